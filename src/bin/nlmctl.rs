@@ -1,0 +1,3 @@
+//! The `nlmctl` binary.
+
+fn main() {}

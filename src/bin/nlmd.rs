@@ -1,0 +1,3 @@
+//! The `nlmd` binary.
+
+fn main() {}

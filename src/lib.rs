@@ -1,0 +1,4 @@
+//! nlmctl: forced resync of NFSv3 locks on a live server.
+
+pub mod locks;
+pub mod wire;

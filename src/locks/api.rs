@@ -1,0 +1,250 @@
+//! What goes into the lock table and what comes out.
+
+use std::net::IpAddr;
+
+use crate::wire::control::{LockFate, RunId};
+use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+
+/// A client's number in the table; never used again for another one while the table lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u32);
+
+/// The path a call came by. It is part of the owner's identity: one host uses equal svids over
+/// different paths for different processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Via {
+    /// The server address that was called.
+    pub server_address: IpAddr,
+    /// What carried the call.
+    pub transport: Transport,
+    /// The NLM version spoken.
+    pub version: u32,
+}
+
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// The client.
+    pub client: ClientId,
+    /// How it called.
+    pub via: Via,
+}
+
+/// A process on the client, as it names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Process {
+    /// Its number.
+    pub svid: Svid,
+    /// Its handle.
+    pub oh: OwnerHandle,
+}
+
+/// A byte-range lock as a call names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// The file.
+    pub file: FileHandle,
+    /// The bytes.
+    pub range: ByteRange,
+    /// Write lock or read lock.
+    pub exclusive: bool,
+    /// For whom.
+    pub process: Process,
+}
+
+/// A call, whatever version it came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// Who would be in the way?
+    Test(Wanted),
+    /// `LOCK` and `NM_LOCK`.
+    Lock {
+        /// What.
+        wanted: Wanted,
+        /// Wait for it (answered BLOCKED, granted later by callback).
+        block: bool,
+        /// A reclaim after a notice.
+        reclaim: bool,
+        /// False for `NM_LOCK`.
+        monitored: bool,
+        /// The client's NSM state number; 0 if it gave none.
+        state: NsmState,
+        /// The request's cookie.
+        cookie: Cookie,
+    },
+    /// Stop waiting.
+    Cancel(Wanted),
+    /// Unlock the bytes (the mode does not matter).
+    Unlock(Wanted),
+    /// A SHARE reservation (XNFS chapter 10: DOS sharing).
+    Share {
+        /// The file.
+        file: FileHandle,
+        /// For whom.
+        oh: OwnerHandle,
+        /// What it wants to do: 0 none, 1 read, 2 write, 3 both.
+        access: u32,
+        /// What it denies others: 0 none, 1 read, 2 write, 3 both.
+        mode: u32,
+        /// A reclaim after a notice.
+        reclaim: bool,
+    },
+    /// Gives the reservation back.
+    Unshare {
+        /// The file.
+        file: FileHandle,
+        /// Whose.
+        oh: OwnerHandle,
+    },
+    /// Drops every lock, share and waiter of the calling client.
+    FreeAll,
+}
+
+/// What a call is answered with. Denials are values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done, or it would be granted (TEST).
+    Granted,
+    /// Somebody is in the way.
+    Denied,
+    /// TEST: this one is in the way.
+    Holder(Holder),
+    /// A cap is reached.
+    NoLocks,
+    /// Queued.
+    Blocked,
+    /// In grace, or a reclaim outside of it.
+    Grace,
+    /// Waiting would never end.
+    Deadlock,
+}
+
+/// Who is in the way (TEST).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Write lock.
+    pub exclusive: bool,
+    /// Whose.
+    pub process: Process,
+    /// Which bytes.
+    pub range: ByteRange,
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handled {
+    /// Answer this (after the effects that must be durable first).
+    Reply(Verdict),
+    /// A result is being written and the call meets a pending lock: give it again after
+    /// [`commit`](super::LockTable::settle_commit).
+    Wait,
+}
+
+/// A grant to a waiter that is not confirmed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OfferId(pub u64);
+
+/// What the table wants done outside of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Call GRANTED at the client's lockd, from `caller.via.server_address`, with exactly this
+    /// range, until it answers or the offer is withdrawn.
+    Offer {
+        /// Names the offer in the answer.
+        offer: OfferId,
+        /// To whom.
+        caller: Caller,
+        /// What was asked for.
+        wanted: Wanted,
+        /// The waiter's cookie.
+        cookie: Cookie,
+    },
+    /// The offer is over: stop calling.
+    Withdraw(OfferId),
+    /// A client without locks made room: forget its monitor record.
+    Forget(ClientId),
+    /// Append this late reclaim to the run's durable result before the reply goes out.
+    Late(RunId, LockFate),
+    /// A line for the timeline (its kind, its detail).
+    Event(&'static str, String),
+    /// Something a watcher may care about changed.
+    Changed,
+}
+
+/// What a waiter's client said to GRANTED.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfferAnswer {
+    /// It has the lock.
+    Accepted,
+    /// It does not want it (any more).
+    Refused,
+}
+
+/// What a reboot notice did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reboot {
+    /// It matched a client: so many locks, shares and waiters of it are gone.
+    Released(u64),
+    /// That client already told of this state.
+    Repeated,
+    /// It matched no client (its address may have become a suspect).
+    Unknown,
+    /// A result is being written: give it again after the commit.
+    Wait,
+}
+
+/// What a due timer asks of the owner of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Recovery grace is over; nothing to do but tell watchers.
+    RecoveryOver,
+    /// The run's deadline has come and no notice was ever sent: abort it.
+    AbortRun,
+    /// The run's deadline has come and the controller did not settle: settle alone.
+    SettleRun,
+}
+
+/// Caps. What goes beyond is answered DENIED_NOLOCKS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Locks and shares in all.
+    pub locks: usize,
+    /// Locks and shares of one client.
+    pub locks_per_client: usize,
+    /// Blocked requests in all.
+    pub waiters: usize,
+    /// Blocked requests of one client.
+    pub waiters_per_client: usize,
+    /// Clients (and so monitor records) in all.
+    pub clients: usize,
+    /// Clients with one address.
+    pub clients_per_address: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            locks: 4_000_000,
+            locks_per_client: 1_000_000,
+            waiters: 100_000,
+            waiters_per_client: 10_000,
+            clients: 100_000,
+            clients_per_address: 1_000,
+        }
+    }
+}
+
+/// A client as the table knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientView {
+    /// Its name.
+    pub name: CallerName,
+    /// The addresses it calls from, the first one first.
+    pub addresses: Vec<IpAddr>,
+    /// The server addresses it called.
+    pub server_addresses: Vec<IpAddr>,
+    /// Its NSM state number as its LOCKs carried it.
+    pub nsm_state: NsmState,
+    /// Whether its monitor record is durable.
+    pub monitored: bool,
+}

@@ -1,0 +1,300 @@
+//! The field's own nouns as types, so that two numbers or two strings cannot be swapped.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::xdr::{CodecError, Opaque, Pack, Unpack, XdrCodec};
+
+/// Longest NLM string or netobj (XNFS chapter 10, `LM_MAXSTRLEN` and `MAXNETOBJ_SZ`).
+pub const MAX_NETOBJ: usize = 1024;
+
+macro_rules! netobj {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<[u8]>);
+
+        impl $name {
+            /// Takes at most [`MAX_NETOBJ`] bytes.
+            pub fn new(bytes: &[u8]) -> Result<Self, super::xdr::TooLong> {
+                if bytes.len() > MAX_NETOBJ {
+                    return Err(super::xdr::TooLong { len: bytes.len(), max: MAX_NETOBJ });
+                }
+                Ok(Self(bytes.into()))
+            }
+            /// The bytes.
+            pub fn as_slice(&self) -> &[u8] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl Pack for $name {
+            fn packed_size(&self) -> usize {
+                4 + self.0.len().next_multiple_of(4)
+            }
+            fn pack(&self, out: &mut impl Write) -> Result<usize, CodecError> {
+                // The bound was checked when the value was made.
+                Opaque::<MAX_NETOBJ>::new(&*self.0).map_err(|e| CodecError::ObjectTooLarge(e.len))?.pack(out)
+            }
+        }
+
+        impl Unpack for $name {
+            fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
+                let (bytes, read) = Opaque::<MAX_NETOBJ>::unpack(input)?;
+                Ok((Self(bytes.as_slice().into()), read))
+            }
+        }
+    };
+}
+
+netobj! {
+    /// What names a file to NFS (`nfs_fh3`, at most 64 bytes there; any netobj here). Shown as hex.
+    FileHandle
+}
+netobj! {
+    /// `oh`: what the client calls the lock's owner; opaque to us. Shown as hex.
+    OwnerHandle
+}
+netobj! {
+    /// The cookie that joins an asynchronous NLM answer to its question.
+    Cookie
+}
+
+/// `caller_name` of NLM: the host that calls, 1 to 1,024 bytes of printable UTF-8.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallerName(Arc<str>);
+
+impl CallerName {
+    /// Takes 1 to [`MAX_NETOBJ`] bytes without control characters.
+    pub fn new(name: &str) -> Result<Self, BadName> {
+        if name.is_empty() || name.len() > MAX_NETOBJ || name.chars().any(char::is_control) {
+            return Err(BadName);
+        }
+        Ok(Self(name.into()))
+    }
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+    /// The name up to its first dot: `a` of `a.example.org`. Two names of one host often differ
+    /// only after it. An address literal has no short form.
+    pub fn short(&self) -> &str {
+        if self.0.parse::<IpAddr>().is_ok() {
+            return &self.0;
+        }
+        self.0.split('.').next().unwrap_or(&self.0)
+    }
+    /// Whether both may be one host's: equal without regard to case, or one is the short form of
+    /// the other.
+    pub fn matches(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0)
+            || (self.short().eq_ignore_ascii_case(other.short())
+                && (self.short() == &*self.0 || other.short() == &*other.0))
+    }
+}
+
+/// Not usable as a host name: empty, over 1,024 bytes, or with control characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a host name: it must have 1 to 1,024 bytes and no control characters")]
+pub struct BadName;
+
+impl fmt::Display for CallerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CallerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallerName({:?})", &*self.0)
+    }
+}
+
+impl Pack for CallerName {
+    fn packed_size(&self) -> usize {
+        4 + self.0.len().next_multiple_of(4)
+    }
+    fn pack(&self, out: &mut impl Write) -> Result<usize, CodecError> {
+        Opaque::<MAX_NETOBJ>::new(self.0.as_bytes()).map_err(|e| CodecError::ObjectTooLarge(e.len))?.pack(out)
+    }
+}
+
+impl Unpack for CallerName {
+    fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
+        let (bytes, read) = Opaque::<MAX_NETOBJ>::unpack(input)?;
+        let len = bytes.as_slice().len();
+        let name = std::str::from_utf8(bytes.as_slice()).map_err(|_| CodecError::InvalidLength(len))?;
+        Ok((Self::new(name).map_err(|_| CodecError::InvalidLength(len))?, read))
+    }
+}
+
+/// `svid`: the number by which a client names one of its processes. It repeats across hosts, paths
+/// and reboots. Signed on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Svid(pub i32);
+
+/// An NSM state number (XNFS chapter 11): odd = up, even = down, 0 = never learned. Signed; files
+/// with negative numbers exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct NsmState(pub i32);
+
+impl NsmState {
+    /// Whether the number was ever learned.
+    pub fn is_known(self) -> bool {
+        self.0 != 0
+    }
+    /// Whether the number says "up".
+    pub fn is_up(self) -> bool {
+        self.0 & 1 == 1
+    }
+    /// The next "up" number: odd and different, wrapping round the signed range past 0.
+    #[must_use]
+    pub fn next_up(self) -> Self {
+        Self(if self.is_up() { self.0.wrapping_add(2) } else { self.0.wrapping_add(1) })
+    }
+}
+
+macro_rules! signed {
+    ($name:ident) => {
+        impl Pack for $name {
+            fn packed_size(&self) -> usize {
+                4
+            }
+            fn pack(&self, out: &mut impl Write) -> Result<usize, CodecError> {
+                self.0.cast_unsigned().pack(out)
+            }
+        }
+        impl Unpack for $name {
+            fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
+                let (number, read) = u32::unpack(input)?;
+                Ok((Self(number.cast_signed()), read))
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+signed!(Svid);
+signed!(NsmState);
+
+/// Bytes `start..=end` of a file. `end == u64::MAX` is "to end of file".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, XdrCodec)]
+pub struct ByteRange {
+    /// First byte.
+    pub start: u64,
+    /// Last byte, inclusive; never below `start`.
+    pub end: u64,
+}
+
+impl ByteRange {
+    /// The whole file.
+    pub const ALL: Self = Self { start: 0, end: u64::MAX };
+
+    /// From NLM's offset and length, where length 0 means "to end of file" (XNFS chapter 10).
+    /// `None` where the range would end beyond 64 bits.
+    pub fn from_offset_len(offset: u64, len: u64) -> Option<Self> {
+        let end = match len {
+            0 => u64::MAX,
+            _ => offset.checked_add(len - 1)?,
+        };
+        Some(Self { start: offset, end })
+    }
+    /// NLM's length: 0 for "to end of file".
+    pub fn nlm_len(self) -> u64 {
+        if self.end == u64::MAX { 0 } else { self.end - self.start + 1 }
+    }
+    /// Whether a byte is in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.start <= other.end && other.start <= self.end
+    }
+    /// Whether every byte of `other` is in this.
+    pub fn covers(self, other: Self) -> bool {
+        self.start <= other.start && other.end <= self.end
+    }
+    /// Whether the two lie side by side or overlap, so that they make one range.
+    pub fn touches(self, other: Self) -> bool {
+        self.overlaps(other)
+            || self.end.checked_add(1) == Some(other.start)
+            || other.end.checked_add(1) == Some(self.start)
+    }
+}
+
+impl fmt::Display for ByteRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.end == u64::MAX { write!(f, "{}-EOF", self.start) } else { write!(f, "{}-{}", self.start, self.end) }
+    }
+}
+
+/// What carried a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, XdrCodec)]
+#[repr(u32)]
+pub enum Transport {
+    /// A datagram.
+    Udp = 17,
+    /// A record on a stream.
+    Tcp = 6,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
+/// An IP address on the control wire: `opaque<16>` of 4 or 16 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(pub IpAddr);
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        Self(ip)
+    }
+}
+
+impl Pack for Address {
+    fn packed_size(&self) -> usize {
+        if self.0.is_ipv4() { 8 } else { 20 }
+    }
+    fn pack(&self, out: &mut impl Write) -> Result<usize, CodecError> {
+        match self.0 {
+            IpAddr::V4(ip) => Ok(4u32.pack(out)? + ip.octets().pack(out)?),
+            IpAddr::V6(ip) => Ok(16u32.pack(out)? + ip.octets().pack(out)?),
+        }
+    }
+}
+
+impl Unpack for Address {
+    fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
+        match u32::unpack(input)?.0 {
+            4 => Ok((Self(Ipv4Addr::from(<[u8; 4]>::unpack(input)?.0).into()), 8)),
+            16 => Ok((Self(Ipv6Addr::from(<[u8; 16]>::unpack(input)?.0).into()), 20)),
+            len => Err(CodecError::InvalidLength(len as usize)),
+        }
+    }
+}
