@@ -25,4 +25,5 @@ pub mod client;
 pub mod reply_cache;
 pub mod rpcbind;
 pub mod server;
+mod stream;
 pub mod udp;
