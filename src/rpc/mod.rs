@@ -22,6 +22,7 @@
 //! **Where to start reading.** `server::serve_udp`, then `client::UdpClient::call`.
 
 pub mod client;
+mod connection;
 pub mod reply_cache;
 pub mod rpcbind;
 pub mod server;

@@ -77,7 +77,7 @@ pub struct CacheLimits {
 
 impl Default for CacheLimits {
     fn default() -> Self {
-        Self { bytes: 32 << 20, bytes_per_source: 2 << 20, age: Duration::from_secs(120) }
+        Self { bytes: 32 << 20, bytes_per_source: 2 << 20, age: Duration::from_mins(2) }
     }
 }
 
