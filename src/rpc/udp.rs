@@ -151,7 +151,12 @@ impl UdpEndpoint {
             room.chunks_mut(MAX_DATAGRAM).take(max.clamp(1, BATCH)).map(IoSliceMut::new).collect();
         let mut errors = 0;
         let count = loop {
-            let read = self.socket.try_io(INCOMING, || self.state.recv((&self.socket).into(), &mut slices, &mut metas));
+            let mut receive = || self.state.recv((&self.socket).into(), &mut slices, &mut metas);
+            // One kind of readiness at a time: `try_io` takes none of two together for ready.
+            let read = match self.socket.try_io(Interest::READABLE, &mut receive) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.try_io(Interest::ERROR, receive),
+                read => read,
+            };
             match read {
                 Ok(count) => break count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
