@@ -14,14 +14,11 @@ use tokio::time::timeout;
 
 use super::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
 use super::reply_cache::CacheLimits;
-use super::rpcbind::{RegisterError, Registration, getport, register, unregister};
 use super::server::{CallContext, ConnectionId, Limits, Peer, Service, serve_tcp, serve_udp, serve_unix, shared_cache};
 use super::udp::UdpEndpoint;
 use crate::wire::record::frame;
 use crate::wire::rpc::{self, Answer, Credential, RpcError};
-use crate::wire::rpcbind::{self as bind, Chain, Mapping, Rpcb};
 use crate::wire::types::Transport;
-use crate::wire::xdr::{decode, encode};
 
 const SOON: Duration = Duration::from_secs(10);
 const PROGRAM: u32 = 0x2000_0001;
@@ -228,7 +225,7 @@ async fn udp_calls_beyond_the_bound_are_dropped_and_their_repetition_is_taken() 
 async fn noise_and_replies_do_not_stop_a_udp_server() {
     let served = udp("127.0.0.1:0", Limits::default());
     let client = udp_client();
-    for noise in [&b""[..], b"x", &[0xff; 60_000], &rpc::reply(1, &Answer::SystemErr)] {
+    for noise in [&b""[..], b"x", &vec![0xff; 60_000], &rpc::reply(1, &Answer::SystemErr)] {
         client.endpoint().send(noise, served.address, None).await.unwrap();
     }
     client.call(served.address, None, request(ECHO, b""), SOON).await.unwrap();
@@ -400,6 +397,50 @@ async fn connections_beyond_an_address_share_are_closed_and_a_free_place_is_take
 }
 
 #[tokio::test]
+async fn connections_beyond_the_total_are_closed_whatever_their_address() {
+    let served = tcp(Limits { connections: 1, ..Limits::default() }).await;
+    let first = tcp_client(served.address).await;
+    first.call(request(ECHO, b""), SOON).await.unwrap();
+    let source = Source { ip: Some("127.0.0.2".parse().unwrap()), reserved: false };
+    let second = StreamClient::connect_tcp(served.address, source, 1 << 16, SOON).await.unwrap();
+    assert!(matches!(second.call(request(ECHO, b""), SOON).await, Err(CallError::Io(_))));
+    first.call(request(ECHO, b""), SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_never_reads_its_replies_is_closed() {
+    let served = tcp(Limits { transfer: Duration::from_millis(50), ..Limits::default() }).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let writing = async {
+        let mut xid = 0;
+        while stream.write_all(&frame(&message(xid, ECHO, &vec![0; 60_000]))).await.is_ok() {
+            xid += 1;
+        }
+    };
+    timeout(SOON, writing).await.expect("the server did not close");
+    served.echo.until(|echo| !echo.closed.lock().unwrap().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_tcp_call_beyond_the_total_waits_for_its_turn() {
+    let served = tcp(Limits { calls: 1, ..Limits::default() }).await;
+    let (one, two) = (tcp_client(served.address).await, tcp_client(served.address).await);
+    let slow = one.call(request(WAIT, b"slow"), SOON);
+    let other = async {
+        served.echo.until_executed(1).await;
+        let call = two.call(request(ECHO, b"fast"), SOON);
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(served.echo.executed.load(Ordering::SeqCst), 1);
+            served.echo.go.notify_one();
+        };
+        tokio::join!(call, release).0
+    };
+    let (slow, fast) = tokio::join!(slow, other);
+    assert_eq!((slow.unwrap().as_slice(), fast.unwrap().as_slice()), (&b"slow"[..], &b"fast"[..]));
+}
+
+#[tokio::test]
 async fn a_connection_with_too_many_calls_is_not_read_from_and_others_are() {
     let served = tcp(Limits { calls_per_connection: 2, ..Limits::default() }).await;
     let greedy = tcp_client(served.address).await;
@@ -480,103 +521,4 @@ async fn after_a_time_out_the_late_reply_is_thrown_away_and_the_stream_goes_on()
     assert!(matches!(outcome, Err(CallError::TimedOut)));
     served.echo.go.notify_one();
     assert_eq!(client.call(request(ECHO, b"next"), SOON).await.unwrap(), b"next");
-}
-
-/// An rpcbind of version 2 with what was registered, as mappings.
-#[derive(Default)]
-struct Binder {
-    mappings: Mutex<Vec<Mapping>>,
-    refuses: bool,
-}
-
-#[async_trait]
-impl Service for Binder {
-    async fn call(&self, _: &CallContext, _: u32, version: u32, procedure: u32, args: Vec<u8>) -> Option<Answer> {
-        let mut mappings = self.mappings.lock().unwrap();
-        if version != bind::V2 {
-            // An IPv6 rpcbind of version 3 with one universal address.
-            if version == bind::V4 {
-                return Some(Answer::ProgMismatch { low: 2, high: 3 });
-            }
-            let asked: Rpcb = decode(&args).unwrap();
-            let known = asked.netid.as_str() == "udp6";
-            let address = bind::UniversalAddress::clipped(if known { "::1.15.205" } else { "" });
-            return Some(Answer::Success(encode(&address)));
-        }
-        if procedure == bind::Procedure::Dump as u32 {
-            return Some(Answer::Success(encode(&Chain(mappings.clone()))));
-        }
-        let asked: Mapping = decode(&args).unwrap();
-        let same = |m: &Mapping| (m.program, m.version, m.protocol) == (asked.program, asked.version, asked.protocol);
-        Some(Answer::Success(match bind::Procedure::from_number(procedure).unwrap() {
-            bind::Procedure::Get => encode(&mappings.iter().find(|m| same(m)).map_or(0, |m| m.port)),
-            bind::Procedure::Set => {
-                let free = !self.refuses && !mappings.iter().any(same);
-                if free {
-                    mappings.push(asked);
-                }
-                encode(&free)
-            }
-            _ => {
-                mappings.retain(|m| (m.program, m.version) != (asked.program, asked.version));
-                encode(&true)
-            }
-        }))
-    }
-}
-
-fn binder(refuses: bool, address: &str) -> Option<(SocketAddr, watch::Sender<bool>)> {
-    let endpoint = Arc::new(UdpEndpoint::bind(address.parse().unwrap()).ok()?);
-    let address = endpoint.local_addr();
-    let (stop, stopped) = watch::channel(false);
-    let service = Arc::new(Binder { refuses, ..Binder::default() });
-    tokio::spawn(serve_udp(endpoint, service, shared_cache(CacheLimits::default()), Limits::default(), stopped));
-    Some((address, stop))
-}
-
-fn registration(port: u16) -> Registration {
-    let address = SocketAddr::new("0.0.0.0".parse().unwrap(), port);
-    Registration { program: 100_021, version: 4, transport: Transport::Udp, address }
-}
-
-#[tokio::test]
-async fn a_registered_port_is_found_until_it_is_taken_back() {
-    let (at, _stop) = binder(false, "127.0.0.1:0").unwrap();
-    let client = udp_client();
-    let find = || getport(&client, at, None, 100_021, 4, Transport::Udp, SOON);
-    assert_eq!(find().await.unwrap(), None);
-    register(at.port(), &registration(4045)).await.unwrap();
-    assert_eq!(find().await.unwrap(), Some(4045));
-    assert_eq!(getport(&client, at, None, 100_021, 4, Transport::Tcp, SOON).await.unwrap(), None);
-    unregister(at.port(), &registration(4045)).await.unwrap();
-    assert_eq!(find().await.unwrap(), None);
-}
-
-#[tokio::test]
-async fn a_program_that_another_one_registered_is_told_with_its_port() {
-    let (at, _stop) = binder(false, "127.0.0.1:0").unwrap();
-    register(at.port(), &registration(4045)).await.unwrap();
-    match register(at.port(), &registration(5000)).await {
-        Err(RegisterError::Taken { at, .. }) => assert_eq!(at, "port 4045"),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test]
-async fn a_refusal_and_a_missing_rpcbind_are_told_apart() {
-    let (at, _stop) = binder(true, "127.0.0.1:0").unwrap();
-    assert!(matches!(register(at.port(), &registration(1)).await, Err(RegisterError::Refused { .. })));
-    let nobody = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap().local_addr();
-    let outcome = register(nobody.port(), &registration(1)).await;
-    assert!(matches!(outcome, Err(RegisterError::Failed { error: CallError::Refused, .. })), "{outcome:?}");
-}
-
-#[tokio::test]
-async fn over_ipv6_a_port_is_found_by_its_universal_address_in_version_4_or_else_3() {
-    let Some((at, _stop)) = binder(false, "[::1]:0") else { return };
-    let endpoint = Arc::new(UdpEndpoint::bind("[::1]:0".parse().unwrap()).unwrap());
-    let client = UdpClient::new(endpoint, Retransmit::default());
-    let find = |transport| getport(&client, at, None, 100_021, 4, transport, SOON);
-    assert_eq!(find(Transport::Udp).await.unwrap(), Some(4045));
-    assert_eq!(find(Transport::Tcp).await.unwrap(), None);
 }

@@ -364,6 +364,19 @@ mod tests {
         assert_eq!(timeout(SOON, server.recv()).await.unwrap().unwrap().bytes, sent);
     }
 
+    // The loopback interface's MTU is above any datagram, so only the options can tell.
+    #[tokio::test]
+    async fn fragments_are_allowed_and_datagrams_are_not_glued() {
+        let v4 = loopback();
+        let discover = rustix_sockopt::ip_mtu_discover(&v4.socket).unwrap();
+        assert_eq!(discover, rustix_sockopt::Ipv4PathMtuDiscovery::DONT);
+        assert!(!nix::sys::socket::getsockopt(&v4.socket, sockopt::UdpGroSegment).unwrap());
+        let Ok(v6) = UdpEndpoint::bind("[::1]:0".parse().unwrap()) else { return };
+        let discover = rustix_sockopt::ipv6_mtu_discover(&v6.socket).unwrap();
+        assert_eq!(discover, rustix_sockopt::Ipv6PathMtuDiscovery::WANT);
+        assert!(!nix::sys::socket::getsockopt(&v6.socket, sockopt::Ipv6DontFrag).unwrap());
+    }
+
     #[tokio::test]
     async fn datagrams_sent_in_a_row_stay_apart() {
         let (server, client) = (loopback(), loopback());
