@@ -1,0 +1,234 @@
+//! Calls over UDP, and what calls over any transport have in common.
+//!
+//! A [`UdpClient`] owns the table of its open calls; its one reading task only looks replies up in
+//! it. A reply counts only if its xid and the address and port it came from are those of the call,
+//! so a third host has to forge the server's address to be believed.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+use super::udp::UdpEndpoint;
+use crate::wire::rpc::{self, Credential, RpcError};
+
+pub use super::stream::{Source, StreamClient};
+
+/// Datagrams that the reading task takes before it looks at anything else.
+const BATCH: usize = 256;
+/// How long the reading task rests when the socket itself fails.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a call has no results.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No answer in time. The call may have been executed or not.
+    #[error("no answer in time")]
+    TimedOut,
+    /// Nobody listens there (ICMP port unreachable, TCP reset, a socket file that nobody serves).
+    #[error("nobody listens there")]
+    Refused,
+    /// There is no such socket file.
+    #[error("there is no such socket")]
+    NotThere,
+    /// This process may not use the socket.
+    #[error("permission denied")]
+    PermissionDenied,
+    /// The other side did not execute it.
+    #[error("call rejected: {0}")]
+    Rejected(#[from] RpcError),
+    /// What came back is no reply, or too long, or not the results that were expected.
+    #[error("malformed answer: {0}")]
+    Malformed(String),
+    /// The connection ended, or the socket failed. The call may have been executed or not.
+    #[error("{0}")]
+    Io(io::Error),
+}
+
+impl From<io::Error> for CallError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::NotFound => Self::NotThere,
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<crate::wire::xdr::DecodeError> for CallError {
+    fn from(error: crate::wire::xdr::DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+/// A call.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The program.
+    pub program: u32,
+    /// Its version.
+    pub version: u32,
+    /// The procedure.
+    pub procedure: u32,
+    /// Who we say we are.
+    pub credential: &'a Credential,
+    /// The arguments, encoded.
+    pub args: &'a [u8],
+}
+
+impl Request<'_> {
+    pub(super) fn message(&self, xid: u32) -> Vec<u8> {
+        let Self { program, version, procedure, credential, args } = *self;
+        rpc::call(xid, program, version, procedure, credential, args)
+    }
+}
+
+/// How often a datagram is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retransmit {
+    /// After the first sending.
+    pub first: Duration,
+    /// The interval doubles up to this.
+    pub max: Duration,
+}
+
+impl Default for Retransmit {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(500), max: Duration::from_secs(8) }
+    }
+}
+
+/// Takes results out of the reply to `xid`.
+pub(super) fn results(message: &[u8]) -> Result<Vec<u8>, CallError> {
+    let reply = rpc::parse_reply(message).map_err(|error| CallError::Malformed(error.to_string()))?;
+    Ok(reply.outcome?.to_vec())
+}
+
+/// The xid that a message begins with.
+pub(super) fn xid_of(message: &[u8]) -> Option<u32> {
+    message.first_chunk().map(|xid| u32::from_be_bytes(*xid))
+}
+
+/// Open calls by xid and the address called. Zone and flow of IPv6 addresses do not come back.
+type OpenCalls = Mutex<HashMap<(u32, IpAddr, u16), oneshot::Sender<Result<Vec<u8>, CallError>>>>;
+
+/// Calls over one UDP socket, any number at a time, to any number of servers.
+#[derive(Debug)]
+pub struct UdpClient {
+    endpoint: Arc<UdpEndpoint>,
+    retransmit: Retransmit,
+    open: Arc<OpenCalls>,
+    next_xid: AtomicU32,
+    reader: AbortHandle,
+}
+
+impl Drop for UdpClient {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// A call in the table; out of it when its caller is done or gone.
+struct Open<'a> {
+    calls: &'a OpenCalls,
+    key: (u32, IpAddr, u16),
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+impl UdpClient {
+    /// Takes the endpoint over: nobody else may receive from it. Wants a tokio runtime; a task reads
+    /// until the client is dropped.
+    pub fn new(endpoint: Arc<UdpEndpoint>, retransmit: Retransmit) -> Self {
+        // Without it a call to a closed port just times out.
+        if let Err(error) = endpoint.watch_refused() {
+            tracing::debug!(%error, "no reports of closed ports");
+        }
+        let open = Arc::default();
+        let reader = tokio::spawn(read_replies(Arc::clone(&endpoint), Arc::clone(&open))).abort_handle();
+        Self { endpoint, retransmit, open, next_xid: AtomicU32::new(rand::random()), reader }
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &UdpEndpoint {
+        &self.endpoint
+    }
+
+    /// Calls, and repeats the call with the same xid until `timeout`. `from`: the local address to
+    /// call from, of a wildcard socket.
+    pub async fn call(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        request: Request<'_>,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        let deadline = Instant::now() + timeout;
+        let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
+        let key = (xid, to.ip().to_canonical(), to.port());
+        let message = request.message(xid);
+        let (sender, mut reply) = oneshot::channel();
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sender);
+        let _open = Open { calls: &self.open, key };
+        let mut interval = self.retransmit.first;
+        loop {
+            self.endpoint.send(&message, to, from).await?;
+            let again = (Instant::now() + interval).min(deadline);
+            match timeout_at(again, &mut reply).await {
+                Ok(Ok(outcome)) => return outcome,
+                Ok(Err(_)) => return Err(CallError::Io(io::Error::other("the client's reading task has ended"))),
+                Err(_) if Instant::now() >= deadline => return Err(CallError::TimedOut),
+                Err(_) => interval = (interval * 2).min(self.retransmit.max),
+            }
+        }
+    }
+
+    /// Sends once and waits for nothing (one-way procedures).
+    pub async fn cast(&self, to: SocketAddr, from: Option<IpAddr>, request: Request<'_>) -> Result<(), CallError> {
+        let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
+        Ok(self.endpoint.send(&request.message(xid), to, from).await?)
+    }
+}
+
+async fn read_replies(endpoint: Arc<UdpEndpoint>, open: Arc<OpenCalls>) {
+    let mut datagrams = Vec::new();
+    loop {
+        let read = match endpoint.readable().await {
+            Ok(()) => endpoint.try_recv(&mut datagrams, BATCH),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = read {
+            tracing::warn!(%error, "cannot receive; trying again");
+            tokio::time::sleep(PAUSE).await;
+        }
+        let mut refused = endpoint.take_refused();
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        for datagram in datagrams.drain(..) {
+            let Some(xid) = xid_of(&datagram.bytes) else { continue };
+            let key = (xid, datagram.peer.ip().to_canonical(), datagram.peer.port());
+            if let Some(caller) = open.remove(&key) {
+                // An error is a caller that has just given up.
+                let _ = caller.send(results(&datagram.bytes));
+            }
+        }
+        refused.dedup();
+        for destination in refused {
+            let at = (destination.ip().to_canonical(), destination.port());
+            for (_, caller) in open.extract_if(|(_, ip, port), _| (*ip, *port) == at) {
+                let _ = caller.send(Err(CallError::Refused));
+            }
+        }
+    }
+}
