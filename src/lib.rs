@@ -2,4 +2,5 @@
 
 pub mod locks;
 pub mod nsm;
+pub mod rpc;
 pub mod wire;
