@@ -458,7 +458,7 @@ impl Fanout {
     pub fn handle_unsent(&mut self, transmit: &Transmit, why: &dyn std::fmt::Display) {
         let exchange = calls::xid_of(&transmit.bytes).and_then(|xid| self.exchanges.get(self.xids.get(&xid)?));
         let Some(subject) = exchange.and_then(|exchange| self.subjects.get_mut(exchange.subject)) else { return };
-        let from = transmit.from.map(|from| format!(" from {from} (is that an address of this host?)"));
+        let from = transmit.from.map(|from| format!(" from {from}"));
         let why = format!("cannot send to {}{}: {why}", transmit.to, from.unwrap_or_default());
         subject.trouble = Some((Delivery::NoAnswer, why));
     }

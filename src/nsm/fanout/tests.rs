@@ -440,7 +440,9 @@ fn forged_replies_change_nothing() {
         world.forgery = forgery;
         notify(&mut world, (0..30).map(at).collect(), options(64));
         let mut ends: Vec<_> = (0..30).map(|id| world.last(id).clone()).collect();
-        ends.iter_mut().for_each(|event| event.at = Duration::ZERO);
+        for event in &mut ends {
+            event.at = Duration::ZERO;
+        }
         let acked = |event: &FanoutEvent| matches!(event.news, News::Acked { acked: 2, .. });
         assert!(ends.iter().all(|event| acked(event) == (event.id < 20)));
         world.notices.values().map(Vec::len).sum::<usize>()
