@@ -375,7 +375,8 @@ impl Driver {
     fn send_burst(&mut self) -> bool {
         for _ in 0..BURST {
             let now = self.now();
-            let Some(transmit) = self.unsent.take().or_else(|| self.fanout.poll_transmit(now)) else { return false };
+            let left = self.unsent.take().filter(|transmit| self.fanout.still_wants(transmit));
+            let Some(transmit) = left.or_else(|| self.fanout.poll_transmit(now)) else { return false };
             let Some(endpoint) = self.sockets.endpoints.get(transmit.lane) else { continue };
             if let Some(from) = transmit.from.filter(|from| self.foreign.contains(from)) {
                 if !is_own_address(from) {
