@@ -2,4 +2,6 @@
 
 pub mod lockd;
 pub mod locks;
+pub mod nsm;
+pub mod rpc;
 pub mod wire;
