@@ -3,5 +3,6 @@
 pub mod lockd;
 pub mod locks;
 pub mod nsm;
+pub mod resync;
 pub mod rpc;
 pub mod wire;
