@@ -2,5 +2,6 @@
 
 pub mod locks;
 pub mod manager;
+pub mod nsm;
 pub mod resync;
 pub mod wire;
