@@ -2,4 +2,5 @@
 
 pub mod locks;
 pub mod report;
+pub mod store;
 pub mod wire;

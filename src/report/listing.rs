@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::run::shown_end;
 use super::{ClientFate, LockTally, Outcome, Owner, Phase, ScopeReport, Stamp};
-use crate::wire::control::{ClientRow, Grace, LockRow, RunStatus, Status};
 use crate::wire::control::{Capabilities, Info};
+use crate::wire::control::{ClientRow, Grace, LockRow, RunStatus, Status};
 
 /// What a lock manager says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

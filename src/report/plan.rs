@@ -93,15 +93,8 @@ pub enum Probe {
 
 impl Probe {
     /// Every one.
-    pub const ALL: [Self; 7] = [
-        Self::Answers,
-        Self::Suspect,
-        Self::NoAnswer,
-        Self::NoStatd,
-        Self::NameUnknown,
-        Self::Refused,
-        Self::NotAsked,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Answers, Self::Suspect, Self::NoAnswer, Self::NoStatd, Self::NameUnknown, Self::Refused, Self::NotAsked];
     /// Its name, as the record and the JSON have it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -28,15 +28,8 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Self; 7] = [
-        Self::Planned,
-        Self::Beginning,
-        Self::Begun,
-        Self::Notifying,
-        Self::Reclaiming,
-        Self::Settling,
-        Self::Done,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Planned, Self::Beginning, Self::Begun, Self::Notifying, Self::Reclaiming, Self::Settling, Self::Done];
     /// Its name, as the record and the JSON have it.
     pub fn as_str(self) -> &'static str {
         match self {

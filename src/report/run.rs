@@ -211,15 +211,8 @@ pub enum ClientFate {
 
 impl ClientFate {
     /// Every fate, in the order in which they are listed.
-    pub const ALL: [Self; 7] = [
-        Self::Acked,
-        Self::Silent,
-        Self::NoAnswer,
-        Self::NoStatd,
-        Self::NameUnknown,
-        Self::Refused,
-        Self::NotTold,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Acked, Self::Silent, Self::NoAnswer, Self::NoStatd, Self::NameUnknown, Self::Refused, Self::NotTold];
     /// Its name, as the JSON has it.
     pub fn as_str(self) -> &'static str {
         match self {
