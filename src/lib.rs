@@ -3,5 +3,7 @@
 pub mod locks;
 pub mod manager;
 pub mod nsm;
+pub mod report;
 pub mod resync;
+pub mod store;
 pub mod wire;
