@@ -5,5 +5,6 @@ pub mod manager;
 pub mod nsm;
 pub mod report;
 pub mod resync;
+pub mod rpc;
 pub mod store;
 pub mod wire;
