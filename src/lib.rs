@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod controller;
+pub mod lockd;
 pub mod locks;
 pub mod manager;
 pub mod nsm;

@@ -159,6 +159,9 @@ pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone
             let may_drop = policy.unreachable == Unreachable::Drop && facts.may_drop && told && !alone;
             return if may_drop { Verdict::Drop } else { Verdict::Keep(Why::Unreachable) };
         }
+        if alone && facts.delivery != Delivery::Acked {
+            return Verdict::Keep(Why::Unreachable);
+        }
         if facts.acked_ago.is_some_and(|ago| ago < patience(grace)) {
             return Verdict::Keep(Why::LateAck);
         }
@@ -166,10 +169,9 @@ pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone
             return Verdict::Drop;
         }
         match policy.silent {
-            Silent::Drop => Verdict::Drop,
             Silent::Keep => Verdict::Keep(Why::Silent),
             Silent::Auto if !facts.named && too_silent(facts) => Verdict::Keep(Why::NotUnderstood),
-            Silent::Auto => Verdict::Drop,
+            Silent::Auto | Silent::Drop => Verdict::Drop,
         }
     };
     let verdicts: Vec<_> = clients.iter().map(verdict).collect();
