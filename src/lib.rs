@@ -1,4 +1,5 @@
 //! nlmctl: forced resync of NFSv3 locks on a live server.
 
 pub mod locks;
+pub mod rpc;
 pub mod wire;

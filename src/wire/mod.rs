@@ -4,8 +4,18 @@
 //! |---|---|
 //! | `xdr` | XDR with bounds (RFC 4506) |
 //! | `types` | the field's nouns: file handles, owners, ranges, state numbers |
+//! | `record` | record marking: messages in a stream |
+//! | `rpc` | RPC messages (RFC 5531) |
+//! | `rpcbind` | who listens where (RFC 1833) |
+//! | `nlm` | lock manager, versions 1, 3 and 4 (XNFS chapters 10 and 14, RFC 1813 appendix II) |
+//! | `nsm` | status monitor (XNFS chapter 11) |
 //! | `control` | the control protocol, as `control.x` has it |
 
 pub mod control;
+pub mod nlm;
+pub mod nsm;
+pub mod record;
+pub mod rpc;
+pub mod rpcbind;
 pub mod types;
 pub mod xdr;

@@ -1,0 +1,28 @@
+//! RPC over sockets: the only folder in which bytes meet the network.
+//!
+//! # Theory
+//! **What exists.** A [`udp::UdpEndpoint`] is one socket that knows which local address each
+//! datagram was sent to and can answer from it. [`server`] turns sockets into calls of a
+//! [`server::Service`]; [`client`] turns calls into datagrams or records and matches what comes
+//! back; [`reply_cache`] remembers answers, so that a call that came twice is executed once;
+//! [`rpcbind`] finds and registers ports.
+//!
+//! **Who owns what.** A socket has one reading task. Calls run in tasks of their own, bounded by
+//! [`server::Limits`]. The reply cache is shared behind a mutex that is never held across an await.
+//! A client's table of open calls belongs to the client; its reading task only hands replies in.
+//!
+//! **What must hold.**
+//! - A reply leaves from the address (and port) that was called: clients drop any other.
+//! - A reply is believed only if its xid *and* its source address and port are those of the call.
+//! - No peer can make this side hold more than the stated bounds: UDP calls beyond them are dropped
+//!   (the caller repeats them), a TCP connection beyond them is not read from.
+//! - Errors that the network reports about one peer never end a loop that serves all.
+//! - At shutdown nothing new is taken, and what was begun is finished, for a bounded time.
+//!
+//! **Where to start reading.** `server::serve_udp`, then `client::UdpClient::call`.
+
+pub mod client;
+pub mod reply_cache;
+pub mod rpcbind;
+pub mod server;
+pub mod udp;
