@@ -2,4 +2,5 @@
 
 pub mod locks;
 pub mod rpc;
+pub mod resync;
 pub mod wire;
