@@ -3,4 +3,5 @@
 pub mod locks;
 pub mod rpc;
 pub mod resync;
+pub mod nsm;
 pub mod wire;
