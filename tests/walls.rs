@@ -133,7 +133,10 @@ fn every_folder_keeps_to_its_side_of_the_walls() {
     for wall in WALLS {
         for folder in wall.folders {
             let sources = sources_of(folder);
-            assert!(!sources.is_empty(), "src/{folder} has no sources: has it moved? then move its wall in tests/walls.rs");
+            assert!(
+                !sources.is_empty(),
+                "src/{folder} has no sources: has it moved? then move its wall in tests/walls.rs"
+            );
             for path in sources {
                 let source = fs::read_to_string(&path).unwrap();
                 for (line, word) in breaches(&source, wall) {
@@ -148,6 +151,7 @@ fn every_folder_keeps_to_its_side_of_the_walls() {
 #[test]
 fn a_breach_is_found_on_its_line_and_a_longer_name_or_a_comment_is_none() {
     let clock = Wall { folders: &[], forbidden: &["Instant", "tokio"], why: "" };
-    let source = "use std::time::{Duration, Instant};\n/// No Instant here.\nstruct InstantNoodles;\nlet x = tokio::spawn(f);\n";
+    let source =
+        "use std::time::{Duration, Instant};\n/// No Instant here.\nstruct InstantNoodles;\nlet x = tokio::spawn(f);\n";
     assert_eq!(breaches(source, &clock), [(1, "Instant"), (4, "tokio")]);
 }
