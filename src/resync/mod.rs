@@ -1,7 +1,7 @@
-//! A forced resync as rules and machines: events and `now` in, actions out. Pure.
+//! A forced resync: who is told and what may be lost (the plan), and the run as a state machine.
 //!
-//! | file | what |
-//! |---|---|
-//! | `policy` | what may be dropped when a run settles |
+//! Pure: events and `now` in, actions out. Start reading at the diagram in [`run`].
 
+pub mod plan;
 pub mod policy;
+pub mod run;

@@ -1,0 +1,1 @@
+//! nlmd, and any other lock manager that speaks the control protocol.
