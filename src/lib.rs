@@ -12,4 +12,5 @@ pub mod report;
 pub mod resync;
 pub mod rpc;
 pub mod store;
+pub mod rpc;
 pub mod wire;
