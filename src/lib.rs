@@ -3,14 +3,10 @@
 pub mod demo;
 pub mod lockd;
 pub mod locks;
-pub mod nsm;
-pub mod resync;
-pub mod rpc;
 pub mod manager;
 pub mod nsm;
 pub mod report;
 pub mod resync;
 pub mod rpc;
 pub mod store;
-pub mod rpc;
 pub mod wire;
