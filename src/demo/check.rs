@@ -53,12 +53,7 @@ pub async fn compare(farm: &Farm, manager: &dyn LockManager) -> Result<Check, Ma
 }
 
 fn lock_of(row: &LockRow) -> Lock {
-    Lock {
-        file: row.file.clone(),
-        range: row.range,
-        exclusive: row.kind != LockKind::Shared,
-        svid: row.owner.svid,
-    }
+    Lock { file: row.file.clone(), range: row.range, exclusive: row.kind != LockKind::Shared, svid: row.owner.svid }
 }
 
 fn count(believed: &BTreeMap<CallerName, BTreeSet<Lock>>, held: &BTreeMap<CallerName, BTreeSet<Lock>>) -> Check {

@@ -7,5 +7,7 @@
 //!
 //! Start reading at [`clients`].
 
+pub mod check;
 pub mod clients;
 pub mod server;
+pub mod stage;
