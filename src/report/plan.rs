@@ -23,11 +23,6 @@ impl PlanReport {
     pub fn new(plan: Plan) -> Self {
         Self { schema: SCHEMA, plan }
     }
-    /// The exit code of a dry run: 0 when every lock in scope could be reclaimed, 3 when some are
-    /// of clients that cannot be told now.
-    pub fn exit_code(&self) -> u8 {
-        if self.plan.clients.iter().any(|c| c.locks > 0 && c.probe.is_unreachable()) { 3 } else { 0 }
-    }
 }
 
 /// What a run would do, as the lock manager and the clients answered when it was planned.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use crate::report::{self, PlanClient, PlanReport, Probe, ScopeReport};
 use crate::wire::control::{
     ClientRef, ClientRow, Grace, Info, InstanceId, LockRow, LockState, Mode, Policy, Scope, Silent, Status, Unreachable,
 };
@@ -63,19 +64,13 @@ impl Default for Request {
     }
 }
 
-/// What a client's statd answered to SM_STAT a moment ago.
+/// What a client's statd said to SM_STAT a moment ago.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Probe {
-    /// It answers, with this state number.
-    Answers(NsmState),
-    /// No answer in time.
-    NoAnswer,
-    /// Its rpcbind says there is no statd.
-    NoStatd,
-    /// The host refused.
-    Refused,
-    /// It was not asked.
-    NotAsked,
+pub enum Probed {
+    /// It answers, with its state number if it tells one.
+    Answers(Option<NsmState>),
+    /// It does not, in this way.
+    Silent(Probe),
 }
 
 /// A client of the plan.
@@ -89,7 +84,7 @@ pub struct PlannedClient {
     pub server_addresses: Vec<IpAddr>,
     /// Locks in scope.
     pub locks: u64,
-    /// What its statd answered.
+    /// Whether its statd answers.
     pub probe: Probe,
     /// Evidence that its locks are stale; empty when there is none.
     pub suspicions: Vec<String>,
@@ -108,8 +103,8 @@ pub struct Plan {
     pub names: Vec<CallerName>,
     /// What it covers.
     pub scope: Scope,
-    /// The scope in words: `everything`, `clients a, b`, ...
-    pub scope_text: String,
+    /// The scope as it was asked for.
+    pub asked: ScopeReport,
     /// Strict or targeted.
     pub mode: Mode,
     /// What may be dropped.
@@ -135,9 +130,51 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Consent to this plan: `agreed` is what the operator said to everything in
+    /// [`consent`](Self::consent). Where that is empty nobody has to be asked.
+    ///
+    /// # Errors
+    /// Refused, where consent is wanted and was not given.
+    pub fn agree(&self, agreed: bool) -> Result<Consent, PlanError> {
+        if agreed || self.consent.is_empty() {
+            return Ok(Consent { fingerprint: self.fingerprint.clone() });
+        }
+        refused(
+            format!("this run wants consent, and there was none: {}", self.consent.join("; ")),
+            "look at the plan (--dry-run), then agree with --yes",
+        )
+    }
+    /// The plan as it is shown.
+    pub fn report(&self) -> PlanReport {
+        PlanReport::new(report::Plan {
+            fingerprint: self.fingerprint.clone(),
+            mode: self.mode.to_string(),
+            scope: self.asked.clone(),
+            in_scope: self.in_scope,
+            unmonitored: self.unmonitored,
+            clients: self
+                .clients
+                .iter()
+                .map(|client| PlanClient {
+                    name: client.name.to_string(),
+                    address: client.addresses.first().copied(),
+                    locks: client.locks,
+                    probe: client.probe,
+                    from: client.server_addresses.clone(),
+                })
+                .collect(),
+            consent: self.consent.clone(),
+            names: self.names.iter().map(ToString::to_string).collect(),
+            caveats: self.caveats.clone(),
+        })
+    }
+    /// The exit code of a dry run.
+    pub fn dry_run_exit(&self) -> u8 {
+        if self.all_reclaimable() { 0 } else { 3 }
+    }
     /// Locks in scope of clients whose statd does not answer now.
     pub fn unreachable_locks(&self) -> u64 {
-        self.clients.iter().filter(|client| !client.probe.answers()).map(|client| client.locks).sum()
+        self.clients.iter().filter(|client| !client.answers()).map(|client| client.locks).sum()
     }
     /// Whether every lock in scope could be reclaimed: all its clients answer, and none is without
     /// a client to tell.
@@ -146,13 +183,30 @@ impl Plan {
     }
 }
 
-impl Probe {
+impl PlannedClient {
     /// Whether there is a statd to take the notice.
-    pub fn answers(self) -> bool {
-        match self {
-            Self::Answers(_) => true,
-            Self::NoAnswer | Self::NoStatd | Self::Refused | Self::NotAsked => false,
+    pub fn answers(&self) -> bool {
+        match self.probe {
+            Probe::Answers | Probe::Suspect => true,
+            Probe::NoAnswer | Probe::NoStatd | Probe::NameUnknown | Probe::Refused | Probe::NotAsked => false,
         }
+    }
+    /// Whether there is evidence that its locks are stale.
+    pub fn is_suspect(&self) -> bool {
+        !self.suspicions.is_empty()
+    }
+}
+
+/// Proof that the operator agreed to exactly one plan. A run wants it to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consent {
+    fingerprint: String,
+}
+
+impl Consent {
+    /// Whether it is for this plan.
+    pub fn covers(&self, plan: &Plan) -> bool {
+        self.fingerprint == plan.fingerprint
     }
 }
 
@@ -314,7 +368,11 @@ impl Draft {
             instance: seen.info.instance,
             nsm_state: seen.info.nsm_state,
             names,
-            scope_text: scope_text(&scope),
+            asked: ScopeReport {
+                clients: request.clients.clone(),
+                exports: request.exports.clone(),
+                files: request.files.clone(),
+            },
             scope,
             mode,
             policy,
@@ -338,26 +396,27 @@ impl Draft {
 
     /// The plan, with what those statds said: one probe for each of [`clients`](Self::clients), in
     /// their order. What is missing counts as not asked.
-    pub fn finish(self, probes: &[Probe]) -> Plan {
+    pub fn finish(self, probes: &[Probed]) -> Plan {
         let Self { mut plan, states } = self;
-        let probes = probes.iter().copied().chain(std::iter::repeat(Probe::NotAsked));
-        for ((client, state), probe) in plan.clients.iter_mut().zip(states).zip(probes) {
-            client.probe = probe;
-            if let Probe::Answers(now) = probe
-                && now.is_known()
-                && state.is_known()
-                && now != state
-            {
-                client.suspicions.push(format!(
-                    "its statd's state number is {now}, its locks carried {state}: it may have restarted unnoticed"
-                ));
-            }
+        let missing = std::iter::repeat(Probed::Silent(Probe::NotAsked));
+        let probes = probes.iter().copied().chain(missing);
+        for ((client, locked_with), probed) in plan.clients.iter_mut().zip(states).zip(probes) {
+            client.probe = match probed {
+                Probed::Silent(probe) => probe,
+                Probed::Answers(Some(now)) if now.is_known() && locked_with.is_known() && now != locked_with => {
+                    client.suspicions.push(format!(
+                        "its statd's state number is {now}, its locks carried {locked_with}: it may have restarted unnoticed"
+                    ));
+                    Probe::Suspect
+                }
+                Probed::Answers(_) => Probe::Answers,
+            };
         }
         if plan.policy.unreachable == Unreachable::Drop {
             plan.may_drop = plan
                 .clients
                 .iter()
-                .filter(|client| !client.probe.answers() && client.locks > 0)
+                .filter(|client| !client.answers() && client.locks > 0)
                 .map(|client| ClientRef {
                     name: Maybe(Some(client.name.clone())),
                     address: Maybe(client.addresses.first().copied().map(Address)),
@@ -543,27 +602,6 @@ pub fn own_mounts_allow(own_locks_lost: bool, all_loopback: bool, mounts: &[Loca
     )
 }
 
-fn scope_text(scope: &Scope) -> String {
-    fn list(kind: &str, items: Vec<String>) -> String {
-        let more = items.len().saturating_sub(8);
-        let shown = items.into_iter().take(8).collect::<Vec<_>>().join(", ");
-        if more > 0 { format!("{kind} {shown} and {more} more") } else { format!("{kind} {shown}") }
-    }
-    let clients: Vec<String> = scope
-        .clients
-        .as_slice()
-        .iter()
-        .filter_map(|c| c.name.0.as_ref().map(ToString::to_string).or_else(|| c.address.0.map(|a| a.to_string())))
-        .collect();
-    let files: Vec<String> = scope.files.as_slice().iter().map(ToString::to_string).collect();
-    match (clients.is_empty(), files.is_empty()) {
-        (true, true) => "everything".into(),
-        (false, true) => list("clients", clients),
-        (true, false) => list("files", files),
-        (false, false) => format!("{}, {}", list("clients", clients), list("files", files)),
-    }
-}
-
 fn caveats(info: &Info) -> Vec<String> {
     if info.capabilities.mark {
         return Vec::new();
@@ -584,7 +622,7 @@ fn caveats(info: &Info) -> Vec<String> {
 fn consent(plan: &Plan) -> Vec<String> {
     let mut wanted = Vec::new();
     if !plan.may_drop.is_empty() {
-        let unreachable: Vec<_> = plan.clients.iter().filter(|c| !c.probe.answers() && c.locks > 0).collect();
+        let unreachable: Vec<_> = plan.clients.iter().filter(|c| !c.answers() && c.locks > 0).collect();
         let locks: u64 = unreachable.iter().map(|client| client.locks).sum();
         let shown: Vec<_> = unreachable.iter().take(5).map(|client| client.name.to_string()).collect();
         let more = unreachable.len().saturating_sub(shown.len());
