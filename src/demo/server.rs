@@ -72,6 +72,11 @@ pub struct Ports {
     pub nsm_tcp: u16,
 }
 
+impl Ports {
+    /// Whichever are free.
+    const ANY: Self = Self { nlm_udp: 0, nlm_tcp: 0, nsm_udp: 0, nsm_tcp: 0 };
+}
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -122,13 +127,13 @@ impl Server {
             .prefix("nlmctl-")
             .tempdir()
             .map_err(|source| ServerError::Directory { path: std::env::temp_dir(), source })?;
-        let (child, ports) = spawn(&options, dir.path()).await?;
+        let (child, ports) = spawn(&options, dir.path(), Ports::ANY).await?;
         Ok(Self { options, dir, child, ports })
     }
 
-    /// Starts it again on the state that it left, after its process has ended.
+    /// Starts it again after its process has ended: on the state that it left, and on the same ports.
     pub async fn restart(&mut self) -> Result<(), ServerError> {
-        (self.child, self.ports) = spawn(&self.options, self.dir.path()).await?;
+        (self.child, self.ports) = spawn(&self.options, self.dir.path(), self.ports).await?;
         Ok(())
     }
 
@@ -198,7 +203,7 @@ fn said(dir: &Path) -> String {
     lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join("\n")
 }
 
-async fn spawn(options: &ServerOptions, dir: &Path) -> Result<(Child, Ports), ServerError> {
+async fn spawn(options: &ServerOptions, dir: &Path, ports: Ports) -> Result<(Child, Ports), ServerError> {
     let directory = |source| ServerError::Directory { path: dir.to_owned(), source };
     let ports_file = dir.join("ports.json");
     match std::fs::remove_file(&ports_file) {
@@ -216,7 +221,7 @@ async fn spawn(options: &ServerOptions, dir: &Path) -> Result<(Child, Ports), Se
         .arg(&ports_file)
         .args(["--listen", &options.address.to_string()])
         .args(["--name", &options.name])
-        .args(["--nlm-port", "0", "--nsm-port", "0", "--no-rpcbind"])
+        .args(["--nlm-port", &ports.nlm_udp.to_string(), "--nsm-port", &ports.nsm_udp.to_string(), "--no-rpcbind"])
         .args(["--rpcbind-port", &options.rpcbind_port.to_string()])
         .args(&options.trailing)
         .stdin(Stdio::null())
