@@ -104,7 +104,11 @@ pub fn extended_deadline(
     last_ack: Option<Duration>,
 ) -> Duration {
     let wait = patience(grace);
-    [last_reclaim, last_ack].into_iter().flatten().fold(deadline, |end, at| end.max(at.saturating_add(wait))).min(latest)
+    [last_reclaim, last_ack]
+        .into_iter()
+        .flatten()
+        .fold(deadline, |end, at| end.max(at.saturating_add(wait)))
+        .min(latest)
 }
 
 /// Clients that acked and had locks in scope, and how many of those were silent.
@@ -155,6 +159,9 @@ pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone
             let may_drop = policy.unreachable == Unreachable::Drop && facts.may_drop && told && !alone;
             return if may_drop { Verdict::Drop } else { Verdict::Keep(Why::Unreachable) };
         }
+        if alone && facts.delivery != Delivery::Acked {
+            return Verdict::Keep(Why::Unreachable);
+        }
         if facts.acked_ago.is_some_and(|ago| ago < patience(grace)) {
             return Verdict::Keep(Why::LateAck);
         }
@@ -162,10 +169,9 @@ pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone
             return Verdict::Drop;
         }
         match policy.silent {
-            Silent::Drop => Verdict::Drop,
             Silent::Keep => Verdict::Keep(Why::Silent),
             Silent::Auto if !facts.named && too_silent(facts) => Verdict::Keep(Why::NotUnderstood),
-            Silent::Auto => Verdict::Drop,
+            Silent::Auto | Silent::Drop => Verdict::Drop,
         }
     };
     let verdicts: Vec<_> = clients.iter().map(verdict).collect();
