@@ -1,15 +1,29 @@
-//! Calls to datagrams or records, and back.
+//! Calls over UDP, and what calls over any transport have in common.
+//!
+//! A [`UdpClient`] owns the table of its open calls; its one reading task only looks replies up in
+//! it. A reply counts only if its xid and the address and port it came from are those of the call,
+//! so a third host has to forge the server's address to be believed.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
 
 use super::udp::UdpEndpoint;
-use crate::wire::rpc::{Credential, RpcError};
+use crate::wire::rpc::{self, Credential, RpcError};
+
+pub use super::stream::{Source, StreamClient};
+
+/// Datagrams that the reading task takes before it looks at anything else.
+const BATCH: usize = 256;
+/// How long the reading task rests when the socket itself fails.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a call has no results.
 #[derive(Debug, thiserror::Error)]
@@ -23,18 +37,36 @@ pub enum CallError {
     /// There is no such socket file.
     #[error("there is no such socket")]
     NotThere,
-    /// This process may not use the socket file.
+    /// This process may not use the socket.
     #[error("permission denied")]
     PermissionDenied,
     /// The other side did not execute it.
     #[error("call rejected: {0}")]
     Rejected(#[from] RpcError),
-    /// What came back is no reply, or too long.
+    /// What came back is no reply, or too long, or not the results that were expected.
     #[error("malformed answer: {0}")]
     Malformed(String),
-    /// The connection ended, or the socket failed.
+    /// The connection ended, or the socket failed. The call may have been executed or not.
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for CallError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::NotFound => Self::NotThere,
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<crate::wire::xdr::DecodeError> for CallError {
+    fn from(error: crate::wire::xdr::DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
 }
 
 /// A call.
@@ -52,6 +84,13 @@ pub struct Request<'a> {
     pub args: &'a [u8],
 }
 
+impl Request<'_> {
+    pub(super) fn message(&self, xid: u32) -> Vec<u8> {
+        let Self { program, version, procedure, credential, args } = *self;
+        rpc::call(xid, program, version, procedure, credential, args)
+    }
+}
+
 /// How often a datagram is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retransmit {
@@ -67,21 +106,68 @@ impl Default for Retransmit {
     }
 }
 
+/// Takes results out of the reply to `xid`.
+pub(super) fn results(message: &[u8]) -> Result<Vec<u8>, CallError> {
+    let reply = rpc::parse_reply(message).map_err(|error| CallError::Malformed(error.to_string()))?;
+    Ok(reply.outcome?.to_vec())
+}
+
+/// The xid that a message begins with.
+pub(super) fn xid_of(message: &[u8]) -> Option<u32> {
+    message.first_chunk().map(|xid| u32::from_be_bytes(*xid))
+}
+
+/// Open calls by xid and the address called. Zone and flow of IPv6 addresses do not come back.
+type OpenCalls = Mutex<HashMap<(u32, IpAddr, u16), oneshot::Sender<Result<Vec<u8>, CallError>>>>;
+
 /// Calls over one UDP socket, any number at a time, to any number of servers.
 #[derive(Debug)]
-pub struct UdpClient {}
+pub struct UdpClient {
+    endpoint: Arc<UdpEndpoint>,
+    retransmit: Retransmit,
+    open: Arc<OpenCalls>,
+    next_xid: AtomicU32,
+    reader: AbortHandle,
+}
 
-#[allow(clippy::todo, unused_variables, clippy::unused_self, clippy::unused_async)]
-impl UdpClient {
-    /// Takes the endpoint over. Wants a tokio runtime: a task reads until the client is dropped.
-    pub fn new(endpoint: Arc<UdpEndpoint>, retransmit: Retransmit) -> Self {
-        todo!()
+impl Drop for UdpClient {
+    fn drop(&mut self) {
+        self.reader.abort();
     }
+}
+
+/// A call in the table; out of it when its caller is done or gone.
+struct Open<'a> {
+    calls: &'a OpenCalls,
+    key: (u32, IpAddr, u16),
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+impl UdpClient {
+    /// Takes the endpoint over: nobody else may receive from it. Wants a tokio runtime; a task reads
+    /// until the client is dropped.
+    pub fn new(endpoint: Arc<UdpEndpoint>, retransmit: Retransmit) -> Self {
+        // Without it a call to a closed port just times out.
+        if let Err(error) = endpoint.watch_refused() {
+            tracing::debug!(%error, "no reports of closed ports");
+        }
+        let open = Arc::default();
+        let reader = tokio::spawn(read_replies(Arc::clone(&endpoint), Arc::clone(&open))).abort_handle();
+        Self { endpoint, retransmit, open, next_xid: AtomicU32::new(rand::random()), reader }
+    }
+
     /// The endpoint.
     pub fn endpoint(&self) -> &UdpEndpoint {
-        todo!()
+        &self.endpoint
     }
-    /// Calls; repeated until `timeout`. `from`: the local address to call from, of a wildcard socket.
+
+    /// Calls, and repeats the call with the same xid until `timeout`. `from`: the local address to
+    /// call from, of a wildcard socket.
     pub async fn call(
         &self,
         to: SocketAddr,
@@ -89,52 +175,60 @@ impl UdpClient {
         request: Request<'_>,
         timeout: Duration,
     ) -> Result<Vec<u8>, CallError> {
-        todo!()
+        let deadline = Instant::now() + timeout;
+        let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
+        let key = (xid, to.ip().to_canonical(), to.port());
+        let message = request.message(xid);
+        let (sender, mut reply) = oneshot::channel();
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sender);
+        let _open = Open { calls: &self.open, key };
+        let mut interval = self.retransmit.first;
+        loop {
+            self.endpoint.send(&message, to, from).await?;
+            let again = (Instant::now() + interval).min(deadline);
+            match timeout_at(again, &mut reply).await {
+                Ok(Ok(outcome)) => return outcome,
+                Ok(Err(_)) => return Err(CallError::Io(io::Error::other("the client's reading task has ended"))),
+                Err(_) if Instant::now() >= deadline => return Err(CallError::TimedOut),
+                Err(_) => interval = (interval * 2).min(self.retransmit.max),
+            }
+        }
     }
+
     /// Sends once and waits for nothing (one-way procedures).
     pub async fn cast(&self, to: SocketAddr, from: Option<IpAddr>, request: Request<'_>) -> Result<(), CallError> {
-        todo!()
+        let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
+        Ok(self.endpoint.send(&request.message(xid), to, from).await?)
     }
 }
 
-/// From where a TCP connection is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Source {
-    /// This local address; any, if `None`.
-    pub ip: Option<IpAddr>,
-    /// A port below 1024, if this process may.
-    pub reserved: bool,
-}
-
-/// Calls over a stream (TCP, Unix socket, anything), any number at a time.
-#[derive(Debug)]
-pub struct StreamClient {}
-
-#[allow(clippy::todo, unused_variables, clippy::unused_self, clippy::unused_async)]
-impl StreamClient {
-    /// Takes a stream over. Wants a tokio runtime.
-    pub fn over<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, max_record: usize) -> Self {
-        todo!()
-    }
-    /// Connects over TCP.
-    pub async fn connect_tcp(
-        to: SocketAddr,
-        source: Source,
-        max_record: usize,
-        timeout: Duration,
-    ) -> Result<Self, CallError> {
-        todo!()
-    }
-    /// Connects to a Unix socket.
-    pub async fn connect_unix(path: &Path, max_record: usize, timeout: Duration) -> Result<Self, CallError> {
-        todo!()
-    }
-    /// Calls, once.
-    pub async fn call(&self, request: Request<'_>, timeout: Duration) -> Result<Vec<u8>, CallError> {
-        todo!()
-    }
-    /// Whether the stream has ended: every call will err.
-    pub fn is_closed(&self) -> bool {
-        todo!()
+async fn read_replies(endpoint: Arc<UdpEndpoint>, open: Arc<OpenCalls>) {
+    let mut datagrams = Vec::new();
+    loop {
+        let read = match endpoint.readable().await {
+            Ok(()) => endpoint.try_recv(&mut datagrams, BATCH),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = read {
+            tracing::warn!(%error, "cannot receive; trying again");
+            tokio::time::sleep(PAUSE).await;
+        }
+        let mut refused = endpoint.take_refused();
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        for datagram in datagrams.drain(..) {
+            let Some(xid) = xid_of(&datagram.bytes) else { continue };
+            let key = (xid, datagram.peer.ip().to_canonical(), datagram.peer.port());
+            if let Some(caller) = open.remove(&key) {
+                // An error is a caller that has just given up.
+                let _ = caller.send(results(&datagram.bytes));
+            }
+        }
+        refused.dedup();
+        for destination in refused {
+            let at = (destination.ip().to_canonical(), destination.port());
+            for (_, caller) in open.extract_if(|(_, ip, port), _| (*ip, *port) == at) {
+                let _ = caller.send(Err(CallError::Refused));
+            }
+        }
     }
 }

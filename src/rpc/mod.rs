@@ -22,7 +22,9 @@
 //! **Where to start reading.** `server::serve_udp`, then `client::UdpClient::call`.
 
 pub mod client;
+mod connection;
 pub mod reply_cache;
 pub mod rpcbind;
 pub mod server;
+mod stream;
 pub mod udp;

@@ -1,7 +1,30 @@
 //! Remembers answers, so that a call that came twice is executed once.
+//!
+//! # Theory
+//! A datagram that was answered may come again: its reply was lost, or the network held a copy back.
+//! Executed again, an old UNLOCK frees a new lock and an old LOCK makes one that nobody knows of. So
+//! a call is known by where it came from, its xid, what it calls and a checksum of its arguments.
+//!
+//! An entry is in progress, then answered; an answered one lives for [`CacheLimits::age`], unless
+//! its room is wanted: a source over its own bound loses its oldest answer, and when the whole cache
+//! is full the source that takes up most of it does. So one that floods evicts only its own. Entries
+//! in progress are never evicted (the server bounds the calls it executes at a time); a call that
+//! finds no room is executed and not remembered.
+//!
+//! What must hold: `entries`, `order`, `sources` and `heaviest` tell of the same entries, and the
+//! weights are sums over them. Only `insert`, `reweigh` and `remove` change them.
 
-use std::net::SocketAddr;
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::wire::rpc::IncomingCall;
+
+/// What an entry takes up besides its reply, roughly, in bytes.
+const OVERHEAD: usize = 256;
 
 /// What names a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +43,16 @@ pub struct Key {
     pub checksum: u64,
 }
 
+impl Key {
+    /// The key of a call.
+    pub fn new(source: SocketAddr, call: &IncomingCall<'_>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        call.args.hash(&mut hasher);
+        let IncomingCall { xid, program, version, procedure, .. } = *call;
+        Self { source, xid, program, version, procedure, checksum: hasher.finish() }
+    }
+}
+
 /// What the cache knows of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
@@ -28,48 +61,223 @@ pub enum Seen {
     /// It is being executed: drop this one.
     InProgress,
     /// It was answered with this.
-    Answered(std::sync::Arc<[u8]>),
+    Answered(Arc<[u8]>),
 }
 
 /// Bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// Entries in all.
-    pub entries: usize,
-    /// Bytes of replies in all.
+    /// Bytes in all, with 256 for each entry besides its reply.
     pub bytes: usize,
-    /// Entries of one source address.
-    pub entries_per_address: usize,
+    /// Bytes of one source (an IPv4 address, or an IPv6 network of 64 bits).
+    pub bytes_per_source: usize,
     /// Answers older than this are forgotten.
     pub age: Duration,
 }
 
 impl Default for CacheLimits {
     fn default() -> Self {
-        Self { entries: 65_536, bytes: 16 << 20, entries_per_address: 4096, age: Duration::from_secs(120) }
+        Self { bytes: 32 << 20, bytes_per_source: 2 << 20, age: Duration::from_mins(2) }
     }
 }
 
 /// The cache.
 #[derive(Debug)]
-pub struct ReplyCache {}
+pub struct ReplyCache {
+    limits: CacheLimits,
+    entries: HashMap<Key, Entry>,
+    /// By age; the number is the entry's.
+    order: BTreeMap<u64, Key>,
+    sources: HashMap<IpAddr, Source>,
+    /// Sources by weight.
+    heaviest: BTreeSet<(usize, IpAddr)>,
+    weight: usize,
+    next: u64,
+}
 
-#[allow(clippy::todo, unused_variables, clippy::unused_self, clippy::needless_pass_by_value)]
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    since: Duration,
+    reply: Option<Arc<[u8]>>,
+}
+
+impl Entry {
+    fn weight(&self) -> usize {
+        OVERHEAD + self.reply.as_ref().map_or(0, |reply| reply.len())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    weight: usize,
+    /// Its entries, by age.
+    numbers: BTreeSet<u64>,
+}
+
+/// Whose share an address counts to. A host has a whole IPv6 network of addresses to call from.
+fn bucket(source: &SocketAddr) -> IpAddr {
+    match source.ip().to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 impl ReplyCache {
     /// An empty one.
     pub fn new(limits: CacheLimits) -> Self {
-        todo!()
+        Self {
+            limits,
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            sources: HashMap::new(),
+            heaviest: BTreeSet::new(),
+            weight: 0,
+            next: 0,
+        }
     }
-    /// A call came.
+
+    /// Entries that it holds.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes that it takes up, as [`CacheLimits`] counts them.
+    pub fn bytes(&self) -> usize {
+        self.weight
+    }
+
+    /// A call came at `now`.
     pub fn begin(&mut self, now: Duration, key: Key) -> Seen {
-        todo!()
+        self.expire(now);
+        match self.entries.get(&key) {
+            Some(Entry { reply: None, .. }) => return Seen::InProgress,
+            Some(Entry { reply: Some(reply), since, .. }) if !self.is_old(now, *since) => {
+                return Seen::Answered(Arc::clone(reply));
+            }
+            // Old, and still here because an older one is in progress.
+            Some(_) => self.remove(&key),
+            None => {}
+        }
+        if self.make_room(bucket(&key.source), OVERHEAD) {
+            self.insert(now, key);
+        }
+        Seen::New
     }
-    /// It was answered.
-    pub fn answered(&mut self, now: Duration, key: &Key, reply: std::sync::Arc<[u8]>) {
-        todo!()
+
+    /// The call was answered at `now`.
+    pub fn answered(&mut self, now: Duration, key: &Key, reply: Arc<[u8]>) {
+        if !self.entries.contains_key(key) {
+            return;
+        }
+        if self.make_room(bucket(&key.source), reply.len()) {
+            self.reweigh(now, key, reply);
+        } else {
+            self.remove(key);
+        }
     }
-    /// It will not be answered.
+
+    /// The call will not be answered. Does nothing to one that was.
     pub fn forget(&mut self, key: &Key) {
-        todo!()
+        if self.entries.get(key).is_some_and(|entry| entry.reply.is_none()) {
+            self.remove(key);
+        }
+    }
+
+    fn expire(&mut self, now: Duration) {
+        while let Some((_, key)) = self.order.first_key_value() {
+            let key = *key;
+            match self.entries.get(&key) {
+                // One in progress keeps its place: it is moved to the end when it is answered.
+                Some(entry) if entry.reply.is_none() || !self.is_old(now, entry.since) => return,
+                _ => self.remove(&key),
+            }
+        }
+    }
+
+    fn is_old(&self, now: Duration, since: Duration) -> bool {
+        now.saturating_sub(since) > self.limits.age
+    }
+
+    /// Evicts until `more` bytes of `source` fit; false if they cannot.
+    fn make_room(&mut self, source: IpAddr, more: usize) -> bool {
+        while self.sources.get(&source).map_or(0, |s| s.weight) + more > self.limits.bytes_per_source {
+            if !self.evict_oldest(source) {
+                return false;
+            }
+        }
+        while self.weight + more > self.limits.bytes {
+            let Some(&(_, heaviest)) = self.heaviest.last() else { return false };
+            if !self.evict_oldest(heaviest) && !self.evict_oldest(source) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn evict_oldest(&mut self, source: IpAddr) -> bool {
+        let oldest = self.sources.get(&source).and_then(|s| {
+            let mut keys = s.numbers.iter().filter_map(|number| self.order.get(number));
+            keys.find(|key| self.entries.get(key).is_some_and(|entry| entry.reply.is_some())).copied()
+        });
+        if let Some(key) = &oldest {
+            self.remove(key);
+        }
+        oldest.is_some()
+    }
+
+    fn insert(&mut self, now: Duration, key: Key) {
+        let entry = Entry { number: self.next, since: now, reply: None };
+        self.next += 1;
+        self.order.insert(entry.number, key);
+        let source = bucket(&key.source);
+        self.sources.entry(source).or_default().numbers.insert(entry.number);
+        self.weigh(source, |weight| weight + OVERHEAD);
+        self.entries.insert(key, entry);
+    }
+
+    /// Answered: heavier, and the youngest of all.
+    fn reweigh(&mut self, now: Duration, key: &Key, reply: Arc<[u8]>) {
+        let source = bucket(&key.source);
+        let number = self.next;
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let (old_number, old_weight) = (entry.number, entry.weight());
+        *entry = Entry { number, since: now, reply: Some(reply) };
+        let new_weight = entry.weight();
+        self.next += 1;
+        self.order.remove(&old_number);
+        self.order.insert(number, *key);
+        if let Some(of_source) = self.sources.get_mut(&source) {
+            of_source.numbers.remove(&old_number);
+            of_source.numbers.insert(number);
+        }
+        self.weigh(source, |weight| weight - old_weight + new_weight);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(entry) = self.entries.remove(key) else { return };
+        self.order.remove(&entry.number);
+        let source = bucket(&key.source);
+        if let Some(of_source) = self.sources.get_mut(&source) {
+            of_source.numbers.remove(&entry.number);
+        }
+        self.weigh(source, |weight| weight - entry.weight());
+    }
+
+    fn weigh(&mut self, source: IpAddr, change: impl Fn(usize) -> usize) {
+        let Some(of_source) = self.sources.get_mut(&source) else { return };
+        self.heaviest.remove(&(of_source.weight, source));
+        of_source.weight = change(of_source.weight);
+        self.weight = change(self.weight);
+        if of_source.numbers.is_empty() {
+            self.sources.remove(&source);
+        } else {
+            self.heaviest.insert((of_source.weight, source));
+        }
     }
 }

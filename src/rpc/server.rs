@@ -1,23 +1,42 @@
 //! Sockets to calls.
+//!
+//! # Theory
+//! One task reads each UDP socket and one each connection; a call runs in a task of its own, under a
+//! permit of [`Limits::calls`]. A datagram that finds no permit is dropped before it is remembered
+//! anywhere, so its repetition is a new call. A connection waits for its permits and is not read
+//! from meanwhile; TCP slows its peer down.
+//!
+//! A connection's replies go through a queue to its writing task. A call's place on its connection is
+//! given back only when its reply is written, so a peer that does not read stops its own calls, and
+//! nobody else's: the permit of the whole is given back when the call is done.
+//!
+//! At shutdown (the watch turns true, or its sender is gone) nothing more is read. Calls that have
+//! begun get [`Limits::drain`] to end and to be answered; what is left then is aborted.
+//!
+//! Start reading at [`serve_udp`]; `connection` does the same for streams.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::reply_cache::ReplyCache;
-use super::udp::UdpEndpoint;
-use crate::wire::rpc::{Answer, Credential};
+use super::reply_cache::{CacheLimits, Key, ReplyCache, Seen};
+use super::udp::{Datagram, UdpEndpoint};
+use crate::wire::rpc::{self, Answer, BadCall, Credential, IncomingCall};
 use crate::wire::types::Transport;
+
+pub use super::connection::{serve_tcp, serve_unix};
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Peer {
-    /// Over IP.
+    /// Over IP. Never an IPv4 address in IPv6 clothes.
     Inet(SocketAddr),
     /// Over a Unix socket, as the kernel vouches for it.
     Unix {
@@ -30,11 +49,24 @@ pub enum Peer {
     },
 }
 
+/// Names a connection while this process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    pub(super) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// What is known of a call besides its program, version, procedure and arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallContext {
     /// Who calls.
     pub peer: Peer,
+    /// The connection it came by; `None` for a datagram.
+    pub connection: Option<ConnectionId>,
     /// The local address that was called (a loopback one for a Unix socket).
     pub local_ip: IpAddr,
     /// How (`Tcp` for a Unix socket: records on a stream).
@@ -49,8 +81,15 @@ pub struct CallContext {
 #[async_trait]
 pub trait Service: Send + Sync + 'static {
     /// Answers a call. `None`: say nothing, and forget that it came (a repetition is executed).
+    ///
+    /// Calls of one connection run side by side, and may overtake each other.
     async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: Vec<u8>)
     -> Option<Answer>;
+
+    /// A connection has ended; its calls may still be running.
+    fn connection_closed(&self, connection: ConnectionId) {
+        let _ = connection;
+    }
 }
 
 /// What one served socket may take up.
@@ -60,13 +99,14 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one address; more are closed at once. Not asked of Unix sockets.
     pub connections_per_address: usize,
-    /// Calls being executed in all: UDP calls beyond them are dropped, TCP connections wait.
+    /// Calls being executed in all: UDP calls beyond them are dropped, connections wait.
     pub calls: usize,
-    /// Calls of one connection being executed: beyond them it is not read from.
+    /// Calls of one connection that are being executed or whose reply is not written yet; beyond
+    /// them it is not read from.
     pub calls_per_connection: usize,
     /// Longest record, in bytes; a longer one closes the connection.
     pub max_record: usize,
-    /// A connection without a call for this long is closed.
+    /// A connection on which no record begins for this long is closed.
     pub idle: Duration,
     /// A record must be complete, and a reply be taken, within this time.
     pub transfer: Duration,
@@ -81,8 +121,9 @@ impl Default for Limits {
             connections_per_address: 256,
             calls: 4096,
             calls_per_connection: 64,
-            max_record: 1 << 20,
-            idle: Duration::from_secs(6 * 60),
+            max_record: 64 << 10,
+            // Linux clients close theirs after five minutes.
+            idle: Duration::from_mins(6),
             transfer: Duration::from_secs(30),
             drain: Duration::from_secs(5),
         }
@@ -92,38 +133,142 @@ impl Default for Limits {
 /// A reply cache that several sockets share.
 pub type SharedCache = Arc<Mutex<ReplyCache>>;
 
-/// Serves datagrams until `shutdown` is true (or its sender is gone).
-#[allow(clippy::todo, unused_variables, clippy::unused_async)]
+/// A cache to share.
+pub fn shared_cache(limits: CacheLimits) -> SharedCache {
+    Arc::new(Mutex::new(ReplyCache::new(limits)))
+}
+
+/// The time that the caches go by.
+fn now() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
+/// Returns when nothing more is to be taken.
+pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error is a dropped sender: nobody is left to say "stop".
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Serves datagrams until `shutdown` is true (or its sender is gone). An error is the socket's.
 pub async fn serve_udp(
     endpoint: Arc<UdpEndpoint>,
     service: Arc<dyn Service>,
     cache: SharedCache,
     limits: Limits,
-    shutdown: watch::Receiver<bool>,
+    mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    todo!()
+    let permits = Arc::new(Semaphore::new(limits.calls));
+    let mut calls = JoinSet::new();
+    let ended = loop {
+        let datagram = tokio::select! {
+            biased;
+            () = stopped(&mut shutdown) => break Ok(()),
+            Some(_) = calls.join_next(), if !calls.is_empty() => continue,
+            datagram = endpoint.recv() => match datagram {
+                Ok(datagram) => datagram,
+                Err(error) => break Err(error),
+            },
+        };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            tracing::debug!(peer = %datagram.peer, "call dropped: {} are being executed", limits.calls);
+            continue;
+        };
+        let (endpoint, service, cache) = (Arc::clone(&endpoint), Arc::clone(&service), Arc::clone(&cache));
+        calls.spawn(async move {
+            let Datagram { peer, local_ip, bytes } = datagram;
+            let origin = Origin {
+                peer: Peer::Inet(canonical(peer)),
+                connection: None,
+                local_ip: local_ip.to_canonical(),
+                transport: Transport::Udp,
+            };
+            if let Some(reply) = answer(&bytes, &origin, &*service, Some(&cache)).await {
+                // A lost reply is asked for again.
+                if let Err(error) = endpoint.send(&reply, peer, Some(local_ip)).await {
+                    tracing::debug!(%peer, %error, "reply not sent");
+                }
+            }
+            drop(permit);
+        });
+    };
+    drain(calls, limits.drain).await;
+    ended
 }
 
-/// Serves TCP connections until `shutdown` is true (or its sender is gone).
-#[allow(clippy::todo, unused_variables, clippy::unused_async)]
-pub async fn serve_tcp(
-    listener: TcpListener,
-    service: Arc<dyn Service>,
-    cache: SharedCache,
-    limits: Limits,
-    shutdown: watch::Receiver<bool>,
-) -> io::Result<()> {
-    todo!()
+/// Waits for what was begun; aborts what is left then.
+pub(super) async fn drain(mut tasks: JoinSet<()>, limit: Duration) {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if timeout(limit, all).await.is_err() {
+        tracing::warn!("{} calls or connections did not end within {limit:?} and were aborted", tasks.len());
+        tasks.shutdown().await;
+    }
 }
 
-/// Serves connections of a Unix socket until `shutdown` is true (or its sender is gone). Without a
-/// reply cache: nothing is lost between two processes of one host.
-#[allow(clippy::todo, unused_variables, clippy::unused_async)]
-pub async fn serve_unix(
-    listener: UnixListener,
-    service: Arc<dyn Service>,
-    limits: Limits,
-    shutdown: watch::Receiver<bool>,
-) -> io::Result<()> {
-    todo!()
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Where calls come from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) peer: Peer,
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) local_ip: IpAddr,
+    pub(super) transport: Transport,
+}
+
+/// A call that the cache has as in progress; forgotten there unless it is answered, also when its
+/// task is aborted or the service panics.
+struct Remembered<'a> {
+    cache: &'a SharedCache,
+    key: Key,
+}
+
+impl Remembered<'_> {
+    fn answered(&self, reply: &[u8]) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.answered(now(), &self.key, reply.into());
+    }
+}
+
+impl Drop for Remembered<'_> {
+    fn drop(&mut self) {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).forget(&self.key);
+    }
+}
+
+/// The reply to a message, if there is to be one.
+pub(super) async fn answer(
+    message: &[u8],
+    origin: &Origin,
+    service: &dyn Service,
+    cache: Option<&SharedCache>,
+) -> Option<Vec<u8>> {
+    let call = match rpc::parse_call(message) {
+        Ok(call) => call,
+        Err(BadCall::Answer(reply)) => return Some(reply),
+        Err(BadCall::Ignore) => return None,
+    };
+    let remembered = match (cache, origin.peer) {
+        // NULL does nothing, so it may be done twice.
+        (Some(cache), Peer::Inet(source)) if call.procedure != 0 => {
+            let key = Key::new(source, &call);
+            match cache.lock().unwrap_or_else(PoisonError::into_inner).begin(now(), key) {
+                Seen::New => Some(Remembered { cache, key }),
+                Seen::InProgress => return None,
+                Seen::Answered(reply) => return Some(reply.to_vec()),
+            }
+        }
+        _ => None,
+    };
+    let IncomingCall { xid, program, version, procedure, credential, args } = call;
+    let Origin { peer, connection, local_ip, transport } = *origin;
+    let cx = CallContext { peer, connection, local_ip, transport, xid, credential };
+    let answer = service.call(&cx, program, version, procedure, args.to_vec()).await?;
+    let reply = rpc::reply(xid, &answer);
+    if let Some(remembered) = remembered {
+        remembered.answered(&reply);
+    }
+    Some(reply)
 }

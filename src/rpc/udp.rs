@@ -1,7 +1,30 @@
-//! A UDP socket that knows which address was called.
+//! A UDP socket that knows which address was called, so that it can answer from it.
+//!
+//! quinn-udp does the reading and writing with packet information. It is made for QUIC, so two of
+//! its choices are undone here: the "don't fragment" bit (an NLM reply may be longer than the MTU),
+//! and the kernel's gluing of datagrams (GRO).
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::{Mutex, PoisonError};
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::net::sockopt as rustix_sockopt;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// Longest payload that a datagram can have, rounded up.
+const MAX_DATAGRAM: usize = 64 << 10;
+/// Datagrams taken with one system call.
+const BATCH: usize = 16;
+/// Errors in a row after which the socket itself is taken for broken.
+const MAX_ERRORS: usize = 64;
+/// Ports that a privileged client may take: below 1024, above those of well-known services.
+const RESERVED_PORTS: std::ops::Range<u16> = 665..1024;
 
 /// What came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,53 +39,402 @@ pub struct Datagram {
 
 /// A socket. Share it in an `Arc`; every method takes `&self`.
 #[derive(Debug)]
-pub struct UdpEndpoint {}
+pub struct UdpEndpoint {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    inbox: Mutex<Inbox>,
+}
 
-#[allow(clippy::todo, unused_variables, clippy::unused_self, clippy::unused_async, missing_docs)]
+/// Where datagrams arrive, and those that came with the one that was asked for.
+#[derive(Debug)]
+struct Inbox {
+    room: Vec<u8>,
+    ready: VecDeque<Datagram>,
+}
+
 impl UdpEndpoint {
     /// Binds; port 0 is any free one. An IPv6 socket takes IPv6 only. Wants a tokio runtime.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        todo!()
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&SockAddr::from(address))?;
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        let state = UdpSocketState::new((&socket).into())?;
+        allow_fragments(&socket, address.ip())?;
+        setsockopt(&socket, sockopt::UdpGroSegment, &false)?;
+        let local = socket.local_addr()?;
+        let inbox = Mutex::new(Inbox { room: vec![0; BATCH * MAX_DATAGRAM], ready: VecDeque::new() });
+        Ok(Self { socket, state, local, inbox })
     }
+
     /// Binds a free port below 1024 if this process may, else any ([`Self::is_reserved`] says which).
     pub fn bind_reserved(ip: IpAddr) -> io::Result<Self> {
-        todo!()
+        for port in reserved_ports() {
+            match Self::bind(SocketAddr::new(ip, port)) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                bound => return bound,
+            }
+        }
+        Self::bind(SocketAddr::new(ip, 0))
     }
+
     /// Whether the port is below 1024.
     pub fn is_reserved(&self) -> bool {
-        todo!()
+        self.local.port() < RESERVED_PORTS.end
     }
+
     /// The address it is bound to.
     pub fn local_addr(&self) -> SocketAddr {
-        todo!()
+        self.local
     }
-    /// Wants a receive buffer of `bytes`; returns what the kernel says it is now.
+
+    /// Wants a receive buffer of `bytes`, beyond the system's limit if this process may; returns
+    /// what the kernel says it is now (Linux counts its own overhead in, so twice what was asked).
     pub fn raise_receive_buffer(&self, bytes: usize) -> usize {
-        todo!()
+        let socket = SockRef::from(&self.socket);
+        if rustix_sockopt::set_socket_recv_buffer_size_force(&self.socket, bytes).is_err() {
+            // Cut at the system's limit without an error; what came of it is read back.
+            let _ = socket.set_recv_buffer_size(bytes);
+        }
+        socket.recv_buffer_size().unwrap_or_default()
     }
-    /// The next datagram. Cancel safe.
+
+    /// The next datagram. Cancel safe. An error is the socket's, not a peer's.
     pub async fn recv(&self) -> io::Result<Datagram> {
-        todo!()
+        loop {
+            {
+                let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+                if inbox.ready.is_empty() {
+                    self.read_batch(&mut inbox, BATCH)?;
+                }
+                if let Some(datagram) = inbox.ready.pop_front() {
+                    return Ok(datagram);
+                }
+            }
+            self.socket.readable().await?;
+        }
     }
+
     /// Waits until there may be something to read. Cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
-        todo!()
+        self.socket.readable().await
     }
+
     /// Appends what is there now, `max` datagrams at most; returns how many (0: nothing there).
     pub fn try_recv(&self, into: &mut Vec<Datagram>, max: usize) -> io::Result<usize> {
-        todo!()
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = 0;
+        while taken < max {
+            if inbox.ready.is_empty() && self.read_batch(&mut inbox, max - taken)? == 0 {
+                break;
+            }
+            let batch = inbox.ready.len().min(max - taken);
+            into.extend(inbox.ready.drain(..batch));
+            taken += batch;
+        }
+        Ok(taken)
     }
+
+    /// One system call; returns how many datagrams came.
+    fn read_batch(&self, inbox: &mut Inbox, max: usize) -> io::Result<usize> {
+        let Inbox { room, ready } = inbox;
+        let mut metas = [RecvMeta::default(); BATCH];
+        let mut slices: Vec<IoSliceMut<'_>> =
+            room.chunks_mut(MAX_DATAGRAM).take(max.clamp(1, BATCH)).map(IoSliceMut::new).collect();
+        let mut errors = 0;
+        let count = loop {
+            let read = self
+                .socket
+                .try_io(Interest::READABLE, || self.state.recv((&self.socket).into(), &mut slices, &mut metas));
+            match read {
+                Ok(count) => break count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                // The network reports on some datagram sent earlier; each report comes once.
+                Err(error) => {
+                    errors += 1;
+                    if errors == MAX_ERRORS {
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        for (meta, slice) in metas.iter().zip(&slices).take(count) {
+            ready.push_back(Datagram {
+                peer: meta.addr,
+                local_ip: meta.dst_ip.unwrap_or(self.local.ip()),
+                bytes: slice.get(..meta.len).unwrap_or_default().to_vec(),
+            });
+        }
+        Ok(count)
+    }
+
     /// Sends, waiting for room. `from`: the local address to send from, of a wildcard socket.
+    ///
     /// What the network has against this one peer is no error: the datagram counts as lost.
     pub async fn send(&self, bytes: &[u8], to: SocketAddr, from: Option<IpAddr>) -> io::Result<()> {
-        todo!()
+        loop {
+            match self.try_send(bytes, to, from) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.writable().await?,
+                sent => return sent,
+            }
+        }
     }
+
     /// Sends or says `WouldBlock`; otherwise as [`Self::send`].
     pub fn try_send(&self, bytes: &[u8], to: SocketAddr, from: Option<IpAddr>) -> io::Result<()> {
-        todo!()
+        let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: from };
+        let mut errors = 0;
+        loop {
+            let sent = self.socket.try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &transmit));
+            match sent {
+                // The report may be about an earlier datagram; then this one has not been sent yet.
+                Err(error) if is_about_a_peer(&error) => {
+                    errors += 1;
+                    if errors == 3 {
+                        return Ok(());
+                    }
+                }
+                sent => return sent,
+            }
+        }
     }
-    /// Destinations whose host said "nobody listens there" since the last call (ICMP port unreachable), 64 at most.
+
+    /// Asks the kernel to tell of ICMP errors, for [`Self::take_refused`]. Only for a socket on
+    /// which that is called then: untaken reports fill the receive buffer.
+    pub fn watch_refused(&self) -> io::Result<()> {
+        if self.local.is_ipv4() {
+            setsockopt(&self.socket, sockopt::Ipv4RecvErr, &true)?;
+        } else {
+            setsockopt(&self.socket, sockopt::Ipv6RecvErr, &true)?;
+        }
+        Ok(())
+    }
+
+    /// Destinations of which the network said "nobody listens there" (ICMP port unreachable) since
+    /// the last call. Anybody who knows our port can forge that: it is a hint, not a proof.
     pub fn take_refused(&self) -> Vec<SocketAddr> {
-        todo!()
+        let mut refused = Vec::new();
+        // As many as could be there at once; a flood of them does not hold up the caller.
+        for _ in 0..MAX_ERRORS {
+            match self.next_report() {
+                Ok(Some((destination, true))) => refused.push(destination),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        refused
+    }
+
+    /// One report from the error queue: the datagram's destination, and whether it was refused.
+    fn next_report(&self) -> io::Result<Option<(SocketAddr, bool)>> {
+        let mut payload = [0; 1];
+        let mut slices = [IoSliceMut::new(&mut payload)];
+        let mut control = vec![0; 512];
+        let message = recvmsg::<SockaddrStorage>(
+            self.socket.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
+        )?;
+        let refused = message.cmsgs()?.any(|control| match control {
+            ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => {
+                error.ee_errno == nix::errno::Errno::ECONNREFUSED as u32
+            }
+            _ => false,
+        });
+        Ok(message.address.as_ref().and_then(inet_address).map(|destination| (destination, refused)))
+    }
+}
+
+fn inet_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::new(v4.ip().into(), v4.port()));
+    }
+    address.as_sockaddr_in6().map(|v6| SocketAddr::new(v6.ip().into(), v6.port()))
+}
+
+/// Undoes quinn-udp's "don't fragment".
+fn allow_fragments(socket: &UdpSocket, ip: IpAddr) -> io::Result<()> {
+    match ip {
+        IpAddr::V4(_) => {
+            rustix_sockopt::set_ip_mtu_discover(socket, rustix_sockopt::Ipv4PathMtuDiscovery::DONT)?;
+        }
+        IpAddr::V6(_) => {
+            rustix_sockopt::set_ipv6_mtu_discover(socket, rustix_sockopt::Ipv6PathMtuDiscovery::WANT)?;
+            setsockopt(socket, sockopt::Ipv6DontFrag, &false)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an error of `sendmsg` tells of the peer or the way to it, not of the socket.
+fn is_about_a_peer(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    error.raw_os_error().is_some_and(|code| {
+        matches!(
+            Errno::from_raw(code),
+            Errno::ECONNREFUSED
+                | Errno::EHOSTUNREACH
+                | Errno::ENETUNREACH
+                | Errno::EHOSTDOWN
+                | Errno::ENETDOWN
+                | Errno::ENOPROTOOPT
+                | Errno::EPROTO
+                | Errno::EPERM
+                | Errno::EACCES
+                | Errno::ENOBUFS
+        )
+    })
+}
+
+/// The reserved ports, each once, from a random one on.
+pub(super) fn reserved_ports() -> impl Iterator<Item = u16> {
+    let start = rand::random_range(RESERVED_PORTS);
+    (start..RESERVED_PORTS.end).chain(RESERVED_PORTS.start..start)
+}
+
+/// The wildcard address of an address' family.
+pub(super) fn wildcard(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn loopback() -> UdpEndpoint {
+        UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_wildcard_socket_tells_the_address_that_was_called_and_answers_from_it() {
+        let server = UdpEndpoint::bind("0.0.0.0:0".parse().unwrap()).unwrap();
+        let client = loopback();
+        let called: IpAddr = "127.0.0.5".parse().unwrap();
+        let target = SocketAddr::new(called, server.local_addr().port());
+        client.send(b"question", target, None).await.unwrap();
+        let question = timeout(SOON, server.recv()).await.unwrap().unwrap();
+        assert_eq!((question.local_ip, question.peer), (called, client.local_addr()));
+        server.send(b"answer", question.peer, Some(question.local_ip)).await.unwrap();
+        let answer = timeout(SOON, client.recv()).await.unwrap().unwrap();
+        assert_eq!(answer.peer, target);
+    }
+
+    #[tokio::test]
+    async fn an_ipv6_socket_tells_the_address_that_was_called() {
+        let Ok(server) = UdpEndpoint::bind("[::]:0".parse().unwrap()) else { return };
+        let Ok(client) = UdpEndpoint::bind("[::1]:0".parse().unwrap()) else { return };
+        let target = SocketAddr::new("::1".parse().unwrap(), server.local_addr().port());
+        client.send(b"question", target, None).await.unwrap();
+        let question = timeout(SOON, server.recv()).await.unwrap().unwrap();
+        assert_eq!(question.local_ip, target.ip());
+    }
+
+    #[tokio::test]
+    async fn an_ipv6_wildcard_leaves_the_port_free_for_ipv4() {
+        let Ok(six) = UdpEndpoint::bind("[::]:0".parse().unwrap()) else { return };
+        UdpEndpoint::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), six.local_addr().port())).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_datagram_of_65507_bytes_arrives_whole() {
+        let (server, client) = (loopback(), loopback());
+        let sent: Vec<u8> = (0..65_507_u32).map(|n| n.to_le_bytes()[0]).collect();
+        client.send(&sent, server.local_addr(), None).await.unwrap();
+        assert_eq!(timeout(SOON, server.recv()).await.unwrap().unwrap().bytes, sent);
+    }
+
+    #[tokio::test]
+    async fn datagrams_sent_in_a_row_stay_apart() {
+        let (server, client) = (loopback(), loopback());
+        for n in 0..50_u8 {
+            client.send(&[n; 100], server.local_addr(), None).await.unwrap();
+        }
+        let mut got = Vec::new();
+        while got.len() < 50 {
+            timeout(SOON, server.readable()).await.unwrap().unwrap();
+            server.try_recv(&mut got, 7).unwrap();
+        }
+        assert!(got.iter().zip(0..).all(|(datagram, n)| datagram.bytes == [n; 100]));
+    }
+
+    #[tokio::test]
+    async fn try_recv_gives_no_more_than_was_asked_for_and_loses_nothing() {
+        let (server, client) = (loopback(), loopback());
+        for n in 0..5_u8 {
+            client.send(&[n], server.local_addr(), None).await.unwrap();
+        }
+        let first = timeout(SOON, server.recv()).await.unwrap().unwrap();
+        assert_eq!(first.bytes, [0]);
+        let mut got = Vec::new();
+        assert_eq!(server.try_recv(&mut got, 3).unwrap(), 3);
+        assert_eq!(server.try_recv(&mut got, 3).unwrap(), 1);
+        assert_eq!(server.try_recv(&mut got, 3).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_dead_peer_ends_neither_sending_nor_receiving_and_is_reported_once() {
+        let (server, client) = (loopback(), loopback());
+        client.watch_refused().unwrap();
+        let dead = loopback().local_addr();
+        client.send(b"anybody?", dead, None).await.unwrap();
+        let refused = timeout(SOON, async {
+            loop {
+                client.readable().await.unwrap();
+                assert_eq!(client.try_recv(&mut Vec::new(), 1).unwrap(), 0);
+                let refused = client.take_refused();
+                if !refused.is_empty() {
+                    return refused;
+                }
+            }
+        });
+        assert_eq!(refused.await.unwrap(), [dead]);
+        assert!(client.take_refused().is_empty());
+        client.send(b"you?", server.local_addr(), None).await.unwrap();
+        let datagram = timeout(SOON, server.recv()).await.unwrap().unwrap();
+        server.send(b"yes", datagram.peer, None).await.unwrap();
+        assert_eq!(timeout(SOON, client.recv()).await.unwrap().unwrap().bytes, b"yes");
+    }
+
+    #[tokio::test]
+    async fn a_datagram_is_sent_although_an_earlier_one_was_refused() {
+        let (server, client) = (loopback(), loopback());
+        client.watch_refused().unwrap();
+        let dead = loopback().local_addr();
+        for n in 0..20_u8 {
+            client.send(b"lost", dead, None).await.unwrap();
+            client.send(&[n], server.local_addr(), None).await.unwrap();
+        }
+        for n in 0..20_u8 {
+            assert_eq!(timeout(SOON, server.recv()).await.unwrap().unwrap().bytes, [n]);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_receive_buffer_is_what_the_kernel_reports() {
+        let server = loopback();
+        let before = server.raise_receive_buffer(4096);
+        assert!(server.raise_receive_buffer(128 << 10) > before);
+    }
+
+    #[tokio::test]
+    async fn a_reserved_port_is_told_from_another() {
+        let endpoint = UdpEndpoint::bind_reserved("127.0.0.1".parse().unwrap()).unwrap();
+        assert_eq!(endpoint.is_reserved(), endpoint.local_addr().port() < 1024);
+        assert!(!loopback().is_reserved());
     }
 }

@@ -460,11 +460,8 @@ pub struct ShareRes {
     /// What became of it.
     pub stat: Stat,
     /// Of no use, says the specification; always 0 here.
-    pub sequence: Sequence,
+    pub sequence: u32,
 }
-
-/// The `int sequence` of [`ShareRes`].
-pub type Sequence = u32;
 
 /// `nlm4_notify`: the argument of FREE_ALL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, XdrCodec)]

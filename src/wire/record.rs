@@ -71,27 +71,13 @@ impl RecordReader {
     #[expect(clippy::should_implement_trait, reason = "an iterator would not say that `None` may become `Some`")]
     pub fn next(&mut self) -> Result<Option<Vec<u8>>, RecordTooLong> {
         loop {
-            let rest = self.input.get(self.read..).unwrap_or_default();
-            let (left, last) = match self.fragment {
-                Some(fragment) => fragment,
-                None => {
-                    let Some(mark) = rest.first_chunk::<MARK>() else { return Ok(None) };
-                    let mark = u32::from_be_bytes(*mark);
-                    let (len, last) = ((mark & !LAST) as usize, mark & LAST != 0);
-                    if len > self.max.saturating_sub(self.record.len()) {
-                        return Err(RecordTooLong::Bytes(self.max));
-                    }
-                    if len == 0 && !last {
-                        if self.empty_fragments == MAX_EMPTY_FRAGMENTS {
-                            return Err(RecordTooLong::EmptyFragments);
-                        }
-                        self.empty_fragments += 1;
-                    }
-                    self.read += MARK;
-                    self.fragment = Some((len, last));
+            let Some((left, last)) = self.fragment else {
+                if self.take_mark()? {
                     continue;
                 }
+                return Ok(None);
             };
+            let rest = self.input.get(self.read..).unwrap_or_default();
             let taken = rest.get(..left).unwrap_or(rest);
             self.record.extend_from_slice(taken);
             self.read += taken.len();
@@ -105,5 +91,25 @@ impl RecordReader {
                 return Ok(Some(std::mem::take(&mut self.record)));
             }
         }
+    }
+
+    /// Reads the next fragment's mark; false until all of it is there.
+    fn take_mark(&mut self) -> Result<bool, RecordTooLong> {
+        let rest = self.input.get(self.read..).unwrap_or_default();
+        let Some(mark) = rest.first_chunk::<MARK>() else { return Ok(false) };
+        let mark = u32::from_be_bytes(*mark);
+        let (len, last) = ((mark & !LAST) as usize, mark & LAST != 0);
+        if len > self.max.saturating_sub(self.record.len()) {
+            return Err(RecordTooLong::Bytes(self.max));
+        }
+        if len == 0 && !last {
+            if self.empty_fragments == MAX_EMPTY_FRAGMENTS {
+                return Err(RecordTooLong::EmptyFragments);
+            }
+            self.empty_fragments += 1;
+        }
+        self.read += MARK;
+        self.fragment = Some((len, last));
+        Ok(true)
     }
 }

@@ -1,0 +1,300 @@
+//! Serving connections: TCP and Unix sockets. `server` has the theory.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::server::{ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, canonical, drain, stopped};
+use crate::wire::record::{RecordReader, RecordTooLong, frame};
+use crate::wire::types::Transport;
+
+/// How long accepting rests when this process or the system has no room for another socket.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes read from a stream at a time.
+const READ_SIZE: usize = 8 << 10;
+
+/// Serves TCP connections until `shutdown` is true (or its sender is gone).
+pub async fn serve_tcp(
+    listener: TcpListener,
+    service: Arc<dyn Service>,
+    cache: SharedCache,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let shared = Shared::new(service, Some(cache), limits, shutdown.clone());
+    let guests = Guests::default();
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopped(&mut shutdown) => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let Some((stream, peer)) = accepted_or_pause(accepted).await else { continue };
+        let peer = canonical(peer);
+        let guest = Guest::of(&guests, peer.ip(), limits.connections_per_address);
+        let (Some(guest), true) = (guest, connections.len() < limits.connections) else {
+            tracing::debug!(%peer, "connection closed: too many are open");
+            continue;
+        };
+        if let Some(origin) = inet_origin(&stream, peer) {
+            let shared = shared.clone();
+            connections.spawn(async move {
+                serve_connection(stream, origin, shared).await;
+                drop(guest);
+            });
+        }
+    }
+    drain(connections, limits.drain).await;
+    Ok(())
+}
+
+fn inet_origin(stream: &TcpStream, peer: SocketAddr) -> Option<Origin> {
+    // Replies are whole records: waiting for more to send with them gains nothing. Either call fails
+    // only on a connection that is gone already.
+    stream.set_nodelay(true).ok()?;
+    let local_ip = stream.local_addr().ok()?.ip().to_canonical();
+    let connection = Some(ConnectionId::next());
+    Some(Origin { peer: Peer::Inet(peer), connection, local_ip, transport: Transport::Tcp })
+}
+
+/// Serves connections of a Unix socket until `shutdown` is true (or its sender is gone). Without a
+/// reply cache: nothing is lost between two processes of one host.
+pub async fn serve_unix(
+    listener: UnixListener,
+    service: Arc<dyn Service>,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let shared = Shared::new(service, None, limits, shutdown.clone());
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopped(&mut shutdown) => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let Some((stream, _)) = accepted_or_pause(accepted).await else { continue };
+        if connections.len() >= limits.connections {
+            tracing::debug!("control connection closed: too many are open");
+            continue;
+        }
+        if let Some(origin) = unix_origin(&stream) {
+            connections.spawn(serve_connection(stream, origin, shared.clone()));
+        }
+    }
+    drain(connections, limits.drain).await;
+    Ok(())
+}
+
+fn unix_origin(stream: &UnixStream) -> Option<Origin> {
+    let peer = stream.peer_cred().ok()?;
+    Some(Origin {
+        peer: Peer::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unwrap_or_default() },
+        connection: Some(ConnectionId::next()),
+        local_ip: Ipv4Addr::LOCALHOST.into(),
+        transport: Transport::Tcp,
+    })
+}
+
+/// Errors of accept are about one connection, or about room that others may give back.
+async fn accepted_or_pause<T>(accepted: io::Result<T>) -> Option<T> {
+    match accepted {
+        Ok(accepted) => Some(accepted),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => None,
+        Err(error) => {
+            // Out of descriptors the connection stays in the queue, and accept would err again at once.
+            tracing::warn!(%error, "cannot accept a connection; trying again");
+            sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// Open connections by address.
+type Guests = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// One connection of an address, counted while this lives.
+struct Guest {
+    guests: Guests,
+    ip: IpAddr,
+}
+
+impl Guest {
+    fn of(guests: &Guests, ip: IpAddr, max: usize) -> Option<Self> {
+        let mut counts = guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(ip).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(Self { guests: Arc::clone(guests), ip })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut counts = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.ip);
+            }
+        }
+    }
+}
+
+/// What the connections of a listener have in common.
+#[derive(Clone)]
+struct Shared {
+    service: Arc<dyn Service>,
+    cache: Option<SharedCache>,
+    limits: Limits,
+    permits: Arc<Semaphore>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Shared {
+    fn new(
+        service: Arc<dyn Service>,
+        cache: Option<SharedCache>,
+        limits: Limits,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        Self { service, cache, limits, permits: Arc::new(Semaphore::new(limits.calls)), shutdown }
+    }
+}
+
+/// Tells the service of a connection's end however it comes.
+struct Connection {
+    id: Option<ConnectionId>,
+    service: Arc<dyn Service>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.service.connection_closed(id);
+        }
+    }
+}
+
+/// Reads, and lets calls run, until the peer is done, does wrong, or `shutdown` is true. Then ends
+/// what was begun.
+async fn serve_connection<S>(stream: S, origin: Origin, shared: Shared)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let Shared { service, cache, limits, permits, mut shutdown } = shared;
+    let connection = Connection { id: origin.connection, service: Arc::clone(&service) };
+    let (mut input, output) = tokio::io::split(stream);
+    let slots = Arc::new(Semaphore::new(limits.calls_per_connection));
+    // Every reply in it holds a slot, so it never fills.
+    let (replies, queue) = mpsc::channel(limits.calls_per_connection.max(1));
+    // It owns nothing but the queue, and ends with the last sender or a peer that does not read.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(write_replies(output, queue, limits.transfer));
+    let mut records = RecordReader::new(limits.max_record);
+    let read = async {
+        loop {
+            let record = match next_record(&mut input, &mut records, &limits).await {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(peer = ?origin.peer, %error, "connection closed");
+                    break;
+                }
+            };
+            let (Ok(slot), Ok(permit)) =
+                (Arc::clone(&slots).acquire_owned().await, Arc::clone(&permits).acquire_owned().await)
+            else {
+                break;
+            };
+            while tasks.try_join_next().is_some() {}
+            let (service, cache, replies) = (Arc::clone(&service), cache.clone(), replies.clone());
+            tasks.spawn(async move {
+                let reply = answer(&record, &origin, &*service, cache.as_ref()).await;
+                drop(permit);
+                if let Some(reply) = reply {
+                    // An error is a peer that is gone.
+                    let _ = replies.send(Reply { record: frame(&reply), _slot: slot }).await;
+                }
+            });
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stopped(&mut shutdown) => {}
+        () = replies.closed() => {}
+        () = read => {}
+    }
+    drop((connection, replies));
+    // The bound is the listener's at shutdown; before that, a service that never answers is its own.
+    while tasks.join_next().await.is_some() {}
+}
+
+/// A framed reply, with the place on its connection that it gives back when written.
+struct Reply {
+    record: Vec<u8>,
+    _slot: OwnedSemaphorePermit,
+}
+
+async fn write_replies(mut output: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Reply>, transfer: Duration) {
+    while let Some(reply) = queue.recv().await {
+        match timeout(transfer, output.write_all(&reply.record)).await {
+            Ok(Ok(())) => {}
+            // Gone, or not reading.
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+    let _ = timeout(transfer, output.shutdown()).await;
+}
+
+/// Why a connection is not read from any more.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    TooLong(#[from] RecordTooLong),
+    #[error("a record was not complete in time")]
+    TooSlow,
+    #[error("it ended inside a record")]
+    Cut,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The next record; `None`: the peer is done, or idle for too long.
+async fn next_record(
+    input: &mut (impl AsyncRead + Unpin),
+    records: &mut RecordReader,
+    limits: &Limits,
+) -> Result<Option<Vec<u8>>, ReadError> {
+    let mut chunk = [0; READ_SIZE];
+    let mut deadline = Instant::now() + limits.idle;
+    let mut begun = false;
+    loop {
+        if let Some(record) = records.next()? {
+            return Ok(Some(record));
+        }
+        if !begun && records.is_mid_record() {
+            begun = true;
+            deadline = Instant::now() + limits.transfer;
+        }
+        match timeout_at(deadline, input.read(&mut chunk)).await {
+            Err(_) if begun => return Err(ReadError::TooSlow),
+            Ok(Ok(0)) if begun => return Err(ReadError::Cut),
+            Err(_) | Ok(Ok(0)) => return Ok(None),
+            Ok(read) => records.push(chunk.get(..read?).unwrap_or_default()),
+        }
+    }
+}
