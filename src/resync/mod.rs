@@ -1,6 +1,10 @@
-//! A forced resync: who is told and what may be lost (the plan), and the run as a state machine.
+//! A forced resync as rules and machines: events and `now` in, actions out. Pure.
 //!
-//! Pure: events and `now` in, actions out. Start reading at the diagram in [`run`].
+//! | file | what |
+//! |---|---|
+//! | `plan` | who is told, what is in scope, what wants consent |
+//! | `policy` | what may be dropped when a run settles |
+//! | `run` | a run as a state machine; start reading at its diagram |
 
 pub mod plan;
 pub mod policy;

@@ -6,18 +6,25 @@
 //! manager's instance, its NSM state, and the unreachable clients whose locks may go. Everything
 //! else changes all the time and does not make a plan stale.
 
-use std::collections::HashMap;
+mod checks;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+pub use checks::{own_mounts_allow, scope};
+
 use std::net::IpAddr;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use crate::report::{self, PlanClient, PlanReport, Probe, ScopeReport};
 use crate::wire::control::{
-    ClientRef, ClientRow, Grace, Info, InstanceId, LockRow, LockState, Mode, Policy, Scope, Silent, Status, Unreachable,
+    ClientRef, ClientRow, Info, InstanceId, LockRow, Mode, Policy, Scope, Silent, Status, Unreachable,
 };
-use crate::wire::types::{Address, CallerName, FileHandle, NsmState};
-use crate::wire::xdr::{List, Maybe, encode};
+use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::xdr::Maybe;
+use checks::{chosen, grace, mode, refuse_busy, refuse_own_mounts};
+use words::{caveats, consent, fingerprint};
 
 /// What the operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,52 +272,6 @@ pub struct Seen<'a> {
     pub mounts: &'a [LocalMount],
 }
 
-/// The scope that a request names, before anything is known of the clients.
-///
-/// # Errors
-/// A path or an export where the manager knows only file handles, or too many of a kind.
-pub fn scope(request: &Request, info: &Info) -> Result<Scope, PlanError> {
-    let paths_help = "name files by their handles, in hexadecimal as `nlmctl locks` shows them";
-    if let Some(export) = request.exports.first() {
-        return usage(
-            format!("{} knows no exports, so --export {export} cannot be used with it", info.software.as_str()),
-            paths_help,
-        );
-    }
-    let mut files = Vec::with_capacity(request.files.len());
-    for text in &request.files {
-        match hex::decode(text).ok().filter(|bytes| !bytes.is_empty()).map(|bytes| FileHandle::new(&bytes)) {
-            Some(Ok(handle)) => files.push(handle),
-            Some(Err(e)) => return usage(format!("--file {text}: {e}"), paths_help),
-            None => {
-                return usage(
-                    format!("--file {text} is not a file handle, and {} knows no paths", info.software.as_str()),
-                    paths_help,
-                );
-            }
-        }
-    }
-    let mut clients = Vec::with_capacity(request.clients.len());
-    for text in &request.clients {
-        clients.push(match text.parse::<IpAddr>() {
-            Ok(ip) => ClientRef { name: Maybe(None), address: Maybe(Some(ip.into())) },
-            Err(_) => match CallerName::new(text) {
-                Ok(name) => ClientRef { name: Maybe(Some(name)), address: Maybe(None) },
-                Err(e) => {
-                    return usage(
-                        format!("--client {text:?} is neither an address nor a name: {e}"),
-                        "see `nlmctl clients`",
-                    );
-                }
-            },
-        });
-    }
-    let too_many = "run once for all (no --client, no --file), or several times";
-    let Ok(clients) = List::new(clients) else { return usage("too many --client", too_many) };
-    let Ok(files) = List::new(files) else { return usage("too many --file", too_many) };
-    Ok(Scope { clients, files })
-}
-
 /// A plan that lacks only what the clients' statds say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
@@ -427,253 +388,4 @@ impl Draft {
         plan.fingerprint = fingerprint(&plan);
         plan
     }
-}
-
-fn mode(request: &Request, scope: &Scope, info: &Info) -> Result<Mode, PlanError> {
-    let everything = scope.is_everything();
-    match request.mode.unwrap_or(if everything { Mode::Strict } else { Mode::Targeted }) {
-        Mode::Strict if !everything => usage(
-            "--mode strict covers everything, and the scope is narrower",
-            "leave out --mode strict, or leave out --client, --export and --file",
-        ),
-        Mode::Targeted if !info.capabilities.targeted => usage(
-            format!("{} cannot do a targeted run", info.software.as_str()),
-            "resync everything: leave out --mode targeted, --client, --export and --file",
-        ),
-        mode => Ok(mode),
-    }
-}
-
-fn grace(request: &Request) -> Result<(Duration, Duration), PlanError> {
-    const DAY: Duration = Duration::from_hours(24);
-    let grace = request.grace;
-    if grace < Duration::from_millis(1) || grace > DAY {
-        return usage("--grace must be between 1ms and 24h", "90s suits most");
-    }
-    let max = request.grace_max.unwrap_or(grace.max(Duration::from_mins(3)));
-    if max < grace || max > DAY {
-        return usage("--grace-max must be between --grace and 24h", "leave it out, or make it longer than --grace");
-    }
-    Ok((grace, max))
-}
-
-fn refuse_busy(status: &Status) -> Result<(), PlanError> {
-    if let Some(run) = &status.run.0 {
-        return refused(
-            format!("run {} is active, for another {} ms at least", run.run, run.remaining_ms),
-            "wait for it (`nlmctl status`), go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
-        );
-    }
-    match status.grace {
-        Grace::Open => Ok(()),
-        Grace::Recovery | Grace::Strict | Grace::Targeted | Grace::Settling => refused(
-            format!(
-                "the lock manager is in a grace period of its own, for another {} ms: clients are reclaiming already",
-                status.grace_remaining_ms
-            ),
-            "wait until it is over (`nlmctl status`)",
-        ),
-    }
-}
-
-/// A client's locks in scope.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct InScope {
-    monitored: u64,
-    unmonitored: u64,
-}
-
-fn chosen<'a>(request: &Request, scope: &Scope, seen: &Seen<'a>) -> Result<Vec<(&'a ClientRow, InScope)>, PlanError> {
-    for (wanted, text) in scope.clients.as_slice().iter().zip(&request.clients) {
-        if !seen.clients.iter().any(|row| names(wanted, row)) {
-            let near = near(text, seen.clients);
-            let remedy = if near.is_empty() {
-                "see `nlmctl clients` for those it knows".to_owned()
-            } else {
-                format!("did you mean {}?", near.join(" or "))
-            };
-            return usage(format!("the lock manager knows no client {text}"), remedy);
-        }
-    }
-    let listed = seen.locks.map(count_by_owner);
-    let counts = |row: &ClientRow| match &listed {
-        None => InScope { monitored: row.locks.saturating_sub(row.unmonitored), unmonitored: row.unmonitored },
-        Some(listed) => {
-            row.addresses.as_slice().iter().filter_map(|address| listed.get(&(row.name.clone(), address.0))).fold(
-                InScope::default(),
-                |sum, one| InScope {
-                    monitored: sum.monitored + one.monitored,
-                    unmonitored: sum.unmonitored + one.unmonitored,
-                },
-            )
-        }
-    };
-    let wanted = scope.clients.as_slice();
-    Ok(seen
-        .clients
-        .iter()
-        .filter(|row| wanted.is_empty() || wanted.iter().any(|client| names(client, row)))
-        .map(|row| (row, counts(row)))
-        .collect())
-}
-
-fn count_by_owner(locks: &[LockRow]) -> HashMap<(CallerName, IpAddr), InScope> {
-    let mut by_owner: HashMap<_, InScope> = HashMap::new();
-    for lock in locks {
-        match lock.state {
-            LockState::Waiting => {}
-            LockState::Held | LockState::Pending | LockState::Offered => {
-                let counts = by_owner.entry((lock.owner.name.clone(), lock.owner.address.0)).or_default();
-                if lock.monitored {
-                    counts.monitored += 1;
-                } else {
-                    counts.unmonitored += 1;
-                }
-            }
-        }
-    }
-    by_owner
-}
-
-/// Whether a reference names this client. One without name and address names nobody.
-fn names(wanted: &ClientRef, row: &ClientRow) -> bool {
-    let by_name = wanted.name.0.as_ref().map(|name| name.matches(&row.name));
-    let by_address = wanted.address.0.map(|address| row.addresses.as_slice().contains(&address));
-    match (by_name, by_address) {
-        (None, None) => false,
-        (name, address) => name.unwrap_or(true) && address.unwrap_or(true),
-    }
-}
-
-/// The clients whose name or address is most like what was typed, the likeliest first, three at most.
-fn near(text: &str, clients: &[ClientRow]) -> Vec<String> {
-    let typed = text.to_lowercase();
-    let likeness = |candidate: &str| {
-        let candidate = candidate.to_lowercase();
-        if candidate.contains(&typed) { 1.0 } else { strsim::jaro_winkler(&typed, &candidate) }
-    };
-    let mut scored: Vec<(f64, String)> = clients
-        .iter()
-        .flat_map(|row| {
-            let addresses = row.addresses.as_slice().iter().map(ToString::to_string);
-            std::iter::once(row.name.to_string()).chain(addresses)
-        })
-        .map(|candidate| (likeness(&candidate), candidate))
-        .filter(|(score, _)| *score > 0.85)
-        .collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    scored.dedup();
-    scored.truncate(3);
-    scored.into_iter().map(|(_, candidate)| candidate).collect()
-}
-
-/// A notice from this host tells the peers of this host's own mounts, too, that their locks are
-/// gone: their servers would free what processes here still hold.
-fn refuse_own_mounts(
-    request: &Request,
-    chosen: &[(&ClientRow, InScope)],
-    mounts: &[LocalMount],
-) -> Result<(), PlanError> {
-    let all_loopback = chosen
-        .iter()
-        .flat_map(|(row, _)| row.addresses.as_slice())
-        .all(|address| address.0.to_canonical().is_loopback());
-    own_mounts_allow(request.own_locks_lost, all_loopback, mounts)
-}
-
-/// Whether this host's own mounts allow notices to leave.
-///
-/// # Errors
-/// They do not; the message names them.
-pub fn own_mounts_allow(own_locks_lost: bool, all_loopback: bool, mounts: &[LocalMount]) -> Result<(), PlanError> {
-    if own_locks_lost || mounts.is_empty() || (all_loopback && mounts.iter().all(|mount| !mount.from_self)) {
-        return Ok(());
-    }
-    let shown: Vec<_> = mounts.iter().take(3).map(|mount| format!("{} at {}", mount.from, mount.at)).collect();
-    let more = mounts.len().saturating_sub(shown.len());
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    refused(
-        format!(
-            "this host has NFSv3 mounts that lock over the network ({}{more}): a notice from here also tells those \
-             servers that this host's own processes have lost their locks",
-            shown.join(", ")
-        ),
-        "unmount them, mount them with nolock or NFSv4, or agree to lose those locks with --own-locks-lost",
-    )
-}
-
-fn caveats(info: &Info) -> Vec<String> {
-    if info.capabilities.mark {
-        return Vec::new();
-    }
-    let software = info.software.as_str();
-    [
-        "a lock whose reclaim was granted may still be dropped (statement 2)",
-        "mark and grace are not one step: a client may reclaim before grace and be refused (statement 4)",
-        "an unreclaimed lock does not protect its range until the end (statement 5)",
-        "a late reclaim may be refused (statement 9)",
-        "what is dropped goes at the start or bit by bit, not in one instant (statement 10)",
-    ]
-    .into_iter()
-    .map(|what| format!("{software} cannot mark locks: {what}"))
-    .collect()
-}
-
-fn consent(plan: &Plan) -> Vec<String> {
-    let mut wanted = Vec::new();
-    if !plan.may_drop.is_empty() {
-        let unreachable: Vec<_> = plan.clients.iter().filter(|c| !c.answers() && c.locks > 0).collect();
-        let locks: u64 = unreachable.iter().map(|client| client.locks).sum();
-        let shown: Vec<_> = unreachable.iter().take(5).map(|client| client.name.to_string()).collect();
-        let more = unreachable.len().saturating_sub(shown.len());
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        wanted.push(format!(
-            "drop {} of {} that {} not answer ({}{more}) if {} until the end; should one still run, its processes \
-             go on as if they held them",
-            counted(locks, "lock"),
-            counted(unreachable.len() as u64, "client"),
-            if unreachable.len() == 1 { "does" } else { "do" },
-            shown.join(", "),
-            if unreachable.len() == 1 { "it stays silent" } else { "they stay silent" },
-        ));
-    }
-    if plan.policy.silent == Silent::Drop {
-        wanted.push(format!(
-            "drop the locks of clients that ack and reclaim nothing, however many they are (--silent drop): up to {} \
-             in use would be lost if the notices are not understood",
-            counted(plan.in_scope, "lock")
-        ));
-    }
-    if plan.policy.include_unmonitored {
-        wanted.push(format!(
-            "drop {} whose clients cannot be told (--include-unmonitored): processes that still hold them are not warned",
-            counted(plan.unmonitored, "unmonitored lock")
-        ));
-    }
-    wanted
-}
-
-fn counted(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}
-
-fn fingerprint(plan: &Plan) -> String {
-    fn digest_sorted<T: crate::wire::xdr::Pack>(hash: &mut Sha256, items: &[T]) {
-        let mut encoded: Vec<_> = items.iter().map(encode).collect();
-        encoded.sort();
-        encoded.dedup();
-        hash.update((encoded.len() as u64).to_be_bytes());
-        // XDR of these types is self-delimiting, so the sequence is unambiguous.
-        encoded.iter().for_each(|item| hash.update(item));
-    }
-    let mut hash = Sha256::new();
-    hash.update(b"nlmctl plan 1");
-    digest_sorted(&mut hash, plan.scope.clients.as_slice());
-    digest_sorted(&mut hash, plan.scope.files.as_slice());
-    hash.update(encode(&plan.mode));
-    hash.update(encode(&plan.policy));
-    hash.update(encode(&plan.instance));
-    hash.update(encode(&plan.nsm_state));
-    digest_sorted(&mut hash, &plan.may_drop);
-    hex::encode(hash.finalize())
 }
