@@ -17,22 +17,33 @@ use super::LIMIT;
 /// Where a call stands in its record: mark, xid, type, RPC version, program, version, procedure.
 const PROCEDURE_AT: usize = 4 + 5 * 4;
 
+/// Whether calls pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// Up to the chosen one.
+    Open,
+    /// None.
+    Shut,
+    /// All of them, the chosen one too.
+    OpenForGood,
+}
+
 /// The proxy. Dropping it ends it.
 pub struct Proxy {
     path: PathBuf,
-    held: watch::Receiver<bool>,
+    gate: Arc<watch::Sender<Gate>>,
     _tasks: JoinSet<()>,
 }
 
 impl Proxy {
-    /// A socket beside `control` that hands every call on up to the first one of `stop_at`: neither
-    /// that nor any later one on any connection. Answers go back as they come.
+    /// A socket beside `control` that hands every call on up to the first one of `stop_at`, and holds
+    /// back that and every later one on any connection. Answers go back as they come.
     pub fn stopping_at(control: &Path, stop_at: Procedure) -> Self {
         let path = control.with_file_name("proxy.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let control = control.to_owned();
-        let (hold, held) = watch::channel(false);
-        let hold = Arc::new(hold);
+        let gate = Arc::new(watch::channel(Gate::Open).0);
+        let gate_of_all = Arc::clone(&gate);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
@@ -41,24 +52,29 @@ impl Proxy {
                 let server = UnixStream::connect(&control).await.unwrap();
                 let ((from_client, mut to_client), (mut from_server, to_server)) =
                     (client.into_split(), server.into_split());
-                let hold = Arc::clone(&hold);
+                let gate = Arc::clone(&gate_of_all);
                 connections.spawn(async move {
                     tokio::select! {
-                        () = forward_calls(from_client, to_server, stop_at, &hold) => {}
+                        () = forward_calls(from_client, to_server, stop_at, &gate) => {}
                         _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
                     }
                 });
             }
         });
-        Self { path, held, _tasks: tasks }
+        Self { path, gate, _tasks: tasks }
     }
     /// The socket for nlmctl.
     pub fn path(&self) -> &Path {
         &self.path
     }
     /// Waits until the chosen call has come, and is held back.
-    pub async fn holds(&mut self) {
-        timeout(LIMIT, self.held.wait_for(|held| *held)).await.expect("the call does not come").unwrap();
+    pub async fn holds(&self) {
+        let mut gate = self.gate.subscribe();
+        timeout(LIMIT, gate.wait_for(|gate| *gate == Gate::Shut)).await.expect("the call does not come").unwrap();
+    }
+    /// Hands on what was held back, and all that follows.
+    pub fn go_on(&self) {
+        self.gate.send_replace(Gate::OpenForGood);
     }
 }
 
@@ -67,7 +83,7 @@ async fn forward_calls(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     stop_at: Procedure,
-    hold: &watch::Sender<bool>,
+    gate: &watch::Sender<Gate>,
 ) {
     loop {
         let mut record = vec![0; 4];
@@ -82,10 +98,15 @@ async fn forward_calls(
         }
         let procedure = u32::from_be_bytes(record[PROCEDURE_AT..][..4].try_into().unwrap());
         if procedure == stop_at as u32 {
-            hold.send_replace(true);
+            gate.send_if_modified(|gate| {
+                let first = *gate == Gate::Open;
+                if first {
+                    *gate = Gate::Shut;
+                }
+                first
+            });
         }
-        // What is held back is thrown away: the caller is killed before it could miss it.
-        if !*hold.borrow() && to.write_all(&record).await.is_err() {
+        if gate.subscribe().wait_for(|gate| *gate != Gate::Shut).await.is_err() || to.write_all(&record).await.is_err() {
             return;
         }
     }
