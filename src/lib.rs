@@ -1,5 +1,6 @@
 //! nlmctl: forced resync of NFSv3 locks on a live server.
 
+pub mod cli;
 pub mod controller;
 pub mod demo;
 pub mod lockd;

@@ -280,11 +280,17 @@ impl DemoArgs {
     pub fn check(&self) -> Result<(), CliError> {
         let broken = [self.dead, self.stale, self.rebooted, self.lost].into_iter().map(u64::from).sum::<u64>();
         if self.clients == 0 || self.locks == 0 {
-            return Err(CliError::usage("a demo needs at least one client and one lock each", "raise --clients or --locks"));
+            return Err(CliError::usage(
+                "a demo needs at least one client and one lock each",
+                "raise --clients or --locks",
+            ));
         }
         if broken > u64::from(self.clients) {
             return Err(CliError::usage(
-                format!("{broken} broken clients (--dead, --stale, --rebooted, --lost together), but only {} clients", self.clients),
+                format!(
+                    "{broken} broken clients (--dead, --stale, --rebooted, --lost together), but only {} clients",
+                    self.clients
+                ),
                 "raise --clients, or break fewer",
             ));
         }

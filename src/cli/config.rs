@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_config_file_that_was_asked_for_must_be_there() {
-        let cli = super::super::args::Cli::try_parse_from(["nlmctl", "status", "--config", "/nonexistent.toml"]).unwrap();
+        let cli =
+            super::super::args::Cli::try_parse_from(["nlmctl", "status", "--config", "/nonexistent.toml"]).unwrap();
         let error = Settings::new(&cli.common).unwrap_err();
         assert!(error.to_string().contains("/nonexistent.toml"), "{error}");
     }

@@ -4,8 +4,8 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use super::error::CliError;
 
-/// Somebody consented, or nothing wanted consent. Destructive calls take one, and only this file
-/// makes one.
+/// Somebody consented, or nothing wanted consent. A destructive command takes one, and only this
+/// file makes one. (A run also wants the plan's own [`Consent`](crate::resync::plan::Consent).)
 #[derive(Debug)]
 #[must_use]
 pub struct Consent(());
@@ -39,11 +39,6 @@ impl Consent {
     /// nothing needs any. Without a terminal and without `--yes` it is refused. Blocks while it asks.
     pub fn obtain(needs: &[String], yes: bool) -> Result<Self, CliError> {
         Self::from_person(needs, yes, &mut Terminal)
-    }
-
-    /// The demo breaks nothing but what it made itself.
-    pub fn to_own_demo() -> Self {
-        Self(())
     }
 
     fn from_person(needs: &[String], yes: bool, person: &mut dyn Person) -> Result<Self, CliError> {
@@ -111,7 +106,9 @@ mod tests {
 
     #[test]
     fn a_person_at_the_terminal_is_asked_and_only_y_or_yes_is_consent() {
-        for (answer, ok) in [("y\n", true), ("YES\n", true), ("\n", false), ("", false), ("n\n", false), ("yep\n", false)] {
+        for (answer, ok) in
+            [("y\n", true), ("YES\n", true), ("\n", false), ("", false), ("n\n", false), ("yep\n", false)]
+        {
             let (result, asked) = ask(&["drop the locks of 3 clients"], false, true, answer);
             assert_eq!(result.is_ok(), ok, "{answer:?}");
             assert!(asked.contains("  - drop the locks of 3 clients\n"), "{asked}");

@@ -1,5 +1,6 @@
 //! The one place where kinds of errors become exit codes.
 
+use crate::controller::ControllerError;
 use crate::manager::ManagerError;
 use crate::report::ErrorReport;
 use crate::store::StoreError;
@@ -106,6 +107,20 @@ impl CliError {
     /// As it is printed.
     pub fn report(&self) -> ErrorReport {
         ErrorReport::new(self.exit(), self.to_string(), self.remedy())
+    }
+}
+
+impl From<ControllerError> for CliError {
+    fn from(error: ControllerError) -> Self {
+        match error {
+            ControllerError::Usage { message, remedy } => Self::Usage { message, remedy },
+            ControllerError::Refused { message, remedy } => Self::Refused { message, remedy },
+            ControllerError::Manager(error) => Self::Manager(error),
+            ControllerError::Store(error) => Self::Store(error),
+            error @ (ControllerError::Network(_) | ControllerError::Internal(_)) => {
+                Self::Failed { remedy: Some(error.remedy()), message: error.to_string() }
+            }
+        }
     }
 }
 

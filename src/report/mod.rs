@@ -11,16 +11,18 @@
 //! | `listing` | status, locks, clients, runs, notices |
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `progress` | a run while it runs |
-//! | `text` | the text renderer |
+//! | `text`, `listing_text`, `table` | the text renderer |
 //!
 //! Pure: no clock, no sockets, no files.
 
 mod exit;
 mod listing;
+mod listing_text;
 mod plan;
 mod progress;
 mod run;
 mod stamp;
+mod table;
 mod text;
 
 pub use exit::{Facts, exit_code, reason};
