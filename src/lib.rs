@@ -11,4 +11,6 @@ pub mod report;
 pub mod resync;
 pub mod rpc;
 pub mod store;
+pub mod resync;
+pub mod rpc;
 pub mod wire;

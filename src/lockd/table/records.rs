@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::calls::Parked;
-use crate::locks::{ClientId, ClientView};
 use crate::lockd::persist::MonitorRecord;
+use crate::locks::{ClientId, ClientView};
 use crate::wire::types::{CallerName, NsmState};
 
 /// One client's record.
@@ -91,7 +91,9 @@ impl Records {
         if ok {
             record.durable = Some(written.clone());
         }
-        if record.writing.as_ref().is_some_and(|writing| writing.addresses == written.addresses && writing.server_addresses == written.server_addresses) {
+        if record.writing.as_ref().is_some_and(|writing| {
+            writing.addresses == written.addresses && writing.server_addresses == written.server_addresses
+        }) {
             record.writing = None;
         }
         std::mem::take(&mut record.waiting)
