@@ -454,6 +454,15 @@ impl Fanout {
         self.answered(now, serial, rtt, said);
     }
 
+    /// A datagram could not be sent, for a reason that is not its receiver's. It counts as lost.
+    pub fn handle_unsent(&mut self, transmit: &Transmit, why: &dyn std::fmt::Display) {
+        let exchange = calls::xid_of(&transmit.bytes).and_then(|xid| self.exchanges.get(self.xids.get(&xid)?));
+        let Some(subject) = exchange.and_then(|exchange| self.subjects.get_mut(exchange.subject)) else { return };
+        let from = transmit.from.map(|from| format!(" from {from} (is that an address of this host?)"));
+        let why = format!("cannot send to {}{}: {why}", transmit.to, from.unwrap_or_default());
+        subject.trouble = Some((Delivery::NoAnswer, why));
+    }
+
     /// The network said that nobody listens at `to`: that host is there, and what was asked is not.
     pub fn handle_refused(&mut self, now: Duration, to: SocketAddr) {
         let subjects = self.asked.range((to.ip(), 0)..=(to.ip(), usize::MAX)).map(|&(_, subject)| subject);
