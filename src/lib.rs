@@ -11,6 +11,4 @@ pub mod report;
 pub mod resync;
 pub mod rpc;
 pub mod store;
-pub mod resync;
-pub mod rpc;
 pub mod wire;
