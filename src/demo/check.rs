@@ -13,7 +13,7 @@ use crate::wire::control::{LockKind, LockRow, LockState, LocksArgs, Scope};
 use crate::wire::types::CallerName;
 
 /// The comparison.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Check {
     /// Locks that clients believe they hold.
     pub believed: u64,

@@ -1,10 +1,12 @@
 //! The demo from curtain to curtain: stage, breakage, a real resync through the control socket, and
 //! the comparison of what clients believe with what nlmd holds.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use super::check::{Check, compare};
@@ -12,7 +14,7 @@ use super::stage::{Cast, Stage, StageError};
 use crate::controller::{self, ControllerError, Options};
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{LockManager, ManagerError};
-use crate::report::{Progress, RunReport};
+use crate::report::{Progress, RunReport, Text};
 use crate::resync::plan::Request;
 use crate::store::{Store, StoreError};
 use crate::wire::control::{Mode, Unreachable};
@@ -35,10 +37,11 @@ pub struct Script {
     pub db: Option<PathBuf>,
 }
 
-/// What came of it.
-#[derive(Debug, Clone)]
+/// What came of it: the run's report, with one more key for what the witness says.
+#[derive(Debug, Clone, Serialize)]
 pub struct Played {
     /// The run's own report.
+    #[serde(flatten)]
     pub report: RunReport,
     /// What the witness says.
     pub check: Check,
@@ -49,6 +52,31 @@ impl Played {
     /// stuck beyond those that the run kept.
     pub fn agrees(&self) -> bool {
         self.check.lost == 0 && self.check.stuck <= self.report.locks.kept
+    }
+    /// The run's exit code; 1 where clients and server disagree, whatever the run says.
+    pub fn exit(&self) -> u8 {
+        match self.report.run.exit {
+            Some(exit) if self.agrees() => exit,
+            _ => 1,
+        }
+    }
+}
+
+impl Text for Played {
+    fn text(&self) -> String {
+        let Check { believed, held, lost, stuck, clients_disagreeing } = self.check;
+        let mut out = self.report.text();
+        let _ = writeln!(out, "\ncheck: the simulated clients believe in {believed} locks, nlmd holds {held}");
+        let _ = match (self.agrees(), clients_disagreeing) {
+            (true, 0) => writeln!(out, "  no client disagrees with nlmd"),
+            (true, n) => writeln!(out, "  clients that disagree: {n}, over the {stuck} locks that the run kept"),
+            (false, n) => writeln!(
+                out,
+                "  MISMATCH: {n} clients disagree with nlmd: {lost} locks lost, {stuck} held that nobody believes in\n  \
+                 the run above is wrong about them: this is a bug in nlmctl or nlmd, please report it"
+            ),
+        };
+        out
     }
 }
 
