@@ -21,8 +21,10 @@ use tokio::time::{Instant, sleep, timeout};
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long nlmd may take to end once it is told to.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// How often the ports file is looked for.
+/// Between two looks for what is awaited without a notification.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often a killed nlmd is looked for before its directory is removed all the same.
+const GONE_LOOKS: u32 = 400;
 
 /// Why there is no nlmd.
 #[derive(Debug, thiserror::Error)]
@@ -115,9 +117,22 @@ impl ServerOptions {
 #[derive(Debug)]
 pub struct Server {
     options: ServerOptions,
-    dir: TempDir,
     child: Child,
+    dir: TempDir,
     ports: Ports,
+}
+
+impl Drop for Server {
+    /// Its directory is removed next, so it must not write there any more. SIGKILL takes a moment.
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        for _ in 0..GONE_LOOKS {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
 }
 
 impl Server {
@@ -128,7 +143,7 @@ impl Server {
             .tempdir()
             .map_err(|source| ServerError::Directory { path: std::env::temp_dir(), source })?;
         let (child, ports) = spawn(&options, dir.path(), Ports::ANY).await?;
-        Ok(Self { options, dir, child, ports })
+        Ok(Self { options, child, dir, ports })
     }
 
     /// Starts it again after its process has ended: on the state that it left, and on the same ports.
