@@ -97,7 +97,7 @@ impl ControlService {
         let table = &self.table;
         match procedure {
             Procedure::Null => rpc::Answer::Success(Vec::new()),
-            Procedure::Info => answered(self.info().await),
+            Procedure::Info => answered(Ok(self.info())),
             Procedure::Status => answered(table.status().await),
             Procedure::Clients => {
                 let PageAfter { after } = args!(bytes => PageAfter);
@@ -129,12 +129,11 @@ impl ControlService {
         }
     }
 
-    async fn info(&self) -> Result<Info, Refusal> {
-        let status = self.table.status().await?;
-        Ok(Info {
+    fn info(&self) -> Info {
+        Info {
             software: Text::clipped(concat!("nlmd ", env!("CARGO_PKG_VERSION"))),
             instance: self.identity.instance,
-            nsm_state: status.nsm_state,
+            nsm_state: self.table.nsm_state(),
             names: List::clipped(self.identity.names.clone()),
             capabilities: Capabilities {
                 mark: true,
@@ -148,7 +147,7 @@ impl ControlService {
                 knows_paths: false,
             },
             domains: List::clipped(vec![Text::clipped("nlm")]),
-        })
+        }
     }
 
     /// The sums are read anew: they tell how many late reclaims there are by now.

@@ -59,7 +59,7 @@ impl Service for NsmService {
                 if !well_formed::<SmName>(&args) {
                     return Some(Answer::GarbageArgs);
                 }
-                success(&StatRes { res_stat: ResStat::Success, state: self.state().await? })
+                success(&StatRes { res_stat: ResStat::Success, state: self.table.nsm_state() })
             }
             Procedure::Mon => {
                 let Ok(MonArgs { mon_id, .. }) = decode(&args) else { return Some(Answer::GarbageArgs) };
@@ -68,12 +68,12 @@ impl Service for NsmService {
                     host = %mon_id.mon_name, program = mon_id.my_id.my_prog,
                     "SM_MON is refused: nlmd monitors its own clients only; give that program a statd of its own"
                 );
-                success(&StatRes { res_stat: ResStat::Fail, state: self.state().await? })
+                success(&StatRes { res_stat: ResStat::Fail, state: self.table.nsm_state() })
             }
             Procedure::Unmon if !well_formed::<MonId>(&args) => Some(Answer::GarbageArgs),
             Procedure::UnmonAll if !well_formed::<MyId>(&args) => Some(Answer::GarbageArgs),
             // Nothing is monitored for others, so nothing is left to do.
-            Procedure::Unmon | Procedure::UnmonAll => success(&Stat { state: self.state().await? }),
+            Procedure::Unmon | Procedure::UnmonAll => success(&Stat { state: self.table.nsm_state() }),
             // Not reached: nobody is admitted. It must never do anything.
             Procedure::SimuCrash => Some(Answer::ProcUnavail),
             Procedure::Notify => {
@@ -94,11 +94,5 @@ impl Service for NsmService {
                 Some(Answer::Success(Vec::new()))
             }
         }
-    }
-}
-
-impl NsmService {
-    async fn state(&self) -> Option<crate::wire::types::NsmState> {
-        self.table.status().await.ok().map(|status| status.nsm_state)
     }
 }

@@ -10,7 +10,7 @@ use super::owner::{Done, Owner};
 use super::{Incoming, PARKED_MAX};
 use crate::lockd::callbacks;
 use crate::lockd::persist::{self, Change, Durable};
-use crate::locks::{Call, Caller, ClientId, Effect, Handled, OfferId, Reboot, Verdict};
+use crate::locks::{Call, Caller, ClientId, Effect, Full, Handled, OfferId, Reboot, Verdict};
 use crate::wire::types::{CallerName, NsmState};
 
 /// How long the look-up of a caller's name may take.
@@ -156,7 +156,7 @@ impl Owner {
                 Ok(_) => {
                     self.again.push_front(Parked::Call { incoming, answer, parkings: parkings + 1 });
                 }
-                Err(()) => {
+                Err(Full) => {
                     let _ = answer.send(Verdict::NoLocks);
                 }
             }
@@ -186,7 +186,7 @@ impl Owner {
     }
 
     /// Joins the client of that name at an address that the name also resolves to, or makes a new one.
-    fn add(&mut self, key: &(IpAddr, CallerName), found: &[IpAddr]) -> Result<ClientId, ()> {
+    fn add(&mut self, key: &(IpAddr, CallerName), found: &[IpAddr]) -> Result<ClientId, Full> {
         let (address, name) = key;
         if found.contains(address) {
             for namesake in self.table.namesakes(name) {
@@ -198,13 +198,13 @@ impl Owner {
                 }
             }
         }
-        let added = self.table.add_client(self.clock.now(), *address, name);
+        let added = self.table.add_client(*address, name);
         let _ = self.apply_effects();
         match added {
             Ok(client) => Ok(client),
-            Err(_) => {
-                tracing::warn!(client = %name, %address, "no room for another client; raise --max-clients");
-                Err(())
+            Err(full) => {
+                tracing::warn!(client = %name, %address, "{full}; raise --max-clients");
+                Err(full)
             }
         }
     }
@@ -253,7 +253,7 @@ impl Owner {
         state: NsmState,
         answer: oneshot::Sender<Reboot>,
     ) {
-        let outcome = self.table.reboot_notice(self.clock.now(), source, &name, state);
+        let outcome = self.table.reboot_notice(source, &name, state);
         if outcome == Reboot::Wait {
             if self.parked < PARKED_MAX {
                 self.parked += 1;

@@ -119,6 +119,7 @@ enum Request {
 pub struct Table {
     requests: mpsc::Sender<Request>,
     cursor: watch::Receiver<u64>,
+    nsm_state: watch::Receiver<NsmState>,
 }
 
 fn stopping() -> Refusal {
@@ -147,6 +148,10 @@ impl Table {
     /// Evidence that a client's locks may be stale.
     pub async fn suspect(&self, address: IpAddr, name: CallerName, why: String) {
         let _ = self.requests.send(Request::Suspect { address, name, why }).await;
+    }
+    /// The server's NSM state number now.
+    pub fn nsm_state(&self) -> NsmState {
+        *self.nsm_state.borrow()
     }
     /// The manager as a whole.
     pub async fn status(&self) -> Result<Status, Refusal> {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use super::calls::{Identifying, Parked};
@@ -13,7 +13,7 @@ use super::timeline::Timeline;
 use super::{Clock, REQUESTS, Request, Table};
 use crate::lockd::callbacks::Callbacks;
 use crate::lockd::persist::{Found, MonitorRecord, Persist, PersistError};
-use crate::locks::{ClientId, Due, LockTable, OfferAnswer, OfferId};
+use crate::locks::{ClientId, Due, LockTable, OfferAnswer, OfferId, Totals};
 use crate::wire::control::{InstanceId, Refusal, Status, Watched};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::Maybe;
@@ -63,11 +63,10 @@ pub(super) struct Owner {
     pub(super) callbacks: Callbacks,
     pub(super) instance: InstanceId,
     pub(super) names: Vec<CallerName>,
-    pub(super) nsm_state: NsmState,
+    pub(super) nsm_state: watch::Sender<NsmState>,
     pub(super) records: Records,
     pub(super) identifying: Identifying,
     pub(super) runs: Runs,
-    recovery_until: Option<Duration>,
     pub(super) timeline: Timeline,
     pub(super) work: JoinSet<Done>,
     pub(super) offers: HashMap<OfferId, AbortHandle>,
@@ -83,6 +82,7 @@ pub(super) struct Owner {
 pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
     let (requests, inbox) = mpsc::channel(REQUESTS);
     let (timeline, cursor) = Timeline::new();
+    let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
     let mut owner = Owner {
         clock: setup.clock,
         table: setup.table,
@@ -90,11 +90,10 @@ pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
         callbacks: setup.callbacks,
         instance: setup.instance,
         names: setup.names,
-        nsm_state: setup.nsm_state,
+        nsm_state,
         records: Records::default(),
         identifying: Identifying::default(),
         runs: Runs::new(setup.found.ended),
-        recovery_until: setup.recovery_until,
         timeline,
         work: JoinSet::new(),
         offers: HashMap::new(),
@@ -107,16 +106,15 @@ pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
         owner.table.start_recovery(until);
     }
     let _ = owner.apply_effects();
-    (Table { requests, cursor }, tokio::spawn(owner.run(inbox)))
+    (Table { requests, cursor, nsm_state: state_seen }, tokio::spawn(owner.run(inbox)))
 }
 
 impl Owner {
     /// The clients that the last life monitored.
     fn remember(&mut self, monitors: Vec<MonitorRecord>) {
-        let now = self.clock.now();
         for record in monitors {
             let Some((first, others)) = record.addresses.split_first() else { continue };
-            let Ok(client) = self.table.add_client(now, *first, &record.name) else {
+            let Ok(client) = self.table.add_client(*first, &record.name) else {
                 tracing::warn!(client = %record.name, "no room for a client of the last life; raise --max-clients");
                 continue;
             };
@@ -230,7 +228,7 @@ impl Owner {
             Done::Recorded { client, record, outcome } => self.recorded(client, record, outcome),
             Done::Offered { offer, answer } => {
                 self.offers.remove(&offer);
-                self.table.offer_answered(self.clock.now(), offer, answer);
+                self.table.offer_answered(offer, answer);
                 let _ = self.apply_effects();
                 self.drain_again();
             }
@@ -239,19 +237,20 @@ impl Owner {
         }
     }
 
+    pub(super) fn nsm_state(&self) -> NsmState {
+        *self.nsm_state.borrow()
+    }
+
     pub(super) fn status(&self) -> Status {
         let now = self.clock.now();
-        let (clients, monitored, locks, unmonitored, waiters) = self.table.totals();
+        let Totals { clients, monitored, locks, unmonitored, waiters } = self.table.totals();
         let run = self.table.run_status(now);
-        let remaining = match &run {
-            Some(run) => run.remaining_ms,
-            None => self.recovery_remaining(now),
-        };
+        let remaining = self.table.grace_remaining(now);
         Status {
             instance: self.instance,
-            nsm_state: self.nsm_state,
-            grace: self.table.grace(now),
-            grace_remaining_ms: remaining,
+            nsm_state: self.nsm_state(),
+            grace: self.table.grace(),
+            grace_remaining_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
             clients,
             monitored,
             locks,
@@ -262,16 +261,6 @@ impl Owner {
         }
     }
 
-    fn recovery_remaining(&self, now: Duration) -> u64 {
-        if self.table.grace(now) != crate::wire::control::Grace::Recovery {
-            return 0;
-        }
-        let until = self.recovery_until.unwrap_or_default();
-        u64::try_from(until.saturating_sub(now).as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-impl Owner {
     /// One slice of scanning or sweeping.
     fn slice(&mut self) {
         match self.runs.phase {

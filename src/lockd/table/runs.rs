@@ -139,7 +139,7 @@ impl Owner {
             return;
         }
         let beginning = Beginning {
-            new_state: self.nsm_state.next_up(),
+            new_state: self.nsm_state().next_up(),
             began_unix_ms: self.clock.unix_ms(),
             args,
             connection,
@@ -148,7 +148,7 @@ impl Owner {
         let submitted = self.persist.submit(Change::Begin(RunRecord {
             run: beginning.args.run,
             mode: beginning.args.mode,
-            old_state: self.nsm_state,
+            old_state: self.nsm_state(),
             new_state: beginning.new_state,
             began_unix_ms: beginning.began_unix_ms,
             in_scope: 0,
@@ -160,24 +160,28 @@ impl Owner {
 
     fn may_begin(&self, args: &BeginArgs) -> Result<(), Refusal> {
         match self.runs.phase {
-            Phase::Idle => {}
-            Phase::Beginning(_) | Phase::Active | Phase::Scanning | Phase::Writing | Phase::Sweeping => {
+            // The table sweeps the rest itself before it marks.
+            Phase::Idle | Phase::Sweeping => {}
+            Phase::Beginning(_) | Phase::Active | Phase::Scanning | Phase::Writing => {
                 return Err(Refusal::new(
                     RefusalCode::RunActive,
                     "another run is active; wait for its end, or abort it with `nlmctl abort`",
                 ));
             }
         }
-        if args.instance != self.instance || args.nsm_state != self.nsm_state {
+        if args.instance != self.instance || args.nsm_state != self.nsm_state() {
             return Err(Refusal::new(
                 RefusalCode::StalePlan,
                 format!(
                     "the plan was made for instance {} with NSM state {}, this is instance {} with state {}; plan again",
-                    args.instance, args.nsm_state, self.instance, self.nsm_state
+                    args.instance,
+                    args.nsm_state,
+                    self.instance,
+                    self.nsm_state()
                 ),
             ));
         }
-        self.table.check_begin(self.clock.now(), args)
+        self.table.check_begin(args)
     }
 
     pub(super) fn begin_durable(&mut self, durable: Result<(), PersistError>) {
@@ -212,9 +216,9 @@ impl Owner {
                 format!("the new NSM state is not on disk, nothing was begun: {error}"),
             )
         })?;
-        let old_state = std::mem::replace(&mut self.nsm_state, beginning.new_state);
+        let old_state = self.nsm_state.send_replace(beginning.new_state);
         let now = self.clock.now();
-        let begun = self.table.check_begin(now, &beginning.args).and_then(|()| {
+        let begun = self.table.check_begin(&beginning.args).and_then(|()| {
             self.table.begin(now, beginning.began_unix_ms, &beginning.args, old_state, beginning.new_state)
         });
         // Both are for the result that a restart would have to write; the run does not wait for it.
@@ -311,7 +315,10 @@ impl Owner {
         if !self.table.settle_scan(SLICE) {
             return;
         }
-        let result = Arc::new(self.table.settle_result(self.clock.unix_ms()));
+        let Some(result) = self.table.settle_result(self.clock.unix_ms()).map(Arc::new) else {
+            self.abort_alone("the run was gone before its end");
+            return;
+        };
         self.runs.ending.result = Some(result.clone());
         self.runs.phase = Phase::Writing;
         let submitted = self.persist.submit(Change::Ended(result));
@@ -324,7 +331,7 @@ impl Owner {
         let waiting = std::mem::take(&mut self.until_commit);
         match durable {
             Ok(()) => {
-                self.table.settle_commit(self.clock.now());
+                self.table.settle_commit();
                 self.runs.phase = Phase::Sweeping;
                 self.over(&result.result);
                 for answer in answers {
@@ -355,7 +362,7 @@ impl Owner {
     }
 
     pub(super) fn sweep(&mut self) {
-        if self.table.settle_sweep(self.clock.now(), SLICE) {
+        if self.table.settle_sweep(SLICE) {
             self.runs.phase = Phase::Idle;
             self.timeline.changed();
         }
@@ -400,7 +407,7 @@ impl Owner {
     }
 
     fn abort_now(&mut self, reason: &str) -> Result<Arc<FullResult>, Refusal> {
-        let result = Arc::new(self.table.abort(self.clock.now(), self.clock.unix_ms(), reason)?);
+        let result = Arc::new(self.table.abort(self.clock.unix_ms(), reason)?);
         self.runs.phase = Phase::Idle;
         self.over(&result.result);
         let _ = self.apply_effects();
