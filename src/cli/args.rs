@@ -12,7 +12,7 @@ use crate::wire::control::{Mode, Silent, Unreachable};
 use crate::wire::types::CallerName;
 
 /// Longest duration that an option takes.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// Forced resync of NFSv3 (NLM) locks on a live server.
 ///

@@ -11,6 +11,7 @@ pub mod consent;
 pub mod error;
 pub mod live;
 mod locks;
+mod notify;
 mod runs;
 mod status;
 
@@ -42,7 +43,7 @@ impl Context {
     pub fn manager(&self) -> Result<Arc<dyn LockManager>, CliError> {
         let name = match self.settings.manager {
             ManagerKind::Auto | ManagerKind::Nlmd => {
-                return Err(CliError::failed("not built yet", "wait"));
+                return Ok(Arc::new(crate::manager::nlmd::Nlmd::new(&self.settings.control)));
             }
             ManagerKind::Knfsd => "knfsd",
             ManagerKind::Ganesha => "ganesha",
@@ -180,7 +181,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
         Command::Locks(args) => locks::run(context, &args).await,
         Command::Clients => clients::run(context).await,
         Command::Abort => abort::run(context).await,
-        Command::Notify(_) => Ok(0),
+        Command::Notify(args) => notify::run(context, args).await,
         Command::Runs(command) => runs::run(context, command).await,
         Command::Demo(args) => {
             args.check()?;

@@ -37,7 +37,7 @@ pub use run::{
     ScopeReport, States,
 };
 pub use stamp::Stamp;
-pub use text::Text;
+pub use text::{Text, number};
 
 use serde::Serialize;
 

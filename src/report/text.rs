@@ -27,7 +27,7 @@ pub(super) fn seconds(ms: u64) -> String {
 }
 
 /// `1 lock`, `2 locks`.
-pub(super) fn number(n: u64, one: &str, many: &str) -> String {
+pub fn number(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
@@ -91,7 +91,7 @@ fn tally(out: &mut String, manager: &str, locks: &LockTally) {
     }
 }
 
-fn fates(fates: impl Iterator<Item = ClientFate> + Clone) -> String {
+fn fates(fates: &(impl Iterator<Item = ClientFate> + Clone)) -> String {
     let parts: Vec<String> = ClientFate::ALL
         .into_iter()
         .map(|fate| (fate, fates.clone().filter(|f| *f == fate).count()))
@@ -120,7 +120,7 @@ fn clients(out: &mut String, clients: &[ClientReport], all: bool) {
         out,
         "  {}: {}",
         number(clients.len() as u64, "client", "clients"),
-        fates(clients.iter().map(|client| client.fate))
+        fates(&clients.iter().map(|client| client.fate))
     );
     let mut table = Table::new(&[
         ("CLIENT", Align::Left),
@@ -324,7 +324,7 @@ impl Text for NotifyReport {
         }
         out.push_str(&table.render());
         let summary =
-            if self.hosts.is_empty() { "nobody to tell".to_owned() } else { fates(self.hosts.iter().map(|h| h.fate)) };
+            if self.hosts.is_empty() { "nobody to tell".to_owned() } else { fates(&self.hosts.iter().map(|h| h.fate)) };
         line!(
             out,
             "{} told of state {} as {}: {summary} (acked: delivered, no more)",
