@@ -108,6 +108,8 @@ pub struct Plan {
     pub nsm_state: NsmState,
     /// The names under which notices go out, in order.
     pub names: Vec<CallerName>,
+    /// Whether the operator agreed to lose what this host's own processes hold on other servers.
+    pub own_locks_lost: bool,
     /// What it covers.
     pub scope: Scope,
     /// The scope as it was asked for.
@@ -329,6 +331,7 @@ impl Draft {
             instance: seen.info.instance,
             nsm_state: seen.info.nsm_state,
             names,
+            own_locks_lost: request.own_locks_lost,
             asked: ScopeReport {
                 clients: request.clients.clone(),
                 exports: request.exports.clone(),
@@ -348,6 +351,11 @@ impl Draft {
             fingerprint: String::new(),
         };
         Ok(Self { plan, states })
+    }
+
+    /// The names that notices will carry, in order; never empty.
+    pub fn names(&self) -> &[CallerName] {
+        &self.plan.names
     }
 
     /// Whose statds to ask.
