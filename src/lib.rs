@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod controller;
+pub mod demo;
 pub mod lockd;
 pub mod locks;
 pub mod manager;
