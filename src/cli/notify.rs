@@ -128,10 +128,10 @@ async fn grace_is_on(context: &Context) -> bool {
         return true;
     }
     let Ok(manager) = context.manager() else { return false };
-    manager
-        .status()
-        .await
-        .is_ok_and(|status| status.run.0.is_some() && matches!(status.grace, Grace::Strict | Grace::Targeted))
+    // No answer in time is no grace seen.
+    tokio::time::timeout(LOOK_PATIENCE, manager.status()).await.is_ok_and(|answer| {
+        answer.is_ok_and(|status| status.run.0.is_some() && matches!(status.grace, Grace::Strict | Grace::Targeted))
+    })
 }
 
 async fn tell(
