@@ -1,3 +1,7 @@
 //! The `nlmd` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nlmctl::lockd::main(std::env::args_os())
+}

@@ -248,3 +248,18 @@ pub struct ClientView {
     /// Whether its monitor record is durable.
     pub monitored: bool,
 }
+
+/// Sums over the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Clients known.
+    pub clients: u64,
+    /// Of them, with a durable monitor record.
+    pub monitored: u64,
+    /// Locks and shares, held or pending.
+    pub locks: u64,
+    /// Of them, unmonitored ones.
+    pub unmonitored: u64,
+    /// Blocked requests.
+    pub waiters: u64,
+}

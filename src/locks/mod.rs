@@ -1,93 +1,367 @@
-//! The lock table (stub: signatures are fixed, bodies follow).
+//! The lock table: who holds what, who waits, what a run has marked. Pure: calls, notices and `now`
+//! go in; verdicts come out, and [`Effect`]s say what is to be done outside.
+//!
+//! What exists: clients (`clients`), owners (`owners`), files with their segments (`files`), blocked
+//! requests (`waiters`), at most one run (`run`, `settle`), and what its end leaves open for a while
+//! (`late`). One task owns the table; nothing in it waits.
+//!
+//! What must hold (a property test checks it after every step):
+//! - no two owners have segments that exclude each other, held or pending;
+//! - a client's and the table's counts are those of the segments;
+//! - a waiter is offered a range only when nobody else holds or pends it;
+//! - in_scope = pending + reclaimed + released + dropped + kept.
+//!
+//! ```text
+//!            start_recovery                begin                settle_start
+//!   (start) ----------------> recovery   open ------> grace ------------------> settling
+//!                                |         ^            |  ^                       |  |
+//!                                +-------->+<-----------+  +--- settle_cancel -----+  |
+//!                                  timeout |   abort                                  |
+//!                                          +<---- settle_commit, then sweeps ---------+
+//! ```
+//!
+//! Pending is not written into a lock: a lock granted in an earlier epoch and in the run's scope is
+//! pending ([`run`]). Nor does the settle walk the locks it drops before its one instant: it leaves a
+//! description of them ([`settle::Void`]) by which a file is purged when it is next looked at.
+//!
+//! Where to start reading: [`LockTable::handle`], then `requests`.
 
 mod api;
+mod clients;
+mod files;
+mod late;
+mod listing;
+mod owners;
+mod requests;
+mod run;
+mod segments;
+mod settle;
+mod waiters;
+
+#[cfg(test)]
+mod tests;
 
 pub use api::*;
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use clients::Clients;
+use files::{FileId, Files, Kind};
+use owners::{OwnerId, OwnerKey, Owners};
+use run::{CONTROLLER_PATIENCE, Covers, Run, Tally};
+
 use crate::wire::control::{
-    BeginArgs, Begun, ClientPage, ExtendArgs, FullResult, Grace, LockPage, LocksArgs, ProgressArgs, Refusal, RunClient,
-    RunStatus,
+    BeginArgs, Begun, ClientRef, Counts, Delivery, ExtendArgs, FullResult, Grace, Mode, Outcome, ProgressArgs, Refusal,
+    RefusalCode, RunClient, RunId, RunStatus,
 };
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::{Address, ByteRange, CallerName, NsmState, Svid};
+use crate::wire::xdr::List;
+
+/// Longest grace a run may ask for.
+const MAX_GRACE_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Everybody who could make room has locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no room for another client: all of them hold locks")]
+pub struct Full;
 
 /// The lock table.
 #[derive(Debug)]
-pub struct LockTable {}
+pub struct LockTable {
+    limits: Limits,
+    clients: Clients,
+    owners: Owners,
+    files: Files,
+    waiters: BTreeMap<u64, waiters::Waiter>,
+    next_waiter: u64,
+    /// Queued requests of each owner: who waits for whom.
+    waits: HashMap<OwnerId, Vec<u64>>,
+    /// Counts over all clients.
+    locks: usize,
+    unmonitored: usize,
+    /// Raised by each mark. A segment granted since carries it.
+    epoch: u32,
+    recovery_until: Option<Duration>,
+    run: Option<Run>,
+    void: Option<settle::Void>,
+    late: Option<late::Late>,
+    given_up: late::GivenUp,
+    next_mark: u32,
+    effects: Vec<Effect>,
+}
 
-#[allow(clippy::todo, unused_variables, clippy::unused_self, missing_docs)]
 impl LockTable {
+    /// An empty table, open for everybody.
     pub fn new(limits: Limits) -> Self {
-        todo!()
+        Self {
+            limits,
+            clients: Clients::default(),
+            owners: Owners::default(),
+            files: Files::default(),
+            waiters: BTreeMap::new(),
+            next_waiter: 1,
+            waits: HashMap::new(),
+            locks: 0,
+            unmonitored: 0,
+            epoch: 1,
+            recovery_until: None,
+            run: None,
+            void: None,
+            late: None,
+            given_up: late::GivenUp::default(),
+            next_mark: 1,
+            effects: Vec::new(),
+        }
     }
 
-    // --- clients (identity is (address, caller_name); addresses are joined only after a forward look-up by the daemon)
+    // --- clients
+
     /// The client of this address and name, if known.
     pub fn find(&self, address: IpAddr, name: &CallerName) -> Option<ClientId> {
-        todo!()
+        self.clients.find(address, name)
     }
-    /// Clients of the same name at other addresses (candidates for joining).
+
+    /// Clients of the same name at other addresses: candidates for [`join`](Self::join).
     pub fn namesakes(&self, name: &CallerName) -> Vec<ClientId> {
-        todo!()
+        self.clients.named(name)
     }
-    /// Makes the client; when full the oldest one without locks and waiters makes room (Effect::Forget). Err: no room.
-    pub fn add_client(&mut self, now: Duration, address: IpAddr, name: &CallerName) -> Result<ClientId, ()> {
-        todo!()
+
+    /// Makes the client. When the table (or the address) is full, the client that has been without
+    /// locks and waiters the longest makes room ([`Effect::Forget`]).
+    pub fn add_client(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
+        let (id, gone) =
+            self.clients.add(address, name, self.limits.clients, self.limits.clients_per_address).ok_or(Full)?;
+        self.effects.extend(gone.into_iter().map(Effect::Forget));
+        Ok(id)
     }
-    /// caller_name resolves forward to both: one client.
+
+    /// Its name resolves forward to this address too: one client.
     pub fn join(&mut self, client: ClientId, address: IpAddr) {
-        todo!()
+        self.clients.join(client, address);
     }
-    /// Whether its monitor record is on disk (must be true before a LOCK or SHARE of it is given to `handle`).
+
+    /// Whether its monitor record is on disk. Must be so before a LOCK or SHARE of it is handled.
     pub fn set_monitored(&mut self, client: ClientId, monitored: bool) {
-        todo!()
+        if let Some(client) = self.clients.get_mut(client) {
+            client.monitored = monitored;
+        }
     }
-    /// It called this server address.
+
+    /// It called this server address. At most 16 are remembered.
     pub fn called(&mut self, client: ClientId, server_address: IpAddr) {
-        todo!()
+        self.clients.touch(client);
+        if let Some(client) = self.clients.get_mut(client)
+            && !client.server_addresses.contains(&server_address)
+            && client.server_addresses.len() < clients::MAX_ADDRESSES
+        {
+            client.server_addresses.push(server_address);
+        }
     }
+
+    /// The client, for its monitor record and for callbacks.
     pub fn client(&self, client: ClientId) -> Option<ClientView> {
-        todo!()
+        self.clients.get(client).map(clients::Client::view)
     }
-    /// Evidence that the client's locks may be stale (shown, never acted upon).
+
+    /// Evidence that the client's locks may be stale: shown, never acted upon.
     pub fn suspect(&mut self, client: ClientId, why: &str) {
-        todo!()
+        if let Some(client) = self.clients.get_mut(client) {
+            client.suspect(why);
+        }
     }
 
     // --- calls
-    /// Every call but NULL. Effects are then in `take_effects`.
+
+    /// Handles a call. Its effects are then in [`take_effects`](Self::take_effects).
     pub fn handle(&mut self, now: Duration, caller: Caller, call: &Call) -> Handled {
-        todo!()
+        let (process, file) = match call {
+            Call::FreeAll => return self.free_all(caller.client),
+            Call::Test(wanted) | Call::Lock { wanted, .. } | Call::Cancel(wanted) | Call::Unlock(wanted) => {
+                (wanted.process.clone(), &wanted.file)
+            }
+            Call::Share { file, oh, .. } | Call::Unshare { file, oh } => {
+                (Process { svid: Svid(0), oh: oh.clone() }, file)
+            }
+        };
+        if self.clients.get(caller.client).is_none() {
+            return Handled::Reply(Verdict::NoLocks);
+        }
+        let Some(file) = self.files.open(file) else { return Handled::Reply(Verdict::NoLocks) };
+        let owner = self.owners.intern(&OwnerKey { client: caller.client, via: caller.via, process });
+        self.purge(file);
+        let handled = self.handle_in(now, caller, owner, file, call);
+        self.owners.release(owner);
+        self.files.close(file);
+        handled
     }
-    /// SM_NOTIFY came in from `source`, naming `name`.
-    pub fn reboot_notice(&mut self, now: Duration, source: IpAddr, name: &CallerName, state: NsmState) -> Reboot {
-        todo!()
+
+    fn handle_in(&mut self, now: Duration, caller: Caller, owner: OwnerId, file: FileId, call: &Call) -> Handled {
+        let range_kind = |exclusive| Kind::Range { exclusive };
+        match call {
+            Call::Test(wanted) => self.test(owner, file, wanted.range, range_kind(wanted.exclusive)),
+            Call::Lock { wanted, block, reclaim, monitored, state, cookie } => {
+                self.learn_state(caller.client, *state);
+                let want = requests::Want {
+                    caller,
+                    owner,
+                    file,
+                    range: wanted.range,
+                    kind: range_kind(wanted.exclusive),
+                    state: *state,
+                    monitored: *monitored,
+                };
+                if *reclaim { self.reclaim(now, &want) } else { self.lock(&want, block.then_some(cookie)) }
+            }
+            Call::Cancel(wanted) => self.cancel(owner, file, wanted.range, wanted.exclusive),
+            Call::Unlock(wanted) => self.unlock(owner, file, wanted.range),
+            Call::Share { access, mode, reclaim, .. } => {
+                // The edge lets only 0 to 3 through; anything else can exclude no more than "both".
+                let bits = |n: &u32| u8::try_from(*n & 3).unwrap_or(3);
+                let want = requests::Want {
+                    caller,
+                    owner,
+                    file,
+                    range: ByteRange::ALL,
+                    kind: Kind::Share { access: bits(access), mode: bits(mode) },
+                    state: self.clients.get(caller.client).map_or(NsmState(0), |c| c.nsm_state),
+                    monitored: true,
+                };
+                if *reclaim { self.reclaim(now, &want) } else { self.lock(&want, None) }
+            }
+            Call::Unshare { .. } => self.unshare(owner, file),
+            Call::FreeAll => self.free_all(caller.client),
+        }
     }
-    /// The client answered GRANTED.
-    pub fn offer_answered(&mut self, now: Duration, offer: OfferId, answer: OfferAnswer) {
-        todo!()
+
+    /// A LOCK carries the client's state number. Another one than before is evidence of a reboot
+    /// whose notice was lost; it is not proof.
+    fn learn_state(&mut self, client: ClientId, state: NsmState) {
+        let Some(client) = self.clients.get_mut(client) else { return };
+        if !state.is_known() || client.nsm_state == state {
+            return;
+        }
+        if client.nsm_state.is_known() && client.locks > 0 && client.last_notice != Some(state) {
+            let why = format!("its LOCK carries NSM state {state}, earlier ones carried {}", client.nsm_state);
+            client.suspect(&why);
+        }
+        client.nsm_state = state;
     }
+
+    /// SM_NOTIFY came from `source` and names `name`: that host has rebooted. Releases what the
+    /// client took in earlier lives. Only a client that calls from `source` under that name (full or
+    /// short) is meant; others at that address become suspects.
+    pub fn reboot_notice(&mut self, source: IpAddr, name: &CallerName, state: NsmState) -> Reboot {
+        let here = self.clients.at(source).to_vec();
+        let named = |test: &dyn Fn(&CallerName) -> bool| -> Vec<ClientId> {
+            here.iter().copied().filter(|id| self.clients.get(*id).is_some_and(|c| test(&c.name))).collect()
+        };
+        let mut meant = named(&|n| n == name);
+        if meant.is_empty() {
+            meant = named(&|n| n.matches(name));
+        }
+        if meant.is_empty() {
+            for id in here {
+                self.suspect(id, &format!("a reboot notice from its address named {name}"));
+            }
+            return Reboot::Unknown;
+        }
+        meant.retain(|id| self.clients.get(*id).is_some_and(|c| c.last_notice != Some(state)));
+        if meant.is_empty() {
+            return Reboot::Repeated;
+        }
+        if meant.iter().any(|id| self.frozen_for(*id)) {
+            return Reboot::Wait;
+        }
+        let mut released = 0;
+        for id in meant {
+            // What it took after that boot carries the new number and stays: the notice may be a
+            // repetition whose first copy was lost.
+            released += self.release_client(id, |taken_in| taken_in != state || !state.is_known());
+            if let Some(client) = self.clients.get_mut(id) {
+                client.last_notice = Some(state);
+                client.suspicions.clear();
+            }
+        }
+        self.effects.push(Effect::Event(
+            "reboot",
+            format!("{name} at {source} has rebooted (state {state}): {released} locks released"),
+        ));
+        self.effects.push(Effect::Changed);
+        Reboot::Released(released)
+    }
+
+    fn free_all(&mut self, client: ClientId) -> Handled {
+        if self.frozen_for(client) {
+            return Handled::Wait;
+        }
+        let released = self.release_client(client, |_| true);
+        self.effects.push(Effect::Event("free_all", format!("FREE_ALL released {released} locks")));
+        Handled::Reply(Verdict::Granted)
+    }
+
     /// What is to be done outside, in order; empties the list.
     pub fn take_effects(&mut self) -> Vec<Effect> {
-        todo!()
+        std::mem::take(&mut self.effects)
     }
 
     // --- grace and runs
+
     /// Ordinary server recovery: reclaims only, until `until`.
     pub fn start_recovery(&mut self, until: Duration) {
-        todo!()
+        self.recovery_until = Some(until);
     }
-    pub fn grace(&self, now: Duration) -> Grace {
-        todo!()
+
+    /// What ordinary requests meet.
+    pub fn grace(&self) -> Grace {
+        match &self.run {
+            Some(run) if run.settling.is_some() => Grace::Settling,
+            Some(run) if run.mode == Mode::Strict => Grace::Strict,
+            Some(_) => Grace::Targeted,
+            None if self.recovery_until.is_some() => Grace::Recovery,
+            None => Grace::Open,
+        }
     }
-    /// Whether `begin` would be refused; ask before the new state is made durable.
-    pub fn check_begin(&self, now: Duration, args: &BeginArgs) -> Result<(), Refusal> {
-        todo!()
+
+    /// Milliseconds until the grace ends by itself; 0 when open.
+    pub fn grace_remaining(&self, now: Duration) -> Duration {
+        let end = self.run.as_ref().map(Run::deadline).or(self.recovery_until);
+        end.map_or(Duration::ZERO, |end| end.saturating_sub(now))
     }
-    /// Mark and grace in one step (call only after check_begin is Ok and new_state is durable, with nothing between).
-    /// `Begun.names` is left empty: the daemon fills it.
+
+    /// Whether [`begin`](Self::begin) would be refused. Ask before the new state is made durable.
+    pub fn check_begin(&self, args: &BeginArgs) -> Result<(), Refusal> {
+        if let Some(run) = &self.run {
+            return Err(Refusal::new(RefusalCode::RunActive, format!("run {} is active", run.id)));
+        }
+        if self.recovery_until.is_some() {
+            return Err(Refusal::new(
+                RefusalCode::GraceActive,
+                "the lock manager has restarted a moment ago and its recovery grace is not over",
+            ));
+        }
+        let bad = |why: String| Err(Refusal::new(RefusalCode::BadRequest, why));
+        if args.grace_ms == 0 || args.grace_max_ms < args.grace_ms || args.grace_max_ms > MAX_GRACE_MS {
+            return bad(format!(
+                "grace of {} ms up to {} ms: it must be 1 ms to 24 h, and the second not below the first",
+                args.grace_ms, args.grace_max_ms
+            ));
+        }
+        if args.mode == Mode::Strict && !args.scope.is_everything() {
+            return bad("strict grace refuses everybody's locks, so its scope must be everything".to_owned());
+        }
+        for client in args.scope.clients.as_slice() {
+            if self.clients.meant(client).is_empty() {
+                return bad(format!("no client matches {}", describe(client)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Mark and grace in one step: from here on every lock in scope is pending. Call it only after
+    /// [`check_begin`](Self::check_begin) accepted the same arguments, with nothing between.
+    /// `names` of the answer are left for the caller to fill.
     pub fn begin(
         &mut self,
         now: Duration,
@@ -96,75 +370,204 @@ impl LockTable {
         old_state: NsmState,
         new_state: NsmState,
     ) -> Result<Begun, Refusal> {
-        todo!()
+        self.check_begin(args)?;
+        // What the last run left to sweep would look pending to this one.
+        while !self.settle_sweep(usize::MAX) {}
+        self.end_late_window();
+        self.epoch += 1;
+        let refs = args.scope.clients.as_slice();
+        let named = (!refs.is_empty()).then(|| self.meant(refs));
+        let handles = args.scope.files.as_slice();
+        let files = (!handles.is_empty()).then(|| handles.iter().filter_map(|h| self.files.find(h)).collect());
+        let covers =
+            Covers { epoch: self.epoch, include_unmonitored: args.policy.include_unmonitored, clients: named, files };
+        let (clients, tallies, unmonitored) = self.count_scope(&covers, args);
+        let mut run = Run::new(now, unix_ms, args, covers, (old_state, new_state), clients, tallies);
+        run.next_mark = self.next_mark;
+        run.unmonitored = unmonitored;
+        let begun = Begun {
+            run: run.id,
+            old_state,
+            new_state,
+            in_scope: run.counts.in_scope,
+            unmonitored,
+            clients: u32::try_from(run.clients.len()).unwrap_or(u32::MAX),
+            names: List::default(),
+        };
+        self.effects.push(Effect::Event(
+            "begin",
+            format!(
+                "run {} has begun: {} locks of {} clients are pending, state {new_state}",
+                run.id, begun.in_scope, begun.clients
+            ),
+        ));
+        self.effects.push(Effect::Changed);
+        self.run = Some(run);
+        Ok(begun)
     }
-    /// The clients to notify, as begin fixed them.
+
+    /// The clients of the run and their locks in scope; the unmonitored locks left alone. Costs a
+    /// step per client (and, where files limit the scope, per lock on those).
+    fn count_scope(&self, covers: &Covers, args: &BeginArgs) -> (Vec<RunClient>, Vec<Tally>, u64) {
+        let by_file = covers.files.as_ref().map(|files| self.count_in_files(files));
+        let may_drop = self.meant(args.may_drop.as_slice());
+        let (mut clients, mut tallies, mut left_alone) = (Vec::new(), Vec::new(), 0);
+        for (id, client) in self.clients.iter() {
+            if covers.clients.as_ref().is_some_and(|named| !named.contains(&id)) {
+                continue;
+            }
+            let (locks, unmonitored) = match &by_file {
+                Some(counts) => counts.get(&id).copied().unwrap_or_default(),
+                None => (client.locks, client.unmonitored),
+            };
+            let in_scope = if covers.include_unmonitored { locks } else { locks - unmonitored };
+            left_alone += (locks - in_scope) as u64;
+            // In a run over everything also clients with no lock known: the server may have lost it.
+            let told = in_scope > 0 || (client.monitored && covers.files.is_none());
+            if !told {
+                continue;
+            }
+            let counts = Counts { in_scope: in_scope as u64, pending: in_scope as u64, ..Counts::default() };
+            let addresses = |list: &[IpAddr]| List::clipped(list.iter().copied().map(Address).collect());
+            clients.push(RunClient {
+                index: u32::try_from(clients.len()).unwrap_or(u32::MAX),
+                name: client.name.clone(),
+                addresses: addresses(&client.addresses),
+                server_addresses: addresses(&client.server_addresses),
+                nsm_state: client.nsm_state,
+                locks: in_scope as u64,
+                shared_address: self.clients.shares_address(client),
+                suspect: !client.suspicions.is_empty(),
+            });
+            tallies.push(Tally {
+                client: id,
+                counts,
+                delivery: Delivery::NotTold,
+                acked_at: None,
+                suspect: !client.suspicions.is_empty(),
+                reclaimed_any: false,
+                reclaimed_anything: false,
+                named: covers.clients.is_some(),
+                may_drop: may_drop.contains(&id),
+                silent: false,
+            });
+        }
+        (clients, tallies, left_alone)
+    }
+
+    fn meant(&self, references: &[ClientRef]) -> HashSet<ClientId> {
+        references.iter().flat_map(|reference| self.clients.meant(reference)).collect()
+    }
+
+    /// The clients to notify, as [`begin`](Self::begin) fixed them; empty without a run.
     pub fn run_clients(&self) -> &[RunClient] {
-        todo!()
+        self.run.as_ref().map_or(&[], |run| &run.clients)
     }
+
+    fn active(&mut self, id: RunId) -> Result<&mut Run, Refusal> {
+        match self.run.as_mut().filter(|run| run.id == id) {
+            Some(run) if run.settling.is_none() => Ok(run),
+            Some(_) => Err(Refusal::new(RefusalCode::WrongPhase, "the run is settling: its result is being written")),
+            None => Err(Refusal::new(RefusalCode::UnknownRun, format!("run {id} is not active"))),
+        }
+    }
+
+    /// What the controller has seen of the clients.
     pub fn progress(&mut self, now: Duration, args: &ProgressArgs) -> Result<(), Refusal> {
-        todo!()
+        let run = self.active(args.run)?;
+        run.notices_begun |= args.notices_begun;
+        let unknown = args.clients.as_slice().iter().filter(|seen| !run.progress(now, seen)).count();
+        self.effects.push(Effect::Changed);
+        if unknown > 0 {
+            return Err(Refusal::new(RefusalCode::BadRequest, format!("{unknown} clients are not the run's")));
+        }
+        Ok(())
     }
+
+    /// Moves the deadline: never earlier, never past the latest one.
     pub fn extend(&mut self, now: Duration, args: &ExtendArgs) -> Result<(), Refusal> {
-        todo!()
+        let run = self.active(args.run)?;
+        let wanted = now.saturating_add(Duration::from_millis(args.remaining_ms));
+        run.deadline = run.deadline.max(wanted.min(run.latest));
+        self.effects.push(Effect::Changed);
+        Ok(())
     }
+
+    /// The active run; none without one.
     pub fn run_status(&self, now: Duration) -> Option<RunStatus> {
-        todo!()
+        self.run.as_ref().map(|run| run.status(now))
     }
-    /// When `on_timeout` wants to be called next. `controller_attached`: a connection that drives the run is open, so
-    /// its settle is awaited a moment past the deadline.
+
+    /// When [`on_timeout`](Self::on_timeout) wants to be called. An attached controller's settle is
+    /// awaited a moment past the deadline.
     pub fn next_timeout(&self, controller_attached: bool) -> Option<Duration> {
-        todo!()
+        let run = self.run.as_ref().filter(|run| run.settling.is_none());
+        let run =
+            run.map(|run| run.deadline() + if controller_attached { CONTROLLER_PATIENCE } else { Duration::ZERO });
+        [run, self.recovery_until, self.late.as_ref().map(late::Late::until)].into_iter().flatten().min()
     }
+
+    /// What is due. Call it again until it gives none.
     pub fn on_timeout(&mut self, now: Duration, controller_attached: bool) -> Option<Due> {
-        todo!()
+        if self.late.as_ref().is_some_and(|late| late.until() <= now) {
+            self.end_late_window();
+        }
+        if self.recovery_until.is_some_and(|until| until <= now) {
+            self.recovery_until = None;
+            self.wake_all();
+            self.effects.push(Effect::Event("recovery", "the recovery grace is over".to_owned()));
+            self.effects.push(Effect::Changed);
+            return Some(Due::RecoveryOver);
+        }
+        let run = self.run.as_ref().filter(|run| run.settling.is_none())?;
+        let wait = if controller_attached { CONTROLLER_PATIENCE } else { Duration::ZERO };
+        if run.deadline() + wait > now {
+            return None;
+        }
+        Some(if run.notices_begun { Due::SettleRun } else { Due::AbortRun })
     }
 
-    // --- settle: start -> scan until done -> result (make it durable) -> commit (the instant) -> sweep until done
-    /// Freezes pending locks (calls that meet one get Handled::Wait) and decides each client's verdict.
-    pub fn settle_start(
-        &mut self,
-        now: Duration,
-        only_if_nothing_pending: bool,
-        alone: bool,
-        reason: &str,
-    ) -> Result<(), Refusal> {
-        todo!()
-    }
-    /// Looks at `budget` more locks; true when all are looked at.
-    pub fn settle_scan(&mut self, budget: usize) -> bool {
-        todo!()
-    }
-    /// What to make durable before the commit.
-    pub fn settle_result(&mut self, unix_ms: u64) -> FullResult {
-        todo!()
-    }
-    /// The instant: dropped locks protect nothing, kept ones are held, grace is over.
-    pub fn settle_commit(&mut self, now: Duration) {
-        todo!()
-    }
-    /// The result could not be written: back to grace as before settle_start.
-    pub fn settle_cancel(&mut self) {
-        todo!()
-    }
-    /// Frees dropped locks and wakes waiters, `budget` at a time; true when done. Call until true before anything else begins.
-    pub fn settle_sweep(&mut self, now: Duration, budget: usize) -> bool {
-        todo!()
-    }
-    /// Every pending lock is held again, grace ends. Refused while settling.
-    pub fn abort(&mut self, now: Duration, unix_ms: u64, reason: &str) -> Result<FullResult, Refusal> {
-        todo!()
+    /// Every pending lock is held again and grace ends. Refused while settling.
+    pub fn abort(&mut self, unix_ms: u64, reason: &str) -> Result<FullResult, Refusal> {
+        let Some(id) = self.run.as_ref().map(|run| run.id) else {
+            return Err(Refusal::new(RefusalCode::UnknownRun, "no run is active"));
+        };
+        self.active(id)?.keep_all();
+        let Some(run) = self.end_run() else {
+            return Err(Refusal::new(RefusalCode::UnknownRun, "no run is active"));
+        };
+        let result = run.result(unix_ms, Outcome::Aborted, reason);
+        self.open_late_window(&run);
+        self.wake_all();
+        self.effects.push(Effect::Event("abort", format!("run {id} was aborted: {reason}")));
+        self.effects.push(Effect::Changed);
+        Ok(result)
     }
 
-    // --- listings
-    pub fn list_clients(&self, after: u64) -> ClientPage {
-        todo!()
+    /// Takes the run away; what it had marked is held again, unless it is void.
+    fn end_run(&mut self) -> Option<Run> {
+        let run = self.run.take()?;
+        self.next_mark = run.next_mark;
+        Some(run)
     }
-    pub fn list_locks(&self, args: &LocksArgs) -> LockPage {
-        todo!()
+
+    /// Sums over the table.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            clients: self.clients.len() as u64,
+            monitored: self.clients.iter().filter(|(_, c)| c.monitored).count() as u64,
+            locks: self.locks as u64,
+            unmonitored: self.unmonitored as u64,
+            waiters: self.waiters.len() as u64,
+        }
     }
-    /// (clients, monitored, locks, unmonitored, waiters)
-    pub fn totals(&self) -> (u64, u64, u64, u64, u64) {
-        todo!()
+}
+
+fn describe(reference: &ClientRef) -> String {
+    match (&reference.name.0, &reference.address.0) {
+        (Some(name), Some(address)) => format!("{name} at {address}"),
+        (Some(name), None) => name.to_string(),
+        (None, Some(address)) => address.to_string(),
+        (None, None) => "a reference without name and address".to_owned(),
     }
 }

@@ -1,0 +1,163 @@
+//! nlmd's command line.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
+
+use crate::locks::Limits;
+use crate::wire::rpcbind;
+use crate::wire::types::CallerName;
+
+/// Longest recovery grace.
+const MAX_GRACE: Duration = Duration::from_hours(24);
+
+/// A lock manager for NFSv3 (NLM) in user space, with its own status monitor (NSM), that can run a
+/// forced resync. It arbitrates NLM only, and takes any file handle.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "nlmd", version)]
+pub struct Flags {
+    /// Where it keeps what it must know after a restart
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/nlmd")]
+    pub state_dir: PathBuf,
+    /// The Unix socket by which nlmctl drives it (root and its own user only)
+    #[arg(long, value_name = "PATH", default_value = "/run/nlmd/control.sock")]
+    pub control: PathBuf,
+    /// A second control socket, for everybody, that only shows
+    #[arg(long, value_name = "PATH")]
+    pub control_ro: Option<PathBuf>,
+    /// An address to serve, any number of times [default: 0.0.0.0 and ::]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Vec<IpAddr>,
+    /// A name under which clients know this server, any number of times [default: the full, then the short host name]
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    pub name: Vec<CallerName>,
+    /// The port of NLM, UDP and TCP; 0 is any free one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub nlm_port: u16,
+    /// Who is the status monitor: nlmd itself, or this host's statd
+    #[arg(long, value_enum, default_value_t = NsmKind::Embedded)]
+    pub nsm: NsmKind,
+    /// The port of NSM, UDP and TCP; 0 is any free one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub nsm_port: u16,
+    /// Do not register with this host's rpcbind
+    #[arg(long)]
+    pub no_rpcbind: bool,
+    /// The port of rpcbind, here and on clients
+    #[arg(long, value_name = "N", default_value_t = rpcbind::PORT)]
+    pub rpcbind_port: u16,
+    /// After a restart, how long clients have to reclaim their locks
+    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = grace)]
+    pub grace: Duration,
+    /// A network whose hosts may call, any number of times; the others are not answered [default: everybody]
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    pub allow: Vec<IpNet>,
+    /// Most locks and shares in all
+    #[arg(long, value_name = "N", default_value_t = Limits::default().locks, value_parser = at_least_one)]
+    pub max_locks: usize,
+    /// Most clients in all
+    #[arg(long, value_name = "N", default_value_t = Limits::default().clients, value_parser = at_least_one)]
+    pub max_clients: usize,
+    /// Once everything listens, the ports are written here as JSON
+    #[arg(long, value_name = "FILE")]
+    pub ports_file: Option<PathBuf>,
+    /// Log as JSON lines
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// Who tells of reboots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NsmKind {
+    /// nlmd itself.
+    Embedded,
+    /// This host's rpc.statd.
+    Statd,
+}
+
+impl Flags {
+    /// The addresses to listen on, and whether one that this host lacks may be left out.
+    pub fn listen_addresses(&self) -> (Vec<IpAddr>, bool) {
+        if self.listen.is_empty() {
+            return (vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], true);
+        }
+        (self.listen.clone(), false)
+    }
+
+    /// The table's caps. One client gets at most a quarter of the locks, one address a hundredth of
+    /// the clients (but a thousand where there are as many).
+    pub fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            locks: self.max_locks,
+            locks_per_client: (self.max_locks / 4).max(1),
+            clients: self.max_clients,
+            clients_per_address: default.clients_per_address.min(self.max_clients),
+            ..default
+        }
+    }
+}
+
+fn host_name(text: &str) -> Result<CallerName, String> {
+    CallerName::new(text).map_err(|error| error.to_string())
+}
+
+fn grace(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time.is_zero() || time > MAX_GRACE {
+        return Err("it must be more than nothing and at most 24h".into());
+    }
+    Ok(time)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "not a network like 192.0.2.0/24 or an address".into())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("not a number above 0".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Flags, clap::Error> {
+        Flags::try_parse_from([&["nlmd"], args].concat())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let flags = parse(&[]).unwrap();
+        assert_eq!(flags.state_dir.to_str(), Some("/var/lib/nlmd"));
+        assert_eq!(flags.control.to_str(), Some("/run/nlmd/control.sock"));
+        assert_eq!((flags.rpcbind_port, flags.grace), (111, Duration::from_secs(90)));
+        assert_eq!(flags.listen_addresses().0.len(), 2);
+        assert_eq!(flags.limits(), Limits::default());
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_usage_errors() {
+        for bad in [
+            &["--grace", "0s"][..],
+            &["--grace", "2d"],
+            &["--max-locks", "0"],
+            &["--allow", "nowhere"],
+            &["--listen", "host"],
+            &["--name", ""],
+            &["--nsm", "other"],
+            &["extra"],
+        ] {
+            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");
+        }
+        assert_eq!(parse(&["--allow", "192.0.2.1"]).unwrap().allow, ["192.0.2.1/32".parse().unwrap()]);
+    }
+}

@@ -1,0 +1,221 @@
+//! NLM: from bytes to the lock table and back, every version as version 4.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::callbacks::Callbacks;
+use super::dispatch::{self, Form};
+use super::gate::Gate;
+use super::table::{Incoming, Table};
+use crate::locks::{Call, Holder, Process, Verdict, Via, Wanted};
+use crate::rpc::server::{CallContext, Service};
+use crate::wire::nlm::{
+    self, CancArgs, Lock, LockArgs, Message, NotDenied, NotifyArgs, Procedure, Res, ShareArgs, ShareRes, Stat,
+    TestArgs, TestReply, TestRes, UnlockArgs, Version,
+};
+use crate::wire::rpc::Answer;
+use crate::wire::types::{CallerName, Cookie, NsmState};
+use crate::wire::xdr::DecodeError;
+
+/// The NLM service.
+#[derive(Debug)]
+pub struct NlmService {
+    /// The lock table.
+    pub table: Table,
+    /// Answers of asynchronous procedures.
+    pub callbacks: Callbacks,
+    /// Who may call at all.
+    pub gate: Arc<Gate>,
+}
+
+/// A call, decoded.
+struct Decoded {
+    name: CallerName,
+    ask: Ask,
+    form: Results,
+}
+
+enum Ask {
+    /// The lock table answers.
+    Table(Call),
+    /// The answer is known without it.
+    Known(Stat),
+}
+
+impl Ask {
+    /// FBIG where the range ends beyond 64 bits.
+    fn of(call: Option<Call>) -> Self {
+        call.map_or(Self::Known(Stat::Fbig), Self::Table)
+    }
+}
+
+/// What its results look like.
+enum Results {
+    Test(Cookie),
+    Res(Cookie),
+    Share(Cookie),
+    Void,
+}
+
+#[async_trait]
+impl Service for NlmService {
+    async fn call(
+        &self,
+        cx: &CallContext,
+        program: u32,
+        version: u32,
+        procedure: u32,
+        args: Vec<u8>,
+    ) -> Option<Answer> {
+        let peer = self.gate.admit(cx)?;
+        if program != nlm::PROGRAM {
+            return Some(Answer::ProgUnavail);
+        }
+        let Some(nlm_version) = Version::from_number(version) else {
+            return Some(Answer::ProgMismatch { low: Version::V1.number(), high: Version::V4.number() });
+        };
+        let Some(row) = dispatch::nlm(nlm_version, procedure).filter(|row| row.access.admits(peer)) else {
+            return Some(Answer::ProcUnavail);
+        };
+        if row.procedure == Procedure::Null {
+            return Some(Answer::Success(Vec::new()));
+        }
+        let Ok(decoded) = decode(row.procedure, nlm_version, &args) else { return Some(Answer::GarbageArgs) };
+        let via = Via { server_address: cx.local_ip.to_canonical(), transport: cx.transport, version };
+        let results = self.execute(peer, via, nlm_version, decoded).await?;
+        match row.form {
+            Form::Reply => Some(Answer::Success(results)),
+            Form::OneWay(answer) => {
+                let callbacks = self.callbacks.clone();
+                tokio::spawn(async move { callbacks.answer(peer, via, answer, &results).await });
+                Some(Answer::Success(Vec::new()))
+            }
+        }
+    }
+}
+
+impl NlmService {
+    async fn execute(&self, address: IpAddr, via: Via, version: Version, decoded: Decoded) -> Option<Vec<u8>> {
+        let Decoded { name, ask, form } = decoded;
+        let outcome = match ask {
+            Ask::Table(call) => Outcome::of(self.table.call(Incoming { address, name, via, call }).await?),
+            Ask::Known(stat) => Outcome::Stat(stat),
+        };
+        encode(form, version, &outcome)
+    }
+}
+
+fn decode(procedure: Procedure, version: Version, args: &[u8]) -> Result<Decoded, DecodeError> {
+    Ok(match procedure {
+        Procedure::Test | Procedure::TestMsg => {
+            let TestArgs { cookie, exclusive, alock } = Message::decode(version, args)?;
+            let ask = Ask::of(wanted(&alock, exclusive).map(Call::Test));
+            Decoded { name: alock.caller_name, ask, form: Results::Test(cookie) }
+        }
+        Procedure::Lock | Procedure::LockMsg | Procedure::NmLock => {
+            let LockArgs { cookie, block, exclusive, alock, reclaim, state } = Message::decode(version, args)?;
+            let monitored = procedure != Procedure::NmLock;
+            let state = if monitored { state } else { NsmState::default() };
+            let call = wanted(&alock, exclusive).map(|wanted| Call::Lock {
+                wanted,
+                block,
+                reclaim,
+                monitored,
+                state,
+                cookie: cookie.clone(),
+            });
+            Decoded { name: alock.caller_name, ask: Ask::of(call), form: Results::Res(cookie) }
+        }
+        Procedure::Cancel | Procedure::CancelMsg => {
+            let CancArgs { cookie, block: _, exclusive, alock } = Message::decode(version, args)?;
+            let ask = Ask::of(wanted(&alock, exclusive).map(Call::Cancel));
+            Decoded { name: alock.caller_name, ask, form: Results::Res(cookie) }
+        }
+        Procedure::Unlock | Procedure::UnlockMsg => {
+            let UnlockArgs { cookie, alock } = Message::decode(version, args)?;
+            let ask = Ask::of(wanted(&alock, false).map(Call::Unlock));
+            Decoded { name: alock.caller_name, ask, form: Results::Res(cookie) }
+        }
+        // This server asked nobody for a lock.
+        Procedure::Granted | Procedure::GrantedMsg => {
+            let TestArgs { cookie, alock, .. } = Message::decode(version, args)?;
+            Decoded { name: alock.caller_name, ask: Ask::Known(Stat::Denied), form: Results::Res(cookie) }
+        }
+        Procedure::Share => {
+            let ShareArgs { cookie, share, reclaim } = Message::decode(version, args)?;
+            let (access, mode) = (share.access as u32, share.mode as u32);
+            let call = Call::Share { file: share.fh, oh: share.oh, access, mode, reclaim };
+            Decoded { name: share.caller_name, ask: Ask::Table(call), form: Results::Share(cookie) }
+        }
+        Procedure::Unshare => {
+            let ShareArgs { cookie, share, .. } = Message::decode(version, args)?;
+            let call = Call::Unshare { file: share.fh, oh: share.oh };
+            Decoded { name: share.caller_name, ask: Ask::Table(call), form: Results::Share(cookie) }
+        }
+        Procedure::FreeAll => {
+            let NotifyArgs { name, state: _ } = Message::decode(version, args)?;
+            Decoded { name, ask: Ask::Table(Call::FreeAll), form: Results::Void }
+        }
+        // The dispatch table answered these before.
+        Procedure::Null
+        | Procedure::TestRes
+        | Procedure::LockRes
+        | Procedure::CancelRes
+        | Procedure::UnlockRes
+        | Procedure::GrantedRes
+        | Procedure::SmNotify => return Err(DecodeError::Trailing(args.len())),
+    })
+}
+
+fn wanted(lock: &Lock, exclusive: bool) -> Option<Wanted> {
+    let process = Process { svid: lock.svid, oh: lock.oh.clone() };
+    Some(Wanted { file: lock.fh.clone(), range: lock.range()?, exclusive, process })
+}
+
+/// What to say, before it has a form.
+enum Outcome {
+    Stat(Stat),
+    Holder(Holder),
+}
+
+impl Outcome {
+    fn of(verdict: Verdict) -> Self {
+        Self::Stat(match verdict {
+            Verdict::Granted => Stat::Granted,
+            Verdict::Denied => Stat::Denied,
+            Verdict::Holder(holder) => return Self::Holder(holder),
+            Verdict::NoLocks => Stat::DeniedNolocks,
+            Verdict::Blocked => Stat::Blocked,
+            Verdict::Grace => Stat::DeniedGracePeriod,
+            Verdict::Deadlock => Stat::Deadlck,
+        })
+    }
+    fn stat(&self) -> Stat {
+        match self {
+            Self::Stat(stat) => *stat,
+            Self::Holder(_) => Stat::Denied,
+        }
+    }
+}
+
+/// `None` cannot happen: what could be too wide for the old versions was clipped before.
+fn encode(form: Results, version: Version, outcome: &Outcome) -> Option<Vec<u8>> {
+    match form {
+        Results::Void => Some(Vec::new()),
+        Results::Res(cookie) => Res { cookie, stat: outcome.stat() }.encode(version).ok(),
+        Results::Share(cookie) => ShareRes { cookie, stat: outcome.stat(), sequence: 0 }.encode(version).ok(),
+        Results::Test(cookie) => {
+            let reply = match outcome {
+                Outcome::Holder(Holder { exclusive, process, range }) => {
+                    let holder = nlm::Holder::new(*exclusive, process.svid, process.oh.clone(), *range);
+                    TestReply::Denied(if version == Version::V4 { holder } else { holder.clipped() })
+                }
+                // A denial of TEST needs a holder; without one there is nothing true to say.
+                Outcome::Stat(stat) => NotDenied::new(*stat).map_or(TestReply::FAILED, TestReply::Other),
+            };
+            TestRes { cookie, reply }.encode(version).ok()
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The database itself: schema, changes, and what is read back. Used by one thread alone.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite_migration::{M, Migrations};
+
+use super::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
+use crate::wire::control::{FullResult, LockFate, Mode, RunClient, RunId};
+use crate::wire::types::{CallerName, NsmState};
+use crate::wire::xdr::{List, decode, encode};
+
+const STEPS: &[M<'static>] = &[M::up(include_str!("../../../migrations/nlmd/01_start.sql"))];
+
+/// Most clients of a run's record.
+const MAX_RUN_CLIENTS: usize = 16_777_216;
+
+pub(super) struct Database {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl From<rusqlite::Error> for PersistError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Write(error.to_string())
+    }
+}
+
+impl Database {
+    pub(super) fn open(path: &Path) -> Result<(Self, Found), PersistError> {
+        let unusable =
+            |reason: &dyn std::fmt::Display| PersistError::Database { path: path.into(), reason: reason.to_string() };
+        let mut connection = Connection::open(path).map_err(|e| unusable(&e))?;
+        private(path).map_err(|e| unusable(&e))?;
+        connection
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+                 PRAGMA locking_mode = EXCLUSIVE;",
+            )
+            .map_err(|e| unusable(&e))?;
+        let health: String =
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| unusable(&e))?;
+        if health != "ok" {
+            return Err(unusable(&health));
+        }
+        Migrations::from_slice(STEPS).to_latest(&mut connection).map_err(|e| unusable(&e))?;
+        let database = Self { connection, path: path.into() };
+        let found = database.found()?;
+        Ok((database, found))
+    }
+
+    fn damaged(&self, what: &str) -> PersistError {
+        PersistError::Database { path: self.path.clone(), reason: format!("{what} in it is damaged") }
+    }
+
+    fn found(&self) -> Result<Found, PersistError> {
+        let unusable =
+            |error: rusqlite::Error| PersistError::Database { path: self.path.clone(), reason: error.to_string() };
+        let nsm_state = self
+            .connection
+            .query_row("SELECT nsm_state FROM server", [], |row| row.get(0).map(NsmState))
+            .optional()
+            .map_err(unusable)?;
+        let monitors = self.monitors()?;
+        let run = self.active_run()?;
+        let mut rows = self.connection.prepare("SELECT id FROM result ORDER BY seq").map_err(unusable)?;
+        let ended = rows.query_map([], |row| row.get(0).map(RunId)).and_then(Iterator::collect).map_err(unusable)?;
+        Ok(Found { nsm_state, monitors, run, ended })
+    }
+
+    fn monitors(&self) -> Result<Vec<MonitorRecord>, PersistError> {
+        let mut query = self.connection.prepare("SELECT name, addresses, server_addresses, nsm_state FROM monitor")?;
+        let mut rows = query.query([])?;
+        let mut monitors = Vec::new();
+        while let Some(row) = rows.next()? {
+            let name: String = row.get(0)?;
+            let (addresses, server_addresses): (String, String) = (row.get(1)?, row.get(2)?);
+            let record = CallerName::new(&name).ok().zip(addresses_of(&addresses)).zip(addresses_of(&server_addresses));
+            let Some(((name, addresses), server_addresses)) = record else {
+                return Err(self.damaged(&format!("the monitor record of {name:?}")));
+            };
+            monitors.push(MonitorRecord { name, addresses, server_addresses, nsm_state: NsmState(row.get(3)?) });
+        }
+        Ok(monitors)
+    }
+
+    fn active_run(&self) -> Result<Option<RunRecord>, PersistError> {
+        let row = self
+            .connection
+            .query_row(
+                "SELECT id, mode, old_state, new_state, began_unix_ms, in_scope, clients FROM active_run",
+                [],
+                |row| {
+                    let (mode, clients): (u32, Vec<u8>) = (row.get(1)?, row.get(6)?);
+                    let (began, in_scope): (i64, i64) = (row.get(4)?, row.get(5)?);
+                    let record = RunRecord {
+                        run: RunId(row.get(0)?),
+                        mode: Mode::Strict,
+                        old_state: NsmState(row.get(2)?),
+                        new_state: NsmState(row.get(3)?),
+                        began_unix_ms: began.cast_unsigned(),
+                        in_scope: in_scope.cast_unsigned(),
+                        clients: Vec::new(),
+                    };
+                    Ok((record, mode, clients))
+                },
+            )
+            .optional()?;
+        let Some((record, mode, clients)) = row else { return Ok(None) };
+        let mode = decode::<Mode>(&mode.to_be_bytes()).map_err(|_| self.damaged("the active run's mode"))?;
+        let clients = decode::<List<RunClient, MAX_RUN_CLIENTS>>(&clients)
+            .map_err(|_| self.damaged("the active run's client list"))?;
+        Ok(Some(RunRecord { mode, clients: clients.into_vec(), ..record }))
+    }
+
+    /// Makes all of it durable, or nothing.
+    pub(super) fn apply(&mut self, changes: &[Change]) -> Result<(), PersistError> {
+        let transaction = self.connection.transaction()?;
+        for change in changes {
+            write(&transaction, change)?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    pub(super) fn result(&self, run: RunId) -> Result<Option<FullResult>, PersistError> {
+        let body: Option<Vec<u8>> = self
+            .connection
+            .query_row("SELECT body FROM result WHERE id = ?1", params![run.0], |row| row.get(0))
+            .optional()?;
+        let Some(body) = body else { return Ok(None) };
+        let mut full: FullResult = decode(&body).map_err(|_| self.damaged("a run's result"))?;
+        let mut query = self.connection.prepare_cached("SELECT fate FROM late WHERE run = ?1 ORDER BY seq")?;
+        let mut rows = query.query(params![run.0])?;
+        let mut locks = full.locks.into_vec();
+        while let Some(row) = rows.next()? {
+            let fate: Vec<u8> = row.get(0)?;
+            locks.push(decode::<LockFate>(&fate).map_err(|_| self.damaged("a late reclaim"))?);
+            full.result.late += 1;
+        }
+        full.locks = List::clipped(locks);
+        Ok(Some(full))
+    }
+
+    pub(super) fn unfetched(&self) -> Result<Vec<RunId>, PersistError> {
+        let mut query = self.connection.prepare_cached("SELECT id FROM result WHERE acknowledged = 0 ORDER BY seq")?;
+        let runs = query.query_map([], |row| row.get(0).map(RunId))?;
+        Ok(runs.collect::<Result<_, _>>()?)
+    }
+}
+
+fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
+    match change {
+        Change::State(state) => set_state(to, *state)?,
+        Change::Monitor(record) => {
+            let Some(address) = record.addresses.first() else { return Ok(()) };
+            to.prepare_cached(
+                "INSERT INTO monitor (name, address, addresses, server_addresses, nsm_state) \
+                 VALUES (?1, ?2, ?3, ?4, ?5) \
+                 ON CONFLICT (name, address) DO UPDATE SET addresses = excluded.addresses, \
+                 server_addresses = excluded.server_addresses, nsm_state = excluded.nsm_state",
+            )?
+            .execute(params![
+                record.name.as_str(),
+                address.to_string(),
+                text_of(&record.addresses),
+                text_of(&record.server_addresses),
+                record.nsm_state.0
+            ])?;
+        }
+        Change::Forget { name, address } => {
+            to.prepare_cached("DELETE FROM monitor WHERE name = ?1 AND address = ?2")?
+                .execute(params![name.as_str(), address.to_string()])?;
+        }
+        Change::Begin(run) => {
+            set_state(to, run.new_state)?;
+            to.execute("DELETE FROM active_run", [])?;
+            to.execute(
+                "INSERT INTO active_run (id, mode, old_state, new_state, began_unix_ms, in_scope, clients) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    run.run.0,
+                    run.mode as u32,
+                    run.old_state.0,
+                    run.new_state.0,
+                    run.began_unix_ms.cast_signed(),
+                    run.in_scope.cast_signed(),
+                    clients_body(&run.clients)
+                ],
+            )?;
+        }
+        Change::NotBegun(run) => {
+            to.execute("DELETE FROM active_run WHERE id = ?1", params![run.0])?;
+        }
+        Change::Marked { run, in_scope, clients } => {
+            to.execute(
+                "UPDATE active_run SET in_scope = ?2, clients = ?3 WHERE id = ?1",
+                params![run.0, in_scope.cast_signed(), clients_body(clients)],
+            )?;
+        }
+        Change::Ended(full) => {
+            let id = full.result.run.0;
+            to.execute("DELETE FROM active_run WHERE id = ?1", params![id])?;
+            to.execute(
+                "INSERT INTO result (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+                params![id, encode(&**full)],
+            )?;
+            to.execute(
+                "DELETE FROM result WHERE seq NOT IN (SELECT seq FROM result ORDER BY seq DESC LIMIT ?1)",
+                params![i64::try_from(RESULTS_KEPT).unwrap_or(i64::MAX)],
+            )?;
+        }
+        Change::Late(run, fate) => {
+            // Of a result that newer ones have pushed out nothing is left to append to.
+            let there =
+                to.prepare_cached("UPDATE result SET acknowledged = 0 WHERE id = ?1")?.execute(params![run.0])?;
+            if there > 0 {
+                to.prepare_cached("INSERT INTO late (run, fate) VALUES (?1, ?2)")?
+                    .execute(params![run.0, encode(fate)])?;
+            }
+        }
+        Change::Acknowledge(run) => {
+            to.execute("UPDATE result SET acknowledged = 1 WHERE id = ?1", params![run.0])?;
+        }
+    }
+    Ok(())
+}
+
+fn set_state(to: &Transaction<'_>, state: NsmState) -> Result<(), PersistError> {
+    to.execute(
+        "INSERT INTO server (only_row, nsm_state) VALUES (1, ?1) \
+         ON CONFLICT (only_row) DO UPDATE SET nsm_state = excluded.nsm_state",
+        params![state.0],
+    )?;
+    Ok(())
+}
+
+fn clients_body(clients: &[RunClient]) -> Vec<u8> {
+    encode(&List::<RunClient, MAX_RUN_CLIENTS>::clipped(clients.to_vec()))
+}
+
+fn text_of(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn addresses_of(text: &str) -> Option<Vec<IpAddr>> {
+    text.split_whitespace().map(|address| address.parse().ok()).collect()
+}
+
+/// Nobody else needs to read who holds locks here.
+fn private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}

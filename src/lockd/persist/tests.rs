@@ -1,0 +1,160 @@
+//! What is promised is on disk, and what is damaged is said.
+
+use super::*;
+use crate::wire::control::{Counts, LockKind, Outcome, OwnerRow, RunResult};
+use crate::wire::types::{Address, ByteRange, FileHandle, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::{List, Maybe, Text};
+
+fn record(name: &str, address: &str) -> MonitorRecord {
+    MonitorRecord {
+        name: CallerName::new(name).unwrap(),
+        addresses: vec![address.parse().unwrap()],
+        server_addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
+        nsm_state: NsmState(-7),
+    }
+}
+
+fn run_record(id: u8) -> RunRecord {
+    RunRecord {
+        run: RunId([id; 16]),
+        mode: Mode::Targeted,
+        old_state: NsmState(3),
+        new_state: NsmState(5),
+        began_unix_ms: 1_000,
+        in_scope: 0,
+        clients: Vec::new(),
+    }
+}
+
+fn result(id: u8) -> FullResult {
+    FullResult {
+        result: RunResult {
+            run: RunId([id; 16]),
+            outcome: Outcome::Settled,
+            reason: Text::clipped("deadline"),
+            alone: false,
+            not_understood: false,
+            mode: Mode::Strict,
+            old_state: NsmState(3),
+            new_state: NsmState(5),
+            began_unix_ms: 1,
+            ended_unix_ms: 2,
+            counts: Counts::default(),
+            late: 0,
+        },
+        clients: List::default(),
+        locks: List::default(),
+    }
+}
+
+fn late() -> LockFate {
+    LockFate {
+        fate: crate::wire::control::Fate::Resurrected,
+        file: FileHandle::new(b"file").unwrap(),
+        kind: LockKind::Exclusive,
+        range: ByteRange::ALL,
+        partial: false,
+        late: true,
+        owner: OwnerRow {
+            name: CallerName::new("a").unwrap(),
+            address: Address("127.0.0.2".parse().unwrap()),
+            server_address: Address("127.0.0.1".parse().unwrap()),
+            transport: Transport::Udp,
+            version: 4,
+            svid: Svid(1),
+            oh: OwnerHandle::new(b"o").unwrap(),
+        },
+        other: Maybe(None),
+        other_range: Maybe(None),
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, found) = open(dir.path()).unwrap();
+    assert!(found.nsm_state.is_none() && found.monitors.is_empty() && found.run.is_none());
+    persist.write(Change::State(NsmState(3))).await.unwrap();
+    persist.write(Change::Monitor(record("a", "127.0.0.2"))).await.unwrap();
+    persist.write(Change::Monitor(record("b", "127.0.0.3"))).await.unwrap();
+    persist
+        .write(Change::Forget { name: CallerName::new("b").unwrap(), address: "127.0.0.3".parse().unwrap() })
+        .await
+        .unwrap();
+    persist.write(Change::Begin(run_record(1))).await.unwrap();
+    persist.write(Change::Marked { run: RunId([1; 16]), in_scope: 9, clients: Vec::new() }).await.unwrap();
+    drop(persist);
+    writer.join();
+
+    let (_persist, _writer, found) = open(dir.path()).unwrap();
+    assert_eq!(found.nsm_state, Some(NsmState(5)), "the run's state number is the server's");
+    assert_eq!(found.monitors, [record("a", "127.0.0.2")]);
+    assert_eq!(found.run, Some(RunRecord { in_scope: 9, ..run_record(1) }));
+}
+
+#[tokio::test]
+async fn the_last_sixteen_results_are_kept_and_a_late_reclaim_makes_one_unfetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, _writer, _) = open(dir.path()).unwrap();
+    for id in 0..20 {
+        persist.write(Change::Begin(run_record(id))).await.unwrap();
+        persist.write(Change::Ended(result(id).into())).await.unwrap();
+    }
+    let unfetched = persist.unfetched().await.unwrap();
+    assert_eq!(unfetched, (4..20).map(|id| RunId([id; 16])).collect::<Vec<_>>());
+    assert!(persist.result(RunId([3; 16])).await.unwrap().is_none());
+
+    persist.write(Change::Acknowledge(RunId([19; 16]))).await.unwrap();
+    assert_eq!(persist.unfetched().await.unwrap().len(), 15);
+    persist.write(Change::Late(RunId([19; 16]), late())).await.unwrap();
+    assert_eq!(persist.unfetched().await.unwrap().len(), 16);
+    let full = persist.result(RunId([19; 16])).await.unwrap().unwrap();
+    assert_eq!((full.result.late, full.locks.as_slice()), (1, &[late()][..]));
+    persist.write(Change::Late(RunId([0; 16]), late())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_daemon_is_refused_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    assert!(matches!(open(dir.path()), Err(PersistError::InUse(_))));
+    drop(persist);
+    writer.join();
+    open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_damaged_database_is_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("nlmd.sqlite"), b"not a database, not at all, but long enough to be read").unwrap();
+    let Err(error) = open(dir.path()) else { panic!("a damaged database was taken") };
+    assert!(matches!(error, PersistError::Database { .. }));
+    assert!(error.to_string().contains("restore it"), "{error}");
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+    other.execute_batch("PRAGMA user_version = 99").unwrap();
+    drop(other);
+    assert!(matches!(open(dir.path()), Err(PersistError::Database { .. })));
+}
+
+#[tokio::test]
+async fn changes_submitted_together_keep_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    let mut last = None;
+    for _ in 0..200 {
+        let a = record("a", "127.0.0.2");
+        let forget = Change::Forget { name: a.name.clone(), address: a.addresses[0] };
+        persist.submit(Change::Monitor(a.clone())).unwrap();
+        persist.submit(forget).unwrap();
+        last = Some(persist.submit(Change::Monitor(a)).unwrap());
+    }
+    durable(last.unwrap()).await.unwrap();
+    drop(persist);
+    writer.join();
+    assert_eq!(open(dir.path()).unwrap().2.monitors.len(), 1);
+}

@@ -1,0 +1,328 @@
+//! An NLM call's way through the owner: identity, record, lock table, effects, answer.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::owner::{Done, Owner};
+use super::{Incoming, PARKED_MAX};
+use crate::lockd::callbacks;
+use crate::lockd::persist::{self, Change, Durable};
+use crate::locks::{Call, Caller, ClientId, Effect, Full, Handled, OfferId, Reboot, Verdict};
+use crate::wire::types::{CallerName, NsmState};
+
+/// How long the look-up of a caller's name may take.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(1);
+/// Look-ups at once; a client that finds them all busy is taken for one of its own.
+const LOOKUPS_MAX: usize = 32;
+/// How often one call may be parked: more means that clients push each other out of a full table.
+const PARKINGS_MAX: u8 = 16;
+
+/// A call that waits for something.
+#[derive(Debug)]
+pub(super) enum Parked {
+    Call { incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8 },
+    Reboot { source: IpAddr, name: CallerName, state: NsmState, answer: oneshot::Sender<Reboot> },
+}
+
+impl Parked {
+    pub(super) fn deny(self) {
+        match self {
+            Self::Call { answer, .. } => {
+                let _ = answer.send(Verdict::NoLocks);
+            }
+            // Its caller repeats it.
+            Self::Reboot { .. } => {}
+        }
+    }
+}
+
+/// Clients whose name is being looked up, with the calls that wait.
+#[derive(Debug, Default)]
+pub(super) struct Identifying {
+    waiting: HashMap<(IpAddr, CallerName), Vec<Parked>>,
+}
+
+/// Whether the answer promises something that a restart of this server must be able to tell the
+/// client about.
+fn promises(call: &Call) -> bool {
+    match call {
+        Call::Lock { monitored, .. } => *monitored,
+        Call::Share { .. } => true,
+        Call::Test(_) | Call::Cancel(_) | Call::Unlock(_) | Call::Unshare { .. } | Call::FreeAll => false,
+    }
+}
+
+fn carried_state(call: &Call) -> NsmState {
+    match call {
+        Call::Lock { state, monitored: true, .. } => *state,
+        Call::Lock { .. }
+        | Call::Share { .. }
+        | Call::Test(_)
+        | Call::Cancel(_)
+        | Call::Unlock(_)
+        | Call::Unshare { .. }
+        | Call::FreeAll => NsmState::default(),
+    }
+}
+
+impl Owner {
+    pub(super) fn call(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>) {
+        self.again.push_back(Parked::Call { incoming, answer, parkings: 0 });
+        self.drain_again();
+    }
+
+    /// Gives calls that need not wait any longer (and new ones) to the table, in order.
+    pub(super) fn drain_again(&mut self) {
+        while let Some(parked) = self.again.pop_front() {
+            match parked {
+                Parked::Call { parkings, .. } if parkings > PARKINGS_MAX => parked.deny(),
+                Parked::Call { incoming, answer, parkings } => self.one_call(incoming, answer, parkings),
+                Parked::Reboot { source, name, state, answer } => self.reboot(source, name, state, answer),
+            }
+        }
+    }
+
+    /// Counts a call that is going to be parked; drops it, unanswered, where too many are.
+    fn park(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) -> Option<Parked> {
+        if self.parked >= PARKED_MAX {
+            tracing::warn!(client = %incoming.name, "too many calls wait; one is dropped unanswered");
+            return None;
+        }
+        self.parked += 1;
+        Some(Parked::Call { incoming, answer, parkings: parkings + 1 })
+    }
+
+    pub(super) fn unpark(&mut self, parked: Vec<Parked>) {
+        self.parked = self.parked.saturating_sub(parked.len());
+        self.again.extend(parked);
+    }
+
+    fn one_call(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
+        let (address, server_address) = (incoming.address, incoming.via.server_address);
+        let Some(client) = self.table.find(address, &incoming.name) else {
+            self.identify(incoming, answer, parkings);
+            return;
+        };
+        if !self.records.is_durable(client, address, server_address) {
+            self.table.called(client, server_address);
+            if promises(&incoming.call) {
+                self.record(client, incoming, answer, parkings);
+                return;
+            }
+        }
+        let caller = Caller { client, via: incoming.via };
+        match self.table.handle(self.clock.now(), caller, &incoming.call) {
+            Handled::Wait => {
+                if let Some(parked) = self.park(incoming, answer, parkings) {
+                    self.until_commit.push(parked);
+                }
+            }
+            Handled::Reply(verdict) => {
+                if let Some(record) = self.records.state_changed(client, carried_state(&incoming.call)) {
+                    // Evidence, no promise: nobody waits for it.
+                    if let Err(error) = self.persist.submit(Change::Monitor(record)) {
+                        tracing::warn!(client = %incoming.name, %error, "its NSM state number was not recorded");
+                    }
+                }
+                let late = self.apply_effects();
+                if late.is_empty() {
+                    let _ = answer.send(verdict);
+                } else {
+                    self.work.spawn(async move {
+                        for durable in late {
+                            if let Err(error) = persist::durable(durable).await {
+                                tracing::error!(%error, "a late reclaim is granted but missing in its run's result");
+                            }
+                        }
+                        let _ = answer.send(verdict);
+                        Done::Nothing
+                    });
+                }
+            }
+        }
+    }
+
+    /// First call of this address and name. A namesake elsewhere may be the same host.
+    fn identify(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
+        let key = (incoming.address, incoming.name.clone());
+        let pending = self.identifying.waiting.contains_key(&key);
+        let look_up = !self.table.namesakes(&incoming.name).is_empty()
+            && (pending || self.identifying.waiting.len() < LOOKUPS_MAX);
+        if !look_up && !pending {
+            match self.add(&key, &[]) {
+                Ok(_) => {
+                    self.again.push_front(Parked::Call { incoming, answer, parkings: parkings + 1 });
+                }
+                Err(Full) => {
+                    let _ = answer.send(Verdict::NoLocks);
+                }
+            }
+            return;
+        }
+        let Some(parked) = self.park(incoming, answer, parkings) else { return };
+        self.identifying.waiting.entry(key.clone()).or_default().push(parked);
+        if !pending {
+            self.work.spawn(async move {
+                let (address, name) = key;
+                let found = look_up_name(&name).await;
+                Done::LookedUp { address, name, found }
+            });
+        }
+    }
+
+    pub(super) fn looked_up(&mut self, address: IpAddr, name: CallerName, found: &[IpAddr]) {
+        let key = (address, name);
+        let waiting = self.identifying.waiting.remove(&key).unwrap_or_default();
+        if self.table.find(key.0, &key.1).is_none() && self.add(&key, found).is_err() {
+            self.parked = self.parked.saturating_sub(waiting.len());
+            waiting.into_iter().for_each(Parked::deny);
+            return;
+        }
+        self.unpark(waiting);
+        self.drain_again();
+    }
+
+    /// Joins the client of that name at an address that the name also resolves to, or makes a new one.
+    fn add(&mut self, key: &(IpAddr, CallerName), found: &[IpAddr]) -> Result<ClientId, Full> {
+        let (address, name) = key;
+        if found.contains(address) {
+            for namesake in self.table.namesakes(name) {
+                let Some(view) = self.table.client(namesake) else { continue };
+                if view.addresses.iter().any(|known| found.contains(known)) {
+                    tracing::info!(client = %name, %address, known = ?view.addresses, "one client at several addresses");
+                    self.table.join(namesake, *address);
+                    return Ok(namesake);
+                }
+            }
+        }
+        let added = self.table.add_client(*address, name);
+        let _ = self.apply_effects();
+        match added {
+            Ok(client) => Ok(client),
+            Err(full) => {
+                tracing::warn!(client = %name, %address, "{full}; raise --max-clients");
+                Err(full)
+            }
+        }
+    }
+
+    /// Persist before promising.
+    fn record(&mut self, client: ClientId, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
+        let Some(view) = self.table.client(client) else { return };
+        let Some(parked) = self.park(incoming, answer, parkings) else { return };
+        let Some(record) = self.records.wait(client, &view, parked) else { return };
+        let submitted = self.persist.submit(Change::Monitor(record.clone()));
+        self.work.spawn(async move {
+            let outcome = match submitted {
+                Ok(durable) => persist::durable(durable).await,
+                Err(error) => Err(error),
+            };
+            Done::Recorded { client, record, outcome }
+        });
+    }
+
+    pub(super) fn recorded(
+        &mut self,
+        client: ClientId,
+        record: persist::MonitorRecord,
+        outcome: Result<(), persist::PersistError>,
+    ) {
+        let name = record.name.clone();
+        let waiting = self.records.written(client, record, outcome.is_ok());
+        match outcome {
+            Ok(()) => {
+                self.table.set_monitored(client, true);
+                self.unpark(waiting);
+                self.drain_again();
+            }
+            Err(error) => {
+                tracing::error!(client = %name, %error, "its monitor record is not on disk; its locks are refused (DENIED_NOLOCKS)");
+                self.parked = self.parked.saturating_sub(waiting.len());
+                waiting.into_iter().for_each(Parked::deny);
+            }
+        }
+    }
+
+    pub(super) fn reboot(
+        &mut self,
+        source: IpAddr,
+        name: CallerName,
+        state: NsmState,
+        answer: oneshot::Sender<Reboot>,
+    ) {
+        let outcome = self.table.reboot_notice(source, &name, state);
+        if outcome == Reboot::Wait {
+            if self.parked < PARKED_MAX {
+                self.parked += 1;
+                self.until_commit.push(Parked::Reboot { source, name, state, answer });
+            }
+            return;
+        }
+        // Nothing of a reboot notice is a late reclaim.
+        let _ = self.apply_effects();
+        let _ = answer.send(outcome);
+    }
+
+    /// Does what the table wants done outside. Returns what must be durable before the answer.
+    pub(super) fn apply_effects(&mut self) -> Vec<Durable> {
+        let mut late = Vec::new();
+        for effect in self.table.take_effects() {
+            match effect {
+                Effect::Offer { offer, caller, wanted, cookie } => {
+                    let Some(view) = self.table.client(caller.client) else { continue };
+                    let callbacks = self.callbacks.clone();
+                    let granted = callbacks::Granted {
+                        name: view.name,
+                        addresses: view.addresses,
+                        via: caller.via,
+                        wanted,
+                        cookie,
+                    };
+                    let call = self.work.spawn(async move {
+                        let answer = callbacks.granted(granted).await;
+                        Done::Offered { offer, answer }
+                    });
+                    self.offers.insert(offer, call);
+                }
+                Effect::Withdraw(offer) => self.withdraw(offer),
+                Effect::Forget(client) => self.forget(client),
+                Effect::Late(run, fate) => match self.persist.submit(Change::Late(run, fate)) {
+                    Ok(durable) => late.push(durable),
+                    Err(error) => tracing::error!(%run, %error, "a late reclaim is missing in its run's result"),
+                },
+                Effect::Event(kind, detail) => {
+                    tracing::info!(kind, "{detail}");
+                    self.timeline.push(self.clock.unix_ms(), kind, &detail);
+                }
+                Effect::Changed => self.timeline.changed(),
+            }
+        }
+        late
+    }
+
+    fn withdraw(&mut self, offer: OfferId) {
+        if let Some(call) = self.offers.remove(&offer) {
+            call.abort();
+        }
+    }
+
+    fn forget(&mut self, client: ClientId) {
+        let Some((name, address, waiting)) = self.records.forget(client) else { return };
+        if let Err(error) = self.persist.submit(Change::Forget { name: name.clone(), address }) {
+            // At worst it is told of a restart that does not concern it.
+            tracing::warn!(client = %name, %error, "its monitor record was not removed");
+        }
+        self.unpark(waiting);
+    }
+}
+
+/// Forward: name to addresses. Nothing, where that takes too long.
+async fn look_up_name(name: &CallerName) -> Vec<IpAddr> {
+    match tokio::time::timeout(LOOKUP_PATIENCE, tokio::net::lookup_host((name.as_str(), 0))).await {
+        Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,272 @@
+//! The task itself: what it owns, and its loop.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+
+use super::calls::{Identifying, Parked};
+use super::records::Records;
+use super::runs::{Phase, Runs};
+use super::timeline::Timeline;
+use super::{Clock, REQUESTS, Request, Table};
+use crate::lockd::callbacks::Callbacks;
+use crate::lockd::persist::{Found, MonitorRecord, Persist, PersistError};
+use crate::locks::{ClientId, Due, LockTable, OfferAnswer, OfferId, Totals};
+use crate::wire::control::{InstanceId, Refusal, Status, Watched};
+use crate::wire::types::{CallerName, NsmState};
+use crate::wire::xdr::Maybe;
+
+/// A timer that is due but asks for nothing is looked at again after this.
+const IDLE_TICK: Duration = Duration::from_millis(10);
+
+/// What the owner starts with.
+#[derive(Debug)]
+pub struct Setup {
+    /// The process' clock.
+    pub clock: Clock,
+    /// The lock table, empty.
+    pub table: LockTable,
+    /// The disk.
+    pub persist: Persist,
+    /// GRANTED calls.
+    pub callbacks: Callbacks,
+    /// This life.
+    pub instance: InstanceId,
+    /// The names under which clients know this server.
+    pub names: Vec<CallerName>,
+    /// The NSM state number, durable.
+    pub nsm_state: NsmState,
+    /// What the start found on disk.
+    pub found: Found,
+    /// Recovery grace until then; none where nobody has anything to reclaim.
+    pub recovery_until: Option<Duration>,
+}
+
+/// What came back from work outside.
+#[derive(Debug)]
+pub(super) enum Done {
+    Nothing,
+    LookedUp { address: std::net::IpAddr, name: CallerName, found: Vec<std::net::IpAddr> },
+    Recorded { client: ClientId, record: MonitorRecord, outcome: Result<(), PersistError> },
+    Offered { offer: OfferId, answer: OfferAnswer },
+    BeginDurable(Result<(), PersistError>),
+    ResultDurable(Result<(), PersistError>),
+}
+
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) clock: Clock,
+    pub(super) table: LockTable,
+    pub(super) persist: Persist,
+    pub(super) callbacks: Callbacks,
+    pub(super) instance: InstanceId,
+    pub(super) names: Vec<CallerName>,
+    pub(super) nsm_state: watch::Sender<NsmState>,
+    pub(super) records: Records,
+    pub(super) identifying: Identifying,
+    pub(super) runs: Runs,
+    pub(super) timeline: Timeline,
+    pub(super) work: JoinSet<Done>,
+    pub(super) offers: HashMap<OfferId, AbortHandle>,
+    /// Calls to be given to the table now.
+    pub(super) again: VecDeque<Parked>,
+    /// Calls that met a pending lock while a result is written.
+    pub(super) until_commit: Vec<Parked>,
+    /// How many calls are parked, wherever.
+    pub(super) parked: usize,
+}
+
+/// Starts the owner. It ends when every [`Table`] is dropped.
+pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
+    let (requests, inbox) = mpsc::channel(REQUESTS);
+    let (timeline, cursor) = Timeline::new();
+    let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
+    let mut owner = Owner {
+        clock: setup.clock,
+        table: setup.table,
+        persist: setup.persist,
+        callbacks: setup.callbacks,
+        instance: setup.instance,
+        names: setup.names,
+        nsm_state,
+        records: Records::default(),
+        identifying: Identifying::default(),
+        runs: Runs::new(setup.found.ended),
+        timeline,
+        work: JoinSet::new(),
+        offers: HashMap::new(),
+        again: VecDeque::new(),
+        until_commit: Vec::new(),
+        parked: 0,
+    };
+    owner.remember(setup.found.monitors);
+    if let Some(until) = setup.recovery_until {
+        owner.table.start_recovery(until);
+    }
+    let _ = owner.apply_effects();
+    (Table { requests, cursor, nsm_state: state_seen }, tokio::spawn(owner.run(inbox)))
+}
+
+impl Owner {
+    /// The clients that the last life monitored.
+    fn remember(&mut self, monitors: Vec<MonitorRecord>) {
+        for record in monitors {
+            let Some((first, others)) = record.addresses.split_first() else { continue };
+            let Ok(client) = self.table.add_client(*first, &record.name) else {
+                tracing::warn!(client = %record.name, "no room for a client of the last life; raise --max-clients");
+                continue;
+            };
+            others.iter().for_each(|address| self.table.join(client, *address));
+            record.server_addresses.iter().for_each(|address| self.table.called(client, *address));
+            self.table.set_monitored(client, true);
+            self.records.found(client, record);
+        }
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+        loop {
+            let timer = self.timer();
+            let slicing = self.runs.is_slicing();
+            tokio::select! {
+                request = inbox.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => break,
+                },
+                Some(done) = self.work.join_next(), if !self.work.is_empty() => match done {
+                    Ok(done) => self.done(done),
+                    // A withdrawn offer.
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => tracing::error!(%error, "work beside the lock table failed"),
+                },
+                () = tokio::task::yield_now(), if slicing => self.slice(),
+                () = async { tokio::time::sleep(timer.unwrap_or_default()).await }, if timer.is_some() => self.due(),
+            }
+        }
+        tracing::debug!("the lock table is closed");
+    }
+
+    /// How long until a timer of the table is due.
+    fn timer(&self) -> Option<Duration> {
+        if !self.runs.takes_timers() {
+            return None;
+        }
+        let now = self.clock.now();
+        let due = self.table.next_timeout(self.runs.controller_attached())?;
+        let earliest = self.runs.not_before().map_or(Duration::ZERO, |at| at.saturating_sub(now));
+        Some(due.saturating_sub(now).max(earliest))
+    }
+
+    fn due(&mut self) {
+        let now = self.clock.now();
+        let due = self.table.on_timeout(now, self.runs.controller_attached());
+        let _ = self.apply_effects();
+        match due {
+            Some(Due::RecoveryOver) => {
+                tracing::info!("recovery grace is over");
+                self.timeline.push(self.clock.unix_ms(), "recovery-over", "recovery grace is over");
+            }
+            Some(Due::AbortRun) => self.abort_alone("no notice was sent before the deadline"),
+            Some(Due::SettleRun) => self.settle_alone(),
+            None => self.runs.wait_until(now + IDLE_TICK),
+        }
+        self.drain_again();
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Call(incoming, answer) => self.call(incoming, answer),
+            Request::Reboot { source, name, state, done } => {
+                self.reboot(source, name, state, done);
+                self.drain_again();
+            }
+            Request::Suspect { address, name, why } => {
+                if let Some(client) = self.table.find(address, &name) {
+                    self.table.suspect(client, &why);
+                }
+            }
+            Request::Status(answer) => {
+                let _ = answer.send(self.status());
+            }
+            Request::Clients(after, answer) => {
+                let _ = answer.send(self.table.list_clients(after));
+            }
+            Request::Locks(args, answer) => {
+                let _ = answer.send(self.table.list_locks(&args));
+            }
+            Request::Begin(args, connection, answer) => self.begin(args, connection, answer),
+            Request::RunClients(args, answer) => {
+                let _ = answer.send(self.run_clients(args));
+            }
+            Request::Progress(args, connection, answer) => {
+                let outcome = self.progress(&args, connection);
+                self.told(outcome, answer);
+            }
+            Request::Extend(args, answer) => {
+                let outcome = self.table.extend(self.clock.now(), &args);
+                self.told(outcome, answer);
+            }
+            Request::Settle(args, connection, answer) => self.settle(args, connection, answer),
+            Request::Abort(args, answer) => self.abort(args, answer),
+            Request::Detached(connection) => self.runs.detached(connection),
+            Request::Watched(cursor, answer) => {
+                let _ = answer.send(Watched { status: self.status(), events: self.timeline.since(cursor) });
+            }
+        }
+    }
+
+    fn told(&mut self, outcome: Result<(), Refusal>, answer: oneshot::Sender<Result<Status, Refusal>>) {
+        let _ = self.apply_effects();
+        let _ = answer.send(outcome.map(|()| self.status()));
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Nothing => {}
+            Done::LookedUp { address, name, found } => self.looked_up(address, name, &found),
+            Done::Recorded { client, record, outcome } => self.recorded(client, record, outcome),
+            Done::Offered { offer, answer } => {
+                self.offers.remove(&offer);
+                self.table.offer_answered(offer, answer);
+                let _ = self.apply_effects();
+                self.drain_again();
+            }
+            Done::BeginDurable(outcome) => self.begin_durable(outcome),
+            Done::ResultDurable(outcome) => self.result_durable(outcome),
+        }
+    }
+
+    pub(super) fn nsm_state(&self) -> NsmState {
+        *self.nsm_state.borrow()
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let now = self.clock.now();
+        let Totals { clients, monitored, locks, unmonitored, waiters } = self.table.totals();
+        let run = self.table.run_status(now);
+        let remaining = self.table.grace_remaining(now);
+        Status {
+            instance: self.instance,
+            nsm_state: self.nsm_state(),
+            grace: self.table.grace(),
+            grace_remaining_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
+            clients,
+            monitored,
+            locks,
+            unmonitored,
+            waiters,
+            run: Maybe(run),
+            cursor: self.timeline.cursor(),
+        }
+    }
+
+    /// One slice of scanning or sweeping.
+    fn slice(&mut self) {
+        match self.runs.phase {
+            Phase::Scanning => self.scan(),
+            Phase::Sweeping => self.sweep(),
+            Phase::Idle | Phase::Beginning(_) | Phase::Active | Phase::Writing => {}
+        }
+    }
+}

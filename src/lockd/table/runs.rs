@@ -1,0 +1,440 @@
+//! A run inside the daemon: state durable, begin, grace, settle in slices, result durable, commit.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::ConnectionId;
+use super::owner::{Done, Owner};
+use crate::lockd::persist::{self, Change, PersistError, RunRecord};
+use crate::wire::control::{
+    BeginArgs, Begun, FullResult, PAGE, ProgressArgs, Refusal, RefusalCode, RunArgs, RunClientPage, RunId,
+    RunPageAfter, RunResult, SettleArgs,
+};
+use crate::wire::types::NsmState;
+use crate::wire::xdr::List;
+
+/// Pending locks looked at, or dropped ones freed, between two requests.
+const SLICE: usize = 2_048;
+/// Begun and ended runs remembered by id, so that a repeated call is answered as the first one.
+const REMEMBERED: usize = 64;
+/// A result that the disk did not take is tried again after this.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// After so many failures the run is aborted: a drop that leaves no record must not happen.
+const FAILURES_MAX: u32 = 5;
+
+type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// No run.
+    Idle,
+    /// Its state number is on the way to the disk.
+    Beginning(Box<Beginning>),
+    /// Marked, in grace.
+    Active,
+    /// Frozen; verdicts are made, slice by slice.
+    Scanning,
+    /// The result is on the way to the disk.
+    Writing,
+    /// Over; dropped locks are freed, slice by slice.
+    Sweeping,
+}
+
+#[derive(Debug)]
+pub(super) struct Beginning {
+    args: Box<BeginArgs>,
+    new_state: NsmState,
+    began_unix_ms: u64,
+    connection: ConnectionId,
+    answers: Vec<Answer<Begun>>,
+}
+
+#[derive(Debug, Default)]
+struct Ending {
+    result: Option<Arc<FullResult>>,
+    answers: Vec<Answer<RunResult>>,
+}
+
+/// What is known of runs besides what the lock table knows.
+#[derive(Debug)]
+pub(super) struct Runs {
+    pub(super) phase: Phase,
+    ending: Ending,
+    controller: Option<ConnectionId>,
+    begun: VecDeque<Begun>,
+    ended: VecDeque<RunId>,
+    failures: u32,
+    not_before: Option<Duration>,
+}
+
+fn remember<T>(list: &mut VecDeque<T>, item: T) {
+    if list.len() == REMEMBERED {
+        list.pop_front();
+    }
+    list.push_back(item);
+}
+
+fn unknown(run: RunId) -> Refusal {
+    Refusal::new(RefusalCode::UnknownRun, format!("no run {run} is active here; `nlmctl status` shows what is"))
+}
+
+impl Runs {
+    pub(super) fn new(ended: Vec<RunId>) -> Self {
+        Self {
+            phase: Phase::Idle,
+            ending: Ending::default(),
+            controller: None,
+            begun: VecDeque::new(),
+            ended: ended.into(),
+            failures: 0,
+            not_before: None,
+        }
+    }
+    pub(super) fn is_slicing(&self) -> bool {
+        matches!(self.phase, Phase::Scanning | Phase::Sweeping)
+    }
+    /// While a run settles, its deadline means nothing more.
+    pub(super) fn takes_timers(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Beginning(_) | Phase::Active)
+    }
+    pub(super) fn controller_attached(&self) -> bool {
+        self.controller.is_some()
+    }
+    pub(super) fn detached(&mut self, connection: ConnectionId) {
+        if self.controller == Some(connection) {
+            self.controller = None;
+        }
+    }
+    /// Timers rest until then.
+    pub(super) fn wait_until(&mut self, at: Duration) {
+        self.not_before = Some(at);
+    }
+    pub(super) fn not_before(&self) -> Option<Duration> {
+        self.not_before
+    }
+}
+
+impl Owner {
+    pub(super) fn begin(&mut self, args: Box<BeginArgs>, connection: ConnectionId, answer: Answer<Begun>) {
+        if let Some(begun) = self.runs.begun.iter().find(|begun| begun.run == args.run) {
+            let _ = answer.send(Ok(begun.clone()));
+            return;
+        }
+        if self.runs.ended.contains(&args.run) {
+            let message = format!("run {} has ended; its result can be fetched", args.run);
+            let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
+            return;
+        }
+        if let Phase::Beginning(beginning) = &mut self.runs.phase
+            && beginning.args.run == args.run
+        {
+            beginning.answers.push(answer);
+            return;
+        }
+        if let Err(refusal) = self.may_begin(&args) {
+            let _ = answer.send(Err(refusal));
+            return;
+        }
+        let beginning = Beginning {
+            new_state: self.nsm_state().next_up(),
+            began_unix_ms: self.clock.unix_ms(),
+            args,
+            connection,
+            answers: vec![answer],
+        };
+        let submitted = self.persist.submit(Change::Begin(RunRecord {
+            run: beginning.args.run,
+            mode: beginning.args.mode,
+            old_state: self.nsm_state(),
+            new_state: beginning.new_state,
+            began_unix_ms: beginning.began_unix_ms,
+            in_scope: 0,
+            clients: Vec::new(),
+        }));
+        self.runs.phase = Phase::Beginning(Box::new(beginning));
+        self.work.spawn(async move { Done::BeginDurable(outcome(submitted).await) });
+    }
+
+    fn may_begin(&self, args: &BeginArgs) -> Result<(), Refusal> {
+        match self.runs.phase {
+            // The table sweeps the rest itself before it marks.
+            Phase::Idle | Phase::Sweeping => {}
+            Phase::Beginning(_) | Phase::Active | Phase::Scanning | Phase::Writing => {
+                return Err(Refusal::new(
+                    RefusalCode::RunActive,
+                    "another run is active; wait for its end, or abort it with `nlmctl abort`",
+                ));
+            }
+        }
+        if args.instance != self.instance || args.nsm_state != self.nsm_state() {
+            return Err(Refusal::new(
+                RefusalCode::StalePlan,
+                format!(
+                    "the plan was made for instance {} with NSM state {}, this is instance {} with state {}; plan again",
+                    args.instance,
+                    args.nsm_state,
+                    self.instance,
+                    self.nsm_state()
+                ),
+            ));
+        }
+        self.table.check_begin(args)
+    }
+
+    pub(super) fn begin_durable(&mut self, durable: Result<(), PersistError>) {
+        let Phase::Beginning(beginning) = std::mem::replace(&mut self.runs.phase, Phase::Idle) else { return };
+        let outcome = self.begin_now(&beginning, durable);
+        match &outcome {
+            Ok(begun) => {
+                tracing::info!(
+                    run = %begun.run, mode = %beginning.args.mode, in_scope = begun.in_scope, clients = begun.clients,
+                    nsm_state = %begun.new_state, "a run has begun: locks in scope are pending"
+                );
+                self.runs.phase = Phase::Active;
+                self.runs.controller = Some(beginning.connection);
+                self.runs.failures = 0;
+                self.runs.not_before = None;
+                remember(&mut self.runs.begun, begun.clone());
+            }
+            Err(refusal) => tracing::warn!(run = %beginning.args.run, %refusal, "a run was not begun"),
+        }
+        let _ = self.apply_effects();
+        self.timeline.changed();
+        for answer in beginning.answers {
+            let _ = answer.send(outcome.clone());
+        }
+        self.drain_again();
+    }
+
+    fn begin_now(&mut self, beginning: &Beginning, durable: Result<(), PersistError>) -> Result<Begun, Refusal> {
+        durable.map_err(|error| {
+            Refusal::new(
+                RefusalCode::NotDurable,
+                format!("the new NSM state is not on disk, nothing was begun: {error}"),
+            )
+        })?;
+        let old_state = self.nsm_state.send_replace(beginning.new_state);
+        let now = self.clock.now();
+        let begun = self.table.check_begin(&beginning.args).and_then(|()| {
+            self.table.begin(now, beginning.began_unix_ms, &beginning.args, old_state, beginning.new_state)
+        });
+        // Both are for the result that a restart would have to write; the run does not wait for it.
+        let follow_up = match &begun {
+            Ok(begun) => {
+                Change::Marked { run: begun.run, in_scope: begun.in_scope, clients: self.table.run_clients().to_vec() }
+            }
+            Err(_) => Change::NotBegun(beginning.args.run),
+        };
+        if let Err(error) = self.persist.submit(follow_up) {
+            tracing::warn!(run = %beginning.args.run, %error, "what the run marked is not on disk");
+        }
+        begun.map(|begun| Begun { names: List::clipped(self.names.clone()), ..begun })
+    }
+
+    fn active_run(&self) -> Option<RunId> {
+        self.table.run_status(self.clock.now()).map(|run| run.run)
+    }
+
+    fn expect_run(&self, run: RunId) -> Result<(), Refusal> {
+        if self.active_run() == Some(run) { Ok(()) } else { Err(unknown(run)) }
+    }
+
+    pub(super) fn run_clients(&self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
+        self.expect_run(args.run)?;
+        let clients = self.table.run_clients();
+        let start = usize::try_from(args.after).unwrap_or(usize::MAX).min(clients.len());
+        let page: Vec<_> = clients.iter().skip(start).take(PAGE).cloned().collect();
+        let end = start + page.len();
+        let next = if end < clients.len() { end as u64 } else { 0 };
+        Ok(RunClientPage { clients: List::clipped(page), next })
+    }
+
+    pub(super) fn progress(&mut self, args: &ProgressArgs, connection: ConnectionId) -> Result<(), Refusal> {
+        self.table.progress(self.clock.now(), args)?;
+        self.runs.controller = Some(connection);
+        Ok(())
+    }
+
+    pub(super) fn settle(&mut self, args: SettleArgs, connection: ConnectionId, answer: Answer<RunResult>) {
+        if self.runs.ended.contains(&args.run) {
+            // A repeated call: the first one settled, or the deadline did.
+            let persist = self.persist.clone();
+            self.work.spawn(async move {
+                let result = match persist.result(args.run).await {
+                    Ok(Some(full)) => Ok(full.result),
+                    Ok(None) => Err(unknown(args.run)),
+                    Err(error) => Err(Refusal::new(RefusalCode::NotDurable, error.to_string())),
+                };
+                let _ = answer.send(result);
+                Done::Nothing
+            });
+            return;
+        }
+        if let Err(refusal) = self.expect_run(args.run) {
+            let _ = answer.send(Err(refusal));
+            return;
+        }
+        self.runs.controller = Some(connection);
+        if matches!(self.runs.phase, Phase::Scanning | Phase::Writing) {
+            self.runs.ending.answers.push(answer);
+            return;
+        }
+        let reason = if args.only_if_nothing_pending { "nothing pending" } else { "deadline" };
+        match self.table.settle_start(self.clock.now(), args.only_if_nothing_pending, false, reason) {
+            Ok(()) => self.start_scan(vec![answer]),
+            Err(refusal) => {
+                let _ = answer.send(Err(refusal));
+            }
+        }
+    }
+
+    /// The deadline has passed and nobody settled.
+    pub(super) fn settle_alone(&mut self) {
+        let reason = if self.runs.controller_attached() {
+            "deadline, and the controller did not settle"
+        } else {
+            "deadline, and the controller was gone"
+        };
+        tracing::warn!("settling alone: {reason}");
+        match self.table.settle_start(self.clock.now(), false, true, reason) {
+            Ok(()) => self.start_scan(Vec::new()),
+            Err(refusal) => self.abort_alone(&format!("could not settle: {refusal}")),
+        }
+    }
+
+    fn start_scan(&mut self, answers: Vec<Answer<RunResult>>) {
+        self.runs.ending = Ending { result: None, answers };
+        self.runs.phase = Phase::Scanning;
+        let _ = self.apply_effects();
+    }
+
+    pub(super) fn scan(&mut self) {
+        if !self.table.settle_scan(SLICE) {
+            return;
+        }
+        let Some(result) = self.table.settle_result(self.clock.unix_ms()).map(Arc::new) else {
+            self.abort_alone("the run was gone before its end");
+            return;
+        };
+        self.runs.ending.result = Some(result.clone());
+        self.runs.phase = Phase::Writing;
+        let submitted = self.persist.submit(Change::Ended(result));
+        self.work.spawn(async move { Done::ResultDurable(outcome(submitted).await) });
+    }
+
+    pub(super) fn result_durable(&mut self, durable: Result<(), PersistError>) {
+        let Ending { result, answers } = std::mem::take(&mut self.runs.ending);
+        let Some(result) = result else { return };
+        let waiting = std::mem::take(&mut self.until_commit);
+        match durable {
+            Ok(()) => {
+                self.table.settle_commit();
+                self.runs.phase = Phase::Sweeping;
+                self.over(&result.result);
+                for answer in answers {
+                    let _ = answer.send(Ok(result.result.clone()));
+                }
+            }
+            Err(error) => {
+                self.table.settle_cancel();
+                self.runs.phase = Phase::Active;
+                self.runs.failures += 1;
+                self.runs.not_before = Some(self.clock.now() + RETRY_AFTER);
+                tracing::error!(run = %result.result.run, %error, "the run's result is not on disk; nothing was dropped");
+                let refusal = Refusal::new(
+                    RefusalCode::NotDurable,
+                    format!("the run's result is not on disk, nothing was dropped: {error}"),
+                );
+                for answer in answers {
+                    let _ = answer.send(Err(refusal.clone()));
+                }
+                if self.runs.failures >= FAILURES_MAX {
+                    self.abort_alone("the result could not be written");
+                }
+            }
+        }
+        let _ = self.apply_effects();
+        self.unpark(waiting);
+        self.drain_again();
+    }
+
+    pub(super) fn sweep(&mut self) {
+        if self.table.settle_sweep(SLICE) {
+            self.runs.phase = Phase::Idle;
+            self.timeline.changed();
+        }
+        let _ = self.apply_effects();
+    }
+
+    fn over(&mut self, result: &RunResult) {
+        remember(&mut self.runs.ended, result.run);
+        self.runs.controller = None;
+        self.runs.not_before = None;
+        let counts = result.counts;
+        tracing::info!(
+            run = %result.run, reason = result.reason.as_str(), reclaimed = counts.reclaimed, released = counts.released,
+            dropped = counts.dropped, kept = counts.kept, "the run is over"
+        );
+    }
+
+    pub(super) fn abort(&mut self, args: RunArgs, answer: Answer<RunResult>) {
+        if self.runs.ended.contains(&args.run) {
+            let message = format!("run {} has ended already; nothing is left to abort", args.run);
+            let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
+            return;
+        }
+        match self.expect_run(args.run).and_then(|()| self.abort_now("aborted by a controller")) {
+            Ok(result) => self.keep_aborted(result, Some(answer)),
+            Err(refusal) => {
+                let _ = answer.send(Err(refusal));
+            }
+        }
+        self.drain_again();
+    }
+
+    pub(super) fn abort_alone(&mut self, reason: &str) {
+        tracing::warn!("aborting the run: {reason}");
+        match self.abort_now(reason) {
+            Ok(result) => self.keep_aborted(result, None),
+            Err(refusal) => {
+                tracing::error!(%refusal, "the run could not be aborted");
+                self.runs.not_before = Some(self.clock.now() + RETRY_AFTER);
+            }
+        }
+    }
+
+    fn abort_now(&mut self, reason: &str) -> Result<Arc<FullResult>, Refusal> {
+        let result = Arc::new(self.table.abort(self.clock.unix_ms(), reason)?);
+        self.runs.phase = Phase::Idle;
+        self.over(&result.result);
+        let _ = self.apply_effects();
+        Ok(result)
+    }
+
+    /// An abort drops nothing, so it does not wait for the disk; its answer does, for a while.
+    fn keep_aborted(&mut self, result: Arc<FullResult>, answer: Option<Answer<RunResult>>) {
+        let persist = self.persist.clone();
+        self.work.spawn(async move {
+            for attempt in 1..=FAILURES_MAX {
+                match persist.write(Change::Ended(result.clone())).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::error!(run = %result.result.run, attempt, %error, "the aborted run's result is not on disk");
+                        tokio::time::sleep(RETRY_AFTER).await;
+                    }
+                }
+            }
+            if let Some(answer) = answer {
+                let _ = answer.send(Ok(result.result.clone()));
+            }
+            Done::Nothing
+        });
+    }
+}
+
+async fn outcome(submitted: Result<persist::Durable, PersistError>) -> Result<(), PersistError> {
+    persist::durable(submitted?).await
+}

@@ -1,0 +1,273 @@
+//! The clients: who they are, what they hold, which of them makes room.
+//!
+//! A client is (address without port, caller_name). Several addresses are one client only after
+//! [`join`](Clients::join), which the daemon calls when caller_name resolves forward to all of
+//! them. Names behind one address are different clients.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use super::api::{ClientId, ClientView};
+use super::files::FileId;
+use crate::wire::control::ClientRef;
+use crate::wire::types::{CallerName, NsmState};
+
+/// Most suspicions kept of one client, addresses of one client and server addresses it called.
+const MAX_SUSPICIONS: usize = 8;
+pub(super) const MAX_ADDRESSES: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) name: CallerName,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) server_addresses: Vec<IpAddr>,
+    /// As its LOCKs carried it.
+    pub(super) nsm_state: NsmState,
+    /// The state of its last reboot notice.
+    pub(super) last_notice: Option<NsmState>,
+    pub(super) monitored: bool,
+    pub(super) suspicions: Vec<String>,
+    /// Locks and shares held or pending, by file.
+    pub(super) files: BTreeMap<FileId, usize>,
+    pub(super) locks: usize,
+    pub(super) unmonitored: usize,
+    pub(super) waiters: usize,
+    /// Its place in the queue of those that make room, while it has no lock and no waiter.
+    idle_since: Option<u64>,
+}
+
+impl Client {
+    pub(super) fn view(&self) -> ClientView {
+        ClientView {
+            name: self.name.clone(),
+            addresses: self.addresses.clone(),
+            server_addresses: self.server_addresses.clone(),
+            nsm_state: self.nsm_state,
+            monitored: self.monitored,
+        }
+    }
+
+    pub(super) fn suspect(&mut self, why: &str) {
+        if self.suspicions.len() < MAX_SUSPICIONS && !self.suspicions.iter().any(|s| s == why) {
+            self.suspicions.push(why.to_owned());
+        }
+    }
+}
+
+fn short_key(name: &CallerName) -> String {
+    name.short().to_ascii_lowercase()
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    by_id: BTreeMap<ClientId, Client>,
+    by_key: HashMap<(IpAddr, CallerName), ClientId>,
+    by_address: HashMap<IpAddr, Vec<ClientId>>,
+    /// By the short name in small letters: names that may be one host's stand together.
+    by_short: HashMap<String, Vec<ClientId>>,
+    /// Clients without locks and waiters, the longest idle first.
+    idle: BTreeSet<(u64, ClientId)>,
+    next_id: u32,
+    clock: u64,
+}
+
+impl Clients {
+    pub(super) fn get(&self, id: ClientId) -> Option<&Client> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ClientId) -> Option<&mut Client> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {
+        self.by_id.iter().map(|(id, client)| (*id, client))
+    }
+
+    pub(super) fn after(&self, id: u32) -> impl Iterator<Item = (ClientId, &Client)> {
+        self.by_id.range(ClientId(id)..).map(|(id, client)| (*id, client))
+    }
+
+    pub(super) fn find(&self, address: IpAddr, name: &CallerName) -> Option<ClientId> {
+        self.by_key.get(&(address, name.clone())).copied()
+    }
+
+    pub(super) fn at(&self, address: IpAddr) -> &[ClientId] {
+        self.by_address.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// Clients of exactly this name, wherever they call from.
+    pub(super) fn named(&self, name: &CallerName) -> Vec<ClientId> {
+        self.alike(name).filter(|(_, client)| client.name == *name).map(|(id, _)| id).collect()
+    }
+
+    /// Clients whose name may be this host's: equal, or one is the other's short form.
+    fn alike<'a>(&'a self, name: &'a CallerName) -> impl Iterator<Item = (ClientId, &'a Client)> {
+        let ids = self.by_short.get(&short_key(name)).map_or(&[][..], Vec::as_slice);
+        ids.iter().filter_map(|id| Some((*id, self.get(*id)?))).filter(|(_, client)| client.name.matches(name))
+    }
+
+    /// The clients that the reference means: of that name (full or short) and at that address, as
+    /// far as it gives them.
+    pub(super) fn meant(&self, reference: &ClientRef) -> Vec<ClientId> {
+        let at = |client: &Client| reference.address.0.is_none_or(|a| client.addresses.contains(&a.0));
+        match (&reference.name.0, reference.address.0) {
+            (Some(name), _) => self.alike(name).filter(|(_, c)| at(c)).map(|(id, _)| id).collect(),
+            (None, Some(address)) => self.at(address.0).to_vec(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// Whether another name calls from one of the client's addresses.
+    pub(super) fn shares_address(&self, client: &Client) -> bool {
+        client.addresses.iter().any(|a| self.at(*a).len() > 1)
+    }
+
+    /// Makes the client. Whoever has been idle the longest makes room (given back to be forgotten):
+    /// of all clients when there are `max` of them, of this address' ones when it has
+    /// `max_per_address`. `None`: everybody has locks.
+    pub(super) fn add(
+        &mut self,
+        address: IpAddr,
+        name: &CallerName,
+        max: usize,
+        max_per_address: usize,
+    ) -> Option<(ClientId, Vec<ClientId>)> {
+        let mut gone = Vec::new();
+        if self.at(address).len() >= max_per_address {
+            let oldest = self.at(address).iter().filter_map(|id| Some((self.get(*id)?.idle_since?, *id))).min();
+            gone.push(oldest?.1);
+        }
+        if self.by_id.len() - gone.len() >= max {
+            gone.push(self.idle.iter().map(|(_, id)| *id).find(|id| !gone.contains(id))?);
+        }
+        for id in &gone {
+            self.remove(*id);
+        }
+        let id = ClientId(self.next_id);
+        self.next_id = self.next_id.checked_add(1)?;
+        self.clock += 1;
+        self.by_id.insert(
+            id,
+            Client {
+                name: name.clone(),
+                addresses: Vec::new(),
+                server_addresses: Vec::new(),
+                nsm_state: NsmState(0),
+                last_notice: None,
+                monitored: false,
+                suspicions: Vec::new(),
+                files: BTreeMap::new(),
+                locks: 0,
+                unmonitored: 0,
+                waiters: 0,
+                idle_since: Some(self.clock),
+            },
+        );
+        self.idle.insert((self.clock, id));
+        self.by_short.entry(short_key(name)).or_default().push(id);
+        self.join(id, address);
+        Some((id, gone))
+    }
+
+    /// One more address of the client.
+    pub(super) fn join(&mut self, id: ClientId, address: IpAddr) {
+        let Some(client) = self.by_id.get_mut(&id) else { return };
+        if client.addresses.len() >= MAX_ADDRESSES || client.addresses.contains(&address) {
+            return;
+        }
+        client.addresses.push(address);
+        self.by_key.insert((address, client.name.clone()), id);
+        self.by_address.entry(address).or_default().push(id);
+    }
+
+    fn remove(&mut self, id: ClientId) {
+        let Some(client) = self.by_id.remove(&id) else { return };
+        for address in client.addresses {
+            self.by_key.remove(&(address, client.name.clone()));
+            if let Some(ids) = self.by_address.get_mut(&address) {
+                ids.retain(|other| *other != id);
+                if ids.is_empty() {
+                    self.by_address.remove(&address);
+                }
+            }
+        }
+        let short = short_key(&client.name);
+        if let Some(ids) = self.by_short.get_mut(&short) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_short.remove(&short);
+            }
+        }
+        if let Some(since) = client.idle_since {
+            self.idle.remove(&(since, id));
+        }
+    }
+
+    /// The client called: it is the last one to make room.
+    pub(super) fn touch(&mut self, id: ClientId) {
+        self.set_idle(id, false);
+        self.settle_idle(id);
+    }
+
+    /// Puts the client in or out of the queue of those that make room, as its counts say.
+    fn settle_idle(&mut self, id: ClientId) {
+        let idle = self.by_id.get(&id).is_some_and(|c| c.locks == 0 && c.waiters == 0);
+        self.set_idle(id, idle);
+    }
+
+    fn set_idle(&mut self, id: ClientId, idle: bool) {
+        let Some(client) = self.by_id.get_mut(&id) else { return };
+        match (client.idle_since, idle) {
+            (None, true) => {
+                self.clock += 1;
+                client.idle_since = Some(self.clock);
+                self.idle.insert((self.clock, id));
+            }
+            (Some(since), false) => {
+                client.idle_since = None;
+                self.idle.remove(&(since, id));
+            }
+            (None, false) | (Some(_), true) => {}
+        }
+    }
+
+    pub(super) fn lock_added(&mut self, id: ClientId, file: FileId, monitored: bool) {
+        let Some(client) = self.by_id.get_mut(&id) else { return };
+        client.locks += 1;
+        client.unmonitored += usize::from(!monitored);
+        *client.files.entry(file).or_default() += 1;
+        self.settle_idle(id);
+    }
+
+    pub(super) fn lock_removed(&mut self, id: ClientId, file: FileId, monitored: bool) {
+        let Some(client) = self.by_id.get_mut(&id) else { return };
+        client.locks -= 1;
+        client.unmonitored -= usize::from(!monitored);
+        if let Some(count) = client.files.get_mut(&file) {
+            *count -= 1;
+            if *count == 0 {
+                client.files.remove(&file);
+            }
+        }
+        self.settle_idle(id);
+    }
+
+    pub(super) fn waiter_added(&mut self, id: ClientId) {
+        if let Some(client) = self.by_id.get_mut(&id) {
+            client.waiters += 1;
+        }
+        self.settle_idle(id);
+    }
+
+    pub(super) fn waiter_removed(&mut self, id: ClientId) {
+        if let Some(client) = self.by_id.get_mut(&id) {
+            client.waiters -= 1;
+        }
+        self.settle_idle(id);
+    }
+}

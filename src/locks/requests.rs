@@ -1,0 +1,311 @@
+//! TEST, LOCK, reclaim, UNLOCK, SHARE, UNSHARE: what each does in and out of grace.
+//!
+//! Ranges are as POSIX has them: an owner has one mode on a byte, a new lock replaces what it had
+//! there, neighbours that are alike become one. Conflicts are only ever with another owner.
+
+use std::time::Duration;
+
+use super::files::{File, FileId, Kind, Segment, uncovered};
+use super::late::LateReclaim;
+use super::owners::OwnerId;
+use super::run::How;
+use super::{Caller, Effect, Handled, Holder, LockTable, Verdict};
+use crate::wire::control::{Fate, Grace, LockFate, Mode};
+use crate::wire::types::{ByteRange, Cookie, NsmState};
+use crate::wire::xdr::Maybe;
+
+/// A lock that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    pub(super) caller: Caller,
+    pub(super) owner: OwnerId,
+    pub(super) file: FileId,
+    pub(super) range: ByteRange,
+    pub(super) kind: Kind,
+    pub(super) state: NsmState,
+    pub(super) monitored: bool,
+}
+
+impl Want {
+    pub(super) fn segment(&self, range: ByteRange, epoch: u32) -> Segment {
+        Segment {
+            range,
+            owner: self.owner,
+            client: self.caller.client,
+            state: self.state,
+            epoch,
+            mark: 0,
+            kind: self.kind,
+            monitored: self.monitored,
+            offered: false,
+        }
+    }
+}
+
+impl LockTable {
+    /// Segments of others that exclude this one.
+    pub(super) fn in_the_way(
+        &self,
+        file: FileId,
+        owner: OwnerId,
+        range: ByteRange,
+        kind: Kind,
+    ) -> impl Iterator<Item = &Segment> {
+        self.files
+            .get(file)
+            .into_iter()
+            .flat_map(move |f| f.overlapping(range))
+            .filter(move |s| s.owner != owner && s.kind.excludes(kind))
+    }
+
+    pub(super) fn test(&self, owner: OwnerId, file: FileId, range: ByteRange, kind: Kind) -> Handled {
+        if self.is_frozen(file, range, kind) {
+            return Handled::Wait;
+        }
+        let found = self.in_the_way(file, owner, range, kind).next();
+        let holder = found.and_then(|s| {
+            Some(Holder {
+                exclusive: s.kind == Kind::Range { exclusive: true },
+                process: self.owners.key(s.owner)?.process.clone(),
+                range: s.range,
+            })
+        });
+        Handled::Reply(match holder {
+            Some(holder) => Verdict::Holder(holder),
+            // Somebody may still reclaim what looks free.
+            None if matches!(self.grace(), Grace::Strict | Grace::Recovery) => Verdict::Grace,
+            None => Verdict::Granted,
+        })
+    }
+
+    /// An ordinary LOCK or SHARE. `wait` is the request's cookie where it may be queued.
+    pub(super) fn lock(&mut self, want: &Want, wait: Option<&Cookie>) -> Handled {
+        if self.is_frozen(want.file, want.range, want.kind) {
+            return Handled::Wait;
+        }
+        if let Some(handled) = self.lock_again(want, wait) {
+            return handled;
+        }
+        match self.grace() {
+            Grace::Recovery | Grace::Strict => return Handled::Reply(Verdict::Grace),
+            Grace::Settling if self.run.as_ref().is_some_and(|r| r.mode == Mode::Strict) => {
+                return Handled::Reply(Verdict::Grace);
+            }
+            Grace::Open | Grace::Targeted | Grace::Settling => {}
+        }
+        let (mut held, mut pending) = (false, false);
+        for segment in self.in_the_way(want.file, want.owner, want.range, want.kind) {
+            if self.is_pending(want.file, segment) { pending = true } else { held = true }
+        }
+        if pending {
+            return Handled::Reply(Verdict::Grace);
+        }
+        if held {
+            return Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie)));
+        }
+        if self.is_full(want) {
+            return Handled::Reply(Verdict::NoLocks);
+        }
+        if self.grant(want, false).iter().any(|s| !want.kind.covers(s.kind)) {
+            self.wake(want.file);
+        }
+        Handled::Reply(Verdict::Granted)
+    }
+
+    /// Whether one more lock would go beyond a cap.
+    fn is_full(&self, want: &Want) -> bool {
+        self.locks >= self.limits.locks
+            || self.clients.get(want.caller.client).is_none_or(|c| c.locks >= self.limits.locks_per_client)
+    }
+
+    /// The owner gets the range, whatever it had there before. Gives what it had.
+    pub(super) fn grant(&mut self, want: &Want, offered: bool) -> Vec<Segment> {
+        let had =
+            self.cut(want.file, want.range, How::Reclaimed, |s| s.owner == want.owner && s.kind.same_sort(want.kind));
+        for piece in had.iter().filter(|s| !want.kind.covers(s.kind)) {
+            self.remember_given_up(want.file, piece);
+        }
+        let segment = Segment { offered, ..want.segment(want.range, self.epoch) };
+        self.put(want.file, segment);
+        self.effects.push(Effect::Changed);
+        had
+    }
+
+    /// A reclaim: after a notice the owner says what it holds. Refused only for a conflict.
+    pub(super) fn reclaim(&mut self, now: Duration, want: &Want) -> Handled {
+        if self.run.as_ref().is_some_and(|run| run.settling.is_some()) {
+            return Handled::Wait;
+        }
+        let Some(file) = self.files.get(want.file) else { return Handled::Reply(Verdict::NoLocks) };
+        let elsewhere = self.pending_by_another_path(file, want);
+        let unknown = Self::unknown_parts(file, want, elsewhere);
+        let unheld = self.unheld_parts(file, want);
+        let same_life = file.overlapping(want.range).all(|s| s.owner != want.owner || s.state == want.state);
+        let conflict =
+            self.in_the_way(want.file, want.owner, want.range, want.kind).find(|s| Some(**s) != elsewhere).copied();
+        if let Some(other) = conflict {
+            return self.refuse_reclaim(want, Some(other.owner), Some(other.range));
+        }
+        // What its owner holds is granted always; the rest only where reclaims are taken.
+        let mut late = false;
+        if !unheld.is_empty() && self.grace() == Grace::Open {
+            match self.late_reclaim(want) {
+                LateReclaim::Granted => late = true,
+                LateReclaim::TakenSince(other, range) => return self.refuse_reclaim(want, other, range),
+                LateReclaim::NoWindow => return Handled::Reply(Verdict::Grace),
+            }
+        }
+        if !unknown.is_empty() && self.is_full(want) {
+            return Handled::Reply(Verdict::NoLocks);
+        }
+        let row = (!unknown.is_empty()).then(|| self.fate_row(want, Fate::Resurrected, unknown != [want.range]));
+        if !unheld.is_empty() || !same_life {
+            self.take_back(want, elsewhere);
+        }
+        if let Some(run) = &mut self.run {
+            run.reclaim_granted(now, want.caller.client, !unheld.is_empty());
+        }
+        self.effects.push(Effect::Changed);
+        match row.flatten() {
+            Some(row) if late => {
+                self.append_late(row);
+            }
+            Some(row) => {
+                if let Some(run) = &mut self.run {
+                    run.resurrected(want.caller.client, row);
+                }
+            }
+            None => {}
+        }
+        Handled::Reply(Verdict::Granted)
+    }
+
+    /// The same process' pending lock of exactly this range, taken over another path: this owner's.
+    fn pending_by_another_path(&self, file: &File, want: &Want) -> Option<Segment> {
+        file.overlapping(want.range)
+            .find(|s| {
+                s.range == want.range
+                    && s.owner != want.owner
+                    && s.kind.same_sort(want.kind)
+                    && self.is_pending(want.file, s)
+                    && self.owners.same_process(s.owner, want.owner)
+            })
+            .copied()
+    }
+
+    /// The parts of the range that the owner is not known to have at least in this mode.
+    fn unknown_parts(file: &File, want: &Want, elsewhere: Option<Segment>) -> Vec<ByteRange> {
+        let mine = file
+            .overlapping(want.range)
+            .filter(|s| (s.owner == want.owner || Some(**s) == elsewhere) && s.kind.covers(want.kind));
+        uncovered(want.range, mine.map(|s| s.range))
+    }
+
+    /// The parts of the range that the owner does not hold (pending is not held) in this mode.
+    fn unheld_parts(&self, file: &File, want: &Want) -> Vec<ByteRange> {
+        let held = file
+            .overlapping(want.range)
+            .filter(|s| s.owner == want.owner && s.kind.covers(want.kind) && !self.is_pending(want.file, s));
+        uncovered(want.range, held.map(|s| s.range))
+    }
+
+    /// What the reclaim names becomes held, and exactly that: what is pending in a stronger mode
+    /// stays so beneath it, and what is already held in a stronger mode is not weakened.
+    fn take_back(&mut self, want: &Want, elsewhere: Option<Segment>) {
+        self.weaken_pending(want);
+        let mine = |s: &Segment| s.owner == want.owner || Some(*s) == elsewhere;
+        self.cut(want.file, want.range, How::Reclaimed, |s| mine(s) && want.kind.covers(s.kind));
+        let Some(file) = self.files.get(want.file) else { return };
+        for range in self.unheld_parts(file, want) {
+            self.put(want.file, want.segment(range, self.epoch));
+        }
+    }
+
+    /// Marks the owner's pending segments that are stronger than what is reclaimed of them.
+    fn weaken_pending(&mut self, want: &Want) {
+        let Some(mut run) = self.run.take() else { return };
+        if let Some(file) = self.files.get_mut(want.file) {
+            for segment in &mut file.segments {
+                let weaker = segment.owner == want.owner
+                    && segment.range.overlaps(want.range)
+                    && segment.kind.same_sort(want.kind)
+                    && !want.kind.covers(segment.kind)
+                    && run.covers.is_pending(want.file, segment);
+                if weaker {
+                    segment.mark = run.weakened(segment);
+                }
+            }
+        }
+        self.run = Some(run);
+    }
+
+    /// Another owner holds or pends the range, or held it since the run began.
+    fn refuse_reclaim(&mut self, want: &Want, other: Option<OwnerId>, range: Option<ByteRange>) -> Handled {
+        let Some(row) = self.fate_row(want, Fate::Conflict, false) else { return Handled::Reply(Verdict::Denied) };
+        let row =
+            LockFate { other: Maybe(other.and_then(|owner| self.owner_row(owner))), other_range: Maybe(range), ..row };
+        let words = format!(
+            "{} may not reclaim {} of file {}: {}",
+            row.owner.name,
+            row.range,
+            row.file,
+            row.other.0.as_ref().map_or("somebody had it since".to_owned(), |o| format!("{} has it", o.name)),
+        );
+        let told = match &mut self.run {
+            Some(run) => run.conflict(want.caller.client, row),
+            None => self.append_late(row),
+        };
+        if told {
+            self.effects.push(Effect::Event("conflict", words));
+            self.effects.push(Effect::Changed);
+        }
+        Handled::Reply(Verdict::Denied)
+    }
+
+    fn fate_row(&self, want: &Want, fate: Fate, partial: bool) -> Option<LockFate> {
+        Some(LockFate {
+            fate,
+            file: self.files.get(want.file)?.handle.clone(),
+            kind: want.kind.row(),
+            range: want.range,
+            partial,
+            late: false,
+            owner: self.owner_row(want.owner)?,
+            other: Maybe(None),
+            other_range: Maybe(None),
+        })
+    }
+
+    pub(super) fn unlock(&mut self, owner: OwnerId, file: FileId, range: ByteRange) -> Handled {
+        let mine = |s: &Segment| s.owner == owner && matches!(s.kind, Kind::Range { .. });
+        if self.owns_frozen(file, range, mine) {
+            return Handled::Wait;
+        }
+        // Whoever unlocks has had the grant, and waits no more for that range.
+        self.drop_waiters_in(owner, file, range);
+        self.release_here(file, range, mine)
+    }
+
+    pub(super) fn unshare(&mut self, owner: OwnerId, file: FileId) -> Handled {
+        let mine = |s: &Segment| s.owner == owner && matches!(s.kind, Kind::Share { .. });
+        if self.owns_frozen(file, ByteRange::ALL, mine) {
+            return Handled::Wait;
+        }
+        self.release_here(file, ByteRange::ALL, mine)
+    }
+
+    /// Whether a result is being written that has to do with one of these segments.
+    fn owns_frozen(&self, file: FileId, range: ByteRange, mine: impl Fn(&Segment) -> bool) -> bool {
+        self.run.as_ref().is_some_and(|run| run.settling.is_some())
+            && self.files.get(file).is_some_and(|f| f.overlapping(range).any(|s| mine(s) && self.is_pending(file, s)))
+    }
+
+    fn release_here(&mut self, file: FileId, range: ByteRange, mine: impl Fn(&Segment) -> bool) -> Handled {
+        let gone = self.cut(file, range, How::Released, mine);
+        if !gone.is_empty() {
+            self.effects.push(Effect::Changed);
+            self.wake(file);
+        }
+        Handled::Reply(Verdict::Granted)
+    }
+}

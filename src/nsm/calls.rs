@@ -1,0 +1,183 @@
+//! The calls of a fan-out as bytes, and what their answers say.
+//!
+//! Thousands of calls differ in their xid alone, so each kind is encoded once.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::wire::rpc::{self, Credential, RpcError};
+use crate::wire::types::{CallerName, NsmState, Transport};
+use crate::wire::{nsm, rpcbind, xdr};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Where its statd listens: GETPORT of rpcbind version 2 over IPv4, GETADDR of version 4 over IPv6.
+    Port(Transport),
+    /// NULL: is somebody there?
+    Null,
+    /// SM_STAT: which state number?
+    Stat,
+    /// SM_NOTIFY, with the name of this number.
+    Notify(usize),
+}
+
+/// What an answer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The statd listens there; `None`: nowhere.
+    Port(Option<u16>),
+    /// Acked, with the state number if that was asked.
+    Done(Option<NsmState>),
+    /// Refused, and why.
+    Refused(String),
+}
+
+/// Every call of a fan-out, encoded with xid 0.
+#[derive(Debug)]
+pub(super) struct Calls {
+    ports: HashMap<(Transport, bool), Vec<u8>>,
+    null: NsmCall,
+    stat: NsmCall,
+    notices: Vec<NsmCall>,
+    names: HashMap<CallerName, usize>,
+}
+
+impl Calls {
+    /// `my_name` is what SM_STAT asks about.
+    pub(super) fn new(my_name: Option<&CallerName>) -> Self {
+        let mut ports = HashMap::new();
+        for transport in [Transport::Udp, Transport::Tcp] {
+            for ipv6 in [false, true] {
+                ports.insert((transport, ipv6), port_call(transport, ipv6));
+            }
+        }
+        let stat = my_name.map(|name| xdr::encode(&nsm::SmName { mon_name: name.clone() })).unwrap_or_default();
+        Self {
+            ports,
+            null: NsmCall::new(nsm::Procedure::Null, Vec::new()),
+            stat: NsmCall::new(nsm::Procedure::Stat, stat),
+            notices: Vec::new(),
+            names: HashMap::new(),
+        }
+    }
+
+    /// The question that tells `name`'s new state.
+    pub(super) fn notice(&mut self, name: &CallerName, state: NsmState) -> Question {
+        if let Some(&number) = self.names.get(name) {
+            return Question::Notify(number);
+        }
+        let args = xdr::encode(&nsm::NotifyArgs { mon_name: name.clone(), state });
+        self.notices.push(NsmCall::new(nsm::Procedure::Notify, args));
+        let number = self.notices.len() - 1;
+        self.names.insert(name.clone(), number);
+        Question::Notify(number)
+    }
+
+    /// The call for `question`, to a host at `to`.
+    pub(super) fn encode(&self, question: Question, to: IpAddr, xid: u32) -> Vec<u8> {
+        let template = match question {
+            Question::Port(transport) => self.ports.get(&(transport, to.is_ipv6())),
+            _ => self.of_nsm(question).map(|call| &call.message),
+        };
+        let mut bytes = template.cloned().unwrap_or_default();
+        if let Some(head) = bytes.first_chunk_mut::<4>() {
+            *head = xid.to_be_bytes();
+        }
+        bytes
+    }
+
+    /// A question for a statd, whole and in parts.
+    pub(super) fn of_nsm(&self, question: Question) -> Option<&NsmCall> {
+        match question {
+            Question::Port(_) => None,
+            Question::Null => Some(&self.null),
+            Question::Stat => Some(&self.stat),
+            Question::Notify(number) => self.notices.get(number),
+        }
+    }
+}
+
+/// A call to a statd.
+#[derive(Debug)]
+pub(super) struct NsmCall {
+    /// Which.
+    pub(super) procedure: nsm::Procedure,
+    /// Its arguments, encoded.
+    pub(super) args: Arc<[u8]>,
+    /// The whole message, with xid 0.
+    message: Vec<u8>,
+}
+
+impl NsmCall {
+    fn new(procedure: nsm::Procedure, args: Vec<u8>) -> Self {
+        let message = rpc::call(0, nsm::PROGRAM, nsm::VERSION, procedure as u32, &Credential::None, &args);
+        Self { procedure, args: args.into(), message }
+    }
+}
+
+/// The xid of what may be a reply.
+pub(super) fn xid_of(datagram: &[u8]) -> Option<u32> {
+    datagram.first_chunk::<4>().map(|xid| u32::from_be_bytes(*xid))
+}
+
+/// What a message says to `question`, asked of a host at `to`; `None` where it is no reply at all.
+pub(super) fn understand(question: Question, to: IpAddr, message: &[u8]) -> Option<Said> {
+    Some(judge(question, to, rpc::parse_reply(message).ok()?.outcome))
+}
+
+/// What the results of `question` say, asked of a host at `to`.
+pub(super) fn judge(question: Question, to: IpAddr, outcome: Result<&[u8], RpcError>) -> Said {
+    let results = match outcome {
+        Ok(results) => results,
+        Err(error) => return Said::Refused(refusal(question, error)),
+    };
+    match question {
+        Question::Port(_) if to.is_ipv4() => match xdr::decode::<u32>(results) {
+            Ok(port) => Said::Port(u16::try_from(port).ok().filter(|&port| port != 0)),
+            Err(error) => Said::Refused(format!("its rpcbind's answer to GETPORT is odd: {error}")),
+        },
+        Question::Port(_) => match xdr::decode::<rpcbind::UniversalAddress>(results) {
+            // Only the port counts: the address may be the wildcard.
+            Ok(text) => match rpcbind::parse_universal_address(text.as_str()) {
+                Some(address) => Said::Port(Some(address.port()).filter(|&port| port != 0)),
+                None if text.as_str().is_empty() => Said::Port(None),
+                None => Said::Refused(format!("its rpcbind's answer to GETADDR is odd: {:?}", text.as_str())),
+            },
+            Err(error) => Said::Refused(format!("its rpcbind's answer to GETADDR is odd: {error}")),
+        },
+        // A success is an ack, whatever void came with it.
+        Question::Null | Question::Notify(_) => Said::Done(None),
+        // `res_stat` says whether that statd can resolve our name; the state is its own either way.
+        Question::Stat => Said::Done(xdr::decode::<nsm::StatRes>(results).ok().map(|res| res.state)),
+    }
+}
+
+fn refusal(question: Question, error: RpcError) -> String {
+    let (who, what) = match question {
+        Question::Port(_) => ("rpcbind", "a port look-up"),
+        Question::Null => ("statd", "NULL"),
+        Question::Stat => ("statd", "SM_STAT"),
+        Question::Notify(_) => ("statd", "SM_NOTIFY"),
+    };
+    format!("its {who} refused {what}: {error}")
+}
+
+fn port_call(transport: Transport, ipv6: bool) -> Vec<u8> {
+    let (version, args) = if ipv6 {
+        let asked = rpcbind::Rpcb {
+            program: nsm::PROGRAM,
+            version: nsm::VERSION,
+            netid: rpcbind::BindString::clipped(rpcbind::netid(transport, IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED))),
+            address: rpcbind::BindString::default(),
+            owner: rpcbind::BindString::default(),
+        };
+        (rpcbind::V4, xdr::encode(&asked))
+    } else {
+        let asked =
+            rpcbind::Mapping { program: nsm::PROGRAM, version: nsm::VERSION, protocol: transport as u32, port: 0 };
+        (rpcbind::V2, xdr::encode(&asked))
+    };
+    rpc::call(0, rpcbind::PROGRAM, version, rpcbind::Procedure::Get as u32, &Credential::None, &args)
+}

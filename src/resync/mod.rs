@@ -1,0 +1,11 @@
+//! A forced resync as rules and machines: events and `now` in, actions out. Pure.
+//!
+//! | file | what |
+//! |---|---|
+//! | `plan` | who is told, what is in scope, what wants consent |
+//! | `policy` | what may be dropped when a run settles |
+//! | `run` | a run as a state machine; start reading at its diagram |
+
+pub mod plan;
+pub mod policy;
+pub mod run;
