@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::wire::rpc::{self, Credential, RpcError};
 use crate::wire::types::{CallerName, NsmState, Transport};
@@ -37,14 +38,14 @@ pub(super) enum Said {
 #[derive(Debug)]
 pub(super) struct Calls {
     ports: HashMap<(Transport, bool), Vec<u8>>,
-    null: Vec<u8>,
-    stat: Vec<u8>,
-    notices: Vec<Vec<u8>>,
+    null: NsmCall,
+    stat: NsmCall,
+    notices: Vec<NsmCall>,
     names: HashMap<CallerName, usize>,
 }
 
 impl Calls {
-    /// `state` goes into every notice; `my_name` is what SM_STAT asks about.
+    /// `my_name` is what SM_STAT asks about.
     pub(super) fn new(my_name: Option<&CallerName>) -> Self {
         let mut ports = HashMap::new();
         for transport in [Transport::Udp, Transport::Tcp] {
@@ -55,8 +56,8 @@ impl Calls {
         let stat = my_name.map(|name| xdr::encode(&nsm::SmName { mon_name: name.clone() })).unwrap_or_default();
         Self {
             ports,
-            null: nsm_call(nsm::Procedure::Null, &[]),
-            stat: nsm_call(nsm::Procedure::Stat, &stat),
+            null: NsmCall::new(nsm::Procedure::Null, Vec::new()),
+            stat: NsmCall::new(nsm::Procedure::Stat, stat),
             notices: Vec::new(),
             names: HashMap::new(),
         }
@@ -68,7 +69,7 @@ impl Calls {
             return Question::Notify(number);
         }
         let args = xdr::encode(&nsm::NotifyArgs { mon_name: name.clone(), state });
-        self.notices.push(nsm_call(nsm::Procedure::Notify, &args));
+        self.notices.push(NsmCall::new(nsm::Procedure::Notify, args));
         let number = self.notices.len() - 1;
         self.names.insert(name.clone(), number);
         Question::Notify(number)
@@ -78,15 +79,41 @@ impl Calls {
     pub(super) fn encode(&self, question: Question, to: IpAddr, xid: u32) -> Vec<u8> {
         let template = match question {
             Question::Port(transport) => self.ports.get(&(transport, to.is_ipv6())),
-            Question::Null => Some(&self.null),
-            Question::Stat => Some(&self.stat),
-            Question::Notify(number) => self.notices.get(number),
+            _ => self.of_nsm(question).map(|call| &call.message),
         };
         let mut bytes = template.cloned().unwrap_or_default();
         if let Some(head) = bytes.first_chunk_mut::<4>() {
             *head = xid.to_be_bytes();
         }
         bytes
+    }
+
+    /// A question for a statd, whole and in parts.
+    pub(super) fn of_nsm(&self, question: Question) -> Option<&NsmCall> {
+        match question {
+            Question::Port(_) => None,
+            Question::Null => Some(&self.null),
+            Question::Stat => Some(&self.stat),
+            Question::Notify(number) => self.notices.get(number),
+        }
+    }
+}
+
+/// A call to a statd.
+#[derive(Debug)]
+pub(super) struct NsmCall {
+    /// Which.
+    pub(super) procedure: nsm::Procedure,
+    /// Its arguments, encoded.
+    pub(super) args: Arc<[u8]>,
+    /// The whole message, with xid 0.
+    message: Vec<u8>,
+}
+
+impl NsmCall {
+    fn new(procedure: nsm::Procedure, args: Vec<u8>) -> Self {
+        let message = rpc::call(0, nsm::PROGRAM, nsm::VERSION, procedure as u32, &Credential::None, &args);
+        Self { procedure, args: args.into(), message }
     }
 }
 
@@ -95,13 +122,18 @@ pub(super) fn xid_of(datagram: &[u8]) -> Option<u32> {
     datagram.first_chunk::<4>().map(|xid| u32::from_be_bytes(*xid))
 }
 
-/// What `reply` says to `question`, asked of a host at `to`; `None` where it is no reply at all.
-pub(super) fn understand(question: Question, to: IpAddr, reply: &[u8]) -> Option<Said> {
-    let results = match rpc::parse_reply(reply).ok()?.outcome {
+/// What a message says to `question`, asked of a host at `to`; `None` where it is no reply at all.
+pub(super) fn understand(question: Question, to: IpAddr, message: &[u8]) -> Option<Said> {
+    Some(judge(question, to, rpc::parse_reply(message).ok()?.outcome))
+}
+
+/// What the results of `question` say, asked of a host at `to`.
+pub(super) fn judge(question: Question, to: IpAddr, outcome: Result<&[u8], RpcError>) -> Said {
+    let results = match outcome {
         Ok(results) => results,
-        Err(error) => return Some(Said::Refused(refusal(question, error))),
+        Err(error) => return Said::Refused(refusal(question, error)),
     };
-    Some(match question {
+    match question {
         Question::Port(_) if to.is_ipv4() => match xdr::decode::<u32>(results) {
             Ok(port) => Said::Port(u16::try_from(port).ok().filter(|&port| port != 0)),
             Err(error) => Said::Refused(format!("its rpcbind's answer to GETPORT is odd: {error}")),
@@ -119,7 +151,7 @@ pub(super) fn understand(question: Question, to: IpAddr, reply: &[u8]) -> Option
         Question::Null | Question::Notify(_) => Said::Done(None),
         // `res_stat` says whether that statd can resolve our name; the state is its own either way.
         Question::Stat => Said::Done(xdr::decode::<nsm::StatRes>(results).ok().map(|res| res.state)),
-    })
+    }
 }
 
 fn refusal(question: Question, error: RpcError) -> String {
@@ -148,8 +180,4 @@ fn port_call(transport: Transport, ipv6: bool) -> Vec<u8> {
         (rpcbind::V2, xdr::encode(&asked))
     };
     rpc::call(0, rpcbind::PROGRAM, version, rpcbind::Procedure::Get as u32, &Credential::None, &args)
-}
-
-fn nsm_call(procedure: nsm::Procedure, args: &[u8]) -> Vec<u8> {
-    rpc::call(0, nsm::PROGRAM, nsm::VERSION, procedure as u32, &Credential::None, args)
 }

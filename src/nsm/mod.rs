@@ -18,9 +18,15 @@
 //! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose | reads /proc |
 //! | `own_names` | the names under which clients know this host | resolver |
 
+mod calls;
 pub mod driver;
+pub mod fanout;
+#[cfg(test)]
+mod farm;
 pub mod mounts;
 pub mod own_names;
+mod pace;
+mod queue;
 pub mod roster;
 pub mod target;
 

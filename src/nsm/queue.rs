@@ -98,6 +98,11 @@ impl SendQueue {
             *count = count.saturating_sub(1);
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn under_way(&self, lane: usize) -> usize {
+        self.under_way[lane]
+    }
 }
 
 /// The lane with the most room left, if any has room.

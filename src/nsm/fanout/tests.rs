@@ -1,0 +1,553 @@
+//! The machine against a network that does not exist.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proptest::prelude::*;
+use rand::RngExt;
+
+use super::*;
+use crate::nsm::farm::{Manner, STATE, rpcbind_answer, statd_answer};
+use crate::nsm::target::Notice;
+
+const MS: Duration = Duration::from_millis(1);
+const S: Duration = Duration::from_secs(1);
+const RPCBIND: u16 = 111;
+const STATD: u16 = 4000;
+const NEW_STATE: NsmState = NsmState(9);
+
+#[derive(Debug, Clone, PartialEq)]
+enum Arrival {
+    Datagram { lane: usize, peer: SocketAddr, local: IpAddr, bytes: Vec<u8> },
+    Call(Transmit),
+    Found(u64, Result<Vec<IpAddr>, String>),
+    Streamed(u64, Result<Result<Vec<u8>, RpcError>, String>),
+}
+
+/// Hosts, what lies between, and what was seen.
+struct World {
+    hosts: HashMap<IpAddr, Manner>,
+    names: HashMap<String, Vec<IpAddr>>,
+    /// From this instant on the dead ones are healthy.
+    revival: Duration,
+    /// One way, and up to as much again.
+    delay: Duration,
+    loss: f64,
+    duplication: f64,
+    forgery: bool,
+    rng: StdRng,
+    now: Duration,
+    on_the_way: BTreeMap<(Duration, u64), Arrival>,
+    posted: u64,
+    sent: Vec<(Duration, Transmit)>,
+    notices: HashMap<IpAddr, Vec<CallerName>>,
+    events: Vec<FanoutEvent>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            hosts: HashMap::new(),
+            names: HashMap::new(),
+            revival: Duration::MAX,
+            delay: MS / 2,
+            loss: 0.0,
+            duplication: 0.0,
+            forgery: false,
+            rng: StdRng::seed_from_u64(1),
+            now: Duration::ZERO,
+            on_the_way: BTreeMap::new(),
+            posted: 0,
+            sent: Vec::new(),
+            notices: HashMap::new(),
+            events: Vec::new(),
+        }
+    }
+
+    fn with(mut self, hosts: impl IntoIterator<Item = (IpAddr, Manner)>) -> Self {
+        self.hosts.extend(hosts);
+        self
+    }
+
+    fn post(&mut self, arrival: Arrival) {
+        let jitter = self.rng.random_range(0.0..1.0);
+        self.posted += 1;
+        self.on_the_way.insert((self.now + self.delay + self.delay.mul_f64(jitter), self.posted), arrival);
+    }
+
+    fn carry(&mut self, arrival: &Arrival) {
+        if self.rng.random_bool(1.0 - self.loss) {
+            self.post(arrival.clone());
+        }
+        if self.rng.random_bool(self.duplication) {
+            self.post(arrival.clone());
+        }
+    }
+
+    fn manner(&self, host: IpAddr) -> Manner {
+        match self.hosts.get(&host) {
+            Some(Manner::Dead) if self.now >= self.revival => Manner::Healthy,
+            Some(&manner) => manner,
+            None => Manner::Dead,
+        }
+    }
+
+    /// A host got a call.
+    fn serve(&mut self, call: &Transmit) {
+        let host = call.to.ip();
+        let answer = if call.to.port() == RPCBIND {
+            rpcbind_answer(self.manner(host), host, STATD, &call.bytes)
+        } else {
+            assert_eq!(call.to.port(), STATD);
+            assert_ne!(self.manner(host), Manner::TcpOnly);
+            statd_answer(self.manner(host), &call.bytes).map(|(reply, arrived)| {
+                if let Some(notice) = arrived {
+                    assert_eq!(notice.state, NEW_STATE);
+                    self.notices.entry(host).or_default().push(notice.name);
+                }
+                reply
+            })
+        };
+        let Some(bytes) = answer else { return };
+        let local = call.from.unwrap_or("10.255.0.1".parse().unwrap());
+        self.carry(&Arrival::Datagram { lane: call.lane, peer: call.to, local, bytes });
+    }
+
+    /// What a stranger sends who sees nothing, and what one sends who guessed something.
+    fn forge(&mut self, call: &Transmit) {
+        let good = rpc_reply(&call.bytes, 0);
+        let local = call.from.unwrap_or("10.255.0.1".parse().unwrap());
+        let mut forged = vec![
+            (call.to, local, rpc_reply(&call.bytes, 1)),
+            ((call.to.ip(), call.to.port() + 1).into(), local, good.clone()),
+            (("10.99.99.99".parse::<IpAddr>().unwrap(), call.to.port()).into(), local, good.clone()),
+            (call.to, local, call.bytes.clone()),
+            (call.to, local, good[..8].to_vec()),
+            (call.to, local, vec![0; 3]),
+        ];
+        if call.from.is_some() {
+            forged.push((call.to, "10.255.0.77".parse().unwrap(), good));
+        }
+        for (peer, local, bytes) in forged {
+            self.post(Arrival::Datagram { lane: call.lane, peer, local, bytes });
+        }
+    }
+
+    fn arrive(&mut self, fanout: &mut Fanout, arrival: Arrival) {
+        match arrival {
+            Arrival::Call(call) => self.serve(&call),
+            Arrival::Datagram { lane, peer, local, bytes } => {
+                fanout.handle_datagram(self.now, lane, peer, local, &bytes);
+            }
+            Arrival::Found(token, found) => fanout.handle_lookup(self.now, token, found),
+            Arrival::Streamed(token, went) => fanout.handle_stream(self.now, token, went),
+        }
+    }
+
+    /// Runs to the end.
+    fn run(&mut self, fanout: &mut Fanout) {
+        while !self.step(fanout) {}
+    }
+
+    /// Everything there is to do now, then on to the next instant. True at the end.
+    fn step(&mut self, fanout: &mut Fanout) -> bool {
+        while let Some(lookup) = fanout.poll_lookup() {
+            let found = self.names.get(&lookup.name).cloned().ok_or("no such host".to_owned());
+            self.post(Arrival::Found(lookup.token, found));
+        }
+        while let Some(call) = fanout.poll_stream(self.now) {
+            let message = crate::wire::rpc::call(
+                5,
+                crate::wire::nsm::PROGRAM,
+                1,
+                call.procedure as u32,
+                &crate::wire::rpc::Credential::None,
+                &call.args,
+            );
+            let went = match statd_answer(self.manner(call.to.ip()), &message) {
+                Some(_) => Ok(Ok(Vec::new())),
+                None => Err("no answer in time".to_owned()),
+            };
+            self.post(Arrival::Streamed(call.token, went));
+        }
+        while let Some(call) = fanout.poll_transmit(self.now) {
+            self.sent.push((self.now, call.clone()));
+            if self.forgery {
+                self.forge(&call);
+            }
+            self.carry(&Arrival::Call(call));
+        }
+        while let Some(event) = fanout.poll_event() {
+            assert_eq!(event.at, self.now);
+            self.events.push(event);
+        }
+        if fanout.is_done() {
+            return true;
+        }
+        let arrival = self.on_the_way.first_key_value().map(|((at, _), _)| *at);
+        let timeout = fanout.next_timeout().expect("an open fan-out has a timer");
+        assert!(timeout > self.now || arrival.is_some_and(|at| at <= timeout), "it must not spin");
+        self.now = arrival.map_or(timeout, |at| at.min(timeout));
+        while let Some(entry) = self.on_the_way.first_entry().filter(|e| e.key().0 <= self.now) {
+            let arrival = entry.remove();
+            self.arrive(fanout, arrival);
+        }
+        fanout.handle_timeout(self.now);
+        false
+    }
+
+    fn last(&self, id: u32) -> &FanoutEvent {
+        let mut last = self.events.iter().filter(|event| event.id == id && event.is_last());
+        let event = last.next().unwrap_or_else(|| panic!("target {id} has no last event"));
+        assert!(last.next().is_none(), "target {id} has two last events");
+        assert_eq!(self.events.iter().rfind(|e| e.id == id), Some(event), "something came after the last event");
+        event
+    }
+
+    fn deliveries(&self, id: u32) -> Vec<(Duration, Delivery, bool)> {
+        let of = |event: &FanoutEvent| match event.news {
+            News::GivenUp { delivery, last, .. } => Some((event.at, delivery, last)),
+            News::Acked { .. } | News::State(_) => None,
+        };
+        self.events.iter().filter(|event| event.id == id).filter_map(of).collect()
+    }
+}
+
+/// An empty success whose xid is off by `off`.
+fn rpc_reply(call: &[u8], off: u32) -> Vec<u8> {
+    let xid = calls::xid_of(call).unwrap().wrapping_add(off);
+    crate::wire::rpc::reply(xid, &crate::wire::rpc::Answer::Success(Vec::new()))
+}
+
+fn name(name: &str) -> CallerName {
+    CallerName::new(name).unwrap()
+}
+
+fn client(number: u32) -> IpAddr {
+    std::net::Ipv4Addr::from(0x0A00_0000 + number).into()
+}
+
+fn target(id: u32, host: Host) -> Target {
+    let from = Some("10.255.0.2".parse().unwrap());
+    let notices = ["server.example.org", "server"].map(|n| Notice { from, name: name(n) });
+    Target { id, host, notices: notices.into() }
+}
+
+fn at(id: u32) -> Target {
+    target(id, Host::Addresses(vec![client(id)]))
+}
+
+fn options(window: usize) -> FanoutOptions {
+    FanoutOptions {
+        job: Job::Notify { state: NEW_STATE },
+        rpcbind_port: RPCBIND,
+        lanes: vec![Lane { ipv6: false, window }, Lane { ipv6: true, window }],
+        streams: 8,
+        no_answer_after: 10 * S,
+        end: 60 * S,
+        seed: 42,
+    }
+}
+
+fn probing() -> FanoutOptions {
+    FanoutOptions { job: Job::Probe { my_name: name("server") }, end: 2 * S, ..options(64) }
+}
+
+fn notify(world: &mut World, targets: Vec<Target>, options: FanoutOptions) {
+    world.run(&mut Fanout::new(Duration::ZERO, targets, options));
+}
+
+#[test]
+fn every_live_client_gets_each_notice_once_and_is_acked() {
+    let mut world = World::new().with((0..1000).map(|id| (client(id), Manner::Healthy)));
+    notify(&mut world, (0..1000).map(at).collect(), options(256));
+    for id in 0..1000 {
+        let last = world.last(id);
+        assert!(matches!(last.news, News::Acked { acked: 2, of: 2, .. }), "{last:?}");
+        assert_eq!(last.attempts, 1);
+        let mut names = world.notices[&client(id)].clone();
+        names.sort();
+        assert_eq!(names, [name("server"), name("server.example.org")]);
+    }
+    assert!(world.sent.iter().all(|(_, call)| call.from == Some("10.255.0.2".parse().unwrap())));
+    assert!(world.now < 40 * MS, "{:?}", world.now);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = || {
+        let mut world = World::new().with((0..50).map(|id| (client(id), Manner::Healthy)));
+        world.loss = 0.3;
+        notify(&mut world, (0..60).map(at).collect(), options(16));
+        (world.sent, world.events)
+    };
+    assert!(run() == run());
+}
+
+#[test]
+fn a_lost_datagram_costs_little() {
+    let mut world = World::new().with((0..10_000).map(|id| (client(id), Manner::Healthy)));
+    world.loss = 0.01;
+    notify(&mut world, (0..10_000).map(at).collect(), options(256));
+    assert!((0..10_000).all(|id| matches!(world.last(id).news, News::Acked { .. })));
+    assert!(world.now < S, "{:?}", world.now);
+}
+
+#[test]
+fn the_dead_do_not_delay_the_living() {
+    // Every dead one comes before every live one.
+    let mut world = World::new().with((1000..2000).map(|id| (client(id), Manner::Healthy)));
+    notify(&mut world, (0..2000).map(at).collect(), options(64));
+    let slowest = (1000..2000).map(|id| world.last(id).at).max().unwrap();
+    assert!(slowest < S, "{slowest:?}");
+}
+
+#[test]
+fn a_slow_path_is_measured_and_not_flooded() {
+    let mut world = World::new().with((0..500).map(|id| (client(id), Manner::Healthy)));
+    world.delay = 200 * MS;
+    notify(&mut world, (0..500).map(at).collect(), options(64));
+    assert!((0..500).all(|id| matches!(world.last(id).news, News::Acked { .. })));
+    assert!(world.sent.len() < 2 * 1500, "{} datagrams where 1,500 suffice", world.sent.len());
+}
+
+#[test]
+fn a_dead_client_is_reported_after_ten_seconds_and_tried_until_the_end() {
+    let mut world = World::new();
+    notify(&mut world, vec![at(1)], options(64));
+    let deliveries = world.deliveries(1);
+    assert_eq!(deliveries, [(10 * S, Delivery::NoAnswer, false), (60 * S, Delivery::NoAnswer, true)]);
+    let repeats = world.sent.len();
+    assert!((15..40).contains(&repeats), "{repeats}");
+    assert_eq!(world.last(1).attempts as usize, repeats);
+    assert!(world.sent.last().unwrap().0 > 54 * S, "retries went on");
+}
+
+#[test]
+fn a_late_ack_is_reported_after_all() {
+    let mut world = World::new().with([(client(1), Manner::Dead)]);
+    world.revival = 30 * S;
+    notify(&mut world, vec![at(1)], options(64));
+    assert_eq!(world.deliveries(1), [(10 * S, Delivery::NoAnswer, false)]);
+    let last = world.last(1);
+    assert!(matches!(last.news, News::Acked { acked: 2, .. }) && last.at > 30 * S && last.at < 36 * S, "{last:?}");
+}
+
+#[test]
+fn a_client_without_statd_is_given_up_at_once_and_found_when_it_starts_one() {
+    let mut world = World::new().with([(client(1), Manner::NoStatd)]);
+    let mut fanout = Fanout::new(Duration::ZERO, vec![at(1)], options(64));
+    while world.now < 8 * S {
+        world.step(&mut fanout);
+    }
+    let deliveries = world.deliveries(1);
+    assert!(matches!(deliveries[..], [(at, Delivery::NoStatd, false)] if at < 10 * MS), "{deliveries:?}");
+    world.hosts.insert(client(1), Manner::Healthy);
+    world.run(&mut fanout);
+    assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }));
+}
+
+#[test]
+fn a_statd_without_udp_is_told_over_tcp() {
+    let mut world = World::new().with([(client(1), Manner::TcpOnly)]);
+    notify(&mut world, vec![at(1)], options(64));
+    assert!(matches!(world.last(1).news, News::Acked { acked: 2, of: 2, .. }));
+    assert!(world.sent.iter().all(|(_, call)| call.to.port() == RPCBIND));
+}
+
+#[test]
+fn a_refusal_is_told_with_its_reason() {
+    let mut world = World::new().with([(client(1), Manner::Refuses)]);
+    notify(&mut world, vec![at(1)], options(64));
+    let News::GivenUp { delivery, error, last } = &world.events[0].news else { panic!("{:?}", world.events) };
+    assert_eq!((*delivery, *last), (Delivery::Refused, false));
+    assert!(error.as_ref().unwrap().contains("statd refused SM_NOTIFY"), "{error:?}");
+    assert_eq!(world.deliveries(1).last(), Some(&(60 * S, Delivery::Refused, true)));
+}
+
+#[test]
+fn a_host_where_nobody_listens_is_given_up_at_once_and_tried_again() {
+    let mut world = World::new();
+    let mut fanout = Fanout::new(Duration::ZERO, vec![at(1), at(2)], options(64));
+    while world.now < 9 * S {
+        world.step(&mut fanout);
+        fanout.handle_refused(world.now, (client(1), RPCBIND).into());
+        fanout.handle_refused(world.now, (client(3), RPCBIND).into());
+    }
+    let deliveries = world.deliveries(1);
+    assert!(matches!(deliveries[..], [(_, Delivery::Refused, false)]), "{deliveries:?}");
+    assert_eq!(world.deliveries(2), []);
+    let tried = world.sent.iter().filter(|(_, call)| call.to.ip() == client(1)).count();
+    assert_eq!(tried, 2, "once, and once more after a rest");
+}
+
+#[test]
+fn ipv6_clients_are_asked_by_getaddr() {
+    let host: IpAddr = "fd00::7".parse().unwrap();
+    let mut world = World::new().with([(host, Manner::Healthy)]);
+    let mut told = target(1, Host::Addresses(vec![host]));
+    told.notices[0].from = None;
+    notify(&mut world, vec![told], options(64));
+    assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }));
+    assert!(world.sent.iter().all(|(_, call)| call.lane == 1 && call.from.is_none()));
+}
+
+#[test]
+fn a_family_without_a_socket_is_said_so() {
+    let host: IpAddr = "fd00::7".parse().unwrap();
+    let mut world = World::new().with([(host, Manner::Healthy), (client(1), Manner::Healthy)]);
+    let only_v4 = FanoutOptions { lanes: vec![Lane { ipv6: false, window: 8 }], ..options(8) };
+    let both = target(2, Host::Addresses(vec![host, client(1)]));
+    notify(&mut world, vec![target(1, Host::Addresses(vec![host])), both], only_v4);
+    let News::GivenUp { delivery: Delivery::NoAnswer, error: Some(error), last: true } = &world.last(1).news else {
+        panic!("{:?}", world.last(1))
+    };
+    assert!(error.contains("fd00::7"), "{error}");
+    assert!(matches!(world.last(2).news, News::Acked { .. }));
+}
+
+#[test]
+fn the_second_address_is_tried_when_the_first_is_silent() {
+    for (first, most) in [(Manner::Dead, S), (Manner::Hung, 3 * S)] {
+        let mut world = World::new().with([(client(1), first), (client(2), Manner::Healthy)]);
+        notify(&mut world, vec![target(1, Host::Addresses(vec![client(1), client(2)]))], options(64));
+        assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }));
+        assert!(world.now < most, "{:?}", world.now);
+    }
+}
+
+#[test]
+fn port_look_ups_leave_from_each_address_that_the_client_called() {
+    let mut world = World::new();
+    let froms = ["10.255.0.2", "10.255.0.3"].map(|from| Some(from.parse().unwrap()));
+    let notices = froms.map(|from| Notice { from, name: name("server") });
+    notify(&mut world, vec![Target { notices: notices.into(), ..at(1) }], options(64));
+    let used: Vec<_> = world.sent.iter().map(|(_, call)| call.from).collect();
+    assert_eq!(used[..4], [froms[0], froms[1], froms[0], froms[1]]);
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6_clothes_is_reached_over_ipv4() {
+    let mut world = World::new().with([(client(1), Manner::Healthy)]);
+    notify(&mut world, vec![target(1, Host::Addresses(vec!["::ffff:10.0.0.1".parse().unwrap()]))], options(64));
+    assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }));
+}
+
+#[test]
+fn names_are_resolved_beside_and_unknown_ones_told() {
+    let mut world = World::new().with([(client(1), Manner::Healthy), (client(2), Manner::Healthy)]);
+    world.names.insert("one".into(), vec![client(1)]);
+    world.names.insert("empty".into(), vec![]);
+    let targets = [(1, "one"), (2, "10.0.0.2"), (3, "two"), (4, "empty")];
+    let targets = targets.map(|(id, host)| target(id, Host::Name(host.into())));
+    notify(&mut world, targets.into(), options(64));
+    assert!(matches!(world.last(1).news, News::Acked { .. }));
+    assert!(matches!(world.last(2).news, News::Acked { .. }));
+    for unknown in [3, 4] {
+        let deliveries = world.deliveries(unknown);
+        assert!(
+            matches!(deliveries[..], [(at, Delivery::NameUnknown, false), (_, Delivery::NameUnknown, true)] if at < 10 * MS)
+        );
+    }
+}
+
+#[test]
+fn forged_replies_change_nothing() {
+    let run = |forgery| {
+        let mut world = World::new().with((0..20).map(|id| (client(id), Manner::Healthy)));
+        world.forgery = forgery;
+        notify(&mut world, (0..30).map(at).collect(), options(64));
+        let mut ends: Vec<_> = (0..30).map(|id| world.last(id).clone()).collect();
+        for event in &mut ends {
+            event.at = Duration::ZERO;
+        }
+        let acked = |event: &FanoutEvent| matches!(event.news, News::Acked { acked: 2, .. });
+        assert!(ends.iter().all(|event| acked(event) == (event.id < 20)));
+        world.notices.values().map(Vec::len).sum::<usize>()
+    };
+    assert_eq!(run(true), run(false));
+    assert_eq!(run(true), 40, "each notice was really delivered");
+}
+
+#[test]
+fn a_probe_learns_state_numbers_and_why_there_is_none() {
+    let manners =
+        [Manner::Healthy, Manner::Refuses, Manner::NoStatd, Manner::Dead, Manner::Hung].into_iter().enumerate();
+    let mut world = World::new().with(manners.map(|(id, manner)| (client(u32::try_from(id).unwrap()), manner)));
+    let mut targets: Vec<_> = (0..5).map(at).collect();
+    targets.push(target(5, Host::Name("nowhere".into())));
+    notify(&mut world, targets, probing());
+    assert_eq!(world.last(0).news, News::State(Some(STATE)));
+    assert_eq!(world.last(1).news, News::State(None));
+    for (id, expected) in
+        [(2, Delivery::NoStatd), (3, Delivery::NoAnswer), (4, Delivery::NoAnswer), (5, Delivery::NameUnknown)]
+    {
+        assert!(matches!(&world.last(id).news, News::GivenUp { delivery, .. } if *delivery == expected), "{id}");
+    }
+    assert_eq!(world.now, 2 * S);
+    assert!(world.notices.is_empty(), "a probe notifies nobody");
+}
+
+#[test]
+fn a_target_with_nothing_to_tell_is_done() {
+    let mut world = World::new();
+    notify(&mut world, vec![Target { notices: vec![], ..at(1) }], options(64));
+    assert!(world.sent.is_empty() && world.last(1).is_last());
+}
+
+fn manners() -> impl Strategy<Value = Manner> {
+    use Manner::{Dead, Healthy, Hung, NoStatd, Refuses, TcpOnly};
+    proptest::sample::select(vec![Healthy, Healthy, Healthy, Dead, Hung, NoStatd, TcpOnly, Refuses])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_target_ends_once_and_is_left_alone_then(
+        hosts in proptest::collection::vec((manners(), 1usize..3), 1..60),
+        window in 1usize..40,
+        loss in 0.0..0.4f64,
+        duplication in 0.0..0.3f64,
+        delay in 1u32..300,
+        seed in any::<u64>(),
+        probe in any::<bool>(),
+        forgery in any::<bool>(),
+    ) {
+        let mut world = World::new();
+        world.rng = StdRng::seed_from_u64(seed);
+        (world.loss, world.duplication, world.delay, world.forgery) = (loss, duplication, MS * delay, forgery);
+        let mut targets = Vec::new();
+        for (number, (manner, addresses)) in (0u32..).zip(&hosts) {
+            let addresses: Vec<_> = (0..*addresses).map(|n| client(number + 1000 * u32::try_from(n).unwrap())).collect();
+            world.hosts.extend(addresses.iter().map(|&address| (address, *manner)));
+            targets.push(target(number, Host::Addresses(addresses)));
+        }
+        let options = FanoutOptions { seed, ..if probe { probing() } else { options(window) } };
+        let window = options.lanes[0].window;
+        let mut fanout = Fanout::new(Duration::ZERO, targets, options);
+        while !world.step(&mut fanout) {
+            prop_assert!(fanout.queue.under_way(0) <= window);
+            prop_assert_eq!(
+                fanout.queue.under_way(0),
+                fanout.exchanges.values().filter(|e| e.under_way == Some(0)).count()
+            );
+        }
+        prop_assert!(fanout.exchanges.is_empty() && fanout.xids.is_empty());
+        prop_assert_eq!(fanout.queue.under_way(0), 0);
+        for (number, (manner, addresses)) in (0u32..).zip(&hosts) {
+            let last = world.last(number);
+            let heard = (0..*addresses).any(|n| world.notices.contains_key(&client(number + 1000 * u32::try_from(n).unwrap())));
+            match &last.news {
+                News::Acked { acked, of, .. } => prop_assert!(acked == of && !probe && (heard || *manner == Manner::TcpOnly)),
+                News::GivenUp { delivery: Delivery::Partial, .. } => prop_assert!(heard),
+                News::GivenUp { .. } => {}
+                News::State(_) => prop_assert!(probe),
+            }
+            let ends = (0..*addresses).map(|n| client(number + 1000 * u32::try_from(n).unwrap()));
+            for address in ends {
+                let late = world.sent.iter().find(|(at, call)| call.to.ip() == address && *at > last.at);
+                prop_assert!(late.is_none(), "sent to after its end: {:?}", late);
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Clients for tests: how their rpcbind and statd answer, well or badly.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::rpc::udp::UdpEndpoint;
+use crate::wire::record;
+use crate::wire::rpc::{self, Answer};
+use crate::wire::types::{CallerName, NsmState, Transport};
+use crate::wire::{nsm, rpcbind, xdr};
+
+/// The state number that every one of them has.
+pub(super) const STATE: NsmState = NsmState(7);
+
+/// How a client behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    Healthy,
+    /// Never answers.
+    Dead,
+    /// Its rpcbind answers, its statd does not.
+    Hung,
+    /// No statd is registered.
+    NoStatd,
+    /// Its statd is there on TCP only.
+    TcpOnly,
+    /// Its statd rejects SM_NOTIFY and SM_STAT, not NULL.
+    Refuses,
+}
+
+/// A notice that arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Arrived {
+    pub(super) name: CallerName,
+    pub(super) state: NsmState,
+}
+
+/// What the rpcbind of a host with this address says.
+pub(super) fn rpcbind_answer(manner: Manner, host: IpAddr, statd_port: u16, message: &[u8]) -> Option<Vec<u8>> {
+    let call = rpc::parse_call(message).ok()?;
+    if manner == Manner::Dead {
+        return None;
+    }
+    assert_eq!((call.program, call.procedure), (rpcbind::PROGRAM, rpcbind::Procedure::Get as u32));
+    let (program, udp) = if call.version == rpcbind::V2 {
+        assert!(host.is_ipv4(), "version 2 knows IPv4 only");
+        let asked: rpcbind::Mapping = xdr::decode(call.args).unwrap();
+        (asked.program, asked.protocol == Transport::Udp as u32)
+    } else {
+        assert!(host.is_ipv6());
+        let asked: rpcbind::Rpcb = xdr::decode(call.args).unwrap();
+        (asked.program, asked.netid.as_str() == "udp6")
+    };
+    assert_eq!(program, nsm::PROGRAM);
+    let there = match manner {
+        Manner::NoStatd => false,
+        Manner::TcpOnly => !udp,
+        _ => true,
+    };
+    let port = if there { statd_port } else { 0 };
+    let results = match call.version {
+        rpcbind::V2 => xdr::encode(&u32::from(port)),
+        _ if there => xdr::encode(&rpcbind::universal_address(("::".parse::<IpAddr>().unwrap(), port).into())),
+        _ => xdr::encode(&rpcbind::UniversalAddress::default()),
+    };
+    Some(rpc::reply(call.xid, &Answer::Success(results)))
+}
+
+/// What its statd says, and the notice that was in the call.
+pub(super) fn statd_answer(manner: Manner, message: &[u8]) -> Option<(Vec<u8>, Option<Arrived>)> {
+    let call = rpc::parse_call(message).ok()?;
+    assert_eq!((call.program, call.version), (nsm::PROGRAM, nsm::VERSION));
+    let procedure = nsm::Procedure::from_number(call.procedure).unwrap();
+    let (answer, arrived) = match (manner, procedure) {
+        (Manner::Dead | Manner::Hung, _) => return None,
+        (_, nsm::Procedure::Null) => (Answer::Success(Vec::new()), None),
+        (Manner::Refuses, _) => (Answer::ProcUnavail, None),
+        (_, nsm::Procedure::Stat) => {
+            let res = nsm::StatRes { res_stat: nsm::ResStat::Fail, state: STATE };
+            (Answer::Success(xdr::encode(&res)), None)
+        }
+        (_, nsm::Procedure::Notify) => {
+            let args: nsm::NotifyArgs = xdr::decode(call.args).unwrap();
+            (Answer::Success(Vec::new()), Some(Arrived { name: args.mon_name, state: args.state }))
+        }
+        (_, other) => panic!("a fan-out never calls {other:?}"),
+    };
+    Some((rpc::reply(call.xid, &answer), arrived))
+}
+
+/// Clients on loopback: wildcard sockets that answer for every address, each in its manner. They
+/// live as long as the farm and the runtime do.
+pub(super) struct Farm {
+    pub(super) rpcbind_port: u16,
+    /// Which notice came to which host from where, in order.
+    pub(super) notices: Arc<Mutex<Vec<(IpAddr, IpAddr, Arrived)>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Farm {
+    /// Starts one. `wildcard` chooses the family.
+    pub(super) async fn start(wildcard: IpAddr, manner: fn(IpAddr) -> Manner) -> Self {
+        let socket = || {
+            let socket = UdpEndpoint::bind((wildcard, 0).into()).unwrap();
+            socket.raise_receive_buffer(16 << 20);
+            socket
+        };
+        let rpcbind = socket();
+        let (statd, listener) = loop {
+            let statd = socket();
+            if let Ok(listener) = TcpListener::bind(statd.local_addr()).await {
+                break (statd, listener);
+            }
+        };
+        let (rpcbind_port, statd_port) = (rpcbind.local_addr().port(), statd.local_addr().port());
+        let notices = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            loop {
+                let call = rpcbind.recv().await.unwrap();
+                let host = call.local_ip;
+                if let Some(reply) = rpcbind_answer(manner(host), host, statd_port, &call.bytes) {
+                    rpcbind.send(&reply, call.peer, Some(host)).await.unwrap();
+                }
+            }
+        });
+        let seen = notices.clone();
+        tasks.spawn(async move {
+            loop {
+                let call = statd.recv().await.unwrap();
+                let host = call.local_ip;
+                assert_ne!(manner(host), Manner::TcpOnly);
+                if let Some((reply, arrived)) = statd_answer(manner(host), &call.bytes) {
+                    seen.lock().unwrap().extend(arrived.map(|notice| (host, call.peer.ip(), notice)));
+                    statd.send(&reply, call.peer, Some(host)).await.unwrap();
+                }
+            }
+        });
+        let seen = notices.clone();
+        tasks.spawn(async move {
+            loop {
+                let (mut stream, peer) = listener.accept().await.unwrap();
+                let host = stream.local_addr().unwrap().ip();
+                // A call in one fragment, and the connection ends.
+                let mark = stream.read_u32().await.unwrap();
+                let mut call = vec![0; (mark & 0x7FFF_FFFF) as usize];
+                stream.read_exact(&mut call).await.unwrap();
+                if let Some((reply, arrived)) = statd_answer(manner(host), &call) {
+                    seen.lock().unwrap().extend(arrived.map(|notice| (host, peer.ip(), notice)));
+                    stream.write_all(&record::frame(&reply)).await.unwrap();
+                }
+            }
+        });
+        Self { rpcbind_port, notices, _tasks: tasks }
+    }
+}
