@@ -1,3 +1,7 @@
 //! The `nlmctl` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nlmctl::cli::main(std::env::args_os())
+}

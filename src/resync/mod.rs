@@ -2,6 +2,10 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `plan` | who is told, what is in scope, what wants consent |
 //! | `policy` | what may be dropped when a run settles |
+//! | `run` | a run as a state machine; start reading at its diagram |
 
+pub mod plan;
 pub mod policy;
+pub mod run;

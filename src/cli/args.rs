@@ -1,0 +1,413 @@
+//! The command line.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use super::error::CliError;
+use crate::wire::control::{Mode, Silent, Unreachable};
+use crate::wire::types::CallerName;
+
+/// Longest duration that an option takes.
+const LONGEST: Duration = Duration::from_hours(24);
+
+/// Forced resync of NFSv3 (NLM) locks on a live server.
+///
+/// Every lock becomes pending, the clients are told to reclaim as after a reboot, and what nobody
+/// reclaims is dropped or kept as policy says. Exit codes: 0 all reclaimed or released, 1 failed or
+/// aborted, 2 usage, 3 locks were dropped or kept, 4 refused, 5 lock manager unreachable, 6 conflicts
+/// or unverified locks.
+#[derive(Debug, Parser)]
+#[command(name = "nlmctl", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Options of every command. Absent ones come from NLMCTL_* variables, then from the config file.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
+pub(super) struct Common {
+    /// Which lock manager to drive [default: auto]
+    #[arg(long, global = true, env = "NLMCTL_MANAGER", hide_env = true, value_enum)]
+    pub manager: Option<ManagerKind>,
+    /// nlmd's control socket [default: /run/nlmd/control.sock]
+    #[arg(long, global = true, env = "NLMCTL_CONTROL", hide_env = true, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// The record of runs [default: /var/lib/nlmctl/runs.db as root, else nlmctl/runs.db in the XDG state folder]
+    #[arg(long, global = true, env = "NLMCTL_DB", hide_env = true, value_name = "PATH")]
+    pub db: Option<PathBuf>,
+    /// A name under which clients know this server; repeat it for more [default: full, then short host name]
+    #[arg(long = "name", global = true, env = "NLMCTL_NAME", hide_env = true, value_name = "NAME", value_delimiter = ',', value_parser = parse_name)]
+    pub names: Vec<CallerName>,
+    /// The port of the clients' rpcbind [default: 111]
+    #[arg(long, global = true, env = "NLMCTL_RPCBIND_PORT", hide_env = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub rpcbind_port: Option<u16>,
+    /// Print JSON on stdout
+    #[arg(long, global = true, env = "NLMCTL_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// No status and no progress on stderr
+    #[arg(long, short, global = true, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
+    pub quiet: bool,
+    /// Say more on stderr; twice for debugging
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// The config file [default: /etc/nlmctl.toml]
+    #[arg(long, global = true, env = "NLMCTL_CONFIG", hide_env = true, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+}
+
+/// `--manager`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ManagerKind {
+    /// Whichever answers
+    Auto,
+    /// nlmd, or what speaks its control protocol
+    Nlmd,
+    /// The Linux kernel's lockd
+    Knfsd,
+    /// NFS-Ganesha
+    Ganesha,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a forced resync
+    Resync(ResyncArgs),
+    /// How the lock manager is, and what run is active
+    Status,
+    /// The locks that it holds
+    Locks(LocksArgs),
+    /// The clients that it knows
+    Clients,
+    /// End the active run: pending locks are held again, nothing is lost
+    Abort,
+    /// Send reboot notices (SM_NOTIFY), nothing else
+    Notify(NotifyArgs),
+    /// The record of runs
+    #[command(subcommand)]
+    Runs(RunsCommand),
+    /// See it work: a real nlmd, simulated clients, a real run
+    Demo(DemoArgs),
+}
+
+/// `nlmctl runs`.
+#[derive(Debug, Subcommand)]
+pub(super) enum RunsCommand {
+    /// Runs, the newest first
+    List {
+        /// How many at most
+        #[arg(long, default_value = "20", value_name = "N")]
+        limit: NonZeroU32,
+    },
+    /// A run with its locks and its timeline
+    Show {
+        /// Its id, or the first characters of it
+        id: String,
+    },
+}
+
+/// `nlmctl resync`.
+#[derive(Debug, Clone, Args)]
+pub struct ResyncArgs {
+    /// How long clients may reclaim
+    #[arg(long, default_value = "90s", value_name = "TIME", value_parser = parse_duration)]
+    pub grace: Duration,
+    /// How far grace may be extended [default: 3m, or --grace if that is longer]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub grace_max: Option<Duration>,
+    /// How long it must be quiet before a run settles early
+    #[arg(long, default_value = "500ms", value_name = "TIME", value_parser = parse_duration)]
+    pub quiet_time: Duration,
+    /// Refuse every ordinary lock request, or only those that meet a pending lock [default: strict for everything, else targeted]
+    #[arg(long, value_parser = mode_parser())]
+    pub mode: Option<Mode>,
+    /// What happens to locks of clients that do not answer
+    #[arg(long, default_value = "keep", value_parser = unreachable_parser())]
+    pub unreachable: Unreachable,
+    /// What happens to locks of clients that ack and reclaim nothing
+    #[arg(long, default_value = "auto", value_parser = silent_parser())]
+    pub silent: Silent,
+    /// Only this client; repeat it for more
+    #[arg(long = "client", value_name = "NAME|ADDR")]
+    pub clients: Vec<String>,
+    /// Only files of this export; repeat it for more
+    #[arg(long = "export", value_name = "PATH")]
+    pub exports: Vec<String>,
+    /// Only this file; repeat it for more
+    #[arg(long = "file", value_name = "HANDLE|PATH")]
+    pub files: Vec<String>,
+    /// Consent to losing the locks that this host's own processes hold on other servers
+    #[arg(long)]
+    pub own_locks_lost: bool,
+    /// Cover locks too whose clients nobody monitors
+    #[arg(long)]
+    pub include_unmonitored: bool,
+    /// Which locks get a row in the record
+    #[arg(long, default_value = "changes", value_enum)]
+    pub record: RecordRows,
+    /// Print the plan and change nothing
+    #[arg(long, conflicts_with = "resume")]
+    pub dry_run: bool,
+    /// Consent to what the plan names
+    #[arg(long)]
+    pub yes: bool,
+    /// Go on with the run that an earlier nlmctl left
+    #[arg(long)]
+    pub resume: bool,
+}
+
+impl ResyncArgs {
+    /// Whether it covers everything.
+    pub fn is_everything(&self) -> bool {
+        self.clients.is_empty() && self.exports.is_empty() && self.files.is_empty()
+    }
+    /// What the parser cannot see: values that do not go together.
+    pub fn check(&self) -> Result<(), CliError> {
+        if let Some(max) = self.grace_max
+            && max < self.grace
+        {
+            return Err(CliError::usage(
+                format!(
+                    "--grace-max {} is shorter than --grace {}",
+                    humantime::format_duration(max),
+                    humantime::format_duration(self.grace)
+                ),
+                "make --grace-max at least as long as --grace, or leave it out",
+            ));
+        }
+        if self.mode == Some(Mode::Strict) && !self.is_everything() {
+            return Err(CliError::usage(
+                "--mode strict covers everything: it does not go with --client, --export or --file",
+                "leave out --mode, or use --mode targeted",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// `--record`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RecordRows {
+    /// Dropped, kept, conflicting and resurrected ones
+    Changes,
+    /// Every one
+    All,
+}
+
+/// `nlmctl locks`.
+#[derive(Debug, Clone, Args)]
+pub struct LocksArgs {
+    /// Only this client's; repeat it for more
+    #[arg(long = "client", value_name = "NAME|ADDR")]
+    pub clients: Vec<String>,
+    /// Only locks on this file; repeat it for more
+    #[arg(long = "file", value_name = "HANDLE")]
+    pub files: Vec<String>,
+}
+
+/// `nlmctl notify`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("roster").required(true).args(["sm_dir", "targets"]))]
+pub struct NotifyArgs {
+    /// Tell the hosts of a statd's sm/ folder (nfs-utils' format); it is read, never changed
+    #[arg(long, value_name = "DIR")]
+    pub sm_dir: Option<PathBuf>,
+    /// Tell the hosts of this file: an address or a name a line
+    #[arg(long, value_name = "FILE")]
+    pub targets: Option<PathBuf>,
+    /// The state number of the notices: odd, and not the last one
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub state: i32,
+    /// When to stop trying
+    #[arg(long, default_value = "15m", value_name = "TIME", value_parser = parse_duration)]
+    pub deadline: Duration,
+    /// Consent to making these clients reclaim
+    #[arg(long)]
+    pub yes: bool,
+    /// Another host is in grace for these clients, and nlmctl need not see it
+    #[arg(long)]
+    pub grace_elsewhere: bool,
+    /// Consent to losing the locks that this host's own processes hold on other servers
+    #[arg(long)]
+    pub own_locks_lost: bool,
+}
+
+/// `nlmctl demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Clients to simulate
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub clients: u32,
+    /// Locks that each takes
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub locks: u32,
+    /// Clients that never answer
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub dead: u32,
+    /// Clients that have forgotten one lock each
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub stale: u32,
+    /// Clients that rebooted, and whose notice to the server was lost
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub rebooted: u32,
+    /// Clients that hold one lock each that the server has forgotten
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub lost: u32,
+    /// How long clients may reclaim
+    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = parse_duration)]
+    pub grace: Duration,
+    /// strict or targeted grace
+    #[arg(long, default_value = "strict", value_parser = mode_parser())]
+    pub mode: Mode,
+    /// What happens to locks of clients that do not answer
+    #[arg(long, default_value = "drop", value_parser = unreachable_parser())]
+    pub unreachable: Unreachable,
+    /// Makes a demo repeatable
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+impl DemoArgs {
+    /// The groups are disjoint, and every broken client needs a lock to break.
+    pub fn check(&self) -> Result<(), CliError> {
+        let broken = [self.dead, self.stale, self.rebooted, self.lost].into_iter().map(u64::from).sum::<u64>();
+        if self.clients == 0 || self.locks == 0 {
+            return Err(CliError::usage(
+                "a demo needs at least one client and one lock each",
+                "raise --clients or --locks",
+            ));
+        }
+        if broken > u64::from(self.clients) {
+            return Err(CliError::usage(
+                format!(
+                    "{broken} broken clients (--dead, --stale, --rebooted, --lost together), but only {} clients",
+                    self.clients
+                ),
+                "raise --clients, or break fewer",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn mode_parser() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(["strict", "targeted"])
+        .map(|word| if word == "strict" { Mode::Strict } else { Mode::Targeted })
+}
+
+fn unreachable_parser() -> impl TypedValueParser<Value = Unreachable> {
+    PossibleValuesParser::new(["keep", "drop"])
+        .map(|word| if word == "keep" { Unreachable::Keep } else { Unreachable::Drop })
+}
+
+fn silent_parser() -> impl TypedValueParser<Value = Silent> {
+    PossibleValuesParser::new(["auto", "keep", "drop"]).map(|word| match word.as_str() {
+        "keep" => Silent::Keep,
+        "drop" => Silent::Drop,
+        _ => Silent::Auto,
+    })
+}
+
+pub(super) fn parse_name(text: &str) -> Result<CallerName, String> {
+    CallerName::new(text).map_err(|e| e.to_string())
+}
+
+/// A duration with its unit, above 0 and up to a day.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|e| format!("{e}; write a number and its unit: 500ms, 90s, 3m"))?;
+    if duration < Duration::from_millis(1) {
+        return Err("must be at least 1ms".to_owned());
+    }
+    if duration > LONGEST {
+        return Err("longer than 24h".to_owned());
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resync(args: &[&str]) -> Result<ResyncArgs, String> {
+        let line = ["nlmctl", "resync"].into_iter().chain(args.iter().copied());
+        match Cli::try_parse_from(line).map_err(|e| e.to_string())?.command {
+            Command::Resync(args) => Ok(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_want_a_unit_and_lie_between_a_millisecond_and_a_day() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("24h"), Ok(LONGEST));
+        for bad in ["", "0", "0s", "0ms", "1us", "90", "-1s", "soon", "25h", "999999999999999999h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let args = resync(&[]).unwrap();
+        assert_eq!((args.grace, args.grace_max), (Duration::from_secs(90), None));
+        assert_eq!(args.quiet_time, Duration::from_millis(500));
+        assert_eq!((args.mode, args.unreachable, args.silent), (None, Unreachable::Keep, Silent::Auto));
+        assert_eq!(args.record, RecordRows::Changes);
+        args.check().unwrap();
+    }
+
+    #[test]
+    fn grace_max_below_grace_is_refused_only_when_it_was_given() {
+        assert!(resync(&["--grace", "10m"]).unwrap().check().is_ok());
+        assert!(resync(&["--grace", "90s", "--grace-max", "89s"]).unwrap().check().is_err());
+        assert!(resync(&["--grace", "90s", "--grace-max", "90s"]).unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn strict_does_not_go_with_a_narrower_scope() {
+        for narrow in ["--client", "--export", "--file"] {
+            assert!(resync(&["--mode", "strict", narrow, "x"]).unwrap().check().is_err(), "{narrow}");
+            assert!(resync(&["--mode", "targeted", narrow, "x"]).unwrap().check().is_ok(), "{narrow}");
+        }
+        assert!(resync(&["--mode", "targeted"]).unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn notify_wants_a_roster_and_only_one() {
+        let parse = |args: &[&str]| {
+            Cli::try_parse_from(["nlmctl", "notify", "--name", "s", "--state", "5"].iter().chain(args)).is_ok()
+        };
+        assert!(!parse(&[]));
+        assert!(parse(&["--sm-dir", "d"]));
+        assert!(parse(&["--targets", "f"]));
+        assert!(!parse(&["--targets", "f", "--sm-dir", "d"]));
+    }
+
+    #[test]
+    fn a_demo_with_more_broken_clients_than_clients_is_refused() {
+        let demo = |args: &[&str]| match Cli::try_parse_from(["nlmctl", "demo"].iter().chain(args)).unwrap().command {
+            Command::Demo(args) => args.check(),
+            other => panic!("{other:?}"),
+        };
+        assert!(demo(&[]).is_ok());
+        assert!(demo(&["--clients", "4", "--dead", "1", "--stale", "1", "--rebooted", "1", "--lost", "1"]).is_ok());
+        assert!(demo(&["--clients", "3", "--dead", "2", "--lost", "2"]).is_err());
+        assert!(demo(&["--clients", "4294967295", "--dead", "4294967295", "--lost", "4294967295"]).is_err());
+        assert!(demo(&["--clients", "0"]).is_err());
+    }
+}

@@ -1,0 +1,73 @@
+//! `nlmctl demo`: the product at work, with simulated clients.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::args::DemoArgs;
+use super::error::CliError;
+use super::{Context, live};
+use crate::demo::run::{DemoError, Script, play};
+use crate::demo::stage::Cast;
+use crate::report::Progress;
+
+pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, CliError> {
+    let nlmctl = std::env::current_exe().map_err(|e| {
+        CliError::failed(
+            format!("cannot find this program's own file, which is its nlmd too: {e}"),
+            "run nlmctl from where it is installed",
+        )
+    })?;
+    let script = Script {
+        cast: Cast {
+            clients: args.clients as usize,
+            locks: args.locks as usize,
+            dead: args.dead as usize,
+            stale: args.stale as usize,
+            rebooted: args.rebooted as usize,
+            lost: args.lost as usize,
+            seed: args.seed.unwrap_or_default(),
+        },
+        grace: args.grace,
+        mode: args.mode,
+        unreachable: args.unreachable,
+        db: context.settings.given_db.clone(),
+    };
+    script.cast.check().map_err(|error| failure(&error.into()))?;
+    context.say(&format!("{} simulated clients take {} locks each", args.clients, args.locks));
+    let (progress, shown) = watch::channel(Progress::default());
+    let play = async { tokio::join!(play(&script, &nlmctl, progress), live::show(shown, context.settings.quiet)).0 };
+    // Leaving this scope ends nlmd and removes the demo's files, whichever way it is left.
+    let played = tokio::select! {
+        played = play => played.map_err(|error| failure(&error))?,
+        name = stop_signal() => {
+            return Err(CliError::failed(format!("{}: the demo was ended, with all that it had started", name?), "run it again"));
+        }
+    };
+    context.print(&played)?;
+    Ok(played.exit())
+}
+
+fn failure(error: &DemoError) -> CliError {
+    let (message, remedy) = (error.to_string(), error.remedy());
+    match error.exit() {
+        2 => CliError::usage(message, remedy),
+        4 => CliError::refused(message, remedy),
+        _ => CliError::failed(message, remedy),
+    }
+}
+
+/// The name of the first signal that asks this process to end.
+async fn stop_signal() -> Result<&'static str, CliError> {
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|e| CliError::failed(format!("cannot listen for signals: {e}"), "raise the limit of open files"))
+    };
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    Ok(tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+        _ = hang_up.recv() => "SIGHUP",
+    })
+}

@@ -1,0 +1,292 @@
+//! `nlmctl notify`: the SM_NOTIFY fan-out alone.
+//!
+//! Clients that are told reclaim; one that is refused because no grace is on forgets its lock
+//! without telling its process (statement 4). So a grace must be seen before the first notice, and
+//! the fan-out stops when it is over, unless the operator says that it is elsewhere.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::args::NotifyArgs;
+use super::consent::Consent;
+use super::error::CliError;
+use super::{Context, blocking};
+use crate::nsm::mounts::{MOUNTINFO, NlmMount, read_nlm_mounts};
+use crate::nsm::roster::{Roster, RosterError, read_sm_dir, read_targets_file};
+use crate::nsm::{FanoutEvent, Host, News, Notice, NotifyOptions, Target};
+use crate::report::{ClientFate, NoticeReport, NotifyReport, SCHEMA, number};
+use crate::resync::plan::{LocalMount, own_mounts_allow};
+use crate::wire::control::Grace;
+use crate::wire::types::{CallerName, NsmState};
+
+/// Reads `N` while the kernel's lockd is in grace.
+const END_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
+/// How often is looked whether grace is still on.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A manager that takes longer to say so is not seen in grace.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
+/// As in a run (statement 7).
+const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
+/// Events on their way. A full channel delays events, never sends.
+const EVENTS: usize = 1024;
+
+pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, CliError> {
+    let state = NsmState(args.state);
+    if !state.is_up() {
+        return Err(CliError::refused(
+            format!("--state {state} is even: it would say that this server is down"),
+            "give an odd number that differs from the last one the clients were told",
+        ));
+    }
+    if context.settings.names.is_empty() {
+        return Err(CliError::usage(
+            "no --name: clients would not know who tells them",
+            "give the name, or names, by which they mounted from this server",
+        ));
+    }
+    let hosts = hosts(context, &args).await?;
+    own_mounts(&hosts, args.own_locks_lost).await?;
+    if !args.grace_elsewhere && !grace_is_on(context).await {
+        return Err(CliError::refused(
+            format!(
+                "no grace is on: neither a run at {}, nor the kernel's lockd ({END_GRACE}); clients that reclaim now lose their locks",
+                context.settings.control.display()
+            ),
+            "start grace first (`nlmctl resync` does all of it), or add --grace-elsewhere if the server that these clients reclaim from is another one and in grace",
+        ));
+    }
+    let need = format!(
+        "{} told that {} rebooted (state {state}): each reclaims all its locks from it",
+        number(hosts.len() as u64, "host is", "hosts are"),
+        context.settings.names.iter().map(CallerName::as_str).collect::<Vec<_>>().join(", "),
+    );
+    let consent = blocking(move || Consent::obtain(&[need], args.yes)).await?;
+    let report = tell(consent, context, &hosts, state, args.deadline, !args.grace_elsewhere).await?;
+    context.print(&report)?;
+    Ok(report.exit_code())
+}
+
+/// The hosts of the roster, each once.
+async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, CliError> {
+    let (dir, file) = (args.sm_dir.clone(), args.targets.clone());
+    let roster = blocking(move || {
+        let read = match (dir, file) {
+            (Some(dir), _) => read_sm_dir(&dir),
+            (None, Some(file)) => read_targets_file(&file),
+            // clap wants one of them.
+            (None, None) => Ok(Roster::default()),
+        };
+        read.map_err(|e| {
+            let remedy = match &e {
+                RosterError::Unreadable { .. } => "check the path and its permissions",
+                RosterError::BadLine { .. } => "correct that line: one address or name a line, # begins a comment",
+                RosterError::TooLarge { .. } => "check that it is the right path",
+            };
+            CliError::usage(e.to_string(), remedy)
+        })
+    })
+    .await?;
+    for warning in &roster.warnings {
+        context.say(&format!("nlmctl: {warning}"));
+    }
+    let mut hosts: Vec<String> = roster.entries.into_iter().map(|entry| entry.host).collect();
+    let mut seen = std::collections::HashSet::new();
+    hosts.retain(|host| seen.insert(host.to_ascii_lowercase()));
+    Ok(hosts)
+}
+
+/// Statement 12.
+async fn own_mounts(hosts: &[String], own_locks_lost: bool) -> Result<(), CliError> {
+    // A name may have any address: only a literal is known to be loopback.
+    let all_loopback = hosts.iter().all(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback()));
+    let mounts = blocking(move || match read_nlm_mounts(Path::new(MOUNTINFO)) {
+        Ok(mounts) => Ok(mounts.iter().map(local_mount).collect::<Vec<_>>()),
+        Err(_) if own_locks_lost => Ok(Vec::new()),
+        Err(e) => Err(CliError::refused(e.to_string(), "mount /proc, or consent with --own-locks-lost")),
+    })
+    .await?;
+    own_mounts_allow(own_locks_lost, all_loopback, &mounts)
+        .map_err(|e| crate::controller::ControllerError::from(e).into())
+}
+
+fn local_mount(mount: &NlmMount) -> LocalMount {
+    LocalMount {
+        at: mount.mount_point.display().to_string(),
+        from: mount.source.clone(),
+        // An address that can be bound is this host's. An unknown one may be.
+        from_self: mount.server.is_none_or(|ip| std::net::UdpSocket::bind((ip, 0)).is_ok()),
+    }
+}
+
+async fn grace_is_on(context: &Context) -> bool {
+    if tokio::fs::read_to_string(END_GRACE).await.is_ok_and(|text| text.trim() == "N") {
+        return true;
+    }
+    let Ok(manager) = context.manager() else { return false };
+    // No answer in time is no grace seen.
+    tokio::time::timeout(LOOK_PATIENCE, manager.status()).await.is_ok_and(|answer| {
+        answer.is_ok_and(|status| status.run.0.is_some() && matches!(status.grace, Grace::Strict | Grace::Targeted))
+    })
+}
+
+async fn tell(
+    _consent: Consent,
+    context: &Context,
+    hosts: &[String],
+    state: NsmState,
+    deadline: Duration,
+    watch_grace: bool,
+) -> Result<NotifyReport, CliError> {
+    let names = &context.settings.names;
+    let targets = hosts.iter().zip(0..).map(|(host, id)| target(id, host, names)).collect();
+    let mut rows: Vec<NoticeReport> = hosts.iter().map(|host| not_heard_of(host)).collect();
+    let options = NotifyOptions {
+        rpcbind_port: context.settings.rpcbind_port,
+        state,
+        epoch: Instant::now(),
+        retry_until: deadline,
+        no_answer_after: NO_ANSWER_AFTER,
+    };
+    let (sender, mut events) = mpsc::channel(EVENTS);
+    // A task of its own: looking after grace must not hold up the notices.
+    let fan_out = tokio::spawn(crate::nsm::notify(targets, options, sender));
+    let no_signal = |e: std::io::Error| CliError::failed(format!("cannot wait for signals: {e}"), "try again");
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signal)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(no_signal)?;
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stopped = loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => heard(&mut rows, event),
+                None => break None,
+            },
+            _ = interrupt.recv() => break Some("SIGINT"),
+            _ = terminate.recv() => break Some("SIGTERM"),
+            _ = hang_up.recv() => break Some("SIGHUP"),
+            _ = look.tick(), if watch_grace => if !grace_is_on(context).await {
+                break Some("grace is over");
+            },
+        }
+    };
+    if let Some(why) = stopped {
+        fan_out.abort();
+        context.say(&format!("nlmctl: stopped telling: {why}"));
+        for row in rows.iter_mut().filter(|row| row.fate != ClientFate::Acked && row.error.is_none()) {
+            row.error = Some(format!("stopped: {why}"));
+        }
+    } else {
+        match fan_out.await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(CliError::failed(e.to_string(), "raise the limit of open files (`ulimit -n`)")),
+            Err(_) => {
+                return Err(CliError::failed(
+                    "the sender of notices died",
+                    "please report this with the lines before it",
+                ));
+            }
+        }
+    }
+    Ok(NotifyReport {
+        schema: SCHEMA,
+        state: state.0,
+        names: names.iter().map(ToString::to_string).collect(),
+        hosts: rows,
+    })
+}
+
+fn target(id: u32, host: &str, names: &[CallerName]) -> Target {
+    Target {
+        id,
+        host: host.parse().map_or_else(|_| Host::Name(host.to_owned()), |ip| Host::Addresses(vec![ip])),
+        notices: names.iter().map(|name| Notice { from: None, name: name.clone() }).collect(),
+    }
+}
+
+fn not_heard_of(host: &str) -> NoticeReport {
+    NoticeReport {
+        name: host.to_owned(),
+        address: host.parse().ok(),
+        fate: ClientFate::NoAnswer,
+        attempts: 0,
+        acked_ms: None,
+        error: None,
+    }
+}
+
+fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
+    let Some(row) = rows.get_mut(event.id as usize) else { return };
+    row.attempts = event.attempts;
+    match event.news {
+        News::Acked { acked, of, .. } => {
+            row.acked_ms = Some(u64::try_from(event.at.as_millis()).unwrap_or(u64::MAX));
+            if acked == of {
+                row.fate = ClientFate::Acked;
+                row.error = None;
+            } else {
+                row.error = Some(format!("{acked} of {of} notices acked"));
+            }
+        }
+        News::GivenUp { delivery, error, .. } => {
+            row.fate = ClientFate::of(delivery, false);
+            row.error = error;
+        }
+        News::State(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::control::Delivery;
+
+    fn event(id: u32, news: News) -> FanoutEvent {
+        FanoutEvent { id, at: Duration::from_millis(70), attempts: 2, news }
+    }
+
+    #[test]
+    fn a_host_is_acked_only_when_all_of_its_notices_are() {
+        let mut rows = [not_heard_of("127.0.0.1"), not_heard_of("b.example.org")];
+        let acked = |acked| News::Acked { acked, of: 2, rtt: Duration::from_millis(1) };
+        heard(&mut rows, event(0, acked(1)));
+        assert_eq!(rows[0].fate, ClientFate::NoAnswer);
+        assert_eq!(rows[0].error.as_deref(), Some("1 of 2 notices acked"));
+        heard(&mut rows, event(0, acked(2)));
+        assert_eq!((rows[0].fate, rows[0].acked_ms, rows[0].error.as_ref()), (ClientFate::Acked, Some(70), None));
+        heard(
+            &mut rows,
+            event(1, News::GivenUp { delivery: Delivery::NameUnknown, error: Some("no such host".into()), last: true }),
+        );
+        assert_eq!(rows[1].fate, ClientFate::NameUnknown);
+        heard(&mut rows, event(9, acked(2)));
+    }
+
+    #[test]
+    fn an_address_is_told_at_once_and_a_name_is_looked_up() {
+        let names = [CallerName::new("server").unwrap(), CallerName::new("server.example.org").unwrap()];
+        assert_eq!(target(0, "::1", &names).host, Host::Addresses(vec!["::1".parse().unwrap()]));
+        let named = target(1, "a.example.org", &names);
+        assert_eq!(named.host, Host::Name("a.example.org".into()));
+        assert_eq!(named.notices.len(), 2);
+    }
+
+    #[test]
+    fn a_mount_from_a_server_of_unknown_address_may_be_from_this_host() {
+        let mount = |server: Option<&str>| {
+            local_mount(&NlmMount {
+                source: "s:/x".into(),
+                mount_point: "/x".into(),
+                server: server.map(|s| s.parse().unwrap()),
+            })
+        };
+        assert!(mount(None).from_self);
+        assert!(mount(Some("127.0.0.1")).from_self);
+        assert!(!mount(Some("192.0.2.1")).from_self);
+    }
+}

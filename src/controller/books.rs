@@ -1,0 +1,174 @@
+//! Results into the record, and the books of runs that no controller finished.
+//!
+//! A result is fetched in pages, each stored as it comes; only the last step makes the run `done`,
+//! and only after that the manager may forget it. So the work may stop anywhere and be done again.
+
+use super::record::Record;
+use super::{CALL_AGAIN, ControllerError};
+use crate::manager::{LockManager, ManagerError};
+use crate::report::{Outcome, Phase};
+use crate::store::{RunOutcome, StoredRun};
+use crate::wire::control::{Counts, RefusalCode, RunId, RunResult, Status};
+
+/// Most runs whose books are closed at once; the next command goes on.
+const MOST_UNFINISHED: usize = 1_000;
+/// How often a manager that is writing a result just now is asked again.
+const RESULT_TRIES: usize = 300;
+
+/// What became of fetching a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fetched {
+    /// It is in the record.
+    Stored,
+    /// The manager knows no such run.
+    Unknown,
+}
+
+/// Brings a run's result into the record, then acknowledges it. Waits while the manager is still
+/// writing it.
+pub(super) async fn fetch(manager: &dyn LockManager, record: &Record, run: RunId) -> Result<Fetched, ControllerError> {
+    let mut tries = 0;
+    let result = loop {
+        match manager.result(run).await {
+            Ok(result) => break result,
+            Err(ManagerError::Refused(refusal)) => match refusal.code {
+                RefusalCode::UnknownRun => return Ok(Fetched::Unknown),
+                RefusalCode::WrongPhase if tries < RESULT_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(CALL_AGAIN).await;
+                }
+                RefusalCode::WrongPhase
+                | RefusalCode::RunActive
+                | RefusalCode::GraceActive
+                | RefusalCode::StalePlan
+                | RefusalCode::StillPending
+                | RefusalCode::BadRequest
+                | RefusalCode::Unsupported
+                | RefusalCode::NotDurable
+                | RefusalCode::NotAllowed => return Err(ManagerError::Refused(refusal).into()),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    };
+    store_pages(manager, record, run).await?;
+    let outcome = outcome_of(&result);
+    record.with(move |store| store.record_result(run, &outcome)).await?;
+    // If this gets lost the next command acknowledges; what is stored stays stored.
+    if let Err(error) = manager.acknowledge(run).await {
+        tracing::debug!(%run, %error, "could not acknowledge the result");
+    }
+    Ok(Fetched::Stored)
+}
+
+async fn store_pages(manager: &dyn LockManager, record: &Record, run: RunId) -> Result<(), ControllerError> {
+    let mut after = 0;
+    loop {
+        let page = manager.result_clients(run, after).await?;
+        let clients = page.clients.into_vec();
+        record.with(move |store| store.record_client_results(run, &clients)).await?;
+        match next_page(manager, after, page.next)? {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    let (mut after, mut first) = (0, 0);
+    loop {
+        let page = manager.result_locks(run, after).await?;
+        let locks = page.locks.into_vec();
+        let count = locks.len() as u64;
+        record.with(move |store| store.record_lock_fates(run, first, &locks)).await?;
+        first += count;
+        match next_page(manager, after, page.next)? {
+            Some(next) => after = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// A page's successor. One that does not go forward would never end.
+pub(super) fn next_page(manager: &dyn LockManager, after: u64, next: u64) -> Result<Option<u64>, ManagerError> {
+    match next {
+        0 => Ok(None),
+        next if next > after => Ok(Some(next)),
+        _ => Err(ManagerError::Protocol {
+            endpoint: manager.endpoint(),
+            what: "the pages of a listing do not go forward".into(),
+        }),
+    }
+}
+
+fn outcome_of(result: &RunResult) -> RunOutcome {
+    RunOutcome {
+        outcome: result.outcome.into(),
+        reason: Some(result.reason.as_str().to_owned()),
+        not_understood: result.not_understood,
+        alone: result.alone,
+        ended_unix_ms: Some(result.ended_unix_ms),
+        counts: Some(result.counts),
+        late: result.late,
+    }
+}
+
+/// An end that no result tells of.
+pub(super) fn end_without_result(outcome: Outcome, reason: String, counts: Option<Counts>) -> RunOutcome {
+    RunOutcome {
+        outcome,
+        reason: Some(reason),
+        not_understood: false,
+        alone: false,
+        ended_unix_ms: None,
+        counts,
+        late: 0,
+    }
+}
+
+/// Fetches what earlier runs left at the manager, and closes the books of unfinished runs.
+pub(super) async fn catch_up(manager: &dyn LockManager, record: &Record) -> Result<(), ControllerError> {
+    for run in manager.unfetched().await? {
+        // A run that this record does not know is another record's to fetch.
+        let known = record.with(move |store| Ok(store.stored(run).is_ok())).await?;
+        if known {
+            fetch(manager, record, run).await?;
+        }
+    }
+    let status = manager.status().await?;
+    for _ in 0..MOST_UNFINISHED {
+        let Some(run) = record.with(|store| store.unfinished()).await? else { break };
+        if is_active(run.id, &status) {
+            break;
+        }
+        close(manager, record, &run, &status).await?;
+    }
+    Ok(())
+}
+
+/// Whether the manager is in the middle of this run.
+pub(super) fn is_active(run: RunId, status: &Status) -> bool {
+    status.run.0.as_ref().is_some_and(|active| active.run == run)
+}
+
+/// Closes the books of a run that is not active any more and that nobody drives.
+async fn close(
+    manager: &dyn LockManager,
+    record: &Record,
+    run: &StoredRun,
+    status: &Status,
+) -> Result<(), ControllerError> {
+    if run.phase > Phase::Planned && fetch(manager, record, run.id).await? == Fetched::Stored {
+        return Ok(());
+    }
+    let (id, outcome) = (run.id, unknown_end(run, status));
+    record.with(move |store| store.record_result(id, &outcome)).await
+}
+
+/// How a run ended that the manager knows nothing of.
+pub(super) fn unknown_end(run: &StoredRun, status: &Status) -> RunOutcome {
+    let never_asked = run.phase == Phase::Planned;
+    let never_begun = run.phase == Phase::Beginning && run.begin.instance == status.instance;
+    if never_asked || never_begun {
+        let reason = "nlmctl ended before the run began: nothing was touched";
+        return end_without_result(Outcome::Failed, reason.into(), None);
+    }
+    let reason = "the lock manager does not know the run any more: it restarted in the middle of it";
+    end_without_result(Outcome::Superseded, reason.into(), None)
+}

@@ -1,0 +1,259 @@
+//! The manager's side of a run: one task that makes the calls, in the order asked and one at a
+//! time, and one that watches.
+//!
+//! Both end with their handle. Cancel safety: a call that is dropped in the middle may have been
+//! acted on; that is so only when the manager is being connected to anew, whose status then decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::books::{self, Fetched};
+use super::record::Record;
+use super::{CALL_AGAIN, ControllerError};
+use crate::manager::{LockManager, ManagerError};
+use crate::report::Probe;
+use crate::resync::run::Event;
+use crate::store::NewClient;
+use crate::wire::control::{
+    self, BeginArgs, Begun, ClientProgress, ProgressArgs, RefusalCode, RunClient, RunId, SettleArgs, Status, WatchArgs,
+};
+use crate::wire::types::CallerName;
+use crate::wire::xdr::List;
+
+/// Calls that may wait. The run asks one at a time; an end adds one or two.
+const QUEUE: usize = 8;
+/// Clients written to the record at once.
+const CLIENTS_AT_ONCE: usize = 10_000;
+/// How long a `WATCH` may wait. Short, so that the view is never older, and a dead manager noticed.
+const WATCH_MS: u64 = 1_000;
+/// Between two `WATCH` calls: while thousands of reclaims come in, not each needs an answer.
+const WATCH_GAP: Duration = Duration::from_millis(5);
+
+/// What to ask the manager.
+#[derive(Debug)]
+pub(super) enum Call {
+    Begin,
+    Tell(Vec<ClientProgress>),
+    AskStatus,
+    Settle { only_if_nothing_pending: bool },
+    Abort,
+    FetchResult,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Something that the run's machine understands as it is.
+    Event(Event),
+    /// `begin` was answered; its clients are in the record.
+    Begun(Box<Begun>, Vec<RunClient>),
+    /// `PROGRESS` was answered.
+    Told(Box<Status>),
+    /// The status, and what happened since the one before.
+    Seen(Box<Status>, Vec<control::Event>),
+    /// The manager answers again.
+    Back(Box<Status>),
+    /// This side failed.
+    Broken(ControllerError),
+}
+
+/// What both tasks know.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) manager: Arc<dyn LockManager>,
+    pub(super) record: Record,
+    pub(super) begin: Arc<BeginArgs>,
+    /// Whether `begin`'s answer is in the record already (a resume).
+    pub(super) begun: bool,
+    /// What the plan saw of each client.
+    pub(super) probe: Arc<dyn Fn(&CallerName) -> Probe + Send + Sync>,
+    pub(super) answers: mpsc::Sender<Answer>,
+}
+
+impl Desk {
+    fn run(&self) -> RunId {
+        self.begin.run
+    }
+
+    async fn answer(&self, answer: Answer) {
+        // Nobody waits any more: the run is being left.
+        let _ = self.answers.send(answer).await;
+    }
+
+    async fn make(&self, call: Call) -> Answer {
+        let run = self.run();
+        match call {
+            Call::Begin => match self.begin().await {
+                Ok((begun, clients)) => Answer::Begun(Box::new(begun), clients),
+                Err(ControllerError::Manager(ManagerError::Refused(refusal))) => {
+                    Answer::Event(Event::BeginRefused(refusal))
+                }
+                Err(ControllerError::Manager(error)) => failed(error),
+                Err(error) => Answer::Broken(error),
+            },
+            Call::Tell(clients) => {
+                let args = ProgressArgs { run, notices_begun: true, clients: List::clipped(clients) };
+                match self.manager.progress(&args).await {
+                    Ok(status) => Answer::Told(Box::new(status)),
+                    Err(error) => match error.refused() {
+                        Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase) => self.status().await,
+                        Some(_) | None => failed(error),
+                    },
+                }
+            }
+            Call::AskStatus => self.status().await,
+            Call::Settle { only_if_nothing_pending } => {
+                ended(self.manager.settle(&SettleArgs { run, only_if_nothing_pending }).await.map(|_| ()))
+            }
+            Call::Abort => ended(self.manager.abort(run).await.map(|_| ())),
+            Call::FetchResult => match books::fetch(&*self.manager, &self.record, run).await {
+                Ok(Fetched::Stored) => Answer::Event(Event::ResultStored),
+                Ok(Fetched::Unknown) => Answer::Event(Event::ResultUnknown),
+                Err(ControllerError::Manager(error)) => failed(error),
+                Err(error) => Answer::Broken(error),
+            },
+        }
+    }
+
+    async fn status(&self) -> Answer {
+        match self.manager.status().await {
+            Ok(status) => Answer::Seen(Box::new(status), Vec::new()),
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Asks `begin` and for its clients; both are durable when this returns.
+    async fn begin(&self) -> Result<(Begun, Vec<RunClient>), ControllerError> {
+        let begun = self.manager.begin(&self.begin).await?;
+        if !self.begun {
+            let fixed = begun.clone();
+            self.record.with(move |store| store.record_begun(&fixed)).await?;
+        }
+        let clients = self.manager.run_clients(self.run()).await?;
+        let run = self.run();
+        for page in clients.chunks(CLIENTS_AT_ONCE) {
+            let rows: Vec<NewClient> = page
+                .iter()
+                .map(|client| NewClient { client: client.clone(), probe: (self.probe)(&client.name) })
+                .collect();
+            self.record.with(move |store| store.record_clients(run, &rows)).await?;
+        }
+        Ok((begun, clients))
+    }
+}
+
+fn failed(error: ManagerError) -> Answer {
+    match error {
+        ManagerError::Unreachable { .. } | ManagerError::Lost { .. } => Answer::Event(Event::ManagerLost),
+        ManagerError::Refused(_) | ManagerError::Protocol { .. } => Answer::Event(Event::Failed(error.to_string())),
+    }
+}
+
+/// What `settle` or `abort` came to. A run that is over already has ended all the same.
+fn ended(answer: Result<(), ManagerError>) -> Answer {
+    match answer {
+        Ok(()) => Answer::Event(Event::Ended),
+        Err(error) => match error.refused() {
+            Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase) => Answer::Event(Event::Ended),
+            Some(RefusalCode::StillPending) => Answer::Event(Event::StillPending),
+            Some(RefusalCode::NotDurable) => Answer::Event(Event::NotDurable),
+            Some(_) | None => failed(error),
+        },
+    }
+}
+
+/// The task that makes calls. Ends when this is dropped, in the middle of a call if need be.
+pub(super) struct Calls {
+    queue: Option<mpsc::Sender<Call>>,
+    task: JoinHandle<()>,
+}
+
+impl Calls {
+    pub(super) fn start(desk: Desk) -> Self {
+        let (queue, mut asked) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(async move {
+            while let Some(call) = asked.recv().await {
+                let answer = desk.make(call).await;
+                desk.answer(answer).await;
+            }
+        });
+        Self { queue: Some(queue), task }
+    }
+
+    pub(super) async fn ask(&self, call: Call) {
+        if let Some(queue) = &self.queue {
+            // The task ends only with this handle.
+            let _ = queue.send(call).await;
+        }
+    }
+
+    /// Lets calls that were asked for be made, for a while.
+    pub(super) async fn finish(mut self, patience: Duration) {
+        self.queue = None;
+        let _ = tokio::time::timeout(patience, &mut self.task).await;
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A task that ends when this is dropped.
+pub(super) struct Task(JoinHandle<()>);
+
+impl Task {
+    pub(super) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Follows the manager's status. Where `WATCH` does not work the status is asked for instead; where
+/// that does not work either the manager is lost, and this ends.
+pub(super) fn watch(desk: Desk) -> Task {
+    Task::spawn(async move {
+        let mut cursor = 0;
+        loop {
+            let answer = match desk.manager.watch(WatchArgs { cursor, timeout_ms: WATCH_MS }).await {
+                Ok(seen) => {
+                    // Events from before this watch are other runs' or already told.
+                    let events = if cursor == 0 { Vec::new() } else { seen.events.into_vec() };
+                    cursor = seen.status.cursor;
+                    tokio::time::sleep(WATCH_GAP).await;
+                    Answer::Seen(Box::new(seen.status), events)
+                }
+                Err(_) => {
+                    tokio::time::sleep(CALL_AGAIN).await;
+                    desk.status().await
+                }
+            };
+            let lost = matches!(answer, Answer::Event(_));
+            desk.answer(answer).await;
+            if lost {
+                return;
+            }
+        }
+    })
+}
+
+/// Asks until the manager answers.
+pub(super) fn reconnect(desk: Desk) -> Task {
+    Task::spawn(async move {
+        loop {
+            if let Ok(status) = desk.manager.status().await {
+                return desk.answer(Answer::Back(Box::new(status))).await;
+            }
+            tokio::time::sleep(CALL_AGAIN).await;
+        }
+    })
+}

@@ -1,0 +1,428 @@
+//! A run, driven: the machine's actions become calls, notices and lines of the record, and what
+//! comes back become its events.
+//!
+//! One task owns the machine ([`Drive::run`]); the others are
+//! - the calls to the manager, in order, one at a time ([`Calls`]),
+//! - the watch of its status, once the run has begun,
+//! - the fan-out of notices, while the machine wants them out,
+//! - at most one write of deliveries to the record at a time.
+//!
+//! Whatever the machine wants durable is durable before the next action is begun.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::calls::{self, Answer, Call, Calls, Desk, Task};
+use super::record::Record;
+use super::{ControllerError, Options, Signals, hosts, targets};
+use crate::manager::LockManager;
+use crate::nsm::{self, FanoutEvent, NotifyOptions};
+use crate::report::{Phase, Probe, Progress};
+use crate::resync::run::{Action, Ending, Event, News, Run, Standing, Starting};
+use crate::store::{DeliveryUpdate, StoredClient};
+use crate::wire::control::{self, BeginArgs, Begun, Counts, Delivery, RunClient, Status};
+use crate::wire::types::{CallerName, NsmState};
+
+/// By statement 7: after so long without an ack a client is given up, for now.
+const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
+/// Answers and notices' news that may wait to be handled. The senders wait beyond.
+const QUEUE: usize = 1_024;
+/// How long calls that were asked for at the end may take.
+const LAST_CALLS: Duration = Duration::from_secs(2);
+
+/// How a driven run ended.
+#[derive(Debug)]
+pub(super) struct Driven {
+    pub(super) ending: Ending,
+    /// The last sums that the manager told while the run was active.
+    pub(super) counts: Option<Counts>,
+}
+
+/// What a run is driven with.
+pub(super) struct Orders {
+    pub(super) begin: BeginArgs,
+    /// Whether `begin`'s answer is in the record already (a resume).
+    pub(super) begun: bool,
+    /// The names in the notices, in order.
+    pub(super) names: Vec<CallerName>,
+    /// What the plan saw of each client.
+    pub(super) probes: HashMap<CallerName, Probe>,
+    /// What an earlier controller recorded of each client, by number.
+    pub(super) known: HashMap<u32, StoredClient>,
+    pub(super) own_locks_lost: bool,
+    pub(super) options: Options,
+}
+
+/// What is known of a client beside what the machine knows, for the record.
+#[derive(Debug, Clone)]
+struct Told {
+    delivery: Delivery,
+    attempts: u32,
+    acked_ms: Option<u64>,
+    suspect: bool,
+    error: Option<String>,
+}
+
+/// See the theory above.
+pub(super) struct Drive {
+    machine: Run,
+    orders: Orders,
+    desk: Desk,
+    calls: Calls,
+    answers: mpsc::Receiver<Answer>,
+    signals: Signals,
+    signals_open: bool,
+    progress: watch::Sender<Progress>,
+    /// Where this run's clock starts.
+    epoch: Instant,
+    began: Duration,
+    state: NsmState,
+    clients: Vec<RunClient>,
+    told: Vec<Told>,
+    counts: Option<Counts>,
+    heard: mpsc::Receiver<FanoutEvent>,
+    notices: Option<Task>,
+    /// Whether a notice of this run can have left, now or before a resume.
+    may_have_told: bool,
+    watching: Option<Task>,
+    reconnecting: Option<Task>,
+    /// Clients whose delivery is not in the record yet.
+    unwritten: HashMap<u32, DeliveryUpdate>,
+    timeline: Vec<control::Event>,
+    writing: Option<JoinHandle<Result<(), ControllerError>>>,
+}
+
+impl Drive {
+    /// A run to drive, and its first actions.
+    pub(super) fn new(
+        manager: Arc<dyn LockManager>,
+        record: Record,
+        orders: Orders,
+        machine: Run,
+        progress: watch::Sender<Progress>,
+        signals: Signals,
+    ) -> Self {
+        let (answer, answers) = mpsc::channel(QUEUE);
+        let probes = orders.probes.clone();
+        let resumed = orders.begun;
+        let desk = Desk {
+            manager,
+            record,
+            begin: Arc::new(orders.begin.clone()),
+            begun: orders.begun,
+            probe: Arc::new(move |name| probes.get(name).copied().unwrap_or(Probe::NotAsked)),
+            answers: answer,
+        };
+        Self {
+            machine,
+            calls: Calls::start(desk.clone()),
+            desk,
+            orders,
+            answers,
+            signals,
+            signals_open: true,
+            progress,
+            epoch: Instant::now(),
+            began: Duration::ZERO,
+            state: NsmState::default(),
+            clients: Vec::new(),
+            told: Vec::new(),
+            counts: None,
+            heard: mpsc::channel(1).1,
+            notices: None,
+            may_have_told: resumed,
+            watching: None,
+            reconnecting: None,
+            unwritten: HashMap::new(),
+            timeline: Vec::new(),
+            writing: None,
+        }
+    }
+
+    /// Drives the run to its end.
+    ///
+    /// # Errors
+    /// The record cannot be written, or notices cannot be sent. The run is aborted then if no notice
+    /// can have left; else it is left to the manager.
+    pub(super) async fn run(mut self, first: Vec<Action>) -> Result<Driven, ControllerError> {
+        let ended = self.go(first).await;
+        if ended.is_err() && !self.may_have_told {
+            self.calls.ask(Call::Abort).await;
+        }
+        let Self { calls, writing, notices, watching, reconnecting, .. } = self;
+        drop((notices, watching, reconnecting));
+        calls.finish(LAST_CALLS).await;
+        if let Some(writing) = writing {
+            let _ = writing.await;
+        }
+        ended
+    }
+
+    async fn go(&mut self, first: Vec<Action>) -> Result<Driven, ControllerError> {
+        if let Some(ending) = self.act(first).await? {
+            return self.end(ending).await;
+        }
+        loop {
+            let wake = self.machine.wake_at().map(|at| self.epoch + at);
+            let actions = tokio::select! {
+                signal = self.signals.recv(), if self.signals_open => match signal {
+                    Some(name) => self.machine.handle(self.epoch.elapsed(), Event::Signal(name)),
+                    None => {
+                        self.signals_open = false;
+                        continue;
+                    }
+                },
+                Some(answer) = self.answers.recv() => self.answered(answer)?,
+                Some(event) = self.heard.recv() => self.heard(event),
+                () = sleep_until(wake) => self.machine.handle(self.epoch.elapsed(), Event::Tick),
+            };
+            let ended = self.act(actions).await?;
+            let now = self.machine.progress(self.epoch.elapsed());
+            self.progress.send_if_modified(|shown| std::mem::replace(shown, now) != now);
+            if let Some(ending) = ended {
+                return self.end(ending).await;
+            }
+        }
+    }
+
+    async fn end(&mut self, ending: Ending) -> Result<Driven, ControllerError> {
+        self.written().await?;
+        self.write();
+        self.written().await?;
+        Ok(Driven { ending, counts: self.counts })
+    }
+
+    fn answered(&mut self, answer: Answer) -> Result<Vec<Action>, ControllerError> {
+        let now = self.epoch.elapsed();
+        let run = self.orders.begin.run;
+        Ok(match answer {
+            Answer::Event(event) => self.machine.handle(now, event),
+            Answer::Begun(begun, clients) => self.begun(now, &begun, clients)?,
+            Answer::Told(status) => {
+                self.count(&status);
+                self.machine.handle(now, Event::Told(Standing::of(run, &status)))
+            }
+            Answer::Seen(status, events) => {
+                self.count(&status);
+                self.timeline.extend(events);
+                self.machine.handle(now, Event::Seen(Standing::of(run, &status)))
+            }
+            Answer::Back(status) => {
+                self.reconnecting = None;
+                self.count(&status);
+                self.machine.handle(now, Event::ManagerBack(Standing::of(run, &status)))
+            }
+            Answer::Broken(error) => return Err(error),
+        })
+    }
+
+    fn count(&mut self, status: &Status) {
+        if let Some(run) = status.run.0.as_ref().filter(|run| run.run == self.orders.begin.run) {
+            self.counts = Some(run.counts);
+            self.began = self.epoch.elapsed().saturating_sub(Duration::from_millis(run.elapsed_ms));
+        }
+    }
+
+    fn begun(&mut self, now: Duration, begun: &Begun, clients: Vec<RunClient>) -> Result<Vec<Action>, ControllerError> {
+        self.state = begun.new_state;
+        self.began = now;
+        self.counts = Some(Counts { in_scope: begun.in_scope, pending: begun.in_scope, ..Counts::default() });
+        let known = &self.orders.known;
+        let told: Vec<Told> = clients
+            .iter()
+            .map(|client| match known.get(&client.index) {
+                Some(stored) => Told {
+                    delivery: stored.delivery,
+                    attempts: stored.attempts,
+                    acked_ms: stored.acked_ms,
+                    suspect: stored.suspect,
+                    error: stored.error.clone(),
+                },
+                None => Told {
+                    delivery: Delivery::NotTold,
+                    attempts: 0,
+                    acked_ms: None,
+                    suspect: self.orders.probes.get(&client.name) == Some(&Probe::Suspect),
+                    error: None,
+                },
+            })
+            .collect();
+        // Only a full ack is worth remembering over a restart: all else is tried again.
+        let starting = told
+            .iter()
+            .map(|told| Starting {
+                delivery: if told.delivery == Delivery::Acked { Delivery::Acked } else { Delivery::NotTold },
+                ago: Duration::ZERO,
+                suspect: told.suspect,
+            })
+            .collect();
+        self.clients = clients;
+        self.told = told;
+        let event = Event::Begun { clients: starting, elapsed: Duration::ZERO };
+        let mut actions = Vec::new();
+        // The plan looked at the clients of its moment; these are the ones that would be told.
+        let addresses = self.clients.iter().flat_map(|client| client.addresses.as_slice()).map(|address| address.0);
+        if hosts::refuse_own_mounts(self.orders.own_locks_lost, addresses).is_err() {
+            actions
+                .extend(self.machine.handle(now, Event::Signal("new clients that this host's mounts forbid to tell")));
+        }
+        actions.extend(self.machine.handle(now, event));
+        Ok(actions)
+    }
+
+    fn heard(&mut self, event: FanoutEvent) -> Vec<Action> {
+        let now = self.epoch.elapsed();
+        let Some(told) = self.told.get_mut(event.id as usize) else { return Vec::new() };
+        told.attempts = told.attempts.max(event.attempts);
+        let news = match event.news {
+            nsm::News::Acked { acked, of, .. } => {
+                let since = event.at.saturating_sub(self.began);
+                told.acked_ms = Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+                if acked >= of {
+                    told.delivery = Delivery::Acked;
+                    told.error = None;
+                }
+                News::Acked { all: acked >= of }
+            }
+            nsm::News::GivenUp { delivery, error, .. } => {
+                told.delivery = delivery;
+                told.error = error;
+                News::GivenUp(delivery)
+            }
+            // Only probes bring a state.
+            nsm::News::State(_) => return Vec::new(),
+        };
+        let update = DeliveryUpdate {
+            client: event.id,
+            delivery: told.delivery,
+            attempts: told.attempts,
+            acked_ms: told.acked_ms,
+            suspect: told.suspect,
+            error: told.error.clone(),
+        };
+        self.unwritten.insert(event.id, update);
+        self.machine.handle(now, Event::Heard { client: event.id, at: event.at, news })
+    }
+
+    /// Does the actions, in order.
+    async fn act(&mut self, actions: Vec<Action>) -> Result<Option<Ending>, ControllerError> {
+        for action in actions {
+            match action {
+                Action::Persist(phase) => self.persist(phase).await?,
+                Action::Begin => self.calls.ask(Call::Begin).await,
+                Action::Tell(clients) => {
+                    self.write_if_idle().await?;
+                    self.calls.ask(Call::Tell(clients)).await;
+                }
+                Action::StartNotices => self.start_notices(),
+                Action::StopNotices => self.notices = None,
+                Action::AskStatus => self.calls.ask(Call::AskStatus).await,
+                Action::Settle { only_if_nothing_pending } => {
+                    self.calls.ask(Call::Settle { only_if_nothing_pending }).await;
+                }
+                Action::Abort => self.calls.ask(Call::Abort).await,
+                Action::FetchResult => {
+                    self.watching = None;
+                    // The manager's rows join what is recorded of deliveries.
+                    self.written().await?;
+                    self.write();
+                    self.written().await?;
+                    self.calls.ask(Call::FetchResult).await;
+                }
+                Action::Reconnect => {
+                    self.watching = None;
+                    self.calls = Calls::start(self.desk.clone());
+                    self.reconnecting = Some(calls::reconnect(self.desk.clone()));
+                }
+                Action::Finish(ending) => return Ok(Some(ending)),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn persist(&mut self, phase: Phase) -> Result<(), ControllerError> {
+        // `begin`'s answer was recorded, with its phase, by the call that brought it.
+        if phase == Phase::Begun {
+            return Ok(());
+        }
+        let run = self.orders.begin.run;
+        self.desk.record.with(move |store| store.set_phase(run, phase, "")).await
+    }
+
+    fn start_notices(&mut self) {
+        self.may_have_told = true;
+        if self.watching.is_none() {
+            self.watching = Some(calls::watch(self.desk.clone()));
+        }
+        let targets = self
+            .clients
+            .iter()
+            .zip(&self.told)
+            .filter(|(_, told)| told.delivery != Delivery::Acked)
+            .map(|(client, _)| targets::to_notify(client, &self.orders.names))
+            .collect();
+        let options = NotifyOptions {
+            rpcbind_port: self.orders.options.rpcbind_port,
+            state: self.state,
+            epoch: self.epoch,
+            retry_until: self.epoch.elapsed() + Duration::from_millis(self.orders.begin.grace_max_ms),
+            no_answer_after: NO_ANSWER_AFTER,
+        };
+        let (events, heard) = mpsc::channel(QUEUE);
+        self.heard = heard;
+        let answers = self.desk.answers.clone();
+        self.notices = Some(Task::spawn(async move {
+            if let Err(error) = nsm::notify(targets, options, events).await {
+                let _ = answers.send(Answer::Broken(error.into())).await;
+            }
+        }));
+    }
+
+    /// Writes what was heard, unless the last such write still goes on: then it waits its turn.
+    async fn write_if_idle(&mut self) -> Result<(), ControllerError> {
+        match &self.writing {
+            Some(writing) if !writing.is_finished() => Ok(()),
+            Some(_) | None => {
+                self.written().await?;
+                self.write();
+                Ok(())
+            }
+        }
+    }
+
+    async fn written(&mut self) -> Result<(), ControllerError> {
+        match self.writing.take() {
+            None => Ok(()),
+            Some(writing) => writing.await.map_err(|_| ControllerError::Internal("a write to the record died"))?,
+        }
+    }
+
+    fn write(&mut self) {
+        if self.unwritten.is_empty() && self.timeline.is_empty() {
+            return;
+        }
+        let run = self.orders.begin.run;
+        let updates: Vec<_> = self.unwritten.drain().map(|(_, update)| update).collect();
+        let events = std::mem::take(&mut self.timeline);
+        let record = self.desk.record.clone();
+        self.writing = Some(tokio::spawn(async move {
+            record
+                .with(move |store| {
+                    store.record_deliveries(run, &updates)?;
+                    events.iter().try_for_each(|e| store.event_at(run, e.unix_ms, e.kind.as_str(), e.detail.as_str()))
+                })
+                .await
+        }));
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

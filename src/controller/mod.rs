@@ -1,0 +1,279 @@
+//! Drives a run: what [`resync`](crate::resync) decides is done against manager, clients and record.
+//!
+//! Theory. One controller works with a record at a time
+//! ([`ControllerLock`](crate::store::ControllerLock)). Everything that a run may have touched is
+//! in the record before it is touched, so that this process may die at any instant: the next
+//! command finds the run and closes its books truthfully, or [`resume`] goes on with it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `drive` | a run driven to its end; start reading here |
+//! | `calls` | the tasks that talk to the manager |
+//! | `books` | results into the record; runs that nobody finished |
+//! | `record` | the store, from async tasks |
+//! | `targets` | clients as targets of notices and probes |
+//! | `hosts` | this host's own mounts |
+
+mod books;
+mod calls;
+mod drive;
+mod error;
+mod hosts;
+mod record;
+mod targets;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::ControllerError;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use self::drive::{Drive, Driven, Orders};
+use self::record::Record;
+use crate::manager::{LockManager, ManagerError};
+use crate::nsm::{self, ProbeOptions};
+use crate::report::{Outcome, Phase, Progress, RunReport};
+use crate::resync::plan::{self, Consent, Draft, Plan, Request, Seen};
+use crate::resync::run::{Ending, Run, Terms};
+use crate::store::{ControllerLock, NewRun, Store};
+use crate::wire::control::{BeginArgs, LockRow, LocksArgs, RunId, Scope};
+use crate::wire::xdr::List;
+
+/// How long to wait before a manager that does not answer, or not yet, is asked again.
+const CALL_AGAIN: Duration = Duration::from_millis(100);
+
+/// How a controller works, whatever it does.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long no ack and no reclaim must have come before an early settle.
+    pub quiet_time: Duration,
+    /// The port of the clients' rpcbind: 111 outside tests and the demo.
+    pub rpcbind_port: u16,
+    /// How long the plan waits for the clients' statds.
+    pub probe_timeout: Duration,
+    /// Whether every lock gets a row in the record (`--record all`), not only those whose fate is
+    /// worth one.
+    pub record_all: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            quiet_time: Duration::from_millis(500),
+            rpcbind_port: 111,
+            probe_timeout: Duration::from_secs(3),
+            record_all: false,
+        }
+    }
+}
+
+/// Signals of the operator, by name: `SIGINT`, say. A closed channel means that none will come.
+pub type Signals = mpsc::Receiver<&'static str>;
+
+/// What a run would do. Touches nothing: asks the manager, and every client's statd.
+///
+/// # Errors
+/// The manager does not answer, or the run is not allowed or makes no sense.
+pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Options) -> Result<Plan, ControllerError> {
+    let info = manager.info().await?;
+    let scope = plan::scope(request, &info)?;
+    let status = manager.status().await?;
+    let clients = manager.clients().await?;
+    let locks = if scope.files.as_slice().is_empty() { None } else { Some(locks(manager, &scope).await?) };
+    let mounts = if request.own_locks_lost { Vec::new() } else { hosts::local_mounts()? };
+    let seen = Seen { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
+    let draft = Draft::new(request, scope, seen)?;
+    let Some(my_name) = draft.names().first().cloned() else {
+        return Err(ControllerError::usage("no name under which clients know this server", "give one with --name"));
+    };
+    let targets = (0..).zip(draft.clients()).map(|(id, client)| targets::to_probe(id, client)).collect();
+    let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
+    let results = nsm::probe(targets, probe).await?;
+    let probes: Vec<_> = results.iter().map(targets::probed).collect();
+    Ok(draft.finish(&probes))
+}
+
+async fn locks(manager: &dyn LockManager, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
+    let mut rows = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = manager.locks(&LocksArgs { scope: scope.clone(), after }).await?;
+        rows.extend(page.locks.into_vec());
+        match books::next_page(manager, after, page.next)? {
+            Some(next) => after = next,
+            None => return Ok(rows),
+        }
+    }
+}
+
+/// Brings the results of earlier runs into the record, and closes the books of a run that no
+/// controller finished, unless it is still active. Every command with a record does this first.
+/// Where another controller is at work with the record, that one does it.
+///
+/// # Errors
+/// The manager does not answer, or the record cannot be written.
+pub async fn catch_up(manager: &dyn LockManager, store: Store) -> Result<Store, ControllerError> {
+    let Ok(_lock) = store.begin_controller() else { return Ok(store) };
+    let record = Record::new(store);
+    books::catch_up(manager, &record).await?;
+    record.into_store()
+}
+
+/// Carries the plan out and reports what came of it. Waits for the end of the run, or for a signal:
+/// the first one aborts as long as no notice has left; after that the run is left as it is, and
+/// [`resume`] goes on with it.
+///
+/// # Errors
+/// Whatever kept the run from beginning; after that only a record that cannot be written.
+pub async fn resync(
+    manager: Arc<dyn LockManager>,
+    store: Store,
+    plan: Plan,
+    consent: Consent,
+    options: Options,
+    progress: watch::Sender<Progress>,
+    signals: Signals,
+) -> Result<RunReport, ControllerError> {
+    if !consent.covers(&plan) {
+        return Err(ControllerError::refused(
+            "the plan has changed since it was agreed to",
+            "look at the plan again (--dry-run) and agree to it as it is now",
+        ));
+    }
+    let (record, _lock) = take_over(store).await?;
+    books::catch_up(&*manager, &record).await?;
+    if let Some(left) = record.with(|store| store.unfinished()).await? {
+        return Err(ControllerError::refused(
+            format!("run {} of this record is still active", left.id),
+            "go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
+        ));
+    }
+    let begin = begin_args(&plan);
+    let run = begin.run;
+    let new = NewRun {
+        manager: manager.kind().to_owned(),
+        fingerprint: plan.fingerprint.clone(),
+        scope: plan.asked.clone(),
+        begin: begin.clone(),
+    };
+    let terms = terms(&*manager, &options).await?;
+    record.with(move |store| store.create_run(&new)).await?;
+    let orders = Orders {
+        begin,
+        begun: false,
+        names: plan.names,
+        probes: plan.clients.into_iter().map(|client| (client.name, client.probe)).collect(),
+        known: HashMap::new(),
+        own_locks_lost: plan.own_locks_lost,
+        options,
+    };
+    let (machine, first) = Run::begin(terms);
+    let drive = Drive::new(manager, record.clone(), orders, machine, progress, signals);
+    conclude(&record, run, drive.run(first).await?).await
+}
+
+/// Goes on with the run that the record knows as unfinished; if it ended meanwhile, completes its
+/// record. Of the request only the names and the consent to lose this host's own locks count: all
+/// else is the run's. Clients that have not acked are told again, with the run's own state number.
+///
+/// # Errors
+/// There is no such run, the manager does not answer, or the record cannot be written.
+pub async fn resume(
+    manager: Arc<dyn LockManager>,
+    store: Store,
+    request: &Request,
+    options: Options,
+    progress: watch::Sender<Progress>,
+    signals: Signals,
+) -> Result<RunReport, ControllerError> {
+    let (record, _lock) = take_over(store).await?;
+    let Some(left) = record.with(|store| store.unfinished()).await? else {
+        return Err(ControllerError::usage(
+            "there is no run to go on with: every run of this record has ended",
+            "see `nlmctl runs`; leave out --resume for a new run",
+        ));
+    };
+    let info = manager.info().await?;
+    let status = manager.status().await?;
+    if !books::is_active(left.id, &status) {
+        books::catch_up(&*manager, &record).await?;
+        return record.with(move |store| store.report(left.id)).await;
+    }
+    let stored = record.with(move |store| store.clients(left.id)).await?;
+    let addresses = stored.iter().flat_map(|client| client.client.addresses.as_slice()).map(|address| address.0);
+    hosts::refuse_own_mounts(request.own_locks_lost, addresses)?;
+    let terms = terms(&*manager, &options).await?;
+    let orders = Orders {
+        begun: left.phase >= Phase::Begun,
+        begin: left.begin,
+        names: if request.names.is_empty() { info.names.into_vec() } else { request.names.clone() },
+        probes: HashMap::new(),
+        known: stored.into_iter().map(|client| (client.client.index, client)).collect(),
+        own_locks_lost: request.own_locks_lost,
+        options,
+    };
+    let (machine, first) = Run::resume(terms, left.phase);
+    let drive = Drive::new(manager, record.clone(), orders, machine, progress, signals);
+    conclude(&record, left.id, drive.run(first).await?).await
+}
+
+async fn take_over(store: Store) -> Result<(Record, ControllerLock), ControllerError> {
+    let lock = store.begin_controller()?;
+    let record = Record::new(store);
+    record.with(|store| store.prune()).await?;
+    Ok((record, lock))
+}
+
+async fn terms(manager: &dyn LockManager, options: &Options) -> Result<Terms, ManagerError> {
+    let settle_early = manager.info().await?.capabilities.settle_early;
+    Ok(Terms { quiet_time: options.quiet_time, settle_early })
+}
+
+fn begin_args(plan: &Plan) -> BeginArgs {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    BeginArgs {
+        run: RunId(uuid::Uuid::new_v4().into_bytes()),
+        instance: plan.instance,
+        nsm_state: plan.nsm_state,
+        scope: plan.scope.clone(),
+        mode: plan.mode,
+        policy: plan.policy,
+        may_drop: List::clipped(plan.may_drop.clone()),
+        grace_ms: ms(plan.grace),
+        grace_max_ms: ms(plan.grace_max),
+    }
+}
+
+/// What the record is to say of a run that is not driven any more, and the report of it.
+async fn conclude(record: &Record, run: RunId, driven: Driven) -> Result<RunReport, ControllerError> {
+    let counts = driven.counts;
+    let ended = match driven.ending {
+        Ending::Recorded => None,
+        Ending::Refused(refusal) => {
+            let outcome = books::end_without_result(Outcome::Failed, refusal.to_string(), None);
+            record.with(move |store| store.record_result(run, &outcome)).await?;
+            return Err(ManagerError::Refused(refusal).into());
+        }
+        Ending::Interrupted(why) => {
+            let line = why.clone();
+            record.with(move |store| store.event(run, Outcome::Interrupted.as_str(), &line)).await?;
+            let mut report = record.with(move |store| store.report(run)).await?;
+            report.run.outcome = Some(Outcome::Interrupted);
+            report.run.reason = Some(why);
+            let locks = counts.map_or(report.locks, Into::into);
+            return Ok(RunReport::new(report.run, report.state, locks, report.clients, false));
+        }
+        Ending::Superseded(why) => Some((Outcome::Superseded, why)),
+        Ending::Failed(why) => Some((Outcome::Failed, why)),
+    };
+    if let Some((outcome, why)) = ended {
+        let outcome = books::end_without_result(outcome, why, counts);
+        record.with(move |store| store.record_result(run, &outcome)).await?;
+    }
+    record.with(move |store| store.report(run)).await
+}

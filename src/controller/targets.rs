@@ -1,0 +1,85 @@
+//! Who is told what: clients of a plan or of a run as targets of the fan-out.
+
+use std::net::IpAddr;
+
+use crate::nsm::{Host, Notice, ProbeOutcome, ProbeResult, Target};
+use crate::report::Probe;
+use crate::resync::plan::{PlannedClient, Probed};
+use crate::wire::control::RunClient;
+use crate::wire::types::CallerName;
+
+fn host(name: &CallerName, addresses: impl Iterator<Item = IpAddr>) -> Host {
+    let addresses: Vec<IpAddr> = addresses.collect();
+    if addresses.is_empty() { Host::Name(name.to_string()) } else { Host::Addresses(addresses) }
+}
+
+/// A client of the plan, to be asked for its state.
+pub(super) fn to_probe(id: u32, client: &PlannedClient) -> Target {
+    Target { id, host: host(&client.name, client.addresses.iter().copied()), notices: Vec::new() }
+}
+
+/// A client of the run, to be told: from each server address that it called, under each name. Linux
+/// matches either by the name or by the source address, others by the name alone.
+pub(super) fn to_notify(client: &RunClient, names: &[CallerName]) -> Target {
+    let called = client.server_addresses.as_slice().iter().map(|address| Some(address.0));
+    let mut from: Vec<Option<IpAddr>> = called.collect();
+    if from.is_empty() {
+        from.push(None);
+    }
+    let notices =
+        from.iter().flat_map(|&from| names.iter().map(move |name| Notice { from, name: name.clone() })).collect();
+    Target {
+        id: client.index,
+        host: host(&client.name, client.addresses.as_slice().iter().map(|address| address.0)),
+        notices,
+    }
+}
+
+/// What a probe says, for the plan.
+pub(super) fn probed(result: &ProbeResult) -> Probed {
+    match result.outcome {
+        ProbeOutcome::Answered { state } => Probed::Answers(state),
+        ProbeOutcome::NoAnswer => Probed::Silent(Probe::NoAnswer),
+        ProbeOutcome::NoStatd => Probed::Silent(Probe::NoStatd),
+        ProbeOutcome::NameUnknown => Probed::Silent(Probe::NameUnknown),
+        ProbeOutcome::Refused => Probed::Silent(Probe::Refused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::types::NsmState;
+    use crate::wire::xdr::List;
+
+    fn client(server_addresses: &[&str]) -> RunClient {
+        RunClient {
+            index: 7,
+            name: CallerName::new("c.example.org").unwrap(),
+            addresses: List::clipped(vec!["127.0.0.9".parse::<IpAddr>().unwrap().into()]),
+            server_addresses: List::clipped(
+                server_addresses.iter().map(|a| a.parse::<IpAddr>().unwrap().into()).collect(),
+            ),
+            nsm_state: NsmState(3),
+            locks: 1,
+            shared_address: false,
+            suspect: false,
+        }
+    }
+
+    #[test]
+    fn a_client_is_told_from_every_server_address_under_every_name() {
+        let names = ["nas.example.org", "nas"].map(|n| CallerName::new(n).unwrap());
+        let target = to_notify(&client(&["127.0.0.1", "127.0.0.2"]), &names);
+        let told: Vec<_> = target.notices.iter().map(|n| format!("{} {}", n.from.unwrap(), n.name)).collect();
+        assert_eq!(told, ["127.0.0.1 nas.example.org", "127.0.0.1 nas", "127.0.0.2 nas.example.org", "127.0.0.2 nas"]);
+        assert_eq!(target.id, 7);
+    }
+
+    #[test]
+    fn a_client_that_is_not_known_to_have_called_an_address_is_told_from_any() {
+        let names = [CallerName::new("nas").unwrap()];
+        let target = to_notify(&client(&[]), &names);
+        assert_eq!(target.notices, [Notice { from: None, name: names[0].clone() }]);
+    }
+}

@@ -1,0 +1,140 @@
+//! The lock managers a controller can drive, behind one trait.
+//!
+//! Every manager answers with the types of [`wire::control`](crate::wire::control), whatever it
+//! speaks itself, and says in its [`Capabilities`](crate::wire::control::Capabilities) how much of
+//! a run it can do. A denial is a [`Refusal`], a value of the protocol. What went wrong on the way
+//! is told apart by what it leaves unknown: after [`Unreachable`](ManagerError::Unreachable) the
+//! manager has not seen the request, after [`Lost`](ManagerError::Lost) it may have acted on it.
+//!
+//! Start reading at [`LockManager`]; [`nlmd`] is the control protocol's client.
+
+pub mod nlmd;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::wire::control::{
+    BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
+    Refusal, RefusalCode, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
+};
+
+/// Why a manager's answer is missing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManagerError {
+    /// It was not reached: the request changed nothing.
+    #[error("no lock manager answers at {endpoint}: {what}")]
+    Unreachable {
+        /// Where it was looked for.
+        endpoint: String,
+        /// What happened there.
+        what: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// It answered, and did not do it.
+    #[error("the lock manager refused: {0}")]
+    Refused(#[from] Refusal),
+    /// The connection broke, or no answer came in time, after the request had left: it may have
+    /// been acted on.
+    #[error("lost the lock manager at {endpoint}: {what}")]
+    Lost {
+        /// Where it was.
+        endpoint: String,
+        /// What happened.
+        what: String,
+    },
+    /// Its answer makes no sense.
+    #[error("the lock manager at {endpoint} does not speak the control protocol as this version knows it: {what}")]
+    Protocol {
+        /// Where it is.
+        endpoint: String,
+        /// What was wrong.
+        what: String,
+    },
+}
+
+impl ManagerError {
+    /// What the user can do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Unreachable { remedy, .. } => remedy.clone(),
+            Self::Refused(refusal) => match refusal.code {
+                RefusalCode::RunActive => {
+                    "wait for that run (`nlmctl status`), go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)".into()
+                }
+                RefusalCode::GraceActive => "wait until that grace period is over (`nlmctl status`) and try again".into(),
+                RefusalCode::StalePlan => "make a new plan: run the command again".into(),
+                RefusalCode::NotAllowed => "use the manager's main control socket, as root or as its own user".into(),
+                RefusalCode::NotDurable => "make room in the manager's state directory and look at its log".into(),
+                RefusalCode::UnknownRun
+                | RefusalCode::WrongPhase
+                | RefusalCode::StillPending
+                | RefusalCode::BadRequest
+                | RefusalCode::Unsupported => "see `nlmctl status` and `nlmctl runs`".into(),
+            },
+            Self::Lost { .. } => "see whether the manager still runs, then `nlmctl runs`".into(),
+            Self::Protocol { .. } => "use an nlmctl and a lock manager of one version".into(),
+        }
+    }
+    /// The refusal's code, if it is one.
+    pub fn refused(&self) -> Option<RefusalCode> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.code),
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Protocol { .. } => None,
+        }
+    }
+}
+
+/// A lock manager as its controller sees it.
+///
+/// Calls may be made at the same time from several tasks; each is cancel-safe in the sense that a
+/// dropped call leaves the next one intact, and unsafe in the sense that the manager may act on it
+/// all the same.
+#[async_trait]
+pub trait LockManager: Send + Sync {
+    /// What kind it is: `nlmd`, `knfsd`, `ganesha`.
+    fn kind(&self) -> &'static str;
+    /// Where it is, for people.
+    fn endpoint(&self) -> String;
+
+    /// Who it is and what it can do.
+    async fn info(&self) -> Result<Info, ManagerError>;
+    /// How it is now.
+    async fn status(&self) -> Result<Status, ManagerError>;
+    /// Every client it knows.
+    async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;
+    /// One page of the locks in a scope.
+    async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError>;
+
+    /// State bumped and durable, then mark and grace in one step. Idempotent by run id.
+    async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError>;
+    /// Every client that `begin` said is to be notified, in the order of their indices.
+    async fn run_clients(&self, run: RunId) -> Result<Vec<RunClient>, ManagerError>;
+    /// Tells what became of notices.
+    async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError>;
+    /// Moves the deadline.
+    async fn extend(&self, args: &ExtendArgs) -> Result<Status, ManagerError>;
+    /// Ends the run: pending locks are dropped or kept as policy says.
+    async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError>;
+    /// Ends the run: pending locks are held again.
+    async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError>;
+
+    /// The sums of a run that has ended.
+    async fn result(&self, run: RunId) -> Result<RunResult, ManagerError>;
+    /// One page of its clients; `after` is 0 or the `next` of the page before.
+    async fn result_clients(&self, run: RunId, after: u64) -> Result<ClientResultPage, ManagerError>;
+    /// One page of its locks; `after` is 0 or the `next` of the page before.
+    async fn result_locks(&self, run: RunId, after: u64) -> Result<LockFatePage, ManagerError>;
+    /// The result is stored here; the manager may forget it.
+    async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError>;
+    /// Ended runs whose result nobody has acknowledged, the oldest first.
+    async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError>;
+
+    /// Answers when something changed since the cursor, or at the time-out.
+    async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError>;
+}
+
+/// How long a call may take before its manager counts as lost. Settling a million locks and
+/// syncing the result is the slowest one.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,258 @@
+//! nlmd, and any other lock manager that speaks the control protocol (`wire/control.x`).
+//!
+//! Two connections to its Unix socket, each made when it is first needed and again when it has
+//! ended: one that drives runs, and one for `WATCH`, whose answers may take seconds. As long as the
+//! first is open, the manager knows that the controller of its run is there, and waits a moment for
+//! it at the deadline.
+//!
+//! A call that only reads is made once more over a new connection if the old one turns out to be
+//! broken (the manager was restarted). One that changes something is not: it may have been acted on.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nfs3_types::xdr_codec::Void;
+
+use super::{CALL_TIMEOUT, LockManager, ManagerError};
+use crate::rpc::client::{CallError, Request, StreamClient};
+use crate::wire::control::{
+    Answer, BeginArgs, Begun, ClientPage, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage,
+    LocksArgs, MAX_RECORD, PROGRAM, PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, RunArgs, RunClient,
+    RunClientPage, RunId, RunList, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs, Watched,
+};
+use crate::wire::rpc::{Credential, RpcError};
+use crate::wire::xdr::{Pack, Unpack, decode, encode};
+
+/// How long a connection to a local socket may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most pages of one listing: 16 million rows.
+const MAX_PAGES: usize = 16_384;
+
+/// A connection, made when it is needed.
+#[derive(Debug, Default)]
+struct Line(Mutex<Option<Arc<StreamClient>>>);
+
+impl Line {
+    fn open(&self) -> Option<Arc<StreamClient>> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().filter(|client| !client.is_closed()).cloned()
+    }
+    fn keep(&self, client: &Arc<StreamClient>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(client));
+    }
+    /// Lets the connection go, unless it has been replaced already.
+    fn hang_up(&self, client: &Arc<StreamClient>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.take_if(|kept| Arc::ptr_eq(kept, client));
+    }
+}
+
+/// The control protocol's client.
+#[derive(Debug)]
+pub struct Nlmd {
+    path: PathBuf,
+    driving: Line,
+    watching: Line,
+}
+
+impl Nlmd {
+    /// The manager behind this control socket. Connects when it is first asked something.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), driving: Line::default(), watching: Line::default() }
+    }
+    /// Its control socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    async fn connect(&self, line: &Line) -> Result<Arc<StreamClient>, ManagerError> {
+        if let Some(client) = line.open() {
+            return Ok(client);
+        }
+        let connected = StreamClient::connect_unix(&self.path, MAX_RECORD, CONNECT_TIMEOUT).await;
+        let client = Arc::new(connected.map_err(|error| self.unreachable(&error))?);
+        line.keep(&client);
+        Ok(client)
+    }
+
+    fn unreachable(&self, error: &CallError) -> ManagerError {
+        let remedy = match error {
+            CallError::NotThere => "start nlmd, or say with --control where its socket is",
+            CallError::Refused => "nlmd has ended and left its socket behind: start it again",
+            CallError::PermissionDenied => {
+                "run this as root or as the user nlmd runs as, or ask its read-only socket (--control)"
+            }
+            CallError::TimedOut | CallError::Rejected(_) | CallError::Malformed(_) | CallError::Io(_) => {
+                "see whether nlmd runs and is not stopped, and what it logged"
+            }
+        };
+        ManagerError::Unreachable { endpoint: self.endpoint(), what: error.to_string(), remedy: remedy.into() }
+    }
+
+    async fn call<A: Pack, T: Pack + Unpack>(&self, procedure: Procedure, args: &A) -> Result<T, ManagerError> {
+        self.call_on(&self.driving, procedure, &encode(args), CALL_TIMEOUT).await
+    }
+
+    async fn call_on<T: Pack + Unpack>(
+        &self,
+        line: &Line,
+        procedure: Procedure,
+        args: &[u8],
+        timeout: Duration,
+    ) -> Result<T, ManagerError> {
+        let mut retried = !procedure.is_read_only();
+        loop {
+            let client = self.connect(line).await?;
+            let request = Request {
+                program: PROGRAM,
+                version: VERSION,
+                procedure: procedure as u32,
+                credential: &Credential::None,
+                args,
+            };
+            match client.call(request, timeout).await {
+                Ok(bytes) => {
+                    return match decode::<Answer<T>>(&bytes) {
+                        Ok(Answer::Ok(value)) => Ok(value),
+                        Ok(Answer::Refused(refusal)) => Err(ManagerError::Refused(refusal)),
+                        Err(error) => Err(self.protocol(format!("its answer to {procedure:?}: {error}"))),
+                    };
+                }
+                Err(CallError::Rejected(error)) => return Err(self.rejected(procedure, error)),
+                Err(CallError::Malformed(what)) => {
+                    line.hang_up(&client);
+                    return Err(self.protocol(format!("its answer to {procedure:?}: {what}")));
+                }
+                Err(CallError::Io(_) | CallError::Refused | CallError::NotThere) if !retried => {
+                    line.hang_up(&client);
+                    retried = true;
+                }
+                Err(
+                    error @ (CallError::TimedOut
+                    | CallError::Io(_)
+                    | CallError::Refused
+                    | CallError::NotThere
+                    | CallError::PermissionDenied),
+                ) => {
+                    line.hang_up(&client);
+                    return Err(ManagerError::Lost {
+                        endpoint: self.endpoint(),
+                        what: format!("{procedure:?}: {error}"),
+                    });
+                }
+            }
+        }
+    }
+
+    fn protocol(&self, what: String) -> ManagerError {
+        ManagerError::Protocol { endpoint: self.endpoint(), what }
+    }
+
+    fn rejected(&self, procedure: Procedure, error: RpcError) -> ManagerError {
+        match error {
+            RpcError::Auth(_) => ManagerError::Refused(Refusal::new(
+                RefusalCode::NotAllowed,
+                format!("{procedure:?} is not allowed at {}", self.endpoint()),
+            )),
+            RpcError::ProgUnavail
+            | RpcError::ProgMismatch { .. }
+            | RpcError::ProcUnavail
+            | RpcError::GarbageArgs
+            | RpcError::SystemErr
+            | RpcError::RpcMismatch { .. } => self.protocol(format!("{procedure:?}: {error}")),
+        }
+    }
+
+    /// Gathers the pages of a listing.
+    async fn pages<A, P, T>(
+        &self,
+        procedure: Procedure,
+        args: impl Fn(u64) -> A,
+        open: impl Fn(P) -> (Vec<T>, u64),
+    ) -> Result<Vec<T>, ManagerError>
+    where
+        A: Pack,
+        P: Pack + Unpack,
+    {
+        let mut all = Vec::new();
+        let mut after = 0;
+        for _ in 0..MAX_PAGES {
+            let (rows, next) = open(self.call(procedure, &args(after)).await?);
+            all.extend(rows);
+            match next {
+                0 => return Ok(all),
+                same if same == after => break,
+                next => after = next,
+            }
+        }
+        Err(self.protocol(format!("the pages of {procedure:?} have no end")))
+    }
+}
+
+#[async_trait]
+impl LockManager for Nlmd {
+    fn kind(&self) -> &'static str {
+        "nlmd"
+    }
+    fn endpoint(&self) -> String {
+        self.path.display().to_string()
+    }
+    async fn info(&self) -> Result<Info, ManagerError> {
+        self.call_on(&self.driving, Procedure::Info, &[], CALL_TIMEOUT).await
+    }
+    async fn status(&self) -> Result<Status, ManagerError> {
+        self.call_on(&self.driving, Procedure::Status, &[], CALL_TIMEOUT).await
+    }
+    async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
+        let open = |page: ClientPage| (page.clients.into_vec(), page.next);
+        self.pages(Procedure::Clients, |after| PageAfter { after }, open).await
+    }
+    async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError> {
+        self.call(Procedure::Locks, args).await
+    }
+    async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError> {
+        self.call(Procedure::Begin, args).await
+    }
+    async fn run_clients(&self, run: RunId) -> Result<Vec<RunClient>, ManagerError> {
+        let open = |page: RunClientPage| (page.clients.into_vec(), page.next);
+        let clients = self.pages(Procedure::RunClients, |after| RunPageAfter { run, after }, open).await?;
+        if (0..).zip(&clients).any(|(place, client): (u32, &RunClient)| client.index != place) {
+            return Err(self.protocol("a run's clients are not numbered from 0 on".into()));
+        }
+        Ok(clients)
+    }
+    async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError> {
+        self.call(Procedure::Progress, args).await
+    }
+    async fn extend(&self, args: &ExtendArgs) -> Result<Status, ManagerError> {
+        self.call(Procedure::Extend, args).await
+    }
+    async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
+        self.call(Procedure::Settle, args).await
+    }
+    async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError> {
+        self.call(Procedure::Abort, &RunArgs { run }).await
+    }
+    async fn result(&self, run: RunId) -> Result<RunResult, ManagerError> {
+        self.call(Procedure::Result, &RunArgs { run }).await
+    }
+    async fn result_clients(&self, run: RunId, after: u64) -> Result<ClientResultPage, ManagerError> {
+        self.call(Procedure::ResultClients, &RunPageAfter { run, after }).await
+    }
+    async fn result_locks(&self, run: RunId, after: u64) -> Result<LockFatePage, ManagerError> {
+        self.call(Procedure::ResultLocks, &RunPageAfter { run, after }).await
+    }
+    async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError> {
+        self.call(Procedure::Acknowledge, &RunArgs { run }).await.map(|Void| ())
+    }
+    async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError> {
+        let list: RunList = self.call_on(&self.driving, Procedure::Unfetched, &[], CALL_TIMEOUT).await?;
+        Ok(list.runs.into_vec())
+    }
+    async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
+        let timeout = Duration::from_millis(args.timeout_ms) + CONNECT_TIMEOUT;
+        self.call_on(&self.watching, Procedure::Watch, &encode(&args), timeout).await
+    }
+}

@@ -1,0 +1,318 @@
+//! Status and listings, as a lock manager or the record answered.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::run::shown_end;
+use super::{ClientFate, LockTally, Outcome, Owner, Phase, ScopeReport, Stamp};
+use crate::wire::control::{Capabilities, Info};
+use crate::wire::control::{ClientRow, Grace, LockRow, RunStatus, Status};
+
+/// What a lock manager says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StatusReport {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Who says so.
+    pub manager: ManagerStatus,
+    /// The active run, if there is one.
+    pub run: Option<ActiveRun>,
+}
+
+/// A lock manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ManagerStatus {
+    /// `nlmd`.
+    pub kind: String,
+    /// `nlmd 0.1.0`, say.
+    pub software: String,
+    /// This life of it.
+    pub instance: String,
+    /// Its NSM state number.
+    pub nsm_state: i32,
+    /// The names under which clients know it.
+    pub names: Vec<String>,
+    /// What it can do.
+    pub capabilities: Vec<&'static str>,
+    /// The kinds of lock it arbitrates.
+    pub domains: Vec<String>,
+    /// `open`, `recovery`, `strict`, `targeted` or `settling`.
+    pub grace: &'static str,
+    /// Until that grace ends by itself; none when open.
+    pub grace_remaining_ms: Option<u64>,
+    /// Clients known.
+    pub clients: u64,
+    /// Of them, monitored.
+    pub monitored: u64,
+    /// Locks and shares.
+    pub locks: u64,
+    /// Of them, unmonitored.
+    pub unmonitored: u64,
+    /// Blocked requests.
+    pub waiters: u64,
+}
+
+/// The active run, as the lock manager sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ActiveRun {
+    /// Its UUID.
+    pub id: String,
+    /// `strict` or `targeted`.
+    pub mode: String,
+    /// The state number of its notices.
+    pub state: i32,
+    /// Since it began.
+    pub elapsed_ms: u64,
+    /// Until its deadline as it stands.
+    pub remaining_ms: u64,
+    /// Until the latest one.
+    pub latest_remaining_ms: u64,
+    /// Whether notices went out, as the lock manager was told.
+    pub notices_begun: bool,
+    /// Not yet decided.
+    pub pending: u64,
+    /// How far it is (pending ones are in `pending`, not in `unverified`).
+    pub locks: LockTally,
+}
+
+fn grace_word(grace: Grace) -> &'static str {
+    match grace {
+        Grace::Open => "open",
+        Grace::Recovery => "recovery",
+        Grace::Strict => "strict",
+        Grace::Targeted => "targeted",
+        Grace::Settling => "settling",
+    }
+}
+
+fn capability_words(c: &Capabilities) -> Vec<&'static str> {
+    [
+        (c.mark, "mark"),
+        (c.list_locks, "list-locks"),
+        (c.knows_owners, "knows-owners"),
+        (c.targeted, "targeted"),
+        (c.settle_early, "settle-early"),
+        (c.late_reclaims, "late-reclaims"),
+        (c.release, "release"),
+        (c.knows_reclaims, "knows-reclaims"),
+        (c.knows_paths, "knows-paths"),
+    ]
+    .into_iter()
+    .filter_map(|(can, word)| can.then_some(word))
+    .collect()
+}
+
+impl From<&RunStatus> for ActiveRun {
+    fn from(run: &RunStatus) -> Self {
+        let mut counts = run.counts;
+        counts.pending = 0;
+        Self {
+            id: run.run.to_string(),
+            mode: run.mode.to_string(),
+            state: run.nsm_state.0,
+            elapsed_ms: run.elapsed_ms,
+            remaining_ms: run.remaining_ms,
+            latest_remaining_ms: run.latest_remaining_ms,
+            notices_begun: run.notices_begun,
+            pending: run.counts.pending,
+            locks: LockTally::from(counts),
+        }
+    }
+}
+
+impl StatusReport {
+    /// From what the manager answered to INFO and STATUS.
+    pub fn new(kind: &str, info: &Info, status: &Status) -> Self {
+        Self {
+            schema: super::SCHEMA,
+            manager: ManagerStatus {
+                kind: kind.to_owned(),
+                software: info.software.as_str().to_owned(),
+                instance: status.instance.to_string(),
+                nsm_state: status.nsm_state.0,
+                names: info.names.as_slice().iter().map(ToString::to_string).collect(),
+                capabilities: capability_words(&info.capabilities),
+                domains: info.domains.as_slice().iter().map(|d| d.as_str().to_owned()).collect(),
+                grace: grace_word(status.grace),
+                grace_remaining_ms: (status.grace != Grace::Open).then_some(status.grace_remaining_ms),
+                clients: status.clients,
+                monitored: status.monitored,
+                locks: status.locks,
+                unmonitored: status.unmonitored,
+                waiters: status.waiters,
+            },
+            run: status.run.0.as_ref().map(ActiveRun::from),
+        }
+    }
+}
+
+/// The clients of a lock manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClientsReport {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Who says so.
+    pub manager: String,
+    /// The rows.
+    pub clients: Vec<ClientListing>,
+}
+
+/// A client of a lock manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClientListing {
+    /// Its `caller_name`.
+    pub name: String,
+    /// The addresses it called from.
+    pub addresses: Vec<IpAddr>,
+    /// The server addresses it called.
+    pub server_addresses: Vec<IpAddr>,
+    /// Its NSM state number as its LOCKs carried it; none if they carried none.
+    pub nsm_state: Option<i32>,
+    /// Whether it can be notified.
+    pub monitored: bool,
+    /// Whether another name calls from one of its addresses.
+    pub shared_address: bool,
+    /// Locks and shares.
+    pub locks: u64,
+    /// Of them, unmonitored.
+    pub unmonitored: u64,
+    /// Blocked requests.
+    pub waiters: u64,
+    /// Why its locks may be stale.
+    pub suspicions: Vec<String>,
+}
+
+impl From<&ClientRow> for ClientListing {
+    fn from(row: &ClientRow) -> Self {
+        Self {
+            name: row.name.to_string(),
+            addresses: row.addresses.as_slice().iter().map(|a| a.0).collect(),
+            server_addresses: row.server_addresses.as_slice().iter().map(|a| a.0).collect(),
+            nsm_state: row.nsm_state.is_known().then_some(row.nsm_state.0),
+            monitored: row.monitored,
+            shared_address: row.shared_address,
+            locks: row.locks,
+            unmonitored: row.unmonitored,
+            waiters: row.waiters,
+            suspicions: row.suspicions.as_slice().iter().map(|s| s.as_str().to_owned()).collect(),
+        }
+    }
+}
+
+/// The locks of a lock manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LocksReport {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Who says so.
+    pub manager: String,
+    /// The rows.
+    pub locks: Vec<LockListing>,
+}
+
+/// A lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LockListing {
+    /// The file handle, in hex.
+    pub file: String,
+    /// `read`, `write` or `share`.
+    pub kind: String,
+    /// First byte.
+    pub start: u64,
+    /// Last byte; none is "to end of file".
+    pub end: Option<u64>,
+    /// `held`, `pending`, `waiting` or `offered`.
+    pub state: String,
+    /// Whether its client can be notified.
+    pub monitored: bool,
+    /// Whose.
+    pub owner: Owner,
+}
+
+impl From<&LockRow> for LockListing {
+    fn from(row: &LockRow) -> Self {
+        Self {
+            file: row.file.to_string(),
+            kind: row.kind.to_string(),
+            start: row.range.start,
+            end: shown_end(row.range.end),
+            state: row.state.to_string(),
+            monitored: row.monitored,
+            owner: Owner::from(&row.owner),
+        }
+    }
+}
+
+/// Runs of the record, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunsReport {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// The rows.
+    pub runs: Vec<RunListing>,
+}
+
+/// A run of the record, in a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunListing {
+    /// Its UUID.
+    pub id: String,
+    /// The lock manager.
+    pub manager: String,
+    /// `strict` or `targeted`.
+    pub mode: String,
+    /// What it covered.
+    pub scope: ScopeReport,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// How far it got.
+    pub phase: Phase,
+    /// When it began.
+    pub started_at: Stamp,
+    /// From start to end.
+    pub elapsed_ms: Option<u64>,
+    /// Its exit code.
+    pub exit: Option<u8>,
+    /// Clients that were to be notified.
+    pub clients: u64,
+    /// What became of its locks.
+    pub locks: LockTally,
+}
+
+/// What `notify` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotifyReport {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// The state number of the notices.
+    pub state: i32,
+    /// The names in them.
+    pub names: Vec<String>,
+    /// Each host.
+    pub hosts: Vec<NoticeReport>,
+}
+
+/// What became of a host's notices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NoticeReport {
+    /// The host as the list named it.
+    pub name: String,
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// What became of its notices.
+    pub fate: ClientFate,
+    /// Notices sent, repeats included.
+    pub attempts: u32,
+    /// From the start to its last ack.
+    pub acked_ms: Option<u64>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+impl NotifyReport {
+    /// 0 when every host acked, 3 when some did not.
+    pub fn exit_code(&self) -> u8 {
+        if self.hosts.iter().all(|h| h.fate == ClientFate::Acked) { 0 } else { 3 }
+    }
+}

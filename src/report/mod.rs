@@ -1,0 +1,82 @@
+//! What nlmctl tells, as values: a run, a plan, a status, a listing, a failure.
+//!
+//! A value is computed once (by `store/` from the record, by `cli/` from what a lock manager
+//! answered) and then rendered, by [`json`] or by [`text`]; a renderer computes nothing that the
+//! other lacks. JSON keys are a contract that scripts rely on; [`SCHEMA`] grows when one changes.
+//!
+//! | file | what |
+//! |---|---|
+//! | `run` | a run, its clients, locks and events |
+//! | `plan` | what a run would do |
+//! | `listing` | status, locks, clients, runs, notices |
+//! | `exit` | facts of a run -> exit code: a table |
+//! | `progress` | a run while it runs |
+//! | `text`, `listing_text`, `table` | the text renderer |
+//!
+//! Pure: no clock, no sockets, no files.
+
+mod exit;
+mod listing;
+mod listing_text;
+mod plan;
+mod progress;
+mod run;
+mod stamp;
+mod table;
+mod text;
+
+pub use exit::{Facts, exit_code, reason};
+pub use listing::{
+    ClientListing, ClientsReport, LockListing, LocksReport, NoticeReport, NotifyReport, RunListing, RunsReport,
+    StatusReport,
+};
+pub use plan::{Plan, PlanClient, PlanReport, Probe};
+pub use progress::{Phase, Progress};
+pub use run::{
+    ClientFate, ClientReport, EventReport, LockReport, LockTally, Outcome, Owner, RunDetail, RunHead, RunReport,
+    ScopeReport, States,
+};
+pub use stamp::Stamp;
+pub use text::{Text, number};
+
+use serde::Serialize;
+
+/// The version of the JSON.
+pub const SCHEMA: u32 = 1;
+
+/// A command that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorReport {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What went wrong.
+    pub error: Failure,
+}
+
+/// What went wrong, where, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: u8,
+    /// What and where.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+impl ErrorReport {
+    /// A failure in this schema.
+    pub fn new(exit: u8, message: impl Into<String>, remedy: Option<String>) -> Self {
+        Self { schema: SCHEMA, error: Failure { exit, message: message.into(), remedy } }
+    }
+}
+
+/// One line of JSON, with its newline.
+///
+/// # Errors
+/// None for the values of this module: their keys are strings and their numbers finite.
+pub fn json<T: Serialize>(value: &T) -> Result<String, serde_json::Error> {
+    let mut line = serde_json::to_string(value)?;
+    line.push('\n');
+    Ok(line)
+}

@@ -1,0 +1,390 @@
+//! A run that the record knows.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use super::progress::UnknownWord;
+use super::{Phase, SCHEMA, Stamp};
+use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow};
+
+/// A run: `{"schema","run","state","locks","clients"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunReport {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The run as a whole.
+    pub run: RunHead,
+    /// The NSM state numbers.
+    pub state: States,
+    /// The sums, as the lock manager counted them.
+    pub locks: LockTally,
+    /// Every client that was to be notified.
+    pub clients: Vec<ClientReport>,
+}
+
+/// The run as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunHead {
+    /// Its UUID.
+    pub id: String,
+    /// The lock manager: `nlmd`.
+    pub manager: String,
+    /// `strict` or `targeted`.
+    pub mode: String,
+    /// What it covered.
+    pub scope: ScopeReport,
+    /// How it ended; none while it has not.
+    pub outcome: Option<Outcome>,
+    /// How far it got.
+    pub phase: Phase,
+    /// When it began, or was planned if it did not.
+    pub started_at: Stamp,
+    /// When it ended.
+    pub ended_at: Option<Stamp>,
+    /// From start to end.
+    pub elapsed_ms: Option<u64>,
+    /// The exit code it comes to; none while it has not ended.
+    pub exit: Option<u8>,
+    /// Why, where the exit code is 1 or 4.
+    pub reason: Option<String>,
+}
+
+/// What a run covers. All lists empty: everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeReport {
+    /// Names or addresses, as they were asked for.
+    pub clients: Vec<String>,
+    /// Paths of exports, as they were asked for.
+    pub exports: Vec<String>,
+    /// File handles (hex) or paths, as they were asked for.
+    pub files: Vec<String>,
+}
+
+impl ScopeReport {
+    /// Whether it is everything.
+    pub fn is_everything(&self) -> bool {
+        self.clients.is_empty() && self.exports.is_empty() && self.files.is_empty()
+    }
+}
+
+impl fmt::Display for ScopeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [("client", &self.clients), ("export", &self.exports), ("file", &self.files)];
+        let given: Vec<_> = kinds.iter().filter(|(_, list)| !list.is_empty()).collect();
+        if given.is_empty() {
+            return f.write_str("everything");
+        }
+        for (index, (kind, list)) in given.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{kind} {}", list.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Pending locks were dropped or kept as policy says, and grace ended.
+    Settled,
+    /// Pending locks were held again, nothing was lost.
+    Aborted,
+    /// The run could not be carried out.
+    Failed,
+    /// The lock manager restarted in the middle; its ordinary recovery took over.
+    Superseded,
+    /// nlmctl was gone, and nobody has looked yet what became of the run.
+    Interrupted,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 5] = [Self::Settled, Self::Aborted, Self::Failed, Self::Superseded, Self::Interrupted];
+    /// Its name, as the record and the JSON have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Aborted => "aborted",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Outcome {
+    type Err = UnknownWord;
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.into_iter().find(|o| o.as_str() == text).ok_or_else(|| UnknownWord(text.to_owned()))
+    }
+}
+
+impl From<control::Outcome> for Outcome {
+    fn from(outcome: control::Outcome) -> Self {
+        match outcome {
+            control::Outcome::Settled => Self::Settled,
+            control::Outcome::Aborted => Self::Aborted,
+            control::Outcome::Superseded => Self::Superseded,
+        }
+    }
+}
+
+/// The NSM state numbers of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct States {
+    /// Before.
+    pub old: Option<i32>,
+    /// The one that every notice carried.
+    pub new: Option<i32>,
+}
+
+/// Locks by what became of them. `in_scope` is the sum of the next five; resurrected and conflicts
+/// count reclaims and are not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct LockTally {
+    /// Held when the run began, and covered by it.
+    pub in_scope: u64,
+    /// Reclaimed by their owner.
+    pub reclaimed: u64,
+    /// Given back by their owner.
+    pub released: u64,
+    /// Dropped at settle.
+    pub dropped: u64,
+    /// Spared at settle.
+    pub kept: u64,
+    /// Nobody knows.
+    pub unverified: u64,
+    /// Reclaimed though the server had lost them.
+    pub resurrected: u64,
+    /// Reclaims refused because another owner holds or pends the range.
+    pub conflicts: u64,
+}
+
+impl From<Counts> for LockTally {
+    /// What is pending when a run is reported is unverified: nobody has said what became of it.
+    fn from(c: Counts) -> Self {
+        Self {
+            in_scope: c.in_scope,
+            reclaimed: c.reclaimed,
+            released: c.released,
+            dropped: c.dropped,
+            kept: c.kept,
+            unverified: c.unverified.saturating_add(c.pending),
+            resurrected: c.resurrected,
+            conflicts: c.conflicts,
+        }
+    }
+}
+
+/// What became of a client's notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientFate {
+    /// All of them were delivered.
+    Acked,
+    /// All were delivered, and it reclaimed none of its locks in scope.
+    Silent,
+    /// Not all of them were answered.
+    NoAnswer,
+    /// Its rpcbind says that it runs no statd.
+    NoStatd,
+    /// Its name has no address.
+    NameUnknown,
+    /// Its statd, or its host, refused the call.
+    Refused,
+    /// None was sent.
+    NotTold,
+}
+
+impl ClientFate {
+    /// Every fate, in the order in which they are listed.
+    pub const ALL: [Self; 7] =
+        [Self::Acked, Self::Silent, Self::NoAnswer, Self::NoStatd, Self::NameUnknown, Self::Refused, Self::NotTold];
+    /// Its name, as the JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Acked => "acked",
+            Self::Silent => "silent",
+            Self::NoAnswer => "no-answer",
+            Self::NoStatd => "no-statd",
+            Self::NameUnknown => "name-unknown",
+            Self::Refused => "refused",
+            Self::NotTold => "not-told",
+        }
+    }
+    /// From a delivery and whether the lock manager found the client silent. A client that acked
+    /// only some of its notices is treated like one that acked none, and reads so.
+    pub fn of(delivery: Delivery, silent: bool) -> Self {
+        match delivery {
+            Delivery::Acked if silent => Self::Silent,
+            Delivery::Acked => Self::Acked,
+            Delivery::Partial | Delivery::NoAnswer => Self::NoAnswer,
+            Delivery::NoStatd => Self::NoStatd,
+            Delivery::NameUnknown => Self::NameUnknown,
+            Delivery::Refused => Self::Refused,
+            Delivery::NotTold => Self::NotTold,
+        }
+    }
+}
+
+impl fmt::Display for ClientFate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A client's part of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClientReport {
+    /// Its `caller_name`.
+    pub name: String,
+    /// The first of its addresses.
+    pub address: Option<IpAddr>,
+    /// Whether there was evidence that its locks are stale.
+    pub suspect: bool,
+    /// What became of its notices.
+    pub fate: ClientFate,
+    /// Notices sent, repeats included.
+    pub attempts: u32,
+    /// From begin to its last ack.
+    pub acked_ms: Option<u64>,
+    /// What became of its locks.
+    pub locks: LockTally,
+    /// What went wrong with it.
+    pub error: Option<String>,
+}
+
+/// A run with what `runs show` adds: the record's lock rows and the timeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunDetail {
+    /// The run.
+    #[serde(flatten)]
+    pub report: RunReport,
+    /// Dropped, kept, resurrected and conflicting locks (with `--record all`, every one).
+    pub lock_rows: Vec<LockReport>,
+    /// What happened, in order.
+    pub events: Vec<EventReport>,
+}
+
+/// Whose a lock is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    /// The client's name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// The server address it called.
+    pub server_address: IpAddr,
+    /// `udp` or `tcp`.
+    pub transport: String,
+    /// The NLM version it spoke.
+    pub version: u32,
+    /// Its process number.
+    pub svid: i32,
+    /// Its owner handle, in hex.
+    pub oh: String,
+}
+
+impl From<&OwnerRow> for Owner {
+    fn from(row: &OwnerRow) -> Self {
+        Self {
+            name: row.name.to_string(),
+            address: row.address.0,
+            server_address: row.server_address.0,
+            transport: row.transport.to_string(),
+            version: row.version,
+            svid: row.svid.0,
+            oh: row.oh.to_string(),
+        }
+    }
+}
+
+/// A lock of which the record keeps a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LockReport {
+    /// `dropped`, `kept`, `resurrected`, `conflict`, ...
+    pub fate: String,
+    /// The file handle, in hex.
+    pub file: String,
+    /// `read`, `write` or `share`.
+    pub kind: String,
+    /// First byte.
+    pub start: u64,
+    /// Last byte; none is "to end of file".
+    pub end: Option<u64>,
+    /// Whether only a part of the lock met this fate.
+    pub partial: bool,
+    /// Whether it came after the end of the run.
+    pub late: bool,
+    /// Whose.
+    pub owner: Owner,
+    /// Who else holds or pends it (conflict).
+    pub other: Option<Owner>,
+    /// What the other holds: first byte.
+    pub other_start: Option<u64>,
+    /// What the other holds: last byte; none is "to end of file".
+    pub other_end: Option<u64>,
+}
+
+/// The last byte as JSON has it: none is "to end of file".
+pub(super) fn shown_end(end: u64) -> Option<u64> {
+    (end != u64::MAX).then_some(end)
+}
+
+impl From<&LockFate> for LockReport {
+    fn from(row: &LockFate) -> Self {
+        Self {
+            fate: row.fate.to_string(),
+            file: row.file.to_string(),
+            kind: row.kind.to_string(),
+            start: row.range.start,
+            end: shown_end(row.range.end),
+            partial: row.partial,
+            late: row.late,
+            owner: Owner::from(&row.owner),
+            other: row.other.0.as_ref().map(Owner::from),
+            other_start: row.other_range.0.map(|r| r.start),
+            other_end: row.other_range.0.and_then(|r| shown_end(r.end)),
+        }
+    }
+}
+
+/// A line of the timeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventReport {
+    /// When.
+    pub at: Stamp,
+    /// One word.
+    pub kind: String,
+    /// For people.
+    pub detail: String,
+}
+
+impl RunReport {
+    /// The report of a run, with exit code and reason put in from its facts.
+    pub fn new(
+        mut run: RunHead,
+        state: States,
+        locks: LockTally,
+        clients: Vec<ClientReport>,
+        not_understood: bool,
+    ) -> Self {
+        let facts = super::Facts { outcome: run.outcome, not_understood, locks };
+        run.exit = super::exit_code(&facts);
+        run.reason = super::reason(&facts, run.reason.take());
+        Self { schema: SCHEMA, run, state, locks, clients }
+    }
+}

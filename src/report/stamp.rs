@@ -1,0 +1,43 @@
+//! An instant as it is shown: RFC 3339, milliseconds, with its offset.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use jiff::tz::Offset;
+use serde::{Serialize, Serializer};
+
+/// Milliseconds since 1970. Shown in UTC, `2026-11-22T15:45:28.123+00:00`: a record is compared
+/// with the logs of other machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stamp(pub u64);
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A clock beyond jiff's years (about 9999) is shown at their end.
+        let at = i64::try_from(self.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        write!(f, "{:.3}", at.unwrap_or(Timestamp::MAX).display_with_offset(Offset::UTC))
+    }
+}
+
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_rfc_3339_with_milliseconds_and_an_offset() {
+        assert_eq!(Stamp(0).to_string(), "1970-01-01T00:00:00.000+00:00");
+        assert_eq!(Stamp(1_795_362_328_007).to_string(), "2026-11-22T15:45:28.007+00:00");
+        assert_eq!(serde_json::to_string(&Stamp(1)).unwrap(), "\"1970-01-01T00:00:00.001+00:00\"");
+    }
+
+    #[test]
+    fn a_clock_beyond_all_years_is_still_shown() {
+        assert!(Stamp(u64::MAX).to_string().starts_with("9999-"));
+    }
+}

@@ -1,0 +1,337 @@
+//! The text renderer of runs, plans and failures. It never says more than was seen: an ack is a
+//! delivery, a count is its counter's.
+
+use std::fmt::Write;
+
+use super::table::{Align, Table, clean};
+use super::{
+    ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, RunDetail,
+    RunHead, RunReport,
+};
+
+/// A value that people read.
+pub trait Text {
+    /// Lines, each with its newline.
+    fn text(&self) -> String;
+}
+
+/// A line. Writing to a String cannot fail.
+macro_rules! line {
+    ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
+}
+pub(super) use line;
+
+/// Milliseconds as seconds.
+pub(super) fn seconds(ms: u64) -> String {
+    format!("{}.{:03} s", ms / 1000, ms % 1000)
+}
+
+/// `1 lock`, `2 locks`.
+pub fn number(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// `0-99`, `0-EOF`.
+pub(super) fn range(start: u64, end: Option<u64>) -> String {
+    end.map_or_else(|| format!("{start}-EOF"), |end| format!("{start}-{end}"))
+}
+
+pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |v| v.to_string())
+}
+
+impl Text for ErrorReport {
+    fn text(&self) -> String {
+        let mut out = String::new();
+        line!(out, "nlmctl: {}", self.error.message);
+        if let Some(remedy) = &self.error.remedy {
+            line!(out, "  {remedy}");
+        }
+        out
+    }
+}
+
+fn head(out: &mut String, run: &RunHead, state: super::States) {
+    match (run.outcome, run.exit) {
+        (Some(outcome), Some(exit)) => line!(out, "run {}: {outcome} (exit {exit})", run.id),
+        _ => line!(out, "run {}: not ended as far as this record knows, phase {}", run.id, run.phase),
+    }
+    if let Some(reason) = &run.reason {
+        line!(out, "  why           {}", clean(reason));
+    }
+    line!(out, "  lock manager  {}", clean(&run.manager));
+    line!(out, "  mode          {}", run.mode);
+    line!(out, "  scope         {}", clean(&run.scope.to_string()));
+    line!(out, "  started       {}", run.started_at);
+    if let Some(ended) = run.ended_at {
+        let took = run.elapsed_ms.map(|ms| format!(" (after {})", seconds(ms))).unwrap_or_default();
+        line!(out, "  ended         {ended}{took}");
+    }
+    if let (Some(old), Some(new)) = (state.old, state.new) {
+        line!(out, "  NSM state     {old} -> {new}");
+    }
+}
+
+fn tally(out: &mut String, manager: &str, locks: &LockTally) {
+    let rows = [
+        ("in scope", locks.in_scope, "held when the run began, and covered by it"),
+        ("reclaimed", locks.reclaimed, "by their owners"),
+        ("released", locks.released, "given back by their owners, or their client rebooted"),
+        ("dropped", locks.dropped, "nobody reclaimed them"),
+        ("kept", locks.kept, "nobody reclaimed them; spared by policy"),
+        ("unverified", locks.unverified, "nobody has said what became of them"),
+        ("resurrected", locks.resurrected, "reclaimed though the server had lost them; not in scope"),
+        ("conflicts", locks.conflicts, "reclaims refused because of another owner"),
+    ];
+    let width = rows.iter().map(|(_, n, _)| n.to_string().len()).max().unwrap_or(1);
+    line!(out, "locks, as {} counted them", clean(manager));
+    for (word, n, meaning) in rows {
+        let meaning = if n > 0 { format!("  {meaning}") } else { String::new() };
+        line!(out, "  {word:12}  {n:>width$}{meaning}");
+    }
+}
+
+fn fates(fates: &(impl Iterator<Item = ClientFate> + Clone)) -> String {
+    let parts: Vec<String> = ClientFate::ALL
+        .into_iter()
+        .map(|fate| (fate, fates.clone().filter(|f| *f == fate).count()))
+        .filter(|(_, count)| *count > 0)
+        .map(|(fate, count)| format!("{count} {fate}"))
+        .collect();
+    parts.join(", ")
+}
+
+/// A client of which there is something to say beyond "acked, and all of its locks are back".
+fn is_notable(client: &ClientReport) -> bool {
+    let l = client.locks;
+    client.fate != ClientFate::Acked
+        || client.suspect
+        || client.error.is_some()
+        || l.dropped + l.kept + l.unverified + l.resurrected + l.conflicts > 0
+}
+
+fn clients(out: &mut String, clients: &[ClientReport], all: bool) {
+    if clients.is_empty() {
+        line!(out, "\nnotices: no client was to be told");
+        return;
+    }
+    line!(out, "\nnotices, as nlmctl saw them (acked: delivered, no more)");
+    line!(
+        out,
+        "  {}: {}",
+        number(clients.len() as u64, "client", "clients"),
+        fates(&clients.iter().map(|client| client.fate))
+    );
+    let mut table = Table::new(&[
+        ("CLIENT", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("FATE", Align::Left),
+        ("SENT", Align::Right),
+        ("ACKED AFTER", Align::Right),
+        ("IN SCOPE", Align::Right),
+        ("RECLAIMED", Align::Right),
+        ("RELEASED", Align::Right),
+        ("DROPPED", Align::Right),
+        ("KEPT", Align::Right),
+        ("UNVERIFIED", Align::Right),
+        ("RESURRECTED", Align::Right),
+        ("CONFLICTS", Align::Right),
+        ("NOTE", Align::Left),
+    ]);
+    let mut plain = 0;
+    for client in clients {
+        if !all && !is_notable(client) {
+            plain += 1;
+            continue;
+        }
+        let l = client.locks;
+        let suspect = client.suspect.then(|| "suspect".to_owned());
+        let note: Vec<String> = suspect.into_iter().chain(client.error.clone()).collect();
+        table.row([
+            client.name.clone(),
+            or_dash(client.address),
+            client.fate.to_string(),
+            client.attempts.to_string(),
+            client.acked_ms.map_or_else(|| "-".to_owned(), seconds),
+            l.in_scope.to_string(),
+            l.reclaimed.to_string(),
+            l.released.to_string(),
+            l.dropped.to_string(),
+            l.kept.to_string(),
+            l.unverified.to_string(),
+            l.resurrected.to_string(),
+            l.conflicts.to_string(),
+            note.join("; "),
+        ]);
+    }
+    if plain > 0 {
+        line!(out, "  {plain} of them acked, and all their locks were reclaimed or released");
+    }
+    if !table.is_empty() {
+        line!(out, "\n{}", table.render().trim_end());
+    }
+}
+
+fn report(run: &RunReport, all_clients: bool) -> String {
+    let mut out = String::new();
+    head(&mut out, &run.run, run.state);
+    out.push('\n');
+    tally(&mut out, &run.run.manager, &run.locks);
+    clients(&mut out, &run.clients, all_clients);
+    out
+}
+
+impl Text for RunReport {
+    fn text(&self) -> String {
+        report(self, false)
+    }
+}
+
+fn lock_row(table: &mut Table, lock: &LockReport) {
+    let mut note = Vec::new();
+    if lock.partial {
+        note.push("in part".to_owned());
+    }
+    if lock.late {
+        note.push("late".to_owned());
+    }
+    if let Some(other) = &lock.other {
+        let of = lock.other_start.map(|start| format!(" {}", range(start, lock.other_end))).unwrap_or_default();
+        note.push(format!("held or pending{of}: {} ({}) svid {}", other.name, other.address, other.svid));
+    }
+    table.row([
+        lock.fate.clone(),
+        lock.owner.name.clone(),
+        lock.owner.address.to_string(),
+        lock.owner.svid.to_string(),
+        lock.kind.clone(),
+        range(lock.start, lock.end),
+        lock.file.clone(),
+        note.join("; "),
+    ]);
+}
+
+fn timeline(out: &mut String, events: &[EventReport]) {
+    if events.is_empty() {
+        return;
+    }
+    line!(out, "\ntimeline");
+    for event in events {
+        line!(out, "  {}  {:12}  {}", event.at, clean(&event.kind), clean(&event.detail));
+    }
+    // A kind without detail leaves blanks at its line's end.
+    *out = out.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    out.push('\n');
+}
+
+impl Text for RunDetail {
+    fn text(&self) -> String {
+        let mut out = report(&self.report, true);
+        let mut table = Table::new(&[
+            ("LOCK", Align::Left),
+            ("CLIENT", Align::Left),
+            ("ADDRESS", Align::Left),
+            ("SVID", Align::Right),
+            ("KIND", Align::Left),
+            ("BYTES", Align::Left),
+            ("FILE", Align::Left),
+            ("NOTE", Align::Left),
+        ]);
+        for lock in &self.lock_rows {
+            lock_row(&mut table, lock);
+        }
+        if !table.is_empty() {
+            line!(out, "\n{}", table.render().trim_end());
+        }
+        timeline(&mut out, &self.events);
+        out
+    }
+}
+
+impl Text for PlanReport {
+    fn text(&self) -> String {
+        let plan = &self.plan;
+        let mut out = String::new();
+        line!(out, "plan {}", plan.fingerprint);
+        line!(out, "  mode         {}", plan.mode);
+        line!(out, "  scope        {}", clean(&plan.scope.to_string()));
+        line!(out, "  in scope     {}, as the lock manager says", number(plan.in_scope, "lock", "locks"));
+        line!(out, "  unmonitored  {} whose client nobody could tell", number(plan.unmonitored, "lock", "locks"));
+        if !plan.names.is_empty() {
+            line!(out, "  told as      {}", clean(&plan.names.join(", ")));
+        }
+        let unreachable = plan.clients.iter().filter(|c| c.probe.is_unreachable());
+        let locks: u64 = unreachable.clone().map(|c| c.locks).sum();
+        line!(
+            out,
+            "\n{} to tell; {} cannot be told now, with {} in scope",
+            number(plan.clients.len() as u64, "client", "clients"),
+            unreachable.count(),
+            number(locks, "lock", "locks")
+        );
+        let mut table = Table::new(&[
+            ("CLIENT", Align::Left),
+            ("ADDRESS", Align::Left),
+            ("LOCKS", Align::Right),
+            ("STATD", Align::Left),
+            ("TOLD FROM", Align::Left),
+        ]);
+        for client in &plan.clients {
+            let from: Vec<String> = client.from.iter().map(ToString::to_string).collect();
+            table.row([
+                client.name.clone(),
+                or_dash(client.address),
+                client.locks.to_string(),
+                client.probe.to_string(),
+                from.join(", "),
+            ]);
+        }
+        out.push_str(&table.render());
+        for (title, sentences) in
+            [("does not hold with this lock manager", &plan.caveats), ("wants consent", &plan.consent)]
+        {
+            if !sentences.is_empty() {
+                line!(out, "\n{title}");
+                for sentence in sentences {
+                    line!(out, "  - {}", clean(sentence));
+                }
+            }
+        }
+        out
+    }
+}
+
+impl Text for NotifyReport {
+    fn text(&self) -> String {
+        let mut out = String::new();
+        let mut table = Table::new(&[
+            ("HOST", Align::Left),
+            ("ADDRESS", Align::Left),
+            ("FATE", Align::Left),
+            ("SENT", Align::Right),
+            ("ACKED AFTER", Align::Right),
+            ("NOTE", Align::Left),
+        ]);
+        for host in &self.hosts {
+            table.row([
+                host.name.clone(),
+                or_dash(host.address),
+                host.fate.to_string(),
+                host.attempts.to_string(),
+                host.acked_ms.map_or_else(|| "-".to_owned(), seconds),
+                host.error.clone().unwrap_or_default(),
+            ]);
+        }
+        out.push_str(&table.render());
+        let summary =
+            if self.hosts.is_empty() { "nobody to tell".to_owned() } else { fates(&self.hosts.iter().map(|h| h.fate)) };
+        line!(
+            out,
+            "{} told of state {} as {}: {summary} (acked: delivered, no more)",
+            number(self.hosts.len() as u64, "host", "hosts"),
+            self.state,
+            clean(&self.names.join(", "))
+        );
+        out
+    }
+}

@@ -1,0 +1,233 @@
+//! What a request is checked against, and which clients it means.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{LocalMount, PlanError, Request, Seen, refused, usage};
+use crate::wire::control::{ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Status};
+use crate::wire::types::{CallerName, FileHandle};
+use crate::wire::xdr::{List, Maybe};
+
+/// The scope that a request names, before anything is known of the clients.
+///
+/// # Errors
+/// A path or an export where the manager knows only file handles, or too many of a kind.
+pub fn scope(request: &Request, info: &Info) -> Result<Scope, PlanError> {
+    let paths_help = "name files by their handles, in hexadecimal as `nlmctl locks` shows them";
+    if let Some(export) = request.exports.first() {
+        return usage(
+            format!("{} knows no exports, so --export {export} cannot be used with it", info.software.as_str()),
+            paths_help,
+        );
+    }
+    let mut files = Vec::with_capacity(request.files.len());
+    for text in &request.files {
+        match hex::decode(text).ok().filter(|bytes| !bytes.is_empty()).map(|bytes| FileHandle::new(&bytes)) {
+            Some(Ok(handle)) => files.push(handle),
+            Some(Err(e)) => return usage(format!("--file {text}: {e}"), paths_help),
+            None => {
+                return usage(
+                    format!("--file {text} is not a file handle, and {} knows no paths", info.software.as_str()),
+                    paths_help,
+                );
+            }
+        }
+    }
+    let mut clients = Vec::with_capacity(request.clients.len());
+    for text in &request.clients {
+        clients.push(match text.parse::<IpAddr>() {
+            Ok(ip) => ClientRef { name: Maybe(None), address: Maybe(Some(ip.into())) },
+            Err(_) => match CallerName::new(text) {
+                Ok(name) => ClientRef { name: Maybe(Some(name)), address: Maybe(None) },
+                Err(e) => {
+                    return usage(
+                        format!("--client {text:?} is neither an address nor a name: {e}"),
+                        "see `nlmctl clients`",
+                    );
+                }
+            },
+        });
+    }
+    let too_many = "run once for all (no --client, no --file), or several times";
+    let Ok(clients) = List::new(clients) else { return usage("too many --client", too_many) };
+    let Ok(files) = List::new(files) else { return usage("too many --file", too_many) };
+    Ok(Scope { clients, files })
+}
+
+pub(super) fn mode(request: &Request, scope: &Scope, info: &Info) -> Result<Mode, PlanError> {
+    let everything = scope.is_everything();
+    match request.mode.unwrap_or(if everything { Mode::Strict } else { Mode::Targeted }) {
+        Mode::Strict if !everything => usage(
+            "--mode strict covers everything, and the scope is narrower",
+            "leave out --mode strict, or leave out --client, --export and --file",
+        ),
+        Mode::Targeted if !info.capabilities.targeted => usage(
+            format!("{} cannot do a targeted run", info.software.as_str()),
+            "resync everything: leave out --mode targeted, --client, --export and --file",
+        ),
+        mode => Ok(mode),
+    }
+}
+
+pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), PlanError> {
+    const DAY: Duration = Duration::from_hours(24);
+    let grace = request.grace;
+    if grace < Duration::from_millis(1) || grace > DAY {
+        return usage("--grace must be between 1ms and 24h", "90s suits most");
+    }
+    let max = request.grace_max.unwrap_or(grace.max(Duration::from_mins(3)));
+    if max < grace || max > DAY {
+        return usage("--grace-max must be between --grace and 24h", "leave it out, or make it longer than --grace");
+    }
+    Ok((grace, max))
+}
+
+pub(super) fn refuse_busy(status: &Status) -> Result<(), PlanError> {
+    if let Some(run) = &status.run.0 {
+        return refused(
+            format!("run {} is active, for another {} ms at least", run.run, run.remaining_ms),
+            "wait for it (`nlmctl status`), go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
+        );
+    }
+    match status.grace {
+        Grace::Open => Ok(()),
+        Grace::Recovery | Grace::Strict | Grace::Targeted | Grace::Settling => refused(
+            format!(
+                "the lock manager is in a grace period of its own, for another {} ms: clients are reclaiming already",
+                status.grace_remaining_ms
+            ),
+            "wait until it is over (`nlmctl status`)",
+        ),
+    }
+}
+
+/// A client's locks in scope.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct InScope {
+    pub(super) monitored: u64,
+    pub(super) unmonitored: u64,
+}
+
+pub(super) fn chosen<'a>(
+    request: &Request,
+    scope: &Scope,
+    seen: &Seen<'a>,
+) -> Result<Vec<(&'a ClientRow, InScope)>, PlanError> {
+    for (wanted, text) in scope.clients.as_slice().iter().zip(&request.clients) {
+        if !seen.clients.iter().any(|row| names(wanted, row)) {
+            let near = near(text, seen.clients);
+            let remedy = if near.is_empty() {
+                "see `nlmctl clients` for those it knows".to_owned()
+            } else {
+                format!("did you mean {}?", near.join(" or "))
+            };
+            return usage(format!("the lock manager knows no client {text}"), remedy);
+        }
+    }
+    let listed = seen.locks.map(count_by_owner);
+    let counts = |row: &ClientRow| match &listed {
+        None => InScope { monitored: row.locks.saturating_sub(row.unmonitored), unmonitored: row.unmonitored },
+        Some(listed) => {
+            row.addresses.as_slice().iter().filter_map(|address| listed.get(&(row.name.clone(), address.0))).fold(
+                InScope::default(),
+                |sum, one| InScope {
+                    monitored: sum.monitored + one.monitored,
+                    unmonitored: sum.unmonitored + one.unmonitored,
+                },
+            )
+        }
+    };
+    let wanted = scope.clients.as_slice();
+    Ok(seen
+        .clients
+        .iter()
+        .filter(|row| wanted.is_empty() || wanted.iter().any(|client| names(client, row)))
+        .map(|row| (row, counts(row)))
+        .collect())
+}
+
+fn count_by_owner(locks: &[LockRow]) -> HashMap<(CallerName, IpAddr), InScope> {
+    let mut by_owner: HashMap<_, InScope> = HashMap::new();
+    for lock in locks {
+        match lock.state {
+            LockState::Waiting => {}
+            LockState::Held | LockState::Pending | LockState::Offered => {
+                let counts = by_owner.entry((lock.owner.name.clone(), lock.owner.address.0)).or_default();
+                if lock.monitored {
+                    counts.monitored += 1;
+                } else {
+                    counts.unmonitored += 1;
+                }
+            }
+        }
+    }
+    by_owner
+}
+
+/// Whether a reference names this client. One without name and address names nobody.
+fn names(wanted: &ClientRef, row: &ClientRow) -> bool {
+    let by_name = wanted.name.0.as_ref().map(|name| name.matches(&row.name));
+    let by_address = wanted.address.0.map(|address| row.addresses.as_slice().contains(&address));
+    match (by_name, by_address) {
+        (None, None) => false,
+        (name, address) => name.unwrap_or(true) && address.unwrap_or(true),
+    }
+}
+
+/// The clients whose name or address is most like what was typed, the likeliest first, three at most.
+fn near(text: &str, clients: &[ClientRow]) -> Vec<String> {
+    let typed = text.to_lowercase();
+    let likeness = |candidate: &str| {
+        let candidate = candidate.to_lowercase();
+        if candidate.contains(&typed) { 1.0 } else { strsim::jaro_winkler(&typed, &candidate) }
+    };
+    let mut scored: Vec<(f64, String)> = clients
+        .iter()
+        .flat_map(|row| {
+            let addresses = row.addresses.as_slice().iter().map(ToString::to_string);
+            std::iter::once(row.name.to_string()).chain(addresses)
+        })
+        .map(|candidate| (likeness(&candidate), candidate))
+        .filter(|(score, _)| *score > 0.85)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    scored.dedup();
+    scored.truncate(3);
+    scored.into_iter().map(|(_, candidate)| candidate).collect()
+}
+
+/// A notice from this host tells the peers of this host's own mounts, too, that their locks are
+/// gone: their servers would free what processes here still hold.
+pub(super) fn refuse_own_mounts(
+    request: &Request,
+    chosen: &[(&ClientRow, InScope)],
+    mounts: &[LocalMount],
+) -> Result<(), PlanError> {
+    let all_loopback = chosen
+        .iter()
+        .flat_map(|(row, _)| row.addresses.as_slice())
+        .all(|address| address.0.to_canonical().is_loopback());
+    own_mounts_allow(request.own_locks_lost, all_loopback, mounts)
+}
+
+/// Whether this host's own mounts allow notices to leave.
+///
+/// # Errors
+/// They do not; the message names them.
+pub fn own_mounts_allow(own_locks_lost: bool, all_loopback: bool, mounts: &[LocalMount]) -> Result<(), PlanError> {
+    if own_locks_lost || mounts.is_empty() || (all_loopback && mounts.iter().all(|mount| !mount.from_self)) {
+        return Ok(());
+    }
+    let shown: Vec<_> = mounts.iter().take(3).map(|mount| format!("{} at {}", mount.from, mount.at)).collect();
+    let more = mounts.len().saturating_sub(shown.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    refused(
+        format!(
+            "this host has NFSv3 mounts that lock over the network ({}{more}): a notice from here also tells those \
+             servers that this host's own processes have lost their locks",
+            shown.join(", ")
+        ),
+        "unmount them, mount them with nolock or NFSv4, or agree to lose those locks with --own-locks-lost",
+    )
+}

@@ -1,0 +1,399 @@
+//! The plan of a run: who would be told, what is in scope, what could be lost, and what wants
+//! consent.
+//!
+//! A plan is made from what the manager and the clients' statds say at one moment. Its
+//! [`fingerprint`](Plan::fingerprint) covers what the operator agrees to: scope, mode, policy, the
+//! manager's instance, its NSM state, and the unreachable clients whose locks may go. Everything
+//! else changes all the time and does not make a plan stale.
+
+mod checks;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+pub use checks::{own_mounts_allow, scope};
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::report::{self, PlanClient, PlanReport, Probe, ScopeReport};
+use crate::wire::control::{
+    ClientRef, ClientRow, Info, InstanceId, LockRow, Mode, Policy, Scope, Silent, Status, Unreachable,
+};
+use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::xdr::Maybe;
+use checks::{chosen, grace, mode, refuse_busy, refuse_own_mounts};
+use words::{caveats, consent, fingerprint};
+
+/// What the operator asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `--client`: names or addresses.
+    pub clients: Vec<String>,
+    /// `--export`: paths.
+    pub exports: Vec<String>,
+    /// `--file`: handles in hexadecimal, or paths.
+    pub files: Vec<String>,
+    /// `--grace`.
+    pub grace: Duration,
+    /// `--grace-max`; if absent 3 minutes, or `grace` if that is longer.
+    pub grace_max: Option<Duration>,
+    /// `--mode`; if absent strict for everything, targeted for a narrower scope.
+    pub mode: Option<Mode>,
+    /// `--unreachable`.
+    pub unreachable: Unreachable,
+    /// `--silent`.
+    pub silent: Silent,
+    /// `--include-unmonitored`.
+    pub include_unmonitored: bool,
+    /// `--own-locks-lost`.
+    pub own_locks_lost: bool,
+    /// `--name`: the names that notices carry; if empty, those the manager gives.
+    pub names: Vec<CallerName>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            clients: Vec::new(),
+            exports: Vec::new(),
+            files: Vec::new(),
+            grace: Duration::from_secs(90),
+            grace_max: None,
+            mode: None,
+            unreachable: Unreachable::Keep,
+            silent: Silent::Auto,
+            include_unmonitored: false,
+            own_locks_lost: false,
+            names: Vec::new(),
+        }
+    }
+}
+
+/// What a client's statd said to SM_STAT a moment ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    /// It answers, with its state number if it tells one.
+    Answers(Option<NsmState>),
+    /// It does not, in this way.
+    Silent(Probe),
+}
+
+/// A client of the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedClient {
+    /// Its `caller_name`.
+    pub name: CallerName,
+    /// Its addresses; the first one is notified first.
+    pub addresses: Vec<IpAddr>,
+    /// The server addresses it called: notices leave from each.
+    pub server_addresses: Vec<IpAddr>,
+    /// Locks in scope.
+    pub locks: u64,
+    /// Whether its statd answers.
+    pub probe: Probe,
+    /// Evidence that its locks are stale; empty when there is none.
+    pub suspicions: Vec<String>,
+}
+
+/// What a run would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The manager's software and version.
+    pub manager: String,
+    /// The manager's life that was seen.
+    pub instance: InstanceId,
+    /// Its NSM state number then.
+    pub nsm_state: NsmState,
+    /// The names under which notices go out, in order.
+    pub names: Vec<CallerName>,
+    /// Whether the operator agreed to lose what this host's own processes hold on other servers.
+    pub own_locks_lost: bool,
+    /// What it covers.
+    pub scope: Scope,
+    /// The scope as it was asked for.
+    pub asked: ScopeReport,
+    /// Strict or targeted.
+    pub mode: Mode,
+    /// What may be dropped.
+    pub policy: Policy,
+    /// Grace.
+    pub grace: Duration,
+    /// What grace may be extended to.
+    pub grace_max: Duration,
+    /// Who is told.
+    pub clients: Vec<PlannedClient>,
+    /// Locks in scope.
+    pub in_scope: u64,
+    /// Unmonitored locks: in scope only if the policy includes them.
+    pub unmonitored: u64,
+    /// The unreachable clients whose locks may be dropped.
+    pub may_drop: Vec<ClientRef>,
+    /// What the operator has to agree to, each in words.
+    pub consent: Vec<String>,
+    /// What this manager cannot promise, each in words.
+    pub caveats: Vec<String>,
+    /// SHA-256 over what is agreed to, in hexadecimal.
+    pub fingerprint: String,
+}
+
+impl Plan {
+    /// Consent to this plan: `agreed` is what the operator said to everything in
+    /// [`consent`](Self::consent). Where that is empty nobody has to be asked.
+    ///
+    /// # Errors
+    /// Refused, where consent is wanted and was not given.
+    pub fn agree(&self, agreed: bool) -> Result<Consent, PlanError> {
+        if agreed || self.consent.is_empty() {
+            return Ok(Consent { fingerprint: self.fingerprint.clone() });
+        }
+        refused(
+            format!("this run wants consent, and there was none: {}", self.consent.join("; ")),
+            "look at the plan (--dry-run), then agree with --yes",
+        )
+    }
+    /// The plan as it is shown.
+    pub fn report(&self) -> PlanReport {
+        PlanReport::new(report::Plan {
+            fingerprint: self.fingerprint.clone(),
+            mode: self.mode.to_string(),
+            scope: self.asked.clone(),
+            in_scope: self.in_scope,
+            unmonitored: self.unmonitored,
+            clients: self
+                .clients
+                .iter()
+                .map(|client| PlanClient {
+                    name: client.name.to_string(),
+                    address: client.addresses.first().copied(),
+                    locks: client.locks,
+                    probe: client.probe,
+                    from: client.server_addresses.clone(),
+                })
+                .collect(),
+            consent: self.consent.clone(),
+            names: self.names.iter().map(ToString::to_string).collect(),
+            caveats: self.caveats.clone(),
+        })
+    }
+    /// The exit code of a dry run.
+    pub fn dry_run_exit(&self) -> u8 {
+        if self.all_reclaimable() { 0 } else { 3 }
+    }
+    /// Locks in scope of clients whose statd does not answer now.
+    pub fn unreachable_locks(&self) -> u64 {
+        self.clients.iter().filter(|client| !client.answers()).map(|client| client.locks).sum()
+    }
+    /// Whether every lock in scope could be reclaimed: all its clients answer, and none is without
+    /// a client to tell.
+    pub fn all_reclaimable(&self) -> bool {
+        self.unreachable_locks() == 0 && !(self.policy.include_unmonitored && self.unmonitored > 0)
+    }
+}
+
+impl PlannedClient {
+    /// Whether there is a statd to take the notice.
+    pub fn answers(&self) -> bool {
+        match self.probe {
+            Probe::Answers | Probe::Suspect => true,
+            Probe::NoAnswer | Probe::NoStatd | Probe::NameUnknown | Probe::Refused | Probe::NotAsked => false,
+        }
+    }
+    /// Whether there is evidence that its locks are stale.
+    pub fn is_suspect(&self) -> bool {
+        !self.suspicions.is_empty()
+    }
+}
+
+/// Proof that the operator agreed to exactly one plan. A run wants it to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consent {
+    fingerprint: String,
+}
+
+impl Consent {
+    /// Whether it is for this plan.
+    pub fn covers(&self, plan: &Plan) -> bool {
+        self.fingerprint == plan.fingerprint
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// What was asked makes no sense (exit 2).
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to ask instead.
+        remedy: String,
+    },
+    /// It would not be safe now (exit 4).
+    #[error("{message}")]
+    Refused {
+        /// What is in the way.
+        message: String,
+        /// How to get it out of the way.
+        remedy: String,
+    },
+}
+
+fn usage<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, PlanError> {
+    Err(PlanError::Usage { message: message.into(), remedy: remedy.into() })
+}
+
+fn refused<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, PlanError> {
+    Err(PlanError::Refused { message: message.into(), remedy: remedy.into() })
+}
+
+/// An NFSv3 mount of this host whose locks go through NLM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalMount {
+    /// Where it is mounted.
+    pub at: String,
+    /// What is mounted: `server:/path`.
+    pub from: String,
+    /// Whether this host itself is the server.
+    pub from_self: bool,
+}
+
+/// What was seen of manager and host.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Who the manager is.
+    pub info: &'a Info,
+    /// How it is.
+    pub status: &'a Status,
+    /// Its clients.
+    pub clients: &'a [ClientRow],
+    /// The locks in scope, if the scope names files; otherwise the clients' counts say enough.
+    pub locks: Option<&'a [LockRow]>,
+    /// This host's NFSv3 mounts that use NLM.
+    pub mounts: &'a [LocalMount],
+}
+
+/// A plan that lacks only what the clients' statds say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    plan: Plan,
+    states: Vec<NsmState>,
+}
+
+impl Draft {
+    /// Checks the request against what was seen.
+    ///
+    /// # Errors
+    /// Everything that forbids the run whatever the probes say.
+    pub fn new(request: &Request, scope: Scope, seen: Seen<'_>) -> Result<Self, PlanError> {
+        let mode = mode(request, &scope, seen.info)?;
+        let (grace, grace_max) = grace(request)?;
+        refuse_busy(seen.status)?;
+        let chosen = chosen(request, &scope, &seen)?;
+        refuse_own_mounts(request, &chosen, seen.mounts)?;
+
+        let policy = Policy {
+            unreachable: request.unreachable,
+            silent: request.silent,
+            include_unmonitored: request.include_unmonitored,
+        };
+        let unmonitored = chosen.iter().map(|(_, counts)| counts.unmonitored).sum();
+        let in_scope = chosen
+            .iter()
+            .map(|(_, counts)| counts.monitored + if policy.include_unmonitored { counts.unmonitored } else { 0 })
+            .sum();
+        let told = chosen
+            .iter()
+            .filter(|(row, counts)| row.monitored && (counts.monitored > 0 || scope.files.as_slice().is_empty()));
+        let (clients, states) = told
+            .map(|(row, counts)| {
+                let client = PlannedClient {
+                    name: row.name.clone(),
+                    addresses: row.addresses.as_slice().iter().map(|a| a.0).collect(),
+                    server_addresses: row.server_addresses.as_slice().iter().map(|a| a.0).collect(),
+                    locks: counts.monitored,
+                    probe: Probe::NotAsked,
+                    suspicions: row.suspicions.as_slice().iter().map(|s| s.as_str().to_owned()).collect(),
+                };
+                (client, row.nsm_state)
+            })
+            .unzip();
+        let names = if request.names.is_empty() { seen.info.names.as_slice().to_vec() } else { request.names.clone() };
+        if names.is_empty() {
+            return usage(
+                "the lock manager gives no name under which clients know this server",
+                "give one with --name",
+            );
+        }
+        let plan = Plan {
+            manager: seen.info.software.as_str().to_owned(),
+            instance: seen.info.instance,
+            nsm_state: seen.info.nsm_state,
+            names,
+            own_locks_lost: request.own_locks_lost,
+            asked: ScopeReport {
+                clients: request.clients.clone(),
+                exports: request.exports.clone(),
+                files: request.files.clone(),
+            },
+            scope,
+            mode,
+            policy,
+            grace,
+            grace_max,
+            clients,
+            in_scope,
+            unmonitored,
+            may_drop: Vec::new(),
+            consent: Vec::new(),
+            caveats: caveats(seen.info),
+            fingerprint: String::new(),
+        };
+        Ok(Self { plan, states })
+    }
+
+    /// The names that notices will carry, in order; never empty.
+    pub fn names(&self) -> &[CallerName] {
+        &self.plan.names
+    }
+
+    /// Whose statds to ask.
+    pub fn clients(&self) -> &[PlannedClient] {
+        &self.plan.clients
+    }
+
+    /// The plan, with what those statds said: one probe for each of [`clients`](Self::clients), in
+    /// their order. What is missing counts as not asked.
+    pub fn finish(self, probes: &[Probed]) -> Plan {
+        let Self { mut plan, states } = self;
+        let missing = std::iter::repeat(Probed::Silent(Probe::NotAsked));
+        let probes = probes.iter().copied().chain(missing);
+        for ((client, locked_with), probed) in plan.clients.iter_mut().zip(states).zip(probes) {
+            client.probe = match probed {
+                Probed::Silent(probe) => probe,
+                Probed::Answers(Some(now)) if now.is_known() && locked_with.is_known() && now != locked_with => {
+                    client.suspicions.push(format!(
+                        "its statd's state number is {now}, its locks carried {locked_with}: it may have restarted unnoticed"
+                    ));
+                    Probe::Suspect
+                }
+                Probed::Answers(_) => Probe::Answers,
+            };
+        }
+        if plan.policy.unreachable == Unreachable::Drop {
+            plan.may_drop = plan
+                .clients
+                .iter()
+                .filter(|client| !client.answers() && client.locks > 0)
+                .map(|client| ClientRef {
+                    name: Maybe(Some(client.name.clone())),
+                    address: Maybe(client.addresses.first().copied().map(Address)),
+                })
+                .collect();
+        }
+        plan.consent = consent(&plan);
+        plan.fingerprint = fingerprint(&plan);
+        plan
+    }
+}

@@ -1,0 +1,83 @@
+//! What the operator reads and agrees to, and the fingerprint of it.
+
+use sha2::{Digest, Sha256};
+
+use super::Plan;
+use crate::wire::control::{Info, Silent};
+use crate::wire::xdr::encode;
+
+pub(super) fn caveats(info: &Info) -> Vec<String> {
+    if info.capabilities.mark {
+        return Vec::new();
+    }
+    let software = info.software.as_str();
+    [
+        "a lock whose reclaim was granted may still be dropped (statement 2)",
+        "mark and grace are not one step: a client may reclaim before grace and be refused (statement 4)",
+        "an unreclaimed lock does not protect its range until the end (statement 5)",
+        "a late reclaim may be refused (statement 9)",
+        "what is dropped goes at the start or bit by bit, not in one instant (statement 10)",
+    ]
+    .into_iter()
+    .map(|what| format!("{software} cannot mark locks: {what}"))
+    .collect()
+}
+
+pub(super) fn consent(plan: &Plan) -> Vec<String> {
+    let mut wanted = Vec::new();
+    if !plan.may_drop.is_empty() {
+        let unreachable: Vec<_> = plan.clients.iter().filter(|c| !c.answers() && c.locks > 0).collect();
+        let locks: u64 = unreachable.iter().map(|client| client.locks).sum();
+        let shown: Vec<_> = unreachable.iter().take(5).map(|client| client.name.to_string()).collect();
+        let more = unreachable.len().saturating_sub(shown.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        wanted.push(format!(
+            "drop {} of {} that {} not answer ({}{more}) if {} until the end; should one still run, its processes \
+             go on as if they held them",
+            counted(locks, "lock"),
+            counted(unreachable.len() as u64, "client"),
+            if unreachable.len() == 1 { "does" } else { "do" },
+            shown.join(", "),
+            if unreachable.len() == 1 { "it stays silent" } else { "they stay silent" },
+        ));
+    }
+    if plan.policy.silent == Silent::Drop {
+        wanted.push(format!(
+            "drop the locks of clients that ack and reclaim nothing, however many they are (--silent drop): up to {} \
+             in use would be lost if the notices are not understood",
+            counted(plan.in_scope, "lock")
+        ));
+    }
+    if plan.policy.include_unmonitored {
+        wanted.push(format!(
+            "drop {} whose clients cannot be told (--include-unmonitored): processes that still hold them are not warned",
+            counted(plan.unmonitored, "unmonitored lock")
+        ));
+    }
+    wanted
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+pub(super) fn fingerprint(plan: &Plan) -> String {
+    fn digest_sorted<T: crate::wire::xdr::Pack>(hash: &mut Sha256, items: &[T]) {
+        let mut encoded: Vec<_> = items.iter().map(encode).collect();
+        encoded.sort();
+        encoded.dedup();
+        hash.update((encoded.len() as u64).to_be_bytes());
+        // XDR of these types is self-delimiting, so the sequence is unambiguous.
+        encoded.iter().for_each(|item| hash.update(item));
+    }
+    let mut hash = Sha256::new();
+    hash.update(b"nlmctl plan 1");
+    digest_sorted(&mut hash, plan.scope.clients.as_slice());
+    digest_sorted(&mut hash, plan.scope.files.as_slice());
+    hash.update(encode(&plan.mode));
+    hash.update(encode(&plan.policy));
+    hash.update(encode(&plan.instance));
+    hash.update(encode(&plan.nsm_state));
+    digest_sorted(&mut hash, &plan.may_drop);
+    hex::encode(hash.finalize())
+}

@@ -1,0 +1,669 @@
+//! A run as a state machine: what was learned and `now` in, what to do next out.
+//!
+//! ```text
+//!            Begun                Told                       all told at the deadline
+//! Beginning ------> Announcing ---------> Notifying ------------------------> Closing
+//!     |                  |   (notices may      |  ^ ^                           |  |
+//!     | BeginRefused     |    leave now)       |  | '----- deadline moved ------'  |
+//!     |                  |                     |  |                               |
+//!     |           Signal |     nothing pending,|  | StillPending, NotDurable       | deadline
+//!     |                  v     all told, quiet |  |                               v
+//!     |              Aborting                  '--+-----------------------> Settling
+//!     |                  |                                                      |
+//!     |                  | Ended           the run is over: Fetching <----------' Ended
+//!     |                  '---------------------> Fetching
+//!     v                                             | ResultStored, ResultUnknown
+//! Finished <----------------------------------------'
+//! ```
+//!
+//! Any state but the last goes to `Away` when the manager is lost, and from there back to where
+//! the manager then says that the run is; `Away` is bounded. A signal before the first notice
+//! aborts; after it the run is left as it is (interrupted), for a resume.
+//!
+//! What must hold (the numbers are those of the design's statements):
+//! - No notice before `begin` and `PROGRESS{notices_begun}` were both answered (4). While the
+//!   manager is away none is sent either: nobody knows then whether grace still is.
+//! - Every phase is durable before what it announces: [`Action::Persist`] comes first.
+//! - An early settle asks `only_if_nothing_pending`, and only when every notice is acked or given
+//!   up, all of that was told, and no ack or reclaim has come for the quiet time (7).
+//! - At the deadline every client's last delivery is told before settle (8). The manager extends
+//!   the deadline by itself; [`Standing`] brings it here.
+//!
+//! The driver does the actions in their order, and one call to the manager at a time; it gives the
+//! answers back as events. Start reading at [`Run::handle`].
+
+mod event;
+
+#[cfg(test)]
+mod tests;
+
+pub use event::{Action, Ending, Event, News, Standing, Starting, Terms};
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::report::{Phase, Progress};
+use crate::wire::control::{ClientProgress, Delivery};
+
+/// How long deliveries are gathered before they are told.
+const TELL_EVERY: Duration = Duration::from_millis(30);
+/// Most deliveries told at once: what `PROGRESS` takes.
+const TELL_MOST: usize = 4096;
+/// How long the manager may be away before the run is left.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after a manager that could not write it is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often it is asked again.
+const RETRIES: u32 = 30;
+
+/// Where the run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Beginning,
+    Announcing,
+    Notifying,
+    Closing,
+    Settling,
+    Aborting,
+    Fetching,
+    Away { since: Duration, aim: Aim },
+    Finished,
+}
+
+/// What to do when the manager is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    Begin,
+    Announce,
+    Abort,
+    Fetch,
+}
+
+/// What is known of a client's notices.
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    /// Acked or given up; `NotTold` until either is known.
+    delivery: Delivery,
+    /// When that was learned.
+    at: Duration,
+    /// Whether any notice was acked.
+    some_acked: bool,
+    /// What the manager was told.
+    told: Delivery,
+    suspect: bool,
+}
+
+impl Client {
+    fn is_decided(&self) -> bool {
+        self.delivery != Delivery::NotTold
+    }
+}
+
+/// A run: see the theory above.
+#[derive(Debug)]
+pub struct Run {
+    terms: Terms,
+    state: State,
+    /// The highest phase made durable.
+    phase: Phase,
+    clients: Vec<Client>,
+    undecided: u64,
+    acked: u64,
+    /// Clients whose delivery the manager was not told yet, and since when.
+    untold: BTreeSet<u32>,
+    untold_since: Duration,
+    /// Whether a `Tell` is under way.
+    telling: bool,
+    /// The manager confirmed that notices may leave: some may have.
+    confirmed: bool,
+    /// `begin` was asked before and its answer is not known: a refusal now is no proof that
+    /// nothing was touched.
+    may_have_begun: bool,
+    /// Set while `begin` is awaited: abort as soon as it is answered.
+    leave: Option<&'static str>,
+    began: Duration,
+    in_scope: u64,
+    pending: u64,
+    deadline: Duration,
+    /// When the last ack or reclaim came, or notices began.
+    last_news: Duration,
+    /// After a refusal: not before.
+    not_before: Duration,
+    retries: u32,
+}
+
+impl Run {
+    /// A new run: asks for `begin`.
+    pub fn begin(terms: Terms) -> (Self, Vec<Action>) {
+        (Self::new(terms, State::Beginning, Phase::Beginning), vec![Action::Persist(Phase::Beginning), Action::Begin])
+    }
+
+    /// A run that an earlier controller left in `phase`. Asks for `begin` again if it may not have
+    /// been answered; goes on where the manager says that the run is.
+    pub fn resume(terms: Terms, phase: Phase) -> (Self, Vec<Action>) {
+        // `begin` is idempotent by run id: asked again it gives the answer that was lost.
+        let mut run = Self::new(terms, State::Beginning, phase);
+        run.confirmed = phase >= Phase::Notifying;
+        run.may_have_begun = true;
+        (run, vec![Action::Begin])
+    }
+
+    /// A run that is over, whose result is to be fetched.
+    pub fn complete(terms: Terms, phase: Phase) -> (Self, Vec<Action>) {
+        (Self::new(terms, State::Fetching, phase), vec![Action::FetchResult])
+    }
+
+    fn new(terms: Terms, state: State, phase: Phase) -> Self {
+        Self {
+            terms,
+            state,
+            phase,
+            clients: Vec::new(),
+            undecided: 0,
+            acked: 0,
+            untold: BTreeSet::new(),
+            untold_since: Duration::ZERO,
+            telling: false,
+            confirmed: false,
+            may_have_begun: false,
+            leave: None,
+            began: Duration::ZERO,
+            in_scope: 0,
+            pending: 0,
+            deadline: Duration::MAX,
+            last_news: Duration::ZERO,
+            not_before: Duration::ZERO,
+            retries: 0,
+        }
+    }
+
+    /// Takes an event; says what to do, in order.
+    pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        match (self.state, event) {
+            // --- begin is awaited; nothing was touched as far as is known
+            (State::Beginning, Event::Begun { clients, elapsed }) => {
+                self.start(now, &clients, elapsed);
+                self.persist(Phase::Begun, &mut out);
+                match self.leave {
+                    Some(_) if !self.confirmed => self.abort(&mut out),
+                    Some(signal) => self.interrupt(now, signal, &mut out),
+                    None => self.announce(&mut out),
+                }
+            }
+            (State::Beginning, Event::BeginRefused(refusal)) => {
+                if self.may_have_begun {
+                    self.fetch(&mut out);
+                } else {
+                    self.finish(Ending::Refused(refusal), &mut out);
+                }
+            }
+            (State::Beginning, Event::ManagerLost) => self.away(now, Aim::Begin, &mut out),
+            (State::Beginning, Event::Signal(signal)) => match self.leave {
+                None => self.leave = Some(signal),
+                Some(_) => self.interrupt(now, signal, &mut out),
+            },
+
+            // --- grace is on; the manager is told that notices will leave
+            (State::Announcing, Event::Told(standing @ Standing::Active { .. })) => {
+                self.telling = false;
+                self.confirmed = true;
+                self.last_news = self.last_news.max(now);
+                self.absorb(now, standing);
+                self.state = State::Notifying;
+                self.persist(Phase::Notifying, &mut out);
+                out.push(Action::StartNotices);
+            }
+            (State::Announcing, Event::Seen(standing @ Standing::Active { .. })) => self.absorb(now, standing),
+            (State::Announcing, Event::Told(Standing::Over) | Event::Seen(Standing::Over)) => self.fetch(&mut out),
+            (State::Announcing, Event::ManagerLost) => self.away(now, Aim::Announce, &mut out),
+            (State::Announcing, Event::Signal(signal)) => {
+                if self.confirmed {
+                    self.interrupt(now, signal, &mut out);
+                } else {
+                    self.abort(&mut out);
+                }
+            }
+
+            // --- notices are out, reclaims come in
+            (
+                State::Announcing | State::Notifying | State::Closing | State::Settling | State::Away { .. },
+                Event::Heard { client, at, news },
+            ) => self.hear(client, at, news),
+            (State::Notifying, Event::Told(standing @ Standing::Active { .. })) => {
+                self.telling = false;
+                self.absorb(now, standing);
+            }
+            (State::Notifying | State::Closing, Event::Seen(standing @ Standing::Active { .. })) => {
+                self.absorb(now, standing);
+            }
+            (State::Closing, Event::Told(standing @ Standing::Active { remaining, latest_remaining, .. })) => {
+                self.telling = false;
+                self.absorb(now, standing);
+                if !self.untold.is_empty() {
+                    self.tell(now, &mut out);
+                } else if remaining.is_zero() || latest_remaining.is_zero() {
+                    self.settle(false, &mut out);
+                } else {
+                    self.state = State::Notifying;
+                }
+            }
+            (
+                State::Notifying | State::Closing | State::Settling,
+                Event::Told(Standing::Over) | Event::Seen(Standing::Over),
+            ) => self.fetch(&mut out),
+            (State::Notifying | State::Closing, Event::ManagerLost) => self.away(now, Aim::Announce, &mut out),
+
+            // --- settle is awaited
+            (State::Settling, Event::Ended) => self.fetch(&mut out),
+            (State::Settling, Event::StillPending) => {
+                // What was seen before is older than this answer; the next status has the count.
+                self.pending = self.pending.max(1);
+                self.not_before = now + TELL_EVERY;
+                self.state = State::Notifying;
+                out.push(Action::AskStatus);
+            }
+            (State::Settling, Event::NotDurable) => {
+                self.state = State::Notifying;
+                self.retry(now, "the lock manager cannot write the run's result", &mut out);
+            }
+            (State::Settling, Event::ManagerLost) => self.away(now, Aim::Announce, &mut out),
+
+            // --- abort is awaited
+            (State::Aborting, Event::Ended) => self.fetch(&mut out),
+            (State::Aborting, Event::NotDurable) => {
+                self.retry(now, "the lock manager cannot write the run's result", &mut out);
+            }
+            (State::Aborting, Event::Tick) => {
+                if self.retries > 0 && now >= self.not_before {
+                    self.not_before = Duration::MAX;
+                    out.push(Action::Abort);
+                }
+            }
+            (State::Aborting, Event::ManagerLost) => self.away(now, Aim::Abort, &mut out),
+
+            // --- the result is awaited
+            (State::Fetching, Event::ResultStored) => {
+                self.phase = Phase::Done;
+                self.finish(Ending::Recorded, &mut out);
+            }
+            (State::Fetching, Event::ResultUnknown) => self.finish(
+                Ending::Superseded("the lock manager does not know the run any more: it restarted".into()),
+                &mut out,
+            ),
+            (State::Fetching, Event::ManagerLost) => self.away(now, Aim::Fetch, &mut out),
+
+            // --- the manager is away
+            (State::Away { aim, .. }, Event::ManagerBack(standing)) => self.back(now, aim, standing, &mut out),
+            (State::Away { since, .. }, Event::Tick) => {
+                if now >= since + PATIENCE {
+                    self.finish(
+                        Ending::Interrupted("the lock manager went away and did not come back".into()),
+                        &mut out,
+                    );
+                }
+            }
+
+            // --- leaving in the middle
+            (
+                State::Notifying
+                | State::Closing
+                | State::Settling
+                | State::Aborting
+                | State::Fetching
+                | State::Away { .. },
+                Event::Signal(signal),
+            ) => self.interrupt(now, signal, &mut out),
+            (
+                State::Beginning
+                | State::Announcing
+                | State::Notifying
+                | State::Closing
+                | State::Settling
+                | State::Aborting
+                | State::Fetching
+                | State::Away { .. },
+                Event::Failed(why),
+            ) => self.finish(Ending::Failed(why), &mut out),
+
+            // --- what says nothing in that state: answers that nobody waits for any more, news that
+            // come before the first notice or after the last, time where only `advance` looks at it
+            (
+                State::Announcing
+                | State::Notifying
+                | State::Closing
+                | State::Settling
+                | State::Aborting
+                | State::Fetching
+                | State::Away { .. }
+                | State::Finished,
+                Event::Begun { .. } | Event::BeginRefused(_),
+            )
+            | (
+                State::Beginning | State::Aborting | State::Fetching | State::Away { .. } | State::Finished,
+                Event::Told(_) | Event::Seen(_),
+            )
+            | (State::Settling, Event::Told(Standing::Active { .. }) | Event::Seen(Standing::Active { .. }))
+            | (State::Beginning | State::Aborting | State::Fetching | State::Finished, Event::Heard { .. })
+            | (
+                State::Beginning
+                | State::Announcing
+                | State::Notifying
+                | State::Closing
+                | State::Fetching
+                | State::Away { .. }
+                | State::Finished,
+                Event::Ended | Event::NotDurable,
+            )
+            | (
+                State::Beginning
+                | State::Announcing
+                | State::Notifying
+                | State::Closing
+                | State::Aborting
+                | State::Fetching
+                | State::Away { .. }
+                | State::Finished,
+                Event::StillPending,
+            )
+            | (
+                State::Beginning
+                | State::Announcing
+                | State::Notifying
+                | State::Closing
+                | State::Settling
+                | State::Aborting
+                | State::Away { .. }
+                | State::Finished,
+                Event::ResultStored | Event::ResultUnknown,
+            )
+            | (
+                State::Beginning
+                | State::Announcing
+                | State::Notifying
+                | State::Closing
+                | State::Settling
+                | State::Aborting
+                | State::Fetching
+                | State::Finished,
+                Event::ManagerBack(_),
+            )
+            | (
+                State::Beginning
+                | State::Announcing
+                | State::Notifying
+                | State::Closing
+                | State::Settling
+                | State::Fetching
+                | State::Finished,
+                Event::Tick,
+            )
+            | (State::Away { .. } | State::Finished, Event::ManagerLost)
+            | (State::Finished, Event::Signal(_) | Event::Failed(_)) => {}
+        }
+        self.advance(now, &mut out);
+        out
+    }
+
+    /// When [`handle`](Self::handle) wants a [`Tick`](Event::Tick); none: only when something comes.
+    pub fn wake_at(&self) -> Option<Duration> {
+        match self.state {
+            State::Notifying => {
+                let settle =
+                    [Some(self.deadline), self.quiet_at()].into_iter().flatten().map(|at| at.max(self.not_before));
+                let tell = (!self.telling && !self.untold.is_empty()).then(|| self.untold_since + TELL_EVERY);
+                // While a `Tell` is under way its answer moves the run on, not time.
+                settle.filter(|_| !self.telling).chain(tell).min()
+            }
+            State::Aborting => (self.retries > 0 && self.not_before < Duration::MAX).then_some(self.not_before),
+            State::Away { since, .. } => Some(since + PATIENCE),
+            State::Beginning
+            | State::Announcing
+            | State::Closing
+            | State::Settling
+            | State::Fetching
+            | State::Finished => None,
+        }
+    }
+
+    /// The run at this moment, for the live view.
+    pub fn progress(&self, now: Duration) -> Progress {
+        let clients = self.clients.len() as u64;
+        let (grace_remaining, grace_total) = match self.deadline {
+            Duration::MAX => (Duration::ZERO, Duration::ZERO),
+            deadline => (deadline.saturating_sub(now), deadline.saturating_sub(self.began)),
+        };
+        Progress {
+            phase: self.phase,
+            grace_remaining,
+            grace_total,
+            clients,
+            acked: self.acked,
+            given_up: clients - self.undecided - self.acked,
+            in_scope: self.in_scope,
+            pending: self.pending,
+        }
+    }
+
+    /// What time alone may bring: the deadline, the early settle, a batch to tell.
+    fn advance(&mut self, now: Duration, out: &mut Vec<Action>) {
+        if self.state != State::Notifying {
+            return;
+        }
+        if self.undecided == 0 {
+            self.persist(Phase::Reclaiming, out);
+        }
+        if self.telling {
+            return;
+        }
+        if now >= self.deadline.max(self.not_before) {
+            for (index, client) in (0..).zip(&mut self.clients) {
+                let last = last_delivery(client);
+                if client.told != last {
+                    self.untold.insert(index);
+                }
+            }
+            self.state = State::Closing;
+            // Told even if there is nothing new: the answer has the deadline as it stands.
+            self.tell(now, out);
+            return;
+        }
+        let may_settle = self.quiet_at().is_some_and(|at| now >= at.max(self.not_before));
+        match (self.untold.is_empty(), may_settle) {
+            (true, true) => self.settle(true, out),
+            (false, true) => self.tell(now, out),
+            (false, false) if now >= self.untold_since + TELL_EVERY || self.untold.len() >= TELL_MOST => {
+                self.tell(now, out);
+            }
+            (false | true, false) => {}
+        }
+    }
+
+    /// When the early settle of statement 7 is allowed, as things are; none: not as they are.
+    fn quiet_at(&self) -> Option<Duration> {
+        (self.terms.settle_early && self.pending == 0 && self.undecided == 0)
+            .then(|| self.last_news + self.terms.quiet_time)
+    }
+
+    fn start(&mut self, now: Duration, clients: &[Starting], elapsed: Duration) {
+        self.began = now.saturating_sub(elapsed);
+        self.clients = clients
+            .iter()
+            .map(|client| Client {
+                delivery: client.delivery,
+                at: now.saturating_sub(client.ago),
+                some_acked: matches!(client.delivery, Delivery::Acked | Delivery::Partial),
+                told: Delivery::NotTold,
+                suspect: client.suspect,
+            })
+            .collect();
+        self.undecided = self.clients.iter().filter(|client| !client.is_decided()).count() as u64;
+        self.acked = self.clients.iter().filter(|client| client.delivery == Delivery::Acked).count() as u64;
+        self.tell_all_again(now);
+        // Unknown until the first status: nothing may settle on a count that was never seen.
+        self.pending = 1;
+    }
+
+    fn tell_all_again(&mut self, now: Duration) {
+        let known = (0..).zip(&self.clients).filter(|(_, client)| client.is_decided());
+        self.untold = known.map(|(index, _)| index).collect();
+        self.untold_since = now;
+    }
+
+    fn absorb(&mut self, now: Duration, standing: Standing) {
+        if let Standing::Active { in_scope, pending, last_reclaim, remaining, latest_remaining: _ } = standing {
+            self.in_scope = in_scope;
+            self.pending = pending;
+            self.deadline = now + remaining;
+            if let Some(ago) = last_reclaim {
+                self.last_news = self.last_news.max(now.saturating_sub(ago));
+            }
+        }
+    }
+
+    fn hear(&mut self, index: u32, at: Duration, news: News) {
+        let Some(client) = self.clients.get_mut(index as usize) else { return };
+        let was_decided = client.is_decided();
+        let before = client.delivery;
+        match news {
+            News::Acked { all } => {
+                client.some_acked = true;
+                self.last_news = self.last_news.max(at);
+                if all {
+                    client.delivery = Delivery::Acked;
+                } else if client.delivery == Delivery::NoAnswer {
+                    client.delivery = Delivery::Partial;
+                }
+            }
+            News::GivenUp(delivery) => {
+                // An ack stands: what was delivered stays delivered.
+                if client.delivery != Delivery::Acked {
+                    client.delivery = delivery;
+                }
+            }
+        }
+        if !was_decided && client.is_decided() {
+            self.undecided -= 1;
+        }
+        if client.delivery != before {
+            client.at = at;
+            if client.delivery == Delivery::Acked {
+                self.acked += 1;
+            }
+            if self.untold.is_empty() {
+                self.untold_since = at;
+            }
+            self.untold.insert(index);
+        }
+    }
+
+    fn announce(&mut self, out: &mut Vec<Action>) {
+        self.state = State::Announcing;
+        self.telling = true;
+        out.push(Action::Tell(Vec::new()));
+    }
+
+    fn tell(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let mut batch = Vec::new();
+        let closing = self.state == State::Closing;
+        while batch.len() < TELL_MOST
+            && let Some(index) = self.untold.pop_first()
+        {
+            let Some(client) = self.clients.get_mut(index as usize) else { continue };
+            let delivery = if closing { last_delivery(client) } else { client.delivery };
+            client.told = delivery;
+            let ago = if client.is_decided() { now.saturating_sub(client.at) } else { Duration::ZERO };
+            batch.push(ClientProgress {
+                client: index,
+                delivery,
+                ago_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX),
+                suspect: client.suspect,
+            });
+        }
+        self.untold_since = now;
+        self.telling = true;
+        out.push(Action::Tell(batch));
+    }
+
+    fn settle(&mut self, early: bool, out: &mut Vec<Action>) {
+        self.state = State::Settling;
+        self.persist(Phase::Settling, out);
+        out.push(Action::Settle { only_if_nothing_pending: early });
+    }
+
+    fn abort(&mut self, out: &mut Vec<Action>) {
+        self.state = State::Aborting;
+        self.telling = false;
+        self.not_before = Duration::MAX;
+        out.push(Action::Abort);
+    }
+
+    fn fetch(&mut self, out: &mut Vec<Action>) {
+        self.state = State::Fetching;
+        out.extend([Action::StopNotices, Action::FetchResult]);
+    }
+
+    fn retry(&mut self, now: Duration, why: &str, out: &mut Vec<Action>) {
+        self.retries += 1;
+        self.not_before = now + RETRY;
+        if self.retries > RETRIES {
+            self.finish(Ending::Interrupted(why.to_owned()), out);
+        }
+    }
+
+    fn away(&mut self, now: Duration, aim: Aim, out: &mut Vec<Action>) {
+        self.may_have_begun |= aim == Aim::Begin;
+        self.state = State::Away { since: now, aim };
+        self.telling = false;
+        out.extend([Action::StopNotices, Action::Reconnect]);
+    }
+
+    fn back(&mut self, now: Duration, aim: Aim, standing: Standing, out: &mut Vec<Action>) {
+        match (aim, standing) {
+            (Aim::Begin, Standing::Active { .. } | Standing::Over) => {
+                self.state = State::Beginning;
+                out.push(Action::Begin);
+            }
+            (Aim::Announce, Standing::Active { .. }) => {
+                self.absorb(now, standing);
+                // What was under way when the connection broke may not have arrived.
+                self.tell_all_again(now);
+                self.announce(out);
+            }
+            (Aim::Abort, Standing::Active { .. }) => self.abort(out),
+            (Aim::Announce | Aim::Abort, Standing::Over) | (Aim::Fetch, Standing::Active { .. } | Standing::Over) => {
+                self.fetch(out)
+            }
+        }
+    }
+
+    fn interrupt(&mut self, now: Duration, signal: &str, out: &mut Vec<Action>) {
+        // The manager settles alone from here, and by what it was told.
+        if matches!(self.state, State::Notifying | State::Closing | State::Settling) && !self.untold.is_empty() {
+            self.tell(now, out);
+        }
+        self.finish(Ending::Interrupted(format!("{signal} in the middle of the run")), out);
+    }
+
+    fn finish(&mut self, ending: Ending, out: &mut Vec<Action>) {
+        self.state = State::Finished;
+        out.extend([Action::StopNotices, Action::Finish(ending)]);
+    }
+
+    /// Phases only grow: a run that goes back to waiting has still been settling.
+    fn persist(&mut self, phase: Phase, out: &mut Vec<Action>) {
+        if phase > self.phase {
+            self.phase = phase;
+            out.push(Action::Persist(phase));
+        }
+    }
+}
+
+/// A client's delivery if nothing more comes.
+fn last_delivery(client: &Client) -> Delivery {
+    match (client.delivery, client.some_acked) {
+        (Delivery::NotTold, true) => Delivery::Partial,
+        (Delivery::NotTold, false) => Delivery::NoAnswer,
+        (known, _) => known,
+    }
+}

@@ -1,0 +1,41 @@
+//! One controller at a time.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+/// The right to be a record's controller. It is an OS lock on the file beside the database, so it
+/// ends with the process however that ends; the file itself stays (removing it would race with
+/// somebody who has just opened it).
+#[derive(Debug)]
+#[must_use = "the right ends when this is dropped"]
+pub struct ControllerLock {
+    _file: File,
+}
+
+impl ControllerLock {
+    pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
+        let mut name = database.as_os_str().to_owned();
+        name.push(".lock");
+        let path = PathBuf::from(name);
+        let io = |source| StoreError::Io { path: path.clone(), source };
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                // The holder writes its number just after it took the lock: it may not be there yet.
+                let mut text = String::new();
+                let _ = (&file).take(32).read_to_string(&mut text);
+                return Err(StoreError::ControllerActive { pid: text.trim().parse().ok(), path: database.to_owned() });
+            }
+            Err(TryLockError::Error(e)) => return Err(io(e)),
+        }
+        file.set_len(0).map_err(io)?;
+        file.seek(SeekFrom::Start(0)).map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(Self { _file: file })
+    }
+}

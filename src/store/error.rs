@@ -1,0 +1,176 @@
+//! What can be wrong with the record, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+/// What can be wrong with the record.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database's directory is missing.
+    #[error("the record's directory {directory} does not exist", directory = .directory.display())]
+    NoDirectory {
+        /// It.
+        directory: PathBuf,
+    },
+    /// The database or its directory cannot be read or made.
+    #[error("the record {path} cannot be opened", path = .path.display())]
+    CannotOpen {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The database or its directory cannot be written.
+    #[error("the record {path} cannot be written", path = .path.display())]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The file is damaged, or no database at all.
+    #[error("the record {path} is damaged or is no database", path = .path.display())]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Somebody else's SQLite database.
+    #[error("{path} is a database, but not a record of nlmctl", path = .path.display())]
+    NotOurs {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A newer nlmctl wrote it.
+    #[error("the record {path} was written by a newer nlmctl", path = .path.display())]
+    Newer {
+        /// The database.
+        path: PathBuf,
+    },
+    /// No room.
+    #[error("no room left to write the record {path}", path = .path.display())]
+    Full {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Another process writes to it and does not end.
+    #[error("the record {path} stayed busy for 5 s", path = .path.display())]
+    Busy {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Another controller works with it.
+    #[error("another nlmctl{by} works with the record {path}", by = .pid.map(|p| format!(" (pid {p})")).unwrap_or_default(), path = .path.display())]
+    ControllerActive {
+        /// Its process, if it said so.
+        pid: Option<u32>,
+        /// The database.
+        path: PathBuf,
+    },
+    /// A file beside the database.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No run of the record has such an id.
+    #[error("no run {wanted} in the record {path}", path = .path.display())]
+    UnknownRun {
+        /// What was asked for.
+        wanted: String,
+        /// The database.
+        path: PathBuf,
+    },
+    /// Several runs of the record begin so.
+    #[error("several runs begin with {wanted}")]
+    AmbiguousRun {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// A value of the record cannot be understood.
+    #[error("the record {path} has a value that cannot be understood: {what}", path = .path.display())]
+    BadValue {
+        /// Which.
+        what: String,
+        /// The database.
+        path: PathBuf,
+    },
+    /// Anything else that SQLite says.
+    #[error("the record {path}: {source}", path = .path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What it says.
+        source: rusqlite::Error,
+    },
+}
+
+impl StoreError {
+    /// Sorts what SQLite says by what to do about it.
+    pub(super) fn of(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => Self::CannotOpen { path },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt { path },
+            Some(ErrorCode::DiskFull) => Self::Full { path },
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { path },
+            _ => match source {
+                rusqlite::Error::FromSqlConversionFailure(column, _, why) => {
+                    Self::BadValue { what: format!("column {column}: {why}"), path }
+                }
+                source => Self::Sqlite { path, source },
+            },
+        }
+    }
+
+    pub(super) fn of_migration(path: &Path, error: rusqlite_migration::Error) -> Self {
+        use rusqlite_migration::{Error, MigrationDefinitionError};
+        match error {
+            Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
+                Self::Newer { path: path.to_owned() }
+            }
+            Error::RusqliteError { err, .. } => Self::of(path, err),
+            other => Self::BadValue { what: other.to_string(), path: path.to_owned() },
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::NoDirectory { directory } => {
+                format!("create it (mkdir -p {}) or name another database with --db", directory.display())
+            }
+            Self::CannotOpen { path } => format!(
+                "check that {} is a file that this user may read and write, in a directory that it may search; or name another database with --db",
+                path.display()
+            ),
+            Self::ReadOnly { path } => format!(
+                "let this user write {} and its directory (SQLite keeps -wal and -shm files beside it), run as its owner, or name another database with --db",
+                path.display()
+            ),
+            Self::Corrupt { path } => format!(
+                "move {0}, {0}-wal and {0}-shm away together (sqlite3's .recover may save what is in them); a new record is made at the next run",
+                path.display()
+            ),
+            Self::NotOurs { .. } => "name nlmctl's own database with --db".to_owned(),
+            Self::Newer { .. } => {
+                "use the nlmctl that wrote it or a newer one, or name another database with --db".to_owned()
+            }
+            Self::Full { path } => format!("make room where {} is, or name another database with --db", path.display()),
+            Self::Busy { path } => format!("see who keeps {} open (fuser {0}) and try again", path.display()),
+            Self::ControllerActive { pid, .. } => match pid {
+                Some(pid) => format!("wait until process {pid} is done, or stop it"),
+                None => "wait until it is done".to_owned(),
+            },
+            Self::Io { path, .. } => format!("check permissions of {} and its directory", path.display()),
+            Self::UnknownRun { .. } => {
+                "`nlmctl runs list` shows the runs of the record; --db names another one".to_owned()
+            }
+            Self::AmbiguousRun { .. } => "give more of the run's id".to_owned(),
+            Self::BadValue { .. } => {
+                "the record was changed by something else; move it away, a new one is made at the next run".to_owned()
+            }
+            Self::Sqlite { path, .. } => format!("check the disk that {} is on", path.display()),
+        }
+    }
+}

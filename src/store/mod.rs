@@ -1,0 +1,130 @@
+//! The record: every run, in one SQLite database.
+//!
+//! Theory. A run's row exists before the lock manager is asked anything, and each phase is on disk
+//! (WAL, `synchronous=FULL`) before what it announces is done: after a crash at any instant the
+//! record says how far the run can have got, and [`Store::unfinished`] finds it. Each method that
+//! writes is one transaction. Results come in pages that may be written again; a run is `done` only
+//! with [`Store::record_result`], so half a result is never taken for a whole one.
+//!
+//! One controller at a time works with a database: [`Store::begin_controller`] holds an OS lock on
+//! the file `<database>.lock`, which dies with its process. Readers need no lock.
+//!
+//! SQLite blocks: a [`Store`] is `Send`, belongs to one thread at a time, and is used from a
+//! blocking one. Start reading at [`Store::open`]; the tables are in `migrations/`.
+
+mod controller_lock;
+mod error;
+mod read;
+mod rows;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use controller_lock::ControllerLock;
+pub use error::StoreError;
+pub use read::{StoredClient, StoredRun};
+pub use write::{DeliveryUpdate, NewClient, NewRun, RunOutcome};
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use rusqlite_migration::{M, Migrations};
+
+/// `nlmc`: tells a database of ours from any other.
+const APPLICATION_ID: i32 = 0x6e6c_6d63;
+/// How long a writer waits for another one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs are kept at least so many days...
+pub const KEEP_DAYS: u32 = 90;
+/// ... and never more than so many of them.
+pub const KEEP_RUNS: u32 = 1_000;
+
+fn migrations() -> Migrations<'static> {
+    Migrations::new(vec![M::up(include_str!("../../migrations/0001_record.sql"))])
+}
+
+/// An open record.
+#[derive(Debug)]
+pub struct Store {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the record, and makes it if there is none. Its directory must exist.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        if !parent.is_dir() {
+            return Err(StoreError::NoDirectory { directory: parent.to_owned() });
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(path, flags).map_err(|e| StoreError::of(path, e))?;
+        let mut store = Self { connection: opened, path: path.to_owned() };
+        store.check_ours()?;
+        store.prepare().map_err(|e| StoreError::of(path, e))?;
+        migrations().to_latest(&mut store.connection).map_err(|e| StoreError::of_migration(path, e))?;
+        Ok(store)
+    }
+
+    /// Opens the record for reading; `None` where there is none. Works without write permission.
+    pub fn open_existing(path: &Path) -> Result<Option<Self>, StoreError> {
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(e) => return Err(StoreError::Io { path: path.to_owned(), source: e }),
+        }
+        match Self::open(path) {
+            Err(StoreError::ReadOnly { .. }) => {}
+            other => return other.map(Some),
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(path, flags).map_err(|e| StoreError::of(path, e))?;
+        let store = Self { connection: opened, path: path.to_owned() };
+        store.connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| StoreError::of(path, e))?;
+        store.check_ours()?;
+        let newest = migrations().current_version(&store.connection).map_err(|e| StoreError::of_migration(path, e))?;
+        match newest {
+            rusqlite_migration::SchemaVersion::Outside(_) => Err(StoreError::Newer { path: path.to_owned() }),
+            rusqlite_migration::SchemaVersion::NoneSet => Ok(None),
+            rusqlite_migration::SchemaVersion::Inside(_) => Ok(Some(store)),
+        }
+    }
+
+    /// Where the record is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Becomes the one controller of this record, until the lock is dropped or the process dies.
+    pub fn begin_controller(&self) -> Result<ControllerLock, StoreError> {
+        ControllerLock::take(&self.path)
+    }
+
+    fn check_ours(&self) -> Result<(), StoreError> {
+        let get = |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
+        let of = |e| StoreError::of(&self.path, e);
+        let tables: i64 =
+            self.connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(of)?;
+        if tables > 0 && get("application_id").map_err(of)? != APPLICATION_ID {
+            return Err(StoreError::NotOurs { path: self.path.clone() });
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self) -> Result<(), rusqlite::Error> {
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        self.connection.pragma_update(None, "journal_mode", "WAL")?;
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        self.connection.pragma_update(None, "foreign_keys", "ON")
+    }
+
+    fn error(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::of(&self.path, source)
+    }
+}

@@ -1,0 +1,237 @@
+//! What is read.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, word};
+use super::{Store, StoreError};
+use crate::report::{
+    ClientFate, ClientReport, EventReport, Facts, LockReport, LockTally, Outcome, Phase, Probe, RunDetail, RunHead,
+    RunListing, RunReport, ScopeReport, Stamp, States, exit_code,
+};
+use crate::wire::control::{BeginArgs, Counts, Delivery, LockFate, RunClient, RunId};
+use crate::wire::types::NsmState;
+
+/// A run as a resume needs it.
+#[derive(Debug, Clone)]
+pub struct StoredRun {
+    /// Which.
+    pub id: RunId,
+    /// What kind of lock manager.
+    pub manager: String,
+    /// The plan's.
+    pub fingerprint: String,
+    /// What it covers, as it was asked for.
+    pub scope: ScopeReport,
+    /// What `begin` was, or would have been, asked with.
+    pub begin: BeginArgs,
+    /// How far it can have got.
+    pub phase: Phase,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// The NSM state number before, once it has begun.
+    pub old_state: Option<NsmState>,
+    /// The one that its notices carry, once it has begun.
+    pub new_state: Option<NsmState>,
+    /// When it began, milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// Its sums, as last recorded.
+    pub counts: Counts,
+}
+
+/// A client of a run as a resume needs it.
+#[derive(Debug, Clone)]
+pub struct StoredClient {
+    /// As `begin` fixed it.
+    pub client: RunClient,
+    /// What the plan saw of it.
+    pub probe: Probe,
+    /// What has become of its notices.
+    pub delivery: Delivery,
+    /// Notices sent.
+    pub attempts: u32,
+    /// From begin to its last ack, milliseconds.
+    pub acked_ms: Option<u64>,
+    /// Whether it is a suspect.
+    pub suspect: bool,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+impl Store {
+    /// The oldest run that has not ended as far as the record knows.
+    pub fn unfinished(&self) -> Result<Option<StoredRun>, StoreError> {
+        self.connection
+            .query_row("SELECT * FROM run WHERE phase <> 'done' ORDER BY started_ms LIMIT 1", [], stored_run)
+            .optional()
+            .map_err(|e| self.error(e))
+    }
+
+    /// A run.
+    pub fn stored(&self, run: RunId) -> Result<StoredRun, StoreError> {
+        self.one(run, "SELECT * FROM run WHERE id = ?1", stored_run)
+    }
+
+    /// The run of an id, or of the first characters of one.
+    pub fn find(&self, id: &str) -> Result<RunId, StoreError> {
+        let unknown = || StoreError::UnknownRun { wanted: id.to_owned(), path: self.path.clone() };
+        let wanted = id.to_ascii_lowercase();
+        if wanted.is_empty() || !wanted.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
+            return Err(unknown());
+        }
+        let mut query = self
+            .connection
+            .prepare("SELECT id FROM run WHERE substr(id, 1, length(?1)) = ?1 LIMIT 2")
+            .map_err(|e| self.error(e))?;
+        let ids: Vec<RunId> =
+            query.query_map([&wanted], |row| word(row, "id")).and_then(Iterator::collect).map_err(|e| self.error(e))?;
+        match ids.as_slice() {
+            [] => Err(unknown()),
+            [run] => Ok(*run),
+            [..] => Err(StoreError::AmbiguousRun { wanted: id.to_owned() }),
+        }
+    }
+
+    /// The clients of a run, by number.
+    pub fn clients(&self, run: RunId) -> Result<Vec<StoredClient>, StoreError> {
+        self.rows(run, "SELECT * FROM client WHERE run = ?1 ORDER BY number", |row| {
+            Ok(StoredClient {
+                client: blob(row, "row")?,
+                probe: word(row, "probe")?,
+                delivery: delivery(row)?,
+                attempts: row.get("attempts")?,
+                acked_ms: maybe_count(row, "acked_ms")?,
+                suspect: row.get("suspect")?,
+                error: row.get("error")?,
+            })
+        })
+    }
+
+    /// A run's report.
+    pub fn report(&self, run: RunId) -> Result<RunReport, StoreError> {
+        let (head, state, locks, not_understood) = self.one(run, "SELECT * FROM run WHERE id = ?1", |row| {
+            Ok((run_head(row)?, states(row)?, LockTally::from(counts(row)?), row.get("not_understood")?))
+        })?;
+        let clients = self.rows(run, "SELECT * FROM client WHERE run = ?1 ORDER BY number", client_report)?;
+        Ok(RunReport::new(head, state, locks, clients, not_understood))
+    }
+
+    /// A run's report with lock rows and timeline.
+    pub fn detail(&self, run: RunId) -> Result<RunDetail, StoreError> {
+        Ok(RunDetail {
+            report: self.report(run)?,
+            lock_rows: self.rows(run, "SELECT * FROM lock WHERE run = ?1 ORDER BY ordinal", |row| {
+                blob::<LockFate>(row, "row").map(|fate| LockReport::from(&fate))
+            })?,
+            events: self.rows(run, "SELECT * FROM event WHERE run = ?1 ORDER BY at_ms, rowid", |row| {
+                Ok(EventReport { at: Stamp(count(row, "at_ms")?), kind: row.get("kind")?, detail: row.get("detail")? })
+            })?,
+        })
+    }
+
+    /// Runs, the newest first.
+    pub fn list(&self, limit: u32) -> Result<Vec<RunListing>, StoreError> {
+        let mut query = self
+            .connection
+            .prepare(
+                "SELECT *, (SELECT count(*) FROM client WHERE run = run.id) AS clients FROM run
+                 ORDER BY started_ms DESC, rowid DESC LIMIT ?1",
+            )
+            .map_err(|e| self.error(e))?;
+        query
+            .query_map(params![limit], |row| {
+                let head = run_head(row)?;
+                let locks = LockTally::from(counts(row)?);
+                let facts = Facts { outcome: head.outcome, not_understood: row.get("not_understood")?, locks };
+                Ok(RunListing {
+                    exit: exit_code(&facts),
+                    id: head.id,
+                    manager: head.manager,
+                    mode: head.mode,
+                    scope: head.scope,
+                    outcome: head.outcome,
+                    phase: head.phase,
+                    started_at: head.started_at,
+                    elapsed_ms: head.elapsed_ms,
+                    clients: count(row, "clients")?,
+                    locks,
+                })
+            })
+            .and_then(Iterator::collect)
+            .map_err(|e| self.error(e))
+    }
+
+    fn one<T>(
+        &self,
+        run: RunId,
+        query: &str,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.connection
+            .query_row(query, [run.to_string()], read)
+            .optional()
+            .map_err(|e| self.error(e))?
+            .ok_or_else(|| StoreError::UnknownRun { wanted: run.to_string(), path: self.path.clone() })
+    }
+
+    fn rows<T>(
+        &self,
+        run: RunId,
+        query: &str,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut query = self.connection.prepare(query).map_err(|e| self.error(e))?;
+        query.query_map([run.to_string()], read).and_then(Iterator::collect).map_err(|e| self.error(e))
+    }
+}
+
+fn states(row: &Row<'_>) -> rusqlite::Result<States> {
+    Ok(States { old: row.get("old_state")?, new: row.get("new_state")? })
+}
+
+fn stored_run(row: &Row<'_>) -> rusqlite::Result<StoredRun> {
+    let states = states(row)?;
+    Ok(StoredRun {
+        id: word(row, "id")?,
+        manager: row.get("manager")?,
+        fingerprint: row.get("fingerprint")?,
+        scope: json(row, "scope")?,
+        begin: blob(row, "begin")?,
+        phase: word(row, "phase")?,
+        outcome: maybe_word(row, "outcome")?,
+        old_state: states.old.map(NsmState),
+        new_state: states.new.map(NsmState),
+        started_unix_ms: count(row, "started_ms")?,
+        counts: counts(row)?,
+    })
+}
+
+fn run_head(row: &Row<'_>) -> rusqlite::Result<RunHead> {
+    let started = count(row, "started_ms")?;
+    let ended = maybe_count(row, "ended_ms")?;
+    Ok(RunHead {
+        id: row.get("id")?,
+        manager: row.get("manager")?,
+        mode: row.get("mode")?,
+        scope: json(row, "scope")?,
+        outcome: maybe_word(row, "outcome")?,
+        phase: word(row, "phase")?,
+        started_at: Stamp(started),
+        ended_at: ended.map(Stamp),
+        elapsed_ms: ended.map(|end| end.saturating_sub(started)),
+        exit: None,
+        reason: row.get("reason")?,
+    })
+}
+
+fn client_report(row: &Row<'_>) -> rusqlite::Result<ClientReport> {
+    Ok(ClientReport {
+        name: row.get("name")?,
+        address: maybe_word(row, "address")?,
+        suspect: row.get("suspect")?,
+        fate: ClientFate::of(delivery(row)?, row.get("silent")?),
+        attempts: row.get("attempts")?,
+        acked_ms: maybe_count(row, "acked_ms")?,
+        locks: LockTally::from(counts(row)?),
+        error: row.get("error")?,
+    })
+}

@@ -1,0 +1,414 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::report::{ClientFate, Outcome, Phase, Probe, ScopeReport};
+use crate::wire::control::*;
+use crate::wire::types::*;
+use crate::wire::xdr::{List, Maybe};
+
+fn address(text: &str) -> Address {
+    Address(text.parse().unwrap())
+}
+
+fn name(text: &str) -> CallerName {
+    CallerName::new(text).unwrap()
+}
+
+fn run_id(n: u8) -> RunId {
+    RunId([n; 16])
+}
+
+fn new_run(id: RunId) -> NewRun {
+    NewRun {
+        manager: "nlmd".into(),
+        fingerprint: "f00d".into(),
+        scope: ScopeReport { clients: vec!["c0".into()], ..ScopeReport::default() },
+        begin: BeginArgs {
+            run: id,
+            instance: InstanceId([9; 16]),
+            nsm_state: NsmState(41),
+            scope: Scope::default(),
+            mode: Mode::Targeted,
+            policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
+            may_drop: List::default(),
+            grace_ms: 90_000,
+            grace_max_ms: 180_000,
+        },
+    }
+}
+
+fn begun(id: RunId) -> Begun {
+    Begun {
+        run: id,
+        old_state: NsmState(41),
+        new_state: NsmState(43),
+        in_scope: 40,
+        unmonitored: 1,
+        clients: 2,
+        names: List::default(),
+    }
+}
+
+fn client(index: u32) -> NewClient {
+    NewClient {
+        client: RunClient {
+            index,
+            name: name(&format!("c{index}")),
+            addresses: List::clipped(vec![address(&format!("127.1.0.{index}"))]),
+            server_addresses: List::clipped(vec![address("127.0.0.1")]),
+            nsm_state: NsmState(7),
+            locks: 20,
+            shared_address: false,
+            suspect: false,
+        },
+        probe: Probe::Answers,
+    }
+}
+
+fn counts(reclaimed: u64, dropped: u64) -> Counts {
+    Counts { in_scope: reclaimed + dropped, reclaimed, dropped, ..Counts::default() }
+}
+
+fn result(index: u32, counts: Counts) -> ClientResult {
+    ClientResult {
+        client: index,
+        name: name(&format!("c{index}")),
+        address: address(&format!("127.1.0.{index}")),
+        delivery: Delivery::Acked,
+        suspect: false,
+        silent: counts.reclaimed == 0,
+        counts,
+    }
+}
+
+fn fate(start: u64) -> LockFate {
+    LockFate {
+        fate: Fate::Dropped,
+        file: FileHandle::new(&[1, 2]).unwrap(),
+        kind: LockKind::Exclusive,
+        range: ByteRange { start, end: u64::MAX },
+        partial: false,
+        late: false,
+        owner: OwnerRow {
+            name: name("c1"),
+            address: address("127.1.0.1"),
+            server_address: address("127.0.0.1"),
+            transport: Transport::Tcp,
+            version: 4,
+            svid: Svid(-3),
+            oh: OwnerHandle::new(b"oh").unwrap(),
+        },
+        other: Maybe(None),
+        other_range: Maybe(None),
+    }
+}
+
+fn settled(counts: Counts) -> RunOutcome {
+    RunOutcome {
+        outcome: Outcome::Settled,
+        reason: Some("nothing pending".into()),
+        not_understood: false,
+        alone: false,
+        ended_unix_ms: None,
+        counts: Some(counts),
+        late: 0,
+    }
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("runs.db")
+    }
+    fn open(&self) -> Store {
+        Store::open(&self.path()).unwrap()
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A whole run of two clients: one reclaims all, one is silent.
+fn whole_run(store: &mut Store, id: RunId) {
+    store.create_run(&new_run(id)).unwrap();
+    store.set_phase(id, Phase::Beginning, "").unwrap();
+    store.record_begun(&begun(id)).unwrap();
+    store.record_clients(id, &[client(0), client(1)]).unwrap();
+    store.set_phase(id, Phase::Notifying, "2 clients").unwrap();
+    let delivery = |client, acked_ms| DeliveryUpdate {
+        client,
+        delivery: Delivery::Acked,
+        attempts: 1,
+        acked_ms: Some(acked_ms),
+        suspect: client == 1,
+        error: None,
+    };
+    store.record_deliveries(id, &[delivery(0, 5), delivery(1, 9)]).unwrap();
+    store.set_phase(id, Phase::Settling, "").unwrap();
+    store.record_client_results(id, &[result(0, counts(20, 0)), result(1, counts(0, 20))]).unwrap();
+    store.record_lock_fates(id, 0, &[fate(0), fate(1)]).unwrap();
+    store.record_lock_fates(id, 2, &[fate(2)]).unwrap();
+    store.record_result(id, &settled(counts(20, 20))).unwrap();
+}
+
+#[test]
+fn a_run_reads_back_as_it_was_written() {
+    let place = Place::new();
+    let id = run_id(1);
+    whole_run(&mut place.open(), id);
+    let store = place.open();
+    let detail = store.detail(id).unwrap();
+    let report = &detail.report;
+    assert_eq!((report.run.outcome, report.run.phase, report.run.exit), (Some(Outcome::Settled), Phase::Done, Some(3)));
+    assert_eq!(report.run.reason, None);
+    assert_eq!((report.state.old, report.state.new), (Some(41), Some(43)));
+    assert_eq!((report.locks.in_scope, report.locks.reclaimed, report.locks.dropped), (40, 20, 20));
+    assert_eq!(report.run.scope.clients, ["c0"]);
+    let fates: Vec<_> = report.clients.iter().map(|c| (c.fate, c.acked_ms, c.suspect, c.locks.dropped)).collect();
+    assert_eq!(fates, [(ClientFate::Acked, Some(5), false, 0), (ClientFate::Silent, Some(9), true, 20)]);
+    assert_eq!(detail.lock_rows.len(), 3);
+    assert_eq!((detail.lock_rows[2].start, detail.lock_rows[2].end, detail.lock_rows[2].owner.svid), (2, None, -3));
+    let kinds: Vec<_> = detail.events.iter().map(|e| e.kind.as_str()).collect();
+    assert_eq!(kinds, ["planned", "beginning", "begun", "notifying", "settling", "settled"]);
+    assert!(store.unfinished().unwrap().is_none());
+}
+
+#[test]
+fn pages_that_are_given_again_change_nothing() {
+    let place = Place::new();
+    let mut store = place.open();
+    let id = run_id(1);
+    whole_run(&mut store, id);
+    let before = store.detail(id).unwrap();
+    store.record_clients(id, &[client(0), client(1)]).unwrap();
+    store.record_client_results(id, &[result(0, counts(20, 0)), result(1, counts(0, 20))]).unwrap();
+    store.record_lock_fates(id, 0, &[fate(0), fate(1)]).unwrap();
+    let after = store.detail(id).unwrap();
+    assert_eq!(before.report.clients, after.report.clients);
+    assert_eq!(before.lock_rows, after.lock_rows);
+}
+
+#[test]
+fn an_unfinished_run_is_found_with_what_a_resume_needs() {
+    let place = Place::new();
+    let id = run_id(2);
+    {
+        let mut store = place.open();
+        whole_run(&mut store, run_id(1));
+        store.create_run(&new_run(id)).unwrap();
+        store.record_begun(&begun(id)).unwrap();
+        store.record_clients(id, &[client(0)]).unwrap();
+        store.set_phase(id, Phase::Notifying, "").unwrap();
+    }
+    let store = place.open();
+    let found = store.unfinished().unwrap().unwrap();
+    assert_eq!((found.id, found.phase), (id, Phase::Notifying));
+    assert_eq!(found.begin, new_run(id).begin);
+    assert_eq!(found.new_state, Some(NsmState(43)));
+    let clients = store.clients(id).unwrap();
+    assert_eq!(clients[0].client, client(0).client);
+    assert_eq!(clients[0].delivery, Delivery::NotTold);
+    let report = store.report(id).unwrap();
+    assert_eq!((report.run.exit, report.run.outcome, report.locks.unverified), (None, None, 40));
+}
+
+#[test]
+fn a_run_without_a_result_of_the_manager_ends_with_its_locks_unverified() {
+    let place = Place::new();
+    let mut store = place.open();
+    let id = run_id(1);
+    store.create_run(&new_run(id)).unwrap();
+    store.record_begun(&begun(id)).unwrap();
+    let gone = RunOutcome { outcome: Outcome::Interrupted, reason: None, counts: None, ..settled(Counts::default()) };
+    store.record_result(id, &gone).unwrap();
+    let report = store.report(id).unwrap();
+    assert_eq!((report.run.exit, report.locks.in_scope, report.locks.unverified), (Some(1), 40, 40));
+    assert_eq!(report.run.reason.as_deref(), Some("nlmctl ended in the middle of the run"));
+    // A resume that learns more writes over it.
+    store.record_result(id, &settled(counts(40, 0))).unwrap();
+    let report = store.report(id).unwrap();
+    assert_eq!((report.run.exit, report.locks.reclaimed, report.locks.unverified), (Some(0), 40, 0));
+}
+
+#[test]
+fn a_run_is_found_by_the_first_characters_of_its_id() {
+    let place = Place::new();
+    let mut store = place.open();
+    let (one, two) = (RunId([0xaa; 16]), RunId([0xab; 16]));
+    store.create_run(&new_run(one)).unwrap();
+    store.create_run(&new_run(two)).unwrap();
+    assert_eq!(store.find("AB").unwrap(), two);
+    assert_eq!(store.find(&one.to_string()).unwrap(), one);
+    assert!(matches!(store.find("a"), Err(StoreError::AmbiguousRun { .. })));
+    for unknown in ["", "b", "%", "_a", "aaaaaaaa-bbbb"] {
+        assert!(matches!(store.find(unknown), Err(StoreError::UnknownRun { .. })), "{unknown}");
+    }
+    assert!(matches!(store.report(run_id(1)), Err(StoreError::UnknownRun { .. })));
+    assert!(matches!(store.set_phase(run_id(1), Phase::Begun, ""), Err(StoreError::UnknownRun { .. })));
+    assert!(matches!(store.record_result(run_id(1), &settled(counts(0, 0))), Err(StoreError::UnknownRun { .. })));
+}
+
+#[test]
+fn old_runs_are_forgotten_whole_and_unfinished_ones_never() {
+    let place = Place::new();
+    let mut store = place.open();
+    for n in 1..=5 {
+        whole_run(&mut store, run_id(n));
+        // Runs of one millisecond are told apart by their order.
+    }
+    store.create_run(&new_run(run_id(9))).unwrap();
+    assert_eq!(store.prune().unwrap(), 0);
+    assert_eq!(store.prune_to(90, 3).unwrap(), 3);
+    let left: Vec<_> = store.list(10).unwrap().into_iter().map(|r| r.id).collect();
+    assert_eq!(left, [run_id(9), run_id(5), run_id(4)].map(|r| r.to_string()));
+    let rows = |table: &str| {
+        let query = format!("SELECT count(*) FROM {table} WHERE run NOT IN (SELECT id FROM run)");
+        store.connection.query_row(&query, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!((rows("client"), rows("lock"), rows("event")), (0, 0, 0));
+    store.connection.execute("UPDATE run SET started_ms = 1", []).unwrap();
+    assert_eq!(store.prune().unwrap(), 2);
+    assert!(store.unfinished().unwrap().is_some());
+}
+
+#[test]
+fn a_copy_of_the_files_taken_at_any_phase_is_a_readable_record() {
+    let place = Place::new();
+    let mut store = place.open();
+    let id = run_id(1);
+    store.create_run(&new_run(id)).unwrap();
+    for phase in Phase::ALL {
+        store.set_phase(id, phase, "").unwrap();
+        let copy = Place::new();
+        for entry in fs::read_dir(place.dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.dir.path().join(entry.file_name())).unwrap();
+        }
+        assert_eq!(copy.open().report(id).unwrap().run.phase, phase);
+    }
+}
+
+#[test]
+fn only_one_controller_works_with_a_record() {
+    let place = Place::new();
+    let (one, two) = (place.open(), place.open());
+    let lock = one.begin_controller().unwrap();
+    match two.begin_controller() {
+        Err(error @ StoreError::ControllerActive { pid, .. }) => {
+            assert_eq!(pid, Some(std::process::id()));
+            assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(lock);
+    let _again = two.begin_controller().unwrap();
+}
+
+#[test]
+fn a_missing_directory_is_named_with_what_to_do() {
+    let error = Store::open(Path::new("/nonexistent/folder/runs.db")).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/folder"), "{error}");
+    assert!(error.remedy().contains("mkdir -p /nonexistent/folder"), "{}", error.remedy());
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
+    let place = Place::new();
+    let text = "this is not a database, it is a text of more than a hundred bytes ".repeat(4);
+    fs::write(place.path(), &text).unwrap();
+    let error = Store::open(&place.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+    assert!(error.remedy().contains("runs.db-wal"), "{}", error.remedy());
+    assert_eq!(fs::read_to_string(place.path()).unwrap(), text);
+}
+
+#[test]
+fn a_damaged_record_is_an_error_and_not_a_wrong_answer() {
+    let place = Place::new();
+    whole_run(&mut place.open(), run_id(1));
+    let mut bytes = fs::read(place.path()).unwrap();
+    for byte in bytes.iter_mut().skip(100) {
+        *byte = 0xa5;
+    }
+    fs::write(place.path(), bytes).unwrap();
+    let error = Store::open(&place.path()).and_then(|s| s.report(run_id(1))).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+}
+
+#[test]
+fn a_newer_schema_is_refused_with_words() {
+    let place = Place::new();
+    place.open().connection.pragma_update(None, "user_version", 99).unwrap();
+    let error = Store::open(&place.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { .. }), "{error:?}");
+    assert!(error.to_string().contains("newer nlmctl"), "{error}");
+}
+
+#[test]
+fn somebody_elses_database_is_refused_and_left_as_it_is() {
+    let place = Place::new();
+    let other = rusqlite::Connection::open(place.path()).unwrap();
+    other.execute_batch("CREATE TABLE theirs (x)").unwrap();
+    drop(other);
+    let before = fs::read(place.path()).unwrap();
+    assert!(matches!(Store::open(&place.path()), Err(StoreError::NotOurs { .. })));
+    assert_eq!(fs::read(place.path()).unwrap(), before);
+}
+
+#[test]
+fn what_may_not_be_written_says_so_and_can_still_be_read() {
+    if nix::unistd::geteuid().is_root() {
+        // root may write everything: the immutable bit of SQLite stands in for the permission.
+        let place = Place::new();
+        whole_run(&mut place.open(), run_id(1));
+        let mut store = place.open();
+        store.connection.pragma_update(None, "query_only", "ON").unwrap();
+        let error = store.event(run_id(1), "x", "").unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error:?}");
+        assert!(error.remedy().contains("--db"), "{}", error.remedy());
+        return;
+    }
+    let place = Place::new();
+    whole_run(&mut place.open(), run_id(1));
+    set_mode(&place.path(), 0o444);
+    set_mode(place.dir.path(), 0o555);
+    let error = Store::open(&place.path()).unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error:?}");
+    let read = Store::open_existing(&place.path()).map(|s| s.unwrap().report(run_id(1)).unwrap().run.exit);
+    set_mode(&place.path(), 0o000);
+    let hidden = Store::open(&place.path()).unwrap_err();
+    set_mode(place.dir.path(), 0o755);
+    assert_eq!(read.unwrap(), Some(3));
+    assert!(matches!(hidden, StoreError::CannotOpen { .. }), "{hidden:?}");
+}
+
+#[test]
+fn a_directory_in_place_of_the_database_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.path()).unwrap();
+    assert!(matches!(Store::open(&place.path()), Err(StoreError::CannotOpen { .. })));
+}
+
+#[test]
+fn where_there_is_no_record_there_is_none_to_read_and_none_is_made() {
+    let place = Place::new();
+    assert!(Store::open_existing(&place.path()).unwrap().is_none());
+    assert!(!place.path().exists());
+}
+
+#[test]
+fn a_store_can_be_sent_to_a_blocking_thread() {
+    fn is_send<T: Send + 'static>() {}
+    is_send::<Store>();
+    is_send::<ControllerLock>();
+    is_send::<StoreError>();
+}

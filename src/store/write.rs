@@ -1,0 +1,342 @@
+//! What is written, each call in one transaction.
+
+use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, params};
+
+use super::rows::{delivery_word, integer};
+use super::{KEEP_DAYS, KEEP_RUNS, Store, StoreError};
+use crate::report::{Facts, LockTally, Outcome, Phase, Probe, ScopeReport, exit_code};
+use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, RunClient, RunId};
+use crate::wire::xdr;
+
+/// A run before anything is asked of the lock manager.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// What kind of lock manager: `nlmd`.
+    pub manager: String,
+    /// The plan's.
+    pub fingerprint: String,
+    /// What it covers, as it was asked for.
+    pub scope: ScopeReport,
+    /// What `begin` will be asked with, the run's id among it.
+    pub begin: BeginArgs,
+}
+
+/// A client to notify.
+#[derive(Debug, Clone)]
+pub struct NewClient {
+    /// As `begin` fixed it.
+    pub client: RunClient,
+    /// What the plan saw of it.
+    pub probe: Probe,
+}
+
+/// What has become of a client's notices so far.
+#[derive(Debug, Clone)]
+pub struct DeliveryUpdate {
+    /// The client's number in the run.
+    pub client: u32,
+    /// So far.
+    pub delivery: Delivery,
+    /// Notices sent, repeats included.
+    pub attempts: u32,
+    /// From begin to its last ack, milliseconds.
+    pub acked_ms: Option<u64>,
+    /// Whether its statd answered with a state number other than its LOCKs carried.
+    pub suspect: bool,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct RunOutcome {
+    /// How.
+    pub outcome: Outcome,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// Whether the notices cannot have been understood.
+    pub not_understood: bool,
+    /// Whether the lock manager settled without nlmctl.
+    pub alone: bool,
+    /// When; none is "now".
+    pub ended_unix_ms: Option<u64>,
+    /// The lock manager's sums; none where it did not give any: then all that was in scope is
+    /// unverified.
+    pub counts: Option<Counts>,
+    /// Late reclaims.
+    pub late: u64,
+}
+
+pub(super) fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+impl Store {
+    fn transaction<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let run = |connection: &mut Connection| {
+            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&tx)?;
+            tx.commit()?;
+            Ok(value)
+        };
+        run(&mut self.connection).map_err(|e| StoreError::of(&self.path, e))
+    }
+
+    /// A new run, in phase `planned`. Durable when this returns.
+    pub fn create_run(&mut self, new: &NewRun) -> Result<(), StoreError> {
+        let scope = serde_json::to_string(&new.scope)
+            .map_err(|e| StoreError::BadValue { what: e.to_string(), path: self.path.clone() })?;
+        let (id, now) = (new.begin.run.to_string(), integer(now_ms()));
+        self.transaction(|tx| {
+            tx.execute(
+                "INSERT INTO run (id, manager, instance, fingerprint, mode, scope, begin, phase, started_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                params![
+                    id,
+                    new.manager,
+                    new.begin.instance.to_string(),
+                    new.fingerprint,
+                    new.begin.mode.to_string(),
+                    scope,
+                    xdr::encode(&new.begin),
+                    Phase::Planned.as_str(),
+                    now,
+                ],
+            )?;
+            insert_event(tx, &id, now, Phase::Planned.as_str(), "")
+        })
+    }
+
+    /// The run's phase, and a line of the timeline. Durable when this returns.
+    pub fn set_phase(&mut self, run: RunId, phase: Phase, detail: &str) -> Result<(), StoreError> {
+        let (id, now) = (run.to_string(), integer(now_ms()));
+        let changed = self.transaction(|tx| {
+            let changed = tx.execute("UPDATE run SET phase = ?2 WHERE id = ?1", params![id, phase.as_str()])?;
+            if changed > 0 {
+                insert_event(tx, &id, now, phase.as_str(), detail)?;
+            }
+            Ok(changed)
+        })?;
+        self.known(changed, run)
+    }
+
+    /// `begin` answered: phase `begun`, state numbers, what is in scope. Durable when this returns.
+    pub fn record_begun(&mut self, begun: &Begun) -> Result<(), StoreError> {
+        let (id, now) = (begun.run.to_string(), integer(now_ms()));
+        let changed = self.transaction(|tx| {
+            let changed = tx.execute(
+                "UPDATE run SET phase = ?2, old_state = ?3, new_state = ?4, in_scope = ?5, pending = ?5,
+                 unmonitored = ?6, started_ms = CASE phase WHEN 'begun' THEN started_ms ELSE ?7 END WHERE id = ?1",
+                params![
+                    id,
+                    Phase::Begun.as_str(),
+                    begun.old_state.0,
+                    begun.new_state.0,
+                    integer(begun.in_scope),
+                    integer(begun.unmonitored),
+                    now
+                ],
+            )?;
+            if changed > 0 {
+                let detail = format!(
+                    "state {} -> {}, {} locks in scope, {} clients",
+                    begun.old_state, begun.new_state, begun.in_scope, begun.clients
+                );
+                insert_event(tx, &id, now, Phase::Begun.as_str(), &detail)?;
+            }
+            Ok(changed)
+        })?;
+        self.known(changed, begun.run)
+    }
+
+    /// Clients to notify, a page at a time; one that is there already is left as it is.
+    pub fn record_clients(&mut self, run: RunId, clients: &[NewClient]) -> Result<(), StoreError> {
+        let id = run.to_string();
+        self.transaction(|tx| {
+            let mut insert = tx.prepare_cached(
+                "INSERT INTO client (run, number, name, address, row, suspect, probe, in_scope, pending)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8) ON CONFLICT DO NOTHING",
+            )?;
+            for NewClient { client, probe } in clients {
+                insert.execute(params![
+                    id,
+                    client.index,
+                    client.name.as_str(),
+                    client.addresses.as_slice().first().map(ToString::to_string),
+                    xdr::encode(client),
+                    client.suspect,
+                    probe.as_str(),
+                    integer(client.locks),
+                ])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What has become of notices, in a batch.
+    pub fn record_deliveries(&mut self, run: RunId, updates: &[DeliveryUpdate]) -> Result<(), StoreError> {
+        let id = run.to_string();
+        self.transaction(|tx| {
+            let mut update = tx.prepare_cached(
+                "UPDATE client SET delivery = ?3, attempts = ?4, acked_ms = ?5, suspect = suspect OR ?6, error = ?7
+                 WHERE run = ?1 AND number = ?2",
+            )?;
+            for u in updates {
+                update.execute(params![
+                    id,
+                    u.client,
+                    delivery_word(u.delivery),
+                    u.attempts,
+                    u.acked_ms.map(integer),
+                    u.suspect,
+                    u.error,
+                ])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The lock manager's result for clients, a page at a time; may be given again.
+    pub fn record_client_results(&mut self, run: RunId, results: &[ClientResult]) -> Result<(), StoreError> {
+        let id = run.to_string();
+        self.transaction(|tx| {
+            let mut update = tx.prepare_cached(
+                "UPDATE client SET silent = :silent, suspect = suspect OR :suspect, in_scope = :in_scope,
+                 pending = :pending, reclaimed = :reclaimed, released = :released, dropped = :dropped, kept = :kept,
+                 unverified = :unverified, resurrected = :resurrected, conflicts = :conflicts,
+                 delivery = CASE delivery WHEN 'not-told' THEN :delivery ELSE delivery END
+                 WHERE run = :run AND number = :number",
+            )?;
+            for r in results {
+                let c = r.counts;
+                update.execute(named_params! {
+                    ":run": id, ":number": r.client, ":silent": r.silent, ":suspect": r.suspect,
+                    ":delivery": delivery_word(r.delivery),
+                    ":in_scope": integer(c.in_scope), ":pending": integer(c.pending),
+                    ":reclaimed": integer(c.reclaimed), ":released": integer(c.released),
+                    ":dropped": integer(c.dropped), ":kept": integer(c.kept),
+                    ":unverified": integer(c.unverified), ":resurrected": integer(c.resurrected),
+                    ":conflicts": integer(c.conflicts),
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The lock manager's rows of locks, a page at a time; `first` is the place of the page's first
+    /// row in the whole result. May be given again.
+    pub fn record_lock_fates(&mut self, run: RunId, first: u64, locks: &[LockFate]) -> Result<(), StoreError> {
+        let id = run.to_string();
+        self.transaction(|tx| {
+            let mut insert = tx.prepare_cached(
+                "INSERT OR REPLACE INTO lock (run, ordinal, fate, client, file, range, late, row)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?;
+            for (ordinal, lock) in (first..).zip(locks) {
+                insert.execute(params![
+                    id,
+                    integer(ordinal),
+                    lock.fate.to_string(),
+                    lock.owner.name.as_str(),
+                    lock.file.to_string(),
+                    lock.range.to_string(),
+                    lock.late,
+                    xdr::encode(lock),
+                ])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The run has ended: phase `done`, outcome, sums, exit code. Give the pages before. Durable
+    /// when this returns. May be given again with better knowledge (a resume).
+    pub fn record_result(&mut self, run: RunId, ended: &RunOutcome) -> Result<(), StoreError> {
+        let (id, now) = (run.to_string(), now_ms());
+        let changed = self.transaction(|tx| {
+            if let Some(c) = ended.counts {
+                tx.execute(
+                    "UPDATE run SET in_scope = :in_scope, pending = :pending, reclaimed = :reclaimed,
+                     released = :released, dropped = :dropped, kept = :kept, unverified = :unverified,
+                     resurrected = :resurrected, conflicts = :conflicts WHERE id = :run",
+                    named_params! {
+                        ":run": id, ":in_scope": integer(c.in_scope), ":pending": 0,
+                        ":reclaimed": integer(c.reclaimed), ":released": integer(c.released),
+                        ":dropped": integer(c.dropped), ":kept": integer(c.kept),
+                        ":unverified": integer(c.unverified.saturating_add(c.pending)),
+                        ":resurrected": integer(c.resurrected), ":conflicts": integer(c.conflicts),
+                    },
+                )?;
+            }
+            let counts = tx.query_row("SELECT * FROM run WHERE id = ?1", [&id], super::rows::counts)?;
+            let facts = Facts {
+                outcome: Some(ended.outcome),
+                not_understood: ended.not_understood,
+                locks: LockTally::from(counts),
+            };
+            let changed = tx.execute(
+                "UPDATE run SET phase = 'done', outcome = ?2, reason = ?3, exit = ?4, not_understood = ?5, alone = ?6,
+                 ended_ms = ?7, late = ?8 WHERE id = ?1",
+                params![
+                    id,
+                    ended.outcome.as_str(),
+                    ended.reason,
+                    exit_code(&facts),
+                    ended.not_understood,
+                    ended.alone,
+                    integer(ended.ended_unix_ms.unwrap_or(now)),
+                    integer(ended.late),
+                ],
+            )?;
+            insert_event(tx, &id, integer(now), ended.outcome.as_str(), ended.reason.as_deref().unwrap_or(""))?;
+            Ok(changed)
+        });
+        match changed {
+            Err(StoreError::Sqlite { source: rusqlite::Error::QueryReturnedNoRows, .. }) => self.known(0, run),
+            other => self.known(other?, run),
+        }
+    }
+
+    /// A line of the timeline, now.
+    pub fn event(&mut self, run: RunId, kind: &str, detail: &str) -> Result<(), StoreError> {
+        self.event_at(run, now_ms(), kind, detail)
+    }
+
+    /// A line of the timeline that the lock manager saw, by its clock.
+    pub fn event_at(&mut self, run: RunId, unix_ms: u64, kind: &str, detail: &str) -> Result<(), StoreError> {
+        let id = run.to_string();
+        self.transaction(|tx| insert_event(tx, &id, integer(unix_ms), kind, detail))
+    }
+
+    /// Forgets ended runs that are older than [`KEEP_DAYS`], and the oldest beyond [`KEEP_RUNS`].
+    /// Says how many.
+    pub fn prune(&mut self) -> Result<usize, StoreError> {
+        self.prune_to(KEEP_DAYS, KEEP_RUNS)
+    }
+
+    /// [`prune`](Self::prune) with other numbers.
+    pub fn prune_to(&mut self, days: u32, runs: u32) -> Result<usize, StoreError> {
+        let oldest = integer(now_ms().saturating_sub(u64::from(days) * 86_400_000));
+        self.transaction(|tx| {
+            tx.execute(
+                "DELETE FROM run WHERE phase = 'done' AND (started_ms < ?1 OR id NOT IN
+                 (SELECT id FROM run ORDER BY started_ms DESC, rowid DESC LIMIT ?2))",
+                params![oldest, runs],
+            )
+        })
+    }
+
+    fn known(&self, changed: usize, run: RunId) -> Result<(), StoreError> {
+        if changed > 0 {
+            return Ok(());
+        }
+        Err(StoreError::UnknownRun { wanted: run.to_string(), path: self.path.clone() })
+    }
+}
+
+fn insert_event(tx: &Transaction<'_>, run: &str, at_ms: i64, kind: &str, detail: &str) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO event (run, at_ms, kind, detail) VALUES (?1, ?2, ?3, ?4)",
+        params![run, at_ms, kind, detail],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Somebody dies in the middle of a run.
+
+mod common;
+
+use common::proxy::Proxy;
+use common::{Running, World};
+use nix::sys::signal::Signal;
+use nlmctl::demo::clients::Behaviour;
+use nlmctl::wire::control::Procedure;
+use nlmctl::wire::nlm::Stat;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_killed_after_begin_and_before_the_first_notice_loses_nothing() {
+    let world = World::locked(3, 2).await;
+    let proxy = Proxy::stopping_at(&world.server.control(), Procedure::Progress);
+    let run = Running::start(world.nlmctl_at(proxy.path(), &["resync", "--yes", "--grace", "1s"]));
+    proxy.holds().await;
+    run.kill9().await;
+    world.until_open().await;
+    assert!(world.farm.notices().is_empty(), "no notice left");
+    assert_eq!(world.held().await, 6);
+    let runs = world.run(&["runs", "list"]).await.exits(0).json();
+    assert_eq!(runs["runs"][0]["outcome"], "aborted", "{runs:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_killed_in_the_middle_leaves_nlmd_to_settle_alone_and_resume_completes_the_record() {
+    let world = World::locked(4, 2).await;
+    // So that the run lasts to its deadline. Nobody told nlmd about this client: it is kept.
+    world.behave(0, Behaviour::deaf());
+    let run = world.start(&["resync", "--yes", "--grace", "3s"]);
+    world.all_notified().await;
+    world.until("the others have reclaimed", |farm| (1..4).all(|n| farm.reclaims(world.clients[n]).granted >= 2)).await;
+    run.kill9().await;
+    world.until_open().await;
+    assert_eq!(world.held().await, 8, "nothing is dropped of a client that nlmd was not told about");
+    let ran = world.run(&["resync", "--resume"]).await;
+    assert_eq!(ran.json()["run"]["outcome"], "settled", "{ran:#?}");
+    assert_eq!((ran.locks("in_scope"), ran.locks("reclaimed"), ran.locks("kept"), ran.locks("dropped")), (8, 6, 2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_can_be_resumed_while_it_is_still_on() {
+    let world = World::locked(3, 2).await;
+    world.behave(0, Behaviour::deaf());
+    let run = world.start(&["resync", "--yes", "--grace", "6s"]);
+    world.all_notified().await;
+    run.kill9().await;
+    let ran = world.run(&["resync", "--resume"]).await.exits(3);
+    assert_eq!(ran.json()["run"]["outcome"], "settled");
+    assert_eq!((ran.locks("reclaimed"), ran.locks("kept"), ran.locks("dropped")), (4, 2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_nlmd_killed_in_the_middle_recovers_as_after_any_restart_and_the_run_is_superseded() {
+    let mut world = World::with_server(3, &["--grace", "3s"]).await;
+    world.lock_all(2).await;
+    world.behave(0, Behaviour::silent());
+    let run = world.start(&["resync", "--yes", "--grace", "20s"]);
+    world.all_notified().await;
+    world.behave(0, Behaviour::default());
+    world.server.kill().await.unwrap();
+    world.server.restart().await.unwrap_or_else(|e| panic!("{e}"));
+    let ran = run.end().await.exits(1);
+    assert_eq!(ran.json()["run"]["outcome"], "superseded", "{ran:#?}");
+    world.until_open().await;
+    assert_eq!(world.held().await, 6, "the clients reclaimed in ordinary recovery");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_before_the_first_notice_aborts_and_gives_everything_back() {
+    let world = World::locked(2, 2).await;
+    let proxy = Proxy::stopping_at(&world.server.control(), Procedure::Progress);
+    let run = Running::start(world.nlmctl_at(proxy.path(), &["resync", "--yes", "--grace", "30s"]));
+    proxy.holds().await;
+    run.signal(Signal::SIGTERM);
+    proxy.go_on();
+    let ran = run.end().await.exits(1);
+    assert_eq!(ran.json()["run"]["outcome"], "aborted", "{ran:#?}");
+    assert!(world.farm.notices().is_empty());
+    assert_eq!(world.held().await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_after_the_first_notice_leaves_and_tells_how_to_resume() {
+    let world = World::locked(2, 2).await;
+    world.behave(0, Behaviour::deaf());
+    let run = world.start(&["resync", "--yes", "--grace", "5s"]);
+    world.all_notified().await;
+    run.signal(Signal::SIGINT);
+    let ran = run.end().await.exits(1);
+    assert!(ran.stderr.contains("--resume"), "{ran:#?}");
+    let ran = world.run(&["resync", "--resume"]).await.exits(3);
+    assert_eq!((ran.locks("reclaimed"), ran.locks("kept")), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_nlmd_killed_between_runs_keeps_its_clients_and_its_state_number_moves_on() {
+    let mut world = World::with_server(2, &["--grace", "2s"]).await;
+    world.lock_all(2).await;
+    world.server.kill().await.unwrap();
+    world.server.restart().await.unwrap_or_else(|e| panic!("{e}"));
+    world.until_open().await;
+    assert_eq!(world.held().await, 4);
+    let notices = world.farm.notices();
+    let mut told: Vec<_> = notices.iter().map(|notice| notice.client).collect();
+    told.sort_unstable();
+    told.dedup();
+    assert_eq!(told, world.clients, "everybody was told of the restart");
+    assert_eq!(
+        world.farm.lock(world.clients[0], &common::own(world.clients[0], 7), false).await.unwrap(),
+        Stat::Granted,
+        "grace is over"
+    );
+}
