@@ -68,12 +68,16 @@ impl Daemon {
     }
 
     pub(crate) fn try_start(folder: &tempfile::TempDir, flags: &[&str]) -> Result<Self, (ExitStatus, String)> {
+        let usual = ["--listen", "127.0.0.1", "--listen", "127.0.0.99", "--listen", "::1", "--no-rpcbind"];
+        Self::start_with(folder, &[&usual, flags].concat())
+    }
+
+    pub(crate) fn start_with(folder: &tempfile::TempDir, flags: &[&str]) -> Result<Self, (ExitStatus, String)> {
         let folder = folder.path().to_path_buf();
         let (ports, log, control) = (folder.join("ports"), folder.join("log"), folder.join("control.sock"));
         let _ = std::fs::remove_file(&ports);
         let log_file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_nlmd"));
-        command.args(["--listen", "127.0.0.1", "--listen", "127.0.0.99", "--listen", "::1", "--no-rpcbind"]);
         command.args(["--name", "server.example.org", "--name", "server"]);
         command.arg("--state-dir").arg(folder.join("state"));
         if !flags.contains(&"--control") {
@@ -495,4 +499,67 @@ fn answer(message: &[u8], from: SocketAddr, ports: [u16; 3], tell: &Sender<Heard
         _ => return None,
     };
     Some(rpc::reply(call.xid, &rpc::Answer::Success(results)))
+}
+
+/// This host's rpcbind, version 2 over UDP on a port of its own.
+pub(crate) struct Rpcbind {
+    pub(crate) port: u16,
+    pub(crate) entries: Arc<std::sync::Mutex<Vec<rpcbind::Mapping>>>,
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Rpcbind {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        // Its socket is closed when this returns.
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+impl Rpcbind {
+    pub(crate) fn start(entries: Vec<rpcbind::Mapping>) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let entries = Arc::new(std::sync::Mutex::new(entries));
+        let over = Arc::new(AtomicBool::new(false));
+        let (shared, ended) = (entries.clone(), over.clone());
+        let thread = std::thread::spawn(move || {
+            socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            let mut buffer = vec![0; 65_536];
+            while !ended.load(Ordering::Relaxed) {
+                let Ok((len, from)) = socket.recv_from(&mut buffer) else { continue };
+                let call = rpc::parse_call(&buffer[..len]).unwrap();
+                let results = bind_call(&call, &mut shared.lock().unwrap());
+                socket.send_to(&rpc::reply(call.xid, &rpc::Answer::Success(results)), from).unwrap();
+            }
+        });
+        Self { port, entries, over, thread: Some(thread) }
+    }
+}
+
+fn bind_call(call: &rpc::IncomingCall<'_>, entries: &mut Vec<rpcbind::Mapping>) -> Vec<u8> {
+    let procedure = rpcbind::Procedure::from_number(call.procedure).unwrap();
+    if procedure == rpcbind::Procedure::Dump {
+        return encode(&rpcbind::Chain(entries.clone()));
+    }
+    let wanted: rpcbind::Mapping = decode(call.args).unwrap();
+    let program = |entry: &rpcbind::Mapping| (entry.program, entry.version) == (wanted.program, wanted.version);
+    let same = |entry: &rpcbind::Mapping| program(entry) && entry.protocol == wanted.protocol;
+    match procedure {
+        rpcbind::Procedure::Set => {
+            let found = entries.iter().find(|entry| same(entry));
+            let done = found.is_none_or(|entry| entry.port == wanted.port);
+            if found.is_none() {
+                entries.push(wanted);
+            }
+            encode(&done)
+        }
+        rpcbind::Procedure::Unset => {
+            let before = entries.len();
+            entries.retain(|entry| !program(entry));
+            encode(&(entries.len() < before))
+        }
+        _ => encode(&entries.iter().find(|entry| same(entry)).map_or(0, |entry| entry.port)),
+    }
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nlmctl::wire::rpcbind::Mapping;
 
 use super::harness::*;
 
@@ -69,4 +70,67 @@ fn an_unusable_state_directory_exits_1_and_says_which() {
     let Err((status, log)) = Daemon::try_start(&folder, &[]) else { panic!("a file is no state directory") };
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("cannot use the state directory"), "{log}");
+}
+
+/// A daemon that registers with this rpcbind.
+fn registered(folder: &tempfile::TempDir, rpcbind: &Rpcbind) -> Result<Daemon, (std::process::ExitStatus, String)> {
+    Daemon::start_with(folder, &["--listen", "127.0.0.1", "--rpcbind-port", &rpcbind.port.to_string()])
+}
+
+fn entry(program: u32, version: u32, port: u16) -> Mapping {
+    Mapping { program, version, protocol: 17, port: port.into() }
+}
+
+#[test]
+fn it_registers_every_version_and_takes_its_entries_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let rpcbind = Rpcbind::start(Vec::new());
+    let mut daemon = registered(&folder, &rpcbind).unwrap();
+    let entries = rpcbind.entries.lock().unwrap().clone();
+    assert_eq!(entries.len(), 8, "three versions of NLM and one of NSM, over UDP and TCP: {entries:?}");
+    for wanted in [
+        entry(100_021, 1, daemon.nlm_udp),
+        entry(100_021, 3, daemon.nlm_udp),
+        entry(100_021, 4, daemon.nlm_udp),
+        entry(100_024, 1, daemon.nsm_udp),
+    ] {
+        assert!(entries.contains(&wanted), "{wanted:?} is missing in {entries:?}");
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(*rpcbind.entries.lock().unwrap(), []);
+}
+
+#[test]
+fn a_program_that_another_server_has_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let kernel = Daemon::start(&other, &[]);
+    let rpcbind = Rpcbind::start(vec![entry(100_021, 4, kernel.nlm_udp)]);
+    let Err((status, log)) = registered(&folder, &rpcbind) else { panic!("it took another's program") };
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("registered already"), "{log}");
+    assert_eq!(*rpcbind.entries.lock().unwrap(), [entry(100_021, 4, kernel.nlm_udp)], "nothing is left behind");
+}
+
+#[test]
+fn the_entry_of_a_dead_server_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let rpcbind = Rpcbind::start(Vec::new());
+    registered(&folder, &rpcbind).unwrap().kill_9();
+    assert_eq!(rpcbind.entries.lock().unwrap().len(), 8);
+    let daemon = registered(&folder, &rpcbind).unwrap();
+    assert!(rpcbind.entries.lock().unwrap().contains(&entry(100_021, 4, daemon.nlm_udp)));
+}
+
+#[test]
+fn a_missing_rpcbind_is_only_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let gone = Rpcbind::start(Vec::new());
+    let port = gone.port;
+    drop(gone);
+    let flags = ["--listen", "127.0.0.1", "--rpcbind-port", &port.to_string()];
+    let daemon = Daemon::start_with(&folder, &flags).unwrap();
+    assert!(daemon.log().contains("WARN"), "{}", daemon.log());
+    nsm_state(&daemon);
 }
