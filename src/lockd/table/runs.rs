@@ -317,9 +317,9 @@ impl Owner {
     }
 
     pub(super) fn scan(&mut self) {
-        let began = self.clock.now();
+        let until = self.clock.now() + SLICE;
         while !self.table.settle_scan(SCAN_STEP) {
-            if self.clock.now() - began > SLICE {
+            if self.clock.now() > until {
                 return;
             }
         }
@@ -372,8 +372,8 @@ impl Owner {
     }
 
     pub(super) fn sweep(&mut self) {
-        let began = self.clock.now();
-        while self.clock.now() - began <= SLICE {
+        let until = self.clock.now() + SLICE;
+        while self.clock.now() <= until {
             if self.table.settle_sweep(SWEEP_STEP) {
                 self.runs.phase = Phase::Idle;
                 self.timeline.changed();
