@@ -45,10 +45,11 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -70,6 +71,9 @@ use nsm_service::NsmService;
 use persist::PersistError;
 use sockets::{ProgramSockets, Sockets};
 use table::{Clock, Setup};
+
+/// How long the last writes may take at a stop.
+const FLUSH: Duration = Duration::from_secs(10);
 
 /// Why nlmd did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +175,7 @@ fn log_to_stderr(json: bool) {
 async fn serve(flags: Flags) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    raise_open_files();
     let clock = Clock { start: Instant::now() };
     let (persist, writer, mut found) = persist::open(&flags.state_dir)?;
     let names = own_names::own_names(&flags.name).await?;
@@ -250,9 +255,23 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     registry::unregister(flags.rpcbind_port, &registered).await;
     // The last handle of the table is gone with the services: its task ends, and with it the last
     // handle of the database.
-    let _ = owner.await;
-    let _ = tokio::task::spawn_blocking(|| writer.join()).await;
+    let flushed = async {
+        let _ = owner.await;
+        let _ = tokio::task::spawn_blocking(|| writer.join()).await;
+    };
+    if tokio::time::timeout(FLUSH, flushed).await.is_err() {
+        tracing::error!("the state database is not closed in time; what was promised is on disk");
+    }
     ended
+}
+
+/// A client over TCP takes a file; the usual soft limit of 1,024 is for programs that use select(2).
+fn raise_open_files() {
+    let files = Resource::RLIMIT_NOFILE;
+    let raised = getrlimit(files).and_then(|(_, hard)| setrlimit(files, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 fn serve_program(
