@@ -225,7 +225,7 @@ pub async fn resume(
 async fn take_over(store: Store) -> Result<(Record, ControllerLock), ControllerError> {
     let lock = store.begin_controller()?;
     let record = Record::new(store);
-    record.with(|store| store.prune()).await?;
+    record.with(Store::prune).await?;
     Ok((record, lock))
 }
 
