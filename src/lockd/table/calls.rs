@@ -227,7 +227,7 @@ impl Owner {
     pub(super) fn recorded(
         &mut self,
         client: ClientId,
-        record: persist::MonitorRecord,
+        record: &persist::MonitorRecord,
         outcome: Result<(), persist::PersistError>,
     ) {
         let name = record.name.clone();
