@@ -30,10 +30,7 @@ async fn a_controller_killed_in_the_middle_leaves_nlmd_to_settle_alone_and_resum
     world.behave(0, Behaviour::deaf());
     let run = world.start(&["resync", "--yes", "--grace", "3s"]);
     world.all_notified().await;
-    world.until("the others have reclaimed", |farm| {
-        (1..4).all(|n| farm.reclaims(world.clients[n]).granted >= 2)
-    })
-    .await;
+    world.until("the others have reclaimed", |farm| (1..4).all(|n| farm.reclaims(world.clients[n]).granted >= 2)).await;
     run.kill9().await;
     world.until_open().await;
     assert_eq!(world.held().await, 8, "nothing is dropped of a client that nlmd was not told about");

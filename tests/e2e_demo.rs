@@ -43,7 +43,10 @@ async fn the_contracts_example_comes_out_to_the_lock() {
         ],
     );
     let check = &ran.json()["check"];
-    assert_eq!((&check["clients_disagreeing"], &check["believed"], &check["held"]), (&0.into(), &896.into(), &896.into()));
+    assert_eq!(
+        (&check["clients_disagreeing"], &check["believed"], &check["held"]),
+        (&0.into(), &896.into(), &896.into())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +99,11 @@ async fn targeted_grace_cures_the_same() {
 async fn the_same_seed_breaks_the_same_clients() {
     let broken = |ran: &Ran| -> Vec<Value> {
         let clients = ran.json()["clients"].as_array().unwrap().clone();
-        clients.into_iter().filter(|client| client["locks"]["dropped"] != 0).map(|client| client["name"].clone()).collect()
+        clients
+            .into_iter()
+            .filter(|client| client["locks"]["dropped"] != 0)
+            .map(|client| client["name"].clone())
+            .collect()
     };
     let args = "--clients 12 --locks 2 --stale 3 --rebooted 1 --grace 1s --seed 7";
     let (first, again) = (demo(args).await.exits(3), demo(args).await.exits(3));
@@ -136,7 +143,10 @@ async fn a_demo_that_is_interrupted_leaves_no_process_and_no_file() {
     let demo = Running::start(command);
     let limit = Instant::now() + LIMIT;
     let control = loop {
-        let control = std::fs::read_dir(scratch.path()).unwrap().map(|e| e.unwrap().path().join("control.sock")).find(|p| p.exists());
+        let control = std::fs::read_dir(scratch.path())
+            .unwrap()
+            .map(|e| e.unwrap().path().join("control.sock"))
+            .find(|p| p.exists());
         if let Some(control) = control {
             break control;
         }

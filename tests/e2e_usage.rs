@@ -77,7 +77,8 @@ async fn an_unknown_client_is_refused_and_named() {
 async fn a_record_that_cannot_be_kept_refuses_the_run_before_anything_is_touched() {
     let world = World::locked(1, 1).await;
     let corrupt = world.server.dir().join("corrupt.db");
-    fs::write(&corrupt, b"this is no database, and it is long enough to be looked at as if it were one ".repeat(20)).unwrap();
+    fs::write(&corrupt, b"this is no database, and it is long enough to be looked at as if it were one ".repeat(20))
+        .unwrap();
     let mut nowhere = vec![corrupt, "/proc/runs.db".into(), world.server.dir().join("missing/runs.db")];
     if !nix::unistd::geteuid().is_root() {
         let read_only = world.server.dir().join("read-only.db");
@@ -138,7 +139,8 @@ async fn of_two_runs_at_a_time_the_second_is_refused() {
 
 #[track_caller]
 fn has_keys(value: &Value, keys: &[&str]) {
-    let there: BTreeSet<&str> = value.as_object().unwrap_or_else(|| panic!("no object: {value}")).keys().map(String::as_str).collect();
+    let there: BTreeSet<&str> =
+        value.as_object().unwrap_or_else(|| panic!("no object: {value}")).keys().map(String::as_str).collect();
     let wanted: BTreeSet<&str> = keys.iter().copied().collect();
     assert!(wanted.is_subset(&there), "missing {:?} in {value}", wanted.difference(&there));
 }
@@ -157,7 +159,19 @@ async fn a_run_as_json_has_every_key_of_the_contract() {
     let run = &report["run"];
     has_keys(
         run,
-        &["id", "manager", "mode", "scope", "outcome", "phase", "started_at", "ended_at", "elapsed_ms", "exit", "reason"],
+        &[
+            "id",
+            "manager",
+            "mode",
+            "scope",
+            "outcome",
+            "phase",
+            "started_at",
+            "ended_at",
+            "elapsed_ms",
+            "exit",
+            "reason",
+        ],
     );
     assert_eq!((&run["outcome"], &run["exit"], &run["reason"]), (&"settled".into(), &3.into(), &Value::Null));
     for time in ["started_at", "ended_at"] {

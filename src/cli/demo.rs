@@ -59,7 +59,8 @@ fn failure(error: &DemoError) -> CliError {
 /// The name of the first signal that asks this process to end.
 async fn stop_signal() -> Result<&'static str, CliError> {
     let listen = |kind| {
-        signal(kind).map_err(|e| CliError::failed(format!("cannot listen for signals: {e}"), "raise the limit of open files"))
+        signal(kind)
+            .map_err(|e| CliError::failed(format!("cannot listen for signals: {e}"), "raise the limit of open files"))
     };
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;

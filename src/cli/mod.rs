@@ -122,7 +122,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // The demo runs itself again as its lock manager. Taken out before clap, whose global options
     // would swallow some of nlmd's.
     if args.get(1).is_some_and(|word| word == "nlmd") {
-        return ExitCode::from(1);
+        return crate::lockd::main(args.into_iter().skip(1));
     }
     let wants_json = args.iter().take_while(|word| *word != "--").any(|word| word == "--json")
         || std::env::var_os("NLMCTL_JSON")

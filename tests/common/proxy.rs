@@ -106,7 +106,8 @@ async fn forward_calls(
                 first
             });
         }
-        if gate.subscribe().wait_for(|gate| *gate != Gate::Shut).await.is_err() || to.write_all(&record).await.is_err() {
+        if gate.subscribe().wait_for(|gate| *gate != Gate::Shut).await.is_err() || to.write_all(&record).await.is_err()
+        {
             return;
         }
     }
