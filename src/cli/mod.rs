@@ -4,6 +4,7 @@
 //! [`Context::print`]; its `run` gives the exit code or a [`CliError`], and [`error`] alone knows which
 //! exit code that is. Data go to stdout, status to stderr. Start reading at [`main`].
 
+mod abort;
 pub mod args;
 mod clients;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod error;
 pub mod live;
 mod locks;
 mod notify;
+mod resync;
 mod runs;
 mod status;
 
@@ -154,16 +156,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 // STUB
-mod resync {
-    pub(super) async fn run(_: &super::Context, _: super::args::ResyncArgs) -> Result<u8, super::CliError> {
-        Err(super::CliError::failed("not built yet", "wait"))
-    }
-}
-mod abort {
-    pub(super) async fn run(_: &super::Context) -> Result<u8, super::CliError> {
-        Err(super::CliError::failed("not built yet", "wait"))
-    }
-}
 mod demo {
     pub(super) async fn run(_: &super::Context, _: super::args::DemoArgs) -> Result<u8, super::CliError> {
         Err(super::CliError::failed("not built yet", "wait"))

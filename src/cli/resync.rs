@@ -1,0 +1,127 @@
+//! `nlmctl resync`: plan, consent, run, report.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use super::args::{RecordRows, ResyncArgs};
+use super::consent::Consent;
+use super::error::CliError;
+use super::{Context, blocking, live};
+use crate::controller::{self, Options, Signals};
+use crate::report::{Outcome, Progress, RunReport, Text};
+use crate::resync::plan::{Plan, Request};
+use crate::store::Store;
+
+pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, CliError> {
+    let manager = context.manager()?;
+    let options = options(context, &args);
+    let request = request(context, &args);
+    if args.dry_run {
+        let plan = controller::plan(&*manager, &request, &options).await?;
+        context.print(&plan.report())?;
+        return Ok(plan.dry_run_exit());
+    }
+    let store = open(context).await?;
+    if args.resume {
+        let signals = signals()?;
+        let (progress, view) = live_view(context);
+        let resumed = controller::resume(manager, store, &request, options, progress, signals).await;
+        let _ = view.await;
+        return finish(context, &resumed?);
+    }
+    let store = controller::catch_up(&*manager, store).await?;
+    let plan = controller::plan(&*manager, &request, &options).await?;
+    show(context, &plan, args.yes);
+    let (needs, yes) = (plan.consent.clone(), args.yes);
+    let _consent = blocking(move || Consent::obtain(&needs, yes)).await?;
+    let agreed = plan.agree(true).map_err(controller::ControllerError::from)?;
+    let signals = signals()?;
+    let (progress, view) = live_view(context);
+    let ran = controller::resync(manager, store, plan, agreed, options, progress, signals).await;
+    // The view ends with the sender of progress, which the controller has dropped.
+    let _ = view.await;
+    finish(context, &ran?)
+}
+
+fn options(context: &Context, args: &ResyncArgs) -> Options {
+    Options {
+        quiet_time: args.quiet_time,
+        rpcbind_port: context.settings.rpcbind_port,
+        record_all: args.record == RecordRows::All,
+        ..Options::default()
+    }
+}
+
+fn request(context: &Context, args: &ResyncArgs) -> Request {
+    Request {
+        clients: args.clients.clone(),
+        exports: args.exports.clone(),
+        files: args.files.clone(),
+        grace: args.grace,
+        grace_max: args.grace_max,
+        mode: args.mode,
+        unreachable: args.unreachable,
+        silent: args.silent,
+        include_unmonitored: args.include_unmonitored,
+        own_locks_lost: args.own_locks_lost,
+        names: context.settings.names.clone(),
+    }
+}
+
+async fn open(context: &Context) -> Result<Store, CliError> {
+    context.with_store(Ok).await
+}
+
+/// What is about to happen: in full where somebody is asked about it, else in a line.
+fn show(context: &Context, plan: &Plan, yes: bool) {
+    if plan.consent.is_empty() || yes {
+        context.say(&format!(
+            "{} resync: {} locks of {} clients in scope, {} of them of clients that do not answer now",
+            plan.mode,
+            plan.in_scope,
+            plan.clients.len(),
+            plan.unreachable_locks()
+        ));
+        plan.caveats.iter().for_each(|caveat| context.say(caveat));
+    } else {
+        context.say(plan.report().text().trim_end());
+    }
+}
+
+fn live_view(context: &Context) -> (watch::Sender<Progress>, tokio::task::JoinHandle<()>) {
+    let (progress, seen) = watch::channel(Progress::START);
+    (progress, tokio::spawn(live::show(seen, context.settings.quiet)))
+}
+
+/// SIGINT, SIGTERM and SIGHUP, by name, from now on.
+fn signals() -> Result<Signals, CliError> {
+    let (sender, signals) = mpsc::channel(4);
+    let kinds =
+        [(SignalKind::interrupt(), "SIGINT"), (SignalKind::terminate(), "SIGTERM"), (SignalKind::hangup(), "SIGHUP")];
+    for (kind, name) in kinds {
+        let mut received = signal(kind).map_err(|e| {
+            CliError::failed(format!("cannot watch for {name}: {e}"), "check the limits of this process")
+        })?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while received.recv().await.is_some() {
+                if sender.send(name).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(signals)
+}
+
+fn finish(context: &Context, report: &RunReport) -> Result<u8, CliError> {
+    context.print(report)?;
+    if report.run.outcome == Some(Outcome::Interrupted) {
+        context.say(&format!(
+            "run {} goes on without nlmctl until its deadline; to go on with it: nlmctl resync --resume \
+             (with the same --control, --db and --name)",
+            report.run.id
+        ));
+    }
+    Ok(report.run.exit.unwrap_or(1))
+}
