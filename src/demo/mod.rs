@@ -9,5 +9,6 @@
 
 pub mod check;
 pub mod clients;
+pub mod run;
 pub mod server;
 pub mod stage;

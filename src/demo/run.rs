@@ -125,11 +125,7 @@ impl DemoError {
 
 /// Plays the script. nlmd is started from the binary `nlmctl`; whatever was started is ended, and its
 /// files are removed, when this returns or is dropped.
-pub async fn play(
-    script: &Script,
-    nlmctl: &Path,
-    progress: watch::Sender<Progress>,
-) -> Result<Played, DemoError> {
+pub async fn play(script: &Script, nlmctl: &Path, progress: watch::Sender<Progress>) -> Result<Played, DemoError> {
     let mut stage = Stage::set(&script.cast, nlmctl).await?;
     stage.break_clients(&script.cast).await?;
 
@@ -137,12 +133,8 @@ pub async fn play(
     let db = script.db.clone().unwrap_or_else(|| stage.server.dir().join("runs.db"));
     let store = controller::catch_up(&*manager, Store::open(&db)?).await?;
     let options = Options { rpcbind_port: stage.farm.rpcbind_port(), ..Options::default() };
-    let request = Request {
-        grace: script.grace,
-        mode: Some(script.mode),
-        unreachable: script.unreachable,
-        ..Request::default()
-    };
+    let request =
+        Request { grace: script.grace, mode: Some(script.mode), unreachable: script.unreachable, ..Request::default() };
     let plan = controller::plan(&*manager, &request, &options).await?;
     // Only the demo's own nlmd and its simulated clients are touched.
     let consent = plan.agree(true).map_err(ControllerError::from)?;
