@@ -8,7 +8,10 @@
 //! are a handful of UDP sockets and at most [`STREAMS`] TCP connections, for any number of targets.
 //! A full event channel makes events wait in the machine (it holds a few for each target), never sends.
 
-use std::collections::HashMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::fanout::{Fanout, FanoutOptions, Job, Lane, Lookup, StreamCall, Transmit};
+use super::mounts::is_own_address;
 use super::target::{FanoutEvent, Host, News, Target};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
@@ -126,7 +130,7 @@ pub async fn notify(
     options: NotifyOptions,
     events: mpsc::Sender<FanoutEvent>,
 ) -> Result<(), DriverError> {
-    let sockets = Sockets::open(&targets)?;
+    let sockets = Sockets::open(&targets, RECEIVE_BUFFER)?;
     let fanout = FanoutOptions {
         job: Job::Notify { state: options.state },
         rpcbind_port: options.rpcbind_port,
@@ -136,13 +140,15 @@ pub async fn notify(
         end: options.retry_until,
         seed: rand::random(),
     };
-    let fanout = Fanout::new(options.epoch.elapsed(), targets, fanout);
-    Driver::new(fanout, sockets, options.epoch).run(events).await
+    let sources: HashSet<IpAddr> = targets.iter().flat_map(|t| t.notices.iter().filter_map(|n| n.from)).collect();
+    let mut driver = Driver::new(Fanout::new(options.epoch.elapsed(), targets, fanout), sockets, options.epoch);
+    driver.foreign = sources.into_iter().filter(|&ip| !is_own_address(ip)).collect();
+    driver.run(events).await
 }
 
 /// Asks every target's statd for its state number; results are in the order of `targets`.
 pub async fn probe(targets: Vec<Target>, options: ProbeOptions) -> Result<Vec<ProbeResult>, DriverError> {
-    let sockets = Sockets::open(&targets)?;
+    let sockets = Sockets::open(&targets, RECEIVE_BUFFER)?;
     let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
     let fanout = FanoutOptions {
         job: Job::Probe { my_name: options.my_name },
@@ -195,8 +201,9 @@ struct Sockets {
 
 impl Sockets {
     /// Opens what the targets need. A name may turn out to have addresses of either family; a host
-    /// without IPv6 does not fail for that.
-    fn open(targets: &[Target]) -> Result<Self, DriverError> {
+    /// without IPv6 does not fail for that. Each gets a receive buffer of `buffer` bytes, or what
+    /// the kernel allows.
+    fn open(targets: &[Target], buffer: usize) -> Result<Self, DriverError> {
         let (mut v4, mut v6) = (false, false);
         for target in targets {
             match &target.host {
@@ -214,18 +221,18 @@ impl Sockets {
         let mut sockets = Self { endpoints: Vec::new(), lanes: Vec::new() };
         let mut failed = None;
         if v4 {
-            failed = sockets.add(Ipv4Addr::UNSPECIFIED.into()).err();
+            failed = sockets.add(Ipv4Addr::UNSPECIFIED.into(), buffer).err();
             while failed.is_none()
                 && sockets.endpoints.len() < MOST_LANES
                 && sockets.lanes.iter().map(|lane| lane.window).sum::<usize>() < ENOUGH_WINDOW
             {
-                if sockets.add(Ipv4Addr::UNSPECIFIED.into()).is_err() {
+                if sockets.add(Ipv4Addr::UNSPECIFIED.into(), buffer).is_err() {
                     break;
                 }
             }
         }
         if v6 {
-            failed = sockets.add(Ipv6Addr::UNSPECIFIED.into()).err().or(failed);
+            failed = sockets.add(Ipv6Addr::UNSPECIFIED.into(), buffer).err().or(failed);
         }
         match failed {
             Some(error) if sockets.endpoints.is_empty() => Err(DriverError::Socket(error)),
@@ -233,10 +240,10 @@ impl Sockets {
         }
     }
 
-    fn add(&mut self, ip: IpAddr) -> io::Result<()> {
+    fn add(&mut self, ip: IpAddr, buffer: usize) -> io::Result<()> {
         let endpoint = UdpEndpoint::bind_reserved(ip)?;
         endpoint.watch_refused()?;
-        let room = endpoint.raise_receive_buffer(RECEIVE_BUFFER);
+        let room = endpoint.raise_receive_buffer(buffer);
         self.lanes.push(Lane { ipv6: ip.is_ipv6(), window: (room / COST_OF_ANSWER).max(1) });
         self.endpoints.push(endpoint);
         Ok(())
@@ -276,6 +283,9 @@ struct Driver {
     tasks: JoinSet<()>,
     lookups: Arc<Semaphore>,
     inbox: Vec<Datagram>,
+    /// Source addresses that this host does not have. What is sent from them is lost without an
+    /// error, or with one that reads as if the receiver were to blame.
+    foreign: HashSet<IpAddr>,
     /// Polled from the machine, not taken by its socket yet.
     unsent: Option<Transmit>,
 }
@@ -292,6 +302,7 @@ impl Driver {
             tasks: JoinSet::new(),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             inbox: Vec::new(),
+            foreign: HashSet::new(),
             unsent: None,
         }
     }
@@ -364,8 +375,17 @@ impl Driver {
     fn send_burst(&mut self) -> bool {
         for _ in 0..BURST {
             let now = self.now();
-            let Some(transmit) = self.unsent.take().or_else(|| self.fanout.poll_transmit(now)) else { return false };
+            let left = self.unsent.take().filter(|transmit| self.fanout.still_wants(transmit));
+            let Some(transmit) = left.or_else(|| self.fanout.poll_transmit(now)) else { return false };
             let Some(endpoint) = self.sockets.endpoints.get(transmit.lane) else { continue };
+            if let Some(from) = transmit.from.filter(|from| self.foreign.contains(from)) {
+                if !is_own_address(from) {
+                    self.fanout.handle_unsent(&transmit, &"this host does not have the address to send from");
+                    continue;
+                }
+                // It has come back, as after a failover.
+                self.foreign.remove(&from);
+            }
             match endpoint.try_send(&transmit.bytes, transmit.to, transmit.from) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.unsent = Some(transmit);

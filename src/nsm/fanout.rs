@@ -151,15 +151,22 @@ struct Exchange {
     step: Step,
     question: Question,
     to: SocketAddr,
-    from: Option<IpAddr>,
     /// How often it was sent.
     sends: u32,
     /// Unanswered sendings, its predecessors' included: the exponent of the back-off.
     misses: u32,
-    /// The last transmissions: each has an xid of its own.
-    sent: VecDeque<(u32, Duration)>,
+    /// The last transmissions.
+    sent: VecDeque<Sending>,
     /// The lane in whose window it takes a place.
     under_way: Option<usize>,
+}
+
+/// One transmission of a call.
+#[derive(Debug, Clone, Copy)]
+struct Sending {
+    xid: u32,
+    at: Duration,
+    from: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,6 +220,11 @@ impl Subject {
             (None, 0) => Delivery::NoAnswer,
         }
     }
+}
+
+/// IPv4 addresses in IPv6 clothes are IPv4's: no IPv6 socket here reaches them.
+fn canonical(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.iter().map(IpAddr::to_canonical).collect()
 }
 
 /// Ordered by time, then by number so that equals keep their order.
@@ -303,9 +315,9 @@ impl Fanout {
                 .into(),
         };
         let (name, addresses) = match target.host {
-            Host::Addresses(addresses) => (None, addresses),
+            Host::Addresses(addresses) => (None, canonical(addresses)),
             Host::Name(name) => match name.parse::<IpAddr>() {
-                Ok(address) => (None, vec![address]),
+                Ok(address) => (None, canonical(vec![address])),
                 Err(_) => (Some(name), Vec::new()),
             },
         };
@@ -336,20 +348,21 @@ impl Fanout {
         let exchanges = &self.exchanges;
         let (serial, lane) = self.queue.take(|call| exchanges.contains_key(&call))?;
         let xid = self.fresh_xid(serial);
+        let from = self.source(serial);
         let exchange = self.exchanges.get_mut(&serial)?;
         exchange.under_way = Some(lane);
         exchange.sends += 1;
-        exchange.sent.push_back((xid, now));
+        exchange.sent.push_back(Sending { xid, at: now, from });
         if exchange.sent.len() > REMEMBERED
-            && let Some((forgotten, _)) = exchange.sent.pop_front()
+            && let Some(forgotten) = exchange.sent.pop_front()
         {
-            self.xids.remove(&forgotten);
+            self.xids.remove(&forgotten.xid);
         }
         let (subject, sends, misses) = (exchange.subject, exchange.sends, exchange.misses);
         let transmit = Transmit {
             lane,
             to: exchange.to,
-            from: exchange.from,
+            from,
             bytes: self.calls.encode(exchange.question, exchange.to.ip(), xid),
         };
         let tried = self.count_attempt(now, subject, serial);
@@ -373,11 +386,12 @@ impl Fanout {
     pub fn poll_stream(&mut self, now: Duration) -> Option<StreamCall> {
         while self.streams_open < self.options.streams {
             let token = self.streams.pop_front()?;
+            let from = self.source(token);
             let Some(exchange) = self.exchanges.get_mut(&token) else { continue };
             let Some(call) = self.calls.of_nsm(exchange.question) else { continue };
             exchange.sends += 1;
-            exchange.sent = VecDeque::from([(0, now)]);
-            let (to, from, subject) = (exchange.to, exchange.from, exchange.subject);
+            exchange.sent = VecDeque::from([Sending { xid: 0, at: now, from }]);
+            let (to, subject) = (exchange.to, exchange.subject);
             let stream = StreamCall { token, to, from, procedure: call.procedure, args: call.args.clone() };
             self.streams_open += 1;
             self.count_attempt(now, subject, token);
@@ -440,25 +454,30 @@ impl Fanout {
         let Some(xid) = calls::xid_of(bytes) else { return };
         let Some(&serial) = self.xids.get(&xid) else { return };
         let Some(exchange) = self.exchanges.get(&serial) else { return };
+        let Some(&sending) = exchange.sent.iter().find(|sending| sending.xid == xid) else { return };
         let ours = exchange.to.port() == peer.port()
             && exchange.to.ip() == peer.ip()
-            && exchange.from.is_none_or(|from| from == local_ip)
+            && sending.from.is_none_or(|from| from == local_ip)
             && self.options.lanes.get(lane).is_some_and(|l| l.ipv6 == peer.is_ipv6());
-        let Some(&(_, sent_at)) = exchange.sent.iter().find(|(sent, _)| *sent == xid) else { return };
         if !ours {
             return;
         }
         let Some(said) = calls::understand(exchange.question, exchange.to.ip(), bytes) else { return };
-        let rtt = now.saturating_sub(sent_at);
+        let rtt = now.saturating_sub(sending.at);
         self.pace.observe(rtt);
         self.answered(now, serial, rtt, said);
+    }
+
+    /// Whether a datagram that was polled and has not been sent yet still should be.
+    pub fn still_wants(&self, transmit: &Transmit) -> bool {
+        calls::xid_of(&transmit.bytes).is_some_and(|xid| self.xids.contains_key(&xid))
     }
 
     /// A datagram could not be sent, for a reason that is not its receiver's. It counts as lost.
     pub fn handle_unsent(&mut self, transmit: &Transmit, why: &dyn std::fmt::Display) {
         let exchange = calls::xid_of(&transmit.bytes).and_then(|xid| self.exchanges.get(self.xids.get(&xid)?));
         let Some(subject) = exchange.and_then(|exchange| self.subjects.get_mut(exchange.subject)) else { return };
-        let from = transmit.from.map(|from| format!(" from {from} (is that an address of this host?)"));
+        let from = transmit.from.map(|from| format!(" from {from}"));
         let why = format!("cannot send to {}{}: {why}", transmit.to, from.unwrap_or_default());
         subject.trouble = Some((Delivery::NoAnswer, why));
     }
@@ -483,7 +502,7 @@ impl Fanout {
         let name = subject.name.as_deref().unwrap_or_default();
         let why = match found {
             Ok(addresses) if !addresses.is_empty() => {
-                subject.addresses = addresses;
+                subject.addresses = canonical(addresses);
                 subject.current = 0;
                 self.ask_port(now, number, Transport::Udp);
                 return;
@@ -502,7 +521,7 @@ impl Fanout {
             Ok(outcome) => {
                 let said =
                     calls::judge(exchange.question, exchange.to.ip(), outcome.as_deref().map_err(|error| *error));
-                let rtt = exchange.sent.front().map_or(Duration::ZERO, |&(_, at)| now.saturating_sub(at));
+                let rtt = exchange.sent.front().map_or(Duration::ZERO, |sending| now.saturating_sub(sending.at));
                 self.answered(now, token, rtt, said);
             }
             Err(error) => {

@@ -1,7 +1,14 @@
 //! Clients for tests: how their rpcbind and statd answer, well or badly.
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::rpc::udp::UdpEndpoint;
+use crate::wire::record;
 use crate::wire::rpc::{self, Answer};
 use crate::wire::types::{CallerName, NsmState, Transport};
 use crate::wire::{nsm, rpcbind, xdr};
@@ -83,4 +90,71 @@ pub(super) fn statd_answer(manner: Manner, message: &[u8]) -> Option<(Vec<u8>, O
         (_, other) => panic!("a fan-out never calls {other:?}"),
     };
     Some((rpc::reply(call.xid, &answer), arrived))
+}
+
+/// Clients on loopback: wildcard sockets that answer for every address, each in its manner. They
+/// live as long as the farm and the runtime do.
+pub(super) struct Farm {
+    pub(super) rpcbind_port: u16,
+    /// Which notice came to which host from where, in order.
+    pub(super) notices: Arc<Mutex<Vec<(IpAddr, IpAddr, Arrived)>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Farm {
+    /// Starts one. `wildcard` chooses the family.
+    pub(super) async fn start(wildcard: IpAddr, manner: fn(IpAddr) -> Manner) -> Self {
+        let socket = || {
+            let socket = UdpEndpoint::bind((wildcard, 0).into()).unwrap();
+            socket.raise_receive_buffer(16 << 20);
+            socket
+        };
+        let rpcbind = socket();
+        let (statd, listener) = loop {
+            let statd = socket();
+            if let Ok(listener) = TcpListener::bind(statd.local_addr()).await {
+                break (statd, listener);
+            }
+        };
+        let (rpcbind_port, statd_port) = (rpcbind.local_addr().port(), statd.local_addr().port());
+        let notices = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            loop {
+                let call = rpcbind.recv().await.unwrap();
+                let host = call.local_ip;
+                if let Some(reply) = rpcbind_answer(manner(host), host, statd_port, &call.bytes) {
+                    rpcbind.send(&reply, call.peer, Some(host)).await.unwrap();
+                }
+            }
+        });
+        let seen = notices.clone();
+        tasks.spawn(async move {
+            loop {
+                let call = statd.recv().await.unwrap();
+                let host = call.local_ip;
+                assert_ne!(manner(host), Manner::TcpOnly);
+                if let Some((reply, arrived)) = statd_answer(manner(host), &call.bytes) {
+                    seen.lock().unwrap().extend(arrived.map(|notice| (host, call.peer.ip(), notice)));
+                    statd.send(&reply, call.peer, Some(host)).await.unwrap();
+                }
+            }
+        });
+        let seen = notices.clone();
+        tasks.spawn(async move {
+            loop {
+                let (mut stream, peer) = listener.accept().await.unwrap();
+                let host = stream.local_addr().unwrap().ip();
+                // A call in one fragment, and the connection ends.
+                let mark = stream.read_u32().await.unwrap();
+                let mut call = vec![0; (mark & 0x7FFF_FFFF) as usize];
+                stream.read_exact(&mut call).await.unwrap();
+                if let Some((reply, arrived)) = statd_answer(manner(host), &call) {
+                    seen.lock().unwrap().extend(arrived.map(|notice| (host, peer.ip(), notice)));
+                    stream.write_all(&record::frame(&reply)).await.unwrap();
+                }
+            }
+        });
+        Self { rpcbind_port, notices, _tasks: tasks }
+    }
 }

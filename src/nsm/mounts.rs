@@ -4,6 +4,7 @@
 //! this host's own processes hold on it. Only an NFSv3 (or v2) mount with network locks has such
 //! locks; `nolock` and `local_lock=all` keep them at home.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,19 @@ pub struct NlmMount {
     pub mount_point: PathBuf,
     /// The server's address (`addr=`).
     pub server: Option<IpAddr>,
+}
+
+impl NlmMount {
+    /// Whether it comes from this host itself. One whose server's address is not told may.
+    pub fn is_from_this_host(&self) -> bool {
+        self.server.is_none_or(is_own_address)
+    }
+}
+
+/// Whether this host has the address now, loopback included.
+pub fn is_own_address(ip: IpAddr) -> bool {
+    // Only the kernel knows: what is assigned, and what a subnet on the loopback interface covers.
+    std::net::UdpSocket::bind((ip, 0)).err().is_none_or(|error| error.kind() != ErrorKind::AddrNotAvailable)
 }
 
 /// The list of mounts could not be read.
@@ -125,6 +139,14 @@ mod tests {
         for options in ["rw,vers=3,local_lock=flock", "rw,vers=3,local_lock=posix", "rw,vers=2", "rw"] {
             assert_eq!(nlm_mounts(&nfs(options)).len(), 1, "{options}");
         }
+    }
+
+    #[test]
+    fn a_mount_from_this_host_is_known_by_the_servers_address() {
+        let from = |address: &str| nlm_mounts(&nfs(&format!("rw,vers=3,addr={address}"))).remove(0);
+        assert!(from("127.0.0.1").is_from_this_host());
+        assert!(!from("192.0.2.1").is_from_this_host());
+        assert!(from("somewhere").is_from_this_host(), "not known is not no");
     }
 
     #[test]

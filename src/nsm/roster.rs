@@ -201,7 +201,7 @@ fn parse_line(line: &str) -> Result<MonitorLine, &'static str> {
         return Err("not the seven fields of a statd record");
     };
     for number in [addr, prog, vers, procedure] {
-        if number.len() != 8 || u32::from_str_radix(number, 16).is_err() {
+        if number.len() != 8 || !number.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("one of the first four fields is not 8 hex digits");
         }
     }
@@ -270,4 +270,147 @@ fn read_capped(path: &Path, max: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "0100007f 000186b5 00000003 00000010 00010203 x";
+
+    fn line(mon_name: &str, my_name: &str) -> String {
+        format!("0100007f 000186b5 00000003 00000010 {} {mon_name} {my_name}\n", "ab".repeat(16))
+    }
+
+    fn dir(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    fn hosts(roster: &Roster) -> Vec<&str> {
+        roster.entries.iter().map(|entry| entry.host.as_str()).collect()
+    }
+
+    fn targets(text: &[u8]) -> Result<Roster, RosterError> {
+        let dir = dir(&[("targets", text)]);
+        read_targets_file(&dir.path().join("targets"))
+    }
+
+    #[test]
+    fn a_record_gives_its_host_the_servers_name_and_the_private_data() {
+        let sm = dir(&[("a.example.org", line("a", "filer").as_bytes())]);
+        let roster = read_sm_dir(sm.path()).unwrap();
+        assert_eq!(
+            roster.entries,
+            [RosterEntry {
+                host: "a.example.org".into(),
+                my_name: Some(CallerName::new("filer").unwrap()),
+                priv_data: Some([0xAB; 16])
+            }]
+        );
+        assert_eq!(roster.warnings, []);
+    }
+
+    #[test]
+    fn every_name_that_a_host_was_monitored_for_is_kept_once() {
+        let text = [line("a", "filer"), line("a", "filer"), line("a", "alias")].concat();
+        let roster = read_sm_dir(dir(&[("a", text.as_bytes())]).path()).unwrap();
+        let names: Vec<_> = roster.entries.iter().map(|e| e.my_name.as_ref().unwrap().as_str()).collect();
+        assert_eq!(names, ["filer", "alias"]);
+    }
+
+    #[test]
+    fn dotfiles_are_not_hosts() {
+        let roster = read_sm_dir(dir(&[(".a.tmp", line("a", "b").as_bytes()), ("10.0.0.1", b"")]).path()).unwrap();
+        assert_eq!(hosts(&roster), ["10.0.0.1"]);
+    }
+
+    #[test]
+    fn odd_lines_are_told_and_their_host_is_kept() {
+        let odd: [&[u8]; 9] = [
+            b"",
+            b"\n\n",
+            b"\xff\xfe\x00",
+            LINE.as_bytes(),
+            b"0100007f 000186b5",
+            b"zzzzzzzz 000186b5 00000003 00000010 000102030405060708090a0b0c0d0e0f a b\n",
+            b"+100007f 000186b5 00000003 00000010 000102030405060708090a0b0c0d0e0f a b\n",
+            b"0100007f 000186b5 00000003 00000010 0001 a b\n",
+            b"0100007f 000186b5 00000003 00000010 000102030405060708090a0b0c0d0e0f a b c\n",
+        ];
+        for text in odd {
+            let roster = read_sm_dir(dir(&[("host", text)]).path()).unwrap();
+            assert_eq!(hosts(&roster), ["host"], "{text:?}");
+            assert_eq!(roster.entries[0].my_name, None);
+            assert_eq!(roster.warnings.len(), 1, "{text:?}: {:?}", roster.warnings);
+            let told = roster.warnings[0].to_string();
+            assert!(told.contains("/host") && told.contains("notified all the same"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_good_line_beside_an_odd_one_counts_and_the_odd_one_is_told_with_its_number() {
+        let text = format!("nonsense\n{}", line("a", "filer"));
+        let roster = read_sm_dir(dir(&[("a", text.as_bytes())]).path()).unwrap();
+        assert_eq!(roster.entries.len(), 1);
+        assert!(roster.entries[0].my_name.is_some());
+        assert_eq!(roster.warnings[0].line, Some(1));
+    }
+
+    #[test]
+    fn files_that_name_no_host_and_things_that_are_no_files_are_told() {
+        use std::os::unix::ffi::OsStrExt;
+        let sm = dir(&[("-rf", b""), ("a b", b""), ("good", line("a", "b").as_bytes())]);
+        fs::write(sm.path().join(std::ffi::OsStr::from_bytes(b"\xff\xfe")), b"").unwrap();
+        fs::create_dir(sm.path().join("folder")).unwrap();
+        nix::unistd::mkfifo(&sm.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("nowhere", sm.path().join("dangling")).unwrap();
+        let roster = read_sm_dir(sm.path()).unwrap();
+        assert_eq!(hosts(&roster), ["good"]);
+        assert_eq!(roster.warnings.len(), 6, "{:?}", roster.warnings);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_an_error_that_names_it() {
+        let error = read_sm_dir(Path::new("/nonexistent/sm")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/sm"), "{error}");
+    }
+
+    #[test]
+    fn reading_changes_nothing() {
+        let sm = dir(&[("a", b"odd"), ("b", line("a", "b").as_bytes())]);
+        let before = fs::metadata(sm.path().join("a")).unwrap().modified().unwrap();
+        read_sm_dir(sm.path()).unwrap();
+        assert_eq!(fs::read(sm.path().join("a")).unwrap(), b"odd");
+        assert_eq!(fs::metadata(sm.path().join("a")).unwrap().modified().unwrap(), before);
+        assert_eq!(fs::read_dir(sm.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_targets_file_has_one_host_a_line() {
+        let text =
+            b"\xef\xbb\xbf# clients\r\n10.0.0.1\r\n\n  a.example.org  # the big one\nfd00::7\nfe80::1%eth0\n_x\n";
+        let roster = targets(text).unwrap();
+        assert_eq!(hosts(&roster), ["10.0.0.1", "a.example.org", "fd00::7", "fe80::1%eth0", "_x"]);
+        assert_eq!(roster.warnings, []);
+    }
+
+    #[test]
+    fn a_host_that_is_there_twice_is_taken_once_and_told() {
+        let roster = targets(b"a\nb\nA\n").unwrap();
+        assert_eq!(hosts(&roster), ["a", "b"]);
+        assert!(roster.warnings[0].to_string().ends_with(":3: A is on line 1 already; it is notified once"));
+    }
+
+    #[test]
+    fn a_line_that_names_no_host_is_an_error_with_file_and_line() {
+        for bad in ["a b", "10.0.0.1,10.0.0.2", "-v", "a..b", "\u{e4}.example.org", "http://a/", "a\u{0}b"] {
+            let error = targets(format!("good\n{bad}\n").as_bytes()).unwrap_err();
+            assert!(error.to_string().contains("targets:2: "), "{bad}: {error}");
+        }
+        assert!(targets(b"\xff\n").unwrap_err().to_string().contains("targets:1: "));
+    }
 }

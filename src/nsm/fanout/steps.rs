@@ -42,6 +42,18 @@ impl Fanout {
         }
     }
 
+    /// The address to send an exchange from. A port look-up comes from those of the notices in turn:
+    /// the client called them, so its way back to them works, and a firewall may know no other.
+    pub(super) fn source(&self, serial: u64) -> Option<IpAddr> {
+        let exchange = self.exchanges.get(&serial)?;
+        let calls = &self.subjects.get(exchange.subject)?.calls;
+        let call = match exchange.step {
+            Step::Port(_) => calls.get(exchange.misses as usize % calls.len().max(1)),
+            Step::Call(call, _) => calls.get(call),
+        };
+        call?.from.filter(|from| from.is_ipv6() == exchange.to.is_ipv6())
+    }
+
     /// Counts a sending, and says for how long its subject has been tried.
     pub(super) fn count_attempt(&mut self, now: Duration, subject: usize, serial: u64) -> Duration {
         let (Some(known), Some(exchange)) = (self.subjects.get_mut(subject), self.exchanges.get(&serial)) else {
@@ -92,24 +104,16 @@ impl Fanout {
         let Some(&address) = subject.addresses.get(at) else { return };
         let to = SocketAddr::new(address, self.options.rpcbind_port);
         self.asked.insert((address, number));
-        self.open(number, Step::Port(transport), Question::Port(transport), to, None, misses);
+        self.open(number, Step::Port(transport), Question::Port(transport), to, misses);
     }
 
-    fn open(
-        &mut self,
-        number: usize,
-        step: Step,
-        question: Question,
-        to: SocketAddr,
-        from: Option<IpAddr>,
-        misses: u32,
-    ) {
+    fn open(&mut self, number: usize, step: Step, question: Question, to: SocketAddr, misses: u32) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         self.next_exchange += 1;
         let serial = self.next_exchange;
         subject.open.push(serial);
         let sent = VecDeque::new();
-        let exchange = Exchange { subject: number, step, question, to, from, sends: 0, misses, sent, under_way: None };
+        let exchange = Exchange { subject: number, step, question, to, sends: 0, misses, sent, under_way: None };
         self.exchanges.insert(serial, exchange);
         self.enqueue(serial);
     }
@@ -139,9 +143,9 @@ impl Fanout {
     fn close(&mut self, serial: u64) -> Option<Exchange> {
         self.land(serial);
         let exchange = self.exchanges.remove(&serial)?;
-        for (xid, _) in &exchange.sent {
-            if self.xids.get(xid) == Some(&serial) {
-                self.xids.remove(xid);
+        for sending in &exchange.sent {
+            if self.xids.get(&sending.xid) == Some(&serial) {
+                self.xids.remove(&sending.xid);
             }
         }
         if let Some(subject) = self.subjects.get_mut(exchange.subject) {
@@ -195,10 +199,10 @@ impl Fanout {
         let mut wanted = Vec::new();
         for (call, known) in subject.calls.iter_mut().enumerate().filter(|(_, c)| c.state != CallState::Done) {
             known.state = CallState::Open;
-            wanted.push((call, known.question, known.from.filter(|from| from.is_ipv6() == to.is_ipv6())));
+            wanted.push((call, known.question));
         }
-        for (call, question, from) in wanted {
-            self.open(number, Step::Call(call, transport), question, to, from, misses);
+        for (call, question) in wanted {
+            self.open(number, Step::Call(call, transport), question, to, misses);
         }
     }
 

@@ -268,7 +268,7 @@ fn every_live_client_gets_each_notice_once_and_is_acked() {
         names.sort();
         assert_eq!(names, [name("server"), name("server.example.org")]);
     }
-    assert!(world.sent.iter().all(|(_, call)| call.from.is_some() == (call.to.port() == STATD)));
+    assert!(world.sent.iter().all(|(_, call)| call.from == Some("10.255.0.2".parse().unwrap())));
     assert!(world.now < 40 * MS, "{:?}", world.now);
 }
 
@@ -416,6 +416,23 @@ fn the_second_address_is_tried_when_the_first_is_silent() {
 }
 
 #[test]
+fn port_look_ups_leave_from_each_address_that_the_client_called() {
+    let mut world = World::new();
+    let froms = ["10.255.0.2", "10.255.0.3"].map(|from| Some(from.parse().unwrap()));
+    let notices = froms.map(|from| Notice { from, name: name("server") });
+    notify(&mut world, vec![Target { notices: notices.into(), ..at(1) }], options(64));
+    let used: Vec<_> = world.sent.iter().map(|(_, call)| call.from).collect();
+    assert_eq!(used[..4], [froms[0], froms[1], froms[0], froms[1]]);
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6_clothes_is_reached_over_ipv4() {
+    let mut world = World::new().with([(client(1), Manner::Healthy)]);
+    notify(&mut world, vec![target(1, Host::Addresses(vec!["::ffff:10.0.0.1".parse().unwrap()]))], options(64));
+    assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }));
+}
+
+#[test]
 fn names_are_resolved_beside_and_unknown_ones_told() {
     let mut world = World::new().with([(client(1), Manner::Healthy), (client(2), Manner::Healthy)]);
     world.names.insert("one".into(), vec![client(1)]);
@@ -440,7 +457,9 @@ fn forged_replies_change_nothing() {
         world.forgery = forgery;
         notify(&mut world, (0..30).map(at).collect(), options(64));
         let mut ends: Vec<_> = (0..30).map(|id| world.last(id).clone()).collect();
-        ends.iter_mut().for_each(|event| event.at = Duration::ZERO);
+        for event in &mut ends {
+            event.at = Duration::ZERO;
+        }
         let acked = |event: &FanoutEvent| matches!(event.news, News::Acked { acked: 2, .. });
         assert!(ends.iter().all(|event| acked(event) == (event.id < 20)));
         world.notices.values().map(Vec::len).sum::<usize>()

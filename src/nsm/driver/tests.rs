@@ -1,0 +1,253 @@
+//! The driver against clients on loopback.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use super::*;
+use crate::nsm::farm::{Farm, Manner, STATE};
+use crate::nsm::target::Notice;
+
+const SOON: Duration = Duration::from_secs(20);
+const NEW_STATE: NsmState = NsmState(11);
+
+fn v4() -> IpAddr {
+    Ipv4Addr::UNSPECIFIED.into()
+}
+
+/// Client `number`, an address of its own in 127.0.0.0/8.
+fn client(number: u32) -> IpAddr {
+    Ipv4Addr::from(0x7F10_0000 + number).into()
+}
+
+/// The manner is in the last octet of 127.32.0.x.
+fn mixed(host: IpAddr) -> Manner {
+    match host {
+        IpAddr::V4(host) if host.octets()[1] == 32 => {
+            [Manner::Healthy, Manner::NoStatd, Manner::Refuses, Manner::TcpOnly, Manner::Dead]
+                [usize::from(host.octets()[3])]
+        }
+        _ => Manner::Healthy,
+    }
+}
+
+fn mannered(number: u8) -> IpAddr {
+    Ipv4Addr::new(127, 32, 0, number).into()
+}
+
+fn name(name: &str) -> CallerName {
+    CallerName::new(name).unwrap()
+}
+
+fn target(id: u32, host: Host, from: Option<IpAddr>) -> Target {
+    Target { id, host, notices: vec![Notice { from, name: name("filer.example.org") }] }
+}
+
+fn at(id: u32, address: IpAddr) -> Target {
+    target(id, Host::Addresses(vec![address]), None)
+}
+
+fn options(rpcbind_port: u16, retry: Duration) -> NotifyOptions {
+    NotifyOptions {
+        rpcbind_port,
+        state: NEW_STATE,
+        epoch: Instant::now(),
+        retry_until: retry,
+        no_answer_after: Duration::from_millis(300),
+    }
+}
+
+/// Notifies to the end; every event.
+async fn notified(targets: Vec<Target>, options: NotifyOptions) -> Vec<FanoutEvent> {
+    let (sender, mut receiver) = mpsc::channel(64);
+    let gather = async {
+        let mut events = Vec::new();
+        while let Some(event) = receiver.recv().await {
+            events.push(event);
+        }
+        events
+    };
+    let both = async { tokio::join!(notify(targets, options, sender), gather) };
+    let (ran, events) = tokio::time::timeout(SOON, both).await.expect("it ends");
+    ran.unwrap();
+    events
+}
+
+fn last(events: &[FanoutEvent], id: u32) -> &News {
+    let mut last = events.iter().filter(|event| event.id == id && event.is_last());
+    let event = last.next().unwrap_or_else(|| panic!("target {id} has no last event"));
+    assert!(last.next().is_none());
+    &event.news
+}
+
+async fn notify_many(count: u32) {
+    let farm = Farm::start(v4(), |_| Manner::Healthy).await;
+    let targets = (0..count).map(|id| at(id, client(id))).collect();
+    let options = options(farm.rpcbind_port, SOON);
+    let epoch = options.epoch;
+    let events = notified(targets, options).await;
+    println!(
+        "{count} clients: last ack after {:?}, all told after {:?}, {} repeats",
+        events.iter().map(|event| event.at).max().unwrap(),
+        epoch.elapsed(),
+        events.iter().map(|event| event.attempts - 1).sum::<u32>(),
+    );
+    let acked: HashSet<_> = events.iter().filter(|event| event.is_last()).map(|event| event.id).collect();
+    assert_eq!((acked.len(), events.len()), (count as usize, count as usize));
+    assert!(events.iter().all(|event| matches!(event.news, News::Acked { acked: 1, of: 1, .. })));
+    let notices = farm.notices.lock().unwrap();
+    assert_eq!(notices.iter().map(|(host, ..)| *host).collect::<HashSet<_>>().len(), count as usize);
+    assert!(notices.iter().all(|(_, _, notice)| notice.state == NEW_STATE));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_clients_are_all_acked() {
+    notify_many(2_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_clients_are_all_acked() {
+    notify_many(10_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_receive_buffers_are_made_up_for_by_more_sockets() {
+    let farm = Farm::start(v4(), |_| Manner::Healthy).await;
+    let targets: Vec<_> = (0..2_000).map(|id| at(id, client(id))).collect();
+    // As an unprivileged process has it where nobody raised rmem_max.
+    let sockets = Sockets::open(&targets, 106_496).unwrap();
+    assert!(sockets.lanes.len() > 1 && sockets.lanes.len() <= MOST_LANES, "{:?}", sockets.lanes);
+    assert!(sockets.lanes.iter().all(|lane| lane.window == 256), "{:?}", sockets.lanes);
+    let options = FanoutOptions {
+        job: Job::Notify { state: NEW_STATE },
+        rpcbind_port: farm.rpcbind_port,
+        lanes: sockets.lanes.clone(),
+        streams: 1,
+        no_answer_after: SOON,
+        end: SOON,
+        seed: 1,
+    };
+    let (sender, mut receiver) = mpsc::channel(64);
+    let driver = Driver::new(Fanout::new(Duration::ZERO, targets, options), sockets, Instant::now());
+    let running = tokio::spawn(driver.run(sender));
+    let mut acked = 0;
+    while let Some(event) = tokio::time::timeout(SOON, receiver.recv()).await.expect("it ends") {
+        assert!(matches!(event.news, News::Acked { acked: 1, .. }), "{event:?}");
+        acked += 1;
+    }
+    assert_eq!(acked, 2_000);
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn notices_leave_from_the_address_that_the_client_called() {
+    let farm = Farm::start(v4(), mixed).await;
+    let from: IpAddr = "127.0.7.7".parse().unwrap();
+    let target = target(1, Host::Addresses(vec![mannered(0)]), Some(from));
+    let events = notified(vec![target], options(farm.rpcbind_port, SOON)).await;
+    assert!(matches!(last(&events, 1), News::Acked { .. }));
+    let notices = farm.notices.lock().unwrap();
+    assert_eq!(notices.iter().map(|(to, from, _)| (*to, *from)).collect::<Vec<_>>(), [(mannered(0), from)]);
+}
+
+#[tokio::test]
+async fn a_source_address_that_is_not_ours_is_told() {
+    let farm = Farm::start(v4(), mixed).await;
+    // TEST-NET-1 (RFC 5737) is nobody's.
+    let target = target(1, Host::Addresses(vec![mannered(0)]), Some("192.0.2.1".parse().unwrap()));
+    let events = notified(vec![target], options(farm.rpcbind_port, Duration::from_secs(1))).await;
+    let News::GivenUp { delivery: Delivery::NoAnswer, error: Some(error), last: true } = last(&events, 1) else {
+        panic!("{events:?}")
+    };
+    assert!(error.contains("from 192.0.2.1: this host does not have"), "{error}");
+}
+
+#[tokio::test]
+async fn each_kind_of_client_is_told_apart() {
+    let farm = Farm::start(v4(), mixed).await;
+    let targets = (0..5u8).map(|number| at(number.into(), mannered(number))).collect();
+    let events = notified(targets, options(farm.rpcbind_port, Duration::from_secs(1))).await;
+    assert!(matches!(last(&events, 0), News::Acked { .. }));
+    assert!(matches!(last(&events, 1), News::GivenUp { delivery: Delivery::NoStatd, .. }));
+    assert!(matches!(last(&events, 2), News::GivenUp { delivery: Delivery::Refused, .. }));
+    assert!(matches!(last(&events, 3), News::Acked { .. }), "{events:?}");
+    assert!(matches!(last(&events, 4), News::GivenUp { delivery: Delivery::NoAnswer, .. }));
+    let silent: Vec<_> = events.iter().filter(|event| event.id == 4).collect();
+    assert!(
+        matches!(silent[..], [early, late] if early.at >= Duration::from_millis(300) && !early.is_last() && late.is_last())
+    );
+}
+
+#[tokio::test]
+async fn a_probe_answers_for_each_in_order() {
+    let farm = Farm::start(v4(), mixed).await;
+    let mut targets: Vec<_> = (0..5u8).rev().map(|number| at(number.into(), mannered(number))).collect();
+    targets.push(target(9, Host::Name("no-such-host.invalid".into()), None));
+    let options = ProbeOptions {
+        rpcbind_port: farm.rpcbind_port,
+        timeout: Duration::from_millis(1500),
+        my_name: name("filer.example.org"),
+    };
+    let results = tokio::time::timeout(SOON, probe(targets, options)).await.unwrap().unwrap();
+    let outcomes: Vec<_> = results.iter().take(5).map(|result| (result.id, result.outcome)).collect();
+    assert_eq!(
+        outcomes,
+        [
+            (4, ProbeOutcome::NoAnswer),
+            // Over TCP; this farm's answer there is whole.
+            (3, ProbeOutcome::Answered { state: Some(STATE) }),
+            (2, ProbeOutcome::Answered { state: None }),
+            (1, ProbeOutcome::NoStatd),
+            (0, ProbeOutcome::Answered { state: Some(STATE) }),
+        ]
+    );
+    assert_ne!(results[5].outcome, ProbeOutcome::Answered { state: None });
+    assert!(farm.notices.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn ipv6_clients_are_notified_too() {
+    let farm = Farm::start(Ipv6Addr::LOCALHOST.into(), |_| Manner::Healthy).await;
+    let events = notified(vec![at(1, Ipv6Addr::LOCALHOST.into())], options(farm.rpcbind_port, SOON)).await;
+    assert!(matches!(last(&events, 1), News::Acked { .. }), "{events:?}");
+}
+
+#[tokio::test]
+async fn names_are_resolved() {
+    let farm = Farm::start(v4(), |_| Manner::Healthy).await;
+    let targets =
+        vec![target(1, Host::Name("localhost".into()), None), target(2, Host::Name("127.0.0.2".into()), None)];
+    let events = notified(targets, options(farm.rpcbind_port, SOON)).await;
+    assert!([1, 2].iter().all(|id| matches!(last(&events, *id), News::Acked { .. })), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_host_where_nobody_listens_is_known_at_once() {
+    let free = UdpEndpoint::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().local_addr().port();
+    let patient = NotifyOptions { no_answer_after: SOON, ..options(free, SOON) };
+    let (sender, mut receiver) = mpsc::channel(64);
+    let running = tokio::spawn(notify(vec![at(1, "127.0.0.1".parse().unwrap())], patient, sender));
+    let event = tokio::time::timeout(SOON / 4, receiver.recv()).await.unwrap().unwrap();
+    assert!(matches!(event.news, News::GivenUp { delivery: Delivery::Refused, last: false, .. }), "{event:?}");
+    drop(receiver);
+    tokio::time::timeout(SOON, running).await.expect("dropping the receiver ends it").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_is_slow_delays_no_notice() {
+    let farm = Farm::start(v4(), |_| Manner::Healthy).await;
+    let targets = (0..200).map(|id| at(id, client(id))).collect();
+    let (sender, mut receiver) = mpsc::channel(1);
+    let running = tokio::spawn(notify(targets, options(farm.rpcbind_port, SOON), sender));
+    let all_arrived = async {
+        while farm.notices.lock().unwrap().len() < 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, all_arrived).await.expect("nobody has read an event yet");
+    let mut events = 0;
+    while receiver.recv().await.is_some() {
+        events += 1;
+    }
+    assert_eq!(events, 200);
+    running.await.unwrap().unwrap();
+}
