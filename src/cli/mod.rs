@@ -9,6 +9,7 @@ pub mod args;
 mod clients;
 pub mod config;
 pub mod consent;
+mod demo;
 pub mod error;
 pub mod live;
 mod locks;
@@ -154,14 +155,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => fail(&error.report(), as_json),
     }
 }
-
-// STUB
-mod demo {
-    pub(super) async fn run(_: &super::Context, _: super::args::DemoArgs) -> Result<u8, super::CliError> {
-        Err(super::CliError::failed("not built yet", "wait"))
-    }
-}
-// END STUB
 
 async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
     match command {
