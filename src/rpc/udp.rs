@@ -26,6 +26,9 @@ const MAX_ERRORS: usize = 64;
 /// Ports that a privileged client may take: below 1024, above those of well-known services.
 const RESERVED_PORTS: std::ops::Range<u16> = 665..1024;
 
+/// What reading waits for. A report alone makes a socket erring, not readable.
+const INCOMING: Interest = Interest::READABLE.add(Interest::ERROR);
+
 /// What came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
@@ -116,13 +119,13 @@ impl UdpEndpoint {
                     return Ok(datagram);
                 }
             }
-            self.socket.readable().await?;
+            self.readable().await?;
         }
     }
 
-    /// Waits until there may be something to read. Cancel safe.
+    /// Waits until there may be something to read, a report of the network included. Cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+        self.socket.ready(INCOMING).await.map(drop)
     }
 
     /// Appends what is there now, `max` datagrams at most; returns how many (0: nothing there).
@@ -148,9 +151,7 @@ impl UdpEndpoint {
             room.chunks_mut(MAX_DATAGRAM).take(max.clamp(1, BATCH)).map(IoSliceMut::new).collect();
         let mut errors = 0;
         let count = loop {
-            let read = self
-                .socket
-                .try_io(Interest::READABLE, || self.state.recv((&self.socket).into(), &mut slices, &mut metas));
+            let read = self.socket.try_io(INCOMING, || self.state.recv((&self.socket).into(), &mut slices, &mut metas));
             match read {
                 Ok(count) => break count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
