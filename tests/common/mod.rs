@@ -1,7 +1,7 @@
 //! A small world for end-to-end tests: a real nlmd, simulated clients, and real nlmctl processes.
 //!
 //! Every process is ended by its id when its owner is dropped, also when a test fails.
-#![allow(dead_code, reason = "each test binary uses its own part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of it")]
 
 pub mod proxy;
 
