@@ -151,7 +151,12 @@ impl UdpEndpoint {
             room.chunks_mut(MAX_DATAGRAM).take(max.clamp(1, BATCH)).map(IoSliceMut::new).collect();
         let mut errors = 0;
         let count = loop {
-            let read = self.socket.try_io(INCOMING, || self.state.recv((&self.socket).into(), &mut slices, &mut metas));
+            let mut receive = || self.state.recv((&self.socket).into(), &mut slices, &mut metas);
+            // One kind of readiness at a time: `try_io` takes none of two together for ready.
+            let read = match self.socket.try_io(Interest::READABLE, &mut receive) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.try_io(Interest::ERROR, receive),
+                read => read,
+            };
             match read {
                 Ok(count) => break count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
@@ -357,6 +362,19 @@ mod tests {
         let sent: Vec<u8> = (0..65_507_u32).map(|n| n.to_le_bytes()[0]).collect();
         client.send(&sent, server.local_addr(), None).await.unwrap();
         assert_eq!(timeout(SOON, server.recv()).await.unwrap().unwrap().bytes, sent);
+    }
+
+    // The loopback interface's MTU is above any datagram, so only the options can tell.
+    #[tokio::test]
+    async fn fragments_are_allowed_and_datagrams_are_not_glued() {
+        let v4 = loopback();
+        let discover = rustix_sockopt::ip_mtu_discover(&v4.socket).unwrap();
+        assert_eq!(discover, rustix_sockopt::Ipv4PathMtuDiscovery::DONT);
+        assert!(!nix::sys::socket::getsockopt(&v4.socket, sockopt::UdpGroSegment).unwrap());
+        let Ok(v6) = UdpEndpoint::bind("[::1]:0".parse().unwrap()) else { return };
+        let discover = rustix_sockopt::ipv6_mtu_discover(&v6.socket).unwrap();
+        assert_eq!(discover, rustix_sockopt::Ipv6PathMtuDiscovery::WANT);
+        assert!(!nix::sys::socket::getsockopt(&v6.socket, sockopt::Ipv6DontFrag).unwrap());
     }
 
     #[tokio::test]
