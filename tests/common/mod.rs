@@ -168,13 +168,12 @@ impl World {
     }
     /// nlmctl for this world, with JSON.
     pub fn nlmctl(&self, args: &[&str]) -> Command {
-        self.nlmctl_at(&self.server.control(), args)
+        self.nlmctl_with(&self.server.control(), &self.db(), args)
     }
-    /// Likewise, through another control socket.
-    pub fn nlmctl_at(&self, control: &Path, args: &[&str]) -> Command {
+    /// Likewise, through another control socket, or with another record.
+    pub fn nlmctl_with(&self, control: &Path, db: &Path, args: &[&str]) -> Command {
         let mut command = nlmctl::<&str>(&[]);
-        command.arg("--control").arg(control);
-        command.arg("--db").arg(self.db());
+        command.arg("--control").arg(control).arg("--db").arg(db);
         command.args(["--json", "--rpcbind-port", &self.farm.rpcbind_port().to_string()]);
         command.args(args);
         command
