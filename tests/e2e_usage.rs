@@ -40,7 +40,7 @@ async fn nonsense_on_the_command_line_is_a_usage_error() {
         (&["--json", "resync", "--unreachable", "maybe"], "--unreachable"),
         (&["--json", "--rpcbind-port", "0", "status"], "--rpcbind-port"),
         (&["--json", "--rpcbind-port", "65536", "status"], "--rpcbind-port"),
-        (&["--json", "demo", "--clients", "-1"], "--clients"),
+        (&["--json", "demo", "--clients", "-1"], "-1"),
         (&["--json", "demo", "--clients", "0"], "client"),
         (&["--json", "demo", "--clients", "4000000000"], "--clients"),
         (&["--json", "explode"], "explode"),
