@@ -1,8 +1,9 @@
 //! A file's locks: segments of ranges, shares, waiters, and what was granted and given up again
 //! since the last run began.
 //!
-//! Segments of one owner that are held never overlap; nor do its pending ones. A pending one may
-//! lie under a held one of the same owner: a write lock of which only a read lock was reclaimed.
+//! Segments of one owner overlap only in one case: a pending write lock under the read lock that is
+//! all its owner reclaimed of it. If the run spares it, the two stay so until the next LOCK or UNLOCK
+//! there; the owner then has the stronger of the two.
 
 use std::collections::HashMap;
 

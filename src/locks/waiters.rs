@@ -179,11 +179,13 @@ impl LockTable {
             settling.answers.push((offer, answer));
             return;
         }
+        self.owners.acquire(want.owner);
         self.purge(want.file);
         match answer {
             OfferAnswer::Accepted => self.confirm(offer.0),
             OfferAnswer::Refused => self.take_offer_back(offer.0),
         }
+        self.owners.release(want.owner);
         self.files.close(want.file);
     }
 

@@ -184,3 +184,79 @@ pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone
         verdicts,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(90);
+    const POLICY: Policy = Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false };
+
+    /// Acked long ago and claimed all but one lock.
+    fn stale(server_addresses: &[IpAddr]) -> ClientFacts<'_> {
+        ClientFacts {
+            in_scope: 5,
+            pending: 1,
+            reclaimed_any: true,
+            reclaimed_anything: true,
+            delivery: Delivery::Acked,
+            acked_ago: Some(GRACE),
+            shared_address: false,
+            suspect: false,
+            named: false,
+            may_drop: false,
+            server_addresses,
+        }
+    }
+
+    fn silent(server_addresses: &[IpAddr]) -> ClientFacts<'_> {
+        ClientFacts { pending: 5, reclaimed_any: false, reclaimed_anything: false, ..stale(server_addresses) }
+    }
+
+    fn verdicts(clients: &[ClientFacts<'_>], policy: Policy) -> (Vec<Verdict>, bool) {
+        let judgement = judge(clients, policy, GRACE, false);
+        (judgement.verdicts, judgement.not_understood)
+    }
+
+    #[test]
+    fn silent_clients_are_dropped_until_they_are_too_many() {
+        let here = ["192.0.2.1".parse().unwrap()];
+        let (talks, quiet) = (stale(&here), silent(&here));
+        let keep = Verdict::Keep(Why::NotUnderstood);
+        for (clients, expected, not_understood) in [
+            (vec![talks, quiet], vec![Verdict::Drop, Verdict::Drop], false),
+            (vec![talks, talks, quiet, quiet], vec![Verdict::Drop; 4], false),
+            (vec![talks, quiet, quiet], vec![Verdict::Drop, keep, keep], true),
+            (vec![quiet], vec![keep], true),
+            (vec![ClientFacts { suspect: true, ..quiet }], vec![Verdict::Drop], false),
+            (vec![ClientFacts { named: true, ..quiet }; 3], vec![Verdict::Drop; 3], false),
+            (vec![ClientFacts { in_scope: 0, pending: 0, ..quiet }; 3], vec![Verdict::Drop; 3], false),
+        ] {
+            assert_eq!(verdicts(&clients, POLICY), (expected, not_understood), "{clients:?}");
+        }
+        let all_quiet = [quiet; 3];
+        let with = |silent| Policy { silent, ..POLICY };
+        assert_eq!(verdicts(&all_quiet, with(Silent::Drop)), (vec![Verdict::Drop; 3], false));
+        assert_eq!(verdicts(&all_quiet, with(Silent::Keep)), (vec![Verdict::Keep(Why::Silent); 3], false));
+    }
+
+    #[test]
+    fn silence_behind_one_server_address_is_measured_there() {
+        let (one, two) = (["192.0.2.1".parse().unwrap()], ["192.0.2.2".parse().unwrap()]);
+        let clients = [stale(&one), stale(&one), stale(&one), silent(&two), silent(&two)];
+        let (verdicts, not_understood) = verdicts(&clients, POLICY);
+        assert!(not_understood);
+        assert_eq!(verdicts.iter().filter(|v| **v == Verdict::Keep(Why::NotUnderstood)).count(), 2);
+    }
+
+    #[test]
+    fn the_deadline_never_moves_back_nor_past_the_latest() {
+        let at = Duration::from_secs;
+        assert_eq!(extended_deadline(at(90), at(180), GRACE, None, None), at(90));
+        assert_eq!(extended_deadline(at(90), at(180), GRACE, Some(at(10)), Some(at(20))), at(90));
+        assert_eq!(extended_deadline(at(90), at(180), GRACE, Some(at(80)), None), at(95));
+        assert_eq!(extended_deadline(at(90), at(180), GRACE, Some(at(80)), Some(at(88))), at(103));
+        assert_eq!(extended_deadline(at(90), at(180), GRACE, Some(at(170)), None), at(180));
+        assert_eq!(patience(at(5)), Duration::from_millis(2500));
+    }
+}

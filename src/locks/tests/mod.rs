@@ -1,1 +1,324 @@
-//! Tests of the lock table.
+//! Tests of the lock table: a small world to speak to it in sentences, and the invariants that
+//! every step must keep.
+
+mod grace;
+mod model;
+mod posix;
+mod runs;
+mod settle;
+mod waiters;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::files::Kind;
+use super::*;
+use crate::wire::control::{
+    ClientProgress, ClientRef, Fate, InstanceId, LockFate, LockRow, LockState, LocksArgs, Policy, RunId, Scope, Silent,
+    Unreachable,
+};
+use crate::wire::types::{Cookie, FileHandle, OwnerHandle, Transport};
+use crate::wire::xdr::Maybe;
+
+const SERVER: &str = "192.0.2.1";
+
+/// A table with clients that have names and processes that have numbers.
+struct World {
+    table: LockTable,
+    now: Duration,
+    effects: Vec<Effect>,
+    runs: u8,
+}
+
+/// A process of a client: the client's name and the svid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct P(&'static str, i32);
+
+fn bytes(start: u64, end: u64) -> ByteRange {
+    ByteRange { start, end }
+}
+
+fn name(text: &str) -> CallerName {
+    CallerName::new(text).unwrap()
+}
+
+fn wanted(process: P, file: &str, range: ByteRange, exclusive: bool) -> Wanted {
+    Wanted {
+        file: FileHandle::new(file.as_bytes()).unwrap(),
+        range,
+        exclusive,
+        process: Process { svid: Svid(process.1), oh: OwnerHandle::new(b"oh").unwrap() },
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        Self { table: LockTable::new(limits), now: Duration::from_secs(1000), effects: Vec::new(), runs: 0 }
+    }
+
+    /// Every client has an address of its own, made from its name's letters.
+    fn address(client: &str) -> IpAddr {
+        let sum: u32 = client.bytes().fold(7, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b)));
+        IpAddr::from([10, 0, (sum >> 8) as u8, sum as u8])
+    }
+
+    fn client(&mut self, client: &str) -> ClientId {
+        self.client_at(Self::address(client), client)
+    }
+
+    fn client_at(&mut self, address: IpAddr, client: &str) -> ClientId {
+        let id = match self.table.find(address, &name(client)) {
+            Some(id) => id,
+            None => self.table.add_client(address, &name(client)).unwrap(),
+        };
+        self.table.set_monitored(id, true);
+        self.table.called(id, SERVER.parse().unwrap());
+        id
+    }
+
+    fn caller(&mut self, client: &str) -> Caller {
+        let client = self.client(client);
+        Caller { client, via: via(Transport::Tcp) }
+    }
+
+    /// Hands the call over, checks the invariants, keeps the effects.
+    fn call(&mut self, process: P, call: &Call) -> Handled {
+        let caller = self.caller(process.0);
+        self.call_as(caller, call)
+    }
+
+    fn call_as(&mut self, caller: Caller, call: &Call) -> Handled {
+        let handled = self.table.handle(self.now, caller, call);
+        self.check();
+        handled
+    }
+
+    fn check(&mut self) {
+        self.effects.extend(self.table.take_effects());
+        self.table.check_invariants();
+    }
+
+    fn verdict(&mut self, process: P, call: &Call) -> Verdict {
+        match self.call(process, call) {
+            Handled::Reply(verdict) => verdict,
+            Handled::Wait => panic!("the call has to wait for a settle"),
+        }
+    }
+
+    fn lock_call(process: P, file: &str, range: ByteRange, exclusive: bool, block: bool, reclaim: bool) -> Call {
+        Call::Lock {
+            wanted: wanted(process, file, range, exclusive),
+            block,
+            reclaim,
+            monitored: true,
+            state: NsmState(3),
+            cookie: Cookie::new(b"c").unwrap(),
+        }
+    }
+
+    fn write(&mut self, process: P, file: &str, range: ByteRange) -> Verdict {
+        self.verdict(process, &Self::lock_call(process, file, range, true, false, false))
+    }
+
+    fn read(&mut self, process: P, file: &str, range: ByteRange) -> Verdict {
+        self.verdict(process, &Self::lock_call(process, file, range, false, false, false))
+    }
+
+    fn wait(&mut self, process: P, file: &str, range: ByteRange) -> Verdict {
+        self.verdict(process, &Self::lock_call(process, file, range, true, true, false))
+    }
+
+    fn reclaim(&mut self, process: P, file: &str, range: ByteRange) -> Verdict {
+        self.verdict(process, &Self::lock_call(process, file, range, true, false, true))
+    }
+
+    fn reclaim_read(&mut self, process: P, file: &str, range: ByteRange) -> Verdict {
+        self.verdict(process, &Self::lock_call(process, file, range, false, false, true))
+    }
+
+    fn unlock(&mut self, process: P, file: &str, range: ByteRange) -> Verdict {
+        self.verdict(process, &Call::Unlock(wanted(process, file, range, true)))
+    }
+
+    fn cancel(&mut self, process: P, file: &str, range: ByteRange) -> Verdict {
+        self.verdict(process, &Call::Cancel(wanted(process, file, range, true)))
+    }
+
+    fn test(&mut self, process: P, file: &str, range: ByteRange, exclusive: bool) -> Verdict {
+        self.verdict(process, &Call::Test(wanted(process, file, range, exclusive)))
+    }
+
+    fn share(&mut self, process: P, file: &str, access: u32, mode: u32, reclaim: bool) -> Verdict {
+        let call = Call::Share {
+            file: FileHandle::new(file.as_bytes()).unwrap(),
+            oh: OwnerHandle::new(&process.1.to_be_bytes()).unwrap(),
+            access,
+            mode,
+            reclaim,
+        };
+        self.verdict(process, &call)
+    }
+
+    fn unshare(&mut self, process: P, file: &str) -> Verdict {
+        let call = Call::Unshare {
+            file: FileHandle::new(file.as_bytes()).unwrap(),
+            oh: OwnerHandle::new(&process.1.to_be_bytes()).unwrap(),
+        };
+        self.verdict(process, &call)
+    }
+
+    fn begin_args(&mut self, mode: Mode) -> BeginArgs {
+        self.runs += 1;
+        BeginArgs {
+            run: RunId([self.runs; 16]),
+            instance: InstanceId([0; 16]),
+            nsm_state: NsmState(1),
+            scope: Scope::default(),
+            mode,
+            policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
+            may_drop: List::default(),
+            grace_ms: 90_000,
+            grace_max_ms: 180_000,
+        }
+    }
+
+    fn begin(&mut self, mode: Mode) -> Begun {
+        let args = self.begin_args(mode);
+        self.begin_with(&args)
+    }
+
+    fn begin_with(&mut self, args: &BeginArgs) -> Begun {
+        let begun = self.table.begin(self.now, 0, args, NsmState(1), NsmState(3)).unwrap();
+        self.check();
+        begun
+    }
+
+    fn tell(&mut self, client: &str, delivery: Delivery) {
+        let index = self.table.run_clients().iter().position(|c| c.name == name(client)).unwrap();
+        let seen = ClientProgress { client: u32::try_from(index).unwrap(), delivery, ago_ms: 0, suspect: false };
+        let run = self.table.run_status(self.now).unwrap().run;
+        let args = ProgressArgs { run, notices_begun: true, clients: List::clipped(vec![seen]) };
+        self.table.progress(self.now, &args).unwrap();
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    /// The whole settle, as a controller asks for it.
+    fn settle(&mut self) -> FullResult {
+        self.settle_alone(false)
+    }
+
+    fn settle_alone(&mut self, alone: bool) -> FullResult {
+        self.table.settle_start(self.now, false, alone, "test").unwrap();
+        while !self.table.settle_scan(1) {}
+        let result = self.table.settle_result(0).unwrap();
+        self.table.settle_commit();
+        self.check();
+        while !self.table.settle_sweep(1) {
+            self.check();
+        }
+        self.check();
+        result
+    }
+
+    fn counts(&self) -> Counts {
+        self.table.run_status(self.now).unwrap().counts
+    }
+
+    fn rows(&self) -> Vec<LockRow> {
+        self.table.list_locks(&LocksArgs { scope: Scope::default(), after: 0 }).locks.into_vec()
+    }
+
+    /// What a file looks like: `a/1 write 0-9 held`, by range.
+    fn picture(&self, file: &str) -> Vec<String> {
+        let handle = FileHandle::new(file.as_bytes()).unwrap();
+        let mut rows: Vec<LockRow> = self.rows().into_iter().filter(|r| r.file == handle).collect();
+        rows.sort_by_key(|r| (r.range, r.owner.name.clone(), r.owner.svid));
+        rows.iter().map(|r| format!("{}/{} {} {} {}", r.owner.name, r.owner.svid, r.kind, r.range, r.state)).collect()
+    }
+
+    fn offers(&mut self) -> Vec<(OfferId, Wanted)> {
+        self.check();
+        let offers = self.effects.iter().filter_map(|e| match e {
+            Effect::Offer { offer, wanted, .. } => Some((*offer, wanted.clone())),
+            _ => None,
+        });
+        let offers: Vec<_> = offers.collect();
+        self.effects.retain(|e| !matches!(e, Effect::Offer { .. }));
+        offers
+    }
+
+    fn answer(&mut self, offer: OfferId, answer: OfferAnswer) {
+        self.table.offer_answered(offer, answer);
+        self.check();
+    }
+}
+
+fn via(transport: Transport) -> Via {
+    Via { server_address: SERVER.parse().unwrap(), transport, version: 4 }
+}
+
+fn client_ref(client: &str) -> ClientRef {
+    ClientRef { name: Maybe(Some(name(client))), address: Maybe(None) }
+}
+
+fn fates(result: &FullResult) -> Vec<(Fate, ByteRange, bool)> {
+    let mut fates: Vec<_> = result.locks.as_slice().iter().map(|r: &LockFate| (r.fate, r.range, r.partial)).collect();
+    fates.sort_by_key(|(_, range, _)| *range);
+    fates
+}
+
+impl LockTable {
+    /// What must hold after every step (theory at the top of the module).
+    fn check_invariants(&self) {
+        let mut locks = 0;
+        let mut unmonitored = 0;
+        let mut per_client: HashMap<ClientId, usize> = HashMap::new();
+        for (id, file) in self.files.from(0) {
+            assert!(file.segments.is_sorted_by_key(|s| s.range.start), "segments are in order");
+            for (n, a) in file.segments.iter().enumerate() {
+                locks += 1;
+                unmonitored += usize::from(!a.monitored);
+                *per_client.entry(a.client).or_default() += 1;
+                assert!(a.range.start <= a.range.end, "a range is not empty");
+                if self.is_void(id, a) {
+                    continue;
+                }
+                for b in file.segments.iter().skip(n + 1).filter(|b| !self.is_void(id, b)) {
+                    if !a.range.overlaps(b.range) {
+                        continue;
+                    }
+                    assert!(a.owner == b.owner || !a.kind.excludes(b.kind), "two owners conflict: {a:?} {b:?}");
+                    if a.owner == b.owner && a.kind.same_sort(b.kind) {
+                        assert_ne!(a.kind, b.kind, "an owner has equal segments on the same bytes: {a:?} {b:?}");
+                    }
+                }
+            }
+        }
+        assert_eq!(locks, self.locks, "locks in all");
+        assert_eq!(unmonitored, self.unmonitored, "unmonitored locks in all");
+        for (id, client) in self.clients.iter() {
+            assert_eq!(client.locks, per_client.get(&id).copied().unwrap_or(0), "locks of {}", client.name);
+            assert_eq!(client.locks, client.files.values().sum::<usize>());
+        }
+        if let Some(run) = &self.run {
+            let c = &run.counts;
+            assert_eq!(c.in_scope, c.pending + c.reclaimed + c.released, "{c:?}");
+            let mut marks = HashSet::new();
+            let pending = self.files.from(0).flat_map(|(id, f)| f.segments.iter().map(move |s| (id, s)));
+            let pending = pending.filter(|(id, s)| self.is_pending(*id, s));
+            let pending = pending.filter(|(_, s)| !run.is_marked(s) || marks.insert(s.mark)).count();
+            assert_eq!(c.pending, pending as u64, "the pending count is that of the segments");
+        }
+        for waiter in self.waiters.values().filter(|w| !w.offered) {
+            let kind = waiter.want.kind;
+            assert!(matches!(kind, Kind::Range { .. }), "only ranges are waited for");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Ranges as POSIX has them, without any run.
+
+use super::*;
+
+const A: P = P("a", 1);
+const B: P = P("b", 1);
+
+#[test]
+fn an_unlock_in_the_middle_splits_a_lock() {
+    let mut w = World::new();
+    assert_eq!(w.write(A, "f", bytes(0, 99)), Verdict::Granted);
+    assert_eq!(w.unlock(A, "f", bytes(40, 59)), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/1 write 0-39 held", "a/1 write 60-99 held"]);
+    assert_eq!(w.write(B, "f", bytes(40, 59)), Verdict::Granted);
+    assert_eq!(w.write(B, "f", bytes(39, 40)), Verdict::Denied);
+}
+
+#[test]
+fn neighbours_and_overlaps_of_one_owner_become_one_lock() {
+    let mut w = World::new();
+    w.write(A, "f", bytes(0, 9));
+    w.write(A, "f", bytes(20, 29));
+    w.write(A, "f", bytes(10, 19));
+    assert_eq!(w.picture("f"), ["a/1 write 0-29 held"]);
+    w.write(A, "f", bytes(5, 40));
+    assert_eq!(w.picture("f"), ["a/1 write 0-40 held"]);
+}
+
+#[test]
+fn another_mode_in_the_middle_makes_three_locks() {
+    let mut w = World::new();
+    w.write(A, "f", bytes(0, 99));
+    assert_eq!(w.read(A, "f", bytes(40, 59)), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/1 write 0-39 held", "a/1 read 40-59 held", "a/1 write 60-99 held"]);
+    assert_eq!(w.read(B, "f", bytes(40, 59)), Verdict::Granted);
+    assert_eq!(w.write(A, "f", bytes(40, 59)), Verdict::Denied, "an upgrade against a reader");
+}
+
+#[test]
+fn length_zero_is_to_the_end_of_the_file_and_the_last_byte_is_64_bits_wide() {
+    let mut w = World::new();
+    let to_end = ByteRange::from_offset_len(100, 0).unwrap();
+    assert_eq!(w.write(A, "f", to_end), Verdict::Granted);
+    assert_eq!(w.write(B, "f", bytes(u64::MAX, u64::MAX)), Verdict::Denied);
+    assert_eq!(w.write(B, "f", bytes(0, 99)), Verdict::Granted);
+    assert_eq!(w.unlock(A, "f", bytes(200, u64::MAX)), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["b/1 write 0-99 held", "a/1 write 100-199 held"]);
+    assert_eq!(ByteRange::from_offset_len(u64::MAX, 2), None);
+}
+
+#[test]
+fn readers_share_and_writers_do_not() {
+    let mut w = World::new();
+    for (held_exclusive, wanted_exclusive, verdict) in [
+        (false, false, Verdict::Granted),
+        (false, true, Verdict::Denied),
+        (true, false, Verdict::Denied),
+        (true, true, Verdict::Denied),
+    ] {
+        let file = format!("f{held_exclusive}{wanted_exclusive}");
+        if held_exclusive {
+            w.write(A, &file, bytes(0, 9))
+        } else {
+            w.read(A, &file, bytes(0, 9))
+        };
+        let got = if wanted_exclusive { w.write(B, &file, bytes(9, 10)) } else { w.read(B, &file, bytes(9, 10)) };
+        assert_eq!(got, verdict, "held {held_exclusive}, wanted {wanted_exclusive}");
+    }
+}
+
+#[test]
+fn an_unlock_of_what_is_not_held_is_granted_and_changes_nothing_of_others() {
+    let mut w = World::new();
+    w.write(A, "f", bytes(0, 9));
+    assert_eq!(w.unlock(B, "f", ByteRange::ALL), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/1 write 0-9 held"]);
+}
+
+#[test]
+fn test_names_who_is_in_the_way_also_an_exclusive_test_of_a_read_lock() {
+    let mut w = World::new();
+    w.read(A, "f", bytes(0, 9));
+    let Verdict::Holder(holder) = w.test(B, "f", bytes(5, 6), true) else { panic!("nobody in the way") };
+    assert_eq!((holder.exclusive, holder.range, holder.process.svid), (false, bytes(0, 9), Svid(1)));
+    assert_eq!(w.test(B, "f", bytes(5, 6), false), Verdict::Granted);
+    assert_eq!(w.test(A, "f", bytes(5, 6), true), Verdict::Granted, "one's own lock is not in the way");
+}
+
+#[test]
+fn equal_svids_over_other_paths_and_of_other_clients_are_other_owners() {
+    let mut w = World::new();
+    let call = World::lock_call(A, "f", bytes(0, 9), true, false, false);
+    let client = w.client("a");
+    let mut other_paths = vec![via(Transport::Udp), Via { version: 3, ..via(Transport::Tcp) }];
+    other_paths.push(Via { server_address: "192.0.2.2".parse().unwrap(), ..via(Transport::Tcp) });
+    assert_eq!(w.call_as(Caller { client, via: via(Transport::Tcp) }, &call), Handled::Reply(Verdict::Granted));
+    for via in other_paths {
+        assert_eq!(w.call_as(Caller { client, via }, &call), Handled::Reply(Verdict::Denied), "{via:?}");
+    }
+    assert_eq!(w.write(B, "f", bytes(0, 9)), Verdict::Denied);
+}
+
+#[test]
+fn shares_deny_what_they_say_and_never_meet_ranges() {
+    let mut w = World::new();
+    assert_eq!(w.write(A, "f", ByteRange::ALL), Verdict::Granted);
+    assert_eq!(w.share(A, "f", 1, 2, false), Verdict::Granted, "reads, denies writing");
+    assert_eq!(w.share(B, "f", 2, 0, false), Verdict::Denied, "wants to write");
+    assert_eq!(w.share(B, "f", 1, 1, false), Verdict::Denied, "denies reading to a reader");
+    assert_eq!(w.share(B, "f", 1, 0, false), Verdict::Granted);
+    assert_eq!(w.unshare(A, "f"), Verdict::Granted);
+    assert_eq!(w.share(P("b", 2), "f", 2, 0, false), Verdict::Granted);
+    assert_eq!(w.table.totals().locks, 3);
+    assert_eq!(w.unlock(A, "f", ByteRange::ALL), Verdict::Granted);
+    assert_eq!(w.table.totals().locks, 2, "an unlock takes no share");
+}
+
+#[test]
+fn caps_answer_no_locks_and_leave_the_held_ones_alone() {
+    let mut w = World::with(Limits { locks: 3, locks_per_client: 2, ..Limits::default() });
+    assert_eq!(w.write(A, "f", bytes(0, 0)), Verdict::Granted);
+    assert_eq!(w.write(A, "f", bytes(2, 2)), Verdict::Granted);
+    assert_eq!(w.write(A, "f", bytes(4, 4)), Verdict::NoLocks, "two of one client");
+    assert_eq!(w.write(B, "f", bytes(6, 6)), Verdict::Granted);
+    assert_eq!(w.write(B, "f", bytes(8, 8)), Verdict::NoLocks, "three in all");
+    w.unlock(A, "f", bytes(0, 0));
+    assert_eq!(w.write(B, "f", bytes(8, 8)), Verdict::Granted);
+}
+
+#[test]
+fn when_full_the_client_longest_without_locks_makes_room() {
+    let mut w = World::with(Limits { clients: 2, ..Limits::default() });
+    w.write(A, "f", bytes(0, 0));
+    let idle = w.client("idle");
+    let newcomer = w.client("new");
+    w.check();
+    assert!(w.effects.contains(&Effect::Forget(idle)));
+    w.write(P("new", 1), "f", bytes(1, 1));
+    assert_eq!(w.table.add_client(World::address("more"), &name("more")), Err(Full));
+    assert_ne!(newcomer, idle, "a number is never used again");
+}
+
+#[test]
+fn one_address_with_many_names_makes_room_only_for_itself() {
+    let mut w = World::with(Limits { clients: 100, clients_per_address: 2, ..Limits::default() });
+    let quiet = w.client("quiet");
+    let here = "10.9.9.9".parse().unwrap();
+    let first = w.client_at(here, "n1");
+    w.client_at(here, "n2");
+    w.client_at(here, "n3");
+    w.check();
+    assert!(w.effects.contains(&Effect::Forget(first)) && !w.effects.contains(&Effect::Forget(quiet)));
+}
+
+#[test]
+fn everything_is_forgotten_with_the_last_lock() {
+    let mut w = World::new();
+    w.write(A, "f", bytes(0, 9));
+    w.wait(B, "f", bytes(0, 9));
+    w.test(P("c", 1), "g", bytes(0, 9), true);
+    w.cancel(B, "f", bytes(0, 9));
+    w.unlock(A, "f", ByteRange::ALL);
+    assert_eq!((w.table.files.len(), w.table.owners.len(), w.table.waits.len()), (0, 0, 0));
+}

@@ -1,0 +1,221 @@
+//! The end of a run: who loses what, the instant, and what waits for it.
+
+use super::*;
+
+const A: P = P("a", 1);
+const B: P = P("b", 1);
+const C: P = P("c", 1);
+const D: P = P("d", 1);
+const R: ByteRange = ByteRange { start: 0, end: 9 };
+
+/// Four clients with a lock each on a file of the client's name.
+fn four() -> World {
+    let mut w = World::new();
+    for process in [A, B, C, D] {
+        assert_eq!(w.write(process, process.0, R), Verdict::Granted);
+    }
+    w
+}
+
+fn sums(result: &FullResult) -> (u64, u64, u64, u64) {
+    let c = result.result.counts;
+    assert_eq!(c.pending, 0);
+    assert_eq!(c.in_scope, c.reclaimed + c.released + c.dropped + c.kept + c.unverified);
+    (c.reclaimed, c.released, c.dropped, c.kept)
+}
+
+#[test]
+fn what_a_client_that_acked_did_not_claim_is_dropped_and_the_others_kept() {
+    let mut w = four();
+    w.write(A, "stale", R);
+    w.begin(Mode::Strict);
+    w.reclaim(A, "a", R);
+    w.tell("a", Delivery::Acked);
+    w.tell("b", Delivery::NoAnswer);
+    w.tell("c", Delivery::Partial);
+    w.pass(60);
+    let result = w.settle();
+    assert_eq!(sums(&result), (1, 0, 1, 3));
+    assert!(w.picture("stale").is_empty());
+    for file in ["a", "b", "c", "d"] {
+        assert_eq!(w.picture(file).len(), 1, "{file}");
+    }
+}
+
+#[test]
+fn unreachable_drop_covers_exactly_those_the_plan_named_and_that_were_told() {
+    let mut w = four();
+    let mut args = w.begin_args(Mode::Strict);
+    args.policy.unreachable = Unreachable::Drop;
+    args.may_drop = List::clipped(vec![client_ref("a"), client_ref("c"), client_ref("d")]);
+    w.begin_with(&args);
+    w.tell("a", Delivery::NoAnswer);
+    w.tell("b", Delivery::NoAnswer);
+    w.tell("c", Delivery::Partial);
+    w.pass(60);
+    let result = w.settle();
+    assert_eq!(sums(&result), (0, 0, 1, 3), "b is not on the list, c acked something, d was not told");
+    assert!(w.picture("a").is_empty());
+}
+
+#[test]
+fn settling_alone_drops_only_of_clients_reported_as_acked() {
+    let mut w = four();
+    w.write(B, "b2", R);
+    let mut args = w.begin_args(Mode::Strict);
+    args.policy.unreachable = Unreachable::Drop;
+    args.may_drop = List::clipped(vec![client_ref("a")]);
+    w.begin_with(&args);
+    w.tell("a", Delivery::NoAnswer);
+    w.tell("b", Delivery::Acked);
+    w.reclaim(B, "b2", R);
+    w.pass(60);
+    let result = w.settle_alone(true);
+    assert!(result.result.alone);
+    assert_eq!(sums(&result), (1, 0, 1, 3));
+    assert!(w.picture("b").is_empty());
+}
+
+#[test]
+fn too_many_silent_clients_mean_the_notices_were_not_understood() {
+    let mut w = four();
+    w.begin(Mode::Strict);
+    for client in ["a", "b", "c", "d"] {
+        w.tell(client, Delivery::Acked);
+    }
+    w.reclaim(A, "a", R);
+    w.pass(60);
+    let result = w.settle();
+    assert!(result.result.not_understood);
+    assert_eq!(sums(&result), (1, 0, 0, 3));
+}
+
+#[test]
+fn a_late_ack_protects_its_client() {
+    let mut w = four();
+    w.begin(Mode::Strict);
+    w.pass(60);
+    for client in ["a", "b", "c"] {
+        w.reclaim(P(client, 1), client, R);
+        w.tell(client, Delivery::Acked);
+    }
+    w.tell("d", Delivery::Acked);
+    w.pass(14);
+    assert_eq!(sums(&w.settle()), (3, 0, 0, 1));
+}
+
+#[test]
+fn a_shared_address_acks_for_nobody_but_a_reclaim_speaks_for_its_client() {
+    let mut w = World::new();
+    let nat = "10.7.7.7".parse().unwrap();
+    let mut callers = Vec::new();
+    for client in ["x", "y"] {
+        let caller = Caller { client: w.client_at(nat, client), via: via(Transport::Tcp) };
+        for file in ["1", "2"] {
+            let call = World::lock_call(P("any", 1), &format!("{client}{file}"), R, true, false, false);
+            assert_eq!(w.call_as(caller, &call), Handled::Reply(Verdict::Granted));
+        }
+        callers.push(caller);
+    }
+    w.begin(Mode::Strict);
+    w.tell("x", Delivery::Acked);
+    w.tell("y", Delivery::Acked);
+    let reclaim = World::lock_call(P("any", 1), "x1", R, true, false, true);
+    assert_eq!(w.call_as(callers[0], &reclaim), Handled::Reply(Verdict::Granted));
+    w.pass(60);
+    assert_eq!(sums(&w.settle()), (1, 0, 1, 2), "x's other lock is stale; of y nothing is known");
+}
+
+#[test]
+fn a_lock_reclaimed_in_part_is_counted_as_dropped_once() {
+    let mut w = four();
+    w.write(A, "more", R);
+    w.begin(Mode::Strict);
+    w.reclaim(A, "more", R);
+    w.reclaim(A, "a", bytes(4, 5));
+    w.tell("a", Delivery::Acked);
+    w.pass(60);
+    let result = w.settle();
+    assert_eq!(sums(&result), (1, 0, 1, 3));
+    let dropped: Vec<_> = fates(&result).into_iter().filter(|f| f.0 == Fate::Dropped).collect();
+    assert_eq!(dropped, [(Fate::Dropped, bytes(0, 3), true), (Fate::Dropped, bytes(6, 9), true)]);
+    assert_eq!(w.picture("a"), ["a/1 write 4-5 held"], "what was granted is never dropped");
+}
+
+#[test]
+fn only_what_meets_a_pending_lock_waits_while_the_result_is_written() {
+    let mut w = four();
+    w.write(A, "more", R);
+    w.begin(Mode::Targeted);
+    w.reclaim(A, "more", R);
+    w.tell("a", Delivery::Acked);
+    w.pass(60);
+    w.table.settle_start(w.now, false, false, "test").unwrap();
+    let waits = [
+        World::lock_call(B, "a", R, true, false, false),
+        Call::Test(wanted(B, "a", R, true)),
+        World::lock_call(A, "a", R, true, false, true),
+    ];
+    for call in &waits {
+        assert_eq!(w.call(if call == &waits[2] { A } else { B }, call), Handled::Wait);
+    }
+    assert_eq!(w.call(A, &Call::Unlock(wanted(A, "a", bytes(0, 0), true))), Handled::Wait);
+    assert_eq!(w.call(A, &Call::FreeAll), Handled::Wait);
+    assert_eq!(w.table.reboot_notice(World::address("a"), &name("a"), NsmState(9)), Reboot::Wait);
+    assert_eq!(w.table.abort(0, "now").unwrap_err().code, RefusalCode::WrongPhase);
+    assert_eq!(w.write(B, "new", R), Verdict::Granted);
+    assert_eq!(w.unlock(A, "more", R), Verdict::Granted);
+    while !w.table.settle_scan(1) {}
+    w.table.settle_result(0).unwrap();
+    w.table.settle_commit();
+    assert_eq!(w.write(B, "a", R), Verdict::Granted, "at once, before any sweep");
+    while !w.table.settle_sweep(1) {}
+    w.check();
+    assert_eq!(w.picture("a"), ["b/1 write 0-9 held"]);
+}
+
+#[test]
+fn a_result_that_cannot_be_written_leaves_the_run_as_it_was() {
+    let mut w = four();
+    w.begin(Mode::Strict);
+    w.tell("a", Delivery::Acked);
+    w.pass(60);
+    let before = w.counts();
+    w.table.settle_start(w.now, false, false, "test").unwrap();
+    while !w.table.settle_scan(100) {}
+    w.table.settle_cancel();
+    w.check();
+    assert_eq!(w.counts(), before);
+    assert_eq!(w.reclaim(A, "a", R), Verdict::Granted);
+    assert_eq!(w.table.abort(0, "test").unwrap().result.counts.kept, 3);
+}
+
+#[test]
+fn an_early_settle_is_refused_while_something_is_pending() {
+    let mut w = four();
+    w.begin(Mode::Strict);
+    let refusal = w.table.settle_start(w.now, true, false, "test").unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::StillPending);
+    for process in [A, B, C, D] {
+        w.reclaim(process, process.0, R);
+    }
+    w.table.settle_start(w.now, true, false, "test").unwrap();
+    assert!(w.table.settle_scan(1));
+    assert_eq!(sums(&w.table.settle_result(0).unwrap()), (4, 0, 0, 0));
+}
+
+#[test]
+fn a_dropped_unreachable_client_waits_for_nothing_any_more() {
+    let mut w = four();
+    w.wait(A, "b", R);
+    let mut args = w.begin_args(Mode::Strict);
+    args.policy.unreachable = Unreachable::Drop;
+    args.may_drop = List::clipped(vec![client_ref("a")]);
+    w.begin_with(&args);
+    w.tell("a", Delivery::NoAnswer);
+    w.pass(60);
+    w.settle();
+    w.unlock(B, "b", R);
+    assert!(w.offers().is_empty(), "a grant to it would be stuck");
+    assert_eq!(w.table.totals().waiters, 0);
+}
