@@ -70,9 +70,9 @@ pub enum ManagerKind {
     Auto,
     /// nlmd, or what speaks its control protocol
     Nlmd,
-    /// The Linux kernel's lockd
+    /// The Linux kernel's lockd (not in this version)
     Knfsd,
-    /// NFS-Ganesha
+    /// NFS-Ganesha (not in this version)
     Ganesha,
 }
 
