@@ -1,4 +1,5 @@
 //! What is there: status, clients, locks, runs; and `nlmctl notify` on its own.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod common;
 
@@ -63,8 +64,8 @@ async fn the_result_of_a_run_whose_controller_was_killed_is_fetched_by_runs() {
 /// A world whose hosts are in a file, and the start of a command line that tells them.
 fn notify(world: &World, args: &[&str]) -> Running {
     let targets = world.server.dir().join("targets");
-    let hosts: String = (1..=world.clients.len()).map(|n| format!("127.9.0.{n}\n")).collect();
-    fs::write(&targets, hosts).unwrap();
+    let hosts: Vec<_> = (1..=world.clients.len()).map(|n| format!("127.9.0.{n}")).collect();
+    fs::write(&targets, hosts.join("\n")).unwrap();
     let mut command = world.nlmctl(&["notify", "--name", common::SERVER, "--targets"]);
     command.arg(targets).args(args);
     Running::start(command)
