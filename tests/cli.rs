@@ -1,4 +1,5 @@
 //! The binary's own behaviour: bad usage, places, pipes. None of it needs a lock manager.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;
 use std::io::Read;
@@ -146,6 +147,32 @@ fn runs_of_a_record_that_is_not_there_are_none() {
     assert!(runs(&["list", "-q"]).stderr.is_empty());
     says(&failed(&runs(&["show", "abc", "--json"]), 2), "abc");
     assert!(!Path::new(db).exists());
+}
+
+#[test]
+fn reading_the_default_record_makes_no_folder() {
+    if nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let list = nlmctl(&["runs", "list", "--config", "/dev/null"]).env("HOME", home.path()).output().unwrap();
+    assert_eq!(code(&list), 0, "{list:?}");
+    assert!(stderr(&list).contains(".local/state/nlmctl/runs.db"), "{list:?}");
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn how_much_to_say_may_come_from_a_variable() {
+    let refused = |level| {
+        let status =
+            nlmctl(&["runs", "list", "--config", "/dev/null", "--db", "/nonexistent.db", "--control", "/x.sock"])
+                .env("NLMCTL_VERBOSE", level)
+                .output()
+                .unwrap();
+        stderr(&status).contains("the record is shown as it is")
+    };
+    assert!(refused("1"));
+    assert!(!refused("0"));
 }
 
 #[test]

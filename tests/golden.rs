@@ -1,5 +1,6 @@
 //! All that nlmctl prints, as files in `tests/golden/`. To accept a change, run
 //! `UPDATE_GOLDEN=1 cargo test --test golden` and read the difference.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;
 use std::path::Path;

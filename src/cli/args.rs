@@ -55,7 +55,7 @@ pub(super) struct Common {
     #[arg(long, short, global = true, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
     pub quiet: bool,
     /// Say more on stderr; twice for debugging
-    #[arg(long, short, global = true, action = ArgAction::Count)]
+    #[arg(long, short, global = true, action = ArgAction::Count, env = "NLMCTL_VERBOSE", hide_env = true)]
     pub verbose: u8,
     /// The config file [default: /etc/nlmctl.toml]
     #[arg(long, global = true, env = "NLMCTL_CONFIG", hide_env = true, value_name = "PATH")]
@@ -70,9 +70,9 @@ pub enum ManagerKind {
     Auto,
     /// nlmd, or what speaks its control protocol
     Nlmd,
-    /// The Linux kernel's lockd
+    /// The Linux kernel's lockd (not in this version)
     Knfsd,
-    /// NFS-Ganesha
+    /// NFS-Ganesha (not in this version)
     Ganesha,
 }
 

@@ -38,6 +38,8 @@ pub async fn show(progress: watch::Receiver<Progress>, quiet: bool) {
 fn line(p: &Progress) -> String {
     match p.phase {
         Phase::Planned | Phase::Beginning | Phase::Done => p.phase.to_string(),
+        // Begun, and the lock manager has not said yet how it is.
+        _ if p.grace_total.is_zero() => p.phase.to_string(),
         Phase::Begun | Phase::Notifying | Phase::Reclaiming | Phase::Settling => {
             let gave_up = if p.given_up > 0 { format!(" ({} given up)", p.given_up) } else { String::new() };
             format!(

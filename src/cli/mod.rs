@@ -63,7 +63,7 @@ impl Context {
         work: impl FnOnce(Store) -> Result<T, CliError> + Send + 'static,
     ) -> Result<T, CliError> {
         let settings = self.settings.clone();
-        blocking(move || work(Store::open(&settings.record_path()?)?)).await
+        blocking(move || work(Store::open(&settings.record_path_made()?)?)).await
     }
 
     /// Prints a value on stdout, as text or as JSON.
