@@ -79,9 +79,8 @@ impl Service for NsmService {
             Procedure::Notify => {
                 let Ok(NotifyArgs { mon_name, state }) = decode(&args) else { return Some(Answer::GarbageArgs) };
                 match self.table.reboot(peer, mon_name.clone(), state).await? {
-                    Reboot::Released(locks) => {
-                        tracing::info!(client = %mon_name, %peer, %state, locks, "a client rebooted; its locks are released");
-                    }
+                    // The table's own timeline tells.
+                    Reboot::Released(_) => {}
                     Reboot::Repeated => {
                         tracing::debug!(client = %mon_name, %peer, %state, "a reboot notice was repeated");
                     }

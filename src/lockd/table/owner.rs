@@ -167,10 +167,7 @@ impl Owner {
         let due = self.table.on_timeout(now, self.runs.controller_attached());
         let _ = self.apply_effects();
         match due {
-            Some(Due::RecoveryOver) => {
-                tracing::info!("recovery grace is over");
-                self.timeline.push(self.clock.unix_ms(), "recovery-over", "recovery grace is over");
-            }
+            Some(Due::RecoveryOver) => {}
             Some(Due::AbortRun) => self.abort_alone("no notice was sent before the deadline"),
             Some(Due::SettleRun) => self.settle_alone(),
             None => self.runs.wait_until(now + IDLE_TICK),
