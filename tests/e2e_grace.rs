@@ -135,11 +135,10 @@ async fn a_claim_of_what_another_holds_is_refused_and_both_owners_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_acks_late_is_given_time_to_reclaim() {
     let world = World::locked(2, 2).await;
-    // It is told under two names, one after the other: the second ack comes after 3 s, and grace lasts
-    // half its time from there.
+    // Half of grace, 2 s, is left to it from its ack on.
     let late = Behaviour {
-        ack_after: Duration::from_millis(1500),
-        reclaim_after: Duration::from_millis(4300),
+        ack_after: Duration::from_millis(3000),
+        reclaim_after: Duration::from_millis(4600),
         ..Behaviour::default()
     };
     world.behave(0, late);
