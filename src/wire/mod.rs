@@ -19,3 +19,6 @@ pub mod rpc;
 pub mod rpcbind;
 pub mod types;
 pub mod xdr;
+
+#[cfg(test)]
+pub(crate) mod vectors;

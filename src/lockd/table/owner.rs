@@ -118,8 +118,12 @@ impl Owner {
                 tracing::warn!(client = %record.name, "no room for a client of the last life; raise --max-clients");
                 continue;
             };
-            others.iter().for_each(|address| self.table.join(client, *address));
-            record.server_addresses.iter().for_each(|address| self.table.called(client, *address));
+            for address in others {
+                self.table.join(client, *address);
+            }
+            for address in &record.server_addresses {
+                self.table.called(client, *address);
+            }
             self.table.set_monitored(client, true);
             self.records.found(client, record);
         }
@@ -163,10 +167,7 @@ impl Owner {
         let due = self.table.on_timeout(now, self.runs.controller_attached());
         let _ = self.apply_effects();
         match due {
-            Some(Due::RecoveryOver) => {
-                tracing::info!("recovery grace is over");
-                self.timeline.push(self.clock.unix_ms(), "recovery-over", "recovery grace is over");
-            }
+            Some(Due::RecoveryOver) => {}
             Some(Due::AbortRun) => self.abort_alone("no notice was sent before the deadline"),
             Some(Due::SettleRun) => self.settle_alone(),
             None => self.runs.wait_until(now + IDLE_TICK),
@@ -225,7 +226,7 @@ impl Owner {
         match done {
             Done::Nothing => {}
             Done::LookedUp { address, name, found } => self.looked_up(address, name, &found),
-            Done::Recorded { client, record, outcome } => self.recorded(client, record, outcome),
+            Done::Recorded { client, record, outcome } => self.recorded(client, &record, outcome),
             Done::Offered { offer, answer } => {
                 self.offers.remove(&offer);
                 self.table.offer_answered(offer, answer);
