@@ -60,7 +60,8 @@ fn bad_usage_is_exit_2_and_with_json_an_error_on_stdout() {
         (&["--json", "notify", "--name", "a", "--state", "3"], "--sm-dir"),
         (&["--json", "notify", "--state", "3", "--targets", "/dev/null"], "--name"),
         (&["--json", "notify", "--name", "a", "--state", "3", "--targets", "/nonexistent"], "/nonexistent"),
-        (&["--json", "demo", "--clients", "1", "--dead", "2"], "2 broken clients"),
+        (&["--json", "demo", "--clients", "1", "--dead", "2"], "2 clients"),
+        (&["--json", "demo", "--clients", "-1"], "--clients"),
         (&["--json", "frobnicate"], "frobnicate"),
         (&["--json"], ""),
     ] {
@@ -107,6 +108,17 @@ fn variables_set_what_flags_do_not() {
     says(&by_variable(&["status", "--control", "/nonexistent/flag.sock"]), "/nonexistent/flag.sock");
     let off = nlmctl(&["status", "--control", "/x", "--config", "/dev/null"]).env("NLMCTL_JSON", "0").output().unwrap();
     assert!(off.stdout.is_empty(), "{off:?}");
+}
+
+#[test]
+fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+    for args in [
+        ["--control", "/x/first.sock", "--control", "/x/last.sock", "status"],
+        ["--control", "/x/first.sock", "status", "--control", "/x/last.sock"],
+    ] {
+        let output = run(&[&NO_CONFIG[..], &["--json"], &args].concat());
+        says(&failed(&output, 5), "/x/last.sock");
+    }
 }
 
 #[test]

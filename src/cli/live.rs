@@ -46,7 +46,7 @@ fn line(p: &Progress) -> String {
                 "{}: grace {} s of {} s left, {} of {} clients acked{gave_up}, {} of {} locks pending",
                 p.phase,
                 p.grace_remaining.as_millis().div_ceil(1000),
-                p.grace_total.as_millis().div_ceil(1000),
+                (p.grace_total.as_millis() + 500) / 1000,
                 p.acked,
                 p.clients,
                 p.pending,
@@ -95,7 +95,8 @@ async fn on_terminal(mut progress: watch::Receiver<Progress>) {
     let mut seen_at = Instant::now();
     loop {
         let shown = Progress { grace_remaining: seen.grace_remaining.saturating_sub(seen_at.elapsed()), ..seen };
-        bar.set_length(shown.in_scope);
+        // A bar of nothing would look full.
+        bar.set_length(shown.in_scope.max(1));
         bar.set_position(shown.in_scope.saturating_sub(shown.pending));
         bar.set_message(line(&shown));
         bar.tick();

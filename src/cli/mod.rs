@@ -168,10 +168,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
         Command::Abort => abort::run(context).await,
         Command::Notify(args) => notify::run(context, args).await,
         Command::Runs(command) => runs::run(context, command).await,
-        Command::Demo(args) => {
-            args.check()?;
-            demo::run(context, args).await
-        }
+        Command::Demo(args) => demo::run(context, args).await,
     }
 }
 
