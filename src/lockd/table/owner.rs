@@ -81,35 +81,41 @@ pub(super) struct Owner {
 /// Starts the owner. It ends when every [`Table`] is dropped.
 pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
     let (requests, inbox) = mpsc::channel(REQUESTS);
-    let (timeline, cursor) = Timeline::new();
-    let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
-    let mut owner = Owner {
-        clock: setup.clock,
-        table: setup.table,
-        persist: setup.persist,
-        callbacks: setup.callbacks,
-        instance: setup.instance,
-        names: setup.names,
-        nsm_state,
-        records: Records::default(),
-        identifying: Identifying::default(),
-        runs: Runs::new(setup.found.ended),
-        timeline,
-        work: JoinSet::new(),
-        offers: HashMap::new(),
-        again: VecDeque::new(),
-        until_commit: Vec::new(),
-        parked: 0,
-    };
-    owner.remember(setup.found.monitors);
-    if let Some(until) = setup.recovery_until {
-        owner.table.start_recovery(until);
-    }
-    let _ = owner.apply_effects();
-    (Table { requests, cursor, nsm_state: state_seen }, tokio::spawn(owner.run(inbox)))
+    let (owner, cursor, nsm_state) = Owner::new(setup);
+    (Table { requests, cursor, nsm_state }, tokio::spawn(owner.run(inbox)))
 }
 
 impl Owner {
+    /// With what watchers and the status monitor look at.
+    pub(super) fn new(setup: Setup) -> (Self, watch::Receiver<u64>, watch::Receiver<NsmState>) {
+        let (timeline, cursor) = Timeline::new();
+        let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
+        let mut owner = Owner {
+            clock: setup.clock,
+            table: setup.table,
+            persist: setup.persist,
+            callbacks: setup.callbacks,
+            instance: setup.instance,
+            names: setup.names,
+            nsm_state,
+            records: Records::default(),
+            identifying: Identifying::default(),
+            runs: Runs::new(setup.found.ended),
+            timeline,
+            work: JoinSet::new(),
+            offers: HashMap::new(),
+            again: VecDeque::new(),
+            until_commit: Vec::new(),
+            parked: 0,
+        };
+        owner.remember(setup.found.monitors);
+        if let Some(until) = setup.recovery_until {
+            owner.table.start_recovery(until);
+        }
+        let _ = owner.apply_effects();
+        (owner, cursor, state_seen)
+    }
+
     /// The clients that the last life monitored.
     fn remember(&mut self, monitors: Vec<MonitorRecord>) {
         for record in monitors {

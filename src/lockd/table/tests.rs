@@ -28,19 +28,10 @@ impl World {
     }
     fn with(limits: Limits) -> Self {
         let (persist, disk) = Persist::scripted();
-        let (table, _owner) = spawn(Setup {
-            clock: Clock { start: Instant::now() },
-            table: LockTable::new(limits),
-            persist,
-            callbacks: Callbacks::new(1, "test").unwrap(),
-            instance: InstanceId([1; 16]),
-            names: vec![CallerName::new("server").unwrap()],
-            nsm_state: NsmState(3),
-            found: Found::default(),
-            recovery_until: None,
-        });
+        let (table, _owner) = spawn(setup(persist, limits));
         Self { table, disk }
     }
+
     async fn change(&mut self) -> (Change, DurableSender) {
         timeout(PATIENCE, self.disk.recv()).await.expect("a change for the disk").unwrap()
     }
@@ -76,6 +67,20 @@ impl World {
         let table = self.table.clone();
         let args = SettleArgs { run: RunId([1; 16]), only_if_nothing_pending: false };
         tokio::spawn(async move { table.settle(args, ConnectionId(1)).await })
+    }
+}
+
+fn setup(persist: Persist, limits: Limits) -> Setup {
+    Setup {
+        clock: Clock { start: Instant::now() },
+        table: LockTable::new(limits),
+        persist,
+        callbacks: Callbacks::new(1, "test").unwrap(),
+        instance: InstanceId([1; 16]),
+        names: vec![CallerName::new("server").unwrap()],
+        nsm_state: NsmState(3),
+        found: Found::default(),
+        recovery_until: None,
     }
 }
 
@@ -211,4 +216,18 @@ async fn clients_that_push_each_other_out_of_a_full_table_are_denied_in_the_end(
     let mut world = World::with(Limits { clients: 1, ..Limits::default() });
     world.hold(incoming(2, "file")).await;
     assert_eq!(world.table.call(incoming(3, "another")).await, Some(Verdict::NoLocks), "the only place is taken");
+}
+
+#[tokio::test]
+async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
+    let address = |host| std::net::IpAddr::from([127, 0, 0, host]);
+    let name = CallerName::new("host").unwrap();
+    for (found, clients) in [(vec![address(2), address(3)], 1), (vec![address(3)], 2), (vec![], 2)] {
+        let (persist, _disk) = Persist::scripted();
+        let (mut owner, ..) = super::owner::Owner::new(setup(persist, Limits::default()));
+        let known = owner.table.add_client(address(2), &name).unwrap();
+        owner.looked_up(address(3), name.clone(), &found);
+        assert_eq!(owner.table.totals().clients, clients, "{found:?}");
+        assert_eq!(owner.table.find(address(3), &name) == Some(known), clients == 1);
+    }
 }
