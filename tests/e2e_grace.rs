@@ -1,4 +1,5 @@
 //! What clients meet while a run is on, and what is left of their locks after it.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod common;
 
@@ -137,7 +138,7 @@ async fn a_client_that_acks_late_is_given_time_to_reclaim() {
     let world = World::locked(2, 2).await;
     // Half of grace, 2 s, is left to it from its ack on.
     let late = Behaviour {
-        ack_after: Duration::from_millis(3000),
+        ack_after: Duration::from_secs(3),
         reclaim_after: Duration::from_millis(4600),
         ..Behaviour::default()
     };

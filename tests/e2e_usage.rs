@@ -1,5 +1,6 @@
 //! Bad input and bad places: a message, what to do about it, and the exit code. And the JSON that
 //! scripts rely on.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod common;
 

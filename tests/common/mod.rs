@@ -2,6 +2,13 @@
 //!
 //! Every process is ended by its id when its owner is dropped, also when a test fails.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 
 pub mod proxy;
 
