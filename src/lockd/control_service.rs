@@ -54,7 +54,7 @@ fn answered<T: Pack + Unpack>(outcome: Result<T, Refusal>) -> rpc::Answer {
     }))
 }
 
-fn not_durable(error: PersistError) -> Refusal {
+fn not_durable(error: &PersistError) -> Refusal {
     Refusal::new(RefusalCode::NotDurable, error.to_string())
 }
 
@@ -124,7 +124,7 @@ impl ControlService {
             }
             Procedure::Unfetched => {
                 let runs = self.persist.unfetched().await.map(|runs| RunList { runs: List::clipped(runs) });
-                answered(runs.map_err(not_durable))
+                answered(runs.map_err(|error| not_durable(&error)))
             }
         }
     }
@@ -177,7 +177,7 @@ impl ControlService {
     }
 
     async fn read(&self, run: RunId) -> Result<Arc<FullResult>, Refusal> {
-        let found = self.persist.result(run).await.map_err(not_durable)?;
+        let found = self.persist.result(run).await.map_err(|error| not_durable(&error))?;
         let Some(full) = found else {
             let words = format!("no result of run {run} is kept here; it has not ended, or newer ones pushed it out");
             return Err(Refusal::new(RefusalCode::UnknownRun, words));
@@ -188,7 +188,7 @@ impl ControlService {
     }
 
     async fn acknowledge(&self, run: RunId) -> Result<Void, Refusal> {
-        self.persist.write(Change::Acknowledge(run)).await.map_err(not_durable)?;
+        self.persist.write(Change::Acknowledge(run)).await.map_err(|error| not_durable(&error))?;
         *self.last_read.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(Void)
     }

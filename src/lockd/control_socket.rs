@@ -30,6 +30,8 @@ const CONNECTIONS_MAX: usize = 64;
 const CALLS_PER_CONNECTION: usize = 16;
 /// Bytes read at a time.
 const READ: usize = 64 << 10;
+/// Open calls get this long to end at shutdown; a `watch` may be longer.
+const DRAIN: Duration = Duration::from_secs(2);
 /// A reader that takes nothing for this long is given up.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -195,7 +197,8 @@ async fn converse(
         });
     };
     if *shutdown.borrow() {
-        while calls.join_next().await.is_some() {}
+        let drained = async { while calls.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(DRAIN, drained).await;
     }
     ended
 }

@@ -87,13 +87,13 @@ impl Flags {
         (self.listen.clone(), false)
     }
 
-    /// The table's caps. One client gets at most a quarter of the locks, one address a hundredth of
-    /// the clients (but a thousand where there are as many).
+    /// The table's caps. However high the total is, one client and one address get no more than
+    /// [`Limits::default`] allows them.
     pub fn limits(&self) -> Limits {
         let default = Limits::default();
         Limits {
             locks: self.max_locks,
-            locks_per_client: (self.max_locks / 4).max(1),
+            locks_per_client: default.locks_per_client.min(self.max_locks),
             clients: self.max_clients,
             clients_per_address: default.clients_per_address.min(self.max_clients),
             ..default

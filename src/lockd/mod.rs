@@ -45,7 +45,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -70,6 +70,9 @@ use nsm_service::NsmService;
 use persist::PersistError;
 use sockets::{ProgramSockets, Sockets};
 use table::{Clock, Setup};
+
+/// How long the last writes may take at a stop.
+const FLUSH: Duration = Duration::from_secs(10);
 
 /// Why nlmd did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -250,8 +253,13 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     registry::unregister(flags.rpcbind_port, &registered).await;
     // The last handle of the table is gone with the services: its task ends, and with it the last
     // handle of the database.
-    let _ = owner.await;
-    let _ = tokio::task::spawn_blocking(|| writer.join()).await;
+    let flushed = async {
+        let _ = owner.await;
+        let _ = tokio::task::spawn_blocking(|| writer.join()).await;
+    };
+    if tokio::time::timeout(FLUSH, flushed).await.is_err() {
+        tracing::error!("the state database is not closed in time; what was promised is on disk");
+    }
     ended
 }
 

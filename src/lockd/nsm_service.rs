@@ -22,8 +22,8 @@ pub struct NsmService {
     pub gate: Arc<Gate>,
 }
 
-fn success(value: &impl Pack) -> Option<Answer> {
-    Some(Answer::Success(encode(value)))
+fn success(value: &impl Pack) -> Answer {
+    Answer::Success(encode(value))
 }
 
 /// Whether the arguments are what they should be, and nothing more.
@@ -59,7 +59,7 @@ impl Service for NsmService {
                 if !well_formed::<SmName>(&args) {
                     return Some(Answer::GarbageArgs);
                 }
-                success(&StatRes { res_stat: ResStat::Success, state: self.table.nsm_state() })
+                Some(success(&StatRes { res_stat: ResStat::Success, state: self.table.nsm_state() }))
             }
             Procedure::Mon => {
                 let Ok(MonArgs { mon_id, .. }) = decode(&args) else { return Some(Answer::GarbageArgs) };
@@ -68,22 +68,21 @@ impl Service for NsmService {
                     host = %mon_id.mon_name, program = mon_id.my_id.my_prog,
                     "SM_MON is refused: nlmd monitors its own clients only; give that program a statd of its own"
                 );
-                success(&StatRes { res_stat: ResStat::Fail, state: self.table.nsm_state() })
+                Some(success(&StatRes { res_stat: ResStat::Fail, state: self.table.nsm_state() }))
             }
             Procedure::Unmon if !well_formed::<MonId>(&args) => Some(Answer::GarbageArgs),
             Procedure::UnmonAll if !well_formed::<MyId>(&args) => Some(Answer::GarbageArgs),
             // Nothing is monitored for others, so nothing is left to do.
-            Procedure::Unmon | Procedure::UnmonAll => success(&Stat { state: self.table.nsm_state() }),
+            Procedure::Unmon | Procedure::UnmonAll => Some(success(&Stat { state: self.table.nsm_state() })),
             // Not reached: nobody is admitted. It must never do anything.
             Procedure::SimuCrash => Some(Answer::ProcUnavail),
             Procedure::Notify => {
                 let Ok(NotifyArgs { mon_name, state }) = decode(&args) else { return Some(Answer::GarbageArgs) };
                 match self.table.reboot(peer, mon_name.clone(), state).await? {
-                    Reboot::Released(locks) => {
-                        tracing::info!(client = %mon_name, %peer, %state, locks, "a client rebooted; its locks are released");
-                    }
+                    // The table's own timeline tells.
+                    Reboot::Released(_) => {}
                     Reboot::Repeated => {
-                        tracing::debug!(client = %mon_name, %peer, %state, "a reboot notice was repeated")
+                        tracing::debug!(client = %mon_name, %peer, %state, "a reboot notice was repeated");
                     }
                     Reboot::Unknown => {
                         tracing::info!(name = %mon_name, %peer, %state, "a reboot notice matched no client; nothing is released");

@@ -181,3 +181,72 @@ fn port_call(transport: Transport, ipv6: bool) -> Vec<u8> {
     };
     rpc::call(0, rpcbind::PROGRAM, version, rpcbind::Procedure::Get as u32, &Credential::None, &args)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::rpc::Answer;
+
+    const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+    const UDP: Question = Question::Port(Transport::Udp);
+
+    fn said(question: Question, to: IpAddr, results: Vec<u8>) -> Said {
+        understand(question, to, &rpc::reply(1, &Answer::Success(results))).unwrap()
+    }
+
+    fn address(text: &str) -> Vec<u8> {
+        xdr::encode(&rpcbind::UniversalAddress::clipped(text))
+    }
+
+    #[test]
+    fn ports_that_cannot_be_are_no_ports() {
+        assert_eq!(said(UDP, V4, xdr::encode(&4000u32)), Said::Port(Some(4000)));
+        assert_eq!(said(UDP, V4, xdr::encode(&0u32)), Said::Port(None));
+        assert_eq!(said(UDP, V4, xdr::encode(&70_000u32)), Said::Port(None));
+        assert_eq!(said(UDP, V6, address("::.15.160")), Said::Port(Some(4000)));
+        assert_eq!(said(UDP, V6, address("")), Said::Port(None));
+        assert_eq!(said(UDP, V6, address("::.0.0")), Said::Port(None));
+    }
+
+    #[test]
+    fn answers_that_make_no_sense_are_told_as_such() {
+        for odd in [said(UDP, V4, vec![]), said(UDP, V4, vec![0; 8]), said(UDP, V6, address("nonsense"))] {
+            assert!(matches!(&odd, Said::Refused(why) if why.contains("rpcbind's answer")), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn an_ack_is_an_ack_whatever_comes_with_it() {
+        assert_eq!(said(Question::Notify(0), V4, vec![1, 2, 3, 4]), Said::Done(None));
+        assert_eq!(said(Question::Stat, V4, vec![]), Said::Done(None));
+    }
+
+    #[test]
+    fn each_name_is_encoded_once_and_only_xids_differ() {
+        let mut calls = Calls::new(None);
+        let name = |text| CallerName::new(text).unwrap();
+        let first = calls.notice(&name("a"), NsmState(3));
+        assert_eq!(calls.notice(&name("a"), NsmState(3)), first);
+        assert_ne!(calls.notice(&name("b"), NsmState(3)), first);
+        let bytes = calls.encode(first, V4, 77);
+        let call = rpc::parse_call(&bytes).unwrap();
+        assert_eq!((call.xid, call.program, call.procedure), (77, nsm::PROGRAM, nsm::Procedure::Notify as u32));
+        let args: nsm::NotifyArgs = xdr::decode(call.args).unwrap();
+        assert_eq!(args, nsm::NotifyArgs { mon_name: name("a"), state: NsmState(3) });
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..200), results in any::<bool>()) {
+            let message = if results { rpc::reply(1, &Answer::Success(bytes)) } else { bytes };
+            for question in [UDP, Question::Null, Question::Stat, Question::Notify(0)] {
+                for to in [V4, V6] {
+                    let _ = understand(question, to, &message);
+                }
+            }
+        }
+    }
+}

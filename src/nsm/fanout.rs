@@ -223,7 +223,7 @@ impl Subject {
 }
 
 /// IPv4 addresses in IPv6 clothes are IPv4's: no IPv6 socket here reaches them.
-fn canonical(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+fn canonical(addresses: &[IpAddr]) -> Vec<IpAddr> {
     addresses.iter().map(IpAddr::to_canonical).collect()
 }
 
@@ -315,9 +315,9 @@ impl Fanout {
                 .into(),
         };
         let (name, addresses) = match target.host {
-            Host::Addresses(addresses) => (None, canonical(addresses)),
+            Host::Addresses(addresses) => (None, canonical(&addresses)),
             Host::Name(name) => match name.parse::<IpAddr>() {
-                Ok(address) => (None, canonical(vec![address])),
+                Ok(address) => (None, canonical(&[address])),
                 Err(_) => (Some(name), Vec::new()),
             },
         };
@@ -502,7 +502,7 @@ impl Fanout {
         let name = subject.name.as_deref().unwrap_or_default();
         let why = match found {
             Ok(addresses) if !addresses.is_empty() => {
-                subject.addresses = canonical(addresses);
+                subject.addresses = canonical(&addresses);
                 subject.current = 0;
                 self.ask_port(now, number, Transport::Udp);
                 return;

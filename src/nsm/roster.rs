@@ -413,4 +413,14 @@ mod tests {
         }
         assert!(targets(b"\xff\n").unwrap_err().to_string().contains("targets:1: "));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_record_holds_its_host_is_notified(text in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let roster = read_sm_dir(dir(&[("host", &text)]).path()).unwrap();
+            proptest::prop_assert!(roster.entries.iter().all(|entry| entry.host == "host"));
+            let told = roster.warnings.len() + roster.entries.iter().filter(|e| e.my_name.is_some()).count();
+            proptest::prop_assert!(!roster.entries.is_empty() && told > 0);
+        }
+    }
 }

@@ -298,3 +298,32 @@ async fn next_record(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pause_after(error: io::Error) -> Duration {
+        let begun = Instant::now();
+        assert!(accepted_or_pause::<()>(Err(error)).await.is_none());
+        begun.elapsed()
+    }
+
+    #[tokio::test]
+    async fn accepting_rests_when_descriptors_are_out_and_not_for_a_peer_that_hung_up() {
+        let out_of_descriptors = io::Error::from(nix::errno::Errno::EMFILE);
+        assert!(pause_after(out_of_descriptors).await >= ACCEPT_PAUSE);
+        assert!(pause_after(io::ErrorKind::ConnectionAborted.into()).await < ACCEPT_PAUSE);
+    }
+
+    #[test]
+    fn an_address_is_forgotten_with_its_last_connection() {
+        let guests = Guests::default();
+        let ip = Ipv4Addr::LOCALHOST.into();
+        let both = [Guest::of(&guests, ip, 2), Guest::of(&guests, ip, 2)];
+        assert!(both.iter().all(Option::is_some));
+        assert!(Guest::of(&guests, ip, 2).is_none());
+        drop(both);
+        assert!(guests.lock().unwrap().is_empty());
+    }
+}

@@ -28,3 +28,6 @@ pub mod rpcbind;
 pub mod server;
 mod stream;
 pub mod udp;
+
+#[cfg(test)]
+mod tests;

@@ -281,3 +281,167 @@ impl ReplyCache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1000);
+
+    fn key(source: &str, xid: u32) -> Key {
+        Key { source: source.parse().unwrap(), xid, program: 100_021, version: 4, procedure: 2, checksum: 0 }
+    }
+
+    fn cache(entries: usize, per_source: usize) -> ReplyCache {
+        ReplyCache::new(CacheLimits {
+            bytes: entries * OVERHEAD,
+            bytes_per_source: per_source * OVERHEAD,
+            age: Duration::from_mins(2),
+        })
+    }
+
+    fn answer(cache: &mut ReplyCache, key: Key) {
+        assert_eq!(cache.begin(NOW, key), Seen::New);
+        cache.answered(NOW, &key, Arc::from([]));
+    }
+
+    #[test]
+    fn a_call_is_new_then_in_progress_then_answered_again_without_executing() {
+        let mut cache = ReplyCache::new(CacheLimits::default());
+        let key = key("192.0.2.1:900", 1);
+        assert_eq!(cache.begin(NOW, key), Seen::New);
+        assert_eq!(cache.begin(NOW, key), Seen::InProgress);
+        cache.answered(NOW, &key, Arc::from(*b"reply"));
+        assert_eq!(cache.begin(NOW, key), Seen::Answered(Arc::from(*b"reply")));
+    }
+
+    #[test]
+    fn another_port_xid_procedure_or_argument_is_another_call() {
+        let mut cache = ReplyCache::new(CacheLimits::default());
+        let one = key("192.0.2.1:900", 1);
+        answer(&mut cache, one);
+        let others = [
+            key("192.0.2.1:901", 1),
+            key("192.0.2.1:900", 2),
+            Key { program: 1, ..one },
+            Key { version: 3, ..one },
+            Key { procedure: 4, ..one },
+            Key { checksum: 1, ..one },
+        ];
+        for other in others {
+            assert_eq!(cache.begin(NOW, other), Seen::New);
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_not_answered_may_be_executed_again_and_an_answer_stays() {
+        let mut cache = ReplyCache::new(CacheLimits::default());
+        let key = key("192.0.2.1:900", 1);
+        cache.begin(NOW, key);
+        cache.forget(&key);
+        answer(&mut cache, key);
+        cache.forget(&key);
+        assert!(matches!(cache.begin(NOW, key), Seen::Answered(_)));
+    }
+
+    #[test]
+    fn an_answer_is_forgotten_after_its_age_also_behind_a_call_that_never_ends() {
+        let mut cache = ReplyCache::new(CacheLimits::default());
+        let hung = key("192.0.2.1:900", 1);
+        cache.begin(NOW, hung);
+        let old = key("192.0.2.1:900", 2);
+        answer(&mut cache, old);
+        assert!(matches!(cache.begin(NOW + Duration::from_mins(2), old), Seen::Answered(_)));
+        assert_eq!(cache.begin(NOW + Duration::from_secs(121), old), Seen::New);
+        assert_eq!(cache.begin(NOW + Duration::from_hours(1), hung), Seen::InProgress);
+    }
+
+    #[test]
+    fn a_source_over_its_bound_loses_its_own_oldest_answer() {
+        let mut cache = cache(100, 3);
+        answer(&mut cache, key("192.0.2.2:900", 1));
+        for xid in 0..4 {
+            answer(&mut cache, key("192.0.2.1:900", xid));
+        }
+        assert_eq!(cache.len(), 4);
+        assert!(matches!(cache.begin(NOW, key("192.0.2.2:900", 1)), Seen::Answered(_)));
+        assert!(matches!(cache.begin(NOW, key("192.0.2.1:900", 1)), Seen::Answered(_)));
+        assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 0)), Seen::New);
+    }
+
+    #[test]
+    fn in_a_full_cache_the_source_that_holds_most_makes_room() {
+        let mut cache = cache(10, 100);
+        for host in 1..=3 {
+            answer(&mut cache, key(&format!("192.0.2.{host}:900"), 0));
+        }
+        for xid in 0..1000 {
+            answer(&mut cache, key("198.51.100.1:900", xid));
+        }
+        answer(&mut cache, key("192.0.2.4:900", 0));
+        assert_eq!(cache.len(), 10);
+        for host in 1..=4 {
+            assert!(matches!(cache.begin(NOW, key(&format!("192.0.2.{host}:900"), 0)), Seen::Answered(_)));
+        }
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_share_one_bound() {
+        let mut cache = cache(100, 3);
+        for host in 1..=10 {
+            answer(&mut cache, key(&format!("[2001:db8::{host}]:900"), 0));
+        }
+        assert_eq!(cache.len(), 3);
+    }
+
+    #[test]
+    fn calls_in_progress_are_not_evicted_and_one_without_room_is_executed() {
+        let mut cache = cache(2, 2);
+        for xid in 0..2 {
+            assert_eq!(cache.begin(NOW, key("192.0.2.1:900", xid)), Seen::New);
+        }
+        assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 2)), Seen::New);
+        assert_eq!(cache.begin(NOW, key("192.0.2.9:900", 3)), Seen::New);
+        assert_eq!(cache.len(), 2);
+        assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 0)), Seen::InProgress);
+        cache.answered(NOW, &key("192.0.2.1:900", 2), Arc::from(*b"not remembered"));
+        assert_eq!(cache.len(), 2);
+    }
+
+    #[test]
+    fn a_reply_too_long_to_keep_is_not_kept() {
+        let mut cache = cache(4, 4);
+        let key = key("192.0.2.1:900", 1);
+        cache.begin(NOW, key);
+        cache.answered(NOW, &key, vec![0; 4 * OVERHEAD].into());
+        assert!(cache.is_empty());
+        assert_eq!(cache.bytes(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_bounds_hold_and_the_books_balance(
+            steps in prop::collection::vec((0_u8..4, 0_u8..6, 0_u32..30, 0_usize..600, 0_u64..40), 0..300),
+        ) {
+            let mut cache = cache(12, 5);
+            let mut now = NOW;
+            for (step, host, xid, len, later) in steps {
+                let key = key(&format!("192.0.2.{host}:900"), xid);
+                now += Duration::from_secs(later);
+                match step {
+                    0 | 1 => drop(cache.begin(now, key)),
+                    2 => cache.answered(now, &key, vec![0; len].into()),
+                    _ => cache.forget(&key),
+                }
+                prop_assert!(cache.weight <= cache.limits.bytes);
+                prop_assert_eq!(cache.weight, cache.entries.values().map(Entry::weight).sum::<usize>());
+                prop_assert_eq!(cache.weight, cache.sources.values().map(|s| s.weight).sum::<usize>());
+                prop_assert_eq!(cache.entries.len(), cache.order.len());
+                prop_assert_eq!(cache.sources.len(), cache.heaviest.len());
+                prop_assert!(cache.sources.values().all(|s| s.weight <= cache.limits.bytes_per_source));
+            }
+        }
+    }
+}

@@ -262,3 +262,6 @@ impl Local {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,9 @@ const MAX_ERRORS: usize = 64;
 /// Ports that a privileged client may take: below 1024, above those of well-known services.
 const RESERVED_PORTS: std::ops::Range<u16> = 665..1024;
 
+/// What reading waits for. A report alone makes a socket erring, not readable.
+const INCOMING: Interest = Interest::READABLE.add(Interest::ERROR);
+
 /// What came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
@@ -116,13 +119,13 @@ impl UdpEndpoint {
                     return Ok(datagram);
                 }
             }
-            self.socket.readable().await?;
+            self.readable().await?;
         }
     }
 
-    /// Waits until there may be something to read. Cancel safe.
+    /// Waits until there may be something to read, a report of the network included. Cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+        self.socket.ready(INCOMING).await.map(drop)
     }
 
     /// Appends what is there now, `max` datagrams at most; returns how many (0: nothing there).
@@ -148,9 +151,12 @@ impl UdpEndpoint {
             room.chunks_mut(MAX_DATAGRAM).take(max.clamp(1, BATCH)).map(IoSliceMut::new).collect();
         let mut errors = 0;
         let count = loop {
-            let read = self
-                .socket
-                .try_io(Interest::READABLE, || self.state.recv((&self.socket).into(), &mut slices, &mut metas));
+            let mut receive = || self.state.recv((&self.socket).into(), &mut slices, &mut metas);
+            // One kind of readiness at a time: `try_io` takes none of two together for ready.
+            let read = match self.socket.try_io(Interest::READABLE, &mut receive) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.try_io(Interest::ERROR, receive),
+                read => read,
+            };
             match read {
                 Ok(count) => break count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
@@ -356,6 +362,19 @@ mod tests {
         let sent: Vec<u8> = (0..65_507_u32).map(|n| n.to_le_bytes()[0]).collect();
         client.send(&sent, server.local_addr(), None).await.unwrap();
         assert_eq!(timeout(SOON, server.recv()).await.unwrap().unwrap().bytes, sent);
+    }
+
+    // The loopback interface's MTU is above any datagram, so only the options can tell.
+    #[tokio::test]
+    async fn fragments_are_allowed_and_datagrams_are_not_glued() {
+        let v4 = loopback();
+        let discover = rustix_sockopt::ip_mtu_discover(&v4.socket).unwrap();
+        assert_eq!(discover, rustix_sockopt::Ipv4PathMtuDiscovery::DONT);
+        assert!(!nix::sys::socket::getsockopt(&v4.socket, sockopt::UdpGroSegment).unwrap());
+        let Ok(v6) = UdpEndpoint::bind("[::1]:0".parse().unwrap()) else { return };
+        let discover = rustix_sockopt::ipv6_mtu_discover(&v6.socket).unwrap();
+        assert_eq!(discover, rustix_sockopt::Ipv6PathMtuDiscovery::WANT);
+        assert!(!nix::sys::socket::getsockopt(&v6.socket, sockopt::Ipv6DontFrag).unwrap());
     }
 
     #[tokio::test]

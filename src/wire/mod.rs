@@ -21,3 +21,6 @@ pub mod rpc;
 pub mod rpcbind;
 pub mod types;
 pub mod xdr;
+
+#[cfg(test)]
+pub(crate) mod vectors;

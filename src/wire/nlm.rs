@@ -572,3 +572,6 @@ macro_rules! stat_narrows {
     )* };
 }
 stat_narrows!(Res, ShareRes);
+
+#[cfg(test)]
+mod tests;

@@ -113,3 +113,119 @@ impl RecordReader {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read_all(reader: &mut RecordReader) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| reader.next().unwrap()).collect()
+    }
+
+    // RFC 5531 section 11: the highest bit is "last fragment", the rest the length.
+    #[test]
+    fn a_frame_is_one_last_fragment() {
+        assert_eq!(frame(b"abc"), [0x80, 0, 0, 3, b'a', b'b', b'c']);
+        assert_eq!(frame(b""), [0x80, 0, 0, 0]);
+    }
+
+    #[test]
+    fn fragments_make_one_record_and_the_next_one_begins_behind_them() {
+        let mut reader = RecordReader::new(10);
+        reader.push(&[0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0x80, 0, 0, 1, b'c', 0x80, 0, 0, 1, b'd']);
+        assert_eq!(read_all(&mut reader), [b"abc".to_vec(), b"d".to_vec()]);
+        assert!(!reader.is_mid_record());
+    }
+
+    #[test]
+    fn a_record_over_the_bound_is_refused_by_its_mark_and_for_good() {
+        let mut reader = RecordReader::new(10);
+        reader.push(&[0x80, 0, 0, 11]);
+        assert_eq!(reader.next(), Err(RecordTooLong::Bytes(10)));
+        reader.push(&[0; 100]);
+        assert_eq!(reader.next(), Err(RecordTooLong::Bytes(10)));
+    }
+
+    #[test]
+    fn fragments_together_are_bounded_too() {
+        let mut reader = RecordReader::new(10);
+        reader.push(&[0, 0, 0, 6, 1, 2, 3, 4, 5, 6, 0x80, 0, 0, 5]);
+        assert_eq!(reader.next(), Err(RecordTooLong::Bytes(10)));
+    }
+
+    #[test]
+    fn endless_empty_fragments_are_refused() {
+        let mut reader = RecordReader::new(10);
+        reader.push(&[0; 4 * MAX_EMPTY_FRAGMENTS as usize]);
+        assert_eq!(reader.next(), Ok(None));
+        reader.push(&[0; 4]);
+        assert_eq!(reader.next(), Err(RecordTooLong::EmptyFragments));
+    }
+
+    #[test]
+    fn empty_fragments_are_counted_for_each_record_anew() {
+        let mut reader = RecordReader::new(10);
+        for _ in 0..3 {
+            reader.push(&[0; 4 * (MAX_EMPTY_FRAGMENTS as usize - 1)]);
+            reader.push(&[0x80, 0, 0, 1, 9]);
+            assert_eq!(read_all(&mut reader), [vec![9]]);
+        }
+    }
+
+    #[test]
+    fn what_a_mark_announces_is_not_allocated() {
+        let mut reader = RecordReader::new(1 << 30);
+        reader.push(&[0xbf, 0xff, 0xff, 0xff, 1]);
+        assert_eq!(reader.next(), Ok(None));
+        assert!(reader.record.capacity() < 1024);
+        assert!(reader.is_mid_record());
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_out_as_they_went_in_however_they_are_cut(
+            records in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..5),
+            fragment in 1_usize..20,
+            chunk in 1_usize..20,
+        ) {
+            let mut stream = Vec::new();
+            for record in &records {
+                let pieces: Vec<&[u8]> = record.chunks(fragment).collect();
+                for (n, piece) in pieces.iter().enumerate() {
+                    let mut framed = frame(piece);
+                    if n + 1 < pieces.len() {
+                        framed[0] &= 0x7f;
+                    }
+                    stream.extend(framed);
+                }
+                if pieces.is_empty() {
+                    stream.extend(frame(&[]));
+                }
+            }
+            let mut reader = RecordReader::new(40);
+            let mut got = Vec::new();
+            for piece in stream.chunks(chunk) {
+                reader.push(piece);
+                got.extend(read_all(&mut reader));
+            }
+            prop_assert_eq!(got, records);
+            prop_assert!(!reader.is_mid_record());
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic_and_never_exceed_the_bound(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..20),
+        ) {
+            let mut reader = RecordReader::new(64);
+            for chunk in chunks {
+                reader.push(&chunk);
+                while let Ok(Some(record)) = reader.next() {
+                    prop_assert!(record.len() <= 64);
+                }
+                prop_assert!(reader.record.len() <= 64);
+            }
+        }
+    }
+}

@@ -268,3 +268,163 @@ fn auth_stat(error: &AuthError) -> u32 {
         AuthError::Failed => 7,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::vectors::bytes;
+
+    fn unix() -> Credential {
+        Credential::Unix { machine: "c1".to_owned(), uid: 1000, gid: 100 }
+    }
+
+    // RFC 5531 section 9 (rpc_msg, call_body), appendix A (authsys_parms).
+    const CALL: &str = "12345678 00000000 00000002 000186b5 00000004 00000002
+        00000001 00000018 00000000 00000002 63310000 000003e8 00000064 00000000
+        00000000 00000000
+        0a0b0c0d 01020304";
+
+    #[test]
+    fn a_call_is_written_and_read_as_the_specification_has_it() {
+        let args = [10, 11, 12, 13, 1, 2, 3, 4];
+        let written = call(0x1234_5678, 100_021, 4, 2, &unix(), &args);
+        assert_eq!(hex::encode(&written), hex::encode(bytes(CALL)));
+        let expected = IncomingCall {
+            xid: 0x1234_5678,
+            program: 100_021,
+            version: 4,
+            procedure: 2,
+            credential: unix(),
+            args: &args,
+        };
+        assert_eq!(parse_call(&written), Ok(expected));
+    }
+
+    #[test]
+    fn a_call_cut_before_its_arguments_is_none() {
+        let whole = bytes(CALL);
+        for end in 0..whole.len() - 8 {
+            assert!(parse_call(&whole[..end]).is_err(), "cut at {end} it was still read");
+        }
+    }
+
+    // RFC 5531 section 9: "RPC_MISMATCH = 0", with the lowest and highest version spoken.
+    #[test]
+    fn another_rpc_version_is_told_which_one_is_spoken() {
+        let mut other = bytes(CALL);
+        other[11] = 3;
+        let told = bytes("12345678 00000001 00000001 00000000 00000002 00000002");
+        assert_eq!(parse_call(&other), Err(BadCall::Answer(told)));
+    }
+
+    // RFC 5531 section 9: "AUTH_ERROR = 1", "AUTH_BADCRED = 1".
+    #[test]
+    fn a_malformed_credential_is_told_so() {
+        let told = bytes("12345678 00000001 00000001 00000001 00000001");
+        let mut groups = bytes(CALL);
+        groups[55] = 17;
+        assert_eq!(parse_call(&groups), Err(BadCall::Answer(told.clone())));
+        let mut length = bytes(CALL);
+        length[30..32].copy_from_slice(&[1, 0x90]);
+        assert_eq!(parse_call(&length), Err(BadCall::Answer(told)));
+    }
+
+    #[test]
+    fn replies_and_noise_are_not_answered() {
+        assert_eq!(parse_call(&reply(1, &Answer::SystemErr)), Err(BadCall::Ignore));
+        assert_eq!(parse_call(b""), Err(BadCall::Ignore));
+        assert_eq!(parse_call(b"hello, world"), Err(BadCall::Ignore));
+    }
+
+    #[test]
+    fn other_flavors_are_told_by_their_number() {
+        let gss = call(1, 2, 3, 4, &Credential::Other(6), b"");
+        assert_eq!(parse_call(&gss).unwrap().credential, Credential::Other(6));
+    }
+
+    #[test]
+    fn a_machine_name_of_any_length_is_cut_to_fit() {
+        let long = Credential::root(&"m".repeat(5000));
+        let written = call(1, 2, 3, 4, &long, b"args");
+        let Ok(IncomingCall { credential: Credential::Unix { machine, .. }, args: b"args", .. }) = parse_call(&written)
+        else {
+            panic!("not read: {written:?}")
+        };
+        assert_eq!(machine.len(), MAX_MACHINE);
+    }
+
+    // RFC 5531 section 9 (reply_body, accepted_reply, rejected_reply).
+    #[test]
+    fn every_outcome_is_written_and_read_as_the_specification_has_it() {
+        let accepted = |answer: Answer, text: &str, outcome: Result<&[u8], RpcError>| {
+            let written = bytes(text);
+            assert_eq!(reply(7, &answer), written);
+            assert_eq!(parse_reply(&written), Ok(IncomingReply { xid: 7, outcome }));
+        };
+        let head = "00000007 00000001 00000000 00000000 00000000";
+        let results = [1, 2, 3, 4];
+        accepted(Answer::Success(results.to_vec()), &format!("{head} 00000000 01020304"), Ok(&results));
+        accepted(Answer::Success(Vec::new()), &format!("{head} 00000000"), Ok(&[]));
+        accepted(Answer::ProgUnavail, &format!("{head} 00000001"), Err(RpcError::ProgUnavail));
+        accepted(
+            Answer::ProgMismatch { low: 1, high: 4 },
+            &format!("{head} 00000002 00000001 00000004"),
+            Err(RpcError::ProgMismatch { low: 1, high: 4 }),
+        );
+        accepted(Answer::ProcUnavail, &format!("{head} 00000003"), Err(RpcError::ProcUnavail));
+        accepted(Answer::GarbageArgs, &format!("{head} 00000004"), Err(RpcError::GarbageArgs));
+        accepted(Answer::SystemErr, &format!("{head} 00000005"), Err(RpcError::SystemErr));
+
+        let denied = |text: &str, error| {
+            let written = bytes(text);
+            assert_eq!(parse_reply(&written), Ok(IncomingReply { xid: 7, outcome: Err(error) }));
+        };
+        denied("00000007 00000001 00000001 00000000 00000002 00000002", RpcError::RpcMismatch { low: 2, high: 2 });
+        for stat in 1..=7 {
+            denied(&format!("00000007 00000001 00000001 00000001 {stat:08x}"), RpcError::Auth(stat));
+        }
+    }
+
+    #[test]
+    fn a_cut_reply_is_none() {
+        for answer in [Answer::ProgMismatch { low: 1, high: 4 }, Answer::Success(Vec::new())] {
+            let whole = reply(7, &answer);
+            for end in 0..whole.len() {
+                assert!(parse_reply(&whole[..end]).is_err(), "cut at {end} it was still read");
+            }
+            if answer != Answer::Success(Vec::new()) {
+                assert!(parse_reply(&[whole.as_slice(), &[0; 4]].concat()).is_err());
+            }
+        }
+        assert_eq!(parse_reply(&bytes(CALL)), Err(DecodeError::NotAReply));
+    }
+
+    proptest! {
+        #[test]
+        fn calls_come_back(
+            xid: u32, program: u32, version: u32, procedure: u32, machine in "[a-z.]{0,176}", uid: u32, gid: u32,
+            args in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let credential = Credential::Unix { machine, uid, gid };
+            let written = call(xid, program, version, procedure, &credential, &args);
+            let expected = IncomingCall { xid, program, version, procedure, credential, args: &args };
+            prop_assert_eq!(parse_call(&written), Ok(expected));
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_call(&noise);
+            let _ = parse_reply(&noise);
+        }
+
+        #[test]
+        fn a_call_with_any_word_changed_never_panics(at in 0_usize..18, word: u32) {
+            let mut message = bytes(CALL);
+            message[at * 4..at * 4 + 4].copy_from_slice(&word.to_be_bytes());
+            let _ = parse_call(&message);
+            let _ = parse_reply(&message);
+        }
+    }
+}

@@ -118,7 +118,7 @@ fn byte(text: &str) -> Option<u8> {
 }
 
 /// XDR's linked list (`pmaplist`, `rpcblist_ptr`): each item behind a "there is one more".
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain<T>(pub Vec<T>);
 
 impl<T: Pack> Pack for Chain<T> {
@@ -150,6 +150,114 @@ impl<T: Unpack> Unpack for Chain<T> {
             let (item, read) = T::unpack(input)?;
             total += read;
             items.push(item);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV6;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::vectors::{comes_back, is_written};
+    use crate::wire::xdr::decode;
+
+    fn text(text: &str) -> BindString {
+        BindString::new(text).unwrap()
+    }
+
+    // RFC 1833 section 3.1, "struct mapping".
+    #[test]
+    fn a_mapping_is_four_words() {
+        is_written(
+            &Mapping { program: 100_021, version: 4, protocol: Transport::Udp as u32, port: 4045 },
+            "000186b5 00000004 00000011 00000fcd",
+        );
+        is_written(
+            &Mapping { program: 100_024, version: 1, protocol: Transport::Tcp as u32, port: 0 },
+            "000186b8 00000001 00000006 00000000",
+        );
+    }
+
+    // RFC 1833 section 2.1, "struct rpcb".
+    #[test]
+    fn an_rpcb_is_two_words_and_three_strings() {
+        let rpcb =
+            Rpcb { program: 100_024, version: 1, netid: text("udp6"), address: text("::1.0.111"), owner: text("0") };
+        is_written(
+            &rpcb,
+            "000186b8 00000001 00000004 75647036
+             00000009 3a3a312e 302e3131 31000000 00000001 30000000",
+        );
+    }
+
+    // RFC 1833 section 3.1, "struct *pmaplist".
+    #[test]
+    fn a_dump_is_a_chain() {
+        let mapping = Mapping { program: 1, version: 2, protocol: 17, port: 3 };
+        is_written(
+            &Chain(vec![mapping, mapping]),
+            "00000001 00000001 00000002 00000011 00000003
+             00000001 00000001 00000002 00000011 00000003
+             00000000",
+        );
+        is_written(&Chain::<Mapping>(Vec::new()), "00000000");
+    }
+
+    #[test]
+    fn an_endless_dump_is_refused() {
+        let endless = Chain(vec![Mapping { program: 1, version: 2, protocol: 17, port: 3 }; MAX_DUMP + 1]);
+        assert!(decode::<Chain<Mapping>>(&crate::wire::xdr::encode(&endless)).is_err());
+    }
+
+    // RFC 5665 sections 5.2.3.3 and 5.2.3.4.
+    #[test]
+    fn universal_addresses_end_with_the_port_in_two_bytes() {
+        let v4: SocketAddr = "192.0.2.7:2049".parse().unwrap();
+        assert_eq!(universal_address(v4).as_str(), "192.0.2.7.8.1");
+        let v6: SocketAddr = "[2001:db8::1]:111".parse().unwrap();
+        assert_eq!(universal_address(v6).as_str(), "2001:db8::1.0.111");
+        assert_eq!(parse_universal_address("0.0.0.0.15.205"), Some("0.0.0.0:4045".parse().unwrap()));
+        let zoned = parse_universal_address("fe80::1%eth0.0.111");
+        assert_eq!(zoned, Some(SocketAddrV6::new("fe80::1".parse().unwrap(), 111, 0, 0).into()));
+    }
+
+    #[test]
+    fn what_is_no_universal_address_is_refused() {
+        for bad in ["", ".", "..", "1.2.3.4", "1.2.3.4.5", "1.2.3.4.256.1", "1.2.3.4.+1.1", "/run/rpcbind.sock", "::1"]
+        {
+            assert_eq!(parse_universal_address(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn netids_tell_transport_and_family() {
+        let (v4, v6) = ("127.0.0.1".parse().unwrap(), "::1".parse().unwrap());
+        let all = [(Transport::Udp, v4), (Transport::Tcp, v4), (Transport::Udp, v6), (Transport::Tcp, v6)];
+        assert_eq!(all.map(|(transport, ip)| netid(transport, ip)), ["udp", "tcp", "udp6", "tcp6"]);
+    }
+
+    proptest! {
+        #[test]
+        fn universal_addresses_come_back(ip: IpAddr, port: u16) {
+            let address = SocketAddr::new(ip, port);
+            prop_assert_eq!(parse_universal_address(universal_address(address).as_str()), Some(address));
+        }
+
+        #[test]
+        fn rpcbs_come_back(program: u32, version: u32, netid in ".{0,9}", address in ".{0,40}") {
+            comes_back(&Rpcb { program, version, netid: text(&netid), address: text(&address), owner: text("") });
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), string in ".{0,30}") {
+            let _ = decode::<Mapping>(&bytes);
+            let _ = decode::<Rpcb>(&bytes);
+            let _ = decode::<Chain<Mapping>>(&bytes);
+            let _ = decode::<Chain<Rpcb>>(&bytes);
+            let _ = parse_universal_address(&string);
         }
     }
 }

@@ -205,6 +205,27 @@ impl Persist {
     }
 }
 
+#[cfg(test)]
+impl Persist {
+    /// A disk of the test's own: it gets each change and says when, and whether, it is durable.
+    pub(in crate::lockd) fn scripted() -> (Self, mpsc::UnboundedReceiver<(Change, DurableSender)>) {
+        let (jobs, mut queue) = mpsc::channel(QUEUE);
+        let (tell, told) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(job) = queue.recv().await {
+                if let Job::Write(change, done) = job {
+                    let _ = tell.send((*change, done));
+                }
+            }
+        });
+        (Self { jobs }, told)
+    }
+}
+
+/// How a scripted disk answers.
+#[cfg(test)]
+pub(in crate::lockd) type DurableSender = oneshot::Sender<Result<(), PersistError>>;
+
 /// Waits for a submitted change.
 pub async fn durable(answer: Durable) -> Result<(), PersistError> {
     answer.await.unwrap_or(Err(PersistError::Closed))

@@ -211,7 +211,12 @@ impl Owner {
 
     /// Persist before promising.
     fn record(&mut self, client: ClientId, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
-        let Some(view) = self.table.client(client) else { return };
+        let Some(mut view) = self.table.client(client) else { return };
+        // The table learns it only when it gets the call; one write is enough.
+        let state = carried_state(&incoming.call);
+        if state.is_known() {
+            view.nsm_state = state;
+        }
         let Some(parked) = self.park(incoming, answer, parkings) else { return };
         let Some(record) = self.records.wait(client, &view, parked) else { return };
         let submitted = self.persist.submit(Change::Monitor(record.clone()));
@@ -227,7 +232,7 @@ impl Owner {
     pub(super) fn recorded(
         &mut self,
         client: ClientId,
-        record: persist::MonitorRecord,
+        record: &persist::MonitorRecord,
         outcome: Result<(), persist::PersistError>,
     ) {
         let name = record.name.clone();

@@ -36,6 +36,8 @@ mod calls;
 mod owner;
 mod records;
 mod runs;
+#[cfg(test)]
+mod tests;
 mod timeline;
 
 use std::net::IpAddr;

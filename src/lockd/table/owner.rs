@@ -81,35 +81,41 @@ pub(super) struct Owner {
 /// Starts the owner. It ends when every [`Table`] is dropped.
 pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
     let (requests, inbox) = mpsc::channel(REQUESTS);
-    let (timeline, cursor) = Timeline::new();
-    let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
-    let mut owner = Owner {
-        clock: setup.clock,
-        table: setup.table,
-        persist: setup.persist,
-        callbacks: setup.callbacks,
-        instance: setup.instance,
-        names: setup.names,
-        nsm_state,
-        records: Records::default(),
-        identifying: Identifying::default(),
-        runs: Runs::new(setup.found.ended),
-        timeline,
-        work: JoinSet::new(),
-        offers: HashMap::new(),
-        again: VecDeque::new(),
-        until_commit: Vec::new(),
-        parked: 0,
-    };
-    owner.remember(setup.found.monitors);
-    if let Some(until) = setup.recovery_until {
-        owner.table.start_recovery(until);
-    }
-    let _ = owner.apply_effects();
-    (Table { requests, cursor, nsm_state: state_seen }, tokio::spawn(owner.run(inbox)))
+    let (owner, cursor, nsm_state) = Owner::new(setup);
+    (Table { requests, cursor, nsm_state }, tokio::spawn(owner.run(inbox)))
 }
 
 impl Owner {
+    /// With what watchers and the status monitor look at.
+    pub(super) fn new(setup: Setup) -> (Self, watch::Receiver<u64>, watch::Receiver<NsmState>) {
+        let (timeline, cursor) = Timeline::new();
+        let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
+        let mut owner = Owner {
+            clock: setup.clock,
+            table: setup.table,
+            persist: setup.persist,
+            callbacks: setup.callbacks,
+            instance: setup.instance,
+            names: setup.names,
+            nsm_state,
+            records: Records::default(),
+            identifying: Identifying::default(),
+            runs: Runs::new(setup.found.ended),
+            timeline,
+            work: JoinSet::new(),
+            offers: HashMap::new(),
+            again: VecDeque::new(),
+            until_commit: Vec::new(),
+            parked: 0,
+        };
+        owner.remember(setup.found.monitors);
+        if let Some(until) = setup.recovery_until {
+            owner.table.start_recovery(until);
+        }
+        let _ = owner.apply_effects();
+        (owner, cursor, state_seen)
+    }
+
     /// The clients that the last life monitored.
     fn remember(&mut self, monitors: Vec<MonitorRecord>) {
         for record in monitors {
@@ -118,8 +124,12 @@ impl Owner {
                 tracing::warn!(client = %record.name, "no room for a client of the last life; raise --max-clients");
                 continue;
             };
-            others.iter().for_each(|address| self.table.join(client, *address));
-            record.server_addresses.iter().for_each(|address| self.table.called(client, *address));
+            for address in others {
+                self.table.join(client, *address);
+            }
+            for address in &record.server_addresses {
+                self.table.called(client, *address);
+            }
             self.table.set_monitored(client, true);
             self.records.found(client, record);
         }
@@ -163,10 +173,7 @@ impl Owner {
         let due = self.table.on_timeout(now, self.runs.controller_attached());
         let _ = self.apply_effects();
         match due {
-            Some(Due::RecoveryOver) => {
-                tracing::info!("recovery grace is over");
-                self.timeline.push(self.clock.unix_ms(), "recovery-over", "recovery grace is over");
-            }
+            Some(Due::RecoveryOver) => {}
             Some(Due::AbortRun) => self.abort_alone("no notice was sent before the deadline"),
             Some(Due::SettleRun) => self.settle_alone(),
             None => self.runs.wait_until(now + IDLE_TICK),
@@ -225,7 +232,7 @@ impl Owner {
         match done {
             Done::Nothing => {}
             Done::LookedUp { address, name, found } => self.looked_up(address, name, &found),
-            Done::Recorded { client, record, outcome } => self.recorded(client, record, outcome),
+            Done::Recorded { client, record, outcome } => self.recorded(client, &record, outcome),
             Done::Offered { offer, answer } => {
                 self.offers.remove(&offer);
                 self.table.offer_answered(offer, answer);

@@ -85,8 +85,8 @@ impl Records {
         Some(latest.clone())
     }
 
-    /// The outcome of a write: the calls that waited. `None` where a later write is still under way.
-    pub(super) fn written(&mut self, client: ClientId, written: MonitorRecord, ok: bool) -> Vec<Parked> {
+    /// The outcome of a write: the calls that waited for one.
+    pub(super) fn written(&mut self, client: ClientId, written: &MonitorRecord, ok: bool) -> Vec<Parked> {
         let Some(record) = self.by_client.get_mut(&client) else { return Vec::new() };
         if ok {
             record.durable = Some(written.clone());

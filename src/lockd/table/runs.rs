@@ -48,7 +48,8 @@ pub(super) struct Beginning {
     args: Box<BeginArgs>,
     new_state: NsmState,
     began_unix_ms: u64,
-    connection: ConnectionId,
+    /// None once it is closed.
+    connection: Option<ConnectionId>,
     answers: Vec<Answer<Begun>>,
 }
 
@@ -107,6 +108,11 @@ impl Runs {
         if self.controller == Some(connection) {
             self.controller = None;
         }
+        if let Phase::Beginning(beginning) = &mut self.phase
+            && beginning.connection == Some(connection)
+        {
+            beginning.connection = None;
+        }
     }
     /// Timers rest until then.
     pub(super) fn wait_until(&mut self, at: Duration) {
@@ -142,7 +148,7 @@ impl Owner {
             new_state: self.nsm_state().next_up(),
             began_unix_ms: self.clock.unix_ms(),
             args,
-            connection,
+            connection: Some(connection),
             answers: vec![answer],
         };
         let submitted = self.persist.submit(Change::Begin(RunRecord {
@@ -155,7 +161,7 @@ impl Owner {
             clients: Vec::new(),
         }));
         self.runs.phase = Phase::Beginning(Box::new(beginning));
-        self.work.spawn(async move { Done::BeginDurable(outcome(submitted).await) });
+        self.work.spawn(async move { Done::BeginDurable(durably(submitted).await) });
     }
 
     fn may_begin(&self, args: &BeginArgs) -> Result<(), Refusal> {
@@ -187,51 +193,47 @@ impl Owner {
     pub(super) fn begin_durable(&mut self, durable: Result<(), PersistError>) {
         let Phase::Beginning(beginning) = std::mem::replace(&mut self.runs.phase, Phase::Idle) else { return };
         let outcome = self.begin_now(&beginning, durable);
-        match &outcome {
+        // What a restart needs to write this run's result, or to forget it.
+        let follow_up = match &outcome {
             Ok(begun) => {
-                tracing::info!(
-                    run = %begun.run, mode = %beginning.args.mode, in_scope = begun.in_scope, clients = begun.clients,
-                    nsm_state = %begun.new_state, "a run has begun: locks in scope are pending"
-                );
                 self.runs.phase = Phase::Active;
-                self.runs.controller = Some(beginning.connection);
+                self.runs.controller = beginning.connection;
                 self.runs.failures = 0;
                 self.runs.not_before = None;
                 remember(&mut self.runs.begun, begun.clone());
+                let clients = self.table.run_clients().to_vec();
+                Change::Marked { run: begun.run, in_scope: begun.in_scope, clients }
             }
-            Err(refusal) => tracing::warn!(run = %beginning.args.run, %refusal, "a run was not begun"),
-        }
+            Err(refusal) => {
+                tracing::warn!(run = %beginning.args.run, %refusal, "a run was not begun");
+                Change::NotBegun(beginning.args.run)
+            }
+        };
         let _ = self.apply_effects();
         self.timeline.changed();
-        for answer in beginning.answers {
-            let _ = answer.send(outcome.clone());
-        }
+        let (submitted, run, answers) = (self.persist.submit(follow_up), beginning.args.run, beginning.answers);
+        self.work.spawn(async move {
+            if let Err(error) = durably(submitted).await {
+                tracing::warn!(%run, %error, "what the run marked is not on disk");
+            }
+            for answer in answers {
+                let _ = answer.send(outcome.clone());
+            }
+            Done::Nothing
+        });
         self.drain_again();
     }
 
     fn begin_now(&mut self, beginning: &Beginning, durable: Result<(), PersistError>) -> Result<Begun, Refusal> {
         durable.map_err(|error| {
-            Refusal::new(
-                RefusalCode::NotDurable,
-                format!("the new NSM state is not on disk, nothing was begun: {error}"),
-            )
+            let words = format!("the new NSM state is not on disk, nothing was begun: {error}");
+            Refusal::new(RefusalCode::NotDurable, words)
         })?;
         let old_state = self.nsm_state.send_replace(beginning.new_state);
-        let now = self.clock.now();
-        let begun = self.table.check_begin(&beginning.args).and_then(|()| {
-            self.table.begin(now, beginning.began_unix_ms, &beginning.args, old_state, beginning.new_state)
-        });
-        // Both are for the result that a restart would have to write; the run does not wait for it.
-        let follow_up = match &begun {
-            Ok(begun) => {
-                Change::Marked { run: begun.run, in_scope: begun.in_scope, clients: self.table.run_clients().to_vec() }
-            }
-            Err(_) => Change::NotBegun(beginning.args.run),
-        };
-        if let Err(error) = self.persist.submit(follow_up) {
-            tracing::warn!(run = %beginning.args.run, %error, "what the run marked is not on disk");
-        }
-        begun.map(|begun| Begun { names: List::clipped(self.names.clone()), ..begun })
+        let (now, unix_ms, args) = (self.clock.now(), beginning.began_unix_ms, &beginning.args);
+        self.table.check_begin(args)?;
+        let begun = self.table.begin(now, unix_ms, args, old_state, beginning.new_state)?;
+        Ok(Begun { names: List::clipped(self.names.clone()), ..begun })
     }
 
     fn active_run(&self) -> Option<RunId> {
@@ -322,7 +324,7 @@ impl Owner {
         self.runs.ending.result = Some(result.clone());
         self.runs.phase = Phase::Writing;
         let submitted = self.persist.submit(Change::Ended(result));
-        self.work.spawn(async move { Done::ResultDurable(outcome(submitted).await) });
+        self.work.spawn(async move { Done::ResultDurable(durably(submitted).await) });
     }
 
     pub(super) fn result_durable(&mut self, durable: Result<(), PersistError>) {
@@ -373,11 +375,6 @@ impl Owner {
         remember(&mut self.runs.ended, result.run);
         self.runs.controller = None;
         self.runs.not_before = None;
-        let counts = result.counts;
-        tracing::info!(
-            run = %result.run, reason = result.reason.as_str(), reclaimed = counts.reclaimed, released = counts.released,
-            dropped = counts.dropped, kept = counts.kept, "the run is over"
-        );
     }
 
     pub(super) fn abort(&mut self, args: RunArgs, answer: Answer<RunResult>) {
@@ -435,6 +432,6 @@ impl Owner {
     }
 }
 
-async fn outcome(submitted: Result<persist::Durable, PersistError>) -> Result<(), PersistError> {
+async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<(), PersistError> {
     persist::durable(submitted?).await
 }

@@ -47,13 +47,7 @@ fn at(id: u32, address: IpAddr) -> Target {
 }
 
 fn options(rpcbind_port: u16, retry: Duration) -> NotifyOptions {
-    NotifyOptions {
-        rpcbind_port,
-        state: NEW_STATE,
-        epoch: Instant::now(),
-        retry_until: retry,
-        no_answer_after: Duration::from_millis(300),
-    }
+    NotifyOptions { rpcbind_port, state: NEW_STATE, epoch: Instant::now(), retry_until: retry, no_answer_after: SOON }
 }
 
 /// Notifies to the end; every event.
@@ -165,7 +159,11 @@ async fn a_source_address_that_is_not_ours_is_told() {
 async fn each_kind_of_client_is_told_apart() {
     let farm = Farm::start(v4(), mixed).await;
     let targets = (0..5u8).map(|number| at(number.into(), mannered(number))).collect();
-    let events = notified(targets, options(farm.rpcbind_port, Duration::from_secs(1))).await;
+    let impatient = NotifyOptions {
+        no_answer_after: Duration::from_millis(300),
+        ..options(farm.rpcbind_port, Duration::from_secs(2))
+    };
+    let events = notified(targets, impatient).await;
     assert!(matches!(last(&events, 0), News::Acked { .. }));
     assert!(matches!(last(&events, 1), News::GivenUp { delivery: Delivery::NoStatd, .. }));
     assert!(matches!(last(&events, 2), News::GivenUp { delivery: Delivery::Refused, .. }));
@@ -223,9 +221,8 @@ async fn names_are_resolved() {
 #[tokio::test]
 async fn a_host_where_nobody_listens_is_known_at_once() {
     let free = UdpEndpoint::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().local_addr().port();
-    let patient = NotifyOptions { no_answer_after: SOON, ..options(free, SOON) };
     let (sender, mut receiver) = mpsc::channel(64);
-    let running = tokio::spawn(notify(vec![at(1, "127.0.0.1".parse().unwrap())], patient, sender));
+    let running = tokio::spawn(notify(vec![at(1, "127.0.0.1".parse().unwrap())], options(free, SOON), sender));
     let event = tokio::time::timeout(SOON / 4, receiver.recv()).await.unwrap().unwrap();
     assert!(matches!(event.news, News::GivenUp { delivery: Delivery::Refused, last: false, .. }), "{event:?}");
     drop(receiver);

@@ -27,6 +27,8 @@ enum Arrival {
 struct World {
     hosts: HashMap<IpAddr, Manner>,
     names: HashMap<String, Vec<IpAddr>>,
+    /// Nobody acks a notice with this name.
+    unheard: Option<CallerName>,
     /// From this instant on the dead ones are healthy.
     revival: Duration,
     /// One way, and up to as much again.
@@ -48,6 +50,7 @@ impl World {
         Self {
             hosts: HashMap::new(),
             names: HashMap::new(),
+            unheard: None,
             revival: Duration::MAX,
             delay: MS / 2,
             loss: 0.0,
@@ -99,12 +102,15 @@ impl World {
         } else {
             assert_eq!(call.to.port(), STATD);
             assert_ne!(self.manner(host), Manner::TcpOnly);
-            statd_answer(self.manner(host), &call.bytes).map(|(reply, arrived)| {
+            statd_answer(self.manner(host), &call.bytes).and_then(|(reply, arrived)| {
                 if let Some(notice) = arrived {
                     assert_eq!(notice.state, NEW_STATE);
+                    if self.unheard.as_ref() == Some(&notice.name) {
+                        return None;
+                    }
                     self.notices.entry(host).or_default().push(notice.name);
                 }
-                reply
+                Some(reply)
             })
         };
         let Some(bytes) = answer else { return };
@@ -299,6 +305,33 @@ fn the_dead_do_not_delay_the_living() {
     notify(&mut world, (0..2000).map(at).collect(), options(64));
     let slowest = (1000..2000).map(|id| world.last(id).at).max().unwrap();
     assert!(slowest < S, "{slowest:?}");
+}
+
+#[test]
+fn once_round_trips_are_known_the_dead_hold_no_place_for_long() {
+    let mut world = World::new().with((0..1000).map(|id| (client(2 * id), Manner::Healthy)));
+    notify(&mut world, (0..2000).map(at).collect(), options(64));
+    let slowest = (0..1000).map(|id| world.last(2 * id).at).max().unwrap();
+    assert!(slowest < 300 * MS, "{slowest:?}");
+}
+
+#[test]
+fn ten_seconds_without_an_ack_count_from_the_last_one() {
+    let mut world = World::new().with([(client(1), Manner::Dead)]);
+    (world.revival, world.unheard) = (5 * S, Some(name("server")));
+    notify(&mut world, vec![at(1)], options(64));
+    let acked = world.events[0].at;
+    assert!(matches!(world.events[0].news, News::Acked { acked: 1, of: 2, .. }) && acked > 5 * S);
+    let deliveries = world.deliveries(1);
+    assert_eq!(deliveries, [(acked + 10 * S, Delivery::Partial, false), (60 * S, Delivery::Partial, true)]);
+}
+
+#[test]
+fn a_statd_that_hangs_is_not_pestered_though_its_rpcbind_answers() {
+    let mut world = World::new().with([(client(1), Manner::Hung)]);
+    notify(&mut world, vec![at(1)], options(64));
+    assert!((20..80).contains(&world.sent.len()), "{}", world.sent.len());
+    assert_eq!(world.deliveries(1).last(), Some(&(60 * S, Delivery::NoAnswer, true)));
 }
 
 #[test]

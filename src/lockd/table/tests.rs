@@ -1,0 +1,233 @@
+//! The owner with a scripted disk: what is promised waits for it, and what it refuses is not done.
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::timeout;
+
+use super::*;
+use crate::lockd::callbacks::Callbacks;
+use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
+use crate::locks::{Limits, LockTable, Process, Wanted};
+use crate::wire::control::{
+    ClientProgress, Delivery, Grace, InstanceId, Mode, Outcome, Policy, RunId, Scope, Silent, Unreachable,
+};
+use crate::wire::types::{ByteRange, Cookie, FileHandle, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::List;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough for an answer that does not wait for anything.
+const A_MOMENT: Duration = Duration::from_millis(50);
+
+struct World {
+    table: Table,
+    disk: UnboundedReceiver<(Change, DurableSender)>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(Limits::default())
+    }
+    fn with(limits: Limits) -> Self {
+        let (persist, disk) = Persist::scripted();
+        let (table, _owner) = spawn(setup(persist, limits));
+        Self { table, disk }
+    }
+
+    async fn change(&mut self) -> (Change, DurableSender) {
+        timeout(PATIENCE, self.disk.recv()).await.expect("a change for the disk").unwrap()
+    }
+    async fn accept(&mut self) -> Change {
+        let (change, done) = self.change().await;
+        done.send(Ok(())).unwrap();
+        change
+    }
+    async fn refuse(&mut self) {
+        self.change().await.1.send(Err(PersistError::Write("disk full".into()))).unwrap();
+    }
+    /// A call that runs on its own.
+    fn send(&self, incoming: Incoming) -> tokio::task::JoinHandle<Option<Verdict>> {
+        let table = self.table.clone();
+        tokio::spawn(async move { table.call(incoming).await })
+    }
+    async fn hold(&mut self, incoming: Incoming) {
+        let call = self.send(incoming);
+        self.accept().await;
+        assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    }
+    async fn begin(&mut self) -> Begun {
+        let table = self.table.clone();
+        let run = tokio::spawn(async move { table.begin(begin_args(1), ConnectionId(1)).await });
+        assert!(matches!(self.accept().await, Change::Begin(_)));
+        assert!(matches!(self.accept().await, Change::Marked { .. }));
+        run.await.unwrap().unwrap()
+    }
+    async fn settle(&self) -> tokio::task::JoinHandle<Result<RunResult, Refusal>> {
+        let acked = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
+        let args = ProgressArgs { run: RunId([1; 16]), notices_begun: true, clients: List::new(vec![acked]).unwrap() };
+        self.table.progress(args, ConnectionId(1)).await.unwrap();
+        let table = self.table.clone();
+        let args = SettleArgs { run: RunId([1; 16]), only_if_nothing_pending: false };
+        tokio::spawn(async move { table.settle(args, ConnectionId(1)).await })
+    }
+}
+
+fn setup(persist: Persist, limits: Limits) -> Setup {
+    Setup {
+        clock: Clock { start: Instant::now() },
+        table: LockTable::new(limits),
+        persist,
+        callbacks: Callbacks::new(1, "test").unwrap(),
+        instance: InstanceId([1; 16]),
+        names: vec![CallerName::new("server").unwrap()],
+        nsm_state: NsmState(3),
+        found: Found::default(),
+        recovery_until: None,
+    }
+}
+
+fn incoming(host: u8, file: &str) -> Incoming {
+    let wanted = Wanted {
+        file: FileHandle::new(file.as_bytes()).unwrap(),
+        range: ByteRange::ALL,
+        exclusive: true,
+        process: Process { svid: Svid(1), oh: OwnerHandle::new(b"o").unwrap() },
+    };
+    let cookie = Cookie::new(b"c").unwrap();
+    Incoming {
+        address: std::net::Ipv4Addr::new(127, 0, 0, host).into(),
+        name: CallerName::new(&format!("host{host}")).unwrap(),
+        via: Via { server_address: "127.0.0.1".parse().unwrap(), transport: Transport::Udp, version: 4 },
+        call: Call::Lock { wanted, block: false, reclaim: false, monitored: true, state: NsmState(3), cookie },
+    }
+}
+
+fn test_of(incoming: Incoming) -> Incoming {
+    let Call::Lock { wanted, .. } = incoming.call else { panic!("a LOCK") };
+    Incoming { call: Call::Test(wanted), ..incoming }
+}
+
+fn begin_args(id: u8) -> BeginArgs {
+    BeginArgs {
+        run: RunId([id; 16]),
+        instance: InstanceId([1; 16]),
+        nsm_state: NsmState(3),
+        scope: Scope::default(),
+        mode: Mode::Strict,
+        policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Drop, include_unmonitored: false },
+        may_drop: List::default(),
+        grace_ms: 60_000,
+        grace_max_ms: 60_000,
+    }
+}
+
+#[tokio::test]
+async fn a_lock_is_granted_only_when_its_clients_record_is_durable() {
+    let mut world = World::new();
+    let mut call = world.send(incoming(2, "file"));
+    let (change, done) = world.change().await;
+    assert!(matches!(change, Change::Monitor(_)));
+    assert!(timeout(A_MOMENT, &mut call).await.is_err(), "answered before the record was durable");
+    assert_eq!(world.table.call(test_of(incoming(3, "file"))).await, Some(Verdict::Granted), "others are served");
+    done.send(Ok(())).unwrap();
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    assert_eq!(world.table.call(incoming(2, "another")).await, Some(Verdict::Granted), "one record is enough");
+}
+
+#[tokio::test]
+async fn a_record_that_the_disk_refuses_denies_the_lock() {
+    let mut world = World::new();
+    let call = world.send(incoming(2, "file"));
+    world.refuse().await;
+    assert_eq!(call.await.unwrap(), Some(Verdict::NoLocks));
+    assert_eq!(world.table.status().await.unwrap().locks, 0);
+    world.hold(incoming(2, "file")).await;
+}
+
+#[tokio::test]
+async fn a_call_to_another_server_address_makes_the_record_wider_first() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    let mut elsewhere = incoming(2, "another");
+    elsewhere.via.server_address = "127.0.0.99".parse().unwrap();
+    let call = world.send(elsewhere);
+    let Change::Monitor(record) = world.accept().await else { panic!("not a record") };
+    assert_eq!(record.server_addresses.len(), 2);
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+}
+
+#[tokio::test]
+async fn nothing_is_marked_when_the_new_state_is_not_durable() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    let table = world.table.clone();
+    let run = tokio::spawn(async move { table.begin(begin_args(1), ConnectionId(1)).await });
+    let (change, done) = world.change().await;
+    assert!(matches!(change, Change::Begin(_)));
+    assert_eq!(world.table.status().await.unwrap().grace, Grace::Open, "marked before the state was durable");
+    let second = world.table.begin(begin_args(2), ConnectionId(2)).await;
+    assert_eq!(second.unwrap_err().code, RefusalCode::RunActive);
+    done.send(Err(PersistError::Write("disk full".into()))).unwrap();
+    assert!(matches!(world.accept().await, Change::NotBegun(_)));
+    assert_eq!(run.await.unwrap().unwrap_err().code, RefusalCode::NotDurable);
+    let status = world.table.status().await.unwrap();
+    assert_eq!((status.grace, status.nsm_state), (Grace::Open, NsmState(3)));
+}
+
+#[tokio::test]
+async fn while_the_result_is_written_only_calls_that_meet_a_pending_lock_wait() {
+    let mut world = World::new();
+    world.hold(incoming(2, "stale")).await;
+    world.begin().await;
+    let settling = world.settle().await;
+    let (change, done) = world.change().await;
+    assert!(matches!(change, Change::Ended(_)));
+    let mut meets = world.send(test_of(incoming(3, "stale")));
+    assert!(timeout(A_MOMENT, &mut meets).await.is_err(), "it must wait");
+    let free = timeout(PATIENCE, world.table.call(test_of(incoming(3, "free")))).await.unwrap();
+    assert!(free.is_some(), "it is answered at once");
+    done.send(Ok(())).unwrap();
+    let result = settling.await.unwrap().unwrap();
+    assert_eq!(result.outcome, Outcome::Settled);
+    assert!(meets.await.unwrap().is_some(), "and is answered after the commit");
+}
+
+#[tokio::test]
+async fn a_result_that_the_disk_refuses_drops_nothing_and_the_run_goes_on() {
+    let mut world = World::new();
+    world.hold(incoming(2, "stale")).await;
+    world.begin().await;
+    for attempt in 1..=4 {
+        let settling = world.settle().await;
+        world.refuse().await;
+        assert_eq!(settling.await.unwrap().unwrap_err().code, RefusalCode::NotDurable, "attempt {attempt}");
+        let status = world.table.status().await.unwrap();
+        assert_eq!((status.grace, status.locks), (Grace::Strict, 1));
+    }
+    let settling = world.settle().await;
+    world.refuse().await;
+    assert!(settling.await.unwrap().is_err());
+    let Change::Ended(full) = world.accept().await else { panic!("the fifth failure aborts") };
+    assert_eq!(full.result.outcome, Outcome::Aborted);
+    let status = world.table.status().await.unwrap();
+    assert_eq!((status.grace, status.locks), (Grace::Open, 1), "nothing is lost");
+}
+
+#[tokio::test]
+async fn clients_that_push_each_other_out_of_a_full_table_are_denied_in_the_end() {
+    let mut world = World::with(Limits { clients: 1, ..Limits::default() });
+    world.hold(incoming(2, "file")).await;
+    assert_eq!(world.table.call(incoming(3, "another")).await, Some(Verdict::NoLocks), "the only place is taken");
+}
+
+#[tokio::test]
+async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
+    let address = |host| std::net::IpAddr::from([127, 0, 0, host]);
+    let name = CallerName::new("host").unwrap();
+    for (found, clients) in [(vec![address(2), address(3)], 1), (vec![address(3)], 2), (vec![], 2)] {
+        let (persist, _disk) = Persist::scripted();
+        let (mut owner, ..) = super::owner::Owner::new(setup(persist, Limits::default()));
+        let known = owner.table.add_client(address(2), &name).unwrap();
+        owner.looked_up(address(3), name.clone(), &found);
+        assert_eq!(owner.table.totals().clients, clients, "{found:?}");
+        assert_eq!(owner.table.find(address(3), &name) == Some(known), clients == 1);
+    }
+}

@@ -1,0 +1,116 @@
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::*;
+use crate::rpc::reply_cache::CacheLimits;
+use crate::rpc::server::{CallContext, Limits, Service, serve_udp, shared_cache};
+use crate::wire::rpc::Answer;
+use crate::wire::rpcbind as bind;
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn udp_client() -> UdpClient {
+    let endpoint = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    UdpClient::new(Arc::new(endpoint), Retransmit::default())
+}
+
+/// An rpcbind of version 2 with what was registered, as mappings.
+#[derive(Default)]
+struct Binder {
+    mappings: Mutex<Vec<Mapping>>,
+    refuses: bool,
+}
+
+#[async_trait]
+impl Service for Binder {
+    async fn call(&self, _: &CallContext, _: u32, version: u32, procedure: u32, args: Vec<u8>) -> Option<Answer> {
+        let mut mappings = self.mappings.lock().unwrap();
+        if version != bind::V2 {
+            // An IPv6 rpcbind of version 3 with one universal address.
+            if version == bind::V4 {
+                return Some(Answer::ProgMismatch { low: 2, high: 3 });
+            }
+            let asked: Rpcb = decode(&args).unwrap();
+            let known = asked.netid.as_str() == "udp6";
+            let address = bind::UniversalAddress::clipped(if known { "::1.15.205" } else { "" });
+            return Some(Answer::Success(encode(&address)));
+        }
+        if procedure == bind::Procedure::Dump as u32 {
+            return Some(Answer::Success(encode(&Chain(mappings.clone()))));
+        }
+        let asked: Mapping = decode(&args).unwrap();
+        let same = |m: &Mapping| (m.program, m.version, m.protocol) == (asked.program, asked.version, asked.protocol);
+        Some(Answer::Success(match bind::Procedure::from_number(procedure).unwrap() {
+            bind::Procedure::Get => encode(&mappings.iter().find(|m| same(m)).map_or(0, |m| m.port)),
+            bind::Procedure::Set => {
+                let free = !self.refuses && !mappings.iter().any(same);
+                if free {
+                    mappings.push(asked);
+                }
+                encode(&free)
+            }
+            _ => {
+                mappings.retain(|m| (m.program, m.version) != (asked.program, asked.version));
+                encode(&true)
+            }
+        }))
+    }
+}
+
+fn binder(refuses: bool, address: &str) -> Option<(SocketAddr, watch::Sender<bool>)> {
+    let endpoint = Arc::new(UdpEndpoint::bind(address.parse().unwrap()).ok()?);
+    let address = endpoint.local_addr();
+    let (stop, stopped) = watch::channel(false);
+    let service = Arc::new(Binder { refuses, ..Binder::default() });
+    tokio::spawn(serve_udp(endpoint, service, shared_cache(CacheLimits::default()), Limits::default(), stopped));
+    Some((address, stop))
+}
+
+fn registration(port: u16) -> Registration {
+    let address = SocketAddr::new("0.0.0.0".parse().unwrap(), port);
+    Registration { program: 100_021, version: 4, transport: Transport::Udp, address }
+}
+
+#[tokio::test]
+async fn a_registered_port_is_found_until_it_is_taken_back() {
+    let (at, _stop) = binder(false, "127.0.0.1:0").unwrap();
+    let client = udp_client();
+    let find = || getport(&client, at, None, 100_021, 4, Transport::Udp, SOON);
+    assert_eq!(find().await.unwrap(), None);
+    register(at.port(), &registration(4045)).await.unwrap();
+    assert_eq!(find().await.unwrap(), Some(4045));
+    assert_eq!(getport(&client, at, None, 100_021, 4, Transport::Tcp, SOON).await.unwrap(), None);
+    unregister(at.port(), &registration(4045)).await.unwrap();
+    assert_eq!(find().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_program_that_another_one_registered_is_told_with_its_port() {
+    let (at, _stop) = binder(false, "127.0.0.1:0").unwrap();
+    register(at.port(), &registration(4045)).await.unwrap();
+    match register(at.port(), &registration(5000)).await {
+        Err(RegisterError::Taken { at, .. }) => assert_eq!(at, "port 4045"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_and_a_missing_rpcbind_are_told_apart() {
+    let (at, _stop) = binder(true, "127.0.0.1:0").unwrap();
+    assert!(matches!(register(at.port(), &registration(1)).await, Err(RegisterError::Refused { .. })));
+    let nobody = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap().local_addr();
+    let outcome = register(nobody.port(), &registration(1)).await;
+    assert!(matches!(outcome, Err(RegisterError::Failed { error: CallError::Refused, .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn over_ipv6_a_port_is_found_by_its_universal_address_in_version_4_or_else_3() {
+    let Some((at, _stop)) = binder(false, "[::1]:0") else { return };
+    let endpoint = Arc::new(UdpEndpoint::bind("[::1]:0".parse().unwrap()).unwrap());
+    let client = UdpClient::new(endpoint, Retransmit::default());
+    let find = |transport| getport(&client, at, None, 100_021, 4, transport, SOON);
+    assert_eq!(find(Transport::Udp).await.unwrap(), Some(4045));
+    assert_eq!(find(Transport::Tcp).await.unwrap(), None);
+}

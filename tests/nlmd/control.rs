@@ -1,0 +1,188 @@
+//! Runs through the control socket.
+
+use nfs3_types::xdr_codec::Void;
+use nlmctl::wire::control::{
+    BeginArgs, Begun, ClientProgress, ClientResultPage, Delivery, ExtendArgs, Fate, Grace, LockFatePage, LockPage,
+    LockState, LocksArgs, Mode, Outcome, Policy, Procedure, ProgressArgs, Refusal, RefusalCode, RunArgs, RunClientPage,
+    RunId, RunList, RunPageAfter, RunResult, Scope, SettleArgs, Silent, Status, Unreachable, WatchArgs, Watched,
+};
+use nlmctl::wire::nlm::Stat;
+use nlmctl::wire::xdr::List;
+
+use super::harness::*;
+
+fn begin_args(control: &mut Control, id: u8, grace_ms: u64) -> BeginArgs {
+    let info = control.info();
+    BeginArgs {
+        run: RunId([id; 16]),
+        instance: info.instance,
+        nsm_state: info.nsm_state,
+        scope: Scope::default(),
+        mode: Mode::Strict,
+        policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Drop, include_unmonitored: false },
+        may_drop: List::default(),
+        grace_ms,
+        grace_max_ms: grace_ms,
+    }
+}
+
+pub(crate) fn begin(control: &mut Control, id: u8) -> Result<Begun, Refusal> {
+    let args = begin_args(control, id, 60_000);
+    control.call(Procedure::Begin, &args)
+}
+
+pub(crate) fn result(control: &mut Control, run: RunId) -> Result<RunResult, Refusal> {
+    control.call(Procedure::Result, &RunArgs { run })
+}
+
+pub(crate) fn unfetched(control: &mut Control) -> Vec<RunId> {
+    control.call::<RunList>(Procedure::Unfetched, &Void).unwrap().runs.into_vec()
+}
+
+/// All clients acked, a minute ago.
+fn acked(control: &mut Control, begun: &Begun) -> Result<Status, Refusal> {
+    let clients = (0..begun.clients)
+        .map(|client| ClientProgress { client, delivery: Delivery::Acked, ago_ms: 60_000, suspect: false })
+        .collect();
+    let args = ProgressArgs { run: begun.run, notices_begun: true, clients: List::clipped(clients) };
+    control.call(Procedure::Progress, &args)
+}
+
+fn settle(control: &mut Control, run: RunId, only_if_nothing_pending: bool) -> Result<RunResult, Refusal> {
+    control.call(Procedure::Settle, &SettleArgs { run, only_if_nothing_pending })
+}
+
+#[test]
+fn a_run_keeps_what_is_reclaimed_and_drops_what_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&folder, &[]);
+    let (mut alpha, mut beta) = (Client::v4(&daemon, "127.0.0.2", "alpha"), Client::v4(&daemon, "127.0.0.3", "beta"));
+    assert_eq!(alpha.lock(&want("live")), Stat::Granted);
+    assert_eq!(alpha.lock(&want("stale")), Stat::Granted);
+    let mut control = Control::open(&daemon);
+    let before = control.status();
+    assert_eq!((before.clients, before.monitored, before.locks, before.grace), (1, 1, 2, Grace::Open));
+    // A short grace, so that an ack is soon old enough; then a long deadline.
+    let args = BeginArgs { grace_max_ms: 60_000, ..begin_args(&mut control, 1, 500) };
+    let begun: Begun = control.call(Procedure::Begin, &args).unwrap();
+    let extended: Status =
+        control.call(Procedure::Extend, &ExtendArgs { run: begun.run, remaining_ms: 90_000 }).unwrap();
+    let remaining = extended.run.0.unwrap().remaining_ms;
+    assert!((50_000..=60_000).contains(&remaining), "cut at the latest deadline: {remaining}");
+    assert_eq!((begun.in_scope, begun.clients, begun.old_state), (2, 1, before.nsm_state));
+    assert_eq!(begun.names.as_slice().len(), 2);
+    assert!(begun.new_state.is_up() && begun.new_state != begun.old_state);
+    assert_eq!(nsm_state(&daemon), begun.new_state);
+    let page: RunClientPage = control.call(Procedure::RunClients, &RunPageAfter { run: begun.run, after: 0 }).unwrap();
+    assert_eq!((page.clients.as_slice().len(), page.next), (1, 0));
+    assert_eq!(page.clients.as_slice()[0].server_addresses.as_slice()[0].to_string(), "127.0.0.1");
+
+    assert_eq!(begin(&mut control, 2).unwrap_err().code, RefusalCode::RunActive);
+    assert_eq!(beta.lock(&want("free")), Stat::DeniedGracePeriod);
+    let page: LockPage = control.call(Procedure::Locks, &LocksArgs { scope: Scope::default(), after: 0 }).unwrap();
+    assert!(page.locks.as_slice().iter().all(|lock| lock.state == LockState::Pending));
+
+    acked(&mut control, &begun).unwrap();
+    assert_eq!(alpha.lock(&Want { reclaim: true, ..want("live") }), Stat::Granted);
+    assert_eq!(settle(&mut control, begun.run, true).unwrap_err().code, RefusalCode::StillPending);
+    await_some("an ack that is old enough", || {
+        control.status().run.0.is_some_and(|run| run.elapsed_ms > 1_000).then_some(())
+    });
+    let ended = settle(&mut control, begun.run, false).unwrap();
+    assert_eq!(ended.outcome, Outcome::Settled);
+    assert_eq!((ended.counts.reclaimed, ended.counts.dropped, ended.counts.kept), (1, 1, 0));
+    assert_eq!(beta.lock(&want("live")), Stat::Denied);
+    assert_eq!(beta.lock(&want("stale")), Stat::Granted);
+
+    assert_eq!(settle(&mut control, begun.run, false).unwrap(), ended, "a repeated settle is answered as the first");
+    assert_eq!(result(&mut control, begun.run).unwrap(), ended);
+    let args = RunPageAfter { run: begun.run, after: 0 };
+    let clients: ClientResultPage = control.call(Procedure::ResultClients, &args).unwrap();
+    assert_eq!(clients.clients.as_slice()[0].name.as_str(), "alpha");
+    let locks: LockFatePage = control.call(Procedure::ResultLocks, &args).unwrap();
+    assert_eq!(locks.locks.as_slice().iter().map(|lock| lock.fate).collect::<Vec<_>>(), [Fate::Dropped]);
+    assert_eq!(unfetched(&mut control), [begun.run]);
+    let Void = control.call(Procedure::Acknowledge, &RunArgs { run: begun.run }).unwrap();
+    assert!(unfetched(&mut control).is_empty());
+    assert_eq!(begin(&mut control, 2).unwrap().in_scope, 2);
+}
+
+#[test]
+fn an_aborted_run_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&folder, &[]);
+    let (mut alpha, mut beta) = (Client::v4(&daemon, "127.0.0.2", "alpha"), Client::v4(&daemon, "127.0.0.3", "beta"));
+    assert_eq!(alpha.lock(&want("file")), Stat::Granted);
+    let mut control = Control::open(&daemon);
+    let begun = begin(&mut control, 1).unwrap();
+    let ended: RunResult = control.call(Procedure::Abort, &RunArgs { run: begun.run }).unwrap();
+    assert_eq!((ended.outcome, ended.counts.kept), (Outcome::Aborted, 1));
+    assert_eq!(beta.lock(&want("file")), Stat::Denied);
+    assert_eq!(beta.lock(&want("another")), Stat::Granted, "grace is over");
+    let again = control.call::<RunResult>(Procedure::Abort, &RunArgs { run: begun.run }).unwrap_err();
+    assert_eq!(again.code, RefusalCode::WrongPhase);
+    let unknown = settle(&mut control, RunId([9; 16]), false).unwrap_err();
+    assert_eq!(unknown.code, RefusalCode::UnknownRun);
+}
+
+#[test]
+fn a_stale_plan_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&folder, &[]);
+    let mut control = Control::open(&daemon);
+    let good = begin_args(&mut control, 1, 60_000);
+    let other = BeginArgs { nsm_state: good.nsm_state.next_up(), ..good.clone() };
+    assert_eq!(control.call::<Begun>(Procedure::Begin, &other).unwrap_err().code, RefusalCode::StalePlan);
+    assert_eq!(control.status().nsm_state, good.nsm_state, "nothing was bumped");
+    let begun: Begun = control.call(Procedure::Begin, &good).unwrap();
+    let again: Begun = control.call(Procedure::Begin, &good).unwrap();
+    assert_eq!(again, begun, "begin is idempotent by run id");
+}
+
+#[test]
+fn a_run_whose_controller_left_is_settled_or_aborted_at_its_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&folder, &[]);
+    let mut alpha = Client::v4(&daemon, "127.0.0.2", "alpha");
+    assert_eq!(alpha.lock(&want("file")), Stat::Granted);
+    for (id, told, outcome) in [(1, false, Outcome::Aborted), (2, true, Outcome::Settled)] {
+        let mut controller = Control::open(&daemon);
+        let args = begin_args(&mut controller, id, 300);
+        let begun: Begun = controller.call(Procedure::Begin, &args).unwrap();
+        if told {
+            acked(&mut controller, &begun).unwrap();
+        }
+        drop(controller);
+        let mut control = Control::open(&daemon);
+        let ended = await_some("the result", || result(&mut control, begun.run).ok());
+        assert_eq!(ended.outcome, outcome, "{}", ended.reason.as_str());
+        assert_eq!(ended.alone, told);
+        assert_eq!(control.status().grace, Grace::Open);
+    }
+}
+
+#[test]
+fn a_watcher_hears_of_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&folder, &[]);
+    let (mut control, mut watcher) = (Control::open(&daemon), Control::open(&daemon));
+    let cursor = watcher.status().cursor;
+    let watching = std::thread::spawn(move || {
+        watcher.call::<Watched>(Procedure::Watch, &WatchArgs { cursor, timeout_ms: 10_000 }).unwrap()
+    });
+    begin(&mut control, 1).unwrap();
+    let watched = watching.join().unwrap();
+    assert!(watched.events.as_slice().iter().any(|event| event.kind.as_str() == "begin"), "{watched:?}");
+    assert!(watched.status.run.0.is_some());
+}
+
+#[test]
+fn the_read_only_socket_shows_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ro.sock");
+    let daemon = Daemon::start(&folder, &["--control-ro", path.to_str().unwrap()]);
+    let mut control = Control::at(&path);
+    assert_eq!(control.status().grace, Grace::Open);
+    assert_eq!(begin(&mut control, 1).unwrap_err().code, RefusalCode::NotAllowed);
+    assert_eq!(Control::open(&daemon).status().grace, Grace::Open);
+}

@@ -1,0 +1,17 @@
+//! The real nlmd over loopback, spoken to by a small client of the test's own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it saw"
+)]
+
+mod calls;
+mod control;
+mod harness;
+mod process;
+mod recovery;

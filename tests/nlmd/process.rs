@@ -1,0 +1,136 @@
+//! Starting, stopping, exit codes, files.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use nlmctl::wire::rpcbind::Mapping;
+
+use super::harness::*;
+
+#[test]
+fn a_signal_stops_it_with_exit_0_and_its_socket_is_gone() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut daemon = Daemon::start(&folder, &[]);
+        let mode = std::fs::metadata(&daemon.control).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        daemon.signal(signal);
+        assert_eq!(daemon.wait().code(), Some(0));
+        assert!(!daemon.control.exists());
+    }
+}
+
+#[test]
+fn a_second_one_on_the_same_state_directory_exits_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Daemon::start(&folder, &[]);
+    let elsewhere = folder.path().join("second.sock");
+    let Err((status, log)) = Daemon::try_start(&folder, &["--control", elsewhere.to_str().unwrap()]) else {
+        panic!("two daemons share a state directory")
+    };
+    assert_eq!(status.code(), Some(4));
+    assert!(log.contains("in use by another nlmd"), "{log}");
+    assert!(first.control.exists(), "the first one's socket is untouched");
+    nsm_state(&first);
+}
+
+#[test]
+fn a_live_control_socket_is_refused_and_a_dead_one_replaced() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = Daemon::start(&folder, &[]);
+    let control = first.control.to_str().unwrap().to_owned();
+    let Err((status, log)) = Daemon::try_start(&other, &["--control", &control]) else {
+        panic!("two daemons share a control socket")
+    };
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("another process serves the control socket"), "{log}");
+    first.kill_9();
+    assert!(std::path::Path::new(&control).exists());
+    let second = Daemon::start(&folder, &[]);
+    Control::open(&second).status();
+}
+
+#[test]
+fn usage_errors_exit_2_with_words() {
+    for flags in [&["--nsm", "statd"][..], &["--grace", "soon"], &["--no-such-flag"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_nlmd")).args(flags).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    let help = Command::new(env!("CARGO_BIN_EXE_nlmd")).arg("--help").output().unwrap();
+    assert_eq!(help.status.code(), Some(0));
+    assert!(String::from_utf8(help.stdout).unwrap().contains("--state-dir"));
+}
+
+#[test]
+fn an_unusable_state_directory_exits_1_and_says_which() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("state"), "a file").unwrap();
+    let Err((status, log)) = Daemon::try_start(&folder, &[]) else { panic!("a file is no state directory") };
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("cannot use the state directory"), "{log}");
+}
+
+/// A daemon that registers with this rpcbind.
+fn registered(folder: &tempfile::TempDir, rpcbind: &Rpcbind) -> Result<Daemon, (std::process::ExitStatus, String)> {
+    Daemon::start_with(folder, &["--listen", "127.0.0.1", "--rpcbind-port", &rpcbind.port.to_string()])
+}
+
+fn entry(program: u32, version: u32, port: u16) -> Mapping {
+    Mapping { program, version, protocol: 17, port: port.into() }
+}
+
+#[test]
+fn it_registers_every_version_and_takes_its_entries_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let rpcbind = Rpcbind::start(Vec::new());
+    let mut daemon = registered(&folder, &rpcbind).unwrap();
+    let entries = rpcbind.entries.lock().unwrap().clone();
+    assert_eq!(entries.len(), 8, "three versions of NLM and one of NSM, over UDP and TCP: {entries:?}");
+    for wanted in [
+        entry(100_021, 1, daemon.nlm_udp),
+        entry(100_021, 3, daemon.nlm_udp),
+        entry(100_021, 4, daemon.nlm_udp),
+        entry(100_024, 1, daemon.nsm_udp),
+    ] {
+        assert!(entries.contains(&wanted), "{wanted:?} is missing in {entries:?}");
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(*rpcbind.entries.lock().unwrap(), []);
+}
+
+#[test]
+fn a_program_that_another_server_has_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let kernel = Daemon::start(&other, &[]);
+    let rpcbind = Rpcbind::start(vec![entry(100_021, 4, kernel.nlm_udp)]);
+    let Err((status, log)) = registered(&folder, &rpcbind) else { panic!("it took another's program") };
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("registered already"), "{log}");
+    assert_eq!(*rpcbind.entries.lock().unwrap(), [entry(100_021, 4, kernel.nlm_udp)], "nothing is left behind");
+}
+
+#[test]
+fn the_entry_of_a_dead_server_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let rpcbind = Rpcbind::start(Vec::new());
+    registered(&folder, &rpcbind).unwrap().kill_9();
+    assert_eq!(rpcbind.entries.lock().unwrap().len(), 8);
+    let daemon = registered(&folder, &rpcbind).unwrap();
+    assert!(rpcbind.entries.lock().unwrap().contains(&entry(100_021, 4, daemon.nlm_udp)));
+}
+
+#[test]
+fn a_missing_rpcbind_is_only_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let gone = Rpcbind::start(Vec::new());
+    let port = gone.port;
+    drop(gone);
+    let flags = ["--listen", "127.0.0.1", "--rpcbind-port", &port.to_string()];
+    let daemon = Daemon::start_with(&folder, &flags).unwrap();
+    assert!(daemon.log().contains("WARN"), "{}", daemon.log());
+    nsm_state(&daemon);
+}
