@@ -1,4 +1,5 @@
 //! Somebody dies in the middle of a run.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod common;
 
@@ -13,14 +14,15 @@ use nlmctl::wire::nlm::Stat;
 async fn a_controller_killed_after_begin_and_before_the_first_notice_loses_nothing() {
     let world = World::locked(3, 2).await;
     let proxy = Proxy::stopping_at(&world.server.control(), Procedure::Progress);
-    let run = Running::start(world.nlmctl_at(proxy.path(), &["resync", "--yes", "--grace", "1s"]));
+    let run = Running::start(world.nlmctl_with(proxy.path(), &world.db(), &["resync", "--yes", "--grace", "1s"]));
     proxy.holds().await;
     run.kill9().await;
     world.until_open().await;
     assert!(world.farm.notices().is_empty(), "no notice left");
     assert_eq!(world.held().await, 6);
-    let runs = world.run(&["runs", "list"]).await.exits(0).json();
-    assert_eq!(runs["runs"][0]["outcome"], "aborted", "{runs:#}");
+    let ran = world.run(&["resync", "--resume"]).await.exits(1);
+    assert_eq!(ran.json()["run"]["outcome"], "aborted", "{ran:#?}");
+    assert_eq!((ran.locks("in_scope"), ran.locks("kept"), ran.locks("unverified")), (6, 6, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +73,7 @@ async fn an_nlmd_killed_in_the_middle_recovers_as_after_any_restart_and_the_run_
 async fn a_signal_before_the_first_notice_aborts_and_gives_everything_back() {
     let world = World::locked(2, 2).await;
     let proxy = Proxy::stopping_at(&world.server.control(), Procedure::Progress);
-    let run = Running::start(world.nlmctl_at(proxy.path(), &["resync", "--yes", "--grace", "30s"]));
+    let run = Running::start(world.nlmctl_with(proxy.path(), &world.db(), &["resync", "--yes", "--grace", "30s"]));
     proxy.holds().await;
     run.signal(Signal::SIGTERM);
     proxy.go_on();

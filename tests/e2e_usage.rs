@@ -1,5 +1,6 @@
 //! Bad input and bad places: a message, what to do about it, and the exit code. And the JSON that
 //! scripts rely on.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod common;
 
@@ -40,7 +41,7 @@ async fn nonsense_on_the_command_line_is_a_usage_error() {
         (&["--json", "resync", "--unreachable", "maybe"], "--unreachable"),
         (&["--json", "--rpcbind-port", "0", "status"], "--rpcbind-port"),
         (&["--json", "--rpcbind-port", "65536", "status"], "--rpcbind-port"),
-        (&["--json", "demo", "--clients", "-1"], "--clients"),
+        (&["--json", "demo", "--clients", "-1"], "-1"),
         (&["--json", "demo", "--clients", "0"], "client"),
         (&["--json", "demo", "--clients", "4000000000"], "--clients"),
         (&["--json", "explode"], "explode"),
@@ -90,8 +91,7 @@ async fn a_record_that_cannot_be_kept_refuses_the_run_before_anything_is_touched
     }
     for db in nowhere {
         let name = db.file_name().unwrap().to_str().unwrap().to_owned();
-        let mut command = world.nlmctl(&[]);
-        command.arg("--db").arg(&db).args(["resync", "--yes"]);
+        let command = world.nlmctl_with(&world.server.control(), &db, &["resync", "--yes"]);
         let ran = Running::start(command).end().await;
         refuses(&ran, 1, &name);
     }
@@ -131,8 +131,8 @@ async fn of_two_runs_at_a_time_the_second_is_refused() {
     world.behave(0, Behaviour::deaf());
     let first = world.start(&["resync", "--yes", "--grace", "3s"]);
     world.all_notified().await;
-    let mut second = world.nlmctl(&[]);
-    second.arg("--db").arg(world.server.dir().join("second.db")).args(["resync", "--yes"]);
+    let db = world.server.dir().join("second.db");
+    let second = world.nlmctl_with(&world.server.control(), &db, &["resync", "--yes"]);
     refuses(&Running::start(second).end().await, 4, "run");
     first.end().await.exits(3);
 }

@@ -1,5 +1,6 @@
 //! The walls of the house: who may know whom. Read from the sources themselves, so that a change
 //! which leans on the wrong neighbour fails with its file and line.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fmt::Write as _;
 use std::fs;

@@ -75,19 +75,26 @@ impl Settings {
         })
     }
 
-    /// Where the record is. Its directory is made where it is the default one.
+    /// Where the record is.
     pub fn record_path(&self) -> Result<PathBuf, CliError> {
         if let Some(path) = &self.db {
             return Ok(path.clone());
         }
-        let path = default_record(nix::unistd::geteuid().is_root(), |key| std::env::var_os(key).map(PathBuf::from))
-            .ok_or_else(|| {
+        default_record(nix::unistd::geteuid().is_root(), |key| std::env::var_os(key).map(PathBuf::from)).ok_or_else(
+            || {
                 CliError::usage(
                     "no place for the record: neither XDG_STATE_HOME nor HOME is an absolute path",
                     "name a database with --db",
                 )
-            })?;
-        if let Some(directory) = path.parent() {
+            },
+        )
+    }
+
+    /// Where the record is, for writing: the default place's directory is made where it is missing,
+    /// one that somebody named is not.
+    pub(super) fn record_path_made(&self) -> Result<PathBuf, CliError> {
+        let path = self.record_path()?;
+        if let (None, Some(directory)) = (&self.db, path.parent()) {
             std::fs::create_dir_all(directory).map_err(|e| {
                 CliError::failed(
                     format!("cannot make the record's directory {}: {e}", directory.display()),

@@ -38,13 +38,15 @@ pub async fn show(progress: watch::Receiver<Progress>, quiet: bool) {
 fn line(p: &Progress) -> String {
     match p.phase {
         Phase::Planned | Phase::Beginning | Phase::Done => p.phase.to_string(),
+        // Begun, and the lock manager has not said yet how it is.
+        _ if p.grace_total.is_zero() => p.phase.to_string(),
         Phase::Begun | Phase::Notifying | Phase::Reclaiming | Phase::Settling => {
             let gave_up = if p.given_up > 0 { format!(" ({} given up)", p.given_up) } else { String::new() };
             format!(
                 "{}: grace {} s of {} s left, {} of {} clients acked{gave_up}, {} of {} locks pending",
                 p.phase,
                 p.grace_remaining.as_millis().div_ceil(1000),
-                p.grace_total.as_millis().div_ceil(1000),
+                (p.grace_total.as_millis() + 500) / 1000,
                 p.acked,
                 p.clients,
                 p.pending,
@@ -93,7 +95,8 @@ async fn on_terminal(mut progress: watch::Receiver<Progress>) {
     let mut seen_at = Instant::now();
     loop {
         let shown = Progress { grace_remaining: seen.grace_remaining.saturating_sub(seen_at.elapsed()), ..seen };
-        bar.set_length(shown.in_scope);
+        // A bar of nothing would look full.
+        bar.set_length(shown.in_scope.max(1));
         bar.set_position(shown.in_scope.saturating_sub(shown.pending));
         bar.set_message(line(&shown));
         bar.tick();

@@ -9,6 +9,7 @@ pub mod args;
 mod clients;
 pub mod config;
 pub mod consent;
+mod demo;
 pub mod error;
 pub mod live;
 mod locks;
@@ -62,7 +63,7 @@ impl Context {
         work: impl FnOnce(Store) -> Result<T, CliError> + Send + 'static,
     ) -> Result<T, CliError> {
         let settings = self.settings.clone();
-        blocking(move || work(Store::open(&settings.record_path()?)?)).await
+        blocking(move || work(Store::open(&settings.record_path_made()?)?)).await
     }
 
     /// Prints a value on stdout, as text or as JSON.
@@ -124,7 +125,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // The demo runs itself again as its lock manager. Taken out before clap, whose global options
     // would swallow some of nlmd's.
     if args.get(1).is_some_and(|word| word == "nlmd") {
-        return ExitCode::from(1);
+        return crate::lockd::main(args.into_iter().skip(1));
     }
     let wants_json = args.iter().take_while(|word| *word != "--").any(|word| word == "--json")
         || std::env::var_os("NLMCTL_JSON")
@@ -155,14 +156,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-// STUB
-mod demo {
-    pub(super) async fn run(_: &super::Context, _: super::args::DemoArgs) -> Result<u8, super::CliError> {
-        Err(super::CliError::failed("not built yet", "wait"))
-    }
-}
-// END STUB
-
 async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
     match command {
         Command::Resync(args) => {
@@ -175,10 +168,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
         Command::Abort => abort::run(context).await,
         Command::Notify(args) => notify::run(context, args).await,
         Command::Runs(command) => runs::run(context, command).await,
-        Command::Demo(args) => {
-            args.check()?;
-            demo::run(context, args).await
-        }
+        Command::Demo(args) => demo::run(context, args).await,
     }
 }
 

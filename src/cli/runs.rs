@@ -1,20 +1,33 @@
 //! `nlmctl runs`: the record.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use super::args::RunsCommand;
 use super::error::CliError;
 use super::{Context, blocking};
+use crate::controller;
 use crate::report::{RunsReport, SCHEMA};
 use crate::store::{Store, StoreError};
 
+/// The record can be read without a lock manager, so none is waited for longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, CliError> {
     let path = context.settings.record_path()?;
+    match tokio::time::timeout(PATIENCE, bring_up_to_date(context, path.clone())).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::info!("the record is shown as it is: {error}"),
+        Err(_) => tracing::info!("the record is shown as it is: the lock manager takes too long"),
+    }
     match command {
         RunsCommand::List { limit } => {
-            let runs = {
-                let path = path.clone();
-                blocking(move || Ok(Store::open_existing(&path)?.map(|store| store.list(limit.get())).transpose()?))
-                    .await?
-            };
+            let db = path.clone();
+            let runs = blocking(move || match Store::open_existing(&db)? {
+                Some(store) => Ok(Some(store.list(limit.get())?)),
+                None => Ok(None),
+            })
+            .await?;
             if runs.is_none() {
                 context.say(&format!("there is no record at {} yet", path.display()));
             }
@@ -32,4 +45,25 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, C
         }
     }
     Ok(0)
+}
+
+/// Fetches what the lock manager still has of this record's runs (statement 10). One that has
+/// nothing of them, another server's say, must not close their books.
+async fn bring_up_to_date(context: &Context, path: PathBuf) -> Result<(), CliError> {
+    let manager = context.manager()?;
+    let (unfetched, status) = (manager.unfetched().await?, manager.status().await?);
+    let store = blocking(move || {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let store = Store::open(&path)?;
+        let is_its_own = unfetched.iter().any(|run| store.stored(*run).is_ok())
+            || store.unfinished()?.is_some_and(|run| run.begin.instance == status.instance);
+        Ok(is_its_own.then_some(store))
+    })
+    .await?;
+    if let Some(store) = store {
+        controller::catch_up(&*manager, store).await?;
+    }
+    Ok(())
 }

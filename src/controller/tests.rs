@@ -1,1 +1,445 @@
+//! The controller against a lock manager in memory: what it asks, in which order, and what the
+//! record says when either of the two dies.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::wire::control::{
+    self, Begun, Capabilities, ClientResultPage, ClientRow, Counts, ExtendArgs, Grace, Info, InstanceId, LockFatePage,
+    LockPage, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs, Status, WatchArgs,
+    Watched,
+};
+use crate::wire::types::{CallerName, NsmState};
+use crate::wire::xdr::{Maybe, Text};
+
+const IN_SCOPE: u64 = 10;
+
+#[derive(Debug)]
+struct World {
+    instance: InstanceId,
+    state: NsmState,
+    active: Option<(RunId, Instant, bool)>,
+    pending: u64,
+    results: Vec<RunResult>,
+    acknowledged: BTreeSet<RunId>,
+    refuses_begin: Option<RefusalCode>,
+    asked: Vec<String>,
+}
+
+/// A lock manager without clients, whose ten locks are reclaimed by the test.
+#[derive(Debug)]
+struct Fake(Mutex<World>);
+
+impl Fake {
+    fn new(pending: u64) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(World {
+            instance: InstanceId([1; 16]),
+            state: NsmState(7),
+            active: None,
+            pending,
+            results: Vec::new(),
+            acknowledged: BTreeSet::new(),
+            refuses_begin: None,
+            asked: Vec::new(),
+        })))
+    }
+    fn with<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
+        work(&mut self.0.lock().unwrap())
+    }
+    fn asked(&self) -> Vec<String> {
+        self.with(|world| world.asked.clone())
+    }
+    fn note(&self, what: &str) {
+        self.with(|world| world.asked.push(what.to_owned()));
+    }
+    /// The run ends, by whoever it is.
+    fn end(&self, outcome: control::Outcome, reason: &str) -> Option<RunResult> {
+        self.with(|world| {
+            let (run, _, _) = world.active.take()?;
+            let dropped = if outcome == control::Outcome::Settled { world.pending } else { 0 };
+            let counts = Counts {
+                in_scope: IN_SCOPE,
+                reclaimed: IN_SCOPE - world.pending,
+                dropped,
+                kept: world.pending - dropped,
+                ..Counts::default()
+            };
+            let result = RunResult {
+                run,
+                outcome,
+                reason: Text::clipped(reason),
+                alone: reason == "controller gone",
+                not_understood: false,
+                mode: Mode::Strict,
+                old_state: NsmState(7),
+                new_state: NsmState(9),
+                began_unix_ms: 1,
+                ended_unix_ms: 2,
+                counts,
+                late: 0,
+            };
+            world.results.push(result.clone());
+            Some(result)
+        })
+    }
+    /// A new life that remembers no run.
+    fn restart(&self) {
+        self.with(|world| {
+            world.instance = InstanceId([2; 16]);
+            world.active = None;
+        });
+    }
+    fn current(&self) -> Status {
+        self.with(|world| Status {
+            instance: world.instance,
+            nsm_state: world.state,
+            grace: if world.active.is_some() { Grace::Strict } else { Grace::Open },
+            grace_remaining_ms: 0,
+            clients: 0,
+            monitored: 0,
+            locks: IN_SCOPE,
+            unmonitored: 0,
+            waiters: 0,
+            run: Maybe(world.active.map(|(run, began, notices_begun)| RunStatus {
+                run,
+                mode: Mode::Strict,
+                nsm_state: world.state,
+                elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap(),
+                remaining_ms: 60_000,
+                latest_remaining_ms: 60_000,
+                last_reclaim_ms: Maybe(None),
+                counts: Counts {
+                    in_scope: IN_SCOPE,
+                    pending: world.pending,
+                    reclaimed: IN_SCOPE - world.pending,
+                    ..Counts::default()
+                },
+                notices_begun,
+            })),
+            cursor: 1,
+        })
+    }
+    fn driven(&self, run: RunId) -> Result<(), ManagerError> {
+        match self.with(|world| world.active) {
+            Some((active, _, _)) if active == run => Ok(()),
+            Some(_) | None => Err(Refusal::new(RefusalCode::UnknownRun, "no such run").into()),
+        }
+    }
+}
+
+#[async_trait]
+impl LockManager for Fake {
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+    fn endpoint(&self) -> String {
+        "memory".into()
+    }
+    async fn info(&self) -> Result<Info, ManagerError> {
+        Ok(Info {
+            software: Text::clipped("fake 1"),
+            instance: self.with(|world| world.instance),
+            nsm_state: self.with(|world| world.state),
+            names: List::clipped(vec![CallerName::new("nas").unwrap()]),
+            capabilities: Capabilities {
+                mark: true,
+                list_locks: true,
+                knows_owners: true,
+                targeted: true,
+                settle_early: true,
+                late_reclaims: true,
+                release: false,
+                knows_reclaims: true,
+                knows_paths: false,
+            },
+            domains: List::default(),
+        })
+    }
+    async fn status(&self) -> Result<Status, ManagerError> {
+        Ok(self.current())
+    }
+    async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
+        Ok(Vec::new())
+    }
+    async fn locks(&self, _: &LocksArgs) -> Result<LockPage, ManagerError> {
+        Ok(LockPage { locks: List::default(), next: 0 })
+    }
+    async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError> {
+        self.note("begin");
+        if let Some(code) = self.with(|world| world.refuses_begin) {
+            return Err(Refusal::new(code, "not now").into());
+        }
+        self.with(|world| {
+            world.active.get_or_insert((args.run, Instant::now(), false));
+            world.state = NsmState(9);
+        });
+        Ok(Begun {
+            run: args.run,
+            old_state: NsmState(7),
+            new_state: NsmState(9),
+            in_scope: IN_SCOPE,
+            unmonitored: 0,
+            clients: 0,
+            names: List::default(),
+        })
+    }
+    async fn run_clients(&self, _: RunId) -> Result<Vec<RunClient>, ManagerError> {
+        self.note("run_clients");
+        Ok(Vec::new())
+    }
+    async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError> {
+        self.note("progress");
+        self.driven(args.run)?;
+        self.with(|world| {
+            if let Some(active) = &mut world.active {
+                active.2 |= args.notices_begun;
+            }
+        });
+        Ok(self.current())
+    }
+    async fn extend(&self, _: &ExtendArgs) -> Result<Status, ManagerError> {
+        Ok(self.current())
+    }
+    async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
+        self.note("settle");
+        self.driven(args.run)?;
+        if args.only_if_nothing_pending && self.with(|world| world.pending) > 0 {
+            return Err(Refusal::new(RefusalCode::StillPending, "not yet").into());
+        }
+        self.end(control::Outcome::Settled, "nothing pending")
+            .ok_or_else(|| Refusal::new(RefusalCode::UnknownRun, "gone").into())
+    }
+    async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError> {
+        self.note("abort");
+        self.driven(run)?;
+        self.end(control::Outcome::Aborted, "asked to")
+            .ok_or_else(|| Refusal::new(RefusalCode::UnknownRun, "gone").into())
+    }
+    async fn result(&self, run: RunId) -> Result<RunResult, ManagerError> {
+        self.note("result");
+        self.with(|world| world.results.iter().find(|result| result.run == run).cloned())
+            .ok_or_else(|| Refusal::new(RefusalCode::UnknownRun, "no such run").into())
+    }
+    async fn result_clients(&self, _: RunId, _: u64) -> Result<ClientResultPage, ManagerError> {
+        Ok(ClientResultPage { clients: List::default(), next: 0 })
+    }
+    async fn result_locks(&self, _: RunId, _: u64) -> Result<LockFatePage, ManagerError> {
+        Ok(LockFatePage { locks: List::default(), next: 0 })
+    }
+    async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError> {
+        self.note("acknowledge");
+        self.with(|world| world.acknowledged.insert(run));
+        Ok(())
+    }
+    async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError> {
+        Ok(self.with(|world| {
+            let ended = world.results.iter().map(|result| result.run);
+            ended.filter(|run| !world.acknowledged.contains(run)).collect()
+        }))
+    }
+    async fn watch(&self, _: WatchArgs) -> Result<Watched, ManagerError> {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Ok(Watched { status: self.current(), events: List::default() })
+    }
+}
+
+fn options() -> Options {
+    Options { quiet_time: Duration::from_millis(20), ..Options::default() }
+}
+
+/// A record in its own folder.
+struct Books(TempDir);
+
+impl Books {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+    fn open(&self) -> Store {
+        Store::open(&self.0.path().join("runs.db")).unwrap()
+    }
+}
+
+type Running = JoinHandle<Result<RunReport, ControllerError>>;
+
+/// Plans, and starts the run; the sender brings signals.
+async fn start(fake: &Arc<Fake>, books: &Books) -> (Running, mpsc::Sender<&'static str>) {
+    let request = Request { own_locks_lost: true, ..Request::default() };
+    let plan = plan(&**fake, &request, &options()).await.unwrap();
+    let consent = plan.agree(false).unwrap();
+    let (signal, signals) = mpsc::channel(4);
+    let manager: Arc<dyn LockManager> = Arc::clone(fake) as _;
+    let run = resync(manager, books.open(), plan, consent, options(), watch::channel(Progress::START).0, signals);
+    (tokio::spawn(run), signal)
+}
+
+async fn go_on(fake: &Arc<Fake>, books: &Books) -> Result<RunReport, ControllerError> {
+    let request = Request { own_locks_lost: true, ..Request::default() };
+    let (_signal, signals) = mpsc::channel(4);
+    let manager: Arc<dyn LockManager> = Arc::clone(fake) as _;
+    resume(manager, books.open(), &request, options(), watch::channel(Progress::START).0, signals).await
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let patience = tokio::time::timeout(Duration::from_secs(20), async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    patience.await.expect("it never came to that");
+}
+
+fn notifying(fake: &Fake) -> bool {
+    fake.with(|world| world.active.is_some_and(|(_, _, begun)| begun))
+}
+
+/// The phase the record has of its only run.
+fn phase(books: &Books) -> Option<Phase> {
+    books.open().list(1).unwrap().first().map(|run| run.phase)
+}
+
+#[tokio::test]
+async fn a_run_is_begun_announced_settled_stored_and_then_acknowledged() {
+    let (fake, books) = (Fake::new(0), Books::new());
+    let report = start(&fake, &books).await.0.await.unwrap().unwrap();
+    assert_eq!(report.run.outcome, Some(Outcome::Settled));
+    assert_eq!((report.run.exit, report.run.phase), (Some(0), Phase::Done));
+    assert_eq!((report.state.old, report.state.new), (Some(7), Some(9)));
+    assert_eq!((report.locks.in_scope, report.locks.reclaimed), (10, 10));
+    assert_eq!(fake.asked(), ["begin", "run_clients", "progress", "settle", "result", "acknowledge"]);
+}
+
+#[tokio::test]
+async fn consent_to_another_plan_is_no_consent() {
+    let (fake, books) = (Fake::new(0), Books::new());
+    let request = Request { own_locks_lost: true, ..Request::default() };
+    let other = Request { mode: Some(Mode::Targeted), ..request.clone() };
+    let agreed = plan(&*fake, &other, &options()).await.unwrap().agree(true).unwrap();
+    let plan = plan(&*fake, &request, &options()).await.unwrap();
+    let (_signal, signals) = mpsc::channel(1);
+    let manager: Arc<dyn LockManager> = Arc::clone(&fake) as _;
+    let ran = resync(manager, books.open(), plan, agreed, options(), watch::channel(Progress::START).0, signals).await;
+    assert!(matches!(ran, Err(ControllerError::Refused { .. })));
+    assert_eq!(fake.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_signal_after_the_announcement_leaves_the_run_and_a_resume_ends_it() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    let (run, signal) = start(&fake, &books).await;
+    until(|| phase(&books) >= Some(Phase::Notifying)).await;
+    signal.send("SIGINT").await.unwrap();
+    let left = run.await.unwrap().unwrap();
+    assert_eq!((left.run.outcome, left.run.exit), (Some(Outcome::Interrupted), Some(1)));
+    assert_eq!(left.locks.unverified, 3);
+    assert!(!fake.asked().contains(&"abort".to_owned()));
+
+    let request = Request { own_locks_lost: true, ..Request::default() };
+    let again = plan(&*fake, &request, &options()).await;
+    assert!(matches!(again, Err(ControllerError::Refused { .. })), "a second run while the first is active");
+
+    fake.with(|world| world.pending = 0);
+    let report = go_on(&fake, &books).await.unwrap();
+    assert_eq!(report.run.id, left.run.id);
+    assert_eq!((report.run.outcome, report.run.exit), (Some(Outcome::Settled), Some(0)));
+    assert_eq!(report.state.new, Some(9));
+    assert!(matches!(go_on(&fake, &books).await, Err(ControllerError::Usage { .. })), "nothing is left to resume");
+}
+
+#[tokio::test]
+async fn a_refused_begin_touches_nothing_and_the_record_says_so() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    fake.with(|world| world.refuses_begin = Some(RefusalCode::StalePlan));
+    let error = start(&fake, &books).await.0.await.unwrap().unwrap_err();
+    assert!(matches!(error, ControllerError::Manager(ManagerError::Refused(_))), "{error:?}");
+    let runs = books.open().list(5).unwrap();
+    assert_eq!(runs.len(), 1);
+    assert_eq!((runs[0].outcome, runs[0].phase), (Some(Outcome::Failed), Phase::Done));
+}
+
+#[tokio::test]
+async fn a_manager_that_restarted_leaves_what_was_pending_unverified() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    let (run, _signal) = start(&fake, &books).await;
+    until(|| notifying(&fake)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fake.restart();
+    let report = run.await.unwrap().unwrap();
+    assert_eq!((report.run.outcome, report.run.exit), (Some(Outcome::Superseded), Some(1)));
+    assert_eq!((report.locks.unverified, report.locks.reclaimed), (3, 7));
+}
+
+#[tokio::test]
+async fn a_run_that_somebody_else_aborted_is_reported_as_aborted() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    let (run, _signal) = start(&fake, &books).await;
+    until(|| notifying(&fake)).await;
+    fake.end(control::Outcome::Aborted, "nlmctl abort").unwrap();
+    let report = run.await.unwrap().unwrap();
+    assert_eq!((report.run.outcome, report.run.exit), (Some(Outcome::Aborted), Some(1)));
+    assert_eq!(report.run.reason.as_deref(), Some("nlmctl abort"));
+    assert_eq!(report.locks.kept, 3);
+}
+
+#[tokio::test]
+async fn a_controller_killed_anywhere_leaves_books_that_the_next_command_closes_truthfully() {
+    for calls in 0..7 {
+        for restarted in [false, true] {
+            let (fake, books) = (Fake::new(0), Books::new());
+            let (run, _signal) = start(&fake, &books).await;
+            until(|| fake.asked().len() >= calls || run.is_finished()).await;
+            run.abort();
+            let _ = run.await;
+            // A write that was under way when the controller died may still end.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            if restarted {
+                fake.restart();
+            } else {
+                fake.end(control::Outcome::Settled, "controller gone");
+            }
+            let store = catch_up(&*fake, books.open()).await.unwrap();
+            assert!(store.unfinished().unwrap().is_none(), "after {calls} calls");
+            let Some(closed) = store.list(1).unwrap().pop() else { continue };
+            let result = fake.with(|world| world.results.first().map(|result| result.outcome.into()));
+            match (result, closed.outcome) {
+                (Some(told), outcome) => assert_eq!(outcome, Some(told), "after {calls} calls"),
+                (None, outcome) => assert!(
+                    matches!(outcome, Some(Outcome::Failed | Outcome::Superseded)),
+                    "after {calls} calls: {outcome:?}"
+                ),
+            }
+            assert_eq!(fake.unfetched().await.unwrap(), [], "after {calls} calls");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_result_of_another_record_is_left_for_it() {
+    let (fake, books, other) = (Fake::new(3), Books::new(), Books::new());
+    let (run, signal) = start(&fake, &books).await;
+    until(|| phase(&books) >= Some(Phase::Notifying)).await;
+    signal.send("SIGTERM").await.unwrap();
+    run.await.unwrap().unwrap();
+    fake.end(control::Outcome::Settled, "controller gone");
+    catch_up(&*fake, other.open()).await.unwrap();
+    assert_eq!(fake.unfetched().await.unwrap().len(), 1);
+    let store = catch_up(&*fake, books.open()).await.unwrap();
+    assert_eq!(fake.unfetched().await.unwrap(), []);
+    let closed = store.list(1).unwrap().remove(0);
+    assert_eq!((closed.outcome, closed.exit, closed.locks.dropped), (Some(Outcome::Settled), Some(3), 3));
+}
+
+#[tokio::test]
+async fn two_controllers_never_work_with_one_record() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    let (run, signal) = start(&fake, &books).await;
+    until(|| phase(&books) >= Some(Phase::Notifying)).await;
+    assert!(matches!(go_on(&fake, &books).await, Err(ControllerError::Store(_))));
+    signal.send("SIGTERM").await.unwrap();
+    run.await.unwrap().unwrap();
+}

@@ -117,17 +117,21 @@ impl ServerOptions {
 #[derive(Debug)]
 pub struct Server {
     options: ServerOptions,
-    child: Child,
+    process: Process,
     dir: TempDir,
     ports: Ports,
 }
 
-impl Drop for Server {
+/// Its process, which ends with it.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
     /// Its directory is removed next, so it must not write there any more. SIGKILL takes a moment.
     fn drop(&mut self) {
-        let _ = self.child.start_kill();
+        let _ = self.0.start_kill();
         for _ in 0..GONE_LOOKS {
-            if !matches!(self.child.try_wait(), Ok(None)) {
+            if !matches!(self.0.try_wait(), Ok(None)) {
                 return;
             }
             std::thread::sleep(LOOK);
@@ -142,13 +146,13 @@ impl Server {
             .prefix("nlmctl-")
             .tempdir()
             .map_err(|source| ServerError::Directory { path: std::env::temp_dir(), source })?;
-        let (child, ports) = spawn(&options, dir.path(), Ports::ANY).await?;
-        Ok(Self { options, child, dir, ports })
+        let (process, ports) = spawn(&options, dir.path(), Ports::ANY).await?;
+        Ok(Self { options, process, dir, ports })
     }
 
     /// Starts it again after its process has ended: on the state that it left, and on the same ports.
     pub async fn restart(&mut self) -> Result<(), ServerError> {
-        (self.child, self.ports) = spawn(&self.options, self.dir.path(), self.ports).await?;
+        (self.process, self.ports) = spawn(&self.options, self.dir.path(), self.ports).await?;
         Ok(())
     }
 
@@ -183,19 +187,19 @@ impl Server {
 
     /// Ends it at once (SIGKILL) and waits until it is gone.
     pub async fn kill(&mut self) -> io::Result<()> {
-        self.child.kill().await
+        self.process.0.kill().await
     }
 
     /// Ends it in good order (SIGTERM), or at once if it takes too long.
     pub async fn stop(&mut self) -> io::Result<ExitStatus> {
-        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
+        if let Some(pid) = self.process.0.id().and_then(|id| i32::try_from(id).ok()) {
             kill(Pid::from_raw(pid), Signal::SIGTERM)?;
         }
-        if let Ok(status) = timeout(STOP_LIMIT, self.child.wait()).await {
+        if let Ok(status) = timeout(STOP_LIMIT, self.process.0.wait()).await {
             return status;
         }
-        self.child.start_kill()?;
-        self.child.wait().await
+        self.process.0.start_kill()?;
+        self.process.0.wait().await
     }
 }
 
@@ -218,7 +222,7 @@ fn said(dir: &Path) -> String {
     lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join("\n")
 }
 
-async fn spawn(options: &ServerOptions, dir: &Path, ports: Ports) -> Result<(Child, Ports), ServerError> {
+async fn spawn(options: &ServerOptions, dir: &Path, ports: Ports) -> Result<(Process, Ports), ServerError> {
     let directory = |source| ServerError::Directory { path: dir.to_owned(), source };
     let ports_file = dir.join("ports.json");
     match std::fs::remove_file(&ports_file) {
@@ -226,7 +230,7 @@ async fn spawn(options: &ServerOptions, dir: &Path, ports: Ports) -> Result<(Chi
         _ => {}
     }
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log(dir)).map_err(directory)?;
-    let mut child = Command::new(&options.program)
+    let child = Command::new(&options.program)
         .args(&options.leading)
         .arg("--state-dir")
         .arg(state_dir(dir))
@@ -242,15 +246,15 @@ async fn spawn(options: &ServerOptions, dir: &Path, ports: Ports) -> Result<(Chi
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
-        .kill_on_drop(true)
         .spawn()
         .map_err(|source| ServerError::Spawn { program: options.program.clone(), source })?;
+    let mut process = Process(child);
     let limit = Instant::now() + START_LIMIT;
     loop {
         if let Some(ports) = ready(&ports_file, &control(dir)).await {
-            return Ok((child, ports));
+            return Ok((process, ports));
         }
-        if let Some(status) = child.try_wait().map_err(directory)? {
+        if let Some(status) = process.0.try_wait().map_err(directory)? {
             return Err(ServerError::Ended { status, said: said(dir) });
         }
         if Instant::now() > limit {

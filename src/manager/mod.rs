@@ -10,6 +10,9 @@
 
 pub mod nlmd;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

@@ -78,7 +78,7 @@ fn tally(out: &mut String, manager: &str, locks: &LockTally) {
         ("reclaimed", locks.reclaimed, "by their owners"),
         ("released", locks.released, "given back by their owners, or their client rebooted"),
         ("dropped", locks.dropped, "nobody reclaimed them"),
-        ("kept", locks.kept, "nobody reclaimed them; spared by policy"),
+        ("kept", locks.kept, "nobody reclaimed them; held all the same"),
         ("unverified", locks.unverified, "nobody has said what became of them"),
         ("resurrected", locks.resurrected, "reclaimed though the server had lost them; not in scope"),
         ("conflicts", locks.conflicts, "reclaims refused because of another owner"),
@@ -110,12 +110,12 @@ fn is_notable(client: &ClientReport) -> bool {
         || l.dropped + l.kept + l.unverified + l.resurrected + l.conflicts > 0
 }
 
-fn clients(out: &mut String, clients: &[ClientReport], all: bool) {
+fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool) {
     if clients.is_empty() {
         line!(out, "\nnotices: no client was to be told");
         return;
     }
-    line!(out, "\nnotices, as nlmctl saw them (acked: delivered, no more)");
+    line!(out, "\nnotices, as nlmctl saw them (acked: delivered, no more); locks, as {} counted them", clean(manager));
     line!(
         out,
         "  {}: {}",
@@ -177,7 +177,7 @@ fn report(run: &RunReport, all_clients: bool) -> String {
     head(&mut out, &run.run, run.state);
     out.push('\n');
     tally(&mut out, &run.run.manager, &run.locks);
-    clients(&mut out, &run.clients, all_clients);
+    clients(&mut out, &run.run.manager, &run.clients, all_clients);
     out
 }
 
@@ -327,10 +327,10 @@ impl Text for NotifyReport {
             if self.hosts.is_empty() { "nobody to tell".to_owned() } else { fates(&self.hosts.iter().map(|h| h.fate)) };
         line!(
             out,
-            "{} told of state {} as {}: {summary} (acked: delivered, no more)",
-            number(self.hosts.len() as u64, "host", "hosts"),
+            "notices of state {} as {} to {}: {summary} (acked: delivered, no more)",
             self.state,
-            clean(&self.names.join(", "))
+            clean(&self.names.join(", ")),
+            number(self.hosts.len() as u64, "host", "hosts")
         );
         out
     }

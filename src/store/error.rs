@@ -9,9 +9,11 @@ use rusqlite::ErrorCode;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database's directory is missing.
-    #[error("the record's directory {directory} does not exist", directory = .directory.display())]
+    #[error("the record {path} cannot be made: its directory {directory} does not exist", path = .path.display(), directory = .directory.display())]
     NoDirectory {
-        /// It.
+        /// The database.
+        path: PathBuf,
+        /// Its directory.
         directory: PathBuf,
     },
     /// The database or its directory cannot be read or made.
@@ -137,7 +139,7 @@ impl StoreError {
     /// What to do about it.
     pub fn remedy(&self) -> String {
         match self {
-            Self::NoDirectory { directory } => {
+            Self::NoDirectory { directory, .. } => {
                 format!("create it (mkdir -p {}) or name another database with --db", directory.display())
             }
             Self::CannotOpen { path } => format!(

@@ -61,7 +61,7 @@ impl Store {
             _ => Path::new("."),
         };
         if !parent.is_dir() {
-            return Err(StoreError::NoDirectory { directory: parent.to_owned() });
+            return Err(StoreError::NoDirectory { path: path.to_owned(), directory: parent.to_owned() });
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(path, flags).map_err(|e| StoreError::of(path, e))?;

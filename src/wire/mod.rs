@@ -12,6 +12,8 @@
 //! | `control` | the control protocol, as `control.x` has it |
 
 pub mod control;
+#[cfg(test)]
+mod control_spec;
 pub mod nlm;
 pub mod nsm;
 pub mod record;

@@ -1,7 +1,14 @@
 //! A small world for end-to-end tests: a real nlmd, simulated clients, and real nlmctl processes.
 //!
 //! Every process is ended by its id when its owner is dropped, also when a test fails.
-#![allow(dead_code, reason = "each test binary uses its own part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 
 pub mod proxy;
 
@@ -168,13 +175,12 @@ impl World {
     }
     /// nlmctl for this world, with JSON.
     pub fn nlmctl(&self, args: &[&str]) -> Command {
-        self.nlmctl_at(&self.server.control(), args)
+        self.nlmctl_with(&self.server.control(), &self.db(), args)
     }
-    /// Likewise, through another control socket.
-    pub fn nlmctl_at(&self, control: &Path, args: &[&str]) -> Command {
+    /// Likewise, through another control socket, or with another record.
+    pub fn nlmctl_with(&self, control: &Path, db: &Path, args: &[&str]) -> Command {
         let mut command = nlmctl::<&str>(&[]);
-        command.arg("--control").arg(control);
-        command.arg("--db").arg(self.db());
+        command.arg("--control").arg(control).arg("--db").arg(db);
         command.args(["--json", "--rpcbind-port", &self.farm.rpcbind_port().to_string()]);
         command.args(args);
         command

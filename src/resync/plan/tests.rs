@@ -1,1 +1,317 @@
+//! Plans from what was seen: a table of every consent and refusal.
 
+use super::*;
+use crate::wire::control::{Capabilities, Counts, Grace, LockKind, LockState, OwnerRow, RunId, RunStatus};
+use crate::wire::types::{ByteRange, FileHandle, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::{List, Text};
+
+fn name(text: &str) -> CallerName {
+    CallerName::new(text).unwrap()
+}
+
+fn info() -> Info {
+    Info {
+        software: Text::clipped("nlmd 0.1.0"),
+        instance: InstanceId([1; 16]),
+        nsm_state: NsmState(7),
+        names: List::clipped(vec![name("nas.example.org"), name("nas")]),
+        capabilities: Capabilities {
+            mark: true,
+            list_locks: true,
+            knows_owners: true,
+            targeted: true,
+            settle_early: true,
+            late_reclaims: true,
+            release: false,
+            knows_reclaims: true,
+            knows_paths: false,
+        },
+        domains: List::clipped(vec![Text::clipped("nlm")]),
+    }
+}
+
+fn status() -> Status {
+    Status {
+        instance: InstanceId([1; 16]),
+        nsm_state: NsmState(7),
+        grace: Grace::Open,
+        grace_remaining_ms: 0,
+        clients: 3,
+        monitored: 3,
+        locks: 6,
+        unmonitored: 0,
+        waiters: 0,
+        run: Maybe(None),
+        cursor: 1,
+    }
+}
+
+fn client(host: &str, address: &str, locks: u64, unmonitored: u64) -> ClientRow {
+    ClientRow {
+        name: name(host),
+        addresses: List::clipped(vec![Address(address.parse().unwrap())]),
+        server_addresses: List::clipped(vec![Address("192.0.2.1".parse().unwrap())]),
+        nsm_state: NsmState(5),
+        monitored: locks > unmonitored || locks == 0,
+        shared_address: false,
+        locks,
+        unmonitored,
+        waiters: 0,
+        suspicions: List::default(),
+    }
+}
+
+fn three() -> Vec<ClientRow> {
+    vec![
+        client("web.example.org", "192.0.2.11", 3, 0),
+        client("db.example.org", "192.0.2.12", 2, 0),
+        client("idle.example.org", "192.0.2.13", 0, 0),
+    ]
+}
+
+fn draft(request: &Request, clients: &[ClientRow], mounts: &[LocalMount]) -> Result<Draft, PlanError> {
+    let (info, status) = (info(), status());
+    let scope = scope(request, &info)?;
+    Draft::new(request, scope, Seen { info: &info, status: &status, clients, locks: None, mounts })
+}
+
+const UP: Probed = Probed::Answers(Some(NsmState(5)));
+const DOWN: Probed = Probed::Silent(Probe::NoAnswer);
+
+fn plan(request: &Request, probes: &[Probed]) -> Plan {
+    draft(request, &three(), &[]).unwrap().finish(probes)
+}
+
+#[track_caller]
+fn usage_of<T: std::fmt::Debug>(result: Result<T, PlanError>) -> (String, String) {
+    match result {
+        Err(PlanError::Usage { message, remedy }) => (message, remedy),
+        other => panic!("not a usage error: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn refusal_of<T: std::fmt::Debug>(result: Result<T, PlanError>) -> String {
+    match result {
+        Err(PlanError::Refused { message, remedy }) => {
+            assert!(!remedy.is_empty());
+            message
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_run_over_everything_tells_every_monitored_client_and_is_strict() {
+    let plan = plan(&Request::default(), &[UP, UP, UP]);
+    assert_eq!(plan.mode, Mode::Strict);
+    assert_eq!(plan.clients.len(), 3, "the one without a known lock too");
+    assert_eq!(plan.in_scope, 5);
+    assert_eq!(plan.consent, Vec::<String>::new());
+    assert_eq!(plan.dry_run_exit(), 0);
+    assert_eq!(plan.names, info().names.into_vec());
+    assert_eq!((plan.grace, plan.grace_max), (Duration::from_secs(90), Duration::from_mins(3)));
+    assert!(plan.agree(false).unwrap().covers(&plan));
+}
+
+#[test]
+fn a_client_that_does_not_answer_is_kept_by_default_and_seen_in_the_dry_run() {
+    let plan = plan(&Request::default(), &[UP, DOWN, UP]);
+    assert_eq!((plan.unreachable_locks(), plan.dry_run_exit()), (2, 3));
+    assert_eq!(plan.may_drop, []);
+    assert_eq!(plan.consent, Vec::<String>::new());
+}
+
+#[test]
+fn a_client_without_locks_that_does_not_answer_costs_nothing() {
+    assert_eq!(plan(&Request::default(), &[UP, UP, DOWN]).dry_run_exit(), 0);
+}
+
+#[test]
+fn dropping_the_locks_of_unreachable_clients_names_them_and_wants_consent() {
+    let request = Request { unreachable: Unreachable::Drop, ..Request::default() };
+    let drop = plan(&request, &[UP, DOWN, DOWN]);
+    assert_eq!(drop.may_drop.len(), 1, "the one without locks has nothing to drop");
+    assert!(drop.consent[0].contains("db.example.org") && drop.consent[0].contains("2 locks"), "{:?}", drop.consent);
+    assert!(refusal_of(drop.agree(false)).contains("db.example.org"));
+    assert!(drop.agree(true).is_ok());
+    assert_eq!(plan(&request, &[UP, UP, UP]).consent, Vec::<String>::new(), "nobody is unreachable");
+}
+
+#[test]
+fn dropping_silent_clients_and_unmonitored_locks_want_consent_each() {
+    let silent = plan(&Request { silent: Silent::Drop, ..Request::default() }, &[UP, UP, UP]);
+    assert!(silent.consent[0].contains("--silent drop"));
+    let request = Request { include_unmonitored: true, ..Request::default() };
+    let clients = [client("web", "192.0.2.11", 5, 2)];
+    let unmonitored = draft(&request, &clients, &[]).unwrap().finish(&[UP]);
+    assert!(unmonitored.consent[0].contains("2 unmonitored locks"), "{:?}", unmonitored.consent);
+    assert_eq!((unmonitored.in_scope, unmonitored.unmonitored, unmonitored.dry_run_exit()), (5, 2, 3));
+    let without = draft(&Request::default(), &clients, &[]).unwrap().finish(&[UP]);
+    assert_eq!((without.in_scope, without.unmonitored, without.dry_run_exit()), (3, 2, 0));
+}
+
+#[test]
+fn another_state_number_makes_a_suspect_and_an_unknown_one_does_not() {
+    let probes = [Probed::Answers(Some(NsmState(9))), Probed::Answers(Some(NsmState(0))), Probed::Answers(None)];
+    let plan = plan(&Request::default(), &probes);
+    assert_eq!(plan.clients.iter().map(PlannedClient::is_suspect).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(plan.clients[0].probe, Probe::Suspect);
+}
+
+#[test]
+fn a_narrower_scope_is_targeted_and_names_full_short_or_address() {
+    for text in ["db.example.org", "db", "DB", "192.0.2.12"] {
+        let request = Request { clients: vec![text.into()], ..Request::default() };
+        let plan = draft(&request, &three(), &[]).unwrap().finish(&[UP]);
+        assert_eq!(plan.mode, Mode::Targeted);
+        assert_eq!(plan.clients.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["db.example.org"], "{text}");
+        assert_eq!(plan.in_scope, 2);
+    }
+}
+
+#[test]
+fn an_unknown_client_is_a_usage_error_that_names_near_ones() {
+    let request = Request { clients: vec!["dbb.example.org".into()], ..Request::default() };
+    let (message, remedy) = usage_of(draft(&request, &three(), &[]));
+    assert!(message.contains("dbb.example.org"));
+    assert!(remedy.contains("db.example.org"), "{remedy}");
+    let far = Request { clients: vec!["zzz".into()], ..Request::default() };
+    assert!(usage_of(draft(&far, &three(), &[])).1.contains("nlmctl clients"));
+}
+
+#[test]
+fn what_makes_no_sense_is_a_usage_error() {
+    let with = |change: fn(&mut Request)| {
+        let mut request = Request::default();
+        change(&mut request);
+        usage_of(draft(&request, &three(), &[])).0
+    };
+    assert!(with(|r| r.exports.push("/srv".into())).contains("--export /srv"));
+    assert!(with(|r| r.files.push("/srv/file".into())).contains("/srv/file"));
+    assert!(with(|r| r.files.push("ab".repeat(1_025))).contains("--file"));
+    assert!(with(|r| r.clients.push("a\nb".into())).contains("--client"));
+    assert!(with(|r| r.grace = Duration::ZERO).contains("--grace"));
+    assert!(with(|r| r.grace_max = Some(Duration::from_secs(1))).contains("--grace-max"));
+    assert!(
+        with(|r| {
+            r.mode = Some(Mode::Strict);
+            r.clients.push("db".into());
+        })
+        .contains("strict")
+    );
+}
+
+#[test]
+fn a_long_grace_lengthens_the_latest_deadline() {
+    let request = Request { grace: Duration::from_mins(10), ..Request::default() };
+    assert_eq!(plan(&request, &[UP, UP, UP]).grace_max, Duration::from_mins(10));
+}
+
+#[test]
+fn a_scope_of_files_counts_the_listed_locks_and_tells_only_their_clients() {
+    let request = Request { files: vec!["abcd".into()], ..Request::default() };
+    let (info, status, clients) = (info(), status(), three());
+    let lock = |state, monitored| LockRow {
+        file: FileHandle::new(&[0xab, 0xcd]).unwrap(),
+        kind: LockKind::Exclusive,
+        range: ByteRange::ALL,
+        state,
+        monitored,
+        owner: OwnerRow {
+            name: name("db.example.org"),
+            address: Address("192.0.2.12".parse().unwrap()),
+            server_address: Address("192.0.2.1".parse().unwrap()),
+            transport: Transport::Udp,
+            version: 4,
+            svid: Svid(1),
+            oh: OwnerHandle::new(b"1").unwrap(),
+        },
+    };
+    let locks = [lock(LockState::Held, true), lock(LockState::Held, false), lock(LockState::Waiting, true)];
+    let scope = scope(&request, &info).unwrap();
+    let seen = Seen { info: &info, status: &status, clients: &clients, locks: Some(&locks), mounts: &[] };
+    let plan = Draft::new(&request, scope, seen).unwrap().finish(&[UP]);
+    assert_eq!((plan.in_scope, plan.unmonitored), (1, 1), "a waiter is no lock");
+    assert_eq!(plan.clients.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["db.example.org"]);
+}
+
+#[test]
+fn another_run_or_a_grace_period_refuses() {
+    let (info, clients) = (info(), three());
+    let recovering = Status { grace: Grace::Recovery, ..status() };
+    let mut busy = status();
+    let request = Request::default();
+    let begin = |status: &Status| {
+        let seen = Seen { info: &info, status, clients: &clients, locks: None, mounts: &[] };
+        refusal_of(Draft::new(&request, Scope::default(), seen))
+    };
+    assert!(begin(&recovering).contains("grace"));
+    busy.run = Maybe(Some(RunStatus {
+        run: RunId([9; 16]),
+        mode: Mode::Strict,
+        nsm_state: NsmState(9),
+        elapsed_ms: 1,
+        remaining_ms: 5,
+        latest_remaining_ms: 9,
+        last_reclaim_ms: Maybe(None),
+        counts: Counts::default(),
+        notices_begun: true,
+    }));
+    assert!(begin(&busy).contains(&RunId([9; 16]).to_string()));
+}
+
+#[test]
+fn this_hosts_own_nfs_mounts_refuse_unless_agreed_to_or_all_is_loopback() {
+    let mount = |from_self| LocalMount { at: "/mnt".into(), from: "other:/srv".into(), from_self };
+    let refused = refusal_of(draft(&Request::default(), &three(), &[mount(false)]));
+    assert!(refused.contains("other:/srv at /mnt"), "{refused}");
+    let agreed = Request { own_locks_lost: true, ..Request::default() };
+    assert!(draft(&agreed, &three(), &[mount(false)]).is_ok());
+    let local = [client("demo", "127.0.0.9", 1, 0)];
+    assert!(draft(&Request::default(), &local, &[mount(false)]).is_ok());
+    refusal_of(draft(&Request::default(), &local, &[mount(true)]));
+}
+
+#[test]
+fn the_fingerprint_covers_what_is_agreed_to_and_nothing_else() {
+    let drop = Request { unreachable: Unreachable::Drop, ..Request::default() };
+    let base = plan(&drop, &[DOWN, DOWN, UP]);
+    assert_eq!(base.fingerprint.len(), 64);
+    let mut clients = three();
+    clients.push(client("new.example.org", "192.0.2.14", 9, 0));
+    clients.reverse();
+    let others = draft(&drop, &clients, &[]).unwrap().finish(&[UP, UP, DOWN, DOWN]);
+    assert_eq!(others.fingerprint, base.fingerprint, "new clients, more locks, another order");
+    let longer = Request { grace: Duration::from_secs(91), ..drop.clone() };
+    assert_eq!(plan(&longer, &[DOWN, DOWN, UP]).fingerprint, base.fingerprint);
+
+    let differ = [
+        plan(&drop, &[UP, DOWN, UP]),
+        plan(&Request::default(), &[DOWN, DOWN, UP]),
+        plan(&Request { silent: Silent::Keep, ..drop.clone() }, &[DOWN, DOWN, UP]),
+        plan(&Request { mode: Some(Mode::Targeted), ..drop.clone() }, &[DOWN, DOWN, UP]),
+        plan(&Request { clients: vec!["web".into()], ..drop.clone() }, &[DOWN]),
+    ];
+    for other in differ {
+        assert_ne!(other.fingerprint, base.fingerprint);
+        assert!(!base.agree(true).unwrap().covers(&other));
+    }
+}
+
+#[test]
+fn a_manager_that_cannot_mark_says_which_statements_do_not_hold() {
+    let mut weak = info();
+    weak.capabilities.mark = false;
+    weak.capabilities.targeted = false;
+    let (status, clients) = (status(), three());
+    let seen = Seen { info: &weak, status: &status, clients: &clients, locks: None, mounts: &[] };
+    let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[]);
+    for statement in ["statement 2", "statement 4", "statement 5", "statement 9", "statement 10"] {
+        assert!(plan.caveats.iter().any(|c| c.contains(statement)), "{statement}");
+    }
+    assert!(plan.clients.iter().all(|c| c.probe == Probe::NotAsked), "a probe that is missing");
+    let narrow = Request { clients: vec!["db".into()], ..Request::default() };
+    let scope = scope(&narrow, &weak).unwrap();
+    usage_of(Draft::new(&narrow, scope, seen));
+}

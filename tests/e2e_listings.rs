@@ -1,0 +1,111 @@
+//! What is there: status, clients, locks, runs; and `nlmctl notify` on its own.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use common::{Running, World};
+use nlmctl::demo::clients::Behaviour;
+use serde_json::Value;
+use tokio::time::sleep;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_clients_and_locks_show_what_the_lock_manager_says() {
+    let world = World::locked(2, 3).await;
+    let status = world.run(&["status"]).await.exits(0).json();
+    assert_eq!((&status["manager"]["kind"], &status["manager"]["locks"]), (&"nlmd".into(), &6.into()));
+    assert_eq!((&status["manager"]["grace"], &status["run"]), (&"open".into(), &Value::Null));
+    let clients = world.run(&["clients"]).await.exits(0).json();
+    let names: Vec<_> = clients["clients"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["host1.test", "host2.test"]);
+    let of_one = |args: &'static [&'static str]| async {
+        let listed = world.run(args).await.exits(0).json();
+        let locks = listed["locks"].as_array().unwrap().clone();
+        assert!(locks.iter().all(|lock| lock["owner"]["name"] == "host2.test" && lock["state"] == "held"), "{listed}");
+        locks.len()
+    };
+    assert_eq!(of_one(&["locks", "--client", "host2.test"]).await, 3);
+    assert_eq!(of_one(&["locks", "--client", "127.9.0.2"]).await, 3);
+    assert_eq!(of_one(&["locks", "--client", "nobody.test"]).await, 0);
+    let file = hex::encode("own1");
+    let listed = world.run(&["locks", "--file", &file]).await.exits(0).json();
+    assert_eq!(listed["locks"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_listed_and_shown_with_its_timeline() {
+    let world = World::locked(2, 1).await;
+    world.run(&["resync", "--yes", "--grace", "5s"]).await.exits(0);
+    let list = world.run(&["runs", "list"]).await.exits(0).json();
+    let id = list["runs"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!((&list["runs"][0]["exit"], &list["runs"][0]["clients"]), (&0.into(), &2.into()));
+    let shown = world.run(&["runs", "show", &id[..8]]).await.exits(0).json();
+    assert_eq!(shown["run"]["id"], id.as_str());
+    let kinds: Vec<_> = shown["events"].as_array().unwrap().iter().map(|e| e["kind"].as_str().unwrap()).collect();
+    assert!(kinds.starts_with(&["planned"]) && kinds.contains(&"begun") && kinds.contains(&"settled"), "{kinds:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_result_of_a_run_whose_controller_was_killed_is_fetched_by_runs() {
+    let world = World::locked(2, 1).await;
+    world.behave(0, Behaviour::deaf());
+    let run = world.start(&["resync", "--yes", "--grace", "2s"]);
+    world.all_notified().await;
+    run.kill9().await;
+    let unfinished = world.run(&["runs", "list"]).await.exits(0).json();
+    assert_eq!(unfinished["runs"][0]["outcome"], Value::Null);
+    world.until_open().await;
+    let ended = world.run(&["runs", "list"]).await.exits(0).json();
+    assert_eq!(ended["runs"][0]["outcome"], "settled", "{ended:#}");
+}
+
+/// A world whose hosts are in a file, and the start of a command line that tells them.
+fn notify(world: &World, args: &[&str]) -> Running {
+    let targets = world.server.dir().join("targets");
+    let hosts: Vec<_> = (1..=world.clients.len()).map(|n| format!("127.9.0.{n}")).collect();
+    fs::write(&targets, hosts.join("\n")).unwrap();
+    let mut command = world.nlmctl(&["notify", "--name", common::SERVER, "--targets"]);
+    command.arg(targets).args(args);
+    Running::start(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notices_reach_every_host_under_the_given_name_and_state() {
+    let world = World::with(2).await;
+    let report = notify(&world, &["--state", "7", "--yes", "--grace-elsewhere"]).end().await.exits(0).json();
+    assert_eq!((&report["state"], &report["names"]), (&7.into(), &[common::SERVER][..].into()));
+    let fates: Vec<_> = report["hosts"].as_array().unwrap().iter().map(|h| h["fate"].as_str().unwrap()).collect();
+    assert_eq!(fates, ["acked", "acked"]);
+    world.all_notified().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_does_not_ack_is_exit_3_and_named() {
+    let world = World::with(2).await;
+    world.behave(1, Behaviour::dead());
+    let ran = notify(&world, &["--state", "7", "--yes", "--grace-elsewhere", "--deadline", "1s"]).end().await.exits(3);
+    let hosts = ran.json()["hosts"].clone();
+    assert_eq!((&hosts[0]["fate"], &hosts[1]["fate"]), (&"acked".into(), &"no-answer".into()), "{hosts:#}");
+    assert_eq!((&hosts[1]["name"], &hosts[1]["acked_ms"]), (&"127.9.0.2".into(), &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_run_is_the_grace_that_notices_want_and_they_stop_when_it_is_over() {
+    let world = World::locked(2, 1).await;
+    world.behave(0, Behaviour::dead());
+    let run = world.start(&["resync", "--yes", "--grace", "3s"]);
+    world.until("the run tells its clients", |farm| !farm.notices().is_empty()).await;
+    let begun = Instant::now();
+    let ran = notify(&world, &["--state", "7", "--yes"]).end().await.exits(3);
+    assert!(begun.elapsed() < Duration::from_secs(20), "it went on after grace");
+    assert_eq!(ran.json()["hosts"][0]["error"], "stopped: grace is over", "{ran:#?}");
+    run.end().await.exits(3);
+    let mut refused = notify(&world, &["--state", "9", "--yes"]).end().await;
+    while refused.code == 3 {
+        sleep(Duration::from_millis(50)).await;
+        refused = notify(&world, &["--state", "9", "--yes"]).end().await;
+    }
+    refused.exits(4);
+}

@@ -1,0 +1,383 @@
+//! All that nlmctl prints, as files in `tests/golden/`. To accept a change, run
+//! `UPDATE_GOLDEN=1 cargo test --test golden` and read the difference.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::fs;
+use std::path::Path;
+
+use nlmctl::report::*;
+use serde::Serialize;
+
+#[track_caller]
+fn is_golden<T: Text + Serialize>(name: &str, value: &T) {
+    let compact = json(value).unwrap();
+    assert_eq!(compact.matches('\n').count(), 1, "one line of JSON");
+    let parsed: serde_json::Value = serde_json::from_str(&compact).unwrap();
+    for (file, text) in [
+        (format!("{name}.txt"), value.text()),
+        (format!("{name}.json"), format!("{}\n", serde_json::to_string_pretty(&parsed).unwrap())),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(&file);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        assert!(text == golden, "{file} has changed; it is now:\n{text}");
+        assert!(!text.lines().any(|line| line.ends_with(' ')), "{file} has blanks at a line's end");
+    }
+}
+
+fn ip(text: &str) -> std::net::IpAddr {
+    text.parse().unwrap()
+}
+
+fn client(n: u8, fate: ClientFate, locks: LockTally) -> ClientReport {
+    ClientReport {
+        name: format!("host{n}.example.org"),
+        address: Some(ip(&format!("192.0.2.{n}"))),
+        suspect: fate == ClientFate::Silent,
+        fate,
+        attempts: match fate {
+            ClientFate::NoAnswer => 7,
+            ClientFate::NotTold => 0,
+            _ => 1,
+        },
+        acked_ms: matches!(fate, ClientFate::Acked | ClientFate::Silent).then_some(3),
+        locks,
+        error: (fate == ClientFate::NoAnswer).then(|| "no answer from rpcbind".to_owned()),
+    }
+}
+
+fn head(outcome: Option<Outcome>) -> RunHead {
+    RunHead {
+        id: "6f1c2a9e-0b7d-4c55-9a40-2d1f5b8c7e33".into(),
+        manager: "nlmd".into(),
+        mode: "strict".into(),
+        scope: ScopeReport::default(),
+        outcome,
+        phase: if outcome.is_some() { Phase::Done } else { Phase::Notifying },
+        started_at: Stamp(1_795_362_328_007),
+        ended_at: outcome.map(|_| Stamp(1_795_362_333_019)),
+        elapsed_ms: outcome.map(|_| 5_012),
+        exit: None,
+        reason: None,
+    }
+}
+
+const STATES: States = States { old: Some(41), new: Some(43) };
+
+fn all_of(locks: u64) -> LockTally {
+    LockTally { in_scope: locks, reclaimed: locks, ..LockTally::default() }
+}
+
+fn settled() -> RunReport {
+    let clients = vec![
+        client(1, ClientFate::Acked, all_of(20)),
+        client(2, ClientFate::Acked, all_of(20)),
+        client(3, ClientFate::Acked, LockTally { in_scope: 20, reclaimed: 19, dropped: 1, ..LockTally::default() }),
+        client(4, ClientFate::Silent, LockTally { in_scope: 20, dropped: 20, ..LockTally::default() }),
+        client(5, ClientFate::NoAnswer, LockTally { in_scope: 20, kept: 20, ..LockTally::default() }),
+        client(6, ClientFate::Acked, LockTally { resurrected: 1, ..all_of(19) }),
+    ];
+    let locks =
+        LockTally { in_scope: 119, reclaimed: 78, dropped: 21, kept: 20, resurrected: 1, ..LockTally::default() };
+    RunReport::new(head(Some(Outcome::Settled)), STATES, locks, clients, false)
+}
+
+fn owner(n: u8) -> Owner {
+    Owner {
+        name: format!("host{n}.example.org"),
+        address: ip(&format!("192.0.2.{n}")),
+        server_address: ip("192.0.2.200"),
+        transport: "tcp".into(),
+        version: 4,
+        svid: 12,
+        oh: "3132406131".into(),
+    }
+}
+
+fn lock(fate: &str) -> LockReport {
+    LockReport {
+        fate: fate.into(),
+        file: "01000601deadbeef".into(),
+        kind: "write".into(),
+        start: 0,
+        end: None,
+        partial: false,
+        late: false,
+        owner: owner(3),
+        other: None,
+        other_start: None,
+        other_end: None,
+    }
+}
+
+#[test]
+fn a_run_with_dropped_and_kept_locks() {
+    let report = settled();
+    assert_eq!(report.run.exit, Some(3));
+    is_golden("run-settled", &report);
+}
+
+#[test]
+fn a_run_in_which_all_was_reclaimed() {
+    let clients = vec![client(1, ClientFate::Acked, all_of(20)), client(2, ClientFate::Acked, all_of(1))];
+    let report = RunReport::new(head(Some(Outcome::Settled)), STATES, all_of(21), clients, false);
+    assert_eq!((report.run.exit, report.run.reason.clone()), (Some(0), None));
+    is_golden("run-all-reclaimed", &report);
+}
+
+#[test]
+fn a_run_without_a_client() {
+    is_golden("run-empty", &RunReport::new(head(Some(Outcome::Settled)), STATES, all_of(0), vec![], false));
+}
+
+#[test]
+fn a_run_whose_notices_were_not_understood() {
+    let tally = LockTally { in_scope: 20, kept: 20, ..LockTally::default() };
+    let clients = vec![client(1, ClientFate::Silent, tally)];
+    let report = RunReport::new(head(Some(Outcome::Settled)), STATES, tally, clients, true);
+    assert_eq!(report.run.exit, Some(4));
+    is_golden("run-not-understood", &report);
+}
+
+#[test]
+fn a_run_that_nobody_finished() {
+    let tally = LockTally { in_scope: 20, unverified: 20, ..LockTally::default() };
+    let report = RunReport::new(head(None), STATES, tally, vec![client(1, ClientFate::NoAnswer, tally)], false);
+    assert_eq!(report.run.exit, None);
+    is_golden("run-unfinished", &report);
+}
+
+#[test]
+fn an_aborted_run_before_its_first_notice() {
+    let mut head = head(Some(Outcome::Aborted));
+    head.reason = Some("SIGINT".into());
+    head.scope.clients = vec!["host1".into(), "192.0.2.9".into()];
+    head.scope.files = vec!["01ff".into()];
+    head.mode = "targeted".into();
+    let tally = LockTally { in_scope: 1, kept: 1, ..LockTally::default() };
+    let report = RunReport::new(head, STATES, tally, vec![client(1, ClientFate::NotTold, tally)], false);
+    assert_eq!(report.run.exit, Some(1));
+    is_golden("run-aborted", &report);
+}
+
+#[test]
+fn a_run_with_its_locks_and_timeline() {
+    let conflict = LockReport {
+        other: Some(owner(9)),
+        other_start: Some(5),
+        other_end: Some(9),
+        late: true,
+        end: Some(99),
+        ..lock("conflict")
+    };
+    let event = |ms: u64, kind: &str, detail: &str| EventReport {
+        at: Stamp(1_795_362_328_007 + ms),
+        kind: kind.into(),
+        detail: detail.into(),
+    };
+    let detail = RunDetail {
+        report: settled(),
+        lock_rows: vec![lock("dropped"), LockReport { partial: true, kind: "read".into(), ..lock("kept") }, conflict],
+        events: vec![
+            event(0, "planned", ""),
+            event(12, "begun", "state 41 -> 43, 119 locks in scope, 6 clients"),
+            event(5_012, "settled", "an odd \x1b[31m name"),
+        ],
+    };
+    is_golden("run-detail", &detail);
+}
+
+#[test]
+fn a_plan() {
+    let planned = |n: u8, probe| PlanClient {
+        name: format!("host{n}.example.org"),
+        address: Some(ip(&format!("192.0.2.{n}"))),
+        locks: 20,
+        probe,
+        from: vec![ip("192.0.2.200")],
+    };
+    let plan = Plan {
+        fingerprint: "a94a8fe5ccb19ba61c4c0873d391e987982fbbd3".into(),
+        mode: "strict".into(),
+        scope: ScopeReport::default(),
+        in_scope: 60,
+        unmonitored: 1,
+        clients: vec![planned(1, Probe::Answers), planned(2, Probe::Suspect), planned(3, Probe::NoAnswer)],
+        consent: vec!["drop the locks of 1 client that does not answer: host3.example.org (20 locks)".into()],
+        names: vec!["server.example.org".into(), "server".into()],
+        caveats: vec![],
+    };
+    is_golden("plan", &PlanReport::new(plan));
+}
+
+#[test]
+fn a_failure() {
+    let report = ErrorReport::new(5, "no lock manager answers at /run/nlmd/control.sock", Some("start nlmd".into()));
+    is_golden("error", &report);
+}
+
+#[test]
+fn status_with_and_without_a_run() {
+    use nlmctl::wire::control::{Capabilities, Counts, Grace, Info, InstanceId, Mode, RunId, RunStatus, Status};
+    use nlmctl::wire::types::{CallerName, NsmState};
+    use nlmctl::wire::xdr::{List, Maybe, Text};
+
+    let info = Info {
+        software: Text::clipped("nlmd 0.1.0"),
+        instance: InstanceId([1; 16]),
+        nsm_state: NsmState(43),
+        names: List::clipped(vec![CallerName::new("server.example.org").unwrap()]),
+        capabilities: Capabilities {
+            mark: true,
+            list_locks: true,
+            knows_owners: true,
+            targeted: true,
+            settle_early: true,
+            late_reclaims: true,
+            release: false,
+            knows_reclaims: true,
+            knows_paths: false,
+        },
+        domains: List::clipped(vec![Text::clipped("nlm")]),
+    };
+    let mut status = Status {
+        instance: InstanceId([1; 16]),
+        nsm_state: NsmState(43),
+        grace: Grace::Open,
+        grace_remaining_ms: 0,
+        clients: 50,
+        monitored: 49,
+        locks: 1000,
+        unmonitored: 2,
+        waiters: 3,
+        run: Maybe(None),
+        cursor: 1,
+    };
+    is_golden("status", &StatusReport::new("nlmd", &info, &status));
+    status.grace = Grace::Targeted;
+    status.grace_remaining_ms = 61_234;
+    status.run = Maybe(Some(RunStatus {
+        run: RunId([2; 16]),
+        mode: Mode::Targeted,
+        nsm_state: NsmState(43),
+        elapsed_ms: 28_766,
+        remaining_ms: 61_234,
+        latest_remaining_ms: 151_234,
+        last_reclaim_ms: Maybe(Some(10)),
+        counts: Counts { in_scope: 20, pending: 4, reclaimed: 15, released: 1, conflicts: 1, ..Counts::default() },
+        notices_begun: true,
+    }));
+    is_golden("status-run", &StatusReport::new("nlmd", &info, &status));
+}
+
+#[test]
+fn clients_and_locks() {
+    let client = ClientListing {
+        name: "host1.example.org".into(),
+        addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+        server_addresses: vec![ip("192.0.2.200")],
+        nsm_state: Some(7),
+        monitored: true,
+        shared_address: false,
+        locks: 20,
+        unmonitored: 0,
+        waiters: 1,
+        suspicions: vec!["a reboot notice matched nobody".into()],
+    };
+    let behind_nat = ClientListing {
+        name: "host2".into(),
+        nsm_state: None,
+        monitored: false,
+        shared_address: true,
+        suspicions: vec![],
+        ..client.clone()
+    };
+    let clients = ClientsReport { schema: SCHEMA, manager: "nlmd".into(), clients: vec![client, behind_nat] };
+    is_golden("clients", &clients);
+    is_golden("clients-none", &ClientsReport { clients: vec![], ..clients });
+    let held = LockListing {
+        file: "01000601deadbeef".into(),
+        kind: "write".into(),
+        start: 0,
+        end: None,
+        state: "held".into(),
+        monitored: true,
+        owner: owner(1),
+    };
+    let waiting = LockListing {
+        end: Some(u64::MAX - 1),
+        start: 1 << 63,
+        state: "waiting".into(),
+        monitored: false,
+        ..held.clone()
+    };
+    let locks = LocksReport { schema: SCHEMA, manager: "nlmd".into(), locks: vec![held, waiting] };
+    is_golden("locks", &locks);
+    is_golden("locks-none", &LocksReport { locks: vec![], ..locks });
+}
+
+#[test]
+fn runs() {
+    let report = settled();
+    let run = RunListing {
+        id: report.run.id.clone(),
+        manager: "nlmd".into(),
+        mode: "strict".into(),
+        scope: ScopeReport::default(),
+        outcome: Some(Outcome::Settled),
+        phase: Phase::Done,
+        started_at: report.run.started_at,
+        elapsed_ms: Some(5_012),
+        exit: Some(3),
+        clients: 6,
+        locks: report.locks,
+    };
+    let unfinished = RunListing { outcome: None, phase: Phase::Notifying, elapsed_ms: None, exit: None, ..run.clone() };
+    is_golden("runs", &RunsReport { schema: SCHEMA, runs: vec![unfinished, run] });
+    is_golden("runs-none", &RunsReport { schema: SCHEMA, runs: vec![] });
+}
+
+#[test]
+fn notices() {
+    let acked = NoticeReport {
+        name: "192.0.2.1".into(),
+        address: Some(ip("192.0.2.1")),
+        fate: ClientFate::Acked,
+        attempts: 1,
+        acked_ms: Some(2),
+        error: None,
+    };
+    let unknown = NoticeReport {
+        name: "gone.example.org".into(),
+        address: None,
+        fate: ClientFate::NameUnknown,
+        attempts: 1,
+        acked_ms: None,
+        error: Some("no address".into()),
+    };
+    let names = vec!["server.example.org".to_owned(), "server".to_owned()];
+    let report = NotifyReport { schema: SCHEMA, state: 43, names, hosts: vec![acked, unknown] };
+    assert_eq!(report.exit_code(), 3);
+    is_golden("notify", &report);
+}
+
+#[test]
+fn the_words_of_the_contract() {
+    let fates: Vec<_> = ClientFate::ALL.iter().map(|f| serde_json::to_value(f).unwrap()).collect();
+    assert_eq!(fates, ["acked", "silent", "no-answer", "no-statd", "name-unknown", "refused", "not-told"]);
+    let outcomes: Vec<_> = Outcome::ALL.iter().map(|o| serde_json::to_value(o).unwrap()).collect();
+    assert_eq!(outcomes, ["settled", "aborted", "failed", "superseded", "interrupted"]);
+    for fate in ClientFate::ALL {
+        assert_eq!(serde_json::to_value(fate).unwrap(), fate.as_str());
+    }
+    for phase in Phase::ALL {
+        assert_eq!(serde_json::to_value(phase).unwrap(), phase.as_str());
+        assert_eq!(phase.as_str().parse(), Ok(phase));
+    }
+    for probe in Probe::ALL {
+        assert_eq!(serde_json::to_value(probe).unwrap(), probe.as_str());
+        assert_eq!(probe.as_str().parse(), Ok(probe));
+    }
+}
