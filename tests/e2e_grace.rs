@@ -17,6 +17,7 @@ async fn in_strict_grace_ordinary_locks_are_refused_and_unlocks_taken() {
     let run = world.start(&["resync", "--yes", "--grace", "3s"]);
     world.all_notified().await;
     let [silent, other] = [ClientNo(0), ClientNo(1)];
+    world.until("the other one has reclaimed", |farm| farm.reclaims(other).granted == 2).await;
     assert_eq!(world.farm.lock(other, &own(other, 9), false).await.unwrap(), Stat::DeniedGracePeriod);
     assert_eq!(world.farm.unlock(other, &own(other, 0)).await.unwrap(), Stat::Granted);
     assert_eq!(world.farm.unlock(silent, &own(silent, 0)).await.unwrap(), Stat::Granted);
