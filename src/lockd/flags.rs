@@ -17,7 +17,7 @@ const MAX_GRACE: Duration = Duration::from_hours(24);
 /// A lock manager for NFSv3 (NLM) in user space, with its own status monitor (NSM), that can run a
 /// forced resync. It arbitrates NLM only, and takes any file handle.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "nlmd", version)]
+#[command(name = "nlmd", version, args_override_self = true)]
 pub struct Flags {
     /// Where it keeps what it must know after a restart
     #[arg(long, value_name = "DIR", default_value = "/var/lib/nlmd")]
@@ -142,6 +142,12 @@ mod tests {
         assert_eq!((flags.rpcbind_port, flags.grace), (111, Duration::from_secs(90)));
         assert_eq!(flags.listen_addresses().0.len(), 2);
         assert_eq!(flags.limits(), Limits::default());
+    }
+
+    #[test]
+    fn the_last_of_a_repeated_flag_counts_and_lists_add_up() {
+        let flags = parse(&["--grace", "1s", "--grace", "2s", "--name", "a", "--name", "b"]).unwrap();
+        assert_eq!((flags.grace, flags.name.len()), (Duration::from_secs(2), 2));
     }
 
     #[test]

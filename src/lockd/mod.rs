@@ -49,6 +49,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -174,6 +175,7 @@ fn log_to_stderr(json: bool) {
 async fn serve(flags: Flags) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    raise_open_files();
     let clock = Clock { start: Instant::now() };
     let (persist, writer, mut found) = persist::open(&flags.state_dir)?;
     let names = own_names::own_names(&flags.name).await?;
@@ -261,6 +263,15 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
         tracing::error!("the state database is not closed in time; what was promised is on disk");
     }
     ended
+}
+
+/// A client over TCP takes a file; the usual soft limit of 1,024 is for programs that use select(2).
+fn raise_open_files() {
+    let files = Resource::RLIMIT_NOFILE;
+    let raised = getrlimit(files).and_then(|(_, hard)| setrlimit(files, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 fn serve_program(

@@ -186,3 +186,36 @@ fn the_read_only_socket_shows_and_changes_nothing() {
     assert_eq!(begin(&mut control, 1).unwrap_err().code, RefusalCode::NotAllowed);
     assert_eq!(Control::open(&daemon).status().grace, Grace::Open);
 }
+
+#[test]
+fn what_waits_behind_a_dropped_lock_is_granted_and_a_late_reclaim_is_taken_if_nobody_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = shared_port(&["127.0.0.3", "127.0.0.1"]);
+    let host = Host::start("127.0.0.3", port);
+    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let (mut alpha, mut beta) = (Client::v4(&daemon, "127.0.0.2", "alpha"), Client::v4(&daemon, "127.0.0.3", "beta"));
+    for file in ["waited for", "free"] {
+        assert_eq!(alpha.lock(&want(file)), Stat::Granted);
+    }
+    let wait = Want { block: true, ..want("waited for") };
+    assert_eq!(beta.lock(&wait), Stat::Blocked);
+    let mut control = Control::open(&daemon);
+    let args = BeginArgs { grace_max_ms: 60_000, ..begin_args(&mut control, 1, 200) };
+    let begun: Begun = control.call(Procedure::Begin, &args).unwrap();
+    let extend = ExtendArgs { run: begun.run, remaining_ms: 60_000 };
+    let _: Status = control.call(Procedure::Extend, &extend).unwrap();
+    acked(&mut control, &begun).unwrap();
+    assert_eq!(beta.lock(&wait), Stat::Blocked, "a waiter's resend is not refused for grace");
+    assert!(host.heard.try_recv().is_err(), "nothing is granted in grace");
+    await_some("an ack that is old enough", || {
+        control.status().run.0.is_some_and(|run| run.elapsed_ms > 300).then_some(())
+    });
+    let ended = settle(&mut control, begun.run, false).unwrap();
+    assert_eq!((ended.counts.dropped, ended.late), (2, 0));
+    assert!(matches!(host.hear(), Heard::Granted { .. }));
+    let Void = control.call(Procedure::Acknowledge, &RunArgs { run: begun.run }).unwrap();
+    assert_eq!(alpha.lock(&Want { reclaim: true, ..want("free") }), Stat::Granted);
+    assert_eq!(alpha.lock(&Want { reclaim: true, ..want("waited for") }), Stat::Denied, "somebody was granted it");
+    assert_eq!(result(&mut control, begun.run).unwrap().late, 1, "only the granted one counts");
+    assert_eq!(unfetched(&mut control), [begun.run], "what came late is to be fetched too");
+}

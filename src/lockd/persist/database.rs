@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
 use super::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
-use crate::wire::control::{FullResult, LockFate, Mode, RunClient, RunId};
+use crate::wire::control::{Fate, FullResult, LockFate, Mode, RunClient, RunId};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, decode, encode};
 
@@ -135,8 +135,10 @@ impl Database {
         let mut locks = full.locks.into_vec();
         while let Some(row) = rows.next()? {
             let fate: Vec<u8> = row.get(0)?;
-            locks.push(decode::<LockFate>(&fate).map_err(|_| self.damaged("a late reclaim"))?);
-            full.result.late += 1;
+            let fate: LockFate = decode(&fate).map_err(|_| self.damaged("a late reclaim"))?;
+            // One that was refused has a row too, and counts for nothing.
+            full.result.late += u64::from(fate.fate == Fate::Resurrected);
+            locks.push(fate);
         }
         full.locks = List::clipped(locks);
         Ok(Some(full))

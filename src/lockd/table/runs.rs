@@ -16,8 +16,11 @@ use crate::wire::control::{
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
 
-/// Pending locks looked at, or dropped ones freed, between two requests.
-const SLICE: usize = 2_048;
+/// How long scanning or sweeping may keep the table from requests.
+const SLICE: Duration = Duration::from_millis(1);
+/// Between two looks at the clock: locks scanned, files swept.
+const SCAN_STEP: usize = 128;
+const SWEEP_STEP: usize = 1;
 /// Begun and ended runs remembered by id, so that a repeated call is answered as the first one.
 const REMEMBERED: usize = 64;
 /// A result that the disk did not take is tried again after this.
@@ -314,8 +317,11 @@ impl Owner {
     }
 
     pub(super) fn scan(&mut self) {
-        if !self.table.settle_scan(SLICE) {
-            return;
+        let until = self.clock.now() + SLICE;
+        while !self.table.settle_scan(SCAN_STEP) {
+            if self.clock.now() > until {
+                return;
+            }
         }
         let Some(result) = self.table.settle_result(self.clock.unix_ms()).map(Arc::new) else {
             self.abort_alone("the run was gone before its end");
@@ -361,12 +367,18 @@ impl Owner {
         let _ = self.apply_effects();
         self.unpark(waiting);
         self.drain_again();
+        // A million rows take a while to free; requests must not wait for that.
+        tokio::task::spawn_blocking(move || drop(result));
     }
 
     pub(super) fn sweep(&mut self) {
-        if self.table.settle_sweep(SLICE) {
-            self.runs.phase = Phase::Idle;
-            self.timeline.changed();
+        let until = self.clock.now() + SLICE;
+        while self.clock.now() <= until {
+            if self.table.settle_sweep(SWEEP_STEP) {
+                self.runs.phase = Phase::Idle;
+                self.timeline.changed();
+                break;
+            }
         }
         let _ = self.apply_effects();
     }
