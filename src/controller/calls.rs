@@ -91,7 +91,7 @@ impl Desk {
                 Err(ControllerError::Manager(ManagerError::Refused(refusal))) => {
                     Answer::Event(Event::BeginRefused(refusal))
                 }
-                Err(ControllerError::Manager(error)) => failed(error),
+                Err(ControllerError::Manager(error)) => failed(&error),
                 Err(error) => Answer::Broken(error),
             },
             Call::Tell(clients) => {
@@ -100,7 +100,7 @@ impl Desk {
                     Ok(status) => Answer::Told(Box::new(status)),
                     Err(error) => match error.refused() {
                         Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase) => self.status().await,
-                        Some(_) | None => failed(error),
+                        Some(_) | None => failed(&error),
                     },
                 }
             }
@@ -112,7 +112,7 @@ impl Desk {
             Call::FetchResult => match books::fetch(&*self.manager, &self.record, run).await {
                 Ok(Fetched::Stored) => Answer::Event(Event::ResultStored),
                 Ok(Fetched::Unknown) => Answer::Event(Event::ResultUnknown),
-                Err(ControllerError::Manager(error)) => failed(error),
+                Err(ControllerError::Manager(error)) => failed(&error),
                 Err(error) => Answer::Broken(error),
             },
         }
@@ -121,7 +121,7 @@ impl Desk {
     async fn status(&self) -> Answer {
         match self.manager.status().await {
             Ok(status) => Answer::Seen(Box::new(status), Vec::new()),
-            Err(error) => failed(error),
+            Err(error) => failed(&error),
         }
     }
 
@@ -145,7 +145,7 @@ impl Desk {
     }
 }
 
-fn failed(error: ManagerError) -> Answer {
+fn failed(error: &ManagerError) -> Answer {
     match error {
         ManagerError::Unreachable { .. } | ManagerError::Lost { .. } => Answer::Event(Event::ManagerLost),
         ManagerError::Refused(_) | ManagerError::Protocol { .. } => Answer::Event(Event::Failed(error.to_string())),
@@ -160,7 +160,7 @@ fn ended(answer: Result<(), ManagerError>) -> Answer {
             Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase) => Answer::Event(Event::Ended),
             Some(RefusalCode::StillPending) => Answer::Event(Event::StillPending),
             Some(RefusalCode::NotDurable) => Answer::Event(Event::NotDurable),
-            Some(_) | None => failed(error),
+            Some(_) | None => failed(&error),
         },
     }
 }
@@ -224,24 +224,22 @@ pub(super) fn watch(desk: Desk) -> Task {
     Task::spawn(async move {
         let mut cursor = 0;
         loop {
-            let answer = match desk.manager.watch(WatchArgs { cursor, timeout_ms: WATCH_MS }).await {
-                Ok(seen) => {
-                    // Events from before this watch are other runs' or already told.
-                    let events = if cursor == 0 { Vec::new() } else { seen.events.into_vec() };
-                    cursor = seen.status.cursor;
-                    tokio::time::sleep(WATCH_GAP).await;
-                    Answer::Seen(Box::new(seen.status), events)
-                }
-                Err(_) => {
-                    tokio::time::sleep(CALL_AGAIN).await;
-                    desk.status().await
-                }
+            let watched = desk.manager.watch(WatchArgs { cursor, timeout_ms: WATCH_MS }).await;
+            let answer = if let Ok(seen) = watched {
+                // Events from before this watch are other runs' or already told.
+                let events = if cursor == 0 { Vec::new() } else { seen.events.into_vec() };
+                cursor = seen.status.cursor;
+                Answer::Seen(Box::new(seen.status), events)
+            } else {
+                tokio::time::sleep(CALL_AGAIN).await;
+                desk.status().await
             };
             let lost = matches!(answer, Answer::Event(_));
             desk.answer(answer).await;
             if lost {
                 return;
             }
+            tokio::time::sleep(WATCH_GAP).await;
         }
     })
 }

@@ -169,13 +169,13 @@ impl Drive {
         loop {
             let wake = self.machine.wake_at().map(|at| self.epoch + at);
             let actions = tokio::select! {
-                signal = self.signals.recv(), if self.signals_open => match signal {
-                    Some(name) => self.machine.handle(self.epoch.elapsed(), Event::Signal(name)),
-                    None => {
+                signal = self.signals.recv(), if self.signals_open => {
+                    let Some(name) = signal else {
                         self.signals_open = false;
                         continue;
-                    }
-                },
+                    };
+                    self.machine.handle(self.epoch.elapsed(), Event::Signal(name))
+                }
                 Some(answer) = self.answers.recv() => self.answered(answer)?,
                 Some(event) = self.heard.recv() => self.heard(event),
                 () = sleep_until(wake) => self.machine.handle(self.epoch.elapsed(), Event::Tick),
@@ -201,7 +201,7 @@ impl Drive {
         let run = self.orders.begin.run;
         Ok(match answer {
             Answer::Event(event) => self.machine.handle(now, event),
-            Answer::Begun(begun, clients) => self.begun(now, &begun, clients)?,
+            Answer::Begun(begun, clients) => self.begun(now, &begun, clients),
             Answer::Told(status) => {
                 self.count(&status);
                 self.machine.handle(now, Event::Told(Standing::of(run, &status)))
@@ -227,7 +227,7 @@ impl Drive {
         }
     }
 
-    fn begun(&mut self, now: Duration, begun: &Begun, clients: Vec<RunClient>) -> Result<Vec<Action>, ControllerError> {
+    fn begun(&mut self, now: Duration, begun: &Begun, clients: Vec<RunClient>) -> Vec<Action> {
         self.state = begun.new_state;
         self.began = now;
         self.counts = Some(Counts { in_scope: begun.in_scope, pending: begun.in_scope, ..Counts::default() });
@@ -271,7 +271,7 @@ impl Drive {
                 .extend(self.machine.handle(now, Event::Signal("new clients that this host's mounts forbid to tell")));
         }
         actions.extend(self.machine.handle(now, event));
-        Ok(actions)
+        actions
     }
 
     fn heard(&mut self, event: FanoutEvent) -> Vec<Action> {

@@ -1,4 +1,4 @@
-//! Why a command of the controller failed, and with which exit code.
+//! Why a command of the controller failed.
 
 use crate::manager::ManagerError;
 use crate::nsm::driver::DriverError;
@@ -47,28 +47,25 @@ impl ControllerError {
         Self::Refused { message: message.into(), remedy: remedy.into() }
     }
 
-    /// The exit code of the contract.
+    /// The exit code of the contract, as `cli/error` has it, for those who drive runs without the
+    /// command line.
     pub fn exit(&self) -> u8 {
         match self {
             Self::Usage { .. } => 2,
-            Self::Refused { .. } => 4,
-            Self::Manager(ManagerError::Unreachable { .. }) => 5,
+            Self::Refused { .. } | Self::Store(StoreError::ControllerActive { .. }) => 4,
+            Self::Manager(ManagerError::Unreachable { .. } | ManagerError::Protocol { .. }) => 5,
             Self::Manager(ManagerError::Refused(refusal)) => match refusal.code {
+                RefusalCode::BadRequest | RefusalCode::Unsupported => 2,
+                RefusalCode::NotDurable => 1,
                 RefusalCode::RunActive
                 | RefusalCode::GraceActive
                 | RefusalCode::StalePlan
-                | RefusalCode::NotAllowed => 4,
-                RefusalCode::BadRequest | RefusalCode::Unsupported => 2,
-                RefusalCode::UnknownRun
+                | RefusalCode::UnknownRun
                 | RefusalCode::WrongPhase
                 | RefusalCode::StillPending
-                | RefusalCode::NotDurable => 1,
+                | RefusalCode::NotAllowed => 4,
             },
-            Self::Store(StoreError::ControllerActive { .. }) => 4,
-            Self::Manager(ManagerError::Lost { .. } | ManagerError::Protocol { .. })
-            | Self::Store(_)
-            | Self::Network(_)
-            | Self::Internal(_) => 1,
+            Self::Manager(ManagerError::Lost { .. }) | Self::Store(_) | Self::Network(_) | Self::Internal(_) => 1,
         }
     }
 

@@ -11,9 +11,11 @@
 //! | `calls` | the tasks that talk to the manager |
 //! | `books` | results into the record; runs that nobody finished |
 //! | `record` | the store, from async tasks |
+//! | `all_rows` | `--record all` |
 //! | `targets` | clients as targets of notices and probes |
 //! | `hosts` | this host's own mounts |
 
+mod all_rows;
 mod books;
 mod calls;
 mod drive;
@@ -161,7 +163,7 @@ pub async fn resync(
         scope: plan.asked.clone(),
         begin: begin.clone(),
     };
-    let terms = terms(&*manager, &options).await?;
+    let (terms, record_all) = (terms(&*manager, &options).await?, options.record_all);
     record.with(move |store| store.create_run(&new)).await?;
     let orders = Orders {
         begin,
@@ -172,9 +174,18 @@ pub async fn resync(
         own_locks_lost: plan.own_locks_lost,
         options,
     };
+    let before = if record_all { locks(&*manager, &plan.scope).await? } else { Vec::new() };
     let (machine, first) = Run::begin(terms);
-    let drive = Drive::new(manager, record.clone(), orders, machine, progress, signals);
-    conclude(&record, run, drive.run(first).await?).await
+    let drive = Drive::new(Arc::clone(&manager), record.clone(), orders, machine, progress, signals);
+    let report = conclude(&record, run, drive.run(first).await?).await?;
+    if record_all && report.run.outcome == Some(Outcome::Settled) {
+        let include = plan.policy.include_unmonitored;
+        // The run is over and in the record whatever becomes of these rows.
+        if let Err(error) = all_rows::add(&*manager, &record, run, &plan.scope, include, before).await {
+            tracing::warn!(%run, %error, "the record has no rows for reclaimed and released locks");
+        }
+    }
+    Ok(report)
 }
 
 /// Goes on with the run that the record knows as unfinished; if it ended meanwhile, completes its
@@ -225,7 +236,7 @@ pub async fn resume(
 async fn take_over(store: Store) -> Result<(Record, ControllerLock), ControllerError> {
     let lock = store.begin_controller()?;
     let record = Record::new(store);
-    record.with(|store| store.prune()).await?;
+    record.with(Store::prune).await?;
     Ok((record, lock))
 }
 

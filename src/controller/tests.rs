@@ -110,7 +110,7 @@ impl Fake {
                 run,
                 mode: Mode::Strict,
                 nsm_state: world.state,
-                elapsed_ms: began.elapsed().as_millis() as u64,
+                elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap(),
                 remaining_ms: 60_000,
                 latest_remaining_ms: 60_000,
                 last_reclaim_ms: Maybe(None),

@@ -68,7 +68,9 @@ pub(super) fn fingerprint(plan: &Plan) -> String {
         encoded.dedup();
         hash.update((encoded.len() as u64).to_be_bytes());
         // XDR of these types is self-delimiting, so the sequence is unambiguous.
-        encoded.iter().for_each(|item| hash.update(item));
+        for item in &encoded {
+            hash.update(item);
+        }
     }
     let mut hash = Sha256::new();
     hash.update(b"nlmctl plan 1");

@@ -215,8 +215,6 @@ impl Run {
                 out.push(Action::StartNotices);
             }
             (State::Announcing, Event::Seen(standing @ Standing::Active { .. })) => self.absorb(now, standing),
-            (State::Announcing, Event::Told(Standing::Over) | Event::Seen(Standing::Over)) => self.fetch(&mut out),
-            (State::Announcing, Event::ManagerLost) => self.away(now, Aim::Announce, &mut out),
             (State::Announcing, Event::Signal(signal)) => {
                 if self.confirmed {
                     self.interrupt(now, signal, &mut out);
@@ -249,13 +247,15 @@ impl Run {
                 }
             }
             (
-                State::Notifying | State::Closing | State::Settling,
+                State::Announcing | State::Notifying | State::Closing | State::Settling,
                 Event::Told(Standing::Over) | Event::Seen(Standing::Over),
-            ) => self.fetch(&mut out),
-            (State::Notifying | State::Closing, Event::ManagerLost) => self.away(now, Aim::Announce, &mut out),
+            )
+            | (State::Settling | State::Aborting, Event::Ended) => self.fetch(&mut out),
+            (State::Announcing | State::Notifying | State::Closing | State::Settling, Event::ManagerLost) => {
+                self.away(now, Aim::Announce, &mut out);
+            }
 
             // --- settle is awaited
-            (State::Settling, Event::Ended) => self.fetch(&mut out),
             (State::Settling, Event::StillPending) => {
                 // What was seen before is older than this answer; the next status has the count.
                 self.pending = self.pending.max(1);
@@ -267,10 +267,8 @@ impl Run {
                 self.state = State::Notifying;
                 self.retry(now, "the lock manager cannot write the run's result", &mut out);
             }
-            (State::Settling, Event::ManagerLost) => self.away(now, Aim::Announce, &mut out),
 
             // --- abort is awaited
-            (State::Aborting, Event::Ended) => self.fetch(&mut out),
             (State::Aborting, Event::NotDurable) => {
                 self.retry(now, "the lock manager cannot write the run's result", &mut out);
             }
@@ -632,7 +630,7 @@ impl Run {
             }
             (Aim::Abort, Standing::Active { .. }) => self.abort(out),
             (Aim::Announce | Aim::Abort, Standing::Over) | (Aim::Fetch, Standing::Active { .. } | Standing::Over) => {
-                self.fetch(out)
+                self.fetch(out);
             }
         }
     }

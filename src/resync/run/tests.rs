@@ -12,6 +12,11 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
+/// Milliseconds from `at` to `end`.
+fn left(end: u64, at: Duration) -> u64 {
+    u64::try_from(ms(end).saturating_sub(at).as_millis()).unwrap()
+}
+
 fn active(pending: u64, remaining: u64) -> Standing {
     Standing::Active {
         in_scope: 10,
@@ -86,7 +91,7 @@ fn with_nothing_pending_and_all_acked_it_settles_once_it_was_quiet() {
     let mut run = notifying(0);
     run.handle(ms(20), ack(0, 20));
     run.handle(ms(40), ack(1, 40));
-    let done = pass(&mut run, 5_000, |at| active(0, 90_000 - at.as_millis() as u64));
+    let done = pass(&mut run, 5_000, |at| active(0, left(90_000, at)));
     assert_eq!(settles(&done), [(540, true)]);
     assert_eq!(done.iter().filter(|(_, a)| *a == Action::Persist(Phase::Settling)).count(), 1);
 }
@@ -96,7 +101,7 @@ fn every_client_acked_is_not_enough_while_a_lock_is_pending() {
     let mut run = notifying(1);
     run.handle(ms(20), ack(0, 20));
     run.handle(ms(40), ack(1, 40));
-    let done = pass(&mut run, 80_000, |at| active(1, 90_000 - at.as_millis() as u64));
+    let done = pass(&mut run, 80_000, |at| active(1, left(90_000, at)));
     assert_eq!(settles(&done), []);
 }
 
@@ -104,7 +109,7 @@ fn every_client_acked_is_not_enough_while_a_lock_is_pending() {
 fn nothing_pending_is_not_enough_while_a_notice_is_neither_acked_nor_given_up() {
     let mut run = notifying(0);
     run.handle(ms(20), ack(0, 20));
-    assert_eq!(settles(&pass(&mut run, 10_000, |at| active(0, 90_000 - at.as_millis() as u64))), []);
+    assert_eq!(settles(&pass(&mut run, 10_000, |at| active(0, left(90_000, at)))), []);
     let out = run.handle(ms(10_010), given_up(1, 10_010, Delivery::NoAnswer));
     assert!(
         matches!(out.last(), Some(Action::Tell(batch)) if batch.len() == 1 && batch[0].client == 1),
@@ -119,7 +124,7 @@ fn a_reclaim_starts_the_quiet_time_anew() {
     let mut run = notifying(1);
     run.handle(ms(20), ack(0, 20));
     run.handle(ms(20), ack(1, 20));
-    pass(&mut run, 700, |at| active(1, 90_000 - at.as_millis() as u64));
+    pass(&mut run, 700, |at| active(1, left(90_000, at)));
     let reclaimed = Standing::Active {
         in_scope: 10,
         pending: 0,
@@ -138,7 +143,7 @@ fn a_manager_that_cannot_settle_early_is_not_asked_to() {
     run.handle(ms(5), fresh(1));
     run.handle(ms(10), Event::Told(active(0, 1_990)));
     run.handle(ms(20), ack(0, 20));
-    let done = pass(&mut run, 5_000, |at| active(0, 2_000u64.saturating_sub(at.as_millis() as u64)));
+    let done = pass(&mut run, 5_000, |at| active(0, left(2_000, at)));
     assert_eq!(settles(&done), [(2_000, false)]);
 }
 
@@ -146,7 +151,7 @@ fn a_manager_that_cannot_settle_early_is_not_asked_to() {
 fn at_the_deadline_every_last_delivery_is_told_before_the_settle() {
     let mut run = notifying(2);
     run.handle(ms(20), Event::Heard { client: 0, at: ms(20), news: News::Acked { all: false } });
-    let done = pass(&mut run, 90_000, |at| active(2, 90_000u64.saturating_sub(at.as_millis() as u64)));
+    let done = pass(&mut run, 90_000, |at| active(2, left(90_000, at)));
     let last: Vec<_> = done
         .iter()
         .filter_map(|(at, action)| match action {
@@ -164,7 +169,7 @@ fn at_the_deadline_every_last_delivery_is_told_before_the_settle() {
 fn a_deadline_that_the_manager_moved_is_followed() {
     let mut run = notifying(2);
     run.handle(ms(20), ack(0, 20));
-    let moved = |at: Duration| active(2, 95_000u64.saturating_sub(at.as_millis() as u64));
+    let moved = |at: Duration| active(2, left(95_000, at));
     let done = pass(&mut run, 94_999, moved);
     assert_eq!(settles(&done), []);
     assert_eq!(settles(&pass(&mut run, 95_000, moved)), [(95_000, false)]);
