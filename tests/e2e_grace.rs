@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{LIMIT, World, common as shared, own};
 use nlmctl::demo::clients::{Behaviour, ClientNo};
 use nlmctl::wire::nlm::Stat;
-use nlmctl::wire::types::NsmState;
+use nlmctl::wire::types::{CallerName, NsmState};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_strict_grace_ordinary_locks_are_refused_and_unlocks_taken() {
@@ -191,4 +191,17 @@ async fn a_run_for_one_client_tells_and_marks_nobody_else() {
     assert_eq!(ran.json()["run"]["mode"], "targeted");
     assert!(world.farm.notices().iter().all(|notice| notice.client == stale));
     assert_eq!(world.held().await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_from_an_address_that_two_clients_share_is_evidence_for_neither() {
+    let world = World::locked(2, 1).await;
+    let behind_nat = |name| world.farm.add(std::net::Ipv4Addr::new(127, 9, 1, 1), CallerName::new(name).unwrap());
+    let [reclaims, silent] = [behind_nat("inside1.test"), behind_nat("inside2.test")];
+    world.farm.behave(silent, Behaviour::silent());
+    world.take(reclaims, &own(reclaims, 0)).await;
+    world.take(silent, &own(silent, 0)).await;
+    let ran = world.run(&["resync", "--yes", "--grace", "1s"]).await.exits(3);
+    assert_eq!((ran.locks("reclaimed"), ran.locks("kept"), ran.locks("dropped")), (3, 1, 0), "{ran:#?}");
+    assert_eq!(world.held().await, 4);
 }
