@@ -474,7 +474,7 @@ proptest! {
                 Standing::Active {
                     in_scope: 10,
                     pending,
-                    last_reclaim: last.map(|at| now - ms(*at)),
+                    last_reclaim: last.map(|at| now.saturating_sub(ms(*at))),
                     remaining: ms(grace).saturating_sub(now),
                     latest_remaining: ms(grace).saturating_sub(now),
                 }
