@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::proxy::Proxy;
 use common::{Running, World};
 use nix::sys::signal::Signal;
@@ -76,6 +78,8 @@ async fn a_signal_before_the_first_notice_aborts_and_gives_everything_back() {
     let run = Running::start(world.nlmctl_with(proxy.path(), &world.db(), &["resync", "--yes", "--grace", "30s"]));
     proxy.holds().await;
     run.signal(Signal::SIGTERM);
+    // Nothing outside tells that the signal was taken; until then the run would just go on.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     proxy.go_on();
     let ran = run.end().await.exits(1);
     assert_eq!(ran.json()["run"]["outcome"], "aborted", "{ran:#?}");

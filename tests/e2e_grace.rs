@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{LIMIT, World, common as shared, own};
 use nlmctl::demo::clients::{Behaviour, ClientNo};
 use nlmctl::wire::nlm::Stat;
-use nlmctl::wire::types::NsmState;
+use nlmctl::wire::types::{CallerName, NsmState};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_strict_grace_ordinary_locks_are_refused_and_unlocks_taken() {
@@ -17,6 +17,7 @@ async fn in_strict_grace_ordinary_locks_are_refused_and_unlocks_taken() {
     let run = world.start(&["resync", "--yes", "--grace", "3s"]);
     world.all_notified().await;
     let [silent, other] = [ClientNo(0), ClientNo(1)];
+    world.until("the other one has reclaimed", |farm| farm.reclaims(other).granted == 2).await;
     assert_eq!(world.farm.lock(other, &own(other, 9), false).await.unwrap(), Stat::DeniedGracePeriod);
     assert_eq!(world.farm.unlock(other, &own(other, 0)).await.unwrap(), Stat::Granted);
     assert_eq!(world.farm.unlock(silent, &own(silent, 0)).await.unwrap(), Stat::Granted);
@@ -134,17 +135,12 @@ async fn a_claim_of_what_another_holds_is_refused_and_both_owners_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_acks_late_is_given_time_to_reclaim() {
-    let world = World::locked(2, 2).await;
-    // Half of grace, 2 s, is left to it from its ack on.
-    let late = Behaviour {
-        ack_after: Duration::from_secs(3),
-        reclaim_after: Duration::from_millis(4600),
-        ..Behaviour::default()
-    };
-    world.behave(0, late);
-    let ran = world.run(&["resync", "--yes", "--grace", "4s", "--grace-max", "20s"]).await.exits(0);
-    assert_eq!((ran.locks("reclaimed"), ran.locks("dropped"), ran.locks("kept")), (4, 0, 0));
+async fn nothing_is_dropped_of_a_client_that_acked_shortly_before_the_end() {
+    let world = World::locked(3, 2).await;
+    world.behave(0, Behaviour { ack_after: Duration::from_secs(2), ..Behaviour::silent() });
+    let ran = world.run(&["resync", "--yes", "--grace", "3s", "--grace-max", "3s"]).await.exits(3);
+    assert_eq!((ran.locks("reclaimed"), ran.locks("dropped"), ran.locks("kept")), (4, 0, 2), "{ran:#?}");
+    assert_eq!(world.held().await, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,4 +186,17 @@ async fn a_run_for_one_client_tells_and_marks_nobody_else() {
     assert_eq!(ran.json()["run"]["mode"], "targeted");
     assert!(world.farm.notices().iter().all(|notice| notice.client == stale));
     assert_eq!(world.held().await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_from_an_address_that_two_clients_share_is_evidence_for_neither() {
+    let world = World::locked(2, 1).await;
+    let behind_nat = |name| world.farm.add(std::net::Ipv4Addr::new(127, 9, 1, 1), CallerName::new(name).unwrap());
+    let [reclaims, silent] = [behind_nat("inside1.test"), behind_nat("inside2.test")];
+    world.farm.behave(silent, Behaviour::silent());
+    world.take(reclaims, &own(reclaims, 0)).await;
+    world.take(silent, &own(silent, 0)).await;
+    let ran = world.run(&["resync", "--yes", "--grace", "1s"]).await.exits(3);
+    assert_eq!((ran.locks("reclaimed"), ran.locks("kept"), ran.locks("dropped")), (3, 1, 0), "{ran:#?}");
+    assert_eq!(world.held().await, 4);
 }
