@@ -6,6 +6,7 @@ PRAGMA application_id = 0x6e6c6d63; -- "nlmc"
 CREATE TABLE run (
     id              TEXT PRIMARY KEY,            -- UUID
     manager         TEXT NOT NULL,               -- nlmd
+    endpoint        TEXT NOT NULL,               -- where it is driven: its control socket
     instance        TEXT NOT NULL,               -- UUID of the manager's life
     fingerprint     TEXT NOT NULL,               -- of the plan that was consented to
     mode            TEXT NOT NULL,

@@ -1,4 +1,27 @@
 //! nlmctl: forced resync of NFSv3 locks on a live server.
+//!
+//! NFSv3 locks are state that a server and its clients must agree on, and NLM has no way to check
+//! that they do. A forced resync is the cure a reboot would be, without the reboot: mark every lock
+//! pending, tell the clients (SM_NOTIFY), take their reclaims, drop or keep the rest as policy says.
+//!
+//! How to read this crate, from the bottom up (CONTRIBUTING.md says who may know whom):
+//!
+//! | module | job |
+//! |---|---|
+//! | [`wire`] | bytes to types: XDR, RPC, rpcbind, NLM, NSM, the control protocol. Pure |
+//! | [`resync`] | the plan, the run as a state machine, what may be dropped. Pure |
+//! | [`locks`] | the lock table of a cooperating lock manager. Pure |
+//! | [`report`] | a run, a status, a listing as values; text and JSON. Pure |
+//! | [`rpc`] | UDP, TCP and Unix sockets; calls and replies; the reply cache |
+//! | [`nsm`] | SM_NOTIFY to thousands of clients, SM_STAT probes, rosters |
+//! | [`lockd`] | nlmd: one task owns the lock table, services around it, what it persists |
+//! | [`manager`] | the lock managers that can be driven |
+//! | [`store`] | the record of runs |
+//! | [`controller`] | drives a run against manager, clients and record |
+//! | [`demo`] | simulated clients on real sockets |
+//! | [`cli`] | one file per command |
+//!
+//! For the life of a run start at `resync::run`; for what a lock request does, at `locks`.
 
 pub mod cli;
 pub mod controller;

@@ -237,7 +237,7 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
             row.fate = ClientFate::of(delivery, false);
             row.error = error;
         }
-        News::State(_) => {}
+        News::SentAgain | News::State(_) => {}
     }
 }
 

@@ -51,14 +51,15 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, C
 /// nothing of them, another server's say, must not close their books.
 async fn bring_up_to_date(context: &Context, path: PathBuf) -> Result<(), CliError> {
     let manager = context.manager()?;
-    let (unfetched, status) = (manager.unfetched().await?, manager.status().await?);
+    let (unfetched, endpoint) = (manager.unfetched().await?, manager.endpoint());
+    let instance = manager.status().await?.instance;
     let store = blocking(move || {
         if !path.exists() {
             return Ok(None);
         }
         let store = Store::open(&path)?;
-        let is_its_own = unfetched.iter().any(|run| store.stored(*run).is_ok())
-            || store.unfinished()?.is_some_and(|run| run.begin.instance == status.instance);
+        let is_its_own =
+            unfetched.iter().any(|run| store.stored(*run).is_ok()) || store.unfinished(&endpoint, instance)?.is_some();
         Ok(is_its_own.then_some(store))
     })
     .await?;

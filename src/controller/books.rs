@@ -133,7 +133,8 @@ pub(super) async fn catch_up(manager: &dyn LockManager, record: &Record) -> Resu
     }
     let status = manager.status().await?;
     for _ in 0..MOST_UNFINISHED {
-        let Some(run) = record.with(|store| store.unfinished()).await? else { break };
+        let (endpoint, instance) = (manager.endpoint(), status.instance);
+        let Some(run) = record.with(move |store| store.unfinished(&endpoint, instance)).await? else { break };
         if is_active(run.id, &status) {
             break;
         }

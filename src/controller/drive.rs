@@ -168,7 +168,9 @@ impl Drive {
         }
         loop {
             let wake = self.machine.wake_at().map(|at| self.epoch + at);
+            // A signal that came before the answer that lets notices go must count as before them.
             let actions = tokio::select! {
+                biased;
                 signal = self.signals.recv(), if self.signals_open => {
                     let Some(name) = signal else {
                         self.signals_open = false;
@@ -286,13 +288,14 @@ impl Drive {
                     told.delivery = Delivery::Acked;
                     told.error = None;
                 }
-                News::Acked { all: acked >= of }
+                Some(News::Acked { all: acked >= of })
             }
             nsm::News::GivenUp { delivery, error, .. } => {
                 told.delivery = delivery;
                 told.error = error;
-                News::GivenUp(delivery)
+                Some(News::GivenUp(delivery))
             }
+            nsm::News::SentAgain => None,
             // Only probes bring a state.
             nsm::News::State(_) => return Vec::new(),
         };
@@ -305,7 +308,7 @@ impl Drive {
             error: told.error.clone(),
         };
         self.unwritten.insert(event.id, update);
-        self.machine.handle(now, Event::Heard { client: event.id, at: event.at, news })
+        news.map_or(Vec::new(), |news| self.machine.handle(now, Event::Heard { client: event.id, at: event.at, news }))
     }
 
     /// Does the actions, in order.

@@ -149,16 +149,17 @@ pub async fn resync(
     }
     let (record, _lock) = take_over(store).await?;
     books::catch_up(&*manager, &record).await?;
-    if let Some(left) = record.with(|store| store.unfinished()).await? {
+    let begin = begin_args(&plan);
+    let (run, endpoint, instance) = (begin.run, manager.endpoint(), begin.instance);
+    if let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? {
         return Err(ControllerError::refused(
             format!("run {} of this record is still active", left.id),
             "go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
         ));
     }
-    let begin = begin_args(&plan);
-    let run = begin.run;
     let new = NewRun {
         manager: manager.kind().to_owned(),
+        endpoint: manager.endpoint(),
         fingerprint: plan.fingerprint.clone(),
         scope: plan.asked.clone(),
         begin: begin.clone(),
@@ -203,14 +204,15 @@ pub async fn resume(
     signals: Signals,
 ) -> Result<RunReport, ControllerError> {
     let (record, _lock) = take_over(store).await?;
-    let Some(left) = record.with(|store| store.unfinished()).await? else {
+    let status = manager.status().await?;
+    let (endpoint, instance) = (manager.endpoint(), status.instance);
+    let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? else {
         return Err(ControllerError::usage(
-            "there is no run to go on with: every run of this record has ended",
+            format!("there is no run to go on with: every run of this record at {} has ended", manager.endpoint()),
             "see `nlmctl runs`; leave out --resume for a new run",
         ));
     };
     let info = manager.info().await?;
-    let status = manager.status().await?;
     if !books::is_active(left.id, &status) {
         books::catch_up(&*manager, &record).await?;
         return record.with(move |store| store.report(left.id)).await;

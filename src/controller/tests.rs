@@ -403,7 +403,10 @@ async fn a_controller_killed_anywhere_leaves_books_that_the_next_command_closes_
                 fake.end(control::Outcome::Settled, "controller gone");
             }
             let store = catch_up(&*fake, books.open()).await.unwrap();
-            assert!(store.unfinished().unwrap().is_none(), "after {calls} calls");
+            assert!(
+                store.unfinished(&fake.endpoint(), fake.status().await.unwrap().instance).unwrap().is_none(),
+                "after {calls} calls"
+            );
             let Some(closed) = store.list(1).unwrap().pop() else { continue };
             let result = fake.with(|world| world.results.first().map(|result| result.outcome.into()));
             match (result, closed.outcome) {

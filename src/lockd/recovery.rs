@@ -134,7 +134,7 @@ pub async fn notify(
             let client = monitors.get(event.id as usize).map_or("?", |record| record.name.as_str());
             match event.news {
                 News::Acked { acked, of, .. } if acked == of => told += 1,
-                News::Acked { .. } | News::State(_) => {}
+                News::Acked { .. } | News::SentAgain | News::State(_) => {}
                 News::GivenUp { delivery, error, last } => {
                     let error = error.unwrap_or_default();
                     tracing::info!(client, ?delivery, last, error, "a client was not told of this restart");

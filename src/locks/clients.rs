@@ -67,6 +67,7 @@ pub(super) struct Clients {
     by_short: HashMap<String, Vec<ClientId>>,
     /// Clients without locks and waiters, the longest idle first.
     idle: BTreeSet<(u64, ClientId)>,
+    monitored: usize,
     next_id: u32,
     clock: u64,
 }
@@ -174,6 +175,18 @@ impl Clients {
         Some((id, gone))
     }
 
+    /// Clients whose monitor record is on disk.
+    pub(super) fn monitored(&self) -> usize {
+        self.monitored
+    }
+
+    pub(super) fn set_monitored(&mut self, id: ClientId, monitored: bool) {
+        let Some(client) = self.by_id.get_mut(&id) else { return };
+        self.monitored -= usize::from(client.monitored);
+        self.monitored += usize::from(monitored);
+        client.monitored = monitored;
+    }
+
     /// One more address of the client.
     pub(super) fn join(&mut self, id: ClientId, address: IpAddr) {
         let Some(client) = self.by_id.get_mut(&id) else { return };
@@ -187,6 +200,7 @@ impl Clients {
 
     fn remove(&mut self, id: ClientId) {
         let Some(client) = self.by_id.remove(&id) else { return };
+        self.monitored -= usize::from(client.monitored);
         for address in client.addresses {
             self.by_key.remove(&(address, client.name.clone()));
             if let Some(ids) = self.by_address.get_mut(&address) {

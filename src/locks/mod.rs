@@ -144,9 +144,7 @@ impl LockTable {
 
     /// Whether its monitor record is on disk. Must be so before a LOCK or SHARE of it is handled.
     pub fn set_monitored(&mut self, client: ClientId, monitored: bool) {
-        if let Some(client) = self.clients.get_mut(client) {
-            client.monitored = monitored;
-        }
+        self.clients.set_monitored(client, monitored);
     }
 
     /// It called this server address. At most 16 are remembered.
@@ -555,7 +553,7 @@ impl LockTable {
     pub fn totals(&self) -> Totals {
         Totals {
             clients: self.clients.len() as u64,
-            monitored: self.clients.iter().filter(|(_, c)| c.monitored).count() as u64,
+            monitored: self.clients.monitored() as u64,
             locks: self.locks as u64,
             unmonitored: self.unmonitored as u64,
             waiters: self.waiters.len() as u64,

@@ -73,7 +73,7 @@ impl LockTable {
         Handled::Reply(match holder {
             Some(holder) => Verdict::Holder(holder),
             // Somebody may still reclaim what looks free.
-            None if matches!(self.grace(), Grace::Strict | Grace::Recovery) => Verdict::Grace,
+            None if self.refuses_ordinary() => Verdict::Grace,
             None => Verdict::Granted,
         })
     }
@@ -86,12 +86,8 @@ impl LockTable {
         if let Some(handled) = self.lock_again(want, wait) {
             return handled;
         }
-        match self.grace() {
-            Grace::Recovery | Grace::Strict => return Handled::Reply(Verdict::Grace),
-            Grace::Settling if self.run.as_ref().is_some_and(|r| r.mode == Mode::Strict) => {
-                return Handled::Reply(Verdict::Grace);
-            }
-            Grace::Open | Grace::Targeted | Grace::Settling => {}
+        if self.refuses_ordinary() {
+            return Handled::Reply(Verdict::Grace);
         }
         let (mut held, mut pending) = (false, false);
         for segment in self.in_the_way(want.file, want.owner, want.range, want.kind) {
@@ -110,6 +106,12 @@ impl LockTable {
             self.wake(want.file);
         }
         Handled::Reply(Verdict::Granted)
+    }
+
+    /// Whether ordinary requests are refused, whatever they ask for. A strict run refuses them until
+    /// its one instant, also while it settles.
+    fn refuses_ordinary(&self) -> bool {
+        self.run.as_ref().map_or(self.grace() == Grace::Recovery, |run| run.mode == Mode::Strict)
     }
 
     /// Whether one more lock would go beyond a cap.

@@ -185,6 +185,9 @@ impl LockTable {
 
     /// What to make durable before the commit: the result as it will be.
     pub fn settle_result(&mut self, unix_ms: u64) -> Option<FullResult> {
+        let run = self.run.as_mut()?;
+        // A cancelled settle looks at everything again, so the rows need not stay.
+        let rows = std::mem::take(&mut run.settling.as_mut()?.rows);
         let run = self.run.as_ref()?;
         let settling = run.settling.as_ref()?;
         let mut full = run.result(unix_ms, Outcome::Settled, &settling.reason);
@@ -196,9 +199,9 @@ impl LockTable {
             client.counts.pending = 0;
         }
         full.clients = crate::wire::xdr::List::clipped(clients);
-        let mut rows = full.locks.into_vec();
-        rows.extend(settling.rows.iter().cloned());
-        full.locks = crate::wire::xdr::List::clipped(rows);
+        let mut all = full.locks.into_vec();
+        all.extend(rows);
+        full.locks = crate::wire::xdr::List::clipped(all);
         Some(full)
     }
 

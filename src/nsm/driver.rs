@@ -180,6 +180,8 @@ fn probed(event: FanoutEvent) -> ProbeResult {
     let (outcome, error) = match event.news {
         News::State(state) => (ProbeOutcome::Answered { state }, None),
         News::Acked { .. } => (ProbeOutcome::Answered { state: None }, None),
+        // Never a last event.
+        News::SentAgain => (ProbeOutcome::NoAnswer, None),
         News::GivenUp { delivery, error, .. } => {
             let outcome = match delivery {
                 Delivery::NoStatd => ProbeOutcome::NoStatd,

@@ -64,7 +64,7 @@ const DOUBT_CALL: u32 = 4;
 /// Port look-ups left unanswered after which the next address is tried, if there is one.
 const DOUBT_ADDRESS: u32 = 2;
 /// Transmissions of one call whose answers are still recognised.
-const REMEMBERED: usize = 4;
+const REMEMBERED: usize = 8;
 
 /// What a fan-out is for.
 #[derive(Debug, Clone, PartialEq, Eq)]

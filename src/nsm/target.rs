@@ -74,6 +74,8 @@ pub enum News {
         /// Whether retries have ended.
         last: bool,
     },
+    /// Nothing was learned but that it did not answer yet: a call was sent to it again.
+    SentAgain,
     /// A probe's end: its statd answered, with its state number if it tells one.
     State(Option<NsmState>),
 }
@@ -84,6 +86,7 @@ impl FanoutEvent {
         match &self.news {
             News::Acked { acked, of, .. } => acked == of,
             News::GivenUp { last, .. } => *last,
+            News::SentAgain => false,
             News::State(_) => true,
         }
     }

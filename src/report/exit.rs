@@ -32,6 +32,8 @@ pub fn exit_code(facts: &Facts) -> Option<u8> {
     })
 }
 
+const NOT_UNDERSTOOD: &str = "most clients acked their notices and reclaimed nothing: the notices were not understood";
+
 /// The reason that goes with exit codes 1 and 4: what was recorded, or the plain words for it.
 pub fn reason(facts: &Facts, recorded: Option<String>) -> Option<String> {
     let plain = match exit_code(facts)? {
@@ -41,7 +43,8 @@ pub fn reason(facts: &Facts, recorded: Option<String>) -> Option<String> {
             Outcome::Interrupted => "nlmctl ended in the middle of the run",
             Outcome::Failed | Outcome::Settled => "the run failed",
         },
-        4 => "most clients acked their notices and reclaimed nothing: the notices were not understood",
+        // The record's word is why the run ended; that says nothing of why nothing was dropped.
+        4 => return Some(NOT_UNDERSTOOD.to_owned()),
         _ => return None,
     };
     Some(recorded.filter(|words| !words.is_empty()).unwrap_or_else(|| plain.to_owned()))
@@ -92,7 +95,10 @@ mod tests {
     fn a_reason_goes_with_1_and_4_only() {
         let fine = settled(LockTally::default());
         assert_eq!(reason(&fine, Some("deadline".into())), None);
-        assert!(reason(&Facts { not_understood: true, ..fine }, None).unwrap().contains("not understood"));
+        let not_understood = Facts { not_understood: true, ..fine };
+        for recorded in [None, Some("deadline".to_owned())] {
+            assert!(reason(&not_understood, recorded).unwrap().contains("not understood"));
+        }
         let aborted = Facts { outcome: Some(Outcome::Aborted), ..fine };
         assert_eq!(reason(&aborted, Some("SIGINT".into())).as_deref(), Some("SIGINT"));
         assert_eq!(reason(&aborted, Some(String::new())).as_deref(), Some("the run was aborted"));

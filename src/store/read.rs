@@ -8,7 +8,7 @@ use crate::report::{
     ClientFate, ClientReport, EventReport, Facts, LockReport, LockTally, Outcome, Phase, Probe, RunDetail, RunHead,
     RunListing, RunReport, ScopeReport, Stamp, States, exit_code,
 };
-use crate::wire::control::{BeginArgs, Counts, Delivery, LockFate, RunClient, RunId};
+use crate::wire::control::{BeginArgs, Counts, Delivery, InstanceId, LockFate, RunClient, RunId};
 use crate::wire::types::NsmState;
 
 /// A run as a resume needs it.
@@ -18,6 +18,8 @@ pub struct StoredRun {
     pub id: RunId,
     /// What kind of lock manager.
     pub manager: String,
+    /// Where it is driven.
+    pub endpoint: String,
     /// The plan's.
     pub fingerprint: String,
     /// What it covers, as it was asked for.
@@ -58,10 +60,14 @@ pub struct StoredClient {
 }
 
 impl Store {
-    /// The oldest run that has not ended as far as the record knows.
-    pub fn unfinished(&self) -> Result<Option<StoredRun>, StoreError> {
+    /// The oldest run of this lock manager (the one at this endpoint, or in this life) that has not
+    /// ended as far as the record knows. One record may serve several lock managers, and what became
+    /// of a run only its own one can tell.
+    pub fn unfinished(&self, endpoint: &str, instance: InstanceId) -> Result<Option<StoredRun>, StoreError> {
+        let sql = "SELECT * FROM run WHERE phase <> 'done' AND (endpoint = ?1 OR instance = ?2)
+                   ORDER BY started_ms LIMIT 1";
         self.connection
-            .query_row("SELECT * FROM run WHERE phase <> 'done' ORDER BY started_ms LIMIT 1", [], stored_run)
+            .query_row(sql, params![endpoint, instance.to_string()], stored_run)
             .optional()
             .map_err(|e| self.error(e))
     }
@@ -193,6 +199,7 @@ fn stored_run(row: &Row<'_>) -> rusqlite::Result<StoredRun> {
     Ok(StoredRun {
         id: word(row, "id")?,
         manager: row.get("manager")?,
+        endpoint: row.get("endpoint")?,
         fingerprint: row.get("fingerprint")?,
         scope: json(row, "scope")?,
         begin: blob(row, "begin")?,

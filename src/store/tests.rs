@@ -8,6 +8,9 @@ use crate::wire::control::*;
 use crate::wire::types::*;
 use crate::wire::xdr::{List, Maybe};
 
+/// A life of a lock manager that has none of the runs here.
+const ELSEWHERE: InstanceId = InstanceId([0xee; 16]);
+
 fn address(text: &str) -> Address {
     Address(text.parse().unwrap())
 }
@@ -23,6 +26,7 @@ fn run_id(n: u8) -> RunId {
 fn new_run(id: RunId) -> NewRun {
     NewRun {
         manager: "nlmd".into(),
+        endpoint: "here".into(),
         fingerprint: "f00d".into(),
         scope: ScopeReport { clients: vec!["c0".into()], ..ScopeReport::default() },
         begin: BeginArgs {
@@ -179,7 +183,7 @@ fn a_run_reads_back_as_it_was_written() {
     assert_eq!((detail.lock_rows[2].start, detail.lock_rows[2].end, detail.lock_rows[2].owner.svid), (2, None, -3));
     let kinds: Vec<_> = detail.events.iter().map(|e| e.kind.as_str()).collect();
     assert_eq!(kinds, ["planned", "beginning", "begun", "notifying", "settling", "settled"]);
-    assert!(store.unfinished().unwrap().is_none());
+    assert!(store.unfinished("here", ELSEWHERE).unwrap().is_none());
 }
 
 #[test]
@@ -210,7 +214,7 @@ fn an_unfinished_run_is_found_with_what_a_resume_needs() {
         store.set_phase(id, Phase::Notifying, "").unwrap();
     }
     let store = place.open();
-    let found = store.unfinished().unwrap().unwrap();
+    let found = store.unfinished("here", ELSEWHERE).unwrap().unwrap();
     assert_eq!((found.id, found.phase), (id, Phase::Notifying));
     assert_eq!(found.begin, new_run(id).begin);
     assert_eq!(found.new_state, Some(NsmState(43)));
@@ -277,7 +281,7 @@ fn old_runs_are_forgotten_whole_and_unfinished_ones_never() {
     assert_eq!((rows("client"), rows("lock"), rows("event")), (0, 0, 0));
     store.connection.execute("UPDATE run SET started_ms = 1", []).unwrap();
     assert_eq!(store.prune().unwrap(), 2);
-    assert!(store.unfinished().unwrap().is_some());
+    assert!(store.unfinished("here", ELSEWHERE).unwrap().is_some());
 }
 
 #[test]

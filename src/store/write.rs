@@ -13,6 +13,8 @@ use crate::wire::xdr;
 pub struct NewRun {
     /// What kind of lock manager: `nlmd`.
     pub manager: String,
+    /// Where it is driven.
+    pub endpoint: String,
     /// The plan's.
     pub fingerprint: String,
     /// What it covers, as it was asked for.
@@ -89,11 +91,12 @@ impl Store {
         let (id, now) = (new.begin.run.to_string(), integer(now_ms()));
         self.transaction(|tx| {
             tx.execute(
-                "INSERT INTO run (id, manager, instance, fingerprint, mode, scope, begin, phase, started_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                 params![
                     id,
                     new.manager,
+                    new.endpoint,
                     new.begin.instance.to_string(),
                     new.fingerprint,
                     new.begin.mode.to_string(),

@@ -393,12 +393,14 @@ impl Drop for Host {
     }
 }
 
-/// A port that is free on these addresses, for their rpcbinds.
+/// A port that is free on these addresses, for their rpcbinds. Below those that the kernel gives to
+/// sockets of its own choice, and another one at each call: nobody takes it before it is bound.
 pub(crate) fn shared_port(addresses: &[&str]) -> u16 {
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 10_000).unwrap();
     await_some("a port that is free on all addresses", || {
-        let first = UdpSocket::bind((addresses[0], 0)).unwrap();
-        let port = first.local_addr().unwrap().port();
-        addresses[1..].iter().all(|a| UdpSocket::bind((*a, port)).is_ok()).then_some(port)
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        addresses.iter().all(|a| UdpSocket::bind((*a, port)).is_ok()).then_some(port)
     })
 }
 

@@ -62,8 +62,9 @@ impl World {
 
     /// Every client has an address of its own, made from its name's letters.
     fn address(client: &str) -> IpAddr {
-        let sum: u32 = client.bytes().fold(7, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b)));
-        IpAddr::from([10, 0, (sum >> 8) as u8, sum as u8])
+        let sum: u16 = client.bytes().fold(7, |sum, b| sum.wrapping_mul(31).wrapping_add(u16::from(b)));
+        let [high, low] = sum.to_be_bytes();
+        IpAddr::from([10, 0, high, low])
     }
 
     fn client(&mut self, client: &str) -> ClientId {

@@ -123,6 +123,7 @@ fn really_held(w: &World) -> Bytes {
     bytes
 }
 
+#[expect(clippy::many_single_char_names, reason = "p, a, b, x: process, first and last byte, exclusive")]
 fn play(steps: &[Step]) {
     let mut w = World::new();
     for process in PROCESSES {

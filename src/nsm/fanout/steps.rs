@@ -61,7 +61,12 @@ impl Fanout {
         };
         let again = exchange.sends > 1 || exchange.step == Step::Port(Transport::Udp);
         known.attempts += u32::from(again);
-        if let Some(first) = known.first_sent {
+        let first_sent = known.first_sent;
+        if exchange.sends > 1 {
+            self.tell(now, subject, News::SentAgain);
+        }
+        let Some(known) = self.subjects.get_mut(subject) else { return Duration::ZERO };
+        if let Some(first) = first_sent {
             return now.saturating_sub(first);
         }
         known.first_sent = Some(now);
