@@ -178,6 +178,9 @@ pub enum OfferAnswer {
     Accepted,
     /// It does not want it (any more).
     Refused,
+    /// It does not want it, but an earlier call may have reached it: then it has the lock, and says
+    /// so only once (Linux knows no such wait any more and answers DENIED).
+    Unclear,
 }
 
 /// What a reboot notice did.

@@ -184,6 +184,7 @@ impl LockTable {
         match answer {
             OfferAnswer::Accepted => self.confirm(offer.0),
             OfferAnswer::Refused => self.take_offer_back(offer.0),
+            OfferAnswer::Unclear => self.leave_with(offer.0),
         }
         self.owners.release(want.owner);
         self.files.close(want.file);
@@ -198,6 +199,18 @@ impl LockTable {
         for piece in self.cut(want.file, want.range, How::Reclaimed, mine) {
             self.put(want.file, Segment { offered: false, epoch: self.epoch, mark: 0, ..piece });
         }
+    }
+
+    /// Nobody can tell whether the client has it. It stays as it is, pending or held, like any lock of
+    /// which only the client knows whether it is alive; a run finds out.
+    fn leave_with(&mut self, id: u64) {
+        let Some(waiter) = self.remove_waiter(id) else { return };
+        let want = waiter.want;
+        if let Some(file) = self.files.get_mut(want.file) {
+            let offered = file.segments.iter_mut().filter(|s| s.owner == want.owner && s.offered);
+            offered.filter(|s| s.range.overlaps(want.range)).for_each(|s| s.offered = false);
+        }
+        self.suspect(want.caller.client, "a grant that it never confirmed");
     }
 
     /// The client does not want it: its owner has again what it had before.

@@ -49,6 +49,21 @@ fn a_refused_grant_gives_back_what_the_owner_had_and_wakes_the_next() {
 }
 
 #[test]
+fn an_unclear_answer_leaves_the_lock_and_makes_a_suspect_whose_lock_a_run_can_drop() {
+    let mut w = waiting();
+    w.unlock(A, "f", R);
+    let offer = w.offers()[0].0;
+    w.answer(offer, OfferAnswer::Unclear);
+    assert_eq!(w.picture("f"), ["b/1 write 0-9 held"]);
+    w.begin(Mode::Strict);
+    assert!(w.table.run_clients().iter().any(|c| c.suspect && c.name == name("b")));
+    w.tell("b", Delivery::Acked);
+    w.pass(60);
+    w.settle();
+    assert!(w.picture("f").is_empty());
+}
+
+#[test]
 fn a_resend_of_an_offered_request_confirms_it() {
     let mut w = waiting();
     w.unlock(A, "f", R);
