@@ -29,15 +29,17 @@ struct World {
     results: Vec<RunResult>,
     acknowledged: BTreeSet<RunId>,
     refuses_begin: Option<RefusalCode>,
+    /// How many `PROGRESS` calls from now on meet a run that is being settled.
+    settling_for: usize,
     asked: Vec<String>,
 }
 
 /// A lock manager without clients, whose ten locks are reclaimed by the test.
 #[derive(Debug)]
-struct Fake(Mutex<World>);
+pub(super) struct Fake(Mutex<World>);
 
 impl Fake {
-    fn new(pending: u64) -> Arc<Self> {
+    pub(super) fn new(pending: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(World {
             instance: InstanceId([1; 16]),
             state: NsmState(7),
@@ -46,6 +48,7 @@ impl Fake {
             results: Vec::new(),
             acknowledged: BTreeSet::new(),
             refuses_begin: None,
+            settling_for: 0,
             asked: Vec::new(),
         })))
     }
@@ -196,6 +199,14 @@ impl LockManager for Fake {
     async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError> {
         self.note("progress");
         self.driven(args.run)?;
+        let settling = self.with(|world| {
+            let left = world.settling_for;
+            world.settling_for = left.saturating_sub(1);
+            left > 0
+        });
+        if settling {
+            return Err(Refusal::new(RefusalCode::WrongPhase, "the run is settling").into());
+        }
         self.with(|world| {
             if let Some(active) = &mut world.active {
                 active.2 |= args.notices_begun;
@@ -349,6 +360,31 @@ async fn a_signal_after_the_announcement_leaves_the_run_and_a_resume_ends_it() {
     assert_eq!((report.run.outcome, report.run.exit), (Some(Outcome::Settled), Some(0)));
     assert_eq!(report.state.new, Some(9));
     assert!(matches!(go_on(&fake, &books).await, Err(ControllerError::Usage { .. })), "nothing is left to resume");
+}
+
+#[tokio::test]
+async fn an_announcement_that_meets_a_settling_manager_is_made_again_until_the_run_goes_on() {
+    // The second one is longer than one call waits for it.
+    for refusals in [2, 25] {
+        let (fake, books) = (Fake::new(0), Books::new());
+        fake.with(|world| world.settling_for = refusals);
+        let run = start(&fake, &books).await.0;
+        let report = tokio::time::timeout(Duration::from_secs(20), run).await.expect("it hangs");
+        assert_eq!(report.unwrap().unwrap().run.outcome, Some(Outcome::Settled), "{refusals} refusals");
+        let announced = fake.asked().iter().filter(|call| *call == "progress").count();
+        assert!(announced > refusals, "{announced} announcements, {refusals} refused");
+    }
+}
+
+#[tokio::test]
+async fn an_announcement_that_meets_a_settling_manager_learns_that_the_run_is_over() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    fake.with(|world| world.settling_for = usize::MAX);
+    let run = start(&fake, &books).await.0;
+    until(|| fake.asked().contains(&"progress".to_owned())).await;
+    fake.end(control::Outcome::Settled, "deadline").unwrap();
+    let report = tokio::time::timeout(Duration::from_secs(20), run).await.expect("it hangs").unwrap().unwrap();
+    assert_eq!((report.run.outcome, report.locks.dropped), (Some(Outcome::Settled), 3));
 }
 
 #[tokio::test]
