@@ -89,13 +89,14 @@ impl Desk {
     async fn make(&self, call: Call) -> Answer {
         let run = self.run();
         match call {
-            Call::Begin => match self.begin().await {
-                Ok((begun, clients)) => Answer::Begun(Box::new(begun), clients),
-                Err(ControllerError::Manager(ManagerError::Refused(refusal))) => {
-                    Answer::Event(Event::BeginRefused(refusal))
-                }
-                Err(ControllerError::Manager(error)) => failed(&error),
-                Err(error) => Answer::Broken(error),
+            Call::Begin => match self.manager.begin(&self.begin).await {
+                Ok(begun) => match self.clients_of(&begun).await {
+                    Ok(clients) => Answer::Begun(Box::new(begun), clients),
+                    Err(ControllerError::Manager(error)) => failed(&error),
+                    Err(error) => Answer::Broken(error),
+                },
+                Err(ManagerError::Refused(refusal)) => Answer::Event(Event::BeginRefused(refusal)),
+                Err(error) => failed(&error),
             },
             Call::Tell(clients) => self.tell(clients).await,
             Call::AskStatus => self.status().await,
@@ -142,9 +143,8 @@ impl Desk {
         }
     }
 
-    /// Asks `begin` and for its clients; both are durable when this returns.
-    async fn begin(&self) -> Result<(Begun, Vec<RunClient>), ControllerError> {
-        let begun = self.manager.begin(&self.begin).await?;
+    /// Asks for the clients that `begin` fixed; its answer and they are durable when this returns.
+    async fn clients_of(&self, begun: &Begun) -> Result<Vec<RunClient>, ControllerError> {
         if !self.begun {
             let fixed = begun.clone();
             self.record.with(move |store| store.record_begun(&fixed)).await?;
@@ -158,7 +158,7 @@ impl Desk {
                 .collect();
             self.record.with(move |store| store.record_clients(run, &rows)).await?;
         }
-        Ok((begun, clients))
+        Ok(clients)
     }
 }
 
