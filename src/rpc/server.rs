@@ -97,6 +97,13 @@ pub trait Service: Send + Sync + 'static {
     async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: Vec<u8>)
     -> Option<Answer>;
 
+    /// Whether a call of this procedure that comes twice may be executed twice. The replies of the
+    /// others are remembered, if they succeeded: what was refused has done nothing.
+    fn is_idempotent(&self, program: u32, version: u32, procedure: u32) -> bool {
+        let _ = (program, version);
+        procedure == 0
+    }
+
     /// A connection has ended; its calls may still be running.
     fn connection_closed(&self, connection: ConnectionId) {
         let _ = connection;
@@ -246,7 +253,7 @@ pub(super) struct Origin {
     pub(super) transport: Transport,
 }
 
-/// A call that the cache has as in progress; forgotten there unless it is answered, also when its
+/// A call that the cache has as in progress; forgotten there unless it succeeds, also when its
 /// task is aborted or the service panics.
 struct Remembered<'a> {
     cache: &'a SharedCache,
@@ -279,8 +286,7 @@ pub(super) async fn answer(
         Err(BadCall::Ignore) => return None,
     };
     let remembered = match (cache, origin.peer) {
-        // NULL does nothing, so it may be done twice.
-        (Some(cache), Peer::Inet(source)) if call.procedure != 0 => {
+        (Some(cache), Peer::Inet(source)) if !service.is_idempotent(call.program, call.version, call.procedure) => {
             let key = Key::new(source, &call);
             match cache.lock().unwrap_or_else(PoisonError::into_inner).begin(now(), key) {
                 Seen::New => Some(Remembered { cache, key }),
@@ -295,7 +301,7 @@ pub(super) async fn answer(
     let cx = CallContext { peer, connection, local_ip, transport, xid, credential };
     let answer = service.call(&cx, program, version, procedure, args.to_vec()).await?;
     let reply = rpc::reply(xid, &answer);
-    if let Some(remembered) = remembered {
+    if let (Some(remembered), Answer::Success(_)) = (remembered, &answer) {
         remembered.answered(&reply);
     }
     Some(reply)

@@ -26,6 +26,7 @@ const ECHO: u32 = 1;
 const WAIT: u32 = 2;
 const SILENT: u32 = 3;
 const PANIC: u32 = 4;
+const READ: u32 = 5;
 
 /// Echoes; WAIT answers when it is let go.
 #[derive(Default)]
@@ -51,7 +52,7 @@ impl Service for Echo {
         self.seen.lock().unwrap().push(cx.clone());
         self.changed.notify_waiters();
         match (program, version, procedure) {
-            (PROGRAM, 1, ECHO) => Some(Answer::Success(args)),
+            (PROGRAM, 1, ECHO | READ) => Some(Answer::Success(args)),
             (PROGRAM, 1, WAIT) => {
                 self.go.notified().await;
                 Some(Answer::Success(args))
@@ -62,6 +63,9 @@ impl Service for Echo {
             (PROGRAM, _, _) => Some(Answer::ProgMismatch { low: 1, high: 1 }),
             _ => Some(Answer::ProgUnavail),
         }
+    }
+    fn is_idempotent(&self, _: u32, _: u32, procedure: u32) -> bool {
+        procedure == READ
     }
     fn connection_closed(&self, connection: ConnectionId) {
         self.closed.lock().unwrap().push(connection);
@@ -179,6 +183,18 @@ async fn a_datagram_that_comes_twice_is_executed_once_and_answered_twice() {
     }
     assert_eq!(replies[0], replies[1]);
     assert_eq!(served.echo.executed.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_only_reads_or_was_refused_is_not_remembered_and_a_repetition_is_executed() {
+    let served = udp("127.0.0.1:0", Limits::default());
+    let client = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let unknown = 99;
+    for procedure in [READ, unknown, READ, unknown] {
+        client.send(&message(procedure, procedure, b""), served.address, None).await.unwrap();
+        timeout(SOON, client.recv()).await.unwrap().unwrap();
+    }
+    assert_eq!(served.echo.executed.load(Ordering::SeqCst), 4);
 }
 
 #[tokio::test]
