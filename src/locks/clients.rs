@@ -187,15 +187,19 @@ impl Clients {
         client.monitored = monitored;
     }
 
-    /// One more address of the client.
-    pub(super) fn join(&mut self, id: ClientId, address: IpAddr) {
-        let Some(client) = self.by_id.get_mut(&id) else { return };
-        if client.addresses.len() >= MAX_ADDRESSES || client.addresses.contains(&address) {
-            return;
+    /// One more address of the client. False: it has as many as it can have.
+    pub(super) fn join(&mut self, id: ClientId, address: IpAddr) -> bool {
+        let Some(client) = self.by_id.get_mut(&id) else { return false };
+        if client.addresses.contains(&address) {
+            return true;
+        }
+        if client.addresses.len() >= MAX_ADDRESSES {
+            return false;
         }
         client.addresses.push(address);
         self.by_key.insert((address, client.name.clone()), id);
         self.by_address.entry(address).or_default().push(id);
+        true
     }
 
     fn remove(&mut self, id: ClientId) {

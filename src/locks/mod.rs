@@ -56,7 +56,7 @@ use crate::wire::control::{
     BeginArgs, Begun, ClientRef, Counts, Delivery, ExtendArgs, FullResult, Grace, Mode, Outcome, ProgressArgs, Refusal,
     RefusalCode, RunClient, RunId, RunStatus,
 };
-use crate::wire::types::{Address, ByteRange, CallerName, NsmState, Svid};
+use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, Svid};
 use crate::wire::xdr::List;
 
 /// Longest grace a run may ask for.
@@ -137,9 +137,10 @@ impl LockTable {
         Ok(id)
     }
 
-    /// Its name resolves forward to this address too: one client.
-    pub fn join(&mut self, client: ClientId, address: IpAddr) {
-        self.clients.join(client, address);
+    /// Its name resolves forward to this address too: one client. False: it has as many addresses as
+    /// a client can have, so who calls from there is another one.
+    pub fn join(&mut self, client: ClientId, address: IpAddr) -> bool {
+        self.clients.join(client, address)
     }
 
     /// Whether its monitor record is on disk. Must be so before a LOCK or SHARE of it is handled.
@@ -147,13 +148,15 @@ impl LockTable {
         self.clients.set_monitored(client, monitored);
     }
 
-    /// It called this server address. At most 16 are remembered.
+    /// It called this server address. The last 16 are remembered.
     pub fn called(&mut self, client: ClientId, server_address: IpAddr) {
         self.clients.touch(client);
         if let Some(client) = self.clients.get_mut(client)
             && !client.server_addresses.contains(&server_address)
-            && client.server_addresses.len() < clients::MAX_ADDRESSES
         {
+            if client.server_addresses.len() >= clients::MAX_ADDRESSES {
+                client.server_addresses.remove(0);
+            }
             client.server_addresses.push(server_address);
         }
     }
@@ -198,7 +201,7 @@ impl LockTable {
     fn handle_in(&mut self, now: Duration, caller: Caller, owner: OwnerId, file: FileId, call: &Call) -> Handled {
         let range_kind = |exclusive| Kind::Range { exclusive };
         match call {
-            Call::Test(wanted) => self.test(owner, file, wanted.range, range_kind(wanted.exclusive)),
+            Call::Test(wanted) => self.test(Some(owner), file, wanted.range, range_kind(wanted.exclusive)),
             Call::Lock { wanted, block, reclaim, monitored, state, cookie } => {
                 self.learn_state(caller.client, *state);
                 let want = requests::Want {
@@ -233,6 +236,13 @@ impl LockTable {
         }
     }
 
+    /// TEST by a host that has no lock here. It is not made a client for asking.
+    pub fn test_by_stranger(&mut self, file: &FileHandle, range: ByteRange, exclusive: bool) -> Handled {
+        let Some(file) = self.files.find(file) else { return self.test_free() };
+        self.purge(file);
+        self.test(None, file, range, Kind::Range { exclusive })
+    }
+
     /// A LOCK carries the client's state number. Another one than before is evidence of a reboot
     /// whose notice was lost; it is not proof.
     fn learn_state(&mut self, client: ClientId, state: NsmState) {
@@ -262,6 +272,16 @@ impl LockTable {
         if meant.is_empty() {
             for id in here {
                 self.suspect(id, &format!("a reboot notice from its address named {name}"));
+            }
+            return Reboot::Unknown;
+        }
+        if meant.len() > 1 {
+            // Two hosts have this short name here. Neither can be taken for the one that rebooted.
+            for id in meant {
+                self.suspect(
+                    id,
+                    &format!("a reboot notice from its address named {name}, which others there answer to"),
+                );
             }
             return Reboot::Unknown;
         }

@@ -9,10 +9,13 @@ use super::files::{File, FileId, Kind, Segment, uncovered};
 use super::late::LateReclaim;
 use super::owners::OwnerId;
 use super::run::How;
-use super::{Caller, Effect, Handled, Holder, LockTable, Verdict};
+use super::{Caller, ClientId, Effect, Handled, Holder, LockTable, Verdict};
 use crate::wire::control::{Fate, Grace, LockFate, Mode};
 use crate::wire::types::{ByteRange, Cookie, NsmState};
 use crate::wire::xdr::Maybe;
+
+/// Most locks on one file: each request looks through them.
+const MAX_PER_FILE: usize = 65_536;
 
 /// A lock that is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -47,18 +50,19 @@ impl LockTable {
     pub(super) fn in_the_way(
         &self,
         file: FileId,
-        owner: OwnerId,
+        owner: impl Into<Option<OwnerId>>,
         range: ByteRange,
         kind: Kind,
     ) -> impl Iterator<Item = &Segment> {
+        let owner = owner.into();
         self.files
             .get(file)
             .into_iter()
             .flat_map(move |f| f.overlapping(range))
-            .filter(move |s| s.owner != owner && s.kind.excludes(kind))
+            .filter(move |s| Some(s.owner) != owner && s.kind.excludes(kind) && !self.is_void(file, s))
     }
 
-    pub(super) fn test(&self, owner: OwnerId, file: FileId, range: ByteRange, kind: Kind) -> Handled {
+    pub(super) fn test(&self, owner: Option<OwnerId>, file: FileId, range: ByteRange, kind: Kind) -> Handled {
         if self.is_frozen(file, range, kind) {
             return Handled::Wait;
         }
@@ -70,12 +74,12 @@ impl LockTable {
                 range: s.range,
             })
         });
-        Handled::Reply(match holder {
-            Some(holder) => Verdict::Holder(holder),
-            // Somebody may still reclaim what looks free.
-            None if self.refuses_ordinary() => Verdict::Grace,
-            None => Verdict::Granted,
-        })
+        holder.map_or_else(|| self.test_free(), |holder| Handled::Reply(Verdict::Holder(holder)))
+    }
+
+    /// TEST where nobody is in the way. In grace somebody may still reclaim what looks free.
+    pub(super) fn test_free(&self) -> Handled {
+        Handled::Reply(if self.refuses_ordinary() { Verdict::Grace } else { Verdict::Granted })
     }
 
     /// An ordinary LOCK or SHARE. `wait` is the request's cookie where it may be queued.
@@ -99,7 +103,7 @@ impl LockTable {
         if held {
             return Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie)));
         }
-        if self.is_full(want) {
+        if self.is_full(want.caller.client, want.file) {
             return Handled::Reply(Verdict::NoLocks);
         }
         if self.grant(want, false).iter().any(|s| !want.kind.covers(s.kind)) {
@@ -115,9 +119,10 @@ impl LockTable {
     }
 
     /// Whether one more lock would go beyond a cap.
-    fn is_full(&self, want: &Want) -> bool {
+    fn is_full(&self, client: ClientId, file: FileId) -> bool {
         self.locks >= self.limits.locks
-            || self.clients.get(want.caller.client).is_none_or(|c| c.locks >= self.limits.locks_per_client)
+            || self.clients.get(client).is_none_or(|c| c.locks >= self.limits.locks_per_client)
+            || self.files.get(file).is_none_or(|f| f.segments.len() >= MAX_PER_FILE)
     }
 
     /// The owner gets the range, whatever it had there before. Gives what it had.
@@ -140,14 +145,18 @@ impl LockTable {
         }
         let Some(file) = self.files.get(want.file) else { return Handled::Reply(Verdict::NoLocks) };
         let elsewhere = self.pending_by_another_path(file, want);
-        let unknown = Self::unknown_parts(file, want, elsewhere);
-        let unheld = self.unheld_parts(file, want);
-        let same_life = file.overlapping(want.range).all(|s| s.owner != want.owner || s.state == want.state);
         let conflict =
             self.in_the_way(want.file, want.owner, want.range, want.kind).find(|s| Some(**s) != elsewhere).copied();
         if let Some(other) = conflict {
             return self.refuse_reclaim(want, Some(other.owner), Some(other.range));
         }
+        if let Some(segment) = elsewhere {
+            self.adopt(want, &segment);
+        }
+        let Some(file) = self.files.get(want.file) else { return Handled::Reply(Verdict::NoLocks) };
+        let unknown = Self::unknown_parts(file, want);
+        let unheld = self.unheld_parts(file, want);
+        let same_life = file.overlapping(want.range).all(|s| s.owner != want.owner || s.state == want.state);
         // What its owner holds is granted always; the rest only where reclaims are taken.
         let mut late = false;
         if !unheld.is_empty() && self.grace() == Grace::Open {
@@ -157,12 +166,12 @@ impl LockTable {
                 LateReclaim::NoWindow => return Handled::Reply(Verdict::Grace),
             }
         }
-        if !unknown.is_empty() && self.is_full(want) {
+        if !unknown.is_empty() && self.is_full(want.caller.client, want.file) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let row = (!unknown.is_empty()).then(|| self.fate_row(want, Fate::Resurrected, unknown != [want.range]));
         if !unheld.is_empty() || !same_life {
-            self.take_back(want, elsewhere);
+            self.take_back(want);
         }
         if let Some(run) = &mut self.run {
             run.reclaim_granted(now, want.caller.client, !unheld.is_empty());
@@ -195,11 +204,18 @@ impl LockTable {
             .copied()
     }
 
+    /// A pending lock of the same process becomes this owner's.
+    fn adopt(&mut self, want: &Want, segment: &Segment) {
+        let Some(file) = self.files.get_mut(want.file) else { return };
+        let Some(found) = file.segments.iter_mut().find(|s| *s == segment) else { return };
+        found.owner = want.owner;
+        self.owners.acquire(want.owner);
+        self.owners.release(segment.owner);
+    }
+
     /// The parts of the range that the owner is not known to have at least in this mode.
-    fn unknown_parts(file: &File, want: &Want, elsewhere: Option<Segment>) -> Vec<ByteRange> {
-        let mine = file
-            .overlapping(want.range)
-            .filter(|s| (s.owner == want.owner || Some(**s) == elsewhere) && s.kind.covers(want.kind));
+    fn unknown_parts(file: &File, want: &Want) -> Vec<ByteRange> {
+        let mine = file.overlapping(want.range).filter(|s| s.owner == want.owner && s.kind.covers(want.kind));
         uncovered(want.range, mine.map(|s| s.range))
     }
 
@@ -213,10 +229,10 @@ impl LockTable {
 
     /// What the reclaim names becomes held, and exactly that: what is pending in a stronger mode
     /// stays so beneath it, and what is already held in a stronger mode is not weakened.
-    fn take_back(&mut self, want: &Want, elsewhere: Option<Segment>) {
+    fn take_back(&mut self, want: &Want) {
         self.weaken_pending(want);
-        let mine = |s: &Segment| s.owner == want.owner || Some(*s) == elsewhere;
-        self.cut(want.file, want.range, How::Reclaimed, |s| mine(s) && want.kind.covers(s.kind));
+        let mine = |s: &Segment| s.owner == want.owner && want.kind.covers(s.kind);
+        self.cut(want.file, want.range, How::Reclaimed, mine);
         let Some(file) = self.files.get(want.file) else { return };
         for range in self.unheld_parts(file, want) {
             self.put(want.file, want.segment(range, self.epoch));
@@ -282,6 +298,13 @@ impl LockTable {
         let mine = |s: &Segment| s.owner == owner && matches!(s.kind, Kind::Range { .. });
         if self.owns_frozen(file, range, mine) {
             return Handled::Wait;
+        }
+        // A hole makes two locks of one, and memory is bounded: ENOLCK, as POSIX has it.
+        let holed = self.files.get(file).and_then(|f| {
+            f.overlapping(range).find(|s| mine(s) && s.range.start < range.start && range.end < s.range.end)
+        });
+        if holed.is_some_and(|s| self.is_full(s.client, file)) {
+            return Handled::Reply(Verdict::NoLocks);
         }
         // Whoever unlocks has had the grant, and waits no more for that range.
         self.drop_waiters_in(owner, file, range);

@@ -17,13 +17,15 @@ use super::files::{FileId, Segment};
 use super::run::Covers;
 use super::{ClientId, Effect, LockTable, OfferAnswer, OfferId};
 use crate::resync::policy::{ClientFacts, Verdict, judge};
-use crate::wire::control::{Delivery, Fate, FullResult, LockFate, Outcome, Refusal, RefusalCode};
+use crate::wire::control::{Fate, FullResult, LockFate, Outcome, Refusal, RefusalCode};
 use crate::wire::xdr::Maybe;
 
 /// A settle under way.
 #[derive(Debug)]
 pub(super) struct Settling {
     verdicts: Vec<Verdict>,
+    /// Who is there, for all that is known: its waiters and offers are spared.
+    acked: Vec<bool>,
     not_understood: bool,
     alone: bool,
     reason: String,
@@ -100,6 +102,7 @@ impl LockTable {
         run.settling = Some(Settling {
             clients: clients.collect(),
             verdicts: judgement.verdicts,
+            acked: judgement.acked,
             not_understood: judgement.not_understood,
             alone,
             reason: reason.to_owned(),
@@ -149,7 +152,7 @@ impl LockTable {
         let (Some(run), Some(file)) = (&self.run, self.files.get(id)) else { return 0 };
         let looked_at = file.segments.len();
         let drop = settling.verdicts.get(place) == Some(&Verdict::Drop);
-        let acked = run.tallies.get(place).is_some_and(|t| t.delivery == Delivery::Acked);
+        let acked = settling.acked.get(place) == Some(&true);
         let (mut dropped, mut kept) = (0, 0);
         for segment in file.segments.iter().filter(|s| s.client == client && run.covers.is_pending(id, s)) {
             let partial = run.is_marked(segment);
@@ -223,9 +226,9 @@ impl LockTable {
         self.effects.push(Effect::Changed);
         let mut files: VecDeque<FileId> = settling.dropped_in.into();
         files.extend(self.files_with_waiters());
-        let dropped = run.tallies.iter().zip(&settling.verdicts).filter(|(_, v)| **v == Verdict::Drop);
-        let clients: HashMap<ClientId, bool> =
-            dropped.map(|(tally, _)| (tally.client, tally.delivery == Delivery::Acked)).collect();
+        let judged = run.tallies.iter().zip(&settling.verdicts).zip(&settling.acked);
+        let dropped = judged.filter(|((_, verdict), _)| **verdict == Verdict::Drop);
+        let clients: HashMap<ClientId, bool> = dropped.map(|((tally, _), acked)| (tally.client, *acked)).collect();
         let unreachable: Vec<ClientId> = clients.iter().filter(|(_, acked)| !**acked).map(|(id, _)| *id).collect();
         self.void = Some(Void { covers: run.covers, clients, files });
         // Who is taken for gone waits for nothing: a grant to it would be stuck.
@@ -248,6 +251,8 @@ impl LockTable {
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
         }
+        // Nobody was woken while it was settling.
+        self.wake_all();
     }
 
     /// Purges `budget` more files of dropped locks and wakes their waiters; true when none is left.

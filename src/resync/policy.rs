@@ -83,6 +83,8 @@ pub enum Why {
 pub struct Judgement {
     /// Per client.
     pub verdicts: Vec<Verdict>,
+    /// Per client: acked, as far as that is evidence.
+    pub acked: Vec<bool>,
     /// Per client: acked, and reclaimed none of its locks in scope.
     pub silent: Vec<bool>,
     /// Whether some were spared because too many were silent.
@@ -180,6 +182,7 @@ pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone
             .iter()
             .zip(&verdicts)
             .any(|(c, v)| c.pending > 0 && *v == Verdict::Keep(Why::NotUnderstood)),
+        acked: clients.iter().map(ClientFacts::acked).collect(),
         silent: clients.iter().map(ClientFacts::silent).collect(),
         verdicts,
     }

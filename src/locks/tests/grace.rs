@@ -140,6 +140,19 @@ fn a_reclaim_over_another_path_is_the_owners_if_the_range_is_exact() {
 }
 
 #[test]
+fn a_weaker_reclaim_over_another_path_leaves_one_owner() {
+    let mut w = in_run(Mode::Targeted);
+    let client = w.client("a");
+    let udp = Caller { client, via: via(Transport::Udp) };
+    let read = World::lock_call(A, "f", bytes(0, 9), false, false, true);
+    assert_eq!(w.call_as(udp, &read), Handled::Reply(Verdict::Granted));
+    w.table.abort(0, "test").unwrap();
+    let unlock = Call::Unlock(wanted(A, "f", bytes(0, 9), true));
+    assert_eq!(w.call_as(udp, &unlock), Handled::Reply(Verdict::Granted));
+    assert!(w.picture("f").is_empty(), "nothing of the old path is stuck");
+}
+
+#[test]
 fn unlock_cancel_unshare_free_all_and_reboot_notices_always_act() {
     for mode in [Mode::Strict, Mode::Targeted] {
         let mut w = World::new();

@@ -128,6 +128,26 @@ fn caps_answer_no_locks_and_leave_the_held_ones_alone() {
 }
 
 #[test]
+fn an_unlock_that_would_make_two_locks_of_one_is_refused_at_the_cap_and_any_other_is_taken() {
+    let mut w = World::with(Limits { locks_per_client: 1, ..Limits::default() });
+    w.write(A, "f", bytes(0, 9));
+    assert_eq!(w.unlock(A, "f", bytes(4, 5)), Verdict::NoLocks);
+    assert_eq!(w.unlock(A, "f", bytes(0, 5)), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/1 write 6-9 held"]);
+}
+
+#[test]
+fn a_stranger_who_tests_sees_who_is_in_the_way_and_is_not_made_a_client() {
+    let mut w = World::new();
+    w.write(A, "f", bytes(0, 9));
+    let mut test =
+        |file: &str| w.table.test_by_stranger(&FileHandle::new(file.as_bytes()).unwrap(), bytes(0, 0), false);
+    assert!(matches!(test("f"), Handled::Reply(Verdict::Holder(_))));
+    assert_eq!(test("g"), Handled::Reply(Verdict::Granted));
+    assert_eq!(w.table.totals().clients, 1);
+}
+
+#[test]
 fn when_full_the_client_longest_without_locks_makes_room() {
     let mut w = World::with(Limits { clients: 2, ..Limits::default() });
     w.write(A, "f", bytes(0, 0));

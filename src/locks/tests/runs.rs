@@ -220,6 +220,30 @@ fn a_reboot_notice_counts_only_from_that_client_under_its_name() {
 }
 
 #[test]
+fn a_short_name_that_two_hosts_of_one_address_answer_to_frees_neither() {
+    let mut w = World::new();
+    let nat = "10.7.7.7".parse().unwrap();
+    for client in ["x.one.org", "x.two.org"] {
+        let caller = Caller { client: w.client_at(nat, client), via: via(Transport::Tcp) };
+        w.call_as(caller, &World::lock_call(P("any", 1), client, R, true, false, false));
+    }
+    assert_eq!(w.table.reboot_notice(nat, &name("x"), NsmState(9)), Reboot::Unknown);
+    assert_eq!(w.table.totals().locks, 2);
+    assert_eq!(w.table.reboot_notice(nat, &name("x.two.org"), NsmState(9)), Reboot::Released(1));
+}
+
+#[test]
+fn the_seventeenth_server_address_takes_the_place_of_the_first() {
+    let mut w = World::new();
+    let client = w.client("a");
+    for n in 1..=17u8 {
+        w.table.called(client, IpAddr::from([10, 1, 1, n]));
+    }
+    let known = w.table.client(client).unwrap().server_addresses;
+    assert_eq!((known.len(), known.last()), (16, Some(&IpAddr::from([10, 1, 1, 17]))));
+}
+
+#[test]
 fn a_repeated_notice_does_not_take_what_was_locked_after_that_boot() {
     let mut w = World::new();
     w.write(A, "f", R);

@@ -127,6 +127,42 @@ fn a_shared_address_acks_for_nobody_but_a_reclaim_speaks_for_its_client() {
 }
 
 #[test]
+fn a_client_that_reclaimed_behind_a_shared_address_keeps_its_place_in_the_queue() {
+    let mut w = World::new();
+    let nat = "10.7.7.7".parse().unwrap();
+    w.client_at(nat, "y");
+    let x = Caller { client: w.client_at(nat, "x"), via: via(Transport::Tcp) };
+    for file in ["1", "2"] {
+        w.call_as(x, &World::lock_call(P("any", 1), file, R, true, false, false));
+    }
+    w.write(B, "b", R);
+    w.call_as(x, &World::lock_call(P("any", 1), "b", R, true, true, false));
+    w.begin(Mode::Strict);
+    w.tell("x", Delivery::NoAnswer);
+    w.call_as(x, &World::lock_call(P("any", 1), "1", R, true, false, true));
+    w.pass(60);
+    w.settle();
+    assert_eq!(w.table.totals().waiters, 1);
+    w.unlock(B, "b", R);
+    assert_eq!(w.offers().len(), 1);
+}
+
+#[test]
+fn waiters_of_what_was_freed_while_a_settle_failed_are_woken() {
+    let mut w = four();
+    w.wait(A, "b", R);
+    let mut args = w.begin_args(Mode::Targeted);
+    args.scope.clients = List::clipped(vec![client_ref("c")]);
+    w.begin_with(&args);
+    w.tell("c", Delivery::Acked);
+    w.table.settle_start(w.now, false, false, "test").unwrap();
+    w.unlock(B, "b", R);
+    assert!(w.offers().is_empty());
+    w.table.settle_cancel();
+    assert_eq!(w.offers().len(), 1);
+}
+
+#[test]
 fn a_lock_reclaimed_in_part_is_counted_as_dropped_once() {
     let mut w = four();
     w.write(A, "more", R);

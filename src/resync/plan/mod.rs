@@ -299,20 +299,22 @@ impl Draft {
             include_unmonitored: request.include_unmonitored,
         };
         let unmonitored = chosen.iter().map(|(_, counts)| counts.unmonitored).sum();
-        let in_scope = chosen
-            .iter()
-            .map(|(_, counts)| counts.monitored + if policy.include_unmonitored { counts.unmonitored } else { 0 })
-            .sum();
+        let marked = |counts: &checks::InScope| {
+            counts.monitored + if policy.include_unmonitored { counts.unmonitored } else { 0 }
+        };
+        let in_scope = chosen.iter().map(|(_, counts)| marked(counts)).sum();
+        // Those that `begin` will give: whoever has a lock in scope and, unless files limit it, whoever
+        // has a monitor record.
         let told = chosen
             .iter()
-            .filter(|(row, counts)| row.monitored && (counts.monitored > 0 || scope.files.as_slice().is_empty()));
+            .filter(|(row, counts)| marked(counts) > 0 || (row.monitored && scope.files.as_slice().is_empty()));
         let (clients, states) = told
             .map(|(row, counts)| {
                 let client = PlannedClient {
                     name: row.name.clone(),
                     addresses: row.addresses.as_slice().iter().map(|a| a.0).collect(),
                     server_addresses: row.server_addresses.as_slice().iter().map(|a| a.0).collect(),
-                    locks: counts.monitored,
+                    locks: marked(counts),
                     probe: Probe::NotAsked,
                     suspicions: row.suspicions.as_slice().iter().map(|s| s.as_str().to_owned()).collect(),
                 };

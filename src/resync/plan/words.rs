@@ -50,7 +50,8 @@ pub(super) fn consent(plan: &Plan) -> Vec<String> {
     }
     if plan.policy.include_unmonitored {
         wanted.push(format!(
-            "drop {} whose clients cannot be told (--include-unmonitored): processes that still hold them are not warned",
+            "put {} in scope, whose clients may not understand the notices (--include-unmonitored): what they do not \
+             reclaim can be dropped, and processes that still hold them are not warned",
             counted(plan.unmonitored, "unmonitored lock")
         ));
     }
