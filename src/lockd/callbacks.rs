@@ -6,6 +6,8 @@
 //! (UDP also where TCP cannot be had). The client's port is asked of its rpcbind each time: a client
 //! that rebooted has another one. At most [`AT_ONCE`] calls are under way; the others wait their
 //! turn. A GRANTED is repeated with back-off until it is answered or withdrawn (its task aborted).
+//! Nothing is repeated with the same xid: a client may take the lock, its answer be lost, and deny
+//! the repetition, so each sending must be known.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -24,8 +26,12 @@ use crate::wire::xdr::decode;
 
 /// Calls under way at once.
 const AT_ONCE: usize = 256;
-/// Patience with one question to an rpcbind, and with one call.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Patience with one call.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Patience with one question to an rpcbind.
+const ASK_PATIENCE: Duration = Duration::from_secs(1);
+/// A datagram is sent once: no repetition within [`PATIENCE`].
+const ONCE: Retransmit = Retransmit { first: PATIENCE, max: PATIENCE };
 /// Between two attempts: doubles up to the maximum.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -58,6 +64,31 @@ pub struct Callbacks {
     shared: Arc<Shared>,
 }
 
+/// A call without an answer to go by.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+struct Unanswered {
+    error: CallError,
+    /// The other side may have executed it.
+    maybe_executed: bool,
+}
+
+impl From<CallError> for Unanswered {
+    /// Of what went wrong before the call was sent.
+    fn from(error: CallError) -> Self {
+        Self { error, maybe_executed: false }
+    }
+}
+
+/// Of a call that was sent.
+fn sent(error: CallError) -> Unanswered {
+    let maybe_executed = match &error {
+        CallError::TimedOut | CallError::Malformed(_) | CallError::Io(_) => true,
+        CallError::Refused | CallError::NotThere | CallError::PermissionDenied | CallError::Rejected(_) => false,
+    };
+    Unanswered { error, maybe_executed }
+}
+
 #[derive(Debug)]
 struct Shared {
     v4: Option<UdpClient>,
@@ -70,9 +101,7 @@ struct Shared {
 impl Callbacks {
     /// Opens a socket for each family that this host has.
     pub fn new(rpcbind_port: u16, machine: &str) -> Result<Self, NoSocket> {
-        let open = |ip| {
-            UdpEndpoint::bind_reserved(ip).map(|endpoint| UdpClient::new(Arc::new(endpoint), Retransmit::default()))
-        };
+        let open = |ip| UdpEndpoint::bind_reserved(ip).map(|endpoint| UdpClient::new(Arc::new(endpoint), ONCE));
         let v4 = open(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let v6 = open(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         let (v4, v6) = match (v4, v6) {
@@ -86,6 +115,7 @@ impl Callbacks {
     /// Calls GRANTED until the client says yes or no.
     pub async fn granted(&self, granted: Granted) -> OfferAnswer {
         let mut pause = FIRST_PAUSE;
+        let mut maybe_accepted = false;
         let addresses = granted.addresses.clone();
         for address in addresses.into_iter().cycle() {
             let attempt = {
@@ -98,10 +128,13 @@ impl Callbacks {
                     tracing::debug!(client = %granted.name, %address, "GRANTED: its lockd is in grace");
                 }
                 Ok(stat) => {
-                    tracing::debug!(client = %granted.name, %address, ?stat, "GRANTED was refused");
-                    return OfferAnswer::Refused;
+                    tracing::debug!(client = %granted.name, %address, ?stat, maybe_accepted, "GRANTED was refused");
+                    return if maybe_accepted { OfferAnswer::Unclear } else { OfferAnswer::Refused };
                 }
-                Err(error) => tracing::info!(client = %granted.name, %address, %error, "GRANTED was not answered"),
+                Err(error) => {
+                    maybe_accepted |= error.maybe_executed;
+                    tracing::info!(client = %granted.name, %address, %error, "GRANTED was not answered");
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -109,7 +142,7 @@ impl Callbacks {
         OfferAnswer::Refused
     }
 
-    async fn granted_once(&self, address: IpAddr, granted: &Granted) -> Result<Stat, CallError> {
+    async fn granted_once(&self, address: IpAddr, granted: &Granted) -> Result<Stat, Unanswered> {
         let Granted { name, via, wanted, cookie, .. } = granted;
         let process = wanted.process.clone();
         let args = TestArgs {
@@ -120,7 +153,7 @@ impl Callbacks {
         let version = Version::from_number(via.version).unwrap_or(Version::V4);
         let args = args.encode(version).map_err(|error| CallError::Malformed(error.to_string()))?;
         let results = self.call(address, *via, Procedure::Granted, &args).await?;
-        let res: Res = decode(&results).map_err(|error| CallError::Malformed(error.to_string()))?;
+        let res: Res = decode(&results).map_err(|error| sent(error.into()))?;
         Ok(res.stat)
     }
 
@@ -135,7 +168,7 @@ impl Callbacks {
         }
     }
 
-    async fn call(&self, address: IpAddr, via: Via, procedure: Procedure, args: &[u8]) -> Result<Vec<u8>, CallError> {
+    async fn call(&self, address: IpAddr, via: Via, procedure: Procedure, args: &[u8]) -> Result<Vec<u8>, Unanswered> {
         let shared = &*self.shared;
         let client = if address.is_ipv4() { &shared.v4 } else { &shared.v6 };
         let client = client.as_ref().ok_or(CallError::NotThere)?;
@@ -150,16 +183,16 @@ impl Callbacks {
             args,
         };
         let getport =
-            |transport| rpcbind::getport(client, rpcbind, from, nlm::PROGRAM, via.version, transport, PATIENCE);
+            |transport| rpcbind::getport(client, rpcbind, from, nlm::PROGRAM, via.version, transport, ASK_PATIENCE);
         if via.transport == Transport::Tcp
             && let Some(port) = getport(Transport::Tcp).await?
         {
             let to = SocketAddr::new(address, port);
             let source = Source { ip: from, reserved: true };
             let stream = StreamClient::connect_tcp(to, source, MAX_ANSWER, PATIENCE).await?;
-            return stream.call(request, PATIENCE).await;
+            return stream.call(request, PATIENCE).await.map_err(sent);
         }
         let port = getport(Transport::Udp).await?.ok_or(CallError::Refused)?;
-        client.call(SocketAddr::new(address, port), from, request, PATIENCE).await
+        client.call(SocketAddr::new(address, port), from, request, PATIENCE).await.map_err(sent)
     }
 }

@@ -181,6 +181,27 @@ fn an_unanswered_grant_is_repeated() {
 }
 
 #[test]
+fn a_grant_whose_answer_is_lost_stays_with_the_client_that_took_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = shared_port(&["127.0.0.3", "127.0.0.1"]);
+    let host = Host::start("127.0.0.3", port);
+    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let (mut a, mut b) = (Client::v4(&daemon, "127.0.0.2", "alpha"), Client::v4(&daemon, "127.0.0.3", "beta"));
+    host.mute.store(true, Ordering::Relaxed);
+    assert_eq!(a.lock(&want("file")), Stat::Granted);
+    assert_eq!(b.lock(&Want { block: true, ..want("file") }), Stat::Blocked);
+    assert_eq!(a.unlock(&want("file")), Stat::Granted);
+    assert!(matches!(host.hear(), Heard::Granted { .. }));
+    host.mute.store(false, Ordering::Relaxed);
+    assert!(matches!(host.hear(), Heard::Granted { .. }), "it is repeated");
+    await_some("the repetition's denial", || daemon.log().contains("GRANTED was refused").then_some(()));
+    await_some("the end of the offer", || (Control::open(&daemon).status().waiters == 0).then_some(()));
+    assert_eq!(a.test(&want("file")), Stat::Denied, "the client has it");
+    assert_eq!(b.unlock(&want("file")), Stat::Granted);
+    assert_eq!(a.test(&want("file")), Stat::Granted);
+}
+
+#[test]
 fn asynchronous_procedures_are_answered_by_calls() {
     let folder = tempfile::tempdir().unwrap();
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]);

@@ -384,6 +384,8 @@ pub(crate) struct Host {
     pub(crate) heard: Receiver<Heard>,
     /// While true, its lockd and statd say nothing.
     pub(crate) deaf: Arc<AtomicBool>,
+    /// While true, it takes the lock that GRANTED offers, and its answer is lost.
+    pub(crate) mute: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
 }
 
@@ -407,7 +409,7 @@ pub(crate) fn shared_port(addresses: &[&str]) -> u16 {
 impl Host {
     pub(crate) fn start(address: &str, rpcbind_port: u16) -> Self {
         let (tell, heard) = channel();
-        let (deaf, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let [deaf, mute, over] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
         let ip: IpAddr = address.parse().unwrap();
         let lockd = UdpSocket::bind((ip, 0)).unwrap();
         let lockd_tcp = std::net::TcpListener::bind((ip, 0)).unwrap();
@@ -419,8 +421,8 @@ impl Host {
             statd.local_addr().unwrap().port(),
         ];
         for socket in [binder, lockd, statd] {
-            let (tell, deaf, over) = (tell.clone(), deaf.clone(), over.clone());
-            std::thread::spawn(move || serve(&socket, ports, &tell, &deaf, &over));
+            let (tell, deaf, mute, over) = (tell.clone(), deaf.clone(), mute.clone(), over.clone());
+            std::thread::spawn(move || serve(&socket, ports, &tell, &deaf, &mute, &over));
         }
         let over_tcp = over.clone();
         std::thread::spawn(move || {
@@ -438,7 +440,7 @@ impl Host {
                 }
             }
         });
-        Self { heard, deaf, over }
+        Self { heard, deaf, mute, over }
     }
 
     pub(crate) fn hear(&self) -> Heard {
@@ -446,7 +448,16 @@ impl Host {
     }
 }
 
-fn serve(socket: &UdpSocket, ports: [u16; 3], tell: &Sender<Heard>, deaf: &AtomicBool, over: &AtomicBool) {
+fn serve(
+    socket: &UdpSocket,
+    ports: [u16; 3],
+    tell: &Sender<Heard>,
+    deaf: &AtomicBool,
+    mute: &AtomicBool,
+    over: &AtomicBool,
+) {
+    // As Linux: once it has the lock it waits no more, and denies a repetition.
+    let mut has_the_lock = false;
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let mut buffer = vec![0; 65_536];
     while !over.load(Ordering::Relaxed) {
@@ -454,10 +465,25 @@ fn serve(socket: &UdpSocket, ports: [u16; 3], tell: &Sender<Heard>, deaf: &Atomi
         if deaf.load(Ordering::Relaxed) {
             continue;
         }
-        if let Some(answer) = answer(&buffer[..len], from, ports, tell) {
-            let _ = socket.send_to(&answer, from);
+        let muted = mute.load(Ordering::Relaxed);
+        let Some(answer) = answer(&buffer[..len], from, ports, tell) else { continue };
+        let denial = denial(&buffer[..len]);
+        if denial.is_some() && muted {
+            has_the_lock = true;
+            continue;
         }
+        let _ = socket.send_to(&denial.filter(|_| has_the_lock).unwrap_or(answer), from);
     }
+}
+
+/// DENIED to a GRANTED; none to anything else.
+fn denial(message: &[u8]) -> Option<Vec<u8>> {
+    let call = rpc::parse_call(message).ok().filter(|call| call.program == nlm::PROGRAM)?;
+    let version = Version::from_number(call.version)?;
+    Procedure::from_number(version, call.procedure).filter(|procedure| *procedure == Procedure::Granted)?;
+    let TestArgs { cookie, .. } = TestArgs::decode(version, call.args).ok()?;
+    let results = Res { cookie, stat: Stat::Denied }.encode(version).ok()?;
+    Some(rpc::reply(call.xid, &rpc::Answer::Success(results)))
 }
 
 fn answer(message: &[u8], from: SocketAddr, ports: [u16; 3], tell: &Sender<Heard>) -> Option<Vec<u8>> {

@@ -54,6 +54,8 @@ pub(super) struct Beginning {
     /// None once it is closed.
     connection: Option<ConnectionId>,
     answers: Vec<Answer<Begun>>,
+    /// Those who want it aborted: then it does not begin.
+    aborts: Vec<Answer<RunResult>>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +85,11 @@ fn remember<T>(list: &mut VecDeque<T>, item: T) {
 
 fn unknown(run: RunId) -> Refusal {
     Refusal::new(RefusalCode::UnknownRun, format!("no run {run} is active here; `nlmctl status` shows what is"))
+}
+
+fn stopped(run: RunId) -> Refusal {
+    let words = format!("run {run} was aborted before it began; no lock was marked and no grace was on");
+    Refusal::new(RefusalCode::WrongPhase, words)
 }
 
 impl Runs {
@@ -128,13 +135,13 @@ impl Runs {
 
 impl Owner {
     pub(super) fn begin(&mut self, args: Box<BeginArgs>, connection: ConnectionId, answer: Answer<Begun>) {
-        if let Some(begun) = self.runs.begun.iter().find(|begun| begun.run == args.run) {
-            let _ = answer.send(Ok(begun.clone()));
+        if self.runs.ended.contains(&args.run) {
+            let message = format!("run {} has ended already and no grace is on; plan again", args.run);
+            let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
             return;
         }
-        if self.runs.ended.contains(&args.run) {
-            let message = format!("run {} has ended; its result can be fetched", args.run);
-            let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
+        if let Some(begun) = self.runs.begun.iter().find(|begun| begun.run == args.run) {
+            let _ = answer.send(Ok(begun.clone()));
             return;
         }
         if let Phase::Beginning(beginning) = &mut self.runs.phase
@@ -153,6 +160,7 @@ impl Owner {
             args,
             connection: Some(connection),
             answers: vec![answer],
+            aborts: Vec::new(),
         };
         let submitted = self.persist.submit(Change::Begin(RunRecord {
             run: beginning.args.run,
@@ -209,18 +217,27 @@ impl Owner {
             }
             Err(refusal) => {
                 tracing::warn!(run = %beginning.args.run, %refusal, "a run was not begun");
+                // The run before may have left something to sweep.
+                self.runs.phase = Phase::Sweeping;
                 Change::NotBegun(beginning.args.run)
             }
         };
         let _ = self.apply_effects();
         self.timeline.changed();
-        let (submitted, run, answers) = (self.persist.submit(follow_up), beginning.args.run, beginning.answers);
+        let (submitted, run) = (self.persist.submit(follow_up), beginning.args.run);
+        let Beginning { answers, aborts, .. } = *beginning;
+        if !aborts.is_empty() {
+            remember(&mut self.runs.ended, run);
+        }
         self.work.spawn(async move {
             if let Err(error) = durably(submitted).await {
                 tracing::warn!(%run, %error, "what the run marked is not on disk");
             }
             for answer in answers {
                 let _ = answer.send(outcome.clone());
+            }
+            for abort in aborts {
+                let _ = abort.send(Err(stopped(run)));
             }
             Done::Nothing
         });
@@ -234,6 +251,9 @@ impl Owner {
         })?;
         let old_state = self.nsm_state.send_replace(beginning.new_state);
         let (now, unix_ms, args) = (self.clock.now(), beginning.began_unix_ms, &beginning.args);
+        if !beginning.aborts.is_empty() {
+            return Err(stopped(args.run));
+        }
         self.table.check_begin(args)?;
         let begun = self.table.begin(now, unix_ms, args, old_state, beginning.new_state)?;
         Ok(Begun { names: List::clipped(self.names.clone()), ..begun })
@@ -395,6 +415,12 @@ impl Owner {
             let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
             return;
         }
+        if let Phase::Beginning(beginning) = &mut self.runs.phase
+            && beginning.args.run == args.run
+        {
+            beginning.aborts.push(answer);
+            return;
+        }
         match self.expect_run(args.run).and_then(|()| self.abort_now("aborted by a controller")) {
             Ok(result) => self.keep_aborted(result, Some(answer)),
             Err(refusal) => {
@@ -426,15 +452,14 @@ impl Owner {
     /// An abort drops nothing, so it does not wait for the disk; its answer does, for a while.
     fn keep_aborted(&mut self, result: Arc<FullResult>, answer: Option<Answer<RunResult>>) {
         let persist = self.persist.clone();
+        // Queued now: a late reclaim is appended to it and must come after it.
+        let mut submitted = persist.submit(Change::Ended(result.clone()));
         self.work.spawn(async move {
             for attempt in 1..=FAILURES_MAX {
-                match persist.write(Change::Ended(result.clone())).await {
-                    Ok(()) => break,
-                    Err(error) => {
-                        tracing::error!(run = %result.result.run, attempt, %error, "the aborted run's result is not on disk");
-                        tokio::time::sleep(RETRY_AFTER).await;
-                    }
-                }
+                let Err(error) = durably(submitted).await else { break };
+                tracing::error!(run = %result.result.run, attempt, %error, "the aborted run's result is not on disk");
+                tokio::time::sleep(RETRY_AFTER).await;
+                submitted = persist.submit(Change::Ended(result.clone()));
             }
             if let Some(answer) = answer {
                 let _ = answer.send(Ok(result.result.clone()));

@@ -231,3 +231,66 @@ async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
         assert_eq!(owner.table.find(address(3), &name) == Some(known), clients == 1);
     }
 }
+
+#[tokio::test]
+async fn a_begin_that_the_disk_refuses_lets_the_sweep_of_the_run_before_go_on() {
+    let (persist, _disk) = Persist::scripted();
+    let (mut owner, ..) = super::owner::Owner::new(setup(persist, Limits::default()));
+    owner.runs.phase = super::runs::Phase::Sweeping;
+    let (answer, _refusal) = oneshot::channel();
+    owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
+    assert!(matches!(owner.runs.phase, super::runs::Phase::Beginning(_)));
+    owner.begin_durable(Err(PersistError::Write("disk full".into())));
+    assert!(matches!(owner.runs.phase, super::runs::Phase::Sweeping));
+    owner.sweep();
+    assert!(matches!(owner.runs.phase, super::runs::Phase::Idle), "nothing was left to sweep");
+}
+
+#[tokio::test]
+async fn a_repeated_begin_of_a_run_that_has_ended_is_refused() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    world.begin().await;
+    let table = world.table.clone();
+    let abort = tokio::spawn(async move { table.abort(RunArgs { run: RunId([1; 16]) }).await });
+    assert!(matches!(world.accept().await, Change::Ended(_)));
+    abort.await.unwrap().unwrap();
+    let again = world.table.begin(begin_args(1), ConnectionId(1)).await.unwrap_err();
+    assert_eq!(again.code, RefusalCode::WrongPhase);
+}
+
+#[tokio::test]
+async fn a_run_aborted_while_its_state_is_written_does_not_begin() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    let table = world.table.clone();
+    let run = tokio::spawn(async move { table.begin(begin_args(1), ConnectionId(1)).await });
+    let (_, done) = world.change().await;
+    let table = world.table.clone();
+    let mut abort = tokio::spawn(async move { table.abort(RunArgs { run: RunId([1; 16]) }).await });
+    assert!(timeout(A_MOMENT, &mut abort).await.is_err(), "it is answered when nothing can begin any more");
+    done.send(Ok(())).unwrap();
+    assert!(matches!(world.accept().await, Change::NotBegun(_)));
+    assert_eq!(run.await.unwrap().unwrap_err().code, RefusalCode::WrongPhase);
+    assert_eq!(abort.await.unwrap().unwrap_err().code, RefusalCode::WrongPhase);
+    assert_eq!(world.table.status().await.unwrap().grace, Grace::Open);
+    let again = world.table.begin(begin_args(1), ConnectionId(1)).await.unwrap_err();
+    assert_eq!(again.code, RefusalCode::WrongPhase, "a repeated begin does not bring it back");
+}
+
+#[tokio::test]
+async fn a_late_reclaim_right_after_an_abort_is_written_after_the_runs_result() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    world.begin().await;
+    let mut reclaim = incoming(2, "another");
+    let Call::Lock { reclaim: again, .. } = &mut reclaim.call else { panic!("a LOCK") };
+    *again = true;
+    let table = world.table.clone();
+    let abort = tokio::spawn(async move { table.abort(RunArgs { run: RunId([1; 16]) }).await });
+    let call = world.send(reclaim);
+    assert!(matches!(world.accept().await, Change::Ended(_)));
+    assert!(matches!(world.accept().await, Change::Late(..)));
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    assert_eq!(abort.await.unwrap().unwrap().outcome, Outcome::Aborted);
+}
