@@ -89,6 +89,8 @@ struct Client {
     at: Duration,
     /// Whether any notice was acked.
     some_acked: bool,
+    /// Whether the notifier gave it up, for now: also one to which nothing could be sent.
+    given_up: bool,
     /// Whether a call to it went unanswered: without one its silence says nothing.
     tried: bool,
     /// What the manager was told.
@@ -98,7 +100,7 @@ struct Client {
 
 impl Client {
     fn is_decided(&self) -> bool {
-        self.delivery != Delivery::NotTold
+        self.given_up || self.delivery != Delivery::NotTold
     }
 }
 
@@ -508,6 +510,7 @@ impl Run {
                 at: now.saturating_sub(client.ago),
                 some_acked: matches!(client.delivery, Delivery::Acked | Delivery::Partial),
                 tried: false,
+                given_up: false,
                 told: Delivery::NotTold,
                 suspect: client.suspect,
             })
@@ -555,6 +558,7 @@ impl Run {
             }
             News::SentAgain => client.tried = true,
             News::GivenUp(delivery) => {
+                client.given_up = true;
                 // An ack stands: what was delivered stays delivered.
                 if client.delivery != Delivery::Acked {
                     client.delivery = delivery;
@@ -689,6 +693,7 @@ impl Run {
 /// A client's delivery if nothing more comes.
 fn last_delivery(client: &Client) -> Delivery {
     match client.delivery {
+        Delivery::NotTold if client.given_up => Delivery::NotTold,
         Delivery::NotTold if client.some_acked => Delivery::Partial,
         Delivery::NotTold if client.tried => Delivery::NoAnswer,
         known => known,
