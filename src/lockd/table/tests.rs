@@ -226,6 +226,8 @@ async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
         let (persist, _disk) = Persist::scripted();
         let (mut owner, ..) = super::owner::Owner::new(setup(persist, Limits::default()));
         let known = owner.table.add_client(address(2), &name).unwrap();
+        let (answer, _waits) = oneshot::channel();
+        owner.call(Incoming { name: name.clone(), ..incoming(3, "file") }, answer);
         owner.looked_up(address(3), name.clone(), &found);
         assert_eq!(owner.table.totals().clients, clients, "{found:?}");
         assert_eq!(owner.table.find(address(3), &name) == Some(known), clients == 1);
