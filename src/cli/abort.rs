@@ -5,42 +5,62 @@ use serde::Serialize;
 use super::Context;
 use super::error::CliError;
 use crate::controller;
+use crate::manager::ManagerError;
 use crate::report::{SCHEMA, Text};
-use crate::wire::control::RefusalCode;
+use crate::wire::control::{RefusalCode, RunId, RunResult};
 
 /// What there was to abort.
 #[derive(Debug, Serialize)]
 struct AbortReport {
     schema: u32,
-    /// The run that was aborted; none if none was active.
+    /// The run that was aborted; none if none was active, or it was too late.
     aborted: Option<String>,
+    /// The run that is settling already, or has ended: what it decided cannot be taken back.
+    too_late: Option<String>,
     /// Locks that were pending and are held again.
     held_again: u64,
 }
 
+impl AbortReport {
+    const NOTHING: Self = Self { schema: SCHEMA, aborted: None, too_late: None, held_again: 0 };
+}
+
 impl Text for AbortReport {
     fn text(&self) -> String {
-        match &self.aborted {
-            None => "There is no run to abort.\n".into(),
-            Some(run) => format!("Run {run} is aborted: {} pending locks are held again.\n", self.held_again),
+        match (&self.aborted, &self.too_late) {
+            (Some(run), _) => format!("Run {run} is aborted: {} pending locks are held again.\n", self.held_again),
+            (None, Some(run)) => {
+                format!(
+                    "Run {run} is settling or has ended: it is too late to abort it. `nlmctl runs show {run}` has its result.\n"
+                )
+            }
+            (None, None) => "There is no run to abort.\n".into(),
         }
+    }
+}
+
+fn judge(run: RunId, went: Result<RunResult, ManagerError>) -> Result<AbortReport, CliError> {
+    match went {
+        Ok(result) => {
+            Ok(AbortReport { aborted: Some(run.to_string()), held_again: result.counts.kept, ..AbortReport::NOTHING })
+        }
+        Err(error) => match error.refused() {
+            Some(RefusalCode::WrongPhase) => {
+                Ok(AbortReport { too_late: Some(run.to_string()), ..AbortReport::NOTHING })
+            }
+            // It ended between the two calls: nothing is left to abort.
+            Some(RefusalCode::UnknownRun) => Ok(AbortReport::NOTHING),
+            _ => Err(error.into()),
+        },
     }
 }
 
 pub(super) async fn run(context: &Context) -> Result<u8, CliError> {
     let manager = context.manager()?;
-    let mut report = AbortReport { schema: SCHEMA, aborted: None, held_again: 0 };
-    if let Some(active) = manager.status().await?.run.0 {
-        match manager.abort(active.run).await {
-            Ok(result) => {
-                report.aborted = Some(active.run.to_string());
-                report.held_again = result.counts.kept;
-            }
-            // It ended between the two calls: nothing is left to abort.
-            Err(error) if matches!(error.refused(), Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let report = match manager.status().await?.run.0 {
+        Some(active) => judge(active.run, manager.abort(active.run).await)?,
+        None => AbortReport::NOTHING,
+    };
     // The run may be another record's, or another controller's that fetches the result itself.
     match context.with_store(Ok).await {
         Ok(store) => {
@@ -52,4 +72,22 @@ pub(super) async fn run(context: &Context) -> Result<u8, CliError> {
     }
     context.print(&report)?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::control::Refusal;
+
+    #[test]
+    fn a_run_that_is_settling_is_named_and_not_aborted() {
+        let run = RunId([7; 16]);
+        let refused = |code| judge(run, Err(ManagerError::Refused(Refusal::new(code, "no"))));
+        let late = refused(RefusalCode::WrongPhase).unwrap();
+        assert_eq!((late.aborted.as_ref(), late.held_again), (None, 0));
+        let text = late.text();
+        assert!(text.contains(&run.to_string()) && text.contains("too late to abort"), "{text}");
+        assert_eq!(refused(RefusalCode::UnknownRun).unwrap().text(), "There is no run to abort.\n");
+        assert!(refused(RefusalCode::NotDurable).is_err());
+    }
 }

@@ -118,8 +118,7 @@ fn local_mount(mount: &NlmMount) -> LocalMount {
     LocalMount {
         at: mount.mount_point.display().to_string(),
         from: mount.source.clone(),
-        // An address that can be bound is this host's. An unknown one may be.
-        from_self: mount.server.is_none_or(|ip| std::net::UdpSocket::bind((ip, 0)).is_ok()),
+        from_self: mount.is_from_this_host(),
     }
 }
 
@@ -213,7 +212,7 @@ fn not_heard_of(host: &str) -> NoticeReport {
     NoticeReport {
         name: host.to_owned(),
         address: host.parse().ok(),
-        fate: ClientFate::NoAnswer,
+        fate: ClientFate::NotTold,
         attempts: 0,
         acked_ms: None,
         error: None,
@@ -230,6 +229,7 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
                 row.fate = ClientFate::Acked;
                 row.error = None;
             } else {
+                row.fate = ClientFate::NoAnswer;
                 row.error = Some(format!("{acked} of {of} notices acked"));
             }
         }
@@ -237,6 +237,8 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
             row.fate = ClientFate::of(delivery, false);
             row.error = error;
         }
+        // Something was sent, and no answer has come so far.
+        News::SentAgain if row.fate == ClientFate::NotTold => row.fate = ClientFate::NoAnswer,
         News::SentAgain | News::State(_) => {}
     }
 }
@@ -265,6 +267,20 @@ mod tests {
         );
         assert_eq!(rows[1].fate, ClientFate::NameUnknown);
         heard(&mut rows, event(9, acked(2)));
+    }
+
+    #[test]
+    fn a_host_that_nothing_was_sent_to_does_not_read_as_one_that_did_not_answer() {
+        let mut rows = [not_heard_of("127.0.0.1"), not_heard_of("fd00::7")];
+        assert_eq!(rows[0].fate, ClientFate::NotTold);
+        heard(&mut rows, event(0, News::SentAgain));
+        assert_eq!((rows[0].fate, rows[0].attempts), (ClientFate::NoAnswer, 2));
+        let no_socket = News::GivenUp { delivery: Delivery::NotTold, error: Some("no socket".into()), last: true };
+        heard(&mut rows, FanoutEvent { attempts: 0, ..event(1, no_socket) });
+        assert_eq!((rows[1].fate, rows[1].attempts), (ClientFate::NotTold, 0));
+        heard(&mut rows, event(0, News::GivenUp { delivery: Delivery::NoStatd, error: None, last: false }));
+        heard(&mut rows, event(0, News::SentAgain));
+        assert_eq!(rows[0].fate, ClientFate::NoStatd, "a repeat unsays nothing");
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::wire::xdr::Maybe;
 
 /// Rows written at once.
 const AT_ONCE: usize = 10_000;
+/// The place of the first row in the record: beyond those of the result, which may be fetched again
+/// and be longer then, by late reclaims.
+const FIRST: u64 = 1 << 32;
 
 /// Adds the rows that the result of a settled run does not have.
 pub(super) async fn add(
@@ -30,7 +33,7 @@ pub(super) async fn add(
     let after = locks(manager, scope).await?;
     let known = record.with(move |store| store.detail(run)).await?.lock_rows;
     let rows = rest(before, include_unmonitored, &known, &after);
-    let mut first = known.len() as u64;
+    let mut first = FIRST;
     for page in rows.chunks(AT_ONCE) {
         let (start, page) = (first, page.to_vec());
         first += page.len() as u64;
@@ -83,8 +86,12 @@ fn rest(before: Vec<LockRow>, include_unmonitored: bool, known: &[LockReport], a
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::control::{LockKind, OwnerRow};
-    use crate::wire::types::{Address, CallerName, FileHandle, OwnerHandle, Svid, Transport};
+    use crate::controller::tests::Fake;
+    use crate::report::ScopeReport;
+    use crate::store::{NewRun, Store};
+    use crate::wire::control::{BeginArgs, InstanceId, LockKind, Mode, OwnerRow, Policy, Silent, Unreachable};
+    use crate::wire::types::{Address, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+    use crate::wire::xdr::List;
 
     fn lock(svid: i32, start: u64, end: u64) -> LockRow {
         LockRow {
@@ -129,5 +136,39 @@ mod tests {
         let rows = rest(before, false, &[dropped(&lost)], &after);
         let fates: Vec<_> = rows.iter().map(|row| (row.owner.svid.0, row.fate)).collect();
         assert_eq!(fates, [(1, Fate::Reclaimed), (2, Fate::Released)]);
+    }
+    #[tokio::test]
+    async fn a_result_that_is_longer_when_it_is_fetched_again_overwrites_none_of_these_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("runs.db")).unwrap();
+        let run = RunId([1; 16]);
+        let begin = BeginArgs {
+            run,
+            instance: InstanceId([2; 16]),
+            nsm_state: NsmState(3),
+            scope: Scope::default(),
+            mode: Mode::Strict,
+            policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
+            may_drop: List::default(),
+            grace_ms: 1,
+            grace_max_ms: 1,
+        };
+        let (manager, endpoint) = ("fake".to_owned(), "memory".to_owned());
+        let fingerprint = "f".to_owned();
+        store.create_run(&NewRun { manager, endpoint, fingerprint, scope: ScopeReport::default(), begin }).unwrap();
+        let result = rest(vec![lock(1, 0, 9), lock(2, 0, 9)], false, &[], &[]);
+        store.record_lock_fates(run, 0, &result[..1]).unwrap();
+        let record = Record::new(store);
+        let before = vec![lock(3, 0, 9), lock(4, 0, 9)];
+        add(&*Fake::new(0), &record, run, &Scope::default(), false, before).await.unwrap();
+        let rows = record
+            .with(move |store| {
+                store.record_lock_fates(run, 0, &result)?;
+                store.detail(run)
+            })
+            .await
+            .unwrap()
+            .lock_rows;
+        assert_eq!(rows.iter().map(|row| row.owner.svid).collect::<Vec<_>>(), [1, 2, 3, 4]);
     }
 }

@@ -29,6 +29,9 @@ const QUEUE: usize = 8;
 const CLIENTS_AT_ONCE: usize = 10_000;
 /// How long a `WATCH` may wait. Short, so that the view is never older, and a dead manager noticed.
 const WATCH_MS: u64 = 1_000;
+/// How often deliveries are told to a manager that is settling just now, before the run starts over
+/// with announcing them: long enough for most results, short enough for a signal.
+const TELL_TRIES: usize = 20;
 /// Between two `WATCH` calls: while thousands of reclaims come in, not each needs an answer.
 const WATCH_GAP: Duration = Duration::from_millis(5);
 
@@ -86,24 +89,16 @@ impl Desk {
     async fn make(&self, call: Call) -> Answer {
         let run = self.run();
         match call {
-            Call::Begin => match self.begin().await {
-                Ok((begun, clients)) => Answer::Begun(Box::new(begun), clients),
-                Err(ControllerError::Manager(ManagerError::Refused(refusal))) => {
-                    Answer::Event(Event::BeginRefused(refusal))
-                }
-                Err(ControllerError::Manager(error)) => failed(&error),
-                Err(error) => Answer::Broken(error),
+            Call::Begin => match self.manager.begin(&self.begin).await {
+                Ok(begun) => match self.clients_of(&begun).await {
+                    Ok(clients) => Answer::Begun(Box::new(begun), clients),
+                    Err(ControllerError::Manager(error)) => failed(&error),
+                    Err(error) => Answer::Broken(error),
+                },
+                Err(ManagerError::Refused(refusal)) => Answer::Event(Event::BeginRefused(refusal)),
+                Err(error) => failed(&error),
             },
-            Call::Tell(clients) => {
-                let args = ProgressArgs { run, notices_begun: true, clients: List::clipped(clients) };
-                match self.manager.progress(&args).await {
-                    Ok(status) => Answer::Told(Box::new(status)),
-                    Err(error) => match error.refused() {
-                        Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase) => self.status().await,
-                        Some(_) | None => failed(&error),
-                    },
-                }
-            }
+            Call::Tell(clients) => self.tell(clients).await,
             Call::AskStatus => self.status().await,
             Call::Settle { only_if_nothing_pending } => {
                 ended(self.manager.settle(&SettleArgs { run, only_if_nothing_pending }).await.map(|_| ()))
@@ -118,6 +113,29 @@ impl Desk {
         }
     }
 
+    /// Tells deliveries. A run that is being settled takes none, and is over soon or goes on: it is
+    /// asked until it is known which. Every answer moves the run on.
+    async fn tell(&self, clients: Vec<ClientProgress>) -> Answer {
+        let args = ProgressArgs { run: self.run(), notices_begun: true, clients: List::clipped(clients) };
+        for _ in 0..TELL_TRIES {
+            match self.manager.progress(&args).await {
+                Ok(status) => return Answer::Told(Box::new(status)),
+                Err(error) => match error.refused() {
+                    Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase) => {}
+                    Some(_) | None => return failed(&error),
+                },
+            }
+            match self.status().await {
+                Answer::Seen(status, _) if books::is_active(args.run, &status) => {
+                    tokio::time::sleep(CALL_AGAIN).await;
+                }
+                known => return known,
+            }
+        }
+        // Its status then says where the run is, and all that is known is told anew.
+        Answer::Event(Event::ManagerLost)
+    }
+
     async fn status(&self) -> Answer {
         match self.manager.status().await {
             Ok(status) => Answer::Seen(Box::new(status), Vec::new()),
@@ -125,9 +143,8 @@ impl Desk {
         }
     }
 
-    /// Asks `begin` and for its clients; both are durable when this returns.
-    async fn begin(&self) -> Result<(Begun, Vec<RunClient>), ControllerError> {
-        let begun = self.manager.begin(&self.begin).await?;
+    /// Asks for the clients that `begin` fixed; its answer and they are durable when this returns.
+    async fn clients_of(&self, begun: &Begun) -> Result<Vec<RunClient>, ControllerError> {
         if !self.begun {
             let fixed = begun.clone();
             self.record.with(move |store| store.record_begun(&fixed)).await?;
@@ -141,7 +158,7 @@ impl Desk {
                 .collect();
             self.record.with(move |store| store.record_clients(run, &rows)).await?;
         }
-        Ok((begun, clients))
+        Ok(clients)
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Driven {
     pub(super) ending: Ending,
     /// The last sums that the manager told while the run was active.
     pub(super) counts: Option<Counts>,
+    /// Why the run's clients must not be told, if so: then it was left before the first notice.
+    pub(super) forbidden: Option<ControllerError>,
 }
 
 /// What a run is driven with.
@@ -84,6 +86,7 @@ pub(super) struct Drive {
     clients: Vec<RunClient>,
     told: Vec<Told>,
     counts: Option<Counts>,
+    forbidden: Option<ControllerError>,
     heard: mpsc::Receiver<FanoutEvent>,
     notices: Option<Task>,
     /// Whether a notice of this run can have left, now or before a resume.
@@ -132,6 +135,7 @@ impl Drive {
             clients: Vec::new(),
             told: Vec::new(),
             counts: None,
+            forbidden: None,
             heard: mpsc::channel(1).1,
             notices: None,
             may_have_told: resumed,
@@ -195,7 +199,7 @@ impl Drive {
         self.written().await?;
         self.write();
         self.written().await?;
-        Ok(Driven { ending, counts: self.counts })
+        Ok(Driven { ending, counts: self.counts, forbidden: self.forbidden.take() })
     }
 
     fn answered(&mut self, answer: Answer) -> Result<Vec<Action>, ControllerError> {
@@ -268,9 +272,12 @@ impl Drive {
         let mut actions = Vec::new();
         // The plan looked at the clients of its moment; these are the ones that would be told.
         let addresses = self.clients.iter().flat_map(|client| client.addresses.as_slice()).map(|address| address.0);
-        if hosts::refuse_own_mounts(self.orders.own_locks_lost, addresses).is_err() {
-            actions
-                .extend(self.machine.handle(now, Event::Signal("new clients that this host's mounts forbid to tell")));
+        if let Err(why) = hosts::refuse_own_mounts(self.orders.own_locks_lost, addresses) {
+            self.forbidden = Some(why);
+            if !self.machine.is_leaving() {
+                let why = "new clients that this host's mounts forbid to tell";
+                actions.extend(self.machine.handle(now, Event::Signal(why)));
+            }
         }
         actions.extend(self.machine.handle(now, event));
         actions
@@ -288,14 +295,14 @@ impl Drive {
                     told.delivery = Delivery::Acked;
                     told.error = None;
                 }
-                Some(News::Acked { all: acked >= of })
+                News::Acked { all: acked >= of }
             }
             nsm::News::GivenUp { delivery, error, .. } => {
                 told.delivery = delivery;
                 told.error = error;
-                Some(News::GivenUp(delivery))
+                News::GivenUp(delivery)
             }
-            nsm::News::SentAgain => None,
+            nsm::News::SentAgain => News::SentAgain,
             // Only probes bring a state.
             nsm::News::State(_) => return Vec::new(),
         };
@@ -308,7 +315,7 @@ impl Drive {
             error: told.error.clone(),
         };
         self.unwritten.insert(event.id, update);
-        news.map_or(Vec::new(), |news| self.machine.handle(now, Event::Heard { client: event.id, at: event.at, news }))
+        self.machine.handle(now, Event::Heard { client: event.id, at: event.at, news })
     }
 
     /// Does the actions, in order.

@@ -262,8 +262,21 @@ fn begin_args(plan: &Plan) -> BeginArgs {
     }
 }
 
+/// The report of a run that is not driven any more, or why it must not go on.
+async fn conclude(record: &Record, run: RunId, mut driven: Driven) -> Result<RunReport, ControllerError> {
+    let forbidden = driven.forbidden.take();
+    let report = close(record, run, driven).await?;
+    let Some(why) = forbidden else { return Ok(report) };
+    let line = why.to_string();
+    record.with(move |store| store.event(run, "refused", &line)).await?;
+    Err(ControllerError::refused(
+        format!("{why}; run {run} has clients that the plan did not know, and was left before they were told"),
+        why.remedy(),
+    ))
+}
+
 /// What the record is to say of a run that is not driven any more, and the report of it.
-async fn conclude(record: &Record, run: RunId, driven: Driven) -> Result<RunReport, ControllerError> {
+async fn close(record: &Record, run: RunId, driven: Driven) -> Result<RunReport, ControllerError> {
     let counts = driven.counts;
     let ended = match driven.ending {
         Ending::Recorded => None,
@@ -282,7 +295,6 @@ async fn conclude(record: &Record, run: RunId, driven: Driven) -> Result<RunRepo
             return Ok(RunReport::new(report.run, report.state, locks, report.clients, false));
         }
         Ending::Superseded(why) => Some((Outcome::Superseded, why)),
-        Ending::Failed(why) => Some((Outcome::Failed, why)),
     };
     if let Some((outcome, why)) = ended {
         let outcome = books::end_without_result(outcome, why, counts);

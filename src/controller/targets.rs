@@ -40,6 +40,7 @@ pub(super) fn probed(result: &ProbeResult) -> Probed {
     match result.outcome {
         ProbeOutcome::Answered { state } => Probed::Answers(state),
         ProbeOutcome::NoAnswer => Probed::Silent(Probe::NoAnswer),
+        ProbeOutcome::NotAsked => Probed::Silent(Probe::NotAsked),
         ProbeOutcome::NoStatd => Probed::Silent(Probe::NoStatd),
         ProbeOutcome::NameUnknown => Probed::Silent(Probe::NameUnknown),
         ProbeOutcome::Refused => Probed::Silent(Probe::Refused),

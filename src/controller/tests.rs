@@ -29,15 +29,20 @@ struct World {
     results: Vec<RunResult>,
     acknowledged: BTreeSet<RunId>,
     refuses_begin: Option<RefusalCode>,
+    refuses_clients: bool,
+    /// How long `begin` takes before it acts.
+    slow_begin: Duration,
+    /// How many `PROGRESS` calls from now on meet a run that is being settled.
+    settling_for: usize,
     asked: Vec<String>,
 }
 
 /// A lock manager without clients, whose ten locks are reclaimed by the test.
 #[derive(Debug)]
-struct Fake(Mutex<World>);
+pub(super) struct Fake(Mutex<World>);
 
 impl Fake {
-    fn new(pending: u64) -> Arc<Self> {
+    pub(super) fn new(pending: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(World {
             instance: InstanceId([1; 16]),
             state: NsmState(7),
@@ -46,6 +51,9 @@ impl Fake {
             results: Vec::new(),
             acknowledged: BTreeSet::new(),
             refuses_begin: None,
+            refuses_clients: false,
+            slow_begin: Duration::ZERO,
+            settling_for: 0,
             asked: Vec::new(),
         })))
     }
@@ -175,6 +183,7 @@ impl LockManager for Fake {
         if let Some(code) = self.with(|world| world.refuses_begin) {
             return Err(Refusal::new(code, "not now").into());
         }
+        tokio::time::sleep(self.with(|world| world.slow_begin)).await;
         self.with(|world| {
             world.active.get_or_insert((args.run, Instant::now(), false));
             world.state = NsmState(9);
@@ -191,11 +200,22 @@ impl LockManager for Fake {
     }
     async fn run_clients(&self, _: RunId) -> Result<Vec<RunClient>, ManagerError> {
         self.note("run_clients");
+        if self.with(|world| world.refuses_clients) {
+            return Err(Refusal::new(RefusalCode::Unsupported, "not here").into());
+        }
         Ok(Vec::new())
     }
     async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError> {
         self.note("progress");
         self.driven(args.run)?;
+        let settling = self.with(|world| {
+            let left = world.settling_for;
+            world.settling_for = left.saturating_sub(1);
+            left > 0
+        });
+        if settling {
+            return Err(Refusal::new(RefusalCode::WrongPhase, "the run is settling").into());
+        }
         self.with(|world| {
             if let Some(active) = &mut world.active {
                 active.2 |= args.notices_begun;
@@ -349,6 +369,71 @@ async fn a_signal_after_the_announcement_leaves_the_run_and_a_resume_ends_it() {
     assert_eq!((report.run.outcome, report.run.exit), (Some(Outcome::Settled), Some(0)));
     assert_eq!(report.state.new, Some(9));
     assert!(matches!(go_on(&fake, &books).await, Err(ControllerError::Usage { .. })), "nothing is left to resume");
+}
+
+#[tokio::test]
+async fn an_announcement_that_meets_a_settling_manager_is_made_again_until_the_run_goes_on() {
+    // The second one is longer than one call waits for it.
+    for refusals in [2, 25] {
+        let (fake, books) = (Fake::new(0), Books::new());
+        fake.with(|world| world.settling_for = refusals);
+        let run = start(&fake, &books).await.0;
+        let report = tokio::time::timeout(Duration::from_secs(20), run).await.expect("it hangs");
+        assert_eq!(report.unwrap().unwrap().run.outcome, Some(Outcome::Settled), "{refusals} refusals");
+        let announced = fake.asked().iter().filter(|call| *call == "progress").count();
+        assert!(announced > refusals, "{announced} announcements, {refusals} refused");
+    }
+}
+
+#[tokio::test]
+async fn an_announcement_that_meets_a_settling_manager_learns_that_the_run_is_over() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    fake.with(|world| world.settling_for = usize::MAX);
+    let run = start(&fake, &books).await.0;
+    until(|| fake.asked().contains(&"progress".to_owned())).await;
+    fake.end(control::Outcome::Settled, "deadline").unwrap();
+    let report = tokio::time::timeout(Duration::from_secs(20), run).await.expect("it hangs").unwrap().unwrap();
+    assert_eq!((report.run.outcome, report.locks.dropped), (Some(Outcome::Settled), 3));
+}
+
+#[tokio::test]
+async fn a_run_whose_clients_are_refused_is_aborted_and_its_books_stay_open() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    fake.with(|world| world.refuses_clients = true);
+    let report = start(&fake, &books).await.0.await.unwrap().unwrap();
+    assert_eq!(report.run.outcome, Some(Outcome::Interrupted));
+    assert_eq!(fake.asked(), ["begin", "run_clients", "abort"]);
+    let store = catch_up(&*fake, books.open()).await.unwrap();
+    assert_eq!(store.list(1).unwrap()[0].outcome, Some(Outcome::Aborted));
+}
+
+#[tokio::test]
+async fn two_signals_while_begin_is_awaited_leave_no_run_in_grace() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    fake.with(|world| world.slow_begin = Duration::from_millis(200));
+    let (run, signal) = start(&fake, &books).await;
+    until(|| fake.asked() == ["begin"]).await;
+    signal.send("SIGINT").await.unwrap();
+    signal.send("SIGINT").await.unwrap();
+    assert_eq!(run.await.unwrap().unwrap().run.outcome, Some(Outcome::Interrupted));
+    assert!(fake.with(|world| world.active.is_none()), "still in grace: {:?}", fake.asked());
+    let store = catch_up(&*fake, books.open()).await.unwrap();
+    assert_eq!(store.list(1).unwrap()[0].outcome, Some(Outcome::Aborted));
+}
+
+#[tokio::test]
+async fn a_run_that_the_hosts_own_mounts_forbid_says_so_and_what_to_do() {
+    let (fake, books) = (Fake::new(0), Books::new());
+    start(&fake, &books).await.0.await.unwrap().unwrap();
+    let run = fake.with(|world| world.results[0].run);
+    let record = Record::new(books.open());
+    let why = ControllerError::refused("/mnt is mounted over NFSv3", "say --own-locks-lost");
+    let driven = Driven { ending: Ending::Recorded, counts: None, forbidden: Some(why) };
+    let error = conclude(&record, run, driven).await.unwrap_err();
+    assert_eq!((error.exit(), error.remedy()), (4, "say --own-locks-lost".to_owned()));
+    assert!(error.to_string().contains("/mnt is mounted over NFSv3"), "{error}");
+    let events = record.into_store().unwrap().detail(run).unwrap().events;
+    assert!(events.iter().any(|event| event.kind == "refused" && event.detail.contains("/mnt")), "{events:?}");
 }
 
 #[tokio::test]

@@ -94,6 +94,11 @@ impl Service for NlmService {
             }
         }
     }
+
+    fn is_idempotent(&self, program: u32, _version: u32, procedure: u32) -> bool {
+        // One number in all versions.
+        program == nlm::PROGRAM && [Procedure::Null, Procedure::Test].map(Procedure::number).contains(&procedure)
+    }
 }
 
 impl NlmService {

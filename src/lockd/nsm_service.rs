@@ -94,4 +94,8 @@ impl Service for NsmService {
             }
         }
     }
+
+    fn is_idempotent(&self, program: u32, _version: u32, procedure: u32) -> bool {
+        program == nsm::PROGRAM && [Procedure::Null as u32, Procedure::Stat as u32].contains(&procedure)
+    }
 }

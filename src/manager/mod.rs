@@ -4,7 +4,7 @@
 //! speaks itself, and says in its [`Capabilities`](crate::wire::control::Capabilities) how much of
 //! a run it can do. A denial is a [`Refusal`], a value of the protocol. What went wrong on the way
 //! is told apart by what it leaves unknown: after [`Unreachable`](ManagerError::Unreachable) the
-//! manager has not seen the request, after [`Lost`](ManagerError::Lost) it may have acted on it.
+//! request has changed nothing, after [`Lost`](ManagerError::Lost) the manager may have acted on it.
 //!
 //! Start reading at [`LockManager`]; [`nlmd`] is the control protocol's client.
 
@@ -25,7 +25,7 @@ use crate::wire::control::{
 /// Why a manager's answer is missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManagerError {
-    /// It was not reached: the request changed nothing.
+    /// It was not reached, or did not answer a question: the request changed nothing.
     #[error("no lock manager answers at {endpoint}: {what}")]
     Unreachable {
         /// Where it was looked for.
@@ -38,8 +38,8 @@ pub enum ManagerError {
     /// It answered, and did not do it.
     #[error("the lock manager refused: {0}")]
     Refused(#[from] Refusal),
-    /// The connection broke, or no answer came in time, after the request had left: it may have
-    /// been acted on.
+    /// The connection broke, or no answer came in time, after a request that changes something had
+    /// left: it may have been acted on.
     #[error("lost the lock manager at {endpoint}: {what}")]
     Lost {
         /// Where it was.

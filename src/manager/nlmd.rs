@@ -137,6 +137,9 @@ impl Nlmd {
                     | CallError::PermissionDenied),
                 ) => {
                     line.hang_up(&client);
+                    if procedure.is_read_only() {
+                        return Err(self.unreachable(&error));
+                    }
                     return Err(ManagerError::Lost {
                         endpoint: self.endpoint(),
                         what: format!("{procedure:?}: {error}"),

@@ -28,6 +28,8 @@ enum Does {
     Raw(Vec<u8>),
     /// Closes the connection.
     Close,
+    /// Keeps the caller waiting.
+    Hang,
 }
 
 async fn serve(mut stream: UnixStream, script: &(dyn Fn(usize, &IncomingCall<'_>) -> Does + Send + Sync), nth: usize) {
@@ -41,6 +43,7 @@ async fn serve(mut stream: UnixStream, script: &(dyn Fn(usize, &IncomingCall<'_>
                 Does::Rpc(answer) => frame(&rpc::reply(call.xid, &answer)),
                 Does::Raw(bytes) => bytes,
                 Does::Close => return,
+                Does::Hang => continue,
             };
             if stream.write_all(&bytes).await.is_err() {
                 return;
@@ -145,7 +148,7 @@ async fn answers_that_make_no_sense_are_protocol_errors() {
     // A record of 2 GiB: the stream cannot be trusted any more.
     let (_dir, manager) = scripted(move |_, _| Does::Raw(vec![0xff; 8]));
     let error = manager.unfetched().await.unwrap_err();
-    assert!(matches!(error, ManagerError::Protocol { .. } | ManagerError::Lost { .. }), "{error:?}");
+    assert!(matches!(error, ManagerError::Protocol { .. } | ManagerError::Unreachable { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -166,7 +169,17 @@ async fn a_connection_that_breaks_under_a_question_is_made_again_once() {
         assert!(nth < 2, "asked a third time");
         Does::Close
     });
-    assert!(matches!(manager.unfetched().await, Err(ManagerError::Lost { .. })));
+    assert!(matches!(manager.unfetched().await, Err(ManagerError::Unreachable { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_hangs_is_unreachable_to_a_question_and_lost_under_a_change() {
+    let (_dir, manager) = scripted(|_, _| Does::Hang);
+    let error = manager.info().await.unwrap_err();
+    assert!(matches!(error, ManagerError::Unreachable { .. }), "{error:?}");
+    assert!(error.remedy().contains("see whether nlmd runs"), "{}", error.remedy());
+    let error = manager.begin(&begin()).await.unwrap_err();
+    assert!(matches!(error, ManagerError::Lost { .. }), "{error:?}");
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::fanout::{Fanout, FanoutOptions, Job, Lane, Lookup, StreamCall, Transmit};
+use super::fanout::{Fanout, FanoutOptions, Job, Lane, Lookup, LookupError, StreamCall, Transmit};
 use super::mounts::is_own_address;
 use super::target::{FanoutEvent, Host, News, Target};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
@@ -47,7 +47,8 @@ const BURST: usize = 64;
 const STREAMS: usize = 64;
 /// Most names being resolved at a time: each takes a thread.
 const LOOKUPS: usize = 32;
-/// Longest wait for the resolver. It goes on in its thread, and keeps its place among [`LOOKUPS`].
+/// Longest wait for a place among [`LOOKUPS`], and then for the resolver. It goes on in its thread,
+/// and keeps its place.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for a TCP connection, and for the answer on it.
 const STREAM_PATIENCE: Duration = Duration::from_secs(3);
@@ -103,6 +104,8 @@ pub enum ProbeOutcome {
     },
     /// Nothing came in time.
     NoAnswer,
+    /// Nothing could be sent to it: that says nothing about it.
+    NotAsked,
     /// Its rpcbind knows no statd.
     NoStatd,
     /// Its name has no address.
@@ -172,7 +175,7 @@ pub async fn probe(targets: Vec<Target>, options: ProbeOptions) -> Result<Vec<Pr
     };
     let (ran, mut found) = tokio::join!(Driver::new(fanout, sockets, Instant::now()).run(sender), gather);
     ran?;
-    let missing = |id| ProbeResult { id, outcome: ProbeOutcome::NoAnswer, error: None };
+    let missing = |id| ProbeResult { id, outcome: ProbeOutcome::NotAsked, error: None };
     Ok(ids.into_iter().map(|id| found.remove(&id).unwrap_or_else(|| missing(id))).collect())
 }
 
@@ -187,7 +190,8 @@ fn probed(event: FanoutEvent) -> ProbeResult {
                 Delivery::NoStatd => ProbeOutcome::NoStatd,
                 Delivery::NameUnknown => ProbeOutcome::NameUnknown,
                 Delivery::Refused => ProbeOutcome::Refused,
-                Delivery::NotTold | Delivery::Acked | Delivery::Partial | Delivery::NoAnswer => ProbeOutcome::NoAnswer,
+                Delivery::NotTold => ProbeOutcome::NotAsked,
+                Delivery::Acked | Delivery::Partial | Delivery::NoAnswer => ProbeOutcome::NoAnswer,
             };
             (outcome, error)
         }
@@ -271,7 +275,7 @@ impl Sockets {
 
 /// What a task beside the machine found.
 enum Finding {
-    Addresses(u64, Result<Vec<IpAddr>, String>),
+    Addresses(u64, Result<Vec<IpAddr>, LookupError>),
     Stream(u64, Result<Result<Vec<u8>, RpcError>, String>),
 }
 
@@ -432,10 +436,17 @@ impl Driver {
     }
 }
 
-/// Resolves a name. The resolver cannot be interrupted: after [`LOOKUP_PATIENCE`] the name counts as
-/// unknown for now, and the thread's place is kept until it really ends.
+/// Resolves a name. The resolver cannot be interrupted: after [`LOOKUP_PATIENCE`] it has given no
+/// answer for now, and the thread's place is kept until it really ends. Names that wait as long for
+/// a place are given back, to be tried later.
 async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Finding>) {
-    let Ok(_place) = places.acquire().await else { return };
+    let Ok(place) = tokio::time::timeout(LOOKUP_PATIENCE, places.acquire()).await else {
+        let busy = LookupError::Unanswered("the resolver is busy with other names".to_owned());
+        // It fails only where the driver is gone.
+        let _ = finder.send(Finding::Addresses(lookup.token, Err(busy))).await;
+        return;
+    };
+    let Ok(_place) = place else { return };
     let mut resolving = pin!(tokio::net::lookup_host((lookup.name.as_str(), 0)));
     let in_time = tokio::time::timeout(LOOKUP_PATIENCE, &mut resolving).await;
     let timed_out = in_time.is_err();
@@ -449,8 +460,11 @@ async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Fi
             }
             Ok(addresses)
         }
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("the resolver gave no answer within {} s", LOOKUP_PATIENCE.as_secs())),
+        Ok(Err(error)) => Err(LookupError::Failed(error.to_string())),
+        Err(_) => {
+            let patience = LOOKUP_PATIENCE.as_secs();
+            Err(LookupError::Unanswered(format!("the resolver gave no answer within {patience} s")))
+        }
     };
     let _ = finder.send(Finding::Addresses(lookup.token, found)).await;
     if timed_out {

@@ -122,6 +122,15 @@ pub struct Lookup {
     pub name: String,
 }
 
+/// Why a [`Lookup`] found nothing. The text is for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookupError {
+    /// The resolver said no.
+    Failed(String),
+    /// It has said nothing, or was not even asked: nothing is known about the name.
+    Unanswered(String),
+}
+
 /// A call to a statd over TCP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamCall {
@@ -196,6 +205,8 @@ struct Subject {
     first_sent: Option<Duration>,
     last_ack: Option<Duration>,
     attempts: u32,
+    /// Sendings that were not handed back as unsent.
+    left: u32,
     /// Back-off that outlives an exchange.
     misses: u32,
     /// Its port look-ups are answered and its calls are not.
@@ -216,6 +227,10 @@ impl Subject {
     fn delivery(&self) -> Delivery {
         match (&self.trouble, self.acked()) {
             (_, 1..) => Delivery::Partial,
+            (Some((Delivery::NoAnswer, _)) | None, 0) if self.left == 0 => {
+                // Who was sent nothing did not fail to answer. What was seen before stays seen.
+                self.reported.unwrap_or(Delivery::NotTold)
+            }
             (Some((delivery, _)), 0) => *delivery,
             (None, 0) => Delivery::NoAnswer,
         }
@@ -332,6 +347,7 @@ impl Fanout {
             first_sent: None,
             last_ack: None,
             attempts: 0,
+            left: 0,
             misses: 0,
             doubted: false,
             answered: false,
@@ -479,6 +495,7 @@ impl Fanout {
         let Some(subject) = exchange.and_then(|exchange| self.subjects.get_mut(exchange.subject)) else { return };
         let from = transmit.from.map(|from| format!(" from {from}"));
         let why = format!("cannot send to {}{}: {why}", transmit.to, from.unwrap_or_default());
+        subject.left = subject.left.saturating_sub(1);
         subject.trouble = Some((Delivery::NoAnswer, why));
     }
 
@@ -491,7 +508,7 @@ impl Fanout {
     }
 
     /// How a [`Lookup`] went.
-    pub fn handle_lookup(&mut self, now: Duration, token: u64, found: Result<Vec<IpAddr>, String>) {
+    pub fn handle_lookup(&mut self, now: Duration, token: u64, found: Result<Vec<IpAddr>, LookupError>) {
         let Some((number, subject)) = usize::try_from(token).ok().and_then(|n| Some((n, self.subjects.get_mut(n)?)))
         else {
             return;
@@ -500,17 +517,18 @@ impl Fanout {
             return;
         }
         let name = subject.name.as_deref().unwrap_or_default();
-        let why = match found {
+        let (delivery, why) = match found {
             Ok(addresses) if !addresses.is_empty() => {
                 subject.addresses = canonical(&addresses);
                 subject.current = 0;
                 self.ask_port(now, number, Transport::Udp);
                 return;
             }
-            Ok(_) => format!("{name} has no address"),
-            Err(error) => format!("{name} cannot be resolved: {error}"),
+            Ok(_) => (Delivery::NameUnknown, format!("{name} has no address")),
+            Err(LookupError::Failed(error)) => (Delivery::NameUnknown, format!("{name} cannot be resolved: {error}")),
+            Err(LookupError::Unanswered(why)) => (Delivery::NoAnswer, format!("{name} is not resolved yet: {why}")),
         };
-        self.trouble(now, number, Delivery::NameUnknown, why, NAME_REST);
+        self.trouble(now, number, delivery, why, NAME_REST);
     }
 
     /// How a [`StreamCall`] went: the results, a rejection, or (text for people) no answer at all.

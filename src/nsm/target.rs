@@ -47,7 +47,8 @@ pub struct FanoutEvent {
     pub id: u32,
     /// When, on the clock that the caller's `now` is on.
     pub at: Duration,
-    /// How often it was tried until then: 1, and 1 more for each call that was sent again.
+    /// How often it was tried until then: 1, and 1 more for each call that was sent again. 0 where
+    /// nothing at all could be sent.
     pub attempts: u32,
     /// What was learned.
     pub news: News,
@@ -67,7 +68,8 @@ pub enum News {
     },
     /// Not everything could be told. Unless `last`, retries go on, and acks may still come.
     GivenUp {
-        /// `Partial`, `NoAnswer`, `NoStatd`, `NameUnknown` or `Refused`.
+        /// `Partial`, `NoAnswer`, `NoStatd`, `NameUnknown` or `Refused`; `NotTold` where nothing at
+        /// all could be sent, and never after another one.
         delivery: Delivery,
         /// Details for people.
         error: Option<String>,

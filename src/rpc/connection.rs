@@ -12,7 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::server::{ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, canonical, drain, stopped};
+use super::server::{
+    ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, begin, canonical, drain, stopped,
+};
 use crate::wire::record::{RecordReader, RecordTooLong, frame};
 use crate::wire::types::Transport;
 
@@ -222,14 +224,15 @@ where
             };
             while tasks.try_join_next().is_some() {}
             let (service, cache, replies) = (Arc::clone(&service), cache.clone(), replies.clone());
-            tasks.spawn(async move {
+            let call = async move {
                 let reply = answer(&record, &origin, &*service, cache.as_ref()).await;
                 drop(permit);
                 if let Some(reply) = reply {
                     // An error is a peer that is gone.
                     let _ = replies.send(Reply { record: frame(&reply), _slot: slot }).await;
                 }
-            });
+            };
+            begin(call, &mut tasks).await;
         }
     };
     tokio::select! {

@@ -6,10 +6,16 @@
 //! a call is known by where it came from, its xid, what it calls and a checksum of its arguments.
 //!
 //! An entry is in progress, then answered; an answered one lives for [`CacheLimits::age`], unless
-//! its room is wanted: a source over its own bound loses its oldest answer, and when the whole cache
-//! is full the source that takes up most of it does. So one that floods evicts only its own. Entries
-//! in progress are never evicted (the server bounds the calls it executes at a time); a call that
-//! finds no room is executed and not remembered.
+//! its room is wanted. A source over its own bound loses its oldest answer. When the whole cache is
+//! full, the source that takes up most of it loses its oldest answer; if that is younger than
+//! [`CacheLimits::kept`], the oldest answer of all goes; if that is too, the oldest of the source that
+//! needs the room. So one that floods never costs another an answer that may still be asked for.
+//! Entries in progress are never evicted (the server bounds the calls it executes at a time); a call
+//! that finds no room is executed and not remembered: its repetition is executed again.
+//!
+//! Memory: [`CacheLimits::bytes`] in all, by default 256 MiB (some 900,000 answers of NLM), and 16 MiB
+//! of one source (some 55,000, which is more than a second of the fastest one). An entry's overhead is
+//! counted as 256 bytes, which the maps may exceed by half. It takes memory as it fills, not before.
 //!
 //! What must hold: `entries`, `order`, `sources` and `heaviest` tell of the same entries, and the
 //! weights are sums over them. Only `insert`, `reweigh` and `remove` change them.
@@ -73,11 +79,19 @@ pub struct CacheLimits {
     pub bytes_per_source: usize,
     /// Answers older than this are forgotten.
     pub age: Duration,
+    /// Answers younger than this are not evicted for another source.
+    pub kept: Duration,
 }
 
 impl Default for CacheLimits {
     fn default() -> Self {
-        Self { bytes: 32 << 20, bytes_per_source: 2 << 20, age: Duration::from_mins(2) }
+        Self {
+            bytes: 256 << 20,
+            bytes_per_source: 16 << 20,
+            age: Duration::from_mins(2),
+            // Linux repeats a call after ten seconds (`nlm_timeout`), others sooner.
+            kept: Duration::from_secs(15),
+        }
     }
 }
 
@@ -164,7 +178,7 @@ impl ReplyCache {
             Some(_) => self.remove(&key),
             None => {}
         }
-        if self.make_room(bucket(&key.source), OVERHEAD) {
+        if self.make_room(now, bucket(&key.source), OVERHEAD) {
             self.insert(now, key);
         }
         Seen::New
@@ -175,7 +189,7 @@ impl ReplyCache {
         if !self.entries.contains_key(key) {
             return;
         }
-        if self.make_room(bucket(&key.source), reply.len()) {
+        if self.make_room(now, bucket(&key.source), reply.len()) {
             self.reweigh(now, key, reply);
         } else {
             self.remove(key);
@@ -205,30 +219,39 @@ impl ReplyCache {
     }
 
     /// Evicts until `more` bytes of `source` fit; false if they cannot.
-    fn make_room(&mut self, source: IpAddr, more: usize) -> bool {
+    fn make_room(&mut self, now: Duration, source: IpAddr, more: usize) -> bool {
         while self.sources.get(&source).map_or(0, |s| s.weight) + more > self.limits.bytes_per_source {
-            if !self.evict_oldest(source) {
-                return false;
-            }
+            let Some(own) = self.oldest_of(source) else { return false };
+            self.remove(&own);
         }
         while self.weight + more > self.limits.bytes {
-            let Some(&(_, heaviest)) = self.heaviest.last() else { return false };
-            if !self.evict_oldest(heaviest) && !self.evict_oldest(source) {
-                return false;
-            }
+            let Some(victim) = self.victim(now, source) else { return false };
+            self.remove(&victim);
         }
         true
     }
 
-    fn evict_oldest(&mut self, source: IpAddr) -> bool {
-        let oldest = self.sources.get(&source).and_then(|s| {
-            let mut keys = s.numbers.iter().filter_map(|number| self.order.get(number));
-            keys.find(|key| self.entries.get(key).is_some_and(|entry| entry.reply.is_some())).copied()
-        });
-        if let Some(key) = &oldest {
-            self.remove(key);
-        }
-        oldest.is_some()
+    /// Which answer goes in a full cache, for the sake of `source`.
+    fn victim(&self, now: Duration, source: IpAddr) -> Option<Key> {
+        let may_go = |key: &Key| {
+            bucket(&key.source) == source
+                || self.entries.get(key).is_some_and(|entry| now.saturating_sub(entry.since) >= self.limits.kept)
+        };
+        let heaviest = self.heaviest.last().and_then(|&(_, heaviest)| self.oldest_of(heaviest));
+        heaviest
+            .filter(may_go)
+            .or_else(|| self.order.values().find(|key| self.is_answered(key)).copied().filter(may_go))
+            .or_else(|| self.oldest_of(source))
+    }
+
+    /// The oldest answer of a source.
+    fn oldest_of(&self, source: IpAddr) -> Option<Key> {
+        let mut keys = self.sources.get(&source)?.numbers.iter().filter_map(|number| self.order.get(number));
+        keys.find(|key| self.is_answered(key)).copied()
+    }
+
+    fn is_answered(&self, key: &Key) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.reply.is_some())
     }
 
     fn insert(&mut self, now: Duration, key: Key) {
@@ -298,13 +321,17 @@ mod tests {
         ReplyCache::new(CacheLimits {
             bytes: entries * OVERHEAD,
             bytes_per_source: per_source * OVERHEAD,
-            age: Duration::from_mins(2),
+            ..CacheLimits::default()
         })
     }
 
+    fn answer_at(cache: &mut ReplyCache, now: Duration, key: Key) {
+        assert_eq!(cache.begin(now, key), Seen::New);
+        cache.answered(now, &key, Arc::from([]));
+    }
+
     fn answer(cache: &mut ReplyCache, key: Key) {
-        assert_eq!(cache.begin(NOW, key), Seen::New);
-        cache.answered(NOW, &key, Arc::from([]));
+        answer_at(cache, NOW, key);
     }
 
     #[test]
@@ -380,11 +407,47 @@ mod tests {
         for xid in 0..1000 {
             answer(&mut cache, key("198.51.100.1:900", xid));
         }
-        answer(&mut cache, key("192.0.2.4:900", 0));
+        let later = NOW + CacheLimits::default().kept;
+        answer_at(&mut cache, later, key("192.0.2.4:900", 0));
         assert_eq!(cache.len(), 10);
         for host in 1..=4 {
-            assert!(matches!(cache.begin(NOW, key(&format!("192.0.2.{host}:900"), 0)), Seen::Answered(_)));
+            assert!(matches!(cache.begin(later, key(&format!("192.0.2.{host}:900"), 0)), Seen::Answered(_)));
         }
+    }
+
+    #[test]
+    fn in_a_full_cache_nobody_loses_a_young_answer_to_another_source() {
+        let mut cache = cache(10, 100);
+        for xid in 0..9 {
+            answer(&mut cache, key("192.0.2.1:900", xid));
+        }
+        let soon = NOW + CacheLimits::default().kept / 2;
+        for xid in 0..100 {
+            answer_at(&mut cache, soon, key("198.51.100.1:900", xid));
+        }
+        // It has nothing of its own to give: executed, and not remembered.
+        answer_at(&mut cache, soon, key("192.0.2.4:900", 0));
+        for xid in 0..9 {
+            assert!(matches!(cache.begin(soon, key("192.0.2.1:900", xid)), Seen::Answered(_)));
+        }
+        assert!(matches!(cache.begin(soon, key("198.51.100.1:900", 99)), Seen::Answered(_)));
+        assert_eq!(cache.begin(soon, key("192.0.2.4:900", 0)), Seen::New);
+        assert_eq!(cache.len(), 10);
+    }
+
+    #[test]
+    fn in_a_full_cache_the_oldest_answer_goes_when_the_heaviest_source_has_young_ones_only() {
+        let mut cache = cache(10, 100);
+        answer(&mut cache, key("192.0.2.1:900", 0));
+        let later = NOW + Duration::from_mins(1);
+        for xid in 0..9 {
+            answer_at(&mut cache, later, key("198.51.100.1:900", xid));
+        }
+        answer_at(&mut cache, later, key("192.0.2.4:900", 0));
+        for xid in 0..9 {
+            assert!(matches!(cache.begin(later, key("198.51.100.1:900", xid)), Seen::Answered(_)));
+        }
+        assert!(matches!(cache.begin(later, key("192.0.2.4:900", 0)), Seen::Answered(_)));
     }
 
     #[test]

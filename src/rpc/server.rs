@@ -1,8 +1,12 @@
 //! Sockets to calls.
 //!
 //! # Theory
-//! One task reads each UDP socket and one each connection; a call runs in a task of its own, under a
-//! permit of [`Limits::calls`]. A datagram that finds no permit is dropped before it is remembered
+//! One task reads each UDP socket and one each connection. It begins every call itself, in the order
+//! of arrival ([`begin`]); a call that is not done at its first wait goes on in a task of its own. So
+//! a LOCK cannot reach the lock table behind the UNLOCK that was sent after it, and calls still do not
+//! wait for each other.
+//!
+//! A call runs under a permit of [`Limits::calls`]. A datagram that finds no permit is dropped before it is remembered
 //! anywhere, so its repetition is a new call. A connection waits for its permits and is not read
 //! from meanwhile; TCP slows its peer down.
 //!
@@ -15,15 +19,18 @@
 //!
 //! Start reading at [`serve_udp`]; `connection` does the same for streams.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 use tokio::time::timeout;
 
 use super::reply_cache::{CacheLimits, Key, ReplyCache, Seen};
@@ -82,9 +89,20 @@ pub struct CallContext {
 pub trait Service: Send + Sync + 'static {
     /// Answers a call. `None`: say nothing, and forget that it came (a repetition is executed).
     ///
-    /// Calls of one connection run side by side, and may overtake each other.
+    /// Calls of one connection reach the service's first await in their order (the calls of one UDP
+    /// socket too): each is polled until it first waits before the next one begins. An await that is
+    /// ready at once, such as sending to a channel that has room, is no wait. From its first wait on a
+    /// call runs beside the others, and may be overtaken by them. Reading stops until a call first
+    /// waits, so it must not block before.
     async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: Vec<u8>)
     -> Option<Answer>;
+
+    /// Whether a call of this procedure that comes twice may be executed twice. The replies of the
+    /// others are remembered, if they succeeded: what was refused has done nothing.
+    fn is_idempotent(&self, program: u32, version: u32, procedure: u32) -> bool {
+        let _ = (program, version);
+        procedure == 0
+    }
 
     /// A connection has ended; its calls may still be running.
     fn connection_closed(&self, connection: ConnectionId) {
@@ -175,7 +193,7 @@ pub async fn serve_udp(
             continue;
         };
         let (endpoint, service, cache) = (Arc::clone(&endpoint), Arc::clone(&service), Arc::clone(&cache));
-        calls.spawn(async move {
+        let call = async move {
             let Datagram { peer, local_ip, bytes } = datagram;
             let origin = Origin {
                 peer: Peer::Inet(canonical(peer)),
@@ -190,10 +208,27 @@ pub async fn serve_udp(
                 }
             }
             drop(permit);
-        });
+        };
+        begin(call, &mut calls).await;
     };
     drain(calls, limits.drain).await;
     ended
+}
+
+/// Polls a call once, in the task that read it; the rest of it, if there is any, runs in `tasks`.
+/// Never waits itself.
+pub(super) async fn begin(call: impl Future<Output = ()> + Send + 'static, tasks: &mut JoinSet<()>) {
+    let mut call = Box::pin(call);
+    // A panic is the call's own, as it is in a task; the others go on. A future that panicked is
+    // dropped, and nothing of it is seen again.
+    let first = poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)))));
+    // Constrained, a channel with room may say "not yet" to a task that has had many turns, and the
+    // call's place in the order would be lost. The reading itself stays constrained.
+    match unconstrained(first).await {
+        Ok(Poll::Pending) => drop(tasks.spawn(call)),
+        Ok(Poll::Ready(())) => {}
+        Err(_) => tracing::error!("a call panicked and is not answered"),
+    }
 }
 
 /// Waits for what was begun; aborts what is left then.
@@ -218,7 +253,7 @@ pub(super) struct Origin {
     pub(super) transport: Transport,
 }
 
-/// A call that the cache has as in progress; forgotten there unless it is answered, also when its
+/// A call that the cache has as in progress; forgotten there unless it succeeds, also when its
 /// task is aborted or the service panics.
 struct Remembered<'a> {
     cache: &'a SharedCache,
@@ -251,8 +286,7 @@ pub(super) async fn answer(
         Err(BadCall::Ignore) => return None,
     };
     let remembered = match (cache, origin.peer) {
-        // NULL does nothing, so it may be done twice.
-        (Some(cache), Peer::Inet(source)) if call.procedure != 0 => {
+        (Some(cache), Peer::Inet(source)) if !service.is_idempotent(call.program, call.version, call.procedure) => {
             let key = Key::new(source, &call);
             match cache.lock().unwrap_or_else(PoisonError::into_inner).begin(now(), key) {
                 Seen::New => Some(Remembered { cache, key }),
@@ -267,7 +301,7 @@ pub(super) async fn answer(
     let cx = CallContext { peer, connection, local_ip, transport, xid, credential };
     let answer = service.call(&cx, program, version, procedure, args.to_vec()).await?;
     let reply = rpc::reply(xid, &answer);
-    if let Some(remembered) = remembered {
+    if let (Some(remembered), Answer::Success(_)) = (remembered, &answer) {
         remembered.answered(&reply);
     }
     Some(reply)

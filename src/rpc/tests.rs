@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -25,6 +25,8 @@ const PROGRAM: u32 = 0x2000_0001;
 const ECHO: u32 = 1;
 const WAIT: u32 = 2;
 const SILENT: u32 = 3;
+const PANIC: u32 = 4;
+const READ: u32 = 5;
 
 /// Echoes; WAIT answers when it is let go.
 #[derive(Default)]
@@ -50,16 +52,20 @@ impl Service for Echo {
         self.seen.lock().unwrap().push(cx.clone());
         self.changed.notify_waiters();
         match (program, version, procedure) {
-            (PROGRAM, 1, ECHO) => Some(Answer::Success(args)),
+            (PROGRAM, 1, ECHO | READ) => Some(Answer::Success(args)),
             (PROGRAM, 1, WAIT) => {
                 self.go.notified().await;
                 Some(Answer::Success(args))
             }
             (PROGRAM, 1, SILENT) => None,
+            (PROGRAM, 1, PANIC) => panic!("asked to"),
             (PROGRAM, 1, _) => Some(Answer::ProcUnavail),
             (PROGRAM, _, _) => Some(Answer::ProgMismatch { low: 1, high: 1 }),
             _ => Some(Answer::ProgUnavail),
         }
+    }
+    fn is_idempotent(&self, _: u32, _: u32, procedure: u32) -> bool {
+        procedure == READ
     }
     fn connection_closed(&self, connection: ConnectionId) {
         self.closed.lock().unwrap().push(connection);
@@ -177,6 +183,18 @@ async fn a_datagram_that_comes_twice_is_executed_once_and_answered_twice() {
     }
     assert_eq!(replies[0], replies[1]);
     assert_eq!(served.echo.executed.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_only_reads_or_was_refused_is_not_remembered_and_a_repetition_is_executed() {
+    let served = udp("127.0.0.1:0", Limits::default());
+    let client = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let unknown = 99;
+    for procedure in [READ, unknown, READ, unknown] {
+        client.send(&message(procedure, procedure, b""), served.address, None).await.unwrap();
+        timeout(SOON, client.recv()).await.unwrap().unwrap();
+    }
+    assert_eq!(served.echo.executed.load(Ordering::SeqCst), 4);
 }
 
 #[tokio::test]
@@ -521,4 +539,78 @@ async fn after_a_time_out_the_late_reply_is_thrown_away_and_the_stream_goes_on()
     assert!(matches!(outcome, Err(CallError::TimedOut)));
     served.echo.go.notify_one();
     assert_eq!(client.call(request(ECHO, b"next"), SOON).await.unwrap(), b"next");
+}
+
+/// Hands its arguments on by a channel, as calls go to the lock table, and answers later.
+struct Queue(mpsc::Sender<Vec<u8>>);
+
+#[async_trait]
+impl Service for Queue {
+    async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, args: Vec<u8>) -> Option<Answer> {
+        self.0.send(args).await.unwrap();
+        tokio::task::yield_now().await;
+        Some(Answer::Success(Vec::new()))
+    }
+}
+
+/// The calls' numbers as they reached the service.
+async fn arrivals(mut queue: mpsc::Receiver<Vec<u8>>, count: usize) -> Vec<u32> {
+    let mut arrived = Vec::new();
+    while arrived.len() < count {
+        let args = timeout(SOON, queue.recv()).await.unwrap().unwrap();
+        arrived.push(u32::from_be_bytes(args.try_into().unwrap()));
+    }
+    arrived
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn pipelined_calls_of_a_connection_reach_the_service_in_their_order() {
+    let (sender, queue) = mpsc::channel(10_000);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    let cache = shared_cache(CacheLimits::default());
+    // More at a time than a task may do before it has to let others run.
+    let limits = Limits { calls_per_connection: 1_000, ..Limits::default() };
+    tokio::spawn(serve_tcp(listener, Arc::new(Queue(sender)), cache, limits, stopped));
+    let (mut input, mut output) = TcpStream::connect(address).await.unwrap().into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut input, &mut tokio::io::sink()).await });
+    let calls: Vec<u8> = (0..10_000_u32).flat_map(|n| frame(&message(n, ECHO, &n.to_be_bytes()))).collect();
+    output.write_all(&calls).await.unwrap();
+    assert!(arrivals(queue, 10_000).await.into_iter().eq(0..10_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn datagrams_reach_the_service_in_their_order() {
+    let (sender, queue) = mpsc::channel(2_000);
+    let endpoint = Arc::new(UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap());
+    let address = endpoint.local_addr();
+    let (_stop, stopped) = watch::channel(false);
+    let cache = shared_cache(CacheLimits::default());
+    tokio::spawn(serve_udp(endpoint, Arc::new(Queue(sender)), cache, Limits::default(), stopped));
+    let client = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    for burst in 0..100_u32 {
+        // Few enough that no buffer overflows.
+        for n in burst * 20..(burst + 1) * 20 {
+            client.send(&message(n, ECHO, &n.to_be_bytes()), address, None).await.unwrap();
+        }
+        for _ in 0..20 {
+            timeout(SOON, client.recv()).await.unwrap().unwrap();
+        }
+    }
+    assert!(arrivals(queue, 2_000).await.into_iter().eq(0..2_000));
+}
+
+#[tokio::test]
+async fn a_call_that_panics_is_not_answered_and_the_others_are() {
+    let served = udp("127.0.0.1:0", Limits::default());
+    let client = udp_client();
+    let outcome = client.call(served.address, None, request(PANIC, b""), Duration::from_millis(50)).await;
+    assert!(matches!(outcome, Err(CallError::TimedOut)));
+    client.call(served.address, None, request(ECHO, b""), SOON).await.unwrap();
+    let served = tcp(Limits::default()).await;
+    let client = tcp_client(served.address).await;
+    let outcome = client.call(request(PANIC, b""), Duration::from_millis(50)).await;
+    assert!(matches!(outcome, Err(CallError::TimedOut)));
+    client.call(request(ECHO, b""), SOON).await.unwrap();
 }

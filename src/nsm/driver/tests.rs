@@ -149,7 +149,7 @@ async fn a_source_address_that_is_not_ours_is_told() {
     // TEST-NET-1 (RFC 5737) is nobody's.
     let target = target(1, Host::Addresses(vec![mannered(0)]), Some("192.0.2.1".parse().unwrap()));
     let events = notified(vec![target], options(farm.rpcbind_port, Duration::from_secs(1))).await;
-    let News::GivenUp { delivery: Delivery::NoAnswer, error: Some(error), last: true } = last(&events, 1) else {
+    let News::GivenUp { delivery: Delivery::NotTold, error: Some(error), last: true } = last(&events, 1) else {
         panic!("{events:?}")
     };
     assert!(error.contains("from 192.0.2.1: this host does not have"), "{error}");
@@ -202,6 +202,28 @@ async fn a_probe_answers_for_each_in_order() {
     );
     assert_ne!(results[5].outcome, ProbeOutcome::Answered { state: None });
     assert!(farm.notices.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_waits_for_a_stuck_resolver_only_so_long() {
+    let (finder, mut findings) = mpsc::channel(1);
+    let lookup = Lookup { token: 7, name: "one".into() };
+    // Every place is taken by a name that hangs.
+    look_up(lookup, Arc::new(Semaphore::new(0)), finder).await;
+    let Some(Finding::Addresses(7, Err(LookupError::Unanswered(why)))) = findings.recv().await else {
+        panic!("nothing is known about the name")
+    };
+    assert_eq!(why, "the resolver is busy with other names");
+}
+
+#[test]
+fn a_probe_that_could_not_leave_is_no_silence() {
+    let given_up = |delivery| {
+        let news = News::GivenUp { delivery, error: Some("no socket".into()), last: true };
+        probed(FanoutEvent { id: 1, at: Duration::ZERO, attempts: 0, news }).outcome
+    };
+    assert_eq!(given_up(Delivery::NotTold), ProbeOutcome::NotAsked);
+    assert_eq!(given_up(Delivery::NoAnswer), ProbeOutcome::NoAnswer);
 }
 
 #[tokio::test]

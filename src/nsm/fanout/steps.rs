@@ -62,7 +62,9 @@ impl Fanout {
         let again = exchange.sends > 1 || exchange.step == Step::Port(Transport::Udp);
         known.attempts += u32::from(again);
         let first_sent = known.first_sent;
-        if exchange.sends > 1 {
+        let left_before = known.left > 0;
+        known.left = known.left.saturating_add(1);
+        if exchange.sends > 1 && left_before {
             self.tell(now, subject, News::SentAgain);
         }
         let Some(known) = self.subjects.get_mut(subject) else { return Duration::ZERO };
@@ -281,8 +283,11 @@ impl Fanout {
         };
         let why = format!("its host says that nobody listens on its {what}'s port {}", to.port());
         subject.answered = true;
-        if subject.current + 1 < subject.addresses.len() {
-            self.try_elsewhere(now, number);
+        let mut others = subject.addresses.iter().enumerate().skip(subject.current + 1);
+        // No wrapping around: an address that refuses at once would be asked again at once.
+        if let Some((next, _)) = others.find(|&(_, &address)| self.queue.serves(address)) {
+            subject.current = next;
+            self.ask_port(now, number, Transport::Udp);
         } else {
             self.trouble(now, number, Delivery::Refused, why, REST);
         }
@@ -355,7 +360,7 @@ impl Fanout {
 
     fn tell(&mut self, now: Duration, number: usize, news: News) {
         if let Some(subject) = self.subjects.get(number) {
-            let (id, attempts) = (subject.id, subject.attempts);
+            let (id, attempts) = (subject.id, if subject.left == 0 { 0 } else { subject.attempts });
             self.events.push_back(FanoutEvent { id, at: now, attempts, news });
         }
     }

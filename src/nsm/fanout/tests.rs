@@ -19,7 +19,7 @@ const NEW_STATE: NsmState = NsmState(9);
 enum Arrival {
     Datagram { lane: usize, peer: SocketAddr, local: IpAddr, bytes: Vec<u8> },
     Call(Transmit),
-    Found(u64, Result<Vec<IpAddr>, String>),
+    Found(u64, Result<Vec<IpAddr>, LookupError>),
     Streamed(u64, Result<Result<Vec<u8>, RpcError>, String>),
 }
 
@@ -157,7 +157,7 @@ impl World {
     /// Everything there is to do now, then on to the next instant. True at the end.
     fn step(&mut self, fanout: &mut Fanout) -> bool {
         while let Some(lookup) = fanout.poll_lookup() {
-            let found = self.names.get(&lookup.name).cloned().ok_or("no such host".to_owned());
+            let found = self.names.get(&lookup.name).cloned().ok_or(LookupError::Failed("no such host".to_owned()));
             self.post(Arrival::Found(lookup.token, found));
         }
         while let Some(call) = fanout.poll_stream(self.now) {
@@ -415,6 +415,69 @@ fn a_host_where_nobody_listens_is_given_up_at_once_and_tried_again() {
 }
 
 #[test]
+fn a_refusal_counts_where_the_other_address_is_of_a_family_without_a_socket() {
+    let mut world = World::new();
+    let only_v4 = FanoutOptions { lanes: vec![Lane { ipv6: false, window: 8 }], ..options(8) };
+    let both = target(1, Host::Addresses(vec![client(1), "fd00::7".parse().unwrap()]));
+    let mut fanout = Fanout::new(Duration::ZERO, vec![both], only_v4);
+    while world.now < 4 * S {
+        world.step(&mut fanout);
+        fanout.handle_refused(world.now, (client(1), RPCBIND).into());
+    }
+    let deliveries = world.deliveries(1);
+    assert!(matches!(deliveries[..], [(_, Delivery::Refused, false)]), "{deliveries:?}");
+    assert_eq!(world.sent.len(), 1, "it is left alone for its rest");
+}
+
+#[test]
+fn what_never_left_is_not_told_and_not_unanswered() {
+    let mut fanout = Fanout::new(Duration::ZERO, vec![at(1), at(2)], options(64));
+    let mut now = Duration::ZERO;
+    let mut events = Vec::new();
+    while !fanout.is_done() {
+        while let Some(call) = fanout.poll_transmit(now) {
+            if call.to.ip() == client(1) {
+                fanout.handle_unsent(&call, &"this host does not have the address to send from");
+            }
+        }
+        while let Some(event) = fanout.poll_event() {
+            events.push(event);
+        }
+        now = fanout.next_timeout().expect("an open fan-out has a timer");
+        fanout.handle_timeout(now);
+    }
+    while let Some(event) = fanout.poll_event() {
+        events.push(event);
+    }
+    let of = |id| events.iter().filter(move |event| event.id == id);
+    assert!(of(1).all(|event| event.attempts == 0 && event.news != News::SentAgain), "{events:?}");
+    for (id, expected) in [(1, Delivery::NotTold), (2, Delivery::NoAnswer)] {
+        let Some(News::GivenUp { delivery, last: true, .. }) = of(id).next_back().map(|event| &event.news) else {
+            panic!("{events:?}")
+        };
+        assert_eq!(*delivery, expected);
+    }
+}
+
+#[test]
+fn a_name_about_which_the_resolver_said_nothing_is_not_unknown_and_is_tried_later() {
+    let mut fanout = Fanout::new(Duration::ZERO, vec![target(1, Host::Name("one".into()))], options(64));
+    let lookup = fanout.poll_lookup().unwrap();
+    fanout.handle_lookup(Duration::ZERO, lookup.token, Err(LookupError::Unanswered("it is busy".into())));
+    let event = fanout.poll_event().unwrap();
+    let error = Some("one is not resolved yet: it is busy".to_owned());
+    assert_eq!(event.news, News::GivenUp { delivery: Delivery::NotTold, error, last: false });
+    fanout.handle_timeout(NAME_REST);
+    assert_eq!(fanout.poll_lookup().map(|lookup| lookup.name).as_deref(), Some("one"));
+    // What was once seen of it is not taken back.
+    fanout.handle_lookup(NAME_REST, lookup.token, Ok(Vec::new()));
+    assert!(matches!(fanout.poll_event().unwrap().news, News::GivenUp { delivery: Delivery::NameUnknown, .. }));
+    fanout.handle_timeout(2 * NAME_REST);
+    fanout.handle_lookup(2 * NAME_REST, lookup.token, Err(LookupError::Unanswered("it is busy".into())));
+    assert_eq!(fanout.poll_event(), None);
+}
+
+#[test]
 fn ipv6_clients_are_asked_by_getaddr() {
     let host: IpAddr = "fd00::7".parse().unwrap();
     let mut world = World::new().with([(host, Manner::Healthy)]);
@@ -432,10 +495,11 @@ fn a_family_without_a_socket_is_said_so() {
     let only_v4 = FanoutOptions { lanes: vec![Lane { ipv6: false, window: 8 }], ..options(8) };
     let both = target(2, Host::Addresses(vec![host, client(1)]));
     notify(&mut world, vec![target(1, Host::Addresses(vec![host])), both], only_v4);
-    let News::GivenUp { delivery: Delivery::NoAnswer, error: Some(error), last: true } = &world.last(1).news else {
+    let News::GivenUp { delivery: Delivery::NotTold, error: Some(error), last: true } = &world.last(1).news else {
         panic!("{:?}", world.last(1))
     };
     assert!(error.contains("fd00::7"), "{error}");
+    assert_eq!(world.last(1).attempts, 0);
     assert!(matches!(world.last(2).news, News::Acked { .. }));
 }
 

@@ -183,12 +183,13 @@ impl Plan {
     }
     /// Locks in scope of clients whose statd does not answer now.
     pub fn unreachable_locks(&self) -> u64 {
-        self.clients.iter().filter(|client| !client.answers()).map(|client| client.locks).sum()
+        self.clients.iter().filter(|client| client.probe.is_unreachable()).map(|client| client.locks).sum()
     }
     /// Whether every lock in scope could be reclaimed: all its clients answer, and none is without
     /// a client to tell.
     pub fn all_reclaimable(&self) -> bool {
-        self.unreachable_locks() == 0 && !(self.policy.include_unmonitored && self.unmonitored > 0)
+        self.clients.iter().all(|client| client.answers() || client.locks == 0)
+            && !(self.policy.include_unmonitored && self.unmonitored > 0)
     }
 }
 
@@ -387,7 +388,7 @@ impl Draft {
             plan.may_drop = plan
                 .clients
                 .iter()
-                .filter(|client| !client.answers() && client.locks > 0)
+                .filter(|client| client.probe.is_unreachable() && client.locks > 0)
                 .map(|client| ClientRef {
                     name: Maybe(Some(client.name.clone())),
                     address: Maybe(client.addresses.first().copied().map(Address)),

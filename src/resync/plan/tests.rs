@@ -139,6 +139,19 @@ fn dropping_the_locks_of_unreachable_clients_names_them_and_wants_consent() {
 }
 
 #[test]
+fn a_client_that_could_not_be_asked_is_not_unreachable_and_never_dropped_for_it() {
+    let request = Request { unreachable: Unreachable::Drop, ..Request::default() };
+    let not_asked = Probed::Silent(Probe::NotAsked);
+    let plan_of = |probes: &[Probed]| plan(&request, probes);
+    let none = plan_of(&[not_asked, not_asked, UP]);
+    assert_eq!((none.may_drop.len(), none.consent.len(), none.unreachable_locks()), (0, 0, 0));
+    assert_eq!(none.dry_run_exit(), 3, "nor is it known to reclaim");
+    let one = plan_of(&[not_asked, DOWN, UP]);
+    assert_eq!(one.may_drop.len(), 1);
+    assert!(one.consent[0].contains("2 locks of 1 client "), "{:?}", one.consent);
+}
+
+#[test]
 fn dropping_silent_clients_and_unmonitored_locks_want_consent_each() {
     let silent = plan(&Request { silent: Silent::Drop, ..Request::default() }, &[UP, UP, UP]);
     assert!(silent.consent[0].contains("--silent drop"));

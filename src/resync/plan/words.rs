@@ -26,7 +26,7 @@ pub(super) fn caveats(info: &Info) -> Vec<String> {
 pub(super) fn consent(plan: &Plan) -> Vec<String> {
     let mut wanted = Vec::new();
     if !plan.may_drop.is_empty() {
-        let unreachable: Vec<_> = plan.clients.iter().filter(|c| !c.answers() && c.locks > 0).collect();
+        let unreachable: Vec<_> = plan.clients.iter().filter(|c| c.probe.is_unreachable() && c.locks > 0).collect();
         let locks: u64 = unreachable.iter().map(|client| client.locks).sum();
         let shown: Vec<_> = unreachable.iter().take(5).map(|client| client.name.to_string()).collect();
         let more = unreachable.len().saturating_sub(shown.len());

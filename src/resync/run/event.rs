@@ -69,6 +69,8 @@ pub enum News {
         /// Whether none is left.
         all: bool,
     },
+    /// Nothing yet: a call to it went unanswered and was sent again.
+    SentAgain,
     /// It was given up, at least for now.
     GivenUp(Delivery),
 }
@@ -104,7 +106,7 @@ pub enum Event {
     StillPending,
     /// `settle` or `abort` was refused: the result cannot be written.
     NotDurable,
-    /// The manager refused something that it must not refuse.
+    /// The manager refused something that it must not refuse, or its answer makes no sense.
     Failed(String),
     /// The result is in the record.
     ResultStored,
@@ -162,6 +164,4 @@ pub enum Ending {
     Interrupted(String),
     /// The manager does not know the run (any more): it restarted.
     Superseded(String),
-    /// It could not be carried out.
-    Failed(String),
 }

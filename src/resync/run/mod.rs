@@ -26,8 +26,9 @@
 //! - Every phase is durable before what it announces: [`Action::Persist`] comes first.
 //! - An early settle asks `only_if_nothing_pending`, and only when every notice is acked or given
 //!   up, all of that was told, and no ack or reclaim has come for the quiet time (7).
-//! - At the deadline every client's last delivery is told before settle (8). The manager extends
-//!   the deadline by itself; [`Standing`] brings it here.
+//! - At the deadline every client's last delivery is told before settle (8): "no answer" only of one
+//!   that a call was sent to in vain. The manager extends the deadline by itself; [`Standing`] brings
+//!   it here.
 //!
 //! The driver does the actions in their order, and one call to the manager at a time; it gives the
 //! answers back as events. Start reading at [`Run::handle`].
@@ -88,6 +89,8 @@ struct Client {
     at: Duration,
     /// Whether any notice was acked.
     some_acked: bool,
+    /// Whether a call to it went unanswered: without one its silence says nothing.
+    tried: bool,
     /// What the manager was told.
     told: Delivery,
     suspect: bool,
@@ -148,6 +151,11 @@ impl Run {
         (run, vec![Action::Begin])
     }
 
+    /// Whether it will be left as soon as `begin` is answered.
+    pub fn is_leaving(&self) -> bool {
+        self.leave.is_some()
+    }
+
     /// A run that is over, whose result is to be fetched.
     pub fn complete(terms: Terms, phase: Phase) -> (Self, Vec<Action>) {
         (Self::new(terms, State::Fetching, phase), vec![Action::FetchResult])
@@ -199,10 +207,14 @@ impl Run {
                 }
             }
             (State::Beginning, Event::ManagerLost) => self.away(now, Aim::Begin, &mut out),
-            (State::Beginning, Event::Signal(signal)) => match self.leave {
-                None => self.leave = Some(signal),
-                Some(_) => self.interrupt(now, signal, &mut out),
-            },
+            (State::Beginning, Event::Signal(signal)) => {
+                if self.leave.is_some() {
+                    self.undo(&mut out);
+                    self.interrupt(now, signal, &mut out);
+                } else {
+                    self.leave = Some(signal);
+                }
+            }
 
             // --- grace is on; the manager is told that notices will leave
             (State::Announcing, Event::Told(standing @ Standing::Active { .. })) => {
@@ -312,17 +324,21 @@ impl Run {
                 | State::Away { .. },
                 Event::Signal(signal),
             ) => self.interrupt(now, signal, &mut out),
+
+            // --- what the manager said makes no sense: how the run stands is for the next command to see
+            (State::Beginning | State::Announcing, Event::Failed(why)) => {
+                self.undo(&mut out);
+                self.finish(Ending::Interrupted(why), &mut out);
+            }
             (
-                State::Beginning
-                | State::Announcing
-                | State::Notifying
+                State::Notifying
                 | State::Closing
                 | State::Settling
                 | State::Aborting
                 | State::Fetching
                 | State::Away { .. },
                 Event::Failed(why),
-            ) => self.finish(Ending::Failed(why), &mut out),
+            ) => self.finish(Ending::Interrupted(why), &mut out),
 
             // --- what says nothing in that state: answers that nobody waits for any more, news that
             // come before the first notice or after the last, time where only `advance` looks at it
@@ -491,6 +507,7 @@ impl Run {
                 delivery: client.delivery,
                 at: now.saturating_sub(client.ago),
                 some_acked: matches!(client.delivery, Delivery::Acked | Delivery::Partial),
+                tried: false,
                 told: Delivery::NotTold,
                 suspect: client.suspect,
             })
@@ -503,6 +520,9 @@ impl Run {
     }
 
     fn tell_all_again(&mut self, now: Duration) {
+        for client in &mut self.clients {
+            client.told = Delivery::NotTold;
+        }
         let known = (0..).zip(&self.clients).filter(|(_, client)| client.is_decided());
         self.untold = known.map(|(index, _)| index).collect();
         self.untold_since = now;
@@ -533,6 +553,7 @@ impl Run {
                     client.delivery = Delivery::Partial;
                 }
             }
+            News::SentAgain => client.tried = true,
             News::GivenUp(delivery) => {
                 // An ack stands: what was delivered stays delivered.
                 if client.delivery != Delivery::Acked {
@@ -594,6 +615,14 @@ impl Run {
         self.telling = false;
         self.not_before = Duration::MAX;
         out.push(Action::Abort);
+    }
+
+    /// Asks to abort a run that is being left, unless a notice may have left: what was begun, if
+    /// anything, must not stay in grace for nobody.
+    fn undo(&mut self, out: &mut Vec<Action>) {
+        if !self.confirmed {
+            self.abort(out);
+        }
     }
 
     fn fetch(&mut self, out: &mut Vec<Action>) {
@@ -659,9 +688,9 @@ impl Run {
 
 /// A client's delivery if nothing more comes.
 fn last_delivery(client: &Client) -> Delivery {
-    match (client.delivery, client.some_acked) {
-        (Delivery::NotTold, true) => Delivery::Partial,
-        (Delivery::NotTold, false) => Delivery::NoAnswer,
-        (known, _) => known,
+    match client.delivery {
+        Delivery::NotTold if client.some_acked => Delivery::Partial,
+        Delivery::NotTold if client.tried => Delivery::NoAnswer,
+        known => known,
     }
 }

@@ -36,6 +36,10 @@ fn ack(client: u32, at: u64) -> Event {
     Event::Heard { client, at: ms(at), news: News::Acked { all: true } }
 }
 
+fn sent_again(client: u32, at: u64) -> Event {
+    Event::Heard { client, at: ms(at), news: News::SentAgain }
+}
+
 fn given_up(client: u32, at: u64, delivery: Delivery) -> Event {
     Event::Heard { client, at: ms(at), news: News::GivenUp(delivery) }
 }
@@ -151,6 +155,7 @@ fn a_manager_that_cannot_settle_early_is_not_asked_to() {
 fn at_the_deadline_every_last_delivery_is_told_before_the_settle() {
     let mut run = notifying(2);
     run.handle(ms(20), Event::Heard { client: 0, at: ms(20), news: News::Acked { all: false } });
+    run.handle(ms(60), sent_again(1, 60));
     let done = pass(&mut run, 90_000, |at| active(2, left(90_000, at)));
     let last: Vec<_> = done
         .iter()
@@ -163,6 +168,33 @@ fn at_the_deadline_every_last_delivery_is_told_before_the_settle() {
         .collect();
     assert_eq!(last, [vec![(0, Delivery::Partial), (1, Delivery::NoAnswer)]]);
     assert_eq!(settles(&done), [(90_000, false)]);
+}
+
+#[test]
+fn at_the_deadline_no_answer_is_told_only_of_a_client_that_a_call_was_sent_to_in_vain() {
+    let mut run = notifying(2);
+    run.handle(ms(60), sent_again(1, 60));
+    let out = run.handle(ms(90_000), Event::Tick);
+    let told: Vec<_> = out
+        .iter()
+        .filter_map(|action| if let Action::Tell(batch) = action { Some(batch) } else { None })
+        .flatten()
+        .map(|c| (c.client, c.delivery))
+        .collect();
+    assert_eq!(told, [(1, Delivery::NoAnswer)]);
+    run.handle(ms(90_001), Event::ManagerLost);
+    run.handle(ms(90_002), Event::ManagerBack(active(2, 0)));
+    let out = run.handle(ms(90_003), Event::Told(active(2, 0)));
+    assert!(
+        matches!(out.last(), Some(Action::Tell(batch)) if batch.len() == 1 && batch[0].delivery == Delivery::NoAnswer),
+        "told again, as the first telling may be lost: {out:?}"
+    );
+
+    // A run resumed at its deadline: nothing of it has left this host.
+    let (mut run, _) = Run::resume(TERMS, Phase::Notifying);
+    run.handle(ms(5), fresh(2));
+    let out = run.handle(ms(10), Event::Told(active(2, 0)));
+    assert_eq!(out, [Action::StartNotices, Action::Tell(vec![])]);
 }
 
 #[test]
@@ -244,6 +276,35 @@ fn a_signal_before_the_first_notice_aborts() {
     run.handle(ms(5), fresh(2));
     assert_eq!(run.handle(ms(6), Event::Signal("SIGTERM")), [Action::Abort]);
     assert_eq!(run.handle(ms(7), Event::Told(active(2, 1))), [], "no notice after the abort was asked for");
+}
+
+#[test]
+fn a_second_signal_before_begin_is_answered_aborts_what_may_have_begun() {
+    let (mut run, _) = Run::begin(TERMS);
+    run.handle(ms(1), Event::Signal("SIGINT"));
+    assert!(run.is_leaving());
+    let out = run.handle(ms(2), Event::Signal("SIGINT"));
+    assert!(
+        matches!(
+            out.as_slice(),
+            [Action::Abort, Action::StopNotices, Action::Finish(Ending::Interrupted(why))] if why.contains("SIGINT")
+        ),
+        "{out:?}"
+    );
+}
+
+#[test]
+fn an_answer_that_makes_no_sense_aborts_before_the_first_notice_and_never_closes_the_books() {
+    let failed = || Event::Failed("nonsense".into());
+    let left = Action::Finish(Ending::Interrupted("nonsense".into()));
+    let (mut run, _) = Run::begin(TERMS);
+    assert_eq!(run.handle(ms(1), failed()), [Action::Abort, Action::StopNotices, left.clone()]);
+    let (mut run, _) = Run::begin(TERMS);
+    run.handle(ms(5), fresh(2));
+    assert_eq!(run.handle(ms(6), failed()), [Action::Abort, Action::StopNotices, left.clone()]);
+    assert_eq!(notifying(2).handle(ms(20), failed()), [Action::StopNotices, left.clone()]);
+    let (mut run, _) = Run::resume(TERMS, Phase::Notifying);
+    assert_eq!(run.handle(ms(1), failed()), [Action::StopNotices, left]);
 }
 
 #[test]
@@ -357,6 +418,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     };
     let news = prop_oneof![
         any::<bool>().prop_map(|all| News::Acked { all }),
+        Just(News::SentAgain),
         Just(News::GivenUp(Delivery::NoAnswer)),
         Just(News::GivenUp(Delivery::NoStatd)),
         Just(News::GivenUp(Delivery::Partial)),
@@ -375,6 +437,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::ManagerLost),
         1 => standing().prop_map(Event::ManagerBack),
         1 => Just(Event::Signal("SIGINT")),
+        1 => Just(Event::Failed("nonsense".into())),
         12 => Just(Event::Tick),
     ]
 }
