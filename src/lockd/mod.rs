@@ -219,6 +219,7 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     let mut serving = JoinSet::new();
     serve_program(sockets.nlm, &nlm, &cache, &stopping, &mut serving);
     serve_program(sockets.nsm, &nsm, &cache, &stopping, &mut serving);
+    let mut states = table.nsm_states();
     let control_service = Arc::new(ControlService::new(table, persist, identity));
     let ids = Arc::new(AtomicU64::new(1));
     for socket in [Some(control), control_ro].into_iter().flatten() {
@@ -236,7 +237,16 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     let mut notices = JoinSet::new();
     if !monitors.is_empty() {
         recovery::warn_of_own_mounts();
-        notices.spawn(recovery::notify(monitors, names, nsm_state, flags.rpcbind_port, clock));
+        notices.spawn(async move {
+            // A client that was told a run's number must not hear an older one after it.
+            tokio::select! {
+                biased;
+                _ = states.wait_for(|state| *state != nsm_state) => {
+                    tracing::info!("a run has a newer NSM state: notices of this restart end");
+                }
+                () = recovery::notify(monitors, names, nsm_state, flags.rpcbind_port, clock) => {}
+            }
+        });
     }
 
     let ended = tokio::select! {

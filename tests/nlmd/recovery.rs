@@ -67,3 +67,20 @@ fn a_run_cut_by_a_crash_is_superseded_and_its_state_number_not_used_again() {
     let unfetched = super::control::unfetched(&mut control);
     assert_eq!(unfetched, [begun.run]);
 }
+
+#[test]
+fn notices_of_a_restart_end_when_a_run_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = shared_port(&["127.0.0.3", "127.0.0.1"]).to_string();
+    let host = Host::start("127.0.0.3", port.parse().unwrap());
+    host.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
+    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port, "--grace", "300ms"]);
+    assert_eq!(Client::v4(&daemon, "127.0.0.3", "beta").lock(&want("file")), Stat::Granted);
+    daemon.kill_9();
+
+    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port, "--grace", "300ms"]);
+    let mut control = Control::open(&daemon);
+    await_some("the end of grace", || (control.status().grace == Grace::Open).then_some(()));
+    super::control::begin(&mut control, 1).unwrap();
+    await_some("the end of the notices", || daemon.log().contains("notices of this restart end").then_some(()));
+}

@@ -1,6 +1,6 @@
 //! An NLM call's way through the owner: identity, record, lock table, effects, answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -37,6 +37,46 @@ impl Parked {
             Self::Reboot { .. } => {}
         }
     }
+
+    /// Whether a reboot notice from `source` about `name` may mean this one's client.
+    pub(super) fn concerns(&self, source: IpAddr, name: &CallerName) -> bool {
+        match self {
+            Self::Call { incoming, .. } => incoming.address == source && incoming.name.matches(name),
+            Self::Reboot { source: other, name: named, .. } => *other == source && named.matches(name),
+        }
+    }
+}
+
+/// What waits until a result is written, in order.
+#[derive(Debug, Default)]
+pub(super) struct UntilCommit {
+    parked: Vec<Parked>,
+    /// Whose calls are among them, and from where.
+    clients: HashSet<ClientId>,
+    callers: HashSet<IpAddr>,
+    /// Where the reboot notices among them came from.
+    rebooted: HashSet<IpAddr>,
+}
+
+impl UntilCommit {
+    fn call(&mut self, client: Option<ClientId>, address: IpAddr, call: Parked) {
+        self.clients.extend(client);
+        self.callers.insert(address);
+        self.parked.push(call);
+    }
+    fn reboot(&mut self, source: IpAddr, notice: Parked) {
+        self.rebooted.insert(source);
+        self.parked.push(notice);
+    }
+    fn holds_up_call(&self, client: ClientId, address: IpAddr) -> bool {
+        self.clients.contains(&client) || self.rebooted.contains(&address)
+    }
+    fn holds_up_reboot(&self, source: IpAddr) -> bool {
+        self.callers.contains(&source) || self.rebooted.contains(&source)
+    }
+    pub(super) fn take(&mut self) -> Vec<Parked> {
+        std::mem::take(self).parked
+    }
 }
 
 /// Clients whose name is being looked up, with the calls that wait.
@@ -53,6 +93,11 @@ fn promises(call: &Call) -> bool {
         Call::Share { .. } => true,
         Call::Test(_) | Call::Cancel(_) | Call::Unlock(_) | Call::Unshare { .. } | Call::FreeAll => false,
     }
+}
+
+/// Whether a client is known from this call on.
+fn makes_known(call: &Call) -> bool {
+    matches!(call, Call::Lock { .. } | Call::Share { .. })
 }
 
 fn carried_state(call: &Call) -> NsmState {
@@ -87,12 +132,17 @@ impl Owner {
 
     /// Counts a call that is going to be parked; drops it, unanswered, where too many are.
     fn park(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) -> Option<Parked> {
+        self.park_behind(incoming, answer, parkings + 1)
+    }
+
+    /// Parks a call behind others of its client: those count how often.
+    fn park_behind(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) -> Option<Parked> {
         if self.parked >= PARKED_MAX {
             tracing::warn!(client = %incoming.name, "too many calls wait; one is dropped unanswered");
             return None;
         }
         self.parked += 1;
-        Some(Parked::Call { incoming, answer, parkings: parkings + 1 })
+        Some(Parked::Call { incoming, answer, parkings })
     }
 
     pub(super) fn unpark(&mut self, parked: Vec<Parked>) {
@@ -106,6 +156,21 @@ impl Owner {
             self.identify(incoming, answer, parkings);
             return;
         };
+        // What changes locks keeps its order; TEST changes nothing.
+        if !matches!(incoming.call, Call::Test(_)) {
+            if self.until_commit.holds_up_call(client, address) {
+                if let Some(parked) = self.park_behind(incoming, answer, parkings) {
+                    self.until_commit.call(Some(client), address, parked);
+                }
+                return;
+            }
+            if self.records.is_waited_for(client) {
+                if let Some(parked) = self.park_behind(incoming, answer, parkings) {
+                    self.records.wait_behind(client, parked);
+                }
+                return;
+            }
+        }
         if !self.records.is_durable(client, address, server_address) {
             self.table.called(client, server_address);
             if promises(&incoming.call) {
@@ -116,8 +181,9 @@ impl Owner {
         let caller = Caller { client, via: incoming.via };
         match self.table.handle(self.clock.now(), caller, &incoming.call) {
             Handled::Wait => {
+                let client = (!matches!(incoming.call, Call::Test(_))).then_some(client);
                 if let Some(parked) = self.park(incoming, answer, parkings) {
-                    self.until_commit.push(parked);
+                    self.until_commit.call(client, address, parked);
                 }
             }
             Handled::Reply(verdict) => {
@@ -145,14 +211,19 @@ impl Owner {
         }
     }
 
-    /// First call of this address and name. A namesake elsewhere may be the same host.
+    /// A call of an unknown address and name. A namesake elsewhere may be the same host. Only a call
+    /// that takes a lock makes its caller a client; others must not push a client out of a full table.
     fn identify(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
         let key = (incoming.address, incoming.name.clone());
         let pending = self.identifying.waiting.contains_key(&key);
         let look_up = !self.table.namesakes(&incoming.name).is_empty()
             && (pending || self.identifying.waiting.len() < LOOKUPS_MAX);
         if !look_up && !pending {
-            match self.add(&key, &[]) {
+            if !makes_known(&incoming.call) {
+                self.stranger(incoming, answer, parkings);
+                return;
+            }
+            match self.add(&key) {
                 Ok(_) => {
                     self.again.push_front(Parked::Call { incoming, answer, parkings: parkings + 1 });
                 }
@@ -176,17 +247,46 @@ impl Owner {
     pub(super) fn looked_up(&mut self, address: IpAddr, name: CallerName, found: &[IpAddr]) {
         let key = (address, name);
         let waiting = self.identifying.waiting.remove(&key).unwrap_or_default();
-        if self.table.find(key.0, &key.1).is_none() && self.add(&key, found).is_err() {
-            self.parked = self.parked.saturating_sub(waiting.len());
-            waiting.into_iter().for_each(Parked::deny);
-            return;
+        self.parked = self.parked.saturating_sub(waiting.len());
+        let mut known = self.table.find(key.0, &key.1).is_some() || self.join(&key, found);
+        for parked in waiting {
+            match parked {
+                Parked::Call { incoming, answer, parkings } if !known && !makes_known(&incoming.call) => {
+                    self.stranger(incoming, answer, parkings);
+                }
+                Parked::Call { .. } if !known && self.add(&key).is_err() => parked.deny(),
+                Parked::Call { .. } => {
+                    known = true;
+                    self.again.push_back(parked);
+                }
+                Parked::Reboot { .. } => self.again.push_back(parked),
+            }
         }
-        self.unpark(waiting);
         self.drain_again();
     }
 
-    /// Joins the client of that name at an address that the name also resolves to, or makes a new one.
-    fn add(&mut self, key: &(IpAddr, CallerName), found: &[IpAddr]) -> Result<ClientId, Full> {
+    /// Answers a caller that has nothing here and takes nothing.
+    fn stranger(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
+        let handled = match &incoming.call {
+            Call::Test(wanted) => self.table.test_by_stranger(&wanted.file, wanted.range, wanted.exclusive),
+            Call::Unlock(_) | Call::Unshare { .. } | Call::FreeAll => Handled::Reply(Verdict::Granted),
+            Call::Cancel(_) | Call::Lock { .. } | Call::Share { .. } => Handled::Reply(Verdict::Denied),
+        };
+        match handled {
+            Handled::Wait => {
+                let address = incoming.address;
+                if let Some(parked) = self.park(incoming, answer, parkings) {
+                    self.until_commit.call(None, address, parked);
+                }
+            }
+            Handled::Reply(verdict) => {
+                let _ = answer.send(verdict);
+            }
+        }
+    }
+
+    /// Joins the client of that name at an address that the name also resolves to, if there is one.
+    fn join(&mut self, key: &(IpAddr, CallerName), found: &[IpAddr]) -> bool {
         let (address, name) = key;
         if found.contains(address) {
             for namesake in self.table.namesakes(name) {
@@ -194,10 +294,15 @@ impl Owner {
                 if view.addresses.iter().any(|known| found.contains(known)) {
                     tracing::info!(client = %name, %address, known = ?view.addresses, "one client at several addresses");
                     self.table.join(namesake, *address);
-                    return Ok(namesake);
+                    return true;
                 }
             }
         }
+        false
+    }
+
+    fn add(&mut self, key: &(IpAddr, CallerName)) -> Result<ClientId, Full> {
+        let (address, name) = key;
         let added = self.table.add_client(*address, name);
         let _ = self.apply_effects();
         match added {
@@ -246,7 +351,13 @@ impl Owner {
             Err(error) => {
                 tracing::error!(client = %name, %error, "its monitor record is not on disk; its locks are refused (DENIED_NOLOCKS)");
                 self.parked = self.parked.saturating_sub(waiting.len());
-                waiting.into_iter().for_each(Parked::deny);
+                for parked in waiting {
+                    match &parked {
+                        Parked::Call { incoming, .. } if promises(&incoming.call) => parked.deny(),
+                        Parked::Call { .. } | Parked::Reboot { .. } => self.again.push_back(parked),
+                    }
+                }
+                self.drain_again();
             }
         }
     }
@@ -258,11 +369,23 @@ impl Owner {
         state: NsmState,
         answer: oneshot::Sender<Reboot>,
     ) {
-        let outcome = self.table.reboot_notice(source, &name, state);
+        let held_up = self.until_commit.holds_up_reboot(source);
+        let identifying = self.identifying.waiting.iter_mut().find(|((at, n), _)| *at == source && n.matches(&name));
+        let line = match identifying {
+            Some((_, line)) => Some(line),
+            None if self.parked > 0 => self.records.line_of(source, &name),
+            None => None,
+        };
+        let outcome =
+            if held_up || line.is_some() { Reboot::Wait } else { self.table.reboot_notice(source, &name, state) };
         if outcome == Reboot::Wait {
             if self.parked < PARKED_MAX {
                 self.parked += 1;
-                self.until_commit.push(Parked::Reboot { source, name, state, answer });
+                let notice = Parked::Reboot { source, name, state, answer };
+                match line {
+                    Some(line) => line.push(notice),
+                    None => self.until_commit.reboot(source, notice),
+                }
             }
             return;
         }

@@ -28,6 +28,7 @@
 //! What must hold:
 //! - The new NSM state is durable before `begin` marks; a result before `settle_commit`.
 //! - A reply that promises a lock goes out only when the client's monitor record is durable.
+//! - Calls and reboot notices of one client keep their order: behind a parked one, the next are parked.
 //! - Scanning and sweeping take turns with requests, slice by slice.
 //!
 //! Start reading at `owner::Owner::run`.
@@ -154,6 +155,10 @@ impl Table {
     /// The server's NSM state number now.
     pub fn nsm_state(&self) -> NsmState {
         *self.nsm_state.borrow()
+    }
+    /// The server's NSM state number and its changes: each begun run has a new one.
+    pub fn nsm_states(&self) -> watch::Receiver<NsmState> {
+        self.nsm_state.clone()
     }
     /// The manager as a whole.
     pub async fn status(&self) -> Result<Status, Refusal> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
-use super::calls::{Identifying, Parked};
+use super::calls::{Identifying, Parked, UntilCommit};
 use super::records::Records;
 use super::runs::{Phase, Runs};
 use super::timeline::Timeline;
@@ -72,8 +72,8 @@ pub(super) struct Owner {
     pub(super) offers: HashMap<OfferId, AbortHandle>,
     /// Calls to be given to the table now.
     pub(super) again: VecDeque<Parked>,
-    /// Calls that met a pending lock while a result is written.
-    pub(super) until_commit: Vec<Parked>,
+    /// Calls that met a pending lock while a result is written, and what must not overtake them.
+    pub(super) until_commit: UntilCommit,
     /// How many calls are parked, wherever.
     pub(super) parked: usize,
 }
@@ -105,7 +105,7 @@ impl Owner {
             work: JoinSet::new(),
             offers: HashMap::new(),
             again: VecDeque::new(),
-            until_commit: Vec::new(),
+            until_commit: UntilCommit::default(),
             parked: 0,
         };
         owner.remember(setup.found.monitors);

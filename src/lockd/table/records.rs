@@ -74,6 +74,24 @@ impl Records {
         record.writing.clone()
     }
 
+    /// Whether a call of the client waits for its record.
+    pub(super) fn is_waited_for(&self, client: ClientId) -> bool {
+        self.by_client.get(&client).is_some_and(|record| !record.waiting.is_empty())
+    }
+
+    /// Parks what must not overtake a call that waits.
+    pub(super) fn wait_behind(&mut self, client: ClientId, parked: Parked) {
+        if let Some(record) = self.by_client.get_mut(&client) {
+            record.waiting.push(parked);
+        }
+    }
+
+    /// The calls that wait, of a client that a reboot notice may mean.
+    pub(super) fn line_of(&mut self, source: IpAddr, name: &CallerName) -> Option<&mut Vec<Parked>> {
+        let mut lines = self.by_client.values_mut().map(|record| &mut record.waiting);
+        lines.find(|line| line.iter().any(|parked| parked.concerns(source, name)))
+    }
+
     /// The record to write because the client's state number differs from the one on disk.
     pub(super) fn state_changed(&mut self, client: ClientId, state: NsmState) -> Option<MonitorRecord> {
         let record = self.by_client.get_mut(&client)?;

@@ -356,7 +356,7 @@ impl Owner {
     pub(super) fn result_durable(&mut self, durable: Result<(), PersistError>) {
         let Ending { result, answers } = std::mem::take(&mut self.runs.ending);
         let Some(result) = result else { return };
-        let waiting = std::mem::take(&mut self.until_commit);
+        let waiting = self.until_commit.take();
         match durable {
             Ok(()) => {
                 self.table.settle_commit();

@@ -226,6 +226,8 @@ async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
         let (persist, _disk) = Persist::scripted();
         let (mut owner, ..) = super::owner::Owner::new(setup(persist, Limits::default()));
         let known = owner.table.add_client(address(2), &name).unwrap();
+        let (answer, _waits) = oneshot::channel();
+        owner.call(Incoming { name: name.clone(), ..incoming(3, "file") }, answer);
         owner.looked_up(address(3), name.clone(), &found);
         assert_eq!(owner.table.totals().clients, clients, "{found:?}");
         assert_eq!(owner.table.find(address(3), &name) == Some(known), clients == 1);
@@ -293,4 +295,86 @@ async fn a_late_reclaim_right_after_an_abort_is_written_after_the_runs_result() 
     assert!(matches!(world.accept().await, Change::Late(..)));
     assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
     assert_eq!(abort.await.unwrap().unwrap().outcome, Outcome::Aborted);
+}
+
+fn unlock_of(incoming: Incoming) -> Incoming {
+    let Call::Lock { wanted, .. } = incoming.call else { panic!("a LOCK") };
+    Incoming { call: Call::Unlock(wanted), ..incoming }
+}
+
+#[tokio::test]
+async fn what_follows_a_lock_that_waits_for_its_record_does_not_overtake_it() {
+    for call in [unlock_of(incoming(2, "file")), Incoming { call: Call::FreeAll, ..incoming(2, "file") }] {
+        let mut world = World::new();
+        let lock = world.send(incoming(2, "file"));
+        let (_, done) = world.change().await;
+        let mut later = world.send(call);
+        assert!(timeout(A_MOMENT, &mut later).await.is_err(), "it has overtaken the LOCK");
+        done.send(Ok(())).unwrap();
+        assert_eq!(lock.await.unwrap(), Some(Verdict::Granted));
+        assert_eq!(later.await.unwrap(), Some(Verdict::Granted));
+        assert_eq!(world.table.status().await.unwrap().locks, 0, "a ghost");
+    }
+}
+
+#[tokio::test]
+async fn a_reboot_notice_does_not_overtake_a_lock_of_the_life_before() {
+    let mut world = World::new();
+    let lock = world.send(incoming(2, "file"));
+    let (_, done) = world.change().await;
+    let table = world.table.clone();
+    let (source, name) = (incoming(2, "file").address, CallerName::new("host2").unwrap());
+    let mut notice = tokio::spawn(async move { table.reboot(source, name, NsmState(5)).await });
+    assert!(timeout(A_MOMENT, &mut notice).await.is_err(), "it has overtaken the LOCK");
+    done.send(Ok(())).unwrap();
+    assert_eq!(lock.await.unwrap(), Some(Verdict::Granted));
+    assert_eq!(notice.await.unwrap(), Some(Reboot::Released(1)));
+}
+
+#[tokio::test]
+async fn what_follows_a_lock_that_waits_for_the_commit_does_not_overtake_it() {
+    let mut world = World::new();
+    world.hold(incoming(2, "stale")).await;
+    world.hold(incoming(3, "own")).await;
+    world.begin().await;
+    let settling = world.settle().await;
+    let (_, done) = world.change().await;
+    let mut reclaim = incoming(2, "stale");
+    let Call::Lock { reclaim: again, .. } = &mut reclaim.call else { panic!("a LOCK") };
+    *again = true;
+    let lock = world.send(reclaim);
+    tokio::task::yield_now().await;
+    let mut later = world.send(unlock_of(incoming(2, "free")));
+    assert!(timeout(A_MOMENT, &mut later).await.is_err(), "it has overtaken the LOCK");
+    done.send(Ok(())).unwrap();
+    settling.await.unwrap().unwrap();
+    while !lock.is_finished() {
+        // A late reclaim is written before its answer.
+        tokio::select! {
+            change = world.disk.recv() => change.unwrap().1.send(Ok(())).unwrap(),
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+        }
+    }
+    assert_eq!(later.await.unwrap(), Some(Verdict::Granted));
+}
+
+#[tokio::test]
+async fn only_a_call_that_takes_a_lock_makes_its_caller_a_client() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    let wanted = || match incoming(3, "file").call {
+        Call::Lock { wanted, .. } => wanted,
+        _ => panic!("a LOCK"),
+    };
+    for (call, granted) in [
+        (Call::Test(wanted()), false),
+        (Call::Cancel(wanted()), false),
+        (Call::Unlock(wanted()), true),
+        (Call::FreeAll, true),
+    ] {
+        let verdict = world.table.call(Incoming { call, ..incoming(3, "file") }).await;
+        assert_eq!(verdict == Some(Verdict::Granted), granted, "{verdict:?}");
+    }
+    let status = world.table.status().await.unwrap();
+    assert_eq!((status.clients, status.locks), (1, 1));
 }
