@@ -7,7 +7,7 @@ use super::args::DemoArgs;
 use super::error::CliError;
 use super::{Context, live};
 use crate::demo::run::{DemoError, Script, play};
-use crate::demo::stage::Cast;
+use crate::demo::stage::{Cast, StageError};
 use crate::report::Progress;
 
 pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, CliError> {
@@ -32,13 +32,13 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, CliErro
         unreachable: args.unreachable,
         db: context.settings.given_db.clone(),
     };
-    script.cast.check().map_err(|error| failure(&error.into()))?;
+    script.cast.check().map_err(|error| failure(error.into()))?;
     context.say(&format!("{} simulated clients take {} locks each", args.clients, args.locks));
     let (progress, shown) = watch::channel(Progress::default());
     let play = async { tokio::join!(play(&script, &nlmctl, progress), live::show(shown, context.settings.quiet)).0 };
     // Leaving this scope ends nlmd and removes the demo's files, whichever way it is left.
     let played = tokio::select! {
-        played = play => played.map_err(|error| failure(&error))?,
+        played = play => played.map_err(failure)?,
         name = stop_signal() => {
             return Err(CliError::failed(format!("{}: the demo was ended, with all that it had started", name?), "run it again"));
         }
@@ -47,12 +47,14 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, CliErro
     Ok(played.exit())
 }
 
-fn failure(error: &DemoError) -> CliError {
-    let (message, remedy) = (error.to_string(), error.remedy());
-    match error.exit() {
-        2 => CliError::usage(message, remedy),
-        4 => CliError::refused(message, remedy),
-        _ => CliError::failed(message, remedy),
+fn failure(error: DemoError) -> CliError {
+    match error {
+        DemoError::Controller(error) => error.into(),
+        DemoError::Store(error) => error.into(),
+        DemoError::Stage(StageError::Usage { .. }) => CliError::usage(error.to_string(), error.remedy()),
+        DemoError::Stage(_) | DemoError::Compare(_) | DemoError::Restless => {
+            CliError::failed(error.to_string(), error.remedy())
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use crate::manager::ManagerError;
 use crate::nsm::driver::DriverError;
 use crate::resync::plan::PlanError;
 use crate::store::StoreError;
-use crate::wire::control::RefusalCode;
 
 /// Why there is no report. Nothing of the server was touched, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -45,28 +44,6 @@ impl ControllerError {
     }
     pub(super) fn refused(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Refused { message: message.into(), remedy: remedy.into() }
-    }
-
-    /// The exit code of the contract, as `cli/error` has it, for those who drive runs without the
-    /// command line.
-    pub fn exit(&self) -> u8 {
-        match self {
-            Self::Usage { .. } => 2,
-            Self::Refused { .. } | Self::Store(StoreError::ControllerActive { .. }) => 4,
-            Self::Manager(ManagerError::Unreachable { .. } | ManagerError::Protocol { .. }) => 5,
-            Self::Manager(ManagerError::Refused(refusal)) => match refusal.code {
-                RefusalCode::BadRequest | RefusalCode::Unsupported => 2,
-                RefusalCode::NotDurable => 1,
-                RefusalCode::RunActive
-                | RefusalCode::GraceActive
-                | RefusalCode::StalePlan
-                | RefusalCode::UnknownRun
-                | RefusalCode::WrongPhase
-                | RefusalCode::StillPending
-                | RefusalCode::NotAllowed => 4,
-            },
-            Self::Manager(ManagerError::Lost { .. }) | Self::Store(_) | Self::Network(_) | Self::Internal(_) => 1,
-        }
     }
 
     /// What to do about it.

@@ -101,14 +101,6 @@ pub enum DemoError {
 }
 
 impl DemoError {
-    /// The exit code.
-    pub fn exit(&self) -> u8 {
-        match self {
-            Self::Stage(StageError::Usage { .. }) => 2,
-            Self::Controller(error) => error.exit(),
-            Self::Stage(_) | Self::Store(_) | Self::Compare(_) | Self::Restless => 1,
-        }
-    }
     /// What to do about it.
     pub fn remedy(&self) -> String {
         match self {
