@@ -43,11 +43,14 @@ use crate::report::{Outcome, Phase, Progress, RunReport};
 use crate::resync::plan::{self, Consent, Draft, Plan, Request, Seen};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store};
-use crate::wire::control::{BeginArgs, LockRow, LocksArgs, RunId, Scope};
+use crate::wire::control::{BeginArgs, Capabilities, LockRow, LocksArgs, RunId, Scope};
 use crate::wire::xdr::List;
 
 /// How long to wait before a manager that does not answer, or not yet, is asked again.
 const CALL_AGAIN: Duration = Duration::from_millis(100);
+
+/// Where a reclaim that comes after grace is lost, grace ends early only after so long without one.
+const QUIET_WITHOUT_LATE_RECLAIMS: Duration = Duration::from_secs(5);
 
 /// How a controller works, whatever it does.
 #[derive(Debug, Clone)]
@@ -97,7 +100,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
     let results = nsm::probe(targets, probe).await?;
     let probes: Vec<_> = results.iter().map(targets::probed).collect();
-    Ok(draft.finish(&probes))
+    Ok(draft.finish(&probes)?)
 }
 
 async fn locks(manager: &dyn LockManager, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
@@ -157,14 +160,16 @@ pub async fn resync(
             "go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
         ));
     }
+    let capabilities = manager.info().await?.capabilities;
     let new = NewRun {
         manager: manager.kind().to_owned(),
         endpoint: manager.endpoint(),
+        knows_owners: capabilities.knows_owners,
         fingerprint: plan.fingerprint.clone(),
         scope: plan.asked.clone(),
         begin: begin.clone(),
     };
-    let (terms, record_all) = (terms(&*manager, &options).await?, options.record_all);
+    let (terms, record_all) = (terms(capabilities, &options), options.record_all);
     record.with(move |store| store.create_run(&new)).await?;
     let orders = Orders {
         begin,
@@ -220,7 +225,7 @@ pub async fn resume(
     let stored = record.with(move |store| store.clients(left.id)).await?;
     let addresses = stored.iter().flat_map(|client| client.client.addresses.as_slice()).map(|address| address.0);
     hosts::refuse_own_mounts(request.own_locks_lost, addresses)?;
-    let terms = terms(&*manager, &options).await?;
+    let terms = terms(info.capabilities, &options);
     let orders = Orders {
         begun: left.phase >= Phase::Begun,
         begin: left.begin,
@@ -242,9 +247,13 @@ async fn take_over(store: Store) -> Result<(Record, ControllerLock), ControllerE
     Ok((record, lock))
 }
 
-async fn terms(manager: &dyn LockManager, options: &Options) -> Result<Terms, ManagerError> {
-    let settle_early = manager.info().await?.capabilities.settle_early;
-    Ok(Terms { quiet_time: options.quiet_time, settle_early })
+fn terms(can: Capabilities, options: &Options) -> Terms {
+    let at_least = if can.late_reclaims { Duration::ZERO } else { QUIET_WITHOUT_LATE_RECLAIMS };
+    Terms {
+        quiet_time: options.quiet_time.max(at_least),
+        settle_early: can.settle_early,
+        begin_releases: can.begin_releases,
+    }
 }
 
 fn begin_args(plan: &Plan) -> BeginArgs {

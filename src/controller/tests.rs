@@ -165,6 +165,7 @@ impl LockManager for Fake {
                 release: false,
                 knows_reclaims: true,
                 knows_paths: false,
+                begin_releases: false,
             },
             domains: List::default(),
         })
