@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::drive::{Drive, Driven, Orders};
 use self::record::Record;
-use crate::manager::{LockManager, ManagerError};
+use crate::manager::{LockManager, ManagerError, Weight};
 use crate::nsm::{self, ProbeOptions};
 use crate::report::{Outcome, Phase, Progress, RunReport};
 use crate::resync::plan::{self, Consent, Draft, Plan, Request, Seen};
@@ -92,7 +92,12 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let locks = if scope.files.as_slice().is_empty() { None } else { Some(locks(manager, &scope).await?) };
     let mounts = if request.own_locks_lost { Vec::new() } else { hosts::local_mounts()? };
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
-    let draft = Draft::new(request, scope, seen)?;
+    let cautions = manager.cautions().await?;
+    if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
+        return Err(ControllerError::refused(stop.text.clone(), stop.remedy.clone()));
+    }
+    let of = |weight| cautions.iter().filter(move |c| c.weight == weight).map(|c| c.text.clone()).collect();
+    let draft = Draft::new(request, scope, seen)?.cautioned(of(Weight::Say), of(Weight::Consent));
     let Some(my_name) = draft.names().first().cloned() else {
         return Err(ControllerError::usage("no name under which clients know this server", "give one with --name"));
     };

@@ -366,6 +366,14 @@ impl Draft {
         Ok(Self { plan, states, capabilities: seen.info.capabilities })
     }
 
+    /// What the manager itself wants to be said, and to be agreed to.
+    #[must_use]
+    pub fn cautioned(mut self, said: Vec<String>, agreed_to: Vec<String>) -> Self {
+        self.plan.caveats.extend(said);
+        self.plan.consent = agreed_to;
+        self
+    }
+
     /// The names that notices will carry, in order; never empty.
     pub fn names(&self) -> &[CallerName] {
         &self.plan.names
@@ -410,7 +418,8 @@ impl Draft {
         if capabilities.begin_releases {
             refuse_what_begin_loses(&plan)?;
         }
-        plan.consent = consent(&plan);
+        let wanted = consent(&plan);
+        plan.consent.extend(wanted);
         plan.fingerprint = fingerprint(&plan);
         Ok(plan)
     }
