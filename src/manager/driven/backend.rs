@@ -70,8 +70,9 @@ pub trait Backend: Send + Sync + 'static {
     async fn recover(&self) -> Result<Vec<String>, ManagerError>;
     /// Makes `state` its NSM state number, durably.
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError>;
-    /// Drops every client's lock and starts a grace period, for `grace` if it can be chosen; answers
-    /// once that was seen. After a refusal every lock is held as before.
+    /// Drops every client's lock (but nothing, if its capabilities say that beginning releases nothing)
+    /// and starts a grace period, for `grace` if it can be chosen; answers once that was seen. After a
+    /// refusal every lock is held as before.
     async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError>;
     /// Ends grace.
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError>;
