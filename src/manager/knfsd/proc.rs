@@ -17,20 +17,20 @@ const SIGKILL_BIT: u32 = 8;
 
 /// The kernel's files, below a root: `/` outside tests.
 #[derive(Debug, Clone)]
-pub struct Proc {
+pub(super) struct Proc {
     root: PathBuf,
 }
 
 /// The kernel thread that serves NLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lockd {
+pub(super) struct Lockd {
     /// Its process number.
-    pub pid: i32,
+    pub(super) pid: i32,
     /// When it started, in ticks since boot.
-    pub start: u64,
+    pub(super) start: u64,
     /// Whether it takes SIGKILL: it drops its locks and starts grace then. Linux 6.4 and newer
     /// ignore it.
-    pub takes_kill: bool,
+    pub(super) takes_kill: bool,
 }
 
 impl Default for Proc {
@@ -41,15 +41,15 @@ impl Default for Proc {
 
 impl Proc {
     /// Below `root`.
-    pub fn at(root: impl Into<PathBuf>) -> Self {
+    pub(super) fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
     /// A file, by its path without the leading slash.
-    pub fn path(&self, file: &str) -> PathBuf {
+    pub(super) fn path(&self, file: &str) -> PathBuf {
         self.root.join(file)
     }
     /// The text of a file; bytes that are no UTF-8 become `U+FFFD`.
-    pub fn read(&self, file: &str) -> Result<String, KnfsdError> {
+    pub(super) fn read(&self, file: &str) -> Result<String, KnfsdError> {
         use std::io::Read;
         let path = self.path(file);
         let mut bytes = Vec::new();
@@ -59,16 +59,16 @@ impl Proc {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
     /// The text without what is around it: some of these files end in a zero byte.
-    pub fn word(&self, file: &str) -> Result<String, KnfsdError> {
+    pub(super) fn word(&self, file: &str) -> Result<String, KnfsdError> {
         Ok(self.read(file)?.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned())
     }
     /// A number.
-    pub fn number<T: std::str::FromStr>(&self, file: &str) -> Result<T, KnfsdError> {
+    pub(super) fn number<T: std::str::FromStr>(&self, file: &str) -> Result<T, KnfsdError> {
         let word = self.word(file)?;
         word.parse().map_err(|_| KnfsdError::Odd { path: self.path(file), what: format!("{word:?} is no number") })
     }
     /// Writes in one call, which is what these files want.
-    pub fn write(&self, file: &str, text: &str) -> Result<(), KnfsdError> {
+    pub(super) fn write(&self, file: &str, text: &str) -> Result<(), KnfsdError> {
         let path = self.path(file);
         let mut opened = fs::OpenOptions::new().write(true).open(&path).map_err(KnfsdError::write(&path))?;
         let written = opened.write(text.as_bytes()).map_err(KnfsdError::write(&path))?;
@@ -79,15 +79,15 @@ impl Proc {
     }
 
     /// How many nfsd threads there are.
-    pub fn threads(&self) -> Result<u32, KnfsdError> {
+    pub(super) fn threads(&self) -> Result<u32, KnfsdError> {
         self.number("proc/fs/nfsd/threads")
     }
     /// Whether lockd's own grace period is on.
-    pub fn nlm_in_grace(&self) -> Result<bool, KnfsdError> {
+    pub(super) fn nlm_in_grace(&self) -> Result<bool, KnfsdError> {
         Ok(self.word("proc/fs/lockd/nlm_end_grace")? == "N")
     }
     /// Whether nfsd's is, which refuses NLM locks too.
-    pub fn v4_in_grace(&self) -> Result<bool, KnfsdError> {
+    pub(super) fn v4_in_grace(&self) -> Result<bool, KnfsdError> {
         match self.word("proc/fs/nfsd/v4_end_grace") {
             Ok(word) => Ok(word == "N"),
             // A kernel without NFSv4.
@@ -96,16 +96,16 @@ impl Proc {
         }
     }
     /// This boot's number.
-    pub fn boot_id(&self) -> Result<String, KnfsdError> {
+    pub(super) fn boot_id(&self) -> Result<String, KnfsdError> {
         self.word("proc/sys/kernel/random/boot_id")
     }
     /// The kernel's version.
-    pub fn release(&self) -> Result<String, KnfsdError> {
+    pub(super) fn release(&self) -> Result<String, KnfsdError> {
         self.word("proc/sys/kernel/osrelease")
     }
     /// Whether this process is in the network namespace that the kernel began with: lockd's answer
     /// to a signal is for that one.
-    pub fn in_first_netns(&self) -> bool {
+    pub(super) fn in_first_netns(&self) -> bool {
         let of = |process: &str| fs::read_link(self.path(&format!("proc/{process}/ns/net")));
         matches!((of("1"), of("self")), (Ok(first), Ok(own)) if first == own)
     }
@@ -116,17 +116,17 @@ impl Proc {
         Ok(listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
     /// A process' name, as the kernel shows it.
-    pub fn comm(&self, pid: i32) -> Option<String> {
+    pub(super) fn comm(&self, pid: i32) -> Option<String> {
         self.word(&format!("proc/{pid}/comm")).ok()
     }
     /// The processes of a name.
-    pub fn named(&self, name: &str) -> Result<Vec<i32>, KnfsdError> {
+    pub(super) fn named(&self, name: &str) -> Result<Vec<i32>, KnfsdError> {
         let mut pids = self.process_ids()?;
         pids.retain(|&pid| self.comm(pid).as_deref() == Some(name));
         Ok(pids)
     }
     /// The kernel's lockd; none if there is none, or it cannot be seen from this process namespace.
-    pub fn lockd(&self) -> Result<Option<Lockd>, KnfsdError> {
+    pub(super) fn lockd(&self) -> Result<Option<Lockd>, KnfsdError> {
         for pid in self.named("lockd")? {
             // It may end while it is looked at.
             let (Ok(stat), Ok(status)) =
@@ -144,7 +144,7 @@ impl Proc {
     }
 
     /// What is locked.
-    pub fn sight(&self) -> Result<Sight, KnfsdError> {
+    pub(super) fn sight(&self) -> Result<Sight, KnfsdError> {
         let text = self.read("proc/locks")?;
         // Looked up after the list was read: lockd's number is in it.
         let lockd: Vec<i32> = self.named("lockd")?;
@@ -175,7 +175,7 @@ fn parse_takes_kill(status: &str) -> bool {
 
 /// The byte-range locks in the text of `/proc/locks` (proc(5)). Those of lockd are clients'; it shows
 /// its own number for each. flock(2) locks and leases are no byte-range locks and meet none.
-pub fn parse_locks(text: &str, lockd: &[i32], comm: impl Fn(i32) -> Option<String>) -> Sight {
+pub(super) fn parse_locks(text: &str, lockd: &[i32], comm: impl Fn(i32) -> Option<String>) -> Sight {
     let mut sight = Sight::default();
     for line in text.lines() {
         let mut fields: Vec<&str> = line.split_ascii_whitespace().skip(1).collect();
@@ -242,10 +242,7 @@ mod tests {
         let local: Vec<_> = sight.local.iter().map(|l| (l.pid, l.process.as_str(), l.lock.clone())).collect();
         assert_eq!(
             local,
-            [
-                (400, "locker", lock("00:1a:4", true, 5, 5)),
-                (-1, "not known", lock("00:1a:5", false, 0, u64::MAX))
-            ]
+            [(400, "locker", lock("00:1a:4", true, 5, 5)), (-1, "not known", lock("00:1a:5", false, 0, u64::MAX))]
         );
     }
 

@@ -20,8 +20,6 @@ const BACKLOG: i32 = 64;
 const THREADS: &str = "proc/fs/nfsd/threads";
 const POOLS: &str = "proc/fs/nfsd/pool_threads";
 const PORTS: &str = "proc/fs/nfsd/portlist";
-/// `nlm_grace_period`, in seconds: read when a grace period begins.
-pub(super) const NLM_GRACE: &str = "proc/sys/fs/nfs/nlm_grace_period";
 /// Set while there is no server, in this order.
 const BEFORE: [&str; 4] = [
     "proc/fs/nfsd/versions",
@@ -30,30 +28,30 @@ const BEFORE: [&str; 4] = [
     "proc/fs/nfsd/max_block_size",
 ];
 /// Set at any time.
-const AFTER: [&str; 2] = ["proc/fs/nfsd/max_connections", NLM_GRACE];
+const AFTER: &str = "proc/fs/nfsd/max_connections";
 
 /// What nfsd listens on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Listener {
+pub(super) struct Listener {
     /// `tcp`, `udp` or another transport of the kernel's, by its name.
-    pub transport: String,
+    pub(super) transport: String,
     /// Where; none for a transport whose sockets only the kernel makes.
-    pub address: Option<IpAddr>,
+    pub(super) address: Option<IpAddr>,
     /// The port.
-    pub port: u16,
+    pub(super) port: u16,
 }
 
 /// See above.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
+pub(super) struct Settings {
     /// Threads in all.
-    pub threads: u32,
+    pub(super) threads: u32,
     /// Threads of each pool.
-    pub pools: String,
+    pub(super) pools: String,
     /// Sorted.
-    pub listeners: Vec<Listener>,
+    pub(super) listeners: Vec<Listener>,
     /// Other files and their texts.
-    pub files: Vec<(String, String)>,
+    pub(super) files: Vec<(String, String)>,
 }
 
 impl Settings {
@@ -61,9 +59,9 @@ impl Settings {
     ///
     /// # Errors
     /// Something cannot be read, or it cannot be told at which addresses nfsd listens.
-    pub fn read(proc: &Proc) -> Result<Self, KnfsdError> {
+    pub(super) fn read(proc: &Proc) -> Result<Self, KnfsdError> {
         let mut files = Vec::new();
-        for file in BEFORE.into_iter().chain(AFTER) {
+        for file in BEFORE.into_iter().chain([AFTER]) {
             match proc.word(file) {
                 Ok(text) => files.push((file.to_owned(), text)),
                 // Not every kernel has every one.
@@ -82,7 +80,7 @@ impl Settings {
     ///
     /// # Errors
     /// A write failed, or something is still different.
-    pub fn put_back(&self, proc: &Proc) -> Result<(), KnfsdError> {
+    pub(super) fn put_back(&self, proc: &Proc) -> Result<(), KnfsdError> {
         let now = Self::read(proc)?;
         let put = |file: &str| match (self.get(file), now.get(file)) {
             (Some(wanted), found) if found != Some(wanted) => proc.write(file, &format!("{wanted}\n")),
@@ -102,7 +100,7 @@ impl Settings {
         for listener in missing(&self.listeners, &now.listeners) {
             note(listener.open(proc));
         }
-        note(put(AFTER[0]));
+        note(put(AFTER));
         if now.threads != self.threads {
             note(proc.write(THREADS, &format!("{}\n", self.threads)));
         }
@@ -112,21 +110,9 @@ impl Settings {
         first_error.map_or_else(|| self.compare(proc), Err)
     }
 
-    /// Puts back how long lockd's grace periods last, once the one that was wanted has begun.
-    pub fn put_back_grace(&self, proc: &Proc) -> Result<(), KnfsdError> {
-        match self.get(NLM_GRACE) {
-            Some(seconds) if proc.word(NLM_GRACE)? != seconds => proc.write(NLM_GRACE, &format!("{seconds}\n")),
-            _ => Ok(()),
-        }
-    }
-
     fn compare(&self, proc: &Proc) -> Result<(), KnfsdError> {
         let now = Self::read(proc)?;
-        let without_grace = |settings: &Self| -> Vec<_> {
-            settings.files.iter().filter(|(file, _)| file != NLM_GRACE).cloned().collect()
-        };
-        let same = (self.threads, &self.pools, &self.listeners) == (now.threads, &now.pools, &now.listeners);
-        if same && without_grace(self) == without_grace(&now) {
+        if *self == now {
             return Ok(());
         }
         Err(KnfsdError::Stuck(format!("nfsd's settings are {now:?} and were {self:?}")))
@@ -188,9 +174,11 @@ fn listeners(proc: &Proc) -> Result<Vec<Listener>, KnfsdError> {
     for group in named.chunk_by(|a, b| a == b) {
         let Some((transport, port)) = group.first() else { continue };
         if !matches!(transport.as_str(), "tcp" | "udp") {
-            listeners.extend(
-                group.iter().map(|_| Listener { transport: transport.clone(), address: None, port: *port }),
-            );
+            listeners.extend(group.iter().map(|_| Listener {
+                transport: transport.clone(),
+                address: None,
+                port: *port,
+            }));
             continue;
         }
         let mut found = Vec::new();
@@ -209,11 +197,11 @@ fn listeners(proc: &Proc) -> Result<Vec<Listener>, KnfsdError> {
                 found.len()
             )));
         }
-        listeners.extend(
-            found
-                .into_iter()
-                .map(|ip| Listener { transport: transport.clone(), address: Some(ip), port: *port }),
-        );
+        listeners.extend(found.into_iter().map(|ip| Listener {
+            transport: transport.clone(),
+            address: Some(ip),
+            port: *port,
+        }));
     }
     listeners.sort();
     Ok(listeners)
@@ -291,7 +279,6 @@ mod tests {
             (POOLS, "2\n"),
             ("proc/fs/nfsd/versions", "+3 -4 -4.0 -4.1 -4.2\n"),
             ("proc/fs/nfsd/nfsv4leasetime", "90\n"),
-            (NLM_GRACE, "10\n"),
             ("proc/net/tcp", TCP),
             ("proc/net/tcp6", TCP6),
         ] {

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::syncfs;
 use serde::{Deserialize, Serialize};
 
 use super::error::KnfsdError;
@@ -27,17 +28,17 @@ const MAX_RECORD: u64 = 64 << 10;
 
 /// statd's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statd {
+pub(super) struct Statd {
     dir: PathBuf,
 }
 
 /// A monitor record as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedRecord {
+pub(super) struct SavedRecord {
     /// Its file's name.
-    pub host: String,
+    pub(super) host: String,
     /// Its bytes, in hexadecimal.
-    pub bytes: String,
+    pub(super) bytes: String,
     mode: u32,
     uid: u32,
     gid: u32,
@@ -45,16 +46,16 @@ pub struct SavedRecord {
 
 /// Records and where they belong.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SavedRecords {
+pub(super) struct SavedRecords {
     /// statd's folder.
-    pub dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// The records.
-    pub records: Vec<SavedRecord>,
+    pub(super) records: Vec<SavedRecord>,
 }
 
 impl Statd {
     /// Where the running statd works, else where distributions have it.
-    pub fn find(proc: &Proc) -> Result<Self, KnfsdError> {
+    pub(super) fn find(proc: &Proc) -> Result<Self, KnfsdError> {
         let running = proc
             .named("rpc.statd")?
             .into_iter()
@@ -67,18 +68,17 @@ impl Statd {
         })
     }
     /// The monitor records' folder.
-    pub fn sm(&self) -> PathBuf {
+    pub(super) fn sm(&self) -> PathBuf {
         self.dir.join("sm")
     }
 
     /// The clients that it monitors.
-    pub fn roster(&self) -> Result<Roster, KnfsdError> {
-        roster::read_sm_dir(&self.sm())
-            .map_err(|error| KnfsdError::Odd { path: self.sm(), what: error.to_string() })
+    pub(super) fn roster(&self) -> Result<Roster, KnfsdError> {
+        roster::read_sm_dir(&self.sm()).map_err(|error| KnfsdError::Odd { path: self.sm(), what: error.to_string() })
     }
 
     /// The state number on disk: what notices of the next reboot go on from.
-    pub fn state(&self, proc: &Proc) -> Result<NsmState, KnfsdError> {
+    pub(super) fn state(&self, proc: &Proc) -> Result<NsmState, KnfsdError> {
         let path = self.dir.join("state");
         match fs::read(&path) {
             Ok(bytes) => match bytes.first_chunk::<4>() {
@@ -92,7 +92,7 @@ impl Statd {
     }
 
     /// Makes `state` the number on disk and the kernel's.
-    pub fn raise(&self, proc: &Proc, state: NsmState) -> Result<(), KnfsdError> {
+    pub(super) fn raise(&self, proc: &Proc, state: NsmState) -> Result<(), KnfsdError> {
         let path = self.dir.join("state");
         vault::replace(&path, &state.0.to_ne_bytes()).map_err(KnfsdError::write(&path))?;
         // statd reads it as its own user.
@@ -101,7 +101,7 @@ impl Statd {
     }
 
     /// The monitor records as they are now.
-    pub fn records(&self) -> Result<SavedRecords, KnfsdError> {
+    pub(super) fn records(&self) -> Result<SavedRecords, KnfsdError> {
         let sm = self.sm();
         let mut records = Vec::new();
         for entry in fs::read_dir(&sm).map_err(KnfsdError::read(&sm))? {
@@ -148,7 +148,7 @@ fn newest_lines(text: &[u8]) -> Vec<u8> {
 
 impl SavedRecords {
     /// Puts back what has vanished; the hosts that were.
-    pub fn put_back(&self) -> Result<Vec<String>, KnfsdError> {
+    pub(super) fn put_back(&self) -> Result<Vec<String>, KnfsdError> {
         let sm = self.dir.join("sm");
         let mut restored = Vec::new();
         for record in &self.records {
@@ -158,7 +158,8 @@ impl SavedRecords {
             }
         }
         if !restored.is_empty() {
-            File::open(&sm).and_then(|dir| dir.sync_all()).map_err(KnfsdError::write(&sm))?;
+            // Once for all: thousands of single ones would take as many turns of the disk.
+            File::open(&sm).and_then(|dir| Ok(syncfs(&dir)?)).map_err(KnfsdError::write(&sm))?;
         }
         Ok(restored)
     }
@@ -176,7 +177,6 @@ impl SavedRecord {
         file.write_all(&bytes)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(self.mode & 0o7777))?;
         fchown(file.as_file(), Some(self.uid), Some(self.gid))?;
-        file.as_file().sync_all()?;
         // Never over one that statd has made meanwhile.
         match file.persist_noclobber(path) {
             Ok(_) => Ok(true),

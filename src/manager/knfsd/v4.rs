@@ -16,7 +16,7 @@ const DATABASES: [&str; 2] = ["var/lib/nfs/nfsdcld/main.sqlite", "var/lib/nfs/nf
 
 /// What is known of NFSv4 clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum V4 {
+pub(super) enum V4 {
     /// Nobody is here or on record, or NFSv4 is off.
     None,
     /// So many are here, and so many on record.
@@ -31,7 +31,7 @@ pub enum V4 {
 }
 
 /// Looks.
-pub fn look(proc: &Proc) -> Result<V4, KnfsdError> {
+pub(super) fn look(proc: &Proc) -> Result<V4, KnfsdError> {
     let versions = proc.word("proc/fs/nfsd/versions")?;
     if !versions.split_ascii_whitespace().any(|version| version.starts_with("+4")) {
         return Ok(V4::None);
