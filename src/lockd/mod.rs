@@ -57,7 +57,6 @@ use tokio::task::JoinSet;
 use crate::locks::LockTable;
 use crate::nsm::own_names::{self, OwnNameError};
 use crate::rpc::reply_cache::CacheLimits;
-use crate::rpc::rpcbind::RegisterError;
 use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
 use crate::wire::control::InstanceId;
 
@@ -95,7 +94,7 @@ pub enum Failure {
     Names(#[from] OwnNameError),
     /// rpcbind has another server's entry.
     #[error(transparent)]
-    Rpcbind(#[from] RegisterError),
+    Rpcbind(#[from] registry::RegisterError),
     /// The ports file.
     #[error("cannot write the ports to {path}: {source}; give --ports-file a path in a folder that nlmd may write")]
     PortsFile {
