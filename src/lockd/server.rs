@@ -16,6 +16,7 @@ use super::gate::Gate;
 use super::nlm_service::NlmService;
 use super::nsm_service::NsmService;
 use super::persist::{self, PersistError, Writer};
+use super::registry::RegisterError;
 use super::settings::Settings;
 use super::sockets::{self, Ports, ProgramSockets, Sockets};
 use super::table::{self, Clock, Setup};
@@ -23,7 +24,7 @@ use super::{recovery, registry};
 use crate::locks::LockTable;
 use crate::nsm::own_names::{self, OwnNameError};
 use crate::rpc::reply_cache::CacheLimits;
-use crate::rpc::rpcbind::{RegisterError, Registration};
+use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
 use crate::wire::control::InstanceId;
 
