@@ -32,6 +32,7 @@ mod files;
 mod late;
 mod listing;
 mod owners;
+mod release;
 mod requests;
 mod run;
 mod segments;

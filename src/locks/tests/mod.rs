@@ -4,6 +4,7 @@
 mod grace;
 mod model;
 mod posix;
+mod release;
 mod runs;
 mod settle;
 mod waiters;
