@@ -142,6 +142,7 @@ impl ControlService {
                 release: true,
                 knows_reclaims: true,
                 knows_paths: false,
+                begin_releases: false,
             },
             domains: List::clipped(vec![Text::clipped("nlm")]),
         }

@@ -47,7 +47,8 @@ pub const KEEP_RUNS: u32 = 1_000;
 fn migrations() -> Migrations<'static> {
     Migrations::new(vec![
         M::up(include_str!("../../migrations/0001_record.sql")),
-        M::up(include_str!("../../migrations/0002_release.sql")),
+        M::up(include_str!("../../migrations/0002_unknown_owners.sql")),
+        M::up(include_str!("../../migrations/0003_release.sql")),
     ])
 }
 

@@ -479,6 +479,7 @@ mod tests {
                 release: true,
                 knows_reclaims: false,
                 knows_paths: false,
+                begin_releases: true,
             },
             domains: List::default(),
         }
