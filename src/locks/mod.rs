@@ -35,6 +35,7 @@ mod late;
 mod listing;
 mod outside;
 mod owners;
+mod release;
 mod requests;
 mod run;
 mod segments;

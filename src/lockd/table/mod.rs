@@ -54,8 +54,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::locks::{Call, Reboot, Verdict, Via};
 use crate::wire::control::{
-    BeginArgs, Begun, ClientPage, ExtendArgs, LockPage, LocksArgs, ProgressArgs, Refusal, RefusalCode, RunArgs,
-    RunClientPage, RunPageAfter, RunResult, SettleArgs, Status, Watched,
+    BeginArgs, Begun, ClientPage, ExtendArgs, LockPage, LocksArgs, ProgressArgs, Refusal, RefusalCode, ReleaseArgs,
+    Released, RunArgs, RunClientPage, RunPageAfter, RunResult, SettleArgs, Status, Watched,
 };
 use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, NsmState};
@@ -122,6 +122,7 @@ enum Request {
     Extend(ExtendArgs, Refusable<Status>),
     Settle(SettleArgs, ConnectionId, Refusable<RunResult>),
     Abort(RunArgs, Refusable<RunResult>),
+    Release(Box<ReleaseArgs>, Refusable<Released>),
     Detached(ConnectionId),
     Watched(u64, Answer<Watched>),
 }
@@ -204,6 +205,10 @@ impl Table {
     /// Aborts the run.
     pub async fn abort(&self, args: RunArgs) -> Result<RunResult, Refusal> {
         self.command(|done| Request::Abort(args, done)).await
+    }
+    /// Frees chosen locks.
+    pub async fn release(&self, args: ReleaseArgs) -> Result<Released, Refusal> {
+        self.command(|done| Request::Release(Box::new(args), done)).await
     }
     /// A control connection is closed.
     pub async fn detached(&self, connection: ConnectionId) {

@@ -233,6 +233,10 @@ impl Owner {
             }
             Request::Settle(args, connection, answer) => self.settle(args, connection, answer),
             Request::Abort(args, answer) => self.abort(args, answer),
+            Request::Release(args, answer) => {
+                let _ = answer.send(self.release(&args));
+                self.drain_again();
+            }
             Request::Detached(connection) => self.runs.detached(connection),
             Request::Watched(cursor, answer) => {
                 let _ = answer.send(Watched { status: self.status(), events: self.timeline.since(cursor) });
