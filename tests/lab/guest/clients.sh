@@ -19,7 +19,7 @@ boot_client() {
     local name=$1 address=$2 pid
     mkdir -p /disk /mnt
     [ -d "/disk/$name" ] || cp -a /var/lib/nfs "/disk/$name"
-    setsid unshare --net --mount --uts -- sleep inf </dev/null >/dev/null 2>&1 9>&- &
+    setsid unshare --net --mount --uts -- sleep inf </dev/null >/dev/null 2>&1 &
     pid=$!
     echo $pid >"/run/ns.$name"
     # Until it has unshared, it shows the namespace of this VM.
@@ -37,7 +37,7 @@ boot_client() {
         ip link set eth0 up
         ip addr add $address/24 dev eth0
         rpcbind -w
-        rpc.statd" </dev/null >/dev/null 2>&1 9>&-
+        rpc.statd" </dev/null >/dev/null 2>&1
 }
 
 # crash_client NAME: its network is gone for good and nothing of it runs on that could tell anybody; to the others it

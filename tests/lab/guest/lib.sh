@@ -72,30 +72,28 @@ verdict() {
     exit $((failures > 0))
 }
 
-# --- processes on the clients that lock ranges of a file (locker.py)
+# --- processes on the clients that lock ranges of a file (locker.py); /run/locks/NAME.* there
 
 declare -A node_of=()
 # process NAME CLIENT FILE: start one; FILE is below the client's mount
 process() {
     node_of[$1]=$2
-    on "$2" "cd /run; rm -f $1.in $1.out; mkfifo $1.in $1.out
-        setsid python3 -IS /lab/locker.py /mnt/$3 0<>$1.in 1<>$1.out 2>$1.err 9>&- & echo \$! >$1.pid"
-    [ "$(reply "$1" 30)" = ready ] || fail "process $1 on $2: $(on "$2" "cat /run/$1.err")"
+    on "$2" "mkdir -p /run/locks; cd /run/locks; rm -f $1.*; mkfifo $1.in $1.out
+        setsid python3 -IS /lab/locker.py /mnt/$3 0<>$1.in 1<>$1.out 2>$1.err & echo \$! >$1.pid"
+    [ "$(reply "$1")" = ready ] || fail "process $1 on $2: $(on "$2" "cat /run/locks/$1.err")"
 }
-# tell NAME VERB [START LENGTH]: have it do something, and do not wait for it
-tell() { on "${node_of[$1]}" "echo '${*:2}' 1<>/run/$1.in"; }
+# tell NAME VERB START LENGTH: have it do something, and do not wait for it
+tell() { on "${node_of[$1]}" "echo '${*:2}' 1<>/run/locks/$1.in"; }
 # reply NAME [SECONDS]: what it says next, or "nothing"
-reply() { on "${node_of[$1]}" "read -r -t ${2:-30} said 0<>/run/$1.out && echo \"\$said\" || echo nothing"; }
-# ask NAME VERB [START LENGTH]: both, in one go
-ask() {
-    on "${node_of[$1]}" "echo '${*:2}' 1<>/run/$1.in
-        read -r -t 60 said 0<>/run/$1.out && echo \"\$said\" || echo nothing"
-}
+reply() { on "${node_of[$1]}" "$(hear "$1" "${2:-60}")"; }
+# ask NAME VERB START LENGTH: both
+ask() { on "${node_of[$1]}" "echo '${*:2}' 1<>/run/locks/$1.in; $(hear "$1" 60)"; }
+hear() { echo "read -r -t $2 said 0<>/run/locks/$1.out && echo \"\$said\" || echo nothing"; }
 # stop NAME...: kill them; the kernel gives their locks back
 stop() {
     local name
     for name; do
-        on "${node_of[$name]}" "kill -KILL \$(cat /run/$name.pid)"
+        on "${node_of[$name]}" "cd /run/locks && kill -KILL \$(cat $name.pid) && rm $name.*"
         unset "node_of[$name]"
     done
 }
