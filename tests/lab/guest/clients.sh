@@ -4,7 +4,8 @@ clients_up() {
     local device
     modprobe -a bridge veth nfs nfsv3
     device=$(by_mac 52:54:00:00:00:09)
-    ip link add br0 type bridge forward_delay 0
+    # Without an address of its own a bridge takes that of its ports, and changes it with them.
+    ip link add br0 address 52:54:00:00:00:0b type bridge forward_delay 0
     ip link set "$device" master br0 up
     ip link set br0 up
     ip addr add 10.0.0.9/24 dev br0

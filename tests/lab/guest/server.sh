@@ -40,7 +40,10 @@ start_nlmd() {
     await 30 nlmctl status || fail "nlmd serves: $(tail -n 3 /run/nlmd.log)"
 }
 # crash_nlmd: as if the power failed
-crash_nlmd() { kill -KILL "$(cat /run/server.nlmd.pid)"; }
+crash_nlmd() {
+    kill -KILL "$(cat /run/server.nlmd.pid)"
+    wait "$(cat /run/server.nlmd.pid)" 2>/dev/null
+}
 
 # mount_on CLIENT [SERVER-NAME-OR-ADDRESS]
 mount_on() {

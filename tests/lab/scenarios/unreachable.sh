@@ -11,7 +11,7 @@ equal "two clients hold a lock each" "$(ask A lock 0 10) $(ask B lock 0 10)" "gr
 
 note "c1 is cut off; policy keep"
 on vm ip link set vc1 down
-resync --grace 12s --unreachable keep
+resync --grace 6s --unreachable keep
 equal "exit code" $code 3
 equal "c1's lock was kept, c2's reclaimed" "$(told '.locks | "\(.in_scope) \(.kept) \(.reclaimed) \(.dropped)"')" "2 1 1 0"
 equal "the report says of whom" "$(told '.clients[] | select(.locks.kept > 0) | "\(.name) \(.fate)"')" "c1 no-answer"
@@ -19,7 +19,7 @@ equal "and of the other" "$(fate c2)" acked
 check "c1's lock still excludes others" excluded OTHER lock 0 10
 
 note "the same, policy drop"
-resync --grace 12s --unreachable drop
+resync --grace 6s --unreachable drop
 equal "exit code" $code 3
 equal "c1's lock was dropped, c2's reclaimed" "$(told '.locks | "\(.in_scope) \(.kept) \(.reclaimed) \(.dropped)"')" "2 0 1 1"
 equal "the report says of whom" "$(told '.clients[] | select(.locks.dropped > 0) | "\(.name) \(.fate)"')" "c1 no-answer"
@@ -42,7 +42,7 @@ note "c1's rpc.statd is killed"
 process A c1 a
 equal "c1 holds a lock" "$(ask A lock 0 10)" granted
 on c1 'kill -KILL $(cat /run/rpc.statd.pid)'
-resync --grace 12s
+resync --grace 6s
 equal "exit code" $code 3
 equal "its lock was kept" "$(told '.clients[] | select(.locks.kept > 0) | .name')" c1
 check "c1 did not ack" [ "$(fate c1)" != acked ]
