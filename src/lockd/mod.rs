@@ -20,6 +20,7 @@
 //! | `control_socket`, `control_service` | the control protocol |
 //! | `table` | the owner of the lock table; start reading there |
 //! | `callbacks` | calls to clients |
+//! | `embed`, `ofd` | what an embedding file server has a say in; a mirror for local file systems |
 //! | `persist` | what survives a crash |
 //! | `registry` | rpcbind's entries |
 //! | `recovery` | what a start does about the life before |
@@ -31,10 +32,12 @@ pub mod callbacks;
 pub mod control_service;
 pub mod control_socket;
 pub mod dispatch;
+pub mod embed;
 pub mod flags;
 pub mod gate;
 pub mod nlm_service;
 pub mod nsm_service;
+pub mod ofd;
 pub mod persist;
 pub mod recovery;
 pub mod registry;
@@ -52,6 +55,7 @@ use clap::error::ErrorKind;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+use embed::Embedding;
 use flags::Flags;
 use persist::PersistError;
 
@@ -122,7 +126,7 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_open_files();
     let ports_file = flags.ports_file.clone();
-    let server = Server::start(flags.into()).await?;
+    let server = Server::start(flags.into(), Embedding::default()).await?;
     let written = ports_file.map_or(Ok(()), |path| {
         sockets::write_ports_file(&path, server.ports()).map_err(|source| Failure::PortsFile { path, source })
     });
