@@ -19,6 +19,8 @@
 //! | `control_socket`, `control_service` | the control protocol |
 //! | `table` | the owner of the lock table; start reading there |
 //! | `callbacks` | calls to clients |
+//! | `monitors` | what programs of this host monitor (SM_MON) |
+//! | `statd` | this host's rpc.statd as the status monitor |
 //! | `persist` | what survives a crash |
 //! | `registry` | rpcbind's entries |
 //! | `recovery` | what a start does about the life before |
@@ -32,12 +34,14 @@ pub mod control_socket;
 pub mod dispatch;
 pub mod flags;
 pub mod gate;
+pub mod monitors;
 pub mod nlm_service;
 pub mod nsm_service;
 pub mod persist;
 pub mod recovery;
 pub mod registry;
 pub mod sockets;
+pub mod statd;
 pub mod table;
 
 use std::ffi::OsString;
@@ -47,8 +51,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
-use clap::error::ErrorKind;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -56,6 +58,7 @@ use tokio::task::JoinSet;
 
 use crate::locks::LockTable;
 use crate::nsm::own_names::{self, OwnNameError};
+use crate::nsm::state_file::{StateFile, StateFileError};
 use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::rpcbind::RegisterError;
 use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
@@ -66,11 +69,13 @@ use control_service::{ControlService, Identity};
 use control_socket::ControlSocket;
 use flags::{Flags, NsmKind};
 use gate::Gate;
+use monitors::Monitors;
 use nlm_service::NlmService;
 use nsm_service::NsmService;
 use persist::PersistError;
 use sockets::{ProgramSockets, Sockets};
-use table::{Clock, Setup};
+use statd::Statd;
+use table::{Clock, Setup, StatdSetup};
 
 /// How long the last writes may take at a stop.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -104,6 +109,12 @@ pub enum Failure {
         /// Why not.
         source: io::Error,
     },
+    /// The NSM state number.
+    #[error(transparent)]
+    Start(#[from] recovery::StartError),
+    /// rpc.statd's folder.
+    #[error(transparent)]
+    Statd(#[from] StateFileError),
     /// Threads, signals.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -123,6 +134,8 @@ impl Failure {
             | Self::Control(_)
             | Self::Names(_)
             | Self::Rpcbind(_)
+            | Self::Start(_)
+            | Self::Statd(_)
             | Self::PortsFile { .. }
             | Self::System(_)
             | Self::Serving(_) => 1,
@@ -132,11 +145,7 @@ impl Failure {
 
 /// Runs nlmd. Exit: 0 stopped by a signal, 1 failed, 2 usage, 4 state directory in use.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let flags = match Flags::try_parse_from(args) {
-        Ok(flags) if flags.nsm == NsmKind::Statd => {
-            let words = "--nsm statd is not in this version: nlmd is its own status monitor (--nsm embedded)";
-            return usage(&clap::Command::new("nlmd").error(ErrorKind::InvalidValue, words));
-        }
+    let flags = match Flags::parse_whole(args) {
         Ok(flags) => flags,
         Err(error) => return usage(&error),
     };
@@ -180,13 +189,21 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     let (persist, writer, mut found) = persist::open(&flags.state_dir)?;
     let names = own_names::own_names(&flags.name).await?;
     let (addresses, lenient) = flags.listen_addresses();
-    let sockets = Sockets::open(&addresses, lenient, flags.nlm_port, flags.nsm_port)?;
+    let embedded = flags.nsm == NsmKind::Embedded;
+    let sockets = Sockets::open(&addresses, lenient, flags.nlm_port, embedded.then_some(flags.nsm_port))?;
+    let state_file = if embedded { None } else { Some(StateFile::find(flags.statd_dir.as_deref())?) };
     let control = ControlSocket::bind(&flags.control, false).await?;
     let control_ro = match &flags.control_ro {
         Some(path) => Some(ControlSocket::bind(path, true).await?),
         None => None,
     };
     let callbacks = Callbacks::new(flags.rpcbind_port, names.first().map_or("nlmd", |name| name.as_str()))?;
+    let statd = match (state_file.clone(), names.first()) {
+        (Some(state_file), Some(name)) => {
+            Some(StatdSetup { statd: Statd::new(flags.rpcbind_port, name.clone())?, state_file })
+        }
+        (None, _) | (_, None) => None,
+    };
     let registered = if flags.no_rpcbind {
         Vec::new()
     } else {
@@ -194,8 +211,9 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     };
 
     // From here on clients of the last life count on this one.
-    let nsm_state = recovery::start_state(&persist, &mut found, clock).await?;
+    let nsm_state = recovery::start_state(&persist, &mut found, clock, state_file.as_ref(), &recovery::boot()).await?;
     let monitors = found.monitors.clone();
+    let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
     let recovery_until = (!monitors.is_empty()).then(|| clock.now() + flags.grace);
     let identity = Identity { instance: InstanceId(uuid::Uuid::new_v4().into_bytes()), names: names.clone() };
     let (table, owner) = table::spawn(Setup {
@@ -207,19 +225,29 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
         names: names.clone(),
         nsm_state,
         found,
+        statd,
         recovery_until,
     });
+    let local_monitors = Monitors::spawn(monitors::Setup {
+        persist: persist.clone(),
+        table: table.clone(),
+        clock,
+        names: names.clone(),
+        rpcbind_port: flags.rpcbind_port,
+        records,
+        to_tell,
+    })?;
 
     let (stop, stopping) = watch::channel(false);
     let ports = sockets.ports();
-    let gate = Arc::new(Gate::new(flags.allow.clone()));
+    let gate = Arc::new(Gate::new(flags.allow.clone(), flags.rules()));
     let cache = shared_cache(CacheLimits::default());
     let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), callbacks, gate: gate.clone() });
-    let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), gate });
+    let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), monitors: local_monitors.clone(), gate });
     let mut serving = JoinSet::new();
     serve_program(sockets.nlm, &nlm, &cache, &stopping, &mut serving);
     serve_program(sockets.nsm, &nsm, &cache, &stopping, &mut serving);
-    let mut states = table.nsm_states();
+    let runs = (!monitors.is_empty()).then(|| table.clone());
     let control_service = Arc::new(ControlService::new(table, persist, identity));
     let ids = Arc::new(AtomicU64::new(1));
     for socket in [Some(control), control_ro].into_iter().flatten() {
@@ -235,13 +263,13 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     }
     tracing::info!(?ports, control = %flags.control.display(), %nsm_state, clients = monitors.len(), "nlmd is up");
     let mut notices = JoinSet::new();
-    if !monitors.is_empty() {
+    if let Some(runs) = runs {
         recovery::warn_of_own_mounts();
         notices.spawn(async move {
             // A client that was told a run's number must not hear an older one after it.
             tokio::select! {
                 biased;
-                _ = states.wait_for(|state| *state != nsm_state) => {
+                () = runs.run_begun() => {
                     tracing::info!("a run has a newer NSM state: notices of this restart end");
                 }
                 () = recovery::notify(monitors, names, nsm_state, flags.rpcbind_port, clock) => {}
@@ -260,7 +288,7 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     };
     tracing::info!("stopping");
     let _ = stop.send(true);
-    drop(notices);
+    drop((notices, local_monitors));
     while serving.join_next().await.is_some() {}
     registry::unregister(flags.rpcbind_port, &registered).await;
     // The last handle of the table is gone with the services: its task ends, and with it the last
