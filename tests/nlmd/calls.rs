@@ -8,7 +8,7 @@ use nlmctl::wire::nlm::{self, Message, Procedure, Stat, TestRes, Version};
 use nlmctl::wire::nsm;
 use nlmctl::wire::rpc::RpcError;
 use nlmctl::wire::types::{CallerName, NsmState};
-use nlmctl::wire::xdr::{decode, encode};
+use nlmctl::wire::xdr::encode;
 
 use super::harness::*;
 
