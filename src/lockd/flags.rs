@@ -1,7 +1,7 @@
 //! nlmd's command line.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 
-use super::dispatch::Rules;
 use crate::locks::Limits;
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
@@ -101,19 +100,6 @@ impl Flags {
         }
     }
 
-    /// What the dispatch table needs to know.
-    pub fn rules(&self) -> Rules {
-        Rules { privileged_ports: self.privileged_ports, statd: self.nsm == NsmKind::Statd }
-    }
-
-    /// The addresses to listen on, and whether one that this host lacks may be left out.
-    pub fn listen_addresses(&self) -> (Vec<IpAddr>, bool) {
-        if self.listen.is_empty() {
-            return (vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], true);
-        }
-        (self.listen.clone(), false)
-    }
-
     /// The table's caps. However high the total is, one client and one address get no more than
     /// [`Limits::default`] allows them.
     pub fn limits(&self) -> Limits {
@@ -167,7 +153,6 @@ mod tests {
         assert_eq!(flags.state_dir.to_str(), Some("/var/lib/nlmd"));
         assert_eq!(flags.control.to_str(), Some("/run/nlmd/control.sock"));
         assert_eq!((flags.rpcbind_port, flags.grace), (111, Duration::from_secs(90)));
-        assert_eq!(flags.listen_addresses().0.len(), 2);
         assert_eq!(flags.limits(), Limits::default());
     }
 
