@@ -215,12 +215,13 @@ pub struct LocksArgs {
 
 /// `nlmctl notify`.
 #[derive(Debug, Clone, Args)]
-#[command(group = clap::ArgGroup::new("roster").required(true).args(["sm_dir", "targets"]))]
+#[command(group = clap::ArgGroup::new("roster").args(["sm_dir", "targets"]))]
 pub struct NotifyArgs {
-    /// Tell the hosts of a statd's sm/ folder (nfs-utils' format); it is read, never changed
-    #[arg(long, value_name = "DIR")]
+    /// Tell the hosts that a statd recorded here: its folder or the sm/ in it (Linux, illumos), or its
+    /// statd.status (FreeBSD); read, never changed [default: where this host's servers keep them]
+    #[arg(long, value_name = "PATH")]
     pub sm_dir: Option<PathBuf>,
-    /// Tell the hosts of this file: an address or a name a line
+    /// Tell the hosts of this file instead: an address or a name a line
     #[arg(long, value_name = "FILE")]
     pub targets: Option<PathBuf>,
     /// The state number of the notices: odd, and not the last one
@@ -365,11 +366,11 @@ mod tests {
     }
 
     #[test]
-    fn notify_wants_a_roster_and_only_one() {
+    fn notify_takes_one_roster_at_most() {
         let parse = |args: &[&str]| {
             Cli::try_parse_from(["nlmctl", "notify", "--name", "s", "--state", "5"].iter().chain(args)).is_ok()
         };
-        assert!(!parse(&[]));
+        assert!(parse(&[]), "it looks where servers keep theirs");
         assert!(parse(&["--sm-dir", "d"]));
         assert!(parse(&["--targets", "f"]));
         assert!(!parse(&["--targets", "f", "--sm-dir", "d"]));

@@ -26,7 +26,7 @@ use crate::locks::LockTable;
 use crate::nsm::own_names::{self, OwnNameError};
 use crate::nsm::state_file::{StateFile, StateFileError};
 use crate::rpc::reply_cache::CacheLimits;
-use crate::rpc::rpcbind::{RegisterError, Registration};
+use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
 use crate::wire::control::InstanceId;
 
@@ -53,7 +53,7 @@ pub enum Failure {
     Names(#[from] OwnNameError),
     /// rpcbind has another server's entry.
     #[error(transparent)]
-    Rpcbind(#[from] RegisterError),
+    Rpcbind(#[from] registry::RegisterError),
     /// The ports file.
     #[error("cannot write the ports to {path}: {source}; give --ports-file a path in a folder that nlmd may write")]
     PortsFile {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-use crate::rpc::rpcbind::Registration;
+use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::types::Transport;
 use crate::wire::{nlm, nsm};
