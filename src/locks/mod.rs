@@ -137,6 +137,12 @@ impl LockTable {
         self.clients.named(name)
     }
 
+    /// The names that call from that address.
+    pub fn names_at(&self, address: IpAddr) -> Vec<CallerName> {
+        let here = self.clients.at(address).iter();
+        here.filter_map(|id| Some(self.clients.get(*id)?.name.clone())).collect()
+    }
+
     /// Makes the client. When the table (or the address) is full, the client that has been without
     /// locks and waiters the longest makes room ([`Effect::Forget`]).
     pub fn add_client(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
