@@ -34,6 +34,8 @@ pub(super) fn tool(name: &str) -> Command {
         "rpc.statd" | "sm-notify" => "nfs-common",
         "ganesha.nfsd" => "nfs-ganesha and nfs-ganesha-vfs",
         "dbus-daemon" => "dbus-daemon",
+        "rpcgen" => "rpcsvc-proto",
+        "cc" => "gcc",
         other => other,
     };
     Command::new(found.unwrap_or_else(|| panic!("there is no {name} here: install {package}")))
