@@ -21,19 +21,18 @@ use nfs3_types::nfs3::{CREATE3args, Nfs3Result, createhow3, diropargs3, filename
 use nfs3_types::rpc::{auth_unix, opaque_auth};
 use nlmctl::controller::{self, ControllerError, Options};
 use nlmctl::demo::clients::{Behaviour, ClientNo, Farm, Lock};
-use nlmctl::manager::driven::vault::Vault;
 use nlmctl::manager::driven::{Backend, Driven};
-use nlmctl::manager::ganesha::{Ganesha as Manager, GaneshaOptions, Waiters};
+use nlmctl::manager::ganesha::{self, Ganesha as Manager, GaneshaOptions};
 use nlmctl::manager::{LockManager, Weight};
 use nlmctl::report::{Progress, RunReport};
 use nlmctl::resync::plan::Request;
 use nlmctl::rpc::client::{Request as Call, Source, StreamClient};
 use nlmctl::store::Store;
-use nlmctl::wire::control::{LocksArgs, Scope, Silent, Unreachable};
+use nlmctl::wire::control::{ClientSeen, LocksArgs, ReleaseArgs, Scope, Silent, Unreachable};
 use nlmctl::wire::nlm::{self, Stat};
 use nlmctl::wire::rpc::Credential;
-use nlmctl::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
-use nlmctl::wire::xdr::{decode, encode};
+use nlmctl::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
+use nlmctl::wire::xdr::{List, decode, encode};
 use tokio::sync::{mpsc, watch};
 
 /// Seconds of grace, to which Ganesha adds up to 10.
@@ -184,10 +183,10 @@ impl V4 {
 }
 
 /// Ganesha as a lock manager, as nlmctl makes it.
-async fn manager(host: &Netns, soft: bool) -> Arc<Driven<Manager>> {
+fn manager(host: &Netns, soft: bool) -> Arc<Driven<Manager>> {
     let dir = host.folder().join("nlmctl");
     let options = GaneshaOptions { soft, names: vec![name("nas.test"), name("nas")], ..GaneshaOptions::new(&dir) };
-    Arc::new(Driven::new(Manager::find(options).await.unwrap(), Vault::new(dir)))
+    Arc::new(ganesha::manager(options))
 }
 
 async fn resync(
@@ -234,7 +233,7 @@ fn two_thousand_locks_come_back_a_ghost_goes_a_waiter_steals_nothing_and_a_secon
         let files = files(20).await;
         let clients = Clients::new(20);
         clients.lock_all(&files, 5).await;
-        let manager = manager(&host, false).await;
+        let manager = manager(&host, false);
         let before = held(&manager).await;
         assert_eq!(before.len(), 2000);
 
@@ -289,7 +288,7 @@ fn a_soft_run_brings_back_what_the_server_has_lost_and_drops_nothing() {
         let files = files(2).await;
         let clients = Clients::new(4);
         clients.lock_all(&files, 3).await;
-        let manager = manager(&host, true).await;
+        let manager = manager(&host, true);
         let before = held(&manager).await;
         let lost = clients.farm.beliefs(clients.all[0])[0].clone();
         clients.farm.unlock_behind_its_back(clients.all[0], &lost).await.unwrap();
@@ -317,17 +316,22 @@ fn one_clients_release_frees_its_locks_only_and_a_waiter_gets_the_range() {
         let files = files(1).await;
         let clients = Clients::new(2);
         clients.lock_all(&files, 3).await;
-        let manager = manager(&host, false).await;
+        let manager = manager(&host, false);
         let ghost = Ghost::new(Ipv4Addr::new(127, 0, 2, 1), SERVER).await;
         assert_eq!(ghost.lock(&files[0], range(60_000, 10)).await, Stat::Granted);
         let wanted = Lock { file: files[0].clone(), range: range(60_000, 10), exclusive: true, svid: Svid(9) };
         assert_eq!(clients.farm.lock(clients.all[0], &wanted, true).await.unwrap(), Stat::Blocked);
 
-        let unknown = manager.backend().release_client(&name("127.0.2.2"), Waiters::Served).await;
-        assert!(unknown.unwrap_err().refused().is_some());
-        let released = manager.backend().release_client(&name("127.0.2.1"), Waiters::Served).await.unwrap();
-        assert!(released.gone, "{released:?}");
-        assert_eq!((released.before, released.after), (7, 7), "the waiter has the range now");
+        let info = manager.info().await.unwrap();
+        assert!(info.capabilities.release);
+        let chosen = |client: &str| ReleaseArgs {
+            instance: info.instance,
+            clients: List::clipped(vec![ClientSeen::new(name(client), Address(SERVER.into()), &[])]),
+            locks: List::default(),
+        };
+        assert!(manager.release(&chosen("127.0.2.2")).await.unwrap_err().refused().is_some());
+        let released = manager.release(&chosen("127.0.2.1")).await.unwrap();
+        assert_eq!((released.locks, released.offered, released.left), (1, 1, 0), "{released:?}");
         assert!(!manager.backend().in_grace().await.unwrap());
         // Everybody else's are as they were.
         let page = manager.locks(&LocksArgs { scope: Scope::default(), after: 0 }).await.unwrap();

@@ -37,7 +37,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, Dropped, GraceEnd, Identity};
+pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity};
 pub use compare::{LocalLock, Lock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,8 +52,8 @@ use self::view::View;
 use super::{Caution, LockManager, ManagerError, Weight};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, Counts, ExtendArgs, FullResult, Grace, Info, InstanceId,
-    LockFatePage, LockPage, LocksArgs, Mode, PAGE, ProgressArgs, Refusal, RefusalCode, RunClient, RunId, RunResult,
-    RunStatus, SettleArgs, Silent, Status, WatchArgs, Watched,
+    LockFatePage, LockPage, LocksArgs, Mode, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released,
+    RunClient, RunId, RunResult, RunStatus, SettleArgs, Silent, Status, WatchArgs, Watched,
 };
 use crate::wire::types::CallerName;
 use crate::wire::xdr::{List, Maybe, Text};
@@ -423,12 +423,16 @@ impl<B: Backend> LockManager for Driven<B> {
     async fn info(&self) -> Result<Info, ManagerError> {
         let active = self.active().await?;
         let identity = self.backend.identity().await?;
+        let mut capabilities = self.backend.capabilities();
+        if let Some(run) = &active {
+            capabilities.begin_releases = !run.soft;
+        }
         Ok(Info {
             instance: self.instance(&identity.life, active.as_deref()).await?,
             nsm_state: self.backend.nsm_state().await?,
             software: Text::clipped(identity.software),
             names: List::clipped(identity.names),
-            capabilities: self.backend.capabilities(),
+            capabilities,
             domains: List::clipped(vec![Text::clipped("nlm")]),
         })
     }
@@ -580,6 +584,32 @@ impl<B: Backend> LockManager for Driven<B> {
         self.active().await?;
         let runs = self.with_vault(Vault::runs).await?;
         Ok(runs.iter().filter(|run| !run.is_active() && !run.acknowledged).map(RunRecord::id).collect())
+    }
+
+    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
+        if let Some(run) = self.active().await? {
+            return refused(RefusalCode::RunActive, format!("run {} is active", run.id()));
+        }
+        if !args.locks.as_slice().is_empty() {
+            let kind = self.backend.kind();
+            return refused(RefusalCode::Unsupported, format!("{kind} can free whole clients only"));
+        }
+        let life = self.backend.identity().await?.life;
+        if self.instance(&life, None).await? != args.instance {
+            return refused(RefusalCode::StalePlan, "the lock manager was restarted since");
+        }
+        let mut all = Released::default();
+        let mut rows = Vec::new();
+        for client in args.clients.as_slice() {
+            let one = self.backend.release_client(&client.name).await?;
+            all.locks += one.freed.len() as u64;
+            all.offered += one.offered;
+            // How many they are nobody can tell.
+            all.left += u64::from(one.left);
+            rows.extend(one.freed.iter().map(results::row));
+        }
+        all.rows = List::clipped(rows);
+        Ok(all)
     }
 
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {

@@ -172,6 +172,18 @@ fn owner(name: &str, pid: i32) -> OwnerRow {
     }
 }
 
+/// A lock as lists have it.
+pub(super) fn row(lock: &Lock) -> LockRow {
+    LockRow {
+        file: handle(&lock.file),
+        kind: kind(lock),
+        range: lock.range(),
+        state: LockState::Held,
+        monitored: true,
+        owner: owner("owner not known", 0),
+    }
+}
+
 /// One page of clients' locks, of the files in scope.
 pub(super) fn lock_page(sight: &Sight, args: &LocksArgs) -> LockPage {
     let files = args.scope.files.as_slice();
@@ -182,13 +194,6 @@ pub(super) fn lock_page(sight: &Sight, args: &LocksArgs) -> LockPage {
         .collect();
     let start = usize::try_from(args.after).unwrap_or(usize::MAX).min(wanted.len());
     let end = start.saturating_add(PAGE).min(wanted.len());
-    let rows = wanted.get(start..end).unwrap_or_default().iter().map(|lock| LockRow {
-        file: handle(&lock.file),
-        kind: kind(lock),
-        range: lock.range(),
-        state: LockState::Held,
-        monitored: true,
-        owner: owner("owner not known", 0),
-    });
+    let rows = wanted.get(start..end).unwrap_or_default().iter().map(|lock| row(lock));
     LockPage { locks: List::clipped(rows.collect()), next: if end < wanted.len() { end as u64 } else { 0 } }
 }

@@ -14,6 +14,8 @@ const NAMED: usize = 3;
 /// What was seen of Ganesha.
 #[derive(Debug)]
 pub(super) struct Seen {
+    /// Whether the run is a soft one, which releases nothing.
+    pub(super) soft: bool,
     /// Everybody who has spoken to it.
     pub(super) stats: Vec<ClientStats>,
     /// FSALs whose locks cannot be listed.
@@ -31,9 +33,29 @@ pub(super) struct Seen {
 impl Seen {
     /// What follows from it.
     pub(super) fn cautions(&self) -> Vec<Caution> {
-        let mut cautions = always();
+        let mut cautions = vec![say(
+            "grace",
+            "Ganesha's grace lasts for its Grace_Period and up to 10 s more, whatever --grace says".into(),
+            "Grace_Period in the NFSv4 block of its configuration sets it",
+        )];
+        if self.soft {
+            cautions.push(say(
+                "soft",
+                "a soft run: no lock is released, clients reclaim what the server has lost, and stale locks stay"
+                    .into(),
+                "",
+            ));
+        } else {
+            cautions.push(say(
+                "shares",
+                "Ganesha 4.3 crashes when it releases a client that holds an NLM SHARE reservation (DOS and Windows \
+                 clients have them), and nothing shows who does"
+                    .into(),
+                "where there are such clients only a soft run is safe (--unreachable keep --silent keep)",
+            ));
+            cautions.push(self.fds());
+        }
         cautions.extend(self.network());
-        cautions.push(self.fds());
         cautions.extend(self.v4());
         cautions.extend(self.listing());
         if !self.version.starts_with("4.") {
@@ -135,44 +157,13 @@ fn say(about: &'static str, text: String, remedy: &str) -> Caution {
     Caution { about, weight: Weight::Say, text, remedy: remedy.into() }
 }
 
-/// What holds for every run over it.
-fn always() -> Vec<Caution> {
-    vec![
-        say(
-            "grace",
-            "Ganesha ends its grace by itself only, after its Grace_Period and up to 10 s more: no run ends early, and \
-             none is extended"
-                .into(),
-            "Grace_Period in the NFSv4 block of its configuration sets it",
-        ),
-        say(
-            "soft",
-            "a run that may drop nothing (--unreachable keep --silent keep) is a soft one: no lock is released, clients \
-             reclaim what the server has lost, and stale locks stay"
-                .into(),
-            "",
-        ),
-        say(
-            "owners",
-            "Ganesha tells nobody whose a lock is: what comes back is compared by file, range and mode".into(),
-            "",
-        ),
-        say(
-            "shares",
-            "4.3 crashes when it releases a client that holds an NLM SHARE reservation (DOS and Windows clients have \
-             them), and nothing shows who does"
-                .into(),
-            "where there are such clients, only a soft run is safe",
-        ),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn seen() -> Seen {
         Seen {
+            soft: false,
             stats: vec![stats("192.0.2.1", &["NFSv3", "NMLv4"])],
             unlisted: Vec::new(),
             descriptors: Descriptors { open: 4_000, limit: 20_000 },
@@ -206,6 +197,15 @@ mod tests {
         assert_eq!(weight(&full, "descriptors"), Some(Weight::Refuse));
         let idle = Seen { locking: 0, ..full };
         assert_eq!(weight(&idle, "descriptors"), Some(Weight::Say));
+    }
+
+    #[test]
+    fn a_soft_run_leaks_and_crashes_nothing() {
+        let soft = Seen { soft: true, descriptors: Descriptors { open: 19_999, limit: 20_000 }, ..seen() };
+        assert_eq!(weight(&soft, "descriptors"), None);
+        assert_eq!(weight(&soft, "shares"), None);
+        assert_eq!(weight(&seen(), "soft"), None);
+        assert_eq!(weight(&soft, "soft"), Some(Weight::Say));
     }
 
     #[test]

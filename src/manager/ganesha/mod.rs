@@ -37,10 +37,10 @@ mod release;
 pub use bus::BusError;
 pub use error::GaneshaError;
 pub use process::ProcessError;
-pub use release::{ClientReleased, Waiters};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +50,8 @@ use tokio::sync::OnceCell;
 use self::bus::{Bus, GraceEvent};
 use self::cautions::Seen;
 use self::process::Server;
-use super::driven::vault;
-use super::driven::{Backend, Dropped, GraceEnd, Identity, Sight};
+use super::driven::vault::{self, Vault};
+use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Sight};
 use super::{Caution, ManagerError};
 use crate::nsm::own_names::own_names;
 use crate::nsm::roster::{self, Kind, Roster};
@@ -60,6 +60,8 @@ use crate::wire::types::{CallerName, NsmState};
 
 /// Where it is, for people.
 const ENDPOINT: &str = "org.ganesha.nfsd on the system bus";
+/// Where runs are kept.
+pub const STATE_DIR: &str = "/var/lib/nlmctl/ganesha";
 /// Most paths of files that are remembered for messages.
 const PATHS: usize = 100_000;
 
@@ -95,14 +97,21 @@ impl GaneshaOptions {
 /// See the theory above.
 #[derive(Debug)]
 pub struct Ganesha {
-    bus: Bus,
     options: GaneshaOptions,
-    /// Whether every lock could be listed when it was found.
-    lists_locks: bool,
+    /// The bus, once it was needed.
+    bus: OnceCell<Bus>,
+    /// Whether every lock could be listed when it was last looked at.
+    lists_locks: AtomicBool,
     /// The names by which clients know this server, once they were looked up.
     names: OnceCell<Vec<CallerName>>,
     /// Paths of files that were seen locked.
     paths: Mutex<HashMap<String, String>>,
+}
+
+/// This host's Ganesha as a lock manager, with nlmctl's state in the folder of the options.
+pub fn manager(options: GaneshaOptions) -> Driven<Ganesha> {
+    let vault = Vault::new(&options.state_dir);
+    Driven::new(Ganesha::new(options), vault)
 }
 
 /// Work with files, off the async threads.
@@ -113,15 +122,19 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Ganesha {
-    /// The Ganesha of this host's system bus.
-    ///
-    /// # Errors
-    /// There is none, or it cannot be looked at.
-    pub async fn find(options: GaneshaOptions) -> Result<Self, GaneshaError> {
-        let bus = Bus::connect().await?;
-        let pid = bus.pid().await?;
-        let unlisted = blocking(move || Ok(Server::of(pid)?.unlisted()?)).await?;
-        Ok(Self { bus, options, lists_locks: unlisted.is_empty(), names: OnceCell::new(), paths: Mutex::default() })
+    /// The Ganesha of this host's system bus, which is looked for when it is first asked something.
+    pub fn new(options: GaneshaOptions) -> Self {
+        Self {
+            options,
+            bus: OnceCell::new(),
+            lists_locks: AtomicBool::new(false),
+            names: OnceCell::new(),
+            paths: Mutex::default(),
+        }
+    }
+
+    async fn bus(&self) -> Result<&Bus, GaneshaError> {
+        Ok(self.bus.get_or_try_init(Bus::connect).await?)
     }
 
     fn paths(&self) -> MutexGuard<'_, HashMap<String, String>> {
@@ -133,7 +146,7 @@ impl Ganesha {
         &self,
         at: impl FnOnce(&Server) -> Result<T, ProcessError> + Send + 'static,
     ) -> Result<T, GaneshaError> {
-        let pid = self.bus.pid().await?;
+        let pid = self.bus().await?.pid().await?;
         blocking(move || Ok(at(&Server::of(pid)?)?)).await
     }
 
@@ -153,9 +166,11 @@ impl Ganesha {
     }
 
     async fn identify(&self) -> Result<Identity, GaneshaError> {
+        let (life, unlisted) = self.look(|server| Ok((server.life()?, server.unlisted()?))).await?;
+        self.lists_locks.store(unlisted.is_empty(), Ordering::Relaxed);
         Ok(Identity {
-            software: format!("NFS-Ganesha {}", self.bus.version().await?),
-            life: self.look(Server::life).await?,
+            software: format!("NFS-Ganesha {}", self.bus().await?.version().await?),
+            life,
             names: self.names.get_or_try_init(|| own_names(&self.options.names)).await?.clone(),
         })
     }
@@ -167,8 +182,9 @@ impl Ganesha {
                 Ok((server.unlisted()?, server.descriptors()?, locking, server.shares_network()))
             })
             .await?;
-        let (stats, version) = (self.bus.clients().await?, self.bus.version().await?);
-        Ok(Seen { stats, unlisted, descriptors, locking, shares_network, version })
+        let bus = self.bus().await?;
+        let (stats, version) = (bus.clients().await?, bus.version().await?);
+        Ok(Seen { soft: self.options.soft, stats, unlisted, descriptors, locking, shares_network, version })
     }
 
     async fn write_state(&self, state: NsmState) -> Result<(), GaneshaError> {
@@ -205,16 +221,17 @@ impl Backend for Ganesha {
         ENDPOINT.into()
     }
     fn capabilities(&self) -> Capabilities {
+        let lists_locks = self.lists_locks.load(Ordering::Relaxed);
         Capabilities {
             mark: false,
-            list_locks: self.lists_locks,
+            list_locks: lists_locks,
             knows_owners: false,
             targeted: false,
             settle_early: false,
             late_reclaims: false,
-            release: false,
+            release: true,
             // A reclaim of a lock that was not released leaves no trace.
-            knows_reclaims: self.lists_locks && !self.options.soft,
+            knows_reclaims: lists_locks && !self.options.soft,
             knows_paths: false,
             begin_releases: !self.options.soft,
         }
@@ -239,7 +256,7 @@ impl Backend for Ganesha {
         Ok(self.client_rows().await?)
     }
     async fn in_grace(&self) -> Result<bool, ManagerError> {
-        Ok(self.bus.in_grace().await.map_err(GaneshaError::from)?)
+        Ok(self.bus().await?.in_grace().await.map_err(GaneshaError::from)?)
     }
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
         Ok(self.seen().await?.cautions())
@@ -270,6 +287,9 @@ impl Backend for Ganesha {
     async fn finish(&self) -> Result<Vec<String>, ManagerError> {
         let descriptors = self.look(Server::descriptors).await?;
         Ok(vec![format!("Ganesha has {} of {} descriptors open", descriptors.open, descriptors.limit)])
+    }
+    async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
+        self.free_client(client).await
     }
     async fn paths(&self, files: &[String]) -> HashMap<String, String> {
         let known = self.paths();

@@ -53,8 +53,9 @@ pub(super) struct Descriptors {
 /// Locks as they are seen on one descriptor after the other.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// All of them.
-    pub(super) locks: Vec<Lock>,
+    /// All of them, and the descriptor that holds each. A descriptor of a released lock is not used
+    /// again, since it leaks.
+    pub(super) locks: Vec<(Lock, String)>,
     /// How many descriptors hold them: one for each owner and file.
     pub(super) descriptors: u64,
     /// The paths of their files.
@@ -127,7 +128,8 @@ impl Server {
             {
                 held.paths.insert(first.file.clone(), path.display().to_string());
             }
-            held.locks.extend(locks);
+            let descriptor = entry.file_name().to_string_lossy().into_owned();
+            held.locks.extend(locks.into_iter().map(|lock| (lock, descriptor.clone())));
         }
         Ok(held)
     }
@@ -150,7 +152,14 @@ impl Server {
     /// Everything that is locked.
     pub(super) fn sight(&self) -> Result<(Sight, Held), ProcessError> {
         let held = self.held()?;
-        Ok((Sight { locks: held.locks.clone(), local: self.local()?, waiters: 0 }, held))
+        Ok((
+            Sight {
+                locks: held.locks.iter().map(|(lock, _)| lock.clone()).collect(),
+                local: self.local()?,
+                waiters: 0,
+            },
+            held,
+        ))
     }
 
     /// Its open TCP connections: the server address called, and the client's.

@@ -6,7 +6,7 @@
 //!   -> "0:" the whole grace for clients -> grace seen -> mark removed
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::error::halfway;
 use super::process::{self, Server};
 use super::{Ganesha, GaneshaError, clients, refused, remove, write};
 use crate::manager::ManagerError;
+use crate::manager::driven::{ClientReleased, Lock};
 use crate::rpc::client::{Request, Retransmit, UdpClient};
 use crate::rpc::rpcbind;
 use crate::rpc::udp::UdpEndpoint;
@@ -42,27 +43,6 @@ const ONE_CLIENT: Duration = Duration::from_secs(10);
 /// How long its NLM service may take to answer.
 const CALL: Duration = Duration::from_secs(5);
 
-/// What becomes of blocked requests when one client's locks are released.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waiters {
-    /// They get what becomes free, at once. Grace is not started.
-    Served,
-    /// They are cancelled before, and a grace period for everybody begins: only reclaims are granted
-    /// until it is over. Their clients ask again by themselves.
-    Cancelled,
-}
-
-/// What a client's release was seen to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientReleased {
-    /// Locks of all clients before.
-    pub before: u64,
-    /// Locks of all clients after; a waiter's new ones are among them.
-    pub after: u64,
-    /// Whether the client's monitor record is gone, and so its last lock.
-    pub gone: bool,
-}
-
 /// What is still there of clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Left {
@@ -77,9 +57,9 @@ impl Ganesha {
 
     /// Starts grace, and sees it. A failure has changed nothing but that.
     pub(super) async fn start_grace(&self, event: GraceEvent) -> Result<(), GaneshaError> {
-        self.bus.grace(event).await?;
+        self.bus().await?.grace(event).await?;
         let until = Instant::now() + GRACE_STARTS;
-        while !self.bus.in_grace().await? {
+        while !self.bus().await?.in_grace().await? {
             if Instant::now() >= until {
                 return Err(GaneshaError::Stuck(
                     "Ganesha was asked for grace, and is not in grace (Graceless = true?)",
@@ -105,7 +85,7 @@ impl Ganesha {
 
     async fn release_in_grace(&self) -> Result<Vec<String>, GaneshaError> {
         for address in self.addresses().await? {
-            self.bus.grace(GraceEvent::Release(address)).await?;
+            self.bus().await?.grace(GraceEvent::Release(address)).await?;
         }
         let notes = self.until_released().await?;
         // Clients are told from here on: the whole grace is theirs.
@@ -150,7 +130,7 @@ impl Ganesha {
                 )]);
             }
             if renewed.elapsed() >= RENEW {
-                self.bus.grace(GraceEvent::Start).await?;
+                self.bus().await?.grace(GraceEvent::Start).await?;
                 renewed = Instant::now();
             }
             let looking = Instant::now();
@@ -172,7 +152,7 @@ impl Ganesha {
     pub(super) async fn finish_release(&self) -> Result<Vec<String>, ManagerError> {
         let Ok(marked) = tokio::fs::read(self.mark()).await else { return Ok(Vec::new()) };
         let life = self.look(Server::life).await?;
-        if marked != life.as_bytes() || !self.bus.in_grace().await.map_err(GaneshaError::from)? {
+        if marked != life.as_bytes() || !self.bus().await?.in_grace().await.map_err(GaneshaError::from)? {
             remove(&self.mark()).await?;
             return Ok(Vec::new());
         }
@@ -181,14 +161,13 @@ impl Ganesha {
         Ok(done)
     }
 
-    /// Releases one client's locks: `name` is its name in statd's records, which Ganesha takes for
-    /// its address unless it goes by caller names. Whose a lock is cannot be seen; what is seen is
-    /// that the client has none left.
+    /// Releases one client's locks: `name` is its name in statd's records. Who waits for them gets
+    /// them, and no grace begins. Whose a lock is cannot be seen: what others unlocked at the same
+    /// moment is among those that went; that the client has none left, its record that is gone says.
     ///
     /// # Errors
-    /// No such client holds a lock, or Ganesha was not asked. It may have been in vain even if it
-    /// was: see [`ClientReleased::gone`].
-    pub async fn release_client(&self, name: &CallerName, waiters: Waiters) -> Result<ClientReleased, ManagerError> {
+    /// No such client holds a lock, or Ganesha was not reached.
+    pub(super) async fn free_client(&self, name: &CallerName) -> Result<ClientReleased, ManagerError> {
         let records = self.records().await?;
         let record = records.entries.iter().find(|entry| clients::is_ganeshas(entry) && is_named(entry, name));
         let Some(record) = record else {
@@ -196,10 +175,7 @@ impl Ganesha {
             return Err(Refusal::new(RefusalCode::BadRequest, words).into());
         };
         let known_as = record.monitor.as_ref().map_or_else(|| name.clone(), |monitor| monitor.mon_id.mon_name.clone());
-        let before = self.left().await?.locks;
-        if waiters == Waiters::Cancelled {
-            self.start_grace(GraceEvent::CancelWaiters).await?;
-        }
+        let before = self.look(Server::held).await?.locks;
         let until = Instant::now() + ONE_CLIENT;
         loop {
             // Locks taken in the state that it tells of would stay. Nobody's state is chosen twice.
@@ -208,7 +184,12 @@ impl Ganesha {
             let records = self.records().await?;
             let gone = !records.entries.iter().any(|entry| clients::is_ganeshas(entry) && is_named(entry, &known_as));
             if gone || Instant::now() >= until {
-                return Ok(ClientReleased { before, after: self.left().await?.locks, gone });
+                let after = self.look(Server::held).await?.locks;
+                let (was, is): (HashSet<_>, HashSet<_>) = (before.iter().collect(), after.iter().collect());
+                let freed: Vec<Lock> = was.difference(&is).map(|(lock, _)| lock.clone()).collect();
+                let got_one = |(new, _): &&&(Lock, String)| freed.iter().any(|old| old.overlaps(new));
+                let offered = is.difference(&was).filter(got_one).count() as u64;
+                return Ok(ClientReleased { freed, offered, left: !gone });
             }
         }
     }
