@@ -14,6 +14,7 @@ pub mod error;
 pub mod live;
 mod locks;
 mod notify;
+mod release;
 mod resync;
 mod runs;
 mod status;
@@ -173,6 +174,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
         Command::Clients => clients::run(context).await,
         Command::Abort => abort::run(context).await,
         Command::Notify(args) => notify::run(context, args).await,
+        Command::Release(args) => release::run(context, args).await,
         Command::Runs(command) => runs::run(context, command).await,
         Command::Demo(args) => demo::run(context, args).await,
     }
