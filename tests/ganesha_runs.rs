@@ -411,24 +411,22 @@ fn when_ganesha_crashes_over_a_share_the_run_says_so_and_goes_on_once_it_is_back
         let ghost = Ghost::new(Ipv4Addr::new(127, 0, 2, 1), SERVER).await;
         assert_eq!(ghost.share(&files[0]).await, Stat::Granted);
         assert_eq!(ghost.lock(&files[0], range(60_000, 10)).await, Stat::Granted);
-        let first = manager(&host, false);
-        let args = begin_args(&first).await;
-        let error = first.begin(&args).await.unwrap_err();
+        let manager = manager(&host, false);
+        let args = begin_args(&manager).await;
+        let error = manager.begin(&args).await.unwrap_err();
         let ManagerError::Lost { what, .. } = &error else { panic!("{error:?}") };
         assert!(what.contains("SHARE") && what.contains("--resume"), "{what}");
-        drop(first);
 
         ganesha.start_again(&host);
-        let next = manager(&host, false);
-        assert_eq!(next.begin(&args).await.unwrap().in_scope, 13);
-        let told = next.run_clients(args.run).await.unwrap();
+        assert_eq!(manager.begin(&args).await.unwrap().in_scope, 13);
+        let told = manager.run_clients(args.run).await.unwrap();
         assert_eq!(told.len(), 4, "those of before the crash");
         for &who in &clients.all {
             for lock in clients.farm.beliefs(who) {
                 assert_eq!(clients.farm.reclaim(who, &lock).await.unwrap(), Stat::Granted);
             }
         }
-        let counts = next.status().await.unwrap().run.0.unwrap().counts;
+        let counts = manager.status().await.unwrap().run.0.unwrap().counts;
         assert_eq!((counts.reclaimed, counts.pending), (12, 1));
     });
 }
