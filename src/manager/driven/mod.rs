@@ -416,7 +416,7 @@ impl<B: Backend> Driven<B> {
         Err(error)
     }
 
-    fn begun(&self, run: &RunRecord, names: Vec<CallerName>) -> Begun {
+    fn begun(run: &RunRecord, names: Vec<CallerName>) -> Begun {
         Begun {
             run: run.id(),
             old_state: run.old_state.0,
@@ -515,7 +515,7 @@ impl<B: Backend> LockManager for Driven<B> {
             if active.phase == Phase::Beginning {
                 return refused(RefusalCode::RunActive, format!("run {} is being begun by another nlmctl", args.run));
             }
-            return Ok(self.begun(&active, names));
+            return Ok(Self::begun(&active, names));
         }
         if self.ended(args.run).await?.is_some() {
             return refused(RefusalCode::WrongPhase, format!("run {} is over", args.run));
@@ -531,7 +531,7 @@ impl<B: Backend> LockManager for Driven<B> {
             }
         };
         match tokio::spawn(self.clone().drop_all(run)).await {
-            Ok(begun) => Ok(self.begun(&*begun?, names)),
+            Ok(begun) => Ok(Self::begun(&*begun?, names)),
             Err(_) => Err(ManagerError::Lost { endpoint: self.endpoint(), what: "the task that began died".into() }),
         }
     }
