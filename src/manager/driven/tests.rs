@@ -190,10 +190,7 @@ async fn begun(driver: &Driven<Fake>, run: u8) -> RunId {
 
 async fn told(driver: &Driven<Fake>, run: RunId) -> Status {
     let client = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
-    driver
-        .progress(&ProgressArgs { run, notices_begun: true, clients: List::clipped(vec![client]) })
-        .await
-        .unwrap()
+    driver.progress(&ProgressArgs { run, notices_begun: true, clients: List::clipped(vec![client]) }).await.unwrap()
 }
 
 fn counts(status: &Status) -> (u64, u64, u64) {
