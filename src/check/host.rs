@@ -343,7 +343,7 @@ fn record_place(record: &Path) -> Finding {
 fn room_at(about: &str, what: &str, folder: &Path) -> Finding {
     match statvfs(folder) {
         Ok(disk) => {
-            let free = u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size()));
+            let free = disk.blocks_available().saturating_mul(disk.fragment_size());
             judge_room(about, what, folder, free)
         }
         Err(error) => Finding::new(

@@ -8,6 +8,7 @@ use crate::report::{Finding, Severity, caveats, number};
 use crate::resync::plan::{PlanError, refuse_busy};
 use crate::wire::control::{Info, RunId, Status};
 use crate::wire::types::NsmState;
+use crate::wire::xdr::Text;
 
 /// Longest wait for all that the manager is asked: one that lists many clients takes a moment.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,7 +62,7 @@ pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
         "manager",
         format!("{} answers at {}, NSM state {}", info.software.as_str(), manager.endpoint(), info.nsm_state),
     )];
-    findings.extend(busy(&status));
+    findings.push(busy(&status));
     findings.push(state(info.nsm_state));
     findings.extend(domains(&info));
     findings.extend(caveats(&info).into_iter().map(|words| {
@@ -89,11 +90,11 @@ fn caution(caution: Caution) -> Finding {
     Finding { severity, remedy, ..Finding::ok(caution.about, caution.text) }
 }
 
-fn busy(status: &Status) -> Option<Finding> {
+fn busy(status: &Status) -> Finding {
     match refuse_busy(status) {
-        Ok(()) => Some(Finding::ok("grace", "no run and no grace period is under way")),
+        Ok(()) => Finding::ok("grace", "no run and no grace period is under way"),
         Err(PlanError::Refused { message, remedy } | PlanError::Usage { message, remedy }) => {
-            Some(Finding::new("grace", Severity::Problem, message, remedy))
+            Finding::new("grace", Severity::Problem, message, remedy)
         }
     }
 }
@@ -120,7 +121,7 @@ fn state(state: NsmState) -> Finding {
 }
 
 fn domains(info: &Info) -> Option<Finding> {
-    let domains: Vec<&str> = info.domains.as_slice().iter().map(|domain| domain.as_str()).collect();
+    let domains: Vec<&str> = info.domains.as_slice().iter().map(Text::as_str).collect();
     (domains == ["nlm"]).then(|| {
         Finding::new(
             "domains",
