@@ -100,6 +100,8 @@ pub(super) enum Command {
     Locks(LocksArgs),
     /// The clients that it knows
     Clients,
+    /// What stands in the way of a run: manager, clients, names, this host
+    Check,
     /// End the active run: pending locks are held again, nothing is lost
     Abort,
     /// Send reboot notices (SM_NOTIFY), nothing else

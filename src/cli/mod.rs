@@ -6,6 +6,7 @@
 
 mod abort;
 pub mod args;
+mod check;
 mod choose;
 mod clients;
 pub mod config;
@@ -164,6 +165,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
         }
         Command::Status => status::run(context).await,
         Command::Locks(args) => locks::run(context, &args).await,
+        Command::Check => check::run(context).await,
         Command::Clients => clients::run(context).await,
         Command::Abort => abort::run(context).await,
         Command::Notify(args) => notify::run(context, args).await,
