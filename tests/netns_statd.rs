@@ -313,7 +313,7 @@ fn after_a_boot_of_the_server_sm_notifys_number_is_nlmds_and_statd_watches_again
     let nlmd = world.nlmd(&["--nsm", "statd", "--grace", "2s"]);
     assert_eq!(number_of(&world.server), number, "the same number, not one more");
     assert_eq!(lock(&world, &nlmd, ALPHA, "file", true), Stat::Granted);
-    assert_ne!(world.server_file("sm/client.test"), "", "watched again");
+    until("it is watched again", || !world.server_file("sm/client.test").is_empty());
     world.client_reboots();
     until("statd calls nlmd, and the locks go", || !is_held(&world, &nlmd, "file"));
 }

@@ -96,6 +96,12 @@ fn promises(call: &Call) -> bool {
     }
 }
 
+/// Whether it takes back what its owner had: refused only for a conflict, and not because a status
+/// monitor is missing. (A client that is refused forgets the lock, and its process is not told.)
+fn is_reclaim(call: &Call) -> bool {
+    matches!(call, Call::Lock { reclaim: true, .. } | Call::Share { reclaim: true, .. })
+}
+
 /// Whether a client is known from this call on.
 fn makes_known(call: &Call) -> bool {
     matches!(call, Call::Lock { .. } | Call::Share { .. })
@@ -172,12 +178,16 @@ impl Owner {
                 return;
             }
         }
-        if !self.records.is_durable(client, address, server_address) || !self.hears_of(address) {
+        let (durable, heard) = (self.records.is_durable(client, address, server_address), self.hears_of(address));
+        if !durable {
             self.table.called(client, server_address);
-            if promises(&incoming.call) {
+        }
+        if promises(&incoming.call) && !(durable && heard) {
+            if !durable || !is_reclaim(&incoming.call) {
                 self.record(client, incoming, answer, parkings);
                 return;
             }
+            self.watch_beside(address);
         }
         let caller = Caller { client, via: incoming.via };
         match self.table.handle(self.clock.now(), caller, &incoming.call) {
@@ -339,21 +349,12 @@ impl Owner {
         };
         let Some(parked) = self.park(incoming, answer, parkings) else { return };
         let Some(record) = self.records.wait(client, &view, parked) else { return };
-        let changes = asked.iter().copied().map(Change::Watch).chain([Change::Monitor(record.clone())]);
-        let submitted: Result<Vec<_>, _> = changes.map(|change| self.persist.submit(change)).collect();
-        let statd = self.watches.as_ref().map(|watches| watches.statd.clone());
+        let submitted = self.persist.submit(Change::Monitor(record.clone()));
+        let watching = self.watching(asked.clone());
         self.work.spawn(async move {
             let recorded = async {
-                for durable in submitted? {
-                    persist::durable(durable).await?;
-                }
-                // The cookie is on disk before statd can call with it.
-                if let Some(statd) = statd {
-                    for watch in &asked {
-                        statd.monitor(*watch).await?;
-                    }
-                }
-                Ok(())
+                persist::durable(submitted?).await?;
+                watching.await
             };
             let outcome = recorded.await;
             Done::Recorded { client, record, asked, outcome }
@@ -368,22 +369,29 @@ impl Owner {
         outcome: Result<(), NotRecorded>,
     ) {
         let name = record.name.clone();
-        let waiting = self.records.written(client, record, outcome.is_ok());
+        let on_disk = !matches!(outcome, Err(NotRecorded::Disk(_)));
+        let waiting = self.records.written(client, record, on_disk);
+        if on_disk {
+            self.table.set_monitored(client, true);
+        }
         match outcome {
             Ok(()) => {
                 if let Some(watches) = &mut self.watches {
                     watches.watched(asked);
                 }
-                self.table.set_monitored(client, true);
                 self.unpark(waiting);
                 self.drain_again();
             }
             Err(error) => {
-                tracing::error!(client = %name, %error, "it is not monitored; its locks are refused (DENIED_NOLOCKS)");
+                tracing::error!(client = %name, %error, "it cannot be monitored; new locks are refused (DENIED_NOLOCKS)");
                 self.parked = self.parked.saturating_sub(waiting.len());
                 for parked in waiting {
                     match &parked {
-                        Parked::Call { incoming, .. } if promises(&incoming.call) => parked.deny(),
+                        Parked::Call { incoming, .. }
+                            if promises(&incoming.call) && !(on_disk && is_reclaim(&incoming.call)) =>
+                        {
+                            parked.deny();
+                        }
                         Parked::Call { .. } | Parked::Reboot { .. } => self.again.push_back(parked),
                     }
                 }
