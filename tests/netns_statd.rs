@@ -1,10 +1,15 @@
 //! nlmd with the real rpc.statd and sm-notify: on its clients' hosts, and as its own status monitor.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic, and says what it saw")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic, and says what it saw"
+)]
 
 mod netns;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use netns::{LIMIT, Netns, Nlmd, Process, add_address, link, nlmctl, until};
@@ -84,8 +89,6 @@ fn call(
 ) -> Result<Vec<u8>, RpcError> {
     let socket = host.inside(|| UdpSocket::bind(SocketAddr::new(from.0.parse().unwrap(), from.1)).unwrap());
     socket.set_read_timeout(Some(LIMIT)).unwrap();
-    // The same one again would be answered from the reply cache.
-    static NEXT_XID: AtomicU32 = AtomicU32::new(1);
     let xid = NEXT_XID.fetch_add(1, Ordering::Relaxed);
     let message = rpc::call(xid, program, version, procedure, &Credential::None, args);
     socket.send_to(&message, SocketAddr::new(to.0.parse::<IpAddr>().unwrap(), to.1)).unwrap();
@@ -128,6 +131,9 @@ fn is_held(world: &World, nlmd: &Nlmd, file: &str) -> bool {
     let results = call(&world.server, ("127.0.0.1", 0), ("127.0.0.1", nlmd.nlm_udp), what, &args).unwrap();
     TestRes::decode(Version::V4, &results).unwrap().reply.stat() == Stat::Denied
 }
+
+/// The same one again would be answered from the reply cache.
+static NEXT_XID: AtomicU32 = AtomicU32::new(1);
 
 const ALPHA: (&str, &str) = (CLIENT, "client.test");
 

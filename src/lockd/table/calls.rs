@@ -341,7 +341,7 @@ impl Owner {
         }
         let asked = match &mut self.watches {
             None => Vec::new(),
-            Some(watches) => match watches.to_ask(&view.addresses) {
+            Some(watches) => match watches.take_up(&view.addresses) {
                 Some(asked) => asked,
                 // statd is just told to watch it no longer. Unanswered: the client calls again.
                 None => return,

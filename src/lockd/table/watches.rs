@@ -62,8 +62,8 @@ impl Watches {
         self.by_address.get(&address).is_some_and(|(_, stage)| *stage == Stage::Watched)
     }
 
-    /// What to ask for, so that all of these addresses are watched; `None`: not now.
-    pub(super) fn to_ask(&mut self, addresses: &[IpAddr]) -> Option<Vec<Watch>> {
+    /// What has to be asked for, so that all of these addresses are watched; `None`: not now.
+    pub(super) fn take_up(&mut self, addresses: &[IpAddr]) -> Option<Vec<Watch>> {
         let mut asked = Vec::new();
         for &address in addresses {
             match self.by_address.entry(address).or_insert_with(|| (rand::random(), Stage::Asked)) {
@@ -119,7 +119,7 @@ impl Owner {
     /// is not there.
     pub(super) fn watch_beside(&mut self, address: IpAddr) {
         let Some(watches) = &mut self.watches else { return };
-        let Some(asked) = watches.to_ask(&[address]).filter(|asked| !asked.is_empty()) else { return };
+        let Some(asked) = watches.take_up(&[address]).filter(|asked| !asked.is_empty()) else { return };
         if !watches.beside.insert(address) {
             return;
         }
