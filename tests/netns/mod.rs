@@ -254,7 +254,15 @@ pub fn link(one: &Netns, address: &str, other: &Netns, other_address: &str) {
     }
 }
 
-/// One more address on an interface (`lo`, or what [`link`] made: `cable0` is the first).
+/// The interface of the host's first cable.
+pub fn cable(host: &Netns) -> String {
+    let interfaces = host.run("ip", &["-brief", "link", "show", "type", "veth"]);
+    let first = interfaces.split(['@', ' ']).next().unwrap_or_default();
+    assert!(first.starts_with("cable"), "no cable: {interfaces}");
+    first.to_owned()
+}
+
+/// One more address on an interface: `lo`, or [`cable`].
 pub fn add_address(host: &Netns, interface: &str, address: &str) {
     let mut arguments = vec!["address", "add", address, "dev", interface];
     if address.contains(':') {

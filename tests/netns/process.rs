@@ -32,6 +32,8 @@ pub(super) fn tool(name: &str) -> Command {
         "ip" => "iproute2",
         "rpcbind" | "rpcinfo" => "rpcbind",
         "rpc.statd" | "sm-notify" => "nfs-common",
+        "rpcgen" => "rpcsvc-proto",
+        "cc" => "gcc",
         other => other,
     };
     Command::new(found.unwrap_or_else(|| panic!("there is no {name} here: install {package}")))
