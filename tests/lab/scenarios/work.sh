@@ -5,7 +5,6 @@ serve
 mount_on c1
 mount_on c2
 mount_on c3
-rm -f $EXPORT/number
 process HOLD1 c1 a
 process HOLD2 c2 b
 process ADD1 c1 number
