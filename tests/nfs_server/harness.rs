@@ -142,3 +142,12 @@ impl Mount {
         said(self.nfs.read(&args).await.unwrap()).map(|read| read.data.to_vec())
     }
 }
+
+/// Waits until it is so.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
