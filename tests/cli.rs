@@ -57,7 +57,7 @@ fn bad_usage_is_exit_2_and_with_json_an_error_on_stdout() {
         (&["--json", "status", "--manager", "samba"], "samba"),
         (&["--json", "status", "--manager", "knfsd"], "not available in this version"),
         (&["--json", "locks", "--file", "xyz"], "xyz"),
-        (&["--json", "notify", "--name", "a", "--state", "3"], "--sm-dir"),
+        (&["--json", "notify", "--name", "a", "--state", "3", "--sm-dir", "/dev/null"], "not a regular file"),
         (&["--json", "notify", "--state", "3", "--targets", "/dev/null"], "--name"),
         (&["--json", "notify", "--name", "a", "--state", "3", "--targets", "/nonexistent"], "/nonexistent"),
         (&["--json", "demo", "--clients", "1", "--dead", "2"], "2 clients"),

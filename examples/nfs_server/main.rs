@@ -28,7 +28,7 @@ use clap::Parser;
 use nfs3_server::nfs3_types::{mount, nfs3};
 use nfs3_server::tcp::{NFSTcp, NFSTcpListener};
 use nlmctl::lockd::{self, Server, Settings, registry};
-use nlmctl::rpc::rpcbind::Registration;
+use nlmctl::rpc::rpcbind::local::Registration;
 use nlmctl::wire::rpcbind;
 use nlmctl::wire::types::{CallerName, Transport};
 use tokio::signal::unix::{SignalKind, signal};

@@ -17,7 +17,7 @@ use super::consent::Consent;
 use super::error::CliError;
 use super::{Context, blocking};
 use crate::nsm::mounts::{MOUNTINFO, NlmMount, read_nlm_mounts};
-use crate::nsm::roster::{Roster, RosterError, read_sm_dir, read_targets_file};
+use crate::nsm::roster::{self, Roster, RosterError};
 use crate::nsm::{FanoutEvent, Host, News, Notice, NotifyOptions, Target};
 use crate::report::{ClientFate, NoticeReport, NotifyReport, SCHEMA, number};
 use crate::resync::plan::{LocalMount, own_mounts_allow};
@@ -73,31 +73,60 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, CliEr
 
 /// The hosts of the roster, each once.
 async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, CliError> {
-    let (dir, file) = (args.sm_dir.clone(), args.targets.clone());
-    let roster = blocking(move || {
-        let read = match (dir, file) {
-            (Some(dir), _) => read_sm_dir(&dir),
-            (None, Some(file)) => read_targets_file(&file),
-            // clap wants one of them.
-            (None, None) => Ok(Roster::default()),
-        };
-        read.map_err(|e| {
-            let remedy = match &e {
-                RosterError::Unreadable { .. } => "check the path and its permissions",
-                RosterError::BadLine { .. } => "correct that line: one address or name a line, # begins a comment",
-                RosterError::TooLarge { .. } => "check that it is the right path",
-            };
-            CliError::usage(e.to_string(), remedy)
-        })
-    })
-    .await?;
-    for warning in &roster.warnings {
-        context.say(&format!("nlmctl: {warning}"));
+    let (path, file) = (args.sm_dir.clone(), args.targets.clone());
+    let rosters = blocking(move || read_rosters(path.as_deref(), file.as_deref(), Path::new("/"))).await?;
+    for roster in &rosters {
+        for warning in &roster.warnings {
+            context.say(&format!("nlmctl: {warning}"));
+        }
+        context.say(&format!("nlmctl: {}", heading(roster)));
+        if roster.state == Some(NsmState(args.state)) {
+            context.say(&format!(
+                "nlmctl: {} is the state number recorded there: a client that was told it before ignores it",
+                args.state
+            ));
+        }
     }
-    let mut hosts: Vec<String> = roster.entries.into_iter().map(|entry| entry.host).collect();
+    let mut hosts: Vec<String> = rosters.into_iter().flat_map(|r| r.entries).map(|entry| entry.host).collect();
     let mut seen = std::collections::HashSet::new();
     hosts.retain(|host| seen.insert(host.to_ascii_lowercase()));
     Ok(hosts)
+}
+
+/// What was named, or what is found by looking.
+fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result<Vec<Roster>, CliError> {
+    let read = match (path, file) {
+        (Some(path), _) => roster::read(path),
+        (None, Some(file)) => roster::read_targets_file(file).map(|roster| vec![roster]),
+        (None, None) => roster::find(root),
+    };
+    let rosters = read.map_err(|e| {
+        let remedy = match &e {
+            RosterError::Unreadable { .. } => "check the path and its permissions",
+            RosterError::BadLine { .. } => "correct that line: one address or name a line, # begins a comment",
+            RosterError::TooLarge { .. } => "check that it is the right path",
+            RosterError::NoStatusFile { .. } => {
+                "give a statd's folder or statd.status; a list of lines goes to --targets"
+            }
+        };
+        CliError::usage(e.to_string(), remedy)
+    })?;
+    if rosters.is_empty() {
+        let places: Vec<_> = roster::known_places(root).iter().map(|place| place.display().to_string()).collect();
+        return Err(CliError::usage(
+            format!("no statd's list of clients is in {}", places.join(", ")),
+            "name it with --sm-dir, or give a list with --targets",
+        ));
+    }
+    Ok(rosters)
+}
+
+fn heading(roster: &Roster) -> String {
+    let mut hosts: Vec<&str> = roster.entries.iter().map(|entry| entry.host.as_str()).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    let state = roster.state.map(|state| format!(", state {state}")).unwrap_or_default();
+    format!("{} in {} ({}{state})", number(hosts.len() as u64, "host", "hosts"), roster.path.display(), roster.kind)
 }
 
 /// Statement 12.
@@ -290,6 +319,21 @@ mod tests {
         let named = target(1, "a.example.org", &names);
         assert_eq!(named.host, Host::Name("a.example.org".into()));
         assert_eq!(named.notices.len(), 2);
+    }
+
+    #[test]
+    fn without_a_flag_rosters_are_found_or_the_places_named() {
+        let root = tempfile::tempdir().unwrap();
+        let error = read_rosters(None, None, root.path()).unwrap_err();
+        assert_eq!(error.exit(), 2);
+        assert!(error.to_string().contains("var/lib/nfs") && error.to_string().contains("statd.status"), "{error}");
+        let sm = root.path().join("var/lib/nfs/sm");
+        std::fs::create_dir_all(&sm).unwrap();
+        std::fs::write(sm.join("a.example.org"), "").unwrap();
+        std::fs::write(root.path().join("var/lib/nfs/state"), 7_i32.to_ne_bytes()).unwrap();
+        let rosters = read_rosters(None, None, root.path()).unwrap();
+        let wanted = format!("1 host in {}/var/lib/nfs (Linux statd, state 7)", root.path().display());
+        assert_eq!(heading(&rosters[0]), wanted);
     }
 
     #[test]

@@ -138,7 +138,11 @@ pub(super) fn judge(question: Question, to: IpAddr, outcome: Result<&[u8], RpcEr
             Ok(port) => Said::Port(u16::try_from(port).ok().filter(|&port| port != 0)),
             Err(error) => Said::Refused(format!("its rpcbind's answer to GETPORT is odd: {error}")),
         },
-        Question::Port(_) => match xdr::decode::<rpcbind::UniversalAddress>(results) {
+        Question::Port(Transport::Tcp) => match xdr::decode(results) {
+            Ok(entries) => Said::Port(rpcbind::port_in(&entries, rpcbind::netid(Transport::Tcp, to))),
+            Err(error) => Said::Refused(format!("its rpcbind's answer to GETADDRLIST is odd: {error}")),
+        },
+        Question::Port(Transport::Udp) => match xdr::decode::<rpcbind::UniversalAddress>(results) {
             // Only the port counts: the address may be the wildcard.
             Ok(text) => match rpcbind::parse_universal_address(text.as_str()) {
                 Some(address) => Said::Port(Some(address.port()).filter(|&port| port != 0)),
@@ -165,7 +169,7 @@ fn refusal(question: Question, error: RpcError) -> String {
 }
 
 fn port_call(transport: Transport, ipv6: bool) -> Vec<u8> {
-    let (version, args) = if ipv6 {
+    let (version, procedure, args) = if ipv6 {
         let asked = rpcbind::Rpcb {
             program: nsm::PROGRAM,
             version: nsm::VERSION,
@@ -173,13 +177,18 @@ fn port_call(transport: Transport, ipv6: bool) -> Vec<u8> {
             address: rpcbind::BindString::default(),
             owner: rpcbind::BindString::default(),
         };
-        (rpcbind::V4, xdr::encode(&asked))
+        // GETADDR answers for UDP whatever netid it gets over UDP.
+        let procedure = match transport {
+            Transport::Udp => rpcbind::Procedure::Get,
+            Transport::Tcp => rpcbind::Procedure::AddressList,
+        };
+        (rpcbind::V4, procedure, xdr::encode(&asked))
     } else {
         let asked =
             rpcbind::Mapping { program: nsm::PROGRAM, version: nsm::VERSION, protocol: transport as u32, port: 0 };
-        (rpcbind::V2, xdr::encode(&asked))
+        (rpcbind::V2, rpcbind::Procedure::Get, xdr::encode(&asked))
     };
-    rpc::call(0, rpcbind::PROGRAM, version, rpcbind::Procedure::Get as u32, &Credential::None, &args)
+    rpc::call(0, rpcbind::PROGRAM, version, procedure as u32, &Credential::None, &args)
 }
 
 #[cfg(test)]
@@ -242,7 +251,7 @@ mod tests {
         #[test]
         fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..200), results in any::<bool>()) {
             let message = if results { rpc::reply(1, &Answer::Success(bytes)) } else { bytes };
-            for question in [UDP, Question::Null, Question::Stat, Question::Notify(0)] {
+            for question in [UDP, Question::Port(Transport::Tcp), Question::Null, Question::Stat, Question::Notify(0)] {
                 for to in [V4, V6] {
                     let _ = understand(question, to, &message);
                 }

@@ -45,7 +45,8 @@ pub(super) fn rpcbind_answer(manner: Manner, host: IpAddr, statd_port: u16, mess
     if manner == Manner::Dead {
         return None;
     }
-    assert_eq!((call.program, call.procedure), (rpcbind::PROGRAM, rpcbind::Procedure::Get as u32));
+    assert_eq!(call.program, rpcbind::PROGRAM);
+    let procedure = rpcbind::Procedure::from_number(call.procedure).unwrap();
     let (program, udp) = if call.version == rpcbind::V2 {
         assert!(host.is_ipv4(), "version 2 knows IPv4 only");
         let asked: rpcbind::Mapping = xdr::decode(call.args).unwrap();
@@ -53,7 +54,8 @@ pub(super) fn rpcbind_answer(manner: Manner, host: IpAddr, statd_port: u16, mess
     } else {
         assert!(host.is_ipv6());
         let asked: rpcbind::Rpcb = xdr::decode(call.args).unwrap();
-        (asked.program, asked.netid.as_str() == "udp6")
+        // As a real one: GETADDR answers for the transport of the call.
+        (asked.program, procedure == rpcbind::Procedure::Get)
     };
     assert_eq!(program, nsm::PROGRAM);
     let there = match manner {
@@ -64,6 +66,16 @@ pub(super) fn rpcbind_answer(manner: Manner, host: IpAddr, statd_port: u16, mess
     let port = if there { statd_port } else { 0 };
     let results = match call.version {
         rpcbind::V2 => xdr::encode(&u32::from(port)),
+        _ if procedure == rpcbind::Procedure::AddressList => {
+            let entry = rpcbind::Entry {
+                address: rpcbind::universal_address(("::".parse::<IpAddr>().unwrap(), port).into()),
+                netid: rpcbind::BindString::clipped("tcp6"),
+                semantics: 3,
+                family: rpcbind::BindString::clipped("inet6"),
+                protocol: rpcbind::BindString::clipped("tcp"),
+            };
+            xdr::encode(&rpcbind::Chain(if there { vec![entry] } else { Vec::new() }))
+        }
         _ if there => xdr::encode(&rpcbind::universal_address(("::".parse::<IpAddr>().unwrap(), port).into())),
         _ => xdr::encode(&rpcbind::UniversalAddress::default()),
     };

@@ -23,7 +23,7 @@ pub const V3: u32 = 3;
 /// The same, extended.
 pub const V4: u32 = 4;
 
-/// The procedures used here; their numbers are the same in versions 2, 3 and 4.
+/// The procedures used here; their numbers up to 4 are the same in versions 2, 3 and 4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Procedure {
@@ -33,16 +33,22 @@ pub enum Procedure {
     Set = 1,
     /// [`Mapping`] or [`Rpcb`] -> bool
     Unset = 2,
-    /// GETPORT: [`Mapping`] -> u32 (0: nobody). GETADDR: [`Rpcb`] -> [`UniversalAddress`] (empty: nobody).
+    /// GETPORT: [`Mapping`] -> u32 (0: nobody). GETADDR: [`Rpcb`] -> [`UniversalAddress`] (empty:
+    /// nobody), for the transport by which it is asked: the netid is ignored (RFC 1833 section 2.2.1).
     Get = 3,
     /// void -> [`Chain`] of [`Mapping`] or [`Rpcb`]
     Dump = 4,
+    /// GETADDRLIST, in version 4 only: [`Rpcb`] -> [`Chain`] of [`Entry`], for every transport of the
+    /// family by which it is asked.
+    AddressList = 11,
 }
 
 impl Procedure {
     /// The procedure of a number.
     pub fn from_number(number: u32) -> Option<Self> {
-        [Self::Null, Self::Set, Self::Unset, Self::Get, Self::Dump].into_iter().find(|p| *p as u32 == number)
+        [Self::Null, Self::Set, Self::Unset, Self::Get, Self::Dump, Self::AddressList]
+            .into_iter()
+            .find(|p| *p as u32 == number)
     }
 }
 
@@ -77,6 +83,27 @@ pub struct Rpcb {
     pub address: UniversalAddress,
     /// Who registered it.
     pub owner: BindString,
+}
+
+/// Version 4's `rpcb_entry`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, XdrCodec)]
+pub struct Entry {
+    /// Where the program listens.
+    pub address: UniversalAddress,
+    /// Over what.
+    pub netid: BindString,
+    /// `NC_TPI_CLTS` (1), `NC_TPI_COTS` (2) or `NC_TPI_COTS_ORD` (3).
+    pub semantics: u32,
+    /// `inet` or `inet6`.
+    pub family: BindString,
+    /// `udp` or `tcp`.
+    pub protocol: BindString,
+}
+
+/// The port of the entry with a netid; `None`: nobody is there.
+pub fn port_in(entries: &Chain<Entry>, netid: &str) -> Option<u16> {
+    let entry = entries.0.iter().find(|entry| entry.netid.as_str() == netid)?;
+    Some(parse_universal_address(entry.address.as_str())?.port()).filter(|&port| port != 0)
 }
 
 /// The netid of IP transports (RFC 5665).
@@ -206,6 +233,28 @@ mod tests {
         is_written(&Chain::<Mapping>(Vec::new()), "00000000");
     }
 
+    // RFC 1833 section 2.1, "struct rpcb_entry" and "rpcb_entry_list".
+    #[test]
+    fn an_entry_is_four_strings_and_a_number_and_tells_the_port_of_its_netid() {
+        let entry = |netid, address| Entry {
+            address: text(address),
+            netid: text(netid),
+            semantics: 3,
+            family: text("inet6"),
+            protocol: text("tcp"),
+        };
+        is_written(
+            &entry("tcp6", "::.0.111"),
+            "00000008 3a3a2e30 2e313131 00000004 74637036 00000003
+             00000005 696e6574 36000000 00000003 74637000",
+        );
+        let list = Chain(vec![entry("udp6", "::.1.0"), entry("tcp6", "fe80::1%eth0.0.111"), entry("tcp", "odd")]);
+        assert_eq!(
+            ["udp6", "tcp6", "tcp", "udp"].map(|netid| port_in(&list, netid)),
+            [Some(256), Some(111), None, None]
+        );
+    }
+
     #[test]
     fn an_endless_dump_is_refused() {
         let endless = Chain(vec![Mapping { program: 1, version: 2, protocol: 17, port: 3 }; MAX_DUMP + 1]);
@@ -257,6 +306,7 @@ mod tests {
             let _ = decode::<Rpcb>(&bytes);
             let _ = decode::<Chain<Mapping>>(&bytes);
             let _ = decode::<Chain<Rpcb>>(&bytes);
+            let _ = decode::<Chain<Entry>>(&bytes).map(|entries| port_in(&entries, "udp"));
             let _ = parse_universal_address(&string);
         }
     }

@@ -558,8 +558,12 @@ impl Rpcbind {
             while !ended.load(Ordering::Relaxed) {
                 let Ok((len, from)) = socket.recv_from(&mut buffer) else { continue };
                 let call = rpc::parse_call(&buffer[..len]).unwrap();
-                let results = bind_call(&call, &mut shared.lock().unwrap());
-                socket.send_to(&rpc::reply(call.xid, &rpc::Answer::Success(results)), from).unwrap();
+                let answer = if call.version == rpcbind::V2 {
+                    rpc::Answer::Success(bind_call(&call, &mut shared.lock().unwrap()))
+                } else {
+                    rpc::Answer::ProgMismatch { low: rpcbind::V2, high: rpcbind::V2 }
+                };
+                socket.send_to(&rpc::reply(call.xid, &answer), from).unwrap();
             }
         });
         Self { port, entries, over, thread: Some(thread) }

@@ -53,7 +53,7 @@ fn a_live_control_socket_is_refused_and_a_dead_one_replaced() {
 
 #[test]
 fn usage_errors_exit_2_with_words() {
-    for flags in [&["--nsm", "statd"][..], &["--grace", "soon"], &["--no-such-flag"]] {
+    for flags in [&["--nsm", "statd", "--no-rpcbind"][..], &["--grace", "soon"], &["--no-such-flag"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_nlmd")).args(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flags:?}");
         assert!(!output.stderr.is_empty());
@@ -105,12 +105,13 @@ fn it_registers_every_version_and_takes_its_entries_back() {
 fn a_program_that_another_server_has_is_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
-    let kernel = Daemon::start(&other, &[]);
-    let rpcbind = Rpcbind::start(vec![entry(100_021, 4, kernel.nlm_udp)]);
+    let another = Daemon::start(&other, &[]);
+    let rpcbind = Rpcbind::start(vec![entry(100_021, 4, another.nlm_udp)]);
     let Err((status, log)) = registered(&folder, &rpcbind) else { panic!("it took another's program") };
     assert_eq!(status.code(), Some(1));
-    assert!(log.contains("registered already"), "{log}");
-    assert_eq!(*rpcbind.entries.lock().unwrap(), [entry(100_021, 4, kernel.nlm_udp)], "nothing is left behind");
+    let holder = format!("registered already, by nlmd (process {})", another.child.id());
+    assert!(log.contains(&holder), "{log}");
+    assert_eq!(*rpcbind.entries.lock().unwrap(), [entry(100_021, 4, another.nlm_udp)], "nothing is left behind");
 }
 
 #[test]

@@ -489,6 +489,16 @@ fn ipv6_clients_are_asked_by_getaddr() {
 }
 
 #[test]
+fn a_statd_that_has_tcp_only_is_found_over_ipv6_too() {
+    let host: IpAddr = "fd00::7".parse().unwrap();
+    let mut world = World::new().with([(host, Manner::TcpOnly)]);
+    let mut told = target(1, Host::Addresses(vec![host]));
+    told.notices[0].from = None;
+    notify(&mut world, vec![told], options(64));
+    assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }), "{:?}", world.last(1));
+}
+
+#[test]
 fn a_family_without_a_socket_is_said_so() {
     let host: IpAddr = "fd00::7".parse().unwrap();
     let mut world = World::new().with([(host, Manner::Healthy), (client(1), Manner::Healthy)]);

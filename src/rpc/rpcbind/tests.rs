@@ -1,13 +1,16 @@
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::local::{LocalError, LocalRpcbind, Registration};
 use super::*;
+use crate::rpc::client::Retransmit;
 use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::server::{CallContext, Limits, Service, serve_udp, shared_cache};
+use crate::rpc::udp::UdpEndpoint;
 use crate::wire::rpc::Answer;
-use crate::wire::rpcbind as bind;
+use crate::wire::rpcbind::{self as bind, Chain};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -31,6 +34,9 @@ impl Service for Binder {
             // An IPv6 rpcbind of version 3 with one universal address.
             if version == bind::V4 {
                 return Some(Answer::ProgMismatch { low: 2, high: 3 });
+            }
+            if procedure != bind::Procedure::Get as u32 {
+                return Some(Answer::ProcUnavail);
             }
             let asked: Rpcb = decode(&args).unwrap();
             let known = asked.netid.as_str() == "udp6";
@@ -77,32 +83,28 @@ fn registration(port: u16) -> Registration {
 async fn a_registered_port_is_found_until_it_is_taken_back() {
     let (at, _stop) = binder(false, "127.0.0.1:0").unwrap();
     let client = udp_client();
+    let local = LocalRpcbind::reach(at.port()).await.unwrap();
     let find = || getport(&client, at, None, 100_021, 4, Transport::Udp, SOON);
     assert_eq!(find().await.unwrap(), None);
-    register(at.port(), &registration(4045)).await.unwrap();
+    assert!(local.set(&registration(4045)).await.unwrap());
     assert_eq!(find().await.unwrap(), Some(4045));
+    assert_eq!(local.dump().await.unwrap(), [registration(4045)]);
     assert_eq!(getport(&client, at, None, 100_021, 4, Transport::Tcp, SOON).await.unwrap(), None);
-    unregister(at.port(), &registration(4045)).await.unwrap();
+    assert!(local.unset(&registration(4045)).await.unwrap());
     assert_eq!(find().await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_program_that_another_one_registered_is_told_with_its_port() {
+async fn a_taken_place_and_a_refusal_are_a_no_and_a_missing_rpcbind_an_error() {
     let (at, _stop) = binder(false, "127.0.0.1:0").unwrap();
-    register(at.port(), &registration(4045)).await.unwrap();
-    match register(at.port(), &registration(5000)).await {
-        Err(RegisterError::Taken { at, .. }) => assert_eq!(at, "port 4045"),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test]
-async fn a_refusal_and_a_missing_rpcbind_are_told_apart() {
+    let local = LocalRpcbind::reach(at.port()).await.unwrap();
+    assert!(local.set(&registration(4045)).await.unwrap());
+    assert!(!local.set(&registration(5000)).await.unwrap());
     let (at, _stop) = binder(true, "127.0.0.1:0").unwrap();
-    assert!(matches!(register(at.port(), &registration(1)).await, Err(RegisterError::Refused { .. })));
+    assert!(!LocalRpcbind::reach(at.port()).await.unwrap().set(&registration(1)).await.unwrap());
     let nobody = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap().local_addr();
-    let outcome = register(nobody.port(), &registration(1)).await;
-    assert!(matches!(outcome, Err(RegisterError::Failed { error: CallError::Refused, .. })), "{outcome:?}");
+    let outcome = LocalRpcbind::reach(nobody.port()).await.unwrap().dump().await;
+    assert!(matches!(outcome, Err(LocalError { error: CallError::Refused, .. })), "{outcome:?}");
 }
 
 #[tokio::test]
