@@ -1,119 +1,79 @@
-//! One's own lock manager, made to cooperate: a toy that serves the control protocol
-//! (`src/wire/control.x`), so that `nlmctl resync` can drive it as it drives nlmd.
-//!
-//! ```sh
-//! cargo run --example cooperating_lockd -- --control /tmp/toy.sock --state-dir /tmp/toy
-//! ```
-//! Its locks are whole files, asked for on stdin, one line each, answered on stdout:
-//! `lock NAME ADDRESS FILE`, `reclaim NAME ADDRESS FILE`, `unlock NAME ADDRESS FILE`. A real one gets
-//! them by NLM. What is worth reading is what a run asks of it:
-//!
-//! - `begin`: the new state number is on disk *before* every lock is marked, which is one step with
-//!   grace; the same run once more is answered as the first time;
-//! - in grace a pending lock still protects its file, and a reclaim is refused only for a conflict;
-//! - `progress` tells whose notices were acked; a run whose controller is gone at the deadline is settled
-//!   alone, one that never notified anybody is aborted;
-//! - `settle`: what is dropped is the library's word ([`judge`]); the result is on disk *before*
-//!   anything is dropped; it is kept until `acknowledge`.
-//!
-//! What it leaves out: targeted runs and scopes, late reclaims, shared addresses, the record of a run
-//! that its own crash cuts short, and paging beyond one page.
+//! The toy's locks and runs, and what of them is on disk.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
-use clap::Parser;
-use nfs3_types::xdr_codec::Void;
 use nlmctl::resync::policy::{ClientFacts, Verdict, extended_deadline, judge};
-use nlmctl::rpc::server::{CallContext, Limits, Service, serve_unix};
 use nlmctl::wire::control::{
-    self, Answer, BeginArgs, Begun, Capabilities, ClientPage, ClientResult, ClientResultPage, ClientRow, Counts,
-    Delivery, ExtendArgs, Fate, FullResult, Grace, Info, InstanceId, LockFate, LockFatePage, LockKind, LockPage,
-    LockRow, LockState, Mode, Outcome, OwnerRow, Procedure, ProgressArgs, Refusal, RefusalCode, RunArgs, RunClient,
-    RunClientPage, RunId, RunList, RunPageAfter, RunResult, RunStatus, SettleArgs, Status, WatchArgs, Watched,
+    BeginArgs, Begun, ClientResult, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate, LockKind,
+    Mode, Outcome, OwnerRow, ProgressArgs, Refusal, RefusalCode, RunClient, RunClientPage, RunId, RunResult,
+    SettleArgs, Status,
 };
-use nlmctl::wire::rpc;
 use nlmctl::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
-use nlmctl::wire::xdr::{List, Maybe, Pack, Text, Unpack, decode, encode};
-use tokio::net::UnixListener;
+use nlmctl::wire::xdr::{List, Maybe, Text, decode, encode};
 use tokio::sync::watch;
 
-/// How often deadlines are looked at.
-const TICK: Duration = Duration::from_millis(50);
 /// How long past the deadline a controller's settle is awaited.
 const CONTROLLER_PATIENCE: Duration = Duration::from_millis(500);
-/// Longest wait of `watch`.
-const WATCH_MAX: Duration = Duration::from_secs(10);
-
-/// A toy lock manager that cooperates with nlmctl.
-#[derive(Debug, Parser)]
-struct Flags {
-    /// The Unix socket by which nlmctl drives it
-    #[arg(long, value_name = "PATH")]
-    control: PathBuf,
-    /// Where it keeps its state number and its results
-    #[arg(long, value_name = "DIR")]
-    state_dir: PathBuf,
+/// The name under which clients know this server.
+pub(crate) fn names() -> List<CallerName, 16> {
+    List::clipped(CallerName::new("toy").into_iter().collect())
 }
 
 /// A client host, as it called.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Client {
-    name: CallerName,
-    address: IpAddr,
+pub(crate) struct Client {
+    pub(crate) name: CallerName,
+    pub(crate) address: IpAddr,
 }
 
 /// A lock: whose, and whether the run waits for its reclaim.
 #[derive(Debug)]
-struct Lock {
-    client: Client,
-    pending: bool,
+pub(crate) struct Lock {
+    pub(crate) client: Client,
+    pub(crate) pending: bool,
 }
 
 /// What is known of a client in a run.
 #[derive(Debug)]
-struct Tally {
-    client: Client,
-    counts: Counts,
-    delivery: Delivery,
-    acked: Option<Instant>,
-    silent: bool,
+pub(crate) struct Tally {
+    pub(crate) client: Client,
+    pub(crate) counts: Counts,
+    pub(crate) delivery: Delivery,
+    pub(crate) acked: Option<Instant>,
+    pub(crate) silent: bool,
 }
 
 #[derive(Debug)]
-struct Run {
-    args: BeginArgs,
-    begun: Begun,
-    began: Instant,
-    began_unix_ms: u64,
-    deadline: Duration,
-    notices_begun: bool,
-    last_reclaim: Option<Duration>,
-    tallies: Vec<Tally>,
+pub(crate) struct Run {
+    pub(crate) args: BeginArgs,
+    pub(crate) begun: Begun,
+    pub(crate) began: Instant,
+    pub(crate) began_unix_ms: u64,
+    pub(crate) deadline: Duration,
+    pub(crate) notices_begun: bool,
+    pub(crate) last_reclaim: Option<Duration>,
+    pub(crate) tallies: Vec<Tally>,
     /// Resurrected locks and conflicts.
-    rows: Vec<LockFate>,
+    pub(crate) rows: Vec<LockFate>,
 }
 
 /// All there is.
 #[derive(Debug)]
-struct Toy {
-    state_dir: PathBuf,
-    instance: InstanceId,
-    state: NsmState,
+pub(crate) struct Toy {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) instance: InstanceId,
+    pub(crate) state: NsmState,
     /// One lock a file: all of them are exclusive.
-    locks: BTreeMap<FileHandle, Lock>,
-    run: Option<Run>,
+    pub(crate) locks: BTreeMap<FileHandle, Lock>,
+    pub(crate) run: Option<Run>,
     /// Ended runs that nobody has acknowledged.
-    results: HashMap<RunId, FullResult>,
+    pub(crate) results: HashMap<RunId, FullResult>,
     /// Grows with every change, for watchers.
-    changes: watch::Sender<u64>,
+    pub(crate) changes: watch::Sender<u64>,
 }
 
 fn unix_ms() -> u64 {
@@ -121,11 +81,11 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn millis(time: Duration) -> u64 {
+pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn refused<T>(code: RefusalCode, words: &str) -> Result<T, Refusal> {
+pub(crate) fn refused<T>(code: RefusalCode, words: &str) -> Result<T, Refusal> {
     Err(Refusal::new(code, words))
 }
 
@@ -142,7 +102,7 @@ fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Refusal>
     write().map_err(|error| Refusal::new(RefusalCode::NotDurable, format!("{name} is not on disk: {error}")))
 }
 
-fn owner_row(client: &Client) -> Option<OwnerRow> {
+pub(crate) fn owner_row(client: &Client) -> Option<OwnerRow> {
     Some(OwnerRow {
         name: client.name.clone(),
         address: Address(client.address),
@@ -169,10 +129,10 @@ fn fate_row(fate: Fate, file: &FileHandle, client: &Client, other: Option<&Clien
 }
 
 impl Run {
-    fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
-    fn total(&self) -> Counts {
+    pub(crate) fn total(&self) -> Counts {
         let mut sum = Counts::default();
         for counts in self.tallies.iter().map(|tally| tally.counts) {
             sum.in_scope += counts.in_scope;
@@ -189,7 +149,7 @@ impl Run {
     fn tally(&mut self, client: &Client) -> Option<&mut Counts> {
         self.tallies.iter_mut().find(|tally| tally.client == *client).map(|tally| &mut tally.counts)
     }
-    fn deadline(&self) -> Duration {
+    pub(crate) fn deadline(&self) -> Duration {
         let (grace, latest) =
             (Duration::from_millis(self.args.grace_ms), Duration::from_millis(self.args.grace_max_ms));
         let last_ack = self.tallies.iter().filter_map(|tally| tally.acked).max();
@@ -232,14 +192,41 @@ impl Run {
 }
 
 impl Toy {
-    fn changed(&self) {
+    /// With what is on disk.
+    pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(state_dir)?;
+        let state = match std::fs::read_to_string(state_dir.join("state")) {
+            Ok(text) => NsmState(text.trim().parse().map_err(io::Error::other)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => NsmState(1),
+            Err(error) => return Err(error),
+        };
+        let mut results = HashMap::new();
+        for entry in state_dir.read_dir()?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("result-")
+                && let Ok(full) = decode::<FullResult>(&std::fs::read(entry.path())?)
+            {
+                results.insert(full.result.run, full);
+            }
+        }
+        Ok(Self {
+            state_dir: state_dir.into(),
+            instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
+            state,
+            locks: BTreeMap::new(),
+            run: None,
+            results,
+            changes: watch::Sender::new(1),
+        })
+    }
+
+    pub(crate) fn changed(&self) {
         self.changes.send_modify(|cursor| *cursor += 1);
     }
 
     // --- locks
 
     /// What a client's line is answered with.
-    fn command(&mut self, verb: &str, client: Client, file: FileHandle) -> &'static str {
+    pub(crate) fn command(&mut self, verb: &str, client: Client, file: FileHandle) -> &'static str {
         let answer = match verb {
             "lock" => self.lock(client, file),
             "reclaim" => self.reclaim(&client, file),
@@ -312,7 +299,7 @@ impl Toy {
 
     // --- runs
 
-    fn begin(&mut self, args: BeginArgs) -> Result<Begun, Refusal> {
+    pub(crate) fn begin(&mut self, args: BeginArgs) -> Result<Begun, Refusal> {
         match &self.run {
             Some(run) if run.args.run == args.run => return Ok(run.begun.clone()),
             Some(_) => return refused(RefusalCode::RunActive, "another run is active"),
@@ -376,7 +363,7 @@ impl Toy {
         }
     }
 
-    fn run_clients(&mut self, id: RunId) -> Result<RunClientPage, Refusal> {
+    pub(crate) fn run_clients(&mut self, id: RunId) -> Result<RunClientPage, Refusal> {
         let run = self.active(id)?;
         let clients = (0..).zip(&run.tallies).map(|(index, tally)| RunClient {
             index,
@@ -391,7 +378,7 @@ impl Toy {
         Ok(RunClientPage { clients: List::clipped(clients.collect()), next: 0 })
     }
 
-    fn progress(&mut self, args: &ProgressArgs) -> Result<Status, Refusal> {
+    pub(crate) fn progress(&mut self, args: &ProgressArgs) -> Result<Status, Refusal> {
         let run = self.active(args.run)?;
         run.notices_begun |= args.notices_begun;
         for seen in args.clients.as_slice() {
@@ -408,14 +395,14 @@ impl Toy {
         Ok(self.status())
     }
 
-    fn extend(&mut self, args: ExtendArgs) -> Result<Status, Refusal> {
+    pub(crate) fn extend(&mut self, args: ExtendArgs) -> Result<Status, Refusal> {
         let run = self.active(args.run)?;
         let wanted = run.elapsed() + Duration::from_millis(args.remaining_ms);
         run.deadline = run.deadline.max(wanted.min(Duration::from_millis(run.args.grace_max_ms)));
         Ok(self.status())
     }
 
-    fn settle(&mut self, args: SettleArgs, alone: bool) -> Result<RunResult, Refusal> {
+    pub(crate) fn settle(&mut self, args: SettleArgs, alone: bool) -> Result<RunResult, Refusal> {
         if let Some(ended) = self.results.get(&args.run) {
             return Ok(ended.result.clone());
         }
@@ -483,7 +470,7 @@ impl Toy {
         Ok(result)
     }
 
-    fn abort(&mut self, id: RunId, reason: &str) -> Result<RunResult, Refusal> {
+    pub(crate) fn abort(&mut self, id: RunId, reason: &str) -> Result<RunResult, Refusal> {
         let run = self.active(id)?;
         for counts in run.tallies.iter_mut().map(|tally| &mut tally.counts) {
             counts.kept += std::mem::take(&mut counts.pending);
@@ -512,7 +499,7 @@ impl Toy {
     }
 
     /// The deadline has passed and no controller settled.
-    fn due(&mut self) {
+    pub(crate) fn due(&mut self) {
         let Some(run) = &self.run else { return };
         if run.elapsed() < run.deadline() + CONTROLLER_PATIENCE {
             return;
@@ -529,281 +516,16 @@ impl Toy {
         self.changed();
     }
 
-    // --- what is shown
+    // --- results
 
-    fn info(&self) -> Info {
-        Info {
-            software: Text::clipped("cooperating_lockd"),
-            instance: self.instance,
-            nsm_state: self.state,
-            names: names(),
-            capabilities: Capabilities {
-                mark: true,
-                list_locks: true,
-                knows_owners: true,
-                targeted: false,
-                settle_early: true,
-                late_reclaims: false,
-                release: false,
-                knows_reclaims: true,
-                knows_paths: false,
-                begin_releases: false,
-            },
-            domains: List::clipped(vec![Text::clipped("toy")]),
-        }
-    }
-
-    fn status(&self) -> Status {
-        let run = self.run.as_ref().map(|run| RunStatus {
-            run: run.args.run,
-            mode: run.args.mode,
-            nsm_state: run.begun.new_state,
-            elapsed_ms: millis(run.elapsed()),
-            remaining_ms: millis(run.deadline().saturating_sub(run.elapsed())),
-            latest_remaining_ms: run.args.grace_max_ms.saturating_sub(millis(run.elapsed())),
-            last_reclaim_ms: Maybe(run.last_reclaim.map(|at| millis(run.elapsed().saturating_sub(at)))),
-            counts: run.total(),
-            notices_begun: run.notices_begun,
-        });
-        let clients = self.clients().len() as u64;
-        Status {
-            instance: self.instance,
-            nsm_state: self.state,
-            grace: if run.is_some() { Grace::Strict } else { Grace::Open },
-            grace_remaining_ms: run.as_ref().map_or(0, |run| run.remaining_ms),
-            clients,
-            monitored: clients,
-            locks: self.locks.len() as u64,
-            unmonitored: 0,
-            waiters: 0,
-            run: Maybe(run),
-            cursor: *self.changes.borrow(),
-        }
-    }
-
-    fn clients(&self) -> BTreeMap<&Client, u64> {
-        let mut clients = BTreeMap::new();
-        for lock in self.locks.values() {
-            *clients.entry(&lock.client).or_default() += 1;
-        }
-        clients
-    }
-
-    fn client_page(&self) -> ClientPage {
-        let rows = self.clients().into_iter().map(|(client, locks)| ClientRow {
-            name: client.name.clone(),
-            addresses: List::clipped(vec![Address(client.address)]),
-            server_addresses: List::clipped(vec![Address(Ipv4Addr::LOCALHOST.into())]),
-            nsm_state: NsmState(0),
-            monitored: true,
-            shared_address: false,
-            locks,
-            unmonitored: 0,
-            waiters: 0,
-            suspicions: List::default(),
-        });
-        ClientPage { clients: List::clipped(rows.collect()), next: 0 }
-    }
-
-    fn lock_page(&self) -> LockPage {
-        let rows = self.locks.iter().filter_map(|(file, lock)| {
-            Some(LockRow {
-                file: file.clone(),
-                kind: LockKind::Exclusive,
-                range: ByteRange::ALL,
-                state: if lock.pending { LockState::Pending } else { LockState::Held },
-                owner: owner_row(&lock.client)?,
-                monitored: true,
-            })
-        });
-        LockPage { locks: List::clipped(rows.collect()), next: 0 }
-    }
-
-    fn ended(&self, id: RunId) -> Result<&FullResult, Refusal> {
+    pub(crate) fn ended(&self, id: RunId) -> Result<&FullResult, Refusal> {
         self.results.get(&id).ok_or_else(|| Refusal::new(RefusalCode::UnknownRun, "no result of that run is kept"))
     }
 
-    fn acknowledge(&mut self, id: RunId) -> Void {
+    pub(crate) fn acknowledge(&mut self, id: RunId) {
         if self.results.remove(&id).is_some() {
             // At worst it is fetched once more.
             let _ = std::fs::remove_file(self.state_dir.join(format!("result-{id}")));
-        }
-        Void
-    }
-}
-
-/// The name under which clients know this server.
-fn names() -> List<CallerName, 16> {
-    List::clipped(CallerName::new("toy").into_iter().collect())
-}
-
-/// The control service: the toy behind a lock that is never held across an await.
-struct Control(Arc<Mutex<Toy>>);
-
-fn answered<T: Pack + Unpack>(outcome: Result<T, Refusal>) -> rpc::Answer {
-    rpc::Answer::Success(encode(&match outcome {
-        Ok(value) => Answer::Ok(value),
-        Err(refusal) => Answer::Refused(refusal),
-    }))
-}
-
-/// Calls with the decoded arguments, or answers GARBAGE_ARGS.
-fn with<A: Unpack, T: Pack + Unpack>(bytes: &[u8], call: impl FnOnce(A) -> Result<T, Refusal>) -> rpc::Answer {
-    decode(bytes).map_or(rpc::Answer::GarbageArgs, |args| answered(call(args)))
-}
-
-impl Control {
-    fn toy(&self) -> MutexGuard<'_, Toy> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn watch(&self, args: WatchArgs) -> Watched {
-        let mut seen = self.toy().changes.subscribe();
-        let patience = Duration::from_millis(args.timeout_ms).min(WATCH_MAX);
-        let _ = tokio::time::timeout(patience, seen.wait_for(|cursor| *cursor != args.cursor)).await;
-        Watched { status: self.toy().status(), events: List::default() }
-    }
-}
-
-#[async_trait]
-impl Service for Control {
-    async fn call(
-        &self,
-        _: &CallContext,
-        program: u32,
-        version: u32,
-        number: u32,
-        args: Vec<u8>,
-    ) -> Option<rpc::Answer> {
-        if program != control::PROGRAM {
-            return Some(rpc::Answer::ProgUnavail);
-        }
-        if version != control::VERSION {
-            return Some(rpc::Answer::ProgMismatch { low: control::VERSION, high: control::VERSION });
-        }
-        let Some(procedure) = Procedure::from_number(number) else { return Some(rpc::Answer::ProcUnavail) };
-        if procedure == Procedure::Watch {
-            let Ok(args) = decode(&args) else { return Some(rpc::Answer::GarbageArgs) };
-            return Some(answered(Ok(self.watch(args).await)));
-        }
-        let mut toy = self.toy();
-        let answer = match procedure {
-            Procedure::Null => rpc::Answer::Success(Vec::new()),
-            Procedure::Info => answered(Ok(toy.info())),
-            Procedure::Status => answered(Ok(toy.status())),
-            Procedure::Clients => answered(Ok(toy.client_page())),
-            Procedure::Locks => answered(Ok(toy.lock_page())),
-            Procedure::Begin => with(&args, |args| toy.begin(args)),
-            Procedure::RunClients => with(&args, |args: RunPageAfter| toy.run_clients(args.run)),
-            Procedure::Progress => with(&args, |args| toy.progress(&args)),
-            Procedure::Extend => with(&args, |args| toy.extend(args)),
-            Procedure::Settle => with(&args, |args| toy.settle(args, false)),
-            Procedure::Abort => with(&args, |args: RunArgs| toy.abort(args.run, "aborted by a controller")),
-            Procedure::Result => with(&args, |args: RunArgs| Ok(toy.ended(args.run)?.result.clone())),
-            Procedure::ResultClients => with(&args, |args: RunPageAfter| {
-                let clients = List::clipped(toy.ended(args.run)?.clients.as_slice().to_vec());
-                Ok(ClientResultPage { clients, next: 0 })
-            }),
-            Procedure::ResultLocks => with(&args, |args: RunPageAfter| {
-                let locks = List::clipped(toy.ended(args.run)?.locks.as_slice().to_vec());
-                Ok(LockFatePage { locks, next: 0 })
-            }),
-            Procedure::Acknowledge => with(&args, |args: RunArgs| Ok(toy.acknowledge(args.run))),
-            Procedure::Unfetched => {
-                answered(Ok(RunList { runs: List::clipped(toy.results.keys().copied().collect()) }))
-            }
-            Procedure::Release => {
-                answered::<Void>(refused(RefusalCode::Unsupported, "single locks are not freed here"))
-            }
-            Procedure::Watch => rpc::Answer::ProcUnavail,
-        };
-        if !procedure.is_read_only() {
-            toy.changed();
-        }
-        Some(answer)
-    }
-}
-
-fn open(state_dir: &Path) -> io::Result<Toy> {
-    std::fs::create_dir_all(state_dir)?;
-    let state = match std::fs::read_to_string(state_dir.join("state")) {
-        Ok(text) => NsmState(text.trim().parse().map_err(io::Error::other)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => NsmState(1),
-        Err(error) => return Err(error),
-    };
-    let mut results = HashMap::new();
-    for entry in state_dir.read_dir()?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with("result-")
-            && let Ok(full) = decode::<FullResult>(&std::fs::read(entry.path())?)
-        {
-            results.insert(full.result.run, full);
-        }
-    }
-    Ok(Toy {
-        state_dir: state_dir.into(),
-        instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
-        state,
-        locks: BTreeMap::new(),
-        run: None,
-        results,
-        changes: watch::Sender::new(1),
-    })
-}
-
-/// `VERB NAME ADDRESS FILE`
-fn parse(line: &str) -> Option<(&str, Client, FileHandle)> {
-    let mut words = line.split_whitespace();
-    let (verb, name, address, file) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    let client = Client { name: CallerName::new(name).ok()?, address: address.parse().ok()? };
-    Some((verb, client, FileHandle::new(file.as_bytes()).ok()?))
-}
-
-/// Clients' lines, until the end of input.
-fn converse(toy: &Mutex<Toy>) -> io::Result<()> {
-    for line in io::stdin().lock().lines() {
-        let line = line?;
-        let answer = parse(&line).map_or("what?", |(verb, client, file)| {
-            toy.lock().unwrap_or_else(PoisonError::into_inner).command(verb, client, file)
-        });
-        writeln!(io::stdout(), "{answer}")?;
-    }
-    Ok(())
-}
-
-async fn serve(flags: Flags) -> io::Result<()> {
-    let toy = Arc::new(Mutex::new(open(&flags.state_dir)?));
-    let listener = UnixListener::bind(&flags.control)?;
-    // Who can open it can drop locks.
-    std::fs::set_permissions(&flags.control, std::fs::Permissions::from_mode(0o600))?;
-    let (_stop, stopping) = watch::channel(false);
-    let limits = Limits { max_record: control::MAX_RECORD, ..Limits::default() };
-    let control = serve_unix(listener, Arc::new(Control(toy.clone())), limits, stopping);
-    let (lines, timed) = (toy.clone(), toy);
-    let clients = tokio::task::spawn_blocking(move || converse(&lines));
-    let deadlines = async {
-        let mut tick = tokio::time::interval(TICK);
-        loop {
-            tick.tick().await;
-            timed.lock().unwrap_or_else(PoisonError::into_inner).due();
-        }
-    };
-    let ended = tokio::select! {
-        ended = control => ended,
-        ended = clients => ended.map_err(io::Error::other).flatten(),
-        () = deadlines => Ok(()),
-    };
-    std::fs::remove_file(&flags.control)?;
-    ended
-}
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(io::stderr).init();
-    match serve(Flags::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
         }
     }
 }
