@@ -37,11 +37,11 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, Dropped, GraceEnd, Identity};
+pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity};
 pub use compare::{LocalLock, Lock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
@@ -52,14 +52,16 @@ use self::view::View;
 use super::{Caution, LockManager, ManagerError, Weight};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, Counts, ExtendArgs, FullResult, Grace, Info, InstanceId,
-    LockFatePage, LockPage, LocksArgs, Mode, PAGE, ProgressArgs, Refusal, RefusalCode, RunClient, RunId, RunResult,
-    RunStatus, SettleArgs, Status, WatchArgs, Watched,
+    LockFatePage, LockPage, LocksArgs, Mode, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released,
+    RunClient, RunId, RunResult, RunStatus, SettleArgs, Silent, Status, WatchArgs, Watched,
 };
 use crate::wire::types::CallerName;
 use crate::wire::xdr::{List, Maybe, Text};
 
 /// Between two looks at the manager while something is awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two writes of nothing but deliveries: a run over many locks is long to write.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// How long a watch may wait.
 const LONGEST_WATCH: Duration = Duration::from_secs(10);
 
@@ -78,6 +80,8 @@ struct Desk {
     /// The active run as it is on disk.
     run: Option<Arc<RunRecord>>,
     view: View,
+    /// When that was written.
+    saved: Option<Instant>,
     /// What the operator was told: these, and no others, may be in a run's way.
     told: Vec<&'static str>,
 }
@@ -129,8 +133,15 @@ impl<B: Backend> Driven<B> {
         let run = Arc::new(run);
         let saved = Arc::clone(&run);
         self.with_vault(move |vault| vault.save(&saved)).await?;
-        self.desk().run = run.is_active().then(|| Arc::clone(&run));
+        let mut desk = self.desk();
+        desk.run = run.is_active().then(|| Arc::clone(&run));
+        desk.saved = Some(Instant::now());
+        drop(desk);
         Ok(run)
+    }
+
+    fn written_lately(&self) -> bool {
+        self.desk().saved.is_some_and(|saved| saved.elapsed() < WRITE_EVERY)
     }
 
     fn instance_of(&self, life: &str) -> InstanceId {
@@ -188,7 +199,7 @@ impl<B: Backend> Driven<B> {
         let identity = self.backend.identity().await?;
         let instance = self.instance(&identity.life, active.as_deref()).await?;
         let nsm_state = self.backend.nsm_state().await?;
-        let clients = self.backend.clients().await?.len() as u64;
+        let clients = self.backend.client_count().await?;
         let desk = self.desk();
         let run = active.as_deref().and_then(|run| Self::run_status(run, &desk.view));
         let grace = match (&run, desk.view.in_grace()) {
@@ -313,6 +324,13 @@ impl<B: Backend> Driven<B> {
             return refused(RefusalCode::StalePlan, "the lock manager or its NSM state is not what the plan saw");
         }
         self.refuse_what_was_not_said().await?;
+        let soft = !self.backend.capabilities().begin_releases;
+        if !soft && args.policy.silent == Silent::Keep {
+            return refused(
+                RefusalCode::Unsupported,
+                "every lock is dropped when the run begins: those of silent clients cannot be kept",
+            );
+        }
         let owed = self.owed().await?;
         let clients = Self::to_notify(self.backend.clients().await?, &owed);
         let before = self.backend.sight().await?;
@@ -332,6 +350,7 @@ impl<B: Backend> Driven<B> {
             notices_begun: false,
             result: None,
             acknowledged: false,
+            soft,
             owed: false,
         })
     }
@@ -368,7 +387,8 @@ impl<B: Backend> Driven<B> {
         let run = self.keep(begun).await?;
         let mut desk = self.desk();
         desk.view.start(&run);
-        desk.view.event("begin", format!("{} locks were dropped and grace began", run.before.locks.len()));
+        let what = if run.soft { "held" } else { "dropped" };
+        desk.view.event("begin", format!("{} locks were {what} and grace began", run.before.locks.len()));
         dropped.notes.into_iter().for_each(|note| desk.view.event("begin", note));
         drop(desk);
         Ok(run)
@@ -385,6 +405,11 @@ impl<B: Backend> Driven<B> {
             names: List::clipped(names),
         }
     }
+}
+
+/// How long to rest after a look that began then.
+fn pause_after(looking: tokio::time::Instant) -> Duration {
+    LOOK_EVERY.max(looking.elapsed() * 4)
 }
 
 /// Milliseconds since 1970.
@@ -409,12 +434,16 @@ impl<B: Backend> LockManager for Driven<B> {
     async fn info(&self) -> Result<Info, ManagerError> {
         let active = self.active().await?;
         let identity = self.backend.identity().await?;
+        let mut capabilities = self.backend.capabilities();
+        if let Some(run) = &active {
+            capabilities.begin_releases = !run.soft;
+        }
         Ok(Info {
             instance: self.instance(&identity.life, active.as_deref()).await?,
             nsm_state: self.backend.nsm_state().await?,
             software: Text::clipped(identity.software),
             names: List::clipped(identity.names),
-            capabilities: self.backend.capabilities(),
+            capabilities,
             domains: List::clipped(vec![Text::clipped("nlm")]),
         })
     }
@@ -501,7 +530,14 @@ impl<B: Backend> LockManager for Driven<B> {
         let elapsed = elapsed(&run);
         args.clients.as_slice().iter().for_each(|news| run.deliver(news, elapsed));
         run.notices_begun |= args.notices_begun;
-        let run = self.keep(run).await?;
+        let run = if run.notices_begun && !active.notices_begun || !self.written_lately() {
+            self.keep(run).await?
+        } else {
+            // Nothing is promised about deliveries, and the controller has its own record of them.
+            let run = Arc::new(run);
+            self.desk().run = Some(Arc::clone(&run));
+            run
+        };
         self.status_of(Some(run)).await
     }
 
@@ -515,6 +551,9 @@ impl<B: Backend> LockManager for Driven<B> {
 
     async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
         let active = self.driven(args.run).await?;
+        if !self.backend.capabilities().settle_early {
+            return self.settle_with_grace(args.run).await;
+        }
         let pending = self.desk().view.counts(&active).pending;
         if args.only_if_nothing_pending && pending > 0 {
             return refused(RefusalCode::StillPending, format!("{pending} locks are not back yet"));
@@ -524,7 +563,10 @@ impl<B: Backend> LockManager for Driven<B> {
     }
 
     async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        self.driven(run).await?;
+        let active = self.driven(run).await?;
+        if active.soft {
+            return self.abort_run(&active).await;
+        }
         refused(
             RefusalCode::Unsupported,
             "the locks were dropped when the run began: it can't be aborted; go on with it, so that clients reclaim them",
@@ -562,6 +604,32 @@ impl<B: Backend> LockManager for Driven<B> {
         Ok(runs.iter().filter(|run| !run.is_active() && !run.acknowledged).map(RunRecord::id).collect())
     }
 
+    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
+        if let Some(run) = self.active().await? {
+            return refused(RefusalCode::RunActive, format!("run {} is active", run.id()));
+        }
+        if !args.locks.as_slice().is_empty() {
+            let kind = self.backend.kind();
+            return refused(RefusalCode::Unsupported, format!("{kind} can free whole clients only"));
+        }
+        let life = self.backend.identity().await?.life;
+        if self.instance(&life, None).await? != args.instance {
+            return refused(RefusalCode::StalePlan, "the lock manager was restarted since");
+        }
+        let mut all = Released::default();
+        let mut rows = Vec::new();
+        for client in args.clients.as_slice() {
+            let one = self.backend.release_client(&client.name).await?;
+            all.locks += one.freed.len() as u64;
+            all.offered += one.offered;
+            // How many they are nobody can tell.
+            all.left += u64::from(one.left);
+            rows.extend(one.freed.iter().map(results::row));
+        }
+        all.rows = List::clipped(rows);
+        Ok(all)
+    }
+
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
         let patience = Duration::from_millis(args.timeout_ms).min(LONGEST_WATCH);
         let until = tokio::time::Instant::now() + patience;
@@ -574,7 +642,7 @@ impl<B: Backend> LockManager for Driven<B> {
                 return Ok(Watched { status, events: List::clipped(events) });
             }
             // A long list takes long to read: the manager has other work too.
-            let pause = LOOK_EVERY.max(looking.elapsed() * 4);
+            let pause = pause_after(looking);
             tokio::time::sleep_until(until.min(looking + pause)).await;
         }
     }
