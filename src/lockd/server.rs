@@ -77,7 +77,23 @@ pub enum Failure {
     Serving(io::Error),
 }
 
-/// A lock manager that serves its clients. Dropped, it stops without finishing open calls, and
+/// A lock manager that serves its clients.
+///
+/// ```no_run
+/// # async fn serve(stop: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
+/// use std::{fs::File, io, sync::Arc};
+/// use nlmctl::lockd::{Server, Settings, embed::Embedding, ofd::OfdMirror};
+///
+/// let open = |_handle: &_| -> io::Result<File> { File::options().read(true).write(true).open("/srv/one-file") };
+/// let embedding = Embedding { mirror: Some(Arc::new(OfdMirror::new(open))), ..Embedding::default() };
+/// let server = Server::start(Settings::new("/var/lib/nlmd", "/run/nlmd/control.sock"), embedding).await?;
+/// server.serve_until(stop).await?;
+/// # Ok(())
+/// # }
+/// ```
+/// `examples/nfs_server` is a whole file server.
+///
+/// Dropped, it stops without finishing open calls, and
 /// leaves rpcbind's entries: end it with [`serve_until`](Self::serve_until).
 #[derive(Debug)]
 pub struct Server {
