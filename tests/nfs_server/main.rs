@@ -7,6 +7,8 @@
     reason = "a test may panic"
 )]
 
+#[path = "../common/example.rs"]
+mod example;
 mod harness;
 mod locks;
 
