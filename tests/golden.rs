@@ -43,7 +43,7 @@ fn client(n: u8, fate: ClientFate, locks: LockTally) -> ClientReport {
             _ => 1,
         },
         acked_ms: matches!(fate, ClientFate::Acked | ClientFate::Silent).then_some(3),
-        locks,
+        locks: Some(locks),
         error: (fate == ClientFate::NoAnswer).then(|| "no answer from rpcbind".to_owned()),
     }
 }
@@ -194,7 +194,7 @@ fn a_plan() {
     let planned = |n: u8, probe| PlanClient {
         name: format!("host{n}.example.org"),
         address: Some(ip(&format!("192.0.2.{n}"))),
-        locks: 20,
+        locks: Some(20),
         probe,
         from: vec![ip("192.0.2.200")],
     };
@@ -239,6 +239,7 @@ fn status_with_and_without_a_run() {
             release: false,
             knows_reclaims: true,
             knows_paths: false,
+            begin_releases: false,
         },
         domains: List::clipped(vec![Text::clipped("nlm")]),
     };

@@ -145,6 +145,7 @@ impl ControlService {
                 release: false,
                 knows_reclaims: true,
                 knows_paths: false,
+                begin_releases: false,
             },
             domains: List::clipped(vec![Text::clipped("nlm")]),
         }

@@ -1,6 +1,6 @@
 //! nlmd's command line.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,14 +79,6 @@ pub enum NsmKind {
 }
 
 impl Flags {
-    /// The addresses to listen on, and whether one that this host lacks may be left out.
-    pub fn listen_addresses(&self) -> (Vec<IpAddr>, bool) {
-        if self.listen.is_empty() {
-            return (vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], true);
-        }
-        (self.listen.clone(), false)
-    }
-
     /// The table's caps. However high the total is, one client and one address get no more than
     /// [`Limits::default`] allows them.
     pub fn limits(&self) -> Limits {
@@ -140,7 +132,6 @@ mod tests {
         assert_eq!(flags.state_dir.to_str(), Some("/var/lib/nlmd"));
         assert_eq!(flags.control.to_str(), Some("/run/nlmd/control.sock"));
         assert_eq!((flags.rpcbind_port, flags.grace), (111, Duration::from_secs(90)));
-        assert_eq!(flags.listen_addresses().0.len(), 2);
         assert_eq!(flags.limits(), Limits::default());
     }
 

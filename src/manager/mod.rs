@@ -8,6 +8,8 @@
 //!
 //! Start reading at [`LockManager`]; [`nlmd`] is the control protocol's client.
 
+pub mod driven;
+pub mod knfsd;
 pub mod nlmd;
 
 #[cfg(test)]
@@ -89,6 +91,31 @@ impl ManagerError {
     }
 }
 
+/// Something that a manager wants an operator to know before a run: what does not hold there, what
+/// the run disturbs, what is in its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caution {
+    /// What it is about, in one word that does not change with circumstances: `nfsv4`, say.
+    pub about: &'static str,
+    /// How much it weighs.
+    pub weight: Weight,
+    /// For people.
+    pub text: String,
+    /// What to do about it; empty where there is nothing.
+    pub remedy: String,
+}
+
+/// What a [`Caution`] wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Weight {
+    /// To be said.
+    Say,
+    /// To be agreed to.
+    Consent,
+    /// No run is possible: `begin` would refuse.
+    Refuse,
+}
+
 /// A lock manager as its controller sees it.
 ///
 /// Calls may be made at the same time from several tasks; each is cancel-safe in the sense that a
@@ -103,6 +130,11 @@ pub trait LockManager: Send + Sync {
 
     /// Who it is and what it can do.
     async fn info(&self) -> Result<Info, ManagerError>;
+    /// What the operator has to know before a run. `begin` refuses what weighs more than was said
+    /// here before.
+    async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
+        Ok(Vec::new())
+    }
     /// How it is now.
     async fn status(&self) -> Result<Status, ManagerError>;
     /// Every client it knows.

@@ -15,6 +15,7 @@
 //!
 //! Pure: no clock, no sockets, no files.
 
+mod caveats;
 mod exit;
 mod listing;
 mod listing_text;
@@ -25,6 +26,7 @@ mod stamp;
 mod table;
 mod text;
 
+pub use caveats::caveats;
 pub use exit::{Facts, exit_code, reason};
 pub use listing::{
     ClientListing, ClientsReport, LockListing, LocksReport, NoticeReport, NotifyReport, RunListing, RunsReport,

@@ -43,7 +43,10 @@ pub const KEEP_DAYS: u32 = 90;
 pub const KEEP_RUNS: u32 = 1_000;
 
 fn migrations() -> Migrations<'static> {
-    Migrations::new(vec![M::up(include_str!("../../migrations/0001_record.sql"))])
+    Migrations::new(vec![
+        M::up(include_str!("../../migrations/0001_record.sql")),
+        M::up(include_str!("../../migrations/0002_unknown_owners.sql")),
+    ])
 }
 
 /// An open record.

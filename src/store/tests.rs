@@ -26,6 +26,7 @@ fn run_id(n: u8) -> RunId {
 fn new_run(id: RunId) -> NewRun {
     NewRun {
         manager: "nlmd".into(),
+        knows_owners: true,
         endpoint: "here".into(),
         fingerprint: "f00d".into(),
         scope: ScopeReport { clients: vec!["c0".into()], ..ScopeReport::default() },
@@ -165,6 +166,18 @@ fn whole_run(store: &mut Store, id: RunId) {
 }
 
 #[test]
+fn a_manager_that_knows_no_owners_has_no_counts_for_its_clients() {
+    let place = Place::new();
+    let id = run_id(1);
+    let mut store = place.open();
+    store.create_run(&NewRun { knows_owners: false, ..new_run(id) }).unwrap();
+    store.record_begun(&begun(id)).unwrap();
+    store.record_clients(id, &[client(0)]).unwrap();
+    let report = store.report(id).unwrap();
+    assert_eq!((report.clients[0].locks, report.locks.in_scope), (None, 40));
+}
+
+#[test]
 fn a_run_reads_back_as_it_was_written() {
     let place = Place::new();
     let id = run_id(1);
@@ -177,8 +190,9 @@ fn a_run_reads_back_as_it_was_written() {
     assert_eq!((report.state.old, report.state.new), (Some(41), Some(43)));
     assert_eq!((report.locks.in_scope, report.locks.reclaimed, report.locks.dropped), (40, 20, 20));
     assert_eq!(report.run.scope.clients, ["c0"]);
-    let fates: Vec<_> = report.clients.iter().map(|c| (c.fate, c.acked_ms, c.suspect, c.locks.dropped)).collect();
-    assert_eq!(fates, [(ClientFate::Acked, Some(5), false, 0), (ClientFate::Silent, Some(9), true, 20)]);
+    let fates: Vec<_> =
+        report.clients.iter().map(|c| (c.fate, c.acked_ms, c.suspect, c.locks.map(|l| l.dropped))).collect();
+    assert_eq!(fates, [(ClientFate::Acked, Some(5), false, Some(0)), (ClientFate::Silent, Some(9), true, Some(20))]);
     assert_eq!(detail.lock_rows.len(), 3);
     assert_eq!((detail.lock_rows[2].start, detail.lock_rows[2].end, detail.lock_rows[2].owner.svid), (2, None, -3));
     let kinds: Vec<_> = detail.events.iter().map(|e| e.kind.as_str()).collect();

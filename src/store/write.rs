@@ -15,6 +15,8 @@ pub struct NewRun {
     pub manager: String,
     /// Where it is driven.
     pub endpoint: String,
+    /// Whether it knows whose a lock is: else the counts of clients mean nothing.
+    pub knows_owners: bool,
     /// The plan's.
     pub fingerprint: String,
     /// What it covers, as it was asked for.
@@ -91,8 +93,9 @@ impl Store {
         let (id, now) = (new.begin.run.to_string(), integer(now_ms()));
         self.transaction(|tx| {
             tx.execute(
-                "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms,
+                                  knows_owners)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
                 params![
                     id,
                     new.manager,
@@ -104,6 +107,7 @@ impl Store {
                     xdr::encode(&new.begin),
                     Phase::Planned.as_str(),
                     now,
+                    new.knows_owners,
                 ],
             )?;
             insert_event(tx, &id, now, Phase::Planned.as_str(), "")

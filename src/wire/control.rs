@@ -227,6 +227,9 @@ pub struct Capabilities {
     pub knows_reclaims: bool,
     /// Takes paths and exports in a scope, not only file handles.
     pub knows_paths: bool,
+    /// `BEGIN` itself frees every lock in scope: from then on none of them can be kept, and the run
+    /// cannot be aborted.
+    pub begin_releases: bool,
 }
 
 /// Who the manager is.

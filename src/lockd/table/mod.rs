@@ -11,11 +11,14 @@
 //!
 //! The path of an NLM call (`calls.rs`):
 //! ```text
+//! may the caller lock it? (an embedding server's say) --not known yet--> asked, in its client's line
+//!     |  <------------------------------------------------- answered'
 //! find client --unknown, namesake elsewhere--> look the name up, parked --.
 //!     |  <---------------------------------------------------------------'
 //! record durable? --no (LOCK, SHARE)--> write it, parked --.
 //!     |  <--------------------------------- failed: NOLOCKS'
 //! handle --Wait (a result is being written)--> parked until the commit
+//!     |  '---Outside (a mirror's consent)--> taken there, in its client's line
 //!     |
 //! effects; a late reclaim is on disk before its answer
 //! ```
@@ -29,11 +32,14 @@
 //! - The new NSM state is durable before `begin` marks; a result before `settle_commit`.
 //! - A reply that promises a lock goes out only when the client's monitor record is durable.
 //! - Calls and reboot notices of one client keep their order: behind a parked one, the next are parked.
+//!   A call that asks nothing about the order (TEST) is answered when it can be.
 //! - Scanning and sweeping take turns with requests, slice by slice.
 //!
 //! Start reading at `owner::Owner::run`.
 
 mod calls;
+mod lines;
+mod outside;
 mod owner;
 mod records;
 mod runs;
@@ -51,6 +57,7 @@ use crate::wire::control::{
     BeginArgs, Begun, ClientPage, ExtendArgs, LockPage, LocksArgs, ProgressArgs, Refusal, RefusalCode, RunArgs,
     RunClientPage, RunPageAfter, RunResult, SettleArgs, Status, Watched,
 };
+use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, NsmState};
 
 pub use owner::{Setup, spawn};
@@ -88,6 +95,8 @@ pub struct Incoming {
     pub name: CallerName,
     /// How it called.
     pub via: Via,
+    /// For which user.
+    pub credential: Credential,
     /// What.
     pub call: Call,
 }

@@ -7,15 +7,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use super::calls::{Identifying, Parked, UntilCommit};
+use super::lines::Lines;
+use super::outside::{Asked, Embedded};
 use super::records::Records;
 use super::runs::{Phase, Runs};
 use super::timeline::Timeline;
 use super::{Clock, REQUESTS, Request, Table};
 use crate::lockd::callbacks::Callbacks;
+use crate::lockd::embed::{Admission, Embedding};
 use crate::lockd::persist::{Found, MonitorRecord, Persist, PersistError};
-use crate::locks::{ClientId, Due, LockTable, OfferAnswer, OfferId, Totals};
+use crate::locks::{ClientId, Due, LockTable, MirrorAnswer, OfferAnswer, OfferId, Totals};
 use crate::wire::control::{InstanceId, Refusal, Status, Watched};
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::{CallerName, FileHandle, NsmState};
 use crate::wire::xdr::Maybe;
 
 /// A timer that is due but asks for nothing is looked at again after this.
@@ -42,6 +45,8 @@ pub struct Setup {
     pub found: Found,
     /// Recovery grace until then; none where nobody has anything to reclaim.
     pub recovery_until: Option<Duration>,
+    /// The say of the file server that embeds all this.
+    pub embedding: Embedding,
 }
 
 /// What came back from work outside.
@@ -51,6 +56,10 @@ pub(super) enum Done {
     LookedUp { address: std::net::IpAddr, name: CallerName, found: Vec<std::net::IpAddr> },
     Recorded { client: ClientId, record: MonitorRecord, outcome: Result<(), PersistError> },
     Offered { offer: OfferId, answer: OfferAnswer },
+    Asked { asked: Asked, admission: Option<Admission> },
+    Mirrored { file: FileHandle, answer: MirrorAnswer },
+    MirrorSlow { file: FileHandle, doing: JoinHandle<MirrorAnswer> },
+    AskAgain(FileHandle),
     BeginDurable(Result<(), PersistError>),
     ResultDurable(Result<(), PersistError>),
 }
@@ -74,6 +83,11 @@ pub(super) struct Owner {
     pub(super) again: VecDeque<Parked>,
     /// Calls that met a pending lock while a result is written, and what must not overtake them.
     pub(super) until_commit: UntilCommit,
+    /// What waits for an embedding server's word.
+    pub(super) lines: Lines,
+    pub(super) embedded: Embedded,
+    /// Calls and notices that have come in so far.
+    pub(super) arrivals: u64,
     /// How many calls are parked, wherever.
     pub(super) parked: usize,
 }
@@ -92,7 +106,7 @@ impl Owner {
         let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
         let mut owner = Owner {
             clock: setup.clock,
-            table: setup.table,
+            table: if setup.embedding.mirror.is_some() { setup.table.mirrored() } else { setup.table },
             persist: setup.persist,
             callbacks: setup.callbacks,
             instance: setup.instance,
@@ -106,6 +120,9 @@ impl Owner {
             offers: HashMap::new(),
             again: VecDeque::new(),
             until_commit: UntilCommit::default(),
+            lines: Lines::default(),
+            embedded: Embedded::new(setup.embedding),
+            arrivals: 0,
             parked: 0,
         };
         owner.remember(setup.found.monitors);
@@ -238,6 +255,13 @@ impl Owner {
                 self.table.offer_answered(offer, answer);
                 let _ = self.apply_effects();
                 self.drain_again();
+            }
+            Done::Asked { asked, admission } => self.asked(asked, admission),
+            Done::Mirrored { file, answer } => self.mirrored(&file, answer),
+            Done::MirrorSlow { file, doing } => self.mirror_slow(file, doing),
+            Done::AskAgain(file) => {
+                self.table.ask_again(&file);
+                let _ = self.apply_effects();
             }
             Done::BeginDurable(outcome) => self.begin_durable(outcome),
             Done::ResultDurable(outcome) => self.result_durable(outcome),

@@ -1,0 +1,210 @@
+//! Start and stop: a lock manager as a value, for nlmd and for a file server that embeds it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::callbacks::{self, Callbacks};
+use super::control_service::{ControlService, Identity};
+use super::control_socket::{self, ControlSocket};
+use super::embed::Embedding;
+use super::gate::Gate;
+use super::nlm_service::NlmService;
+use super::nsm_service::NsmService;
+use super::persist::{self, PersistError, Writer};
+use super::settings::Settings;
+use super::sockets::{self, Ports, ProgramSockets, Sockets};
+use super::table::{self, Clock, Setup};
+use super::{recovery, registry};
+use crate::locks::LockTable;
+use crate::nsm::own_names::{self, OwnNameError};
+use crate::rpc::reply_cache::CacheLimits;
+use crate::rpc::rpcbind::local::Registration;
+use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
+use crate::wire::control::InstanceId;
+
+/// How long the last writes may take at a stop.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// Why a lock manager did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] PersistError),
+    /// A network socket.
+    #[error(transparent)]
+    Listen(#[from] sockets::ListenError),
+    /// The socket to call clients from.
+    #[error(transparent)]
+    Callbacks(#[from] callbacks::NoSocket),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] control_socket::SocketError),
+    /// This host's names.
+    #[error(transparent)]
+    Names(#[from] OwnNameError),
+    /// rpcbind has another server's entry.
+    #[error(transparent)]
+    Rpcbind(#[from] registry::RegisterError),
+    /// The ports file.
+    #[error("cannot write the ports to {path}: {source}; give --ports-file a path in a folder that nlmd may write")]
+    PortsFile {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Threads, signals.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// A socket failed while serving.
+    #[error("a socket failed: {0}")]
+    Serving(io::Error),
+}
+
+/// A lock manager that serves its clients. Dropped, it stops without finishing open calls, and
+/// leaves rpcbind's entries: end it with [`serve_until`](Self::serve_until).
+#[derive(Debug)]
+pub struct Server {
+    ports: Ports,
+    serving: JoinSet<io::Result<()>>,
+    /// Notices to the clients of the last life.
+    notices: JoinSet<()>,
+    stop: watch::Sender<bool>,
+    rpcbind_port: u16,
+    registered: Vec<Registration>,
+    owner: JoinHandle<()>,
+    writer: Writer,
+}
+
+impl Server {
+    /// Starts, with what the file server around it has a say in (nlmd: nothing). Once this returns, every socket is served, rpcbind knows the ports, and the clients
+    /// of the last life are being told of this one. Must be called in a tokio runtime.
+    pub async fn start(settings: Settings, embedding: Embedding) -> Result<Self, Failure> {
+        let clock = Clock { start: Instant::now() };
+        let (persist, writer, mut found) = persist::open(&settings.state_dir)?;
+        let names = own_names::own_names(&settings.names).await?;
+        let (addresses, lenient) = settings.listen_addresses();
+        let sockets = Sockets::open(&addresses, lenient, settings.nlm_port, settings.nsm_port)?;
+        let control = ControlSocket::bind(&settings.control, false).await?;
+        let control_ro = match &settings.control_ro {
+            Some(path) => Some(ControlSocket::bind(path, true).await?),
+            None => None,
+        };
+        let callbacks = Callbacks::new(settings.rpcbind_port, names.first().map_or("nlmd", |name| name.as_str()))?;
+        let registered = if settings.register {
+            registry::register(settings.rpcbind_port, &sockets.registrations()).await?
+        } else {
+            Vec::new()
+        };
+
+        // From here on clients of the last life count on this one.
+        let nsm_state = recovery::start_state(&persist, &mut found, clock).await?;
+        let monitors = found.monitors.clone();
+        let recovery_until = (!monitors.is_empty()).then(|| clock.now() + settings.grace);
+        let identity = Identity { instance: InstanceId(uuid::Uuid::new_v4().into_bytes()), names: names.clone() };
+        let (table, owner) = table::spawn(Setup {
+            clock,
+            table: LockTable::new(settings.limits),
+            persist: persist.clone(),
+            callbacks: callbacks.clone(),
+            instance: identity.instance,
+            names: names.clone(),
+            nsm_state,
+            found,
+            recovery_until,
+            embedding,
+        });
+
+        let (stop, stopping) = watch::channel(false);
+        let ports = sockets.ports();
+        let gate = Arc::new(Gate::new(settings.allow));
+        let cache = shared_cache(CacheLimits::default());
+        let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), callbacks, gate: gate.clone() });
+        let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), gate });
+        let mut serving = JoinSet::new();
+        serve_program(sockets.nlm, &nlm, &cache, &stopping, &mut serving);
+        serve_program(sockets.nsm, &nsm, &cache, &stopping, &mut serving);
+        let mut states = table.nsm_states();
+        let control_service = Arc::new(ControlService::new(table, persist, identity));
+        let ids = Arc::new(AtomicU64::new(1));
+        for socket in [Some(control), control_ro].into_iter().flatten() {
+            let (service, ids, stopping) = (control_service.clone(), ids.clone(), stopping.clone());
+            serving.spawn(async move {
+                socket.serve(service, ids, stopping).await;
+                Ok(())
+            });
+        }
+        tracing::info!(?ports, control = %settings.control.display(), %nsm_state, clients = monitors.len(), "nlmd is up");
+        let mut notices = JoinSet::new();
+        let rpcbind_port = settings.rpcbind_port;
+        if !monitors.is_empty() {
+            recovery::warn_of_own_mounts();
+            notices.spawn(async move {
+                // A client that was told a run's number must not hear an older one after it.
+                tokio::select! {
+                    biased;
+                    _ = states.wait_for(|state| *state != nsm_state) => {
+                        tracing::info!("a run has a newer NSM state: notices of this restart end");
+                    }
+                    () = recovery::notify(monitors, names, nsm_state, rpcbind_port, clock) => {}
+                }
+            });
+        }
+        Ok(Self { ports, serving, notices, stop, rpcbind_port, registered, owner, writer })
+    }
+
+    /// The ports served.
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Serves until `stop` is ready (or a socket fails), then stops in order: open calls are
+    /// finished, rpcbind forgets the ports, the database is flushed.
+    pub async fn serve_until(mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            Some(ended) = self.serving.join_next() => Err(match ended {
+                Ok(Err(error)) => Failure::Serving(error),
+                Ok(Ok(())) => Failure::Serving(io::Error::other("it ended")),
+                Err(error) => Failure::Serving(io::Error::other(error)),
+            }),
+        };
+        tracing::info!("stopping");
+        let _ = self.stop.send(true);
+        drop(self.notices);
+        while self.serving.join_next().await.is_some() {}
+        registry::unregister(self.rpcbind_port, &self.registered).await;
+        // The last handle of the table is gone with the services: its task ends, and with it the last
+        // handle of the database.
+        let (owner, writer) = (self.owner, self.writer);
+        let flushed = async {
+            let _ = owner.await;
+            let _ = tokio::task::spawn_blocking(|| writer.join()).await;
+        };
+        if tokio::time::timeout(FLUSH, flushed).await.is_err() {
+            tracing::error!("the state database is not closed in time; what was promised is on disk");
+        }
+        ended
+    }
+}
+
+fn serve_program(
+    sockets: ProgramSockets,
+    service: &Arc<dyn Service>,
+    cache: &SharedCache,
+    stopping: &watch::Receiver<bool>,
+    serving: &mut JoinSet<io::Result<()>>,
+) {
+    for endpoint in sockets.udp {
+        serving.spawn(serve_udp(endpoint, service.clone(), cache.clone(), Limits::default(), stopping.clone()));
+    }
+    for listener in sockets.tcp {
+        serving.spawn(serve_tcp(listener, service.clone(), cache.clone(), Limits::default(), stopping.clone()));
+    }
+}

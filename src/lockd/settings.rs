@@ -1,0 +1,117 @@
+//! What a lock manager is told at its start.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::flags::{Flags, NsmKind};
+use crate::locks::Limits;
+use crate::wire::rpcbind;
+use crate::wire::types::CallerName;
+
+/// Recovery grace that nobody has chosen.
+const GRACE: Duration = Duration::from_secs(90);
+
+/// What a lock manager is told at its start: nlmd by its command line, another program by these
+/// fields. [`Settings::new`] has nlmd's defaults.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it keeps what it must know after a restart.
+    pub state_dir: PathBuf,
+    /// The Unix socket by which nlmctl drives it.
+    pub control: PathBuf,
+    /// A second control socket, for everybody, that only shows.
+    pub control_ro: Option<PathBuf>,
+    /// The addresses to serve; none: every address of both families (of those that the host has).
+    pub listen: Vec<IpAddr>,
+    /// The names under which clients know this server; none: the full, then the short host name.
+    pub names: Vec<CallerName>,
+    /// The port of NLM, UDP and TCP; 0 is any free one.
+    pub nlm_port: u16,
+    /// Who tells of reboots.
+    pub nsm: NsmKind,
+    /// The port of NSM, UDP and TCP; 0 is any free one.
+    pub nsm_port: u16,
+    /// Whether to register with this host's rpcbind.
+    pub register: bool,
+    /// The port of rpcbind, here and on clients.
+    pub rpcbind_port: u16,
+    /// After a restart, how long clients have to reclaim their locks.
+    pub grace: Duration,
+    /// The networks whose hosts may call; none: everybody.
+    pub allow: Vec<IpNet>,
+    /// The table's caps.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// nlmd's defaults, and what has none that suits another program.
+    pub fn new(state_dir: impl Into<PathBuf>, control: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            control: control.into(),
+            control_ro: None,
+            listen: Vec::new(),
+            names: Vec::new(),
+            nlm_port: 0,
+            nsm: NsmKind::Embedded,
+            nsm_port: 0,
+            register: true,
+            rpcbind_port: rpcbind::PORT,
+            grace: GRACE,
+            allow: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// The addresses to listen on, and whether one that this host lacks may be left out.
+    pub(super) fn listen_addresses(&self) -> (Vec<IpAddr>, bool) {
+        if self.listen.is_empty() {
+            return (vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], true);
+        }
+        (self.listen.clone(), false)
+    }
+}
+
+impl From<Flags> for Settings {
+    fn from(flags: Flags) -> Self {
+        let limits = flags.limits();
+        Self {
+            state_dir: flags.state_dir,
+            control: flags.control,
+            control_ro: flags.control_ro,
+            listen: flags.listen,
+            names: flags.name,
+            nlm_port: flags.nlm_port,
+            nsm: flags.nsm,
+            nsm_port: flags.nsm_port,
+            register: !flags.no_rpcbind,
+            rpcbind_port: flags.rpcbind_port,
+            grace: flags.grace,
+            allow: flags.allow,
+            limits,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_library_starts_with_the_defaults_of_the_command_line() {
+        let flags = Flags::try_parse_from(["nlmd", "--state-dir", "/s", "--control", "/c"]).unwrap();
+        assert_eq!(format!("{:?}", Settings::from(flags)), format!("{:?}", Settings::new("/s", "/c")));
+    }
+
+    #[test]
+    fn no_address_is_every_address_and_a_named_one_must_be_there() {
+        let mut settings = Settings::new("/s", "/c");
+        assert_eq!((settings.listen_addresses().0.len(), settings.listen_addresses().1), (2, true));
+        settings.listen = vec!["192.0.2.1".parse().unwrap()];
+        assert_eq!(settings.listen_addresses(), (settings.listen.clone(), false));
+    }
+}

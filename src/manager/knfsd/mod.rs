@@ -1,0 +1,1 @@
+//! The Linux kernel's lock manager.
