@@ -23,7 +23,7 @@ use clap::Parser;
 use nfs3_server::nfs3_types::{mount, nfs3};
 use nfs3_server::tcp::{NFSTcp, NFSTcpListener};
 use nlmctl::lockd::registry;
-use nlmctl::rpc::rpcbind::Registration;
+use nlmctl::rpc::rpcbind::local::Registration;
 use nlmctl::wire::rpcbind;
 use nlmctl::wire::types::Transport;
 use tokio::signal::unix::{SignalKind, signal};

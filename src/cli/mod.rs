@@ -14,6 +14,7 @@ pub mod error;
 pub mod live;
 mod locks;
 mod notify;
+mod release;
 mod resync;
 mod runs;
 mod status;
@@ -30,7 +31,7 @@ use tracing_subscriber::EnvFilter;
 use self::args::{Cli, Command, ManagerKind};
 use self::config::Settings;
 use self::error::CliError;
-use crate::manager::LockManager;
+use crate::manager::{LockManager, knfsd};
 use crate::report::{self, ErrorReport, Text};
 use crate::store::Store;
 
@@ -48,7 +49,10 @@ impl Context {
             ManagerKind::Auto | ManagerKind::Nlmd => {
                 return Ok(Arc::new(crate::manager::nlmd::Nlmd::new(&self.settings.control)));
             }
-            ManagerKind::Knfsd => "knfsd",
+            ManagerKind::Knfsd => {
+                // The guard is this very program, also where its file was replaced or removed since.
+                return Ok(Arc::new(knfsd::manager(knfsd::STATE_DIR, "/proc/self/exe")));
+            }
             ManagerKind::Ganesha => "ganesha",
         };
         Err(CliError::usage(
@@ -127,6 +131,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if args.get(1).is_some_and(|word| word == "nlmd") {
         return crate::lockd::main(args.into_iter().skip(1));
     }
+    if args.get(1).is_some_and(|word| word == knfsd::guard::COMMAND) {
+        return knfsd::guard::main(args.into_iter().skip(2));
+    }
     let wants_json = args.iter().take_while(|word| *word != "--").any(|word| word == "--json")
         || std::env::var_os("NLMCTL_JSON")
             .is_some_and(|v| !matches!(v.to_str(), Some("" | "0" | "false" | "no" | "off")));
@@ -167,6 +174,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
         Command::Clients => clients::run(context).await,
         Command::Abort => abort::run(context).await,
         Command::Notify(args) => notify::run(context, args).await,
+        Command::Release(args) => release::run(context, args).await,
         Command::Runs(command) => runs::run(context, command).await,
         Command::Demo(args) => demo::run(context, args).await,
     }

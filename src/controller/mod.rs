@@ -14,6 +14,7 @@
 //! | `all_rows` | `--record all` |
 //! | `targets` | clients as targets of notices and probes |
 //! | `hosts` | this host's own mounts |
+//! | `release` | frees chosen locks |
 
 mod all_rows;
 mod books;
@@ -22,6 +23,7 @@ mod drive;
 mod error;
 mod hosts;
 mod record;
+pub mod release;
 mod targets;
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! nlmd's command line.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 
@@ -37,9 +39,12 @@ pub struct Flags {
     /// The port of NLM, UDP and TCP; 0 is any free one
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub nlm_port: u16,
-    /// Who is the status monitor: nlmd itself, or this host's statd
+    /// Who is the status monitor: nlmd itself, or this host's rpc.statd
     #[arg(long, value_enum, default_value_t = NsmKind::Embedded)]
     pub nsm: NsmKind,
+    /// With --nsm statd: where rpc.statd has its state number [default: /var/lib/nfs or /var/lib/nfs/statd]
+    #[arg(long, value_name = "DIR")]
+    pub statd_dir: Option<PathBuf>,
     /// The port of NSM, UDP and TCP; 0 is any free one
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub nsm_port: u16,
@@ -55,6 +60,9 @@ pub struct Flags {
     /// A network whose hosts may call, any number of times; the others are not answered [default: everybody]
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub allow: Vec<IpNet>,
+    /// Takes what changes locks or monitoring from ports below 1024 only
+    #[arg(long)]
+    pub privileged_ports: bool,
     /// Most locks and shares in all
     #[arg(long, value_name = "N", default_value_t = Limits::default().locks, value_parser = at_least_one)]
     pub max_locks: usize,
@@ -79,6 +87,19 @@ pub enum NsmKind {
 }
 
 impl Flags {
+    /// Parses them, and what they say together.
+    pub fn parse_whole(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let flags = Self::try_parse_from(args)?;
+        let wrong = |words: &str| Err(clap::Command::new("nlmd").error(ErrorKind::ArgumentConflict, words));
+        match flags.nsm {
+            NsmKind::Statd if flags.no_rpcbind => {
+                wrong("--nsm statd needs rpcbind: rpc.statd finds nlmd by it; leave --no-rpcbind out")
+            }
+            NsmKind::Embedded if flags.statd_dir.is_some() => wrong("--statd-dir is for --nsm statd"),
+            NsmKind::Statd | NsmKind::Embedded => Ok(flags),
+        }
+    }
+
     /// The table's caps. However high the total is, one client and one address get no more than
     /// [`Limits::default`] allows them.
     pub fn limits(&self) -> Limits {
@@ -123,7 +144,7 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Flags, clap::Error> {
-        Flags::try_parse_from([&["nlmd"], args].concat())
+        Flags::parse_whole([&["nlmd"], args].concat().into_iter().map(OsString::from))
     }
 
     #[test]
@@ -151,6 +172,8 @@ mod tests {
             &["--listen", "host"],
             &["--name", ""],
             &["--nsm", "other"],
+            &["--nsm", "statd", "--no-rpcbind"],
+            &["--statd-dir", "/var/lib/nfs"],
             &["extra"],
         ] {
             assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");

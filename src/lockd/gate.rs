@@ -1,30 +1,33 @@
 //! Who may talk to nlmd over the network (`--allow`). A caller outside is not answered at all: an
 //! answer, be it a refusal, would make nlmd a reflector for datagrams with a forged source.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::dispatch::Rules;
 use crate::rpc::server::{CallContext, Peer};
 
-/// The networks allowed; none means everybody.
+/// The networks allowed (none means everybody), and the rules inside them.
 #[derive(Debug, Default)]
 pub struct Gate {
     allowed: Vec<IpNet>,
+    /// What the dispatch table needs to know besides.
+    pub rules: Rules,
 }
 
 impl Gate {
-    /// Of `--allow`.
-    pub fn new(allowed: Vec<IpNet>) -> Self {
-        Self { allowed }
+    /// Of `--allow`, and of the other flags that say who may call.
+    pub fn new(allowed: Vec<IpNet>, rules: Rules) -> Self {
+        Self { allowed, rules }
     }
 
-    /// The caller's address, if it may call.
-    pub fn admit(&self, cx: &CallContext) -> Option<IpAddr> {
+    /// The caller's address and port, if it may call.
+    pub fn admit(&self, cx: &CallContext) -> Option<SocketAddr> {
         let Peer::Inet(peer) = cx.peer else { return None };
         let address = peer.ip().to_canonical();
         if self.allows(address) {
-            return Some(address);
+            return Some(SocketAddr::new(address, peer.port()));
         }
         tracing::debug!(%address, "a call from outside the allowed networks is not answered");
         None
@@ -41,7 +44,8 @@ mod tests {
 
     #[test]
     fn only_allowed_networks_pass_and_none_given_means_everybody() {
-        let gate = Gate::new(vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
+        let networks = vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        let gate = Gate::new(networks, Rules::default());
         assert!(gate.allows("192.0.2.9".parse().unwrap()));
         assert!(gate.allows("2001:db8::1".parse().unwrap()));
         assert!(!gate.allows("198.51.100.1".parse().unwrap()));

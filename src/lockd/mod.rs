@@ -21,6 +21,8 @@
 //! | `table` | the owner of the lock table; start reading there |
 //! | `callbacks` | calls to clients |
 //! | `embed`, `ofd` | what an embedding file server has a say in; a mirror for local file systems |
+//! | `monitors` | what programs of this host monitor (SM_MON) |
+//! | `statd` | this host's rpc.statd as the status monitor |
 //! | `persist` | what survives a crash |
 //! | `registry` | rpcbind's entries |
 //! | `recovery` | what a start does about the life before |
@@ -35,6 +37,7 @@ pub mod dispatch;
 pub mod embed;
 pub mod flags;
 pub mod gate;
+pub mod monitors;
 pub mod nlm_service;
 pub mod nsm_service;
 pub mod ofd;
@@ -44,14 +47,13 @@ pub mod registry;
 mod server;
 mod settings;
 pub mod sockets;
+pub mod statd;
 pub mod table;
 
 use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -65,11 +67,7 @@ pub use settings::Settings;
 
 /// Runs nlmd. Exit: 0 stopped by a signal, 1 failed, 2 usage, 4 state directory in use.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let flags = match Flags::try_parse_from(args) {
-        Ok(flags) if flags.nsm == NsmKind::Statd => {
-            let words = "--nsm statd is not in this version: nlmd is its own status monitor (--nsm embedded)";
-            return usage(&clap::Command::new("nlmd").error(ErrorKind::InvalidValue, words));
-        }
+    let flags = match Flags::parse_whole(args) {
         Ok(flags) => flags,
         Err(error) => return usage(&error),
     };
@@ -100,6 +98,8 @@ fn exit(failure: &Failure) -> u8 {
         | Failure::Control(_)
         | Failure::Names(_)
         | Failure::Rpcbind(_)
+        | Failure::Start(_)
+        | Failure::Statd(_)
         | Failure::PortsFile { .. }
         | Failure::System(_)
         | Failure::Serving(_) => 1,

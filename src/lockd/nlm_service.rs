@@ -12,8 +12,8 @@ use super::table::{Incoming, Table};
 use crate::locks::{Call, Holder, Process, Verdict, Via, Wanted};
 use crate::rpc::server::{CallContext, Service};
 use crate::wire::nlm::{
-    self, CancArgs, Lock, LockArgs, Message, NotDenied, NotifyArgs, Procedure, Res, ShareArgs, ShareRes, Stat,
-    TestArgs, TestReply, TestRes, UnlockArgs, Version,
+    self, CancArgs, Lock, LockArgs, Message, NotDenied, NotifyArgs, Procedure, Res, ShareArgs, ShareRes, SmNotifyArgs,
+    Stat, TestArgs, TestReply, TestRes, UnlockArgs, Version,
 };
 use crate::wire::rpc::{Answer, Credential};
 use crate::wire::types::{CallerName, Cookie, NsmState};
@@ -42,6 +42,8 @@ enum Ask {
     Table(Call),
     /// The answer is known without it.
     Known(Stat),
+    /// This host's statd tells of a reboot.
+    Statd { state: NsmState, cookie: [u8; 16] },
 }
 
 impl Ask {
@@ -69,16 +71,18 @@ impl Service for NlmService {
         procedure: u32,
         args: Vec<u8>,
     ) -> Option<Answer> {
-        let peer = self.gate.admit(cx)?;
+        let caller = self.gate.admit(cx)?;
         if program != nlm::PROGRAM {
             return Some(Answer::ProgUnavail);
         }
         let Some(nlm_version) = Version::from_number(version) else {
             return Some(Answer::ProgMismatch { low: Version::V1.number(), high: Version::V4.number() });
         };
-        let Some(row) = dispatch::nlm(nlm_version, procedure).filter(|row| row.access.admits(peer)) else {
-            return Some(Answer::ProcUnavail);
-        };
+        let Some(row) = dispatch::nlm(nlm_version, procedure) else { return Some(Answer::ProcUnavail) };
+        if let Err(refused) = row.access.check(caller, row.guarded, self.gate.rules) {
+            return Some(refused.into());
+        }
+        let peer = caller.ip();
         if row.procedure == Procedure::Null {
             return Some(Answer::Success(Vec::new()));
         }
@@ -117,6 +121,12 @@ impl NlmService {
                 Outcome::of(self.table.call(Incoming { address, name, via, credential, call }).await?)
             }
             Ask::Known(stat) => Outcome::Stat(stat),
+            Ask::Statd { state, cookie } => {
+                let outcome = self.table.statd_calls(name.clone(), state, cookie).await?;
+                super::nsm_service::log_reboot(&name, address, state, outcome)?;
+                // The same answer whatever it did: void.
+                Outcome::Stat(Stat::Granted)
+            }
         };
         encode(form, version, &outcome)
     }
@@ -173,14 +183,17 @@ fn decode(procedure: Procedure, version: Version, args: &[u8]) -> Result<Decoded
             let NotifyArgs { name, state: _ } = Message::decode(version, args)?;
             Decoded { name, ask: Ask::Table(Call::FreeAll), form: Results::Void }
         }
+        Procedure::SmNotify => {
+            let SmNotifyArgs { name, state, private } = Message::decode(version, args)?;
+            Decoded { name, ask: Ask::Statd { state, cookie: private }, form: Results::Void }
+        }
         // The dispatch table answered these before.
         Procedure::Null
         | Procedure::TestRes
         | Procedure::LockRes
         | Procedure::CancelRes
         | Procedure::UnlockRes
-        | Procedure::GrantedRes
-        | Procedure::SmNotify => return Err(DecodeError::Trailing(args.len())),
+        | Procedure::GrantedRes => return Err(DecodeError::Trailing(args.len())),
     })
 }
 

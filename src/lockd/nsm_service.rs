@@ -1,23 +1,28 @@
-//! NSM: nlmd is the status monitor of its own lock table, and of nothing else.
+//! NSM: nlmd as this host's status monitor, for its own lock table and for other programs here.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::dispatch;
 use super::gate::Gate;
+use super::monitors::Monitors;
 use super::table::Table;
 use crate::locks::Reboot;
 use crate::rpc::server::{CallContext, Service};
 use crate::wire::nsm::{self, MonArgs, MonId, MyId, NotifyArgs, Procedure, ResStat, SmName, Stat, StatRes};
 use crate::wire::rpc::Answer;
-use crate::wire::xdr::{Pack, Unpack, decode, encode};
+use crate::wire::types::{CallerName, NsmState};
+use crate::wire::xdr::{Pack, decode, encode};
 
 /// The NSM service.
 #[derive(Debug)]
 pub struct NsmService {
-    /// The lock table.
+    /// The lock table, for nlmd's own clients.
     pub table: Table,
+    /// What programs of this host monitor.
+    pub monitors: Monitors,
     /// Who may call at all.
     pub gate: Arc<Gate>,
 }
@@ -26,9 +31,18 @@ fn success(value: &impl Pack) -> Answer {
     Answer::Success(encode(value))
 }
 
-/// Whether the arguments are what they should be, and nothing more.
-fn well_formed<T: Unpack>(args: &[u8]) -> bool {
-    decode::<T>(args).is_ok()
+/// Logs what a reboot notice did; `None` where it did nothing and shall come again.
+pub(super) fn log_reboot(name: &CallerName, peer: IpAddr, state: NsmState, outcome: Reboot) -> Option<()> {
+    match outcome {
+        // The table's own timeline tells.
+        Reboot::Released(_) => {}
+        Reboot::Repeated => tracing::debug!(client = %name, %peer, %state, "a reboot notice was repeated"),
+        Reboot::Unknown => {
+            tracing::info!(%name, %peer, %state, "a reboot notice matched no client; nothing is released");
+        }
+        Reboot::Wait => return None,
+    }
+    Some(())
 }
 
 #[async_trait]
@@ -41,7 +55,7 @@ impl Service for NsmService {
         procedure: u32,
         args: Vec<u8>,
     ) -> Option<Answer> {
-        let peer = self.gate.admit(cx)?;
+        let caller = self.gate.admit(cx)?;
         if program != nsm::PROGRAM {
             return Some(Answer::ProgUnavail);
         }
@@ -49,46 +63,47 @@ impl Service for NsmService {
             return Some(Answer::ProgMismatch { low: nsm::VERSION, high: nsm::VERSION });
         }
         let Some(row) = dispatch::nsm(procedure) else { return Some(Answer::ProcUnavail) };
-        if !row.access.admits(peer) {
-            tracing::warn!(%peer, procedure = row.name, "refused");
-            return Some(Answer::ProcUnavail);
+        if let Err(refused) = row.access.check(caller, row.guarded, self.gate.rules) {
+            tracing::warn!(%caller, procedure = row.name, ?refused, "refused");
+            return Some(refused.into());
         }
         match row.procedure {
             Procedure::Null => Some(Answer::Success(Vec::new())),
             Procedure::Stat => {
-                if !well_formed::<SmName>(&args) {
+                if decode::<SmName>(&args).is_err() {
                     return Some(Answer::GarbageArgs);
                 }
                 Some(success(&StatRes { res_stat: ResStat::Success, state: self.table.nsm_state() }))
             }
             Procedure::Mon => {
-                let Ok(MonArgs { mon_id, .. }) = decode(&args) else { return Some(Answer::GarbageArgs) };
-                // A promise to tell another program of that host's reboot, which nlmd does not keep.
-                tracing::warn!(
-                    host = %mon_id.mon_name, program = mon_id.my_id.my_prog,
-                    "SM_MON is refused: nlmd monitors its own clients only; give that program a statd of its own"
-                );
-                Some(success(&StatRes { res_stat: ResStat::Fail, state: self.table.nsm_state() }))
+                let Ok(mon) = decode::<MonArgs>(&args) else { return Some(Answer::GarbageArgs) };
+                let monitored = self.monitors.mon(mon, dispatch::is_privileged(caller)).await?;
+                let res_stat = if monitored { ResStat::Success } else { ResStat::Fail };
+                Some(success(&StatRes { res_stat, state: self.table.nsm_state() }))
             }
-            Procedure::Unmon if !well_formed::<MonId>(&args) => Some(Answer::GarbageArgs),
-            Procedure::UnmonAll if !well_formed::<MyId>(&args) => Some(Answer::GarbageArgs),
-            // Nothing is monitored for others, so nothing is left to do.
-            Procedure::Unmon | Procedure::UnmonAll => Some(success(&Stat { state: self.table.nsm_state() })),
-            // Not reached: nobody is admitted. It must never do anything.
-            Procedure::SimuCrash => Some(Answer::ProcUnavail),
+            Procedure::Unmon => {
+                let Ok(id) = decode::<MonId>(&args) else { return Some(Answer::GarbageArgs) };
+                self.monitors.unmon(id).await?;
+                Some(success(&Stat { state: self.table.nsm_state() }))
+            }
+            Procedure::UnmonAll => {
+                let Ok(asker) = decode::<MyId>(&args) else { return Some(Answer::GarbageArgs) };
+                self.monitors.unmon_all(asker).await?;
+                Some(success(&Stat { state: self.table.nsm_state() }))
+            }
+            Procedure::SimuCrash => match self.monitors.crash().await? {
+                Ok(()) => Some(Answer::Success(Vec::new())),
+                Err(refusal) => {
+                    tracing::warn!(%refusal, "SM_SIMU_CRASH was refused");
+                    Some(Answer::SystemErr)
+                }
+            },
             Procedure::Notify => {
                 let Ok(NotifyArgs { mon_name, state }) = decode(&args) else { return Some(Answer::GarbageArgs) };
-                match self.table.reboot(peer, mon_name.clone(), state).await? {
-                    // The table's own timeline tells.
-                    Reboot::Released(_) => {}
-                    Reboot::Repeated => {
-                        tracing::debug!(client = %mon_name, %peer, %state, "a reboot notice was repeated");
-                    }
-                    Reboot::Unknown => {
-                        tracing::info!(name = %mon_name, %peer, %state, "a reboot notice matched no client; nothing is released");
-                    }
-                    Reboot::Wait => return None,
-                }
+                let peer = caller.ip();
+                let outcome = self.table.reboot(peer, mon_name.clone(), state).await?;
+                log_reboot(&mon_name, peer, state, outcome)?;
+                self.monitors.rebooted(peer, mon_name, state)?;
                 // The same answer whatever it did: void.
                 Some(Answer::Success(Vec::new()))
             }

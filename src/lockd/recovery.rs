@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::monitors::book::to_tell;
 use super::persist::{Change, Found, MonitorRecord, Persist, PersistError, RunRecord};
 use super::table::Clock;
+use crate::nsm::driver::DriverError;
+use crate::nsm::state_file::{StateFile, StateFileError};
 use crate::nsm::{self, FanoutEvent, Host, News, Notice, NotifyOptions, Target, mounts};
 use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, Outcome, RunClient, RunResult};
 use crate::wire::types::{CallerName, NsmState};
@@ -23,21 +26,71 @@ const RETRY_FOR: Duration = Duration::from_mins(15);
 /// Events of the fan-out that may wait to be logged.
 const EVENTS: usize = 256;
 
+/// Why this life has no NSM state number.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// nlmd's own disk.
+    #[error(transparent)]
+    State(#[from] PersistError),
+    /// rpc.statd's file.
+    #[error(transparent)]
+    Number(#[from] StateFileError),
+}
+
+/// Names this boot of the machine: its id, and when its first process (of this container) started.
+/// Empty where that cannot be known; then no start counts as a boot.
+pub fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let init = std::fs::read_to_string("/proc/1/stat").unwrap_or_default();
+    // proc(5): starttime is field 22; the second field, in brackets, may have blanks.
+    let started = init.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or_default();
+    format!("{} {started}", id.trim()).trim().to_owned()
+}
+
 /// Makes this life's NSM state durable, and the result of a run that the restart superseded.
 ///
-/// The very first number is taken from the clock: a server whose state directory was lost does not
-/// repeat one that its clients have seen already (the same number again is ignored by them).
-pub async fn start_state(persist: &Persist, found: &mut Found, clock: Clock) -> Result<NsmState, PersistError> {
-    let state = match found.nsm_state {
-        Some(last) => last.next_up(),
-        None => NsmState(i32::try_from(clock.unix_ms() / 1000).unwrap_or(i32::MAX) | 1),
+/// nlmd's own very first number is taken from the clock: a server whose state directory was lost does
+/// not repeat one that its clients have seen already (the same number again is ignored by them).
+///
+/// With `statd` the number is in its file. After a boot of the machine sm-notify has raised it and
+/// tells statd's list; nlmd takes the same number and tells its own, and who is on both hears one
+/// number twice, which is ignored. A restart of nlmd alone is no boot: sm-notify tells nobody, and
+/// nlmd raises the number itself. So it does where sm-notify has not run yet, or ran by hand in this
+/// boot (`-f`): then its clients have heard that number while nlmd could not take their reclaims.
+///
+/// After a boot, what this host's programs monitored is in `found.to_tell`.
+pub async fn start_state(
+    persist: &Persist,
+    found: &mut Found,
+    clock: Clock,
+    statd: Option<&StateFile>,
+    boot: &str,
+) -> Result<NsmState, StartError> {
+    let booted = found.nsm_state.is_some() && !boot.is_empty() && found.boot != boot;
+    let state = match (statd, found.nsm_state) {
+        (None, Some(last)) => last.next_up(),
+        (None, None) => NsmState(i32::try_from(clock.unix_ms() / 1000).unwrap_or(i32::MAX) | 1),
+        (Some(file), last) => match (file.read()?, last) {
+            (raised, Some(last)) if booted && raised != last => raised,
+            (_, Some(last)) => file.raise(last)?,
+            // Nobody has heard anything of this server.
+            (present, None) => present,
+        },
     };
+    if booted && !found.local_monitors.is_empty() {
+        for host in to_tell(found.local_monitors.drain(..)) {
+            if !found.to_tell.contains(&host) {
+                found.to_tell.push(host);
+            }
+        }
+        persist.write(Change::TellLocal).await?;
+    }
     if let Some(run) = found.run.take() {
         tracing::warn!(run = %run.run, "a run was active when nlmd went down; recovery supersedes it");
         found.ended.push(run.run);
         persist.write(Change::Ended(Arc::new(superseded(run, clock.unix_ms())))).await?;
     }
-    persist.write(Change::State(state)).await?;
+    persist.write(Change::State { state, boot: boot.to_owned() }).await?;
     Ok(state)
 }
 
@@ -118,42 +171,60 @@ pub async fn notify(
     rpcbind_port: u16,
     clock: Clock,
 ) {
-    let (events, mut learned) = mpsc::channel::<FanoutEvent>(EVENTS);
-    let options = NotifyOptions {
+    tracing::info!(clients = monitors.len(), nsm_state = %state, "telling the clients of the last life of this restart");
+    let mut told = 0_usize;
+    let sent = fan_out(targets(&monitors, &names), options(state, rpcbind_port, clock), |event| {
+        let client = monitors.get(event.id as usize).map_or("?", |record| record.name.as_str());
+        match event.news {
+            News::Acked { acked, of, .. } if acked == of => told += 1,
+            News::Acked { .. } | News::SentAgain | News::State(_) => {}
+            News::GivenUp { delivery, error, last } => {
+                let error = error.unwrap_or_default();
+                tracing::info!(client, ?delivery, last, error, "a client was not told of this restart");
+            }
+        }
+    });
+    match sent.await {
+        Ok(()) => tracing::info!(told, clients = monitors.len(), "notices of this restart are done"),
+        Err(error) => {
+            tracing::error!(%error, "clients are not told of this restart: they will not reclaim their locks");
+        }
+    }
+}
+
+/// How long and how often hosts are told.
+pub(super) fn options(state: NsmState, rpcbind_port: u16, clock: Clock) -> NotifyOptions {
+    NotifyOptions {
         rpcbind_port,
         state,
         epoch: clock.start,
         retry_until: clock.now() + RETRY_FOR,
         no_answer_after: NO_ANSWER_AFTER,
-    };
-    tracing::info!(clients = monitors.len(), nsm_state = %state, "telling the clients of the last life of this restart");
-    let fan_out = nsm::notify(targets(&monitors, &names), options, events);
-    let log = async {
-        let mut told = 0_usize;
-        while let Some(event) = learned.recv().await {
-            let client = monitors.get(event.id as usize).map_or("?", |record| record.name.as_str());
-            match event.news {
-                News::Acked { acked, of, .. } if acked == of => told += 1,
-                News::Acked { .. } | News::SentAgain | News::State(_) => {}
-                News::GivenUp { delivery, error, last } => {
-                    let error = error.unwrap_or_default();
-                    tracing::info!(client, ?delivery, last, error, "a client was not told of this restart");
-                }
-            }
-        }
-        tracing::info!(told, clients = monitors.len(), "notices of this restart are done");
-    };
-    let (sent, ()) = tokio::join!(fan_out, log);
-    if let Err(error) = sent {
-        tracing::error!(%error, "clients are not told of this restart: they will not reclaim their locks");
     }
+}
+
+/// Tells them all, and gives what is learned to `learn`, one after the other.
+pub(super) async fn fan_out(
+    targets: Vec<Target>,
+    options: NotifyOptions,
+    mut learn: impl FnMut(FanoutEvent),
+) -> Result<(), DriverError> {
+    let (events, mut learned) = mpsc::channel::<FanoutEvent>(EVENTS);
+    let learning = async {
+        while let Some(event) = learned.recv().await {
+            learn(event);
+        }
+    };
+    let (sent, ()) = tokio::join!(nsm::notify(targets, options, events), learning);
+    sent
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lockd::persist;
+    use crate::lockd::persist::{self, LocalMonitor};
     use crate::wire::control::{Mode, RunId};
+    use crate::wire::nsm::{MonId, MyId};
     use std::time::Instant;
 
     fn clock() -> Clock {
@@ -167,12 +238,63 @@ mod tests {
         for _ in 0..3 {
             let (persist, writer, mut found) = persist::open(dir.path()).unwrap();
             assert_eq!(found.nsm_state, last);
-            let state = start_state(&persist, &mut found, clock()).await.unwrap();
+            let state = start_state(&persist, &mut found, clock(), None, "boot").await.unwrap();
             assert!(state.is_up() && Some(state) != last);
             last = Some(state);
             drop(persist);
             writer.join();
         }
+    }
+
+    fn found(nsm_state: Option<i32>, boot: &str) -> Found {
+        Found { nsm_state: nsm_state.map(NsmState), boot: boot.into(), ..Found::default() }
+    }
+
+    /// The number of a start "today" with statd's file at `in_file`, and what is in the file then.
+    async fn with_statd(last: Option<i32>, boot: &str, in_file: i32) -> (i32, i32) {
+        let (dir, nfs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (persist, _writer, _) = persist::open(dir.path()).unwrap();
+        std::fs::write(nfs.path().join("state"), in_file.to_ne_bytes()).unwrap();
+        let file = StateFile::find(Some(nfs.path())).unwrap();
+        let state = start_state(&persist, &mut found(last, boot), clock(), Some(&file), "today").await.unwrap();
+        (state.0, file.read().unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn after_a_boot_the_number_is_sm_notifys_and_otherwise_a_new_one_in_statds_file() {
+        assert_eq!(with_statd(None, "", 7).await, (7, 7), "the very first start");
+        assert_eq!(with_statd(Some(7), "yesterday", 9).await, (9, 9), "sm-notify tells this one already");
+        assert_eq!(with_statd(Some(7), "yesterday", 7).await, (9, 9), "sm-notify has not run");
+        assert_eq!(with_statd(Some(7), "today", 7).await, (9, 9), "nlmd alone was started again");
+        assert_eq!(with_statd(Some(7), "today", 9).await, (11, 11), "sm-notify -f told 9 while nlmd could not listen");
+        assert_eq!(with_statd(Some(11), "today", 9).await, (13, 13), "11 was told before");
+    }
+
+    #[tokio::test]
+    async fn hosts_that_programs_monitor_are_told_of_a_boot_and_not_of_a_restart() {
+        let host = |text| CallerName::new(text).unwrap();
+        let my_id = MyId { my_name: host("me"), my_prog: 1, my_vers: 1, my_proc: 1 };
+        let id = MonId { mon_name: host("peer"), my_id };
+        let monitor = LocalMonitor { id, private: [0; 16], privileged: false, addresses: vec![] };
+        for (boot, told) in [("today", 0), ("yesterday", 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (persist, writer, _) = persist::open(dir.path()).unwrap();
+            persist.write(Change::Local(monitor.clone())).await.unwrap();
+            let mut found = Found { local_monitors: vec![monitor.clone()], ..found(Some(3), boot) };
+            start_state(&persist, &mut found, clock(), None, "today").await.unwrap();
+            assert_eq!((found.to_tell.len(), found.local_monitors.len()), (told, 1 - told), "{boot}");
+            drop(persist);
+            writer.join();
+            let on_disk = persist::open(dir.path()).unwrap().2;
+            assert_eq!((on_disk.to_tell.len(), on_disk.local_monitors.len()), (told, 1 - told), "{boot}");
+            assert_eq!(on_disk.boot, "today");
+        }
+    }
+
+    #[test]
+    fn a_boot_has_a_name_that_stays() {
+        assert!(!boot().is_empty());
+        assert_eq!(boot(), boot());
     }
 
     #[tokio::test]
@@ -193,7 +315,7 @@ mod tests {
         writer.join();
 
         let (persist, _writer, mut found) = persist::open(dir.path()).unwrap();
-        let state = start_state(&persist, &mut found, clock()).await.unwrap();
+        let state = start_state(&persist, &mut found, clock(), None, "boot").await.unwrap();
         assert_eq!(state, NsmState(5), "after the run's own number");
         assert_eq!(found.ended, [RunId([7; 16])]);
         let full = persist.result(RunId([7; 16])).await.unwrap().unwrap();

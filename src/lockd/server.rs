@@ -12,16 +12,20 @@ use super::callbacks::{self, Callbacks};
 use super::control_service::{ControlService, Identity};
 use super::control_socket::{self, ControlSocket};
 use super::embed::Embedding;
+use super::flags::NsmKind;
 use super::gate::Gate;
+use super::monitors::{self, Monitors};
 use super::nlm_service::NlmService;
 use super::nsm_service::NsmService;
 use super::persist::{self, PersistError, Writer};
 use super::settings::Settings;
 use super::sockets::{self, Ports, ProgramSockets, Sockets};
-use super::table::{self, Clock, Setup};
+use super::statd::Statd;
+use super::table::{self, Clock, Setup, StatdSetup};
 use super::{recovery, registry};
 use crate::locks::LockTable;
 use crate::nsm::own_names::{self, OwnNameError};
+use crate::nsm::state_file::{StateFile, StateFileError};
 use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
@@ -59,6 +63,12 @@ pub enum Failure {
         /// Why not.
         source: io::Error,
     },
+    /// The NSM state number.
+    #[error(transparent)]
+    Start(#[from] recovery::StartError),
+    /// rpc.statd's folder.
+    #[error(transparent)]
+    Statd(#[from] StateFileError),
     /// Threads, signals.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -75,6 +85,8 @@ pub struct Server {
     serving: JoinSet<io::Result<()>>,
     /// Notices to the clients of the last life.
     notices: JoinSet<()>,
+    /// What programs of this host monitor; hosts may have to be told even where NSM is not served.
+    programs: Monitors,
     stop: watch::Sender<bool>,
     rpcbind_port: u16,
     registered: Vec<Registration>,
@@ -90,13 +102,22 @@ impl Server {
         let (persist, writer, mut found) = persist::open(&settings.state_dir)?;
         let names = own_names::own_names(&settings.names).await?;
         let (addresses, lenient) = settings.listen_addresses();
-        let sockets = Sockets::open(&addresses, lenient, settings.nlm_port, settings.nsm_port)?;
+        let embedded = settings.nsm == NsmKind::Embedded;
+        let nsm_port = embedded.then_some(settings.nsm_port);
+        let sockets = Sockets::open(&addresses, lenient, settings.nlm_port, nsm_port)?;
+        let state_file = if embedded { None } else { Some(StateFile::find(settings.statd_dir.as_deref())?) };
         let control = ControlSocket::bind(&settings.control, false).await?;
         let control_ro = match &settings.control_ro {
             Some(path) => Some(ControlSocket::bind(path, true).await?),
             None => None,
         };
         let callbacks = Callbacks::new(settings.rpcbind_port, names.first().map_or("nlmd", |name| name.as_str()))?;
+        let statd = match (state_file.clone(), names.first()) {
+            (Some(state_file), Some(name)) => {
+                Some(StatdSetup { statd: Statd::new(settings.rpcbind_port, name.clone())?, state_file })
+            }
+            (None, _) | (_, None) => None,
+        };
         let registered = if settings.register {
             registry::register(settings.rpcbind_port, &sockets.registrations()).await?
         } else {
@@ -104,7 +125,9 @@ impl Server {
         };
 
         // From here on clients of the last life count on this one.
-        let nsm_state = recovery::start_state(&persist, &mut found, clock).await?;
+        let boot = recovery::boot();
+        let nsm_state = recovery::start_state(&persist, &mut found, clock, state_file.as_ref(), &boot).await?;
+        let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
         let monitors = found.monitors.clone();
         let recovery_until = (!monitors.is_empty()).then(|| clock.now() + settings.grace);
         let identity = Identity { instance: InstanceId(uuid::Uuid::new_v4().into_bytes()), names: names.clone() };
@@ -117,20 +140,31 @@ impl Server {
             names: names.clone(),
             nsm_state,
             found,
+            statd,
             recovery_until,
             embedding,
         });
+        let programs = Monitors::spawn(monitors::Setup {
+            persist: persist.clone(),
+            table: table.clone(),
+            clock,
+            names: names.clone(),
+            rpcbind_port: settings.rpcbind_port,
+            records,
+            to_tell,
+        })?;
 
         let (stop, stopping) = watch::channel(false);
         let ports = sockets.ports();
-        let gate = Arc::new(Gate::new(settings.allow));
+        let rules = settings.rules();
+        let gate = Arc::new(Gate::new(settings.allow, rules));
         let cache = shared_cache(CacheLimits::default());
         let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), callbacks, gate: gate.clone() });
-        let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), gate });
+        let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), monitors: programs.clone(), gate });
         let mut serving = JoinSet::new();
         serve_program(sockets.nlm, &nlm, &cache, &stopping, &mut serving);
         serve_program(sockets.nsm, &nsm, &cache, &stopping, &mut serving);
-        let mut states = table.nsm_states();
+        let runs = (!monitors.is_empty()).then(|| table.clone());
         let control_service = Arc::new(ControlService::new(table, persist, identity));
         let ids = Arc::new(AtomicU64::new(1));
         for socket in [Some(control), control_ro].into_iter().flatten() {
@@ -143,20 +177,20 @@ impl Server {
         tracing::info!(?ports, control = %settings.control.display(), %nsm_state, clients = monitors.len(), "nlmd is up");
         let mut notices = JoinSet::new();
         let rpcbind_port = settings.rpcbind_port;
-        if !monitors.is_empty() {
+        if let Some(runs) = runs {
             recovery::warn_of_own_mounts();
             notices.spawn(async move {
                 // A client that was told a run's number must not hear an older one after it.
                 tokio::select! {
                     biased;
-                    _ = states.wait_for(|state| *state != nsm_state) => {
+                    () = runs.run_begun() => {
                         tracing::info!("a run has a newer NSM state: notices of this restart end");
                     }
                     () = recovery::notify(monitors, names, nsm_state, rpcbind_port, clock) => {}
                 }
             });
         }
-        Ok(Self { ports, serving, notices, stop, rpcbind_port, registered, owner, writer })
+        Ok(Self { ports, serving, notices, programs, stop, rpcbind_port, registered, owner, writer })
     }
 
     /// The ports served.
@@ -177,7 +211,7 @@ impl Server {
         };
         tracing::info!("stopping");
         let _ = self.stop.send(true);
-        drop(self.notices);
+        drop((self.notices, self.programs));
         while self.serving.join_next().await.is_some() {}
         registry::unregister(self.rpcbind_port, &self.registered).await;
         // The last handle of the table is gone with the services: its task ends, and with it the last

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::dispatch::Rules;
 use super::flags::{Flags, NsmKind};
 use crate::locks::Limits;
 use crate::wire::rpcbind;
@@ -32,9 +33,12 @@ pub struct Settings {
     pub nlm_port: u16,
     /// Who tells of reboots.
     pub nsm: NsmKind,
+    /// Where this host's rpc.statd has its state number, if it is the one who tells; none: where
+    /// Linux systems have it.
+    pub statd_dir: Option<PathBuf>,
     /// The port of NSM, UDP and TCP; 0 is any free one.
     pub nsm_port: u16,
-    /// Whether to register with this host's rpcbind.
+    /// Whether to register with this host's rpcbind. rpc.statd finds its clients by it.
     pub register: bool,
     /// The port of rpcbind, here and on clients.
     pub rpcbind_port: u16,
@@ -42,6 +46,8 @@ pub struct Settings {
     pub grace: Duration,
     /// The networks whose hosts may call; none: everybody.
     pub allow: Vec<IpNet>,
+    /// Whether what changes locks or monitoring is taken from ports below 1024 only.
+    pub privileged_ports: bool,
     /// The table's caps.
     pub limits: Limits,
 }
@@ -57,13 +63,20 @@ impl Settings {
             names: Vec::new(),
             nlm_port: 0,
             nsm: NsmKind::Embedded,
+            statd_dir: None,
             nsm_port: 0,
             register: true,
             rpcbind_port: rpcbind::PORT,
             grace: GRACE,
             allow: Vec::new(),
+            privileged_ports: false,
             limits: Limits::default(),
         }
+    }
+
+    /// What the dispatch table needs to know.
+    pub(super) fn rules(&self) -> Rules {
+        Rules { privileged_ports: self.privileged_ports, statd: self.nsm == NsmKind::Statd }
     }
 
     /// The addresses to listen on, and whether one that this host lacks may be left out.
@@ -86,11 +99,13 @@ impl From<Flags> for Settings {
             names: flags.name,
             nlm_port: flags.nlm_port,
             nsm: flags.nsm,
+            statd_dir: flags.statd_dir,
             nsm_port: flags.nsm_port,
             register: !flags.no_rpcbind,
             rpcbind_port: flags.rpcbind_port,
             grace: flags.grace,
             allow: flags.allow,
+            privileged_ports: flags.privileged_ports,
             limits,
         }
     }

@@ -33,7 +33,7 @@ pub struct ListenError {
 }
 
 /// One program's sockets.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ProgramSockets {
     /// Datagrams.
     pub udp: Vec<Arc<UdpEndpoint>>,
@@ -52,7 +52,7 @@ pub struct Sockets {
     pub nsm: ProgramSockets,
 }
 
-/// The ports, as `--ports-file` gets them.
+/// The ports, as `--ports-file` gets them; 0: not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Ports {
     /// NLM over UDP.
@@ -66,12 +66,20 @@ pub struct Ports {
 }
 
 impl Sockets {
-    /// Opens them. `lenient`: an address family that this host lacks is left out.
-    pub fn open(addresses: &[IpAddr], lenient: bool, nlm_port: u16, nsm_port: u16) -> Result<Self, ListenError> {
-        Ok(Self {
-            nlm: ProgramSockets::open(addresses, lenient, nlm_port)?,
-            nsm: ProgramSockets::open(addresses, lenient, nsm_port)?,
-        })
+    /// Opens them. `lenient`: an address family that this host lacks is left out. No `nsm_port`: NSM
+    /// is another's.
+    pub fn open(
+        addresses: &[IpAddr],
+        lenient: bool,
+        nlm_port: u16,
+        nsm_port: Option<u16>,
+    ) -> Result<Self, ListenError> {
+        let nlm = ProgramSockets::open(addresses, lenient, nlm_port)?;
+        let nsm = match nsm_port {
+            Some(port) => ProgramSockets::open(addresses, lenient, port)?,
+            None => ProgramSockets::default(),
+        };
+        Ok(Self { nlm, nsm })
     }
 
     /// The ports chosen.
@@ -194,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn both_families_get_one_port_and_each_program_its_own() {
         let addresses = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
-        let sockets = Sockets::open(&addresses, true, 0, 0).unwrap();
+        let sockets = Sockets::open(&addresses, true, 0, Some(0)).unwrap();
         let ports = sockets.ports();
         assert!(sockets.nlm.udp.iter().all(|socket| socket.local_addr().port() == ports.nlm_udp));
         assert!(sockets.nsm.tcp.iter().all(|socket| socket.local_addr().unwrap().port() == ports.nsm_tcp));
@@ -207,7 +215,7 @@ mod tests {
     async fn a_taken_port_is_said() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = Sockets::open(&["127.0.0.1".parse().unwrap()], false, port, 0).unwrap_err();
+        let error = Sockets::open(&["127.0.0.1".parse().unwrap()], false, port, Some(0)).unwrap_err();
         assert!(error.to_string().contains(&port.to_string()), "{error}");
     }
 }

@@ -35,6 +35,7 @@ mod late;
 mod listing;
 mod outside;
 mod owners;
+mod release;
 mod requests;
 mod run;
 mod segments;
@@ -134,6 +135,12 @@ impl LockTable {
     /// Clients of the same name at other addresses: candidates for [`join`](Self::join).
     pub fn namesakes(&self, name: &CallerName) -> Vec<ClientId> {
         self.clients.named(name)
+    }
+
+    /// The names that call from that address.
+    pub fn names_at(&self, address: IpAddr) -> Vec<CallerName> {
+        let here = self.clients.at(address).iter();
+        here.filter_map(|id| Some(self.clients.get(*id)?.name.clone())).collect()
     }
 
     /// Makes the client. When the table (or the address) is full, the client that has been without

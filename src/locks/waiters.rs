@@ -29,7 +29,7 @@ pub(super) struct Waiter {
 }
 
 impl LockTable {
-    fn queued(&self, owner: OwnerId, file: FileId, accept: impl Fn(&Waiter) -> bool) -> Option<u64> {
+    pub(super) fn queued(&self, owner: OwnerId, file: FileId, accept: impl Fn(&Waiter) -> bool) -> Option<u64> {
         let ids = self.waits.get(&owner)?;
         ids.iter().copied().find(|id| self.waiters.get(id).is_some_and(|w| w.want.file == file && accept(w)))
     }
@@ -109,7 +109,7 @@ impl LockTable {
         false
     }
 
-    fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
+    pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiters.remove(&id)?;
         if let Some(ids) = self.waits.get_mut(&waiter.want.owner) {
             ids.retain(|other| *other != id);
@@ -284,11 +284,16 @@ impl LockTable {
     /// UNLOCK of a range: who was offered some of it knows of it, and who waits for exactly this
     /// waits no more.
     pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
-        while let Some(id) = self.queued(owner, file, |w| w.offered && w.want.range.overlaps(range)) {
-            self.confirm(id);
-        }
+        self.end_offers_in(owner, file, range);
         while let Some(id) = self.queued(owner, file, |w| !w.offered && w.want.range == range) {
             self.remove_waiter(id);
+        }
+    }
+
+    /// What the owner was offered in the range it holds, like any other lock.
+    pub(super) fn end_offers_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
+        while let Some(id) = self.queued(owner, file, |w| w.offered && w.want.range.overlaps(range)) {
+            self.confirm(id);
         }
     }
 

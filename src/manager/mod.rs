@@ -21,7 +21,7 @@ use async_trait::async_trait;
 
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
-    Refusal, RefusalCode, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
+    Refusal, RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
 };
 
 /// Why a manager's answer is missing.
@@ -165,6 +165,16 @@ pub trait LockManager: Send + Sync {
     async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError>;
     /// Ended runs whose result nobody has acknowledged, the oldest first.
     async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError>;
+
+    /// Frees chosen locks: all of them in one step, or none where it is refused. A manager that can
+    /// only ask somebody else to do it looks afterwards, and tells what is left.
+    ///
+    /// One that does not know owners gets whole clients only, with 0 locks and the digest of none.
+    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
+        let _ = args;
+        let words = format!("{} at {} cannot free single clients' locks", self.kind(), self.endpoint());
+        Err(Refusal::new(RefusalCode::Unsupported, words).into())
+    }
 
     /// Answers when something changed since the cursor, or at the time-out.
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError>;

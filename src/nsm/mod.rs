@@ -16,6 +16,7 @@
 //! | `driver` | sockets, resolver, TCP, time | tokio |
 //! | `roster` | lists of clients: what a statd recorded, a targets file | reads files |
 //! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose | reads /proc |
+//! | `state_file` | statd's NSM state number | files |
 //! | `own_names` | the names under which clients know this host | resolver |
 
 mod calls;
@@ -28,6 +29,7 @@ pub mod own_names;
 mod pace;
 mod queue;
 pub mod roster;
+pub mod state_file;
 pub mod target;
 
 pub use driver::{NotifyOptions, ProbeOptions, ProbeOutcome, ProbeResult, notify, probe};

@@ -3,7 +3,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::report::{ClientFate, Outcome, Phase, Probe, ScopeReport};
+use crate::report::{
+    ClientFate, Outcome, Phase, Probe, Release, ReleaseOutcome, ReleaseReport, ReleasedCounts, ScopeReport,
+};
 use crate::wire::control::*;
 use crate::wire::types::*;
 use crate::wire::xdr::{List, Maybe};
@@ -429,4 +431,67 @@ fn a_store_can_be_sent_to_a_blocking_thread() {
     is_send::<Store>();
     is_send::<ControllerLock>();
     is_send::<StoreError>();
+}
+
+fn release(scope: &str, outcome: ReleaseOutcome) -> ReleaseReport {
+    let released =
+        (outcome == ReleaseOutcome::Partial).then_some(ReleasedCounts { locks: 3, waiters: 1, offered: 2, left: 1 });
+    ReleaseReport::new(Release {
+        id: Some(scope.into()),
+        manager: "nlmd".into(),
+        scope: ScopeReport { clients: vec![scope.into()], ..ScopeReport::default() },
+        only: Vec::new(),
+        outcome,
+        exit: outcome.exit(),
+        at: None,
+        chosen: Some(4),
+        chosen_waiters: 1,
+        released,
+        probed_for_ms: 3000,
+        clients: Vec::new(),
+        locks: Vec::new(),
+        left: Vec::new(),
+        consent: Vec::new(),
+    })
+}
+
+#[test]
+fn a_release_is_unverified_until_its_answer_is_here() {
+    let place = Place::new();
+    let mut store = place.open();
+    for id in ["a", "b"] {
+        let new = NewRelease {
+            id: id.into(),
+            manager: "nlmd".into(),
+            endpoint: "here".into(),
+            instance: ELSEWHERE,
+            report: release(id, ReleaseOutcome::Planned),
+        };
+        assert!(store.create_release(&new).unwrap() > 0);
+    }
+    store.end_release(&release("b", ReleaseOutcome::Partial)).unwrap();
+    drop(store);
+    let mut store = place.open();
+    let listed = store.releases(10).unwrap();
+    let of = |id: &str| listed.iter().find(|row| row.id == id).unwrap();
+    assert_eq!((of("a").outcome, of("a").locks), (ReleaseOutcome::Unverified, 0));
+    let b = of("b");
+    assert_eq!((b.outcome, b.locks, b.waiters, b.left), (ReleaseOutcome::Partial, 3, 1, 1));
+    assert_eq!(b.scope.clients, ["b"]);
+    assert_eq!(store.releases(1).unwrap().len(), 1);
+    store.prune_to(90, 1).unwrap();
+    assert_eq!(store.releases(10).unwrap().len(), 1, "old ones are forgotten");
+}
+
+#[test]
+fn a_record_of_the_first_version_takes_releases_and_keeps_its_runs() {
+    let place = Place::new();
+    let mut connection = rusqlite::Connection::open(place.path()).unwrap();
+    let first = vec![M::up(include_str!("../../migrations/0001_record.sql"))];
+    Migrations::new(first).to_latest(&mut connection).unwrap();
+    drop(connection);
+    let mut store = place.open();
+    store.create_run(&new_run(run_id(1))).unwrap();
+    assert!(store.releases(1).unwrap().is_empty());
+    assert!(store.stored(run_id(1)).is_ok());
 }

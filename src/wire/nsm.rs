@@ -73,7 +73,7 @@ pub struct Stat {
 }
 
 /// `my_id`: whom to call back.
-#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, XdrCodec)]
 pub struct MyId {
     /// The host to call.
     pub my_name: CallerName,
@@ -86,7 +86,7 @@ pub struct MyId {
 }
 
 /// `mon_id`.
-#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, XdrCodec)]
 pub struct MonId {
     /// The host to monitor.
     pub mon_name: CallerName,

@@ -90,6 +90,8 @@ pub enum Answer {
     GarbageArgs,
     /// Something failed on this side.
     SystemErr,
+    /// The caller does not show enough of who it is (AUTH_TOOWEAK): its port is not below 1024.
+    TooWeak,
 }
 
 /// A reply, taken apart.
@@ -229,6 +231,7 @@ pub fn reply(xid: u32, answer: &Answer) -> Vec<u8> {
         Answer::ProcUnavail => AcceptedStatus::ProcedureUnavailable,
         Answer::GarbageArgs => AcceptedStatus::GarbageArgs,
         Answer::SystemErr => AcceptedStatus::SystemError,
+        Answer::TooWeak => return denied(xid, RejectedReply::AuthError(AuthError::TooWeak)),
     };
     let accepted = AcceptedReply::new(AuthFlavor::<&[u8]>::AuthNone(None), status);
     unframed(&RpcMessage::new(xid, MessageType::Reply(ReplyBody::Accepted(accepted))))

@@ -13,5 +13,6 @@
 mod calls;
 mod control;
 mod harness;
+mod monitors;
 mod process;
 mod recovery;

@@ -53,7 +53,7 @@ fn a_live_control_socket_is_refused_and_a_dead_one_replaced() {
 
 #[test]
 fn usage_errors_exit_2_with_words() {
-    for flags in [&["--nsm", "statd"][..], &["--grace", "soon"], &["--no-such-flag"]] {
+    for flags in [&["--nsm", "statd", "--no-rpcbind"][..], &["--grace", "soon"], &["--no-such-flag"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_nlmd")).args(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flags:?}");
         assert!(!output.stderr.is_empty());

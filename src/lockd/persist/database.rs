@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
+use super::monitors::{self, Odd};
 use super::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
 use crate::wire::control::{Fate, FullResult, LockFate, Mode, RunClient, RunId};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, decode, encode};
 
-const STEPS: &[M<'static>] = &[M::up(include_str!("../../../migrations/nlmd/01_start.sql"))];
+const STEPS: &[M<'static>] = &[
+    M::up(include_str!("../../../migrations/nlmd/01_start.sql")),
+    M::up(include_str!("../../../migrations/nlmd/02_monitors.sql")),
+];
 
 /// Most clients of a run's record.
 const MAX_RUN_CLIENTS: usize = 16_777_216;
@@ -57,16 +61,33 @@ impl Database {
     fn found(&self) -> Result<Found, PersistError> {
         let unusable =
             |error: rusqlite::Error| PersistError::Database { path: self.path.clone(), reason: error.to_string() };
-        let nsm_state = self
+        let server: Option<(i32, String)> = self
             .connection
-            .query_row("SELECT nsm_state FROM server", [], |row| row.get(0).map(NsmState))
+            .query_row("SELECT nsm_state, boot FROM server", [], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()
             .map_err(unusable)?;
+        let (nsm_state, boot) = server.map(|(state, boot)| (NsmState(state), boot)).unzip();
         let monitors = self.monitors()?;
         let run = self.active_run()?;
         let mut rows = self.connection.prepare("SELECT id FROM result ORDER BY seq").map_err(unusable)?;
         let ended = rows.query_map([], |row| row.get(0).map(RunId)).and_then(Iterator::collect).map_err(unusable)?;
-        Ok(Found { nsm_state, monitors, run, ended })
+        Ok(Found {
+            nsm_state,
+            boot: boot.unwrap_or_default(),
+            monitors,
+            local_monitors: monitors::local(&self.connection).map_err(|odd| self.odd(odd))?,
+            to_tell: monitors::to_tell(&self.connection).map_err(|odd| self.odd(odd))?,
+            watches: monitors::watches(&self.connection).map_err(|odd| self.odd(odd))?,
+            run,
+            ended,
+        })
+    }
+
+    fn odd(&self, odd: Odd) -> PersistError {
+        match odd {
+            Odd::Sqlite(error) => error.into(),
+            Odd::Damaged(what) => self.damaged(&what),
+        }
     }
 
     fn monitors(&self) -> Result<Vec<MonitorRecord>, PersistError> {
@@ -153,7 +174,18 @@ impl Database {
 
 fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
     match change {
-        Change::State(state) => set_state(to, *state)?,
+        Change::State { state, boot } => {
+            set_state(to, *state)?;
+            to.execute("UPDATE server SET boot = ?1", params![boot])?;
+        }
+        Change::Raised(state) => set_state(to, *state)?,
+        Change::Local(monitor) => monitors::add(to, monitor)?,
+        Change::NotLocal(id) => monitors::remove(to, id)?,
+        Change::NoneLocal(asker) => monitors::remove_all(to, asker)?,
+        Change::TellLocal => monitors::tell(to)?,
+        Change::Told { mon_name, my_name } => monitors::told(to, mon_name, my_name)?,
+        Change::Watch(watch) => monitors::watch(to, *watch)?,
+        Change::Unwatch(address) => monitors::unwatch(to, *address)?,
         Change::Monitor(record) => {
             let Some(address) = record.addresses.first() else { return Ok(()) };
             to.prepare_cached(
@@ -241,11 +273,11 @@ fn clients_body(clients: &[RunClient]) -> Vec<u8> {
     encode(&List::<RunClient, MAX_RUN_CLIENTS>::clipped(clients.to_vec()))
 }
 
-fn text_of(addresses: &[IpAddr]) -> String {
+pub(super) fn text_of(addresses: &[IpAddr]) -> String {
     addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn addresses_of(text: &str) -> Option<Vec<IpAddr>> {
+pub(super) fn addresses_of(text: &str) -> Option<Vec<IpAddr>> {
     text.split_whitespace().map(|address| address.parse().ok()).collect()
 }
 

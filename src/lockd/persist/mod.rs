@@ -18,6 +18,7 @@
 //! Start reading at [`open`], then [`database::Database::apply`].
 
 mod database;
+mod monitors;
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -30,6 +31,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::wire::control::{FullResult, LockFate, Mode, RunClient, RunId};
+use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
 
 use database::Database;
@@ -92,6 +94,39 @@ pub struct MonitorRecord {
     pub nsm_state: NsmState,
 }
 
+/// What a program of this host asked for by SM_MON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalMonitor {
+    /// Whom to watch, whom to call.
+    pub id: MonId,
+    /// Handed back in the call.
+    pub private: [u8; 16],
+    /// Whether it was asked for from a port below 1024: then the call comes from one too.
+    pub privileged: bool,
+    /// Where the host was when it was asked for.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A host to tell that this one was down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToTell {
+    /// The host.
+    pub mon_name: CallerName,
+    /// The name of this host that the program gave which monitored it.
+    pub my_name: CallerName,
+    /// Where it is.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An address that rpc.statd watches for nlmd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// The address.
+    pub address: IpAddr,
+    /// What comes back with the news.
+    pub cookie: [u8; 16],
+}
+
 /// The active run as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunRecord {
@@ -115,7 +150,33 @@ pub struct RunRecord {
 #[derive(Debug)]
 pub enum Change {
     /// The NSM state number, of a start.
-    State(NsmState),
+    State {
+        /// The number.
+        state: NsmState,
+        /// The boot of the machine that it is of.
+        boot: String,
+    },
+    /// The NSM state number, raised by SM_SIMU_CRASH.
+    Raised(NsmState),
+    /// A program monitors a host; replaces what it asked for that host before.
+    Local(LocalMonitor),
+    /// It does not any more.
+    NotLocal(MonId),
+    /// It monitors nobody any more.
+    NoneLocal(MyId),
+    /// Every host that programs monitor is to be told, and is monitored no more.
+    TellLocal,
+    /// It was told.
+    Told {
+        /// The host.
+        mon_name: CallerName,
+        /// This one, as it knows it.
+        my_name: CallerName,
+    },
+    /// rpc.statd is going to be asked to watch an address.
+    Watch(Watch),
+    /// It need not watch it any longer.
+    Unwatch(IpAddr),
     /// A client's monitor record, new or changed.
     Monitor(MonitorRecord),
     /// A record goes away.
@@ -151,8 +212,16 @@ pub enum Change {
 pub struct Found {
     /// The last NSM state number; none at the very first start.
     pub nsm_state: Option<NsmState>,
+    /// The boot of the machine that it is of; empty where that is not known.
+    pub boot: String,
     /// Whom to tell.
     pub monitors: Vec<MonitorRecord>,
+    /// What programs asked for.
+    pub local_monitors: Vec<LocalMonitor>,
+    /// Hosts that still have to be told.
+    pub to_tell: Vec<ToTell>,
+    /// What rpc.statd was asked to watch.
+    pub watches: Vec<Watch>,
     /// A run that was active when the daemon went down.
     pub run: Option<RunRecord>,
     /// Runs with a result, the oldest first.

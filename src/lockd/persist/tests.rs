@@ -74,7 +74,7 @@ async fn what_was_answered_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let (persist, writer, found) = open(dir.path()).unwrap();
     assert!(found.nsm_state.is_none() && found.monitors.is_empty() && found.run.is_none());
-    persist.write(Change::State(NsmState(3))).await.unwrap();
+    persist.write(Change::State { state: NsmState(3), boot: "boot".into() }).await.unwrap();
     persist.write(Change::Monitor(record("a", "127.0.0.2"))).await.unwrap();
     persist.write(Change::Monitor(record("b", "127.0.0.3"))).await.unwrap();
     persist
@@ -88,8 +88,82 @@ async fn what_was_answered_is_there_after_reopening() {
 
     let (_persist, _writer, found) = open(dir.path()).unwrap();
     assert_eq!(found.nsm_state, Some(NsmState(5)), "the run's state number is the server's");
+    assert_eq!(found.boot, "boot");
     assert_eq!(found.monitors, [record("a", "127.0.0.2")]);
     assert_eq!(found.run, Some(RunRecord { in_scope: 9, ..run_record(1) }));
+}
+
+fn local(host: &str, program: u32, private: u8) -> LocalMonitor {
+    let name = |text| CallerName::new(text).unwrap();
+    let my_id = MyId { my_name: name("me"), my_prog: program, my_vers: 1, my_proc: 7 };
+    LocalMonitor {
+        id: MonId { mon_name: name(host), my_id },
+        private: [private; 16],
+        privileged: program == 1,
+        addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+    }
+}
+
+#[tokio::test]
+async fn what_programs_monitor_is_there_after_reopening_until_they_want_it_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    for monitor in [local("a", 1, 1), local("a", 1, 2), local("b", 1, 1), local("a", 2, 1), local("c", 2, 1)] {
+        persist.write(Change::Local(monitor)).await.unwrap();
+    }
+    persist.write(Change::NotLocal(local("b", 1, 0).id)).await.unwrap();
+    persist.write(Change::NoneLocal(local("x", 2, 0).id.my_id)).await.unwrap();
+    drop(persist);
+    writer.join();
+    assert_eq!(open(dir.path()).unwrap().2.local_monitors, [local("a", 1, 2)], "another priv replaces the first");
+}
+
+#[tokio::test]
+async fn hosts_to_tell_are_off_the_list_when_they_were_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    for monitor in [local("a", 1, 1), local("a", 2, 1), local("b", 1, 1)] {
+        persist.write(Change::Local(monitor)).await.unwrap();
+    }
+    persist.write(Change::TellLocal).await.unwrap();
+    let MonId { mon_name, my_id } = local("a", 1, 1).id;
+    persist.write(Change::Told { mon_name, my_name: my_id.my_name }).await.unwrap();
+    drop(persist);
+    writer.join();
+    let found = open(dir.path()).unwrap().2;
+    assert_eq!(found.local_monitors, []);
+    let left: Vec<_> = found.to_tell.iter().map(|host| (host.mon_name.as_str(), host.addresses.len())).collect();
+    assert_eq!(left, [("b", 2)]);
+}
+
+#[tokio::test]
+async fn a_cookie_that_statd_got_is_known_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    let watch = |last, cookie| Watch { address: std::net::Ipv4Addr::new(192, 0, 2, last).into(), cookie: [cookie; 16] };
+    persist.write(Change::Watch(watch(1, 7))).await.unwrap();
+    persist.write(Change::Watch(watch(2, 8))).await.unwrap();
+    persist.write(Change::Unwatch(watch(2, 8).address)).await.unwrap();
+    drop(persist);
+    writer.join();
+    assert_eq!(open(dir.path()).unwrap().2.watches, [watch(1, 7)]);
+}
+
+#[test]
+fn a_state_directory_of_the_first_version_is_taken_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+    first.execute_batch(include_str!("../../../migrations/nlmd/01_start.sql")).unwrap();
+    first
+        .execute_batch(
+            "PRAGMA user_version = 1; INSERT INTO server VALUES (1, 7); \
+             INSERT INTO monitor VALUES ('a', '127.0.0.2', '127.0.0.2', '127.0.0.1 ::1', -7)",
+        )
+        .unwrap();
+    drop(first);
+    let found = open(dir.path()).unwrap().2;
+    assert_eq!((found.nsm_state, found.boot.as_str()), (Some(NsmState(7)), ""));
+    assert_eq!(found.monitors, [record("a", "127.0.0.2")]);
 }
 
 #[tokio::test]

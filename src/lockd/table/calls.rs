@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 
 use super::lines::{Place, Standing};
 use super::owner::{Done, Owner};
+use super::records::{Forgotten, NotRecorded};
 use super::{Incoming, PARKED_MAX};
 use crate::lockd::callbacks;
 use crate::lockd::embed::Admission;
-use crate::lockd::persist::{self, Change, Durable};
+use crate::lockd::persist::{self, Change, Durable, MonitorRecord, Watch};
 use crate::locks::{Call, Caller, ClientId, Effect, Full, Handled, OfferId, Outside, Reboot, Verdict};
 use crate::wire::types::{CallerName, NsmState};
 
@@ -234,7 +235,7 @@ impl Owner {
                 return;
             }
         }
-        if !self.records.is_durable(client, address, server_address) {
+        if !self.records.is_durable(client, address, server_address) || !self.hears_of(address) {
             self.table.called(client, server_address);
             if promises(&call.incoming.call) {
                 self.record(client, call);
@@ -254,11 +255,9 @@ impl Owner {
                 let _ = self.apply_effects();
             }
             Handled::Reply(verdict) => {
-                if let Some(record) = self.records.state_changed(client, carried_state(&call.incoming.call)) {
-                    // Evidence, no promise: nobody waits for it.
-                    if let Err(error) = self.persist.submit(Change::Monitor(record)) {
-                        tracing::warn!(client = %call.incoming.name, %error, "its NSM state number was not recorded");
-                    }
+                let state = carried_state(&call.incoming.call);
+                if let Some(record) = self.records.state_changed(client, state, self.clock.now()) {
+                    self.keep_evidence(record);
                 }
                 let late = self.apply_effects();
                 if late.is_empty() {
@@ -309,7 +308,7 @@ impl Owner {
         if !pending {
             self.work.spawn(async move {
                 let (address, name) = key;
-                let found = look_up_name(&name).await;
+                let found = look_up_name(&name, LOOKUP_PATIENCE).await;
                 Done::LookedUp { address, name, found }
             });
         }
@@ -382,6 +381,14 @@ impl Owner {
         }
     }
 
+    /// Evidence, no promise: nobody waits for it.
+    pub(super) fn keep_evidence(&mut self, record: MonitorRecord) {
+        let name = record.name.clone();
+        if let Err(error) = self.persist.submit(Change::Monitor(record)) {
+            tracing::warn!(client = %name, %error, "its NSM state number was not recorded");
+        }
+    }
+
     /// Persist before promising.
     fn record(&mut self, client: ClientId, call: OpenCall) {
         let Some(mut view) = self.table.client(client) else { return };
@@ -390,34 +397,57 @@ impl Owner {
         if state.is_known() {
             view.nsm_state = state;
         }
+        let asked = match &mut self.watches {
+            None => Vec::new(),
+            Some(watches) => match watches.to_ask(&view.addresses) {
+                Some(asked) => asked,
+                // statd is just told to watch it no longer. Unanswered: the client calls again.
+                None => return,
+            },
+        };
         let Some(parked) = self.park(call) else { return };
         let Some(record) = self.records.wait(client, &view, parked) else { return };
-        let submitted = self.persist.submit(Change::Monitor(record.clone()));
+        let changes = asked.iter().copied().map(Change::Watch).chain([Change::Monitor(record.clone())]);
+        let submitted: Result<Vec<_>, _> = changes.map(|change| self.persist.submit(change)).collect();
+        let statd = self.watches.as_ref().map(|watches| watches.statd.clone());
         self.work.spawn(async move {
-            let outcome = match submitted {
-                Ok(durable) => persist::durable(durable).await,
-                Err(error) => Err(error),
+            let recorded = async {
+                for durable in submitted? {
+                    persist::durable(durable).await?;
+                }
+                // The cookie is on disk before statd can call with it.
+                if let Some(statd) = statd {
+                    for watch in &asked {
+                        statd.monitor(*watch).await?;
+                    }
+                }
+                Ok(())
             };
-            Done::Recorded { client, record, outcome }
+            let outcome = recorded.await;
+            Done::Recorded { client, record, asked, outcome }
         });
     }
 
     pub(super) fn recorded(
         &mut self,
         client: ClientId,
-        record: &persist::MonitorRecord,
-        outcome: Result<(), persist::PersistError>,
+        record: &MonitorRecord,
+        asked: &[Watch],
+        outcome: Result<(), NotRecorded>,
     ) {
         let name = record.name.clone();
         let waiting = self.records.written(client, record, outcome.is_ok());
         match outcome {
             Ok(()) => {
+                if let Some(watches) = &mut self.watches {
+                    watches.watched(asked);
+                }
                 self.table.set_monitored(client, true);
                 self.unpark(waiting);
                 self.drain_again();
             }
             Err(error) => {
-                tracing::error!(client = %name, %error, "its monitor record is not on disk; its locks are refused (DENIED_NOLOCKS)");
+                tracing::error!(client = %name, %error, "it is not monitored; its locks are refused (DENIED_NOLOCKS)");
                 self.parked = self.parked.saturating_sub(waiting.len());
                 for parked in waiting {
                     match &parked {
@@ -521,18 +551,19 @@ impl Owner {
     }
 
     fn forget(&mut self, client: ClientId) {
-        let Some((name, address, waiting)) = self.records.forget(client) else { return };
-        if let Err(error) = self.persist.submit(Change::Forget { name: name.clone(), address }) {
+        let Some(Forgotten { name, key, addresses, waiting }) = self.records.forget(client) else { return };
+        if let Err(error) = self.persist.submit(Change::Forget { name: name.clone(), address: key }) {
             // At worst it is told of a restart that does not concern it.
             tracing::warn!(client = %name, %error, "its monitor record was not removed");
         }
+        self.leave_unused(addresses);
         self.unpark(waiting);
     }
 }
 
 /// Forward: name to addresses. Nothing, where that takes too long.
-async fn look_up_name(name: &CallerName) -> Vec<IpAddr> {
-    match tokio::time::timeout(LOOKUP_PATIENCE, tokio::net::lookup_host((name.as_str(), 0))).await {
+pub(in crate::lockd) async fn look_up_name(name: &CallerName, patience: Duration) -> Vec<IpAddr> {
+    match tokio::time::timeout(patience, tokio::net::lookup_host((name.as_str(), 0))).await {
         Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     }

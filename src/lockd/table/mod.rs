@@ -15,7 +15,7 @@
 //!     |  <------------------------------------------------- answered'
 //! find client --unknown, namesake elsewhere--> look the name up, parked --.
 //!     |  <---------------------------------------------------------------'
-//! record durable? --no (LOCK, SHARE)--> write it, parked --.
+//! record durable? --no (LOCK, SHARE)--> write it, parked --.   (--nsm statd: and have it watched)
 //!     |  <--------------------------------- failed: NOLOCKS'
 //! handle --Wait (a result is being written)--> parked until the commit
 //!     |  '---Outside (a mirror's consent)--> taken there, in its client's line
@@ -30,7 +30,8 @@
 //!
 //! What must hold:
 //! - The new NSM state is durable before `begin` marks; a result before `settle_commit`.
-//! - A reply that promises a lock goes out only when the client's monitor record is durable.
+//! - A reply that promises a lock goes out only when the client's monitor record is durable, and
+//!   where rpc.statd is the status monitor, when it watches the client (`watches.rs`).
 //! - Calls and reboot notices of one client keep their order: behind a parked one, the next are parked.
 //!   A call that asks nothing about the order (TEST) is answered when it can be.
 //! - Scanning and sweeping take turns with requests, slice by slice.
@@ -46,6 +47,7 @@ mod runs;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod watches;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -54,13 +56,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::locks::{Call, Reboot, Verdict, Via};
 use crate::wire::control::{
-    BeginArgs, Begun, ClientPage, ExtendArgs, LockPage, LocksArgs, ProgressArgs, Refusal, RefusalCode, RunArgs,
-    RunClientPage, RunPageAfter, RunResult, SettleArgs, Status, Watched,
+    BeginArgs, Begun, ClientPage, ExtendArgs, LockPage, LocksArgs, ProgressArgs, Refusal, RefusalCode, ReleaseArgs,
+    Released, RunArgs, RunClientPage, RunPageAfter, RunResult, SettleArgs, Status, Watched,
 };
 use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, NsmState};
 
+pub(in crate::lockd) use calls::look_up_name;
 pub use owner::{Setup, spawn};
+pub use watches::StatdSetup;
 
 /// Requests that may wait for the table; then senders wait.
 const REQUESTS: usize = 4_096;
@@ -112,6 +116,8 @@ type Refusable<T> = oneshot::Sender<Result<T, Refusal>>;
 enum Request {
     Call(Incoming, Answer<Verdict>),
     Reboot { source: IpAddr, name: CallerName, state: NsmState, done: Answer<Reboot> },
+    StatdCalls { name: CallerName, state: NsmState, cookie: [u8; 16], done: Answer<Reboot> },
+    Raise(Refusable<NsmState>),
     Suspect { address: IpAddr, name: CallerName, why: String },
     Status(Answer<Status>),
     Clients(u64, Answer<ClientPage>),
@@ -122,6 +128,7 @@ enum Request {
     Extend(ExtendArgs, Refusable<Status>),
     Settle(SettleArgs, ConnectionId, Refusable<RunResult>),
     Abort(RunArgs, Refusable<RunResult>),
+    Release(Box<ReleaseArgs>, Refusable<Released>),
     Detached(ConnectionId),
     Watched(u64, Answer<Watched>),
 }
@@ -157,6 +164,14 @@ impl Table {
     pub async fn reboot(&self, source: IpAddr, name: CallerName, state: NsmState) -> Option<Reboot> {
         self.ask(|done| Request::Reboot { source, name, state, done }).await
     }
+    /// A local statd calls back. `None`: nlmd is stopping, or too much waits.
+    pub async fn statd_calls(&self, name: CallerName, state: NsmState, cookie: [u8; 16]) -> Option<Reboot> {
+        self.ask(|done| Request::StatdCalls { name, state, cookie, done }).await
+    }
+    /// Takes a new NSM state number, durable when it is answered. No lock is touched, nobody is told.
+    pub async fn raise_state(&self) -> Result<NsmState, Refusal> {
+        self.command(Request::Raise).await
+    }
     /// Evidence that a client's locks may be stale.
     pub async fn suspect(&self, address: IpAddr, name: CallerName, why: String) {
         let _ = self.requests.send(Request::Suspect { address, name, why }).await;
@@ -168,6 +183,16 @@ impl Table {
     /// The server's NSM state number and its changes: each begun run has a new one.
     pub fn nsm_states(&self) -> watch::Receiver<NsmState> {
         self.nsm_state.clone()
+    }
+    /// Waits until a run has begun. (A number that SM_SIMU_CRASH raised is nobody's run.)
+    pub async fn run_begun(&self) {
+        let mut states = self.nsm_states();
+        while states.changed().await.is_ok() {
+            if self.status().await.is_ok_and(|status| status.run.0.is_some()) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
     /// The manager as a whole.
     pub async fn status(&self) -> Result<Status, Refusal> {
@@ -204,6 +229,10 @@ impl Table {
     /// Aborts the run.
     pub async fn abort(&self, args: RunArgs) -> Result<RunResult, Refusal> {
         self.command(|done| Request::Abort(args, done)).await
+    }
+    /// Frees chosen locks.
+    pub async fn release(&self, args: ReleaseArgs) -> Result<Released, Refusal> {
+        self.command(|done| Request::Release(Box::new(args), done)).await
     }
     /// A control connection is closed.
     pub async fn detached(&self, connection: ConnectionId) {

@@ -9,13 +9,14 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use super::calls::{Identifying, Parked, UntilCommit};
 use super::lines::Lines;
 use super::outside::{Asked, Embedded};
-use super::records::Records;
+use super::records::{NotRecorded, Records};
 use super::runs::{Phase, Runs};
 use super::timeline::Timeline;
+use super::watches::{StatdSetup, Watches};
 use super::{Clock, REQUESTS, Request, Table};
 use crate::lockd::callbacks::Callbacks;
 use crate::lockd::embed::{Admission, Embedding};
-use crate::lockd::persist::{Found, MonitorRecord, Persist, PersistError};
+use crate::lockd::persist::{Found, MonitorRecord, Persist, PersistError, Watch};
 use crate::locks::{ClientId, Due, LockTable, MirrorAnswer, OfferAnswer, OfferId, Totals};
 use crate::wire::control::{InstanceId, Refusal, Status, Watched};
 use crate::wire::types::{CallerName, FileHandle, NsmState};
@@ -43,6 +44,8 @@ pub struct Setup {
     pub nsm_state: NsmState,
     /// What the start found on disk.
     pub found: Found,
+    /// This host's statd, where it is the status monitor.
+    pub statd: Option<StatdSetup>,
     /// Recovery grace until then; none where nobody has anything to reclaim.
     pub recovery_until: Option<Duration>,
     /// The say of the file server that embeds all this.
@@ -54,13 +57,15 @@ pub struct Setup {
 pub(super) enum Done {
     Nothing,
     LookedUp { address: std::net::IpAddr, name: CallerName, found: Vec<std::net::IpAddr> },
-    Recorded { client: ClientId, record: MonitorRecord, outcome: Result<(), PersistError> },
+    Recorded { client: ClientId, record: MonitorRecord, asked: Vec<Watch>, outcome: Result<(), NotRecorded> },
+    Left(std::net::IpAddr),
     Offered { offer: OfferId, answer: OfferAnswer },
     Asked { asked: Asked, admission: Option<Admission> },
     Mirrored { file: FileHandle, answer: MirrorAnswer },
     MirrorSlow { file: FileHandle, doing: JoinHandle<MirrorAnswer> },
     AskAgain(FileHandle),
-    BeginDurable(Result<(), PersistError>),
+    BeginDurable(Result<NsmState, NotRecorded>),
+    Raised(Result<NsmState, PersistError>),
     ResultDurable(Result<(), PersistError>),
 }
 
@@ -74,6 +79,7 @@ pub(super) struct Owner {
     pub(super) names: Vec<CallerName>,
     pub(super) nsm_state: watch::Sender<NsmState>,
     pub(super) records: Records,
+    pub(super) watches: Option<Watches>,
     pub(super) identifying: Identifying,
     pub(super) runs: Runs,
     pub(super) timeline: Timeline,
@@ -113,6 +119,7 @@ impl Owner {
             names: setup.names,
             nsm_state,
             records: Records::default(),
+            watches: setup.statd.map(|statd| Watches::new(statd, setup.found.watches)),
             identifying: Identifying::default(),
             runs: Runs::new(setup.found.ended),
             timeline,
@@ -126,6 +133,7 @@ impl Owner {
             parked: 0,
         };
         owner.remember(setup.found.monitors);
+        owner.leave_all_unused();
         if let Some(until) = setup.recovery_until {
             owner.table.start_recovery(until);
         }
@@ -174,12 +182,18 @@ impl Owner {
         tracing::debug!("the lock table is closed");
     }
 
-    /// How long until a timer of the table is due.
+    /// How long until a timer of the table, or a delayed record, is due.
     fn timer(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        let record = self.records.next_due().map(|at| at.saturating_sub(now));
+        let of_table = self.table_timer(now);
+        record.into_iter().chain(of_table).min()
+    }
+
+    fn table_timer(&self, now: Duration) -> Option<Duration> {
         if !self.runs.takes_timers() {
             return None;
         }
-        let now = self.clock.now();
         let due = self.table.next_timeout(self.runs.controller_attached())?;
         let earliest = self.runs.not_before().map_or(Duration::ZERO, |at| at.saturating_sub(now));
         Some(due.saturating_sub(now).max(earliest))
@@ -187,6 +201,12 @@ impl Owner {
 
     fn due(&mut self) {
         let now = self.clock.now();
+        for record in self.records.due(now) {
+            self.keep_evidence(record);
+        }
+        if self.table_timer(now).is_none_or(|wait| !wait.is_zero()) {
+            return;
+        }
         let due = self.table.on_timeout(now, self.runs.controller_attached());
         let _ = self.apply_effects();
         match due {
@@ -205,6 +225,11 @@ impl Owner {
                 self.reboot(source, name, state, done);
                 self.drain_again();
             }
+            Request::StatdCalls { name, state, cookie, done } => {
+                self.statd_calls(&name, state, cookie, done);
+                self.drain_again();
+            }
+            Request::Raise(answer) => self.raise(answer),
             Request::Suspect { address, name, why } => {
                 if let Some(client) = self.table.find(address, &name) {
                     self.table.suspect(client, &why);
@@ -233,6 +258,10 @@ impl Owner {
             }
             Request::Settle(args, connection, answer) => self.settle(args, connection, answer),
             Request::Abort(args, answer) => self.abort(args, answer),
+            Request::Release(args, answer) => {
+                let _ = answer.send(self.release(&args));
+                self.drain_again();
+            }
             Request::Detached(connection) => self.runs.detached(connection),
             Request::Watched(cursor, answer) => {
                 let _ = answer.send(Watched { status: self.status(), events: self.timeline.since(cursor) });
@@ -249,7 +278,8 @@ impl Owner {
         match done {
             Done::Nothing => {}
             Done::LookedUp { address, name, found } => self.looked_up(address, name, &found),
-            Done::Recorded { client, record, outcome } => self.recorded(client, &record, outcome),
+            Done::Recorded { client, record, asked, outcome } => self.recorded(client, &record, &asked, outcome),
+            Done::Left(address) => self.left(address),
             Done::Offered { offer, answer } => {
                 self.offers.remove(&offer);
                 self.table.offer_answered(offer, answer);
@@ -264,6 +294,7 @@ impl Owner {
                 let _ = self.apply_effects();
             }
             Done::BeginDurable(outcome) => self.begin_durable(outcome),
+            Done::Raised(outcome) => self.raised(outcome),
             Done::ResultDurable(outcome) => self.result_durable(outcome),
         }
     }
@@ -297,7 +328,7 @@ impl Owner {
         match self.runs.phase {
             Phase::Scanning => self.scan(),
             Phase::Sweeping => self.sweep(),
-            Phase::Idle | Phase::Beginning(_) | Phase::Active | Phase::Writing => {}
+            Phase::Idle | Phase::Beginning(_) | Phase::Raising(_) | Phase::Active | Phase::Writing => {}
         }
     }
 }

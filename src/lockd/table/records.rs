@@ -1,12 +1,33 @@
 //! Which monitor records are on disk, and which calls wait for one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::calls::Parked;
-use crate::lockd::persist::MonitorRecord;
+use crate::lockd::persist::{MonitorRecord, PersistError};
+use crate::lockd::statd::StatdError;
 use crate::locks::{ClientId, ClientView};
+use crate::nsm::state_file::StateFileError;
 use crate::wire::types::{CallerName, NsmState};
+
+/// A client's state number is written at most this often: it is evidence, and a client whose
+/// requests carry two numbers in turn must not cost a write each.
+const EVIDENCE_EVERY: Duration = Duration::from_secs(5);
+
+/// Why nothing may be promised to a client.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotRecorded {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] PersistError),
+    /// rpc.statd.
+    #[error(transparent)]
+    Statd(#[from] StatdError),
+    /// rpc.statd's state number.
+    #[error(transparent)]
+    Number(#[from] StateFileError),
+}
 
 /// One client's record.
 #[derive(Debug)]
@@ -18,12 +39,30 @@ pub(super) struct Record {
     /// As it is being written; a later one replaces it and covers it.
     writing: Option<MonitorRecord>,
     waiting: Vec<Parked>,
+    /// Its state number is not written before.
+    evidence_from: Duration,
+    /// A newer one waits for that.
+    evidence_waits: bool,
+}
+
+/// What was known of a client that is gone.
+#[derive(Debug)]
+pub(super) struct Forgotten {
+    /// With the address, its key on disk.
+    pub(super) name: CallerName,
+    pub(super) key: IpAddr,
+    /// Where it called from.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Its calls that waited.
+    pub(super) waiting: Vec<Parked>,
 }
 
 /// All records, by client.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     by_client: HashMap<ClientId, Record>,
+    /// Clients with a state number to write, and when.
+    evidence: BTreeSet<(Duration, ClientId)>,
 }
 
 fn covers(record: &MonitorRecord, view: &ClientView) -> bool {
@@ -40,12 +79,19 @@ fn of(view: &ClientView) -> MonitorRecord {
     }
 }
 
+impl Record {
+    fn new(name: CallerName, key: IpAddr) -> Self {
+        let (durable, writing) = (None, None);
+        Self { name, key, durable, writing, waiting: Vec::new(), evidence_from: Duration::ZERO, evidence_waits: false }
+    }
+}
+
 impl Records {
     /// A record that was read from disk.
     pub(super) fn found(&mut self, client: ClientId, record: MonitorRecord) {
         let Some(key) = record.addresses.first().copied() else { return };
         let name = record.name.clone();
-        self.by_client.insert(client, Record { name, key, durable: Some(record), writing: None, waiting: Vec::new() });
+        self.by_client.insert(client, Record { durable: Some(record), ..Record::new(name, key) });
     }
 
     /// Whether the disk knows that `client` calls from `address` and calls `server_address`.
@@ -59,13 +105,7 @@ impl Records {
     /// that covers it is being written already.
     pub(super) fn wait(&mut self, client: ClientId, view: &ClientView, call: Parked) -> Option<MonitorRecord> {
         let key = view.addresses.first().copied()?;
-        let record = self.by_client.entry(client).or_insert_with(|| Record {
-            name: view.name.clone(),
-            key,
-            durable: None,
-            writing: None,
-            waiting: Vec::new(),
-        });
+        let record = self.by_client.entry(client).or_insert_with(|| Record::new(view.name.clone(), key));
         record.waiting.push(call);
         if record.writing.as_ref().is_some_and(|writing| covers(writing, view)) {
             return None;
@@ -92,15 +132,44 @@ impl Records {
         lines.find(|line| line.iter().any(|parked| parked.concerns(source, name)))
     }
 
-    /// The record to write because the client's state number differs from the one on disk.
-    pub(super) fn state_changed(&mut self, client: ClientId, state: NsmState) -> Option<MonitorRecord> {
+    /// The record to write because the client's state number differs from the one on disk. Within
+    /// [`EVIDENCE_EVERY`] of the last such write it waits in [`due`](Self::due); the latest wins.
+    pub(super) fn state_changed(&mut self, client: ClientId, state: NsmState, now: Duration) -> Option<MonitorRecord> {
         let record = self.by_client.get_mut(&client)?;
         let latest = record.writing.as_mut().or(record.durable.as_mut())?;
         if !state.is_known() || latest.nsm_state == state {
             return None;
         }
         latest.nsm_state = state;
-        Some(latest.clone())
+        if now >= record.evidence_from {
+            record.evidence_from = now + EVIDENCE_EVERY;
+            record.evidence_waits = false;
+            return Some(latest.clone());
+        }
+        if !record.evidence_waits {
+            record.evidence_waits = true;
+            self.evidence.insert((record.evidence_from, client));
+        }
+        None
+    }
+
+    /// When the next delayed state number is to be written.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        self.evidence.first().map(|(at, _)| *at)
+    }
+
+    /// The records to write because their delay is over.
+    pub(super) fn due(&mut self, now: Duration) -> Vec<MonitorRecord> {
+        let mut due = Vec::new();
+        while let Some((at, client)) = self.evidence.first().copied().filter(|(at, _)| *at <= now) {
+            self.evidence.pop_first();
+            let Some(record) = self.by_client.get_mut(&client) else { continue };
+            if record.evidence_from == at && std::mem::take(&mut record.evidence_waits) {
+                record.evidence_from = now + EVIDENCE_EVERY;
+                due.extend(record.writing.as_ref().or(record.durable.as_ref()).cloned());
+            }
+        }
+        due
     }
 
     /// The outcome of a write: the calls that waited for one.
@@ -117,8 +186,38 @@ impl Records {
         std::mem::take(&mut record.waiting)
     }
 
-    /// The client is gone: its key on disk and the calls that waited.
-    pub(super) fn forget(&mut self, client: ClientId) -> Option<(CallerName, IpAddr, Vec<Parked>)> {
-        self.by_client.remove(&client).map(|record| (record.name, record.key, record.waiting))
+    /// The client is gone.
+    pub(super) fn forget(&mut self, client: ClientId) -> Option<Forgotten> {
+        let Record { name, key, durable, writing, waiting, .. } = self.by_client.remove(&client)?;
+        let addresses = durable.into_iter().chain(writing).flat_map(|record| record.addresses).collect();
+        Some(Forgotten { name, key, addresses, waiting })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_state_numbers_the_latest_is_written_after_the_delay_and_once() {
+        let (mut records, client) = (Records::default(), ClientId(1));
+        let record = MonitorRecord {
+            name: CallerName::new("a").unwrap(),
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+            server_addresses: Vec::new(),
+            nsm_state: NsmState(3),
+        };
+        records.found(client, record);
+        let at = |seconds: u64| Duration::from_secs(100 + seconds);
+        let number = |record: MonitorRecord| record.nsm_state.0;
+        assert_eq!(records.state_changed(client, NsmState(3), at(0)).map(number), None, "nothing new");
+        assert_eq!(records.state_changed(client, NsmState(5), at(0)).map(number), Some(5));
+        assert_eq!(records.state_changed(client, NsmState(7), at(1)).map(number), None);
+        assert_eq!(records.state_changed(client, NsmState(9), at(2)).map(number), None);
+        assert_eq!(records.next_due(), Some(at(0) + EVIDENCE_EVERY));
+        assert_eq!(records.due(at(4)).len(), 0);
+        assert_eq!(records.due(at(5)).into_iter().map(number).collect::<Vec<_>>(), [9]);
+        assert_eq!((records.next_due(), records.due(at(60)).len()), (None, 0));
+        assert_eq!(records.state_changed(client, NsmState(1), at(60)).map(number), Some(1));
     }
 }

@@ -8,10 +8,12 @@ use tokio::sync::oneshot;
 
 use super::ConnectionId;
 use super::owner::{Done, Owner};
+use super::records::NotRecorded;
 use crate::lockd::persist::{self, Change, PersistError, RunRecord};
+use crate::nsm::state_file::StateFile;
 use crate::wire::control::{
-    BeginArgs, Begun, FullResult, PAGE, ProgressArgs, Refusal, RefusalCode, RunArgs, RunClientPage, RunId,
-    RunPageAfter, RunResult, SettleArgs,
+    BeginArgs, Begun, FullResult, Grace, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
+    RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
@@ -36,6 +38,8 @@ pub(super) enum Phase {
     Idle,
     /// Its state number is on the way to the disk.
     Beginning(Box<Beginning>),
+    /// A state number without a run is on its way to the disk.
+    Raising(Answer<NsmState>),
     /// Marked, in grace.
     Active,
     /// Frozen; verdicts are made, slice by slice.
@@ -49,7 +53,6 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Beginning {
     args: Box<BeginArgs>,
-    new_state: NsmState,
     began_unix_ms: u64,
     /// None once it is closed.
     connection: Option<ConnectionId>,
@@ -109,7 +112,7 @@ impl Runs {
     }
     /// While a run settles, its deadline means nothing more.
     pub(super) fn takes_timers(&self) -> bool {
-        matches!(self.phase, Phase::Idle | Phase::Beginning(_) | Phase::Active)
+        matches!(self.phase, Phase::Idle | Phase::Beginning(_) | Phase::Raising(_) | Phase::Active)
     }
     pub(super) fn controller_attached(&self) -> bool {
         self.controller.is_some()
@@ -155,30 +158,69 @@ impl Owner {
             return;
         }
         let beginning = Beginning {
-            new_state: self.nsm_state().next_up(),
             began_unix_ms: self.clock.unix_ms(),
             args,
             connection: Some(connection),
             answers: vec![answer],
             aborts: Vec::new(),
         };
-        let submitted = self.persist.submit(Change::Begin(RunRecord {
+        let old_state = self.nsm_state();
+        let record = RunRecord {
             run: beginning.args.run,
             mode: beginning.args.mode,
-            old_state: self.nsm_state(),
-            new_state: beginning.new_state,
+            old_state,
+            new_state: old_state.next_up(),
             began_unix_ms: beginning.began_unix_ms,
             in_scope: 0,
             clients: Vec::new(),
-        }));
+        };
         self.runs.phase = Phase::Beginning(Box::new(beginning));
-        self.work.spawn(async move { Done::BeginDurable(durably(submitted).await) });
+        let persist = self.persist.clone();
+        let state_file = self.watches.as_ref().map(|watches| watches.state_file.clone());
+        let durable = async move {
+            // statd's file first: a number that only nlmd knows could be given out again by statd.
+            let new_state = match state_file {
+                Some(file) => raised_in(file, old_state).await?,
+                None => record.new_state,
+            };
+            persist.write(Change::Begin(RunRecord { new_state, ..record })).await?;
+            Ok(new_state)
+        };
+        self.work.spawn(async move { Done::BeginDurable(durable.await) });
+    }
+
+    /// A new state number for nobody's run.
+    pub(super) fn raise(&mut self, answer: Answer<NsmState>) {
+        if !matches!(self.runs.phase, Phase::Idle) || self.table.grace() != Grace::Open {
+            let words = "a run or a grace period is on, and its notices carry their own number; try again after it";
+            let _ = answer.send(Err(Refusal::new(RefusalCode::RunActive, words)));
+            return;
+        }
+        let state = self.nsm_state().next_up();
+        let submitted = self.persist.submit(Change::Raised(state));
+        self.runs.phase = Phase::Raising(answer);
+        self.work.spawn(async move { Done::Raised(durably(submitted).await.map(|()| state)) });
+    }
+
+    pub(super) fn raised(&mut self, durable: Result<NsmState, PersistError>) {
+        let Phase::Raising(answer) = std::mem::replace(&mut self.runs.phase, Phase::Idle) else { return };
+        if let Ok(state) = durable {
+            self.nsm_state.send_replace(state);
+            self.timeline.changed();
+        }
+        let _ = answer.send(durable.map_err(|error| Refusal::new(RefusalCode::NotDurable, error.to_string())));
     }
 
     fn may_begin(&self, args: &BeginArgs) -> Result<(), Refusal> {
         match self.runs.phase {
             // The table sweeps the rest itself before it marks.
             Phase::Idle | Phase::Sweeping => {}
+            Phase::Raising(_) => {
+                return Err(Refusal::new(
+                    RefusalCode::StalePlan,
+                    "a new NSM state number is being written (SM_SIMU_CRASH); plan again",
+                ));
+            }
             Phase::Beginning(_) | Phase::Active | Phase::Scanning | Phase::Writing => {
                 return Err(Refusal::new(
                     RefusalCode::RunActive,
@@ -201,7 +243,23 @@ impl Owner {
         self.table.check_begin(args)
     }
 
-    pub(super) fn begin_durable(&mut self, durable: Result<(), PersistError>) {
+    /// Frees chosen locks, unless a run is under way or about to be: its state number is on the way to
+    /// the disk, and it is to find what its plan saw. Locks are not on disk, so there is nothing to
+    /// wait for.
+    pub(super) fn release(&mut self, args: &ReleaseArgs) -> Result<Released, Refusal> {
+        if matches!(self.runs.phase, Phase::Beginning(_)) {
+            return Err(Refusal::new(RefusalCode::RunActive, "a run is about to begin"));
+        }
+        if args.instance != self.instance {
+            let words = format!("instance {} is not here any more, this is {}", args.instance, self.instance);
+            return Err(Refusal::new(RefusalCode::StalePlan, words));
+        }
+        let released = self.table.release(args);
+        let _ = self.apply_effects();
+        released
+    }
+
+    pub(super) fn begin_durable(&mut self, durable: Result<NsmState, NotRecorded>) {
         let Phase::Beginning(beginning) = std::mem::replace(&mut self.runs.phase, Phase::Idle) else { return };
         let outcome = self.begin_now(&beginning, durable);
         // What a restart needs to write this run's result, or to forget it.
@@ -244,18 +302,18 @@ impl Owner {
         self.drain_again();
     }
 
-    fn begin_now(&mut self, beginning: &Beginning, durable: Result<(), PersistError>) -> Result<Begun, Refusal> {
-        durable.map_err(|error| {
+    fn begin_now(&mut self, beginning: &Beginning, durable: Result<NsmState, NotRecorded>) -> Result<Begun, Refusal> {
+        let new_state = durable.map_err(|error| {
             let words = format!("the new NSM state is not on disk, nothing was begun: {error}");
             Refusal::new(RefusalCode::NotDurable, words)
         })?;
-        let old_state = self.nsm_state.send_replace(beginning.new_state);
+        let old_state = self.nsm_state.send_replace(new_state);
         let (now, unix_ms, args) = (self.clock.now(), beginning.began_unix_ms, &beginning.args);
         if !beginning.aborts.is_empty() {
             return Err(stopped(args.run));
         }
         self.table.check_begin(args)?;
-        let begun = self.table.begin(now, unix_ms, args, old_state, beginning.new_state)?;
+        let begun = self.table.begin(now, unix_ms, args, old_state, new_state)?;
         Ok(Begun { names: List::clipped(self.names.clone()), ..begun })
     }
 
@@ -466,6 +524,14 @@ impl Owner {
             }
             Done::Nothing
         });
+    }
+}
+
+/// A new number in statd's file.
+async fn raised_in(file: StateFile, last: NsmState) -> Result<NsmState, NotRecorded> {
+    match tokio::task::spawn_blocking(move || file.raise(last)).await {
+        Ok(raised) => Ok(raised?),
+        Err(_) => Err(PersistError::Closed.into()),
     }
 }
 

@@ -82,6 +82,7 @@ fn setup(persist: Persist, limits: Limits) -> Setup {
         names: vec![CallerName::new("server").unwrap()],
         nsm_state: NsmState(3),
         found: Found::default(),
+        statd: None,
         recovery_until: None,
         embedding: Embedding::default(),
     }
@@ -246,10 +247,70 @@ async fn a_begin_that_the_disk_refuses_lets_the_sweep_of_the_run_before_go_on() 
     let (answer, _refusal) = oneshot::channel();
     owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
     assert!(matches!(owner.runs.phase, super::runs::Phase::Beginning(_)));
-    owner.begin_durable(Err(PersistError::Write("disk full".into())));
+    owner.begin_durable(Err(PersistError::Write("disk full".into()).into()));
     assert!(matches!(owner.runs.phase, super::runs::Phase::Sweeping));
     owner.sweep();
     assert!(matches!(owner.runs.phase, super::runs::Phase::Idle), "nothing was left to sweep");
+}
+
+#[tokio::test]
+async fn a_number_is_raised_for_nobodys_run_only_while_none_is_on() {
+    let mut world = World::new();
+    let table = world.table.clone();
+    let raise = tokio::spawn(async move { table.raise_state().await });
+    let (change, done) = world.change().await;
+    assert!(matches!(change, Change::Raised(NsmState(5))));
+    assert_eq!(world.table.nsm_state(), NsmState(3), "not before it is durable");
+    let refusal = world.table.begin(begin_args(1), ConnectionId(1)).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::StalePlan);
+    done.send(Ok(())).unwrap();
+    assert_eq!(raise.await.unwrap(), Ok(NsmState(5)));
+    assert_eq!(world.table.nsm_state(), NsmState(5));
+
+    let table = world.table.clone();
+    let args = BeginArgs { nsm_state: NsmState(5), ..begin_args(1) };
+    let run = tokio::spawn(async move { table.begin(args, ConnectionId(1)).await });
+    world.accept().await;
+    world.accept().await;
+    run.await.unwrap().unwrap();
+    assert_eq!(world.table.raise_state().await.unwrap_err().code, RefusalCode::RunActive);
+}
+
+#[tokio::test]
+async fn a_run_is_noticed_by_who_waits_for_one_and_a_raised_number_is_none() {
+    let mut world = World::new();
+    let table = world.table.clone();
+    let mut begun = tokio::spawn(async move { table.run_begun().await });
+    let table = world.table.clone();
+    let raise = tokio::spawn(async move { table.raise_state().await });
+    world.accept().await;
+    raise.await.unwrap().unwrap();
+    assert!(timeout(A_MOMENT, &mut begun).await.is_err());
+    let table = world.table.clone();
+    let args = BeginArgs { nsm_state: NsmState(5), ..begin_args(1) };
+    tokio::spawn(async move { table.begin(args, ConnectionId(1)).await });
+    world.accept().await;
+    world.accept().await;
+    timeout(PATIENCE, begun).await.expect("the run is noticed").unwrap();
+}
+
+#[tokio::test]
+async fn requests_with_two_state_numbers_in_turn_do_not_cost_a_write_each() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    let with_state = |number| {
+        let mut incoming = incoming(2, "file");
+        if let Call::Lock { state, .. } = &mut incoming.call {
+            *state = NsmState(number);
+        }
+        incoming
+    };
+    for number in [5, 7, 5, 7, 5, 9] {
+        assert_eq!(world.table.call(with_state(number)).await, Some(Verdict::Granted));
+    }
+    let (Change::Monitor(record), _) = world.change().await else { panic!("a record") };
+    assert_eq!(record.nsm_state, NsmState(5), "the first change is written at once");
+    assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "the others wait");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod grace;
 mod model;
 mod outside;
 mod posix;
+mod release;
 mod runs;
 mod settle;
 mod waiters;

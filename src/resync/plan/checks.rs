@@ -84,7 +84,11 @@ pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), PlanError
     Ok((grace, max))
 }
 
-pub(super) fn refuse_busy(status: &Status) -> Result<(), PlanError> {
+/// Whether a run or another grace period is under way.
+///
+/// # Errors
+/// It is.
+pub fn refuse_busy(status: &Status) -> Result<(), PlanError> {
     if let Some(run) = &status.run.0 {
         return refused(
             format!("run {} is active, for another {} ms at least", run.run, run.remaining_ms),
@@ -110,14 +114,14 @@ pub(super) struct InScope {
     pub(super) unmonitored: u64,
 }
 
-pub(super) fn chosen<'a>(
-    request: &Request,
-    scope: &Scope,
-    seen: &Seen<'a>,
-) -> Result<Vec<(&'a ClientRow, InScope)>, PlanError> {
-    for (wanted, text) in scope.clients.as_slice().iter().zip(&request.clients) {
-        if !seen.clients.iter().any(|row| names(wanted, row)) {
-            let near = near(text, seen.clients);
+/// Whether each client that was asked for, as `asked` has it, is known.
+///
+/// # Errors
+/// One is not; the message names it, the remedy what is like it.
+pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) -> Result<(), PlanError> {
+    for (wanted, text) in scope.clients.as_slice().iter().zip(asked) {
+        if !clients.iter().any(|row| names(wanted, row)) {
+            let near = near(text, clients);
             let remedy = if near.is_empty() {
                 "see `nlmctl clients` for those it knows".to_owned()
             } else {
@@ -126,6 +130,15 @@ pub(super) fn chosen<'a>(
             return usage(format!("the lock manager knows no client {text}"), remedy);
         }
     }
+    Ok(())
+}
+
+pub(super) fn chosen<'a>(
+    request: &Request,
+    scope: &Scope,
+    seen: &Seen<'a>,
+) -> Result<Vec<(&'a ClientRow, InScope)>, PlanError> {
+    refuse_unknown(scope, &request.clients, seen.clients)?;
     let listed = seen.locks.map(count_by_owner);
     let counts = |row: &ClientRow| match &listed {
         None => InScope { monitored: row.locks.saturating_sub(row.unmonitored), unmonitored: row.unmonitored },
@@ -209,7 +222,7 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan) -> Result<(), PlanError> {
 }
 
 /// Whether a reference names this client. One without name and address names nobody.
-fn names(wanted: &ClientRef, row: &ClientRow) -> bool {
+pub fn names(wanted: &ClientRef, row: &ClientRow) -> bool {
     let by_name = wanted.name.0.as_ref().map(|name| name.matches(&row.name));
     let by_address = wanted.address.0.map(|address| row.addresses.as_slice().contains(&address));
     match (by_name, by_address) {

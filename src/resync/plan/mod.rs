@@ -12,7 +12,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use checks::{own_mounts_allow, scope};
+pub use checks::{names, own_mounts_allow, refuse_busy, refuse_unknown, scope};
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::wire::control::{
 };
 use crate::wire::types::{Address, CallerName, NsmState};
 use crate::wire::xdr::Maybe;
-use checks::{chosen, grace, in_scope, mode, refuse_busy, refuse_own_mounts, refuse_what_begin_loses};
+use checks::{chosen, grace, in_scope, mode, refuse_own_mounts, refuse_what_begin_loses};
 use words::{consent, fingerprint};
 
 /// What the operator asked for.

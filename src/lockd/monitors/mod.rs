@@ -1,0 +1,423 @@
+//! The hosts that other programs of this host monitor through nlmd (SM_MON, `--nsm embedded`).
+//!
+//! # Theory
+//! One task owns the records ([`book`]) and those hosts that have to be told of a crash of this one.
+//! Everybody else has a [`Monitors`]. What is slow (disk, resolver, calls) is work beside the task,
+//! in one `JoinSet`, and comes back as a [`Done`].
+//!
+//! | procedure | what it does here |
+//! |---|---|
+//! | SM_MON | the record is on disk, then the answer. The same request again changes nothing; another `priv` replaces the first. A host whose name does not resolve, or one too many, is STAT_FAIL |
+//! | SM_UNMON, SM_UNMON_ALL | the records are gone, on disk too, then the answer |
+//! | SM_NOTIFY | the programs that monitor the sender are called on loopback ([`call_back`]), about a minute long each. One call for a record is under way; the latest state wins |
+//! | SM_SIMU_CRASH | a program's locks died without this host: a new NSM state, then every host that was monitored is told and monitored no longer, as after a boot (XNFS chapter 11). nlmd's own clients are not told, for nlmd lost nothing, and no lock of theirs is touched: to check those is what a forced resync is for |
+//!
+//! Who is told when: after a boot of this machine all programs' locks are gone, so every monitored
+//! host is told (rpc.statd does it through `sm.bak/`; here it is the table `to_tell`). A restart of
+//! nlmd alone is none: the programs live on with their locks, their peers must not drop those, and
+//! the records stay. A host is off the list once it acked; the rest is told at the next start.
+//!
+//! Start reading at [`Owner::run`].
+
+pub(in crate::lockd) mod book;
+mod call_back;
+mod tell;
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::persist::{self, Change, LocalMonitor, Persist, PersistError, ToTell};
+use super::table::{Clock, Table, look_up_name};
+use crate::wire::control::Refusal;
+use crate::wire::nsm::{MonArgs, MonId, MyId};
+use crate::wire::types::{CallerName, NsmState};
+use book::Book;
+use call_back::CallBack;
+
+/// Requests that may wait; then senders wait.
+const REQUESTS: usize = 256;
+/// Names being looked up at once; an SM_MON beyond that is not answered, and comes again.
+const LOOKUPS_MAX: usize = 64;
+/// How long one may take.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the task starts with.
+#[derive(Debug)]
+pub struct Setup {
+    /// The disk.
+    pub persist: Persist,
+    /// The owner of the NSM state number.
+    pub table: Table,
+    /// The process' clock.
+    pub clock: Clock,
+    /// This host's names.
+    pub names: Vec<CallerName>,
+    /// The port of rpcbind, here and elsewhere.
+    pub rpcbind_port: u16,
+    /// The records found on disk.
+    pub records: Vec<LocalMonitor>,
+    /// The hosts to tell.
+    pub to_tell: Vec<ToTell>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Mon { mon: MonArgs, privileged: bool, done: oneshot::Sender<bool> },
+    Unmon(MonId, oneshot::Sender<()>),
+    UnmonAll(MyId, oneshot::Sender<()>),
+    Rebooted { source: IpAddr, name: CallerName, state: NsmState },
+    Crash(oneshot::Sender<Result<(), Refusal>>),
+}
+
+/// The way to the task. Cloned freely; it ends when every one is dropped.
+#[derive(Debug, Clone)]
+pub struct Monitors {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Monitors {
+    /// Starts the task, which begins to tell whoever has to be told.
+    pub fn spawn(setup: Setup) -> std::io::Result<Self> {
+        let (requests, inbox) = mpsc::channel(REQUESTS);
+        // As many at most as there are hosts to tell.
+        let (tell_told, told) = mpsc::unbounded_channel();
+        let call_back = CallBack::new(setup.rpcbind_port)?;
+        let mut book = Book::default();
+        setup.records.into_iter().for_each(|record| book.insert(record));
+        let owner = Owner {
+            book,
+            to_tell: setup.to_tell,
+            persist: setup.persist,
+            table: setup.table,
+            clock: setup.clock,
+            names: setup.names,
+            rpcbind_port: setup.rpcbind_port,
+            call_back,
+            work: JoinSet::new(),
+            looking_up: 0,
+            looked_for: HashSet::new(),
+            calling: HashMap::new(),
+            telling: None,
+            tell_told,
+        };
+        tokio::spawn(owner.run(inbox, told));
+        Ok(Self { requests })
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        self.requests.send(request(done)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// SM_MON, from a port below 1024 or not: whether the host is monitored. `None`: say nothing.
+    pub async fn mon(&self, mon: MonArgs, privileged: bool) -> Option<bool> {
+        self.ask(|done| Request::Mon { mon, privileged, done }).await
+    }
+    /// SM_UNMON. `None`: say nothing, it is monitored still.
+    pub async fn unmon(&self, id: MonId) -> Option<()> {
+        self.ask(|done| Request::Unmon(id, done)).await
+    }
+    /// SM_UNMON_ALL. `None`: say nothing, they are monitored still.
+    pub async fn unmon_all(&self, asker: MyId) -> Option<()> {
+        self.ask(|done| Request::UnmonAll(asker, done)).await
+    }
+    /// SM_NOTIFY. `None`: too much waits; say nothing.
+    pub fn rebooted(&self, source: IpAddr, name: CallerName, state: NsmState) -> Option<()> {
+        self.requests.try_send(Request::Rebooted { source, name, state }).ok()
+    }
+    /// SM_SIMU_CRASH. `None`: nlmd is stopping.
+    pub async fn crash(&self) -> Option<Result<(), Refusal>> {
+        self.ask(Request::Crash).await
+    }
+}
+
+#[derive(Debug)]
+enum Done {
+    Nothing,
+    /// Where the host of an SM_MON is.
+    Found {
+        monitor: LocalMonitor,
+        done: oneshot::Sender<bool>,
+    },
+    Recorded {
+        id: MonId,
+        outcome: Result<(), PersistError>,
+        done: oneshot::Sender<bool>,
+    },
+    /// Where the sender of a notice should be.
+    Moved {
+        source: IpAddr,
+        name: CallerName,
+        state: NsmState,
+        addresses: Vec<IpAddr>,
+    },
+    CalledBack(MonId),
+    Raised {
+        outcome: Result<NsmState, Refusal>,
+        done: oneshot::Sender<Result<(), Refusal>>,
+    },
+}
+
+#[derive(Debug)]
+struct Owner {
+    book: Book,
+    to_tell: Vec<ToTell>,
+    persist: Persist,
+    table: Table,
+    clock: Clock,
+    names: Vec<CallerName>,
+    rpcbind_port: u16,
+    call_back: CallBack,
+    work: JoinSet<Done>,
+    looking_up: usize,
+    /// Names of senders that are being looked up.
+    looked_for: HashSet<CallerName>,
+    /// Records with a call under way, and the state to tell after it.
+    calling: HashMap<MonId, Option<NsmState>>,
+    telling: Option<AbortHandle>,
+    tell_told: mpsc::UnboundedSender<ToTell>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.stop_telling();
+    }
+}
+
+impl Owner {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>, mut told: mpsc::UnboundedReceiver<ToTell>) {
+        let mut states = self.table.nsm_states();
+        let state = *states.borrow_and_update();
+        self.tell(state);
+        loop {
+            tokio::select! {
+                request = inbox.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => break,
+                },
+                Some(done) = self.work.join_next(), if !self.work.is_empty() => match done {
+                    Ok(done) => self.done(done),
+                    Err(error) => tracing::error!(%error, "work beside the monitor records failed"),
+                },
+                Some(host) = told.recv() => self.told(&host),
+                // Whoever is told late is told the number of now.
+                Ok(()) = states.changed() => {
+                    let state = *states.borrow_and_update();
+                    self.tell(state);
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Mon { mon, privileged, done } => self.mon(mon, privileged, done),
+            Request::Unmon(id, done) => {
+                if self.book.remove(&id) {
+                    tracing::info!(host = %id.mon_name, program = id.my_id.my_prog, "not monitored any more (SM_UNMON)");
+                    self.write(Change::NotLocal(id), done);
+                } else {
+                    let _ = done.send(());
+                }
+            }
+            Request::UnmonAll(asker, done) => {
+                let removed = self.book.remove_all(&asker);
+                if removed > 0 {
+                    tracing::info!(program = asker.my_prog, removed, "monitors nobody any more (SM_UNMON_ALL)");
+                    self.write(Change::NoneLocal(asker), done);
+                } else {
+                    let _ = done.send(());
+                }
+            }
+            Request::Rebooted { source, name, state } => self.rebooted(source, name, state),
+            Request::Crash(done) => {
+                let table = self.table.clone();
+                self.work.spawn(async move { Done::Raised { outcome: table.raise_state().await, done } });
+            }
+        }
+    }
+
+    /// Answers once it is on disk; not at all if the disk does not take it.
+    fn write(&mut self, change: Change, done: oneshot::Sender<()>) {
+        let submitted = self.persist.submit(change);
+        self.work.spawn(async move {
+            match durably(submitted).await {
+                Ok(()) => {
+                    let _ = done.send(());
+                }
+                Err(error) => tracing::error!(%error, "a monitor record was not removed from the disk"),
+            }
+            Done::Nothing
+        });
+    }
+
+    fn mon(&mut self, mon: MonArgs, privileged: bool, done: oneshot::Sender<bool>) {
+        let MonArgs { mon_id: id, private } = mon;
+        if self.book.is_known(&id, &private, privileged) {
+            let _ = done.send(true);
+            return;
+        }
+        if !self.book.has(&id) && self.book.len() + self.to_tell.len() >= book::MAX {
+            tracing::warn!(host = %id.mon_name, max = book::MAX, "SM_MON: too many hosts are monitored for programs here");
+            let _ = done.send(false);
+            return;
+        }
+        if self.looking_up >= LOOKUPS_MAX {
+            return;
+        }
+        self.looking_up += 1;
+        self.work.spawn(async move {
+            let addresses = look_up_name(&id.mon_name, LOOKUP_PATIENCE).await;
+            Done::Found { monitor: LocalMonitor { id, private, privileged, addresses }, done }
+        });
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Nothing => {}
+            Done::Found { monitor, done } => {
+                self.looking_up -= 1;
+                self.found(monitor, done);
+            }
+            Done::Recorded { id, outcome, done } => {
+                if let Err(error) = &outcome {
+                    tracing::error!(host = %id.mon_name, %error, "SM_MON: the record is not on disk");
+                    self.book.remove(&id);
+                }
+                let _ = done.send(outcome.is_ok());
+            }
+            Done::Moved { source, name, state, addresses } => {
+                self.looking_up -= 1;
+                self.looked_for.remove(&name);
+                if addresses.contains(&source) {
+                    self.book.found_at(&name, &addresses);
+                    self.call_all_back(source, &name, state);
+                }
+            }
+            Done::CalledBack(id) => {
+                if let Some(Some(state)) = self.calling.remove(&id) {
+                    self.call_back(id, state);
+                }
+            }
+            Done::Raised { outcome: Err(refusal), done } => {
+                let _ = done.send(Err(refusal));
+            }
+            Done::Raised { outcome: Ok(state), done } => self.crashed(state, done),
+        }
+    }
+
+    fn found(&mut self, monitor: LocalMonitor, done: oneshot::Sender<bool>) {
+        let MonId { mon_name, my_id } = &monitor.id;
+        if monitor.addresses.is_empty() {
+            tracing::warn!(host = %mon_name, program = my_id.my_prog, "SM_MON: that name does not resolve; not monitored");
+            let _ = done.send(false);
+            return;
+        }
+        tracing::info!(host = %mon_name, program = my_id.my_prog, "monitored for a program here (SM_MON)");
+        let id = monitor.id.clone();
+        let submitted = self.persist.submit(Change::Local(monitor.clone()));
+        // Now, so that an SM_UNMON behind it finds it.
+        self.book.insert(monitor);
+        self.work.spawn(async move { Done::Recorded { id, outcome: durably(submitted).await, done } });
+    }
+
+    fn rebooted(&mut self, source: IpAddr, name: CallerName, state: NsmState) {
+        // Looked at again only where a monitored host seems to have moved, one look at a time.
+        if self.book.is_elsewhere(source, &name)
+            && self.looking_up < LOOKUPS_MAX
+            && self.looked_for.insert(name.clone())
+        {
+            self.looking_up += 1;
+            let name = name.clone();
+            self.work.spawn(async move {
+                let addresses = look_up_name(&name, LOOKUP_PATIENCE).await;
+                Done::Moved { source, name, state, addresses }
+            });
+        }
+        self.call_all_back(source, &name, state);
+    }
+
+    fn call_all_back(&mut self, source: IpAddr, name: &CallerName, state: NsmState) {
+        for id in self.book.rebooted(source, name, state) {
+            if let Some(next) = self.calling.get_mut(&id) {
+                *next = Some(state);
+            } else {
+                self.call_back(id, state);
+            }
+        }
+    }
+
+    fn call_back(&mut self, id: MonId, state: NsmState) {
+        let Some(monitor) = self.book.get(&id).cloned() else { return };
+        self.calling.insert(id.clone(), None);
+        let call_back = self.call_back.clone();
+        self.work.spawn(async move {
+            let (host, program) = (&monitor.id.mon_name, monitor.id.my_id.my_prog);
+            match call_back.tell(&monitor, state).await {
+                Ok(()) => tracing::info!(%host, program, %state, "told a program here of a reboot"),
+                Err(error) => {
+                    tracing::warn!(%host, program, %state, %error, "a program here was not told of a reboot; given up");
+                }
+            }
+            Done::CalledBack(id)
+        });
+    }
+
+    /// The number is durable. If nlmd goes down before the list is, the crash was not answered, and
+    /// its caller asks for it again.
+    fn crashed(&mut self, state: NsmState, done: oneshot::Sender<Result<(), Refusal>>) {
+        let hosts = self.book.take();
+        tracing::info!(%state, hosts = hosts.len(), "SM_SIMU_CRASH: the hosts that programs here monitor are told");
+        super::recovery::warn_of_own_mounts();
+        for host in hosts {
+            if !self.to_tell.contains(&host) {
+                self.to_tell.push(host);
+            }
+        }
+        let submitted = self.persist.submit(Change::TellLocal);
+        self.tell(state);
+        self.work.spawn(async move {
+            let outcome = durably(submitted).await;
+            let refused =
+                |error: PersistError| Refusal::new(crate::wire::control::RefusalCode::NotDurable, error.to_string());
+            let _ = done.send(outcome.map_err(refused));
+            Done::Nothing
+        });
+    }
+
+    fn stop_telling(&mut self) {
+        if let Some(telling) = self.telling.take() {
+            telling.abort();
+        }
+    }
+
+    /// Tells all who are left, with this number.
+    fn tell(&mut self, state: NsmState) {
+        self.stop_telling();
+        if self.to_tell.is_empty() {
+            return;
+        }
+        let order =
+            tell::Order { state, names: self.names.clone(), rpcbind_port: self.rpcbind_port, clock: self.clock };
+        let telling = tokio::spawn(tell::tell(self.to_tell.clone(), order, self.tell_told.clone()));
+        self.telling = Some(telling.abort_handle());
+    }
+
+    fn told(&mut self, host: &ToTell) {
+        self.to_tell.retain(|left| left != host);
+        let told = Change::Told { mon_name: host.mon_name.clone(), my_name: host.my_name.clone() };
+        if let Err(error) = self.persist.submit(told) {
+            // At worst it is told once more.
+            tracing::warn!(host = %host.mon_name, %error, "that it was told is not on disk");
+        }
+    }
+}
+
+async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<(), PersistError> {
+    persist::durable(submitted?).await
+}

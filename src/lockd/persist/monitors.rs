@@ -1,0 +1,128 @@
+//! The tables of who monitors whom besides nlmd its own clients.
+
+use std::net::IpAddr;
+
+use rusqlite::{Connection, Row, Transaction, params};
+
+use super::database::{addresses_of, text_of};
+use super::{LocalMonitor, ToTell, Watch};
+use crate::wire::nsm::{MonId, MyId};
+use crate::wire::types::CallerName;
+
+/// What is wrong with a table.
+pub(super) enum Odd {
+    Sqlite(rusqlite::Error),
+    Damaged(String),
+}
+
+impl From<rusqlite::Error> for Odd {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// Every row; one that makes no sense (`None`) is named.
+fn all<T>(of: &Connection, query: &str, what: &str, read: impl Fn(&Row<'_>) -> Option<T>) -> Result<Vec<T>, Odd> {
+    let mut query = of.prepare(query)?;
+    let mut rows = query.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key: String = row.get(0)?;
+        found.push(read(row).ok_or_else(|| Odd::Damaged(format!("the record of {what} {key:?}")))?);
+    }
+    Ok(found)
+}
+
+fn name(row: &Row<'_>, column: usize) -> Option<CallerName> {
+    CallerName::new(&row.get::<_, String>(column).ok()?).ok()
+}
+
+pub(super) fn local(of: &Connection) -> Result<Vec<LocalMonitor>, Odd> {
+    let query = "SELECT mon_name, my_name, prog, vers, proc, priv, privileged, addresses FROM local_monitor";
+    all(of, query, "a program's monitoring of", |row| {
+        let my_id = MyId {
+            my_name: name(row, 1)?,
+            my_prog: row.get(2).ok()?,
+            my_vers: row.get(3).ok()?,
+            my_proc: row.get(4).ok()?,
+        };
+        Some(LocalMonitor {
+            id: MonId { mon_name: name(row, 0)?, my_id },
+            private: row.get(5).ok()?,
+            privileged: row.get(6).ok()?,
+            addresses: addresses_of(&row.get::<_, String>(7).ok()?)?,
+        })
+    })
+}
+
+pub(super) fn to_tell(of: &Connection) -> Result<Vec<ToTell>, Odd> {
+    all(of, "SELECT mon_name, my_name, addresses FROM to_tell", "the host to tell", |row| {
+        let addresses = addresses_of(&row.get::<_, String>(2).ok()?)?;
+        Some(ToTell { mon_name: name(row, 0)?, my_name: name(row, 1)?, addresses })
+    })
+}
+
+pub(super) fn watches(of: &Connection) -> Result<Vec<Watch>, Odd> {
+    all(of, "SELECT address, cookie FROM watch", "the address watched by statd", |row| {
+        Some(Watch { address: row.get::<_, String>(0).ok()?.parse().ok()?, cookie: row.get(1).ok()? })
+    })
+}
+
+pub(super) fn add(to: &Transaction<'_>, monitor: &LocalMonitor) -> rusqlite::Result<()> {
+    let MonId { mon_name, my_id } = &monitor.id;
+    to.prepare_cached("INSERT OR REPLACE INTO local_monitor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(
+        params![
+            mon_name.as_str(),
+            my_id.my_name.as_str(),
+            my_id.my_prog,
+            my_id.my_vers,
+            my_id.my_proc,
+            monitor.private,
+            monitor.privileged,
+            text_of(&monitor.addresses)
+        ],
+    )?;
+    Ok(())
+}
+
+pub(super) fn remove(to: &Transaction<'_>, id: &MonId) -> rusqlite::Result<()> {
+    let MonId { mon_name, my_id } = id;
+    to.prepare_cached(
+        "DELETE FROM local_monitor WHERE mon_name = ?1 AND my_name = ?2 AND prog = ?3 AND vers = ?4 AND proc = ?5",
+    )?
+    .execute(params![mon_name.as_str(), my_id.my_name.as_str(), my_id.my_prog, my_id.my_vers, my_id.my_proc])?;
+    Ok(())
+}
+
+pub(super) fn remove_all(to: &Transaction<'_>, asker: &MyId) -> rusqlite::Result<()> {
+    to.prepare_cached("DELETE FROM local_monitor WHERE my_name = ?1 AND prog = ?2 AND vers = ?3 AND proc = ?4")?
+        .execute(params![asker.my_name.as_str(), asker.my_prog, asker.my_vers, asker.my_proc])?;
+    Ok(())
+}
+
+pub(super) fn tell(to: &Transaction<'_>) -> rusqlite::Result<()> {
+    to.execute(
+        "INSERT OR REPLACE INTO to_tell (mon_name, my_name, addresses) \
+         SELECT mon_name, my_name, addresses FROM local_monitor",
+        [],
+    )?;
+    to.execute("DELETE FROM local_monitor", [])?;
+    Ok(())
+}
+
+pub(super) fn told(to: &Transaction<'_>, mon_name: &CallerName, my_name: &CallerName) -> rusqlite::Result<()> {
+    to.prepare_cached("DELETE FROM to_tell WHERE mon_name = ?1 AND my_name = ?2")?
+        .execute(params![mon_name.as_str(), my_name.as_str()])?;
+    Ok(())
+}
+
+pub(super) fn watch(to: &Transaction<'_>, watch: Watch) -> rusqlite::Result<()> {
+    to.prepare_cached("INSERT OR REPLACE INTO watch (address, cookie) VALUES (?1, ?2)")?
+        .execute(params![watch.address.to_string(), watch.cookie])?;
+    Ok(())
+}
+
+pub(super) fn unwatch(to: &Transaction<'_>, address: IpAddr) -> rusqlite::Result<()> {
+    to.prepare_cached("DELETE FROM watch WHERE address = ?1")?.execute(params![address.to_string()])?;
+    Ok(())
+}
