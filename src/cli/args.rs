@@ -73,7 +73,7 @@ pub enum ManagerKind {
     Nlmd,
     /// The Linux kernel's lockd (not in this version)
     Knfsd,
-    /// NFS-Ganesha (not in this version)
+    /// NFS-Ganesha, over the system bus
     Ganesha,
 }
 

@@ -31,6 +31,7 @@ use tracing_subscriber::EnvFilter;
 use self::args::{Cli, Command, ManagerKind};
 use self::config::Settings;
 use self::error::CliError;
+use crate::manager::ganesha::{self, GaneshaOptions};
 use crate::manager::{LockManager, knfsd};
 use crate::report::{self, ErrorReport, Text};
 use crate::store::Store;
@@ -45,20 +46,24 @@ pub struct Context {
 impl Context {
     /// The lock manager that the settings name.
     pub fn manager(&self) -> Result<Arc<dyn LockManager>, CliError> {
-        let name = match self.settings.manager {
+        self.manager_for(false)
+    }
+
+    /// Likewise, for a run whose policy drops nothing (`soft`) or not.
+    fn manager_for(&self, soft: bool) -> Result<Arc<dyn LockManager>, CliError> {
+        match self.settings.manager {
             ManagerKind::Auto | ManagerKind::Nlmd => {
-                return Ok(Arc::new(crate::manager::nlmd::Nlmd::new(&self.settings.control)));
+                Ok(Arc::new(crate::manager::nlmd::Nlmd::new(&self.settings.control)))
             }
             ManagerKind::Knfsd => {
                 // The guard is this very program, also where its file was replaced or removed since.
-                return Ok(Arc::new(knfsd::manager(knfsd::STATE_DIR, "/proc/self/exe")));
+                Ok(Arc::new(knfsd::manager(knfsd::STATE_DIR, "/proc/self/exe")))
             }
-            ManagerKind::Ganesha => "ganesha",
-        };
-        Err(CliError::usage(
-            format!("--manager {name} is not available in this version"),
-            "use --manager nlmd, which drives nlmd and whatever else speaks its control protocol",
-        ))
+            ManagerKind::Ganesha => {
+                let options = GaneshaOptions { soft, ..GaneshaOptions::new(ganesha::STATE_DIR) };
+                Ok(Arc::new(ganesha::manager(options)))
+            }
+        }
     }
 
     /// Works with the record, opened (and made, if there is none) for this, off the async threads.

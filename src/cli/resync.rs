@@ -13,9 +13,9 @@ use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
 
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, CliError> {
-    let manager = context.manager()?;
     let options = options(context, &args);
     let request = request(context, &args);
+    let manager = context.manager_for(request.drops_nothing())?;
     if args.dry_run {
         let plan = controller::plan(&*manager, &request, &options).await?;
         context.print(&plan.report())?;

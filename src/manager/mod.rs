@@ -9,6 +9,7 @@
 //! Start reading at [`LockManager`]; [`nlmd`] is the control protocol's client.
 
 pub mod driven;
+pub mod ganesha;
 pub mod knfsd;
 pub mod nlmd;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::compare::Sight;
+use super::compare::{Lock, Sight};
 use crate::manager::{Caution, ManagerError};
-use crate::wire::control::{Capabilities, ClientRow};
+use crate::wire::control::{Capabilities, ClientRow, RefusalCode};
 use crate::wire::types::{CallerName, NsmState};
 
 /// Who the manager is now.
@@ -28,6 +28,17 @@ pub struct Dropped {
     pub grace: Duration,
     /// What is worth a line in the record.
     pub notes: Vec<String>,
+}
+
+/// What one client's release was seen to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientReleased {
+    /// Locks that went.
+    pub freed: Vec<Lock>,
+    /// Blocked requests that got what became free.
+    pub offered: u64,
+    /// Whether the client may hold locks yet.
+    pub left: bool,
 }
 
 /// What became of an attempt to end grace.
@@ -70,13 +81,20 @@ pub trait Backend: Send + Sync + 'static {
     async fn recover(&self) -> Result<Vec<String>, ManagerError>;
     /// Makes `state` its NSM state number, durably.
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError>;
-    /// Drops every client's lock and starts a grace period, for `grace` if it can be chosen; answers
-    /// once that was seen. After a refusal every lock is held as before.
+    /// Drops every client's lock (but nothing, if its capabilities say that beginning releases nothing)
+    /// and starts a grace period, for `grace` if it can be chosen; answers once that was seen. After a
+    /// refusal every lock is held as before.
     async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError>;
     /// Ends grace.
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError>;
     /// Leaves the manager as a run should: called once more after its end.
     async fn finish(&self) -> Result<Vec<String>, ManagerError>;
+    /// Frees all locks of one client, by its name in [`clients`](Self::clients); tells what was seen
+    /// to go, and who got it.
+    async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
+        let _ = client;
+        super::refused(RefusalCode::Unsupported, format!("{} cannot free single clients' locks", self.kind()))
+    }
     /// Paths of these files, of those that are found cheaply.
     async fn paths(&self, files: &[String]) -> HashMap<String, String>;
 }

@@ -29,8 +29,12 @@ impl Lock {
     pub fn range(&self) -> ByteRange {
         ByteRange { start: self.start, end: self.end }
     }
+    /// Whether they have bytes of one file in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.file == other.file && self.range().overlaps(other.range())
+    }
     fn conflicts(&self, other: &Self) -> bool {
-        self.file == other.file && self.range().overlaps(other.range()) && (self.exclusive || other.exclusive)
+        self.overlaps(other) && (self.exclusive || other.exclusive)
     }
     fn covers(&self, other: &Self) -> bool {
         self.range().covers(other.range()) && (self.exclusive || !other.exclusive)

@@ -37,7 +37,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, Dropped, GraceEnd, Identity};
+pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity};
 pub use compare::{LocalLock, Lock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,8 +52,8 @@ use self::view::View;
 use super::{Caution, LockManager, ManagerError, Weight};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, Counts, ExtendArgs, FullResult, Grace, Info, InstanceId,
-    LockFatePage, LockPage, LocksArgs, Mode, PAGE, ProgressArgs, Refusal, RefusalCode, RunClient, RunId, RunResult,
-    RunStatus, SettleArgs, Status, WatchArgs, Watched,
+    LockFatePage, LockPage, LocksArgs, Mode, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released,
+    RunClient, RunId, RunResult, RunStatus, SettleArgs, Silent, Status, WatchArgs, Watched,
 };
 use crate::wire::types::CallerName;
 use crate::wire::xdr::{List, Maybe, Text};
@@ -313,6 +313,13 @@ impl<B: Backend> Driven<B> {
             return refused(RefusalCode::StalePlan, "the lock manager or its NSM state is not what the plan saw");
         }
         self.refuse_what_was_not_said().await?;
+        let soft = !self.backend.capabilities().begin_releases;
+        if !soft && args.policy.silent == Silent::Keep {
+            return refused(
+                RefusalCode::Unsupported,
+                "every lock is dropped when the run begins: those of silent clients cannot be kept",
+            );
+        }
         let owed = self.owed().await?;
         let clients = Self::to_notify(self.backend.clients().await?, &owed);
         let before = self.backend.sight().await?;
@@ -332,6 +339,7 @@ impl<B: Backend> Driven<B> {
             notices_begun: false,
             result: None,
             acknowledged: false,
+            soft,
             owed: false,
         })
     }
@@ -368,7 +376,8 @@ impl<B: Backend> Driven<B> {
         let run = self.keep(begun).await?;
         let mut desk = self.desk();
         desk.view.start(&run);
-        desk.view.event("begin", format!("{} locks were dropped and grace began", run.before.locks.len()));
+        let what = if run.soft { "held" } else { "dropped" };
+        desk.view.event("begin", format!("{} locks were {what} and grace began", run.before.locks.len()));
         dropped.notes.into_iter().for_each(|note| desk.view.event("begin", note));
         drop(desk);
         Ok(run)
@@ -385,6 +394,11 @@ impl<B: Backend> Driven<B> {
             names: List::clipped(names),
         }
     }
+}
+
+/// How long to rest after a look that began then.
+fn pause_after(looking: tokio::time::Instant) -> Duration {
+    LOOK_EVERY.max(looking.elapsed() * 4)
 }
 
 /// Milliseconds since 1970.
@@ -409,12 +423,16 @@ impl<B: Backend> LockManager for Driven<B> {
     async fn info(&self) -> Result<Info, ManagerError> {
         let active = self.active().await?;
         let identity = self.backend.identity().await?;
+        let mut capabilities = self.backend.capabilities();
+        if let Some(run) = &active {
+            capabilities.begin_releases = !run.soft;
+        }
         Ok(Info {
             instance: self.instance(&identity.life, active.as_deref()).await?,
             nsm_state: self.backend.nsm_state().await?,
             software: Text::clipped(identity.software),
             names: List::clipped(identity.names),
-            capabilities: self.backend.capabilities(),
+            capabilities,
             domains: List::clipped(vec![Text::clipped("nlm")]),
         })
     }
@@ -515,6 +533,9 @@ impl<B: Backend> LockManager for Driven<B> {
 
     async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
         let active = self.driven(args.run).await?;
+        if !self.backend.capabilities().settle_early {
+            return self.settle_with_grace(args.run).await;
+        }
         let pending = self.desk().view.counts(&active).pending;
         if args.only_if_nothing_pending && pending > 0 {
             return refused(RefusalCode::StillPending, format!("{pending} locks are not back yet"));
@@ -524,7 +545,10 @@ impl<B: Backend> LockManager for Driven<B> {
     }
 
     async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        self.driven(run).await?;
+        let active = self.driven(run).await?;
+        if active.soft {
+            return self.abort_run(&active).await;
+        }
         refused(
             RefusalCode::Unsupported,
             "the locks were dropped when the run began: it can't be aborted; go on with it, so that clients reclaim them",
@@ -562,6 +586,32 @@ impl<B: Backend> LockManager for Driven<B> {
         Ok(runs.iter().filter(|run| !run.is_active() && !run.acknowledged).map(RunRecord::id).collect())
     }
 
+    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
+        if let Some(run) = self.active().await? {
+            return refused(RefusalCode::RunActive, format!("run {} is active", run.id()));
+        }
+        if !args.locks.as_slice().is_empty() {
+            let kind = self.backend.kind();
+            return refused(RefusalCode::Unsupported, format!("{kind} can free whole clients only"));
+        }
+        let life = self.backend.identity().await?.life;
+        if self.instance(&life, None).await? != args.instance {
+            return refused(RefusalCode::StalePlan, "the lock manager was restarted since");
+        }
+        let mut all = Released::default();
+        let mut rows = Vec::new();
+        for client in args.clients.as_slice() {
+            let one = self.backend.release_client(&client.name).await?;
+            all.locks += one.freed.len() as u64;
+            all.offered += one.offered;
+            // How many they are nobody can tell.
+            all.left += u64::from(one.left);
+            rows.extend(one.freed.iter().map(results::row));
+        }
+        all.rows = List::clipped(rows);
+        Ok(all)
+    }
+
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
         let patience = Duration::from_millis(args.timeout_ms).min(LONGEST_WATCH);
         let until = tokio::time::Instant::now() + patience;
@@ -574,7 +624,7 @@ impl<B: Backend> LockManager for Driven<B> {
                 return Ok(Watched { status, events: List::clipped(events) });
             }
             // A long list takes long to read: the manager has other work too.
-            let pause = LOOK_EVERY.max(looking.elapsed() * 4);
+            let pause = pause_after(looking);
             tokio::time::sleep_until(until.min(looking + pause)).await;
         }
     }

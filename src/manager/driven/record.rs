@@ -90,6 +90,9 @@ pub struct RunRecord {
     pub result: Option<Arc<Coded<FullResult>>>,
     /// Whether the result was fetched.
     pub acknowledged: bool,
+    /// Nothing was dropped when it began: what nobody reclaims stays.
+    #[serde(default)]
+    pub soft: bool,
     /// Locks were dropped, and its clients were not told: the next run must tell them.
     pub owed: bool,
 }

@@ -53,6 +53,22 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
     let mut counts = Counts { in_scope: run.before.locks.len() as u64, ..Counts::default() };
     let mut rows = Vec::new();
     let mut losses = Vec::new();
+    let kept = |outcome| matches!(outcome, Outcome::Settled | Outcome::Aborted);
+    if run.soft && kept(end.outcome) {
+        for (lock, now_is) in run.before.locks.iter().zip(&seen.returns) {
+            // Nobody but its owner has let it go.
+            if *now_is == Return::Missing {
+                counts.released += 1;
+            } else {
+                counts.kept += 1;
+                rows.push(LockFate { fate: Fate::Kept, ..lost(lock, *now_is == Return::Partly, None) });
+            }
+        }
+        if end.watched {
+            resurrected(&seen, now, &mut counts, &mut rows);
+        }
+        return (full(run, end, counts, rows), losses);
+    }
     let fates = run.before.locks.iter().zip(&seen.returns).zip(&seen.thieves);
     for (((lock, now_is), thief), was_back) in fates.zip(back.iter().chain(std::iter::repeat(&false))) {
         // Outside of grace an equal lock may be somebody else's, so only what was seen in it counts.
@@ -77,6 +93,10 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
     if end.watched {
         resurrected(&seen, now, &mut counts, &mut rows);
     }
+    (full(run, end, counts, rows), losses)
+}
+
+fn full(run: &RunRecord, end: End<'_>, counts: Counts, rows: Vec<LockFate>) -> FullResult {
     let clients = (0..)
         .zip(run.clients())
         .map(|(index, client)| ClientResult {
@@ -103,7 +123,7 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
         counts,
         late: 0,
     };
-    (FullResult { result, clients: List::clipped(clients), locks: List::clipped(rows) }, losses)
+    FullResult { result, clients: List::clipped(clients), locks: List::clipped(rows) }
 }
 
 fn resurrected(seen: &Comparison, now: &Sight, counts: &mut Counts, rows: &mut Vec<LockFate>) {
@@ -152,6 +172,18 @@ fn owner(name: &str, pid: i32) -> OwnerRow {
     }
 }
 
+/// A lock as lists have it.
+pub(super) fn row(lock: &Lock) -> LockRow {
+    LockRow {
+        file: handle(&lock.file),
+        kind: kind(lock),
+        range: lock.range(),
+        state: LockState::Held,
+        monitored: true,
+        owner: owner("owner not known", 0),
+    }
+}
+
 /// One page of clients' locks, of the files in scope.
 pub(super) fn lock_page(sight: &Sight, args: &LocksArgs) -> LockPage {
     let files = args.scope.files.as_slice();
@@ -162,13 +194,6 @@ pub(super) fn lock_page(sight: &Sight, args: &LocksArgs) -> LockPage {
         .collect();
     let start = usize::try_from(args.after).unwrap_or(usize::MAX).min(wanted.len());
     let end = start.saturating_add(PAGE).min(wanted.len());
-    let rows = wanted.get(start..end).unwrap_or_default().iter().map(|lock| LockRow {
-        file: handle(&lock.file),
-        kind: kind(lock),
-        range: lock.range(),
-        state: LockState::Held,
-        monitored: true,
-        owner: owner("owner not known", 0),
-    });
+    let rows = wanted.get(start..end).unwrap_or_default().iter().map(|lock| row(lock));
     LockPage { locks: List::clipped(rows.collect()), next: if end < wanted.len() { end as u64 } else { 0 } }
 }

@@ -5,6 +5,7 @@
 //!     |  '----- dropped, and grace is over ----------------------> Ended (superseded), clients owed
 //!     v dropped, in grace
 //!   Grace ----- settle, or past the deadline and nobody drives --> Settling --> Ended (settled)
+//!        '----- grace over by itself while it was watched -------> Settling --> Ended (settled)
 //!        '----- grace over by itself, notices had left ----------> Ended (settled, unverified)
 //!        '----- grace over by itself, no notice had left --------> Ended (superseded), clients owed
 //!        '----- the manager has begun another life --------------> Ended (superseded)
@@ -15,13 +16,21 @@ use std::sync::Arc;
 use super::record::{Coded, Phase, RunRecord};
 use super::results::{End, Loss, result};
 use super::vault::Vault;
-use super::{Backend, Driven, GraceEnd, elapsed, unix_ms};
+use super::{Backend, Driven, GraceEnd, Sight, elapsed, pause_after, unix_ms};
 use crate::manager::ManagerError;
-use crate::wire::control::{Counts, Fate, Outcome, RunResult};
+use crate::wire::control::{Counts, Fate, Outcome, RunId, RunResult};
 use crate::wire::xdr::List;
 
 /// Lines about lost locks in the timeline; beyond that the record's rows tell.
 const LINES: usize = 32;
+
+/// How a run came to its end, and whether somebody was looking.
+#[derive(Debug, Clone, Copy)]
+struct Watch<'a> {
+    reason: &'a str,
+    alone: bool,
+    watched: bool,
+}
 
 impl<B: Backend> Driven<B> {
     /// Takes the right to drive; false if another process has it.
@@ -91,6 +100,7 @@ impl<B: Backend> Driven<B> {
             }
             Phase::Grace if life != run.life => {
                 let reason = "the lock manager was restarted in the middle of the run";
+                // Whatever it held is gone with its life, if the run did not drop it before.
                 let owed = !run.notices_begun;
                 self.end_unwatched((*run).clone(), Outcome::Superseded, reason, owed).await?;
                 Ok(None)
@@ -98,19 +108,26 @@ impl<B: Backend> Driven<B> {
             Phase::Grace if in_grace => {
                 let orphan = self.desk().run.is_none();
                 let (deadline, _) = run.deadlines(None);
-                if orphan && run.notices_begun && elapsed(&run) > deadline {
+                let can_end = self.backend.capabilities().settle_early;
+                if orphan && can_end && run.notices_begun && elapsed(&run) > deadline {
                     self.settle_run(&run, "deadline; no controller was there", true).await?;
                     return Ok(None);
                 }
                 Ok(Some(run))
             }
             Phase::Grace => {
+                let watched = self.desk().view.watched(run.id());
+                if let Some(last) = watched.filter(|_| run.notices_begun) {
+                    let reason = "the lock manager ended its grace";
+                    self.count(&run, &last, Watch { reason, alone: false, watched: true }).await?;
+                    return Ok(None);
+                }
                 let (outcome, reason) = if run.notices_begun {
                     (Outcome::Settled, "grace ended by itself; nobody looked at that moment")
                 } else {
                     (Outcome::Superseded, "grace ended by itself before any client was told")
                 };
-                let owed = !run.notices_begun;
+                let owed = !run.notices_begun && !run.soft;
                 self.end_unwatched((*run).clone(), outcome, reason, owed).await?;
                 Ok(None)
             }
@@ -134,9 +151,43 @@ impl<B: Backend> Driven<B> {
     ) -> Result<RunResult, ManagerError> {
         let now = self.backend.sight().await?;
         let watched = self.backend.in_grace().await?;
+        self.count(run, &now, Watch { reason, alone, watched }).await
+    }
+
+    /// The end of a run whose manager alone ends its grace: looks until it has.
+    pub(super) async fn settle_with_grace(&self, run: RunId) -> Result<RunResult, ManagerError> {
+        loop {
+            let looking = tokio::time::Instant::now();
+            match self.driven(run).await {
+                Ok(_) => tokio::time::sleep(pause_after(looking)).await,
+                Err(error) => match self.ended(run).await? {
+                    Some(result) => return Ok(result.0.result.clone()),
+                    None => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// The end of a run that has dropped nothing: as if it had not been.
+    pub(super) async fn abort_run(&self, run: &RunRecord) -> Result<RunResult, ManagerError> {
+        let now = self.backend.sight().await?;
+        let reason = "aborted: no lock had been dropped";
+        let end = End { outcome: Outcome::Aborted, reason, alone: false, unix_ms: unix_ms(), watched: false };
+        let (found, _) = result(run, &[], &now, end);
+        let run = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
+        let run = self.keep(run).await?;
+        if let GraceEnd::GoesOn(why) = self.backend.end_grace().await? {
+            self.desk().view.event("grace", why);
+        }
+        self.end(&run, &[]).await
+    }
+
+    /// Counts what was seen back, makes that durable, ends grace.
+    async fn count(&self, run: &RunRecord, now: &Sight, watch: Watch<'_>) -> Result<RunResult, ManagerError> {
+        let Watch { reason, alone, watched } = watch;
         let back = self.desk().view.back(run);
         let end = End { outcome: Outcome::Settled, reason, alone, unix_ms: unix_ms(), watched };
-        let (found, losses) = result(run, &back, &now, end);
+        let (found, losses) = result(run, &back, now, end);
         let counted = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
         let mut run = (*self.keep(counted).await?).clone();
         if let GraceEnd::GoesOn(why) = self.backend.end_grace().await? {

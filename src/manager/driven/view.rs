@@ -1,7 +1,7 @@
 //! What was seen last, and what a watcher is told of it.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::compare::{Return, Sight, compare};
 use super::record::RunRecord;
@@ -11,6 +11,10 @@ use crate::wire::xdr::Text;
 
 /// Events kept for watchers; the oldest go first.
 const EVENTS: usize = 256;
+
+/// Who has looked at a run's locks in grace so short a time before it was over has watched it to its
+/// end.
+const WATCHED: Duration = Duration::from_secs(1);
 
 /// See above.
 #[derive(Debug, Default)]
@@ -25,6 +29,8 @@ pub(super) struct View {
     back: Vec<bool>,
     resurrected: u64,
     last_reclaim: Option<Duration>,
+    /// When the run's locks were last seen in its grace.
+    seen_in_grace: Option<Instant>,
 }
 
 impl View {
@@ -34,6 +40,7 @@ impl View {
         self.back = vec![false; run.before.locks.len()];
         self.resurrected = 0;
         self.last_reclaim = None;
+        self.seen_in_grace = None;
         self.changes += 1;
     }
 
@@ -43,13 +50,15 @@ impl View {
             self.start(run);
         }
         self.in_grace = true;
+        self.seen_in_grace = Some(Instant::now());
         if self.last.as_ref() == Some(&sight) {
             return;
         }
         let seen = compare(&run.before, &sight);
         let mut news = false;
         for (back, now) in self.back.iter_mut().zip(&seen.returns) {
-            if *now == Return::Back && !*back {
+            // What was not dropped is held whether it is reclaimed or not.
+            if *now == Return::Back && !*back && !run.soft {
                 *back = true;
                 news = true;
             }
@@ -63,6 +72,12 @@ impl View {
             self.last_reclaim = Some(elapsed);
         }
         self.take(sight);
+    }
+
+    /// The locks as they were last seen in the run's grace, if that was just now.
+    pub(super) fn watched(&self, run: RunId) -> Option<Sight> {
+        let fresh = self.run == Some(run) && self.seen_in_grace.is_some_and(|at| at.elapsed() < WATCHED);
+        self.last.as_ref().filter(|_| fresh).cloned()
     }
 
     /// The locks held, of no run's concern.

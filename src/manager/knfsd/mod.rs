@@ -421,6 +421,11 @@ impl Backend for Knfsd {
         .map_err(KnfsdError::lost)
     }
     async fn finish(&self) -> Result<Vec<String>, ManagerError> {
+        let told = self.blocking(|this| {
+            let statd = this.statd()?;
+            statd.tell_the_kernel(&this.proc, statd.state(&this.proc)?)
+        });
+        told.await.map_err(KnfsdError::lost)?;
         Ok(Vec::new())
     }
     async fn paths(&self, files: &[String]) -> HashMap<String, String> {

@@ -53,6 +53,13 @@ pub struct Request {
     pub names: Vec<CallerName>,
 }
 
+impl Request {
+    /// Whether its policy spares everybody: nothing can be dropped, whoever stays silent.
+    pub fn drops_nothing(&self) -> bool {
+        self.unreachable == Unreachable::Keep && self.silent == Silent::Keep
+    }
+}
+
 impl Default for Request {
     fn default() -> Self {
         Self {
