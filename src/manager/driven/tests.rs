@@ -548,3 +548,14 @@ async fn silent_clients_cannot_be_spared_where_beginning_drops() {
     host.with(|world| world.soft = true);
     driver.begin(&args).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_begin_that_failed_half_way_goes_on_in_the_same_process() {
+    let host = Host::new();
+    let driver = host.driver();
+    let args = begin_args(&driver, 1).await;
+    host.with(|world| world.dies = Some(Dies::AfterTheDrop));
+    assert!(matches!(driver.begin(&args).await, Err(ManagerError::Lost { .. })));
+    let answer = driver.begin(&args).await.unwrap();
+    assert_eq!((answer.in_scope, answer.new_state, host.with(|world| world.drops)), (3, NsmState(5), 1));
+}
