@@ -43,7 +43,7 @@ fn client(n: u8, fate: ClientFate, locks: LockTally) -> ClientReport {
             _ => 1,
         },
         acked_ms: matches!(fate, ClientFate::Acked | ClientFate::Silent).then_some(3),
-        locks,
+        locks: Some(locks),
         error: (fate == ClientFate::NoAnswer).then(|| "no answer from rpcbind".to_owned()),
     }
 }
@@ -194,7 +194,7 @@ fn a_plan() {
     let planned = |n: u8, probe| PlanClient {
         name: format!("host{n}.example.org"),
         address: Some(ip(&format!("192.0.2.{n}"))),
-        locks: 20,
+        locks: Some(20),
         probe,
         from: vec![ip("192.0.2.200")],
     };
@@ -239,6 +239,7 @@ fn status_with_and_without_a_run() {
             release: false,
             knows_reclaims: true,
             knows_paths: false,
+            begin_releases: false,
         },
         domains: List::clipped(vec![Text::clipped("nlm")]),
     };
@@ -380,4 +381,78 @@ fn the_words_of_the_contract() {
         assert_eq!(serde_json::to_value(probe).unwrap(), probe.as_str());
         assert_eq!(probe.as_str().parse(), Ok(probe));
     }
+}
+
+fn release_client(n: u8, heard: Heard) -> ReleaseClient {
+    let answers = heard == Heard::Answers;
+    ReleaseClient {
+        name: format!("host{n}.example.org"),
+        address: Some(ip(&format!("192.0.2.{n}"))),
+        locks: Some(2),
+        waiters: u64::from(!answers),
+        whole: true,
+        shared_address: false,
+        heard,
+        statd: if answers { Probe::Suspect } else { Probe::NoAnswer },
+        lockd: if answers { LockdProbe::NotRegistered } else { LockdProbe::NoAnswer },
+        locked_with: Some(3),
+        state: answers.then_some(5),
+        suspicions: if answers { vec!["its statd's state number is 5, its locks carried 3".into()] } else { vec![] },
+    }
+}
+
+fn release(outcome: ReleaseOutcome) -> Release {
+    let lock = |n, state: &str| LockListing {
+        file: "01000601deadbeef".into(),
+        kind: "write".into(),
+        start: 0,
+        end: Some(99),
+        state: state.into(),
+        monitored: true,
+        owner: owner(n),
+    };
+    let planned = outcome == ReleaseOutcome::Planned;
+    let waited_for = vec![Waiting { name: "host9.example.org".into(), svid: 7 }];
+    Release {
+        id: (!planned).then(|| "0d9f1f6e-5c3b-4e0f-8f5a-93f6a1c1b8de".into()),
+        manager: "nlmd".into(),
+        scope: ScopeReport { clients: vec!["host7.example.org".into(), "192.0.2.8".into()], ..ScopeReport::default() },
+        only: vec!["owner 12".into(), "bytes 0-99".into()],
+        outcome,
+        exit: outcome.exit(),
+        at: (!planned).then_some(Stamp(1_795_362_328_007)),
+        chosen: Some(4),
+        chosen_waiters: 1,
+        released: (!planned).then_some(ReleasedCounts { locks: 3, waiters: 1, offered: 1, left: 1 }),
+        probed_for_ms: 3000,
+        clients: vec![release_client(7, Heard::NoAnswer), release_client(8, Heard::Answers)],
+        locks: vec![
+            ReleaseLock { lock: lock(7, "held"), waited_for },
+            ReleaseLock { lock: lock(7, "waiting"), waited_for: vec![] },
+        ],
+        left: if planned { vec![] } else { vec![lock(8, "held")] },
+        consent: vec!["release 2 locks of host7.example.org (192.0.2.7), where nothing answered within 3000 ms".into()],
+    }
+}
+
+#[test]
+fn a_release_before_and_after() {
+    is_golden("release-plan", &ReleaseReport::new(release(ReleaseOutcome::Planned)));
+    is_golden("release-partial", &ReleaseReport::new(release(ReleaseOutcome::Partial)));
+}
+
+#[test]
+fn releases_of_the_record() {
+    let listing = ReleaseListing {
+        id: "0d9f1f6e-5c3b-4e0f-8f5a-93f6a1c1b8de".into(),
+        manager: "nlmd".into(),
+        at: Stamp(1_795_362_328_007),
+        outcome: ReleaseOutcome::Released,
+        scope: ScopeReport { clients: vec!["host7.example.org".into()], ..ScopeReport::default() },
+        locks: 3,
+        waiters: 1,
+        left: 0,
+    };
+    is_golden("releases", &ReleasesReport { schema: SCHEMA, releases: vec![listing] });
+    is_golden("releases-none", &ReleasesReport { schema: SCHEMA, releases: vec![] });
 }

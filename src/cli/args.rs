@@ -8,8 +8,9 @@ use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::error::CliError;
+use crate::controller::release::OwnerChoice;
 use crate::wire::control::{Mode, Silent, Unreachable};
-use crate::wire::types::CallerName;
+use crate::wire::types::{ByteRange, CallerName, OwnerHandle, Svid};
 
 /// Longest duration that an option takes.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -72,7 +73,7 @@ pub enum ManagerKind {
     Nlmd,
     /// The Linux kernel's lockd (not in this version)
     Knfsd,
-    /// NFS-Ganesha (not in this version)
+    /// NFS-Ganesha, over the system bus
     Ganesha,
 }
 
@@ -91,6 +92,8 @@ pub(super) enum Command {
     Abort,
     /// Send reboot notices (SM_NOTIFY), nothing else
     Notify(NotifyArgs),
+    /// Free stuck locks of a client, or single ones
+    Release(ReleaseArgs),
     /// The record of runs
     #[command(subcommand)]
     Runs(RunsCommand),
@@ -103,6 +106,12 @@ pub(super) enum Command {
 pub(super) enum RunsCommand {
     /// Runs, the newest first
     List {
+        /// How many at most
+        #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
+        limit: NonZeroU32,
+    },
+    /// What `nlmctl release` freed, the newest first
+    Releases {
         /// How many at most
         #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
         limit: NonZeroU32,
@@ -241,6 +250,36 @@ pub struct NotifyArgs {
     pub own_locks_lost: bool,
 }
 
+/// `nlmctl release`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("whose").required(true).multiple(true).args(["clients", "exports", "files"]))]
+pub struct ReleaseArgs {
+    /// This client's; all that it has, unless something narrows it. Repeat it for more
+    #[arg(long = "client", value_name = "NAME|ADDR")]
+    pub clients: Vec<String>,
+    /// Only locks on files of this export; repeat it for more
+    #[arg(long = "export", value_name = "PATH")]
+    pub exports: Vec<String>,
+    /// Only locks on this file; repeat it for more
+    #[arg(long = "file", value_name = "HANDLE|PATH")]
+    pub files: Vec<String>,
+    /// Only locks of this process, as `nlmctl locks` shows it; repeat it for more
+    #[arg(long = "owner", value_name = "SVID[:OH]", allow_hyphen_values = true, value_parser = parse_owner)]
+    pub owners: Vec<OwnerChoice>,
+    /// Only locks of exactly these bytes (length 0: to the end of the file); repeat it for more
+    #[arg(long = "range", value_name = "OFF:LEN", value_parser = parse_range)]
+    pub ranges: Vec<ByteRange>,
+    /// Consent to taking locks from a client that answers, or that could not be asked
+    #[arg(long)]
+    pub live: bool,
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Consent to what the plan names
+    #[arg(long)]
+    pub yes: bool,
+}
+
 /// `nlmctl demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
@@ -296,6 +335,24 @@ fn silent_parser() -> impl TypedValueParser<Value = Silent> {
 
 pub(super) fn parse_name(text: &str) -> Result<CallerName, String> {
     CallerName::new(text).map_err(|e| e.to_string())
+}
+
+/// A process: its number and, after a colon, its handle in hexadecimal.
+fn parse_owner(text: &str) -> Result<OwnerChoice, String> {
+    let (svid, oh) = text.split_once(':').map_or((text, None), |(svid, oh)| (svid, Some(oh)));
+    let svid = svid.parse().map_err(|e| format!("{e}; write a process number as `nlmctl locks` shows it"))?;
+    let handle = |oh: &str| {
+        let bytes = hex::decode(oh).map_err(|e| format!("its handle {oh:?}: {e}"))?;
+        OwnerHandle::new(&bytes).map_err(|e| format!("its handle: {e}"))
+    };
+    Ok(OwnerChoice { svid: Svid(svid), oh: oh.map(handle).transpose()? })
+}
+
+/// Bytes as NLM names them: offset and length, where length 0 is "to the end of the file".
+fn parse_range(text: &str) -> Result<ByteRange, String> {
+    let numbers = text.split_once(':').and_then(|(start, len)| Some((start.parse().ok()?, len.parse().ok()?)));
+    let (start, len) = numbers.ok_or("write an offset and a length in bytes: 0:100")?;
+    ByteRange::from_offset_len(start, len).ok_or_else(|| "it ends beyond 2^64".to_owned())
 }
 
 /// A duration with its unit, above 0 and up to a day.
@@ -363,6 +420,31 @@ mod tests {
             assert!(resync(&["--mode", "targeted", narrow, "x"]).unwrap().check().is_ok(), "{narrow}");
         }
         assert!(resync(&["--mode", "targeted"]).unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn a_release_says_whose_locks_and_names_processes_and_bytes_as_nlm_does() {
+        let parse = |args: &[&str]| match Cli::try_parse_from(["nlmctl", "release"].iter().chain(args)) {
+            Ok(Cli { command: Command::Release(args), .. }) => Some(args),
+            _ => None,
+        };
+        for nobody in [&[][..], &["--yes"], &["--owner", "7"], &["--range", "0:1"]] {
+            assert!(parse(nobody).is_none(), "{nobody:?}");
+        }
+        let args = parse(&["--client", "a", "--owner", "-7:6f68", "--range", "10:5", "--range", "3:0"]).unwrap();
+        assert_eq!(args.owners[0].svid, Svid(-7));
+        assert_eq!(args.owners[0].oh.as_ref().unwrap().as_slice(), b"oh");
+        assert_eq!(args.ranges[0], ByteRange { start: 10, end: 14 });
+        assert_eq!(args.ranges[1], ByteRange { start: 3, end: u64::MAX });
+        for bad in [
+            ["--owner", "x"],
+            ["--owner", "7:xyz"],
+            ["--range", "10"],
+            ["--range", "-1:2"],
+            ["--range", "9:18446744073709551615"],
+        ] {
+            assert!(parse(&[&["--client", "a"][..], &bad].concat()).is_none(), "{bad:?}");
+        }
     }
 
     #[test]

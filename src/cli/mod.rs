@@ -14,6 +14,7 @@ pub mod error;
 pub mod live;
 mod locks;
 mod notify;
+mod release;
 mod resync;
 mod runs;
 mod status;
@@ -30,7 +31,8 @@ use tracing_subscriber::EnvFilter;
 use self::args::{Cli, Command, ManagerKind};
 use self::config::Settings;
 use self::error::CliError;
-use crate::manager::LockManager;
+use crate::manager::ganesha::{self, GaneshaOptions};
+use crate::manager::{LockManager, knfsd};
 use crate::report::{self, ErrorReport, Text};
 use crate::store::Store;
 
@@ -44,17 +46,24 @@ pub struct Context {
 impl Context {
     /// The lock manager that the settings name.
     pub fn manager(&self) -> Result<Arc<dyn LockManager>, CliError> {
-        let name = match self.settings.manager {
+        self.manager_for(false)
+    }
+
+    /// Likewise, for a run whose policy drops nothing (`soft`) or not.
+    fn manager_for(&self, soft: bool) -> Result<Arc<dyn LockManager>, CliError> {
+        match self.settings.manager {
             ManagerKind::Auto | ManagerKind::Nlmd => {
-                return Ok(Arc::new(crate::manager::nlmd::Nlmd::new(&self.settings.control)));
+                Ok(Arc::new(crate::manager::nlmd::Nlmd::new(&self.settings.control)))
             }
-            ManagerKind::Knfsd => "knfsd",
-            ManagerKind::Ganesha => "ganesha",
-        };
-        Err(CliError::usage(
-            format!("--manager {name} is not available in this version"),
-            "use --manager nlmd, which drives nlmd and whatever else speaks its control protocol",
-        ))
+            ManagerKind::Knfsd => {
+                // The guard is this very program, also where its file was replaced or removed since.
+                Ok(Arc::new(knfsd::manager(knfsd::STATE_DIR, "/proc/self/exe")))
+            }
+            ManagerKind::Ganesha => {
+                let options = GaneshaOptions { soft, ..GaneshaOptions::new(ganesha::STATE_DIR) };
+                Ok(Arc::new(ganesha::manager(options)))
+            }
+        }
     }
 
     /// Works with the record, opened (and made, if there is none) for this, off the async threads.
@@ -127,6 +136,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if args.get(1).is_some_and(|word| word == "nlmd") {
         return crate::lockd::main(args.into_iter().skip(1));
     }
+    if args.get(1).is_some_and(|word| word == knfsd::guard::COMMAND) {
+        return knfsd::guard::main(args.into_iter().skip(2));
+    }
     let wants_json = args.iter().take_while(|word| *word != "--").any(|word| word == "--json")
         || std::env::var_os("NLMCTL_JSON")
             .is_some_and(|v| !matches!(v.to_str(), Some("" | "0" | "false" | "no" | "off")));
@@ -167,6 +179,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
         Command::Clients => clients::run(context).await,
         Command::Abort => abort::run(context).await,
         Command::Notify(args) => notify::run(context, args).await,
+        Command::Release(args) => release::run(context, args).await,
         Command::Runs(command) => runs::run(context, command).await,
         Command::Demo(args) => demo::run(context, args).await,
     }

@@ -13,9 +13,9 @@ use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
 
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, CliError> {
-    let manager = context.manager()?;
     let options = options(context, &args);
     let request = request(context, &args);
+    let manager = context.manager_for(request.drops_nothing())?;
     if args.dry_run {
         let plan = controller::plan(&*manager, &request, &options).await?;
         context.print(&plan.report())?;
@@ -75,12 +75,15 @@ async fn open(context: &Context) -> Result<Store, CliError> {
 /// What is about to happen: in full where somebody is asked about it, else in a line.
 fn show(context: &Context, plan: &Plan, yes: bool) {
     if plan.consent.is_empty() || yes {
+        let silent = plan.unreachable_locks().map_or_else(
+            || format!("{} of these do not answer now", plan.unreachable_holders().len()),
+            |locks| format!("{locks} of them of clients that do not answer now"),
+        );
         context.say(&format!(
-            "{} resync: {} locks of {} clients in scope, {} of them of clients that do not answer now",
+            "{} resync: {} locks of {} clients in scope, {silent}",
             plan.mode,
             plan.in_scope,
             plan.clients.len(),
-            plan.unreachable_locks()
         ));
         plan.caveats.iter().for_each(|caveat| context.say(caveat));
     } else {

@@ -7,7 +7,7 @@ use super::args::RunsCommand;
 use super::error::CliError;
 use super::{Context, blocking};
 use crate::controller;
-use crate::report::{RunsReport, SCHEMA};
+use crate::report::{ReleasesReport, RunsReport, SCHEMA};
 use crate::store::{Store, StoreError};
 
 /// The record can be read without a lock manager, so none is waited for longer.
@@ -32,6 +32,14 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, C
                 context.say(&format!("there is no record at {} yet", path.display()));
             }
             context.print(&RunsReport { schema: SCHEMA, runs: runs.unwrap_or_default() })?;
+        }
+        RunsCommand::Releases { limit } => {
+            let releases = blocking(move || match Store::open_existing(&path)? {
+                Some(store) => Ok(store.releases(limit.get())?),
+                None => Ok(Vec::new()),
+            })
+            .await?;
+            context.print(&ReleasesReport { schema: SCHEMA, releases })?;
         }
         RunsCommand::Show { id } => {
             let detail = blocking(move || {

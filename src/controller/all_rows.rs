@@ -155,7 +155,16 @@ mod tests {
         };
         let (manager, endpoint) = ("fake".to_owned(), "memory".to_owned());
         let fingerprint = "f".to_owned();
-        store.create_run(&NewRun { manager, endpoint, fingerprint, scope: ScopeReport::default(), begin }).unwrap();
+        store
+            .create_run(&NewRun {
+                manager,
+                endpoint,
+                knows_owners: true,
+                fingerprint,
+                scope: ScopeReport::default(),
+                begin,
+            })
+            .unwrap();
         let result = rest(vec![lock(1, 0, 9), lock(2, 0, 9)], false, &[], &[]);
         store.record_lock_fates(run, 0, &result[..1]).unwrap();
         let record = Record::new(store);

@@ -180,6 +180,12 @@ impl Drive {
                         self.signals_open = false;
                         continue;
                     };
+                    if !self.machine.can_abort() {
+                        tracing::warn!(
+                            "{name}: too late to abort, this lock manager frees the locks when the run begins; nlmctl \
+                             leaves when every client is told, or at the next signal"
+                        );
+                    }
                     self.machine.handle(self.epoch.elapsed(), Event::Signal(name))
                 }
                 Some(answer) = self.answers.recv() => self.answered(answer)?,
@@ -270,9 +276,12 @@ impl Drive {
         self.told = told;
         let event = Event::Begun { clients: starting, elapsed: Duration::ZERO };
         let mut actions = Vec::new();
-        // The plan looked at the clients of its moment; these are the ones that would be told.
+        // The plan looked at the clients of its moment; these are the ones that would be told. Where
+        // their locks are free already, not telling them would lose more than this host can.
         let addresses = self.clients.iter().flat_map(|client| client.addresses.as_slice()).map(|address| address.0);
-        if let Err(why) = hosts::refuse_own_mounts(self.orders.own_locks_lost, addresses) {
+        if self.machine.can_abort()
+            && let Err(why) = hosts::refuse_own_mounts(self.orders.own_locks_lost, addresses)
+        {
             self.forbidden = Some(why);
             if !self.machine.is_leaving() {
                 let why = "new clients that this host's mounts forbid to tell";

@@ -1,6 +1,5 @@
 //! What this host's own mounts say about sending notices (statement 12 of the design).
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -20,18 +19,12 @@ pub(super) fn local_mounts() -> Result<Vec<LocalMount>, ControllerError> {
             "if no process here holds locks over NFSv3, say so with --own-locks-lost",
         )
     })?;
-    if found.is_empty() {
-        return Ok(Vec::new());
-    }
-    let own = own_addresses();
-    // A server that cannot be told from this host may be this host.
-    let is_own = |ip: IpAddr| ip.is_loopback() || own.as_ref().is_none_or(|own| own.contains(&ip));
     Ok(found
         .into_iter()
         .map(|mount| LocalMount {
             at: mount.mount_point.display().to_string(),
+            from_self: mount.is_from_this_host(),
             from: mount.source,
-            from_self: mount.server.is_none_or(|ip| is_own(ip.to_canonical())),
         })
         .collect())
 }
@@ -46,14 +39,4 @@ pub(super) fn refuse_own_mounts(
     }
     let all_loopback = addresses.all(|ip| ip.to_canonical().is_loopback());
     Ok(own_mounts_allow(false, all_loopback, &local_mounts()?)?)
-}
-
-/// None where they cannot be listed.
-fn own_addresses() -> Option<HashSet<IpAddr>> {
-    let all = nix::ifaddrs::getifaddrs().ok()?;
-    let addresses = all.filter_map(|interface| interface.address).filter_map(|address| {
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
-    });
-    Some(addresses.map(|ip| ip.to_canonical()).collect())
 }

@@ -14,6 +14,7 @@
 //! | `all_rows` | `--record all` |
 //! | `targets` | clients as targets of notices and probes |
 //! | `hosts` | this host's own mounts |
+//! | `release` | frees chosen locks |
 
 mod all_rows;
 mod books;
@@ -22,6 +23,7 @@ mod drive;
 mod error;
 mod hosts;
 mod record;
+pub mod release;
 mod targets;
 
 #[cfg(test)]
@@ -37,17 +39,20 @@ use tokio::sync::{mpsc, watch};
 
 use self::drive::{Drive, Driven, Orders};
 use self::record::Record;
-use crate::manager::{LockManager, ManagerError};
+use crate::manager::{LockManager, ManagerError, Weight};
 use crate::nsm::{self, ProbeOptions};
 use crate::report::{Outcome, Phase, Progress, RunReport};
 use crate::resync::plan::{self, Consent, Draft, Plan, Request, Seen};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store};
-use crate::wire::control::{BeginArgs, LockRow, LocksArgs, RunId, Scope};
+use crate::wire::control::{BeginArgs, Capabilities, LockRow, LocksArgs, RunId, Scope};
 use crate::wire::xdr::List;
 
 /// How long to wait before a manager that does not answer, or not yet, is asked again.
 const CALL_AGAIN: Duration = Duration::from_millis(100);
+
+/// Where a reclaim that comes after grace is lost, grace ends early only after so long without one.
+const QUIET_WITHOUT_LATE_RECLAIMS: Duration = Duration::from_secs(5);
 
 /// How a controller works, whatever it does.
 #[derive(Debug, Clone)]
@@ -89,7 +94,12 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let locks = if scope.files.as_slice().is_empty() { None } else { Some(locks(manager, &scope).await?) };
     let mounts = if request.own_locks_lost { Vec::new() } else { hosts::local_mounts()? };
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
-    let draft = Draft::new(request, scope, seen)?;
+    let cautions = manager.cautions().await?;
+    if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
+        return Err(ControllerError::refused(stop.text.clone(), stop.remedy.clone()));
+    }
+    let of = |weight| cautions.iter().filter(move |c| c.weight == weight).map(|c| c.text.clone()).collect();
+    let draft = Draft::new(request, scope, seen)?.cautioned(of(Weight::Say), of(Weight::Consent));
     let Some(my_name) = draft.names().first().cloned() else {
         return Err(ControllerError::usage("no name under which clients know this server", "give one with --name"));
     };
@@ -97,7 +107,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
     let results = nsm::probe(targets, probe).await?;
     let probes: Vec<_> = results.iter().map(targets::probed).collect();
-    Ok(draft.finish(&probes))
+    Ok(draft.finish(&probes)?)
 }
 
 async fn locks(manager: &dyn LockManager, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
@@ -157,14 +167,16 @@ pub async fn resync(
             "go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
         ));
     }
+    let capabilities = manager.info().await?.capabilities;
     let new = NewRun {
         manager: manager.kind().to_owned(),
         endpoint: manager.endpoint(),
+        knows_owners: capabilities.knows_owners,
         fingerprint: plan.fingerprint.clone(),
         scope: plan.asked.clone(),
         begin: begin.clone(),
     };
-    let (terms, record_all) = (terms(&*manager, &options).await?, options.record_all);
+    let (terms, record_all) = (terms(capabilities, &options), options.record_all);
     record.with(move |store| store.create_run(&new)).await?;
     let orders = Orders {
         begin,
@@ -220,7 +232,7 @@ pub async fn resume(
     let stored = record.with(move |store| store.clients(left.id)).await?;
     let addresses = stored.iter().flat_map(|client| client.client.addresses.as_slice()).map(|address| address.0);
     hosts::refuse_own_mounts(request.own_locks_lost, addresses)?;
-    let terms = terms(&*manager, &options).await?;
+    let terms = terms(info.capabilities, &options);
     let orders = Orders {
         begun: left.phase >= Phase::Begun,
         begin: left.begin,
@@ -242,9 +254,13 @@ async fn take_over(store: Store) -> Result<(Record, ControllerLock), ControllerE
     Ok((record, lock))
 }
 
-async fn terms(manager: &dyn LockManager, options: &Options) -> Result<Terms, ManagerError> {
-    let settle_early = manager.info().await?.capabilities.settle_early;
-    Ok(Terms { quiet_time: options.quiet_time, settle_early })
+fn terms(can: Capabilities, options: &Options) -> Terms {
+    let at_least = if can.late_reclaims { Duration::ZERO } else { QUIET_WITHOUT_LATE_RECLAIMS };
+    Terms {
+        quiet_time: options.quiet_time.max(at_least),
+        settle_early: can.settle_early,
+        begin_releases: can.begin_releases,
+    }
 }
 
 fn begin_args(plan: &Plan) -> BeginArgs {

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::manager::Caution;
 use crate::wire::control::{
     self, Begun, Capabilities, ClientResultPage, ClientRow, Counts, ExtendArgs, Grace, Info, InstanceId, LockFatePage,
     LockPage, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs, Status, WatchArgs,
@@ -35,6 +36,7 @@ struct World {
     /// How many `PROGRESS` calls from now on meet a run that is being settled.
     settling_for: usize,
     asked: Vec<String>,
+    cautions: Vec<Caution>,
 }
 
 /// A lock manager without clients, whose ten locks are reclaimed by the test.
@@ -55,6 +57,7 @@ impl Fake {
             slow_begin: Duration::ZERO,
             settling_for: 0,
             asked: Vec::new(),
+            cautions: Vec::new(),
         })))
     }
     fn with<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
@@ -165,9 +168,13 @@ impl LockManager for Fake {
                 release: false,
                 knows_reclaims: true,
                 knows_paths: false,
+                begin_releases: false,
             },
             domains: List::default(),
         })
+    }
+    async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
+        Ok(self.with(|world| world.cautions.clone()))
     }
     async fn status(&self) -> Result<Status, ManagerError> {
         Ok(self.current())
@@ -321,6 +328,27 @@ fn notifying(fake: &Fake) -> bool {
 /// The phase the record has of its only run.
 fn phase(books: &Books) -> Option<Phase> {
     books.open().list(1).unwrap().first().map(|run| run.phase)
+}
+
+fn caution(weight: Weight) -> Caution {
+    Caution { about: "nfsv4", weight, text: format!("{weight:?} this"), remedy: "do that".into() }
+}
+
+#[tokio::test]
+async fn what_a_manager_warns_of_is_said_agreed_to_or_in_the_way() {
+    let fake = Fake::new(0);
+    let request = Request { own_locks_lost: true, ..Request::default() };
+    fake.with(|world| world.cautions = vec![caution(Weight::Say), caution(Weight::Consent)]);
+    let planned = plan(&*fake, &request, &options()).await.unwrap();
+    assert_eq!(
+        (planned.caveats.as_slice(), planned.consent.as_slice()),
+        (["Say this".into()].as_slice(), ["Consent this".into()].as_slice())
+    );
+    assert!(planned.agree(false).is_err() && planned.agree(true).is_ok());
+    fake.with(|world| world.cautions.push(caution(Weight::Refuse)));
+    let refusal = plan(&*fake, &request, &options()).await.unwrap_err();
+    assert_eq!((refusal.to_string().as_str(), refusal.remedy().as_str()), ("Refuse this", "do that"));
+    assert_eq!(fake.asked(), Vec::<String>::new(), "nothing was touched");
 }
 
 #[tokio::test]

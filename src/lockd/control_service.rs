@@ -9,8 +9,8 @@ use super::persist::{Change, Persist, PersistError};
 use super::table::{ConnectionId, Table};
 use crate::wire::control::{
     Answer, BeginArgs, Capabilities, ClientResultPage, ExtendArgs, FullResult, Info, InstanceId, LockFatePage,
-    LocksArgs, PAGE, PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunList, RunPageAfter,
-    RunResult, SettleArgs, WatchArgs,
+    LocksArgs, PAGE, PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, RunArgs, RunId, RunList,
+    RunPageAfter, RunResult, SettleArgs, WatchArgs,
 };
 use crate::wire::rpc;
 use crate::wire::types::CallerName;
@@ -114,10 +114,7 @@ impl ControlService {
             Procedure::ResultClients => answered(self.result_clients(args!(bytes => RunPageAfter)).await),
             Procedure::ResultLocks => answered(self.result_locks(args!(bytes => RunPageAfter)).await),
             Procedure::Acknowledge => answered(self.acknowledge(args!(bytes => RunArgs).run).await),
-            Procedure::Release => {
-                let words = "nlmd cannot release single locks yet; a targeted run of the client frees what is stale";
-                answered::<Void>(Err(Refusal::new(RefusalCode::Unsupported, words)))
-            }
+            Procedure::Release => answered(table.release(args!(bytes => ReleaseArgs)).await),
             Procedure::Watch => {
                 let WatchArgs { cursor, timeout_ms } = args!(bytes => WatchArgs);
                 answered(table.watch(cursor, Duration::from_millis(timeout_ms).min(WATCH_MAX)).await)
@@ -142,9 +139,10 @@ impl ControlService {
                 targeted: true,
                 settle_early: true,
                 late_reclaims: true,
-                release: false,
+                release: true,
                 knows_reclaims: true,
                 knows_paths: false,
+                begin_releases: false,
             },
             domains: List::clipped(vec![Text::clipped("nlm")]),
         }

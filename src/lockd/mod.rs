@@ -20,6 +20,7 @@
 //! | `control_socket`, `control_service` | the control protocol |
 //! | `table` | the owner of the lock table; start reading there |
 //! | `callbacks` | calls to clients |
+//! | `embed`, `ofd` | what an embedding file server has a say in; a mirror for local file systems |
 //! | `monitors` | what programs of this host monitor (SM_MON) |
 //! | `statd` | this host's rpc.statd as the status monitor |
 //! | `persist` | what survives a crash |
@@ -33,11 +34,13 @@ pub mod callbacks;
 pub mod control_service;
 pub mod control_socket;
 pub mod dispatch;
+pub mod embed;
 pub mod flags;
 pub mod gate;
 pub mod monitors;
 pub mod nlm_service;
 pub mod nsm_service;
+pub mod ofd;
 pub mod persist;
 pub mod recovery;
 pub mod registry;
@@ -54,6 +57,7 @@ use std::process::ExitCode;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+use embed::Embedding;
 use flags::Flags;
 use persist::PersistError;
 
@@ -122,7 +126,7 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_open_files();
     let ports_file = flags.ports_file.clone();
-    let server = Server::start(flags.into()).await?;
+    let server = Server::start(flags.into(), Embedding::default()).await?;
     let written = ports_file.map_or(Ok(()), |path| {
         sockets::write_ports_file(&path, server.ports()).map_err(|source| Failure::PortsFile { path, source })
     });

@@ -15,7 +15,7 @@ use crate::wire::nlm::{
     self, CancArgs, Lock, LockArgs, Message, NotDenied, NotifyArgs, Procedure, Res, ShareArgs, ShareRes, SmNotifyArgs,
     Stat, TestArgs, TestReply, TestRes, UnlockArgs, Version,
 };
-use crate::wire::rpc::Answer;
+use crate::wire::rpc::{Answer, Credential};
 use crate::wire::types::{CallerName, Cookie, NsmState};
 use crate::wire::xdr::DecodeError;
 
@@ -88,7 +88,7 @@ impl Service for NlmService {
         }
         let Ok(decoded) = decode(row.procedure, nlm_version, &args) else { return Some(Answer::GarbageArgs) };
         let via = Via { server_address: cx.local_ip.to_canonical(), transport: cx.transport, version };
-        let results = self.execute(peer, via, nlm_version, decoded).await?;
+        let results = self.execute(peer, via, &cx.credential, nlm_version, decoded).await?;
         match row.form {
             Form::Reply => Some(Answer::Success(results)),
             Form::OneWay(answer) => {
@@ -106,10 +106,20 @@ impl Service for NlmService {
 }
 
 impl NlmService {
-    async fn execute(&self, address: IpAddr, via: Via, version: Version, decoded: Decoded) -> Option<Vec<u8>> {
+    async fn execute(
+        &self,
+        address: IpAddr,
+        via: Via,
+        credential: &Credential,
+        version: Version,
+        decoded: Decoded,
+    ) -> Option<Vec<u8>> {
         let Decoded { name, ask, form } = decoded;
         let outcome = match ask {
-            Ask::Table(call) => Outcome::of(self.table.call(Incoming { address, name, via, call }).await?),
+            Ask::Table(call) => {
+                let credential = credential.clone();
+                Outcome::of(self.table.call(Incoming { address, name, via, credential, call }).await?)
+            }
             Ask::Known(stat) => Outcome::Stat(stat),
             Ask::Statd { state, cookie } => {
                 let outcome = self.table.statd_calls(name.clone(), state, cookie).await?;
@@ -208,6 +218,7 @@ impl Outcome {
             Verdict::Blocked => Stat::Blocked,
             Verdict::Grace => Stat::DeniedGracePeriod,
             Verdict::Deadlock => Stat::Deadlck,
+            Verdict::Stale => Stat::StaleFh,
         })
     }
     fn stat(&self) -> Stat {

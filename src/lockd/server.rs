@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::callbacks::{self, Callbacks};
 use super::control_service::{ControlService, Identity};
 use super::control_socket::{self, ControlSocket};
+use super::embed::Embedding;
 use super::flags::NsmKind;
 use super::gate::Gate;
 use super::monitors::{self, Monitors};
@@ -94,9 +95,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts: once this returns, every socket is served, rpcbind knows the ports, and the clients
+    /// Starts, with what the file server around it has a say in (nlmd: nothing). Once this returns, every socket is served, rpcbind knows the ports, and the clients
     /// of the last life are being told of this one. Must be called in a tokio runtime.
-    pub async fn start(settings: Settings) -> Result<Self, Failure> {
+    pub async fn start(settings: Settings, embedding: Embedding) -> Result<Self, Failure> {
         let clock = Clock { start: Instant::now() };
         let (persist, writer, mut found) = persist::open(&settings.state_dir)?;
         let names = own_names::own_names(&settings.names).await?;
@@ -141,6 +142,7 @@ impl Server {
             found,
             statd,
             recovery_until,
+            embedding,
         });
         let programs = Monitors::spawn(monitors::Setup {
             persist: persist.clone(),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::outside::MirrorStep;
 use crate::wire::control::{LockFate, RunId};
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 
@@ -117,6 +118,8 @@ pub enum Verdict {
     Grace,
     /// Waiting would never end.
     Deadlock,
+    /// There is no such file (said by who embeds the table, never by the table).
+    Stale,
 }
 
 /// Who is in the way (TEST).
@@ -138,6 +141,12 @@ pub enum Handled {
     /// A result is being written and the call meets a pending lock: give it again after
     /// [`commit`](super::LockTable::settle_commit).
     Wait,
+    /// The other lock domain must consent first: give the call again when the file's step
+    /// ([`Effect::Mirror`]) has ended.
+    Outside {
+        /// The step is this call's; otherwise it is one that was under way already.
+        asked: bool,
+    },
 }
 
 /// A grant to a waiter that is not confirmed yet.
@@ -165,6 +174,12 @@ pub enum Effect {
     Forget(ClientId),
     /// Append this late reclaim to the run's durable result before the reply goes out.
     Late(RunId, LockFate),
+    /// Have the other lock domain do this with the file, and say how it ended by
+    /// [`mirror_answered`](super::LockTable::mirror_answered). One step of a file at a time.
+    Mirror(FileHandle, MirrorStep),
+    /// After a pause (the longer, the greater the number of refusals) call
+    /// [`ask_again`](super::LockTable::ask_again): a waiter met somebody of the other lock domain.
+    AskAgain(FileHandle, u32),
     /// A line for the timeline (its kind, its detail).
     Event(&'static str, String),
     /// Something a watcher may care about changed.

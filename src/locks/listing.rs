@@ -62,7 +62,11 @@ impl LockTable {
         LockPage { locks: List::clipped(rows), next: 0 }
     }
 
-    fn rows_of<'a>(&'a self, id: FileId, file: &'a File) -> impl Iterator<Item = (ClientId, Option<LockRow>)> + 'a {
+    pub(super) fn rows_of<'a>(
+        &'a self,
+        id: FileId,
+        file: &'a File,
+    ) -> impl Iterator<Item = (ClientId, Option<LockRow>)> + 'a {
         let held = file.segments.iter().filter(move |s| !self.is_void(id, s)).map(move |s| {
             let state = match (s.offered, self.is_pending(id, s)) {
                 (_, true) => LockState::Pending,

@@ -3,7 +3,8 @@
 //!
 //! What exists: clients (`clients`), owners (`owners`), files with their segments (`files`), blocked
 //! requests (`waiters`), at most one run (`run`, `settle`), and what its end leaves open for a while
-//! (`late`). One task owns the table; nothing in it waits.
+//! (`late`), and what another lock domain has of it all (`outside`). One task owns the table; nothing
+//! in it waits.
 //!
 //! What must hold (a property test checks it after every step):
 //! - no two owners have segments that exclude each other, held or pending;
@@ -28,10 +29,13 @@
 
 mod api;
 mod clients;
+mod cover;
 mod files;
 mod late;
 mod listing;
+mod outside;
 mod owners;
+mod release;
 mod requests;
 mod run;
 mod segments;
@@ -42,6 +46,8 @@ mod waiters;
 mod tests;
 
 pub use api::*;
+pub use cover::{Coverage, Part};
+pub use outside::{MirrorAnswer, MirrorStep, Outside};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -89,6 +95,8 @@ pub struct LockTable {
     late: Option<late::Late>,
     given_up: late::GivenUp,
     next_mark: u32,
+    /// What another lock domain has of what is locked here, if there is one.
+    mirrors: Option<outside::Mirrors>,
     effects: Vec<Effect>,
 }
 
@@ -112,6 +120,7 @@ impl LockTable {
             late: None,
             given_up: late::GivenUp::default(),
             next_mark: 1,
+            mirrors: None,
             effects: Vec::new(),
         }
     }
@@ -183,6 +192,12 @@ impl LockTable {
 
     /// Handles a call. Its effects are then in [`take_effects`](Self::take_effects).
     pub fn handle(&mut self, now: Duration, caller: Caller, call: &Call) -> Handled {
+        self.handle_after(now, caller, call, Outside::Unasked)
+    }
+
+    /// The same for a call that had asked the other lock domain for what it needs
+    /// ([`Handled::Outside`]), with the answer.
+    pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
         let (process, file) = match call {
             Call::FreeAll => return self.free_all(caller.client),
             Call::Test(wanted) | Call::Lock { wanted, .. } | Call::Cancel(wanted) | Call::Unlock(wanted) => {
@@ -198,13 +213,21 @@ impl LockTable {
         let Some(file) = self.files.open(file) else { return Handled::Reply(Verdict::NoLocks) };
         let owner = self.owners.intern(&OwnerKey { client: caller.client, via: caller.via, process });
         self.purge(file);
-        let handled = self.handle_in(now, caller, owner, file, call);
+        let handled = self.handle_in(now, caller, owner, file, call, outside);
         self.owners.release(owner);
         self.files.close(file);
         handled
     }
 
-    fn handle_in(&mut self, now: Duration, caller: Caller, owner: OwnerId, file: FileId, call: &Call) -> Handled {
+    fn handle_in(
+        &mut self,
+        now: Duration,
+        caller: Caller,
+        owner: OwnerId,
+        file: FileId,
+        call: &Call,
+        outside: Outside,
+    ) -> Handled {
         let range_kind = |exclusive| Kind::Range { exclusive };
         match call {
             Call::Test(wanted) => self.test(Some(owner), file, wanted.range, range_kind(wanted.exclusive)),
@@ -218,6 +241,7 @@ impl LockTable {
                     kind: range_kind(wanted.exclusive),
                     state: *state,
                     monitored: *monitored,
+                    outside,
                 };
                 if *reclaim { self.reclaim(now, &want) } else { self.lock(&want, block.then_some(cookie)) }
             }
@@ -234,6 +258,7 @@ impl LockTable {
                     kind: Kind::Share { access: bits(access), mode: bits(mode) },
                     state: self.clients.get(caller.client).map_or(NsmState(0), |c| c.nsm_state),
                     monitored: true,
+                    outside,
                 };
                 if *reclaim { self.reclaim(now, &want) } else { self.lock(&want, None) }
             }
@@ -327,6 +352,7 @@ impl LockTable {
 
     /// What is to be done outside, in order; empties the list.
     pub fn take_effects(&mut self) -> Vec<Effect> {
+        self.give_up_outside();
         std::mem::take(&mut self.effects)
     }
 

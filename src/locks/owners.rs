@@ -37,6 +37,11 @@ impl Owners {
         id
     }
 
+    /// The owner's number, if anything refers to it.
+    pub(super) fn find(&self, key: &OwnerKey) -> Option<OwnerId> {
+        self.by_key.get(key).copied()
+    }
+
     pub(super) fn acquire(&mut self, id: OwnerId) {
         if let Some((_, references)) = self.slots.get_mut(id.0) {
             *references += 1;

@@ -9,7 +9,7 @@ use super::files::{File, FileId, Kind, Segment, uncovered};
 use super::late::LateReclaim;
 use super::owners::OwnerId;
 use super::run::How;
-use super::{Caller, ClientId, Effect, Handled, Holder, LockTable, Verdict};
+use super::{Caller, ClientId, Effect, Handled, Holder, LockTable, Outside, Verdict};
 use crate::wire::control::{Fate, Grace, LockFate, Mode};
 use crate::wire::types::{ByteRange, Cookie, NsmState};
 use crate::wire::xdr::Maybe;
@@ -27,6 +27,8 @@ pub(super) struct Want {
     pub(super) kind: Kind,
     pub(super) state: NsmState,
     pub(super) monitored: bool,
+    /// What another lock domain said, if the call had to ask it.
+    pub(super) outside: Outside,
 }
 
 impl Want {
@@ -106,7 +108,14 @@ impl LockTable {
         if self.is_full(want.caller.client, want.file) {
             return Handled::Reply(Verdict::NoLocks);
         }
-        if self.grant(want, false).iter().any(|s| !want.kind.covers(s.kind)) {
+        if !self.is_mirrored(want) {
+            return match want.outside {
+                Outside::Unasked => self.await_mirror(want),
+                Outside::Conflict => Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie))),
+                Outside::Failed => Handled::Reply(Verdict::NoLocks),
+            };
+        }
+        if self.grant(want).iter().any(|s| !want.kind.covers(s.kind)) {
             self.wake(want.file);
         }
         Handled::Reply(Verdict::Granted)
@@ -126,14 +135,13 @@ impl LockTable {
     }
 
     /// The owner gets the range, whatever it had there before. Gives what it had.
-    pub(super) fn grant(&mut self, want: &Want, offered: bool) -> Vec<Segment> {
+    fn grant(&mut self, want: &Want) -> Vec<Segment> {
         let had =
             self.cut(want.file, want.range, How::Reclaimed, |s| s.owner == want.owner && s.kind.same_sort(want.kind));
         for piece in had.iter().filter(|s| !want.kind.covers(s.kind)) {
             self.remember_given_up(want.file, piece);
         }
-        let segment = Segment { offered, ..want.segment(want.range, self.epoch) };
-        self.put(want.file, segment);
+        self.put(want.file, want.segment(want.range, self.epoch));
         self.effects.push(Effect::Changed);
         had
     }
@@ -168,6 +176,13 @@ impl LockTable {
         }
         if !unknown.is_empty() && self.is_full(want.caller.client, want.file) {
             return Handled::Reply(Verdict::NoLocks);
+        }
+        if !self.is_mirrored(want) {
+            return match want.outside {
+                Outside::Unasked => self.await_mirror(want),
+                Outside::Conflict => self.refuse_reclaim(want, None, None),
+                Outside::Failed => Handled::Reply(Verdict::NoLocks),
+            };
         }
         let row = (!unknown.is_empty()).then(|| self.fate_row(want, Fate::Resurrected, unknown != [want.range]));
         if !unheld.is_empty() || !same_life {
@@ -267,7 +282,11 @@ impl LockTable {
             row.owner.name,
             row.range,
             row.file,
-            row.other.0.as_ref().map_or("somebody had it since".to_owned(), |o| format!("{} has it", o.name)),
+            match &row.other.0 {
+                Some(other) => format!("{} has it", other.name),
+                None if want.outside == Outside::Conflict => "somebody who does not use NLM has it".to_owned(),
+                None => "somebody had it since".to_owned(),
+            },
         );
         let told = match &mut self.run {
             Some(run) => run.conflict(want.caller.client, row),

@@ -104,6 +104,9 @@ impl LockTable {
             Some(run) if run.covers.is_pending(file, segment) => run.decided(segment, left, how),
             _ => segment.mark,
         });
+        if !cuts.is_empty() {
+            self.may_need_less(file, range);
+        }
         for cut in &cuts {
             // The segment is gone, and its pieces are as many segments.
             for _ in 0..cut.left {

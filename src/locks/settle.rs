@@ -279,6 +279,7 @@ impl LockTable {
         file.segments.retain(|s| !void.is_void(id, s));
         for segment in &gone {
             self.count_out(id, segment);
+            self.may_need_less(id, segment.range);
         }
         self.effects.push(Effect::Changed);
         self.wake(id);

@@ -5,11 +5,11 @@
 //! CANCEL gives back what it had before, and its silence changes nothing. No waiter is offered
 //! anything in strict or recovery grace, nor a range that is pending.
 
-use super::files::{FileId, Kind, Segment};
+use super::files::{FileId, Kind, Segment, uncovered};
 use super::owners::OwnerId;
 use super::requests::Want;
 use super::run::How;
-use super::{Effect, Handled, LockTable, OfferAnswer, OfferId, Verdict, Wanted};
+use super::{Effect, Handled, LockTable, OfferAnswer, OfferId, Outside, Verdict, Wanted};
 use crate::wire::control::Grace;
 use crate::wire::types::{ByteRange, Cookie, NsmState};
 
@@ -24,10 +24,12 @@ pub(super) struct Waiter {
     pub(super) offered: bool,
     /// What its owner had in the range before the offer.
     had: Vec<Segment>,
+    /// Somebody of another lock domain was in the way when that was last asked.
+    pub(super) refused: bool,
 }
 
 impl LockTable {
-    fn queued(&self, owner: OwnerId, file: FileId, accept: impl Fn(&Waiter) -> bool) -> Option<u64> {
+    pub(super) fn queued(&self, owner: OwnerId, file: FileId, accept: impl Fn(&Waiter) -> bool) -> Option<u64> {
         let ids = self.waits.get(&owner)?;
         ids.iter().copied().find(|id| self.waiters.get(id).is_some_and(|w| w.want.file == file && accept(w)))
     }
@@ -50,7 +52,9 @@ impl LockTable {
             }
             (false, false) => {
                 wait?;
-                if self.in_the_way(want.file, want.owner, want.range, want.kind).next().is_some() {
+                let in_the_way = self.in_the_way(want.file, want.owner, want.range, want.kind).next().is_some();
+                // Where another lock domain is to consent it is being asked for the waiter.
+                if in_the_way || !self.is_mirrored(want) {
                     return Some(Handled::Reply(Verdict::Blocked));
                 }
                 self.remove_waiter(id);
@@ -70,12 +74,17 @@ impl LockTable {
         }
         let id = self.next_waiter;
         self.next_waiter += 1;
-        self.waiters.insert(id, Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new() });
+        let refused = want.outside == Outside::Conflict;
+        self.waiters
+            .insert(id, Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
         self.waits.entry(want.owner).or_default().push(id);
         self.owners.acquire(want.owner);
         self.clients.waiter_added(want.caller.client);
         if let Some(file) = self.files.get_mut(want.file) {
             file.waiters.push(id);
+        }
+        if refused {
+            self.ask_again_later(want.file);
         }
         self.effects.push(Effect::Changed);
         Verdict::Blocked
@@ -100,7 +109,7 @@ impl LockTable {
         false
     }
 
-    fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
+    pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiters.remove(&id)?;
         if let Some(ids) = self.waits.get_mut(&waiter.want.owner) {
             ids.retain(|other| *other != id);
@@ -127,10 +136,13 @@ impl LockTable {
         }
         let mut next = self.next_free(file, 0);
         while let Some(id) = next {
+            if !self.may_offer(id) {
+                next = self.next_free(file, id);
+                continue;
+            }
             let Some(waiter) = self.waiters.get(&id) else { break };
             let (want, cookie) = (waiter.want, waiter.cookie.clone());
-            let had = self.grant(&want, true);
-            let weakened = had.iter().any(|s| !want.kind.covers(s.kind));
+            let had = self.offer(&want);
             if let Some(waiter) = self.waiters.get_mut(&id) {
                 waiter.offered = true;
                 waiter.had = had;
@@ -144,9 +156,25 @@ impl LockTable {
                 };
                 self.effects.push(Effect::Offer { offer: OfferId(id), caller: want.caller, wanted, cookie });
             }
-            // Only where the grant weakened a lock can somebody who came earlier be served now.
-            next = self.next_free(file, if weakened { 0 } else { id });
+            next = self.next_free(file, id);
         }
+    }
+
+    /// The owner gets the range, not yet confirmed. What it had there in a stronger mode it keeps
+    /// until then: it has it again if the client does not want the offer. Gives what it had.
+    fn offer(&mut self, want: &Want) -> Vec<Segment> {
+        let mine = |s: &Segment| s.owner == want.owner && s.kind.same_sort(want.kind);
+        let had = self.cut(want.file, want.range, How::Reclaimed, mine);
+        let offered = Segment { offered: true, ..want.segment(want.range, self.epoch) };
+        let stronger = had.iter().filter(|s| !want.kind.covers(s.kind));
+        for range in uncovered(want.range, stronger.clone().map(|s| s.range)) {
+            self.put(want.file, Segment { range, ..offered });
+        }
+        for segment in stronger {
+            self.put(want.file, Segment { range: segment.range, kind: segment.kind, ..offered });
+        }
+        self.effects.push(Effect::Changed);
+        had
     }
 
     /// The first waiter of the file after `id` that nothing is in the way of.
@@ -196,8 +224,17 @@ impl LockTable {
         let Some(waiter) = self.remove_waiter(id) else { return };
         let want = waiter.want;
         let mine = |s: &Segment| s.owner == want.owner && s.offered;
+        let mut weakened = false;
         for piece in self.cut(want.file, want.range, How::Reclaimed, mine) {
-            self.put(want.file, Segment { offered: false, epoch: self.epoch, mark: 0, ..piece });
+            if !want.kind.covers(piece.kind) {
+                self.remember_given_up(want.file, &piece);
+                weakened = true;
+            }
+            let confirmed = Segment { kind: want.kind, offered: false, epoch: self.epoch, mark: 0, ..piece };
+            self.put(want.file, confirmed);
+        }
+        if weakened {
+            self.wake(want.file);
         }
     }
 
@@ -247,11 +284,16 @@ impl LockTable {
     /// UNLOCK of a range: who was offered some of it knows of it, and who waits for exactly this
     /// waits no more.
     pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
-        while let Some(id) = self.queued(owner, file, |w| w.offered && w.want.range.overlaps(range)) {
-            self.confirm(id);
-        }
+        self.end_offers_in(owner, file, range);
         while let Some(id) = self.queued(owner, file, |w| !w.offered && w.want.range == range) {
             self.remove_waiter(id);
+        }
+    }
+
+    /// What the owner was offered in the range it holds, like any other lock.
+    pub(super) fn end_offers_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
+        while let Some(id) = self.queued(owner, file, |w| w.offered && w.want.range.overlaps(range)) {
+            self.confirm(id);
         }
     }
 

@@ -8,6 +8,9 @@
 //!
 //! Start reading at [`LockManager`]; [`nlmd`] is the control protocol's client.
 
+pub mod driven;
+pub mod ganesha;
+pub mod knfsd;
 pub mod nlmd;
 
 #[cfg(test)]
@@ -19,7 +22,7 @@ use async_trait::async_trait;
 
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
-    Refusal, RefusalCode, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
+    Refusal, RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
 };
 
 /// Why a manager's answer is missing.
@@ -89,6 +92,31 @@ impl ManagerError {
     }
 }
 
+/// Something that a manager wants an operator to know before a run: what does not hold there, what
+/// the run disturbs, what is in its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caution {
+    /// What it is about, in one word that does not change with circumstances: `nfsv4`, say.
+    pub about: &'static str,
+    /// How much it weighs.
+    pub weight: Weight,
+    /// For people.
+    pub text: String,
+    /// What to do about it; empty where there is nothing.
+    pub remedy: String,
+}
+
+/// What a [`Caution`] wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Weight {
+    /// To be said.
+    Say,
+    /// To be agreed to.
+    Consent,
+    /// No run is possible: `begin` would refuse.
+    Refuse,
+}
+
 /// A lock manager as its controller sees it.
 ///
 /// Calls may be made at the same time from several tasks; each is cancel-safe in the sense that a
@@ -103,6 +131,11 @@ pub trait LockManager: Send + Sync {
 
     /// Who it is and what it can do.
     async fn info(&self) -> Result<Info, ManagerError>;
+    /// What the operator has to know before a run. `begin` refuses what weighs more than was said
+    /// here before.
+    async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
+        Ok(Vec::new())
+    }
     /// How it is now.
     async fn status(&self) -> Result<Status, ManagerError>;
     /// Every client it knows.
@@ -133,6 +166,16 @@ pub trait LockManager: Send + Sync {
     async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError>;
     /// Ended runs whose result nobody has acknowledged, the oldest first.
     async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError>;
+
+    /// Frees chosen locks: all of them in one step, or none where it is refused. A manager that can
+    /// only ask somebody else to do it looks afterwards, and tells what is left.
+    ///
+    /// One that does not know owners gets whole clients only, with 0 locks and the digest of none.
+    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
+        let _ = args;
+        let words = format!("{} at {} cannot free single clients' locks", self.kind(), self.endpoint());
+        Err(Refusal::new(RefusalCode::Unsupported, words).into())
+    }
 
     /// Answers when something changed since the cursor, or at the time-out.
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError>;

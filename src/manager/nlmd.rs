@@ -19,8 +19,9 @@ use super::{CALL_TIMEOUT, LockManager, ManagerError};
 use crate::rpc::client::{CallError, Request, StreamClient};
 use crate::wire::control::{
     Answer, BeginArgs, Begun, ClientPage, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage,
-    LocksArgs, MAX_RECORD, PROGRAM, PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, RunArgs, RunClient,
-    RunClientPage, RunId, RunList, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs, Watched,
+    LocksArgs, MAX_RECORD, PROGRAM, PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released,
+    RunArgs, RunClient, RunClientPage, RunId, RunList, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs,
+    Watched,
 };
 use crate::wire::rpc::{Credential, RpcError};
 use crate::wire::xdr::{Pack, Unpack, decode, encode};
@@ -253,6 +254,9 @@ impl LockManager for Nlmd {
     async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError> {
         let list: RunList = self.call_on(&self.driving, Procedure::Unfetched, &[], CALL_TIMEOUT).await?;
         Ok(list.runs.into_vec())
+    }
+    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
+        self.call(Procedure::Release, args).await
     }
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
         let timeout = Duration::from_millis(args.timeout_ms) + CONNECT_TIMEOUT;

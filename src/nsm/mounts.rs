@@ -32,7 +32,9 @@ impl NlmMount {
 /// Whether this host has the address now, loopback included.
 pub fn is_own_address(ip: IpAddr) -> bool {
     // Only the kernel knows: what is assigned, and what a subnet on the loopback interface covers.
-    std::net::UdpSocket::bind((ip, 0)).err().is_none_or(|error| error.kind() != ErrorKind::AddrNotAvailable)
+    std::net::UdpSocket::bind((ip.to_canonical(), 0))
+        .err()
+        .is_none_or(|error| error.kind() != ErrorKind::AddrNotAvailable)
 }
 
 /// The list of mounts could not be read.

@@ -35,6 +35,8 @@ pub struct ManagerStatus {
     pub names: Vec<String>,
     /// What it can do.
     pub capabilities: Vec<&'static str>,
+    /// Which promises of a run do not hold with it, a sentence each.
+    pub limits: Vec<String>,
     /// The kinds of lock it arbitrates.
     pub domains: Vec<String>,
     /// `open`, `recovery`, `strict`, `targeted` or `settling`.
@@ -97,6 +99,7 @@ fn capability_words(c: &Capabilities) -> Vec<&'static str> {
         (c.release, "release"),
         (c.knows_reclaims, "knows-reclaims"),
         (c.knows_paths, "knows-paths"),
+        (!c.begin_releases, "abort"),
     ]
     .into_iter()
     .filter_map(|(can, word)| can.then_some(word))
@@ -133,6 +136,7 @@ impl StatusReport {
                 nsm_state: status.nsm_state.0,
                 names: info.names.as_slice().iter().map(ToString::to_string).collect(),
                 capabilities: capability_words(&info.capabilities),
+                limits: super::caveats(info),
                 domains: info.domains.as_slice().iter().map(|d| d.as_str().to_owned()).collect(),
                 grace: grace_word(status.grace),
                 grace_remaining_ms: (status.grace != Grace::Open).then_some(status.grace_remaining_ms),

@@ -19,6 +19,9 @@ fn manager(out: &mut String, m: &ManagerStatus) {
     line!(out, "  instance      {}", m.instance);
     line!(out, "  arbitrates    {}", clean(&m.domains.join(", ")));
     line!(out, "  can           {}", m.capabilities.join(", "));
+    for (index, limit) in m.limits.iter().enumerate() {
+        line!(out, "  {:12}  {}", if index == 0 { "but" } else { "" }, clean(limit));
+    }
 }
 
 fn active(out: &mut String, run: &ActiveRun) {

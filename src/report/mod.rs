@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `run` | a run, its clients, locks and events |
 //! | `plan` | what a run would do |
+//! | `release` | chosen locks to free, and what came of it |
 //! | `listing` | status, locks, clients, runs, notices |
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `progress` | a run while it runs |
@@ -15,16 +16,19 @@
 //!
 //! Pure: no clock, no sockets, no files.
 
+mod caveats;
 mod exit;
 mod listing;
 mod listing_text;
 mod plan;
 mod progress;
+mod release;
 mod run;
 mod stamp;
 mod table;
 mod text;
 
+pub use caveats::caveats;
 pub use exit::{Facts, exit_code, reason};
 pub use listing::{
     ClientListing, ClientsReport, LockListing, LocksReport, NoticeReport, NotifyReport, RunListing, RunsReport,
@@ -32,6 +36,10 @@ pub use listing::{
 };
 pub use plan::{Plan, PlanClient, PlanReport, Probe};
 pub use progress::{Phase, Progress};
+pub use release::{
+    Heard, LockdProbe, Release, ReleaseClient, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
+    ReleasedCounts, ReleasesReport, Waiting,
+};
 pub use run::{
     ClientFate, ClientReport, EventReport, LockReport, LockTally, Outcome, Owner, RunDetail, RunHead, RunReport,
     ScopeReport, States,

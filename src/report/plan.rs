@@ -57,8 +57,8 @@ pub struct PlanClient {
     pub name: String,
     /// The first of its addresses.
     pub address: Option<IpAddr>,
-    /// Its locks in scope.
-    pub locks: u64,
+    /// Its locks in scope; none where the lock manager does not know whose a lock is.
+    pub locks: Option<u64>,
     /// Whether its statd answers now.
     pub probe: Probe,
     /// The server addresses its notices would leave from. For the text only.

@@ -261,8 +261,8 @@ pub struct ClientReport {
     pub attempts: u32,
     /// From begin to its last ack.
     pub acked_ms: Option<u64>,
-    /// What became of its locks.
-    pub locks: LockTally,
+    /// What became of its locks; none where the lock manager does not know whose a lock is.
+    pub locks: Option<LockTally>,
     /// What went wrong with it.
     pub error: Option<String>,
 }

@@ -103,11 +103,10 @@ fn fates(fates: &(impl Iterator<Item = ClientFate> + Clone)) -> String {
 
 /// A client of which there is something to say beyond "acked, and all of its locks are back".
 fn is_notable(client: &ClientReport) -> bool {
-    let l = client.locks;
     client.fate != ClientFate::Acked
         || client.suspect
         || client.error.is_some()
-        || l.dropped + l.kept + l.unverified + l.resurrected + l.conflicts > 0
+        || client.locks.is_some_and(|l| l.dropped + l.kept + l.unverified + l.resurrected + l.conflicts > 0)
 }
 
 fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool) {
@@ -144,7 +143,7 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
             plain += 1;
             continue;
         }
-        let l = client.locks;
+        let of = |count: fn(&LockTally) -> u64| or_dash(client.locks.as_ref().map(count));
         let suspect = client.suspect.then(|| "suspect".to_owned());
         let note: Vec<String> = suspect.into_iter().chain(client.error.clone()).collect();
         table.row([
@@ -153,19 +152,24 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
             client.fate.to_string(),
             client.attempts.to_string(),
             client.acked_ms.map_or_else(|| "-".to_owned(), seconds),
-            l.in_scope.to_string(),
-            l.reclaimed.to_string(),
-            l.released.to_string(),
-            l.dropped.to_string(),
-            l.kept.to_string(),
-            l.unverified.to_string(),
-            l.resurrected.to_string(),
-            l.conflicts.to_string(),
+            of(|l| l.in_scope),
+            of(|l| l.reclaimed),
+            of(|l| l.released),
+            of(|l| l.dropped),
+            of(|l| l.kept),
+            of(|l| l.unverified),
+            of(|l| l.resurrected),
+            of(|l| l.conflicts),
             note.join("; "),
         ]);
     }
     if plain > 0 {
-        line!(out, "  {plain} of them acked, and all their locks were reclaimed or released");
+        let locks = if clients.iter().any(|c| c.locks.is_some()) {
+            ", and all their locks were reclaimed or released"
+        } else {
+            ""
+        };
+        line!(out, "  {plain} of them acked{locks}");
     }
     if !table.is_empty() {
         line!(out, "\n{}", table.render().trim_end());
@@ -261,13 +265,13 @@ impl Text for PlanReport {
             line!(out, "  told as      {}", clean(&plan.names.join(", ")));
         }
         let unreachable = plan.clients.iter().filter(|c| c.probe.is_unreachable());
-        let locks: u64 = unreachable.clone().map(|c| c.locks).sum();
+        let locks: Option<u64> = unreachable.clone().map(|c| c.locks).sum();
         line!(
             out,
             "\n{} to tell; {} cannot be told now, with {} in scope",
             number(plan.clients.len() as u64, "client", "clients"),
             unreachable.count(),
-            number(locks, "lock", "locks")
+            locks.map_or_else(|| "an unknown number of locks".to_owned(), |n| number(n, "lock", "locks"))
         );
         let mut table = Table::new(&[
             ("CLIENT", Align::Left),
@@ -281,7 +285,7 @@ impl Text for PlanReport {
             table.row([
                 client.name.clone(),
                 or_dash(client.address),
-                client.locks.to_string(),
+                or_dash(client.locks),
                 client.probe.to_string(),
                 from.join(", "),
             ]);

@@ -1,4 +1,4 @@
-//! The record: every run, in one SQLite database.
+//! The record: every run and every release, in one SQLite database.
 //!
 //! Theory. A run's row exists before the lock manager is asked anything, and each phase is on disk
 //! (WAL, `synchronous=FULL`) before what it announces is done: after a crash at any instant the
@@ -15,6 +15,7 @@
 mod controller_lock;
 mod error;
 mod read;
+mod releases;
 mod rows;
 mod write;
 
@@ -24,6 +25,7 @@ mod tests;
 pub use controller_lock::ControllerLock;
 pub use error::StoreError;
 pub use read::{StoredClient, StoredRun};
+pub use releases::NewRelease;
 pub use write::{DeliveryUpdate, NewClient, NewRun, RunOutcome};
 
 use std::path::{Path, PathBuf};
@@ -43,7 +45,11 @@ pub const KEEP_DAYS: u32 = 90;
 pub const KEEP_RUNS: u32 = 1_000;
 
 fn migrations() -> Migrations<'static> {
-    Migrations::new(vec![M::up(include_str!("../../migrations/0001_record.sql"))])
+    Migrations::new(vec![
+        M::up(include_str!("../../migrations/0001_record.sql")),
+        M::up(include_str!("../../migrations/0002_unknown_owners.sql")),
+        M::up(include_str!("../../migrations/0003_release.sql")),
+    ])
 }
 
 /// An open record.

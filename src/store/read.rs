@@ -117,7 +117,12 @@ impl Store {
         let (head, state, locks, not_understood) = self.one(run, "SELECT * FROM run WHERE id = ?1", |row| {
             Ok((run_head(row)?, states(row)?, LockTally::from(counts(row)?), row.get("not_understood")?))
         })?;
-        let clients = self.rows(run, "SELECT * FROM client WHERE run = ?1 ORDER BY number", client_report)?;
+        let clients = self.rows(
+            run,
+            "SELECT client.*, run.knows_owners FROM client JOIN run ON run.id = client.run WHERE run = ?1
+             ORDER BY number",
+            client_report,
+        )?;
         Ok(RunReport::new(head, state, locks, clients, not_understood))
     }
 
@@ -238,7 +243,7 @@ fn client_report(row: &Row<'_>) -> rusqlite::Result<ClientReport> {
         fate: ClientFate::of(delivery(row)?, row.get("silent")?),
         attempts: row.get("attempts")?,
         acked_ms: maybe_count(row, "acked_ms")?,
-        locks: LockTally::from(counts(row)?),
+        locks: row.get::<_, bool>("knows_owners")?.then(|| counts(row)).transpose()?.map(LockTally::from),
         error: row.get("error")?,
     })
 }

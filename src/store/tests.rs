@@ -3,7 +3,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::report::{ClientFate, Outcome, Phase, Probe, ScopeReport};
+use crate::report::{
+    ClientFate, Outcome, Phase, Probe, Release, ReleaseOutcome, ReleaseReport, ReleasedCounts, ScopeReport,
+};
 use crate::wire::control::*;
 use crate::wire::types::*;
 use crate::wire::xdr::{List, Maybe};
@@ -26,6 +28,7 @@ fn run_id(n: u8) -> RunId {
 fn new_run(id: RunId) -> NewRun {
     NewRun {
         manager: "nlmd".into(),
+        knows_owners: true,
         endpoint: "here".into(),
         fingerprint: "f00d".into(),
         scope: ScopeReport { clients: vec!["c0".into()], ..ScopeReport::default() },
@@ -165,6 +168,18 @@ fn whole_run(store: &mut Store, id: RunId) {
 }
 
 #[test]
+fn a_manager_that_knows_no_owners_has_no_counts_for_its_clients() {
+    let place = Place::new();
+    let id = run_id(1);
+    let mut store = place.open();
+    store.create_run(&NewRun { knows_owners: false, ..new_run(id) }).unwrap();
+    store.record_begun(&begun(id)).unwrap();
+    store.record_clients(id, &[client(0)]).unwrap();
+    let report = store.report(id).unwrap();
+    assert_eq!((report.clients[0].locks, report.locks.in_scope), (None, 40));
+}
+
+#[test]
 fn a_run_reads_back_as_it_was_written() {
     let place = Place::new();
     let id = run_id(1);
@@ -177,8 +192,9 @@ fn a_run_reads_back_as_it_was_written() {
     assert_eq!((report.state.old, report.state.new), (Some(41), Some(43)));
     assert_eq!((report.locks.in_scope, report.locks.reclaimed, report.locks.dropped), (40, 20, 20));
     assert_eq!(report.run.scope.clients, ["c0"]);
-    let fates: Vec<_> = report.clients.iter().map(|c| (c.fate, c.acked_ms, c.suspect, c.locks.dropped)).collect();
-    assert_eq!(fates, [(ClientFate::Acked, Some(5), false, 0), (ClientFate::Silent, Some(9), true, 20)]);
+    let fates: Vec<_> =
+        report.clients.iter().map(|c| (c.fate, c.acked_ms, c.suspect, c.locks.map(|l| l.dropped))).collect();
+    assert_eq!(fates, [(ClientFate::Acked, Some(5), false, Some(0)), (ClientFate::Silent, Some(9), true, Some(20))]);
     assert_eq!(detail.lock_rows.len(), 3);
     assert_eq!((detail.lock_rows[2].start, detail.lock_rows[2].end, detail.lock_rows[2].owner.svid), (2, None, -3));
     let kinds: Vec<_> = detail.events.iter().map(|e| e.kind.as_str()).collect();
@@ -415,4 +431,67 @@ fn a_store_can_be_sent_to_a_blocking_thread() {
     is_send::<Store>();
     is_send::<ControllerLock>();
     is_send::<StoreError>();
+}
+
+fn release(scope: &str, outcome: ReleaseOutcome) -> ReleaseReport {
+    let released =
+        (outcome == ReleaseOutcome::Partial).then_some(ReleasedCounts { locks: 3, waiters: 1, offered: 2, left: 1 });
+    ReleaseReport::new(Release {
+        id: Some(scope.into()),
+        manager: "nlmd".into(),
+        scope: ScopeReport { clients: vec![scope.into()], ..ScopeReport::default() },
+        only: Vec::new(),
+        outcome,
+        exit: outcome.exit(),
+        at: None,
+        chosen: Some(4),
+        chosen_waiters: 1,
+        released,
+        probed_for_ms: 3000,
+        clients: Vec::new(),
+        locks: Vec::new(),
+        left: Vec::new(),
+        consent: Vec::new(),
+    })
+}
+
+#[test]
+fn a_release_is_unverified_until_its_answer_is_here() {
+    let place = Place::new();
+    let mut store = place.open();
+    for id in ["a", "b"] {
+        let new = NewRelease {
+            id: id.into(),
+            manager: "nlmd".into(),
+            endpoint: "here".into(),
+            instance: ELSEWHERE,
+            report: release(id, ReleaseOutcome::Planned),
+        };
+        assert!(store.create_release(&new).unwrap() > 0);
+    }
+    store.end_release(&release("b", ReleaseOutcome::Partial)).unwrap();
+    drop(store);
+    let mut store = place.open();
+    let listed = store.releases(10).unwrap();
+    let of = |id: &str| listed.iter().find(|row| row.id == id).unwrap();
+    assert_eq!((of("a").outcome, of("a").locks), (ReleaseOutcome::Unverified, 0));
+    let b = of("b");
+    assert_eq!((b.outcome, b.locks, b.waiters, b.left), (ReleaseOutcome::Partial, 3, 1, 1));
+    assert_eq!(b.scope.clients, ["b"]);
+    assert_eq!(store.releases(1).unwrap().len(), 1);
+    store.prune_to(90, 1).unwrap();
+    assert_eq!(store.releases(10).unwrap().len(), 1, "old ones are forgotten");
+}
+
+#[test]
+fn a_record_of_the_first_version_takes_releases_and_keeps_its_runs() {
+    let place = Place::new();
+    let mut connection = rusqlite::Connection::open(place.path()).unwrap();
+    let first = vec![M::up(include_str!("../../migrations/0001_record.sql"))];
+    Migrations::new(first).to_latest(&mut connection).unwrap();
+    drop(connection);
+    let mut store = place.open();
+    store.create_run(&new_run(run_id(1))).unwrap();
+    assert!(store.releases(1).unwrap().is_empty());
+    assert!(store.stored(run_id(1)).is_ok());
 }

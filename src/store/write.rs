@@ -15,6 +15,8 @@ pub struct NewRun {
     pub manager: String,
     /// Where it is driven.
     pub endpoint: String,
+    /// Whether it knows whose a lock is: else the counts of clients mean nothing.
+    pub knows_owners: bool,
     /// The plan's.
     pub fingerprint: String,
     /// What it covers, as it was asked for.
@@ -74,7 +76,10 @@ pub(super) fn now_ms() -> u64 {
 }
 
 impl Store {
-    fn transaction<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+    pub(super) fn transaction<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
         let run = |connection: &mut Connection| {
             let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = work(&tx)?;
@@ -91,8 +96,9 @@ impl Store {
         let (id, now) = (new.begin.run.to_string(), integer(now_ms()));
         self.transaction(|tx| {
             tx.execute(
-                "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms,
+                                  knows_owners)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
                 params![
                     id,
                     new.manager,
@@ -104,6 +110,7 @@ impl Store {
                     xdr::encode(&new.begin),
                     Phase::Planned.as_str(),
                     now,
+                    new.knows_owners,
                 ],
             )?;
             insert_event(tx, &id, now, Phase::Planned.as_str(), "")
@@ -310,8 +317,8 @@ impl Store {
         self.transaction(|tx| insert_event(tx, &id, integer(unix_ms), kind, detail))
     }
 
-    /// Forgets ended runs that are older than [`KEEP_DAYS`], and the oldest beyond [`KEEP_RUNS`].
-    /// Says how many.
+    /// Forgets ended runs that are older than [`KEEP_DAYS`], and the oldest beyond [`KEEP_RUNS`]; and
+    /// releases likewise. Says how many runs.
     pub fn prune(&mut self) -> Result<usize, StoreError> {
         self.prune_to(KEEP_DAYS, KEEP_RUNS)
     }
@@ -320,6 +327,11 @@ impl Store {
     pub fn prune_to(&mut self, days: u32, runs: u32) -> Result<usize, StoreError> {
         let oldest = integer(now_ms().saturating_sub(u64::from(days) * 86_400_000));
         self.transaction(|tx| {
+            tx.execute(
+                "DELETE FROM release WHERE asked_ms < ?1 OR id NOT IN
+                 (SELECT id FROM release ORDER BY asked_ms DESC, rowid DESC LIMIT ?2)",
+                params![oldest, runs],
+            )?;
             tx.execute(
                 "DELETE FROM run WHERE phase = 'done' AND (started_ms < ?1 OR id NOT IN
                  (SELECT id FROM run ORDER BY started_ms DESC, rowid DESC LIMIT ?2))",

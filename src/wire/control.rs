@@ -9,6 +9,10 @@
 //! after it, 0 when there is none. A run's client is named by its index (`u32`) in the list that
 //! `begin` fixed.
 
+mod release;
+
+pub use release::{ClientSeen, LockDigest, RELEASE, ReleaseArgs, Released};
+
 use std::fmt;
 
 use super::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
@@ -59,7 +63,7 @@ pub enum Procedure {
     ResultLocks = 13,
     /// [`RunArgs`] -> void: the result was fetched and stored.
     Acknowledge = 14,
-    /// Reserved: frees chosen locks.
+    /// [`ReleaseArgs`] -> [`Released`]: frees chosen locks.
     Release = 15,
     /// [`WatchArgs`] -> [`Watched`]: answers when something changed, or at the time-out.
     Watch = 16,
@@ -161,7 +165,7 @@ pub enum RefusalCode {
     RunActive = 1,
     /// A grace period that is no run's is active (the manager restarted a moment ago).
     GraceActive = 2,
-    /// Instance or NSM state are not those of the plan.
+    /// Instance, NSM state or (of a release) locks are not those of the plan.
     StalePlan = 3,
     /// No run of that id is known.
     UnknownRun = 4,
@@ -227,6 +231,9 @@ pub struct Capabilities {
     pub knows_reclaims: bool,
     /// Takes paths and exports in a scope, not only file handles.
     pub knows_paths: bool,
+    /// `BEGIN` itself frees every lock in scope: from then on none of them can be kept, and the run
+    /// cannot be aborted.
+    pub begin_releases: bool,
 }
 
 /// Who the manager is.
@@ -480,7 +487,7 @@ impl fmt::Display for LockKind {
 }
 
 /// What a lock is now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, XdrCodec)]
 #[repr(u32)]
 pub enum LockState {
     /// Held.

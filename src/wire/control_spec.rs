@@ -47,6 +47,7 @@ fn program_version_and_bounds_are_the_same() {
     assert!(bare.ends_with(&format!("}} = {VERSION}; }} = 0x{PROGRAM:X};")), "{bare}");
     assert!(bare.contains(&format!("NLMCTL_PAGE = {};", control::PAGE)));
     assert!(bare.contains(&format!("NLMCTL_MAX_REFS = {};", control::MAX_REFS)));
+    assert!(bare.contains(&format!("NLMCTL_RELEASE = {};", control::RELEASE)));
     assert!(SPEC.contains(&format!("at\n * most {} MiB", control::MAX_RECORD >> 20)));
 }
 
@@ -77,7 +78,7 @@ fn every_refusal_and_grace_stands_there_with_its_number() {
 /// XDR has `state` for `nsm_state` and `can` for `capabilities`.
 #[test]
 fn every_struct_has_the_same_fields_in_the_same_order() {
-    let source = include_str!("control.rs");
+    let source = concat!(include_str!("control.rs"), include_str!("control/release.rs"));
     let bare = bare();
     let mut compared = 0;
     for part in source.split("pub struct ").skip(1) {

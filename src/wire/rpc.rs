@@ -22,7 +22,7 @@ const MAX_MACHINE: usize = 176;
 pub enum Credential {
     /// AUTH_NONE.
     None,
-    /// AUTH_SYS, without its list of groups.
+    /// AUTH_SYS.
     Unix {
         /// The caller's host.
         machine: String,
@@ -30,6 +30,8 @@ pub enum Credential {
         uid: u32,
         /// The group.
         gid: u32,
+        /// Up to 16 other groups, as they were read; calls made here carry none.
+        groups: Vec<u32>,
     },
     /// Another flavor, by its number.
     Other(u32),
@@ -38,7 +40,7 @@ pub enum Credential {
 impl Credential {
     /// AUTH_SYS of root at `machine`; the name is cut where an auth body has no room for it.
     pub fn root(machine: &str) -> Self {
-        Self::Unix { machine: machine.to_owned(), uid: 0, gid: 0 }
+        Self::Unix { machine: machine.to_owned(), uid: 0, gid: 0, groups: Vec::new() }
     }
 }
 
@@ -164,7 +166,7 @@ fn clip(name: &str) -> &[u8] {
 pub fn call(xid: u32, program: u32, version: u32, procedure: u32, credential: &Credential, args: &[u8]) -> Vec<u8> {
     let flavor: AuthFlavor<&[u8]> = match credential {
         Credential::None => AuthFlavor::AuthNone(None),
-        Credential::Unix { machine, uid, gid } => {
+        Credential::Unix { machine, uid, gid, groups: _ } => {
             AuthFlavor::AuthUnix(AuthUnixParams::new(0, clip(machine), *uid, *gid, None))
         }
         Credential::Other(id) => AuthFlavor::Unknown { id: *id, data: &[] },
@@ -205,6 +207,7 @@ pub fn parse_call(message: &[u8]) -> Result<IncomingCall<'_>, BadCall> {
             machine: String::from_utf8_lossy(unix.machine_name()).into_owned(),
             uid: unix.uid(),
             gid: unix.gid(),
+            groups: unix.gids().unwrap_or_default().to_vec(),
         },
         other => Credential::Other(other.id()),
     };
@@ -280,7 +283,7 @@ mod tests {
     use crate::wire::vectors::bytes;
 
     fn unix() -> Credential {
-        Credential::Unix { machine: "c1".to_owned(), uid: 1000, gid: 100 }
+        Credential::Unix { machine: "c1".to_owned(), uid: 1000, gid: 100, groups: Vec::new() }
     }
 
     // RFC 5531 section 9 (rpc_msg, call_body), appendix A (authsys_parms).
@@ -303,6 +306,18 @@ mod tests {
             args: &args,
         };
         assert_eq!(parse_call(&written), Ok(expected));
+    }
+
+    // RFC 5531 appendix A: "unsigned int gids<16>".
+    #[test]
+    fn the_groups_of_a_caller_are_read() {
+        let mut message = bytes(CALL);
+        message[31] += 8;
+        message[55] = 2;
+        message.splice(56..56, [0, 0, 0, 7, 0, 0, 0, 9]);
+        let credential = parse_call(&message).map(|call| call.credential);
+        let groups = vec![7, 9];
+        assert_eq!(credential, Ok(Credential::Unix { machine: "c1".to_owned(), uid: 1000, gid: 100, groups }));
     }
 
     #[test]
@@ -410,7 +425,7 @@ mod tests {
             xid: u32, program: u32, version: u32, procedure: u32, machine in "[a-z.]{0,176}", uid: u32, gid: u32,
             args in prop::collection::vec(any::<u8>(), 0..100),
         ) {
-            let credential = Credential::Unix { machine, uid, gid };
+            let credential = Credential::Unix { machine, uid, gid, groups: Vec::new() };
             let written = call(xid, program, version, procedure, &credential, &args);
             let expected = IncomingCall { xid, program, version, procedure, credential, args: &args };
             prop_assert_eq!(parse_call(&written), Ok(expected));

@@ -13,7 +13,7 @@ pub const MAX_NETOBJ: usize = 1024;
 macro_rules! netobj {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub struct $name(Arc<[u8]>);
 
         impl $name {
@@ -85,6 +85,18 @@ impl CallerName {
             return Err(BadName);
         }
         Ok(Self(name.into()))
+    }
+    /// Makes a name of words that are shown in a name's place: control characters become `?`, what is
+    /// too long is cut, and of nothing comes `?`.
+    pub fn of_words(words: &str) -> Self {
+        let mut name: String = words.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        while name.len() > MAX_NETOBJ {
+            name.pop();
+        }
+        if name.is_empty() {
+            name.push('?');
+        }
+        Self(name.into())
     }
     /// The name.
     pub fn as_str(&self) -> &str {

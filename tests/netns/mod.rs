@@ -35,6 +35,7 @@
     reason = "a test may panic, and says what it saw"
 )]
 
+mod ganesha;
 mod nlmd;
 mod process;
 
@@ -51,6 +52,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::User;
 
+pub use ganesha::Ganesha;
 pub use nlmd::{Nlmd, nlmctl};
 pub use process::{Process, Ran};
 

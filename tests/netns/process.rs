@@ -32,6 +32,8 @@ pub(super) fn tool(name: &str) -> Command {
         "ip" => "iproute2",
         "rpcbind" | "rpcinfo" => "rpcbind",
         "rpc.statd" | "sm-notify" => "nfs-common",
+        "ganesha.nfsd" => "nfs-ganesha and nfs-ganesha-vfs",
+        "dbus-daemon" => "dbus-daemon",
         "rpcgen" => "rpcsvc-proto",
         "cc" => "gcc",
         other => other,

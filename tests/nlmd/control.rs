@@ -2,9 +2,10 @@
 
 use nfs3_types::xdr_codec::Void;
 use nlmctl::wire::control::{
-    BeginArgs, Begun, ClientProgress, ClientResultPage, Delivery, ExtendArgs, Fate, Grace, LockFatePage, LockPage,
-    LockState, LocksArgs, Mode, Outcome, Policy, Procedure, ProgressArgs, Refusal, RefusalCode, RunArgs, RunClientPage,
-    RunId, RunList, RunPageAfter, RunResult, Scope, SettleArgs, Silent, Status, Unreachable, WatchArgs, Watched,
+    BeginArgs, Begun, ClientProgress, ClientResultPage, ClientSeen, Delivery, ExtendArgs, Fate, Grace, LockFatePage,
+    LockPage, LockRow, LockState, LocksArgs, Mode, Outcome, Policy, Procedure, ProgressArgs, Refusal, RefusalCode,
+    ReleaseArgs, Released, RunArgs, RunClientPage, RunId, RunList, RunPageAfter, RunResult, Scope, SettleArgs, Silent,
+    Status, Unreachable, WatchArgs, Watched,
 };
 use nlmctl::wire::nlm::Stat;
 use nlmctl::wire::xdr::List;
@@ -218,4 +219,84 @@ fn what_waits_behind_a_dropped_lock_is_granted_and_a_late_reclaim_is_taken_if_no
     assert_eq!(alpha.lock(&Want { reclaim: true, ..want("waited for") }), Stat::Denied, "somebody was granted it");
     assert_eq!(result(&mut control, begun.run).unwrap().late, 1, "only the granted one counts");
     assert_eq!(unfetched(&mut control), [begun.run], "what came late is to be fetched too");
+}
+
+fn rows(control: &mut Control) -> Vec<LockRow> {
+    let page: LockPage = control.call(Procedure::Locks, &LocksArgs { scope: Scope::default(), after: 0 }).unwrap();
+    page.locks.into_vec()
+}
+
+/// What the rows say of a client.
+fn seen(rows: &[LockRow], name: &str) -> ClientSeen {
+    let its: Vec<LockRow> = rows.iter().filter(|row| row.owner.name.as_str() == name).cloned().collect();
+    ClientSeen::new(its[0].owner.name.clone(), its[0].owner.address, &its)
+}
+
+fn release(control: &mut Control, clients: Vec<ClientSeen>, locks: Vec<LockRow>) -> Result<Released, Refusal> {
+    let instance = control.info().instance;
+    let args = ReleaseArgs { instance, clients: List::clipped(clients), locks: List::clipped(locks) };
+    control.call(Procedure::Release, &args)
+}
+
+#[test]
+fn a_ghost_of_a_client_is_freed_and_who_waited_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = shared_port(&["127.0.0.3", "127.0.0.1"]);
+    let host = Host::start("127.0.0.3", port);
+    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let (mut ghost, mut beta) = (Client::v4(&daemon, "127.0.0.2", "ghost"), Client::v4(&daemon, "127.0.0.3", "beta"));
+    assert_eq!(ghost.lock(&want("waited for")), Stat::Granted);
+    assert_eq!(ghost.lock(&want("other")), Stat::Granted);
+    assert_eq!(beta.lock(&want("its own")), Stat::Granted);
+    assert_eq!(beta.lock(&Want { block: true, ..want("waited for") }), Stat::Blocked);
+    let mut control = Control::open(&daemon);
+    assert!(control.info().capabilities.release);
+    let ghosts = seen(&rows(&mut control), "ghost");
+    let cursor = control.status().cursor;
+    let released = release(&mut control, vec![ghosts.clone()], vec![]).unwrap();
+    assert_eq!((released.locks, released.waiters, released.offered, released.left), (2, 0, 1, 0));
+    let Heard::Granted { lock, .. } = host.hear() else { panic!("no GRANTED") };
+    assert_eq!(lock.fh.as_slice(), b"waited for");
+    await_some("the waiter holds it", || {
+        let held = |row: &LockRow| row.file.as_slice() == b"waited for" && row.state == LockState::Held;
+        rows(&mut control).iter().any(held).then_some(())
+    });
+    assert_eq!(control.status().locks, 2, "beta has what it had, and what it waited for");
+    assert_eq!(control.status().clients, 2, "the ghost stays known");
+    let watched: Watched = control.call(Procedure::Watch, &WatchArgs { cursor, timeout_ms: 0 }).unwrap();
+    assert!(watched.events.as_slice().iter().any(|event| event.kind.as_str() == "release"), "{watched:?}");
+    assert_eq!(ghost.unlock(&want("waited for")), Stat::Granted);
+    assert_eq!(ghost.test(&want("waited for")), Stat::Denied, "its late UNLOCK touches nobody else's");
+    assert_eq!(ghost.lock(&Want { reclaim: true, ..want("other") }), Stat::DeniedGracePeriod);
+    assert_eq!(release(&mut control, vec![ghosts], vec![]).unwrap_err().code, RefusalCode::StalePlan);
+}
+
+#[test]
+fn a_release_is_refused_when_the_set_has_changed_in_a_run_for_another_life_and_by_the_read_only_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ro.sock");
+    let daemon = Daemon::start(&folder, &["--control-ro", path.to_str().unwrap()]);
+    let mut alpha = Client::v4(&daemon, "127.0.0.2", "alpha");
+    assert_eq!(alpha.lock(&want("first")), Stat::Granted);
+    let mut control = Control::open(&daemon);
+    let before = rows(&mut control);
+    let all = seen(&before, "alpha");
+    assert_eq!(alpha.lock(&want("second")), Stat::Granted);
+    let refused = release(&mut control, vec![all], vec![]).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::StalePlan);
+    assert!(refused.message.as_str().contains("alpha at 127.0.0.2"), "{refused}");
+    let other_life = ReleaseArgs {
+        instance: nlmctl::wire::control::InstanceId([0; 16]),
+        clients: List::default(),
+        locks: List::clipped(before.clone()),
+    };
+    assert_eq!(control.call::<Released>(Procedure::Release, &other_life).unwrap_err().code, RefusalCode::StalePlan);
+    let mut watcher = Control::at(&path);
+    assert_eq!(release(&mut watcher, vec![], before.clone()).unwrap_err().code, RefusalCode::NotAllowed);
+    let begun = begin(&mut control, 1).unwrap();
+    assert_eq!(release(&mut control, vec![], before.clone()).unwrap_err().code, RefusalCode::RunActive);
+    let _: RunResult = control.call(Procedure::Abort, &RunArgs { run: begun.run }).unwrap();
+    assert_eq!(control.status().locks, 2);
+    assert_eq!(release(&mut control, vec![], before).unwrap().locks, 1, "one lock by itself");
+    assert_eq!(control.status().locks, 1);
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::lines::{Place, Standing};
 use super::owner::{Done, Owner};
 use super::records::{Forgotten, NotRecorded};
 use super::{Incoming, PARKED_MAX};
 use crate::lockd::callbacks;
+use crate::lockd::embed::Admission;
 use crate::lockd::persist::{self, Change, Durable, MonitorRecord, Watch};
-use crate::locks::{Call, Caller, ClientId, Effect, Full, Handled, OfferId, Reboot, Verdict};
+use crate::locks::{Call, Caller, ClientId, Effect, Full, Handled, OfferId, Outside, Reboot, Verdict};
 use crate::wire::types::{CallerName, NsmState};
 
 /// How long the look-up of a caller's name may take.
@@ -21,29 +23,63 @@ const LOOKUPS_MAX: usize = 32;
 /// How often one call may be parked: more means that clients push each other out of a full table.
 const PARKINGS_MAX: u8 = 16;
 
-/// A call that waits for something.
+/// A call that is not answered yet.
+#[derive(Debug)]
+pub(super) struct OpenCall {
+    pub(super) incoming: Incoming,
+    pub(super) answer: oneshot::Sender<Verdict>,
+    /// How often it was parked.
+    pub(super) parkings: u8,
+    /// Its place in the order of arrival.
+    pub(super) number: u64,
+    /// What an embedding server said about it, once it was asked.
+    pub(super) admission: Option<Admission>,
+    /// What the mirror said to the step that it asked for.
+    pub(super) outside: Outside,
+}
+
+impl OpenCall {
+    /// Whose line it stands in.
+    pub(super) fn place(&self) -> Place {
+        (self.incoming.address, self.incoming.name.clone())
+    }
+    fn answer(self, verdict: Verdict) {
+        let _ = self.answer.send(verdict);
+    }
+}
+
+/// A reboot notice that is not answered yet.
+#[derive(Debug)]
+pub(super) struct OpenNotice {
+    pub(super) source: IpAddr,
+    pub(super) name: CallerName,
+    pub(super) state: NsmState,
+    pub(super) answer: oneshot::Sender<Reboot>,
+    /// Its place in the order of arrival.
+    pub(super) number: u64,
+}
+
+/// What waits for something.
 #[derive(Debug)]
 pub(super) enum Parked {
-    Call { incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8 },
-    Reboot { source: IpAddr, name: CallerName, state: NsmState, answer: oneshot::Sender<Reboot> },
+    Call(OpenCall),
+    Reboot(OpenNotice),
 }
 
 impl Parked {
     pub(super) fn deny(self) {
         match self {
-            Self::Call { answer, .. } => {
-                let _ = answer.send(Verdict::NoLocks);
-            }
+            Self::Call(call) => call.answer(Verdict::NoLocks),
             // Its caller repeats it.
-            Self::Reboot { .. } => {}
+            Self::Reboot(_) => {}
         }
     }
 
     /// Whether a reboot notice from `source` about `name` may mean this one's client.
     pub(super) fn concerns(&self, source: IpAddr, name: &CallerName) -> bool {
         match self {
-            Self::Call { incoming, .. } => incoming.address == source && incoming.name.matches(name),
-            Self::Reboot { source: other, name: named, .. } => *other == source && named.matches(name),
+            Self::Call(OpenCall { incoming, .. }) => incoming.address == source && incoming.name.matches(name),
+            Self::Reboot(notice) => notice.source == source && notice.name.matches(name),
         }
     }
 }
@@ -122,34 +158,48 @@ fn carried_state(call: &Call) -> NsmState {
 
 impl Owner {
     pub(super) fn call(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>) {
-        self.again.push_back(Parked::Call { incoming, answer, parkings: 0 });
+        let (number, admission, outside) = (self.next_number(), None, Outside::Unasked);
+        self.again.push_back(Parked::Call(OpenCall { incoming, answer, parkings: 0, number, admission, outside }));
         self.drain_again();
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
     }
 
     /// Gives calls that need not wait any longer (and new ones) to the table, in order.
     pub(super) fn drain_again(&mut self) {
         while let Some(parked) = self.again.pop_front() {
             match parked {
-                Parked::Call { parkings, .. } if parkings > PARKINGS_MAX => parked.deny(),
-                Parked::Call { incoming, answer, parkings } => self.one_call(incoming, answer, parkings),
-                Parked::Reboot { source, name, state, answer } => self.reboot(source, name, state, answer),
+                Parked::Call(call) if call.parkings > PARKINGS_MAX => Parked::Call(call).deny(),
+                Parked::Call(call) => self.one_call(call),
+                Parked::Reboot(notice) => self.one_notice(notice),
             }
         }
     }
 
+    /// Whether one more call can be parked.
+    pub(super) fn has_room(&self, name: &CallerName) -> bool {
+        let room = self.parked < PARKED_MAX;
+        if !room {
+            tracing::warn!(client = %name, "too many calls wait; one is dropped unanswered");
+        }
+        room
+    }
+
     /// Counts a call that is going to be parked; drops it, unanswered, where too many are.
-    fn park(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) -> Option<Parked> {
-        self.park_behind(incoming, answer, parkings + 1)
+    fn park(&mut self, call: OpenCall) -> Option<Parked> {
+        self.park_behind(OpenCall { parkings: call.parkings + 1, ..call })
     }
 
     /// Parks a call behind others of its client: those count how often.
-    fn park_behind(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) -> Option<Parked> {
-        if self.parked >= PARKED_MAX {
-            tracing::warn!(client = %incoming.name, "too many calls wait; one is dropped unanswered");
+    fn park_behind(&mut self, call: OpenCall) -> Option<Parked> {
+        if !self.has_room(&call.incoming.name) {
             return None;
         }
         self.parked += 1;
-        Some(Parked::Call { incoming, answer, parkings })
+        Some(Parked::Call(call))
     }
 
     pub(super) fn unpark(&mut self, parked: Vec<Parked>) {
@@ -157,22 +207,35 @@ impl Owner {
         self.again.extend(parked);
     }
 
-    fn one_call(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
-        let (address, server_address) = (incoming.address, incoming.via.server_address);
-        let Some(client) = self.table.find(address, &incoming.name) else {
-            self.identify(incoming, answer, parkings);
+    fn one_call(&mut self, call: OpenCall) {
+        // What changes locks keeps its order; TEST changes nothing.
+        let keeps_order = !matches!(call.incoming.call, Call::Test(_));
+        if let Some(question) = self.embedded.question(&call) {
+            self.ask(call, question);
+            return;
+        }
+        let (address, server_address) = (call.incoming.address, call.incoming.via.server_address);
+        if keeps_order && self.lines.holds_up(address, &call.incoming.name, call.number) {
+            self.stand(Standing::Ready(Parked::Call(call)));
+            return;
+        }
+        if let Some(verdict) = self.refused_by_server(&call) {
+            call.answer(verdict);
+            return;
+        }
+        let Some(client) = self.table.find(address, &call.incoming.name) else {
+            self.identify(call);
             return;
         };
-        // What changes locks keeps its order; TEST changes nothing.
-        if !matches!(incoming.call, Call::Test(_)) {
+        if keeps_order {
             if self.until_commit.holds_up_call(client, address) {
-                if let Some(parked) = self.park_behind(incoming, answer, parkings) {
+                if let Some(parked) = self.park_behind(call) {
                     self.until_commit.call(Some(client), address, parked);
                 }
                 return;
             }
             if self.records.is_waited_for(client) {
-                if let Some(parked) = self.park_behind(incoming, answer, parkings) {
+                if let Some(parked) = self.park_behind(call) {
                     self.records.wait_behind(client, parked);
                 }
                 return;
@@ -182,29 +245,33 @@ impl Owner {
         if !durable {
             self.table.called(client, server_address);
         }
-        if promises(&incoming.call) && !(durable && heard) {
-            if !durable || !is_reclaim(&incoming.call) {
-                self.record(client, incoming, answer, parkings);
+        if promises(&call.incoming.call) && !(durable && heard) {
+            if !durable || !is_reclaim(&call.incoming.call) {
+                self.record(client, call);
                 return;
             }
             self.watch_beside(address);
         }
-        let caller = Caller { client, via: incoming.via };
-        match self.table.handle(self.clock.now(), caller, &incoming.call) {
+        let caller = Caller { client, via: call.incoming.via };
+        match self.table.handle_after(self.clock.now(), caller, &call.incoming.call, call.outside) {
             Handled::Wait => {
-                let client = (!matches!(incoming.call, Call::Test(_))).then_some(client);
-                if let Some(parked) = self.park(incoming, answer, parkings) {
+                let client = keeps_order.then_some(client);
+                if let Some(parked) = self.park(OpenCall { outside: Outside::Unasked, ..call }) {
                     self.until_commit.call(client, address, parked);
                 }
             }
+            Handled::Outside { asked } => {
+                self.await_step(call, asked);
+                let _ = self.apply_effects();
+            }
             Handled::Reply(verdict) => {
-                let state = carried_state(&incoming.call);
+                let state = carried_state(&call.incoming.call);
                 if let Some(record) = self.records.state_changed(client, state, self.clock.now()) {
                     self.keep_evidence(record);
                 }
                 let late = self.apply_effects();
                 if late.is_empty() {
-                    let _ = answer.send(verdict);
+                    self.reply(call, verdict);
                 } else {
                     self.work.spawn(async move {
                         for durable in late {
@@ -212,7 +279,7 @@ impl Owner {
                                 tracing::error!(%error, "a late reclaim is granted but missing in its run's result");
                             }
                         }
-                        let _ = answer.send(verdict);
+                        call.answer(verdict);
                         Done::Nothing
                     });
                 }
@@ -220,29 +287,33 @@ impl Owner {
         }
     }
 
+    /// The table's verdict is the answer, unless it is a TEST that has still to ask elsewhere.
+    fn reply(&mut self, call: OpenCall, verdict: Verdict) {
+        match &call.incoming.call {
+            Call::Test(wanted) if verdict == Verdict::Granted => self.test_outside(wanted, call.answer),
+            _ => call.answer(verdict),
+        }
+    }
+
     /// A call of an unknown address and name. A namesake elsewhere may be the same host. Only a call
     /// that takes a lock makes its caller a client; others must not push a client out of a full table.
-    fn identify(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
-        let key = (incoming.address, incoming.name.clone());
+    fn identify(&mut self, call: OpenCall) {
+        let key = call.place();
         let pending = self.identifying.waiting.contains_key(&key);
-        let look_up = !self.table.namesakes(&incoming.name).is_empty()
-            && (pending || self.identifying.waiting.len() < LOOKUPS_MAX);
+        let look_up =
+            !self.table.namesakes(&key.1).is_empty() && (pending || self.identifying.waiting.len() < LOOKUPS_MAX);
         if !look_up && !pending {
-            if !makes_known(&incoming.call) {
-                self.stranger(incoming, answer, parkings);
+            if !makes_known(&call.incoming.call) {
+                self.stranger(call);
                 return;
             }
             match self.add(&key) {
-                Ok(_) => {
-                    self.again.push_front(Parked::Call { incoming, answer, parkings: parkings + 1 });
-                }
-                Err(Full) => {
-                    let _ = answer.send(Verdict::NoLocks);
-                }
+                Ok(_) => self.again.push_front(Parked::Call(OpenCall { parkings: call.parkings + 1, ..call })),
+                Err(Full) => call.answer(Verdict::NoLocks),
             }
             return;
         }
-        let Some(parked) = self.park(incoming, answer, parkings) else { return };
+        let Some(parked) = self.park(call) else { return };
         self.identifying.waiting.entry(key.clone()).or_default().push(parked);
         if !pending {
             self.work.spawn(async move {
@@ -260,37 +331,34 @@ impl Owner {
         let mut known = self.table.find(key.0, &key.1).is_some() || self.join(&key, found);
         for parked in waiting {
             match parked {
-                Parked::Call { incoming, answer, parkings } if !known && !makes_known(&incoming.call) => {
-                    self.stranger(incoming, answer, parkings);
-                }
-                Parked::Call { .. } if !known && self.add(&key).is_err() => parked.deny(),
-                Parked::Call { .. } => {
+                Parked::Call(call) if !known && !makes_known(&call.incoming.call) => self.stranger(call),
+                Parked::Call(_) if !known && self.add(&key).is_err() => parked.deny(),
+                Parked::Call(_) => {
                     known = true;
                     self.again.push_back(parked);
                 }
-                Parked::Reboot { .. } => self.again.push_back(parked),
+                Parked::Reboot(_) => self.again.push_back(parked),
             }
         }
         self.drain_again();
     }
 
     /// Answers a caller that has nothing here and takes nothing.
-    fn stranger(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
-        let handled = match &incoming.call {
+    fn stranger(&mut self, call: OpenCall) {
+        let handled = match &call.incoming.call {
             Call::Test(wanted) => self.table.test_by_stranger(&wanted.file, wanted.range, wanted.exclusive),
             Call::Unlock(_) | Call::Unshare { .. } | Call::FreeAll => Handled::Reply(Verdict::Granted),
             Call::Cancel(_) | Call::Lock { .. } | Call::Share { .. } => Handled::Reply(Verdict::Denied),
         };
         match handled {
-            Handled::Wait => {
-                let address = incoming.address;
-                if let Some(parked) = self.park(incoming, answer, parkings) {
+            // No lock is granted here, so nothing has to be mirrored.
+            Handled::Wait | Handled::Outside { .. } => {
+                let address = call.incoming.address;
+                if let Some(parked) = self.park(call) {
                     self.until_commit.call(None, address, parked);
                 }
             }
-            Handled::Reply(verdict) => {
-                let _ = answer.send(verdict);
-            }
+            Handled::Reply(verdict) => self.reply(call, verdict),
         }
     }
 
@@ -332,10 +400,10 @@ impl Owner {
     }
 
     /// Persist before promising.
-    fn record(&mut self, client: ClientId, incoming: Incoming, answer: oneshot::Sender<Verdict>, parkings: u8) {
+    fn record(&mut self, client: ClientId, call: OpenCall) {
         let Some(mut view) = self.table.client(client) else { return };
         // The table learns it only when it gets the call; one write is enough.
-        let state = carried_state(&incoming.call);
+        let state = carried_state(&call.incoming.call);
         if state.is_known() {
             view.nsm_state = state;
         }
@@ -347,7 +415,7 @@ impl Owner {
                 None => return,
             },
         };
-        let Some(parked) = self.park(incoming, answer, parkings) else { return };
+        let Some(parked) = self.park(call) else { return };
         let Some(record) = self.records.wait(client, &view, parked) else { return };
         let submitted = self.persist.submit(Change::Monitor(record.clone()));
         let watching = self.watching(asked.clone());
@@ -387,12 +455,12 @@ impl Owner {
                 self.parked = self.parked.saturating_sub(waiting.len());
                 for parked in waiting {
                     match &parked {
-                        Parked::Call { incoming, .. }
-                            if promises(&incoming.call) && !(on_disk && is_reclaim(&incoming.call)) =>
+                        Parked::Call(call)
+                            if promises(&call.incoming.call) && !(on_disk && is_reclaim(&call.incoming.call)) =>
                         {
                             parked.deny();
                         }
-                        Parked::Call { .. } | Parked::Reboot { .. } => self.again.push_back(parked),
+                        Parked::Call(_) | Parked::Reboot(_) => self.again.push_back(parked),
                     }
                 }
                 self.drain_again();
@@ -407,6 +475,19 @@ impl Owner {
         state: NsmState,
         answer: oneshot::Sender<Reboot>,
     ) {
+        let number = self.next_number();
+        self.one_notice(OpenNotice { source, name, state, answer, number });
+    }
+
+    fn one_notice(&mut self, notice: OpenNotice) {
+        let (source, name, state) = (notice.source, notice.name.clone(), notice.state);
+        if let Some(place) = self.lines.held_up_notice(source, &name, notice.number) {
+            if self.has_room(&name) {
+                self.parked += 1;
+                self.lines.stand(place, notice.number, Standing::Ready(Parked::Reboot(notice)));
+            }
+            return;
+        }
         let held_up = self.until_commit.holds_up_reboot(source);
         let identifying = self.identifying.waiting.iter_mut().find(|((at, n), _)| *at == source && n.matches(&name));
         let line = match identifying {
@@ -419,7 +500,7 @@ impl Owner {
         if outcome == Reboot::Wait {
             if self.parked < PARKED_MAX {
                 self.parked += 1;
-                let notice = Parked::Reboot { source, name, state, answer };
+                let notice = Parked::Reboot(notice);
                 match line {
                     Some(line) => line.push(notice),
                     None => self.until_commit.reboot(source, notice),
@@ -429,7 +510,7 @@ impl Owner {
         }
         // Nothing of a reboot notice is a late reclaim.
         let _ = self.apply_effects();
-        let _ = answer.send(outcome);
+        let _ = notice.answer.send(outcome);
     }
 
     /// Does what the table wants done outside. Returns what must be durable before the answer.
@@ -463,6 +544,8 @@ impl Owner {
                     tracing::info!(kind, "{detail}");
                     self.timeline.push(self.clock.unix_ms(), kind, &detail);
                 }
+                Effect::Mirror(file, step) => self.mirror(file, step),
+                Effect::AskAgain(file, refusals) => self.ask_again_later(file, refusals),
                 Effect::Changed => self.timeline.changed(),
             }
         }

@@ -11,11 +11,14 @@
 //!
 //! The path of an NLM call (`calls.rs`):
 //! ```text
+//! may the caller lock it? (an embedding server's say) --not known yet--> asked, in its client's line
+//!     |  <------------------------------------------------- answered'
 //! find client --unknown, namesake elsewhere--> look the name up, parked --.
 //!     |  <---------------------------------------------------------------'
 //! record durable? --no (LOCK, SHARE)--> write it, parked --.   (--nsm statd: and have it watched)
 //!     |  <--------------------------------- failed: NOLOCKS'
 //! handle --Wait (a result is being written)--> parked until the commit
+//!     |  '---Outside (a mirror's consent)--> taken there, in its client's line
 //!     |
 //! effects; a late reclaim is on disk before its answer
 //! ```
@@ -30,11 +33,14 @@
 //! - A reply that promises a lock goes out only when the client's monitor record is durable, and
 //!   where rpc.statd is the status monitor, when it watches the client (`watches.rs`).
 //! - Calls and reboot notices of one client keep their order: behind a parked one, the next are parked.
+//!   A call that asks nothing about the order (TEST) is answered when it can be.
 //! - Scanning and sweeping take turns with requests, slice by slice.
 //!
 //! Start reading at `owner::Owner::run`.
 
 mod calls;
+mod lines;
+mod outside;
 mod owner;
 mod records;
 mod runs;
@@ -50,9 +56,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::locks::{Call, Reboot, Verdict, Via};
 use crate::wire::control::{
-    BeginArgs, Begun, ClientPage, ExtendArgs, LockPage, LocksArgs, ProgressArgs, Refusal, RefusalCode, RunArgs,
-    RunClientPage, RunPageAfter, RunResult, SettleArgs, Status, Watched,
+    BeginArgs, Begun, ClientPage, ExtendArgs, LockPage, LocksArgs, ProgressArgs, Refusal, RefusalCode, ReleaseArgs,
+    Released, RunArgs, RunClientPage, RunPageAfter, RunResult, SettleArgs, Status, Watched,
 };
+use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, NsmState};
 
 pub(in crate::lockd) use calls::look_up_name;
@@ -92,6 +99,8 @@ pub struct Incoming {
     pub name: CallerName,
     /// How it called.
     pub via: Via,
+    /// For which user.
+    pub credential: Credential,
     /// What.
     pub call: Call,
 }
@@ -119,6 +128,7 @@ enum Request {
     Extend(ExtendArgs, Refusable<Status>),
     Settle(SettleArgs, ConnectionId, Refusable<RunResult>),
     Abort(RunArgs, Refusable<RunResult>),
+    Release(Box<ReleaseArgs>, Refusable<Released>),
     Detached(ConnectionId),
     Watched(u64, Answer<Watched>),
 }
@@ -219,6 +229,10 @@ impl Table {
     /// Aborts the run.
     pub async fn abort(&self, args: RunArgs) -> Result<RunResult, Refusal> {
         self.command(|done| Request::Abort(args, done)).await
+    }
+    /// Frees chosen locks.
+    pub async fn release(&self, args: ReleaseArgs) -> Result<Released, Refusal> {
+        self.command(|done| Request::Release(Box::new(args), done)).await
     }
     /// A control connection is closed.
     pub async fn detached(&self, connection: ConnectionId) {

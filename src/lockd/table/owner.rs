@@ -7,16 +7,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use super::calls::{Identifying, Parked, UntilCommit};
+use super::lines::Lines;
+use super::outside::{Asked, Embedded};
 use super::records::{NotRecorded, Records};
 use super::runs::{Phase, Runs};
 use super::timeline::Timeline;
 use super::watches::{StatdSetup, Watches};
 use super::{Clock, REQUESTS, Request, Table};
 use crate::lockd::callbacks::Callbacks;
+use crate::lockd::embed::{Admission, Embedding};
 use crate::lockd::persist::{Found, MonitorRecord, Persist, PersistError, Watch};
-use crate::locks::{ClientId, Due, LockTable, OfferAnswer, OfferId, Totals};
+use crate::locks::{ClientId, Due, LockTable, MirrorAnswer, OfferAnswer, OfferId, Totals};
 use crate::wire::control::{InstanceId, Refusal, Status, Watched};
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::{CallerName, FileHandle, NsmState};
 use crate::wire::xdr::Maybe;
 
 /// A timer that is due but asks for nothing is looked at again after this.
@@ -45,6 +48,8 @@ pub struct Setup {
     pub statd: Option<StatdSetup>,
     /// Recovery grace until then; none where nobody has anything to reclaim.
     pub recovery_until: Option<Duration>,
+    /// The say of the file server that embeds all this.
+    pub embedding: Embedding,
 }
 
 /// What came back from work outside.
@@ -72,6 +77,19 @@ pub(super) enum Done {
         offer: OfferId,
         answer: OfferAnswer,
     },
+    Asked {
+        asked: Asked,
+        admission: Option<Admission>,
+    },
+    Mirrored {
+        file: FileHandle,
+        answer: MirrorAnswer,
+    },
+    MirrorSlow {
+        file: FileHandle,
+        doing: JoinHandle<MirrorAnswer>,
+    },
+    AskAgain(FileHandle),
     BeginDurable(Result<NsmState, NotRecorded>),
     Raised(Result<NsmState, PersistError>),
     ResultDurable(Result<(), PersistError>),
@@ -97,6 +115,11 @@ pub(super) struct Owner {
     pub(super) again: VecDeque<Parked>,
     /// Calls that met a pending lock while a result is written, and what must not overtake them.
     pub(super) until_commit: UntilCommit,
+    /// What waits for an embedding server's word.
+    pub(super) lines: Lines,
+    pub(super) embedded: Embedded,
+    /// Calls and notices that have come in so far.
+    pub(super) arrivals: u64,
     /// How many calls are parked, wherever.
     pub(super) parked: usize,
 }
@@ -115,7 +138,7 @@ impl Owner {
         let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
         let mut owner = Owner {
             clock: setup.clock,
-            table: setup.table,
+            table: if setup.embedding.mirror.is_some() { setup.table.mirrored() } else { setup.table },
             persist: setup.persist,
             callbacks: setup.callbacks,
             instance: setup.instance,
@@ -130,6 +153,9 @@ impl Owner {
             offers: HashMap::new(),
             again: VecDeque::new(),
             until_commit: UntilCommit::default(),
+            lines: Lines::default(),
+            embedded: Embedded::new(setup.embedding),
+            arrivals: 0,
             parked: 0,
         };
         owner.remember(setup.found.monitors);
@@ -258,6 +284,10 @@ impl Owner {
             }
             Request::Settle(args, connection, answer) => self.settle(args, connection, answer),
             Request::Abort(args, answer) => self.abort(args, answer),
+            Request::Release(args, answer) => {
+                let _ = answer.send(self.release(&args));
+                self.drain_again();
+            }
             Request::Detached(connection) => self.runs.detached(connection),
             Request::Watched(cursor, answer) => {
                 let _ = answer.send(Watched { status: self.status(), events: self.timeline.since(cursor) });
@@ -282,6 +312,13 @@ impl Owner {
                 self.table.offer_answered(offer, answer);
                 let _ = self.apply_effects();
                 self.drain_again();
+            }
+            Done::Asked { asked, admission } => self.asked(asked, admission),
+            Done::Mirrored { file, answer } => self.mirrored(&file, answer),
+            Done::MirrorSlow { file, doing } => self.mirror_slow(file, doing),
+            Done::AskAgain(file) => {
+                self.table.ask_again(&file);
+                let _ = self.apply_effects();
             }
             Done::BeginDurable(outcome) => self.begin_durable(outcome),
             Done::Raised(outcome) => self.raised(outcome),

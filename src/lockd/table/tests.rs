@@ -5,11 +5,13 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::lockd::callbacks::Callbacks;
+use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
 use crate::locks::{Limits, LockTable, Process, Wanted};
 use crate::wire::control::{
     ClientProgress, Delivery, Grace, InstanceId, Mode, Outcome, Policy, RunId, Scope, Silent, Unreachable,
 };
+use crate::wire::rpc::Credential;
 use crate::wire::types::{ByteRange, Cookie, FileHandle, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::List;
 
@@ -82,6 +84,7 @@ fn setup(persist: Persist, limits: Limits) -> Setup {
         found: Found::default(),
         statd: None,
         recovery_until: None,
+        embedding: Embedding::default(),
     }
 }
 
@@ -96,6 +99,7 @@ fn incoming(host: u8, file: &str) -> Incoming {
     Incoming {
         address: std::net::Ipv4Addr::new(127, 0, 0, host).into(),
         name: CallerName::new(&format!("host{host}")).unwrap(),
+        credential: Credential::None,
         via: Via { server_address: "127.0.0.1".parse().unwrap(), transport: Transport::Udp, version: 4 },
         call: Call::Lock { wanted, block: false, reclaim: false, monitored: true, state: NsmState(3), cookie },
     }

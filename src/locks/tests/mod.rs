@@ -3,7 +3,9 @@
 
 mod grace;
 mod model;
+mod outside;
 mod posix;
+mod release;
 mod runs;
 mod settle;
 mod waiters;
@@ -101,12 +103,14 @@ impl World {
     fn check(&mut self) {
         self.effects.extend(self.table.take_effects());
         self.table.check_invariants();
+        self.table.check_mirror();
     }
 
     fn verdict(&mut self, process: P, call: &Call) -> Verdict {
         match self.call(process, call) {
             Handled::Reply(verdict) => verdict,
             Handled::Wait => panic!("the call has to wait for a settle"),
+            Handled::Outside { .. } => panic!("the call has to wait for another lock domain"),
         }
     }
 

@@ -214,3 +214,27 @@ fn a_clients_reboot_takes_its_waiters_and_offers_along() {
     assert!(w.effects.contains(&Effect::Withdraw(offer)));
     assert_eq!(w.picture("f"), ["c/1 write 0-9 offered"]);
 }
+
+#[test]
+fn an_offer_of_a_weaker_lock_weakens_nothing_until_it_is_confirmed() {
+    for answer in [OfferAnswer::Refused, OfferAnswer::Accepted] {
+        let mut w = World::new();
+        let (a, b, c) = (P("a", 1), P("b", 1), P("c", 1));
+        w.write(a, "f", bytes(0, 4));
+        w.write(b, "f", bytes(9, 9));
+        let wider = World::lock_call(a, "f", bytes(0, 9), false, true, false);
+        assert_eq!(w.verdict(a, &wider), Verdict::Blocked);
+        w.unlock(b, "f", bytes(9, 9));
+        let (offer, _) = w.offers()[0];
+        assert_eq!(w.read(c, "f", bytes(0, 4)), Verdict::Denied, "a may come back to its write lock");
+        let waits = World::lock_call(c, "f", bytes(0, 4), false, true, false);
+        assert_eq!(w.verdict(c, &waits), Verdict::Blocked);
+        w.answer(offer, answer);
+        if answer == OfferAnswer::Refused {
+            assert_eq!(w.picture("f"), ["a/1 write 0-4 held", "c/1 read 0-4 waiting"]);
+        } else {
+            assert_eq!(w.offers().len(), 1, "what a gave up is c's at once");
+            assert_eq!(w.picture("f"), ["c/1 read 0-4 offered", "a/1 read 0-9 held"]);
+        }
+    }
+}

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{LocalMount, PlanError, Request, Seen, refused, usage};
-use crate::wire::control::{ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Status};
-use crate::wire::types::{CallerName, FileHandle};
+use super::words::{counted, some_names};
+use super::{LocalMount, Plan, PlanError, Request, Seen, refused, usage};
+use crate::wire::control::{ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Status, Unreachable};
+use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe};
 
 /// The scope that a request names, before anything is known of the clients.
@@ -83,7 +84,11 @@ pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), PlanError
     Ok((grace, max))
 }
 
-pub(super) fn refuse_busy(status: &Status) -> Result<(), PlanError> {
+/// Whether a run or another grace period is under way.
+///
+/// # Errors
+/// It is.
+pub fn refuse_busy(status: &Status) -> Result<(), PlanError> {
     if let Some(run) = &status.run.0 {
         return refused(
             format!("run {} is active, for another {} ms at least", run.run, run.remaining_ms),
@@ -109,14 +114,14 @@ pub(super) struct InScope {
     pub(super) unmonitored: u64,
 }
 
-pub(super) fn chosen<'a>(
-    request: &Request,
-    scope: &Scope,
-    seen: &Seen<'a>,
-) -> Result<Vec<(&'a ClientRow, InScope)>, PlanError> {
-    for (wanted, text) in scope.clients.as_slice().iter().zip(&request.clients) {
-        if !seen.clients.iter().any(|row| names(wanted, row)) {
-            let near = near(text, seen.clients);
+/// Whether each client that was asked for, as `asked` has it, is known.
+///
+/// # Errors
+/// One is not; the message names it, the remedy what is like it.
+pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) -> Result<(), PlanError> {
+    for (wanted, text) in scope.clients.as_slice().iter().zip(asked) {
+        if !clients.iter().any(|row| names(wanted, row)) {
+            let near = near(text, clients);
             let remedy = if near.is_empty() {
                 "see `nlmctl clients` for those it knows".to_owned()
             } else {
@@ -125,17 +130,21 @@ pub(super) fn chosen<'a>(
             return usage(format!("the lock manager knows no client {text}"), remedy);
         }
     }
+    Ok(())
+}
+
+pub(super) fn chosen<'a>(
+    request: &Request,
+    scope: &Scope,
+    seen: &Seen<'a>,
+) -> Result<Vec<(&'a ClientRow, InScope)>, PlanError> {
+    refuse_unknown(scope, &request.clients, seen.clients)?;
     let listed = seen.locks.map(count_by_owner);
     let counts = |row: &ClientRow| match &listed {
         None => InScope { monitored: row.locks.saturating_sub(row.unmonitored), unmonitored: row.unmonitored },
         Some(listed) => {
-            row.addresses.as_slice().iter().filter_map(|address| listed.get(&(row.name.clone(), address.0))).fold(
-                InScope::default(),
-                |sum, one| InScope {
-                    monitored: sum.monitored + one.monitored,
-                    unmonitored: sum.unmonitored + one.unmonitored,
-                },
-            )
+            let of = |address: &Address| listed.get(&(row.name.clone(), address.0)).copied();
+            row.addresses.as_slice().iter().filter_map(of).fold(InScope::default(), std::ops::Add::add)
         }
     };
     let wanted = scope.clients.as_slice();
@@ -145,6 +154,13 @@ pub(super) fn chosen<'a>(
         .filter(|row| wanted.is_empty() || wanted.iter().any(|client| names(client, row)))
         .map(|row| (row, counts(row)))
         .collect())
+}
+
+impl std::ops::Add for InScope {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { monitored: self.monitored + other.monitored, unmonitored: self.unmonitored + other.unmonitored }
+    }
 }
 
 fn count_by_owner(locks: &[LockRow]) -> HashMap<(CallerName, IpAddr), InScope> {
@@ -165,8 +181,48 @@ fn count_by_owner(locks: &[LockRow]) -> HashMap<(CallerName, IpAddr), InScope> {
     by_owner
 }
 
+/// All locks in scope. A manager that does not know whose a lock is counts them for no client.
+pub(super) fn in_scope(chosen: &[(&ClientRow, InScope)], seen: &Seen<'_>) -> InScope {
+    if seen.info.capabilities.knows_owners {
+        return chosen.iter().fold(InScope::default(), |sum, (_, one)| sum + *one);
+    }
+    let Status { locks, unmonitored, .. } = *seen.status;
+    InScope { monitored: locks.saturating_sub(unmonitored), unmonitored }
+}
+
+/// What is freed at the start and has nobody to reclaim it is lost, whatever the policy says of the end.
+pub(super) fn refuse_what_begin_loses(plan: &Plan) -> Result<(), PlanError> {
+    let software = &plan.manager;
+    let holders = plan.unreachable_holders();
+    if plan.policy.unreachable == Unreachable::Keep && plan.in_scope > 0 && !holders.is_empty() {
+        return refused(
+            format!(
+                "{software} frees every lock when a run begins, so those of {} that cannot be told now ({}) cannot be \
+                 kept",
+                counted(holders.len() as u64, "client"),
+                some_names(&holders)
+            ),
+            "get their statd to answer, or agree to lose their locks with --unreachable drop",
+        );
+    }
+    if plan.unmonitored > 0 && !plan.policy.include_unmonitored {
+        return refused(
+            format!(
+                "{software} frees every lock when a run begins, and {} no recorded client to tell",
+                if plan.unmonitored == 1 {
+                    "1 lock has".to_owned()
+                } else {
+                    format!("{} locks have", plan.unmonitored)
+                },
+            ),
+            "find out who holds them (`nlmctl locks`), or agree to lose them with --include-unmonitored",
+        );
+    }
+    Ok(())
+}
+
 /// Whether a reference names this client. One without name and address names nobody.
-fn names(wanted: &ClientRef, row: &ClientRow) -> bool {
+pub fn names(wanted: &ClientRef, row: &ClientRow) -> bool {
     let by_name = wanted.name.0.as_ref().map(|name| name.matches(&row.name));
     let by_address = wanted.address.0.map(|address| row.addresses.as_slice().contains(&address));
     match (by_name, by_address) {

@@ -12,19 +12,19 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use checks::{own_mounts_allow, scope};
+pub use checks::{names, own_mounts_allow, refuse_busy, refuse_unknown, scope};
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::report::{self, PlanClient, PlanReport, Probe, ScopeReport};
 use crate::wire::control::{
-    ClientRef, ClientRow, Info, InstanceId, LockRow, Mode, Policy, Scope, Silent, Status, Unreachable,
+    Capabilities, ClientRef, ClientRow, Info, InstanceId, LockRow, Mode, Policy, Scope, Silent, Status, Unreachable,
 };
 use crate::wire::types::{Address, CallerName, NsmState};
 use crate::wire::xdr::Maybe;
-use checks::{chosen, grace, mode, refuse_busy, refuse_own_mounts};
-use words::{caveats, consent, fingerprint};
+use checks::{chosen, grace, in_scope, mode, refuse_own_mounts, refuse_what_begin_loses};
+use words::{consent, fingerprint};
 
 /// What the operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,13 @@ pub struct Request {
     pub own_locks_lost: bool,
     /// `--name`: the names that notices carry; if empty, those the manager gives.
     pub names: Vec<CallerName>,
+}
+
+impl Request {
+    /// Whether its policy spares everybody: nothing can be dropped, whoever stays silent.
+    pub fn drops_nothing(&self) -> bool {
+        self.unreachable == Unreachable::Keep && self.silent == Silent::Keep
+    }
 }
 
 impl Default for Request {
@@ -89,8 +96,8 @@ pub struct PlannedClient {
     pub addresses: Vec<IpAddr>,
     /// The server addresses it called: notices leave from each.
     pub server_addresses: Vec<IpAddr>,
-    /// Locks in scope.
-    pub locks: u64,
+    /// Locks in scope; none where the manager does not know whose a lock is.
+    pub locks: Option<u64>,
     /// Whether its statd answers.
     pub probe: Probe,
     /// Evidence that its locks are stale; empty when there is none.
@@ -181,15 +188,20 @@ impl Plan {
     pub fn dry_run_exit(&self) -> u8 {
         if self.all_reclaimable() { 0 } else { 3 }
     }
-    /// Locks in scope of clients whose statd does not answer now.
-    pub fn unreachable_locks(&self) -> u64 {
-        self.clients.iter().filter(|client| client.probe.is_unreachable()).map(|client| client.locks).sum()
+    /// Clients whose statd does not answer now and that hold locks in scope, or may.
+    pub fn unreachable_holders(&self) -> Vec<&PlannedClient> {
+        self.clients.iter().filter(|client| client.probe.is_unreachable() && client.may_hold()).collect()
+    }
+    /// Their locks in scope; none where nobody knows.
+    pub fn unreachable_locks(&self) -> Option<u64> {
+        self.unreachable_holders().into_iter().map(|client| client.locks).sum()
     }
     /// Whether every lock in scope could be reclaimed: all its clients answer, and none is without
     /// a client to tell.
     pub fn all_reclaimable(&self) -> bool {
-        self.clients.iter().all(|client| client.answers() || client.locks == 0)
-            && !(self.policy.include_unmonitored && self.unmonitored > 0)
+        self.in_scope == 0
+            || self.clients.iter().all(|client| client.answers() || !client.may_hold())
+                && !(self.policy.include_unmonitored && self.unmonitored > 0)
     }
 }
 
@@ -200,6 +212,10 @@ impl PlannedClient {
             Probe::Answers | Probe::Suspect => true,
             Probe::NoAnswer | Probe::NoStatd | Probe::NameUnknown | Probe::Refused | Probe::NotAsked => false,
         }
+    }
+    /// Whether it holds locks in scope, as far as anybody knows.
+    pub fn may_hold(&self) -> bool {
+        self.locks != Some(0)
     }
     /// Whether there is evidence that its locks are stale.
     pub fn is_suspect(&self) -> bool {
@@ -280,6 +296,7 @@ pub struct Seen<'a> {
 pub struct Draft {
     plan: Plan,
     states: Vec<NsmState>,
+    capabilities: Capabilities,
 }
 
 impl Draft {
@@ -299,11 +316,11 @@ impl Draft {
             silent: request.silent,
             include_unmonitored: request.include_unmonitored,
         };
-        let unmonitored = chosen.iter().map(|(_, counts)| counts.unmonitored).sum();
+        let all = in_scope(&chosen, &seen);
         let marked = |counts: &checks::InScope| {
             counts.monitored + if policy.include_unmonitored { counts.unmonitored } else { 0 }
         };
-        let in_scope = chosen.iter().map(|(_, counts)| marked(counts)).sum();
+        let knows_owners = seen.info.capabilities.knows_owners;
         // Those that `begin` will give: whoever has a lock in scope and, unless files limit it, whoever
         // has a monitor record.
         let told = chosen
@@ -315,7 +332,7 @@ impl Draft {
                     name: row.name.clone(),
                     addresses: row.addresses.as_slice().iter().map(|a| a.0).collect(),
                     server_addresses: row.server_addresses.as_slice().iter().map(|a| a.0).collect(),
-                    locks: marked(counts),
+                    locks: knows_owners.then(|| marked(counts)),
                     probe: Probe::NotAsked,
                     suspicions: row.suspicions.as_slice().iter().map(|s| s.as_str().to_owned()).collect(),
                 };
@@ -346,14 +363,22 @@ impl Draft {
             grace,
             grace_max,
             clients,
-            in_scope,
-            unmonitored,
+            in_scope: marked(&all),
+            unmonitored: all.unmonitored,
             may_drop: Vec::new(),
             consent: Vec::new(),
-            caveats: caveats(seen.info),
+            caveats: report::caveats(seen.info),
             fingerprint: String::new(),
         };
-        Ok(Self { plan, states })
+        Ok(Self { plan, states, capabilities: seen.info.capabilities })
+    }
+
+    /// What the manager itself wants to be said, and to be agreed to.
+    #[must_use]
+    pub fn cautioned(mut self, said: Vec<String>, agreed_to: Vec<String>) -> Self {
+        self.plan.caveats.extend(said);
+        self.plan.consent = agreed_to;
+        self
     }
 
     /// The names that notices will carry, in order; never empty.
@@ -368,8 +393,11 @@ impl Draft {
 
     /// The plan, with what those statds said: one probe for each of [`clients`](Self::clients), in
     /// their order. What is missing counts as not asked.
-    pub fn finish(self, probes: &[Probed]) -> Plan {
-        let Self { mut plan, states } = self;
+    ///
+    /// # Errors
+    /// Refused, where beginning would lose what the policy keeps.
+    pub fn finish(self, probes: &[Probed]) -> Result<Plan, PlanError> {
+        let Self { mut plan, states, capabilities } = self;
         let missing = std::iter::repeat(Probed::Silent(Probe::NotAsked));
         let probes = probes.iter().copied().chain(missing);
         for ((client, locked_with), probed) in plan.clients.iter_mut().zip(states).zip(probes) {
@@ -386,17 +414,20 @@ impl Draft {
         }
         if plan.policy.unreachable == Unreachable::Drop {
             plan.may_drop = plan
-                .clients
-                .iter()
-                .filter(|client| client.probe.is_unreachable() && client.locks > 0)
+                .unreachable_holders()
+                .into_iter()
                 .map(|client| ClientRef {
                     name: Maybe(Some(client.name.clone())),
                     address: Maybe(client.addresses.first().copied().map(Address)),
                 })
                 .collect();
         }
-        plan.consent = consent(&plan);
+        if capabilities.begin_releases {
+            refuse_what_begin_loses(&plan)?;
+        }
+        let wanted = consent(&plan);
+        plan.consent.extend(wanted);
         plan.fingerprint = fingerprint(&plan);
-        plan
+        Ok(plan)
     }
 }

@@ -25,6 +25,7 @@ fn info() -> Info {
             release: false,
             knows_reclaims: true,
             knows_paths: false,
+            begin_releases: false,
         },
         domains: List::clipped(vec![Text::clipped("nlm")]),
     }
@@ -79,7 +80,7 @@ const UP: Probed = Probed::Answers(Some(NsmState(5)));
 const DOWN: Probed = Probed::Silent(Probe::NoAnswer);
 
 fn plan(request: &Request, probes: &[Probed]) -> Plan {
-    draft(request, &three(), &[]).unwrap().finish(probes)
+    draft(request, &three(), &[]).unwrap().finish(probes).unwrap()
 }
 
 #[track_caller]
@@ -117,7 +118,7 @@ fn a_run_over_everything_tells_every_monitored_client_and_is_strict() {
 #[test]
 fn a_client_that_does_not_answer_is_kept_by_default_and_seen_in_the_dry_run() {
     let plan = plan(&Request::default(), &[UP, DOWN, UP]);
-    assert_eq!((plan.unreachable_locks(), plan.dry_run_exit()), (2, 3));
+    assert_eq!((plan.unreachable_locks(), plan.dry_run_exit()), (Some(2), 3));
     assert_eq!(plan.may_drop, []);
     assert_eq!(plan.consent, Vec::<String>::new());
 }
@@ -144,7 +145,7 @@ fn a_client_that_could_not_be_asked_is_not_unreachable_and_never_dropped_for_it(
     let not_asked = Probed::Silent(Probe::NotAsked);
     let plan_of = |probes: &[Probed]| plan(&request, probes);
     let none = plan_of(&[not_asked, not_asked, UP]);
-    assert_eq!((none.may_drop.len(), none.consent.len(), none.unreachable_locks()), (0, 0, 0));
+    assert_eq!((none.may_drop.len(), none.consent.len(), none.unreachable_locks()), (0, 0, Some(0)));
     assert_eq!(none.dry_run_exit(), 3, "nor is it known to reclaim");
     let one = plan_of(&[not_asked, DOWN, UP]);
     assert_eq!(one.may_drop.len(), 1);
@@ -157,10 +158,10 @@ fn dropping_silent_clients_and_unmonitored_locks_want_consent_each() {
     assert!(silent.consent[0].contains("--silent drop"));
     let request = Request { include_unmonitored: true, ..Request::default() };
     let clients = [client("web", "192.0.2.11", 5, 2)];
-    let unmonitored = draft(&request, &clients, &[]).unwrap().finish(&[UP]);
+    let unmonitored = draft(&request, &clients, &[]).unwrap().finish(&[UP]).unwrap();
     assert!(unmonitored.consent[0].contains("2 unmonitored locks"), "{:?}", unmonitored.consent);
     assert_eq!((unmonitored.in_scope, unmonitored.unmonitored, unmonitored.dry_run_exit()), (5, 2, 3));
-    let without = draft(&Request::default(), &clients, &[]).unwrap().finish(&[UP]);
+    let without = draft(&Request::default(), &clients, &[]).unwrap().finish(&[UP]).unwrap();
     assert_eq!((without.in_scope, without.unmonitored, without.dry_run_exit()), (3, 2, 0));
 }
 
@@ -176,7 +177,7 @@ fn another_state_number_makes_a_suspect_and_an_unknown_one_does_not() {
 fn a_narrower_scope_is_targeted_and_names_full_short_or_address() {
     for text in ["db.example.org", "db", "DB", "192.0.2.12"] {
         let request = Request { clients: vec![text.into()], ..Request::default() };
-        let plan = draft(&request, &three(), &[]).unwrap().finish(&[UP]);
+        let plan = draft(&request, &three(), &[]).unwrap().finish(&[UP]).unwrap();
         assert_eq!(plan.mode, Mode::Targeted);
         assert_eq!(plan.clients.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["db.example.org"], "{text}");
         assert_eq!(plan.in_scope, 2);
@@ -244,7 +245,7 @@ fn a_scope_of_files_counts_the_listed_locks_and_tells_only_their_clients() {
     let locks = [lock(LockState::Held, true), lock(LockState::Held, false), lock(LockState::Waiting, true)];
     let scope = scope(&request, &info).unwrap();
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: Some(&locks), mounts: &[] };
-    let plan = Draft::new(&request, scope, seen).unwrap().finish(&[UP]);
+    let plan = Draft::new(&request, scope, seen).unwrap().finish(&[UP]).unwrap();
     assert_eq!((plan.in_scope, plan.unmonitored), (1, 1), "a waiter is no lock");
     assert_eq!(plan.clients.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["db.example.org"]);
 }
@@ -294,7 +295,7 @@ fn the_fingerprint_covers_what_is_agreed_to_and_nothing_else() {
     let mut clients = three();
     clients.push(client("new.example.org", "192.0.2.14", 9, 0));
     clients.reverse();
-    let others = draft(&drop, &clients, &[]).unwrap().finish(&[UP, UP, DOWN, DOWN]);
+    let others = draft(&drop, &clients, &[]).unwrap().finish(&[UP, UP, DOWN, DOWN]).unwrap();
     assert_eq!(others.fingerprint, base.fingerprint, "new clients, more locks, another order");
     let longer = Request { grace: Duration::from_secs(91), ..drop.clone() };
     assert_eq!(plan(&longer, &[DOWN, DOWN, UP]).fingerprint, base.fingerprint);
@@ -319,12 +320,55 @@ fn a_manager_that_cannot_mark_says_which_statements_do_not_hold() {
     weak.capabilities.targeted = false;
     let (status, clients) = (status(), three());
     let seen = Seen { info: &weak, status: &status, clients: &clients, locks: None, mounts: &[] };
-    let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[]);
-    for statement in ["statement 2", "statement 4", "statement 5", "statement 9", "statement 10"] {
-        assert!(plan.caveats.iter().any(|c| c.contains(statement)), "{statement}");
-    }
+    let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[]).unwrap();
+    assert!(plan.caveats.iter().any(|c| c.contains("statement 10")), "{:?}", plan.caveats);
     assert!(plan.clients.iter().all(|c| c.probe == Probe::NotAsked), "a probe that is missing");
     let narrow = Request { clients: vec!["db".into()], ..Request::default() };
     let scope = scope(&narrow, &weak).unwrap();
     usage_of(Draft::new(&narrow, scope, seen));
+}
+
+/// What knfsd can do: no owners, and `begin` frees everything.
+fn of_a_manager_that_frees_at_begin(request: &Request, unmonitored: u64, probes: &[Probed]) -> Result<Plan, PlanError> {
+    let mut info = info();
+    let capabilities = &mut info.capabilities;
+    (capabilities.mark, capabilities.knows_owners, capabilities.begin_releases) = (false, false, true);
+    let status = Status { unmonitored, ..status() };
+    let clients = vec![client("web.example.org", "192.0.2.11", 0, 0), client("db.example.org", "192.0.2.12", 0, 0)];
+    let seen = Seen { info: &info, status: &status, clients: &clients, locks: None, mounts: &[] };
+    Draft::new(request, scope(request, &info)?, seen)?.finish(probes)
+}
+
+#[test]
+fn where_begin_frees_the_locks_nothing_that_keep_promises_can_be_lost() {
+    let keep = Request::default();
+    let words = refusal_of(of_a_manager_that_frees_at_begin(&keep, 0, &[UP, DOWN]));
+    assert!(words.contains("db.example.org") && words.contains("cannot be kept"), "{words}");
+    let unknown = Probed::Silent(Probe::NameUnknown);
+    refusal_of(of_a_manager_that_frees_at_begin(&keep, 0, &[unknown, UP]));
+    let drop = Request { unreachable: Unreachable::Drop, ..Request::default() };
+    let plan = of_a_manager_that_frees_at_begin(&drop, 0, &[UP, DOWN]).unwrap();
+    assert!(plan.consent[0].contains("drop all locks of 1 client"), "{:?}", plan.consent);
+    assert_eq!((plan.may_drop.len(), plan.unreachable_locks()), (1, None));
+    assert!(plan.agree(false).is_err());
+}
+
+#[test]
+fn where_begin_frees_the_locks_those_that_nobody_can_be_told_of_want_consent() {
+    let words = refusal_of(of_a_manager_that_frees_at_begin(&Request::default(), 2, &[UP, UP]));
+    assert!(words.contains("2 locks have no recorded client"), "{words}");
+    let include = Request { include_unmonitored: true, ..Request::default() };
+    let plan = of_a_manager_that_frees_at_begin(&include, 2, &[UP, UP]).unwrap();
+    assert_eq!((plan.in_scope, plan.unmonitored, plan.consent.len()), (6, 2, 1));
+}
+
+#[test]
+fn a_manager_that_knows_no_owners_counts_its_locks_for_no_client() {
+    let plan = of_a_manager_that_frees_at_begin(&Request::default(), 0, &[UP, UP]).unwrap();
+    assert_eq!(plan.in_scope, 6);
+    assert_eq!(plan.clients.iter().map(|client| client.locks).collect::<Vec<_>>(), [None, None]);
+    assert_eq!(plan.dry_run_exit(), 0);
+    for words in ["cannot be aborted", "statements 2, 4, 5 and 10", "does not tell whose a lock is"] {
+        assert!(plan.caveats.iter().any(|caveat| caveat.contains(words)), "{words}: {:?}", plan.caveats);
+    }
 }

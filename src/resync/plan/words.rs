@@ -2,42 +2,21 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Plan;
-use crate::wire::control::{Info, Silent};
+use super::{Plan, PlannedClient};
+use crate::wire::control::Silent;
 use crate::wire::xdr::encode;
-
-pub(super) fn caveats(info: &Info) -> Vec<String> {
-    if info.capabilities.mark {
-        return Vec::new();
-    }
-    let software = info.software.as_str();
-    [
-        "a lock whose reclaim was granted may still be dropped (statement 2)",
-        "mark and grace are not one step: a client may reclaim before grace and be refused (statement 4)",
-        "an unreclaimed lock does not protect its range until the end (statement 5)",
-        "a late reclaim may be refused (statement 9)",
-        "what is dropped goes at the start or bit by bit, not in one instant (statement 10)",
-    ]
-    .into_iter()
-    .map(|what| format!("{software} cannot mark locks: {what}"))
-    .collect()
-}
 
 pub(super) fn consent(plan: &Plan) -> Vec<String> {
     let mut wanted = Vec::new();
     if !plan.may_drop.is_empty() {
-        let unreachable: Vec<_> = plan.clients.iter().filter(|c| c.probe.is_unreachable() && c.locks > 0).collect();
-        let locks: u64 = unreachable.iter().map(|client| client.locks).sum();
-        let shown: Vec<_> = unreachable.iter().take(5).map(|client| client.name.to_string()).collect();
-        let more = unreachable.len().saturating_sub(shown.len());
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let unreachable = plan.unreachable_holders();
+        let locks = plan.unreachable_locks().map_or_else(|| "all locks".to_owned(), |locks| counted(locks, "lock"));
         wanted.push(format!(
-            "drop {} of {} that {} not answer ({}{more}) if {} until the end; should one still run, its processes \
-             go on as if they held them",
-            counted(locks, "lock"),
+            "drop {locks} of {} that {} not answer ({}) if {} until the end; should one still run, its processes go on \
+             as if they held them",
             counted(unreachable.len() as u64, "client"),
             if unreachable.len() == 1 { "does" } else { "do" },
-            shown.join(", "),
+            some_names(&unreachable),
             if unreachable.len() == 1 { "it stays silent" } else { "they stay silent" },
         ));
     }
@@ -58,7 +37,15 @@ pub(super) fn consent(plan: &Plan) -> Vec<String> {
     wanted
 }
 
-fn counted(count: u64, noun: &str) -> String {
+/// The first few of them.
+pub(super) fn some_names(clients: &[&PlannedClient]) -> String {
+    let shown: Vec<_> = clients.iter().take(5).map(|client| client.name.to_string()).collect();
+    let more = clients.len().saturating_sub(shown.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+pub(super) fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 

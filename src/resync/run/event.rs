@@ -12,6 +12,9 @@ pub struct Terms {
     pub quiet_time: Duration,
     /// Whether the manager can settle before the deadline.
     pub settle_early: bool,
+    /// Whether `begin` frees the locks: from then on there is nothing to abort, and leaving before
+    /// the clients are told would lose what they hold.
+    pub begin_releases: bool,
 }
 
 /// A client of the run when it (or its resume) starts. Its place in the list is its number.

@@ -124,7 +124,8 @@ pub struct Run {
     /// `begin` was asked before and its answer is not known: a refusal now is no proof that
     /// nothing was touched.
     may_have_begun: bool,
-    /// Set while `begin` is awaited: abort as soon as it is answered.
+    /// A signal that came before the first notice: abort as soon as `begin` is answered, or where
+    /// that frees the locks leave as soon as every client is told or given up.
     leave: Option<&'static str>,
     began: Duration,
     in_scope: u64,
@@ -151,6 +152,11 @@ impl Run {
         run.confirmed = phase >= Phase::Notifying;
         run.may_have_begun = true;
         (run, vec![Action::Begin])
+    }
+
+    /// Whether what `begin` does can be taken back.
+    pub fn can_abort(&self) -> bool {
+        !self.terms.begin_releases
     }
 
     /// Whether it will be left as soon as `begin` is answered.
@@ -196,6 +202,8 @@ impl Run {
                 self.start(now, &clients, elapsed);
                 self.persist(Phase::Begun, &mut out);
                 match self.leave {
+                    // Too late to abort; without notices nobody would reclaim.
+                    Some(_) if self.terms.begin_releases => self.announce(&mut out),
                     Some(_) if !self.confirmed => self.abort(&mut out),
                     Some(signal) => self.interrupt(now, signal, &mut out),
                     None => self.announce(&mut out),
@@ -229,6 +237,11 @@ impl Run {
                 out.push(Action::StartNotices);
             }
             (State::Announcing, Event::Seen(standing @ Standing::Active { .. })) => self.absorb(now, standing),
+            (State::Announcing, Event::Signal(signal)) if self.terms.begin_releases => {
+                if self.leave.replace(signal).is_some() {
+                    self.interrupt(now, signal, &mut out);
+                }
+            }
             (State::Announcing, Event::Signal(signal)) => {
                 if self.confirmed {
                     self.interrupt(now, signal, &mut out);
@@ -468,6 +481,10 @@ impl Run {
         }
         if self.undecided == 0 {
             self.persist(Phase::Reclaiming, out);
+            if let Some(signal) = self.leave {
+                self.interrupt(now, signal, out);
+                return;
+            }
         }
         if self.telling {
             return;

@@ -6,7 +6,7 @@ use super::*;
 use crate::wire::control::{Refusal, RefusalCode};
 
 const QUIET: Duration = Duration::from_millis(500);
-const TERMS: Terms = Terms { quiet_time: QUIET, settle_early: true };
+const TERMS: Terms = Terms { quiet_time: QUIET, settle_early: true, begin_releases: false };
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -276,6 +276,21 @@ fn a_signal_before_the_first_notice_aborts() {
     run.handle(ms(5), fresh(2));
     assert_eq!(run.handle(ms(6), Event::Signal("SIGTERM")), [Action::Abort]);
     assert_eq!(run.handle(ms(7), Event::Told(active(2, 1))), [], "no notice after the abort was asked for");
+}
+
+#[test]
+fn where_begin_frees_the_locks_a_signal_waits_until_every_client_is_told() {
+    let mut run = Run::begin(Terms { begin_releases: true, ..TERMS }).0;
+    assert_eq!(run.handle(ms(1), Event::Signal("SIGINT")), []);
+    let begun = run.handle(ms(5), fresh(2));
+    assert_eq!(begun, [Action::Persist(Phase::Begun), Action::Tell(Vec::new())], "there is nothing to abort");
+    assert!(run.handle(ms(10), Event::Told(active(2, 89_990))).contains(&Action::StartNotices));
+    assert!(!run.handle(ms(20), ack(0, 20)).iter().any(|action| matches!(action, Action::Finish(_))));
+    let told = run.handle(ms(30), given_up(1, 30, Delivery::NoStatd));
+    assert!(
+        matches!(told.last(), Some(Action::Finish(Ending::Interrupted(why))) if why.contains("SIGINT")),
+        "{told:?}"
+    );
 }
 
 #[test]

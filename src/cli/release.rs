@@ -1,0 +1,41 @@
+//! `nlmctl release`: frees stuck locks of a client, or single ones.
+
+use super::args::ReleaseArgs;
+use super::consent::Consent;
+use super::error::CliError;
+use super::{Context, blocking};
+use crate::controller::release::{self, Plan, Request};
+use crate::controller::{self, Options};
+use crate::report::Text;
+
+pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, CliError> {
+    let manager = context.manager()?;
+    let options = Options { rpcbind_port: context.settings.rpcbind_port, ..Options::default() };
+    let (dry_run, yes) = (args.dry_run, args.yes);
+    let request = Request {
+        clients: args.clients,
+        exports: args.exports,
+        files: args.files,
+        owners: args.owners,
+        ranges: args.ranges,
+        live: args.live,
+    };
+    let plan = release::plan(&*manager, &request, &options).await?;
+    if dry_run {
+        context.print(&plan.report())?;
+        return Ok(0);
+    }
+    // Before anybody is asked: no answer to that question would help.
+    plan.refuse_live()?;
+    let store = controller::catch_up(&*manager, context.with_store(Ok).await?).await?;
+    show(context, &plan);
+    let needs = plan.consent().to_vec();
+    let _consent = blocking(move || Consent::obtain(&needs, yes)).await?;
+    let report = release::carry_out(manager, store, plan.agree(true)?).await?;
+    context.print(&report)?;
+    Ok(report.release.exit.unwrap_or(1))
+}
+
+fn show(context: &Context, plan: &Plan) {
+    context.say(plan.report().text().trim_end());
+}

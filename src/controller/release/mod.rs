@@ -1,0 +1,159 @@
+//! Frees chosen locks: whose they are, whether those clients answer, and the one call that does it.
+//!
+//! Theory. A release takes locks from a client without telling it. One that still runs goes on as if
+//! it held them, so each is asked first, by its statd (SM_STAT) and its lockd (NULL), and what was
+//! heard is shown as that: no answer is not known to be dead. Where anything answers, or nothing
+//! could be asked, `--live` is wanted besides consent. The lock manager gets what was seen of the
+//! locks, and refuses if they are others by now; so a client that has just taken one is spared.
+//! What is asked is in the record before it is asked, and what came of it afterwards.
+//!
+//! | file | what | |
+//! |---|---|---|
+//! | `plan` | what is chosen, who waits for it, what wants consent | pure |
+//! | `lockd` | whether clients' lockds answer | tokio |
+
+mod lockd;
+mod plan;
+
+pub use plan::{Agreed, OwnerChoice, Plan, Request};
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use self::lockd::probe_lockds;
+use self::plan::{Chosen, Probed, Seen};
+use super::books::next_page;
+use super::record::Record;
+use super::{ControllerError, Options, targets};
+use crate::manager::{LockManager, ManagerError};
+use crate::nsm::{self, Host, ProbeOptions, Target};
+use crate::report::{ReleaseOutcome, ReleaseReport, Stamp};
+use crate::resync::plan::{self as run_plan, refuse_busy, refuse_unknown};
+use crate::store::{NewRelease, Store};
+use crate::wire::control::{ClientRow, LockRow, LockState, LocksArgs, MAX_REFS, RefusalCode, Scope};
+use crate::wire::types::FileHandle;
+use crate::wire::xdr::List;
+
+/// What would be freed. Touches nothing: asks the manager, and the statds and lockds of the clients
+/// whose locks are chosen.
+///
+/// # Errors
+/// The manager does not answer, nothing is chosen, or it is not allowed now.
+pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Options) -> Result<Plan, ControllerError> {
+    let info = manager.info().await?;
+    if !info.capabilities.release {
+        return Err(ControllerError::usage(
+            format!("{} cannot free single clients' locks", info.software.as_str()),
+            "use `nlmctl resync`: what its clients do not reclaim is dropped or kept as policy says",
+        ));
+    }
+    let scope = run_plan::scope(&request.as_run(), &info)?;
+    refuse_busy(&manager.status().await?)?;
+    let clients = manager.clients().await?;
+    refuse_unknown(&scope, &request.clients, &clients)?;
+    let rows = if info.capabilities.knows_owners { super::locks(manager, &scope).await? } else { Vec::new() };
+    let chosen = Chosen::new(request, &scope, &Seen { info: &info, clients: &clients, rows })?;
+    let waiting = waiting(manager, chosen.files()).await?;
+    let probes = probe(chosen.clients(), &info.names, options).await?;
+    Ok(chosen.finish(manager.kind(), &waiting, &probes, options.probe_timeout))
+}
+
+/// Every blocked request on these files.
+async fn waiting(manager: &dyn LockManager, files: Vec<FileHandle>) -> Result<Vec<LockRow>, ManagerError> {
+    if files.is_empty() || manager.status().await?.waiters == 0 {
+        return Ok(Vec::new());
+    }
+    let mut waiting = Vec::new();
+    for some in files.chunks(MAX_REFS) {
+        let scope = Scope { clients: List::default(), files: List::clipped(some.to_vec()) };
+        let mut after = 0;
+        loop {
+            let page = manager.locks(&LocksArgs { scope: scope.clone(), after }).await?;
+            waiting.extend(page.locks.into_vec().into_iter().filter(|row| row.state == LockState::Waiting));
+            match next_page(manager, after, page.next)? {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+    }
+    Ok(waiting)
+}
+
+/// What the clients' statds and lockds say now, in their order.
+async fn probe(
+    clients: &[ClientRow],
+    names: &List<crate::wire::types::CallerName, 16>,
+    options: &Options,
+) -> Result<Vec<Probed>, ControllerError> {
+    let addresses = |row: &ClientRow| row.addresses.as_slice().iter().map(|a| a.0).collect::<Vec<IpAddr>>();
+    let target = |(id, row): (u32, &ClientRow)| {
+        let host = match addresses(row) {
+            none if none.is_empty() => Host::Name(row.name.to_string()),
+            some => Host::Addresses(some),
+        };
+        Target { id, host, notices: Vec::new() }
+    };
+    let Some(my_name) = names.as_slice().first().cloned() else {
+        return Err(ControllerError::usage("no name under which clients know this server", "give one with --name"));
+    };
+    let ask = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
+    let hosts = clients.iter().map(addresses).collect();
+    let (statds, lockds) = tokio::join!(
+        nsm::probe((0..).zip(clients).map(target).collect(), ask),
+        probe_lockds(hosts, options.rpcbind_port, options.probe_timeout)
+    );
+    let statds = statds?;
+    Ok(statds.iter().map(targets::probed).zip(lockds).map(|(statd, lockd)| Probed { statd, lockd }).collect())
+}
+
+/// Frees what the plan names, and reports what came of it.
+///
+/// # Errors
+/// The record cannot be written, in which case nothing was asked; or whatever the manager said.
+pub async fn carry_out(
+    manager: Arc<dyn LockManager>,
+    store: Store,
+    agreed: Agreed,
+) -> Result<ReleaseReport, ControllerError> {
+    let plan = agreed.into_plan();
+    let record = Record::new(store);
+    let id = uuid::Uuid::new_v4().to_string();
+    let new = NewRelease {
+        id: id.clone(),
+        manager: manager.kind().to_owned(),
+        endpoint: manager.endpoint(),
+        instance: plan.args().instance,
+        report: plan.report(),
+    };
+    record.with(Store::prune).await?;
+    let at = record.with(move |store| store.create_release(&new)).await?;
+    let answer = manager.release(plan.args()).await;
+    let (report, failed) = match answer {
+        Ok(released) => (plan.ended(&id, Stamp(at), &released), None),
+        Err(error) => {
+            let outcome = match &error {
+                ManagerError::Refused(_) | ManagerError::Unreachable { .. } => ReleaseOutcome::Refused,
+                ManagerError::Lost { .. } | ManagerError::Protocol { .. } => ReleaseOutcome::Unverified,
+            };
+            (plan.failed(&id, Stamp(at), outcome), Some(error))
+        }
+    };
+    let kept = report.clone();
+    let recorded = record.with(move |store| store.end_release(&kept)).await;
+    match failed {
+        Some(ManagerError::Refused(refusal)) if refusal.code == RefusalCode::StalePlan => {
+            Err(ControllerError::refused(
+                format!("{refusal}; nothing was released"),
+                "look again (`nlmctl release --dry-run`): a client that takes or gives back locks is alive",
+            ))
+        }
+        Some(error) => Err(error.into()),
+        None => {
+            // It is done, whatever the record can say of it.
+            if let Err(error) = recorded {
+                tracing::warn!(%error, release = %id, "the record does not say what came of this release");
+            }
+            Ok(report)
+        }
+    }
+}

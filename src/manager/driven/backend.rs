@@ -1,0 +1,100 @@
+//! What a manager that does not cooperate is asked to do.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::compare::{Lock, Sight};
+use crate::manager::{Caution, ManagerError};
+use crate::wire::control::{Capabilities, ClientRow, RefusalCode};
+use crate::wire::types::{CallerName, NsmState};
+
+/// Who the manager is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Software and version, for people.
+    pub software: String,
+    /// Words that differ when the manager has lost its locks without a run: boot, process, start.
+    pub life: String,
+    /// The names under which clients know this server, in order.
+    pub names: Vec<CallerName>,
+}
+
+/// What the irreversible step did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// How long the manager's own grace lasts if nobody ends it, from when it began.
+    pub grace: Duration,
+    /// What is worth a line in the record.
+    pub notes: Vec<String>,
+}
+
+/// What one client's release was seen to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientReleased {
+    /// Locks that went.
+    pub freed: Vec<Lock>,
+    /// Blocked requests that got what became free.
+    pub offered: u64,
+    /// Whether the client may hold locks yet.
+    pub left: bool,
+}
+
+/// What became of an attempt to end grace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GraceEnd {
+    /// Grace is over.
+    Over,
+    /// It goes on, for this reason; the run ends all the same.
+    GoesOn(String),
+}
+
+/// A lock manager that knows nothing of runs and can only be made to forget its locks and start a
+/// grace period. [`Driven`](super::Driven) makes a lock manager of it.
+///
+/// A method that only looks changes nothing and may be called at any time, from several tasks.
+/// `recover`, `raise_state`, `begin`, `end_grace` and `finish` are called by one process at a time.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// What kind it is.
+    fn kind(&self) -> &'static str;
+    /// Where it is, for people.
+    fn endpoint(&self) -> String;
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Who it is.
+    async fn identity(&self) -> Result<Identity, ManagerError>;
+    /// Its NSM state number as it is on disk.
+    async fn nsm_state(&self) -> Result<NsmState, ManagerError>;
+    /// What is locked.
+    async fn sight(&self) -> Result<Sight, ManagerError>;
+    /// Clients with a durable monitor record.
+    async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;
+    /// Whether ordinary lock requests are refused for grace.
+    async fn in_grace(&self) -> Result<bool, ManagerError>;
+    /// What is to be said, agreed to, or in the way of a run.
+    async fn cautions(&self) -> Result<Vec<Caution>, ManagerError>;
+
+    /// Puts back what a controller that died left undone, and says what that was.
+    async fn recover(&self) -> Result<Vec<String>, ManagerError>;
+    /// Makes `state` its NSM state number, durably.
+    async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError>;
+    /// Drops every client's lock (but nothing, if its capabilities say that beginning releases nothing)
+    /// and starts a grace period, for `grace` if it can be chosen; answers once that was seen. After a
+    /// refusal every lock is held as before.
+    async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError>;
+    /// Ends grace.
+    async fn end_grace(&self) -> Result<GraceEnd, ManagerError>;
+    /// Leaves the manager as a run should: called once more after its end.
+    async fn finish(&self) -> Result<Vec<String>, ManagerError>;
+    /// Frees all locks of one client, by its name in [`clients`](Self::clients); tells what was seen
+    /// to go, and who got it.
+    async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
+        let _ = client;
+        super::refused(RefusalCode::Unsupported, format!("{} cannot free single clients' locks", self.kind()))
+    }
+    /// Paths of these files, of those that are found cheaply.
+    async fn paths(&self, files: &[String]) -> HashMap<String, String>;
+}

@@ -1,0 +1,143 @@
+//! A run as it is on disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::compare::Sight;
+use crate::resync::policy;
+use crate::wire::control::{BeginArgs, ClientProgress, Delivery, FullResult, InstanceId, RunClient, RunId};
+use crate::wire::types::NsmState;
+use crate::wire::xdr::{List, Pack, Unpack, decode, encode};
+
+/// A value of the control protocol, kept as the hexadecimal of its XDR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coded<T>(pub T);
+
+impl<T: Pack> Serialize for Coded<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(encode(&self.0)))
+    }
+}
+
+impl<'de, T: Unpack> Deserialize<'de> for Coded<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = hex::decode(text).map_err(de::Error::custom)?;
+        decode(&bytes).map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The snapshot is taken; the locks may be dropped from here on.
+    Beginning,
+    /// They were dropped, and grace is on.
+    Grace,
+    /// What came back is counted, and grace is being ended.
+    Settling,
+    /// Over.
+    Ended,
+}
+
+/// What became of a client's notices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {
+    /// What the controller said.
+    pub delivery: Coded<Delivery>,
+    /// When that was seen, milliseconds after the run began.
+    pub at_ms: u64,
+    /// Whether there is evidence that its locks are stale.
+    pub suspect: bool,
+}
+
+/// Most clients of a run.
+pub type RunClients = List<RunClient, 16_777_216>;
+
+/// A run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// As it was asked for.
+    pub begin: Coded<BeginArgs>,
+    /// How far it is.
+    pub phase: Phase,
+    /// The manager's life when it began, and what it is told as in the run.
+    pub instance: Coded<InstanceId>,
+    /// The words of the manager's life: since the drop once that is done, from before it till then.
+    pub life: String,
+    /// The NSM state number before.
+    pub old_state: Coded<NsmState>,
+    /// The run's own.
+    pub new_state: Coded<NsmState>,
+    /// When it began, milliseconds since 1970.
+    pub began_unix_ms: u64,
+    /// How long the manager's grace lasts at most, in milliseconds; 0 until it began.
+    pub grace_ms: u64,
+    /// The deadline that the controller moved it to, milliseconds after it began.
+    pub extended_ms: u64,
+    /// What was locked just before.
+    pub before: Arc<Sight>,
+    /// The clients to notify.
+    pub clients: Arc<Coded<RunClients>>,
+    /// What became of their notices, in their order.
+    pub deliveries: Vec<Delivered>,
+    /// Whether a notice may have left.
+    pub notices_begun: bool,
+    /// Its result, from settling on.
+    pub result: Option<Arc<Coded<FullResult>>>,
+    /// Whether the result was fetched.
+    pub acknowledged: bool,
+    /// Nothing was dropped when it began: what nobody reclaims stays.
+    #[serde(default)]
+    pub soft: bool,
+    /// Locks were dropped, and its clients were not told: the next run must tell them.
+    pub owed: bool,
+}
+
+impl RunRecord {
+    /// Which.
+    pub fn id(&self) -> RunId {
+        self.begin.0.run
+    }
+    /// Whether it is not over.
+    pub fn is_active(&self) -> bool {
+        self.phase != Phase::Ended
+    }
+    /// Its clients.
+    pub fn clients(&self) -> &[RunClient] {
+        self.clients.0.as_slice()
+    }
+    /// Deliveries of clients that nobody has told yet.
+    pub fn untold(clients: usize) -> Vec<Delivered> {
+        vec![Delivered { delivery: Coded(Delivery::NotTold), at_ms: 0, suspect: false }; clients]
+    }
+    /// Takes a delivery, seen `elapsed` after the beginning less how long ago it was.
+    pub fn deliver(&mut self, news: &ClientProgress, elapsed: Duration) {
+        if let Some(delivered) = self.deliveries.get_mut(news.client as usize) {
+            let at = elapsed.saturating_sub(Duration::from_millis(news.ago_ms));
+            *delivered = Delivered {
+                delivery: Coded(news.delivery),
+                at_ms: millis(at),
+                suspect: delivered.suspect || news.suspect,
+            };
+        }
+    }
+    /// The deadline as it stands and the latest it can become, after the beginning.
+    pub fn deadlines(&self, last_reclaim: Option<Duration>) -> (Duration, Duration) {
+        let ms = Duration::from_millis;
+        let args = &self.begin.0;
+        let latest = ms(args.grace_max_ms.min(self.grace_ms));
+        let acked = self.deliveries.iter().filter(|told| told.delivery.0 == Delivery::Acked).map(|told| told.at_ms);
+        let deadline = ms(args.grace_ms.max(self.extended_ms)).min(latest);
+        let last_ack = acked.max().map(ms);
+        (policy::extended_deadline(deadline, latest, ms(args.grace_ms), last_reclaim, last_ack), latest)
+    }
+}
+
+/// Whole milliseconds.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,199 @@
+//! The result of a run, from what was seen at its end; and lists of locks.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::compare::{Comparison, LocalLock, Lock, Return, Sight, compare};
+use super::record::RunRecord;
+use crate::wire::control::{
+    ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockKind, LockPage, LockRow, LockState, LocksArgs,
+    Outcome, OwnerRow, PAGE, RunResult,
+};
+use crate::wire::types::{Address, CallerName, FileHandle, MAX_NETOBJ, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::{List, Maybe, Text};
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End<'a> {
+    pub(super) outcome: Outcome,
+    pub(super) reason: &'a str,
+    /// Whether no controller asked for it.
+    pub(super) alone: bool,
+    pub(super) unix_ms: u64,
+    /// Whether somebody looked while grace was on and just before it ended: then what was missing is
+    /// known to have been dropped.
+    pub(super) watched: bool,
+}
+
+/// A lock of which a line is written: it is lost, or nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Loss {
+    pub(super) lock: Lock,
+    pub(super) partly: bool,
+    pub(super) thief: Option<LocalLock>,
+}
+
+impl Loss {
+    /// The line, with the file's path where it is known.
+    pub(super) fn line(&self, paths: &HashMap<String, String>) -> String {
+        let path = paths.get(&self.lock.file).map(|path| format!(" ({path})")).unwrap_or_default();
+        let what = if self.partly { "only a part was reclaimed" } else { "was not reclaimed" };
+        let thief = self.thief.as_ref().map(|thief| format!("; {} holds {} now", local_name(thief), thief.lock));
+        format!("the {}{path} {what}{}", self.lock, thief.unwrap_or_default())
+    }
+}
+
+fn local_name(local: &LocalLock) -> String {
+    format!("local process {} (pid {})", local.process, local.pid)
+}
+
+/// The result, and what was lost. `back`: the locks seen to be back while grace was on.
+pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) -> (FullResult, Vec<Loss>) {
+    let seen = compare(&run.before, now);
+    let mut counts = Counts { in_scope: run.before.locks.len() as u64, ..Counts::default() };
+    let mut rows = Vec::new();
+    let mut losses = Vec::new();
+    let kept = |outcome| matches!(outcome, Outcome::Settled | Outcome::Aborted);
+    if run.soft && kept(end.outcome) {
+        for (lock, now_is) in run.before.locks.iter().zip(&seen.returns) {
+            // Nobody but its owner has let it go.
+            if *now_is == Return::Missing {
+                counts.released += 1;
+            } else {
+                counts.kept += 1;
+                rows.push(LockFate { fate: Fate::Kept, ..lost(lock, *now_is == Return::Partly, None) });
+            }
+        }
+        if end.watched {
+            resurrected(&seen, now, &mut counts, &mut rows);
+        }
+        return (full(run, end, counts, rows), losses);
+    }
+    let fates = run.before.locks.iter().zip(&seen.returns).zip(&seen.thieves);
+    for (((lock, now_is), thief), was_back) in fates.zip(back.iter().chain(std::iter::repeat(&false))) {
+        // Outside of grace an equal lock may be somebody else's, so only what was seen in it counts.
+        if *was_back || (end.watched && *now_is == Return::Back) {
+            counts.reclaimed += 1;
+            continue;
+        }
+        let thief = thief.and_then(|place| now.local.get(place)).cloned();
+        let partly = *now_is == Return::Partly;
+        if end.watched {
+            counts.dropped += 1;
+            rows.push(lost(lock, partly, thief.as_ref()));
+        } else {
+            counts.unverified += 1;
+        }
+        if let Some(thief) = &thief {
+            counts.conflicts += 1;
+            rows.push(LockFate { fate: Fate::Conflict, ..lost(lock, partly, Some(thief)) });
+        }
+        losses.push(Loss { lock: lock.clone(), partly, thief });
+    }
+    if end.watched {
+        resurrected(&seen, now, &mut counts, &mut rows);
+    }
+    (full(run, end, counts, rows), losses)
+}
+
+fn full(run: &RunRecord, end: End<'_>, counts: Counts, rows: Vec<LockFate>) -> FullResult {
+    let clients = (0..)
+        .zip(run.clients())
+        .map(|(index, client)| ClientResult {
+            client: index,
+            name: client.name.clone(),
+            address: client.addresses.as_slice().first().copied().unwrap_or(NO_ADDRESS),
+            delivery: run.deliveries.get(index as usize).map_or(Delivery::NotTold, |told| told.delivery.0),
+            suspect: client.suspect || run.deliveries.get(index as usize).is_some_and(|told| told.suspect),
+            silent: false,
+            counts: Counts::default(),
+        })
+        .collect();
+    let result = RunResult {
+        run: run.id(),
+        outcome: end.outcome,
+        reason: Text::clipped(end.reason),
+        alone: end.alone,
+        not_understood: false,
+        mode: run.begin.0.mode,
+        old_state: run.old_state.0,
+        new_state: run.new_state.0,
+        began_unix_ms: run.began_unix_ms,
+        ended_unix_ms: end.unix_ms,
+        counts,
+        late: 0,
+    };
+    FullResult { result, clients: List::clipped(clients), locks: List::clipped(rows) }
+}
+
+fn resurrected(seen: &Comparison, now: &Sight, counts: &mut Counts, rows: &mut Vec<LockFate>) {
+    for lock in seen.unknown.iter().filter_map(|&place| now.locks.get(place)) {
+        counts.resurrected += 1;
+        rows.push(LockFate { fate: Fate::Resurrected, ..lost(lock, false, None) });
+    }
+}
+
+/// No lock of a client is known to be of one address or another.
+const NO_ADDRESS: Address = Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+
+fn lost(lock: &Lock, partial: bool, thief: Option<&LocalLock>) -> LockFate {
+    LockFate {
+        fate: Fate::Dropped,
+        file: handle(&lock.file),
+        kind: kind(lock),
+        range: lock.range(),
+        partial,
+        late: false,
+        owner: owner("owner not known", 0),
+        other: Maybe(thief.map(|thief| owner(&local_name(thief), thief.pid))),
+        other_range: Maybe(thief.map(|thief| thief.lock.range())),
+    }
+}
+
+/// The file's name as a handle.
+fn handle(file: &str) -> FileHandle {
+    let bytes = file.as_bytes();
+    FileHandle::new(bytes.get(..MAX_NETOBJ).unwrap_or(bytes)).unwrap_or_default()
+}
+
+fn kind(lock: &Lock) -> LockKind {
+    if lock.exclusive { LockKind::Exclusive } else { LockKind::Shared }
+}
+
+fn owner(name: &str, pid: i32) -> OwnerRow {
+    OwnerRow {
+        name: CallerName::of_words(name),
+        address: NO_ADDRESS,
+        server_address: NO_ADDRESS,
+        transport: Transport::Tcp,
+        version: 0,
+        svid: Svid(pid),
+        oh: OwnerHandle::default(),
+    }
+}
+
+/// A lock as lists have it.
+pub(super) fn row(lock: &Lock) -> LockRow {
+    LockRow {
+        file: handle(&lock.file),
+        kind: kind(lock),
+        range: lock.range(),
+        state: LockState::Held,
+        monitored: true,
+        owner: owner("owner not known", 0),
+    }
+}
+
+/// One page of clients' locks, of the files in scope.
+pub(super) fn lock_page(sight: &Sight, args: &LocksArgs) -> LockPage {
+    let files = args.scope.files.as_slice();
+    let wanted: Vec<&Lock> = sight
+        .locks
+        .iter()
+        .filter(|lock| files.is_empty() || files.iter().any(|file| file.as_slice() == lock.file.as_bytes()))
+        .collect();
+    let start = usize::try_from(args.after).unwrap_or(usize::MAX).min(wanted.len());
+    let end = start.saturating_add(PAGE).min(wanted.len());
+    let rows = wanted.get(start..end).unwrap_or_default().iter().map(|lock| row(lock));
+    LockPage { locks: List::clipped(rows.collect()), next: if end < wanted.len() { end as u64 } else { 0 } }
+}

@@ -1,0 +1,444 @@
+//! A manager of memory, driven: what a run says, and what is found of one whose driver died.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::wire::control::{ClientProgress, Delivery, Fate, Outcome, Policy, Scope, Silent, Unreachable};
+use crate::wire::types::NsmState;
+
+/// The manager's truth, shared by every process that drives it.
+#[derive(Debug)]
+struct World {
+    locks: Vec<Lock>,
+    local: Vec<LocalLock>,
+    clients: Vec<&'static str>,
+    state: NsmState,
+    life: u32,
+    in_grace: bool,
+    cautions: Vec<Caution>,
+    /// Drop and then fail, as a process that is killed in the middle.
+    dies: Option<Dies>,
+    drops: usize,
+    recovered: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dies {
+    BeforeTheDrop,
+    AfterTheDrop,
+}
+
+#[derive(Debug, Clone)]
+struct Fake(Arc<Mutex<World>>);
+
+impl Fake {
+    fn with<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
+        work(&mut self.0.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl Backend for Fake {
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+    fn endpoint(&self) -> String {
+        "memory".into()
+    }
+    fn capabilities(&self) -> crate::wire::control::Capabilities {
+        crate::wire::control::Capabilities {
+            mark: false,
+            list_locks: true,
+            knows_owners: false,
+            targeted: false,
+            settle_early: true,
+            late_reclaims: false,
+            release: false,
+            knows_reclaims: true,
+            knows_paths: false,
+            begin_releases: true,
+        }
+    }
+    async fn identity(&self) -> Result<Identity, ManagerError> {
+        let life = self.with(|world| world.life.to_string());
+        Ok(Identity { software: "fake 1".into(), life, names: vec![CallerName::new("srv").unwrap()] })
+    }
+    async fn nsm_state(&self) -> Result<NsmState, ManagerError> {
+        Ok(self.with(|world| world.state))
+    }
+    async fn sight(&self) -> Result<Sight, ManagerError> {
+        Ok(self.with(|world| Sight { locks: world.locks.clone(), local: world.local.clone(), waiters: 0 }))
+    }
+    async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
+        let row = |name: &&'static str| ClientRow {
+            name: CallerName::new(name).unwrap(),
+            addresses: List::clipped(vec!["127.0.0.9".parse::<IpAddr>().unwrap().into()]),
+            server_addresses: List::default(),
+            nsm_state: NsmState::default(),
+            monitored: true,
+            shared_address: false,
+            locks: 0,
+            unmonitored: 0,
+            waiters: 0,
+            suspicions: List::default(),
+        };
+        Ok(self.with(|world| world.clients.iter().map(row).collect()))
+    }
+    async fn in_grace(&self) -> Result<bool, ManagerError> {
+        Ok(self.with(|world| world.in_grace))
+    }
+    async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
+        Ok(self.with(|world| world.cautions.clone()))
+    }
+    async fn recover(&self) -> Result<Vec<String>, ManagerError> {
+        self.with(|world| world.recovered += 1);
+        Ok(Vec::new())
+    }
+    async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
+        self.with(|world| world.state = state);
+        Ok(())
+    }
+    async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError> {
+        self.with(|world| {
+            let killed = || ManagerError::Lost { endpoint: "memory".into(), what: "killed".into() };
+            if world.dies == Some(Dies::BeforeTheDrop) {
+                return Err(killed());
+            }
+            world.drops += 1;
+            world.locks.clear();
+            world.life += 1;
+            world.in_grace = true;
+            if world.dies == Some(Dies::AfterTheDrop) {
+                return Err(killed());
+            }
+            Ok(Dropped { grace, notes: vec!["dropped".into()] })
+        })
+    }
+    async fn end_grace(&self) -> Result<GraceEnd, ManagerError> {
+        self.with(|world| world.in_grace = false);
+        Ok(GraceEnd::Over)
+    }
+    async fn finish(&self) -> Result<Vec<String>, ManagerError> {
+        Ok(Vec::new())
+    }
+    async fn paths(&self, files: &[String]) -> HashMap<String, String> {
+        files.iter().map(|file| (file.clone(), format!("/srv/{file}"))).collect()
+    }
+}
+
+/// A host with the manager; each `driver` is a process on it.
+struct Host {
+    fake: Fake,
+    dir: TempDir,
+}
+
+fn lock(file: &str, start: u64) -> Lock {
+    Lock { file: file.into(), exclusive: true, start, end: start + 9 }
+}
+
+impl Host {
+    fn new() -> Self {
+        let world = World {
+            locks: vec![lock("a", 0), lock("a", 100), lock("b", 0)],
+            local: Vec::new(),
+            clients: vec!["c1", "c2"],
+            state: NsmState(3),
+            life: 1,
+            in_grace: false,
+            cautions: Vec::new(),
+            dies: None,
+            drops: 0,
+            recovered: 0,
+        };
+        Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
+    }
+    fn driver(&self) -> Driven<Fake> {
+        Driven::new(self.fake.clone(), Vault::new(self.dir.path()))
+    }
+    fn with<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
+        self.fake.with(work)
+    }
+    fn comes_back(&self, locks: &[Lock]) {
+        self.with(|world| world.locks.extend_from_slice(locks));
+    }
+}
+
+async fn begin_args(driver: &Driven<Fake>, run: u8) -> BeginArgs {
+    let info = driver.info().await.unwrap();
+    BeginArgs {
+        run: RunId([run; 16]),
+        instance: info.instance,
+        nsm_state: info.nsm_state,
+        scope: Scope::default(),
+        mode: Mode::Strict,
+        policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
+        may_drop: List::default(),
+        grace_ms: 60_000,
+        grace_max_ms: 90_000,
+    }
+}
+
+async fn begun(driver: &Driven<Fake>, run: u8) -> RunId {
+    let args = begin_args(driver, run).await;
+    driver.begin(&args).await.unwrap();
+    args.run
+}
+
+async fn told(driver: &Driven<Fake>, run: RunId) -> Status {
+    let client = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
+    driver.progress(&ProgressArgs { run, notices_begun: true, clients: List::clipped(vec![client]) }).await.unwrap()
+}
+
+fn counts(status: &Status) -> (u64, u64, u64) {
+    let counts = status.run.0.as_ref().unwrap().counts;
+    (counts.in_scope, counts.pending, counts.reclaimed)
+}
+
+fn code<T: std::fmt::Debug>(answer: Result<T, ManagerError>) -> RefusalCode {
+    answer.unwrap_err().refused().unwrap()
+}
+
+const SETTLE_EARLY: bool = true;
+
+async fn settle(driver: &Driven<Fake>, run: RunId, early: bool) -> Result<RunResult, ManagerError> {
+    driver.settle(&SettleArgs { run, only_if_nothing_pending: early }).await
+}
+
+#[tokio::test]
+async fn a_run_drops_once_and_settles_when_everything_is_back() {
+    let host = Host::new();
+    let driver = host.driver();
+    let args = begin_args(&driver, 1).await;
+    let answer = driver.begin(&args).await.unwrap();
+    assert_eq!((answer.old_state, answer.new_state, answer.in_scope, answer.clients), (NsmState(3), NsmState(5), 3, 2));
+    assert_eq!(driver.begin(&args).await.unwrap(), answer, "asked again it answers the same");
+    assert_eq!(host.with(|world| (world.drops, world.state)), (1, NsmState(5)));
+    assert_eq!(counts(&told(&driver, args.run).await), (3, 3, 0));
+
+    host.comes_back(&[lock("a", 0), lock("b", 0)]);
+    assert_eq!(counts(&driver.status().await.unwrap()), (3, 1, 2));
+    assert_eq!(code(settle(&driver, args.run, SETTLE_EARLY).await), RefusalCode::StillPending);
+    host.comes_back(&[lock("a", 100)]);
+    let result = settle(&driver, args.run, SETTLE_EARLY).await.unwrap();
+    assert_eq!((result.outcome, result.counts.reclaimed, result.counts.dropped), (Outcome::Settled, 3, 0));
+    assert!(!host.with(|world| world.in_grace));
+    assert_eq!(driver.status().await.unwrap().run, Maybe(None));
+    assert_eq!(driver.unfetched().await.unwrap(), [args.run]);
+    driver.acknowledge(args.run).await.unwrap();
+    assert_eq!(driver.unfetched().await.unwrap(), []);
+    assert_eq!(driver.result(args.run).await.unwrap(), result);
+}
+
+#[tokio::test]
+async fn what_is_missing_at_the_end_is_dropped_and_the_thief_is_named() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    host.comes_back(&[lock("a", 0), lock("c", 0)]);
+    let thief = LocalLock { lock: lock("b", 5), pid: 77, process: "dd".into() };
+    host.with(|world| world.local.push(thief));
+    let result = settle(&driver, run, false).await.unwrap();
+    let counts = result.counts;
+    assert_eq!(
+        (counts.in_scope, counts.reclaimed, counts.dropped, counts.resurrected, counts.conflicts),
+        (3, 1, 2, 1, 1)
+    );
+    let rows = driver.result_locks(run, 0).await.unwrap().locks.into_vec();
+    let fates: Vec<_> = rows.iter().map(|row| (row.fate, row.range.start)).collect();
+    assert_eq!(fates, [(Fate::Dropped, 100), (Fate::Dropped, 0), (Fate::Conflict, 0), (Fate::Resurrected, 0)]);
+    let other = rows[2].other.0.as_ref().unwrap();
+    assert_eq!((other.name.as_str(), other.svid.0), ("local process dd (pid 77)", 77));
+    let watched = driver.watch(WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap();
+    let lines: Vec<_> = watched.events.as_slice().iter().map(|event| event.detail.as_str().to_owned()).collect();
+    assert!(lines.iter().any(|l| l.contains("100-109 of a (/srv/a) was not reclaimed")), "{lines:#?}");
+    assert!(lines.iter().any(|l| l.contains("local process dd (pid 77) holds")), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn a_run_that_has_begun_is_not_aborted() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    assert_eq!(code(driver.abort(run).await), RefusalCode::Unsupported);
+    assert!(driver.status().await.unwrap().run.0.is_some());
+}
+
+#[tokio::test]
+async fn what_the_operator_was_not_told_of_is_in_the_way() {
+    let host = Host::new();
+    let driver = host.driver();
+    let args = begin_args(&driver, 1).await;
+    let caution = |weight| Caution { about: "nfsv4", weight, text: "disturb".into(), remedy: "wait".into() };
+    host.with(|world| world.cautions = vec![caution(Weight::Consent)]);
+    assert_eq!(code(driver.begin(&args).await), RefusalCode::StalePlan);
+    driver.cautions().await.unwrap();
+    host.with(|world| world.cautions = vec![caution(Weight::Refuse)]);
+    assert_eq!(code(driver.begin(&args).await), RefusalCode::Unsupported);
+    assert_eq!(host.with(|world| (world.drops, world.state)), (0, NsmState(3)), "nothing was touched");
+    host.with(|world| world.cautions = vec![caution(Weight::Consent)]);
+    driver.begin(&args).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_of_another_life_or_state_and_a_grace_of_its_own_are_refused() {
+    let host = Host::new();
+    let driver = host.driver();
+    let args = begin_args(&driver, 1).await;
+    host.with(|world| world.life += 1);
+    assert_eq!(code(driver.begin(&args).await), RefusalCode::StalePlan);
+    let args = begin_args(&driver, 1).await;
+    host.with(|world| world.state = NsmState(9));
+    assert_eq!(code(driver.begin(&args).await), RefusalCode::StalePlan);
+    host.with(|world| world.in_grace = true);
+    assert_eq!(code(driver.begin(&begin_args(&driver, 1).await).await), RefusalCode::GraceActive);
+    assert_eq!(driver.status().await.unwrap().grace, Grace::Recovery);
+    assert_eq!(host.with(|world| world.drops), 0);
+}
+
+#[tokio::test]
+async fn a_run_is_no_new_life_of_the_manager() {
+    let host = Host::new();
+    let driver = host.driver();
+    let before = driver.info().await.unwrap().instance;
+    let run = begun(&driver, 1).await;
+    assert_eq!(driver.info().await.unwrap().instance, before);
+    told(&driver, run).await;
+    settle(&driver, run, false).await.unwrap();
+    assert_eq!(host.driver().info().await.unwrap().instance, before);
+    host.with(|world| world.life += 1);
+    assert_ne!(driver.info().await.unwrap().instance, before);
+}
+
+#[tokio::test]
+async fn only_one_process_drives_and_another_sees_the_run() {
+    let host = Host::new();
+    let (driver, other) = (host.driver(), host.driver());
+    let run = begun(&driver, 1).await;
+    let seen = other.status().await.unwrap();
+    assert_eq!(seen.run.0.unwrap().run, run);
+    assert_eq!(code(settle(&other, run, false).await), RefusalCode::RunActive);
+    assert_eq!(code(other.begin(&begin_args(&other, 2).await).await), RefusalCode::RunActive);
+    drop(driver);
+    told(&other, run).await;
+    settle(&other, run, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_driver_that_died_before_the_drop_has_touched_nothing() {
+    let host = Host::new();
+    host.with(|world| world.dies = Some(Dies::BeforeTheDrop));
+    let driver = host.driver();
+    let args = begin_args(&driver, 1).await;
+    assert!(matches!(driver.begin(&args).await, Err(ManagerError::Lost { .. })));
+    drop(driver);
+    let next = host.driver();
+    assert_eq!(next.status().await.unwrap().run, Maybe(None));
+    assert_eq!(code(next.result(args.run).await), RefusalCode::UnknownRun);
+    assert_eq!(host.with(|world| world.locks.len()), 3);
+    host.with(|world| world.dies = None);
+    begun(&next, 2).await;
+}
+
+#[tokio::test]
+async fn a_driver_that_died_after_the_drop_leaves_a_run_that_goes_on() {
+    let host = Host::new();
+    host.with(|world| world.dies = Some(Dies::AfterTheDrop));
+    let driver = host.driver();
+    let args = begin_args(&driver, 1).await;
+    assert!(driver.begin(&args).await.is_err());
+    drop(driver);
+    let next = host.driver();
+    assert_eq!(next.status().await.unwrap().run.0.unwrap().run, args.run);
+    assert!(host.with(|world| world.recovered) > 0);
+    let answer = next.begin(&args).await.unwrap();
+    assert_eq!((answer.in_scope, answer.clients, host.with(|world| world.drops)), (3, 2, 1));
+    assert_eq!(next.run_clients(args.run).await.unwrap().len(), 2);
+    told(&next, args.run).await;
+    host.comes_back(&[lock("a", 0), lock("a", 100), lock("b", 0)]);
+    assert_eq!(settle(&next, args.run, SETTLE_EARLY).await.unwrap().counts.reclaimed, 3);
+}
+
+#[tokio::test]
+async fn clients_that_nobody_told_before_grace_ended_are_told_by_the_next_run() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    drop(driver);
+    // Newer kernels forget their clients with their locks.
+    host.with(|world| (world.in_grace, world.clients) = (false, vec!["c3"]));
+    let next = host.driver();
+    assert_eq!(next.unfetched().await.unwrap(), [run]);
+    let result = next.result(run).await.unwrap();
+    assert_eq!((result.outcome, result.counts.unverified), (Outcome::Superseded, 3));
+    assert_eq!(next.cautions().await.unwrap()[0].about, "owed");
+    let run = begun(&next, 2).await;
+    let names: Vec<_> = next.run_clients(run).await.unwrap().into_iter().map(|client| client.name).collect();
+    assert_eq!(names.iter().map(CallerName::as_str).collect::<Vec<_>>(), ["c3", "c1", "c2"]);
+    told(&next, run).await;
+    host.comes_back(&[lock("a", 0)]);
+    assert_eq!(settle(&next, run, false).await.unwrap().counts.resurrected, 1);
+    assert_eq!(next.cautions().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_nobody_watched_is_unverified() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    host.comes_back(&[lock("a", 0)]);
+    driver.status().await.unwrap();
+    drop(driver);
+    host.with(|world| world.in_grace = false);
+    host.comes_back(&[lock("b", 0)]);
+    let result = host.driver().result(run).await.unwrap();
+    assert_eq!((result.outcome, result.alone, result.counts.unverified), (Outcome::Settled, true, 3));
+}
+
+#[tokio::test]
+async fn a_manager_that_restarts_in_the_middle_supersedes_the_run() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    host.with(|world| world.life += 1);
+    assert_eq!(driver.status().await.unwrap().run, Maybe(None));
+    assert_eq!(driver.result(run).await.unwrap().outcome, Outcome::Superseded);
+}
+
+#[tokio::test]
+async fn a_driver_that_died_while_it_settled_leaves_the_count_that_it_made() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    host.comes_back(&[lock("a", 0)]);
+    settle(&driver, run, false).await.unwrap();
+    let vault = Vault::new(host.dir.path());
+    let ended = vault.runs().unwrap().pop().unwrap();
+    vault.save(&RunRecord { phase: Phase::Settling, ..ended }).unwrap();
+    host.with(|world| world.in_grace = true);
+    drop(driver);
+    let next = host.driver();
+    assert_eq!(next.status().await.unwrap().run, Maybe(None));
+    assert!(!host.with(|world| world.in_grace), "grace is ended now");
+    let result = next.result(run).await.unwrap();
+    assert_eq!((result.counts.reclaimed, result.counts.dropped), (1, 2));
+}
+
+#[tokio::test]
+async fn locks_are_listed_without_owners_and_by_file() {
+    let host = Host::new();
+    let driver = host.driver();
+    let mut args = LocksArgs { scope: Scope::default(), after: 0 };
+    let page = driver.locks(&args).await.unwrap();
+    assert_eq!(page.locks.as_slice().len(), 3);
+    assert_eq!(page.locks.as_slice()[0].owner.name.as_str(), "owner not known");
+    args.scope.files = List::clipped(vec![page.locks.as_slice()[2].file.clone()]);
+    assert_eq!(driver.locks(&args).await.unwrap().locks.as_slice().len(), 1);
+}

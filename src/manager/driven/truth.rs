@@ -1,0 +1,258 @@
+//! Where a run really is: runs that an earlier process left, and the ends of runs.
+//!
+//! ```text
+//! Beginning --- locks still held, no grace ---------------------> forgotten: nothing was touched
+//!     |  '----- dropped, and grace is over ----------------------> Ended (superseded), clients owed
+//!     v dropped, in grace
+//!   Grace ----- settle, or past the deadline and nobody drives --> Settling --> Ended (settled)
+//!        '----- grace over by itself while it was watched -------> Settling --> Ended (settled)
+//!        '----- grace over by itself, notices had left ----------> Ended (settled, unverified)
+//!        '----- grace over by itself, no notice had left --------> Ended (superseded), clients owed
+//!        '----- the manager has begun another life --------------> Ended (superseded)
+//! ```
+
+use std::sync::Arc;
+
+use super::record::{Coded, Phase, RunRecord};
+use super::results::{End, Loss, result};
+use super::vault::Vault;
+use super::{Backend, Driven, GraceEnd, Sight, elapsed, pause_after, unix_ms};
+use crate::manager::ManagerError;
+use crate::wire::control::{Counts, Fate, Outcome, RunId, RunResult};
+use crate::wire::xdr::List;
+
+/// Lines about lost locks in the timeline; beyond that the record's rows tell.
+const LINES: usize = 32;
+
+/// How a run came to its end, and whether somebody was looking.
+#[derive(Debug, Clone, Copy)]
+struct Watch<'a> {
+    reason: &'a str,
+    alone: bool,
+    watched: bool,
+}
+
+impl<B: Backend> Driven<B> {
+    /// Takes the right to drive; false if another process has it.
+    pub(super) async fn drive(&self) -> Result<bool, ManagerError> {
+        if self.desk().driving.is_some() {
+            return Ok(true);
+        }
+        let Some(lock) = self.with_vault(Vault::try_drive).await? else { return Ok(false) };
+        self.desk().driving = Some(lock);
+        Ok(true)
+    }
+
+    /// The run that is on, found where it really is. If another process drives it, as that one has
+    /// written it down.
+    pub(super) async fn active(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        let (driving, known) = {
+            let desk = self.desk();
+            (desk.driving.is_some(), desk.run.clone())
+        };
+        if driving {
+            let Some(run) = known else { return Ok(None) };
+            return if run.phase == Phase::Grace { self.recover(run).await } else { Ok(Some(run)) };
+        }
+        let left = self.with_vault(Vault::runs).await?.into_iter().rfind(RunRecord::is_active).map(Arc::new);
+        if !self.drive().await? {
+            return Ok(left);
+        }
+        for done in self.backend.recover().await? {
+            tracing::warn!("{done}");
+            self.desk().view.event("recovered", done);
+        }
+        let found = match left {
+            Some(run) => self.recover(run).await?,
+            None => None,
+        };
+        let mut desk = self.desk();
+        desk.run.clone_from(&found);
+        if found.is_none() {
+            desk.driving = None;
+        }
+        Ok(found)
+    }
+
+    /// The truth about a run that is not over on disk. This process drives.
+    async fn recover(&self, run: Arc<RunRecord>) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        let life = self.backend.identity().await?.life;
+        let in_grace = self.backend.in_grace().await?;
+        match run.phase {
+            Phase::Beginning => {
+                let now = self.backend.sight().await?;
+                let gone =
+                    !run.before.locks.is_empty() && run.before.locks.iter().all(|lock| !now.locks.contains(lock));
+                if life == run.life && !in_grace && !gone {
+                    let id = run.id();
+                    self.with_vault(move |vault| vault.forget(id)).await?;
+                    return Ok(None);
+                }
+                let grace_ms = run.begin.0.grace_max_ms;
+                let deliveries = RunRecord::untold(run.clients().len());
+                let run = RunRecord { phase: Phase::Grace, life, grace_ms, deliveries, ..(*run).clone() };
+                if in_grace {
+                    return Ok(Some(self.keep(run).await?));
+                }
+                let reason = "nlmctl ended between the drop and the notices, and grace is over: clients were not told";
+                self.end_unwatched(run, Outcome::Superseded, reason, true).await?;
+                Ok(None)
+            }
+            Phase::Grace if life != run.life => {
+                let reason = "the lock manager was restarted in the middle of the run";
+                // Whatever it held is gone with its life, if the run did not drop it before.
+                let owed = !run.notices_begun;
+                self.end_unwatched((*run).clone(), Outcome::Superseded, reason, owed).await?;
+                Ok(None)
+            }
+            Phase::Grace if in_grace => {
+                let orphan = self.desk().run.is_none();
+                let (deadline, _) = run.deadlines(None);
+                let can_end = self.backend.capabilities().settle_early;
+                if orphan && can_end && run.notices_begun && elapsed(&run) > deadline {
+                    self.settle_run(&run, "deadline; no controller was there", true).await?;
+                    return Ok(None);
+                }
+                Ok(Some(run))
+            }
+            Phase::Grace => {
+                let watched = self.desk().view.watched(run.id());
+                if let Some(last) = watched.filter(|_| run.notices_begun) {
+                    let reason = "the lock manager ended its grace";
+                    self.count(&run, &last, Watch { reason, alone: false, watched: true }).await?;
+                    return Ok(None);
+                }
+                let (outcome, reason) = if run.notices_begun {
+                    (Outcome::Settled, "grace ended by itself; nobody looked at that moment")
+                } else {
+                    (Outcome::Superseded, "grace ended by itself before any client was told")
+                };
+                let owed = !run.notices_begun && !run.soft;
+                self.end_unwatched((*run).clone(), outcome, reason, owed).await?;
+                Ok(None)
+            }
+            Phase::Settling => {
+                if in_grace && life == run.life {
+                    self.backend.end_grace().await?;
+                }
+                self.end(&run, &[]).await?;
+                Ok(None)
+            }
+            Phase::Ended => Ok(None),
+        }
+    }
+
+    /// The end of a run in its grace: counts, makes that durable, ends grace.
+    pub(super) async fn settle_run(
+        &self,
+        run: &RunRecord,
+        reason: &str,
+        alone: bool,
+    ) -> Result<RunResult, ManagerError> {
+        let now = self.backend.sight().await?;
+        let watched = self.backend.in_grace().await?;
+        self.count(run, &now, Watch { reason, alone, watched }).await
+    }
+
+    /// The end of a run whose manager alone ends its grace: looks until it has.
+    pub(super) async fn settle_with_grace(&self, run: RunId) -> Result<RunResult, ManagerError> {
+        loop {
+            let looking = tokio::time::Instant::now();
+            match self.driven(run).await {
+                Ok(_) => tokio::time::sleep(pause_after(looking)).await,
+                Err(error) => match self.ended(run).await? {
+                    Some(result) => return Ok(result.0.result.clone()),
+                    None => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// The end of a run that has dropped nothing: as if it had not been.
+    pub(super) async fn abort_run(&self, run: &RunRecord) -> Result<RunResult, ManagerError> {
+        let now = self.backend.sight().await?;
+        let reason = "aborted: no lock had been dropped";
+        let end = End { outcome: Outcome::Aborted, reason, alone: false, unix_ms: unix_ms(), watched: false };
+        let (found, _) = result(run, &[], &now, end);
+        let run = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
+        let run = self.keep(run).await?;
+        if let GraceEnd::GoesOn(why) = self.backend.end_grace().await? {
+            self.desk().view.event("grace", why);
+        }
+        self.end(&run, &[]).await
+    }
+
+    /// Counts what was seen back, makes that durable, ends grace.
+    async fn count(&self, run: &RunRecord, now: &Sight, watch: Watch<'_>) -> Result<RunResult, ManagerError> {
+        let Watch { reason, alone, watched } = watch;
+        let back = self.desk().view.back(run);
+        let end = End { outcome: Outcome::Settled, reason, alone, unix_ms: unix_ms(), watched };
+        let (found, losses) = result(run, &back, now, end);
+        let counted = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
+        let mut run = (*self.keep(counted).await?).clone();
+        if let GraceEnd::GoesOn(why) = self.backend.end_grace().await? {
+            self.desk().view.event("grace", why);
+        }
+        // A reclaim may have come between the count and the end of grace; an equal lock may as well
+        // be somebody else's new one.
+        let after = self.backend.sight().await?;
+        if let Some(counted) = &run.result {
+            let mut found = counted.0.clone();
+            let late = losses.iter().filter(|loss| after.locks.contains(&loss.lock)).collect::<Vec<_>>();
+            if !late.is_empty() {
+                let moved = late.len() as u64;
+                let counts = &mut found.result.counts;
+                *counts = Counts {
+                    dropped: counts.dropped.saturating_sub(moved),
+                    unverified: counts.unverified + moved,
+                    ..*counts
+                };
+                let mut rows = found.locks.into_vec();
+                rows.retain(|row| {
+                    let same = |loss: &&Loss| {
+                        loss.lock.range() == row.range && loss.lock.file.as_bytes() == row.file.as_slice()
+                    };
+                    row.fate != Fate::Dropped || !late.iter().any(same)
+                });
+                found.locks = List::clipped(rows);
+                run.result = Some(Arc::new(Coded(found)));
+            }
+        }
+        self.end(&run, &losses).await
+    }
+
+    /// The end of a run whose grace nobody watched to its end.
+    async fn end_unwatched(
+        &self,
+        run: RunRecord,
+        outcome: Outcome,
+        reason: &str,
+        owed: bool,
+    ) -> Result<RunResult, ManagerError> {
+        let now = self.backend.sight().await?;
+        let back = self.desk().view.back(&run);
+        let end = End { outcome, reason, alone: true, unix_ms: unix_ms(), watched: false };
+        let (found, losses) = result(&run, &back, &now, end);
+        let run = RunRecord { result: Some(Arc::new(Coded(found))), owed, ..run };
+        self.end(&run, &losses).await
+    }
+
+    async fn end(&self, run: &RunRecord, losses: &[Loss]) -> Result<RunResult, ManagerError> {
+        let files: Vec<String> = losses.iter().map(|loss| loss.lock.file.clone()).collect();
+        let paths = self.backend.paths(&files).await;
+        let run = self.keep(RunRecord { phase: Phase::Ended, ..run.clone() }).await?;
+        let left = self.backend.finish().await;
+        let mut desk = self.desk();
+        losses.iter().take(LINES).for_each(|loss| desk.view.event("lost", loss.line(&paths)));
+        match left {
+            Ok(done) => done.into_iter().for_each(|line| desk.view.event("settle", line)),
+            Err(error) => desk.view.event("settle", error.to_string()),
+        }
+        desk.driving = None;
+        drop(desk);
+        match &run.result {
+            Some(found) => Ok(found.0.result.clone()),
+            None => super::refused(crate::wire::control::RefusalCode::UnknownRun, "the run has no result"),
+        }
+    }
+}

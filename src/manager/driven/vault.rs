@@ -1,0 +1,148 @@
+//! A driven manager's runs on disk: one JSON file a run, and the right to drive.
+//!
+//! A file is replaced whole (temporary file, fsync, rename, fsync of the folder), so what is read is
+//! always one state that was promised. Ended runs stay until they are acknowledged, and the last
+//! [`KEPT`] of them anyway.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::record::RunRecord;
+use crate::manager::ManagerError;
+use crate::wire::control::{Refusal, RefusalCode, RunId};
+
+/// Ended runs that are kept.
+const KEPT: usize = 16;
+/// The file whose OS lock is the right to drive.
+const LOCK: &str = "driver.lock";
+
+/// The folder of a driven manager's runs.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    dir: PathBuf,
+}
+
+/// The right to drive the manager: ends with the process however that ends.
+#[derive(Debug)]
+#[must_use = "the right ends when this is dropped"]
+pub struct DriverLock {
+    _file: File,
+}
+
+impl Vault {
+    /// The vault in `dir`, which is made when something is to be kept.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn failed(&self, what: &str, error: &io::Error) -> ManagerError {
+        ManagerError::Refused(Refusal::new(
+            RefusalCode::NotDurable,
+            format!("cannot {what} in {}: {error}; nothing was changed since", self.dir.display()),
+        ))
+    }
+
+    fn made(&self) -> Result<&Path, ManagerError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(|error| self.failed("make the state directory", &error))?;
+        Ok(&self.dir)
+    }
+
+    /// The right to drive; none if another process has it.
+    pub fn try_drive(&self) -> Result<Option<DriverLock>, ManagerError> {
+        let path = self.made()?.join(LOCK);
+        let failed = |error: &io::Error| self.failed("take the driver's lock", error);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(|e| failed(&e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(DriverLock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(&error)),
+        }
+    }
+
+    /// Every run, the oldest first. A file that makes no sense is left alone and told.
+    pub fn runs(&self) -> Result<Vec<RunRecord>, ManagerError> {
+        let listed = match fs::read_dir(&self.dir) {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(self.failed("list runs", &error)),
+        };
+        let mut runs = Vec::new();
+        for entry in listed {
+            let path = entry.map_err(|error| self.failed("list runs", &error))?.path();
+            if path.extension().is_none_or(|end| end != "run") {
+                continue;
+            }
+            let text = match fs::read(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(self.failed("read a run", &error)),
+            };
+            match serde_json::from_slice::<RunRecord>(&text) {
+                Ok(run) => runs.push(run),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "not a run of this version; left alone"),
+            }
+        }
+        runs.sort_by_key(|run| (run.began_unix_ms, run.id().0));
+        Ok(runs)
+    }
+
+    fn path(&self, run: RunId) -> PathBuf {
+        self.dir.join(format!("{run}.run"))
+    }
+
+    /// Makes a run durable as it is now.
+    pub fn save(&self, run: &RunRecord) -> Result<(), ManagerError> {
+        let failed = |error: io::Error| self.failed("write a run", &error);
+        let text = serde_json::to_vec(run).map_err(|error| failed(error.into()))?;
+        self.made()?;
+        replace(&self.path(run.id()), &text).map_err(failed)
+    }
+
+    /// Forgets a run that never touched anything.
+    pub fn forget(&self, run: RunId) -> Result<(), ManagerError> {
+        match fs::remove_file(self.path(run)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove a run", &error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Forgets what is older than the last [`KEPT`] ended runs.
+    pub fn prune(&self) -> Result<(), ManagerError> {
+        let ended: Vec<_> = self.runs()?.into_iter().filter(|run| run.result.is_some()).collect();
+        let extra = ended.len().saturating_sub(KEPT);
+        ended.iter().take(extra).try_for_each(|run| self.forget(run.id()))
+    }
+}
+
+/// Replaces a file whole and durably; its folder must be there.
+///
+/// # Errors
+/// Those of the file system; the old file is there then.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".").tempfile_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    if let Ok(old) = fs::metadata(path) {
+        keep_owner(file.as_file(), &old)?;
+    }
+    file.persist(path).map_err(|error| error.error)?;
+    File::open(dir)?.sync_all()
+}
+
+/// A file that replaces another is its owner's, with its mode: statd does not run as root.
+fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    file.set_permissions(old.permissions())?;
+    std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()))
+}

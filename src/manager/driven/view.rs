@@ -1,0 +1,149 @@
+//! What was seen last, and what a watcher is told of it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::compare::{Return, Sight, compare};
+use super::record::RunRecord;
+use super::{all_pending, unix_ms};
+use crate::wire::control::{Counts, Event, RunId};
+use crate::wire::xdr::Text;
+
+/// Events kept for watchers; the oldest go first.
+const EVENTS: usize = 256;
+
+/// Who has looked at a run's locks in grace so short a time before it was over has watched it to its
+/// end.
+const WATCHED: Duration = Duration::from_secs(1);
+
+/// See above.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    changes: u64,
+    events: VecDeque<Event>,
+    last: Option<Sight>,
+    in_grace: bool,
+    run: Option<RunId>,
+    /// Of the run's locks: which were seen held again while grace was on. Such a lock was reclaimed,
+    /// whatever becomes of it later.
+    back: Vec<bool>,
+    resurrected: u64,
+    last_reclaim: Option<Duration>,
+    /// When the run's locks were last seen in its grace.
+    seen_in_grace: Option<Instant>,
+}
+
+impl View {
+    /// A run's account begins.
+    pub(super) fn start(&mut self, run: &RunRecord) {
+        self.run = Some(run.id());
+        self.back = vec![false; run.before.locks.len()];
+        self.resurrected = 0;
+        self.last_reclaim = None;
+        self.seen_in_grace = None;
+        self.changes += 1;
+    }
+
+    /// The locks held at `elapsed` of a run, in its grace.
+    pub(super) fn see(&mut self, run: &RunRecord, sight: Sight, elapsed: Duration) {
+        if self.run != Some(run.id()) {
+            self.start(run);
+        }
+        self.in_grace = true;
+        self.seen_in_grace = Some(Instant::now());
+        if self.last.as_ref() == Some(&sight) {
+            return;
+        }
+        let seen = compare(&run.before, &sight);
+        let mut news = false;
+        for (back, now) in self.back.iter_mut().zip(&seen.returns) {
+            // What was not dropped is held whether it is reclaimed or not.
+            if *now == Return::Back && !*back && !run.soft {
+                *back = true;
+                news = true;
+            }
+        }
+        let unknown = seen.unknown.len() as u64;
+        if unknown > self.resurrected {
+            self.resurrected = unknown;
+            news = true;
+        }
+        if news {
+            self.last_reclaim = Some(elapsed);
+        }
+        self.take(sight);
+    }
+
+    /// The locks as they were last seen in the run's grace, if that was just now.
+    pub(super) fn watched(&self, run: RunId) -> Option<Sight> {
+        let fresh = self.run == Some(run) && self.seen_in_grace.is_some_and(|at| at.elapsed() < WATCHED);
+        self.last.as_ref().filter(|_| fresh).cloned()
+    }
+
+    /// The locks held, of no run's concern.
+    pub(super) fn see_idle(&mut self, sight: Sight, in_grace: bool) {
+        if self.last.as_ref() != Some(&sight) || self.in_grace != in_grace {
+            self.in_grace = in_grace;
+            self.take(sight);
+        }
+    }
+
+    fn take(&mut self, sight: Sight) {
+        self.last = Some(sight);
+        self.changes += 1;
+    }
+
+    /// Something for the timeline.
+    pub(super) fn event(&mut self, kind: &str, detail: impl Into<String>) {
+        self.changes += 1;
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(Event {
+            cursor: self.cursor(),
+            unix_ms: unix_ms(),
+            kind: Text::clipped(kind),
+            detail: Text::clipped(detail),
+        });
+    }
+
+    pub(super) fn events_since(&self, cursor: u64) -> Vec<Event> {
+        self.events.iter().filter(|event| event.cursor > cursor).cloned().collect()
+    }
+    /// Never 0, so that a watcher's first question is answered at once.
+    pub(super) fn cursor(&self) -> u64 {
+        self.changes + 1
+    }
+    pub(super) fn in_grace(&self) -> bool {
+        self.in_grace
+    }
+    pub(super) fn locks(&self) -> u64 {
+        self.last.as_ref().map_or(0, |sight| sight.locks.len() as u64)
+    }
+    pub(super) fn waiters(&self) -> u64 {
+        self.last.as_ref().map_or(0, |sight| sight.waiters)
+    }
+    pub(super) fn last_reclaim(&self) -> Option<Duration> {
+        self.last_reclaim
+    }
+    /// Which of the run's locks were seen to be back in grace.
+    pub(super) fn back(&self, run: &RunRecord) -> Vec<bool> {
+        if self.run == Some(run.id()) { self.back.clone() } else { vec![false; run.before.locks.len()] }
+    }
+
+    /// The sums of a run that is on.
+    pub(super) fn counts(&self, run: &RunRecord) -> Counts {
+        if self.run != Some(run.id()) {
+            return all_pending(run);
+        }
+        let reclaimed = self.back.iter().filter(|back| **back).count() as u64;
+        let in_scope = self.back.len() as u64;
+        Counts {
+            in_scope,
+            pending: in_scope - reclaimed,
+            reclaimed,
+            resurrected: self.resurrected,
+            ..Counts::default()
+        }
+    }
+}

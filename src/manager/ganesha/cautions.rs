@@ -1,0 +1,228 @@
+//! What an operator has to know before a run over Ganesha. Pure.
+
+use std::net::IpAddr;
+
+use super::bus::ClientStats;
+use super::process::Descriptors;
+use crate::manager::{Caution, Weight};
+
+/// Descriptors that Ganesha needs for other things than what a run leaks.
+const RESERVE: u64 = 1_000;
+/// Clients that are named before "and more".
+const NAMED: usize = 3;
+
+/// What was seen of Ganesha.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Whether the run is a soft one, which releases nothing.
+    pub(super) soft: bool,
+    /// Everybody who has spoken to it.
+    pub(super) stats: Vec<ClientStats>,
+    /// FSALs whose locks cannot be listed.
+    pub(super) unlisted: Vec<String>,
+    /// Its descriptors.
+    pub(super) descriptors: Descriptors,
+    /// Of them, those that hold locks.
+    pub(super) locking: u64,
+    /// Whether nlmctl is in its network namespace.
+    pub(super) shares_network: bool,
+    /// Its version.
+    pub(super) version: String,
+}
+
+impl Seen {
+    /// What follows from it.
+    pub(super) fn cautions(&self) -> Vec<Caution> {
+        let mut cautions = vec![say(
+            "grace",
+            "Ganesha's grace lasts for its Grace_Period and up to 10 s more, whatever --grace says".into(),
+            "Grace_Period in the NFSv4 block of its configuration sets it",
+        )];
+        if self.soft {
+            cautions.push(say(
+                "soft",
+                "a soft run: no lock is released, clients reclaim what the server has lost, and stale locks stay"
+                    .into(),
+                "",
+            ));
+        } else {
+            cautions.push(say(
+                "shares",
+                "Ganesha 4.3 crashes when it releases a client that holds an NLM SHARE reservation (DOS and Windows \
+                 clients have them), and nothing shows who does"
+                    .into(),
+                "where there are such clients only a soft run is safe (--unreachable keep --silent keep)",
+            ));
+            cautions.push(self.fds());
+        }
+        cautions.extend(self.network());
+        cautions.extend(self.v4());
+        cautions.extend(self.listing());
+        if !self.version.starts_with("4.") {
+            cautions.push(say(
+                "version",
+                format!("this is NFS-Ganesha {}: nlmctl was measured with 4.3 and knows of no other", self.version),
+                "try it on a server that nobody needs first",
+            ));
+        }
+        cautions
+    }
+
+    /// Whether every lock can be listed.
+    pub(super) fn lists_locks(&self) -> bool {
+        self.unlisted.is_empty()
+    }
+
+    fn network(&self) -> Option<Caution> {
+        (!self.shares_network).then(|| Caution {
+            about: "network",
+            weight: Weight::Refuse,
+            text: "Ganesha runs in another network namespace: its addresses, by which locks are released, are not \
+                   those seen from here"
+                .into(),
+            remedy: "run nlmctl in Ganesha's network namespace (nsenter, or the same container)".into(),
+        })
+    }
+
+    /// Every released (owner, file) leaks its descriptor, and each reclaim opens one.
+    fn fds(&self) -> Caution {
+        let Descriptors { open, limit } = self.descriptors;
+        let runs = limit.saturating_sub(RESERVE).saturating_sub(open).checked_div(self.locking);
+        let text = |end: String| {
+            format!(
+                "every run leaks a descriptor of Ganesha's for each owner and file, about {} now; {open} of {limit} \
+                 are open, and at the limit every LOCK fails: {end}",
+                self.locking
+            )
+        };
+        let remedy = "restart Ganesha, whose own recovery then does what a run would; raise LimitNOFILE of its unit";
+        match runs {
+            Some(0) => Caution {
+                about: "descriptors",
+                weight: Weight::Refuse,
+                text: text("there is no room for a run".into()),
+                remedy: remedy.into(),
+            },
+            Some(runs) => say("descriptors", text(format!("room for about {runs} runs")), remedy),
+            None => say("descriptors", text("no lock is held now".into()), remedy),
+        }
+    }
+
+    fn v4(&self) -> Option<Caution> {
+        let clients: Vec<IpAddr> =
+            self.stats.iter().filter(|client| client.speaks_v4()).map(|client| client.address).collect();
+        if !clients.is_empty() {
+            let shown: Vec<_> = clients.iter().take(NAMED).map(ToString::to_string).collect();
+            let more = clients.len().saturating_sub(shown.len());
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            return Some(Caution {
+                about: "nfsv4",
+                weight: Weight::Consent,
+                text: format!(
+                    "NFSv4 clients have used this server ({}{more}): their state is left alone, but until grace is over \
+                     they wait for every open and lock that is new",
+                    shown.join(", ")
+                ),
+                remedy: "run it when they can wait".into(),
+            });
+        }
+        // Whoever locks has spoken NLM; where not even that is counted, nothing is.
+        let counts = self.stats.iter().any(|client| !client.protocols.is_empty());
+        (!counts && self.locking > 0).then(|| {
+            say(
+                "nfsv4",
+                "Ganesha keeps no statistics (Enable_NFS_Stats), so whether NFSv4 clients use it is not known: until \
+                 grace is over they wait for every open and lock that is new"
+                    .into(),
+                "",
+            )
+        })
+    }
+
+    fn listing(&self) -> Option<Caution> {
+        (!self.lists_locks()).then(|| Caution {
+            about: "fsal",
+            weight: Weight::Consent,
+            text: format!(
+                "locks of exports on {} cannot be listed: what they hold, what is released and what comes back there is \
+                 not verified, beyond statd's records of who locks; some back ends (MEM) grant a reclaim to two owners",
+                self.unlisted.join(", ")
+            ),
+            remedy: "compare the applications' own view after the run".into(),
+        })
+    }
+}
+
+fn say(about: &'static str, text: String, remedy: &str) -> Caution {
+    Caution { about, weight: Weight::Say, text, remedy: remedy.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen() -> Seen {
+        Seen {
+            soft: false,
+            stats: vec![stats("192.0.2.1", &["NFSv3", "NMLv4"])],
+            unlisted: Vec::new(),
+            descriptors: Descriptors { open: 4_000, limit: 20_000 },
+            locking: 2_000,
+            shares_network: true,
+            version: "4.3".into(),
+        }
+    }
+
+    fn stats(address: &str, protocols: &[&str]) -> ClientStats {
+        ClientStats {
+            address: address.parse().unwrap(),
+            protocols: protocols.iter().map(|&protocol| protocol.to_owned()).collect(),
+        }
+    }
+
+    fn weight(seen: &Seen, about: &str) -> Option<Weight> {
+        seen.cautions().iter().find(|caution| caution.about == about).map(|caution| caution.weight)
+    }
+
+    #[test]
+    fn a_server_of_nfsv3_clients_with_room_wants_no_consent() {
+        let heaviest = seen().cautions().iter().map(|caution| caution.weight).max();
+        assert_eq!(heaviest, Some(Weight::Say));
+        assert!(seen().cautions().iter().any(|caution| caution.text.contains("room for about 7 runs")));
+    }
+
+    #[test]
+    fn a_run_that_the_leak_leaves_no_room_for_is_refused() {
+        let full = Seen { descriptors: Descriptors { open: 17_500, limit: 20_000 }, ..seen() };
+        assert_eq!(weight(&full, "descriptors"), Some(Weight::Refuse));
+        let idle = Seen { locking: 0, ..full };
+        assert_eq!(weight(&idle, "descriptors"), Some(Weight::Say));
+    }
+
+    #[test]
+    fn a_soft_run_leaks_and_crashes_nothing() {
+        let soft = Seen { soft: true, descriptors: Descriptors { open: 19_999, limit: 20_000 }, ..seen() };
+        assert_eq!(weight(&soft, "descriptors"), None);
+        assert_eq!(weight(&soft, "shares"), None);
+        assert_eq!(weight(&seen(), "soft"), None);
+        assert_eq!(weight(&soft, "soft"), Some(Weight::Say));
+    }
+
+    #[test]
+    fn nfsv4_clients_want_consent_and_are_named() {
+        let v4 = Seen { stats: vec![stats("192.0.2.9", &["NFSv41"])], ..seen() };
+        assert_eq!(weight(&v4, "nfsv4"), Some(Weight::Consent));
+        assert!(v4.cautions().iter().any(|caution| caution.text.contains("192.0.2.9")));
+        let blind = Seen { stats: vec![stats("192.0.2.9", &[])], ..seen() };
+        assert_eq!(weight(&blind, "nfsv4"), Some(Weight::Say));
+        assert_eq!(weight(&seen(), "nfsv4"), None);
+    }
+
+    #[test]
+    fn another_network_is_refused_and_locks_that_cannot_be_seen_want_consent() {
+        assert_eq!(weight(&Seen { shares_network: false, ..seen() }, "network"), Some(Weight::Refuse));
+        let ceph = Seen { unlisted: vec!["ceph".into()], ..seen() };
+        assert_eq!(weight(&ceph, "fsal"), Some(Weight::Consent));
+        assert!(!ceph.lists_locks());
+    }
+}

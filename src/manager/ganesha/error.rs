@@ -1,0 +1,98 @@
+//! What can go wrong between nlmctl and Ganesha.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::ENDPOINT;
+use super::bus::BusError;
+use super::process::ProcessError;
+use crate::manager::ManagerError;
+use crate::nsm::own_names::OwnNameError;
+use crate::nsm::roster::RosterError;
+use crate::rpc::client::CallError;
+
+/// Why Ganesha, or statd beside it, was not asked or did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum GaneshaError {
+    /// The bus.
+    #[error("{0}")]
+    Bus(#[from] BusError),
+    /// Its process.
+    #[error("{0}")]
+    Process(#[from] ProcessError),
+    /// statd's records.
+    #[error("{0}")]
+    Roster(#[from] RosterError),
+    /// There are none.
+    #[error("no records of rpc.statd are in {0}: there is no `sm` folder with a `state` file beside it")]
+    NoRecords(PathBuf),
+    /// This host's name.
+    #[error("{0}")]
+    Name(#[from] OwnNameError),
+    /// This host's addresses.
+    #[error("cannot list this host's addresses: {0}")]
+    Addresses(#[source] io::Error),
+    /// A file of nlmctl's own.
+    #[error("cannot write {path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A call to its NLM service.
+    #[error("{what}: {error}")]
+    Call {
+        /// Which.
+        what: &'static str,
+        /// How.
+        error: CallError,
+    },
+    /// Something did not become as it should in time.
+    #[error("{0}")]
+    Stuck(&'static str),
+    /// A thread of this process died.
+    #[error("a thread of nlmctl died")]
+    Thread,
+}
+
+impl GaneshaError {
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::Bus(error) if error.is_absent() => {
+                "start dbus and NFS-Ganesha (one that was built with D-Bus), and run this as root; or name another --manager"
+            }
+            Self::Bus(_) => "see Ganesha's log, and that this runs as root",
+            Self::Process(ProcessError::Ended(_)) => "start NFS-Ganesha and look at its log",
+            Self::Process(ProcessError::Unreadable { .. }) => "run this as root, where Ganesha's /proc can be seen",
+            Self::Roster(_) | Self::NoRecords(_) => "start rpc.statd, and run this as root",
+            Self::Name(_) => "give the names by which clients know this server with --name",
+            Self::Addresses(_) | Self::Stuck(_) | Self::Thread => "see Ganesha's log, and try again",
+            Self::File { .. } => "make room in nlmctl's state directory",
+            Self::Call { .. } => "see that rpcbind runs and has Ganesha's nlockmgr (rpcinfo -p)",
+        }
+    }
+}
+
+/// Of a question, or before anything was changed.
+impl From<GaneshaError> for ManagerError {
+    fn from(error: GaneshaError) -> Self {
+        Self::Unreachable { endpoint: ENDPOINT.into(), what: error.to_string(), remedy: error.remedy().into() }
+    }
+}
+
+/// Of a step after the first that cannot be undone.
+pub(super) fn halfway(error: &GaneshaError) -> ManagerError {
+    let crashed =
+        matches!(error, GaneshaError::Process(ProcessError::Ended(_)) | GaneshaError::Bus(BusError::NotThere));
+    let what = if crashed {
+        format!(
+            "{error} while it released locks (4.3 does so when a client holds an NLM SHARE reservation): all locks are \
+             lost with it; start it, and go on with `nlmctl resync --resume` while its grace lasts, so that clients \
+             reclaim them"
+        )
+    } else {
+        format!("{error}; clients' locks may have been released: go on with `nlmctl resync --resume`")
+    };
+    ManagerError::Lost { endpoint: ENDPOINT.into(), what }
+}

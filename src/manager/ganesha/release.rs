@@ -1,0 +1,225 @@
+//! Locks released: everybody's, or one client's.
+//!
+//! ```text
+//! mark on disk -> "1:" grace, waiters cancelled -> grace seen -> "5:ADDRESS" for each address
+//!   -> until nothing is left: look; every second "0:", so that grace outlasts it
+//!   -> "0:" the whole grace for clients -> grace seen -> mark removed
+//! ```
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::bus::GraceEvent;
+use super::error::halfway;
+use super::process::{self, Server};
+use super::{Ganesha, GaneshaError, clients, refused, remove, write};
+use crate::manager::ManagerError;
+use crate::manager::driven::{ClientReleased, Lock};
+use crate::rpc::client::{Request, Retransmit, UdpClient};
+use crate::rpc::rpcbind;
+use crate::rpc::udp::UdpEndpoint;
+use crate::wire::control::{Refusal, RefusalCode};
+use crate::wire::nlm;
+use crate::wire::rpc::Credential;
+use crate::wire::types::{CallerName, NsmState, Transport};
+use crate::wire::xdr::encode;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long Ganesha may take to be in grace: it waits for the requests that it works on.
+const GRACE_STARTS: Duration = Duration::from_secs(10);
+/// How often grace's clock is started again while locks are being released.
+const RENEW: Duration = Duration::from_secs(1);
+/// How long nothing may go before what is left counts as left. A release queues behind calls to
+/// clients that do not answer, seconds each.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one client's release may take.
+const ONE_CLIENT: Duration = Duration::from_secs(10);
+/// How long its NLM service may take to answer.
+const CALL: Duration = Duration::from_secs(5);
+
+/// What is still there of clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Left {
+    locks: u64,
+    records: u64,
+}
+
+impl Ganesha {
+    fn mark(&self) -> PathBuf {
+        self.options.state_dir.join("ganesha.releasing")
+    }
+
+    /// Starts grace, and sees it. A failure has changed nothing but that.
+    pub(super) async fn start_grace(&self, event: GraceEvent) -> Result<(), GaneshaError> {
+        self.bus().await?.grace(event).await?;
+        let until = Instant::now() + GRACE_STARTS;
+        while !self.bus().await?.in_grace().await? {
+            if Instant::now() >= until {
+                return Err(GaneshaError::Stuck(
+                    "Ganesha was asked for grace, and is not in grace (Graceless = true?)",
+                ));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Releases every client's locks, with grace on from before the first until after the last.
+    /// Answers with what is worth a line.
+    pub(super) async fn release_all(&self) -> Result<Vec<String>, ManagerError> {
+        let life = self.look(Server::life).await.map_err(refused)?;
+        write(self.mark(), life.into_bytes()).await.map_err(refused)?;
+        if let Err(error) = self.start_grace(GraceEvent::CancelWaiters).await {
+            let refusal = refused(error);
+            remove(&self.mark()).await?;
+            return Err(refusal.into());
+        }
+        self.release_in_grace().await.map_err(|error| halfway(&error))
+    }
+
+    async fn release_in_grace(&self) -> Result<Vec<String>, GaneshaError> {
+        for address in self.addresses().await? {
+            self.bus().await?.grace(GraceEvent::Release(address)).await?;
+        }
+        let notes = self.until_released().await?;
+        // Clients are told from here on: the whole grace is theirs.
+        self.start_grace(GraceEvent::Start).await?;
+        remove(&self.mark()).await?;
+        Ok(notes)
+    }
+
+    /// Every address that a client may have called: this host's, and those of open connections,
+    /// whose address may have been taken away since. Who came over UDP called none.
+    async fn addresses(&self) -> Result<BTreeSet<IpAddr>, GaneshaError> {
+        let mut found = process::own_addresses().map_err(GaneshaError::Addresses)?;
+        let connections = self.look(Server::connections).await?;
+        found.extend(connections.iter().map(|(server, _)| server.ip().to_canonical()));
+        found.extend([IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]);
+        Ok(found)
+    }
+
+    async fn left(&self) -> Result<Left, GaneshaError> {
+        let locks = self.look(Server::held).await?.locks.len() as u64;
+        let records = self.records().await?;
+        let records = records.entries.iter().filter(|entry| clients::is_ganeshas(entry)).count() as u64;
+        Ok(Left { locks, records })
+    }
+
+    async fn until_released(&self) -> Result<Vec<String>, GaneshaError> {
+        let life = self.look(Server::life).await?;
+        let began = Instant::now();
+        let (mut last, mut changed, mut renewed) = (self.left().await?, began, began);
+        loop {
+            if last == (Left { locks: 0, records: 0 }) {
+                let took = began.elapsed().as_millis();
+                return Ok(vec![format!("all locks were seen released {took} ms after they were asked to be")]);
+            }
+            if changed.elapsed() >= PATIENCE {
+                return Ok(vec![format!(
+                    "{} locks and {} of statd's records were not released in {} s: taken through an address that this \
+                     host no longer has, it seems; they stay",
+                    last.locks,
+                    last.records,
+                    PATIENCE.as_secs()
+                )]);
+            }
+            if renewed.elapsed() >= RENEW {
+                self.bus().await?.grace(GraceEvent::Start).await?;
+                renewed = Instant::now();
+            }
+            let looking = Instant::now();
+            sleep(LOOK_EVERY).await;
+            let now = self.left().await?;
+            // A long list takes long to read: Ganesha has other work too.
+            sleep(looking.elapsed().saturating_sub(LOOK_EVERY)).await;
+            if now != last {
+                (last, changed) = (now, Instant::now());
+            }
+            // One that crashed and was started again has dropped all locks, in a grace of its own.
+            if self.look(Server::life).await? != life {
+                return Ok(vec!["Ganesha ended while it released locks, and was started again".into()]);
+            }
+        }
+    }
+
+    /// Finishes a release that an earlier process did not see to its end. No notice has left since.
+    pub(super) async fn finish_release(&self) -> Result<Vec<String>, ManagerError> {
+        let Ok(marked) = tokio::fs::read(self.mark()).await else { return Ok(Vec::new()) };
+        let life = self.look(Server::life).await?;
+        if marked != life.as_bytes() || !self.bus().await?.in_grace().await.map_err(GaneshaError::from)? {
+            remove(&self.mark()).await?;
+            return Ok(Vec::new());
+        }
+        let mut done = vec!["nlmctl had ended while Ganesha released locks: released again, to the end".to_owned()];
+        done.extend(self.release_in_grace().await.map_err(|error| halfway(&error))?);
+        Ok(done)
+    }
+
+    /// Releases one client's locks: `name` is its name in statd's records. Who waits for them gets
+    /// them, and no grace begins. Whose a lock is cannot be seen: what others unlocked at the same
+    /// moment is among those that went; that the client has none left, its record that is gone says.
+    ///
+    /// # Errors
+    /// No such client holds a lock, or Ganesha was not reached.
+    pub(super) async fn free_client(&self, name: &CallerName) -> Result<ClientReleased, ManagerError> {
+        let records = self.records().await?;
+        let record = records.entries.iter().find(|entry| clients::is_ganeshas(entry) && is_named(entry, name));
+        let Some(record) = record else {
+            let words = format!("statd has no record of {name}: no such client of Ganesha's holds a lock");
+            return Err(Refusal::new(RefusalCode::BadRequest, words).into());
+        };
+        let known_as = record.monitor.as_ref().map_or_else(|| name.clone(), |monitor| monitor.mon_id.mon_name.clone());
+        let before = self.look(Server::held).await?.locks;
+        let until = Instant::now() + ONE_CLIENT;
+        loop {
+            // Locks taken in the state that it tells of would stay. Nobody's state is chosen twice.
+            self.notify(&known_as, NsmState(rand::random())).await?;
+            sleep(LOOK_EVERY).await;
+            let records = self.records().await?;
+            let gone = !records.entries.iter().any(|entry| clients::is_ganeshas(entry) && is_named(entry, &known_as));
+            if gone || Instant::now() >= until {
+                let after = self.look(Server::held).await?.locks;
+                let (was, is): (HashSet<_>, HashSet<_>) = (before.iter().collect(), after.iter().collect());
+                let freed: Vec<Lock> = was.difference(&is).map(|(lock, _)| lock.clone()).collect();
+                let got_one = |(new, _): &&&(Lock, String)| freed.iter().any(|old| old.overlaps(new));
+                let offered = is.difference(&was).filter(got_one).count() as u64;
+                return Ok(ClientReleased { freed, offered, left: !gone });
+            }
+        }
+    }
+
+    /// statd's callback, as Ganesha takes it from this host only.
+    async fn notify(&self, name: &CallerName, state: NsmState) -> Result<(), GaneshaError> {
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let socket = |error: std::io::Error| GaneshaError::Call { what: "a UDP socket", error: error.into() };
+        let endpoint = UdpEndpoint::bind((local, 0).into()).map_err(socket)?;
+        let client = UdpClient::new(Arc::new(endpoint), Retransmit::default());
+        let version = nlm::Version::V4.number();
+        let rpcbind = (local, self.options.rpcbind_port).into();
+        let port = rpcbind::getport(&client, rpcbind, None, nlm::PROGRAM, version, Transport::Udp, CALL)
+            .await
+            .map_err(|error| GaneshaError::Call { what: "rpcbind's answer where nlockmgr is", error })?
+            .ok_or(GaneshaError::Stuck("rpcbind knows no nlockmgr over UDP"))?;
+        let args = encode(&nlm::SmNotifyArgs { name: name.clone(), state, private: [0; 16] });
+        let request = Request {
+            program: nlm::PROGRAM,
+            version,
+            procedure: nlm::Procedure::SmNotify.number(),
+            credential: &Credential::None,
+            args: &args,
+        };
+        let answer = client.call((local, port).into(), None, request, CALL).await;
+        answer.map(drop).map_err(|error| GaneshaError::Call { what: "the callback to Ganesha's nlockmgr", error })
+    }
+}
+
+fn is_named(entry: &crate::nsm::roster::RosterEntry, name: &CallerName) -> bool {
+    let known_as = entry.monitor.as_ref().map(|monitor| monitor.mon_id.mon_name.as_str());
+    known_as.into_iter().chain([entry.host.as_str()]).any(|known| known.eq_ignore_ascii_case(name.as_str()))
+}

@@ -1,0 +1,166 @@
+//! What a run changes on the server for a moment, on disk until it is put back.
+//!
+//! Written before the first change, removed after the last one was undone: whoever finds the file
+//! (the guard, or the next nlmctl) knows what to put back, and that it may be half done.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::KnfsdError;
+use super::proc::Proc;
+use super::settings::Settings;
+use super::statd::SavedRecords;
+use crate::manager::driven::vault;
+
+/// `nlm_grace_period`, in seconds: read when a grace period begins.
+const NLM_GRACE: &str = "proc/sys/fs/nfs/nlm_grace_period";
+/// `nlm_timeout`, in seconds: grace lasts a multiple of it.
+const NLM_TIMEOUT: &str = "proc/sys/fs/nfs/nlm_timeout";
+/// The longest that the kernel takes.
+const LONGEST_GRACE: u64 = 240;
+/// The file, in the state directory.
+const FILE: &str = "put-back.json";
+/// How often putting nfsd back is tried.
+const TRIES: u32 = 3;
+
+/// See above.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Saved {
+    boot_id: String,
+    /// None where nfsd was not to be stopped.
+    pub(super) settings: Option<Settings>,
+    nlm_grace: u64,
+    records: SavedRecords,
+}
+
+impl Saved {
+    /// As things are now.
+    pub(super) fn read(proc: &Proc, settings: Option<Settings>, records: SavedRecords) -> Result<Self, KnfsdError> {
+        Ok(Self { boot_id: proc.boot_id()?, settings, nlm_grace: proc.number(NLM_GRACE)?, records })
+    }
+
+    fn path(dir: &Path) -> PathBuf {
+        dir.join(FILE)
+    }
+
+    /// Makes it durable.
+    pub(super) fn keep(&self, dir: &Path) -> Result<(), KnfsdError> {
+        let path = Self::path(dir);
+        let text = serde_json::to_vec_pretty(self).map_err(io::Error::from);
+        text.and_then(|text| vault::replace(&path, &text)).map_err(KnfsdError::write(&path))
+    }
+
+    /// What is to be put back, if anything is.
+    pub(super) fn find(dir: &Path) -> Result<Option<Self>, KnfsdError> {
+        let path = Self::path(dir);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| KnfsdError::Odd { path, what: error.to_string() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(KnfsdError::read(&path)(error)),
+        }
+    }
+
+    fn forget(dir: &Path) -> Result<(), KnfsdError> {
+        let path = Self::path(dir);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KnfsdError::write(&path)(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Makes the next grace period of lockd as long as is wanted, as far as it goes.
+    pub(super) fn want_grace(proc: &Proc, wanted: std::time::Duration) -> Result<(), KnfsdError> {
+        let seconds = wanted.as_secs().max(1).min(LONGEST_GRACE);
+        proc.write(NLM_GRACE, &format!("{seconds}\n"))
+    }
+
+    /// How long a grace period that begins now lasts.
+    pub(super) fn grace(proc: &Proc) -> Result<std::time::Duration, KnfsdError> {
+        let (period, timeout): (u64, u64) = (proc.number(NLM_GRACE)?, proc.number(NLM_TIMEOUT)?);
+        Ok(std::time::Duration::from_secs(effective_grace(period, timeout)))
+    }
+
+    /// Brings nfsd back: the service first, then all else. What fails is tried again.
+    pub(super) fn bring_nfsd_back(&self, proc: &Proc) -> Result<(), KnfsdError> {
+        let Some(settings) = &self.settings else { return Ok(()) };
+        let mut tries = 1;
+        loop {
+            match settings.put_back(proc) {
+                Ok(()) => return Ok(()),
+                Err(error) if tries == TRIES => return Err(error),
+                Err(_) => tries += 1,
+            }
+        }
+    }
+
+    /// Puts the rest back and forgets this; says what was done.
+    pub(super) fn put_back(&self, proc: &Proc, dir: &Path) -> Result<Vec<String>, KnfsdError> {
+        let mut done = Vec::new();
+        let same_boot = proc.boot_id()? == self.boot_id;
+        if same_boot {
+            let threads = proc.threads()?;
+            self.bring_nfsd_back(proc)?;
+            if let Some(settings) = self.settings.as_ref().filter(|settings| settings.threads != threads) {
+                done.push(format!("nfsd had {threads} threads and has {} again", settings.threads));
+            }
+            if proc.number::<u64>(NLM_GRACE)? != self.nlm_grace {
+                proc.write(NLM_GRACE, &format!("{}\n", self.nlm_grace))?;
+            }
+        }
+        let restored = self.records.put_back()?;
+        if !restored.is_empty() {
+            let since = if same_boot { "" } else { "; they were not told of this reboot, and the next run tells them" };
+            done.push(format!("statd had lost the records of {}{since}: they are there again", restored.join(", ")));
+        }
+        Self::forget(dir)?;
+        Ok(done)
+    }
+}
+
+/// lockd's own rule: a multiple of its time-out, five of them if nothing is set.
+fn effective_grace(period: u64, timeout: u64) -> u64 {
+    let timeout = timeout.max(1);
+    if period == 0 { 5 * timeout } else { period.next_multiple_of(timeout) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grace_lasts_multiples_of_the_time_out() {
+        assert_eq!(effective_grace(0, 10), 50);
+        assert_eq!(effective_grace(1, 10), 10);
+        assert_eq!(effective_grace(90, 10), 90);
+        assert_eq!(effective_grace(91, 10), 100);
+    }
+
+    #[test]
+    fn what_was_saved_is_found_until_it_is_put_back() {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in
+            [("proc/sys/kernel/random/boot_id", "b\n"), (NLM_GRACE, "10\n"), ("proc/fs/nfsd/threads", "8\n")]
+        {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let (proc, dir) = (Proc::at(root.path()), root.path());
+        assert_eq!(Saved::find(dir).unwrap(), None);
+        let records = SavedRecords { dir: dir.into(), records: Vec::new() };
+        let saved = Saved::read(&proc, None, records).unwrap();
+        saved.keep(dir).unwrap();
+        Saved::want_grace(&proc, std::time::Duration::from_secs(1000)).unwrap();
+        assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), LONGEST_GRACE);
+        let found = Saved::find(dir).unwrap().unwrap();
+        assert_eq!(found, saved);
+        found.put_back(&proc, dir).unwrap();
+        assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), 10);
+        assert_eq!(Saved::find(dir).unwrap(), None);
+    }
+}

@@ -1,0 +1,347 @@
+//! nfsd's settings: what stopping its threads loses, and putting that back.
+//!
+//! With the last thread go the listeners, and versions and pools may. All of it is read before, kept
+//! on disk by the caller, written again in the one order that the kernel takes (what can only be
+//! set while there is no server comes first, then listeners, then threads), and compared. Only what
+//! differs is written, so that putting back may be done again, by whoever finds it half done.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::error::KnfsdError;
+use super::proc::Proc;
+
+/// Connections that may wait to be accepted: what rpc.nfsd asks for.
+const BACKLOG: i32 = 64;
+
+const THREADS: &str = "proc/fs/nfsd/threads";
+const POOLS: &str = "proc/fs/nfsd/pool_threads";
+const PORTS: &str = "proc/fs/nfsd/portlist";
+/// Set while there is no server, in this order.
+const BEFORE: [&str; 4] = [
+    "proc/fs/nfsd/versions",
+    "proc/fs/nfsd/nfsv4leasetime",
+    "proc/fs/nfsd/nfsv4gracetime",
+    "proc/fs/nfsd/max_block_size",
+];
+/// Set at any time.
+const AFTER: &str = "proc/fs/nfsd/max_connections";
+
+/// What nfsd listens on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(super) struct Listener {
+    /// `tcp`, `udp` or another transport of the kernel's, by its name.
+    pub(super) transport: String,
+    /// Where; none for a transport whose sockets only the kernel makes.
+    pub(super) address: Option<IpAddr>,
+    /// The port.
+    pub(super) port: u16,
+}
+
+/// See above.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settings {
+    /// Threads in all.
+    pub(super) threads: u32,
+    /// Threads of each pool.
+    pub(super) pools: String,
+    /// Sorted.
+    pub(super) listeners: Vec<Listener>,
+    /// Other files and their texts.
+    pub(super) files: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// As they are now.
+    ///
+    /// # Errors
+    /// Something cannot be read, or it cannot be told at which addresses nfsd listens.
+    pub(super) fn read(proc: &Proc) -> Result<Self, KnfsdError> {
+        let mut files = Vec::new();
+        for file in BEFORE.into_iter().chain([AFTER]) {
+            match proc.word(file) {
+                Ok(text) => files.push((file.to_owned(), text)),
+                // Not every kernel has every one.
+                Err(KnfsdError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { threads: proc.threads()?, pools: proc.word(POOLS)?, listeners: listeners(proc)?, files })
+    }
+
+    fn get(&self, file: &str) -> Option<&str> {
+        self.files.iter().find(|(name, _)| name == file).map(|(_, text)| text.as_str())
+    }
+
+    /// Writes what differs; afterwards nfsd runs with these settings.
+    ///
+    /// # Errors
+    /// A write failed, or something is still different.
+    pub(super) fn put_back(&self, proc: &Proc) -> Result<(), KnfsdError> {
+        let now = Self::read(proc)?;
+        let put = |file: &str| match (self.get(file), now.get(file)) {
+            (Some(wanted), found) if found != Some(wanted) => proc.write(file, &format!("{wanted}\n")),
+            _ => Ok(()),
+        };
+        let mut first_error = None;
+        // A wrong lease time must not keep the service down: the threads come back whatever fails.
+        let mut note = |outcome: Result<(), KnfsdError>| {
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "cannot put a setting of nfsd back");
+                first_error.get_or_insert(error);
+            }
+        };
+        if now.threads == 0 {
+            BEFORE.into_iter().for_each(|file| note(put(file)));
+        }
+        for listener in missing(&self.listeners, &now.listeners) {
+            note(listener.open(proc));
+        }
+        note(put(AFTER));
+        if now.threads != self.threads {
+            note(proc.write(THREADS, &format!("{}\n", self.threads)));
+        }
+        if proc.word(POOLS)? != self.pools {
+            note(proc.write(POOLS, &format!("{}\n", self.pools)));
+        }
+        first_error.map_or_else(|| self.compare(proc), Err)
+    }
+
+    fn compare(&self, proc: &Proc) -> Result<(), KnfsdError> {
+        let now = Self::read(proc)?;
+        if *self == now {
+            return Ok(());
+        }
+        Err(KnfsdError::Stuck(format!("nfsd's settings are {now:?} and were {self:?}")))
+    }
+}
+
+impl Listener {
+    /// Makes the socket and gives it to nfsd, which keeps it.
+    fn open(&self, proc: &Proc) -> Result<(), KnfsdError> {
+        let Some(ip) = self.address else {
+            return proc.write(PORTS, &format!("{} {}\n", self.transport, self.port));
+        };
+        let path = proc.path(PORTS);
+        let address = SocketAddr::new(ip, self.port);
+        let open = || {
+            let tcp = self.transport == "tcp";
+            let (kind, protocol) = if tcp { (Type::STREAM, Protocol::TCP) } else { (Type::DGRAM, Protocol::UDP) };
+            let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+            if ip.is_ipv6() {
+                socket.set_only_v6(true)?;
+            }
+            if tcp {
+                // Connections of a moment ago still have the port.
+                socket.set_reuse_address(true)?;
+            }
+            socket.bind(&address.into())?;
+            if tcp {
+                socket.listen(BACKLOG)?;
+            }
+            Ok(socket)
+        };
+        let socket: Socket = open().map_err(|source| KnfsdError::File { verb: "open a listener for", path, source })?;
+        proc.write(PORTS, &format!("{}\n", socket.as_raw_fd()))
+    }
+}
+
+/// Those of `wanted` that are not in `have`, each as often as it is missing.
+fn missing<'a>(wanted: &'a [Listener], have: &[Listener]) -> Vec<&'a Listener> {
+    let mut have: Vec<&Listener> = have.iter().collect();
+    wanted
+        .iter()
+        .filter(|listener| match have.iter().position(|found| found == listener) {
+            Some(place) => {
+                have.swap_remove(place);
+                false
+            }
+            None => true,
+        })
+        .collect()
+}
+
+/// nfsd names transports and ports; the addresses are in the lists of sockets.
+fn listeners(proc: &Proc) -> Result<Vec<Listener>, KnfsdError> {
+    let path = proc.path(PORTS);
+    let odd = |what: String| KnfsdError::Odd { path: path.clone(), what };
+    let mut listeners = Vec::new();
+    let mut named = parse_ports(&proc.read(PORTS)?).map_err(odd)?;
+    named.sort();
+    for group in named.chunk_by(|a, b| a == b) {
+        let Some((transport, port)) = group.first() else { continue };
+        if !matches!(transport.as_str(), "tcp" | "udp") {
+            listeners.extend(group.iter().map(|_| Listener {
+                transport: transport.clone(),
+                address: None,
+                port: *port,
+            }));
+            continue;
+        }
+        let mut found = Vec::new();
+        for family in ["", "6"] {
+            match proc.read(&format!("proc/net/{transport}{family}")) {
+                Ok(text) => found.extend(parse_sockets(&text, *port)),
+                // A kernel without IPv6.
+                Err(KnfsdError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found.len() != group.len() {
+            return Err(odd(format!(
+                "{} listeners at {transport} port {port}, and {} such sockets on this host",
+                group.len(),
+                found.len()
+            )));
+        }
+        listeners.extend(found.into_iter().map(|ip| Listener {
+            transport: transport.clone(),
+            address: Some(ip),
+            port: *port,
+        }));
+    }
+    listeners.sort();
+    Ok(listeners)
+}
+
+/// `portlist`: transport and port, a line each.
+fn parse_ports(text: &str) -> Result<Vec<(String, u16)>, String> {
+    text.lines()
+        .map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == '\0'))
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let parsed = line.split_once(' ').and_then(|(name, port)| Some((name.to_owned(), port.parse().ok()?)));
+            parsed.ok_or_else(|| format!("{line:?} is not a transport and a port"))
+        })
+        .collect()
+}
+
+/// The addresses of the sockets that are bound to `port` and connected to nobody, from
+/// `/proc/net/tcp` and its like (proc(5)).
+fn parse_sockets(text: &str, port: u16) -> Vec<IpAddr> {
+    const LISTEN: &str = "0A";
+    const UNCONNECTED: &str = "07";
+    text.lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let (local, state) = (fields.get(1)?, fields.get(3)?);
+            let (ip, local_port) = local.split_once(':')?;
+            let at_port = u16::from_str_radix(local_port, 16).ok()? == port;
+            (at_port && (*state == LISTEN || *state == UNCONNECTED)).then(|| parse_address(ip)).flatten()
+        })
+        .collect()
+}
+
+/// Words of four bytes in the machine's order.
+fn parse_address(hex: &str) -> Option<IpAddr> {
+    let words: Vec<[u8; 4]> = hex
+        .as_bytes()
+        .chunks(8)
+        .map(|word| Some(u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?.to_ne_bytes()))
+        .collect::<Option<_>>()?;
+    match words.as_slice() {
+        [v4] => Some(Ipv4Addr::from(*v4).into()),
+        [_, _, _, _] => {
+            let mut bytes = [0; 16];
+            bytes.iter_mut().zip(words.concat()).for_each(|(to, from)| *to = from);
+            Some(Ipv6Addr::from(bytes).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const TCP: &str = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   5: 00000000:0801 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 468 1 00000000a30437fe 100 0 0 10 0
+   7: 0100000A:AE0C 0900000A:270F 06 00000000:00000000 03:0000143B 00000000     0        0 0 3 0000000067563608
+  10: 0100000A:0801 0B00000A:033D 01 00000000:00000000 00:00000000 00000000     0        0 513 1 00000000d05a2e9b 21 4 31 10 -1
+";
+    const TCP6: &str = "\
+  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   5: 00000000000000000000000000000000:0801 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 485 1 00000000d1c845b8 100 0 0 10 0
+";
+
+    fn server(ports: &str) -> (tempfile::TempDir, Proc) {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            (PORTS, ports),
+            (THREADS, "2\n"),
+            (POOLS, "2\n"),
+            ("proc/fs/nfsd/versions", "+3 -4 -4.0 -4.1 -4.2\n"),
+            ("proc/fs/nfsd/nfsv4leasetime", "90\n"),
+            ("proc/net/tcp", TCP),
+            ("proc/net/tcp6", TCP6),
+        ] {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let proc = Proc::at(root.path());
+        (root, proc)
+    }
+
+    #[test]
+    fn listeners_are_found_with_their_addresses() {
+        let (_root, proc) = server("tcp 2049\ntcp 2049\nrdma 20049\n");
+        let settings = Settings::read(&proc).unwrap();
+        let tcp = |ip: &str| Listener { transport: "tcp".into(), address: Some(ip.parse().unwrap()), port: 2049 };
+        let rdma = Listener { transport: "rdma".into(), address: None, port: 20049 };
+        assert_eq!(settings.listeners, [rdma, tcp("0.0.0.0"), tcp("::")]);
+        assert_eq!(settings.threads, 2);
+        assert_eq!(settings.get("proc/fs/nfsd/versions"), Some("+3 -4 -4.0 -4.1 -4.2"));
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_told_from_nfsds_is_an_error() {
+        let (_root, proc) = server("tcp 2049\n");
+        let error = Settings::read(&proc).unwrap_err().to_string();
+        assert!(error.contains("1 listeners at tcp port 2049, and 2 such sockets"), "{error}");
+    }
+
+    #[test]
+    fn a_portlist_that_is_not_understood_is_an_error() {
+        for odd in ["tcp\n", "ipv4 tcp 0.0.0.0 2049\n", "tcp 99999\n"] {
+            let (_root, proc) = server(odd);
+            assert!(Settings::read(&proc).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_words_in_the_machines_order() {
+        let words = |ip: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(ip));
+        assert_eq!(parse_address(&words([10, 0, 0, 1])), Some("10.0.0.1".parse().unwrap()));
+        let v6 = [[0xfd, 0, 0, 0], [0; 4], [0; 4], [0, 0, 0, 7]].map(words).concat();
+        assert_eq!(parse_address(&v6), Some("fd00::7".parse().unwrap()));
+        assert_eq!(parse_address("zz"), None);
+    }
+
+    #[test]
+    fn what_is_the_same_is_not_written_and_what_cannot_be_put_back_is_told() {
+        let (root, proc) = server("tcp 2049\ntcp 2049\n");
+        let settings = Settings::read(&proc).unwrap();
+        let lease = root.path().join("proc/fs/nfsd/nfsv4leasetime");
+        let before = fs::metadata(&lease).unwrap().modified().unwrap();
+        settings.put_back(&proc).unwrap();
+        assert_eq!(fs::metadata(&lease).unwrap().modified().unwrap(), before);
+        let wanted = Settings { pools: "1 1".into(), ..settings };
+        fs::remove_file(root.path().join(PORTS)).unwrap();
+        assert!(wanted.put_back(&proc).is_err());
+    }
+
+    #[test]
+    fn only_listeners_that_are_missing_are_opened_again() {
+        let at = |port| Listener { transport: "tcp".into(), address: None, port };
+        let (wanted, have) = ([at(1), at(1), at(2)], [at(1), at(3)]);
+        assert_eq!(missing(&wanted, &have), [&at(1), &at(2)]);
+    }
+}

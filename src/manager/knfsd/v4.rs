@@ -1,0 +1,122 @@
+//! NFSv4 clients that a run would disturb: those here now, and those on record that may come back
+//! after a restart to reclaim.
+//!
+//! Where the record cannot be read, somebody may be on it.
+
+use std::fs;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::KnfsdError;
+use super::proc::Proc;
+
+/// Databases of nfsdcld and of nfsdcltrack before it.
+const DATABASES: [&str; 2] = ["var/lib/nfs/nfsdcld/main.sqlite", "var/lib/nfs/nfsdcltrack/main.sqlite"];
+
+/// What is known of NFSv4 clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum V4 {
+    /// Nobody is here or on record, or NFSv4 is off.
+    None,
+    /// So many are here, and so many on record.
+    Some {
+        /// With state now.
+        live: usize,
+        /// On record.
+        recorded: usize,
+    },
+    /// It cannot be told.
+    NotKnown(String),
+}
+
+/// Looks.
+pub(super) fn look(proc: &Proc) -> Result<V4, KnfsdError> {
+    let versions = proc.word("proc/fs/nfsd/versions")?;
+    if !versions.split_ascii_whitespace().any(|version| version.starts_with("+4")) {
+        return Ok(V4::None);
+    }
+    // The folder appeared with Linux 5.3.
+    let live = match fs::read_dir(proc.path("proc/fs/nfsd/clients")) {
+        Ok(listed) => listed.flatten().count(),
+        Err(error) => return Ok(V4::NotKnown(format!("its NFSv4 clients cannot be listed: {error}"))),
+    };
+    let mut recorded = 0;
+    if let Ok(dir) = proc.word("proc/fs/nfsd/nfsv4recoverydir")
+        && let Ok(listed) = fs::read_dir(proc.path(dir.trim_start_matches('/')))
+    {
+        recorded += listed.flatten().count();
+    }
+    for database in DATABASES {
+        let path = proc.path(database);
+        if !path.exists() {
+            continue;
+        }
+        match rows(&path) {
+            Ok(found) => recorded += found,
+            Err(error) => return Ok(V4::NotKnown(format!("{} cannot be read: {error}", path.display()))),
+        }
+    }
+    Ok(if live + recorded == 0 { V4::None } else { V4::Some { live, recorded } })
+}
+
+/// Clients in a recovery database: nfsdcld has a table for each epoch, nfsdcltrack has one.
+fn rows(path: &Path) -> Result<usize, rusqlite::Error> {
+    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let mut listed = database
+        .prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND (name LIKE 'rec-%' OR name = 'clients')")?;
+    let tables: Vec<String> = listed.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    tables.iter().try_fold(0, |sum, table| {
+        let quoted = table.replace('"', "\"\"");
+        let count: i64 = database.query_row(&format!("SELECT count(*) FROM \"{quoted}\""), [], |row| row.get(0))?;
+        Ok(sum + usize::try_from(count).unwrap_or(usize::MAX))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(versions: &str) -> (tempfile::TempDir, Proc) {
+        let root = tempfile::tempdir().unwrap();
+        for dir in ["proc/fs/nfsd/clients", "var/lib/nfs/nfsdcld", "var/lib/nfs/v4recovery"] {
+            fs::create_dir_all(root.path().join(dir)).unwrap();
+        }
+        fs::write(root.path().join("proc/fs/nfsd/versions"), versions).unwrap();
+        fs::write(root.path().join("proc/fs/nfsd/nfsv4recoverydir"), "/var/lib/nfs/v4recovery\n").unwrap();
+        let proc = Proc::at(root.path());
+        (root, proc)
+    }
+
+    #[test]
+    fn with_nfsv4_off_or_nobody_there_nobody_is_disturbed() {
+        let (root, proc) = host("+3 -4 -4.0 -4.1 -4.2\n");
+        fs::create_dir(root.path().join("proc/fs/nfsd/clients/7")).unwrap();
+        assert_eq!(look(&proc).unwrap(), V4::None);
+        let (_root, proc) = host("+3 +4 +4.0 +4.1 +4.2\n");
+        assert_eq!(look(&proc).unwrap(), V4::None);
+    }
+
+    #[test]
+    fn clients_here_and_on_record_are_counted() {
+        let (root, proc) = host("+3 +4 -4.0 +4.1 +4.2\n");
+        fs::create_dir(root.path().join("proc/fs/nfsd/clients/7")).unwrap();
+        fs::create_dir(root.path().join("var/lib/nfs/v4recovery/abc")).unwrap();
+        let database = Connection::open(root.path().join(DATABASES[0])).unwrap();
+        database
+            .execute_batch(
+                "CREATE TABLE \"rec-0000000000000001\" (id BLOB PRIMARY KEY, princhash BLOB);
+                 INSERT INTO \"rec-0000000000000001\" VALUES (x'01', NULL), (x'02', NULL);
+                 CREATE TABLE parameters (key TEXT, value TEXT);",
+            )
+            .unwrap();
+        assert_eq!(look(&proc).unwrap(), V4::Some { live: 1, recorded: 3 });
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_not_an_empty_one() {
+        let (root, proc) = host("+3 +4\n");
+        fs::write(root.path().join(DATABASES[0]), "nonsense that is no database at all").unwrap();
+        assert!(matches!(look(&proc).unwrap(), V4::NotKnown(why) if why.contains("main.sqlite")));
+    }
+}

@@ -1,0 +1,30 @@
+//! What does not hold with a lock manager, from what it says it can do.
+
+use crate::wire::control::{Capabilities, Info};
+
+/// A sentence for each promise of a run that this manager cannot keep; none where all hold.
+pub fn caveats(info: &Info) -> Vec<String> {
+    let can = info.capabilities;
+    let Capabilities { mark, begin_releases, knows_owners, knows_reclaims, settle_early, late_reclaims, .. } = can;
+    let sentences = [
+        (
+            begin_releases,
+            "frees every lock when the run begins: none can be kept, the run cannot be aborted from then on, and until \
+             it is reclaimed a lock does not protect its range (statements 2, 4, 5 and 10)",
+        ),
+        (
+            !mark && !begin_releases,
+            "marks no locks: those that nobody reclaims stay, and their number is not known (statement 10)",
+        ),
+        (
+            !knows_owners,
+            "does not tell whose a lock is: what is back is known by file and range only, and nothing is counted for \
+             each client",
+        ),
+        (!knows_reclaims, "does not tell what was reclaimed: locks are compared before and after (statement 9)"),
+        (!settle_early, "cannot end grace early: new locks wait until it is over (statement 7)"),
+        (!late_reclaims, "refuses a reclaim that comes after grace: that client's lock is lost (statement 9)"),
+    ];
+    let software = info.software.as_str();
+    sentences.into_iter().filter(|(applies, _)| *applies).map(|(_, what)| format!("{software} {what}")).collect()
+}

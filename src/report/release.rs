@@ -1,0 +1,493 @@
+//! Freeing chosen locks: what would be freed, what was seen of its clients, and what came of it.
+
+use std::fmt;
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use super::progress::UnknownWord;
+use super::table::{Align, Table, clean};
+use super::text::{Text, line, number, or_dash, range};
+use super::{LockListing, Probe, SCHEMA, ScopeReport, Stamp};
+
+/// Locks that the text shows; the JSON has all.
+const SHOWN: usize = 50;
+
+/// `{"schema","release"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReleaseReport {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What was chosen, and what came of it.
+    pub release: Release,
+}
+
+impl ReleaseReport {
+    /// In this schema.
+    pub fn new(release: Release) -> Self {
+        Self { schema: SCHEMA, release }
+    }
+}
+
+/// Chosen locks, what was seen of their clients, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Release {
+    /// Its UUID in the record; none of a plan.
+    pub id: Option<String>,
+    /// The lock manager.
+    pub manager: String,
+    /// What was asked for.
+    pub scope: ScopeReport,
+    /// What narrows that: owners and ranges, as they were asked for.
+    pub only: Vec<String>,
+    /// What came of it.
+    pub outcome: ReleaseOutcome,
+    /// The exit code; none of a plan.
+    pub exit: Option<u8>,
+    /// When it was asked of the lock manager; none of a plan.
+    pub at: Option<Stamp>,
+    /// Locks and shares that were chosen; none where the lock manager does not know whose locks are.
+    pub chosen: Option<u64>,
+    /// Blocked requests that go with them.
+    pub chosen_waiters: u64,
+    /// What the lock manager says it did; none of a plan.
+    pub released: Option<ReleasedCounts>,
+    /// How long was waited for answers of the clients.
+    pub probed_for_ms: u64,
+    /// Whose they are.
+    pub clients: Vec<ReleaseClient>,
+    /// What was chosen, as the lock manager listed it.
+    pub locks: Vec<ReleaseLock>,
+    /// What was chosen and is still there, the first ones.
+    pub left: Vec<LockListing>,
+    /// What wants consent, a sentence each.
+    pub consent: Vec<String>,
+}
+
+/// What became of what was chosen, as the lock manager counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ReleasedCounts {
+    /// Locks and shares that are free.
+    pub locks: u64,
+    /// Blocked requests that went with them.
+    pub waiters: u64,
+    /// Blocked requests that got what became free.
+    pub offered: u64,
+    /// Locks that are still there.
+    pub left: u64,
+}
+
+/// How a release ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReleaseOutcome {
+    /// Nothing was asked of the lock manager.
+    Planned,
+    /// All that was chosen is free.
+    Released,
+    /// Some of it is still there.
+    Partial,
+    /// The lock manager refused: nothing is changed.
+    Refused,
+    /// Nobody has said what became of it.
+    Unverified,
+}
+
+impl ReleaseOutcome {
+    /// Every one.
+    pub const ALL: [Self; 5] = [Self::Planned, Self::Released, Self::Partial, Self::Refused, Self::Unverified];
+    /// Its name, as the record and the JSON have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Released => "released",
+            Self::Partial => "partial",
+            Self::Refused => "refused",
+            Self::Unverified => "unverified",
+        }
+    }
+    /// The exit code that goes with it; none of a plan.
+    pub fn exit(self) -> Option<u8> {
+        match self {
+            Self::Planned => None,
+            Self::Released => Some(0),
+            Self::Partial => Some(3),
+            Self::Refused => Some(4),
+            Self::Unverified => Some(1),
+        }
+    }
+}
+
+impl fmt::Display for ReleaseOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for ReleaseOutcome {
+    type Err = UnknownWord;
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.into_iter().find(|o| o.as_str() == text).ok_or_else(|| UnknownWord(text.to_owned()))
+    }
+}
+
+/// What a client's lockd answered to NULL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockdProbe {
+    /// It answered.
+    Answers,
+    /// Its rpcbind answered and knows a lockd, which did not.
+    RpcbindOnly,
+    /// Its rpcbind says that it runs no lockd.
+    NotRegistered,
+    /// Its lockd, its rpcbind or its host refused the call.
+    Refused,
+    /// Nothing came back in time.
+    NoAnswer,
+    /// It was not asked.
+    NotAsked,
+}
+
+/// What was heard of a client's host, from whatever of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Heard {
+    /// Something on it answered.
+    Answers,
+    /// Nothing did in time. That is not known to be dead.
+    NoAnswer,
+    /// Nothing could be asked.
+    NotAsked,
+}
+
+impl Heard {
+    /// Of what its statd and its lockd said. A refusal, and an rpcbind that knows no such program, are
+    /// answers too: the host runs.
+    pub fn of(statd: Probe, lockd: LockdProbe) -> Self {
+        let statd = match statd {
+            Probe::Answers | Probe::Suspect | Probe::NoStatd | Probe::Refused => Self::Answers,
+            Probe::NoAnswer => Self::NoAnswer,
+            Probe::NameUnknown | Probe::NotAsked => Self::NotAsked,
+        };
+        let lockd = match lockd {
+            LockdProbe::Answers | LockdProbe::RpcbindOnly | LockdProbe::NotRegistered | LockdProbe::Refused => {
+                Self::Answers
+            }
+            LockdProbe::NoAnswer => Self::NoAnswer,
+            LockdProbe::NotAsked => Self::NotAsked,
+        };
+        match (statd, lockd) {
+            (Self::Answers, _) | (_, Self::Answers) => Self::Answers,
+            (Self::NoAnswer, _) | (_, Self::NoAnswer) => Self::NoAnswer,
+            (Self::NotAsked, Self::NotAsked) => Self::NotAsked,
+        }
+    }
+}
+
+/// A client whose locks were chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReleaseClient {
+    /// Its `caller_name`.
+    pub name: String,
+    /// The first of its addresses.
+    pub address: Option<IpAddr>,
+    /// Its locks that were chosen; none where the lock manager does not know whose locks are.
+    pub locks: Option<u64>,
+    /// Its blocked requests that were chosen.
+    pub waiters: u64,
+    /// Whether that is all it has.
+    pub whole: bool,
+    /// Whether another name calls from its address: then whose answer it is nobody knows.
+    pub shared_address: bool,
+    /// What was heard of its host.
+    pub heard: Heard,
+    /// What its statd answered.
+    pub statd: Probe,
+    /// What its lockd answered.
+    pub lockd: LockdProbe,
+    /// The NSM state number that its locks carried; none if they carried none.
+    pub locked_with: Option<i32>,
+    /// The one that its statd answered.
+    pub state: Option<i32>,
+    /// Why its locks may be stale.
+    pub suspicions: Vec<String>,
+}
+
+/// A lock that was chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReleaseLock {
+    /// The lock.
+    #[serde(flatten)]
+    pub lock: LockListing,
+    /// Who waits for it: clients by name, with svid.
+    pub waited_for: Vec<Waiting>,
+}
+
+/// Who waits for a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Waiting {
+    /// The client.
+    pub name: String,
+    /// Its process number.
+    pub svid: i32,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.name, self.svid)
+    }
+}
+
+/// "no answer within 3s", as it is waited for.
+fn within(ms: u64) -> String {
+    if ms.is_multiple_of(1000) {
+        format!("no answer within {}s", ms / 1000)
+    } else {
+        format!("no answer within {ms}ms")
+    }
+}
+
+impl ReleaseClient {
+    /// What its statd said, for people.
+    pub fn statd_words(&self, probed_for_ms: u64) -> String {
+        match (self.statd, self.state) {
+            (Probe::NoAnswer, _) => within(probed_for_ms),
+            (Probe::Answers | Probe::Suspect, Some(state)) => format!("answers, state {state}"),
+            (Probe::Answers | Probe::Suspect, None) => "answers".to_owned(),
+            (Probe::NoStatd, _) => "its rpcbind knows none".to_owned(),
+            (Probe::NameUnknown, _) => "name unknown".to_owned(),
+            (Probe::Refused, _) => "refused".to_owned(),
+            (Probe::NotAsked, _) => "not asked".to_owned(),
+        }
+    }
+    /// What its lockd said, for people.
+    pub fn lockd_words(&self, probed_for_ms: u64) -> String {
+        match self.lockd {
+            LockdProbe::Answers => "answers".to_owned(),
+            LockdProbe::RpcbindOnly => format!("{}, its rpcbind answers", within(probed_for_ms)),
+            LockdProbe::NotRegistered => "its rpcbind knows none".to_owned(),
+            LockdProbe::Refused => "refused".to_owned(),
+            LockdProbe::NoAnswer => within(probed_for_ms),
+            LockdProbe::NotAsked => "not asked".to_owned(),
+        }
+    }
+}
+
+fn chosen(release: &Release) -> String {
+    let locks = match release.chosen {
+        Some(locks) => number(locks, "lock", "locks"),
+        None => format!("whatever they hold ({} does not tell whose locks are)", clean(&release.manager)),
+    };
+    match release.chosen_waiters {
+        0 => locks,
+        n => format!("{locks}, and {}", number(n, "blocked request", "blocked requests")),
+    }
+}
+
+fn clients(out: &mut String, release: &Release) {
+    let mut table = Table::new(&[
+        ("CLIENT", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("LOCKS", Align::Right),
+        ("BLOCKED", Align::Right),
+        ("STATD", Align::Left),
+        ("LOCKD", Align::Left),
+        ("LOCKED WITH STATE", Align::Right),
+        ("NOTE", Align::Left),
+    ]);
+    for client in &release.clients {
+        let mut note = Vec::new();
+        if client.whole {
+            note.push("all it has".to_owned());
+        }
+        if client.shared_address {
+            note.push("shared address: whose answer it is nobody knows".to_owned());
+        }
+        note.extend(client.suspicions.iter().map(|why| format!("suspect: {why}")));
+        table.row([
+            client.name.clone(),
+            or_dash(client.address),
+            or_dash(client.locks),
+            client.waiters.to_string(),
+            client.statd_words(release.probed_for_ms),
+            client.lockd_words(release.probed_for_ms),
+            or_dash(client.locked_with),
+            note.join("; "),
+        ]);
+    }
+    if !table.is_empty() {
+        line!(out, "\nclients, as they were a moment ago (no answer: not known to be dead)");
+        out.push_str(&table.render());
+    }
+}
+
+fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = (&'a LockListing, String)>) {
+    let all = rows.len();
+    let mut table = Table::new(&[
+        ("STATE", Align::Left),
+        ("CLIENT", Align::Left),
+        ("SVID", Align::Right),
+        ("KIND", Align::Left),
+        ("BYTES", Align::Left),
+        ("FILE", Align::Left),
+        ("NOTE", Align::Left),
+    ]);
+    for (lock, note) in rows.take(SHOWN) {
+        table.row([
+            lock.state.clone(),
+            lock.owner.name.clone(),
+            lock.owner.svid.to_string(),
+            lock.kind.clone(),
+            range(lock.start, lock.end),
+            lock.file.clone(),
+            note,
+        ]);
+    }
+    if table.is_empty() {
+        return;
+    }
+    line!(out, "\n{title}");
+    out.push_str(&table.render());
+    if all > SHOWN {
+        line!(out, "[{} more; --json has all]", all - SHOWN);
+    }
+}
+
+impl Text for ReleaseReport {
+    fn text(&self) -> String {
+        let release = &self.release;
+        let mut out = String::new();
+        match (&release.id, release.exit) {
+            (Some(id), Some(exit)) => line!(out, "release {id}: {} (exit {exit})", release.outcome),
+            _ => line!(out, "release: {}, nothing is changed", release.outcome),
+        }
+        line!(out, "  lock manager  {}", clean(&release.manager));
+        let only = if release.only.is_empty() { String::new() } else { format!("; only {}", release.only.join(", ")) };
+        line!(out, "  scope         {}{}", clean(&release.scope.to_string()), clean(&only));
+        line!(out, "  chosen        {}", chosen(release));
+        if let Some(at) = release.at {
+            line!(out, "  asked         {at}");
+        }
+        if let Some(done) = release.released {
+            line!(
+                out,
+                "  released      {} and {}, as {} says",
+                number(done.locks, "lock", "locks"),
+                number(done.waiters, "blocked request", "blocked requests"),
+                clean(&release.manager)
+            );
+            line!(
+                out,
+                "  passed on     {}",
+                number(done.offered, "blocked request got", "blocked requests got") + " what became free"
+            );
+            line!(out, "  left          {}", number(done.left, "lock is still there", "locks are still there"));
+        }
+        clients(&mut out, release);
+        let waited_for = |lock: &ReleaseLock| match lock.waited_for.as_slice() {
+            [] => String::new(),
+            some => format!("waited for by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        };
+        let rows = release.locks.iter().map(|lock| (&lock.lock, waited_for(lock)));
+        locks(&mut out, &format!("chosen, as {} listed them", clean(&release.manager)), rows);
+        locks(&mut out, "still there", release.left.iter().map(|lock| (lock, String::new())));
+        if release.outcome == ReleaseOutcome::Planned && !release.consent.is_empty() {
+            line!(out, "\nwants consent");
+            for sentence in &release.consent {
+                line!(out, "  - {}", clean(sentence));
+            }
+        }
+        out
+    }
+}
+
+/// Releases of the record, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReleasesReport {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The rows.
+    pub releases: Vec<ReleaseListing>,
+}
+
+/// A release of the record, in a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReleaseListing {
+    /// Its UUID.
+    pub id: String,
+    /// The lock manager.
+    pub manager: String,
+    /// When it was asked of it.
+    pub at: Stamp,
+    /// What came of it.
+    pub outcome: ReleaseOutcome,
+    /// What was asked for.
+    pub scope: ScopeReport,
+    /// Locks that are free, as the lock manager said.
+    pub locks: u64,
+    /// Blocked requests that went with them.
+    pub waiters: u64,
+    /// Locks that were still there.
+    pub left: u64,
+}
+
+impl Text for ReleasesReport {
+    fn text(&self) -> String {
+        let mut table = Table::new(&[
+            ("RELEASE", Align::Left),
+            ("ASKED", Align::Left),
+            ("MANAGER", Align::Left),
+            ("OUTCOME", Align::Left),
+            ("LOCKS", Align::Right),
+            ("BLOCKED", Align::Right),
+            ("LEFT", Align::Right),
+            ("SCOPE", Align::Left),
+        ]);
+        for release in &self.releases {
+            table.row([
+                release.id.clone(),
+                release.at.to_string(),
+                release.manager.clone(),
+                release.outcome.to_string(),
+                release.locks.to_string(),
+                release.waiters.to_string(),
+                release.left.to_string(),
+                release.scope.to_string(),
+            ]);
+        }
+        if table.is_empty() { "no releases are recorded\n".to_owned() } else { table.render() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_answer_is_one_and_silence_is_told_from_not_asked() {
+        let table = [
+            (Probe::Answers, LockdProbe::NoAnswer, Heard::Answers),
+            (Probe::NoAnswer, LockdProbe::RpcbindOnly, Heard::Answers),
+            (Probe::NoStatd, LockdProbe::NotAsked, Heard::Answers),
+            (Probe::NoAnswer, LockdProbe::Refused, Heard::Answers),
+            (Probe::NoAnswer, LockdProbe::NoAnswer, Heard::NoAnswer),
+            (Probe::NotAsked, LockdProbe::NoAnswer, Heard::NoAnswer),
+            (Probe::NameUnknown, LockdProbe::NotAsked, Heard::NotAsked),
+        ];
+        for (statd, lockd, heard) in table {
+            assert_eq!(Heard::of(statd, lockd), heard, "{statd} {lockd:?}");
+        }
+    }
+
+    #[test]
+    fn only_all_of_it_is_exit_0() {
+        let exits: Vec<_> = ReleaseOutcome::ALL.into_iter().map(ReleaseOutcome::exit).collect();
+        assert_eq!(exits, [None, Some(0), Some(3), Some(4), Some(1)]);
+        for outcome in ReleaseOutcome::ALL {
+            assert_eq!(outcome.as_str().parse(), Ok(outcome));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+# kill -9 of nlmctl at every phase of a run, also while nfsd has no thread: service comes back by itself, and the next
+# command finds the truth.
+. /lab/kernel.sh
+serve
+process A c1 a
+process B c2 b
+process D c1 y/d
+ask A lock 0 10 >/dev/null
+ask B lock 0 0 >/dev/null
+ask D lock 5 5 >/dev/null
+check "three locks are held" held 3
+before=$(lock_set)
+settings=$(settings)
+records=$(monitored)
+
+# The run's file, in the phase that it is in.
+phase() { cat $STATE/*.run 2>/dev/null | jq -r 'select(.phase != "ended") | "\(.phase) \(.notices_begun)"'; }
+in_phase() { [ "$(phase)" = "$1" ]; }
+no_threads() { [ "$(cat $NFSD/threads)" = 0 ]; }
+guard_gone() { ! pgrep -f 'knfsd-guar[d]' >/dev/null; }
+# killed_when COMMAND...: starts a run, kills it as soon as the command succeeds; $SLOWED goes before nlmctl
+killed_when() {
+    local pid shot=no end=$(($(uptime_s) + 60))
+    ${SLOWED:-} nlmctl --json --manager knfsd --db /run/runs.db --name srv.lab --name srv resync --yes --grace-max 90s \
+        >/run/killed.json 2>/run/killed.err &
+    pid=$!
+    while kill -0 $pid 2>/dev/null && [ "$(uptime_s)" -lt $end ]; do
+        if "$@"; then
+            kill -KILL $(pgrep -x nlmctl | sort -n | head -n 1)
+            shot=yes
+            break
+        fi
+    done
+    wait $pid 2>/dev/null
+    note "killed: $shot; $(phase)"
+}
+whole_again() {
+    check "$1: NFS is served" await 30 serves
+    check "$1: the guard has gone" await 30 guard_gone
+    equal "$1: nfsd is as before" "$(settings)" "$settings"
+    equal "$1: statd has every client" "$(monitored)" "$records"
+}
+# Goes on with what was left, or starts anew: in the end every lock is back.
+go_on() {
+    resync --resume
+    note "--resume: $code"
+    if [ "$(lock_set)" != "$before" ]; then
+        await 120 not_in_grace
+        resync
+        note "a new run: $code; $(told '.locks.resurrected') resurrected"
+    fi
+    equal "$1: every lock is held again" "$(lock_set)" "$before"
+    check "$1: grace is over" not_in_grace
+    equal "$1: nothing is left to put back" "$(ls $STATE | grep -v -E '\.run$|\.lock$')" ""
+}
+
+if ! takes_signal; then
+    SLOWED="strace -f -o /dev/null -P $NFSD/threads -e trace=write -e inject=write:delay_exit=3000000:when=1"
+    killed_when no_threads
+    SLOWED=
+    whole_again "without a thread"
+    go_on "without a thread"
+fi
+for at in "beginning false" "grace false" "grace true" "settling true"; do
+    killed_when in_phase "$at"
+    whole_again "$at"
+    go_on "$at"
+done
+for after in 0.5 1 2 3 4 6; do
+    timeout -s KILL $after nlmctl --json --manager knfsd --db /run/runs.db --name srv.lab --name srv resync --yes \
+        >/run/killed.json 2>/run/killed.err
+    note "killed after $after s; $(phase)"
+    whole_again "after $after s"
+    go_on "after $after s"
+done
+
+note "killed between the drop and the notices, and nobody came before grace was over"
+knfsd resync --dry-run >/dev/null
+killed_when in_phase "grace false"
+if in_phase "grace false"; then
+    open_now
+    resync --resume
+    check "said so" test $code != 0
+    resync
+    equal "the next run tells the clients: exit code" $code 0
+    equal "and every lock is held again" "$(lock_set)" "$before"
+    equal "as the server had lost them" "$(told .locks.resurrected)" 3
+fi
+verdict
