@@ -5,6 +5,7 @@
 //! acted on; that is so only when the manager is being connected to anew, whose status then decides.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -74,6 +75,8 @@ pub(super) struct Desk {
     /// What the plan saw of each client.
     pub(super) probe: Arc<dyn Fn(&CallerName) -> Probe + Send + Sync>,
     pub(super) answers: mpsc::Sender<Answer>,
+    /// How far the manager's events are told; 0 where nobody knows which of them are this run's.
+    pub(super) cursor: Arc<AtomicU64>,
 }
 
 impl Desk {
@@ -89,7 +92,7 @@ impl Desk {
     async fn make(&self, call: Call) -> Answer {
         let run = self.run();
         match call {
-            Call::Begin => match self.manager.begin(&self.begin).await {
+            Call::Begin => match self.begin().await {
                 Ok(begun) => match self.clients_of(&begun).await {
                     Ok(clients) => Answer::Begun(Box::new(begun), clients),
                     Err(ControllerError::Manager(error)) => failed(&error),
@@ -105,12 +108,38 @@ impl Desk {
             }
             Call::Abort => ended(self.manager.abort(run).await.map(|_| ())),
             Call::FetchResult => match books::fetch(&*self.manager, &self.record, run).await {
-                Ok(Fetched::Stored) => Answer::Event(Event::ResultStored),
+                Ok(Fetched::Stored) => match self.record_last_events().await {
+                    Ok(()) => Answer::Event(Event::ResultStored),
+                    Err(error) => Answer::Broken(error),
+                },
                 Ok(Fetched::Unknown) => Answer::Event(Event::ResultUnknown),
                 Err(ControllerError::Manager(error)) => failed(&error),
                 Err(error) => Answer::Broken(error),
             },
         }
+    }
+
+    async fn begin(&self) -> Result<Begun, ManagerError> {
+        // What the manager says from here on is this run's.
+        if let Ok(status) = self.manager.status().await {
+            self.cursor.store(status.cursor, Ordering::Relaxed);
+        }
+        self.manager.begin(&self.begin).await
+    }
+
+    /// What the manager said since it was last watched: how the run ended.
+    async fn record_last_events(&self) -> Result<(), ControllerError> {
+        let cursor = self.cursor.load(Ordering::Relaxed);
+        if cursor == 0 {
+            return Ok(());
+        }
+        let Ok(last) = self.manager.watch(WatchArgs { cursor, timeout_ms: 0 }).await else { return Ok(()) };
+        self.cursor.store(last.status.cursor, Ordering::Relaxed);
+        let (run, events) = (self.run(), last.events.into_vec());
+        let written = self.record.with(move |store| {
+            events.iter().try_for_each(|e| store.event_at(run, e.unix_ms, e.kind.as_str(), e.detail.as_str()))
+        });
+        written.await
     }
 
     /// Tells deliveries. A run that is being settled takes none, and is over soon or goes on: it is
@@ -239,20 +268,21 @@ impl Drop for Task {
 /// that does not work either the manager is lost, and this ends.
 pub(super) fn watch(desk: Desk) -> Task {
     Task::spawn(async move {
-        let mut cursor = 0;
         loop {
+            let cursor = desk.cursor.load(Ordering::Relaxed);
             let watched = desk.manager.watch(WatchArgs { cursor, timeout_ms: WATCH_MS }).await;
-            let answer = if let Ok(seen) = watched {
+            let (answer, told) = if let Ok(seen) = watched {
                 // Events from before this watch are other runs' or already told.
                 let events = if cursor == 0 { Vec::new() } else { seen.events.into_vec() };
-                cursor = seen.status.cursor;
-                Answer::Seen(Box::new(seen.status), events)
+                let told = seen.status.cursor;
+                (Answer::Seen(Box::new(seen.status), events), told)
             } else {
                 tokio::time::sleep(CALL_AGAIN).await;
-                desk.status().await
+                (desk.status().await, cursor)
             };
             let lost = matches!(answer, Answer::Event(_));
             desk.answer(answer).await;
+            desk.cursor.store(told, Ordering::Relaxed);
             if lost {
                 return;
             }

@@ -119,6 +119,7 @@ impl Drive {
             begun: orders.begun,
             probe: Arc::new(move |name| probes.get(name).copied().unwrap_or(Probe::NotAsked)),
             answers: answer,
+            cursor: Arc::default(),
         };
         Self {
             machine,

@@ -72,6 +72,10 @@ pub trait Backend: Send + Sync + 'static {
     async fn sight(&self) -> Result<Sight, ManagerError>;
     /// Clients with a durable monitor record.
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;
+    /// How many they are: asked much more often than who.
+    async fn client_count(&self) -> Result<u64, ManagerError> {
+        Ok(self.clients().await?.len() as u64)
+    }
     /// Whether ordinary lock requests are refused for grace.
     async fn in_grace(&self) -> Result<bool, ManagerError>;
     /// What is to be said, agreed to, or in the way of a run.

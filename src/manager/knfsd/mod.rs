@@ -41,7 +41,7 @@ mod v4;
 
 pub use error::KnfsdError;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,7 +50,7 @@ use async_trait::async_trait;
 use nix::net::if_::InterfaceFlags;
 
 use self::drops::Stopped;
-use self::proc::Proc;
+use self::proc::{Lockd, Proc};
 use self::saved::Saved;
 use self::statd::Statd;
 use self::v4::V4;
@@ -82,6 +82,11 @@ pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Driven<K
     Driven::new(Knfsd { proc: Proc::default(), dir, program: program.into() }, vault)
 }
 
+/// Whether this host's nfsd serves.
+pub fn is_here() -> bool {
+    Proc::default().threads().is_ok_and(|threads| threads > 0)
+}
+
 fn caution(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Caution {
     Caution { about, weight, text: text.into(), remedy: remedy.into() }
 }
@@ -110,6 +115,10 @@ impl Knfsd {
             Some(lockd) => format!("{boot} {} {}", lockd.pid, lockd.start),
             None => format!("{boot} no lockd"),
         })
+    }
+
+    fn takes_signal(&self, lockd: Lockd) -> bool {
+        lockd.takes_kill && self.proc.in_first_netns()
     }
 
     fn software(&self) -> Result<String, KnfsdError> {
@@ -181,8 +190,7 @@ impl Knfsd {
             ));
             return Ok(found);
         };
-        let by_signal = lockd.takes_kill && self.proc.in_first_netns();
-        if by_signal {
+        if self.takes_signal(lockd) {
             found.push(caution(
                 "drop",
                 Weight::Say,
@@ -251,20 +259,17 @@ impl Knfsd {
     async fn drop_locks(&self, wanted: Duration) -> Result<Dropped, ManagerError> {
         let looked = self.blocking(|this| Ok((this.statd()?, this.proc.lockd()?, this.look_ahead()?))).await;
         let (statd, lockd, cautions) = looked.map_err(KnfsdError::refused)?;
-        let stop = cautions.into_iter().find(|caution| caution.weight == Weight::Refuse);
-        if let Some(lockd) = lockd.filter(|lockd| lockd.takes_kill && self.proc.in_first_netns()) {
+        refuse(cautions)?;
+        if let Some(lockd) = lockd.filter(|lockd| self.takes_signal(*lockd)) {
             match drops::by_signal(&self.proc, &self.dir, &statd, lockd, wanted).await {
                 Ok(Some(dropped)) => return Ok(dropped),
                 Ok(None) => tracing::warn!("lockd did not drop its locks on a signal; stopping nfsd instead"),
                 Err(error) => return Err(error.lost()),
             }
-        }
-        // The operator was told of a signal; a mount may be in the way of the other way.
-        let mut mounts = Vec::new();
-        self.look_at_mounts(&mut mounts).map_err(KnfsdError::refused)?;
-        if let Some(stop) = stop.or_else(|| mounts.pop()) {
-            let message = format!("{}; {}", stop.text, stop.remedy);
-            return Err(ManagerError::Refused(Refusal::new(RefusalCode::Unsupported, message)));
+            // What does not matter to the signal may be in the way of the other.
+            let mut mounts = Vec::new();
+            self.look_at_mounts(&mut mounts).map_err(KnfsdError::refused)?;
+            refuse(mounts)?;
         }
         let stopped = self
             .blocking(move |this| Ok(drops::by_stopping(&this.proc, &this.dir, &this.program, &statd, wanted)))
@@ -282,6 +287,17 @@ impl Knfsd {
                 ),
             ))),
             Stopped::Lost(error) => Err(error.lost()),
+        }
+    }
+}
+
+/// What is in the way, as a refusal.
+fn refuse(cautions: Vec<Caution>) -> Result<(), ManagerError> {
+    match cautions.into_iter().find(|caution| caution.weight == Weight::Refuse) {
+        None => Ok(()),
+        Some(stop) => {
+            let message = format!("{}; {}", stop.text, stop.remedy);
+            Err(ManagerError::Refused(Refusal::new(RefusalCode::Unsupported, message)))
         }
     }
 }
@@ -367,6 +383,14 @@ impl Backend for Knfsd {
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         self.blocking(Self::rows).await.map_err(KnfsdError::unanswered)
+    }
+    async fn client_count(&self) -> Result<u64, ManagerError> {
+        let counted = self.blocking(|this| {
+            let entries = this.statd()?.roster()?.entries;
+            let hosts: HashSet<&str> = entries.iter().map(|entry| entry.host.as_str()).collect();
+            Ok(hosts.len() as u64)
+        });
+        counted.await.map_err(KnfsdError::unanswered)
     }
     async fn in_grace(&self) -> Result<bool, ManagerError> {
         self.blocking(|this| Ok(this.proc.nlm_in_grace()? || this.proc.v4_in_grace()?))

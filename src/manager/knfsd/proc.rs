@@ -145,6 +145,10 @@ impl Proc {
 
     /// What is locked.
     pub(super) fn sight(&self) -> Result<Sight, KnfsdError> {
+        Ok(self.sight_and_waiting()?.0)
+    }
+    /// What is locked, and what clients wait for.
+    pub(super) fn sight_and_waiting(&self) -> Result<(Sight, Vec<Lock>), KnfsdError> {
         let text = self.read("proc/locks")?;
         // Looked up after the list was read: lockd's number is in it.
         let lockd: Vec<i32> = self.named("lockd")?;
@@ -175,8 +179,8 @@ fn parse_takes_kill(status: &str) -> bool {
 
 /// The byte-range locks in the text of `/proc/locks` (proc(5)). Those of lockd are clients'; it shows
 /// its own number for each. flock(2) locks and leases are no byte-range locks and meet none.
-pub(super) fn parse_locks(text: &str, lockd: &[i32], comm: impl Fn(i32) -> Option<String>) -> Sight {
-    let mut sight = Sight::default();
+pub(super) fn parse_locks(text: &str, lockd: &[i32], comm: impl Fn(i32) -> Option<String>) -> (Sight, Vec<Lock>) {
+    let (mut sight, mut waiting) = (Sight::default(), Vec::new());
     for line in text.lines() {
         let mut fields: Vec<&str> = line.split_ascii_whitespace().skip(1).collect();
         let waits = fields.first() == Some(&"->");
@@ -190,19 +194,20 @@ pub(super) fn parse_locks(text: &str, lockd: &[i32], comm: impl Fn(i32) -> Optio
         let (Ok(pid), Ok(start)) = (pid.parse(), start.parse()) else { continue };
         let Some(end) = (if *end == "EOF" { Some(u64::MAX) } else { end.parse().ok() }) else { continue };
         let is_client = lockd.contains(&pid);
-        if waits {
-            sight.waiters += u64::from(is_client);
-            continue;
-        }
         let lock = Lock { file: (*file).to_owned(), exclusive: *mode == "WRITE", start, end };
-        if is_client {
+        if waits {
+            if is_client {
+                waiting.push(lock);
+            }
+        } else if is_client {
             sight.locks.push(lock);
         } else {
             let process = comm(pid).unwrap_or_else(|| "not known".to_owned());
             sight.local.push(LocalLock { lock, pid, process });
         }
     }
-    sight
+    sight.waiters = waiting.len() as u64;
+    (sight, waiting)
 }
 
 /// A path as it is shown.
@@ -233,12 +238,12 @@ mod tests {
 
     #[test]
     fn locks_of_lockd_are_clients_and_all_others_are_local() {
-        let sight = parse_locks(LOCKS, &[187], |pid| (pid == 400).then(|| "locker".to_owned()));
+        let (sight, waiting) = parse_locks(LOCKS, &[187], |pid| (pid == 400).then(|| "locker".to_owned()));
         assert_eq!(
             sight.locks,
             [lock("00:1a:2", true, 100, 109), lock("00:1a:3", true, 0, u64::MAX), lock("00:1a:2", false, 0, 9)]
         );
-        assert_eq!(sight.waiters, 1);
+        assert_eq!((sight.waiters, waiting), (1, vec![lock("00:1a:2", true, 100, 109)]));
         let local: Vec<_> = sight.local.iter().map(|l| (l.pid, l.process.as_str(), l.lock.clone())).collect();
         assert_eq!(
             local,
@@ -248,7 +253,7 @@ mod tests {
 
     #[test]
     fn without_lockd_no_lock_is_a_clients() {
-        assert_eq!(parse_locks(LOCKS, &[], |_| None).locks, []);
+        assert_eq!(parse_locks(LOCKS, &[], |_| None).0.locks, []);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::drops::LockdLine;
 use super::{Knfsd, KnfsdError};
-use crate::manager::driven::{Lock, compare};
+use crate::manager::driven::{Lock, Sight};
 use crate::wire::nlm::{Procedure, SmNotifyArgs};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::encode;
@@ -20,20 +20,29 @@ const EFFECT: Duration = Duration::from_secs(2);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// What one client's release was seen to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Released {
+    /// Locks that went. Of those that others unlocked at the same moment nobody can tell them apart.
+    pub freed: Vec<Lock>,
+    /// Blocked requests that got what became free.
+    pub offered: u64,
+}
+
 impl Knfsd {
-    /// Frees the locks of the client of this name (that of its record in `sm/`); those that were seen
-    /// to go. What others unlocked at the same moment is among them: owners are not known.
+    /// Frees the locks of the client of this name (that of its record in `sm/`).
     ///
     /// # Errors
     /// It has no monitor record, or lockd was not reached.
-    pub async fn release_client(&self, host: &str) -> Result<Vec<Lock>, KnfsdError> {
+    pub async fn release_client(&self, host: &str) -> Result<Released, KnfsdError> {
         let wanted = host.to_owned();
         let (calls, before) = self
             .blocking(move |this| {
                 let statd = this.statd()?;
                 let state = statd.state(&this.proc)?;
-                let entries = statd.roster()?.entries;
-                let calls: Vec<SmNotifyArgs> = entries
+                let calls: Vec<SmNotifyArgs> = statd
+                    .roster()?
+                    .entries
                     .into_iter()
                     .filter(|entry| entry.host == wanted)
                     .filter_map(|entry| entry.monitor)
@@ -43,7 +52,7 @@ impl Knfsd {
                         private: monitor.private,
                     })
                     .collect();
-                Ok((calls, this.proc.sight()?))
+                Ok((calls, this.proc.sight_and_waiting()?))
             })
             .await?;
         if calls.is_empty() {
@@ -57,21 +66,35 @@ impl Knfsd {
         }
         let until = Instant::now() + EFFECT;
         loop {
-            let now = self.blocking(|this| this.proc.sight()).await?;
-            let seen = compare::compare(&before, &now);
-            let gone: Vec<Lock> = before
-                .locks
-                .iter()
-                .zip(&seen.returns)
-                .filter(|(_, now)| **now != compare::Return::Back)
-                .map(|(lock, _)| lock.clone())
-                .collect();
-            if !gone.is_empty() || Instant::now() >= until {
-                return Ok(gone);
+            let now = self.blocking(|this| this.proc.sight_and_waiting()).await?;
+            let seen = what_went(&before, &now);
+            if !seen.freed.is_empty() || Instant::now() >= until {
+                return Ok(seen);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// A lock that is gone was freed. So was one that is there, if a blocked request for exactly that has
+/// gone: its place was taken by an equal one.
+fn what_went(before: &(Sight, Vec<Lock>), now: &(Sight, Vec<Lock>)) -> Released {
+    let mut held = now.0.locks.clone();
+    let no_more = missing(&before.1, &now.1);
+    let granted: Vec<Lock> = no_more.into_iter().filter(|request| take(&mut held, request)).collect();
+    Released { freed: missing(&before.0.locks, &held), offered: granted.len() as u64 }
+}
+
+/// Those of `before` that are not in `now`, each as often as it is missing.
+fn missing(before: &[Lock], now: &[Lock]) -> Vec<Lock> {
+    let mut now = now.to_vec();
+    before.iter().filter(|lock| !take(&mut now, lock)).cloned().collect()
+}
+
+/// Takes one of these out, if there is one.
+fn take(from: &mut Vec<Lock>, lock: &Lock) -> bool {
+    let place = from.iter().position(|other| other == lock);
+    place.map(|place| from.swap_remove(place)).is_some()
 }
 
 /// A state number that the client can hardly have had: odd, and far from this host's.
@@ -82,6 +105,34 @@ fn unheard(own: NsmState) -> NsmState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn lock(start: u64, end: u64) -> Lock {
+        Lock { file: "00:1a:2".into(), exclusive: true, start, end }
+    }
+
+    fn seen(held: &[Lock], waiting: &[Lock]) -> (Sight, Vec<Lock>) {
+        (Sight { locks: held.to_vec(), ..Sight::default() }, waiting.to_vec())
+    }
+
+    #[test]
+    fn what_is_gone_was_freed_and_a_blocked_request_that_is_held_now_got_it() {
+        let before = seen(&[lock(0, 9), lock(50, 59)], &[lock(0, 99), lock(50, 59)]);
+        let now = seen(&[lock(50, 59), lock(0, 99)], &[lock(50, 59)]);
+        assert_eq!(what_went(&before, &now), Released { freed: vec![lock(0, 9)], offered: 1 });
+    }
+
+    #[test]
+    fn an_equal_lock_in_the_place_of_a_blocked_request_is_not_the_old_one() {
+        let before = seen(&[lock(0, 9), lock(50, 59)], &[lock(0, 9)]);
+        let went = what_went(&before, &seen(&[lock(0, 9), lock(50, 59)], &[]));
+        assert_eq!(went, Released { freed: vec![lock(0, 9)], offered: 1 });
+    }
+
+    #[test]
+    fn where_nothing_has_changed_nothing_went() {
+        let all = seen(&[lock(0, 9)], &[lock(0, 9)]);
+        assert_eq!(what_went(&all, &all), Released::default());
+    }
 
     #[test]
     fn the_state_number_is_odd_and_another_one() {

@@ -85,13 +85,13 @@ impl Saved {
         Ok(std::time::Duration::from_secs(effective_grace(period, timeout)))
     }
 
-    /// Brings nfsd back: the service first, then all else. What fails is tried again.
-    pub(super) fn bring_nfsd_back(&self, proc: &Proc) -> Result<(), KnfsdError> {
-        let Some(settings) = &self.settings else { return Ok(()) };
+    /// Brings nfsd back, and says what is not as it was. What fails is tried again.
+    pub(super) fn bring_nfsd_back(&self, proc: &Proc) -> Result<Vec<String>, KnfsdError> {
+        let Some(settings) = &self.settings else { return Ok(Vec::new()) };
         let mut tries = 1;
         loop {
             match settings.put_back(proc) {
-                Ok(()) => return Ok(()),
+                Ok(differences) => return Ok(differences),
                 Err(error) if tries == TRIES => return Err(error),
                 Err(_) => tries += 1,
             }
@@ -104,7 +104,7 @@ impl Saved {
         let same_boot = proc.boot_id()? == self.boot_id;
         if same_boot {
             let threads = proc.threads()?;
-            self.bring_nfsd_back(proc)?;
+            done.extend(self.bring_nfsd_back(proc)?);
             if let Some(settings) = self.settings.as_ref().filter(|settings| settings.threads != threads) {
                 done.push(format!("nfsd had {threads} threads and has {} again", settings.threads));
             }

@@ -76,24 +76,19 @@ impl Settings {
         self.files.iter().find(|(name, _)| name == file).map(|(_, text)| text.as_str())
     }
 
-    /// Writes what differs; afterwards nfsd runs with these settings.
+    /// Writes what differs, and says what is different still. The service comes first: neither a lease
+    /// time nor a connection limit may keep it down.
     ///
     /// # Errors
-    /// A write failed, or something is still different.
-    pub(super) fn put_back(&self, proc: &Proc) -> Result<(), KnfsdError> {
+    /// There are no threads, or not every listener is there.
+    pub(super) fn put_back(&self, proc: &Proc) -> Result<Vec<String>, KnfsdError> {
         let now = Self::read(proc)?;
         let put = |file: &str| match (self.get(file), now.get(file)) {
             (Some(wanted), found) if found != Some(wanted) => proc.write(file, &format!("{wanted}\n")),
             _ => Ok(()),
         };
-        let mut first_error = None;
-        // A wrong lease time must not keep the service down: the threads come back whatever fails.
-        let mut note = |outcome: Result<(), KnfsdError>| {
-            if let Err(error) = outcome {
-                tracing::warn!(%error, "cannot put a setting of nfsd back");
-                first_error.get_or_insert(error);
-            }
-        };
+        let mut failed = Vec::new();
+        let mut note = |outcome: Result<(), KnfsdError>| failed.extend(outcome.err());
         if now.threads == 0 {
             BEFORE.into_iter().for_each(|file| note(put(file)));
         }
@@ -107,15 +102,31 @@ impl Settings {
         if proc.word(POOLS)? != self.pools {
             note(proc.write(POOLS, &format!("{}\n", self.pools)));
         }
-        first_error.map_or_else(|| self.compare(proc), Err)
+        let now = Self::read(proc)?;
+        let serves = now.threads > 0 && missing(&self.listeners, &now.listeners).is_empty();
+        let differences = self.differences(&now);
+        if serves || (self.threads == 0 && differences.is_empty()) {
+            failed.iter().for_each(|error| tracing::warn!(%error, "cannot put a setting of nfsd back"));
+            return Ok(differences);
+        }
+        Err(failed.into_iter().next().unwrap_or_else(|| KnfsdError::Stuck(differences.join("; "))))
     }
 
-    fn compare(&self, proc: &Proc) -> Result<(), KnfsdError> {
-        let now = Self::read(proc)?;
-        if *self == now {
-            return Ok(());
+    fn differences(&self, now: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut compare = |what: &str, was: String, is: String| {
+            if was != is {
+                found.push(format!("nfsd's {what} was {was} and is {is}"));
+            }
+        };
+        compare("number of threads", self.threads.to_string(), now.threads.to_string());
+        compare("pools", self.pools.clone(), now.pools.clone());
+        compare("list of listeners", format!("{:?}", self.listeners), format!("{:?}", now.listeners));
+        for (file, was) in &self.files {
+            let is = now.get(file).unwrap_or("not there");
+            compare(file, was.clone(), is.to_owned());
         }
-        Err(KnfsdError::Stuck(format!("nfsd's settings are {now:?} and were {self:?}")))
+        found
     }
 }
 
@@ -331,11 +342,29 @@ mod tests {
         let settings = Settings::read(&proc).unwrap();
         let lease = root.path().join("proc/fs/nfsd/nfsv4leasetime");
         let before = fs::metadata(&lease).unwrap().modified().unwrap();
-        settings.put_back(&proc).unwrap();
+        assert_eq!(settings.put_back(&proc).unwrap(), [""; 0]);
         assert_eq!(fs::metadata(&lease).unwrap().modified().unwrap(), before);
-        let wanted = Settings { pools: "1 1".into(), ..settings };
-        fs::remove_file(root.path().join(PORTS)).unwrap();
-        assert!(wanted.put_back(&proc).is_err());
+        let pools = root.path().join(POOLS);
+        fs::remove_file(&pools).unwrap();
+        fs::create_dir(&pools).unwrap();
+        assert!(settings.put_back(&proc).is_err(), "what cannot be read cannot be compared");
+    }
+
+    #[test]
+    fn a_setting_that_does_not_stick_keeps_no_service_down_and_is_named() {
+        let (root, proc) = server("tcp 2049\ntcp 2049\n");
+        let read = Settings::read(&proc).unwrap();
+        let mut wanted = read.clone();
+        wanted
+            .files
+            .iter_mut()
+            .filter(|(file, _)| file.ends_with("leasetime"))
+            .for_each(|(_, text)| *text = "77".into());
+        // With threads there the kernel takes no other lease time, and it is not even tried.
+        assert_eq!(wanted.put_back(&proc).unwrap(), ["nfsd's proc/fs/nfsd/nfsv4leasetime was 77 and is 90"]);
+        fs::write(root.path().join(THREADS), "0\n").unwrap();
+        assert_eq!(wanted.put_back(&proc).unwrap(), [""; 0]);
+        assert_eq!(Settings::read(&proc).unwrap(), wanted);
     }
 
     #[test]

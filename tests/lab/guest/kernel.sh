@@ -87,4 +87,4 @@ told() { jq -r "$1" /run/report.json; }
 # sums: of that report
 sums() { told '.locks | "\(.in_scope) \(.reclaimed) \(.dropped) \(.unverified) \(.resurrected) \(.conflicts)"'; }
 # timeline: of the run in that report, a line an event
-timeline() { knfsd runs show "$(told .run.id)" | jq -r '.. | objects | select(has("kind") and has("detail")) | "\(.kind): \(.detail)"'; }
+timeline() { knfsd runs show "$(told .run.id)" | jq -r '.events[] | "\(.kind): \(.detail)"'; }
