@@ -18,11 +18,13 @@
 //! | [`manager`] | the lock managers that can be driven |
 //! | [`store`] | the record of runs |
 //! | [`controller`] | drives a run against manager, clients and record |
+//! | [`check`] | what stands in the way of a run |
 //! | [`demo`] | simulated clients on real sockets |
 //! | [`cli`] | one file per command |
 //!
 //! For the life of a run start at `resync::run`; for what a lock request does, at `locks`.
 
+pub mod check;
 pub mod cli;
 pub mod controller;
 pub mod demo;

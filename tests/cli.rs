@@ -55,7 +55,6 @@ fn bad_usage_is_exit_2_and_with_json_an_error_on_stdout() {
         (&["--json", "resync", "--dry-run", "--resume"], "--resume"),
         (&["--json", "resync", "--name", ""], "--name"),
         (&["--json", "status", "--manager", "samba"], "samba"),
-        (&["--json", "status", "--manager", "knfsd"], "not available in this version"),
         (&["--json", "locks", "--file", "xyz"], "xyz"),
         (&["--json", "notify", "--name", "a", "--state", "3", "--sm-dir", "/dev/null"], "not a regular file"),
         (&["--json", "notify", "--state", "3", "--targets", "/dev/null"], "--name"),

@@ -23,12 +23,14 @@ use nlmctl::controller::{self, ControllerError, Options};
 use nlmctl::demo::clients::{Behaviour, ClientNo, Farm, Lock};
 use nlmctl::manager::driven::{Backend, Driven};
 use nlmctl::manager::ganesha::{self, Ganesha as Manager, GaneshaOptions};
-use nlmctl::manager::{LockManager, Weight};
+use nlmctl::manager::{LockManager, ManagerError, Weight};
 use nlmctl::report::{Progress, RunReport};
 use nlmctl::resync::plan::Request;
 use nlmctl::rpc::client::{Request as Call, Source, StreamClient};
 use nlmctl::store::Store;
-use nlmctl::wire::control::{ClientSeen, LocksArgs, ReleaseArgs, Scope, Silent, Unreachable};
+use nlmctl::wire::control::{
+    BeginArgs, ClientSeen, LocksArgs, Mode, Policy, ReleaseArgs, RunId, Scope, Silent, Unreachable,
+};
 use nlmctl::wire::nlm::{self, Stat};
 use nlmctl::wire::rpc::Credential;
 use nlmctl::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
@@ -122,6 +124,16 @@ impl Ghost {
         Self { line, name: name("ghost") }
     }
 
+    /// A reservation of the whole file, which Ganesha 4.3 does not survive releasing.
+    async fn share(&self, file: &FileHandle) -> Stat {
+        let owner = OwnerHandle::new(b"1@ghost").unwrap();
+        let (mode, access) = (nlm::ShareBits::None, nlm::ShareBits::Read);
+        let share = nlm::Share { caller_name: self.name.clone(), fh: file.clone(), oh: owner, mode, access };
+        let args = nlm::ShareArgs { cookie: Cookie::new(b"boo").unwrap(), share, reclaim: false };
+        let answer = call(&self.line, nlm::PROGRAM, 4, nlm::Procedure::Share.number(), &encode(&args)).await;
+        decode::<nlm::ShareRes>(&answer).unwrap().stat
+    }
+
     async fn lock(&self, file: &FileHandle, range: ByteRange) -> Stat {
         let owner = OwnerHandle::new(b"1@ghost").unwrap();
         let alock = nlm::Lock::new(self.name.clone(), file.clone(), owner, Svid(1), range);
@@ -208,6 +220,23 @@ async fn resync(
     let (_signals, none) = mpsc::channel(1);
     let driven: Arc<dyn LockManager> = Arc::clone(manager) as _;
     controller::resync(driven, store, plan, consent, options, progress, none).await
+}
+
+/// A begin of everything, as a controller asks for it.
+async fn begin_args(manager: &Driven<Manager>) -> BeginArgs {
+    manager.cautions().await.unwrap();
+    let info = manager.info().await.unwrap();
+    BeginArgs {
+        run: RunId([7; 16]),
+        instance: info.instance,
+        nsm_state: info.nsm_state,
+        scope: Scope::default(),
+        mode: Mode::Strict,
+        policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
+        may_drop: List::default(),
+        grace_ms: 60_000,
+        grace_max_ms: 60_000,
+    }
 }
 
 /// What Ganesha holds: a line a lock.
@@ -337,5 +366,67 @@ fn one_clients_release_frees_its_locks_only_and_a_waiter_gets_the_range() {
         let page = manager.locks(&LocksArgs { scope: Scope::default(), after: 0 }).await.unwrap();
         assert_eq!(page.locks.as_slice().len(), 7);
         assert_eq!(ghost.lock(&files[0], range(0, 10)).await, Stat::Denied);
+    });
+}
+
+#[test]
+#[ignore = "needs root, nfs-ganesha and nfs-ganesha-vfs: .ci/run runs it"]
+fn a_release_that_nlmctl_did_not_live_to_see_is_finished_before_anybody_is_told() {
+    let host = Netns::new("nas.test");
+    let ganesha = Ganesha::start(&host, GRACE);
+    // Each runtime is a process of nlmctl's, and its end that process' end.
+    let mark = host.folder().join("nlmctl/ganesha.releasing");
+    host.block_on(async {
+        let clients = Clients::new(3);
+        clients.lock_all(&files(2).await, 2).await;
+        let manager = manager(&host, false);
+        let args = begin_args(&manager).await;
+        // Ganesha waits for statd, and so its release is not over.
+        ganesha.statd.signal(nix::sys::signal::Signal::SIGSTOP);
+        let beginning = tokio::time::timeout(Duration::from_secs(2), manager.begin(&args)).await;
+        assert!(beginning.is_err(), "the run began while locks were being released: {beginning:?}");
+        assert!(mark.exists());
+    });
+    ganesha.statd.signal(nix::sys::signal::Signal::SIGCONT);
+    host.block_on(async {
+        let manager = manager(&host, false);
+        let status = manager.status().await.unwrap();
+        let run = status.run.0.expect("the run is on");
+        assert_eq!((status.locks, run.counts.in_scope, run.notices_begun), (0, 12, false));
+        assert!(!mark.exists());
+        let told = manager.run_clients(run.run).await.unwrap();
+        assert_eq!(told.len(), 3);
+    });
+}
+
+#[test]
+#[ignore = "needs root, nfs-ganesha and nfs-ganesha-vfs: .ci/run runs it"]
+fn when_ganesha_crashes_over_a_share_the_run_says_so_and_goes_on_once_it_is_back() {
+    let host = Netns::new("nas.test");
+    let mut ganesha = Ganesha::start(&host, GRACE);
+    host.block_on(async {
+        let files = files(2).await;
+        let clients = Clients::new(3);
+        clients.lock_all(&files, 2).await;
+        let ghost = Ghost::new(Ipv4Addr::new(127, 0, 2, 1), SERVER).await;
+        assert_eq!(ghost.share(&files[0]).await, Stat::Granted);
+        assert_eq!(ghost.lock(&files[0], range(60_000, 10)).await, Stat::Granted);
+        let manager = manager(&host, false);
+        let args = begin_args(&manager).await;
+        let error = manager.begin(&args).await.unwrap_err();
+        let ManagerError::Lost { what, .. } = &error else { panic!("{error:?}") };
+        assert!(what.contains("SHARE") && what.contains("--resume"), "{what}");
+
+        ganesha.start_again(&host);
+        assert_eq!(manager.begin(&args).await.unwrap().in_scope, 13);
+        let told = manager.run_clients(args.run).await.unwrap();
+        assert_eq!(told.len(), 4, "those of before the crash");
+        for &who in &clients.all {
+            for lock in clients.farm.beliefs(who) {
+                assert_eq!(clients.farm.reclaim(who, &lock).await.unwrap(), Stat::Granted);
+            }
+        }
+        let counts = manager.status().await.unwrap().run.0.unwrap().counts;
+        assert_eq!((counts.reclaimed, counts.pending), (12, 1));
     });
 }

@@ -456,3 +456,17 @@ fn releases_of_the_record() {
     is_golden("releases", &ReleasesReport { schema: SCHEMA, releases: vec![listing] });
     is_golden("releases-none", &ReleasesReport { schema: SCHEMA, releases: vec![] });
 }
+
+#[test]
+fn what_stands_in_the_way_of_a_run() {
+    let many: Vec<String> = (1..=7).map(|n| format!("host{n} (192.0.2.{n}): no answer")).collect();
+    let findings = vec![
+        Finding::ok("manager", "nlmd 0.1.0 answers at /run/nlmd/control.sock, NSM state 41"),
+        Finding::new("domains", Severity::Note, "nlmd 0.1.0 arbitrates NLM locks and nothing else", "use NFSv3 only"),
+        Finding::new("clients", Severity::Warning, "7 clients cannot be told", "start statd there").of(many),
+        Finding::new("mounts", Severity::Problem, "this host has NFSv3 mounts", "unmount them").of(["nas:/a at /mnt"]),
+    ];
+    is_golden("check", &CheckReport::new("nlmd", "/run/nlmd/control.sock", true, findings));
+    let unreached = vec![Finding::new("manager", Severity::Problem, "no lock manager answers", "start nlmd")];
+    is_golden("check-unreached", &CheckReport::new("nlmd", "/run/nlmd/control.sock", false, unreached));
+}

@@ -11,16 +11,19 @@ mod netns;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use netns::{Netns, Nlmd, link, nlmctl, until};
-use nlmctl::rpc::client::{Retransmit, UdpClient};
+use nlmctl::rpc::client::{Request, Retransmit, StreamClient, UdpClient};
 use nlmctl::rpc::rpcbind::local::{LocalRpcbind, Registration};
 use nlmctl::rpc::rpcbind::{getaddr, getport};
 use nlmctl::rpc::udp::UdpEndpoint;
-use nlmctl::wire::rpcbind::{PORT, V2, V3, V4};
+use nlmctl::wire::rpc::Credential;
+use nlmctl::wire::rpcbind::{BindString, PORT, PROGRAM, Procedure, Rpcb, V2, V3, V4};
 use nlmctl::wire::types::Transport;
+use nlmctl::wire::xdr::{decode, encode};
 
 const NLM: u32 = 100_021;
 const NSM: u32 = 100_024;
@@ -123,6 +126,33 @@ fn what_is_registered_is_found_in_versions_2_3_and_4() {
             assert_eq!(of_nlm, 3 * 2 * families, "version {version}: {entries:?}");
         }
     });
+}
+
+#[test]
+#[ignore = "needs root, rpcbind and nfs-common: .ci/run runs it"]
+fn rpcbind_takes_and_gives_up_our_entries_in_versions_3_and_4() {
+    let host = Netns::new("server.test");
+    let _rpcbind = host.rpcbind(&[]);
+    let set_or_unset = |version, procedure: Procedure| {
+        let text = |text: &str| BindString::new(text).unwrap();
+        let entry =
+            Rpcb { program: NLM, version: 4, netid: text("udp6"), address: text("::.15.205"), owner: text("0") };
+        let call = async move {
+            let socket = Path::new("/run/rpcbind.sock");
+            let stream = StreamClient::connect_unix(socket, 1 << 16, SOON).await.unwrap();
+            let (credential, args) = (Credential::root("localhost"), encode(&entry));
+            let procedure = procedure as u32;
+            let request = Request { program: PROGRAM, version, procedure, credential: &credential, args: &args };
+            decode::<bool>(&stream.call(request, SOON).await.unwrap()).unwrap()
+        };
+        host.block_on(call)
+    };
+    for version in [V3, V4] {
+        assert!(set_or_unset(version, Procedure::Set));
+        assert_eq!(listed(&host), BTreeSet::from([(NLM, 4, "udp6".to_owned(), 4045)]), "version {version}");
+        assert!(set_or_unset(version, Procedure::Unset));
+        assert_eq!(listed(&host), BTreeSet::new(), "version {version}");
+    }
 }
 
 #[test]

@@ -67,6 +67,11 @@ const WALLS: &[Wall] = &[
         why: "wire knows nothing above it",
     },
     Wall {
+        folders: &["check"],
+        forbidden: &["crate::locks", "crate::lockd", "crate::store", "crate::controller", "crate::demo", "crate::cli"],
+        why: "check looks and keeps nothing: it sees manager, nsm, rpc and report",
+    },
+    Wall {
         folders: &["cli"],
         forbidden: &["crate::locks"],
         why: "cli never touches the lock table: it sees controller, manager, store and report",

@@ -56,7 +56,7 @@ fn judge(run: RunId, went: Result<RunResult, ManagerError>) -> Result<AbortRepor
 }
 
 pub(super) async fn run(context: &Context) -> Result<u8, CliError> {
-    let manager = context.manager()?;
+    let manager = context.manager().await?;
     let report = match manager.status().await?.run.0 {
         Some(active) => judge(active.run, manager.abort(active.run).await)?,
         None => AbortReport::NOTHING,

@@ -67,14 +67,26 @@ pub(super) struct Common {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ManagerKind {
-    /// Whichever answers
+    /// The one that is here
     Auto,
     /// nlmd, or what speaks its control protocol
     Nlmd,
-    /// The Linux kernel's lockd (not in this version)
+    /// The Linux kernel's lockd
     Knfsd,
     /// NFS-Ganesha, over the system bus
     Ganesha,
+}
+
+impl ManagerKind {
+    /// As it is written after `--manager`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Nlmd => "nlmd",
+            Self::Knfsd => "knfsd",
+            Self::Ganesha => "ganesha",
+        }
+    }
 }
 
 /// The commands.
@@ -88,6 +100,8 @@ pub(super) enum Command {
     Locks(LocksArgs),
     /// The clients that it knows
     Clients,
+    /// What stands in the way of a run: manager, clients, names, this host
+    Check,
     /// End the active run: pending locks are held again, nothing is lost
     Abort,
     /// Send reboot notices (SM_NOTIFY), nothing else

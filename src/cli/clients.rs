@@ -5,7 +5,7 @@ use super::error::CliError;
 use crate::report::{ClientListing, ClientsReport, SCHEMA};
 
 pub(super) async fn run(context: &Context) -> Result<u8, CliError> {
-    let manager = context.manager()?;
+    let manager = context.manager().await?;
     let clients = manager.clients().await?.iter().map(ClientListing::from).collect();
     context.print(&ClientsReport { schema: SCHEMA, manager: manager.kind().to_owned(), clients })?;
     Ok(0)

@@ -21,6 +21,8 @@ pub struct Settings {
     pub manager: ManagerKind,
     /// nlmd's control socket.
     pub control: PathBuf,
+    /// Whether somebody named it: then it is nlmd's.
+    pub control_named: bool,
     /// The record, if one was named (the config file's does not count for [`given_db`](Self::given_db)).
     pub db: Option<PathBuf>,
     /// The record that the command line or a variable named.
@@ -64,6 +66,7 @@ impl Settings {
         };
         Ok(Self {
             manager: flags.manager.or(file.manager).unwrap_or(ManagerKind::Auto),
+            control_named: flags.control.is_some() || file.control.is_some(),
             control: flags.control.clone().or(file.control).unwrap_or_else(|| CONTROL.into()),
             db: flags.db.clone().or(file.db),
             given_db: flags.db.clone(),

@@ -10,7 +10,7 @@ use crate::wire::xdr::{List, Maybe, TooLong};
 
 pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, CliError> {
     let scope = scope(wanted)?;
-    let manager = context.manager()?;
+    let manager = context.manager().await?;
     let mut locks = Vec::new();
     let mut after = 0;
     loop {

@@ -6,6 +6,8 @@
 
 mod abort;
 pub mod args;
+mod check;
+mod choose;
 mod clients;
 pub mod config;
 pub mod consent;
@@ -28,10 +30,9 @@ use clap::{CommandFactory, FromArgMatches};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-use self::args::{Cli, Command, ManagerKind};
+use self::args::{Cli, Command};
 use self::config::Settings;
 use self::error::CliError;
-use crate::manager::ganesha::{self, GaneshaOptions};
 use crate::manager::{LockManager, knfsd};
 use crate::report::{self, ErrorReport, Text};
 use crate::store::Store;
@@ -44,26 +45,14 @@ pub struct Context {
 }
 
 impl Context {
-    /// The lock manager that the settings name.
-    pub fn manager(&self) -> Result<Arc<dyn LockManager>, CliError> {
-        self.manager_for(false)
+    /// The lock manager that the settings name, or the one that is here.
+    pub async fn manager(&self) -> Result<Arc<dyn LockManager>, CliError> {
+        choose::manager(&self.settings, false).await
     }
 
     /// Likewise, for a run whose policy drops nothing (`soft`) or not.
-    fn manager_for(&self, soft: bool) -> Result<Arc<dyn LockManager>, CliError> {
-        match self.settings.manager {
-            ManagerKind::Auto | ManagerKind::Nlmd => {
-                Ok(Arc::new(crate::manager::nlmd::Nlmd::new(&self.settings.control)))
-            }
-            ManagerKind::Knfsd => {
-                // The guard is this very program, also where its file was replaced or removed since.
-                Ok(Arc::new(knfsd::manager(knfsd::STATE_DIR, "/proc/self/exe")))
-            }
-            ManagerKind::Ganesha => {
-                let options = GaneshaOptions { soft, ..GaneshaOptions::new(ganesha::STATE_DIR) };
-                Ok(Arc::new(ganesha::manager(options)))
-            }
-        }
+    async fn manager_for(&self, soft: bool) -> Result<Arc<dyn LockManager>, CliError> {
+        choose::manager(&self.settings, soft).await
     }
 
     /// Works with the record, opened (and made, if there is none) for this, off the async threads.
@@ -176,6 +165,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
         }
         Command::Status => status::run(context).await,
         Command::Locks(args) => locks::run(context, &args).await,
+        Command::Check => check::run(context).await,
         Command::Clients => clients::run(context).await,
         Command::Abort => abort::run(context).await,
         Command::Notify(args) => notify::run(context, args).await,

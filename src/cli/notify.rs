@@ -155,7 +155,7 @@ async fn grace_is_on(context: &Context) -> bool {
     if tokio::fs::read_to_string(END_GRACE).await.is_ok_and(|text| text.trim() == "N") {
         return true;
     }
-    let Ok(manager) = context.manager() else { return false };
+    let Ok(manager) = context.manager().await else { return false };
     // No answer in time is no grace seen.
     tokio::time::timeout(LOOK_PATIENCE, manager.status()).await.is_ok_and(|answer| {
         answer.is_ok_and(|status| status.run.0.is_some() && matches!(status.grace, Grace::Strict | Grace::Targeted))

@@ -9,7 +9,7 @@ use crate::controller::{self, Options};
 use crate::report::Text;
 
 pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, CliError> {
-    let manager = context.manager()?;
+    let manager = context.manager().await?;
     let options = Options { rpcbind_port: context.settings.rpcbind_port, ..Options::default() };
     let (dry_run, yes) = (args.dry_run, args.yes);
     let request = Request {

@@ -15,7 +15,7 @@ use crate::store::Store;
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, CliError> {
     let options = options(context, &args);
     let request = request(context, &args);
-    let manager = context.manager_for(request.drops_nothing())?;
+    let manager = context.manager_for(request.drops_nothing()).await?;
     if args.dry_run {
         let plan = controller::plan(&*manager, &request, &options).await?;
         context.print(&plan.report())?;

@@ -58,7 +58,7 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, C
 /// Fetches what the lock manager still has of this record's runs (statement 10). One that has
 /// nothing of them, another server's say, must not close their books.
 async fn bring_up_to_date(context: &Context, path: PathBuf) -> Result<(), CliError> {
-    let manager = context.manager()?;
+    let manager = context.manager().await?;
     let (unfetched, endpoint) = (manager.unfetched().await?, manager.endpoint());
     let instance = manager.status().await?.instance;
     let store = blocking(move || {

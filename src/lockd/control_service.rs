@@ -26,6 +26,8 @@ pub struct Identity {
     pub instance: InstanceId,
     /// The names under which clients know this server.
     pub names: Vec<CallerName>,
+    /// Whether locks hold in another lock domain too.
+    pub mirrored: bool,
 }
 
 /// The control service.
@@ -127,6 +129,7 @@ impl ControlService {
     }
 
     fn info(&self) -> Info {
+        let domains = ["nlm"].into_iter().chain(self.identity.mirrored.then_some("file system"));
         Info {
             software: Text::clipped(concat!("nlmd ", env!("CARGO_PKG_VERSION"))),
             instance: self.identity.instance,
@@ -144,7 +147,7 @@ impl ControlService {
                 knows_paths: false,
                 begin_releases: false,
             },
-            domains: List::clipped(vec![Text::clipped("nlm")]),
+            domains: List::clipped(domains.map(Text::clipped).collect()),
         }
     }
 

@@ -142,8 +142,9 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     written.and(served)
 }
 
-/// A client over TCP takes a file; the usual soft limit of 1,024 is for programs that use select(2).
-fn raise_open_files() {
+/// Raises this process' limit of open files to what it may have. A client over TCP takes one, and so
+/// does a locked file of `ofd`; the usual soft limit of 1,024 is for programs that use select(2).
+pub fn raise_open_files() {
     let files = Resource::RLIMIT_NOFILE;
     let raised = getrlimit(files).and_then(|(_, hard)| setrlimit(files, hard, hard));
     if let Err(error) = raised {

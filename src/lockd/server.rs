@@ -77,7 +77,23 @@ pub enum Failure {
     Serving(io::Error),
 }
 
-/// A lock manager that serves its clients. Dropped, it stops without finishing open calls, and
+/// A lock manager that serves its clients.
+///
+/// ```no_run
+/// # async fn serve(stop: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
+/// use std::{fs::File, io, sync::Arc};
+/// use nlmctl::lockd::{Server, Settings, embed::Embedding, ofd::OfdMirror};
+///
+/// let open = |_handle: &_| -> io::Result<File> { File::options().read(true).write(true).open("/srv/one-file") };
+/// let embedding = Embedding { mirror: Some(Arc::new(OfdMirror::new(open))), ..Embedding::default() };
+/// let server = Server::start(Settings::new("/var/lib/nlmd", "/run/nlmd/control.sock"), embedding).await?;
+/// server.serve_until(stop).await?;
+/// # Ok(())
+/// # }
+/// ```
+/// `examples/nfs_server` is a whole file server.
+///
+/// Dropped, it stops without finishing open calls, and
 /// leaves rpcbind's entries: end it with [`serve_until`](Self::serve_until).
 #[derive(Debug)]
 pub struct Server {
@@ -95,8 +111,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts, with what the file server around it has a say in (nlmd: nothing). Once this returns, every socket is served, rpcbind knows the ports, and the clients
-    /// of the last life are being told of this one. Must be called in a tokio runtime.
+    /// Starts, with the say that the file server around it has (nlmd alone: none). Once this returns,
+    /// every socket is served, rpcbind knows the ports, and the clients of the last life are being told
+    /// of this one. Must be called in a tokio runtime.
     pub async fn start(settings: Settings, embedding: Embedding) -> Result<Self, Failure> {
         let clock = Clock { start: Instant::now() };
         let (persist, writer, mut found) = persist::open(&settings.state_dir)?;
@@ -130,7 +147,11 @@ impl Server {
         let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
         let monitors = found.monitors.clone();
         let recovery_until = (!monitors.is_empty()).then(|| clock.now() + settings.grace);
-        let identity = Identity { instance: InstanceId(uuid::Uuid::new_v4().into_bytes()), names: names.clone() };
+        let identity = Identity {
+            instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
+            names: names.clone(),
+            mirrored: embedding.mirror.is_some(),
+        };
         let (table, owner) = table::spawn(Setup {
             clock,
             table: LockTable::new(settings.limits),

@@ -79,12 +79,18 @@ impl Settings {
         Rules { privileged_ports: self.privileged_ports, statd: self.nsm == NsmKind::Statd }
     }
 
-    /// The addresses to listen on, and whether one that this host lacks may be left out.
+    /// The addresses to listen on, and whether one that this host lacks may be left out. rpc.statd
+    /// calls back on 127.0.0.1, whatever clients call.
     pub(super) fn listen_addresses(&self) -> (Vec<IpAddr>, bool) {
         if self.listen.is_empty() {
             return (vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], true);
         }
-        (self.listen.clone(), false)
+        let mut addresses = self.listen.clone();
+        let reached = |address: &IpAddr| *address == Ipv4Addr::LOCALHOST || *address == Ipv4Addr::UNSPECIFIED;
+        if self.nsm == NsmKind::Statd && !addresses.iter().any(reached) {
+            addresses.push(Ipv4Addr::LOCALHOST.into());
+        }
+        (addresses, false)
     }
 }
 
@@ -128,5 +134,7 @@ mod tests {
         assert_eq!((settings.listen_addresses().0.len(), settings.listen_addresses().1), (2, true));
         settings.listen = vec!["192.0.2.1".parse().unwrap()];
         assert_eq!(settings.listen_addresses(), (settings.listen.clone(), false));
+        settings.nsm = NsmKind::Statd;
+        assert!(settings.listen_addresses().0.contains(&IpAddr::from(Ipv4Addr::LOCALHOST)), "statd calls there");
     }
 }

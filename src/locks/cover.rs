@@ -114,8 +114,7 @@ impl Cover {
     pub(super) fn below(&self, part: Part) -> Vec<Part> {
         let mut pieces = self.pieces(part.range);
         pieces.retain(|piece| piece.coverage < part.coverage);
-        pieces.iter_mut().for_each(|piece| piece.coverage = part.coverage);
-        pieces
+        pieces.into_iter().map(|piece| Part { coverage: part.coverage, ..piece }).collect()
     }
 
     /// The pieces of the range that have more than `needed` has, as they are to be.

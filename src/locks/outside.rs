@@ -275,8 +275,10 @@ impl LockTable {
             let mut parts = Vec::new();
             for range in &mirrored.lowered {
                 let above = has.above(*range, &self.needed(&handle, *range));
-                above.iter().for_each(|part| has.set(*part));
-                parts.extend(above);
+                for part in above {
+                    has.set(part);
+                    parts.push(part);
+                }
             }
             for part in &mirrored.doubtful {
                 parts.extend(has.pieces(part.range));

@@ -250,7 +250,11 @@ impl LockTable {
                 }
             }
             LockState::Held | LockState::Pending | LockState::Offered => {
-                self.end_offers_in(owner, chosen.file, range);
+                // What else was offered with it stays: nobody can tell whether the client has it.
+                let offered = |w: &super::waiters::Waiter| w.offered && w.want.range.overlaps(range);
+                while let Some(id) = self.queued(owner, chosen.file, offered) {
+                    self.leave_with(id);
+                }
                 let exactly = |s: &super::files::Segment| s.owner == owner && s.kind.row() == kind;
                 self.cut(chosen.file, range, How::Released, exactly);
             }

@@ -240,7 +240,7 @@ impl LockTable {
 
     /// Nobody can tell whether the client has it. It stays as it is, pending or held, like any lock of
     /// which only the client knows whether it is alive; a run finds out.
-    fn leave_with(&mut self, id: u64) {
+    pub(super) fn leave_with(&mut self, id: u64) {
         let Some(waiter) = self.remove_waiter(id) else { return };
         let want = waiter.want;
         if let Some(file) = self.files.get_mut(want.file) {
@@ -284,16 +284,11 @@ impl LockTable {
     /// UNLOCK of a range: who was offered some of it knows of it, and who waits for exactly this
     /// waits no more.
     pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
-        self.end_offers_in(owner, file, range);
-        while let Some(id) = self.queued(owner, file, |w| !w.offered && w.want.range == range) {
-            self.remove_waiter(id);
-        }
-    }
-
-    /// What the owner was offered in the range it holds, like any other lock.
-    pub(super) fn end_offers_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
         while let Some(id) = self.queued(owner, file, |w| w.offered && w.want.range.overlaps(range)) {
             self.confirm(id);
+        }
+        while let Some(id) = self.queued(owner, file, |w| !w.offered && w.want.range == range) {
+            self.remove_waiter(id);
         }
     }
 

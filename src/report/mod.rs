@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `run` | a run, its clients, locks and events |
 //! | `plan` | what a run would do |
+//! | `check` | what stands in the way of a run |
 //! | `release` | chosen locks to free, and what came of it |
 //! | `listing` | status, locks, clients, runs, notices |
 //! | `exit` | facts of a run -> exit code: a table |
@@ -17,6 +18,7 @@
 //! Pure: no clock, no sockets, no files.
 
 mod caveats;
+mod check;
 mod exit;
 mod listing;
 mod listing_text;
@@ -29,6 +31,7 @@ mod table;
 mod text;
 
 pub use caveats::caveats;
+pub use check::{Check, CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code, reason};
 pub use listing::{
     ClientListing, ClientsReport, LockListing, LocksReport, NoticeReport, NotifyReport, RunListing, RunsReport,

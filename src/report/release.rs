@@ -58,7 +58,8 @@ pub struct Release {
     pub probed_for_ms: u64,
     /// Whose they are.
     pub clients: Vec<ReleaseClient>,
-    /// What was chosen, as the lock manager listed it.
+    /// What was chosen, as the lock manager listed it; where it does not know whose locks are, what it
+    /// saw go, the first ones.
     pub locks: Vec<ReleaseLock>,
     /// What was chosen and is still there, the first ones.
     pub left: Vec<LockListing>,
@@ -75,7 +76,8 @@ pub struct ReleasedCounts {
     pub waiters: u64,
     /// Blocked requests that got what became free.
     pub offered: u64,
-    /// Locks that are still there.
+    /// Locks that are still there; where the lock manager does not know whose locks are, clients that
+    /// may hold some yet.
     pub left: u64,
 }
 
@@ -384,7 +386,11 @@ impl Text for ReleaseReport {
                 "  passed on     {}",
                 number(done.offered, "blocked request got", "blocked requests got") + " what became free"
             );
-            line!(out, "  left          {}", number(done.left, "lock is still there", "locks are still there"));
+            let left = match release.chosen {
+                Some(_) => number(done.left, "lock is still there", "locks are still there"),
+                None => number(done.left, "client may hold locks yet", "clients may hold locks yet"),
+            };
+            line!(out, "  left          {left}");
         }
         clients(&mut out, release);
         let waited_for = |lock: &ReleaseLock| match lock.waited_for.as_slice() {
@@ -392,7 +398,8 @@ impl Text for ReleaseReport {
             some => format!("waited for by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         };
         let rows = release.locks.iter().map(|lock| (&lock.lock, waited_for(lock)));
-        locks(&mut out, &format!("chosen, as {} listed them", clean(&release.manager)), rows);
+        let title = if release.chosen.is_some() { "chosen, as listed by" } else { "freed, as seen by" };
+        locks(&mut out, &format!("{title} {}", clean(&release.manager)), rows);
         locks(&mut out, "still there", release.left.iter().map(|lock| (lock, String::new())));
         if release.outcome == ReleaseOutcome::Planned && !release.consent.is_empty() {
             line!(out, "\nwants consent");

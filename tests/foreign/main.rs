@@ -25,6 +25,7 @@ impl World {
     fn new() -> Self {
         let (server, client) = (Netns::new("server.test"), Netns::new("foreign.test"));
         link(&server, &format!("{SERVER}/24"), &client, &format!("{CLIENT}/24"));
+        server.knows(&[(CLIENT, "foreign.test")]);
         let caller = build(&server);
         let rpcbinds = (server.rpcbind(&[]), client.rpcbind(&[]));
         let nlmd = Nlmd::start(&server, &["--name", "server.test"]);

@@ -16,7 +16,8 @@ pub const EXPORT: &str = "/run/export";
 #[derive(Debug)]
 pub struct Ganesha {
     process: Process,
-    _statd: Process,
+    /// rpc.statd, which it tells of each client's first and last lock.
+    pub statd: Process,
     _rpcbind: Process,
     _bus: Process,
 }
@@ -70,17 +71,31 @@ impl Ganesha {
             port = Self::NLM_PORT
         );
         std::fs::write(&config, text).unwrap();
+        let mut process = Self::serve(host);
+        process.says("NOT IN GRACE");
+        Self { process, statd, _rpcbind: rpcbind, _bus: bus }
+    }
+
+    /// Starts it again after it has ended, and waits until it serves, in its grace.
+    pub fn start_again(&mut self, host: &Netns) {
+        self.process = Self::serve(host);
+    }
+
+    fn serve(host: &Netns) -> Process {
         let mut command = tool("ganesha.nfsd");
-        command.args(["-F", "-N", "NIV_EVENT", "-L", "/dev/stderr", "-p", "/run/ganesha/pid", "-f"]).arg(&config);
+        command.args([
+            "-F",
+            "-N",
+            "NIV_EVENT",
+            "-L",
+            "/dev/stderr",
+            "-p",
+            "/run/ganesha/pid",
+            "-f",
+            "/run/ganesha.conf",
+        ]);
         let mut process = host.start(command);
-        until("Ganesha serves", || {
-            process.must_run();
-            process.log().contains("NFS SERVER INITIALIZED")
-        });
-        until("its first grace is over", || {
-            process.must_run();
-            process.log().contains("NOT IN GRACE")
-        });
-        Self { process, _statd: statd, _rpcbind: rpcbind, _bus: bus }
+        process.says("NFS SERVER INITIALIZED");
+        process
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nfs3_client::tokio::{TokioConnector, TokioIo};
@@ -14,21 +13,10 @@ use nfs3_server::nfs3_types::nfs3::{
 use nfs3_server::nfs3_types::xdr_codec::Opaque;
 use serde_json::Value;
 
+use crate::example;
+
 /// Nothing here takes longer, or the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// `cargo test --test` builds no examples, and an old one would test what is not there any more.
-fn server_binary() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let build = ["build", "--quiet", "--locked", "--example", "nfs_server"];
-        let status = Command::new(env!("CARGO")).args(build).current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
-        assert!(status.success(), "the example does not build");
-        let this = std::env::current_exe().unwrap();
-        let profile = this.parent().unwrap().parent().unwrap();
-        profile.join("examples/nfs_server")
-    })
-}
 
 pub(crate) struct Server {
     child: Child,
@@ -53,7 +41,7 @@ impl Server {
         std::fs::create_dir_all(&root).unwrap();
         let _ = std::fs::remove_file(&ports);
         let log_file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
-        let mut child = Command::new(server_binary())
+        let mut child = Command::new(example::binary("nfs_server"))
             .args(["--listen", "127.0.0.1", "--nfs-port", "0", "--no-rpcbind"])
             .arg("--root")
             .arg(&root)
@@ -140,5 +128,14 @@ impl Mount {
     pub(crate) async fn read(&mut self, file: &nfs_fh3) -> Result<Vec<u8>, nfsstat3> {
         let args = READ3args { file: file.clone(), offset: 0, count: 65_536 };
         said(self.nfs.read(&args).await.unwrap()).map(|read| read.data.to_vec())
+    }
+}
+
+/// Waits until it is so.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

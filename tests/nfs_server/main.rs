@@ -1,4 +1,4 @@
-//! The example NFSv3 server: files over NFS.
+//! The example NFSv3 server: files over NFS here, locks over NLM in `locks`.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -7,7 +7,10 @@
     reason = "a test may panic"
 )]
 
+#[path = "../common/example.rs"]
+mod example;
 mod harness;
+mod locks;
 
 use nfs3_server::nfs3_types::nfs3::{
     CREATE3args, GETATTR3args, MKDIR3args, Nfs3Option, READDIR3args, READDIRPLUS3args, REMOVE3args, RENAME3args,

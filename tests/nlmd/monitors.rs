@@ -301,6 +301,33 @@ fn with_statd_gone_no_lock_is_granted_and_none_is_lost() {
 }
 
 #[test]
+fn a_reclaim_is_granted_though_statd_is_gone_and_the_client_is_watched_once_it_is_back() {
+    let (folder, statd) = (tempfile::tempdir().unwrap(), Statd::start());
+    let daemon = statd.nlmd(&folder, &[]);
+    assert_eq!(Client::v4(&daemon, "127.0.0.2", "alpha").lock(&want("file")), Stat::Granted);
+    statd.program.hear();
+    daemon.kill_9();
+    let is_statd = |entry: &Mapping| entry.program == nsm::PROGRAM;
+    let entries = |edit: &dyn Fn(&mut Vec<Mapping>)| edit(&mut statd.rpcbind.entries.lock().unwrap());
+    let entry = *statd.rpcbind.entries.lock().unwrap().iter().find(|entry| is_statd(entry)).unwrap();
+    entries(&|entries| entries.retain(|entry| !is_statd(entry)));
+
+    let daemon = statd.nlmd(&folder, &["--grace", "1s"]);
+    let mut alpha = Client::v4(&daemon, "127.0.0.2", "alpha");
+    let reclaim = Want { reclaim: true, ..want("file") };
+    assert_eq!(alpha.lock(&reclaim), Stat::Granted, "the client would forget it");
+    assert_eq!(alpha.lock(&reclaim), Stat::Granted);
+    // Never called before: its record is new, and the lock was one of the server's life before all the same.
+    let mut beta = Client::v4(&daemon, "127.0.0.3", "beta");
+    assert_eq!(beta.lock(&Want { reclaim: true, ..want("another") }), Stat::Granted);
+    entries(&|entries| entries.push(entry));
+    let mut heard = [statd.program.hear().1, statd.program.hear().1];
+    heard.sort();
+    assert_eq!(heard, ["127.0.0.2", "127.0.0.3"]);
+    assert!(statd.program.hears_nothing(), "once each");
+}
+
+#[test]
 fn a_callback_with_our_cookie_frees_that_clients_locks_and_any_other_frees_nothing() {
     for version in Version::ALL {
         let (folder, statd) = (tempfile::tempdir().unwrap(), Statd::start());

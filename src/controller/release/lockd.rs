@@ -30,9 +30,13 @@ struct Sockets {
     turns: Semaphore,
 }
 
-/// What the lockd of each host, given by its addresses, says; in their order. Each is waited for
-/// `patience` at most, from when its turn came.
-pub(super) async fn probe_lockds(hosts: Vec<Vec<IpAddr>>, rpcbind_port: u16, patience: Duration) -> Vec<LockdProbe> {
+/// What the lockd of each host says; in their order. A host is given by its addresses, or where none
+/// is known by its name. Each is waited for `patience` at most, from when its turn came.
+pub(super) async fn probe_lockds(
+    hosts: Vec<(String, Vec<IpAddr>)>,
+    rpcbind_port: u16,
+    patience: Duration,
+) -> Vec<LockdProbe> {
     let open = |ip: IpAddr| {
         let endpoint = UdpEndpoint::bind_reserved(ip).map_err(|error| tracing::debug!(%error, "no socket")).ok()?;
         Some(UdpClient::new(Arc::new(endpoint), RETRANSMIT))
@@ -44,9 +48,9 @@ pub(super) async fn probe_lockds(hosts: Vec<Vec<IpAddr>>, rpcbind_port: u16, pat
     });
     let mut seen = vec![LockdProbe::NotAsked; hosts.len()];
     let mut tasks = JoinSet::new();
-    for (number, addresses) in hosts.into_iter().enumerate() {
+    for (number, (name, addresses)) in hosts.into_iter().enumerate() {
         let sockets = Arc::clone(&sockets);
-        tasks.spawn(async move { (number, probe_host(&sockets, &addresses, rpcbind_port, patience).await) });
+        tasks.spawn(async move { (number, probe_host(&sockets, &name, addresses, rpcbind_port, patience).await) });
     }
     while let Some(done) = tasks.join_next().await {
         if let Ok((number, probe)) = done
@@ -59,9 +63,16 @@ pub(super) async fn probe_lockds(hosts: Vec<Vec<IpAddr>>, rpcbind_port: u16, pat
 }
 
 /// The best of what its addresses say.
-async fn probe_host(sockets: &Sockets, addresses: &[IpAddr], rpcbind_port: u16, patience: Duration) -> LockdProbe {
+async fn probe_host(
+    sockets: &Sockets,
+    name: &str,
+    addresses: Vec<IpAddr>,
+    rpcbind_port: u16,
+    patience: Duration,
+) -> LockdProbe {
     let Ok(_turn) = sockets.turns.acquire().await else { return LockdProbe::NotAsked };
     let deadline = Instant::now() + patience;
+    let addresses = if addresses.is_empty() { look_up(name, deadline).await } else { addresses };
     let mut best = LockdProbe::NotAsked;
     for (asked, ip) in addresses.iter().enumerate() {
         // The time is shared, so that a dead first address does not hide a live second one.
@@ -76,6 +87,19 @@ async fn probe_host(sockets: &Sockets, addresses: &[IpAddr], rpcbind_port: u16, 
         }
     }
     best
+}
+
+/// None where the resolver knows none, or says nothing in time.
+async fn look_up(name: &str, deadline: Instant) -> Vec<IpAddr> {
+    match timeout_at(deadline, tokio::net::lookup_host((name, 0))).await {
+        Ok(Ok(found)) => {
+            let mut addresses: Vec<IpAddr> = found.map(|socket| socket.ip()).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            addresses
+        }
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
 }
 
 /// How much it says that something answered.
@@ -153,17 +177,30 @@ mod tests {
         let ip = |n: u8| Ipv4Addr::new(127, 9, 7, n);
         let hosts: Vec<_> = (1..=3).map(|n| farm.add(ip(n), CallerName::new(&format!("host{n}")).unwrap())).collect();
         farm.behave(hosts[1], Behaviour::dead());
-        let wanted: [Vec<IpAddr>; 4] =
-            [vec![ip(1).into()], vec![ip(2).into()], vec![], vec![ip(2).into(), ip(3).into()]];
+        let wanted = [
+            ("host1".to_owned(), vec![ip(1).into()]),
+            ("host2".to_owned(), vec![ip(2).into()]),
+            ("nobody.invalid".to_owned(), vec![]),
+            ("host3".to_owned(), vec![ip(2).into(), ip(3).into()]),
+            (ip(1).to_string(), vec![]),
+        ];
         let seen = probe_lockds(wanted.to_vec(), farm.rpcbind_port(), Duration::from_millis(800)).await;
-        let expected = [LockdProbe::Answers, LockdProbe::NoAnswer, LockdProbe::NotAsked, LockdProbe::Answers];
-        assert_eq!(seen, expected, "the second address of the last one answers");
+        let expected = [
+            LockdProbe::Answers,
+            LockdProbe::NoAnswer,
+            LockdProbe::NotAsked,
+            // Its second address answers.
+            LockdProbe::Answers,
+            // It is found by its name.
+            LockdProbe::Answers,
+        ];
+        assert_eq!(seen, expected);
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_host_on_which_nobody_listens_has_refused() {
         let port = std::net::UdpSocket::bind((Ipv4Addr::new(127, 9, 7, 9), 0)).unwrap().local_addr().unwrap().port();
-        let host = vec![IpAddr::from(Ipv4Addr::new(127, 9, 7, 9))];
+        let host = ("host".to_owned(), vec![IpAddr::from(Ipv4Addr::new(127, 9, 7, 9))]);
         let seen = probe_lockds(vec![host], port, Duration::from_secs(5)).await;
         assert_eq!(seen, [LockdProbe::Refused]);
     }

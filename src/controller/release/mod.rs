@@ -97,7 +97,7 @@ async fn probe(
         return Err(ControllerError::usage("no name under which clients know this server", "give one with --name"));
     };
     let ask = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
-    let hosts = clients.iter().map(addresses).collect();
+    let hosts = clients.iter().map(|row| (row.name.to_string(), addresses(row))).collect();
     let (statds, lockds) = tokio::join!(
         nsm::probe((0..).zip(clients).map(target).collect(), ask),
         probe_lockds(hosts, options.rpcbind_port, options.probe_timeout)

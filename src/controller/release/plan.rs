@@ -433,6 +433,10 @@ impl Plan {
                 left: done.left,
             }),
             left: done.left_rows.as_slice().iter().map(LockListing::from).collect(),
+            locks: match self.release.chosen {
+                Some(_) => self.release.locks.clone(),
+                None => with_waiting(&done.rows.as_slice().iter().collect::<Vec<_>>(), &[]),
+            },
             ..self.over(id, at, outcome)
         })
     }
@@ -600,6 +604,9 @@ mod tests {
         let plan = chosen.finish("manager", &[], &[SILENT], Duration::from_secs(3));
         assert_eq!((plan.release.chosen, plan.args().clients.as_slice()[0].locks), (None, 0));
         assert!(plan.consent()[0].contains("whatever is held of host1"), "{:?}", plan.consent());
+        let done = Released { locks: 1, rows: List::clipped(vec![row(1, 0, LockState::Held)]), ..Released::default() };
+        let report = plan.ended("id", Stamp(0), &done);
+        assert_eq!(report.release.locks.len(), 1, "what it saw go is told");
         let narrower = Request { ranges: vec![ByteRange::ALL], ..request };
         let error = Chosen::new(&narrower, &scope, &seen()).unwrap_err();
         assert!(matches!(error, ControllerError::Usage { .. }), "{error}");

@@ -132,7 +132,9 @@ mod tests {
 
     fn book(monitors: Vec<LocalMonitor>) -> Book {
         let mut book = Book::default();
-        monitors.into_iter().for_each(|monitor| book.insert(monitor));
+        for monitor in monitors {
+            book.insert(monitor);
+        }
         book
     }
 

@@ -87,7 +87,9 @@ impl Monitors {
         let (tell_told, told) = mpsc::unbounded_channel();
         let call_back = CallBack::new(setup.rpcbind_port)?;
         let mut book = Book::default();
-        setup.records.into_iter().for_each(|record| book.insert(record));
+        for record in setup.records {
+            book.insert(record);
+        }
         let owner = Owner {
             book,
             to_tell: setup.to_tell,
@@ -234,7 +236,7 @@ impl Owner {
                     let _ = done.send(());
                 }
             }
-            Request::Rebooted { source, name, state } => self.rebooted(source, name, state),
+            Request::Rebooted { source, name, state } => self.rebooted(source, &name, state),
             Request::Crash(done) => {
                 let table = self.table.clone();
                 self.work.spawn(async move { Done::Raised { outcome: table.raise_state().await, done } });
@@ -326,11 +328,9 @@ impl Owner {
         self.work.spawn(async move { Done::Recorded { id, outcome: durably(submitted).await, done } });
     }
 
-    fn rebooted(&mut self, source: IpAddr, name: CallerName, state: NsmState) {
+    fn rebooted(&mut self, source: IpAddr, name: &CallerName, state: NsmState) {
         // Looked at again only where a monitored host seems to have moved, one look at a time.
-        if self.book.is_elsewhere(source, &name)
-            && self.looking_up < LOOKUPS_MAX
-            && self.looked_for.insert(name.clone())
+        if self.book.is_elsewhere(source, name) && self.looking_up < LOOKUPS_MAX && self.looked_for.insert(name.clone())
         {
             self.looking_up += 1;
             let name = name.clone();
@@ -339,7 +339,7 @@ impl Owner {
                 Done::Moved { source, name, state, addresses }
             });
         }
-        self.call_all_back(source, &name, state);
+        self.call_all_back(source, name, state);
     }
 
     fn call_all_back(&mut self, source: IpAddr, name: &CallerName, state: NsmState) {

@@ -132,6 +132,12 @@ fn promises(call: &Call) -> bool {
     }
 }
 
+/// Whether it takes back what its owner had: refused only for a conflict, and not because a status
+/// monitor is missing. (A client that is refused forgets the lock, and its process is not told.)
+fn is_reclaim(call: &Call) -> bool {
+    matches!(call, Call::Lock { reclaim: true, .. } | Call::Share { reclaim: true, .. })
+}
+
 /// Whether a client is known from this call on.
 fn makes_known(call: &Call) -> bool {
     matches!(call, Call::Lock { .. } | Call::Share { .. })
@@ -235,12 +241,16 @@ impl Owner {
                 return;
             }
         }
-        if !self.records.is_durable(client, address, server_address) || !self.hears_of(address) {
+        let (durable, heard) = (self.records.is_durable(client, address, server_address), self.hears_of(address));
+        if !durable {
             self.table.called(client, server_address);
-            if promises(&call.incoming.call) {
+        }
+        if promises(&call.incoming.call) && !(durable && heard) {
+            if !durable || !is_reclaim(&call.incoming.call) {
                 self.record(client, call);
                 return;
             }
+            self.watch_beside(address);
         }
         let caller = Caller { client, via: call.incoming.via };
         match self.table.handle_after(self.clock.now(), caller, &call.incoming.call, call.outside) {
@@ -399,7 +409,7 @@ impl Owner {
         }
         let asked = match &mut self.watches {
             None => Vec::new(),
-            Some(watches) => match watches.to_ask(&view.addresses) {
+            Some(watches) => match watches.take_up(&view.addresses) {
                 Some(asked) => asked,
                 // statd is just told to watch it no longer. Unanswered: the client calls again.
                 None => return,
@@ -407,21 +417,12 @@ impl Owner {
         };
         let Some(parked) = self.park(call) else { return };
         let Some(record) = self.records.wait(client, &view, parked) else { return };
-        let changes = asked.iter().copied().map(Change::Watch).chain([Change::Monitor(record.clone())]);
-        let submitted: Result<Vec<_>, _> = changes.map(|change| self.persist.submit(change)).collect();
-        let statd = self.watches.as_ref().map(|watches| watches.statd.clone());
+        let submitted = self.persist.submit(Change::Monitor(record.clone()));
+        let watching = self.watching(asked.clone());
         self.work.spawn(async move {
             let recorded = async {
-                for durable in submitted? {
-                    persist::durable(durable).await?;
-                }
-                // The cookie is on disk before statd can call with it.
-                if let Some(statd) = statd {
-                    for watch in &asked {
-                        statd.monitor(*watch).await?;
-                    }
-                }
-                Ok(())
+                persist::durable(submitted?).await?;
+                watching.await
             };
             let outcome = recorded.await;
             Done::Recorded { client, record, asked, outcome }
@@ -436,22 +437,29 @@ impl Owner {
         outcome: Result<(), NotRecorded>,
     ) {
         let name = record.name.clone();
-        let waiting = self.records.written(client, record, outcome.is_ok());
+        let on_disk = !matches!(outcome, Err(NotRecorded::Disk(_)));
+        let waiting = self.records.written(client, record, on_disk);
+        if on_disk {
+            self.table.set_monitored(client, true);
+        }
         match outcome {
             Ok(()) => {
                 if let Some(watches) = &mut self.watches {
                     watches.watched(asked);
                 }
-                self.table.set_monitored(client, true);
                 self.unpark(waiting);
                 self.drain_again();
             }
             Err(error) => {
-                tracing::error!(client = %name, %error, "it is not monitored; its locks are refused (DENIED_NOLOCKS)");
+                tracing::error!(client = %name, %error, "it cannot be monitored; new locks are refused (DENIED_NOLOCKS)");
                 self.parked = self.parked.saturating_sub(waiting.len());
                 for parked in waiting {
                     match &parked {
-                        Parked::Call(call) if promises(&call.incoming.call) => parked.deny(),
+                        Parked::Call(call)
+                            if promises(&call.incoming.call) && !(on_disk && is_reclaim(&call.incoming.call)) =>
+                        {
+                            parked.deny();
+                        }
                         Parked::Call(_) | Parked::Reboot(_) => self.again.push_back(parked),
                     }
                 }

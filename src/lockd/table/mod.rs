@@ -192,7 +192,7 @@ impl Table {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
     /// The manager as a whole.
     pub async fn status(&self) -> Result<Status, Refusal> {

@@ -56,13 +56,39 @@ pub struct Setup {
 #[derive(Debug)]
 pub(super) enum Done {
     Nothing,
-    LookedUp { address: std::net::IpAddr, name: CallerName, found: Vec<std::net::IpAddr> },
-    Recorded { client: ClientId, record: MonitorRecord, asked: Vec<Watch>, outcome: Result<(), NotRecorded> },
+    LookedUp {
+        address: std::net::IpAddr,
+        name: CallerName,
+        found: Vec<std::net::IpAddr>,
+    },
+    Recorded {
+        client: ClientId,
+        record: MonitorRecord,
+        asked: Vec<Watch>,
+        outcome: Result<(), NotRecorded>,
+    },
+    /// Asked beside a reclaim.
+    Watched {
+        asked: Vec<Watch>,
+        outcome: Result<(), NotRecorded>,
+    },
     Left(std::net::IpAddr),
-    Offered { offer: OfferId, answer: OfferAnswer },
-    Asked { asked: Asked, admission: Option<Admission> },
-    Mirrored { file: FileHandle, answer: MirrorAnswer },
-    MirrorSlow { file: FileHandle, doing: JoinHandle<MirrorAnswer> },
+    Offered {
+        offer: OfferId,
+        answer: OfferAnswer,
+    },
+    Asked {
+        asked: Asked,
+        admission: Option<Admission>,
+    },
+    Mirrored {
+        file: FileHandle,
+        answer: MirrorAnswer,
+    },
+    MirrorSlow {
+        file: FileHandle,
+        doing: JoinHandle<MirrorAnswer>,
+    },
     AskAgain(FileHandle),
     BeginDurable(Result<NsmState, NotRecorded>),
     Raised(Result<NsmState, PersistError>),
@@ -279,6 +305,7 @@ impl Owner {
             Done::Nothing => {}
             Done::LookedUp { address, name, found } => self.looked_up(address, name, &found),
             Done::Recorded { client, record, asked, outcome } => self.recorded(client, &record, &asked, outcome),
+            Done::Watched { asked, outcome } => self.watched_beside(&asked, outcome),
             Done::Left(address) => self.left(address),
             Done::Offered { offer, answer } => {
                 self.offers.remove(&offer);

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for an answer that does not wait for anything.
 const A_MOMENT: Duration = Duration::from_millis(50);
 
+mod embedded;
+
 struct World {
     table: Table,
     disk: UnboundedReceiver<(Change, DurableSender)>,
@@ -29,8 +31,11 @@ impl World {
         Self::with(Limits::default())
     }
     fn with(limits: Limits) -> Self {
+        Self::embedded(limits, Embedding::default())
+    }
+    fn embedded(limits: Limits, embedding: Embedding) -> Self {
         let (persist, disk) = Persist::scripted();
-        let (table, _owner) = spawn(setup(persist, limits));
+        let (table, _owner) = spawn(Setup { embedding, ..setup(persist, limits) });
         Self { table, disk }
     }
 

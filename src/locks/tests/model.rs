@@ -21,6 +21,7 @@ enum Step {
     Unlock(usize, u64, u64),
     Test(usize, u64, u64, bool),
     Reboot(usize),
+    Release(usize),
     Begin(Mode),
     Ack(usize),
     Abort,
@@ -35,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => range.clone().prop_map(|(p, a, b)| Step::Unlock(p, a, b)),
         2 => (range, any::<bool>()).prop_map(|((p, a, b), x)| Step::Test(p, a, b, x)),
         1 => (0..PROCESSES.len()).prop_map(Step::Reboot),
+        1 => (0..PROCESSES.len()).prop_map(Step::Release),
         2 => prop_oneof![Just(Mode::Strict), Just(Mode::Targeted)].prop_map(Step::Begin),
         3 => (0..PROCESSES.len()).prop_map(Step::Ack),
         1 => Just(Step::Abort),
@@ -158,6 +160,14 @@ fn play(steps: &[Step]) {
                 w.table.reboot_notice(World::address(client), &name(client), NsmState(boots));
                 w.check();
                 model.forget(|q, _| PROCESSES[q].0 == client);
+            }
+            Step::Release(p) => {
+                let client = PROCESSES[p].0;
+                let released = w.release_all_of(client);
+                assert_eq!(released.is_ok(), model.mode.is_none(), "{step:?} {released:?}");
+                if released.is_ok() {
+                    model.forget(|q, _| PROCESSES[q].0 == client);
+                }
             }
             Step::Begin(mode) if model.mode.is_none() => {
                 w.begin(mode);

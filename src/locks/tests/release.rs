@@ -18,7 +18,7 @@ impl World {
         released
     }
 
-    fn release_all_of(&mut self, client: &str) -> Result<Released, Refusal> {
+    pub(super) fn release_all_of(&mut self, client: &str) -> Result<Released, Refusal> {
         let seen = self.seen(client);
         self.release(vec![seen], vec![])
     }
@@ -153,6 +153,21 @@ fn a_grant_that_was_never_confirmed_can_be_freed_and_is_offered_to_the_next() {
     assert_eq!(w.picture("f"), ["b/1 write 0-9 offered"]);
     w.answer(offer, OfferAnswer::Accepted);
     assert_eq!(w.picture("f"), ["b/1 write 0-9 offered"], "its late answer changes nothing");
+}
+
+#[test]
+fn of_an_offer_a_part_can_be_freed_whatever_mode_it_has_and_the_rest_stays() {
+    let mut w = World::new();
+    w.write(P("host", 1), "f", bytes(0, 9));
+    w.write(P("other", 1), "f", bytes(10, 19));
+    let call = World::lock_call(P("host", 1), "f", bytes(0, 19), false, true, false);
+    assert_eq!(w.verdict(P("host", 1), &call), Verdict::Blocked);
+    w.unlock(P("other", 1), "f", bytes(10, 19));
+    assert_eq!(w.picture("f"), ["host/1 write 0-9 offered", "host/1 read 10-19 offered"]);
+    let row = w.rows_of(P("host", 1)).into_iter().find(|row| row.range == bytes(0, 9)).unwrap();
+    assert_eq!(w.release(vec![], vec![row]).unwrap().locks, 1);
+    assert_eq!(w.picture("f"), ["host/1 read 10-19 held"]);
+    assert_eq!(w.suspicions("host"), ["a grant that it never confirmed"]);
 }
 
 #[test]

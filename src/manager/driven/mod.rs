@@ -358,6 +358,17 @@ impl<B: Backend> Driven<B> {
     /// From the last snapshot to confirmed grace. Goes on when nobody waits for it any more: it must
     /// not stop half-way.
     async fn drop_all(self, run: RunRecord) -> Result<Arc<RunRecord>, ManagerError> {
+        let begun = self.drop_and_see(run).await;
+        if begun.is_err() {
+            // How far it came is for the next call to find out, as after another process.
+            let mut desk = self.desk();
+            desk.run = None;
+            desk.driving = None;
+        }
+        begun
+    }
+
+    async fn drop_and_see(&self, run: RunRecord) -> Result<Arc<RunRecord>, ManagerError> {
         let run = self.keep(run).await?;
         self.backend.raise_state(run.new_state.0).await?;
         let wanted = Duration::from_millis(run.begin.0.grace_max_ms);
@@ -366,9 +377,6 @@ impl<B: Backend> Driven<B> {
             Err(ManagerError::Refused(refusal)) => {
                 let id = run.id();
                 self.with_vault(move |vault| vault.forget(id)).await?;
-                let mut desk = self.desk();
-                desk.run = None;
-                desk.driving = None;
                 return Err(ManagerError::Refused(refusal));
             }
             Err(error) => return Err(error),

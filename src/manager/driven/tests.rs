@@ -24,6 +24,10 @@ struct World {
     dies: Option<Dies>,
     drops: usize,
     recovered: usize,
+    /// Whether it can end its grace; one that cannot ends it by itself.
+    ends_grace: bool,
+    /// Whether beginning drops nothing.
+    soft: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +59,12 @@ impl Backend for Fake {
             list_locks: true,
             knows_owners: false,
             targeted: false,
-            settle_early: true,
+            settle_early: self.with(|world| world.ends_grace),
             late_reclaims: false,
             release: false,
             knows_reclaims: true,
             knows_paths: false,
-            begin_releases: true,
+            begin_releases: self.with(|world| !world.soft),
         }
     }
     async fn identity(&self) -> Result<Identity, ManagerError> {
@@ -108,10 +112,12 @@ impl Backend for Fake {
             if world.dies == Some(Dies::BeforeTheDrop) {
                 return Err(killed());
             }
-            world.drops += 1;
-            world.locks.clear();
-            world.life += 1;
             world.in_grace = true;
+            if !world.soft {
+                world.drops += 1;
+                world.locks.clear();
+                world.life += 1;
+            }
             if world.dies == Some(Dies::AfterTheDrop) {
                 return Err(killed());
             }
@@ -119,8 +125,10 @@ impl Backend for Fake {
         })
     }
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError> {
-        self.with(|world| world.in_grace = false);
-        Ok(GraceEnd::Over)
+        Ok(self.with(|world| {
+            world.in_grace &= !world.ends_grace;
+            if world.in_grace { GraceEnd::GoesOn("it ends by itself".into()) } else { GraceEnd::Over }
+        }))
     }
     async fn finish(&self) -> Result<Vec<String>, ManagerError> {
         Ok(Vec::new())
@@ -153,6 +161,8 @@ impl Host {
             dies: None,
             drops: 0,
             recovered: 0,
+            ends_grace: true,
+            soft: false,
         };
         Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
     }
@@ -441,4 +451,111 @@ async fn locks_are_listed_without_owners_and_by_file() {
     assert_eq!(page.locks.as_slice()[0].owner.name.as_str(), "owner not known");
     args.scope.files = List::clipped(vec![page.locks.as_slice()[2].file.clone()]);
     assert_eq!(driver.locks(&args).await.unwrap().locks.as_slice().len(), 1);
+}
+
+#[tokio::test]
+async fn a_grace_that_only_the_manager_ends_is_waited_for_and_what_came_after_it_is_not_believed() {
+    let host = Host::new();
+    host.with(|world| world.ends_grace = false);
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    host.comes_back(&[lock("a", 0)]);
+    driver.status().await.unwrap();
+    let settling = tokio::spawn({
+        let driver = driver.clone();
+        async move { settle(&driver, run, false).await }
+    });
+    // Grace goes on, and so do reclaims, though the deadline was reached.
+    host.comes_back(&[lock("a", 100)]);
+    while counts(&driver.status().await.unwrap()).2 < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!settling.is_finished());
+    host.with(|world| {
+        world.in_grace = false;
+        // Anybody's, once ordinary locks are granted again.
+        world.locks.push(lock("b", 0));
+    });
+    let answer = settling.await.unwrap();
+    let result = driver.result(run).await.unwrap();
+    // Whoever looked first has ended it.
+    assert!(answer.is_err() || answer == Ok(result.clone()), "{answer:?}");
+    let counts = result.counts;
+    assert_eq!((counts.in_scope, counts.reclaimed, counts.dropped, counts.unverified), (3, 2, 0, 1));
+    assert_eq!((result.outcome, result.alone), (Outcome::Settled, false));
+}
+
+#[tokio::test]
+async fn a_lock_that_is_missing_when_a_watched_grace_ends_by_itself_is_dropped() {
+    let host = Host::new();
+    host.with(|world| world.ends_grace = false);
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    host.comes_back(&[lock("a", 0), lock("b", 0)]);
+    driver.status().await.unwrap();
+    host.with(|world| world.in_grace = false);
+    assert_eq!(driver.status().await.unwrap().run, Maybe(None));
+    let counts = driver.result(run).await.unwrap().counts;
+    assert_eq!((counts.reclaimed, counts.dropped, counts.unverified), (2, 1, 0));
+}
+
+#[tokio::test]
+async fn a_soft_run_keeps_what_nobody_reclaims_and_brings_back_what_was_lost() {
+    let host = Host::new();
+    host.with(|world| (world.ends_grace, world.soft) = (false, true));
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    assert_eq!(counts(&told(&driver, run).await), (3, 3, 0), "a reclaim of a lock that is held leaves no trace");
+    assert!(!driver.info().await.unwrap().capabilities.begin_releases);
+    host.comes_back(&[lock("lost", 0)]);
+    host.with(|world| world.locks.retain(|held| *held != lock("b", 0)));
+    driver.status().await.unwrap();
+    host.with(|world| world.in_grace = false);
+    let result = settle(&driver, run, false).await;
+    assert_eq!(code(result), RefusalCode::WrongPhase, "it is over");
+    let counts = driver.result(run).await.unwrap().counts;
+    assert_eq!((counts.kept, counts.released, counts.resurrected, counts.dropped), (2, 1, 1, 0));
+    assert_eq!(host.with(|world| world.drops), 0);
+    let rows = driver.result_locks(run, 0).await.unwrap().locks.into_vec();
+    let fates: Vec<_> = rows.iter().map(|row| row.fate).collect();
+    assert_eq!(fates, [Fate::Kept, Fate::Kept, Fate::Resurrected]);
+}
+
+#[tokio::test]
+async fn a_soft_run_can_be_aborted_by_any_driver_and_everything_stays() {
+    let host = Host::new();
+    host.with(|world| world.soft = true);
+    let run = begun(&host.driver(), 1).await;
+    // Whatever the next process would do itself, this run has dropped nothing.
+    host.with(|world| world.soft = false);
+    let other = host.driver();
+    assert!(!other.info().await.unwrap().capabilities.begin_releases);
+    let result = other.abort(run).await.unwrap();
+    assert_eq!((result.outcome, result.counts.kept, result.counts.in_scope), (Outcome::Aborted, 3, 3));
+    assert!(other.info().await.unwrap().capabilities.begin_releases);
+}
+
+#[tokio::test]
+async fn silent_clients_cannot_be_spared_where_beginning_drops() {
+    let host = Host::new();
+    let driver = host.driver();
+    let mut args = begin_args(&driver, 1).await;
+    args.policy.silent = Silent::Keep;
+    assert_eq!(code(driver.begin(&args).await), RefusalCode::Unsupported);
+    assert_eq!(host.with(|world| world.drops), 0);
+    host.with(|world| world.soft = true);
+    driver.begin(&args).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_begin_that_failed_half_way_goes_on_in_the_same_process() {
+    let host = Host::new();
+    let driver = host.driver();
+    let args = begin_args(&driver, 1).await;
+    host.with(|world| world.dies = Some(Dies::AfterTheDrop));
+    assert!(matches!(driver.begin(&args).await, Err(ManagerError::Lost { .. })));
+    let answer = driver.begin(&args).await.unwrap();
+    assert_eq!((answer.in_scope, answer.new_state, host.with(|world| world.drops)), (3, NsmState(5), 1));
 }

@@ -223,10 +223,10 @@ mod tests {
     #[test]
     fn a_client_list_is_read_however_many_protocols_ganesha_was_built_with() {
         let row = |address: &str, protocols: &[(&str, bool)]| {
-            let protocols = protocols.iter().fold(zbus::StructureBuilder::new(), |built, (name, used)| {
-                built.add_field(((*name).to_owned(), *used))
-            });
-            zbus::StructureBuilder::new()
+            let protocols = protocols
+                .iter()
+                .fold(Structure::builder(), |built, (name, used)| built.add_field(((*name).to_owned(), *used)));
+            Structure::builder()
                 .add_field(address.to_owned())
                 .append_field(Variant::Structure(protocols.build().unwrap()))
                 .add_field((1_u64, 2_u64))
@@ -239,12 +239,11 @@ mod tests {
         ];
         let mut rows = zbus::Array::new(two[0].value_signature());
         two.into_iter().for_each(|row| rows.append(row).unwrap());
-        let answer =
-            zbus::StructureBuilder::new().add_field((1_u64, 2_u64)).append_field(Variant::Array(rows)).build().unwrap();
+        let answer = Structure::builder().add_field((1_u64, 2_u64)).append_field(Variant::Array(rows)).build().unwrap();
         let clients = clients_in(&answer).unwrap();
         assert_eq!(clients[0].address, "192.0.2.7".parse::<IpAddr>().unwrap());
         assert_eq!(clients.iter().map(ClientStats::speaks_v4).collect::<Vec<_>>(), [false, true]);
-        let other = zbus::StructureBuilder::new().add_field(1_u64).build().unwrap();
+        let other = Structure::builder().add_field(1_u64).build().unwrap();
         assert_eq!(clients_in(&other), None);
     }
 }

@@ -81,13 +81,11 @@ impl From<GaneshaError> for ManagerError {
     }
 }
 
-/// Of a step after the first that cannot be undone.
-pub(super) fn halfway(error: &GaneshaError) -> ManagerError {
-    let crashed =
-        matches!(error, GaneshaError::Process(ProcessError::Ended(_)) | GaneshaError::Bus(BusError::NotThere));
+/// Of a step after the first that cannot be undone. `crashed`: nobody is Ganesha any more.
+pub(super) fn halfway(error: &GaneshaError, crashed: bool) -> ManagerError {
     let what = if crashed {
         format!(
-            "{error} while it released locks (4.3 does so when a client holds an NLM SHARE reservation): all locks are \
+            "Ganesha ended while it released locks ({error}; 4.3 does so when a client holds an NLM SHARE reservation): all locks are \
              lost with it; start it, and go on with `nlmctl resync --resume` while its grace lasts, so that clients \
              reclaim them"
         )

@@ -114,6 +114,15 @@ pub fn manager(options: GaneshaOptions) -> Driven<Ganesha> {
     Driven::new(Ganesha::new(options), vault)
 }
 
+/// How long the system bus may take to say whether a Ganesha is on it.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether an NFS-Ganesha is on this host's system bus.
+pub async fn is_here() -> bool {
+    let look = async { Bus::connect().await?.pid().await };
+    tokio::time::timeout(LOOK_PATIENCE, look).await.is_ok_and(|pid| pid.is_ok())
+}
+
 /// Work with files, off the async threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, GaneshaError> + Send + 'static,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::bus::GraceEvent;
+use super::bus::{BusError, GraceEvent};
 use super::error::halfway;
 use super::process::{self, Server};
 use super::{Ganesha, GaneshaError, clients, refused, remove, write};
@@ -80,7 +80,17 @@ impl Ganesha {
             remove(&self.mark()).await?;
             return Err(refusal.into());
         }
-        self.release_in_grace().await.map_err(|error| halfway(&error))
+        self.release_or_tell().await
+    }
+
+    async fn release_or_tell(&self) -> Result<Vec<String>, ManagerError> {
+        match self.release_in_grace().await {
+            Ok(notes) => Ok(notes),
+            Err(error) => {
+                let crashed = matches!(self.look(Server::life).await, Err(GaneshaError::Bus(BusError::NotThere)));
+                Err(halfway(&error, crashed))
+            }
+        }
     }
 
     async fn release_in_grace(&self) -> Result<Vec<String>, GaneshaError> {
@@ -157,7 +167,7 @@ impl Ganesha {
             return Ok(Vec::new());
         }
         let mut done = vec!["nlmctl had ended while Ganesha released locks: released again, to the end".to_owned()];
-        done.extend(self.release_in_grace().await.map_err(|error| halfway(&error))?);
+        done.extend(self.release_or_tell().await?);
         Ok(done)
     }
 

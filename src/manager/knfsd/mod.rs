@@ -82,6 +82,11 @@ pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Driven<K
     Driven::new(Knfsd { proc: Proc::default(), dir, program: program.into() }, vault)
 }
 
+/// Whether this host's nfsd serves.
+pub fn is_here() -> bool {
+    Proc::default().threads().is_ok_and(|threads| threads > 0)
+}
+
 fn caution(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Caution {
     Caution { about, weight, text: text.into(), remedy: remedy.into() }
 }

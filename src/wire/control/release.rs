@@ -77,7 +77,8 @@ pub struct Released {
     pub waiters: u64,
     /// Blocked requests that got what became free.
     pub offered: u64,
-    /// Locks that were chosen and are still there: only where it is not one step.
+    /// Locks that were chosen and are still there: only where it is not one step. A manager that does
+    /// not know owners counts the clients that may hold locks yet.
     pub left: u64,
     /// Of what was released, the first rows.
     pub rows: List<LockRow, PAGE>,

@@ -42,7 +42,6 @@ server_net() {
     ip link set "$device" up
     ip addr add 10.0.0.1/24 dev "$device"
     ip addr add 10.0.0.2/24 dev "$device"
-    await 90 agent_answers
 }
 
 # --- what a scenario says about itself; `verdict` ends it

@@ -2,23 +2,52 @@
 
 lock|share|wait START LENGTH    F_SETLK exclusive or shared, F_SETLKW: "granted", "refused" or the error
 unlock START LENGTH             "unlocked" or the error
+comb START TEETH                TEETH locks of a byte each, on every other byte: "granted", "refused" or the error
+count SECONDS LENGTH            for so long, again and again: waits for a lock of the first LENGTH bytes, adds 1 to the
+                                number in the file, and unlocks: how often it did
 """
-import errno, fcntl, os, sys
+import errno, fcntl, os, sys, time
+
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def lock(how, start, length):
+    fcntl.lockf(file, how, length, start)
+    return "unlocked" if how == fcntl.LOCK_UN else "granted"
+
+
+def comb(start, teeth):
+    for tooth in range(teeth):
+        lock(fcntl.LOCK_EX | fcntl.LOCK_NB, start + 2 * tooth, 1)
+    return "granted"
+
+
+def count(seconds, length):
+    added = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        lock(fcntl.LOCK_EX, 0, length)
+        number = int(os.pread(file, 20, 0) or 0)
+        os.pwrite(file, b"%020d" % (number + 1), 0)
+        lock(fcntl.LOCK_UN, 0, length)
+        added += 1
+    return added
+
 
 VERBS = {
-    "lock": (fcntl.LOCK_EX | fcntl.LOCK_NB, "granted"),
-    "share": (fcntl.LOCK_SH | fcntl.LOCK_NB, "granted"),
-    "wait": (fcntl.LOCK_EX, "granted"),
-    "unlock": (fcntl.LOCK_UN, "unlocked"),
+    "lock": lambda start, length: lock(fcntl.LOCK_EX | fcntl.LOCK_NB, start, length),
+    "share": lambda start, length: lock(fcntl.LOCK_SH | fcntl.LOCK_NB, start, length),
+    "wait": lambda start, length: lock(fcntl.LOCK_EX, start, length),
+    "unlock": lambda start, length: lock(fcntl.LOCK_UN, start, length),
+    "comb": comb,
+    "count": count,
 }
-file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666)
 print("ready", flush=True)
 for line in sys.stdin:
-    verb, start, length = line.split()
-    how, done = VERBS[verb]
+    verb, *numbers = line.split()
     try:
-        fcntl.lockf(file, how, int(length), int(start))
-        answer = done
+        answer = VERBS[verb](*map(int, numbers))
     except OSError as error:
-        answer = "refused" if error.errno in (errno.EAGAIN, errno.EACCES) else errno.errorcode.get(error.errno, "?")
+        refused = error.errno in (errno.EAGAIN, errno.EACCES)
+        answer = "refused" if refused else errno.errorcode.get(error.errno, str(error.errno))
     print(answer, flush=True)

@@ -4,9 +4,21 @@
 EXPORT=/srv/export
 STATE=/var/lib/nlmd
 
-# serve [NLMD-FLAG]...: a new nlmd without a past, an NFS server, and clients with nothing mounted; whatever an earlier
-# scenario left goes first
+# serve [NLMD-FLAG]...: a new nlmd without a past, and an NFS server beside it; nothing is mounted
 serve() {
+    clear_up
+    start_nfs --no-locks
+    start_nlmd "$@"
+    complaints >/dev/null
+}
+# serve_embedded [FLAG]...: the same with one program, the NFS server with the lock manager inside
+serve_embedded() {
+    clear_up
+    start_nfs --state-dir $STATE --name srv.lab --name srv --grace 10s "$@"
+    complaints >/dev/null
+}
+# clear_up: nothing is left of an earlier scenario
+clear_up() {
     local client
     for client in c1 c2 c3; do
         on $client 'shopt -s nullglob
@@ -17,19 +29,17 @@ serve() {
     stop_server
     pgrep -x rpcbind >/dev/null || rpcbind -w
     mountpoint -q $EXPORT || { mkdir -p $EXPORT && mount -t tmpfs tmpfs $EXPORT; }
-    (cd $EXPORT && touch a b && chmod 666 a b)
+    (cd $EXPORT && rm -f ./* && touch a b && chmod 666 a b)
     rm -rf $STATE /run/runs.db
-    start_nfs
-    start_nlmd "$@"
-    complaints >/dev/null
 }
 stop_server() {
     local pid
     for pid in $(cat /run/server.*.pid 2>/dev/null); do kill -KILL "$pid" 2>/dev/null; done
     rm -f /run/server.*.pid
 }
+# start_nfs FLAG...
 start_nfs() {
-    nfs_server --root $EXPORT --no-locks >/run/nfs_server.log 2>&1 &
+    nfs_server --root $EXPORT "$@" >>/run/nfs_server.log 2>&1 &
     echo $! >/run/server.nfs.pid
     await 30 rpcinfo -t 127.0.0.1 nfs 3 || fail "the NFS server serves: $(tail -n 3 /run/nfs_server.log)"
 }
@@ -39,10 +49,10 @@ start_nlmd() {
     echo $! >/run/server.nlmd.pid
     await 30 nlmctl status || fail "nlmd serves: $(tail -n 3 /run/nlmd.log)"
 }
-# crash_nlmd: as if the power failed
-crash_nlmd() {
-    kill -KILL "$(cat /run/server.nlmd.pid)"
-    wait "$(cat /run/server.nlmd.pid)" 2>/dev/null
+# crash nlmd|nfs: as if the power failed
+crash() {
+    kill -KILL "$(cat /run/server."$1".pid)"
+    wait "$(cat /run/server."$1".pid)" 2>/dev/null
 }
 
 # mount_on CLIENT [SERVER-NAME-OR-ADDRESS]

@@ -16,7 +16,7 @@ check "a third one waits" await 20 counts '.state == "waiting"' 1
 note "nlmd crashes and comes back"
 before=$(locks '.state == "held"')
 complaints >/dev/null
-crash_nlmd
+crash nlmd
 start_nlmd --grace 15s
 process NEW c2 a
 tell NEW wait 1000 10

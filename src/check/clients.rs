@@ -1,0 +1,387 @@
+//! The clients: whether their statds answer now, and what their names resolve to.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::Places;
+use crate::nsm::{self, Host, ProbeOptions, ProbeOutcome, Target};
+use crate::report::{Finding, Severity, number};
+use crate::wire::control::{ClientRow, Info, Status};
+use crate::wire::types::CallerName;
+
+/// Names that are being resolved at a time: each takes a thread.
+const LOOKUPS: usize = 64;
+/// How long all names together may take.
+const LOOKUPS_PATIENCE: Duration = Duration::from_secs(8);
+
+/// What the resolver says of a client's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Lookup {
+    Found(Vec<IpAddr>),
+    Unknown,
+    /// Not in time.
+    NoAnswer,
+}
+
+/// A client with what was seen of it.
+struct Seen<'a> {
+    row: &'a ClientRow,
+    probe: ProbeOutcome,
+    lookup: &'a Lookup,
+}
+
+pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], places: &Places) -> Vec<Finding> {
+    let mut findings = unmonitored(info, status);
+    if clients.is_empty() {
+        let words = "the lock manager knows no client: a run would tell nobody";
+        findings.push(Finding::new("clients", Severity::Note, words, "nothing, if none has locked anything yet"));
+        return findings;
+    }
+    let Some(my_name) = places.names.first().or(info.names.as_slice().first()).cloned() else {
+        let words = "no name is known under which to ask clients' statds; they were not asked";
+        findings.push(Finding::new("clients", Severity::Warning, words, "give a name with --name"));
+        return findings;
+    };
+    let ask = ProbeOptions { rpcbind_port: places.rpcbind_port, timeout: places.patience, my_name };
+    let targets = (0..).zip(clients).map(|(id, row)| target(id, row)).collect();
+    let (probes, lookups) = tokio::join!(nsm::probe(targets, ask), look_up(clients));
+    let probes = match probes {
+        Ok(probes) => probes,
+        Err(error) => {
+            let words = format!("clients' statds were not asked: {error}");
+            findings.push(Finding::new(
+                "clients",
+                Severity::Warning,
+                words,
+                "raise the limit of open files (`ulimit -n`)",
+            ));
+            return findings;
+        }
+    };
+    let none = Lookup::NoAnswer;
+    let seen: Vec<Seen<'_>> = clients
+        .iter()
+        .zip(&probes)
+        .map(|(row, probe)| Seen { row, probe: probe.outcome, lookup: lookups.get(&row.name).unwrap_or(&none) })
+        .collect();
+    findings.extend(judge_statds(&seen, info.capabilities.begin_releases, places.patience));
+    findings.extend(judge_names(&seen));
+    findings.extend(judge_shared(&seen));
+    findings
+}
+
+fn target(id: u32, row: &ClientRow) -> Target {
+    let addresses: Vec<IpAddr> = row.addresses.as_slice().iter().map(|a| a.0).collect();
+    let host = if addresses.is_empty() { Host::Name(row.name.to_string()) } else { Host::Addresses(addresses) };
+    Target { id, host, notices: Vec::new() }
+}
+
+/// Each name once, many at a time. The resolver cannot be interrupted; what it does not say in time
+/// it did not say.
+async fn look_up(clients: &[ClientRow]) -> HashMap<CallerName, Lookup> {
+    let deadline = Instant::now() + LOOKUPS_PATIENCE;
+    let places = Arc::new(Semaphore::new(LOOKUPS));
+    let names: BTreeSet<&CallerName> = clients.iter().map(|row| &row.name).collect();
+    let mut tasks = JoinSet::new();
+    for name in names.into_iter().cloned() {
+        let places = Arc::clone(&places);
+        tasks.spawn(async move {
+            let asking = async {
+                // The semaphore is never closed.
+                let _place = places.acquire().await;
+                tokio::net::lookup_host((name.as_str(), 0)).await
+            };
+            let lookup = match timeout_at(deadline, asking).await {
+                Ok(Ok(found)) => {
+                    let found: BTreeSet<IpAddr> = found.map(|socket| socket.ip().to_canonical()).collect();
+                    Lookup::Found(found.into_iter().collect())
+                }
+                Ok(Err(_)) => Lookup::Unknown,
+                Err(_) => Lookup::NoAnswer,
+            };
+            (name, lookup)
+        });
+    }
+    let mut found = HashMap::new();
+    while let Some(done) = tasks.join_next().await {
+        found.extend(done.ok());
+    }
+    found
+}
+
+fn unmonitored(info: &Info, status: &Status) -> Vec<Finding> {
+    if status.unmonitored == 0 {
+        return Vec::new();
+    }
+    let locks = number(status.unmonitored, "lock has", "locks have");
+    vec![if info.capabilities.begin_releases {
+        Finding::new(
+            "unmonitored",
+            Severity::Problem,
+            format!("{locks} no client that could be told, and the begin of a run frees them"),
+            "have their programs unlock them first, or let them go with --unreachable drop",
+        )
+    } else {
+        Finding::new(
+            "unmonitored",
+            Severity::Note,
+            format!("{locks} no client that could be told: a run leaves them alone"),
+            "--include-unmonitored covers them too; `nlmctl release --file` frees single ones",
+        )
+    }]
+}
+
+fn named(row: &ClientRow) -> String {
+    match row.addresses.as_slice().first() {
+        Some(address) => format!("{} ({address})", row.name),
+        None => row.name.to_string(),
+    }
+}
+
+fn judge_statds(seen: &[Seen<'_>], begin_releases: bool, patience: Duration) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut answers = 0_u64;
+    let mut suspects = Vec::new();
+    let (mut silent, mut idle) = (Vec::new(), Vec::new());
+    for client in seen {
+        let row = client.row;
+        let why = match client.probe {
+            ProbeOutcome::Answered { state } => {
+                answers += 1;
+                let known = state.filter(|now| now.is_known() && row.nsm_state.is_known() && *now != row.nsm_state);
+                if let Some(now) = known {
+                    suspects.push(format!("{} (state {now}, its locks carried {})", named(row), row.nsm_state));
+                } else if !row.suspicions.as_slice().is_empty() {
+                    suspects.push(named(row));
+                }
+                continue;
+            }
+            ProbeOutcome::NoAnswer => "no answer",
+            ProbeOutcome::NotAsked => "could not be asked",
+            ProbeOutcome::NoStatd => "its rpcbind knows no statd",
+            ProbeOutcome::NameUnknown => "its name has no address",
+            ProbeOutcome::Refused => "refused",
+        };
+        // A manager that does not know owners tells no locks of any: whoever is on record may hold some.
+        let may_hold = row.locks > 0 || begin_releases;
+        if may_hold { &mut silent } else { &mut idle }.push(format!("{}: {why}", named(row)));
+    }
+    findings.push(Finding::ok(
+        "clients",
+        format!("the statds of {answers} of {} answer", number(seen.len() as u64, "client", "clients")),
+    ));
+    let within = super::within(patience);
+    if !silent.is_empty() {
+        let who =
+            number(silent.len() as u64, "client that may hold locks cannot", "clients that may hold locks cannot");
+        findings.push(if begin_releases {
+            Finding::new(
+                "clients",
+                Severity::Problem,
+                format!("{who} be told now ({within}): the begin of a run frees their locks, and they would not reclaim"),
+                "bring their statds back, or let those locks go with --unreachable drop",
+            )
+            .of(silent)
+        } else {
+            Finding::new(
+                "clients",
+                Severity::Warning,
+                format!("{who} be told now ({within}): a run keeps their locks, and exits with 3"),
+                "start statd there, open the way to it (rpcbind, 111), or let them go: --unreachable drop, or `nlmctl release`",
+            )
+            .of(silent)
+        });
+    }
+    if !idle.is_empty() {
+        let who = number(idle.len() as u64, "client without a lock does", "clients without a lock do");
+        findings.push(
+            Finding::new(
+                "clients",
+                Severity::Note,
+                format!("{who} not answer ({within})"),
+                "nothing: they have nothing to lose, unless the server has lost it",
+            )
+            .of(idle),
+        );
+    }
+    if !suspects.is_empty() {
+        let who = number(suspects.len() as u64, "client is suspect: its", "clients are suspect: their");
+        findings.push(
+            Finding::new(
+                "suspects",
+                Severity::Note,
+                format!("{who} locks may be stale, for all that is known"),
+                "`nlmctl clients` tells why; `nlmctl resync --client` frees what is stale and disturbs nobody else",
+            )
+            .of(suspects),
+        );
+    }
+    findings
+}
+
+fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
+    let (mut unknown, mut elsewhere, mut slow) = (Vec::new(), Vec::new(), Vec::new());
+    for Seen { row, lookup, .. } in seen {
+        let known = |ips: &[IpAddr]| row.addresses.as_slice().iter().any(|a| ips.contains(&a.0.to_canonical()));
+        match lookup {
+            Lookup::Found(ips) if row.addresses.as_slice().is_empty() || known(ips) => {}
+            Lookup::Found(ips) => {
+                let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+                elsewhere.push(format!("{} is {}", named(row), ips.join(" ")));
+            }
+            Lookup::Unknown => unknown.push(named(row)),
+            Lookup::NoAnswer => slow.push(row.name.to_string()),
+        }
+    }
+    let mut findings = Vec::new();
+    if !unknown.is_empty() {
+        let who = number(unknown.len() as u64, "client's name does", "clients' names do");
+        findings.push(
+            Finding::new(
+                "client-names",
+                Severity::Note,
+                format!(
+                    "{who} not resolve here: such a client is told at the addresses it called from, if those are known"
+                ),
+                "add them to DNS or /etc/hosts: a client with several addresses is known as one only by its name",
+            )
+            .of(unknown),
+        );
+    }
+    if !elsewhere.is_empty() {
+        let who = number(elsewhere.len() as u64, "client calls", "clients call");
+        findings.push(
+            Finding::new(
+                "client-names",
+                Severity::Note,
+                format!(
+                    "{who} from an address that its name does not resolve to (NAT, a moved host, another host's name)"
+                ),
+                "correct DNS or /etc/hosts, if the host has moved",
+            )
+            .of(elsewhere),
+        );
+    }
+    if !slow.is_empty() {
+        let names = number(slow.len() as u64, "name was", "names were");
+        findings.push(
+            Finding::new(
+                "client-names",
+                Severity::Warning,
+                format!(
+                    "{names} not resolved within {} s: the resolver is slow, or does not answer",
+                    LOOKUPS_PATIENCE.as_secs()
+                ),
+                "see /etc/resolv.conf and its servers",
+            )
+            .of(slow),
+        );
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("client-names", "every client's name resolves to an address it calls from"));
+    }
+    findings
+}
+
+fn judge_shared(seen: &[Seen<'_>]) -> Vec<Finding> {
+    let shared: Vec<String> =
+        seen.iter().filter(|client| client.row.shared_address).map(|client| named(client.row)).collect();
+    if shared.is_empty() {
+        return Vec::new();
+    }
+    let who = number(shared.len() as u64, "client calls", "clients call");
+    vec![
+        Finding::new(
+            "nat",
+            Severity::Note,
+            format!("{who} from an address that others call from too: an ack from there is evidence for none of them"),
+            "nothing: what they do not reclaim is kept",
+        )
+        .of(shared),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::types::{Address, NsmState};
+    use crate::wire::xdr::List;
+
+    fn client(n: u8, locks: u64) -> ClientRow {
+        ClientRow {
+            name: CallerName::new(&format!("host{n}")).unwrap(),
+            addresses: List::clipped(vec![Address(IpAddr::from([192, 0, 2, n]))]),
+            server_addresses: List::default(),
+            nsm_state: NsmState(3),
+            monitored: true,
+            shared_address: n == 9,
+            locks,
+            unmonitored: 0,
+            waiters: 0,
+            suspicions: List::default(),
+        }
+    }
+
+    const HERE: Lookup = Lookup::Unknown;
+
+    fn statds(rows: &[(ClientRow, ProbeOutcome)], begin_releases: bool) -> Vec<(Severity, usize)> {
+        let seen: Vec<_> = rows.iter().map(|(row, probe)| Seen { row, probe: *probe, lookup: &HERE }).collect();
+        let found = judge_statds(&seen, begin_releases, Duration::from_secs(3));
+        found.iter().map(|finding| (finding.severity, finding.items.len())).collect()
+    }
+
+    #[test]
+    fn silence_weighs_as_much_as_a_run_would_lose() {
+        let answers = ProbeOutcome::Answered { state: Some(NsmState(3)) };
+        let rows = [
+            (client(1, 2), answers),
+            (client(2, 2), ProbeOutcome::NoAnswer),
+            (client(3, 0), ProbeOutcome::NoStatd),
+            (client(4, 1), ProbeOutcome::Answered { state: Some(NsmState(7)) }),
+        ];
+        assert_eq!(
+            statds(&rows, false),
+            [(Severity::Ok, 0), (Severity::Warning, 1), (Severity::Note, 1), (Severity::Note, 1)],
+            "kept; nothing to lose; a suspect"
+        );
+        assert_eq!(
+            statds(&rows, true),
+            [(Severity::Ok, 0), (Severity::Problem, 2), (Severity::Note, 1)],
+            "where begin frees everything, who is not told loses"
+        );
+    }
+
+    #[test]
+    fn names_are_told_apart_by_what_the_resolver_said() {
+        let row = client(1, 1);
+        let judge = |lookup: &Lookup| {
+            let found = judge_names(&[Seen { row: &row, probe: ProbeOutcome::NoAnswer, lookup }]);
+            (found.len(), found[0].severity, found[0].items.clone())
+        };
+        let ip = |n| IpAddr::from([192, 0, 2, n]);
+        assert_eq!(judge(&Lookup::Found(vec![ip(5), ip(1)])), (1, Severity::Ok, vec![]));
+        assert_eq!(
+            judge(&Lookup::Found(vec![ip(5)])),
+            (1, Severity::Note, vec!["host1 (192.0.2.1) is 192.0.2.5".into()])
+        );
+        assert_eq!(judge(&Lookup::Unknown).1, Severity::Note);
+        assert_eq!(judge(&Lookup::NoAnswer).1, Severity::Warning);
+    }
+
+    #[tokio::test]
+    async fn each_name_is_looked_up_once_and_literals_need_no_resolver() {
+        let mut rows = vec![client(1, 0), client(1, 0)];
+        for row in &mut rows {
+            row.name = CallerName::new("127.0.0.1").unwrap();
+        }
+        let found = look_up(&rows).await;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[&rows[0].name], Lookup::Found(vec![IpAddr::from([127, 0, 0, 1])]));
+    }
+}

@@ -1,0 +1,489 @@
+//! This host's files: mounts, statd's records and state number, the kernel's NFS server, who else
+//! locks here, room on disk. Reads, and changes nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
+use super::{Kind, Places};
+use crate::nsm::mounts::read_nlm_mounts;
+use crate::nsm::roster::{self, Roster};
+use crate::report::{Finding, Severity, number};
+use crate::resync::plan::{LocalMount, PlanError, own_mounts_allow};
+use crate::wire::types::NsmState;
+
+/// Most processes that are looked at.
+const MAX_PROCESSES: usize = 100_000;
+/// With less room than this a run of many locks may not fit.
+const LITTLE: u64 = 256 << 20;
+/// With less than this none should be begun.
+const TOO_LITTLE: u64 = 16 << 20;
+/// Where nlmd keeps its state, unless it was told otherwise.
+const NLMD_STATE: &str = "var/lib/nlmd";
+/// Where nfs-utils keeps the exports as they are.
+const ETAB: &str = "var/lib/nfs/etab";
+
+/// What was seen of this host.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// NFSv3 mounts that lock over the network, or why they are not known.
+    pub(super) mounts: Result<Vec<LocalMount>, String>,
+    /// All else.
+    pub(super) findings: Vec<Finding>,
+}
+
+pub(super) fn look(kind: Kind, places: &Places) -> Seen {
+    let root = &places.root;
+    let proc = root.join("proc");
+    let running = processes(&proc);
+    let mut findings = records(kind, root);
+    findings.extend(kernel_server(kind, root));
+    findings.extend(v4_clients(kind, &proc));
+    findings.extend(others(kind, &running));
+    findings.extend(room(kind, places));
+    Seen { mounts: mounts(&proc), findings }
+}
+
+fn mounts(proc: &Path) -> Result<Vec<LocalMount>, String> {
+    let found = read_nlm_mounts(&proc.join("self/mountinfo")).map_err(|error| error.to_string())?;
+    let mounts = found.iter().map(|mount| LocalMount {
+        at: mount.mount_point.display().to_string(),
+        from: mount.source.clone(),
+        from_self: mount.is_from_this_host(),
+    });
+    Ok(mounts.collect())
+}
+
+/// Statement 12 of the design, as a run over everything sees it.
+pub(super) fn judge_mounts(mounts: &Result<Vec<LocalMount>, String>, all_loopback: bool) -> Finding {
+    let mounts = match mounts {
+        Ok(mounts) => mounts,
+        Err(error) => {
+            return Finding::new("mounts", Severity::Problem, error, "mount /proc, or consent with --own-locks-lost");
+        }
+    };
+    let all = mounts.iter().map(|mount| format!("{} at {}", mount.from, mount.at));
+    match own_mounts_allow(false, all_loopback, mounts) {
+        Ok(()) if mounts.is_empty() => {
+            Finding::ok("mounts", "this host has no NFSv3 mount that locks over the network")
+        }
+        Ok(()) => {
+            Finding::ok("mounts", "this host's NFSv3 mounts do not matter: every client is a loopback address").of(all)
+        }
+        Err(PlanError::Refused { message, remedy } | PlanError::Usage { message, remedy }) => {
+            Finding::new("mounts", Severity::Problem, message, remedy).of(all)
+        }
+    }
+}
+
+/// The records of this host's statd.
+fn records(kind: Kind, root: &Path) -> Vec<Finding> {
+    let rosters = match roster::find(root) {
+        Ok(rosters) => rosters,
+        Err(error) => {
+            return vec![Finding::new(
+                "sm",
+                kind.needs(Severity::Note),
+                error.to_string(),
+                "run this as root: these are the clients to tell",
+            )];
+        }
+    };
+    if rosters.is_empty() {
+        return match kind {
+            Kind::Nlmd => Vec::new(),
+            Kind::Knfsd | Kind::Ganesha => vec![Finding::new(
+                "sm",
+                Severity::Problem,
+                "this host has no statd records (sm/): nobody is known who could be told",
+                "start rpc.statd before clients lock",
+            )],
+        };
+    }
+    rosters.iter().flat_map(|roster| record(kind, root, roster)).collect()
+}
+
+fn record(kind: Kind, root: &Path, roster: &Roster) -> Vec<Finding> {
+    let at = roster.path.display();
+    let (overdue, hosts): (Vec<_>, Vec<_>) = roster.entries.iter().partition(|entry| entry.overdue);
+    let mut findings =
+        vec![Finding::ok("sm", format!("{at} can be read: {}", number(hosts.len() as u64, "record", "records")))];
+    if !roster.warnings.is_empty() {
+        let odd = number(roster.warnings.len() as u64, "odd entry", "odd entries");
+        findings.push(
+            Finding::new("sm", kind.concerned(), format!("{at} has {odd}"), "see these files; do not delete live ones")
+                .of(&roster.warnings),
+        );
+    }
+    if !overdue.is_empty() {
+        let hosts = number(overdue.len() as u64, "host still has", "hosts still have");
+        findings.push(
+            Finding::new(
+                "sm",
+                Severity::Note,
+                format!("{hosts} to be told of an earlier restart of this host"),
+                "nothing, if they are gone for good; else see whether sm-notify ran",
+            )
+            .of(overdue.iter().map(|entry| &entry.host)),
+        );
+    }
+    findings.push(state(kind, root, roster));
+    findings
+}
+
+fn state(kind: Kind, root: &Path, roster: &Roster) -> Finding {
+    let about = "state-file";
+    let at = roster.path.display();
+    let Some(state) = roster.state else {
+        let words = format!("{at} has no state number beside it");
+        return Finding::new(about, kind.concerned(), words, "restart rpc.statd, which makes one");
+    };
+    if !state.is_up() {
+        let words = format!("the state number of {at} is {state}, which is even: it says that this host is down");
+        return Finding::new(
+            about,
+            kind.needs(Severity::Note),
+            words,
+            "restart rpc.statd or run sm-notify, which make it odd",
+        );
+    }
+    let kernels = fs::read_to_string(root.join("proc/sys/fs/nfs/nsm_local_state")).ok();
+    let kernels =
+        kernels.and_then(|text| text.trim().parse::<i64>().ok()).and_then(signed).filter(|kernels| kernels.is_known());
+    if let Some(kernels) = kernels.filter(|kernels| *kernels != state) {
+        let words = format!("the state number of {at} is {state}, the kernel's copy of it {kernels}");
+        let remedy =
+            "restart rpc.statd, which tells the kernel; until then this host's own locks elsewhere carry the old one";
+        return Finding::new(about, kind.concerned(), words, remedy);
+    }
+    if state.0 < 0 {
+        let words = format!("the state number of {at} is {state}, negative, as it may be");
+        return Finding::new(
+            about,
+            Severity::Note,
+            words,
+            "nothing: it is a signed number, and compared for equality only",
+        );
+    }
+    Finding::ok(about, format!("the state number of {at} is {state}, odd"))
+}
+
+/// The kernel prints it signed or unsigned, as its version has it.
+fn signed(number: i64) -> Option<NsmState> {
+    let wide = u32::try_from(number).map(u32::cast_signed);
+    wide.or_else(|_| i32::try_from(number)).ok().map(NsmState)
+}
+
+/// The kernel's NFS server: for knfsd it must run and export; for others it locks beside them.
+fn kernel_server(kind: Kind, root: &Path) -> Vec<Finding> {
+    let nfsd = root.join("proc/fs/nfsd");
+    let threads = fs::read_to_string(nfsd.join("threads")).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    match (kind, threads) {
+        (Kind::Knfsd, None | Some(0)) => vec![Finding::new(
+            "exports",
+            Severity::Problem,
+            "the kernel's NFS server has no threads: it serves nothing, and clients cannot reclaim",
+            "start it (rpc.nfsd), then check again",
+        )],
+        (Kind::Knfsd, Some(threads)) => {
+            let exports = exports(&nfsd.join("exports")).max(exports(&root.join(ETAB)));
+            vec![match exports {
+                0 => Finding::new(
+                    "exports",
+                    Severity::Problem,
+                    "nothing is exported: a client whose file is not served cannot reclaim its lock",
+                    "export first (`exportfs -a`)",
+                ),
+                some => Finding::ok(
+                    "exports",
+                    format!("{} exported, {threads} threads serve", number(some, "path is", "paths are")),
+                ),
+            }]
+        }
+        (Kind::Nlmd | Kind::Ganesha, None | Some(0)) => Vec::new(),
+        (Kind::Nlmd | Kind::Ganesha, Some(threads)) => vec![Finding::new(
+            "domains",
+            Severity::Warning,
+            format!(
+                "the kernel's NFS server runs here too ({threads} threads): its lockd and this lock manager do not see each other's locks"
+            ),
+            "let one of them serve; or drive the kernel's with --manager knfsd",
+        )],
+    }
+}
+
+fn exports(path: &Path) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).count() as u64
+}
+
+fn v4_clients(kind: Kind, proc: &Path) -> Vec<Finding> {
+    let Ok(entries) = fs::read_dir(proc.join("fs/nfsd/clients")) else { return Vec::new() };
+    let clients = entries.filter_map(Result::ok).take(MAX_PROCESSES).count() as u64;
+    if clients == 0 {
+        return Vec::new();
+    }
+    let who = number(clients, "NFSv4 client is", "NFSv4 clients are");
+    vec![match kind {
+        Kind::Knfsd => Finding::new(
+            "nfsv4",
+            Severity::Problem,
+            format!(
+                "{who} on record with the kernel's NFS server: what starts grace for NFSv3 there starts it for NFSv4 too"
+            ),
+            "let them unmount first, or consent to disturbing them",
+        ),
+        Kind::Nlmd | Kind::Ganesha => Finding::new(
+            "nfsv4",
+            Severity::Warning,
+            format!("{who} on record with the kernel's NFS server: this lock manager does not see their locks"),
+            "serve the same files over one of them only",
+        ),
+    }]
+}
+
+/// The names of what runs here, each once.
+fn processes(proc: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(proc) else { return Vec::new() };
+    let is_process =
+        |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()));
+    let mut names: Vec<String> = entries
+        .filter_map(Result::ok)
+        .filter(is_process)
+        .take(MAX_PROCESSES)
+        .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Others that lock, maybe on the same trees.
+fn others(kind: Kind, running: &[String]) -> Vec<Finding> {
+    let runs = |name: &str| running.iter().any(|process| process == name);
+    let mut findings = Vec::new();
+    let samba: Vec<&str> = ["smbd", "ctdbd"].into_iter().filter(|name| runs(name)).collect();
+    if !samba.is_empty() {
+        findings.push(
+            Finding::new(
+                "samba",
+                Severity::Warning,
+                match kind {
+                    Kind::Nlmd => "Samba runs here: this lock manager does not see its locks, nor it those of NFSv3",
+                    Kind::Knfsd | Kind::Ganesha => {
+                        "Samba runs here: grace does not bind it, so it can take a range before its owner has reclaimed it"
+                    }
+                },
+                "if it shares the same files, stop it for the run, or share them over one protocol only",
+            )
+            .of(samba),
+        );
+    }
+    if kind == Kind::Ganesha && !runs("ganesha.nfsd") {
+        findings.push(Finding::new(
+            "ganesha",
+            Severity::Problem,
+            "no ganesha.nfsd is seen among this host's processes",
+            "start it, then check again",
+        ));
+    }
+    if kind != Kind::Ganesha && runs("ganesha.nfsd") {
+        findings.push(Finding::new(
+            "domains",
+            Severity::Warning,
+            "NFS-Ganesha runs here too: its locks and this lock manager's do not see each other",
+            "let one of them serve NFSv3; or drive Ganesha with --manager ganesha",
+        ));
+    }
+    findings
+}
+
+/// Room for what has to be durable before it is done.
+fn room(kind: Kind, places: &Places) -> Vec<Finding> {
+    let state = match kind {
+        Kind::Nlmd => places.root.join(NLMD_STATE),
+        Kind::Knfsd | Kind::Ganesha => places.root.join("var/lib/nfs"),
+    };
+    let mut findings = vec![record_place(&places.record)];
+    if state.is_dir() {
+        findings.push(room_at("state-room", "the lock manager's state", &state));
+    }
+    findings
+}
+
+/// The record's folder, or the nearest one above it that is there: it is made where it is missing.
+fn record_place(record: &Path) -> Finding {
+    let about = "record-room";
+    let mut folder = record.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    if folder.as_os_str().is_empty() {
+        folder = PathBuf::from(".");
+    }
+    while !folder.is_dir() {
+        if !folder.pop() {
+            let words = format!("the record {} is nowhere", record.display());
+            return Finding::new(about, Severity::Problem, words, "name a database elsewhere with --db");
+        }
+    }
+    let written = if record.exists() { record } else { &folder };
+    if let Err(error) = access(written, AccessFlags::W_OK) {
+        let words = format!("the record {} cannot be written: {error}", record.display());
+        return Finding::new(
+            about,
+            Severity::Problem,
+            words,
+            "run this as root, or name a database elsewhere with --db",
+        );
+    }
+    room_at(about, &format!("the record {}", record.display()), &folder)
+}
+
+fn room_at(about: &str, what: &str, folder: &Path) -> Finding {
+    match statvfs(folder) {
+        Ok(disk) => {
+            let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+            judge_room(about, what, folder, free)
+        }
+        Err(error) => Finding::new(
+            about,
+            Severity::Warning,
+            format!("how much room there is for {what} is not known: {}: {error}", folder.display()),
+            "see `df`",
+        ),
+    }
+}
+
+fn judge_room(about: &str, what: &str, folder: &Path, free: u64) -> Finding {
+    let words = format!("{} MiB are free for {what} (in {})", free >> 20, folder.display());
+    match free {
+        n if n < TOO_LITTLE => Finding::new(
+            about,
+            Severity::Problem,
+            words,
+            "make room: what is not durable is not done, and a run whose result does not fit is aborted",
+        ),
+        n if n < LITTLE => {
+            Finding::new(about, Severity::Warning, words, "make room: a run of a million locks writes some hundred MiB")
+        }
+        _ => Finding::ok(about, words),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host made of files.
+    struct Fake(tempfile::TempDir);
+
+    impl Fake {
+        fn new() -> Self {
+            let fake = Self(tempfile::tempdir().unwrap());
+            fake.file("proc/self/mountinfo", b"");
+            fake
+        }
+        fn file(&self, path: &str, bytes: &[u8]) {
+            let path = self.0.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        fn look(&self, kind: Kind) -> Vec<(String, Severity)> {
+            let places = Places {
+                root: self.0.path().to_owned(),
+                record: self.0.path().join("not/made/yet/runs.db"),
+                rpcbind_port: 111,
+                names: Vec::new(),
+                patience: std::time::Duration::from_secs(1),
+            };
+            let findings = look(kind, &places).findings.into_iter();
+            // How much room this machine has is not the test's.
+            findings.filter(|f| !f.about.ends_with("-room")).map(|f| (f.about, f.severity)).collect()
+        }
+    }
+
+    fn found(list: &[(&str, Severity)]) -> Vec<(String, Severity)> {
+        list.iter().map(|(about, severity)| ((*about).to_owned(), *severity)).collect()
+    }
+
+    #[test]
+    fn nothing_on_a_host_is_nothing_to_nlmd_and_much_to_knfsd() {
+        let fake = Fake::new();
+        assert_eq!(fake.look(Kind::Nlmd), []);
+        assert_eq!(fake.look(Kind::Knfsd), found(&[("sm", Severity::Problem), ("exports", Severity::Problem)]));
+        assert_eq!(fake.look(Kind::Ganesha), found(&[("sm", Severity::Problem), ("ganesha", Severity::Problem)]));
+    }
+
+    #[test]
+    fn a_server_that_exports_with_its_statds_records_is_fine() {
+        let fake = Fake::new();
+        fake.file("var/lib/nfs/state", &41_i32.to_ne_bytes());
+        let line = format!("0100007f 000186b5 00000003 00000010 {:032x} host1 nas\n", 7);
+        fake.file("var/lib/nfs/sm/host1", line.as_bytes());
+        fake.file("proc/sys/fs/nfs/nsm_local_state", b"41\n");
+        fake.file("proc/fs/nfsd/threads", b"8\n");
+        fake.file("proc/fs/nfsd/exports", b"# Version 1.1\n# Path Client(Flags)\n/srv\t*(rw)\n");
+        let fine = [("sm", Severity::Ok), ("state-file", Severity::Ok), ("exports", Severity::Ok)];
+        assert_eq!(fake.look(Kind::Knfsd), found(&fine));
+        // The same host, for a manager that has nothing to do with the kernel's server.
+        let beside = [("sm", Severity::Ok), ("state-file", Severity::Ok), ("domains", Severity::Warning)];
+        assert_eq!(fake.look(Kind::Nlmd), found(&beside));
+    }
+
+    #[test]
+    fn a_state_number_that_says_down_or_is_not_the_kernels_is_told() {
+        let fake = Fake::new();
+        fake.file("var/lib/nfs/sm/.keep", b"");
+        let weight = |state: &[u8], kernels: &str| {
+            fake.file("var/lib/nfs/state", state);
+            fake.file("proc/sys/fs/nfs/nsm_local_state", kernels.as_bytes());
+            fake.look(Kind::Knfsd).into_iter().find(|(about, _)| about == "state-file").unwrap().1
+        };
+        assert_eq!(weight(&4_i32.to_ne_bytes(), "4"), Severity::Problem);
+        assert_eq!(weight(&41_i32.to_ne_bytes(), "43"), Severity::Warning);
+        assert_eq!(weight(&41_i32.to_ne_bytes(), "0"), Severity::Ok, "the kernel was not told any");
+        assert_eq!(weight(&(-41_i32).to_ne_bytes(), "4294967255"), Severity::Note, "one number, printed unsigned");
+        assert_eq!(weight(b"xx", "41"), Severity::Warning);
+    }
+
+    #[test]
+    fn who_else_locks_here_is_named() {
+        let fake = Fake::new();
+        for (pid, name) in [(10, "smbd"), (11, "smbd"), (12, "ganesha.nfsd")] {
+            fake.file(&format!("proc/{pid}/comm"), format!("{name}\n").as_bytes());
+        }
+        fake.file("proc/fs/nfsd/clients/7/info", b"");
+        let seen = [("nfsv4", Severity::Warning), ("samba", Severity::Warning), ("domains", Severity::Warning)];
+        assert_eq!(fake.look(Kind::Nlmd), found(&seen));
+        assert!(fake.look(Kind::Knfsd).contains(&("nfsv4".to_owned(), Severity::Problem)));
+        assert!(fake.look(Kind::Ganesha).iter().all(|(about, _)| about != "ganesha"));
+    }
+
+    #[test]
+    fn a_mount_matters_unless_every_client_is_loopback_and_it_is_anothers() {
+        let mount = |from_self| Ok(vec![LocalMount { at: "/mnt".into(), from: "nas:/x".into(), from_self }]);
+        let weight = |mounts, all_loopback| judge_mounts(&mounts, all_loopback).severity;
+        assert_eq!(weight(Ok(vec![]), false), Severity::Ok);
+        assert_eq!(weight(mount(false), false), Severity::Problem);
+        assert_eq!(weight(mount(false), true), Severity::Ok);
+        assert_eq!(weight(mount(true), true), Severity::Problem);
+        assert_eq!(weight(Err("cannot read".into()), true), Severity::Problem);
+    }
+
+    #[test]
+    fn little_room_is_a_warning_and_next_to_none_a_problem() {
+        let weight = |free| judge_room("x", "it", Path::new("/"), free).severity;
+        assert_eq!(
+            [weight(0), weight(TOO_LITTLE), weight(LITTLE)],
+            [Severity::Problem, Severity::Warning, Severity::Ok]
+        );
+    }
+
+    #[test]
+    fn a_record_in_a_folder_to_be_made_is_looked_for_above_and_one_nowhere_is_a_problem() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_ne!(record_place(&dir.path().join("a/b/runs.db")).severity, Severity::Problem);
+        assert_eq!(record_place(Path::new("/proc/self/fd/runs.db")).severity, Severity::Problem);
+    }
+}

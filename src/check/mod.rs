@@ -1,0 +1,123 @@
+//! What stands in the way of a run, before one is made.
+//!
+//! Theory. Each part looks at one thing, touches nothing, and is bounded in time; all look at once,
+//! so that the whole takes about as long as the slowest of them, also for thousands of clients. What
+//! they give are [`Finding`]s: what was *seen*, and a remedy. What a part could not see in its time is
+//! a finding of its own, never silence. Which weight a finding has depends on the lock manager: what
+//! keeps a run of knfsd from its clients may be nothing to nlmd, which keeps its own records.
+//!
+//! | file | what it looks at | |
+//! |---|---|---|
+//! | `manager` | the lock manager: who it is, a run or grace under way, what it cautions of | asks it |
+//! | `clients` | the clients: whether their statds answer, and what their names resolve to | statds, resolver |
+//! | `names` | the names by which clients know this server | resolver |
+//! | `programs` | this host's rpcbind and what is registered there, its statd | RPC |
+//! | `host` | this host: mounts, statd's files, the kernel's NFS server, Samba, room on disk | files |
+//!
+//! Start reading at [`check`].
+
+mod clients;
+mod host;
+mod manager;
+mod names;
+mod programs;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::manager::LockManager;
+use crate::report::{CheckReport, Finding, Severity};
+use crate::wire::types::CallerName;
+
+/// Longest wait for files of this host: a server behind a mount may hang.
+const FILES_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What to look at.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The root of the file system; `/` outside tests.
+    pub root: PathBuf,
+    /// The record of runs.
+    pub record: PathBuf,
+    /// The port of the clients' rpcbind, and of this host's.
+    pub rpcbind_port: u16,
+    /// The names that were given by `--name`.
+    pub names: Vec<CallerName>,
+    /// How long is waited for answers over the network.
+    pub patience: Duration,
+}
+
+/// Which lock manager it is: that decides what it needs of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Has its own status monitor and its own records.
+    Nlmd,
+    /// The kernel's: needs rpc.statd, its records, rpcbind and exports.
+    Knfsd,
+    /// Needs rpc.statd, its records and rpcbind.
+    Ganesha,
+}
+
+impl Kind {
+    fn of(manager: &dyn LockManager) -> Self {
+        match manager.kind() {
+            "knfsd" => Self::Knfsd,
+            "ganesha" => Self::Ganesha,
+            _ => Self::Nlmd,
+        }
+    }
+    /// The weight of what is odd about the host's statd.
+    fn concerned(self) -> Severity {
+        match self {
+            Self::Nlmd => Severity::Note,
+            Self::Knfsd | Self::Ganesha => Severity::Warning,
+        }
+    }
+    /// The weight of what is missing, where only a manager that relies on the host's services needs it.
+    fn needs(self, otherwise: Severity) -> Severity {
+        match self {
+            Self::Nlmd => otherwise,
+            Self::Knfsd | Self::Ganesha => Severity::Problem,
+        }
+    }
+}
+
+/// Looks at everything.
+pub async fn check(manager: &dyn LockManager, places: &Places) -> CheckReport {
+    let kind = Kind::of(manager);
+    let (theirs, registered, files) = tokio::join!(
+        manager::look(manager, places),
+        programs::look(kind, places.rpcbind_port, places.patience),
+        files(kind, places.clone()),
+    );
+    let manager::Seen { reached, all_loopback, cautioned, mut findings } = theirs;
+    let mut host = match files {
+        Ok(host::Seen { mounts, mut findings }) => {
+            findings.insert(0, host::judge_mounts(&mounts, all_loopback));
+            findings
+        }
+        Err(unread) => vec![unread],
+    };
+    // The manager knows better than a look from outside.
+    host.retain(|finding| !cautioned.contains(&finding.about));
+    findings.extend(registered.into_iter().chain(host));
+    CheckReport::new(manager.kind(), &manager.endpoint(), reached, findings)
+}
+
+async fn files(kind: Kind, places: Places) -> Result<host::Seen, Finding> {
+    let looking = tokio::task::spawn_blocking(move || host::look(kind, &places));
+    match tokio::time::timeout(FILES_PATIENCE, looking).await {
+        Ok(Ok(seen)) => Ok(seen),
+        Ok(Err(_)) | Err(_) => Err(Finding::new(
+            "host",
+            Severity::Warning,
+            format!("this host's files were not read within {} s: nothing is known of them", FILES_PATIENCE.as_secs()),
+            "see whether a mount hangs (`df`), then check again",
+        )),
+    }
+}
+
+/// "no answer within 3s", for people.
+fn within(patience: Duration) -> String {
+    format!("within {} ms", patience.as_millis())
+}

@@ -1,0 +1,203 @@
+//! The names by which clients know this server, forward and back.
+//!
+//! Clients other than Linux match a notice by its name alone, and Linux by that or by the address
+//! it comes from; so the names that notices carry should be those by which clients mounted.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::Places;
+use crate::nsm::mounts::is_own_address;
+use crate::nsm::own_names::own_names;
+use crate::report::{Finding, Severity};
+use crate::wire::control::{ClientRow, Info};
+use crate::wire::types::CallerName;
+
+/// Most addresses that are looked up back to a name.
+const MAX_ADDRESSES: usize = 64;
+
+/// What the resolver says of a name of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Forward {
+    Ours,
+    Others(Vec<IpAddr>),
+    Unknown(String),
+}
+
+pub(super) async fn look(info: &Info, clients: &[ClientRow], places: &Places) -> Vec<Finding> {
+    let given = if places.names.is_empty() { info.names.as_slice() } else { &places.names };
+    let names = match own_names(given).await {
+        Ok(names) => names,
+        Err(error) => {
+            return vec![Finding::new("names", Severity::Problem, error.to_string(), "give the names with --name")];
+        }
+    };
+    let called: BTreeSet<IpAddr> =
+        clients.iter().flat_map(|client| client.server_addresses.as_slice()).map(|a| a.0.to_canonical()).collect();
+    let mut findings = not_here(&called);
+    let (forward, back) = tokio::join!(forward(&names, places.patience), back(&called, places.patience));
+    findings.extend(judge_forward(&names, &forward));
+    findings.extend(judge_back(&names, &back));
+    findings
+}
+
+/// Addresses that clients called and this host does not have: no notice can leave from them.
+fn not_here(called: &BTreeSet<IpAddr>) -> Vec<Finding> {
+    let gone: Vec<&IpAddr> = called.iter().filter(|ip| !is_own_address(**ip)).collect();
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        Finding::new(
+            "server-addresses",
+            Severity::Warning,
+            "clients called server addresses that this host does not have now: no notice can leave from there",
+            "bring the addresses up here first, if they moved; else clients that match by address will not understand",
+        )
+        .of(gone),
+    ]
+}
+
+async fn forward(names: &[CallerName], patience: Duration) -> Vec<Forward> {
+    let mut tasks = JoinSet::new();
+    for (place, name) in names.iter().enumerate() {
+        let name = name.to_string();
+        tasks.spawn(async move {
+            let looking = tokio::net::lookup_host((name.as_str(), 0));
+            let found = match tokio::time::timeout(patience, looking).await {
+                Ok(Ok(found)) => found.map(|socket| socket.ip()).collect::<BTreeSet<_>>(),
+                Ok(Err(error)) => return (place, Forward::Unknown(error.to_string())),
+                Err(_) => return (place, Forward::Unknown(format!("no answer {}", super::within(patience)))),
+            };
+            let ours = found.iter().any(|ip| is_own_address(*ip));
+            (place, if ours { Forward::Ours } else { Forward::Others(found.into_iter().collect()) })
+        });
+    }
+    let mut seen = vec![Forward::Unknown("not looked up".to_owned()); names.len()];
+    while let Some(done) = tasks.join_next().await {
+        if let Ok((place, forward)) = done
+            && let Some(slot) = seen.get_mut(place)
+        {
+            *slot = forward;
+        }
+    }
+    seen
+}
+
+/// The names that the resolver has for the addresses; loopback ones say nothing.
+async fn back(called: &BTreeSet<IpAddr>, patience: Duration) -> Vec<(IpAddr, String)> {
+    let mut tasks = JoinSet::new();
+    for ip in called.iter().copied().filter(|ip| !ip.is_loopback()).take(MAX_ADDRESSES) {
+        tasks.spawn(async move {
+            let looking = tokio::task::spawn_blocking(move || dns_lookup::lookup_addr(&ip).ok());
+            let name = tokio::time::timeout(patience, looking).await.ok()?.ok()??;
+            Some((ip, name))
+        });
+    }
+    let mut found = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        found.extend(done.ok().flatten());
+    }
+    found.sort();
+    found
+}
+
+fn judge_forward(names: &[CallerName], forward: &[Forward]) -> Vec<Finding> {
+    let seen = || names.iter().zip(forward);
+    let mut findings = Vec::new();
+    let unknown: Vec<String> = seen()
+        .filter_map(|(name, seen)| match seen {
+            Forward::Unknown(why) => Some(format!("{name} ({why})")),
+            Forward::Ours | Forward::Others(_) => None,
+        })
+        .collect();
+    if !unknown.is_empty() {
+        findings.push(
+            Finding::new(
+                "names",
+                Severity::Warning,
+                "names that notices carry do not resolve here; clients may know them all the same",
+                "give the names by which clients mounted with --name, full name first",
+            )
+            .of(unknown),
+        );
+    }
+    let others: Vec<String> = seen()
+        .filter_map(|(name, seen)| match seen {
+            Forward::Others(ips) => {
+                Some(format!("{name} ({})", ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")))
+            }
+            Forward::Ours | Forward::Unknown(_) => None,
+        })
+        .collect();
+    if !others.is_empty() {
+        findings.push(
+            Finding::new(
+                "names",
+                Severity::Warning,
+                "names that notices carry resolve to addresses that this host does not have",
+                "if another host has that name, leave it out (--name)",
+            )
+            .of(others),
+        );
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("names", "the names that notices carry resolve to addresses of this host").of(names));
+    }
+    findings
+}
+
+fn judge_back(names: &[CallerName], back: &[(IpAddr, String)]) -> Vec<Finding> {
+    let known = |found: &str| CallerName::new(found).is_ok_and(|found| names.iter().any(|name| name.matches(&found)));
+    let missing: Vec<String> =
+        back.iter().filter(|(_, name)| !known(name)).map(|(ip, name)| format!("{name} ({ip})")).collect();
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        Finding::new(
+            "names",
+            Severity::Warning,
+            "addresses that clients called have names here that no notice carries",
+            "add them with --name: clients that mounted by such a name, and are not Linux, match by it alone",
+        )
+        .of(missing),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Vec<CallerName> {
+        list.iter().map(|name| CallerName::new(name).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_name_of_ours_that_resolves_elsewhere_or_not_at_all_is_a_warning() {
+        let ours = names(&["nas.example.org", "nas", "old"]);
+        assert_eq!(judge_forward(&ours[..1], &[Forward::Ours])[0].severity, Severity::Ok);
+        let elsewhere = Forward::Others(vec!["192.0.2.1".parse().unwrap()]);
+        let found = judge_forward(&ours, &[Forward::Ours, Forward::Unknown("no such name".into()), elsewhere]);
+        assert_eq!(found.iter().map(|f| f.severity).collect::<Vec<_>>(), [Severity::Warning; 2]);
+        assert_eq!((&found[0].items[0], &found[1].items[0]), (&"nas (no such name)".into(), &"old (192.0.2.1)".into()));
+    }
+
+    #[test]
+    fn a_name_that_clients_may_have_mounted_by_is_missed() {
+        let ip = "192.0.2.1".parse().unwrap();
+        let back = |name: &str| judge_back(&names(&["nas.example.org"]), &[(ip, name.to_owned())]);
+        assert!(back("nas.example.org").is_empty() && back("nas").is_empty());
+        assert_eq!(back("files.example.org")[0].items, ["files.example.org (192.0.2.1)"]);
+    }
+
+    #[test]
+    fn an_address_that_is_not_here_can_send_nothing() {
+        let called = ["127.0.0.1", "192.0.2.1"].map(|ip| ip.parse().unwrap()).into();
+        let found = not_here(&called);
+        assert_eq!((found.len(), &found[0].items[..]), (1, &["192.0.2.1".to_owned()][..]));
+    }
+}

@@ -1,0 +1,80 @@
+//! Which lock manager to drive: the one that was named, or the one that is here.
+//!
+//! `auto` looks for each kind without touching anything. One is driven; of several none is guessed,
+//! since a resync of the wrong one tells clients to reclaim locks where they hold none.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::args::ManagerKind;
+use super::config::Settings;
+use super::error::CliError;
+use crate::manager::ganesha::{self, GaneshaOptions};
+use crate::manager::nlmd::Nlmd;
+use crate::manager::{LockManager, ManagerError, knfsd};
+
+/// The lock manager that the settings name. `soft`: for a run whose policy drops nothing.
+pub(super) async fn manager(settings: &Settings, soft: bool) -> Result<Arc<dyn LockManager>, CliError> {
+    Ok(match settings.manager {
+        ManagerKind::Auto if settings.control_named => the(ManagerKind::Nlmd, settings, soft),
+        ManagerKind::Auto => the(only(&here(settings).await, &settings.control)?, settings, soft),
+        named => the(named, settings, soft),
+    })
+}
+
+fn the(kind: ManagerKind, settings: &Settings, soft: bool) -> Arc<dyn LockManager> {
+    match kind {
+        ManagerKind::Auto | ManagerKind::Nlmd => Arc::new(Nlmd::new(&settings.control)),
+        // The guard is this very program, also where its file was replaced or removed since.
+        ManagerKind::Knfsd => Arc::new(knfsd::manager(knfsd::STATE_DIR, "/proc/self/exe")),
+        ManagerKind::Ganesha => {
+            Arc::new(ganesha::manager(GaneshaOptions { soft, ..GaneshaOptions::new(ganesha::STATE_DIR) }))
+        }
+    }
+}
+
+/// The kinds that are found on this host.
+async fn here(settings: &Settings) -> Vec<ManagerKind> {
+    let found = [
+        (ManagerKind::Nlmd, tokio::fs::try_exists(&settings.control).await.unwrap_or(true)),
+        (ManagerKind::Knfsd, knfsd::is_here()),
+        (ManagerKind::Ganesha, ganesha::is_here().await),
+    ];
+    found.into_iter().filter_map(|(kind, is_here)| is_here.then_some(kind)).collect()
+}
+
+fn only(found: &[ManagerKind], control: &Path) -> Result<ManagerKind, CliError> {
+    match found {
+        [one] => Ok(*one),
+        [] => Err(ManagerError::Unreachable {
+            endpoint: control.display().to_string(),
+            what: "there is no such socket, and neither nfsd nor NFS-Ganesha serves on this host".into(),
+            remedy: "start one of them, or say with --manager and --control which one is meant".into(),
+        }
+        .into()),
+        several => {
+            let words: Vec<&str> = several.iter().map(|kind| kind.word()).collect();
+            Err(CliError::usage(
+                format!("several lock managers are here: {}", words.join(", ")),
+                format!("name the one that clients lock with, for example --manager {}", words.first().unwrap_or(&"")),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_lock_manager_is_driven_none_is_unreachable_and_several_are_a_question() {
+        let control = Path::new("/run/nlmd/control.sock");
+        assert_eq!(only(&[ManagerKind::Knfsd], control).ok(), Some(ManagerKind::Knfsd));
+        let none = only(&[], control).unwrap_err();
+        assert_eq!(none.exit(), 5);
+        assert!(none.to_string().contains("/run/nlmd/control.sock"), "{none}");
+        let both = only(&[ManagerKind::Nlmd, ManagerKind::Ganesha], control).unwrap_err();
+        assert_eq!(both.exit(), 2);
+        assert!(both.to_string().contains("nlmd, ganesha"), "{both}");
+    }
+}

@@ -1,0 +1,173 @@
+//! What stands in the way of a run, as findings: what was seen, how much it weighs, what to do.
+
+use std::fmt;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::SCHEMA;
+use super::table::clean;
+use super::text::{Text, line, number};
+
+/// Items of a finding that the text names; the JSON has all.
+const SHOWN: usize = 5;
+
+/// `{"schema","check"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What was found.
+    pub check: Check,
+}
+
+/// What was found before a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What kind of lock manager was looked at.
+    pub manager: String,
+    /// Where.
+    pub endpoint: String,
+    /// 0 nothing stands in the way, 4 a run would be refused or unsafe, 5 no lock manager answers.
+    pub exit: u8,
+    /// What was seen, by topic.
+    pub findings: Vec<Finding>,
+}
+
+/// Something that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Its topic, a word: `mounts`, `rpcbind`, `clients`, ...
+    pub about: String,
+    /// How much it weighs.
+    pub severity: Severity,
+    /// What was seen.
+    pub seen: String,
+    /// Of what, where there are many: clients, addresses, lines.
+    pub items: Vec<String>,
+    /// What to do about it; none where nothing is to be done.
+    pub remedy: Option<String>,
+}
+
+/// How much a finding weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// Good to know.
+    Note,
+    /// A run is possible, and something of it may be lost, kept or not be told.
+    Warning,
+    /// A run would be refused, or would be unsafe.
+    Problem,
+}
+
+impl Severity {
+    /// Every one, the lightest first.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Note, Self::Warning, Self::Problem];
+    /// Its name, as the JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Problem => "problem",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Finding {
+    /// As it should be.
+    pub fn ok(about: &str, seen: impl Into<String>) -> Self {
+        Self { about: about.to_owned(), severity: Severity::Ok, seen: seen.into(), items: Vec::new(), remedy: None }
+    }
+    /// Anything else, with what to do about it.
+    pub fn new(about: &str, severity: Severity, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity, remedy: Some(remedy.into()), ..Self::ok(about, seen) }
+    }
+    /// With what it is about, one by one.
+    #[must_use]
+    pub fn of(self, items: impl IntoIterator<Item = impl ToString>) -> Self {
+        Self { items: items.into_iter().map(|item| item.to_string()).collect(), ..self }
+    }
+}
+
+impl CheckReport {
+    /// `reached`: the lock manager answered.
+    pub fn new(manager: &str, endpoint: &str, reached: bool, findings: Vec<Finding>) -> Self {
+        let exit = match findings.iter().map(|finding| finding.severity).max() {
+            _ if !reached => 5,
+            Some(Severity::Problem) => 4,
+            Some(Severity::Ok | Severity::Note | Severity::Warning) | None => 0,
+        };
+        let check = Check { manager: manager.to_owned(), endpoint: endpoint.to_owned(), exit, findings };
+        Self { schema: SCHEMA, check }
+    }
+}
+
+impl Text for CheckReport {
+    fn text(&self) -> String {
+        let mut out = String::new();
+        let check = &self.check;
+        let of = |severity| check.findings.iter().filter(move |finding| finding.severity == severity);
+        let count = |severity| of(severity).count() as u64;
+        line!(
+            out,
+            "check of {} at {}: {}, {}, {}, {} ok (exit {})",
+            clean(&check.manager),
+            clean(&check.endpoint),
+            number(count(Severity::Problem), "problem", "problems"),
+            number(count(Severity::Warning), "warning", "warnings"),
+            number(count(Severity::Note), "note", "notes"),
+            count(Severity::Ok),
+            check.exit
+        );
+        let width = check.findings.iter().map(|finding| finding.about.chars().count()).max().unwrap_or(0);
+        for severity in Severity::ALL.into_iter().rev() {
+            if count(severity) > 0 {
+                out.push('\n');
+            }
+            for finding in of(severity) {
+                line!(out, "{severity:7}  {:width$}  {}", clean(&finding.about), clean(&finding.seen));
+                let blank = width + 11;
+                if !finding.items.is_empty() {
+                    let named: Vec<String> = finding.items.iter().take(SHOWN).map(|item| clean(item)).collect();
+                    let more = match finding.items.len().saturating_sub(SHOWN) {
+                        0 => String::new(),
+                        more => format!(" and {more} more"),
+                    };
+                    line!(out, "{:blank$}{}{more}", "", named.join(", "));
+                }
+                if let Some(remedy) = &finding.remedy {
+                    line!(out, "{:blank$}-> {}", "", clean(remedy));
+                }
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_exit_4_a_manager_that_is_not_there_5_and_anything_less_0() {
+        let finding = |severity| Finding::new("x", severity, "seen", "do");
+        let exit = |reached, severities: &[Severity]| {
+            CheckReport::new("m", "e", reached, severities.iter().copied().map(finding).collect()).check.exit
+        };
+        assert_eq!(exit(true, &[]), 0);
+        assert_eq!(exit(true, &[Severity::Ok, Severity::Note, Severity::Warning]), 0);
+        assert_eq!(exit(true, &[Severity::Problem, Severity::Ok]), 4);
+        assert_eq!(exit(false, &[Severity::Problem]), 5);
+        assert_eq!(exit(false, &[]), 5);
+    }
+}
