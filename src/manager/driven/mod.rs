@@ -402,7 +402,7 @@ impl<B: Backend> Driven<B> {
         Ok(run)
     }
 
-    fn begun(&self, run: &RunRecord, names: Vec<CallerName>) -> Begun {
+    fn begun(run: &RunRecord, names: Vec<CallerName>) -> Begun {
         Begun {
             run: run.id(),
             old_state: run.old_state.0,
@@ -501,7 +501,7 @@ impl<B: Backend> LockManager for Driven<B> {
             if active.phase == Phase::Beginning {
                 return refused(RefusalCode::RunActive, format!("run {} is being begun by another nlmctl", args.run));
             }
-            return Ok(self.begun(&active, names));
+            return Ok(Self::begun(&active, names));
         }
         if self.ended(args.run).await?.is_some() {
             return refused(RefusalCode::WrongPhase, format!("run {} is over", args.run));
@@ -517,7 +517,7 @@ impl<B: Backend> LockManager for Driven<B> {
             }
         };
         match tokio::spawn(self.clone().drop_all(run)).await {
-            Ok(begun) => Ok(self.begun(&*begun?, names)),
+            Ok(begun) => Ok(Self::begun(&*begun?, names)),
             Err(_) => Err(ManagerError::Lost { endpoint: self.endpoint(), what: "the task that began died".into() }),
         }
     }

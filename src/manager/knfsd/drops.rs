@@ -9,7 +9,7 @@
 //! Which one works is seen by its effect: grace is on, and no client's lock is held.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -158,7 +158,7 @@ pub(super) async fn by_signal(
 }
 
 /// Stops and starts nfsd, with a guard. Blocks for as long as that takes.
-pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &PathBuf, statd: &Statd, wanted: Duration) -> Stopped {
+pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd, wanted: Duration) -> Stopped {
     let prepared = || {
         let saved = Saved::read(proc, Some(Settings::read(proc)?), statd.records()?)?;
         saved.keep(dir)?;

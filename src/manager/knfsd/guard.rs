@@ -29,7 +29,7 @@ const READY: &str = "ready";
 /// What dismisses it.
 const DISMISSED: &[u8] = b"dismissed\n";
 /// How long the next nlmctl waits for a guard: nfsd's threads are back within seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks at its lock.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 

@@ -55,7 +55,7 @@ use self::saved::Saved;
 use self::statd::Statd;
 use self::v4::V4;
 use super::driven::vault::Vault;
-use super::driven::{Backend, Driven, Dropped, GraceEnd, Identity, Sight};
+use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Sight};
 use super::{Caution, ManagerError, Weight};
 use crate::nsm::{mounts, own_names};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
@@ -361,7 +361,7 @@ impl Backend for Knfsd {
             targeted: false,
             settle_early: true,
             late_reclaims: false,
-            release: false,
+            release: true,
             knows_reclaims: true,
             knows_paths: false,
             begin_releases: true,
@@ -447,10 +447,13 @@ impl Backend for Knfsd {
     async fn finish(&self) -> Result<Vec<String>, ManagerError> {
         let told = self.blocking(|this| {
             let statd = this.statd()?;
-            statd.tell_the_kernel(&this.proc, statd.state(&this.proc)?)
+            Statd::tell_the_kernel(&this.proc, statd.state(&this.proc)?)
         });
         told.await.map_err(KnfsdError::lost)?;
         Ok(Vec::new())
+    }
+    async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
+        self.release(client.as_str()).await.map_err(KnfsdError::lost)
     }
     async fn paths(&self, files: &[String]) -> HashMap<String, String> {
         let files = files.to_vec();

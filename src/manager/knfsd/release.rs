@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::drops::LockdLine;
 use super::{Knfsd, KnfsdError};
-use crate::manager::driven::{Lock, Sight};
+use crate::manager::driven::{ClientReleased, Lock, Sight};
 use crate::wire::nlm::{Procedure, SmNotifyArgs};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::encode;
@@ -20,21 +20,13 @@ const EFFECT: Duration = Duration::from_secs(2);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What one client's release was seen to do.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Released {
-    /// Locks that went. Of those that others unlocked at the same moment nobody can tell them apart.
-    pub freed: Vec<Lock>,
-    /// Blocked requests that got what became free.
-    pub offered: u64,
-}
-
 impl Knfsd {
-    /// Frees the locks of the client of this name (that of its record in `sm/`).
+    /// Frees the locks of the client of this name (that of its record in `sm/`). Of those that were seen
+    /// to go, what others unlocked at the same moment cannot be told apart.
     ///
     /// # Errors
     /// It has no monitor record, or lockd was not reached.
-    pub async fn release_client(&self, host: &str) -> Result<Released, KnfsdError> {
+    pub(super) async fn release(&self, host: &str) -> Result<ClientReleased, KnfsdError> {
         let wanted = host.to_owned();
         let (calls, before) = self
             .blocking(move |this| {
@@ -78,11 +70,14 @@ impl Knfsd {
 
 /// A lock that is gone was freed. So was one that is there, if a blocked request for exactly that has
 /// gone: its place was taken by an equal one.
-fn what_went(before: &(Sight, Vec<Lock>), now: &(Sight, Vec<Lock>)) -> Released {
+fn what_went(before: &(Sight, Vec<Lock>), now: &(Sight, Vec<Lock>)) -> ClientReleased {
     let mut held = now.0.locks.clone();
     let no_more = missing(&before.1, &now.1);
     let granted: Vec<Lock> = no_more.into_iter().filter(|request| take(&mut held, request)).collect();
-    Released { freed: missing(&before.0.locks, &held), offered: granted.len() as u64 }
+    let freed = missing(&before.0.locks, &held);
+    // lockd's answer says nothing: where nothing went the client may have had nothing.
+    let left = freed.is_empty() && !before.0.locks.is_empty();
+    ClientReleased { freed, offered: granted.len() as u64, left }
 }
 
 /// Those of `before` that are not in `now`, each as often as it is missing.
@@ -118,20 +113,20 @@ mod tests {
     fn what_is_gone_was_freed_and_a_blocked_request_that_is_held_now_got_it() {
         let before = seen(&[lock(0, 9), lock(50, 59)], &[lock(0, 99), lock(50, 59)]);
         let now = seen(&[lock(50, 59), lock(0, 99)], &[lock(50, 59)]);
-        assert_eq!(what_went(&before, &now), Released { freed: vec![lock(0, 9)], offered: 1 });
+        assert_eq!(what_went(&before, &now), ClientReleased { freed: vec![lock(0, 9)], offered: 1, left: false });
     }
 
     #[test]
     fn an_equal_lock_in_the_place_of_a_blocked_request_is_not_the_old_one() {
         let before = seen(&[lock(0, 9), lock(50, 59)], &[lock(0, 9)]);
         let went = what_went(&before, &seen(&[lock(0, 9), lock(50, 59)], &[]));
-        assert_eq!(went, Released { freed: vec![lock(0, 9)], offered: 1 });
+        assert_eq!(went, ClientReleased { freed: vec![lock(0, 9)], offered: 1, left: false });
     }
 
     #[test]
     fn where_nothing_has_changed_nothing_went() {
         let all = seen(&[lock(0, 9)], &[lock(0, 9)]);
-        assert_eq!(what_went(&all, &all), Released::default());
+        assert_eq!(what_went(&all, &all), ClientReleased { left: true, ..ClientReleased::default() });
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Saved {
 
     /// Makes the next grace period of lockd as long as is wanted, as far as it goes.
     pub(super) fn want_grace(proc: &Proc, wanted: std::time::Duration) -> Result<(), KnfsdError> {
-        let seconds = wanted.as_secs().max(1).min(LONGEST_GRACE);
+        let seconds = wanted.as_secs().clamp(1, LONGEST_GRACE);
         proc.write(NLM_GRACE, &format!("{seconds}\n"))
     }
 

@@ -90,7 +90,9 @@ impl Settings {
         let mut failed = Vec::new();
         let mut note = |outcome: Result<(), KnfsdError>| failed.extend(outcome.err());
         if now.threads == 0 {
-            BEFORE.into_iter().for_each(|file| note(put(file)));
+            for file in BEFORE {
+                note(put(file));
+            }
         }
         for listener in missing(&self.listeners, &now.listeners) {
             note(listener.open(proc));
@@ -106,7 +108,9 @@ impl Settings {
         let serves = now.threads > 0 && missing(&self.listeners, &now.listeners).is_empty();
         let differences = self.differences(&now);
         if serves || (self.threads == 0 && differences.is_empty()) {
-            failed.iter().for_each(|error| tracing::warn!(%error, "cannot put a setting of nfsd back"));
+            for error in &failed {
+                tracing::warn!(%error, "cannot put a setting of nfsd back");
+            }
             return Ok(differences);
         }
         Err(failed.into_iter().next().unwrap_or_else(|| KnfsdError::Stuck(differences.join("; "))))

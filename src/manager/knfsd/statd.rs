@@ -97,12 +97,12 @@ impl Statd {
         vault::replace(&path, &state.0.to_ne_bytes()).map_err(KnfsdError::write(&path))?;
         // statd reads it as its own user.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(KnfsdError::write(&path))?;
-        self.tell_the_kernel(proc, state)
+        Self::tell_the_kernel(proc, state)
     }
 
     /// Makes `state` the kernel's number. statd answers each request to monitor a host with the
     /// number that it read when it started, and the kernel believes it.
-    pub(super) fn tell_the_kernel(&self, proc: &Proc, state: NsmState) -> Result<(), KnfsdError> {
+    pub(super) fn tell_the_kernel(proc: &Proc, state: NsmState) -> Result<(), KnfsdError> {
         if proc.number::<i32>(KERNELS_STATE)? == state.0 {
             return Ok(());
         }
