@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::words::{counted, some_names};
 use super::{LocalMount, Plan, PlanError, Request, Seen, refused, usage};
-use crate::wire::control::{ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Status, Unreachable};
+use crate::wire::control::{ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable};
 use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe};
 
@@ -203,6 +203,12 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan) -> Result<(), PlanError> {
                 some_names(&holders)
             ),
             "get their statd to answer, or agree to lose their locks with --unreachable drop",
+        );
+    }
+    if plan.policy.silent == Silent::Keep {
+        return refused(
+            format!("{software} frees every lock when a run begins, so --silent keep cannot be held to"),
+            "leave out --silent keep",
         );
     }
     if plan.unmonitored > 0 && !plan.policy.include_unmonitored {

@@ -346,6 +346,8 @@ fn where_begin_frees_the_locks_nothing_that_keep_promises_can_be_lost() {
     assert!(words.contains("db.example.org") && words.contains("cannot be kept"), "{words}");
     let unknown = Probed::Silent(Probe::NameUnknown);
     refusal_of(of_a_manager_that_frees_at_begin(&keep, 0, &[unknown, UP]));
+    let keep_silent = Request { silent: Silent::Keep, ..Request::default() };
+    assert!(refusal_of(of_a_manager_that_frees_at_begin(&keep_silent, 0, &[UP, UP])).contains("--silent keep"));
     let drop = Request { unreachable: Unreachable::Drop, ..Request::default() };
     let plan = of_a_manager_that_frees_at_begin(&drop, 0, &[UP, DOWN]).unwrap();
     assert!(plan.consent[0].contains("drop all locks of 1 client"), "{:?}", plan.consent);
