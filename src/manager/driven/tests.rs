@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 use super::*;
-use crate::wire::control::{ClientProgress, Delivery, Fate, Outcome, Policy, Scope, Silent, Unreachable};
+use crate::wire::control::{ClientProgress, Delivery, Fate, Mode, Outcome, Policy, Scope, Silent, Unreachable};
 use crate::wire::types::{CallerName, NsmState};
 
 /// The manager's truth, shared by every process that drives it.
