@@ -249,7 +249,7 @@ async fn held(manager: &Driven<Manager>) -> Vec<String> {
 
 /// Drops what clients do not answer for.
 fn dropping() -> Request {
-    Request { unreachable: Unreachable::Drop, grace: Duration::from_secs(60), ..Request::default() }
+    Request { unreachable: Unreachable::Drop, grace: Duration::from_mins(1), ..Request::default() }
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn a_soft_run_brings_back_what_the_server_has_lost_and_drops_nothing() {
         clients.farm.behave(clients.all[2], Behaviour::dead());
         assert_eq!(held(&manager).await.len(), 23);
 
-        let request = Request { silent: Silent::Keep, grace: Duration::from_secs(60), ..Request::default() };
+        let request = Request { silent: Silent::Keep, grace: Duration::from_mins(1), ..Request::default() };
         let report = resync(&host, &manager, &request, &clients).await.unwrap();
         let locks = report.locks;
         assert_eq!((locks.in_scope, locks.kept, locks.dropped, locks.unverified), (23, 23, 0, 0));

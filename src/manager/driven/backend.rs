@@ -85,6 +85,11 @@ pub trait Backend: Send + Sync + 'static {
     async fn recover(&self) -> Result<Vec<String>, ManagerError>;
     /// Makes `state` its NSM state number, durably.
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError>;
+    /// Starts grace before anything is dropped, where that can be a step of its own; true if it did.
+    /// Nothing new is granted from then on, so what is locked and by whom is looked at once more.
+    async fn enter_grace(&self) -> Result<bool, ManagerError> {
+        Ok(false)
+    }
     /// Drops every client's lock (but nothing, if its capabilities say that beginning releases nothing)
     /// and starts a grace period, for `grace` if it can be chosen; answers once that was seen. After a
     /// refusal every lock is held as before.

@@ -124,15 +124,20 @@ impl<B: Backend> Driven<B> {
     async fn drop_and_see(&self, run: RunRecord) -> Result<Arc<RunRecord>, ManagerError> {
         let run = self.keep(run).await?;
         self.backend.raise_state(run.new_state.0).await?;
+        let run = match self.backend.enter_grace().await {
+            Ok(false) => run,
+            Ok(true) => {
+                let clients = Self::to_notify(self.backend.clients().await?, run.clients());
+                let before = Arc::new(self.backend.sight().await?);
+                let clients = Arc::new(Coded(List::clipped(clients)));
+                self.keep(RunRecord { before, clients, ..(*run).clone() }).await?
+            }
+            Err(error) => return self.not_begun(&run, error).await,
+        };
         let wanted = Duration::from_millis(run.begin.0.grace_max_ms);
         let dropped = match self.backend.begin(wanted).await {
             Ok(dropped) => dropped,
-            Err(ManagerError::Refused(refusal)) => {
-                let id = run.id();
-                self.with_vault(move |vault| vault.forget(id)).await?;
-                return Err(ManagerError::Refused(refusal));
-            }
-            Err(error) => return Err(error),
+            Err(error) => return self.not_begun(&run, error).await,
         };
         let life = self.backend.identity().await?.life;
         // Who became a client between the first list and the drop has lost its locks too.
@@ -153,6 +158,15 @@ impl<B: Backend> Driven<B> {
         dropped.notes.into_iter().for_each(|note| desk.view.event("begin", note));
         drop(desk);
         Ok(run)
+    }
+
+    /// A run that was refused has touched no lock.
+    async fn not_begun(&self, run: &RunRecord, error: ManagerError) -> Result<Arc<RunRecord>, ManagerError> {
+        if let ManagerError::Refused(_) = &error {
+            let id = run.id();
+            self.with_vault(move |vault| vault.forget(id)).await?;
+        }
+        Err(error)
     }
 
     pub(super) fn begun(run: &RunRecord, names: Vec<CallerName>) -> Begun {

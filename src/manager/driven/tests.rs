@@ -28,10 +28,13 @@ struct World {
     ends_grace: bool,
     /// Whether beginning drops nothing.
     soft: bool,
+    /// Grace is a step of its own, and until it was taken this client took a lock.
+    newcomer: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dies {
+    InGrace,
     BeforeTheDrop,
     AfterTheDrop,
 }
@@ -106,6 +109,18 @@ impl Backend for Fake {
         self.with(|world| world.state = state);
         Ok(())
     }
+    async fn enter_grace(&self) -> Result<bool, ManagerError> {
+        self.with(|world| {
+            let Some(newcomer) = world.newcomer else { return Ok(false) };
+            world.in_grace = true;
+            world.clients.push(newcomer);
+            world.locks.push(lock(newcomer, 0));
+            if world.dies == Some(Dies::InGrace) {
+                return Err(ManagerError::Lost { endpoint: "memory".into(), what: "killed".into() });
+            }
+            Ok(true)
+        })
+    }
     async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError> {
         self.with(|world| {
             let killed = || ManagerError::Lost { endpoint: "memory".into(), what: "killed".into() };
@@ -116,6 +131,10 @@ impl Backend for Fake {
             if !world.soft {
                 world.drops += 1;
                 world.locks.clear();
+                // Where records go with the last lock.
+                if world.newcomer.is_some() {
+                    world.clients.clear();
+                }
                 world.life += 1;
             }
             if world.dies == Some(Dies::AfterTheDrop) {
@@ -163,6 +182,7 @@ impl Host {
             recovered: 0,
             ends_grace: true,
             soft: false,
+            newcomer: None,
         };
         Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
     }
@@ -558,4 +578,29 @@ async fn a_begin_that_failed_half_way_goes_on_in_the_same_process() {
     assert!(matches!(driver.begin(&args).await, Err(ManagerError::Lost { .. })));
     let answer = driver.begin(&args).await.unwrap();
     assert_eq!((answer.in_scope, answer.new_state, host.with(|world| world.drops)), (3, NsmState(5), 1));
+}
+
+#[tokio::test]
+async fn who_came_until_grace_was_on_is_told_too() {
+    let host = Host::new();
+    host.with(|world| world.newcomer = Some("late"));
+    let driver = host.driver();
+    let args = begin_args(&driver, 1).await;
+    let answer = driver.begin(&args).await.unwrap();
+    assert_eq!((answer.in_scope, answer.clients), (4, 3));
+    let told = driver.run_clients(args.run).await.unwrap();
+    assert_eq!(told.last().unwrap().name.as_str(), "late");
+}
+
+#[tokio::test]
+async fn a_driver_that_died_in_grace_before_the_drop_has_touched_nothing() {
+    let host = Host::new();
+    host.with(|world| (world.newcomer, world.dies) = (Some("late"), Some(Dies::InGrace)));
+    let driver = host.driver();
+    let args = begin_args(&driver, 1).await;
+    assert!(driver.begin(&args).await.is_err());
+    drop(driver);
+    let status = host.driver().status().await.unwrap();
+    assert_eq!((status.run, status.locks, status.grace), (Maybe(None), 4, Grace::Recovery));
+    assert_eq!(host.with(|world| world.drops), 0);
 }

@@ -1,7 +1,7 @@
 //! Where a run really is: runs that an earlier process left, and the ends of runs.
 //!
 //! ```text
-//! Beginning --- locks still held, no grace ---------------------> forgotten: nothing was touched
+//! Beginning --- locks still held ------------------------------> forgotten: nothing was dropped
 //!     |  '----- dropped, and grace is over ----------------------> Ended (superseded), clients owed
 //!     v dropped, in grace
 //!   Grace ----- settle, or past the deadline and nobody drives --> Settling --> Ended (settled)
@@ -83,7 +83,9 @@ impl<B: Backend> Driven<B> {
                 let now = self.backend.sight().await?;
                 let gone =
                     !run.before.locks.is_empty() && run.before.locks.iter().all(|lock| !now.locks.contains(lock));
-                if life == run.life && !in_grace && !gone {
+                let held = !run.before.locks.is_empty() && !gone;
+                // Where grace is a step of its own it may be on with nothing dropped.
+                if life == run.life && !gone && (!in_grace || held) {
                     let id = run.id();
                     self.with_vault(move |vault| vault.forget(id)).await?;
                     return Ok(None);

@@ -145,7 +145,7 @@ impl Bus {
     pub(super) async fn pid(&self) -> Result<i32, BusError> {
         let call = |error: zbus::Error| BusError::Call { method: "GetConnectionUnixProcessID", error };
         let bus = fdo::DBusProxy::new(&self.connection).await.map_err(BusError::NoBus)?;
-        let name = zbus::names::BusName::try_from(NAME).map_err(|error| call(error.into()))?;
+        let name = zbus::names::BusName::try_from(NAME).map_err(call)?;
         match bus.get_connection_unix_process_id(name).await {
             Ok(pid) => i32::try_from(pid).map_err(|_| BusError::NotThere),
             Err(fdo::Error::NameHasNoOwner(_)) => Err(BusError::NotThere),
@@ -238,7 +238,9 @@ mod tests {
             row("192.0.2.8", &[("NFSv3", false), ("NFSv40", true)]).into(),
         ];
         let mut rows = zbus::Array::new(two[0].value_signature());
-        two.into_iter().for_each(|row| rows.append(row).unwrap());
+        for row in two {
+            rows.append(row).unwrap();
+        }
         let answer = Structure::builder().add_field((1_u64, 2_u64)).append_field(Variant::Array(rows)).build().unwrap();
         let clients = clients_in(&answer).unwrap();
         assert_eq!(clients[0].address, "192.0.2.7".parse::<IpAddr>().unwrap());

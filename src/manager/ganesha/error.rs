@@ -85,9 +85,9 @@ impl From<GaneshaError> for ManagerError {
 pub(super) fn halfway(error: &GaneshaError, crashed: bool) -> ManagerError {
     let what = if crashed {
         format!(
-            "Ganesha ended while it released locks ({error}; 4.3 does so when a client holds an NLM SHARE reservation): all locks are \
-             lost with it; start it, and go on with `nlmctl resync --resume` while its grace lasts, so that clients \
-             reclaim them"
+            "Ganesha ended while it released locks ({error}; 4.3 does so when a client holds an NLM SHARE reservation): \
+             all locks are lost with it; start it, and go on with `nlmctl resync --resume` while its grace lasts, so \
+             that clients reclaim them"
         )
     } else {
         format!("{error}; clients' locks may have been released: go on with `nlmctl resync --resume`")

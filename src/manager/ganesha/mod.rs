@@ -203,7 +203,7 @@ impl Ganesha {
 }
 
 /// Of what has changed no lock.
-fn refused(error: GaneshaError) -> Refusal {
+fn refused(error: &GaneshaError) -> Refusal {
     Refusal::new(RefusalCode::Unsupported, format!("{error}; no lock was released"))
 }
 
@@ -279,10 +279,14 @@ impl Backend for Ganesha {
             ManagerError::Refused(Refusal::new(RefusalCode::NotDurable, format!("{error}; nothing was changed")))
         })
     }
+    async fn enter_grace(&self) -> Result<bool, ManagerError> {
+        let event = if self.options.soft { GraceEvent::Start } else { GraceEvent::CancelWaiters };
+        self.start_grace(event).await.map_err(|error| refused(&error))?;
+        Ok(true)
+    }
     async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError> {
         // How long its grace lasts it does not tell: until it is seen to be over.
         if self.options.soft {
-            self.start_grace(GraceEvent::Start).await.map_err(refused)?;
             return Ok(Dropped { grace, notes: vec!["no lock was released: a soft run".into()] });
         }
         Ok(Dropped { grace, notes: self.release_all().await? })

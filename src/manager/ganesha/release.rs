@@ -1,7 +1,7 @@
 //! Locks released: everybody's, or one client's.
 //!
 //! ```text
-//! mark on disk -> "1:" grace, waiters cancelled -> grace seen -> "5:ADDRESS" for each address
+//! "1:" grace, waiters cancelled -> grace seen -> mark on disk -> "5:ADDRESS" for each address
 //!   -> until nothing is left: look; every second "0:", so that grace outlasts it
 //!   -> "0:" the whole grace for clients -> grace seen -> mark removed
 //! ```
@@ -37,7 +37,7 @@ const GRACE_STARTS: Duration = Duration::from_secs(10);
 const RENEW: Duration = Duration::from_secs(1);
 /// How long nothing may go before what is left counts as left. A release queues behind calls to
 /// clients that do not answer, seconds each.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long one client's release may take.
 const ONE_CLIENT: Duration = Duration::from_secs(10);
 /// How long its NLM service may take to answer.
@@ -70,15 +70,14 @@ impl Ganesha {
         Ok(())
     }
 
-    /// Releases every client's locks, with grace on from before the first until after the last.
-    /// Answers with what is worth a line.
+    /// Releases every client's locks, in the grace that is on. Answers with what is worth a line.
     pub(super) async fn release_all(&self) -> Result<Vec<String>, ManagerError> {
-        let life = self.look(Server::life).await.map_err(refused)?;
-        write(self.mark(), life.into_bytes()).await.map_err(refused)?;
-        if let Err(error) = self.start_grace(GraceEvent::CancelWaiters).await {
-            let refusal = refused(error);
+        let life = self.look(Server::life).await.map_err(|error| refused(&error))?;
+        write(self.mark(), life.into_bytes()).await.map_err(|error| refused(&error))?;
+        // Event 5 would start a grace that does more than is wanted: see `bus`.
+        if !self.bus().await?.in_grace().await.map_err(GaneshaError::from)? {
             remove(&self.mark()).await?;
-            return Err(refusal.into());
+            return Err(refused(&GaneshaError::Stuck("Ganesha's grace was over before its locks were released")).into());
         }
         self.release_or_tell().await
     }

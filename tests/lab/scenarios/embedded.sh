@@ -40,12 +40,12 @@ on vm ip link set vc1 up
 note "the server crashes and comes back"
 before=$(locks '.state == "held"')
 crash nfs
-start_nfs --state-dir $STATE --name srv.lab --name srv --grace 10s
+start_nfs --state-dir $STATE --name srv.lab --name srv --grace 20s
 check "it is in recovery" grace_is recovery
-check "the lock was reclaimed" await 10 counts '.state == "held"' 1
+check "the lock was reclaimed" await 15 counts '.state == "held"' 1
 equal "it is the same" "$(locks '.state == "held"')" "$before"
 equal "a process on the server does not get it" "$(local_lock 5 10)" refused
-check "grace ends" await 30 grace_is open
+check "grace ends" await 60 grace_is open
 equal "the holder lets go" "$(ask A unlock 0 10)" unlocked
 equal "the waiter has it" "$(reply B)" granted
 equal "a process on the server still does not get it" "$(local_lock 5 10)" refused
