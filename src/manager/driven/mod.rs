@@ -18,6 +18,7 @@
 //! | file | what | |
 //! |---|---|---|
 //! | `backend` | what the manager itself must be able to do | |
+//! | `begin` | from the plan to confirmed grace | |
 //! | `compare` | what came back | pure |
 //! | `record` | a run as it is on disk | pure |
 //! | `results` | the result of a run | pure |
@@ -27,6 +28,7 @@
 //! | `mod` | the trait, call by call; start reading at [`Driven::begin`](LockManager::begin) | |
 
 mod backend;
+mod begin;
 pub mod compare;
 pub mod record;
 mod results;
@@ -52,10 +54,9 @@ use self::view::View;
 use super::{Caution, LockManager, ManagerError, Weight};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, Counts, ExtendArgs, FullResult, Grace, Info, InstanceId,
-    LockFatePage, LockPage, LocksArgs, Mode, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released,
-    RunClient, RunId, RunResult, RunStatus, SettleArgs, Silent, Status, WatchArgs, Watched,
+    LockFatePage, LockPage, LocksArgs, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunClient,
+    RunId, RunResult, RunStatus, SettleArgs, Status, WatchArgs, Watched,
 };
-use crate::wire::types::CallerName;
 use crate::wire::xdr::{List, Maybe, Text};
 
 /// Between two looks at the manager while something is awaited.
@@ -257,175 +258,6 @@ impl<B: Backend> Driven<B> {
             return refused(RefusalCode::WrongPhase, format!("run {run} is active"));
         }
         refused(RefusalCode::UnknownRun, format!("run {run} is not known"))
-    }
-
-    /// What is in the way of a run, beyond what the operator was told.
-    async fn refuse_what_was_not_said(&self) -> Result<(), ManagerError> {
-        let cautions = self.backend.cautions().await?;
-        let told = self.desk().told.clone();
-        for caution in cautions {
-            match caution.weight {
-                Weight::Say => {}
-                Weight::Consent if told.contains(&caution.about) => {}
-                Weight::Consent => {
-                    return refused(RefusalCode::StalePlan, format!("since the plan was made: {}", caution.text));
-                }
-                Weight::Refuse => {
-                    return refused(RefusalCode::Unsupported, format!("{}; {}", caution.text, caution.remedy));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Clients to notify: those known, and those that the run before dropped and did not tell.
-    fn to_notify(rows: Vec<ClientRow>, owed: &[RunClient]) -> Vec<RunClient> {
-        let mut clients: Vec<RunClient> = rows
-            .into_iter()
-            .map(|row| RunClient {
-                index: 0,
-                name: row.name,
-                addresses: row.addresses,
-                server_addresses: row.server_addresses,
-                nsm_state: row.nsm_state,
-                locks: 0,
-                shared_address: row.shared_address,
-                suspect: !row.suspicions.as_slice().is_empty(),
-            })
-            .collect();
-        for client in owed {
-            if !clients.iter().any(|known| known.name == client.name) {
-                clients.push(client.clone());
-            }
-        }
-        (0..).zip(&mut clients).for_each(|(index, client)| client.index = index);
-        clients
-    }
-
-    /// The last run's clients, if their locks were dropped and nobody told them.
-    async fn owed(&self) -> Result<Vec<RunClient>, ManagerError> {
-        let runs = self.with_vault(Vault::runs).await?;
-        Ok(runs.last().filter(|run| run.owed).map(|run| run.clients().to_vec()).unwrap_or_default())
-    }
-
-    /// A new run, up to the point where the locks may be dropped, durable.
-    async fn prepare(&self, args: &BeginArgs) -> Result<RunRecord, ManagerError> {
-        if args.mode != Mode::Strict || !args.scope.is_everything() {
-            let kind = self.backend.kind();
-            return refused(RefusalCode::Unsupported, format!("{kind} can only resync everything, in strict grace"));
-        }
-        if self.backend.in_grace().await? {
-            return refused(RefusalCode::GraceActive, "a grace period is active: clients are reclaiming already");
-        }
-        let identity = self.backend.identity().await?;
-        let instance = self.instance(&identity.life, None).await?;
-        let old_state = self.backend.nsm_state().await?;
-        if args.instance != instance || args.nsm_state != old_state {
-            return refused(RefusalCode::StalePlan, "the lock manager or its NSM state is not what the plan saw");
-        }
-        self.refuse_what_was_not_said().await?;
-        let soft = !self.backend.capabilities().begin_releases;
-        if !soft && args.policy.silent == Silent::Keep {
-            return refused(
-                RefusalCode::Unsupported,
-                "every lock is dropped when the run begins: those of silent clients cannot be kept",
-            );
-        }
-        let owed = self.owed().await?;
-        let clients = Self::to_notify(self.backend.clients().await?, &owed);
-        let before = self.backend.sight().await?;
-        Ok(RunRecord {
-            begin: Coded(args.clone()),
-            phase: Phase::Beginning,
-            instance: Coded(instance),
-            life: identity.life,
-            old_state: Coded(old_state),
-            new_state: Coded(old_state.next_up()),
-            began_unix_ms: unix_ms(),
-            grace_ms: 0,
-            extended_ms: 0,
-            before: Arc::new(before),
-            deliveries: Vec::new(),
-            clients: Arc::new(Coded(List::clipped(clients))),
-            notices_begun: false,
-            result: None,
-            acknowledged: false,
-            soft,
-            owed: false,
-        })
-    }
-
-    /// From the last snapshot to confirmed grace. Goes on when nobody waits for it any more: it must
-    /// not stop half-way.
-    async fn drop_all(self, run: RunRecord) -> Result<Arc<RunRecord>, ManagerError> {
-        let begun = self.drop_and_see(run).await;
-        if begun.is_err() {
-            // How far it came is for the next call to find out, as after another process.
-            let mut desk = self.desk();
-            desk.run = None;
-            desk.driving = None;
-        }
-        begun
-    }
-
-    async fn drop_and_see(&self, run: RunRecord) -> Result<Arc<RunRecord>, ManagerError> {
-        let run = self.keep(run).await?;
-        self.backend.raise_state(run.new_state.0).await?;
-        let run = match self.backend.enter_grace().await {
-            Ok(false) => run,
-            Ok(true) => {
-                let clients = Self::to_notify(self.backend.clients().await?, run.clients());
-                let before = Arc::new(self.backend.sight().await?);
-                let clients = Arc::new(Coded(List::clipped(clients)));
-                self.keep(RunRecord { before, clients, ..(*run).clone() }).await?
-            }
-            Err(error) => return self.not_begun(&run, error).await,
-        };
-        let wanted = Duration::from_millis(run.begin.0.grace_max_ms);
-        let dropped = match self.backend.begin(wanted).await {
-            Ok(dropped) => dropped,
-            Err(error) => return self.not_begun(&run, error).await,
-        };
-        let life = self.backend.identity().await?.life;
-        // Who became a client between the first list and the drop has lost its locks too.
-        let clients = Self::to_notify(self.backend.clients().await?, run.clients());
-        let begun = RunRecord {
-            phase: Phase::Grace,
-            life,
-            grace_ms: millis(dropped.grace),
-            deliveries: RunRecord::untold(clients.len()),
-            clients: Arc::new(Coded(List::clipped(clients))),
-            ..(*run).clone()
-        };
-        let run = self.keep(begun).await?;
-        let mut desk = self.desk();
-        desk.view.start(&run);
-        let what = if run.soft { "held" } else { "dropped" };
-        desk.view.event("begin", format!("{} locks were {what} and grace began", run.before.locks.len()));
-        dropped.notes.into_iter().for_each(|note| desk.view.event("begin", note));
-        drop(desk);
-        Ok(run)
-    }
-
-    /// A run that was refused has touched no lock.
-    async fn not_begun(&self, run: &RunRecord, error: ManagerError) -> Result<Arc<RunRecord>, ManagerError> {
-        if let ManagerError::Refused(_) = &error {
-            let id = run.id();
-            self.with_vault(move |vault| vault.forget(id)).await?;
-        }
-        Err(error)
-    }
-
-    fn begun(run: &RunRecord, names: Vec<CallerName>) -> Begun {
-        Begun {
-            run: run.id(),
-            old_state: run.old_state.0,
-            new_state: run.new_state.0,
-            in_scope: run.before.locks.len() as u64,
-            unmonitored: 0,
-            clients: u32::try_from(run.clients().len()).unwrap_or(u32::MAX),
-            names: List::clipped(names),
-        }
     }
 }
 

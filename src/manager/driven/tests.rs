@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 use super::*;
-use crate::wire::control::{ClientProgress, Delivery, Fate, Outcome, Policy, Scope, Silent, Unreachable};
-use crate::wire::types::NsmState;
+use crate::wire::control::{ClientProgress, Delivery, Fate, Mode, Outcome, Policy, Scope, Silent, Unreachable};
+use crate::wire::types::{CallerName, NsmState};
 
 /// The manager's truth, shared by every process that drives it.
 #[derive(Debug)]

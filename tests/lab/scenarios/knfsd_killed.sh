@@ -1,65 +1,6 @@
-# kill -9 of nlmctl at every phase of a run, also while nfsd has no thread: service comes back by itself, and the next
+# kill -9 of nlmctl at the beginning of a run, also while nfsd has no thread: service comes back by itself, and the next
 # command finds the truth.
-. /lab/kernel.sh
-serve
-process A c1 a
-process B c2 b
-process D c1 y/d
-ask A lock 0 10 >/dev/null
-ask B lock 0 0 >/dev/null
-ask D lock 5 5 >/dev/null
-check "three locks are held" held 3
-before=$(lock_set)
-settings=$(settings)
-records=$(monitored)
-
-# The run's file, in the phase that it is in.
-phase() { cat $STATE/*.run 2>/dev/null | jq -r 'select(.phase != "ended") | "\(.phase) \(.notices_begun)"'; }
-# in_phase "PHASE NOTICES_BEGUN": without a program more than is needed, since there is one processor for all.
-in_phase() { grep -qs "\"phase\":\"${1% *}\".*\"notices_begun\":${1#* }," $STATE/*.run; }
-no_threads() { [ "$(cat $NFSD/threads)" = 0 ]; }
-guard_gone() { ! pgrep -f 'knfsd-guar[d]' >/dev/null; }
-# killed_when COMMAND...: starts a run, kills it as soon as the command succeeds; $SLOWED goes before nlmctl
-killed_when() {
-    local pid shot=no end=$(($(uptime_s) + 60))
-    ${SLOWED:-} nlmctl --json --manager knfsd --db /run/runs.db --name srv.lab --name srv resync --yes --grace-max 90s \
-        >/run/killed.json 2>/run/killed.err &
-    pid=$!
-    while kill -0 $pid 2>/dev/null && [ "$(uptime_s)" -lt $end ]; do
-        if "$@"; then
-            kill -KILL $(pgrep -x nlmctl | sort -n | head -n 1)
-            shot=yes
-            break
-        fi
-        sleep 0.1
-    done
-    wait $pid 2>/dev/null
-    note "killed: $shot; $(phase)"
-}
-whole_again() {
-    check "$1: NFS is served" await 30 serves
-    check "$1: the guard has gone" await 30 guard_gone
-    equal "$1: nfsd is as before" "$(settings)" "$settings"
-    equal "$1: statd has every client" "$(monitored)" "$records"
-}
-# Goes on with what was left, or starts anew: in the end every lock is back.
-go_on() {
-    resync --resume
-    note "--resume: $code"
-    if [ "$(lock_set)" != "$before" ]; then
-        await 120 not_in_grace
-        resync
-        note "a new run: $code; $(told '.locks.resurrected') resurrected"
-    fi
-    equal "$1: every lock is held again" "$(lock_set)" "$before"
-    check "$1: grace is over" not_in_grace
-    equal "$1: nothing is left to put back" "$(ls $STATE | grep -v -E '\.run$|\.lock$')" ""
-}
-
-# Slow enough to be met: each file that is replaced, each write of the number of threads.
-slowed() { SLOWED="strace -f --seccomp-bpf -o /dev/null $*"; }
-at_renames() { slowed -e trace=rename,renameat,renameat2 -e inject=rename,renameat,renameat2:delay_exit=1500000; }
-
+. /lab/kernel_killed.sh
 if ! takes_signal; then
     slowed -P $NFSD/threads -e trace=write -e inject=write:delay_exit=3000000:when=1
     killed_when no_threads
@@ -67,20 +8,9 @@ if ! takes_signal; then
     go_on "without a thread"
 fi
 at_renames
-for at in "beginning false" "grace false" "grace true" "settling true"; do
+for at in "beginning false" "grace false"; do
     killed_when in_phase "$at"
     whole_again "$at"
     go_on "$at"
 done
-note "killed between the drop and the notices, and grace is over when somebody comes"
-killed_when in_phase "grace false"
-equal "that phase was met" "$(phase)" "grace false"
-open_now
-resync --resume
-check "it is said that this run failed" test $code = 1
-check "and why" grep -q "not told" <<<"$(told '.run.reason // .error.message')"
-resync
-equal "the next run tells its clients: exit code" $code 0
-equal "and every lock is held again" "$(lock_set)" "$before"
-equal "as the server had lost them" "$(told .locks.resurrected)" 3
 verdict
