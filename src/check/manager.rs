@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Places, clients, names};
 use crate::manager::{Caution, LockManager, ManagerError, Weight};
 use crate::report::{Finding, Severity, caveats, number};
-use crate::resync::plan::{PlanError, refuse_busy};
+use crate::resync::plan::{PlanError, only_loopback, refuse_busy};
 use crate::wire::control::{Info, RunId, Status};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::Text;
@@ -75,8 +75,7 @@ pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
         tokio::join!(names::look(&info, &clients, places), clients::look(&info, &status, &clients, places));
     findings.extend(of_names);
     findings.extend(of_clients);
-    let mut addresses = clients.iter().flat_map(|client| client.addresses.as_slice());
-    let all_loopback = addresses.all(|address| address.0.to_canonical().is_loopback());
+    let all_loopback = clients.iter().all(|client| only_loopback(client.addresses.as_slice()));
     Seen { reached: true, all_loopback, cautioned, findings }
 }
 

@@ -279,9 +279,8 @@ impl Drive {
         let mut actions = Vec::new();
         // The plan looked at the clients of its moment; these are the ones that would be told. Where
         // their locks are free already, not telling them would lose more than this host can.
-        let addresses = self.clients.iter().flat_map(|client| client.addresses.as_slice()).map(|address| address.0);
         if self.machine.can_abort()
-            && let Err(why) = hosts::refuse_own_mounts(self.orders.own_locks_lost, addresses)
+            && let Err(why) = hosts::refuse_own_mounts(self.orders.own_locks_lost, self.clients.iter())
         {
             self.forbidden = Some(why);
             if !self.machine.is_leaving() {

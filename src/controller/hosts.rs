@@ -1,11 +1,11 @@
 //! What this host's own mounts say about sending notices (statement 12 of the design).
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use super::ControllerError;
 use crate::nsm::mounts;
-use crate::resync::plan::{LocalMount, own_mounts_allow};
+use crate::resync::plan::{LocalMount, only_loopback, own_mounts_allow};
+use crate::wire::control::RunClient;
 
 /// This host's NFSv3 mounts that lock over the network.
 ///
@@ -29,14 +29,14 @@ pub(super) fn local_mounts() -> Result<Vec<LocalMount>, ControllerError> {
         .collect())
 }
 
-/// Whether notices may leave for these addresses.
-pub(super) fn refuse_own_mounts(
+/// Whether notices may leave for these clients.
+pub(super) fn refuse_own_mounts<'a>(
     own_locks_lost: bool,
-    mut addresses: impl Iterator<Item = IpAddr>,
+    mut clients: impl Iterator<Item = &'a RunClient>,
 ) -> Result<(), ControllerError> {
     if own_locks_lost {
         return Ok(());
     }
-    let all_loopback = addresses.all(|ip| ip.to_canonical().is_loopback());
+    let all_loopback = clients.all(|client| only_loopback(client.addresses.as_slice()));
     Ok(own_mounts_allow(false, all_loopback, &local_mounts()?)?)
 }

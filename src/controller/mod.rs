@@ -230,8 +230,7 @@ pub async fn resume(
         return record.with(move |store| store.report(left.id)).await;
     }
     let stored = record.with(move |store| store.clients(left.id)).await?;
-    let addresses = stored.iter().flat_map(|client| client.client.addresses.as_slice()).map(|address| address.0);
-    hosts::refuse_own_mounts(request.own_locks_lost, addresses)?;
+    hosts::refuse_own_mounts(request.own_locks_lost, stored.iter().map(|stored| &stored.client))?;
     let terms = terms(info.capabilities, &options);
     let orders = Orders {
         begun: left.phase >= Phase::Begun,

@@ -1,8 +1,10 @@
 //! The beginning of a run: what must hold before, the snapshot, and the step that cannot be undone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::compare::compare;
 use super::record::{Coded, Phase, RunRecord, millis};
 use super::vault::Vault;
 use super::{Backend, Driven, refused, unix_ms};
@@ -104,6 +106,7 @@ impl<B: Backend> Driven<B> {
             result: None,
             acknowledged: false,
             soft,
+            spared: BTreeSet::new(),
             owed: false,
         })
     }
@@ -142,7 +145,9 @@ impl<B: Backend> Driven<B> {
         let life = self.backend.identity().await?.life;
         // Who became a client between the first list and the drop has lost its locks too.
         let clients = Self::to_notify(self.backend.clients().await?, run.clients());
+        let spared = if run.soft { BTreeSet::new() } else { compare(&run.before, &self.backend.sight().await?).held() };
         let begun = RunRecord {
+            spared,
             phase: Phase::Grace,
             life,
             grace_ms: millis(dropped.grace),
@@ -154,7 +159,11 @@ impl<B: Backend> Driven<B> {
         let mut desk = self.desk();
         desk.view.start(&run);
         let what = if run.soft { "held" } else { "dropped" };
-        desk.view.event("begin", format!("{} locks were {what} and grace began", run.before.locks.len()));
+        let locks = run.before.locks.len() - run.spared.len();
+        desk.view.event("begin", format!("{locks} locks were {what} and grace began"));
+        if !run.spared.is_empty() {
+            desk.view.event("begin", format!("{} locks were not dropped: they stay held", run.spared.len()));
+        }
         dropped.notes.into_iter().for_each(|note| desk.view.event("begin", note));
         drop(desk);
         Ok(run)

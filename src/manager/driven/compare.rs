@@ -5,7 +5,7 @@
 //! or stronger one that was not there before covers it; that one is then resurrected, since the
 //! server did not know all of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,13 @@ pub struct Comparison {
     /// For each lock before that is not back: the place in `now.local` of one that meets it and was
     /// not there before.
     pub thieves: Vec<Option<usize>>,
+}
+
+impl Comparison {
+    /// Places of the locks before that are held now.
+    pub fn held(&self) -> BTreeSet<usize> {
+        self.returns.iter().enumerate().filter(|(_, now)| **now == Return::Back).map(|(place, _)| place).collect()
+    }
 }
 
 /// Compares.

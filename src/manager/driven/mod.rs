@@ -202,6 +202,7 @@ impl<B: Backend> Driven<B> {
         let nsm_state = self.backend.nsm_state().await?;
         let clients = self.backend.client_count().await?;
         let desk = self.desk();
+        let locks = desk.view.locks();
         let run = active.as_deref().and_then(|run| Self::run_status(run, &desk.view));
         let grace = match (&run, desk.view.in_grace()) {
             (Some(_), true) => Grace::Strict,
@@ -215,8 +216,9 @@ impl<B: Backend> Driven<B> {
             grace_remaining_ms: run.as_ref().map_or(0, |run| run.remaining_ms),
             clients,
             monitored: clients,
-            locks: desk.view.locks(),
-            unmonitored: 0,
+            locks,
+            // Whose a lock is nobody knows; where no client is on record it is nobody's to tell.
+            unmonitored: if clients == 0 { locks } else { 0 },
             waiters: desk.view.waiters(),
             run: Maybe(run),
             cursor: desk.view.cursor(),

@@ -1,5 +1,6 @@
 //! A run as it is on disk.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +94,10 @@ pub struct RunRecord {
     /// Nothing was dropped when it began: what nobody reclaims stays.
     #[serde(default)]
     pub soft: bool,
+    /// Places in `before` of locks that were held right after the drop, when nobody was told yet: they
+    /// were not dropped, and being held says nothing of a reclaim.
+    #[serde(default)]
+    pub spared: BTreeSet<usize>,
     /// Locks were dropped, and its clients were not told: the next run must tell them.
     pub owed: bool,
 }

@@ -70,7 +70,13 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
         return (full(run, end, counts, rows), losses);
     }
     let fates = run.before.locks.iter().zip(&seen.returns).zip(&seen.thieves);
-    for (((lock, now_is), thief), was_back) in fates.zip(back.iter().chain(std::iter::repeat(&false))) {
+    let fates = fates.zip(back.iter().chain(std::iter::repeat(&false))).enumerate();
+    for (place, (((lock, now_is), thief), was_back)) in fates {
+        if *now_is == Return::Back && run.spared.contains(&place) {
+            counts.kept += 1;
+            rows.push(LockFate { fate: Fate::Kept, ..lost(lock, false, None) });
+            continue;
+        }
         // Outside of grace an equal lock may be somebody else's, so only what was seen in it counts.
         if *was_back || (end.watched && *now_is == Return::Back) {
             counts.reclaimed += 1;
@@ -96,6 +102,15 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
     (full(run, end, counts, rows), losses)
 }
 
+/// Whether every client acked and none reclaimed anything: a lock manager that can keep its locks
+/// would have kept these.
+fn not_understood(run: &RunRecord, counts: &Counts, outcome: Outcome) -> bool {
+    outcome == Outcome::Settled
+        && counts.dropped > 0
+        && counts.reclaimed + counts.resurrected == 0
+        && run.deliveries.iter().all(|told| told.delivery.0 == Delivery::Acked)
+}
+
 fn full(run: &RunRecord, end: End<'_>, counts: Counts, rows: Vec<LockFate>) -> FullResult {
     let clients = (0..)
         .zip(run.clients())
@@ -114,7 +129,7 @@ fn full(run: &RunRecord, end: End<'_>, counts: Counts, rows: Vec<LockFate>) -> F
         outcome: end.outcome,
         reason: Text::clipped(end.reason),
         alone: end.alone,
-        not_understood: false,
+        not_understood: not_understood(run, &counts, end.outcome),
         mode: run.begin.0.mode,
         old_state: run.old_state.0,
         new_state: run.new_state.0,

@@ -28,6 +28,8 @@ struct World {
     ends_grace: bool,
     /// Whether beginning drops nothing.
     soft: bool,
+    /// How many locks the drop misses.
+    missed: usize,
     /// Grace is a step of its own, and until it was taken this client took a lock.
     newcomer: Option<&'static str>,
 }
@@ -130,7 +132,8 @@ impl Backend for Fake {
             world.in_grace = true;
             if !world.soft {
                 world.drops += 1;
-                world.locks.clear();
+                let missed = world.missed;
+                world.locks.truncate(missed);
                 // Where records go with the last lock.
                 if world.newcomer.is_some() {
                     world.clients.clear();
@@ -182,6 +185,7 @@ impl Host {
             recovered: 0,
             ends_grace: true,
             soft: false,
+            missed: 0,
             newcomer: None,
         };
         Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
@@ -603,4 +607,28 @@ async fn a_driver_that_died_in_grace_before_the_drop_has_touched_nothing() {
     let status = host.driver().status().await.unwrap();
     assert_eq!((status.run, status.locks, status.grace), (Maybe(None), 4, Grace::Recovery));
     assert_eq!(host.with(|world| world.drops), 0);
+}
+
+#[tokio::test]
+async fn a_lock_that_the_drop_missed_is_kept_and_never_counts_as_reclaimed() {
+    let host = Host::new();
+    host.with(|world| world.missed = 1);
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    assert_eq!(counts(&told(&driver, run).await), (3, 2, 0));
+    host.comes_back(&[lock("a", 100), lock("b", 0)]);
+    let counts = settle(&driver, run, SETTLE_EARLY).await.unwrap().counts;
+    assert_eq!((counts.reclaimed, counts.kept, counts.dropped), (2, 1, 0));
+}
+
+#[tokio::test]
+async fn notices_that_every_client_acked_and_none_heeded_were_not_understood() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    let acked = |client| ClientProgress { client, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
+    let progress = |clients| ProgressArgs { run, notices_begun: true, clients: List::clipped(clients) };
+    driver.progress(&progress(vec![acked(0), acked(1)])).await.unwrap();
+    let result = settle(&driver, run, false).await.unwrap();
+    assert_eq!((result.counts.dropped, result.not_understood), (3, true));
 }

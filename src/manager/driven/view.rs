@@ -56,9 +56,9 @@ impl View {
         }
         let seen = compare(&run.before, &sight);
         let mut news = false;
-        for (back, now) in self.back.iter_mut().zip(&seen.returns) {
+        for (place, (back, now)) in self.back.iter_mut().zip(&seen.returns).enumerate() {
             // What was not dropped is held whether it is reclaimed or not.
-            if *now == Return::Back && !*back && !run.soft {
+            if *now == Return::Back && !*back && !run.soft && !run.spared.contains(&place) {
                 *back = true;
                 news = true;
             }
@@ -138,10 +138,12 @@ impl View {
         }
         let reclaimed = self.back.iter().filter(|back| **back).count() as u64;
         let in_scope = self.back.len() as u64;
+        let kept = run.spared.len() as u64;
         Counts {
             in_scope,
-            pending: in_scope - reclaimed,
+            pending: in_scope.saturating_sub(reclaimed + kept),
             reclaimed,
+            kept,
             resurrected: self.resurrected,
             ..Counts::default()
         }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::words::{counted, some_names};
 use super::{LocalMount, Plan, PlanError, Request, Seen, refused, usage};
-use crate::wire::control::{ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable};
+use crate::wire::control::{
+    ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable,
+};
 use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe};
 
@@ -266,11 +268,13 @@ pub(super) fn refuse_own_mounts(
     chosen: &[(&ClientRow, InScope)],
     mounts: &[LocalMount],
 ) -> Result<(), PlanError> {
-    let all_loopback = chosen
-        .iter()
-        .flat_map(|(row, _)| row.addresses.as_slice())
-        .all(|address| address.0.to_canonical().is_loopback());
+    let all_loopback = chosen.iter().all(|(row, _)| only_loopback(row.addresses.as_slice()));
     own_mounts_allow(request.own_locks_lost, all_loopback, mounts)
+}
+
+/// Whether a client with these addresses is this host itself. One without any may be anywhere.
+pub fn only_loopback(addresses: &[Address]) -> bool {
+    !addresses.is_empty() && addresses.iter().all(|address| address.0.to_canonical().is_loopback())
 }
 
 /// Whether this host's own mounts allow notices to leave.

@@ -12,7 +12,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use checks::{names, own_mounts_allow, refuse_busy, refuse_unknown, scope};
+pub use checks::{names, only_loopback, own_mounts_allow, refuse_busy, refuse_unknown, scope};
 
 use std::net::IpAddr;
 use std::time::Duration;

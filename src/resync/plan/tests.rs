@@ -374,3 +374,12 @@ fn a_manager_that_knows_no_owners_counts_its_locks_for_no_client() {
         assert!(plan.caveats.iter().any(|caveat| caveat.contains(words)), "{words}: {:?}", plan.caveats);
     }
 }
+
+#[test]
+fn a_client_of_unknown_address_is_not_taken_for_this_host() {
+    let mut unknown = client("gone.example.org", "127.0.0.9", 1, 0);
+    let elsewhere = LocalMount { at: "/mnt".into(), from: "other:/srv".into(), from_self: false };
+    assert!(draft(&Request::default(), std::slice::from_ref(&unknown), std::slice::from_ref(&elsewhere)).is_ok());
+    unknown.addresses = List::default();
+    refusal_of(draft(&Request::default(), &[unknown], &[elsewhere]));
+}
