@@ -184,8 +184,8 @@ pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd
     let down = down.elapsed();
     if let Err(error) = back {
         // It tries again, with the same settings.
-        guard.relieve();
-        return Stopped::Lost(error);
+        let then = if guard.relieve() { "the guard brought it back" } else { "the guard goes on trying for minutes" };
+        return Stopped::Lost(KnfsdError::Stuck(format!("nfsd did not come back at once: {error}; {then}")));
     }
     let in_grace = proc.nlm_in_grace();
     let rest = saved.put_back(proc, dir);

@@ -43,7 +43,7 @@ pub use error::KnfsdError;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -82,9 +82,9 @@ pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Driven<K
     Driven::new(Knfsd { proc: Proc::default(), dir, program: program.into() }, vault)
 }
 
-/// Whether this host's nfsd serves.
+/// Whether this host's nfsd serves, or would if an earlier run had not left it stopped.
 pub fn is_here() -> bool {
-    Proc::default().threads().is_ok_and(|threads| threads > 0)
+    Proc::default().threads().is_ok_and(|threads| threads > 0) || Saved::is_there(Path::new(STATE_DIR))
 }
 
 fn caution(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Caution {

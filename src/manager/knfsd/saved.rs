@@ -23,8 +23,10 @@ const NLM_TIMEOUT: &str = "proc/sys/fs/nfs/nlm_timeout";
 const LONGEST_GRACE: u64 = 240;
 /// The file, in the state directory.
 const FILE: &str = "put-back.json";
-/// How often putting nfsd back is tried.
+/// How often putting nfsd back is tried by who is waited for; the guard goes on.
 const TRIES: u32 = 3;
+/// After the first try; longer after each one.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// See above.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,11 @@ impl Saved {
 
     fn path(dir: &Path) -> PathBuf {
         dir.join(FILE)
+    }
+
+    /// Whether something is to be put back, as far as this process may see that.
+    pub(super) fn is_there(dir: &Path) -> bool {
+        Self::path(dir).exists()
     }
 
     /// Makes it durable.
@@ -93,7 +100,10 @@ impl Saved {
             match settings.put_back(proc) {
                 Ok(differences) => return Ok(differences),
                 Err(error) if tries == TRIES => return Err(error),
-                Err(_) => tries += 1,
+                Err(_) => {
+                    std::thread::sleep(PAUSE * tries);
+                    tries += 1;
+                }
             }
         }
     }
@@ -151,14 +161,14 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         let (proc, dir) = (Proc::at(root.path()), root.path());
-        assert_eq!(Saved::find(dir).unwrap(), None);
+        assert_eq!((Saved::find(dir).unwrap(), Saved::is_there(dir)), (None, false));
         let records = SavedRecords { dir: dir.into(), records: Vec::new() };
         let saved = Saved::read(&proc, None, records).unwrap();
         saved.keep(dir).unwrap();
         Saved::want_grace(&proc, std::time::Duration::from_secs(1000)).unwrap();
         assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), LONGEST_GRACE);
         let found = Saved::find(dir).unwrap().unwrap();
-        assert_eq!(found, saved);
+        assert_eq!((&found, Saved::is_there(dir)), (&saved, true));
         found.put_back(&proc, dir).unwrap();
         assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), 10);
         assert_eq!(Saved::find(dir).unwrap(), None);
