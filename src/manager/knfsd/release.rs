@@ -38,11 +38,7 @@ impl Knfsd {
                     .into_iter()
                     .filter(|entry| entry.host == wanted)
                     .filter_map(|entry| entry.monitor)
-                    .map(|monitor| SmNotifyArgs {
-                        name: monitor.mon_id.mon_name,
-                        state,
-                        private: monitor.private,
-                    })
+                    .map(|monitor| SmNotifyArgs { name: monitor.mon_id.mon_name, state, private: monitor.private })
                     .collect();
                 Ok((calls, this.proc.sight_and_waiting()?))
             })
