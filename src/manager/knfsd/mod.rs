@@ -49,7 +49,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nix::net::if_::InterfaceFlags;
 
-use self::drops::Stopped;
+use self::drops::Attempt;
 use self::proc::{Lockd, Proc};
 use self::saved::Saved;
 use self::statd::Statd;
@@ -262,9 +262,12 @@ impl Knfsd {
         refuse(cautions)?;
         if let Some(lockd) = lockd.filter(|lockd| self.takes_signal(*lockd)) {
             match drops::by_signal(&self.proc, &self.dir, &statd, lockd, wanted).await {
-                Ok(Some(dropped)) => return Ok(dropped),
-                Ok(None) => tracing::warn!("lockd did not drop its locks on a signal; stopping nfsd instead"),
-                Err(error) => return Err(error.lost()),
+                Attempt::Dropped(dropped) => return Ok(dropped),
+                Attempt::NoEffect(_) => {
+                    tracing::warn!("lockd did not drop its locks on a signal; stopping nfsd instead");
+                }
+                Attempt::Untouched(error) => return Err(error.refused()),
+                Attempt::Lost(error) => return Err(error.lost()),
             }
             // What does not matter to the signal may be in the way of the other.
             let mut mounts = Vec::new();
@@ -276,9 +279,9 @@ impl Knfsd {
             .await
             .map_err(KnfsdError::lost)?;
         match stopped {
-            Stopped::Dropped(dropped) => Ok(dropped),
-            Stopped::Untouched(error) => Err(error.refused()),
-            Stopped::NoEffect(down) => Err(ManagerError::Refused(Refusal::new(
+            Attempt::Dropped(dropped) => Ok(dropped),
+            Attempt::Untouched(error) => Err(error.refused()),
+            Attempt::NoEffect(down) => Err(ManagerError::Refused(Refusal::new(
                 RefusalCode::Unsupported,
                 format!(
                     "nfsd was stopped for {} ms and runs again as before, but something keeps lockd alive (an NFSv3 \
@@ -286,7 +289,7 @@ impl Knfsd {
                     down.as_millis()
                 ),
             ))),
-            Stopped::Lost(error) => Err(error.lost()),
+            Attempt::Lost(error) => Err(error.lost()),
         }
     }
 }
