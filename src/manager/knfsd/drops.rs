@@ -140,6 +140,16 @@ async fn wake(proc: &Proc, line: &LockdLine) -> Result<bool, KnfsdError> {
     }
 }
 
+/// Lets lockd take a signal that an earlier nlmctl may have sent it and not lived to wake it for: the
+/// next client's call would, and drop what looked held until then.
+pub(super) async fn let_it_take_a_signal(proc: &Proc) -> Result<(), KnfsdError> {
+    let line = LockdLine::open().await?;
+    if wake(proc, &line).await? {
+        tracing::warn!("lockd has dropped its locks on a signal of an earlier nlmctl");
+    }
+    Ok(())
+}
+
 /// All that can be changed back; the next grace lasts this long then.
 fn prepare(
     proc: &Proc,

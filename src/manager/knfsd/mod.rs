@@ -405,15 +405,23 @@ impl Backend for Knfsd {
     }
 
     async fn recover(&self) -> Result<Vec<String>, ManagerError> {
-        self.blocking(|this| {
+        let left = self.blocking(|this| {
             guard::wait_for_another(&this.dir)?;
-            match Saved::find(&this.dir)? {
-                Some(saved) => saved.put_back(&this.proc, &this.dir),
-                None => Ok(Vec::new()),
-            }
-        })
-        .await
-        .map_err(KnfsdError::unanswered)
+            let saved = Saved::find(&this.dir)?;
+            let may_be_pending = match &saved {
+                Some(saved) if saved.may_have_sent_a_signal(&this.proc)? => this.proc.lockd()?.is_some(),
+                Some(_) | None => false,
+            };
+            Ok((saved, may_be_pending))
+        });
+        let (saved, may_be_pending) = left.await.map_err(KnfsdError::unanswered)?;
+        if may_be_pending {
+            // Before the length of grace is put back: its grace begins only then.
+            drops::let_it_take_a_signal(&self.proc).await.map_err(KnfsdError::unanswered)?;
+        }
+        let Some(saved) = saved else { return Ok(Vec::new()) };
+        let done = self.blocking(move |this| saved.put_back(&this.proc, &this.dir)).await;
+        done.map_err(KnfsdError::unanswered)
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
         self.blocking(move |this| this.statd()?.raise(&this.proc, state)).await.map_err(KnfsdError::refused)

@@ -80,6 +80,11 @@ impl Saved {
         Ok(())
     }
 
+    /// Whether it was written for a signal to this boot's lockd, which may or may not have been sent.
+    pub(super) fn may_have_sent_a_signal(&self, proc: &Proc) -> Result<bool, KnfsdError> {
+        Ok(self.settings.is_none() && proc.boot_id()? == self.boot_id)
+    }
+
     /// What is to be put back, if anything is.
     pub(super) fn find(dir: &Path) -> Result<Option<Self>, KnfsdError> {
         let path = Self::path(dir);
@@ -189,6 +194,10 @@ mod tests {
         assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), LONGEST_GRACE);
         let found = Saved::find(dir).unwrap().unwrap();
         assert_eq!((&found, Saved::is_there(dir)), (&saved, true));
+        assert!(found.may_have_sent_a_signal(&proc).unwrap());
+        fs::write(proc.path("proc/sys/kernel/random/boot_id"), "another\n").unwrap();
+        assert!(!found.may_have_sent_a_signal(&proc).unwrap());
+        fs::write(proc.path("proc/sys/kernel/random/boot_id"), "b\n").unwrap();
         found.put_back(&proc, dir).unwrap();
         assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), 10);
         assert_eq!(Saved::find(dir).unwrap(), None);
