@@ -193,7 +193,11 @@ impl Desk {
 
 fn failed(error: &ManagerError) -> Answer {
     match error {
-        ManagerError::Unreachable { .. } | ManagerError::Lost { .. } => Answer::Event(Event::ManagerLost),
+        ManagerError::Unreachable { .. } | ManagerError::Lost { .. } => {
+            // The run only has to know that it is away.
+            tracing::warn!("{error}");
+            Answer::Event(Event::ManagerLost)
+        }
         ManagerError::Refused(_) | ManagerError::Protocol { .. } => Answer::Event(Event::Failed(error.to_string())),
     }
 }

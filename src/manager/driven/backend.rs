@@ -26,6 +26,8 @@ pub struct Identity {
 pub struct Dropped {
     /// How long the manager's own grace lasts if nobody ends it, from when it began.
     pub grace: Duration,
+    /// What was locked just before, where that may have changed since it was last asked for.
+    pub before: Option<Sight>,
     /// What is worth a line in the record.
     pub notes: Vec<String>,
 }

@@ -142,11 +142,13 @@ impl<B: Backend> Driven<B> {
             Ok(dropped) => dropped,
             Err(error) => return self.not_begun(&run, error).await,
         };
+        let before = dropped.before.map_or_else(|| Arc::clone(&run.before), Arc::new);
         let life = self.backend.identity().await?.life;
         // Who became a client between the first list and the drop has lost its locks too.
         let clients = Self::to_notify(self.backend.clients().await?, run.clients());
-        let spared = if run.soft { BTreeSet::new() } else { compare(&run.before, &self.backend.sight().await?).held() };
+        let spared = if run.soft { BTreeSet::new() } else { compare(&before, &self.backend.sight().await?).held() };
         let begun = RunRecord {
+            before,
             spared,
             phase: Phase::Grace,
             life,

@@ -30,6 +30,8 @@ struct World {
     soft: bool,
     /// How many locks the drop misses.
     missed: usize,
+    /// A client unlocks this, and another one locks that, between the last look and the drop.
+    swap: Option<(Lock, Lock)>,
     /// Grace is a step of its own, and until it was taken this client took a lock.
     newcomer: Option<&'static str>,
 }
@@ -129,6 +131,11 @@ impl Backend for Fake {
             if world.dies == Some(Dies::BeforeTheDrop) {
                 return Err(killed());
             }
+            if let Some((unlocked, locked)) = world.swap.take() {
+                world.locks.retain(|held| *held != unlocked);
+                world.locks.push(locked);
+            }
+            let before = Some(Sight { locks: world.locks.clone(), local: world.local.clone(), waiters: 0 });
             world.in_grace = true;
             if !world.soft {
                 world.drops += 1;
@@ -143,7 +150,7 @@ impl Backend for Fake {
             if world.dies == Some(Dies::AfterTheDrop) {
                 return Err(killed());
             }
-            Ok(Dropped { grace, notes: vec!["dropped".into()] })
+            Ok(Dropped { grace, before, notes: vec!["dropped".into()] })
         })
     }
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError> {
@@ -186,6 +193,7 @@ impl Host {
             ends_grace: true,
             soft: false,
             missed: 0,
+            swap: None,
             newcomer: None,
         };
         Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
@@ -619,6 +627,21 @@ async fn a_lock_that_the_drop_missed_is_kept_and_never_counts_as_reclaimed() {
     host.comes_back(&[lock("a", 100), lock("b", 0)]);
     let counts = settle(&driver, run, SETTLE_EARLY).await.unwrap().counts;
     assert_eq!((counts.reclaimed, counts.kept, counts.dropped), (2, 1, 0));
+}
+
+#[tokio::test]
+async fn what_counts_is_what_was_locked_when_it_was_dropped() {
+    let host = Host::new();
+    let (unlocked, locked) = (lock("b", 0), lock("c", 0));
+    host.with(|world| world.swap = Some((unlocked, locked.clone())));
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    assert_eq!(counts(&told(&driver, run).await), (3, 3, 0));
+    host.comes_back(&[lock("a", 0), lock("a", 100), locked]);
+    // Another process finds the same on disk.
+    drop(driver);
+    let counts = settle(&host.driver(), run, SETTLE_EARLY).await.unwrap().counts;
+    assert_eq!((counts.reclaimed, counts.resurrected, counts.dropped), (3, 0, 0));
 }
 
 #[tokio::test]

@@ -15,11 +15,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use zbus::{Connection, Structure, Variant, fdo, proxy};
+use zbus::{Connection, Structure, Variant, connection, fdo, proxy};
 
 /// The name that Ganesha owns on the bus.
 const NAME: &str = "org.ganesha.nfsd";
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(30);
 /// Where its clients are listed.
 const CLIENTS: (&str, &str) = ("/org/ganesha/nfsd/ClientMgr", "org.ganesha.nfsd.clientmgr");
 
@@ -129,7 +132,8 @@ pub(super) struct Bus {
 impl Bus {
     /// Connects. `DBUS_SYSTEM_BUS_ADDRESS` says where the bus is, if not in its usual place.
     pub(super) async fn connect() -> Result<Self, BusError> {
-        Ok(Self { connection: Connection::system().await.map_err(BusError::NoBus)? })
+        let builder = connection::Builder::system().method_timeout(ANSWER);
+        Ok(Self { connection: builder.build().await.map_err(BusError::NoBus)? })
     }
 
     async fn admin(&self) -> Result<AdminProxy<'_>, BusError> {

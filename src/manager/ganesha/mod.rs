@@ -287,9 +287,9 @@ impl Backend for Ganesha {
     async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError> {
         // How long its grace lasts it does not tell: until it is seen to be over.
         if self.options.soft {
-            return Ok(Dropped { grace, notes: vec!["no lock was released: a soft run".into()] });
+            return Ok(Dropped { grace, before: None, notes: vec!["no lock was released: a soft run".into()] });
         }
-        Ok(Dropped { grace, notes: self.release_all().await? })
+        Ok(Dropped { grace, before: None, notes: self.release_all().await? })
     }
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError> {
         if self.in_grace().await? {

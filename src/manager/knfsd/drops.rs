@@ -22,7 +22,7 @@ use super::proc::{Lockd, Proc};
 use super::saved::Saved;
 use super::settings::Settings;
 use super::statd::Statd;
-use crate::manager::driven::Dropped;
+use crate::manager::driven::{Dropped, Sight};
 use crate::rpc::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
 use crate::rpc::rpcbind;
 use crate::rpc::udp::UdpEndpoint;
@@ -41,14 +41,14 @@ const RPCBIND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest answer of lockd's that is taken.
 const MAX_RECORD: usize = 4096;
 
-/// What stopping and starting came to.
+/// What one of the two ways came to.
 #[derive(Debug)]
-pub(super) enum Stopped {
+pub(super) enum Attempt {
     /// The locks were dropped and grace is on.
     Dropped(Dropped),
-    /// Nothing could be stopped: all is as before.
+    /// It failed before lockd or nfsd were touched.
     Untouched(KnfsdError),
-    /// nfsd was stopped and runs again, and lockd kept its locks.
+    /// All is as before, after this time of waiting, or of nfsd being stopped: lockd kept its locks.
     NoEffect(Duration),
     /// Nobody knows.
     Lost(KnfsdError),
@@ -124,81 +124,130 @@ fn is_dropped(proc: &Proc) -> Result<bool, KnfsdError> {
     Ok(proc.nlm_in_grace()? && proc.sight()?.locks.is_empty())
 }
 
-/// The signal; none if it had no effect, and nothing has changed then.
-pub(super) async fn by_signal(
+/// Woken by calls until the effect of a signal is seen; false if there is none.
+async fn wake(proc: &Proc, line: &LockdLine) -> Result<bool, KnfsdError> {
+    let until = Instant::now() + EFFECT;
+    loop {
+        // Its answer counts for nothing, only that it wakes lockd.
+        let _ = line.call(nlm::Procedure::Null, &[], NULL_TIMEOUT).await;
+        if is_dropped(proc)? {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Lets lockd take a signal that an earlier nlmctl may have sent it and not lived to wake it for: the
+/// next client's call would, and drop what looked held until then.
+pub(super) async fn let_it_take_a_signal(proc: &Proc) -> Result<(), KnfsdError> {
+    let line = LockdLine::open().await?;
+    if wake(proc, &line).await? {
+        tracing::warn!("lockd has dropped its locks on a signal of an earlier nlmctl");
+    }
+    Ok(())
+}
+
+/// All that can be changed back; the next grace lasts this long then.
+fn prepare(
     proc: &Proc,
     dir: &Path,
     statd: &Statd,
-    lockd: Lockd,
+    settings: Option<Settings>,
     wanted: Duration,
-) -> Result<Option<Dropped>, KnfsdError> {
-    let line = LockdLine::open().await?;
-    let saved = Saved::read(proc, None, statd.records()?)?;
+) -> Result<(Saved, Duration), KnfsdError> {
+    let saved = Saved::read(proc, settings, statd.records()?)?;
     saved.keep(dir)?;
     Saved::want_grace(proc, wanted)?;
-    let grace = Saved::grace(proc)?;
-    let sent = kill(Pid::from_raw(lockd.pid), Signal::SIGKILL)
-        .map_err(|error| KnfsdError::Stuck(format!("cannot send lockd a signal: {error}")));
-    let until = Instant::now() + EFFECT;
-    let mut seen = sent.map(|()| false);
-    while let Ok(false) = seen {
-        // Its answer counts for nothing, only that it wakes lockd.
-        let _ = line.call(nlm::Procedure::Null, &[], NULL_TIMEOUT).await;
-        seen = is_dropped(proc);
-        if seen.as_ref().is_ok_and(|seen| !seen) {
-            if Instant::now() >= until {
-                break;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+    Ok((saved, Saved::grace(proc)?))
+}
+
+/// What goes with the locks, seen as late as can be. The records come last: who has none is not told.
+fn last_look(proc: &Proc, dir: &Path, statd: &Statd, saved: &mut Saved) -> Result<Sight, KnfsdError> {
+    let before = proc.sight()?;
+    saved.renew_records(dir, || statd.records())?;
+    Ok(before)
+}
+
+/// After a failure before anything was dropped. What cannot be changed back now stays on disk for the next
+/// nlmctl.
+fn untouched(proc: &Proc, dir: &Path, error: KnfsdError) -> Attempt {
+    if let Ok(Some(saved)) = Saved::find(dir) {
+        let _ = saved.put_back(proc, dir);
     }
-    let mut notes = saved.put_back(proc, dir)?;
-    notes.push("lockd dropped its locks on a signal; NFS service went on".into());
-    Ok(seen?.then_some(Dropped { grace, notes }))
+    Attempt::Untouched(error)
+}
+
+/// The signal.
+pub(super) async fn by_signal(proc: &Proc, dir: &Path, statd: &Statd, lockd: Lockd, wanted: Duration) -> Attempt {
+    let line = match LockdLine::open().await {
+        Ok(line) => line,
+        Err(error) => return Attempt::Untouched(error),
+    };
+    let sent = prepare(proc, dir, statd, None, wanted).and_then(|(mut saved, grace)| {
+        let before = last_look(proc, dir, statd, &mut saved)?;
+        kill(Pid::from_raw(lockd.pid), Signal::SIGKILL)
+            .map_err(|error| KnfsdError::Stuck(format!("cannot send lockd a signal: {error}")))?;
+        Ok((saved, grace, before))
+    });
+    let (saved, grace, before) = match sent {
+        Ok(sent) => sent,
+        Err(error) => return untouched(proc, dir, error),
+    };
+    let since = Instant::now();
+    let seen = wake(proc, &line).await;
+    match (seen, saved.put_back(proc, dir)) {
+        (Ok(true), Ok(mut notes)) => {
+            notes.push("lockd dropped its locks on a signal; NFS service went on".into());
+            Attempt::Dropped(Dropped { grace, before: Some(before), notes })
+        }
+        (Ok(false), Ok(_)) => Attempt::NoEffect(since.elapsed()),
+        (Err(error), _) | (_, Err(error)) => Attempt::Lost(error),
+    }
 }
 
 /// Stops and starts nfsd, with a guard. Blocks for as long as that takes.
-pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd, wanted: Duration) -> Stopped {
+pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd, wanted: Duration) -> Attempt {
     let prepared = || {
-        let saved = Saved::read(proc, Some(Settings::read(proc)?), statd.records()?)?;
-        saved.keep(dir)?;
-        Ok((saved, Guard::start(program, dir)?))
-    };
-    let (saved, guard) = match prepared() {
-        Ok(ready) => ready,
-        Err(error) => {
-            // Nothing differs yet from what was saved.
-            if let Ok(Some(saved)) = Saved::find(dir) {
-                let _ = saved.put_back(proc, dir);
+        let (mut saved, grace) = prepare(proc, dir, statd, Some(Settings::read(proc)?), wanted)?;
+        let guard = Guard::start(program, dir)?;
+        match last_look(proc, dir, statd, &mut saved) {
+            Ok(before) => Ok((saved, guard, grace, before)),
+            Err(error) => {
+                guard.dismiss();
+                Err(error)
             }
-            return Stopped::Untouched(error);
         }
     };
+    let (saved, guard, grace, before) = match prepared() {
+        Ok(ready) => ready,
+        Err(error) => return untouched(proc, dir, error),
+    };
     let down = Instant::now();
-    let stopped = Saved::want_grace(proc, wanted).and_then(|()| {
-        let grace = Saved::grace(proc)?;
-        proc.write("proc/fs/nfsd/threads", "0\n")?;
-        Ok((grace, proc.lockd()?.is_none() || proc.sight()?.locks.is_empty()))
-    });
+    let stopped = proc
+        .write("proc/fs/nfsd/threads", "0\n")
+        .and_then(|()| Ok(proc.lockd()?.is_none() || proc.sight()?.locks.is_empty()));
     let back = saved.bring_nfsd_back(proc);
     let down = down.elapsed();
     if let Err(error) = back {
         // It tries again, with the same settings.
-        guard.relieve();
-        return Stopped::Lost(error);
+        let then = if guard.relieve() { "the guard brought it back" } else { "the guard goes on trying for minutes" };
+        return Attempt::Lost(KnfsdError::Stuck(format!("nfsd did not come back at once: {error}; {then}")));
     }
     let in_grace = proc.nlm_in_grace();
     let rest = saved.put_back(proc, dir);
     guard.dismiss();
     match (stopped, in_grace, rest) {
-        (Ok((grace, true)), Ok(true), Ok(mut notes)) => {
+        (Ok(true), Ok(true), Ok(mut notes)) => {
             notes.push(format!("nfsd was stopped for {} ms; its reply cache is lost", down.as_millis()));
-            Stopped::Dropped(Dropped { grace, notes })
+            Attempt::Dropped(Dropped { grace, before: Some(before), notes })
         }
-        (Ok((_, false)), _, Ok(_)) => Stopped::NoEffect(down),
-        (Ok((_, true)), Ok(false), Ok(_)) => {
-            Stopped::Lost(KnfsdError::Stuck("nfsd was stopped and started, and lockd did not start grace".into()))
+        (Ok(false), _, Ok(_)) => Attempt::NoEffect(down),
+        (Ok(true), Ok(false), Ok(_)) => {
+            Attempt::Lost(KnfsdError::Stuck("nfsd was stopped and started, and lockd did not start grace".into()))
         }
-        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => Stopped::Lost(error),
+        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => Attempt::Lost(error),
     }
 }

@@ -6,7 +6,8 @@
 //! gone, however that came about, and the guard puts back what the state directory says.
 //!
 //! While it lives it holds an OS lock, so that the next nlmctl waits for it instead of doing the same
-//! at the same time.
+//! at the same time. What fails it tries again for minutes, with longer and longer pauses, and says so
+//! in the kernel's log: nobody else is there to be told.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -30,8 +31,18 @@ const READY: &str = "ready";
 const DISMISSED: &[u8] = b"dismissed\n";
 /// How long the next nlmctl waits for a guard: nfsd's threads are back within seconds.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Between two looks at its lock.
+/// Between two looks at its lock, or at whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long it goes on trying.
+const TRIES_FOR: Duration = Duration::from_mins(10);
+/// Its pause after the first failure; each one is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// But no longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Where it says what nobody waits for.
+const LOG: &str = "dev/kmsg";
+/// Longest line for that, in characters; the kernel takes about a thousand bytes.
+const LONGEST_LINE: usize = 240;
 
 /// A guard that waits.
 #[derive(Debug)]
@@ -79,10 +90,17 @@ impl Guard {
         let _ = self.child.wait();
     }
 
-    /// Leaves the work to it, and waits until it is done.
-    pub(super) fn relieve(mut self) {
+    /// Leaves the work to it, and waits a while until it is done; false if it was not yet.
+    pub(super) fn relieve(mut self) -> bool {
         drop(self.pipe);
-        let _ = self.child.wait();
+        let until = Instant::now() + PATIENCE;
+        while let Ok(None) = self.child.try_wait() {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.child.wait().is_ok_and(|status| status.success())
     }
 }
 
@@ -95,7 +113,9 @@ pub(super) fn wait_for_another(dir: &Path) -> Result<(), KnfsdError> {
             Ok(()) => return Ok(()),
             Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK_EVERY),
             Err(TryLockError::WouldBlock) => {
-                return Err(KnfsdError::Stuck("the guard of an earlier nlmctl is still bringing nfsd back".into()));
+                let what = "the guard of an earlier nlmctl is still bringing nfsd back: its line in the kernel's log \
+                            says what is in the way";
+                return Err(KnfsdError::Stuck(what.into()));
             }
             Err(TryLockError::Error(error)) => return Err(KnfsdError::write(&path)(error)),
         }
@@ -131,9 +151,74 @@ fn watch(dir: &Path) -> Result<(), KnfsdError> {
     if said == DISMISSED {
         return Ok(());
     }
-    let proc = Proc::default();
-    if let Some(saved) = Saved::find(dir)? {
-        saved.put_back(&proc, dir)?;
+    put_back(&Proc::default(), dir)
+}
+
+/// Puts back what is to be, as often as it takes.
+fn put_back(proc: &Proc, dir: &Path) -> Result<(), KnfsdError> {
+    let until = Instant::now() + TRIES_FOR;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let tried = Saved::find(dir).and_then(|saved| saved.map(|saved| saved.put_back(proc, dir)).transpose());
+        let error = match tried {
+            Ok(done) => {
+                done.into_iter().flatten().for_each(|what| log(proc, &what));
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if Instant::now() >= until {
+            log(proc, &format!("gave up putting the NFS server back; any nlmctl resync tries again: {error}"));
+            return Err(error);
+        }
+        log(proc, &format!("cannot put the NFS server back yet, and tries again: {error}"));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    Ok(())
+}
+
+fn log(proc: &Proc, what: &str) {
+    let line: String = what.chars().take(LONGEST_LINE).collect();
+    // There is nobody to tell that even this failed. 3: an error.
+    let _ = proc.write(LOG, &format!("<3>nlmctl's guard: {line}\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::statd::SavedRecords;
+    use super::*;
+
+    #[test]
+    fn what_fails_is_logged_and_tried_again_until_it_works() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let (boot, grace) = ("proc/sys/kernel/random/boot_id", "proc/sys/fs/nfs/nlm_grace_period");
+        for (file, text) in [(boot, "b\n"), (grace, "10\n"), ("proc/fs/nfsd/threads", "8\n"), (LOG, "")] {
+            write(file, text);
+        }
+        let (proc, dir) = (Proc::at(root.path()), root.path());
+        let records = SavedRecords { dir: dir.into(), records: Vec::new() };
+        Saved::read(&proc, None, records).unwrap().keep(dir).unwrap();
+        write(grace, "90\n");
+        let away = dir.join("away");
+        fs::rename(dir.join(boot), &away).unwrap();
+        std::thread::scope(|scope| {
+            let guard = scope.spawn(|| put_back(&proc, dir));
+            while !proc.read(LOG).unwrap().contains("boot_id") {
+                assert!(!guard.is_finished());
+                std::thread::sleep(LOOK_EVERY);
+            }
+            assert!(Saved::find(dir).unwrap().is_some());
+            fs::rename(&away, dir.join(boot)).unwrap();
+            guard.join().unwrap().unwrap();
+        });
+        assert_eq!(proc.number::<u64>(grace).unwrap(), 10);
+        assert_eq!(Saved::find(dir).unwrap(), None);
+    }
 }

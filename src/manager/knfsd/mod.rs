@@ -43,13 +43,13 @@ pub use error::KnfsdError;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::net::if_::InterfaceFlags;
 
-use self::drops::Stopped;
+use self::drops::Attempt;
 use self::proc::{Lockd, Proc};
 use self::saved::Saved;
 use self::statd::Statd;
@@ -82,9 +82,9 @@ pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Driven<K
     Driven::new(Knfsd { proc: Proc::default(), dir, program: program.into() }, vault)
 }
 
-/// Whether this host's nfsd serves.
+/// Whether this host's nfsd serves, or would if an earlier run had not left it stopped.
 pub fn is_here() -> bool {
-    Proc::default().threads().is_ok_and(|threads| threads > 0)
+    Proc::default().threads().is_ok_and(|threads| threads > 0) || Saved::is_there(Path::new(STATE_DIR))
 }
 
 fn caution(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Caution {
@@ -262,9 +262,12 @@ impl Knfsd {
         refuse(cautions)?;
         if let Some(lockd) = lockd.filter(|lockd| self.takes_signal(*lockd)) {
             match drops::by_signal(&self.proc, &self.dir, &statd, lockd, wanted).await {
-                Ok(Some(dropped)) => return Ok(dropped),
-                Ok(None) => tracing::warn!("lockd did not drop its locks on a signal; stopping nfsd instead"),
-                Err(error) => return Err(error.lost()),
+                Attempt::Dropped(dropped) => return Ok(dropped),
+                Attempt::NoEffect(_) => {
+                    tracing::warn!("lockd did not drop its locks on a signal; stopping nfsd instead");
+                }
+                Attempt::Untouched(error) => return Err(error.refused()),
+                Attempt::Lost(error) => return Err(error.lost()),
             }
             // What does not matter to the signal may be in the way of the other.
             let mut mounts = Vec::new();
@@ -276,9 +279,9 @@ impl Knfsd {
             .await
             .map_err(KnfsdError::lost)?;
         match stopped {
-            Stopped::Dropped(dropped) => Ok(dropped),
-            Stopped::Untouched(error) => Err(error.refused()),
-            Stopped::NoEffect(down) => Err(ManagerError::Refused(Refusal::new(
+            Attempt::Dropped(dropped) => Ok(dropped),
+            Attempt::Untouched(error) => Err(error.refused()),
+            Attempt::NoEffect(down) => Err(ManagerError::Refused(Refusal::new(
                 RefusalCode::Unsupported,
                 format!(
                     "nfsd was stopped for {} ms and runs again as before, but something keeps lockd alive (an NFSv3 \
@@ -286,7 +289,7 @@ impl Knfsd {
                     down.as_millis()
                 ),
             ))),
-            Stopped::Lost(error) => Err(error.lost()),
+            Attempt::Lost(error) => Err(error.lost()),
         }
     }
 }
@@ -402,15 +405,23 @@ impl Backend for Knfsd {
     }
 
     async fn recover(&self) -> Result<Vec<String>, ManagerError> {
-        self.blocking(|this| {
+        let left = self.blocking(|this| {
             guard::wait_for_another(&this.dir)?;
-            match Saved::find(&this.dir)? {
-                Some(saved) => saved.put_back(&this.proc, &this.dir),
-                None => Ok(Vec::new()),
-            }
-        })
-        .await
-        .map_err(KnfsdError::unanswered)
+            let saved = Saved::find(&this.dir)?;
+            let may_be_pending = match &saved {
+                Some(saved) if saved.may_have_sent_a_signal(&this.proc)? => this.proc.lockd()?.is_some(),
+                Some(_) | None => false,
+            };
+            Ok((saved, may_be_pending))
+        });
+        let (saved, may_be_pending) = left.await.map_err(KnfsdError::unanswered)?;
+        if may_be_pending {
+            // Before the length of grace is put back: its grace begins only then.
+            drops::let_it_take_a_signal(&self.proc).await.map_err(KnfsdError::unanswered)?;
+        }
+        let Some(saved) = saved else { return Ok(Vec::new()) };
+        let done = self.blocking(move |this| saved.put_back(&this.proc, &this.dir)).await;
+        done.map_err(KnfsdError::unanswered)
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
         self.blocking(move |this| this.statd()?.raise(&this.proc, state)).await.map_err(KnfsdError::refused)

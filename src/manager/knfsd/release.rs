@@ -31,18 +31,14 @@ impl Knfsd {
         let (calls, before) = self
             .blocking(move |this| {
                 let statd = this.statd()?;
-                let state = statd.state(&this.proc)?;
+                let state = unheard(statd.state(&this.proc)?);
                 let calls: Vec<SmNotifyArgs> = statd
                     .roster()?
                     .entries
                     .into_iter()
                     .filter(|entry| entry.host == wanted)
                     .filter_map(|entry| entry.monitor)
-                    .map(|monitor| SmNotifyArgs {
-                        name: monitor.mon_id.mon_name,
-                        state: unheard(state),
-                        private: monitor.private,
-                    })
+                    .map(|monitor| SmNotifyArgs { name: monitor.mon_id.mon_name, state, private: monitor.private })
                     .collect();
                 Ok((calls, this.proc.sight_and_waiting()?))
             })
@@ -92,9 +88,11 @@ fn take(from: &mut Vec<Lock>, lock: &Lock) -> bool {
     place.map(|place| from.swap_remove(place)).is_some()
 }
 
-/// A state number that the client can hardly have had: odd, and far from this host's.
+/// A state number that lockd can hardly have heard of the client, nor at an earlier release: odd, and
+/// not this host's.
 fn unheard(own: NsmState) -> NsmState {
-    NsmState(own.0.wrapping_add(0x4000_0000) | 1)
+    let state = NsmState(rand::random::<i32>() | 1);
+    if state == own { state.next_up() } else { state }
 }
 
 #[cfg(test)]
@@ -130,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn the_state_number_is_odd_and_another_one() {
-        for own in [0, 1, -1, 7, i32::MAX] {
-            let state = unheard(NsmState(own));
-            assert!(state.is_up() && state != NsmState(own));
+    fn the_state_number_is_odd_and_another_one_each_time() {
+        for own in [0, 1, -1, 7, i32::MAX].map(NsmState) {
+            let (first, second) = (unheard(own), unheard(own));
+            assert!(first.is_up() && second.is_up() && first != own && first != second);
         }
     }
 }

@@ -23,8 +23,12 @@ const NLM_TIMEOUT: &str = "proc/sys/fs/nfs/nlm_timeout";
 const LONGEST_GRACE: u64 = 240;
 /// The file, in the state directory.
 const FILE: &str = "put-back.json";
-/// How often putting nfsd back is tried.
+/// How often putting nfsd back is tried by who is waited for; the guard goes on.
 const TRIES: u32 = 3;
+/// How often the records are read at most until they are the same twice.
+const LOOKS: u32 = 8;
+/// After the first try; longer after each one.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// See above.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,11 +50,39 @@ impl Saved {
         dir.join(FILE)
     }
 
+    /// Whether something is to be put back, as far as this process may see that.
+    pub(super) fn is_there(dir: &Path) -> bool {
+        Self::path(dir).exists()
+    }
+
     /// Makes it durable.
     pub(super) fn keep(&self, dir: &Path) -> Result<(), KnfsdError> {
         let path = Self::path(dir);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from);
         text.and_then(|text| vault::replace(&path, &text)).map_err(KnfsdError::write(&path))
+    }
+
+    /// Keeps the records as they are now: read again until what is on disk is what was read last, as
+    /// far as clients that come meanwhile let that happen.
+    pub(super) fn renew_records(
+        &mut self,
+        dir: &Path,
+        read: impl Fn() -> Result<SavedRecords, KnfsdError>,
+    ) -> Result<(), KnfsdError> {
+        for _ in 0..LOOKS {
+            let now = read()?;
+            if now == self.records {
+                break;
+            }
+            self.records = now;
+            self.keep(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it was written for a signal to this boot's lockd, which may or may not have been sent.
+    pub(super) fn may_have_sent_a_signal(&self, proc: &Proc) -> Result<bool, KnfsdError> {
+        Ok(self.settings.is_none() && proc.boot_id()? == self.boot_id)
     }
 
     /// What is to be put back, if anything is.
@@ -93,7 +125,10 @@ impl Saved {
             match settings.put_back(proc) {
                 Ok(differences) => return Ok(differences),
                 Err(error) if tries == TRIES => return Err(error),
-                Err(_) => tries += 1,
+                Err(_) => {
+                    std::thread::sleep(PAUSE * tries);
+                    tries += 1;
+                }
             }
         }
     }
@@ -151,16 +186,43 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         let (proc, dir) = (Proc::at(root.path()), root.path());
-        assert_eq!(Saved::find(dir).unwrap(), None);
+        assert_eq!((Saved::find(dir).unwrap(), Saved::is_there(dir)), (None, false));
         let records = SavedRecords { dir: dir.into(), records: Vec::new() };
         let saved = Saved::read(&proc, None, records).unwrap();
         saved.keep(dir).unwrap();
         Saved::want_grace(&proc, std::time::Duration::from_secs(1000)).unwrap();
         assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), LONGEST_GRACE);
         let found = Saved::find(dir).unwrap().unwrap();
-        assert_eq!(found, saved);
+        assert_eq!((&found, Saved::is_there(dir)), (&saved, true));
+        assert!(found.may_have_sent_a_signal(&proc).unwrap());
+        fs::write(proc.path("proc/sys/kernel/random/boot_id"), "another\n").unwrap();
+        assert!(!found.may_have_sent_a_signal(&proc).unwrap());
+        fs::write(proc.path("proc/sys/kernel/random/boot_id"), "b\n").unwrap();
         found.put_back(&proc, dir).unwrap();
         assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), 10);
         assert_eq!(Saved::find(dir).unwrap(), None);
+    }
+
+    #[test]
+    fn a_client_that_comes_while_records_are_written_is_in_what_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in [("proc/sys/kernel/random/boot_id", "b\n"), (NLM_GRACE, "10\n")] {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let (proc, dir) = (Proc::at(root.path()), root.path());
+        // Each look sees another folder until the third one.
+        let looks = std::cell::Cell::new(0);
+        let read = || {
+            looks.set(looks.get() + 1);
+            Ok(SavedRecords { dir: dir.join(looks.get().min(3).to_string()), records: Vec::new() })
+        };
+        let first = read().unwrap();
+        let mut saved = Saved::read(&proc, None, first).unwrap();
+        saved.keep(dir).unwrap();
+        saved.renew_records(dir, read).unwrap();
+        assert_eq!((looks.get(), saved.records.dir.clone()), (4, dir.join("3")));
+        assert_eq!(Saved::find(dir).unwrap().unwrap(), saved);
     }
 }
