@@ -106,6 +106,7 @@ impl<B: Backend> Driven<B> {
             result: None,
             acknowledged: false,
             soft,
+            may_have_dropped: false,
             spared: BTreeSet::new(),
             owed: false,
         })

@@ -39,7 +39,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity};
+pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered};
 pub use compare::{LocalLock, Lock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

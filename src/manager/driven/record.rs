@@ -94,6 +94,9 @@ pub struct RunRecord {
     /// Nothing was dropped when it began: what nobody reclaims stays.
     #[serde(default)]
     pub soft: bool,
+    /// Its driver died, and left a mark that the drop may have begun.
+    #[serde(default)]
+    pub may_have_dropped: bool,
     /// Places in `before` of locks that were held right after the drop, when nobody was told yet: they
     /// were not dropped, and being held says nothing of a reclaim.
     #[serde(default)]

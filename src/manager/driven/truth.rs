@@ -1,9 +1,9 @@
 //! Where a run really is: runs that an earlier process left, and the ends of runs.
 //!
 //! ```text
-//! Beginning --- locks still held ------------------------------> forgotten: nothing was dropped
-//!     |  '----- dropped, and grace is over ----------------------> Ended (superseded), clients owed
-//!     v dropped, in grace
+//! Beginning --- every lock held, no mark of a drop -------------> forgotten: nothing was dropped
+//!     |  '----- perhaps dropped, and grace is over --------------> Ended (superseded), clients owed
+//!     v perhaps dropped, in grace
 //!   Grace ----- settle, or past the deadline and nobody drives --> Settling --> Ended (settled)
 //!        '----- grace over by itself while it was watched -------> Settling --> Ended (settled)
 //!        '----- grace over by itself, notices had left ----------> Ended (settled, unverified)
@@ -11,8 +11,10 @@
 //!        '----- the manager has begun another life --------------> Ended (superseded)
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::compare::compare;
 use super::record::{Coded, Phase, RunRecord};
 use super::results::{End, Loss, result};
 use super::vault::Vault;
@@ -30,6 +32,13 @@ struct Watch<'a> {
     reason: &'a str,
     alone: bool,
     watched: bool,
+}
+
+/// Whether a run that only began has dropped nothing, of which every sign is needed: one lock that is
+/// held may have been taken anew. Where no lock could be listed, grace alone says that it may have.
+fn surely_held(run: &RunRecord, held: &BTreeSet<usize>, in_grace: bool) -> bool {
+    let listed = run.before.locks.len();
+    !run.may_have_dropped && held.len() == listed && (listed > 0 || !in_grace)
 }
 
 impl<B: Backend> Driven<B> {
@@ -58,11 +67,17 @@ impl<B: Backend> Driven<B> {
         if !self.drive().await? {
             return Ok(left);
         }
-        for done in self.backend.recover().await? {
-            tracing::warn!("{done}");
-            self.desk().view.event("recovered", done);
+        let done = self.backend.recover().await?;
+        for line in done.lines {
+            tracing::warn!("{line}");
+            self.desk().view.event("recovered", line);
         }
         let found = match left {
+            Some(run) if done.may_have_dropped && run.phase == Phase::Beginning => {
+                // The mark is gone now, and what it says must not be.
+                let run = self.keep(RunRecord { may_have_dropped: true, ..(*run).clone() }).await?;
+                self.recover(run).await?
+            }
             Some(run) => self.recover(run).await?,
             None => None,
         };
@@ -80,19 +95,18 @@ impl<B: Backend> Driven<B> {
         let in_grace = self.backend.in_grace().await?;
         match run.phase {
             Phase::Beginning => {
-                let now = self.backend.sight().await?;
-                let gone =
-                    !run.before.locks.is_empty() && run.before.locks.iter().all(|lock| !now.locks.contains(lock));
-                let held = !run.before.locks.is_empty() && !gone;
-                // Where grace is a step of its own it may be on with nothing dropped.
-                if life == run.life && !gone && (!in_grace || held) {
+                let held = compare(&run.before, &self.backend.sight().await?).held();
+                if run.soft || (life == run.life && surely_held(&run, &held, in_grace)) {
                     let id = run.id();
                     self.with_vault(move |vault| vault.forget(id)).await?;
                     return Ok(None);
                 }
                 let grace_ms = run.begin.0.grace_max_ms;
                 let deliveries = RunRecord::untold(run.clients().len());
-                let run = RunRecord { phase: Phase::Grace, life, grace_ms, deliveries, ..(*run).clone() };
+                // Nobody was told yet, so what is held in grace was not dropped. Afterwards it may be
+                // anybody's.
+                let spared = if in_grace { held } else { BTreeSet::new() };
+                let run = RunRecord { phase: Phase::Grace, life, grace_ms, deliveries, spared, ..(*run).clone() };
                 if in_grace {
                     return Ok(Some(self.keep(run).await?));
                 }

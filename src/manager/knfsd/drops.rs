@@ -157,6 +157,15 @@ pub(super) async fn by_signal(
     Ok(seen?.then_some(Dropped { grace, notes }))
 }
 
+/// Has lockd heed a signal that it may have got and not looked at: it does between two calls. One that
+/// does not answer may still drop its locks, so the caller must not count on them.
+pub(super) async fn heed_signal() {
+    let Ok(line) = LockdLine::open().await else { return };
+    for _ in 0..2 {
+        let _ = line.call(nlm::Procedure::Null, &[], NULL_TIMEOUT).await;
+    }
+}
+
 /// Stops and starts nfsd, with a guard. Blocks for as long as that takes.
 pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd, wanted: Duration) -> Stopped {
     let prepared = || {

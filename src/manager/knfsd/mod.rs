@@ -55,7 +55,7 @@ use self::saved::Saved;
 use self::statd::Statd;
 use self::v4::V4;
 use super::driven::vault::Vault;
-use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Sight};
+use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight};
 use super::{Caution, ManagerError, Weight};
 use crate::nsm::{mounts, own_names};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
@@ -401,16 +401,17 @@ impl Backend for Knfsd {
         self.blocking(Self::look_ahead).await.map_err(KnfsdError::unanswered)
     }
 
-    async fn recover(&self) -> Result<Vec<String>, ManagerError> {
-        self.blocking(|this| {
+    async fn recover(&self) -> Result<Recovered, ManagerError> {
+        let left = self.blocking(|this| {
             guard::wait_for_another(&this.dir)?;
-            match Saved::find(&this.dir)? {
-                Some(saved) => saved.put_back(&this.proc, &this.dir),
-                None => Ok(Vec::new()),
-            }
-        })
-        .await
-        .map_err(KnfsdError::unanswered)
+            Saved::find(&this.dir)
+        });
+        let Some(saved) = left.await.map_err(KnfsdError::unanswered)? else { return Ok(Recovered::default()) };
+        if saved.settings.is_none() {
+            drops::heed_signal().await;
+        }
+        let lines = self.blocking(move |this| saved.put_back(&this.proc, &this.dir)).await;
+        Ok(Recovered { lines: lines.map_err(KnfsdError::unanswered)?, may_have_dropped: true })
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
         self.blocking(move |this| this.statd()?.raise(&this.proc, state)).await.map_err(KnfsdError::refused)
