@@ -30,6 +30,8 @@ struct World {
     mark: bool,
     /// How often it cannot say who it is.
     unanswered: usize,
+    /// How often it cannot be made to end its grace.
+    stuck: usize,
     /// Whether it can end its grace; one that cannot ends it by itself.
     ends_grace: bool,
     /// Whether beginning drops nothing.
@@ -161,10 +163,14 @@ impl Backend for Fake {
         })
     }
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError> {
-        Ok(self.with(|world| {
+        self.with(|world| {
+            if world.stuck > 0 {
+                world.stuck -= 1;
+                return Err(ManagerError::Lost { endpoint: "memory".into(), what: "stuck".into() });
+            }
             world.in_grace &= !world.ends_grace;
-            if world.in_grace { GraceEnd::GoesOn("it ends by itself".into()) } else { GraceEnd::Over }
-        }))
+            Ok(if world.in_grace { GraceEnd::GoesOn("it ends by itself".into()) } else { GraceEnd::Over })
+        })
     }
     async fn finish(&self) -> Result<Vec<String>, ManagerError> {
         Ok(Vec::new())
@@ -199,6 +205,7 @@ impl Host {
             recovered: 0,
             mark: false,
             unanswered: 0,
+            stuck: 0,
             ends_grace: true,
             soft: false,
             missed: 0,

@@ -42,51 +42,71 @@ fn surely_held(run: &RunRecord, held: &BTreeSet<usize>, in_grace: bool) -> bool 
 }
 
 impl<B: Backend> Driven<B> {
-    /// Takes the right to drive; false if another process has it.
+    /// Takes the right to drive; false if another process has it, or another task of this one.
     pub(super) async fn drive(&self) -> Result<bool, ManagerError> {
-        if self.desk().driving.is_some() {
-            return Ok(true);
-        }
-        let Some(lock) = self.with_vault(Vault::try_drive).await? else { return Ok(false) };
-        self.desk().driving = Some(lock);
-        Ok(true)
+        let _turn = self.turn.lock().await;
+        let taken = self.desk().driving.is_some();
+        Ok(!taken && self.take_the_right().await?)
+    }
+
+    async fn take_the_right(&self) -> Result<bool, ManagerError> {
+        let lock = self.with_vault(Vault::try_drive).await?;
+        let mut desk = self.desk();
+        desk.driving = lock;
+        Ok(desk.driving.is_some())
     }
 
     /// The run that is on, found where it really is. If another process drives it, as that one has
     /// written it down.
     pub(super) async fn active(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        let _turn = self.turn.lock().await;
         let (driving, known) = {
             let desk = self.desk();
             (desk.driving.is_some(), desk.run.clone())
         };
         if driving {
-            let Some(run) = known else { return Ok(None) };
-            return if run.phase == Phase::Grace { self.recover(run).await } else { Ok(Some(run)) };
+            return match known {
+                // One that begins is another task's until it is in grace. One that settles is nobody's:
+                // whoever settled it has failed, or had the turn.
+                Some(run) if run.phase != Phase::Beginning => self.recover(run).await,
+                known => Ok(known),
+            };
         }
-        let left = self.with_vault(Vault::runs).await?.into_iter().rfind(RunRecord::is_active).map(Arc::new);
-        if !self.drive().await? {
-            return Ok(left);
+        if !self.take_the_right().await? {
+            return self.left().await;
         }
+        let found = self.take_over().await;
+        let mut desk = self.desk();
+        desk.run = found.as_ref().ok().and_then(Option::clone);
+        if desk.run.is_none() {
+            desk.driving = None;
+        }
+        drop(desk);
+        found
+    }
+
+    /// The run that is not over on disk.
+    async fn left(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        Ok(self.with_vault(Vault::runs).await?.into_iter().rfind(RunRecord::is_active).map(Arc::new))
+    }
+
+    /// What the last driver left. Read with the right to drive: until then that one may have gone on.
+    async fn take_over(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        let left = self.left().await?;
         let done = self.backend.recover().await?;
         for line in done.lines {
             tracing::warn!("{line}");
             self.desk().view.event("recovered", line);
         }
-        let found = match left {
+        match left {
             Some(run) if done.may_have_dropped && run.phase == Phase::Beginning => {
                 // The mark is gone now, and what it says must not be.
                 let run = self.keep(RunRecord { may_have_dropped: true, ..(*run).clone() }).await?;
-                self.recover(run).await?
+                self.recover(run).await
             }
-            Some(run) => self.recover(run).await?,
-            None => None,
-        };
-        let mut desk = self.desk();
-        desk.run.clone_from(&found);
-        if found.is_none() {
-            desk.driving = None;
+            Some(run) => self.recover(run).await,
+            None => Ok(None),
         }
-        Ok(found)
     }
 
     /// The truth about a run that is not over on disk. This process drives.
@@ -174,8 +194,9 @@ impl<B: Backend> Driven<B> {
     pub(super) async fn settle_with_grace(&self, run: RunId) -> Result<RunResult, ManagerError> {
         loop {
             let looking = tokio::time::Instant::now();
-            match self.driven(run).await {
-                Ok(_) => tokio::time::sleep(pause_after(looking)).await,
+            // The turn is others' while it sleeps.
+            match self.driven(run).await.map(drop) {
+                Ok(()) => tokio::time::sleep(pause_after(looking)).await,
                 Err(error) => match self.ended(run).await? {
                     Some(result) => return Ok(result.0.result.clone()),
                     None => return Err(error),

@@ -164,3 +164,60 @@ async fn a_mark_of_a_drop_outweighs_locks_that_are_held_and_outlives_a_failed_re
     assert_eq!(next.result(run).await.unwrap().outcome, Outcome::Superseded);
     assert!(owes(&next).await);
 }
+
+#[tokio::test]
+async fn a_recovery_that_failed_is_tried_again_by_whoever_asks_next() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    drop(driver);
+    let (next, other) = (host.driver(), host.driver());
+    host.with(|world| world.unanswered = 1);
+    assert!(next.unfetched().await.is_err());
+    assert_eq!(other.status().await.unwrap().run.0.unwrap().run, run);
+    told(&other, run).await;
+    drop(other);
+    assert_eq!(next.status().await.unwrap().run.0.unwrap().run, run);
+    settle(&next, run, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_settle_that_failed_half_way_is_finished_by_the_same_process_with_its_count() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    host.comes_back(&[lock("a", 0)]);
+    host.with(|world| world.stuck = 1);
+    assert!(settle(&driver, run, false).await.is_err());
+    assert_eq!(driver.status().await.unwrap().run, Maybe(None));
+    assert!(!host.with(|world| world.in_grace));
+    let counts = driver.result(run).await.unwrap().counts;
+    assert_eq!((counts.reclaimed, counts.dropped), (1, 2));
+}
+
+#[tokio::test]
+async fn calls_that_come_at_once_end_a_run_once_and_none_brings_it_back() {
+    for _ in 0..20 {
+        let host = Host::new();
+        let driver = host.driver();
+        let run = begun(&driver, 1).await;
+        told(&driver, run).await;
+        host.comes_back(&[lock("a", 0)]);
+        let progress = ProgressArgs { run, notices_begun: true, clients: List::default() };
+        let extend = ExtendArgs { run, remaining_ms: 1000 };
+        let (one, two, status, _, _) = tokio::join!(
+            settle(&driver, run, false),
+            settle(&driver, run, false),
+            driver.status(),
+            driver.progress(&progress),
+            driver.extend(&extend)
+        );
+        let results: Vec<_> = [one, two].into_iter().flatten().collect();
+        assert_eq!(results.len(), 1, "one settled it");
+        assert_eq!(driver.result(run).await.unwrap(), results[0]);
+        assert_eq!(results[0].counts.dropped, 2);
+        assert!(status.is_ok());
+        assert!(!Vault::new(host.dir.path()).runs().unwrap()[0].is_active());
+    }
+}
