@@ -32,6 +32,8 @@ struct World {
     unanswered: usize,
     /// How often it cannot be made to end its grace.
     stuck: usize,
+    /// Whether its grace goes on all the same when it is ended.
+    lingers: bool,
     /// Whether it can end its grace; one that cannot ends it by itself.
     ends_grace: bool,
     /// Whether beginning drops nothing.
@@ -168,7 +170,7 @@ impl Backend for Fake {
                 world.stuck -= 1;
                 return Err(ManagerError::Lost { endpoint: "memory".into(), what: "stuck".into() });
             }
-            world.in_grace &= !world.ends_grace;
+            world.in_grace &= !world.ends_grace || world.lingers;
             Ok(if world.in_grace { GraceEnd::GoesOn("it ends by itself".into()) } else { GraceEnd::Over })
         })
     }
@@ -206,6 +208,7 @@ impl Host {
             mark: false,
             unanswered: 0,
             stuck: 0,
+            lingers: false,
             ends_grace: true,
             soft: false,
             missed: 0,
@@ -553,4 +556,18 @@ async fn notices_that_every_client_acked_and_none_heeded_were_not_understood() {
     driver.progress(&progress(vec![acked(0), acked(1)])).await.unwrap();
     let result = settle(&driver, run, false).await.unwrap();
     assert_eq!((result.counts.dropped, result.not_understood), (3, true));
+}
+
+#[tokio::test]
+async fn what_is_missing_while_grace_goes_on_is_unverified() {
+    let host = Host::new();
+    host.with(|world| world.lingers = true);
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    host.comes_back(&[lock("a", 0)]);
+    let counts = settle(&driver, run, false).await.unwrap().counts;
+    assert_eq!((counts.in_scope, counts.reclaimed, counts.dropped, counts.unverified), (3, 1, 0, 2));
+    let rows = driver.result_locks(run, 0).await.unwrap().locks.into_vec();
+    assert!(rows.iter().all(|row| row.fate != Fate::Dropped), "{rows:?}");
 }

@@ -16,12 +16,11 @@ use std::sync::Arc;
 
 use super::compare::compare;
 use super::record::{Coded, Phase, RunRecord};
-use super::results::{End, Loss, result};
+use super::results::{End, Loss, result, unverified};
 use super::vault::Vault;
 use super::{Backend, Driven, GraceEnd, Sight, elapsed, pause_after, unix_ms};
 use crate::manager::ManagerError;
-use crate::wire::control::{Counts, Fate, Outcome, RunId, RunResult};
-use crate::wire::xdr::List;
+use crate::wire::control::{FullResult, LockFate, Outcome, RunId, RunResult};
 
 /// Lines about lost locks in the timeline; beyond that the record's rows tell.
 const LINES: usize = 32;
@@ -168,9 +167,7 @@ impl<B: Backend> Driven<B> {
                 Ok(None)
             }
             Phase::Settling => {
-                if in_grace && life == run.life {
-                    self.backend.end_grace().await?;
-                }
+                let run = if in_grace && life == run.life { self.end_grace(&run).await? } else { (*run).clone() };
                 self.end(&run, &[]).await?;
                 Ok(None)
             }
@@ -212,11 +209,21 @@ impl<B: Backend> Driven<B> {
         let end = End { outcome: Outcome::Aborted, reason, alone: false, unix_ms: unix_ms(), watched: false };
         let (found, _) = result(run, &[], &now, end);
         let run = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
-        let run = self.keep(run).await?;
+        let run = self.end_grace(&*self.keep(run).await?).await?;
+        self.end(&run, &[]).await
+    }
+
+    /// Ends grace. If it goes on, what was counted as dropped may be reclaimed yet.
+    async fn end_grace(&self, run: &RunRecord) -> Result<RunRecord, ManagerError> {
+        let mut run = run.clone();
         if let GraceEnd::GoesOn(why) = self.backend.end_grace().await? {
             self.desk().view.event("grace", why);
+            run.result = run.result.map(|found| {
+                let dropped = found.0.result.counts.dropped;
+                Arc::new(Coded(unverified(found.0.clone(), dropped, |_| true)))
+            });
         }
-        self.end(&run, &[]).await
+        Ok(run)
     }
 
     /// Counts what was seen back, makes that durable, ends grace.
@@ -226,35 +233,19 @@ impl<B: Backend> Driven<B> {
         let end = End { outcome: Outcome::Settled, reason, alone, unix_ms: unix_ms(), watched };
         let (found, losses) = result(run, &back, now, end);
         let counted = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
-        let mut run = (*self.keep(counted).await?).clone();
-        if let GraceEnd::GoesOn(why) = self.backend.end_grace().await? {
-            self.desk().view.event("grace", why);
-        }
+        let run = self.end_grace(&*self.keep(counted).await?).await?;
         // A reclaim may have come between the count and the end of grace; an equal lock may as well
         // be somebody else's new one.
         let after = self.backend.sight().await?;
-        if let Some(counted) = &run.result {
-            let mut found = counted.0.clone();
-            let late = losses.iter().filter(|loss| after.locks.contains(&loss.lock)).collect::<Vec<_>>();
-            if !late.is_empty() {
-                let moved = late.len() as u64;
-                let counts = &mut found.result.counts;
-                *counts = Counts {
-                    dropped: counts.dropped.saturating_sub(moved),
-                    unverified: counts.unverified + moved,
-                    ..*counts
-                };
-                let mut rows = found.locks.into_vec();
-                rows.retain(|row| {
-                    let same = |loss: &&Loss| {
-                        loss.lock.range() == row.range && loss.lock.file.as_bytes() == row.file.as_slice()
-                    };
-                    row.fate != Fate::Dropped || !late.iter().any(same)
-                });
-                found.locks = List::clipped(rows);
-                run.result = Some(Arc::new(Coded(found)));
-            }
-        }
+        let dropped = run.result.as_ref().map_or(0, |found| found.0.result.counts.dropped);
+        let all = losses.iter().filter(|_| dropped > 0);
+        let late: Vec<&Loss> = all.filter(|loss| after.locks.contains(&loss.lock)).collect();
+        let is_late = |row: &LockFate| {
+            late.iter().any(|loss| loss.lock.range() == row.range && loss.lock.file.as_bytes() == row.file.as_slice())
+        };
+        let doubt =
+            |found: &Arc<Coded<FullResult>>| Arc::new(Coded(unverified(found.0.clone(), late.len() as u64, is_late)));
+        let run = RunRecord { result: run.result.as_ref().map(doubt), ..run };
         self.end(&run, &losses).await
     }
 
