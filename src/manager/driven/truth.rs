@@ -130,14 +130,12 @@ impl<B: Backend> Driven<B> {
                     return Ok(Some(self.keep(run).await?));
                 }
                 let reason = "nlmctl ended between the drop and the notices, and grace is over: clients were not told";
-                self.end_unwatched(run, Outcome::Superseded, reason, true).await?;
+                self.end_unwatched(run, Outcome::Superseded, reason).await?;
                 Ok(None)
             }
             Phase::Grace if life != run.life => {
                 let reason = "the lock manager was restarted in the middle of the run";
-                // Whatever it held is gone with its life, if the run did not drop it before.
-                let owed = !run.notices_begun;
-                self.end_unwatched((*run).clone(), Outcome::Superseded, reason, owed).await?;
+                self.end_unwatched((*run).clone(), Outcome::Superseded, reason).await?;
                 Ok(None)
             }
             Phase::Grace if in_grace => {
@@ -162,8 +160,7 @@ impl<B: Backend> Driven<B> {
                 } else {
                     (Outcome::Superseded, "grace ended by itself before any client was told")
                 };
-                let owed = !run.notices_begun && !run.soft;
-                self.end_unwatched((*run).clone(), outcome, reason, owed).await?;
+                self.end_unwatched((*run).clone(), outcome, reason).await?;
                 Ok(None)
             }
             Phase::Settling => {
@@ -209,7 +206,8 @@ impl<B: Backend> Driven<B> {
         let end = End { outcome: Outcome::Aborted, reason, alone: false, unix_ms: unix_ms(), watched: false };
         let (found, _) = result(run, &[], &now, end);
         let run = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
-        let run = self.end_grace(&*self.keep(run).await?).await?;
+        let kept = self.keep(run).await?;
+        let run = self.end_grace(&kept).await?;
         self.end(&run, &[]).await
     }
 
@@ -233,7 +231,8 @@ impl<B: Backend> Driven<B> {
         let end = End { outcome: Outcome::Settled, reason, alone, unix_ms: unix_ms(), watched };
         let (found, losses) = result(run, &back, now, end);
         let counted = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
-        let run = self.end_grace(&*self.keep(counted).await?).await?;
+        let kept = self.keep(counted).await?;
+        let run = self.end_grace(&kept).await?;
         // A reclaim may have come between the count and the end of grace; an equal lock may as well
         // be somebody else's new one.
         let after = self.backend.sight().await?;
@@ -250,18 +249,12 @@ impl<B: Backend> Driven<B> {
     }
 
     /// The end of a run whose grace nobody watched to its end.
-    async fn end_unwatched(
-        &self,
-        run: RunRecord,
-        outcome: Outcome,
-        reason: &str,
-        owed: bool,
-    ) -> Result<RunResult, ManagerError> {
+    async fn end_unwatched(&self, run: RunRecord, outcome: Outcome, reason: &str) -> Result<RunResult, ManagerError> {
         let now = self.backend.sight().await?;
         let back = self.desk().view.back(&run);
         let end = End { outcome, reason, alone: true, unix_ms: unix_ms(), watched: false };
         let (found, losses) = result(&run, &back, &now, end);
-        let run = RunRecord { result: Some(Arc::new(Coded(found))), owed, ..run };
+        let run = RunRecord { result: Some(Arc::new(Coded(found))), ..run };
         self.end(&run, &losses).await
     }
 

@@ -53,7 +53,7 @@ async fn clients_that_nobody_told_before_grace_ended_are_told_by_the_next_run() 
     let run = begun(&next, 2).await;
     let names: Vec<_> = next.run_clients(run).await.unwrap().into_iter().map(|client| client.name).collect();
     assert_eq!(names.iter().map(CallerName::as_str).collect::<Vec<_>>(), ["c3", "c1", "c2"]);
-    told(&next, run).await;
+    all_told(&next, run, 3).await;
     host.comes_back(&[lock("a", 0)]);
     assert_eq!(settle(&next, run, false).await.unwrap().counts.resurrected, 1);
     assert_eq!(next.cautions().await.unwrap(), []);
@@ -111,6 +111,12 @@ async fn killed(host: &Host, dies: Dies) -> RunId {
     assert!(driver.begin(&args).await.is_err());
     host.with(|world| (world.dies, world.life) = (None, 1));
     args.run
+}
+
+async fn all_told(driver: &Driven<Fake>, run: RunId, clients: u32) {
+    let acked = |client| ClientProgress { client, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
+    let clients = List::clipped((0..clients).map(acked).collect());
+    driver.progress(&ProgressArgs { run, notices_begun: true, clients }).await.unwrap();
 }
 
 async fn owes(driver: &Driven<Fake>) -> bool {
@@ -220,4 +226,23 @@ async fn calls_that_come_at_once_end_a_run_once_and_none_brings_it_back() {
         assert!(status.is_ok());
         assert!(!Vault::new(host.dir.path()).runs().unwrap()[0].is_active());
     }
+}
+
+#[tokio::test]
+async fn clients_whose_turn_never_came_are_told_by_the_next_run_and_those_told_are_not_owed() {
+    let host = Host::new();
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    drop(driver);
+    host.with(|world| (world.in_grace, world.clients) = (false, Vec::new()));
+    let next = host.driver();
+    assert_eq!(next.result(run).await.unwrap().outcome, Outcome::Settled);
+    assert!(owes(&next).await);
+    let run = begun(&next, 2).await;
+    let names: Vec<_> = next.run_clients(run).await.unwrap().into_iter().map(|client| client.name).collect();
+    assert_eq!(names.iter().map(CallerName::as_str).collect::<Vec<_>>(), ["c2"]);
+    all_told(&next, run, 1).await;
+    settle(&next, run, false).await.unwrap();
+    assert!(!owes(&next).await);
 }
