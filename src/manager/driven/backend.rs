@@ -32,6 +32,15 @@ pub struct Dropped {
     pub notes: Vec<String>,
 }
 
+/// What a controller that died had left undone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// What was put back, for the record.
+    pub lines: Vec<String>,
+    /// Whether it may have begun to drop locks: what is held now may be there by luck.
+    pub may_have_dropped: bool,
+}
+
 /// What one client's release was seen to do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientReleased {
@@ -84,7 +93,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError>;
 
     /// Puts back what a controller that died left undone, and says what that was.
-    async fn recover(&self) -> Result<Vec<String>, ManagerError>;
+    async fn recover(&self) -> Result<Recovered, ManagerError>;
     /// Makes `state` its NSM state number, durably.
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError>;
     /// Starts grace before anything is dropped, where that can be a step of its own; true if it did.

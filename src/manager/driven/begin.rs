@@ -57,10 +57,10 @@ impl<B: Backend> Driven<B> {
         clients
     }
 
-    /// The last run's clients, if their locks were dropped and nobody told them.
+    /// Those of the last run's clients whose locks were dropped and whom nobody told.
     pub(super) async fn owed(&self) -> Result<Vec<RunClient>, ManagerError> {
         let runs = self.with_vault(Vault::runs).await?;
-        Ok(runs.last().filter(|run| run.owed).map(|run| run.clients().to_vec()).unwrap_or_default())
+        Ok(runs.last().filter(|run| !run.is_active()).map(RunRecord::owed).unwrap_or_default())
     }
 
     /// A new run, up to the point where the locks may be dropped, durable.
@@ -106,8 +106,8 @@ impl<B: Backend> Driven<B> {
             result: None,
             acknowledged: false,
             soft,
+            may_have_dropped: false,
             spared: BTreeSet::new(),
-            owed: false,
         })
     }
 

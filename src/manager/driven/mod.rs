@@ -39,7 +39,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity};
+pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered};
 pub use compare::{LocalLock, Lock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,7 +71,13 @@ pub struct Driven<B> {
     backend: Arc<B>,
     vault: Vault,
     desk: Arc<Mutex<Desk>>,
+    /// Whose turn it is to change a run that has begun, or to find one: one task's at a time, and it
+    /// looks at the desk again when it has it.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// Nobody else changes a run while this is held.
+type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
 
 /// What this process knows and may do.
 #[derive(Debug, Default)]
@@ -95,7 +101,12 @@ impl<B> std::fmt::Debug for Driven<B> {
 
 impl<B> Clone for Driven<B> {
     fn clone(&self) -> Self {
-        Self { backend: Arc::clone(&self.backend), vault: self.vault.clone(), desk: Arc::clone(&self.desk) }
+        Self {
+            backend: Arc::clone(&self.backend),
+            vault: self.vault.clone(),
+            desk: Arc::clone(&self.desk),
+            turn: Arc::clone(&self.turn),
+        }
     }
 }
 
@@ -106,7 +117,7 @@ pub(super) fn refused<T>(code: RefusalCode, message: impl Into<String>) -> Resul
 impl<B: Backend> Driven<B> {
     /// Drives `backend`; runs are kept in the vault's folder.
     pub fn new(backend: B, vault: Vault) -> Self {
-        Self { backend: Arc::new(backend), vault, desk: Arc::default() }
+        Self { backend: Arc::new(backend), vault, desk: Arc::default(), turn: Arc::default() }
     }
     /// The manager itself.
     pub fn backend(&self) -> &B {
@@ -225,20 +236,27 @@ impl<B: Backend> Driven<B> {
         })
     }
 
-    /// The active run of this id, driven by this process.
-    async fn driven(&self, run: RunId) -> Result<Arc<RunRecord>, ManagerError> {
-        match self.look().await? {
-            Some(active) if active.id() == run && active.phase != Phase::Beginning => {
-                if self.desk().driving.is_none() {
-                    return refused(RefusalCode::RunActive, format!("run {run} is driven by another nlmctl"));
-                }
-                Ok(active)
-            }
-            Some(_) | None => match self.ended(run).await? {
-                Some(_) => refused(RefusalCode::WrongPhase, format!("run {run} is over")),
-                None => refused(RefusalCode::UnknownRun, format!("run {run} is not known")),
-            },
+    /// The active run of this id, driven by this process, and the turn to change it.
+    async fn driven(&self, run: RunId) -> Result<(Turn<'_>, Arc<RunRecord>), ManagerError> {
+        let seen = self.look().await?;
+        let turn = self.turn.lock().await;
+        let mine = {
+            let desk = self.desk();
+            desk.run.clone().filter(|_| desk.driving.is_some())
+        };
+        let is_it = |active: &Arc<RunRecord>| active.id() == run && active.phase != Phase::Beginning;
+        match mine.filter(is_it) {
+            Some(mine) if mine.phase == Phase::Grace => return Ok((turn, mine)),
+            Some(_) => return refused(RefusalCode::WrongPhase, format!("run {run} is settling")),
+            None => {}
         }
+        if self.ended(run).await?.is_some() {
+            return refused(RefusalCode::WrongPhase, format!("run {run} is over"));
+        }
+        if seen.is_some_and(|seen| is_it(&seen)) {
+            return refused(RefusalCode::RunActive, format!("run {run} is driven by another nlmctl"));
+        }
+        refused(RefusalCode::UnknownRun, format!("run {run} is not known"))
     }
 
     async fn found(&self, run: RunId) -> Result<Option<RunRecord>, ManagerError> {
@@ -378,10 +396,7 @@ impl<B: Backend> LockManager for Driven<B> {
     }
 
     async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError> {
-        let active = self.driven(args.run).await?;
-        if active.phase != Phase::Grace {
-            return refused(RefusalCode::WrongPhase, format!("run {} is settling", args.run));
-        }
+        let (_turn, active) = self.driven(args.run).await?;
         let mut run = (*active).clone();
         let elapsed = elapsed(&run);
         args.clients.as_slice().iter().for_each(|news| run.deliver(news, elapsed));
@@ -398,7 +413,7 @@ impl<B: Backend> LockManager for Driven<B> {
     }
 
     async fn extend(&self, args: &ExtendArgs) -> Result<Status, ManagerError> {
-        let active = self.driven(args.run).await?;
+        let (_turn, active) = self.driven(args.run).await?;
         let end = millis(elapsed(&active)).saturating_add(args.remaining_ms);
         let run = RunRecord { extended_ms: active.extended_ms.max(end), ..(*active).clone() };
         let run = self.keep(run).await?;
@@ -406,8 +421,9 @@ impl<B: Backend> LockManager for Driven<B> {
     }
 
     async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
-        let active = self.driven(args.run).await?;
+        let (turn, active) = self.driven(args.run).await?;
         if !self.backend.capabilities().settle_early {
+            drop(turn);
             return self.settle_with_grace(args.run).await;
         }
         let pending = self.desk().view.counts(&active).pending;
@@ -419,7 +435,7 @@ impl<B: Backend> LockManager for Driven<B> {
     }
 
     async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        let active = self.driven(run).await?;
+        let (_turn, active) = self.driven(run).await?;
         if active.soft {
             return self.abort_run(&active).await;
         }

@@ -94,12 +94,13 @@ pub struct RunRecord {
     /// Nothing was dropped when it began: what nobody reclaims stays.
     #[serde(default)]
     pub soft: bool,
+    /// Its driver died, and left a mark that the drop may have begun.
+    #[serde(default)]
+    pub may_have_dropped: bool,
     /// Places in `before` of locks that were held right after the drop, when nobody was told yet: they
     /// were not dropped, and being held says nothing of a reclaim.
     #[serde(default)]
     pub spared: BTreeSet<usize>,
-    /// Locks were dropped, and its clients were not told: the next run must tell them.
-    pub owed: bool,
 }
 
 impl RunRecord {
@@ -114,6 +115,12 @@ impl RunRecord {
     /// Its clients.
     pub fn clients(&self) -> &[RunClient] {
         self.clients.0.as_slice()
+    }
+    /// Its clients whose locks were dropped and whom nobody has told: the next run must.
+    pub fn owed(&self) -> Vec<RunClient> {
+        let told = self.clients().iter().zip(&self.deliveries);
+        let untold = told.filter(|(_, told)| !self.soft && told.delivery.0 == Delivery::NotTold);
+        untold.map(|(client, _)| client.clone()).collect()
     }
     /// Deliveries of clients that nobody has told yet.
     pub fn untold(clients: usize) -> Vec<Delivered> {

@@ -102,6 +102,18 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
     (full(run, end, counts, rows), losses)
 }
 
+/// The result where `moved` locks that count as dropped, of these rows, may be held or come back yet.
+pub(super) fn unverified(mut found: FullResult, moved: u64, is_one: impl Fn(&LockFate) -> bool) -> FullResult {
+    let counts = &mut found.result.counts;
+    counts.dropped = counts.dropped.saturating_sub(moved);
+    counts.unverified += moved;
+    found.result.not_understood &= counts.dropped > 0;
+    let mut rows = found.locks.into_vec();
+    rows.retain(|row| row.fate != Fate::Dropped || !is_one(row));
+    found.locks = List::clipped(rows);
+    found
+}
+
 /// Whether every client acked and none reclaimed anything: a lock manager that can keep its locks
 /// would have kept these.
 fn not_understood(run: &RunRecord, counts: &Counts, outcome: Outcome) -> bool {

@@ -1,9 +1,9 @@
 //! Where a run really is: runs that an earlier process left, and the ends of runs.
 //!
 //! ```text
-//! Beginning --- locks still held ------------------------------> forgotten: nothing was dropped
-//!     |  '----- dropped, and grace is over ----------------------> Ended (superseded), clients owed
-//!     v dropped, in grace
+//! Beginning --- every lock held, no mark of a drop -------------> forgotten: nothing was dropped
+//!     |  '----- perhaps dropped, and grace is over --------------> Ended (superseded), clients owed
+//!     v perhaps dropped, in grace
 //!   Grace ----- settle, or past the deadline and nobody drives --> Settling --> Ended (settled)
 //!        '----- grace over by itself while it was watched -------> Settling --> Ended (settled)
 //!        '----- grace over by itself, notices had left ----------> Ended (settled, unverified)
@@ -11,15 +11,16 @@
 //!        '----- the manager has begun another life --------------> Ended (superseded)
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::compare::compare;
 use super::record::{Coded, Phase, RunRecord};
-use super::results::{End, Loss, result};
+use super::results::{End, Loss, result, unverified};
 use super::vault::Vault;
 use super::{Backend, Driven, GraceEnd, Sight, elapsed, pause_after, unix_ms};
 use crate::manager::ManagerError;
-use crate::wire::control::{Counts, Fate, Outcome, RunId, RunResult};
-use crate::wire::xdr::List;
+use crate::wire::control::{FullResult, LockFate, Outcome, RunId, RunResult};
 
 /// Lines about lost locks in the timeline; beyond that the record's rows tell.
 const LINES: usize = 32;
@@ -32,46 +33,79 @@ struct Watch<'a> {
     watched: bool,
 }
 
+/// Whether a run that only began has dropped nothing, of which every sign is needed: one lock that is
+/// held may have been taken anew. Where no lock could be listed, grace alone says that it may have.
+fn surely_held(run: &RunRecord, held: &BTreeSet<usize>, in_grace: bool) -> bool {
+    let listed = run.before.locks.len();
+    !run.may_have_dropped && held.len() == listed && (listed > 0 || !in_grace)
+}
+
 impl<B: Backend> Driven<B> {
-    /// Takes the right to drive; false if another process has it.
+    /// Takes the right to drive; false if another process has it, or another task of this one.
     pub(super) async fn drive(&self) -> Result<bool, ManagerError> {
-        if self.desk().driving.is_some() {
-            return Ok(true);
-        }
-        let Some(lock) = self.with_vault(Vault::try_drive).await? else { return Ok(false) };
-        self.desk().driving = Some(lock);
-        Ok(true)
+        let _turn = self.turn.lock().await;
+        let taken = self.desk().driving.is_some();
+        Ok(!taken && self.take_the_right().await?)
+    }
+
+    async fn take_the_right(&self) -> Result<bool, ManagerError> {
+        let lock = self.with_vault(Vault::try_drive).await?;
+        let mut desk = self.desk();
+        desk.driving = lock;
+        Ok(desk.driving.is_some())
     }
 
     /// The run that is on, found where it really is. If another process drives it, as that one has
     /// written it down.
     pub(super) async fn active(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        let _turn = self.turn.lock().await;
         let (driving, known) = {
             let desk = self.desk();
             (desk.driving.is_some(), desk.run.clone())
         };
         if driving {
-            let Some(run) = known else { return Ok(None) };
-            return if run.phase == Phase::Grace { self.recover(run).await } else { Ok(Some(run)) };
+            return match known {
+                // One that begins is another task's until it is in grace. One that settles is nobody's:
+                // whoever settled it has failed, or had the turn.
+                Some(run) if run.phase != Phase::Beginning => self.recover(run).await,
+                known => Ok(known),
+            };
         }
-        let left = self.with_vault(Vault::runs).await?.into_iter().rfind(RunRecord::is_active).map(Arc::new);
-        if !self.drive().await? {
-            return Ok(left);
+        if !self.take_the_right().await? {
+            return self.left().await;
         }
-        for done in self.backend.recover().await? {
-            tracing::warn!("{done}");
-            self.desk().view.event("recovered", done);
-        }
-        let found = match left {
-            Some(run) => self.recover(run).await?,
-            None => None,
-        };
+        let found = self.take_over().await;
         let mut desk = self.desk();
-        desk.run.clone_from(&found);
-        if found.is_none() {
+        desk.run = found.as_ref().ok().and_then(Option::clone);
+        if desk.run.is_none() {
             desk.driving = None;
         }
-        Ok(found)
+        drop(desk);
+        found
+    }
+
+    /// The run that is not over on disk.
+    async fn left(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        Ok(self.with_vault(Vault::runs).await?.into_iter().rfind(RunRecord::is_active).map(Arc::new))
+    }
+
+    /// What the last driver left. Read with the right to drive: until then that one may have gone on.
+    async fn take_over(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        let left = self.left().await?;
+        let done = self.backend.recover().await?;
+        for line in done.lines {
+            tracing::warn!("{line}");
+            self.desk().view.event("recovered", line);
+        }
+        match left {
+            Some(run) if done.may_have_dropped && run.phase == Phase::Beginning => {
+                // The mark is gone now, and what it says must not be.
+                let run = self.keep(RunRecord { may_have_dropped: true, ..(*run).clone() }).await?;
+                self.recover(run).await
+            }
+            Some(run) => self.recover(run).await,
+            None => Ok(None),
+        }
     }
 
     /// The truth about a run that is not over on disk. This process drives.
@@ -80,31 +114,28 @@ impl<B: Backend> Driven<B> {
         let in_grace = self.backend.in_grace().await?;
         match run.phase {
             Phase::Beginning => {
-                let now = self.backend.sight().await?;
-                let gone =
-                    !run.before.locks.is_empty() && run.before.locks.iter().all(|lock| !now.locks.contains(lock));
-                let held = !run.before.locks.is_empty() && !gone;
-                // Where grace is a step of its own it may be on with nothing dropped.
-                if life == run.life && !gone && (!in_grace || held) {
+                let held = compare(&run.before, &self.backend.sight().await?).held();
+                if run.soft || (life == run.life && surely_held(&run, &held, in_grace)) {
                     let id = run.id();
                     self.with_vault(move |vault| vault.forget(id)).await?;
                     return Ok(None);
                 }
                 let grace_ms = run.begin.0.grace_max_ms;
                 let deliveries = RunRecord::untold(run.clients().len());
-                let run = RunRecord { phase: Phase::Grace, life, grace_ms, deliveries, ..(*run).clone() };
+                // Nobody was told yet, so what is held in grace was not dropped. Afterwards it may be
+                // anybody's.
+                let spared = if in_grace { held } else { BTreeSet::new() };
+                let run = RunRecord { phase: Phase::Grace, life, grace_ms, deliveries, spared, ..(*run).clone() };
                 if in_grace {
                     return Ok(Some(self.keep(run).await?));
                 }
                 let reason = "nlmctl ended between the drop and the notices, and grace is over: clients were not told";
-                self.end_unwatched(run, Outcome::Superseded, reason, true).await?;
+                self.end_unwatched(run, Outcome::Superseded, reason).await?;
                 Ok(None)
             }
             Phase::Grace if life != run.life => {
                 let reason = "the lock manager was restarted in the middle of the run";
-                // Whatever it held is gone with its life, if the run did not drop it before.
-                let owed = !run.notices_begun;
-                self.end_unwatched((*run).clone(), Outcome::Superseded, reason, owed).await?;
+                self.end_unwatched((*run).clone(), Outcome::Superseded, reason).await?;
                 Ok(None)
             }
             Phase::Grace if in_grace => {
@@ -129,14 +160,11 @@ impl<B: Backend> Driven<B> {
                 } else {
                     (Outcome::Superseded, "grace ended by itself before any client was told")
                 };
-                let owed = !run.notices_begun && !run.soft;
-                self.end_unwatched((*run).clone(), outcome, reason, owed).await?;
+                self.end_unwatched((*run).clone(), outcome, reason).await?;
                 Ok(None)
             }
             Phase::Settling => {
-                if in_grace && life == run.life {
-                    self.backend.end_grace().await?;
-                }
+                let run = if in_grace && life == run.life { self.end_grace(&run).await? } else { (*run).clone() };
                 self.end(&run, &[]).await?;
                 Ok(None)
             }
@@ -160,8 +188,9 @@ impl<B: Backend> Driven<B> {
     pub(super) async fn settle_with_grace(&self, run: RunId) -> Result<RunResult, ManagerError> {
         loop {
             let looking = tokio::time::Instant::now();
-            match self.driven(run).await {
-                Ok(_) => tokio::time::sleep(pause_after(looking)).await,
+            // The turn is others' while it sleeps.
+            match self.driven(run).await.map(drop) {
+                Ok(()) => tokio::time::sleep(pause_after(looking)).await,
                 Err(error) => match self.ended(run).await? {
                     Some(result) => return Ok(result.0.result.clone()),
                     None => return Err(error),
@@ -177,11 +206,22 @@ impl<B: Backend> Driven<B> {
         let end = End { outcome: Outcome::Aborted, reason, alone: false, unix_ms: unix_ms(), watched: false };
         let (found, _) = result(run, &[], &now, end);
         let run = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
-        let run = self.keep(run).await?;
+        let kept = self.keep(run).await?;
+        let run = self.end_grace(&kept).await?;
+        self.end(&run, &[]).await
+    }
+
+    /// Ends grace. If it goes on, what was counted as dropped may be reclaimed yet.
+    async fn end_grace(&self, run: &RunRecord) -> Result<RunRecord, ManagerError> {
+        let mut run = run.clone();
         if let GraceEnd::GoesOn(why) = self.backend.end_grace().await? {
             self.desk().view.event("grace", why);
+            run.result = run.result.map(|found| {
+                let dropped = found.0.result.counts.dropped;
+                Arc::new(Coded(unverified(found.0.clone(), dropped, |_| true)))
+            });
         }
-        self.end(&run, &[]).await
+        Ok(run)
     }
 
     /// Counts what was seen back, makes that durable, ends grace.
@@ -191,51 +231,30 @@ impl<B: Backend> Driven<B> {
         let end = End { outcome: Outcome::Settled, reason, alone, unix_ms: unix_ms(), watched };
         let (found, losses) = result(run, &back, now, end);
         let counted = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
-        let mut run = (*self.keep(counted).await?).clone();
-        if let GraceEnd::GoesOn(why) = self.backend.end_grace().await? {
-            self.desk().view.event("grace", why);
-        }
+        let kept = self.keep(counted).await?;
+        let run = self.end_grace(&kept).await?;
         // A reclaim may have come between the count and the end of grace; an equal lock may as well
         // be somebody else's new one.
         let after = self.backend.sight().await?;
-        if let Some(counted) = &run.result {
-            let mut found = counted.0.clone();
-            let late = losses.iter().filter(|loss| after.locks.contains(&loss.lock)).collect::<Vec<_>>();
-            if !late.is_empty() {
-                let moved = late.len() as u64;
-                let counts = &mut found.result.counts;
-                *counts = Counts {
-                    dropped: counts.dropped.saturating_sub(moved),
-                    unverified: counts.unverified + moved,
-                    ..*counts
-                };
-                let mut rows = found.locks.into_vec();
-                rows.retain(|row| {
-                    let same = |loss: &&Loss| {
-                        loss.lock.range() == row.range && loss.lock.file.as_bytes() == row.file.as_slice()
-                    };
-                    row.fate != Fate::Dropped || !late.iter().any(same)
-                });
-                found.locks = List::clipped(rows);
-                run.result = Some(Arc::new(Coded(found)));
-            }
-        }
+        let dropped = run.result.as_ref().map_or(0, |found| found.0.result.counts.dropped);
+        let all = losses.iter().filter(|_| dropped > 0);
+        let late: Vec<&Loss> = all.filter(|loss| after.locks.contains(&loss.lock)).collect();
+        let is_late = |row: &LockFate| {
+            late.iter().any(|loss| loss.lock.range() == row.range && loss.lock.file.as_bytes() == row.file.as_slice())
+        };
+        let doubt =
+            |found: &Arc<Coded<FullResult>>| Arc::new(Coded(unverified(found.0.clone(), late.len() as u64, is_late)));
+        let run = RunRecord { result: run.result.as_ref().map(doubt), ..run };
         self.end(&run, &losses).await
     }
 
     /// The end of a run whose grace nobody watched to its end.
-    async fn end_unwatched(
-        &self,
-        run: RunRecord,
-        outcome: Outcome,
-        reason: &str,
-        owed: bool,
-    ) -> Result<RunResult, ManagerError> {
+    async fn end_unwatched(&self, run: RunRecord, outcome: Outcome, reason: &str) -> Result<RunResult, ManagerError> {
         let now = self.backend.sight().await?;
         let back = self.desk().view.back(&run);
         let end = End { outcome, reason, alone: true, unix_ms: unix_ms(), watched: false };
         let (found, losses) = result(&run, &back, &now, end);
-        let run = RunRecord { result: Some(Arc::new(Coded(found))), owed, ..run };
+        let run = RunRecord { result: Some(Arc::new(Coded(found))), ..run };
         self.end(&run, &losses).await
     }
 

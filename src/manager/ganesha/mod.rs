@@ -51,7 +51,7 @@ use self::bus::{Bus, GraceEvent};
 use self::cautions::Seen;
 use self::process::Server;
 use super::driven::vault::{self, Vault};
-use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Sight};
+use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight};
 use super::{Caution, ManagerError};
 use crate::nsm::own_names::own_names;
 use crate::nsm::roster::{self, Kind, Roster};
@@ -271,7 +271,7 @@ impl Backend for Ganesha {
         Ok(self.seen().await?.cautions())
     }
 
-    async fn recover(&self) -> Result<Vec<String>, ManagerError> {
+    async fn recover(&self) -> Result<Recovered, ManagerError> {
         self.finish_release().await
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {

@@ -19,7 +19,7 @@ use super::error::halfway;
 use super::process::{self, Server};
 use super::{Ganesha, GaneshaError, clients, refused, remove, write};
 use crate::manager::ManagerError;
-use crate::manager::driven::{ClientReleased, Lock};
+use crate::manager::driven::{ClientReleased, Lock, Recovered};
 use crate::rpc::client::{Request, Retransmit, UdpClient};
 use crate::rpc::rpcbind;
 use crate::rpc::udp::UdpEndpoint;
@@ -158,16 +158,17 @@ impl Ganesha {
     }
 
     /// Finishes a release that an earlier process did not see to its end. No notice has left since.
-    pub(super) async fn finish_release(&self) -> Result<Vec<String>, ManagerError> {
-        let Ok(marked) = tokio::fs::read(self.mark()).await else { return Ok(Vec::new()) };
+    pub(super) async fn finish_release(&self) -> Result<Recovered, ManagerError> {
+        let Ok(marked) = tokio::fs::read(self.mark()).await else { return Ok(Recovered::default()) };
+        let mut found = Recovered { lines: Vec::new(), may_have_dropped: true };
         let life = self.look(Server::life).await?;
         if marked != life.as_bytes() || !self.bus().await?.in_grace().await.map_err(GaneshaError::from)? {
             remove(&self.mark()).await?;
-            return Ok(Vec::new());
+            return Ok(found);
         }
-        let mut done = vec!["nlmctl had ended while Ganesha released locks: released again, to the end".to_owned()];
-        done.extend(self.release_or_tell().await?);
-        Ok(done)
+        found.lines.push("nlmctl had ended while Ganesha released locks: released again, to the end".to_owned());
+        found.lines.extend(self.release_or_tell().await?);
+        Ok(found)
     }
 
     /// Releases one client's locks: `name` is its name in statd's records. Who waits for them gets

@@ -55,7 +55,7 @@ use self::saved::Saved;
 use self::statd::Statd;
 use self::v4::V4;
 use super::driven::vault::Vault;
-use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Sight};
+use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight};
 use super::{Caution, ManagerError, Weight};
 use crate::nsm::{mounts, own_names};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
@@ -404,7 +404,7 @@ impl Backend for Knfsd {
         self.blocking(Self::look_ahead).await.map_err(KnfsdError::unanswered)
     }
 
-    async fn recover(&self) -> Result<Vec<String>, ManagerError> {
+    async fn recover(&self) -> Result<Recovered, ManagerError> {
         let left = self.blocking(|this| {
             guard::wait_for_another(&this.dir)?;
             let saved = Saved::find(&this.dir)?;
@@ -419,9 +419,9 @@ impl Backend for Knfsd {
             // Before the length of grace is put back: its grace begins only then.
             drops::let_it_take_a_signal(&self.proc).await.map_err(KnfsdError::unanswered)?;
         }
-        let Some(saved) = saved else { return Ok(Vec::new()) };
-        let done = self.blocking(move |this| saved.put_back(&this.proc, &this.dir)).await;
-        done.map_err(KnfsdError::unanswered)
+        let Some(saved) = saved else { return Ok(Recovered::default()) };
+        let lines = self.blocking(move |this| saved.put_back(&this.proc, &this.dir)).await;
+        Ok(Recovered { lines: lines.map_err(KnfsdError::unanswered)?, may_have_dropped: true })
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
         self.blocking(move |this| this.statd()?.raise(&this.proc, state)).await.map_err(KnfsdError::refused)
