@@ -63,7 +63,8 @@ pub enum NotTaken {
     /// Somebody there is in the way.
     #[error("somebody who does not use NLM is in the way")]
     Conflict,
-    /// It could not be asked: the lock is refused as DENIED_NOLOCKS.
+    /// It could not be asked: a new lock is refused as DENIED_NOLOCKS. A reclaim goes unanswered, and the
+    /// client repeats it: refused, it would forget a lock that nobody has taken from it.
     #[error("the file system's lock cannot be had: {0}")]
     Failed(#[from] io::Error),
 }

@@ -134,7 +134,7 @@ fn promises(call: &Call) -> bool {
 
 /// Whether it takes back what its owner had: refused only for a conflict, and not because a status
 /// monitor is missing. (A client that is refused forgets the lock, and its process is not told.)
-fn is_reclaim(call: &Call) -> bool {
+pub(super) fn is_reclaim(call: &Call) -> bool {
     matches!(call, Call::Lock { reclaim: true, .. } | Call::Share { reclaim: true, .. })
 }
 

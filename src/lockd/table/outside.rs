@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::calls::{OpenCall, Parked};
+use super::calls::{OpenCall, Parked, is_reclaim};
 use super::lines::{Place, Standing};
 use super::owner::{Done, Owner};
 use crate::lockd::embed::{Admission, Embedding, NotTaken, Question};
@@ -229,7 +229,7 @@ impl Owner {
                     Ok(()) => MirrorAnswer::Done,
                     Err(NotTaken::Conflict) => MirrorAnswer::Conflict,
                     Err(error @ NotTaken::Failed(_)) => {
-                        tracing::error!(file = %of, "{error}; the lock is refused (DENIED_NOLOCKS)");
+                        tracing::error!(file = %of, "{error}; a new lock is refused (DENIED_NOLOCKS), a reclaim goes unanswered");
                         MirrorAnswer::Failed
                     }
                 },
@@ -274,7 +274,16 @@ impl Owner {
         // First, while what it asked for is not given up again.
         let asker = self.embedded.steps.get_mut(file).and_then(|waiting| waiting.asker.take());
         if let Some((place, number)) = asker {
-            self.lines.ready(&place, number, |call| Some(OpenCall { outside, ..call }));
+            // A client that is refused a reclaim forgets the lock, and nobody is in its way.
+            let unanswered = |call: &OpenCall| answer == MirrorAnswer::Failed && is_reclaim(&call.incoming.call);
+            let mut dropped = false;
+            self.lines.ready(&place, number, |call| {
+                dropped = unanswered(&call);
+                (!dropped).then_some(OpenCall { outside, ..call })
+            });
+            if dropped {
+                self.parked = self.parked.saturating_sub(1);
+            }
             self.move_up(&place);
         }
         let _ = self.apply_effects();

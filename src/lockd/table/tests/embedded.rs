@@ -26,7 +26,7 @@ impl Access for Asks {
     }
 }
 
-/// Does what the test lets it do. `None`: it failed.
+/// Does what the test lets it do; `false`: somebody is in the way. Without an answer it fails.
 #[derive(Debug)]
 struct Steps(UnboundedSender<(MirrorStep, Answer<bool>)>);
 
@@ -34,8 +34,11 @@ impl Steps {
     async fn step(&self, step: MirrorStep) -> Result<(), NotTaken> {
         let (answer, answered) = oneshot::channel();
         let _ = self.0.send((step, answer));
-        let done = answered.await.expect("an answer: without one the file server panics");
-        if done { Ok(()) } else { Err(NotTaken::Conflict) }
+        match answered.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(NotTaken::Conflict),
+            Err(_) => Err(NotTaken::Failed(std::io::ErrorKind::Other.into())),
+        }
     }
 }
 
@@ -281,6 +284,31 @@ async fn a_conflict_there_is_a_denial_here() {
     assert_eq!(w.do_step().await, given_up(), "it may have been done in part");
     let test = w.world.table.call(test_of(incoming(2, "file"))).await;
     assert!(matches!(test, Some(Verdict::Holder(Holder { process: Process { svid: Svid(77), .. }, .. }))), "{test:?}");
+}
+
+#[tokio::test]
+async fn a_failure_there_refuses_a_new_lock_and_leaves_a_reclaim_to_be_repeated() {
+    let mut w = Mirrored::new();
+    w.hold(incoming(2, "other")).await;
+    let lock = w.world.send(incoming(2, "file"));
+    drop(w.step().await);
+    assert_eq!(lock.await.unwrap(), Some(Verdict::NoLocks));
+    assert_eq!(w.do_step().await, given_up(), "it may have been done in part");
+
+    w.world.begin().await;
+    let reclaim = w.world.send(reclaim_of(incoming(2, "file")));
+    let (step, answer) = w.step().await;
+    assert_eq!(step, taken());
+    let unlock = w.world.send(unlock_of(incoming(2, "other")));
+    drop(answer);
+    assert_eq!(reclaim.await.unwrap(), None, "refused, the client would forget it");
+    assert_eq!(unlock.await.unwrap(), Some(Verdict::Granted), "it was only behind");
+    for _ in 0..2 {
+        assert_eq!(w.do_step().await, given_up());
+    }
+    let again = w.world.send(reclaim_of(incoming(2, "file")));
+    assert_eq!(w.do_step().await, taken());
+    assert_eq!(again.await.unwrap(), Some(Verdict::Granted));
 }
 
 #[tokio::test]
