@@ -138,9 +138,9 @@ pub(super) fn is_reclaim(call: &Call) -> bool {
     matches!(call, Call::Lock { reclaim: true, .. } | Call::Share { reclaim: true, .. })
 }
 
-/// Whether a client is known from this call on.
-fn makes_known(call: &Call) -> bool {
-    matches!(call, Call::Lock { .. } | Call::Share { .. })
+/// Whether a client is known from this call on; not if it may not lock.
+fn makes_known(call: &OpenCall) -> bool {
+    matches!(call.incoming.call, Call::Lock { .. } | Call::Share { .. }) && call.admission != Some(Admission::Denied)
 }
 
 fn carried_state(call: &Call) -> NsmState {
@@ -303,7 +303,7 @@ impl Owner {
         let look_up =
             !self.table.namesakes(&key.1).is_empty() && (pending || self.identifying.waiting.len() < LOOKUPS_MAX);
         if !look_up && !pending {
-            if !makes_known(&call.incoming.call) {
+            if !makes_known(&call) {
                 self.stranger(call);
                 return;
             }
@@ -331,7 +331,7 @@ impl Owner {
         let mut known = self.table.find(key.0, &key.1).is_some() || self.join(&key, found);
         for parked in waiting {
             match parked {
-                Parked::Call(call) if !known && !makes_known(&call.incoming.call) => self.stranger(call),
+                Parked::Call(call) if !known && !makes_known(&call) => self.stranger(call),
                 Parked::Call(_) if !known && self.add(&key).is_err() => parked.deny(),
                 Parked::Call(_) => {
                     known = true;

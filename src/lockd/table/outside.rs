@@ -152,7 +152,7 @@ impl Owner {
         match call.admission? {
             Admission::Allowed => None,
             Admission::Stale => Some(Verdict::Stale),
-            Admission::Denied if self.is_known_reclaim(call) => None,
+            Admission::Denied if self.may_be_known_reclaim(call) => None,
             Admission::Denied => {
                 tracing::info!(client = %call.incoming.name, "the file server does not let it lock that file");
                 Some(Verdict::Denied)
@@ -160,9 +160,13 @@ impl Owner {
         }
     }
 
-    /// A reclaim of what the table knows as the caller's.
-    fn is_known_reclaim(&self, call: &OpenCall) -> bool {
-        let Some(client) = self.table.find(call.incoming.address, &call.incoming.name) else { return false };
+    /// A reclaim of what the table knows as the caller's; or of a caller who may turn out to be a client
+    /// that is known from another address.
+    fn may_be_known_reclaim(&self, call: &OpenCall) -> bool {
+        let (address, name) = (call.incoming.address, &call.incoming.name);
+        let Some(client) = self.table.find(address, name) else {
+            return is_reclaim(&call.incoming.call) && !self.table.namesakes(name).is_empty();
+        };
         let caller = Caller { client, via: call.incoming.via };
         match &call.incoming.call {
             Call::Lock { wanted, reclaim: true, .. } => self.table.knows_range(caller, wanted),

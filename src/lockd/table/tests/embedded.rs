@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::lockd::embed::{Access, Admission, Mirror, NotTaken, Question};
-use crate::locks::{Coverage, Holder, MirrorStep, Part};
+use crate::locks::{Caller, Coverage, Handled, Holder, MirrorStep, Outside, Part};
 
 type Answer<T> = oneshot::Sender<T>;
 
@@ -218,6 +218,45 @@ async fn who_may_not_lock_any_more_reclaims_what_is_still_known_as_his_and_nothi
         let reclaim = w.world.send(reclaim_of(incoming(2, file)));
         w.say(Admission::Denied).await;
         assert_eq!(reclaim.await.unwrap(), Some(verdict), "{file}");
+    }
+}
+
+#[tokio::test]
+async fn a_known_client_reclaims_from_another_address_what_it_may_not_lock_any_more() {
+    let address = |host| std::net::IpAddr::from([127, 0, 0, host]);
+    let name = CallerName::new("host2").unwrap();
+    let joined = vec![address(2), address(3)];
+    for (found, file, expected) in [
+        (joined.clone(), "file", None),
+        (joined, "another", Some(Verdict::Denied)),
+        (vec![], "file", Some(Verdict::Denied)),
+    ] {
+        let (persist, mut disk) = Persist::scripted();
+        let (asks, _questions) = unbounded_channel();
+        let embedding = Embedding { access: Some(Arc::new(Asks(asks))), mirror: None };
+        let (mut owner, ..) = owner::Owner::new(Setup { embedding, ..setup(persist, Limits::default()) });
+        let known = owner.table.add_client(address(2), &name).unwrap();
+        let held = incoming(2, "file");
+        let caller = Caller { client: known, via: held.via };
+        assert_eq!(owner.table.handle(Duration::ZERO, caller, &held.call), Handled::Reply(Verdict::Granted));
+        let (answer, mut answered) = oneshot::channel();
+        let reclaim = reclaim_of(Incoming { name: name.clone(), ..incoming(3, file) });
+        owner.again.push_back(calls::Parked::Call(calls::OpenCall {
+            incoming: reclaim,
+            answer,
+            parkings: 0,
+            number: 1,
+            admission: Some(Admission::Denied),
+            outside: Outside::Unasked,
+        }));
+        owner.drain_again();
+        assert!(answered.try_recv().is_err(), "the name is looked up first");
+        owner.looked_up(address(3), name.clone(), &found);
+        assert_eq!(answered.try_recv().ok(), expected, "{file} {found:?}");
+        // Not refused: it is recorded first that the client calls from there.
+        let recorded = timeout(A_MOMENT, disk.recv()).await.is_ok_and(|change| change.is_some());
+        assert_eq!(recorded, expected.is_none());
+        assert_eq!(owner.table.totals().clients, 1, "who is refused is not even remembered");
     }
 }
 
