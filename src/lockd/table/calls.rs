@@ -407,6 +407,10 @@ impl Owner {
         if state.is_known() {
             view.nsm_state = state;
         }
+        // Before statd is to watch it: for a call that is dropped nobody would.
+        if !self.has_room(&call.incoming.name) {
+            return;
+        }
         let asked = match &mut self.watches {
             None => Vec::new(),
             Some(watches) => match watches.take_up(&view.addresses) {
