@@ -73,6 +73,10 @@ pub enum NotTaken {
 /// NFSv4 clients are excluded as well. All NLM clients together are *one* owner there: what they have
 /// of each other is not its business. After a restart it starts empty; reclaims take again.
 ///
+/// Nothing is given up at a stop: what is held ends with the process, or with the mirror where it is
+/// dropped. So each [`Server::start`](crate::lockd::Server::start) needs a mirror of its own, that has
+/// nothing, and who starts a server again in the same process drops the mirror of the one before first.
+///
 /// SHARE reservations are not mirrored. A waiter (F_SETLKW over NFS) that meets somebody there is
 /// asked for again after 100 ms, then less and less often, every 5 s at last; a deadlock over both
 /// domains is not found.
