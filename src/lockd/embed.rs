@@ -82,7 +82,8 @@ pub enum NotTaken {
 /// domains is not found.
 ///
 /// At most one call for a file is under way at a time, except [`holder`](Self::holder). A call must
-/// answer: until it does, other locks of that file that need it go unanswered. Other files are served.
+/// answer: until it does, other locks of that file that need it go unanswered. Other files are served,
+/// up to 128 files that hang at once: beyond them locks of further files go unanswered too.
 #[async_trait]
 pub trait Mirror: Debug + Send + Sync + 'static {
     /// Raises each part to its mode, without waiting for whoever is in the way. On an error some of

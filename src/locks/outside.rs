@@ -14,7 +14,8 @@
 //!                                                                '-conflict--> rests; asked again after a pause
 //! ```
 //! One step of a file is under way at a time; who needs another one waits for it. A step that did not
-//! succeed may have been done in part: nothing relies on it, and all it was to raise is given up.
+//! succeed may have been done in part (unless it was not begun): nothing relies on it, and all it was to
+//! raise is given up.
 //! SHARE reservations are not mirrored: no file system has them.
 
 use std::collections::HashMap;
@@ -52,6 +53,8 @@ pub enum MirrorAnswer {
     Conflict,
     /// Nobody knows how much of it was done.
     Failed,
+    /// Nothing of it was done. The call that asked is not given again; a waiter is asked for again.
+    NotBegun,
 }
 
 /// What the other domain said to the step that a call had to wait for.
@@ -237,6 +240,7 @@ impl LockTable {
                     mirrored.may_lower(part.range);
                 }
             }
+            MirrorStep::Take(_) if answer == MirrorAnswer::NotBegun => {}
             MirrorStep::Take(parts) => mirrored.doubtful.extend(parts),
             MirrorStep::GiveUp { .. } => {}
         }

@@ -279,6 +279,25 @@ impl Mirrored {
         answer.send(true).unwrap();
         step
     }
+    /// Makes clients known.
+    async fn know(&mut self, clients: std::ops::Range<u16>) {
+        for n in clients {
+            self.hold(client(n, &format!("other{n}"))).await;
+        }
+    }
+    /// Each known client asks for a file of its own.
+    fn ask_for_many(&self, clients: std::ops::Range<u16>) -> Vec<JoinHandle<Option<Verdict>>> {
+        clients.map(|n| self.world.send(client(n, &format!("file{n}")))).collect()
+    }
+    async fn many_steps(&mut self) -> Vec<Answer<bool>> {
+        let mut hung = Vec::new();
+        while hung.len() < 128 {
+            let (step, answer) = self.step().await;
+            assert_eq!(step, taken());
+            hung.push(answer);
+        }
+        hung
+    }
     /// For a client's first lock, which is recorded first.
     async fn hold(&mut self, incoming: Incoming) {
         let lock = self.world.send(incoming);
@@ -286,6 +305,13 @@ impl Mirrored {
         assert_eq!(self.do_step().await, taken());
         assert_eq!(lock.await.unwrap(), Some(Verdict::Granted));
     }
+}
+
+/// One of many.
+fn client(n: u16, file: &str) -> Incoming {
+    let [high, low] = n.to_be_bytes();
+    let address = std::net::Ipv4Addr::new(127, 1, high, low).into();
+    Incoming { address, name: CallerName::new(&format!("client{n}")).unwrap(), ..incoming(2, file) }
 }
 
 fn taken() -> MirrorStep {
@@ -388,6 +414,48 @@ async fn a_step_that_takes_too_long_costs_only_the_calls_that_need_it() {
     let again = w.world.send(incoming(3, "file"));
     assert_eq!(w.do_step().await, taken());
     assert_eq!(again.await.unwrap(), Some(Verdict::Granted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_that_hang_keep_no_turns_and_beyond_a_number_of_them_no_other_file_is_taken() {
+    let mut w = Mirrored::new();
+    for host in [2, 3] {
+        w.hold(incoming(host, &format!("held{host}"))).await;
+    }
+    w.know(0..128).await;
+    let calls = w.ask_for_many(0..128);
+    let mut hung = w.many_steps().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let lock = w.world.send(incoming(2, "file"));
+    assert_eq!(w.do_step().await, taken(), "it got the turn of one that hangs");
+    assert_eq!(lock.await.unwrap(), Some(Verdict::Granted));
+    for call in calls {
+        assert_eq!(call.await.unwrap(), None);
+    }
+    assert_eq!(w.world.table.call(incoming(3, "another")).await, None);
+    assert!(w.steps.try_recv().is_err(), "enough files hang");
+    hung.pop().unwrap().send(true).unwrap();
+    assert_eq!(w.do_step().await, given_up());
+    let again = w.world.send(incoming(3, "another"));
+    assert_eq!(w.do_step().await, taken());
+    assert_eq!(again.await.unwrap(), Some(Verdict::Granted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_taken_and_gets_no_turn_in_time_is_not_begun() {
+    let mut w = Mirrored::new();
+    w.hold(incoming(2, "held")).await;
+    w.know(0..256).await;
+    let _calls = w.ask_for_many(0..128);
+    let _hung = w.many_steps().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _more_calls = w.ask_for_many(128..256);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let lock = w.world.send(incoming(2, "file"));
+    let _more_hung = w.many_steps().await;
+    assert_eq!(lock.await.unwrap(), None, "the client sends it again");
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(w.steps.try_recv().is_err(), "nobody wants it any more");
 }
 
 #[tokio::test(start_paused = true)]
