@@ -63,7 +63,8 @@ pub enum NotTaken {
     /// Somebody there is in the way.
     #[error("somebody who does not use NLM is in the way")]
     Conflict,
-    /// It could not be asked: the lock is refused as DENIED_NOLOCKS.
+    /// It could not be asked: a new lock is refused as DENIED_NOLOCKS. A reclaim goes unanswered, and the
+    /// client repeats it: refused, it would forget a lock that nobody has taken from it.
     #[error("the file system's lock cannot be had: {0}")]
     Failed(#[from] io::Error),
 }
@@ -72,12 +73,17 @@ pub enum NotTaken {
 /// NFSv4 clients are excluded as well. All NLM clients together are *one* owner there: what they have
 /// of each other is not its business. After a restart it starts empty; reclaims take again.
 ///
+/// Nothing is given up at a stop: what is held ends with the process, or with the mirror where it is
+/// dropped. So each [`Server::start`](crate::lockd::Server::start) needs a mirror of its own, that has
+/// nothing, and who starts a server again in the same process drops the mirror of the one before first.
+///
 /// SHARE reservations are not mirrored. A waiter (F_SETLKW over NFS) that meets somebody there is
 /// asked for again after 100 ms, then less and less often, every 5 s at last; a deadlock over both
 /// domains is not found.
 ///
 /// At most one call for a file is under way at a time, except [`holder`](Self::holder). A call must
-/// answer: until it does, other locks of that file that need it go unanswered. Other files are served.
+/// answer: until it does, other locks of that file that need it go unanswered. Other files are served,
+/// up to 128 files that hang at once: beyond them locks of further files go unanswered too.
 #[async_trait]
 pub trait Mirror: Debug + Send + Sync + 'static {
     /// Raises each part to its mode, without waiting for whoever is in the way. On an error some of

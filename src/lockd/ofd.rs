@@ -5,6 +5,8 @@
 //! description: POSIX locks of local processes, Samba and the kernel's NFSv4 server conflict with it,
 //! NLM clients do not conflict with each other there. When nothing is covered any more the file is
 //! closed. An exclusive lock wants a file opened for writing, a shared one a file opened for reading.
+//! So the process needs a descriptor for each locked file: raise `RLIMIT_NOFILE` to what clients lock
+//! (beyond it new locks are refused, and reclaims go unanswered).
 //!
 //! fcntl counts bytes in signed 64 bits; NLM's ranges beyond that concern no local process.
 

@@ -14,7 +14,8 @@
 //!                                                                '-conflict--> rests; asked again after a pause
 //! ```
 //! One step of a file is under way at a time; who needs another one waits for it. A step that did not
-//! succeed may have been done in part: nothing relies on it, and all it was to raise is given up.
+//! succeed may have been done in part (unless it was not begun): nothing relies on it, and all it was to
+//! raise is given up.
 //! SHARE reservations are not mirrored: no file system has them.
 
 use std::collections::HashMap;
@@ -25,7 +26,8 @@ use super::requests::Want;
 use super::{Caller, Effect, Handled, LockTable, Process, Wanted};
 use crate::wire::types::{ByteRange, FileHandle, OwnerHandle};
 
-/// Ranges of a file remembered while a step is under way; beyond them all of the file is looked at.
+/// Ranges of a file remembered until what nothing needs is given up; beyond them all of the file is looked at:
+/// each is compared with all locks in it.
 const MAX_LOWERED: usize = 64;
 
 /// What the other domain is asked to do for a file.
@@ -51,6 +53,8 @@ pub enum MirrorAnswer {
     Conflict,
     /// Nobody knows how much of it was done.
     Failed,
+    /// Nothing of it was done. The call that asked is not given again; a waiter is asked for again.
+    NotBegun,
 }
 
 /// What the other domain said to the step that a call had to wait for.
@@ -83,6 +87,17 @@ struct Mirrored {
     /// How often in a row a waiter was refused, and whether asking again is agreed on.
     refusals: u32,
     resting: bool,
+}
+
+impl Mirrored {
+    /// Less may be needed of the range than it has.
+    fn may_lower(&mut self, range: ByteRange) {
+        if self.lowered.len() < MAX_LOWERED {
+            self.lowered.push(range);
+        } else {
+            self.lowered = vec![ByteRange::ALL];
+        }
+    }
 }
 
 /// What is known of the other domain.
@@ -222,9 +237,10 @@ impl LockTable {
                 mirrored.refusals = 0;
                 for part in parts {
                     mirrored.has.raise(part);
-                    mirrored.lowered.push(part.range);
+                    mirrored.may_lower(part.range);
                 }
             }
+            MirrorStep::Take(_) if answer == MirrorAnswer::NotBegun => {}
             MirrorStep::Take(parts) => mirrored.doubtful.extend(parts),
             MirrorStep::GiveUp { .. } => {}
         }
@@ -254,11 +270,7 @@ impl LockTable {
             if mirrored.lowered.is_empty() {
                 mirrors.lowered.push(file.handle.clone());
             }
-            if mirrored.lowered.len() < MAX_LOWERED {
-                mirrored.lowered.push(range);
-            } else {
-                mirrored.lowered = vec![ByteRange::ALL];
-            }
+            mirrored.may_lower(range);
         }
     }
 
@@ -321,6 +333,13 @@ impl LockTable {
         if mirrors.files.get(handle).is_some_and(idle) {
             mirrors.files.remove(handle);
         }
+    }
+
+    /// How many ranges of the file are to be looked at.
+    #[cfg(test)]
+    pub(super) fn ranges_to_look_at(&self, handle: &FileHandle) -> usize {
+        let mirrored = self.mirrors.as_ref().and_then(|mirrors| mirrors.files.get(handle));
+        mirrored.map_or(0, |mirrored| mirrored.lowered.len())
     }
 
     /// What must hold of the mirror, after every step and with all effects taken.

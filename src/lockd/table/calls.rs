@@ -134,13 +134,13 @@ fn promises(call: &Call) -> bool {
 
 /// Whether it takes back what its owner had: refused only for a conflict, and not because a status
 /// monitor is missing. (A client that is refused forgets the lock, and its process is not told.)
-fn is_reclaim(call: &Call) -> bool {
+pub(super) fn is_reclaim(call: &Call) -> bool {
     matches!(call, Call::Lock { reclaim: true, .. } | Call::Share { reclaim: true, .. })
 }
 
-/// Whether a client is known from this call on.
-fn makes_known(call: &Call) -> bool {
-    matches!(call, Call::Lock { .. } | Call::Share { .. })
+/// Whether a client is known from this call on; not if it may not lock.
+fn makes_known(call: &OpenCall) -> bool {
+    matches!(call.incoming.call, Call::Lock { .. } | Call::Share { .. }) && call.admission != Some(Admission::Denied)
 }
 
 fn carried_state(call: &Call) -> NsmState {
@@ -303,7 +303,7 @@ impl Owner {
         let look_up =
             !self.table.namesakes(&key.1).is_empty() && (pending || self.identifying.waiting.len() < LOOKUPS_MAX);
         if !look_up && !pending {
-            if !makes_known(&call.incoming.call) {
+            if !makes_known(&call) {
                 self.stranger(call);
                 return;
             }
@@ -331,7 +331,7 @@ impl Owner {
         let mut known = self.table.find(key.0, &key.1).is_some() || self.join(&key, found);
         for parked in waiting {
             match parked {
-                Parked::Call(call) if !known && !makes_known(&call.incoming.call) => self.stranger(call),
+                Parked::Call(call) if !known && !makes_known(&call) => self.stranger(call),
                 Parked::Call(_) if !known && self.add(&key).is_err() => parked.deny(),
                 Parked::Call(_) => {
                     known = true;
@@ -406,6 +406,10 @@ impl Owner {
         let state = carried_state(&call.incoming.call);
         if state.is_known() {
             view.nsm_state = state;
+        }
+        // Before statd is to watch it: for a call that is dropped nobody would.
+        if !self.has_room(&call.incoming.name) {
+            return;
         }
         let asked = match &mut self.watches {
             None => Vec::new(),

@@ -6,7 +6,8 @@
 //! after [`PATIENCE`] the calls that wait for it are dropped, and later ones that need it too, until
 //! it has ended. At most [`QUESTIONS_MAX`] questions and [`STEPS_AT_ONCE`] steps are under way; one
 //! question more is dropped with its call, a step more waits for its turn (there is at most one
-//! for a file).
+//! for a file). A step that hangs gives its turn back after [`PATIENCE`]; what is to be taken is not
+//! begun any more after [`PATIENCE`] without a turn, nor while [`SLOW_MAX`] files are slow.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use tokio::sync::Semaphore;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::calls::{OpenCall, Parked};
+use super::calls::{OpenCall, Parked, is_reclaim};
 use super::lines::{Place, Standing};
 use super::owner::{Done, Owner};
-use crate::lockd::embed::{Admission, Embedding, NotTaken, Question};
+use crate::lockd::embed::{Admission, Embedding, Mirror, NotTaken, Question};
 use crate::locks::{Call, Caller, Coverage, MirrorAnswer, MirrorStep, Outside, Part, Verdict, Wanted};
 use crate::wire::types::FileHandle;
 
@@ -29,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const QUESTIONS_MAX: usize = 1_024;
 /// Steps of the mirror under way.
 const STEPS_AT_ONCE: usize = 128;
+/// Files with a slow step, from which on nothing is taken of further ones: each may keep a thread.
+const SLOW_MAX: usize = 128;
 /// Between two attempts for a waiter that met somebody of the other domain: doubles up to the maximum.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -152,7 +155,7 @@ impl Owner {
         match call.admission? {
             Admission::Allowed => None,
             Admission::Stale => Some(Verdict::Stale),
-            Admission::Denied if self.is_known_reclaim(call) => None,
+            Admission::Denied if self.may_be_known_reclaim(call) => None,
             Admission::Denied => {
                 tracing::info!(client = %call.incoming.name, "the file server does not let it lock that file");
                 Some(Verdict::Denied)
@@ -160,9 +163,13 @@ impl Owner {
         }
     }
 
-    /// A reclaim of what the table knows as the caller's.
-    fn is_known_reclaim(&self, call: &OpenCall) -> bool {
-        let Some(client) = self.table.find(call.incoming.address, &call.incoming.name) else { return false };
+    /// A reclaim of what the table knows as the caller's; or of a caller who may turn out to be a client
+    /// that is known from another address.
+    fn may_be_known_reclaim(&self, call: &OpenCall) -> bool {
+        let (address, name) = (call.incoming.address, &call.incoming.name);
+        let Some(client) = self.table.find(address, name) else {
+            return is_reclaim(&call.incoming.call) && !self.table.namesakes(name).is_empty();
+        };
         let caller = Caller { client, via: call.incoming.via };
         match &call.incoming.call {
             Call::Lock { wanted, reclaim: true, .. } => self.table.knows_range(caller, wanted),
@@ -221,23 +228,30 @@ impl Owner {
     /// Has the mirror do a step.
     pub(super) fn mirror(&mut self, file: FileHandle, step: MirrorStep) {
         let Some(mirror) = self.embedded.embedding.mirror.clone() else { return };
+        let takes = matches!(step, MirrorStep::Take(_));
+        if takes && self.embedded.slow.len() >= SLOW_MAX {
+            tracing::warn!(%file, "too many files' mirrors are slow; a lock is not taken there");
+            self.work.spawn(async { Done::Mirrored { file, answer: MirrorAnswer::NotBegun } });
+            return;
+        }
         let (turns, of) = (self.embedded.turns.clone(), file.clone());
         let doing = tokio::spawn(async move {
-            let _turn = turns.acquire().await;
-            match step {
-                MirrorStep::Take(parts) => match mirror.take(&of, &parts).await {
-                    Ok(()) => MirrorAnswer::Done,
-                    Err(NotTaken::Conflict) => MirrorAnswer::Conflict,
-                    Err(error @ NotTaken::Failed(_)) => {
-                        tracing::error!(file = %of, "{error}; the lock is refused (DENIED_NOLOCKS)");
-                        MirrorAnswer::Failed
-                    }
-                },
-                MirrorStep::GiveUp { parts, nothing_left } => {
-                    mirror.give_up(&of, &parts, nothing_left).await;
-                    MirrorAnswer::Done
-                }
+            // What is given up has to be done some time; calls for what is taken are dropped by then.
+            let turn = if takes {
+                let Ok(turn) = tokio::time::timeout(PATIENCE, turns.acquire_owned()).await else {
+                    return MirrorAnswer::NotBegun;
+                };
+                turn
+            } else {
+                turns.acquire_owned().await
+            };
+            let mut doing = std::pin::pin!(do_step(&*mirror, &of, &step));
+            if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut doing).await {
+                return answer;
             }
+            // Others must not lack its turn for as long as it hangs.
+            drop(turn);
+            doing.await
         });
         self.work.spawn(async move {
             let mut doing = doing;
@@ -267,14 +281,27 @@ impl Owner {
         self.embedded.slow.remove(file);
         self.table.mirror_answered(file, answer);
         let outside = match answer {
-            MirrorAnswer::Done => Outside::Unasked,
+            MirrorAnswer::Done | MirrorAnswer::NotBegun => Outside::Unasked,
             MirrorAnswer::Conflict => Outside::Conflict,
             MirrorAnswer::Failed => Outside::Failed,
         };
         // First, while what it asked for is not given up again.
         let asker = self.embedded.steps.get_mut(file).and_then(|waiting| waiting.asker.take());
         if let Some((place, number)) = asker {
-            self.lines.ready(&place, number, |call| Some(OpenCall { outside, ..call }));
+            // A client that is refused a reclaim forgets the lock, and nobody is in its way.
+            let unanswered = |call: &OpenCall| match answer {
+                MirrorAnswer::Done | MirrorAnswer::Conflict => false,
+                MirrorAnswer::Failed => is_reclaim(&call.incoming.call),
+                MirrorAnswer::NotBegun => true,
+            };
+            let mut dropped = false;
+            self.lines.ready(&place, number, |call| {
+                dropped = unanswered(&call);
+                (!dropped).then_some(OpenCall { outside, ..call })
+            });
+            if dropped {
+                self.parked = self.parked.saturating_sub(1);
+            }
             self.move_up(&place);
         }
         let _ = self.apply_effects();
@@ -316,6 +343,23 @@ impl Owner {
             drop(permit);
             Done::Nothing
         });
+    }
+}
+
+async fn do_step(mirror: &dyn Mirror, file: &FileHandle, step: &MirrorStep) -> MirrorAnswer {
+    match step {
+        MirrorStep::Take(parts) => match mirror.take(file, parts).await {
+            Ok(()) => MirrorAnswer::Done,
+            Err(NotTaken::Conflict) => MirrorAnswer::Conflict,
+            Err(error @ NotTaken::Failed(_)) => {
+                tracing::error!(%file, "{error}; a new lock is refused (DENIED_NOLOCKS), a reclaim goes unanswered");
+                MirrorAnswer::Failed
+            }
+        },
+        MirrorStep::GiveUp { parts, nothing_left } => {
+            mirror.give_up(file, parts, *nothing_left).await;
+            MirrorAnswer::Done
+        }
     }
 }
 

@@ -305,6 +305,25 @@ fn what_nobody_wants_any_more_when_it_is_taken_is_given_up() {
 }
 
 #[test]
+fn a_lock_over_many_holes_has_only_a_few_ranges_looked_at_again() {
+    let mut m = Mirrored::new();
+    let caller = m.w.caller("a");
+    for n in 0..200 {
+        assert_eq!(m.lock(A, bytes(2 * n, 2 * n), true), Verdict::Granted);
+    }
+    let call = World::lock_call(A, FILE, ByteRange::ALL, true, false, false);
+    assert_eq!(m.w.table.handle(m.w.now, caller, &call), Handled::Outside { asked: true });
+    let Some(Effect::Mirror(file, MirrorStep::Take(parts))) = m.take(|e| matches!(e, Effect::Mirror(..))) else {
+        panic!("no step")
+    };
+    assert_eq!(parts.len(), 200, "one for each hole");
+    m.w.table.mirror_answered(&file, MirrorAnswer::Done);
+    assert!(m.w.table.ranges_to_look_at(&file) <= 64);
+    assert_eq!(m.w.table.handle(m.w.now, caller, &call), Handled::Reply(Verdict::Granted));
+    m.w.check();
+}
+
+#[test]
 fn shares_are_not_mirrored() {
     let mut m = Mirrored::new();
     assert_eq!(m.w.share(A, FILE, 3, 3, false), Verdict::Granted);

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::lockd::embed::{Access, Admission, Mirror, NotTaken, Question};
-use crate::locks::{Coverage, Holder, MirrorStep, Part};
+use crate::locks::{Caller, Coverage, Handled, Holder, MirrorStep, Outside, Part};
 
 type Answer<T> = oneshot::Sender<T>;
 
@@ -26,7 +26,7 @@ impl Access for Asks {
     }
 }
 
-/// Does what the test lets it do. `None`: it failed.
+/// Does what the test lets it do; `false`: somebody is in the way. Without an answer it fails.
 #[derive(Debug)]
 struct Steps(UnboundedSender<(MirrorStep, Answer<bool>)>);
 
@@ -34,8 +34,11 @@ impl Steps {
     async fn step(&self, step: MirrorStep) -> Result<(), NotTaken> {
         let (answer, answered) = oneshot::channel();
         let _ = self.0.send((step, answer));
-        let done = answered.await.expect("an answer: without one the file server panics");
-        if done { Ok(()) } else { Err(NotTaken::Conflict) }
+        match answered.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(NotTaken::Conflict),
+            Err(_) => Err(NotTaken::Failed(std::io::ErrorKind::Other.into())),
+        }
     }
 }
 
@@ -218,6 +221,45 @@ async fn who_may_not_lock_any_more_reclaims_what_is_still_known_as_his_and_nothi
     }
 }
 
+#[tokio::test]
+async fn a_known_client_reclaims_from_another_address_what_it_may_not_lock_any_more() {
+    let address = |host| std::net::IpAddr::from([127, 0, 0, host]);
+    let name = CallerName::new("host2").unwrap();
+    let joined = vec![address(2), address(3)];
+    for (found, file, expected) in [
+        (joined.clone(), "file", None),
+        (joined, "another", Some(Verdict::Denied)),
+        (vec![], "file", Some(Verdict::Denied)),
+    ] {
+        let (persist, mut disk) = Persist::scripted();
+        let (asks, _questions) = unbounded_channel();
+        let embedding = Embedding { access: Some(Arc::new(Asks(asks))), mirror: None };
+        let (mut owner, ..) = owner::Owner::new(Setup { embedding, ..setup(persist, Limits::default()) });
+        let known = owner.table.add_client(address(2), &name).unwrap();
+        let held = incoming(2, "file");
+        let caller = Caller { client: known, via: held.via };
+        assert_eq!(owner.table.handle(Duration::ZERO, caller, &held.call), Handled::Reply(Verdict::Granted));
+        let (answer, mut answered) = oneshot::channel();
+        let reclaim = reclaim_of(Incoming { name: name.clone(), ..incoming(3, file) });
+        owner.again.push_back(calls::Parked::Call(calls::OpenCall {
+            incoming: reclaim,
+            answer,
+            parkings: 0,
+            number: 1,
+            admission: Some(Admission::Denied),
+            outside: Outside::Unasked,
+        }));
+        owner.drain_again();
+        assert!(answered.try_recv().is_err(), "the name is looked up first");
+        owner.looked_up(address(3), name.clone(), &found);
+        assert_eq!(answered.try_recv().ok(), expected, "{file} {found:?}");
+        // Not refused: it is recorded first that the client calls from there.
+        let recorded = timeout(A_MOMENT, disk.recv()).await.is_ok_and(|change| change.is_some());
+        assert_eq!(recorded, expected.is_none());
+        assert_eq!(owner.table.totals().clients, 1, "who is refused is not even remembered");
+    }
+}
+
 struct Mirrored {
     world: World,
     steps: UnboundedReceiver<(MirrorStep, Answer<bool>)>,
@@ -237,6 +279,25 @@ impl Mirrored {
         answer.send(true).unwrap();
         step
     }
+    /// Makes clients known.
+    async fn know(&mut self, clients: std::ops::Range<u16>) {
+        for n in clients {
+            self.hold(client(n, &format!("other{n}"))).await;
+        }
+    }
+    /// Each known client asks for a file of its own.
+    fn ask_for_many(&self, clients: std::ops::Range<u16>) -> Vec<JoinHandle<Option<Verdict>>> {
+        clients.map(|n| self.world.send(client(n, &format!("file{n}")))).collect()
+    }
+    async fn many_steps(&mut self) -> Vec<Answer<bool>> {
+        let mut hung = Vec::new();
+        while hung.len() < 128 {
+            let (step, answer) = self.step().await;
+            assert_eq!(step, taken());
+            hung.push(answer);
+        }
+        hung
+    }
     /// For a client's first lock, which is recorded first.
     async fn hold(&mut self, incoming: Incoming) {
         let lock = self.world.send(incoming);
@@ -244,6 +305,13 @@ impl Mirrored {
         assert_eq!(self.do_step().await, taken());
         assert_eq!(lock.await.unwrap(), Some(Verdict::Granted));
     }
+}
+
+/// One of many.
+fn client(n: u16, file: &str) -> Incoming {
+    let [high, low] = n.to_be_bytes();
+    let address = std::net::Ipv4Addr::new(127, 1, high, low).into();
+    Incoming { address, name: CallerName::new(&format!("client{n}")).unwrap(), ..incoming(2, file) }
 }
 
 fn taken() -> MirrorStep {
@@ -284,6 +352,31 @@ async fn a_conflict_there_is_a_denial_here() {
 }
 
 #[tokio::test]
+async fn a_failure_there_refuses_a_new_lock_and_leaves_a_reclaim_to_be_repeated() {
+    let mut w = Mirrored::new();
+    w.hold(incoming(2, "other")).await;
+    let lock = w.world.send(incoming(2, "file"));
+    drop(w.step().await);
+    assert_eq!(lock.await.unwrap(), Some(Verdict::NoLocks));
+    assert_eq!(w.do_step().await, given_up(), "it may have been done in part");
+
+    w.world.begin().await;
+    let reclaim = w.world.send(reclaim_of(incoming(2, "file")));
+    let (step, answer) = w.step().await;
+    assert_eq!(step, taken());
+    let unlock = w.world.send(unlock_of(incoming(2, "other")));
+    drop(answer);
+    assert_eq!(reclaim.await.unwrap(), None, "refused, the client would forget it");
+    assert_eq!(unlock.await.unwrap(), Some(Verdict::Granted), "it was only behind");
+    for _ in 0..2 {
+        assert_eq!(w.do_step().await, given_up());
+    }
+    let again = w.world.send(reclaim_of(incoming(2, "file")));
+    assert_eq!(w.do_step().await, taken());
+    assert_eq!(again.await.unwrap(), Some(Verdict::Granted));
+}
+
+#[tokio::test]
 async fn calls_that_need_one_file_are_served_one_after_the_other() {
     let mut w = Mirrored::new();
     for host in [2, 3, 4] {
@@ -321,6 +414,48 @@ async fn a_step_that_takes_too_long_costs_only_the_calls_that_need_it() {
     let again = w.world.send(incoming(3, "file"));
     assert_eq!(w.do_step().await, taken());
     assert_eq!(again.await.unwrap(), Some(Verdict::Granted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_that_hang_keep_no_turns_and_beyond_a_number_of_them_no_other_file_is_taken() {
+    let mut w = Mirrored::new();
+    for host in [2, 3] {
+        w.hold(incoming(host, &format!("held{host}"))).await;
+    }
+    w.know(0..128).await;
+    let calls = w.ask_for_many(0..128);
+    let mut hung = w.many_steps().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let lock = w.world.send(incoming(2, "file"));
+    assert_eq!(w.do_step().await, taken(), "it got the turn of one that hangs");
+    assert_eq!(lock.await.unwrap(), Some(Verdict::Granted));
+    for call in calls {
+        assert_eq!(call.await.unwrap(), None);
+    }
+    assert_eq!(w.world.table.call(incoming(3, "another")).await, None);
+    assert!(w.steps.try_recv().is_err(), "enough files hang");
+    hung.pop().unwrap().send(true).unwrap();
+    assert_eq!(w.do_step().await, given_up());
+    let again = w.world.send(incoming(3, "another"));
+    assert_eq!(w.do_step().await, taken());
+    assert_eq!(again.await.unwrap(), Some(Verdict::Granted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_taken_and_gets_no_turn_in_time_is_not_begun() {
+    let mut w = Mirrored::new();
+    w.hold(incoming(2, "held")).await;
+    w.know(0..256).await;
+    let _calls = w.ask_for_many(0..128);
+    let _hung = w.many_steps().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _more_calls = w.ask_for_many(128..256);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let lock = w.world.send(incoming(2, "file"));
+    let _more_hung = w.many_steps().await;
+    assert_eq!(lock.await.unwrap(), None, "the client sends it again");
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(w.steps.try_recv().is_err(), "nobody wants it any more");
 }
 
 #[tokio::test(start_paused = true)]
