@@ -1,6 +1,6 @@
 //! The monitor records of this host's programs: which there are, and whom a notice means. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::lockd::persist::{LocalMonitor, ToTell};
@@ -84,16 +84,17 @@ impl Book {
         meant
     }
 
-    /// Whether a host of this name is monitored, and was not at `source` when that was asked for.
-    pub(super) fn is_elsewhere(&self, source: IpAddr, name: &CallerName) -> bool {
-        self.entries
-            .values()
-            .any(|entry| entry.monitor.id.mon_name.matches(name) && !entry.monitor.addresses.contains(&source))
+    /// The monitored hosts that may have this name, and were not at `source` when that was asked for.
+    pub(super) fn elsewhere(&self, source: IpAddr, name: &CallerName) -> BTreeSet<CallerName> {
+        let moved = |entry: &&Entry| {
+            entry.monitor.id.mon_name.matches(name) && !entry.monitor.addresses.contains(&source)
+        };
+        self.entries.values().filter(moved).map(|entry| entry.monitor.id.mon_name.clone()).collect()
     }
 
-    /// Hosts of this name are at these addresses too.
-    pub(super) fn found_at(&mut self, name: &CallerName, addresses: &[IpAddr]) {
-        for entry in self.entries.values_mut().filter(|entry| entry.monitor.id.mon_name.matches(name)) {
+    /// The host that programs gave as `mon_name` is at these addresses now.
+    pub(super) fn found_at(&mut self, mon_name: &CallerName, addresses: &[IpAddr]) {
+        for entry in self.entries.values_mut().filter(|entry| entry.monitor.id.mon_name == *mon_name) {
             entry.monitor.addresses = addresses.to_vec();
         }
     }
@@ -168,10 +169,13 @@ mod tests {
 
     #[test]
     fn a_host_that_has_moved_is_meant_after_a_new_look_at_its_name() {
-        let mut book = book(vec![monitor("a", 1, &[1])]);
-        assert!(book.is_elsewhere(ip(9), &name("a.example.org")) && !book.is_elsewhere(ip(9), &name("b")));
+        let mut book = book(vec![monitor("a", 1, &[1]), monitor("a.example.net", 1, &[2])]);
+        let elsewhere = |book: &Book, host: &str| Vec::from_iter(book.elsewhere(ip(9), &name(host)));
+        assert_eq!(elsewhere(&book, "a.example.org"), [name("a")]);
+        assert_eq!(elsewhere(&book, "b"), []);
         book.found_at(&name("a"), &[ip(9)]);
         assert_eq!(meant(&mut book, 9, "a", 3), ["a 1"]);
+        assert_eq!(elsewhere(&book, "a"), [name("a.example.net")], "another host: it has not moved with this one");
     }
 
     #[test]

@@ -40,8 +40,11 @@ use call_back::CallBack;
 
 /// Requests that may wait; then senders wait.
 const REQUESTS: usize = 256;
-/// Names being looked up at once; an SM_MON beyond that is not answered, and comes again.
+/// Names being looked up at once for SM_MON; one beyond that is not answered, and comes again.
 const LOOKUPS_MAX: usize = 64;
+/// Names being looked up at once because of notices, which anybody can send: a notice beyond that
+/// finds its host only where the host was.
+const NOTICE_LOOKUPS_MAX: usize = 64;
 /// How long one may take.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -151,10 +154,11 @@ enum Done {
         outcome: Result<(), PersistError>,
         done: oneshot::Sender<bool>,
     },
-    /// Where the sender of a notice should be.
+    /// Where a monitored host is now, which a notice under `name` may have come from.
     Moved {
         source: IpAddr,
         name: CallerName,
+        mon_name: CallerName,
         state: NsmState,
         addresses: Vec<IpAddr>,
     },
@@ -177,8 +181,8 @@ struct Owner {
     call_back: CallBack,
     work: JoinSet<Done>,
     looking_up: usize,
-    /// Names of senders that are being looked up.
-    looked_for: HashSet<CallerName>,
+    /// Monitored hosts that are being looked up, each for a notice from there.
+    looked_for: HashSet<(IpAddr, CallerName)>,
     /// Records with a call under way, and the state to tell after it.
     calling: HashMap<MonId, Option<NsmState>>,
     telling: Option<AbortHandle>,
@@ -293,13 +297,12 @@ impl Owner {
                 }
                 let _ = done.send(outcome.is_ok());
             }
-            Done::Moved { source, name, state, addresses } => {
-                self.looking_up -= 1;
-                self.looked_for.remove(&name);
+            Done::Moved { source, name, mon_name, state, addresses } => {
                 if addresses.contains(&source) {
-                    self.book.found_at(&name, &addresses);
+                    self.book.found_at(&mon_name, &addresses);
                     self.call_all_back(source, &name, state);
                 }
+                self.looked_for.remove(&(source, mon_name));
             }
             Done::CalledBack(id) => {
                 if let Some(Some(state)) = self.calling.remove(&id) {
@@ -329,14 +332,19 @@ impl Owner {
     }
 
     fn rebooted(&mut self, source: IpAddr, name: &CallerName, state: NsmState) {
-        // Looked at again only where a monitored host seems to have moved, one look at a time.
-        if self.book.is_elsewhere(source, name) && self.looking_up < LOOKUPS_MAX && self.looked_for.insert(name.clone())
-        {
-            self.looking_up += 1;
+        // Looked at again only where a monitored host seems to have moved, one look at a time. The name
+        // looked up is the one that the program gave: what the notice says is its sender's choice.
+        for mon_name in self.book.elsewhere(source, name) {
+            if self.looked_for.len() >= NOTICE_LOOKUPS_MAX {
+                break;
+            }
+            if !self.looked_for.insert((source, mon_name.clone())) {
+                continue;
+            }
             let name = name.clone();
             self.work.spawn(async move {
-                let addresses = look_up_name(&name, LOOKUP_PATIENCE).await;
-                Done::Moved { source, name, state, addresses }
+                let addresses = look_up_name(&mon_name, LOOKUP_PATIENCE).await;
+                Done::Moved { source, name, mon_name, state, addresses }
             });
         }
         self.call_all_back(source, name, state);
