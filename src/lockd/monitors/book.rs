@@ -66,14 +66,19 @@ impl Book {
     /// The records that a notice from `source` under `name` means, and that have not heard this
     /// state yet. The source must be the host's: a stranger's notice means nobody. Of several hosts
     /// there (an address that is shared) the name tells which; a name that none of them has is an
-    /// alias, and means all of them.
-    pub(super) fn rebooted(&mut self, source: IpAddr, name: &CallerName, state: NsmState) -> Vec<MonId> {
+    /// alias where one host alone is there, and otherwise may be anybody's (`None`).
+    pub(super) fn rebooted(&mut self, source: IpAddr, name: &CallerName, state: NsmState) -> Option<Vec<MonId>> {
         let here = |entry: &Entry| entry.monitor.addresses.contains(&source);
         let named = |entry: &Entry| {
             let mon_name = &entry.monitor.id.mon_name;
             mon_name.as_str().parse::<IpAddr>().is_ok() || mon_name.matches(name)
         };
         let any_named = self.entries.values().any(|entry| here(entry) && named(entry));
+        let mut hosts = self.entries.values().filter(|entry| here(entry)).map(|entry| &entry.monitor.id.mon_name);
+        let first = hosts.next();
+        if !any_named && hosts.any(|other| Some(other) != first) {
+            return None;
+        }
         let mut meant = Vec::new();
         for (id, entry) in &mut self.entries {
             if here(entry) && (named(entry) || !any_named) && entry.last != Some(state) {
@@ -81,7 +86,7 @@ impl Book {
                 meant.push(id.clone());
             }
         }
-        meant
+        Some(meant)
     }
 
     /// The monitored hosts that may have this name, and were not at `source` when that was asked for.
@@ -140,7 +145,7 @@ mod tests {
     }
 
     fn meant(book: &mut Book, source: u8, notice: &str, state: i32) -> Vec<String> {
-        let meant = book.rebooted(ip(source), &name(notice), NsmState(state));
+        let meant = book.rebooted(ip(source), &name(notice), NsmState(state)).unwrap_or_default();
         meant.into_iter().map(|id| format!("{} {}", id.mon_name, id.my_id.my_prog)).collect()
     }
 
@@ -154,11 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn the_name_tells_hosts_behind_one_address_apart_and_an_alias_means_all() {
+    fn the_name_tells_hosts_behind_one_address_apart_and_an_alias_means_a_host_alone_there() {
         let mut book = book(vec![monitor("a", 1, &[1]), monitor("b", 1, &[1, 2])]);
         assert_eq!(meant(&mut book, 1, "a", 3), ["a 1"]);
         assert_eq!(meant(&mut book, 1, "b.example.org", 3), ["b 1"]);
-        assert_eq!(meant(&mut book, 1, "alias", 5), ["a 1", "b 1"]);
+        assert_eq!(book.rebooted(ip(1), &name("alias"), NsmState(5)), None, "whose?");
+        assert_eq!(meant(&mut book, 2, "alias", 5), ["b 1"]);
     }
 
     #[test]

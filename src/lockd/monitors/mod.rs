@@ -351,7 +351,11 @@ impl Owner {
     }
 
     fn call_all_back(&mut self, source: IpAddr, name: &CallerName, state: NsmState) {
-        for id in self.book.rebooted(source, name, state) {
+        let Some(meant) = self.book.rebooted(source, name, state) else {
+            tracing::warn!(%name, peer = %source, %state, "a reboot notice from an address that several monitored hosts share, under no name of theirs; no program is told");
+            return;
+        };
+        for id in meant {
             if let Some(next) = self.calling.get_mut(&id) {
                 *next = Some(state);
             } else {
