@@ -143,6 +143,7 @@ impl Server {
 
         // From here on clients of the last life count on this one.
         let boot = recovery::boot();
+        let booted = recovery::booted(&found, &boot);
         let nsm_state = recovery::start_state(&persist, &mut found, clock, state_file.as_ref(), &boot).await?;
         let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
         let monitors = found.monitors.clone();
@@ -173,6 +174,7 @@ impl Server {
             rpcbind_port: settings.rpcbind_port,
             records,
             to_tell,
+            booted,
         })?;
 
         let (stop, stopping) = watch::channel(false);

@@ -186,6 +186,28 @@ fn a_host_without_an_address_is_not_monitored() {
 }
 
 #[test]
+fn a_host_that_missed_a_notice_is_not_told_by_a_restart_and_not_at_all_once_it_is_monitored_anew() {
+    let (folder, rpcbind) = (tempfile::tempdir().unwrap(), Rpcbind::start(Vec::new()));
+    start(&folder, &rpcbind, &[]).kill_9();
+    let path = folder.path().join("state/nlmd.sqlite");
+    let hosts = "INSERT INTO to_tell (mon_name, my_name, addresses) VALUES \
+                 ('127.0.0.3', 'server', '127.0.0.3'), ('other', 'server', '127.0.0.4')";
+    rusqlite::Connection::open(&path).unwrap().execute(hosts, []).unwrap();
+
+    let daemon = start(&folder, &rpcbind, &[]);
+    assert_eq!(mon(&daemon, "127.0.0.3", 1).res_stat, ResStat::Success);
+    assert!(!daemon.log().contains("telling hosts that programs here monitored"), "{}", daemon.log());
+    assert!(daemon.log().contains("were not told of a crash"), "{}", daemon.log());
+    // A later write that is answered: the one before it is on disk.
+    assert_eq!(mon(&daemon, "127.0.0.5", 1).res_stat, ResStat::Success);
+    daemon.kill_9();
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let mut left = database.prepare("SELECT mon_name FROM to_tell").unwrap();
+    let left: Vec<String> = left.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(left, ["other"]);
+}
+
+#[test]
 fn a_crash_is_simulated_for_root_only() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = start(&folder, &Rpcbind::start(Vec::new()), &[]);

@@ -15,7 +15,9 @@
 //! Who is told when: after a boot of this machine all programs' locks are gone, so every monitored
 //! host is told (rpc.statd does it through `sm.bak/`; here it is the table `to_tell`). A restart of
 //! nlmd alone is none: the programs live on with their locks, their peers must not drop those, and
-//! the records stay. A host is off the list once it acked; the rest is told at the next start.
+//! the records stay. A host is off the list once it acked, or once a program monitors it anew: it
+//! may have locks there again, which a late notice would free. Who is left when the notices end (or
+//! nlmd does) is told after the next boot or SM_SIMU_CRASH, with those of then, and not before.
 //!
 //! Start reading at [`Owner::run`].
 
@@ -65,6 +67,8 @@ pub struct Setup {
     pub records: Vec<LocalMonitor>,
     /// The hosts to tell.
     pub to_tell: Vec<ToTell>,
+    /// Whether this is the first start of a boot: they are told now.
+    pub booted: bool,
 }
 
 #[derive(Debug)]
@@ -83,7 +87,7 @@ pub struct Monitors {
 }
 
 impl Monitors {
-    /// Starts the task, which begins to tell whoever has to be told.
+    /// Starts the task, which after a boot begins to tell whoever has to be told.
     pub fn spawn(setup: Setup) -> std::io::Result<Self> {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         // As many at most as there are hosts to tell.
@@ -93,6 +97,7 @@ impl Monitors {
         for record in setup.records {
             book.insert(record);
         }
+        let booted = setup.booted;
         let owner = Owner {
             book,
             to_tell: setup.to_tell,
@@ -109,7 +114,7 @@ impl Monitors {
             telling: None,
             tell_told,
         };
-        tokio::spawn(owner.run(inbox, told));
+        tokio::spawn(owner.run(inbox, told, booted));
         Ok(Self { requests })
     }
 
@@ -196,10 +201,20 @@ impl Drop for Owner {
 }
 
 impl Owner {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>, mut told: mpsc::UnboundedReceiver<ToTell>) {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Request>,
+        mut told: mpsc::UnboundedReceiver<ToTell>,
+        booted: bool,
+    ) {
         let mut states = self.table.nsm_states();
         let state = *states.borrow_and_update();
-        self.tell(state);
+        if booted {
+            self.tell(state);
+        } else if !self.to_tell.is_empty() {
+            let hosts: Vec<_> = self.to_tell.iter().map(|host| host.mon_name.as_str()).collect();
+            tracing::warn!(?hosts, "these were not told of a crash before nlmd ended; they are after the next one");
+        }
         loop {
             tokio::select! {
                 request = inbox.recv() => match request {
@@ -211,10 +226,12 @@ impl Owner {
                     Err(error) => tracing::error!(%error, "work beside the monitor records failed"),
                 },
                 Some(host) = told.recv() => self.told(&host),
-                // Whoever is told late is told the number of now.
+                // Nobody must hear an older number after a newer one. Notices that have ended stay ended.
                 Ok(()) = states.changed() => {
                     let state = *states.borrow_and_update();
-                    self.tell(state);
+                    if self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
+                        self.tell(state);
+                    }
                 }
             }
         }
@@ -291,9 +308,12 @@ impl Owner {
                 self.found(monitor, done);
             }
             Done::Recorded { id, outcome, done } => {
-                if let Err(error) = &outcome {
-                    tracing::error!(host = %id.mon_name, %error, "SM_MON: the record is not on disk");
-                    self.book.remove(&id);
+                match &outcome {
+                    Ok(()) => self.monitored_anew(&id),
+                    Err(error) => {
+                        tracing::error!(host = %id.mon_name, %error, "SM_MON: the record is not on disk");
+                        self.book.remove(&id);
+                    }
                 }
                 let _ = done.send(outcome.is_ok());
             }
@@ -420,6 +440,19 @@ impl Owner {
         self.telling = Some(telling.abort_handle());
     }
 
+    /// A program may have locks there again, which a late notice would free.
+    fn monitored_anew(&mut self, id: &MonId) {
+        let Some(monitor) = self.book.get(id) else { return };
+        let is_it = |host: &&ToTell| {
+            host.mon_name == id.mon_name || host.addresses.iter().any(|address| monitor.addresses.contains(address))
+        };
+        let hosts: Vec<_> = self.to_tell.iter().filter(is_it).cloned().collect();
+        for host in hosts {
+            self.told(&host);
+        }
+    }
+
+    /// It need not be told any more.
     fn told(&mut self, host: &ToTell) {
         self.to_tell.retain(|left| left != host);
         let told = Change::Told { mon_name: host.mon_name.clone(), my_name: host.my_name.clone() };
