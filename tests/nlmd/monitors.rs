@@ -236,6 +236,8 @@ struct Statd {
     program: Program<(u32, String, [u8; 16])>,
     rpcbind: Rpcbind,
     fails: Arc<AtomicBool>,
+    /// It hears, and does not answer.
+    hangs: Arc<AtomicBool>,
     folder: tempfile::TempDir,
     /// What it was asked with last.
     cookie: Arc<Mutex<[u8; 16]>>,
@@ -246,9 +248,12 @@ impl Statd {
         let (socket, fails, folder) = (loopback(), Arc::new(AtomicBool::new(false)), tempfile::tempdir().unwrap());
         std::fs::write(folder.path().join("state"), 7_i32.to_ne_bytes()).unwrap();
         let rpcbind = Rpcbind::start(vec![udp(nsm::PROGRAM, 1, &socket)]);
+        let hangs = Arc::new(AtomicBool::new(false));
+        let hanging = hangs.clone();
         let cookie = Arc::new(Mutex::new([0; 16]));
         let (failing, last) = (fails.clone(), cookie.clone());
         let program = Program::start(socket, move |call| match call.procedure {
+            _ if hanging.load(Ordering::Relaxed) => None,
             2 => {
                 let MonArgs { mon_id: MonId { mon_name, my_id }, private } = decode(call.args).unwrap();
                 assert_eq!((my_id.my_prog, my_id.my_vers, my_id.my_proc), (nlm::PROGRAM, 4, 16));
@@ -263,7 +268,7 @@ impl Statd {
             }
             _ => None,
         });
-        Self { program, rpcbind, fails, folder, cookie }
+        Self { program, rpcbind, fails, hangs, folder, cookie }
     }
 
     fn nlmd(&self, folder: &tempfile::TempDir, flags: &[&str]) -> Daemon {
@@ -347,6 +352,28 @@ fn a_reclaim_is_granted_though_statd_is_gone_and_the_client_is_watched_once_it_i
     heard.sort();
     assert_eq!(heard, ["127.0.0.2", "127.0.0.3"]);
     assert!(statd.program.hears_nothing(), "once each");
+}
+
+#[test]
+fn a_reclaim_does_not_wait_for_a_statd_that_hangs() {
+    let (folder, statd) = (tempfile::tempdir().unwrap(), Statd::start());
+    let daemon = statd.nlmd(&folder, &[]);
+    assert_eq!(Client::v4(&daemon, "127.0.0.2", "alpha").lock(&want("file")), Stat::Granted);
+    statd.program.hear();
+    daemon.kill_9();
+    statd.hangs.store(true, Ordering::Relaxed);
+    let daemon = statd.nlmd(&folder, &["--grace", "20s"]);
+    let began = std::time::Instant::now();
+    // One with a record of the life before, and one without.
+    for (address, client, file) in [("127.0.0.2", "alpha", "file"), ("127.0.0.3", "beta", "another")] {
+        let reclaim = Want { reclaim: true, ..want(file) };
+        assert_eq!(Client::v4(&daemon, address, client).lock(&reclaim), Stat::Granted, "{client}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    statd.hangs.store(false, Ordering::Relaxed);
+    let mut heard = [statd.program.hear().1, statd.program.hear().1];
+    heard.sort();
+    assert_eq!(heard, ["127.0.0.2", "127.0.0.3"], "watched once it answers");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! An address is watched once statd said so *in this life*: a boot of the machine moves statd's
 //! records away, so each is asked for again with the first lock taken after a start. A new lock waits
-//! for that, and is refused without it. A reclaim is not: its client forgets a lock that is refused. The cookie is
-//! durable before statd gets it, and outlives restarts: news of a client that has not called since
+//! for that, and is refused without it. A reclaim waits for nlmd's own disk alone: its client forgets a
+//! lock that is refused. The cookie is durable before statd gets it, and outlives restarts: news of a client that has not called since
 //! still has its meaning.
 
 use std::collections::{HashMap, HashSet};
