@@ -38,7 +38,7 @@ use crate::wire::control::Refusal;
 use crate::wire::nsm::{MonArgs, MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
 use book::Book;
-use call_back::CallBack;
+pub use call_back::CallBack;
 
 /// Requests that may wait; then senders wait.
 const REQUESTS: usize = 256;
@@ -63,6 +63,8 @@ pub struct Setup {
     pub names: Vec<CallerName>,
     /// The port of rpcbind, here and elsewhere.
     pub rpcbind_port: u16,
+    /// The way to programs here.
+    pub call_back: CallBack,
     /// The records found on disk.
     pub records: Vec<LocalMonitor>,
     /// The hosts to tell.
@@ -88,11 +90,10 @@ pub struct Monitors {
 
 impl Monitors {
     /// Starts the task, which after a boot begins to tell whoever has to be told.
-    pub fn spawn(setup: Setup) -> std::io::Result<Self> {
+    pub fn spawn(setup: Setup) -> Self {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         // As many at most as there are hosts to tell.
         let (tell_told, told) = mpsc::unbounded_channel();
-        let call_back = CallBack::new(setup.rpcbind_port)?;
         let mut book = Book::default();
         for record in setup.records {
             book.insert(record);
@@ -106,7 +107,7 @@ impl Monitors {
             clock: setup.clock,
             names: setup.names,
             rpcbind_port: setup.rpcbind_port,
-            call_back,
+            call_back: setup.call_back,
             work: JoinSet::new(),
             looking_up: 0,
             looked_for: HashSet::new(),
@@ -115,7 +116,7 @@ impl Monitors {
             tell_told,
         };
         tokio::spawn(owner.run(inbox, told, booted));
-        Ok(Self { requests })
+        Self { requests }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
