@@ -137,6 +137,11 @@ impl LockTable {
         self.clients.named(name)
     }
 
+    /// The clients that call from that address.
+    pub fn clients_at(&self, address: IpAddr) -> &[ClientId] {
+        self.clients.at(address)
+    }
+
     /// The names that call from that address.
     pub fn names_at(&self, address: IpAddr) -> Vec<CallerName> {
         let here = self.clients.at(address).iter();

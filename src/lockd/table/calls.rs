@@ -495,7 +495,7 @@ impl Owner {
         let identifying = self.identifying.waiting.iter_mut().find(|((at, n), _)| *at == source && n.matches(&name));
         let line = match identifying {
             Some((_, line)) => Some(line),
-            None if self.parked > 0 => self.records.line_of(source, &name),
+            None if self.parked > 0 => self.records.line_of(self.table.clients_at(source), source, &name),
             None => None,
         };
         let outcome =
