@@ -148,6 +148,11 @@ impl LockTable {
         here.filter_map(|id| Some(self.clients.get(*id)?.name.clone())).collect()
     }
 
+    /// Whether a client there can be made without another one making room.
+    pub fn has_room_at(&self, address: IpAddr) -> bool {
+        self.clients.len() < self.limits.clients && self.clients.at(address).len() < self.limits.clients_per_address
+    }
+
     /// Makes the client. When the table (or the address) is full, the client that has been without
     /// locks and waiters the longest makes room ([`Effect::Forget`]).
     pub fn add_client(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {

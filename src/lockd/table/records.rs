@@ -128,12 +128,7 @@ impl Records {
 
     /// The calls that wait, of a client at `source` (one of `here`) that a reboot notice may mean.
     /// Anybody can send one, so no others are looked at.
-    pub(super) fn line_of(
-        &mut self,
-        here: &[ClientId],
-        source: IpAddr,
-        name: &CallerName,
-    ) -> Option<&mut Vec<Parked>> {
+    pub(super) fn line_of(&mut self, here: &[ClientId], source: IpAddr, name: &CallerName) -> Option<&mut Vec<Parked>> {
         let concerned = |record: &Record| record.waiting.iter().any(|parked| parked.concerns(source, name));
         let client = here.iter().find(|client| self.by_client.get(client).is_some_and(concerned))?;
         self.by_client.get_mut(client).map(|record| &mut record.waiting)

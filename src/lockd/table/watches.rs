@@ -177,9 +177,10 @@ impl Owner {
         }
     }
 
-    /// Those of a former life at which no client is left.
-    pub(super) fn leave_all_unused(&mut self) {
-        let addresses: Vec<_> = self.watches.iter().flat_map(|watches| watches.by_address.keys().copied()).collect();
+    /// Those of a former life at which no client is left, but for those to keep.
+    pub(super) fn leave_all_unused(&mut self, kept: &HashSet<IpAddr>) {
+        let all = self.watches.iter().flat_map(|watches| watches.by_address.keys().copied());
+        let addresses: Vec<_> = all.filter(|address| !kept.contains(address)).collect();
         self.leave_unused(addresses);
     }
 
