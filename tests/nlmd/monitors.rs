@@ -473,3 +473,17 @@ fn without_statds_files_nlmd_does_not_start_and_says_what_to_do() {
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("start rpc.statd first"), "{log}");
 }
+
+#[test]
+fn a_start_that_fails_leaves_no_entry_at_rpcbind() {
+    let (folder, statd) = (tempfile::tempdir().unwrap(), Statd::start());
+    std::fs::write(statd.folder.path().join("state"), [7, 0]).unwrap();
+    let port = statd.rpcbind.port.to_string();
+    let usual = ["--listen", "127.0.0.1", "--rpcbind-port", &port, "--nsm", "statd", "--statd-dir"];
+    let flags = [&usual[..], &[statd.folder.path().to_str().unwrap()]].concat();
+    let Err((status, log)) = Daemon::start_with(&folder, &flags) else { panic!("it started") };
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("it has 2 bytes"), "{log}");
+    let entries = statd.rpcbind.entries.lock().unwrap();
+    assert!(entries.iter().all(|entry| entry.program != nlm::PROGRAM), "{entries:?}");
+}
