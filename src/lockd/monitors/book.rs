@@ -91,9 +91,8 @@ impl Book {
 
     /// The monitored hosts that may have this name, and were not at `source` when that was asked for.
     pub(super) fn elsewhere(&self, source: IpAddr, name: &CallerName) -> BTreeSet<CallerName> {
-        let moved = |entry: &&Entry| {
-            entry.monitor.id.mon_name.matches(name) && !entry.monitor.addresses.contains(&source)
-        };
+        let moved =
+            |entry: &&Entry| entry.monitor.id.mon_name.matches(name) && !entry.monitor.addresses.contains(&source);
         self.entries.values().filter(moved).map(|entry| entry.monitor.id.mon_name.clone()).collect()
     }
 
