@@ -47,6 +47,11 @@ pub fn boot() -> String {
     format!("{} {started}", id.trim()).trim().to_owned()
 }
 
+/// Whether this start is the first one of a boot.
+pub fn booted(found: &Found, boot: &str) -> bool {
+    found.nsm_state.is_some() && !boot.is_empty() && found.boot != boot
+}
+
 /// Makes this life's NSM state durable, and the result of a run that the restart superseded.
 ///
 /// nlmd's own very first number is taken from the clock: a server whose state directory was lost does
@@ -66,7 +71,7 @@ pub async fn start_state(
     statd: Option<&StateFile>,
     boot: &str,
 ) -> Result<NsmState, StartError> {
-    let booted = found.nsm_state.is_some() && !boot.is_empty() && found.boot != boot;
+    let booted = booted(found, boot);
     let state = match (statd, found.nsm_state) {
         (None, Some(last)) => last.next_up(),
         (None, None) => NsmState(i32::try_from(clock.unix_ms() / 1000).unwrap_or(i32::MAX) | 1),

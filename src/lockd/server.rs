@@ -14,7 +14,7 @@ use super::control_socket::{self, ControlSocket};
 use super::embed::Embedding;
 use super::flags::NsmKind;
 use super::gate::Gate;
-use super::monitors::{self, Monitors};
+use super::monitors::{self, CallBack, Monitors};
 use super::nlm_service::NlmService;
 use super::nsm_service::NsmService;
 use super::persist::{self, PersistError, Writer};
@@ -135,6 +135,8 @@ impl Server {
             }
             (None, _) | (_, None) => None,
         };
+        let call_back = CallBack::new(settings.rpcbind_port)?;
+        // After all else that can fail but the state number, which a start that ends here must not raise.
         let registered = if settings.register {
             registry::register(settings.rpcbind_port, &sockets.registrations()).await?
         } else {
@@ -143,7 +145,14 @@ impl Server {
 
         // From here on clients of the last life count on this one.
         let boot = recovery::boot();
-        let nsm_state = recovery::start_state(&persist, &mut found, clock, state_file.as_ref(), &boot).await?;
+        let booted = recovery::booted(&found, &boot);
+        let nsm_state = match recovery::start_state(&persist, &mut found, clock, state_file.as_ref(), &boot).await {
+            Ok(state) => state,
+            Err(error) => {
+                registry::unregister(settings.rpcbind_port, &registered).await;
+                return Err(error.into());
+            }
+        };
         let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
         let monitors = found.monitors.clone();
         let recovery_until = (!monitors.is_empty()).then(|| clock.now() + settings.grace);
@@ -171,9 +180,11 @@ impl Server {
             clock,
             names: names.clone(),
             rpcbind_port: settings.rpcbind_port,
+            call_back,
             records,
             to_tell,
-        })?;
+            booted,
+        });
 
         let (stop, stopping) = watch::channel(false);
         let ports = sockets.ports();

@@ -31,6 +31,8 @@ use crate::wire::{nlm, types::BadName};
 const AT_ONCE: usize = 8;
 /// Patience with one: statd looks names up before it answers.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Patience with those before it.
+const TURN_PATIENCE: Duration = Duration::from_secs(30);
 /// Patience with this host's rpcbind.
 const ASK_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -43,6 +45,9 @@ pub enum StatdError {
     /// No answer.
     #[error("rpc.statd: {0}")]
     Call(#[from] CallError),
+    /// It is slow.
+    #[error("rpc.statd has not answered the questions before this one yet; see what holds it up")]
+    Busy,
     /// STAT_FAIL.
     #[error("rpc.statd will not watch that address (STAT_FAIL); its log says why")]
     Refused,
@@ -105,7 +110,8 @@ impl Statd {
 
     async fn call<T: Unpack>(&self, procedure: Procedure, args: &[u8]) -> Result<T, StatdError> {
         let Shared { client, rpcbind, turns, .. } = &*self.shared;
-        let _turn = turns.acquire().await.map_err(|_| StatdError::NotThere)?;
+        let turn = tokio::time::timeout(TURN_PATIENCE, turns.acquire()).await.map_err(|_| StatdError::Busy)?;
+        let _turn = turn.map_err(|_| StatdError::NotThere)?;
         let (program, version) = (nsm::PROGRAM, nsm::VERSION);
         let found = rpcbind::getport(client, *rpcbind, None, program, version, Transport::Udp, ASK_PATIENCE).await;
         let port = found?.ok_or(StatdError::NotThere)?;

@@ -186,6 +186,28 @@ fn a_host_without_an_address_is_not_monitored() {
 }
 
 #[test]
+fn a_host_that_missed_a_notice_is_not_told_by_a_restart_and_not_at_all_once_it_is_monitored_anew() {
+    let (folder, rpcbind) = (tempfile::tempdir().unwrap(), Rpcbind::start(Vec::new()));
+    start(&folder, &rpcbind, &[]).kill_9();
+    let path = folder.path().join("state/nlmd.sqlite");
+    let hosts = "INSERT INTO to_tell (mon_name, my_name, addresses) VALUES \
+                 ('127.0.0.3', 'server', '127.0.0.3'), ('other', 'server', '127.0.0.4')";
+    rusqlite::Connection::open(&path).unwrap().execute(hosts, []).unwrap();
+
+    let daemon = start(&folder, &rpcbind, &[]);
+    assert_eq!(mon(&daemon, "127.0.0.3", 1).res_stat, ResStat::Success);
+    assert!(!daemon.log().contains("telling hosts that programs here monitored"), "{}", daemon.log());
+    assert!(daemon.log().contains("were not told of a crash"), "{}", daemon.log());
+    // A later write that is answered: the one before it is on disk.
+    assert_eq!(mon(&daemon, "127.0.0.5", 1).res_stat, ResStat::Success);
+    daemon.kill_9();
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let mut left = database.prepare("SELECT mon_name FROM to_tell").unwrap();
+    let left: Vec<String> = left.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(left, ["other"]);
+}
+
+#[test]
 fn a_crash_is_simulated_for_root_only() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = start(&folder, &Rpcbind::start(Vec::new()), &[]);
@@ -214,6 +236,8 @@ struct Statd {
     program: Program<(u32, String, [u8; 16])>,
     rpcbind: Rpcbind,
     fails: Arc<AtomicBool>,
+    /// It hears, and does not answer.
+    hangs: Arc<AtomicBool>,
     folder: tempfile::TempDir,
     /// What it was asked with last.
     cookie: Arc<Mutex<[u8; 16]>>,
@@ -224,9 +248,12 @@ impl Statd {
         let (socket, fails, folder) = (loopback(), Arc::new(AtomicBool::new(false)), tempfile::tempdir().unwrap());
         std::fs::write(folder.path().join("state"), 7_i32.to_ne_bytes()).unwrap();
         let rpcbind = Rpcbind::start(vec![udp(nsm::PROGRAM, 1, &socket)]);
+        let hangs = Arc::new(AtomicBool::new(false));
+        let hanging = hangs.clone();
         let cookie = Arc::new(Mutex::new([0; 16]));
         let (failing, last) = (fails.clone(), cookie.clone());
         let program = Program::start(socket, move |call| match call.procedure {
+            _ if hanging.load(Ordering::Relaxed) => None,
             2 => {
                 let MonArgs { mon_id: MonId { mon_name, my_id }, private } = decode(call.args).unwrap();
                 assert_eq!((my_id.my_prog, my_id.my_vers, my_id.my_proc), (nlm::PROGRAM, 4, 16));
@@ -241,7 +268,7 @@ impl Statd {
             }
             _ => None,
         });
-        Self { program, rpcbind, fails, folder, cookie }
+        Self { program, rpcbind, fails, hangs, folder, cookie }
     }
 
     fn nlmd(&self, folder: &tempfile::TempDir, flags: &[&str]) -> Daemon {
@@ -325,6 +352,28 @@ fn a_reclaim_is_granted_though_statd_is_gone_and_the_client_is_watched_once_it_i
     heard.sort();
     assert_eq!(heard, ["127.0.0.2", "127.0.0.3"]);
     assert!(statd.program.hears_nothing(), "once each");
+}
+
+#[test]
+fn a_reclaim_does_not_wait_for_a_statd_that_hangs() {
+    let (folder, statd) = (tempfile::tempdir().unwrap(), Statd::start());
+    let daemon = statd.nlmd(&folder, &[]);
+    assert_eq!(Client::v4(&daemon, "127.0.0.2", "alpha").lock(&want("file")), Stat::Granted);
+    statd.program.hear();
+    daemon.kill_9();
+    statd.hangs.store(true, Ordering::Relaxed);
+    let daemon = statd.nlmd(&folder, &["--grace", "20s"]);
+    let began = std::time::Instant::now();
+    // One with a record of the life before, and one without.
+    for (address, client, file) in [("127.0.0.2", "alpha", "file"), ("127.0.0.3", "beta", "another")] {
+        let reclaim = Want { reclaim: true, ..want(file) };
+        assert_eq!(Client::v4(&daemon, address, client).lock(&reclaim), Stat::Granted, "{client}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    statd.hangs.store(false, Ordering::Relaxed);
+    let mut heard = [statd.program.hear().1, statd.program.hear().1];
+    heard.sort();
+    assert_eq!(heard, ["127.0.0.2", "127.0.0.3"], "watched once it answers");
 }
 
 #[test]
@@ -423,4 +472,18 @@ fn without_statds_files_nlmd_does_not_start_and_says_what_to_do() {
     let Err((status, log)) = Daemon::start_with(&folder, &flags) else { panic!("it started") };
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("start rpc.statd first"), "{log}");
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_entry_at_rpcbind() {
+    let (folder, statd) = (tempfile::tempdir().unwrap(), Statd::start());
+    std::fs::write(statd.folder.path().join("state"), [7, 0]).unwrap();
+    let port = statd.rpcbind.port.to_string();
+    let usual = ["--listen", "127.0.0.1", "--rpcbind-port", &port, "--nsm", "statd", "--statd-dir"];
+    let flags = [&usual[..], &[statd.folder.path().to_str().unwrap()]].concat();
+    let Err((status, log)) = Daemon::start_with(&folder, &flags) else { panic!("it started") };
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("it has 2 bytes"), "{log}");
+    let entries = statd.rpcbind.entries.lock().unwrap();
+    assert!(entries.iter().all(|entry| entry.program != nlm::PROGRAM), "{entries:?}");
 }

@@ -1,6 +1,6 @@
 //! The monitor records of this host's programs: which there are, and whom a notice means. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::lockd::persist::{LocalMonitor, ToTell};
@@ -66,14 +66,19 @@ impl Book {
     /// The records that a notice from `source` under `name` means, and that have not heard this
     /// state yet. The source must be the host's: a stranger's notice means nobody. Of several hosts
     /// there (an address that is shared) the name tells which; a name that none of them has is an
-    /// alias, and means all of them.
-    pub(super) fn rebooted(&mut self, source: IpAddr, name: &CallerName, state: NsmState) -> Vec<MonId> {
+    /// alias where one host alone is there, and otherwise may be anybody's (`None`).
+    pub(super) fn rebooted(&mut self, source: IpAddr, name: &CallerName, state: NsmState) -> Option<Vec<MonId>> {
         let here = |entry: &Entry| entry.monitor.addresses.contains(&source);
         let named = |entry: &Entry| {
             let mon_name = &entry.monitor.id.mon_name;
             mon_name.as_str().parse::<IpAddr>().is_ok() || mon_name.matches(name)
         };
         let any_named = self.entries.values().any(|entry| here(entry) && named(entry));
+        let mut hosts = self.entries.values().filter(|entry| here(entry)).map(|entry| &entry.monitor.id.mon_name);
+        let first = hosts.next();
+        if !any_named && hosts.any(|other| Some(other) != first) {
+            return None;
+        }
         let mut meant = Vec::new();
         for (id, entry) in &mut self.entries {
             if here(entry) && (named(entry) || !any_named) && entry.last != Some(state) {
@@ -81,19 +86,19 @@ impl Book {
                 meant.push(id.clone());
             }
         }
-        meant
+        Some(meant)
     }
 
-    /// Whether a host of this name is monitored, and was not at `source` when that was asked for.
-    pub(super) fn is_elsewhere(&self, source: IpAddr, name: &CallerName) -> bool {
-        self.entries
-            .values()
-            .any(|entry| entry.monitor.id.mon_name.matches(name) && !entry.monitor.addresses.contains(&source))
+    /// The monitored hosts that may have this name, and were not at `source` when that was asked for.
+    pub(super) fn elsewhere(&self, source: IpAddr, name: &CallerName) -> BTreeSet<CallerName> {
+        let moved =
+            |entry: &&Entry| entry.monitor.id.mon_name.matches(name) && !entry.monitor.addresses.contains(&source);
+        self.entries.values().filter(moved).map(|entry| entry.monitor.id.mon_name.clone()).collect()
     }
 
-    /// Hosts of this name are at these addresses too.
-    pub(super) fn found_at(&mut self, name: &CallerName, addresses: &[IpAddr]) {
-        for entry in self.entries.values_mut().filter(|entry| entry.monitor.id.mon_name.matches(name)) {
+    /// The host that programs gave as `mon_name` is at these addresses now.
+    pub(super) fn found_at(&mut self, mon_name: &CallerName, addresses: &[IpAddr]) {
+        for entry in self.entries.values_mut().filter(|entry| entry.monitor.id.mon_name == *mon_name) {
             entry.monitor.addresses = addresses.to_vec();
         }
     }
@@ -139,7 +144,7 @@ mod tests {
     }
 
     fn meant(book: &mut Book, source: u8, notice: &str, state: i32) -> Vec<String> {
-        let meant = book.rebooted(ip(source), &name(notice), NsmState(state));
+        let meant = book.rebooted(ip(source), &name(notice), NsmState(state)).unwrap_or_default();
         meant.into_iter().map(|id| format!("{} {}", id.mon_name, id.my_id.my_prog)).collect()
     }
 
@@ -153,11 +158,12 @@ mod tests {
     }
 
     #[test]
-    fn the_name_tells_hosts_behind_one_address_apart_and_an_alias_means_all() {
+    fn the_name_tells_hosts_behind_one_address_apart_and_an_alias_means_a_host_alone_there() {
         let mut book = book(vec![monitor("a", 1, &[1]), monitor("b", 1, &[1, 2])]);
         assert_eq!(meant(&mut book, 1, "a", 3), ["a 1"]);
         assert_eq!(meant(&mut book, 1, "b.example.org", 3), ["b 1"]);
-        assert_eq!(meant(&mut book, 1, "alias", 5), ["a 1", "b 1"]);
+        assert_eq!(book.rebooted(ip(1), &name("alias"), NsmState(5)), None, "whose?");
+        assert_eq!(meant(&mut book, 2, "alias", 5), ["b 1"]);
     }
 
     #[test]
@@ -168,10 +174,13 @@ mod tests {
 
     #[test]
     fn a_host_that_has_moved_is_meant_after_a_new_look_at_its_name() {
-        let mut book = book(vec![monitor("a", 1, &[1])]);
-        assert!(book.is_elsewhere(ip(9), &name("a.example.org")) && !book.is_elsewhere(ip(9), &name("b")));
+        let mut book = book(vec![monitor("a", 1, &[1]), monitor("a.example.net", 1, &[2])]);
+        let elsewhere = |book: &Book, host: &str| Vec::from_iter(book.elsewhere(ip(9), &name(host)));
+        assert_eq!(elsewhere(&book, "a.example.org"), [name("a")]);
+        assert_eq!(elsewhere(&book, "b"), []);
         book.found_at(&name("a"), &[ip(9)]);
         assert_eq!(meant(&mut book, 9, "a", 3), ["a 1"]);
+        assert_eq!(elsewhere(&book, "a"), [name("a.example.net")], "another host: it has not moved with this one");
     }
 
     #[test]

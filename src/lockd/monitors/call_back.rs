@@ -28,7 +28,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Calls back. Cloned freely.
 #[derive(Debug, Clone)]
-pub(super) struct CallBack {
+pub struct CallBack {
     shared: Arc<Shared>,
 }
 
@@ -43,7 +43,8 @@ struct Shared {
 }
 
 impl CallBack {
-    pub(super) fn new(rpcbind_port: u16) -> std::io::Result<Self> {
+    /// Opens its sockets. `rpcbind_port` is that of this host's rpcbind.
+    pub fn new(rpcbind_port: u16) -> std::io::Result<Self> {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let client = |endpoint| UdpClient::new(Arc::new(endpoint), Retransmit::default());
         let shared = Shared {

@@ -15,7 +15,9 @@
 //! Who is told when: after a boot of this machine all programs' locks are gone, so every monitored
 //! host is told (rpc.statd does it through `sm.bak/`; here it is the table `to_tell`). A restart of
 //! nlmd alone is none: the programs live on with their locks, their peers must not drop those, and
-//! the records stay. A host is off the list once it acked; the rest is told at the next start.
+//! the records stay. A host is off the list once it acked, or once a program monitors it anew: it
+//! may have locks there again, which a late notice would free. Who is left when the notices end (or
+//! nlmd does) is told after the next boot or SM_SIMU_CRASH, with those of then, and not before.
 //!
 //! Start reading at [`Owner::run`].
 
@@ -36,12 +38,15 @@ use crate::wire::control::Refusal;
 use crate::wire::nsm::{MonArgs, MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
 use book::Book;
-use call_back::CallBack;
+pub use call_back::CallBack;
 
 /// Requests that may wait; then senders wait.
 const REQUESTS: usize = 256;
-/// Names being looked up at once; an SM_MON beyond that is not answered, and comes again.
+/// Names being looked up at once for SM_MON; one beyond that is not answered, and comes again.
 const LOOKUPS_MAX: usize = 64;
+/// Names being looked up at once because of notices, which anybody can send: a notice beyond that
+/// finds its host only where the host was.
+const NOTICE_LOOKUPS_MAX: usize = 64;
 /// How long one may take.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -58,10 +63,14 @@ pub struct Setup {
     pub names: Vec<CallerName>,
     /// The port of rpcbind, here and elsewhere.
     pub rpcbind_port: u16,
+    /// The way to programs here.
+    pub call_back: CallBack,
     /// The records found on disk.
     pub records: Vec<LocalMonitor>,
     /// The hosts to tell.
     pub to_tell: Vec<ToTell>,
+    /// Whether this is the first start of a boot: they are told now.
+    pub booted: bool,
 }
 
 #[derive(Debug)]
@@ -80,16 +89,16 @@ pub struct Monitors {
 }
 
 impl Monitors {
-    /// Starts the task, which begins to tell whoever has to be told.
-    pub fn spawn(setup: Setup) -> std::io::Result<Self> {
+    /// Starts the task, which after a boot begins to tell whoever has to be told.
+    pub fn spawn(setup: Setup) -> Self {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         // As many at most as there are hosts to tell.
         let (tell_told, told) = mpsc::unbounded_channel();
-        let call_back = CallBack::new(setup.rpcbind_port)?;
         let mut book = Book::default();
         for record in setup.records {
             book.insert(record);
         }
+        let booted = setup.booted;
         let owner = Owner {
             book,
             to_tell: setup.to_tell,
@@ -98,7 +107,7 @@ impl Monitors {
             clock: setup.clock,
             names: setup.names,
             rpcbind_port: setup.rpcbind_port,
-            call_back,
+            call_back: setup.call_back,
             work: JoinSet::new(),
             looking_up: 0,
             looked_for: HashSet::new(),
@@ -106,8 +115,8 @@ impl Monitors {
             telling: None,
             tell_told,
         };
-        tokio::spawn(owner.run(inbox, told));
-        Ok(Self { requests })
+        tokio::spawn(owner.run(inbox, told, booted));
+        Self { requests }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
@@ -151,10 +160,11 @@ enum Done {
         outcome: Result<(), PersistError>,
         done: oneshot::Sender<bool>,
     },
-    /// Where the sender of a notice should be.
+    /// Where a monitored host is now, which a notice under `name` may have come from.
     Moved {
         source: IpAddr,
         name: CallerName,
+        mon_name: CallerName,
         state: NsmState,
         addresses: Vec<IpAddr>,
     },
@@ -177,8 +187,8 @@ struct Owner {
     call_back: CallBack,
     work: JoinSet<Done>,
     looking_up: usize,
-    /// Names of senders that are being looked up.
-    looked_for: HashSet<CallerName>,
+    /// Monitored hosts that are being looked up, each for a notice from there.
+    looked_for: HashSet<(IpAddr, CallerName)>,
     /// Records with a call under way, and the state to tell after it.
     calling: HashMap<MonId, Option<NsmState>>,
     telling: Option<AbortHandle>,
@@ -192,10 +202,20 @@ impl Drop for Owner {
 }
 
 impl Owner {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>, mut told: mpsc::UnboundedReceiver<ToTell>) {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Request>,
+        mut told: mpsc::UnboundedReceiver<ToTell>,
+        booted: bool,
+    ) {
         let mut states = self.table.nsm_states();
         let state = *states.borrow_and_update();
-        self.tell(state);
+        if booted {
+            self.tell(state);
+        } else if !self.to_tell.is_empty() {
+            let hosts: Vec<_> = self.to_tell.iter().map(|host| host.mon_name.as_str()).collect();
+            tracing::warn!(?hosts, "these were not told of a crash before nlmd ended; they are after the next one");
+        }
         loop {
             tokio::select! {
                 request = inbox.recv() => match request {
@@ -207,10 +227,12 @@ impl Owner {
                     Err(error) => tracing::error!(%error, "work beside the monitor records failed"),
                 },
                 Some(host) = told.recv() => self.told(&host),
-                // Whoever is told late is told the number of now.
+                // Nobody must hear an older number after a newer one. Notices that have ended stay ended.
                 Ok(()) = states.changed() => {
                     let state = *states.borrow_and_update();
-                    self.tell(state);
+                    if self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
+                        self.tell(state);
+                    }
                 }
             }
         }
@@ -287,19 +309,21 @@ impl Owner {
                 self.found(monitor, done);
             }
             Done::Recorded { id, outcome, done } => {
-                if let Err(error) = &outcome {
-                    tracing::error!(host = %id.mon_name, %error, "SM_MON: the record is not on disk");
-                    self.book.remove(&id);
+                match &outcome {
+                    Ok(()) => self.monitored_anew(&id),
+                    Err(error) => {
+                        tracing::error!(host = %id.mon_name, %error, "SM_MON: the record is not on disk");
+                        self.book.remove(&id);
+                    }
                 }
                 let _ = done.send(outcome.is_ok());
             }
-            Done::Moved { source, name, state, addresses } => {
-                self.looking_up -= 1;
-                self.looked_for.remove(&name);
+            Done::Moved { source, name, mon_name, state, addresses } => {
                 if addresses.contains(&source) {
-                    self.book.found_at(&name, &addresses);
+                    self.book.found_at(&mon_name, &addresses);
                     self.call_all_back(source, &name, state);
                 }
+                self.looked_for.remove(&(source, mon_name));
             }
             Done::CalledBack(id) => {
                 if let Some(Some(state)) = self.calling.remove(&id) {
@@ -329,21 +353,30 @@ impl Owner {
     }
 
     fn rebooted(&mut self, source: IpAddr, name: &CallerName, state: NsmState) {
-        // Looked at again only where a monitored host seems to have moved, one look at a time.
-        if self.book.is_elsewhere(source, name) && self.looking_up < LOOKUPS_MAX && self.looked_for.insert(name.clone())
-        {
-            self.looking_up += 1;
+        // Looked at again only where a monitored host seems to have moved, one look at a time. The name
+        // looked up is the one that the program gave: what the notice says is its sender's choice.
+        for mon_name in self.book.elsewhere(source, name) {
+            if self.looked_for.len() >= NOTICE_LOOKUPS_MAX {
+                break;
+            }
+            if !self.looked_for.insert((source, mon_name.clone())) {
+                continue;
+            }
             let name = name.clone();
             self.work.spawn(async move {
-                let addresses = look_up_name(&name, LOOKUP_PATIENCE).await;
-                Done::Moved { source, name, state, addresses }
+                let addresses = look_up_name(&mon_name, LOOKUP_PATIENCE).await;
+                Done::Moved { source, name, mon_name, state, addresses }
             });
         }
         self.call_all_back(source, name, state);
     }
 
     fn call_all_back(&mut self, source: IpAddr, name: &CallerName, state: NsmState) {
-        for id in self.book.rebooted(source, name, state) {
+        let Some(meant) = self.book.rebooted(source, name, state) else {
+            tracing::warn!(%name, peer = %source, %state, "a reboot notice from an address that several monitored hosts share, under no name of theirs; no program is told");
+            return;
+        };
+        for id in meant {
             if let Some(next) = self.calling.get_mut(&id) {
                 *next = Some(state);
             } else {
@@ -408,6 +441,19 @@ impl Owner {
         self.telling = Some(telling.abort_handle());
     }
 
+    /// A program may have locks there again, which a late notice would free.
+    fn monitored_anew(&mut self, id: &MonId) {
+        let Some(monitor) = self.book.get(id) else { return };
+        let is_it = |host: &&ToTell| {
+            host.mon_name == id.mon_name || host.addresses.iter().any(|address| monitor.addresses.contains(address))
+        };
+        let hosts: Vec<_> = self.to_tell.iter().filter(is_it).cloned().collect();
+        for host in hosts {
+            self.told(&host);
+        }
+    }
+
+    /// It need not be told any more.
     fn told(&mut self, host: &ToTell) {
         self.to_tell.retain(|left| left != host);
         let told = Change::Told { mon_name: host.mon_name.clone(), my_name: host.my_name.clone() };

@@ -42,7 +42,7 @@ pub(super) async fn tell(hosts: Vec<ToTell>, order: Order, told: mpsc::Unbounded
             }
             News::GivenUp { delivery, error, last } if last => {
                 let error = error.unwrap_or_default();
-                tracing::warn!(host = %host.mon_name, ?delivery, error, "a host was not told; it will be at the next start");
+                tracing::warn!(host = %host.mon_name, ?delivery, error, "a host was not told; it will be after the next boot or SM_SIMU_CRASH");
             }
             News::Acked { .. } | News::SentAgain | News::State(_) | News::GivenUp { .. } => {}
         }

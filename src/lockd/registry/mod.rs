@@ -76,18 +76,25 @@ pub enum RegisterError {
     },
 }
 
-/// Registers all, or nothing where there is no rpcbind. `port` is rpcbind's.
+/// Registers all, or nothing where there is no rpcbind, or what one took that then stopped answering.
+/// `port` is rpcbind's. Returns what has to be taken back.
 pub async fn register(port: u16, wanted: &[Registration]) -> Result<Vec<Registration>, RegisterError> {
-    match try_register(port, wanted).await {
-        Ok(outcome) => outcome.map(|()| wanted.to_vec()),
+    let mut asked = Vec::new();
+    match try_register(port, wanted, &mut asked).await {
+        Ok(outcome) => outcome.map(|()| asked),
         Err(error) => {
             tracing::warn!("not registered: {error}; start rpcbind, or give --no-rpcbind");
-            Ok(Vec::new())
+            Ok(asked)
         }
     }
 }
 
-async fn try_register(port: u16, wanted: &[Registration]) -> Result<Result<(), RegisterError>, LocalError> {
+/// `asked` gets what rpcbind was asked to set: also without an answer it may have done so.
+async fn try_register(
+    port: u16,
+    wanted: &[Registration],
+    asked: &mut Vec<Registration>,
+) -> Result<Result<(), RegisterError>, LocalError> {
     let rpcbind = LocalRpcbind::reach(port).await?;
     let stale = match stale_entries(&rpcbind, wanted).await? {
         Ok(stale) => stale,
@@ -103,9 +110,11 @@ async fn try_register(port: u16, wanted: &[Registration]) -> Result<Result<(), R
             return Ok(Err(RegisterError::Kept { entry, rpcbind: rpcbind.name().to_owned() }));
         }
     }
-    for (done, registration) in wanted.iter().enumerate() {
+    for registration in wanted {
+        asked.push(*registration);
         if !rpcbind.set(registration).await? {
-            for registered in wanted.iter().take(done) {
+            asked.pop();
+            for registered in asked.iter() {
                 rpcbind.unset(registered).await?;
             }
             let rpcbind = rpcbind.name().to_owned();

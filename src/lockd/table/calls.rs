@@ -402,6 +402,7 @@ impl Owner {
     /// Persist before promising.
     fn record(&mut self, client: ClientId, call: OpenCall) {
         let Some(mut view) = self.table.client(client) else { return };
+        let reclaims = is_reclaim(&call.incoming.call);
         // The table learns it only when it gets the call; one write is enough.
         let state = carried_state(&call.incoming.call);
         if state.is_known() {
@@ -421,6 +422,8 @@ impl Owner {
         };
         let Some(parked) = self.park(call) else { return };
         let Some(record) = self.records.wait(client, &view, parked) else { return };
+        // A reclaim waits for the disk alone: it is granted without a status monitor, which is asked beside.
+        let asked = if reclaims { Vec::new() } else { asked };
         let submitted = self.persist.submit(Change::Monitor(record.clone()));
         let watching = self.watching(asked.clone());
         self.work.spawn(async move {
@@ -496,7 +499,7 @@ impl Owner {
         let identifying = self.identifying.waiting.iter_mut().find(|((at, n), _)| *at == source && n.matches(&name));
         let line = match identifying {
             Some((_, line)) => Some(line),
-            None if self.parked > 0 => self.records.line_of(source, &name),
+            None if self.parked > 0 => self.records.line_of(self.table.clients_at(source), source, &name),
             None => None,
         };
         let outcome =

@@ -1,6 +1,7 @@
 //! The task itself: what it owns, and its loop.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -158,8 +159,8 @@ impl Owner {
             arrivals: 0,
             parked: 0,
         };
-        owner.remember(setup.found.monitors);
-        owner.leave_all_unused();
+        let not_remembered = owner.remember(setup.found.monitors);
+        owner.leave_all_unused(&not_remembered);
         if let Some(until) = setup.recovery_until {
             owner.table.start_recovery(until);
         }
@@ -167,12 +168,17 @@ impl Owner {
         (owner, cursor, state_seen)
     }
 
-    /// The clients that the last life monitored.
-    fn remember(&mut self, monitors: Vec<MonitorRecord>) {
+    /// The clients that the last life monitored, as far as there is room: one more must not push
+    /// another one and its record out. Returns where those call from that there is none for; they are
+    /// told of the restart, and their records stay on disk.
+    fn remember(&mut self, monitors: Vec<MonitorRecord>) -> HashSet<IpAddr> {
+        let (mut left_out, mut elsewhere) = (0_usize, HashSet::new());
         for record in monitors {
             let Some((first, others)) = record.addresses.split_first() else { continue };
-            let Ok(client) = self.table.add_client(*first, &record.name) else {
-                tracing::warn!(client = %record.name, "no room for a client of the last life; raise --max-clients");
+            let room = self.table.has_room_at(*first);
+            let Some(client) = room.then(|| self.table.add_client(*first, &record.name).ok()).flatten() else {
+                left_out += 1;
+                elsewhere.extend(record.addresses);
                 continue;
             };
             for address in others {
@@ -184,6 +190,13 @@ impl Owner {
             self.table.set_monitored(client, true);
             self.records.found(client, record);
         }
+        if left_out > 0 {
+            tracing::warn!(
+                clients = left_out,
+                "no room for clients of the last life, whose records stay; raise --max-clients and start again"
+            );
+        }
+        elsewhere
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {

@@ -126,10 +126,12 @@ impl Records {
         }
     }
 
-    /// The calls that wait, of a client that a reboot notice may mean.
-    pub(super) fn line_of(&mut self, source: IpAddr, name: &CallerName) -> Option<&mut Vec<Parked>> {
-        let mut lines = self.by_client.values_mut().map(|record| &mut record.waiting);
-        lines.find(|line| line.iter().any(|parked| parked.concerns(source, name)))
+    /// The calls that wait, of a client at `source` (one of `here`) that a reboot notice may mean.
+    /// Anybody can send one, so no others are looked at.
+    pub(super) fn line_of(&mut self, here: &[ClientId], source: IpAddr, name: &CallerName) -> Option<&mut Vec<Parked>> {
+        let concerned = |record: &Record| record.waiting.iter().any(|parked| parked.concerns(source, name));
+        let client = here.iter().find(|client| self.by_client.get(client).is_some_and(concerned))?;
+        self.by_client.get_mut(client).map(|record| &mut record.waiting)
     }
 
     /// The record to write because the client's state number differs from the one on disk. Within

@@ -448,3 +448,20 @@ async fn only_a_call_that_takes_a_lock_makes_its_caller_a_client() {
     let status = world.table.status().await.unwrap();
     assert_eq!((status.clients, status.locks), (1, 1));
 }
+
+#[tokio::test]
+async fn clients_of_the_last_life_that_there_is_no_room_for_push_nobodys_record_out() {
+    let (persist, mut disk) = Persist::scripted();
+    let record = |host: u8| crate::lockd::persist::MonitorRecord {
+        name: CallerName::new(&format!("host{host}")).unwrap(),
+        addresses: vec![std::net::Ipv4Addr::new(127, 0, 0, host).into()],
+        server_addresses: Vec::new(),
+        nsm_state: NsmState(3),
+    };
+    let found = Found { monitors: (2..7).map(record).collect(), ..Found::default() };
+    let limits = Limits { clients: 2, ..Limits::default() };
+    let (table, _owner) = spawn(Setup { found, ..setup(persist, limits) });
+    let page = table.clients(0).await.unwrap();
+    assert_eq!(page.clients.as_slice().iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["host2", "host3"]);
+    assert!(disk.try_recv().is_err(), "no record is removed");
+}

@@ -2,8 +2,8 @@
 //!
 //! An address is watched once statd said so *in this life*: a boot of the machine moves statd's
 //! records away, so each is asked for again with the first lock taken after a start. A new lock waits
-//! for that, and is refused without it. A reclaim is not: its client forgets a lock that is refused. The cookie is
-//! durable before statd gets it, and outlives restarts: news of a client that has not called since
+//! for that, and is refused without it. A reclaim waits for nlmd's own disk alone: its client forgets a
+//! lock that is refused. The cookie is durable before statd gets it, and outlives restarts: news of a client that has not called since
 //! still has its meaning.
 
 use std::collections::{HashMap, HashSet};
@@ -177,9 +177,10 @@ impl Owner {
         }
     }
 
-    /// Those of a former life at which no client is left.
-    pub(super) fn leave_all_unused(&mut self) {
-        let addresses: Vec<_> = self.watches.iter().flat_map(|watches| watches.by_address.keys().copied()).collect();
+    /// Those of a former life at which no client is left, but for those to keep.
+    pub(super) fn leave_all_unused(&mut self, kept: &HashSet<IpAddr>) {
+        let all = self.watches.iter().flat_map(|watches| watches.by_address.keys().copied());
+        let addresses: Vec<_> = all.filter(|address| !kept.contains(address)).collect();
         self.leave_unused(addresses);
     }
 
