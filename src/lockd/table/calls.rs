@@ -1,6 +1,6 @@
-//! The stages of an NLM call, and of a reboot notice. Each stage either hands the call on to the next,
-//! answers it, or puts it into the queue; from there it goes on behind the stage at which it waited, so it
-//! never comes to a stage again that it has behind it.
+//! The stages of an NLM call, and of a reboot notice. Each stage hands the call on to the next, answers it,
+//! or puts it into the queue. When its wait is over the call goes on with the stage that is next: no call
+//! comes back to a stage that it has passed.
 //!
 //! ```text
 //! call -> in turn -> identify -> record -> handle -> reply
@@ -10,15 +10,17 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::Incoming;
+use super::outside::{Stepped, or_failed};
 use super::queue::{Entry, OpenCall, OpenNotice, Place, Wait};
-use super::records::NotRecorded;
+use super::records::{NotRecorded, Recorded};
 use super::state::{Done, Owner};
 use crate::lockd::embed::{Admission, Question};
 use crate::lockd::persist::{self, Change, MonitorRecord, Watch};
-use crate::locks::{Call, Caller, ClientId, Full, Handled, Outside, Reboot, Verdict};
-use crate::wire::types::{CallerName, NsmState};
+use crate::locks::{Call, Caller, ClientId, Full, Handled, MirrorAnswer, Outside, Reboot, Verdict};
+use crate::wire::types::{CallerName, FileHandle, NsmState};
 
 /// How long the look-up of a caller's name may take.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(1);
@@ -276,7 +278,7 @@ impl Owner {
         client: ClientId,
         record: &MonitorRecord,
         asked: &[Watch],
-        outcome: Result<(), NotRecorded>,
+        outcome: Recorded,
     ) {
         let on_disk = !matches!(outcome, Err(NotRecorded::Disk(_)));
         self.records.written(client, record, on_disk);
@@ -356,19 +358,6 @@ impl Owner {
         }
     }
 
-    /// The table gave back a call that needs more of the mirror.
-    fn await_step(&mut self, call: OpenCall, asked: bool) {
-        let Call::Lock { wanted, .. } = &call.incoming.call else { return };
-        let file = wanted.file.clone();
-        if self.embedded.is_slow(&file) {
-            tracing::debug!(client = %call.incoming.name, "the file's mirror is slow; a call is dropped unanswered");
-        } else if let Some(place) =
-            self.queue.put(Wait::Step, Entry::Call(OpenCall { outside: Outside::Unasked, ..call }))
-        {
-            self.embedded.await_step(file, place, asked);
-        }
-    }
-
     /// The table's verdict is the answer, unless it is a TEST that has still to ask elsewhere.
     fn reply(&mut self, call: OpenCall, verdict: Verdict) {
         let wanted = match &call.incoming.call {
@@ -382,6 +371,46 @@ impl Owner {
             }
             Done::Nothing
         });
+    }
+
+    // --- the mirror
+
+    /// The table gave back a call that needs more of the mirror.
+    fn await_step(&mut self, call: OpenCall, asked: bool) {
+        let Call::Lock { wanted, .. } = &call.incoming.call else { return };
+        let file = wanted.file.clone();
+        if self.embedded.is_slow(&file) {
+            tracing::debug!(client = %call.incoming.name, "the file's mirror is slow; a call is dropped unanswered");
+        } else if let Some(place) =
+            self.queue.put(Wait::Step, Entry::Call(OpenCall { outside: Outside::Unasked, ..call }))
+        {
+            self.embedded.await_step(file, place, asked);
+        }
+    }
+
+    pub(super) fn mirrored(&mut self, file: &FileHandle, answer: MirrorAnswer) {
+        let asker = self.embedded.ended(file);
+        self.table.mirror_answered(file, answer);
+        // First, while what it asked for is not given up again.
+        if let Some(place) = asker {
+            self.resume(&place, |call| after_step(call, answer));
+        }
+        let _ = self.apply_effects();
+        while !self.table.is_mirror_busy(file)
+            && let Some(place) = self.embedded.next_for(file)
+        {
+            self.resume(&place, Some);
+            let _ = self.apply_effects();
+        }
+    }
+
+    /// Calls are not kept for a step that takes long; the step itself cannot be taken back.
+    pub(super) fn mirror_slow(&mut self, file: FileHandle, doing: JoinHandle<MirrorAnswer>) {
+        for place in self.embedded.slow(&file) {
+            self.resume(&place, |_| None);
+        }
+        self.work.spawn(async move { Done::Stepped { file, stepped: Stepped::Ended(or_failed(doing.await)) } });
+        let _ = self.apply_effects();
     }
 
     // --- reboot notices
@@ -424,6 +453,19 @@ impl Owner {
             }
         }
     }
+}
+
+/// What the call that asked for a step takes from its end; `None` drops it unanswered.
+fn after_step(call: OpenCall, answer: MirrorAnswer) -> Option<OpenCall> {
+    let outside = match answer {
+        MirrorAnswer::Done => Outside::Unasked,
+        MirrorAnswer::Conflict => Outside::Conflict,
+        // A client that is refused a reclaim forgets the lock, and nobody is in its way.
+        MirrorAnswer::Failed if call.is_reclaim() => return None,
+        MirrorAnswer::Failed => Outside::Failed,
+        MirrorAnswer::NotBegun => return None,
+    };
+    Some(OpenCall { outside, ..call })
 }
 
 fn deny(call: OpenCall) {

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::outside;
-use super::records::Forgotten;
 use super::state::{Done, Owner};
 use crate::lockd::callbacks::Granted;
 use crate::lockd::persist::{Change, Durable, MonitorRecord};
@@ -62,7 +61,7 @@ impl Owner {
     }
 
     fn forget(&mut self, client: ClientId) {
-        let Some(Forgotten { name, key, addresses }) = self.records.forget(client) else { return };
+        let Some((name, key, addresses)) = self.records.forget(client) else { return };
         if let Err(error) = self.persist.submit(Change::Forget { name: name.clone(), address: key }) {
             // At worst it is told of a restart that does not concern it.
             tracing::warn!(client = %name, %error, "its monitor record was not removed");

@@ -34,14 +34,13 @@
 //! - Scanning and sweeping take turns with requests, slice by slice.
 //!
 //! Files, from the bottom up: `queue`, `records`, `watches`, `outside`, `phase`, `timeline` are what the owner
-//! has, and know nothing of it; `state` is the owner; `effects`, `calls`, `mirror`, `runs` are its verbs;
+//! has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs` are its verbs;
 //! `owner` is its loop.
 //!
 //! Start reading at `Owner::run` in `owner.rs`.
 
 mod calls;
 mod effects;
-mod mirror;
 mod outside;
 mod owner;
 mod phase;

@@ -40,16 +40,10 @@ pub(super) struct Embedded {
     embedding: Embedding,
     questions: Arc<Semaphore>,
     turns: Arc<Semaphore>,
-    /// By file: the call whose step is under way, and the calls behind it, in order.
-    steps: HashMap<FileHandle, Waiting>,
+    /// By file: the calls that wait for a step, in order. The one that asked for it is the first, and marked.
+    steps: HashMap<FileHandle, VecDeque<(Place, bool)>>,
     /// Files whose step has taken too long.
     slow: HashSet<FileHandle>,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    asker: Option<Place>,
-    others: VecDeque<Place>,
 }
 
 /// What has become of a step of the mirror.
@@ -148,11 +142,7 @@ impl Embedded {
     /// The call at `place` waits for a step of the file; it `asked` for the one that is under way.
     pub(super) fn await_step(&mut self, file: FileHandle, place: Place, asked: bool) {
         let waiting = self.steps.entry(file).or_default();
-        if asked {
-            waiting.asker = Some(place);
-        } else {
-            waiting.others.push_back(place);
-        }
+        if asked { waiting.push_front((place, true)) } else { waiting.push_back((place, false)) }
     }
 
     /// Has the mirror do a step.
@@ -195,26 +185,22 @@ impl Embedded {
     pub(super) fn slow(&mut self, file: &FileHandle) -> impl Iterator<Item = Place> + use<> {
         tracing::warn!(%file, "a step of the file's mirror takes long; calls that need it go unanswered");
         self.slow.insert(file.clone());
-        let Waiting { asker, others } = self.steps.remove(file).unwrap_or_default();
-        asker.into_iter().chain(others)
+        self.steps.remove(file).unwrap_or_default().into_iter().map(|(place, _)| place)
     }
 
     /// A step has ended. Gives the call that asked for it.
     pub(super) fn ended(&mut self, file: &FileHandle) -> Option<Place> {
         self.slow.remove(file);
-        self.steps.get_mut(file)?.asker.take()
+        self.steps.get_mut(file)?.pop_front_if(|(_, asked)| *asked).map(|(place, _)| place)
     }
 
     /// The next of the calls that wait for a step of the file.
     pub(super) fn next_for(&mut self, file: &FileHandle) -> Option<Place> {
-        self.steps.get_mut(file)?.others.pop_front()
-    }
-
-    /// Drops what nobody waits for.
-    pub(super) fn tidy(&mut self, file: &FileHandle) {
-        if self.steps.get(file).is_some_and(|waiting| waiting.asker.is_none() && waiting.others.is_empty()) {
+        let next = self.steps.get_mut(file)?.pop_front();
+        if next.is_none() {
             self.steps.remove(file);
         }
+        next.map(|(place, _)| place)
     }
 }
 

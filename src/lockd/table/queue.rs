@@ -162,6 +162,10 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The next place in the order of arrival.
     pub(super) fn next_number(&mut self) -> u64 {
         self.arrivals += 1;
@@ -186,7 +190,7 @@ impl Queue {
     /// Puts it at its place. `None`: too many wait, it is dropped unanswered.
     pub(super) fn put(&mut self, wait: Wait, entry: Entry) -> Option<Place> {
         let place = entry.place();
-        if self.waiting.len() >= PARKED_MAX {
+        if self.len() >= PARKED_MAX {
             tracing::warn!(from = %place.line.address, "too many calls wait; one is dropped unanswered");
             return None;
         }
@@ -237,12 +241,5 @@ impl Queue {
         let mut places: Vec<Place> = waiting.map(|(place, _)| place.clone()).collect();
         places.sort_by_key(|place| place.number);
         places
-    }
-}
-
-#[cfg(test)]
-impl Queue {
-    pub(super) fn len(&self) -> usize {
-        self.waiting.len()
     }
 }

@@ -28,6 +28,9 @@ pub(super) enum NotRecorded {
     Number(#[from] StateFileError),
 }
 
+/// Whether something may be promised to a client.
+pub(super) type Recorded = Result<(), NotRecorded>;
+
 #[derive(Debug)]
 struct Record {
     /// With the first address, its key on disk.
@@ -49,16 +52,6 @@ impl Record {
         let (durable, writing) = (None, None);
         Some(Self { name, key, durable, writing, evidence_from: Duration::ZERO, evidence_waits: false })
     }
-}
-
-/// What was known of a client that is gone.
-#[derive(Debug)]
-pub(super) struct Forgotten {
-    /// With the address, its key on disk.
-    pub(super) name: CallerName,
-    pub(super) key: IpAddr,
-    /// Where it called from.
-    pub(super) addresses: Vec<IpAddr>,
 }
 
 /// All records, by client.
@@ -147,11 +140,11 @@ impl Records {
         }
     }
 
-    /// The client is gone.
-    pub(super) fn forget(&mut self, client: ClientId) -> Option<Forgotten> {
+    /// The client is gone. Gives its record's key on disk, and where it called from.
+    pub(super) fn forget(&mut self, client: ClientId) -> Option<(CallerName, IpAddr, Vec<IpAddr>)> {
         let Record { name, key, durable, writing, .. } = self.by_client.remove(&client)?;
         let addresses = durable.into_iter().chain(writing).flat_map(|record| record.addresses).collect();
-        Some(Forgotten { name, key, addresses })
+        Some((name, key, addresses))
     }
 }
 

@@ -75,7 +75,7 @@ impl Owner {
         };
         self.runs.phase = Phase::Beginning(Box::new(beginning));
         let persist = self.persist.clone();
-        let state_file = self.watches.state_file();
+        let state_file = self.watches.state_file.clone();
         let durable = async move {
             // statd's file first: a number that only nlmd knows could be given out again by statd.
             let new_state = match state_file {

@@ -10,7 +10,7 @@ use super::Clock;
 use super::outside::{Embedded, Stepped};
 use super::phase::Runs;
 use super::queue::{Place, Queue};
-use super::records::{NotRecorded, Records};
+use super::records::{NotRecorded, Recorded, Records};
 use super::timeline::Timeline;
 use super::watches::Watches;
 use crate::lockd::callbacks::Callbacks;
@@ -24,36 +24,14 @@ use crate::wire::types::{CallerName, FileHandle, NsmState};
 #[derive(Debug)]
 pub(super) enum Done {
     Nothing,
-    Asked {
-        place: Place,
-        admission: Option<Admission>,
-    },
-    LookedUp {
-        address: IpAddr,
-        name: CallerName,
-        found: Vec<IpAddr>,
-    },
-    Recorded {
-        place: Place,
-        client: ClientId,
-        record: MonitorRecord,
-        asked: Vec<Watch>,
-        outcome: Result<(), NotRecorded>,
-    },
-    /// Asked beside a reclaim.
-    Watched {
-        asked: Watch,
-        outcome: Result<(), NotRecorded>,
-    },
+    Asked { place: Place, admission: Option<Admission> },
+    LookedUp { address: IpAddr, name: CallerName, found: Vec<IpAddr> },
+    Recorded { place: Place, client: ClientId, record: MonitorRecord, asked: Vec<Watch>, outcome: Recorded },
+    // Asked beside a reclaim.
+    Watched { asked: Watch, outcome: Recorded },
     Left(IpAddr),
-    Offered {
-        offer: OfferId,
-        answer: OfferAnswer,
-    },
-    Stepped {
-        file: FileHandle,
-        stepped: Stepped,
-    },
+    Offered { offer: OfferId, answer: OfferAnswer },
+    Stepped { file: FileHandle, stepped: Stepped },
     AskAgain(FileHandle),
     BeginDurable(Result<NsmState, NotRecorded>),
     Raised(Result<NsmState, PersistError>),

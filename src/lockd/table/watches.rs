@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::records::NotRecorded;
+use super::records::{NotRecorded, Recorded};
 use crate::lockd::persist::{self, Change, Persist, Watch};
 use crate::lockd::statd::Statd;
 use crate::nsm::state_file::StateFile;
@@ -43,7 +43,8 @@ enum Stage {
 
 #[derive(Debug)]
 pub(super) struct Watches {
-    setup: Option<StatdSetup>,
+    statd: Option<Statd>,
+    pub(super) state_file: Option<StateFile>,
     by_address: HashMap<IpAddr, ([u8; 16], Stage)>,
     /// Asked for beside reclaims: not once more for each.
     beside: HashSet<IpAddr>,
@@ -53,26 +54,19 @@ impl Watches {
     pub(super) fn new(setup: Option<StatdSetup>, found: Vec<Watch>) -> Self {
         let found = if setup.is_some() { found } else { Vec::new() };
         let by_address = found.into_iter().map(|watch| (watch.address, (watch.cookie, Stage::Asked))).collect();
-        Self { setup, by_address, beside: HashSet::new() }
-    }
-
-    pub(super) fn state_file(&self) -> Option<StateFile> {
-        self.setup.as_ref().map(|setup| setup.state_file.clone())
-    }
-
-    fn statd(&self) -> Option<Statd> {
-        self.setup.as_ref().map(|setup| setup.statd.clone())
+        let (statd, state_file) = setup.map(|setup| (setup.statd, setup.state_file)).unzip();
+        Self { statd, state_file, by_address, beside: HashSet::new() }
     }
 
     /// Whether a reboot at that address will be heard of, whatever the status monitor is.
     pub(super) fn hears_of(&self, address: IpAddr) -> bool {
-        self.setup.is_none() || self.by_address.get(&address).is_some_and(|(_, stage)| *stage == Stage::Watched)
+        self.statd.is_none() || self.by_address.get(&address).is_some_and(|(_, stage)| *stage == Stage::Watched)
     }
 
     /// What has to be asked for, so that all of these addresses are watched; `None`: not now.
     pub(super) fn take_up(&mut self, addresses: &[IpAddr]) -> Option<Vec<Watch>> {
         let mut asked = Vec::new();
-        for &address in addresses.iter().filter(|_| self.setup.is_some()) {
+        for &address in addresses.iter().filter(|_| self.statd.is_some()) {
             match self.by_address.entry(address).or_insert_with(|| (rand::random(), Stage::Asked)) {
                 (cookie, Stage::Asked) => asked.push(Watch { address, cookie: *cookie }),
                 (_, Stage::Watched) => {}
@@ -83,13 +77,9 @@ impl Watches {
     }
 
     /// Has these watched: each cookie is on disk before statd can call with it.
-    pub(super) fn watch(
-        &self,
-        persist: &Persist,
-        asked: Vec<Watch>,
-    ) -> impl Future<Output = Result<(), NotRecorded>> + use<> {
+    pub(super) fn watch(&self, persist: &Persist, asked: Vec<Watch>) -> impl Future<Output = Recorded> + use<> {
         let submitted: Result<Vec<_>, _> = asked.iter().map(|watch| persist.submit(Change::Watch(*watch))).collect();
-        let statd = self.statd();
+        let statd = self.statd.clone();
         async move {
             for durable in submitted? {
                 persist::durable(durable).await?;
@@ -117,9 +107,9 @@ impl Watches {
         &mut self,
         persist: &Persist,
         address: IpAddr,
-    ) -> Option<impl Future<Output = (Watch, Result<(), NotRecorded>)> + use<>> {
+    ) -> Option<impl Future<Output = (Watch, Recorded)> + use<>> {
         let asked = self.take_up(&[address])?.pop()?;
-        let statd = self.statd()?;
+        let statd = self.statd.clone()?;
         if !self.beside.insert(address) {
             return None;
         }
@@ -138,7 +128,7 @@ impl Watches {
         })
     }
 
-    pub(super) fn watched_beside(&mut self, asked: Watch, outcome: Result<(), NotRecorded>) {
+    pub(super) fn watched_beside(&mut self, asked: Watch, outcome: Recorded) {
         let address = asked.address;
         self.beside.remove(&address);
         match outcome {
@@ -151,7 +141,7 @@ impl Watches {
 
     /// Has statd watch an address no longer; [`left`](Self::left) after that.
     pub(super) fn leave(&mut self, persist: &Persist, address: IpAddr) -> Option<impl Future<Output = ()> + use<>> {
-        let (statd, persist) = (self.statd()?, persist.clone());
+        let (statd, persist) = (self.statd.clone()?, persist.clone());
         self.by_address.get_mut(&address)?.1 = Stage::Leaving;
         Some(async move {
             // At worst statd tells of a host that has nothing here.
