@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::files::{intersection, outside};
+use super::ranges::{intersection, without};
 use crate::wire::types::ByteRange;
 
 /// How much a range keeps others from.
@@ -78,7 +78,7 @@ impl Cover {
         let old: Vec<Part> = self.overlapping(range).collect();
         for had in old {
             self.parts.remove(&had.range.start);
-            for rest in outside(had.range, range) {
+            for rest in without(had.range, range) {
                 self.parts.insert(rest.start, (rest.end, had.coverage));
             }
         }
