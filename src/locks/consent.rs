@@ -1,8 +1,8 @@
 //! The other lock domain's consent: what a grant lacks of it, and its answers. The theory is in
 //! [`mirror`](super::mirror).
 
-use super::api::{Caller, Handled, MirrorAnswer, Process, Wanted};
-use super::coverage::{Cover, Coverage, Part};
+use super::api::{Caller, MirrorAnswer, Process, Wanted};
+use super::coverage::{Cover, Part};
 use super::ranges::uncovered;
 use super::segment::{FileId, Kind, Want};
 use super::table::LockTable;
@@ -42,10 +42,8 @@ impl LockTable {
         let mut needed = Cover::default();
         let Some(file) = self.segments().find(handle) else { return needed };
         for segment in self.segments().overlapping(file, range) {
-            if let Kind::Range { exclusive } = segment.kind
-                && !self.is_void(file, segment)
-            {
-                needed.raise(Part { range: segment.range, coverage: Coverage::of(exclusive) });
+            if let Some(coverage) = segment.kind.coverage().filter(|_| !self.is_void(file, segment)) {
+                needed.raise(Part { range: segment.range, coverage });
             }
         }
         needed
@@ -53,19 +51,13 @@ impl LockTable {
 
     /// What is still to be taken before this can be granted; nothing for shares, or without a mirror.
     pub(super) fn lacking(&self, want: &Want) -> Vec<Part> {
-        let (Kind::Range { exclusive }, Some(handle)) = (want.kind, self.segments().handle(want.file)) else {
-            return Vec::new();
-        };
-        self.mirror.lacking(handle, Part { range: want.range, coverage: Coverage::of(exclusive) })
-    }
-
-    /// Asks for what a call lacks; the call has to wait for the answer.
-    pub(super) fn await_mirror(&mut self, want: &Want, lacking: Vec<Part>) -> Handled {
-        Handled::Outside { asked: self.take_outside(want.file, lacking, None) }
+        let part = want.kind.coverage().map(|coverage| Part { range: want.range, coverage });
+        let handle = self.segments().handle(want.file);
+        part.zip(handle).map_or(Vec::new(), |(part, handle)| self.mirror.lacking(handle, part))
     }
 
     /// Starts taking, unless a step of the file is under way.
-    fn take_outside(&mut self, file: FileId, parts: Vec<Part>, waiter: Option<u64>) -> bool {
+    pub(super) fn take_outside(&mut self, file: FileId, parts: Vec<Part>, waiter: Option<u64>) -> bool {
         let handle = self.segments().handle(file).cloned();
         let step = handle.and_then(|handle| self.mirror.take(&handle, parts, waiter));
         let asked = step.is_some();

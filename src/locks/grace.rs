@@ -51,8 +51,7 @@ impl LockTable {
 
     /// Whether a result is being written that has to do with one of these segments.
     pub(super) fn is_frozen(&self, file: FileId, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> bool {
-        let mut segments = self.segments().overlapping(file, range);
-        self.is_settling() && segments.any(|s| accept(s) && self.is_pending(file, s))
+        self.is_settling() && self.segments().overlapping(file, range).any(|s| accept(s) && self.is_pending(file, s))
     }
 
     /// Milliseconds until the grace ends by itself; 0 when open.
@@ -114,13 +113,13 @@ impl LockTable {
             files: (!files.is_empty()).then(|| self.named_files(files)),
         };
         let mut run = Run::new(now, unix_ms, args, covers, (old_state, new_state), self.next_mark);
-        self.count_scope(&mut run, args.may_drop.as_slice());
+        let unmonitored = self.count_scope(&mut run, args.may_drop.as_slice());
         let begun = Begun {
             run: run.id,
             old_state,
             new_state,
             in_scope: run.counts.in_scope,
-            unmonitored: run.unmonitored,
+            unmonitored,
             clients: u32::try_from(run.clients.len()).unwrap_or(u32::MAX),
             names: List::default(),
         };
@@ -132,11 +131,12 @@ impl LockTable {
         Ok(begun)
     }
 
-    /// Adds the clients of the run and their locks in scope, and counts the unmonitored locks left
+    /// Adds the clients of the run and their locks in scope. Gives the number of unmonitored locks left
     /// alone. Costs a step per client (and, where files limit the scope, per lock on those).
-    fn count_scope(&self, run: &mut Run, may_drop: &[ClientRef]) {
+    fn count_scope(&self, run: &mut Run, may_drop: &[ClientRef]) -> u64 {
         let by_file = run.covers.files.as_ref().map(|files| self.count_in_files(files));
         let may_drop = self.meant(may_drop);
+        let mut unmonitored = 0;
         for (id, client) in self.clients.iter() {
             if run.covers.clients.as_ref().is_some_and(|named| !named.contains(&id)) {
                 continue;
@@ -147,7 +147,7 @@ impl LockTable {
             };
             let left_alone = if run.covers.include_unmonitored { 0 } else { held.unmonitored };
             let locks = (held.locks - left_alone) as u64;
-            run.unmonitored += left_alone as u64;
+            unmonitored += left_alone as u64;
             // In a run over everything also clients with no lock known: the server may have lost it.
             if locks == 0 && !(client.monitored && by_file.is_none()) {
                 continue;
@@ -164,6 +164,7 @@ impl LockTable {
             };
             run.add_client(id, row, may_drop.contains(&id));
         }
+        unmonitored
     }
 
     /// What each client holds on these files.
@@ -250,7 +251,7 @@ impl LockTable {
         let run = self.end_run().ok_or_else(none)?;
         self.wake_all();
         self.announce("abort", format!("run {id} was aborted: {reason}"));
-        Ok(run.result(unix_ms, Outcome::Aborted, reason))
+        Ok(run.result(unix_ms, Outcome::Aborted, reason, Vec::new()))
     }
 
     /// Takes the run away; what it had marked is held again, unless it is void. Late reclaims are taken

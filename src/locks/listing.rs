@@ -79,27 +79,24 @@ impl LockTable {
 
     /// The file's list: what is held or pending, then what is waited for.
     pub(super) fn listed(&self, file: FileId) -> impl Iterator<Item = Listed> {
-        let held = self.segments().of(file).iter().filter(move |s| !self.is_void(file, s)).map(move |s| Listed {
-            client: s.client,
-            owner: s.owner,
-            kind: s.kind.row(),
-            range: s.range,
-            state: match (s.offered, self.is_pending(file, s)) {
+        let held = self.segments().of(file).iter().filter(move |s| !self.is_void(file, s)).map(move |s| {
+            let state = match (s.offered, self.is_pending(file, s)) {
                 (_, true) => LockState::Pending,
                 (true, false) => LockState::Offered,
                 (false, false) => LockState::Held,
-            },
-            monitored: s.monitored,
+            };
+            (*s, state)
         });
-        let waiting = self.waiters.in_file(file).filter(|(_, w)| !w.offered).map(|(_, w)| Listed {
-            client: w.want.caller.client,
-            owner: w.want.owner,
-            kind: w.want.kind.row(),
-            range: w.want.range,
-            state: LockState::Waiting,
-            monitored: w.want.monitored,
-        });
-        held.chain(waiting)
+        let waiting = self.waiters.in_file(file).filter(|(_, w)| !w.offered);
+        let waiting = waiting.map(|(_, w)| (w.want.segment(w.want.range, 0), LockState::Waiting));
+        held.chain(waiting).map(|(Segment { client, owner, kind, range, monitored, .. }, state)| Listed {
+            client,
+            owner,
+            kind: kind.row(),
+            range,
+            state,
+            monitored,
+        })
     }
 
     pub(super) fn lock_row(&self, file: FileId, lock: &Listed) -> Option<LockRow> {

@@ -28,17 +28,11 @@ use crate::wire::types::{ByteRange, FileHandle};
 /// each is compared with all locks in it.
 const MAX_LOWERED: usize = 64;
 
-#[derive(Debug)]
-struct Step {
-    step: MirrorStep,
-    /// The waiter for which it is.
-    waiter: Option<u64>,
-}
-
 #[derive(Debug, Default)]
 struct Mirrored {
     has: Cover,
-    under_way: Option<Step>,
+    /// The step, and the waiter for which it is.
+    under_way: Option<(MirrorStep, Option<u64>)>,
     /// What a step that did not succeed may have raised.
     doubtful: Vec<Part>,
     /// Where less may be needed than it has.
@@ -108,7 +102,7 @@ impl Mirror {
             return None;
         }
         let step = MirrorStep::Take(parts);
-        mirrored.under_way = Some(Step { step: step.clone(), waiter });
+        mirrored.under_way = Some((step.clone(), waiter));
         Some(Effect::Mirror(handle.clone(), step))
     }
 
@@ -120,7 +114,7 @@ impl Mirror {
     /// The step of the file has ended. Gives the waiter for which it was and that is refused now.
     pub(super) fn answered(&mut self, handle: &FileHandle, answer: MirrorAnswer) -> Option<u64> {
         let mirrored = self.files.get_mut(handle)?;
-        let Step { step, waiter } = mirrored.under_way.take()?;
+        let (step, waiter) = mirrored.under_way.take()?;
         match step {
             // What was taken may not be wanted any more.
             MirrorStep::Take(parts) if answer == MirrorAnswer::Done => {
@@ -185,7 +179,7 @@ impl Mirror {
             let idle = |mirrored: &&mut Mirrored| mirrored.under_way.is_none();
             let Some(mirrored) = self.files.get_mut(&handle).filter(idle) else { continue };
             if let Some(step) = mirrored.give_up(|range| needed(&handle, range)) {
-                mirrored.under_way = Some(Step { step: step.clone(), waiter: None });
+                mirrored.under_way = Some((step.clone(), None));
                 effects.push(Effect::Mirror(handle.clone(), step));
             }
             self.forget_if_idle(&handle);

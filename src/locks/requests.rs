@@ -153,7 +153,7 @@ impl LockTable {
         let lacking = self.lacking(want);
         if !lacking.is_empty() {
             return match want.outside {
-                Outside::Unasked => self.await_mirror(want, lacking),
+                Outside::Unasked => Handled::Outside { asked: self.take_outside(want.file, lacking, None) },
                 Outside::Conflict => Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie))),
                 Outside::Failed => Handled::Reply(Verdict::NoLocks),
             };
@@ -207,7 +207,7 @@ impl LockTable {
         let lacking = self.lacking(want);
         if !lacking.is_empty() {
             return match want.outside {
-                Outside::Unasked => self.await_mirror(want, lacking),
+                Outside::Unasked => Handled::Outside { asked: self.take_outside(want.file, lacking, None) },
                 Outside::Conflict => self.refuse_reclaim(want, None, None),
                 Outside::Failed => Handled::Reply(Verdict::NoLocks),
             };

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::api::{ClientId, OfferAnswer, OfferId};
 use super::segment::{FileId, Kind, Segment};
-use crate::resync::policy::{self, ClientFacts, Judgement, Verdict};
+use crate::resync::policy::{self, ClientFacts, Verdict};
 use crate::wire::control::{
     BeginArgs, ClientProgress, ClientResult, Counts, Delivery, FullResult, LockFate, LockKind, Mode, Outcome, Policy,
     RunClient, RunId, RunResult, RunStatus,
@@ -45,15 +45,19 @@ pub(super) struct Mark {
 pub(super) struct Tally {
     pub(super) client: ClientId,
     pub(super) counts: Counts,
-    pub(super) delivery: Delivery,
-    pub(super) acked_at: Option<Duration>,
-    pub(super) suspect: bool,
+    delivery: Delivery,
+    acked_at: Option<Duration>,
+    suspect: bool,
     /// Reclaimed some of its locks in scope, in whole or in part.
-    pub(super) reclaimed_any: bool,
+    reclaimed_any: bool,
     /// Sent a reclaim that was granted.
-    pub(super) reclaimed_anything: bool,
-    pub(super) may_drop: bool,
-    pub(super) silent: bool,
+    reclaimed_anything: bool,
+    may_drop: bool,
+    silent: bool,
+    /// It is to lose what is pending.
+    pub(super) drop: bool,
+    /// It is there, for all that is known: its waiters and offers are spared.
+    pub(super) acked: bool,
 }
 
 /// Who and what the run covers.
@@ -76,11 +80,8 @@ impl Covers {
 }
 
 /// A settle under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Settling {
-    pub(super) verdicts: Vec<Verdict>,
-    /// Which clients are there, for all that is known: their waiters and offers are spared.
-    pub(super) acked: Vec<bool>,
     pub(super) not_understood: bool,
     pub(super) alone: bool,
     pub(super) reason: String,
@@ -129,8 +130,6 @@ pub(super) struct Run {
     pub(super) tallies: Vec<Tally>,
     index: HashMap<ClientId, usize>,
     pub(super) counts: Counts,
-    /// Unmonitored locks left alone.
-    pub(super) unmonitored: u64,
     pub(super) notices_begun: bool,
     last_reclaim: Option<Duration>,
     last_ack: Option<Duration>,
@@ -173,7 +172,6 @@ impl Run {
             tallies: Vec::new(),
             index: HashMap::new(),
             counts: Counts::default(),
-            unmonitored: 0,
             notices_begun: false,
             last_reclaim: None,
             last_ack: None,
@@ -197,6 +195,8 @@ impl Run {
             reclaimed_anything: false,
             may_drop,
             silent: false,
+            drop: false,
+            acked: false,
         });
         self.count(id, |counts| {
             counts.in_scope += client.locks;
@@ -348,8 +348,8 @@ impl Run {
         }
     }
 
-    /// The result as the counts and rows have it.
-    pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str) -> FullResult {
+    /// The result as the counts and rows have it, and these rows. Nothing is pending in it any more.
+    pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str, rows: Vec<LockFate>) -> FullResult {
         let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
         let clients = self.tallies.iter().zip(&self.clients).map(|(tally, client)| ClientResult {
             client: client.index,
@@ -358,7 +358,7 @@ impl Run {
             delivery: tally.delivery,
             suspect: tally.suspect,
             silent: tally.silent,
-            counts: tally.counts,
+            counts: Counts { pending: 0, ..tally.counts },
         });
         FullResult {
             result: RunResult {
@@ -372,11 +372,11 @@ impl Run {
                 new_state: self.new_state,
                 began_unix_ms: self.began_unix_ms,
                 ended_unix_ms: unix_ms,
-                counts: self.counts,
+                counts: Counts { pending: 0, ..self.counts },
                 late: 0,
             },
             clients: List::clipped(clients.collect()),
-            locks: List::clipped(self.rows.clone()),
+            locks: List::clipped(self.rows.iter().cloned().chain(rows).collect()),
         }
     }
 
@@ -403,24 +403,18 @@ impl Run {
             may_drop: tally.may_drop,
             server_addresses: addresses,
         });
-        let Judgement { verdicts, acked, silent, not_understood } =
-            policy::judge(&facts.collect::<Vec<_>>(), self.policy, self.grace, alone);
-        for (tally, silent) in self.tallies.iter_mut().zip(silent) {
-            tally.silent = silent;
+        let judged = policy::judge(&facts.collect::<Vec<_>>(), self.policy, self.grace, alone);
+        let verdicts = judged.verdicts.iter().zip(judged.acked).zip(judged.silent);
+        for (tally, ((verdict, acked), silent)) in self.tallies.iter_mut().zip(verdicts) {
+            (tally.drop, tally.acked, tally.silent) = (*verdict == Verdict::Drop, acked, silent);
         }
         let pending = self.tallies.iter().enumerate().filter(|(_, tally)| tally.counts.pending > 0);
         self.settling = Some(Settling {
             clients: pending.map(|(place, _)| place).collect(),
-            verdicts,
-            acked,
-            not_understood,
+            not_understood: judged.not_understood,
             alone,
             reason: reason.to_owned(),
-            files: Vec::new(),
-            rows: Vec::new(),
-            dropped_in: Vec::new(),
-            marks: HashSet::new(),
-            answers: Vec::new(),
+            ..Settling::default()
         });
     }
 }

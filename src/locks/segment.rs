@@ -1,6 +1,7 @@
 //! What is asked for and what is held: one lock of one owner on one file.
 
 use super::api::{Caller, ClientId, Outside};
+use super::coverage::Coverage;
 use crate::wire::control::LockKind;
 use crate::wire::types::{ByteRange, NsmState};
 
@@ -94,6 +95,14 @@ impl Kind {
     /// Whether they are of one sort: ranges are compared with ranges, shares with shares.
     pub(super) fn same_sort(self, other: Self) -> bool {
         matches!((self, other), (Self::Range { .. }, Self::Range { .. }) | (Self::Share { .. }, Self::Share { .. }))
+    }
+
+    /// What it is in another lock domain: nothing, if it is a share.
+    pub(super) fn coverage(self) -> Option<Coverage> {
+        match self {
+            Self::Range { exclusive } => Some(Coverage::of(exclusive)),
+            Self::Share { .. } => None,
+        }
     }
 
     pub(super) fn row(self) -> LockKind {

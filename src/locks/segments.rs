@@ -182,17 +182,11 @@ impl Segments {
         change
     }
 
-    /// Sets the marks of the file's segments for which `mark` gives one. Nothing is counted by them.
-    pub(super) fn set_marks(&mut self, file: FileId, mut mark: impl FnMut(&Segment) -> Option<u32>) {
+    /// Sets the mark of each segment of the file, and whether it is offered, as `flags` gives them.
+    /// Nothing is counted by these.
+    pub(super) fn set_flags(&mut self, file: FileId, mut flags: impl FnMut(&Segment) -> (u32, bool)) {
         for segment in self.slots.get_mut(file.0 as usize).into_iter().flat_map(|f| &mut f.segments) {
-            segment.mark = mark(segment).unwrap_or(segment.mark);
-        }
-    }
-
-    /// What was offered and the test accepts is held like any other segment.
-    pub(super) fn confirm(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
-        for segment in self.slots.get_mut(file.0 as usize).into_iter().flat_map(|f| &mut f.segments) {
-            segment.offered = segment.offered && !accept(segment);
+            (segment.mark, segment.offered) = flags(segment);
         }
     }
 }

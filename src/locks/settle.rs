@@ -14,12 +14,10 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::api::ClientId;
-use super::run::{Settling, Void};
+use super::run::{Settling, Tally, Void};
 use super::segment::FileId;
 use super::table::LockTable;
-use crate::resync::policy::Verdict;
 use crate::wire::control::{Counts, Fate, FullResult, LockFate, Outcome, Refusal, RefusalCode};
-use crate::wire::xdr::List;
 
 impl LockTable {
     /// Freezes what is pending and decides about each client. `alone`: no controller asked for it.
@@ -45,27 +43,21 @@ impl LockTable {
     pub fn settle_scan(&mut self, budget: usize) -> bool {
         let Some(mut settling) = self.run.as_mut().and_then(|run| run.settling.take()) else { return true };
         let mut left = budget;
-        let done = loop {
-            let Some(place) = settling.clients.front().copied() else { break true };
-            let Some(client) = self.run.as_ref().and_then(|run| run.tallies.get(place)).map(|t| t.client) else {
-                break true;
-            };
+        while left > 0
+            && let Some(place) = settling.clients.front().copied()
+            && let Some(tally) = self.run.as_ref().and_then(|run| run.tallies.get(place))
+        {
             if settling.files.is_empty() {
-                settling.files = self.clients.get(client).map_or(Vec::new(), |c| c.files().collect());
+                settling.files = self.clients.get(tally.client).map_or(Vec::new(), |c| c.files().collect());
             }
-            while left > 0
-                && let Some(file) = settling.files.pop()
-            {
-                left = left.saturating_sub(1 + self.scan_file(&mut settling, place, client, file));
+            if let Some(file) = settling.files.pop() {
+                left = left.saturating_sub(1 + self.scan_file(&mut settling, place, file));
             }
-            if !settling.files.is_empty() {
-                break false;
+            if settling.files.is_empty() {
+                settling.clients.pop_front();
             }
-            settling.clients.pop_front();
-            if left == 0 && !settling.clients.is_empty() {
-                break false;
-            }
-        };
+        }
+        let done = settling.clients.is_empty();
         if let Some(run) = &mut self.run {
             run.settling = Some(settling);
         }
@@ -74,24 +66,23 @@ impl LockTable {
 
     /// Writes down what becomes of the client's pending locks on the file. Gives how many segments
     /// it looked at.
-    fn scan_file(&mut self, settling: &mut Settling, place: usize, client: ClientId, id: FileId) -> usize {
+    fn scan_file(&mut self, settling: &mut Settling, place: usize, file: FileId) -> usize {
         let Some(run) = &self.run else { return 0 };
-        let segments = self.segments().of(id);
+        let Some(&Tally { client, drop, acked, .. }) = run.tallies.get(place) else { return 0 };
+        let segments = self.segments().of(file);
         let looked_at = segments.len();
-        let drop = settling.verdicts.get(place) == Some(&Verdict::Drop);
-        let acked = settling.acked.get(place) == Some(&true);
         let (mut dropped, mut kept) = (0, 0);
-        for segment in segments.iter().filter(|s| s.client == client && run.covers.is_pending(id, s)) {
+        for segment in segments.iter().filter(|s| s.client == client && run.covers.is_pending(file, s)) {
             let partial = run.is_marked(segment);
             let fate = if drop && !(segment.offered && acked) { Fate::Dropped } else { Fate::Kept };
             if !partial || settling.marks.insert(segment.mark) {
                 *(if fate == Fate::Dropped { &mut dropped } else { &mut kept }) += 1;
             }
-            let row = self.fate_row(id, segment, fate);
+            let row = self.fate_row(file, segment, fate);
             settling.rows.extend(row.map(|row| LockFate { partial, ..row }));
         }
-        if dropped > 0 || drop {
-            settling.dropped_in.push(id);
+        if drop {
+            settling.dropped_in.push(file);
         }
         if let Some(run) = &mut self.run {
             run.count(client, |counts| {
@@ -109,18 +100,9 @@ impl LockTable {
         let rows = std::mem::take(&mut run.settling.as_mut()?.rows);
         let run = self.run.as_ref()?;
         let settling = run.settling.as_ref()?;
-        let mut full = run.result(unix_ms, Outcome::Settled, &settling.reason);
+        let mut full = run.result(unix_ms, Outcome::Settled, &settling.reason, rows);
         full.result.alone = settling.alone;
         full.result.not_understood = settling.not_understood;
-        full.result.counts.pending = 0;
-        let mut clients = full.clients.into_vec();
-        for client in &mut clients {
-            client.counts.pending = 0;
-        }
-        full.clients = List::clipped(clients);
-        let mut all = full.locks.into_vec();
-        all.extend(rows);
-        full.locks = List::clipped(all);
         Some(full)
     }
 
@@ -139,9 +121,8 @@ impl LockTable {
         self.announce("settle", words);
         let mut files: VecDeque<FileId> = settling.dropped_in.into();
         files.extend(self.waiters.files());
-        let judged = run.tallies.iter().zip(&settling.verdicts).zip(&settling.acked);
-        let dropped = judged.filter(|((_, verdict), _)| **verdict == Verdict::Drop);
-        let clients: HashMap<ClientId, bool> = dropped.map(|((tally, _), acked)| (tally.client, *acked)).collect();
+        let dropped = run.tallies.iter().filter(|tally| tally.drop);
+        let clients: HashMap<ClientId, bool> = dropped.map(|tally| (tally.client, tally.acked)).collect();
         let unreachable: Vec<ClientId> = clients.iter().filter(|(_, acked)| !**acked).map(|(id, _)| *id).collect();
         self.void = Some(Void { covers: run.covers, clients, files });
         // Who is taken for gone waits for nothing: a grant to it would be stuck.

@@ -172,7 +172,7 @@ impl LockTable {
 
     /// Forgets the file if it has no state left.
     pub(super) fn close(&mut self, file: FileId) {
-        if self.segments.of(file).is_empty() && !self.waiters.are_in(file) && !self.late.knows(file) {
+        if self.segments.of(file).is_empty() && self.waiters.in_file(file).next().is_none() && !self.late.knows(file) {
             self.segments.close(file);
         }
     }
@@ -225,14 +225,15 @@ impl LockTable {
     /// Marks those of the file's pending segments of which only a weaker mode was reclaimed.
     pub(super) fn weaken_pending(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
         let Self { segments, run: Some(run), .. } = self else { return };
-        segments.set_marks(file, |s| {
-            (accept(s) && run.covers.is_pending(file, s)).then(|| run.decided(s, 1, How::Reclaimed))
+        segments.set_flags(file, |s| {
+            let weaker = accept(s) && run.covers.is_pending(file, s);
+            (if weaker { run.decided(s, 1, How::Reclaimed) } else { s.mark }, s.offered)
         });
     }
 
     /// What was offered and the test accepts is held like any other segment.
     pub(super) fn confirm_offered(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
-        self.segments.confirm(file, accept);
+        self.segments.set_flags(file, |s| (s.mark, s.offered && !accept(s)));
     }
 
     /// All that depends on segments learns of every change here. `how`: what was cut out of them is

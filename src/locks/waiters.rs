@@ -80,10 +80,6 @@ impl Waiters {
         self.iter().filter(move |(_, waiter)| waiter.want.caller.client == client)
     }
 
-    pub(super) fn are_in(&self, file: FileId) -> bool {
-        !self.by_file.get(&file).is_empty()
-    }
-
     /// The first of the owner's in the file that the test accepts.
     pub(super) fn find(&self, owner: OwnerId, file: FileId, accept: impl Fn(&Waiter) -> bool) -> Option<u64> {
         self.of_owner(owner).find(|(_, waiter)| waiter.want.file == file && accept(waiter)).map(|(id, _)| id)
