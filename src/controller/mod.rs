@@ -41,8 +41,9 @@ use self::drive::{Drive, Driven, Orders};
 use self::record::Record;
 use crate::manager::{LockManager, ManagerError, Weight};
 use crate::nsm::{self, ProbeOptions};
-use crate::report::{Outcome, Phase, Progress, RunReport};
-use crate::resync::plan::{self, Consent, Draft, Plan, Request, Seen};
+use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
+use crate::resync::consent::Consent;
+use crate::resync::plan::{self, Draft, Plan, Request, Seen};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store};
 use crate::wire::control::{BeginArgs, Capabilities, LockRow, LocksArgs, RunId, Scope};
@@ -96,12 +97,12 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
     let cautions = manager.cautions().await?;
     if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
-        return Err(ControllerError::refused(stop.text.clone(), stop.remedy.clone()));
+        return Err(Failure::refused(stop.text.clone(), stop.remedy.clone()).into());
     }
     let of = |weight| cautions.iter().filter(move |c| c.weight == weight).map(|c| c.text.clone()).collect();
     let draft = Draft::new(request, scope, seen)?.cautioned(of(Weight::Say), of(Weight::Consent));
     let Some(my_name) = draft.names().first().cloned() else {
-        return Err(ControllerError::usage("no name under which clients know this server", "give one with --name"));
+        return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
     };
     let targets = (0..).zip(draft.clients()).map(|(id, client)| targets::to_probe(id, client)).collect();
     let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
@@ -151,21 +152,23 @@ pub async fn resync(
     progress: watch::Sender<Progress>,
     signals: Signals,
 ) -> Result<RunReport, ControllerError> {
-    if !consent.covers(&plan) {
-        return Err(ControllerError::refused(
+    if !consent.covers(&plan.fingerprint) {
+        return Err(Failure::refused(
             "the plan has changed since it was agreed to",
             "look at the plan again (--dry-run) and agree to it as it is now",
-        ));
+        )
+        .into());
     }
     let (record, _lock) = take_over(store).await?;
     books::catch_up(&*manager, &record).await?;
     let begin = begin_args(&plan);
     let (run, endpoint, instance) = (begin.run, manager.endpoint(), begin.instance);
     if let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? {
-        return Err(ControllerError::refused(
+        return Err(Failure::refused(
             format!("run {} of this record is still active", left.id),
             "go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
-        ));
+        )
+        .into());
     }
     let capabilities = manager.info().await?.capabilities;
     let new = NewRun {
@@ -219,10 +222,11 @@ pub async fn resume(
     let status = manager.status().await?;
     let (endpoint, instance) = (manager.endpoint(), status.instance);
     let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? else {
-        return Err(ControllerError::usage(
+        return Err(Failure::usage(
             format!("there is no run to go on with: every run of this record at {} has ended", manager.endpoint()),
             "see `nlmctl runs`; leave out --resume for a new run",
-        ));
+        )
+        .into());
     };
     let info = manager.info().await?;
     if !books::is_active(left.id, &status) {
@@ -282,12 +286,13 @@ async fn conclude(record: &Record, run: RunId, mut driven: Driven) -> Result<Run
     let forbidden = driven.forbidden.take();
     let report = close(record, run, driven).await?;
     let Some(why) = forbidden else { return Ok(report) };
-    let line = why.to_string();
+    let line = why.message.clone();
     record.with(move |store| store.event(run, "refused", &line)).await?;
-    Err(ControllerError::refused(
+    Err(Failure::refused(
         format!("{why}; run {run} has clients that the plan did not know, and was left before they were told"),
-        why.remedy(),
-    ))
+        why.remedy,
+    )
+    .into())
 }
 
 /// What the record is to say of a run that is not driven any more, and the report of it.

@@ -44,9 +44,7 @@ impl Text for ErrorReport {
     fn text(&self) -> String {
         let mut out = String::new();
         line!(out, "nlmctl: {}", self.error.message);
-        if let Some(remedy) = &self.error.remedy {
-            line!(out, "  {remedy}");
-        }
+        line!(out, "  {}", self.error.remedy);
         out
     }
 }

@@ -271,7 +271,9 @@ impl Reader<'_> {
                 at += 1;
                 continue;
             };
-            *self.source.said.entry(word.clone()).or_default() += 1;
+            // A field has its name for itself.
+            let field = at > 0 && is_punct(trees.get(at - 1), '.') || is_punct(next, ':') && !is_colons(&trees, at + 1);
+            *self.source.said.entry(word.clone()).or_default() += usize::from(!field);
             at = match (word.as_str(), ident(next)) {
                 // Who may see it is no name of anything.
                 ("pub", _) if group(next, Delimiter::Parenthesis).is_some() => at + 2,

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::controller::ControllerError;
 use crate::report::{
-    Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLock, ReleaseOutcome, ReleaseReport,
+    Failure, Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLock, ReleaseOutcome, ReleaseReport,
     ReleasedCounts, ScopeReport, Stamp, Waiting, number,
 };
+use crate::resync::consent::{Consent, Person};
 use crate::resync::plan::{self as run_plan, names};
 use crate::wire::control::{
     ClientRow, ClientSeen, Info, LockKind, LockRow, LockState, PAGE, RELEASE, ReleaseArgs, Released, Scope,
@@ -109,17 +109,14 @@ pub(super) struct Chosen {
     rows: Vec<Vec<LockRow>>,
 }
 
-fn nothing(why: &str) -> ControllerError {
-    ControllerError::usage(
-        format!("no lock is selected: {why}"),
-        "see `nlmctl locks`, with the same --client and --file",
-    )
+fn nothing(why: &str) -> Failure {
+    Failure::usage(format!("no lock is selected: {why}"), "see `nlmctl locks`, with the same --client and --file")
 }
 
 impl Chosen {
-    pub(super) fn new(request: &Request, scope: &Scope, seen: &Seen<'_>) -> Result<Self, ControllerError> {
+    pub(super) fn new(request: &Request, scope: &Scope, seen: &Seen<'_>) -> Result<Self, Failure> {
         if request.clients.is_empty() && request.exports.is_empty() && request.files.is_empty() {
-            return Err(ControllerError::usage(
+            return Err(Failure::usage(
                 "nothing says whose locks to release",
                 "name a client (--client) or a file (--file)",
             ));
@@ -127,7 +124,7 @@ impl Chosen {
         let knows_owners = seen.info.capabilities.knows_owners;
         let whole = request.is_of_whole_clients();
         if !knows_owners && !whole {
-            return Err(ControllerError::usage(
+            return Err(Failure::usage(
                 format!(
                     "{} does not tell whose locks are, so it frees whole clients only",
                     seen.info.software.as_str()
@@ -160,7 +157,7 @@ impl Chosen {
             Some(ClientSeen::new(client.name.clone(), *address, rows))
         };
         let too_many = |what: &str, max: usize| {
-            ControllerError::usage(format!("more than {max} {what} are chosen"), "choose fewer at a time")
+            Failure::usage(format!("more than {max} {what} are chosen"), "choose fewer at a time")
         };
         let (whole_clients, single) = if whole {
             (clients.iter().zip(&rows).filter_map(seen_of).collect(), Vec::new())
@@ -372,7 +369,7 @@ impl Plan {
     ///
     /// # Errors
     /// It is wanted, and was not said. The message names the clients.
-    pub fn refuse_live(&self) -> Result<(), ControllerError> {
+    pub fn refuse_live(&self) -> Result<(), Failure> {
         let alive = |client: &&ReleaseClient| match client.heard {
             Heard::Answers | Heard::NotAsked => true,
             Heard::NoAnswer => false,
@@ -393,7 +390,7 @@ impl Plan {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        Err(ControllerError::refused(
+        Err(Failure::refused(
             format!(
                 "{}{more}: its processes would go on as if they held what is released; nothing was released",
                 shown.join(", ")
@@ -403,19 +400,18 @@ impl Plan {
         ))
     }
 
-    /// Consent to this plan: `agreed` is what the operator said to [`consent`](Self::consent).
+    /// Consent to exactly this plan. A release wants it.
     ///
     /// # Errors
-    /// Refused, where it was not given, or a client answers and nobody said `--live`.
-    pub fn agree(self, agreed: bool) -> Result<Agreed, ControllerError> {
+    /// Refused, where it is not given, or a client answers and nobody said `--live`.
+    pub fn agree(&self, yes: bool, person: &mut dyn Person) -> Result<Consent, Failure> {
         self.refuse_live()?;
-        if agreed {
-            return Ok(Agreed { plan: self });
-        }
-        Err(ControllerError::refused(
-            format!("this release wants consent, and there was none: {}", self.consent().join("; ")),
-            "look at the plan (--dry-run), then agree with --yes",
-        ))
+        Consent::obtain(&self.agreed_to(), self.consent(), yes, person)
+    }
+
+    /// What [`agree`](Self::agree) gives consent to. It names every client and lock.
+    pub(super) fn agreed_to(&self) -> String {
+        self.consent().join("\n")
     }
 
     fn over(&self, id: &str, at: Stamp, outcome: ReleaseOutcome) -> Release {
@@ -447,22 +443,10 @@ impl Plan {
     }
 }
 
-/// Proof that the operator agreed to exactly one plan. A release wants it, and takes it up.
-#[derive(Debug)]
-#[must_use]
-pub struct Agreed {
-    plan: Plan,
-}
-
-impl Agreed {
-    pub(super) fn into_plan(self) -> Plan {
-        self.plan
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::FailureKind;
     use crate::wire::control::{Capabilities, ClientRef, InstanceId, OwnerRow};
     use crate::wire::types::{Address, NsmState, Transport};
     use crate::wire::xdr::{Maybe, Text};
@@ -561,11 +545,11 @@ mod tests {
             let rows = [row(1, 0, LockState::Held)];
             let without = plan(&request, &scope, &[client(1)], &rows, &[probed]);
             assert!(without.consent().iter().any(|need| need.contains(words)), "{:?}", without.consent());
-            assert!(without.clone().agree(false).is_err(), "consent is always wanted");
-            assert_eq!(without.agree(true).is_ok(), without_live, "{probed:?}");
+            assert!(without.clone().agree(false, &mut ()).is_err(), "consent is always wanted");
+            assert_eq!(without.agree(true, &mut ()).is_ok(), without_live, "{probed:?}");
             let with = plan(&Request { live: true, ..request }, &scope, &[client(1)], &rows, &[probed]);
-            assert!(with.clone().agree(true).is_ok());
-            assert!(with.agree(false).is_err(), "--live alone is no consent");
+            assert!(with.clone().agree(true, &mut ()).is_ok());
+            assert!(with.agree(false, &mut ()).is_err(), "--live alone is no consent");
         }
     }
 
@@ -609,7 +593,7 @@ mod tests {
         assert_eq!(report.release.locks.len(), 1, "what it saw go is told");
         let narrower = Request { ranges: vec![ByteRange::ALL], ..request };
         let error = Chosen::new(&narrower, &scope, &seen()).unwrap_err();
-        assert!(matches!(error, ControllerError::Usage { .. }), "{error}");
+        assert_eq!(error.kind, FailureKind::Usage, "{error}");
     }
 
     #[test]
