@@ -210,10 +210,6 @@ impl PlannedClient {
     pub fn may_hold(&self) -> bool {
         self.locks != Some(0)
     }
-    /// Whether there is evidence that its locks are stale.
-    pub fn is_suspect(&self) -> bool {
-        !self.suspicions.is_empty()
-    }
 }
 
 /// An NFSv3 mount of this host whose locks go through NLM.

@@ -170,7 +170,10 @@ fn dropping_silent_clients_and_unmonitored_locks_want_consent_each() {
 fn another_state_number_makes_a_suspect_and_an_unknown_one_does_not() {
     let probes = [Probed::Answers(Some(NsmState(9))), Probed::Answers(Some(NsmState(0))), Probed::Answers(None)];
     let plan = plan(&Request::default(), &probes);
-    assert_eq!(plan.clients.iter().map(PlannedClient::is_suspect).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(
+        plan.clients.iter().map(|client| !client.suspicions.is_empty()).collect::<Vec<_>>(),
+        [true, false, false]
+    );
     assert_eq!(plan.clients[0].probe, Probe::Suspect);
 }
 
