@@ -10,6 +10,7 @@
 //! | `drive` | a run driven to its end; start reading here |
 //! | `calls` | the tasks that talk to the manager |
 //! | `books` | results into the record; runs that nobody finished |
+//! | `options` | how a controller works, whatever it does |
 //! | `record` | the store, from async tasks |
 //! | `all_rows` | `--record all` |
 //! | `targets` | clients as targets of notices and probes |
@@ -22,6 +23,7 @@ mod calls;
 mod drive;
 mod error;
 mod hosts;
+mod options;
 mod record;
 pub mod release;
 mod targets;
@@ -30,13 +32,15 @@ mod targets;
 mod tests;
 
 pub use error::ControllerError;
+pub use options::{Options, Signals};
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
+use self::books::locks;
 use self::drive::{Drive, Driven, Orders};
 use self::record::Record;
 use crate::manager::{LockManager, ManagerError, Weight};
@@ -46,42 +50,11 @@ use crate::resync::consent::Consent;
 use crate::resync::plan::{self, Draft, Plan, Request, Seen};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store};
-use crate::wire::control::{BeginArgs, Capabilities, LockRow, LocksArgs, RunId, Scope};
+use crate::wire::control::{BeginArgs, Capabilities, RunId};
 use crate::wire::xdr::List;
-
-/// How long to wait before a manager that does not answer, or not yet, is asked again.
-const CALL_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where a reclaim that comes after grace is lost, grace ends early only after so long without one.
 const QUIET_WITHOUT_LATE_RECLAIMS: Duration = Duration::from_secs(5);
-
-/// How a controller works, whatever it does.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How long no ack and no reclaim must have come before an early settle.
-    pub quiet_time: Duration,
-    /// The port of the clients' rpcbind: 111 outside tests and the demo.
-    pub rpcbind_port: u16,
-    /// How long the plan waits for the clients' statds.
-    pub probe_timeout: Duration,
-    /// Whether every lock gets a row in the record (`--record all`), not only those whose fate is
-    /// worth one.
-    pub record_all: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            quiet_time: Duration::from_millis(500),
-            rpcbind_port: 111,
-            probe_timeout: Duration::from_secs(3),
-            record_all: false,
-        }
-    }
-}
-
-/// Signals of the operator, by name: `SIGINT`, say. A closed channel means that none will come.
-pub type Signals = mpsc::Receiver<&'static str>;
 
 /// What a run would do. Touches nothing: asks the manager, and every client's statd.
 ///
@@ -109,19 +82,6 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let results = nsm::probe(targets, probe).await?;
     let probes: Vec<_> = results.iter().map(targets::probed).collect();
     Ok(draft.finish(&probes)?)
-}
-
-async fn locks(manager: &dyn LockManager, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
-    let mut rows = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = manager.locks(&LocksArgs { scope: scope.clone(), after }).await?;
-        rows.extend(page.locks.into_vec());
-        match books::next_page(manager, after, page.next)? {
-            Some(next) => after = next,
-            None => return Ok(rows),
-        }
-    }
 }
 
 /// Brings the results of earlier runs into the record, and closes the books of a run that no

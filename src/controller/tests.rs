@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -14,11 +15,11 @@ use crate::manager::Caution;
 use crate::report::FailureKind;
 use crate::wire::control::{
     self, Begun, Capabilities, ClientResultPage, ClientRow, Counts, ExtendArgs, Grace, Info, InstanceId, LockFatePage,
-    LockPage, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs, Status, WatchArgs,
-    Watched,
+    LockPage, LocksArgs, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs, Status,
+    WatchArgs, Watched,
 };
 use crate::wire::types::{CallerName, NsmState};
-use crate::wire::xdr::{Maybe, Text};
+use crate::wire::xdr::{List, Maybe, Text};
 
 const IN_SCOPE: u64 = 10;
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use self::lockd::probe_lockds;
 use self::plan::{Chosen, Probed, Seen};
-use super::books::next_page;
+use super::books::{locks, next_page};
 use super::record::Record;
 use super::{ControllerError, Options, targets};
 use crate::manager::{LockManager, ManagerError};
@@ -53,7 +53,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     refuse_busy(&manager.status().await?)?;
     let clients = manager.clients().await?;
     refuse_unknown(&scope, &request.clients, &clients)?;
-    let rows = if info.capabilities.knows_owners { super::locks(manager, &scope).await? } else { Vec::new() };
+    let rows = if info.capabilities.knows_owners { locks(manager, &scope).await? } else { Vec::new() };
     let chosen = Chosen::new(request, &scope, &Seen { info: &info, clients: &clients, rows })?;
     let waiting = waiting(manager, chosen.files()).await?;
     let probes = probe(chosen.clients(), &info.names, options).await?;
