@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::NotifyArgs;
 use super::consent::Terminal;
 use super::context::{Context, blocking};
+use crate::nsm::driver::DriverError;
 use crate::nsm::mounts::{MOUNTINFO, NlmMount, read_nlm_mounts};
 use crate::nsm::roster::{self, Roster, RosterError};
 use crate::nsm::{FanoutEvent, Host, News, Notice, NotifyOptions, Target};
@@ -203,30 +205,35 @@ async fn tell(
             },
         }
     };
-    if let Some(why) = stopped {
-        fan_out.abort();
-        context.say(&format!("nlmctl: stopped telling: {why}"));
-        for row in rows.iter_mut().filter(|row| row.fate != ClientFate::Acked && row.error.is_none()) {
-            row.error = Some(format!("stopped: {why}"));
-        }
-    } else {
-        match fan_out.await {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => return Err(Failure::failed(e.to_string(), "raise the limit of open files (`ulimit -n`)")),
-            Err(_) => {
-                return Err(Failure::failed(
-                    "the sender of notices died",
-                    "please report this with the lines before it",
-                ));
-            }
-        }
-    }
+    end(context, stopped, fan_out, &mut rows).await?;
     Ok(NotifyReport {
         schema: SCHEMA,
         state: state.0,
         names: names.iter().map(ToString::to_string).collect(),
         hosts: rows,
     })
+}
+
+/// Ends the fan-out, or sees how it ended.
+async fn end(
+    context: &Context,
+    stopped: Option<&str>,
+    fan_out: JoinHandle<Result<(), DriverError>>,
+    rows: &mut [NoticeReport],
+) -> Result<(), Failure> {
+    if let Some(why) = stopped {
+        fan_out.abort();
+        context.say(&format!("nlmctl: stopped telling: {why}"));
+        for row in rows.iter_mut().filter(|row| row.fate != ClientFate::Acked && row.error.is_none()) {
+            row.error = Some(format!("stopped: {why}"));
+        }
+        return Ok(());
+    }
+    match fan_out.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) => Err(Failure::failed(e.to_string(), "raise the limit of open files (`ulimit -n`)")),
+        Err(_) => Err(Failure::failed("the sender of notices died", "please report this with the lines before it")),
+    }
 }
 
 fn target(id: u32, host: &str, names: &[CallerName]) -> Target {

@@ -191,7 +191,8 @@ fn a_name_that_the_table_does_not_give_is_found_in_every_way_to_write_it() {
     let low = ("low/mod.rs", "pub struct Low;");
     let side = ("side/mod.rs", "pub mod door;\npub mod room;\npub use door::Key;");
     let (door, room) = (("side/door.rs", "pub struct Key;"), ("side/room.rs", "pub struct Bed;"));
-    let fine = "use crate::{low::Low, side::Key};\n// crate::side::room\n#[cfg(test)]\nmod tests { use crate::side::room::Bed; }";
+    let fine = "use crate::{low::Low, side::Key};\n// crate::side::room\n\
+                #[cfg(test)]\nmod tests { use crate::side::room::Bed; }";
     assert_eq!(trespasses_of(&[low, side, door, room, ("high/mod.rs", fine)]), [""; 0]);
     let ways = [
         "use crate::side::room::Bed;",

@@ -9,19 +9,22 @@
 //!
 //! | file | what | |
 //! |---|---|---|
-//! | `plan` | what is chosen, who waits for it, what wants consent | pure |
+//! | `choice` | what is chosen | pure |
+//! | `plan` | who waits for it, what wants consent | pure |
 //! | `lockd` | whether clients' lockds answer | tokio |
 
+mod choice;
 mod lockd;
 mod plan;
 
-pub use plan::{OwnerChoice, Plan, Request};
+pub use choice::{OwnerChoice, Request};
+pub use plan::Plan;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::choice::{Chosen, Probed, Seen};
 use self::lockd::probe_lockds;
-use self::plan::{Chosen, Probed, Seen};
 use super::books::{locks, next_page};
 use super::record::Record;
 use super::{ControllerError, Options, targets};
