@@ -7,8 +7,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::books::locks;
+use super::error::ControllerError;
 use super::record::Record;
-use super::{ControllerError, locks};
 use crate::manager::LockManager;
 use crate::report::LockReport;
 use crate::wire::control::{Fate, LockFate, LockRow, LockState, RunId, Scope};

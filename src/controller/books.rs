@@ -4,12 +4,16 @@
 //! and only after that the manager may forget it. So the work may stop anywhere and be done again.
 
 use super::record::Record;
-use super::{CALL_AGAIN, ControllerError};
+use std::time::Duration;
+
+use super::error::ControllerError;
 use crate::manager::{LockManager, ManagerError};
 use crate::report::{Outcome, Phase};
 use crate::store::{RunOutcome, StoredRun};
-use crate::wire::control::{Counts, RefusalCode, RunId, RunResult, Status};
+use crate::wire::control::{Counts, LockRow, LocksArgs, RefusalCode, RunId, RunResult, Scope, Status};
 
+/// How long to wait before a manager that does not answer, or not yet, is asked again.
+pub(super) const CALL_AGAIN: Duration = Duration::from_millis(100);
 /// Most runs whose books are closed at once; the next command goes on.
 const MOST_UNFINISHED: usize = 1_000;
 /// How often a manager that is writing a result just now is asked again.
@@ -81,6 +85,20 @@ async fn store_pages(manager: &dyn LockManager, record: &Record, run: RunId) -> 
         match next_page(manager, after, page.next)? {
             Some(next) => after = next,
             None => return Ok(()),
+        }
+    }
+}
+
+/// All locks in a scope.
+pub(super) async fn locks(manager: &dyn LockManager, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
+    let mut rows = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = manager.locks(&LocksArgs { scope: scope.clone(), after }).await?;
+        rows.extend(page.locks.into_vec());
+        match next_page(manager, after, page.next)? {
+            Some(next) => after = next,
+            None => return Ok(rows),
         }
     }
 }

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::compare::{Return, Sight, compare};
-use super::record::RunRecord;
-use super::{all_pending, unix_ms};
+use super::record::{RunRecord, unix_ms};
 use crate::wire::control::{Counts, Event, RunId};
 use crate::wire::xdr::Text;
 
@@ -134,7 +133,7 @@ impl View {
     /// The sums of a run that is on.
     pub(super) fn counts(&self, run: &RunRecord) -> Counts {
         if self.run != Some(run.id()) {
-            return all_pending(run);
+            return run.all_pending();
         }
         let reclaimed = self.back.iter().filter(|back| **back).count() as u64;
         let in_scope = self.back.len() as u64;
