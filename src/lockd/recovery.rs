@@ -161,7 +161,7 @@ fn targets(monitors: &[MonitorRecord], names: &[CallerName]) -> Vec<Target> {
     };
     let target = |(id, record): (u32, &MonitorRecord)| Target {
         id,
-        host: Host::Addresses(record.addresses.clone()),
+        host: Host::Addresses(vec![record.address]),
         notices: notices(record),
     };
     (0..).zip(monitors).map(target).collect()
@@ -332,7 +332,7 @@ mod tests {
         let name = |text| CallerName::new(text).unwrap();
         let record = MonitorRecord {
             name: name("client"),
-            addresses: vec!["127.0.0.2".parse().unwrap()],
+            address: "127.0.0.2".parse().unwrap(),
             server_addresses: vec!["127.0.0.1".parse().unwrap(), "127.0.0.9".parse().unwrap()],
             nsm_state: NsmState(3),
         };

@@ -296,8 +296,8 @@ impl Default for Limits {
 pub struct ClientView {
     /// Its name.
     pub name: CallerName,
-    /// The addresses it calls from, the first one first.
-    pub addresses: Vec<IpAddr>,
+    /// The address it calls from.
+    pub address: IpAddr,
     /// The server addresses it called.
     pub server_addresses: Vec<IpAddr>,
     /// Its NSM state number as its LOCKs carried it.

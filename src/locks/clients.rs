@@ -1,8 +1,11 @@
 //! The clients: who they are, what they hold, which of them makes room.
 //!
-//! A client is (address without port, caller_name). Several addresses are one client only after
-//! [`join`](Clients::join), which the daemon calls when caller_name resolves forward to all of
-//! them. Names behind one address are different clients.
+//! A client is exactly one source address (without port) and one caller_name. What one client sends frees
+//! and changes nothing of another's.
+//! - One name at several addresses: so many clients. That the name resolves to all of them proves nothing:
+//!   containers and clones share a name, and count their processes alike.
+//! - Several names at one address: so many clients. They may be hosts behind a NAT, or spellings of one
+//!   host's name ([`matches`](CallerName::matches)); where that matters, the code says what it takes as proof.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -15,9 +18,9 @@ use crate::wire::control::ClientRef;
 use crate::wire::types::{Address, CallerName, NsmState};
 use crate::wire::xdr::List;
 
-/// Most suspicions kept of one client, addresses of one client and server addresses it called.
+/// Most suspicions kept of one client, and server addresses it called.
 const MAX_SUSPICIONS: usize = 8;
-const MAX_ADDRESSES: usize = 16;
+const MAX_SERVER_ADDRESSES: usize = 16;
 
 /// How much is held, pending or waited for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,7 +35,7 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) name: CallerName,
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) address: IpAddr,
     pub(super) server_addresses: Vec<IpAddr>,
     /// As its LOCKs carried it.
     pub(super) nsm_state: NsmState,
@@ -52,6 +55,11 @@ impl Client {
         self.held
     }
 
+    /// Whether it holds, pends or waits for anything.
+    pub(super) fn has_something(&self) -> bool {
+        self.held.locks > 0 || self.held.waiters > 0
+    }
+
     /// The files in which it holds or pends something.
     pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
         self.files.keys().copied()
@@ -65,7 +73,7 @@ impl Client {
     pub(super) fn view(&self) -> ClientView {
         ClientView {
             name: self.name.clone(),
-            addresses: self.addresses.clone(),
+            address: self.address,
             server_addresses: self.server_addresses.clone(),
             nsm_state: self.nsm_state,
             monitored: self.monitored,
@@ -79,7 +87,7 @@ impl Client {
     }
 }
 
-pub(super) fn address_list(addresses: &[IpAddr]) -> List<Address, MAX_ADDRESSES> {
+pub(super) fn address_list(addresses: &[IpAddr]) -> List<Address, MAX_SERVER_ADDRESSES> {
     List::clipped(addresses.iter().copied().map(Address).collect())
 }
 
@@ -131,13 +139,8 @@ impl Clients {
         self.by_address.get(&address)
     }
 
-    /// Clients of exactly this name, wherever they call from.
-    pub(super) fn named(&self, name: &CallerName) -> Vec<ClientId> {
-        self.alike(name).filter(|(_, client)| client.name == *name).map(|(id, _)| id).collect()
-    }
-
     /// Clients whose name may be this host's: equal, or one is the other's short form.
-    fn alike<'a>(&'a self, name: &'a CallerName) -> impl Iterator<Item = (ClientId, &'a Client)> {
+    pub(super) fn alike<'a>(&'a self, name: &'a CallerName) -> impl Iterator<Item = (ClientId, &'a Client)> {
         let ids = self.by_short.get(&short_key(name)).iter();
         ids.filter_map(|id| Some((*id, self.get(*id)?))).filter(|(_, client)| client.name.matches(name))
     }
@@ -145,7 +148,7 @@ impl Clients {
     /// The clients that the reference means: of that name (full or short) and at that address, as
     /// far as it gives them.
     pub(super) fn meant(&self, reference: &ClientRef) -> Vec<ClientId> {
-        let at = |client: &Client| reference.address.0.is_none_or(|a| client.addresses.contains(&a.0));
+        let at = |client: &Client| reference.address.0.is_none_or(|a| client.address == a.0);
         match (&reference.name.0, reference.address.0) {
             (Some(name), _) => self.alike(name).filter(|(_, c)| at(c)).map(|(id, _)| id).collect(),
             (None, Some(address)) => self.at(address.0).to_vec(),
@@ -153,9 +156,9 @@ impl Clients {
         }
     }
 
-    /// Whether another name calls from one of the client's addresses.
+    /// Whether another name calls from the client's address.
     pub(super) fn shares_address(&self, client: &Client) -> bool {
-        client.addresses.iter().any(|a| self.at(*a).len() > 1)
+        self.at(client.address).len() > 1
     }
 
     /// Makes the client. The one idle the longest makes room (given back to be forgotten): of all
@@ -182,7 +185,7 @@ impl Clients {
         self.next_id = self.next_id.checked_add(1)?;
         let client = Client {
             name: name.clone(),
-            addresses: Vec::new(),
+            address,
             server_addresses: Vec::new(),
             nsm_state: NsmState(0),
             last_notice: None,
@@ -195,7 +198,8 @@ impl Clients {
         self.by_id.insert(id, client);
         self.update(id, |_| {});
         self.by_short.add(short_key(name), id);
-        self.join(id, address);
+        self.by_key.insert((address, name.clone()), id);
+        self.by_address.add(address, id);
         Some((id, gone))
     }
 
@@ -210,29 +214,12 @@ impl Clients {
         client.monitored = monitored;
     }
 
-    /// One more address of the client. False: it has as many as it can have.
-    pub(super) fn join(&mut self, id: ClientId, address: IpAddr) -> bool {
-        let Some(client) = self.by_id.get_mut(&id) else { return false };
-        if client.addresses.contains(&address) {
-            return true;
-        }
-        if client.addresses.len() >= MAX_ADDRESSES {
-            return false;
-        }
-        client.addresses.push(address);
-        self.by_key.insert((address, client.name.clone()), id);
-        self.by_address.add(address, id);
-        true
-    }
-
     fn remove(&mut self, id: ClientId) {
         let Some(client) = self.by_id.remove(&id) else { return };
         self.monitored -= usize::from(client.monitored);
-        for address in client.addresses {
-            self.by_key.remove(&(address, client.name.clone()));
-            self.by_address.remove(&address, &id);
-        }
+        self.by_address.remove(&client.address, &id);
         self.by_short.remove(&short_key(&client.name), &id);
+        self.by_key.remove(&(client.address, client.name));
         if let Some(since) = client.idle_since {
             self.idle.remove(&(since, id));
         }
@@ -246,7 +233,7 @@ impl Clients {
         }
         self.update(id, |client| {
             if !client.server_addresses.contains(&server_address) {
-                if client.server_addresses.len() >= MAX_ADDRESSES {
+                if client.server_addresses.len() >= MAX_SERVER_ADDRESSES {
                     client.server_addresses.remove(0);
                 }
                 client.server_addresses.push(server_address);
@@ -258,7 +245,7 @@ impl Clients {
     fn update(&mut self, id: ClientId, change: impl FnOnce(&mut Client)) {
         let Some(client) = self.by_id.get_mut(&id) else { return };
         change(client);
-        let idle = client.held.locks == 0 && client.held.waiters == 0;
+        let idle = !client.has_something();
         match (client.idle_since, idle) {
             (None, true) => {
                 self.clock += 1;

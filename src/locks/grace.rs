@@ -155,7 +155,7 @@ impl LockTable {
             let row = RunClient {
                 index: u32::try_from(run.clients.len()).unwrap_or(u32::MAX),
                 name: client.name.clone(),
-                addresses: address_list(&client.addresses),
+                addresses: address_list(&[client.address]),
                 server_addresses: address_list(&client.server_addresses),
                 nsm_state: client.nsm_state,
                 locks,

@@ -37,7 +37,7 @@ impl LockTable {
         let held = client.held();
         ClientRow {
             name: client.name.clone(),
-            addresses: address_list(&client.addresses),
+            addresses: address_list(&[client.address]),
             server_addresses: address_list(&client.server_addresses),
             nsm_state: client.nsm_state,
             monitored: client.monitored,
@@ -129,7 +129,7 @@ impl LockTable {
         let client = self.clients.get(key.client)?;
         Some(OwnerRow {
             name: client.name.clone(),
-            address: Address(*client.addresses.first()?),
+            address: Address(client.address),
             server_address: Address(key.via.server_address),
             transport: key.via.transport,
             version: key.via.version,

@@ -8,6 +8,9 @@ use super::segment::FileId;
 use super::table::LockTable;
 use crate::wire::types::{ByteRange, CallerName, NsmState};
 
+/// Most clients that one notice makes suspects: a name that so many have tells nothing.
+const MAX_SUSPECTS: usize = 64;
+
 impl LockTable {
     /// SM_NOTIFY came from `source` and names `name`: that host has rebooted. Releases what the
     /// client took in earlier lives. Only a client that calls from `source` under that name (full or
@@ -22,7 +25,10 @@ impl LockTable {
             meant = named(&|n| n.matches(name));
         }
         let why = match *meant.as_slice() {
-            [client] => return self.rebooted(client, source, name, state),
+            [client] => {
+                self.suspect_namesakes(source, name);
+                return self.rebooted(client, source, name, state);
+            }
             [] => {
                 meant = here;
                 format!("a reboot notice from its address named {name}")
@@ -33,7 +39,22 @@ impl LockTable {
         for client in meant {
             self.suspect(client, &why);
         }
+        self.suspect_namesakes(source, name);
         Reboot::Unknown
+    }
+
+    /// Clients of the name at other addresses may be the same machine, or others that share its name.
+    fn suspect_namesakes(&mut self, source: IpAddr, name: &CallerName) {
+        let elsewhere: Vec<ClientId> = self
+            .clients
+            .alike(name)
+            .filter(|(_, c)| c.address != source && c.has_something())
+            .map(|(id, _)| id)
+            .take(MAX_SUSPECTS)
+            .collect();
+        for id in elsewhere {
+            self.suspect(id, &format!("a reboot notice from {source} named {name}"));
+        }
     }
 
     fn rebooted(&mut self, id: ClientId, source: IpAddr, name: &CallerName, state: NsmState) -> Reboot {

@@ -72,11 +72,6 @@ impl LockTable {
         self.clients.find(address, name)
     }
 
-    /// Clients of the same name at other addresses: candidates for [`join`](Self::join).
-    pub fn namesakes(&self, name: &CallerName) -> Vec<ClientId> {
-        self.clients.named(name)
-    }
-
     /// The clients that call from that address.
     pub fn clients_at(&self, address: IpAddr) -> &[ClientId] {
         self.clients.at(address)
@@ -99,12 +94,6 @@ impl LockTable {
         let (id, gone) = self.clients.add(address, name, &self.limits).ok_or(Full)?;
         self.effects.extend(gone.into_iter().map(Effect::Forget));
         Ok(id)
-    }
-
-    /// Its name resolves forward to this address too: one client. False: it has as many addresses as
-    /// a client can have, so the caller from there is another one.
-    pub fn join(&mut self, client: ClientId, address: IpAddr) -> bool {
-        self.clients.join(client, address)
     }
 
     /// Whether its monitor record is on disk. Must be so before a LOCK or SHARE of it is handled.

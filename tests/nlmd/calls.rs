@@ -224,15 +224,18 @@ fn asynchronous_procedures_are_answered_by_calls() {
 }
 
 #[test]
-fn one_name_at_two_addresses_is_two_clients_unless_it_resolves_to_both() {
+fn one_name_at_two_addresses_is_two_clients_whether_it_resolves_to_both_or_not() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&folder, &[]);
-    let mut one = Client::v4(&daemon, "127.0.0.2", "nobody.invalid");
-    let mut two = Client::v4(&daemon, "127.0.0.3", "nobody.invalid");
-    assert_eq!(one.lock(&want("file")), Stat::Granted);
-    assert_eq!(two.lock(&want("file")), Stat::Denied, "same name, svid and oh, another host");
-    assert_eq!(two.unlock(&want("file")), Stat::Granted);
-    assert_eq!(two.test(&want("file")), Stat::Denied, "it could not unlock the other's");
+    for (first, second, name) in [("127.0.0.2", "127.0.0.3", "nobody.invalid"), ("127.0.0.1", "127.0.0.2", "localhost")]
+    {
+        let mut one = Client::v4(&daemon, first, name);
+        let mut two = Client::v4(&daemon, second, name);
+        assert_eq!(one.lock(&want(name)), Stat::Granted);
+        assert_eq!(two.lock(&want(name)), Stat::Denied, "same name, svid and oh, another host");
+        assert_eq!(two.unlock(&want(name)), Stat::Granted);
+        assert_eq!(two.test(&want(name)), Stat::Denied, "it could not unlock the other's");
+    }
 }
 
 #[test]

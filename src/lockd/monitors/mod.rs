@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::persist::{self, Change, LocalMonitor, Persist, PersistError, ToTell};
-use super::table::{Clock, Table, look_up_name};
+use super::table::{Clock, Table};
 use crate::wire::control::Refusal;
 use crate::wire::nsm::{MonArgs, MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
@@ -466,4 +466,12 @@ impl Owner {
 
 async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<(), PersistError> {
     persist::durable(submitted?).await
+}
+
+/// Forward: name to addresses. Nothing, where that takes too long.
+async fn look_up_name(name: &CallerName, patience: Duration) -> Vec<IpAddr> {
+    match tokio::time::timeout(patience, tokio::net::lookup_host((name.as_str(), 0))).await {
+        Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
 }

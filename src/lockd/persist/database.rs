@@ -1,5 +1,6 @@
 //! The database itself: schema, changes, and what is read back. Used by one thread alone.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -48,7 +49,7 @@ impl Database {
             return Err(unusable(&health));
         }
         Migrations::from_slice(STEPS).to_latest(&mut connection).map_err(|e| unusable(&e))?;
-        let database = Self { connection, path: path.into() };
+        let mut database = Self { connection, path: path.into() };
         let found = database.found()?;
         Ok((database, found))
     }
@@ -57,7 +58,8 @@ impl Database {
         PersistError::Database { path: self.path.clone(), reason: format!("{what} in it is damaged") }
     }
 
-    fn found(&self) -> Result<Found, PersistError> {
+    fn found(&mut self) -> Result<Found, PersistError> {
+        let monitors = self.monitors()?;
         let unusable =
             |error: rusqlite::Error| PersistError::Database { path: self.path.clone(), reason: error.to_string() };
         let server: Option<(i32, String)> = self
@@ -66,7 +68,6 @@ impl Database {
             .optional()
             .map_err(unusable)?;
         let (nsm_state, boot) = server.map(|(state, boot)| (NsmState(state), boot)).unzip();
-        let monitors = self.monitors()?;
         let run = self.active_run()?;
         let mut rows = self.connection.prepare("SELECT id FROM result ORDER BY seq").map_err(unusable)?;
         let ended = rows.query_map([], |row| row.get(0).map(RunId)).and_then(Iterator::collect).map_err(unusable)?;
@@ -89,20 +90,39 @@ impl Database {
         }
     }
 
-    fn monitors(&self) -> Result<Vec<MonitorRecord>, PersistError> {
+    /// The monitor records, one for each client. An older version's record of several addresses becomes one
+    /// for each, on disk too: to forget one of these clients must not take the others' record away.
+    fn monitors(&mut self) -> Result<Vec<MonitorRecord>, PersistError> {
         let mut query = self.connection.prepare("SELECT name, addresses, server_addresses, nsm_state FROM monitor")?;
         let mut rows = query.query([])?;
-        let mut monitors = Vec::new();
+        let (mut records, mut is_split) = (BTreeMap::<_, MonitorRecord>::new(), false);
         while let Some(row) = rows.next()? {
-            let name: String = row.get(0)?;
+            let (name, nsm_state): (String, i32) = (row.get(0)?, row.get(3)?);
             let (addresses, server_addresses): (String, String) = (row.get(1)?, row.get(2)?);
             let record = CallerName::new(&name).ok().zip(addresses_of(&addresses)).zip(addresses_of(&server_addresses));
             let Some(((name, addresses), server_addresses)) = record else {
                 return Err(self.damaged(&format!("the monitor record of {name:?}")));
             };
-            monitors.push(MonitorRecord { name, addresses, server_addresses, nsm_state: NsmState(row.get(3)?) });
+            is_split |= addresses.len() > 1;
+            for address in addresses {
+                let new = || MonitorRecord {
+                    name: name.clone(),
+                    address,
+                    server_addresses: Vec::new(),
+                    nsm_state: NsmState(nsm_state),
+                };
+                let called = &mut records.entry((name.clone(), address)).or_insert_with(new).server_addresses;
+                called.extend(server_addresses.iter().filter(|to| !called.contains(*to)).copied().collect::<Vec<_>>());
+            }
         }
-        Ok(monitors)
+        drop(rows);
+        drop(query);
+        let records: Vec<MonitorRecord> = records.into_values().collect();
+        if is_split {
+            let changes: Vec<Change> = records.iter().cloned().map(Change::Monitor).collect();
+            self.apply(&changes)?;
+        }
+        Ok(records)
     }
 
     fn active_run(&self) -> Result<Option<RunRecord>, PersistError> {
@@ -218,7 +238,6 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
 }
 
 fn add_monitor(to: &Transaction<'_>, record: &MonitorRecord) -> Result<(), PersistError> {
-    let Some(address) = record.addresses.first() else { return Ok(()) };
     to.prepare_cached(
         "INSERT INTO monitor (name, address, addresses, server_addresses, nsm_state) \
          VALUES (?1, ?2, ?3, ?4, ?5) \
@@ -227,8 +246,8 @@ fn add_monitor(to: &Transaction<'_>, record: &MonitorRecord) -> Result<(), Persi
     )?
     .execute(params![
         record.name.as_str(),
-        address.to_string(),
-        text_of(&record.addresses),
+        record.address.to_string(),
+        record.address.to_string(),
         text_of(&record.server_addresses),
         record.nsm_state.0
     ])?;

@@ -53,8 +53,8 @@ pub enum PersistError {
 pub struct MonitorRecord {
     /// Its `caller_name`.
     pub name: CallerName,
-    /// The addresses it called from; the first one is, with the name, the record's key.
-    pub addresses: Vec<IpAddr>,
+    /// The address it calls from; with the name, the record's key.
+    pub address: IpAddr,
     /// The server addresses it called.
     pub server_addresses: Vec<IpAddr>,
     /// Its NSM state number as its LOCKs carried it.
@@ -164,7 +164,7 @@ pub enum Change {
     Forget {
         /// The client's name.
         name: CallerName,
-        /// Its first address.
+        /// Its address.
         address: IpAddr,
     },
     /// A run is about to begin: its state number becomes the server's, in the same transaction.

@@ -9,7 +9,7 @@ use crate::wire::xdr::{List, Maybe, Text};
 fn record(name: &str, address: &str) -> MonitorRecord {
     MonitorRecord {
         name: CallerName::new(name).unwrap(),
-        addresses: vec![address.parse().unwrap()],
+        address: address.parse().unwrap(),
         server_addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
         nsm_state: NsmState(-7),
     }
@@ -223,7 +223,7 @@ async fn changes_submitted_together_keep_their_order() {
     let mut last = None;
     for _ in 0..200 {
         let a = record("a", "127.0.0.2");
-        let forget = Change::Forget { name: a.name.clone(), address: a.addresses[0] };
+        let forget = Change::Forget { name: a.name.clone(), address: a.address };
         persist.submit(Change::Monitor(a.clone())).unwrap();
         persist.submit(forget).unwrap();
         last = Some(persist.submit(Change::Monitor(a)).unwrap());
@@ -232,4 +232,42 @@ async fn changes_submitted_together_keep_their_order() {
     drop(persist);
     writer.join();
     assert_eq!(open(dir.path()).unwrap().2.monitors.len(), 1);
+}
+
+#[tokio::test]
+async fn an_older_versions_record_of_several_addresses_is_one_for_each_and_stays_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    drop(persist);
+    writer.join();
+    let insert = "INSERT INTO monitor (name, address, addresses, server_addresses, nsm_state) VALUES";
+    let rows = format!(
+        "{insert} ('app', '192.0.2.11', '192.0.2.11 192.0.2.12 2001:db8::11', '192.0.2.1', 7); \
+         {insert} ('app', '192.0.2.12', '192.0.2.12', '192.0.2.2', 9); \
+         {insert} ('other', '192.0.2.13', '192.0.2.13', '', 0);"
+    );
+    rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap().execute_batch(&rows).unwrap();
+    let record = |name: &str, address: &str, called: &[&str], state| MonitorRecord {
+        name: CallerName::new(name).unwrap(),
+        address: address.parse().unwrap(),
+        server_addresses: called.iter().map(|to| to.parse().unwrap()).collect(),
+        nsm_state: NsmState(state),
+    };
+    let sorted = |mut found: Vec<MonitorRecord>| {
+        found.sort_by_key(|record| record.address);
+        for record in &mut found {
+            record.server_addresses.sort();
+        }
+        found
+    };
+    let (persist, writer, found) = open(dir.path()).unwrap();
+    let (first, third) = ("192.0.2.11", "2001:db8::11");
+    let [a, c] = [first, third].map(|address| record("app", address, &["192.0.2.1"], 7));
+    let found = sorted(found.monitors);
+    assert_eq!((found.len(), &found[0], &found[3]), (4, &a, &c));
+    assert_eq!(found[1].server_addresses.len(), 2, "both are told of: {found:?}");
+    persist.write(Change::Forget { name: a.name.clone(), address: a.address }).await.unwrap();
+    drop(persist);
+    writer.join();
+    assert_eq!(sorted(open(dir.path()).unwrap().2.monitors), found[1..], "to forget one takes no other's away");
 }

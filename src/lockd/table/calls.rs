@@ -7,7 +7,6 @@
 //! ```
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -22,18 +21,13 @@ use crate::lockd::persist::{self, Change, MonitorRecord, Watch};
 use crate::locks::{Call, Caller, ClientId, Full, Handled, MirrorAnswer, Outside, Reboot, Verdict};
 use crate::wire::types::{CallerName, FileHandle, NsmState};
 
-/// How long the look-up of a caller's name may take.
-const LOOKUP_PATIENCE: Duration = Duration::from_secs(1);
-/// Look-ups at once; a client that finds them all busy is taken for one of its own.
-const LOOKUPS_MAX: usize = 32;
-
 impl Owner {
     // --- its turn
 
     pub(super) fn call(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>) {
         let question = self.embedded.question(&incoming);
         let (number, outside) = (self.queue.next_number(), Outside::Unasked);
-        let call = OpenCall { incoming, answer, number, admission: None, looked_up: false, client: None, outside };
+        let call = OpenCall { incoming, answer, number, admission: None, client: None, outside };
         match question {
             Some(question) => self.ask(call, question),
             None => self.in_turn(Entry::Call(call)),
@@ -129,7 +123,6 @@ impl Owner {
         let (address, name) = (call.incoming.address, &call.incoming.name);
         let client = match self.table.find(address, name) {
             Some(client) => client,
-            None if self.may_be_known_elsewhere(&call) => return self.look_up(call),
             None if denied => return deny(call),
             None if !call.takes_a_lock() => return self.stranger(call),
             None => match self.add(address, name) {
@@ -141,54 +134,6 @@ impl Owner {
             return deny(call);
         }
         self.record(client, OpenCall { client: Some(client), ..call });
-    }
-
-    /// A namesake elsewhere may be the same host.
-    fn may_be_known_elsewhere(&self, call: &OpenCall) -> bool {
-        let (address, name) = (call.incoming.address, &call.incoming.name);
-        !call.looked_up
-            && !self.table.namesakes(name).is_empty()
-            && (self.looking_up.len() < LOOKUPS_MAX || self.looking_up.contains(&(address, name.clone())))
-    }
-
-    fn look_up(&mut self, call: OpenCall) {
-        let (address, name) = (call.incoming.address, call.incoming.name.clone());
-        if self.queue.put(Wait::Name, Entry::Call(call)).is_some() && self.looking_up.insert((address, name.clone())) {
-            self.work.spawn(async move {
-                let found = look_up_name(&name, LOOKUP_PATIENCE).await;
-                Done::LookedUp { address, name, found }
-            });
-        }
-    }
-
-    /// The answer counts for everything that the caller has sent so far.
-    pub(super) fn looked_up(&mut self, address: IpAddr, name: &CallerName, found: &[IpAddr]) {
-        self.looking_up.remove(&(address, name.clone()));
-        if found.contains(&address) && self.table.find(address, name).is_none() {
-            self.join(address, name, found);
-        }
-        let mut waited = Vec::new();
-        for (place, wait, call) in self.queue.calls_of(address, name) {
-            call.looked_up = true;
-            if *wait == Wait::Name {
-                waited.push(place.clone());
-            }
-        }
-        for place in waited {
-            self.resume(&place, Some);
-        }
-    }
-
-    /// Joins the client of that name at an address that the name also resolves to, if there is one.
-    fn join(&mut self, address: IpAddr, name: &CallerName, found: &[IpAddr]) {
-        for namesake in self.table.namesakes(name) {
-            let Some(view) = self.table.client(namesake) else { continue };
-            if view.addresses.iter().any(|known| found.contains(known)) {
-                tracing::info!(client = %name, %address, known = ?view.addresses, "one client at several addresses");
-                self.table.join(namesake, address);
-                return;
-            }
-        }
     }
 
     fn add(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
@@ -228,7 +173,7 @@ impl Owner {
 
     fn record(&mut self, client: ClientId, call: OpenCall) {
         let (address, server_address) = (call.incoming.address, call.incoming.via.server_address);
-        let durable = self.records.is_durable(client, address, server_address);
+        let durable = self.records.is_durable(client, server_address);
         if !durable {
             self.table.called(client, server_address);
         }
@@ -249,11 +194,11 @@ impl Owner {
         let record = MonitorRecord {
             nsm_state: if carried.is_known() { carried } else { view.nsm_state },
             name: view.name,
-            addresses: view.addresses,
+            address: view.address,
             server_addresses: view.server_addresses,
         };
         // statd is just told to watch it no longer. Unanswered: the client calls again.
-        let Some(mut asked) = self.watches.take_up(&record.addresses) else { return };
+        let Some(mut asked) = self.watches.take_up(&[record.address]) else { return };
         if call.is_reclaim() {
             // It waits for the disk alone: it is granted without a status monitor, which is asked beside.
             asked.clear();
@@ -471,12 +416,4 @@ fn after_step(call: OpenCall, answer: MirrorAnswer) -> Option<OpenCall> {
 fn deny(call: OpenCall) {
     tracing::info!(client = %call.incoming.name, "the file server does not let it lock that file");
     call.answer(Verdict::Denied);
-}
-
-/// Forward: name to addresses. Nothing, where that takes too long.
-pub(in crate::lockd) async fn look_up_name(name: &CallerName, patience: Duration) -> Vec<IpAddr> {
-    match tokio::time::timeout(patience, tokio::net::lookup_host((name.as_str(), 0))).await {
-        Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
-        Ok(Err(_)) | Err(_) => Vec::new(),
-    }
 }

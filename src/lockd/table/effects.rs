@@ -47,7 +47,7 @@ impl Owner {
     fn offer(&mut self, offer: OfferId, caller: Caller, wanted: Wanted, cookie: Cookie) {
         let Some(view) = self.table.client(caller.client) else { return };
         let callbacks = self.callbacks.clone();
-        let granted = Granted { name: view.name, addresses: view.addresses, via: caller.via, wanted, cookie };
+        let granted = Granted { name: view.name, addresses: vec![view.address], via: caller.via, wanted, cookie };
         let call = self.work.spawn(async move {
             let answer = callbacks.granted(granted).await;
             Done::Offered { offer, answer }
@@ -61,12 +61,12 @@ impl Owner {
     }
 
     fn forget(&mut self, client: ClientId) {
-        let Some((name, key, addresses)) = self.records.forget(client) else { return };
-        if let Err(error) = self.persist.submit(Change::Forget { name: name.clone(), address: key }) {
+        let Some((name, address)) = self.records.forget(client) else { return };
+        if let Err(error) = self.persist.submit(Change::Forget { name: name.clone(), address }) {
             // At worst it is told of a restart that does not concern it.
             tracing::warn!(client = %name, %error, "its monitor record was not removed");
         }
-        self.leave_unused(addresses);
+        self.leave_unused([address]);
     }
 
     /// Those watched addresses at which no client is left need no watching.

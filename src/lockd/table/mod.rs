@@ -4,7 +4,7 @@
 //! One task ([`state::Owner`]) owns the [`LockTable`](crate::locks::LockTable), the queue of waiting
 //! calls, the monitor records' bookkeeping, the active run and the timeline. Everybody else has a
 //! [`Table`]: requests go in through a bounded channel (a full one makes senders wait), answers come back
-//! through oneshots. The task never waits for anything slow. What is slow (the disk, a look-up of a name, a
+//! through oneshots. The task never waits for anything slow. What is slow (the disk, a
 //! GRANTED call to a client) runs as a task of its own in one `JoinSet` and comes back as a
 //! [`state::Done`]; the calls that depend on it stand in the one queue (`queue.rs`) meanwhile.
 //!
@@ -12,7 +12,7 @@
 //! ```text
 //! call      may the caller lock it? (an embedding server's say)     Answer
 //! in turn   something that came earlier from there waits            Turn
-//! identify  a namesake elsewhere may be the same host               Name
+//! identify  (address, caller_name) is the client
 //! record    LOCK and SHARE: its record must be durable              Record  --failed: NOLOCKS
 //!           (and with --nsm statd, statd must watch its address)
 //! handle    the lock table: a result is being written               Commit  --then again
@@ -66,7 +66,6 @@ use crate::wire::control::{
 use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, NsmState};
 
-pub(in crate::lockd) use calls::look_up_name;
 pub use owner::{Setup, spawn};
 pub use watches::StatdSetup;
 

@@ -74,7 +74,6 @@ impl Owner {
             names: setup.names,
             nsm_state,
             queue: Queue::default(),
-            looking_up: HashSet::new(),
             records: Records::default(),
             watches: Watches::new(setup.statd, setup.found.watches),
             embedded: Embedded::new(setup.embedding),
@@ -98,16 +97,12 @@ impl Owner {
     fn remember(&mut self, monitors: Vec<MonitorRecord>) -> HashSet<IpAddr> {
         let (mut left_out, mut elsewhere) = (0_usize, HashSet::new());
         for record in monitors {
-            let Some((first, others)) = record.addresses.split_first() else { continue };
-            let room = self.table.has_room_at(*first);
-            let Some(client) = room.then(|| self.table.add_client(*first, &record.name).ok()).flatten() else {
+            let room = self.table.has_room_at(record.address);
+            let Some(client) = room.then(|| self.table.add_client(record.address, &record.name).ok()).flatten() else {
                 left_out += 1;
-                elsewhere.extend(record.addresses);
+                elsewhere.insert(record.address);
                 continue;
             };
-            for address in others {
-                self.table.join(client, *address);
-            }
             for address in &record.server_addresses {
                 self.table.called(client, *address);
             }
@@ -233,7 +228,6 @@ impl Owner {
         match done {
             Done::Nothing => {}
             Done::Asked { place, admission } => self.asked(&place, admission),
-            Done::LookedUp { address, name, found } => self.looked_up(address, &name, &found),
             Done::Recorded { place, client, record, asked, outcome } => {
                 self.recorded(&place, client, &record, &asked, outcome);
             }

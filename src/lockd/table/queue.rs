@@ -13,8 +13,7 @@
 //! - Hosts behind one address (NAT) do not wait for each other: a slow or hostile one stalls nobody else.
 //!   Names that are equal up to their first dot count as one host's, because a reboot notice often has the
 //!   short form of the name that the calls have.
-//! - Addresses do not wait for each other, even where one client calls from both: the address is part of
-//!   who asks.
+//! - Addresses do not wait for each other: the address is part of who asks.
 //! - TEST changes nothing, so it keeps no order: it neither waits for its turn nor holds anything up.
 
 use std::collections::BTreeMap;
@@ -40,8 +39,6 @@ pub(super) struct OpenCall {
     pub(super) number: u64,
     /// What an embedding server said about it, once it was asked.
     pub(super) admission: Option<Admission>,
-    /// Its caller's name was looked up while it waited.
-    pub(super) looked_up: bool,
     /// Its client, once that is known: the lock table is next.
     pub(super) client: Option<ClientId>,
     /// What the mirror said to the step that it asked for.
@@ -117,8 +114,6 @@ pub(super) enum Wait {
     Turn,
     /// The embedding server's answer: may the caller lock it?
     Answer,
-    /// The look-up of its caller's name.
-    Name,
     /// Its client's monitor record.
     Record,
     /// The end of a run, whose result is being written.

@@ -33,9 +33,9 @@ pub(super) type Recorded = Result<(), NotRecorded>;
 
 #[derive(Debug)]
 struct Record {
-    /// With the first address, its key on disk.
+    /// With the address, its key on disk.
     name: CallerName,
-    key: IpAddr,
+    address: IpAddr,
     /// As it is on disk.
     durable: Option<MonitorRecord>,
     /// As it is being written; a later one replaces it and covers it.
@@ -47,10 +47,15 @@ struct Record {
 }
 
 impl Record {
-    fn new(record: &MonitorRecord) -> Option<Self> {
-        let (name, key) = (record.name.clone(), *record.addresses.first()?);
-        let (durable, writing) = (None, None);
-        Some(Self { name, key, durable, writing, evidence_from: Duration::ZERO, evidence_waits: false })
+    fn new(record: &MonitorRecord) -> Self {
+        Self {
+            name: record.name.clone(),
+            address: record.address,
+            durable: None,
+            writing: None,
+            evidence_from: Duration::ZERO,
+            evidence_waits: false,
+        }
     }
 }
 
@@ -65,26 +70,20 @@ pub(super) struct Records {
 impl Records {
     /// A record that was read from disk.
     pub(super) fn found(&mut self, client: ClientId, record: MonitorRecord) {
-        if let Some(new) = Record::new(&record) {
-            self.by_client.insert(client, Record { durable: Some(record), ..new });
-        }
+        let new = Record::new(&record);
+        self.by_client.insert(client, Record { durable: Some(record), ..new });
     }
 
-    /// Whether the disk knows that `client` calls from `address` and calls `server_address`.
-    pub(super) fn is_durable(&self, client: ClientId, address: IpAddr, server_address: IpAddr) -> bool {
-        self.by_client.get(&client).and_then(|record| record.durable.as_ref()).is_some_and(|durable| {
-            durable.server_addresses.contains(&server_address) && durable.addresses.contains(&address)
-        })
+    /// Whether the disk knows that `client` calls `server_address`.
+    pub(super) fn is_durable(&self, client: ClientId, server_address: IpAddr) -> bool {
+        let durable = self.by_client.get(&client).and_then(|record| record.durable.as_ref());
+        durable.is_some_and(|durable| durable.server_addresses.contains(&server_address))
     }
 
     /// The record is on the way to the disk.
     pub(super) fn writing(&mut self, client: ClientId, record: &MonitorRecord) {
-        if !self.by_client.contains_key(&client) {
-            self.by_client.extend(Record::new(record).map(|new| (client, new)));
-        }
-        if let Some(known) = self.by_client.get_mut(&client) {
-            known.writing = Some(record.clone());
-        }
+        let known = self.by_client.entry(client).or_insert_with(|| Record::new(record));
+        known.writing = Some(record.clone());
     }
 
     /// The record to write because the client's state number differs from the one on disk. Within
@@ -133,18 +132,15 @@ impl Records {
         if ok {
             record.durable = Some(written.clone());
         }
-        if record.writing.as_ref().is_some_and(|writing| {
-            writing.addresses == written.addresses && writing.server_addresses == written.server_addresses
-        }) {
+        if record.writing.as_ref().is_some_and(|writing| writing.server_addresses == written.server_addresses) {
             record.writing = None;
         }
     }
 
-    /// The client is gone. Gives its record's key on disk, and where it called from.
-    pub(super) fn forget(&mut self, client: ClientId) -> Option<(CallerName, IpAddr, Vec<IpAddr>)> {
-        let Record { name, key, durable, writing, .. } = self.by_client.remove(&client)?;
-        let addresses = durable.into_iter().chain(writing).flat_map(|record| record.addresses).collect();
-        Some((name, key, addresses))
+    /// The client is gone. Gives its record's key on disk.
+    pub(super) fn forget(&mut self, client: ClientId) -> Option<(CallerName, IpAddr)> {
+        let Record { name, address, .. } = self.by_client.remove(&client)?;
+        Some((name, address))
     }
 }
 
@@ -157,7 +153,7 @@ mod tests {
         let (mut records, client) = (Records::default(), ClientId(1));
         let record = MonitorRecord {
             name: CallerName::new("a").unwrap(),
-            addresses: vec!["192.0.2.1".parse().unwrap()],
+            address: "192.0.2.1".parse().unwrap(),
             server_addresses: Vec::new(),
             nsm_state: NsmState(3),
         };

@@ -1,6 +1,6 @@
 //! What the owner has, and what comes back to it from work beside the table.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use tokio::sync::watch;
@@ -25,7 +25,6 @@ use crate::wire::types::{CallerName, FileHandle, NsmState};
 pub(super) enum Done {
     Nothing,
     Asked { place: Place, admission: Option<Admission> },
-    LookedUp { address: IpAddr, name: CallerName, found: Vec<IpAddr> },
     Recorded { place: Place, client: ClientId, record: MonitorRecord, asked: Vec<Watch>, outcome: Recorded },
     // Asked beside a reclaim.
     Watched { asked: Watch, outcome: Recorded },
@@ -48,8 +47,6 @@ pub(super) struct Owner {
     pub(super) names: Vec<CallerName>,
     pub(super) nsm_state: watch::Sender<NsmState>,
     pub(super) queue: Queue,
-    /// Callers whose name is being looked up.
-    pub(super) looking_up: HashSet<(IpAddr, CallerName)>,
     pub(super) records: Records,
     pub(super) watches: Watches,
     pub(super) embedded: Embedded,

@@ -230,22 +230,6 @@ async fn clients_that_push_each_other_out_of_a_full_table_are_denied_in_the_end(
 }
 
 #[tokio::test]
-async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
-    let address = |host| std::net::IpAddr::from([127, 0, 0, host]);
-    let name = CallerName::new("host").unwrap();
-    for (found, clients) in [(vec![address(2), address(3)], 1), (vec![address(3)], 2), (vec![], 2)] {
-        let (persist, _disk) = Persist::scripted();
-        let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));
-        let known = owner.table.add_client(address(2), &name).unwrap();
-        let (answer, _waits) = oneshot::channel();
-        owner.call(Incoming { name: name.clone(), ..incoming(3, "file") }, answer);
-        owner.looked_up(address(3), &name, &found);
-        assert_eq!(owner.table.totals().clients, clients, "{found:?}");
-        assert_eq!(owner.table.find(address(3), &name) == Some(known), clients == 1);
-    }
-}
-
-#[tokio::test]
 async fn a_begin_that_the_disk_refuses_lets_the_sweep_of_the_run_before_go_on() {
     let (persist, _disk) = Persist::scripted();
     let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));
@@ -455,7 +439,7 @@ async fn clients_of_the_last_life_that_there_is_no_room_for_push_nobodys_record_
     let (persist, mut disk) = Persist::scripted();
     let record = |host: u8| crate::lockd::persist::MonitorRecord {
         name: CallerName::new(&format!("host{host}")).unwrap(),
-        addresses: vec![std::net::Ipv4Addr::new(127, 0, 0, host).into()],
+        address: std::net::Ipv4Addr::new(127, 0, 0, host).into(),
         server_addresses: Vec::new(),
         nsm_state: NsmState(3),
     };

@@ -2,6 +2,7 @@
 //! every step must keep.
 
 mod grace;
+mod identity;
 mod mirror;
 mod model;
 mod posix;

@@ -14,7 +14,7 @@ impl Waiting {
     fn entry(&mut self, incoming: Incoming) -> Entry {
         let (number, (answer, _)) = (self.0.next_number(), oneshot::channel());
         let (admission, client, outside) = (None, None, Outside::Unasked);
-        Entry::Call(OpenCall { incoming, answer, number, admission, looked_up: false, client, outside })
+        Entry::Call(OpenCall { incoming, answer, number, admission, client, outside })
     }
     fn put(&mut self, wait: Wait, incoming: Incoming) -> Option<Place> {
         let entry = self.entry(incoming);
@@ -132,31 +132,6 @@ proptest! {
         }
         prop_assert_eq!(w.0.len(), 0);
     }
-}
-
-#[tokio::test]
-async fn calls_of_one_caller_share_the_look_up_of_its_name() {
-    let (persist, _disk) = Persist::scripted();
-    let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));
-    let (name, here) = (CallerName::new("host").unwrap(), incoming(3, "file").address);
-    owner.table.add_client(incoming(2, "file").address, &name).unwrap();
-    let calls = [
-        test_of(incoming(3, "a")),
-        unlock_of(incoming(3, "a")),
-        test_of(incoming(3, "b")),
-        unlock_of(incoming(3, "b")),
-    ];
-    let mut answers = calls.map(|call| {
-        let (answer, answered) = oneshot::channel();
-        owner.call(named("host", call), answer);
-        answered
-    });
-    assert_eq!((owner.looking_up.len(), owner.queue.len()), (1, 4));
-    owner.looked_up(here, &name, &[]);
-    for answer in &mut answers {
-        assert_eq!(answer.try_recv(), Ok(Verdict::Granted));
-    }
-    assert_eq!((owner.looking_up.len(), owner.queue.len()), (0, 0));
 }
 
 #[tokio::test]
