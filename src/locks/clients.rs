@@ -80,10 +80,13 @@ impl Client {
         }
     }
 
-    pub(super) fn suspect(&mut self, why: &str) {
-        if self.suspicions.len() < MAX_SUSPICIONS && !self.suspicions.iter().any(|s| s == why) {
+    /// Whether that is news.
+    pub(super) fn suspect(&mut self, why: &str) -> bool {
+        let news = self.suspicions.len() < MAX_SUSPICIONS && !self.suspicions.iter().any(|s| s == why);
+        if news {
             self.suspicions.push(why.to_owned());
         }
+        news
     }
 }
 

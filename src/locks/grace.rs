@@ -111,6 +111,7 @@ impl LockTable {
             include_unmonitored: args.policy.include_unmonitored,
             clients: (!clients.is_empty()).then(|| self.meant(clients)),
             files: (!files.is_empty()).then(|| self.named_files(files)),
+            spared: HashSet::new(),
         };
         let mut run = Run::new(now, unix_ms, args, covers, (old_state, new_state), self.next_mark);
         let unmonitored = self.count_scope(&mut run, args.may_drop.as_slice());

@@ -6,7 +6,7 @@
 //! open for a while ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task
 //! owns the table; nothing in it waits.
 //!
-//! What is done with it: calls ([`requests`], [`offers`], [`consent`]), notices ([`reboots`]), runs
+//! What is done with it: calls ([`requests`], [`spellings`], [`offers`], [`consent`]), notices ([`reboots`]), runs
 //! ([`grace`], [`settle`]), and what an operator asks for ([`listing`], [`release`]). These files know the
 //! table and what is in it, and import nothing of each other (but `release`, which frees what is listed).
 //!
@@ -51,6 +51,7 @@ mod run;
 mod segment;
 mod segments;
 mod settle;
+mod spellings;
 mod table;
 mod waiters;
 

@@ -218,7 +218,10 @@ impl LockTable {
 
     /// CANCEL: of a waiter, or of an offer that crossed it on the wire.
     pub(super) fn cancel(&mut self, want: &Want) -> Handled {
-        let Some(id) = self.queued(want) else { return Handled::Reply(Verdict::Denied) };
+        let Some(id) = self.queued(want) else {
+            self.suspect_sibling(want, "CANCEL");
+            return Handled::Reply(Verdict::Denied);
+        };
         if self.waiters.get(id).is_some_and(|w| w.offered) {
             if self.is_frozen(want.file, want.lock.range, |s| s.kind.same_sort(want.lock.kind)) {
                 return Handled::Wait;

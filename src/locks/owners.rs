@@ -8,7 +8,9 @@ use super::api::{ClientId, Process, Via};
 use super::segment::OwnerId;
 use super::segments::Change;
 
-/// Whose a lock is. Equal svid and oh over another path are another process.
+/// Whose a lock is. Equal svid and oh over another path are another process: a host numbers its processes
+/// afresh for each server address, transport and version. What may be taken for the same one all the
+/// same is said in [`spellings`](super::spellings).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct OwnerKey {
     pub(super) client: ClientId,
@@ -65,14 +67,6 @@ impl Owners {
 
     pub(super) fn key(&self, id: OwnerId) -> Option<&OwnerKey> {
         self.slots.get(id.0).map(|(key, _)| key)
-    }
-
-    /// Whether both are the same process of the same client, whatever path it called by.
-    pub(super) fn same_process(&self, a: OwnerId, b: OwnerId) -> bool {
-        match (self.key(a), self.key(b)) {
-            (Some(a), Some(b)) => a.client == b.client && a.process == b.process,
-            _ => false,
-        }
     }
 
     /// The owners and how many references there are to each.

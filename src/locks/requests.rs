@@ -80,7 +80,7 @@ impl LockTable {
         }
         if client.nsm_state.is_known() && client.held().locks > 0 && client.last_notice != Some(state) {
             let why = format!("its LOCK carries NSM state {state}, earlier ones carried {}", client.nsm_state);
-            client.suspect(&why);
+            let _ = client.suspect(&why);
         }
         client.nsm_state = state;
     }
@@ -182,13 +182,14 @@ impl LockTable {
         if self.is_settling() {
             return Handled::Wait;
         }
-        let elsewhere = self.pending_by_another_path(want);
+        let elsewhere = self.pending_elsewhere(want);
         let conflict = self.in_the_way(want).find(|s| Some(**s) != elsewhere).copied();
         if let Some(other) = conflict {
+            self.spare_if_it_moved(want, &other);
             return self.refuse_reclaim(want, Some(other.owner), Some(other.range));
         }
         if let Some(segment) = elsewhere {
-            self.adopt(want.file, &segment, want.lock.owner);
+            self.adopt(want.file, &segment, want.lock);
         }
         let unknown = self.parts_without(want, false);
         let unheld = self.parts_without(want, true);
@@ -218,7 +219,9 @@ impl LockTable {
             self.take_back(want);
         }
         if let Some(run) = &mut self.run {
-            run.reclaim_granted(now, want.caller.client, !unheld.is_empty());
+            for client in elsewhere.iter().map(|s| s.client).chain([want.caller.client]) {
+                run.reclaim_granted(now, client, elsewhere.is_some() || !unheld.is_empty());
+            }
         }
         self.effects.push(Effect::Changed);
         if !unknown.is_empty()
@@ -238,16 +241,6 @@ impl LockTable {
         } else if let Some(run) = &mut self.run {
             run.resurrected(want.caller.client, row);
         }
-    }
-
-    /// The same process' pending lock of exactly this range, taken over another path: this owner's.
-    fn pending_by_another_path(&self, want: &Want) -> Option<Segment> {
-        let mut exactly =
-            self.segments().overlapping(want.file, want.lock.range).filter(|s| s.range == want.lock.range);
-        let same = |s: &&Segment| s.owner != want.lock.owner && s.kind.same_sort(want.lock.kind);
-        exactly
-            .find(|s| same(s) && self.is_pending(want.file, s) && self.owners.same_process(s.owner, want.lock.owner))
-            .copied()
     }
 
     /// The parts of the range that the owner is not known to have at least in this mode; `held`:
@@ -308,12 +301,15 @@ impl LockTable {
         if self.segments().overlapping(file, range).any(holed) && self.is_full(want.caller.client, file) {
             return Handled::Reply(Verdict::NoLocks);
         }
+        let waited = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)).is_some();
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
         if !self.cut(file, range, How::Released, |s| want.owns(s)).is_empty() {
             self.effects.push(Effect::Changed);
             self.wake(file);
+        } else if !waited {
+            self.suspect_sibling(want, "UNLOCK");
         }
         Handled::Reply(Verdict::Granted)
     }

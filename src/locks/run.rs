@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::api::{ClientId, OfferAnswer, OfferId};
-use super::segment::{FileId, Kind, Segment};
+use super::segment::{FileId, Kind, OwnerId, Segment};
 use crate::resync::policy::{self, ClientFacts, Verdict};
 use crate::wire::control::{
     BeginArgs, ClientProgress, ClientResult, Counts, Delivery, FullResult, LockFate, LockKind, Mode, Outcome, Policy,
@@ -67,6 +67,8 @@ pub(super) struct Covers {
     pub(super) include_unmonitored: bool,
     pub(super) clients: Option<HashSet<ClientId>>,
     pub(super) files: Option<HashSet<FileId>>,
+    /// Pending locks that are kept, whatever the policy is.
+    pub(super) spared: HashSet<(FileId, OwnerId, ByteRange)>,
 }
 
 impl Covers {
@@ -76,6 +78,10 @@ impl Covers {
             && (segment.monitored || self.include_unmonitored)
             && self.clients.as_ref().is_none_or(|clients| clients.contains(&segment.client))
             && self.files.as_ref().is_none_or(|files| files.contains(&file))
+    }
+
+    pub(super) fn is_spared(&self, file: FileId, segment: &Segment) -> bool {
+        self.spared.contains(&(file, segment.owner, segment.range))
     }
 }
 
@@ -109,6 +115,7 @@ pub(super) struct Void {
 impl Void {
     pub(super) fn is_void(&self, file: FileId, segment: &Segment) -> bool {
         self.covers.is_pending(file, segment)
+            && !self.covers.is_spared(file, segment)
             && self.clients.get(&segment.client).is_some_and(|spare_offered| !(segment.offered && *spare_offered))
     }
 }

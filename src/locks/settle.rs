@@ -74,7 +74,8 @@ impl LockTable {
         let (mut dropped, mut kept) = (0, 0);
         for segment in segments.iter().filter(|s| s.client == client && run.covers.is_pending(file, s)) {
             let partial = run.is_marked(segment);
-            let fate = if drop && !(segment.offered && acked) { Fate::Dropped } else { Fate::Kept };
+            let spared = (segment.offered && acked) || run.covers.is_spared(file, segment);
+            let fate = if drop && !spared { Fate::Dropped } else { Fate::Kept };
             if !partial || settling.marks.insert(segment.mark) {
                 *(if fate == Fate::Dropped { &mut dropped } else { &mut kept }) += 1;
             }

@@ -13,7 +13,7 @@ use super::late_window::LateWindow;
 use super::mirror::Mirror;
 use super::owners::Owners;
 use super::run::{How, Run, Void};
-use super::segment::{FileId, OwnerId, Segment};
+use super::segment::{FileId, Segment};
 use super::segments::{Change, Segments};
 use super::waiters::Waiters;
 use crate::wire::types::{ByteRange, CallerName, FileHandle};
@@ -111,10 +111,13 @@ impl LockTable {
         self.clients.get(client).map(Client::view)
     }
 
-    /// Evidence that the client's locks may be stale: shown, never acted upon.
+    /// Evidence that the client's locks may be stale: shown, never acted upon. Told once.
     pub fn suspect(&mut self, client: ClientId, why: &str) {
-        if let Some(client) = self.clients.get_mut(client) {
-            client.suspect(why);
+        if let Some(client) = self.clients.get_mut(client)
+            && client.suspect(why)
+        {
+            let words = format!("{} at {}: {why}", client.name, client.address);
+            self.announce("suspect", words);
         }
     }
 
@@ -202,11 +205,16 @@ impl LockTable {
         self.observe(&change, None);
     }
 
-    /// A pending lock of the same process becomes this owner's.
-    pub(super) fn adopt(&mut self, file: FileId, segment: &Segment, owner: OwnerId) {
+    /// A pending lock of the same process becomes this owner's. Under another client's name it is decided:
+    /// that client's lock was reclaimed, and this one holds it.
+    pub(super) fn adopt(&mut self, file: FileId, segment: &Segment, lock: Segment) {
+        if segment.client != lock.client {
+            self.cut(file, segment.range, How::Reclaimed, |s| s == segment);
+            return self.put(file, lock);
+        }
         let change = self.segments.cut(file, segment.range, |s| s == segment, |_, _| 0);
         self.observe(&change, None);
-        let change = self.segments.put(file, Segment { owner, ..*segment }, |_| false);
+        let change = self.segments.put(file, Segment { owner: lock.owner, ..*segment }, |_| false);
         self.observe(&change, None);
     }
 

@@ -110,12 +110,19 @@ impl CallerName {
         }
         self.0.split('.').next().unwrap_or(&self.0)
     }
-    /// Whether both may be one host's: equal without regard to case, or one is the short form of
-    /// the other.
+    /// Whether both may be one host's: equal without regard to case and a dot at the end, or one is
+    /// the short form of the other.
     pub fn matches(&self, other: &Self) -> bool {
-        self.0.eq_ignore_ascii_case(&other.0)
+        self.is_same_as(other)
             || (self.short().eq_ignore_ascii_case(other.short())
-                && (self.short() == &*self.0 || other.short() == &*other.0))
+                && (self.short() == self.undotted() || other.short() == other.undotted()))
+    }
+    /// Whether both are one name: equal without regard to case and a dot at the end.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.undotted().eq_ignore_ascii_case(other.undotted())
+    }
+    fn undotted(&self) -> &str {
+        self.0.strip_suffix('.').unwrap_or(&self.0)
     }
 }
 

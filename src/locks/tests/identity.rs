@@ -36,6 +36,10 @@ impl World {
         outcome
     }
 
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
     /// The names of the suspects, and their addresses.
     fn suspects(&self) -> Vec<String> {
         let rows = self.table.list_clients(0).clients.into_vec();
@@ -46,6 +50,21 @@ impl World {
     fn is_held(&self, file: &str) -> bool {
         !self.picture(file).is_empty()
     }
+}
+
+/// An owner of `from` with this svid and owner handle.
+fn owner_call(
+    from: Machine,
+    (svid, oh): (i32, &str),
+    file: &str,
+    range: ByteRange,
+    exclusive: bool,
+    reclaim: bool,
+) -> Call {
+    let process = Process { svid: Svid(svid), oh: OwnerHandle::new(oh.as_bytes()).unwrap() };
+    let wanted = Wanted { process, ..wanted(P("any", 1), file, range, exclusive) };
+    let Call::Lock { block, monitored, state, cookie, .. } = lock(from, file, reclaim) else { panic!("a LOCK") };
+    Call::Lock { wanted, block, reclaim, monitored, state, cookie }
 }
 
 fn lock(from: Machine, file: &str, reclaim: bool) -> Call {
@@ -98,5 +117,143 @@ fn what_one_machine_sends_frees_nothing_of_its_namesakes() {
         assert_eq!(w.notice(b.address, b.name, b.state + 2), Reboot::Released(1));
         assert_eq!((w.is_held("a"), w.is_held("b")), (true, false));
         assert_eq!(w.suspects(), [format!("{} {}", a.name, a.address)], "it may be the same machine");
+    }
+}
+
+/// One machine before and after: its lock manager restarted, or its name changed.
+fn spellings() -> Vec<[(Machine, &'static str); 2]> {
+    let at = |name| Machine { address: "192.0.2.21", name, state: 3 };
+    let six = |name| Machine { address: "2001:db8::21", name, state: 3 };
+    vec![
+        [(at("mac"), "311-1790000001"), (at("mac"), "9127-1790009999")],
+        [(six("mac"), "a"), (six("mac"), "b")],
+        [(at("BOX"), "1@BOX"), (at("box"), "1@box")],
+        [(at("h7"), "1@h7"), (at("h7.example.org"), "1@h7.example.org")],
+        [(six("h7.example.org"), "oh"), (six("h7"), "oh")],
+        [(at("h8.example.org."), "oh"), (at("h8.example.org"), "oh")],
+        [(at("h8"), "oh"), (at("h8.example.org."), "oh")],
+        [(at("mac.local"), "x"), (at("mac.corp.example.org"), "y")],
+    ]
+}
+
+#[test]
+fn in_a_run_a_reclaim_under_another_spelling_takes_back_the_lock_once() {
+    for [(old, old_oh), (new, new_oh)] in spellings() {
+        for mode in [Mode::Strict, Mode::Targeted] {
+            let mut w = World::new();
+            let call = |m, oh, reclaim| owner_call(m, (501, oh), "f", bytes(5, 20), true, reclaim);
+            assert_eq!(w.send(old, &call(old, old_oh, false)), Verdict::Granted);
+            w.begin(mode);
+            assert_eq!(w.send(new, &call(new, new_oh, true)), Verdict::Granted, "{old_oh} {new_oh}");
+            assert_eq!(w.send(new, &call(new, new_oh, true)), Verdict::Granted, "a repetition");
+            assert_eq!(w.send(old, &call(old, old_oh, true)), Verdict::Denied, "both cannot have it");
+            let counts = w.counts();
+            assert_eq!((counts.in_scope, counts.reclaimed, counts.pending), (1, 1, 0));
+            assert_eq!((counts.resurrected, counts.conflicts), (0, 1));
+            w.pass(200);
+            let result = w.settle();
+            assert_eq!((result.result.counts.reclaimed, result.result.counts.dropped), (1, 0));
+            assert_eq!(w.picture("f"), [format!("{}/501 write 5-20 held", new.name)]);
+        }
+    }
+}
+
+#[test]
+fn a_read_lock_under_another_spelling_of_one_name_is_reclaimed_and_not_dropped_beside_it() {
+    for [(old, old_oh), (new, new_oh)] in spellings() {
+        let mut w = World::new();
+        let call = |m, oh, reclaim| owner_call(m, (7, oh), "f", bytes(0, 0), false, reclaim);
+        w.send(old, &call(old, old_oh, false));
+        w.begin(Mode::Strict);
+        assert_eq!(w.send(new, &call(new, new_oh, true)), Verdict::Granted);
+        let alike = name(old.name).matches(&name(new.name));
+        assert_eq!((w.counts().reclaimed, w.counts().resurrected), if alike { (1, 0) } else { (0, 1) });
+    }
+}
+
+#[test]
+fn a_reclaim_of_another_svid_range_or_mode_under_another_spelling_is_a_conflict() {
+    for [(old, old_oh), (new, new_oh)] in spellings() {
+        for (svid, range, exclusive) in [
+            (502, bytes(5, 20), true),
+            (501, bytes(5, 19), true),
+            (501, bytes(4, 20), true),
+            (501, bytes(5, 20), false),
+        ] {
+            let mut w = World::new();
+            w.send(old, &owner_call(old, (501, old_oh), "f", bytes(5, 20), true, false));
+            w.begin(Mode::Strict);
+            let reclaim = owner_call(new, (svid, new_oh), "f", range, exclusive, true);
+            assert_eq!(w.send(new, &reclaim), Verdict::Denied);
+            assert_eq!((w.counts().pending, w.counts().conflicts), (1, 1));
+        }
+    }
+}
+
+#[test]
+fn a_share_is_reclaimed_under_another_name_with_an_equal_owner_handle() {
+    let share = |oh: &str, reclaim| Call::Share {
+        file: FileHandle::new(b"s").unwrap(),
+        oh: OwnerHandle::new(oh.as_bytes()).unwrap(),
+        access: 1,
+        mode: 2,
+        reclaim,
+    };
+    let at = |name| Machine { address: "192.0.2.21", name, state: 3 };
+    for (oh, expected) in [("same", (1, 0)), ("other", (0, 1))] {
+        let mut w = World::new();
+        assert_eq!(w.send(at("PC7"), &share("same", false)), Verdict::Granted);
+        w.begin(Mode::Strict);
+        w.send(at("pc7.example.org"), &share(oh, true));
+        assert_eq!((w.counts().reclaimed, w.counts().resurrected + w.counts().conflicts), expected);
+    }
+}
+
+#[test]
+fn a_reclaim_from_another_address_is_a_conflict_and_the_lock_it_may_mean_is_kept() {
+    let at = |address| Machine { address, name: "roamer.example.org", state: 3 };
+    let (before, after) = (at("192.0.2.21"), at("2001:db8::99"));
+    let mut w = World::new();
+    w.take(before, "moved");
+    w.take(before, "stale");
+    w.take(before, "live");
+    w.begin(Mode::Strict);
+    assert_eq!(w.send(after, &lock(after, "moved", true)), Verdict::Denied);
+    assert_eq!(w.send(before, &lock(before, "live", true)), Verdict::Granted);
+    w.tell("roamer.example.org", Delivery::Acked);
+    w.pass(120);
+    let result = w.settle();
+    assert_eq!((result.result.counts.kept, result.result.counts.dropped), (1, 1));
+    assert_eq!((w.is_held("moved"), w.is_held("stale"), w.is_held("live")), (true, false, true));
+    let rows = result.locks.as_slice();
+    let conflict = rows.iter().find(|row| row.fate == Fate::Conflict).unwrap();
+    assert_eq!(conflict.other.0.as_ref().unwrap().address.0, World::ip(before.address), "both are named");
+}
+
+#[test]
+fn what_is_given_up_under_another_spelling_is_not_freed_and_its_holder_is_suspect() {
+    for [(old, old_oh), (new, new_oh)] in spellings() {
+        let blocker = Machine { address: "192.0.2.99", name: "blocker", state: 3 };
+        let suspect = [format!("{} {}", old.name, old.address)];
+        let mut w = World::new();
+        let held = owner_call(old, (501, old_oh), "f", R, true, false);
+        let Call::Lock { wanted: same, .. } = owner_call(new, (501, new_oh), "f", R, true, false) else { panic!() };
+        w.send(old, &held);
+        let unlock = |range| Call::Unlock(Wanted { range, ..same.clone() });
+        assert_eq!(w.send(new, &unlock(bytes(0, 8))), Verdict::Granted, "of something else");
+        assert!(w.suspects().is_empty());
+        assert_eq!(w.send(new, &unlock(R)), Verdict::Granted);
+        assert_eq!((w.is_held("f"), w.suspects().as_slice()), (true, suspect.as_slice()));
+        w.send(new, &unlock(R));
+        let told = w.effects.iter().filter(|e| matches!(e, Effect::Event("suspect", _))).count();
+        assert_eq!(told, 1, "once");
+
+        let mut w = World::new();
+        w.take(blocker, "f");
+        let Call::Lock { wanted, reclaim, monitored, state, cookie, .. } = held else { panic!() };
+        let waits = Call::Lock { wanted, block: true, reclaim, monitored, state, cookie };
+        assert_eq!(w.send(old, &waits), Verdict::Blocked);
+        assert_eq!(w.send(new, &Call::Cancel(same)), Verdict::Denied);
+        assert_eq!(w.suspects(), suspect);
     }
 }
