@@ -1,8 +1,31 @@
 //! A client's locks end with its life: reboot notices (SM_NOTIFY), and FREE_ALL.
+//!
+//! # Theory
+//! A notice says "the host of this name is up with this number". It comes from some address, and may be late,
+//! repeated, another host's, or forged. It frees only locks that were taken from its source address, and of these
+//! only such as were taken under an older number.
+//!
+//! Which machine is it? Each client at the source whose name is the notice's (case and a dot at the end do not
+//! count), and each whose name matches it (short and full form) if no other client there tells against it: behind
+//! a NAT, `x` may be `x.one.org` or `x.two.org`. A notice that names its own source address means the machine there,
+//! if all names there are spellings of one. So a client that has nothing, under one spelling, does not take away the
+//! notice that the other spelling's locks wait for.
+//!
+//! What is then freed?
+//! | the notice's number | what it frees |
+//! |---|---|
+//! | newer than the lock's | the lock |
+//! | the lock's, or an older one | nothing of it: a repetition, a late one, or a host that forgets its number |
+//! | that of the last notice | nothing |
+//!
+//! Where nothing is freed although a client that may be meant has something, it is a suspect: so are other
+//! names at the source if none there is meant, and clients of that name at other addresses. They may be the same
+//! machine, or another one.
 
 use std::net::IpAddr;
 
 use super::api::{ClientId, Effect, Handled, Reboot, Verdict};
+use super::clients::Client;
 use super::run::How;
 use super::segment::FileId;
 use super::table::LockTable;
@@ -10,69 +33,93 @@ use crate::wire::types::{ByteRange, CallerName, NsmState};
 
 /// Most clients that one notice makes suspects: a name that so many have tells nothing.
 const MAX_SUSPECTS: usize = 64;
+/// Most names at one address that are taken for spellings of one.
+const MAX_SPELLINGS: usize = 16;
+
+/// Whether the name is the source's own address.
+fn is_address(name: &CallerName, source: IpAddr) -> bool {
+    let text = name.as_str();
+    text.strip_suffix('.').unwrap_or(text).parse().is_ok_and(|address: IpAddr| address.to_canonical() == source)
+}
 
 impl LockTable {
-    /// SM_NOTIFY came from `source` and names `name`: that host has rebooted. Releases what the
-    /// client took in earlier lives. Only a client that calls from `source` under that name (full or
-    /// short) is meant; others at that address become suspects.
+    /// SM_NOTIFY came from `source` and names `name`: that host has rebooted. Releases what the machine's
+    /// clients took from there in earlier lives.
     pub fn reboot_notice(&mut self, source: IpAddr, name: &CallerName, state: NsmState) -> Reboot {
-        let here = self.clients.at(source).to_vec();
-        let named = |test: &dyn Fn(&CallerName) -> bool| -> Vec<ClientId> {
-            here.iter().copied().filter(|id| self.clients.get(*id).is_some_and(|c| test(&c.name))).collect()
-        };
-        let mut meant = named(&|n| n == name);
-        if meant.is_empty() {
-            meant = named(&|n| n.matches(name));
-        }
-        let why = match *meant.as_slice() {
-            [client] => {
-                self.suspect_namesakes(source, name);
-                return self.rebooted(client, source, name, state);
-            }
-            [] => {
-                meant = here;
-                format!("a reboot notice from its address named {name}")
-            }
-            // Two hosts have this short name here. Neither can be taken for the one that rebooted.
-            _ => format!("a reboot notice from its address named {name}, which others there answer to"),
-        };
-        for client in meant {
-            self.suspect(client, &why);
-        }
-        self.suspect_namesakes(source, name);
-        Reboot::Unknown
-    }
-
-    /// Clients of the name at other addresses may be the same machine, or others that share its name.
-    fn suspect_namesakes(&mut self, source: IpAddr, name: &CallerName) {
-        let elsewhere: Vec<ClientId> = self
-            .clients
-            .alike(name)
-            .filter(|(_, c)| c.address != source && c.has_something())
-            .map(|(id, _)| id)
-            .take(MAX_SUSPECTS)
-            .collect();
-        for id in elsewhere {
-            self.suspect(id, &format!("a reboot notice from {source} named {name}"));
-        }
-    }
-
-    fn rebooted(&mut self, id: ClientId, source: IpAddr, name: &CallerName, state: NsmState) -> Reboot {
-        if self.clients.get(id).is_none_or(|client| client.last_notice == Some(state)) {
-            return Reboot::Repeated;
-        }
-        if self.is_frozen_for(id) {
+        let (machine, doubtful) = self.meant_by_notice(source, name);
+        if machine.iter().any(|client| self.is_frozen_for(*client)) {
             return Reboot::Wait;
         }
-        // What it took after that boot carries the new number and stays: the notice may be a
-        // repetition whose first copy was lost.
-        let released = self.release_client(id, |taken_in| taken_in != state || !state.is_known());
-        if let Some(client) = self.clients.get_mut(id) {
+        let mut outcome = Reboot::Unknown;
+        for client in &machine {
+            outcome = match (outcome, self.rebooted(*client, state)) {
+                (Reboot::Released(before), Reboot::Released(more)) => Reboot::Released(before + more),
+                (Reboot::Released(before), _) => Reboot::Released(before),
+                (_, last) => last,
+            };
+        }
+        if let Reboot::Released(released) = outcome {
+            self.announce(
+                "reboot",
+                format!("{name} at {source} has rebooted (state {state}): {released} locks released"),
+            );
+        }
+        let elsewhere = self.clients.alike(name).filter(|(_, client)| client.address != source);
+        let may_be_meant = doubtful.into_iter().chain(elsewhere.map(|(id, _)| id));
+        let has_something = |id: &ClientId| self.clients.get(*id).is_some_and(Client::has_something);
+        let suspects: Vec<ClientId> = may_be_meant.filter(has_something).take(MAX_SUSPECTS).collect();
+        for client in suspects {
+            self.suspect(client, &format!("a reboot notice from {source} named {name}"));
+        }
+        outcome
+    }
+
+    /// The name by which a notice keeps its place among the machine's calls: one that names its source's address
+    /// goes by the name in them.
+    pub fn name_in_calls(&self, source: IpAddr, name: &CallerName) -> CallerName {
+        let by_address = is_address(name, source);
+        let machine = if by_address { self.meant_by_notice(source, name).0 } else { Vec::new() };
+        let known = machine.first().and_then(|client| self.clients.get(*client));
+        known.map_or_else(|| name.clone(), |client| client.name.clone())
+    }
+
+    /// Those at the source that the notice means, and those there that it may mean: all, if it means none.
+    fn meant_by_notice(&self, source: IpAddr, name: &CallerName) -> (Vec<ClientId>, Vec<ClientId>) {
+        let here = || self.clients.at(source).iter().filter_map(|id| Some((*id, self.clients.get(*id)?)));
+        let by_address = is_address(name, source);
+        let may_mean = |client: &Client| by_address || client.name.matches(name);
+        let meant = || here().filter(|(_, client)| may_mean(client));
+        let few = meant().take(MAX_SPELLINGS + 1).count() <= MAX_SPELLINGS;
+        let surely = |client: &Client| {
+            let alone = || here().all(|(_, other)| other.name.matches(&client.name) == may_mean(other));
+            client.name.is_same_as(name) || (few && alone())
+        };
+        let (machine, doubtful): (Vec<_>, Vec<_>) = meant().partition(|(_, client)| surely(client));
+        let ids = |clients: Vec<(ClientId, &Client)>| clients.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        let (machine, doubtful) = (ids(machine), ids(doubtful));
+        if machine.is_empty() { (machine, here().map(|(id, _)| id).collect()) } else { (machine, doubtful) }
+    }
+
+    fn rebooted(&mut self, id: ClientId, state: NsmState) -> Reboot {
+        let Some(client) = self.clients.get(id) else { return Reboot::Unknown };
+        let last = client.last_notice;
+        let news = last.is_none_or(|last| state.is_after(last));
+        // Where a lock's own number is not known, that of the last notice stands for it.
+        let is_older = |taken_in: NsmState| if taken_in.is_known() { state.is_after(taken_in) } else { news };
+        let repeated = last == Some(state) || !state.is_known();
+        let released = if repeated { 0 } else { self.release_client(id, is_older) };
+        let Some(client) = self.clients.get_mut(id) else { return Reboot::Released(released) };
+        if news && !repeated {
             client.last_notice = Some(state);
+        }
+        let late = client.nsm_state.is_known() && client.nsm_state.is_after(state);
+        let is_doubtful = client.has_something() && (released == 0 || late);
+        if is_doubtful {
+            self.suspect(id, &format!("a reboot notice carried NSM state {state}, not newer than its locks'"));
+        } else if !repeated {
             client.suspicions.clear();
         }
-        self.announce("reboot", format!("{name} at {source} has rebooted (state {state}): {released} locks released"));
-        Reboot::Released(released)
+        if released > 0 || (news && !is_doubtful) { Reboot::Released(released) } else { Reboot::Repeated }
     }
 
     /// Whether a result is being written and the client has something pending.

@@ -77,12 +77,6 @@ impl LockTable {
         self.clients.at(address)
     }
 
-    /// The names that call from that address.
-    pub fn names_at(&self, address: IpAddr) -> Vec<CallerName> {
-        let here = self.clients.at(address).iter();
-        here.filter_map(|id| Some(self.clients.get(*id)?.name.clone())).collect()
-    }
-
     /// Whether a client there can be made without another one making room.
     pub fn has_room_at(&self, address: IpAddr) -> bool {
         self.clients.len() < self.limits.clients && self.clients.at(address).len() < self.limits.clients_per_address

@@ -180,6 +180,11 @@ impl NsmState {
     pub fn is_up(self) -> bool {
         self.0 & 1 == 1
     }
+    /// Whether this number comes after the other: by the shorter way round the signed range, since numbers
+    /// wrap, and some hosts start at random ones.
+    pub fn is_after(self, other: Self) -> bool {
+        self.0.wrapping_sub(other.0) > 0
+    }
     /// The next "up" number: odd and different, wrapping round the signed range past 0.
     #[must_use]
     pub fn next_up(self) -> Self {

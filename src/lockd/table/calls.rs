@@ -42,6 +42,7 @@ impl Owner {
         answer: oneshot::Sender<Reboot>,
     ) {
         let number = self.queue.next_number();
+        let name = self.table.name_in_calls(source, &name);
         self.in_turn(Entry::Notice(OpenNotice { source, name, state, answer, number }));
     }
 
@@ -372,7 +373,7 @@ impl Owner {
     }
 
     /// rpc.statd says that a host has rebooted. It says which address it watched, not which name the
-    /// notice had: where several clients share the address none of them can be taken for the one.
+    /// notice had.
     pub(super) fn statd_calls(
         &mut self,
         name: &CallerName,
@@ -385,18 +386,7 @@ impl Owner {
             let _ = answer.send(Reboot::Unknown);
             return;
         };
-        let mut names = self.table.names_at(source);
-        match (names.pop(), names.is_empty()) {
-            (Some(only), true) => self.reboot(source, only, state, answer),
-            (last, _) => {
-                for name in names.iter().chain(&last) {
-                    if let Some(client) = self.table.find(source, name) {
-                        self.table.suspect(client, "rpc.statd tells of a reboot at the address that it shares");
-                    }
-                }
-                let _ = answer.send(Reboot::Unknown);
-            }
-        }
+        self.reboot(source, CallerName::of_words(&source.to_string()), state, answer);
     }
 }
 

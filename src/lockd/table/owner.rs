@@ -184,6 +184,7 @@ impl Owner {
             Request::Suspect { address, name, why } => {
                 if let Some(client) = self.table.find(address, &name) {
                     self.table.suspect(client, &why);
+                    let _ = self.apply_effects();
                 }
             }
             Request::Status(answer) => {

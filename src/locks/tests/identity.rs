@@ -257,3 +257,138 @@ fn what_is_given_up_under_another_spelling_is_not_freed_and_its_holder_is_suspec
         assert_eq!(w.suspects(), suspect);
     }
 }
+
+/// What a machine that rebooted may say, and what its calls had said.
+const GENUINE: [(&str, &str, &str); 8] = [
+    ("192.0.2.31", "host.example.org", "host.example.org"),
+    ("192.0.2.31", "host.example.org", "HOST.Example.org"),
+    ("192.0.2.31", "host.example.org", "host.example.org."),
+    ("192.0.2.31", "host.example.org.", "host"),
+    ("2001:db8::31", "HOST", "host.example.org."),
+    ("192.0.2.31", "host.example.org", "192.0.2.31"),
+    ("2001:db8::31", "host", "2001:db8::31"),
+    ("192.0.2.31", "192.0.2.31", "192.0.2.31"),
+];
+
+#[test]
+fn a_genuine_notice_frees_its_machines_locks_however_it_spells_the_name() {
+    for (address, called, said) in GENUINE {
+        let mut w = World::new();
+        w.take(Machine { address, name: called, state: 11 }, "f");
+        assert_eq!(w.notice(address, said, 13), Reboot::Released(1), "{called} {said}");
+        assert!(!w.is_held("f") && w.suspects().is_empty());
+    }
+}
+
+#[test]
+fn a_notice_means_every_spelling_of_its_machine_and_a_spelling_without_locks_hides_none() {
+    for (idle, holder, said) in [
+        ("srv9.example.org", "srv9", "srv9.example.org"),
+        ("srv9", "srv9.example.org", "srv9"),
+        ("SRV9", "srv9", "SRV9"),
+        ("srv9.", "srv9", "192.0.2.32"),
+        ("srv9.example.org.", "srv9.example.org", "srv9.example.org."),
+    ] {
+        let at = |name, state| Machine { address: "192.0.2.32", name, state };
+        let mut w = World::new();
+        w.take(at(idle, 11), "gone");
+        w.give_back(at(idle, 11), "gone");
+        w.take(at(holder, 11), "f");
+        assert_eq!(w.notice("192.0.2.32", said, 13), Reboot::Released(1), "{idle} {holder} {said}");
+        w.take(at(idle, 13), "one");
+        w.take(at(holder, 13), "two");
+        assert_eq!(w.notice("192.0.2.32", said, 15), Reboot::Released(2));
+    }
+}
+
+#[test]
+fn behind_one_address_a_notice_frees_only_what_cannot_be_anothers() {
+    let at = |name| Machine { address: "192.0.2.33", name, state: 3 };
+    let world = || {
+        let mut w = World::new();
+        for host in ["x", "x.one.org", "x.two.org", "y"] {
+            w.take(at(host), host);
+        }
+        w
+    };
+    let left = |said: &str| {
+        let mut w = world();
+        w.notice("192.0.2.33", said, 5);
+        let left: Vec<_> = ["x", "x.one.org", "x.two.org", "y"].into_iter().filter(|file| w.is_held(file)).collect();
+        (left, w.suspects().len())
+    };
+    assert_eq!(left("x"), (vec!["x.one.org", "x.two.org", "y"], 2));
+    assert_eq!(left("X.two.org."), (vec!["x", "x.one.org", "y"], 1));
+    assert_eq!(left("y.example.org"), (vec!["x", "x.one.org", "x.two.org"], 0));
+    assert_eq!(left("192.0.2.33"), (vec!["x", "x.one.org", "x.two.org", "y"], 4));
+}
+
+#[test]
+fn a_notice_frees_nothing_that_was_taken_under_its_number_or_a_later_one() {
+    // The number that the locks carry, and those of notices after it.
+    for (taken, notices) in [
+        (13, vec![13, 13]),
+        (13, vec![11]),
+        (3, vec![3]),
+        (-2_147_483_647, vec![2_147_483_647]),
+        (-5, vec![-7, -5]),
+        (1_000_001, vec![3]),
+        (7, vec![0]),
+    ] {
+        let host = Machine { address: "192.0.2.34", name: "host", state: taken };
+        let mut w = World::new();
+        w.take(host, "f");
+        for number in notices {
+            assert_eq!(w.notice(host.address, "host", number), Reboot::Repeated, "{taken} {number}");
+            assert!(w.is_held("f"));
+            assert_eq!(w.suspects(), ["host 192.0.2.34"]);
+        }
+    }
+    for (taken, number) in [(13, 15), (2_147_483_647, -2_147_483_647), (-5, -3), (0, 3), (13, 14)] {
+        let host = Machine { address: "192.0.2.34", name: "host", state: taken };
+        let mut w = World::new();
+        w.take(host, "f");
+        assert_eq!(w.notice(host.address, "host", number), Reboot::Released(1), "{taken} {number}");
+        assert!(w.suspects().is_empty());
+    }
+}
+
+#[test]
+fn late_and_repeated_copies_of_a_notice_free_nothing_newer() {
+    for number_known in [true, false] {
+        let host = |state| Machine { address: "192.0.2.35", name: "host", state: if number_known { state } else { 0 } };
+        let mut w = World::new();
+        w.take(host(11), "f");
+        assert_eq!(w.notice("192.0.2.35", "host.example.org", 13), Reboot::Released(1));
+        w.take(host(13), "g");
+        for copy in [13, 11, 13] {
+            assert_eq!(w.notice("192.0.2.35", "host", copy), Reboot::Repeated);
+        }
+        assert!(w.is_held("g"));
+        assert_eq!(w.suspects().len(), 1);
+        assert_eq!(w.notice("192.0.2.35", "host", 15), Reboot::Released(1));
+        assert!(w.suspects().is_empty());
+    }
+}
+
+#[test]
+fn what_a_notice_may_mean_and_does_not_is_suspect() {
+    let at = |address, name| Machine { address, name, state: 3 };
+    let mut w = World::new();
+    w.take(at("192.0.2.36", "host"), "f");
+    w.take(at("192.0.2.37", "neighbour"), "g");
+    w.take(at("192.0.2.38", "stranger"), "h");
+    assert_eq!(w.notice("192.0.2.99", "host.example.org", 5), Reboot::Unknown, "its second address");
+    assert_eq!(w.suspects(), ["host 192.0.2.36"]);
+    assert_eq!(w.notice("192.0.2.37", "renamed", 5), Reboot::Unknown);
+    assert_eq!(w.suspects(), ["host 192.0.2.36", "neighbour 192.0.2.37"]);
+    assert!(["f", "g", "h"].into_iter().all(|file| w.is_held(file)));
+
+    let mut w = World::new();
+    for n in 0..200_u8 {
+        let address = format!("192.0.2.{n}");
+        w.take(Machine { address: address.leak(), name: "libnfs", state: 3 }, format!("{n}").leak());
+    }
+    w.notice("192.0.2.1", "libnfs", 5);
+    assert_eq!((w.suspects().len(), w.table.totals().locks), (64, 199), "a bounded number of them");
+}
