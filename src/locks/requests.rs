@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, Outside, Process, Verdict};
+use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, Outside, Verdict};
 use super::late_window::LateReclaim;
 use super::owners::OwnerKey;
 use super::ranges::uncovered;
@@ -13,7 +13,7 @@ use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
 use super::table::LockTable;
 use crate::wire::control::{Fate, Grace, LockFate};
-use crate::wire::types::{ByteRange, Cookie, FileHandle, NsmState, Svid};
+use crate::wire::types::{ByteRange, Cookie, FileHandle, NsmState};
 use crate::wire::xdr::Maybe;
 
 /// Most locks on one file: each request looks through them.
@@ -28,21 +28,7 @@ impl LockTable {
     /// The same for a call that had asked the other lock domain for what it needs
     /// ([`Handled::Outside`]), with the answer.
     pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
-        let share = |oh| Process { svid: Svid(0), oh };
-        // The edge lets only 0 to 3 through; anything else can exclude no more than "both".
-        let bits = |n: u32| u8::try_from(n & 3).unwrap_or(3);
-        let (process, handle, range, kind) = match call {
-            Call::FreeAll => return self.free_all(caller.client),
-            Call::Test(wanted) | Call::Lock { wanted, .. } | Call::Cancel(wanted) | Call::Unlock(wanted) => {
-                let kind = Kind::Range { exclusive: wanted.exclusive };
-                (wanted.process.clone(), &wanted.file, wanted.range, kind)
-            }
-            Call::Share { file, oh, access, mode, .. } => {
-                let kind = Kind::Share { access: bits(*access), mode: bits(*mode) };
-                (share(oh.clone()), file, ByteRange::ALL, kind)
-            }
-            Call::Unshare { file, oh } => (share(oh.clone()), file, ByteRange::ALL, Kind::Share { access: 0, mode: 0 }),
-        };
+        let Some((process, handle, range, kind)) = call.subject() else { return self.free_all(caller.client) };
         let Some(client) = self.clients.get(caller.client) else { return Handled::Reply(Verdict::NoLocks) };
         let (state, monitored) = match call {
             Call::Lock { state, monitored, .. } => (*state, *monitored),
@@ -309,7 +295,7 @@ impl LockTable {
             self.effects.push(Effect::Changed);
             self.wake(file);
         } else if !waited {
-            self.suspect_sibling(want, "UNLOCK");
+            self.suspect_sibling(want);
         }
         Handled::Reply(Verdict::Granted)
     }

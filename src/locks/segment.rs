@@ -1,9 +1,9 @@
 //! What is asked for and what is held: one lock of one owner on one file.
 
-use super::api::{Caller, ClientId, Outside};
+use super::api::{Call, Caller, ClientId, Outside, Process};
 use super::coverage::Coverage;
 use crate::wire::control::LockKind;
-use crate::wire::types::{ByteRange, NsmState};
+use crate::wire::types::{ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
 
 /// A file's number while it has any state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,5 +94,25 @@ impl Kind {
             Self::Range { exclusive: true } => LockKind::Exclusive,
             Self::Share { .. } => LockKind::Share,
         }
+    }
+}
+
+impl Call {
+    /// Whose process it is about, on which file, which range, and of what kind; `None` for FREE_ALL.
+    pub(super) fn subject(&self) -> Option<(Process, &FileHandle, ByteRange, Kind)> {
+        let share = |oh: &OwnerHandle| Process { svid: Svid(0), oh: oh.clone() };
+        // The edge lets only 0 to 3 through; anything else can exclude no more than "both".
+        let bits = |n: u32| u8::try_from(n & 3).unwrap_or(3);
+        Some(match self {
+            Self::FreeAll => return None,
+            Self::Test(wanted) | Self::Lock { wanted, .. } | Self::Cancel(wanted) | Self::Unlock(wanted) => {
+                let kind = Kind::Range { exclusive: wanted.exclusive };
+                (wanted.process.clone(), &wanted.file, wanted.range, kind)
+            }
+            Self::Share { file, oh, access, mode, .. } => {
+                (share(oh), file, ByteRange::ALL, Kind::Share { access: bits(*access), mode: bits(*mode) })
+            }
+            Self::Unshare { file, oh } => (share(oh), file, ByteRange::ALL, Kind::Share { access: 0, mode: 0 }),
+        })
     }
 }

@@ -13,11 +13,23 @@
 //! - Nothing is freed by another spelling: some clients tell their processes apart by owner handle alone. An
 //!   UNLOCK or CANCEL that finds nothing, but a sibling with exactly that, makes the sibling's client suspect.
 
-use super::api::ClientId;
+use std::net::IpAddr;
+
+use super::api::{Call, ClientId, Process};
 use super::clients::Client;
 use super::owners::OwnerKey;
-use super::segment::{Kind, OwnerId, Segment, Want};
+use super::segment::{FileId, Kind, OwnerId, Segment, Want};
 use super::table::LockTable;
+use crate::wire::types::{ByteRange, CallerName};
+
+/// Who gives something up that it does not have. Not every one is a client.
+#[derive(Debug)]
+pub(super) struct GivesUp<'a> {
+    pub(super) address: IpAddr,
+    pub(super) name: &'a CallerName,
+    pub(super) client: Option<ClientId>,
+    pub(super) process: &'a Process,
+}
 
 impl LockTable {
     fn spelling(&self, owner: OwnerId) -> Option<(&OwnerKey, &Client)> {
@@ -37,7 +49,7 @@ impl LockTable {
         let (Some((key, client)), Some((mine, me))) = (self.spelling(other), self.spelling(want.lock.owner)) else {
             return false;
         };
-        client.address == me.address && is_same_process(key, mine, want.lock.kind)
+        client.address == me.address && is_same_process(&key.process, &mine.process, want.lock.kind)
     }
 
     fn is_same_name(&self, other: ClientId, want: &Want) -> bool {
@@ -72,7 +84,7 @@ impl LockTable {
             return;
         };
         let moved = client.address != me.address
-            && is_same_process(key, mine, lock.kind)
+            && is_same_process(&key.process, &mine.process, lock.kind)
             && client.name.matches(&me.name)
             && (lock.range, lock.kind) == (want.lock.range, want.lock.kind);
         if moved
@@ -83,30 +95,47 @@ impl LockTable {
         }
     }
 
-    /// A call found nothing of its owner. If a sibling has exactly that, the one who gave it up may be it, and
-    /// its lock is stuck.
-    pub(super) fn suspect_sibling(&mut self, want: &Want, call: &str) {
-        let (range, kind) = (want.lock.range, want.lock.kind);
+    /// An UNLOCK or CANCEL found nothing of its owner.
+    pub(super) fn suspect_sibling(&mut self, want: &Want) {
+        let Some((OwnerKey { client, process, .. }, me)) = self.spelling(want.lock.owner) else { return };
+        let (name, process) = (me.name.clone(), process.clone());
+        let who = GivesUp { address: me.address, name: &name, client: Some(*client), process: &process };
+        self.suspect_siblings(want.file, (want.lock.range, want.lock.kind), &who);
+    }
+
+    /// The same by a host that is no client: it is answered without having anything here.
+    pub fn given_up_by_stranger(&mut self, address: IpAddr, name: &CallerName, call: &Call) {
+        let (Call::Cancel(_) | Call::Unlock(_) | Call::Unshare { .. }) = call else { return };
+        let Some((process, handle, range, kind)) = call.subject() else { return };
+        let Some(file) = self.segments().find(handle) else { return };
+        self.purge(file);
+        self.suspect_siblings(file, (range, kind), &GivesUp { address, name, client: None, process: &process });
+        self.close(file);
+    }
+
+    /// If a sibling has exactly what the caller gives up, the caller may be it, and its lock is stuck.
+    pub(super) fn suspect_siblings(&mut self, file: FileId, (range, kind): (ByteRange, Kind), who: &GivesUp<'_>) {
         let alike = |s: &Segment| s.range == range && s.kind.same_sort(kind);
-        let holds = self.segments().overlapping(want.file, range).filter(|s| alike(s)).map(|s| s.owner);
-        let waiting = self.waiters.in_file(want.file).map(|(_, waiter)| &waiter.want.lock);
+        let holds = self.segments().overlapping(file, range).filter(|s| alike(s)).map(|s| s.owner);
+        let waiting = self.waiters.in_file(file).map(|(_, waiter)| &waiter.want.lock);
         let waits = waiting.filter(|lock| alike(lock)).map(|lock| lock.owner);
-        let differs = |owner: &OwnerId| !self.is_same_by_another_path(*owner, want.lock.owner);
-        let sibling = holds.chain(waits).find(|owner| differs(owner) && self.is_sibling(*owner, want));
-        let Some((OwnerKey { client, .. }, _)) = sibling.and_then(|owner| self.spelling(owner)) else { return };
-        let Some(me) = self.clients.get(want.caller.client) else { return };
-        let (client, me) = (*client, me.name.clone());
-        self.suspect(
-            client,
-            &format!("{me} at its address sends {call} for what it has under another owner handle or name"),
-        );
+        let is_sibling = |(key, client): &(&OwnerKey, &Client)| {
+            client.address == who.address
+                && is_same_process(&key.process, who.process, kind)
+                && (Some(key.client), &key.process) != (who.client, who.process)
+        };
+        let sibling = holds.chain(waits).filter_map(|owner| self.spelling(owner)).find(is_sibling);
+        if let Some((OwnerKey { client, .. }, _)) = sibling {
+            let why = format!("{} at its address gives up what it has under another owner handle or name", who.name);
+            self.suspect(*client, &why);
+        }
     }
 }
 
 /// Whether two owners number their process alike. Shares have no number: their owner handle stands for it.
-fn is_same_process(a: &OwnerKey, b: &OwnerKey, kind: Kind) -> bool {
+fn is_same_process(a: &Process, b: &Process, kind: Kind) -> bool {
     match kind {
-        Kind::Range { .. } => a.process.svid == b.process.svid,
-        Kind::Share { .. } => a.process.oh == b.process.oh,
+        Kind::Range { .. } => a.svid == b.svid,
+        Kind::Share { .. } => a.oh == b.oh,
     }
 }

@@ -145,6 +145,8 @@ impl Owner {
 
     /// Answers a caller that has nothing here and takes nothing.
     fn stranger(&mut self, call: OpenCall) {
+        self.table.given_up_by_stranger(call.incoming.address, &call.incoming.name, &call.incoming.call);
+        let _ = self.apply_effects();
         let wanted = match &call.incoming.call {
             Call::Test(wanted) => wanted,
             Call::Cancel(_) => return call.answer(Verdict::Denied),

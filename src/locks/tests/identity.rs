@@ -245,8 +245,18 @@ fn what_is_given_up_under_another_spelling_is_not_freed_and_its_holder_is_suspec
         assert_eq!(w.send(new, &unlock(R)), Verdict::Granted);
         assert_eq!((w.is_held("f"), w.suspects().as_slice()), (true, suspect.as_slice()));
         w.send(new, &unlock(R));
-        let told = w.effects.iter().filter(|e| matches!(e, Effect::Event("suspect", _))).count();
-        assert_eq!(told, 1, "once");
+        let told = |w: &World| w.effects.iter().filter(|e| matches!(e, Effect::Event("suspect", _))).count();
+        assert_eq!(told(&w), 1, "once");
+
+        let mut w = World::new();
+        w.send(old, &held);
+        let (address, stranger) = (World::ip(new.address), name("stranger"));
+        w.table.given_up_by_stranger(address, &stranger, &Call::Test(same.clone()));
+        w.table.given_up_by_stranger(World::ip("192.0.2.98"), &stranger, &unlock(R));
+        assert!(w.suspects().is_empty());
+        w.table.given_up_by_stranger(address, &stranger, &unlock(R));
+        w.check();
+        assert_eq!((w.is_held("f"), w.suspects().as_slice()), (true, suspect.as_slice()), "of no client");
 
         let mut w = World::new();
         w.take(blocker, "f");
