@@ -1,11 +1,13 @@
 //! Who is who: machines that share a name, names that share an address, and what one frees of another.
 
+mod machines;
+
 use super::*;
 
 const R: ByteRange = ByteRange { start: 0, end: 9 };
 
 /// A machine that calls itself by a name, at an address.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Machine {
     address: &'static str,
     name: &'static str,
