@@ -268,7 +268,7 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
         }
         // Something was sent, and no answer has come so far.
         News::SentAgain if row.fate == ClientFate::NotTold => row.fate = ClientFate::NoAnswer,
-        News::SentAgain | News::State(_) => {}
+        News::SentAgain => {}
     }
 }
 

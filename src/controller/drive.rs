@@ -312,8 +312,6 @@ impl Drive {
                 News::GivenUp(delivery)
             }
             nsm::News::SentAgain => News::SentAgain,
-            // Only probes bring a state.
-            nsm::News::State(_) => return Vec::new(),
         };
         let update = DeliveryUpdate {
             client: event.id,

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::monitors::book::to_tell;
 use super::persist::{Change, Found, MonitorRecord, Persist, PersistError, RunRecord};
 use super::table::Clock;
-use crate::nsm::driver::DriverError;
+use crate::nsm::DriverError;
 use crate::nsm::state_file::{StateFile, StateFileError};
 use crate::nsm::{self, FanoutEvent, Host, News, Notice, NotifyOptions, Target, mounts};
 use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, Outcome, RunClient, RunResult};
@@ -182,7 +182,7 @@ pub async fn notify(
         let client = monitors.get(event.id as usize).map_or("?", |record| record.name.as_str());
         match event.news {
             News::Acked { acked, of, .. } if acked == of => told += 1,
-            News::Acked { .. } | News::SentAgain | News::State(_) => {}
+            News::Acked { .. } | News::SentAgain => {}
             News::GivenUp { delivery, error, last } => {
                 let error = error.unwrap_or_default();
                 tracing::info!(client, ?delivery, last, error, "a client was not told of this restart");

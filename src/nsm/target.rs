@@ -3,8 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::rpc::fanout::{Host, Program};
 use crate::wire::control::Delivery;
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::nsm;
+use crate::wire::types::CallerName;
+
+pub(super) const STATD: Program = Program { name: "statd", number: nsm::PROGRAM, versions: &[nsm::VERSION] };
 
 /// A host to notify or to probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,15 +19,6 @@ pub struct Target {
     pub host: Host,
     /// What to tell it. Empty for a probe.
     pub notices: Vec<Notice>,
-}
-
-/// Where a target is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Host {
-    /// Its addresses: the first one first, the others in turn when it does not answer.
-    Addresses(Vec<IpAddr>),
-    /// A name to resolve. An address literal counts as an address.
-    Name(String),
 }
 
 /// One SM_NOTIFY: peers match it by name, or by the address it comes from, or by both.
@@ -38,8 +33,8 @@ pub struct Notice {
 
 /// Something was learned about a target.
 ///
-/// Each target has exactly one last event ([`FanoutEvent::is_last`]): all its notices are acked, its
-/// state was learned, or it is given up for good. Before that there may be acks of single notices
+/// Each target has exactly one last event ([`FanoutEvent::is_last`]): all its notices are acked, or it
+/// is given up for good. Before that there may be acks of single notices
 /// and any number of provisional "given up" that differ from the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FanoutEvent {
@@ -78,8 +73,6 @@ pub enum News {
     },
     /// Nothing was learned but that it did not answer yet: a call was sent to it again.
     SentAgain,
-    /// A probe's end: its statd answered, with its state number if it tells one.
-    State(Option<NsmState>),
 }
 
 impl FanoutEvent {
@@ -89,7 +82,6 @@ impl FanoutEvent {
             News::Acked { acked, of, .. } => acked == of,
             News::GivenUp { last, .. } => *last,
             News::SentAgain => false,
-            News::State(_) => true,
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) async fn tell(hosts: Vec<ToTell>, order: Order, told: mpsc::Unbounded
                 let error = error.unwrap_or_default();
                 tracing::warn!(host = %host.mon_name, ?delivery, error, "a host was not told; it will be after the next boot or SM_SIMU_CRASH");
             }
-            News::Acked { .. } | News::SentAgain | News::State(_) | News::GivenUp { .. } => {}
+            News::Acked { .. } | News::SentAgain | News::GivenUp { .. } => {}
         }
     });
     if let Err(error) = outcome.await {

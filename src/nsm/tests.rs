@@ -1,11 +1,16 @@
-//! The driver against clients on loopback.
+//! Notices and probes against clients on loopback.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
 
 use super::*;
-use crate::nsm::farm::{Farm, Manner, STATE};
-use crate::nsm::target::Notice;
+use crate::rpc::fanout::farm::{Farm, Manner, STATE};
+use crate::rpc::udp::UdpEndpoint;
+use crate::wire::control::Delivery;
+use crate::wire::types::{CallerName, NsmState};
 
 const SOON: Duration = Duration::from_secs(20);
 const NEW_STATE: NsmState = NsmState(11);
@@ -105,38 +110,6 @@ async fn ten_thousand_clients_are_all_acked() {
     notify_many(10_000).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn small_receive_buffers_are_made_up_for_by_more_sockets() {
-    let farm = Farm::start(v4(), |_| Manner::Healthy).await;
-    let targets: Vec<_> = (0..2_000).map(|id| at(id, client(id))).collect();
-    // As an unprivileged process has it where nobody raised rmem_max.
-    let sockets = Sockets::open(&targets, 106_496).unwrap();
-    assert!(sockets.lanes.len() > 1 && sockets.lanes.len() <= MOST_LANES, "{:?}", sockets.lanes);
-    assert!(sockets.lanes.iter().all(|lane| lane.window == 256), "{:?}", sockets.lanes);
-    let options = FanoutOptions {
-        job: Job::Notify { state: NEW_STATE },
-        rpcbind_port: farm.rpcbind_port,
-        lanes: sockets.lanes.clone(),
-        streams: 1,
-        no_answer_after: SOON,
-        end: SOON,
-        seed: 1,
-    };
-    let (sender, mut receiver) = mpsc::channel(64);
-    let driver = Driver::new(Fanout::new(Duration::ZERO, targets, options), sockets, Instant::now());
-    let running = tokio::spawn(driver.run(sender));
-    let mut acked = 0;
-    while let Some(event) = tokio::time::timeout(SOON, receiver.recv()).await.expect("it ends") {
-        if event.news == News::SentAgain {
-            continue;
-        }
-        assert!(matches!(event.news, News::Acked { acked: 1, .. }), "{event:?}");
-        acked += 1;
-    }
-    assert_eq!(acked, 2_000);
-    running.await.unwrap().unwrap();
-}
-
 #[tokio::test]
 async fn notices_leave_from_the_address_that_the_client_called() {
     let farm = Farm::start(v4(), mixed).await;
@@ -208,28 +181,6 @@ async fn a_probe_answers_for_each_in_order() {
     );
     assert_ne!(results[5].outcome, ProbeOutcome::Answered { state: None });
     assert!(farm.notices.lock().unwrap().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_name_waits_for_a_stuck_resolver_only_so_long() {
-    let (finder, mut findings) = mpsc::channel(1);
-    let lookup = Lookup { token: 7, name: "one".into() };
-    // Every place is taken by a name that hangs.
-    look_up(lookup, Arc::new(Semaphore::new(0)), finder).await;
-    let Some(Finding::Addresses(7, Err(LookupError::Unanswered(why)))) = findings.recv().await else {
-        panic!("nothing is known about the name")
-    };
-    assert_eq!(why, "the resolver is busy with other names");
-}
-
-#[test]
-fn a_probe_that_could_not_leave_is_no_silence() {
-    let given_up = |delivery| {
-        let news = News::GivenUp { delivery, error: Some("no socket".into()), last: true };
-        probed(FanoutEvent { id: 1, at: Duration::ZERO, attempts: 0, news }).outcome
-    };
-    assert_eq!(given_up(Delivery::NotTold), ProbeOutcome::NotAsked);
-    assert_eq!(given_up(Delivery::NoAnswer), ProbeOutcome::NoAnswer);
 }
 
 #[tokio::test]
