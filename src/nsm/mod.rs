@@ -6,7 +6,7 @@
 //!
 //! | file | what | |
 //! |---|---|---|
-//! | `target` | who is told what, and what became of it | pure |
+//! | `target` | who is told what | pure |
 //! | `notify` | SM_NOTIFY | tokio |
 //! | `probe` | SM_STAT | tokio |
 //! | `roster` | lists of clients: what a statd recorded, a targets file | reads files |
@@ -24,7 +24,7 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 
-pub use crate::rpc::fanout::{DriverError, Host};
-pub use notify::{NotifyOptions, notify};
+pub use crate::rpc::fanout::{DriverError, Event as FanoutEvent, Host, News};
+pub use notify::{NotifyOptions, delivery, notify};
 pub use probe::{ProbeOptions, ProbeOutcome, ProbeResult, probe};
-pub use target::{FanoutEvent, News, Notice, Target};
+pub use target::{Notice, Target};

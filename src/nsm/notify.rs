@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::mounts::is_own_address;
-use super::target::{FanoutEvent, News, Notice, STATD, Target};
+use super::target::{Notice, STATD, Target};
 use crate::rpc::fanout::{self, Call, DriverError, Event, Failure, RunOptions};
 use crate::wire::control::Delivery;
 use crate::wire::nsm::{NotifyArgs, Procedure};
@@ -21,7 +21,7 @@ pub struct NotifyOptions {
     pub rpcbind_port: u16,
     /// The state number that every notice carries.
     pub state: NsmState,
-    /// Where the clock starts on which `retry_until` and [`FanoutEvent::at`] are.
+    /// Where the clock starts on which `retry_until` and [`Event::at`] are.
     pub epoch: Instant,
     /// When retries end, since `epoch`.
     pub retry_until: Duration,
@@ -29,13 +29,13 @@ pub struct NotifyOptions {
     pub no_answer_after: Duration,
 }
 
-/// Sends every target its notices, until each is acked or `retry_until` has come, and tells what it
+/// Sends every target its notices, until each is acked (that is, answered with success, whatever comes with it) or `retry_until` has come, and tells what it
 /// learns through `events`. A full channel delays events, never sends. To cancel, drop the
 /// receiver or this future: nothing is sent from then on.
 pub async fn notify(
     targets: Vec<Target>,
     options: NotifyOptions,
-    events: mpsc::Sender<FanoutEvent>,
+    events: mpsc::Sender<Event>,
 ) -> Result<(), DriverError> {
     let NotifyOptions { rpcbind_port, state, epoch, retry_until, no_answer_after } = options;
     let options = RunOptions {
@@ -47,7 +47,7 @@ pub async fn notify(
         no_answer_after,
         has_address: is_own_address,
     };
-    fanout::run(called(targets, state), options, events, learned).await
+    fanout::run(called(targets, state), options, events).await
 }
 
 /// What to call where. Thousands of notices have a few names, and each is encoded once.
@@ -65,25 +65,16 @@ fn called(targets: Vec<Target>, state: NsmState) -> Vec<fanout::Target> {
     targets.into_iter().map(&mut target).collect()
 }
 
-/// Any success is an ack, whatever void came with it.
-fn learned(event: Event) -> FanoutEvent {
-    let Event { id, at, attempts, news } = event;
-    let news = match news {
-        fanout::News::Answered { answered, of, rtt, .. } => News::Acked { acked: answered, of, rtt },
-        fanout::News::GivenUp { failure, error, last, .. } => {
-            let delivery = match failure {
-                Failure::NotSent => Delivery::NotTold,
-                Failure::Partial => Delivery::Partial,
-                Failure::NoAnswer => Delivery::NoAnswer,
-                Failure::NotRegistered => Delivery::NoStatd,
-                Failure::NameUnknown => Delivery::NameUnknown,
-                Failure::Refused => Delivery::Refused,
-            };
-            News::GivenUp { delivery, error, last }
-        }
-        fanout::News::SentAgain => News::SentAgain,
-    };
-    FanoutEvent { id, at, attempts, news }
+/// What a failure means of the delivery of notices.
+pub fn delivery(failure: Failure) -> Delivery {
+    match failure {
+        Failure::NotSent => Delivery::NotTold,
+        Failure::Partial => Delivery::Partial,
+        Failure::NoAnswer => Delivery::NoAnswer,
+        Failure::NotRegistered => Delivery::NoStatd,
+        Failure::NameUnknown => Delivery::NameUnknown,
+        Failure::Refused => Delivery::Refused,
+    }
 }
 
 #[cfg(test)]
@@ -91,14 +82,6 @@ mod tests {
     use super::*;
     use crate::rpc::fanout::Host;
     use crate::wire::xdr::decode;
-
-    #[test]
-    fn an_ack_is_an_ack_whatever_comes_with_it() {
-        let (results, rtt) = (vec![1, 2, 3, 4], Duration::ZERO);
-        let news = fanout::News::Answered { call: 0, results, answered: 1, of: 1, rtt };
-        let event = learned(Event { id: 1, at: rtt, attempts: 1, news });
-        assert_eq!(event.news, News::Acked { acked: 1, of: 1, rtt });
-    }
 
     #[test]
     fn each_name_is_encoded_once() {

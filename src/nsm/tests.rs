@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::rpc::fanout::Failure;
 use crate::rpc::fanout::farm::{Farm, Manner, STATE};
 use crate::rpc::udp::UdpEndpoint;
-use crate::wire::control::Delivery;
 use crate::wire::types::{CallerName, NsmState};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -94,7 +94,7 @@ async fn notify_many(count: u32) {
     );
     let acked: HashSet<_> = events.iter().filter(|event| event.is_last()).map(|event| event.id).collect();
     assert_eq!((acked.len(), events.len()), (count as usize, count as usize));
-    assert!(events.iter().all(|event| matches!(event.news, News::Acked { acked: 1, of: 1, .. })));
+    assert!(events.iter().all(|event| matches!(event.news, News::Answered { answered: 1, of: 1, .. })));
     let notices = farm.notices.lock().unwrap();
     assert_eq!(notices.iter().map(|(host, ..)| *host).collect::<HashSet<_>>().len(), count as usize);
     assert!(notices.iter().all(|(_, _, notice)| notice.state == NEW_STATE));
@@ -116,7 +116,7 @@ async fn notices_leave_from_the_address_that_the_client_called() {
     let from: IpAddr = "127.0.7.7".parse().unwrap();
     let target = target(1, Host::Addresses(vec![mannered(0)]), Some(from));
     let events = notified(vec![target], options(farm.rpcbind_port, SOON)).await;
-    assert!(matches!(last(&events, 1), News::Acked { .. }));
+    assert!(matches!(last(&events, 1), News::Answered { .. }));
     let notices = farm.notices.lock().unwrap();
     let paths: HashSet<_> = notices.iter().map(|(to, from, _)| (*to, *from)).collect();
     assert_eq!(paths, HashSet::from([(mannered(0), from)]));
@@ -128,7 +128,7 @@ async fn a_source_address_that_is_not_ours_is_told() {
     // TEST-NET-1 (RFC 5737) is nobody's.
     let target = target(1, Host::Addresses(vec![mannered(0)]), Some("192.0.2.1".parse().unwrap()));
     let events = notified(vec![target], options(farm.rpcbind_port, Duration::from_secs(1))).await;
-    let News::GivenUp { delivery: Delivery::NotTold, error: Some(error), last: true } = last(&events, 1) else {
+    let News::GivenUp { failure: Failure::NotSent, error: Some(error), last: true, .. } = last(&events, 1) else {
         panic!("{events:?}")
     };
     assert!(error.contains("from 192.0.2.1: this host does not have"), "{error}");
@@ -143,11 +143,11 @@ async fn each_kind_of_client_is_told_apart() {
         ..options(farm.rpcbind_port, Duration::from_secs(2))
     };
     let events = notified(targets, impatient).await;
-    assert!(matches!(last(&events, 0), News::Acked { .. }));
-    assert!(matches!(last(&events, 1), News::GivenUp { delivery: Delivery::NoStatd, .. }));
-    assert!(matches!(last(&events, 2), News::GivenUp { delivery: Delivery::Refused, .. }));
-    assert!(matches!(last(&events, 3), News::Acked { .. }), "{events:?}");
-    assert!(matches!(last(&events, 4), News::GivenUp { delivery: Delivery::NoAnswer, .. }));
+    assert!(matches!(last(&events, 0), News::Answered { .. }));
+    assert!(matches!(last(&events, 1), News::GivenUp { failure: Failure::NotRegistered, .. }));
+    assert!(matches!(last(&events, 2), News::GivenUp { failure: Failure::Refused, .. }));
+    assert!(matches!(last(&events, 3), News::Answered { .. }), "{events:?}");
+    assert!(matches!(last(&events, 4), News::GivenUp { failure: Failure::NoAnswer, .. }));
     let silent = events.iter().filter(|event| event.id == 4);
     assert!(silent.clone().any(|event| event.news == News::SentAgain && event.attempts == 2));
     let silent: Vec<_> = silent.filter(|event| event.news != News::SentAgain).collect();
@@ -187,7 +187,7 @@ async fn a_probe_answers_for_each_in_order() {
 async fn ipv6_clients_are_notified_too() {
     let farm = Farm::start(Ipv6Addr::LOCALHOST.into(), |_| Manner::Healthy).await;
     let events = notified(vec![at(1, Ipv6Addr::LOCALHOST.into())], options(farm.rpcbind_port, SOON)).await;
-    assert!(matches!(last(&events, 1), News::Acked { .. }), "{events:?}");
+    assert!(matches!(last(&events, 1), News::Answered { .. }), "{events:?}");
 }
 
 #[tokio::test]
@@ -196,7 +196,7 @@ async fn names_are_resolved() {
     let targets =
         vec![target(1, Host::Name("localhost".into()), None), target(2, Host::Name("127.0.0.2".into()), None)];
     let events = notified(targets, options(farm.rpcbind_port, SOON)).await;
-    assert!([1, 2].iter().all(|id| matches!(last(&events, *id), News::Acked { .. })), "{events:?}");
+    assert!([1, 2].iter().all(|id| matches!(last(&events, *id), News::Answered { .. })), "{events:?}");
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn a_host_where_nobody_listens_is_known_at_once() {
     let (sender, mut receiver) = mpsc::channel(64);
     let running = tokio::spawn(notify(vec![at(1, "127.0.0.1".parse().unwrap())], options(free, SOON), sender));
     let event = tokio::time::timeout(SOON / 4, receiver.recv()).await.unwrap().unwrap();
-    assert!(matches!(event.news, News::GivenUp { delivery: Delivery::Refused, last: false, .. }), "{event:?}");
+    assert!(matches!(event.news, News::GivenUp { failure: Failure::Refused, last: false, .. }), "{event:?}");
     drop(receiver);
     tokio::time::timeout(SOON, running).await.expect("dropping the receiver ends it").unwrap().unwrap();
 }

@@ -1,6 +1,6 @@
 //! RPC messages (RFC 5531), each without a record mark: a datagram as it is, or a record of `record`.
 
-use super::xdr::{CodecError, List, Opaque, Pack, Unpack, XdrCodec, decode, encode};
+use super::xdr::{CodecError, List, Opaque, Unpack, XdrCodec, decode, encode};
 
 /// The RPC version that everybody speaks.
 const RPC_VERSION: u32 = 2;
@@ -40,22 +40,6 @@ struct SysBody {
     uid: u32,
     gid: u32,
     groups: List<u32, 16>,
-}
-
-/// What every version of RPC begins a call with.
-#[derive(Debug, XdrCodec)]
-struct CallHead {
-    xid: u32,
-    kind: u32,
-    rpc_version: u32,
-}
-
-/// `call_body` behind that, up to the arguments.
-#[derive(Debug, XdrCodec)]
-struct CallBody {
-    program: u32,
-    version: u32,
-    procedure: u32,
 }
 
 /// Who a caller says it is. Proves nothing (RFC 5531 section 13).
@@ -225,7 +209,11 @@ impl From<CodecError> for DecodeError {
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_be_bytes()).collect()
+    let mut bytes = Vec::with_capacity(4 * words.len());
+    for word in words {
+        bytes.extend_from_slice(&word.to_be_bytes());
+    }
+    bytes
 }
 
 fn word(rest: &mut &[u8]) -> Result<u32, CodecError> {
@@ -234,10 +222,8 @@ fn word(rest: &mut &[u8]) -> Result<u32, CodecError> {
 
 /// Encodes a call.
 pub fn call(xid: u32, program: u32, version: u32, procedure: u32, credential: &Credential, args: &[u8]) -> Vec<u8> {
-    let (credential, verifier) = (credential.to_auth(), Auth::default());
-    let mut bytes = Vec::with_capacity(24 + credential.packed_size() + verifier.packed_size() + args.len());
-    bytes.extend(words(&[xid, CALL, RPC_VERSION, program, version, procedure]));
-    for auth in [credential, verifier] {
+    let mut bytes = words(&[xid, CALL, RPC_VERSION, program, version, procedure]);
+    for auth in [credential.to_auth(), Auth::default()] {
         bytes.extend(encode(&auth));
     }
     bytes.extend_from_slice(args);
@@ -247,19 +233,18 @@ pub fn call(xid: u32, program: u32, version: u32, procedure: u32, credential: &C
 /// Takes a call apart, or says what it is to be answered with.
 pub fn parse_call(message: &[u8]) -> Result<IncomingCall<'_>, BadCall> {
     let mut args = message;
-    let Ok((CallHead { xid, kind: CALL, rpc_version }, _)) = CallHead::unpack(&mut args) else {
-        return Err(BadCall::Ignore);
-    };
+    let mut next = || word(&mut args).map_err(|_| BadCall::Ignore);
+    let (xid, CALL, rpc_version) = (next()?, next()?, next()?) else { return Err(BadCall::Ignore) };
     if rpc_version != RPC_VERSION {
         let told = [xid, REPLY, DENIED, RPC_MISMATCH, RPC_VERSION, RPC_VERSION];
         return Err(BadCall::Answer(words(&told)));
     }
+    let (program, version, procedure) = (next()?, next()?, next()?);
     let bad_credential = || BadCall::Answer(words(&[xid, REPLY, DENIED, AUTH_ERROR, BAD_CREDENTIAL]));
     let bad_auth = |error| match error {
         CodecError::InvalidLength(_) => bad_credential(),
         _ => BadCall::Ignore,
     };
-    let (CallBody { program, version, procedure }, _) = CallBody::unpack(&mut args).map_err(|_| BadCall::Ignore)?;
     let (credential, _) = Auth::unpack(&mut args).map_err(bad_auth)?;
     let credential = Credential::from_auth(credential).ok_or_else(bad_credential)?;
     Auth::unpack(&mut args).map_err(bad_auth)?;

@@ -85,12 +85,7 @@ pub enum DriverError {
 /// Calls every target, until each has answered or is given up for good, and tells what it learns
 /// through `events`. A full channel delays events, never sends. To cancel, drop the receiver or this
 /// future: nothing is sent from then on.
-pub async fn run<E>(
-    targets: Vec<Target>,
-    options: RunOptions,
-    events: mpsc::Sender<E>,
-    tell: impl Fn(Event) -> E,
-) -> Result<(), DriverError> {
+pub async fn run(targets: Vec<Target>, options: RunOptions, events: mpsc::Sender<Event>) -> Result<(), DriverError> {
     let sockets = Sockets::open(&targets, RECEIVE_BUFFER)?;
     let RunOptions { program, keep_on, rpcbind_port, epoch, end, no_answer_after, has_address } = options;
     let (lanes, streams, seed) = (sockets.lanes.clone(), STREAMS, rand::random());
@@ -99,7 +94,7 @@ pub async fn run<E>(
     let options = Options { program, keep_on, rpcbind_port, lanes, streams, no_answer_after, end, seed };
     let mut driver = Driver::new(Fanout::new(epoch.elapsed(), targets, options), sockets, epoch);
     (driver.foreign, driver.has_address) = (foreign, has_address);
-    driver.run(events, tell).await
+    driver.run(events).await
 }
 
 /// What came of a target that was asked.
@@ -142,7 +137,7 @@ pub async fn ask(
             }
         }
     };
-    let (ran, ()) = tokio::join!(run(targets, options, sender, |event| event), gather);
+    let (ran, ()) = tokio::join!(run(targets, options, sender), gather);
     ran?;
     Ok(ids.iter().filter_map(|id| outcomes.remove(id)).collect())
 }
@@ -287,7 +282,7 @@ impl Driver {
         self.epoch.elapsed()
     }
 
-    async fn run<E>(mut self, events: mpsc::Sender<E>, tell: impl Fn(Event) -> E) -> Result<(), DriverError> {
+    async fn run(mut self, events: mpsc::Sender<Event>) -> Result<(), DriverError> {
         loop {
             self.take_in()?;
             let now = self.now();
@@ -297,7 +292,7 @@ impl Driver {
                 match events.try_reserve() {
                     Ok(place) => {
                         if let Some(event) = self.fanout.poll_event() {
-                            place.send(tell(event));
+                            place.send(event);
                         }
                     }
                     Err(mpsc::error::TrySendError::Full(())) => break,
@@ -375,7 +370,7 @@ impl Driver {
         true
     }
 
-    async fn wait<E>(&mut self, events: &mpsc::Sender<E>) -> Result<(), DriverError> {
+    async fn wait(&mut self, events: &mpsc::Sender<Event>) -> Result<(), DriverError> {
         let timeout = self.fanout.next_timeout().map_or(Duration::MAX, |at| at.saturating_sub(self.now()));
         let nap = if self.unsent.is_some() { timeout.min(SEND_AGAIN) } else { timeout };
         let delayed_events = self.fanout.has_events();
@@ -498,7 +493,7 @@ mod tests {
         };
         let (sender, mut receiver) = mpsc::channel(64);
         let driver = Driver::new(Fanout::new(Duration::ZERO, targets, options), sockets, Instant::now());
-        let running = tokio::spawn(driver.run(sender, |event| event));
+        let running = tokio::spawn(driver.run(sender));
         let mut acked = 0;
         while let Some(event) = tokio::time::timeout(SOON, receiver.recv()).await.expect("it ends") {
             if event.news == News::SentAgain {

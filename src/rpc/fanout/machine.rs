@@ -22,54 +22,41 @@ const STREAM_REST: Duration = Duration::from_secs(1);
 /// Transmissions of one call whose answers are still recognised.
 const REMEMBERED: usize = 8;
 
-/// A datagram to send.
+/// A datagram to send. `from`: the local address; any, if `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transmit {
-    /// From which socket.
-    pub lane: usize,
-    /// Where.
-    pub to: SocketAddr,
-    /// From which local address; any, if `None`.
-    pub from: Option<IpAddr>,
-    /// What.
-    pub bytes: Vec<u8>,
+pub(super) struct Transmit {
+    pub(super) lane: usize,
+    pub(super) to: SocketAddr,
+    pub(super) from: Option<IpAddr>,
+    pub(super) bytes: Vec<u8>,
 }
 
-/// A name to resolve.
+/// A name to resolve, for [`Fanout::handle_lookup`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lookup {
-    /// For [`Fanout::handle_lookup`].
-    pub token: u64,
-    /// The name.
-    pub name: String,
+pub(super) struct Lookup {
+    pub(super) token: u64,
+    pub(super) name: String,
 }
 
 /// Why a [`Lookup`] found nothing. The text is for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LookupError {
+pub(super) enum LookupError {
     /// The resolver said no.
     Failed(String),
     /// It has said nothing, or was not even asked: nothing is known about the name.
     Unanswered(String),
 }
 
-/// A call over TCP.
+/// A call over TCP, for [`Fanout::handle_stream`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamCall {
-    /// For [`Fanout::handle_stream`].
-    pub token: u64,
-    /// Where.
-    pub to: SocketAddr,
-    /// From which local address; any, if `None`.
-    pub from: Option<IpAddr>,
-    /// The program.
-    pub program: u32,
-    /// Its version.
-    pub version: u32,
-    /// The procedure.
-    pub procedure: u32,
-    /// Its arguments, encoded.
-    pub args: Arc<[u8]>,
+pub(super) struct StreamCall {
+    pub(super) token: u64,
+    pub(super) to: SocketAddr,
+    pub(super) from: Option<IpAddr>,
+    pub(super) program: u32,
+    pub(super) version: u32,
+    pub(super) procedure: u32,
+    pub(super) args: Arc<[u8]>,
 }
 
 /// IPv4 addresses in IPv6 clothes are IPv4's: no IPv6 socket here reaches them.
@@ -79,7 +66,7 @@ fn canonical(addresses: &[IpAddr]) -> Vec<IpAddr> {
 
 impl Fanout {
     /// A fan-out over `targets`, begun at `now`.
-    pub fn new(now: Duration, targets: Vec<Target>, options: Options) -> Self {
+    pub(super) fn new(now: Duration, targets: Vec<Target>, options: Options) -> Self {
         let mut fanout = Self {
             subjects: Vec::with_capacity(targets.len()),
             exchanges: HashMap::new(),
@@ -114,7 +101,7 @@ impl Fanout {
     }
 
     /// The next datagram to send, if one may be sent now. It counts as sent.
-    pub fn poll_transmit(&mut self, now: Duration) -> Option<Transmit> {
+    pub(super) fn poll_transmit(&mut self, now: Duration) -> Option<Transmit> {
         let exchanges = &self.exchanges;
         let (serial, lane) = self.queue.take(|call| exchanges.contains_key(&call))?;
         let xid = self.fresh.draw();
@@ -143,14 +130,14 @@ impl Fanout {
     }
 
     /// The next name to resolve.
-    pub fn poll_lookup(&mut self) -> Option<Lookup> {
+    pub(super) fn poll_lookup(&mut self) -> Option<Lookup> {
         let token = self.lookups.pop_front()?;
         let name = self.subjects.get(token)?.name.clone()?;
         Some(Lookup { token: token as u64, name })
     }
 
     /// The next call to make over TCP, if one more may be open now. It counts as sent.
-    pub fn poll_stream(&mut self, now: Duration) -> Option<StreamCall> {
+    pub(super) fn poll_stream(&mut self, now: Duration) -> Option<StreamCall> {
         while self.streams_open < self.options.streams {
             let token = self.streams.pop_front()?;
             let from = self.source(token);
@@ -172,22 +159,22 @@ impl Fanout {
     }
 
     /// The next thing that was learned.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
     /// Whether [`Self::poll_event`] has something.
-    pub fn has_events(&self) -> bool {
+    pub(super) fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
     /// Whether every target has had its last event (it may not have been taken yet).
-    pub fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.unfinished == 0
     }
 
     /// When [`Self::handle_timeout`] wants to be called; earlier or later does no harm.
-    pub fn next_timeout(&mut self) -> Option<Duration> {
+    pub(super) fn next_timeout(&mut self) -> Option<Duration> {
         if self.is_done() {
             return None;
         }
@@ -201,7 +188,7 @@ impl Fanout {
     }
 
     /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Duration) {
+    pub(super) fn handle_timeout(&mut self, now: Duration) {
         while let Some(Reverse((at, _, timer))) = self.timers.peek().copied() {
             if at > now {
                 break;
@@ -221,7 +208,14 @@ impl Fanout {
     }
 
     /// A datagram came in on `lane`, from `peer` to `local_ip`.
-    pub fn handle_datagram(&mut self, now: Duration, lane: usize, peer: SocketAddr, local_ip: IpAddr, bytes: &[u8]) {
+    pub(super) fn handle_datagram(
+        &mut self,
+        now: Duration,
+        lane: usize,
+        peer: SocketAddr,
+        local_ip: IpAddr,
+        bytes: &[u8],
+    ) {
         let Some(xid) = xid_of(bytes) else { return };
         let Some(&serial) = self.xids.get(&xid) else { return };
         let Some(exchange) = self.exchanges.get(&serial) else { return };
@@ -240,12 +234,12 @@ impl Fanout {
     }
 
     /// Whether a datagram that was polled and has not been sent yet still should be.
-    pub fn still_wants(&self, transmit: &Transmit) -> bool {
+    pub(super) fn still_wants(&self, transmit: &Transmit) -> bool {
         xid_of(&transmit.bytes).is_some_and(|xid| self.xids.contains_key(&xid))
     }
 
     /// A datagram could not be sent, for a reason that is not its receiver's. It counts as lost.
-    pub fn handle_unsent(&mut self, transmit: &Transmit, why: &dyn std::fmt::Display) {
+    pub(super) fn handle_unsent(&mut self, transmit: &Transmit, why: &dyn std::fmt::Display) {
         let exchange = xid_of(&transmit.bytes).and_then(|xid| self.exchanges.get(self.xids.get(&xid)?));
         let Some(subject) = exchange.and_then(|exchange| self.subjects.get_mut(exchange.subject)) else { return };
         let from = transmit.from.map(|from| format!(" from {from}"));
@@ -255,7 +249,7 @@ impl Fanout {
     }
 
     /// The network said that nobody listens at `to`: that host is there, and what was asked is not.
-    pub fn handle_refused(&mut self, now: Duration, to: SocketAddr) {
+    pub(super) fn handle_refused(&mut self, now: Duration, to: SocketAddr) {
         let subjects = self.asked.range((to.ip(), 0)..=(to.ip(), usize::MAX)).map(|&(_, subject)| subject);
         for subject in subjects.collect::<Vec<_>>() {
             self.refused_by_host(now, subject, to);
@@ -263,7 +257,7 @@ impl Fanout {
     }
 
     /// How a [`Lookup`] went.
-    pub fn handle_lookup(&mut self, now: Duration, token: u64, found: Result<Vec<IpAddr>, LookupError>) {
+    pub(super) fn handle_lookup(&mut self, now: Duration, token: u64, found: Result<Vec<IpAddr>, LookupError>) {
         let Some((number, subject)) = usize::try_from(token).ok().and_then(|n| Some((n, self.subjects.get_mut(n)?)))
         else {
             return;
@@ -287,7 +281,7 @@ impl Fanout {
     }
 
     /// How a [`StreamCall`] went: the results, a rejection, or (text for people) no answer at all.
-    pub fn handle_stream(&mut self, now: Duration, token: u64, went: Result<Result<Vec<u8>, RpcError>, String>) {
+    pub(super) fn handle_stream(&mut self, now: Duration, token: u64, went: Result<Result<Vec<u8>, RpcError>, String>) {
         self.streams_open = self.streams_open.saturating_sub(1);
         let Some(exchange) = self.exchanges.get(&token) else { return };
         match went {

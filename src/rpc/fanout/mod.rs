@@ -15,15 +15,15 @@
 //!
 //! What is called, and what an answer means, is the user's affair: any results are an answer. A
 //! silent exchange is repeated with back-off; the tenth second without an answer is reported, and
-//! repeats go on. Where the user does not want that ([`Options::keep_on`]), trouble ends a target.
+//! repeats go on. Where the user does not want that ([`RunOptions::keep_on`]), trouble ends a target.
 //!
 //! Each transmission has an xid of its own, so that every round trip is measured exactly. To its
 //! receiver it is another call: only what may be executed twice can be sent this way.
 //!
 //! **Who owns what.** The machine owns everything but time, sockets, the resolver and TCP
-//! connections. Its driver must: send what [`Fanout::poll_transmit`] gives, feed in what the
-//! sockets have *before* it sends more, do each [`Lookup`] and [`StreamCall`] in bounded time and
-//! hand back how it went, call [`Fanout::handle_timeout`] when [`Fanout::next_timeout`] has come,
+//! connections. Its driver must: send what `Fanout::poll_transmit` gives, feed in what the
+//! sockets have *before* it sends more, do each `Lookup` and `StreamCall` in bounded time and
+//! hand back how it went, call `Fanout::handle_timeout` when `Fanout::next_timeout` has come,
 //! and take the events. [`run`] is that driver, with sockets; [`ask`] runs it to the end and gathers what came.
 //!
 //! **What must hold.**
@@ -38,7 +38,7 @@
 //! | `target` | who is called for what, and what became of it | pure |
 //! | `state` | subjects, exchanges, timers | pure |
 //! | `steps` | the transitions of the diagram | pure |
-//! | `machine` | in and out; start reading here, at [`Fanout::poll_transmit`], then `steps::answered` | pure |
+//! | `machine` | in and out; start reading here, at `Fanout::poll_transmit`, then `steps::answered` | pure |
 //! | `pace` | how long to wait: measured round trips, back-off | pure |
 //! | `queue` | what may be sent next, and the window | pure |
 //! | `driver` | sockets, resolver, TCP, time | tokio |
@@ -56,7 +56,4 @@ mod target;
 mod tests;
 
 pub use driver::{DriverError, Outcome, RunOptions, ask, run};
-pub use machine::{Lookup, LookupError, StreamCall, Transmit};
-pub use queue::Lane;
-pub use state::Fanout;
-pub use target::{Call, Event, Failure, Heard, Host, News, Options, Program, Target};
+pub use target::{Call, Event, Failure, Heard, Host, News, Program, Target};

@@ -141,7 +141,7 @@ pub(super) enum Timer {
 
 /// The machine. The module's theory says how to drive it.
 #[derive(Debug)]
-pub struct Fanout {
+pub(super) struct Fanout {
     pub(super) options: Options,
     pub(super) subjects: Vec<Subject>,
     pub(super) exchanges: HashMap<u64, Exchange>,

@@ -17,25 +17,21 @@ pub struct Program {
     pub versions: &'static [u32],
 }
 
-/// What a fan-out works with. Times are on the clock of the caller's `now`.
+/// What the machine works with: [`RunOptions`](super::RunOptions), and what its driver adds. Times are
+/// on the clock of the caller's `now`.
 #[derive(Debug, Clone)]
-pub struct Options {
-    /// What is called.
-    pub program: Program,
-    /// Whether a target in trouble is tried again until the end. Else trouble is its end.
-    pub keep_on: bool,
-    /// The port of the targets' rpcbind.
-    pub rpcbind_port: u16,
+pub(super) struct Options {
+    pub(super) program: Program,
+    pub(super) keep_on: bool,
+    pub(super) rpcbind_port: u16,
+    pub(super) no_answer_after: Duration,
+    pub(super) end: Duration,
     /// The sockets there are. Targets of a family without one cannot be reached.
-    pub lanes: Vec<Lane>,
+    pub(super) lanes: Vec<Lane>,
     /// Most TCP calls at a time.
-    pub streams: usize,
-    /// After how long without an answer a target is provisionally given up.
-    pub no_answer_after: Duration,
-    /// When everything ends.
-    pub end: Duration,
+    pub(super) streams: usize,
     /// Where xids come from. Unpredictable outside tests, so that strangers cannot guess them.
-    pub seed: u64,
+    pub(super) seed: u64,
 }
 
 /// A host to call.

@@ -10,7 +10,10 @@ use rand::{RngExt, SeedableRng};
 
 use super::driver::Outcome;
 use super::farm::{Manner, STATE, rpcbind_answer, statd_answer};
-use super::machine::NAME_REST;
+use super::machine::{LookupError, NAME_REST, Transmit};
+use super::queue::Lane;
+use super::state::Fanout;
+use super::target::Options;
 use super::*;
 use crate::rpc::client::xid_of;
 use crate::wire::nsm::{self, Procedure};
@@ -340,6 +343,21 @@ fn transmissions_of_one_call_differ_in_their_xids_alone() {
     let (one, other) = [&first, &second].map(|sent| crate::wire::rpc::parse_call(&sent.bytes).unwrap()).into();
     assert_ne!(one.xid, other.xid);
     assert_eq!(crate::wire::rpc::IncomingCall { xid: one.xid, ..other }, one);
+}
+
+#[test]
+fn an_answer_is_an_answer_whatever_comes_with_it() {
+    let mut fanout = Fanout::new(Duration::ZERO, vec![at(1)], options(64));
+    let mut answer = |results: Vec<u8>| {
+        let call = fanout.poll_transmit(MS).unwrap();
+        let xid = xid_of(&call.bytes).unwrap();
+        let reply = crate::wire::rpc::reply(xid, &crate::wire::rpc::Answer::Success(results));
+        fanout.handle_datagram(MS, call.lane, call.to, call.from.unwrap(), &reply);
+        fanout.poll_event().map(|event| event.news)
+    };
+    assert_eq!(answer(xdr::encode(&u32::from(STATD))), None);
+    let News::Answered { results, answered: 1, of: 2, .. } = answer(vec![1, 2, 3, 4]).unwrap() else { panic!() };
+    assert_eq!(results, [1, 2, 3, 4]);
 }
 
 #[test]
