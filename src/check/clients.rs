@@ -10,8 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::Places;
-use crate::nsm::{self, Host, ProbeOptions, ProbeOutcome, Target};
+use crate::nsm::{self, Host, ProbeOptions, StatdState, Target};
 use crate::report::{Finding, Severity, number};
+use crate::rpc::fanout::Failure;
 use crate::wire::control::{ClientRow, Info, Status};
 use crate::wire::types::CallerName;
 
@@ -32,7 +33,7 @@ enum Lookup {
 /// A client with what was seen of it.
 struct Seen<'a> {
     row: &'a ClientRow,
-    probe: ProbeOutcome,
+    probe: StatdState,
     lookup: &'a Lookup,
 }
 
@@ -68,7 +69,7 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
     let seen: Vec<Seen<'_>> = clients
         .iter()
         .zip(&probes)
-        .map(|(row, probe)| Seen { row, probe: probe.outcome, lookup: lookups.get(&row.name).unwrap_or(&none) })
+        .map(|(row, probe)| Seen { row, probe: *probe, lookup: lookups.get(&row.name).unwrap_or(&none) })
         .collect();
     findings.extend(judge_statds(&seen, info.capabilities.begin_releases, places.patience));
     findings.extend(judge_names(&seen));
@@ -77,8 +78,7 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
 }
 
 fn target(id: u32, row: &ClientRow) -> Target {
-    let addresses: Vec<IpAddr> = row.addresses.as_slice().iter().map(|a| a.0).collect();
-    let host = if addresses.is_empty() { Host::Name(row.name.to_string()) } else { Host::Addresses(addresses) };
+    let host = Host::of(row.name.as_str(), row.addresses.as_slice().iter().map(|a| a.0));
     Target { id, host, notices: Vec::new() }
 }
 
@@ -159,7 +159,7 @@ fn sort(seen: &[Seen<'_>], begin_releases: bool) -> Sorted {
     for client in seen {
         let row = client.row;
         let why = match client.probe {
-            ProbeOutcome::Answered { state } => {
+            Ok(state) => {
                 sorted.answers += 1;
                 let known = state.filter(|now| now.is_known() && row.nsm_state.is_known() && *now != row.nsm_state);
                 if let Some(now) = known {
@@ -169,11 +169,11 @@ fn sort(seen: &[Seen<'_>], begin_releases: bool) -> Sorted {
                 }
                 continue;
             }
-            ProbeOutcome::NoAnswer => "no answer",
-            ProbeOutcome::NotAsked => "could not be asked",
-            ProbeOutcome::NoStatd => "its rpcbind knows no statd",
-            ProbeOutcome::NameUnknown => "its name has no address",
-            ProbeOutcome::Refused => "refused",
+            Err(Failure::NoAnswer | Failure::Partial) => "no answer",
+            Err(Failure::NotSent) => "could not be asked",
+            Err(Failure::NotRegistered) => "its rpcbind knows no statd",
+            Err(Failure::NameUnknown) => "its name has no address",
+            Err(Failure::Refused) => "refused",
         };
         // A manager that does not know owners tells no locks of any: whoever is on record may hold some.
         let may_hold = row.locks > 0 || begin_releases;
@@ -309,7 +309,7 @@ mod tests {
 
     const HERE: Lookup = Lookup::Unknown;
 
-    fn statds(rows: &[(ClientRow, ProbeOutcome)], begin_releases: bool) -> Vec<(Severity, usize)> {
+    fn statds(rows: &[(ClientRow, StatdState)], begin_releases: bool) -> Vec<(Severity, usize)> {
         let seen: Vec<_> = rows.iter().map(|(row, probe)| Seen { row, probe: *probe, lookup: &HERE }).collect();
         let found = judge_statds(&seen, begin_releases, Duration::from_secs(3));
         found.iter().map(|finding| (finding.severity, finding.items.len())).collect()
@@ -317,12 +317,12 @@ mod tests {
 
     #[test]
     fn silence_weighs_as_much_as_a_run_would_lose() {
-        let answers = ProbeOutcome::Answered { state: Some(NsmState(3)) };
+        let answers = Ok(Some(NsmState(3)));
         let rows = [
             (client(1, 2), answers),
-            (client(2, 2), ProbeOutcome::NoAnswer),
-            (client(3, 0), ProbeOutcome::NoStatd),
-            (client(4, 1), ProbeOutcome::Answered { state: Some(NsmState(7)) }),
+            (client(2, 2), Err(Failure::NoAnswer)),
+            (client(3, 0), Err(Failure::NotRegistered)),
+            (client(4, 1), Ok(Some(NsmState(7)))),
         ];
         assert_eq!(
             statds(&rows, false),
@@ -340,7 +340,7 @@ mod tests {
     fn names_are_told_apart_by_what_the_resolver_said() {
         let row = client(1, 1);
         let judge = |lookup: &Lookup| {
-            let found = judge_names(&[Seen { row: &row, probe: ProbeOutcome::NoAnswer, lookup }]);
+            let found = judge_names(&[Seen { row: &row, probe: Err(Failure::NoAnswer), lookup }]);
             (found.len(), found[0].severity, found[0].items.clone())
         };
         let ip = |n| IpAddr::from([192, 0, 2, n]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Kind;
-use crate::nsm::{self, Host, ProbeOptions, ProbeOutcome, Target};
+use crate::nsm::{self, Host, ProbeOptions, Target};
 use crate::report::{Finding, Severity};
 use crate::rpc::client::{CallError, Retransmit, Source, UdpClient};
 use crate::rpc::program::{self, ProgramError};
@@ -64,19 +64,9 @@ async fn see(rpcbind_port: u16, patience: Duration) -> Result<Registered, CallEr
 async fn ask_statd(rpcbind_port: u16, patience: Duration) -> Statd {
     let Ok(my_name) = CallerName::new("localhost") else { return Statd::Silent };
     let target = Target { id: 0, host: Host::Addresses(vec![LOCALHOST]), notices: Vec::new() };
-    match nsm::probe(vec![target], ProbeOptions { rpcbind_port, timeout: patience, my_name }).await {
-        Ok(results) => match results.first().map(|result| result.outcome) {
-            Some(ProbeOutcome::Answered { state }) => Statd::Answers(state.filter(|state| state.is_known())),
-            Some(
-                ProbeOutcome::NoAnswer
-                | ProbeOutcome::NotAsked
-                | ProbeOutcome::NoStatd
-                | ProbeOutcome::NameUnknown
-                | ProbeOutcome::Refused,
-            )
-            | None => Statd::Silent,
-        },
-        Err(_) => Statd::Silent,
+    match nsm::probe(vec![target], ProbeOptions { rpcbind_port, timeout: patience, my_name }).await.as_deref() {
+        Ok([Ok(state), ..]) => Statd::Answers(state.filter(|state| state.is_known())),
+        Ok(_) | Err(_) => Statd::Silent,
     }
 }
 

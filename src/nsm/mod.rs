@@ -26,5 +26,5 @@ mod tests;
 
 pub use crate::rpc::fanout::{DriverError, Event as FanoutEvent, Host, News};
 pub use notify::{NotifyOptions, delivery, notify};
-pub use probe::{ProbeOptions, ProbeOutcome, ProbeResult, probe};
+pub use probe::{ProbeOptions, StatdState, probe};
 pub use target::{Notice, Target};

@@ -19,44 +19,15 @@ pub struct ProbeOptions {
     pub my_name: CallerName,
 }
 
-/// What a probe learned of one target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProbeResult {
-    /// [`Target::id`].
-    pub id: u32,
-    /// What was seen.
-    pub outcome: ProbeOutcome,
-    /// Details for people.
-    pub error: Option<String>,
-}
+/// A statd's state number, if it answers and tells one; or why it does not answer.
+pub type StatdState = Result<Option<NsmState>, Failure>;
 
-/// What a probe saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProbeOutcome {
-    /// Its statd answers; with its state number if SM_STAT does.
-    Answered {
-        /// The number.
-        state: Option<NsmState>,
-    },
-    /// Nothing came in time.
-    NoAnswer,
-    /// Nothing could be sent to it: that says nothing about it.
-    NotAsked,
-    /// Its rpcbind knows no statd.
-    NoStatd,
-    /// Its name has no address.
-    NameUnknown,
-    /// Its host, rpcbind or statd refused the call.
-    Refused,
-}
-
-/// Asks every target's statd for its state number; results are in the order of `targets`.
-pub async fn probe(targets: Vec<Target>, options: ProbeOptions) -> Result<Vec<ProbeResult>, DriverError> {
-    let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
+/// Asks every target's statd for its state number; what they say is in the order of `targets`.
+pub async fn probe(targets: Vec<Target>, options: ProbeOptions) -> Result<Vec<StatdState>, DriverError> {
     let calls = questions(&options.my_name);
     let targets = targets.into_iter().map(|Target { id, host, .. }| fanout::Target { id, host, calls: calls.clone() });
     let outcomes = fanout::ask(targets.collect(), STATD, options.rpcbind_port, options.timeout).await?;
-    Ok(ids.into_iter().zip(outcomes).map(|(id, outcome)| probed(id, outcome)).collect())
+    Ok(outcomes.iter().map(probed).collect())
 }
 
 /// Is somebody there, and with which state number? Some statds refuse the second question.
@@ -71,22 +42,15 @@ fn questions(my_name: &CallerName) -> Vec<Call> {
     vec![call("NULL", Procedure::Null, Vec::new()), call("SM_STAT", Procedure::Stat, stat)]
 }
 
-fn probed(id: u32, outcome: Outcome) -> ProbeResult {
-    let Outcome { results, failure, error } = outcome;
-    let seen = match failure {
-        None | Some((Failure::Partial, _)) => {
-            let stat = results.into_iter().nth(1).flatten();
+fn probed(outcome: &Outcome) -> StatdState {
+    match outcome.failure {
+        Some((failure, _)) if failure != Failure::Partial => Err(failure),
+        _ => {
+            let stat = outcome.results.get(1).and_then(|results| results.as_deref());
             // `res_stat` says whether that statd can resolve our name; the state is its own either way.
-            let state = stat.and_then(|results| decode::<StatRes>(&results).ok()).map(|res| res.state);
-            return ProbeResult { id, outcome: ProbeOutcome::Answered { state }, error: None };
+            Ok(stat.and_then(|results| decode::<StatRes>(results).ok()).map(|res| res.state))
         }
-        Some((Failure::NoAnswer, _)) => ProbeOutcome::NoAnswer,
-        Some((Failure::NotSent, _)) => ProbeOutcome::NotAsked,
-        Some((Failure::NotRegistered, _)) => ProbeOutcome::NoStatd,
-        Some((Failure::NameUnknown, _)) => ProbeOutcome::NameUnknown,
-        Some((Failure::Refused, _)) => ProbeOutcome::Refused,
-    };
-    ProbeResult { id, outcome: seen, error }
+    }
 }
 
 #[cfg(test)]
@@ -94,20 +58,20 @@ mod tests {
     use super::*;
     use crate::rpc::fanout::Heard;
 
-    fn seen(results: Vec<Option<Vec<u8>>>, failure: Option<Failure>) -> ProbeOutcome {
+    fn seen(results: Vec<Option<Vec<u8>>>, failure: Option<Failure>) -> StatdState {
         let failure = failure.map(|failure| (failure, Heard::Nothing));
-        probed(1, Outcome { results, failure, error: None }).outcome
+        probed(&Outcome { results, failure })
     }
 
     #[test]
     fn a_probe_that_could_not_leave_is_no_silence() {
         let given_up = |failure| seen(vec![None, None], Some(failure));
-        assert_eq!(given_up(Failure::NotSent), ProbeOutcome::NotAsked);
-        assert_eq!(given_up(Failure::NoAnswer), ProbeOutcome::NoAnswer);
+        assert_eq!(given_up(Failure::NotSent), Err(Failure::NotSent));
+        assert_eq!(given_up(Failure::NoAnswer), Err(Failure::NoAnswer));
     }
 
     #[test]
     fn an_answer_is_an_answer_whatever_comes_with_it() {
-        assert_eq!(seen(vec![Some(vec![]), Some(vec![])], None), ProbeOutcome::Answered { state: None });
+        assert_eq!(seen(vec![Some(vec![]), Some(vec![])], None), Ok(None));
     }
 }

@@ -25,7 +25,7 @@
 pub mod client;
 mod connection;
 pub mod fanout;
-pub mod program;
+pub(crate) mod program;
 pub mod reply_cache;
 pub mod rpcbind;
 pub mod server;

@@ -16,7 +16,7 @@ const MAX_ANSWER: usize = 4096;
 
 /// Why a program has no results.
 #[derive(Debug, thiserror::Error)]
-pub enum ProgramError {
+pub(crate) enum ProgramError {
     /// rpcbind could not be asked, or has not said where it is.
     #[error("{0}")]
     Rpcbind(CallError),
@@ -33,7 +33,7 @@ pub enum ProgramError {
 
 impl ProgramError {
     /// Whether the program may have executed the call.
-    pub fn maybe_executed(&self) -> bool {
+    pub(crate) fn maybe_executed(&self) -> bool {
         matches!(self, Self::Called(CallError::TimedOut | CallError::Malformed(_) | CallError::Io(_)))
     }
 }
@@ -49,29 +49,31 @@ impl From<ProgramError> for CallError {
 
 /// Where a program listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listener {
-    /// Over what.
-    pub transport: Transport,
-    /// Where.
-    pub address: SocketAddr,
+pub(crate) struct Listener {
+    pub(crate) transport: Transport,
+    pub(crate) address: SocketAddr,
 }
 
 /// The way to the programs of a host.
 #[derive(Debug, Clone, Copy)]
-pub struct Host<'a> {
+pub(crate) struct Host<'a> {
     /// Asks rpcbind, and makes the calls over UDP.
-    pub client: &'a UdpClient,
-    /// Where its rpcbind listens.
-    pub rpcbind: SocketAddr,
+    pub(crate) client: &'a UdpClient,
+    pub(crate) rpcbind: SocketAddr,
     /// The local address and port to call from. The UDP client's port is its own.
-    pub source: Source,
+    pub(crate) source: Source,
     /// Patience with one question to rpcbind.
-    pub ask_patience: Duration,
+    pub(crate) ask_patience: Duration,
 }
 
 impl Host<'_> {
     /// Where a program of this version listens, over the first of `transports` that it is registered for.
-    pub async fn find(&self, program: u32, version: u32, transports: &[Transport]) -> Result<Listener, ProgramError> {
+    pub(crate) async fn find(
+        &self,
+        program: u32,
+        version: u32,
+        transports: &[Transport],
+    ) -> Result<Listener, ProgramError> {
         let Self { client, rpcbind, source, ask_patience } = *self;
         for &transport in transports {
             let port = getport(client, rpcbind, source.ip, program, version, transport, ask_patience).await;
@@ -83,7 +85,7 @@ impl Host<'_> {
     }
 
     /// Finds the request's program, then calls it. `patience` is that with the call.
-    pub async fn call(
+    pub(crate) async fn call(
         &self,
         transports: &[Transport],
         request: Request<'_>,
@@ -94,7 +96,7 @@ impl Host<'_> {
     }
 
     /// Calls a program that was found before.
-    pub async fn call_at(
+    pub(crate) async fn call_at(
         &self,
         listener: Listener,
         request: Request<'_>,

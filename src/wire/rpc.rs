@@ -83,7 +83,7 @@ impl Credential {
     }
 
     /// `None`: malformed.
-    fn from_auth(auth: Auth) -> Option<Self> {
+    fn from_auth(auth: &Auth) -> Option<Self> {
         Some(match auth.flavor {
             AUTH_NONE => Self::None,
             AUTH_SYS => {
@@ -246,7 +246,7 @@ pub fn parse_call(message: &[u8]) -> Result<IncomingCall<'_>, BadCall> {
         _ => BadCall::Ignore,
     };
     let (credential, _) = Auth::unpack(&mut args).map_err(bad_auth)?;
-    let credential = Credential::from_auth(credential).ok_or_else(bad_credential)?;
+    let credential = Credential::from_auth(&credential).ok_or_else(bad_credential)?;
     Auth::unpack(&mut args).map_err(bad_auth)?;
     Ok(IncomingCall { xid, program, version, procedure, credential, args })
 }

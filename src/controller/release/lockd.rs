@@ -1,6 +1,5 @@
 //! Whether clients' lockds answer: where it listens is asked of rpcbind, then NULL of it.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::report::LockdProbe;
@@ -13,18 +12,10 @@ const LOCKD: Program = Program {
     versions: &[nlm::Version::V4 as u32, nlm::Version::V3 as u32, nlm::Version::V1 as u32],
 };
 
-/// What the lockd of each host says; in their order. A host is given by its addresses, or where none
-/// is known by its name. All are waited for `patience` at most.
-pub(super) async fn probe_lockds(
-    hosts: Vec<(String, Vec<IpAddr>)>,
-    rpcbind_port: u16,
-    patience: Duration,
-) -> Vec<LockdProbe> {
+/// What the lockd of each host says; in their order. All are waited for `patience` at most.
+pub(super) async fn probe_lockds(hosts: Vec<Host>, rpcbind_port: u16, patience: Duration) -> Vec<LockdProbe> {
     let null = Call { name: "NULL", procedure: nlm::Procedure::Null as u32, args: [].into(), from: None };
-    let target = |(id, (name, addresses)): (u32, (String, Vec<IpAddr>))| {
-        let host = if addresses.is_empty() { Host::Name(name) } else { Host::Addresses(addresses) };
-        Target { id, host, calls: vec![null.clone()] }
-    };
+    let target = |(id, host)| Target { id, host, calls: vec![null.clone()] };
     let targets: Vec<Target> = (0..).zip(hosts).map(target).collect();
     let count = targets.len();
     match ask(targets, LOCKD, rpcbind_port, patience).await {
@@ -39,18 +30,17 @@ pub(super) async fn probe_lockds(
 fn probed(outcome: &Outcome) -> LockdProbe {
     match outcome.failure {
         None => LockdProbe::Answers,
-        Some((Failure::NoAnswer | Failure::Partial, Heard::Answer)) => LockdProbe::RpcbindOnly,
-        Some((Failure::NoAnswer | Failure::Partial, Heard::Refusal)) => LockdProbe::Refused,
-        Some((Failure::NoAnswer | Failure::Partial, Heard::Nothing)) => LockdProbe::NoAnswer,
         Some((Failure::NotRegistered, _)) => LockdProbe::NotRegistered,
-        Some((Failure::Refused, _)) => LockdProbe::Refused,
         Some((Failure::NotSent | Failure::NameUnknown, _)) => LockdProbe::NotAsked,
+        Some((Failure::Refused, _) | (Failure::NoAnswer | Failure::Partial, Heard::Refusal)) => LockdProbe::Refused,
+        Some((Failure::NoAnswer | Failure::Partial, Heard::Answer)) => LockdProbe::RpcbindOnly,
+        Some((Failure::NoAnswer | Failure::Partial, Heard::Nothing)) => LockdProbe::NoAnswer,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
     use crate::demo::clients::{Behaviour, Farm};
@@ -63,11 +53,11 @@ mod tests {
         let hosts: Vec<_> = (1..=3).map(|n| farm.add(ip(n), CallerName::new(&format!("host{n}")).unwrap())).collect();
         farm.behave(hosts[1], Behaviour::dead());
         let wanted = [
-            ("host1".to_owned(), vec![ip(1).into()]),
-            ("host2".to_owned(), vec![ip(2).into()]),
-            ("nobody.invalid".to_owned(), vec![]),
-            ("host3".to_owned(), vec![ip(2).into(), ip(3).into()]),
-            (ip(1).to_string(), vec![]),
+            Host::Addresses(vec![ip(1).into()]),
+            Host::Addresses(vec![ip(2).into()]),
+            Host::Name("nobody.invalid".to_owned()),
+            Host::Addresses(vec![ip(2).into(), ip(3).into()]),
+            Host::Name(ip(1).to_string()),
         ];
         let seen = probe_lockds(wanted.to_vec(), farm.rpcbind_port(), Duration::from_millis(800)).await;
         let expected = [
@@ -85,7 +75,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_host_on_which_nobody_listens_has_refused() {
         let port = std::net::UdpSocket::bind((Ipv4Addr::new(127, 9, 7, 9), 0)).unwrap().local_addr().unwrap().port();
-        let host = ("host".to_owned(), vec![IpAddr::from(Ipv4Addr::new(127, 9, 7, 9))]);
+        let host = Host::Addresses(vec![IpAddr::from(Ipv4Addr::new(127, 9, 7, 9))]);
         let seen = probe_lockds(vec![host], port, Duration::from_secs(5)).await;
         assert_eq!(seen, [LockdProbe::Refused]);
     }

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use super::machine::{Lookup, LookupError, StreamCall, Transmit};
 use super::queue::Lane;
-use super::state::Fanout;
+use super::state::{Fanout, Question};
 use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
@@ -91,7 +91,7 @@ pub async fn run(targets: Vec<Target>, options: RunOptions, events: mpsc::Sender
     let (lanes, streams, seed) = (sockets.lanes.clone(), STREAMS, rand::random());
     let sources: HashSet<IpAddr> = targets.iter().flat_map(|t| t.calls.iter().filter_map(|call| call.from)).collect();
     let foreign = sources.into_iter().filter(|&ip| !has_address(ip)).collect();
-    let options = Options { program, keep_on, rpcbind_port, lanes, streams, no_answer_after, end, seed };
+    let options = Options { program, keep_on, rpcbind_port, no_answer_after, end, lanes, streams, seed };
     let mut driver = Driver::new(Fanout::new(epoch.elapsed(), targets, options), sockets, epoch);
     (driver.foreign, driver.has_address) = (foreign, has_address);
     driver.run(events).await
@@ -104,8 +104,6 @@ pub struct Outcome {
     pub results: Vec<Option<Vec<u8>>>,
     /// Why not all of them were answered, and what was heard of the host then.
     pub failure: Option<(Failure, Heard)>,
-    /// Details for people.
-    pub error: Option<String>,
 }
 
 /// Calls every target until it has answered or is in trouble, for `timeout` at most. The outcomes are in
@@ -117,7 +115,7 @@ pub async fn ask(
     timeout: Duration,
 ) -> Result<Vec<Outcome>, DriverError> {
     let unsent = Some((Failure::NotSent, Heard::Nothing));
-    let unasked = |t: &Target| (t.id, Outcome { results: vec![None; t.calls.len()], failure: unsent, error: None });
+    let unasked = |t: &Target| (t.id, Outcome { results: vec![None; t.calls.len()], failure: unsent });
     let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
     let mut outcomes: HashMap<u32, Outcome> = targets.iter().map(unasked).collect();
     let options = RunOptions {
@@ -153,10 +151,7 @@ impl Outcome {
                     self.failure = None;
                 }
             }
-            News::GivenUp { failure, heard, error, .. } => {
-                self.failure = Some((failure, heard));
-                self.error = error;
-            }
+            News::GivenUp { failure, heard, .. } => self.failure = Some((failure, heard)),
             News::SentAgain => {}
         }
     }
@@ -440,7 +435,7 @@ async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Fi
 async fn call_over_tcp(call: StreamCall) -> Result<Result<Vec<u8>, RpcError>, String> {
     // Any port will do: statd takes notices from all, and ports below 1024 are few.
     let source = Source { ip: call.from, reserved: false };
-    let StreamCall { program, version, procedure, args, .. } = &call;
+    let Question { program, version, procedure, args } = &call.question;
     let (program, version, procedure) = (*program, *version, *procedure);
     let request = Request { program, version, procedure, credential: &Credential::None, args };
     let answer = async {

@@ -3,16 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::pace::Pace;
 use super::queue::SendQueue;
-use super::state::{Fanout, Sending, Step, Subject, Timer};
+use super::state::{Fanout, Question, Sending, Subject, Timer};
 use super::target::{Event, Failure, Host, Options, Target};
 use crate::rpc::client::xid_of;
 use crate::rpc::xids::Xids;
-use crate::wire::rpc::{self, RpcError};
+use crate::wire::rpc::{self, Credential, RpcError};
 use crate::wire::types::Transport;
 
 /// Until a name that has no address is looked up again: resolvers remember that, and are others' machines.
@@ -53,10 +52,7 @@ pub(super) struct StreamCall {
     pub(super) token: u64,
     pub(super) to: SocketAddr,
     pub(super) from: Option<IpAddr>,
-    pub(super) program: u32,
-    pub(super) version: u32,
-    pub(super) procedure: u32,
-    pub(super) args: Arc<[u8]>,
+    pub(super) question: Question,
 }
 
 /// IPv4 addresses in IPv6 clothes are IPv4's: no IPv6 socket here reaches them.
@@ -105,7 +101,6 @@ impl Fanout {
         let exchanges = &self.exchanges;
         let (serial, lane) = self.queue.take(|call| exchanges.contains_key(&call))?;
         let xid = self.fresh.draw();
-        let bytes = self.encode(serial, xid)?;
         let from = self.source(serial);
         self.xids.insert(xid, serial);
         let exchange = self.exchanges.get_mut(&serial)?;
@@ -118,6 +113,8 @@ impl Fanout {
             self.xids.remove(&forgotten.xid);
         }
         let (subject, sends, misses) = (exchange.subject, exchange.sends, exchange.misses);
+        let Question { program, version, procedure, ref args } = exchange.question;
+        let bytes = rpc::call(xid, program, version, procedure, &Credential::None, args);
         let transmit = Transmit { lane, to: exchange.to, from, bytes };
         let tried = self.count_attempt(now, subject, serial);
         let patience = self.pace.patience(misses, tried);
@@ -142,15 +139,10 @@ impl Fanout {
             let token = self.streams.pop_front()?;
             let from = self.source(token);
             let Some(exchange) = self.exchanges.get_mut(&token) else { continue };
-            let Step::Call { call, version, transport: Transport::Tcp } = exchange.step else { continue };
-            let calls = self.subjects.get(exchange.subject).map(|subject| &subject.calls);
-            let Some((call, _)) = calls.and_then(|calls| calls.get(call)) else { continue };
-            let Some(&version) = self.options.program.versions.get(version) else { continue };
-            let (program, procedure, args) = (self.options.program.number, call.procedure, call.args.clone());
             exchange.sends += 1;
             exchange.sent = VecDeque::from([Sending { xid: 0, at: now, from }]);
             let (to, subject) = (exchange.to, exchange.subject);
-            let stream = StreamCall { token, to, from, program, version, procedure, args };
+            let stream = StreamCall { token, to, from, question: exchange.question.clone() };
             self.streams_open += 1;
             self.count_attempt(now, subject, token);
             return Some(stream);

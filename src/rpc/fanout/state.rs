@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::pace::Pace;
@@ -20,11 +21,21 @@ pub(super) enum Step {
     Call { call: usize, version: usize, transport: Transport },
 }
 
+/// What is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) program: u32,
+    pub(super) version: u32,
+    pub(super) procedure: u32,
+    pub(super) args: Arc<[u8]>,
+}
+
 /// A call and its repeats.
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) subject: usize,
     pub(super) step: Step,
+    pub(super) question: Question,
     pub(super) to: SocketAddr,
     /// How often it was sent.
     pub(super) sends: u32,

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::queue::Urgency;
-use super::state::{CallState, Exchange, Fanout, Step, Timer};
-use super::target::{Event, Failure, Heard, News};
+use super::state::{CallState, Exchange, Fanout, Question, Step, Timer};
+use super::target::{Call, Event, Failure, Heard, News, Program};
 use crate::rpc::rpcbind::{port_question, port_told};
-use crate::wire::rpc::{self, Credential, RpcError};
-use crate::wire::rpcbind::{self, UniversalAddress};
+use crate::wire::rpc::RpcError;
+use crate::wire::rpcbind::{PROGRAM, UniversalAddress};
 use crate::wire::types::Transport;
 
 /// Until a target in trouble is begun with again.
@@ -42,23 +42,17 @@ impl Fanout {
         }
     }
 
-    /// The message of an exchange.
-    pub(super) fn encode(&self, serial: u64, xid: u32) -> Option<Vec<u8>> {
-        let exchange = self.exchanges.get(&serial)?;
-        let program = self.options.program;
-        Some(match exchange.step {
-            Step::Port { version, transport } => {
-                let version = *program.versions.get(version)?;
-                let (ip, anywhere) = (exchange.to.ip(), UniversalAddress::default());
-                let (rpcbind, procedure, args) = port_question(ip, anywhere, program.number, version, transport);
-                rpc::call(xid, rpcbind::PROGRAM, rpcbind, procedure as u32, &Credential::None, &args)
-            }
-            Step::Call { call, version, .. } => {
-                let version = *program.versions.get(version)?;
-                let (call, _) = self.subjects.get(exchange.subject)?.calls.get(call)?;
-                rpc::call(xid, program.number, version, call.procedure, &Credential::None, &call.args)
-            }
-        })
+    /// What to send for a step, to a host at `ip`.
+    fn question(&self, number: usize, step: Step, ip: IpAddr) -> Option<Question> {
+        let Program { number: program, versions, .. } = self.options.program;
+        let (Step::Port { version, transport } | Step::Call { version, transport, .. }) = step;
+        let version = *versions.get(version)?;
+        if let Step::Call { call, .. } = step {
+            let (Call { procedure, args, .. }, _) = self.subjects.get(number)?.calls.get(call)?;
+            return Some(Question { program, version, procedure: *procedure, args: args.clone() });
+        }
+        let (rpcbind, procedure, args) = port_question(ip, UniversalAddress::default(), program, version, transport);
+        Some(Question { program: PROGRAM, version: rpcbind, procedure: procedure as u32, args: args.into() })
     }
 
     /// The address to send an exchange from. A port look-up comes from those of the calls in turn:
@@ -135,12 +129,13 @@ impl Fanout {
     }
 
     fn open(&mut self, number: usize, step: Step, to: SocketAddr, misses: u32) {
+        let Some(question) = self.question(number, step, to.ip()) else { return };
         let Some(subject) = self.subjects.get_mut(number) else { return };
         self.next_exchange += 1;
         let serial = self.next_exchange;
         subject.open.push(serial);
         let sent = VecDeque::new();
-        let exchange = Exchange { subject: number, step, to, sends: 0, misses, sent, under_way: None };
+        let exchange = Exchange { subject: number, step, question, to, sends: 0, misses, sent, under_way: None };
         self.exchanges.insert(serial, exchange);
         self.enqueue(serial);
     }

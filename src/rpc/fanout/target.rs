@@ -54,6 +54,14 @@ pub enum Host {
     Name(String),
 }
 
+impl Host {
+    /// Its addresses, or its name where none is known.
+    pub fn of(name: &str, addresses: impl Iterator<Item = IpAddr>) -> Self {
+        let addresses: Vec<IpAddr> = addresses.collect();
+        if addresses.is_empty() { Self::Name(name.to_owned()) } else { Self::Addresses(addresses) }
+    }
+}
+
 /// A call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {

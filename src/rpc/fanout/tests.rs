@@ -175,11 +175,11 @@ impl World {
         while let Some(call) = fanout.poll_stream(self.now) {
             let message = crate::wire::rpc::call(
                 5,
-                call.program,
-                call.version,
-                call.procedure,
+                call.question.program,
+                call.question.version,
+                call.question.procedure,
                 &crate::wire::rpc::Credential::None,
-                &call.args,
+                &call.question.args,
             );
             let went = match statd_answer(self.manner(call.to.ip()), &message) {
                 Some(_) => Ok(Ok(Vec::new())),
@@ -221,14 +221,13 @@ impl World {
         event
     }
 
-    /// What the events tell of a statd that answered; `None`: it did not.
-    fn state(&self, id: u32) -> Option<Option<NsmState>> {
-        let mut outcome = Outcome { results: vec![None, None], failure: None, error: None };
+    /// The results of a target's calls.
+    fn results(&self, id: u32) -> Vec<Option<Vec<u8>>> {
+        let mut outcome = Outcome { results: vec![None, None], failure: None };
         for event in self.events.iter().filter(|event| event.id == id) {
             outcome.learn(event.news.clone());
         }
-        let stat = |bytes: &Vec<u8>| xdr::decode::<nsm::StatRes>(bytes).unwrap().state;
-        outcome.results[0].is_some().then(|| outcome.results[1].as_ref().map(stat))
+        outcome.results
     }
 
     fn deliveries(&self, id: u32) -> Vec<(Duration, Failure, bool)> {
@@ -685,8 +684,9 @@ fn a_probe_learns_state_numbers_and_why_there_is_none() {
     targets.push(asking(target(5, Host::Name("nowhere".into()))));
     notify(&mut world, targets, probing());
     assert!(world.last(0).is_last() && world.last(1).is_last());
-    assert_eq!(world.state(0), Some(Some(STATE)));
-    assert_eq!(world.state(1), Some(None));
+    let [Some(_), Some(stat)] = &world.results(0)[..] else { panic!("{:?}", world.results(0)) };
+    assert_eq!(xdr::decode::<nsm::StatRes>(stat).unwrap().state, STATE);
+    assert!(matches!(world.results(1)[..], [Some(_), None]));
     for (id, expected) in
         [(2, Failure::NotRegistered), (3, Failure::NoAnswer), (4, Failure::NoAnswer), (5, Failure::NameUnknown)]
     {
