@@ -1,13 +1,13 @@
 //! This host's rpcbind, what is registered there, and whether its statd answers.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Kind;
 use crate::nsm::{self, Host, ProbeOptions, Target};
 use crate::report::{Finding, Severity};
-use crate::rpc::client::{CallError, Retransmit, Source, UdpClient};
+use crate::rpc::client::{CallError, Retransmit, UdpClient};
 use crate::rpc::program::{self, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::types::{CallerName, NsmState, Transport};
@@ -43,12 +43,7 @@ pub(super) async fn look(kind: Kind, rpcbind_port: u16, patience: Duration) -> V
 async fn see(rpcbind_port: u16, patience: Duration) -> Result<Registered, CallError> {
     let endpoint = UdpEndpoint::bind_reserved(LOCALHOST)?;
     let client = UdpClient::new(Arc::new(endpoint), RETRANSMIT);
-    let here = program::Host {
-        client: &client,
-        rpcbind: SocketAddr::new(LOCALHOST, rpcbind_port),
-        source: Source::default(),
-        ask_patience: patience,
-    };
+    let here = program::Host::local(&client, rpcbind_port, patience);
     let any = async |(program, version)| match here.find(program, version, &[Transport::Tcp, Transport::Udp]).await {
         Ok(_) => Ok(true),
         Err(ProgramError::NotRegistered) => Ok(false),

@@ -4,7 +4,7 @@
 //! rpcbind changes nothing there, so only an error of the call itself leaves it open whether the
 //! program has executed it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::client::{CallError, Request, Source, StreamClient, UdpClient};
@@ -66,7 +66,13 @@ pub(crate) struct Host<'a> {
     pub(crate) ask_patience: Duration,
 }
 
-impl Host<'_> {
+impl<'a> Host<'a> {
+    /// This host, over loopback.
+    pub(crate) fn local(client: &'a UdpClient, rpcbind_port: u16, ask_patience: Duration) -> Self {
+        let rpcbind = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), rpcbind_port);
+        Self { client, rpcbind, source: Source { ip: None, reserved: true }, ask_patience }
+    }
+
     /// Where a program of this version listens, over the first of `transports` that it is registered for.
     pub(crate) async fn find(
         &self,

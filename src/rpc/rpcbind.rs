@@ -28,25 +28,20 @@ pub async fn getport(
     transport: Transport,
     timeout: Duration,
 ) -> Result<Option<u16>, CallError> {
-    if server.is_ipv4() || transport == Transport::Tcp {
-        let (rpcbind, procedure, args) =
-            port_question(server.ip(), universal_address(server), program, version, transport);
-        return match client.call(server, from, request(rpcbind, procedure, &Credential::None, &args), timeout).await {
-            Ok(results) => port_told(server.ip(), transport, &results).map_err(CallError::Malformed),
-            Err(CallError::Rejected(RpcError::ProgMismatch { .. })) if server.is_ipv6() => Ok(None),
-            Err(error) => Err(error),
-        };
-    }
+    let (mut rpcbind, procedure, args) =
+        port_question(server.ip(), universal_address(server), program, version, transport);
     let asking = async {
-        match getaddr(client, server, from, V4, program, version, timeout).await {
-            Err(CallError::Rejected(RpcError::ProgMismatch { .. })) => {
-                getaddr(client, server, from, V3, program, version, timeout).await
+        loop {
+            match client.call(server, from, request(rpcbind, procedure, &Credential::None, &args), timeout).await {
+                Err(CallError::Rejected(RpcError::ProgMismatch { .. })) if rpcbind == V4 => match transport {
+                    Transport::Udp => rpcbind = V3,
+                    Transport::Tcp => return Ok(None),
+                },
+                results => return port_told(server.ip(), transport, &results?).map_err(CallError::Malformed),
             }
-            answer => answer,
         }
     };
-    let found = tokio::time::timeout(timeout, asking).await.map_err(|_| CallError::TimedOut)??;
-    Ok(found.map(|address| address.port()).filter(|&port| port != 0))
+    tokio::time::timeout(timeout, asking).await.unwrap_or(Err(CallError::TimedOut))
 }
 
 /// What to ask the rpcbind of a server where a program listens: its version, procedure and arguments.
@@ -59,15 +54,15 @@ pub(super) fn port_question(
     version: u32,
     transport: Transport,
 ) -> (u32, Procedure, Vec<u8>) {
-    match (server, transport) {
-        (IpAddr::V4(_), _) => {
-            let mapping = Mapping { program, version, protocol: transport as u32, port: 0 };
-            (V2, Procedure::Get, encode(&mapping))
-        }
-        (IpAddr::V6(_), Transport::Udp) => (V4, Procedure::Get, rpcb(server, address, program, version, transport)),
-        (IpAddr::V6(_), Transport::Tcp) => {
-            (V4, Procedure::AddressList, rpcb(server, address, program, version, transport))
-        }
+    if server.is_ipv4() {
+        let mapping = Mapping { program, version, protocol: transport as u32, port: 0 };
+        return (V2, Procedure::Get, encode(&mapping));
+    }
+    let netid = BindString::clipped(netid(transport, server));
+    let rpcb = Rpcb { program, version, netid, address, owner: BindString::default() };
+    match transport {
+        Transport::Udp => (V4, Procedure::Get, encode(&rpcb)),
+        Transport::Tcp => (V4, Procedure::AddressList, encode(&rpcb)),
     }
 }
 
@@ -90,37 +85,6 @@ pub(super) fn port_told(server: IpAddr, transport: Transport, results: &[u8]) ->
         }
     };
     Ok(port.filter(|&port| port != 0))
-}
-
-/// Asks in version 3 or 4 where a program listens on UDP, in the server's address family.
-pub async fn getaddr(
-    client: &UdpClient,
-    server: SocketAddr,
-    from: Option<IpAddr>,
-    rpcbind_version: u32,
-    program: u32,
-    version: u32,
-    timeout: Duration,
-) -> Result<Option<SocketAddr>, CallError> {
-    let rpcb = rpcb(server.ip(), universal_address(server), program, version, Transport::Udp);
-    let request = request(rpcbind_version, Procedure::Get, &Credential::None, &rpcb);
-    let answer = client.call(server, from, request, timeout).await?;
-    let address = decode::<UniversalAddress>(&answer)?;
-    if address.as_str().is_empty() {
-        return Ok(None);
-    }
-    let found = parse_universal_address(address.as_str());
-    Ok(Some(found.ok_or_else(|| CallError::Malformed(format!("universal address {:?}", address.as_str())))?))
-}
-
-fn rpcb(server: IpAddr, address: UniversalAddress, program: u32, version: u32, transport: Transport) -> Vec<u8> {
-    encode(&Rpcb {
-        program,
-        version,
-        netid: BindString::clipped(netid(transport, server)),
-        address,
-        owner: BindString::default(),
-    })
 }
 
 fn request<'a>(version: u32, procedure: Procedure, credential: &'a Credential, args: &'a [u8]) -> Request<'a> {

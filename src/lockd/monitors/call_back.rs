@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::lockd::persist::LocalMonitor;
-use crate::rpc::client::{CallError, Request, Retransmit, Source, UdpClient};
+use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nlm::SmNotifyArgs;
@@ -38,7 +38,7 @@ struct Shared {
     /// such a port itself gets no call from one: it would be a way to speak as root to any other.
     reserved: UdpClient,
     ordinary: UdpClient,
-    rpcbind: SocketAddr,
+    rpcbind_port: u16,
     turns: Semaphore,
 }
 
@@ -50,7 +50,7 @@ impl CallBack {
         let shared = Shared {
             reserved: client(UdpEndpoint::bind_reserved(loopback)?),
             ordinary: client(UdpEndpoint::bind(SocketAddr::new(loopback, 0))?),
-            rpcbind: SocketAddr::new(loopback, rpcbind_port),
+            rpcbind_port,
             turns: Semaphore::new(AT_ONCE),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -73,7 +73,7 @@ impl CallBack {
     }
 
     async fn once(&self, monitor: &LocalMonitor, state: NsmState) -> Result<(), ProgramError> {
-        let Shared { reserved, ordinary, rpcbind, turns } = &*self.shared;
+        let Shared { reserved, ordinary, rpcbind_port, turns } = &*self.shared;
         let _turn = turns.acquire().await.map_err(|_| ProgramError::NotCalled(CallError::NotThere))?;
         let client = if monitor.privileged { reserved } else { ordinary };
         let asker = &monitor.id.my_id;
@@ -82,7 +82,6 @@ impl CallBack {
         let (args, credential) = (encode(&status), &Credential::None);
         let (program, version, procedure) = (asker.my_prog, asker.my_vers, asker.my_proc);
         let request = Request { program, version, procedure, credential, args: &args };
-        let host = Host { client, rpcbind: *rpcbind, source: Source::default(), ask_patience: ASK_PATIENCE };
-        host.call(&[Transport::Udp], request, PATIENCE).await.map(drop)
+        Host::local(client, *rpcbind_port, ASK_PATIENCE).call(&[Transport::Udp], request, PATIENCE).await.map(drop)
     }
 }

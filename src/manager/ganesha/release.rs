@@ -20,7 +20,7 @@ use super::process::{self, Server};
 use super::{Ganesha, GaneshaError, clients, refused, remove, write};
 use crate::manager::ManagerError;
 use crate::manager::driven::{ClientReleased, Lock, Recovered};
-use crate::rpc::client::{Request, Retransmit, Source, UdpClient};
+use crate::rpc::client::{Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::control::{Refusal, RefusalCode};
@@ -219,8 +219,7 @@ impl Ganesha {
             credential: &Credential::None,
             args: &args,
         };
-        let rpcbind = (local, self.options.rpcbind_port).into();
-        let host = Host { client: &client, rpcbind, source: Source::default(), ask_patience: CALL };
+        let host = Host::local(&client, self.options.rpcbind_port, CALL);
         let call = |what, error| GaneshaError::Call { what, error };
         host.call(&[Transport::Udp], request, CALL).await.map(drop).map_err(|error| match error {
             ProgramError::NotRegistered => GaneshaError::Stuck("rpcbind knows no nlockmgr over UDP"),

@@ -8,7 +8,7 @@
 //!
 //! Which one works is seen by its effect: grace is on, and no client's lock is held.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use super::saved::Saved;
 use super::settings::Settings;
 use super::statd::Statd;
 use crate::manager::driven::{Dropped, Sight};
-use crate::rpc::client::{CallError, Request, Retransmit, Source, UdpClient};
+use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, Listener, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nlm;
@@ -59,14 +59,12 @@ pub(super) struct LockdLine {
     lockd: Listener,
 }
 
-const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
 impl LockdLine {
     /// Finds lockd's port. Calls leave from a port below 1024 if this process may take one: lockd
     /// believes the host's statd from there alone.
     pub(super) async fn open() -> Result<Self, KnfsdError> {
         let socket = |error: std::io::Error| KnfsdError::Call { what: "a socket for lockd", error: error.into() };
-        let endpoint = UdpEndpoint::bind_reserved(LOOPBACK).map_err(socket)?;
+        let endpoint = UdpEndpoint::bind_reserved(Ipv4Addr::LOCALHOST.into()).map_err(socket)?;
         let udp = UdpClient::new(
             Arc::new(endpoint),
             Retransmit { first: Duration::from_millis(50), ..Retransmit::default() },
@@ -102,12 +100,7 @@ impl LockdLine {
 }
 
 fn host(client: &UdpClient) -> Host<'_> {
-    Host {
-        client,
-        rpcbind: SocketAddr::new(LOOPBACK, crate::wire::rpcbind::PORT),
-        source: Source { reserved: true, ..Source::default() },
-        ask_patience: RPCBIND_TIMEOUT,
-    }
+    Host::local(client, crate::wire::rpcbind::PORT, RPCBIND_TIMEOUT)
 }
 
 /// Whether the locks are gone and ordinary requests are refused.

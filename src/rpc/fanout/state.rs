@@ -63,7 +63,7 @@ pub(super) enum CallState {
 }
 
 /// A target at work.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Subject {
     pub(super) id: u32,
     /// What is to be resolved; `None` where addresses were given.
@@ -92,24 +92,8 @@ pub(super) struct Subject {
 
 impl Subject {
     pub(super) fn new(id: u32, name: Option<String>, addresses: Vec<IpAddr>, calls: Vec<Call>) -> Self {
-        Self {
-            id,
-            name,
-            addresses,
-            current: 0,
-            calls: calls.into_iter().map(|call| (call, CallState::Open)).collect(),
-            open: Vec::new(),
-            first_sent: None,
-            last_answer: None,
-            attempts: 0,
-            left: 0,
-            misses: 0,
-            doubted: false,
-            heard: Heard::Nothing,
-            trouble: None,
-            reported: None,
-            done: false,
-        }
+        let calls = calls.into_iter().map(|call| (call, CallState::Open)).collect();
+        Self { id, name, addresses, calls, ..Self::default() }
     }
 
     pub(super) fn answered(&self) -> usize {

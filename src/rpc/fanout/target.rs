@@ -143,9 +143,10 @@ pub enum Failure {
 }
 
 /// What was heard of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Heard {
     /// Nothing.
+    #[default]
     Nothing,
     /// Its network says that nobody listens.
     Refusal,
