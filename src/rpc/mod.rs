@@ -22,6 +22,7 @@
 //!
 //! **Where to start reading.** `server::serve_udp`, then `client::UdpClient::call`.
 
+mod call;
 pub mod client;
 mod connection;
 pub mod fanout;
@@ -29,6 +30,7 @@ pub(crate) mod program;
 pub mod reply_cache;
 pub mod rpcbind;
 pub mod server;
+mod service;
 mod stream;
 pub mod udp;
 mod xids;

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{CallError, Request, results, xid_of};
+use super::call::{CallError, Request, results, xid_of};
 use super::udp::{reserved_ports, wildcard};
 use super::xids::Xids;
 use crate::wire::record::{RecordReader, frame};

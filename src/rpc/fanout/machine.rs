@@ -9,7 +9,7 @@ use super::pace::Pace;
 use super::queue::SendQueue;
 use super::state::{Fanout, Question, Sending, Subject, Timer};
 use super::target::{Event, Failure, Host, Options, Target};
-use crate::rpc::client::xid_of;
+use crate::rpc::call::xid_of;
 use crate::rpc::xids::Xids;
 use crate::wire::rpc::{self, Credential, RpcError};
 use crate::wire::types::Transport;

@@ -15,7 +15,7 @@ use super::queue::Lane;
 use super::state::Fanout;
 use super::target::Options;
 use super::*;
-use crate::rpc::client::xid_of;
+use crate::rpc::call::xid_of;
 use crate::wire::nsm::{self, Procedure};
 use crate::wire::rpc::RpcError;
 use crate::wire::types::{CallerName, NsmState};
