@@ -79,8 +79,8 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     };
     let targets = (0..).zip(draft.clients()).map(|(id, client)| targets::to_probe(id, client)).collect();
     let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
-    let results = nsm::probe(targets, probe).await?;
-    let probes: Vec<_> = results.iter().map(targets::probed).collect();
+    let states = nsm::probe(targets, probe).await?;
+    let probes: Vec<_> = states.into_iter().map(targets::probed).collect();
     Ok(draft.finish(&probes)?)
 }
 

@@ -11,7 +11,7 @@
 //! statd does one thing at a time, and its disk and its resolver are in it: a few questions at once
 //! are as fast as many. A repeated question is answered as the first one.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::persist::Watch;
 use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nsm::{self, MonArgs, MonId, MyId, Procedure, ResStat, Stat, StatRes};
 use crate::wire::rpc::Credential;
@@ -65,7 +65,7 @@ pub struct Statd {
 #[derive(Debug)]
 struct Shared {
     client: UdpClient,
-    rpcbind: SocketAddr,
+    rpcbind_port: u16,
     me: MyId,
     turns: Semaphore,
 }
@@ -77,7 +77,7 @@ impl Statd {
         let endpoint = UdpEndpoint::bind_reserved(loopback)?;
         let shared = Shared {
             client: UdpClient::new(Arc::new(endpoint), Retransmit::default()),
-            rpcbind: SocketAddr::new(loopback, rpcbind_port),
+            rpcbind_port,
             me: MyId {
                 my_name,
                 my_prog: nlm::PROGRAM,
@@ -109,15 +109,15 @@ impl Statd {
     }
 
     async fn call<T: Unpack>(&self, procedure: Procedure, args: &[u8]) -> Result<T, StatdError> {
-        let Shared { client, rpcbind, turns, .. } = &*self.shared;
+        let Shared { client, rpcbind_port, turns, .. } = &*self.shared;
         let turn = tokio::time::timeout(TURN_PATIENCE, turns.acquire()).await.map_err(|_| StatdError::Busy)?;
         let _turn = turn.map_err(|_| StatdError::NotThere)?;
-        let (program, version) = (nsm::PROGRAM, nsm::VERSION);
-        let found = rpcbind::getport(client, *rpcbind, None, program, version, Transport::Udp, ASK_PATIENCE).await;
-        let port = found?.ok_or(StatdError::NotThere)?;
-        let credential = &Credential::None;
+        let (program, version, credential) = (nsm::PROGRAM, nsm::VERSION, &Credential::None);
         let request = Request { program, version, procedure: procedure as u32, credential, args };
-        let results = client.call(SocketAddr::new(rpcbind.ip(), port), None, request, PATIENCE).await?;
-        Ok(decode(&results).map_err(CallError::from)?)
+        match Host::local(client, *rpcbind_port, ASK_PATIENCE).call(&[Transport::Udp], request, PATIENCE).await {
+            Ok(results) => Ok(decode(&results).map_err(CallError::from)?),
+            Err(ProgramError::NotRegistered) => Err(StatdError::NotThere),
+            Err(error) => Err(CallError::from(error).into()),
+        }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::server::{
+use super::service::{
     ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, begin, canonical, drain, stopped,
 };
 use crate::wire::record::{RecordReader, RecordTooLong, frame};

@@ -20,7 +20,6 @@ mod plan;
 pub use choice::{OwnerChoice, Request};
 pub use plan::Plan;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::choice::{Chosen, Probed, Seen};
@@ -90,25 +89,19 @@ async fn probe(
     names: &List<crate::wire::types::CallerName, 16>,
     options: &Options,
 ) -> Result<Vec<Probed>, ControllerError> {
-    let addresses = |row: &ClientRow| row.addresses.as_slice().iter().map(|a| a.0).collect::<Vec<IpAddr>>();
-    let target = |(id, row): (u32, &ClientRow)| {
-        let host = match addresses(row) {
-            none if none.is_empty() => Host::Name(row.name.to_string()),
-            some => Host::Addresses(some),
-        };
-        Target { id, host, notices: Vec::new() }
-    };
+    let host = |row: &ClientRow| Host::of(row.name.as_str(), row.addresses.as_slice().iter().map(|a| a.0));
+    let target = |(id, row): (u32, &ClientRow)| Target { id, host: host(row), notices: Vec::new() };
     let Some(my_name) = names.as_slice().first().cloned() else {
         return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
     };
     let ask = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
-    let hosts = clients.iter().map(|row| (row.name.to_string(), addresses(row))).collect();
+    let hosts = clients.iter().map(host).collect();
     let (statds, lockds) = tokio::join!(
         nsm::probe((0..).zip(clients).map(target).collect(), ask),
         probe_lockds(hosts, options.rpcbind_port, options.probe_timeout)
     );
-    let statds = statds?;
-    Ok(statds.iter().map(targets::probed).zip(lockds).map(|(statd, lockd)| Probed { statd, lockd }).collect())
+    let statds = statds?.into_iter();
+    Ok(statds.map(targets::probed).zip(lockds).map(|(statd, lockd)| Probed { statd, lockd }).collect())
 }
 
 /// Frees what the plan names, and reports what came of it.
