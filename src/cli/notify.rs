@@ -16,7 +16,7 @@ use super::args::NotifyArgs;
 use super::consent::Consent;
 use super::error::CliError;
 use super::{Context, blocking};
-use crate::nsm::mounts::{MOUNTINFO, NlmMount, read_nlm_mounts};
+use crate::host::{Machine, NLM_END_GRACE, NlmMount};
 use crate::nsm::roster::{self, Roster, RosterError};
 use crate::nsm::{FanoutEvent, Host, News, Notice, NotifyOptions, Target};
 use crate::report::{ClientFate, NoticeReport, NotifyReport, SCHEMA, number};
@@ -24,8 +24,6 @@ use crate::resync::plan::{LocalMount, own_mounts_allow};
 use crate::wire::control::Grace;
 use crate::wire::types::{CallerName, NsmState};
 
-/// Reads `N` while the kernel's lockd is in grace.
-const END_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
 /// How often is looked whether grace is still on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A manager that takes longer to say so is not seen in grace.
@@ -54,7 +52,7 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, CliEr
     if !args.grace_elsewhere && !grace_is_on(context).await {
         return Err(CliError::refused(
             format!(
-                "no grace is on: neither a run at {}, nor the kernel's lockd ({END_GRACE}); clients that reclaim now lose their locks",
+                "no grace is on: neither a run at {}, nor the kernel's lockd (/{NLM_END_GRACE}); clients that reclaim now lose their locks",
                 context.settings.control.display()
             ),
             "start grace first (`nlmctl resync` does all of it), or add --grace-elsewhere if the server that these clients reclaim from is another one and in grace",
@@ -133,7 +131,7 @@ fn heading(roster: &Roster) -> String {
 async fn own_mounts(hosts: &[String], own_locks_lost: bool) -> Result<(), CliError> {
     // A name may have any address: only a literal is known to be loopback.
     let all_loopback = hosts.iter().all(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback()));
-    let mounts = blocking(move || match read_nlm_mounts(Path::new(MOUNTINFO)) {
+    let mounts = blocking(move || match Machine::default().nlm_mounts() {
         Ok(mounts) => Ok(mounts.iter().map(local_mount).collect::<Vec<_>>()),
         Err(_) if own_locks_lost => Ok(Vec::new()),
         Err(e) => Err(CliError::refused(e.to_string(), "mount /proc, or consent with --own-locks-lost")),
@@ -152,7 +150,7 @@ fn local_mount(mount: &NlmMount) -> LocalMount {
 }
 
 async fn grace_is_on(context: &Context) -> bool {
-    if tokio::fs::read_to_string(END_GRACE).await.is_ok_and(|text| text.trim() == "N") {
+    if blocking(|| Ok(Machine::default().nlm_in_grace().unwrap_or_default())).await.unwrap_or_default() {
         return true;
     }
     let Ok(manager) = context.manager().await else { return false };

@@ -1,9 +1,7 @@
 //! What this host's own mounts say about sending notices (statement 12 of the design).
 
-use std::path::Path;
-
 use super::ControllerError;
-use crate::nsm::mounts;
+use crate::host::Machine;
 use crate::resync::plan::{LocalMount, only_loopback, own_mounts_allow};
 use crate::wire::control::RunClient;
 
@@ -12,8 +10,7 @@ use crate::wire::control::RunClient;
 /// # Errors
 /// They cannot be listed: then nobody knows what a notice would lose.
 pub(super) fn local_mounts() -> Result<Vec<LocalMount>, ControllerError> {
-    let path = Path::new(mounts::MOUNTINFO);
-    let found = mounts::read_nlm_mounts(path).map_err(|error| {
+    let found = Machine::default().nlm_mounts().map_err(|error| {
         ControllerError::refused(
             error.to_string(),
             "if no process here holds locks over NFSv3, say so with --own-locks-lost",

@@ -24,8 +24,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::fanout::{Fanout, FanoutOptions, Job, Lane, Lookup, LookupError, StreamCall, Transmit};
-use super::mounts::is_own_address;
 use super::target::{FanoutEvent, Host, News, Target};
+use crate::host::is_own_address;
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
 use crate::wire::control::Delivery;

@@ -15,21 +15,15 @@
 //! | `queue` | what may be sent next, and the window | pure |
 //! | `driver` | sockets, resolver, TCP, time | tokio |
 //! | `roster` | lists of clients: what a statd recorded, a targets file | reads files |
-//! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose | reads /proc |
-//! | `state_file` | statd's NSM state number | files |
-//! | `own_names` | the names under which clients know this host | resolver |
 
 mod calls;
 pub mod driver;
 pub mod fanout;
 #[cfg(test)]
 mod farm;
-pub mod mounts;
-pub mod own_names;
 mod pace;
 mod queue;
 pub mod roster;
-pub mod state_file;
 pub mod target;
 
 pub use driver::{NotifyOptions, ProbeOptions, ProbeOutcome, ProbeResult, notify, probe};

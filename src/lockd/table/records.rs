@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::calls::Parked;
 use crate::lockd::persist::{MonitorRecord, PersistError};
-use crate::lockd::statd::StatdError;
+use crate::lockd::statd::{StatdError, StateNumberError};
 use crate::locks::{ClientId, ClientView};
-use crate::nsm::state_file::StateFileError;
+
 use crate::wire::types::{CallerName, NsmState};
 
 /// A client's state number is written at most this often: it is evidence, and a client whose
@@ -26,7 +26,7 @@ pub(super) enum NotRecorded {
     Statd(#[from] StatdError),
     /// rpc.statd's state number.
     #[error(transparent)]
-    Number(#[from] StateFileError),
+    Number(#[from] StateNumberError),
 }
 
 /// One client's record.

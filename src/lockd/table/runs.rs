@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 use super::ConnectionId;
 use super::owner::{Done, Owner};
 use super::records::NotRecorded;
+use crate::host::StatdDir;
 use crate::lockd::persist::{self, Change, PersistError, RunRecord};
-use crate::nsm::state_file::StateFile;
+use crate::lockd::statd::StateNumberError;
 use crate::wire::control::{
     BeginArgs, Begun, FullResult, Grace, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
     RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs,
@@ -528,9 +529,9 @@ impl Owner {
 }
 
 /// A new number in statd's file.
-async fn raised_in(file: StateFile, last: NsmState) -> Result<NsmState, NotRecorded> {
-    match tokio::task::spawn_blocking(move || file.raise(last)).await {
-        Ok(raised) => Ok(raised?),
+async fn raised_in(file: StatdDir, last: NsmState) -> Result<NsmState, NotRecorded> {
+    match tokio::task::spawn_blocking(move || file.raise_state(last)).await {
+        Ok(raised) => Ok(raised.map_err(StateNumberError)?),
         Err(_) => Err(PersistError::Closed.into()),
     }
 }

@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 
 use super::owner::{Done, Owner};
 use super::records::NotRecorded;
+use crate::host::StatdDir;
 use crate::lockd::persist::{self, Change, Watch};
 use crate::lockd::statd::Statd;
 use crate::locks::Reboot;
-use crate::nsm::state_file::StateFile;
 use crate::wire::types::{CallerName, NsmState};
 
 /// How often a statd is asked that does not watch: for about 15 minutes.
@@ -31,7 +31,7 @@ pub struct StatdSetup {
     /// The way to it.
     pub statd: Statd,
     /// Where its state number is.
-    pub state_file: StateFile,
+    pub state_file: StatdDir,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Watches {
     pub(super) statd: Statd,
-    pub(super) state_file: StateFile,
+    pub(super) state_file: StatdDir,
     by_address: HashMap<IpAddr, ([u8; 16], Stage)>,
     /// Asked for beside reclaims: not once more for each.
     beside: HashSet<IpAddr>,

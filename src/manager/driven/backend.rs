@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::compare::{Lock, Sight};
+use super::compare::Sight;
+use crate::host::Lock;
 use crate::manager::{Caution, ManagerError};
 use crate::wire::control::{Capabilities, ClientRow, RefusalCode};
 use crate::wire::types::{CallerName, NsmState};

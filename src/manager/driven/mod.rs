@@ -40,7 +40,7 @@ mod view;
 mod tests;
 
 pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered};
-pub use compare::{LocalLock, Lock, Sight};
+pub use compare::{LocalLock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

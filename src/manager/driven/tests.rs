@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 use super::*;
+use crate::host::Lock;
 use crate::wire::control::{ClientProgress, Delivery, Fate, Mode, Outcome, Policy, Scope, Silent, Unreachable};
 use crate::wire::types::{CallerName, NsmState};
 

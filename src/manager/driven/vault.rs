@@ -5,11 +5,12 @@
 //! [`KEPT`] of them anyway.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::record::RunRecord;
+use crate::host::{remove, replace};
 use crate::manager::ManagerError;
 use crate::wire::control::{Refusal, RefusalCode, RunId};
 
@@ -105,15 +106,12 @@ impl Vault {
         let failed = |error: io::Error| self.failed("write a run", &error);
         let text = serde_json::to_vec(run).map_err(|error| failed(error.into()))?;
         self.made()?;
-        replace(&self.path(run.id()), &text).map_err(failed)
+        replace(&self.path(run.id()), &text, 0o600).map_err(failed)
     }
 
     /// Forgets a run that never touched anything.
     pub fn forget(&self, run: RunId) -> Result<(), ManagerError> {
-        match fs::remove_file(self.path(run)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove a run", &error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove(&self.path(run)).map_err(|error| self.failed("remove a run", &error))
     }
 
     /// Forgets what is older than the last [`KEPT`] ended runs.
@@ -122,27 +120,4 @@ impl Vault {
         let extra = ended.len().saturating_sub(KEPT);
         ended.iter().take(extra).try_for_each(|run| self.forget(run.id()))
     }
-}
-
-/// Replaces a file whole and durably; its folder must be there.
-///
-/// # Errors
-/// Those of the file system; the old file is there then.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".").tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    if let Ok(old) = fs::metadata(path) {
-        keep_owner(file.as_file(), &old)?;
-    }
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(dir)?.sync_all()
-}
-
-/// A file that replaces another is its owner's, with its mode: statd does not run as root.
-fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    file.set_permissions(old.permissions())?;
-    std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()))
 }

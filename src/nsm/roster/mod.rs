@@ -25,14 +25,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::host::statd_folders;
 use crate::wire::nsm::MonArgs;
 use crate::wire::types::NsmState;
 
 pub use linux::read_sm_dir;
 pub use targets::read_targets_file;
 
-/// Where servers keep their rosters, from the root of the file system. nfs-utils is built for
-/// `/var/lib/nfs` (Debian) or `/var/lib/nfs/statd` (Red Hat); [`read`] finds both in the first.
+/// Where servers keep their rosters, from the root of the file system. In the first, nfs-utils' may be in
+/// `statd/`; both are found.
 const KNOWN_PLACES: [&str; 3] = ["var/lib/nfs", "var/db/statd.status", "var/statmon"];
 /// Most hosts in one roster.
 const MAX_HOSTS: usize = 1_000_000;
@@ -177,16 +178,12 @@ pub fn read(path: &Path) -> Result<Vec<Roster>, RosterError> {
     if !fs::metadata(path).map_err(unreadable(path))?.is_dir() {
         return Ok(vec![freebsd::read_status_file(path)?]);
     }
-    let homes = homes_at(path);
+    let homes = statd_folders(path);
     if homes.is_empty() {
         let roster = if illumos::keeps(path) { illumos::read_sm_dir(path) } else { linux::read_sm_dir(path) };
         return Ok(vec![roster?]);
     }
     homes.iter().map(|home| read_home(home)).collect()
-}
-
-fn homes_at(path: &Path) -> Vec<PathBuf> {
-    [path.to_owned(), path.join("statd")].into_iter().filter(|home| home.join("sm").is_dir()).collect()
 }
 
 fn read_home(home: &Path) -> Result<Roster, RosterError> {
@@ -203,7 +200,7 @@ pub fn find(root: &Path) -> Result<Vec<Roster>, RosterError> {
         }
         if fs::metadata(&place).map_err(unreadable(&place))?.is_dir() {
             // Without an `sm/` it has other things of NFS, and no records.
-            for home in homes_at(&place) {
+            for home in statd_folders(&place) {
                 found.push(read_home(&home)?);
             }
         } else {

@@ -2,15 +2,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 
-use procfs::net::TcpState;
-use procfs::process::{FDTarget, all_processes};
-
+use super::files::Machine;
+use super::sockets::{Socket, State};
 use crate::wire::types::Transport;
-
-/// There once the kernel's lockd is loaded.
-const LOCKD: &str = "/proc/fs/lockd";
 
 /// Who has a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,11 +34,42 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Who has the port. Blocks while it reads /proc.
-pub(super) fn of(transport: Transport, address: SocketAddr) -> Holder {
-    let inodes = inodes(transport, address);
-    let look = search(&inodes);
-    judge(!inodes.is_empty(), look, Path::new(LOCKD).exists())
+impl Machine {
+    /// Who has the port. Blocks while it reads /proc.
+    pub fn holder(&self, transport: Transport, address: SocketAddr) -> Holder {
+        let sockets = self.serving(transport, address);
+        let look = self.search(&sockets);
+        judge(!sockets.is_empty(), look, self.has_lockd())
+    }
+
+    /// The sockets that serve the port, as descriptors show them.
+    fn serving(&self, transport: Transport, address: SocketAddr) -> Vec<PathBuf> {
+        let serves = |socket: &Socket| {
+            socket.local.port() == address.port()
+                && socket.local.is_ipv4() == address.is_ipv4()
+                && (transport == Transport::Udp || socket.state == State::Serving)
+        };
+        let all = self.sockets("proc/net", &transport.to_string()).unwrap_or_default();
+        all.iter().filter(|socket| serves(socket)).map(|socket| format!("socket:[{}]", socket.inode).into()).collect()
+    }
+
+    fn search(&self, sockets: &[PathBuf]) -> Search {
+        let Ok(processes) = self.processes() else { return Search::Incomplete };
+        let mut complete = true;
+        for id in processes {
+            match self.descriptors(id) {
+                Ok(open) if open.iter().any(|(_, target)| sockets.contains(target)) => {
+                    let name = self.process_name(id).unwrap_or_else(|| "a process".to_owned());
+                    return Search::Found { name, id };
+                }
+                Ok(_) => {}
+                // It has ended.
+                Err(error) if error.is_missing() => {}
+                Err(_) => complete = false,
+            }
+        }
+        if complete { Search::Nobody } else { Search::Incomplete }
+    }
 }
 
 /// What a look at all processes showed.
@@ -67,45 +94,6 @@ fn judge(has_socket: bool, search: Search, lockd_is_loaded: bool) -> Holder {
     }
 }
 
-/// The sockets that serve the port.
-fn inodes(transport: Transport, address: SocketAddr) -> Vec<u64> {
-    let port = address.port();
-    match transport {
-        Transport::Udp => {
-            let entries = if address.is_ipv4() { procfs::net::udp() } else { procfs::net::udp6() };
-            let entries = entries.unwrap_or_default().into_iter();
-            entries.filter(|e| e.local_address.port() == port).map(|e| e.inode).collect()
-        }
-        Transport::Tcp => {
-            let entries = if address.is_ipv4() { procfs::net::tcp() } else { procfs::net::tcp6() };
-            let entries = entries.unwrap_or_default().into_iter();
-            let serves = |e: &procfs::net::TcpNetEntry| e.local_address.port() == port && e.state == TcpState::Listen;
-            entries.filter(serves).map(|e| e.inode).collect()
-        }
-    }
-}
-
-fn search(inodes: &[u64]) -> Search {
-    let Ok(processes) = all_processes() else { return Search::Incomplete };
-    let mut complete = true;
-    for process in processes.flatten() {
-        let descriptors = match process.fd() {
-            Ok(descriptors) => descriptors,
-            Err(procfs::ProcError::NotFound(_)) => continue,
-            Err(_) => {
-                complete = false;
-                continue;
-            }
-        };
-        let has = |target: FDTarget| matches!(target, FDTarget::Socket(inode) if inodes.contains(&inode));
-        if descriptors.flatten().any(|descriptor| has(descriptor.target)) {
-            let name = process.stat().map_or_else(|_| "a process".to_owned(), |stat| stat.comm);
-            return Search::Found { name, id: process.pid() };
-        }
-    }
-    if complete { Search::Nobody } else { Search::Incomplete }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,9 +103,9 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let is_us = |holder| matches!(holder, Holder::Process { id, .. } if id == own);
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(is_us(of(Transport::Tcp, tcp.local_addr().unwrap())));
+        assert!(is_us(Machine::default().holder(Transport::Tcp, tcp.local_addr().unwrap())));
         let udp = std::net::UdpSocket::bind("[::1]:0").unwrap();
-        assert!(is_us(of(Transport::Udp, udp.local_addr().unwrap())));
+        assert!(is_us(Machine::default().holder(Transport::Udp, udp.local_addr().unwrap())));
     }
 
     #[test]
