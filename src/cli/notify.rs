@@ -16,11 +16,11 @@ use super::args::NotifyArgs;
 use super::consent::Consent;
 use super::error::CliError;
 use super::{Context, blocking};
-use crate::host::{Machine, NLM_END_GRACE, NlmMount};
+use crate::controller::own_mounts_let_tell;
+use crate::host::{Machine, NLM_END_GRACE};
 use crate::nsm::roster::{self, Roster, RosterError};
 use crate::nsm::{FanoutEvent, Host, News, Notice, NotifyOptions, Target};
 use crate::report::{ClientFate, NoticeReport, NotifyReport, SCHEMA, number};
-use crate::resync::plan::{LocalMount, own_mounts_allow};
 use crate::wire::control::Grace;
 use crate::wire::types::{CallerName, NsmState};
 
@@ -131,22 +131,10 @@ fn heading(roster: &Roster) -> String {
 async fn own_mounts(hosts: &[String], own_locks_lost: bool) -> Result<(), CliError> {
     // A name may have any address: only a literal is known to be loopback.
     let all_loopback = hosts.iter().all(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback()));
-    let mounts = blocking(move || match Machine::default().nlm_mounts() {
-        Ok(mounts) => Ok(mounts.iter().map(local_mount).collect::<Vec<_>>()),
-        Err(_) if own_locks_lost => Ok(Vec::new()),
-        Err(e) => Err(CliError::refused(e.to_string(), "mount /proc, or consent with --own-locks-lost")),
-    })
-    .await?;
-    own_mounts_allow(own_locks_lost, all_loopback, &mounts)
-        .map_err(|e| crate::controller::ControllerError::from(e).into())
-}
-
-fn local_mount(mount: &NlmMount) -> LocalMount {
-    LocalMount {
-        at: mount.mount_point.display().to_string(),
-        from: mount.source.clone(),
-        from_self: mount.is_from_this_host(),
+    if own_locks_lost {
+        return Ok(());
     }
+    blocking(move || Ok(own_mounts_let_tell(all_loopback)?)).await
 }
 
 async fn grace_is_on(context: &Context) -> bool {
@@ -332,19 +320,5 @@ mod tests {
         let rosters = read_rosters(None, None, root.path()).unwrap();
         let wanted = format!("1 host in {}/var/lib/nfs (Linux statd, state 7)", root.path().display());
         assert_eq!(heading(&rosters[0]), wanted);
-    }
-
-    #[test]
-    fn a_mount_from_a_server_of_unknown_address_may_be_from_this_host() {
-        let mount = |server: Option<&str>| {
-            local_mount(&NlmMount {
-                source: "s:/x".into(),
-                mount_point: "/x".into(),
-                server: server.map(|s| s.parse().unwrap()),
-            })
-        };
-        assert!(mount(None).from_self);
-        assert!(mount(Some("127.0.0.1")).from_self);
-        assert!(!mount(Some("192.0.2.1")).from_self);
     }
 }

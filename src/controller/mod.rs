@@ -30,6 +30,7 @@ mod targets;
 mod tests;
 
 pub use error::ControllerError;
+pub(crate) use hosts::own_mounts_let_tell;
 
 use std::collections::HashMap;
 use std::sync::Arc;
