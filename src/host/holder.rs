@@ -38,8 +38,7 @@ impl Machine {
     /// Who has the port. Blocks while it reads /proc.
     pub fn holder(&self, transport: Transport, address: SocketAddr) -> Holder {
         let sockets = self.serving(transport, address);
-        let look = self.search(&sockets);
-        judge(!sockets.is_empty(), look, self.has_lockd())
+        judge(!sockets.is_empty(), self.search(&sockets), self.has_lockd())
     }
 
     /// The sockets that serve the port, as descriptors show them.
@@ -53,45 +52,30 @@ impl Machine {
         all.iter().filter(|socket| serves(socket)).map(|socket| format!("socket:[{}]", socket.inode).into()).collect()
     }
 
-    fn search(&self, sockets: &[PathBuf]) -> Search {
-        let Ok(processes) = self.processes() else { return Search::Incomplete };
-        let mut complete = true;
+    /// The process that has one of them; none if no process has.
+    fn search(&self, sockets: &[PathBuf]) -> Option<Holder> {
+        let Ok(processes) = self.processes() else { return Some(Holder::Unknown) };
+        let mut hidden = None;
         for id in processes {
             match self.descriptors(id) {
                 Ok(open) if open.iter().any(|(_, target)| sockets.contains(target)) => {
                     let name = self.process_name(id).unwrap_or_else(|| "a process".to_owned());
-                    return Search::Found { name, id };
+                    return Some(Holder::Process { name, id });
                 }
                 Ok(_) => {}
                 // It has ended.
                 Err(error) if error.is_missing() => {}
-                Err(_) => complete = false,
+                Err(_) => hidden = Some(Holder::Unknown),
             }
         }
-        if complete { Search::Nobody } else { Search::Incomplete }
+        hidden
     }
-}
-
-/// What a look at all processes showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Search {
-    Found {
-        name: String,
-        id: i32,
-    },
-    Nobody,
-    /// Some processes could not be looked into.
-    Incomplete,
 }
 
 /// A socket that no process has is the kernel's. Where its lockd is not loaded, there is a process
 /// that does not show, in another PID namespace.
-fn judge(has_socket: bool, search: Search, lockd_is_loaded: bool) -> Holder {
-    match search {
-        Search::Found { name, id } => Holder::Process { name, id },
-        Search::Nobody if has_socket && lockd_is_loaded => Holder::Kernel,
-        Search::Nobody | Search::Incomplete => Holder::Unknown,
-    }
+fn judge(has_socket: bool, process: Option<Holder>, lockd_is_loaded: bool) -> Holder {
+    process.unwrap_or(if has_socket && lockd_is_loaded { Holder::Kernel } else { Holder::Unknown })
 }
 
 #[cfg(test)]
@@ -110,11 +94,11 @@ mod tests {
 
     #[test]
     fn only_a_socket_that_nobody_has_is_the_kernels_and_only_where_its_lockd_is() {
-        assert_eq!(judge(true, Search::Nobody, true), Holder::Kernel);
-        assert_eq!(judge(true, Search::Nobody, false), Holder::Unknown);
-        assert_eq!(judge(true, Search::Incomplete, true), Holder::Unknown);
-        assert_eq!(judge(false, Search::Nobody, true), Holder::Unknown, "it is not of this network namespace");
-        let found = Search::Found { name: "ganesha.nfsd".into(), id: 7 };
+        assert_eq!(judge(true, None, true), Holder::Kernel);
+        assert_eq!(judge(true, None, false), Holder::Unknown);
+        assert_eq!(judge(true, Some(Holder::Unknown), true), Holder::Unknown);
+        assert_eq!(judge(false, None, true), Holder::Unknown, "it is not of this network namespace");
+        let found = Some(Holder::Process { name: "ganesha.nfsd".into(), id: 7 });
         assert_eq!(judge(true, found, true).to_string(), "ganesha.nfsd (process 7)");
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::addresses::is_own_address;
-use super::files::Machine;
+use super::files::{FileError, Machine};
 
 /// Where the kernel lists this process' mounts (proc(5)).
 const MOUNTINFO: &str = "proc/self/mountinfo";
@@ -31,21 +31,10 @@ impl NlmMount {
     }
 }
 
-/// The list of mounts could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read {path} to see whether this host has NFSv3 mounts: {source}", path = .path.display())]
-pub struct MountsError {
-    path: PathBuf,
-    source: std::io::Error,
-}
-
 impl Machine {
     /// The mounts of this process that use NLM.
-    pub fn nlm_mounts(&self) -> Result<Vec<NlmMount>, MountsError> {
-        let path = self.path(MOUNTINFO);
-        // Mount points are bytes; one that is no UTF-8 must not hide the others.
-        let text = std::fs::read(&path).map_err(|source| MountsError { path, source })?;
-        Ok(parse_mounts(&String::from_utf8_lossy(&text)))
+    pub fn nlm_mounts(&self) -> Result<Vec<NlmMount>, FileError> {
+        Ok(parse_mounts(&self.read(MOUNTINFO)?))
     }
 }
 

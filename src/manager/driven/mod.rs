@@ -39,7 +39,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered};
+pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered, client_row};
 pub use compare::{LocalLock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -4,13 +4,13 @@
 //! always one state that was promised. Ended runs stay until they are acknowledged, and the last
 //! [`KEPT`] of them anyway.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::record::RunRecord;
-use crate::host::{remove, replace};
+use crate::host::{remove, replace, try_lock};
 use crate::manager::ManagerError;
 use crate::wire::control::{Refusal, RefusalCode, RunId};
 
@@ -60,14 +60,9 @@ impl Vault {
 
     /// The right to drive; none if another process has it.
     pub fn try_drive(&self) -> Result<Option<DriverLock>, ManagerError> {
-        let path = self.made()?.join(LOCK);
-        let failed = |error: &io::Error| self.failed("take the driver's lock", error);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(|e| failed(&e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(DriverLock { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(failed(&error)),
-        }
+        let taken = try_lock(&self.made()?.join(LOCK));
+        let taken = taken.map_err(|error| self.failed("take the driver's lock", &error))?;
+        Ok(taken.map(|file| DriverLock { _file: file }))
     }
 
     /// Every run, the oldest first. A file that makes no sense is left alone and told.

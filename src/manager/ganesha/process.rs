@@ -110,7 +110,7 @@ impl Server {
             let text = match self.machine.read(&format!("{folder}/fdinfo/{descriptor}")) {
                 Ok(text) => text,
                 // Closed since it was listed.
-                Err(error) if error.kind() == Some(io::ErrorKind::NotFound) => continue,
+                Err(FileError::Io(.., error)) if error.kind() == io::ErrorKind::NotFound => continue,
                 error @ Err(_) => self.seen(error)?,
             };
             let locks = ofd_locks(&text);

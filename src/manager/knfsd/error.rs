@@ -39,7 +39,9 @@ pub enum KnfsdError {
 impl KnfsdError {
     fn remedy(&self) -> &'static str {
         match self {
-            Self::File(error) if error.kind() == Some(io::ErrorKind::PermissionDenied) => "run this as root",
+            Self::File(FileError::Io(.., error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                "run this as root"
+            }
             Self::File(error) if error.is_missing() => {
                 "start the NFS server (it mounts /proc/fs/nfsd), or name another --manager"
             }

@@ -9,7 +9,6 @@
 //! at the same time. What fails it tries again for minutes, with longer and longer pauses, and says so
 //! in the kernel's log: nobody else is there to be told.
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
@@ -19,7 +18,7 @@ use nix::sys::signal::SigSet;
 
 use super::error::KnfsdError;
 use super::saved::Saved;
-use crate::host::{FileError, Machine};
+use crate::host::{FileError, Machine, try_lock};
 
 /// The hidden command of nlmctl that runs it; the state directory follows.
 pub const COMMAND: &str = "knfsd-guard";
@@ -49,10 +48,6 @@ const LONGEST_LINE: usize = 240;
 pub(super) struct Guard {
     child: Child,
     pipe: ChildStdin,
-}
-
-fn lock_file(dir: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).open(dir.join(LOCK))
 }
 
 impl Guard {
@@ -108,18 +103,15 @@ impl Guard {
 pub(super) fn wait_for_another(dir: &Path) -> Result<(), KnfsdError> {
     let path = dir.join(LOCK);
     let until = Instant::now() + PATIENCE;
-    loop {
-        match lock_file(dir).map_err(FileError::write(&path))?.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK_EVERY),
-            Err(TryLockError::WouldBlock) => {
-                let what = "the guard of an earlier nlmctl is still bringing nfsd back: its line in the kernel's log \
-                            says what is in the way";
-                return Err(KnfsdError::Stuck(what.into()));
-            }
-            Err(TryLockError::Error(error)) => return Err(FileError::write(&path)(error).into()),
+    while try_lock(&path).map_err(FileError::write(&path))?.is_none() {
+        if Instant::now() >= until {
+            let what = "the guard of an earlier nlmctl is still bringing nfsd back: its line in the kernel's log says \
+                        what is in the way";
+            return Err(KnfsdError::Stuck(what.into()));
         }
+        std::thread::sleep(LOOK_EVERY);
     }
+    Ok(())
 }
 
 /// The guard's own life: `args` are those behind [`COMMAND`].
@@ -141,8 +133,8 @@ fn watch(dir: &Path) -> Result<(), KnfsdError> {
     SigSet::all().thread_block().map_err(|error| system("cannot block signals", error))?;
     nix::unistd::setsid().map_err(|error| system("cannot leave the session", error))?;
     let path = dir.join(LOCK);
-    let lock = lock_file(dir).map_err(FileError::write(&path))?;
-    lock.try_lock().map_err(|_| KnfsdError::Stuck("another guard is at work".into()))?;
+    let lock = try_lock(&path).map_err(FileError::write(&path))?;
+    let _lock = lock.ok_or_else(|| KnfsdError::Stuck("another guard is at work".into()))?;
     let mut said = Vec::new();
     writeln!(io::stdout(), "{READY}")
         .and_then(|()| io::stdout().flush())

@@ -52,13 +52,12 @@ use self::drops::Attempt;
 use self::saved::Saved;
 use self::v4::V4;
 use super::driven::vault::Vault;
-use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight};
+use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight, client_row};
 use super::{Caution, ManagerError, Weight};
 use crate::host::{self, Lockd, Machine, StatdDir, StatdDirError};
 use crate::nsm::roster::{self, Roster};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
-use crate::wire::xdr::List;
 
 /// What it is called in messages.
 pub(super) const ENDPOINT: &str = "the kernel's lockd";
@@ -83,10 +82,6 @@ pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Driven<K
 /// Whether this host's nfsd serves, or would if an earlier run had not left it stopped.
 pub fn is_here() -> bool {
     Machine::default().nfsd_threads().is_ok_and(|threads| threads > 0) || Saved::is_there(Path::new(STATE_DIR))
-}
-
-fn caution(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Caution {
-    Caution { about, weight, text: text.into(), remedy: remedy.into() }
 }
 
 impl Knfsd {
@@ -155,18 +150,8 @@ impl Knfsd {
                 monitored.or_else(|| entry.host.parse().ok()).map_or_else(|| resolve(&entry.host), |ip| vec![ip]);
             let same_family =
                 |ip: &&IpAddr| addresses.is_empty() || addresses.iter().any(|to| to.is_ipv4() == ip.is_ipv4());
-            rows.push(ClientRow {
-                name,
-                server_addresses: List::clipped(own.iter().filter(same_family).copied().map(Address).collect()),
-                addresses: List::clipped(addresses.into_iter().map(Address).collect()),
-                nsm_state: NsmState::default(),
-                monitored: true,
-                shared_address: false,
-                locks: 0,
-                unmonitored: 0,
-                waiters: 0,
-                suspicions: List::default(),
-            });
+            let called = own.iter().filter(same_family).copied();
+            rows.push(client_row(name, addresses.iter().copied(), called));
         }
         mark_shared(&mut rows);
         Ok(rows)
@@ -177,7 +162,7 @@ impl Knfsd {
     fn look_ahead(&self) -> Result<Vec<Caution>, KnfsdError> {
         let mut found = Vec::new();
         if !nix::unistd::geteuid().is_root() {
-            found.push(caution(
+            found.push(Caution::new(
                 "root",
                 Weight::Refuse,
                 "only root may drive the kernel's lock manager",
@@ -185,7 +170,7 @@ impl Knfsd {
             ));
         }
         if self.machine.named("rpc.statd")?.is_empty() {
-            found.push(caution(
+            found.push(Caution::new(
                 "statd",
                 Weight::Refuse,
                 "rpc.statd does not run here: lockd could not grant a reclaim without it",
@@ -193,7 +178,7 @@ impl Knfsd {
             ));
         }
         let Some(lockd) = self.machine.lockd()? else {
-            found.push(caution(
+            found.push(Caution::new(
                 "lockd",
                 Weight::Refuse,
                 "the kernel's lockd does not run, or cannot be seen from this process namespace",
@@ -202,14 +187,14 @@ impl Knfsd {
             return Ok(found);
         };
         if self.takes_signal(lockd) {
-            found.push(caution(
+            found.push(Caution::new(
                 "drop",
                 Weight::Say,
                 "lockd is made to drop every lock by a signal; NFS service goes on",
                 "",
             ));
         } else {
-            found.push(caution(
+            found.push(Caution::new(
                 "drop",
                 Weight::Say,
                 "this kernel's lockd takes no signal, so NFS service stops for about a second; nfsd's reply cache is \
@@ -218,7 +203,7 @@ impl Knfsd {
             ));
             self.look_at_mounts(&mut found)?;
         }
-        found.push(caution(
+        found.push(Caution::new(
             "local",
             Weight::Say,
             "processes of this host are not bound by grace: one can take a dropped lock's range before its owner \
@@ -226,7 +211,7 @@ impl Knfsd {
             "",
         ));
         let disturbed = |who: String| {
-            caution(
+            Caution::new(
                 "nfsv4",
                 Weight::Consent,
                 format!(
@@ -248,9 +233,9 @@ impl Knfsd {
 
     /// An NFSv3 mount of this host uses the same lockd and keeps it alive while nfsd is down.
     fn look_at_mounts(&self, found: &mut Vec<Caution>) -> Result<(), KnfsdError> {
-        let mounts = self.machine.nlm_mounts().map_err(|error| KnfsdError::Stuck(error.to_string()))?;
+        let mounts = self.machine.nlm_mounts()?;
         if let Some(mount) = mounts.first() {
-            found.push(caution(
+            found.push(Caution::new(
                 "mounts",
                 Weight::Refuse,
                 format!(
