@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::files::Machine;
-use super::sockets::{Socket, State};
+use super::sockets::{Socket, SocketState};
 use crate::wire::types::Transport;
 
 /// Who has a port.
@@ -46,7 +46,7 @@ impl Machine {
         let serves = |socket: &Socket| {
             socket.local.port() == address.port()
                 && socket.local.is_ipv4() == address.is_ipv4()
-                && (transport == Transport::Udp || socket.state == State::Serving)
+                && (transport == Transport::Udp || socket.state == SocketState::Serving)
         };
         let all = self.sockets("proc/net", &transport.to_string()).unwrap_or_default();
         all.iter().filter(|socket| serves(socket)).map(|socket| format!("socket:[{}]", socket.inode).into()).collect()

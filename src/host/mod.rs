@@ -36,5 +36,5 @@ pub use kernel::{ETAB, Lockd, NLM_END_GRACE};
 pub use locks::{ListedLock, Lock, parse_locks};
 pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
-pub use sockets::{Socket, State};
+pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};

@@ -12,14 +12,14 @@ pub struct Socket {
     /// The other end's.
     pub remote: SocketAddr,
     /// What it is doing.
-    pub state: State,
+    pub state: SocketState,
     /// By this number descriptors name it.
     pub inode: u64,
 }
 
 /// What a socket is doing, as far as anything here depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum SocketState {
     /// Connected.
     Established,
     /// TCP: takes connections. UDP: takes datagrams of anybody.
@@ -54,10 +54,10 @@ fn parse_line(line: &str) -> Option<Socket> {
         Some(SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?))
     };
     let state = match *fields.get(3)? {
-        "01" => State::Established,
+        "01" => SocketState::Established,
         // TCP_LISTEN, and TCP_CLOSE: how a UDP socket shows that is connected to nobody.
-        "0A" | "07" => State::Serving,
-        _ => State::Other,
+        "0A" | "07" => SocketState::Serving,
+        _ => SocketState::Other,
     };
     Some(Socket { local: address(1)?, remote: address(2)?, state, inode: fields.get(9)?.parse().ok()? })
 }
@@ -94,7 +94,7 @@ mod tests {
         let good = "5: 00000000:0801 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 468 1 0 100 0 0 10 0";
         let found = parse_sockets(&format!("  sl  local_address\nodd\n7: zz:1 00000000:0000 0A\n{good}\n"));
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
-        assert_eq!(found, [Socket { local: any(0x0801), remote: any(0), state: State::Serving, inode: 468 }]);
+        assert_eq!(found, [Socket { local: any(0x0801), remote: any(0), state: SocketState::Serving, inode: 468 }]);
     }
 
     proptest::proptest! {

@@ -3,7 +3,7 @@
 //!
 //! # Which folder
 //! nfs-utils is built for `/var/lib/nfs` (Debian) or for `/var/lib/nfs/statd` (Red Hat), and both may be
-//! there. The first of these is taken, by all:
+//! there. All take the first of these:
 //! 1. the folder in which rpc.statd runs, which is right wherever it is;
 //! 2. one with `sm/` and `state`: sm-notify makes the second, so it is in use, or was;
 //! 3. one with `sm/`: nothing has run there yet.
@@ -14,11 +14,10 @@
 //! # The number
 //! An int of the machine in four bytes. It is read as statd reads it: what follows is ignored, and an
 //! even number (down) means the next odd one, which statd makes of it at its start. A raised number is
-//! odd, and neither the file's nor the last that was told: clients ignore one that they know. Written is
-//! a new file that replaces the old one, so that the number survives a crash of the machine, with the
-//! owner and the mode of the old one: rpc.statd reads it as its own user. The kernel has a copy for the
-//! LOCK calls of this host's own NFS client, which follows; where that fails the number is good all the
-//! same, since clients are told by the file's.
+//! odd, and neither the file's nor the last that was told: clients ignore one that they know. A new file
+//! replaces the old one, so that the number survives a crash of the machine; it keeps owner and mode,
+//! since rpc.statd reads it as its own user. The kernel has a copy for the LOCK calls of this host's own
+//! NFS client, which follows. Where that fails the number is good all the same: notices carry the file's.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -20,18 +20,14 @@ pub(super) struct Seen {
     pub(super) stats: Vec<ClientStats>,
     /// FSALs whose locks cannot be listed.
     pub(super) unlisted: Vec<String>,
-    /// Its descriptors.
     pub(super) descriptors: Descriptors,
     /// Of them, those that hold locks.
     pub(super) locking: u64,
-    /// Whether nlmctl is in its network namespace.
     pub(super) shares_network: bool,
-    /// Its version.
     pub(super) version: String,
 }
 
 impl Seen {
-    /// What follows from it.
     pub(super) fn cautions(&self) -> Vec<Caution> {
         let mut cautions = vec![say(
             "grace",
@@ -66,7 +62,6 @@ impl Seen {
         cautions
     }
 
-    /// Whether every lock can be listed.
     pub(super) fn lists_locks(&self) -> bool {
         self.unlisted.is_empty()
     }

@@ -58,7 +58,6 @@ use crate::nsm::roster::{self, Roster};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{CallerName, NsmState};
 
-/// Where it is, for people.
 const ENDPOINT: &str = "org.ganesha.nfsd on the system bus";
 /// Where runs are kept.
 pub const STATE_DIR: &str = "/var/lib/nlmctl/ganesha";

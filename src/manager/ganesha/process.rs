@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::host::{FileError, Lock, Machine, State, parse_locks};
+use crate::host::{FileError, Lock, Machine, SocketState, parse_locks};
 use crate::manager::driven::{LocalLock, Sight};
 
 /// FSAL modules whose locks are OFD locks of Ganesha's process, and so are listed.
@@ -77,7 +77,6 @@ impl Server {
         self.seen(self.machine.read(&format!("proc/{}/{file}", self.pid)))
     }
 
-    /// Words that differ for every start of a Ganesha.
     pub(super) fn life(&self) -> Result<String, ProcessError> {
         self.seen(self.machine.life(self.pid))
     }
@@ -92,7 +91,6 @@ impl Server {
         Ok(unknown.into_iter().map(str::to_owned).collect())
     }
 
-    /// How many descriptors it has, and may have.
     pub(super) fn descriptors(&self) -> Result<Descriptors, ProcessError> {
         let open = self.seen(self.machine.list(&format!("proc/{}/fd", self.pid)))?.len() as u64;
         let limits = self.read("limits")?;
@@ -102,7 +100,6 @@ impl Server {
         Ok(Descriptors { open, limit: self.seen(limit.ok_or_else(odd))? })
     }
 
-    /// Its clients' locks.
     pub(super) fn held(&self) -> Result<Held, ProcessError> {
         let folder = format!("proc/{}", self.pid);
         let mut held = Held::default();
@@ -134,7 +131,6 @@ impl Server {
         Ok(others.map(|other| LocalLock::new(other.lock, other.pid, self.machine.process_name(other.pid))).collect())
     }
 
-    /// Everything that is locked.
     pub(super) fn sight(&self) -> Result<(Sight, Held), ProcessError> {
         let held = self.held()?;
         let locks = held.locks.iter().map(|(lock, _)| lock.clone()).collect();
@@ -144,11 +140,10 @@ impl Server {
     /// Its open TCP connections: the server address called, and the client's.
     pub(super) fn connections(&self) -> Result<Vec<(SocketAddr, SocketAddr)>, ProcessError> {
         let sockets = self.seen(self.machine.sockets(&format!("proc/{}/net", self.pid), "tcp"))?.into_iter();
-        let open = sockets.filter(|socket| socket.state == State::Established);
+        let open = sockets.filter(|socket| socket.state == SocketState::Established);
         Ok(open.map(|socket| (socket.local, socket.remote)).collect())
     }
 
-    /// Whether this process is in the same network namespace.
     pub(super) fn shares_network(&self) -> bool {
         self.machine.share_network(&self.pid.to_string(), "thread-self")
     }

@@ -30,7 +30,6 @@ use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, NsmState, Transport};
 use crate::wire::xdr::encode;
 
-/// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long Ganesha may take to be in grace: it waits for the requests that it works on.
 const GRACE_STARTS: Duration = Duration::from_secs(10);
@@ -41,7 +40,6 @@ const RENEW: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long one client's release may take.
 const ONE_CLIENT: Duration = Duration::from_secs(10);
-/// How long its NLM service may take to answer.
 const CALL: Duration = Duration::from_secs(5);
 
 /// What is still there of clients.

@@ -35,9 +35,7 @@ use crate::wire::types::Transport;
 const EFFECT: Duration = Duration::from_secs(3);
 /// Between two looks for it.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long one NULL call may take.
 const NULL_TIMEOUT: Duration = Duration::from_millis(300);
-/// How long rpcbind may take.
 const RPCBIND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest answer of lockd's that is taken.
 const MAX_RECORD: usize = 4096;
@@ -181,7 +179,6 @@ fn untouched(machine: &Machine, dir: &Path, error: KnfsdError) -> Attempt {
     Attempt::Untouched(error)
 }
 
-/// The signal.
 pub(super) async fn by_signal(
     machine: &Machine,
     dir: &Path,

@@ -59,7 +59,6 @@ use crate::nsm::roster::{self, Roster};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
 
-/// What it is called in messages.
 pub(super) const ENDPOINT: &str = "the kernel's lockd";
 /// Where runs, and what is to be put back, are kept.
 pub const STATE_DIR: &str = "/var/lib/nlmctl/knfsd";
@@ -101,7 +100,6 @@ impl Knfsd {
         Ok(StatdDir::find(&self.machine, None)?)
     }
 
-    /// The clients that statd monitors.
     fn roster(&self) -> Result<Roster, KnfsdError> {
         Ok(roster::read_sm_dir(&self.statd()?.sm())?)
     }

@@ -12,7 +12,6 @@ use crate::host::{ETAB, Machine};
 
 /// Entries looked at, at most.
 const MOST: usize = 200_000;
-/// How long the walk may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Paths of those of `files` (`major:minor:inode`, the first two in hexadecimal) that are found.

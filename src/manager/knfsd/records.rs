@@ -33,14 +33,11 @@ pub(super) struct SavedRecord {
 /// Records and where they belong.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct SavedRecords {
-    /// statd's folder.
     pub(super) dir: PathBuf,
-    /// The records.
     pub(super) records: Vec<SavedRecord>,
 }
 
 impl SavedRecords {
-    /// The monitor records as they are now.
     pub(super) fn read(statd: &StatdDir) -> Result<Self, FileError> {
         let sm = statd.sm();
         let mut records = Vec::new();

@@ -14,11 +14,9 @@ use crate::wire::nlm::{Procedure, SmNotifyArgs};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::encode;
 
-/// How long lockd's answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the locks are looked at before nothing is taken to have gone.
 const EFFECT: Duration = Duration::from_secs(2);
-/// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 impl Knfsd {

@@ -20,7 +20,6 @@ const NLM_GRACE: &str = "proc/sys/fs/nfs/nlm_grace_period";
 const NLM_TIMEOUT: &str = "proc/sys/fs/nfs/nlm_timeout";
 /// The longest that the kernel takes.
 const LONGEST_GRACE: u64 = 240;
-/// The file, in the state directory.
 const FILE: &str = "put-back.json";
 /// How often putting nfsd back is tried by who is waited for; the guard goes on.
 const TRIES: u32 = 3;
@@ -40,7 +39,6 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    /// As things are now.
     pub(super) fn read(
         machine: &Machine,
         settings: Option<Settings>,
@@ -88,7 +86,6 @@ impl Saved {
         Ok(self.settings.is_none() && machine.boot_id()? == self.boot_id)
     }
 
-    /// What is to be put back, if anything is.
     pub(super) fn find(dir: &Path) -> Result<Option<Self>, FileError> {
         let path = Self::path(dir);
         match fs::read(&path) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::error::KnfsdError;
-use crate::host::{self, FileError, Machine, State};
+use crate::host::{self, FileError, Machine, SocketState};
 
 /// Connections that may wait to be accepted: what rpc.nfsd asks for.
 const BACKLOG: i32 = 64;
@@ -37,16 +37,13 @@ pub(super) struct Listener {
     pub(super) transport: String,
     /// Where; none for a transport whose sockets only the kernel makes.
     pub(super) address: Option<IpAddr>,
-    /// The port.
     pub(super) port: u16,
 }
 
 /// See above.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Settings {
-    /// Threads in all.
     pub(super) threads: u32,
-    /// Threads of each pool.
     pub(super) pools: String,
     /// Sorted.
     pub(super) listeners: Vec<Listener>,
@@ -202,7 +199,7 @@ fn listeners(machine: &Machine) -> Result<Vec<Listener>, FileError> {
             continue;
         }
         let sockets = machine.sockets("proc/net", transport)?.into_iter();
-        let serves = |socket: &host::Socket| socket.local.port() == *port && socket.state == State::Serving;
+        let serves = |socket: &host::Socket| socket.local.port() == *port && socket.state == SocketState::Serving;
         let found: Vec<_> = sockets.filter(serves).map(|socket| socket.local.ip()).collect();
         if found.len() != group.len() {
             return Err(odd(format!(

@@ -3,7 +3,6 @@
 use crate::host::{FileError, ListedLock, Lock, Machine};
 use crate::manager::driven::{LocalLock, Sight};
 
-/// Looks.
 pub(super) fn look(machine: &Machine) -> Result<(Sight, Vec<Lock>), FileError> {
     let listed = machine.locks()?;
     // Looked up after the list was read: lockd's number is in it.

@@ -18,17 +18,11 @@ pub(super) enum V4 {
     /// Nobody is here or on record, or NFSv4 is off.
     None,
     /// So many are here, and so many on record.
-    Some {
-        /// With state now.
-        live: usize,
-        /// On record.
-        recorded: usize,
-    },
+    Some { live: usize, recorded: usize },
     /// It cannot be told.
     NotKnown(String),
 }
 
-/// Looks.
 pub(super) fn look(machine: &Machine) -> Result<V4, FileError> {
     let versions = machine.word("proc/fs/nfsd/versions")?;
     if !versions.split_ascii_whitespace().any(|version| version.starts_with("+4")) {
