@@ -17,17 +17,15 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::args::NotifyArgs;
 use super::consent::Terminal;
 use super::context::{Context, blocking};
-use crate::nsm::mounts::{MOUNTINFO, NlmMount, read_nlm_mounts};
+use crate::controller::own_mounts_let_tell;
+use crate::host::{Machine, NLM_END_GRACE};
 use crate::nsm::roster::{self, Roster, RosterError};
 use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
 use crate::report::{ClientFate, Failure, NoticeReport, NotifyReport, SCHEMA, number};
 use crate::resync::consent::Consent;
-use crate::resync::plan::{LocalMount, own_mounts_allow};
 use crate::wire::control::Grace;
 use crate::wire::types::{CallerName, NsmState};
 
-/// Reads `N` while the kernel's lockd is in grace.
-const END_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
 /// How often is looked whether grace is still on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A manager that takes longer to say so is not seen in grace.
@@ -56,7 +54,7 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, Failu
     if !args.grace_elsewhere && !grace_is_on(context).await {
         return Err(Failure::refused(
             format!(
-                "no grace is on: neither a run at {}, nor the kernel's lockd ({END_GRACE}); clients that reclaim now lose their locks",
+                "no grace is on: neither a run at {}, nor the kernel's lockd (/{NLM_END_GRACE}); clients that reclaim now lose their locks",
                 context.settings.control.display()
             ),
             "start grace first (`nlmctl resync` does all of it), or add --grace-elsewhere if the server that these clients reclaim from is another one and in grace",
@@ -135,25 +133,14 @@ fn heading(roster: &Roster) -> String {
 async fn own_mounts(hosts: &[String], own_locks_lost: bool) -> Result<(), Failure> {
     // A name may have any address: only a literal is known to be loopback.
     let all_loopback = hosts.iter().all(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback()));
-    let mounts = blocking(move || match read_nlm_mounts(Path::new(MOUNTINFO)) {
-        Ok(mounts) => Ok(mounts.iter().map(local_mount).collect::<Vec<_>>()),
-        Err(_) if own_locks_lost => Ok(Vec::new()),
-        Err(e) => Err(Failure::refused(e.to_string(), "mount /proc, or consent with --own-locks-lost")),
-    })
-    .await?;
-    own_mounts_allow(own_locks_lost, all_loopback, &mounts)
-}
-
-fn local_mount(mount: &NlmMount) -> LocalMount {
-    LocalMount {
-        at: mount.mount_point.display().to_string(),
-        from: mount.source.clone(),
-        from_self: mount.is_from_this_host(),
+    if own_locks_lost {
+        return Ok(());
     }
+    blocking(move || Ok(own_mounts_let_tell(all_loopback)?)).await
 }
 
 async fn grace_is_on(context: &Context) -> bool {
-    if tokio::fs::read_to_string(END_GRACE).await.is_ok_and(|text| text.trim() == "N") {
+    if blocking(|| Ok(Machine::default().nlm_in_grace().unwrap_or_default())).await.unwrap_or_default() {
         return true;
     }
     let Ok(manager) = context.manager().await else { return false };
@@ -344,19 +331,5 @@ mod tests {
         let rosters = read_rosters(None, None, root.path()).unwrap();
         let wanted = format!("1 host in {}/var/lib/nfs (Linux statd, state 7)", root.path().display());
         assert_eq!(heading(&rosters[0]), wanted);
-    }
-
-    #[test]
-    fn a_mount_from_a_server_of_unknown_address_may_be_from_this_host() {
-        let mount = |server: Option<&str>| {
-            local_mount(&NlmMount {
-                source: "s:/x".into(),
-                mount_point: "/x".into(),
-                server: server.map(|s| s.parse().unwrap()),
-            })
-        };
-        assert!(mount(None).from_self);
-        assert!(mount(Some("127.0.0.1")).from_self);
-        assert!(!mount(Some("192.0.2.1")).from_self);
     }
 }

@@ -32,6 +32,7 @@ mod targets;
 mod tests;
 
 pub use error::ControllerError;
+pub(crate) use hosts::own_mounts_let_tell;
 pub use options::{Options, Signals};
 
 use std::collections::HashMap;

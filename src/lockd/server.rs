@@ -1,6 +1,7 @@
 //! Start and stop: a lock manager as a value, for nlmd and for a file server that embeds it.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -20,12 +21,11 @@ use super::nsm_service::NsmService;
 use super::persist::{self, PersistError, Writer};
 use super::settings::Settings;
 use super::sockets::{self, Ports, ProgramSockets, Sockets};
-use super::statd::Statd;
+use super::statd::{Statd, StateNumberError};
 use super::table::{self, Clock, Setup, StatdSetup};
 use super::{recovery, registry};
+use crate::host::{self, Machine, OwnNameError, StatdDir, StatdDirError};
 use crate::locks::LockTable;
-use crate::nsm::own_names::{self, OwnNameError};
-use crate::nsm::state_file::{StateFile, StateFileError};
 use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
@@ -68,7 +68,7 @@ pub enum Failure {
     Start(#[from] recovery::StartError),
     /// rpc.statd's folder.
     #[error(transparent)]
-    Statd(#[from] StateFileError),
+    Statd(#[from] StateNumberError),
     /// Threads, signals.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -117,12 +117,13 @@ impl Server {
     pub async fn start(settings: Settings, embedding: Embedding) -> Result<Self, Failure> {
         let clock = Clock { start: Instant::now() };
         let (persist, writer, mut found) = persist::open(&settings.state_dir)?;
-        let names = own_names::own_names(&settings.names).await?;
+        let names = host::own_names(&settings.names).await?;
         let (addresses, lenient) = settings.listen_addresses();
         let embedded = settings.nsm == NsmKind::Embedded;
         let nsm_port = embedded.then_some(settings.nsm_port);
         let sockets = Sockets::open(&addresses, lenient, settings.nlm_port, nsm_port)?;
-        let state_file = if embedded { None } else { Some(StateFile::find(settings.statd_dir.as_deref())?) };
+        let state_file =
+            if embedded { None } else { Some(statd_dir(settings.statd_dir.as_deref()).map_err(StateNumberError)?) };
         let control = ControlSocket::bind(&settings.control, false).await?;
         let control_ro = match &settings.control_ro {
             Some(path) => Some(ControlSocket::bind(path, true).await?),
@@ -144,7 +145,7 @@ impl Server {
         };
 
         // From here on clients of the last life count on this one.
-        let boot = recovery::boot();
+        let boot = Machine::default().boot();
         let booted = recovery::booted(&found, &boot);
         let nsm_state = match recovery::start_state(&persist, &mut found, clock, state_file.as_ref(), &boot).await {
             Ok(state) => state,
@@ -258,6 +259,13 @@ impl Server {
         }
         ended
     }
+}
+
+/// rpc.statd's folder. Without a number in it there is no start.
+fn statd_dir(named: Option<&Path>) -> Result<StatdDir, StatdDirError> {
+    let dir = StatdDir::find(&Machine::default(), named)?;
+    dir.state()?;
+    Ok(dir)
 }
 
 fn serve_program(

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::persist::Watch;
+use crate::host::StatdDirError;
 use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
@@ -54,6 +55,21 @@ pub enum StatdError {
     /// Not a name.
     #[error("{0}")]
     Name(#[from] BadName),
+}
+
+/// Its folder or its state number, with what nlmd's operator can do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}{remedy}", remedy = remedy(.0))]
+pub struct StateNumberError(#[from] pub StatdDirError);
+
+fn remedy(error: &StatdDirError) -> &'static str {
+    match error {
+        StatdDirError::NoFolder(_) | StatdDirError::Missing(_) => {
+            "; start rpc.statd first, or name its folder with --statd-dir"
+        }
+        StatdDirError::Write(..) => "; nlmd must be able to replace that file",
+        StatdDirError::Unreadable(..) | StatdDirError::TooShort(..) => "",
+    }
 }
 
 /// The way to it. Cloned freely.
@@ -119,5 +135,19 @@ impl Statd {
             Err(ProgramError::NotRegistered) => Err(StatdError::NotThere),
             Err(error) => Err(CallError::from(error).into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Machine, StatdDir};
+
+    #[test]
+    fn a_folder_without_a_number_is_said_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = StatdDir::find(&Machine::default(), Some(folder.path())).unwrap();
+        let error = StateNumberError(dir.state().unwrap_err()).to_string();
+        assert!(error.contains("--statd-dir") && error.contains(&folder.path().display().to_string()), "{error}");
     }
 }

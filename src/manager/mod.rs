@@ -106,6 +106,12 @@ pub struct Caution {
     pub remedy: String,
 }
 
+impl Caution {
+    fn new(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Self {
+        Self { about, weight, text: text.into(), remedy: remedy.into() }
+    }
+}
+
 /// What a [`Caution`] wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Weight {

@@ -10,16 +10,10 @@
 //! | `notify` | SM_NOTIFY | tokio |
 //! | `probe` | SM_STAT | tokio |
 //! | `roster` | lists of clients: what a statd recorded, a targets file | reads files |
-//! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose | reads /proc |
-//! | `state_file` | statd's NSM state number | files |
-//! | `own_names` | the names under which clients know this host | resolver |
 
-pub mod mounts;
 mod notify;
-pub mod own_names;
 mod probe;
 pub mod roster;
-pub mod state_file;
 pub mod target;
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::mounts::is_own_address;
 use super::target::{Notice, STATD, Target};
+use crate::host::is_own_address;
 use crate::rpc::fanout::{self, Call, DriverError, Event, Failure, RunOptions};
 use crate::wire::control::Delivery;
 use crate::wire::nsm::{NotifyArgs, Procedure};

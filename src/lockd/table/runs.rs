@@ -7,8 +7,9 @@ use super::ConnectionId;
 use super::phase::{Answer, Beginning, Ending, Phase, remember};
 use super::records::NotRecorded;
 use super::state::{Done, Owner};
+use crate::host::StatdDir;
 use crate::lockd::persist::{self, Change, PersistError, RunRecord};
-use crate::nsm::state_file::StateFile;
+use crate::lockd::statd::StateNumberError;
 use crate::wire::control::{
     BeginArgs, Begun, FullResult, Grace, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
     RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs,
@@ -423,9 +424,9 @@ impl Owner {
 }
 
 /// A new number in statd's file.
-async fn raised_in(file: StateFile, last: NsmState) -> Result<NsmState, NotRecorded> {
-    match tokio::task::spawn_blocking(move || file.raise(last)).await {
-        Ok(raised) => Ok(raised?),
+async fn raised_in(file: StatdDir, last: NsmState) -> Result<NsmState, NotRecorded> {
+    match tokio::task::spawn_blocking(move || file.raise_state(last)).await {
+        Ok(raised) => Ok(raised.map_err(StateNumberError)?),
         Err(_) => Err(PersistError::Closed.into()),
     }
 }

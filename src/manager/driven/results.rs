@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::compare::{Comparison, LocalLock, Lock, Return, Sight, compare};
+use super::compare::{Comparison, LocalLock, Return, Sight, compare};
 use super::record::RunRecord;
+use crate::host::Lock;
 use crate::wire::control::{
     ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockKind, LockPage, LockRow, LockState, LocksArgs,
     Outcome, OwnerRow, PAGE, RunResult,

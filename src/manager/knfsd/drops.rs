@@ -18,10 +18,11 @@ use nix::unistd::Pid;
 
 use super::error::KnfsdError;
 use super::guard::Guard;
-use super::proc::{Lockd, Proc};
+use super::records::SavedRecords;
 use super::saved::Saved;
 use super::settings::Settings;
-use super::statd::Statd;
+use super::sight;
+use crate::host::{Lockd, Machine, StatdDir};
 use crate::manager::driven::{Dropped, Sight};
 use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, Listener, ProgramError};
@@ -34,9 +35,7 @@ use crate::wire::types::Transport;
 const EFFECT: Duration = Duration::from_secs(3);
 /// Between two looks for it.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long one NULL call may take.
 const NULL_TIMEOUT: Duration = Duration::from_millis(300);
-/// How long rpcbind may take.
 const RPCBIND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What one of the two ways came to.
@@ -104,17 +103,17 @@ fn host(client: &UdpClient) -> Host<'_> {
 }
 
 /// Whether the locks are gone and ordinary requests are refused.
-fn is_dropped(proc: &Proc) -> Result<bool, KnfsdError> {
-    Ok(proc.nlm_in_grace()? && proc.sight()?.locks.is_empty())
+fn is_dropped(machine: &Machine) -> Result<bool, KnfsdError> {
+    Ok(machine.nlm_in_grace()? && sight::look(machine)?.0.locks.is_empty())
 }
 
 /// Woken by calls until the effect of a signal is seen; false if there is none.
-async fn wake(proc: &Proc, line: &LockdLine) -> Result<bool, KnfsdError> {
+async fn wake(machine: &Machine, line: &LockdLine) -> Result<bool, KnfsdError> {
     let until = Instant::now() + EFFECT;
     loop {
         // Its answer counts for nothing, only that it wakes lockd.
         let _ = line.call(nlm::Procedure::Null, &[], NULL_TIMEOUT).await;
-        if is_dropped(proc)? {
+        if is_dropped(machine)? {
             return Ok(true);
         }
         if Instant::now() >= until {
@@ -126,9 +125,9 @@ async fn wake(proc: &Proc, line: &LockdLine) -> Result<bool, KnfsdError> {
 
 /// Lets lockd take a signal that an earlier nlmctl may have sent it and not lived to wake it for: the
 /// next client's call would, and drop what looked held until then.
-pub(super) async fn let_it_take_a_signal(proc: &Proc) -> Result<(), KnfsdError> {
+pub(super) async fn let_it_take_a_signal(machine: &Machine) -> Result<(), KnfsdError> {
     let line = LockdLine::open().await?;
-    if wake(proc, &line).await? {
+    if wake(machine, &line).await? {
         tracing::warn!("lockd has dropped its locks on a signal of an earlier nlmctl");
     }
     Ok(())
@@ -136,53 +135,58 @@ pub(super) async fn let_it_take_a_signal(proc: &Proc) -> Result<(), KnfsdError> 
 
 /// All that can be changed back; the next grace lasts this long then.
 fn prepare(
-    proc: &Proc,
+    machine: &Machine,
     dir: &Path,
-    statd: &Statd,
+    statd: &StatdDir,
     settings: Option<Settings>,
     wanted: Duration,
 ) -> Result<(Saved, Duration), KnfsdError> {
-    let saved = Saved::read(proc, settings, statd.records()?)?;
+    let saved = Saved::read(machine, settings, SavedRecords::read(statd)?)?;
     saved.keep(dir)?;
-    Saved::want_grace(proc, wanted)?;
-    Ok((saved, Saved::grace(proc)?))
+    Saved::want_grace(machine, wanted)?;
+    Ok((saved, Saved::grace(machine)?))
 }
 
 /// What goes with the locks, seen as late as can be. The records come last: who has none is not told.
-fn last_look(proc: &Proc, dir: &Path, statd: &Statd, saved: &mut Saved) -> Result<Sight, KnfsdError> {
-    let before = proc.sight()?;
-    saved.renew_records(dir, || statd.records())?;
+fn last_look(machine: &Machine, dir: &Path, statd: &StatdDir, saved: &mut Saved) -> Result<Sight, KnfsdError> {
+    let before = sight::look(machine)?.0;
+    saved.renew_records(dir, || SavedRecords::read(statd))?;
     Ok(before)
 }
 
 /// After a failure before anything was dropped. What cannot be changed back now stays on disk for the next
 /// nlmctl.
-fn untouched(proc: &Proc, dir: &Path, error: KnfsdError) -> Attempt {
+fn untouched(machine: &Machine, dir: &Path, error: KnfsdError) -> Attempt {
     if let Ok(Some(saved)) = Saved::find(dir) {
-        let _ = saved.put_back(proc, dir);
+        let _ = saved.put_back(machine, dir);
     }
     Attempt::Untouched(error)
 }
 
-/// The signal.
-pub(super) async fn by_signal(proc: &Proc, dir: &Path, statd: &Statd, lockd: Lockd, wanted: Duration) -> Attempt {
+pub(super) async fn by_signal(
+    machine: &Machine,
+    dir: &Path,
+    statd: &StatdDir,
+    lockd: Lockd,
+    wanted: Duration,
+) -> Attempt {
     let line = match LockdLine::open().await {
         Ok(line) => line,
         Err(error) => return Attempt::Untouched(error),
     };
-    let sent = prepare(proc, dir, statd, None, wanted).and_then(|(mut saved, grace)| {
-        let before = last_look(proc, dir, statd, &mut saved)?;
+    let sent = prepare(machine, dir, statd, None, wanted).and_then(|(mut saved, grace)| {
+        let before = last_look(machine, dir, statd, &mut saved)?;
         kill(Pid::from_raw(lockd.pid), Signal::SIGKILL)
             .map_err(|error| KnfsdError::Stuck(format!("cannot send lockd a signal: {error}")))?;
         Ok((saved, grace, before))
     });
     let (saved, grace, before) = match sent {
         Ok(sent) => sent,
-        Err(error) => return untouched(proc, dir, error),
+        Err(error) => return untouched(machine, dir, error),
     };
     let since = Instant::now();
-    let seen = wake(proc, &line).await;
-    match (seen, saved.put_back(proc, dir)) {
+    let seen = wake(machine, &line).await;
+    match (seen, saved.put_back(machine, dir)) {
         (Ok(true), Ok(mut notes)) => {
             notes.push("lockd dropped its locks on a signal; NFS service went on".into());
             Attempt::Dropped(Dropped { grace, before: Some(before), notes })
@@ -193,11 +197,17 @@ pub(super) async fn by_signal(proc: &Proc, dir: &Path, statd: &Statd, lockd: Loc
 }
 
 /// Stops and starts nfsd, with a guard. Blocks for as long as that takes.
-pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd, wanted: Duration) -> Attempt {
+pub(super) fn by_stopping(
+    machine: &Machine,
+    dir: &Path,
+    program: &Path,
+    statd: &StatdDir,
+    wanted: Duration,
+) -> Attempt {
     let prepared = || {
-        let (mut saved, grace) = prepare(proc, dir, statd, Some(Settings::read(proc)?), wanted)?;
+        let (mut saved, grace) = prepare(machine, dir, statd, Some(Settings::read(machine)?), wanted)?;
         let guard = Guard::start(program, dir)?;
-        match last_look(proc, dir, statd, &mut saved) {
+        match last_look(machine, dir, statd, &mut saved) {
             Ok(before) => Ok((saved, guard, grace, before)),
             Err(error) => {
                 guard.dismiss();
@@ -207,21 +217,21 @@ pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd
     };
     let (saved, guard, grace, before) = match prepared() {
         Ok(ready) => ready,
-        Err(error) => return untouched(proc, dir, error),
+        Err(error) => return untouched(machine, dir, error),
     };
     let down = Instant::now();
-    let stopped = proc
+    let stopped = machine
         .write("proc/fs/nfsd/threads", "0\n")
-        .and_then(|()| Ok(proc.lockd()?.is_none() || proc.sight()?.locks.is_empty()));
-    let back = saved.bring_nfsd_back(proc);
+        .and_then(|()| Ok(machine.lockd()?.is_none() || sight::look(machine)?.0.locks.is_empty()));
+    let back = saved.bring_nfsd_back(machine);
     let down = down.elapsed();
     if let Err(error) = back {
         // It tries again, with the same settings.
         let then = if guard.relieve() { "the guard brought it back" } else { "the guard goes on trying for minutes" };
         return Attempt::Lost(KnfsdError::Stuck(format!("nfsd did not come back at once: {error}; {then}")));
     }
-    let in_grace = proc.nlm_in_grace();
-    let rest = saved.put_back(proc, dir);
+    let in_grace = machine.nlm_in_grace();
+    let rest = saved.put_back(machine, dir);
     guard.dismiss();
     match (stopped, in_grace, rest) {
         (Ok(true), Ok(true), Ok(mut notes)) => {
@@ -232,6 +242,7 @@ pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd
         (Ok(true), Ok(false), Ok(_)) => {
             Attempt::Lost(KnfsdError::Stuck("nfsd was stopped and started, and lockd did not start grace".into()))
         }
-        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => Attempt::Lost(error),
+        (Err(error), ..) | (_, Err(error), _) => Attempt::Lost(error.into()),
+        (.., Err(error)) => Attempt::Lost(error),
     }
 }

@@ -25,14 +25,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::host::statd_folders;
 use crate::wire::nsm::MonArgs;
 use crate::wire::types::NsmState;
 
-pub use linux::read_sm_dir;
 pub use targets::read_targets_file;
 
-/// Where servers keep their rosters, from the root of the file system. nfs-utils is built for
-/// `/var/lib/nfs` (Debian) or `/var/lib/nfs/statd` (Red Hat); [`read`] finds both in the first.
+/// Where servers keep their rosters, from the root of the file system. In the first, nfs-utils' may be in
+/// `statd/`; both are found.
 const KNOWN_PLACES: [&str; 3] = ["var/lib/nfs", "var/db/statd.status", "var/statmon"];
 /// Most hosts in one roster.
 const MAX_HOSTS: usize = 1_000_000;
@@ -177,20 +177,20 @@ pub fn read(path: &Path) -> Result<Vec<Roster>, RosterError> {
     if !fs::metadata(path).map_err(unreadable(path))?.is_dir() {
         return Ok(vec![freebsd::read_status_file(path)?]);
     }
-    let homes = homes_at(path);
+    let homes = statd_folders(path);
     if homes.is_empty() {
-        let roster = if illumos::keeps(path) { illumos::read_sm_dir(path) } else { linux::read_sm_dir(path) };
-        return Ok(vec![roster?]);
+        return Ok(vec![Format::of(path).read_sm_dir(path)?]);
     }
     homes.iter().map(|home| read_home(home)).collect()
 }
 
-fn homes_at(path: &Path) -> Vec<PathBuf> {
-    [path.to_owned(), path.join("statd")].into_iter().filter(|home| home.join("sm").is_dir()).collect()
+fn read_home(home: &Path) -> Result<Roster, RosterError> {
+    Format::of(&home.join("sm")).read_home(home)
 }
 
-fn read_home(home: &Path) -> Result<Roster, RosterError> {
-    if illumos::keeps(&home.join("sm")) { illumos::read_home(home) } else { linux::read_home(home) }
+/// Reads a Linux statd's `sm/` (or `sm.bak/`, or a copy of one), and `state` beside it.
+pub fn read_sm_dir(dir: &Path) -> Result<Roster, RosterError> {
+    linux::FORMAT.read_sm_dir(dir)
 }
 
 /// Looks in the places known under `root` (`/`). The error, if any, is of a place that is there and
@@ -203,7 +203,7 @@ pub fn find(root: &Path) -> Result<Vec<Roster>, RosterError> {
         }
         if fs::metadata(&place).map_err(unreadable(&place))?.is_dir() {
             // Without an `sm/` it has other things of NFS, and no records.
-            for home in homes_at(&place) {
+            for home in statd_folders(&place) {
                 found.push(read_home(&home)?);
             }
         } else {
@@ -267,32 +267,57 @@ fn names_in(dir: &Path) -> Result<Vec<std::ffi::OsString>, RosterError> {
     Ok(names)
 }
 
-/// Reads `sm/` and `sm.bak/` of a folder. The second may be missing.
-fn read_both(
-    home: &Path,
-    roster: &mut Roster,
+/// How a statd keeps its records in folders.
+struct Format {
+    kind: Kind,
+    parse_state: fn(&[u8]) -> Option<NsmState>,
+    /// Reads one folder of records; whether its hosts are overdue.
     read_into: fn(&Path, bool, &mut Roster) -> Result<(), RosterError>,
-) -> Result<(), RosterError> {
-    read_into(&home.join("sm"), false, roster)?;
-    match read_into(&home.join("sm.bak"), true, roster) {
-        Err(RosterError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
-/// Reads the `state` file in a folder with `parse`. A missing one says nothing, an odd one is told.
-fn read_state(home: &Path, roster: &mut Roster, parse: fn(&[u8]) -> Option<NsmState>) {
-    let path = home.join("state");
-    match read_capped(&path, MAX_STATE_FILE) {
-        Ok(bytes) if bytes.is_empty() => {}
-        Ok(bytes) => {
-            roster.state = parse(&bytes);
-            if roster.state.is_none() {
-                roster.warn(&path, None, "holds no state number; it is not compared");
+impl Format {
+    /// That of an `sm/`.
+    fn of(sm: &Path) -> &'static Self {
+        if illumos::keeps(sm) { &illumos::FORMAT } else { &linux::FORMAT }
+    }
+
+    /// Reads statd's folder: `state`, `sm/` and, if it is there, `sm.bak/`.
+    fn read_home(&self, home: &Path) -> Result<Roster, RosterError> {
+        let mut roster = Roster::new(self.kind, home);
+        self.read_state(home, &mut roster);
+        (self.read_into)(&home.join("sm"), false, &mut roster)?;
+        match (self.read_into)(&home.join("sm.bak"), true, &mut roster) {
+            Err(RosterError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(roster),
+            read => read.map(|()| roster),
+        }
+    }
+
+    /// Reads an `sm/` or `sm.bak/`, and `state` beside it.
+    fn read_sm_dir(&self, dir: &Path) -> Result<Roster, RosterError> {
+        let mut roster = Roster::new(self.kind, dir);
+        if let Some(home) = home_of(dir) {
+            self.read_state(home, &mut roster);
+        }
+        (self.read_into)(dir, dir.ends_with("sm.bak"), &mut roster)?;
+        Ok(roster)
+    }
+
+    /// Reads the `state` file in a folder. A missing one says nothing, an odd one is told.
+    fn read_state(&self, home: &Path, roster: &mut Roster) {
+        let path = home.join("state");
+        match read_capped(&path, MAX_STATE_FILE) {
+            Ok(bytes) if bytes.is_empty() => {}
+            Ok(bytes) => {
+                roster.state = (self.parse_state)(&bytes);
+                if roster.state.is_none() {
+                    roster.warn(&path, None, "holds no state number; it is not compared");
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                roster.warn(&path, None, format!("cannot be read ({error}); the state number is not compared"));
             }
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => roster.warn(&path, None, format!("cannot be read ({error}); the state number is not compared")),
     }
 }
 
