@@ -9,7 +9,6 @@ use std::path::Path;
 use std::slice;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -17,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::args::NotifyArgs;
 use super::consent::Terminal;
 use super::context::{Context, blocking};
+use super::signals::signals;
 use crate::controller::own_mounts_let_tell;
 use crate::host::{Machine, NLM_END_GRACE};
 use crate::nsm::roster::{self, Roster, RosterError};
@@ -171,10 +171,7 @@ async fn tell(
     let (sender, mut events) = mpsc::channel(EVENTS);
     // A task of its own: looking after grace must not hold up the notices.
     let fan_out = tokio::spawn(nsm::notify(targets, options, sender));
-    let no_signal = |e: std::io::Error| Failure::failed(format!("cannot wait for signals: {e}"), "try again");
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signal)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(no_signal)?;
+    let mut signals = signals()?;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopped = loop {
@@ -183,9 +180,7 @@ async fn tell(
                 Some(event) => heard(&mut rows, event),
                 None => break None,
             },
-            _ = interrupt.recv() => break Some("SIGINT"),
-            _ = terminate.recv() => break Some("SIGTERM"),
-            _ = hang_up.recv() => break Some("SIGHUP"),
+            Some(name) = signals.recv() => break Some(name),
             _ = look.tick(), if watch_grace => if !grace_is_on(context).await {
                 break Some("grace is over");
             },
