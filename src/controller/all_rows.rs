@@ -7,8 +7,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::ControllerError;
 use super::record::Record;
-use super::{ControllerError, locks};
 use crate::manager::LockManager;
 use crate::report::LockReport;
 use crate::wire::control::{Fate, LockFate, LockRow, LockState, RunId, Scope};
@@ -30,7 +30,7 @@ pub(super) async fn add(
     include_unmonitored: bool,
     before: Vec<LockRow>,
 ) -> Result<(), ControllerError> {
-    let after = locks(manager, scope).await?;
+    let after = manager.all_locks(scope).await?;
     let known = record.with(move |store| store.detail(run)).await?.lock_rows;
     let rows = rest(before, include_unmonitored, &known, &after);
     let mut first = FIRST;

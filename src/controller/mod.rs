@@ -45,7 +45,7 @@ use crate::report::{Outcome, Phase, Progress, RunReport};
 use crate::resync::plan::{self, Consent, Draft, Plan, Request, Seen};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store};
-use crate::wire::control::{BeginArgs, Capabilities, LockRow, LocksArgs, RunId, Scope};
+use crate::wire::control::{BeginArgs, Capabilities, RunId};
 use crate::wire::xdr::List;
 
 /// How long to wait before a manager that does not answer, or not yet, is asked again.
@@ -91,7 +91,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let scope = plan::scope(request, &info)?;
     let status = manager.status().await?;
     let clients = manager.clients().await?;
-    let locks = if scope.files.as_slice().is_empty() { None } else { Some(locks(manager, &scope).await?) };
+    let locks = if scope.files.as_slice().is_empty() { None } else { Some(manager.all_locks(&scope).await?) };
     let mounts = if request.own_locks_lost { Vec::new() } else { hosts::local_mounts()? };
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
     let cautions = manager.cautions().await?;
@@ -108,19 +108,6 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let results = nsm::probe(targets, probe).await?;
     let probes: Vec<_> = results.iter().map(targets::probed).collect();
     Ok(draft.finish(&probes)?)
-}
-
-async fn locks(manager: &dyn LockManager, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
-    let mut rows = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = manager.locks(&LocksArgs { scope: scope.clone(), after }).await?;
-        rows.extend(page.locks.into_vec());
-        match books::next_page(manager, after, page.next)? {
-            Some(next) => after = next,
-            None => return Ok(rows),
-        }
-    }
 }
 
 /// Brings the results of earlier runs into the record, and closes the books of a run that no
@@ -187,7 +174,7 @@ pub async fn resync(
         own_locks_lost: plan.own_locks_lost,
         options,
     };
-    let before = if record_all { locks(&*manager, &plan.scope).await? } else { Vec::new() };
+    let before = if record_all { manager.all_locks(&plan.scope).await? } else { Vec::new() };
     let (machine, first) = Run::begin(terms);
     let drive = Drive::new(Arc::clone(&manager), record.clone(), orders, machine, progress, signals);
     let report = conclude(&record, run, drive.run(first).await?).await?;

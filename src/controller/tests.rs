@@ -13,8 +13,8 @@ use super::*;
 use crate::manager::Caution;
 use crate::wire::control::{
     self, Begun, Capabilities, ClientResultPage, ClientRow, Counts, ExtendArgs, Grace, Info, InstanceId, LockFatePage,
-    LockPage, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs, Status, WatchArgs,
-    Watched,
+    LockPage, LocksArgs, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs, Status,
+    WatchArgs, Watched,
 };
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{Maybe, Text};

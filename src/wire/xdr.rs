@@ -217,7 +217,7 @@ impl<T: Unpack, const MAX: usize> Unpack for List<T, MAX> {
 }
 
 /// `T *name`: optional data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Maybe<T>(pub Option<T>);
 
 impl<T: Pack> Pack for Maybe<T> {

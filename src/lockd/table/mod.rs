@@ -38,7 +38,9 @@
 //!
 //! Start reading at `owner::Owner::run`.
 
+mod archive;
 mod calls;
+mod control;
 mod lines;
 mod outside;
 mod owner;
@@ -46,19 +48,19 @@ mod records;
 mod runs;
 #[cfg(test)]
 mod tests;
-mod timeline;
 mod watches;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::archive::Archive;
+use self::owner::Owner;
 use crate::locks::{Call, Reboot, Verdict, Via};
-use crate::wire::control::{
-    BeginArgs, Begun, ClientPage, ExtendArgs, LockPage, LocksArgs, ProgressArgs, Refusal, RefusalCode, ReleaseArgs,
-    Released, RunArgs, RunClientPage, RunPageAfter, RunResult, SettleArgs, Status, Watched,
-};
+use crate::rpc::control::LockManagerControl;
+use crate::wire::control::Refusal;
 use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, NsmState};
 
@@ -105,32 +107,31 @@ pub struct Incoming {
     pub call: Call,
 }
 
-/// One connection to the control socket; never used again for another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ConnectionId(pub u64);
+/// Where an answer goes.
+type Asker<T> = oneshot::Sender<T>;
+type Refusable<T> = Asker<Result<T, Refusal>>;
 
-type Answer<T> = oneshot::Sender<T>;
-type Refusable<T> = oneshot::Sender<Result<T, Refusal>>;
-
-#[derive(Debug)]
 enum Request {
-    Call(Incoming, Answer<Verdict>),
-    Reboot { source: IpAddr, name: CallerName, state: NsmState, done: Answer<Reboot> },
-    StatdCalls { name: CallerName, state: NsmState, cookie: [u8; 16], done: Answer<Reboot> },
-    Raise(Refusable<NsmState>),
-    Suspect { address: IpAddr, name: CallerName, why: String },
-    Status(Answer<Status>),
-    Clients(u64, Answer<ClientPage>),
-    Locks(Box<LocksArgs>, Answer<LockPage>),
-    Begin(Box<BeginArgs>, ConnectionId, Refusable<Begun>),
-    RunClients(RunPageAfter, Refusable<RunClientPage>),
-    Progress(Box<ProgressArgs>, ConnectionId, Refusable<Status>),
-    Extend(ExtendArgs, Refusable<Status>),
-    Settle(SettleArgs, ConnectionId, Refusable<RunResult>),
-    Abort(RunArgs, Refusable<RunResult>),
-    Release(Box<ReleaseArgs>, Refusable<Released>),
-    Detached(ConnectionId),
-    Watched(u64, Answer<Watched>),
+    Call(Incoming, Asker<Verdict>),
+    Reboot {
+        source: IpAddr,
+        name: CallerName,
+        state: NsmState,
+        done: Asker<Reboot>,
+    },
+    StatdCalls {
+        name: CallerName,
+        state: NsmState,
+        cookie: [u8; 16],
+        done: Asker<Reboot>,
+    },
+    Suspect {
+        address: IpAddr,
+        name: CallerName,
+        why: String,
+    },
+    /// What a controller asks: `control` has all of it.
+    Order(Box<dyn FnOnce(&mut Owner) + Send>),
 }
 
 /// The way to the lock table. Cloned freely.
@@ -139,21 +140,14 @@ pub struct Table {
     requests: mpsc::Sender<Request>,
     cursor: watch::Receiver<u64>,
     nsm_state: watch::Receiver<NsmState>,
-}
-
-fn stopping() -> Refusal {
-    Refusal::new(RefusalCode::WrongPhase, "nlmd is stopping")
+    archive: Arc<Archive>,
 }
 
 impl Table {
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Option<T> {
+    async fn ask<T>(&self, request: impl FnOnce(Asker<T>) -> Request) -> Option<T> {
         let (done, answer) = oneshot::channel();
         self.requests.send(request(done)).await.ok()?;
         answer.await.ok()
-    }
-
-    async fn command<T>(&self, request: impl FnOnce(Refusable<T>) -> Request) -> Result<T, Refusal> {
-        self.ask(request).await.unwrap_or_else(|| Err(stopping()))
     }
 
     /// Executes an NLM call. `None`: say nothing (too much waits already, or nlmd is stopping).
@@ -170,7 +164,7 @@ impl Table {
     }
     /// Takes a new NSM state number, durable when it is answered. No lock is touched, nobody is told.
     pub async fn raise_state(&self) -> Result<NsmState, Refusal> {
-        self.command(Request::Raise).await
+        self.order(Owner::raise).await
     }
     /// Evidence that a client's locks may be stale.
     pub async fn suspect(&self, address: IpAddr, name: CallerName, why: String) {
@@ -193,57 +187,5 @@ impl Table {
             }
         }
         std::future::pending::<()>().await;
-    }
-    /// The manager as a whole.
-    pub async fn status(&self) -> Result<Status, Refusal> {
-        self.ask(Request::Status).await.ok_or_else(stopping)
-    }
-    /// A page of clients.
-    pub async fn clients(&self, after: u64) -> Result<ClientPage, Refusal> {
-        self.ask(|done| Request::Clients(after, done)).await.ok_or_else(stopping)
-    }
-    /// A page of locks.
-    pub async fn locks(&self, args: LocksArgs) -> Result<LockPage, Refusal> {
-        self.ask(|done| Request::Locks(Box::new(args), done)).await.ok_or_else(stopping)
-    }
-    /// Starts a run.
-    pub async fn begin(&self, args: BeginArgs, connection: ConnectionId) -> Result<Begun, Refusal> {
-        self.command(|done| Request::Begin(Box::new(args), connection, done)).await
-    }
-    /// Whom to notify.
-    pub async fn run_clients(&self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
-        self.command(|done| Request::RunClients(args, done)).await
-    }
-    /// What the controller has seen.
-    pub async fn progress(&self, args: ProgressArgs, connection: ConnectionId) -> Result<Status, Refusal> {
-        self.command(|done| Request::Progress(Box::new(args), connection, done)).await
-    }
-    /// Moves the deadline.
-    pub async fn extend(&self, args: ExtendArgs) -> Result<Status, Refusal> {
-        self.command(|done| Request::Extend(args, done)).await
-    }
-    /// Ends the run; answers when its result is durable.
-    pub async fn settle(&self, args: SettleArgs, connection: ConnectionId) -> Result<RunResult, Refusal> {
-        self.command(|done| Request::Settle(args, connection, done)).await
-    }
-    /// Aborts the run.
-    pub async fn abort(&self, args: RunArgs) -> Result<RunResult, Refusal> {
-        self.command(|done| Request::Abort(args, done)).await
-    }
-    /// Frees chosen locks.
-    pub async fn release(&self, args: ReleaseArgs) -> Result<Released, Refusal> {
-        self.command(|done| Request::Release(Box::new(args), done)).await
-    }
-    /// A control connection is closed.
-    pub async fn detached(&self, connection: ConnectionId) {
-        let _ = self.requests.send(Request::Detached(connection)).await;
-    }
-    /// Waits until the timeline is past `cursor`, or for `patience`.
-    pub async fn watch(&self, cursor: u64, patience: Duration) -> Result<Watched, Refusal> {
-        let mut seen = self.cursor.clone();
-        // A cursor of a former life is larger than any here: answer at once.
-        let changed = seen.wait_for(|now| *now != cursor);
-        let _ = tokio::time::timeout(patience, changed).await;
-        self.ask(|done| Request::Watched(cursor, done)).await.ok_or_else(stopping)
     }
 }

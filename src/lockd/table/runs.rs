@@ -4,16 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use super::ConnectionId;
+use super::Refusable;
 use super::owner::{Done, Owner};
 use super::records::NotRecorded;
 use crate::lockd::persist::{self, Change, PersistError, RunRecord};
 use crate::nsm::state_file::StateFile;
+use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
-    BeginArgs, Begun, FullResult, Grace, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
-    RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs,
+    BeginArgs, Begun, FullResult, Grace, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
+    RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs, page,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
@@ -30,8 +29,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// After so many failures the run is aborted: a drop that leaves no record must not happen.
 const FAILURES_MAX: u32 = 5;
 
-type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
-
 #[derive(Debug)]
 pub(super) enum Phase {
     /// No run.
@@ -39,7 +36,7 @@ pub(super) enum Phase {
     /// Its state number is on the way to the disk.
     Beginning(Box<Beginning>),
     /// A state number without a run is on its way to the disk.
-    Raising(Answer<NsmState>),
+    Raising(Refusable<NsmState>),
     /// Marked, in grace.
     Active,
     /// Frozen; verdicts are made, slice by slice.
@@ -56,15 +53,15 @@ pub(super) struct Beginning {
     began_unix_ms: u64,
     /// None once it is closed.
     connection: Option<ConnectionId>,
-    answers: Vec<Answer<Begun>>,
+    answers: Vec<Refusable<Begun>>,
     /// Those who want it aborted: then it does not begin.
-    aborts: Vec<Answer<RunResult>>,
+    aborts: Vec<Refusable<RunResult>>,
 }
 
 #[derive(Debug, Default)]
 struct Ending {
     result: Option<Arc<FullResult>>,
-    answers: Vec<Answer<RunResult>>,
+    answers: Vec<Refusable<RunResult>>,
 }
 
 /// What is known of runs besides what the lock table knows.
@@ -137,7 +134,7 @@ impl Runs {
 }
 
 impl Owner {
-    pub(super) fn begin(&mut self, args: Box<BeginArgs>, connection: ConnectionId, answer: Answer<Begun>) {
+    pub(super) fn begin(&mut self, args: Box<BeginArgs>, connection: ConnectionId, answer: Refusable<Begun>) {
         if self.runs.ended.contains(&args.run) {
             let message = format!("run {} has ended already and no grace is on; plan again", args.run);
             let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
@@ -190,7 +187,7 @@ impl Owner {
     }
 
     /// A new state number for nobody's run.
-    pub(super) fn raise(&mut self, answer: Answer<NsmState>) {
+    pub(super) fn raise(&mut self, answer: Refusable<NsmState>) {
         if !matches!(self.runs.phase, Phase::Idle) || self.table.grace() != Grace::Open {
             let words = "a run or a grace period is on, and its notices carry their own number; try again after it";
             let _ = answer.send(Err(Refusal::new(RefusalCode::RunActive, words)));
@@ -327,12 +324,8 @@ impl Owner {
 
     pub(super) fn run_clients(&self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
         self.expect_run(args.run)?;
-        let clients = self.table.run_clients();
-        let start = usize::try_from(args.after).unwrap_or(usize::MAX).min(clients.len());
-        let page: Vec<_> = clients.iter().skip(start).take(PAGE).cloned().collect();
-        let end = start + page.len();
-        let next = if end < clients.len() { end as u64 } else { 0 };
-        Ok(RunClientPage { clients: List::clipped(page), next })
+        let (clients, next) = page(self.table.run_clients(), args.after);
+        Ok(RunClientPage { clients, next })
     }
 
     pub(super) fn progress(&mut self, args: &ProgressArgs, connection: ConnectionId) -> Result<(), Refusal> {
@@ -341,7 +334,7 @@ impl Owner {
         Ok(())
     }
 
-    pub(super) fn settle(&mut self, args: SettleArgs, connection: ConnectionId, answer: Answer<RunResult>) {
+    pub(super) fn settle(&mut self, args: SettleArgs, connection: ConnectionId, answer: Refusable<RunResult>) {
         if self.runs.ended.contains(&args.run) {
             // A repeated call: the first one settled, or the deadline did.
             let persist = self.persist.clone();
@@ -388,7 +381,7 @@ impl Owner {
         }
     }
 
-    fn start_scan(&mut self, answers: Vec<Answer<RunResult>>) {
+    fn start_scan(&mut self, answers: Vec<Refusable<RunResult>>) {
         self.runs.ending = Ending { result: None, answers };
         self.runs.phase = Phase::Scanning;
         let _ = self.apply_effects();
@@ -467,7 +460,7 @@ impl Owner {
         self.runs.not_before = None;
     }
 
-    pub(super) fn abort(&mut self, args: RunArgs, answer: Answer<RunResult>) {
+    pub(super) fn abort(&mut self, args: RunArgs, answer: Refusable<RunResult>) {
         if self.runs.ended.contains(&args.run) {
             let message = format!("run {} has ended already; nothing is left to abort", args.run);
             let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
@@ -508,7 +501,7 @@ impl Owner {
     }
 
     /// An abort drops nothing, so it does not wait for the disk; its answer does, for a while.
-    fn keep_aborted(&mut self, result: Arc<FullResult>, answer: Option<Answer<RunResult>>) {
+    fn keep_aborted(&mut self, result: Arc<FullResult>, answer: Option<Refusable<RunResult>>) {
         let persist = self.persist.clone();
         // Queued now: a late reclaim is appended to it and must come after it.
         let mut submitted = persist.submit(Change::Ended(result.clone()));

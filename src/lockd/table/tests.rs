@@ -8,8 +8,10 @@ use crate::lockd::callbacks::Callbacks;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
 use crate::locks::{Limits, LockTable, Process, Wanted};
+use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
-    ClientProgress, Delivery, Grace, InstanceId, Mode, Outcome, Policy, RunId, Scope, Silent, Unreachable,
+    BeginArgs, Begun, ClientProgress, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy, ProgressArgs,
+    RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, Silent, Unreachable,
 };
 use crate::wire::rpc::Credential;
 use crate::wire::types::{ByteRange, Cookie, FileHandle, OwnerHandle, Svid, Transport};
@@ -461,7 +463,7 @@ async fn clients_of_the_last_life_that_there_is_no_room_for_push_nobodys_record_
     let found = Found { monitors: (2..7).map(record).collect(), ..Found::default() };
     let limits = Limits { clients: 2, ..Limits::default() };
     let (table, _owner) = spawn(Setup { found, ..setup(persist, limits) });
-    let page = table.clients(0).await.unwrap();
+    let page = table.clients(PageAfter { after: 0 }).await.unwrap();
     assert_eq!(page.clients.as_slice().iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["host2", "host3"]);
     assert!(disk.try_recv().is_err(), "no record is removed");
 }
