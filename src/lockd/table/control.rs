@@ -2,10 +2,9 @@
 
 use async_trait::async_trait;
 use nfs3_types::xdr_codec::Void;
-use tokio::sync::oneshot;
 
 use super::owner::Owner;
-use super::{Refusable, Request, Table};
+use super::{Refusable, Table};
 use crate::rpc::control::{LockManagerControl, Timeline};
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
@@ -32,10 +31,7 @@ impl Table {
         &self,
         what: impl FnOnce(&mut Owner, Refusable<T>) + Send + 'static,
     ) -> Result<T, Refusal> {
-        let (asker, answer) = oneshot::channel();
-        let order = Request::Order(Box::new(move |owner| what(owner, asker)));
-        self.requests.send(order).await.map_err(|_| stopping())?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        self.ask(what).await.unwrap_or_else(|| Err(stopping()))
     }
 }
 
@@ -114,8 +110,7 @@ impl LockManagerControl for Table {
         let requests = self.requests.clone();
         // Room is given in the order it was asked for, so this comes after the connection's calls.
         tokio::spawn(async move {
-            let gone = Request::Order(Box::new(move |owner| owner.runs.detached(connection)));
-            let _ = requests.send(gone).await;
+            let _ = requests.send(Box::new(move |owner| owner.runs.detached(connection))).await;
         });
     }
 }

@@ -111,28 +111,8 @@ pub struct Incoming {
 type Asker<T> = oneshot::Sender<T>;
 type Refusable<T> = Asker<Result<T, Refusal>>;
 
-enum Request {
-    Call(Incoming, Asker<Verdict>),
-    Reboot {
-        source: IpAddr,
-        name: CallerName,
-        state: NsmState,
-        done: Asker<Reboot>,
-    },
-    StatdCalls {
-        name: CallerName,
-        state: NsmState,
-        cookie: [u8; 16],
-        done: Asker<Reboot>,
-    },
-    Suspect {
-        address: IpAddr,
-        name: CallerName,
-        why: String,
-    },
-    /// What a controller asks: `control` has all of it.
-    Order(Box<dyn FnOnce(&mut Owner) + Send>),
-}
+/// What the owner is to do; an answer goes to an [`Asker`] in it, at once or later.
+type Request = Box<dyn FnOnce(&mut Owner) + Send>;
 
 /// The way to the lock table. Cloned freely.
 #[derive(Debug, Clone)]
@@ -144,23 +124,32 @@ pub struct Table {
 }
 
 impl Table {
-    async fn ask<T>(&self, request: impl FnOnce(Asker<T>) -> Request) -> Option<T> {
-        let (done, answer) = oneshot::channel();
-        self.requests.send(request(done)).await.ok()?;
+    /// `None`: the request was dropped, or nlmd is stopping.
+    async fn ask<T: Send + 'static>(&self, what: impl FnOnce(&mut Owner, Asker<T>) + Send + 'static) -> Option<T> {
+        let (asker, answer) = oneshot::channel();
+        self.requests.send(Box::new(|owner| what(owner, asker))).await.ok()?;
         answer.await.ok()
     }
 
     /// Executes an NLM call. `None`: say nothing (too much waits already, or nlmd is stopping).
     pub async fn call(&self, incoming: Incoming) -> Option<Verdict> {
-        self.ask(|done| Request::Call(incoming, done)).await
+        self.ask(|owner, asker| owner.call(incoming, asker)).await
     }
     /// An SM_NOTIFY came in. `None`: nlmd is stopping, or too much waits.
     pub async fn reboot(&self, source: IpAddr, name: CallerName, state: NsmState) -> Option<Reboot> {
-        self.ask(|done| Request::Reboot { source, name, state, done }).await
+        self.ask(move |owner, asker| {
+            owner.reboot(source, name, state, asker);
+            owner.drain_again();
+        })
+        .await
     }
     /// A local statd calls back. `None`: nlmd is stopping, or too much waits.
     pub async fn statd_calls(&self, name: CallerName, state: NsmState, cookie: [u8; 16]) -> Option<Reboot> {
-        self.ask(|done| Request::StatdCalls { name, state, cookie, done }).await
+        self.ask(move |owner, asker| {
+            owner.statd_calls(&name, state, cookie, asker);
+            owner.drain_again();
+        })
+        .await
     }
     /// Takes a new NSM state number, durable when it is answered. No lock is touched, nobody is told.
     pub async fn raise_state(&self) -> Result<NsmState, Refusal> {
@@ -168,7 +157,12 @@ impl Table {
     }
     /// Evidence that a client's locks may be stale.
     pub async fn suspect(&self, address: IpAddr, name: CallerName, why: String) {
-        let _ = self.requests.send(Request::Suspect { address, name, why }).await;
+        let told = Box::new(move |owner: &mut Owner| {
+            if let Some(client) = owner.table.find(address, &name) {
+                owner.table.suspect(client, &why);
+            }
+        });
+        let _ = self.requests.send(told).await;
     }
     /// The server's NSM state number now.
     pub fn nsm_state(&self) -> NsmState {

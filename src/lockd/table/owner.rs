@@ -215,7 +215,7 @@ impl Owner {
             let slicing = self.runs.is_slicing();
             tokio::select! {
                 request = inbox.recv() => match request {
-                    Some(request) => self.request(request),
+                    Some(request) => request(&mut self),
                     None => break,
                 },
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => match done {
@@ -265,26 +265,6 @@ impl Owner {
             None => self.runs.wait_until(now + IDLE_TICK),
         }
         self.drain_again();
-    }
-
-    fn request(&mut self, request: Request) {
-        match request {
-            Request::Call(incoming, answer) => self.call(incoming, answer),
-            Request::Reboot { source, name, state, done } => {
-                self.reboot(source, name, state, done);
-                self.drain_again();
-            }
-            Request::StatdCalls { name, state, cookie, done } => {
-                self.statd_calls(&name, state, cookie, done);
-                self.drain_again();
-            }
-            Request::Suspect { address, name, why } => {
-                if let Some(client) = self.table.find(address, &name) {
-                    self.table.suspect(client, &why);
-                }
-            }
-            Request::Order(order) => order(self),
-        }
     }
 
     /// Where the run stands after what a controller told of it.

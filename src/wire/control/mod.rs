@@ -22,19 +22,14 @@ mod result;
 mod run;
 mod watch;
 
-pub use answer::{Refusal, RefusalCode, Response};
-pub use ids::{InstanceId, RunId};
-pub use listing::{
-    ClientPage, ClientRef, ClientRow, LockKind, LockPage, LockRow, LockState, LocksArgs, MAX_REFS, OwnerRow, Scope,
-};
-pub use manager::{Capabilities, Grace, Info, Status};
-pub use pages::{PAGE, PageAfter, PagesStandStill, next_page, page};
+pub use answer::*;
+pub use ids::*;
+pub use listing::*;
+pub use manager::*;
+pub use pages::*;
 pub(crate) use procedures::procedures;
 pub use procedures::{ControlCall, MAX_RECORD, PROGRAM, Procedure, VERSION};
-pub use release::{ClientSeen, LockDigest, RELEASE, ReleaseArgs, Released};
-pub use result::{ClientResult, ClientResultPage, Fate, FullResult, LockFate, LockFatePage, Outcome, RunResult};
-pub use run::{
-    BeginArgs, Begun, ClientProgress, Counts, Delivery, ExtendArgs, Mode, Policy, ProgressArgs, RunArgs, RunClient,
-    RunClientPage, RunList, RunPageAfter, RunStatus, SettleArgs, Silent, Unreachable,
-};
-pub use watch::{EVENTS, Event, WatchArgs, Watched};
+pub use release::*;
+pub use result::*;
+pub use run::*;
+pub use watch::*;
