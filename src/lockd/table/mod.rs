@@ -2,8 +2,9 @@
 //!
 //! # Theory
 //! One task ([`owner::Owner`]) owns the [`LockTable`](crate::locks::LockTable), the monitor records'
-//! bookkeeping, the active run and the timeline. Everybody else has a [`Table`]: requests go in
-//! through a bounded channel (a full one makes senders wait), answers come back through oneshots.
+//! bookkeeping, the active run and the timeline. Everybody else has a [`Table`]: an [`Order`] says what
+//! the owner is to do and goes in through a bounded channel (a full one makes senders wait); answers come
+//! back through oneshots. `control` has the orders of controllers.
 //! The task never waits for anything slow. What is slow (the disk, a look-up of a name, a GRANTED
 //! call to a client) runs as a task of its own in one `JoinSet` and comes back as a [`Done`]; what
 //! depends on it is parked meanwhile, and parked calls are bounded by [`PARKED_MAX`]: one more is
@@ -112,12 +113,12 @@ type Asker<T> = oneshot::Sender<T>;
 type Refusable<T> = Asker<Result<T, Refusal>>;
 
 /// What the owner is to do; an answer goes to an [`Asker`] in it, at once or later.
-type Request = Box<dyn FnOnce(&mut Owner) + Send>;
+type Order = Box<dyn FnOnce(&mut Owner) + Send>;
 
 /// The way to the lock table. Cloned freely.
 #[derive(Debug, Clone)]
 pub struct Table {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Order>,
     cursor: watch::Receiver<u64>,
     nsm_state: watch::Receiver<NsmState>,
     archive: Arc<Archive>,

@@ -15,7 +15,7 @@ use super::outside::{Asked, Embedded};
 use super::records::{NotRecorded, Records};
 use super::runs::{Phase, Runs};
 use super::watches::{StatdSetup, Watches};
-use super::{Clock, REQUESTS, Request, Table};
+use super::{Clock, Order, REQUESTS, Table};
 use crate::lockd::callbacks::Callbacks;
 use crate::lockd::embed::{Admission, Embedding};
 use crate::lockd::persist::{Found, MonitorRecord, Persist, PersistError, Watch};
@@ -209,13 +209,13 @@ impl Owner {
         elsewhere
     }
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Order>) {
         loop {
             let timer = self.timer();
             let slicing = self.runs.is_slicing();
             tokio::select! {
-                request = inbox.recv() => match request {
-                    Some(request) => request(&mut self),
+                order = inbox.recv() => match order {
+                    Some(order) => order(&mut self),
                     None => break,
                 },
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => match done {
