@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use nfs3_types::xdr_codec::Void;
 use nlmctl::rpc::control::{LockManagerControl, Timeline};
 use nlmctl::rpc::server::ConnectionId;
 use nlmctl::wire::control::{
@@ -14,7 +13,7 @@ use nlmctl::wire::control::{
     RunList, RunPageAfter, RunResult, RunStatus, SettleArgs, Status, WatchArgs, Watched, page,
 };
 use nlmctl::wire::types::{Address, NsmState};
-use nlmctl::wire::xdr::{List, Maybe, Text};
+use nlmctl::wire::xdr::{List, Maybe, Text, Void};
 
 use crate::toy::{Toy, millis, names, refused};
 

@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nfs3_types::xdr_codec::Void;
 
 use super::{CALL_TIMEOUT, LockManager, ManagerError, gather};
 use crate::rpc::client::{CallError, Request, StreamClient};
@@ -23,7 +22,7 @@ use crate::wire::control::{
     RunArgs, RunClient, RunId, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs, Watched,
 };
 use crate::wire::rpc::{Credential, RpcError};
-use crate::wire::xdr::{Pack, Unpack, decode};
+use crate::wire::xdr::{Pack, Unpack, Void, decode};
 
 /// How long a connection to a local socket may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,38 +109,27 @@ impl Nlmd {
                 credential: &Credential::None,
                 args: &args,
             };
-            match client.call(request, timeout).await {
+            let error = match client.call(request, timeout).await {
                 Ok(bytes) => {
-                    return match decode::<Response<T>>(&bytes) {
+                    return match decode(&bytes) {
                         Ok(Response::Ok(value)) => Ok(value),
                         Ok(Response::Refused(refusal)) => Err(ManagerError::Refused(refusal)),
                         Err(error) => Err(self.protocol(format!("its answer to {procedure:?}: {error}"))),
                     };
                 }
                 Err(CallError::Rejected(error)) => return Err(self.rejected(procedure, error)),
-                Err(CallError::Malformed(what)) => {
-                    line.hang_up(&client);
+                Err(error) => error,
+            };
+            line.hang_up(&client);
+            match error {
+                CallError::Malformed(what) => {
                     return Err(self.protocol(format!("its answer to {procedure:?}: {what}")));
                 }
-                Err(CallError::Io(_) | CallError::Refused | CallError::NotThere) if !retried => {
-                    line.hang_up(&client);
-                    retried = true;
-                }
-                Err(
-                    error @ (CallError::TimedOut
-                    | CallError::Io(_)
-                    | CallError::Refused
-                    | CallError::NotThere
-                    | CallError::PermissionDenied),
-                ) => {
-                    line.hang_up(&client);
-                    if procedure.is_read_only() {
-                        return Err(self.unreachable(&error));
-                    }
-                    return Err(ManagerError::Lost {
-                        endpoint: self.endpoint(),
-                        what: format!("{procedure:?}: {error}"),
-                    });
+                CallError::Io(_) | CallError::Refused | CallError::NotThere if !retried => retried = true,
+                error if procedure.is_read_only() => return Err(self.unreachable(&error)),
+                error => {
+                    let what = format!("{procedure:?}: {error}");
+                    return Err(ManagerError::Lost { endpoint: self.endpoint(), what });
                 }
             }
         }

@@ -7,7 +7,7 @@
 
 use std::io::{Read, Write};
 
-pub use nfs3_types::xdr_codec::{Error as CodecError, Pack, Unpack, XdrCodec};
+pub use nfs3_types::xdr_codec::{Error as CodecError, Pack, Unpack, Void, XdrCodec};
 
 /// Why bytes are not the value they should be.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,6 @@
 //! The control protocol: what controllers ask of the owner and of the archive.
 
 use async_trait::async_trait;
-use nfs3_types::xdr_codec::Void;
 
 use super::owner::Owner;
 use super::{Refusable, Table};
@@ -12,6 +11,7 @@ use crate::wire::control::{
     ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs, RunClientPage, RunList, RunPageAfter,
     RunResult, SettleArgs, Status, WatchArgs, Watched, page,
 };
+use crate::wire::xdr::Void;
 
 fn stopping() -> Refusal {
     Refusal::new(RefusalCode::WrongPhase, "nlmd is stopping")

@@ -4,7 +4,6 @@ use std::convert::identity;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use nfs3_types::xdr_codec::Void;
 
 use crate::rpc::server::{CallContext, ConnectionId, Peer, Service};
 use crate::wire::control::{
@@ -13,7 +12,7 @@ use crate::wire::control::{
     RunList, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs, Watched, procedures,
 };
 use crate::wire::rpc::Answer;
-use crate::wire::xdr::{Pack, Unpack, decode, encode};
+use crate::wire::xdr::{Pack, Unpack, Void, decode, encode};
 
 macro_rules! serve {
     ($($(#[$doc:meta])* $number:literal $name:ident:

@@ -5,8 +5,6 @@
 
 use std::marker::PhantomData;
 
-use nfs3_types::xdr_codec::Void;
-
 use super::listing::{ClientPage, LockPage, LocksArgs};
 use super::manager::{Info, Status};
 use super::pages::PageAfter;
@@ -16,7 +14,7 @@ use super::run::{
     BeginArgs, Begun, ExtendArgs, ProgressArgs, RunArgs, RunClientPage, RunList, RunPageAfter, SettleArgs,
 };
 use super::watch::{WatchArgs, Watched};
-use crate::wire::xdr::encode;
+use crate::wire::xdr::{Void, encode};
 
 /// In the range that RFC 5531 leaves to local use.
 pub const PROGRAM: u32 = 0x204E_4C4D;
