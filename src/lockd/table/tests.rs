@@ -467,3 +467,26 @@ async fn clients_of_the_last_life_that_there_is_no_room_for_push_nobodys_record_
     assert_eq!(page.clients.as_slice().iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["host2", "host3"]);
     assert!(disk.try_recv().is_err(), "no record is removed");
 }
+
+#[tokio::test]
+async fn a_run_has_a_controller_until_the_connection_that_began_it_is_closed() {
+    let mut world = World::new();
+    world.begin().await;
+    let attached = async || {
+        let at = |owner: &mut super::owner::Owner, asker: Refusable<bool>| {
+            asker.send(Ok(owner.runs.controller_attached())).unwrap();
+        };
+        world.table.order(at).await.unwrap()
+    };
+    world.table.connection_closed(ConnectionId(2));
+    // What was sent in a task of its own has its turn.
+    tokio::task::yield_now().await;
+    assert!(attached().await, "that was another connection");
+    world.table.connection_closed(ConnectionId(1));
+    let gone = async {
+        while attached().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("nobody drives it");
+}
