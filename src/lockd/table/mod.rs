@@ -1,26 +1,23 @@
 //! The one owner of the lock table.
 //!
 //! # Theory
-//! One task ([`owner::Owner`]) owns the [`LockTable`](crate::locks::LockTable), the monitor records'
-//! bookkeeping, the active run and the timeline. Everybody else has a [`Table`]: requests go in
-//! through a bounded channel (a full one makes senders wait), answers come back through oneshots.
-//! The task never waits for anything slow. What is slow (the disk, a look-up of a name, a GRANTED
-//! call to a client) runs as a task of its own in one `JoinSet` and comes back as a [`Done`]; what
-//! depends on it is parked meanwhile, and parked calls are bounded by [`PARKED_MAX`]: one more is
-//! dropped without an answer, which a client takes for a lost datagram and sends again.
+//! One task ([`state::Owner`]) owns the [`LockTable`](crate::locks::LockTable), the queue of waiting
+//! calls, the monitor records' bookkeeping, the active run and the timeline. Everybody else has a
+//! [`Table`]: requests go in through a bounded channel (a full one makes senders wait), answers come back
+//! through oneshots. The task never waits for anything slow. What is slow (the disk, a look-up of a name, a
+//! GRANTED call to a client) runs as a task of its own in one `JoinSet` and comes back as a
+//! [`state::Done`]; the calls that depend on it stand in the one queue (`queue.rs`) meanwhile.
 //!
-//! The path of an NLM call (`calls.rs`):
+//! The path of an NLM call (`calls.rs`), and where it waits:
 //! ```text
-//! may the caller lock it? (an embedding server's say) --not known yet--> asked, in its client's line
-//!     |  <------------------------------------------------- answered'
-//! find client --unknown, namesake elsewhere--> look the name up, parked --.
-//!     |  <---------------------------------------------------------------'
-//! record durable? --no (LOCK, SHARE)--> write it, parked --.   (--nsm statd: and have it watched)
-//!     |  <--------------------------------- failed: NOLOCKS'
-//! handle --Wait (a result is being written)--> parked until the commit
-//!     |  '---Outside (a mirror's consent)--> taken there, in its client's line
-//!     |
-//! effects; a late reclaim is on disk before its answer
+//! call      may the caller lock it? (an embedding server's say)     Answer
+//! in turn   something that came earlier from there waits            Turn
+//! identify  a namesake elsewhere may be the same host               Name
+//! record    LOCK and SHARE: its record must be durable              Record  --failed: NOLOCKS
+//!           (and with --nsm statd, statd must watch its address)
+//! handle    the lock table: a result is being written               Commit  --then again
+//!           a mirror must consent                                   Step    --then again
+//! reply     a late reclaim is on disk before its answer
 //! ```
 //! The path of a run (`runs.rs`):
 //! ```text
@@ -32,18 +29,25 @@
 //! - The new NSM state is durable before `begin` marks; a result before `settle_commit`.
 //! - A reply that promises a lock goes out only when the client's monitor record is durable, and
 //!   where rpc.statd is the status monitor, when it watches the client (`watches.rs`).
-//! - Calls and reboot notices of one client keep their order: behind a parked one, the next are parked.
-//!   A call that asks nothing about the order (TEST) is answered when it can be.
+//! - Calls and reboot notices that one address sends of one host keep their order. A call that changes
+//!   nothing (TEST) is answered when it can be.
 //! - Scanning and sweeping take turns with requests, slice by slice.
 //!
-//! Start reading at `owner::Owner::run`.
+//! Files, from the bottom up: `queue`, `records`, `watches`, `outside`, `phase`, `timeline` are what the owner
+//! has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs` are its verbs;
+//! `owner` is its loop.
+//!
+//! Start reading at `Owner::run` in `owner.rs`.
 
 mod calls;
-mod lines;
+mod effects;
 mod outside;
 mod owner;
+mod phase;
+mod queue;
 mod records;
 mod runs;
+mod state;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -68,8 +72,6 @@ pub use watches::StatdSetup;
 
 /// Requests that may wait for the table; then senders wait.
 const REQUESTS: usize = 4_096;
-/// Calls that may be parked in all; one more is dropped without an answer.
-const PARKED_MAX: usize = 16_384;
 
 /// The process' clock: `now` for the pure core, and Unix time for records.
 #[derive(Debug, Clone, Copy)]

@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const A_MOMENT: Duration = Duration::from_millis(50);
 
 mod embedded;
+mod order;
 
 struct World {
     table: Table,
@@ -234,11 +235,11 @@ async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
     let name = CallerName::new("host").unwrap();
     for (found, clients) in [(vec![address(2), address(3)], 1), (vec![address(3)], 2), (vec![], 2)] {
         let (persist, _disk) = Persist::scripted();
-        let (mut owner, ..) = super::owner::Owner::new(setup(persist, Limits::default()));
+        let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));
         let known = owner.table.add_client(address(2), &name).unwrap();
         let (answer, _waits) = oneshot::channel();
         owner.call(Incoming { name: name.clone(), ..incoming(3, "file") }, answer);
-        owner.looked_up(address(3), name.clone(), &found);
+        owner.looked_up(address(3), &name, &found);
         assert_eq!(owner.table.totals().clients, clients, "{found:?}");
         assert_eq!(owner.table.find(address(3), &name) == Some(known), clients == 1);
     }
@@ -247,15 +248,15 @@ async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
 #[tokio::test]
 async fn a_begin_that_the_disk_refuses_lets_the_sweep_of_the_run_before_go_on() {
     let (persist, _disk) = Persist::scripted();
-    let (mut owner, ..) = super::owner::Owner::new(setup(persist, Limits::default()));
-    owner.runs.phase = super::runs::Phase::Sweeping;
+    let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));
+    owner.runs.phase = super::phase::Phase::Sweeping;
     let (answer, _refusal) = oneshot::channel();
     owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
-    assert!(matches!(owner.runs.phase, super::runs::Phase::Beginning(_)));
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Beginning(_)));
     owner.begin_durable(Err(PersistError::Write("disk full".into()).into()));
-    assert!(matches!(owner.runs.phase, super::runs::Phase::Sweeping));
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Sweeping));
     owner.sweep();
-    assert!(matches!(owner.runs.phase, super::runs::Phase::Idle), "nothing was left to sweep");
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Idle), "nothing was left to sweep");
 }
 
 #[tokio::test]
