@@ -144,21 +144,28 @@ fn named(row: &ClientRow) -> String {
     }
 }
 
-fn judge_statds(seen: &[Seen<'_>], begin_releases: bool, patience: Duration) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut answers = 0_u64;
-    let mut suspects = Vec::new();
-    let (mut silent, mut idle) = (Vec::new(), Vec::new());
+/// Clients by what their statds said.
+#[derive(Default)]
+struct Sorted {
+    answers: u64,
+    suspects: Vec<String>,
+    /// They may hold locks, and do not answer.
+    silent: Vec<String>,
+    idle: Vec<String>,
+}
+
+fn sort(seen: &[Seen<'_>], begin_releases: bool) -> Sorted {
+    let mut sorted = Sorted::default();
     for client in seen {
         let row = client.row;
         let why = match client.probe {
             ProbeOutcome::Answered { state } => {
-                answers += 1;
+                sorted.answers += 1;
                 let known = state.filter(|now| now.is_known() && row.nsm_state.is_known() && *now != row.nsm_state);
                 if let Some(now) = known {
-                    suspects.push(format!("{} (state {now}, its locks carried {})", named(row), row.nsm_state));
+                    sorted.suspects.push(format!("{} (state {now}, its locks carried {})", named(row), row.nsm_state));
                 } else if !row.suspicions.as_slice().is_empty() {
-                    suspects.push(named(row));
+                    sorted.suspects.push(named(row));
                 }
                 continue;
             }
@@ -170,59 +177,61 @@ fn judge_statds(seen: &[Seen<'_>], begin_releases: bool, patience: Duration) -> 
         };
         // A manager that does not know owners tells no locks of any: whoever is on record may hold some.
         let may_hold = row.locks > 0 || begin_releases;
-        if may_hold { &mut silent } else { &mut idle }.push(format!("{}: {why}", named(row)));
+        if may_hold { &mut sorted.silent } else { &mut sorted.idle }.push(format!("{}: {why}", named(row)));
     }
-    findings.push(Finding::ok(
-        "clients",
-        format!("the statds of {answers} of {} answer", number(seen.len() as u64, "client", "clients")),
-    ));
+    sorted
+}
+
+/// A finding about some clients, if there are any: `words` and how many they are.
+fn about(
+    topic: &str,
+    severity: Severity,
+    clients: Vec<String>,
+    words: impl FnOnce(u64) -> String,
+    remedy: &str,
+) -> Option<Finding> {
+    let count = clients.len() as u64;
+    (count > 0).then(|| Finding::new(topic, severity, words(count), remedy).of(clients))
+}
+
+fn judge_statds(seen: &[Seen<'_>], begin_releases: bool, patience: Duration) -> Vec<Finding> {
+    let Sorted { answers, suspects, silent, idle } = sort(seen, begin_releases);
     let within = super::within(patience);
-    if !silent.is_empty() {
-        let who =
-            number(silent.len() as u64, "client that may hold locks cannot", "clients that may hold locks cannot");
-        findings.push(if begin_releases {
-            Finding::new(
-                "clients",
-                Severity::Problem,
-                format!("{who} be told now ({within}): the begin of a run frees their locks, and they would not reclaim"),
-                "bring their statds back, or let those locks go with --unreachable drop",
-            )
-            .of(silent)
-        } else {
-            Finding::new(
-                "clients",
-                Severity::Warning,
-                format!("{who} be told now ({within}): a run keeps their locks, and exits with 3"),
-                "start statd there, open the way to it (rpcbind, 111), or let them go: --unreachable drop, or `nlmctl release`",
-            )
-            .of(silent)
-        });
-    }
-    if !idle.is_empty() {
-        let who = number(idle.len() as u64, "client without a lock does", "clients without a lock do");
-        findings.push(
-            Finding::new(
-                "clients",
-                Severity::Note,
-                format!("{who} not answer ({within})"),
-                "nothing: they have nothing to lose, unless the server has lost it",
-            )
-            .of(idle),
-        );
-    }
-    if !suspects.is_empty() {
-        let who = number(suspects.len() as u64, "client is suspect: its", "clients are suspect: their");
-        findings.push(
-            Finding::new(
-                "suspects",
-                Severity::Note,
-                format!("{who} locks may be stale, for all that is known"),
-                "`nlmctl clients` tells why; `nlmctl resync --client` frees what is stale and disturbs nobody else",
-            )
-            .of(suspects),
-        );
-    }
-    findings
+    let (severity, loss, remedy) = if begin_releases {
+        (
+            Severity::Problem,
+            "the begin of a run frees their locks, and they would not reclaim",
+            "bring their statds back, or let those locks go with --unreachable drop",
+        )
+    } else {
+        (
+            Severity::Warning,
+            "a run keeps their locks, and exits with 3",
+            "start statd there, open the way to it (rpcbind, 111), or let them go: --unreachable drop, or `nlmctl release`",
+        )
+    };
+    let untold = |n| {
+        let who = number(n, "client that may hold locks cannot", "clients that may hold locks cannot");
+        format!("{who} be told now ({within}): {loss}")
+    };
+    let no_locks = |n| {
+        let who = number(n, "client without a lock does", "clients without a lock do");
+        format!("{who} not answer ({within})")
+    };
+    let suspect = |n| {
+        let who = number(n, "client is suspect: its", "clients are suspect: their");
+        format!("{who} locks may be stale, for all that is known")
+    };
+    let nothing = "nothing: they have nothing to lose, unless the server has lost it";
+    let stale = "`nlmctl clients` tells why; `nlmctl resync --client` frees what is stale and disturbs nobody else";
+    let all = number(seen.len() as u64, "client", "clients");
+    let answer = Finding::ok("clients", format!("the statds of {answers} of {all} answer"));
+    let others = [
+        about("clients", severity, silent, untold, remedy),
+        about("clients", Severity::Note, idle, no_locks, nothing),
+        about("suspects", Severity::Note, suspects, suspect, stale),
+    ];
+    [answer].into_iter().chain(others.into_iter().flatten()).collect()
 }
 
 fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
@@ -239,72 +248,42 @@ fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
             Lookup::NoAnswer => slow.push(row.name.to_string()),
         }
     }
-    let mut findings = Vec::new();
-    if !unknown.is_empty() {
-        let who = number(unknown.len() as u64, "client's name does", "clients' names do");
-        findings.push(
-            Finding::new(
-                "client-names",
-                Severity::Note,
-                format!(
-                    "{who} not resolve here: such a client is told at the addresses it called from, if those are known"
-                ),
-                "add them to DNS or /etc/hosts: a client with several addresses is known as one only by its name",
-            )
-            .of(unknown),
-        );
-    }
-    if !elsewhere.is_empty() {
-        let who = number(elsewhere.len() as u64, "client calls", "clients call");
-        findings.push(
-            Finding::new(
-                "client-names",
-                Severity::Note,
-                format!(
-                    "{who} from an address that its name does not resolve to (NAT, a moved host, another host's name)"
-                ),
-                "correct DNS or /etc/hosts, if the host has moved",
-            )
-            .of(elsewhere),
-        );
-    }
-    if !slow.is_empty() {
-        let names = number(slow.len() as u64, "name was", "names were");
-        findings.push(
-            Finding::new(
-                "client-names",
-                Severity::Warning,
-                format!(
-                    "{names} not resolved within {} s: the resolver is slow, or does not answer",
-                    LOOKUPS_PATIENCE.as_secs()
-                ),
-                "see /etc/resolv.conf and its servers",
-            )
-            .of(slow),
-        );
-    }
+    let no_name = |n| {
+        let who = number(n, "client's name does", "clients' names do");
+        format!("{who} not resolve here: such a client is told at the addresses it called from, if those are known")
+    };
+    let moved = |n| {
+        let who = number(n, "client calls", "clients call");
+        format!("{who} from an address that its name does not resolve to (NAT, a moved host, another host's name)")
+    };
+    let late = |n| {
+        let (names, limit) = (number(n, "name was", "names were"), LOOKUPS_PATIENCE.as_secs());
+        format!("{names} not resolved within {limit} s: the resolver is slow, or does not answer")
+    };
+    let add = "add them to DNS or /etc/hosts: a client with several addresses is known as one only by its name";
+    let correct = "correct DNS or /etc/hosts, if the host has moved";
+    let mut findings: Vec<Finding> = [
+        about("client-names", Severity::Note, unknown, no_name, add),
+        about("client-names", Severity::Note, elsewhere, moved, correct),
+        about("client-names", Severity::Warning, slow, late, "see /etc/resolv.conf and its servers"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if findings.is_empty() {
         findings.push(Finding::ok("client-names", "every client's name resolves to an address it calls from"));
     }
     findings
 }
 
-fn judge_shared(seen: &[Seen<'_>]) -> Vec<Finding> {
+fn judge_shared(seen: &[Seen<'_>]) -> Option<Finding> {
     let shared: Vec<String> =
         seen.iter().filter(|client| client.row.shared_address).map(|client| named(client.row)).collect();
-    if shared.is_empty() {
-        return Vec::new();
-    }
-    let who = number(shared.len() as u64, "client calls", "clients call");
-    vec![
-        Finding::new(
-            "nat",
-            Severity::Note,
-            format!("{who} from an address that others call from too: an ack from there is evidence for none of them"),
-            "nothing: what they do not reclaim is kept",
-        )
-        .of(shared),
-    ]
+    let words = |n| {
+        let who = number(n, "client calls", "clients call");
+        format!("{who} from an address that others call from too: an ack from there is evidence for none of them")
+    };
+    about("nat", Severity::Note, shared, words, "nothing: what they do not reclaim is kept")
 }
 
 #[cfg(test)]

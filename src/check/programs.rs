@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::Kind;
 use crate::nsm::{self, Host, ProbeOptions, ProbeOutcome, Target};
 use crate::report::{Finding, Severity};
-use crate::rpc::client::{CallError, Retransmit, UdpClient};
-use crate::rpc::rpcbind::getport;
+use crate::rpc::client::{CallError, Retransmit, Source, UdpClient};
+use crate::rpc::program::{self, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::types::{CallerName, NsmState, Transport};
 use crate::wire::{nlm, nsm as nsm_wire};
@@ -43,17 +43,16 @@ pub(super) async fn look(kind: Kind, rpcbind_port: u16, patience: Duration) -> V
 async fn see(rpcbind_port: u16, patience: Duration) -> Result<Registered, CallError> {
     let endpoint = UdpEndpoint::bind_reserved(LOCALHOST)?;
     let client = UdpClient::new(Arc::new(endpoint), RETRANSMIT);
-    let rpcbind = SocketAddr::new(LOCALHOST, rpcbind_port);
-    let any = |(program, version)| {
-        let client = &client;
-        async move {
-            for transport in [Transport::Tcp, Transport::Udp] {
-                if getport(client, rpcbind, None, program, version, transport, patience).await?.is_some() {
-                    return Ok::<bool, CallError>(true);
-                }
-            }
-            Ok(false)
-        }
+    let here = program::Host {
+        client: &client,
+        rpcbind: SocketAddr::new(LOCALHOST, rpcbind_port),
+        source: Source::default(),
+        ask_patience: patience,
+    };
+    let any = async |(program, version)| match here.find(program, version, &[Transport::Tcp, Transport::Udp]).await {
+        Ok(_) => Ok(true),
+        Err(ProgramError::NotRegistered) => Ok(false),
+        Err(error) => Err(CallError::from(error)),
     };
     let lockd = (nlm::PROGRAM, nlm::Version::V4.number());
     let statd = (nsm_wire::PROGRAM, nsm_wire::VERSION);

@@ -18,7 +18,7 @@ use super::error::CliError;
 use super::{Context, blocking};
 use crate::nsm::mounts::{MOUNTINFO, NlmMount, read_nlm_mounts};
 use crate::nsm::roster::{self, Roster, RosterError};
-use crate::nsm::{FanoutEvent, Host, News, Notice, NotifyOptions, Target};
+use crate::nsm::{self, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
 use crate::report::{ClientFate, NoticeReport, NotifyReport, SCHEMA, number};
 use crate::resync::plan::{LocalMount, own_mounts_allow};
 use crate::wire::control::Grace;
@@ -182,7 +182,7 @@ async fn tell(
     };
     let (sender, mut events) = mpsc::channel(EVENTS);
     // A task of its own: looking after grace must not hold up the notices.
-    let fan_out = tokio::spawn(crate::nsm::notify(targets, options, sender));
+    let fan_out = tokio::spawn(nsm::notify(targets, options, sender));
     let no_signal = |e: std::io::Error| CliError::failed(format!("cannot wait for signals: {e}"), "try again");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signal)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
@@ -252,7 +252,7 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
     let Some(row) = rows.get_mut(event.id as usize) else { return };
     row.attempts = event.attempts;
     match event.news {
-        News::Acked { acked, of, .. } => {
+        News::Answered { answered: acked, of, .. } => {
             row.acked_ms = Some(u64::try_from(event.at.as_millis()).unwrap_or(u64::MAX));
             if acked == of {
                 row.fate = ClientFate::Acked;
@@ -262,38 +262,42 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
                 row.error = Some(format!("{acked} of {of} notices acked"));
             }
         }
-        News::GivenUp { delivery, error, .. } => {
-            row.fate = ClientFate::of(delivery, false);
+        News::GivenUp { failure, error, .. } => {
+            row.fate = ClientFate::of(nsm::delivery(failure), false);
             row.error = error;
         }
         // Something was sent, and no answer has come so far.
         News::SentAgain if row.fate == ClientFate::NotTold => row.fate = ClientFate::NoAnswer,
-        News::SentAgain | News::State(_) => {}
+        News::SentAgain => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::control::Delivery;
+    use crate::rpc::fanout::{Failure, Heard};
 
     fn event(id: u32, news: News) -> FanoutEvent {
         FanoutEvent { id, at: Duration::from_millis(70), attempts: 2, news }
     }
 
+    fn given_up(failure: Failure, error: Option<&str>) -> News {
+        News::GivenUp { failure, heard: Heard::Nothing, error: error.map(str::to_owned), last: true }
+    }
+
     #[test]
     fn a_host_is_acked_only_when_all_of_its_notices_are() {
         let mut rows = [not_heard_of("127.0.0.1"), not_heard_of("b.example.org")];
-        let acked = |acked| News::Acked { acked, of: 2, rtt: Duration::from_millis(1) };
+        let acked = |answered| {
+            let rtt = Duration::from_millis(1);
+            News::Answered { call: 0, results: Vec::new(), answered, of: 2, rtt }
+        };
         heard(&mut rows, event(0, acked(1)));
         assert_eq!(rows[0].fate, ClientFate::NoAnswer);
         assert_eq!(rows[0].error.as_deref(), Some("1 of 2 notices acked"));
         heard(&mut rows, event(0, acked(2)));
         assert_eq!((rows[0].fate, rows[0].acked_ms, rows[0].error.as_ref()), (ClientFate::Acked, Some(70), None));
-        heard(
-            &mut rows,
-            event(1, News::GivenUp { delivery: Delivery::NameUnknown, error: Some("no such host".into()), last: true }),
-        );
+        heard(&mut rows, event(1, given_up(Failure::NameUnknown, Some("no such host"))));
         assert_eq!(rows[1].fate, ClientFate::NameUnknown);
         heard(&mut rows, event(9, acked(2)));
     }
@@ -304,10 +308,10 @@ mod tests {
         assert_eq!(rows[0].fate, ClientFate::NotTold);
         heard(&mut rows, event(0, News::SentAgain));
         assert_eq!((rows[0].fate, rows[0].attempts), (ClientFate::NoAnswer, 2));
-        let no_socket = News::GivenUp { delivery: Delivery::NotTold, error: Some("no socket".into()), last: true };
+        let no_socket = given_up(Failure::NotSent, Some("no socket"));
         heard(&mut rows, FanoutEvent { attempts: 0, ..event(1, no_socket) });
         assert_eq!((rows[1].fate, rows[1].attempts), (ClientFate::NotTold, 0));
-        heard(&mut rows, event(0, News::GivenUp { delivery: Delivery::NoStatd, error: None, last: false }));
+        heard(&mut rows, event(0, given_up(Failure::NotRegistered, None)));
         heard(&mut rows, event(0, News::SentAgain));
         assert_eq!(rows[0].fate, ClientFate::NoStatd, "a repeat unsays nothing");
     }

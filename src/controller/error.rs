@@ -1,7 +1,7 @@
 //! Why a command of the controller failed.
 
 use crate::manager::ManagerError;
-use crate::nsm::driver::DriverError;
+use crate::nsm::DriverError;
 use crate::resync::plan::PlanError;
 use crate::store::StoreError;
 

@@ -2,7 +2,7 @@
 //! who may lock it ([`Access`]), and locks that hold in its file system too ([`Mirror`]). nlmd alone
 //! has neither: it arbitrates NLM only, and takes any handle.
 //!
-//! Both are asked beside the lock table, which never waits for them; `table::lines` keeps the order
+//! Both are asked beside the lock table, which never waits for them; `table::queue` keeps the order
 //! of one client's calls meanwhile.
 
 use std::fmt::Debug;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::monitors::book::to_tell;
 use super::persist::{Change, Found, MonitorRecord, Persist, PersistError, RunRecord};
 use super::table::Clock;
-use crate::nsm::driver::DriverError;
+use crate::nsm::DriverError;
 use crate::nsm::state_file::{StateFile, StateFileError};
 use crate::nsm::{self, FanoutEvent, Host, News, Notice, NotifyOptions, Target, mounts};
 use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, Outcome, RunClient, RunResult};
@@ -181,11 +181,11 @@ pub async fn notify(
     let sent = fan_out(targets(&monitors, &names), options(state, rpcbind_port, clock), |event| {
         let client = monitors.get(event.id as usize).map_or("?", |record| record.name.as_str());
         match event.news {
-            News::Acked { acked, of, .. } if acked == of => told += 1,
-            News::Acked { .. } | News::SentAgain | News::State(_) => {}
-            News::GivenUp { delivery, error, last } => {
+            News::Answered { answered, of, .. } if answered == of => told += 1,
+            News::Answered { .. } | News::SentAgain => {}
+            News::GivenUp { failure, error, last, .. } => {
                 let error = error.unwrap_or_default();
-                tracing::info!(client, ?delivery, last, error, "a client was not told of this restart");
+                tracing::info!(client, delivery = ?nsm::delivery(failure), last, error, "a client was not told of this restart");
             }
         }
     });

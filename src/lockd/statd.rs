@@ -18,8 +18,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::persist::Watch;
-use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::client::{CallError, Request, Retransmit, Source, UdpClient};
+use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nsm::{self, MonArgs, MonId, MyId, Procedure, ResStat, Stat, StatRes};
 use crate::wire::rpc::Credential;
@@ -112,12 +112,13 @@ impl Statd {
         let Shared { client, rpcbind, turns, .. } = &*self.shared;
         let turn = tokio::time::timeout(TURN_PATIENCE, turns.acquire()).await.map_err(|_| StatdError::Busy)?;
         let _turn = turn.map_err(|_| StatdError::NotThere)?;
-        let (program, version) = (nsm::PROGRAM, nsm::VERSION);
-        let found = rpcbind::getport(client, *rpcbind, None, program, version, Transport::Udp, ASK_PATIENCE).await;
-        let port = found?.ok_or(StatdError::NotThere)?;
-        let credential = &Credential::None;
+        let (program, version, credential) = (nsm::PROGRAM, nsm::VERSION, &Credential::None);
         let request = Request { program, version, procedure: procedure as u32, credential, args };
-        let results = client.call(SocketAddr::new(rpcbind.ip(), port), None, request, PATIENCE).await?;
-        Ok(decode(&results).map_err(CallError::from)?)
+        let host = Host { client, rpcbind: *rpcbind, source: Source::default(), ask_patience: ASK_PATIENCE };
+        match host.call(&[Transport::Udp], request, PATIENCE).await {
+            Ok(results) => Ok(decode(&results).map_err(CallError::from)?),
+            Err(ProgramError::NotRegistered) => Err(StatdError::NotThere),
+            Err(error) => Err(CallError::from(error).into()),
+        }
     }
 }

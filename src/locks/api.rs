@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::outside::MirrorStep;
+use super::coverage::Part;
 use crate::wire::control::{LockFate, RunId};
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 
@@ -186,6 +186,45 @@ pub enum Effect {
     Changed,
 }
 
+/// What the other domain is asked to do for a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MirrorStep {
+    /// Raise each part to its mode, if nobody of the other domain is in the way.
+    Take(Vec<Part>),
+    /// Lower each part to its mode.
+    GiveUp {
+        /// What is lowered.
+        parts: Vec<Part>,
+        /// Nothing of the file is covered then.
+        nothing_left: bool,
+    },
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirrorAnswer {
+    /// As asked.
+    Done,
+    /// Somebody of the other domain is in the way.
+    Conflict,
+    /// Nobody knows how much of it was done.
+    Failed,
+    /// Nothing of it was done. The call that asked is not given again; a waiter is asked for again.
+    NotBegun,
+}
+
+/// What the other domain said to the step that a call had to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Outside {
+    /// Nothing, or yes.
+    #[default]
+    Unasked,
+    /// Somebody there is in the way.
+    Conflict,
+    /// It could not be asked.
+    Failed,
+}
+
 /// What a waiter's client said to GRANTED.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OfferAnswer {
@@ -281,3 +320,8 @@ pub struct Totals {
     /// Blocked requests.
     pub waiters: u64,
 }
+
+/// All clients that could make room have locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no room for another client: all of them hold locks")]
+pub struct Full;

@@ -8,13 +8,26 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::api::{ClientId, ClientView};
-use super::files::FileId;
+use super::index::Index;
+use super::segment::FileId;
+use super::segments::Change;
 use crate::wire::control::ClientRef;
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::xdr::List;
 
 /// Most suspicions kept of one client, addresses of one client and server addresses it called.
 const MAX_SUSPICIONS: usize = 8;
-pub(super) const MAX_ADDRESSES: usize = 16;
+const MAX_ADDRESSES: usize = 16;
+
+/// How much is held, pending or waited for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Held {
+    /// Locks and shares.
+    pub(super) locks: usize,
+    /// Of them, unmonitored ones.
+    pub(super) unmonitored: usize,
+    pub(super) waiters: usize,
+}
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -27,16 +40,28 @@ pub(super) struct Client {
     pub(super) last_notice: Option<NsmState>,
     pub(super) monitored: bool,
     pub(super) suspicions: Vec<String>,
+    held: Held,
     /// Locks and shares held or pending, by file.
-    pub(super) files: BTreeMap<FileId, usize>,
-    pub(super) locks: usize,
-    pub(super) unmonitored: usize,
-    pub(super) waiters: usize,
+    files: BTreeMap<FileId, usize>,
     /// Its place in the queue of those that make room, while it has no lock and no waiter.
     idle_since: Option<u64>,
 }
 
 impl Client {
+    pub(super) fn held(&self) -> Held {
+        self.held
+    }
+
+    /// The files in which it holds or pends something.
+    pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
+        self.files.keys().copied()
+    }
+
+    #[cfg(test)]
+    pub(super) fn files_with_counts(&self) -> impl Iterator<Item = (FileId, usize)> {
+        self.files.iter().map(|(file, count)| (*file, *count))
+    }
+
     pub(super) fn view(&self) -> ClientView {
         ClientView {
             name: self.name.clone(),
@@ -54,6 +79,10 @@ impl Client {
     }
 }
 
+pub(super) fn address_list(addresses: &[IpAddr]) -> List<Address, MAX_ADDRESSES> {
+    List::clipped(addresses.iter().copied().map(Address).collect())
+}
+
 fn short_key(name: &CallerName) -> String {
     name.short().to_ascii_lowercase()
 }
@@ -62,11 +91,12 @@ fn short_key(name: &CallerName) -> String {
 pub(super) struct Clients {
     by_id: BTreeMap<ClientId, Client>,
     by_key: HashMap<(IpAddr, CallerName), ClientId>,
-    by_address: HashMap<IpAddr, Vec<ClientId>>,
+    by_address: Index<IpAddr, ClientId>,
     /// By the short name in small letters: names that may be one host's stand together.
-    by_short: HashMap<String, Vec<ClientId>>,
+    by_short: Index<String, ClientId>,
     /// Clients without locks and waiters, the longest idle first.
     idle: BTreeSet<(u64, ClientId)>,
+    held: Held,
     monitored: usize,
     next_id: u32,
     clock: u64,
@@ -98,7 +128,7 @@ impl Clients {
     }
 
     pub(super) fn at(&self, address: IpAddr) -> &[ClientId] {
-        self.by_address.get(&address).map_or(&[], Vec::as_slice)
+        self.by_address.get(&address)
     }
 
     /// Clients of exactly this name, wherever they call from.
@@ -108,8 +138,8 @@ impl Clients {
 
     /// Clients whose name may be this host's: equal, or one is the other's short form.
     fn alike<'a>(&'a self, name: &'a CallerName) -> impl Iterator<Item = (ClientId, &'a Client)> {
-        let ids = self.by_short.get(&short_key(name)).map_or(&[][..], Vec::as_slice);
-        ids.iter().filter_map(|id| Some((*id, self.get(*id)?))).filter(|(_, client)| client.name.matches(name))
+        let ids = self.by_short.get(&short_key(name)).iter();
+        ids.filter_map(|id| Some((*id, self.get(*id)?))).filter(|(_, client)| client.name.matches(name))
     }
 
     /// The clients that the reference means: of that name (full or short) and at that address, as
@@ -162,15 +192,13 @@ impl Clients {
                 last_notice: None,
                 monitored: false,
                 suspicions: Vec::new(),
+                held: Held::default(),
                 files: BTreeMap::new(),
-                locks: 0,
-                unmonitored: 0,
-                waiters: 0,
                 idle_since: Some(self.clock),
             },
         );
         self.idle.insert((self.clock, id));
-        self.by_short.entry(short_key(name)).or_default().push(id);
+        self.by_short.add(short_key(name), id);
         self.join(id, address);
         Some((id, gone))
     }
@@ -198,7 +226,7 @@ impl Clients {
         }
         client.addresses.push(address);
         self.by_key.insert((address, client.name.clone()), id);
-        self.by_address.entry(address).or_default().push(id);
+        self.by_address.add(address, id);
         true
     }
 
@@ -207,39 +235,35 @@ impl Clients {
         self.monitored -= usize::from(client.monitored);
         for address in client.addresses {
             self.by_key.remove(&(address, client.name.clone()));
-            if let Some(ids) = self.by_address.get_mut(&address) {
-                ids.retain(|other| *other != id);
-                if ids.is_empty() {
-                    self.by_address.remove(&address);
-                }
-            }
+            self.by_address.remove(&address, &id);
         }
-        let short = short_key(&client.name);
-        if let Some(ids) = self.by_short.get_mut(&short) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.by_short.remove(&short);
-            }
-        }
+        self.by_short.remove(&short_key(&client.name), &id);
         if let Some(since) = client.idle_since {
             self.idle.remove(&(since, id));
         }
     }
 
-    /// The client called: it is the last one to make room.
-    pub(super) fn touch(&mut self, id: ClientId) {
-        self.set_idle(id, false);
-        self.settle_idle(id);
-    }
-
-    /// Puts the client in or out of the queue of those that make room, as its counts say.
-    fn settle_idle(&mut self, id: ClientId) {
-        let idle = self.by_id.get(&id).is_some_and(|c| c.locks == 0 && c.waiters == 0);
-        self.set_idle(id, idle);
-    }
-
-    fn set_idle(&mut self, id: ClientId, idle: bool) {
+    /// The client called this server address: it is the last one to make room.
+    pub(super) fn called(&mut self, id: ClientId, server_address: IpAddr) {
         let Some(client) = self.by_id.get_mut(&id) else { return };
+        if let Some(since) = client.idle_since.take() {
+            self.idle.remove(&(since, id));
+        }
+        self.update(id, |client| {
+            if !client.server_addresses.contains(&server_address) {
+                if client.server_addresses.len() >= MAX_ADDRESSES {
+                    client.server_addresses.remove(0);
+                }
+                client.server_addresses.push(server_address);
+            }
+        });
+    }
+
+    /// Changes the client, and puts it in or out of the queue of those that make room, as its counts say.
+    fn update(&mut self, id: ClientId, change: impl FnOnce(&mut Client)) {
+        let Some(client) = self.by_id.get_mut(&id) else { return };
+        change(client);
+        let idle = client.held.locks == 0 && client.held.waiters == 0;
         match (client.idle_since, idle) {
             (None, true) => {
                 self.clock += 1;
@@ -254,38 +278,39 @@ impl Clients {
         }
     }
 
-    pub(super) fn lock_added(&mut self, id: ClientId, file: FileId, monitored: bool) {
-        let Some(client) = self.by_id.get_mut(&id) else { return };
-        client.locks += 1;
-        client.unmonitored += usize::from(!monitored);
-        *client.files.entry(file).or_default() += 1;
-        self.settle_idle(id);
+    /// Of all clients.
+    pub(super) fn held(&self) -> Held {
+        self.held
     }
 
-    pub(super) fn lock_removed(&mut self, id: ClientId, file: FileId, monitored: bool) {
-        let Some(client) = self.by_id.get_mut(&id) else { return };
-        client.locks -= 1;
-        client.unmonitored -= usize::from(!monitored);
-        if let Some(count) = client.files.get_mut(&file) {
-            *count -= 1;
-            if *count == 0 {
-                client.files.remove(&file);
-            }
+    /// Counts the locks by what changed.
+    pub(super) fn observe(&mut self, change: &Change) {
+        for (segment, before, after) in change.counts() {
+            let recount = |held: &mut Held| {
+                held.locks = held.locks + after - before;
+                if !segment.monitored {
+                    held.unmonitored = held.unmonitored + after - before;
+                }
+            };
+            recount(&mut self.held);
+            self.update(segment.client, |client| {
+                recount(&mut client.held);
+                let count = client.files.entry(change.file()).or_default();
+                *count = *count + after - before;
+                if *count == 0 {
+                    client.files.remove(&change.file());
+                }
+            });
         }
-        self.settle_idle(id);
     }
 
     pub(super) fn waiter_added(&mut self, id: ClientId) {
-        if let Some(client) = self.by_id.get_mut(&id) {
-            client.waiters += 1;
-        }
-        self.settle_idle(id);
+        self.held.waiters += 1;
+        self.update(id, |client| client.held.waiters += 1);
     }
 
     pub(super) fn waiter_removed(&mut self, id: ClientId) {
-        if let Some(client) = self.by_id.get_mut(&id) {
-            client.waiters -= 1;
-        }
-        self.settle_idle(id);
+        self.held.waiters -= 1;
+        self.update(id, |client| client.held.waiters -= 1);
     }
 }

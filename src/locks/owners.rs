@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use slab::Slab;
 
 use super::api::{ClientId, Process, Via};
+use super::segment::OwnerId;
+use super::segments::Change;
 
 /// Whose a lock is. Equal svid and oh over another path are another process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -13,10 +15,6 @@ pub(super) struct OwnerKey {
     pub(super) via: Via,
     pub(super) process: Process,
 }
-
-/// An owner's number. It stays the owner's while anything refers to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct OwnerId(usize);
 
 /// The owners that something refers to, with counts of the references.
 #[derive(Debug, Default)]
@@ -27,13 +25,13 @@ pub(super) struct Owners {
 
 impl Owners {
     /// The owner's number, with one more reference to it.
-    pub(super) fn intern(&mut self, key: &OwnerKey) -> OwnerId {
-        if let Some(id) = self.by_key.get(key).copied() {
+    pub(super) fn intern(&mut self, key: OwnerKey) -> OwnerId {
+        if let Some(id) = self.find(&key) {
             self.acquire(id);
             return id;
         }
         let id = OwnerId(self.slots.insert((key.clone(), 1)));
-        self.by_key.insert(key.clone(), id);
+        self.by_key.insert(key, id);
         id
     }
 
@@ -43,14 +41,23 @@ impl Owners {
     }
 
     pub(super) fn acquire(&mut self, id: OwnerId) {
-        if let Some((_, references)) = self.slots.get_mut(id.0) {
-            *references += 1;
-        }
+        self.recount(id, 0, 1);
     }
 
     pub(super) fn release(&mut self, id: OwnerId) {
+        self.recount(id, 1, 0);
+    }
+
+    /// Each segment refers to its owner.
+    pub(super) fn observe(&mut self, change: &Change) {
+        for (segment, before, after) in change.counts() {
+            self.recount(segment.owner, before, after);
+        }
+    }
+
+    fn recount(&mut self, id: OwnerId, before: usize, after: usize) {
         let Some((_, references)) = self.slots.get_mut(id.0) else { return };
-        *references -= 1;
+        *references = *references + after - before;
         if *references == 0 {
             let (key, _) = self.slots.remove(id.0);
             self.by_key.remove(&key);
@@ -69,8 +76,9 @@ impl Owners {
         }
     }
 
+    /// The owners and how many references there are to each.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
+    pub(super) fn references(&self) -> impl Iterator<Item = (OwnerId, usize)> {
+        self.slots.iter().map(|(n, (_, references))| (OwnerId(n), *references))
     }
 }

@@ -11,12 +11,16 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::files::FileId;
-use super::owners::{OwnerId, OwnerKey};
+use super::api::{ClientId, Effect, Process, Via};
+use super::clients::Client;
+use super::listing::Listed;
+use super::owners::OwnerKey;
 use super::run::How;
-use super::{ClientId, Effect, LockTable, Process, Via};
+use super::segment::{FileId, OwnerId, Segment};
+use super::table::LockTable;
+use super::waiters::Waiter;
 use crate::wire::control::{
-    ClientSeen, LockKind, LockRow, LockState, OwnerRow, PAGE, Refusal, RefusalCode, ReleaseArgs, Released,
+    ClientSeen, LockRow, LockState, OwnerRow, PAGE, Refusal, RefusalCode, ReleaseArgs, Released,
 };
 use crate::wire::types::{ByteRange, CallerName};
 use crate::wire::xdr::List;
@@ -25,22 +29,8 @@ use crate::wire::xdr::List;
 /// that step. Who has more is for a targeted run, which frees in slices.
 pub(super) const MAX_OF_CLIENTS: usize = 100_000;
 
-/// A row of the file's list, as the table has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Found {
-    owner: OwnerId,
-    kind: LockKind,
-    range: ByteRange,
-    state: LockState,
-    monitored: bool,
-}
-
-/// A single lock to free, found.
-#[derive(Debug)]
-struct Chosen {
-    file: FileId,
-    found: Found,
-}
+/// A single lock to free, found in its file's list.
+type Chosen = (FileId, Listed);
 
 fn changed(what: impl Into<String>) -> Refusal {
     Refusal::new(RefusalCode::StalePlan, what)
@@ -85,14 +75,13 @@ impl LockTable {
             released.waiters,
             names.join(", ")
         );
-        self.effects.push(Effect::Event("release", words));
-        self.effects.push(Effect::Changed);
+        self.announce("release", words);
         Ok(released)
     }
 
     fn refuse_too_many(&self, clients: &[ClientSeen]) -> Result<(), Refusal> {
         let ids = clients.iter().filter_map(|seen| self.find(seen.address.0, &seen.name));
-        let all: usize = ids.filter_map(|id| self.clients.get(id)).map(|c| c.locks + c.waiters).sum();
+        let all: usize = ids.filter_map(|id| self.clients.get(id)).map(|c| c.held().locks + c.held().waiters).sum();
         if all <= MAX_OF_CLIENTS {
             return Ok(());
         }
@@ -107,7 +96,7 @@ impl LockTable {
     fn purge_for(&mut self, args: &ReleaseArgs) {
         let named = args.clients.as_slice().iter().filter_map(|seen| self.find(seen.address.0, &seen.name));
         let mut files: BTreeSet<FileId> = named.flat_map(|client| self.files_of(client)).collect();
-        files.extend(args.locks.as_slice().iter().filter_map(|row| self.files.find(&row.file)));
+        files.extend(args.locks.as_slice().iter().filter_map(|row| self.segments().find(&row.file)));
         for file in files {
             self.purge(file);
         }
@@ -137,87 +126,66 @@ impl LockTable {
 
     /// All that the client has, as it is listed.
     fn rows_of_client(&self, client: ClientId) -> Vec<LockRow> {
-        self.files_of(client)
-            .into_iter()
-            .filter_map(|id| Some((id, self.files.get(id)?)))
-            .flat_map(|(id, file)| self.rows_of(id, file))
-            .filter(|(whose, _)| *whose == client)
-            .filter_map(|(_, row)| row)
-            .collect()
+        let files = self.files_of(client).into_iter();
+        let listed = files.flat_map(|file| self.listed(file).map(move |lock| (file, lock)));
+        let listed = listed.filter(|(_, lock)| lock.client == client);
+        listed.filter_map(|(file, lock)| self.lock_row(file, &lock)).collect()
     }
 
     /// The files in which the client holds something or waits.
     fn files_of(&self, client: ClientId) -> BTreeSet<FileId> {
-        let held = self.clients.get(client).into_iter().flat_map(|c| c.files.keys().copied());
-        let waited = self.waiters.values().filter(|w| w.want.caller.client == client).map(|w| w.want.file);
+        let held = self.clients.get(client).into_iter().flat_map(Client::files);
+        let waited = self.waiters.of_client(client).map(|(_, w)| w.want.file);
         held.chain(waited).collect()
     }
 
     /// Single locks, each as it stands in the table. A file is looked through once.
     fn chosen(&self, rows: &[LockRow], whole: &HashSet<ClientId>) -> Result<Vec<Chosen>, Refusal> {
-        let mut listed: HashMap<FileId, HashSet<Found>> = HashMap::new();
+        let mut listed: HashMap<FileId, HashSet<Listed>> = HashMap::new();
         let mut chosen = Vec::with_capacity(rows.len());
         for row in rows {
             let gone = || changed(format!("{} is not listed like that any more", describe(row)));
-            let file = self.files.find(&row.file).ok_or_else(gone)?;
-            let owner = self.owner_of(&row.owner).ok_or_else(gone)?;
-            if self.owners.key(owner).is_some_and(|key| whole.contains(&key.client)) {
+            let file = self.segments().find(&row.file).ok_or_else(gone)?;
+            let (client, owner) = self.owner_of(&row.owner).ok_or_else(gone)?;
+            if whole.contains(&client) {
                 let words = format!("{} is chosen twice: by itself and with all of its client", describe(row));
                 return Err(Refusal::new(RefusalCode::BadRequest, words));
             }
-            let found = Found { owner, kind: row.kind, range: row.range, state: row.state, monitored: row.monitored };
+            let LockRow { kind, range, state, monitored, .. } = *row;
+            let lock = Listed { client, owner, kind, range, state, monitored };
             // What is taken out cannot be chosen a second time.
-            if !listed.entry(file).or_insert_with(|| self.found_in(file)).remove(&found) {
+            if !listed.entry(file).or_insert_with(|| self.listed(file).collect()).remove(&lock) {
                 return Err(gone());
             }
-            chosen.push(Chosen { file, found });
+            chosen.push((file, lock));
         }
         Ok(chosen)
     }
 
-    fn found_in(&self, id: FileId) -> HashSet<Found> {
-        let Some(file) = self.files.get(id) else { return HashSet::new() };
-        let held = file.segments.iter().filter(|s| !self.is_void(id, s)).map(|s| Found {
-            owner: s.owner,
-            kind: s.kind.row(),
-            range: s.range,
-            state: if s.offered { LockState::Offered } else { LockState::Held },
-            monitored: s.monitored,
-        });
-        let waiting = file.waiters.iter().filter_map(|id| self.waiters.get(id)).filter(|w| !w.offered);
-        let waiting = waiting.map(|w| Found {
-            owner: w.want.owner,
-            kind: w.want.kind.row(),
-            range: w.want.range,
-            state: LockState::Waiting,
-            monitored: w.want.monitored,
-        });
-        held.chain(waiting).collect()
-    }
-
     /// The owner of a row, if anything refers to it.
-    fn owner_of(&self, row: &OwnerRow) -> Option<OwnerId> {
+    fn owner_of(&self, row: &OwnerRow) -> Option<(ClientId, OwnerId)> {
         let client = self.find(row.address.0, &row.name)?;
         let via = Via { server_address: row.server_address.0, transport: row.transport, version: row.version };
-        self.owners.find(&OwnerKey { client, via, process: Process { svid: row.svid, oh: row.oh.clone() } })
+        let process = Process { svid: row.svid, oh: row.oh.clone() };
+        Some((client, self.owners.find(&OwnerKey { client, via, process })?))
     }
 
     /// The one step. Gives how many blocked requests were served.
     fn release_now(&mut self, whole: &HashSet<ClientId>, locks: &[Chosen]) -> u64 {
-        let mut files: BTreeSet<FileId> = locks.iter().map(|chosen| chosen.file).collect();
+        let mut files: BTreeSet<FileId> = locks.iter().map(|(file, _)| *file).collect();
         for client in whole {
             files.extend(self.files_of(*client));
         }
         for client in whole {
             self.take_all_of(*client);
         }
-        for chosen in locks {
-            self.take(chosen);
+        for (file, lock) in locks {
+            self.take(*file, lock);
         }
         let before = self.effects.len();
         for file in files {
             self.wake(file);
-            self.files.close(file);
+            self.close(file);
         }
         let woken = self.effects.get(before..).unwrap_or_default();
         woken.iter().filter(|effect| matches!(effect, Effect::Offer { .. })).count() as u64
@@ -225,8 +193,7 @@ impl LockTable {
 
     fn take_all_of(&mut self, client: ClientId) {
         let files = self.files_of(client);
-        let waiters = self.waiters.iter().filter(|(_, w)| w.want.caller.client == client).map(|(id, _)| *id);
-        for id in waiters.collect::<Vec<_>>() {
+        for id in self.waiters.of_client(client).map(|(id, _)| id).collect::<Vec<_>>() {
             self.remove_waiter(id);
         }
         for file in files {
@@ -238,26 +205,21 @@ impl LockTable {
         }
     }
 
-    fn take(&mut self, chosen: &Chosen) {
-        let Found { owner, kind, range, state, .. } = chosen.found;
+    fn take(&mut self, file: FileId, lock: &Listed) {
+        let Listed { owner, kind, range, state, .. } = *lock;
         self.owners.acquire(owner);
-        match state {
-            LockState::Waiting => {
-                let waits =
-                    |w: &super::waiters::Waiter| !w.offered && w.want.range == range && w.want.kind.row() == kind;
-                if let Some(id) = self.queued(owner, chosen.file, waits) {
-                    self.remove_waiter(id);
-                }
+        if state == LockState::Waiting {
+            let waits = |w: &Waiter| !w.offered && w.want.range == range && w.want.kind.row() == kind;
+            if let Some(id) = self.waiters.find(owner, file, waits) {
+                self.remove_waiter(id);
             }
-            LockState::Held | LockState::Pending | LockState::Offered => {
-                // What else was offered with it stays: nobody can tell whether the client has it.
-                let offered = |w: &super::waiters::Waiter| w.offered && w.want.range.overlaps(range);
-                while let Some(id) = self.queued(owner, chosen.file, offered) {
-                    self.leave_with(id);
-                }
-                let exactly = |s: &super::files::Segment| s.owner == owner && s.kind.row() == kind;
-                self.cut(chosen.file, range, How::Released, exactly);
+        } else {
+            // What else was offered with it stays: only the client knows whether it has it.
+            let offered = |w: &Waiter| w.offered && w.want.range.overlaps(range);
+            while let Some(id) = self.waiters.find(owner, file, offered) {
+                self.leave_with(id);
             }
+            self.cut(file, range, How::Released, |s: &Segment| s.owner == owner && s.kind.row() == kind);
         }
         self.owners.release(owner);
     }

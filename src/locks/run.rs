@@ -5,28 +5,30 @@
 //! lock that is touched *in part* gets a [`Mark`], so that its pieces are still counted as the one
 //! lock that was marked.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::api::ClientId;
-use super::files::{FileId, Segment};
-use crate::resync::policy;
+use super::api::{ClientId, OfferAnswer, OfferId};
+use super::segment::{FileId, Kind, Segment};
+use crate::resync::policy::{self, ClientFacts, Verdict};
 use crate::wire::control::{
     BeginArgs, ClientProgress, ClientResult, Counts, Delivery, FullResult, LockFate, LockKind, Mode, Outcome, Policy,
-    RunClient, RunResult, RunStatus,
+    RunClient, RunId, RunResult, RunStatus,
 };
 use crate::wire::types::{Address, ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
 use crate::wire::xdr::{List, Maybe, Text};
 
-/// How long past its deadline an attached controller's settle is awaited.
-pub(super) const CONTROLLER_PATIENCE: Duration = Duration::from_millis(500);
 /// Most rows a run lists of what peers did in it (resurrected, conflicts).
 const MAX_ROWS: usize = 200_000;
 
 /// What happened to a pending lock, or to a part of one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum How {
+    /// Its owner has it, in the mode that it had.
     Reclaimed,
+    /// Its owner has it, in this mode.
+    Replaced(Kind),
     Released,
 }
 
@@ -34,7 +36,7 @@ pub(super) enum How {
 #[derive(Debug)]
 pub(super) struct Mark {
     client: ClientId,
-    pieces: u32,
+    pieces: usize,
     reclaimed: bool,
 }
 
@@ -43,16 +45,19 @@ pub(super) struct Mark {
 pub(super) struct Tally {
     pub(super) client: ClientId,
     pub(super) counts: Counts,
-    pub(super) delivery: Delivery,
-    pub(super) acked_at: Option<Duration>,
-    pub(super) suspect: bool,
+    delivery: Delivery,
+    acked_at: Option<Duration>,
+    suspect: bool,
     /// Reclaimed some of its locks in scope, in whole or in part.
-    pub(super) reclaimed_any: bool,
+    reclaimed_any: bool,
     /// Sent a reclaim that was granted.
-    pub(super) reclaimed_anything: bool,
-    pub(super) named: bool,
-    pub(super) may_drop: bool,
-    pub(super) silent: bool,
+    reclaimed_anything: bool,
+    may_drop: bool,
+    silent: bool,
+    /// It is to lose what is pending.
+    pub(super) drop: bool,
+    /// It is there, for all that is known: its waiters and offers are spared.
+    pub(super) acked: bool,
 }
 
 /// Who and what the run covers.
@@ -74,30 +79,63 @@ impl Covers {
     }
 }
 
+/// A settle under way.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    pub(super) not_understood: bool,
+    pub(super) alone: bool,
+    pub(super) reason: String,
+    /// Clients (by their place in the run) still to be looked at, and files of the first of them.
+    pub(super) clients: VecDeque<usize>,
+    pub(super) files: Vec<FileId>,
+    pub(super) rows: Vec<LockFate>,
+    /// Files that have something to drop.
+    pub(super) dropped_in: Vec<FileId>,
+    pub(super) marks: HashSet<u32>,
+    /// Answers to offers that would change what is frozen.
+    pub(super) answers: Vec<(OfferId, OfferAnswer)>,
+}
+
+/// Dropped locks that still stand in their files.
+#[derive(Debug)]
+pub(super) struct Void {
+    pub(super) covers: Covers,
+    /// Whose; and whether what was offered to them is spared.
+    pub(super) clients: HashMap<ClientId, bool>,
+    /// Files not yet purged, or whose waiters are not yet woken.
+    pub(super) files: VecDeque<FileId>,
+}
+
+impl Void {
+    pub(super) fn is_void(&self, file: FileId, segment: &Segment) -> bool {
+        self.covers.is_pending(file, segment)
+            && self.clients.get(&segment.client).is_some_and(|spare_offered| !(segment.offered && *spare_offered))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Run {
-    pub(super) id: crate::wire::control::RunId,
+    pub(super) id: RunId,
     pub(super) mode: Mode,
-    pub(super) policy: Policy,
+    policy: Policy,
     pub(super) covers: Covers,
-    pub(super) old_state: NsmState,
+    old_state: NsmState,
     pub(super) new_state: NsmState,
-    pub(super) began: Duration,
-    pub(super) began_unix_ms: u64,
-    pub(super) grace: Duration,
-    pub(super) deadline: Duration,
+    began: Duration,
+    began_unix_ms: u64,
+    grace: Duration,
+    deadline: Duration,
     pub(super) latest: Duration,
     pub(super) clients: Vec<RunClient>,
     pub(super) tallies: Vec<Tally>,
-    pub(super) index: HashMap<ClientId, usize>,
+    index: HashMap<ClientId, usize>,
     pub(super) counts: Counts,
-    pub(super) unmonitored: u64,
     pub(super) notices_begun: bool,
-    pub(super) last_reclaim: Option<Duration>,
-    pub(super) last_ack: Option<Duration>,
-    pub(super) rows: Vec<LockFate>,
+    last_reclaim: Option<Duration>,
+    last_ack: Option<Duration>,
+    rows: Vec<LockFate>,
     /// Its settle is under way: nothing pending may change.
-    pub(super) settling: Option<super::settle::Settling>,
+    pub(super) settling: Option<Settling>,
     conflicts_seen: HashSet<ConflictKey>,
     marks: HashMap<u32, Mark>,
     /// Marks are numbered through all runs: one left on a kept lock means nothing to the next run.
@@ -108,34 +146,32 @@ pub(super) struct Run {
 type ConflictKey = (ClientId, FileHandle, ByteRange, LockKind, Svid, OwnerHandle);
 
 impl Run {
+    /// A run without clients.
     pub(super) fn new(
         now: Duration,
         unix_ms: u64,
         args: &BeginArgs,
         covers: Covers,
-        states: (NsmState, NsmState),
-        clients: Vec<RunClient>,
-        tallies: Vec<Tally>,
+        (old_state, new_state): (NsmState, NsmState),
+        next_mark: u32,
     ) -> Self {
         let grace = Duration::from_millis(args.grace_ms);
-        let in_scope = tallies.iter().map(|t| t.counts.in_scope).sum();
         Self {
             id: args.run,
             mode: args.mode,
             policy: args.policy,
             covers,
-            old_state: states.0,
-            new_state: states.1,
+            old_state,
+            new_state,
             began: now,
             began_unix_ms: unix_ms,
             grace,
             deadline: now + grace,
             latest: now + Duration::from_millis(args.grace_max_ms),
-            index: tallies.iter().enumerate().map(|(n, t)| (t.client, n)).collect(),
-            clients,
-            tallies,
-            counts: Counts { in_scope, pending: in_scope, ..Counts::default() },
-            unmonitored: 0,
+            clients: Vec::new(),
+            tallies: Vec::new(),
+            index: HashMap::new(),
+            counts: Counts::default(),
             notices_begun: false,
             last_reclaim: None,
             last_ack: None,
@@ -143,34 +179,74 @@ impl Run {
             settling: None,
             conflicts_seen: HashSet::new(),
             marks: HashMap::new(),
-            next_mark: 1,
+            next_mark,
         }
     }
 
-    pub(super) fn tally_mut(&mut self, client: ClientId) -> Option<&mut Tally> {
+    pub(super) fn add_client(&mut self, id: ClientId, client: RunClient, may_drop: bool) {
+        self.index.insert(id, self.tallies.len());
+        self.tallies.push(Tally {
+            client: id,
+            counts: Counts::default(),
+            delivery: Delivery::NotTold,
+            acked_at: None,
+            suspect: client.suspect,
+            reclaimed_any: false,
+            reclaimed_anything: false,
+            may_drop,
+            silent: false,
+            drop: false,
+            acked: false,
+        });
+        self.count(id, |counts| {
+            counts.in_scope += client.locks;
+            counts.pending += client.locks;
+        });
+        self.clients.push(client);
+    }
+
+    fn tally_mut(&mut self, client: ClientId) -> Option<&mut Tally> {
         self.tallies.get_mut(*self.index.get(&client)?)
     }
 
-    /// Some of a pending segment is decided and `left` pieces of it are not. Gives the mark that
-    /// those carry.
-    pub(super) fn decided(&mut self, segment: &Segment, left: u32, how: How) -> u32 {
-        if how == How::Reclaimed
-            && let Some(tally) = self.tally_mut(segment.client)
-        {
+    /// Whether its settle is under way and the client has something pending.
+    pub(super) fn is_frozen_for(&self, client: ClientId) -> bool {
+        let tally = self.index.get(&client).and_then(|place| self.tallies.get(*place));
+        self.settling.is_some() && tally.is_some_and(|tally| tally.counts.pending > 0)
+    }
+
+    /// Counts for the client and in all.
+    pub(super) fn count(&mut self, client: ClientId, count: impl Fn(&mut Counts)) {
+        count(&mut self.counts);
+        if let Some(tally) = self.tally_mut(client) {
+            count(&mut tally.counts);
+        }
+    }
+
+    /// Changes the counts of each client and those of all.
+    pub(super) fn recount(&mut self, count: impl Fn(&mut Counts)) {
+        self.tallies.iter_mut().map(|tally| &mut tally.counts).chain([&mut self.counts]).for_each(count);
+    }
+
+    /// Some of a pending segment is decided and `left` pieces of it are not (one, where only a weaker
+    /// mode of it was reclaimed). Gives the mark that those carry.
+    pub(super) fn decided(&mut self, segment: &Segment, left: usize, how: How) -> u32 {
+        let reclaimed = !matches!(how, How::Released);
+        if reclaimed && let Some(tally) = self.tally_mut(segment.client) {
             tally.reclaimed_any = true;
         }
         if left == 0 && !self.is_marked(segment) {
-            self.count_decided(segment.client, how);
+            self.count_decided(segment.client, reclaimed);
             return 0;
         }
         let number = self.mark(segment);
         let Some(mark) = self.marks.get_mut(&number) else { return 0 };
         mark.pieces = mark.pieces - 1 + left;
-        mark.reclaimed |= how == How::Reclaimed;
+        mark.reclaimed |= reclaimed;
         if mark.pieces == 0
             && let Some(mark) = self.marks.remove(&number)
         {
-            self.count_decided(mark.client, if mark.reclaimed { How::Reclaimed } else { How::Released });
+            self.count_decided(mark.client, mark.reclaimed);
             return 0;
         }
         number
@@ -192,31 +268,11 @@ impl Run {
         number
     }
 
-    /// Only a weaker mode of the segment was reclaimed; it stays pending for the rest. Gives its
-    /// mark.
-    pub(super) fn weakened(&mut self, segment: &Segment) -> u32 {
-        if let Some(tally) = self.tally_mut(segment.client) {
-            tally.reclaimed_any = true;
-        }
-        let number = self.mark(segment);
-        if let Some(mark) = self.marks.get_mut(&number) {
-            mark.reclaimed = true;
-        }
-        number
-    }
-
-    fn count_decided(&mut self, client: ClientId, how: How) {
-        fn count(counts: &mut Counts, how: How) {
+    fn count_decided(&mut self, client: ClientId, reclaimed: bool) {
+        self.count(client, |counts| {
             counts.pending -= 1;
-            match how {
-                How::Reclaimed => counts.reclaimed += 1,
-                How::Released => counts.released += 1,
-            }
-        }
-        count(&mut self.counts, how);
-        if let Some(tally) = self.tally_mut(client) {
-            count(&mut tally.counts, how);
-        }
+            *(if reclaimed { &mut counts.reclaimed } else { &mut counts.released }) += 1;
+        });
     }
 
     /// A reclaim of the client was granted; `changed` if it was more than a repetition.
@@ -231,10 +287,7 @@ impl Run {
 
     /// A reclaim was granted though (a part of) its lock was not known.
     pub(super) fn resurrected(&mut self, client: ClientId, row: LockFate) {
-        self.counts.resurrected += 1;
-        if let Some(tally) = self.tally_mut(client) {
-            tally.counts.resurrected += 1;
-        }
+        self.count(client, |counts| counts.resurrected += 1);
         self.push_row(row);
     }
 
@@ -251,10 +304,7 @@ impl Run {
         if self.conflicts_seen.len() >= MAX_ROWS || !self.conflicts_seen.insert(key) {
             return false;
         }
-        self.counts.conflicts += 1;
-        if let Some(tally) = self.tally_mut(client) {
-            tally.counts.conflicts += 1;
-        }
+        self.count(client, |counts| counts.conflicts += 1);
         self.push_row(row);
         true
     }
@@ -298,27 +348,18 @@ impl Run {
         }
     }
 
-    /// The result as the counts and rows have it.
-    pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str) -> FullResult {
-        let clients = self
-            .tallies
-            .iter()
-            .zip(&self.clients)
-            .map(|(tally, client)| ClientResult {
-                client: client.index,
-                name: client.name.clone(),
-                address: client
-                    .addresses
-                    .as_slice()
-                    .first()
-                    .copied()
-                    .unwrap_or(Address(std::net::Ipv4Addr::UNSPECIFIED.into())),
-                delivery: tally.delivery,
-                suspect: tally.suspect,
-                silent: tally.silent,
-                counts: tally.counts,
-            })
-            .collect();
+    /// The result as the counts and rows have it, and these rows. Nothing is pending in it any more.
+    pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str, rows: Vec<LockFate>) -> FullResult {
+        let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
+        let clients = self.tallies.iter().zip(&self.clients).map(|(tally, client)| ClientResult {
+            client: client.index,
+            name: client.name.clone(),
+            address: client.addresses.as_slice().first().copied().unwrap_or(unknown),
+            delivery: tally.delivery,
+            suspect: tally.suspect,
+            silent: tally.silent,
+            counts: Counts { pending: 0, ..tally.counts },
+        });
         FullResult {
             result: RunResult {
                 run: self.id,
@@ -331,19 +372,49 @@ impl Run {
                 new_state: self.new_state,
                 began_unix_ms: self.began_unix_ms,
                 ended_unix_ms: unix_ms,
-                counts: self.counts,
+                counts: Counts { pending: 0, ..self.counts },
                 late: 0,
             },
-            clients: List::clipped(clients),
-            locks: List::clipped(self.rows.clone()),
+            clients: List::clipped(clients.collect()),
+            locks: List::clipped(self.rows.iter().cloned().chain(rows).collect()),
         }
     }
 
-    /// Everything pending is held again: nothing is lost.
-    pub(super) fn keep_all(&mut self) {
-        for counts in self.tallies.iter_mut().map(|t| &mut t.counts).chain([&mut self.counts]) {
-            counts.kept += counts.pending;
-            counts.pending = 0;
+    /// Moves the deadline: never earlier, never past the latest one.
+    pub(super) fn extend(&mut self, wanted: Duration) {
+        self.deadline = self.deadline.max(wanted.min(self.latest));
+    }
+
+    /// Freezes what is pending and decides about each client.
+    pub(super) fn start_settling(&mut self, now: Duration, alone: bool, reason: &str) {
+        let addresses = |client: &RunClient| client.server_addresses.as_slice().iter().map(|a| a.0).collect();
+        let server_addresses: Vec<Vec<IpAddr>> = self.clients.iter().map(addresses).collect();
+        let clients = self.tallies.iter().zip(&self.clients).zip(&server_addresses);
+        let facts = clients.map(|((tally, client), addresses)| ClientFacts {
+            in_scope: tally.counts.in_scope,
+            pending: tally.counts.pending,
+            reclaimed_any: tally.reclaimed_any,
+            reclaimed_anything: tally.reclaimed_anything,
+            delivery: tally.delivery,
+            acked_ago: tally.acked_at.map(|at| now.saturating_sub(at)),
+            shared_address: client.shared_address,
+            suspect: tally.suspect,
+            named: self.covers.clients.is_some(),
+            may_drop: tally.may_drop,
+            server_addresses: addresses,
+        });
+        let judged = policy::judge(&facts.collect::<Vec<_>>(), self.policy, self.grace, alone);
+        let verdicts = judged.verdicts.iter().zip(judged.acked).zip(judged.silent);
+        for (tally, ((verdict, acked), silent)) in self.tallies.iter_mut().zip(verdicts) {
+            (tally.drop, tally.acked, tally.silent) = (*verdict == Verdict::Drop, acked, silent);
         }
+        let pending = self.tallies.iter().enumerate().filter(|(_, tally)| tally.counts.pending > 0);
+        self.settling = Some(Settling {
+            clients: pending.map(|(place, _)| place).collect(),
+            not_understood: judged.not_understood,
+            alone,
+            reason: reason.to_owned(),
+            ..Settling::default()
+        });
     }
 }

@@ -1,162 +1,192 @@
-//! Putting segments in and taking them out, with everything that is counted by them.
+//! The segments of all files, and the only code that changes them.
+//!
+//! Each change gives a [`Change`], which no other file can make: what counts segments counts by
+//! changes, and so cannot come to differ from them.
+//!
+//! Segments of one owner overlap only in one case: a pending write lock under the read lock that is
+//! all its owner reclaimed of it. If the run spares it, the two stay so until the next LOCK or UNLOCK
+//! there; the owner then has the stronger of the two.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use super::files::{FileId, Kind, Segment};
-use super::run::How;
-use super::{ClientId, LockTable};
-use crate::wire::control::OwnerRow;
-use crate::wire::types::{Address, ByteRange, NsmState};
+use slab::Slab;
 
-impl LockTable {
-    /// Whether the segment is in the active run's scope and not decided.
-    pub(super) fn is_pending(&self, file: FileId, segment: &Segment) -> bool {
-        self.run.as_ref().is_some_and(|run| run.covers.is_pending(file, segment))
+use super::ranges::{hull, intersection, without};
+use super::segment::{FileId, Kind, Segment};
+use crate::wire::types::{ByteRange, FileHandle};
+
+/// What a change did to a file's segments.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Change {
+    file: FileId,
+    /// What was cut out of each segment, and the number of pieces left of it.
+    cuts: Vec<(Segment, usize)>,
+    put: Option<Segment>,
+}
+
+impl Change {
+    fn none(file: FileId) -> Self {
+        Self { file, cuts: Vec::new(), put: None }
     }
 
-    /// Whether a result is being written and something pending lies in the range.
-    pub(super) fn is_frozen(&self, file: FileId, range: ByteRange, kind: Kind) -> bool {
-        self.run.as_ref().is_some_and(|run| run.settling.is_some())
-            && self
-                .files
-                .get(file)
-                .is_some_and(|f| f.overlapping(range).any(|s| s.kind.same_sort(kind) && self.is_pending(file, s)))
+    pub(super) fn file(&self) -> FileId {
+        self.file
     }
 
-    /// Whether a result is being written and the client has something pending.
-    pub(super) fn frozen_for(&self, client: ClientId) -> bool {
-        self.run.as_ref().is_some_and(|run| {
-            run.settling.is_some()
-                && run.index.get(&client).and_then(|n| run.tallies.get(*n)).is_some_and(|t| t.counts.pending > 0)
-        })
+    /// A segment, and how many there are of its kind where there were how many. What is new comes
+    /// first: no count is zero in between.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&Segment, usize, usize)> {
+        let put = self.put.iter().map(|segment| (segment, 0, 1));
+        put.chain(self.cuts.iter().map(|(segment, left)| (segment, 1, *left)))
     }
 
-    /// Puts a segment in, joined with the owner's held neighbours that are alike.
-    pub(super) fn put(&mut self, file: FileId, segment: Segment) {
-        let mut segment = segment;
-        if matches!(segment.kind, Kind::Range { .. }) && !segment.offered {
-            let around =
-                ByteRange { start: segment.range.start.saturating_sub(1), end: segment.range.end.saturating_add(1) };
-            let alike: Vec<Segment> = self.files.get(file).map_or(Vec::new(), |f| {
-                f.overlapping(around)
-                    .filter(|s| {
-                        s.owner == segment.owner
-                            && s.kind == segment.kind
-                            && s.state == segment.state
-                            && s.monitored == segment.monitored
-                            && !s.offered
-                            && !self.is_pending(file, s)
-                    })
-                    .copied()
-                    .collect()
-            });
-            for neighbour in alike {
-                segment.range = ByteRange {
-                    start: segment.range.start.min(neighbour.range.start),
-                    end: segment.range.end.max(neighbour.range.end),
-                };
-                self.remove_exact(file, &neighbour);
-            }
+    /// The pieces that were cut out.
+    pub(super) fn cut(&self) -> impl Iterator<Item = &Segment> {
+        self.cuts.iter().map(|(piece, _)| piece)
+    }
+
+    pub(super) fn into_cut(self) -> Vec<Segment> {
+        self.cuts.into_iter().map(|(piece, _)| piece).collect()
+    }
+
+    /// The range in which all that was cut out lies.
+    pub(super) fn cut_range(&self) -> Option<ByteRange> {
+        self.cut().map(|piece| piece.range).reduce(hull)
+    }
+}
+
+#[derive(Debug)]
+struct File {
+    handle: FileHandle,
+    /// By first byte.
+    segments: Vec<Segment>,
+}
+
+impl File {
+    fn insert(&mut self, segment: Segment) {
+        let at = self.segments.partition_point(|s| s.range.start <= segment.range.start);
+        self.segments.insert(at, segment);
+    }
+}
+
+/// The files that have any state.
+#[derive(Debug, Default)]
+pub(super) struct Segments {
+    slots: Slab<File>,
+    by_handle: HashMap<FileHandle, FileId>,
+}
+
+impl Segments {
+    // --- files
+
+    pub(super) fn find(&self, handle: &FileHandle) -> Option<FileId> {
+        self.by_handle.get(handle).copied()
+    }
+
+    /// The file, made if need be. `None`: four thousand million files have state.
+    pub(super) fn open(&mut self, handle: &FileHandle) -> Option<FileId> {
+        if let Some(id) = self.find(handle) {
+            return Some(id);
         }
-        self.put_as_is(file, segment);
+        let entry = self.slots.vacant_entry();
+        let id = FileId(u32::try_from(entry.key()).ok()?);
+        entry.insert(File { handle: handle.clone(), segments: Vec::new() });
+        self.by_handle.insert(handle.clone(), id);
+        Some(id)
     }
 
-    pub(super) fn put_as_is(&mut self, file: FileId, segment: Segment) {
-        let Some(f) = self.files.get_mut(file) else { return };
-        f.insert(segment);
-        self.count_in(file, &segment);
+    /// Forgets the file if it has no segments.
+    pub(super) fn close(&mut self, file: FileId) {
+        if self.slots.get(file.0 as usize).is_some_and(|f| f.segments.is_empty()) {
+            let file = self.slots.remove(file.0 as usize);
+            self.by_handle.remove(&file.handle);
+        }
     }
 
-    fn remove_exact(&mut self, file: FileId, segment: &Segment) {
-        let Some(f) = self.files.get_mut(file) else { return };
-        let Some(at) = f.segments.iter().position(|s| s == segment) else { return };
-        f.segments.remove(at);
-        self.count_out(file, segment);
+    pub(super) fn handle(&self, file: FileId) -> Option<&FileHandle> {
+        self.slots.get(file.0 as usize).map(|f| &f.handle)
     }
 
-    fn count_in(&mut self, file: FileId, segment: &Segment) {
-        self.owners.acquire(segment.owner);
-        self.locks += 1;
-        self.unmonitored += usize::from(!segment.monitored);
-        self.clients.lock_added(segment.client, file, segment.monitored);
+    /// The files from a number on, in the order of their numbers.
+    pub(super) fn files_from(&self, first: u32) -> impl Iterator<Item = FileId> {
+        let end = u32::try_from(self.slots.capacity()).unwrap_or(u32::MAX);
+        (first..end).filter(|n| self.slots.contains(*n as usize)).map(FileId)
     }
 
-    pub(super) fn count_out(&mut self, file: FileId, segment: &Segment) {
-        self.owners.release(segment.owner);
-        self.locks -= 1;
-        self.unmonitored -= usize::from(!segment.monitored);
-        self.clients.lock_removed(segment.client, file, segment.monitored);
+    // --- segments
+
+    /// All of the file, by first byte.
+    pub(super) fn of(&self, file: FileId) -> &[Segment] {
+        self.slots.get(file.0 as usize).map_or(&[], |f| f.segments.as_slice())
     }
 
-    /// Takes what lies in the range of the segments that the test accepts. What was pending is
-    /// decided as `how` says; what was held is remembered for late reclaims where it was released.
-    /// Gives the pieces taken.
+    pub(super) fn overlapping(&self, file: FileId, range: ByteRange) -> impl Iterator<Item = &Segment> {
+        let segments = self.of(file);
+        let end = segments.partition_point(|s| s.range.start <= range.end);
+        segments.iter().take(end).filter(move |s| s.range.overlaps(range))
+    }
+
+    /// Takes what lies in `range` of the segments that the test accepts, and leaves what lies
+    /// outside. `rest` is told of each segment and the number of pieces left of it, and gives the
+    /// mark they carry.
     pub(super) fn cut(
         &mut self,
         file: FileId,
         range: ByteRange,
-        how: How,
         accept: impl Fn(&Segment) -> bool,
-    ) -> Vec<Segment> {
-        let Some(f) = self.files.get_mut(file) else { return Vec::new() };
-        let run = &mut self.run;
-        let cuts = f.cut(range, accept, |segment, left| match run {
-            Some(run) if run.covers.is_pending(file, segment) => run.decided(segment, left, how),
-            _ => segment.mark,
+        mut rest: impl FnMut(&Segment, usize) -> u32,
+    ) -> Change {
+        let mut change = Change::none(file);
+        let Some(f) = self.slots.get_mut(file.0 as usize) else { return change };
+        let mut left = Vec::new();
+        f.segments.retain(|segment| {
+            if !segment.range.overlaps(range) || !accept(segment) {
+                return true;
+            }
+            let pieces = without(segment.range, range).count();
+            let mark = rest(segment, pieces);
+            left.extend(without(segment.range, range).map(|range| Segment { range, mark, ..*segment }));
+            change.cuts.push((Segment { range: intersection(segment.range, range), ..*segment }, pieces));
+            false
         });
-        if !cuts.is_empty() {
-            self.may_need_less(file, range);
+        for piece in left {
+            f.insert(piece);
         }
-        for cut in &cuts {
-            // The segment is gone, and its pieces are as many segments.
-            for _ in 0..cut.left {
-                self.count_in(file, &cut.piece);
-            }
-            if how == How::Released {
-                self.remember_given_up(file, &cut.piece);
-            }
-            self.count_out(file, &cut.piece);
-        }
-        cuts.into_iter().map(|cut| cut.piece).collect()
+        change
     }
 
-    /// Releases all that the client took in a life that the test accepts: segments and waiters.
-    pub(super) fn release_client(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> u64 {
-        let files: Vec<FileId> = self.clients.get(client).map_or(Vec::new(), |c| c.files.keys().copied().collect());
-        let mut released = self.drop_waiters_of(client, &taken_in);
-        for file in files {
-            self.purge(file);
-            let pieces = self.cut(file, ByteRange::ALL, How::Released, |s| s.client == client && taken_in(s.state));
-            released += pieces.len() as u64;
-            self.wake(file);
-            self.files.close(file);
+    /// Puts a segment in, joined with its owner's neighbours that are alike and that the test accepts.
+    pub(super) fn put(&mut self, file: FileId, segment: Segment, joins: impl Fn(&Segment) -> bool) -> Change {
+        let mut change = Change::none(file);
+        let Some(f) = self.slots.get_mut(file.0 as usize) else { return change };
+        let mut whole = segment;
+        if matches!(segment.kind, Kind::Range { .. }) && !segment.offered {
+            let ByteRange { start, end } = segment.range;
+            let around = ByteRange { start: start.saturating_sub(1), end: end.saturating_add(1) };
+            f.segments.retain(|s| {
+                let alike = s.range.overlaps(around)
+                    && s.owner == segment.owner
+                    && (s.kind, s.state) == (segment.kind, segment.state)
+                    && (s.monitored, s.offered) == (segment.monitored, false);
+                if !alike || !joins(s) {
+                    return true;
+                }
+                whole.range = hull(whole.range, s.range);
+                change.cuts.push((*s, 0));
+                false
+            });
         }
-        released
+        f.insert(whole);
+        change.put = Some(whole);
+        change
     }
 
-    /// Locks (and unmonitored ones of them) of each client on these files.
-    pub(super) fn count_in_files(&self, files: &HashSet<FileId>) -> HashMap<ClientId, (usize, usize)> {
-        let mut counts: HashMap<ClientId, (usize, usize)> = HashMap::new();
-        for segment in files.iter().filter_map(|file| self.files.get(*file)).flat_map(|f| &f.segments) {
-            let (locks, unmonitored) = counts.entry(segment.client).or_default();
-            *locks += 1;
-            *unmonitored += usize::from(!segment.monitored);
+    /// Sets the mark of each segment of the file, and whether it is offered, as `flags` gives them.
+    /// Nothing is counted by these.
+    pub(super) fn set_flags(&mut self, file: FileId, mut flags: impl FnMut(&Segment) -> (u32, bool)) {
+        for segment in self.slots.get_mut(file.0 as usize).into_iter().flat_map(|f| &mut f.segments) {
+            (segment.mark, segment.offered) = flags(segment);
         }
-        counts
-    }
-
-    /// The owner as a row for people and records.
-    pub(super) fn owner_row(&self, owner: super::owners::OwnerId) -> Option<OwnerRow> {
-        let key = self.owners.key(owner)?;
-        let client = self.clients.get(key.client)?;
-        Some(OwnerRow {
-            name: client.name.clone(),
-            address: Address(*client.addresses.first()?),
-            server_address: Address(key.via.server_address),
-            transport: key.via.transport,
-            version: key.via.version,
-            svid: key.process.svid,
-            oh: key.process.oh.clone(),
-        })
     }
 }

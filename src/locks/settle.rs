@@ -10,52 +10,14 @@
 //!    describes such locks, and every file is purged of them before it is looked at.
 //! 5. [`settle_sweep`](LockTable::settle_sweep) purges the rest and wakes waiters.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::files::{FileId, Segment};
-use super::run::Covers;
-use super::{ClientId, Effect, LockTable, OfferAnswer, OfferId};
-use crate::resync::policy::{ClientFacts, Verdict, judge};
-use crate::wire::control::{Fate, FullResult, LockFate, Outcome, Refusal, RefusalCode};
-use crate::wire::xdr::Maybe;
-
-/// A settle under way.
-#[derive(Debug)]
-pub(super) struct Settling {
-    verdicts: Vec<Verdict>,
-    /// Who is there, for all that is known: its waiters and offers are spared.
-    acked: Vec<bool>,
-    not_understood: bool,
-    alone: bool,
-    reason: String,
-    /// Clients (by their place in the run) still to be looked at, and files of the first of them.
-    clients: VecDeque<usize>,
-    files: Vec<FileId>,
-    rows: Vec<LockFate>,
-    /// Files that have something to drop.
-    dropped_in: Vec<FileId>,
-    marks: HashSet<u32>,
-    /// Answers to offers that would change what is frozen.
-    pub(super) answers: Vec<(OfferId, OfferAnswer)>,
-}
-
-/// Dropped locks that still stand in their files.
-#[derive(Debug)]
-pub(super) struct Void {
-    covers: Covers,
-    /// Whose; and whether what was offered to them is spared.
-    clients: HashMap<ClientId, bool>,
-    /// Files not yet purged, or whose waiters are not yet woken.
-    files: VecDeque<FileId>,
-}
-
-impl Void {
-    pub(super) fn is_void(&self, file: FileId, segment: &Segment) -> bool {
-        self.covers.is_pending(file, segment)
-            && self.clients.get(&segment.client).is_some_and(|spare_offered| !(segment.offered && *spare_offered))
-    }
-}
+use super::api::ClientId;
+use super::run::{Settling, Tally, Void};
+use super::segment::FileId;
+use super::table::LockTable;
+use crate::wire::control::{Counts, Fate, FullResult, LockFate, Outcome, Refusal, RefusalCode};
 
 impl LockTable {
     /// Freezes what is pending and decides about each client. `alone`: no controller asked for it.
@@ -73,45 +35,7 @@ impl LockTable {
             let words = format!("{} locks are still pending", run.counts.pending);
             return Err(Refusal::new(RefusalCode::StillPending, words));
         }
-        let server_addresses: Vec<Vec<std::net::IpAddr>> =
-            run.clients.iter().map(|c| c.server_addresses.as_slice().iter().map(|a| a.0).collect()).collect();
-        let facts: Vec<ClientFacts<'_>> = run
-            .tallies
-            .iter()
-            .zip(&run.clients)
-            .zip(&server_addresses)
-            .map(|((tally, client), addresses)| ClientFacts {
-                in_scope: tally.counts.in_scope,
-                pending: tally.counts.pending,
-                reclaimed_any: tally.reclaimed_any,
-                reclaimed_anything: tally.reclaimed_anything,
-                delivery: tally.delivery,
-                acked_ago: tally.acked_at.map(|at| now.saturating_sub(at)),
-                shared_address: client.shared_address,
-                suspect: tally.suspect,
-                named: tally.named,
-                may_drop: tally.may_drop,
-                server_addresses: addresses,
-            })
-            .collect();
-        let judgement = judge(&facts, run.policy, run.grace, alone);
-        for (tally, silent) in run.tallies.iter_mut().zip(&judgement.silent) {
-            tally.silent = *silent;
-        }
-        let clients = (0..run.tallies.len()).filter(|n| run.tallies.get(*n).is_some_and(|t| t.counts.pending > 0));
-        run.settling = Some(Settling {
-            clients: clients.collect(),
-            verdicts: judgement.verdicts,
-            acked: judgement.acked,
-            not_understood: judgement.not_understood,
-            alone,
-            reason: reason.to_owned(),
-            files: Vec::new(),
-            rows: Vec::new(),
-            dropped_in: Vec::new(),
-            marks: HashSet::new(),
-            answers: Vec::new(),
-        });
+        run.start_settling(now, alone, reason);
         Ok(())
     }
 
@@ -119,27 +43,21 @@ impl LockTable {
     pub fn settle_scan(&mut self, budget: usize) -> bool {
         let Some(mut settling) = self.run.as_mut().and_then(|run| run.settling.take()) else { return true };
         let mut left = budget;
-        let done = loop {
-            let Some(place) = settling.clients.front().copied() else { break true };
-            let Some(client) = self.run.as_ref().and_then(|run| run.tallies.get(place)).map(|t| t.client) else {
-                break true;
-            };
+        while left > 0
+            && let Some(place) = settling.clients.front().copied()
+            && let Some(tally) = self.run.as_ref().and_then(|run| run.tallies.get(place))
+        {
             if settling.files.is_empty() {
-                settling.files = self.clients.get(client).map_or(Vec::new(), |c| c.files.keys().copied().collect());
+                settling.files = self.clients.get(tally.client).map_or(Vec::new(), |c| c.files().collect());
             }
-            while left > 0
-                && let Some(file) = settling.files.pop()
-            {
-                left = left.saturating_sub(1 + self.scan_file(&mut settling, place, client, file));
+            if let Some(file) = settling.files.pop() {
+                left = left.saturating_sub(1 + self.scan_file(&mut settling, place, file));
             }
-            if !settling.files.is_empty() {
-                break false;
+            if settling.files.is_empty() {
+                settling.clients.pop_front();
             }
-            settling.clients.pop_front();
-            if left == 0 && !settling.clients.is_empty() {
-                break false;
-            }
-        };
+        }
+        let done = settling.clients.is_empty();
         if let Some(run) = &mut self.run {
             run.settling = Some(settling);
         }
@@ -148,40 +66,29 @@ impl LockTable {
 
     /// Writes down what becomes of the client's pending locks on the file. Gives how many segments
     /// it looked at.
-    fn scan_file(&mut self, settling: &mut Settling, place: usize, client: ClientId, id: FileId) -> usize {
-        let (Some(run), Some(file)) = (&self.run, self.files.get(id)) else { return 0 };
-        let looked_at = file.segments.len();
-        let drop = settling.verdicts.get(place) == Some(&Verdict::Drop);
-        let acked = settling.acked.get(place) == Some(&true);
+    fn scan_file(&mut self, settling: &mut Settling, place: usize, file: FileId) -> usize {
+        let Some(run) = &self.run else { return 0 };
+        let Some(&Tally { client, drop, acked, .. }) = run.tallies.get(place) else { return 0 };
+        let segments = self.segments().of(file);
+        let looked_at = segments.len();
         let (mut dropped, mut kept) = (0, 0);
-        for segment in file.segments.iter().filter(|s| s.client == client && run.covers.is_pending(id, s)) {
+        for segment in segments.iter().filter(|s| s.client == client && run.covers.is_pending(file, s)) {
             let partial = run.is_marked(segment);
             let fate = if drop && !(segment.offered && acked) { Fate::Dropped } else { Fate::Kept };
             if !partial || settling.marks.insert(segment.mark) {
                 *(if fate == Fate::Dropped { &mut dropped } else { &mut kept }) += 1;
             }
-            if let Some(owner) = self.owner_row(segment.owner) {
-                settling.rows.push(LockFate {
-                    fate,
-                    file: file.handle.clone(),
-                    kind: segment.kind.row(),
-                    range: segment.range,
-                    partial,
-                    late: false,
-                    owner,
-                    other: Maybe(None),
-                    other_range: Maybe(None),
-                });
-            }
+            let row = self.fate_row(file, segment, fate);
+            settling.rows.extend(row.map(|row| LockFate { partial, ..row }));
         }
-        if dropped > 0 || drop {
-            settling.dropped_in.push(id);
+        if drop {
+            settling.dropped_in.push(file);
         }
         if let Some(run) = &mut self.run {
-            for counts in run.tallies.get_mut(place).map(|t| &mut t.counts).into_iter().chain([&mut run.counts]) {
+            run.count(client, |counts| {
                 counts.dropped += dropped;
                 counts.kept += kept;
-            }
+            });
         }
         looked_at
     }
@@ -193,18 +100,9 @@ impl LockTable {
         let rows = std::mem::take(&mut run.settling.as_mut()?.rows);
         let run = self.run.as_ref()?;
         let settling = run.settling.as_ref()?;
-        let mut full = run.result(unix_ms, Outcome::Settled, &settling.reason);
+        let mut full = run.result(unix_ms, Outcome::Settled, &settling.reason, rows);
         full.result.alone = settling.alone;
         full.result.not_understood = settling.not_understood;
-        full.result.counts.pending = 0;
-        let mut clients = full.clients.into_vec();
-        for client in &mut clients {
-            client.counts.pending = 0;
-        }
-        full.clients = crate::wire::xdr::List::clipped(clients);
-        let mut all = full.locks.into_vec();
-        all.extend(rows);
-        full.locks = crate::wire::xdr::List::clipped(all);
         Some(full)
     }
 
@@ -215,20 +113,16 @@ impl LockTable {
         }
         let Some(mut run) = self.end_run() else { return };
         let Some(settling) = run.settling.take() else { return };
-        self.open_late_window(&run);
-        self.effects.push(Effect::Event(
-            "settle",
-            format!(
-                "run {} has settled ({}): {} reclaimed, {} released, {} dropped, {} kept",
-                run.id, settling.reason, run.counts.reclaimed, run.counts.released, run.counts.dropped, run.counts.kept
-            ),
-        ));
-        self.effects.push(Effect::Changed);
+        let Counts { reclaimed, released, dropped, kept, .. } = run.counts;
+        let words = format!(
+            "run {} has settled ({}): {reclaimed} reclaimed, {released} released, {dropped} dropped, {kept} kept",
+            run.id, settling.reason
+        );
+        self.announce("settle", words);
         let mut files: VecDeque<FileId> = settling.dropped_in.into();
-        files.extend(self.files_with_waiters());
-        let judged = run.tallies.iter().zip(&settling.verdicts).zip(&settling.acked);
-        let dropped = judged.filter(|((_, verdict), _)| **verdict == Verdict::Drop);
-        let clients: HashMap<ClientId, bool> = dropped.map(|((tally, _), acked)| (tally.client, *acked)).collect();
+        files.extend(self.waiters.files());
+        let dropped = run.tallies.iter().filter(|tally| tally.drop);
+        let clients: HashMap<ClientId, bool> = dropped.map(|tally| (tally.client, tally.acked)).collect();
         let unreachable: Vec<ClientId> = clients.iter().filter(|(_, acked)| !**acked).map(|(id, _)| *id).collect();
         self.void = Some(Void { covers: run.covers, clients, files });
         // Who is taken for gone waits for nothing: a grant to it would be stuck.
@@ -244,10 +138,7 @@ impl LockTable {
     pub fn settle_cancel(&mut self) {
         let Some(run) = &mut self.run else { return };
         let Some(settling) = run.settling.take() else { return };
-        for counts in run.tallies.iter_mut().map(|t| &mut t.counts).chain([&mut run.counts]) {
-            counts.dropped = 0;
-            counts.kept = 0;
-        }
+        run.recount(|counts| (counts.dropped, counts.kept) = (0, 0));
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
         }
@@ -262,31 +153,8 @@ impl LockTable {
                 self.void = None;
                 return true;
             };
-            self.purge(file);
-            self.wake(file);
-            self.files.close(file);
+            self.refresh(file);
         }
         self.void.is_none()
-    }
-
-    /// Takes dropped locks out of the file before anything looks at it.
-    pub(super) fn purge(&mut self, id: FileId) {
-        let (Some(void), Some(file)) = (&self.void, self.files.get_mut(id)) else { return };
-        let gone: Vec<Segment> = file.segments.iter().filter(|s| void.is_void(id, s)).copied().collect();
-        if gone.is_empty() {
-            return;
-        }
-        file.segments.retain(|s| !void.is_void(id, s));
-        for segment in &gone {
-            self.count_out(id, segment);
-            self.may_need_less(id, segment.range);
-        }
-        self.effects.push(Effect::Changed);
-        self.wake(id);
-    }
-
-    /// Whether the segment was dropped and only its memory is not free yet.
-    pub(super) fn is_void(&self, file: FileId, segment: &Segment) -> bool {
-        self.void.as_ref().is_some_and(|void| void.is_void(file, segment))
     }
 }

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::udp::UdpEndpoint;
+use super::xids::Xids;
 use crate::wire::rpc::{self, Credential, RpcError};
 
 pub use super::stream::{Source, StreamClient};
@@ -126,7 +126,7 @@ pub struct UdpClient {
     endpoint: Arc<UdpEndpoint>,
     retransmit: Retransmit,
     open: Arc<OpenCalls>,
-    next_xid: AtomicU32,
+    xids: Xids,
     reader: AbortHandle,
 }
 
@@ -158,7 +158,7 @@ impl UdpClient {
         }
         let open = Arc::default();
         let reader = tokio::spawn(read_replies(Arc::clone(&endpoint), Arc::clone(&open))).abort_handle();
-        Self { endpoint, retransmit, open, next_xid: AtomicU32::new(rand::random()), reader }
+        Self { endpoint, retransmit, open, xids: Xids::new(rand::random()), reader }
     }
 
     /// The endpoint.
@@ -176,7 +176,7 @@ impl UdpClient {
         timeout: Duration,
     ) -> Result<Vec<u8>, CallError> {
         let deadline = Instant::now() + timeout;
-        let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
+        let xid = self.xids.draw();
         let key = (xid, to.ip().to_canonical(), to.port());
         let message = request.message(xid);
         let (sender, mut reply) = oneshot::channel();
@@ -197,7 +197,7 @@ impl UdpClient {
 
     /// Sends once and waits for nothing (one-way procedures).
     pub async fn cast(&self, to: SocketAddr, from: Option<IpAddr>, request: Request<'_>) -> Result<(), CallError> {
-        let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
+        let xid = self.xids.draw();
         Ok(self.endpoint.send(&request.message(xid), to, from).await?)
     }
 }

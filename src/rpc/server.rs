@@ -293,7 +293,7 @@ pub(super) async fn answer(
     };
     let remembered = match (cache, origin.peer) {
         (Some(cache), Peer::Inet(source)) if !service.is_idempotent(call.program, call.version, call.procedure) => {
-            let key = Key::new(source, &call);
+            let key = Key::new(source, origin.local_ip, &call);
             match cache.lock().unwrap_or_else(PoisonError::into_inner).begin(now(), key) {
                 Seen::New => Some(Remembered { cache, key }),
                 Seen::InProgress => return None,

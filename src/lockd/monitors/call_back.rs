@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::lockd::persist::LocalMonitor;
-use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::client::{CallError, Request, Retransmit, Source, UdpClient};
+use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nlm::SmNotifyArgs;
 use crate::wire::rpc::Credential;
@@ -57,7 +57,7 @@ impl CallBack {
     }
 
     /// Tells the program, until it answers or for about a minute.
-    pub(super) async fn tell(&self, monitor: &LocalMonitor, state: NsmState) -> Result<(), CallError> {
+    pub(super) async fn tell(&self, monitor: &LocalMonitor, state: NsmState) -> Result<(), ProgramError> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..ATTEMPTS {
             match self.once(monitor, state).await {
@@ -72,18 +72,17 @@ impl CallBack {
         self.once(monitor, state).await
     }
 
-    async fn once(&self, monitor: &LocalMonitor, state: NsmState) -> Result<(), CallError> {
+    async fn once(&self, monitor: &LocalMonitor, state: NsmState) -> Result<(), ProgramError> {
         let Shared { reserved, ordinary, rpcbind, turns } = &*self.shared;
-        let _turn = turns.acquire().await.map_err(|_| CallError::NotThere)?;
+        let _turn = turns.acquire().await.map_err(|_| ProgramError::NotCalled(CallError::NotThere))?;
         let client = if monitor.privileged { reserved } else { ordinary };
         let asker = &monitor.id.my_id;
-        let (program, version) = (asker.my_prog, asker.my_vers);
-        let found = rpcbind::getport(client, *rpcbind, None, program, version, Transport::Udp, ASK_PATIENCE).await;
-        let port = found?.ok_or(CallError::NotThere)?;
         // XNFS chapter 11, "struct status"; NLM's procedure 16 has the same argument.
         let status = SmNotifyArgs { name: monitor.id.mon_name.clone(), state, private: monitor.private };
         let (args, credential) = (encode(&status), &Credential::None);
-        let request = Request { program, version, procedure: asker.my_proc, credential, args: &args };
-        client.call(SocketAddr::new(rpcbind.ip(), port), None, request, PATIENCE).await.map(drop)
+        let (program, version, procedure) = (asker.my_prog, asker.my_vers, asker.my_proc);
+        let request = Request { program, version, procedure, credential, args: &args };
+        let host = Host { client, rpcbind: *rpcbind, source: Source::default(), ask_patience: ASK_PATIENCE };
+        host.call(&[Transport::Udp], request, PATIENCE).await.map(drop)
     }
 }

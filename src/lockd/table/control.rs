@@ -2,20 +2,16 @@
 
 use async_trait::async_trait;
 
-use super::owner::Owner;
-use super::{Refusable, Table};
+use super::handle::Table;
+use super::state::Owner;
 use crate::rpc::control::{LockManagerControl, Timeline};
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
     BeginArgs, Begun, ClientPage, ClientResultPage, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, PageAfter,
-    ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs, RunClientPage, RunList, RunPageAfter,
-    RunResult, SettleArgs, Status, WatchArgs, Watched, page,
+    ProgressArgs, Refusal, ReleaseArgs, Released, RunArgs, RunClientPage, RunList, RunPageAfter, RunResult, SettleArgs,
+    Status, WatchArgs, Watched, page,
 };
 use crate::wire::xdr::Void;
-
-fn stopping() -> Refusal {
-    Refusal::new(RefusalCode::WrongPhase, "nlmd is stopping")
-}
 
 impl Table {
     /// What the owner answers at once.
@@ -24,14 +20,6 @@ impl Table {
             let _ = asker.send(Ok(at(owner)));
         })
         .await
-    }
-
-    /// What the owner answers when it is done.
-    pub(super) async fn order<T: Send + 'static>(
-        &self,
-        what: impl FnOnce(&mut Owner, Refusable<T>) + Send + 'static,
-    ) -> Result<T, Refusal> {
-        self.ask(what).await.unwrap_or_else(|| Err(stopping()))
     }
 }
 
@@ -91,12 +79,7 @@ impl LockManagerControl for Table {
         self.archive.acknowledge(args.run).await.map(|()| Void)
     }
     async fn release(&self, args: ReleaseArgs) -> Result<Released, Refusal> {
-        self.look(move |owner| {
-            let released = owner.release(&args);
-            owner.drain_again();
-            released
-        })
-        .await?
+        self.look(move |owner| owner.release(&args)).await?
     }
     async fn watch(&self, args: WatchArgs) -> Result<Watched, Refusal> {
         Timeline::news(self.cursor.clone(), args).await;
@@ -107,10 +90,10 @@ impl LockManagerControl for Table {
     }
 
     fn connection_closed(&self, connection: ConnectionId) {
-        let requests = self.requests.clone();
+        let orders = self.orders.clone();
         // Room is given in the order it was asked for, so this comes after the connection's calls.
         tokio::spawn(async move {
-            let _ = requests.send(Box::new(move |owner| owner.runs.detached(connection))).await;
+            let _ = orders.send(Box::new(move |owner| owner.runs.detached(connection))).await;
         });
     }
 }

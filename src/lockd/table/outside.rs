@@ -14,14 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
-use super::calls::{OpenCall, Parked, is_reclaim};
-use super::lines::{Place, Standing};
-use super::owner::{Done, Owner};
+use super::incoming::Incoming;
+use super::queue::Place;
 use crate::lockd::embed::{Admission, Embedding, Mirror, NotTaken, Question};
-use crate::locks::{Call, Caller, Coverage, MirrorAnswer, MirrorStep, Outside, Part, Verdict, Wanted};
+use crate::locks::{Call, Coverage, MirrorAnswer, MirrorStep, Part, Verdict, Wanted};
 use crate::wire::types::FileHandle;
 
 /// With a question, and with calls that wait for a step.
@@ -42,16 +40,18 @@ pub(super) struct Embedded {
     embedding: Embedding,
     questions: Arc<Semaphore>,
     turns: Arc<Semaphore>,
-    /// By file: the call whose step is under way, and the calls behind it, in order.
-    steps: HashMap<FileHandle, Waiting>,
+    /// By file: the calls that wait for a step, in order. The one that asked for it is the first, and marked.
+    steps: HashMap<FileHandle, VecDeque<(Place, bool)>>,
     /// Files whose step has taken too long.
     slow: HashSet<FileHandle>,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    asker: Option<(Place, u64)>,
-    others: VecDeque<(Place, u64)>,
+/// What has become of a step of the mirror.
+#[derive(Debug)]
+pub(super) enum Stepped {
+    Ended(MirrorAnswer),
+    /// It takes long, and goes on.
+    Slow(JoinHandle<MirrorAnswer>),
 }
 
 impl Embedded {
@@ -65,12 +65,12 @@ impl Embedded {
         }
     }
 
+    // --- questions
+
     /// What to ask about a call before the table gets it.
-    pub(super) fn question(&self, call: &OpenCall) -> Option<Question> {
-        if self.embedding.access.is_none() || call.admission.is_some() {
-            return None;
-        }
-        let (file, exclusive, reclaim) = match &call.incoming.call {
+    pub(super) fn question(&self, incoming: &Incoming) -> Option<Question> {
+        self.embedding.access.as_ref()?;
+        let (file, exclusive, reclaim) = match &incoming.call {
             Call::Test(wanted) => (&wanted.file, wanted.exclusive, false),
             Call::Lock { wanted, reclaim, .. } => (&wanted.file, wanted.exclusive, *reclaim),
             Call::Share { file, access, reclaim, .. } => (file, access & 2 != 0, *reclaim),
@@ -79,42 +79,22 @@ impl Embedded {
         };
         Some(Question {
             file: file.clone(),
-            address: call.incoming.address,
-            name: call.incoming.name.clone(),
-            credential: call.incoming.credential.clone(),
+            address: incoming.address,
+            name: incoming.name.clone(),
+            credential: incoming.credential.clone(),
             exclusive,
             reclaim,
         })
     }
-}
 
-/// The call of a question that is answered.
-#[derive(Debug)]
-pub(super) enum Asked {
-    /// It stands in its line.
-    InLine(Place, u64),
-    /// TEST keeps no order.
-    Test(OpenCall),
-}
-
-impl Owner {
-    /// Asks whether the caller may lock; the call waits in its line.
-    pub(super) fn ask(&mut self, call: OpenCall, question: Question) {
-        let Some(access) = self.embedded.embedding.access.clone() else { return };
-        let Ok(permit) = self.embedded.questions.clone().try_acquire_owned() else {
+    /// Asks whether the caller may lock. `None`: too many questions are under way.
+    pub(super) fn ask(&self, question: Question) -> Option<impl Future<Output = Option<Admission>> + use<>> {
+        let access = self.embedding.access.clone()?;
+        let Ok(permit) = self.questions.clone().try_acquire_owned() else {
             tracing::warn!(client = %question.name, "too many questions to the file server; a call is dropped unanswered");
-            return;
+            return None;
         };
-        let asked = if matches!(call.incoming.call, Call::Test(_)) {
-            Asked::Test(call)
-        } else {
-            let (place, number) = (call.place(), call.number);
-            if !self.stand(Standing::Asking(call)) {
-                return;
-            }
-            Asked::InLine(place, number)
-        };
-        self.work.spawn(async move {
+        Some(async move {
             let name = question.name.clone();
             // In a task of its own: a panic in it must not lose the call's place in its line.
             let mut answer = tokio::spawn(async move { access.may_lock(&question).await });
@@ -131,219 +111,102 @@ impl Owner {
                 }
             };
             drop(permit);
-            Done::Asked { asked, admission }
-        });
-    }
-
-    pub(super) fn asked(&mut self, asked: Asked, admission: Option<Admission>) {
-        let answered = |call: OpenCall| admission.map(|admission| OpenCall { admission: Some(admission), ..call });
-        match asked {
-            Asked::Test(call) => self.again.extend(answered(call).map(Parked::Call)),
-            Asked::InLine(place, number) => {
-                if admission.is_none() {
-                    self.parked = self.parked.saturating_sub(1);
-                }
-                self.lines.ready(&place, number, answered);
-                self.move_up(&place);
-            }
-        }
-        self.drain_again();
-    }
-
-    /// The verdict that the embedding server's answer makes by itself.
-    pub(super) fn refused_by_server(&self, call: &OpenCall) -> Option<Verdict> {
-        match call.admission? {
-            Admission::Allowed => None,
-            Admission::Stale => Some(Verdict::Stale),
-            Admission::Denied if self.may_be_known_reclaim(call) => None,
-            Admission::Denied => {
-                tracing::info!(client = %call.incoming.name, "the file server does not let it lock that file");
-                Some(Verdict::Denied)
-            }
-        }
-    }
-
-    /// A reclaim of what the table knows as the caller's; or of a caller who may turn out to be a client
-    /// that is known from another address.
-    fn may_be_known_reclaim(&self, call: &OpenCall) -> bool {
-        let (address, name) = (call.incoming.address, &call.incoming.name);
-        let Some(client) = self.table.find(address, name) else {
-            return is_reclaim(&call.incoming.call) && !self.table.namesakes(name).is_empty();
-        };
-        let caller = Caller { client, via: call.incoming.via };
-        match &call.incoming.call {
-            Call::Lock { wanted, reclaim: true, .. } => self.table.knows_range(caller, wanted),
-            Call::Share { file, oh, reclaim: true, .. } => self.table.knows_share(caller, file, oh),
-            _ => false,
-        }
-    }
-
-    /// Puts a call into its line. False: too many wait, it is dropped unanswered.
-    pub(super) fn stand(&mut self, standing: Standing) -> bool {
-        let (place, number) = match &standing {
-            Standing::Asking(call) | Standing::Mirror(call) | Standing::Ready(Parked::Call(call)) => {
-                (call.place(), call.number)
-            }
-            Standing::Ready(Parked::Reboot(notice)) => ((notice.source, notice.name.clone()), notice.number),
-        };
-        if !self.has_room(&place.1) {
-            return false;
-        }
-        self.parked += 1;
-        self.lines.stand(place, number, standing);
-        true
-    }
-
-    /// Lets those go on who are first in their line and wait for nothing more.
-    pub(super) fn move_up(&mut self, place: &Place) {
-        while let Some(next) = self.lines.next(place) {
-            self.parked = self.parked.saturating_sub(1);
-            // Before anything else: whatever is behind it in the line must not overtake it.
-            self.again.push_front(next);
-            self.drain_again();
-        }
+            admission
+        })
     }
 
     // --- the mirror
 
-    /// The table gave back a call that needs more of the mirror.
-    pub(super) fn await_step(&mut self, call: OpenCall, asked: bool) {
-        let Call::Lock { wanted, .. } = &call.incoming.call else { return };
-        let (file, place, number) = (wanted.file.clone(), call.place(), call.number);
-        if self.embedded.slow.contains(&file) {
-            tracing::debug!(client = %call.incoming.name, "the file's mirror is slow; a call is dropped unanswered");
-            return;
-        }
-        let call = OpenCall { outside: Outside::Unasked, ..call };
-        if self.stand(Standing::Mirror(call)) {
-            let waiting = self.embedded.steps.entry(file).or_default();
-            if asked {
-                waiting.asker = Some((place, number));
-            } else {
-                waiting.others.push_back((place, number));
-            }
-        }
+    pub(super) fn has_mirror(&self) -> bool {
+        self.embedding.mirror.is_some()
+    }
+
+    /// TEST found nobody here: is somebody of the other domain in the way? Without an answer the call has none.
+    pub(super) fn test(&self, wanted: &Wanted) -> Option<impl Future<Output = Option<Verdict>> + use<>> {
+        let mirror = self.embedding.mirror.clone()?;
+        let permit = self.questions.clone().try_acquire_owned().ok()?;
+        let part = Part { range: wanted.range, coverage: Coverage::of(wanted.exclusive) };
+        let file = wanted.file.clone();
+        Some(async move {
+            let holder = tokio::time::timeout(PATIENCE, mirror.holder(&file, part)).await.ok();
+            drop(permit);
+            holder.map(|holder| holder.map_or(Verdict::Granted, Verdict::Holder))
+        })
+    }
+
+    /// Whether a call that needs a step of the file would wait in vain.
+    pub(super) fn is_slow(&self, file: &FileHandle) -> bool {
+        self.slow.contains(file)
+    }
+
+    /// The call at `place` waits for a step of the file; it `asked` for the one that is under way.
+    pub(super) fn await_step(&mut self, file: FileHandle, place: Place, asked: bool) {
+        let waiting = self.steps.entry(file).or_default();
+        if asked { waiting.push_front((place, true)) } else { waiting.push_back((place, false)) }
     }
 
     /// Has the mirror do a step.
-    pub(super) fn mirror(&mut self, file: FileHandle, step: MirrorStep) {
-        let Some(mirror) = self.embedded.embedding.mirror.clone() else { return };
+    pub(super) fn step(&self, file: FileHandle, step: MirrorStep) -> Option<impl Future<Output = Stepped> + use<>> {
+        let mirror = self.embedding.mirror.clone()?;
+        let turns = self.turns.clone();
         let takes = matches!(step, MirrorStep::Take(_));
-        if takes && self.embedded.slow.len() >= SLOW_MAX {
-            tracing::warn!(%file, "too many files' mirrors are slow; a lock is not taken there");
-            self.work.spawn(async { Done::Mirrored { file, answer: MirrorAnswer::NotBegun } });
-            return;
-        }
-        let (turns, of) = (self.embedded.turns.clone(), file.clone());
-        let doing = tokio::spawn(async move {
-            // What is given up has to be done some time; calls for what is taken are dropped by then.
-            let turn = if takes {
-                let Ok(turn) = tokio::time::timeout(PATIENCE, turns.acquire_owned()).await else {
-                    return MirrorAnswer::NotBegun;
+        let too_many = takes && self.slow.len() >= SLOW_MAX;
+        Some(async move {
+            if too_many {
+                tracing::warn!(%file, "too many files' mirrors are slow; a lock is not taken there");
+                return Stepped::Ended(MirrorAnswer::NotBegun);
+            }
+            let mut doing = tokio::spawn(async move {
+                // What is given up has to be done some time; calls for what is taken are dropped by then.
+                let turn = if takes {
+                    let Ok(turn) = tokio::time::timeout(PATIENCE, turns.acquire_owned()).await else {
+                        return MirrorAnswer::NotBegun;
+                    };
+                    turn
+                } else {
+                    turns.acquire_owned().await
                 };
-                turn
-            } else {
-                turns.acquire_owned().await
-            };
-            let mut doing = std::pin::pin!(do_step(&*mirror, &of, &step));
-            if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut doing).await {
-                return answer;
-            }
-            // Others must not lack its turn for as long as it hangs.
-            drop(turn);
-            doing.await
-        });
-        self.work.spawn(async move {
-            let mut doing = doing;
-            match tokio::time::timeout(PATIENCE, &mut doing).await {
-                Ok(answer) => Done::Mirrored { file, answer: or_failed(answer) },
-                Err(_) => Done::MirrorSlow { file, doing },
-            }
-        });
-    }
-
-    pub(super) fn mirror_slow(&mut self, file: FileHandle, doing: JoinHandle<MirrorAnswer>) {
-        tracing::warn!(%file, "a step of the file's mirror takes long; calls that need it go unanswered");
-        self.embedded.slow.insert(file.clone());
-        let waiting = self.embedded.steps.remove(&file).unwrap_or_default();
-        for (place, number) in waiting.asker.into_iter().chain(waiting.others) {
-            if self.lines.ready(&place, number, |_| None) {
-                self.parked = self.parked.saturating_sub(1);
-            }
-            self.move_up(&place);
-        }
-        self.work.spawn(async move { Done::Mirrored { file, answer: or_failed(doing.await) } });
-        let _ = self.apply_effects();
-        self.drain_again();
-    }
-
-    pub(super) fn mirrored(&mut self, file: &FileHandle, answer: MirrorAnswer) {
-        self.embedded.slow.remove(file);
-        self.table.mirror_answered(file, answer);
-        let outside = match answer {
-            MirrorAnswer::Done | MirrorAnswer::NotBegun => Outside::Unasked,
-            MirrorAnswer::Conflict => Outside::Conflict,
-            MirrorAnswer::Failed => Outside::Failed,
-        };
-        // First, while what it asked for is not given up again.
-        let asker = self.embedded.steps.get_mut(file).and_then(|waiting| waiting.asker.take());
-        if let Some((place, number)) = asker {
-            // A client that is refused a reclaim forgets the lock, and nobody is in its way.
-            let unanswered = |call: &OpenCall| match answer {
-                MirrorAnswer::Done | MirrorAnswer::Conflict => false,
-                MirrorAnswer::Failed => is_reclaim(&call.incoming.call),
-                MirrorAnswer::NotBegun => true,
-            };
-            let mut dropped = false;
-            self.lines.ready(&place, number, |call| {
-                dropped = unanswered(&call);
-                (!dropped).then_some(OpenCall { outside, ..call })
+                let mut doing = std::pin::pin!(do_step(&*mirror, &file, &step));
+                if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut doing).await {
+                    return answer;
+                }
+                // Others must not lack its turn for as long as it hangs.
+                drop(turn);
+                doing.await
             });
-            if dropped {
-                self.parked = self.parked.saturating_sub(1);
+            match tokio::time::timeout(PATIENCE, &mut doing).await {
+                Ok(answer) => Stepped::Ended(or_failed(answer)),
+                Err(_) => Stepped::Slow(doing),
             }
-            self.move_up(&place);
-        }
-        let _ = self.apply_effects();
-        while !self.table.is_mirror_busy(file)
-            && let Some((place, number)) = self.embedded.steps.get_mut(file).and_then(|w| w.others.pop_front())
-        {
-            self.lines.ready(&place, number, Some);
-            self.move_up(&place);
-            let _ = self.apply_effects();
-        }
-        if self.embedded.steps.get(file).is_some_and(|w| w.asker.is_none() && w.others.is_empty()) {
-            self.embedded.steps.remove(file);
-        }
-        self.drain_again();
+        })
     }
 
-    /// A waiter met somebody of the other domain: the table is to try again later.
-    pub(super) fn ask_again_later(&mut self, file: FileHandle, refusals: u32) {
-        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(refusals)).min(LONGEST_PAUSE);
-        self.work.spawn(async move {
-            tokio::time::sleep(pause).await;
-            Done::AskAgain(file)
-        });
+    /// A step takes long. Gives the calls that wait for one of that file.
+    pub(super) fn slow(&mut self, file: &FileHandle) -> impl Iterator<Item = Place> + use<> {
+        tracing::warn!(%file, "a step of the file's mirror takes long; calls that need it go unanswered");
+        self.slow.insert(file.clone());
+        self.steps.remove(file).unwrap_or_default().into_iter().map(|(place, _)| place)
     }
 
-    /// TEST found nobody here: somebody of the other domain may be in the way.
-    pub(super) fn test_outside(&mut self, wanted: &Wanted, answer: oneshot::Sender<Verdict>) {
-        let Some(mirror) = self.embedded.embedding.mirror.clone() else {
-            let _ = answer.send(Verdict::Granted);
-            return;
-        };
-        let Ok(permit) = self.embedded.questions.clone().try_acquire_owned() else { return };
-        let (file, part) =
-            (wanted.file.clone(), Part { range: wanted.range, coverage: Coverage::of(wanted.exclusive) });
-        self.work.spawn(async move {
-            if let Ok(holder) = tokio::time::timeout(PATIENCE, mirror.holder(&file, part)).await {
-                let _ = answer.send(holder.map_or(Verdict::Granted, Verdict::Holder));
-            }
-            drop(permit);
-            Done::Nothing
-        });
+    /// A step has ended. Gives the call that asked for it.
+    pub(super) fn ended(&mut self, file: &FileHandle) -> Option<Place> {
+        self.slow.remove(file);
+        self.steps.get_mut(file)?.pop_front_if(|(_, asked)| *asked).map(|(place, _)| place)
     }
+
+    /// The next of the calls that wait for a step of the file.
+    pub(super) fn next_for(&mut self, file: &FileHandle) -> Option<Place> {
+        let next = self.steps.get_mut(file)?.pop_front();
+        if next.is_none() {
+            self.steps.remove(file);
+        }
+        next.map(|(place, _)| place)
+    }
+}
+
+/// How long to wait before a waiter that met somebody of the other domain is tried again.
+pub(super) fn pause(refusals: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(refusals)).min(LONGEST_PAUSE)
 }
 
 async fn do_step(mirror: &dyn Mirror, file: &FileHandle, step: &MirrorStep) -> MirrorAnswer {
@@ -363,7 +226,7 @@ async fn do_step(mirror: &dyn Mirror, file: &FileHandle, step: &MirrorStep) -> M
     }
 }
 
-fn or_failed(answer: Result<MirrorAnswer, tokio::task::JoinError>) -> MirrorAnswer {
+pub(super) fn or_failed(answer: Result<MirrorAnswer, JoinError>) -> MirrorAnswer {
     answer.unwrap_or_else(|error| {
         tracing::error!(%error, "a step of a mirror failed");
         MirrorAnswer::Failed

@@ -1,28 +1,29 @@
-//! The task itself: what it owns, and its loop.
+//! The task itself: its start, and its loop.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::archive::Archive;
-use super::calls::{Identifying, Parked, UntilCommit};
-use super::lines::Lines;
-use super::outside::{Asked, Embedded};
-use super::records::{NotRecorded, Records};
-use super::runs::{Phase, Runs};
+use super::handle::{ORDERS, Order, Table};
+use super::incoming::Clock;
+use super::outside::{Embedded, Stepped};
+use super::phase::{Phase, Runs};
+use super::queue::Queue;
+use super::records::Records;
+use super::state::{Done, Owner};
 use super::watches::{StatdSetup, Watches};
-use super::{Clock, Order, REQUESTS, Table};
 use crate::lockd::callbacks::Callbacks;
-use crate::lockd::embed::{Admission, Embedding};
-use crate::lockd::persist::{Found, MonitorRecord, Persist, PersistError, Watch};
-use crate::locks::{ClientId, Due, LockTable, MirrorAnswer, OfferAnswer, OfferId, Totals};
+use crate::lockd::embed::Embedding;
+use crate::lockd::persist::{Found, MonitorRecord, Persist};
+use crate::locks::{Due, LockTable, Totals};
 use crate::rpc::control::Timeline;
 use crate::wire::control::{InstanceId, Refusal, Status};
-use crate::wire::types::{CallerName, FileHandle, NsmState};
+use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::Maybe;
 
 /// A timer that is due but asks for nothing is looked at again after this.
@@ -55,81 +56,9 @@ pub struct Setup {
     pub embedding: Embedding,
 }
 
-/// What came back from work outside.
-#[derive(Debug)]
-pub(super) enum Done {
-    Nothing,
-    LookedUp {
-        address: std::net::IpAddr,
-        name: CallerName,
-        found: Vec<std::net::IpAddr>,
-    },
-    Recorded {
-        client: ClientId,
-        record: MonitorRecord,
-        asked: Vec<Watch>,
-        outcome: Result<(), NotRecorded>,
-    },
-    /// Asked beside a reclaim.
-    Watched {
-        asked: Vec<Watch>,
-        outcome: Result<(), NotRecorded>,
-    },
-    Left(std::net::IpAddr),
-    Offered {
-        offer: OfferId,
-        answer: OfferAnswer,
-    },
-    Asked {
-        asked: Asked,
-        admission: Option<Admission>,
-    },
-    Mirrored {
-        file: FileHandle,
-        answer: MirrorAnswer,
-    },
-    MirrorSlow {
-        file: FileHandle,
-        doing: JoinHandle<MirrorAnswer>,
-    },
-    AskAgain(FileHandle),
-    BeginDurable(Result<NsmState, NotRecorded>),
-    Raised(Result<NsmState, PersistError>),
-    ResultDurable(Result<(), PersistError>),
-}
-
-#[derive(Debug)]
-pub(super) struct Owner {
-    pub(super) clock: Clock,
-    pub(super) table: LockTable,
-    pub(super) persist: Persist,
-    pub(super) callbacks: Callbacks,
-    pub(super) instance: InstanceId,
-    pub(super) names: Vec<CallerName>,
-    pub(super) nsm_state: watch::Sender<NsmState>,
-    pub(super) records: Records,
-    pub(super) watches: Option<Watches>,
-    pub(super) identifying: Identifying,
-    pub(super) runs: Runs,
-    pub(super) timeline: Timeline,
-    pub(super) work: JoinSet<Done>,
-    pub(super) offers: HashMap<OfferId, AbortHandle>,
-    /// Calls to be given to the table now.
-    pub(super) again: VecDeque<Parked>,
-    /// Calls that met a pending lock while a result is written, and what must not overtake them.
-    pub(super) until_commit: UntilCommit,
-    /// What waits for an embedding server's word.
-    pub(super) lines: Lines,
-    pub(super) embedded: Embedded,
-    /// Calls and notices that have come in so far.
-    pub(super) arrivals: u64,
-    /// How many calls are parked, wherever.
-    pub(super) parked: usize,
-}
-
 /// Starts the owner. It ends when every [`Table`] is dropped.
 pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
-    let (requests, inbox) = mpsc::channel(REQUESTS);
+    let (orders, inbox) = mpsc::channel(ORDERS);
     let archive = Arc::new(Archive {
         persist: setup.persist.clone(),
         instance: setup.instance,
@@ -138,7 +67,7 @@ pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
         last_read: Mutex::default(),
     });
     let (owner, cursor, nsm_state) = Owner::new(setup);
-    (Table { requests, cursor, nsm_state, archive }, tokio::spawn(owner.run(inbox)))
+    (Table { orders, cursor, nsm_state, archive }, tokio::spawn(owner.run(inbox)))
 }
 
 impl Owner {
@@ -155,19 +84,15 @@ impl Owner {
             instance: setup.instance,
             names: setup.names,
             nsm_state,
+            queue: Queue::default(),
+            looking_up: HashSet::new(),
             records: Records::default(),
-            watches: setup.statd.map(|statd| Watches::new(statd, setup.found.watches)),
-            identifying: Identifying::default(),
+            watches: Watches::new(setup.statd, setup.found.watches),
+            embedded: Embedded::new(setup.embedding),
             runs: Runs::new(setup.found.ended),
             timeline,
             work: JoinSet::new(),
             offers: HashMap::new(),
-            again: VecDeque::new(),
-            until_commit: UntilCommit::default(),
-            lines: Lines::default(),
-            embedded: Embedded::new(setup.embedding),
-            arrivals: 0,
-            parked: 0,
         };
         let not_remembered = owner.remember(setup.found.monitors);
         owner.leave_all_unused(&not_remembered);
@@ -244,7 +169,7 @@ impl Owner {
             return None;
         }
         let due = self.table.next_timeout(self.runs.controller_attached())?;
-        let earliest = self.runs.not_before().map_or(Duration::ZERO, |at| at.saturating_sub(now));
+        let earliest = self.runs.not_before.map_or(Duration::ZERO, |at| at.saturating_sub(now));
         Some(due.saturating_sub(now).max(earliest))
     }
 
@@ -262,9 +187,8 @@ impl Owner {
             Some(Due::RecoveryOver) => {}
             Some(Due::AbortRun) => self.abort_alone("no notice was sent before the deadline"),
             Some(Due::SettleRun) => self.settle_alone(),
-            None => self.runs.wait_until(now + IDLE_TICK),
+            None => self.runs.not_before = Some(now + IDLE_TICK),
         }
-        self.drain_again();
     }
 
     /// Where the run stands after what a controller told of it.
@@ -276,19 +200,20 @@ impl Owner {
     fn done(&mut self, done: Done) {
         match done {
             Done::Nothing => {}
-            Done::LookedUp { address, name, found } => self.looked_up(address, name, &found),
-            Done::Recorded { client, record, asked, outcome } => self.recorded(client, &record, &asked, outcome),
-            Done::Watched { asked, outcome } => self.watched_beside(&asked, outcome),
-            Done::Left(address) => self.left(address),
+            Done::Asked { place, admission } => self.asked(&place, admission),
+            Done::LookedUp { address, name, found } => self.looked_up(address, &name, &found),
+            Done::Recorded { place, client, record, asked, outcome } => {
+                self.recorded(&place, client, &record, &asked, outcome);
+            }
+            Done::Watched { asked, outcome } => self.watches.watched_beside(asked, outcome),
+            Done::Left(address) => self.watches.left(address),
             Done::Offered { offer, answer } => {
                 self.offers.remove(&offer);
                 self.table.offer_answered(offer, answer);
                 let _ = self.apply_effects();
-                self.drain_again();
             }
-            Done::Asked { asked, admission } => self.asked(asked, admission),
-            Done::Mirrored { file, answer } => self.mirrored(&file, answer),
-            Done::MirrorSlow { file, doing } => self.mirror_slow(file, doing),
+            Done::Stepped { file, stepped: Stepped::Ended(answer) } => self.mirrored(&file, answer),
+            Done::Stepped { file, stepped: Stepped::Slow(doing) } => self.mirror_slow(file, doing),
             Done::AskAgain(file) => {
                 self.table.ask_again(&file);
                 let _ = self.apply_effects();
@@ -297,10 +222,6 @@ impl Owner {
             Done::Raised(outcome) => self.raised(outcome),
             Done::ResultDurable(outcome) => self.result_durable(outcome),
         }
-    }
-
-    pub(super) fn nsm_state(&self) -> NsmState {
-        *self.nsm_state.borrow()
     }
 
     pub(super) fn status(&self) -> Status {

@@ -1,13 +1,12 @@
-//! Which monitor records are on disk, and which calls wait for one.
+//! Which monitor records are on disk, and which are on the way there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::calls::Parked;
 use crate::lockd::persist::{MonitorRecord, PersistError};
 use crate::lockd::statd::StatdError;
-use crate::locks::{ClientId, ClientView};
+use crate::locks::ClientId;
 use crate::nsm::state_file::StateFileError;
 use crate::wire::types::{CallerName, NsmState};
 
@@ -29,32 +28,30 @@ pub(super) enum NotRecorded {
     Number(#[from] StateFileError),
 }
 
-/// One client's record.
+/// Whether something may be promised to a client.
+pub(super) type Recorded = Result<(), NotRecorded>;
+
 #[derive(Debug)]
-pub(super) struct Record {
+struct Record {
+    /// With the first address, its key on disk.
     name: CallerName,
     key: IpAddr,
     /// As it is on disk.
     durable: Option<MonitorRecord>,
     /// As it is being written; a later one replaces it and covers it.
     writing: Option<MonitorRecord>,
-    waiting: Vec<Parked>,
     /// Its state number is not written before.
     evidence_from: Duration,
     /// A newer one waits for that.
     evidence_waits: bool,
 }
 
-/// What was known of a client that is gone.
-#[derive(Debug)]
-pub(super) struct Forgotten {
-    /// With the address, its key on disk.
-    pub(super) name: CallerName,
-    pub(super) key: IpAddr,
-    /// Where it called from.
-    pub(super) addresses: Vec<IpAddr>,
-    /// Its calls that waited.
-    pub(super) waiting: Vec<Parked>,
+impl Record {
+    fn new(record: &MonitorRecord) -> Option<Self> {
+        let (name, key) = (record.name.clone(), *record.addresses.first()?);
+        let (durable, writing) = (None, None);
+        Some(Self { name, key, durable, writing, evidence_from: Duration::ZERO, evidence_waits: false })
+    }
 }
 
 /// All records, by client.
@@ -65,33 +62,12 @@ pub(super) struct Records {
     evidence: BTreeSet<(Duration, ClientId)>,
 }
 
-fn covers(record: &MonitorRecord, view: &ClientView) -> bool {
-    view.server_addresses.iter().all(|a| record.server_addresses.contains(a))
-        && view.addresses.iter().all(|a| record.addresses.contains(a))
-}
-
-fn of(view: &ClientView) -> MonitorRecord {
-    MonitorRecord {
-        name: view.name.clone(),
-        addresses: view.addresses.clone(),
-        server_addresses: view.server_addresses.clone(),
-        nsm_state: view.nsm_state,
-    }
-}
-
-impl Record {
-    fn new(name: CallerName, key: IpAddr) -> Self {
-        let (durable, writing) = (None, None);
-        Self { name, key, durable, writing, waiting: Vec::new(), evidence_from: Duration::ZERO, evidence_waits: false }
-    }
-}
-
 impl Records {
     /// A record that was read from disk.
     pub(super) fn found(&mut self, client: ClientId, record: MonitorRecord) {
-        let Some(key) = record.addresses.first().copied() else { return };
-        let name = record.name.clone();
-        self.by_client.insert(client, Record { durable: Some(record), ..Record::new(name, key) });
+        if let Some(new) = Record::new(&record) {
+            self.by_client.insert(client, Record { durable: Some(record), ..new });
+        }
     }
 
     /// Whether the disk knows that `client` calls from `address` and calls `server_address`.
@@ -101,37 +77,14 @@ impl Records {
         })
     }
 
-    /// Parks a call until the client's record is durable. Returns the record to write, unless one
-    /// that covers it is being written already.
-    pub(super) fn wait(&mut self, client: ClientId, view: &ClientView, call: Parked) -> Option<MonitorRecord> {
-        let key = view.addresses.first().copied()?;
-        let record = self.by_client.entry(client).or_insert_with(|| Record::new(view.name.clone(), key));
-        record.waiting.push(call);
-        if record.writing.as_ref().is_some_and(|writing| covers(writing, view)) {
-            return None;
+    /// The record is on the way to the disk.
+    pub(super) fn writing(&mut self, client: ClientId, record: &MonitorRecord) {
+        if !self.by_client.contains_key(&client) {
+            self.by_client.extend(Record::new(record).map(|new| (client, new)));
         }
-        record.writing = Some(of(view));
-        record.writing.clone()
-    }
-
-    /// Whether a call of the client waits for its record.
-    pub(super) fn is_waited_for(&self, client: ClientId) -> bool {
-        self.by_client.get(&client).is_some_and(|record| !record.waiting.is_empty())
-    }
-
-    /// Parks what must not overtake a call that waits.
-    pub(super) fn wait_behind(&mut self, client: ClientId, parked: Parked) {
-        if let Some(record) = self.by_client.get_mut(&client) {
-            record.waiting.push(parked);
+        if let Some(known) = self.by_client.get_mut(&client) {
+            known.writing = Some(record.clone());
         }
-    }
-
-    /// The calls that wait, of a client at `source` (one of `here`) that a reboot notice may mean.
-    /// Anybody can send one, so no others are looked at.
-    pub(super) fn line_of(&mut self, here: &[ClientId], source: IpAddr, name: &CallerName) -> Option<&mut Vec<Parked>> {
-        let concerned = |record: &Record| record.waiting.iter().any(|parked| parked.concerns(source, name));
-        let client = here.iter().find(|client| self.by_client.get(client).is_some_and(concerned))?;
-        self.by_client.get_mut(client).map(|record| &mut record.waiting)
     }
 
     /// The record to write because the client's state number differs from the one on disk. Within
@@ -174,9 +127,9 @@ impl Records {
         due
     }
 
-    /// The outcome of a write: the calls that waited for one.
-    pub(super) fn written(&mut self, client: ClientId, written: &MonitorRecord, ok: bool) -> Vec<Parked> {
-        let Some(record) = self.by_client.get_mut(&client) else { return Vec::new() };
+    /// The outcome of a write.
+    pub(super) fn written(&mut self, client: ClientId, written: &MonitorRecord, ok: bool) {
+        let Some(record) = self.by_client.get_mut(&client) else { return };
         if ok {
             record.durable = Some(written.clone());
         }
@@ -185,14 +138,13 @@ impl Records {
         }) {
             record.writing = None;
         }
-        std::mem::take(&mut record.waiting)
     }
 
-    /// The client is gone.
-    pub(super) fn forget(&mut self, client: ClientId) -> Option<Forgotten> {
-        let Record { name, key, durable, writing, waiting, .. } = self.by_client.remove(&client)?;
+    /// The client is gone. Gives its record's key on disk, and where it called from.
+    pub(super) fn forget(&mut self, client: ClientId) -> Option<(CallerName, IpAddr, Vec<IpAddr>)> {
+        let Record { name, key, durable, writing, .. } = self.by_client.remove(&client)?;
         let addresses = durable.into_iter().chain(writing).flat_map(|record| record.addresses).collect();
-        Some(Forgotten { name, key, addresses, waiting })
+        Some((name, key, addresses))
     }
 }
 

@@ -1,12 +1,11 @@
 //! A run inside the daemon: state durable, begin, grace, settle in slices, result durable, commit.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Refusable;
-use super::owner::{Done, Owner};
+use super::phase::{Beginning, Ending, Phase, Refusable, remember};
 use super::records::NotRecorded;
+use super::state::{Done, Owner};
 use crate::lockd::persist::{self, Change, PersistError, RunRecord};
 use crate::nsm::state_file::StateFile;
 use crate::rpc::server::ConnectionId;
@@ -22,66 +21,10 @@ const SLICE: Duration = Duration::from_millis(1);
 /// Between two looks at the clock: locks scanned, files swept.
 const SCAN_STEP: usize = 128;
 const SWEEP_STEP: usize = 1;
-/// Begun and ended runs remembered by id, so that a repeated call is answered as the first one.
-const REMEMBERED: usize = 64;
 /// A result that the disk did not take is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// After so many failures the run is aborted: a drop that leaves no record must not happen.
 const FAILURES_MAX: u32 = 5;
-
-#[derive(Debug)]
-pub(super) enum Phase {
-    /// No run.
-    Idle,
-    /// Its state number is on the way to the disk.
-    Beginning(Box<Beginning>),
-    /// A state number without a run is on its way to the disk.
-    Raising(Refusable<NsmState>),
-    /// Marked, in grace.
-    Active,
-    /// Frozen; verdicts are made, slice by slice.
-    Scanning,
-    /// The result is on the way to the disk.
-    Writing,
-    /// Over; dropped locks are freed, slice by slice.
-    Sweeping,
-}
-
-#[derive(Debug)]
-pub(super) struct Beginning {
-    args: Box<BeginArgs>,
-    began_unix_ms: u64,
-    /// None once it is closed.
-    connection: Option<ConnectionId>,
-    answers: Vec<Refusable<Begun>>,
-    /// Those who want it aborted: then it does not begin.
-    aborts: Vec<Refusable<RunResult>>,
-}
-
-#[derive(Debug, Default)]
-struct Ending {
-    result: Option<Arc<FullResult>>,
-    answers: Vec<Refusable<RunResult>>,
-}
-
-/// What is known of runs besides what the lock table knows.
-#[derive(Debug)]
-pub(super) struct Runs {
-    pub(super) phase: Phase,
-    ending: Ending,
-    controller: Option<ConnectionId>,
-    begun: VecDeque<Begun>,
-    ended: VecDeque<RunId>,
-    failures: u32,
-    not_before: Option<Duration>,
-}
-
-fn remember<T>(list: &mut VecDeque<T>, item: T) {
-    if list.len() == REMEMBERED {
-        list.pop_front();
-    }
-    list.push_back(item);
-}
 
 fn unknown(run: RunId) -> Refusal {
     Refusal::new(RefusalCode::UnknownRun, format!("no run {run} is active here; `nlmctl status` shows what is"))
@@ -90,47 +33,6 @@ fn unknown(run: RunId) -> Refusal {
 fn stopped(run: RunId) -> Refusal {
     let words = format!("run {run} was aborted before it began; no lock was marked and no grace was on");
     Refusal::new(RefusalCode::WrongPhase, words)
-}
-
-impl Runs {
-    pub(super) fn new(ended: Vec<RunId>) -> Self {
-        Self {
-            phase: Phase::Idle,
-            ending: Ending::default(),
-            controller: None,
-            begun: VecDeque::new(),
-            ended: ended.into(),
-            failures: 0,
-            not_before: None,
-        }
-    }
-    pub(super) fn is_slicing(&self) -> bool {
-        matches!(self.phase, Phase::Scanning | Phase::Sweeping)
-    }
-    /// While a run settles, its deadline means nothing more.
-    pub(super) fn takes_timers(&self) -> bool {
-        matches!(self.phase, Phase::Idle | Phase::Beginning(_) | Phase::Raising(_) | Phase::Active)
-    }
-    pub(super) fn controller_attached(&self) -> bool {
-        self.controller.is_some()
-    }
-    pub(super) fn detached(&mut self, connection: ConnectionId) {
-        if self.controller == Some(connection) {
-            self.controller = None;
-        }
-        if let Phase::Beginning(beginning) = &mut self.phase
-            && beginning.connection == Some(connection)
-        {
-            beginning.connection = None;
-        }
-    }
-    /// Timers rest until then.
-    pub(super) fn wait_until(&mut self, at: Duration) {
-        self.not_before = Some(at);
-    }
-    pub(super) fn not_before(&self) -> Option<Duration> {
-        self.not_before
-    }
 }
 
 impl Owner {
@@ -173,7 +75,7 @@ impl Owner {
         };
         self.runs.phase = Phase::Beginning(Box::new(beginning));
         let persist = self.persist.clone();
-        let state_file = self.watches.as_ref().map(|watches| watches.state_file.clone());
+        let state_file = self.watches.state_file.clone();
         let durable = async move {
             // statd's file first: a number that only nlmd knows could be given out again by statd.
             let new_state = match state_file {
@@ -296,7 +198,6 @@ impl Owner {
             }
             Done::Nothing
         });
-        self.drain_again();
     }
 
     fn begin_now(&mut self, beginning: &Beginning, durable: Result<NsmState, NotRecorded>) -> Result<Begun, Refusal> {
@@ -407,7 +308,6 @@ impl Owner {
     pub(super) fn result_durable(&mut self, durable: Result<(), PersistError>) {
         let Ending { result, answers } = std::mem::take(&mut self.runs.ending);
         let Some(result) = result else { return };
-        let waiting = self.until_commit.take();
         match durable {
             Ok(()) => {
                 self.table.settle_commit();
@@ -436,8 +336,7 @@ impl Owner {
             }
         }
         let _ = self.apply_effects();
-        self.unpark(waiting);
-        self.drain_again();
+        self.after_commit();
         // A million rows take a while to free; requests must not wait for that.
         tokio::task::spawn_blocking(move || drop(result));
     }
@@ -478,7 +377,6 @@ impl Owner {
                 let _ = answer.send(Err(refusal));
             }
         }
-        self.drain_again();
     }
 
     pub(super) fn abort_alone(&mut self, reason: &str) {

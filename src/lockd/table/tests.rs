@@ -1,20 +1,25 @@
 //! The owner with a scripted disk: what is promised waits for it, and what it refuses is not done.
 
+use std::time::{Duration, Instant};
+
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::phase::Refusable;
 use super::*;
 use crate::lockd::callbacks::Callbacks;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
-use crate::locks::{Limits, LockTable, Process, Wanted};
+use crate::locks::{Call, Limits, LockTable, Process, Reboot, Verdict, Via, Wanted};
+use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy, ProgressArgs,
-    RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, Silent, Unreachable,
+    Refusal, RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, Silent, Unreachable,
 };
 use crate::wire::rpc::Credential;
-use crate::wire::types::{ByteRange, Cookie, FileHandle, OwnerHandle, Svid, Transport};
+use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::List;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const A_MOMENT: Duration = Duration::from_millis(50);
 
 mod embedded;
+mod order;
 
 struct World {
     table: Table,
@@ -236,11 +242,11 @@ async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
     let name = CallerName::new("host").unwrap();
     for (found, clients) in [(vec![address(2), address(3)], 1), (vec![address(3)], 2), (vec![], 2)] {
         let (persist, _disk) = Persist::scripted();
-        let (mut owner, ..) = super::owner::Owner::new(setup(persist, Limits::default()));
+        let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));
         let known = owner.table.add_client(address(2), &name).unwrap();
         let (answer, _waits) = oneshot::channel();
         owner.call(Incoming { name: name.clone(), ..incoming(3, "file") }, answer);
-        owner.looked_up(address(3), name.clone(), &found);
+        owner.looked_up(address(3), &name, &found);
         assert_eq!(owner.table.totals().clients, clients, "{found:?}");
         assert_eq!(owner.table.find(address(3), &name) == Some(known), clients == 1);
     }
@@ -249,15 +255,15 @@ async fn two_addresses_are_one_client_only_if_the_name_resolves_to_both() {
 #[tokio::test]
 async fn a_begin_that_the_disk_refuses_lets_the_sweep_of_the_run_before_go_on() {
     let (persist, _disk) = Persist::scripted();
-    let (mut owner, ..) = super::owner::Owner::new(setup(persist, Limits::default()));
-    owner.runs.phase = super::runs::Phase::Sweeping;
+    let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));
+    owner.runs.phase = super::phase::Phase::Sweeping;
     let (answer, _refusal) = oneshot::channel();
     owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
-    assert!(matches!(owner.runs.phase, super::runs::Phase::Beginning(_)));
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Beginning(_)));
     owner.begin_durable(Err(PersistError::Write("disk full".into()).into()));
-    assert!(matches!(owner.runs.phase, super::runs::Phase::Sweeping));
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Sweeping));
     owner.sweep();
-    assert!(matches!(owner.runs.phase, super::runs::Phase::Idle), "nothing was left to sweep");
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Idle), "nothing was left to sweep");
 }
 
 #[tokio::test]
@@ -473,7 +479,7 @@ async fn a_run_has_a_controller_until_the_connection_that_began_it_is_closed() {
     let mut world = World::new();
     world.begin().await;
     let attached = async || {
-        let at = |owner: &mut super::owner::Owner, asker: Refusable<bool>| {
+        let at = |owner: &mut super::state::Owner, asker: Refusable<bool>| {
             asker.send(Ok(owner.runs.controller_attached())).unwrap();
         };
         world.table.order(at).await.unwrap()

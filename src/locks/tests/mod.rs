@@ -2,25 +2,26 @@
 //! every step must keep.
 
 mod grace;
+mod mirror;
 mod model;
-mod outside;
 mod posix;
 mod release;
 mod runs;
 mod settle;
 mod waiters;
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::files::Kind;
+use super::segment::{FileId, Kind, OwnerId};
 use super::*;
 use crate::wire::control::{
-    ClientProgress, ClientRef, Fate, InstanceId, LockFate, LockRow, LockState, LocksArgs, Policy, RunId, Scope, Silent,
-    Unreachable,
+    BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
+    LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Refusal, RefusalCode, RunId, Scope, Silent, Unreachable,
 };
-use crate::wire::types::{Cookie, FileHandle, OwnerHandle, Transport};
-use crate::wire::xdr::Maybe;
+use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::{List, Maybe};
 
 const SERVER: &str = "192.0.2.1";
 
@@ -282,20 +283,15 @@ fn fates(result: &FullResult) -> Vec<(Fate, ByteRange, bool)> {
 impl LockTable {
     /// What must hold after every step (theory at the top of the module).
     fn check_invariants(&self) {
-        let mut locks = 0;
-        let mut unmonitored = 0;
-        let mut per_client: HashMap<ClientId, usize> = HashMap::new();
-        for (id, file) in self.files.from(0) {
-            assert!(file.segments.is_sorted_by_key(|s| s.range.start), "segments are in order");
-            for (n, a) in file.segments.iter().enumerate() {
-                locks += 1;
-                unmonitored += usize::from(!a.monitored);
-                *per_client.entry(a.client).or_default() += 1;
+        for file in self.segments().files_from(0) {
+            let segments = self.segments().of(file);
+            assert!(segments.is_sorted_by_key(|s| s.range.start), "segments are in order");
+            for (n, a) in segments.iter().enumerate() {
                 assert!(a.range.start <= a.range.end, "a range is not empty");
-                if self.is_void(id, a) {
+                if self.is_void(file, a) {
                     continue;
                 }
-                for b in file.segments.iter().skip(n + 1).filter(|b| !self.is_void(id, b)) {
+                for b in segments.iter().skip(n + 1).filter(|b| !self.is_void(file, b)) {
                     if !a.range.overlaps(b.range) {
                         continue;
                     }
@@ -306,24 +302,72 @@ impl LockTable {
                 }
             }
         }
-        assert_eq!(locks, self.locks, "locks in all");
-        assert_eq!(unmonitored, self.unmonitored, "unmonitored locks in all");
-        for (id, client) in self.clients.iter() {
-            assert_eq!(client.locks, per_client.get(&id).copied().unwrap_or(0), "locks of {}", client.name);
-            assert_eq!(client.locks, client.files.values().sum::<usize>());
+        for (_, waiter) in self.waiters.iter().filter(|(_, w)| !w.offered) {
+            assert!(matches!(waiter.want.kind, Kind::Range { .. }), "only ranges are waited for");
         }
+        self.check_counts();
+    }
+
+    /// Every count, against what is counted, one by one.
+    fn check_counts(&self) {
+        let (mut locks, mut unmonitored) = (0, 0);
+        let mut per_client: HashMap<ClientId, (usize, usize, HashMap<FileId, usize>)> = HashMap::new();
+        let mut per_owner: HashMap<OwnerId, usize> = HashMap::new();
+        for file in self.segments().files_from(0) {
+            for s in self.segments().of(file) {
+                locks += 1;
+                unmonitored += usize::from(!s.monitored);
+                let client = per_client.entry(s.client).or_default();
+                client.0 += 1;
+                client.1 += usize::from(!s.monitored);
+                *client.2.entry(file).or_default() += 1;
+                *per_owner.entry(s.owner).or_default() += 1;
+            }
+        }
+        let mut waiters: HashMap<ClientId, usize> = HashMap::new();
+        for (_, waiter) in self.waiters.iter() {
+            *waiters.entry(waiter.want.caller.client).or_default() += 1;
+            *per_owner.entry(waiter.want.owner).or_default() += 1;
+        }
+        for owner in self.late.owners() {
+            *per_owner.entry(owner).or_default() += 1;
+        }
+        assert_eq!(locks, self.clients.held().locks, "locks in all");
+        assert_eq!(unmonitored, self.clients.held().unmonitored, "unmonitored locks in all");
+        assert_eq!(waiters.values().sum::<usize>(), self.clients.held().waiters, "waiters in all");
+        for (id, client) in self.clients.iter() {
+            let (locks, unmonitored, files) = per_client.remove(&id).unwrap_or_default();
+            assert_eq!(client.held().locks, locks, "locks of {}", client.name);
+            assert_eq!(client.held().unmonitored, unmonitored, "unmonitored locks of {}", client.name);
+            assert_eq!(client.held().waiters, waiters.remove(&id).unwrap_or(0), "waiters of {}", client.name);
+            assert_eq!(client.files_with_counts().collect::<HashMap<_, _>>(), files, "files of {}", client.name);
+        }
+        assert!(
+            per_client.is_empty() && waiters.is_empty(),
+            "of clients that are not known: {per_client:?} {waiters:?}"
+        );
+        assert_eq!(self.owners.references().collect::<HashMap<_, _>>(), per_owner, "references to owners");
         if let Some(run) = &self.run {
             let c = &run.counts;
             assert_eq!(c.in_scope, c.pending + c.reclaimed + c.released, "{c:?}");
             let mut marks = HashSet::new();
-            let pending = self.files.from(0).flat_map(|(id, f)| f.segments.iter().map(move |s| (id, s)));
+            let files = self.segments().files_from(0);
+            let pending = files.flat_map(|id| self.segments().of(id).iter().map(move |s| (id, s)));
             let pending = pending.filter(|(id, s)| self.is_pending(*id, s));
-            let pending = pending.filter(|(_, s)| !run.is_marked(s) || marks.insert(s.mark)).count();
-            assert_eq!(c.pending, pending as u64, "the pending count is that of the segments");
+            let pending: Vec<ClientId> =
+                pending.filter(|(_, s)| !run.is_marked(s) || marks.insert(s.mark)).map(|(_, s)| s.client).collect();
+            assert_eq!(c.pending, pending.len() as u64, "the pending count is that of the segments");
+            for tally in &run.tallies {
+                let of_client = pending.iter().filter(|client| **client == tally.client).count();
+                assert_eq!(tally.counts.pending, of_client as u64, "pending of {:?}", tally.client);
+            }
         }
-        for waiter in self.waiters.values().filter(|w| !w.offered) {
-            let kind = waiter.want.kind;
-            assert!(matches!(kind, Kind::Range { .. }), "only ranges are waited for");
-        }
+    }
+
+    /// What must hold of the mirror, after every step and with all effects taken.
+    fn check_mirror(&self) {
+        let handles = self.segments().files_from(0).filter_map(|file| self.segments().handle(file).cloned());
+        let handles: Vec<FileHandle> = handles.collect();
+        self.mirror.check(&handles, self.void.is_some(), |handle| self.needed(handle, ByteRange::ALL));
     }
 }

@@ -20,8 +20,8 @@ use super::process::{self, Server};
 use super::{Ganesha, GaneshaError, clients, refused, remove, write};
 use crate::manager::ManagerError;
 use crate::manager::driven::{ClientReleased, Lock, Recovered};
-use crate::rpc::client::{Request, Retransmit, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::client::{Request, Retransmit, Source, UdpClient};
+use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::control::{Refusal, RefusalCode};
 use crate::wire::nlm;
@@ -211,11 +211,6 @@ impl Ganesha {
         let endpoint = UdpEndpoint::bind((local, 0).into()).map_err(socket)?;
         let client = UdpClient::new(Arc::new(endpoint), Retransmit::default());
         let version = nlm::Version::V4.number();
-        let rpcbind = (local, self.options.rpcbind_port).into();
-        let port = rpcbind::getport(&client, rpcbind, None, nlm::PROGRAM, version, Transport::Udp, CALL)
-            .await
-            .map_err(|error| GaneshaError::Call { what: "rpcbind's answer where nlockmgr is", error })?
-            .ok_or(GaneshaError::Stuck("rpcbind knows no nlockmgr over UDP"))?;
         let args = encode(&nlm::SmNotifyArgs { name: name.clone(), state, private: [0; 16] });
         let request = Request {
             program: nlm::PROGRAM,
@@ -224,8 +219,16 @@ impl Ganesha {
             credential: &Credential::None,
             args: &args,
         };
-        let answer = client.call((local, port).into(), None, request, CALL).await;
-        answer.map(drop).map_err(|error| GaneshaError::Call { what: "the callback to Ganesha's nlockmgr", error })
+        let rpcbind = (local, self.options.rpcbind_port).into();
+        let host = Host { client: &client, rpcbind, source: Source::default(), ask_patience: CALL };
+        let call = |what, error| GaneshaError::Call { what, error };
+        host.call(&[Transport::Udp], request, CALL).await.map(drop).map_err(|error| match error {
+            ProgramError::NotRegistered => GaneshaError::Stuck("rpcbind knows no nlockmgr over UDP"),
+            ProgramError::Rpcbind(error) => call("rpcbind's answer where nlockmgr is", error),
+            ProgramError::NotCalled(error) | ProgramError::Called(error) => {
+                call("the callback to Ganesha's nlockmgr", error)
+            }
+        })
     }
 }
 

@@ -23,8 +23,8 @@ use super::saved::Saved;
 use super::settings::Settings;
 use super::statd::Statd;
 use crate::manager::driven::{Dropped, Sight};
-use crate::rpc::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::client::{CallError, Request, Retransmit, Source, UdpClient};
+use crate::rpc::program::{Host, Listener, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nlm;
 use crate::wire::rpc::Credential;
@@ -38,8 +38,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const NULL_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long rpcbind may take.
 const RPCBIND_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest answer of lockd's that is taken.
-const MAX_RECORD: usize = 4096;
 
 /// What one of the two ways came to.
 #[derive(Debug)]
@@ -57,40 +55,31 @@ pub(super) enum Attempt {
 /// Calls to this host's lockd.
 #[derive(Debug)]
 pub(super) struct LockdLine {
-    to: SocketAddr,
-    line: Line,
+    udp: UdpClient,
+    lockd: Listener,
 }
 
-#[derive(Debug)]
-enum Line {
-    Udp(UdpClient),
-    Tcp,
-}
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 impl LockdLine {
     /// Finds lockd's port. Calls leave from a port below 1024 if this process may take one: lockd
     /// believes the host's statd from there alone.
     pub(super) async fn open() -> Result<Self, KnfsdError> {
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let socket = |error: std::io::Error| KnfsdError::Call { what: "a socket for lockd", error: error.into() };
-        let endpoint = UdpEndpoint::bind_reserved(loopback).map_err(socket)?;
+        let endpoint = UdpEndpoint::bind_reserved(LOOPBACK).map_err(socket)?;
         let udp = UdpClient::new(
             Arc::new(endpoint),
             Retransmit { first: Duration::from_millis(50), ..Retransmit::default() },
         );
-        let rpcbind = SocketAddr::new(loopback, crate::wire::rpcbind::PORT);
-        for transport in [Transport::Udp, Transport::Tcp] {
-            let (program, version) = (nlm::PROGRAM, nlm::Version::V3 as u32);
-            let port = rpcbind::getport(&udp, rpcbind, None, program, version, transport, RPCBIND_TIMEOUT)
-                .await
-                .map_err(|error| KnfsdError::Call { what: "cannot ask rpcbind for lockd's port", error })?;
-            if let Some(port) = port {
-                let to = SocketAddr::new(loopback, port);
-                let line = if transport == Transport::Udp { Line::Udp(udp) } else { Line::Tcp };
-                return Ok(Self { to, line });
-            }
-        }
-        Err(KnfsdError::Call { what: "lockd is not registered with rpcbind", error: CallError::NotThere })
+        let transports = [Transport::Udp, Transport::Tcp];
+        let lockd = host(&udp).find(nlm::PROGRAM, nlm::Version::V3 as u32, &transports).await.map_err(|error| {
+            let what = match error {
+                ProgramError::NotRegistered => "lockd is not registered with rpcbind",
+                _ => "cannot ask rpcbind for lockd's port",
+            };
+            KnfsdError::Call { what, error: error.into() }
+        })?;
+        Ok(Self { udp, lockd })
     }
 
     /// Calls a procedure of NLM version 3.
@@ -107,15 +96,17 @@ impl LockdLine {
             credential: &Credential::root("localhost"),
             args,
         };
-        match &self.line {
-            Line::Udp(udp) => udp.call(self.to, None, request, timeout).await?,
-            Line::Tcp => {
-                let source = Source { reserved: true, ..Source::default() };
-                let stream = StreamClient::connect_tcp(self.to, source, MAX_RECORD, timeout).await?;
-                stream.call(request, timeout).await?
-            }
-        };
+        host(&self.udp).call_at(self.lockd, request, timeout).await?;
         Ok(())
+    }
+}
+
+fn host(client: &UdpClient) -> Host<'_> {
+    Host {
+        client,
+        rpcbind: SocketAddr::new(LOOPBACK, crate::wire::rpcbind::PORT),
+        source: Source { reserved: true, ..Source::default() },
+        ask_patience: RPCBIND_TIMEOUT,
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::lockd::embed::{Access, Admission, Mirror, NotTaken, Question};
-use crate::locks::{Caller, Coverage, Handled, Holder, MirrorStep, Outside, Part};
+use crate::locks::{Caller, Coverage, Handled, Holder, MirrorStep, Part};
 
 type Answer<T> = oneshot::Sender<T>;
 
@@ -234,24 +234,18 @@ async fn a_known_client_reclaims_from_another_address_what_it_may_not_lock_any_m
         let (persist, mut disk) = Persist::scripted();
         let (asks, _questions) = unbounded_channel();
         let embedding = Embedding { access: Some(Arc::new(Asks(asks))), mirror: None };
-        let (mut owner, ..) = owner::Owner::new(Setup { embedding, ..setup(persist, Limits::default()) });
+        let (mut owner, ..) = state::Owner::new(Setup { embedding, ..setup(persist, Limits::default()) });
         let known = owner.table.add_client(address(2), &name).unwrap();
         let held = incoming(2, "file");
         let caller = Caller { client: known, via: held.via };
         assert_eq!(owner.table.handle(Duration::ZERO, caller, &held.call), Handled::Reply(Verdict::Granted));
         let (answer, mut answered) = oneshot::channel();
         let reclaim = reclaim_of(Incoming { name: name.clone(), ..incoming(3, file) });
-        owner.again.push_back(calls::Parked::Call(calls::OpenCall {
-            incoming: reclaim,
-            answer,
-            parkings: 0,
-            number: 1,
-            admission: Some(Admission::Denied),
-            outside: Outside::Unasked,
-        }));
-        owner.drain_again();
+        owner.call(reclaim, answer);
+        let asked = owner.queue.calls_of(address(3), &name).next().map(|(place, ..)| place.clone()).unwrap();
+        owner.asked(&asked, Some(Admission::Denied));
         assert!(answered.try_recv().is_err(), "the name is looked up first");
-        owner.looked_up(address(3), name.clone(), &found);
+        owner.looked_up(address(3), &name, &found);
         assert_eq!(answered.try_recv().ok(), expected, "{file} {found:?}");
         // Not refused: it is recorded first that the client calls from there.
         let recorded = timeout(A_MOMENT, disk.recv()).await.is_ok_and(|change| change.is_some());

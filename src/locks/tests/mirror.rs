@@ -318,7 +318,7 @@ fn a_lock_over_many_holes_has_only_a_few_ranges_looked_at_again() {
     };
     assert_eq!(parts.len(), 200, "one for each hole");
     m.w.table.mirror_answered(&file, MirrorAnswer::Done);
-    assert!(m.w.table.ranges_to_look_at(&file) <= 64);
+    assert!(m.w.table.mirror.ranges_to_look_at(&file) <= 64);
     assert_eq!(m.w.table.handle(m.w.now, caller, &call), Handled::Reply(Verdict::Granted));
     m.w.check();
 }

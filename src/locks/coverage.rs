@@ -1,8 +1,9 @@
-//! What is covered of a file, in which mode: disjoint ranges, neighbours that are alike joined.
+//! What is covered of a file, in which mode.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included};
+use std::ops::RangeBounds;
 
-use super::files::{intersection, outside};
 use crate::wire::types::ByteRange;
 
 /// How much a range keeps others from.
@@ -35,72 +36,44 @@ pub struct Part {
 /// A file's covered ranges.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Cover {
-    /// First byte to last byte and mode; never [`Coverage::Nothing`].
-    parts: BTreeMap<u64, (u64, Coverage)>,
+    /// The mode from this byte on, where it is another than before it; nothing before the first.
+    from: BTreeMap<u64, Coverage>,
 }
 
 impl Cover {
     pub(super) fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.from.is_empty()
     }
 
-    fn overlapping(&self, range: ByteRange) -> impl Iterator<Item = Part> {
-        // The parts are disjoint, so only one that starts before the range can reach into it.
-        let before = self.parts.range(..range.start).next_back();
-        let parts = before.into_iter().chain(self.parts.range(range.start..=range.end));
-        parts
-            .map(|(start, (end, coverage))| Part { range: ByteRange { start: *start, end: *end }, coverage: *coverage })
-            .filter(move |part| part.range.overlaps(range))
+    fn last(&self, range: impl RangeBounds<u64>) -> Coverage {
+        self.from.range(range).next_back().map_or(Coverage::Nothing, |(_, coverage)| *coverage)
     }
 
     /// All of the range, cut where the mode changes; by first byte.
     pub(super) fn pieces(&self, range: ByteRange) -> Vec<Part> {
-        let mut pieces = Vec::new();
-        let mut next = Some(range.start);
-        for part in self.overlapping(range) {
-            let part = Part { range: intersection(part.range, range), ..part };
-            if let Some(start) = next.filter(|start| *start < part.range.start) {
-                let range = ByteRange { start, end: part.range.start - 1 };
-                pieces.push(Part { range, coverage: Coverage::Nothing });
+        let mut pieces = vec![Part { range, coverage: self.last(..=range.start) }];
+        for (start, coverage) in self.from.range((Excluded(range.start), Included(range.end))) {
+            if let Some(before) = pieces.last_mut() {
+                before.range.end = *start - 1;
             }
-            next = part.range.end.checked_add(1);
-            pieces.push(part);
-        }
-        if let Some(start) = next.filter(|start| *start <= range.end) {
-            pieces.push(Part { range: ByteRange { start, end: range.end }, coverage: Coverage::Nothing });
+            pieces.push(Part { range: ByteRange { start: *start, end: range.end }, coverage: *coverage });
         }
         pieces
     }
 
     /// The range gets this mode, whatever it had.
-    pub(super) fn set(&mut self, part: Part) {
-        let Part { mut range, coverage } = part;
-        let old: Vec<Part> = self.overlapping(range).collect();
-        for had in old {
-            self.parts.remove(&had.range.start);
-            for rest in outside(had.range, range) {
-                self.parts.insert(rest.start, (rest.end, had.coverage));
+    pub(super) fn set(&mut self, Part { range, coverage }: Part) {
+        let after = range.end.checked_add(1).map(|next| (next, self.last(..=next)));
+        let old: Vec<u64> =
+            self.from.range(range.start..=range.end.saturating_add(1)).map(|(start, _)| *start).collect();
+        for start in old {
+            self.from.remove(&start);
+        }
+        for (start, coverage) in [(range.start, coverage)].into_iter().chain(after) {
+            if self.last(..start) != coverage {
+                self.from.insert(start, coverage);
             }
         }
-        if coverage == Coverage::Nothing {
-            return;
-        }
-        let left = self.parts.range(..range.start).next_back().map(|(start, (end, mode))| (*start, *end, *mode));
-        if let Some((start, end, mode)) = left
-            && mode == coverage
-            && end.checked_add(1) == Some(range.start)
-        {
-            self.parts.remove(&start);
-            range.start = start;
-        }
-        if let Some(next) = range.end.checked_add(1)
-            && let Some((end, mode)) = self.parts.get(&next).copied()
-            && mode == coverage
-        {
-            self.parts.remove(&next);
-            range.end = end;
-        }
-        self.parts.insert(range.start, (range.end, coverage));
     }
 
     /// The range gets at least this mode.
@@ -112,17 +85,15 @@ impl Cover {
 
     /// The pieces of the part's range that have less than its mode, as they are to be.
     pub(super) fn below(&self, part: Part) -> Vec<Part> {
-        let mut pieces = self.pieces(part.range);
-        pieces.retain(|piece| piece.coverage < part.coverage);
-        pieces.into_iter().map(|piece| Part { coverage: part.coverage, ..piece }).collect()
+        let pieces = self.pieces(part.range).into_iter().filter(|piece| piece.coverage < part.coverage);
+        pieces.map(|piece| Part { coverage: part.coverage, ..piece }).collect()
     }
 
     /// The pieces of the range that have more than `needed` has, as they are to be.
     pub(super) fn above(&self, range: ByteRange, needed: &Self) -> Vec<Part> {
-        let covered = self.overlapping(range).map(|part| Part { range: intersection(part.range, range), ..part });
-        covered
-            .flat_map(|part| needed.pieces(part.range).into_iter().filter(move |piece| piece.coverage < part.coverage))
-            .collect()
+        let lower =
+            |part: Part| needed.pieces(part.range).into_iter().filter(move |piece| piece.coverage < part.coverage);
+        self.pieces(range).into_iter().flat_map(lower).collect()
     }
 }
 

@@ -1,0 +1,99 @@
+//! What the lock table wants done outside of it.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use super::outside;
+use super::state::{Done, Owner};
+use crate::lockd::callbacks::Granted;
+use crate::lockd::persist::{Change, Durable, MonitorRecord};
+use crate::locks::{Caller, ClientId, Effect, MirrorStep, OfferId, Wanted};
+use crate::wire::types::{Cookie, FileHandle};
+
+impl Owner {
+    /// Does what the table wants done outside. Returns what must be durable before the answer.
+    pub(super) fn apply_effects(&mut self) -> Vec<Durable> {
+        let mut late = Vec::new();
+        for effect in self.table.take_effects() {
+            match effect {
+                Effect::Offer { offer, caller, wanted, cookie } => self.offer(offer, caller, wanted, cookie),
+                Effect::Withdraw(offer) => {
+                    if let Some(call) = self.offers.remove(&offer) {
+                        call.abort();
+                    }
+                }
+                Effect::Forget(client) => self.forget(client),
+                Effect::Late(run, fate) => match self.persist.submit(Change::Late(run, fate)) {
+                    Ok(durable) => late.push(durable),
+                    Err(error) => tracing::error!(%run, %error, "a late reclaim is missing in its run's result"),
+                },
+                Effect::Event(kind, detail) => {
+                    tracing::info!(kind, "{detail}");
+                    self.timeline.push(self.clock.unix_ms(), kind, &detail);
+                }
+                Effect::Mirror(file, step) => self.mirror(file, step),
+                Effect::AskAgain(file, refusals) => {
+                    self.work.spawn(async move {
+                        tokio::time::sleep(outside::pause(refusals)).await;
+                        Done::AskAgain(file)
+                    });
+                }
+                Effect::Changed => self.timeline.changed(),
+            }
+        }
+        late
+    }
+
+    fn offer(&mut self, offer: OfferId, caller: Caller, wanted: Wanted, cookie: Cookie) {
+        let Some(view) = self.table.client(caller.client) else { return };
+        let callbacks = self.callbacks.clone();
+        let granted = Granted { name: view.name, addresses: view.addresses, via: caller.via, wanted, cookie };
+        let call = self.work.spawn(async move {
+            let answer = callbacks.granted(granted).await;
+            Done::Offered { offer, answer }
+        });
+        self.offers.insert(offer, call);
+    }
+
+    fn mirror(&mut self, file: FileHandle, step: MirrorStep) {
+        let Some(doing) = self.embedded.step(file.clone(), step) else { return };
+        self.work.spawn(async move { Done::Stepped { file, stepped: doing.await } });
+    }
+
+    fn forget(&mut self, client: ClientId) {
+        let Some((name, key, addresses)) = self.records.forget(client) else { return };
+        if let Err(error) = self.persist.submit(Change::Forget { name: name.clone(), address: key }) {
+            // At worst it is told of a restart that does not concern it.
+            tracing::warn!(client = %name, %error, "its monitor record was not removed");
+        }
+        self.leave_unused(addresses);
+    }
+
+    /// Those watched addresses at which no client is left need no watching.
+    fn leave_unused(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            if self.table.clients_at(address).is_empty()
+                && let Some(leaving) = self.watches.leave(&self.persist, address)
+            {
+                self.work.spawn(async move {
+                    leaving.await;
+                    Done::Left(address)
+                });
+            }
+        }
+    }
+
+    /// Those of a former life at which no client is left, but for those to keep.
+    pub(super) fn leave_all_unused(&mut self, kept: &HashSet<IpAddr>) {
+        let addresses: Vec<_> = self.watches.addresses().filter(|address| !kept.contains(address)).collect();
+        self.leave_unused(addresses);
+    }
+
+    /// Evidence, no promise: nobody waits for it.
+    pub(super) fn keep_evidence(&mut self, record: MonitorRecord) {
+        let name = record.name.clone();
+        if let Err(error) = self.persist.submit(Change::Monitor(record)) {
+            tracing::warn!(client = %name, %error, "its NSM state number was not recorded");
+        }
+    }
+}

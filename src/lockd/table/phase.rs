@@ -1,0 +1,105 @@
+//! Which run is on and how far it is, besides what the lock table knows of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::rpc::server::ConnectionId;
+use crate::wire::control::{BeginArgs, Begun, FullResult, Refusal, RunId, RunResult};
+use crate::wire::types::NsmState;
+
+/// Begun and ended runs remembered by id, so that a repeated call is answered as the first one.
+const REMEMBERED: usize = 64;
+
+pub(super) type Refusable<T> = oneshot::Sender<Result<T, Refusal>>;
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// No run.
+    Idle,
+    /// Its state number is on the way to the disk.
+    Beginning(Box<Beginning>),
+    /// A state number without a run is on its way to the disk.
+    Raising(Refusable<NsmState>),
+    /// Marked, in grace.
+    Active,
+    /// Frozen; verdicts are made, slice by slice.
+    Scanning,
+    /// The result is on the way to the disk.
+    Writing,
+    /// Over; dropped locks are freed, slice by slice.
+    Sweeping,
+}
+
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) args: Box<BeginArgs>,
+    pub(super) began_unix_ms: u64,
+    /// None once it is closed.
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) answers: Vec<Refusable<Begun>>,
+    /// Those who want it aborted: then it does not begin.
+    pub(super) aborts: Vec<Refusable<RunResult>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    pub(super) result: Option<Arc<FullResult>>,
+    pub(super) answers: Vec<Refusable<RunResult>>,
+}
+
+/// What is known of runs besides what the lock table knows.
+#[derive(Debug)]
+pub(super) struct Runs {
+    pub(super) phase: Phase,
+    pub(super) ending: Ending,
+    pub(super) controller: Option<ConnectionId>,
+    pub(super) begun: VecDeque<Begun>,
+    pub(super) ended: VecDeque<RunId>,
+    pub(super) failures: u32,
+    /// Timers rest until then.
+    pub(super) not_before: Option<Duration>,
+}
+
+pub(super) fn remember<T>(list: &mut VecDeque<T>, item: T) {
+    if list.len() == REMEMBERED {
+        list.pop_front();
+    }
+    list.push_back(item);
+}
+
+impl Runs {
+    pub(super) fn new(ended: Vec<RunId>) -> Self {
+        Self {
+            phase: Phase::Idle,
+            ending: Ending::default(),
+            controller: None,
+            begun: VecDeque::new(),
+            ended: ended.into(),
+            failures: 0,
+            not_before: None,
+        }
+    }
+    pub(super) fn is_slicing(&self) -> bool {
+        matches!(self.phase, Phase::Scanning | Phase::Sweeping)
+    }
+    /// While a run settles, its deadline means nothing more.
+    pub(super) fn takes_timers(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Beginning(_) | Phase::Raising(_) | Phase::Active)
+    }
+    pub(super) fn controller_attached(&self) -> bool {
+        self.controller.is_some()
+    }
+    pub(super) fn detached(&mut self, connection: ConnectionId) {
+        if self.controller == Some(connection) {
+            self.controller = None;
+        }
+        if let Phase::Beginning(beginning) = &mut self.phase
+            && beginning.connection == Some(connection)
+        {
+            beginning.connection = None;
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What the owner has, and what comes back to it from work beside the table.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::incoming::Clock;
+use super::outside::{Embedded, Stepped};
+use super::phase::Runs;
+use super::queue::{Place, Queue};
+use super::records::{NotRecorded, Recorded, Records};
+use super::watches::Watches;
+use crate::lockd::callbacks::Callbacks;
+use crate::lockd::embed::Admission;
+use crate::lockd::persist::{MonitorRecord, Persist, PersistError, Watch};
+use crate::locks::{ClientId, LockTable, OfferAnswer, OfferId};
+use crate::rpc::control::Timeline;
+use crate::wire::control::InstanceId;
+use crate::wire::types::{CallerName, FileHandle, NsmState};
+
+/// What came back from work outside.
+#[derive(Debug)]
+pub(super) enum Done {
+    Nothing,
+    Asked { place: Place, admission: Option<Admission> },
+    LookedUp { address: IpAddr, name: CallerName, found: Vec<IpAddr> },
+    Recorded { place: Place, client: ClientId, record: MonitorRecord, asked: Vec<Watch>, outcome: Recorded },
+    // Asked beside a reclaim.
+    Watched { asked: Watch, outcome: Recorded },
+    Left(IpAddr),
+    Offered { offer: OfferId, answer: OfferAnswer },
+    Stepped { file: FileHandle, stepped: Stepped },
+    AskAgain(FileHandle),
+    BeginDurable(Result<NsmState, NotRecorded>),
+    Raised(Result<NsmState, PersistError>),
+    ResultDurable(Result<(), PersistError>),
+}
+
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) clock: Clock,
+    pub(super) table: LockTable,
+    pub(super) persist: Persist,
+    pub(super) callbacks: Callbacks,
+    pub(super) instance: InstanceId,
+    pub(super) names: Vec<CallerName>,
+    pub(super) nsm_state: watch::Sender<NsmState>,
+    pub(super) queue: Queue,
+    /// Callers whose name is being looked up.
+    pub(super) looking_up: HashSet<(IpAddr, CallerName)>,
+    pub(super) records: Records,
+    pub(super) watches: Watches,
+    pub(super) embedded: Embedded,
+    pub(super) runs: Runs,
+    pub(super) timeline: Timeline,
+    pub(super) work: JoinSet<Done>,
+    pub(super) offers: HashMap<OfferId, AbortHandle>,
+}
+
+impl Owner {
+    pub(super) fn nsm_state(&self) -> NsmState {
+        *self.nsm_state.borrow()
+    }
+}

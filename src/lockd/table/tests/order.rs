@@ -1,0 +1,159 @@
+//! The queue of what waits: who keeps order with whom, and that nobody else waits.
+
+use super::*;
+use crate::lockd::table::queue::{Entry, OpenCall, OpenNotice, PARKED_MAX, Place, Queue, Wait};
+use crate::locks::Outside;
+
+/// A queue of calls whose answers nobody reads.
+#[derive(Default)]
+struct Waiting(Queue);
+
+impl Waiting {
+    fn entry(&mut self, incoming: Incoming) -> Entry {
+        let (number, (answer, _)) = (self.0.next_number(), oneshot::channel());
+        let (admission, client, outside) = (None, None, Outside::Unasked);
+        Entry::Call(OpenCall { incoming, answer, number, admission, looked_up: false, client, outside })
+    }
+    fn put(&mut self, wait: Wait, incoming: Incoming) -> Option<Place> {
+        let entry = self.entry(incoming);
+        self.0.put(wait, entry)
+    }
+    fn holds_up(&mut self, incoming: Incoming) -> bool {
+        let entry = self.entry(incoming);
+        self.0.holds_up(&entry)
+    }
+    /// The files of the calls that go on now.
+    fn go_on(&mut self, place: &Place) -> Vec<String> {
+        let mut files = Vec::new();
+        while let Some(entry) = self.0.next(place) {
+            let Entry::Call(OpenCall { incoming: Incoming { call: Call::Lock { wanted, .. }, .. }, .. }) = entry else {
+                panic!("not a LOCK")
+            };
+            files.push(String::from_utf8(wanted.file.as_slice().to_vec()).unwrap());
+        }
+        files
+    }
+}
+
+fn named(name: &str, incoming: Incoming) -> Incoming {
+    Incoming { name: CallerName::new(name).unwrap(), ..incoming }
+}
+
+#[test]
+fn what_an_address_says_of_a_host_goes_on_in_the_order_of_arrival() {
+    let mut w = Waiting::default();
+    let first = w.put(Wait::Record, incoming(2, "a")).unwrap();
+    let asked = w.put(Wait::Answer, incoming(2, "b")).unwrap();
+    assert!(w.holds_up(incoming(2, "c")));
+    w.put(Wait::Turn, incoming(2, "c"));
+    w.0.ready(&asked, Some);
+    assert!(w.go_on(&asked).is_empty(), "its answer is there, but not its turn");
+    w.0.ready(&first, Some);
+    assert_eq!(w.go_on(&first), ["a", "b", "c"]);
+    assert!(!w.holds_up(incoming(2, "d")));
+}
+
+#[test]
+fn one_that_waits_again_keeps_its_place() {
+    let mut w = Waiting::default();
+    let first = w.put(Wait::Record, incoming(2, "a")).unwrap();
+    w.put(Wait::Turn, incoming(2, "b"));
+    w.0.ready(&first, Some);
+    let entry = w.0.next(&first).unwrap();
+    assert_eq!(w.0.put(Wait::Commit, entry), Some(first.clone()));
+    assert!(w.go_on(&first).is_empty());
+    w.0.ready(&first, |_| None);
+    assert_eq!(w.go_on(&first), ["b"], "the first was dropped");
+}
+
+#[test]
+fn the_number_of_entries_is_the_count_and_one_too_many_is_dropped() {
+    let mut w = Waiting::default();
+    let host = |n: usize| u8::try_from(n % 100).unwrap();
+    let places: Vec<_> = (0..PARKED_MAX).map(|n| w.put(Wait::Commit, incoming(host(n), "file")).unwrap()).collect();
+    assert_eq!(w.0.len(), PARKED_MAX);
+    assert_eq!(w.put(Wait::Commit, incoming(2, "file")), None);
+    assert_eq!(w.0.until_commit(), places, "in the order of arrival");
+    w.0.ready(&places[0], |_| None);
+    assert_eq!(w.0.len(), PARKED_MAX - 1);
+    assert!(w.put(Wait::Turn, incoming(2, "file")).is_some());
+}
+
+#[test]
+fn a_test_neither_waits_for_its_turn_nor_holds_anything_up() {
+    let mut w = Waiting::default();
+    let test = w.put(Wait::Answer, test_of(incoming(2, "file"))).unwrap();
+    assert!(!w.holds_up(incoming(2, "file")));
+    w.put(Wait::Record, incoming(2, "file"));
+    assert!(!w.holds_up(test_of(incoming(2, "file"))));
+    w.0.ready(&test, Some);
+    assert!(w.0.next(&test).is_some(), "it goes on before the LOCK");
+}
+
+#[test]
+fn order_is_kept_among_the_names_of_one_host_at_one_address() {
+    let mut w = Waiting::default();
+    w.put(Wait::Record, named("Host.example.org", incoming(2, "file")));
+    assert!(w.holds_up(named("host", incoming(2, "file"))));
+    assert!(!w.holds_up(named("other", incoming(2, "file"))), "another host behind the address");
+    assert!(!w.holds_up(named("host", incoming(3, "file"))), "another address");
+    let (answer, _) = oneshot::channel();
+    let (source, name) = (incoming(2, "file").address, CallerName::new("host").unwrap());
+    assert!(w.0.holds_up(&Entry::Notice(OpenNotice { source, name, state: NsmState(5), answer, number: 9 })));
+}
+
+#[tokio::test]
+async fn a_call_that_waits_does_not_stall_another_name_behind_its_address() {
+    let mut world = World::new();
+    let mut first = world.send(named("slow", incoming(2, "file")));
+    let (_, kept) = world.change().await;
+    world.hold(named("quick", incoming(2, "another"))).await;
+    let unlock = world.table.call(named("quick", unlock_of(incoming(2, "another")))).await;
+    assert_eq!(unlock, Some(Verdict::Granted));
+    assert!(timeout(A_MOMENT, &mut first).await.is_err());
+    kept.send(Ok(())).unwrap();
+    assert_eq!(first.await.unwrap(), Some(Verdict::Granted));
+}
+
+#[tokio::test]
+async fn calls_behind_a_clients_first_lock_need_no_record_of_their_own() {
+    let mut world = World::new();
+    let locks: Vec<_> = ["a", "b", "c"].map(|file| world.send(incoming(2, file))).into();
+    world.accept().await;
+    for lock in locks {
+        assert_eq!(lock.await.unwrap(), Some(Verdict::Granted));
+    }
+    assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "one record is enough");
+}
+
+#[tokio::test]
+async fn where_the_record_cannot_be_written_the_locks_behind_are_refused_too_and_the_rest_goes_on() {
+    let mut world = World::new();
+    let locks: Vec<_> = ["a", "b"].map(|file| world.send(incoming(2, file))).into();
+    let unlock = world.send(unlock_of(incoming(2, "a")));
+    tokio::task::yield_now().await;
+    world.refuse().await;
+    for lock in locks {
+        assert_eq!(lock.await.unwrap(), Some(Verdict::NoLocks));
+    }
+    assert_eq!(unlock.await.unwrap(), Some(Verdict::Granted));
+    assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "the disk was asked once");
+}
+
+#[tokio::test]
+async fn a_client_that_makes_room_while_its_lock_waits_is_refused_and_does_not_push_back() {
+    for (reclaims, expected) in [(false, Some(Verdict::NoLocks)), (true, None)] {
+        let mut world = World::with(Limits { clients: 1, ..Limits::default() });
+        let mut first = incoming(2, "file");
+        let Call::Lock { reclaim, .. } = &mut first.call else { panic!("a LOCK") };
+        *reclaim = reclaims;
+        let first = world.send(first);
+        let (_, first_durable) = world.change().await;
+        let second = world.send(incoming(3, "file"));
+        assert!(matches!(world.change().await.0, Change::Forget { .. }), "the second takes the only place");
+        world.accept().await;
+        first_durable.send(Ok(())).unwrap();
+        assert_eq!(first.await.unwrap(), expected, "a reclaim is repeated, refused it would be forgotten");
+        assert_eq!(second.await.unwrap(), Some(Verdict::Granted));
+    }
+}

@@ -1,0 +1,115 @@
+//! The other lock domain's consent: what a grant lacks of it, and its answers. The theory is in
+//! [`mirror`](super::mirror).
+
+use super::api::{Caller, MirrorAnswer, Process, Wanted};
+use super::coverage::{Cover, Part};
+use super::ranges::uncovered;
+use super::segment::{FileId, Kind, Want};
+use super::table::LockTable;
+use crate::wire::types::{ByteRange, FileHandle, OwnerHandle};
+
+impl LockTable {
+    /// Whether all of the range is known as the process', held or pending, in this mode.
+    pub fn knows_range(&self, caller: Caller, wanted: &Wanted) -> bool {
+        let kind = Kind::Range { exclusive: wanted.exclusive };
+        let known = self.known(caller, &wanted.file, kind, |process| *process == wanted.process);
+        uncovered(wanted.range, known).is_empty()
+    }
+
+    /// Whether the caller is known to have a share of the file.
+    pub fn knows_share(&self, caller: Caller, file: &FileHandle, oh: &OwnerHandle) -> bool {
+        self.known(caller, file, Kind::Share { access: 0, mode: 0 }, |process| process.oh == *oh).next().is_some()
+    }
+
+    /// Ranges of what the client's process has at least in this mode, over whatever path.
+    fn known(
+        &self,
+        caller: Caller,
+        file: &FileHandle,
+        kind: Kind,
+        process: impl Fn(&Process) -> bool,
+    ) -> impl Iterator<Item = ByteRange> {
+        let segments = self.segments().find(file).into_iter();
+        let segments = segments.flat_map(|file| self.segments().of(file).iter().map(move |s| (file, s)));
+        segments
+            .filter(move |(file, s)| s.client == caller.client && s.kind.covers(kind) && !self.is_void(*file, s))
+            .filter(move |(_, s)| self.owners.key(s.owner).is_some_and(|key| process(&key.process)))
+            .map(|(_, s)| s.range)
+    }
+
+    /// What is held or pending of the range, by all owners.
+    pub(super) fn needed(&self, handle: &FileHandle, range: ByteRange) -> Cover {
+        let mut needed = Cover::default();
+        let Some(file) = self.segments().find(handle) else { return needed };
+        for segment in self.segments().overlapping(file, range) {
+            if let Some(coverage) = segment.kind.coverage().filter(|_| !self.is_void(file, segment)) {
+                needed.raise(Part { range: segment.range, coverage });
+            }
+        }
+        needed
+    }
+
+    /// What is still to be taken before this can be granted; nothing for shares, or without a mirror.
+    pub(super) fn lacking(&self, want: &Want) -> Vec<Part> {
+        let part = want.kind.coverage().map(|coverage| Part { range: want.range, coverage });
+        let handle = self.segments().handle(want.file);
+        part.zip(handle).map_or(Vec::new(), |(part, handle)| self.mirror.lacking(handle, part))
+    }
+
+    /// Starts taking, unless a step of the file is under way.
+    pub(super) fn take_outside(&mut self, file: FileId, parts: Vec<Part>, waiter: Option<u64>) -> bool {
+        let handle = self.segments().handle(file).cloned();
+        let step = handle.and_then(|handle| self.mirror.take(&handle, parts, waiter));
+        let asked = step.is_some();
+        self.effects.extend(step);
+        asked
+    }
+
+    /// Whether the waiter can be granted its range; if the other domain must consent first, it is asked.
+    pub(super) fn may_offer(&mut self, id: u64, want: &Want) -> bool {
+        let parts = self.lacking(want);
+        let free = parts.is_empty();
+        if !free && self.waiters.get(id).is_some_and(|waiter| !waiter.refused) {
+            self.take_outside(want.file, parts, Some(id));
+        }
+        free
+    }
+
+    /// A waiter was refused by the other domain: it is asked again after a pause.
+    pub(super) fn ask_again_later(&mut self, file: FileId) {
+        let handle = self.segments().handle(file).cloned();
+        self.effects.extend(handle.and_then(|handle| self.mirror.rest(&handle)));
+    }
+
+    /// The pause of [`Effect::AskAgain`](super::api::Effect::AskAgain) is over.
+    pub fn ask_again(&mut self, handle: &FileHandle) {
+        self.mirror.rested(handle);
+        if let Some(file) = self.segments().find(handle) {
+            self.waiters.ask_again(file);
+            self.refresh(file);
+        }
+        self.mirror.forget_if_idle(handle);
+    }
+
+    /// The step of [`Effect::Mirror`](super::api::Effect::Mirror) has ended. Calls that waited for the file are to be given
+    /// again: first the one that asked (if it was a call), with the answer, by
+    /// [`handle_after`](Self::handle_after), before the next [`take_effects`](Self::take_effects).
+    pub fn mirror_answered(&mut self, handle: &FileHandle, answer: MirrorAnswer) {
+        if !self.mirror.is_busy(handle) {
+            return;
+        }
+        let refused = self.mirror.answered(handle, answer);
+        let Some(file) = self.segments().find(handle) else { return };
+        self.purge(file);
+        if let Some(waiter) = refused.and_then(|id| self.waiters.get_mut(id)) {
+            waiter.refused = true;
+            self.ask_again_later(file);
+        }
+        self.refresh(file);
+    }
+
+    /// Whether a step of the file is under way.
+    pub fn is_mirror_busy(&self, handle: &FileHandle) -> bool {
+        self.mirror.is_busy(handle)
+    }
+}

@@ -1,0 +1,274 @@
+//! When reclaims are taken and ordinary requests are not: the recovery grace after a start, and the
+//! grace of a run from its begin to its abort. How it settles is in [`settle`](super::settle).
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::api::{ClientId, Due, Effect};
+use super::clients::{Held, address_list};
+use super::run::{Covers, Run};
+use super::segment::{FileId, Segment};
+use super::table::LockTable;
+use crate::wire::control::{
+    BeginArgs, Begun, ClientRef, ExtendArgs, FullResult, Grace, Mode, Outcome, ProgressArgs, Refusal, RefusalCode,
+    RunClient, RunId, RunStatus,
+};
+use crate::wire::types::{ByteRange, NsmState};
+use crate::wire::xdr::List;
+
+/// Longest grace a run may ask for.
+const MAX_GRACE_MS: u64 = 24 * 60 * 60 * 1000;
+/// How long past its deadline an attached controller's settle is awaited.
+const CONTROLLER_PATIENCE: Duration = Duration::from_millis(500);
+
+impl LockTable {
+    /// Ordinary server recovery: reclaims only, until `until`.
+    pub fn start_recovery(&mut self, until: Duration) {
+        self.recovery_until = Some(until);
+    }
+
+    /// What ordinary requests meet.
+    pub fn grace(&self) -> Grace {
+        match &self.run {
+            Some(_) if self.is_settling() => Grace::Settling,
+            Some(run) if run.mode == Mode::Strict => Grace::Strict,
+            Some(_) => Grace::Targeted,
+            None if self.recovery_until.is_some() => Grace::Recovery,
+            None => Grace::Open,
+        }
+    }
+
+    /// Whether ordinary requests are refused, whatever they ask for. A strict run refuses them until
+    /// its one instant, also while it settles.
+    pub(super) fn refuses_ordinary(&self) -> bool {
+        self.run.as_ref().map_or(self.recovery_until.is_some(), |run| run.mode == Mode::Strict)
+    }
+
+    /// Whether a result is being written.
+    pub(super) fn is_settling(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.settling.is_some())
+    }
+
+    /// Whether a result is being written that has to do with one of these segments.
+    pub(super) fn is_frozen(&self, file: FileId, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> bool {
+        self.is_settling() && self.segments().overlapping(file, range).any(|s| accept(s) && self.is_pending(file, s))
+    }
+
+    /// Milliseconds until the grace ends by itself; 0 when open.
+    pub fn grace_remaining(&self, now: Duration) -> Duration {
+        let end = self.run.as_ref().map(Run::deadline).or(self.recovery_until);
+        end.map_or(Duration::ZERO, |end| end.saturating_sub(now))
+    }
+
+    /// Whether [`begin`](Self::begin) would be refused. Ask before the new state is made durable.
+    pub fn check_begin(&self, args: &BeginArgs) -> Result<(), Refusal> {
+        if let Some(run) = &self.run {
+            return Err(Refusal::new(RefusalCode::RunActive, format!("run {} is active", run.id)));
+        }
+        if self.recovery_until.is_some() {
+            return Err(Refusal::new(
+                RefusalCode::GraceActive,
+                "the lock manager has restarted a moment ago and its recovery grace is not over",
+            ));
+        }
+        let bad = |why: String| Err(Refusal::new(RefusalCode::BadRequest, why));
+        if args.grace_ms == 0 || args.grace_max_ms < args.grace_ms || args.grace_max_ms > MAX_GRACE_MS {
+            return bad(format!(
+                "grace of {} ms up to {} ms: it must be 1 ms to 24 h, and the second not below the first",
+                args.grace_ms, args.grace_max_ms
+            ));
+        }
+        if args.mode == Mode::Strict && !args.scope.is_everything() {
+            return bad("strict grace refuses everybody's locks, so its scope must be everything".to_owned());
+        }
+        for client in args.scope.clients.as_slice() {
+            if self.clients.meant(client).is_empty() {
+                return bad(format!("no client matches {}", describe(client)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Mark and grace in one step: from here on every lock in scope is pending. Call it only after
+    /// [`check_begin`](Self::check_begin) accepted the same arguments, with nothing between.
+    /// `names` of the answer are left for the caller to fill.
+    pub fn begin(
+        &mut self,
+        now: Duration,
+        unix_ms: u64,
+        args: &BeginArgs,
+        old_state: NsmState,
+        new_state: NsmState,
+    ) -> Result<Begun, Refusal> {
+        self.check_begin(args)?;
+        // What the last run left to sweep would look pending to this one.
+        while !self.settle_sweep(usize::MAX) {}
+        self.end_late_window();
+        self.epoch += 1;
+        let (clients, files) = (args.scope.clients.as_slice(), args.scope.files.as_slice());
+        let covers = Covers {
+            epoch: self.epoch,
+            include_unmonitored: args.policy.include_unmonitored,
+            clients: (!clients.is_empty()).then(|| self.meant(clients)),
+            files: (!files.is_empty()).then(|| self.named_files(files)),
+        };
+        let mut run = Run::new(now, unix_ms, args, covers, (old_state, new_state), self.next_mark);
+        let unmonitored = self.count_scope(&mut run, args.may_drop.as_slice());
+        let begun = Begun {
+            run: run.id,
+            old_state,
+            new_state,
+            in_scope: run.counts.in_scope,
+            unmonitored,
+            clients: u32::try_from(run.clients.len()).unwrap_or(u32::MAX),
+            names: List::default(),
+        };
+        let Begun { in_scope, clients, .. } = begun;
+        let words =
+            format!("run {} has begun: {in_scope} locks of {clients} clients are pending, state {new_state}", run.id);
+        self.announce("begin", words);
+        self.run = Some(run);
+        Ok(begun)
+    }
+
+    /// Adds the clients of the run and their locks in scope. Gives the number of unmonitored locks left
+    /// alone. Costs a step per client (and, where files limit the scope, per lock on those).
+    fn count_scope(&self, run: &mut Run, may_drop: &[ClientRef]) -> u64 {
+        let by_file = run.covers.files.as_ref().map(|files| self.count_in_files(files));
+        let may_drop = self.meant(may_drop);
+        let mut unmonitored = 0;
+        for (id, client) in self.clients.iter() {
+            if run.covers.clients.as_ref().is_some_and(|named| !named.contains(&id)) {
+                continue;
+            }
+            let held = match &by_file {
+                Some(counts) => counts.get(&id).copied().unwrap_or_default(),
+                None => client.held(),
+            };
+            let left_alone = if run.covers.include_unmonitored { 0 } else { held.unmonitored };
+            let locks = (held.locks - left_alone) as u64;
+            unmonitored += left_alone as u64;
+            // In a run over everything also clients with no lock known: the server may have lost it.
+            if locks == 0 && !(client.monitored && by_file.is_none()) {
+                continue;
+            }
+            let row = RunClient {
+                index: u32::try_from(run.clients.len()).unwrap_or(u32::MAX),
+                name: client.name.clone(),
+                addresses: address_list(&client.addresses),
+                server_addresses: address_list(&client.server_addresses),
+                nsm_state: client.nsm_state,
+                locks,
+                shared_address: self.clients.shares_address(client),
+                suspect: !client.suspicions.is_empty(),
+            };
+            run.add_client(id, row, may_drop.contains(&id));
+        }
+        unmonitored
+    }
+
+    /// What each client holds on these files.
+    fn count_in_files(&self, files: &HashSet<FileId>) -> HashMap<ClientId, Held> {
+        let mut counts: HashMap<ClientId, Held> = HashMap::new();
+        for segment in files.iter().flat_map(|file| self.segments().of(*file)) {
+            let held = counts.entry(segment.client).or_default();
+            held.locks += 1;
+            held.unmonitored += usize::from(!segment.monitored);
+        }
+        counts
+    }
+
+    /// The clients to notify, as [`begin`](Self::begin) fixed them; empty without a run.
+    pub fn run_clients(&self) -> &[RunClient] {
+        self.run.as_ref().map_or(&[], |run| &run.clients)
+    }
+
+    fn active(&mut self, id: RunId) -> Result<&mut Run, Refusal> {
+        match self.run.as_mut().filter(|run| run.id == id) {
+            Some(run) if run.settling.is_none() => Ok(run),
+            Some(_) => Err(Refusal::new(RefusalCode::WrongPhase, "the run is settling: its result is being written")),
+            None => Err(Refusal::new(RefusalCode::UnknownRun, format!("run {id} is not active"))),
+        }
+    }
+
+    /// What the controller has seen of the clients.
+    pub fn progress(&mut self, now: Duration, args: &ProgressArgs) -> Result<(), Refusal> {
+        let run = self.active(args.run)?;
+        run.notices_begun |= args.notices_begun;
+        let unknown = args.clients.as_slice().iter().filter(|seen| !run.progress(now, seen)).count();
+        self.effects.push(Effect::Changed);
+        if unknown > 0 {
+            return Err(Refusal::new(RefusalCode::BadRequest, format!("{unknown} clients are not the run's")));
+        }
+        Ok(())
+    }
+
+    /// Moves the deadline: never earlier, never past the latest one.
+    pub fn extend(&mut self, now: Duration, args: &ExtendArgs) -> Result<(), Refusal> {
+        let run = self.active(args.run)?;
+        run.extend(now.saturating_add(Duration::from_millis(args.remaining_ms)));
+        self.effects.push(Effect::Changed);
+        Ok(())
+    }
+
+    /// The active run; none without one.
+    pub fn run_status(&self, now: Duration) -> Option<RunStatus> {
+        self.run.as_ref().map(|run| run.status(now))
+    }
+
+    /// When the active run ends by itself. An attached controller's settle is awaited a moment longer.
+    fn run_end(&self, controller_attached: bool) -> Option<Duration> {
+        let run = self.run.as_ref().filter(|_| !self.is_settling())?;
+        Some(run.deadline() + if controller_attached { CONTROLLER_PATIENCE } else { Duration::ZERO })
+    }
+
+    /// When [`on_timeout`](Self::on_timeout) wants to be called.
+    pub fn next_timeout(&self, controller_attached: bool) -> Option<Duration> {
+        [self.run_end(controller_attached), self.recovery_until, self.late.until()].into_iter().flatten().min()
+    }
+
+    /// What is due. Call it again until it gives none.
+    pub fn on_timeout(&mut self, now: Duration, controller_attached: bool) -> Option<Due> {
+        if self.late.until().is_some_and(|until| until <= now) {
+            self.end_late_window();
+        }
+        if self.recovery_until.is_some_and(|until| until <= now) {
+            self.recovery_until = None;
+            self.wake_all();
+            self.announce("recovery", "the recovery grace is over".to_owned());
+            return Some(Due::RecoveryOver);
+        }
+        self.run_end(controller_attached).filter(|end| *end <= now)?;
+        Some(if self.run.as_ref()?.notices_begun { Due::SettleRun } else { Due::AbortRun })
+    }
+
+    /// Every pending lock is held again and grace ends. Refused while settling.
+    pub fn abort(&mut self, unix_ms: u64, reason: &str) -> Result<FullResult, Refusal> {
+        let none = || Refusal::new(RefusalCode::UnknownRun, "no run is active");
+        let id = self.run.as_ref().map(|run| run.id).ok_or_else(none)?;
+        // Nothing is lost.
+        self.active(id)?.recount(|counts| counts.kept += std::mem::take(&mut counts.pending));
+        let run = self.end_run().ok_or_else(none)?;
+        self.wake_all();
+        self.announce("abort", format!("run {id} was aborted: {reason}"));
+        Ok(run.result(unix_ms, Outcome::Aborted, reason, Vec::new()))
+    }
+
+    /// Takes the run away; what it had marked is held again, unless it is void. Late reclaims are taken
+    /// from now on.
+    pub(super) fn end_run(&mut self) -> Option<Run> {
+        let run = self.run.take()?;
+        self.next_mark = run.next_mark;
+        self.late.open(&run);
+        Some(run)
+    }
+}
+
+fn describe(reference: &ClientRef) -> String {
+    match (&reference.name.0, &reference.address.0) {
+        (Some(name), Some(address)) => format!("{name} at {address}"),
+        (Some(name), None) => name.to_string(),
+        (None, Some(address)) => address.to_string(),
+        (None, None) => "a reference without name and address".to_owned(),
+    }
+}

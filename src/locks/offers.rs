@@ -1,0 +1,252 @@
+//! Blocked requests: queueing, the offer of what became free, and who waits for whom.
+//!
+//! A waiter whose range is free gets it at once and is *offered* it: GRANTED is called until the
+//! client answers. Until then the client may not know, so its resend finds the offer, its refusal or
+//! CANCEL gives back what it had before, and its silence changes nothing. No waiter is offered
+//! anything in strict or recovery grace, nor a range that is pending.
+
+use std::collections::HashSet;
+
+use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
+use super::ranges::{intersection, uncovered};
+use super::run::How;
+use super::segment::{FileId, Kind, OwnerId, Segment, Want};
+use super::table::LockTable;
+use super::waiters::Waiter;
+use crate::wire::control::Grace;
+use crate::wire::types::{ByteRange, Cookie, NsmState};
+
+/// Owners looked at when looking for a cycle. A longer chain is not called a deadlock.
+const MAX_CHAIN: usize = 1_000;
+
+impl LockTable {
+    /// A LOCK that repeats a queued one: of the same owner, range and mode. It keeps its place.
+    pub(super) fn lock_again(&mut self, want: &Want, wait: Option<&Cookie>) -> Option<Handled> {
+        let id = self.queued(want)?;
+        let in_grace = matches!(self.grace(), Grace::Strict | Grace::Recovery | Grace::Settling);
+        let waiter = self.waiters.get_mut(id)?;
+        if let Some(cookie) = wait {
+            waiter.cookie = cookie.clone();
+            waiter.want.caller = want.caller;
+            waiter.want.state = want.state;
+        }
+        match (in_grace, waiter.offered) {
+            (true, _) => wait.map(|_| Handled::Reply(Verdict::Blocked)),
+            (false, true) => {
+                self.confirm(id);
+                Some(Handled::Reply(Verdict::Granted))
+            }
+            (false, false) => {
+                wait?;
+                // Where another lock domain is to consent it is being asked for the waiter.
+                if self.in_the_way(want).next().is_some() || !self.lacking(want).is_empty() {
+                    return Some(Handled::Reply(Verdict::Blocked));
+                }
+                self.remove_waiter(id);
+                None
+            }
+        }
+    }
+
+    /// The waiter that asked for exactly this.
+    fn queued(&self, want: &Want) -> Option<u64> {
+        self.waiters.find(want.owner, want.file, |w| w.want.range == want.range && w.want.kind == want.kind)
+    }
+
+    /// Queues the request, unless that is one too many or would never end.
+    pub(super) fn enqueue(&mut self, want: &Want, cookie: &Cookie) -> Verdict {
+        let mine = self.clients.get(want.caller.client).map_or(0, |c| c.held().waiters);
+        if self.clients.held().waiters >= self.limits.waiters || mine >= self.limits.waiters_per_client {
+            return Verdict::NoLocks;
+        }
+        if self.closes_a_cycle(want) {
+            return Verdict::Deadlock;
+        }
+        let refused = want.outside == Outside::Conflict;
+        self.waiters.add(Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
+        self.owners.acquire(want.owner);
+        self.clients.waiter_added(want.caller.client);
+        if refused {
+            self.ask_again_later(want.file);
+        }
+        self.effects.push(Effect::Changed);
+        Verdict::Blocked
+    }
+
+    /// Whether an owner in the way waits, in the end, for this owner.
+    fn closes_a_cycle(&self, want: &Want) -> bool {
+        let blockers = |w: &Want| -> Vec<OwnerId> { self.in_the_way(w).map(|s| s.owner).collect() };
+        let mut seen = HashSet::new();
+        let mut open = blockers(want);
+        while let Some(owner) = open.pop() {
+            if owner == want.owner {
+                return true;
+            }
+            if seen.len() >= MAX_CHAIN || !seen.insert(owner) {
+                continue;
+            }
+            let waits = self.waiters.of_owner(owner).filter(|(_, w)| !w.offered);
+            open.extend(waits.flat_map(|(_, w)| blockers(&w.want)));
+        }
+        false
+    }
+
+    pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
+        let waiter = self.waiters.remove(id)?;
+        self.owners.release(waiter.want.owner);
+        self.clients.waiter_removed(waiter.want.caller.client);
+        if waiter.offered {
+            self.effects.push(Effect::Withdraw(OfferId(id)));
+        }
+        self.effects.push(Effect::Changed);
+        Some(waiter)
+    }
+
+    /// Offers what is free to those who wait for it, in the order they came.
+    pub(super) fn wake(&mut self, file: FileId) {
+        if !matches!(self.grace(), Grace::Open | Grace::Targeted) {
+            return;
+        }
+        let mut last = 0;
+        while let Some((id, want)) = self.next_free(file, last) {
+            last = id;
+            if self.may_offer(id, &want) {
+                self.offer(id, &want);
+            }
+        }
+    }
+
+    /// The first waiter of the file after `id` that nothing is in the way of.
+    fn next_free(&self, file: FileId, id: u64) -> Option<(u64, Want)> {
+        let mut waiters = self.waiters.in_file(file).filter(|(n, w)| *n > id && !w.offered);
+        let (id, waiter) = waiters.find(|(_, w)| self.in_the_way(&w.want).next().is_none())?;
+        Some((id, waiter.want))
+    }
+
+    /// The owner gets the range, not yet confirmed. What it had there in a stronger mode it keeps
+    /// until then: it has it again if the client does not want the offer.
+    fn offer(&mut self, id: u64, want: &Want) {
+        let had = self.cut(want.file, want.range, How::Reclaimed, |s| want.owns(s));
+        let offered = Segment { offered: true, ..want.segment(want.range, self.epoch) };
+        let stronger = had.iter().filter(|s| !want.kind.covers(s.kind));
+        for range in uncovered(want.range, stronger.clone().map(|s| s.range)) {
+            self.put(want.file, Segment { range, ..offered });
+        }
+        for segment in stronger {
+            self.put(want.file, Segment { range: segment.range, kind: segment.kind, ..offered });
+        }
+        self.effects.push(Effect::Changed);
+        let Some(waiter) = self.waiters.get_mut(id) else { return };
+        waiter.offered = true;
+        waiter.had = had;
+        let cookie = waiter.cookie.clone();
+        if let (Some(key), Some(handle)) = (self.owners.key(want.owner), self.segments().handle(want.file)) {
+            let wanted = Wanted {
+                file: handle.clone(),
+                range: want.range,
+                exclusive: want.kind == Kind::Range { exclusive: true },
+                process: key.process.clone(),
+            };
+            self.effects.push(Effect::Offer { offer: OfferId(id), caller: want.caller, wanted, cookie });
+        }
+    }
+
+    pub(super) fn wake_all(&mut self) {
+        for file in self.waiters.files() {
+            self.wake(file);
+        }
+    }
+
+    /// The client answered GRANTED. An answer to an offer that is over changes nothing.
+    pub fn offer_answered(&mut self, offer: OfferId, answer: OfferAnswer) {
+        let Some(waiter) = self.waiters.get(offer.0).filter(|w| w.offered) else { return };
+        let want = waiter.want;
+        if self.is_frozen(want.file, want.range, |s| s.kind.same_sort(want.kind))
+            && let Some(settling) = self.run.as_mut().and_then(|run| run.settling.as_mut())
+        {
+            settling.answers.push((offer, answer));
+            return;
+        }
+        self.owners.acquire(want.owner);
+        self.purge(want.file);
+        match answer {
+            OfferAnswer::Accepted => self.confirm(offer.0),
+            OfferAnswer::Refused => self.take_offer_back(offer.0),
+            OfferAnswer::Unclear => self.leave_with(offer.0),
+        }
+        self.owners.release(want.owner);
+        self.close(want.file);
+    }
+
+    /// The client knows that it holds the range. In a run that is as good as a reclaim: the lock may
+    /// have reached it after it went through its list.
+    fn confirm(&mut self, id: u64) {
+        let Some(Waiter { want, .. }) = self.remove_waiter(id) else { return };
+        let mine = |s: &Segment| s.owner == want.owner && s.offered;
+        let pieces = self.cut(want.file, want.range, How::Replaced(want.kind), mine);
+        for piece in &pieces {
+            let confirmed = Segment { kind: want.kind, offered: false, epoch: self.epoch, mark: 0, ..*piece };
+            self.put(want.file, confirmed);
+        }
+        if pieces.iter().any(|piece| !want.kind.covers(piece.kind)) {
+            self.wake(want.file);
+        }
+    }
+
+    /// It is not known whether the client has it. It stays as it is, pending or held, like any lock of
+    /// which only the client knows whether it is alive; a run finds out.
+    pub(super) fn leave_with(&mut self, id: u64) {
+        let Some(Waiter { want, .. }) = self.remove_waiter(id) else { return };
+        self.confirm_offered(want.file, |s| s.owner == want.owner && s.range.overlaps(want.range));
+        self.suspect(want.caller.client, "a grant that it never confirmed");
+    }
+
+    /// The client does not want it: its owner has again what it had before.
+    fn take_offer_back(&mut self, id: u64) {
+        let Some(Waiter { want, had, .. }) = self.remove_waiter(id) else { return };
+        let mine = |s: &Segment| s.owner == want.owner && s.offered;
+        for piece in self.cut(want.file, want.range, How::Released, mine) {
+            for had in had.iter().filter(|had| had.range.overlaps(piece.range)) {
+                let range = intersection(had.range, piece.range);
+                self.put(want.file, Segment { range, epoch: self.epoch, mark: 0, ..*had });
+            }
+        }
+        self.wake(want.file);
+    }
+
+    /// CANCEL: of a waiter, or of an offer that crossed it on the wire.
+    pub(super) fn cancel(&mut self, want: &Want) -> Handled {
+        let Some(id) = self.queued(want) else { return Handled::Reply(Verdict::Denied) };
+        if self.waiters.get(id).is_some_and(|w| w.offered) {
+            if self.is_frozen(want.file, want.range, |s| s.kind.same_sort(want.kind)) {
+                return Handled::Wait;
+            }
+            self.take_offer_back(id);
+        } else {
+            self.remove_waiter(id);
+        }
+        Handled::Reply(Verdict::Granted)
+    }
+
+    /// UNLOCK of a range: the owner that was offered some of it knows of it, and waits no more for
+    /// exactly this.
+    pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
+        while let Some(id) = self.waiters.find(owner, file, |w| w.offered && w.want.range.overlaps(range)) {
+            self.confirm(id);
+        }
+        while let Some(id) = self.waiters.find(owner, file, |w| !w.offered && w.want.range == range) {
+            self.remove_waiter(id);
+        }
+    }
+
+    /// The client's waiters of the lives that the test accepts are gone. Gives their number.
+    pub(super) fn drop_waiters_of(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> u64 {
+        let waiters = self.waiters.of_client(client).filter(|(_, w)| taken_in(w.want.state));
+        let ids: Vec<(u64, FileId)> = waiters.map(|(id, w)| (id, w.want.file)).collect();
+        for (id, file) in &ids {
+            self.remove_waiter(*id);
+            self.close(*file);
+        }
+        ids.len() as u64
+    }
+}

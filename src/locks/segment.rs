@@ -1,0 +1,115 @@
+//! What is asked for and what is held: one lock of one owner on one file.
+
+use super::api::{Caller, ClientId, Outside};
+use super::coverage::Coverage;
+use crate::wire::control::LockKind;
+use crate::wire::types::{ByteRange, NsmState};
+
+/// A file's number while it has any state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct FileId(pub(super) u32);
+
+/// An owner's number. It stays the owner's while anything refers to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct OwnerId(pub(super) usize);
+
+/// Something held or pending: a byte-range lock, or (over the whole file) a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) range: ByteRange,
+    pub(super) owner: OwnerId,
+    pub(super) client: ClientId,
+    /// The client's NSM state number when it was granted: its life in which it was taken.
+    pub(super) state: NsmState,
+    /// The table's epoch when it was granted. Marking raises the table's, and so makes it pending.
+    pub(super) epoch: u32,
+    /// Number of the run's mark, once a pending lock was touched in part; 0 is none.
+    pub(super) mark: u32,
+    pub(super) kind: Kind,
+    pub(super) monitored: bool,
+    /// Granted to a waiter that has not confirmed it.
+    pub(super) offered: bool,
+}
+
+/// A lock that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    pub(super) caller: Caller,
+    pub(super) owner: OwnerId,
+    pub(super) file: FileId,
+    pub(super) range: ByteRange,
+    pub(super) kind: Kind,
+    pub(super) state: NsmState,
+    pub(super) monitored: bool,
+    /// What another lock domain said, if the call had to ask it.
+    pub(super) outside: Outside,
+}
+
+impl Want {
+    pub(super) fn segment(&self, range: ByteRange, epoch: u32) -> Segment {
+        Segment {
+            range,
+            owner: self.owner,
+            client: self.caller.client,
+            state: self.state,
+            epoch,
+            mark: 0,
+            kind: self.kind,
+            monitored: self.monitored,
+            offered: false,
+        }
+    }
+
+    /// Whether the segment is the same owner's and of the same sort.
+    pub(super) fn owns(&self, segment: &Segment) -> bool {
+        segment.owner == self.owner && segment.kind.same_sort(self.kind)
+    }
+}
+
+/// What a segment is, and so what it keeps others from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Range { exclusive: bool },
+    Share { access: u8, mode: u8 },
+}
+
+impl Kind {
+    /// Whether two owners cannot have both on the same bytes. Ranges and shares do not meet.
+    pub(super) fn excludes(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Range { exclusive: a }, Self::Range { exclusive: b }) => a || b,
+            (Self::Share { access: a, mode: m }, Self::Share { access: b, mode: n }) => a & n != 0 || m & b != 0,
+            (Self::Range { .. }, Self::Share { .. }) | (Self::Share { .. }, Self::Range { .. }) => false,
+        }
+    }
+
+    /// Whether an owner that has this has `other` too.
+    pub(super) fn covers(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Range { exclusive: a }, Self::Range { exclusive: b }) => a || !b,
+            (Self::Share { access: a, mode: m }, Self::Share { access: b, mode: n }) => a & b == b && m & n == n,
+            (Self::Range { .. }, Self::Share { .. }) | (Self::Share { .. }, Self::Range { .. }) => false,
+        }
+    }
+
+    /// Whether they are of one sort: ranges are compared with ranges, shares with shares.
+    pub(super) fn same_sort(self, other: Self) -> bool {
+        matches!((self, other), (Self::Range { .. }, Self::Range { .. }) | (Self::Share { .. }, Self::Share { .. }))
+    }
+
+    /// What it is in another lock domain: nothing, if it is a share.
+    pub(super) fn coverage(self) -> Option<Coverage> {
+        match self {
+            Self::Range { exclusive } => Some(Coverage::of(exclusive)),
+            Self::Share { .. } => None,
+        }
+    }
+
+    pub(super) fn row(self) -> LockKind {
+        match self {
+            Self::Range { exclusive: false } => LockKind::Shared,
+            Self::Range { exclusive: true } => LockKind::Exclusive,
+            Self::Share { .. } => LockKind::Share,
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The table's state, and the one place that changes segments.
+//!
+//! The segments are private to this file. [`cut`](LockTable::cut), [`put`](LockTable::put) and
+//! [`adopt`](LockTable::adopt) change them and hand each change to all that depend on it: the counts of
+//! clients and owners, the run, the late window and the mirror. All other files only read them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::api::{ClientId, ClientView, Effect, Full, Limits, Totals};
+use super::clients::{Client, Clients};
+use super::late_window::LateWindow;
+use super::mirror::Mirror;
+use super::owners::Owners;
+use super::run::{How, Run, Void};
+use super::segment::{FileId, OwnerId, Segment};
+use super::segments::{Change, Segments};
+use super::waiters::Waiters;
+use crate::wire::types::{ByteRange, CallerName, FileHandle};
+
+/// The lock table.
+#[derive(Debug)]
+pub struct LockTable {
+    pub(super) limits: Limits,
+    pub(super) clients: Clients,
+    pub(super) owners: Owners,
+    segments: Segments,
+    pub(super) waiters: Waiters,
+    /// Raised by each mark. A segment granted since carries it.
+    pub(super) epoch: u32,
+    pub(super) recovery_until: Option<Duration>,
+    pub(super) run: Option<Run>,
+    pub(super) void: Option<Void>,
+    pub(super) late: LateWindow,
+    pub(super) next_mark: u32,
+    /// What another lock domain has of what is locked here, if there is one.
+    pub(super) mirror: Mirror,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl LockTable {
+    /// An empty table, open for everybody.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            clients: Clients::default(),
+            owners: Owners::default(),
+            segments: Segments::default(),
+            waiters: Waiters::default(),
+            epoch: 1,
+            recovery_until: None,
+            run: None,
+            void: None,
+            late: LateWindow::default(),
+            next_mark: 1,
+            mirror: Mirror::default(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// From now on every grant needs the other domain's consent. For an empty table.
+    #[must_use]
+    pub fn mirrored(mut self) -> Self {
+        self.mirror.switch_on();
+        self
+    }
+
+    // --- clients
+
+    /// The client of this address and name, if known.
+    pub fn find(&self, address: IpAddr, name: &CallerName) -> Option<ClientId> {
+        self.clients.find(address, name)
+    }
+
+    /// Clients of the same name at other addresses: candidates for [`join`](Self::join).
+    pub fn namesakes(&self, name: &CallerName) -> Vec<ClientId> {
+        self.clients.named(name)
+    }
+
+    /// The clients that call from that address.
+    pub fn clients_at(&self, address: IpAddr) -> &[ClientId] {
+        self.clients.at(address)
+    }
+
+    /// The names that call from that address.
+    pub fn names_at(&self, address: IpAddr) -> Vec<CallerName> {
+        let here = self.clients.at(address).iter();
+        here.filter_map(|id| Some(self.clients.get(*id)?.name.clone())).collect()
+    }
+
+    /// Whether a client there can be made without another one making room.
+    pub fn has_room_at(&self, address: IpAddr) -> bool {
+        self.clients.len() < self.limits.clients && self.clients.at(address).len() < self.limits.clients_per_address
+    }
+
+    /// Makes the client. When the table (or the address) is full, the client that has been without
+    /// locks and waiters the longest makes room ([`Effect::Forget`]).
+    pub fn add_client(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
+        let (id, gone) =
+            self.clients.add(address, name, self.limits.clients, self.limits.clients_per_address).ok_or(Full)?;
+        self.effects.extend(gone.into_iter().map(Effect::Forget));
+        Ok(id)
+    }
+
+    /// Its name resolves forward to this address too: one client. False: it has as many addresses as
+    /// a client can have, so the caller from there is another one.
+    pub fn join(&mut self, client: ClientId, address: IpAddr) -> bool {
+        self.clients.join(client, address)
+    }
+
+    /// Whether its monitor record is on disk. Must be so before a LOCK or SHARE of it is handled.
+    pub fn set_monitored(&mut self, client: ClientId, monitored: bool) {
+        self.clients.set_monitored(client, monitored);
+    }
+
+    /// It called this server address. The last 16 are remembered.
+    pub fn called(&mut self, client: ClientId, server_address: IpAddr) {
+        self.clients.called(client, server_address);
+    }
+
+    /// The client, for its monitor record and for callbacks.
+    pub fn client(&self, client: ClientId) -> Option<ClientView> {
+        self.clients.get(client).map(Client::view)
+    }
+
+    /// Evidence that the client's locks may be stale: shown, never acted upon.
+    pub fn suspect(&mut self, client: ClientId, why: &str) {
+        if let Some(client) = self.clients.get_mut(client) {
+            client.suspect(why);
+        }
+    }
+
+    /// Sums over the table.
+    pub fn totals(&self) -> Totals {
+        let held = self.clients.held();
+        Totals {
+            clients: self.clients.len() as u64,
+            monitored: self.clients.monitored() as u64,
+            locks: held.locks as u64,
+            unmonitored: held.unmonitored as u64,
+            waiters: held.waiters as u64,
+        }
+    }
+
+    // --- effects
+
+    /// What is to be done outside, in order; empties the list.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        if self.mirror.is_lowered() {
+            let mut mirror = std::mem::take(&mut self.mirror);
+            let effects = mirror.give_up(|handle, range| self.needed(handle, range));
+            self.mirror = mirror;
+            self.effects.extend(effects);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Something happened that a person and a watcher care about.
+    pub(super) fn announce(&mut self, kind: &'static str, words: String) {
+        self.effects.extend([Effect::Event(kind, words), Effect::Changed]);
+    }
+
+    // --- files and their segments
+
+    pub(super) fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
+    pub(super) fn open(&mut self, handle: &FileHandle) -> Option<FileId> {
+        self.segments.open(handle)
+    }
+
+    /// Forgets the file if it has no state left.
+    pub(super) fn close(&mut self, file: FileId) {
+        if self.segments.of(file).is_empty() && self.waiters.in_file(file).next().is_none() && !self.late.knows(file) {
+            self.segments.close(file);
+        }
+    }
+
+    /// Whether the segment is in the active run's scope and not decided.
+    pub(super) fn is_pending(&self, file: FileId, segment: &Segment) -> bool {
+        self.run.as_ref().is_some_and(|run| run.covers.is_pending(file, segment))
+    }
+
+    /// Whether the segment was dropped and only its memory is not free yet.
+    pub(super) fn is_void(&self, file: FileId, segment: &Segment) -> bool {
+        self.void.as_ref().is_some_and(|void| void.is_void(file, segment))
+    }
+
+    /// Takes what lies in the range of the segments that the test accepts. What was pending is
+    /// decided as `how` says; what was held and its owner has no more is remembered for late
+    /// reclaims. Gives the pieces taken.
+    pub(super) fn cut(
+        &mut self,
+        file: FileId,
+        range: ByteRange,
+        how: How,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Vec<Segment> {
+        let Self { segments, run, .. } = self;
+        let change = segments.cut(file, range, accept, |segment, left| match run {
+            Some(run) if run.covers.is_pending(file, segment) => run.decided(segment, left, how),
+            _ => segment.mark,
+        });
+        self.observe(&change, Some(how));
+        change.into_cut()
+    }
+
+    /// Puts a segment in, joined with the owner's held neighbours that are alike.
+    pub(super) fn put(&mut self, file: FileId, segment: Segment) {
+        let run = self.run.as_ref();
+        let held = |s: &Segment| !run.is_some_and(|run| run.covers.is_pending(file, s));
+        let change = self.segments.put(file, segment, held);
+        self.observe(&change, None);
+    }
+
+    /// A pending lock of the same process becomes this owner's.
+    pub(super) fn adopt(&mut self, file: FileId, segment: &Segment, owner: OwnerId) {
+        let change = self.segments.cut(file, segment.range, |s| s == segment, |_, _| 0);
+        self.observe(&change, None);
+        let change = self.segments.put(file, Segment { owner, ..*segment }, |_| false);
+        self.observe(&change, None);
+    }
+
+    /// Marks those of the file's pending segments of which only a weaker mode was reclaimed.
+    pub(super) fn weaken_pending(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
+        let Self { segments, run: Some(run), .. } = self else { return };
+        segments.set_flags(file, |s| {
+            let weaker = accept(s) && run.covers.is_pending(file, s);
+            (if weaker { run.decided(s, 1, How::Reclaimed) } else { s.mark }, s.offered)
+        });
+    }
+
+    /// What was offered and the test accepts is held like any other segment.
+    pub(super) fn confirm_offered(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
+        self.segments.set_flags(file, |s| (s.mark, s.offered && !accept(s)));
+    }
+
+    /// All that depends on segments learns of every change here. `how`: what was cut out of them is
+    /// not put back at once.
+    fn observe(&mut self, change: &Change, how: Option<How>) {
+        let file = change.file();
+        if let Some(how) = how {
+            if let (Some(range), Some(handle)) = (change.cut_range(), self.segments.handle(file)) {
+                self.mirror.may_lower(handle, range);
+            }
+            let remembers = self.run.is_some() || self.late.until().is_some();
+            for piece in change.cut().filter(|piece| remembers && piece.epoch == self.epoch) {
+                let given_up = match how {
+                    How::Reclaimed => false,
+                    How::Replaced(kind) => !kind.covers(piece.kind),
+                    How::Released => true,
+                };
+                if given_up && self.late.remember(file, piece) {
+                    self.owners.acquire(piece.owner);
+                }
+            }
+        }
+        self.owners.observe(change);
+        self.clients.observe(change);
+    }
+
+    /// Takes dropped locks out of the file before anything looks at it.
+    pub(super) fn purge(&mut self, file: FileId) {
+        let Some(void) = self.void.take() else { return };
+        let gone = self.cut(file, ByteRange::ALL, How::Released, |s| void.is_void(file, s));
+        self.void = Some(void);
+        if !gone.is_empty() {
+            self.effects.push(Effect::Changed);
+            self.wake(file);
+        }
+    }
+
+    /// Purges the file, serves its waiters, and forgets it if it has no state left.
+    pub(super) fn refresh(&mut self, file: FileId) {
+        self.purge(file);
+        self.wake(file);
+        self.close(file);
+    }
+
+    pub(super) fn end_late_window(&mut self) {
+        for (file, given_up) in self.late.close() {
+            for segment in given_up {
+                self.owners.release(segment.owner);
+            }
+            self.close(file);
+        }
+    }
+}
