@@ -214,7 +214,7 @@ async fn resync(
     };
     let plan = controller::plan(&**manager, request, &options).await?;
     eprintln!("{:#?} {:#?}", plan.consent, plan.caveats);
-    let consent = plan.agree(true).unwrap();
+    let consent = plan.agree(true, &mut ()).unwrap();
     let store = Store::open(&host.folder().join("runs.db")).unwrap();
     let (progress, _) = watch::channel(Progress::START);
     let (_signals, none) = mpsc::channel(1);

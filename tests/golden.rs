@@ -214,7 +214,9 @@ fn a_plan() {
 
 #[test]
 fn a_failure() {
-    let report = ErrorReport::new(5, "no lock manager answers at /run/nlmd/control.sock", Some("start nlmd".into()));
+    let report =
+        Failure::new(FailureKind::Unreachable, "no lock manager answers at /run/nlmd/control.sock", "start nlmd")
+            .report();
     is_golden("error", &report);
 }
 

@@ -10,8 +10,8 @@ use nix::unistd::{AccessFlags, access};
 use super::{Kind, Places};
 use crate::nsm::mounts::read_nlm_mounts;
 use crate::nsm::roster::{self, Roster};
-use crate::report::{Finding, Severity, number};
-use crate::resync::plan::{LocalMount, PlanError, own_mounts_allow};
+use crate::report::{Failure, Finding, Severity, number};
+use crate::resync::plan::{LocalMount, own_mounts_allow};
 use crate::wire::types::NsmState;
 
 /// Most processes that are looked at.
@@ -72,9 +72,7 @@ pub(super) fn judge_mounts(mounts: &Result<Vec<LocalMount>, String>, all_loopbac
         Ok(()) => {
             Finding::ok("mounts", "this host's NFSv3 mounts do not matter: every client is a loopback address").of(all)
         }
-        Err(PlanError::Refused { message, remedy } | PlanError::Usage { message, remedy }) => {
-            Finding::new("mounts", Severity::Problem, message, remedy).of(all)
-        }
+        Err(Failure { message, remedy, .. }) => Finding::new("mounts", Severity::Problem, message, remedy).of(all),
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Places, clients, names};
 use crate::manager::{Caution, LockManager, ManagerError, Weight};
-use crate::report::{Finding, Severity, caveats, number};
-use crate::resync::plan::{PlanError, only_loopback, refuse_busy};
+use crate::report::{Failure, Finding, Severity, caveats, number};
+use crate::resync::plan::{only_loopback, refuse_busy};
 use crate::wire::control::{Info, RunId, Status};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::Text;
@@ -92,9 +92,7 @@ fn caution(caution: Caution) -> Finding {
 fn busy(status: &Status) -> Finding {
     match refuse_busy(status) {
         Ok(()) => Finding::ok("grace", "no run and no grace period is under way"),
-        Err(PlanError::Refused { message, remedy } | PlanError::Usage { message, remedy }) => {
-            Finding::new("grace", Severity::Problem, message, remedy)
-        }
+        Err(Failure { message, remedy, .. }) => Finding::new("grace", Severity::Problem, message, remedy),
     }
 }
 

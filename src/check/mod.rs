@@ -20,67 +20,19 @@ mod clients;
 mod host;
 mod manager;
 mod names;
+mod places;
 mod programs;
 
-use std::path::PathBuf;
+pub use places::Places;
+
 use std::time::Duration;
 
+use self::places::{Kind, within};
 use crate::manager::LockManager;
 use crate::report::{CheckReport, Finding, Severity};
-use crate::wire::types::CallerName;
 
 /// Longest wait for files of this host: a server behind a mount may hang.
 const FILES_PATIENCE: Duration = Duration::from_secs(10);
-
-/// What to look at.
-#[derive(Debug, Clone)]
-pub struct Places {
-    /// The root of the file system; `/` outside tests.
-    pub root: PathBuf,
-    /// The record of runs.
-    pub record: PathBuf,
-    /// The port of the clients' rpcbind, and of this host's.
-    pub rpcbind_port: u16,
-    /// The names that were given by `--name`.
-    pub names: Vec<CallerName>,
-    /// How long is waited for answers over the network.
-    pub patience: Duration,
-}
-
-/// Which lock manager it is: that decides what it needs of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Has its own status monitor and its own records.
-    Nlmd,
-    /// The kernel's: needs rpc.statd, its records, rpcbind and exports.
-    Knfsd,
-    /// Needs rpc.statd, its records and rpcbind.
-    Ganesha,
-}
-
-impl Kind {
-    fn of(manager: &dyn LockManager) -> Self {
-        match manager.kind() {
-            "knfsd" => Self::Knfsd,
-            "ganesha" => Self::Ganesha,
-            _ => Self::Nlmd,
-        }
-    }
-    /// The weight of what is odd about the host's statd.
-    fn concerned(self) -> Severity {
-        match self {
-            Self::Nlmd => Severity::Note,
-            Self::Knfsd | Self::Ganesha => Severity::Warning,
-        }
-    }
-    /// The weight of what is missing, where only a manager that relies on the host's services needs it.
-    fn needs(self, otherwise: Severity) -> Severity {
-        match self {
-            Self::Nlmd => otherwise,
-            Self::Knfsd | Self::Ganesha => Severity::Problem,
-        }
-    }
-}
 
 /// Looks at everything.
 pub async fn check(manager: &dyn LockManager, places: &Places) -> CheckReport {
@@ -115,9 +67,4 @@ async fn files(kind: Kind, places: Places) -> Result<host::Seen, Finding> {
             "see whether a mount hangs (`df`), then check again",
         )),
     }
-}
-
-/// "no answer within 3s", for people.
-fn within(patience: Duration) -> String {
-    format!("within {} ms", patience.as_millis())
 }

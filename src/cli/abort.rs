@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 
-use super::Context;
-use super::error::CliError;
+use super::context::Context;
 use crate::controller;
 use crate::manager::ManagerError;
-use crate::report::{SCHEMA, Text};
+use crate::report::{Failure, SCHEMA, Text};
 use crate::wire::control::{RefusalCode, RunId, RunResult};
 
 /// What there was to abort.
@@ -39,7 +38,7 @@ impl Text for AbortReport {
     }
 }
 
-fn judge(run: RunId, went: Result<RunResult, ManagerError>) -> Result<AbortReport, CliError> {
+fn judge(run: RunId, went: Result<RunResult, ManagerError>) -> Result<AbortReport, Failure> {
     match went {
         Ok(result) => {
             Ok(AbortReport { aborted: Some(run.to_string()), held_again: result.counts.kept, ..AbortReport::NOTHING })
@@ -55,7 +54,7 @@ fn judge(run: RunId, went: Result<RunResult, ManagerError>) -> Result<AbortRepor
     }
 }
 
-pub(super) async fn run(context: &Context) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let manager = context.manager().await?;
     let report = match manager.status().await?.run.0 {
         Some(active) => judge(active.run, manager.abort(active.run).await)?,

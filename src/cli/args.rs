@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use super::error::CliError;
 use crate::controller::release::OwnerChoice;
+use crate::report::Failure;
 use crate::wire::control::{Mode, Silent, Unreachable};
 use crate::wire::types::{ByteRange, CallerName, OwnerHandle, Svid};
 
@@ -193,11 +193,11 @@ impl ResyncArgs {
         self.clients.is_empty() && self.exports.is_empty() && self.files.is_empty()
     }
     /// What the parser cannot see: values that do not go together.
-    pub fn check(&self) -> Result<(), CliError> {
+    pub fn check(&self) -> Result<(), Failure> {
         if let Some(max) = self.grace_max
             && max < self.grace
         {
-            return Err(CliError::usage(
+            return Err(Failure::usage(
                 format!(
                     "--grace-max {} is shorter than --grace {}",
                     humantime::format_duration(max),
@@ -207,7 +207,7 @@ impl ResyncArgs {
             ));
         }
         if self.mode == Some(Mode::Strict) && !self.is_everything() {
-            return Err(CliError::usage(
+            return Err(Failure::usage(
                 "--mode strict covers everything: it does not go with --client, --export or --file",
                 "leave out --mode, or use --mode targeted",
             ));

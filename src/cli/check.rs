@@ -3,17 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Context;
-use super::error::CliError;
+use super::context::Context;
 use crate::check::{Places, check};
 use crate::controller::Options;
-use crate::manager::ManagerError;
 use crate::manager::nlmd::Nlmd;
+use crate::report::{Failure, FailureKind};
 
-pub(super) async fn run(context: &Context) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let manager = match context.manager().await {
         // What else stands in the way is worth knowing where no lock manager answers.
-        Err(CliError::Manager(ManagerError::Unreachable { .. })) => Arc::new(Nlmd::new(&context.settings.control)),
+        Err(failure) if failure.kind == FailureKind::Unreachable => Arc::new(Nlmd::new(&context.settings.control)),
         found => found?,
     };
     let places = Places {

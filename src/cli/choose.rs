@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use super::args::ManagerKind;
 use super::config::Settings;
-use super::error::CliError;
 use crate::manager::ganesha::{self, GaneshaOptions};
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{LockManager, ManagerError, knfsd};
+use crate::report::Failure;
 
 /// The lock manager that the settings name. `soft`: for a run whose policy drops nothing.
-pub(super) async fn manager(settings: &Settings, soft: bool) -> Result<Arc<dyn LockManager>, CliError> {
+pub(super) async fn manager(settings: &Settings, soft: bool) -> Result<Arc<dyn LockManager>, Failure> {
     Ok(match settings.manager {
         ManagerKind::Auto if settings.control_named => the(ManagerKind::Nlmd, settings, soft),
         ManagerKind::Auto => the(only(&here(settings).await, &settings.control)?, settings, soft),
@@ -43,7 +43,7 @@ async fn here(settings: &Settings) -> Vec<ManagerKind> {
     found.into_iter().filter_map(|(kind, is_here)| is_here.then_some(kind)).collect()
 }
 
-fn only(found: &[ManagerKind], control: &Path) -> Result<ManagerKind, CliError> {
+fn only(found: &[ManagerKind], control: &Path) -> Result<ManagerKind, Failure> {
     match found {
         [one] => Ok(*one),
         [] => Err(ManagerError::Unreachable {
@@ -54,7 +54,7 @@ fn only(found: &[ManagerKind], control: &Path) -> Result<ManagerKind, CliError> 
         .into()),
         several => {
             let words: Vec<&str> = several.iter().map(|kind| kind.word()).collect();
-            Err(CliError::usage(
+            Err(Failure::usage(
                 format!("several lock managers are here: {}", words.join(", ")),
                 format!("name the one that clients lock with, for example --manager {}", words.first().unwrap_or(&"")),
             ))
@@ -71,10 +71,10 @@ mod tests {
         let control = Path::new("/run/nlmd/control.sock");
         assert_eq!(only(&[ManagerKind::Knfsd], control).ok(), Some(ManagerKind::Knfsd));
         let none = only(&[], control).unwrap_err();
-        assert_eq!(none.exit(), 5);
+        assert_eq!(none.kind.exit(), 5);
         assert!(none.to_string().contains("/run/nlmd/control.sock"), "{none}");
         let both = only(&[ManagerKind::Nlmd, ManagerKind::Ganesha], control).unwrap_err();
-        assert_eq!(both.exit(), 2);
+        assert_eq!(both.kind.exit(), 2);
         assert!(both.to_string().contains("nlmd, ganesha"), "{both}");
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::args::{Common, ManagerKind};
-use super::error::CliError;
+use crate::report::Failure;
 use crate::wire::types::CallerName;
 
 const CONFIG: &str = "/etc/nlmctl.toml";
@@ -55,7 +55,7 @@ struct File {
 
 impl Settings {
     /// Reads the config file and puts all together.
-    pub(super) fn new(flags: &Common) -> Result<Self, CliError> {
+    pub(super) fn new(flags: &Common) -> Result<Self, Failure> {
         let file = read(flags.config.as_deref())?;
         let names = if flags.names.is_empty() {
             let path = flags.config.as_deref().unwrap_or(Path::new(CONFIG));
@@ -79,13 +79,13 @@ impl Settings {
     }
 
     /// Where the record is.
-    pub fn record_path(&self) -> Result<PathBuf, CliError> {
+    pub fn record_path(&self) -> Result<PathBuf, Failure> {
         if let Some(path) = &self.db {
             return Ok(path.clone());
         }
         default_record(nix::unistd::geteuid().is_root(), |key| std::env::var_os(key).map(PathBuf::from)).ok_or_else(
             || {
-                CliError::usage(
+                Failure::usage(
                     "no place for the record: neither XDG_STATE_HOME nor HOME is an absolute path",
                     "name a database with --db",
                 )
@@ -95,11 +95,11 @@ impl Settings {
 
     /// Where the record is, for writing: the default place's directory is made where it is missing,
     /// one that somebody named is not.
-    pub(super) fn record_path_made(&self) -> Result<PathBuf, CliError> {
+    pub(super) fn record_path_made(&self) -> Result<PathBuf, Failure> {
         let path = self.record_path()?;
         if let (None, Some(directory)) = (&self.db, path.parent()) {
             std::fs::create_dir_all(directory).map_err(|e| {
-                CliError::failed(
+                Failure::failed(
                     format!("cannot make the record's directory {}: {e}", directory.display()),
                     "make it, or name a database elsewhere with --db",
                 )
@@ -121,20 +121,20 @@ fn default_record(is_root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> Optio
     Some(state.join("nlmctl/runs.db"))
 }
 
-fn bad(path: &Path, what: &str) -> CliError {
-    CliError::usage(
+fn bad(path: &Path, what: &str) -> Failure {
+    Failure::usage(
         format!("{}: {what}", path.display()),
         "its keys are manager, control, db, name, rpcbind-port, json, quiet, verbose",
     )
 }
 
 /// A missing file is fine unless it was asked for.
-fn read(given: Option<&Path>) -> Result<File, CliError> {
+fn read(given: Option<&Path>) -> Result<File, Failure> {
     let path = given.unwrap_or(Path::new(CONFIG));
     match std::fs::read_to_string(path) {
         Ok(text) => toml::from_str(&text).map_err(|e| bad(path, e.to_string().trim_end())),
         Err(e) if e.kind() == ErrorKind::NotFound && given.is_none() => Ok(File::default()),
-        Err(e) => Err(CliError::usage(
+        Err(e) => Err(Failure::usage(
             format!("cannot read the config file {}: {e}", path.display()),
             "check the path given with --config or NLMCTL_CONFIG, and the file's permissions",
         )),
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use clap::Parser;
 
-    fn settings(file: &str, flags: &[&str]) -> Result<Settings, CliError> {
+    fn settings(file: &str, flags: &[&str]) -> Result<Settings, Failure> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nlmctl.toml");
         std::fs::write(&path, file).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_file_and_key() {
         let error = settings("contrl = '/a'\n", &[]).unwrap_err();
-        assert_eq!(error.exit(), 2);
+        assert_eq!(error.kind.exit(), 2);
         let words = error.to_string();
         assert!(words.contains("nlmctl.toml") && words.contains("contrl"), "{words}");
     }

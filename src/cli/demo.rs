@@ -4,15 +4,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::DemoArgs;
-use super::error::CliError;
-use super::{Context, live};
-use crate::demo::run::{DemoError, Script, play};
-use crate::demo::stage::{Cast, StageError};
-use crate::report::Progress;
+use super::context::Context;
+use super::live;
+use crate::demo::run::{Script, play};
+use crate::demo::stage::Cast;
+use crate::report::{Failure, Progress};
 
-pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure> {
     let nlmctl = std::env::current_exe().map_err(|e| {
-        CliError::failed(
+        Failure::failed(
             format!("cannot find this program's own file, which is its nlmd too: {e}"),
             "run nlmctl from where it is installed",
         )
@@ -32,37 +32,26 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, CliErro
         unreachable: args.unreachable,
         db: context.settings.given_db.clone(),
     };
-    script.cast.check().map_err(|error| failure(error.into()))?;
+    script.cast.check()?;
     context.say(&format!("{} simulated clients take {} locks each", args.clients, args.locks));
     let (progress, shown) = watch::channel(Progress::default());
     let play = async { tokio::join!(play(&script, &nlmctl, progress), live::show(shown, context.settings.quiet)).0 };
     // Leaving this scope ends nlmd and removes the demo's files, whichever way it is left.
     let played = tokio::select! {
-        played = play => played.map_err(failure)?,
+        played = play => played?,
         name = stop_signal() => {
-            return Err(CliError::failed(format!("{}: the demo was ended, with all that it had started", name?), "run it again"));
+            return Err(Failure::failed(format!("{}: the demo was ended, with all that it had started", name?), "run it again"));
         }
     };
     context.print(&played)?;
     Ok(played.exit())
 }
 
-fn failure(error: DemoError) -> CliError {
-    match error {
-        DemoError::Controller(error) => error.into(),
-        DemoError::Store(error) => error.into(),
-        DemoError::Stage(StageError::Usage { .. }) => CliError::usage(error.to_string(), error.remedy()),
-        DemoError::Stage(_) | DemoError::Compare(_) | DemoError::Restless => {
-            CliError::failed(error.to_string(), error.remedy())
-        }
-    }
-}
-
 /// The name of the first signal that asks this process to end.
-async fn stop_signal() -> Result<&'static str, CliError> {
+async fn stop_signal() -> Result<&'static str, Failure> {
     let listen = |kind| {
         signal(kind)
-            .map_err(|e| CliError::failed(format!("cannot listen for signals: {e}"), "raise the limit of open files"))
+            .map_err(|e| Failure::failed(format!("cannot listen for signals: {e}"), "raise the limit of open files"))
     };
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;

@@ -1,8 +1,7 @@
 //! The command line of `nlmctl`: one file a command, and what all of them share.
 //!
 //! A command fetches what it shows, makes a value of `report/` of it, and prints that through
-//! [`Context::print`]; its `run` gives the exit code or a [`CliError`], and [`error`] alone knows which
-//! exit code that is. Data go to stdout, status to stderr. Start reading at [`main`].
+//! [`Context::print`]; its `run` gives the exit code or a [`Failure`]. Data go to stdout, status to stderr. Start reading at [`main`].
 
 mod abort;
 pub mod args;
@@ -10,9 +9,9 @@ mod check;
 mod choose;
 mod clients;
 pub mod config;
-pub mod consent;
+mod consent;
+mod context;
 mod demo;
-pub mod error;
 pub mod live;
 mod locks;
 mod notify;
@@ -22,91 +21,17 @@ mod runs;
 mod status;
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches};
-use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Cli, Command};
 use self::config::Settings;
-use self::error::CliError;
-use crate::manager::{LockManager, knfsd};
-use crate::report::{self, ErrorReport, Text};
-use crate::store::Store;
-
-/// What every command gets.
-#[derive(Debug)]
-pub struct Context {
-    /// The settings.
-    pub settings: Settings,
-}
-
-impl Context {
-    /// The lock manager that the settings name, or the one that is here.
-    pub async fn manager(&self) -> Result<Arc<dyn LockManager>, CliError> {
-        choose::manager(&self.settings, false).await
-    }
-
-    /// Likewise, for a run whose policy drops nothing (`soft`) or not.
-    async fn manager_for(&self, soft: bool) -> Result<Arc<dyn LockManager>, CliError> {
-        choose::manager(&self.settings, soft).await
-    }
-
-    /// Works with the record, opened (and made, if there is none) for this, off the async threads.
-    pub async fn with_store<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(Store) -> Result<T, CliError> + Send + 'static,
-    ) -> Result<T, CliError> {
-        let settings = self.settings.clone();
-        blocking(move || work(Store::open(&settings.record_path_made()?)?)).await
-    }
-
-    /// Prints a value on stdout, as text or as JSON.
-    pub fn print<T: Text + Serialize>(&self, value: &T) -> Result<(), CliError> {
-        let text = if self.settings.json { json(value)? } else { value.text() };
-        to_stdout(&text)
-    }
-
-    /// A line of status on stderr, unless `-q`.
-    pub fn say(&self, line: &str) {
-        if !self.settings.quiet {
-            to_stderr(line);
-        }
-    }
-}
-
-/// Blocking work off the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, CliError> + Send + 'static,
-) -> Result<T, CliError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(CliError::failed("a thread of nlmctl died", "please report this with the lines before it")),
-    }
-}
-
-fn json<T: Serialize>(value: &T) -> Result<String, CliError> {
-    report::json(value).map_err(|e| CliError::Failed { message: format!("cannot print JSON: {e}"), remedy: None })
-}
-
-/// A closed pipe is quiet: whoever read has seen enough.
-fn to_stdout(text: &str) -> Result<(), CliError> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-            Err(CliError::failed(format!("cannot write to stdout: {e}"), "check where its output goes"))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn to_stderr(line: &str) {
-    // Nobody is left who could be told that stderr is closed.
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
+use self::context::{Context, json, to_stderr, to_stdout};
+use crate::manager::knfsd;
+use crate::report::{ErrorReport, Failure, Text};
 
 /// Tells of a failure, on stderr in words and, with `--json`, on stdout as JSON.
 fn fail(failure: &ErrorReport, as_json: bool) -> ExitCode {
@@ -114,7 +39,7 @@ fn fail(failure: &ErrorReport, as_json: bool) -> ExitCode {
         let _ = to_stdout(&line);
     }
     to_stderr(failure.text().trim_end());
-    ExitCode::from(failure.error.exit)
+    ExitCode::from(failure.error.kind.exit())
 }
 
 /// The command line of `nlmctl`, the program's name first.
@@ -144,7 +69,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            let error = CliError::failed(format!("cannot start: {e}"), "check the limits of processes and open files");
+            let error = Failure::failed(format!("cannot start: {e}"), "check the limits of processes and open files");
             return fail(&error.report(), as_json);
         }
     };
@@ -157,7 +82,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
+async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
     match command {
         Command::Resync(args) => {
             args.check()?;
@@ -190,7 +115,7 @@ fn unparsed(error: &clap::Error, as_json: bool) -> ExitCode {
         let message = words.split("\n\nUsage:").next().unwrap_or_default();
         let message = message.trim().trim_start_matches("error: ");
         let remedy = "`nlmctl --help`, and `nlmctl COMMAND --help`, say what is understood";
-        if let Ok(line) = json(&ErrorReport::new(2, message, Some(remedy.to_owned()))) {
+        if let Ok(line) = json(&Failure::usage(message, remedy).report()) {
             let _ = to_stdout(&line);
         }
     }

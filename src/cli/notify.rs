@@ -6,20 +6,23 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::NotifyArgs;
-use super::consent::Consent;
-use super::error::CliError;
-use super::{Context, blocking};
+use super::consent::Terminal;
+use super::context::{Context, blocking};
+use crate::nsm::DriverError;
 use crate::nsm::mounts::{MOUNTINFO, NlmMount, read_nlm_mounts};
 use crate::nsm::roster::{self, Roster, RosterError};
 use crate::nsm::{self, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
-use crate::report::{ClientFate, NoticeReport, NotifyReport, SCHEMA, number};
+use crate::report::{ClientFate, Failure, NoticeReport, NotifyReport, SCHEMA, number};
+use crate::resync::consent::Consent;
 use crate::resync::plan::{LocalMount, own_mounts_allow};
 use crate::wire::control::Grace;
 use crate::wire::types::{CallerName, NsmState};
@@ -35,16 +38,16 @@ const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
 /// Events on their way. A full channel delays events, never sends.
 const EVENTS: usize = 1024;
 
-pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, Failure> {
     let state = NsmState(args.state);
     if !state.is_up() {
-        return Err(CliError::refused(
+        return Err(Failure::refused(
             format!("--state {state} is even: it would say that this server is down"),
             "give an odd number that differs from the last one the clients were told",
         ));
     }
     if context.settings.names.is_empty() {
-        return Err(CliError::usage(
+        return Err(Failure::usage(
             "no --name: clients would not know who tells them",
             "give the name, or names, by which they mounted from this server",
         ));
@@ -52,7 +55,7 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, CliEr
     let hosts = hosts(context, &args).await?;
     own_mounts(&hosts, args.own_locks_lost).await?;
     if !args.grace_elsewhere && !grace_is_on(context).await {
-        return Err(CliError::refused(
+        return Err(Failure::refused(
             format!(
                 "no grace is on: neither a run at {}, nor the kernel's lockd ({END_GRACE}); clients that reclaim now lose their locks",
                 context.settings.control.display()
@@ -65,14 +68,14 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, CliEr
         number(hosts.len() as u64, "host is", "hosts are"),
         context.settings.names.iter().map(CallerName::as_str).collect::<Vec<_>>().join(", "),
     );
-    let consent = blocking(move || Consent::obtain(&[need], args.yes)).await?;
+    let consent = blocking(move || Consent::obtain(&need, slice::from_ref(&need), args.yes, &mut Terminal)).await?;
     let report = tell(consent, context, &hosts, state, args.deadline, !args.grace_elsewhere).await?;
     context.print(&report)?;
     Ok(report.exit_code())
 }
 
 /// The hosts of the roster, each once.
-async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, CliError> {
+async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, Failure> {
     let (path, file) = (args.sm_dir.clone(), args.targets.clone());
     let rosters = blocking(move || read_rosters(path.as_deref(), file.as_deref(), Path::new("/"))).await?;
     for roster in &rosters {
@@ -94,7 +97,7 @@ async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, CliE
 }
 
 /// What was named, or what is found by looking.
-fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result<Vec<Roster>, CliError> {
+fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result<Vec<Roster>, Failure> {
     let read = match (path, file) {
         (Some(path), _) => roster::read(path),
         (None, Some(file)) => roster::read_targets_file(file).map(|roster| vec![roster]),
@@ -109,11 +112,11 @@ fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result
                 "give a statd's folder or statd.status; a list of lines goes to --targets"
             }
         };
-        CliError::usage(e.to_string(), remedy)
+        Failure::usage(e.to_string(), remedy)
     })?;
     if rosters.is_empty() {
         let places: Vec<_> = roster::known_places(root).iter().map(|place| place.display().to_string()).collect();
-        return Err(CliError::usage(
+        return Err(Failure::usage(
             format!("no statd's list of clients is in {}", places.join(", ")),
             "name it with --sm-dir, or give a list with --targets",
         ));
@@ -130,17 +133,16 @@ fn heading(roster: &Roster) -> String {
 }
 
 /// Statement 12.
-async fn own_mounts(hosts: &[String], own_locks_lost: bool) -> Result<(), CliError> {
+async fn own_mounts(hosts: &[String], own_locks_lost: bool) -> Result<(), Failure> {
     // A name may have any address: only a literal is known to be loopback.
     let all_loopback = hosts.iter().all(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback()));
     let mounts = blocking(move || match read_nlm_mounts(Path::new(MOUNTINFO)) {
         Ok(mounts) => Ok(mounts.iter().map(local_mount).collect::<Vec<_>>()),
         Err(_) if own_locks_lost => Ok(Vec::new()),
-        Err(e) => Err(CliError::refused(e.to_string(), "mount /proc, or consent with --own-locks-lost")),
+        Err(e) => Err(Failure::refused(e.to_string(), "mount /proc, or consent with --own-locks-lost")),
     })
     .await?;
     own_mounts_allow(own_locks_lost, all_loopback, &mounts)
-        .map_err(|e| crate::controller::ControllerError::from(e).into())
 }
 
 fn local_mount(mount: &NlmMount) -> LocalMount {
@@ -169,7 +171,7 @@ async fn tell(
     state: NsmState,
     deadline: Duration,
     watch_grace: bool,
-) -> Result<NotifyReport, CliError> {
+) -> Result<NotifyReport, Failure> {
     let names = &context.settings.names;
     let targets = hosts.iter().zip(0..).map(|(host, id)| target(id, host, names)).collect();
     let mut rows: Vec<NoticeReport> = hosts.iter().map(|host| not_heard_of(host)).collect();
@@ -183,7 +185,7 @@ async fn tell(
     let (sender, mut events) = mpsc::channel(EVENTS);
     // A task of its own: looking after grace must not hold up the notices.
     let fan_out = tokio::spawn(nsm::notify(targets, options, sender));
-    let no_signal = |e: std::io::Error| CliError::failed(format!("cannot wait for signals: {e}"), "try again");
+    let no_signal = |e: std::io::Error| Failure::failed(format!("cannot wait for signals: {e}"), "try again");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signal)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(no_signal)?;
@@ -203,30 +205,35 @@ async fn tell(
             },
         }
     };
-    if let Some(why) = stopped {
-        fan_out.abort();
-        context.say(&format!("nlmctl: stopped telling: {why}"));
-        for row in rows.iter_mut().filter(|row| row.fate != ClientFate::Acked && row.error.is_none()) {
-            row.error = Some(format!("stopped: {why}"));
-        }
-    } else {
-        match fan_out.await {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => return Err(CliError::failed(e.to_string(), "raise the limit of open files (`ulimit -n`)")),
-            Err(_) => {
-                return Err(CliError::failed(
-                    "the sender of notices died",
-                    "please report this with the lines before it",
-                ));
-            }
-        }
-    }
+    end(context, stopped, fan_out, &mut rows).await?;
     Ok(NotifyReport {
         schema: SCHEMA,
         state: state.0,
         names: names.iter().map(ToString::to_string).collect(),
         hosts: rows,
     })
+}
+
+/// Ends the fan-out, or sees how it ended.
+async fn end(
+    context: &Context,
+    stopped: Option<&str>,
+    fan_out: JoinHandle<Result<(), DriverError>>,
+    rows: &mut [NoticeReport],
+) -> Result<(), Failure> {
+    if let Some(why) = stopped {
+        fan_out.abort();
+        context.say(&format!("nlmctl: stopped telling: {why}"));
+        for row in rows.iter_mut().filter(|row| row.fate != ClientFate::Acked && row.error.is_none()) {
+            row.error = Some(format!("stopped: {why}"));
+        }
+        return Ok(());
+    }
+    match fan_out.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) => Err(Failure::failed(e.to_string(), "raise the limit of open files (`ulimit -n`)")),
+        Err(_) => Err(Failure::failed("the sender of notices died", "please report this with the lines before it")),
+    }
 }
 
 fn target(id: u32, host: &str, names: &[CallerName]) -> Target {
@@ -329,7 +336,7 @@ mod tests {
     fn without_a_flag_rosters_are_found_or_the_places_named() {
         let root = tempfile::tempdir().unwrap();
         let error = read_rosters(None, None, root.path()).unwrap_err();
-        assert_eq!(error.exit(), 2);
+        assert_eq!(error.kind.exit(), 2);
         assert!(error.to_string().contains("var/lib/nfs") && error.to_string().contains("statd.status"), "{error}");
         let sm = root.path().join("var/lib/nfs/sm");
         std::fs::create_dir_all(&sm).unwrap();

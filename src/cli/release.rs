@@ -1,14 +1,13 @@
 //! `nlmctl release`: frees stuck locks of a client, or single ones.
 
 use super::args::ReleaseArgs;
-use super::consent::Consent;
-use super::error::CliError;
-use super::{Context, blocking};
+use super::consent::Terminal;
+use super::context::{Context, blocking};
 use crate::controller::release::{self, Plan, Request};
 use crate::controller::{self, Options};
-use crate::report::Text;
+use crate::report::{Failure, Text};
 
-pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Failure> {
     let manager = context.manager().await?;
     let options = Options { rpcbind_port: context.settings.rpcbind_port, ..Options::default() };
     let (dry_run, yes) = (args.dry_run, args.yes);
@@ -29,9 +28,8 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, CliE
     plan.refuse_live()?;
     let store = controller::catch_up(&*manager, context.with_store(Ok).await?).await?;
     show(context, &plan);
-    let needs = plan.consent().to_vec();
-    let _consent = blocking(move || Consent::obtain(&needs, yes)).await?;
-    let report = release::carry_out(manager, store, plan.agree(true)?).await?;
+    let (plan, consent) = blocking(move || plan.agree(yes, &mut Terminal).map(|consent| (plan, consent))).await?;
+    let report = release::carry_out(manager, store, plan, consent).await?;
     context.print(&report)?;
     Ok(report.release.exit.unwrap_or(1))
 }

@@ -4,15 +4,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::args::{RecordRows, ResyncArgs};
-use super::consent::Consent;
-use super::error::CliError;
-use super::{Context, blocking, live};
+use super::consent::Terminal;
+use super::context::{Context, blocking};
+use super::live;
 use crate::controller::{self, Options, Signals};
-use crate::report::{Outcome, Progress, RunReport, Text};
+use crate::report::{Failure, Outcome, Progress, RunReport, Text};
 use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
 
-pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failure> {
     let options = options(context, &args);
     let request = request(context, &args);
     let manager = context.manager_for(request.drops_nothing()).await?;
@@ -32,12 +32,10 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, CliEr
     let store = controller::catch_up(&*manager, store).await?;
     let plan = controller::plan(&*manager, &request, &options).await?;
     show(context, &plan, args.yes);
-    let (needs, yes) = (plan.consent.clone(), args.yes);
-    let _consent = blocking(move || Consent::obtain(&needs, yes)).await?;
-    let agreed = plan.agree(true).map_err(controller::ControllerError::from)?;
+    let (plan, consent) = blocking(move || plan.agree(args.yes, &mut Terminal).map(|consent| (plan, consent))).await?;
     let signals = signals()?;
     let (progress, view) = live_view(context);
-    let ran = controller::resync(manager, store, plan, agreed, options, progress, signals).await;
+    let ran = controller::resync(manager, store, plan, consent, options, progress, signals).await;
     // The view ends with the sender of progress, which the controller has dropped.
     let _ = view.await;
     finish(context, &ran?)
@@ -68,7 +66,7 @@ fn request(context: &Context, args: &ResyncArgs) -> Request {
     }
 }
 
-async fn open(context: &Context) -> Result<Store, CliError> {
+async fn open(context: &Context) -> Result<Store, Failure> {
     context.with_store(Ok).await
 }
 
@@ -97,13 +95,13 @@ fn live_view(context: &Context) -> (watch::Sender<Progress>, tokio::task::JoinHa
 }
 
 /// SIGINT, SIGTERM and SIGHUP, by name, from now on.
-fn signals() -> Result<Signals, CliError> {
+fn signals() -> Result<Signals, Failure> {
     let (sender, signals) = mpsc::channel(4);
     let kinds =
         [(SignalKind::interrupt(), "SIGINT"), (SignalKind::terminate(), "SIGTERM"), (SignalKind::hangup(), "SIGHUP")];
     for (kind, name) in kinds {
         let mut received = signal(kind).map_err(|e| {
-            CliError::failed(format!("cannot watch for {name}: {e}"), "check the limits of this process")
+            Failure::failed(format!("cannot watch for {name}: {e}"), "check the limits of this process")
         })?;
         let sender = sender.clone();
         tokio::spawn(async move {
@@ -117,7 +115,7 @@ fn signals() -> Result<Signals, CliError> {
     Ok(signals)
 }
 
-fn finish(context: &Context, report: &RunReport) -> Result<u8, CliError> {
+fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {
     context.print(report)?;
     if report.run.outcome == Some(Outcome::Interrupted) {
         context.say(&format!(

@@ -4,16 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::RunsCommand;
-use super::error::CliError;
-use super::{Context, blocking};
+use super::context::{Context, blocking};
 use crate::controller;
-use crate::report::{ReleasesReport, RunsReport, SCHEMA};
+use crate::report::{Failure, ReleasesReport, RunsReport, SCHEMA};
 use crate::store::{Store, StoreError};
 
 /// The record can be read without a lock manager, so none is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, Failure> {
     let path = context.settings.record_path()?;
     match tokio::time::timeout(PATIENCE, bring_up_to_date(context, path.clone())).await {
         Ok(Ok(())) => {}
@@ -57,7 +56,7 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, C
 
 /// Fetches what the lock manager still has of this record's runs (statement 10). One that has
 /// nothing of them, another server's say, must not close their books.
-async fn bring_up_to_date(context: &Context, path: PathBuf) -> Result<(), CliError> {
+async fn bring_up_to_date(context: &Context, path: PathBuf) -> Result<(), Failure> {
     let manager = context.manager().await?;
     let (unfetched, endpoint) = (manager.unfetched().await?, manager.endpoint());
     let instance = manager.status().await?.instance;

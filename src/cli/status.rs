@@ -1,10 +1,9 @@
 //! `nlmctl status`: how the lock manager says it is.
 
-use super::Context;
-use super::error::CliError;
-use crate::report::StatusReport;
+use super::context::Context;
+use crate::report::{Failure, StatusReport};
 
-pub(super) async fn run(context: &Context) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let manager = context.manager().await?;
     let info = manager.info().await?;
     let status = manager.status().await?;

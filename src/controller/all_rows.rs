@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::ControllerError;
+use super::error::ControllerError;
 use super::record::Record;
 use crate::manager::LockManager;
 use crate::report::LockReport;

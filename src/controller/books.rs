@@ -4,12 +4,16 @@
 //! and only after that the manager may forget it. So the work may stop anywhere and be done again.
 
 use super::record::Record;
-use super::{CALL_AGAIN, ControllerError};
+use std::time::Duration;
+
+use super::error::ControllerError;
 use crate::manager::{LockManager, ManagerError};
 use crate::report::{Outcome, Phase};
 use crate::store::{RunOutcome, StoredRun};
 use crate::wire::control::{Counts, RefusalCode, RunId, RunResult, Status};
 
+/// How long to wait before a manager that does not answer, or not yet, is asked again.
+pub(super) const CALL_AGAIN: Duration = Duration::from_millis(100);
 /// Most runs whose books are closed at once; the next command goes on.
 const MOST_UNFINISHED: usize = 1_000;
 /// How often a manager that is writing a result just now is asked again.

@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::books::{self, Fetched};
+use super::books::{self, CALL_AGAIN, Fetched};
+use super::error::ControllerError;
 use super::record::Record;
-use super::{CALL_AGAIN, ControllerError};
 use crate::manager::{LockManager, ManagerError};
 use crate::report::Probe;
 use crate::resync::run::Event;

@@ -21,7 +21,7 @@ use super::record::Record;
 use super::{ControllerError, Options, Signals, hosts, targets};
 use crate::manager::LockManager;
 use crate::nsm::{self, FanoutEvent, NotifyOptions};
-use crate::report::{Phase, Probe, Progress};
+use crate::report::{Failure, Phase, Probe, Progress};
 use crate::resync::run::{Action, Ending, Event, News, Run, Standing, Starting};
 use crate::store::{DeliveryUpdate, StoredClient};
 use crate::wire::control::{self, BeginArgs, Begun, Counts, Delivery, RunClient, Status};
@@ -41,7 +41,7 @@ pub(super) struct Driven {
     /// The last sums that the manager told while the run was active.
     pub(super) counts: Option<Counts>,
     /// Why the run's clients must not be told, if so: then it was left before the first notice.
-    pub(super) forbidden: Option<ControllerError>,
+    pub(super) forbidden: Option<Failure>,
 }
 
 /// What a run is driven with.
@@ -86,7 +86,7 @@ pub(super) struct Drive {
     clients: Vec<RunClient>,
     told: Vec<Told>,
     counts: Option<Counts>,
-    forbidden: Option<ControllerError>,
+    forbidden: Option<Failure>,
     heard: mpsc::Receiver<FanoutEvent>,
     notices: Option<Task>,
     /// Whether a notice of this run can have left, now or before a resume.

@@ -1,29 +1,17 @@
-//! Why a command of the controller failed.
+//! Why a command of the controller failed, and what kind of failure each error is to an operator.
 
 use crate::manager::ManagerError;
 use crate::nsm::DriverError;
-use crate::resync::plan::PlanError;
+use crate::report::{Failure, FailureKind};
 use crate::store::StoreError;
+use crate::wire::control::RefusalCode;
 
 /// Why there is no report. Nothing of the server was touched, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// What was asked makes no sense (exit 2).
-    #[error("{message}")]
-    Usage {
-        /// What is wrong.
-        message: String,
-        /// What to do about it.
-        remedy: String,
-    },
-    /// It would not be safe (exit 4).
-    #[error("{message}")]
-    Refused {
-        /// What is in the way.
-        message: String,
-        /// What to do about it.
-        remedy: String,
-    },
+    /// What was asked makes no sense, or would not be safe.
+    #[error(transparent)]
+    Operator(#[from] Failure),
     /// The manager did not answer, or not with what was asked for.
     #[error(transparent)]
     Manager(#[from] ManagerError),
@@ -38,31 +26,92 @@ pub enum ControllerError {
     Internal(&'static str),
 }
 
-impl ControllerError {
-    pub(super) fn usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Usage { message: message.into(), remedy: remedy.into() }
-    }
-    pub(super) fn refused(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Refused { message: message.into(), remedy: remedy.into() }
-    }
-
-    /// What to do about it.
-    pub fn remedy(&self) -> String {
-        match self {
-            Self::Usage { remedy, .. } | Self::Refused { remedy, .. } => remedy.clone(),
-            Self::Manager(error) => error.remedy(),
-            Self::Store(error) => error.remedy(),
-            Self::Network(_) => "raise the limit of open files (`ulimit -n`), then try again".into(),
-            Self::Internal(_) => "see `nlmctl status`, then `nlmctl resync --resume`".into(),
+impl From<ControllerError> for Failure {
+    fn from(error: ControllerError) -> Self {
+        match error {
+            ControllerError::Operator(failure) => failure,
+            ControllerError::Manager(error) => error.into(),
+            ControllerError::Store(error) => error.into(),
+            error @ ControllerError::Network(_) => {
+                Self::failed(error.to_string(), "raise the limit of open files (`ulimit -n`), then try again")
+            }
+            error @ ControllerError::Internal(_) => {
+                Self::failed(error.to_string(), "see `nlmctl status`, then `nlmctl resync --resume`")
+            }
         }
     }
 }
 
-impl From<PlanError> for ControllerError {
-    fn from(error: PlanError) -> Self {
-        match error {
-            PlanError::Usage { message, remedy } => Self::Usage { message, remedy },
-            PlanError::Refused { message, remedy } => Self::Refused { message, remedy },
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let kind = match error {
+            StoreError::ControllerActive { .. } => FailureKind::Refused,
+            StoreError::UnknownRun { .. } | StoreError::AmbiguousRun { .. } => FailureKind::Usage,
+            StoreError::NoDirectory { .. }
+            | StoreError::CannotOpen { .. }
+            | StoreError::ReadOnly { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::NotOurs { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Full { .. }
+            | StoreError::Busy { .. }
+            | StoreError::Io { .. }
+            | StoreError::BadValue { .. }
+            | StoreError::Sqlite { .. } => FailureKind::Failed,
+        };
+        Self::new(kind, error.to_string(), error.remedy())
+    }
+}
+
+/// Of a manager before anything has begun.
+impl From<ManagerError> for Failure {
+    fn from(error: ManagerError) -> Self {
+        let kind = match &error {
+            ManagerError::Unreachable { .. } | ManagerError::Protocol { .. } => FailureKind::Unreachable,
+            ManagerError::Lost { .. } => FailureKind::Failed,
+            ManagerError::Refused(refusal) => match refusal.code {
+                RefusalCode::BadRequest | RefusalCode::Unsupported => FailureKind::Usage,
+                RefusalCode::NotDurable => FailureKind::Failed,
+                RefusalCode::RunActive
+                | RefusalCode::GraceActive
+                | RefusalCode::StalePlan
+                | RefusalCode::UnknownRun
+                | RefusalCode::WrongPhase
+                | RefusalCode::StillPending
+                | RefusalCode::NotAllowed => FailureKind::Refused,
+            },
+        };
+        Self::new(kind, error.to_string(), error.remedy())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::control::Refusal;
+
+    #[test]
+    fn each_kind_of_error_has_the_exit_code_of_the_contract() {
+        let unreachable =
+            ManagerError::Unreachable { endpoint: "/x".into(), what: "no".into(), remedy: "start nlmd".into() };
+        let refused = |code| Failure::from(ManagerError::Refused(Refusal::new(code, "no")));
+        let path = std::path::PathBuf::from("/x");
+        let table = [
+            (Failure::failed("a", "b"), 1),
+            (Failure::usage("a", "b"), 2),
+            (Failure::refused("a", "b"), 4),
+            (unreachable.into(), 5),
+            (refused(RefusalCode::RunActive), 4),
+            (refused(RefusalCode::GraceActive), 4),
+            (refused(RefusalCode::StalePlan), 4),
+            (refused(RefusalCode::BadRequest), 2),
+            (refused(RefusalCode::NotDurable), 1),
+            (StoreError::ControllerActive { pid: Some(1), path: path.clone() }.into(), 4),
+            (StoreError::Corrupt { path }.into(), 1),
+        ];
+        for (failure, exit) in table {
+            assert_eq!(failure.kind.exit(), exit, "{failure}");
+            assert!(!failure.remedy.is_empty(), "{failure}");
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::ControllerError;
 use crate::nsm::mounts;
+use crate::report::Failure;
 use crate::resync::plan::{LocalMount, only_loopback, own_mounts_allow};
 use crate::wire::control::RunClient;
 
@@ -11,13 +11,10 @@ use crate::wire::control::RunClient;
 ///
 /// # Errors
 /// They cannot be listed: then nobody knows what a notice would lose.
-pub(super) fn local_mounts() -> Result<Vec<LocalMount>, ControllerError> {
+pub(super) fn local_mounts() -> Result<Vec<LocalMount>, Failure> {
     let path = Path::new(mounts::MOUNTINFO);
     let found = mounts::read_nlm_mounts(path).map_err(|error| {
-        ControllerError::refused(
-            error.to_string(),
-            "if no process here holds locks over NFSv3, say so with --own-locks-lost",
-        )
+        Failure::refused(error.to_string(), "if no process here holds locks over NFSv3, say so with --own-locks-lost")
     })?;
     Ok(found
         .into_iter()
@@ -33,10 +30,10 @@ pub(super) fn local_mounts() -> Result<Vec<LocalMount>, ControllerError> {
 pub(super) fn refuse_own_mounts<'a>(
     own_locks_lost: bool,
     mut clients: impl Iterator<Item = &'a RunClient>,
-) -> Result<(), ControllerError> {
+) -> Result<(), Failure> {
     if own_locks_lost {
         return Ok(());
     }
     let all_loopback = clients.all(|client| only_loopback(client.addresses.as_slice()));
-    Ok(own_mounts_allow(false, all_loopback, &local_mounts()?)?)
+    own_mounts_allow(false, all_loopback, &local_mounts()?)
 }

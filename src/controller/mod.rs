@@ -10,6 +10,7 @@
 //! | `drive` | a run driven to its end; start reading here |
 //! | `calls` | the tasks that talk to the manager |
 //! | `books` | results into the record; runs that nobody finished |
+//! | `options` | how a controller works, whatever it does |
 //! | `record` | the store, from async tasks |
 //! | `all_rows` | `--record all` |
 //! | `targets` | clients as targets of notices and probes |
@@ -22,6 +23,7 @@ mod calls;
 mod drive;
 mod error;
 mod hosts;
+mod options;
 mod record;
 pub mod release;
 mod targets;
@@ -30,57 +32,28 @@ mod targets;
 mod tests;
 
 pub use error::ControllerError;
+pub use options::{Options, Signals};
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use self::drive::{Drive, Driven, Orders};
 use self::record::Record;
 use crate::manager::{LockManager, ManagerError, Weight};
 use crate::nsm::{self, ProbeOptions};
-use crate::report::{Outcome, Phase, Progress, RunReport};
-use crate::resync::plan::{self, Consent, Draft, Plan, Request, Seen};
+use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
+use crate::resync::consent::Consent;
+use crate::resync::plan::{self, Draft, Plan, Request, Seen};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store};
 use crate::wire::control::{BeginArgs, Capabilities, RunId};
 use crate::wire::xdr::List;
 
-/// How long to wait before a manager that does not answer, or not yet, is asked again.
-const CALL_AGAIN: Duration = Duration::from_millis(100);
-
 /// Where a reclaim that comes after grace is lost, grace ends early only after so long without one.
 const QUIET_WITHOUT_LATE_RECLAIMS: Duration = Duration::from_secs(5);
-
-/// How a controller works, whatever it does.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How long no ack and no reclaim must have come before an early settle.
-    pub quiet_time: Duration,
-    /// The port of the clients' rpcbind: 111 outside tests and the demo.
-    pub rpcbind_port: u16,
-    /// How long the plan waits for the clients' statds.
-    pub probe_timeout: Duration,
-    /// Whether every lock gets a row in the record (`--record all`), not only those whose fate is
-    /// worth one.
-    pub record_all: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            quiet_time: Duration::from_millis(500),
-            rpcbind_port: 111,
-            probe_timeout: Duration::from_secs(3),
-            record_all: false,
-        }
-    }
-}
-
-/// Signals of the operator, by name: `SIGINT`, say. A closed channel means that none will come.
-pub type Signals = mpsc::Receiver<&'static str>;
 
 /// What a run would do. Touches nothing: asks the manager, and every client's statd.
 ///
@@ -96,12 +69,12 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
     let cautions = manager.cautions().await?;
     if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
-        return Err(ControllerError::refused(stop.text.clone(), stop.remedy.clone()));
+        return Err(Failure::refused(stop.text.clone(), stop.remedy.clone()).into());
     }
     let of = |weight| cautions.iter().filter(move |c| c.weight == weight).map(|c| c.text.clone()).collect();
     let draft = Draft::new(request, scope, seen)?.cautioned(of(Weight::Say), of(Weight::Consent));
     let Some(my_name) = draft.names().first().cloned() else {
-        return Err(ControllerError::usage("no name under which clients know this server", "give one with --name"));
+        return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
     };
     let targets = (0..).zip(draft.clients()).map(|(id, client)| targets::to_probe(id, client)).collect();
     let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
@@ -138,21 +111,23 @@ pub async fn resync(
     progress: watch::Sender<Progress>,
     signals: Signals,
 ) -> Result<RunReport, ControllerError> {
-    if !consent.covers(&plan) {
-        return Err(ControllerError::refused(
+    if !consent.covers(&plan.fingerprint) {
+        return Err(Failure::refused(
             "the plan has changed since it was agreed to",
             "look at the plan again (--dry-run) and agree to it as it is now",
-        ));
+        )
+        .into());
     }
     let (record, _lock) = take_over(store).await?;
     books::catch_up(&*manager, &record).await?;
     let begin = begin_args(&plan);
     let (run, endpoint, instance) = (begin.run, manager.endpoint(), begin.instance);
     if let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? {
-        return Err(ControllerError::refused(
+        return Err(Failure::refused(
             format!("run {} of this record is still active", left.id),
             "go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
-        ));
+        )
+        .into());
     }
     let capabilities = manager.info().await?.capabilities;
     let new = NewRun {
@@ -206,10 +181,11 @@ pub async fn resume(
     let status = manager.status().await?;
     let (endpoint, instance) = (manager.endpoint(), status.instance);
     let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? else {
-        return Err(ControllerError::usage(
+        return Err(Failure::usage(
             format!("there is no run to go on with: every run of this record at {} has ended", manager.endpoint()),
             "see `nlmctl runs`; leave out --resume for a new run",
-        ));
+        )
+        .into());
     };
     let info = manager.info().await?;
     if !books::is_active(left.id, &status) {
@@ -269,12 +245,13 @@ async fn conclude(record: &Record, run: RunId, mut driven: Driven) -> Result<Run
     let forbidden = driven.forbidden.take();
     let report = close(record, run, driven).await?;
     let Some(why) = forbidden else { return Ok(report) };
-    let line = why.to_string();
+    let line = why.message.clone();
     record.with(move |store| store.event(run, "refused", &line)).await?;
-    Err(ControllerError::refused(
+    Err(Failure::refused(
         format!("{why}; run {run} has clients that the plan did not know, and was left before they were told"),
-        why.remedy(),
-    ))
+        why.remedy,
+    )
+    .into())
 }
 
 /// What the record is to say of a run that is not driven any more, and the report of it.

@@ -7,17 +7,19 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::manager::Caution;
+use crate::report::FailureKind;
 use crate::wire::control::{
     self, Begun, Capabilities, ClientResultPage, ClientRow, Counts, ExtendArgs, Grace, Info, InstanceId, LockFatePage,
     LockPage, LocksArgs, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs, Status,
     WatchArgs, Watched,
 };
 use crate::wire::types::{CallerName, NsmState};
-use crate::wire::xdr::{Maybe, Text};
+use crate::wire::xdr::{List, Maybe, Text};
 
 const IN_SCOPE: u64 = 10;
 
@@ -298,7 +300,7 @@ type Running = JoinHandle<Result<RunReport, ControllerError>>;
 async fn start(fake: &Arc<Fake>, books: &Books) -> (Running, mpsc::Sender<&'static str>) {
     let request = Request { own_locks_lost: true, ..Request::default() };
     let plan = plan(&**fake, &request, &options()).await.unwrap();
-    let consent = plan.agree(false).unwrap();
+    let consent = plan.agree(false, &mut ()).unwrap();
     let (signal, signals) = mpsc::channel(4);
     let manager: Arc<dyn LockManager> = Arc::clone(fake) as _;
     let run = resync(manager, books.open(), plan, consent, options(), watch::channel(Progress::START).0, signals);
@@ -334,6 +336,10 @@ fn caution(weight: Weight) -> Caution {
     Caution { about: "nfsv4", weight, text: format!("{weight:?} this"), remedy: "do that".into() }
 }
 
+fn is<T>(result: &Result<T, ControllerError>, kind: FailureKind) -> bool {
+    matches!(result, Err(ControllerError::Operator(failure)) if failure.kind == kind)
+}
+
 #[tokio::test]
 async fn what_a_manager_warns_of_is_said_agreed_to_or_in_the_way() {
     let fake = Fake::new(0);
@@ -344,10 +350,10 @@ async fn what_a_manager_warns_of_is_said_agreed_to_or_in_the_way() {
         (planned.caveats.as_slice(), planned.consent.as_slice()),
         (["Say this".into()].as_slice(), ["Consent this".into()].as_slice())
     );
-    assert!(planned.agree(false).is_err() && planned.agree(true).is_ok());
+    assert!(planned.agree(false, &mut ()).is_err() && planned.agree(true, &mut ()).is_ok());
     fake.with(|world| world.cautions.push(caution(Weight::Refuse)));
-    let refusal = plan(&*fake, &request, &options()).await.unwrap_err();
-    assert_eq!((refusal.to_string().as_str(), refusal.remedy().as_str()), ("Refuse this", "do that"));
+    let refusal = Failure::from(plan(&*fake, &request, &options()).await.unwrap_err());
+    assert_eq!((refusal.message.as_str(), refusal.remedy.as_str()), ("Refuse this", "do that"));
     assert_eq!(fake.asked(), Vec::<String>::new(), "nothing was touched");
 }
 
@@ -367,12 +373,12 @@ async fn consent_to_another_plan_is_no_consent() {
     let (fake, books) = (Fake::new(0), Books::new());
     let request = Request { own_locks_lost: true, ..Request::default() };
     let other = Request { mode: Some(Mode::Targeted), ..request.clone() };
-    let agreed = plan(&*fake, &other, &options()).await.unwrap().agree(true).unwrap();
+    let agreed = plan(&*fake, &other, &options()).await.unwrap().agree(true, &mut ()).unwrap();
     let plan = plan(&*fake, &request, &options()).await.unwrap();
     let (_signal, signals) = mpsc::channel(1);
     let manager: Arc<dyn LockManager> = Arc::clone(&fake) as _;
     let ran = resync(manager, books.open(), plan, agreed, options(), watch::channel(Progress::START).0, signals).await;
-    assert!(matches!(ran, Err(ControllerError::Refused { .. })));
+    assert!(is(&ran, FailureKind::Refused));
     assert_eq!(fake.asked(), Vec::<String>::new());
 }
 
@@ -389,14 +395,14 @@ async fn a_signal_after_the_announcement_leaves_the_run_and_a_resume_ends_it() {
 
     let request = Request { own_locks_lost: true, ..Request::default() };
     let again = plan(&*fake, &request, &options()).await;
-    assert!(matches!(again, Err(ControllerError::Refused { .. })), "a second run while the first is active");
+    assert!(is(&again, FailureKind::Refused), "a second run while the first is active");
 
     fake.with(|world| world.pending = 0);
     let report = go_on(&fake, &books).await.unwrap();
     assert_eq!(report.run.id, left.run.id);
     assert_eq!((report.run.outcome, report.run.exit), (Some(Outcome::Settled), Some(0)));
     assert_eq!(report.state.new, Some(9));
-    assert!(matches!(go_on(&fake, &books).await, Err(ControllerError::Usage { .. })), "nothing is left to resume");
+    assert!(is(&go_on(&fake, &books).await, FailureKind::Usage), "nothing is left to resume");
 }
 
 #[tokio::test]
@@ -455,10 +461,13 @@ async fn a_run_that_the_hosts_own_mounts_forbid_says_so_and_what_to_do() {
     start(&fake, &books).await.0.await.unwrap().unwrap();
     let run = fake.with(|world| world.results[0].run);
     let record = Record::new(books.open());
-    let why = ControllerError::refused("/mnt is mounted over NFSv3", "say --own-locks-lost");
+    let why = Failure::refused("/mnt is mounted over NFSv3", "say --own-locks-lost");
     let driven = Driven { ending: Ending::Recorded, counts: None, forbidden: Some(why) };
     let error = conclude(&record, run, driven).await.unwrap_err();
-    assert!(matches!(&error, ControllerError::Refused { remedy, .. } if remedy == "say --own-locks-lost"), "{error:?}");
+    assert!(
+        matches!(&error, ControllerError::Operator(why) if why.kind == FailureKind::Refused && why.remedy == "say --own-locks-lost"),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("/mnt is mounted over NFSv3"), "{error}");
     let events = record.into_store().unwrap().detail(run).unwrap().events;
     assert!(events.iter().any(|event| event.kind == "refused" && event.detail.contains("/mnt")), "{events:?}");

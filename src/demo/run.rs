@@ -14,7 +14,7 @@ use super::stage::{Cast, Stage, StageError};
 use crate::controller::{self, ControllerError, Options};
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{LockManager, ManagerError};
-use crate::report::{Progress, RunReport, Text};
+use crate::report::{Failure, Progress, RunReport, Text};
 use crate::resync::plan::Request;
 use crate::store::{Store, StoreError};
 use crate::wire::control::{Mode, Unreachable};
@@ -100,16 +100,15 @@ pub enum DemoError {
     Restless,
 }
 
-impl DemoError {
-    /// What to do about it.
-    pub fn remedy(&self) -> String {
-        match self {
-            Self::Stage(StageError::Usage { remedy, .. }) => remedy.clone(),
-            Self::Controller(error) => error.remedy(),
-            Self::Store(error) => error.remedy(),
-            Self::Compare(error) => error.remedy(),
-            Self::Stage(_) | Self::Restless => {
-                "try fewer clients or locks (--clients, --locks); -v says more".to_owned()
+impl From<DemoError> for Failure {
+    fn from(error: DemoError) -> Self {
+        match error {
+            DemoError::Stage(StageError::Cast(failure)) => failure,
+            DemoError::Controller(error) => error.into(),
+            DemoError::Store(error) => error.into(),
+            DemoError::Compare(ref manager) => Self::failed(error.to_string(), manager.remedy()),
+            DemoError::Stage(_) | DemoError::Restless => {
+                Self::failed(error.to_string(), "try fewer clients or locks (--clients, --locks); -v says more")
             }
         }
     }
@@ -129,7 +128,7 @@ pub async fn play(script: &Script, nlmctl: &Path, progress: watch::Sender<Progre
         Request { grace: script.grace, mode: Some(script.mode), unreachable: script.unreachable, ..Request::default() };
     let plan = controller::plan(&*manager, &request, &options).await?;
     // Only the demo's own nlmd and its simulated clients are touched.
-    let consent = plan.agree(true).map_err(ControllerError::from)?;
+    let consent = plan.agree(true, &mut ()).map_err(ControllerError::from)?;
     // A signal ends the demo as a whole, so the run is not told of any: this channel is closed.
     let (_, signals) = mpsc::channel(1);
     let report = controller::resync(Arc::clone(&manager), store, plan, consent, options, progress, signals).await?;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::clients::{CallError, ClientNo, Farm, FarmError, Lock};
 use super::server::{Server, ServerError, ServerOptions};
+use crate::report::Failure;
 use crate::wire::nlm::Stat;
 use crate::wire::types::{BadName, ByteRange, CallerName, FileHandle, Svid};
 use crate::wire::xdr::TooLong;
@@ -54,13 +55,8 @@ pub struct Cast {
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// The numbers make no sense together.
-    #[error("{message}")]
-    Usage {
-        /// What is wrong.
-        message: String,
-        /// What to do about it.
-        remedy: String,
-    },
+    #[error(transparent)]
+    Cast(#[from] Failure),
     /// The clients' sockets.
     #[error(transparent)]
     Farm(#[from] FarmError),
@@ -98,8 +94,8 @@ pub enum StageError {
 
 impl Cast {
     /// Refuses what cannot be staged.
-    pub fn check(&self) -> Result<(), StageError> {
-        let usage = |message: String, remedy: &str| Err(StageError::Usage { message, remedy: remedy.to_owned() });
+    pub fn check(&self) -> Result<(), Failure> {
+        let usage = |message: String, remedy: &str| Err(Failure::usage(message, remedy));
         if self.clients == 0 || self.clients > MAX_CLIENTS {
             return usage(
                 format!("--clients {} is not between 1 and {MAX_CLIENTS}", self.clients),
@@ -258,6 +254,7 @@ fn raise_open_files() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::FailureKind;
 
     fn cast(clients: usize, locks: usize) -> Cast {
         Cast { clients, locks, dead: 0, stale: 0, rebooted: 0, lost: 0, seed: 0 }
@@ -267,7 +264,7 @@ mod tests {
     fn more_broken_than_there_are_clients_is_refused_with_a_remedy() {
         let error = Cast { dead: 2, stale: 1, rebooted: 1, lost: 1, ..cast(4, 1) }.check().unwrap_err();
         assert!(
-            matches!(error, StageError::Usage { message, remedy } if message.contains("5 clients") && remedy.contains("--clients"))
+            matches!(error, Failure { kind: FailureKind::Usage, message, remedy } if message.contains("5 clients") && remedy.contains("--clients"))
         );
         Cast { dead: 1, stale: 1, rebooted: 1, lost: 1, ..cast(4, 1) }.check().unwrap();
     }

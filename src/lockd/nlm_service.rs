@@ -168,17 +168,7 @@ fn decode(procedure: Procedure, version: Version, args: &[u8]) -> Result<Decoded
             let TestArgs { cookie, alock, .. } = Message::decode(version, args)?;
             Decoded { name: alock.caller_name, ask: Ask::Known(Stat::Denied), form: Results::Res(cookie) }
         }
-        Procedure::Share => {
-            let ShareArgs { cookie, share, reclaim } = Message::decode(version, args)?;
-            let (access, mode) = (share.access as u32, share.mode as u32);
-            let call = Call::Share { file: share.fh, oh: share.oh, access, mode, reclaim };
-            Decoded { name: share.caller_name, ask: Ask::Table(call), form: Results::Share(cookie) }
-        }
-        Procedure::Unshare => {
-            let ShareArgs { cookie, share, .. } = Message::decode(version, args)?;
-            let call = Call::Unshare { file: share.fh, oh: share.oh };
-            Decoded { name: share.caller_name, ask: Ask::Table(call), form: Results::Share(cookie) }
-        }
+        Procedure::Share | Procedure::Unshare => return decode_share(procedure, version, args),
         Procedure::FreeAll => {
             let NotifyArgs { name, state: _ } = Message::decode(version, args)?;
             Decoded { name, ask: Ask::Table(Call::FreeAll), form: Results::Void }
@@ -195,6 +185,17 @@ fn decode(procedure: Procedure, version: Version, args: &[u8]) -> Result<Decoded
         | Procedure::UnlockRes
         | Procedure::GrantedRes => return Err(DecodeError::Trailing(args.len())),
     })
+}
+
+fn decode_share(procedure: Procedure, version: Version, args: &[u8]) -> Result<Decoded, DecodeError> {
+    let ShareArgs { cookie, share, reclaim } = Message::decode(version, args)?;
+    let (access, mode) = (share.access as u32, share.mode as u32);
+    let call = if procedure == Procedure::Unshare {
+        Call::Unshare { file: share.fh, oh: share.oh }
+    } else {
+        Call::Share { file: share.fh, oh: share.oh, access, mode, reclaim }
+    };
+    Ok(Decoded { name: share.caller_name, ask: Ask::Table(call), form: Results::Share(cookie) })
 }
 
 fn wanted(lock: &Lock, exclusive: bool) -> Option<Wanted> {

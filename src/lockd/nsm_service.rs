@@ -1,6 +1,6 @@
 //! NSM: nlmd as this host's status monitor, for its own lock table and for other programs here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -45,6 +45,53 @@ pub(super) fn log_reboot(name: &CallerName, peer: IpAddr, state: NsmState, outco
     Some(())
 }
 
+impl NsmService {
+    /// None where the caller shall ask again.
+    async fn answer(&self, procedure: Procedure, caller: SocketAddr, args: &[u8]) -> Option<Answer> {
+        match procedure {
+            Procedure::Null => Some(Answer::Success(Vec::new())),
+            Procedure::Stat => {
+                if decode::<SmName>(args).is_err() {
+                    return Some(Answer::GarbageArgs);
+                }
+                Some(success(&StatRes { res_stat: ResStat::Success, state: self.table.nsm_state() }))
+            }
+            Procedure::Mon => {
+                let Ok(mon) = decode::<MonArgs>(args) else { return Some(Answer::GarbageArgs) };
+                let monitored = self.monitors.mon(mon, dispatch::is_privileged(caller)).await?;
+                let res_stat = if monitored { ResStat::Success } else { ResStat::Fail };
+                Some(success(&StatRes { res_stat, state: self.table.nsm_state() }))
+            }
+            Procedure::Unmon => {
+                let Ok(id) = decode::<MonId>(args) else { return Some(Answer::GarbageArgs) };
+                self.monitors.unmon(id).await?;
+                Some(success(&Stat { state: self.table.nsm_state() }))
+            }
+            Procedure::UnmonAll => {
+                let Ok(asker) = decode::<MyId>(args) else { return Some(Answer::GarbageArgs) };
+                self.monitors.unmon_all(asker).await?;
+                Some(success(&Stat { state: self.table.nsm_state() }))
+            }
+            Procedure::SimuCrash => match self.monitors.crash().await? {
+                Ok(()) => Some(Answer::Success(Vec::new())),
+                Err(refusal) => {
+                    tracing::warn!(%refusal, "SM_SIMU_CRASH was refused");
+                    Some(Answer::SystemErr)
+                }
+            },
+            Procedure::Notify => {
+                let Ok(NotifyArgs { mon_name, state }) = decode(args) else { return Some(Answer::GarbageArgs) };
+                let peer = caller.ip();
+                let outcome = self.table.reboot(peer, mon_name.clone(), state).await?;
+                log_reboot(&mon_name, peer, state, outcome)?;
+                self.monitors.rebooted(peer, mon_name, state)?;
+                // The same answer whatever it did: void.
+                Some(Answer::Success(Vec::new()))
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Service for NsmService {
     async fn call(
@@ -67,47 +114,7 @@ impl Service for NsmService {
             tracing::warn!(%caller, procedure = row.name, ?refused, "refused");
             return Some(refused.into());
         }
-        match row.procedure {
-            Procedure::Null => Some(Answer::Success(Vec::new())),
-            Procedure::Stat => {
-                if decode::<SmName>(&args).is_err() {
-                    return Some(Answer::GarbageArgs);
-                }
-                Some(success(&StatRes { res_stat: ResStat::Success, state: self.table.nsm_state() }))
-            }
-            Procedure::Mon => {
-                let Ok(mon) = decode::<MonArgs>(&args) else { return Some(Answer::GarbageArgs) };
-                let monitored = self.monitors.mon(mon, dispatch::is_privileged(caller)).await?;
-                let res_stat = if monitored { ResStat::Success } else { ResStat::Fail };
-                Some(success(&StatRes { res_stat, state: self.table.nsm_state() }))
-            }
-            Procedure::Unmon => {
-                let Ok(id) = decode::<MonId>(&args) else { return Some(Answer::GarbageArgs) };
-                self.monitors.unmon(id).await?;
-                Some(success(&Stat { state: self.table.nsm_state() }))
-            }
-            Procedure::UnmonAll => {
-                let Ok(asker) = decode::<MyId>(&args) else { return Some(Answer::GarbageArgs) };
-                self.monitors.unmon_all(asker).await?;
-                Some(success(&Stat { state: self.table.nsm_state() }))
-            }
-            Procedure::SimuCrash => match self.monitors.crash().await? {
-                Ok(()) => Some(Answer::Success(Vec::new())),
-                Err(refusal) => {
-                    tracing::warn!(%refusal, "SM_SIMU_CRASH was refused");
-                    Some(Answer::SystemErr)
-                }
-            },
-            Procedure::Notify => {
-                let Ok(NotifyArgs { mon_name, state }) = decode(&args) else { return Some(Answer::GarbageArgs) };
-                let peer = caller.ip();
-                let outcome = self.table.reboot(peer, mon_name.clone(), state).await?;
-                log_reboot(&mon_name, peer, state, outcome)?;
-                self.monitors.rebooted(peer, mon_name, state)?;
-                // The same answer whatever it did: void.
-                Some(Answer::Success(Vec::new()))
-            }
-        }
+        self.answer(row.procedure, caller, &args).await
     }
 
     fn is_idempotent(&self, program: u32, _version: u32, procedure: u32) -> bool {

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::monitors::book::to_tell;
-use super::persist::{Change, Found, MonitorRecord, Persist, PersistError, RunRecord};
+use super::persist::{Change, Found, MonitorRecord, Persist, PersistError, RunRecord, ToTell};
 use super::table::Clock;
 use crate::nsm::DriverError;
 use crate::nsm::state_file::{StateFile, StateFileError};
@@ -83,7 +82,7 @@ pub async fn start_state(
         },
     };
     if booted && !found.local_monitors.is_empty() {
-        for host in to_tell(found.local_monitors.drain(..)) {
+        for host in ToTell::all_of(found.local_monitors.drain(..)) {
             if !found.to_tell.contains(&host) {
                 found.to_tell.push(host);
             }

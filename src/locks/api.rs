@@ -56,7 +56,7 @@ pub struct Wanted {
 /// A call, whatever version it came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// Who would be in the way?
+    /// Which owner would be in the way?
     Test(Wanted),
     /// `LOCK` and `NM_LOCK`.
     Lock {
@@ -106,7 +106,7 @@ pub enum Call {
 pub enum Verdict {
     /// Done, or it would be granted (TEST).
     Granted,
-    /// Somebody is in the way.
+    /// Another owner is in the way.
     Denied,
     /// TEST: this one is in the way.
     Holder(Holder),
@@ -118,7 +118,7 @@ pub enum Verdict {
     Grace,
     /// Waiting would never end.
     Deadlock,
-    /// There is no such file (said by who embeds the table, never by the table).
+    /// There is no such file (said by the embedding file server, never by the table).
     Stale,
 }
 
@@ -178,7 +178,7 @@ pub enum Effect {
     /// [`mirror_answered`](super::LockTable::mirror_answered). One step of a file at a time.
     Mirror(FileHandle, MirrorStep),
     /// After a pause (the longer, the greater the number of refusals) call
-    /// [`ask_again`](super::LockTable::ask_again): a waiter met somebody of the other lock domain.
+    /// [`ask_again`](super::LockTable::ask_again): a waiter met a holder in the other lock domain.
     AskAgain(FileHandle, u32),
     /// A line for the timeline (its kind, its detail).
     Event(&'static str, String),
@@ -189,7 +189,7 @@ pub enum Effect {
 /// What the other domain is asked to do for a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MirrorStep {
-    /// Raise each part to its mode, if nobody of the other domain is in the way.
+    /// Raise each part to its mode, if no holder there is in the way.
     Take(Vec<Part>),
     /// Lower each part to its mode.
     GiveUp {
@@ -205,9 +205,9 @@ pub enum MirrorStep {
 pub enum MirrorAnswer {
     /// As asked.
     Done,
-    /// Somebody of the other domain is in the way.
+    /// A holder there is in the way.
     Conflict,
-    /// Nobody knows how much of it was done.
+    /// It is not known how much of it was done.
     Failed,
     /// Nothing of it was done. The call that asked is not given again; a waiter is asked for again.
     NotBegun,
@@ -219,7 +219,7 @@ pub enum Outside {
     /// Nothing, or yes.
     #[default]
     Unasked,
-    /// Somebody there is in the way.
+    /// A holder there is in the way.
     Conflict,
     /// It could not be asked.
     Failed,

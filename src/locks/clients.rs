@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::api::{ClientId, ClientView};
+use super::api::{ClientId, ClientView, Limits};
 use super::index::Index;
 use super::segment::FileId;
 use super::segments::Change;
@@ -158,22 +158,21 @@ impl Clients {
         client.addresses.iter().any(|a| self.at(*a).len() > 1)
     }
 
-    /// Makes the client. Whoever has been idle the longest makes room (given back to be forgotten):
-    /// of all clients when there are `max` of them, of this address' ones when it has
-    /// `max_per_address`. `None`: everybody has locks.
+    /// Makes the client. The one idle the longest makes room (given back to be forgotten): of all
+    /// clients when the table is full, of this address' ones when the address is. `None`: all have
+    /// locks.
     pub(super) fn add(
         &mut self,
         address: IpAddr,
         name: &CallerName,
-        max: usize,
-        max_per_address: usize,
+        limits: &Limits,
     ) -> Option<(ClientId, Vec<ClientId>)> {
         let mut gone = Vec::new();
-        if self.at(address).len() >= max_per_address {
+        if self.at(address).len() >= limits.clients_per_address {
             let oldest = self.at(address).iter().filter_map(|id| Some((self.get(*id)?.idle_since?, *id))).min();
             gone.push(oldest?.1);
         }
-        if self.by_id.len() - gone.len() >= max {
+        if self.by_id.len() - gone.len() >= limits.clients {
             gone.push(self.idle.iter().map(|(_, id)| *id).find(|id| !gone.contains(id))?);
         }
         for id in &gone {
@@ -181,29 +180,25 @@ impl Clients {
         }
         let id = ClientId(self.next_id);
         self.next_id = self.next_id.checked_add(1)?;
-        self.clock += 1;
-        self.by_id.insert(
-            id,
-            Client {
-                name: name.clone(),
-                addresses: Vec::new(),
-                server_addresses: Vec::new(),
-                nsm_state: NsmState(0),
-                last_notice: None,
-                monitored: false,
-                suspicions: Vec::new(),
-                held: Held::default(),
-                files: BTreeMap::new(),
-                idle_since: Some(self.clock),
-            },
-        );
-        self.idle.insert((self.clock, id));
+        let client = Client {
+            name: name.clone(),
+            addresses: Vec::new(),
+            server_addresses: Vec::new(),
+            nsm_state: NsmState(0),
+            last_notice: None,
+            monitored: false,
+            suspicions: Vec::new(),
+            held: Held::default(),
+            files: BTreeMap::new(),
+            idle_since: None,
+        };
+        self.by_id.insert(id, client);
+        self.update(id, |_| {});
         self.by_short.add(short_key(name), id);
         self.join(id, address);
         Some((id, gone))
     }
 
-    /// Clients whose monitor record is on disk.
     pub(super) fn monitored(&self) -> usize {
         self.monitored
     }
@@ -283,7 +278,6 @@ impl Clients {
         self.held
     }
 
-    /// Counts the locks by what changed.
     pub(super) fn observe(&mut self, change: &Change) {
         for (segment, before, after) in change.counts() {
             let recount = |held: &mut Held| {

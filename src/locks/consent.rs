@@ -51,7 +51,7 @@ impl LockTable {
 
     /// What is still to be taken before this can be granted; nothing for shares, or without a mirror.
     pub(super) fn lacking(&self, want: &Want) -> Vec<Part> {
-        let part = want.kind.coverage().map(|coverage| Part { range: want.range, coverage });
+        let part = want.lock.kind.coverage().map(|coverage| Part { range: want.lock.range, coverage });
         let handle = self.segments().handle(want.file);
         part.zip(handle).map_or(Vec::new(), |(part, handle)| self.mirror.lacking(handle, part))
     }
@@ -91,8 +91,8 @@ impl LockTable {
         self.mirror.forget_if_idle(handle);
     }
 
-    /// The step of [`Effect::Mirror`](super::api::Effect::Mirror) has ended. Calls that waited for the file are to be given
-    /// again: first the one that asked (if it was a call), with the answer, by
+    /// The step of [`Effect::Mirror`](super::api::Effect::Mirror) has ended. Calls that waited for the
+    /// file are to be given again: first the one that asked (if it was a call), with the answer, by
     /// [`handle_after`](Self::handle_after), before the next [`take_effects`](Self::take_effects).
     pub fn mirror_answered(&mut self, handle: &FileHandle, answer: MirrorAnswer) {
         if !self.mirror.is_busy(handle) {

@@ -70,7 +70,6 @@ impl LateWindow {
         self.window.as_ref().map(|window| window.until)
     }
 
-    /// Whether something of the file is remembered.
     pub(super) fn knows(&self, file: FileId) -> bool {
         self.given_up.contains_key(&file)
     }
@@ -104,7 +103,9 @@ impl LateWindow {
             return LateReclaim::TakenSince(None, None);
         }
         let mut segments = given_up.into_iter().flat_map(|given_up| &given_up.segments);
-        let taken = |s: &&Segment| s.owner != want.owner && s.range.overlaps(want.range) && s.kind.excludes(want.kind);
+        let taken = |s: &&Segment| {
+            s.owner != want.lock.owner && s.range.overlaps(want.lock.range) && s.kind.excludes(want.lock.kind)
+        };
         match segments.find(taken) {
             Some(since) => LateReclaim::TakenSince(Some(since.owner), Some(since.range)),
             None => LateReclaim::Granted,

@@ -50,7 +50,7 @@ impl LockTable {
     }
 
     /// Locks and waiters from the cursor on, file by file. The cursor is the file's number above,
-    /// and the place in the file's list below, 32 bits each. A reference that means nobody lists
+    /// and the place in the file's list below, 32 bits each. A reference without a client lists
     /// nothing.
     pub fn list_locks(&self, args: &LocksArgs) -> LockPage {
         let (clients, files) = (args.scope.clients.as_slice(), args.scope.files.as_slice());
@@ -88,7 +88,7 @@ impl LockTable {
             (*s, state)
         });
         let waiting = self.waiters.in_file(file).filter(|(_, w)| !w.offered);
-        let waiting = waiting.map(|(_, w)| (w.want.segment(w.want.range, 0), LockState::Waiting));
+        let waiting = waiting.map(|(_, w)| (w.want.lock, LockState::Waiting));
         held.chain(waiting).map(|(Segment { client, owner, kind, range, monitored, .. }, state)| Listed {
             client,
             owner,
@@ -110,7 +110,6 @@ impl LockTable {
         })
     }
 
-    /// What became of a lock.
     pub(super) fn fate_row(&self, file: FileId, segment: &Segment, fate: Fate) -> Option<LockFate> {
         Some(LockFate {
             fate,
@@ -139,7 +138,6 @@ impl LockTable {
         })
     }
 
-    /// The clients that the references mean.
     pub(super) fn meant(&self, references: &[ClientRef]) -> HashSet<ClientId> {
         references.iter().flat_map(|reference| self.clients.meant(reference)).collect()
     }

@@ -143,7 +143,6 @@ impl Mirror {
         Some(Effect::AskAgain(handle.clone(), refusals))
     }
 
-    /// The pause is over.
     pub(super) fn rested(&mut self, handle: &FileHandle) {
         if let Some(mirrored) = self.files.get_mut(handle) {
             mirrored.resting = false;

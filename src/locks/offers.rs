@@ -28,7 +28,7 @@ impl LockTable {
         if let Some(cookie) = wait {
             waiter.cookie = cookie.clone();
             waiter.want.caller = want.caller;
-            waiter.want.state = want.state;
+            waiter.want.lock.state = want.lock.state;
         }
         match (in_grace, waiter.offered) {
             (true, _) => wait.map(|_| Handled::Reply(Verdict::Blocked)),
@@ -50,7 +50,9 @@ impl LockTable {
 
     /// The waiter that asked for exactly this.
     fn queued(&self, want: &Want) -> Option<u64> {
-        self.waiters.find(want.owner, want.file, |w| w.want.range == want.range && w.want.kind == want.kind)
+        self.waiters.find(want.lock.owner, want.file, |w| {
+            w.want.lock.range == want.lock.range && w.want.lock.kind == want.lock.kind
+        })
     }
 
     /// Queues the request, unless that is one too many or would never end.
@@ -64,7 +66,7 @@ impl LockTable {
         }
         let refused = want.outside == Outside::Conflict;
         self.waiters.add(Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
-        self.owners.acquire(want.owner);
+        self.owners.acquire(want.lock.owner);
         self.clients.waiter_added(want.caller.client);
         if refused {
             self.ask_again_later(want.file);
@@ -79,7 +81,7 @@ impl LockTable {
         let mut seen = HashSet::new();
         let mut open = blockers(want);
         while let Some(owner) = open.pop() {
-            if owner == want.owner {
+            if owner == want.lock.owner {
                 return true;
             }
             if seen.len() >= MAX_CHAIN || !seen.insert(owner) {
@@ -93,7 +95,7 @@ impl LockTable {
 
     pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiters.remove(id)?;
-        self.owners.release(waiter.want.owner);
+        self.owners.release(waiter.want.lock.owner);
         self.clients.waiter_removed(waiter.want.caller.client);
         if waiter.offered {
             self.effects.push(Effect::Withdraw(OfferId(id)));
@@ -126,10 +128,10 @@ impl LockTable {
     /// The owner gets the range, not yet confirmed. What it had there in a stronger mode it keeps
     /// until then: it has it again if the client does not want the offer.
     fn offer(&mut self, id: u64, want: &Want) {
-        let had = self.cut(want.file, want.range, How::Reclaimed, |s| want.owns(s));
-        let offered = Segment { offered: true, ..want.segment(want.range, self.epoch) };
-        let stronger = had.iter().filter(|s| !want.kind.covers(s.kind));
-        for range in uncovered(want.range, stronger.clone().map(|s| s.range)) {
+        let had = self.cut(want.file, want.lock.range, How::Reclaimed, |s| want.owns(s));
+        let offered = Segment { offered: true, epoch: self.epoch, ..want.lock };
+        let stronger = had.iter().filter(|s| !want.lock.kind.covers(s.kind));
+        for range in uncovered(want.lock.range, stronger.clone().map(|s| s.range)) {
             self.put(want.file, Segment { range, ..offered });
         }
         for segment in stronger {
@@ -140,11 +142,11 @@ impl LockTable {
         waiter.offered = true;
         waiter.had = had;
         let cookie = waiter.cookie.clone();
-        if let (Some(key), Some(handle)) = (self.owners.key(want.owner), self.segments().handle(want.file)) {
+        if let (Some(key), Some(handle)) = (self.owners.key(want.lock.owner), self.segments().handle(want.file)) {
             let wanted = Wanted {
                 file: handle.clone(),
-                range: want.range,
-                exclusive: want.kind == Kind::Range { exclusive: true },
+                range: want.lock.range,
+                exclusive: want.lock.kind == Kind::Range { exclusive: true },
                 process: key.process.clone(),
             };
             self.effects.push(Effect::Offer { offer: OfferId(id), caller: want.caller, wanted, cookie });
@@ -161,20 +163,20 @@ impl LockTable {
     pub fn offer_answered(&mut self, offer: OfferId, answer: OfferAnswer) {
         let Some(waiter) = self.waiters.get(offer.0).filter(|w| w.offered) else { return };
         let want = waiter.want;
-        if self.is_frozen(want.file, want.range, |s| s.kind.same_sort(want.kind))
+        if self.is_frozen(want.file, want.lock.range, |s| s.kind.same_sort(want.lock.kind))
             && let Some(settling) = self.run.as_mut().and_then(|run| run.settling.as_mut())
         {
             settling.answers.push((offer, answer));
             return;
         }
-        self.owners.acquire(want.owner);
+        self.owners.acquire(want.lock.owner);
         self.purge(want.file);
         match answer {
             OfferAnswer::Accepted => self.confirm(offer.0),
             OfferAnswer::Refused => self.take_offer_back(offer.0),
             OfferAnswer::Unclear => self.leave_with(offer.0),
         }
-        self.owners.release(want.owner);
+        self.owners.release(want.lock.owner);
         self.close(want.file);
     }
 
@@ -182,13 +184,13 @@ impl LockTable {
     /// have reached it after it went through its list.
     fn confirm(&mut self, id: u64) {
         let Some(Waiter { want, .. }) = self.remove_waiter(id) else { return };
-        let mine = |s: &Segment| s.owner == want.owner && s.offered;
-        let pieces = self.cut(want.file, want.range, How::Replaced(want.kind), mine);
+        let mine = |s: &Segment| s.owner == want.lock.owner && s.offered;
+        let pieces = self.cut(want.file, want.lock.range, How::Replaced(want.lock.kind), mine);
         for piece in &pieces {
-            let confirmed = Segment { kind: want.kind, offered: false, epoch: self.epoch, mark: 0, ..*piece };
+            let confirmed = Segment { kind: want.lock.kind, offered: false, epoch: self.epoch, mark: 0, ..*piece };
             self.put(want.file, confirmed);
         }
-        if pieces.iter().any(|piece| !want.kind.covers(piece.kind)) {
+        if pieces.iter().any(|piece| !want.lock.kind.covers(piece.kind)) {
             self.wake(want.file);
         }
     }
@@ -197,15 +199,15 @@ impl LockTable {
     /// which only the client knows whether it is alive; a run finds out.
     pub(super) fn leave_with(&mut self, id: u64) {
         let Some(Waiter { want, .. }) = self.remove_waiter(id) else { return };
-        self.confirm_offered(want.file, |s| s.owner == want.owner && s.range.overlaps(want.range));
+        self.confirm_offered(want.file, |s| s.owner == want.lock.owner && s.range.overlaps(want.lock.range));
         self.suspect(want.caller.client, "a grant that it never confirmed");
     }
 
     /// The client does not want it: its owner has again what it had before.
     fn take_offer_back(&mut self, id: u64) {
         let Some(Waiter { want, had, .. }) = self.remove_waiter(id) else { return };
-        let mine = |s: &Segment| s.owner == want.owner && s.offered;
-        for piece in self.cut(want.file, want.range, How::Released, mine) {
+        let mine = |s: &Segment| s.owner == want.lock.owner && s.offered;
+        for piece in self.cut(want.file, want.lock.range, How::Released, mine) {
             for had in had.iter().filter(|had| had.range.overlaps(piece.range)) {
                 let range = intersection(had.range, piece.range);
                 self.put(want.file, Segment { range, epoch: self.epoch, mark: 0, ..*had });
@@ -218,7 +220,7 @@ impl LockTable {
     pub(super) fn cancel(&mut self, want: &Want) -> Handled {
         let Some(id) = self.queued(want) else { return Handled::Reply(Verdict::Denied) };
         if self.waiters.get(id).is_some_and(|w| w.offered) {
-            if self.is_frozen(want.file, want.range, |s| s.kind.same_sort(want.kind)) {
+            if self.is_frozen(want.file, want.lock.range, |s| s.kind.same_sort(want.lock.kind)) {
                 return Handled::Wait;
             }
             self.take_offer_back(id);
@@ -231,17 +233,17 @@ impl LockTable {
     /// UNLOCK of a range: the owner that was offered some of it knows of it, and waits no more for
     /// exactly this.
     pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
-        while let Some(id) = self.waiters.find(owner, file, |w| w.offered && w.want.range.overlaps(range)) {
+        while let Some(id) = self.waiters.find(owner, file, |w| w.offered && w.want.lock.range.overlaps(range)) {
             self.confirm(id);
         }
-        while let Some(id) = self.waiters.find(owner, file, |w| !w.offered && w.want.range == range) {
+        while let Some(id) = self.waiters.find(owner, file, |w| !w.offered && w.want.lock.range == range) {
             self.remove_waiter(id);
         }
     }
 
     /// The client's waiters of the lives that the test accepts are gone. Gives their number.
     pub(super) fn drop_waiters_of(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> u64 {
-        let waiters = self.waiters.of_client(client).filter(|(_, w)| taken_in(w.want.state));
+        let waiters = self.waiters.of_client(client).filter(|(_, w)| taken_in(w.want.lock.state));
         let ids: Vec<(u64, FileId)> = waiters.map(|(id, w)| (id, w.want.file)).collect();
         for (id, file) in &ids {
             self.remove_waiter(*id);

@@ -35,7 +35,6 @@ impl Owners {
         id
     }
 
-    /// The owner's number, if anything refers to it.
     pub(super) fn find(&self, key: &OwnerKey) -> Option<OwnerId> {
         self.by_key.get(key).copied()
     }

@@ -59,7 +59,6 @@ impl LockTable {
         self.run.as_ref().is_some_and(|run| run.is_frozen_for(client))
     }
 
-    /// FREE_ALL.
     pub(super) fn free_all(&mut self, client: ClientId) -> Handled {
         if self.is_frozen_for(client) {
             return Handled::Wait;

@@ -1,13 +1,13 @@
 //! Freeing chosen locks, as the operator asks for it: all of them in one step, or none.
 //!
-//! What is chosen must be there exactly as it was seen, else its client is alive or somebody else's
-//! plan is at work. Checking comes first and changes nothing; after it nothing can fail. Who waits
-//! is served when all is free, so that no waiter sees half of it.
+//! What is chosen must be there exactly as it was seen, else its client is alive or another
+//! plan is at work. Checking comes first and changes nothing; after it nothing can fail. Waiters are
+//! served when all is free, so that none of them sees half of it.
 //!
 //! A released lock leaves as by its owner's UNLOCK: what was granted since the last run began is
 //! remembered against other owners' late reclaims. Its own owner's reclaim is one of an unknown lock,
 //! wherever those are taken: that it comes shows that the owner lives, and it is granted only if
-//! nobody had the range since.
+//! no other owner had the range since.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -25,8 +25,8 @@ use crate::wire::control::{
 use crate::wire::types::{ByteRange, CallerName};
 use crate::wire::xdr::List;
 
-/// Most locks and waiters of the clients that are freed as a whole: the table serves nobody else in
-/// that step. Who has more is for a targeted run, which frees in slices.
+/// Most locks and waiters of the clients that are freed as a whole: the table serves no other call in
+/// that step. A targeted run frees in slices what is more.
 pub(super) const MAX_OF_CLIENTS: usize = 100_000;
 
 /// A single lock to free, found in its file's list.
@@ -170,14 +170,11 @@ impl LockTable {
         Some((client, self.owners.find(&OwnerKey { client, via, process })?))
     }
 
-    /// The one step. Gives how many blocked requests were served.
+    /// Gives how many blocked requests were served.
     fn release_now(&mut self, whole: &HashSet<ClientId>, locks: &[Chosen]) -> u64 {
         let mut files: BTreeSet<FileId> = locks.iter().map(|(file, _)| *file).collect();
         for client in whole {
-            files.extend(self.files_of(*client));
-        }
-        for client in whole {
-            self.take_all_of(*client);
+            files.extend(self.take_all_of(*client));
         }
         for (file, lock) in locks {
             self.take(*file, lock);
@@ -191,31 +188,31 @@ impl LockTable {
         woken.iter().filter(|effect| matches!(effect, Effect::Offer { .. })).count() as u64
     }
 
-    fn take_all_of(&mut self, client: ClientId) {
+    /// Gives the files in which it was.
+    fn take_all_of(&mut self, client: ClientId) -> BTreeSet<FileId> {
         let files = self.files_of(client);
-        for id in self.waiters.of_client(client).map(|(id, _)| id).collect::<Vec<_>>() {
-            self.remove_waiter(id);
-        }
-        for file in files {
-            self.cut(file, ByteRange::ALL, How::Released, |s| s.client == client);
+        self.drop_waiters_of(client, |_| true);
+        for file in &files {
+            self.cut(*file, ByteRange::ALL, How::Released, |s| s.client == client);
         }
         // They were about locks that it does not have any more.
         if let Some(client) = self.clients.get_mut(client) {
             client.suspicions.clear();
         }
+        files
     }
 
     fn take(&mut self, file: FileId, lock: &Listed) {
         let Listed { owner, kind, range, state, .. } = *lock;
         self.owners.acquire(owner);
         if state == LockState::Waiting {
-            let waits = |w: &Waiter| !w.offered && w.want.range == range && w.want.kind.row() == kind;
+            let waits = |w: &Waiter| !w.offered && w.want.lock.range == range && w.want.lock.kind.row() == kind;
             if let Some(id) = self.waiters.find(owner, file, waits) {
                 self.remove_waiter(id);
             }
         } else {
             // What else was offered with it stays: only the client knows whether it has it.
-            let offered = |w: &Waiter| w.offered && w.want.range.overlaps(range);
+            let offered = |w: &Waiter| w.offered && w.want.lock.range.overlaps(range);
             while let Some(id) = self.waiters.find(owner, file, offered) {
                 self.leave_with(id);
             }

@@ -51,7 +51,9 @@ impl LockTable {
         let Some(file) = self.open(handle) else { return Handled::Reply(Verdict::NoLocks) };
         let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
         self.purge(file);
-        let want = Want { caller, owner, file, range, kind, state, monitored, outside };
+        let (client, epoch) = (caller.client, self.epoch);
+        let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored, offered: false };
+        let want = Want { caller, file, lock, outside };
         let handled = match call {
             Call::Test(_) => self.test(file, Some(owner), range, kind),
             Call::Lock { reclaim, block, cookie, .. } => {
@@ -85,7 +87,7 @@ impl LockTable {
 
     /// Segments of others that exclude this one.
     pub(super) fn in_the_way(&self, want: &Want) -> impl Iterator<Item = &Segment> {
-        self.excluding(want.file, Some(want.owner), want.range, want.kind)
+        self.excluding(want.file, Some(want.lock.owner), want.lock.range, want.lock.kind)
     }
 
     fn excluding(
@@ -128,7 +130,7 @@ impl LockTable {
 
     /// An ordinary LOCK or SHARE. `wait` is the request's cookie where it may be queued.
     fn lock(&mut self, want: &Want, wait: Option<&Cookie>) -> Handled {
-        if self.is_frozen(want.file, want.range, |s| s.kind.same_sort(want.kind)) {
+        if self.is_frozen(want.file, want.lock.range, |s| s.kind.same_sort(want.lock.kind)) {
             return Handled::Wait;
         }
         if let Some(handled) = self.lock_again(want, wait) {
@@ -159,10 +161,10 @@ impl LockTable {
             };
         }
         // The owner gets the range, whatever it had there before.
-        let had = self.cut(want.file, want.range, How::Replaced(want.kind), |s| want.owns(s));
-        self.put(want.file, want.segment(want.range, self.epoch));
+        let had = self.cut(want.file, want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
+        self.put(want.file, want.lock);
         self.effects.push(Effect::Changed);
-        if had.iter().any(|s| !want.kind.covers(s.kind)) {
+        if had.iter().any(|s| !want.lock.kind.covers(s.kind)) {
             self.wake(want.file);
         }
         Handled::Reply(Verdict::Granted)
@@ -186,12 +188,12 @@ impl LockTable {
             return self.refuse_reclaim(want, Some(other.owner), Some(other.range));
         }
         if let Some(segment) = elsewhere {
-            self.adopt(want.file, &segment, want.owner);
+            self.adopt(want.file, &segment, want.lock.owner);
         }
         let unknown = self.parts_without(want, false);
         let unheld = self.parts_without(want, true);
-        let this_life = |s: &Segment| s.owner != want.owner || s.state == want.state;
-        let same_life = self.segments().overlapping(want.file, want.range).all(this_life);
+        let this_life = |s: &Segment| s.owner != want.lock.owner || s.state == want.lock.state;
+        let same_life = self.segments().overlapping(want.file, want.lock.range).all(this_life);
         // What its owner holds is granted always; the rest only where reclaims are taken.
         let mut late = false;
         if !unheld.is_empty() && self.grace() == Grace::Open {
@@ -220,9 +222,9 @@ impl LockTable {
         }
         self.effects.push(Effect::Changed);
         if !unknown.is_empty()
-            && let Some(row) = self.fate_of(want, Fate::Resurrected)
+            && let Some(row) = self.fate_row(want.file, &want.lock, Fate::Resurrected)
         {
-            self.tell_resurrected(want, LockFate { partial: unknown != [want.range], ..row }, late);
+            self.tell_resurrected(want, LockFate { partial: unknown != [want.lock.range], ..row }, late);
         }
         Handled::Reply(Verdict::Granted)
     }
@@ -240,35 +242,40 @@ impl LockTable {
 
     /// The same process' pending lock of exactly this range, taken over another path: this owner's.
     fn pending_by_another_path(&self, want: &Want) -> Option<Segment> {
-        let mut exactly = self.segments().overlapping(want.file, want.range).filter(|s| s.range == want.range);
-        let same = |s: &&Segment| s.owner != want.owner && s.kind.same_sort(want.kind);
+        let mut exactly =
+            self.segments().overlapping(want.file, want.lock.range).filter(|s| s.range == want.lock.range);
+        let same = |s: &&Segment| s.owner != want.lock.owner && s.kind.same_sort(want.lock.kind);
         exactly
-            .find(|s| same(s) && self.is_pending(want.file, s) && self.owners.same_process(s.owner, want.owner))
+            .find(|s| same(s) && self.is_pending(want.file, s) && self.owners.same_process(s.owner, want.lock.owner))
             .copied()
     }
 
     /// The parts of the range that the owner is not known to have at least in this mode; `held`:
     /// that it does not hold, for what is pending is known and not held.
     fn parts_without(&self, want: &Want, held: bool) -> Vec<ByteRange> {
-        let mine = self.segments().overlapping(want.file, want.range).filter(|s| s.owner == want.owner);
-        let covers = mine.filter(|s| s.kind.covers(want.kind) && !(held && self.is_pending(want.file, s)));
-        uncovered(want.range, covers.map(|s| s.range))
+        let mine = self.segments().overlapping(want.file, want.lock.range).filter(|s| s.owner == want.lock.owner);
+        let covers = mine.filter(|s| s.kind.covers(want.lock.kind) && !(held && self.is_pending(want.file, s)));
+        uncovered(want.lock.range, covers.map(|s| s.range))
     }
 
     /// What the reclaim names becomes held, and exactly that: what is pending in a stronger mode
     /// stays so beneath it, and what is already held in a stronger mode is not weakened.
     fn take_back(&mut self, want: &Want) {
-        self.weaken_pending(want.file, |s| want.owns(s) && s.range.overlaps(want.range) && !want.kind.covers(s.kind));
-        let mine = |s: &Segment| s.owner == want.owner && want.kind.covers(s.kind);
-        self.cut(want.file, want.range, How::Reclaimed, mine);
+        self.weaken_pending(want.file, |s| {
+            want.owns(s) && s.range.overlaps(want.lock.range) && !want.lock.kind.covers(s.kind)
+        });
+        let mine = |s: &Segment| s.owner == want.lock.owner && want.lock.kind.covers(s.kind);
+        self.cut(want.file, want.lock.range, How::Reclaimed, mine);
         for range in self.parts_without(want, true) {
-            self.put(want.file, want.segment(range, self.epoch));
+            self.put(want.file, Segment { range, ..want.lock });
         }
     }
 
     /// Another owner holds or pends the range, or held it since the run began.
     fn refuse_reclaim(&mut self, want: &Want, other: Option<OwnerId>, range: Option<ByteRange>) -> Handled {
-        let Some(row) = self.fate_of(want, Fate::Conflict) else { return Handled::Reply(Verdict::Denied) };
+        let Some(row) = self.fate_row(want.file, &want.lock, Fate::Conflict) else {
+            return Handled::Reply(Verdict::Denied);
+        };
         let other = other.and_then(|owner| self.owner_row(owner));
         let who = match &other {
             Some(other) => format!("{} has it", other.name),
@@ -290,13 +297,9 @@ impl LockTable {
         Handled::Reply(Verdict::Denied)
     }
 
-    fn fate_of(&self, want: &Want, fate: Fate) -> Option<LockFate> {
-        self.fate_row(want.file, &want.segment(want.range, self.epoch), fate)
-    }
-
     /// UNLOCK and UNSHARE.
     fn unlock(&mut self, want: &Want) -> Handled {
-        let Want { owner, file, range, .. } = *want;
+        let Want { file, lock: Segment { owner, range, kind, .. }, .. } = *want;
         if self.is_frozen(file, range, |s| want.owns(s)) {
             return Handled::Wait;
         }
@@ -305,7 +308,7 @@ impl LockTable {
         if self.segments().overlapping(file, range).any(holed) && self.is_full(want.caller.client, file) {
             return Handled::Reply(Verdict::NoLocks);
         }
-        if matches!(want.kind, Kind::Range { .. }) {
+        if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
         if !self.cut(file, range, How::Released, |s| want.owns(s)).is_empty() {

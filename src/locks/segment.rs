@@ -35,34 +35,17 @@ pub(super) struct Segment {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Want {
     pub(super) caller: Caller,
-    pub(super) owner: OwnerId,
     pub(super) file: FileId,
-    pub(super) range: ByteRange,
-    pub(super) kind: Kind,
-    pub(super) state: NsmState,
-    pub(super) monitored: bool,
+    /// As it would be granted.
+    pub(super) lock: Segment,
     /// What another lock domain said, if the call had to ask it.
     pub(super) outside: Outside,
 }
 
 impl Want {
-    pub(super) fn segment(&self, range: ByteRange, epoch: u32) -> Segment {
-        Segment {
-            range,
-            owner: self.owner,
-            client: self.caller.client,
-            state: self.state,
-            epoch,
-            mark: 0,
-            kind: self.kind,
-            monitored: self.monitored,
-            offered: false,
-        }
-    }
-
     /// Whether the segment is the same owner's and of the same sort.
     pub(super) fn owns(&self, segment: &Segment) -> bool {
-        segment.owner == self.owner && segment.kind.same_sort(self.kind)
+        segment.owner == self.lock.owner && segment.kind.same_sort(self.lock.kind)
     }
 }
 

@@ -34,8 +34,8 @@ impl Change {
         self.file
     }
 
-    /// A segment, and how many there are of its kind where there were how many. What is new comes
-    /// first: no count is zero in between.
+    /// Each segment, with the number of it before and after the change. What is new comes first, so
+    /// that no count is zero in between.
     pub(super) fn counts(&self) -> impl Iterator<Item = (&Segment, usize, usize)> {
         let put = self.put.iter().map(|segment| (segment, 0, 1));
         put.chain(self.cuts.iter().map(|(segment, left)| (segment, 1, *left)))

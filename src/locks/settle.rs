@@ -125,7 +125,7 @@ impl LockTable {
         let clients: HashMap<ClientId, bool> = dropped.map(|tally| (tally.client, tally.acked)).collect();
         let unreachable: Vec<ClientId> = clients.iter().filter(|(_, acked)| !**acked).map(|(id, _)| *id).collect();
         self.void = Some(Void { covers: run.covers, clients, files });
-        // Who is taken for gone waits for nothing: a grant to it would be stuck.
+        // A client that is taken for gone waits for nothing: a grant to it would be stuck.
         for client in unreachable {
             self.drop_waiters_of(client, |_| true);
         }
@@ -142,7 +142,7 @@ impl LockTable {
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
         }
-        // Nobody was woken while it was settling.
+        // No waiter was woken while it was settling.
         self.wake_all();
     }
 

@@ -39,7 +39,7 @@ pub struct LockTable {
 }
 
 impl LockTable {
-    /// An empty table, open for everybody.
+    /// An empty table in no grace.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -96,8 +96,7 @@ impl LockTable {
     /// Makes the client. When the table (or the address) is full, the client that has been without
     /// locks and waiters the longest makes room ([`Effect::Forget`]).
     pub fn add_client(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
-        let (id, gone) =
-            self.clients.add(address, name, self.limits.clients, self.limits.clients_per_address).ok_or(Full)?;
+        let (id, gone) = self.clients.add(address, name, &self.limits).ok_or(Full)?;
         self.effects.extend(gone.into_iter().map(Effect::Forget));
         Ok(id)
     }

@@ -31,14 +31,14 @@ pub(super) struct Waiters {
 impl Waiters {
     pub(super) fn add(&mut self, waiter: Waiter) {
         self.last += 1;
-        self.by_owner.add(waiter.want.owner, self.last);
+        self.by_owner.add(waiter.want.lock.owner, self.last);
         self.by_file.add(waiter.want.file, self.last);
         self.by_id.insert(self.last, waiter);
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.by_id.remove(&id)?;
-        self.by_owner.remove(&waiter.want.owner, &id);
+        self.by_owner.remove(&waiter.want.lock.owner, &id);
         self.by_file.remove(&waiter.want.file, &id);
         Some(waiter)
     }

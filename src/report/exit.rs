@@ -1,6 +1,6 @@
 //! Facts of a run -> exit code. Of several the first in 1, 4, 6, 3, 0 counts.
 
-use super::{LockTally, Outcome};
+use super::{ClientReport, LockTally, Outcome, RunHead, RunReport, SCHEMA, States};
 
 /// What the exit code of a run depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,22 @@ pub fn reason(facts: &Facts, recorded: Option<String>) -> Option<String> {
         _ => return None,
     };
     Some(recorded.filter(|words| !words.is_empty()).unwrap_or_else(|| plain.to_owned()))
+}
+
+impl RunReport {
+    /// The report of a run, with exit code and reason put in from its facts.
+    pub fn new(
+        mut run: RunHead,
+        state: States,
+        locks: LockTally,
+        clients: Vec<ClientReport>,
+        not_understood: bool,
+    ) -> Self {
+        let facts = Facts { outcome: run.outcome, not_understood, locks };
+        run.exit = exit_code(&facts);
+        run.reason = reason(&facts, run.reason.take());
+        Self { schema: SCHEMA, run, state, locks, clients }
+    }
 }
 
 #[cfg(test)]

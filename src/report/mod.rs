@@ -12,6 +12,7 @@
 //! | `release` | chosen locks to free, and what came of it |
 //! | `listing` | status, locks, clients, runs, notices |
 //! | `exit` | facts of a run -> exit code: a table |
+//! | `failure` | a command that failed: the one error that an operator reads |
 //! | `progress` | a run while it runs |
 //! | `text`, `listing_text`, `table` | the text renderer |
 //!
@@ -20,6 +21,7 @@
 mod caveats;
 mod check;
 mod exit;
+mod failure;
 mod listing;
 mod listing_text;
 mod plan;
@@ -33,6 +35,7 @@ mod text;
 pub use caveats::caveats;
 pub use check::{Check, CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code, reason};
+pub use failure::{ErrorReport, Failure, FailureKind};
 pub use listing::{
     ClientListing, ClientsReport, LockListing, LocksReport, NoticeReport, NotifyReport, RunListing, RunsReport,
     StatusReport,
@@ -54,33 +57,6 @@ use serde::Serialize;
 
 /// The version of the JSON.
 pub const SCHEMA: u32 = 1;
-
-/// A command that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ErrorReport {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// What went wrong.
-    pub error: Failure,
-}
-
-/// What went wrong, where, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Failure {
-    /// The exit code.
-    pub exit: u8,
-    /// What and where.
-    pub message: String,
-    /// What to do about it.
-    pub remedy: Option<String>,
-}
-
-impl ErrorReport {
-    /// A failure in this schema.
-    pub fn new(exit: u8, message: impl Into<String>, remedy: Option<String>) -> Self {
-        Self { schema: SCHEMA, error: Failure { exit, message: message.into(), remedy } }
-    }
-}
 
 /// One line of JSON, with its newline.
 ///

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::progress::UnknownWord;
-use super::{Phase, SCHEMA, Stamp};
+use super::{Phase, Stamp};
 use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow};
 
 /// A run: `{"schema","run","state","locks","clients"}`.
@@ -371,20 +371,4 @@ pub struct EventReport {
     pub kind: String,
     /// For people.
     pub detail: String,
-}
-
-impl RunReport {
-    /// The report of a run, with exit code and reason put in from its facts.
-    pub fn new(
-        mut run: RunHead,
-        state: States,
-        locks: LockTally,
-        clients: Vec<ClientReport>,
-        not_understood: bool,
-    ) -> Self {
-        let facts = super::Facts { outcome: run.outcome, not_understood, locks };
-        run.exit = super::exit_code(&facts);
-        run.reason = super::reason(&facts, run.reason.take());
-        Self { schema: SCHEMA, run, state, locks, clients }
-    }
 }

@@ -44,9 +44,7 @@ impl Text for ErrorReport {
     fn text(&self) -> String {
         let mut out = String::new();
         line!(out, "nlmctl: {}", self.error.message);
-        if let Some(remedy) = &self.error.remedy {
-            line!(out, "  {remedy}");
-        }
+        line!(out, "  {}", self.error.remedy);
         out
     }
 }
@@ -143,25 +141,7 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
             plain += 1;
             continue;
         }
-        let of = |count: fn(&LockTally) -> u64| or_dash(client.locks.as_ref().map(count));
-        let suspect = client.suspect.then(|| "suspect".to_owned());
-        let note: Vec<String> = suspect.into_iter().chain(client.error.clone()).collect();
-        table.row([
-            client.name.clone(),
-            or_dash(client.address),
-            client.fate.to_string(),
-            client.attempts.to_string(),
-            client.acked_ms.map_or_else(|| "-".to_owned(), seconds),
-            of(|l| l.in_scope),
-            of(|l| l.reclaimed),
-            of(|l| l.released),
-            of(|l| l.dropped),
-            of(|l| l.kept),
-            of(|l| l.unverified),
-            of(|l| l.resurrected),
-            of(|l| l.conflicts),
-            note.join("; "),
-        ]);
+        table.row(client_row(client));
     }
     if plain > 0 {
         let locks = if clients.iter().any(|c| c.locks.is_some()) {
@@ -174,6 +154,28 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
     if !table.is_empty() {
         line!(out, "\n{}", table.render().trim_end());
     }
+}
+
+fn client_row(client: &ClientReport) -> [String; 14] {
+    let of = |count: fn(&LockTally) -> u64| or_dash(client.locks.as_ref().map(count));
+    let suspect = client.suspect.then(|| "suspect".to_owned());
+    let note: Vec<String> = suspect.into_iter().chain(client.error.clone()).collect();
+    [
+        client.name.clone(),
+        or_dash(client.address),
+        client.fate.to_string(),
+        client.attempts.to_string(),
+        client.acked_ms.map_or_else(|| "-".to_owned(), seconds),
+        of(|l| l.in_scope),
+        of(|l| l.reclaimed),
+        of(|l| l.released),
+        of(|l| l.dropped),
+        of(|l| l.kept),
+        of(|l| l.unverified),
+        of(|l| l.resurrected),
+        of(|l| l.conflicts),
+        note.join("; "),
+    ]
 }
 
 fn report(run: &RunReport, all_clients: bool) -> String {

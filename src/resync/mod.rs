@@ -2,10 +2,12 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `consent` | proof that the operator agreed |
 //! | `plan` | who is told, what is in scope, what wants consent |
 //! | `policy` | what may be dropped when a run settles |
 //! | `run` | a run as a state machine; start reading at its diagram |
 
+pub mod consent;
 pub mod plan;
 pub mod policy;
 pub mod run;

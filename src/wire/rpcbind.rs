@@ -116,9 +116,6 @@ pub fn netid(transport: Transport, ip: IpAddr) -> &'static str {
     }
 }
 
-/// The netid of Unix sockets.
-pub const NETID_LOCAL: &str = "local";
-
 /// The universal address of an IP address and port (RFC 5665 sections 5.2.3.3 and 5.2.3.4): the
 /// address, then the port's two bytes in decimal.
 pub fn universal_address(address: SocketAddr) -> UniversalAddress {

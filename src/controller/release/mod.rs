@@ -9,24 +9,28 @@
 //!
 //! | file | what | |
 //! |---|---|---|
-//! | `plan` | what is chosen, who waits for it, what wants consent | pure |
+//! | `choice` | what is chosen | pure |
+//! | `plan` | who waits for it, what wants consent | pure |
 //! | `lockd` | whether clients' lockds answer | tokio |
 
+mod choice;
 mod lockd;
 mod plan;
 
-pub use plan::{Agreed, OwnerChoice, Plan, Request};
+pub use choice::{OwnerChoice, Request};
+pub use plan::Plan;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::choice::{Chosen, Probed, Seen};
 use self::lockd::probe_lockds;
-use self::plan::{Chosen, Probed, Seen};
 use super::record::Record;
 use super::{ControllerError, Options, targets};
 use crate::manager::{LockManager, ManagerError};
 use crate::nsm::{self, Host, ProbeOptions, Target};
-use crate::report::{ReleaseOutcome, ReleaseReport, Stamp};
+use crate::report::{Failure, ReleaseOutcome, ReleaseReport, Stamp};
+use crate::resync::consent::Consent;
 use crate::resync::plan::{self as run_plan, refuse_busy, refuse_unknown};
 use crate::store::{NewRelease, Store};
 use crate::wire::control::{ClientRow, LockRow, LockState, MAX_REFS, RefusalCode, Scope};
@@ -41,10 +45,11 @@ use crate::wire::xdr::List;
 pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Options) -> Result<Plan, ControllerError> {
     let info = manager.info().await?;
     if !info.capabilities.release {
-        return Err(ControllerError::usage(
+        return Err(Failure::usage(
             format!("{} cannot free single clients' locks", info.software.as_str()),
             "use `nlmctl resync`: what its clients do not reclaim is dropped or kept as policy says",
-        ));
+        )
+        .into());
     }
     let scope = run_plan::scope(&request.as_run(), &info)?;
     refuse_busy(&manager.status().await?)?;
@@ -86,7 +91,7 @@ async fn probe(
         Target { id, host, notices: Vec::new() }
     };
     let Some(my_name) = names.as_slice().first().cloned() else {
-        return Err(ControllerError::usage("no name under which clients know this server", "give one with --name"));
+        return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
     };
     let ask = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
     let hosts = clients.iter().map(|row| (row.name.to_string(), addresses(row))).collect();
@@ -105,9 +110,16 @@ async fn probe(
 pub async fn carry_out(
     manager: Arc<dyn LockManager>,
     store: Store,
-    agreed: Agreed,
+    plan: Plan,
+    consent: Consent,
 ) -> Result<ReleaseReport, ControllerError> {
-    let plan = agreed.into_plan();
+    if !consent.covers(&plan.agreed_to()) {
+        return Err(Failure::refused(
+            "something else was agreed to than this release",
+            "look at the plan (--dry-run) and agree to it as it is",
+        )
+        .into());
+    }
     let record = Record::new(store);
     let id = uuid::Uuid::new_v4().to_string();
     let new = NewRelease {
@@ -133,12 +145,11 @@ pub async fn carry_out(
     let kept = report.clone();
     let recorded = record.with(move |store| store.end_release(&kept)).await;
     match failed {
-        Some(ManagerError::Refused(refusal)) if refusal.code == RefusalCode::StalePlan => {
-            Err(ControllerError::refused(
-                format!("{refusal}; nothing was released"),
-                "look again (`nlmctl release --dry-run`): a client that takes or gives back locks is alive",
-            ))
-        }
+        Some(ManagerError::Refused(refusal)) if refusal.code == RefusalCode::StalePlan => Err(Failure::refused(
+            format!("{refusal}; nothing was released"),
+            "look again (`nlmctl release --dry-run`): a client that takes or gives back locks is alive",
+        )
+        .into()),
         Some(error) => Err(error.into()),
         None => {
             // It is done, whatever the record can say of it.

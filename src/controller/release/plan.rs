@@ -1,200 +1,19 @@
-//! What is chosen, who waits for it, and what wants consent. Pure.
+//! Who waits for what is chosen, and what wants consent. Pure.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::controller::ControllerError;
+use super::choice::{Chosen, Probed};
 use crate::report::{
-    Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLock, ReleaseOutcome, ReleaseReport,
-    ReleasedCounts, ScopeReport, Stamp, Waiting, number,
+    Failure, Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLock, ReleaseOutcome, ReleaseReport,
+    ReleasedCounts, Stamp, Waiting, number,
 };
-use crate::resync::plan::{self as run_plan, names};
-use crate::wire::control::{
-    ClientRow, ClientSeen, Info, LockKind, LockRow, LockState, PAGE, RELEASE, ReleaseArgs, Released, Scope,
-};
-use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle, Svid};
-use crate::wire::xdr::List;
-
-/// A process, as `--owner` names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnerChoice {
-    /// Its number.
-    pub svid: Svid,
-    /// Its handle; any, if none was given.
-    pub oh: Option<OwnerHandle>,
-}
-
-impl OwnerChoice {
-    fn is(&self, row: &LockRow) -> bool {
-        self.svid == row.owner.svid && self.oh.as_ref().is_none_or(|oh| *oh == row.owner.oh)
-    }
-}
-
-/// What the operator asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Request {
-    /// `--client`: names or addresses.
-    pub clients: Vec<String>,
-    /// `--export`: paths.
-    pub exports: Vec<String>,
-    /// `--file`: handles in hexadecimal, or paths.
-    pub files: Vec<String>,
-    /// `--owner`: only locks of these processes.
-    pub owners: Vec<OwnerChoice>,
-    /// `--range`: only locks of exactly these bytes.
-    pub ranges: Vec<ByteRange>,
-    /// `--live`: also of clients that answer.
-    pub live: bool,
-}
-
-impl Request {
-    /// Clients, exports and files as those of a run.
-    pub(super) fn as_run(&self) -> run_plan::Request {
-        run_plan::Request {
-            clients: self.clients.clone(),
-            exports: self.exports.clone(),
-            files: self.files.clone(),
-            ..run_plan::Request::default()
-        }
-    }
-    /// Whether it is all that some clients have.
-    fn is_of_whole_clients(&self) -> bool {
-        self.exports.is_empty() && self.files.is_empty() && self.owners.is_empty() && self.ranges.is_empty()
-    }
-    fn wants(&self, row: &LockRow) -> bool {
-        (self.owners.is_empty() || self.owners.iter().any(|owner| owner.is(row)))
-            && (self.ranges.is_empty() || self.ranges.contains(&row.range))
-    }
-    /// What narrows the scope, in words.
-    fn only(&self) -> Vec<String> {
-        let owners = self.owners.iter().map(|owner| match &owner.oh {
-            Some(oh) => format!("owner {}:{oh}", owner.svid),
-            None => format!("owner {}", owner.svid),
-        });
-        owners.chain(self.ranges.iter().map(|range| format!("bytes {range}"))).collect()
-    }
-    fn scope(&self) -> ScopeReport {
-        ScopeReport { clients: self.clients.clone(), exports: self.exports.clone(), files: self.files.clone() }
-    }
-}
-
-/// What was seen of the manager.
-#[derive(Debug)]
-pub(super) struct Seen<'a> {
-    pub(super) info: &'a Info,
-    pub(super) clients: &'a [ClientRow],
-    /// The locks in scope; none where the manager does not know owners.
-    pub(super) rows: Vec<LockRow>,
-}
-
-/// What a client's statd and lockd said.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Probed {
-    pub(super) statd: run_plan::Probed,
-    pub(super) lockd: LockdProbe,
-}
-
-/// What is chosen; it lacks who waits for it, and what the clients say.
-#[derive(Debug)]
-pub(super) struct Chosen {
-    args: ReleaseArgs,
-    scope: ScopeReport,
-    only: Vec<String>,
-    live: bool,
-    knows_owners: bool,
-    whole: bool,
-    clients: Vec<ClientRow>,
-    /// Of each client.
-    rows: Vec<Vec<LockRow>>,
-}
-
-fn nothing(why: &str) -> ControllerError {
-    ControllerError::usage(
-        format!("no lock is selected: {why}"),
-        "see `nlmctl locks`, with the same --client and --file",
-    )
-}
+use crate::resync::consent::{Consent, Person};
+use crate::resync::plan as run_plan;
+use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, ReleaseArgs, Released};
+use crate::wire::types::FileHandle;
 
 impl Chosen {
-    pub(super) fn new(request: &Request, scope: &Scope, seen: &Seen<'_>) -> Result<Self, ControllerError> {
-        if request.clients.is_empty() && request.exports.is_empty() && request.files.is_empty() {
-            return Err(ControllerError::usage(
-                "nothing says whose locks to release",
-                "name a client (--client) or a file (--file)",
-            ));
-        }
-        let knows_owners = seen.info.capabilities.knows_owners;
-        let whole = request.is_of_whole_clients();
-        if !knows_owners && !whole {
-            return Err(ControllerError::usage(
-                format!(
-                    "{} does not tell whose locks are, so it frees whole clients only",
-                    seen.info.software.as_str()
-                ),
-                "name clients (--client), and neither --export, --file, --owner nor --range",
-            ));
-        }
-        let mut of_client: HashMap<(&CallerName, IpAddr), Vec<LockRow>> = HashMap::new();
-        for row in seen.rows.iter().filter(|row| request.wants(row)) {
-            of_client.entry((&row.owner.name, row.owner.address.0)).or_default().push(row.clone());
-        }
-        let wanted = scope.clients.as_slice();
-        let (mut clients, mut rows) = (Vec::new(), Vec::new());
-        for client in seen.clients {
-            if !wanted.is_empty() && !wanted.iter().any(|reference| names(reference, client)) {
-                continue;
-            }
-            let Some(first) = client.addresses.as_slice().first() else { continue };
-            let its = of_client.remove(&(&client.name, first.0)).unwrap_or_default();
-            if !its.is_empty() || !knows_owners {
-                clients.push(client.clone());
-                rows.push(its);
-            }
-        }
-        if clients.is_empty() {
-            return Err(nothing(if whole { "the client has none" } else { "none is as asked for" }));
-        }
-        let seen_of = |(client, rows): (&ClientRow, &Vec<LockRow>)| {
-            let address = client.addresses.as_slice().first()?;
-            Some(ClientSeen::new(client.name.clone(), *address, rows))
-        };
-        let too_many = |what: &str, max: usize| {
-            ControllerError::usage(format!("more than {max} {what} are chosen"), "choose fewer at a time")
-        };
-        let (whole_clients, single) = if whole {
-            (clients.iter().zip(&rows).filter_map(seen_of).collect(), Vec::new())
-        } else {
-            (Vec::new(), rows.iter().flatten().cloned().collect())
-        };
-        let args = ReleaseArgs {
-            instance: seen.info.instance,
-            clients: List::new(whole_clients).map_err(|_| too_many("clients", PAGE))?,
-            locks: List::new(single).map_err(|_| too_many("single locks", RELEASE))?,
-        };
-        Ok(Self {
-            args,
-            scope: request.scope(),
-            only: request.only(),
-            live: request.live,
-            knows_owners,
-            whole,
-            clients,
-            rows,
-        })
-    }
-
-    /// Whom to ask.
-    pub(super) fn clients(&self) -> &[ClientRow] {
-        &self.clients
-    }
-
-    /// The files with chosen locks, each once.
-    pub(super) fn files(&self) -> Vec<FileHandle> {
-        let files: HashSet<&FileHandle> = self.rows.iter().flatten().map(|row| &row.file).collect();
-        files.into_iter().cloned().collect()
-    }
-
     /// The plan; `probes` are those of [`clients`](Self::clients), in their order.
     pub(super) fn finish(self, manager: &str, waiting: &[LockRow], probes: &[Probed], probed_for: Duration) -> Plan {
         let not_asked = Probed { statd: run_plan::Probed::Silent(Probe::NotAsked), lockd: LockdProbe::NotAsked };
@@ -372,7 +191,7 @@ impl Plan {
     ///
     /// # Errors
     /// It is wanted, and was not said. The message names the clients.
-    pub fn refuse_live(&self) -> Result<(), ControllerError> {
+    pub fn refuse_live(&self) -> Result<(), Failure> {
         let alive = |client: &&ReleaseClient| match client.heard {
             Heard::Answers | Heard::NotAsked => true,
             Heard::NoAnswer => false,
@@ -393,7 +212,7 @@ impl Plan {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        Err(ControllerError::refused(
+        Err(Failure::refused(
             format!(
                 "{}{more}: its processes would go on as if they held what is released; nothing was released",
                 shown.join(", ")
@@ -403,19 +222,18 @@ impl Plan {
         ))
     }
 
-    /// Consent to this plan: `agreed` is what the operator said to [`consent`](Self::consent).
+    /// Consent to exactly this plan. A release wants it.
     ///
     /// # Errors
-    /// Refused, where it was not given, or a client answers and nobody said `--live`.
-    pub fn agree(self, agreed: bool) -> Result<Agreed, ControllerError> {
+    /// Refused, where it is not given, or a client answers and nobody said `--live`.
+    pub fn agree(&self, yes: bool, person: &mut dyn Person) -> Result<Consent, Failure> {
         self.refuse_live()?;
-        if agreed {
-            return Ok(Agreed { plan: self });
-        }
-        Err(ControllerError::refused(
-            format!("this release wants consent, and there was none: {}", self.consent().join("; ")),
-            "look at the plan (--dry-run), then agree with --yes",
-        ))
+        Consent::obtain(&self.agreed_to(), self.consent(), yes, person)
+    }
+
+    /// What [`agree`](Self::agree) gives consent to. It names every client and lock.
+    pub(super) fn agreed_to(&self) -> String {
+        self.consent().join("\n")
     }
 
     fn over(&self, id: &str, at: Stamp, outcome: ReleaseOutcome) -> Release {
@@ -447,180 +265,5 @@ impl Plan {
     }
 }
 
-/// Proof that the operator agreed to exactly one plan. A release wants it, and takes it up.
-#[derive(Debug)]
-#[must_use]
-pub struct Agreed {
-    plan: Plan,
-}
-
-impl Agreed {
-    pub(super) fn into_plan(self) -> Plan {
-        self.plan
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::control::{Capabilities, ClientRef, InstanceId, OwnerRow};
-    use crate::wire::types::{Address, NsmState, Transport};
-    use crate::wire::xdr::{Maybe, Text};
-
-    fn info(knows_owners: bool) -> Info {
-        Info {
-            software: Text::clipped("manager 1"),
-            instance: InstanceId([3; 16]),
-            nsm_state: NsmState(5),
-            names: List::default(),
-            capabilities: Capabilities {
-                mark: false,
-                list_locks: true,
-                knows_owners,
-                targeted: false,
-                settle_early: false,
-                late_reclaims: false,
-                release: true,
-                knows_reclaims: false,
-                knows_paths: false,
-                begin_releases: true,
-            },
-            domains: List::default(),
-        }
-    }
-
-    fn name(n: u8) -> CallerName {
-        CallerName::new(&format!("host{n}")).unwrap()
-    }
-
-    fn address(n: u8) -> Address {
-        Address(IpAddr::from([192, 0, 2, n]))
-    }
-
-    fn client(n: u8) -> ClientRow {
-        ClientRow {
-            name: name(n),
-            addresses: List::clipped(vec![address(n)]),
-            server_addresses: List::default(),
-            nsm_state: NsmState(3),
-            monitored: true,
-            shared_address: false,
-            locks: 1,
-            unmonitored: 0,
-            waiters: 0,
-            suspicions: List::default(),
-        }
-    }
-
-    fn row(n: u8, start: u64, state: LockState) -> LockRow {
-        LockRow {
-            file: FileHandle::new(b"file").unwrap(),
-            kind: LockKind::Exclusive,
-            range: ByteRange { start, end: start + 9 },
-            state,
-            monitored: true,
-            owner: OwnerRow {
-                name: name(n),
-                address: address(n),
-                server_address: address(200),
-                transport: Transport::Udp,
-                version: 4,
-                svid: Svid(i32::from(n)),
-                oh: OwnerHandle::new(b"oh").unwrap(),
-            },
-        }
-    }
-
-    fn of_clients(clients: &[u8]) -> (Request, Scope) {
-        let reference = |n: &u8| ClientRef { name: Maybe(Some(name(*n))), address: Maybe(None) };
-        let scope = Scope { clients: List::clipped(clients.iter().map(reference).collect()), files: List::default() };
-        (Request { clients: clients.iter().map(|n| format!("host{n}")).collect(), ..Request::default() }, scope)
-    }
-
-    const SILENT: Probed = Probed { statd: run_plan::Probed::Silent(Probe::NoAnswer), lockd: LockdProbe::NoAnswer };
-    const NOT_ASKED: Probed = Probed { statd: run_plan::Probed::Silent(Probe::NotAsked), lockd: LockdProbe::NotAsked };
-
-    fn plan(request: &Request, scope: &Scope, clients: &[ClientRow], rows: &[LockRow], probes: &[Probed]) -> Plan {
-        let info = info(true);
-        let seen = Seen { info: &info, clients, rows: rows.to_vec() };
-        Chosen::new(request, scope, &seen).unwrap().finish("manager", rows, probes, Duration::from_secs(3))
-    }
-
-    #[test]
-    fn a_client_that_is_silent_wants_consent_and_one_that_may_run_wants_live_too() {
-        let answers = |state| Probed { statd: run_plan::Probed::Answers(state), lockd: LockdProbe::NoAnswer };
-        let table = [
-            (SILENT, true, "nothing answered within 3000 ms"),
-            (answers(None), false, "ANSWERS (statd: answers; lockd: no answer within 3s)"),
-            (answers(Some(NsmState(7))), false, "statd: answers, state 7"),
-            (Probed { lockd: LockdProbe::RpcbindOnly, ..SILENT }, false, "its rpcbind answers"),
-            (NOT_ASKED, false, "could not be asked"),
-        ];
-        for (probed, without_live, words) in table {
-            let (request, scope) = of_clients(&[1]);
-            let rows = [row(1, 0, LockState::Held)];
-            let without = plan(&request, &scope, &[client(1)], &rows, &[probed]);
-            assert!(without.consent().iter().any(|need| need.contains(words)), "{:?}", without.consent());
-            assert!(without.clone().agree(false).is_err(), "consent is always wanted");
-            assert_eq!(without.agree(true).is_ok(), without_live, "{probed:?}");
-            let with = plan(&Request { live: true, ..request }, &scope, &[client(1)], &rows, &[probed]);
-            assert!(with.clone().agree(true).is_ok());
-            assert!(with.agree(false).is_err(), "--live alone is no consent");
-        }
-    }
-
-    #[test]
-    fn an_unlike_state_number_is_a_suspicion_and_an_equal_one_is_none() {
-        let (request, scope) = of_clients(&[1]);
-        let rows = [row(1, 0, LockState::Held)];
-        for (state, probe, suspicions) in [(3, Probe::Answers, 0), (0, Probe::Answers, 0), (5, Probe::Suspect, 1)] {
-            let probed = Probed { statd: run_plan::Probed::Answers(Some(NsmState(state))), ..SILENT };
-            let release = plan(&request, &scope, &[client(1)], &rows, &[probed]).release;
-            assert_eq!((release.clients[0].statd, release.clients[0].suspicions.len()), (probe, suspicions));
-        }
-    }
-
-    #[test]
-    fn who_waits_for_a_lock_is_named_unless_it_goes_too() {
-        let rows = [row(1, 0, LockState::Held), row(1, 100, LockState::Waiting), row(2, 5, LockState::Waiting)];
-        let (request, scope) = of_clients(&[1]);
-        let plan = plan(&request, &scope, &[client(1), client(2)], &rows, &[SILENT]);
-        let release = &plan.release;
-        assert_eq!((release.chosen, release.chosen_waiters), (Some(1), 1));
-        let waited: Vec<String> = release.locks.iter().flat_map(|l| &l.waited_for).map(ToString::to_string).collect();
-        assert_eq!(waited, ["host2/2"]);
-        let seen = plan.args().clients.as_slice();
-        assert_eq!((seen.len(), seen[0].locks, seen[0].waiters), (1, 1, 1));
-        assert_eq!(seen[0].digest, crate::wire::control::LockDigest::of(&rows[..2]));
-    }
-
-    #[test]
-    fn a_manager_that_knows_no_owners_frees_whole_clients_and_nothing_else() {
-        let (request, scope) = of_clients(&[1]);
-        let (info, clients) = (info(false), [client(1), client(2)]);
-        let seen = || Seen { info: &info, clients: &clients, rows: Vec::new() };
-        let chosen = Chosen::new(&request, &scope, &seen()).unwrap();
-        assert_eq!(chosen.clients().len(), 1);
-        let plan = chosen.finish("manager", &[], &[SILENT], Duration::from_secs(3));
-        assert_eq!((plan.release.chosen, plan.args().clients.as_slice()[0].locks), (None, 0));
-        assert!(plan.consent()[0].contains("whatever is held of host1"), "{:?}", plan.consent());
-        let done = Released { locks: 1, rows: List::clipped(vec![row(1, 0, LockState::Held)]), ..Released::default() };
-        let report = plan.ended("id", Stamp(0), &done);
-        assert_eq!(report.release.locks.len(), 1, "what it saw go is told");
-        let narrower = Request { ranges: vec![ByteRange::ALL], ..request };
-        let error = Chosen::new(&narrower, &scope, &seen()).unwrap_err();
-        assert!(matches!(error, ControllerError::Usage { .. }), "{error}");
-    }
-
-    #[test]
-    fn more_than_fits_into_one_call_is_told_before_it_is_made() {
-        let rows: Vec<_> = (0..=RELEASE as u64).map(|n| row(1, n * 10, LockState::Held)).collect();
-        let (mut request, scope) = of_clients(&[1]);
-        request.owners = vec![OwnerChoice { svid: Svid(1), oh: None }];
-        let (info, clients) = (info(true), [client(1)]);
-        let error = Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows: rows.clone() });
-        assert!(error.unwrap_err().to_string().contains("4096 single locks"));
-        request.owners.clear();
-        assert!(Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows }).is_ok());
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::client::{ClientNo, Notice};
-use super::{FarmError, NOTICES_KEPT, Shared};
+use super::hosts::{FarmError, NOTICES_KEPT, Shared};
 use crate::rpc::reply_cache::{CacheLimits, ReplyCache};
 use crate::rpc::server::{CallContext, Limits, Peer, Service, SharedCache, serve_udp};
 use crate::rpc::udp::UdpEndpoint;

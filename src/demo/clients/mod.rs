@@ -21,11 +21,10 @@
 mod calls;
 mod client;
 mod ears;
+mod hosts;
 
-use std::collections::HashMap;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -34,6 +33,7 @@ use tokio::time::{sleep, timeout};
 
 pub use calls::CallError;
 pub use client::{Behaviour, ClientNo, Lock, Notice, Reclaims};
+pub use hosts::FarmError;
 
 use crate::wire::nlm;
 use crate::wire::types::{CallerName, NsmState};
@@ -41,64 +41,10 @@ use crate::wire::xdr::{TooLong, encode};
 use calls::Calls;
 use client::Client;
 use ears::Ears;
+use hosts::{Hosts, Shared};
 
 /// How many hosts reclaim at the same time.
 const RECLAIMING_HOSTS: usize = 32;
-
-/// Most notices a farm remembers; beyond it the oldest are kept and newer ones only counted.
-const NOTICES_KEPT: usize = 1 << 20;
-
-/// Why a farm is not there.
-#[derive(Debug, thiserror::Error)]
-pub enum FarmError {
-    /// A socket.
-    #[error("cannot open the simulated clients' {what} socket: {source}")]
-    Socket {
-        /// Which one.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-/// What all tasks of a farm share.
-struct Shared {
-    hosts: Mutex<Hosts>,
-    /// Told whenever a notice, a grant or the end of a reclaim pass has changed something.
-    changed: Notify,
-    /// Hosts with a reclaim pass to make; each at most once, so never longer than the farm.
-    queue: mpsc::UnboundedSender<ClientNo>,
-}
-
-#[derive(Default)]
-struct Hosts {
-    /// The names under which they mounted their server.
-    server_names: Vec<CallerName>,
-    clients: Vec<Client>,
-    /// Several hosts may share an address (NAT).
-    at: HashMap<Ipv4Addr, Vec<ClientNo>>,
-    notices: Vec<Notice>,
-}
-
-impl Hosts {
-    fn get(&self, who: ClientNo) -> Option<&Client> {
-        self.clients.get(who.0)
-    }
-    fn get_mut(&mut self, who: ClientNo) -> Option<&mut Client> {
-        self.clients.get_mut(who.0)
-    }
-    /// The hosts at an address; none for an address that is nobody's.
-    fn at(&self, address: Ipv4Addr) -> &[ClientNo] {
-        self.at.get(&address).map_or(&[], Vec::as_slice)
-    }
-}
-
-impl Shared {
-    fn hosts(&self) -> MutexGuard<'_, Hosts> {
-        // A panic while it was held leaves a table that is whole: every update is one assignment.
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The simulated hosts. Dropping it ends its tasks and closes its sockets.
 pub struct Farm {

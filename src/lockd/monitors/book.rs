@@ -60,7 +60,7 @@ impl Book {
 
     /// Empties it: every host is one to tell.
     pub(super) fn take(&mut self) -> Vec<ToTell> {
-        to_tell(std::mem::take(&mut self.entries).into_values().map(|entry| entry.monitor))
+        ToTell::all_of(std::mem::take(&mut self.entries).into_values().map(|entry| entry.monitor))
     }
 
     /// The records that a notice from `source` under `name` means, and that have not heard this
@@ -102,18 +102,6 @@ impl Book {
             entry.monitor.addresses = addresses.to_vec();
         }
     }
-}
-
-/// Each host once under each name that it knows this one by.
-pub(in crate::lockd) fn to_tell(monitors: impl IntoIterator<Item = LocalMonitor>) -> Vec<ToTell> {
-    let mut hosts: Vec<ToTell> = Vec::new();
-    for LocalMonitor { id, addresses, .. } in monitors {
-        let host = ToTell { mon_name: id.mon_name, my_name: id.my_id.my_name, addresses };
-        if !hosts.iter().any(|known| (&known.mon_name, &known.my_name) == (&host.mon_name, &host.my_name)) {
-            hosts.push(host);
-        }
-    }
-    hosts
 }
 
 #[cfg(test)]

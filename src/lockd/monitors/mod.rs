@@ -21,7 +21,7 @@
 //!
 //! Start reading at [`Owner::run`].
 
-pub(in crate::lockd) mod book;
+mod book;
 mod call_back;
 mod tell;
 

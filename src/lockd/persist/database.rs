@@ -1,13 +1,12 @@
 //! The database itself: schema, changes, and what is read back. Used by one thread alone.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
-use super::monitors::{self, Odd};
-use super::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
+use super::monitors::{self, Odd, addresses_of, text_of};
+use super::records::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
 use crate::wire::control::{Fate, FullResult, LockFate, Mode, RunClient, RunId};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, decode, encode};
@@ -186,43 +185,12 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
         Change::Told { mon_name, my_name } => monitors::told(to, mon_name, my_name)?,
         Change::Watch(watch) => monitors::watch(to, *watch)?,
         Change::Unwatch(address) => monitors::unwatch(to, *address)?,
-        Change::Monitor(record) => {
-            let Some(address) = record.addresses.first() else { return Ok(()) };
-            to.prepare_cached(
-                "INSERT INTO monitor (name, address, addresses, server_addresses, nsm_state) \
-                 VALUES (?1, ?2, ?3, ?4, ?5) \
-                 ON CONFLICT (name, address) DO UPDATE SET addresses = excluded.addresses, \
-                 server_addresses = excluded.server_addresses, nsm_state = excluded.nsm_state",
-            )?
-            .execute(params![
-                record.name.as_str(),
-                address.to_string(),
-                text_of(&record.addresses),
-                text_of(&record.server_addresses),
-                record.nsm_state.0
-            ])?;
-        }
+        Change::Monitor(record) => add_monitor(to, record)?,
         Change::Forget { name, address } => {
             to.prepare_cached("DELETE FROM monitor WHERE name = ?1 AND address = ?2")?
                 .execute(params![name.as_str(), address.to_string()])?;
         }
-        Change::Begin(run) => {
-            set_state(to, run.new_state)?;
-            to.execute("DELETE FROM active_run", [])?;
-            to.execute(
-                "INSERT INTO active_run (id, mode, old_state, new_state, began_unix_ms, in_scope, clients) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                params![
-                    run.run.0,
-                    run.mode as u32,
-                    run.old_state.0,
-                    run.new_state.0,
-                    run.began_unix_ms.cast_signed(),
-                    run.in_scope.cast_signed(),
-                    clients_body(&run.clients)
-                ],
-            )?;
-        }
+        Change::Begin(run) => begin(to, run)?,
         Change::NotBegun(run) => {
             to.execute("DELETE FROM active_run WHERE id = ?1", params![run.0])?;
         }
@@ -232,18 +200,7 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
                 params![run.0, in_scope.cast_signed(), clients_body(clients)],
             )?;
         }
-        Change::Ended(full) => {
-            let id = full.result.run.0;
-            to.execute("DELETE FROM active_run WHERE id = ?1", params![id])?;
-            to.execute(
-                "INSERT INTO result (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-                params![id, encode(&**full)],
-            )?;
-            to.execute(
-                "DELETE FROM result WHERE seq NOT IN (SELECT seq FROM result ORDER BY seq DESC LIMIT ?1)",
-                params![i64::try_from(RESULTS_KEPT).unwrap_or(i64::MAX)],
-            )?;
-        }
+        Change::Ended(full) => end(to, full)?,
         Change::Late(run, fate) => {
             // Of a result that newer ones have pushed out nothing is left to append to.
             let there =
@@ -260,6 +217,57 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
     Ok(())
 }
 
+fn add_monitor(to: &Transaction<'_>, record: &MonitorRecord) -> Result<(), PersistError> {
+    let Some(address) = record.addresses.first() else { return Ok(()) };
+    to.prepare_cached(
+        "INSERT INTO monitor (name, address, addresses, server_addresses, nsm_state) \
+         VALUES (?1, ?2, ?3, ?4, ?5) \
+         ON CONFLICT (name, address) DO UPDATE SET addresses = excluded.addresses, \
+         server_addresses = excluded.server_addresses, nsm_state = excluded.nsm_state",
+    )?
+    .execute(params![
+        record.name.as_str(),
+        address.to_string(),
+        text_of(&record.addresses),
+        text_of(&record.server_addresses),
+        record.nsm_state.0
+    ])?;
+    Ok(())
+}
+
+fn begin(to: &Transaction<'_>, run: &RunRecord) -> Result<(), PersistError> {
+    set_state(to, run.new_state)?;
+    to.execute("DELETE FROM active_run", [])?;
+    to.execute(
+        "INSERT INTO active_run (id, mode, old_state, new_state, began_unix_ms, in_scope, clients) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![
+            run.run.0,
+            run.mode as u32,
+            run.old_state.0,
+            run.new_state.0,
+            run.began_unix_ms.cast_signed(),
+            run.in_scope.cast_signed(),
+            clients_body(&run.clients)
+        ],
+    )?;
+    Ok(())
+}
+
+fn end(to: &Transaction<'_>, full: &FullResult) -> Result<(), PersistError> {
+    let id = full.result.run.0;
+    to.execute("DELETE FROM active_run WHERE id = ?1", params![id])?;
+    to.execute(
+        "INSERT INTO result (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+        params![id, encode(full)],
+    )?;
+    to.execute(
+        "DELETE FROM result WHERE seq NOT IN (SELECT seq FROM result ORDER BY seq DESC LIMIT ?1)",
+        params![i64::try_from(RESULTS_KEPT).unwrap_or(i64::MAX)],
+    )?;
+    Ok(())
+}
+
 fn set_state(to: &Transaction<'_>, state: NsmState) -> Result<(), PersistError> {
     to.execute(
         "INSERT INTO server (only_row, nsm_state) VALUES (1, ?1) \
@@ -271,14 +279,6 @@ fn set_state(to: &Transaction<'_>, state: NsmState) -> Result<(), PersistError> 
 
 fn clients_body(clients: &[RunClient]) -> Vec<u8> {
     encode(&List::<RunClient, MAX_RUN_CLIENTS>::clipped(clients.to_vec()))
-}
-
-pub(super) fn text_of(addresses: &[IpAddr]) -> String {
-    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
-}
-
-pub(super) fn addresses_of(text: &str) -> Option<Vec<IpAddr>> {
-    text.split_whitespace().map(|address| address.parse().ok()).collect()
 }
 
 /// Nobody else needs to read who holds locks here.

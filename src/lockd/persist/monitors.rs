@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use rusqlite::{Connection, Row, Transaction, params};
 
-use super::database::{addresses_of, text_of};
-use super::{LocalMonitor, ToTell, Watch};
+use super::records::{LocalMonitor, ToTell, Watch};
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::CallerName;
 
@@ -125,4 +124,12 @@ pub(super) fn watch(to: &Transaction<'_>, watch: Watch) -> rusqlite::Result<()> 
 pub(super) fn unwatch(to: &Transaction<'_>, address: IpAddr) -> rusqlite::Result<()> {
     to.prepare_cached("DELETE FROM watch WHERE address = ?1")?.execute(params![address.to_string()])?;
     Ok(())
+}
+
+pub(super) fn text_of(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+}
+
+pub(super) fn addresses_of(text: &str) -> Option<Vec<IpAddr>> {
+    text.split_whitespace().map(|address| address.parse().ok()).collect()
 }

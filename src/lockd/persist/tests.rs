@@ -1,8 +1,9 @@
 //! What is promised is on disk, and what is damaged is said.
 
 use super::*;
-use crate::wire::control::{Counts, LockKind, Outcome, OwnerRow, RunResult};
-use crate::wire::types::{Address, ByteRange, FileHandle, OwnerHandle, Svid, Transport};
+use crate::wire::control::{Counts, LockFate, LockKind, Mode, Outcome, OwnerRow, RunResult};
+use crate::wire::nsm::{MonId, MyId};
+use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe, Text};
 
 fn record(name: &str, address: &str) -> MonitorRecord {

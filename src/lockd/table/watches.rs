@@ -3,8 +3,8 @@
 //! An address is watched once statd said so *in this life*: a boot of the machine moves statd's
 //! records away, so each is asked for again with the first lock taken after a start. A new lock waits
 //! for that, and is refused without it. A reclaim waits for nlmd's own disk alone: its client forgets a
-//! lock that is refused. The cookie is durable before statd gets it, and outlives restarts: news of a client that has not called since
-//! still has its meaning.
+//! lock that is refused. The cookie is durable before statd gets it, and outlives restarts: news of a
+//! client that has not called since still has its meaning.
 //!
 //! Where nlmd is the status monitor itself nothing is watched, and every reboot is heard of.
 

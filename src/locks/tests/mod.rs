@@ -303,7 +303,7 @@ impl LockTable {
             }
         }
         for (_, waiter) in self.waiters.iter().filter(|(_, w)| !w.offered) {
-            assert!(matches!(waiter.want.kind, Kind::Range { .. }), "only ranges are waited for");
+            assert!(matches!(waiter.want.lock.kind, Kind::Range { .. }), "only ranges are waited for");
         }
         self.check_counts();
     }
@@ -327,7 +327,7 @@ impl LockTable {
         let mut waiters: HashMap<ClientId, usize> = HashMap::new();
         for (_, waiter) in self.waiters.iter() {
             *waiters.entry(waiter.want.caller.client).or_default() += 1;
-            *per_owner.entry(waiter.want.owner).or_default() += 1;
+            *per_owner.entry(waiter.want.lock.owner).or_default() += 1;
         }
         for owner in self.late.owners() {
             *per_owner.entry(owner).or_default() += 1;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::compare::{Lock, Sight};
 use crate::manager::{Caution, ManagerError};
-use crate::wire::control::{Capabilities, ClientRow, RefusalCode};
+use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{CallerName, NsmState};
 
 /// Who the manager is now.
@@ -113,8 +113,12 @@ pub trait Backend: Send + Sync + 'static {
     /// to go, and who got it.
     async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
         let _ = client;
-        super::refused(RefusalCode::Unsupported, format!("{} cannot free single clients' locks", self.kind()))
+        refused(RefusalCode::Unsupported, format!("{} cannot free single clients' locks", self.kind()))
     }
     /// Paths of these files, of those that are found cheaply.
     async fn paths(&self, files: &[String]) -> HashMap<String, String>;
+}
+
+pub(in crate::manager) fn refused<T>(code: RefusalCode, message: impl Into<String>) -> Result<T, ManagerError> {
+    Err(ManagerError::Refused(Refusal::new(code, message)))
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Driven;
+use super::backend::{Backend, refused};
 use super::compare::compare;
-use super::record::{Coded, Phase, RunRecord, millis};
+use super::record::{Coded, Phase, RunRecord, millis, unix_ms};
 use super::vault::Vault;
-use super::{Backend, Driven, refused, unix_ms};
 use crate::manager::{ManagerError, Weight};
 use crate::wire::control::{BeginArgs, Begun, ClientRow, Mode, RefusalCode, RunClient, Silent};
 use crate::wire::types::CallerName;

@@ -30,6 +30,7 @@
 mod backend;
 mod begin;
 pub mod compare;
+mod manager;
 pub mod record;
 mod results;
 mod truth;
@@ -43,21 +44,17 @@ pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovere
 pub use compare::{LocalLock, Lock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
+use self::backend::refused;
 use self::record::{Coded, Phase, RunRecord, millis};
 use self::vault::{DriverLock, Vault};
 use self::view::View;
-use super::{Caution, LockManager, ManagerError, Weight};
-use crate::wire::control::{
-    BeginArgs, Begun, ClientResultPage, ClientRow, Counts, ExtendArgs, FullResult, Grace, Info, InstanceId,
-    LockFatePage, LockPage, LocksArgs, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunClient, RunId,
-    RunResult, RunStatus, SettleArgs, Status, WatchArgs, Watched, page,
-};
-use crate::wire::xdr::{List, Maybe, Text};
+use super::{LockManager, ManagerError};
+use crate::wire::control::{FullResult, Grace, InstanceId, RefusalCode, RunId, RunStatus, Status};
+use crate::wire::xdr::Maybe;
 
 /// Between two looks at the manager while something is awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -106,10 +103,6 @@ impl<B> Clone for Driven<B> {
             turn: Arc::clone(&self.turn),
         }
     }
-}
-
-pub(super) fn refused<T>(code: RefusalCode, message: impl Into<String>) -> Result<T, ManagerError> {
-    Err(ManagerError::Refused(Refusal::new(code, message)))
 }
 
 impl<B: Backend> Driven<B> {
@@ -179,7 +172,7 @@ impl<B: Backend> Driven<B> {
         let in_grace = self.backend.in_grace().await?;
         let mut desk = self.desk();
         match &active {
-            Some(run) if run.phase == Phase::Grace && in_grace => desk.view.see(run, sight, elapsed(run)),
+            Some(run) if run.phase == Phase::Grace && in_grace => desk.view.see(run, sight, run.elapsed()),
             _ => desk.view.see_idle(sight, in_grace),
         }
         Ok(active)
@@ -190,7 +183,7 @@ impl<B: Backend> Driven<B> {
         if run.phase == Phase::Beginning {
             return None;
         }
-        let elapsed = elapsed(run);
+        let elapsed = run.elapsed();
         let (deadline, latest) = run.deadlines(view.last_reclaim());
         Some(RunStatus {
             run: run.id(),
@@ -282,243 +275,4 @@ impl<B: Backend> Driven<B> {
 /// How long to rest after a look that began then.
 fn pause_after(looking: tokio::time::Instant) -> Duration {
     LOOK_EVERY.max(looking.elapsed() * 4)
-}
-
-/// Milliseconds since 1970.
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
-}
-
-/// How long ago a run began.
-fn elapsed(run: &RunRecord) -> Duration {
-    Duration::from_millis(unix_ms().saturating_sub(run.began_unix_ms))
-}
-
-#[async_trait]
-impl<B: Backend> LockManager for Driven<B> {
-    fn kind(&self) -> &'static str {
-        self.backend.kind()
-    }
-    fn endpoint(&self) -> String {
-        self.backend.endpoint()
-    }
-
-    async fn info(&self) -> Result<Info, ManagerError> {
-        let active = self.active().await?;
-        let identity = self.backend.identity().await?;
-        let mut capabilities = self.backend.capabilities();
-        if let Some(run) = &active {
-            capabilities.begin_releases = !run.soft;
-        }
-        Ok(Info {
-            instance: self.instance(&identity.life, active.as_deref()).await?,
-            nsm_state: self.backend.nsm_state().await?,
-            software: Text::clipped(identity.software),
-            names: List::clipped(identity.names),
-            capabilities,
-            domains: List::clipped(vec![Text::clipped("nlm")]),
-        })
-    }
-
-    async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
-        let mut cautions = self.backend.cautions().await?;
-        let owed = self.owed().await?;
-        if !owed.is_empty() {
-            cautions.push(Caution {
-                about: "owed",
-                weight: Weight::Say,
-                text: format!(
-                    "an earlier run dropped locks and ended before its {} clients were told: this run tells them",
-                    owed.len()
-                ),
-                remedy: String::new(),
-            });
-        }
-        self.desk().told = cautions.iter().map(|caution| caution.about).collect();
-        Ok(cautions)
-    }
-
-    async fn status(&self) -> Result<Status, ManagerError> {
-        let active = self.look().await?;
-        self.status_of(active).await
-    }
-
-    async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
-        self.backend.clients().await
-    }
-
-    async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError> {
-        if !args.scope.clients.as_slice().is_empty() {
-            let kind = self.backend.kind();
-            return refused(RefusalCode::Unsupported, format!("{kind} does not tell whose a lock is"));
-        }
-        let sight = self.backend.sight().await?;
-        Ok(results::lock_page(&sight, args))
-    }
-
-    async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError> {
-        let names = self.backend.identity().await?.names;
-        if let Some(active) = self.active().await? {
-            if active.id() != args.run {
-                return refused(RefusalCode::RunActive, format!("run {} is active", active.id()));
-            }
-            if active.phase == Phase::Beginning {
-                return refused(RefusalCode::RunActive, format!("run {} is being begun by another nlmctl", args.run));
-            }
-            return Ok(Self::begun(&active, names));
-        }
-        if self.ended(args.run).await?.is_some() {
-            return refused(RefusalCode::WrongPhase, format!("run {} is over", args.run));
-        }
-        if !self.drive().await? {
-            return refused(RefusalCode::RunActive, "another nlmctl drives this lock manager");
-        }
-        let run = match self.prepare(args).await {
-            Ok(run) => run,
-            Err(error) => {
-                self.desk().driving = None;
-                return Err(error);
-            }
-        };
-        match tokio::spawn(self.clone().drop_all(run)).await {
-            Ok(begun) => Ok(Self::begun(&*begun?, names)),
-            Err(_) => Err(ManagerError::Lost { endpoint: self.endpoint(), what: "the task that began died".into() }),
-        }
-    }
-
-    async fn run_clients(&self, run: RunId) -> Result<Vec<RunClient>, ManagerError> {
-        match self.found(run).await? {
-            Some(known) => Ok(known.clients().to_vec()),
-            None => refused(RefusalCode::UnknownRun, format!("run {run} is not known")),
-        }
-    }
-
-    async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError> {
-        let (_turn, active) = self.driven(args.run).await?;
-        let mut run = (*active).clone();
-        let elapsed = elapsed(&run);
-        args.clients.as_slice().iter().for_each(|news| run.deliver(news, elapsed));
-        run.notices_begun |= args.notices_begun;
-        let run = if run.notices_begun && !active.notices_begun || !self.written_lately() {
-            self.keep(run).await?
-        } else {
-            // Nothing is promised about deliveries, and the controller has its own record of them.
-            let run = Arc::new(run);
-            self.desk().run = Some(Arc::clone(&run));
-            run
-        };
-        self.status_of(Some(run)).await
-    }
-
-    async fn extend(&self, args: &ExtendArgs) -> Result<Status, ManagerError> {
-        let (_turn, active) = self.driven(args.run).await?;
-        let end = millis(elapsed(&active)).saturating_add(args.remaining_ms);
-        let run = RunRecord { extended_ms: active.extended_ms.max(end), ..(*active).clone() };
-        let run = self.keep(run).await?;
-        self.status_of(Some(run)).await
-    }
-
-    async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
-        let (turn, active) = self.driven(args.run).await?;
-        if !self.backend.capabilities().settle_early {
-            drop(turn);
-            return self.settle_with_grace(args.run).await;
-        }
-        let pending = self.desk().view.counts(&active).pending;
-        if args.only_if_nothing_pending && pending > 0 {
-            return refused(RefusalCode::StillPending, format!("{pending} locks are not back yet"));
-        }
-        let reason = if pending == 0 { "nothing pending" } else { "deadline" };
-        self.settle_run(&active, reason, false).await
-    }
-
-    async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        let (_turn, active) = self.driven(run).await?;
-        if active.soft {
-            return self.abort_run(&active).await;
-        }
-        refused(
-            RefusalCode::Unsupported,
-            "the locks were dropped when the run began: it can't be aborted; go on with it, so that clients reclaim them",
-        )
-    }
-
-    async fn result(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        Ok(self.full_result(run).await?.0.result.clone())
-    }
-
-    async fn result_clients(&self, run: RunId, after: u64) -> Result<ClientResultPage, ManagerError> {
-        let result = self.full_result(run).await?;
-        let (clients, next) = page(result.0.clients.as_slice(), after);
-        Ok(ClientResultPage { clients, next })
-    }
-
-    async fn result_locks(&self, run: RunId, after: u64) -> Result<LockFatePage, ManagerError> {
-        let result = self.full_result(run).await?;
-        let (locks, next) = page(result.0.locks.as_slice(), after);
-        Ok(LockFatePage { locks, next })
-    }
-
-    async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError> {
-        let Some(known) = self.found(run).await? else { return Ok(()) };
-        self.with_vault(move |vault| {
-            vault.save(&RunRecord { acknowledged: true, ..known })?;
-            vault.prune()
-        })
-        .await
-    }
-
-    async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError> {
-        self.active().await?;
-        let runs = self.with_vault(Vault::runs).await?;
-        Ok(runs.iter().filter(|run| !run.is_active() && !run.acknowledged).map(RunRecord::id).collect())
-    }
-
-    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
-        if let Some(run) = self.active().await? {
-            return refused(RefusalCode::RunActive, format!("run {} is active", run.id()));
-        }
-        if !args.locks.as_slice().is_empty() {
-            let kind = self.backend.kind();
-            return refused(RefusalCode::Unsupported, format!("{kind} can free whole clients only"));
-        }
-        let life = self.backend.identity().await?.life;
-        if self.instance(&life, None).await? != args.instance {
-            return refused(RefusalCode::StalePlan, "the lock manager was restarted since");
-        }
-        let mut all = Released::default();
-        let mut rows = Vec::new();
-        for client in args.clients.as_slice() {
-            let one = self.backend.release_client(&client.name).await?;
-            all.locks += one.freed.len() as u64;
-            all.offered += one.offered;
-            // How many they are nobody can tell.
-            all.left += u64::from(one.left);
-            rows.extend(one.freed.iter().map(results::row));
-        }
-        all.rows = List::clipped(rows);
-        Ok(all)
-    }
-
-    async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
-        let until = tokio::time::Instant::now() + args.patience();
-        loop {
-            let looking = tokio::time::Instant::now();
-            let active = self.look().await?;
-            if self.desk().view.timeline.cursor() != args.cursor || looking >= until {
-                let status = self.status_of(active).await?;
-                let events = self.desk().view.timeline.since(args.cursor);
-                return Ok(Watched { status, events });
-            }
-            // A long list takes long to read: the manager has other work too.
-            let pause = pause_after(looking);
-            tokio::time::sleep_until(until.min(looking + pause)).await;
-        }
-    }
-}
-
-/// The sums of a run that has only begun.
-fn all_pending(run: &RunRecord) -> Counts {
-    let in_scope = run.before.locks.len() as u64;
-    Counts { in_scope, pending: in_scope, ..Counts::default() }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::compare::Sight;
 use crate::resync::policy;
-use crate::wire::control::{BeginArgs, ClientProgress, Delivery, FullResult, InstanceId, RunClient, RunId};
+use crate::wire::control::{BeginArgs, ClientProgress, Counts, Delivery, FullResult, InstanceId, RunClient, RunId};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, Pack, Unpack, decode, encode};
 
@@ -103,7 +103,21 @@ pub struct RunRecord {
     pub spared: BTreeSet<usize>,
 }
 
+/// Milliseconds since 1970.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
 impl RunRecord {
+    /// How long ago it began.
+    pub(super) fn elapsed(&self) -> Duration {
+        Duration::from_millis(unix_ms().saturating_sub(self.began_unix_ms))
+    }
+    /// The sums of a run that has only begun.
+    pub(super) fn all_pending(&self) -> Counts {
+        let in_scope = self.before.locks.len() as u64;
+        Counts { in_scope, pending: in_scope, ..Counts::default() }
+    }
     /// Which.
     pub fn id(&self) -> RunId {
         self.begin.0.run

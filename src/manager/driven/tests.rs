@@ -6,11 +6,17 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use tempfile::TempDir;
 
 use super::*;
-use crate::wire::control::{ClientProgress, Delivery, Fate, Mode, Outcome, Policy, Scope, Silent, Unreachable};
+use crate::manager::{Caution, Weight};
+use crate::wire::control::{
+    BeginArgs, ClientProgress, ClientRow, Delivery, ExtendArgs, Fate, LocksArgs, Mode, Outcome, Policy, ProgressArgs,
+    RunResult, Scope, SettleArgs, Silent, Unreachable, WatchArgs,
+};
 use crate::wire::types::{CallerName, NsmState};
+use crate::wire::xdr::List;
 
 /// The manager's truth, shared by every process that drives it.
 #[derive(Debug)]

@@ -14,13 +14,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::compare::compare;
-use super::record::{Coded, Phase, RunRecord};
+use super::backend::{Backend, GraceEnd, refused};
+use super::compare::{Sight, compare};
+use super::record::{Coded, Phase, RunRecord, unix_ms};
 use super::results::{End, Loss, result, unverified};
 use super::vault::Vault;
-use super::{Backend, Driven, GraceEnd, Sight, elapsed, pause_after, unix_ms};
+use super::{Driven, pause_after};
 use crate::manager::ManagerError;
-use crate::wire::control::{FullResult, LockFate, Outcome, RunId, RunResult};
+use crate::wire::control::{FullResult, LockFate, Outcome, RefusalCode, RunId, RunResult};
 
 /// Lines about lost locks in the timeline; beyond that the record's rows tell.
 const LINES: usize = 32;
@@ -113,26 +114,7 @@ impl<B: Backend> Driven<B> {
         let life = self.backend.identity().await?.life;
         let in_grace = self.backend.in_grace().await?;
         match run.phase {
-            Phase::Beginning => {
-                let held = compare(&run.before, &self.backend.sight().await?).held();
-                if run.soft || (life == run.life && surely_held(&run, &held, in_grace)) {
-                    let id = run.id();
-                    self.with_vault(move |vault| vault.forget(id)).await?;
-                    return Ok(None);
-                }
-                let grace_ms = run.begin.0.grace_max_ms;
-                let deliveries = RunRecord::untold(run.clients().len());
-                // Nobody was told yet, so what is held in grace was not dropped. Afterwards it may be
-                // anybody's.
-                let spared = if in_grace { held } else { BTreeSet::new() };
-                let run = RunRecord { phase: Phase::Grace, life, grace_ms, deliveries, spared, ..(*run).clone() };
-                if in_grace {
-                    return Ok(Some(self.keep(run).await?));
-                }
-                let reason = "nlmctl ended between the drop and the notices, and grace is over: clients were not told";
-                self.end_unwatched(run, Outcome::Superseded, reason).await?;
-                Ok(None)
-            }
+            Phase::Beginning => self.recover_beginning(run, life, in_grace).await,
             Phase::Grace if life != run.life => {
                 let reason = "the lock manager was restarted in the middle of the run";
                 self.end_unwatched((*run).clone(), Outcome::Superseded, reason).await?;
@@ -142,27 +124,13 @@ impl<B: Backend> Driven<B> {
                 let orphan = self.desk().run.is_none();
                 let (deadline, _) = run.deadlines(None);
                 let can_end = self.backend.capabilities().settle_early;
-                if orphan && can_end && run.notices_begun && elapsed(&run) > deadline {
+                if orphan && can_end && run.notices_begun && run.elapsed() > deadline {
                     self.settle_run(&run, "deadline; no controller was there", true).await?;
                     return Ok(None);
                 }
                 Ok(Some(run))
             }
-            Phase::Grace => {
-                let watched = self.desk().view.watched(run.id());
-                if let Some(last) = watched.filter(|_| run.notices_begun) {
-                    let reason = "the lock manager ended its grace";
-                    self.count(&run, &last, Watch { reason, alone: false, watched: true }).await?;
-                    return Ok(None);
-                }
-                let (outcome, reason) = if run.notices_begun {
-                    (Outcome::Settled, "grace ended by itself; nobody looked at that moment")
-                } else {
-                    (Outcome::Superseded, "grace ended by itself before any client was told")
-                };
-                self.end_unwatched((*run).clone(), outcome, reason).await?;
-                Ok(None)
-            }
+            Phase::Grace => self.grace_ended_by_itself(&run).await,
             Phase::Settling => {
                 let run = if in_grace && life == run.life { self.end_grace(&run).await? } else { (*run).clone() };
                 self.end(&run, &[]).await?;
@@ -170,6 +138,48 @@ impl<B: Backend> Driven<B> {
             }
             Phase::Ended => Ok(None),
         }
+    }
+
+    /// A run that only began: forgotten if nothing was dropped, else in grace or over.
+    async fn recover_beginning(
+        &self,
+        run: Arc<RunRecord>,
+        life: String,
+        in_grace: bool,
+    ) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        let held = compare(&run.before, &self.backend.sight().await?).held();
+        if run.soft || (life == run.life && surely_held(&run, &held, in_grace)) {
+            let id = run.id();
+            self.with_vault(move |vault| vault.forget(id)).await?;
+            return Ok(None);
+        }
+        let grace_ms = run.begin.0.grace_max_ms;
+        let deliveries = RunRecord::untold(run.clients().len());
+        // Nobody was told yet, so what is held in grace was not dropped. Afterwards it may be anybody's.
+        let spared = if in_grace { held } else { BTreeSet::new() };
+        let run = RunRecord { phase: Phase::Grace, life, grace_ms, deliveries, spared, ..(*run).clone() };
+        if in_grace {
+            return Ok(Some(self.keep(run).await?));
+        }
+        let reason = "nlmctl ended between the drop and the notices, and grace is over: clients were not told";
+        self.end_unwatched(run, Outcome::Superseded, reason).await?;
+        Ok(None)
+    }
+
+    async fn grace_ended_by_itself(&self, run: &RunRecord) -> Result<Option<Arc<RunRecord>>, ManagerError> {
+        let watched = self.desk().view.watched(run.id());
+        if let Some(last) = watched.filter(|_| run.notices_begun) {
+            let reason = "the lock manager ended its grace";
+            self.count(run, &last, Watch { reason, alone: false, watched: true }).await?;
+            return Ok(None);
+        }
+        let (outcome, reason) = if run.notices_begun {
+            (Outcome::Settled, "grace ended by itself; nobody looked at that moment")
+        } else {
+            (Outcome::Superseded, "grace ended by itself before any client was told")
+        };
+        self.end_unwatched(run.clone(), outcome, reason).await?;
+        Ok(None)
     }
 
     /// The end of a run in its grace: counts, makes that durable, ends grace.
@@ -273,7 +283,7 @@ impl<B: Backend> Driven<B> {
         drop(desk);
         match &run.result {
             Some(found) => Ok(found.0.result.clone()),
-            None => super::refused(crate::wire::control::RefusalCode::UnknownRun, "the run has no result"),
+            None => refused(RefusalCode::UnknownRun, "the run has no result"),
         }
     }
 }

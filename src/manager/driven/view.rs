@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::compare::{Return, Sight, compare};
-use super::record::RunRecord;
-use super::{all_pending, unix_ms};
+use super::record::{RunRecord, unix_ms};
 use crate::rpc::control::Timeline;
 use crate::wire::control::{Counts, RunId};
 
@@ -112,7 +111,7 @@ impl View {
     /// The sums of a run that is on.
     pub(super) fn counts(&self, run: &RunRecord) -> Counts {
         if self.run != Some(run.id()) {
-            return all_pending(run);
+            return run.all_pending();
         }
         let reclaimed = self.back.iter().filter(|back| **back).count() as u64;
         let in_scope = self.back.len() as u64;

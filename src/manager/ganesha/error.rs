@@ -3,13 +3,15 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::ENDPOINT;
 use super::bus::BusError;
 use super::process::ProcessError;
 use crate::manager::ManagerError;
 use crate::nsm::own_names::OwnNameError;
 use crate::nsm::roster::RosterError;
 use crate::rpc::client::CallError;
+
+/// Where it is, for people.
+pub(super) const ENDPOINT: &str = "org.ganesha.nfsd on the system bus";
 
 /// Why Ganesha, or statd beside it, was not asked or did not do it.
 #[derive(Debug, thiserror::Error)]

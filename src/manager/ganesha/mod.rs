@@ -49,6 +49,7 @@ use tokio::sync::OnceCell;
 
 use self::bus::{Bus, GraceEvent};
 use self::cautions::Seen;
+use self::error::ENDPOINT;
 use self::process::Server;
 use super::driven::vault::{self, Vault};
 use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight};
@@ -58,8 +59,6 @@ use crate::nsm::roster::{self, Kind, Roster};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{CallerName, NsmState};
 
-/// Where it is, for people.
-const ENDPOINT: &str = "org.ganesha.nfsd on the system bus";
 /// Where runs are kept.
 pub const STATE_DIR: &str = "/var/lib/nlmctl/ganesha";
 /// Most paths of files that are remembered for messages.

@@ -7,6 +7,9 @@ use crate::manager::ManagerError;
 use crate::rpc::client::CallError;
 use crate::wire::control::{Refusal, RefusalCode};
 
+/// What it is called in messages.
+pub(super) const ENDPOINT: &str = "the kernel's lockd";
+
 /// Why the kernel, or statd beside it, was not asked or did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum KnfsdError {
@@ -67,15 +70,11 @@ impl KnfsdError {
 
     /// As the answer to a question.
     pub(super) fn unanswered(self) -> ManagerError {
-        ManagerError::Unreachable {
-            endpoint: super::ENDPOINT.into(),
-            what: self.to_string(),
-            remedy: self.remedy().into(),
-        }
+        ManagerError::Unreachable { endpoint: ENDPOINT.into(), what: self.to_string(), remedy: self.remedy().into() }
     }
     /// As the answer to a change that may have been made.
     pub(super) fn lost(self) -> ManagerError {
-        ManagerError::Lost { endpoint: super::ENDPOINT.into(), what: self.to_string() }
+        ManagerError::Lost { endpoint: ENDPOINT.into(), what: self.to_string() }
     }
     /// As the answer to a change that was not made.
     pub(super) fn refused(self) -> ManagerError {

@@ -50,6 +50,7 @@ use async_trait::async_trait;
 use nix::net::if_::InterfaceFlags;
 
 use self::drops::Attempt;
+use self::error::ENDPOINT;
 use self::proc::{Lockd, Proc};
 use self::saved::Saved;
 use self::statd::Statd;
@@ -62,8 +63,6 @@ use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
 use crate::wire::xdr::List;
 
-/// What it is called in messages.
-pub(super) const ENDPOINT: &str = "the kernel's lockd";
 /// Where runs, and what is to be put back, are kept.
 pub const STATE_DIR: &str = "/var/lib/nlmctl/knfsd";
 

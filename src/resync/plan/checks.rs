@@ -5,18 +5,27 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::words::{counted, some_names};
-use super::{LocalMount, Plan, PlanError, Request, Seen, refused, usage};
+use super::{LocalMount, Plan, Request, Seen};
+use crate::report::Failure;
 use crate::wire::control::{
     ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable,
 };
 use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe};
 
+fn usage<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::usage(message, remedy))
+}
+
+fn refused<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::refused(message, remedy))
+}
+
 /// The scope that a request names, before anything is known of the clients.
 ///
 /// # Errors
 /// A path or an export where the manager knows only file handles, or too many of a kind.
-pub fn scope(request: &Request, info: &Info) -> Result<Scope, PlanError> {
+pub fn scope(request: &Request, info: &Info) -> Result<Scope, Failure> {
     let paths_help = "name files by their handles, in hexadecimal as `nlmctl locks` shows them";
     if let Some(export) = request.exports.first() {
         return usage(
@@ -58,7 +67,7 @@ pub fn scope(request: &Request, info: &Info) -> Result<Scope, PlanError> {
     Ok(Scope { clients, files })
 }
 
-pub(super) fn mode(request: &Request, scope: &Scope, info: &Info) -> Result<Mode, PlanError> {
+pub(super) fn mode(request: &Request, scope: &Scope, info: &Info) -> Result<Mode, Failure> {
     let everything = scope.is_everything();
     match request.mode.unwrap_or(if everything { Mode::Strict } else { Mode::Targeted }) {
         Mode::Strict if !everything => usage(
@@ -73,7 +82,7 @@ pub(super) fn mode(request: &Request, scope: &Scope, info: &Info) -> Result<Mode
     }
 }
 
-pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), PlanError> {
+pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), Failure> {
     const DAY: Duration = Duration::from_hours(24);
     let grace = request.grace;
     if grace < Duration::from_millis(1) || grace > DAY {
@@ -90,7 +99,7 @@ pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), PlanError
 ///
 /// # Errors
 /// It is.
-pub fn refuse_busy(status: &Status) -> Result<(), PlanError> {
+pub fn refuse_busy(status: &Status) -> Result<(), Failure> {
     if let Some(run) = &status.run.0 {
         return refused(
             format!("run {} is active, for another {} ms at least", run.run, run.remaining_ms),
@@ -120,7 +129,7 @@ pub(super) struct InScope {
 ///
 /// # Errors
 /// One is not; the message names it, the remedy what is like it.
-pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) -> Result<(), PlanError> {
+pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) -> Result<(), Failure> {
     for (wanted, text) in scope.clients.as_slice().iter().zip(asked) {
         if !clients.iter().any(|row| names(wanted, row)) {
             let near = near(text, clients);
@@ -139,7 +148,7 @@ pub(super) fn chosen<'a>(
     request: &Request,
     scope: &Scope,
     seen: &Seen<'a>,
-) -> Result<Vec<(&'a ClientRow, InScope)>, PlanError> {
+) -> Result<Vec<(&'a ClientRow, InScope)>, Failure> {
     refuse_unknown(scope, &request.clients, seen.clients)?;
     let listed = seen.locks.map(count_by_owner);
     let counts = |row: &ClientRow| match &listed {
@@ -193,7 +202,7 @@ pub(super) fn in_scope(chosen: &[(&ClientRow, InScope)], seen: &Seen<'_>) -> InS
 }
 
 /// What is freed at the start and has nobody to reclaim it is lost, whatever the policy says of the end.
-pub(super) fn refuse_what_begin_loses(plan: &Plan) -> Result<(), PlanError> {
+pub(super) fn refuse_what_begin_loses(plan: &Plan) -> Result<(), Failure> {
     let software = &plan.manager;
     let holders = plan.unreachable_holders();
     if plan.policy.unreachable == Unreachable::Keep && plan.in_scope > 0 && !holders.is_empty() {
@@ -267,7 +276,7 @@ pub(super) fn refuse_own_mounts(
     request: &Request,
     chosen: &[(&ClientRow, InScope)],
     mounts: &[LocalMount],
-) -> Result<(), PlanError> {
+) -> Result<(), Failure> {
     let all_loopback = chosen.iter().all(|(row, _)| only_loopback(row.addresses.as_slice()));
     own_mounts_allow(request.own_locks_lost, all_loopback, mounts)
 }
@@ -281,7 +290,7 @@ pub fn only_loopback(addresses: &[Address]) -> bool {
 ///
 /// # Errors
 /// They do not; the message names them.
-pub fn own_mounts_allow(own_locks_lost: bool, all_loopback: bool, mounts: &[LocalMount]) -> Result<(), PlanError> {
+pub fn own_mounts_allow(own_locks_lost: bool, all_loopback: bool, mounts: &[LocalMount]) -> Result<(), Failure> {
     if own_locks_lost || mounts.is_empty() || (all_loopback && mounts.iter().all(|mount| !mount.from_self)) {
         return Ok(());
     }

@@ -7,24 +7,24 @@
 //! else changes all the time and does not make a plan stale.
 
 mod checks;
+mod draft;
 mod words;
 
 #[cfg(test)]
 mod tests;
 
 pub use checks::{names, only_loopback, own_mounts_allow, refuse_busy, refuse_unknown, scope};
+pub use draft::Draft;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::report::{self, PlanClient, PlanReport, Probe, ScopeReport};
+use super::consent::{Consent, Person};
+use crate::report::{self, Failure, PlanClient, PlanReport, Probe, ScopeReport};
 use crate::wire::control::{
-    Capabilities, ClientRef, ClientRow, Info, InstanceId, LockRow, Mode, Policy, Scope, Silent, Status, Unreachable,
+    ClientRef, ClientRow, Info, InstanceId, LockRow, Mode, Policy, Scope, Silent, Status, Unreachable,
 };
-use crate::wire::types::{Address, CallerName, NsmState};
-use crate::wire::xdr::Maybe;
-use checks::{chosen, grace, in_scope, mode, refuse_own_mounts, refuse_what_begin_loses};
-use words::{consent, fingerprint};
+use crate::wire::types::{CallerName, NsmState};
 
 /// What the operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,19 +146,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Consent to this plan: `agreed` is what the operator said to everything in
-    /// [`consent`](Self::consent). Where that is empty nobody has to be asked.
+    /// Consent to exactly this plan. A run wants it to begin.
     ///
     /// # Errors
-    /// Refused, where consent is wanted and was not given.
-    pub fn agree(&self, agreed: bool) -> Result<Consent, PlanError> {
-        if agreed || self.consent.is_empty() {
-            return Ok(Consent { fingerprint: self.fingerprint.clone() });
-        }
-        refused(
-            format!("this run wants consent, and there was none: {}", self.consent.join("; ")),
-            "look at the plan (--dry-run), then agree with --yes",
-        )
+    /// Refused, where consent is wanted and is not given.
+    pub fn agree(&self, yes: bool, person: &mut dyn Person) -> Result<Consent, Failure> {
+        Consent::obtain(&self.fingerprint, &self.consent, yes, person)
     }
     /// The plan as it is shown.
     pub fn report(&self) -> PlanReport {
@@ -217,52 +210,6 @@ impl PlannedClient {
     pub fn may_hold(&self) -> bool {
         self.locks != Some(0)
     }
-    /// Whether there is evidence that its locks are stale.
-    pub fn is_suspect(&self) -> bool {
-        !self.suspicions.is_empty()
-    }
-}
-
-/// Proof that the operator agreed to exactly one plan. A run wants it to begin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Consent {
-    fingerprint: String,
-}
-
-impl Consent {
-    /// Whether it is for this plan.
-    pub fn covers(&self, plan: &Plan) -> bool {
-        self.fingerprint == plan.fingerprint
-    }
-}
-
-/// Why there is no plan.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// What was asked makes no sense (exit 2).
-    #[error("{message}")]
-    Usage {
-        /// What is wrong.
-        message: String,
-        /// What to ask instead.
-        remedy: String,
-    },
-    /// It would not be safe now (exit 4).
-    #[error("{message}")]
-    Refused {
-        /// What is in the way.
-        message: String,
-        /// How to get it out of the way.
-        remedy: String,
-    },
-}
-
-fn usage<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, PlanError> {
-    Err(PlanError::Usage { message: message.into(), remedy: remedy.into() })
-}
-
-fn refused<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, PlanError> {
-    Err(PlanError::Refused { message: message.into(), remedy: remedy.into() })
 }
 
 /// An NFSv3 mount of this host whose locks go through NLM.
@@ -289,145 +236,4 @@ pub struct Seen<'a> {
     pub locks: Option<&'a [LockRow]>,
     /// This host's NFSv3 mounts that use NLM.
     pub mounts: &'a [LocalMount],
-}
-
-/// A plan that lacks only what the clients' statds say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Draft {
-    plan: Plan,
-    states: Vec<NsmState>,
-    capabilities: Capabilities,
-}
-
-impl Draft {
-    /// Checks the request against what was seen.
-    ///
-    /// # Errors
-    /// Everything that forbids the run whatever the probes say.
-    pub fn new(request: &Request, scope: Scope, seen: Seen<'_>) -> Result<Self, PlanError> {
-        let mode = mode(request, &scope, seen.info)?;
-        let (grace, grace_max) = grace(request)?;
-        refuse_busy(seen.status)?;
-        let chosen = chosen(request, &scope, &seen)?;
-        refuse_own_mounts(request, &chosen, seen.mounts)?;
-
-        let policy = Policy {
-            unreachable: request.unreachable,
-            silent: request.silent,
-            include_unmonitored: request.include_unmonitored,
-        };
-        let all = in_scope(&chosen, &seen);
-        let marked = |counts: &checks::InScope| {
-            counts.monitored + if policy.include_unmonitored { counts.unmonitored } else { 0 }
-        };
-        let knows_owners = seen.info.capabilities.knows_owners;
-        // Those that `begin` will give: whoever has a lock in scope and, unless files limit it, whoever
-        // has a monitor record.
-        let told = chosen
-            .iter()
-            .filter(|(row, counts)| marked(counts) > 0 || (row.monitored && scope.files.as_slice().is_empty()));
-        let (clients, states) = told
-            .map(|(row, counts)| {
-                let client = PlannedClient {
-                    name: row.name.clone(),
-                    addresses: row.addresses.as_slice().iter().map(|a| a.0).collect(),
-                    server_addresses: row.server_addresses.as_slice().iter().map(|a| a.0).collect(),
-                    locks: knows_owners.then(|| marked(counts)),
-                    probe: Probe::NotAsked,
-                    suspicions: row.suspicions.as_slice().iter().map(|s| s.as_str().to_owned()).collect(),
-                };
-                (client, row.nsm_state)
-            })
-            .unzip();
-        let names = if request.names.is_empty() { seen.info.names.as_slice().to_vec() } else { request.names.clone() };
-        if names.is_empty() {
-            return usage(
-                "the lock manager gives no name under which clients know this server",
-                "give one with --name",
-            );
-        }
-        let plan = Plan {
-            manager: seen.info.software.as_str().to_owned(),
-            instance: seen.info.instance,
-            nsm_state: seen.info.nsm_state,
-            names,
-            own_locks_lost: request.own_locks_lost,
-            asked: ScopeReport {
-                clients: request.clients.clone(),
-                exports: request.exports.clone(),
-                files: request.files.clone(),
-            },
-            scope,
-            mode,
-            policy,
-            grace,
-            grace_max,
-            clients,
-            in_scope: marked(&all),
-            unmonitored: all.unmonitored,
-            may_drop: Vec::new(),
-            consent: Vec::new(),
-            caveats: report::caveats(seen.info),
-            fingerprint: String::new(),
-        };
-        Ok(Self { plan, states, capabilities: seen.info.capabilities })
-    }
-
-    /// What the manager itself wants to be said, and to be agreed to.
-    #[must_use]
-    pub fn cautioned(mut self, said: Vec<String>, agreed_to: Vec<String>) -> Self {
-        self.plan.caveats.extend(said);
-        self.plan.consent = agreed_to;
-        self
-    }
-
-    /// The names that notices will carry, in order; never empty.
-    pub fn names(&self) -> &[CallerName] {
-        &self.plan.names
-    }
-
-    /// Whose statds to ask.
-    pub fn clients(&self) -> &[PlannedClient] {
-        &self.plan.clients
-    }
-
-    /// The plan, with what those statds said: one probe for each of [`clients`](Self::clients), in
-    /// their order. What is missing counts as not asked.
-    ///
-    /// # Errors
-    /// Refused, where beginning would lose what the policy keeps.
-    pub fn finish(self, probes: &[Probed]) -> Result<Plan, PlanError> {
-        let Self { mut plan, states, capabilities } = self;
-        let missing = std::iter::repeat(Probed::Silent(Probe::NotAsked));
-        let probes = probes.iter().copied().chain(missing);
-        for ((client, locked_with), probed) in plan.clients.iter_mut().zip(states).zip(probes) {
-            client.probe = match probed {
-                Probed::Silent(probe) => probe,
-                Probed::Answers(Some(now)) if now.is_known() && locked_with.is_known() && now != locked_with => {
-                    client.suspicions.push(format!(
-                        "its statd's state number is {now}, its locks carried {locked_with}: it may have restarted unnoticed"
-                    ));
-                    Probe::Suspect
-                }
-                Probed::Answers(_) => Probe::Answers,
-            };
-        }
-        if plan.policy.unreachable == Unreachable::Drop {
-            plan.may_drop = plan
-                .unreachable_holders()
-                .into_iter()
-                .map(|client| ClientRef {
-                    name: Maybe(Some(client.name.clone())),
-                    address: Maybe(client.addresses.first().copied().map(Address)),
-                })
-                .collect();
-        }
-        if capabilities.begin_releases {
-            refuse_what_begin_loses(&plan)?;
-        }
-        let wanted = consent(&plan);
-        plan.consent.extend(wanted);
-        plan.fingerprint = fingerprint(&plan);
-        Ok(plan)
-    }
 }

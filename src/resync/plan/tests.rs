@@ -1,9 +1,10 @@
 //! Plans from what was seen: a table of every consent and refusal.
 
 use super::*;
+use crate::report::FailureKind;
 use crate::wire::control::{Capabilities, Counts, Grace, LockKind, LockState, OwnerRow, RunId, RunStatus};
-use crate::wire::types::{ByteRange, FileHandle, OwnerHandle, Svid, Transport};
-use crate::wire::xdr::{List, Text};
+use crate::wire::types::{Address, ByteRange, FileHandle, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::{List, Maybe, Text};
 
 fn name(text: &str) -> CallerName {
     CallerName::new(text).unwrap()
@@ -70,7 +71,7 @@ fn three() -> Vec<ClientRow> {
     ]
 }
 
-fn draft(request: &Request, clients: &[ClientRow], mounts: &[LocalMount]) -> Result<Draft, PlanError> {
+fn draft(request: &Request, clients: &[ClientRow], mounts: &[LocalMount]) -> Result<Draft, Failure> {
     let (info, status) = (info(), status());
     let scope = scope(request, &info)?;
     Draft::new(request, scope, Seen { info: &info, status: &status, clients, locks: None, mounts })
@@ -84,17 +85,17 @@ fn plan(request: &Request, probes: &[Probed]) -> Plan {
 }
 
 #[track_caller]
-fn usage_of<T: std::fmt::Debug>(result: Result<T, PlanError>) -> (String, String) {
+fn usage_of<T: std::fmt::Debug>(result: Result<T, Failure>) -> (String, String) {
     match result {
-        Err(PlanError::Usage { message, remedy }) => (message, remedy),
+        Err(Failure { kind: FailureKind::Usage, message, remedy }) => (message, remedy),
         other => panic!("not a usage error: {other:?}"),
     }
 }
 
 #[track_caller]
-fn refusal_of<T: std::fmt::Debug>(result: Result<T, PlanError>) -> String {
+fn refusal_of<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
     match result {
-        Err(PlanError::Refused { message, remedy }) => {
+        Err(Failure { kind: FailureKind::Refused, message, remedy }) => {
             assert!(!remedy.is_empty());
             message
         }
@@ -112,7 +113,7 @@ fn a_run_over_everything_tells_every_monitored_client_and_is_strict() {
     assert_eq!(plan.dry_run_exit(), 0);
     assert_eq!(plan.names, info().names.into_vec());
     assert_eq!((plan.grace, plan.grace_max), (Duration::from_secs(90), Duration::from_mins(3)));
-    assert!(plan.agree(false).unwrap().covers(&plan));
+    assert!(plan.agree(false, &mut ()).unwrap().covers(&plan.fingerprint));
 }
 
 #[test]
@@ -134,8 +135,8 @@ fn dropping_the_locks_of_unreachable_clients_names_them_and_wants_consent() {
     let drop = plan(&request, &[UP, DOWN, DOWN]);
     assert_eq!(drop.may_drop.len(), 1, "the one without locks has nothing to drop");
     assert!(drop.consent[0].contains("db.example.org") && drop.consent[0].contains("2 locks"), "{:?}", drop.consent);
-    assert!(refusal_of(drop.agree(false)).contains("db.example.org"));
-    assert!(drop.agree(true).is_ok());
+    assert!(refusal_of(drop.agree(false, &mut ())).contains("db.example.org"));
+    assert!(drop.agree(true, &mut ()).is_ok());
     assert_eq!(plan(&request, &[UP, UP, UP]).consent, Vec::<String>::new(), "nobody is unreachable");
 }
 
@@ -169,7 +170,10 @@ fn dropping_silent_clients_and_unmonitored_locks_want_consent_each() {
 fn another_state_number_makes_a_suspect_and_an_unknown_one_does_not() {
     let probes = [Probed::Answers(Some(NsmState(9))), Probed::Answers(Some(NsmState(0))), Probed::Answers(None)];
     let plan = plan(&Request::default(), &probes);
-    assert_eq!(plan.clients.iter().map(PlannedClient::is_suspect).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(
+        plan.clients.iter().map(|client| !client.suspicions.is_empty()).collect::<Vec<_>>(),
+        [true, false, false]
+    );
     assert_eq!(plan.clients[0].probe, Probe::Suspect);
 }
 
@@ -309,7 +313,7 @@ fn the_fingerprint_covers_what_is_agreed_to_and_nothing_else() {
     ];
     for other in differ {
         assert_ne!(other.fingerprint, base.fingerprint);
-        assert!(!base.agree(true).unwrap().covers(&other));
+        assert!(!base.agree(true, &mut ()).unwrap().covers(&other.fingerprint));
     }
 }
 
@@ -329,7 +333,7 @@ fn a_manager_that_cannot_mark_says_which_statements_do_not_hold() {
 }
 
 /// What knfsd can do: no owners, and `begin` frees everything.
-fn of_a_manager_that_frees_at_begin(request: &Request, unmonitored: u64, probes: &[Probed]) -> Result<Plan, PlanError> {
+fn of_a_manager_that_frees_at_begin(request: &Request, unmonitored: u64, probes: &[Probed]) -> Result<Plan, Failure> {
     let mut info = info();
     let capabilities = &mut info.capabilities;
     (capabilities.mark, capabilities.knows_owners, capabilities.begin_releases) = (false, false, true);
@@ -352,7 +356,7 @@ fn where_begin_frees_the_locks_nothing_that_keep_promises_can_be_lost() {
     let plan = of_a_manager_that_frees_at_begin(&drop, 0, &[UP, DOWN]).unwrap();
     assert!(plan.consent[0].contains("drop all locks of 1 client"), "{:?}", plan.consent);
     assert_eq!((plan.may_drop.len(), plan.unreachable_locks()), (1, None));
-    assert!(plan.agree(false).is_err());
+    assert!(plan.agree(false, &mut ()).is_err());
 }
 
 #[test]

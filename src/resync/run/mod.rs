@@ -31,9 +31,10 @@
 //!   it here.
 //!
 //! The driver does the actions in their order, and one call to the manager at a time; it gives the
-//! answers back as events. Start reading at [`Run::handle`].
+//! answers back as events. Start reading at [`Run::handle`]; `states` has a method for each state of the diagram.
 
 mod event;
+mod states;
 
 #[cfg(test)]
 mod tests;
@@ -196,239 +197,16 @@ impl Run {
     /// Takes an event; says what to do, in order.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
-        match (self.state, event) {
-            // --- begin is awaited; nothing was touched as far as is known
-            (State::Beginning, Event::Begun { clients, elapsed }) => {
-                self.start(now, &clients, elapsed);
-                self.persist(Phase::Begun, &mut out);
-                match self.leave {
-                    // Too late to abort; without notices nobody would reclaim.
-                    Some(_) if self.terms.begin_releases => self.announce(&mut out),
-                    Some(_) if !self.confirmed => self.abort(&mut out),
-                    Some(signal) => self.interrupt(now, signal, &mut out),
-                    None => self.announce(&mut out),
-                }
-            }
-            (State::Beginning, Event::BeginRefused(refusal)) => {
-                if self.may_have_begun {
-                    self.fetch(&mut out);
-                } else {
-                    self.finish(Ending::Refused(refusal), &mut out);
-                }
-            }
-            (State::Beginning, Event::ManagerLost) => self.away(now, Aim::Begin, &mut out),
-            (State::Beginning, Event::Signal(signal)) => {
-                if self.leave.is_some() {
-                    self.undo(&mut out);
-                    self.interrupt(now, signal, &mut out);
-                } else {
-                    self.leave = Some(signal);
-                }
-            }
-
-            // --- grace is on; the manager is told that notices will leave
-            (State::Announcing, Event::Told(standing @ Standing::Active { .. })) => {
-                self.telling = false;
-                self.confirmed = true;
-                self.last_news = self.last_news.max(now);
-                self.absorb(now, standing);
-                self.state = State::Notifying;
-                self.persist(Phase::Notifying, &mut out);
-                out.push(Action::StartNotices);
-            }
-            (State::Announcing, Event::Seen(standing @ Standing::Active { .. })) => self.absorb(now, standing),
-            (State::Announcing, Event::Signal(signal)) if self.terms.begin_releases => {
-                if self.leave.replace(signal).is_some() {
-                    self.interrupt(now, signal, &mut out);
-                }
-            }
-            (State::Announcing, Event::Signal(signal)) => {
-                if self.confirmed {
-                    self.interrupt(now, signal, &mut out);
-                } else {
-                    self.abort(&mut out);
-                }
-            }
-
-            // --- notices are out, reclaims come in
-            (
-                State::Announcing | State::Notifying | State::Closing | State::Settling | State::Away { .. },
-                Event::Heard { client, at, news },
-            ) => self.hear(client, at, news),
-            (State::Notifying, Event::Told(standing @ Standing::Active { .. })) => {
-                self.telling = false;
-                self.absorb(now, standing);
-            }
-            (State::Notifying | State::Closing, Event::Seen(standing @ Standing::Active { .. })) => {
-                self.absorb(now, standing);
-            }
-            (State::Closing, Event::Told(standing @ Standing::Active { remaining, latest_remaining, .. })) => {
-                self.telling = false;
-                self.absorb(now, standing);
-                if !self.untold.is_empty() {
-                    self.tell(now, &mut out);
-                } else if remaining.is_zero() || latest_remaining.is_zero() {
-                    self.settle(false, &mut out);
-                } else {
-                    self.state = State::Notifying;
-                }
-            }
-            (
-                State::Announcing | State::Notifying | State::Closing | State::Settling,
-                Event::Told(Standing::Over) | Event::Seen(Standing::Over),
-            )
-            | (State::Settling | State::Aborting, Event::Ended) => self.fetch(&mut out),
-            (State::Announcing | State::Notifying | State::Closing | State::Settling, Event::ManagerLost) => {
-                self.away(now, Aim::Announce, &mut out);
-            }
-
-            // --- settle is awaited
-            (State::Settling, Event::StillPending) => {
-                // What was seen before is older than this answer; the next status has the count.
-                self.pending = self.pending.max(1);
-                self.not_before = now + TELL_EVERY;
-                self.state = State::Notifying;
-                out.push(Action::AskStatus);
-            }
-            (State::Settling, Event::NotDurable) => {
-                self.state = State::Notifying;
-                self.retry(now, "the lock manager cannot write the run's result", &mut out);
-            }
-
-            // --- abort is awaited
-            (State::Aborting, Event::NotDurable) => {
-                self.retry(now, "the lock manager cannot write the run's result", &mut out);
-            }
-            (State::Aborting, Event::Tick) => {
-                if self.retries > 0 && now >= self.not_before {
-                    self.not_before = Duration::MAX;
-                    out.push(Action::Abort);
-                }
-            }
-            (State::Aborting, Event::ManagerLost) => self.away(now, Aim::Abort, &mut out),
-
-            // --- the result is awaited
-            (State::Fetching, Event::ResultStored) => {
-                self.phase = Phase::Done;
-                self.finish(Ending::Recorded, &mut out);
-            }
-            (State::Fetching, Event::ResultUnknown) => self.finish(
-                Ending::Superseded("the lock manager does not know the run any more: it restarted".into()),
-                &mut out,
-            ),
-            (State::Fetching, Event::ManagerLost) => self.away(now, Aim::Fetch, &mut out),
-
-            // --- the manager is away
-            (State::Away { aim, .. }, Event::ManagerBack(standing)) => self.back(now, aim, standing, &mut out),
-            (State::Away { since, .. }, Event::Tick) => {
-                if now >= since + PATIENCE {
-                    self.finish(
-                        Ending::Interrupted("the lock manager went away and did not come back".into()),
-                        &mut out,
-                    );
-                }
-            }
-
-            // --- leaving in the middle
-            (
-                State::Notifying
-                | State::Closing
-                | State::Settling
-                | State::Aborting
-                | State::Fetching
-                | State::Away { .. },
-                Event::Signal(signal),
-            ) => self.interrupt(now, signal, &mut out),
-
-            // --- what the manager said makes no sense: how the run stands is for the next command to see
-            (State::Beginning | State::Announcing, Event::Failed(why)) => {
-                self.undo(&mut out);
-                self.finish(Ending::Interrupted(why), &mut out);
-            }
-            (
-                State::Notifying
-                | State::Closing
-                | State::Settling
-                | State::Aborting
-                | State::Fetching
-                | State::Away { .. },
-                Event::Failed(why),
-            ) => self.finish(Ending::Interrupted(why), &mut out),
-
-            // --- what says nothing in that state: answers that nobody waits for any more, news that
-            // come before the first notice or after the last, time where only `advance` looks at it
-            (
-                State::Announcing
-                | State::Notifying
-                | State::Closing
-                | State::Settling
-                | State::Aborting
-                | State::Fetching
-                | State::Away { .. }
-                | State::Finished,
-                Event::Begun { .. } | Event::BeginRefused(_),
-            )
-            | (
-                State::Beginning | State::Aborting | State::Fetching | State::Away { .. } | State::Finished,
-                Event::Told(_) | Event::Seen(_),
-            )
-            | (State::Settling, Event::Told(Standing::Active { .. }) | Event::Seen(Standing::Active { .. }))
-            | (State::Beginning | State::Aborting | State::Fetching | State::Finished, Event::Heard { .. })
-            | (
-                State::Beginning
-                | State::Announcing
-                | State::Notifying
-                | State::Closing
-                | State::Fetching
-                | State::Away { .. }
-                | State::Finished,
-                Event::Ended | Event::NotDurable,
-            )
-            | (
-                State::Beginning
-                | State::Announcing
-                | State::Notifying
-                | State::Closing
-                | State::Aborting
-                | State::Fetching
-                | State::Away { .. }
-                | State::Finished,
-                Event::StillPending,
-            )
-            | (
-                State::Beginning
-                | State::Announcing
-                | State::Notifying
-                | State::Closing
-                | State::Settling
-                | State::Aborting
-                | State::Away { .. }
-                | State::Finished,
-                Event::ResultStored | Event::ResultUnknown,
-            )
-            | (
-                State::Beginning
-                | State::Announcing
-                | State::Notifying
-                | State::Closing
-                | State::Settling
-                | State::Aborting
-                | State::Fetching
-                | State::Finished,
-                Event::ManagerBack(_),
-            )
-            | (
-                State::Beginning
-                | State::Announcing
-                | State::Notifying
-                | State::Closing
-                | State::Settling
-                | State::Fetching
-                | State::Finished,
-                Event::Tick,
-            )
-            | (State::Away { .. } | State::Finished, Event::ManagerLost)
-            | (State::Finished, Event::Signal(_) | Event::Failed(_)) => {}
+        match self.state {
+            State::Beginning => self.while_beginning(now, event, &mut out),
+            State::Announcing => self.while_announcing(now, event, &mut out),
+            State::Notifying => self.while_notifying(now, event, &mut out),
+            State::Closing => self.while_closing(now, event, &mut out),
+            State::Settling => self.while_settling(now, event, &mut out),
+            State::Aborting => self.while_aborting(now, event, &mut out),
+            State::Fetching => self.while_fetching(now, event, &mut out),
+            State::Away { since, aim } => self.while_away(now, since, aim, event, &mut out),
+            State::Finished => {}
         }
         self.advance(now, &mut out);
         out

@@ -1,5 +1,7 @@
 //! The queue of what waits: who keeps order with whom, and that nobody else waits.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::lockd::table::queue::{Entry, OpenCall, OpenNotice, PARKED_MAX, Place, Queue, Wait};
 use crate::locks::Outside;
@@ -100,6 +102,61 @@ fn order_is_kept_among_the_names_of_one_host_at_one_address() {
     let (answer, _) = oneshot::channel();
     let (source, name) = (incoming(2, "file").address, CallerName::new("host").unwrap());
     assert!(w.0.holds_up(&Entry::Notice(OpenNotice { source, name, state: NsmState(5), answer, number: 9 })));
+}
+
+proptest! {
+    /// Calls of three hosts behind one address, some of them TESTs, whose waits end in any order.
+    #[test]
+    fn in_whatever_order_waits_end_each_line_goes_on_in_its_order_and_nothing_is_left(
+        calls in prop::collection::vec((0_u8..3, any::<bool>(), any::<bool>()), 1..20),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 20),
+    ) {
+        let (mut w, mut waiting) = (Waiting::default(), Vec::new());
+        for (host, test, asks) in calls {
+            let call = named(&format!("host{host}"), incoming(2, "file"));
+            let entry = w.entry(if test { test_of(call) } else { call });
+            let wait = if asks { Wait::Answer } else if w.0.holds_up(&entry) { Wait::Turn } else { Wait::Record };
+            waiting.extend(w.0.put(wait, entry).map(|place| (place, wait)));
+        }
+        waiting.retain(|(_, wait)| *wait != Wait::Turn);
+        let mut gone = std::collections::HashMap::<CallerName, u64>::new();
+        for pick in order.into_iter().take(waiting.len()) {
+            let (place, _) = waiting.swap_remove(pick.index(waiting.len()));
+            w.0.ready(&place, Some);
+            while let Some(Entry::Call(call)) = w.0.next(&place) {
+                if let Call::Lock { .. } = call.incoming.call {
+                    let before = gone.insert(call.incoming.name, call.number);
+                    prop_assert!(before.is_none_or(|before| before < call.number));
+                }
+            }
+        }
+        prop_assert_eq!(w.0.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn calls_of_one_caller_share_the_look_up_of_its_name() {
+    let (persist, _disk) = Persist::scripted();
+    let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));
+    let (name, here) = (CallerName::new("host").unwrap(), incoming(3, "file").address);
+    owner.table.add_client(incoming(2, "file").address, &name).unwrap();
+    let calls = [
+        test_of(incoming(3, "a")),
+        unlock_of(incoming(3, "a")),
+        test_of(incoming(3, "b")),
+        unlock_of(incoming(3, "b")),
+    ];
+    let mut answers = calls.map(|call| {
+        let (answer, answered) = oneshot::channel();
+        owner.call(named("host", call), answer);
+        answered
+    });
+    assert_eq!((owner.looking_up.len(), owner.queue.len()), (1, 4));
+    owner.looked_up(here, &name, &[]);
+    for answer in &mut answers {
+        assert_eq!(answer.try_recv(), Ok(Verdict::Granted));
+    }
+    assert_eq!((owner.looking_up.len(), owner.queue.len()), (0, 0));
 }
 
 #[tokio::test]

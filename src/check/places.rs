@@ -1,0 +1,63 @@
+//! What is looked at, and what the kind of lock manager makes of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::manager::LockManager;
+use crate::report::Severity;
+use crate::wire::types::CallerName;
+
+/// What to look at.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The root of the file system; `/` outside tests.
+    pub root: PathBuf,
+    /// The record of runs.
+    pub record: PathBuf,
+    /// The port of the clients' rpcbind, and of this host's.
+    pub rpcbind_port: u16,
+    /// The names that were given by `--name`.
+    pub names: Vec<CallerName>,
+    /// How long is waited for answers over the network.
+    pub patience: Duration,
+}
+
+/// Which lock manager it is: that decides what it needs of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Has its own status monitor and its own records.
+    Nlmd,
+    /// The kernel's: needs rpc.statd, its records, rpcbind and exports.
+    Knfsd,
+    /// Needs rpc.statd, its records and rpcbind.
+    Ganesha,
+}
+
+impl Kind {
+    pub(super) fn of(manager: &dyn LockManager) -> Self {
+        match manager.kind() {
+            "knfsd" => Self::Knfsd,
+            "ganesha" => Self::Ganesha,
+            _ => Self::Nlmd,
+        }
+    }
+    /// The weight of what is odd about the host's statd.
+    pub(super) fn concerned(self) -> Severity {
+        match self {
+            Self::Nlmd => Severity::Note,
+            Self::Knfsd | Self::Ganesha => Severity::Warning,
+        }
+    }
+    /// The weight of what is missing, where only a manager that relies on the host's services needs it.
+    pub(super) fn needs(self, otherwise: Severity) -> Severity {
+        match self {
+            Self::Nlmd => otherwise,
+            Self::Knfsd | Self::Ganesha => Severity::Problem,
+        }
+    }
+}
+
+/// "no answer within 3s", for people.
+pub(super) fn within(patience: Duration) -> String {
+    format!("within {} ms", patience.as_millis())
+}

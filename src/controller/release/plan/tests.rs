@@ -1,0 +1,167 @@
+//! What is chosen, and what a release of it wants.
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::controller::release::choice::{OwnerChoice, Request, Seen};
+use crate::report::FailureKind;
+use crate::wire::control::{Capabilities, ClientRef, Info, InstanceId, OwnerRow, RELEASE, Scope};
+use crate::wire::types::{Address, ByteRange, CallerName, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::{List, Maybe, Text};
+
+fn info(knows_owners: bool) -> Info {
+    Info {
+        software: Text::clipped("manager 1"),
+        instance: InstanceId([3; 16]),
+        nsm_state: NsmState(5),
+        names: List::default(),
+        capabilities: Capabilities {
+            mark: false,
+            list_locks: true,
+            knows_owners,
+            targeted: false,
+            settle_early: false,
+            late_reclaims: false,
+            release: true,
+            knows_reclaims: false,
+            knows_paths: false,
+            begin_releases: true,
+        },
+        domains: List::default(),
+    }
+}
+
+fn name(n: u8) -> CallerName {
+    CallerName::new(&format!("host{n}")).unwrap()
+}
+
+fn address(n: u8) -> Address {
+    Address(IpAddr::from([192, 0, 2, n]))
+}
+
+fn client(n: u8) -> ClientRow {
+    ClientRow {
+        name: name(n),
+        addresses: List::clipped(vec![address(n)]),
+        server_addresses: List::default(),
+        nsm_state: NsmState(3),
+        monitored: true,
+        shared_address: false,
+        locks: 1,
+        unmonitored: 0,
+        waiters: 0,
+        suspicions: List::default(),
+    }
+}
+
+fn row(n: u8, start: u64, state: LockState) -> LockRow {
+    LockRow {
+        file: FileHandle::new(b"file").unwrap(),
+        kind: LockKind::Exclusive,
+        range: ByteRange { start, end: start + 9 },
+        state,
+        monitored: true,
+        owner: OwnerRow {
+            name: name(n),
+            address: address(n),
+            server_address: address(200),
+            transport: Transport::Udp,
+            version: 4,
+            svid: Svid(i32::from(n)),
+            oh: OwnerHandle::new(b"oh").unwrap(),
+        },
+    }
+}
+
+fn of_clients(clients: &[u8]) -> (Request, Scope) {
+    let reference = |n: &u8| ClientRef { name: Maybe(Some(name(*n))), address: Maybe(None) };
+    let scope = Scope { clients: List::clipped(clients.iter().map(reference).collect()), files: List::default() };
+    (Request { clients: clients.iter().map(|n| format!("host{n}")).collect(), ..Request::default() }, scope)
+}
+
+const SILENT: Probed = Probed { statd: run_plan::Probed::Silent(Probe::NoAnswer), lockd: LockdProbe::NoAnswer };
+const NOT_ASKED: Probed = Probed { statd: run_plan::Probed::Silent(Probe::NotAsked), lockd: LockdProbe::NotAsked };
+
+fn plan(request: &Request, scope: &Scope, clients: &[ClientRow], rows: &[LockRow], probes: &[Probed]) -> Plan {
+    let info = info(true);
+    let seen = Seen { info: &info, clients, rows: rows.to_vec() };
+    Chosen::new(request, scope, &seen).unwrap().finish("manager", rows, probes, Duration::from_secs(3))
+}
+
+#[test]
+fn a_client_that_is_silent_wants_consent_and_one_that_may_run_wants_live_too() {
+    let answers = |state| Probed { statd: run_plan::Probed::Answers(state), lockd: LockdProbe::NoAnswer };
+    let table = [
+        (SILENT, true, "nothing answered within 3000 ms"),
+        (answers(None), false, "ANSWERS (statd: answers; lockd: no answer within 3s)"),
+        (answers(Some(NsmState(7))), false, "statd: answers, state 7"),
+        (Probed { lockd: LockdProbe::RpcbindOnly, ..SILENT }, false, "its rpcbind answers"),
+        (NOT_ASKED, false, "could not be asked"),
+    ];
+    for (probed, without_live, words) in table {
+        let (request, scope) = of_clients(&[1]);
+        let rows = [row(1, 0, LockState::Held)];
+        let without = plan(&request, &scope, &[client(1)], &rows, &[probed]);
+        assert!(without.consent().iter().any(|need| need.contains(words)), "{:?}", without.consent());
+        assert!(without.clone().agree(false, &mut ()).is_err(), "consent is always wanted");
+        assert_eq!(without.agree(true, &mut ()).is_ok(), without_live, "{probed:?}");
+        let with = plan(&Request { live: true, ..request }, &scope, &[client(1)], &rows, &[probed]);
+        assert!(with.clone().agree(true, &mut ()).is_ok());
+        assert!(with.agree(false, &mut ()).is_err(), "--live alone is no consent");
+    }
+}
+
+#[test]
+fn an_unlike_state_number_is_a_suspicion_and_an_equal_one_is_none() {
+    let (request, scope) = of_clients(&[1]);
+    let rows = [row(1, 0, LockState::Held)];
+    for (state, probe, suspicions) in [(3, Probe::Answers, 0), (0, Probe::Answers, 0), (5, Probe::Suspect, 1)] {
+        let probed = Probed { statd: run_plan::Probed::Answers(Some(NsmState(state))), ..SILENT };
+        let release = plan(&request, &scope, &[client(1)], &rows, &[probed]).release;
+        assert_eq!((release.clients[0].statd, release.clients[0].suspicions.len()), (probe, suspicions));
+    }
+}
+
+#[test]
+fn who_waits_for_a_lock_is_named_unless_it_goes_too() {
+    let rows = [row(1, 0, LockState::Held), row(1, 100, LockState::Waiting), row(2, 5, LockState::Waiting)];
+    let (request, scope) = of_clients(&[1]);
+    let plan = plan(&request, &scope, &[client(1), client(2)], &rows, &[SILENT]);
+    let release = &plan.release;
+    assert_eq!((release.chosen, release.chosen_waiters), (Some(1), 1));
+    let waited: Vec<String> = release.locks.iter().flat_map(|l| &l.waited_for).map(ToString::to_string).collect();
+    assert_eq!(waited, ["host2/2"]);
+    let seen = plan.args().clients.as_slice();
+    assert_eq!((seen.len(), seen[0].locks, seen[0].waiters), (1, 1, 1));
+    assert_eq!(seen[0].digest, crate::wire::control::LockDigest::of(&rows[..2]));
+}
+
+#[test]
+fn a_manager_that_knows_no_owners_frees_whole_clients_and_nothing_else() {
+    let (request, scope) = of_clients(&[1]);
+    let (info, clients) = (info(false), [client(1), client(2)]);
+    let seen = || Seen { info: &info, clients: &clients, rows: Vec::new() };
+    let chosen = Chosen::new(&request, &scope, &seen()).unwrap();
+    assert_eq!(chosen.clients().len(), 1);
+    let plan = chosen.finish("manager", &[], &[SILENT], Duration::from_secs(3));
+    assert_eq!((plan.release.chosen, plan.args().clients.as_slice()[0].locks), (None, 0));
+    assert!(plan.consent()[0].contains("whatever is held of host1"), "{:?}", plan.consent());
+    let done = Released { locks: 1, rows: List::clipped(vec![row(1, 0, LockState::Held)]), ..Released::default() };
+    let report = plan.ended("id", Stamp(0), &done);
+    assert_eq!(report.release.locks.len(), 1, "what it saw go is told");
+    let narrower = Request { ranges: vec![ByteRange::ALL], ..request };
+    let error = Chosen::new(&narrower, &scope, &seen()).unwrap_err();
+    assert_eq!(error.kind, FailureKind::Usage, "{error}");
+}
+
+#[test]
+fn more_than_fits_into_one_call_is_told_before_it_is_made() {
+    let rows: Vec<_> = (0..=RELEASE as u64).map(|n| row(1, n * 10, LockState::Held)).collect();
+    let (mut request, scope) = of_clients(&[1]);
+    request.owners = vec![OwnerChoice { svid: Svid(1), oh: None }];
+    let (info, clients) = (info(true), [client(1)]);
+    let error = Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows: rows.clone() });
+    assert!(error.unwrap_err().to_string().contains("4096 single locks"));
+    request.owners.clear();
+    assert!(Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows }).is_ok());
+}

@@ -1,0 +1,210 @@
+//! What is written, and what is found.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::wire::control::{FullResult, LockFate, Mode, RunClient, RunId};
+use crate::wire::nsm::{MonId, MyId};
+use crate::wire::types::{CallerName, NsmState};
+
+/// Results kept, fetched or not; the oldest goes first.
+pub const RESULTS_KEPT: usize = 16;
+/// Why the state directory cannot be used, or a change was not made durable.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PersistError {
+    /// Another nlmd has it.
+    #[error("the state directory {0} is in use by another nlmd; stop that one, or give --state-dir another folder")]
+    InUse(PathBuf),
+    /// A file or folder cannot be made or opened.
+    #[error(
+        "cannot use the state directory {path}: {reason}; create it for nlmd's user, or give --state-dir another one"
+    )]
+    Directory {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The database does not open or is damaged.
+    #[error(
+        "the database {path} cannot be used: {reason}; restore it, or move it away to start with no record of \
+         clients (they are then not told of this restart and lose their locks)"
+    )]
+    Database {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// SQLite refused a change.
+    #[error("the state database did not take a change: {0}")]
+    Write(String),
+    /// Too many changes wait.
+    #[error("too many changes wait for the state database")]
+    Full,
+    /// The writer is gone.
+    #[error("the state database is closed")]
+    Closed,
+}
+
+/// A client to tell of a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorRecord {
+    /// Its `caller_name`.
+    pub name: CallerName,
+    /// The addresses it called from; the first one is, with the name, the record's key.
+    pub addresses: Vec<IpAddr>,
+    /// The server addresses it called.
+    pub server_addresses: Vec<IpAddr>,
+    /// Its NSM state number as its LOCKs carried it.
+    pub nsm_state: NsmState,
+}
+
+/// What a program of this host asked for by SM_MON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalMonitor {
+    /// Whom to watch, whom to call.
+    pub id: MonId,
+    /// Handed back in the call.
+    pub private: [u8; 16],
+    /// Whether it was asked for from a port below 1024: then the call comes from one too.
+    pub privileged: bool,
+    /// Where the host was when it was asked for.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A host to tell that this one was down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToTell {
+    /// The host.
+    pub mon_name: CallerName,
+    /// The name of this host that the program gave which monitored it.
+    pub my_name: CallerName,
+    /// Where it is.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl ToTell {
+    /// Each host once under each name that it knows this one by.
+    pub(in crate::lockd) fn all_of(monitors: impl IntoIterator<Item = LocalMonitor>) -> Vec<Self> {
+        let mut hosts: Vec<Self> = Vec::new();
+        for LocalMonitor { id, addresses, .. } in monitors {
+            let host = Self { mon_name: id.mon_name, my_name: id.my_id.my_name, addresses };
+            if !hosts.iter().any(|known| (&known.mon_name, &known.my_name) == (&host.mon_name, &host.my_name)) {
+                hosts.push(host);
+            }
+        }
+        hosts
+    }
+}
+
+/// An address that rpc.statd watches for nlmd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// The address.
+    pub address: IpAddr,
+    /// What comes back with the news.
+    pub cookie: [u8; 16],
+}
+
+/// The active run as it is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRecord {
+    /// Which.
+    pub run: RunId,
+    /// Its mode.
+    pub mode: Mode,
+    /// The NSM state number before.
+    pub old_state: NsmState,
+    /// Its own.
+    pub new_state: NsmState,
+    /// When it began, milliseconds since 1970.
+    pub began_unix_ms: u64,
+    /// Locks marked; 0 until [`Change::Marked`].
+    pub in_scope: u64,
+    /// The clients to notify; empty until [`Change::Marked`].
+    pub clients: Vec<RunClient>,
+}
+
+/// Something to make durable.
+#[derive(Debug)]
+pub enum Change {
+    /// The NSM state number, of a start.
+    State {
+        /// The number.
+        state: NsmState,
+        /// The boot of the machine that it is of.
+        boot: String,
+    },
+    /// The NSM state number, raised by SM_SIMU_CRASH.
+    Raised(NsmState),
+    /// A program monitors a host; replaces what it asked for that host before.
+    Local(LocalMonitor),
+    /// It does not any more.
+    NotLocal(MonId),
+    /// It monitors nobody any more.
+    NoneLocal(MyId),
+    /// Every host that programs monitor is to be told, and is monitored no more.
+    TellLocal,
+    /// It was told.
+    Told {
+        /// The host.
+        mon_name: CallerName,
+        /// This one, as it knows it.
+        my_name: CallerName,
+    },
+    /// rpc.statd is going to be asked to watch an address.
+    Watch(Watch),
+    /// It need not watch it any longer.
+    Unwatch(IpAddr),
+    /// A client's monitor record, new or changed.
+    Monitor(MonitorRecord),
+    /// A record goes away.
+    Forget {
+        /// The client's name.
+        name: CallerName,
+        /// Its first address.
+        address: IpAddr,
+    },
+    /// A run is about to begin: its state number becomes the server's, in the same transaction.
+    Begin(RunRecord),
+    /// The run was not begun after all (the state number stays).
+    NotBegun(RunId),
+    /// What the run marked.
+    Marked {
+        /// The run.
+        run: RunId,
+        /// Locks in scope.
+        in_scope: u64,
+        /// Whom to notify.
+        clients: Vec<RunClient>,
+    },
+    /// The run has ended; replaces its record.
+    Ended(Arc<FullResult>),
+    /// A reclaim granted after the end. The result counts as unfetched again.
+    Late(RunId, LockFate),
+    /// The result was fetched.
+    Acknowledge(RunId),
+}
+
+/// What a start finds.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The last NSM state number; none at the very first start.
+    pub nsm_state: Option<NsmState>,
+    /// The boot of the machine that it is of; empty where that is not known.
+    pub boot: String,
+    /// Whom to tell.
+    pub monitors: Vec<MonitorRecord>,
+    /// What programs asked for.
+    pub local_monitors: Vec<LocalMonitor>,
+    /// Hosts that still have to be told.
+    pub to_tell: Vec<ToTell>,
+    /// What rpc.statd was asked to watch.
+    pub watches: Vec<Watch>,
+    /// A run that was active when the daemon went down.
+    pub run: Option<RunRecord>,
+    /// Runs with a result, the oldest first.
+    pub ended: Vec<RunId>,
+}

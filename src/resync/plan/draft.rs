@@ -1,0 +1,149 @@
+//! From what the operator asked and what was seen to a plan.
+
+use super::checks::{InScope, chosen, grace, in_scope, mode, refuse_busy, refuse_own_mounts, refuse_what_begin_loses};
+use super::words::{consent, fingerprint};
+use super::{Plan, PlannedClient, Probed, Request, Seen};
+use crate::report::{self, Failure, Probe, ScopeReport};
+use crate::wire::control::{Capabilities, ClientRef, ClientRow, Policy, Scope, Unreachable};
+use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::xdr::Maybe;
+
+/// A plan that lacks only what the clients' statds say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    plan: Plan,
+    states: Vec<NsmState>,
+    capabilities: Capabilities,
+}
+
+impl Draft {
+    /// Checks the request against what was seen.
+    ///
+    /// # Errors
+    /// Everything that forbids the run whatever the probes say.
+    pub fn new(request: &Request, scope: Scope, seen: Seen<'_>) -> Result<Self, Failure> {
+        let mode = mode(request, &scope, seen.info)?;
+        let (grace, grace_max) = grace(request)?;
+        refuse_busy(seen.status)?;
+        let chosen = chosen(request, &scope, &seen)?;
+        refuse_own_mounts(request, &chosen, seen.mounts)?;
+
+        let policy = Policy {
+            unreachable: request.unreachable,
+            silent: request.silent,
+            include_unmonitored: request.include_unmonitored,
+        };
+        let all = in_scope(&chosen, &seen);
+        let marked =
+            |counts: &InScope| counts.monitored + if policy.include_unmonitored { counts.unmonitored } else { 0 };
+        let knows_owners = seen.info.capabilities.knows_owners;
+        // Those that `begin` will give: whoever has a lock in scope and, unless files limit it, whoever
+        // has a monitor record.
+        let told = chosen
+            .iter()
+            .filter(|(row, counts)| marked(counts) > 0 || (row.monitored && scope.files.as_slice().is_empty()));
+        let (clients, states) =
+            told.map(|(row, counts)| (planned(row, knows_owners.then(|| marked(counts))), row.nsm_state)).unzip();
+        let names = if request.names.is_empty() { seen.info.names.as_slice().to_vec() } else { request.names.clone() };
+        if names.is_empty() {
+            return Err(Failure::usage(
+                "the lock manager gives no name under which clients know this server",
+                "give one with --name",
+            ));
+        }
+        let plan = Plan {
+            manager: seen.info.software.as_str().to_owned(),
+            instance: seen.info.instance,
+            nsm_state: seen.info.nsm_state,
+            names,
+            own_locks_lost: request.own_locks_lost,
+            asked: ScopeReport {
+                clients: request.clients.clone(),
+                exports: request.exports.clone(),
+                files: request.files.clone(),
+            },
+            scope,
+            mode,
+            policy,
+            grace,
+            grace_max,
+            clients,
+            in_scope: marked(&all),
+            unmonitored: all.unmonitored,
+            may_drop: Vec::new(),
+            consent: Vec::new(),
+            caveats: report::caveats(seen.info),
+            fingerprint: String::new(),
+        };
+        Ok(Self { plan, states, capabilities: seen.info.capabilities })
+    }
+
+    /// What the manager itself wants to be said, and to be agreed to.
+    #[must_use]
+    pub fn cautioned(mut self, said: Vec<String>, agreed_to: Vec<String>) -> Self {
+        self.plan.caveats.extend(said);
+        self.plan.consent = agreed_to;
+        self
+    }
+
+    /// The names that notices will carry, in order; never empty.
+    pub fn names(&self) -> &[CallerName] {
+        &self.plan.names
+    }
+
+    /// Whose statds to ask.
+    pub fn clients(&self) -> &[PlannedClient] {
+        &self.plan.clients
+    }
+
+    /// The plan, with what those statds said: one probe for each of [`clients`](Self::clients), in
+    /// their order. What is missing counts as not asked.
+    ///
+    /// # Errors
+    /// Refused, where beginning would lose what the policy keeps.
+    pub fn finish(self, probes: &[Probed]) -> Result<Plan, Failure> {
+        let Self { mut plan, states, capabilities } = self;
+        let missing = std::iter::repeat(Probed::Silent(Probe::NotAsked));
+        let probes = probes.iter().copied().chain(missing);
+        for ((client, locked_with), probed) in plan.clients.iter_mut().zip(states).zip(probes) {
+            client.probe = match probed {
+                Probed::Silent(probe) => probe,
+                Probed::Answers(Some(now)) if now.is_known() && locked_with.is_known() && now != locked_with => {
+                    client.suspicions.push(format!(
+                        "its statd's state number is {now}, its locks carried {locked_with}: it may have restarted unnoticed"
+                    ));
+                    Probe::Suspect
+                }
+                Probed::Answers(_) => Probe::Answers,
+            };
+        }
+        if plan.policy.unreachable == Unreachable::Drop {
+            plan.may_drop = plan
+                .unreachable_holders()
+                .into_iter()
+                .map(|client| ClientRef {
+                    name: Maybe(Some(client.name.clone())),
+                    address: Maybe(client.addresses.first().copied().map(Address)),
+                })
+                .collect();
+        }
+        if capabilities.begin_releases {
+            refuse_what_begin_loses(&plan)?;
+        }
+        let wanted = consent(&plan);
+        plan.consent.extend(wanted);
+        plan.fingerprint = fingerprint(&plan);
+        Ok(plan)
+    }
+}
+
+fn planned(row: &ClientRow, locks: Option<u64>) -> PlannedClient {
+    PlannedClient {
+        name: row.name.clone(),
+        addresses: row.addresses.as_slice().iter().map(|a| a.0).collect(),
+        server_addresses: row.server_addresses.as_slice().iter().map(|a| a.0).collect(),
+        locks,
+        probe: Probe::NotAsked,
+        suspicions: row.suspicions.as_slice().iter().map(|s| s.as_str().to_owned()).collect(),
+    }
+}
