@@ -136,7 +136,7 @@ async fn own_mounts(hosts: &[String], own_locks_lost: bool) -> Result<(), Failur
     if own_locks_lost {
         return Ok(());
     }
-    blocking(move || Ok(own_mounts_let_tell(all_loopback)?)).await
+    blocking(move || own_mounts_let_tell(all_loopback)).await
 }
 
 async fn grace_is_on(context: &Context) -> bool {

@@ -41,7 +41,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use self::books::locks;
 use self::drive::{Drive, Driven, Orders};
 use self::record::Record;
 use crate::manager::{LockManager, ManagerError, Weight};
@@ -66,7 +65,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let scope = plan::scope(request, &info)?;
     let status = manager.status().await?;
     let clients = manager.clients().await?;
-    let locks = if scope.files.as_slice().is_empty() { None } else { Some(locks(manager, &scope).await?) };
+    let locks = if scope.files.as_slice().is_empty() { None } else { Some(manager.all_locks(&scope).await?) };
     let mounts = if request.own_locks_lost { Vec::new() } else { hosts::local_mounts()? };
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
     let cautions = manager.cautions().await?;
@@ -151,7 +150,7 @@ pub async fn resync(
         own_locks_lost: plan.own_locks_lost,
         options,
     };
-    let before = if record_all { locks(&*manager, &plan.scope).await? } else { Vec::new() };
+    let before = if record_all { manager.all_locks(&plan.scope).await? } else { Vec::new() };
     let (machine, first) = Run::begin(terms);
     let drive = Drive::new(Arc::clone(&manager), record.clone(), orders, machine, progress, signals);
     let report = conclude(&record, run, drive.run(first).await?).await?;

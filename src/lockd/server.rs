@@ -3,15 +3,12 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::callbacks::{self, Callbacks};
-use super::control_service::{ControlService, Identity};
-use super::control_socket::{self, ControlSocket};
 use super::embed::Embedding;
 use super::flags::NsmKind;
 use super::gate::Gate;
@@ -26,6 +23,7 @@ use super::table::{self, Clock, Setup, StatdSetup};
 use super::{recovery, registry};
 use crate::host::{self, Machine, OwnNameError, StatdDir, StatdDirError};
 use crate::locks::LockTable;
+use crate::rpc::control::{ControlSocket, SocketError};
 use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
@@ -48,7 +46,7 @@ pub enum Failure {
     Callbacks(#[from] callbacks::NoSocket),
     /// The control socket.
     #[error(transparent)]
-    Control(#[from] control_socket::SocketError),
+    Control(#[from] SocketError),
     /// This host's names.
     #[error(transparent)]
     Names(#[from] OwnNameError),
@@ -157,17 +155,12 @@ impl Server {
         let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
         let monitors = found.monitors.clone();
         let recovery_until = (!monitors.is_empty()).then(|| clock.now() + settings.grace);
-        let identity = Identity {
-            instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
-            names: names.clone(),
-            mirrored: embedding.mirror.is_some(),
-        };
         let (table, owner) = table::spawn(Setup {
             clock,
             table: LockTable::new(settings.limits),
             persist: persist.clone(),
             callbacks: callbacks.clone(),
-            instance: identity.instance,
+            instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
             names: names.clone(),
             nsm_state,
             found,
@@ -198,14 +191,9 @@ impl Server {
         serve_program(sockets.nlm, &nlm, &cache, &stopping, &mut serving);
         serve_program(sockets.nsm, &nsm, &cache, &stopping, &mut serving);
         let runs = (!monitors.is_empty()).then(|| table.clone());
-        let control_service = Arc::new(ControlService::new(table, persist, identity));
-        let ids = Arc::new(AtomicU64::new(1));
+        let table = Arc::new(table);
         for socket in [Some(control), control_ro].into_iter().flatten() {
-            let (service, ids, stopping) = (control_service.clone(), ids.clone(), stopping.clone());
-            serving.spawn(async move {
-                socket.serve(service, ids, stopping).await;
-                Ok(())
-            });
+            serving.spawn(socket.serve(table.clone(), stopping.clone()));
         }
         tracing::info!(?ports, control = %settings.control.display(), %nsm_state, clients = monitors.len(), "nlmd is up");
         let mut notices = JoinSet::new();

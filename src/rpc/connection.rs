@@ -91,7 +91,7 @@ pub async fn serve_unix(
             tracing::debug!("control connection closed: too many are open");
             continue;
         }
-        if let Some(origin) = unix_origin(&stream) {
+        if let Some(origin) = unix_origin(&stream).filter(|origin| shared.service.admits(&origin.peer)) {
             connections.spawn(serve_connection(stream, origin, shared.clone()));
         }
     }

@@ -35,7 +35,7 @@ pub enum Peer {
 
 /// Names a connection while this process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(u64);
+pub struct ConnectionId(pub(crate) u64);
 
 impl ConnectionId {
     pub(super) fn next() -> Self {
@@ -79,6 +79,12 @@ pub trait Service: Send + Sync + 'static {
     fn is_idempotent(&self, program: u32, version: u32, procedure: u32) -> bool {
         let _ = (program, version);
         procedure == 0
+    }
+
+    /// Whether the peer may have a connection, asked before anything is read from it. Not asked of TCP.
+    fn admits(&self, peer: &Peer) -> bool {
+        let _ = peer;
+        true
     }
 
     /// A connection has ended; its calls may still be running.

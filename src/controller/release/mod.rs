@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use self::choice::{Chosen, Probed, Seen};
 use self::lockd::probe_lockds;
-use super::books::{locks, next_page};
 use super::record::Record;
 use super::{ControllerError, Options, targets};
 use crate::manager::{LockManager, ManagerError};
@@ -33,7 +32,7 @@ use crate::report::{Failure, ReleaseOutcome, ReleaseReport, Stamp};
 use crate::resync::consent::Consent;
 use crate::resync::plan::{self as run_plan, refuse_busy, refuse_unknown};
 use crate::store::{NewRelease, Store};
-use crate::wire::control::{ClientRow, LockRow, LockState, LocksArgs, MAX_REFS, RefusalCode, Scope};
+use crate::wire::control::{ClientRow, LockRow, LockState, MAX_REFS, RefusalCode, Scope};
 use crate::wire::types::FileHandle;
 use crate::wire::xdr::List;
 
@@ -55,7 +54,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     refuse_busy(&manager.status().await?)?;
     let clients = manager.clients().await?;
     refuse_unknown(&scope, &request.clients, &clients)?;
-    let rows = if info.capabilities.knows_owners { locks(manager, &scope).await? } else { Vec::new() };
+    let rows = if info.capabilities.knows_owners { manager.all_locks(&scope).await? } else { Vec::new() };
     let chosen = Chosen::new(request, &scope, &Seen { info: &info, clients: &clients, rows })?;
     let waiting = waiting(manager, chosen.files()).await?;
     let probes = probe(chosen.clients(), &info.names, options).await?;
@@ -70,15 +69,8 @@ async fn waiting(manager: &dyn LockManager, files: Vec<FileHandle>) -> Result<Ve
     let mut waiting = Vec::new();
     for some in files.chunks(MAX_REFS) {
         let scope = Scope { clients: List::default(), files: List::clipped(some.to_vec()) };
-        let mut after = 0;
-        loop {
-            let page = manager.locks(&LocksArgs { scope: scope.clone(), after }).await?;
-            waiting.extend(page.locks.into_vec().into_iter().filter(|row| row.state == LockState::Waiting));
-            match next_page(manager, after, page.next)? {
-                Some(next) => after = next,
-                None => break,
-            }
-        }
+        let locks = manager.all_locks(&scope).await?;
+        waiting.extend(locks.into_iter().filter(|row| row.state == LockState::Waiting));
     }
     Ok(waiting)
 }

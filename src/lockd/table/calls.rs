@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::Incoming;
+use super::incoming::Incoming;
 use super::outside::{Stepped, or_failed};
 use super::queue::{Entry, OpenCall, OpenNotice, Place, Wait};
 use super::records::{NotRecorded, Recorded};

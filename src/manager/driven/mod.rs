@@ -223,7 +223,7 @@ impl<B: Backend> Driven<B> {
             unmonitored: if clients == 0 { locks } else { 0 },
             waiters: desk.view.waiters(),
             run: Maybe(run),
-            cursor: desk.view.cursor(),
+            cursor: desk.view.timeline.cursor(),
         })
     }
 

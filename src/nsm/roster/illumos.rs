@@ -10,7 +10,8 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use super::{Format, Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, home_of, host_name, names_in};
+use super::entry::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, host_name, names_in, read_capped};
+use super::format::{Format, MAX_STATE_FILE, home_of};
 use crate::wire::types::NsmState;
 
 pub(super) const FORMAT: Format = Format { kind: Kind::Illumos, parse_state, read_into };
@@ -18,7 +19,7 @@ pub(super) const FORMAT: Format = Format { kind: Kind::Illumos, parse_state, rea
 /// Whether an `sm/` is one of illumos: the state beside it is text, or it has links named after
 /// addresses.
 pub(super) fn keeps(sm: &Path) -> bool {
-    let state = home_of(sm).and_then(|home| super::read_capped(&home.join("state"), super::MAX_STATE_FILE).ok());
+    let state = home_of(sm).and_then(|home| read_capped(&home.join("state"), MAX_STATE_FILE).ok());
     // Four bytes are a number of Linux; illumos pads to ten.
     if let Some(state) = state.filter(|bytes| !bytes.is_empty()) {
         return state.len() != 4 && parse_state(&state).is_some();

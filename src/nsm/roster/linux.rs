@@ -6,7 +6,8 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::{Format, Kind, Roster, RosterEntry, RosterError, host_name, names_in, read_capped};
+use super::entry::{Kind, Roster, RosterEntry, RosterError, host_name, names_in, read_capped};
+use super::format::Format;
 use crate::wire::nsm::{MonArgs, MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::wire::types::NsmState;
 
 /// A root with these files; the folders on the way are made.
 fn root(files: &[(&str, &[u8])]) -> tempfile::TempDir {
