@@ -12,6 +12,7 @@
 //! | [`resync`] | the plan, the run as a state machine, what may be dropped. Pure |
 //! | [`locks`] | the lock table of a cooperating lock manager. Pure |
 //! | [`report`] | a run, a status, a listing as values; text and JSON. Pure |
+//! | [`host`] | this machine: its files, processes, locks, mounts, names; rpc.statd's folder |
 //! | [`rpc`] | UDP, TCP and Unix sockets; calls and replies; the reply cache |
 //! | [`nsm`] | SM_NOTIFY to thousands of clients, SM_STAT probes, rosters |
 //! | [`lockd`] | nlmd: one task owns the lock table, services around it, what it persists |
@@ -28,6 +29,7 @@ pub mod check;
 pub mod cli;
 pub mod controller;
 pub mod demo;
+pub mod host;
 pub mod lockd;
 pub mod locks;
 pub mod manager;

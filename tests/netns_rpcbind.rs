@@ -17,17 +17,30 @@ use std::time::Duration;
 
 use netns::{Netns, Nlmd, link, nlmctl, until};
 use nlmctl::rpc::client::{Request, Retransmit, StreamClient, UdpClient};
+use nlmctl::rpc::rpcbind::getport;
 use nlmctl::rpc::rpcbind::local::{LocalRpcbind, Registration};
-use nlmctl::rpc::rpcbind::{getaddr, getport};
 use nlmctl::rpc::udp::UdpEndpoint;
 use nlmctl::wire::rpc::Credential;
-use nlmctl::wire::rpcbind::{BindString, PORT, PROGRAM, Procedure, Rpcb, V2, V3, V4};
+use nlmctl::wire::rpcbind::{
+    BindString, PORT, PROGRAM, Procedure, Rpcb, V2, V3, V4, netid, parse_universal_address, universal_address,
+};
 use nlmctl::wire::types::Transport;
 use nlmctl::wire::xdr::{decode, encode};
 
 const NLM: u32 = 100_021;
 const NSM: u32 = 100_024;
 const SOON: Duration = Duration::from_secs(5);
+
+/// What GETADDR of a version of rpcbind's protocol says of version 4 of a program over UDP.
+async fn getaddr(client: &UdpClient, at: SocketAddr, version: u32, program: u32) -> Option<SocketAddr> {
+    let (netid, address) = (netid(Transport::Udp, at.ip()), universal_address(at));
+    let owner = BindString::default();
+    let asked = Rpcb { program, version: 4, netid: BindString::clipped(netid), address, owner };
+    let (procedure, credential, args) = (Procedure::Get as u32, &Credential::None, &encode(&asked));
+    let request = Request { program: PROGRAM, version, procedure, credential, args };
+    let answer: BindString = decode(&client.call(at, None, request, SOON).await.unwrap()).unwrap();
+    (!answer.as_str().is_empty()).then(|| parse_universal_address(answer.as_str()).unwrap())
+}
 
 /// (program, version, netid, port) of NLM and NSM, as `rpcinfo` of the host itself lists them.
 fn listed(host: &Netns) -> BTreeSet<(u32, u32, String, u16)> {
@@ -111,11 +124,11 @@ fn what_is_registered_is_found_in_versions_2_3_and_4() {
                 assert_eq!(found, Some(port), "{at} {transport:?}");
             }
             for version in [V3, V4] {
-                let found = getaddr(&client, at, None, version, NLM, 4, SOON).await.unwrap();
+                let found = getaddr(&client, at, version, NLM).await;
                 assert_eq!(found.map(|address| address.port()), Some(nlmd.nlm_udp), "{at} v{version}");
             }
             assert_eq!(getport(&client, at, None, 100_099, 4, Transport::Udp, SOON).await.unwrap(), None);
-            let nobody = getaddr(&client, at, None, V4, 100_099, 4, SOON).await.unwrap();
+            let nobody = getaddr(&client, at, V4, 100_099).await;
             assert_eq!(nobody, None);
         }
         let local = LocalRpcbind::reach(PORT).await.unwrap();

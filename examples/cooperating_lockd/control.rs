@@ -1,26 +1,105 @@
-//! The control protocol: what the toy shows, and its procedures.
+//! The control protocol: what a controller asks, each in its line, and what the toy shows of itself.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use nfs3_types::xdr_codec::Void;
-use nlmctl::rpc::server::{CallContext, Service};
+use nlmctl::rpc::control::{LockManagerControl, Timeline};
+use nlmctl::rpc::server::ConnectionId;
 use nlmctl::wire::control::{
-    self, Answer, Capabilities, ClientPage, ClientResultPage, ClientRow, Grace, Info, LockFatePage, LockKind, LockPage,
-    LockRow, LockState, Procedure, Refusal, RefusalCode, RunArgs, RunList, RunPageAfter, RunStatus, Status, WatchArgs,
-    Watched,
+    BeginArgs, Begun, Capabilities, ClientPage, ClientResultPage, ClientRow, ExtendArgs, Grace, Info, LockFatePage,
+    LockPage, LocksArgs, PageAfter, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs, RunClientPage,
+    RunList, RunPageAfter, RunResult, RunStatus, SettleArgs, Status, WatchArgs, Watched, page,
 };
-use nlmctl::wire::rpc;
-use nlmctl::wire::types::{Address, ByteRange, NsmState};
-use nlmctl::wire::xdr::{List, Maybe, Pack, Text, Unpack, decode, encode};
+use nlmctl::wire::types::{Address, NsmState};
+use nlmctl::wire::xdr::{List, Maybe, Text, Void};
 
-use crate::toy::{Client, Toy, millis, names, owner_row, refused};
+use crate::toy::{Toy, millis, names, refused};
 
-/// Longest wait of `watch`.
-const WATCH_MAX: Duration = Duration::from_secs(10);
+/// The toy behind a lock that is never held across an await.
+pub(crate) struct Shared(pub(crate) Mutex<Toy>);
+
+impl Shared {
+    pub(crate) fn look(&self) -> MutexGuard<'_, Toy> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// To change something: watchers look when the lock is free again.
+    pub(crate) fn change(&self) -> MutexGuard<'_, Toy> {
+        let toy = self.look();
+        toy.timeline.changed();
+        toy
+    }
+}
+
+#[async_trait]
+impl LockManagerControl for Shared {
+    async fn info(&self) -> Result<Info, Refusal> {
+        Ok(self.look().info())
+    }
+    async fn status(&self) -> Result<Status, Refusal> {
+        Ok(self.look().status())
+    }
+    async fn clients(&self, args: PageAfter) -> Result<ClientPage, Refusal> {
+        let (clients, next) = page(&self.look().clients(), args.after);
+        Ok(ClientPage { clients, next })
+    }
+    async fn locks(&self, args: LocksArgs) -> Result<LockPage, Refusal> {
+        let locks: Vec<_> = self.look().locks.values().cloned().collect();
+        let (locks, next) = page(&locks, args.after);
+        Ok(LockPage { locks, next })
+    }
+    async fn begin(&self, args: BeginArgs, _: ConnectionId) -> Result<Begun, Refusal> {
+        self.change().begin(args)
+    }
+    async fn run_clients(&self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
+        let (clients, next) = page(&self.look().active(args.run)?.clients(), args.after);
+        Ok(RunClientPage { clients, next })
+    }
+    async fn progress(&self, args: ProgressArgs, _: ConnectionId) -> Result<Status, Refusal> {
+        let mut toy = self.change();
+        toy.active(args.run)?.progress(&args);
+        Ok(toy.status())
+    }
+    async fn extend(&self, args: ExtendArgs) -> Result<Status, Refusal> {
+        let mut toy = self.change();
+        toy.active(args.run)?.extend(args);
+        Ok(toy.status())
+    }
+    async fn settle(&self, args: SettleArgs, _: ConnectionId) -> Result<RunResult, Refusal> {
+        self.change().settle(args, false)
+    }
+    async fn abort(&self, args: RunArgs) -> Result<RunResult, Refusal> {
+        self.change().abort(args.run, "aborted by a controller")
+    }
+    async fn result(&self, args: RunArgs) -> Result<RunResult, Refusal> {
+        Ok(self.look().ended(args.run)?.result.clone())
+    }
+    async fn result_clients(&self, args: RunPageAfter) -> Result<ClientResultPage, Refusal> {
+        let (clients, next) = page(self.look().ended(args.run)?.clients.as_slice(), args.after);
+        Ok(ClientResultPage { clients, next })
+    }
+    async fn result_locks(&self, args: RunPageAfter) -> Result<LockFatePage, Refusal> {
+        let (locks, next) = page(self.look().ended(args.run)?.locks.as_slice(), args.after);
+        Ok(LockFatePage { locks, next })
+    }
+    async fn acknowledge(&self, args: RunArgs) -> Result<Void, Refusal> {
+        self.change().acknowledge(args.run);
+        Ok(Void)
+    }
+    async fn release(&self, _: ReleaseArgs) -> Result<Released, Refusal> {
+        refused(RefusalCode::Unsupported, "single locks are not freed here")
+    }
+    async fn watch(&self, args: WatchArgs) -> Result<Watched, Refusal> {
+        let cursor = self.look().timeline.subscribe();
+        Timeline::news(cursor, args).await;
+        let toy = self.look();
+        Ok(Watched { status: toy.status(), events: toy.timeline.since(args.cursor) })
+    }
+    async fn unfetched(&self) -> Result<RunList, Refusal> {
+        Ok(RunList { runs: List::clipped(self.look().results.keys().copied().collect()) })
+    }
+}
 
 impl Toy {
     fn info(&self) -> Info {
@@ -45,7 +124,7 @@ impl Toy {
         }
     }
 
-    pub(crate) fn status(&self) -> Status {
+    fn status(&self) -> Status {
         let run = self.run.as_ref().map(|run| RunStatus {
             run: run.args.run,
             mode: run.args.mode,
@@ -69,135 +148,27 @@ impl Toy {
             unmonitored: 0,
             waiters: 0,
             run: Maybe(run),
-            cursor: *self.changes.borrow(),
+            cursor: self.timeline.cursor(),
         }
     }
 
-    fn clients(&self) -> BTreeMap<&Client, u64> {
+    fn clients(&self) -> Vec<ClientRow> {
         let mut clients = BTreeMap::new();
         for lock in self.locks.values() {
-            *clients.entry(&lock.client).or_default() += 1;
-        }
-        clients
-    }
-
-    fn client_page(&self) -> ClientPage {
-        let rows = self.clients().into_iter().map(|(client, locks)| ClientRow {
-            name: client.name.clone(),
-            addresses: List::clipped(vec![Address(client.address)]),
-            server_addresses: List::clipped(vec![Address(Ipv4Addr::LOCALHOST.into())]),
-            nsm_state: NsmState(0),
-            monitored: true,
-            shared_address: false,
-            locks,
-            unmonitored: 0,
-            waiters: 0,
-            suspicions: List::default(),
-        });
-        ClientPage { clients: List::clipped(rows.collect()), next: 0 }
-    }
-
-    fn lock_page(&self) -> LockPage {
-        let rows = self.locks.iter().filter_map(|(file, lock)| {
-            Some(LockRow {
-                file: file.clone(),
-                kind: LockKind::Exclusive,
-                range: ByteRange::ALL,
-                state: if lock.pending { LockState::Pending } else { LockState::Held },
-                owner: owner_row(&lock.client)?,
+            let row = clients.entry((&lock.owner.name, lock.owner.address.0)).or_insert_with(|| ClientRow {
+                name: lock.owner.name.clone(),
+                addresses: List::clipped(vec![lock.owner.address]),
+                server_addresses: List::clipped(vec![Address(Ipv4Addr::LOCALHOST.into())]),
+                nsm_state: NsmState(0),
                 monitored: true,
-            })
-        });
-        LockPage { locks: List::clipped(rows.collect()), next: 0 }
-    }
-}
-
-/// The control service: the toy behind a lock that is never held across an await.
-pub(crate) struct Control(pub(crate) Arc<Mutex<Toy>>);
-
-fn answered<T: Pack + Unpack>(outcome: Result<T, Refusal>) -> rpc::Answer {
-    rpc::Answer::Success(encode(&match outcome {
-        Ok(value) => Answer::Ok(value),
-        Err(refusal) => Answer::Refused(refusal),
-    }))
-}
-
-/// Calls with the decoded arguments, or answers GARBAGE_ARGS.
-fn with<A: Unpack, T: Pack + Unpack>(bytes: &[u8], call: impl FnOnce(A) -> Result<T, Refusal>) -> rpc::Answer {
-    decode(bytes).map_or(rpc::Answer::GarbageArgs, |args| answered(call(args)))
-}
-
-impl Control {
-    fn toy(&self) -> MutexGuard<'_, Toy> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn watch(&self, args: WatchArgs) -> Watched {
-        let mut seen = self.toy().changes.subscribe();
-        let patience = Duration::from_millis(args.timeout_ms).min(WATCH_MAX);
-        let _ = tokio::time::timeout(patience, seen.wait_for(|cursor| *cursor != args.cursor)).await;
-        Watched { status: self.toy().status(), events: List::default() }
-    }
-}
-
-#[async_trait]
-impl Service for Control {
-    async fn call(
-        &self,
-        _: &CallContext,
-        program: u32,
-        version: u32,
-        number: u32,
-        args: Vec<u8>,
-    ) -> Option<rpc::Answer> {
-        if program != control::PROGRAM {
-            return Some(rpc::Answer::ProgUnavail);
+                shared_address: false,
+                locks: 0,
+                unmonitored: 0,
+                waiters: 0,
+                suspicions: List::default(),
+            });
+            row.locks += 1;
         }
-        if version != control::VERSION {
-            return Some(rpc::Answer::ProgMismatch { low: control::VERSION, high: control::VERSION });
-        }
-        let Some(procedure) = Procedure::from_number(number) else { return Some(rpc::Answer::ProcUnavail) };
-        if procedure == Procedure::Watch {
-            let Ok(args) = decode(&args) else { return Some(rpc::Answer::GarbageArgs) };
-            return Some(answered(Ok(self.watch(args).await)));
-        }
-        let mut toy = self.toy();
-        let answer = match procedure {
-            Procedure::Null => rpc::Answer::Success(Vec::new()),
-            Procedure::Info => answered(Ok(toy.info())),
-            Procedure::Status => answered(Ok(toy.status())),
-            Procedure::Clients => answered(Ok(toy.client_page())),
-            Procedure::Locks => answered(Ok(toy.lock_page())),
-            Procedure::Begin => with(&args, |args| toy.begin(args)),
-            Procedure::RunClients => with(&args, |args: RunPageAfter| toy.run_clients(args.run)),
-            Procedure::Progress => with(&args, |args| toy.progress(&args)),
-            Procedure::Extend => with(&args, |args| toy.extend(args)),
-            Procedure::Settle => with(&args, |args| toy.settle(args, false)),
-            Procedure::Abort => with(&args, |args: RunArgs| toy.abort(args.run, "aborted by a controller")),
-            Procedure::Result => with(&args, |args: RunArgs| Ok(toy.ended(args.run)?.result.clone())),
-            Procedure::ResultClients => with(&args, |args: RunPageAfter| {
-                let clients = List::clipped(toy.ended(args.run)?.clients.as_slice().to_vec());
-                Ok(ClientResultPage { clients, next: 0 })
-            }),
-            Procedure::ResultLocks => with(&args, |args: RunPageAfter| {
-                let locks = List::clipped(toy.ended(args.run)?.locks.as_slice().to_vec());
-                Ok(LockFatePage { locks, next: 0 })
-            }),
-            Procedure::Acknowledge => with(&args, |args: RunArgs| {
-                toy.acknowledge(args.run);
-                Ok(Void)
-            }),
-            Procedure::Unfetched => {
-                answered(Ok(RunList { runs: List::clipped(toy.results.keys().copied().collect()) }))
-            }
-            Procedure::Release => {
-                answered::<Void>(refused(RefusalCode::Unsupported, "single locks are not freed here"))
-            }
-            Procedure::Watch => rpc::Answer::ProcUnavail,
-        };
-        if !procedure.is_read_only() {
-            toy.changed();
-        }
-        Some(answer)
+        clients.into_values().collect()
     }
 }

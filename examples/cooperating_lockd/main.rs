@@ -18,31 +18,31 @@
 //!
 //! `toy` has the locks and the runs, `control` the protocol.
 //!
-//! What it leaves out: targeted runs and scopes, late reclaims, shared addresses, the record of a run
-//! that its own crash cuts short, and paging beyond one page.
+//! What it leaves out: targeted runs and scopes, late reclaims, shared addresses, and the record of a run
+//! that its own crash cuts short.
 
 mod control;
 mod toy;
 
 use std::io::{self, BufRead, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
-use nlmctl::rpc::server::{Limits, serve_unix};
-use nlmctl::wire::control::MAX_RECORD;
-use nlmctl::wire::types::{CallerName, FileHandle};
-use tokio::net::UnixListener;
+use nlmctl::rpc::control::ControlSocket;
+use nlmctl::wire::control::OwnerRow;
+use nlmctl::wire::types::{Address, CallerName, FileHandle, OwnerHandle, Svid, Transport};
 use tokio::sync::watch;
 
-use control::Control;
-use toy::{Client, Toy};
+use control::Shared;
+use toy::Toy;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
+
 /// A toy lock manager that cooperates with nlmctl.
 #[derive(Debug, Parser)]
 struct Flags {
@@ -55,49 +55,50 @@ struct Flags {
 }
 
 /// `VERB NAME ADDRESS FILE`
-fn parse(line: &str) -> Option<(&str, Client, FileHandle)> {
+fn parse(line: &str) -> Option<(&str, OwnerRow, FileHandle)> {
     let mut words = line.split_whitespace();
     let (verb, name, address, file) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    let client = Client { name: CallerName::new(name).ok()?, address: address.parse().ok()? };
-    Some((verb, client, FileHandle::new(file.as_bytes()).ok()?))
+    let owner = OwnerRow {
+        name: CallerName::new(name).ok()?,
+        address: Address(address.parse().ok()?),
+        server_address: Address(Ipv4Addr::LOCALHOST.into()),
+        transport: Transport::Tcp,
+        version: 4,
+        svid: Svid(0),
+        oh: OwnerHandle::new(name.as_bytes()).ok()?,
+    };
+    Some((verb, owner, FileHandle::new(file.as_bytes()).ok()?))
 }
 
 /// Clients' lines, until the end of input.
-fn converse(toy: &Mutex<Toy>) -> io::Result<()> {
+fn converse(toy: &Shared) -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let line = line?;
-        let answer = parse(&line).map_or("what?", |(verb, client, file)| {
-            toy.lock().unwrap_or_else(PoisonError::into_inner).command(verb, client, file)
-        });
+        let answer = parse(&line).map_or("what?", |(verb, owner, file)| toy.change().command(verb, owner, file));
         writeln!(io::stdout(), "{answer}")?;
     }
     Ok(())
 }
 
 async fn serve(flags: Flags) -> io::Result<()> {
-    let toy = Arc::new(Mutex::new(Toy::open(&flags.state_dir)?));
-    let listener = UnixListener::bind(&flags.control)?;
-    // Who can open it can drop locks.
-    std::fs::set_permissions(&flags.control, std::fs::Permissions::from_mode(0o600))?;
+    let toy = Arc::new(Shared(Mutex::new(Toy::open(&flags.state_dir)?)));
+    let socket = ControlSocket::bind(&flags.control, false).await.map_err(io::Error::other)?;
     let (_stop, stopping) = watch::channel(false);
-    let limits = Limits { max_record: MAX_RECORD, ..Limits::default() };
-    let control = serve_unix(listener, Arc::new(Control(toy.clone())), limits, stopping);
+    let control = socket.serve(toy.clone(), stopping);
     let (lines, timed) = (toy.clone(), toy);
     let clients = tokio::task::spawn_blocking(move || converse(&lines));
     let deadlines = async {
         let mut tick = tokio::time::interval(TICK);
         loop {
             tick.tick().await;
-            timed.lock().unwrap_or_else(PoisonError::into_inner).due();
+            timed.look().due();
         }
     };
-    let ended = tokio::select! {
+    tokio::select! {
         ended = control => ended,
         ended = clients => ended.map_err(io::Error::other).flatten(),
         () = deadlines => Ok(()),
-    };
-    std::fs::remove_file(&flags.control)?;
-    ended
+    }
 }
 
 #[tokio::main]

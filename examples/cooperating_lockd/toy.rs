@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nlmctl::resync::policy::{ClientFacts, Verdict, extended_deadline, judge};
+use nlmctl::rpc::control::Timeline;
 use nlmctl::wire::control::{
-    BeginArgs, Begun, ClientResult, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate, LockKind,
-    Mode, Outcome, OwnerRow, ProgressArgs, Refusal, RefusalCode, RunClient, RunClientPage, RunId, RunResult,
-    SettleArgs, Status,
+    BeginArgs, Begun, ClientRef, ClientResult, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
+    LockKind, LockRow, LockState, Mode, Outcome, OwnerRow, ProgressArgs, Refusal, RefusalCode, RunClient, RunId,
+    RunResult, SettleArgs,
 };
-use nlmctl::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use nlmctl::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState};
 use nlmctl::wire::xdr::{List, Maybe, Text, decode, encode};
-use tokio::sync::watch;
 
 /// How long past the deadline a controller's settle is awaited.
 const CONTROLLER_PATIENCE: Duration = Duration::from_millis(500);
@@ -23,57 +23,39 @@ pub(crate) fn names() -> List<CallerName, 16> {
     List::clipped(CallerName::new("toy").into_iter().collect())
 }
 
-/// A client host, as it called.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Client {
-    pub(crate) name: CallerName,
-    pub(crate) address: IpAddr,
-}
-
-/// A lock: whose, and whether the run waits for its reclaim.
+/// A client of the run, as its result will tell of it, and when its last notice was acked.
 #[derive(Debug)]
-pub(crate) struct Lock {
-    pub(crate) client: Client,
-    pub(crate) pending: bool,
-}
-
-/// What is known of a client in a run.
-#[derive(Debug)]
-pub(crate) struct Tally {
-    pub(crate) client: Client,
-    pub(crate) counts: Counts,
-    pub(crate) delivery: Delivery,
-    pub(crate) acked: Option<Instant>,
-    pub(crate) silent: bool,
+pub(crate) struct Told {
+    result: ClientResult,
+    acked: Option<Instant>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) args: BeginArgs,
     pub(crate) begun: Begun,
-    pub(crate) began: Instant,
-    pub(crate) began_unix_ms: u64,
-    pub(crate) deadline: Duration,
+    began: Instant,
+    began_unix_ms: u64,
+    deadline: Duration,
     pub(crate) notices_begun: bool,
     pub(crate) last_reclaim: Option<Duration>,
-    pub(crate) tallies: Vec<Tally>,
+    told: Vec<Told>,
     /// Resurrected locks and conflicts.
-    pub(crate) rows: Vec<LockFate>,
+    rows: Vec<LockFate>,
 }
 
 /// All there is.
 #[derive(Debug)]
 pub(crate) struct Toy {
-    pub(crate) state_dir: PathBuf,
+    state_dir: PathBuf,
     pub(crate) instance: InstanceId,
     pub(crate) state: NsmState,
     /// One lock a file: all of them are exclusive.
-    pub(crate) locks: BTreeMap<FileHandle, Lock>,
+    pub(crate) locks: BTreeMap<FileHandle, LockRow>,
     pub(crate) run: Option<Run>,
     /// Ended runs that nobody has acknowledged.
     pub(crate) results: HashMap<RunId, FullResult>,
-    /// Grows with every change, for watchers.
-    pub(crate) changes: watch::Sender<u64>,
+    pub(crate) timeline: Timeline,
 }
 
 fn unix_ms() -> u64 {
@@ -102,30 +84,54 @@ fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Refusal>
     write().map_err(|error| Refusal::new(RefusalCode::NotDurable, format!("{name} is not on disk: {error}")))
 }
 
-pub(crate) fn owner_row(client: &Client) -> Option<OwnerRow> {
-    Some(OwnerRow {
-        name: client.name.clone(),
-        address: Address(client.address),
-        server_address: Address(Ipv4Addr::LOCALHOST.into()),
-        transport: Transport::Tcp,
-        version: 4,
-        svid: Svid(0),
-        oh: OwnerHandle::new(client.name.as_str().as_bytes()).ok()?,
-    })
-}
-
-fn fate_row(fate: Fate, file: &FileHandle, client: &Client, other: Option<&Client>) -> Option<LockFate> {
-    Some(LockFate {
+fn fate_row(fate: Fate, lock: &LockRow, other: Option<&LockRow>) -> LockFate {
+    LockFate {
         fate,
-        file: file.clone(),
-        kind: LockKind::Exclusive,
-        range: ByteRange::ALL,
+        file: lock.file.clone(),
+        kind: lock.kind,
+        range: lock.range,
         partial: false,
         late: false,
-        owner: owner_row(client)?,
-        other: Maybe(other.and_then(owner_row)),
-        other_range: Maybe(other.map(|_| ByteRange::ALL)),
-    })
+        owner: lock.owner.clone(),
+        other: Maybe(other.map(|other| other.owner.clone())),
+        other_range: Maybe(other.map(|other| other.range)),
+    }
+}
+
+impl Told {
+    fn new(place: usize, owner: &OwnerRow) -> Self {
+        let result = ClientResult {
+            client: u32::try_from(place).unwrap_or(u32::MAX),
+            name: owner.name.clone(),
+            address: owner.address,
+            delivery: Delivery::NotTold,
+            suspect: false,
+            silent: false,
+            counts: Counts::default(),
+        };
+        Self { result, acked: None }
+    }
+    fn is(&self, owner: &OwnerRow) -> bool {
+        (&self.result.name, self.result.address) == (&owner.name, owner.address)
+    }
+    fn facts(&self, may_drop: &[ClientRef]) -> ClientFacts<'static> {
+        let ClientResult { counts, delivery, name, address, .. } = &self.result;
+        ClientFacts {
+            in_scope: counts.in_scope,
+            pending: counts.pending,
+            reclaimed_any: counts.reclaimed > 0,
+            reclaimed_anything: counts.reclaimed + counts.resurrected > 0,
+            delivery: *delivery,
+            acked_ago: self.acked.map(|at| at.elapsed()),
+            shared_address: false,
+            suspect: false,
+            named: false,
+            may_drop: may_drop
+                .iter()
+                .any(|meant| meant.name.0.as_ref() == Some(name) || meant.address.0 == Some(*address)),
+            server_addresses: &[],
+        }
+    }
 }
 
 impl Run {
@@ -134,7 +140,7 @@ impl Run {
     }
     pub(crate) fn total(&self) -> Counts {
         let mut sum = Counts::default();
-        for counts in self.tallies.iter().map(|tally| tally.counts) {
+        for counts in self.told.iter().map(|told| told.result.counts) {
             sum.in_scope += counts.in_scope;
             sum.pending += counts.pending;
             sum.reclaimed += counts.reclaimed;
@@ -146,13 +152,15 @@ impl Run {
         }
         sum
     }
-    fn tally(&mut self, client: &Client) -> Option<&mut Counts> {
-        self.tallies.iter_mut().find(|tally| tally.client == *client).map(|tally| &mut tally.counts)
+    fn count(&mut self, owner: &OwnerRow, count: impl FnOnce(&mut Counts)) {
+        if let Some(told) = self.told.iter_mut().find(|told| told.is(owner)) {
+            count(&mut told.result.counts);
+        }
     }
     pub(crate) fn deadline(&self) -> Duration {
         let (grace, latest) =
             (Duration::from_millis(self.args.grace_ms), Duration::from_millis(self.args.grace_max_ms));
-        let last_ack = self.tallies.iter().filter_map(|tally| tally.acked).max();
+        let last_ack = self.told.iter().filter_map(|told| told.acked).max();
         let last_ack = last_ack.map(|at| at.saturating_duration_since(self.began));
         if self.total().pending == 0 {
             return self.deadline;
@@ -175,19 +183,45 @@ impl Run {
             late: 0,
         }
     }
-    fn client_results(&self) -> Vec<ClientResult> {
-        (0..)
-            .zip(&self.tallies)
-            .map(|(client, tally)| ClientResult {
-                client,
-                name: tally.client.name.clone(),
-                address: Address(tally.client.address),
-                delivery: tally.delivery,
-                suspect: false,
-                silent: tally.silent,
-                counts: tally.counts,
-            })
-            .collect()
+    fn full(&self, result: RunResult, mut rows: Vec<LockFate>) -> FullResult {
+        rows.splice(0..0, self.rows.iter().cloned());
+        let clients = self.told.iter().map(|told| told.result.clone()).collect();
+        FullResult { result, clients: List::clipped(clients), locks: List::clipped(rows) }
+    }
+
+    /// Whom to notify.
+    pub(crate) fn clients(&self) -> Vec<RunClient> {
+        let row = |told: &Told| RunClient {
+            index: told.result.client,
+            name: told.result.name.clone(),
+            addresses: List::clipped(vec![told.result.address]),
+            server_addresses: List::clipped(vec![Address(Ipv4Addr::LOCALHOST.into())]),
+            nsm_state: NsmState(0),
+            locks: told.result.counts.in_scope,
+            shared_address: false,
+            suspect: false,
+        };
+        self.told.iter().map(row).collect()
+    }
+
+    pub(crate) fn progress(&mut self, args: &ProgressArgs) {
+        self.notices_begun |= args.notices_begun;
+        for seen in args.clients.as_slice() {
+            let Some(told) = self.told.get_mut(seen.client as usize) else { continue };
+            // Delivered once is delivered.
+            if told.result.delivery != Delivery::Acked && seen.delivery != Delivery::NotTold {
+                told.result.delivery = seen.delivery;
+                if seen.delivery == Delivery::Acked {
+                    let at = Instant::now().checked_sub(Duration::from_millis(seen.ago_ms));
+                    told.acked = Some(at.map_or(self.began, |at| at.max(self.began)));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn extend(&mut self, args: ExtendArgs) {
+        let wanted = self.elapsed() + Duration::from_millis(args.remaining_ms);
+        self.deadline = self.deadline.max(wanted.min(Duration::from_millis(self.args.grace_max_ms)));
     }
 }
 
@@ -215,84 +249,75 @@ impl Toy {
             locks: BTreeMap::new(),
             run: None,
             results,
-            changes: watch::Sender::new(1),
+            timeline: Timeline::default(),
         })
-    }
-
-    pub(crate) fn changed(&self) {
-        self.changes.send_modify(|cursor| *cursor += 1);
     }
 
     // --- locks
 
     /// What a client's line is answered with.
-    pub(crate) fn command(&mut self, verb: &str, client: Client, file: FileHandle) -> &'static str {
-        let answer = match verb {
-            "lock" => self.lock(client, file),
-            "reclaim" => self.reclaim(&client, file),
-            "unlock" => self.unlock(&client, &file),
+    pub(crate) fn command(&mut self, verb: &str, owner: OwnerRow, file: FileHandle) -> &'static str {
+        let (kind, range, state) = (LockKind::Exclusive, ByteRange::ALL, LockState::Held);
+        let lock = LockRow { file, kind, range, state, monitored: true, owner };
+        match verb {
+            "lock" => self.lock(lock),
+            "reclaim" => self.reclaim(lock),
+            "unlock" => self.unlock(&lock),
             _ => "what?",
-        };
-        self.changed();
-        answer
+        }
     }
 
-    fn lock(&mut self, client: Client, file: FileHandle) -> &'static str {
-        if self.run.is_some() {
-            return "grace";
-        }
-        match self.locks.get(&file) {
-            Some(held) if held.client != client => "denied",
+    fn lock(&mut self, lock: LockRow) -> &'static str {
+        match self.locks.get(&lock.file) {
+            _ if self.run.is_some() => "grace",
+            Some(held) if held.owner != lock.owner => "denied",
             _ => {
-                self.locks.insert(file, Lock { client, pending: false });
+                self.locks.insert(lock.file.clone(), lock);
                 "granted"
             }
         }
     }
 
-    fn reclaim(&mut self, client: &Client, file: FileHandle) -> &'static str {
+    fn reclaim(&mut self, lock: LockRow) -> &'static str {
         // What its owner holds is granted always; anything else only in grace.
         let Some(run) = &mut self.run else {
-            let held = self.locks.get(&file).is_some_and(|lock| lock.client == *client);
+            let held = self.locks.get(&lock.file).is_some_and(|held| held.owner == lock.owner);
             return if held { "granted" } else { "grace" };
         };
-        let at = run.elapsed();
-        match self.locks.get_mut(&file) {
-            Some(lock) if lock.client != *client => {
-                run.rows.extend(fate_row(Fate::Conflict, &file, client, Some(&lock.client)));
-                if let Some(counts) = run.tally(client) {
-                    counts.conflicts += 1;
-                }
+        match self.locks.get_mut(&lock.file) {
+            Some(held) if held.owner != lock.owner => {
+                run.rows.push(fate_row(Fate::Conflict, &lock, Some(held)));
+                run.count(&lock.owner, |counts| counts.conflicts += 1);
                 return "denied";
             }
-            Some(lock) if lock.pending => {
-                lock.pending = false;
-                if let Some(counts) = run.tally(client) {
+            Some(held) if held.state == LockState::Pending => {
+                held.state = LockState::Held;
+                run.count(&lock.owner, |counts| {
                     counts.pending -= 1;
                     counts.reclaimed += 1;
-                }
+                });
             }
             Some(_) => {}
             None => {
-                run.rows.extend(fate_row(Fate::Resurrected, &file, client, None));
-                if let Some(counts) = run.tally(client) {
-                    counts.resurrected += 1;
-                }
-                self.locks.insert(file, Lock { client: client.clone(), pending: false });
+                run.rows.push(fate_row(Fate::Resurrected, &lock, None));
+                run.count(&lock.owner, |counts| counts.resurrected += 1);
+                self.locks.insert(lock.file.clone(), lock);
             }
         }
-        run.last_reclaim = Some(at);
+        run.last_reclaim = Some(run.elapsed());
         "granted"
     }
 
-    fn unlock(&mut self, client: &Client, file: &FileHandle) -> &'static str {
-        if self.locks.get(file).is_some_and(|lock| lock.client == *client)
-            && let Some(lock) = self.locks.remove(file)
-            && lock.pending
-            && let Some(counts) = self.run.as_mut().and_then(|run| run.tally(client))
+    fn unlock(&mut self, lock: &LockRow) -> &'static str {
+        if self.locks.get(&lock.file).is_some_and(|held| held.owner == lock.owner)
+            && let Some(held) = self.locks.remove(&lock.file)
+            && held.state == LockState::Pending
+            && let Some(run) = &mut self.run
         {
-            counts.pending -= 1;
-            counts.released += 1;
+            run.count(&lock.owner, |counts| {
+                counts.pending -= 1;
+                counts.released += 1;
+            });
         }
         "granted"
     }
@@ -318,28 +343,25 @@ impl Toy {
         // Durable before anything is marked: after a crash the next number is another one.
         write_durably(&self.state_dir, "state", new_state.0.to_string().as_bytes())?;
         self.state = new_state;
-        let mut counts: BTreeMap<Client, u64> = BTreeMap::new();
+        let mut told: Vec<Told> = Vec::new();
         for lock in self.locks.values_mut() {
-            lock.pending = true;
-            *counts.entry(lock.client.clone()).or_default() += 1;
+            lock.state = LockState::Pending;
+            let place = told.iter().position(|told| told.is(&lock.owner)).unwrap_or_else(|| {
+                told.push(Told::new(told.len(), &lock.owner));
+                told.len() - 1
+            });
+            if let Some(told) = told.get_mut(place) {
+                told.result.counts.in_scope += 1;
+                told.result.counts.pending += 1;
+            }
         }
-        let tallies: Vec<Tally> = counts
-            .into_iter()
-            .map(|(client, locks)| Tally {
-                client,
-                counts: Counts { in_scope: locks, pending: locks, ..Counts::default() },
-                delivery: Delivery::NotTold,
-                acked: None,
-                silent: false,
-            })
-            .collect();
         let begun = Begun {
             run: args.run,
             old_state,
             new_state,
             in_scope: self.locks.len() as u64,
             unmonitored: 0,
-            clients: u32::try_from(tallies.len()).unwrap_or(u32::MAX),
+            clients: u32::try_from(told.len()).unwrap_or(u32::MAX),
             names: names(),
         };
         self.run = Some(Run {
@@ -350,56 +372,17 @@ impl Toy {
             began_unix_ms: unix_ms(),
             notices_begun: false,
             last_reclaim: None,
-            tallies,
+            told,
             rows: Vec::new(),
         });
         Ok(begun)
     }
 
-    fn active(&mut self, id: RunId) -> Result<&mut Run, Refusal> {
+    pub(crate) fn active(&mut self, id: RunId) -> Result<&mut Run, Refusal> {
         match self.run.as_mut().filter(|run| run.args.run == id) {
             Some(run) => Ok(run),
             None => refused(RefusalCode::UnknownRun, "no such run is active here"),
         }
-    }
-
-    pub(crate) fn run_clients(&mut self, id: RunId) -> Result<RunClientPage, Refusal> {
-        let run = self.active(id)?;
-        let clients = (0..).zip(&run.tallies).map(|(index, tally)| RunClient {
-            index,
-            name: tally.client.name.clone(),
-            addresses: List::clipped(vec![Address(tally.client.address)]),
-            server_addresses: List::clipped(vec![Address(Ipv4Addr::LOCALHOST.into())]),
-            nsm_state: NsmState(0),
-            locks: tally.counts.in_scope,
-            shared_address: false,
-            suspect: false,
-        });
-        Ok(RunClientPage { clients: List::clipped(clients.collect()), next: 0 })
-    }
-
-    pub(crate) fn progress(&mut self, args: &ProgressArgs) -> Result<Status, Refusal> {
-        let run = self.active(args.run)?;
-        run.notices_begun |= args.notices_begun;
-        for seen in args.clients.as_slice() {
-            let Some(tally) = run.tallies.get_mut(seen.client as usize) else { continue };
-            // Delivered once is delivered.
-            if tally.delivery != Delivery::Acked && seen.delivery != Delivery::NotTold {
-                tally.delivery = seen.delivery;
-                if seen.delivery == Delivery::Acked {
-                    let at = Instant::now().checked_sub(Duration::from_millis(seen.ago_ms));
-                    tally.acked = Some(at.map_or(run.began, |at| at.max(run.began)));
-                }
-            }
-        }
-        Ok(self.status())
-    }
-
-    pub(crate) fn extend(&mut self, args: ExtendArgs) -> Result<Status, Refusal> {
-        let run = self.active(args.run)?;
-        let wanted = run.elapsed() + Duration::from_millis(args.remaining_ms);
-        run.deadline = run.deadline.max(wanted.min(Duration::from_millis(run.args.grace_max_ms)));
-        Ok(self.status())
     }
 
     pub(crate) fn settle(&mut self, args: SettleArgs, alone: bool) -> Result<RunResult, Refusal> {
@@ -412,53 +395,29 @@ impl Toy {
         if args.only_if_nothing_pending && run.total().pending > 0 {
             return refused(RefusalCode::StillPending, "locks are still pending");
         }
-        let may_drop = &run.args.may_drop;
-        let facts: Vec<ClientFacts<'_>> = run
-            .tallies
-            .iter()
-            .map(|tally| ClientFacts {
-                in_scope: tally.counts.in_scope,
-                pending: tally.counts.pending,
-                reclaimed_any: tally.counts.reclaimed > 0,
-                reclaimed_anything: tally.counts.reclaimed + tally.counts.resurrected > 0,
-                delivery: tally.delivery,
-                acked_ago: tally.acked.map(|at| at.elapsed()),
-                shared_address: false,
-                suspect: false,
-                named: false,
-                may_drop: may_drop.as_slice().iter().any(|meant| {
-                    meant.name.0.as_ref() == Some(&tally.client.name)
-                        || meant.address.0 == Some(Address(tally.client.address))
-                }),
-                server_addresses: &[],
-            })
-            .collect();
+        let may_drop = run.args.may_drop.as_slice();
+        let facts: Vec<ClientFacts<'_>> = run.told.iter().map(|told| told.facts(may_drop)).collect();
         let judgement = judge(&facts, run.args.policy, Duration::from_millis(run.args.grace_ms), alone);
-        let mut dropped = Vec::new();
-        let mut rows = run.rows.clone();
-        for ((tally, verdict), silent) in run.tallies.iter_mut().zip(&judgement.verdicts).zip(&judgement.silent) {
-            tally.silent = *silent;
+        let (mut dropped, mut rows) = (Vec::new(), Vec::new());
+        for ((told, verdict), silent) in run.told.iter_mut().zip(&judgement.verdicts).zip(&judgement.silent) {
             let drop = *verdict == Verdict::Drop;
-            let pending = self.locks.iter().filter(|(_, lock)| lock.pending && lock.client == tally.client);
-            for (file, lock) in pending {
-                let fate = if drop { Fate::Dropped } else { Fate::Kept };
-                rows.extend(fate_row(fate, file, &lock.client, None));
-                dropped.extend(drop.then(|| file.clone()));
+            let fate = if drop { Fate::Dropped } else { Fate::Kept };
+            for lock in self.locks.values().filter(|lock| lock.state == LockState::Pending && told.is(&lock.owner)) {
+                rows.push(fate_row(fate, lock, None));
+                dropped.extend(drop.then(|| lock.file.clone()));
             }
-            let left = std::mem::take(&mut tally.counts.pending);
-            *(if drop { &mut tally.counts.dropped } else { &mut tally.counts.kept }) += left;
+            told.result.silent = *silent;
+            let counts = &mut told.result.counts;
+            let left = std::mem::take(&mut counts.pending);
+            *(if drop { &mut counts.dropped } else { &mut counts.kept }) += left;
         }
         let reason = if alone { "deadline, and the controller did not settle" } else { "settled" };
-        let mut result = run.result(Outcome::Settled, reason, alone);
-        result.not_understood = judgement.not_understood;
-        let full = FullResult {
-            result: result.clone(),
-            clients: List::clipped(run.client_results()),
-            locks: List::clipped(rows),
-        };
+        let result =
+            RunResult { not_understood: judgement.not_understood, ..run.result(Outcome::Settled, reason, alone) };
+        let full = run.full(result.clone(), rows);
         if let Err(refusal) = self.keep(full) {
             // Not on disk: nothing is dropped, and the next settle judges anew.
-            for counts in self.run.iter_mut().flat_map(|run| &mut run.tallies).map(|tally| &mut tally.counts) {
+            for counts in self.run.iter_mut().flat_map(|run| &mut run.told).map(|told| &mut told.result.counts) {
                 counts.pending = std::mem::take(&mut counts.dropped) + std::mem::take(&mut counts.kept);
             }
             return Err(refusal);
@@ -472,14 +431,13 @@ impl Toy {
 
     pub(crate) fn abort(&mut self, id: RunId, reason: &str) -> Result<RunResult, Refusal> {
         let run = self.active(id)?;
-        for counts in run.tallies.iter_mut().map(|tally| &mut tally.counts) {
+        for counts in run.told.iter_mut().map(|told| &mut told.result.counts) {
             counts.kept += std::mem::take(&mut counts.pending);
         }
         let result = run.result(Outcome::Aborted, reason, false);
-        let clients = List::clipped(run.client_results());
-        let locks = List::clipped(run.rows.clone());
+        let full = run.full(result.clone(), Vec::new());
         // An abort loses nothing, so it does not fail with the disk.
-        if let Err(refusal) = self.keep(FullResult { result: result.clone(), clients, locks }) {
+        if let Err(refusal) = self.keep(full) {
             tracing::error!("{refusal}");
         }
         self.end();
@@ -488,7 +446,7 @@ impl Toy {
 
     fn end(&mut self) {
         self.run = None;
-        self.locks.values_mut().for_each(|lock| lock.pending = false);
+        self.locks.values_mut().for_each(|lock| lock.state = LockState::Held);
     }
 
     fn keep(&mut self, full: FullResult) -> Result<(), Refusal> {
@@ -513,7 +471,7 @@ impl Toy {
         if let Err(refusal) = ended {
             tracing::error!("{refusal}");
         }
-        self.changed();
+        self.timeline.changed();
     }
 
     // --- results

@@ -27,7 +27,7 @@ CREATE TABLE active_run (
     clients       BLOB NOT NULL
 ) STRICT;
 
--- Ended runs: FullResult as XDR (src/wire/control.rs).
+-- Ended runs: FullResult as XDR (src/wire/control/result.rs).
 CREATE TABLE result (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           BLOB NOT NULL UNIQUE,

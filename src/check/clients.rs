@@ -10,8 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::Places;
-use crate::nsm::{self, Host, ProbeOptions, ProbeOutcome, Target};
+use crate::nsm::{self, Host, ProbeOptions, StatdState, Target};
 use crate::report::{Finding, Severity, number};
+use crate::rpc::fanout::Failure;
 use crate::wire::control::{ClientRow, Info, Status};
 use crate::wire::types::CallerName;
 
@@ -32,7 +33,7 @@ enum Lookup {
 /// A client with what was seen of it.
 struct Seen<'a> {
     row: &'a ClientRow,
-    probe: ProbeOutcome,
+    probe: StatdState,
     lookup: &'a Lookup,
 }
 
@@ -68,7 +69,7 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
     let seen: Vec<Seen<'_>> = clients
         .iter()
         .zip(&probes)
-        .map(|(row, probe)| Seen { row, probe: probe.outcome, lookup: lookups.get(&row.name).unwrap_or(&none) })
+        .map(|(row, probe)| Seen { row, probe: *probe, lookup: lookups.get(&row.name).unwrap_or(&none) })
         .collect();
     findings.extend(judge_statds(&seen, info.capabilities.begin_releases, places.patience));
     findings.extend(judge_names(&seen));
@@ -77,8 +78,7 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
 }
 
 fn target(id: u32, row: &ClientRow) -> Target {
-    let addresses: Vec<IpAddr> = row.addresses.as_slice().iter().map(|a| a.0).collect();
-    let host = if addresses.is_empty() { Host::Name(row.name.to_string()) } else { Host::Addresses(addresses) };
+    let host = Host::of(row.name.as_str(), row.addresses.as_slice().iter().map(|a| a.0));
     Target { id, host, notices: Vec::new() }
 }
 
@@ -144,85 +144,94 @@ fn named(row: &ClientRow) -> String {
     }
 }
 
-fn judge_statds(seen: &[Seen<'_>], begin_releases: bool, patience: Duration) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut answers = 0_u64;
-    let mut suspects = Vec::new();
-    let (mut silent, mut idle) = (Vec::new(), Vec::new());
+/// Clients by what their statds said.
+#[derive(Default)]
+struct Sorted {
+    answers: u64,
+    suspects: Vec<String>,
+    /// They may hold locks, and do not answer.
+    silent: Vec<String>,
+    idle: Vec<String>,
+}
+
+fn sort(seen: &[Seen<'_>], begin_releases: bool) -> Sorted {
+    let mut sorted = Sorted::default();
     for client in seen {
         let row = client.row;
         let why = match client.probe {
-            ProbeOutcome::Answered { state } => {
-                answers += 1;
+            Ok(state) => {
+                sorted.answers += 1;
                 let known = state.filter(|now| now.is_known() && row.nsm_state.is_known() && *now != row.nsm_state);
                 if let Some(now) = known {
-                    suspects.push(format!("{} (state {now}, its locks carried {})", named(row), row.nsm_state));
+                    sorted.suspects.push(format!("{} (state {now}, its locks carried {})", named(row), row.nsm_state));
                 } else if !row.suspicions.as_slice().is_empty() {
-                    suspects.push(named(row));
+                    sorted.suspects.push(named(row));
                 }
                 continue;
             }
-            ProbeOutcome::NoAnswer => "no answer",
-            ProbeOutcome::NotAsked => "could not be asked",
-            ProbeOutcome::NoStatd => "its rpcbind knows no statd",
-            ProbeOutcome::NameUnknown => "its name has no address",
-            ProbeOutcome::Refused => "refused",
+            Err(Failure::NoAnswer | Failure::Partial) => "no answer",
+            Err(Failure::NotSent) => "could not be asked",
+            Err(Failure::NotRegistered) => "its rpcbind knows no statd",
+            Err(Failure::NameUnknown) => "its name has no address",
+            Err(Failure::Refused) => "refused",
         };
         // A manager that does not know owners tells no locks of any: whoever is on record may hold some.
         let may_hold = row.locks > 0 || begin_releases;
-        if may_hold { &mut silent } else { &mut idle }.push(format!("{}: {why}", named(row)));
+        if may_hold { &mut sorted.silent } else { &mut sorted.idle }.push(format!("{}: {why}", named(row)));
     }
-    findings.push(Finding::ok(
-        "clients",
-        format!("the statds of {answers} of {} answer", number(seen.len() as u64, "client", "clients")),
-    ));
+    sorted
+}
+
+/// A finding about some clients, if there are any: `words` and how many they are.
+fn about(
+    topic: &str,
+    severity: Severity,
+    clients: Vec<String>,
+    words: impl FnOnce(u64) -> String,
+    remedy: &str,
+) -> Option<Finding> {
+    let count = clients.len() as u64;
+    (count > 0).then(|| Finding::new(topic, severity, words(count), remedy).of(clients))
+}
+
+fn judge_statds(seen: &[Seen<'_>], begin_releases: bool, patience: Duration) -> Vec<Finding> {
+    let Sorted { answers, suspects, silent, idle } = sort(seen, begin_releases);
     let within = super::within(patience);
-    if !silent.is_empty() {
-        let who =
-            number(silent.len() as u64, "client that may hold locks cannot", "clients that may hold locks cannot");
-        findings.push(if begin_releases {
-            Finding::new(
-                "clients",
-                Severity::Problem,
-                format!("{who} be told now ({within}): the begin of a run frees their locks, and they would not reclaim"),
-                "bring their statds back, or let those locks go with --unreachable drop",
-            )
-            .of(silent)
-        } else {
-            Finding::new(
-                "clients",
-                Severity::Warning,
-                format!("{who} be told now ({within}): a run keeps their locks, and exits with 3"),
-                "start statd there, open the way to it (rpcbind, 111), or let them go: --unreachable drop, or `nlmctl release`",
-            )
-            .of(silent)
-        });
-    }
-    if !idle.is_empty() {
-        let who = number(idle.len() as u64, "client without a lock does", "clients without a lock do");
-        findings.push(
-            Finding::new(
-                "clients",
-                Severity::Note,
-                format!("{who} not answer ({within})"),
-                "nothing: they have nothing to lose, unless the server has lost it",
-            )
-            .of(idle),
-        );
-    }
-    if !suspects.is_empty() {
-        let who = number(suspects.len() as u64, "client is suspect: its", "clients are suspect: their");
-        findings.push(
-            Finding::new(
-                "suspects",
-                Severity::Note,
-                format!("{who} locks may be stale, for all that is known"),
-                "`nlmctl clients` tells why; `nlmctl resync --client` frees what is stale and disturbs nobody else",
-            )
-            .of(suspects),
-        );
-    }
-    findings
+    let (severity, loss, remedy) = if begin_releases {
+        (
+            Severity::Problem,
+            "the begin of a run frees their locks, and they would not reclaim",
+            "bring their statds back, or let those locks go with --unreachable drop",
+        )
+    } else {
+        (
+            Severity::Warning,
+            "a run keeps their locks, and exits with 3",
+            "start statd there, open the way to it (rpcbind, 111), or let them go: --unreachable drop, or `nlmctl release`",
+        )
+    };
+    let untold = |n| {
+        let who = number(n, "client that may hold locks cannot", "clients that may hold locks cannot");
+        format!("{who} be told now ({within}): {loss}")
+    };
+    let no_locks = |n| {
+        let who = number(n, "client without a lock does", "clients without a lock do");
+        format!("{who} not answer ({within})")
+    };
+    let suspect = |n| {
+        let who = number(n, "client is suspect: its", "clients are suspect: their");
+        format!("{who} locks may be stale, for all that is known")
+    };
+    let nothing = "nothing: they have nothing to lose, unless the server has lost it";
+    let stale = "`nlmctl clients` tells why; `nlmctl resync --client` frees what is stale and disturbs nobody else";
+    let all = number(seen.len() as u64, "client", "clients");
+    let answer = Finding::ok("clients", format!("the statds of {answers} of {all} answer"));
+    let others = [
+        about("clients", severity, silent, untold, remedy),
+        about("clients", Severity::Note, idle, no_locks, nothing),
+        about("suspects", Severity::Note, suspects, suspect, stale),
+    ];
+    [answer].into_iter().chain(others.into_iter().flatten()).collect()
 }
 
 fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
@@ -239,72 +248,42 @@ fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
             Lookup::NoAnswer => slow.push(row.name.to_string()),
         }
     }
-    let mut findings = Vec::new();
-    if !unknown.is_empty() {
-        let who = number(unknown.len() as u64, "client's name does", "clients' names do");
-        findings.push(
-            Finding::new(
-                "client-names",
-                Severity::Note,
-                format!(
-                    "{who} not resolve here: such a client is told at the addresses it called from, if those are known"
-                ),
-                "add them to DNS or /etc/hosts: a client with several addresses is known as one only by its name",
-            )
-            .of(unknown),
-        );
-    }
-    if !elsewhere.is_empty() {
-        let who = number(elsewhere.len() as u64, "client calls", "clients call");
-        findings.push(
-            Finding::new(
-                "client-names",
-                Severity::Note,
-                format!(
-                    "{who} from an address that its name does not resolve to (NAT, a moved host, another host's name)"
-                ),
-                "correct DNS or /etc/hosts, if the host has moved",
-            )
-            .of(elsewhere),
-        );
-    }
-    if !slow.is_empty() {
-        let names = number(slow.len() as u64, "name was", "names were");
-        findings.push(
-            Finding::new(
-                "client-names",
-                Severity::Warning,
-                format!(
-                    "{names} not resolved within {} s: the resolver is slow, or does not answer",
-                    LOOKUPS_PATIENCE.as_secs()
-                ),
-                "see /etc/resolv.conf and its servers",
-            )
-            .of(slow),
-        );
-    }
+    let no_name = |n| {
+        let who = number(n, "client's name does", "clients' names do");
+        format!("{who} not resolve here: such a client is told at the addresses it called from, if those are known")
+    };
+    let moved = |n| {
+        let who = number(n, "client calls", "clients call");
+        format!("{who} from an address that its name does not resolve to (NAT, a moved host, another host's name)")
+    };
+    let late = |n| {
+        let (names, limit) = (number(n, "name was", "names were"), LOOKUPS_PATIENCE.as_secs());
+        format!("{names} not resolved within {limit} s: the resolver is slow, or does not answer")
+    };
+    let add = "add them to DNS or /etc/hosts: a client with several addresses is known as one only by its name";
+    let correct = "correct DNS or /etc/hosts, if the host has moved";
+    let mut findings: Vec<Finding> = [
+        about("client-names", Severity::Note, unknown, no_name, add),
+        about("client-names", Severity::Note, elsewhere, moved, correct),
+        about("client-names", Severity::Warning, slow, late, "see /etc/resolv.conf and its servers"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if findings.is_empty() {
         findings.push(Finding::ok("client-names", "every client's name resolves to an address it calls from"));
     }
     findings
 }
 
-fn judge_shared(seen: &[Seen<'_>]) -> Vec<Finding> {
+fn judge_shared(seen: &[Seen<'_>]) -> Option<Finding> {
     let shared: Vec<String> =
         seen.iter().filter(|client| client.row.shared_address).map(|client| named(client.row)).collect();
-    if shared.is_empty() {
-        return Vec::new();
-    }
-    let who = number(shared.len() as u64, "client calls", "clients call");
-    vec![
-        Finding::new(
-            "nat",
-            Severity::Note,
-            format!("{who} from an address that others call from too: an ack from there is evidence for none of them"),
-            "nothing: what they do not reclaim is kept",
-        )
-        .of(shared),
-    ]
+    let words = |n| {
+        let who = number(n, "client calls", "clients call");
+        format!("{who} from an address that others call from too: an ack from there is evidence for none of them")
+    };
+    about("nat", Severity::Note, shared, words, "nothing: what they do not reclaim is kept")
 }
 
 #[cfg(test)]
@@ -330,7 +309,7 @@ mod tests {
 
     const HERE: Lookup = Lookup::Unknown;
 
-    fn statds(rows: &[(ClientRow, ProbeOutcome)], begin_releases: bool) -> Vec<(Severity, usize)> {
+    fn statds(rows: &[(ClientRow, StatdState)], begin_releases: bool) -> Vec<(Severity, usize)> {
         let seen: Vec<_> = rows.iter().map(|(row, probe)| Seen { row, probe: *probe, lookup: &HERE }).collect();
         let found = judge_statds(&seen, begin_releases, Duration::from_secs(3));
         found.iter().map(|finding| (finding.severity, finding.items.len())).collect()
@@ -338,12 +317,12 @@ mod tests {
 
     #[test]
     fn silence_weighs_as_much_as_a_run_would_lose() {
-        let answers = ProbeOutcome::Answered { state: Some(NsmState(3)) };
+        let answers = Ok(Some(NsmState(3)));
         let rows = [
             (client(1, 2), answers),
-            (client(2, 2), ProbeOutcome::NoAnswer),
-            (client(3, 0), ProbeOutcome::NoStatd),
-            (client(4, 1), ProbeOutcome::Answered { state: Some(NsmState(7)) }),
+            (client(2, 2), Err(Failure::NoAnswer)),
+            (client(3, 0), Err(Failure::NotRegistered)),
+            (client(4, 1), Ok(Some(NsmState(7)))),
         ];
         assert_eq!(
             statds(&rows, false),
@@ -361,7 +340,7 @@ mod tests {
     fn names_are_told_apart_by_what_the_resolver_said() {
         let row = client(1, 1);
         let judge = |lookup: &Lookup| {
-            let found = judge_names(&[Seen { row: &row, probe: ProbeOutcome::NoAnswer, lookup }]);
+            let found = judge_names(&[Seen { row: &row, probe: Err(Failure::NoAnswer), lookup }]);
             (found.len(), found[0].severity, found[0].items.clone())
         };
         let ip = |n| IpAddr::from([192, 0, 2, n]);

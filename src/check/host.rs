@@ -1,29 +1,23 @@
 //! This host's files: mounts, statd's records and state number, the kernel's NFS server, who else
 //! locks here, room on disk. Reads, and changes nothing.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::{Kind, Places};
-use crate::nsm::mounts::read_nlm_mounts;
+use crate::host::{ETAB, Machine};
 use crate::nsm::roster::{self, Roster};
 use crate::report::{Failure, Finding, Severity, number};
 use crate::resync::plan::{LocalMount, own_mounts_allow};
-use crate::wire::types::NsmState;
 
-/// Most processes that are looked at.
-const MAX_PROCESSES: usize = 100_000;
 /// With less room than this a run of many locks may not fit.
 const LITTLE: u64 = 256 << 20;
 /// With less than this none should be begun.
 const TOO_LITTLE: u64 = 16 << 20;
 /// Where nlmd keeps its state, unless it was told otherwise.
 const NLMD_STATE: &str = "var/lib/nlmd";
-/// Where nfs-utils keeps the exports as they are.
-const ETAB: &str = "var/lib/nfs/etab";
 
 /// What was seen of this host.
 #[derive(Debug)]
@@ -35,19 +29,19 @@ pub(super) struct Seen {
 }
 
 pub(super) fn look(kind: Kind, places: &Places) -> Seen {
-    let root = &places.root;
-    let proc = root.join("proc");
-    let running = processes(&proc);
-    let mut findings = records(kind, root);
-    findings.extend(kernel_server(kind, root));
-    findings.extend(v4_clients(kind, &proc));
+    let machine = Machine::at(&places.root);
+    let running: Vec<String> =
+        machine.processes().unwrap_or_default().into_iter().filter_map(|pid| machine.process_name(pid)).collect();
+    let mut findings = records(kind, &machine);
+    findings.extend(kernel_server(kind, &machine));
+    findings.extend(v4_clients(kind, &machine));
     findings.extend(others(kind, &running));
     findings.extend(room(kind, places));
-    Seen { mounts: mounts(&proc), findings }
+    Seen { mounts: mounts(&machine), findings }
 }
 
-fn mounts(proc: &Path) -> Result<Vec<LocalMount>, String> {
-    let found = read_nlm_mounts(&proc.join("self/mountinfo")).map_err(|error| error.to_string())?;
+fn mounts(machine: &Machine) -> Result<Vec<LocalMount>, String> {
+    let found = machine.nlm_mounts().map_err(|error| error.to_string())?;
     let mounts = found.iter().map(|mount| LocalMount {
         at: mount.mount_point.display().to_string(),
         from: mount.source.clone(),
@@ -77,8 +71,8 @@ pub(super) fn judge_mounts(mounts: &Result<Vec<LocalMount>, String>, all_loopbac
 }
 
 /// The records of this host's statd.
-fn records(kind: Kind, root: &Path) -> Vec<Finding> {
-    let rosters = match roster::find(root) {
+fn records(kind: Kind, machine: &Machine) -> Vec<Finding> {
+    let rosters = match roster::find(&machine.path("")) {
         Ok(rosters) => rosters,
         Err(error) => {
             return vec![Finding::new(
@@ -100,10 +94,10 @@ fn records(kind: Kind, root: &Path) -> Vec<Finding> {
             )],
         };
     }
-    rosters.iter().flat_map(|roster| record(kind, root, roster)).collect()
+    rosters.iter().flat_map(|roster| record(kind, machine, roster)).collect()
 }
 
-fn record(kind: Kind, root: &Path, roster: &Roster) -> Vec<Finding> {
+fn record(kind: Kind, machine: &Machine, roster: &Roster) -> Vec<Finding> {
     let at = roster.path.display();
     let (overdue, hosts): (Vec<_>, Vec<_>) = roster.entries.iter().partition(|entry| entry.overdue);
     let mut findings =
@@ -127,11 +121,11 @@ fn record(kind: Kind, root: &Path, roster: &Roster) -> Vec<Finding> {
             .of(overdue.iter().map(|entry| &entry.host)),
         );
     }
-    findings.push(state(kind, root, roster));
+    findings.push(state(kind, machine, roster));
     findings
 }
 
-fn state(kind: Kind, root: &Path, roster: &Roster) -> Finding {
+fn state(kind: Kind, machine: &Machine, roster: &Roster) -> Finding {
     let about = "state-file";
     let at = roster.path.display();
     let Some(state) = roster.state else {
@@ -147,10 +141,7 @@ fn state(kind: Kind, root: &Path, roster: &Roster) -> Finding {
             "restart rpc.statd or run sm-notify, which make it odd",
         );
     }
-    let kernels = fs::read_to_string(root.join("proc/sys/fs/nfs/nsm_local_state")).ok();
-    let kernels =
-        kernels.and_then(|text| text.trim().parse::<i64>().ok()).and_then(signed).filter(|kernels| kernels.is_known());
-    if let Some(kernels) = kernels.filter(|kernels| *kernels != state) {
+    if let Some(kernels) = machine.kernels_nsm_state().filter(|kernels| *kernels != state) {
         let words = format!("the state number of {at} is {state}, the kernel's copy of it {kernels}");
         let remedy =
             "restart rpc.statd, which tells the kernel; until then this host's own locks elsewhere carry the old one";
@@ -168,17 +159,9 @@ fn state(kind: Kind, root: &Path, roster: &Roster) -> Finding {
     Finding::ok(about, format!("the state number of {at} is {state}, odd"))
 }
 
-/// The kernel prints it signed or unsigned, as its version has it.
-fn signed(number: i64) -> Option<NsmState> {
-    let wide = u32::try_from(number).map(u32::cast_signed);
-    wide.or_else(|_| i32::try_from(number)).ok().map(NsmState)
-}
-
 /// The kernel's NFS server: for knfsd it must run and export; for others it locks beside them.
-fn kernel_server(kind: Kind, root: &Path) -> Vec<Finding> {
-    let nfsd = root.join("proc/fs/nfsd");
-    let threads = fs::read_to_string(nfsd.join("threads")).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    match (kind, threads) {
+fn kernel_server(kind: Kind, machine: &Machine) -> Vec<Finding> {
+    match (kind, machine.nfsd_threads().ok()) {
         (Kind::Knfsd, None | Some(0)) => vec![Finding::new(
             "exports",
             Severity::Problem,
@@ -186,7 +169,7 @@ fn kernel_server(kind: Kind, root: &Path) -> Vec<Finding> {
             "start it (rpc.nfsd), then check again",
         )],
         (Kind::Knfsd, Some(threads)) => {
-            let exports = exports(&nfsd.join("exports")).max(exports(&root.join(ETAB)));
+            let exports = machine.exports("proc/fs/nfsd/exports").len().max(machine.exports(ETAB).len());
             vec![match exports {
                 0 => Finding::new(
                     "exports",
@@ -196,7 +179,7 @@ fn kernel_server(kind: Kind, root: &Path) -> Vec<Finding> {
                 ),
                 some => Finding::ok(
                     "exports",
-                    format!("{} exported, {threads} threads serve", number(some, "path is", "paths are")),
+                    format!("{} exported, {threads} threads serve", number(some as u64, "path is", "paths are")),
                 ),
             }]
         }
@@ -212,18 +195,12 @@ fn kernel_server(kind: Kind, root: &Path) -> Vec<Finding> {
     }
 }
 
-fn exports(path: &Path) -> u64 {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).count() as u64
-}
-
-fn v4_clients(kind: Kind, proc: &Path) -> Vec<Finding> {
-    let Ok(entries) = fs::read_dir(proc.join("fs/nfsd/clients")) else { return Vec::new() };
-    let clients = entries.filter_map(Result::ok).take(MAX_PROCESSES).count() as u64;
+fn v4_clients(kind: Kind, machine: &Machine) -> Vec<Finding> {
+    let clients = machine.v4_clients().unwrap_or_default();
     if clients == 0 {
         return Vec::new();
     }
-    let who = number(clients, "NFSv4 client is", "NFSv4 clients are");
+    let who = number(clients as u64, "NFSv4 client is", "NFSv4 clients are");
     vec![match kind {
         Kind::Knfsd => Finding::new(
             "nfsv4",
@@ -240,23 +217,6 @@ fn v4_clients(kind: Kind, proc: &Path) -> Vec<Finding> {
             "serve the same files over one of them only",
         ),
     }]
-}
-
-/// The names of what runs here, each once.
-fn processes(proc: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(proc) else { return Vec::new() };
-    let is_process =
-        |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()));
-    let mut names: Vec<String> = entries
-        .filter_map(Result::ok)
-        .filter(is_process)
-        .take(MAX_PROCESSES)
-        .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
-        .map(|name| name.trim().to_owned())
-        .collect();
-    names.sort();
-    names.dedup();
-    names
 }
 
 /// Others that lock, maybe on the same trees.
@@ -371,6 +331,8 @@ fn judge_room(about: &str, what: &str, folder: &Path, free: u64) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A host made of files.

@@ -10,8 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::Places;
-use crate::nsm::mounts::is_own_address;
-use crate::nsm::own_names::own_names;
+use crate::host::{is_own_address, own_names};
 use crate::report::{Finding, Severity};
 use crate::wire::control::{ClientRow, Info};
 use crate::wire::types::CallerName;

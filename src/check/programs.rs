@@ -1,14 +1,14 @@
 //! This host's rpcbind, what is registered there, and whether its statd answers.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Kind;
-use crate::nsm::{self, Host, ProbeOptions, ProbeOutcome, Target};
+use crate::nsm::{self, Host, ProbeOptions, Target};
 use crate::report::{Finding, Severity};
 use crate::rpc::client::{CallError, Retransmit, UdpClient};
-use crate::rpc::rpcbind::getport;
+use crate::rpc::program::{self, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::types::{CallerName, NsmState, Transport};
 use crate::wire::{nlm, nsm as nsm_wire};
@@ -43,17 +43,11 @@ pub(super) async fn look(kind: Kind, rpcbind_port: u16, patience: Duration) -> V
 async fn see(rpcbind_port: u16, patience: Duration) -> Result<Registered, CallError> {
     let endpoint = UdpEndpoint::bind_reserved(LOCALHOST)?;
     let client = UdpClient::new(Arc::new(endpoint), RETRANSMIT);
-    let rpcbind = SocketAddr::new(LOCALHOST, rpcbind_port);
-    let any = |(program, version)| {
-        let client = &client;
-        async move {
-            for transport in [Transport::Tcp, Transport::Udp] {
-                if getport(client, rpcbind, None, program, version, transport, patience).await?.is_some() {
-                    return Ok::<bool, CallError>(true);
-                }
-            }
-            Ok(false)
-        }
+    let here = program::Host::local(&client, rpcbind_port, patience);
+    let any = async |(program, version)| match here.find(program, version, &[Transport::Tcp, Transport::Udp]).await {
+        Ok(_) => Ok(true),
+        Err(ProgramError::NotRegistered) => Ok(false),
+        Err(error) => Err(CallError::from(error)),
     };
     let lockd = (nlm::PROGRAM, nlm::Version::V4.number());
     let statd = (nsm_wire::PROGRAM, nsm_wire::VERSION);
@@ -65,19 +59,9 @@ async fn see(rpcbind_port: u16, patience: Duration) -> Result<Registered, CallEr
 async fn ask_statd(rpcbind_port: u16, patience: Duration) -> Statd {
     let Ok(my_name) = CallerName::new("localhost") else { return Statd::Silent };
     let target = Target { id: 0, host: Host::Addresses(vec![LOCALHOST]), notices: Vec::new() };
-    match nsm::probe(vec![target], ProbeOptions { rpcbind_port, timeout: patience, my_name }).await {
-        Ok(results) => match results.first().map(|result| result.outcome) {
-            Some(ProbeOutcome::Answered { state }) => Statd::Answers(state.filter(|state| state.is_known())),
-            Some(
-                ProbeOutcome::NoAnswer
-                | ProbeOutcome::NotAsked
-                | ProbeOutcome::NoStatd
-                | ProbeOutcome::NameUnknown
-                | ProbeOutcome::Refused,
-            )
-            | None => Statd::Silent,
-        },
-        Err(_) => Statd::Silent,
+    match nsm::probe(vec![target], ProbeOptions { rpcbind_port, timeout: patience, my_name }).await.as_deref() {
+        Ok([Ok(state), ..]) => Statd::Answers(state.filter(|state| state.is_known())),
+        Ok(_) | Err(_) => Statd::Silent,
     }
 }
 

@@ -1,11 +1,11 @@
 //! `nlmctl demo`: the product at work, with simulated clients.
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::DemoArgs;
 use super::context::Context;
 use super::live;
+use super::signals::signals;
 use crate::demo::run::{Script, play};
 use crate::demo::stage::Cast;
 use crate::report::{Failure, Progress};
@@ -35,30 +35,15 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure
     script.cast.check()?;
     context.say(&format!("{} simulated clients take {} locks each", args.clients, args.locks));
     let (progress, shown) = watch::channel(Progress::default());
+    let mut signals = signals()?;
     let play = async { tokio::join!(play(&script, &nlmctl, progress), live::show(shown, context.settings.quiet)).0 };
     // Leaving this scope ends nlmd and removes the demo's files, whichever way it is left.
     let played = tokio::select! {
         played = play => played?,
-        name = stop_signal() => {
-            return Err(Failure::failed(format!("{}: the demo was ended, with all that it had started", name?), "run it again"));
+        Some(name) = signals.recv() => {
+            return Err(Failure::failed(format!("{name}: the demo was ended, with all that it had started"), "run it again"));
         }
     };
     context.print(&played)?;
     Ok(played.exit())
-}
-
-/// The name of the first signal that asks this process to end.
-async fn stop_signal() -> Result<&'static str, Failure> {
-    let listen = |kind| {
-        signal(kind)
-            .map_err(|e| Failure::failed(format!("cannot listen for signals: {e}"), "raise the limit of open files"))
-    };
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hang_up = listen(SignalKind::hangup())?;
-    Ok(tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-        _ = hang_up.recv() => "SIGHUP",
-    })
 }

@@ -3,24 +3,14 @@
 use super::args::LocksArgs as Wanted;
 use super::context::Context;
 use crate::report::{Failure, LockListing, LocksReport, SCHEMA};
-use crate::wire::control::{ClientRef, LocksArgs, Scope};
+use crate::wire::control::{ClientRef, Scope};
 use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe, TooLong};
 
 pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failure> {
     let scope = scope(wanted)?;
     let manager = context.manager().await?;
-    let mut locks = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = manager.locks(&LocksArgs { scope: scope.clone(), after }).await?;
-        locks.extend(page.locks.as_slice().iter().map(LockListing::from));
-        // A cursor that stands still would never end.
-        if page.next == 0 || page.next == after {
-            break;
-        }
-        after = page.next;
-    }
+    let locks = manager.all_locks(&scope).await?.iter().map(LockListing::from).collect();
     context.print(&LocksReport { schema: SCHEMA, manager: manager.kind().to_owned(), locks })?;
     Ok(0)
 }

@@ -18,6 +18,7 @@ mod notify;
 mod release;
 mod resync;
 mod runs;
+mod signals;
 mod status;
 
 use std::ffi::OsString;

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::slice;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -17,18 +16,16 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::args::NotifyArgs;
 use super::consent::Terminal;
 use super::context::{Context, blocking};
-use crate::nsm::driver::DriverError;
-use crate::nsm::mounts::{MOUNTINFO, NlmMount, read_nlm_mounts};
+use super::signals::signals;
+use crate::controller::own_mounts_let_tell;
+use crate::host::{Machine, NLM_END_GRACE};
 use crate::nsm::roster::{self, Roster, RosterError};
-use crate::nsm::{FanoutEvent, Host, News, Notice, NotifyOptions, Target};
+use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
 use crate::report::{ClientFate, Failure, NoticeReport, NotifyReport, SCHEMA, number};
 use crate::resync::consent::Consent;
-use crate::resync::plan::{LocalMount, own_mounts_allow};
 use crate::wire::control::Grace;
 use crate::wire::types::{CallerName, NsmState};
 
-/// Reads `N` while the kernel's lockd is in grace.
-const END_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
 /// How often is looked whether grace is still on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A manager that takes longer to say so is not seen in grace.
@@ -57,7 +54,7 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, Failu
     if !args.grace_elsewhere && !grace_is_on(context).await {
         return Err(Failure::refused(
             format!(
-                "no grace is on: neither a run at {}, nor the kernel's lockd ({END_GRACE}); clients that reclaim now lose their locks",
+                "no grace is on: neither a run at {}, nor the kernel's lockd (/{NLM_END_GRACE}); clients that reclaim now lose their locks",
                 context.settings.control.display()
             ),
             "start grace first (`nlmctl resync` does all of it), or add --grace-elsewhere if the server that these clients reclaim from is another one and in grace",
@@ -136,25 +133,14 @@ fn heading(roster: &Roster) -> String {
 async fn own_mounts(hosts: &[String], own_locks_lost: bool) -> Result<(), Failure> {
     // A name may have any address: only a literal is known to be loopback.
     let all_loopback = hosts.iter().all(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback()));
-    let mounts = blocking(move || match read_nlm_mounts(Path::new(MOUNTINFO)) {
-        Ok(mounts) => Ok(mounts.iter().map(local_mount).collect::<Vec<_>>()),
-        Err(_) if own_locks_lost => Ok(Vec::new()),
-        Err(e) => Err(Failure::refused(e.to_string(), "mount /proc, or consent with --own-locks-lost")),
-    })
-    .await?;
-    own_mounts_allow(own_locks_lost, all_loopback, &mounts)
-}
-
-fn local_mount(mount: &NlmMount) -> LocalMount {
-    LocalMount {
-        at: mount.mount_point.display().to_string(),
-        from: mount.source.clone(),
-        from_self: mount.is_from_this_host(),
+    if own_locks_lost {
+        return Ok(());
     }
+    blocking(move || own_mounts_let_tell(all_loopback)).await
 }
 
 async fn grace_is_on(context: &Context) -> bool {
-    if tokio::fs::read_to_string(END_GRACE).await.is_ok_and(|text| text.trim() == "N") {
+    if blocking(|| Ok(Machine::default().nlm_in_grace().unwrap_or_default())).await.unwrap_or_default() {
         return true;
     }
     let Ok(manager) = context.manager().await else { return false };
@@ -184,11 +170,8 @@ async fn tell(
     };
     let (sender, mut events) = mpsc::channel(EVENTS);
     // A task of its own: looking after grace must not hold up the notices.
-    let fan_out = tokio::spawn(crate::nsm::notify(targets, options, sender));
-    let no_signal = |e: std::io::Error| Failure::failed(format!("cannot wait for signals: {e}"), "try again");
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signal)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(no_signal)?;
+    let fan_out = tokio::spawn(nsm::notify(targets, options, sender));
+    let mut signals = signals()?;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopped = loop {
@@ -197,9 +180,7 @@ async fn tell(
                 Some(event) => heard(&mut rows, event),
                 None => break None,
             },
-            _ = interrupt.recv() => break Some("SIGINT"),
-            _ = terminate.recv() => break Some("SIGTERM"),
-            _ = hang_up.recv() => break Some("SIGHUP"),
+            Some(name) = signals.recv() => break Some(name),
             _ = look.tick(), if watch_grace => if !grace_is_on(context).await {
                 break Some("grace is over");
             },
@@ -259,7 +240,7 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
     let Some(row) = rows.get_mut(event.id as usize) else { return };
     row.attempts = event.attempts;
     match event.news {
-        News::Acked { acked, of, .. } => {
+        News::Answered { answered: acked, of, .. } => {
             row.acked_ms = Some(u64::try_from(event.at.as_millis()).unwrap_or(u64::MAX));
             if acked == of {
                 row.fate = ClientFate::Acked;
@@ -269,38 +250,42 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
                 row.error = Some(format!("{acked} of {of} notices acked"));
             }
         }
-        News::GivenUp { delivery, error, .. } => {
-            row.fate = ClientFate::of(delivery, false);
+        News::GivenUp { failure, error, .. } => {
+            row.fate = ClientFate::of(nsm::delivery(failure), false);
             row.error = error;
         }
         // Something was sent, and no answer has come so far.
         News::SentAgain if row.fate == ClientFate::NotTold => row.fate = ClientFate::NoAnswer,
-        News::SentAgain | News::State(_) => {}
+        News::SentAgain => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::control::Delivery;
+    use crate::rpc::fanout::{Failure, Heard};
 
     fn event(id: u32, news: News) -> FanoutEvent {
         FanoutEvent { id, at: Duration::from_millis(70), attempts: 2, news }
     }
 
+    fn given_up(failure: Failure, error: Option<&str>) -> News {
+        News::GivenUp { failure, heard: Heard::Nothing, error: error.map(str::to_owned), last: true }
+    }
+
     #[test]
     fn a_host_is_acked_only_when_all_of_its_notices_are() {
         let mut rows = [not_heard_of("127.0.0.1"), not_heard_of("b.example.org")];
-        let acked = |acked| News::Acked { acked, of: 2, rtt: Duration::from_millis(1) };
+        let acked = |answered| {
+            let rtt = Duration::from_millis(1);
+            News::Answered { call: 0, results: Vec::new(), answered, of: 2, rtt }
+        };
         heard(&mut rows, event(0, acked(1)));
         assert_eq!(rows[0].fate, ClientFate::NoAnswer);
         assert_eq!(rows[0].error.as_deref(), Some("1 of 2 notices acked"));
         heard(&mut rows, event(0, acked(2)));
         assert_eq!((rows[0].fate, rows[0].acked_ms, rows[0].error.as_ref()), (ClientFate::Acked, Some(70), None));
-        heard(
-            &mut rows,
-            event(1, News::GivenUp { delivery: Delivery::NameUnknown, error: Some("no such host".into()), last: true }),
-        );
+        heard(&mut rows, event(1, given_up(Failure::NameUnknown, Some("no such host"))));
         assert_eq!(rows[1].fate, ClientFate::NameUnknown);
         heard(&mut rows, event(9, acked(2)));
     }
@@ -311,10 +296,10 @@ mod tests {
         assert_eq!(rows[0].fate, ClientFate::NotTold);
         heard(&mut rows, event(0, News::SentAgain));
         assert_eq!((rows[0].fate, rows[0].attempts), (ClientFate::NoAnswer, 2));
-        let no_socket = News::GivenUp { delivery: Delivery::NotTold, error: Some("no socket".into()), last: true };
+        let no_socket = given_up(Failure::NotSent, Some("no socket"));
         heard(&mut rows, FanoutEvent { attempts: 0, ..event(1, no_socket) });
         assert_eq!((rows[1].fate, rows[1].attempts), (ClientFate::NotTold, 0));
-        heard(&mut rows, event(0, News::GivenUp { delivery: Delivery::NoStatd, error: None, last: false }));
+        heard(&mut rows, event(0, given_up(Failure::NotRegistered, None)));
         heard(&mut rows, event(0, News::SentAgain));
         assert_eq!(rows[0].fate, ClientFate::NoStatd, "a repeat unsays nothing");
     }
@@ -341,19 +326,5 @@ mod tests {
         let rosters = read_rosters(None, None, root.path()).unwrap();
         let wanted = format!("1 host in {}/var/lib/nfs (Linux statd, state 7)", root.path().display());
         assert_eq!(heading(&rosters[0]), wanted);
-    }
-
-    #[test]
-    fn a_mount_from_a_server_of_unknown_address_may_be_from_this_host() {
-        let mount = |server: Option<&str>| {
-            local_mount(&NlmMount {
-                source: "s:/x".into(),
-                mount_point: "/x".into(),
-                server: server.map(|s| s.parse().unwrap()),
-            })
-        };
-        assert!(mount(None).from_self);
-        assert!(mount(Some("127.0.0.1")).from_self);
-        assert!(!mount(Some("192.0.2.1")).from_self);
     }
 }

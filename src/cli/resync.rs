@@ -1,13 +1,13 @@
 //! `nlmctl resync`: plan, consent, run, report.
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::args::{RecordRows, ResyncArgs};
 use super::consent::Terminal;
 use super::context::{Context, blocking};
 use super::live;
-use crate::controller::{self, Options, Signals};
+use super::signals::signals;
+use crate::controller::{self, Options};
 use crate::report::{Failure, Outcome, Progress, RunReport, Text};
 use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
@@ -92,27 +92,6 @@ fn show(context: &Context, plan: &Plan, yes: bool) {
 fn live_view(context: &Context) -> (watch::Sender<Progress>, tokio::task::JoinHandle<()>) {
     let (progress, seen) = watch::channel(Progress::START);
     (progress, tokio::spawn(live::show(seen, context.settings.quiet)))
-}
-
-/// SIGINT, SIGTERM and SIGHUP, by name, from now on.
-fn signals() -> Result<Signals, Failure> {
-    let (sender, signals) = mpsc::channel(4);
-    let kinds =
-        [(SignalKind::interrupt(), "SIGINT"), (SignalKind::terminate(), "SIGTERM"), (SignalKind::hangup(), "SIGHUP")];
-    for (kind, name) in kinds {
-        let mut received = signal(kind).map_err(|e| {
-            Failure::failed(format!("cannot watch for {name}: {e}"), "check the limits of this process")
-        })?;
-        let sender = sender.clone();
-        tokio::spawn(async move {
-            while received.recv().await.is_some() {
-                if sender.send(name).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    Ok(signals)
 }
 
 fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {

@@ -7,7 +7,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::books::locks;
 use super::error::ControllerError;
 use super::record::Record;
 use crate::manager::LockManager;
@@ -31,7 +30,7 @@ pub(super) async fn add(
     include_unmonitored: bool,
     before: Vec<LockRow>,
 ) -> Result<(), ControllerError> {
-    let after = locks(manager, scope).await?;
+    let after = manager.all_locks(scope).await?;
     let known = record.with(move |store| store.detail(run)).await?.lock_rows;
     let rows = rest(before, include_unmonitored, &known, &after);
     let mut first = FIRST;

@@ -10,7 +10,7 @@ use super::error::ControllerError;
 use crate::manager::{LockManager, ManagerError};
 use crate::report::{Outcome, Phase};
 use crate::store::{RunOutcome, StoredRun};
-use crate::wire::control::{Counts, LockRow, LocksArgs, RefusalCode, RunId, RunResult, Scope, Status};
+use crate::wire::control::{Counts, RefusalCode, RunId, RunResult, Status};
 
 /// How long to wait before a manager that does not answer, or not yet, is asked again.
 pub(super) const CALL_AGAIN: Duration = Duration::from_millis(100);
@@ -70,7 +70,7 @@ async fn store_pages(manager: &dyn LockManager, record: &Record, run: RunId) -> 
         let page = manager.result_clients(run, after).await?;
         let clients = page.clients.into_vec();
         record.with(move |store| store.record_client_results(run, &clients)).await?;
-        match next_page(manager, after, page.next)? {
+        match manager.next_page(after, page.next)? {
             Some(next) => after = next,
             None => break,
         }
@@ -82,36 +82,10 @@ async fn store_pages(manager: &dyn LockManager, record: &Record, run: RunId) -> 
         let count = locks.len() as u64;
         record.with(move |store| store.record_lock_fates(run, first, &locks)).await?;
         first += count;
-        match next_page(manager, after, page.next)? {
+        match manager.next_page(after, page.next)? {
             Some(next) => after = next,
             None => return Ok(()),
         }
-    }
-}
-
-/// All locks in a scope.
-pub(super) async fn locks(manager: &dyn LockManager, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
-    let mut rows = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = manager.locks(&LocksArgs { scope: scope.clone(), after }).await?;
-        rows.extend(page.locks.into_vec());
-        match next_page(manager, after, page.next)? {
-            Some(next) => after = next,
-            None => return Ok(rows),
-        }
-    }
-}
-
-/// A page's successor. One that does not go forward would never end.
-pub(super) fn next_page(manager: &dyn LockManager, after: u64, next: u64) -> Result<Option<u64>, ManagerError> {
-    match next {
-        0 => Ok(None),
-        next if next > after => Ok(Some(next)),
-        _ => Err(ManagerError::Protocol {
-            endpoint: manager.endpoint(),
-            what: "the pages of a listing do not go forward".into(),
-        }),
     }
 }
 

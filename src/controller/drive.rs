@@ -297,7 +297,7 @@ impl Drive {
         let Some(told) = self.told.get_mut(event.id as usize) else { return Vec::new() };
         told.attempts = told.attempts.max(event.attempts);
         let news = match event.news {
-            nsm::News::Acked { acked, of, .. } => {
+            nsm::News::Answered { answered: acked, of, .. } => {
                 let since = event.at.saturating_sub(self.began);
                 told.acked_ms = Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
                 if acked >= of {
@@ -306,14 +306,13 @@ impl Drive {
                 }
                 News::Acked { all: acked >= of }
             }
-            nsm::News::GivenUp { delivery, error, .. } => {
+            nsm::News::GivenUp { failure, error, .. } => {
+                let delivery = nsm::delivery(failure);
                 told.delivery = delivery;
                 told.error = error;
                 News::GivenUp(delivery)
             }
             nsm::News::SentAgain => News::SentAgain,
-            // Only probes bring a state.
-            nsm::News::State(_) => return Vec::new(),
         };
         let update = DeliveryUpdate {
             client: event.id,

@@ -1,7 +1,7 @@
 //! Why a command of the controller failed, and what kind of failure each error is to an operator.
 
 use crate::manager::ManagerError;
-use crate::nsm::driver::DriverError;
+use crate::nsm::DriverError;
 use crate::report::{Failure, FailureKind};
 use crate::store::StoreError;
 use crate::wire::control::RefusalCode;

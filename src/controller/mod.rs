@@ -32,6 +32,7 @@ mod targets;
 mod tests;
 
 pub use error::ControllerError;
+pub(crate) use hosts::own_mounts_let_tell;
 pub use options::{Options, Signals};
 
 use std::collections::HashMap;
@@ -40,7 +41,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use self::books::locks;
 use self::drive::{Drive, Driven, Orders};
 use self::record::Record;
 use crate::manager::{LockManager, ManagerError, Weight};
@@ -65,7 +65,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let scope = plan::scope(request, &info)?;
     let status = manager.status().await?;
     let clients = manager.clients().await?;
-    let locks = if scope.files.as_slice().is_empty() { None } else { Some(locks(manager, &scope).await?) };
+    let locks = if scope.files.as_slice().is_empty() { None } else { Some(manager.all_locks(&scope).await?) };
     let mounts = if request.own_locks_lost { Vec::new() } else { hosts::local_mounts()? };
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
     let cautions = manager.cautions().await?;
@@ -79,8 +79,8 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     };
     let targets = (0..).zip(draft.clients()).map(|(id, client)| targets::to_probe(id, client)).collect();
     let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
-    let results = nsm::probe(targets, probe).await?;
-    let probes: Vec<_> = results.iter().map(targets::probed).collect();
+    let states = nsm::probe(targets, probe).await?;
+    let probes: Vec<_> = states.into_iter().map(targets::probed).collect();
     Ok(draft.finish(&probes)?)
 }
 
@@ -150,7 +150,7 @@ pub async fn resync(
         own_locks_lost: plan.own_locks_lost,
         options,
     };
-    let before = if record_all { locks(&*manager, &plan.scope).await? } else { Vec::new() };
+    let before = if record_all { manager.all_locks(&plan.scope).await? } else { Vec::new() };
     let (machine, first) = Run::begin(terms);
     let drive = Drive::new(Arc::clone(&manager), record.clone(), orders, machine, progress, signals);
     let report = conclude(&record, run, drive.run(first).await?).await?;

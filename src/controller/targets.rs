@@ -2,20 +2,16 @@
 
 use std::net::IpAddr;
 
-use crate::nsm::{Host, Notice, ProbeOutcome, ProbeResult, Target};
+use crate::nsm::{Host, Notice, StatdState, Target};
 use crate::report::Probe;
 use crate::resync::plan::{PlannedClient, Probed};
+use crate::rpc::fanout::Failure;
 use crate::wire::control::RunClient;
 use crate::wire::types::CallerName;
 
-fn host(name: &CallerName, addresses: impl Iterator<Item = IpAddr>) -> Host {
-    let addresses: Vec<IpAddr> = addresses.collect();
-    if addresses.is_empty() { Host::Name(name.to_string()) } else { Host::Addresses(addresses) }
-}
-
 /// A client of the plan, to be asked for its state.
 pub(super) fn to_probe(id: u32, client: &PlannedClient) -> Target {
-    Target { id, host: host(&client.name, client.addresses.iter().copied()), notices: Vec::new() }
+    Target { id, host: Host::of(client.name.as_str(), client.addresses.iter().copied()), notices: Vec::new() }
 }
 
 /// A client of the run, to be told: from each server address that it called, under each name. Linux
@@ -30,21 +26,21 @@ pub(super) fn to_notify(client: &RunClient, names: &[CallerName]) -> Target {
         from.iter().flat_map(|&from| names.iter().map(move |name| Notice { from, name: name.clone() })).collect();
     Target {
         id: client.index,
-        host: host(&client.name, client.addresses.as_slice().iter().map(|address| address.0)),
+        host: Host::of(client.name.as_str(), client.addresses.as_slice().iter().map(|address| address.0)),
         notices,
     }
 }
 
 /// What a probe says, for the plan.
-pub(super) fn probed(result: &ProbeResult) -> Probed {
-    match result.outcome {
-        ProbeOutcome::Answered { state } => Probed::Answers(state),
-        ProbeOutcome::NoAnswer => Probed::Silent(Probe::NoAnswer),
-        ProbeOutcome::NotAsked => Probed::Silent(Probe::NotAsked),
-        ProbeOutcome::NoStatd => Probed::Silent(Probe::NoStatd),
-        ProbeOutcome::NameUnknown => Probed::Silent(Probe::NameUnknown),
-        ProbeOutcome::Refused => Probed::Silent(Probe::Refused),
-    }
+pub(super) fn probed(state: StatdState) -> Probed {
+    let state = state.map_err(|failure| match failure {
+        Failure::NoAnswer | Failure::Partial => Probe::NoAnswer,
+        Failure::NotSent => Probe::NotAsked,
+        Failure::NotRegistered => Probe::NoStatd,
+        Failure::NameUnknown => Probe::NameUnknown,
+        Failure::Refused => Probe::Refused,
+    });
+    state.map_or_else(Probed::Silent, Probed::Answers)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::demo::clients::{ClientNo, Farm, Lock};
 use crate::manager::{LockManager, ManagerError};
-use crate::wire::control::{LockKind, LockRow, LockState, LocksArgs, Scope};
+use crate::wire::control::{LockKind, LockRow, LockState, Scope};
 use crate::wire::types::CallerName;
 
 /// The comparison.
@@ -30,17 +30,9 @@ pub struct Check {
 /// Asks both sides.
 pub async fn compare(farm: &Farm, manager: &dyn LockManager) -> Result<Check, ManagerError> {
     let mut held = BTreeMap::<CallerName, BTreeSet<Lock>>::new();
-    let mut after = 0;
-    loop {
-        let page = manager.locks(&LocksArgs { scope: Scope::default(), after }).await?;
-        for row in page.locks.as_slice() {
-            if row.state == LockState::Held {
-                held.entry(row.owner.name.clone()).or_default().insert(lock_of(row));
-            }
-        }
-        after = page.next;
-        if after == 0 {
-            break;
+    for row in manager.all_locks(&Scope::default()).await? {
+        if row.state == LockState::Held {
+            held.entry(row.owner.name.clone()).or_default().insert(lock_of(&row));
         }
     }
     let mut believed = BTreeMap::<CallerName, BTreeSet<Lock>>::new();

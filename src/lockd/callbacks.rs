@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::locks::{OfferAnswer, Via, Wanted};
-use crate::rpc::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::client::{CallError, Request, Retransmit, Source, UdpClient};
+use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nlm::{self, Lock, Message, Procedure, Res, Stat, TestArgs, Version};
 use crate::wire::rpc::Credential;
@@ -35,8 +35,6 @@ const ONCE: Retransmit = Retransmit { first: PATIENCE, max: PATIENCE };
 /// Between two attempts: doubles up to the maximum.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Longest answer over TCP.
-const MAX_ANSWER: usize = 4096;
 
 /// A grant to tell of.
 #[derive(Debug, Clone)]
@@ -62,31 +60,6 @@ pub struct NoSocket(#[from] std::io::Error);
 #[derive(Debug, Clone)]
 pub struct Callbacks {
     shared: Arc<Shared>,
-}
-
-/// A call without an answer to go by.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-struct Unanswered {
-    error: CallError,
-    /// The other side may have executed it.
-    maybe_executed: bool,
-}
-
-impl From<CallError> for Unanswered {
-    /// Of what went wrong before the call was sent.
-    fn from(error: CallError) -> Self {
-        Self { error, maybe_executed: false }
-    }
-}
-
-/// Of a call that was sent.
-fn sent(error: CallError) -> Unanswered {
-    let maybe_executed = match &error {
-        CallError::TimedOut | CallError::Malformed(_) | CallError::Io(_) => true,
-        CallError::Refused | CallError::NotThere | CallError::PermissionDenied | CallError::Rejected(_) => false,
-    };
-    Unanswered { error, maybe_executed }
 }
 
 #[derive(Debug)]
@@ -132,7 +105,7 @@ impl Callbacks {
                     return if maybe_accepted { OfferAnswer::Unclear } else { OfferAnswer::Refused };
                 }
                 Err(error) => {
-                    maybe_accepted |= error.maybe_executed;
+                    maybe_accepted |= error.maybe_executed();
                     tracing::info!(client = %granted.name, %address, %error, "GRANTED was not answered");
                 }
             }
@@ -142,7 +115,7 @@ impl Callbacks {
         OfferAnswer::Refused
     }
 
-    async fn granted_once(&self, address: IpAddr, granted: &Granted) -> Result<Stat, Unanswered> {
+    async fn granted_once(&self, address: IpAddr, granted: &Granted) -> Result<Stat, ProgramError> {
         let Granted { name, via, wanted, cookie, .. } = granted;
         let process = wanted.process.clone();
         let args = TestArgs {
@@ -151,9 +124,10 @@ impl Callbacks {
             alock: Lock::new(name.clone(), wanted.file.clone(), process.oh, process.svid, wanted.range),
         };
         let version = Version::from_number(via.version).unwrap_or(Version::V4);
-        let args = args.encode(version).map_err(|error| CallError::Malformed(error.to_string()))?;
+        let unsent = |error: nlm::TooWide| ProgramError::NotCalled(CallError::Malformed(error.to_string()));
+        let args = args.encode(version).map_err(unsent)?;
         let results = self.call(address, *via, Procedure::Granted, &args).await?;
-        let res: Res = decode(&results).map_err(|error| sent(error.into()))?;
+        let res: Res = decode(&results).map_err(|error| ProgramError::Called(error.into()))?;
         Ok(res.stat)
     }
 
@@ -168,13 +142,24 @@ impl Callbacks {
         }
     }
 
-    async fn call(&self, address: IpAddr, via: Via, procedure: Procedure, args: &[u8]) -> Result<Vec<u8>, Unanswered> {
+    async fn call(
+        &self,
+        address: IpAddr,
+        via: Via,
+        procedure: Procedure,
+        args: &[u8],
+    ) -> Result<Vec<u8>, ProgramError> {
         let shared = &*self.shared;
         let client = if address.is_ipv4() { &shared.v4 } else { &shared.v6 };
-        let client = client.as_ref().ok_or(CallError::NotThere)?;
+        let client = client.as_ref().ok_or(ProgramError::NotCalled(CallError::NotThere))?;
         let same_family = via.server_address.is_ipv4() == address.is_ipv4();
         let from = same_family.then_some(via.server_address);
-        let rpcbind = SocketAddr::new(address, shared.rpcbind_port);
+        let host = Host {
+            client,
+            rpcbind: SocketAddr::new(address, shared.rpcbind_port),
+            source: Source { ip: from, reserved: true },
+            ask_patience: ASK_PATIENCE,
+        };
         let request = Request {
             program: nlm::PROGRAM,
             version: via.version,
@@ -182,17 +167,10 @@ impl Callbacks {
             credential: &shared.credential,
             args,
         };
-        let getport =
-            |transport| rpcbind::getport(client, rpcbind, from, nlm::PROGRAM, via.version, transport, ASK_PATIENCE);
-        if via.transport == Transport::Tcp
-            && let Some(port) = getport(Transport::Tcp).await?
-        {
-            let to = SocketAddr::new(address, port);
-            let source = Source { ip: from, reserved: true };
-            let stream = StreamClient::connect_tcp(to, source, MAX_ANSWER, PATIENCE).await?;
-            return stream.call(request, PATIENCE).await.map_err(sent);
-        }
-        let port = getport(Transport::Udp).await?.ok_or(CallError::Refused)?;
-        client.call(SocketAddr::new(address, port), from, request, PATIENCE).await.map_err(sent)
+        let transports: &[Transport] = match via.transport {
+            Transport::Tcp => &[Transport::Tcp, Transport::Udp],
+            Transport::Udp => &[Transport::Udp],
+        };
+        host.call(transports, request, PATIENCE).await
     }
 }

@@ -42,7 +42,7 @@ pub struct Flags {
     /// Who is the status monitor: nlmd itself, or this host's rpc.statd
     #[arg(long, value_enum, default_value_t = NsmKind::Embedded)]
     pub nsm: NsmKind,
-    /// With --nsm statd: where rpc.statd has its state number [default: /var/lib/nfs or /var/lib/nfs/statd]
+    /// With --nsm statd: where rpc.statd has its state number [default: where it runs, else /var/lib/nfs/statd or /var/lib/nfs]
     #[arg(long, value_name = "DIR")]
     pub statd_dir: Option<PathBuf>,
     /// The port of NSM, UDP and TCP; 0 is any free one

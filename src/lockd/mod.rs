@@ -4,7 +4,7 @@
 //! ```text
 //!  UDP, TCP --> rpc::server --> nlm_service --.                     .--> persist (one thread, SQLite)
 //!               (reply cache)   nsm_service --+--> table (one task)-+--> callbacks (GRANTED to clients)
-//!  Unix ------> control_socket  control_service'                    '--> timeline (watchers)
+//!  Unix ------> rpc::control    table::control'                     '--> timeline (watchers)
 //! ```
 //! One task owns the lock table (`table`); everything else asks it. One thread owns the database
 //! (`persist`). One reply cache is shared by all sockets, so that a late duplicate of a LOCK after
@@ -17,7 +17,6 @@
 //! | `sockets` | what is listened on; the ports file |
 //! | `gate`, `dispatch` | who may call what |
 //! | `nlm_service`, `nsm_service` | bytes to the table and back |
-//! | `control_socket`, `control_service` | the control protocol |
 //! | `table` | the owner of the lock table; start reading there |
 //! | `callbacks` | calls to clients |
 //! | `embed`, `ofd` | what an embedding file server has a say in; a mirror for local file systems |
@@ -31,8 +30,6 @@
 //! us, the database is flushed. A run that is active then is superseded at the next start.
 
 pub mod callbacks;
-pub mod control_service;
-pub mod control_socket;
 pub mod dispatch;
 pub mod embed;
 pub mod flags;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::persist::{Change, Found, MonitorRecord, Persist, PersistError, RunRecord, ToTell};
+use super::statd::StateNumberError;
 use super::table::Clock;
-use crate::nsm::driver::DriverError;
-use crate::nsm::state_file::{StateFile, StateFileError};
-use crate::nsm::{self, FanoutEvent, Host, News, Notice, NotifyOptions, Target, mounts};
+use crate::host::{Machine, StatdDir};
+use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
 use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, Outcome, RunClient, RunResult};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, Text};
@@ -33,17 +33,7 @@ pub enum StartError {
     State(#[from] PersistError),
     /// rpc.statd's file.
     #[error(transparent)]
-    Number(#[from] StateFileError),
-}
-
-/// Names this boot of the machine: its id, and when its first process (of this container) started.
-/// Empty where that cannot be known; then no start counts as a boot.
-pub fn boot() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let init = std::fs::read_to_string("/proc/1/stat").unwrap_or_default();
-    // proc(5): starttime is field 22; the second field, in brackets, may have blanks.
-    let started = init.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or_default();
-    format!("{} {started}", id.trim()).trim().to_owned()
+    Number(#[from] StateNumberError),
 }
 
 /// Whether this start is the first one of a boot.
@@ -67,16 +57,16 @@ pub async fn start_state(
     persist: &Persist,
     found: &mut Found,
     clock: Clock,
-    statd: Option<&StateFile>,
+    statd: Option<&StatdDir>,
     boot: &str,
 ) -> Result<NsmState, StartError> {
     let booted = booted(found, boot);
     let state = match (statd, found.nsm_state) {
         (None, Some(last)) => last.next_up(),
         (None, None) => NsmState(i32::try_from(clock.unix_ms() / 1000).unwrap_or(i32::MAX) | 1),
-        (Some(file), last) => match (file.read()?, last) {
+        (Some(file), last) => match (file.state().map_err(StateNumberError)?, last) {
             (raised, Some(last)) if booted && raised != last => raised,
-            (_, Some(last)) => file.raise(last)?,
+            (_, Some(last)) => file.raise_state(last).map_err(StateNumberError)?,
             // Nobody has heard anything of this server.
             (present, None) => present,
         },
@@ -135,7 +125,7 @@ fn superseded(run: RunRecord, now_unix_ms: u64) -> FullResult {
 
 /// Says so where notices will cost this host's own processes their locks (statement 12).
 pub fn warn_of_own_mounts() {
-    match mounts::read_nlm_mounts(std::path::Path::new(mounts::MOUNTINFO)) {
+    match Machine::default().nlm_mounts() {
         Ok(found) => {
             for mount in found {
                 tracing::warn!(
@@ -180,11 +170,11 @@ pub async fn notify(
     let sent = fan_out(targets(&monitors, &names), options(state, rpcbind_port, clock), |event| {
         let client = monitors.get(event.id as usize).map_or("?", |record| record.name.as_str());
         match event.news {
-            News::Acked { acked, of, .. } if acked == of => told += 1,
-            News::Acked { .. } | News::SentAgain | News::State(_) => {}
-            News::GivenUp { delivery, error, last } => {
+            News::Answered { answered, of, .. } if answered == of => told += 1,
+            News::Answered { .. } | News::SentAgain => {}
+            News::GivenUp { failure, error, last, .. } => {
                 let error = error.unwrap_or_default();
-                tracing::info!(client, ?delivery, last, error, "a client was not told of this restart");
+                tracing::info!(client, delivery = ?nsm::delivery(failure), last, error, "a client was not told of this restart");
             }
         }
     });
@@ -259,9 +249,9 @@ mod tests {
         let (dir, nfs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (persist, _writer, _) = persist::open(dir.path()).unwrap();
         std::fs::write(nfs.path().join("state"), in_file.to_ne_bytes()).unwrap();
-        let file = StateFile::find(Some(nfs.path())).unwrap();
+        let file = StatdDir::find(&Machine::at(nfs.path()), Some(nfs.path())).unwrap();
         let state = start_state(&persist, &mut found(last, boot), clock(), Some(&file), "today").await.unwrap();
-        (state.0, file.read().unwrap().0)
+        (state.0, file.state().unwrap().0)
     }
 
     #[tokio::test]
@@ -293,12 +283,6 @@ mod tests {
             assert_eq!((on_disk.to_tell.len(), on_disk.local_monitors.len()), (told, 1 - told), "{boot}");
             assert_eq!(on_disk.boot, "today");
         }
-    }
-
-    #[test]
-    fn a_boot_has_a_name_that_stays() {
-        assert!(!boot().is_empty());
-        assert_eq!(boot(), boot());
     }
 
     #[tokio::test]

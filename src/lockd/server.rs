@@ -1,16 +1,14 @@
 //! Start and stop: a lock manager as a value, for nlmd and for a file server that embeds it.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::callbacks::{self, Callbacks};
-use super::control_service::{ControlService, Identity};
-use super::control_socket::{self, ControlSocket};
 use super::embed::Embedding;
 use super::flags::NsmKind;
 use super::gate::Gate;
@@ -20,12 +18,12 @@ use super::nsm_service::NsmService;
 use super::persist::{self, PersistError, Writer};
 use super::settings::Settings;
 use super::sockets::{self, Ports, ProgramSockets, Sockets};
-use super::statd::Statd;
+use super::statd::{Statd, StateNumberError};
 use super::table::{self, Clock, Setup, StatdSetup};
 use super::{recovery, registry};
+use crate::host::{self, Machine, OwnNameError, StatdDir, StatdDirError};
 use crate::locks::LockTable;
-use crate::nsm::own_names::{self, OwnNameError};
-use crate::nsm::state_file::{StateFile, StateFileError};
+use crate::rpc::control::{ControlSocket, SocketError};
 use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
@@ -48,7 +46,7 @@ pub enum Failure {
     Callbacks(#[from] callbacks::NoSocket),
     /// The control socket.
     #[error(transparent)]
-    Control(#[from] control_socket::SocketError),
+    Control(#[from] SocketError),
     /// This host's names.
     #[error(transparent)]
     Names(#[from] OwnNameError),
@@ -68,7 +66,7 @@ pub enum Failure {
     Start(#[from] recovery::StartError),
     /// rpc.statd's folder.
     #[error(transparent)]
-    Statd(#[from] StateFileError),
+    Statd(#[from] StateNumberError),
     /// Threads, signals.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -117,12 +115,13 @@ impl Server {
     pub async fn start(settings: Settings, embedding: Embedding) -> Result<Self, Failure> {
         let clock = Clock { start: Instant::now() };
         let (persist, writer, mut found) = persist::open(&settings.state_dir)?;
-        let names = own_names::own_names(&settings.names).await?;
+        let names = host::own_names(&settings.names).await?;
         let (addresses, lenient) = settings.listen_addresses();
         let embedded = settings.nsm == NsmKind::Embedded;
         let nsm_port = embedded.then_some(settings.nsm_port);
         let sockets = Sockets::open(&addresses, lenient, settings.nlm_port, nsm_port)?;
-        let state_file = if embedded { None } else { Some(StateFile::find(settings.statd_dir.as_deref())?) };
+        let state_file =
+            if embedded { None } else { Some(statd_dir(settings.statd_dir.as_deref()).map_err(StateNumberError)?) };
         let control = ControlSocket::bind(&settings.control, false).await?;
         let control_ro = match &settings.control_ro {
             Some(path) => Some(ControlSocket::bind(path, true).await?),
@@ -144,7 +143,7 @@ impl Server {
         };
 
         // From here on clients of the last life count on this one.
-        let boot = recovery::boot();
+        let boot = Machine::default().boot();
         let booted = recovery::booted(&found, &boot);
         let nsm_state = match recovery::start_state(&persist, &mut found, clock, state_file.as_ref(), &boot).await {
             Ok(state) => state,
@@ -156,17 +155,12 @@ impl Server {
         let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
         let monitors = found.monitors.clone();
         let recovery_until = (!monitors.is_empty()).then(|| clock.now() + settings.grace);
-        let identity = Identity {
-            instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
-            names: names.clone(),
-            mirrored: embedding.mirror.is_some(),
-        };
         let (table, owner) = table::spawn(Setup {
             clock,
             table: LockTable::new(settings.limits),
             persist: persist.clone(),
             callbacks: callbacks.clone(),
-            instance: identity.instance,
+            instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
             names: names.clone(),
             nsm_state,
             found,
@@ -197,14 +191,9 @@ impl Server {
         serve_program(sockets.nlm, &nlm, &cache, &stopping, &mut serving);
         serve_program(sockets.nsm, &nsm, &cache, &stopping, &mut serving);
         let runs = (!monitors.is_empty()).then(|| table.clone());
-        let control_service = Arc::new(ControlService::new(table, persist, identity));
-        let ids = Arc::new(AtomicU64::new(1));
+        let table = Arc::new(table);
         for socket in [Some(control), control_ro].into_iter().flatten() {
-            let (service, ids, stopping) = (control_service.clone(), ids.clone(), stopping.clone());
-            serving.spawn(async move {
-                socket.serve(service, ids, stopping).await;
-                Ok(())
-            });
+            serving.spawn(socket.serve(table.clone(), stopping.clone()));
         }
         tracing::info!(?ports, control = %settings.control.display(), %nsm_state, clients = monitors.len(), "nlmd is up");
         let mut notices = JoinSet::new();
@@ -258,6 +247,13 @@ impl Server {
         }
         ended
     }
+}
+
+/// rpc.statd's folder. Without a number in it there is no start.
+fn statd_dir(named: Option<&Path>) -> Result<StatdDir, StatdDirError> {
+    let dir = StatdDir::find(&Machine::default(), named)?;
+    dir.state()?;
+    Ok(dir)
 }
 
 fn serve_program(

@@ -11,15 +11,16 @@
 //! statd does one thing at a time, and its disk and its resolver are in it: a few questions at once
 //! are as fast as many. A repeated question is answered as the first one.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use super::persist::Watch;
+use crate::host::StatdDirError;
 use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nsm::{self, MonArgs, MonId, MyId, Procedure, ResStat, Stat, StatRes};
 use crate::wire::rpc::Credential;
@@ -56,6 +57,21 @@ pub enum StatdError {
     Name(#[from] BadName),
 }
 
+/// Its folder or its state number, with what nlmd's operator can do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}{remedy}", remedy = remedy(.0))]
+pub struct StateNumberError(#[from] pub StatdDirError);
+
+fn remedy(error: &StatdDirError) -> &'static str {
+    match error {
+        StatdDirError::NoFolder(_) | StatdDirError::Missing(_) => {
+            "; start rpc.statd first, or name its folder with --statd-dir"
+        }
+        StatdDirError::Write(..) => "; nlmd must be able to replace that file",
+        StatdDirError::Unreadable(..) | StatdDirError::TooShort(..) => "",
+    }
+}
+
 /// The way to it. Cloned freely.
 #[derive(Debug, Clone)]
 pub struct Statd {
@@ -65,7 +81,7 @@ pub struct Statd {
 #[derive(Debug)]
 struct Shared {
     client: UdpClient,
-    rpcbind: SocketAddr,
+    rpcbind_port: u16,
     me: MyId,
     turns: Semaphore,
 }
@@ -77,7 +93,7 @@ impl Statd {
         let endpoint = UdpEndpoint::bind_reserved(loopback)?;
         let shared = Shared {
             client: UdpClient::new(Arc::new(endpoint), Retransmit::default()),
-            rpcbind: SocketAddr::new(loopback, rpcbind_port),
+            rpcbind_port,
             me: MyId {
                 my_name,
                 my_prog: nlm::PROGRAM,
@@ -109,15 +125,29 @@ impl Statd {
     }
 
     async fn call<T: Unpack>(&self, procedure: Procedure, args: &[u8]) -> Result<T, StatdError> {
-        let Shared { client, rpcbind, turns, .. } = &*self.shared;
+        let Shared { client, rpcbind_port, turns, .. } = &*self.shared;
         let turn = tokio::time::timeout(TURN_PATIENCE, turns.acquire()).await.map_err(|_| StatdError::Busy)?;
         let _turn = turn.map_err(|_| StatdError::NotThere)?;
-        let (program, version) = (nsm::PROGRAM, nsm::VERSION);
-        let found = rpcbind::getport(client, *rpcbind, None, program, version, Transport::Udp, ASK_PATIENCE).await;
-        let port = found?.ok_or(StatdError::NotThere)?;
-        let credential = &Credential::None;
+        let (program, version, credential) = (nsm::PROGRAM, nsm::VERSION, &Credential::None);
         let request = Request { program, version, procedure: procedure as u32, credential, args };
-        let results = client.call(SocketAddr::new(rpcbind.ip(), port), None, request, PATIENCE).await?;
-        Ok(decode(&results).map_err(CallError::from)?)
+        match Host::local(client, *rpcbind_port, ASK_PATIENCE).call(&[Transport::Udp], request, PATIENCE).await {
+            Ok(results) => Ok(decode(&results).map_err(CallError::from)?),
+            Err(ProgramError::NotRegistered) => Err(StatdError::NotThere),
+            Err(error) => Err(CallError::from(error).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Machine, StatdDir};
+
+    #[test]
+    fn a_folder_without_a_number_is_said_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = StatdDir::find(&Machine::default(), Some(folder.path())).unwrap();
+        let error = StateNumberError(dir.state().unwrap_err()).to_string();
+        assert!(error.contains("--statd-dir") && error.contains(&folder.path().display().to_string()), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use crate::wire::types::ByteRange;
 
 /// What is left of `whole` outside of `hole`: nothing, one piece or two.
-pub(super) fn without(whole: ByteRange, hole: ByteRange) -> impl Iterator<Item = ByteRange> {
+pub(super) fn without(whole: ByteRange, hole: ByteRange) -> impl Iterator<Item = ByteRange> + Clone {
     let left = (whole.start < hole.start).then(|| ByteRange { start: whole.start, end: hole.start - 1 });
     let right = (hole.end < whole.end).then(|| ByteRange { start: hole.end + 1, end: whole.end });
     left.into_iter().chain(right)

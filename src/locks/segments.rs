@@ -68,6 +68,15 @@ impl File {
         let at = self.segments.partition_point(|s| s.range.start <= segment.range.start);
         self.segments.insert(at, segment);
     }
+
+    /// Takes out the segments that overlap the range and that the test accepts.
+    fn take(&mut self, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> Vec<Segment> {
+        let found = |s: &Segment| s.range.overlaps(range) && accept(s);
+        let end = self.segments.partition_point(|s| s.range.start <= range.end);
+        // Most often there is none, and to look is faster than to take.
+        let Some(first) = self.segments.iter().take(end).position(found) else { return Vec::new() };
+        self.segments.extract_if(first..end, |s| found(s)).collect()
+    }
 }
 
 /// The files that have any state.
@@ -139,19 +148,12 @@ impl Segments {
     ) -> Change {
         let mut change = Change::none(file);
         let Some(f) = self.slots.get_mut(file.0 as usize) else { return change };
-        let mut left = Vec::new();
-        f.segments.retain(|segment| {
-            if !segment.range.overlaps(range) || !accept(segment) {
-                return true;
-            }
-            let pieces = without(segment.range, range).count();
-            let mark = rest(segment, pieces);
-            left.extend(without(segment.range, range).map(|range| Segment { range, mark, ..*segment }));
-            change.cuts.push((Segment { range: intersection(segment.range, range), ..*segment }, pieces));
-            false
-        });
-        for piece in left {
-            f.insert(piece);
+        for segment in f.take(range, accept) {
+            let pieces = without(segment.range, range);
+            let left = pieces.clone().count();
+            let mark = rest(&segment, left);
+            pieces.for_each(|range| f.insert(Segment { range, mark, ..segment }));
+            change.cuts.push((Segment { range: intersection(segment.range, range), ..segment }, left));
         }
         change
     }
@@ -164,18 +166,15 @@ impl Segments {
         if matches!(segment.kind, Kind::Range { .. }) && !segment.offered {
             let ByteRange { start, end } = segment.range;
             let around = ByteRange { start: start.saturating_sub(1), end: end.saturating_add(1) };
-            f.segments.retain(|s| {
-                let alike = s.range.overlaps(around)
-                    && s.owner == segment.owner
+            let alike = |s: &Segment| {
+                s.owner == segment.owner
                     && (s.kind, s.state) == (segment.kind, segment.state)
-                    && (s.monitored, s.offered) == (segment.monitored, false);
-                if !alike || !joins(s) {
-                    return true;
-                }
-                whole.range = hull(whole.range, s.range);
-                change.cuts.push((*s, 0));
-                false
-            });
+                    && (s.monitored, s.offered) == (segment.monitored, false)
+            };
+            for neighbour in f.take(around, |s| alike(s) && joins(s)) {
+                whole.range = hull(whole.range, neighbour.range);
+                change.cuts.push((neighbour, 0));
+            }
         }
         f.insert(whole);
         change.put = Some(whole);

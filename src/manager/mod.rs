@@ -21,9 +21,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::wire::control::{
-    BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
-    Refusal, RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
+    BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LockRow, LocksArgs, PAGE,
+    ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, Scope, SettleArgs, Status,
+    WatchArgs, Watched, next_page,
 };
+use crate::wire::xdr::List;
 
 /// Why a manager's answer is missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,6 +108,12 @@ pub struct Caution {
     pub remedy: String,
 }
 
+impl Caution {
+    fn new(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Self {
+        Self { about, weight, text: text.into(), remedy: remedy.into() }
+    }
+}
+
 /// What a [`Caution`] wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Weight {
@@ -142,6 +150,14 @@ pub trait LockManager: Send + Sync {
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;
     /// One page of the locks in a scope.
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError>;
+    /// All of them.
+    async fn all_locks(&self, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
+        gather(self, async |after| {
+            let page = self.locks(&LocksArgs { scope: scope.clone(), after }).await?;
+            Ok((page.locks, page.next))
+        })
+        .await
+    }
 
     /// State bumped and durable, then mark and grace in one step. Idempotent by run id.
     async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError>;
@@ -177,8 +193,39 @@ pub trait LockManager: Send + Sync {
         Err(Refusal::new(RefusalCode::Unsupported, words).into())
     }
 
+    /// The cursor of the page after the one asked for with `after`; `None` after the last one. An error
+    /// where the pages would never end.
+    fn next_page(&self, after: u64, next: u64) -> Result<Option<u64>, ManagerError> {
+        next_page(after, next)
+            .map_err(|error| ManagerError::Protocol { endpoint: self.endpoint(), what: error.to_string() })
+    }
+
     /// Answers when something changed since the cursor, or at the time-out.
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError>;
+}
+
+/// Most pages of one listing: 16 million rows.
+const MAX_PAGES: usize = 16_384;
+
+/// Gathers the pages of a listing; `page` gets a cursor, and returns the rows and the next cursor.
+async fn gather<T, F>(
+    manager: &(impl LockManager + ?Sized),
+    mut page: impl FnMut(u64) -> F,
+) -> Result<Vec<T>, ManagerError>
+where
+    F: Future<Output = Result<(List<T, PAGE>, u64), ManagerError>>,
+{
+    let mut all = Vec::new();
+    let mut after = 0;
+    for _ in 0..MAX_PAGES {
+        let (rows, next) = page(after).await?;
+        all.extend(rows.into_vec());
+        match manager.next_page(after, next)? {
+            Some(next) => after = next,
+            None => return Ok(all),
+        }
+    }
+    Err(ManagerError::Protocol { endpoint: manager.endpoint(), what: "a listing has no end".into() })
 }
 
 /// How long a call may take before its manager counts as lost. Settling a million locks and

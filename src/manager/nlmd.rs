@@ -13,23 +13,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nfs3_types::xdr_codec::Void;
 
-use super::{CALL_TIMEOUT, LockManager, ManagerError};
+use super::{CALL_TIMEOUT, LockManager, ManagerError, gather};
 use crate::rpc::client::{CallError, Request, StreamClient};
 use crate::wire::control::{
-    Answer, BeginArgs, Begun, ClientPage, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage,
-    LocksArgs, MAX_RECORD, PROGRAM, PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released,
-    RunArgs, RunClient, RunClientPage, RunId, RunList, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs,
-    Watched,
+    BeginArgs, Begun, ClientResultPage, ClientRow, ControlCall, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs,
+    MAX_RECORD, PROGRAM, PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, Response,
+    RunArgs, RunClient, RunId, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs, Watched,
 };
 use crate::wire::rpc::{Credential, RpcError};
-use crate::wire::xdr::{Pack, Unpack, decode, encode};
+use crate::wire::xdr::{Pack, Unpack, Void, decode};
 
 /// How long a connection to a local socket may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most pages of one listing: 16 million rows.
-const MAX_PAGES: usize = 16_384;
 
 /// A connection, made when it is needed.
 #[derive(Debug, Default)]
@@ -92,17 +88,17 @@ impl Nlmd {
         ManagerError::Unreachable { endpoint: self.endpoint(), what: error.to_string(), remedy: remedy.into() }
     }
 
-    async fn call<A: Pack, T: Pack + Unpack>(&self, procedure: Procedure, args: &A) -> Result<T, ManagerError> {
-        self.call_on(&self.driving, procedure, &encode(args), CALL_TIMEOUT).await
+    async fn call<T: Pack + Unpack>(&self, call: ControlCall<T>) -> Result<T, ManagerError> {
+        self.call_on(&self.driving, call, CALL_TIMEOUT).await
     }
 
     async fn call_on<T: Pack + Unpack>(
         &self,
         line: &Line,
-        procedure: Procedure,
-        args: &[u8],
+        call: ControlCall<T>,
         timeout: Duration,
     ) -> Result<T, ManagerError> {
+        let ControlCall { procedure, args, .. } = call;
         let mut retried = !procedure.is_read_only();
         loop {
             let client = self.connect(line).await?;
@@ -111,40 +107,29 @@ impl Nlmd {
                 version: VERSION,
                 procedure: procedure as u32,
                 credential: &Credential::None,
-                args,
+                args: &args,
             };
-            match client.call(request, timeout).await {
+            let error = match client.call(request, timeout).await {
                 Ok(bytes) => {
-                    return match decode::<Answer<T>>(&bytes) {
-                        Ok(Answer::Ok(value)) => Ok(value),
-                        Ok(Answer::Refused(refusal)) => Err(ManagerError::Refused(refusal)),
+                    return match decode(&bytes) {
+                        Ok(Response::Ok(value)) => Ok(value),
+                        Ok(Response::Refused(refusal)) => Err(ManagerError::Refused(refusal)),
                         Err(error) => Err(self.protocol(format!("its answer to {procedure:?}: {error}"))),
                     };
                 }
                 Err(CallError::Rejected(error)) => return Err(self.rejected(procedure, error)),
-                Err(CallError::Malformed(what)) => {
-                    line.hang_up(&client);
+                Err(error) => error,
+            };
+            line.hang_up(&client);
+            match error {
+                CallError::Malformed(what) => {
                     return Err(self.protocol(format!("its answer to {procedure:?}: {what}")));
                 }
-                Err(CallError::Io(_) | CallError::Refused | CallError::NotThere) if !retried => {
-                    line.hang_up(&client);
-                    retried = true;
-                }
-                Err(
-                    error @ (CallError::TimedOut
-                    | CallError::Io(_)
-                    | CallError::Refused
-                    | CallError::NotThere
-                    | CallError::PermissionDenied),
-                ) => {
-                    line.hang_up(&client);
-                    if procedure.is_read_only() {
-                        return Err(self.unreachable(&error));
-                    }
-                    return Err(ManagerError::Lost {
-                        endpoint: self.endpoint(),
-                        what: format!("{procedure:?}: {error}"),
-                    });
+                CallError::Io(_) | CallError::Refused | CallError::NotThere if !retried => retried = true,
+                error if procedure.is_read_only() => return Err(self.unreachable(&error)),
+                error => {
+                    let what = format!("{procedure:?}: {error}");
+                    return Err(ManagerError::Lost { endpoint: self.endpoint(), what });
                 }
             }
         }
@@ -168,31 +153,6 @@ impl Nlmd {
             | RpcError::RpcMismatch { .. } => self.protocol(format!("{procedure:?}: {error}")),
         }
     }
-
-    /// Gathers the pages of a listing.
-    async fn pages<A, P, T>(
-        &self,
-        procedure: Procedure,
-        args: impl Fn(u64) -> A,
-        open: impl Fn(P) -> (Vec<T>, u64),
-    ) -> Result<Vec<T>, ManagerError>
-    where
-        A: Pack,
-        P: Pack + Unpack,
-    {
-        let mut all = Vec::new();
-        let mut after = 0;
-        for _ in 0..MAX_PAGES {
-            let (rows, next) = open(self.call(procedure, &args(after)).await?);
-            all.extend(rows);
-            match next {
-                0 => return Ok(all),
-                same if same == after => break,
-                next => after = next,
-            }
-        }
-        Err(self.protocol(format!("the pages of {procedure:?} have no end")))
-    }
 }
 
 #[async_trait]
@@ -204,62 +164,67 @@ impl LockManager for Nlmd {
         self.path.display().to_string()
     }
     async fn info(&self) -> Result<Info, ManagerError> {
-        self.call_on(&self.driving, Procedure::Info, &[], CALL_TIMEOUT).await
+        self.call(ControlCall::info()).await
     }
     async fn status(&self) -> Result<Status, ManagerError> {
-        self.call_on(&self.driving, Procedure::Status, &[], CALL_TIMEOUT).await
+        self.call(ControlCall::status()).await
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
-        let open = |page: ClientPage| (page.clients.into_vec(), page.next);
-        self.pages(Procedure::Clients, |after| PageAfter { after }, open).await
+        gather(self, async |after| {
+            let page = self.call(ControlCall::clients(&PageAfter { after })).await?;
+            Ok((page.clients, page.next))
+        })
+        .await
     }
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError> {
-        self.call(Procedure::Locks, args).await
+        self.call(ControlCall::locks(args)).await
     }
     async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError> {
-        self.call(Procedure::Begin, args).await
+        self.call(ControlCall::begin(args)).await
     }
     async fn run_clients(&self, run: RunId) -> Result<Vec<RunClient>, ManagerError> {
-        let open = |page: RunClientPage| (page.clients.into_vec(), page.next);
-        let clients = self.pages(Procedure::RunClients, |after| RunPageAfter { run, after }, open).await?;
+        let clients = gather(self, async |after| {
+            let page = self.call(ControlCall::run_clients(&RunPageAfter { run, after })).await?;
+            Ok((page.clients, page.next))
+        })
+        .await?;
         if (0..).zip(&clients).any(|(place, client): (u32, &RunClient)| client.index != place) {
             return Err(self.protocol("a run's clients are not numbered from 0 on".into()));
         }
         Ok(clients)
     }
     async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError> {
-        self.call(Procedure::Progress, args).await
+        self.call(ControlCall::progress(args)).await
     }
     async fn extend(&self, args: &ExtendArgs) -> Result<Status, ManagerError> {
-        self.call(Procedure::Extend, args).await
+        self.call(ControlCall::extend(args)).await
     }
     async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
-        self.call(Procedure::Settle, args).await
+        self.call(ControlCall::settle(args)).await
     }
     async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        self.call(Procedure::Abort, &RunArgs { run }).await
+        self.call(ControlCall::abort(&RunArgs { run })).await
     }
     async fn result(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        self.call(Procedure::Result, &RunArgs { run }).await
+        self.call(ControlCall::result(&RunArgs { run })).await
     }
     async fn result_clients(&self, run: RunId, after: u64) -> Result<ClientResultPage, ManagerError> {
-        self.call(Procedure::ResultClients, &RunPageAfter { run, after }).await
+        self.call(ControlCall::result_clients(&RunPageAfter { run, after })).await
     }
     async fn result_locks(&self, run: RunId, after: u64) -> Result<LockFatePage, ManagerError> {
-        self.call(Procedure::ResultLocks, &RunPageAfter { run, after }).await
+        self.call(ControlCall::result_locks(&RunPageAfter { run, after })).await
     }
     async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError> {
-        self.call(Procedure::Acknowledge, &RunArgs { run }).await.map(|Void| ())
+        self.call(ControlCall::acknowledge(&RunArgs { run })).await.map(|Void| ())
     }
     async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError> {
-        let list: RunList = self.call_on(&self.driving, Procedure::Unfetched, &[], CALL_TIMEOUT).await?;
-        Ok(list.runs.into_vec())
+        Ok(self.call(ControlCall::unfetched()).await?.runs.into_vec())
     }
     async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
-        self.call(Procedure::Release, args).await
+        self.call(ControlCall::release(args)).await
     }
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
         let timeout = Duration::from_millis(args.timeout_ms) + CONNECT_TIMEOUT;
-        self.call_on(&self.watching, Procedure::Watch, &encode(&args), timeout).await
+        self.call_on(&self.watching, ControlCall::watch(&args), timeout).await
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::nlmd::Nlmd;
 use super::{LockManager, ManagerError};
 use crate::wire::control::{
-    Answer, BeginArgs, ClientPage, InstanceId, Mode, Policy, Procedure, Refusal, RefusalCode, RunId, RunList, Scope,
+    BeginArgs, ClientPage, InstanceId, Mode, Policy, Procedure, Refusal, RefusalCode, Response, RunId, RunList, Scope,
     Silent, Unreachable,
 };
 use crate::wire::record::{RecordReader, frame};
@@ -74,7 +74,7 @@ fn scripted(script: impl Fn(usize, &IncomingCall<'_>) -> Does + Send + Sync + 's
 }
 
 fn runs(ids: &[u8]) -> Vec<u8> {
-    encode(&Answer::Ok(RunList { runs: List::clipped(ids.iter().map(|id| RunId([*id; 16])).collect()) }))
+    encode(&Response::Ok(RunList { runs: List::clipped(ids.iter().map(|id| RunId([*id; 16])).collect()) }))
 }
 
 fn begin() -> BeginArgs {
@@ -112,7 +112,7 @@ async fn a_socket_that_nobody_serves_is_unreachable() {
 #[tokio::test]
 async fn a_refusal_is_a_value_with_its_code_and_words() {
     let (_dir, manager) = scripted(|_, _| {
-        Does::Answer(encode(&Answer::<RunList>::Refused(Refusal::new(RefusalCode::RunActive, "another one"))))
+        Does::Answer(encode(&Response::<RunList>::Refused(Refusal::new(RefusalCode::RunActive, "another one"))))
     });
     let error = manager.begin(&begin()).await.unwrap_err();
     assert_eq!(error.refused(), Some(RefusalCode::RunActive));
@@ -184,7 +184,7 @@ async fn a_manager_that_hangs_is_unreachable_to_a_question_and_lost_under_a_chan
 
 #[tokio::test]
 async fn pages_are_gathered_to_the_end_and_ones_without_end_are_refused() {
-    let page = |next| Does::Answer(encode(&Answer::Ok(ClientPage { clients: List::default(), next })));
+    let page = |next| Does::Answer(encode(&Response::Ok(ClientPage { clients: List::default(), next })));
     let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked);
     let (_dir, manager) = scripted(move |_, call| {

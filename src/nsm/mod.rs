@@ -1,36 +1,24 @@
 //! The status monitor's side of a forced resync: whom to tell, telling them, and asking how they are.
 //!
-//! The heart is [`fanout::Fanout`], a pure machine that talks to thousands of statds at once:
-//! datagrams, timeouts and look-ups in, datagrams and [`FanoutEvent`]s out, never a socket or a
-//! clock. [`driver`] gives it sockets, a resolver and time; [`notify`] and [`probe`] are all that
-//! the rest of the crate calls. An ack means *delivered*, and no ack means *not known*: the events
-//! carry what was observed and nothing concluded from it.
+//! [`notify`] and [`probe`] are calls to many statds by [`fanout`](crate::rpc::fanout). An ack means
+//! *delivered*, and no ack means *not known*: what they tell is what was observed, and nothing
+//! concluded from it.
 //!
 //! | file | what | |
 //! |---|---|---|
-//! | `target` | who is told what, and what became of it | pure |
-//! | `fanout` | the machine; start reading here | pure |
-//! | `calls` | its calls as bytes, and their answers | pure |
-//! | `pace` | how long to wait: measured round trips, back-off | pure |
-//! | `queue` | what may be sent next, and the window | pure |
-//! | `driver` | sockets, resolver, TCP, time | tokio |
+//! | `target` | who is told what | pure |
+//! | `notify` | SM_NOTIFY | tokio |
+//! | `probe` | SM_STAT | tokio |
 //! | `roster` | lists of clients: what a statd recorded, a targets file | reads files |
-//! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose | reads /proc |
-//! | `state_file` | statd's NSM state number | files |
-//! | `own_names` | the names under which clients know this host | resolver |
 
-mod calls;
-pub mod driver;
-pub mod fanout;
-#[cfg(test)]
-mod farm;
-pub mod mounts;
-pub mod own_names;
-mod pace;
-mod queue;
+mod notify;
+mod probe;
 pub mod roster;
-pub mod state_file;
 pub mod target;
+#[cfg(test)]
+mod tests;
 
-pub use driver::{NotifyOptions, ProbeOptions, ProbeOutcome, ProbeResult, notify, probe};
-pub use target::{FanoutEvent, Host, News, Notice, Target};
+pub use crate::rpc::fanout::{DriverError, Event as FanoutEvent, Host, News};
+pub use notify::{NotifyOptions, delivery, notify};
+pub use probe::{ProbeOptions, StatdState, probe};
+pub use target::{Notice, Target};

@@ -1,4 +1,4 @@
-//! Calls over UDP, and what calls over any transport have in common.
+//! Calls over UDP.
 //!
 //! A [`UdpClient`] owns the table of its open calls; its one reading task only looks replies up in
 //! it. A reply counts only if its xid and the address and port it came from are those of the call,
@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,81 +14,17 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::call::{results, xid_of};
 use super::udp::UdpEndpoint;
-use crate::wire::rpc::{self, Credential, RpcError};
+use super::xids::Xids;
 
+pub use super::call::{CallError, Request};
 pub use super::stream::{Source, StreamClient};
 
 /// Datagrams that the reading task takes before it looks at anything else.
 const BATCH: usize = 256;
 /// How long the reading task rests when the socket itself fails.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Why a call has no results.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// No answer in time. The call may have been executed or not.
-    #[error("no answer in time")]
-    TimedOut,
-    /// Nobody listens there (ICMP port unreachable, TCP reset, a socket file that nobody serves).
-    #[error("nobody listens there")]
-    Refused,
-    /// There is no such socket file.
-    #[error("there is no such socket")]
-    NotThere,
-    /// This process may not use the socket.
-    #[error("permission denied")]
-    PermissionDenied,
-    /// The other side did not execute it.
-    #[error("call rejected: {0}")]
-    Rejected(#[from] RpcError),
-    /// What came back is no reply, or too long, or not the results that were expected.
-    #[error("malformed answer: {0}")]
-    Malformed(String),
-    /// The connection ended, or the socket failed. The call may have been executed or not.
-    #[error("{0}")]
-    Io(io::Error),
-}
-
-impl From<io::Error> for CallError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => Self::Refused,
-            io::ErrorKind::NotFound => Self::NotThere,
-            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
-            io::ErrorKind::TimedOut => Self::TimedOut,
-            _ => Self::Io(error),
-        }
-    }
-}
-
-impl From<crate::wire::xdr::DecodeError> for CallError {
-    fn from(error: crate::wire::xdr::DecodeError) -> Self {
-        Self::Malformed(error.to_string())
-    }
-}
-
-/// A call.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// The program.
-    pub program: u32,
-    /// Its version.
-    pub version: u32,
-    /// The procedure.
-    pub procedure: u32,
-    /// Who we say we are.
-    pub credential: &'a Credential,
-    /// The arguments, encoded.
-    pub args: &'a [u8],
-}
-
-impl Request<'_> {
-    pub(super) fn message(&self, xid: u32) -> Vec<u8> {
-        let Self { program, version, procedure, credential, args } = *self;
-        rpc::call(xid, program, version, procedure, credential, args)
-    }
-}
 
 /// How often a datagram is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,17 +41,6 @@ impl Default for Retransmit {
     }
 }
 
-/// Takes results out of the reply to `xid`.
-pub(super) fn results(message: &[u8]) -> Result<Vec<u8>, CallError> {
-    let reply = rpc::parse_reply(message).map_err(|error| CallError::Malformed(error.to_string()))?;
-    Ok(reply.outcome?.to_vec())
-}
-
-/// The xid that a message begins with.
-pub(super) fn xid_of(message: &[u8]) -> Option<u32> {
-    message.first_chunk().map(|xid| u32::from_be_bytes(*xid))
-}
-
 /// Open calls by xid and the address called. Zone and flow of IPv6 addresses do not come back.
 type OpenCalls = Mutex<HashMap<(u32, IpAddr, u16), oneshot::Sender<Result<Vec<u8>, CallError>>>>;
 
@@ -126,7 +50,7 @@ pub struct UdpClient {
     endpoint: Arc<UdpEndpoint>,
     retransmit: Retransmit,
     open: Arc<OpenCalls>,
-    next_xid: AtomicU32,
+    xids: Xids,
     reader: AbortHandle,
 }
 
@@ -158,7 +82,7 @@ impl UdpClient {
         }
         let open = Arc::default();
         let reader = tokio::spawn(read_replies(Arc::clone(&endpoint), Arc::clone(&open))).abort_handle();
-        Self { endpoint, retransmit, open, next_xid: AtomicU32::new(rand::random()), reader }
+        Self { endpoint, retransmit, open, xids: Xids::new(rand::random()), reader }
     }
 
     /// The endpoint.
@@ -176,7 +100,7 @@ impl UdpClient {
         timeout: Duration,
     ) -> Result<Vec<u8>, CallError> {
         let deadline = Instant::now() + timeout;
-        let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
+        let xid = self.xids.draw();
         let key = (xid, to.ip().to_canonical(), to.port());
         let message = request.message(xid);
         let (sender, mut reply) = oneshot::channel();
@@ -197,7 +121,7 @@ impl UdpClient {
 
     /// Sends once and waits for nothing (one-way procedures).
     pub async fn cast(&self, to: SocketAddr, from: Option<IpAddr>, request: Request<'_>) -> Result<(), CallError> {
-        let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
+        let xid = self.xids.draw();
         Ok(self.endpoint.send(&request.message(xid), to, from).await?)
     }
 }

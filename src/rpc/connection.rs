@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::server::{
+use super::service::{
     ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, begin, canonical, drain, stopped,
 };
 use crate::wire::record::{RecordReader, RecordTooLong, frame};
@@ -91,7 +91,7 @@ pub async fn serve_unix(
             tracing::debug!("control connection closed: too many are open");
             continue;
         }
-        if let Some(origin) = unix_origin(&stream) {
+        if let Some(origin) = unix_origin(&stream).filter(|origin| shared.service.admits(&origin.peer)) {
             connections.spawn(serve_connection(stream, origin, shared.clone()));
         }
     }

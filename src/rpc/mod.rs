@@ -5,7 +5,8 @@
 //! datagram was sent to and can answer from it. [`server`] turns sockets into calls of a
 //! [`server::Service`]; [`client`] turns calls into datagrams or records and matches what comes
 //! back; [`reply_cache`] remembers answers, so that a call that came twice is executed once;
-//! [`rpcbind`] finds and registers ports.
+//! [`rpcbind`] finds and registers ports; [`program`] finds a program and calls it; [`fanout`]
+//! does that on thousands of hosts at once; [`control`] serves the control protocol.
 //!
 //! **Who owns what.** A socket has one reading task. Calls run in tasks of their own, bounded by
 //! [`server::Limits`]. The reply cache is shared behind a mutex that is never held across an await.
@@ -21,13 +22,19 @@
 //!
 //! **Where to start reading.** `server::serve_udp`, then `client::UdpClient::call`.
 
+mod call;
 pub mod client;
 mod connection;
+pub mod control;
+pub mod fanout;
+pub(crate) mod program;
 pub mod reply_cache;
 pub mod rpcbind;
 pub mod server;
+mod service;
 mod stream;
 pub mod udp;
+mod xids;
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,8 @@
 //! # Theory
 //! A datagram that was answered may come again: its reply was lost, or the network held a copy back.
 //! Executed again, an old UNLOCK frees a new lock and an old LOCK makes one that nobody knows of. So
-//! a call is known by where it came from, its xid, what it calls and a checksum of its arguments.
+//! a call is known by where it came from, the address it was sent to, its xid, what it calls and a
+//! checksum of its arguments. One caller may use an xid again at another of this host's addresses.
 //!
 //! An entry is in progress, then answered; an answered one lives for [`CacheLimits::age`], unless
 //! its room is wanted. A source over its own bound loses its oldest answer. When the whole cache is
@@ -37,6 +38,8 @@ const OVERHEAD: usize = 256;
 pub struct Key {
     /// Who called, with the port.
     pub source: SocketAddr,
+    /// The local address that was called.
+    pub called: IpAddr,
     /// The call's xid.
     pub xid: u32,
     /// The program.
@@ -51,11 +54,11 @@ pub struct Key {
 
 impl Key {
     /// The key of a call.
-    pub fn new(source: SocketAddr, call: &IncomingCall<'_>) -> Self {
+    pub fn new(source: SocketAddr, called: IpAddr, call: &IncomingCall<'_>) -> Self {
         let mut hasher = DefaultHasher::new();
         call.args.hash(&mut hasher);
         let IncomingCall { xid, program, version, procedure, .. } = *call;
-        Self { source, xid, program, version, procedure, checksum: hasher.finish() }
+        Self { source, called, xid, program, version, procedure, checksum: hasher.finish() }
     }
 }
 
@@ -314,7 +317,8 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1000);
 
     fn key(source: &str, xid: u32) -> Key {
-        Key { source: source.parse().unwrap(), xid, program: 100_021, version: 4, procedure: 2, checksum: 0 }
+        let (source, called) = (source.parse().unwrap(), "192.0.2.100".parse().unwrap());
+        Key { source, called, xid, program: 100_021, version: 4, procedure: 2, checksum: 0 }
     }
 
     fn cache(entries: usize, per_source: usize) -> ReplyCache {
@@ -345,13 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn another_port_xid_procedure_or_argument_is_another_call() {
+    fn another_port_address_xid_procedure_or_argument_is_another_call() {
         let mut cache = ReplyCache::new(CacheLimits::default());
         let one = key("192.0.2.1:900", 1);
         answer(&mut cache, one);
         let others = [
             key("192.0.2.1:901", 1),
             key("192.0.2.1:900", 2),
+            Key { called: "192.0.2.101".parse().unwrap(), ..one },
             Key { program: 1, ..one },
             Key { version: 3, ..one },
             Key { procedure: 4, ..one },

@@ -14,7 +14,7 @@ use crate::wire::rpcbind::{
     port_in, universal_address,
 };
 use crate::wire::types::Transport;
-use crate::wire::xdr::{decode, encode};
+use crate::wire::xdr::{DecodeError, decode, encode};
 
 /// Asks the rpcbind at `server` for a port; `None`: nobody is registered. Version 2 over IPv4,
 /// versions 4 and 3 over IPv6; a TCP port over IPv6 can be asked in version 4 only. All of it takes
@@ -28,63 +28,63 @@ pub async fn getport(
     transport: Transport,
     timeout: Duration,
 ) -> Result<Option<u16>, CallError> {
-    if server.is_ipv4() {
-        let mapping = encode(&Mapping { program, version, protocol: transport as u32, port: 0 });
-        let request = request(V2, Procedure::Get, &Credential::None, &mapping);
-        let port = decode::<u32>(&client.call(server, from, request, timeout).await?)?;
-        let port = u16::try_from(port).map_err(|_| CallError::Malformed(format!("port {port}")))?;
-        return Ok((port != 0).then_some(port));
-    }
-    if transport == Transport::Tcp {
-        let rpcb = rpcb(server, program, version, transport);
-        let request = request(V4, Procedure::AddressList, &Credential::None, &rpcb);
-        return match client.call(server, from, request, timeout).await {
-            Ok(entries) => Ok(port_in(&decode(&entries)?, netid(transport, server.ip()))),
-            Err(CallError::Rejected(RpcError::ProgMismatch { .. })) => Ok(None),
-            Err(error) => Err(error),
-        };
-    }
+    let (mut rpcbind, procedure, args) =
+        port_question(server.ip(), universal_address(server), program, version, transport);
     let asking = async {
-        match getaddr(client, server, from, V4, program, version, timeout).await {
-            Err(CallError::Rejected(RpcError::ProgMismatch { .. })) => {
-                getaddr(client, server, from, V3, program, version, timeout).await
+        loop {
+            match client.call(server, from, request(rpcbind, procedure, &Credential::None, &args), timeout).await {
+                Err(CallError::Rejected(RpcError::ProgMismatch { .. })) if rpcbind == V4 => match transport {
+                    Transport::Udp => rpcbind = V3,
+                    Transport::Tcp => return Ok(None),
+                },
+                results => return port_told(server.ip(), transport, &results?).map_err(CallError::Malformed),
             }
-            answer => answer,
         }
     };
-    let found = tokio::time::timeout(timeout, asking).await.map_err(|_| CallError::TimedOut)??;
-    Ok(found.map(|address| address.port()).filter(|&port| port != 0))
+    tokio::time::timeout(timeout, asking).await.unwrap_or(Err(CallError::TimedOut))
 }
 
-/// Asks in version 3 or 4 where a program listens on UDP, in the server's address family.
-pub async fn getaddr(
-    client: &UdpClient,
-    server: SocketAddr,
-    from: Option<IpAddr>,
-    rpcbind_version: u32,
+/// What to ask the rpcbind of a server where a program listens: its version, procedure and arguments.
+/// GETPORT of version 2 over IPv4, GETADDR of version 4 over IPv6. That answers for UDP whatever it is
+/// asked for over UDP, so a TCP port is looked for in GETADDRLIST's answer. `address`: the server's.
+pub(super) fn port_question(
+    server: IpAddr,
+    address: UniversalAddress,
     program: u32,
     version: u32,
-    timeout: Duration,
-) -> Result<Option<SocketAddr>, CallError> {
-    let rpcb = rpcb(server, program, version, Transport::Udp);
-    let request = request(rpcbind_version, Procedure::Get, &Credential::None, &rpcb);
-    let answer = client.call(server, from, request, timeout).await?;
-    let address = decode::<UniversalAddress>(&answer)?;
-    if address.as_str().is_empty() {
-        return Ok(None);
+    transport: Transport,
+) -> (u32, Procedure, Vec<u8>) {
+    if server.is_ipv4() {
+        let mapping = Mapping { program, version, protocol: transport as u32, port: 0 };
+        return (V2, Procedure::Get, encode(&mapping));
     }
-    let found = parse_universal_address(address.as_str());
-    Ok(Some(found.ok_or_else(|| CallError::Malformed(format!("universal address {:?}", address.as_str())))?))
+    let netid = BindString::clipped(netid(transport, server));
+    let rpcb = Rpcb { program, version, netid, address, owner: BindString::default() };
+    match transport {
+        Transport::Udp => (V4, Procedure::Get, encode(&rpcb)),
+        Transport::Tcp => (V4, Procedure::AddressList, encode(&rpcb)),
+    }
 }
 
-fn rpcb(server: SocketAddr, program: u32, version: u32, transport: Transport) -> Vec<u8> {
-    encode(&Rpcb {
-        program,
-        version,
-        netid: BindString::clipped(netid(transport, server.ip())),
-        address: universal_address(server),
-        owner: BindString::default(),
-    })
+/// What a server answered to [`port_question`]; `None`: nobody is there. The error is for people.
+pub(super) fn port_told(server: IpAddr, transport: Transport, results: &[u8]) -> Result<Option<u16>, String> {
+    let odd = |what| move |error: DecodeError| format!("answer to {what} is odd: {error}");
+    let port = match (server, transport) {
+        (IpAddr::V4(_), _) => u16::try_from(decode::<u32>(results).map_err(odd("GETPORT"))?).ok(),
+        (IpAddr::V6(_), Transport::Tcp) => {
+            port_in(&decode(results).map_err(odd("GETADDRLIST"))?, netid(transport, server))
+        }
+        (IpAddr::V6(_), Transport::Udp) => {
+            let text = decode::<UniversalAddress>(results).map_err(odd("GETADDR"))?;
+            // Only the port counts: the address may be the wildcard.
+            match parse_universal_address(text.as_str()) {
+                Some(address) => Some(address.port()),
+                None if text.as_str().is_empty() => None,
+                None => return Err(format!("answer to GETADDR is odd: {:?}", text.as_str())),
+            }
+        }
+    };
+    Ok(port.filter(|&port| port != 0))
 }
 
 fn request<'a>(version: u32, procedure: Procedure, credential: &'a Credential, args: &'a [u8]) -> Request<'a> {

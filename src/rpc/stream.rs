@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{CallError, Request, results, xid_of};
+use super::call::{CallError, Request, results, xid_of};
 use super::udp::{reserved_ports, wildcard};
+use super::xids::Xids;
 use crate::wire::record::{RecordReader, frame};
 
 /// Records waiting to be written; further calls wait.
@@ -42,7 +42,7 @@ pub struct Source {
 pub struct StreamClient {
     open: Arc<Mutex<OpenCalls>>,
     records: mpsc::Sender<Vec<u8>>,
-    next_xid: AtomicU32,
+    xids: Xids,
     tasks: [AbortHandle; 2],
 }
 
@@ -104,7 +104,7 @@ impl StreamClient {
         let reading = tokio::spawn(read_replies(input, max_record, Arc::clone(&open)));
         let writing = tokio::spawn(write_calls(output, queue, Arc::clone(&open)));
         let tasks = [reading.abort_handle(), writing.abort_handle()];
-        Self { open, records, next_xid: AtomicU32::new(rand::random()), tasks }
+        Self { open, records, xids: Xids::new(rand::random()), tasks }
     }
 
     /// Connects over TCP.
@@ -130,7 +130,7 @@ impl StreamClient {
     /// Calls, once. After a time-out the stream can still be used.
     pub async fn call(&self, request: Request<'_>, timeout: Duration) -> Result<Vec<u8>, CallError> {
         let deadline = Instant::now() + timeout;
-        let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
+        let xid = self.xids.draw();
         let (sender, reply) = oneshot::channel();
         {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

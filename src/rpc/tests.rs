@@ -186,6 +186,18 @@ async fn a_datagram_that_comes_twice_is_executed_once_and_answered_twice() {
 }
 
 #[tokio::test]
+async fn one_xid_to_two_local_addresses_is_two_calls() {
+    let served = udp("0.0.0.0:0", Limits::default());
+    let client = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    for called in ["127.0.0.5", "127.0.0.6"] {
+        let to = SocketAddr::new(called.parse().unwrap(), served.address.port());
+        client.send(&message(7, ECHO, b"reboot"), to, None).await.unwrap();
+        assert_eq!(timeout(SOON, client.recv()).await.unwrap().unwrap().peer, to);
+    }
+    assert_eq!(served.echo.executed.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn what_only_reads_or_was_refused_is_not_remembered_and_a_repetition_is_executed() {
     let served = udp("127.0.0.1:0", Limits::default());
     let client = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -1,21 +1,46 @@
 //! RPC messages (RFC 5531), each without a record mark: a datagram as it is, or a record of `record`.
-//!
-//! `onc-rpc` does the encoding. It wants exactly one record fragment around every message, so the
-//! mark is put on and taken off here; and it knows auth bodies of up to 200 bytes (RFC 5531 allows
-//! 400), so a longer credential is answered as a bad one.
 
-use onc_rpc::auth::{AuthFlavor, AuthUnixParams};
-use onc_rpc::{
-    AcceptedReply, AcceptedStatus, AuthError, CallBody, Error as OncError, MessageType, RejectedReply, ReplyBody,
-    RpcMessage,
-};
-
-use super::record::{MARK, frame};
+use super::xdr::{CodecError, List, Opaque, Unpack, XdrCodec, decode, encode};
 
 /// The RPC version that everybody speaks.
 const RPC_VERSION: u32 = 2;
-/// Longest machine name that still fits the 200 bytes of an auth body: five other words go with it.
+/// `msg_type`.
+const CALL: u32 = 0;
+const REPLY: u32 = 1;
+/// `reply_stat`.
+const ACCEPTED: u32 = 0;
+const DENIED: u32 = 1;
+/// `reject_stat`.
+const RPC_MISMATCH: u32 = 0;
+const AUTH_ERROR: u32 = 1;
+/// `auth_stat`.
+const BAD_CREDENTIAL: u32 = 1;
+const TOO_WEAK: u32 = 5;
+/// `auth_flavor`.
+const AUTH_NONE: u32 = 0;
+const AUTH_SYS: u32 = 1;
+/// Longest body of a credential or verifier (section 8.2).
+const MAX_AUTH: usize = 400;
+/// Longest machine name in a call made here: with five other words it fits into 200 bytes, which is
+/// all that some servers take.
 const MAX_MACHINE: usize = 176;
+
+/// `opaque_auth`.
+#[derive(Debug, Default, XdrCodec)]
+struct Auth {
+    flavor: u32,
+    body: Opaque<MAX_AUTH>,
+}
+
+/// `authsys_parms` (appendix A).
+#[derive(Debug, XdrCodec)]
+struct SysBody {
+    stamp: u32,
+    machine: Opaque<255>,
+    uid: u32,
+    gid: u32,
+    groups: List<u32, 16>,
+}
 
 /// Who a caller says it is. Proves nothing (RFC 5531 section 13).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +66,33 @@ impl Credential {
     /// AUTH_SYS of root at `machine`; the name is cut where an auth body has no room for it.
     pub fn root(machine: &str) -> Self {
         Self::Unix { machine: machine.to_owned(), uid: 0, gid: 0, groups: Vec::new() }
+    }
+
+    fn to_auth(&self) -> Auth {
+        let (flavor, body) = match self {
+            Self::None => (AUTH_NONE, Vec::new()),
+            Self::Other(flavor) => (*flavor, Vec::new()),
+            Self::Unix { machine, uid, gid, groups: _ } => {
+                let machine = machine.as_bytes();
+                let machine = Opaque::new(machine.get(..MAX_MACHINE).unwrap_or(machine)).unwrap_or_default();
+                let body = SysBody { stamp: 0, machine, uid: *uid, gid: *gid, groups: List::default() };
+                (AUTH_SYS, encode(&body))
+            }
+        };
+        Auth { flavor, body: Opaque::new(body).unwrap_or_default() }
+    }
+
+    /// `None`: malformed.
+    fn from_auth(auth: &Auth) -> Option<Self> {
+        Some(match auth.flavor {
+            AUTH_NONE => Self::None,
+            AUTH_SYS => {
+                let SysBody { machine, uid, gid, groups, .. } = decode(auth.body.as_slice()).ok()?;
+                let machine = String::from_utf8_lossy(machine.as_slice()).into_owned();
+                Self::Unix { machine, uid, gid, groups: groups.into_vec() }
+            }
+            other => Self::Other(other),
+        })
     }
 }
 
@@ -150,129 +202,100 @@ pub enum DecodeError {
     NotAReply,
 }
 
-/// Takes off the mark that `onc-rpc` put on.
-fn unframed(message: &RpcMessage<&[u8], &[u8]>) -> Vec<u8> {
-    // The writer is a Vec, which takes everything.
-    let mut bytes = message.serialise().unwrap_or_default();
-    bytes.drain(..MARK.min(bytes.len()));
+impl From<CodecError> for DecodeError {
+    fn from(error: CodecError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4 * words.len());
+    for word in words {
+        bytes.extend_from_slice(&word.to_be_bytes());
+    }
     bytes
 }
 
-fn clip(name: &str) -> &[u8] {
-    name.as_bytes().get(..MAX_MACHINE).unwrap_or(name.as_bytes())
+fn word(rest: &mut &[u8]) -> Result<u32, CodecError> {
+    Ok(u32::unpack(rest)?.0)
 }
 
 /// Encodes a call.
 pub fn call(xid: u32, program: u32, version: u32, procedure: u32, credential: &Credential, args: &[u8]) -> Vec<u8> {
-    let flavor: AuthFlavor<&[u8]> = match credential {
-        Credential::None => AuthFlavor::AuthNone(None),
-        Credential::Unix { machine, uid, gid, groups: _ } => {
-            AuthFlavor::AuthUnix(AuthUnixParams::new(0, clip(machine), *uid, *gid, None))
-        }
-        Credential::Other(id) => AuthFlavor::Unknown { id: *id, data: &[] },
-    };
-    let body = CallBody::new(program, version, procedure, flavor, AuthFlavor::AuthNone(None), args);
-    unframed(&RpcMessage::new(xid, MessageType::Call(body)))
-}
-
-/// The first two words: xid and message type.
-fn head(message: &[u8]) -> Option<(u32, u32)> {
-    let (xid, rest) = message.split_first_chunk::<4>()?;
-    let kind = rest.first_chunk::<4>()?;
-    Some((u32::from_be_bytes(*xid), u32::from_be_bytes(*kind)))
-}
-
-fn denied(xid: u32, why: RejectedReply) -> Vec<u8> {
-    unframed(&RpcMessage::new(xid, MessageType::Reply(ReplyBody::Denied(why))))
+    let mut bytes = words(&[xid, CALL, RPC_VERSION, program, version, procedure]);
+    for auth in [credential.to_auth(), Auth::default()] {
+        bytes.extend(encode(&auth));
+    }
+    bytes.extend_from_slice(args);
+    bytes
 }
 
 /// Takes a call apart, or says what it is to be answered with.
 pub fn parse_call(message: &[u8]) -> Result<IncomingCall<'_>, BadCall> {
-    let Some((xid, 0)) = head(message) else { return Err(BadCall::Ignore) };
-    // `onc-rpc` borrows from the framed copy; the arguments are the tail of the original.
-    let framed = frame(message);
-    let parsed = RpcMessage::try_from(framed.as_slice()).map_err(|error| match error {
-        OncError::InvalidRpcVersion(_) => {
-            BadCall::Answer(denied(xid, RejectedReply::RpcVersionMismatch { low: RPC_VERSION, high: RPC_VERSION }))
-        }
-        OncError::InvalidAuthData | OncError::InvalidLength | OncError::InvalidMachineName(_) => {
-            BadCall::Answer(denied(xid, RejectedReply::AuthError(AuthError::BadCredentials)))
-        }
+    let mut args = message;
+    let mut next = || word(&mut args).map_err(|_| BadCall::Ignore);
+    let (xid, CALL, rpc_version) = (next()?, next()?, next()?) else { return Err(BadCall::Ignore) };
+    if rpc_version != RPC_VERSION {
+        let told = [xid, REPLY, DENIED, RPC_MISMATCH, RPC_VERSION, RPC_VERSION];
+        return Err(BadCall::Answer(words(&told)));
+    }
+    let (program, version, procedure) = (next()?, next()?, next()?);
+    let bad_credential = || BadCall::Answer(words(&[xid, REPLY, DENIED, AUTH_ERROR, BAD_CREDENTIAL]));
+    let bad_auth = |error| match error {
+        CodecError::InvalidLength(_) => bad_credential(),
         _ => BadCall::Ignore,
-    })?;
-    let body = parsed.call_body().ok_or(BadCall::Ignore)?;
-    let credential = match body.auth_credentials() {
-        AuthFlavor::AuthNone(_) => Credential::None,
-        AuthFlavor::AuthUnix(unix) => Credential::Unix {
-            machine: String::from_utf8_lossy(unix.machine_name()).into_owned(),
-            uid: unix.uid(),
-            gid: unix.gid(),
-            groups: unix.gids().unwrap_or_default().to_vec(),
-        },
-        other => Credential::Other(other.id()),
     };
-    let args = message.get(message.len() - body.payload().len()..).ok_or(BadCall::Ignore)?;
-    Ok(IncomingCall {
-        xid,
-        program: body.program(),
-        version: body.program_version(),
-        procedure: body.procedure(),
-        credential,
-        args,
-    })
+    let (credential, _) = Auth::unpack(&mut args).map_err(bad_auth)?;
+    let credential = Credential::from_auth(&credential).ok_or_else(bad_credential)?;
+    Auth::unpack(&mut args).map_err(bad_auth)?;
+    Ok(IncomingCall { xid, program, version, procedure, credential, args })
 }
 
 /// Encodes a reply.
 pub fn reply(xid: u32, answer: &Answer) -> Vec<u8> {
-    let status = match answer {
-        Answer::Success(results) => AcceptedStatus::Success(results.as_slice()),
-        Answer::ProgUnavail => AcceptedStatus::ProgramUnavailable,
-        Answer::ProgMismatch { low, high } => AcceptedStatus::ProgramMismatch { low: *low, high: *high },
-        Answer::ProcUnavail => AcceptedStatus::ProcedureUnavailable,
-        Answer::GarbageArgs => AcceptedStatus::GarbageArgs,
-        Answer::SystemErr => AcceptedStatus::SystemError,
-        Answer::TooWeak => return denied(xid, RejectedReply::AuthError(AuthError::TooWeak)),
-    };
-    let accepted = AcceptedReply::new(AuthFlavor::<&[u8]>::AuthNone(None), status);
-    unframed(&RpcMessage::new(xid, MessageType::Reply(ReplyBody::Accepted(accepted))))
+    let accepted = |stat| words(&[xid, REPLY, ACCEPTED, AUTH_NONE, 0, stat]);
+    match answer {
+        Answer::Success(results) => [accepted(0).as_slice(), results].concat(),
+        Answer::ProgUnavail => accepted(1),
+        Answer::ProgMismatch { low, high } => [accepted(2), words(&[*low, *high])].concat(),
+        Answer::ProcUnavail => accepted(3),
+        Answer::GarbageArgs => accepted(4),
+        Answer::SystemErr => accepted(5),
+        Answer::TooWeak => words(&[xid, REPLY, DENIED, AUTH_ERROR, TOO_WEAK]),
+    }
 }
 
 /// Takes a reply apart.
 pub fn parse_reply(message: &[u8]) -> Result<IncomingReply<'_>, DecodeError> {
-    let framed = frame(message);
-    let parsed = RpcMessage::try_from(framed.as_slice()).map_err(|error| DecodeError::Malformed(error.to_string()))?;
-    let outcome = match parsed.reply_body().ok_or(DecodeError::NotAReply)? {
-        ReplyBody::Denied(RejectedReply::RpcVersionMismatch { low, high }) => {
-            Err(RpcError::RpcMismatch { low: *low, high: *high })
-        }
-        ReplyBody::Denied(RejectedReply::AuthError(error)) => Err(RpcError::Auth(auth_stat(error))),
-        ReplyBody::Accepted(accepted) => match accepted.status() {
-            AcceptedStatus::Success(results) => message
-                .get(message.len() - results.len()..)
-                .map(Ok)
-                .ok_or_else(|| DecodeError::Malformed("results".to_owned()))?,
-            AcceptedStatus::ProgramUnavailable => Err(RpcError::ProgUnavail),
-            AcceptedStatus::ProgramMismatch { low, high } => Err(RpcError::ProgMismatch { low: *low, high: *high }),
-            AcceptedStatus::ProcedureUnavailable => Err(RpcError::ProcUnavail),
-            AcceptedStatus::GarbageArgs => Err(RpcError::GarbageArgs),
-            AcceptedStatus::SystemError => Err(RpcError::SystemErr),
-        },
-    };
-    Ok(IncomingReply { xid: parsed.xid(), outcome })
-}
-
-/// RFC 5531 section 9, `auth_stat`.
-fn auth_stat(error: &AuthError) -> u32 {
-    match error {
-        AuthError::Success => 0,
-        AuthError::BadCredentials => 1,
-        AuthError::RejectedCredentials => 2,
-        AuthError::BadVerifier => 3,
-        AuthError::RejectedVerifier => 4,
-        AuthError::TooWeak => 5,
-        AuthError::InvalidResponseVerifier => 6,
-        AuthError::Failed => 7,
+    let mut rest = message;
+    let xid = word(&mut rest)?;
+    if word(&mut rest)? != REPLY {
+        return Err(DecodeError::NotAReply);
     }
+    let error = match word(&mut rest)? {
+        ACCEPTED => {
+            Auth::unpack(&mut rest)?;
+            match word(&mut rest)? {
+                0 => return Ok(IncomingReply { xid, outcome: Ok(rest) }),
+                1 => RpcError::ProgUnavail,
+                2 => RpcError::ProgMismatch { low: word(&mut rest)?, high: word(&mut rest)? },
+                3 => RpcError::ProcUnavail,
+                4 => RpcError::GarbageArgs,
+                5 => RpcError::SystemErr,
+                other => return Err(CodecError::InvalidEnumValue(other).into()),
+            }
+        }
+        DENIED => match word(&mut rest)? {
+            RPC_MISMATCH => RpcError::RpcMismatch { low: word(&mut rest)?, high: word(&mut rest)? },
+            AUTH_ERROR => RpcError::Auth(word(&mut rest)?),
+            other => return Err(CodecError::InvalidEnumValue(other).into()),
+        },
+        other => return Err(CodecError::InvalidEnumValue(other).into()),
+    };
+    if rest.is_empty() {
+        return Ok(IncomingReply { xid, outcome: Err(error) });
+    }
+    Err(DecodeError::Malformed(format!("{} bytes left after it", rest.len())))
 }
 
 #[cfg(test)]
@@ -287,7 +310,7 @@ mod tests {
     }
 
     // RFC 5531 section 9 (rpc_msg, call_body), appendix A (authsys_parms).
-    const CALL: &str = "12345678 00000000 00000002 000186b5 00000004 00000002
+    const WHOLE: &str = "12345678 00000000 00000002 000186b5 00000004 00000002
         00000001 00000018 00000000 00000002 63310000 000003e8 00000064 00000000
         00000000 00000000
         0a0b0c0d 01020304";
@@ -296,7 +319,7 @@ mod tests {
     fn a_call_is_written_and_read_as_the_specification_has_it() {
         let args = [10, 11, 12, 13, 1, 2, 3, 4];
         let written = call(0x1234_5678, 100_021, 4, 2, &unix(), &args);
-        assert_eq!(hex::encode(&written), hex::encode(bytes(CALL)));
+        assert_eq!(hex::encode(&written), hex::encode(bytes(WHOLE)));
         let expected = IncomingCall {
             xid: 0x1234_5678,
             program: 100_021,
@@ -311,7 +334,7 @@ mod tests {
     // RFC 5531 appendix A: "unsigned int gids<16>".
     #[test]
     fn the_groups_of_a_caller_are_read() {
-        let mut message = bytes(CALL);
+        let mut message = bytes(WHOLE);
         message[31] += 8;
         message[55] = 2;
         message.splice(56..56, [0, 0, 0, 7, 0, 0, 0, 9]);
@@ -320,9 +343,36 @@ mod tests {
         assert_eq!(credential, Ok(Credential::Unix { machine: "c1".to_owned(), uid: 1000, gid: 100, groups }));
     }
 
+    // RFC 5531 section 8.2: "opaque body<400>"; appendix A: "string machinename<255>", "gids<16>".
+    #[test]
+    fn credentials_of_up_to_400_bytes_are_read() {
+        for (machine, count) in [(181, 0), (120, 16), (255, 16)] {
+            let (name, groups) = ("m".repeat(machine), (0..count).collect::<Vec<u32>>());
+            let (length, pad) = (u32::try_from(machine).unwrap(), machine.wrapping_neg() & 3);
+            let group_count = u32::try_from(groups.len()).unwrap();
+            let body =
+                [&words(&[0, length]), name.as_bytes(), &[0; 3][..pad], &words(&[1, 2, group_count]), &words(&groups)];
+            let body = body.concat();
+            assert!((201..=400).contains(&body.len()));
+            let length = u32::try_from(body.len()).unwrap();
+            let head = words(&[7, CALL, RPC_VERSION, 100_021, 4, 2, AUTH_SYS, length]);
+            let message = [head, body, words(&[AUTH_NONE, 0]), b"args".to_vec()].concat();
+            let call = parse_call(&message).unwrap();
+            let credential = Credential::Unix { machine: name, uid: 1, gid: 2, groups };
+            assert_eq!((call.credential, call.args), (credential, &b"args"[..]));
+        }
+        let other = |length: u32| {
+            let head = words(&[7, CALL, RPC_VERSION, 1, 1, 1, 6, length]);
+            [head, vec![0; length.next_multiple_of(4) as usize], words(&[AUTH_NONE, 0])].concat()
+        };
+        assert_eq!(parse_call(&other(400)).unwrap().credential, Credential::Other(6));
+        let told = words(&[7, REPLY, DENIED, AUTH_ERROR, BAD_CREDENTIAL]);
+        assert_eq!(parse_call(&other(401)), Err(BadCall::Answer(told)));
+    }
+
     #[test]
     fn a_call_cut_before_its_arguments_is_none() {
-        let whole = bytes(CALL);
+        let whole = bytes(WHOLE);
         for end in 0..whole.len() - 8 {
             assert!(parse_call(&whole[..end]).is_err(), "cut at {end} it was still read");
         }
@@ -331,7 +381,7 @@ mod tests {
     // RFC 5531 section 9: "RPC_MISMATCH = 0", with the lowest and highest version spoken.
     #[test]
     fn another_rpc_version_is_told_which_one_is_spoken() {
-        let mut other = bytes(CALL);
+        let mut other = bytes(WHOLE);
         other[11] = 3;
         let told = bytes("12345678 00000001 00000001 00000000 00000002 00000002");
         assert_eq!(parse_call(&other), Err(BadCall::Answer(told)));
@@ -341,11 +391,11 @@ mod tests {
     #[test]
     fn a_malformed_credential_is_told_so() {
         let told = bytes("12345678 00000001 00000001 00000001 00000001");
-        let mut groups = bytes(CALL);
+        let mut groups = bytes(WHOLE);
         groups[55] = 17;
         assert_eq!(parse_call(&groups), Err(BadCall::Answer(told.clone())));
-        let mut length = bytes(CALL);
-        length[30..32].copy_from_slice(&[1, 0x90]);
+        let mut length = bytes(WHOLE);
+        length[30..32].copy_from_slice(&[1, 0x91]);
         assert_eq!(parse_call(&length), Err(BadCall::Answer(told)));
     }
 
@@ -416,7 +466,7 @@ mod tests {
                 assert!(parse_reply(&[whole.as_slice(), &[0; 4]].concat()).is_err());
             }
         }
-        assert_eq!(parse_reply(&bytes(CALL)), Err(DecodeError::NotAReply));
+        assert_eq!(parse_reply(&bytes(WHOLE)), Err(DecodeError::NotAReply));
     }
 
     proptest! {
@@ -439,7 +489,7 @@ mod tests {
 
         #[test]
         fn a_call_with_any_word_changed_never_panics(at in 0_usize..18, word: u32) {
-            let mut message = bytes(CALL);
+            let mut message = bytes(WHOLE);
             message[at * 4..at * 4 + 4].copy_from_slice(&word.to_be_bytes());
             let _ = parse_call(&message);
             let _ = parse_reply(&message);

@@ -7,7 +7,7 @@
 
 use std::io::{Read, Write};
 
-pub use nfs3_types::xdr_codec::{Error as CodecError, Pack, Unpack, XdrCodec};
+pub use nfs3_types::xdr_codec::{Error as CodecError, Pack, Unpack, Void, XdrCodec};
 
 /// Why bytes are not the value they should be.
 #[derive(Debug, thiserror::Error)]
@@ -217,7 +217,7 @@ impl<T: Unpack, const MAX: usize> Unpack for List<T, MAX> {
 }
 
 /// `T *name`: optional data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Maybe<T>(pub Option<T>);
 
 impl<T: Pack> Pack for Maybe<T> {

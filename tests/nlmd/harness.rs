@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use nlmctl::wire::control::{self, Answer, Refusal};
+use nlmctl::wire::control::{self, Refusal, Response};
 use nlmctl::wire::nlm::{
     self, CancArgs, Lock, LockArgs, Message, Procedure, Res, ShareArgs, ShareBits, ShareRes, Stat, TestArgs, TestRes,
     UnlockArgs, Version,
@@ -358,9 +358,9 @@ impl Control {
         self.stream.write_all(&frame(&message)).unwrap();
         let record = read_record(&mut self.stream, &mut self.records).expect("an answer");
         let reply = rpc::parse_reply(&record).unwrap();
-        match decode::<Answer<T>>(reply.outcome.unwrap()).unwrap() {
-            Answer::Ok(value) => Ok(value),
-            Answer::Refused(refusal) => Err(refusal),
+        match decode::<Response<T>>(reply.outcome.unwrap()).unwrap() {
+            Response::Ok(value) => Ok(value),
+            Response::Refused(refusal) => Err(refusal),
         }
     }
     pub(crate) fn status(&mut self) -> control::Status {

@@ -109,6 +109,13 @@ fn start(folder: &tempfile::TempDir, rpcbind: &Rpcbind, flags: &[&str]) -> Daemo
         .unwrap_or_else(|(status, log)| panic!("nlmd did not start ({status}): {log}"))
 }
 
+/// Kills nlmd, and takes its entries away: another test's nlmd may get its ports before it is started again.
+fn crash(daemon: Daemon, rpcbind: &Rpcbind) {
+    let ports = [daemon.nlm_udp, daemon.nlm_tcp, daemon.nsm_udp, daemon.nsm_tcp].map(u32::from);
+    daemon.kill_9();
+    rpcbind.entries.lock().unwrap().retain(|entry| !ports.contains(&entry.port));
+}
+
 fn told(host: &str, state: i32, cookie: u8) -> SmNotifyArgs {
     SmNotifyArgs { name: name(host), state: NsmState(state), private: [cookie; 16] }
 }
@@ -130,7 +137,7 @@ fn a_program_is_told_when_a_host_that_it_monitors_reboots_also_after_a_crash_of_
     notify(&daemon, "127.0.0.3", "whatever.example.org", 9);
     assert!(program.hears_nothing(), "a repetition");
     assert_eq!(mon(&daemon, "127.0.0.3", 8), monitored, "another priv replaces the first");
-    daemon.kill_9();
+    crash(daemon, &rpcbind);
 
     let daemon = start(&folder, &rpcbind, &[]);
     assert_ne!(nsm_state(&daemon), state);
@@ -157,7 +164,7 @@ fn a_program_that_monitors_no_more_is_told_nothing_more() {
     notify(&daemon, "127.0.0.4", "a", 9);
     assert_eq!(program.hear(), told("127.0.0.4", 9, 1), "not the one before");
     assert_eq!(nsm_call(&daemon, "127.0.0.1", nsm::Procedure::UnmonAll, &encode(&me())), Ok(state));
-    daemon.kill_9();
+    crash(daemon, &rpcbind);
     let daemon = start(&folder, &rpcbind, &[]);
     notify(&daemon, "127.0.0.5", "a", 9);
     assert!(program.hears_nothing());
@@ -188,7 +195,7 @@ fn a_host_without_an_address_is_not_monitored() {
 #[test]
 fn a_host_that_missed_a_notice_is_not_told_by_a_restart_and_not_at_all_once_it_is_monitored_anew() {
     let (folder, rpcbind) = (tempfile::tempdir().unwrap(), Rpcbind::start(Vec::new()));
-    start(&folder, &rpcbind, &[]).kill_9();
+    crash(start(&folder, &rpcbind, &[]), &rpcbind);
     let path = folder.path().join("state/nlmd.sqlite");
     let hosts = "INSERT INTO to_tell (mon_name, my_name, addresses) VALUES \
                  ('127.0.0.3', 'server', '127.0.0.3'), ('other', 'server', '127.0.0.4')";
@@ -200,7 +207,7 @@ fn a_host_that_missed_a_notice_is_not_told_by_a_restart_and_not_at_all_once_it_i
     assert!(daemon.log().contains("were not told of a crash"), "{}", daemon.log());
     // A later write that is answered: the one before it is on disk.
     assert_eq!(mon(&daemon, "127.0.0.5", 1).res_stat, ResStat::Success);
-    daemon.kill_9();
+    crash(daemon, &rpcbind);
     let database = rusqlite::Connection::open(&path).unwrap();
     let mut left = database.prepare("SELECT mon_name FROM to_tell").unwrap();
     let left: Vec<String> = left.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
@@ -333,7 +340,7 @@ fn a_reclaim_is_granted_though_statd_is_gone_and_the_client_is_watched_once_it_i
     let daemon = statd.nlmd(&folder, &[]);
     assert_eq!(Client::v4(&daemon, "127.0.0.2", "alpha").lock(&want("file")), Stat::Granted);
     statd.program.hear();
-    daemon.kill_9();
+    crash(daemon, &statd.rpcbind);
     let is_statd = |entry: &Mapping| entry.program == nsm::PROGRAM;
     let entries = |edit: &dyn Fn(&mut Vec<Mapping>)| edit(&mut statd.rpcbind.entries.lock().unwrap());
     let entry = *statd.rpcbind.entries.lock().unwrap().iter().find(|entry| is_statd(entry)).unwrap();
@@ -360,7 +367,7 @@ fn a_reclaim_does_not_wait_for_a_statd_that_hangs() {
     let daemon = statd.nlmd(&folder, &[]);
     assert_eq!(Client::v4(&daemon, "127.0.0.2", "alpha").lock(&want("file")), Stat::Granted);
     statd.program.hear();
-    daemon.kill_9();
+    crash(daemon, &statd.rpcbind);
     statd.hangs.store(true, Ordering::Relaxed);
     let daemon = statd.nlmd(&folder, &["--grace", "20s"]);
     let began = std::time::Instant::now();
@@ -418,7 +425,7 @@ fn a_restart_takes_a_new_number_in_statds_file_and_knows_the_old_cookies() {
     assert_eq!((Control::open(&daemon).status().nsm_state.0, statd.number()), (7, 7), "statd's own");
     assert_eq!(Client::v4(&daemon, "127.0.0.2", "alpha").lock(&want("file")), Stat::Granted);
     let cookie = statd.program.hear().2;
-    daemon.kill_9();
+    crash(daemon, &statd.rpcbind);
 
     let daemon = statd.nlmd(&folder, &["--grace", "1s"]);
     assert_eq!((Control::open(&daemon).status().nsm_state.0, statd.number()), (9, 9));

@@ -40,9 +40,6 @@ const IMPURE: &[(&[&str], &str)] = &[
 ];
 const PURE: &[&str] = &["wire", "locks", "resync", "report"];
 
-/// Folders that still have circles inside. One that has none any more is taken off this list.
-const STILL_CYCLIC: &[&str] = &["lockd/table", "locks", "nsm/roster", "rpc", "wire/control"];
-
 static HOUSE: LazyLock<House> = LazyLock::new(House::standing);
 
 /// What each folder may name: the code words of the second and third column of the table.
@@ -121,21 +118,12 @@ fn impurities(house: &House) -> Vec<String> {
     complaints
 }
 
-/// The circles in each folder, but for the folders that are exempt; and the exempt ones that have none.
-fn circles(house: &House, exempt: &[&str]) -> Vec<String> {
-    let mut complaints = Vec::new();
+/// The circles in each folder.
+fn circles(house: &House) -> Vec<String> {
     let neighbours = house.neighbours();
-    for (folder, edges) in &neighbours {
-        let found = cycles(edges);
-        if !exempt.contains(&folder.as_str()) {
-            complaints.extend(found.into_iter().map(|circle| format!("src/{folder}: {circle}")));
-        }
-    }
-    let is_free = |folder: &&&str| neighbours.get(**folder).is_none_or(|edges| cycles(edges).is_empty());
-    complaints.extend(
-        exempt.iter().filter(is_free).map(|folder| format!("src/{folder}: has no circle any more: off STILL_CYCLIC")),
-    );
-    complaints
+    let found =
+        neighbours.iter().flat_map(|(folder, edges)| cycles(edges).into_iter().map(move |circle| (folder, circle)));
+    found.map(|(folder, circle)| format!("src/{folder}: {circle}")).collect()
 }
 
 fn none(complaints: &[String]) {
@@ -161,7 +149,7 @@ fn the_pure_folders_know_no_clock_no_socket_and_no_task() {
 
 #[test]
 fn no_files_of_a_folder_name_each_other_in_a_circle() {
-    none(&circles(&HOUSE, STILL_CYCLIC));
+    none(&circles(&HOUSE));
 }
 
 const TABLE: &str = "\
@@ -246,9 +234,7 @@ fn two_files_that_name_each_other_are_a_circle() {
         ("x/b.rs", "\nuse super::a::A;\npub struct B;"),
         ("x/c.rs", "use super::{A, b::B};"),
     ]);
-    assert_eq!(circles(&house, &[]), ["src/x: a -> b (src/x/a.rs:1), b -> a (src/x/b.rs:2)"]);
-    assert_eq!(circles(&house, &["x"]), [""; 0], "while it is exempt");
-    assert_eq!(circles(&house, &["x", "y"]), ["src/y: has no circle any more: off STILL_CYCLIC"]);
+    assert_eq!(circles(&house), ["src/x: a -> b (src/x/a.rs:1), b -> a (src/x/b.rs:2)"]);
 }
 
 #[test]
@@ -261,7 +247,7 @@ fn three_files_that_name_each_other_through_what_is_handed_on_are_a_circle() {
         ("x/deep/d.rs", "use crate::x::A;\npub struct D;"),
     ]);
     assert_eq!(
-        circles(&house, &[]),
+        circles(&house),
         ["src/x: a -> b (src/x/a.rs:1), b -> deep (src/x/b.rs:1), deep -> a (src/x/deep/d.rs:1)"]
     );
 }
@@ -272,8 +258,8 @@ fn what_a_module_file_defines_or_uses_makes_it_a_part_of_a_circle() {
     for uses in ["fn g() { a::f(Shared); }", "use a::f;", "pub use a::f;\nfn g() { f(Shared); }"] {
         let house =
             House::new([("x/mod.rs", format!("mod a;\npub struct Shared;\n{uses}")), (child.0, child.1.to_owned())]);
-        assert_eq!(circles(&house, &[]).len(), 1, "{uses}");
+        assert_eq!(circles(&house).len(), 1, "{uses}");
     }
     let hands_on = House::new([("x/mod.rs", "mod a;\npub struct Shared;\npub use a::f;"), child]);
-    assert_eq!(circles(&hands_on, &[]), [""; 0]);
+    assert_eq!(circles(&hands_on), [""; 0]);
 }

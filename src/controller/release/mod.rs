@@ -20,12 +20,10 @@ mod plan;
 pub use choice::{OwnerChoice, Request};
 pub use plan::Plan;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::choice::{Chosen, Probed, Seen};
 use self::lockd::probe_lockds;
-use super::books::{locks, next_page};
 use super::record::Record;
 use super::{ControllerError, Options, targets};
 use crate::manager::{LockManager, ManagerError};
@@ -34,7 +32,7 @@ use crate::report::{Failure, ReleaseOutcome, ReleaseReport, Stamp};
 use crate::resync::consent::Consent;
 use crate::resync::plan::{self as run_plan, refuse_busy, refuse_unknown};
 use crate::store::{NewRelease, Store};
-use crate::wire::control::{ClientRow, LockRow, LockState, LocksArgs, MAX_REFS, RefusalCode, Scope};
+use crate::wire::control::{ClientRow, LockRow, LockState, MAX_REFS, RefusalCode, Scope};
 use crate::wire::types::FileHandle;
 use crate::wire::xdr::List;
 
@@ -56,7 +54,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     refuse_busy(&manager.status().await?)?;
     let clients = manager.clients().await?;
     refuse_unknown(&scope, &request.clients, &clients)?;
-    let rows = if info.capabilities.knows_owners { locks(manager, &scope).await? } else { Vec::new() };
+    let rows = if info.capabilities.knows_owners { manager.all_locks(&scope).await? } else { Vec::new() };
     let chosen = Chosen::new(request, &scope, &Seen { info: &info, clients: &clients, rows })?;
     let waiting = waiting(manager, chosen.files()).await?;
     let probes = probe(chosen.clients(), &info.names, options).await?;
@@ -71,15 +69,8 @@ async fn waiting(manager: &dyn LockManager, files: Vec<FileHandle>) -> Result<Ve
     let mut waiting = Vec::new();
     for some in files.chunks(MAX_REFS) {
         let scope = Scope { clients: List::default(), files: List::clipped(some.to_vec()) };
-        let mut after = 0;
-        loop {
-            let page = manager.locks(&LocksArgs { scope: scope.clone(), after }).await?;
-            waiting.extend(page.locks.into_vec().into_iter().filter(|row| row.state == LockState::Waiting));
-            match next_page(manager, after, page.next)? {
-                Some(next) => after = next,
-                None => break,
-            }
-        }
+        let locks = manager.all_locks(&scope).await?;
+        waiting.extend(locks.into_iter().filter(|row| row.state == LockState::Waiting));
     }
     Ok(waiting)
 }
@@ -90,25 +81,19 @@ async fn probe(
     names: &List<crate::wire::types::CallerName, 16>,
     options: &Options,
 ) -> Result<Vec<Probed>, ControllerError> {
-    let addresses = |row: &ClientRow| row.addresses.as_slice().iter().map(|a| a.0).collect::<Vec<IpAddr>>();
-    let target = |(id, row): (u32, &ClientRow)| {
-        let host = match addresses(row) {
-            none if none.is_empty() => Host::Name(row.name.to_string()),
-            some => Host::Addresses(some),
-        };
-        Target { id, host, notices: Vec::new() }
-    };
+    let host = |row: &ClientRow| Host::of(row.name.as_str(), row.addresses.as_slice().iter().map(|a| a.0));
+    let target = |(id, row): (u32, &ClientRow)| Target { id, host: host(row), notices: Vec::new() };
     let Some(my_name) = names.as_slice().first().cloned() else {
         return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
     };
     let ask = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
-    let hosts = clients.iter().map(|row| (row.name.to_string(), addresses(row))).collect();
+    let hosts = clients.iter().map(host).collect();
     let (statds, lockds) = tokio::join!(
         nsm::probe((0..).zip(clients).map(target).collect(), ask),
         probe_lockds(hosts, options.rpcbind_port, options.probe_timeout)
     );
-    let statds = statds?;
-    Ok(statds.iter().map(targets::probed).zip(lockds).map(|(statd, lockd)| Probed { statd, lockd }).collect())
+    let statds = statds?.into_iter();
+    Ok(statds.map(targets::probed).zip(lockds).map(|(statd, lockd)| Probed { statd, lockd }).collect())
 }
 
 /// Frees what the plan names, and reports what came of it.

@@ -49,20 +49,11 @@ impl Chosen {
         let waiters = rows.iter().filter(|row| row.state == LockState::Waiting).count();
         let mut suspicions: Vec<String> =
             client.suspicions.as_slice().iter().map(|why| why.as_str().to_owned()).collect();
-        let (statd, state) = match probed.statd {
-            run_plan::Probed::Silent(probe) => (probe, None),
-            run_plan::Probed::Answers(state) => {
-                let state = state.filter(|state| state.is_known());
-                let locked_with = client.nsm_state;
-                if let Some(now) = state.filter(|now| locked_with.is_known() && *now != locked_with) {
-                    suspicions.push(format!(
-                        "its statd's state number is {now}, its locks carried {locked_with}: it may have restarted unnoticed"
-                    ));
-                    (Probe::Suspect, Some(now.0))
-                } else {
-                    (Probe::Answers, state.map(|state| state.0))
-                }
-            }
+        let (statd, suspicion) = probed.statd.beside(client.nsm_state);
+        suspicions.extend(suspicion);
+        let state = match probed.statd {
+            run_plan::Probed::Answers(state) => state.filter(|state| state.is_known()).map(|state| state.0),
+            run_plan::Probed::Silent(_) => None,
         };
         ReleaseClient {
             name: client.name.to_string(),

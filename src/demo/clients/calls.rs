@@ -1,7 +1,8 @@
 //! NLM v4 calls of all hosts over one socket: each leaves from its host's address.
 //!
 //! At most [`WINDOW`] calls are out at a time, so that neither side's receive buffer overflows; the
-//! rest wait for a place.
+//! rest wait for a place. A repeated LOCK or UNLOCK must keep its xid, or the server executes it twice;
+//! `rpc::fanout` gives each transmission another one, so it is not what sends these.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

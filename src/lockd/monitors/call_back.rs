@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use crate::lockd::persist::LocalMonitor;
 use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nlm::SmNotifyArgs;
 use crate::wire::rpc::Credential;
@@ -38,7 +38,7 @@ struct Shared {
     /// such a port itself gets no call from one: it would be a way to speak as root to any other.
     reserved: UdpClient,
     ordinary: UdpClient,
-    rpcbind: SocketAddr,
+    rpcbind_port: u16,
     turns: Semaphore,
 }
 
@@ -50,14 +50,14 @@ impl CallBack {
         let shared = Shared {
             reserved: client(UdpEndpoint::bind_reserved(loopback)?),
             ordinary: client(UdpEndpoint::bind(SocketAddr::new(loopback, 0))?),
-            rpcbind: SocketAddr::new(loopback, rpcbind_port),
+            rpcbind_port,
             turns: Semaphore::new(AT_ONCE),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Tells the program, until it answers or for about a minute.
-    pub(super) async fn tell(&self, monitor: &LocalMonitor, state: NsmState) -> Result<(), CallError> {
+    pub(super) async fn tell(&self, monitor: &LocalMonitor, state: NsmState) -> Result<(), ProgramError> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..ATTEMPTS {
             match self.once(monitor, state).await {
@@ -72,18 +72,16 @@ impl CallBack {
         self.once(monitor, state).await
     }
 
-    async fn once(&self, monitor: &LocalMonitor, state: NsmState) -> Result<(), CallError> {
-        let Shared { reserved, ordinary, rpcbind, turns } = &*self.shared;
-        let _turn = turns.acquire().await.map_err(|_| CallError::NotThere)?;
+    async fn once(&self, monitor: &LocalMonitor, state: NsmState) -> Result<(), ProgramError> {
+        let Shared { reserved, ordinary, rpcbind_port, turns } = &*self.shared;
+        let _turn = turns.acquire().await.map_err(|_| ProgramError::NotCalled(CallError::NotThere))?;
         let client = if monitor.privileged { reserved } else { ordinary };
         let asker = &monitor.id.my_id;
-        let (program, version) = (asker.my_prog, asker.my_vers);
-        let found = rpcbind::getport(client, *rpcbind, None, program, version, Transport::Udp, ASK_PATIENCE).await;
-        let port = found?.ok_or(CallError::NotThere)?;
         // XNFS chapter 11, "struct status"; NLM's procedure 16 has the same argument.
         let status = SmNotifyArgs { name: monitor.id.mon_name.clone(), state, private: monitor.private };
         let (args, credential) = (encode(&status), &Credential::None);
-        let request = Request { program, version, procedure: asker.my_proc, credential, args: &args };
-        client.call(SocketAddr::new(rpcbind.ip(), port), None, request, PATIENCE).await.map(drop)
+        let (program, version, procedure) = (asker.my_prog, asker.my_vers, asker.my_proc);
+        let request = Request { program, version, procedure, credential, args: &args };
+        Host::local(client, *rpcbind_port, ASK_PATIENCE).call(&[Transport::Udp], request, PATIENCE).await.map(drop)
     }
 }

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use crate::lockd::persist::ToTell;
 use crate::lockd::recovery;
 use crate::lockd::table::Clock;
-use crate::nsm::{Host, News, Notice, Target};
+use crate::nsm::{self, Host, News, Notice, Target};
 use crate::wire::types::{CallerName, NsmState};
 
 /// What is told, and how.
@@ -37,14 +37,14 @@ pub(super) async fn tell(hosts: Vec<ToTell>, order: Order, told: mpsc::Unbounded
     let outcome = recovery::fan_out(targets, options, |event| {
         let Some(host) = hosts.get(event.id as usize) else { return };
         match event.news {
-            News::Acked { acked, of, .. } if acked == of => {
+            News::Answered { answered, of, .. } if answered == of => {
                 let _ = told.send(host.clone());
             }
-            News::GivenUp { delivery, error, last } if last => {
+            News::GivenUp { failure, error, last, .. } if last => {
                 let error = error.unwrap_or_default();
-                tracing::warn!(host = %host.mon_name, ?delivery, error, "a host was not told; it will be after the next boot or SM_SIMU_CRASH");
+                tracing::warn!(host = %host.mon_name, delivery = ?nsm::delivery(failure), error, "a host was not told; it will be after the next boot or SM_SIMU_CRASH");
             }
-            News::Acked { .. } | News::SentAgain | News::State(_) | News::GivenUp { .. } => {}
+            News::Answered { .. } | News::SentAgain | News::GivenUp { .. } => {}
         }
     });
     if let Err(error) = outcome.await {

@@ -22,14 +22,15 @@ mod monitors;
 mod records;
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::host::try_lock;
 use crate::wire::control::{FullResult, RunId};
 
 pub use records::{Change, Found, LocalMonitor, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord, ToTell, Watch};
@@ -156,12 +157,7 @@ pub fn open(directory: &Path) -> Result<(Persist, Writer, Found), PersistError> 
 fn take_lock(directory: &Path) -> Result<File, PersistError> {
     let path = directory.join("nlmd.lock");
     let unusable = |reason: io::Error| PersistError::Directory { path: path.clone(), reason: reason.to_string() };
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(unusable)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(PersistError::InUse(directory.into())),
-        Err(TryLockError::Error(error)) => Err(unusable(error)),
-    }
+    try_lock(&path).map_err(unusable)?.ok_or_else(|| PersistError::InUse(directory.into()))
 }
 
 /// Writes first, in one transaction, then answers the reads: a reader sees what was submitted before.

@@ -5,14 +5,11 @@
 //! Entries at which nobody answers any more (a daemon that was killed) are replaced. What was set
 //! is taken back at the end, and nothing else.
 
-pub mod holder;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holder::Holder;
-
+use crate::host::{Holder, Machine};
 use crate::rpc::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
 use crate::rpc::rpcbind::local::{LocalError, LocalRpcbind, Registration};
 use crate::rpc::udp::UdpEndpoint;
@@ -157,7 +154,7 @@ fn is_one_socket(ours: &Registration, entry: &Registration) -> bool {
 }
 
 async fn taken(entry: Registration) -> RegisterError {
-    let look = move || holder::of(entry.transport, entry.address);
+    let look = move || Machine::default().holder(entry.transport, entry.address);
     let holder = tokio::task::spawn_blocking(look).await.unwrap_or(Holder::Unknown);
     match (entry.program, holder) {
         (nlm::PROGRAM, Holder::Kernel) => RegisterError::Kernel { entry },

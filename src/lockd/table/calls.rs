@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::Incoming;
+use super::incoming::Incoming;
 use super::outside::{Stepped, or_failed};
 use super::queue::{Entry, OpenCall, OpenNotice, Place, Wait};
 use super::records::{NotRecorded, Recorded};

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::Incoming;
+use super::incoming::Incoming;
 use super::queue::Place;
 use crate::lockd::embed::{Admission, Embedding, Mirror, NotTaken, Question};
 use crate::locks::{Call, Coverage, MirrorAnswer, MirrorStep, Part, Verdict, Wanted};

@@ -2,24 +2,27 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::archive::Archive;
+use super::handle::{ORDERS, Order, Table};
+use super::incoming::Clock;
 use super::outside::{Embedded, Stepped};
 use super::phase::{Phase, Runs};
 use super::queue::Queue;
 use super::records::Records;
 use super::state::{Done, Owner};
-use super::timeline::Timeline;
 use super::watches::{StatdSetup, Watches};
-use super::{Clock, REQUESTS, Request, Table};
 use crate::lockd::callbacks::Callbacks;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Found, MonitorRecord, Persist};
 use crate::locks::{Due, LockTable, Totals};
-use crate::wire::control::{InstanceId, Refusal, Status, Watched};
+use crate::rpc::control::Timeline;
+use crate::wire::control::{InstanceId, Refusal, Status};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::Maybe;
 
@@ -55,15 +58,23 @@ pub struct Setup {
 
 /// Starts the owner. It ends when every [`Table`] is dropped.
 pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
-    let (requests, inbox) = mpsc::channel(REQUESTS);
+    let (orders, inbox) = mpsc::channel(ORDERS);
+    let archive = Arc::new(Archive {
+        persist: setup.persist.clone(),
+        instance: setup.instance,
+        names: setup.names.clone(),
+        mirrored: setup.embedding.mirror.is_some(),
+        last_read: Mutex::default(),
+    });
     let (owner, cursor, nsm_state) = Owner::new(setup);
-    (Table { requests, cursor, nsm_state }, tokio::spawn(owner.run(inbox)))
+    (Table { orders, cursor, nsm_state, archive }, tokio::spawn(owner.run(inbox)))
 }
 
 impl Owner {
     /// With what watchers and the status monitor look at.
     pub(super) fn new(setup: Setup) -> (Self, watch::Receiver<u64>, watch::Receiver<NsmState>) {
-        let (timeline, cursor) = Timeline::new();
+        let timeline = Timeline::default();
+        let cursor = timeline.subscribe();
         let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
         let mut owner = Owner {
             clock: setup.clock,
@@ -118,13 +129,13 @@ impl Owner {
         elsewhere
     }
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Order>) {
         loop {
             let timer = self.timer();
             let slicing = self.runs.is_slicing();
             tokio::select! {
-                request = inbox.recv() => match request {
-                    Some(request) => self.request(request),
+                order = inbox.recv() => match order {
+                    Some(order) => order(&mut self),
                     None => break,
                 },
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => match done {
@@ -175,54 +186,10 @@ impl Owner {
         }
     }
 
-    fn request(&mut self, request: Request) {
-        match request {
-            Request::Call(incoming, answer) => self.call(incoming, answer),
-            Request::Reboot { source, name, state, done } => self.reboot(source, name, state, done),
-            Request::StatdCalls { name, state, cookie, done } => self.statd_calls(&name, state, cookie, done),
-            Request::Raise(answer) => self.raise(answer),
-            Request::Suspect { address, name, why } => {
-                if let Some(client) = self.table.find(address, &name) {
-                    self.table.suspect(client, &why);
-                    let _ = self.apply_effects();
-                }
-            }
-            Request::Status(answer) => {
-                let _ = answer.send(self.status());
-            }
-            Request::Clients(after, answer) => {
-                let _ = answer.send(self.table.list_clients(after));
-            }
-            Request::Locks(args, answer) => {
-                let _ = answer.send(self.table.list_locks(&args));
-            }
-            Request::Begin(args, connection, answer) => self.begin(args, connection, answer),
-            Request::RunClients(args, answer) => {
-                let _ = answer.send(self.run_clients(args));
-            }
-            Request::Progress(args, connection, answer) => {
-                let outcome = self.progress(&args, connection);
-                self.told(outcome, answer);
-            }
-            Request::Extend(args, answer) => {
-                let outcome = self.table.extend(self.clock.now(), &args);
-                self.told(outcome, answer);
-            }
-            Request::Settle(args, connection, answer) => self.settle(args, connection, answer),
-            Request::Abort(args, answer) => self.abort(args, answer),
-            Request::Release(args, answer) => {
-                let _ = answer.send(self.release(&args));
-            }
-            Request::Detached(connection) => self.runs.detached(connection),
-            Request::Watched(cursor, answer) => {
-                let _ = answer.send(Watched { status: self.status(), events: self.timeline.since(cursor) });
-            }
-        }
-    }
-
-    fn told(&mut self, outcome: Result<(), Refusal>, answer: oneshot::Sender<Result<Status, Refusal>>) {
+    /// Where the run stands after what a controller told of it.
+    pub(super) fn told(&mut self, outcome: Result<(), Refusal>) -> Result<Status, Refusal> {
         let _ = self.apply_effects();
-        let _ = answer.send(outcome.map(|()| self.status()));
+        outcome.map(|()| self.status())
     }
 
     fn done(&mut self, done: Done) {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::ConnectionId;
+use crate::rpc::server::ConnectionId;
 use crate::wire::control::{BeginArgs, Begun, FullResult, Refusal, RunId, RunResult};
 use crate::wire::types::NsmState;
 
 /// Begun and ended runs remembered by id, so that a repeated call is answered as the first one.
 const REMEMBERED: usize = 64;
 
-pub(super) type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+pub(super) type Refusable<T> = oneshot::Sender<Result<T, Refusal>>;
 
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -22,7 +22,7 @@ pub(super) enum Phase {
     /// Its state number is on the way to the disk.
     Beginning(Box<Beginning>),
     /// A state number without a run is on its way to the disk.
-    Raising(Answer<NsmState>),
+    Raising(Refusable<NsmState>),
     /// Marked, in grace.
     Active,
     /// Frozen; verdicts are made, slice by slice.
@@ -39,15 +39,15 @@ pub(super) struct Beginning {
     pub(super) began_unix_ms: u64,
     /// None once it is closed.
     pub(super) connection: Option<ConnectionId>,
-    pub(super) answers: Vec<Answer<Begun>>,
+    pub(super) answers: Vec<Refusable<Begun>>,
     /// Those who want it aborted: then it does not begin.
-    pub(super) aborts: Vec<Answer<RunResult>>,
+    pub(super) aborts: Vec<Refusable<RunResult>>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     pub(super) result: Option<Arc<FullResult>>,
-    pub(super) answers: Vec<Answer<RunResult>>,
+    pub(super) answers: Vec<Refusable<RunResult>>,
 }
 
 /// What is known of runs besides what the lock table knows.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Incoming;
+use super::incoming::Incoming;
 use crate::lockd::embed::Admission;
 use crate::locks::{Call, ClientId, Outside, Reboot, Verdict};
 use crate::wire::types::{CallerName, NsmState};

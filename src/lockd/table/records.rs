@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::lockd::persist::{MonitorRecord, PersistError};
-use crate::lockd::statd::StatdError;
+use crate::lockd::statd::{StatdError, StateNumberError};
 use crate::locks::ClientId;
-use crate::nsm::state_file::StateFileError;
 use crate::wire::types::{CallerName, NsmState};
 
 /// A client's state number is written at most this often: it is evidence, and a client whose
@@ -25,7 +24,7 @@ pub(super) enum NotRecorded {
     Statd(#[from] StatdError),
     /// rpc.statd's state number.
     #[error(transparent)]
-    Number(#[from] StateFileError),
+    Number(#[from] StateNumberError),
 }
 
 /// Whether something may be promised to a client.

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ConnectionId;
-use super::phase::{Answer, Beginning, Ending, Phase, remember};
+use super::phase::{Beginning, Ending, Phase, Refusable, remember};
 use super::records::NotRecorded;
 use super::state::{Done, Owner};
+use crate::host::StatdDir;
 use crate::lockd::persist::{self, Change, PersistError, RunRecord};
-use crate::nsm::state_file::StateFile;
+use crate::lockd::statd::StateNumberError;
+use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
-    BeginArgs, Begun, FullResult, Grace, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
-    RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs,
+    BeginArgs, Begun, FullResult, Grace, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
+    RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs, page,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
@@ -36,7 +37,7 @@ fn stopped(run: RunId) -> Refusal {
 }
 
 impl Owner {
-    pub(super) fn begin(&mut self, args: Box<BeginArgs>, connection: ConnectionId, answer: Answer<Begun>) {
+    pub(super) fn begin(&mut self, args: Box<BeginArgs>, connection: ConnectionId, answer: Refusable<Begun>) {
         if self.runs.ended.contains(&args.run) {
             let message = format!("run {} has ended already and no grace is on; plan again", args.run);
             let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
@@ -89,7 +90,7 @@ impl Owner {
     }
 
     /// A new state number for nobody's run.
-    pub(super) fn raise(&mut self, answer: Answer<NsmState>) {
+    pub(super) fn raise(&mut self, answer: Refusable<NsmState>) {
         if !matches!(self.runs.phase, Phase::Idle) || self.table.grace() != Grace::Open {
             let words = "a run or a grace period is on, and its notices carry their own number; try again after it";
             let _ = answer.send(Err(Refusal::new(RefusalCode::RunActive, words)));
@@ -225,12 +226,8 @@ impl Owner {
 
     pub(super) fn run_clients(&self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
         self.expect_run(args.run)?;
-        let clients = self.table.run_clients();
-        let start = usize::try_from(args.after).unwrap_or(usize::MAX).min(clients.len());
-        let page: Vec<_> = clients.iter().skip(start).take(PAGE).cloned().collect();
-        let end = start + page.len();
-        let next = if end < clients.len() { end as u64 } else { 0 };
-        Ok(RunClientPage { clients: List::clipped(page), next })
+        let (clients, next) = page(self.table.run_clients(), args.after);
+        Ok(RunClientPage { clients, next })
     }
 
     pub(super) fn progress(&mut self, args: &ProgressArgs, connection: ConnectionId) -> Result<(), Refusal> {
@@ -239,7 +236,7 @@ impl Owner {
         Ok(())
     }
 
-    pub(super) fn settle(&mut self, args: SettleArgs, connection: ConnectionId, answer: Answer<RunResult>) {
+    pub(super) fn settle(&mut self, args: SettleArgs, connection: ConnectionId, answer: Refusable<RunResult>) {
         if self.runs.ended.contains(&args.run) {
             // A repeated call: the first one settled, or the deadline did.
             let persist = self.persist.clone();
@@ -286,7 +283,7 @@ impl Owner {
         }
     }
 
-    fn start_scan(&mut self, answers: Vec<Answer<RunResult>>) {
+    fn start_scan(&mut self, answers: Vec<Refusable<RunResult>>) {
         self.runs.ending = Ending { result: None, answers };
         self.runs.phase = Phase::Scanning;
         let _ = self.apply_effects();
@@ -363,7 +360,7 @@ impl Owner {
         self.runs.not_before = None;
     }
 
-    pub(super) fn abort(&mut self, args: RunArgs, answer: Answer<RunResult>) {
+    pub(super) fn abort(&mut self, args: RunArgs, answer: Refusable<RunResult>) {
         if self.runs.ended.contains(&args.run) {
             let message = format!("run {} has ended already; nothing is left to abort", args.run);
             let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
@@ -403,7 +400,7 @@ impl Owner {
     }
 
     /// An abort drops nothing, so it does not wait for the disk; its answer does, for a while.
-    fn keep_aborted(&mut self, result: Arc<FullResult>, answer: Option<Answer<RunResult>>) {
+    fn keep_aborted(&mut self, result: Arc<FullResult>, answer: Option<Refusable<RunResult>>) {
         let persist = self.persist.clone();
         // Queued now: a late reclaim is appended to it and must come after it.
         let mut submitted = persist.submit(Change::Ended(result.clone()));
@@ -423,9 +420,9 @@ impl Owner {
 }
 
 /// A new number in statd's file.
-async fn raised_in(file: StateFile, last: NsmState) -> Result<NsmState, NotRecorded> {
-    match tokio::task::spawn_blocking(move || file.raise(last)).await {
-        Ok(raised) => Ok(raised?),
+async fn raised_in(file: StatdDir, last: NsmState) -> Result<NsmState, NotRecorded> {
+    match tokio::task::spawn_blocking(move || file.raise_state(last)).await {
+        Ok(raised) => Ok(raised.map_err(StateNumberError)?),
         Err(_) => Err(PersistError::Closed.into()),
     }
 }

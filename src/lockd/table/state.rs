@@ -6,17 +6,17 @@ use std::net::IpAddr;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::Clock;
+use super::incoming::Clock;
 use super::outside::{Embedded, Stepped};
 use super::phase::Runs;
 use super::queue::{Place, Queue};
 use super::records::{NotRecorded, Recorded, Records};
-use super::timeline::Timeline;
 use super::watches::Watches;
 use crate::lockd::callbacks::Callbacks;
 use crate::lockd::embed::Admission;
 use crate::lockd::persist::{MonitorRecord, Persist, PersistError, Watch};
 use crate::locks::{ClientId, LockTable, OfferAnswer, OfferId};
+use crate::rpc::control::Timeline;
 use crate::wire::control::InstanceId;
 use crate::wire::types::{CallerName, FileHandle, NsmState};
 

@@ -1,18 +1,25 @@
 //! The owner with a scripted disk: what is promised waits for it, and what it refuses is not done.
 
+use std::time::{Duration, Instant};
+
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::phase::Refusable;
 use super::*;
 use crate::lockd::callbacks::Callbacks;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
-use crate::locks::{Limits, LockTable, Process, Wanted};
+use crate::locks::{Call, Limits, LockTable, Process, Reboot, Verdict, Via, Wanted};
+use crate::rpc::control::LockManagerControl;
+use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
-    ClientProgress, Delivery, Grace, InstanceId, Mode, Outcome, Policy, RunId, Scope, Silent, Unreachable,
+    BeginArgs, Begun, ClientProgress, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy, ProgressArgs,
+    Refusal, RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, Silent, Unreachable,
 };
 use crate::wire::rpc::Credential;
-use crate::wire::types::{ByteRange, Cookie, FileHandle, OwnerHandle, Svid, Transport};
+use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::List;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -446,7 +453,30 @@ async fn clients_of_the_last_life_that_there_is_no_room_for_push_nobodys_record_
     let found = Found { monitors: (2..7).map(record).collect(), ..Found::default() };
     let limits = Limits { clients: 2, ..Limits::default() };
     let (table, _owner) = spawn(Setup { found, ..setup(persist, limits) });
-    let page = table.clients(0).await.unwrap();
+    let page = table.clients(PageAfter { after: 0 }).await.unwrap();
     assert_eq!(page.clients.as_slice().iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["host2", "host3"]);
     assert!(disk.try_recv().is_err(), "no record is removed");
+}
+
+#[tokio::test]
+async fn a_run_has_a_controller_until_the_connection_that_began_it_is_closed() {
+    let mut world = World::new();
+    world.begin().await;
+    let attached = async || {
+        let at = |owner: &mut super::state::Owner, asker: Refusable<bool>| {
+            asker.send(Ok(owner.runs.controller_attached())).unwrap();
+        };
+        world.table.order(at).await.unwrap()
+    };
+    world.table.connection_closed(ConnectionId(2));
+    // What was sent in a task of its own has its turn.
+    tokio::task::yield_now().await;
+    assert!(attached().await, "that was another connection");
+    world.table.connection_closed(ConnectionId(1));
+    let gone = async {
+        while attached().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("nobody drives it");
 }

@@ -13,9 +13,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::records::{NotRecorded, Recorded};
+use crate::host::StatdDir;
 use crate::lockd::persist::{self, Change, Persist, Watch};
 use crate::lockd::statd::Statd;
-use crate::nsm::state_file::StateFile;
 use crate::wire::types::CallerName;
 
 /// How often a statd is asked that does not watch: for about 15 minutes.
@@ -29,7 +29,7 @@ pub struct StatdSetup {
     /// The way to it.
     pub statd: Statd,
     /// Where its state number is.
-    pub state_file: StateFile,
+    pub state_file: StatdDir,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Watches {
     statd: Option<Statd>,
-    pub(super) state_file: Option<StateFile>,
+    pub(super) state_file: Option<StatdDir>,
     by_address: HashMap<IpAddr, ([u8; 16], Stage)>,
     /// Asked for beside reclaims: not once more for each.
     beside: HashSet<IpAddr>,

@@ -1,14 +1,17 @@
 //! What a manager that does not cooperate is asked to do.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::compare::{Lock, Sight};
+use super::compare::Sight;
+use crate::host::Lock;
 use crate::manager::{Caution, ManagerError};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::xdr::List;
 
 /// Who the manager is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +62,26 @@ pub enum GraceEnd {
     Over,
     /// It goes on, for this reason; the run ends all the same.
     GoesOn(String),
+}
+
+/// A client with a durable monitor record. What it holds is not known.
+pub fn client_row(
+    name: CallerName,
+    addresses: impl IntoIterator<Item = IpAddr>,
+    server_addresses: impl IntoIterator<Item = IpAddr>,
+) -> ClientRow {
+    ClientRow {
+        name,
+        addresses: List::clipped(addresses.into_iter().map(Address).collect()),
+        server_addresses: List::clipped(server_addresses.into_iter().map(Address).collect()),
+        nsm_state: NsmState::default(),
+        monitored: true,
+        shared_address: false,
+        locks: 0,
+        unmonitored: 0,
+        waiters: 0,
+        suspicions: List::default(),
+    }
 }
 
 /// A lock manager that knows nothing of runs and can only be made to forget its locks and start a

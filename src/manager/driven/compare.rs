@@ -9,44 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::types::ByteRange;
-
-/// A lock of some client: whose is not known.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Lock {
-    /// The file, as the manager names it: `00:1b:1234` (device and inode), say.
-    pub file: String,
-    /// Whether it is a write lock.
-    pub exclusive: bool,
-    /// First byte.
-    pub start: u64,
-    /// Last byte; `u64::MAX` is the end of the file.
-    pub end: u64,
-}
-
-impl Lock {
-    /// Its bytes.
-    pub fn range(&self) -> ByteRange {
-        ByteRange { start: self.start, end: self.end }
-    }
-    /// Whether they have bytes of one file in common.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.file == other.file && self.range().overlaps(other.range())
-    }
-    fn conflicts(&self, other: &Self) -> bool {
-        self.overlaps(other) && (self.exclusive || other.exclusive)
-    }
-    fn covers(&self, other: &Self) -> bool {
-        self.range().covers(other.range()) && (self.exclusive || !other.exclusive)
-    }
-}
-
-impl std::fmt::Display for Lock {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = if self.exclusive { "write" } else { "read" };
-        write!(f, "{kind} lock on bytes {} of {}", self.range(), self.file)
-    }
-}
+use crate::host::Lock;
 
 /// A lock of a process of this host, or of the kernel's other services.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,6 +20,13 @@ pub struct LocalLock {
     pub pid: i32,
     /// Its process' name, as far as that was seen.
     pub process: String,
+}
+
+impl LocalLock {
+    /// Of a process whose name may not have been seen.
+    pub fn new(lock: Lock, pid: i32, name: Option<String>) -> Self {
+        Self { lock, pid, process: name.unwrap_or_else(|| "not known".to_owned()) }
+    }
 }
 
 /// Everything that is locked, at one moment.

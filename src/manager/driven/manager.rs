@@ -1,7 +1,6 @@
 //! The lock manager that a controller sees: what it answers from the run's record and the last look.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -11,14 +10,10 @@ use super::vault::Vault;
 use super::{Driven, pause_after, results};
 use crate::manager::{Caution, LockManager, ManagerError, Weight};
 use crate::wire::control::{
-    BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, PAGE,
-    ProgressArgs, RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs,
-    Watched,
+    BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
+    RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched, page,
 };
 use crate::wire::xdr::{List, Text};
-
-/// How long a watch may wait.
-const LONGEST_WATCH: Duration = Duration::from_secs(10);
 
 #[async_trait]
 impl<B: Backend> LockManager for Driven<B> {
@@ -175,14 +170,14 @@ impl<B: Backend> LockManager for Driven<B> {
 
     async fn result_clients(&self, run: RunId, after: u64) -> Result<ClientResultPage, ManagerError> {
         let result = self.full_result(run).await?;
-        let (rows, next) = page(result.0.clients.as_slice(), after);
-        Ok(ClientResultPage { clients: List::clipped(rows), next })
+        let (clients, next) = page(result.0.clients.as_slice(), after);
+        Ok(ClientResultPage { clients, next })
     }
 
     async fn result_locks(&self, run: RunId, after: u64) -> Result<LockFatePage, ManagerError> {
         let result = self.full_result(run).await?;
-        let (rows, next) = page(result.0.locks.as_slice(), after);
-        Ok(LockFatePage { locks: List::clipped(rows), next })
+        let (locks, next) = page(result.0.locks.as_slice(), after);
+        Ok(LockFatePage { locks, next })
     }
 
     async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError> {
@@ -227,27 +222,18 @@ impl<B: Backend> LockManager for Driven<B> {
     }
 
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
-        let patience = Duration::from_millis(args.timeout_ms).min(LONGEST_WATCH);
-        let until = tokio::time::Instant::now() + patience;
+        let until = tokio::time::Instant::now() + args.patience();
         loop {
             let looking = tokio::time::Instant::now();
             let active = self.look().await?;
-            if self.desk().view.cursor() != args.cursor || looking >= until {
+            if self.desk().view.timeline.cursor() != args.cursor || looking >= until {
                 let status = self.status_of(active).await?;
-                let events = self.desk().view.events_since(args.cursor);
-                return Ok(Watched { status, events: List::clipped(events) });
+                let events = self.desk().view.timeline.since(args.cursor);
+                return Ok(Watched { status, events });
             }
             // A long list takes long to read: the manager has other work too.
             let pause = pause_after(looking);
             tokio::time::sleep_until(until.min(looking + pause)).await;
         }
     }
-}
-
-/// One page of rows; `after` is the number of rows before it.
-fn page<T: Clone>(rows: &[T], after: u64) -> (Vec<T>, u64) {
-    let start = usize::try_from(after).unwrap_or(usize::MAX).min(rows.len());
-    let end = start.saturating_add(PAGE).min(rows.len());
-    let next = if end < rows.len() { end as u64 } else { 0 };
-    (rows.get(start..end).unwrap_or_default().to_vec(), next)
 }

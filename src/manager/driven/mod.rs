@@ -40,8 +40,8 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered};
-pub use compare::{LocalLock, Lock, Sight};
+pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered, client_row};
+pub use compare::{LocalLock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -223,7 +223,7 @@ impl<B: Backend> Driven<B> {
             unmonitored: if clients == 0 { locks } else { 0 },
             waiters: desk.view.waiters(),
             run: Maybe(run),
-            cursor: desk.view.cursor(),
+            cursor: desk.view.timeline.cursor(),
         })
     }
 

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::compare::{Comparison, LocalLock, Lock, Return, Sight, compare};
+use super::compare::{Comparison, LocalLock, Return, Sight, compare};
 use super::record::RunRecord;
+use crate::host::Lock;
 use crate::wire::control::{
     ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockKind, LockPage, LockRow, LockState, LocksArgs,
-    Outcome, OwnerRow, PAGE, RunResult,
+    Outcome, OwnerRow, RunResult, page,
 };
 use crate::wire::types::{Address, CallerName, FileHandle, MAX_NETOBJ, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe, Text};
@@ -219,8 +220,6 @@ pub(super) fn lock_page(sight: &Sight, args: &LocksArgs) -> LockPage {
         .iter()
         .filter(|lock| files.is_empty() || files.iter().any(|file| file.as_slice() == lock.file.as_bytes()))
         .collect();
-    let start = usize::try_from(args.after).unwrap_or(usize::MAX).min(wanted.len());
-    let end = start.saturating_add(PAGE).min(wanted.len());
-    let rows = wanted.get(start..end).unwrap_or_default().iter().map(|lock| row(lock));
-    LockPage { locks: List::clipped(rows.collect()), next: if end < wanted.len() { end as u64 } else { 0 } }
+    let (rows, next) = page(&wanted, args.after);
+    LockPage { locks: List::clipped(rows.into_vec().into_iter().map(row).collect()), next }
 }

@@ -3,13 +3,13 @@
 mod recovery;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tempfile::TempDir;
 
 use super::*;
+use crate::host::Lock;
 use crate::manager::{Caution, Weight};
 use crate::wire::control::{
     BeginArgs, ClientProgress, ClientRow, Delivery, ExtendArgs, Fate, LocksArgs, Mode, Outcome, Policy, ProgressArgs,
@@ -107,18 +107,7 @@ impl Backend for Fake {
         Ok(self.with(|world| Sight { locks: world.locks.clone(), local: world.local.clone(), waiters: 0 }))
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
-        let row = |name: &&'static str| ClientRow {
-            name: CallerName::new(name).unwrap(),
-            addresses: List::clipped(vec!["127.0.0.9".parse::<IpAddr>().unwrap().into()]),
-            server_addresses: List::default(),
-            nsm_state: NsmState::default(),
-            monitored: true,
-            shared_address: false,
-            locks: 0,
-            unmonitored: 0,
-            waiters: 0,
-            suspicions: List::default(),
-        };
+        let row = |name: &&'static str| client_row(CallerName::new(name).unwrap(), ["127.0.0.9".parse().unwrap()], []);
         Ok(self.with(|world| world.clients.iter().map(row).collect()))
     }
     async fn in_grace(&self) -> Result<bool, ManagerError> {

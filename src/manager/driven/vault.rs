@@ -4,12 +4,13 @@
 //! always one state that was promised. Ended runs stay until they are acknowledged, and the last
 //! [`KEPT`] of them anyway.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::record::RunRecord;
+use crate::host::{remove, replace, try_lock};
 use crate::manager::ManagerError;
 use crate::wire::control::{Refusal, RefusalCode, RunId};
 
@@ -59,14 +60,9 @@ impl Vault {
 
     /// The right to drive; none if another process has it.
     pub fn try_drive(&self) -> Result<Option<DriverLock>, ManagerError> {
-        let path = self.made()?.join(LOCK);
-        let failed = |error: &io::Error| self.failed("take the driver's lock", error);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(|e| failed(&e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(DriverLock { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(failed(&error)),
-        }
+        let taken = try_lock(&self.made()?.join(LOCK));
+        let taken = taken.map_err(|error| self.failed("take the driver's lock", &error))?;
+        Ok(taken.map(|file| DriverLock { _file: file }))
     }
 
     /// Every run, the oldest first. A file that makes no sense is left alone and told.
@@ -105,15 +101,12 @@ impl Vault {
         let failed = |error: io::Error| self.failed("write a run", &error);
         let text = serde_json::to_vec(run).map_err(|error| failed(error.into()))?;
         self.made()?;
-        replace(&self.path(run.id()), &text).map_err(failed)
+        replace(&self.path(run.id()), &text, 0o600).map_err(failed)
     }
 
     /// Forgets a run that never touched anything.
     pub fn forget(&self, run: RunId) -> Result<(), ManagerError> {
-        match fs::remove_file(self.path(run)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove a run", &error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove(&self.path(run)).map_err(|error| self.failed("remove a run", &error))
     }
 
     /// Forgets what is older than the last [`KEPT`] ended runs.
@@ -122,27 +115,4 @@ impl Vault {
         let extra = ended.len().saturating_sub(KEPT);
         ended.iter().take(extra).try_for_each(|run| self.forget(run.id()))
     }
-}
-
-/// Replaces a file whole and durably; its folder must be there.
-///
-/// # Errors
-/// Those of the file system; the old file is there then.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".").tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    if let Ok(old) = fs::metadata(path) {
-        keep_owner(file.as_file(), &old)?;
-    }
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(dir)?.sync_all()
-}
-
-/// A file that replaces another is its owner's, with its mode: statd does not run as root.
-fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    file.set_permissions(old.permissions())?;
-    std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()))
 }

@@ -1,15 +1,11 @@
 //! What was seen last, and what a watcher is told of it.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::compare::{Return, Sight, compare};
 use super::record::{RunRecord, unix_ms};
-use crate::wire::control::{Counts, Event, RunId};
-use crate::wire::xdr::Text;
-
-/// Events kept for watchers; the oldest go first.
-const EVENTS: usize = 256;
+use crate::rpc::control::Timeline;
+use crate::wire::control::{Counts, RunId};
 
 /// Who has looked at a run's locks in grace so short a time before it was over has watched it to its
 /// end.
@@ -18,8 +14,7 @@ const WATCHED: Duration = Duration::from_secs(1);
 /// See above.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    changes: u64,
-    events: VecDeque<Event>,
+    pub(super) timeline: Timeline,
     last: Option<Sight>,
     in_grace: bool,
     run: Option<RunId>,
@@ -40,7 +35,7 @@ impl View {
         self.resurrected = 0;
         self.last_reclaim = None;
         self.seen_in_grace = None;
-        self.changes += 1;
+        self.timeline.changed();
     }
 
     /// The locks held at `elapsed` of a run, in its grace.
@@ -89,29 +84,12 @@ impl View {
 
     fn take(&mut self, sight: Sight) {
         self.last = Some(sight);
-        self.changes += 1;
+        self.timeline.changed();
     }
 
     /// Something for the timeline.
-    pub(super) fn event(&mut self, kind: &str, detail: impl Into<String>) {
-        self.changes += 1;
-        if self.events.len() == EVENTS {
-            self.events.pop_front();
-        }
-        self.events.push_back(Event {
-            cursor: self.cursor(),
-            unix_ms: unix_ms(),
-            kind: Text::clipped(kind),
-            detail: Text::clipped(detail),
-        });
-    }
-
-    pub(super) fn events_since(&self, cursor: u64) -> Vec<Event> {
-        self.events.iter().filter(|event| event.cursor > cursor).cloned().collect()
-    }
-    /// Never 0, so that a watcher's first question is answered at once.
-    pub(super) fn cursor(&self) -> u64 {
-        self.changes + 1
+    pub(super) fn event(&mut self, kind: &str, detail: impl AsRef<str>) {
+        self.timeline.push(unix_ms(), kind, detail.as_ref());
     }
     pub(super) fn in_grace(&self) -> bool {
         self.in_grace

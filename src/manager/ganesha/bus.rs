@@ -110,14 +110,12 @@ trait Admin {
 /// A client as Ganesha's statistics have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ClientStats {
-    /// Its address.
     pub(super) address: IpAddr,
     /// The protocols it was seen to speak since Ganesha started, as Ganesha names them.
     pub(super) protocols: Vec<String>,
 }
 
 impl ClientStats {
-    /// Whether it has spoken NFSv4.
     pub(super) fn speaks_v4(&self) -> bool {
         self.protocols.iter().any(|protocol| protocol.starts_with("NFSv4"))
     }
@@ -145,7 +143,6 @@ impl Bus {
             .map_err(call)
     }
 
-    /// Ganesha's process number.
     pub(super) async fn pid(&self) -> Result<i32, BusError> {
         let call = |error: zbus::Error| BusError::Call { method: "GetConnectionUnixProcessID", error };
         let bus = fdo::DBusProxy::new(&self.connection).await.map_err(BusError::NoBus)?;
@@ -163,7 +160,6 @@ impl Bus {
         self.admin().await?.version_release().await.map_err(call)
     }
 
-    /// Whether grace is on.
     pub(super) async fn in_grace(&self) -> Result<bool, BusError> {
         let call = |error| BusError::Call { method: "get_grace", error };
         let (in_grace, done, answer) = self.admin().await?.get_grace().await.map_err(call)?;

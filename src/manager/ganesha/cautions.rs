@@ -20,37 +20,31 @@ pub(super) struct Seen {
     pub(super) stats: Vec<ClientStats>,
     /// FSALs whose locks cannot be listed.
     pub(super) unlisted: Vec<String>,
-    /// Its descriptors.
     pub(super) descriptors: Descriptors,
     /// Of them, those that hold locks.
     pub(super) locking: u64,
-    /// Whether nlmctl is in its network namespace.
     pub(super) shares_network: bool,
-    /// Its version.
     pub(super) version: String,
 }
 
 impl Seen {
-    /// What follows from it.
     pub(super) fn cautions(&self) -> Vec<Caution> {
         let mut cautions = vec![say(
             "grace",
-            "Ganesha's grace lasts for its Grace_Period and up to 10 s more, whatever --grace says".into(),
+            "Ganesha's grace lasts for its Grace_Period and up to 10 s more, whatever --grace says",
             "Grace_Period in the NFSv4 block of its configuration sets it",
         )];
         if self.soft {
             cautions.push(say(
                 "soft",
-                "a soft run: no lock is released, clients reclaim what the server has lost, and stale locks stay"
-                    .into(),
+                "a soft run: no lock is released, clients reclaim what the server has lost, and stale locks stay",
                 "",
             ));
         } else {
             cautions.push(say(
                 "shares",
                 "Ganesha 4.3 crashes when it releases a client that holds an NLM SHARE reservation (DOS and Windows \
-                 clients have them), and nothing shows who does"
-                    .into(),
+                 clients have them), and nothing shows who does",
                 "where there are such clients only a soft run is safe (--unreachable keep --silent keep)",
             ));
             cautions.push(self.fds());
@@ -68,20 +62,15 @@ impl Seen {
         cautions
     }
 
-    /// Whether every lock can be listed.
     pub(super) fn lists_locks(&self) -> bool {
         self.unlisted.is_empty()
     }
 
     fn network(&self) -> Option<Caution> {
-        (!self.shares_network).then(|| Caution {
-            about: "network",
-            weight: Weight::Refuse,
-            text: "Ganesha runs in another network namespace: its addresses, by which locks are released, are not \
-                   those seen from here"
-                .into(),
-            remedy: "run nlmctl in Ganesha's network namespace (nsenter, or the same container)".into(),
-        })
+        let text = "Ganesha runs in another network namespace: its addresses, by which locks are released, are not \
+                    those seen from here";
+        let remedy = "run nlmctl in Ganesha's network namespace (nsenter, or the same container)";
+        (!self.shares_network).then(|| Caution::new("network", Weight::Refuse, text, remedy))
     }
 
     /// Every released (owner, file) leaks its descriptor, and each reclaim opens one.
@@ -97,12 +86,7 @@ impl Seen {
         };
         let remedy = "restart Ganesha, whose own recovery then does what a run would; raise LimitNOFILE of its unit";
         match runs {
-            Some(0) => Caution {
-                about: "descriptors",
-                weight: Weight::Refuse,
-                text: text("there is no room for a run".into()),
-                remedy: remedy.into(),
-            },
+            Some(0) => Caution::new("descriptors", Weight::Refuse, text("there is no room for a run".into()), remedy),
             Some(runs) => say("descriptors", text(format!("room for about {runs} runs")), remedy),
             None => say("descriptors", text("no lock is held now".into()), remedy),
         }
@@ -115,16 +99,12 @@ impl Seen {
             let shown: Vec<_> = clients.iter().take(NAMED).map(ToString::to_string).collect();
             let more = clients.len().saturating_sub(shown.len());
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            return Some(Caution {
-                about: "nfsv4",
-                weight: Weight::Consent,
-                text: format!(
-                    "NFSv4 clients have used this server ({}{more}): their state is left alone, but until grace is over \
-                     they wait for every open and lock that is new",
-                    shown.join(", ")
-                ),
-                remedy: "run it when they can wait".into(),
-            });
+            let text = format!(
+                "NFSv4 clients have used this server ({}{more}): their state is left alone, but until grace is over \
+                 they wait for every open and lock that is new",
+                shown.join(", ")
+            );
+            return Some(Caution::new("nfsv4", Weight::Consent, text, "run it when they can wait"));
         }
         // Whoever locks has spoken NLM; where not even that is counted, nothing is.
         let counts = self.stats.iter().any(|client| !client.protocols.is_empty());
@@ -132,29 +112,25 @@ impl Seen {
             say(
                 "nfsv4",
                 "Ganesha keeps no statistics (Enable_NFS_Stats), so whether NFSv4 clients use it is not known: until \
-                 grace is over they wait for every open and lock that is new"
-                    .into(),
+                 grace is over they wait for every open and lock that is new",
                 "",
             )
         })
     }
 
     fn listing(&self) -> Option<Caution> {
-        (!self.lists_locks()).then(|| Caution {
-            about: "fsal",
-            weight: Weight::Consent,
-            text: format!(
-                "locks of exports on {} cannot be listed: what they hold, what is released and what comes back there is \
-                 not verified, beyond statd's records of who locks; some back ends (MEM) grant a reclaim to two owners",
-                self.unlisted.join(", ")
-            ),
-            remedy: "compare the applications' own view after the run".into(),
-        })
+        let text = format!(
+            "locks of exports on {} cannot be listed: what they hold, what is released and what comes back there is not \
+             verified, beyond statd's records of who locks; some back ends (MEM) grant a reclaim to two owners",
+            self.unlisted.join(", ")
+        );
+        let remedy = "compare the applications' own view after the run";
+        (!self.lists_locks()).then(|| Caution::new("fsal", Weight::Consent, text, remedy))
     }
 }
 
-fn say(about: &'static str, text: String, remedy: &str) -> Caution {
-    Caution { about, weight: Weight::Say, text, remedy: remedy.into() }
+fn say(about: &'static str, text: impl Into<String>, remedy: &str) -> Caution {
+    Caution::new(about, Weight::Say, text, remedy)
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::manager::driven::client_row;
 use crate::nsm::roster::RosterEntry;
 use crate::wire::control::ClientRow;
 use crate::wire::nlm;
-use crate::wire::types::{Address, CallerName, NsmState};
-use crate::wire::xdr::List;
+use crate::wire::types::CallerName;
 
 /// Whether Ganesha asked for this record: it takes its callback in version 4 of NLM, a kernel in
 /// version 3. A record that cannot be read counts as its own: nobody must be forgotten.
@@ -35,18 +35,7 @@ pub(super) fn rows(entries: &[RosterEntry], connections: &[(SocketAddr, SocketAd
         }
         let known_as = entry.monitor.as_ref().map(|monitor| monitor.mon_id.mon_name.as_str());
         let address = known_as.into_iter().chain([entry.host.as_str()]).find_map(|text| text.parse::<IpAddr>().ok());
-        rows.push(ClientRow {
-            name,
-            addresses: List::clipped(address.map(|ip| Address(ip.to_canonical())).into_iter().collect()),
-            server_addresses: List::clipped(called(address, &calls).into_iter().map(Address).collect()),
-            nsm_state: NsmState::default(),
-            monitored: true,
-            shared_address: false,
-            locks: 0,
-            unmonitored: 0,
-            waiters: 0,
-            suspicions: List::default(),
-        });
+        rows.push(client_row(name, address.map(|ip| ip.to_canonical()), called(address, &calls)));
     }
     rows
 }
@@ -67,6 +56,8 @@ fn called(client: Option<IpAddr>, calls: &BTreeSet<(IpAddr, IpAddr)>) -> BTreeSe
 mod tests {
     use super::*;
     use crate::wire::nsm::{MonArgs, MonId, MyId};
+    use crate::wire::types::Address;
+    use crate::wire::xdr::List;
 
     fn record(host: &str, mon_name: &str, version: u32) -> RosterEntry {
         let my_id = MyId { my_name: name("nas"), my_prog: nlm::PROGRAM, my_vers: version, my_proc: 16 };

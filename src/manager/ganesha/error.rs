@@ -1,12 +1,11 @@
 //! What can go wrong between nlmctl and Ganesha.
 
 use std::io;
-use std::path::PathBuf;
 
 use super::bus::BusError;
 use super::process::ProcessError;
+use crate::host::{FileError, OwnNameError, StatdDirError};
 use crate::manager::ManagerError;
-use crate::nsm::own_names::OwnNameError;
 use crate::nsm::roster::RosterError;
 use crate::rpc::client::CallError;
 
@@ -25,9 +24,9 @@ pub enum GaneshaError {
     /// statd's records.
     #[error("{0}")]
     Roster(#[from] RosterError),
-    /// There are none.
-    #[error("no records of rpc.statd are in {0}: there is no `sm` folder with a `state` file beside it")]
-    NoRecords(PathBuf),
+    /// statd's folder, or its state number.
+    #[error("{0}")]
+    Statd(#[from] StatdDirError),
     /// This host's name.
     #[error("{0}")]
     Name(#[from] OwnNameError),
@@ -35,13 +34,8 @@ pub enum GaneshaError {
     #[error("cannot list this host's addresses: {0}")]
     Addresses(#[source] io::Error),
     /// A file of nlmctl's own.
-    #[error("cannot write {path}: {source}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("{0}")]
+    File(#[from] FileError),
     /// A call to its NLM service.
     #[error("{what}: {error}")]
     Call {
@@ -67,10 +61,10 @@ impl GaneshaError {
             Self::Bus(_) => "see Ganesha's log, and that this runs as root",
             Self::Process(ProcessError::Ended(_)) => "start NFS-Ganesha and look at its log",
             Self::Process(ProcessError::Unreadable { .. }) => "run this as root, where Ganesha's /proc can be seen",
-            Self::Roster(_) | Self::NoRecords(_) => "start rpc.statd, and run this as root",
+            Self::Roster(_) | Self::Statd(_) => "start rpc.statd, and run this as root",
             Self::Name(_) => "give the names by which clients know this server with --name",
             Self::Addresses(_) | Self::Stuck(_) | Self::Thread => "see Ganesha's log, and try again",
-            Self::File { .. } => "make room in nlmctl's state directory",
+            Self::File(_) => "make room in nlmctl's state directory",
             Self::Call { .. } => "see that rpcbind runs and has Ganesha's nlockmgr (rpcinfo -p)",
         }
     }

@@ -39,7 +39,7 @@ pub use error::GaneshaError;
 pub use process::ProcessError;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -51,11 +51,11 @@ use self::bus::{Bus, GraceEvent};
 use self::cautions::Seen;
 use self::error::ENDPOINT;
 use self::process::Server;
-use super::driven::vault::{self, Vault};
+use super::driven::vault::Vault;
 use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight};
 use super::{Caution, ManagerError};
-use crate::nsm::own_names::own_names;
-use crate::nsm::roster::{self, Kind, Roster};
+use crate::host::{Machine, StatdDir, StatdDirError, own_names};
+use crate::nsm::roster::{self, Roster};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{CallerName, NsmState};
 
@@ -67,8 +67,6 @@ const PATHS: usize = 100_000;
 /// How to find what belongs to Ganesha.
 #[derive(Debug, Clone)]
 pub struct GaneshaOptions {
-    /// statd's folder, with `state` and `sm/`; Red Hat's `statd/` in it is found too.
-    pub statd: PathBuf,
     /// nlmctl's state directory: the one of the runs.
     pub state_dir: PathBuf,
     /// The names by which clients know this server; if empty, this host's.
@@ -83,13 +81,7 @@ pub struct GaneshaOptions {
 impl GaneshaOptions {
     /// As a system has it, with nlmctl's state in this folder.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            statd: "/var/lib/nfs".into(),
-            state_dir: state_dir.into(),
-            names: Vec::new(),
-            rpcbind_port: 111,
-            soft: false,
-        }
+        Self { state_dir: state_dir.into(), names: Vec::new(), rpcbind_port: 111, soft: false }
     }
 }
 
@@ -155,17 +147,12 @@ impl Ganesha {
         at: impl FnOnce(&Server) -> Result<T, ProcessError> + Send + 'static,
     ) -> Result<T, GaneshaError> {
         let pid = self.bus().await?.pid().await?;
-        blocking(move || Ok(at(&Server::of(pid)?)?)).await
+        blocking(move || Ok(at(&Server::of(pid))?)).await
     }
 
     /// statd's records.
     async fn records(&self) -> Result<Roster, GaneshaError> {
-        let home = self.options.statd.clone();
-        blocking(move || {
-            let found = roster::read(&home)?.into_iter().find(|r| r.kind == Kind::Linux && r.state.is_some());
-            found.ok_or(GaneshaError::NoRecords(home))
-        })
-        .await
+        blocking(|| Ok(roster::read_sm_dir(&statd()?.sm())?)).await
     }
 
     async fn client_rows(&self) -> Result<Vec<ClientRow>, GaneshaError> {
@@ -194,30 +181,15 @@ impl Ganesha {
         let (stats, version) = (bus.clients().await?, bus.version().await?);
         Ok(Seen { soft: self.options.soft, stats, unlisted, descriptors, locking, shares_network, version })
     }
+}
 
-    async fn write_state(&self, state: NsmState) -> Result<(), GaneshaError> {
-        let path = self.records().await?.path.join("state");
-        write(path, state.0.to_ne_bytes().to_vec()).await
-    }
+fn statd() -> Result<StatdDir, StatdDirError> {
+    StatdDir::find(&Machine::default(), None)
 }
 
 /// Of what has changed no lock.
 fn refused(error: &GaneshaError) -> Refusal {
     Refusal::new(RefusalCode::Unsupported, format!("{error}; no lock was released"))
-}
-
-/// Replaces a file durably.
-async fn write(path: PathBuf, bytes: Vec<u8>) -> Result<(), GaneshaError> {
-    blocking(move || vault::replace(&path, &bytes).map_err(|source| GaneshaError::File { path, source })).await
-}
-
-async fn remove(path: &Path) -> Result<(), GaneshaError> {
-    match tokio::fs::remove_file(path).await {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(GaneshaError::File { path: path.to_owned(), source })
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 #[async_trait]
@@ -249,7 +221,7 @@ impl Backend for Ganesha {
         Ok(self.identify().await?)
     }
     async fn nsm_state(&self) -> Result<NsmState, ManagerError> {
-        Ok(self.records().await?.state.unwrap_or_default())
+        Ok(blocking(|| Ok(statd()?.state()?)).await?)
     }
     async fn sight(&self) -> Result<Sight, ManagerError> {
         let (sight, held) = self.look(Server::sight).await?;
@@ -274,7 +246,7 @@ impl Backend for Ganesha {
         self.finish_release().await
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
-        self.write_state(state).await.map_err(|error| {
+        blocking(move || Ok(statd()?.write_state(state)?)).await.map_err(|error| {
             ManagerError::Refused(Refusal::new(RefusalCode::NotDurable, format!("{error}; nothing was changed")))
         })
     }

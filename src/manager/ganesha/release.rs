@@ -16,12 +16,13 @@ use tokio::time::{Instant, sleep};
 
 use super::bus::{BusError, GraceEvent};
 use super::error::halfway;
-use super::process::{self, Server};
-use super::{Ganesha, GaneshaError, clients, refused, remove, write};
+use super::process::Server;
+use super::{Ganesha, GaneshaError, blocking, clients, refused};
+use crate::host::{self, FileError, Lock};
 use crate::manager::ManagerError;
-use crate::manager::driven::{ClientReleased, Lock, Recovered};
+use crate::manager::driven::{ClientReleased, Recovered};
 use crate::rpc::client::{Request, Retransmit, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::control::{Refusal, RefusalCode};
 use crate::wire::nlm;
@@ -29,7 +30,6 @@ use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, NsmState, Transport};
 use crate::wire::xdr::encode;
 
-/// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long Ganesha may take to be in grace: it waits for the requests that it works on.
 const GRACE_STARTS: Duration = Duration::from_secs(10);
@@ -40,7 +40,6 @@ const RENEW: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long one client's release may take.
 const ONE_CLIENT: Duration = Duration::from_secs(10);
-/// How long its NLM service may take to answer.
 const CALL: Duration = Duration::from_secs(5);
 
 /// What is still there of clients.
@@ -53,6 +52,15 @@ struct Left {
 impl Ganesha {
     fn mark(&self) -> PathBuf {
         self.options.state_dir.join("ganesha.releasing")
+    }
+    async fn set_mark(&self, life: String) -> Result<(), GaneshaError> {
+        let path = self.mark();
+        let write = move || host::replace(&path, life.as_bytes(), 0o600).map_err(FileError::write(&path));
+        blocking(move || Ok(write()?)).await
+    }
+    async fn unmark(&self) -> Result<(), GaneshaError> {
+        let path = self.mark();
+        blocking(move || Ok(host::remove(&path).map_err(FileError::write(&path))?)).await
     }
 
     /// Starts grace, and sees it. A failure has changed nothing but that.
@@ -73,10 +81,10 @@ impl Ganesha {
     /// Releases every client's locks, in the grace that is on. Answers with what is worth a line.
     pub(super) async fn release_all(&self) -> Result<Vec<String>, ManagerError> {
         let life = self.look(Server::life).await.map_err(|error| refused(&error))?;
-        write(self.mark(), life.into_bytes()).await.map_err(|error| refused(&error))?;
+        self.set_mark(life).await.map_err(|error| refused(&error))?;
         // Event 5 would start a grace that does more than is wanted: see `bus`.
         if !self.bus().await?.in_grace().await.map_err(GaneshaError::from)? {
-            remove(&self.mark()).await?;
+            self.unmark().await?;
             return Err(refused(&GaneshaError::Stuck("Ganesha's grace was over before its locks were released")).into());
         }
         self.release_or_tell().await
@@ -99,14 +107,14 @@ impl Ganesha {
         let notes = self.until_released().await?;
         // Clients are told from here on: the whole grace is theirs.
         self.start_grace(GraceEvent::Start).await?;
-        remove(&self.mark()).await?;
+        self.unmark().await?;
         Ok(notes)
     }
 
     /// Every address that a client may have called: this host's, and those of open connections,
     /// whose address may have been taken away since. Who came over UDP called none.
     async fn addresses(&self) -> Result<BTreeSet<IpAddr>, GaneshaError> {
-        let mut found = process::own_addresses().map_err(GaneshaError::Addresses)?;
+        let mut found = host::addresses().map_err(GaneshaError::Addresses)?;
         let connections = self.look(Server::connections).await?;
         found.extend(connections.iter().map(|(server, _)| server.ip().to_canonical()));
         found.extend([IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]);
@@ -163,7 +171,7 @@ impl Ganesha {
         let mut found = Recovered { lines: Vec::new(), may_have_dropped: true };
         let life = self.look(Server::life).await?;
         if marked != life.as_bytes() || !self.bus().await?.in_grace().await.map_err(GaneshaError::from)? {
-            remove(&self.mark()).await?;
+            self.unmark().await?;
             return Ok(found);
         }
         found.lines.push("nlmctl had ended while Ganesha released locks: released again, to the end".to_owned());
@@ -211,11 +219,6 @@ impl Ganesha {
         let endpoint = UdpEndpoint::bind((local, 0).into()).map_err(socket)?;
         let client = UdpClient::new(Arc::new(endpoint), Retransmit::default());
         let version = nlm::Version::V4.number();
-        let rpcbind = (local, self.options.rpcbind_port).into();
-        let port = rpcbind::getport(&client, rpcbind, None, nlm::PROGRAM, version, Transport::Udp, CALL)
-            .await
-            .map_err(|error| GaneshaError::Call { what: "rpcbind's answer where nlockmgr is", error })?
-            .ok_or(GaneshaError::Stuck("rpcbind knows no nlockmgr over UDP"))?;
         let args = encode(&nlm::SmNotifyArgs { name: name.clone(), state, private: [0; 16] });
         let request = Request {
             program: nlm::PROGRAM,
@@ -224,8 +227,15 @@ impl Ganesha {
             credential: &Credential::None,
             args: &args,
         };
-        let answer = client.call((local, port).into(), None, request, CALL).await;
-        answer.map(drop).map_err(|error| GaneshaError::Call { what: "the callback to Ganesha's nlockmgr", error })
+        let host = Host::local(&client, self.options.rpcbind_port, CALL);
+        let call = |what, error| GaneshaError::Call { what, error };
+        host.call(&[Transport::Udp], request, CALL).await.map(drop).map_err(|error| match error {
+            ProgramError::NotRegistered => GaneshaError::Stuck("rpcbind knows no nlockmgr over UDP"),
+            ProgramError::Rpcbind(error) => call("rpcbind's answer where nlockmgr is", error),
+            ProgramError::NotCalled(error) | ProgramError::Called(error) => {
+                call("the callback to Ganesha's nlockmgr", error)
+            }
+        })
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Which one works is seen by its effect: grace is on, and no client's lock is held.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,13 +18,14 @@ use nix::unistd::Pid;
 
 use super::error::KnfsdError;
 use super::guard::Guard;
-use super::proc::{Lockd, Proc};
+use super::records::SavedRecords;
 use super::saved::Saved;
 use super::settings::Settings;
-use super::statd::Statd;
+use super::sight;
+use crate::host::{Lockd, Machine, StatdDir};
 use crate::manager::driven::{Dropped, Sight};
-use crate::rpc::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
-use crate::rpc::rpcbind;
+use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
+use crate::rpc::program::{Host, Listener, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nlm;
 use crate::wire::rpc::Credential;
@@ -34,12 +35,8 @@ use crate::wire::types::Transport;
 const EFFECT: Duration = Duration::from_secs(3);
 /// Between two looks for it.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long one NULL call may take.
 const NULL_TIMEOUT: Duration = Duration::from_millis(300);
-/// How long rpcbind may take.
 const RPCBIND_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest answer of lockd's that is taken.
-const MAX_RECORD: usize = 4096;
 
 /// What one of the two ways came to.
 #[derive(Debug)]
@@ -57,40 +54,29 @@ pub(super) enum Attempt {
 /// Calls to this host's lockd.
 #[derive(Debug)]
 pub(super) struct LockdLine {
-    to: SocketAddr,
-    line: Line,
-}
-
-#[derive(Debug)]
-enum Line {
-    Udp(UdpClient),
-    Tcp,
+    udp: UdpClient,
+    lockd: Listener,
 }
 
 impl LockdLine {
     /// Finds lockd's port. Calls leave from a port below 1024 if this process may take one: lockd
     /// believes the host's statd from there alone.
     pub(super) async fn open() -> Result<Self, KnfsdError> {
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let socket = |error: std::io::Error| KnfsdError::Call { what: "a socket for lockd", error: error.into() };
-        let endpoint = UdpEndpoint::bind_reserved(loopback).map_err(socket)?;
+        let endpoint = UdpEndpoint::bind_reserved(Ipv4Addr::LOCALHOST.into()).map_err(socket)?;
         let udp = UdpClient::new(
             Arc::new(endpoint),
             Retransmit { first: Duration::from_millis(50), ..Retransmit::default() },
         );
-        let rpcbind = SocketAddr::new(loopback, crate::wire::rpcbind::PORT);
-        for transport in [Transport::Udp, Transport::Tcp] {
-            let (program, version) = (nlm::PROGRAM, nlm::Version::V3 as u32);
-            let port = rpcbind::getport(&udp, rpcbind, None, program, version, transport, RPCBIND_TIMEOUT)
-                .await
-                .map_err(|error| KnfsdError::Call { what: "cannot ask rpcbind for lockd's port", error })?;
-            if let Some(port) = port {
-                let to = SocketAddr::new(loopback, port);
-                let line = if transport == Transport::Udp { Line::Udp(udp) } else { Line::Tcp };
-                return Ok(Self { to, line });
-            }
-        }
-        Err(KnfsdError::Call { what: "lockd is not registered with rpcbind", error: CallError::NotThere })
+        let transports = [Transport::Udp, Transport::Tcp];
+        let lockd = host(&udp).find(nlm::PROGRAM, nlm::Version::V3 as u32, &transports).await.map_err(|error| {
+            let what = match error {
+                ProgramError::NotRegistered => "lockd is not registered with rpcbind",
+                _ => "cannot ask rpcbind for lockd's port",
+            };
+            KnfsdError::Call { what, error: error.into() }
+        })?;
+        Ok(Self { udp, lockd })
     }
 
     /// Calls a procedure of NLM version 3.
@@ -107,30 +93,27 @@ impl LockdLine {
             credential: &Credential::root("localhost"),
             args,
         };
-        match &self.line {
-            Line::Udp(udp) => udp.call(self.to, None, request, timeout).await?,
-            Line::Tcp => {
-                let source = Source { reserved: true, ..Source::default() };
-                let stream = StreamClient::connect_tcp(self.to, source, MAX_RECORD, timeout).await?;
-                stream.call(request, timeout).await?
-            }
-        };
+        host(&self.udp).call_at(self.lockd, request, timeout).await?;
         Ok(())
     }
 }
 
+fn host(client: &UdpClient) -> Host<'_> {
+    Host::local(client, crate::wire::rpcbind::PORT, RPCBIND_TIMEOUT)
+}
+
 /// Whether the locks are gone and ordinary requests are refused.
-fn is_dropped(proc: &Proc) -> Result<bool, KnfsdError> {
-    Ok(proc.nlm_in_grace()? && proc.sight()?.locks.is_empty())
+fn is_dropped(machine: &Machine) -> Result<bool, KnfsdError> {
+    Ok(machine.nlm_in_grace()? && sight::look(machine)?.0.locks.is_empty())
 }
 
 /// Woken by calls until the effect of a signal is seen; false if there is none.
-async fn wake(proc: &Proc, line: &LockdLine) -> Result<bool, KnfsdError> {
+async fn wake(machine: &Machine, line: &LockdLine) -> Result<bool, KnfsdError> {
     let until = Instant::now() + EFFECT;
     loop {
         // Its answer counts for nothing, only that it wakes lockd.
         let _ = line.call(nlm::Procedure::Null, &[], NULL_TIMEOUT).await;
-        if is_dropped(proc)? {
+        if is_dropped(machine)? {
             return Ok(true);
         }
         if Instant::now() >= until {
@@ -142,9 +125,9 @@ async fn wake(proc: &Proc, line: &LockdLine) -> Result<bool, KnfsdError> {
 
 /// Lets lockd take a signal that an earlier nlmctl may have sent it and not lived to wake it for: the
 /// next client's call would, and drop what looked held until then.
-pub(super) async fn let_it_take_a_signal(proc: &Proc) -> Result<(), KnfsdError> {
+pub(super) async fn let_it_take_a_signal(machine: &Machine) -> Result<(), KnfsdError> {
     let line = LockdLine::open().await?;
-    if wake(proc, &line).await? {
+    if wake(machine, &line).await? {
         tracing::warn!("lockd has dropped its locks on a signal of an earlier nlmctl");
     }
     Ok(())
@@ -152,53 +135,58 @@ pub(super) async fn let_it_take_a_signal(proc: &Proc) -> Result<(), KnfsdError> 
 
 /// All that can be changed back; the next grace lasts this long then.
 fn prepare(
-    proc: &Proc,
+    machine: &Machine,
     dir: &Path,
-    statd: &Statd,
+    statd: &StatdDir,
     settings: Option<Settings>,
     wanted: Duration,
 ) -> Result<(Saved, Duration), KnfsdError> {
-    let saved = Saved::read(proc, settings, statd.records()?)?;
+    let saved = Saved::read(machine, settings, SavedRecords::read(statd)?)?;
     saved.keep(dir)?;
-    Saved::want_grace(proc, wanted)?;
-    Ok((saved, Saved::grace(proc)?))
+    Saved::want_grace(machine, wanted)?;
+    Ok((saved, Saved::grace(machine)?))
 }
 
 /// What goes with the locks, seen as late as can be. The records come last: who has none is not told.
-fn last_look(proc: &Proc, dir: &Path, statd: &Statd, saved: &mut Saved) -> Result<Sight, KnfsdError> {
-    let before = proc.sight()?;
-    saved.renew_records(dir, || statd.records())?;
+fn last_look(machine: &Machine, dir: &Path, statd: &StatdDir, saved: &mut Saved) -> Result<Sight, KnfsdError> {
+    let before = sight::look(machine)?.0;
+    saved.renew_records(dir, || SavedRecords::read(statd))?;
     Ok(before)
 }
 
 /// After a failure before anything was dropped. What cannot be changed back now stays on disk for the next
 /// nlmctl.
-fn untouched(proc: &Proc, dir: &Path, error: KnfsdError) -> Attempt {
+fn untouched(machine: &Machine, dir: &Path, error: KnfsdError) -> Attempt {
     if let Ok(Some(saved)) = Saved::find(dir) {
-        let _ = saved.put_back(proc, dir);
+        let _ = saved.put_back(machine, dir);
     }
     Attempt::Untouched(error)
 }
 
-/// The signal.
-pub(super) async fn by_signal(proc: &Proc, dir: &Path, statd: &Statd, lockd: Lockd, wanted: Duration) -> Attempt {
+pub(super) async fn by_signal(
+    machine: &Machine,
+    dir: &Path,
+    statd: &StatdDir,
+    lockd: Lockd,
+    wanted: Duration,
+) -> Attempt {
     let line = match LockdLine::open().await {
         Ok(line) => line,
         Err(error) => return Attempt::Untouched(error),
     };
-    let sent = prepare(proc, dir, statd, None, wanted).and_then(|(mut saved, grace)| {
-        let before = last_look(proc, dir, statd, &mut saved)?;
+    let sent = prepare(machine, dir, statd, None, wanted).and_then(|(mut saved, grace)| {
+        let before = last_look(machine, dir, statd, &mut saved)?;
         kill(Pid::from_raw(lockd.pid), Signal::SIGKILL)
             .map_err(|error| KnfsdError::Stuck(format!("cannot send lockd a signal: {error}")))?;
         Ok((saved, grace, before))
     });
     let (saved, grace, before) = match sent {
         Ok(sent) => sent,
-        Err(error) => return untouched(proc, dir, error),
+        Err(error) => return untouched(machine, dir, error),
     };
     let since = Instant::now();
-    let seen = wake(proc, &line).await;
-    match (seen, saved.put_back(proc, dir)) {
+    let seen = wake(machine, &line).await;
+    match (seen, saved.put_back(machine, dir)) {
         (Ok(true), Ok(mut notes)) => {
             notes.push("lockd dropped its locks on a signal; NFS service went on".into());
             Attempt::Dropped(Dropped { grace, before: Some(before), notes })
@@ -209,11 +197,17 @@ pub(super) async fn by_signal(proc: &Proc, dir: &Path, statd: &Statd, lockd: Loc
 }
 
 /// Stops and starts nfsd, with a guard. Blocks for as long as that takes.
-pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd, wanted: Duration) -> Attempt {
+pub(super) fn by_stopping(
+    machine: &Machine,
+    dir: &Path,
+    program: &Path,
+    statd: &StatdDir,
+    wanted: Duration,
+) -> Attempt {
     let prepared = || {
-        let (mut saved, grace) = prepare(proc, dir, statd, Some(Settings::read(proc)?), wanted)?;
+        let (mut saved, grace) = prepare(machine, dir, statd, Some(Settings::read(machine)?), wanted)?;
         let guard = Guard::start(program, dir)?;
-        match last_look(proc, dir, statd, &mut saved) {
+        match last_look(machine, dir, statd, &mut saved) {
             Ok(before) => Ok((saved, guard, grace, before)),
             Err(error) => {
                 guard.dismiss();
@@ -223,21 +217,21 @@ pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd
     };
     let (saved, guard, grace, before) = match prepared() {
         Ok(ready) => ready,
-        Err(error) => return untouched(proc, dir, error),
+        Err(error) => return untouched(machine, dir, error),
     };
     let down = Instant::now();
-    let stopped = proc
+    let stopped = machine
         .write("proc/fs/nfsd/threads", "0\n")
-        .and_then(|()| Ok(proc.lockd()?.is_none() || proc.sight()?.locks.is_empty()));
-    let back = saved.bring_nfsd_back(proc);
+        .and_then(|()| Ok(machine.lockd()?.is_none() || sight::look(machine)?.0.locks.is_empty()));
+    let back = saved.bring_nfsd_back(machine);
     let down = down.elapsed();
     if let Err(error) = back {
         // It tries again, with the same settings.
         let then = if guard.relieve() { "the guard brought it back" } else { "the guard goes on trying for minutes" };
         return Attempt::Lost(KnfsdError::Stuck(format!("nfsd did not come back at once: {error}; {then}")));
     }
-    let in_grace = proc.nlm_in_grace();
-    let rest = saved.put_back(proc, dir);
+    let in_grace = machine.nlm_in_grace();
+    let rest = saved.put_back(machine, dir);
     guard.dismiss();
     match (stopped, in_grace, rest) {
         (Ok(true), Ok(true), Ok(mut notes)) => {
@@ -248,6 +242,7 @@ pub(super) fn by_stopping(proc: &Proc, dir: &Path, program: &Path, statd: &Statd
         (Ok(true), Ok(false), Ok(_)) => {
             Attempt::Lost(KnfsdError::Stuck("nfsd was stopped and started, and lockd did not start grace".into()))
         }
-        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => Attempt::Lost(error),
+        (Err(error), ..) | (_, Err(error), _) => Attempt::Lost(error.into()),
+        (.., Err(error)) => Attempt::Lost(error),
     }
 }

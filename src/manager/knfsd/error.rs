@@ -1,9 +1,10 @@
 //! What can go wrong between nlmctl and the kernel's lock manager.
 
 use std::io;
-use std::path::{Path, PathBuf};
 
+use crate::host::{FileError, StatdDirError};
 use crate::manager::ManagerError;
+use crate::nsm::roster::RosterError;
 use crate::rpc::client::CallError;
 use crate::wire::control::{Refusal, RefusalCode};
 
@@ -13,24 +14,15 @@ pub(super) const ENDPOINT: &str = "the kernel's lockd";
 /// Why the kernel, or statd beside it, was not asked or did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum KnfsdError {
-    /// A file of the kernel's or of statd's cannot be read or written.
-    #[error("cannot {verb} {path}: {source}", path = .path.display())]
-    File {
-        /// `read`, `write`, ...
-        verb: &'static str,
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It has something in it that this version does not understand.
-    #[error("{path} is not as expected: {what}", path = .path.display())]
-    Odd {
-        /// Which.
-        path: PathBuf,
-        /// What it has.
-        what: String,
-    },
+    /// A file of the kernel's or of statd's cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// statd's folder, or its state number.
+    #[error(transparent)]
+    Statd(#[from] StatdDirError),
+    /// statd's records.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
     /// nfsd does not run.
     #[error("the kernel's NFS server does not run")]
     Down,
@@ -48,23 +40,17 @@ pub enum KnfsdError {
 }
 
 impl KnfsdError {
-    pub(super) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::File { verb: "read", path: path.into(), source }
-    }
-    pub(super) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::File { verb: "write", path: path.into(), source }
-    }
-
     fn remedy(&self) -> &'static str {
         match self {
-            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => "run this as root",
-            Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Self::File(FileError::Io(.., error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                "run this as root"
+            }
+            Self::File(error) if error.is_missing() => {
                 "start the NFS server (it mounts /proc/fs/nfsd), or name another --manager"
             }
+            Self::Statd(_) | Self::Roster(_) => "start rpc.statd, and run this as root",
             Self::Down => "start the NFS server, or name another --manager",
-            Self::File { .. } | Self::Odd { .. } | Self::Call { .. } | Self::Stuck(_) => {
-                "see what the kernel and rpc.statd have logged"
-            }
+            Self::File(_) | Self::Call { .. } | Self::Stuck(_) => "see what the kernel and rpc.statd have logged",
         }
     }
 

@@ -9,7 +9,6 @@
 //! at the same time. What fails it tries again for minutes, with longer and longer pauses, and says so
 //! in the kernel's log: nobody else is there to be told.
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
@@ -18,8 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 
 use super::error::KnfsdError;
-use super::proc::Proc;
 use super::saved::Saved;
+use crate::host::{FileError, Machine, try_lock};
 
 /// The hidden command of nlmctl that runs it; the state directory follows.
 pub const COMMAND: &str = "knfsd-guard";
@@ -51,17 +50,13 @@ pub(super) struct Guard {
     pipe: ChildStdin,
 }
 
-fn lock_file(dir: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).open(dir.join(LOCK))
-}
-
 impl Guard {
     /// Starts one: answers once it waits.
     ///
     /// # Errors
     /// It cannot be started; nothing may be stopped then.
     pub(super) fn start(program: &Path, dir: &Path) -> Result<Self, KnfsdError> {
-        let failed = |source| KnfsdError::File { verb: "start the guard", path: program.into(), source };
+        let failed = |source| FileError::Io("start the guard", program.into(), source);
         let mut child = Command::new(program)
             .arg(COMMAND)
             .arg(dir)
@@ -71,7 +66,7 @@ impl Guard {
             .spawn()
             .map_err(failed)?;
         let (Some(pipe), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(failed(io::ErrorKind::BrokenPipe.into()));
+            return Err(failed(io::ErrorKind::BrokenPipe.into()).into());
         };
         let mut line = String::new();
         BufReader::new(answers).read_line(&mut line).map_err(failed)?;
@@ -108,18 +103,15 @@ impl Guard {
 pub(super) fn wait_for_another(dir: &Path) -> Result<(), KnfsdError> {
     let path = dir.join(LOCK);
     let until = Instant::now() + PATIENCE;
-    loop {
-        match lock_file(dir).map_err(KnfsdError::write(&path))?.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK_EVERY),
-            Err(TryLockError::WouldBlock) => {
-                let what = "the guard of an earlier nlmctl is still bringing nfsd back: its line in the kernel's log \
-                            says what is in the way";
-                return Err(KnfsdError::Stuck(what.into()));
-            }
-            Err(TryLockError::Error(error)) => return Err(KnfsdError::write(&path)(error)),
+    while try_lock(&path).map_err(FileError::write(&path))?.is_none() {
+        if Instant::now() >= until {
+            let what = "the guard of an earlier nlmctl is still bringing nfsd back: its line in the kernel's log says \
+                        what is in the way";
+            return Err(KnfsdError::Stuck(what.into()));
         }
+        std::thread::sleep(LOOK_EVERY);
     }
+    Ok(())
 }
 
 /// The guard's own life: `args` are those behind [`COMMAND`].
@@ -141,8 +133,8 @@ fn watch(dir: &Path) -> Result<(), KnfsdError> {
     SigSet::all().thread_block().map_err(|error| system("cannot block signals", error))?;
     nix::unistd::setsid().map_err(|error| system("cannot leave the session", error))?;
     let path = dir.join(LOCK);
-    let lock = lock_file(dir).map_err(KnfsdError::write(&path))?;
-    lock.try_lock().map_err(|_| KnfsdError::Stuck("another guard is at work".into()))?;
+    let lock = try_lock(&path).map_err(FileError::write(&path))?;
+    let _lock = lock.ok_or_else(|| KnfsdError::Stuck("another guard is at work".into()))?;
     let mut said = Vec::new();
     writeln!(io::stdout(), "{READY}")
         .and_then(|()| io::stdout().flush())
@@ -151,43 +143,44 @@ fn watch(dir: &Path) -> Result<(), KnfsdError> {
     if said == DISMISSED {
         return Ok(());
     }
-    put_back(&Proc::default(), dir)
+    put_back(&Machine::default(), dir)
 }
 
 /// Puts back what is to be, as often as it takes.
-fn put_back(proc: &Proc, dir: &Path) -> Result<(), KnfsdError> {
+fn put_back(machine: &Machine, dir: &Path) -> Result<(), KnfsdError> {
     let until = Instant::now() + TRIES_FOR;
     let mut pause = FIRST_PAUSE;
     loop {
-        let tried = Saved::find(dir).and_then(|saved| saved.map(|saved| saved.put_back(proc, dir)).transpose());
+        let found = Saved::find(dir).map_err(KnfsdError::from);
+        let tried = found.and_then(|saved| saved.map(|saved| saved.put_back(machine, dir)).transpose());
         let error = match tried {
             Ok(done) => {
-                done.into_iter().flatten().for_each(|what| log(proc, &what));
+                done.into_iter().flatten().for_each(|what| log(machine, &what));
                 return Ok(());
             }
             Err(error) => error,
         };
         if Instant::now() >= until {
-            log(proc, &format!("gave up putting the NFS server back; any nlmctl resync tries again: {error}"));
+            log(machine, &format!("gave up putting the NFS server back; any nlmctl resync tries again: {error}"));
             return Err(error);
         }
-        log(proc, &format!("cannot put the NFS server back yet, and tries again: {error}"));
+        log(machine, &format!("cannot put the NFS server back yet, and tries again: {error}"));
         std::thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-fn log(proc: &Proc, what: &str) {
+fn log(machine: &Machine, what: &str) {
     let line: String = what.chars().take(LONGEST_LINE).collect();
     // There is nobody to tell that even this failed. 3: an error.
-    let _ = proc.write(LOG, &format!("<3>nlmctl's guard: {line}\n"));
+    let _ = machine.write(LOG, &format!("<3>nlmctl's guard: {line}\n"));
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::super::statd::SavedRecords;
+    use super::super::records::SavedRecords;
     use super::*;
 
     #[test]
@@ -202,15 +195,15 @@ mod tests {
         for (file, text) in [(boot, "b\n"), (grace, "10\n"), ("proc/fs/nfsd/threads", "8\n"), (LOG, "")] {
             write(file, text);
         }
-        let (proc, dir) = (Proc::at(root.path()), root.path());
+        let (machine, dir) = (Machine::at(root.path()), root.path());
         let records = SavedRecords { dir: dir.into(), records: Vec::new() };
-        Saved::read(&proc, None, records).unwrap().keep(dir).unwrap();
+        Saved::read(&machine, None, records).unwrap().keep(dir).unwrap();
         write(grace, "90\n");
         let away = dir.join("away");
         fs::rename(dir.join(boot), &away).unwrap();
         std::thread::scope(|scope| {
-            let guard = scope.spawn(|| put_back(&proc, dir));
-            while !proc.read(LOG).unwrap().contains("boot_id") {
+            let guard = scope.spawn(|| put_back(&machine, dir));
+            while !machine.read(LOG).unwrap().contains("boot_id") {
                 assert!(!guard.is_finished());
                 std::thread::sleep(LOOK_EVERY);
             }
@@ -218,7 +211,7 @@ mod tests {
             fs::rename(&away, dir.join(boot)).unwrap();
             guard.join().unwrap().unwrap();
         });
-        assert_eq!(proc.number::<u64>(grace).unwrap(), 10);
+        assert_eq!(machine.number::<u64>(grace).unwrap(), 10);
         assert_eq!(Saved::find(dir).unwrap(), None);
     }
 }

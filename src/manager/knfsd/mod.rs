@@ -13,12 +13,12 @@
 //! - What is changed for a moment is on disk before ([`saved`]); where nfsd is stopped a process of its
 //!   own is there to bring it back ([`guard`]).
 //! - NFSv4's grace is ended with lockd's only if nobody could still reclaim in it ([`v4`]).
-//! - Monitor records outlive a run ([`statd`]).
+//! - Monitor records outlive a run ([`records`]).
 //!
 //! | file | what |
 //! |---|---|
-//! | `proc` | what the kernel says; parsers |
-//! | `statd` | state number and monitor records |
+//! | `sight` | what is locked |
+//! | `records` | monitor records |
 //! | `settings` | nfsd's settings |
 //! | `saved` | what is to be put back |
 //! | `guard` | the process that does it if nlmctl dies |
@@ -32,11 +32,11 @@ mod drops;
 mod error;
 pub mod guard;
 mod paths;
-mod proc;
+mod records;
 mod release;
 mod saved;
 mod settings;
-mod statd;
+mod sight;
 mod v4;
 
 pub use error::KnfsdError;
@@ -47,21 +47,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nix::net::if_::InterfaceFlags;
 
 use self::drops::Attempt;
 use self::error::ENDPOINT;
-use self::proc::{Lockd, Proc};
 use self::saved::Saved;
-use self::statd::Statd;
 use self::v4::V4;
 use super::driven::vault::Vault;
-use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight};
+use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight, client_row};
 use super::{Caution, ManagerError, Weight};
-use crate::nsm::{mounts, own_names};
+use crate::host::{self, Lockd, Machine, StatdDir, StatdDirError};
+use crate::nsm::roster::{self, Roster};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
-use crate::wire::xdr::List;
 
 /// Where runs, and what is to be put back, are kept.
 pub const STATE_DIR: &str = "/var/lib/nlmctl/knfsd";
@@ -69,7 +66,7 @@ pub const STATE_DIR: &str = "/var/lib/nlmctl/knfsd";
 /// See above.
 #[derive(Debug, Clone)]
 pub struct Knfsd {
-    proc: Proc,
+    machine: Machine,
     dir: PathBuf,
     program: PathBuf,
 }
@@ -78,16 +75,12 @@ pub struct Knfsd {
 pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Driven<Knfsd> {
     let dir = dir.into();
     let vault = Vault::new(&dir);
-    Driven::new(Knfsd { proc: Proc::default(), dir, program: program.into() }, vault)
+    Driven::new(Knfsd { machine: Machine::default(), dir, program: program.into() }, vault)
 }
 
 /// Whether this host's nfsd serves, or would if an earlier run had not left it stopped.
 pub fn is_here() -> bool {
-    Proc::default().threads().is_ok_and(|threads| threads > 0) || Saved::is_there(Path::new(STATE_DIR))
-}
-
-fn caution(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Caution {
-    Caution { about, weight, text: text.into(), remedy: remedy.into() }
+    Machine::default().nfsd_threads().is_ok_and(|threads| threads > 0) || Saved::is_there(Path::new(STATE_DIR))
 }
 
 impl Knfsd {
@@ -103,34 +96,46 @@ impl Knfsd {
         }
     }
 
-    fn statd(&self) -> Result<Statd, KnfsdError> {
-        Statd::find(&self.proc)
+    fn statd(&self) -> Result<StatdDir, KnfsdError> {
+        Ok(StatdDir::find(&self.machine, None)?)
+    }
+
+    fn roster(&self) -> Result<Roster, KnfsdError> {
+        Ok(roster::read_sm_dir(&self.statd()?.sm())?)
+    }
+
+    /// The state number that notices of the next reboot go on from.
+    fn state(&self) -> Result<NsmState, KnfsdError> {
+        match self.statd()?.state() {
+            // Made by the first sm-notify; until then the kernel's number is all there is.
+            Err(StatdDirError::Missing(_)) => Ok(self.machine.kernels_nsm_state().unwrap_or_default()),
+            state => Ok(state?),
+        }
     }
 
     /// This life of lockd: its locks go with it.
     fn life(&self) -> Result<String, KnfsdError> {
-        let boot = self.proc.boot_id()?;
-        Ok(match self.proc.lockd()? {
-            Some(lockd) => format!("{boot} {} {}", lockd.pid, lockd.start),
-            None => format!("{boot} no lockd"),
+        Ok(match self.machine.lockd()? {
+            Some(lockd) => self.machine.life(lockd.pid)?,
+            None => format!("{} no lockd", self.machine.boot_id()?),
         })
     }
 
     fn takes_signal(&self, lockd: Lockd) -> bool {
-        lockd.takes_kill && self.proc.in_first_netns()
+        lockd.takes_kill && self.machine.share_network("self", "1")
     }
 
     fn software(&self) -> Result<String, KnfsdError> {
-        if self.proc.threads()? == 0 {
+        if self.machine.nfsd_threads()? == 0 {
             return Err(KnfsdError::Down);
         }
-        Ok(format!("knfsd (Linux {})", self.proc.release()?))
+        Ok(format!("knfsd (Linux {})", self.machine.release()?))
     }
 
     fn rows(&self) -> Result<Vec<ClientRow>, KnfsdError> {
-        let roster = self.statd()?.roster()?;
+        let roster = self.roster()?;
         roster.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let own = server_addresses();
+        let own = host::serving_addresses().unwrap_or_default();
         let mut rows: Vec<ClientRow> = Vec::new();
         for entry in roster.entries {
             let Ok(name) = CallerName::new(&entry.host) else { continue };
@@ -143,18 +148,8 @@ impl Knfsd {
                 monitored.or_else(|| entry.host.parse().ok()).map_or_else(|| resolve(&entry.host), |ip| vec![ip]);
             let same_family =
                 |ip: &&IpAddr| addresses.is_empty() || addresses.iter().any(|to| to.is_ipv4() == ip.is_ipv4());
-            rows.push(ClientRow {
-                name,
-                server_addresses: List::clipped(own.iter().filter(same_family).copied().map(Address).collect()),
-                addresses: List::clipped(addresses.into_iter().map(Address).collect()),
-                nsm_state: NsmState::default(),
-                monitored: true,
-                shared_address: false,
-                locks: 0,
-                unmonitored: 0,
-                waiters: 0,
-                suspicions: List::default(),
-            });
+            let called = own.iter().filter(same_family).copied();
+            rows.push(client_row(name, addresses.iter().copied(), called));
         }
         mark_shared(&mut rows);
         Ok(rows)
@@ -165,23 +160,23 @@ impl Knfsd {
     fn look_ahead(&self) -> Result<Vec<Caution>, KnfsdError> {
         let mut found = Vec::new();
         if !nix::unistd::geteuid().is_root() {
-            found.push(caution(
+            found.push(Caution::new(
                 "root",
                 Weight::Refuse,
                 "only root may drive the kernel's lock manager",
                 "run this as root",
             ));
         }
-        if self.proc.named("rpc.statd")?.is_empty() {
-            found.push(caution(
+        if self.machine.named("rpc.statd")?.is_empty() {
+            found.push(Caution::new(
                 "statd",
                 Weight::Refuse,
                 "rpc.statd does not run here: lockd could not grant a reclaim without it",
                 "start it (nfs-utils' rpc-statd.service)",
             ));
         }
-        let Some(lockd) = self.proc.lockd()? else {
-            found.push(caution(
+        let Some(lockd) = self.machine.lockd()? else {
+            found.push(Caution::new(
                 "lockd",
                 Weight::Refuse,
                 "the kernel's lockd does not run, or cannot be seen from this process namespace",
@@ -190,14 +185,14 @@ impl Knfsd {
             return Ok(found);
         };
         if self.takes_signal(lockd) {
-            found.push(caution(
+            found.push(Caution::new(
                 "drop",
                 Weight::Say,
                 "lockd is made to drop every lock by a signal; NFS service goes on",
                 "",
             ));
         } else {
-            found.push(caution(
+            found.push(Caution::new(
                 "drop",
                 Weight::Say,
                 "this kernel's lockd takes no signal, so NFS service stops for about a second; nfsd's reply cache is \
@@ -206,7 +201,7 @@ impl Knfsd {
             ));
             self.look_at_mounts(&mut found)?;
         }
-        found.push(caution(
+        found.push(Caution::new(
             "local",
             Weight::Say,
             "processes of this host are not bound by grace: one can take a dropped lock's range before its owner \
@@ -214,7 +209,7 @@ impl Knfsd {
             "",
         ));
         let disturbed = |who: String| {
-            caution(
+            Caution::new(
                 "nfsv4",
                 Weight::Consent,
                 format!(
@@ -224,7 +219,7 @@ impl Knfsd {
                 "wait until they have gone, or agree to it",
             )
         };
-        match v4::look(&self.proc)? {
+        match v4::look(&self.machine)? {
             V4::None => {}
             V4::Some { live, recorded } => {
                 found.push(disturbed(format!("NFSv4 clients ({live} here now, {recorded} on record)")));
@@ -236,11 +231,9 @@ impl Knfsd {
 
     /// An NFSv3 mount of this host uses the same lockd and keeps it alive while nfsd is down.
     fn look_at_mounts(&self, found: &mut Vec<Caution>) -> Result<(), KnfsdError> {
-        let path = self.proc.path("proc/self/mountinfo");
-        let mounts = mounts::read_nlm_mounts(&path)
-            .map_err(|error| KnfsdError::Odd { path: path.clone(), what: error.to_string() })?;
+        let mounts = self.machine.nlm_mounts()?;
         if let Some(mount) = mounts.first() {
-            found.push(caution(
+            found.push(Caution::new(
                 "mounts",
                 Weight::Refuse,
                 format!(
@@ -256,11 +249,11 @@ impl Knfsd {
     }
 
     async fn drop_locks(&self, wanted: Duration) -> Result<Dropped, ManagerError> {
-        let looked = self.blocking(|this| Ok((this.statd()?, this.proc.lockd()?, this.look_ahead()?))).await;
+        let looked = self.blocking(|this| Ok((this.statd()?, this.machine.lockd()?, this.look_ahead()?))).await;
         let (statd, lockd, cautions) = looked.map_err(KnfsdError::refused)?;
         refuse(cautions)?;
         if let Some(lockd) = lockd.filter(|lockd| self.takes_signal(*lockd)) {
-            match drops::by_signal(&self.proc, &self.dir, &statd, lockd, wanted).await {
+            match drops::by_signal(&self.machine, &self.dir, &statd, lockd, wanted).await {
                 Attempt::Dropped(dropped) => return Ok(dropped),
                 Attempt::NoEffect(_) => {
                     tracing::warn!("lockd did not drop its locks on a signal; stopping nfsd instead");
@@ -274,7 +267,7 @@ impl Knfsd {
             refuse(mounts)?;
         }
         let stopped = self
-            .blocking(move |this| Ok(drops::by_stopping(&this.proc, &this.dir, &this.program, &statd, wanted)))
+            .blocking(move |this| Ok(drops::by_stopping(&this.machine, &this.dir, &this.program, &statd, wanted)))
             .await
             .map_err(KnfsdError::lost)?;
         match stopped {
@@ -302,26 +295,6 @@ fn refuse(cautions: Vec<Caution>) -> Result<(), ManagerError> {
             Err(ManagerError::Refused(Refusal::new(RefusalCode::Unsupported, message)))
         }
     }
-}
-
-/// This host's addresses from which clients may have mounted: of every interface that is up.
-fn server_addresses() -> Vec<IpAddr> {
-    let Ok(all) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
-    let wanted = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-    let mut found: Vec<IpAddr> = all
-        .filter(|interface| interface.flags.contains(wanted) && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK))
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
-            v4.or_else(|| {
-                let v6 = address.as_sockaddr_in6()?.ip();
-                // Its zone is not in a notice.
-                (!v6.is_unicast_link_local()).then(|| v6.into())
-            })
-        })
-        .collect();
-    found.dedup();
-    found
 }
 
 /// The resolver's answer; nothing where it has none. The notifier asks again then.
@@ -373,29 +346,28 @@ impl Backend for Knfsd {
     async fn identity(&self) -> Result<Identity, ManagerError> {
         let (software, life) =
             self.blocking(|this| Ok((this.software()?, this.life()?))).await.map_err(KnfsdError::unanswered)?;
-        let names =
-            own_names::own_names(&[]).await.map_err(|error| KnfsdError::Stuck(error.to_string()).unanswered())?;
+        let names = host::own_names(&[]).await.map_err(|error| KnfsdError::Stuck(error.to_string()).unanswered())?;
         Ok(Identity { software, life, names })
     }
     async fn nsm_state(&self) -> Result<NsmState, ManagerError> {
-        self.blocking(|this| this.statd()?.state(&this.proc)).await.map_err(KnfsdError::unanswered)
+        self.blocking(Self::state).await.map_err(KnfsdError::unanswered)
     }
     async fn sight(&self) -> Result<Sight, ManagerError> {
-        self.blocking(|this| this.proc.sight()).await.map_err(KnfsdError::unanswered)
+        self.blocking(|this| Ok(sight::look(&this.machine)?.0)).await.map_err(KnfsdError::unanswered)
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         self.blocking(Self::rows).await.map_err(KnfsdError::unanswered)
     }
     async fn client_count(&self) -> Result<u64, ManagerError> {
         let counted = self.blocking(|this| {
-            let entries = this.statd()?.roster()?.entries;
+            let entries = this.roster()?.entries;
             let hosts: HashSet<&str> = entries.iter().map(|entry| entry.host.as_str()).collect();
             Ok(hosts.len() as u64)
         });
         counted.await.map_err(KnfsdError::unanswered)
     }
     async fn in_grace(&self) -> Result<bool, ManagerError> {
-        self.blocking(|this| Ok(this.proc.nlm_in_grace()? || this.proc.v4_in_grace()?))
+        self.blocking(|this| Ok(this.machine.nlm_in_grace()? || this.machine.v4_in_grace()?))
             .await
             .map_err(KnfsdError::unanswered)
     }
@@ -408,7 +380,7 @@ impl Backend for Knfsd {
             guard::wait_for_another(&this.dir)?;
             let saved = Saved::find(&this.dir)?;
             let may_be_pending = match &saved {
-                Some(saved) if saved.may_have_sent_a_signal(&this.proc)? => this.proc.lockd()?.is_some(),
+                Some(saved) if saved.may_have_sent_a_signal(&this.machine)? => this.machine.lockd()?.is_some(),
                 Some(_) | None => false,
             };
             Ok((saved, may_be_pending))
@@ -416,27 +388,27 @@ impl Backend for Knfsd {
         let (saved, may_be_pending) = left.await.map_err(KnfsdError::unanswered)?;
         if may_be_pending {
             // Before the length of grace is put back: its grace begins only then.
-            drops::let_it_take_a_signal(&self.proc).await.map_err(KnfsdError::unanswered)?;
+            drops::let_it_take_a_signal(&self.machine).await.map_err(KnfsdError::unanswered)?;
         }
         let Some(saved) = saved else { return Ok(Recovered::default()) };
-        let lines = self.blocking(move |this| saved.put_back(&this.proc, &this.dir)).await;
+        let lines = self.blocking(move |this| saved.put_back(&this.machine, &this.dir)).await;
         Ok(Recovered { lines: lines.map_err(KnfsdError::unanswered)?, may_have_dropped: true })
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
-        self.blocking(move |this| this.statd()?.raise(&this.proc, state)).await.map_err(KnfsdError::refused)
+        self.blocking(move |this| Ok(this.statd()?.write_state(state)?)).await.map_err(KnfsdError::refused)
     }
     async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError> {
         self.drop_locks(grace).await
     }
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError> {
         self.blocking(|this| {
-            let proc = &this.proc;
+            let machine = &this.machine;
             let mut goes_on = None;
-            if proc.v4_in_grace()? {
-                match v4::look(proc)? {
+            if machine.v4_in_grace()? {
+                match v4::look(machine)? {
                     V4::None => {
                         // Somebody else may have ended it meanwhile, and a second time is an error.
-                        let _ = proc.write("proc/fs/nfsd/v4_end_grace", "Y\n");
+                        let _ = machine.write("proc/fs/nfsd/v4_end_grace", "Y\n");
                     }
                     V4::Some { .. } | V4::NotKnown(_) => {
                         let why = "NFSv4's grace goes on, since its clients may still reclaim; ordinary NLM requests \
@@ -445,8 +417,8 @@ impl Backend for Knfsd {
                     }
                 }
             }
-            proc.write("proc/fs/lockd/nlm_end_grace", "Y\n")?;
-            if proc.nlm_in_grace()? {
+            machine.write("proc/fs/lockd/nlm_end_grace", "Y\n")?;
+            if machine.nlm_in_grace()? {
                 return Err(KnfsdError::Stuck("lockd's grace did not end".into()));
             }
             Ok(goes_on.map_or(GraceEnd::Over, GraceEnd::GoesOn))
@@ -456,8 +428,10 @@ impl Backend for Knfsd {
     }
     async fn finish(&self) -> Result<Vec<String>, ManagerError> {
         let told = self.blocking(|this| {
-            let statd = this.statd()?;
-            Statd::tell_the_kernel(&this.proc, statd.state(&this.proc)?)
+            // statd answers each request to monitor a host with the number that it read when it started,
+            // and the kernel believes it.
+            this.machine.set_kernels_nsm_state(this.state()?);
+            Ok(())
         });
         told.await.map_err(KnfsdError::lost)?;
         Ok(Vec::new())
@@ -467,7 +441,32 @@ impl Backend for Knfsd {
     }
     async fn paths(&self, files: &[String]) -> HashMap<String, String> {
         let files = files.to_vec();
-        let found = self.blocking(move |this| Ok(paths::find(&this.proc, &files))).await;
+        let found = self.blocking(move |this| Ok(paths::find(&this.machine, &files))).await;
         found.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_state_is_the_files_and_without_one_the_kernels() {
+        let root = tempfile::tempdir().unwrap();
+        let (file, kernels) = (root.path().join("var/lib/nfs/state"), root.path().join("proc/sys/fs/nfs"));
+        for folder in [&root.path().join("var/lib/nfs/sm"), &kernels] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(kernels.join("nsm_local_state"), "3\n").unwrap();
+        let knfsd = Knfsd { machine: Machine::at(root.path()), dir: PathBuf::new(), program: PathBuf::new() };
+        assert_eq!(knfsd.state().unwrap(), NsmState(3));
+        knfsd.statd().unwrap().write_state(NsmState(-7)).unwrap();
+        assert_eq!(knfsd.state().unwrap(), NsmState(-7));
+        assert_eq!(fs::read(&file).unwrap(), (-7i32).to_ne_bytes());
+        assert_eq!(knfsd.machine.word("proc/sys/fs/nfs/nsm_local_state").unwrap(), "-7");
+        fs::write(&file, b"17\n").unwrap();
+        assert!(knfsd.state().is_err());
     }
 }

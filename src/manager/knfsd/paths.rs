@@ -6,20 +6,16 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::proc::{Proc, shown};
+use crate::host::{ETAB, Machine};
 
 /// Entries looked at, at most.
 const MOST: usize = 200_000;
-/// How long the walk may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What the kernel exports, with a path first in each line.
-const EXPORTS: &str = "var/lib/nfs/etab";
 
 /// Paths of those of `files` (`major:minor:inode`, the first two in hexadecimal) that are found.
-pub(super) fn find(proc: &Proc, files: &[String]) -> HashMap<String, String> {
+pub(super) fn find(machine: &Machine, files: &[String]) -> HashMap<String, String> {
     let mut wanted: HashMap<(u64, u64), &String> = HashMap::new();
     for file in files {
         if let Some(key) = parse(file) {
@@ -29,7 +25,9 @@ pub(super) fn find(proc: &Proc, files: &[String]) -> HashMap<String, String> {
     let mut found = HashMap::new();
     let until = Instant::now() + PATIENCE;
     let mut seen = HashSet::new();
-    let mut folders: Vec<PathBuf> = exports(proc);
+    let mut folders = machine.exports(ETAB);
+    folders.sort();
+    folders.dedup();
     let mut looked = 0;
     while let Some(folder) = folders.pop() {
         if found.len() == wanted.len() || looked > MOST || Instant::now() > until {
@@ -46,7 +44,7 @@ pub(super) fn find(proc: &Proc, files: &[String]) -> HashMap<String, String> {
             if kind.is_dir() {
                 folders.push(entry.path());
             } else if let Some(file) = wanted.get(&(meta.dev(), entry.ino())) {
-                found.entry((*file).clone()).or_insert_with(|| shown(&entry.path()));
+                found.entry((*file).clone()).or_insert_with(|| entry.path().display().to_string());
             }
         }
     }
@@ -62,15 +60,6 @@ fn parse(file: &str) -> Option<(u64, u64)> {
     parts.next().is_none().then(|| (nix::sys::stat::makedev(major, minor), inode))
 }
 
-fn exports(proc: &Proc) -> Vec<PathBuf> {
-    let text = proc.read(EXPORTS).unwrap_or_default();
-    let mut paths: Vec<PathBuf> =
-        text.lines().filter_map(|line| line.split_ascii_whitespace().next()).map(PathBuf::from).collect();
-    paths.sort();
-    paths.dedup();
-    paths
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,12 +72,12 @@ mod tests {
         fs::create_dir_all(root.path().join("var/lib/nfs")).unwrap();
         fs::write(export.join("a"), "").unwrap();
         let top = root.path().join("srv/x");
-        fs::write(root.path().join(EXPORTS), format!("{}\t*(rw,sync)\n/nonexistent\t*(ro)\n", top.display())).unwrap();
+        fs::write(root.path().join(ETAB), format!("{}\t*(rw,sync)\n/nonexistent\t*(ro)\n", top.display())).unwrap();
         let meta = fs::metadata(export.join("a")).unwrap();
         let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
         let file = format!("{major:02x}:{minor:02x}:{}", meta.ino());
         let other = format!("{major:02x}:{minor:02x}:0");
-        let found = find(&Proc::at(root.path()), &[file.clone(), other, "odd".into()]);
-        assert_eq!(found, HashMap::from([(file, shown(&export.join("a")))]));
+        let found = find(&Machine::at(root.path()), &[file.clone(), other, "odd".into()]);
+        assert_eq!(found, HashMap::from([(file, export.join("a").display().to_string())]));
     }
 }

@@ -7,17 +7,16 @@
 use std::time::{Duration, Instant};
 
 use super::drops::LockdLine;
-use super::{Knfsd, KnfsdError};
-use crate::manager::driven::{ClientReleased, Lock, Sight};
+use super::{Knfsd, KnfsdError, sight};
+use crate::host::Lock;
+use crate::manager::driven::{ClientReleased, Sight};
 use crate::wire::nlm::{Procedure, SmNotifyArgs};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::encode;
 
-/// How long lockd's answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the locks are looked at before nothing is taken to have gone.
 const EFFECT: Duration = Duration::from_secs(2);
-/// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 impl Knfsd {
@@ -30,9 +29,8 @@ impl Knfsd {
         let wanted = host.to_owned();
         let (calls, before) = self
             .blocking(move |this| {
-                let statd = this.statd()?;
-                let state = unheard(statd.state(&this.proc)?);
-                let calls: Vec<SmNotifyArgs> = statd
+                let state = unheard(this.state()?);
+                let calls: Vec<SmNotifyArgs> = this
                     .roster()?
                     .entries
                     .into_iter()
@@ -40,7 +38,7 @@ impl Knfsd {
                     .filter_map(|entry| entry.monitor)
                     .map(|monitor| SmNotifyArgs { name: monitor.mon_id.mon_name, state, private: monitor.private })
                     .collect();
-                Ok((calls, this.proc.sight_and_waiting()?))
+                Ok((calls, sight::look(&this.machine)?))
             })
             .await?;
         if calls.is_empty() {
@@ -54,7 +52,7 @@ impl Knfsd {
         }
         let until = Instant::now() + EFFECT;
         loop {
-            let now = self.blocking(|this| this.proc.sight_and_waiting()).await?;
+            let now = self.blocking(|this| Ok(sight::look(&this.machine)?)).await?;
             let seen = what_went(&before, &now);
             if !seen.freed.is_empty() || Instant::now() >= until {
                 return Ok(seen);

@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::KnfsdError;
-use super::proc::Proc;
+use super::records::SavedRecords;
 use super::settings::Settings;
-use super::statd::SavedRecords;
-use crate::manager::driven::vault;
+use crate::host::{FileError, Machine, remove, replace};
 
 /// `nlm_grace_period`, in seconds: read when a grace period begins.
 const NLM_GRACE: &str = "proc/sys/fs/nfs/nlm_grace_period";
@@ -21,7 +20,6 @@ const NLM_GRACE: &str = "proc/sys/fs/nfs/nlm_grace_period";
 const NLM_TIMEOUT: &str = "proc/sys/fs/nfs/nlm_timeout";
 /// The longest that the kernel takes.
 const LONGEST_GRACE: u64 = 240;
-/// The file, in the state directory.
 const FILE: &str = "put-back.json";
 /// How often putting nfsd back is tried by who is waited for; the guard goes on.
 const TRIES: u32 = 3;
@@ -41,9 +39,12 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    /// As things are now.
-    pub(super) fn read(proc: &Proc, settings: Option<Settings>, records: SavedRecords) -> Result<Self, KnfsdError> {
-        Ok(Self { boot_id: proc.boot_id()?, settings, nlm_grace: proc.number(NLM_GRACE)?, records })
+    pub(super) fn read(
+        machine: &Machine,
+        settings: Option<Settings>,
+        records: SavedRecords,
+    ) -> Result<Self, FileError> {
+        Ok(Self { boot_id: machine.boot_id()?, settings, nlm_grace: machine.number(NLM_GRACE)?, records })
     }
 
     fn path(dir: &Path) -> PathBuf {
@@ -56,10 +57,10 @@ impl Saved {
     }
 
     /// Makes it durable.
-    pub(super) fn keep(&self, dir: &Path) -> Result<(), KnfsdError> {
+    pub(super) fn keep(&self, dir: &Path) -> Result<(), FileError> {
         let path = Self::path(dir);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from);
-        text.and_then(|text| vault::replace(&path, &text)).map_err(KnfsdError::write(&path))
+        text.and_then(|text| replace(&path, &text, 0o600)).map_err(FileError::write(&path))
     }
 
     /// Keeps the records as they are now: read again until what is on disk is what was read last, as
@@ -67,8 +68,8 @@ impl Saved {
     pub(super) fn renew_records(
         &mut self,
         dir: &Path,
-        read: impl Fn() -> Result<SavedRecords, KnfsdError>,
-    ) -> Result<(), KnfsdError> {
+        read: impl Fn() -> Result<SavedRecords, FileError>,
+    ) -> Result<(), FileError> {
         for _ in 0..LOOKS {
             let now = read()?;
             if now == self.records {
@@ -81,48 +82,44 @@ impl Saved {
     }
 
     /// Whether it was written for a signal to this boot's lockd, which may or may not have been sent.
-    pub(super) fn may_have_sent_a_signal(&self, proc: &Proc) -> Result<bool, KnfsdError> {
-        Ok(self.settings.is_none() && proc.boot_id()? == self.boot_id)
+    pub(super) fn may_have_sent_a_signal(&self, machine: &Machine) -> Result<bool, FileError> {
+        Ok(self.settings.is_none() && machine.boot_id()? == self.boot_id)
     }
 
-    /// What is to be put back, if anything is.
-    pub(super) fn find(dir: &Path) -> Result<Option<Self>, KnfsdError> {
+    pub(super) fn find(dir: &Path) -> Result<Option<Self>, FileError> {
         let path = Self::path(dir);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|error| KnfsdError::Odd { path, what: error.to_string() }),
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).map_err(|error| FileError::Odd(path, error.to_string()))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(KnfsdError::read(&path)(error)),
+            Err(error) => Err(FileError::read(&path)(error)),
         }
     }
 
-    fn forget(dir: &Path) -> Result<(), KnfsdError> {
+    fn forget(dir: &Path) -> Result<(), FileError> {
         let path = Self::path(dir);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KnfsdError::write(&path)(error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove(&path).map_err(FileError::write(&path))
     }
 
     /// Makes the next grace period of lockd as long as is wanted, as far as it goes.
-    pub(super) fn want_grace(proc: &Proc, wanted: std::time::Duration) -> Result<(), KnfsdError> {
+    pub(super) fn want_grace(machine: &Machine, wanted: std::time::Duration) -> Result<(), FileError> {
         let seconds = wanted.as_secs().clamp(1, LONGEST_GRACE);
-        proc.write(NLM_GRACE, &format!("{seconds}\n"))
+        machine.write(NLM_GRACE, &format!("{seconds}\n"))
     }
 
     /// How long a grace period that begins now lasts.
-    pub(super) fn grace(proc: &Proc) -> Result<std::time::Duration, KnfsdError> {
-        let (period, timeout): (u64, u64) = (proc.number(NLM_GRACE)?, proc.number(NLM_TIMEOUT)?);
+    pub(super) fn grace(machine: &Machine) -> Result<std::time::Duration, FileError> {
+        let (period, timeout): (u64, u64) = (machine.number(NLM_GRACE)?, machine.number(NLM_TIMEOUT)?);
         Ok(std::time::Duration::from_secs(effective_grace(period, timeout)))
     }
 
     /// Brings nfsd back, and says what is not as it was. What fails is tried again.
-    pub(super) fn bring_nfsd_back(&self, proc: &Proc) -> Result<Vec<String>, KnfsdError> {
+    pub(super) fn bring_nfsd_back(&self, machine: &Machine) -> Result<Vec<String>, KnfsdError> {
         let Some(settings) = &self.settings else { return Ok(Vec::new()) };
         let mut tries = 1;
         loop {
-            match settings.put_back(proc) {
+            match settings.put_back(machine) {
                 Ok(differences) => return Ok(differences),
                 Err(error) if tries == TRIES => return Err(error),
                 Err(_) => {
@@ -134,17 +131,17 @@ impl Saved {
     }
 
     /// Puts the rest back and forgets this; says what was done.
-    pub(super) fn put_back(&self, proc: &Proc, dir: &Path) -> Result<Vec<String>, KnfsdError> {
+    pub(super) fn put_back(&self, machine: &Machine, dir: &Path) -> Result<Vec<String>, KnfsdError> {
         let mut done = Vec::new();
-        let same_boot = proc.boot_id()? == self.boot_id;
+        let same_boot = machine.boot_id()? == self.boot_id;
         if same_boot {
-            let threads = proc.threads()?;
-            done.extend(self.bring_nfsd_back(proc)?);
+            let threads = machine.nfsd_threads()?;
+            done.extend(self.bring_nfsd_back(machine)?);
             if let Some(settings) = self.settings.as_ref().filter(|settings| settings.threads != threads) {
                 done.push(format!("nfsd had {threads} threads and has {} again", settings.threads));
             }
-            if proc.number::<u64>(NLM_GRACE)? != self.nlm_grace {
-                proc.write(NLM_GRACE, &format!("{}\n", self.nlm_grace))?;
+            if machine.number::<u64>(NLM_GRACE)? != self.nlm_grace {
+                machine.write(NLM_GRACE, &format!("{}\n", self.nlm_grace))?;
             }
         }
         let restored = self.records.put_back()?;
@@ -185,21 +182,21 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let (proc, dir) = (Proc::at(root.path()), root.path());
+        let (machine, dir) = (Machine::at(root.path()), root.path());
         assert_eq!((Saved::find(dir).unwrap(), Saved::is_there(dir)), (None, false));
         let records = SavedRecords { dir: dir.into(), records: Vec::new() };
-        let saved = Saved::read(&proc, None, records).unwrap();
+        let saved = Saved::read(&machine, None, records).unwrap();
         saved.keep(dir).unwrap();
-        Saved::want_grace(&proc, std::time::Duration::from_secs(1000)).unwrap();
-        assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), LONGEST_GRACE);
+        Saved::want_grace(&machine, std::time::Duration::from_secs(1000)).unwrap();
+        assert_eq!(machine.number::<u64>(NLM_GRACE).unwrap(), LONGEST_GRACE);
         let found = Saved::find(dir).unwrap().unwrap();
         assert_eq!((&found, Saved::is_there(dir)), (&saved, true));
-        assert!(found.may_have_sent_a_signal(&proc).unwrap());
-        fs::write(proc.path("proc/sys/kernel/random/boot_id"), "another\n").unwrap();
-        assert!(!found.may_have_sent_a_signal(&proc).unwrap());
-        fs::write(proc.path("proc/sys/kernel/random/boot_id"), "b\n").unwrap();
-        found.put_back(&proc, dir).unwrap();
-        assert_eq!(proc.number::<u64>(NLM_GRACE).unwrap(), 10);
+        assert!(found.may_have_sent_a_signal(&machine).unwrap());
+        fs::write(machine.path("proc/sys/kernel/random/boot_id"), "another\n").unwrap();
+        assert!(!found.may_have_sent_a_signal(&machine).unwrap());
+        fs::write(machine.path("proc/sys/kernel/random/boot_id"), "b\n").unwrap();
+        found.put_back(&machine, dir).unwrap();
+        assert_eq!(machine.number::<u64>(NLM_GRACE).unwrap(), 10);
         assert_eq!(Saved::find(dir).unwrap(), None);
     }
 
@@ -211,7 +208,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let (proc, dir) = (Proc::at(root.path()), root.path());
+        let (machine, dir) = (Machine::at(root.path()), root.path());
         // Each look sees another folder until the third one.
         let looks = std::cell::Cell::new(0);
         let read = || {
@@ -219,7 +216,7 @@ mod tests {
             Ok(SavedRecords { dir: dir.join(looks.get().min(3).to_string()), records: Vec::new() })
         };
         let first = read().unwrap();
-        let mut saved = Saved::read(&proc, None, first).unwrap();
+        let mut saved = Saved::read(&machine, None, first).unwrap();
         saved.keep(dir).unwrap();
         saved.renew_records(dir, read).unwrap();
         assert_eq!((looks.get(), saved.records.dir.clone()), (4, dir.join("3")));

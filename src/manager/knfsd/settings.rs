@@ -5,14 +5,14 @@
 //! set while there is no server comes first, then listeners, then threads), and compared. Only what
 //! differs is written, so that putting back may be done again, by whoever finds it half done.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::error::KnfsdError;
-use super::proc::Proc;
+use crate::host::{self, FileError, Machine, SocketState};
 
 /// Connections that may wait to be accepted: what rpc.nfsd asks for.
 const BACKLOG: i32 = 64;
@@ -37,16 +37,13 @@ pub(super) struct Listener {
     pub(super) transport: String,
     /// Where; none for a transport whose sockets only the kernel makes.
     pub(super) address: Option<IpAddr>,
-    /// The port.
     pub(super) port: u16,
 }
 
 /// See above.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Settings {
-    /// Threads in all.
     pub(super) threads: u32,
-    /// Threads of each pool.
     pub(super) pools: String,
     /// Sorted.
     pub(super) listeners: Vec<Listener>,
@@ -59,17 +56,22 @@ impl Settings {
     ///
     /// # Errors
     /// Something cannot be read, or it cannot be told at which addresses nfsd listens.
-    pub(super) fn read(proc: &Proc) -> Result<Self, KnfsdError> {
+    pub(super) fn read(machine: &Machine) -> Result<Self, FileError> {
         let mut files = Vec::new();
         for file in BEFORE.into_iter().chain([AFTER]) {
-            match proc.word(file) {
+            match machine.word(file) {
                 Ok(text) => files.push((file.to_owned(), text)),
                 // Not every kernel has every one.
-                Err(KnfsdError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.is_missing() => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { threads: proc.threads()?, pools: proc.word(POOLS)?, listeners: listeners(proc)?, files })
+        Ok(Self {
+            threads: machine.nfsd_threads()?,
+            pools: machine.word(POOLS)?,
+            listeners: listeners(machine)?,
+            files,
+        })
     }
 
     fn get(&self, file: &str) -> Option<&str> {
@@ -81,30 +83,30 @@ impl Settings {
     ///
     /// # Errors
     /// There are no threads, or not every listener is there.
-    pub(super) fn put_back(&self, proc: &Proc) -> Result<Vec<String>, KnfsdError> {
-        let now = Self::read(proc)?;
+    pub(super) fn put_back(&self, machine: &Machine) -> Result<Vec<String>, KnfsdError> {
+        let now = Self::read(machine)?;
         let put = |file: &str| match (self.get(file), now.get(file)) {
-            (Some(wanted), found) if found != Some(wanted) => proc.write(file, &format!("{wanted}\n")),
+            (Some(wanted), found) if found != Some(wanted) => machine.write(file, &format!("{wanted}\n")),
             _ => Ok(()),
         };
         let mut failed = Vec::new();
-        let mut note = |outcome: Result<(), KnfsdError>| failed.extend(outcome.err());
+        let mut note = |outcome: Result<(), FileError>| failed.extend(outcome.err());
         if now.threads == 0 {
             for file in BEFORE {
                 note(put(file));
             }
         }
         for listener in missing(&self.listeners, &now.listeners) {
-            note(listener.open(proc));
+            note(listener.open(machine));
         }
         note(put(AFTER));
         if now.threads != self.threads {
-            note(proc.write(THREADS, &format!("{}\n", self.threads)));
+            note(machine.write(THREADS, &format!("{}\n", self.threads)));
         }
-        if proc.word(POOLS)? != self.pools {
-            note(proc.write(POOLS, &format!("{}\n", self.pools)));
+        if machine.word(POOLS)? != self.pools {
+            note(machine.write(POOLS, &format!("{}\n", self.pools)));
         }
-        let now = Self::read(proc)?;
+        let now = Self::read(machine)?;
         let serves = now.threads > 0 && missing(&self.listeners, &now.listeners).is_empty();
         let differences = self.differences(&now);
         if serves || (self.threads == 0 && differences.is_empty()) {
@@ -113,7 +115,7 @@ impl Settings {
             }
             return Ok(differences);
         }
-        Err(failed.into_iter().next().unwrap_or_else(|| KnfsdError::Stuck(differences.join("; "))))
+        Err(failed.into_iter().next().map_or_else(|| KnfsdError::Stuck(differences.join("; ")), KnfsdError::from))
     }
 
     fn differences(&self, now: &Self) -> Vec<String> {
@@ -136,11 +138,11 @@ impl Settings {
 
 impl Listener {
     /// Makes the socket and gives it to nfsd, which keeps it.
-    fn open(&self, proc: &Proc) -> Result<(), KnfsdError> {
+    fn open(&self, machine: &Machine) -> Result<(), FileError> {
         let Some(ip) = self.address else {
-            return proc.write(PORTS, &format!("{} {}\n", self.transport, self.port));
+            return machine.write(PORTS, &format!("{} {}\n", self.transport, self.port));
         };
-        let path = proc.path(PORTS);
+        let path = machine.path(PORTS);
         let address = SocketAddr::new(ip, self.port);
         let open = || {
             let tcp = self.transport == "tcp";
@@ -159,8 +161,8 @@ impl Listener {
             }
             Ok(socket)
         };
-        let socket: Socket = open().map_err(|source| KnfsdError::File { verb: "open a listener for", path, source })?;
-        proc.write(PORTS, &format!("{}\n", socket.as_raw_fd()))
+        let socket: Socket = open().map_err(|source| FileError::Io("open a listener for", path, source))?;
+        machine.write(PORTS, &format!("{}\n", socket.as_raw_fd()))
     }
 }
 
@@ -180,11 +182,11 @@ fn missing<'a>(wanted: &'a [Listener], have: &[Listener]) -> Vec<&'a Listener> {
 }
 
 /// nfsd names transports and ports; the addresses are in the lists of sockets.
-fn listeners(proc: &Proc) -> Result<Vec<Listener>, KnfsdError> {
-    let path = proc.path(PORTS);
-    let odd = |what: String| KnfsdError::Odd { path: path.clone(), what };
+fn listeners(machine: &Machine) -> Result<Vec<Listener>, FileError> {
+    let path = machine.path(PORTS);
+    let odd = |what: String| FileError::Odd(path.clone(), what);
     let mut listeners = Vec::new();
-    let mut named = parse_ports(&proc.read(PORTS)?).map_err(odd)?;
+    let mut named = parse_ports(&machine.read(PORTS)?).map_err(odd)?;
     named.sort();
     for group in named.chunk_by(|a, b| a == b) {
         let Some((transport, port)) = group.first() else { continue };
@@ -196,15 +198,9 @@ fn listeners(proc: &Proc) -> Result<Vec<Listener>, KnfsdError> {
             }));
             continue;
         }
-        let mut found = Vec::new();
-        for family in ["", "6"] {
-            match proc.read(&format!("proc/net/{transport}{family}")) {
-                Ok(text) => found.extend(parse_sockets(&text, *port)),
-                // A kernel without IPv6.
-                Err(KnfsdError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let sockets = machine.sockets("proc/net", transport)?.into_iter();
+        let serves = |socket: &host::Socket| socket.local.port() == *port && socket.state == SocketState::Serving;
+        let found: Vec<_> = sockets.filter(serves).map(|socket| socket.local.ip()).collect();
         if found.len() != group.len() {
             return Err(odd(format!(
                 "{} listeners at {transport} port {port}, and {} such sockets on this host",
@@ -234,41 +230,6 @@ fn parse_ports(text: &str) -> Result<Vec<(String, u16)>, String> {
         .collect()
 }
 
-/// The addresses of the sockets that are bound to `port` and connected to nobody, from
-/// `/proc/net/tcp` and its like (proc(5)).
-fn parse_sockets(text: &str, port: u16) -> Vec<IpAddr> {
-    const LISTEN: &str = "0A";
-    const UNCONNECTED: &str = "07";
-    text.lines()
-        .skip(1)
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let (local, state) = (fields.get(1)?, fields.get(3)?);
-            let (ip, local_port) = local.split_once(':')?;
-            let at_port = u16::from_str_radix(local_port, 16).ok()? == port;
-            (at_port && (*state == LISTEN || *state == UNCONNECTED)).then(|| parse_address(ip)).flatten()
-        })
-        .collect()
-}
-
-/// Words of four bytes in the machine's order.
-fn parse_address(hex: &str) -> Option<IpAddr> {
-    let words: Vec<[u8; 4]> = hex
-        .as_bytes()
-        .chunks(8)
-        .map(|word| Some(u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?.to_ne_bytes()))
-        .collect::<Option<_>>()?;
-    match words.as_slice() {
-        [v4] => Some(Ipv4Addr::from(*v4).into()),
-        [_, _, _, _] => {
-            let mut bytes = [0; 16];
-            bytes.iter_mut().zip(words.concat()).for_each(|(to, from)| *to = from);
-            Some(Ipv6Addr::from(bytes).into())
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -286,7 +247,7 @@ mod tests {
    5: 00000000000000000000000000000000:0801 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 485 1 00000000d1c845b8 100 0 0 10 0
 ";
 
-    fn server(ports: &str) -> (tempfile::TempDir, Proc) {
+    fn server(ports: &str) -> (tempfile::TempDir, Machine) {
         let root = tempfile::tempdir().unwrap();
         for (file, text) in [
             (PORTS, ports),
@@ -301,14 +262,14 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let proc = Proc::at(root.path());
-        (root, proc)
+        let machine = Machine::at(root.path());
+        (root, machine)
     }
 
     #[test]
     fn listeners_are_found_with_their_addresses() {
-        let (_root, proc) = server("tcp 2049\ntcp 2049\nrdma 20049\n");
-        let settings = Settings::read(&proc).unwrap();
+        let (_root, machine) = server("tcp 2049\ntcp 2049\nrdma 20049\n");
+        let settings = Settings::read(&machine).unwrap();
         let tcp = |ip: &str| Listener { transport: "tcp".into(), address: Some(ip.parse().unwrap()), port: 2049 };
         let rdma = Listener { transport: "rdma".into(), address: None, port: 20049 };
         assert_eq!(settings.listeners, [rdma, tcp("0.0.0.0"), tcp("::")]);
@@ -318,46 +279,37 @@ mod tests {
 
     #[test]
     fn a_socket_that_cannot_be_told_from_nfsds_is_an_error() {
-        let (_root, proc) = server("tcp 2049\n");
-        let error = Settings::read(&proc).unwrap_err().to_string();
+        let (_root, machine) = server("tcp 2049\n");
+        let error = Settings::read(&machine).unwrap_err().to_string();
         assert!(error.contains("1 listeners at tcp port 2049, and 2 such sockets"), "{error}");
     }
 
     #[test]
     fn a_portlist_that_is_not_understood_is_an_error() {
         for odd in ["tcp\n", "ipv4 tcp 0.0.0.0 2049\n", "tcp 99999\n"] {
-            let (_root, proc) = server(odd);
-            assert!(Settings::read(&proc).is_err(), "{odd}");
+            let (_root, machine) = server(odd);
+            assert!(Settings::read(&machine).is_err(), "{odd}");
         }
     }
 
     #[test]
-    fn addresses_are_words_in_the_machines_order() {
-        let words = |ip: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(ip));
-        assert_eq!(parse_address(&words([10, 0, 0, 1])), Some("10.0.0.1".parse().unwrap()));
-        let v6 = [[0xfd, 0, 0, 0], [0; 4], [0; 4], [0, 0, 0, 7]].map(words).concat();
-        assert_eq!(parse_address(&v6), Some("fd00::7".parse().unwrap()));
-        assert_eq!(parse_address("zz"), None);
-    }
-
-    #[test]
     fn what_is_the_same_is_not_written_and_what_cannot_be_put_back_is_told() {
-        let (root, proc) = server("tcp 2049\ntcp 2049\n");
-        let settings = Settings::read(&proc).unwrap();
+        let (root, machine) = server("tcp 2049\ntcp 2049\n");
+        let settings = Settings::read(&machine).unwrap();
         let lease = root.path().join("proc/fs/nfsd/nfsv4leasetime");
         let before = fs::metadata(&lease).unwrap().modified().unwrap();
-        assert_eq!(settings.put_back(&proc).unwrap(), [""; 0]);
+        assert_eq!(settings.put_back(&machine).unwrap(), [""; 0]);
         assert_eq!(fs::metadata(&lease).unwrap().modified().unwrap(), before);
         let pools = root.path().join(POOLS);
         fs::remove_file(&pools).unwrap();
         fs::create_dir(&pools).unwrap();
-        assert!(settings.put_back(&proc).is_err(), "what cannot be read cannot be compared");
+        assert!(settings.put_back(&machine).is_err(), "what cannot be read cannot be compared");
     }
 
     #[test]
     fn a_setting_that_does_not_stick_keeps_no_service_down_and_is_named() {
-        let (root, proc) = server("tcp 2049\ntcp 2049\n");
-        let read = Settings::read(&proc).unwrap();
+        let (root, machine) = server("tcp 2049\ntcp 2049\n");
+        let read = Settings::read(&machine).unwrap();
         let mut wanted = read.clone();
         wanted
             .files
@@ -365,10 +317,10 @@ mod tests {
             .filter(|(file, _)| file.ends_with("leasetime"))
             .for_each(|(_, text)| *text = "77".into());
         // With threads there the kernel takes no other lease time, and it is not even tried.
-        assert_eq!(wanted.put_back(&proc).unwrap(), ["nfsd's proc/fs/nfsd/nfsv4leasetime was 77 and is 90"]);
+        assert_eq!(wanted.put_back(&machine).unwrap(), ["nfsd's proc/fs/nfsd/nfsv4leasetime was 77 and is 90"]);
         fs::write(root.path().join(THREADS), "0\n").unwrap();
-        assert_eq!(wanted.put_back(&proc).unwrap(), [""; 0]);
-        assert_eq!(Settings::read(&proc).unwrap(), wanted);
+        assert_eq!(wanted.put_back(&machine).unwrap(), [""; 0]);
+        assert_eq!(Settings::read(&machine).unwrap(), wanted);
     }
 
     #[test]

@@ -3,13 +3,11 @@
 //!
 //! Where the record cannot be read, somebody may be on it.
 
-use std::fs;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::KnfsdError;
-use super::proc::Proc;
+use crate::host::{FileError, Machine};
 
 /// Databases of nfsdcld and of nfsdcltrack before it.
 const DATABASES: [&str; 2] = ["var/lib/nfs/nfsdcld/main.sqlite", "var/lib/nfs/nfsdcltrack/main.sqlite"];
@@ -20,35 +18,28 @@ pub(super) enum V4 {
     /// Nobody is here or on record, or NFSv4 is off.
     None,
     /// So many are here, and so many on record.
-    Some {
-        /// With state now.
-        live: usize,
-        /// On record.
-        recorded: usize,
-    },
+    Some { live: usize, recorded: usize },
     /// It cannot be told.
     NotKnown(String),
 }
 
-/// Looks.
-pub(super) fn look(proc: &Proc) -> Result<V4, KnfsdError> {
-    let versions = proc.word("proc/fs/nfsd/versions")?;
+pub(super) fn look(machine: &Machine) -> Result<V4, FileError> {
+    let versions = machine.word("proc/fs/nfsd/versions")?;
     if !versions.split_ascii_whitespace().any(|version| version.starts_with("+4")) {
         return Ok(V4::None);
     }
-    // The folder appeared with Linux 5.3.
-    let live = match fs::read_dir(proc.path("proc/fs/nfsd/clients")) {
-        Ok(listed) => listed.flatten().count(),
+    let live = match machine.v4_clients() {
+        Ok(live) => live,
         Err(error) => return Ok(V4::NotKnown(format!("its NFSv4 clients cannot be listed: {error}"))),
     };
     let mut recorded = 0;
-    if let Ok(dir) = proc.word("proc/fs/nfsd/nfsv4recoverydir")
-        && let Ok(listed) = fs::read_dir(proc.path(dir.trim_start_matches('/')))
+    if let Ok(dir) = machine.word("proc/fs/nfsd/nfsv4recoverydir")
+        && let Ok(listed) = machine.list(dir.trim_start_matches('/'))
     {
-        recorded += listed.flatten().count();
+        recorded += listed.len();
     }
     for database in DATABASES {
-        let path = proc.path(database);
+        let path = machine.path(database);
         if !path.exists() {
             continue;
         }
@@ -75,31 +66,33 @@ fn rows(path: &Path) -> Result<usize, rusqlite::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
-    fn host(versions: &str) -> (tempfile::TempDir, Proc) {
+    fn host(versions: &str) -> (tempfile::TempDir, Machine) {
         let root = tempfile::tempdir().unwrap();
         for dir in ["proc/fs/nfsd/clients", "var/lib/nfs/nfsdcld", "var/lib/nfs/v4recovery"] {
             fs::create_dir_all(root.path().join(dir)).unwrap();
         }
         fs::write(root.path().join("proc/fs/nfsd/versions"), versions).unwrap();
         fs::write(root.path().join("proc/fs/nfsd/nfsv4recoverydir"), "/var/lib/nfs/v4recovery\n").unwrap();
-        let proc = Proc::at(root.path());
-        (root, proc)
+        let machine = Machine::at(root.path());
+        (root, machine)
     }
 
     #[test]
     fn with_nfsv4_off_or_nobody_there_nobody_is_disturbed() {
-        let (root, proc) = host("+3 -4 -4.0 -4.1 -4.2\n");
+        let (root, machine) = host("+3 -4 -4.0 -4.1 -4.2\n");
         fs::create_dir(root.path().join("proc/fs/nfsd/clients/7")).unwrap();
-        assert_eq!(look(&proc).unwrap(), V4::None);
-        let (_root, proc) = host("+3 +4 +4.0 +4.1 +4.2\n");
-        assert_eq!(look(&proc).unwrap(), V4::None);
+        assert_eq!(look(&machine).unwrap(), V4::None);
+        let (_root, machine) = host("+3 +4 +4.0 +4.1 +4.2\n");
+        assert_eq!(look(&machine).unwrap(), V4::None);
     }
 
     #[test]
     fn clients_here_and_on_record_are_counted() {
-        let (root, proc) = host("+3 +4 -4.0 +4.1 +4.2\n");
+        let (root, machine) = host("+3 +4 -4.0 +4.1 +4.2\n");
         fs::create_dir(root.path().join("proc/fs/nfsd/clients/7")).unwrap();
         fs::create_dir(root.path().join("var/lib/nfs/v4recovery/abc")).unwrap();
         let database = Connection::open(root.path().join(DATABASES[0])).unwrap();
@@ -110,13 +103,13 @@ mod tests {
                  CREATE TABLE parameters (key TEXT, value TEXT);",
             )
             .unwrap();
-        assert_eq!(look(&proc).unwrap(), V4::Some { live: 1, recorded: 3 });
+        assert_eq!(look(&machine).unwrap(), V4::Some { live: 1, recorded: 3 });
     }
 
     #[test]
     fn a_record_that_cannot_be_read_is_not_an_empty_one() {
-        let (root, proc) = host("+3 +4\n");
+        let (root, machine) = host("+3 +4\n");
         fs::write(root.path().join(DATABASES[0]), "nonsense that is no database at all").unwrap();
-        assert!(matches!(look(&proc).unwrap(), V4::NotKnown(why) if why.contains("main.sqlite")));
+        assert!(matches!(look(&machine).unwrap(), V4::NotKnown(why) if why.contains("main.sqlite")));
     }
 }

@@ -14,7 +14,7 @@
 
 use std::path::Path;
 
-use super::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, host_name, read_capped, unreadable};
+use super::entry::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, host_name, read_capped, unreadable};
 use crate::wire::types::NsmState;
 
 /// statd maps no more of it than this.

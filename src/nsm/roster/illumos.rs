@@ -6,18 +6,20 @@
 //! another domain, and mean nothing here. A link whose file is gone names a host all the same.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use super::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, home_of, host_name, names_in, read_both, read_state};
+use super::entry::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, host_name, names_in, read_capped};
+use super::format::{Format, MAX_STATE_FILE, home_of};
 use crate::wire::types::NsmState;
+
+pub(super) const FORMAT: Format = Format { kind: Kind::Illumos, parse_state, read_into };
 
 /// Whether an `sm/` is one of illumos: the state beside it is text, or it has links named after
 /// addresses.
 pub(super) fn keeps(sm: &Path) -> bool {
-    let state = home_of(sm).and_then(|home| super::read_capped(&home.join("state"), super::MAX_STATE_FILE).ok());
+    let state = home_of(sm).and_then(|home| read_capped(&home.join("state"), MAX_STATE_FILE).ok());
     // Four bytes are a number of Linux; illumos pads to ten.
     if let Some(state) = state.filter(|bytes| !bytes.is_empty()) {
         return state.len() != 4 && parse_state(&state).is_some();
@@ -27,24 +29,6 @@ pub(super) fn keeps(sm: &Path) -> bool {
         entry.file_name().to_str().and_then(link_address).is_some()
             && entry.file_type().is_ok_and(|kind| kind.is_symlink())
     })
-}
-
-/// Reads statd's folder: `state`, `sm/` and `sm.bak/`.
-pub(super) fn read_home(home: &Path) -> Result<Roster, RosterError> {
-    let mut roster = Roster::new(Kind::Illumos, home);
-    read_state(home, &mut roster, parse_state);
-    read_both(home, &mut roster, read_into)?;
-    Ok(roster)
-}
-
-/// Reads a statd's `sm/` or `sm.bak/`, and `state` beside it.
-pub(super) fn read_sm_dir(dir: &Path) -> Result<Roster, RosterError> {
-    let mut roster = Roster::new(Kind::Illumos, dir);
-    if let Some(home) = home_of(dir) {
-        read_state(home, &mut roster, parse_state);
-    }
-    read_into(dir, dir.file_name() == Some(OsStr::new("sm.bak")), &mut roster)?;
-    Ok(roster)
 }
 
 /// `%-10d`.
@@ -103,6 +87,7 @@ fn read_into(dir: &Path, overdue: bool, roster: &mut Roster) -> Result<(), Roste
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
 
@@ -134,7 +119,7 @@ mod tests {
         }
         symlink("gone", home.path().join("sm.bak/ipv4.192.0.2.9")).unwrap();
         assert!(keeps(&sm));
-        let roster = read_home(home.path()).unwrap();
+        let roster = FORMAT.read_home(home.path()).unwrap();
         assert_eq!(roster.state, Some(NsmState(1_234_567)));
         let wanted = [("192.0.2.7", false), ("2001:db8::7", false), ("legacy", false), ("192.0.2.9", true)];
         assert_eq!(hosts(&roster), wanted);
@@ -151,7 +136,7 @@ mod tests {
         fs::write(sm.join("a b"), b"").unwrap();
         fs::write(sm.join(OsStr::from_bytes(b"\xff")), b"").unwrap();
         fs::write(sm.join(".tmp"), b"").unwrap();
-        let roster = read_home(home.path()).unwrap();
+        let roster = FORMAT.read_home(home.path()).unwrap();
         assert_eq!(hosts(&roster), []);
         assert_eq!(roster.warnings.len(), 6, "{:?}", roster.warnings);
     }
@@ -174,7 +159,7 @@ mod tests {
                 let path = home.path().join("sm").join(name);
                 let _ = if links { symlink("somewhere", path) } else { fs::write(path, b"") };
             }
-            let roster = read_home(home.path()).unwrap();
+            let roster = FORMAT.read_home(home.path()).unwrap();
             let hidden = names.iter().filter(|name| name.starts_with('.')).count();
             prop_assert_eq!(roster.entries.len() + roster.warnings.len() + hidden, names.len());
         }

@@ -3,34 +3,18 @@
 //! where the numbers are 8 hex digits and priv is 32. `sm.bak/` has those who were not told of the
 //! last restart yet. A file whose lines are all odd still names its host.
 
-use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::{Kind, Roster, RosterEntry, RosterError, home_of, host_name, names_in, read_both, read_capped, read_state};
+use super::entry::{Kind, Roster, RosterEntry, RosterError, host_name, names_in, read_capped};
+use super::format::Format;
 use crate::wire::nsm::{MonArgs, MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
 
 /// Longest `sm/` file that is read, in bytes; statd writes a few hundred.
 const MAX_RECORD_FILE: u64 = 64 << 10;
 
-/// Reads statd's folder: `state`, `sm/` and `sm.bak/`.
-pub(super) fn read_home(home: &Path) -> Result<Roster, RosterError> {
-    let mut roster = Roster::new(Kind::Linux, home);
-    read_state(home, &mut roster, parse_state);
-    read_both(home, &mut roster, read_into)?;
-    Ok(roster)
-}
-
-/// Reads a statd's `sm/` (or `sm.bak/`, or a copy of one), and `state` beside it.
-pub fn read_sm_dir(dir: &Path) -> Result<Roster, RosterError> {
-    let mut roster = Roster::new(Kind::Linux, dir);
-    if let Some(home) = home_of(dir) {
-        read_state(home, &mut roster, parse_state);
-    }
-    read_into(dir, dir.file_name() == Some(OsStr::new("sm.bak")), &mut roster)?;
-    Ok(roster)
-}
+pub(super) const FORMAT: Format = Format { kind: Kind::Linux, parse_state, read_into };
 
 fn parse_state(bytes: &[u8]) -> Option<NsmState> {
     Some(NsmState(i32::from_ne_bytes(bytes.try_into().ok()?)))
@@ -118,6 +102,7 @@ fn parse_line(line: &str) -> Result<MonArgs, &'static str> {
 mod tests {
     use std::fs;
 
+    use super::super::read_sm_dir;
     use super::*;
 
     const LINE: &str = "0100007f 000186b5 00000003 00000010 00010203 x";
@@ -235,13 +220,13 @@ mod tests {
         fs::write(home.path().join("state"), (-7_i32).to_ne_bytes()).unwrap();
         fs::write(home.path().join("sm/a"), line("a", "filer")).unwrap();
         fs::write(home.path().join("sm.bak/b"), line("b", "filer")).unwrap();
-        let roster = read_home(home.path()).unwrap();
+        let roster = FORMAT.read_home(home.path()).unwrap();
         assert_eq!(roster.state, Some(NsmState(-7)));
         let seen: Vec<_> = roster.entries.iter().map(|entry| (entry.host.as_str(), entry.overdue)).collect();
         assert_eq!(seen, [("a", false), ("b", true)]);
         assert_eq!(read_sm_dir(&home.path().join("sm")).unwrap().state, Some(NsmState(-7)), "also from sm/ itself");
         fs::write(home.path().join("state"), b"nonsense").unwrap();
-        let roster = read_home(home.path()).unwrap();
+        let roster = FORMAT.read_home(home.path()).unwrap();
         assert_eq!((roster.state, roster.warnings.len()), (None, 1));
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, host_name, read_capped, unreadable};
+use super::entry::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, host_name, read_capped, unreadable};
 
 /// Longest targets file that is read, in bytes.
 const MAX_TARGETS_FILE: u64 = 64 << 20;

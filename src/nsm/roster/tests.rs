@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::wire::types::NsmState;
 
 /// A root with these files; the folders on the way are made.
 fn root(files: &[(&str, &[u8])]) -> tempfile::TempDir {
@@ -28,7 +29,7 @@ fn both_layouts_of_linux_are_found() {
     assert_eq!(seen(&found), [(Kind::Linux, vec!["a"])]);
     assert_eq!(found[0].state, Some(NsmState(3)));
     let both = root(&[("var/lib/nfs/sm/a", b""), ("var/lib/nfs/statd/sm/b", b"")]);
-    assert_eq!(seen(&find(both.path()).unwrap()), [(Kind::Linux, vec!["a"]), (Kind::Linux, vec!["b"])]);
+    assert_eq!(seen(&find(both.path()).unwrap()), [(Kind::Linux, vec!["b"]), (Kind::Linux, vec!["a"])]);
 }
 
 #[test]

@@ -106,16 +106,9 @@ impl Draft {
         let missing = std::iter::repeat(Probed::Silent(Probe::NotAsked));
         let probes = probes.iter().copied().chain(missing);
         for ((client, locked_with), probed) in plan.clients.iter_mut().zip(states).zip(probes) {
-            client.probe = match probed {
-                Probed::Silent(probe) => probe,
-                Probed::Answers(Some(now)) if now.is_known() && locked_with.is_known() && now != locked_with => {
-                    client.suspicions.push(format!(
-                        "its statd's state number is {now}, its locks carried {locked_with}: it may have restarted unnoticed"
-                    ));
-                    Probe::Suspect
-                }
-                Probed::Answers(_) => Probe::Answers,
-            };
+            let suspicion;
+            (client.probe, suspicion) = probed.beside(locked_with);
+            client.suspicions.extend(suspicion);
         }
         if plan.policy.unreachable == Unreachable::Drop {
             plan.may_drop = plan

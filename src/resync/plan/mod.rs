@@ -87,6 +87,22 @@ pub enum Probed {
     Silent(Probe),
 }
 
+impl Probed {
+    /// What it says of a client whose locks carried this state number, and why that is suspicious.
+    pub fn beside(self, locked_with: NsmState) -> (Probe, Option<String>) {
+        match self {
+            Self::Silent(probe) => (probe, None),
+            Self::Answers(Some(now)) if now.is_known() && locked_with.is_known() && now != locked_with => {
+                let why = format!(
+                    "its statd's state number is {now}, its locks carried {locked_with}: it may have restarted unnoticed"
+                );
+                (Probe::Suspect, Some(why))
+            }
+            Self::Answers(_) => (Probe::Answers, None),
+        }
+    }
+}
+
 /// A client of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedClient {

@@ -116,3 +116,40 @@ async fn over_ipv6_a_port_is_found_by_its_universal_address_in_version_4_or_else
     assert_eq!(find(Transport::Udp).await.unwrap(), Some(4045));
     assert_eq!(find(Transport::Tcp).await.unwrap(), None);
 }
+
+const V4_HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const V6_HOST: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+
+fn address(text: &str) -> Vec<u8> {
+    encode(&UniversalAddress::clipped(text))
+}
+
+#[test]
+fn ports_that_cannot_be_are_no_ports() {
+    let told = |host, results: Vec<u8>| port_told(host, Transport::Udp, &results);
+    assert_eq!(told(V4_HOST, encode(&4000u32)), Ok(Some(4000)));
+    assert_eq!(told(V4_HOST, encode(&0u32)), Ok(None));
+    assert_eq!(told(V4_HOST, encode(&70_000u32)), Ok(None));
+    assert_eq!(told(V6_HOST, address("::.15.160")), Ok(Some(4000)));
+    assert_eq!(told(V6_HOST, address("")), Ok(None));
+    assert_eq!(told(V6_HOST, address("::.0.0")), Ok(None));
+}
+
+#[test]
+fn answers_that_make_no_sense_are_told_as_such() {
+    for (host, results) in [(V4_HOST, vec![]), (V4_HOST, vec![0; 8]), (V6_HOST, address("nonsense"))] {
+        let odd = port_told(host, Transport::Udp, &results);
+        assert!(matches!(&odd, Err(why) if why.starts_with("answer to GET") && why.contains(" is odd: ")), "{odd:?}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_answer_is_too_odd(results in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            for host in [V4_HOST, V6_HOST] {
+                let _ = port_told(host, transport, &results);
+            }
+        }
+    }
+}

@@ -2,7 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{InstanceId, LockRow, LockState, PAGE};
+use super::ids::InstanceId;
+use super::listing::{LockRow, LockState};
+use super::pages::PAGE;
 use crate::wire::types::{Address, CallerName};
 use crate::wire::xdr::{List, XdrCodec, encode};
 

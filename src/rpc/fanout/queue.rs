@@ -10,11 +10,11 @@ use std::net::IpAddr;
 
 /// A socket to send from, as the machine sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lane {
+pub(super) struct Lane {
     /// Whether it is an IPv6 socket; else it is an IPv4 one.
-    pub ipv6: bool,
+    pub(super) ipv6: bool,
     /// How many answers its receive buffer has room for.
-    pub window: usize,
+    pub(super) window: usize,
 }
 
 /// Who goes first.

@@ -8,9 +8,6 @@
 //! are a handful of UDP sockets and at most [`STREAMS`] TCP connections, for any number of targets.
 //! A full event channel makes events wait in the machine (it holds a few for each target), never sends.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::io;
@@ -23,15 +20,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::fanout::{Fanout, FanoutOptions, Job, Lane, Lookup, LookupError, StreamCall, Transmit};
-use super::mounts::is_own_address;
-use super::target::{FanoutEvent, Host, News, Target};
+use super::machine::{Lookup, LookupError, StreamCall, Transmit};
+use super::queue::Lane;
+use super::state::{Fanout, Question};
+use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
-use crate::wire::control::Delivery;
-use crate::wire::nsm;
 use crate::wire::rpc::{Credential, RpcError};
-use crate::wire::types::{CallerName, NsmState};
 
 /// The receive buffer that is asked for, in bytes.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -52,66 +47,28 @@ const LOOKUPS: usize = 32;
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for a TCP connection, and for the answer on it.
 const STREAM_PATIENCE: Duration = Duration::from_secs(3);
-/// Longest answer of a statd, in bytes.
+/// Longest answer over TCP, in bytes.
 const MAX_ANSWER: usize = 4096;
 /// The wait before a datagram is offered again to a socket whose send buffer was full.
 const SEND_AGAIN: Duration = Duration::from_millis(1);
 
-/// How [`notify`] works.
-#[derive(Debug, Clone)]
-pub struct NotifyOptions {
+/// How [`run`] works.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// What is called.
+    pub program: Program,
+    /// Whether a target in trouble is tried again until the end. Else trouble is its end.
+    pub keep_on: bool,
     /// The port of the targets' rpcbind (111 outside tests and the demo).
     pub rpcbind_port: u16,
-    /// The state number that every notice carries.
-    pub state: NsmState,
-    /// Where the clock starts on which `retry_until` and [`FanoutEvent::at`] are.
+    /// Where the clock starts on which `end` and [`Event::at`] are.
     pub epoch: Instant,
-    /// When retries end, since `epoch`.
-    pub retry_until: Duration,
-    /// After how long without an ack a target is provisionally given up (10 s by statement 7).
+    /// When everything ends, since `epoch`.
+    pub end: Duration,
+    /// After how long without an answer a target is provisionally given up.
     pub no_answer_after: Duration,
-}
-
-/// How [`probe`] works.
-#[derive(Debug, Clone)]
-pub struct ProbeOptions {
-    /// The port of the targets' rpcbind (111 outside tests and the demo).
-    pub rpcbind_port: u16,
-    /// How long to wait, retransmitting, for all answers together.
-    pub timeout: Duration,
-    /// The name to ask SM_STAT about: one of this host's own.
-    pub my_name: CallerName,
-}
-
-/// What a probe learned of one target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProbeResult {
-    /// [`Target::id`].
-    pub id: u32,
-    /// What was seen.
-    pub outcome: ProbeOutcome,
-    /// Details for people.
-    pub error: Option<String>,
-}
-
-/// What a probe saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProbeOutcome {
-    /// Its statd answers; with its state number if SM_STAT does.
-    Answered {
-        /// The number.
-        state: Option<NsmState>,
-    },
-    /// Nothing came in time.
-    NoAnswer,
-    /// Nothing could be sent to it: that says nothing about it.
-    NotAsked,
-    /// Its rpcbind knows no statd.
-    NoStatd,
-    /// Its name has no address.
-    NameUnknown,
-    /// Its host, rpcbind or statd refused the call.
-    Refused,
+    /// Whether this host has an address to call from.
+    pub has_address: fn(IpAddr) -> bool,
 }
 
 /// Why a fan-out could not start, or go on.
@@ -125,78 +82,79 @@ pub enum DriverError {
     Receive(#[source] io::Error),
 }
 
-/// Sends every target its notices, until each is acked or `retry_until` has come, and tells what it
-/// learns through `events`. A full channel delays events, never sends. To cancel, drop the
-/// receiver or this future: nothing is sent from then on.
-pub async fn notify(
-    targets: Vec<Target>,
-    options: NotifyOptions,
-    events: mpsc::Sender<FanoutEvent>,
-) -> Result<(), DriverError> {
+/// Calls every target, until each has answered or is given up for good, and tells what it learns
+/// through `events`. A full channel delays events, never sends. To cancel, drop the receiver or this
+/// future: nothing is sent from then on.
+pub async fn run(targets: Vec<Target>, options: RunOptions, events: mpsc::Sender<Event>) -> Result<(), DriverError> {
     let sockets = Sockets::open(&targets, RECEIVE_BUFFER)?;
-    let fanout = FanoutOptions {
-        job: Job::Notify { state: options.state },
-        rpcbind_port: options.rpcbind_port,
-        lanes: sockets.lanes.clone(),
-        streams: STREAMS,
-        no_answer_after: options.no_answer_after,
-        end: options.retry_until,
-        seed: rand::random(),
-    };
-    let sources: HashSet<IpAddr> = targets.iter().flat_map(|t| t.notices.iter().filter_map(|n| n.from)).collect();
-    let mut driver = Driver::new(Fanout::new(options.epoch.elapsed(), targets, fanout), sockets, options.epoch);
-    driver.foreign = sources.into_iter().filter(|&ip| !is_own_address(ip)).collect();
+    let RunOptions { program, keep_on, rpcbind_port, epoch, end, no_answer_after, has_address } = options;
+    let (lanes, streams, seed) = (sockets.lanes.clone(), STREAMS, rand::random());
+    let sources: HashSet<IpAddr> = targets.iter().flat_map(|t| t.calls.iter().filter_map(|call| call.from)).collect();
+    let foreign = sources.into_iter().filter(|&ip| !has_address(ip)).collect();
+    let options = Options { program, keep_on, rpcbind_port, no_answer_after, end, lanes, streams, seed };
+    let mut driver = Driver::new(Fanout::new(epoch.elapsed(), targets, options), sockets, epoch);
+    (driver.foreign, driver.has_address) = (foreign, has_address);
     driver.run(events).await
 }
 
-/// Asks every target's statd for its state number; results are in the order of `targets`.
-pub async fn probe(targets: Vec<Target>, options: ProbeOptions) -> Result<Vec<ProbeResult>, DriverError> {
-    let sockets = Sockets::open(&targets, RECEIVE_BUFFER)?;
-    let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
-    let fanout = FanoutOptions {
-        job: Job::Probe { my_name: options.my_name },
-        rpcbind_port: options.rpcbind_port,
-        lanes: sockets.lanes.clone(),
-        streams: STREAMS,
-        no_answer_after: options.timeout,
-        end: options.timeout,
-        seed: rand::random(),
-    };
-    let fanout = Fanout::new(Duration::ZERO, targets, fanout);
-    let (sender, mut receiver) = mpsc::channel::<FanoutEvent>(256);
-    let gather = async {
-        let mut found = HashMap::new();
-        while let Some(event) = receiver.recv().await {
-            if event.is_last() {
-                found.insert(event.id, probed(event));
-            }
-        }
-        found
-    };
-    let (ran, mut found) = tokio::join!(Driver::new(fanout, sockets, Instant::now()).run(sender), gather);
-    ran?;
-    let missing = |id| ProbeResult { id, outcome: ProbeOutcome::NotAsked, error: None };
-    Ok(ids.into_iter().map(|id| found.remove(&id).unwrap_or_else(|| missing(id))).collect())
+/// What came of a target that was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The results of its calls, in their order; `None`: not answered.
+    pub results: Vec<Option<Vec<u8>>>,
+    /// Why not all of them were answered, and what was heard of the host then.
+    pub failure: Option<(Failure, Heard)>,
 }
 
-fn probed(event: FanoutEvent) -> ProbeResult {
-    let (outcome, error) = match event.news {
-        News::State(state) => (ProbeOutcome::Answered { state }, None),
-        News::Acked { .. } => (ProbeOutcome::Answered { state: None }, None),
-        // Never a last event.
-        News::SentAgain => (ProbeOutcome::NoAnswer, None),
-        News::GivenUp { delivery, error, .. } => {
-            let outcome = match delivery {
-                Delivery::NoStatd => ProbeOutcome::NoStatd,
-                Delivery::NameUnknown => ProbeOutcome::NameUnknown,
-                Delivery::Refused => ProbeOutcome::Refused,
-                Delivery::NotTold => ProbeOutcome::NotAsked,
-                Delivery::Acked | Delivery::Partial | Delivery::NoAnswer => ProbeOutcome::NoAnswer,
-            };
-            (outcome, error)
+/// Calls every target until it has answered or is in trouble, for `timeout` at most. The outcomes are in
+/// the targets' order.
+pub async fn ask(
+    targets: Vec<Target>,
+    program: Program,
+    rpcbind_port: u16,
+    timeout: Duration,
+) -> Result<Vec<Outcome>, DriverError> {
+    let unsent = Some((Failure::NotSent, Heard::Nothing));
+    let unasked = |t: &Target| (t.id, Outcome { results: vec![None; t.calls.len()], failure: unsent });
+    let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
+    let mut outcomes: HashMap<u32, Outcome> = targets.iter().map(unasked).collect();
+    let options = RunOptions {
+        program,
+        keep_on: false,
+        rpcbind_port,
+        epoch: Instant::now(),
+        end: timeout,
+        no_answer_after: timeout,
+        has_address: |_| true,
+    };
+    let (sender, mut receiver) = mpsc::channel::<Event>(256);
+    let gather = async {
+        while let Some(event) = receiver.recv().await {
+            if let Some(outcome) = outcomes.get_mut(&event.id) {
+                outcome.learn(event.news);
+            }
         }
     };
-    ProbeResult { id: event.id, outcome, error }
+    let (ran, ()) = tokio::join!(run(targets, options, sender), gather);
+    ran?;
+    Ok(ids.iter().filter_map(|id| outcomes.remove(id)).collect())
+}
+
+impl Outcome {
+    pub(super) fn learn(&mut self, news: News) {
+        match news {
+            News::Answered { call, results, answered, of, .. } => {
+                if let Some(place) = self.results.get_mut(call) {
+                    *place = Some(results);
+                }
+                if answered == of {
+                    self.failure = None;
+                }
+            }
+            News::GivenUp { failure, heard, .. } => self.failure = Some((failure, heard)),
+            News::SentAgain => {}
+        }
+    }
 }
 
 /// The sockets of a fan-out, and what each has room for.
@@ -292,6 +250,7 @@ struct Driver {
     /// Source addresses that this host does not have. What is sent from them is lost without an
     /// error, or with one that reads as if the receiver were to blame.
     foreign: HashSet<IpAddr>,
+    has_address: fn(IpAddr) -> bool,
     /// Polled from the machine, not taken by its socket yet.
     unsent: Option<Transmit>,
 }
@@ -309,6 +268,7 @@ impl Driver {
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             inbox: Vec::new(),
             foreign: HashSet::new(),
+            has_address: |_| true,
             unsent: None,
         }
     }
@@ -317,7 +277,7 @@ impl Driver {
         self.epoch.elapsed()
     }
 
-    async fn run(mut self, events: mpsc::Sender<FanoutEvent>) -> Result<(), DriverError> {
+    async fn run(mut self, events: mpsc::Sender<Event>) -> Result<(), DriverError> {
         loop {
             self.take_in()?;
             let now = self.now();
@@ -385,7 +345,7 @@ impl Driver {
             let Some(transmit) = left.or_else(|| self.fanout.poll_transmit(now)) else { return false };
             let Some(endpoint) = self.sockets.endpoints.get(transmit.lane) else { continue };
             if let Some(from) = transmit.from.filter(|from| self.foreign.contains(from)) {
-                if !is_own_address(from) {
+                if !(self.has_address)(from) {
                     self.fanout.handle_unsent(&transmit, &"this host does not have the address to send from");
                     continue;
                 }
@@ -405,7 +365,7 @@ impl Driver {
         true
     }
 
-    async fn wait(&mut self, events: &mpsc::Sender<FanoutEvent>) -> Result<(), DriverError> {
+    async fn wait(&mut self, events: &mpsc::Sender<Event>) -> Result<(), DriverError> {
         let timeout = self.fanout.next_timeout().map_or(Duration::MAX, |at| at.saturating_sub(self.now()));
         let nap = if self.unsent.is_some() { timeout.min(SEND_AGAIN) } else { timeout };
         let delayed_events = self.fanout.has_events();
@@ -475,13 +435,9 @@ async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Fi
 async fn call_over_tcp(call: StreamCall) -> Result<Result<Vec<u8>, RpcError>, String> {
     // Any port will do: statd takes notices from all, and ports below 1024 are few.
     let source = Source { ip: call.from, reserved: false };
-    let request = Request {
-        program: nsm::PROGRAM,
-        version: nsm::VERSION,
-        procedure: call.procedure as u32,
-        credential: &Credential::None,
-        args: &call.args,
-    };
+    let Question { program, version, procedure, args } = &call.question;
+    let (program, version, procedure) = (*program, *version, *procedure);
+    let request = Request { program, version, procedure, credential: &Credential::None, args };
     let answer = async {
         let client = StreamClient::connect_tcp(call.to, source, MAX_ANSWER, STREAM_PATIENCE).await?;
         client.call(request, STREAM_PATIENCE).await
@@ -490,5 +446,70 @@ async fn call_over_tcp(call: StreamCall) -> Result<Result<Vec<u8>, RpcError>, St
         Ok(results) => Ok(Ok(results)),
         Err(CallError::Rejected(error)) => Ok(Err(error)),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::fanout::farm::{Farm, Manner};
+    use crate::rpc::fanout::target::Call;
+    use crate::wire::nsm;
+    use crate::wire::types::{CallerName, NsmState};
+
+    const SOON: Duration = Duration::from_secs(20);
+    const STATD: Program = Program { name: "statd", number: nsm::PROGRAM, versions: &[nsm::VERSION] };
+
+    fn target(id: u32) -> Target {
+        let notice = nsm::NotifyArgs { mon_name: CallerName::new("filer.example.org").unwrap(), state: NsmState(11) };
+        let args = crate::wire::xdr::encode(&notice).into();
+        let call = Call { name: "SM_NOTIFY", procedure: nsm::Procedure::Notify as u32, args, from: None };
+        let host = Host::Addresses(vec![Ipv4Addr::from(0x7F10_0000 + id).into()]);
+        Target { id, host, calls: vec![call] }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn small_receive_buffers_are_made_up_for_by_more_sockets() {
+        let farm = Farm::start(Ipv4Addr::UNSPECIFIED.into(), |_| Manner::Healthy).await;
+        let targets: Vec<_> = (0..2_000).map(target).collect();
+        // As an unprivileged process has it where nobody raised rmem_max.
+        let sockets = Sockets::open(&targets, 106_496).unwrap();
+        assert!(sockets.lanes.len() > 1 && sockets.lanes.len() <= MOST_LANES, "{:?}", sockets.lanes);
+        assert!(sockets.lanes.iter().all(|lane| lane.window == 256), "{:?}", sockets.lanes);
+        let options = Options {
+            program: STATD,
+            keep_on: true,
+            rpcbind_port: farm.rpcbind_port,
+            lanes: sockets.lanes.clone(),
+            streams: 1,
+            no_answer_after: SOON,
+            end: SOON,
+            seed: 1,
+        };
+        let (sender, mut receiver) = mpsc::channel(64);
+        let driver = Driver::new(Fanout::new(Duration::ZERO, targets, options), sockets, Instant::now());
+        let running = tokio::spawn(driver.run(sender));
+        let mut acked = 0;
+        while let Some(event) = tokio::time::timeout(SOON, receiver.recv()).await.expect("it ends") {
+            if event.news == News::SentAgain {
+                continue;
+            }
+            assert!(matches!(event.news, News::Answered { answered: 1, .. }), "{event:?}");
+            acked += 1;
+        }
+        assert_eq!(acked, 2_000);
+        running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_waits_for_a_stuck_resolver_only_so_long() {
+        let (finder, mut findings) = mpsc::channel(1);
+        let lookup = Lookup { token: 7, name: "one".into() };
+        // Every place is taken by a name that hangs.
+        look_up(lookup, Arc::new(Semaphore::new(0)), finder).await;
+        let Some(Finding::Addresses(7, Err(LookupError::Unanswered(why)))) = findings.recv().await else {
+            panic!("nothing is known about the name")
+        };
+        assert_eq!(why, "the resolver is busy with other names");
     }
 }

@@ -4,36 +4,49 @@ use std::collections::VecDeque;
 
 use tokio::sync::watch;
 
-use crate::wire::control::Event;
+use crate::wire::control::{EVENTS, Event, WatchArgs};
 use crate::wire::xdr::{List, Text};
 
-/// Events kept; a watcher that falls further behind misses the older ones.
-const KEPT: usize = 256;
-
-/// The events and the cursor.
+/// The last [`EVENTS`] events: a watcher that falls further behind misses the older ones. The cursor is
+/// never 0, so that a watcher's first question is answered at once.
 #[derive(Debug)]
-pub(super) struct Timeline {
+pub struct Timeline {
     events: VecDeque<Event>,
     cursor: watch::Sender<u64>,
 }
 
-impl Timeline {
-    pub(super) fn new() -> (Self, watch::Receiver<u64>) {
-        let (cursor, seen) = watch::channel(1);
-        (Self { events: VecDeque::new(), cursor }, seen)
+impl Default for Timeline {
+    fn default() -> Self {
+        Self { events: VecDeque::new(), cursor: watch::Sender::new(1) }
     }
+}
 
-    pub(super) fn cursor(&self) -> u64 {
+impl Timeline {
+    /// Grows with every change.
+    pub fn cursor(&self) -> u64 {
         *self.cursor.borrow()
     }
 
+    /// The cursor and its changes.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.cursor.subscribe()
+    }
+
+    /// Waits for a change, as long as a watcher wants to.
+    pub async fn news(mut cursor: watch::Receiver<u64>, args: WatchArgs) {
+        // A cursor of a former life is larger than any here: answer at once.
+        let changed = cursor.wait_for(|now| *now != args.cursor);
+        let _ = tokio::time::timeout(args.patience(), changed).await;
+    }
+
     /// Something changed that has no line of its own.
-    pub(super) fn changed(&self) {
+    pub fn changed(&self) {
         self.cursor.send_modify(|cursor| *cursor += 1);
     }
 
-    pub(super) fn push(&mut self, unix_ms: u64, kind: &str, detail: &str) {
-        if self.events.len() == KEPT {
+    /// Something happened: one word, and words for people.
+    pub fn push(&mut self, unix_ms: u64, kind: &str, detail: &str) {
+        if self.events.len() == EVENTS {
             self.events.pop_front();
         }
         let cursor = self.cursor() + 1;
@@ -42,7 +55,7 @@ impl Timeline {
     }
 
     /// The events after `cursor`; all that are kept where it is not one of this life's.
-    pub(super) fn since(&self, cursor: u64) -> List<Event, KEPT> {
+    pub fn since(&self, cursor: u64) -> List<Event, EVENTS> {
         let cursor = if cursor > self.cursor() { 0 } else { cursor };
         List::clipped(self.events.iter().filter(|event| event.cursor > cursor).cloned().collect())
     }
@@ -54,7 +67,8 @@ mod tests {
 
     #[test]
     fn a_watcher_gets_what_is_new_and_the_last_256_at_most() {
-        let (mut timeline, seen) = Timeline::new();
+        let mut timeline = Timeline::default();
+        let seen = timeline.subscribe();
         for n in 0..300 {
             timeline.push(n, "event", &n.to_string());
         }

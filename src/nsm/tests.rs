@@ -1,11 +1,16 @@
-//! The driver against clients on loopback.
+//! Notices and probes against clients on loopback.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
 
 use super::*;
-use crate::nsm::farm::{Farm, Manner, STATE};
-use crate::nsm::target::Notice;
+use crate::rpc::fanout::Failure;
+use crate::rpc::fanout::farm::{Farm, Manner, STATE};
+use crate::rpc::udp::UdpEndpoint;
+use crate::wire::types::{CallerName, NsmState};
 
 const SOON: Duration = Duration::from_secs(20);
 const NEW_STATE: NsmState = NsmState(11);
@@ -89,7 +94,7 @@ async fn notify_many(count: u32) {
     );
     let acked: HashSet<_> = events.iter().filter(|event| event.is_last()).map(|event| event.id).collect();
     assert_eq!((acked.len(), events.len()), (count as usize, count as usize));
-    assert!(events.iter().all(|event| matches!(event.news, News::Acked { acked: 1, of: 1, .. })));
+    assert!(events.iter().all(|event| matches!(event.news, News::Answered { answered: 1, of: 1, .. })));
     let notices = farm.notices.lock().unwrap();
     assert_eq!(notices.iter().map(|(host, ..)| *host).collect::<HashSet<_>>().len(), count as usize);
     assert!(notices.iter().all(|(_, _, notice)| notice.state == NEW_STATE));
@@ -105,45 +110,13 @@ async fn ten_thousand_clients_are_all_acked() {
     notify_many(10_000).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn small_receive_buffers_are_made_up_for_by_more_sockets() {
-    let farm = Farm::start(v4(), |_| Manner::Healthy).await;
-    let targets: Vec<_> = (0..2_000).map(|id| at(id, client(id))).collect();
-    // As an unprivileged process has it where nobody raised rmem_max.
-    let sockets = Sockets::open(&targets, 106_496).unwrap();
-    assert!(sockets.lanes.len() > 1 && sockets.lanes.len() <= MOST_LANES, "{:?}", sockets.lanes);
-    assert!(sockets.lanes.iter().all(|lane| lane.window == 256), "{:?}", sockets.lanes);
-    let options = FanoutOptions {
-        job: Job::Notify { state: NEW_STATE },
-        rpcbind_port: farm.rpcbind_port,
-        lanes: sockets.lanes.clone(),
-        streams: 1,
-        no_answer_after: SOON,
-        end: SOON,
-        seed: 1,
-    };
-    let (sender, mut receiver) = mpsc::channel(64);
-    let driver = Driver::new(Fanout::new(Duration::ZERO, targets, options), sockets, Instant::now());
-    let running = tokio::spawn(driver.run(sender));
-    let mut acked = 0;
-    while let Some(event) = tokio::time::timeout(SOON, receiver.recv()).await.expect("it ends") {
-        if event.news == News::SentAgain {
-            continue;
-        }
-        assert!(matches!(event.news, News::Acked { acked: 1, .. }), "{event:?}");
-        acked += 1;
-    }
-    assert_eq!(acked, 2_000);
-    running.await.unwrap().unwrap();
-}
-
 #[tokio::test]
 async fn notices_leave_from_the_address_that_the_client_called() {
     let farm = Farm::start(v4(), mixed).await;
     let from: IpAddr = "127.0.7.7".parse().unwrap();
     let target = target(1, Host::Addresses(vec![mannered(0)]), Some(from));
     let events = notified(vec![target], options(farm.rpcbind_port, SOON)).await;
-    assert!(matches!(last(&events, 1), News::Acked { .. }));
+    assert!(matches!(last(&events, 1), News::Answered { .. }));
     let notices = farm.notices.lock().unwrap();
     let paths: HashSet<_> = notices.iter().map(|(to, from, _)| (*to, *from)).collect();
     assert_eq!(paths, HashSet::from([(mannered(0), from)]));
@@ -155,7 +128,7 @@ async fn a_source_address_that_is_not_ours_is_told() {
     // TEST-NET-1 (RFC 5737) is nobody's.
     let target = target(1, Host::Addresses(vec![mannered(0)]), Some("192.0.2.1".parse().unwrap()));
     let events = notified(vec![target], options(farm.rpcbind_port, Duration::from_secs(1))).await;
-    let News::GivenUp { delivery: Delivery::NotTold, error: Some(error), last: true } = last(&events, 1) else {
+    let News::GivenUp { failure: Failure::NotSent, error: Some(error), last: true, .. } = last(&events, 1) else {
         panic!("{events:?}")
     };
     assert!(error.contains("from 192.0.2.1: this host does not have"), "{error}");
@@ -170,11 +143,11 @@ async fn each_kind_of_client_is_told_apart() {
         ..options(farm.rpcbind_port, Duration::from_secs(2))
     };
     let events = notified(targets, impatient).await;
-    assert!(matches!(last(&events, 0), News::Acked { .. }));
-    assert!(matches!(last(&events, 1), News::GivenUp { delivery: Delivery::NoStatd, .. }));
-    assert!(matches!(last(&events, 2), News::GivenUp { delivery: Delivery::Refused, .. }));
-    assert!(matches!(last(&events, 3), News::Acked { .. }), "{events:?}");
-    assert!(matches!(last(&events, 4), News::GivenUp { delivery: Delivery::NoAnswer, .. }));
+    assert!(matches!(last(&events, 0), News::Answered { .. }));
+    assert!(matches!(last(&events, 1), News::GivenUp { failure: Failure::NotRegistered, .. }));
+    assert!(matches!(last(&events, 2), News::GivenUp { failure: Failure::Refused, .. }));
+    assert!(matches!(last(&events, 3), News::Answered { .. }), "{events:?}");
+    assert!(matches!(last(&events, 4), News::GivenUp { failure: Failure::NoAnswer, .. }));
     let silent = events.iter().filter(|event| event.id == 4);
     assert!(silent.clone().any(|event| event.news == News::SentAgain && event.attempts == 2));
     let silent: Vec<_> = silent.filter(|event| event.news != News::SentAgain).collect();
@@ -194,49 +167,26 @@ async fn a_probe_answers_for_each_in_order() {
         my_name: name("filer.example.org"),
     };
     let results = tokio::time::timeout(SOON, probe(targets, options)).await.unwrap().unwrap();
-    let outcomes: Vec<_> = results.iter().take(5).map(|result| (result.id, result.outcome)).collect();
     assert_eq!(
-        outcomes,
+        results[..5],
         [
-            (4, ProbeOutcome::NoAnswer),
+            Err(Failure::NoAnswer),
             // Over TCP; this farm's answer there is whole.
-            (3, ProbeOutcome::Answered { state: Some(STATE) }),
-            (2, ProbeOutcome::Answered { state: None }),
-            (1, ProbeOutcome::NoStatd),
-            (0, ProbeOutcome::Answered { state: Some(STATE) }),
+            Ok(Some(STATE)),
+            Ok(None),
+            Err(Failure::NotRegistered),
+            Ok(Some(STATE)),
         ]
     );
-    assert_ne!(results[5].outcome, ProbeOutcome::Answered { state: None });
+    assert_ne!(results[5], Ok(None));
     assert!(farm.notices.lock().unwrap().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_name_waits_for_a_stuck_resolver_only_so_long() {
-    let (finder, mut findings) = mpsc::channel(1);
-    let lookup = Lookup { token: 7, name: "one".into() };
-    // Every place is taken by a name that hangs.
-    look_up(lookup, Arc::new(Semaphore::new(0)), finder).await;
-    let Some(Finding::Addresses(7, Err(LookupError::Unanswered(why)))) = findings.recv().await else {
-        panic!("nothing is known about the name")
-    };
-    assert_eq!(why, "the resolver is busy with other names");
-}
-
-#[test]
-fn a_probe_that_could_not_leave_is_no_silence() {
-    let given_up = |delivery| {
-        let news = News::GivenUp { delivery, error: Some("no socket".into()), last: true };
-        probed(FanoutEvent { id: 1, at: Duration::ZERO, attempts: 0, news }).outcome
-    };
-    assert_eq!(given_up(Delivery::NotTold), ProbeOutcome::NotAsked);
-    assert_eq!(given_up(Delivery::NoAnswer), ProbeOutcome::NoAnswer);
 }
 
 #[tokio::test]
 async fn ipv6_clients_are_notified_too() {
     let farm = Farm::start(Ipv6Addr::LOCALHOST.into(), |_| Manner::Healthy).await;
     let events = notified(vec![at(1, Ipv6Addr::LOCALHOST.into())], options(farm.rpcbind_port, SOON)).await;
-    assert!(matches!(last(&events, 1), News::Acked { .. }), "{events:?}");
+    assert!(matches!(last(&events, 1), News::Answered { .. }), "{events:?}");
 }
 
 #[tokio::test]
@@ -245,7 +195,7 @@ async fn names_are_resolved() {
     let targets =
         vec![target(1, Host::Name("localhost".into()), None), target(2, Host::Name("127.0.0.2".into()), None)];
     let events = notified(targets, options(farm.rpcbind_port, SOON)).await;
-    assert!([1, 2].iter().all(|id| matches!(last(&events, *id), News::Acked { .. })), "{events:?}");
+    assert!([1, 2].iter().all(|id| matches!(last(&events, *id), News::Answered { .. })), "{events:?}");
 }
 
 #[tokio::test]
@@ -254,7 +204,7 @@ async fn a_host_where_nobody_listens_is_known_at_once() {
     let (sender, mut receiver) = mpsc::channel(64);
     let running = tokio::spawn(notify(vec![at(1, "127.0.0.1".parse().unwrap())], options(free, SOON), sender));
     let event = tokio::time::timeout(SOON / 4, receiver.recv()).await.unwrap().unwrap();
-    assert!(matches!(event.news, News::GivenUp { delivery: Delivery::Refused, last: false, .. }), "{event:?}");
+    assert!(matches!(event.news, News::GivenUp { failure: Failure::Refused, last: false, .. }), "{event:?}");
     drop(receiver);
     tokio::time::timeout(SOON, running).await.expect("dropping the receiver ends it").unwrap().unwrap();
 }

@@ -4,12 +4,14 @@
 //! this host's own processes hold on it. Only an NFSv3 (or v2) mount with network locks has such
 //! locks; `nolock` and `local_lock=all` keep them at home.
 
-use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use super::addresses::is_own_address;
+use super::files::{FileError, Machine};
 
 /// Where the kernel lists this process' mounts (proc(5)).
-pub const MOUNTINFO: &str = "/proc/self/mountinfo";
+const MOUNTINFO: &str = "proc/self/mountinfo";
 
 /// A mount of this host whose locks a notice from this host would lose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,33 +31,17 @@ impl NlmMount {
     }
 }
 
-/// Whether this host has the address now, loopback included.
-pub fn is_own_address(ip: IpAddr) -> bool {
-    // Only the kernel knows: what is assigned, and what a subnet on the loopback interface covers.
-    std::net::UdpSocket::bind((ip.to_canonical(), 0))
-        .err()
-        .is_none_or(|error| error.kind() != ErrorKind::AddrNotAvailable)
-}
-
-/// The list of mounts could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read {path} to see whether this host has NFSv3 mounts: {source}", path = .path.display())]
-pub struct MountsError {
-    path: PathBuf,
-    source: std::io::Error,
+impl Machine {
+    /// The mounts of this process that use NLM.
+    pub fn nlm_mounts(&self) -> Result<Vec<NlmMount>, FileError> {
+        Ok(parse_mounts(&self.read(MOUNTINFO)?))
+    }
 }
 
 /// The mounts in the text of a mountinfo file that use NLM. Lines that are not as proc(5) says are
 /// not NFS mounts that this kernel made, and count for nothing.
-pub fn nlm_mounts(mountinfo: &str) -> Vec<NlmMount> {
+fn parse_mounts(mountinfo: &str) -> Vec<NlmMount> {
     mountinfo.lines().filter_map(nlm_mount).collect()
-}
-
-/// Reads [`MOUNTINFO`] or a file like it.
-pub fn read_nlm_mounts(path: &Path) -> Result<Vec<NlmMount>, MountsError> {
-    // Mount points are bytes; one that is no UTF-8 must not hide the others.
-    let text = std::fs::read(path).map_err(|source| MountsError { path: path.into(), source })?;
-    Ok(nlm_mounts(&String::from_utf8_lossy(&text)))
 }
 
 fn nlm_mount(line: &str) -> Option<NlmMount> {
@@ -117,7 +103,7 @@ mod tests {
 
     #[test]
     fn an_nfsv3_mount_with_network_locks_is_named_with_its_server() {
-        let found = nlm_mounts(&nfs("rw,vers=3,proto=tcp,local_lock=none,mountaddr=10.0.0.8,addr=10.0.0.9"));
+        let found = parse_mounts(&nfs("rw,vers=3,proto=tcp,local_lock=none,mountaddr=10.0.0.8,addr=10.0.0.9"));
         assert_eq!(
             found,
             [NlmMount {
@@ -131,21 +117,21 @@ mod tests {
     #[test]
     fn mounts_whose_locks_stay_at_home_do_not_count() {
         for options in ["rw,vers=3,nolock", "rw,vers=3,local_lock=all,addr=10.0.0.9", "rw,vers=4.2", "rw,nfsvers=4"] {
-            assert_eq!(nlm_mounts(&nfs(options)), [], "{options}");
+            assert_eq!(parse_mounts(&nfs(options)), [], "{options}");
         }
-        assert_eq!(nlm_mounts("98 22 0:52 / /mnt rw shared:9 - nfs4 srv:/ rw,vers=4.2,addr=10.0.0.9\n"), []);
+        assert_eq!(parse_mounts("98 22 0:52 / /mnt rw shared:9 - nfs4 srv:/ rw,vers=4.2,addr=10.0.0.9\n"), []);
     }
 
     #[test]
     fn half_local_locks_and_version_2_still_use_nlm() {
         for options in ["rw,vers=3,local_lock=flock", "rw,vers=3,local_lock=posix", "rw,vers=2", "rw"] {
-            assert_eq!(nlm_mounts(&nfs(options)).len(), 1, "{options}");
+            assert_eq!(parse_mounts(&nfs(options)).len(), 1, "{options}");
         }
     }
 
     #[test]
     fn a_mount_from_this_host_is_known_by_the_servers_address() {
-        let from = |address: &str| nlm_mounts(&nfs(&format!("rw,vers=3,addr={address}"))).remove(0);
+        let from = |address: &str| parse_mounts(&nfs(&format!("rw,vers=3,addr={address}"))).remove(0);
         assert!(from("127.0.0.1").is_from_this_host());
         assert!(!from("192.0.2.1").is_from_this_host());
         assert!(from("somewhere").is_from_this_host(), "not known is not no");
@@ -154,15 +140,15 @@ mod tests {
     #[test]
     fn odd_lines_hide_nothing() {
         let text = format!("\n - \n- -\n1 2 3\n98 22 0:52 / /a\\9zz - nfs\n{}", nfs("rw,vers=3,addr=fe80::1%eth0"));
-        let found = nlm_mounts(&text);
+        let found = parse_mounts(&text);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].server, None);
     }
 
     #[test]
     fn the_file_of_this_machine_can_be_read_and_a_missing_one_is_an_error() {
-        read_nlm_mounts(Path::new(MOUNTINFO)).unwrap();
-        let error = read_nlm_mounts(Path::new("/nonexistent/mountinfo")).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/mountinfo"), "{error}");
+        Machine::default().nlm_mounts().unwrap();
+        let error = Machine::at("/nonexistent").nlm_mounts().unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/proc/self/mountinfo"), "{error}");
     }
 }

@@ -14,11 +14,11 @@ use crate::wire::types::{CallerName, NsmState, Transport};
 use crate::wire::{nsm, rpcbind, xdr};
 
 /// The state number that every one of them has.
-pub(super) const STATE: NsmState = NsmState(7);
+pub(crate) const STATE: NsmState = NsmState(7);
 
 /// How a client behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(crate) enum Manner {
     Healthy,
     /// Never answers.
     Dead,
@@ -34,31 +34,32 @@ pub(super) enum Manner {
 
 /// A notice that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Arrived {
-    pub(super) name: CallerName,
-    pub(super) state: NsmState,
+pub(crate) struct Arrived {
+    pub(crate) name: CallerName,
+    pub(crate) state: NsmState,
 }
 
 /// What the rpcbind of a host with this address says.
-pub(super) fn rpcbind_answer(manner: Manner, host: IpAddr, statd_port: u16, message: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn rpcbind_answer(manner: Manner, host: IpAddr, statd_port: u16, message: &[u8]) -> Option<Vec<u8>> {
     let call = rpc::parse_call(message).ok()?;
     if manner == Manner::Dead {
         return None;
     }
     assert_eq!(call.program, rpcbind::PROGRAM);
     let procedure = rpcbind::Procedure::from_number(call.procedure).unwrap();
-    let (program, udp) = if call.version == rpcbind::V2 {
+    let (program, version, udp) = if call.version == rpcbind::V2 {
         assert!(host.is_ipv4(), "version 2 knows IPv4 only");
         let asked: rpcbind::Mapping = xdr::decode(call.args).unwrap();
-        (asked.program, asked.protocol == Transport::Udp as u32)
+        (asked.program, asked.version, asked.protocol == Transport::Udp as u32)
     } else {
         assert!(host.is_ipv6());
         let asked: rpcbind::Rpcb = xdr::decode(call.args).unwrap();
         // As a real one: GETADDR answers for the transport of the call.
-        (asked.program, procedure == rpcbind::Procedure::Get)
+        (asked.program, asked.version, procedure == rpcbind::Procedure::Get)
     };
     assert_eq!(program, nsm::PROGRAM);
     let there = match manner {
+        _ if version != nsm::VERSION => false,
         Manner::NoStatd => false,
         Manner::TcpOnly => !udp,
         _ => true,
@@ -83,7 +84,7 @@ pub(super) fn rpcbind_answer(manner: Manner, host: IpAddr, statd_port: u16, mess
 }
 
 /// What its statd says, and the notice that was in the call.
-pub(super) fn statd_answer(manner: Manner, message: &[u8]) -> Option<(Vec<u8>, Option<Arrived>)> {
+pub(crate) fn statd_answer(manner: Manner, message: &[u8]) -> Option<(Vec<u8>, Option<Arrived>)> {
     let call = rpc::parse_call(message).ok()?;
     assert_eq!((call.program, call.version), (nsm::PROGRAM, nsm::VERSION));
     let procedure = nsm::Procedure::from_number(call.procedure).unwrap();
@@ -106,16 +107,16 @@ pub(super) fn statd_answer(manner: Manner, message: &[u8]) -> Option<(Vec<u8>, O
 
 /// Clients on loopback: wildcard sockets that answer for every address, each in its manner. They
 /// live as long as the farm and the runtime do.
-pub(super) struct Farm {
-    pub(super) rpcbind_port: u16,
+pub(crate) struct Farm {
+    pub(crate) rpcbind_port: u16,
     /// Which notice came to which host from where, in order.
-    pub(super) notices: Arc<Mutex<Vec<(IpAddr, IpAddr, Arrived)>>>,
+    pub(crate) notices: Arc<Mutex<Vec<(IpAddr, IpAddr, Arrived)>>>,
     _tasks: JoinSet<()>,
 }
 
 impl Farm {
     /// Starts one. `wildcard` chooses the family.
-    pub(super) async fn start(wildcard: IpAddr, manner: fn(IpAddr) -> Manner) -> Self {
+    pub(crate) async fn start(wildcard: IpAddr, manner: fn(IpAddr) -> Manner) -> Self {
         let socket = || {
             let socket = UdpEndpoint::bind((wildcard, 0).into()).unwrap();
             socket.raise_receive_buffer(16 << 20);

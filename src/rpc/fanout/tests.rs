@@ -1,13 +1,25 @@
 //! The machine against a network that does not exist.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use proptest::prelude::*;
-use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
+use super::driver::Outcome;
+use super::farm::{Manner, STATE, rpcbind_answer, statd_answer};
+use super::machine::{LookupError, NAME_REST, Transmit};
+use super::queue::Lane;
+use super::state::Fanout;
+use super::target::Options;
 use super::*;
-use crate::nsm::farm::{Manner, STATE, rpcbind_answer, statd_answer};
-use crate::nsm::target::Notice;
+use crate::rpc::call::xid_of;
+use crate::wire::nsm::{self, Procedure};
+use crate::wire::rpc::RpcError;
+use crate::wire::types::{CallerName, NsmState};
+use crate::wire::xdr;
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -42,7 +54,7 @@ struct World {
     posted: u64,
     sent: Vec<(Duration, Transmit)>,
     notices: HashMap<IpAddr, Vec<CallerName>>,
-    events: Vec<FanoutEvent>,
+    events: Vec<Event>,
 }
 
 impl World {
@@ -163,11 +175,11 @@ impl World {
         while let Some(call) = fanout.poll_stream(self.now) {
             let message = crate::wire::rpc::call(
                 5,
-                crate::wire::nsm::PROGRAM,
-                1,
-                call.procedure as u32,
+                call.question.program,
+                call.question.version,
+                call.question.procedure,
                 &crate::wire::rpc::Credential::None,
-                &call.args,
+                &call.question.args,
             );
             let went = match statd_answer(self.manner(call.to.ip()), &message) {
                 Some(_) => Ok(Ok(Vec::new())),
@@ -201,7 +213,7 @@ impl World {
         false
     }
 
-    fn last(&self, id: u32) -> &FanoutEvent {
+    fn last(&self, id: u32) -> &Event {
         let mut last = self.events.iter().filter(|event| event.id == id && event.is_last());
         let event = last.next().unwrap_or_else(|| panic!("target {id} has no last event"));
         assert!(last.next().is_none(), "target {id} has two last events");
@@ -209,10 +221,19 @@ impl World {
         event
     }
 
-    fn deliveries(&self, id: u32) -> Vec<(Duration, Delivery, bool)> {
-        let of = |event: &FanoutEvent| match event.news {
-            News::GivenUp { delivery, last, .. } => Some((event.at, delivery, last)),
-            News::Acked { .. } | News::SentAgain | News::State(_) => None,
+    /// The results of a target's calls.
+    fn results(&self, id: u32) -> Vec<Option<Vec<u8>>> {
+        let mut outcome = Outcome { results: vec![None, None], failure: None };
+        for event in self.events.iter().filter(|event| event.id == id) {
+            outcome.learn(event.news.clone());
+        }
+        outcome.results
+    }
+
+    fn deliveries(&self, id: u32) -> Vec<(Duration, Failure, bool)> {
+        let of = |event: &Event| match event.news {
+            News::GivenUp { failure, last, .. } => Some((event.at, failure, last)),
+            News::Answered { .. } | News::SentAgain => None,
         };
         self.events.iter().filter(|event| event.id == id).filter_map(of).collect()
     }
@@ -220,7 +241,7 @@ impl World {
 
 /// An empty success whose xid is off by `off`.
 fn rpc_reply(call: &[u8], off: u32) -> Vec<u8> {
-    let xid = calls::xid_of(call).unwrap().wrapping_add(off);
+    let xid = xid_of(call).unwrap().wrapping_add(off);
     crate::wire::rpc::reply(xid, &crate::wire::rpc::Answer::Success(Vec::new()))
 }
 
@@ -234,17 +255,35 @@ fn client(number: u32) -> IpAddr {
 
 fn target(id: u32, host: Host) -> Target {
     let from = Some("10.255.0.2".parse().unwrap());
-    let notices = ["server.example.org", "server"].map(|n| Notice { from, name: name(n) });
-    Target { id, host, notices: notices.into() }
+    Target { id, host, calls: ["server.example.org", "server"].map(|n| notice(from, n)).into() }
+}
+
+fn notice(from: Option<IpAddr>, mon_name: &str) -> Call {
+    let args = nsm::NotifyArgs { mon_name: name(mon_name), state: NEW_STATE };
+    Call { name: "SM_NOTIFY", procedure: Procedure::Notify as u32, args: xdr::encode(&args).into(), from }
+}
+
+/// Asks what a probe of statds asks.
+fn asking(target: Target) -> Target {
+    let call = |name, procedure: Procedure, args: Vec<u8>| Call {
+        name,
+        procedure: procedure as u32,
+        args: args.into(),
+        from: None,
+    };
+    let stat = xdr::encode(&nsm::SmName { mon_name: name("server") });
+    let calls = vec![call("NULL", Procedure::Null, Vec::new()), call("SM_STAT", Procedure::Stat, stat)];
+    Target { calls, ..target }
 }
 
 fn at(id: u32) -> Target {
     target(id, Host::Addresses(vec![client(id)]))
 }
 
-fn options(window: usize) -> FanoutOptions {
-    FanoutOptions {
-        job: Job::Notify { state: NEW_STATE },
+fn options(window: usize) -> Options {
+    Options {
+        program: Program { name: "statd", number: nsm::PROGRAM, versions: &[nsm::VERSION] },
+        keep_on: true,
         rpcbind_port: RPCBIND,
         lanes: vec![Lane { ipv6: false, window }, Lane { ipv6: true, window }],
         streams: 8,
@@ -254,11 +293,11 @@ fn options(window: usize) -> FanoutOptions {
     }
 }
 
-fn probing() -> FanoutOptions {
-    FanoutOptions { job: Job::Probe { my_name: name("server") }, end: 2 * S, ..options(64) }
+fn probing() -> Options {
+    Options { keep_on: false, end: 2 * S, ..options(64) }
 }
 
-fn notify(world: &mut World, targets: Vec<Target>, options: FanoutOptions) {
+fn notify(world: &mut World, targets: Vec<Target>, options: Options) {
     world.run(&mut Fanout::new(Duration::ZERO, targets, options));
 }
 
@@ -268,7 +307,7 @@ fn every_live_client_gets_each_notice_once_and_is_acked() {
     notify(&mut world, (0..1000).map(at).collect(), options(256));
     for id in 0..1000 {
         let last = world.last(id);
-        assert!(matches!(last.news, News::Acked { acked: 2, of: 2, .. }), "{last:?}");
+        assert!(matches!(last.news, News::Answered { answered: 2, of: 2, .. }), "{last:?}");
         assert_eq!(last.attempts, 1);
         let mut names = world.notices[&client(id)].clone();
         names.sort();
@@ -276,6 +315,62 @@ fn every_live_client_gets_each_notice_once_and_is_acked() {
     }
     assert!(world.sent.iter().all(|(_, call)| call.from == Some("10.255.0.2".parse().unwrap())));
     assert!(world.now < 40 * MS, "{:?}", world.now);
+}
+
+#[test]
+fn no_xid_comes_twice_in_a_run() {
+    let targets: Vec<Target> = (0..3000).map(at).collect();
+    let mut fanout = Fanout::new(Duration::ZERO, targets, Options { end: 900 * S, ..options(1 << 20) });
+    let (mut now, mut sent, mut xids) = (Duration::ZERO, 0, HashSet::new());
+    while !fanout.is_done() {
+        while let Some(call) = fanout.poll_transmit(now) {
+            sent += 1;
+            assert!(xids.insert(xid_of(&call.bytes).unwrap()), "transmission {sent} has an earlier one's xid");
+        }
+        now = fanout.next_timeout().expect("an open fan-out has a timer");
+        fanout.handle_timeout(now);
+    }
+    assert!(sent > 500_000, "{sent}: too few to meet one again by chance");
+}
+
+#[test]
+fn transmissions_of_one_call_differ_in_their_xids_alone() {
+    let mut fanout = Fanout::new(Duration::ZERO, vec![at(1)], options(64));
+    let first = fanout.poll_transmit(Duration::ZERO).unwrap();
+    fanout.handle_timeout(S);
+    let second = fanout.poll_transmit(S).unwrap();
+    let (one, other) = [&first, &second].map(|sent| crate::wire::rpc::parse_call(&sent.bytes).unwrap()).into();
+    assert_ne!(one.xid, other.xid);
+    assert_eq!(crate::wire::rpc::IncomingCall { xid: one.xid, ..other }, one);
+}
+
+#[test]
+fn an_answer_is_an_answer_whatever_comes_with_it() {
+    let mut fanout = Fanout::new(Duration::ZERO, vec![at(1)], options(64));
+    let mut answer = |results: Vec<u8>| {
+        let call = fanout.poll_transmit(MS).unwrap();
+        let xid = xid_of(&call.bytes).unwrap();
+        let reply = crate::wire::rpc::reply(xid, &crate::wire::rpc::Answer::Success(results));
+        fanout.handle_datagram(MS, call.lane, call.to, call.from.unwrap(), &reply);
+        fanout.poll_event().map(|event| event.news)
+    };
+    assert_eq!(answer(xdr::encode(&u32::from(STATD))), None);
+    let News::Answered { results, answered: 1, of: 2, .. } = answer(vec![1, 2, 3, 4]).unwrap() else { panic!() };
+    assert_eq!(results, [1, 2, 3, 4]);
+}
+
+#[test]
+fn another_version_of_the_program_will_do_and_none_is_said_so() {
+    for (versions, found) in [(&[9, nsm::VERSION][..], true), (&[9, 8], false)] {
+        let mut world = World::new().with([(client(1), Manner::Healthy)]);
+        let program = Program { versions, ..options(64).program };
+        notify(&mut world, vec![at(1)], Options { program, keep_on: false, ..options(64) });
+        match &world.last(1).news {
+            News::Answered { answered: 2, .. } => assert!(found),
+            News::GivenUp { failure: Failure::NotRegistered, heard: Heard::Answer, .. } => assert!(!found),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -294,7 +389,7 @@ fn a_lost_datagram_costs_little() {
     let mut world = World::new().with((0..10_000).map(|id| (client(id), Manner::Healthy)));
     world.loss = 0.01;
     notify(&mut world, (0..10_000).map(at).collect(), options(256));
-    assert!((0..10_000).all(|id| matches!(world.last(id).news, News::Acked { .. })));
+    assert!((0..10_000).all(|id| matches!(world.last(id).news, News::Answered { .. })));
     assert!(world.now < S, "{:?}", world.now);
 }
 
@@ -322,9 +417,9 @@ fn ten_seconds_without_an_ack_count_from_the_last_one() {
     notify(&mut world, vec![at(1)], options(64));
     let first = world.events.iter().find(|event| event.news != News::SentAgain).unwrap();
     let acked = first.at;
-    assert!(matches!(first.news, News::Acked { acked: 1, of: 2, .. }) && acked > 5 * S);
+    assert!(matches!(first.news, News::Answered { answered: 1, of: 2, .. }) && acked > 5 * S);
     let deliveries = world.deliveries(1);
-    assert_eq!(deliveries, [(acked + 10 * S, Delivery::Partial, false), (60 * S, Delivery::Partial, true)]);
+    assert_eq!(deliveries, [(acked + 10 * S, Failure::Partial, false), (60 * S, Failure::Partial, true)]);
 }
 
 #[test]
@@ -332,7 +427,7 @@ fn a_statd_that_hangs_is_not_pestered_though_its_rpcbind_answers() {
     let mut world = World::new().with([(client(1), Manner::Hung)]);
     notify(&mut world, vec![at(1)], options(64));
     assert!((20..80).contains(&world.sent.len()), "{}", world.sent.len());
-    assert_eq!(world.deliveries(1).last(), Some(&(60 * S, Delivery::NoAnswer, true)));
+    assert_eq!(world.deliveries(1).last(), Some(&(60 * S, Failure::NoAnswer, true)));
 }
 
 #[test]
@@ -340,7 +435,7 @@ fn a_slow_path_is_measured_and_not_flooded() {
     let mut world = World::new().with((0..500).map(|id| (client(id), Manner::Healthy)));
     world.delay = 200 * MS;
     notify(&mut world, (0..500).map(at).collect(), options(64));
-    assert!((0..500).all(|id| matches!(world.last(id).news, News::Acked { .. })));
+    assert!((0..500).all(|id| matches!(world.last(id).news, News::Answered { .. })));
     assert!(world.sent.len() < 2 * 1500, "{} datagrams where 1,500 suffice", world.sent.len());
 }
 
@@ -349,7 +444,7 @@ fn a_dead_client_is_reported_after_ten_seconds_and_tried_until_the_end() {
     let mut world = World::new();
     notify(&mut world, vec![at(1)], options(64));
     let deliveries = world.deliveries(1);
-    assert_eq!(deliveries, [(10 * S, Delivery::NoAnswer, false), (60 * S, Delivery::NoAnswer, true)]);
+    assert_eq!(deliveries, [(10 * S, Failure::NoAnswer, false), (60 * S, Failure::NoAnswer, true)]);
     let repeats = world.sent.len();
     assert!((15..40).contains(&repeats), "{repeats}");
     assert_eq!(world.last(1).attempts as usize, repeats);
@@ -361,9 +456,12 @@ fn a_late_ack_is_reported_after_all() {
     let mut world = World::new().with([(client(1), Manner::Dead)]);
     world.revival = 30 * S;
     notify(&mut world, vec![at(1)], options(64));
-    assert_eq!(world.deliveries(1), [(10 * S, Delivery::NoAnswer, false)]);
+    assert_eq!(world.deliveries(1), [(10 * S, Failure::NoAnswer, false)]);
     let last = world.last(1);
-    assert!(matches!(last.news, News::Acked { acked: 2, .. }) && last.at > 30 * S && last.at < 36 * S, "{last:?}");
+    assert!(
+        matches!(last.news, News::Answered { answered: 2, .. }) && last.at > 30 * S && last.at < 36 * S,
+        "{last:?}"
+    );
 }
 
 #[test]
@@ -374,17 +472,17 @@ fn a_client_without_statd_is_given_up_at_once_and_found_when_it_starts_one() {
         world.step(&mut fanout);
     }
     let deliveries = world.deliveries(1);
-    assert!(matches!(deliveries[..], [(at, Delivery::NoStatd, false)] if at < 10 * MS), "{deliveries:?}");
+    assert!(matches!(deliveries[..], [(at, Failure::NotRegistered, false)] if at < 10 * MS), "{deliveries:?}");
     world.hosts.insert(client(1), Manner::Healthy);
     world.run(&mut fanout);
-    assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }));
+    assert!(matches!(world.last(1).news, News::Answered { answered: 2, .. }));
 }
 
 #[test]
 fn a_statd_without_udp_is_told_over_tcp() {
     let mut world = World::new().with([(client(1), Manner::TcpOnly)]);
     notify(&mut world, vec![at(1)], options(64));
-    assert!(matches!(world.last(1).news, News::Acked { acked: 2, of: 2, .. }));
+    assert!(matches!(world.last(1).news, News::Answered { answered: 2, of: 2, .. }));
     assert!(world.sent.iter().all(|(_, call)| call.to.port() == RPCBIND));
 }
 
@@ -392,10 +490,10 @@ fn a_statd_without_udp_is_told_over_tcp() {
 fn a_refusal_is_told_with_its_reason() {
     let mut world = World::new().with([(client(1), Manner::Refuses)]);
     notify(&mut world, vec![at(1)], options(64));
-    let News::GivenUp { delivery, error, last } = &world.events[0].news else { panic!("{:?}", world.events) };
-    assert_eq!((*delivery, *last), (Delivery::Refused, false));
+    let News::GivenUp { failure, error, last, .. } = &world.events[0].news else { panic!("{:?}", world.events) };
+    assert_eq!((*failure, *last), (Failure::Refused, false));
     assert!(error.as_ref().unwrap().contains("statd refused SM_NOTIFY"), "{error:?}");
-    assert_eq!(world.deliveries(1).last(), Some(&(60 * S, Delivery::Refused, true)));
+    assert_eq!(world.deliveries(1).last(), Some(&(60 * S, Failure::Refused, true)));
 }
 
 #[test]
@@ -408,7 +506,7 @@ fn a_host_where_nobody_listens_is_given_up_at_once_and_tried_again() {
         fanout.handle_refused(world.now, (client(3), RPCBIND).into());
     }
     let deliveries = world.deliveries(1);
-    assert!(matches!(deliveries[..], [(_, Delivery::Refused, false)]), "{deliveries:?}");
+    assert!(matches!(deliveries[..], [(_, Failure::Refused, false)]), "{deliveries:?}");
     assert_eq!(world.deliveries(2), []);
     let tried = world.sent.iter().filter(|(_, call)| call.to.ip() == client(1)).count();
     assert_eq!(tried, 2, "once, and once more after a rest");
@@ -417,7 +515,7 @@ fn a_host_where_nobody_listens_is_given_up_at_once_and_tried_again() {
 #[test]
 fn a_refusal_counts_where_the_other_address_is_of_a_family_without_a_socket() {
     let mut world = World::new();
-    let only_v4 = FanoutOptions { lanes: vec![Lane { ipv6: false, window: 8 }], ..options(8) };
+    let only_v4 = Options { lanes: vec![Lane { ipv6: false, window: 8 }], ..options(8) };
     let both = target(1, Host::Addresses(vec![client(1), "fd00::7".parse().unwrap()]));
     let mut fanout = Fanout::new(Duration::ZERO, vec![both], only_v4);
     while world.now < 4 * S {
@@ -425,7 +523,7 @@ fn a_refusal_counts_where_the_other_address_is_of_a_family_without_a_socket() {
         fanout.handle_refused(world.now, (client(1), RPCBIND).into());
     }
     let deliveries = world.deliveries(1);
-    assert!(matches!(deliveries[..], [(_, Delivery::Refused, false)]), "{deliveries:?}");
+    assert!(matches!(deliveries[..], [(_, Failure::Refused, false)]), "{deliveries:?}");
     assert_eq!(world.sent.len(), 1, "it is left alone for its rest");
 }
 
@@ -451,11 +549,11 @@ fn what_never_left_is_not_told_and_not_unanswered() {
     }
     let of = |id| events.iter().filter(move |event| event.id == id);
     assert!(of(1).all(|event| event.attempts == 0 && event.news != News::SentAgain), "{events:?}");
-    for (id, expected) in [(1, Delivery::NotTold), (2, Delivery::NoAnswer)] {
-        let Some(News::GivenUp { delivery, last: true, .. }) = of(id).next_back().map(|event| &event.news) else {
+    for (id, expected) in [(1, Failure::NotSent), (2, Failure::NoAnswer)] {
+        let Some(News::GivenUp { failure, last: true, .. }) = of(id).next_back().map(|event| &event.news) else {
             panic!("{events:?}")
         };
-        assert_eq!(*delivery, expected);
+        assert_eq!(*failure, expected);
     }
 }
 
@@ -466,12 +564,13 @@ fn a_name_about_which_the_resolver_said_nothing_is_not_unknown_and_is_tried_late
     fanout.handle_lookup(Duration::ZERO, lookup.token, Err(LookupError::Unanswered("it is busy".into())));
     let event = fanout.poll_event().unwrap();
     let error = Some("one is not resolved yet: it is busy".to_owned());
-    assert_eq!(event.news, News::GivenUp { delivery: Delivery::NotTold, error, last: false });
+    let heard = Heard::Nothing;
+    assert_eq!(event.news, News::GivenUp { failure: Failure::NotSent, heard, error, last: false });
     fanout.handle_timeout(NAME_REST);
     assert_eq!(fanout.poll_lookup().map(|lookup| lookup.name).as_deref(), Some("one"));
     // What was once seen of it is not taken back.
     fanout.handle_lookup(NAME_REST, lookup.token, Ok(Vec::new()));
-    assert!(matches!(fanout.poll_event().unwrap().news, News::GivenUp { delivery: Delivery::NameUnknown, .. }));
+    assert!(matches!(fanout.poll_event().unwrap().news, News::GivenUp { failure: Failure::NameUnknown, .. }));
     fanout.handle_timeout(2 * NAME_REST);
     fanout.handle_lookup(2 * NAME_REST, lookup.token, Err(LookupError::Unanswered("it is busy".into())));
     assert_eq!(fanout.poll_event(), None);
@@ -482,9 +581,9 @@ fn ipv6_clients_are_asked_by_getaddr() {
     let host: IpAddr = "fd00::7".parse().unwrap();
     let mut world = World::new().with([(host, Manner::Healthy)]);
     let mut told = target(1, Host::Addresses(vec![host]));
-    told.notices[0].from = None;
+    told.calls[0].from = None;
     notify(&mut world, vec![told], options(64));
-    assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }));
+    assert!(matches!(world.last(1).news, News::Answered { answered: 2, .. }));
     assert!(world.sent.iter().all(|(_, call)| call.lane == 1 && call.from.is_none()));
 }
 
@@ -493,24 +592,24 @@ fn a_statd_that_has_tcp_only_is_found_over_ipv6_too() {
     let host: IpAddr = "fd00::7".parse().unwrap();
     let mut world = World::new().with([(host, Manner::TcpOnly)]);
     let mut told = target(1, Host::Addresses(vec![host]));
-    told.notices[0].from = None;
+    told.calls[0].from = None;
     notify(&mut world, vec![told], options(64));
-    assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }), "{:?}", world.last(1));
+    assert!(matches!(world.last(1).news, News::Answered { answered: 2, .. }), "{:?}", world.last(1));
 }
 
 #[test]
 fn a_family_without_a_socket_is_said_so() {
     let host: IpAddr = "fd00::7".parse().unwrap();
     let mut world = World::new().with([(host, Manner::Healthy), (client(1), Manner::Healthy)]);
-    let only_v4 = FanoutOptions { lanes: vec![Lane { ipv6: false, window: 8 }], ..options(8) };
+    let only_v4 = Options { lanes: vec![Lane { ipv6: false, window: 8 }], ..options(8) };
     let both = target(2, Host::Addresses(vec![host, client(1)]));
     notify(&mut world, vec![target(1, Host::Addresses(vec![host])), both], only_v4);
-    let News::GivenUp { delivery: Delivery::NotTold, error: Some(error), last: true } = &world.last(1).news else {
+    let News::GivenUp { failure: Failure::NotSent, error: Some(error), last: true, .. } = &world.last(1).news else {
         panic!("{:?}", world.last(1))
     };
     assert!(error.contains("fd00::7"), "{error}");
     assert_eq!(world.last(1).attempts, 0);
-    assert!(matches!(world.last(2).news, News::Acked { .. }));
+    assert!(matches!(world.last(2).news, News::Answered { .. }));
 }
 
 #[test]
@@ -518,7 +617,7 @@ fn the_second_address_is_tried_when_the_first_is_silent() {
     for (first, most) in [(Manner::Dead, S), (Manner::Hung, 3 * S)] {
         let mut world = World::new().with([(client(1), first), (client(2), Manner::Healthy)]);
         notify(&mut world, vec![target(1, Host::Addresses(vec![client(1), client(2)]))], options(64));
-        assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }));
+        assert!(matches!(world.last(1).news, News::Answered { answered: 2, .. }));
         assert!(world.now < most, "{:?}", world.now);
     }
 }
@@ -527,8 +626,8 @@ fn the_second_address_is_tried_when_the_first_is_silent() {
 fn port_look_ups_leave_from_each_address_that_the_client_called() {
     let mut world = World::new();
     let froms = ["10.255.0.2", "10.255.0.3"].map(|from| Some(from.parse().unwrap()));
-    let notices = froms.map(|from| Notice { from, name: name("server") });
-    notify(&mut world, vec![Target { notices: notices.into(), ..at(1) }], options(64));
+    let calls = froms.map(|from| notice(from, "server"));
+    notify(&mut world, vec![Target { calls: calls.into(), ..at(1) }], options(64));
     let used: Vec<_> = world.sent.iter().map(|(_, call)| call.from).collect();
     assert_eq!(used[..4], [froms[0], froms[1], froms[0], froms[1]]);
 }
@@ -537,7 +636,7 @@ fn port_look_ups_leave_from_each_address_that_the_client_called() {
 fn an_ipv4_address_in_ipv6_clothes_is_reached_over_ipv4() {
     let mut world = World::new().with([(client(1), Manner::Healthy)]);
     notify(&mut world, vec![target(1, Host::Addresses(vec!["::ffff:10.0.0.1".parse().unwrap()]))], options(64));
-    assert!(matches!(world.last(1).news, News::Acked { acked: 2, .. }));
+    assert!(matches!(world.last(1).news, News::Answered { answered: 2, .. }));
 }
 
 #[test]
@@ -548,12 +647,12 @@ fn names_are_resolved_beside_and_unknown_ones_told() {
     let targets = [(1, "one"), (2, "10.0.0.2"), (3, "two"), (4, "empty")];
     let targets = targets.map(|(id, host)| target(id, Host::Name(host.into())));
     notify(&mut world, targets.into(), options(64));
-    assert!(matches!(world.last(1).news, News::Acked { .. }));
-    assert!(matches!(world.last(2).news, News::Acked { .. }));
+    assert!(matches!(world.last(1).news, News::Answered { .. }));
+    assert!(matches!(world.last(2).news, News::Answered { .. }));
     for unknown in [3, 4] {
         let deliveries = world.deliveries(unknown);
         assert!(
-            matches!(deliveries[..], [(at, Delivery::NameUnknown, false), (_, Delivery::NameUnknown, true)] if at < 10 * MS)
+            matches!(deliveries[..], [(at, Failure::NameUnknown, false), (_, Failure::NameUnknown, true)] if at < 10 * MS)
         );
     }
 }
@@ -568,7 +667,7 @@ fn forged_replies_change_nothing() {
         for event in &mut ends {
             event.at = Duration::ZERO;
         }
-        let acked = |event: &FanoutEvent| matches!(event.news, News::Acked { acked: 2, .. });
+        let acked = |event: &Event| matches!(event.news, News::Answered { answered: 2, .. });
         assert!(ends.iter().all(|event| acked(event) == (event.id < 20)));
         world.notices.values().map(Vec::len).sum::<usize>()
     };
@@ -581,15 +680,17 @@ fn a_probe_learns_state_numbers_and_why_there_is_none() {
     let manners =
         [Manner::Healthy, Manner::Refuses, Manner::NoStatd, Manner::Dead, Manner::Hung].into_iter().enumerate();
     let mut world = World::new().with(manners.map(|(id, manner)| (client(u32::try_from(id).unwrap()), manner)));
-    let mut targets: Vec<_> = (0..5).map(at).collect();
-    targets.push(target(5, Host::Name("nowhere".into())));
+    let mut targets: Vec<_> = (0..5).map(at).map(asking).collect();
+    targets.push(asking(target(5, Host::Name("nowhere".into()))));
     notify(&mut world, targets, probing());
-    assert_eq!(world.last(0).news, News::State(Some(STATE)));
-    assert_eq!(world.last(1).news, News::State(None));
+    assert!(world.last(0).is_last() && world.last(1).is_last());
+    let [Some(_), Some(stat)] = &world.results(0)[..] else { panic!("{:?}", world.results(0)) };
+    assert_eq!(xdr::decode::<nsm::StatRes>(stat).unwrap().state, STATE);
+    assert!(matches!(world.results(1)[..], [Some(_), None]));
     for (id, expected) in
-        [(2, Delivery::NoStatd), (3, Delivery::NoAnswer), (4, Delivery::NoAnswer), (5, Delivery::NameUnknown)]
+        [(2, Failure::NotRegistered), (3, Failure::NoAnswer), (4, Failure::NoAnswer), (5, Failure::NameUnknown)]
     {
-        assert!(matches!(&world.last(id).news, News::GivenUp { delivery, .. } if *delivery == expected), "{id}");
+        assert!(matches!(&world.last(id).news, News::GivenUp { failure, .. } if *failure == expected), "{id}");
     }
     assert_eq!(world.now, 2 * S);
     assert!(world.notices.is_empty(), "a probe notifies nobody");
@@ -598,7 +699,7 @@ fn a_probe_learns_state_numbers_and_why_there_is_none() {
 #[test]
 fn a_target_with_nothing_to_tell_is_done() {
     let mut world = World::new();
-    notify(&mut world, vec![Target { notices: vec![], ..at(1) }], options(64));
+    notify(&mut world, vec![Target { calls: vec![], ..at(1) }], options(64));
     assert!(world.sent.is_empty() && world.last(1).is_last());
 }
 
@@ -628,9 +729,10 @@ proptest! {
         for (number, (manner, addresses)) in (0u32..).zip(&hosts) {
             let addresses: Vec<_> = (0..*addresses).map(|n| client(number + 1000 * u32::try_from(n).unwrap())).collect();
             world.hosts.extend(addresses.iter().map(|&address| (address, *manner)));
-            targets.push(target(number, Host::Addresses(addresses)));
+            let target = target(number, Host::Addresses(addresses));
+            targets.push(if probe { asking(target) } else { target });
         }
-        let options = FanoutOptions { seed, ..if probe { probing() } else { options(window) } };
+        let options = Options { seed, ..if probe { probing() } else { options(window) } };
         let window = options.lanes[0].window;
         let mut fanout = Fanout::new(Duration::ZERO, targets, options);
         while !world.step(&mut fanout) {
@@ -646,10 +748,11 @@ proptest! {
             let last = world.last(number);
             let heard = (0..*addresses).any(|n| world.notices.contains_key(&client(number + 1000 * u32::try_from(n).unwrap())));
             match &last.news {
-                News::Acked { acked, of, .. } => prop_assert!(acked == of && !probe && (heard || *manner == Manner::TcpOnly)),
-                News::GivenUp { delivery: Delivery::Partial, .. } => prop_assert!(heard),
+                News::Answered { answered, of, .. } => {
+                    prop_assert!(answered == of && (probe || heard || *manner == Manner::TcpOnly));
+                }
+                News::GivenUp { failure: Failure::Partial, .. } => prop_assert!(probe || heard),
                 News::GivenUp { .. } => {}
-                News::State(_) => prop_assert!(probe),
                 News::SentAgain => prop_assert!(false, "never a last event"),
             }
             let ends = (0..*addresses).map(|n| client(number + 1000 * u32::try_from(n).unwrap()));

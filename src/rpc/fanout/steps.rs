@@ -1,18 +1,28 @@
-//! What happens to a subject: the transitions of the diagram in `fanout`.
+//! What happens to a subject: the transitions of the module's diagram.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use rand::RngExt;
+use super::queue::Urgency;
+use super::state::{CallState, Exchange, Fanout, Question, Step, Timer};
+use super::target::{Call, Event, Failure, Heard, News, Program};
+use crate::rpc::rpcbind::{port_question, port_told};
+use crate::wire::rpc::RpcError;
+use crate::wire::rpcbind::{PROGRAM, UniversalAddress};
+use crate::wire::types::Transport;
 
-use super::{
-    CallState, DOUBT_ADDRESS, DOUBT_CALL, Exchange, Fanout, FanoutEvent, Job, News, Question, REST, Said, Step, Timer,
-    Urgency,
-};
-use crate::wire::control::Delivery;
-use crate::wire::types::{NsmState, Transport};
+/// Until a target in trouble is begun with again.
+const REST: Duration = Duration::from_secs(5);
+/// Calls left unanswered after which the port or the address is doubted.
+const DOUBT_CALL: u32 = 4;
+/// Port look-ups left unanswered after which the next address is tried, if there is one.
+const DOUBT_ADDRESS: u32 = 2;
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
 
 impl Fanout {
     pub(super) fn arm(&mut self, at: Duration, timer: Timer) {
@@ -32,26 +42,29 @@ impl Fanout {
         }
     }
 
-    pub(super) fn fresh_xid(&mut self, exchange: u64) -> u32 {
-        loop {
-            let xid = self.rng.random();
-            if let std::collections::hash_map::Entry::Vacant(free) = self.xids.entry(xid) {
-                free.insert(exchange);
-                return xid;
-            }
+    /// What to send for a step, to a host at `ip`.
+    fn question(&self, number: usize, step: Step, ip: IpAddr) -> Option<Question> {
+        let Program { number: program, versions, .. } = self.options.program;
+        let (Step::Port { version, transport } | Step::Call { version, transport, .. }) = step;
+        let version = *versions.get(version)?;
+        if let Step::Call { call, .. } = step {
+            let (Call { procedure, args, .. }, _) = self.subjects.get(number)?.calls.get(call)?;
+            return Some(Question { program, version, procedure: *procedure, args: args.clone() });
         }
+        let (rpcbind, procedure, args) = port_question(ip, UniversalAddress::default(), program, version, transport);
+        Some(Question { program: PROGRAM, version: rpcbind, procedure: procedure as u32, args: args.into() })
     }
 
-    /// The address to send an exchange from. A port look-up comes from those of the notices in turn:
-    /// the client called them, so its way back to them works, and a firewall may know no other.
+    /// The address to send an exchange from. A port look-up comes from those of the calls in turn:
+    /// the host called them, so its way back to them works, and a firewall may know no other.
     pub(super) fn source(&self, serial: u64) -> Option<IpAddr> {
         let exchange = self.exchanges.get(&serial)?;
         let calls = &self.subjects.get(exchange.subject)?.calls;
-        let call = match exchange.step {
-            Step::Port(_) => calls.get(exchange.misses as usize % calls.len().max(1)),
-            Step::Call(call, _) => calls.get(call),
-        };
-        call?.from.filter(|from| from.is_ipv6() == exchange.to.is_ipv6())
+        let (call, _) = match exchange.step {
+            Step::Port { .. } => calls.get(exchange.misses as usize % calls.len().max(1)),
+            Step::Call { call, .. } => calls.get(call),
+        }?;
+        call.from.filter(|from| from.is_ipv6() == exchange.to.is_ipv6())
     }
 
     /// Counts a sending, and says for how long its subject has been tried.
@@ -59,7 +72,7 @@ impl Fanout {
         let (Some(known), Some(exchange)) = (self.subjects.get_mut(subject), self.exchanges.get(&serial)) else {
             return Duration::ZERO;
         };
-        let again = exchange.sends > 1 || exchange.step == Step::Port(Transport::Udp);
+        let again = exchange.sends > 1 || exchange.step == Step::Port { version: 0, transport: Transport::Udp };
         known.attempts += u32::from(again);
         let first_sent = known.first_sent;
         let left_before = known.left > 0;
@@ -83,15 +96,16 @@ impl Fanout {
         if subject.calls.is_empty() {
             subject.done = true;
             self.unfinished -= 1;
-            self.tell(now, number, News::Acked { acked: 0, of: 0, rtt: Duration::ZERO });
+            let (results, rtt) = (Vec::new(), Duration::ZERO);
+            self.tell(now, number, News::Answered { call: 0, results, answered: 0, of: 0, rtt });
         } else if subject.addresses.is_empty() && subject.name.is_some() {
             self.lookups.push_back(number);
         } else {
-            self.ask_port(now, number, Transport::Udp);
+            self.ask_port(now, number, 0, Transport::Udp);
         }
     }
 
-    pub(super) fn ask_port(&mut self, now: Duration, number: usize, transport: Transport) {
+    pub(super) fn ask_port(&mut self, now: Duration, number: usize, version: usize, transport: Transport) {
         self.close_all(number);
         let Some(subject) = self.subjects.get_mut(number) else { return };
         let count = subject.addresses.len();
@@ -99,11 +113,11 @@ impl Fanout {
             .map(|at| at % count)
             .find(|&at| subject.addresses.get(at).is_some_and(|&address| self.queue.serves(address)));
         let Some(at) = usable else {
-            let (delivery, why) = match subject.addresses.first() {
-                Some(address) => (Delivery::NoAnswer, format!("this host has no socket to reach {address} from")),
-                None => (Delivery::NameUnknown, "no address of it is known".to_owned()),
+            let (failure, why) = match subject.addresses.first() {
+                Some(address) => (Failure::NoAnswer, format!("this host has no socket to reach {address} from")),
+                None => (Failure::NameUnknown, "no address of it is known".to_owned()),
             };
-            self.trouble(now, number, delivery, why, REST);
+            self.trouble(now, number, failure, why, REST);
             return;
         };
         subject.current = at;
@@ -111,10 +125,11 @@ impl Fanout {
         let Some(&address) = subject.addresses.get(at) else { return };
         let to = SocketAddr::new(address, self.options.rpcbind_port);
         self.asked.insert((address, number));
-        self.open(number, Step::Port(transport), Question::Port(transport), to, misses);
+        self.open(number, Step::Port { version, transport }, to, misses);
     }
 
-    fn open(&mut self, number: usize, step: Step, question: Question, to: SocketAddr, misses: u32) {
+    fn open(&mut self, number: usize, step: Step, to: SocketAddr, misses: u32) {
+        let Some(question) = self.question(number, step, to.ip()) else { return };
         let Some(subject) = self.subjects.get_mut(number) else { return };
         self.next_exchange += 1;
         let serial = self.next_exchange;
@@ -128,14 +143,14 @@ impl Fanout {
     fn enqueue(&mut self, serial: u64) {
         let Some(exchange) = self.exchanges.get(&serial) else { return };
         let Some(subject) = self.subjects.get(exchange.subject) else { return };
-        if let Step::Call(_, Transport::Tcp) = exchange.step {
+        if let Step::Call { transport: Transport::Tcp, .. } = exchange.step {
             self.streams.push_back(serial);
             return;
         }
-        let urgency = match (subject.answered, subject.first_sent) {
-            (true, _) => Urgency::Live,
-            (false, None) => Urgency::New,
-            (false, Some(_)) => Urgency::Silent,
+        let urgency = match (subject.heard, subject.first_sent) {
+            (Heard::Answer | Heard::Refusal, _) => Urgency::Live,
+            (Heard::Nothing, None) => Urgency::New,
+            (Heard::Nothing, Some(_)) => Urgency::Silent,
         };
         self.queue.push(exchange.to.ip(), urgency, serial);
     }
@@ -169,82 +184,96 @@ impl Fanout {
     }
 
     /// An exchange was answered.
-    pub(super) fn answered(&mut self, now: Duration, serial: u64, rtt: Duration, said: Said) {
-        let Some(exchange) = self.close(serial) else { return };
-        let number = exchange.subject;
+    pub(super) fn answered(&mut self, now: Duration, serial: u64, rtt: Duration, outcome: Result<Vec<u8>, RpcError>) {
+        let Some(Exchange { subject: number, step, to, .. }) = self.close(serial) else { return };
         let Some(subject) = self.subjects.get_mut(number) else { return };
-        subject.answered = true;
-        match (exchange.step, said) {
-            (Step::Port(transport), Said::Port(Some(port))) => {
+        subject.heard = Heard::Answer;
+        match (step, outcome) {
+            (Step::Port { version, transport }, Ok(results)) => {
+                let told = port_told(to.ip(), transport, &results);
+                self.port_told(now, number, version, transport, to.ip(), told);
+            }
+            (Step::Port { .. }, Err(error)) => {
+                let why = format!("its rpcbind refused a port look-up: {error}");
+                self.trouble(now, number, Failure::Refused, why, REST);
+            }
+            (Step::Call { call, .. }, Ok(results)) => self.call_answered(now, number, call, rtt, results),
+            (Step::Call { call, .. }, Err(error)) => {
+                let (program, what) = (self.options.program.name, subject.calls.get(call).map_or("", |(c, _)| c.name));
+                subject.set(call, CallState::Refused);
+                subject.trouble = Some((Failure::Refused, format!("its {program} refused {what}: {error}")));
+                self.conclude(now, number);
+            }
+        }
+    }
+
+    fn port_told(
+        &mut self,
+        now: Duration,
+        number: usize,
+        version: usize,
+        transport: Transport,
+        ip: IpAddr,
+        told: Result<Option<u16>, String>,
+    ) {
+        let Some(subject) = self.subjects.get_mut(number) else { return };
+        match (told, transport) {
+            (Ok(Some(port)), _) => {
                 subject.trouble = None;
                 if !subject.doubted {
                     subject.misses = 0;
                 }
-                self.open_calls(number, SocketAddr::new(exchange.to.ip(), port), transport);
+                self.open_calls(number, version, transport, SocketAddr::new(ip, port));
             }
-            (Step::Port(Transport::Udp), Said::Port(None)) => self.ask_port(now, number, Transport::Tcp),
-            (Step::Port(Transport::Tcp), Said::Port(None)) => {
-                self.trouble(now, number, Delivery::NoStatd, "its rpcbind knows no statd".into(), REST);
+            (Ok(None), Transport::Udp) => self.ask_port(now, number, version, Transport::Tcp),
+            (Ok(None), Transport::Tcp) if version + 1 < self.options.program.versions.len() => {
+                self.ask_port(now, number, version + 1, Transport::Udp);
             }
-            (Step::Port(_), Said::Refused(why)) => self.trouble(now, number, Delivery::Refused, why, REST),
-            (Step::Call(call, _), Said::Done(state)) => self.acked(now, number, call, rtt, state),
-            (Step::Call(call, _), Said::Refused(why)) => {
-                if let Some(call) = subject.calls.get_mut(call) {
-                    call.state = CallState::Refused;
-                }
-                subject.trouble = Some((Delivery::Refused, why));
-                self.conclude(now, number);
+            (Ok(None), Transport::Tcp) => {
+                let why = format!("its rpcbind knows no {}", self.options.program.name);
+                self.trouble(now, number, Failure::NotRegistered, why, REST);
             }
-            // Every question has answers of its own kind only (`calls::judge`).
-            (Step::Port(_), Said::Done(_)) | (Step::Call(..), Said::Port(_)) => {}
+            (Err(odd), _) => {
+                self.trouble(now, number, Failure::Refused, format!("its rpcbind's {odd}"), REST);
+            }
         }
     }
 
-    fn open_calls(&mut self, number: usize, to: SocketAddr, transport: Transport) {
+    fn open_calls(&mut self, number: usize, version: usize, transport: Transport, to: SocketAddr) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         let misses = subject.misses;
         let mut wanted = Vec::new();
-        for (call, known) in subject.calls.iter_mut().enumerate().filter(|(_, c)| c.state != CallState::Done) {
-            known.state = CallState::Open;
-            wanted.push((call, known.question));
+        for (call, (_, state)) in subject.calls.iter_mut().enumerate().filter(|(_, (_, s))| *s != CallState::Done) {
+            *state = CallState::Open;
+            wanted.push(call);
         }
-        for (call, question) in wanted {
-            self.open(number, Step::Call(call, transport), question, to, misses);
+        for call in wanted {
+            self.open(number, Step::Call { call, version, transport }, to, misses);
         }
     }
 
-    fn acked(&mut self, now: Duration, number: usize, call: usize, rtt: Duration, state: Option<NsmState>) {
+    fn call_answered(&mut self, now: Duration, number: usize, call: usize, rtt: Duration, results: Vec<u8>) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
-        if let Some(call) = subject.calls.get_mut(call) {
-            call.state = CallState::Done;
-        }
-        subject.last_ack = Some(now);
+        subject.set(call, CallState::Done);
+        subject.last_answer = Some(now);
         subject.misses = 0;
         subject.doubted = false;
-        subject.state = state.or(subject.state);
-        if subject.calls.iter().all(|c| c.state != CallState::Refused) {
+        if subject.calls.iter().all(|(_, state)| *state != CallState::Refused) {
             subject.trouble = None;
         }
-        if matches!(self.options.job, Job::Notify { .. }) {
-            let of = u32::try_from(subject.calls.len()).unwrap_or(u32::MAX);
-            let acked = u32::try_from(subject.acked()).unwrap_or(u32::MAX);
-            self.tell(now, number, News::Acked { acked, of, rtt });
-        }
+        let (answered, of) = (count(subject.answered()), count(subject.calls.len()));
+        self.tell(now, number, News::Answered { call, results, answered, of, rtt });
         self.conclude(now, number);
     }
 
     /// A call is over: is the subject?
     fn conclude(&mut self, now: Duration, number: usize) {
         let Some(subject) = self.subjects.get(number) else { return };
-        if subject.acked() == subject.calls.len() {
-            let state = subject.state;
+        if subject.answered() == subject.calls.len() {
             self.finish(number);
-            if matches!(self.options.job, Job::Probe { .. }) {
-                self.tell(now, number, News::State(state));
-            }
         } else if subject.open.is_empty() {
-            let (delivery, why) = subject.trouble.clone().unwrap_or((Delivery::Refused, "refused".into()));
-            self.trouble(now, number, delivery, why, REST);
+            let (failure, why) = subject.trouble.clone().unwrap_or((Failure::Refused, "refused".into()));
+            self.trouble(now, number, failure, why, REST);
         }
     }
 
@@ -257,12 +286,14 @@ impl Fanout {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.misses = subject.misses.max(misses);
         match step {
-            Step::Call(..) if sends >= DOUBT_CALL => {
+            Step::Call { .. } if sends >= DOUBT_CALL => {
                 subject.doubted = true;
                 self.try_elsewhere(now, number);
             }
-            Step::Port(_) if sends >= DOUBT_ADDRESS && subject.addresses.len() > 1 => self.try_elsewhere(now, number),
-            Step::Port(_) | Step::Call(..) => self.enqueue(serial),
+            Step::Port { .. } if sends >= DOUBT_ADDRESS && subject.addresses.len() > 1 => {
+                self.try_elsewhere(now, number);
+            }
+            Step::Port { .. } | Step::Call { .. } => self.enqueue(serial),
         }
     }
 
@@ -270,7 +301,7 @@ impl Fanout {
     fn try_elsewhere(&mut self, now: Duration, number: usize) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.current = (subject.current + 1) % subject.addresses.len().max(1);
-        self.ask_port(now, number, Transport::Udp);
+        self.ask_port(now, number, 0, Transport::Udp);
     }
 
     pub(super) fn refused_by_host(&mut self, now: Duration, number: usize, to: SocketAddr) {
@@ -278,32 +309,31 @@ impl Fanout {
         let mut steps = subject.open.iter().filter_map(|serial| self.exchanges.get(serial));
         let Some(exchange) = steps.find(|exchange| exchange.to == to && exchange.sends > 0) else { return };
         let what = match exchange.step {
-            Step::Port(_) => "rpcbind",
-            Step::Call(..) => "statd",
+            Step::Port { .. } => "rpcbind",
+            Step::Call { .. } => self.options.program.name,
         };
         let why = format!("its host says that nobody listens on its {what}'s port {}", to.port());
-        subject.answered = true;
+        subject.heard = subject.heard.max(Heard::Refusal);
         let mut others = subject.addresses.iter().enumerate().skip(subject.current + 1);
         // No wrapping around: an address that refuses at once would be asked again at once.
         if let Some((next, _)) = others.find(|&(_, &address)| self.queue.serves(address)) {
             subject.current = next;
-            self.ask_port(now, number, Transport::Udp);
+            self.ask_port(now, number, 0, Transport::Udp);
         } else {
-            self.trouble(now, number, Delivery::Refused, why, REST);
+            self.trouble(now, number, Failure::Refused, why, REST);
         }
     }
 
-    /// Nothing more can be done just now: says so, and rests. A probe ends there.
-    pub(super) fn trouble(&mut self, now: Duration, number: usize, delivery: Delivery, why: String, rest: Duration) {
+    /// Nothing more can be done just now: says so, and rests, or ends.
+    pub(super) fn trouble(&mut self, now: Duration, number: usize, failure: Failure, why: String, rest: Duration) {
         self.close_all(number);
         let Some(subject) = self.subjects.get_mut(number) else { return };
-        subject.trouble = Some((delivery, why));
-        match self.options.job {
-            Job::Probe { .. } => self.give_up(now, number),
-            Job::Notify { .. } => {
-                self.report(now, number);
-                self.arm(now + rest, Timer::Rested { subject: number });
-            }
+        subject.trouble = Some((failure, why));
+        if self.options.keep_on {
+            self.report(now, number);
+            self.arm(now + rest, Timer::Rested { subject: number });
+        } else {
+            self.give_up(now, number);
         }
     }
 
@@ -317,37 +347,35 @@ impl Fanout {
     /// Says that a subject is given up for the time being, unless that was said already.
     fn report(&mut self, now: Duration, number: usize) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
-        let delivery = subject.delivery();
-        if subject.reported.replace(delivery) == Some(delivery) {
-            return;
+        let failure = subject.failure();
+        if subject.reported.replace(failure) != Some(failure) {
+            self.tell_given_up(now, number, false);
         }
-        let error = subject.trouble.as_ref().map(|(_, why)| why.clone());
-        self.tell(now, number, News::GivenUp { delivery, error, last: false });
     }
 
     pub(super) fn silent(&mut self, now: Duration, number: usize) {
         let Some(subject) = self.subjects.get(number) else { return };
-        let heard = subject.last_ack.or(subject.first_sent).unwrap_or(now);
+        let heard = subject.last_answer.or(subject.first_sent).unwrap_or(now);
         let due = heard + self.options.no_answer_after;
         if now < due {
             self.arm(due, Timer::Silent { subject: number });
-        } else if matches!(self.options.job, Job::Notify { .. }) {
+        } else if self.options.keep_on {
             self.report(now, number);
         }
     }
 
     pub(super) fn give_up(&mut self, now: Duration, number: usize) {
-        let Some(subject) = self.subjects.get(number).filter(|subject| !subject.done) else { return };
-        let news = match self.options.job {
-            Job::Probe { .. } if subject.acked() > 0 => News::State(subject.state),
-            Job::Probe { .. } | Job::Notify { .. } => News::GivenUp {
-                delivery: subject.delivery(),
-                error: subject.trouble.as_ref().map(|(_, why)| why.clone()),
-                last: true,
-            },
-        };
-        self.finish(number);
-        self.tell(now, number, news);
+        if self.subjects.get(number).is_some_and(|subject| !subject.done) {
+            self.finish(number);
+            self.tell_given_up(now, number, true);
+        }
+    }
+
+    fn tell_given_up(&mut self, now: Duration, number: usize, last: bool) {
+        let Some(subject) = self.subjects.get(number) else { return };
+        let error = subject.trouble.as_ref().map(|(_, why)| why.clone());
+        let (failure, heard) = (subject.failure(), subject.heard);
+        self.tell(now, number, News::GivenUp { failure, heard, error, last });
     }
 
     fn finish(&mut self, number: usize) {
@@ -361,7 +389,7 @@ impl Fanout {
     fn tell(&mut self, now: Duration, number: usize, news: News) {
         if let Some(subject) = self.subjects.get(number) {
             let (id, attempts) = (subject.id, if subject.left == 0 { 0 } else { subject.attempts });
-            self.events.push_back(FanoutEvent { id, at: now, attempts, news });
+            self.events.push_back(Event { id, at: now, attempts, news });
         }
     }
 }

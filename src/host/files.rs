@@ -1,0 +1,137 @@
+//! The machine's files, below a root; and files that are replaced durably.
+
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+/// Longest file that is read, in bytes: a `/proc/locks` of a million locks.
+const MAX_FILE: u64 = 128 << 20;
+
+/// A file of the machine cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read, written or used in another way.
+    #[error("cannot {0} {path}: {2}", path = .1.display())]
+    Io(&'static str, PathBuf, #[source] io::Error),
+    /// It has something in it that this version does not understand.
+    #[error("{path} is not as expected: {1}", path = .0.display())]
+    Odd(PathBuf, String),
+}
+
+impl FileError {
+    /// Of a file that was to be read.
+    pub fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io("read", path.into(), source)
+    }
+    /// Of a file that was to be written.
+    pub fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io("write", path.into(), source)
+    }
+    /// Whether there is no such file, or no longer: ESRCH is a process that ended while its files
+    /// were read.
+    pub fn is_missing(&self) -> bool {
+        let Self::Io(.., error) = self else { return false };
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH)
+    }
+}
+
+/// This machine's files.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    root: PathBuf,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::at("/")
+    }
+}
+
+impl Machine {
+    /// Below `root`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+    /// A file, by its path without the leading slash.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.root.join(file)
+    }
+    /// The text of a file; bytes that are no UTF-8 become `U+FFFD`.
+    pub fn read(&self, file: &str) -> Result<String, FileError> {
+        let path = self.path(file);
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|opened| opened.take(MAX_FILE).read_to_end(&mut bytes))
+            .map_err(FileError::read(&path))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+    /// The text without what is around it: some of the kernel's files end in a zero byte.
+    pub fn word(&self, file: &str) -> Result<String, FileError> {
+        Ok(self.read(file)?.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned())
+    }
+    /// A number.
+    pub fn number<T: std::str::FromStr>(&self, file: &str) -> Result<T, FileError> {
+        let word = self.word(file)?;
+        word.parse().map_err(|_| FileError::Odd(self.path(file), format!("{word:?} is no number")))
+    }
+    /// Writes in one call, which is what the kernel's files want.
+    pub fn write(&self, file: &str, text: &str) -> Result<(), FileError> {
+        let path = self.path(file);
+        let mut opened = OpenOptions::new().write(true).open(&path).map_err(FileError::write(&path))?;
+        let written = opened.write(text.as_bytes()).map_err(FileError::write(&path))?;
+        if written < text.len() {
+            return Err(FileError::write(&path)(io::Error::from(io::ErrorKind::WriteZero)));
+        }
+        Ok(())
+    }
+    /// What is in a folder, by its name.
+    pub fn list(&self, folder: &str) -> Result<Vec<String>, FileError> {
+        let path = self.path(folder);
+        let entries = fs::read_dir(&path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(FileError::read(&path))?;
+        Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    }
+}
+
+/// Replaces a file whole and durably: a new file beside it, synced, renamed over it, and the folder
+/// synced. It stays its owner's, with its mode, since rpc.statd does not run as root; `mode` is that of
+/// a file that was not there. Its folder must be there.
+///
+/// # Errors
+/// Those of the file system; the old file is there then.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    // A dotfile: neither statd nor sm-notify take one for a record.
+    let mut draft = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
+    draft.write_all(bytes)?;
+    match fs::metadata(path) {
+        Ok(old) => {
+            draft.as_file().set_permissions(old.permissions())?;
+            fchown(draft.as_file(), Some(old.uid()), Some(old.gid()))?;
+        }
+        Err(_) => draft.as_file().set_permissions(Permissions::from_mode(mode))?,
+    }
+    draft.as_file().sync_all()?;
+    draft.persist(path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Removes a file; one that is not there is as good as removed.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Takes a file's OS lock, which ends with the process however that ends; none if another one has it.
+/// The file is made, and stays: to remove it would race with a process that has just opened it.
+pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}

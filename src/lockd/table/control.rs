@@ -1,0 +1,99 @@
+//! The control protocol: what controllers ask of the owner and of the archive.
+
+use async_trait::async_trait;
+
+use super::handle::Table;
+use super::state::Owner;
+use crate::rpc::control::{LockManagerControl, Timeline};
+use crate::rpc::server::ConnectionId;
+use crate::wire::control::{
+    BeginArgs, Begun, ClientPage, ClientResultPage, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, PageAfter,
+    ProgressArgs, Refusal, ReleaseArgs, Released, RunArgs, RunClientPage, RunList, RunPageAfter, RunResult, SettleArgs,
+    Status, WatchArgs, Watched, page,
+};
+use crate::wire::xdr::Void;
+
+impl Table {
+    /// What the owner answers at once.
+    async fn look<T: Send + 'static>(&self, at: impl FnOnce(&mut Owner) -> T + Send + 'static) -> Result<T, Refusal> {
+        self.order(|owner, asker| {
+            let _ = asker.send(Ok(at(owner)));
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl LockManagerControl for Table {
+    async fn info(&self) -> Result<Info, Refusal> {
+        Ok(self.archive.info(self.nsm_state()))
+    }
+    async fn status(&self) -> Result<Status, Refusal> {
+        self.look(|owner| owner.status()).await
+    }
+    async fn clients(&self, args: PageAfter) -> Result<ClientPage, Refusal> {
+        self.look(move |owner| owner.table.list_clients(args.after)).await
+    }
+    async fn locks(&self, args: LocksArgs) -> Result<LockPage, Refusal> {
+        self.look(move |owner| owner.table.list_locks(&args)).await
+    }
+    async fn begin(&self, args: BeginArgs, from: ConnectionId) -> Result<Begun, Refusal> {
+        self.order(move |owner, asker| owner.begin(Box::new(args), from, asker)).await
+    }
+    async fn run_clients(&self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
+        self.look(move |owner| owner.run_clients(args)).await?
+    }
+    async fn progress(&self, args: ProgressArgs, from: ConnectionId) -> Result<Status, Refusal> {
+        self.look(move |owner| {
+            let taken = owner.progress(&args, from);
+            owner.told(taken)
+        })
+        .await?
+    }
+    async fn extend(&self, args: ExtendArgs) -> Result<Status, Refusal> {
+        self.look(move |owner| {
+            let moved = owner.table.extend(owner.clock.now(), &args);
+            owner.told(moved)
+        })
+        .await?
+    }
+    async fn settle(&self, args: SettleArgs, from: ConnectionId) -> Result<RunResult, Refusal> {
+        self.order(move |owner, asker| owner.settle(args, from, asker)).await
+    }
+    async fn abort(&self, args: RunArgs) -> Result<RunResult, Refusal> {
+        self.order(move |owner, asker| owner.abort(args, asker)).await
+    }
+    /// The sums are read anew: they tell how many late reclaims there are by now.
+    async fn result(&self, args: RunArgs) -> Result<RunResult, Refusal> {
+        Ok(self.archive.read(args.run).await?.result.clone())
+    }
+    async fn result_clients(&self, args: RunPageAfter) -> Result<ClientResultPage, Refusal> {
+        let (clients, next) = page(self.archive.paged(args).await?.clients.as_slice(), args.after);
+        Ok(ClientResultPage { clients, next })
+    }
+    async fn result_locks(&self, args: RunPageAfter) -> Result<LockFatePage, Refusal> {
+        let (locks, next) = page(self.archive.paged(args).await?.locks.as_slice(), args.after);
+        Ok(LockFatePage { locks, next })
+    }
+    async fn acknowledge(&self, args: RunArgs) -> Result<Void, Refusal> {
+        self.archive.acknowledge(args.run).await.map(|()| Void)
+    }
+    async fn release(&self, args: ReleaseArgs) -> Result<Released, Refusal> {
+        self.look(move |owner| owner.release(&args)).await?
+    }
+    async fn watch(&self, args: WatchArgs) -> Result<Watched, Refusal> {
+        Timeline::news(self.cursor.clone(), args).await;
+        self.look(move |owner| Watched { status: owner.status(), events: owner.timeline.since(args.cursor) }).await
+    }
+    async fn unfetched(&self) -> Result<RunList, Refusal> {
+        self.archive.unfetched().await
+    }
+
+    fn connection_closed(&self, connection: ConnectionId) {
+        let orders = self.orders.clone();
+        // Room is given in the order it was asked for, so this comes after the connection's calls.
+        tokio::spawn(async move {
+            let _ = orders.send(Box::new(move |owner| owner.runs.detached(connection))).await;
+        });
+    }
+}

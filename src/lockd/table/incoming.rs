@@ -1,0 +1,42 @@
+//! An NLM call as it came in, and the clock by which it did.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::locks::{Call, Via};
+use crate::wire::rpc::Credential;
+use crate::wire::types::CallerName;
+
+/// The process' clock: `now` for the pure core, and Unix time for records.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// The process' start.
+    pub start: Instant,
+}
+
+impl Clock {
+    /// Since the process' start.
+    pub fn now(self) -> Duration {
+        self.start.elapsed()
+    }
+    /// Milliseconds since 1970.
+    pub fn unix_ms(self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// An NLM call as it came in.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// The caller's address.
+    pub address: IpAddr,
+    /// Its `caller_name`.
+    pub name: CallerName,
+    /// How it called.
+    pub via: Via,
+    /// For which user.
+    pub credential: Credential,
+    /// What.
+    pub call: Call,
+}

@@ -1,0 +1,194 @@
+//! What a roster holds, and what all its formats need: names of hosts, bounded reading.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::wire::nsm::MonArgs;
+use crate::wire::types::NsmState;
+
+/// Most hosts in one roster.
+pub(super) const MAX_HOSTS: usize = 1_000_000;
+/// A host name is at most this long (RFC 1035; `SM_MAXSTRLEN` is larger).
+const MAX_HOST: usize = 255;
+/// A host to notify, as a roster has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RosterEntry {
+    /// Its name or address. On Linux that is also the name of its file.
+    pub host: String,
+    /// It still has to be told of an earlier restart (`sm.bak/`, `notifyReqd`).
+    pub overdue: bool,
+    /// The SM_MON request behind it, where the roster keeps it (Linux): who wanted to be told.
+    pub monitor: Option<MonArgs>,
+}
+
+impl RosterEntry {
+    pub(super) fn new(host: &str, overdue: bool) -> Self {
+        Self { host: host.to_owned(), overdue, monitor: None }
+    }
+}
+
+/// Who keeps a roster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// nfs-utils' rpc.statd.
+    Linux,
+    /// FreeBSD's rpc.statd.
+    FreeBsd,
+    /// illumos' statd.
+    Illumos,
+    /// A person.
+    Targets,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linux => "Linux statd",
+            Self::FreeBsd => "FreeBSD statd",
+            Self::Illumos => "illumos statd",
+            Self::Targets => "targets file",
+        })
+    }
+}
+
+/// A roster that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roster {
+    /// Whose it is.
+    pub kind: Kind,
+    /// Where it is.
+    pub path: PathBuf,
+    /// The state number kept with it: the last one that its clients were, or will be, told.
+    pub state: Option<NsmState>,
+    /// Hosts in order of their names, or of the file's lines or records.
+    pub entries: Vec<RosterEntry>,
+    /// What was odd.
+    pub warnings: Vec<Warning>,
+}
+
+impl Roster {
+    pub(super) fn new(kind: Kind, path: &Path) -> Self {
+        Self { kind, path: path.to_owned(), state: None, entries: Vec::new(), warnings: Vec::new() }
+    }
+    pub(super) fn warn(&mut self, file: &Path, at: Option<usize>, problem: impl Into<String>) {
+        self.warnings.push(Warning { file: file.to_owned(), at, problem: problem.into() });
+    }
+}
+
+/// Something in a roster that could not be used as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Which file.
+    pub file: PathBuf,
+    /// Which line, or record of a binary file, from 1; `None` is the whole file.
+    pub at: Option<usize>,
+    /// What is odd, and what was made of it.
+    pub problem: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(at) = self.at {
+            write!(f, ":{at}")?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+
+/// Why a roster could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RosterError {
+    /// The directory or file cannot be read.
+    #[error("cannot read {path}: {source}", path = .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line of a targets file names no host.
+    #[error("{path}:{line}: {problem}", path = .path.display())]
+    BadLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, and what belongs there.
+        problem: String,
+    },
+    /// More than can be a list of clients.
+    #[error("{path} has more than {max} {what}; it does not look like a list of clients", path = .path.display())]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
+        /// The bound.
+        max: u64,
+        /// Of what: bytes or hosts.
+        what: &'static str,
+    },
+    /// A file that is not FreeBSD's.
+    #[error("{path} is no statd.status of FreeBSD, of either byte order or pointer size", path = .path.display())]
+    NoStatusFile {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+pub(super) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> RosterError + '_ {
+    |source| RosterError::Unreadable { path: path.to_owned(), source }
+}
+
+/// The name, if a resolver could make anything of it: an address, or labels of letters, digits,
+/// `-` and `_`. Names beyond ASCII are for whoever configures them to write in Punycode.
+pub(super) fn host_name(name: &str) -> Option<&str> {
+    if name.parse::<IpAddr>().is_ok() {
+        return Some(name);
+    }
+    // A link-local IPv6 address with its interface is left to the resolver, which knows scopes.
+    let scoped = name.split_once('%').is_some_and(|(address, zone)| {
+        address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && zone.chars().all(|c| c.is_ascii_graphic())
+    });
+    let labels = name.strip_suffix('.').unwrap_or(name);
+    let named = labels.split('.').all(|label| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    });
+    (name.len() <= MAX_HOST && (scoped || named)).then_some(name)
+}
+
+/// The regular file, up to one byte more than `max`. Anything else is an error: a pipe or a device
+/// is no record, and reading it could hang.
+pub(super) fn read_capped(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The names in a folder, sorted, without those that begin with a dot: statd keeps its temporary
+/// files there, and no host is called so.
+pub(super) fn names_in(dir: &Path) -> Result<Vec<OsString>, RosterError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable(dir))? {
+        let name = entry.map_err(unreadable(dir))?.file_name();
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if names.len() == MAX_HOSTS {
+            return Err(RosterError::TooLarge { path: dir.into(), max: MAX_HOSTS as u64, what: "hosts" });
+        }
+        names.push(name);
+    }
+    names.sort();
+    Ok(names)
+}

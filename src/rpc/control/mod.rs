@@ -1,0 +1,13 @@
+//! The control protocol, served: what a lock manager of any kind needs to be driven by nlmctl.
+//!
+//! It implements [`LockManagerControl`], keeps a [`Timeline`] for watchers, and gives both to a
+//! [`ControlSocket`]. The table of procedures, and the types of arguments and results, are in
+//! `wire::control`; the client is `manager::nlmd`.
+
+mod service;
+mod socket;
+mod timeline;
+
+pub use service::LockManagerControl;
+pub use socket::{ControlSocket, SocketError};
+pub use timeline::Timeline;

@@ -1,0 +1,108 @@
+//! The Unix sockets of the control protocol.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+use super::service::{ControlService, LockManagerControl};
+use crate::rpc::server::{Limits, serve_unix};
+use crate::wire::control::MAX_RECORD;
+
+/// A `watch` does not hold up an `abort`: one connection's calls run side by side.
+const LIMITS: Limits = Limits {
+    connections: 64,
+    connections_per_address: 64,
+    calls: 64 * 16,
+    calls_per_connection: 16,
+    max_record: MAX_RECORD,
+    // For ever: a controller that has nothing to say is still its run's controller.
+    idle: Duration::from_hours(24 * 365),
+    transfer: Duration::from_secs(30),
+    // A `watch` may be longer.
+    drain: Duration::from_secs(2),
+};
+
+/// Why a control socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody answers there.
+    #[error("another process serves the control socket {0}; stop it, or give --control another path")]
+    InUse(PathBuf),
+    /// Something else than a socket is there, or the folder cannot be written.
+    #[error("cannot make the control socket {path}: {source}; give --control another path")]
+    Unusable {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A socket that is listened on; its file goes away with it.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    file: SocketFile,
+    read_only: bool,
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "the control socket's file is left behind");
+        }
+    }
+}
+
+impl ControlSocket {
+    /// Listens at `path`. A dead daemon's socket is replaced. The driving one is its owner's alone
+    /// (0600), the read-only one everybody's (0666).
+    pub async fn bind(path: &Path, read_only: bool) -> Result<Self, SocketError> {
+        let unusable = |source| SocketError::Unusable { path: path.into(), source };
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(unusable)?;
+        }
+        let listener = match UnixListener::bind(path) {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                match UnixStream::connect(path).await {
+                    Ok(_) => return Err(SocketError::InUse(path.into())),
+                    // Only a socket whose process is gone refuses.
+                    Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
+                        std::fs::remove_file(path).map_err(unusable)?;
+                    }
+                    Err(other) => return Err(unusable(other)),
+                }
+                UnixListener::bind(path).map_err(unusable)?
+            }
+            Err(error) => return Err(unusable(error)),
+        };
+        let mode = if read_only { 0o666 } else { 0o600 };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(unusable)?;
+        Ok(Self { listener, file: SocketFile(path.into()), read_only })
+    }
+
+    /// Serves until `shutdown` is true; open calls are finished. An error is the socket's.
+    pub async fn serve<M: LockManagerControl>(
+        self,
+        manager: Arc<M>,
+        shutdown: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let Self { listener, file, read_only } = self;
+        let _file = file;
+        serve_unix(listener, Arc::new(ControlService { manager, read_only }), LIMITS, shutdown).await
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}

@@ -1,0 +1,296 @@
+//! What goes into a fan-out and what comes out of it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::pace::Pace;
+use super::queue::SendQueue;
+use super::state::{Fanout, Question, Sending, Subject, Timer};
+use super::target::{Event, Failure, Host, Options, Target};
+use crate::rpc::call::xid_of;
+use crate::rpc::xids::Xids;
+use crate::wire::rpc::{self, Credential, RpcError};
+use crate::wire::types::Transport;
+
+/// Until a name that has no address is looked up again: resolvers remember that, and are others' machines.
+pub(super) const NAME_REST: Duration = Duration::from_secs(15);
+/// Shortest wait before a TCP call is tried again.
+const STREAM_REST: Duration = Duration::from_secs(1);
+/// Transmissions of one call whose answers are still recognised.
+const REMEMBERED: usize = 8;
+
+/// A datagram to send. `from`: the local address; any, if `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Transmit {
+    pub(super) lane: usize,
+    pub(super) to: SocketAddr,
+    pub(super) from: Option<IpAddr>,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// A name to resolve, for [`Fanout::handle_lookup`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lookup {
+    pub(super) token: u64,
+    pub(super) name: String,
+}
+
+/// Why a [`Lookup`] found nothing. The text is for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LookupError {
+    /// The resolver said no.
+    Failed(String),
+    /// It has said nothing, or was not even asked: nothing is known about the name.
+    Unanswered(String),
+}
+
+/// A call over TCP, for [`Fanout::handle_stream`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StreamCall {
+    pub(super) token: u64,
+    pub(super) to: SocketAddr,
+    pub(super) from: Option<IpAddr>,
+    pub(super) question: Question,
+}
+
+/// IPv4 addresses in IPv6 clothes are IPv4's: no IPv6 socket here reaches them.
+fn canonical(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    addresses.iter().map(IpAddr::to_canonical).collect()
+}
+
+impl Fanout {
+    /// A fan-out over `targets`, begun at `now`.
+    pub(super) fn new(now: Duration, targets: Vec<Target>, options: Options) -> Self {
+        let mut fanout = Self {
+            subjects: Vec::with_capacity(targets.len()),
+            exchanges: HashMap::new(),
+            next_exchange: 0,
+            xids: HashMap::new(),
+            fresh: Xids::new(options.seed),
+            asked: BTreeSet::new(),
+            pace: Pace::default(),
+            queue: SendQueue::new(options.lanes.clone()),
+            lookups: VecDeque::new(),
+            streams: VecDeque::new(),
+            streams_open: 0,
+            timers: BinaryHeap::new(),
+            timers_set: 0,
+            events: VecDeque::new(),
+            unfinished: targets.len(),
+            options,
+        };
+        fanout.arm(fanout.options.end, Timer::End);
+        for Target { id, host, calls } in targets {
+            let (name, addresses) = match host {
+                Host::Addresses(addresses) => (None, canonical(&addresses)),
+                Host::Name(name) => match name.parse::<IpAddr>() {
+                    Ok(address) => (None, canonical(&[address])),
+                    Err(_) => (Some(name), Vec::new()),
+                },
+            };
+            fanout.subjects.push(Subject::new(id, name, addresses, calls));
+            fanout.begin(now, fanout.subjects.len() - 1);
+        }
+        fanout
+    }
+
+    /// The next datagram to send, if one may be sent now. It counts as sent.
+    pub(super) fn poll_transmit(&mut self, now: Duration) -> Option<Transmit> {
+        let exchanges = &self.exchanges;
+        let (serial, lane) = self.queue.take(|call| exchanges.contains_key(&call))?;
+        let xid = self.fresh.draw();
+        let from = self.source(serial);
+        self.xids.insert(xid, serial);
+        let exchange = self.exchanges.get_mut(&serial)?;
+        exchange.under_way = Some(lane);
+        exchange.sends += 1;
+        exchange.sent.push_back(Sending { xid, at: now, from });
+        if exchange.sent.len() > REMEMBERED
+            && let Some(forgotten) = exchange.sent.pop_front()
+        {
+            self.xids.remove(&forgotten.xid);
+        }
+        let (subject, sends, misses) = (exchange.subject, exchange.sends, exchange.misses);
+        let Question { program, version, procedure, ref args } = exchange.question;
+        let bytes = rpc::call(xid, program, version, procedure, &Credential::None, args);
+        let transmit = Transmit { lane, to: exchange.to, from, bytes };
+        let tried = self.count_attempt(now, subject, serial);
+        let patience = self.pace.patience(misses, tried);
+        let flight = self.pace.flight();
+        if flight < patience {
+            self.arm(now + flight, Timer::Landed { exchange: serial, sends });
+        }
+        self.arm(now + patience, Timer::Missed { exchange: serial, sends });
+        Some(transmit)
+    }
+
+    /// The next name to resolve.
+    pub(super) fn poll_lookup(&mut self) -> Option<Lookup> {
+        let token = self.lookups.pop_front()?;
+        let name = self.subjects.get(token)?.name.clone()?;
+        Some(Lookup { token: token as u64, name })
+    }
+
+    /// The next call to make over TCP, if one more may be open now. It counts as sent.
+    pub(super) fn poll_stream(&mut self, now: Duration) -> Option<StreamCall> {
+        while self.streams_open < self.options.streams {
+            let token = self.streams.pop_front()?;
+            let from = self.source(token);
+            let Some(exchange) = self.exchanges.get_mut(&token) else { continue };
+            exchange.sends += 1;
+            exchange.sent = VecDeque::from([Sending { xid: 0, at: now, from }]);
+            let (to, subject) = (exchange.to, exchange.subject);
+            let stream = StreamCall { token, to, from, question: exchange.question.clone() };
+            self.streams_open += 1;
+            self.count_attempt(now, subject, token);
+            return Some(stream);
+        }
+        None
+    }
+
+    /// The next thing that was learned.
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether [`Self::poll_event`] has something.
+    pub(super) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Whether every target has had its last event (it may not have been taken yet).
+    pub(super) fn is_done(&self) -> bool {
+        self.unfinished == 0
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; earlier or later does no harm.
+    pub(super) fn next_timeout(&mut self) -> Option<Duration> {
+        if self.is_done() {
+            return None;
+        }
+        while let Some(Reverse((at, _, timer))) = self.timers.peek() {
+            if self.is_live(*timer) {
+                return Some(*at);
+            }
+            self.timers.pop();
+        }
+        None
+    }
+
+    /// Time has passed.
+    pub(super) fn handle_timeout(&mut self, now: Duration) {
+        while let Some(Reverse((at, _, timer))) = self.timers.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            if !self.is_live(timer) {
+                continue;
+            }
+            match timer {
+                Timer::Landed { exchange, .. } => self.land(exchange),
+                Timer::Missed { exchange, .. } => self.missed(now, exchange),
+                Timer::Rested { subject } => self.begin_again(now, subject),
+                Timer::Silent { subject } => self.silent(now, subject),
+                Timer::End => (0..self.subjects.len()).for_each(|subject| self.give_up(now, subject)),
+            }
+        }
+    }
+
+    /// A datagram came in on `lane`, from `peer` to `local_ip`.
+    pub(super) fn handle_datagram(
+        &mut self,
+        now: Duration,
+        lane: usize,
+        peer: SocketAddr,
+        local_ip: IpAddr,
+        bytes: &[u8],
+    ) {
+        let Some(xid) = xid_of(bytes) else { return };
+        let Some(&serial) = self.xids.get(&xid) else { return };
+        let Some(exchange) = self.exchanges.get(&serial) else { return };
+        let Some(&sending) = exchange.sent.iter().find(|sending| sending.xid == xid) else { return };
+        let ours = exchange.to.port() == peer.port()
+            && exchange.to.ip() == peer.ip()
+            && sending.from.is_none_or(|from| from == local_ip)
+            && self.options.lanes.get(lane).is_some_and(|l| l.ipv6 == peer.is_ipv6());
+        if !ours {
+            return;
+        }
+        let Ok(reply) = rpc::parse_reply(bytes) else { return };
+        let rtt = now.saturating_sub(sending.at);
+        self.pace.observe(rtt);
+        self.answered(now, serial, rtt, reply.outcome.map(<[u8]>::to_vec));
+    }
+
+    /// Whether a datagram that was polled and has not been sent yet still should be.
+    pub(super) fn still_wants(&self, transmit: &Transmit) -> bool {
+        xid_of(&transmit.bytes).is_some_and(|xid| self.xids.contains_key(&xid))
+    }
+
+    /// A datagram could not be sent, for a reason that is not its receiver's. It counts as lost.
+    pub(super) fn handle_unsent(&mut self, transmit: &Transmit, why: &dyn std::fmt::Display) {
+        let exchange = xid_of(&transmit.bytes).and_then(|xid| self.exchanges.get(self.xids.get(&xid)?));
+        let Some(subject) = exchange.and_then(|exchange| self.subjects.get_mut(exchange.subject)) else { return };
+        let from = transmit.from.map(|from| format!(" from {from}"));
+        let why = format!("cannot send to {}{}: {why}", transmit.to, from.unwrap_or_default());
+        subject.left = subject.left.saturating_sub(1);
+        subject.trouble = Some((Failure::NoAnswer, why));
+    }
+
+    /// The network said that nobody listens at `to`: that host is there, and what was asked is not.
+    pub(super) fn handle_refused(&mut self, now: Duration, to: SocketAddr) {
+        let subjects = self.asked.range((to.ip(), 0)..=(to.ip(), usize::MAX)).map(|&(_, subject)| subject);
+        for subject in subjects.collect::<Vec<_>>() {
+            self.refused_by_host(now, subject, to);
+        }
+    }
+
+    /// How a [`Lookup`] went.
+    pub(super) fn handle_lookup(&mut self, now: Duration, token: u64, found: Result<Vec<IpAddr>, LookupError>) {
+        let Some((number, subject)) = usize::try_from(token).ok().and_then(|n| Some((n, self.subjects.get_mut(n)?)))
+        else {
+            return;
+        };
+        if subject.done {
+            return;
+        }
+        let name = subject.name.as_deref().unwrap_or_default();
+        let (failure, why) = match found {
+            Ok(addresses) if !addresses.is_empty() => {
+                subject.addresses = canonical(&addresses);
+                subject.current = 0;
+                self.ask_port(now, number, 0, Transport::Udp);
+                return;
+            }
+            Ok(_) => (Failure::NameUnknown, format!("{name} has no address")),
+            Err(LookupError::Failed(error)) => (Failure::NameUnknown, format!("{name} cannot be resolved: {error}")),
+            Err(LookupError::Unanswered(why)) => (Failure::NoAnswer, format!("{name} is not resolved yet: {why}")),
+        };
+        self.trouble(now, number, failure, why, NAME_REST);
+    }
+
+    /// How a [`StreamCall`] went: the results, a rejection, or (text for people) no answer at all.
+    pub(super) fn handle_stream(&mut self, now: Duration, token: u64, went: Result<Result<Vec<u8>, RpcError>, String>) {
+        self.streams_open = self.streams_open.saturating_sub(1);
+        let Some(exchange) = self.exchanges.get(&token) else { return };
+        match went {
+            Ok(outcome) => {
+                let rtt = exchange.sent.front().map_or(Duration::ZERO, |sending| now.saturating_sub(sending.at));
+                self.answered(now, token, rtt, outcome);
+            }
+            Err(error) => {
+                let (subject, misses, sends) = (exchange.subject, exchange.misses, exchange.sends);
+                let name = self.options.program.name;
+                let why = format!("its {name} is registered for TCP only, and there: {error}");
+                let Some(subject) = self.subjects.get_mut(subject) else { return };
+                subject.trouble = Some((Failure::NoAnswer, why));
+                let tried = now.saturating_sub(subject.first_sent.unwrap_or(now));
+                let rest = self.pace.patience(misses, tried).max(STREAM_REST);
+                self.arm(now + rest, Timer::Missed { exchange: token, sends });
+            }
+        }
+    }
+}

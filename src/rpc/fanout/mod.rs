@@ -1,0 +1,59 @@
+//! Calls to many hosts at once: a port look-up, then a few calls, to each of thousands.
+//!
+//! # Theory
+//! **What exists.** A *subject* is a target at work. Each goes through the same steps, and every
+//! step is one or more *exchanges*, a call and its answer:
+//!
+//! ```text
+//! name --look-up--> addresses --GETPORT udp--> port --------------> its calls --> done
+//!        | none                  | 0: GETPORT tcp --> port (TCP) ---^   | silent: next address, GETPORT
+//!        |                       | 0: the program's next version        |
+//!        v                       | 0                                    | refused
+//!      trouble <-----------------+--------------------------------------+
+//!        | reported as given up; a rest; over again from the start, until the end
+//! ```
+//!
+//! What is called, and what an answer means, is the user's affair: any results are an answer. A
+//! silent exchange is repeated with back-off; the tenth second without an answer is reported, and
+//! repeats go on. Where the user does not want that ([`RunOptions::keep_on`]), trouble ends a target.
+//!
+//! Each transmission has an xid of its own, so that every round trip is measured exactly. To its
+//! receiver it is another call: only what may be executed twice can be sent this way.
+//!
+//! **Who owns what.** The machine owns everything but time, sockets, the resolver and TCP
+//! connections. Its driver must: send what `Fanout::poll_transmit` gives, feed in what the
+//! sockets have *before* it sends more, do each `Lookup` and `StreamCall` in bounded time and
+//! hand back how it went, call `Fanout::handle_timeout` when `Fanout::next_timeout` has come,
+//! and take the events. [`run`] is that driver, with sockets; [`ask`] runs it to the end and gathers what came.
+//!
+//! **What must hold.**
+//! - Each target has exactly one last event, and nothing is sent to it afterwards.
+//! - No more calls are under way on a lane than its window (`queue`).
+//! - An answer is believed only if its xid, its source address and port, and the address it came
+//!   in on are those of a call that is open. Whatever else comes in changes nothing.
+//! - The same inputs with the same seed give the same outputs.
+//!
+//! | file | what | |
+//! |---|---|---|
+//! | `target` | who is called for what, and what became of it | pure |
+//! | `state` | subjects, exchanges, timers | pure |
+//! | `steps` | the transitions of the diagram | pure |
+//! | `machine` | in and out; start reading here, at `Fanout::poll_transmit`, then `steps::answered` | pure |
+//! | `pace` | how long to wait: measured round trips, back-off | pure |
+//! | `queue` | what may be sent next, and the window | pure |
+//! | `driver` | sockets, resolver, TCP, time | tokio |
+
+mod driver;
+#[cfg(test)]
+pub(crate) mod farm;
+mod machine;
+mod pace;
+mod queue;
+mod state;
+mod steps;
+mod target;
+#[cfg(test)]
+mod tests;
+
+pub use driver::{DriverError, Outcome, RunOptions, ask, run};
+pub use target::{Call, Event, Failure, Heard, Host, News, Program, Target};

@@ -1,0 +1,158 @@
+//! What a fan-out remembers of its targets, of the calls that are open, and of what is due when.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::pace::Pace;
+use super::queue::SendQueue;
+use super::target::{Call, Event, Failure, Heard, Options};
+use crate::rpc::xids::Xids;
+use crate::wire::types::Transport;
+
+/// What an exchange is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Where the program listens, in its version of this place among the options'.
+    Port { version: usize, transport: Transport },
+    /// The subject's call of this number, in that version.
+    Call { call: usize, version: usize, transport: Transport },
+}
+
+/// What is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) program: u32,
+    pub(super) version: u32,
+    pub(super) procedure: u32,
+    pub(super) args: Arc<[u8]>,
+}
+
+/// A call and its repeats.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) subject: usize,
+    pub(super) step: Step,
+    pub(super) question: Question,
+    pub(super) to: SocketAddr,
+    /// How often it was sent.
+    pub(super) sends: u32,
+    /// Unanswered sendings, its predecessors' included: the exponent of the back-off.
+    pub(super) misses: u32,
+    /// The last transmissions.
+    pub(super) sent: VecDeque<Sending>,
+    /// The lane in whose window it takes a place.
+    pub(super) under_way: Option<usize>,
+}
+
+/// One transmission of a call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sending {
+    pub(super) xid: u32,
+    pub(super) at: Duration,
+    pub(super) from: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CallState {
+    Open,
+    Done,
+    Refused,
+}
+
+/// A target at work.
+#[derive(Debug, Default)]
+pub(super) struct Subject {
+    pub(super) id: u32,
+    /// What is to be resolved; `None` where addresses were given.
+    pub(super) name: Option<String>,
+    pub(super) addresses: Vec<IpAddr>,
+    /// Which address is called.
+    pub(super) current: usize,
+    pub(super) calls: Vec<(Call, CallState)>,
+    /// The serials of its open exchanges.
+    pub(super) open: Vec<u64>,
+    pub(super) first_sent: Option<Duration>,
+    pub(super) last_answer: Option<Duration>,
+    pub(super) attempts: u32,
+    /// Sendings that were not handed back as unsent.
+    pub(super) left: u32,
+    /// Back-off that outlives an exchange.
+    pub(super) misses: u32,
+    /// Its port look-ups are answered and its calls are not.
+    pub(super) doubted: bool,
+    pub(super) heard: Heard,
+    /// Why nothing more can be done just now.
+    pub(super) trouble: Option<(Failure, String)>,
+    pub(super) reported: Option<Failure>,
+    pub(super) done: bool,
+}
+
+impl Subject {
+    pub(super) fn new(id: u32, name: Option<String>, addresses: Vec<IpAddr>, calls: Vec<Call>) -> Self {
+        let calls = calls.into_iter().map(|call| (call, CallState::Open)).collect();
+        Self { id, name, addresses, calls, ..Self::default() }
+    }
+
+    pub(super) fn answered(&self) -> usize {
+        self.calls.iter().filter(|(_, state)| *state == CallState::Done).count()
+    }
+
+    pub(super) fn set(&mut self, call: usize, state: CallState) {
+        if let Some((_, known)) = self.calls.get_mut(call) {
+            *known = state;
+        }
+    }
+
+    pub(super) fn failure(&self) -> Failure {
+        match (&self.trouble, self.answered()) {
+            (_, 1..) => Failure::Partial,
+            (Some((Failure::NoAnswer, _)) | None, 0) if self.left == 0 => {
+                // Who was sent nothing did not fail to answer. What was seen before stays seen.
+                self.reported.unwrap_or(Failure::NotSent)
+            }
+            (Some((failure, _)), 0) => *failure,
+            (None, 0) => Failure::NoAnswer,
+        }
+    }
+}
+
+/// Ordered by time, then by number so that equals keep their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// This sending of this exchange leaves the window.
+    Landed { exchange: u64, sends: u32 },
+    /// This sending of this exchange went unanswered.
+    Missed { exchange: u64, sends: u32 },
+    /// A subject's trouble may be over.
+    Rested { subject: usize },
+    /// A subject may have been silent for too long.
+    Silent { subject: usize },
+    /// Everything ends.
+    End,
+}
+
+/// The machine. The module's theory says how to drive it.
+#[derive(Debug)]
+pub(super) struct Fanout {
+    pub(super) options: Options,
+    pub(super) subjects: Vec<Subject>,
+    pub(super) exchanges: HashMap<u64, Exchange>,
+    pub(super) next_exchange: u64,
+    /// Which exchange each recognised xid belongs to.
+    pub(super) xids: HashMap<u32, u64>,
+    pub(super) fresh: Xids,
+    /// Which subjects have been asked at an address.
+    pub(super) asked: BTreeSet<(IpAddr, usize)>,
+    pub(super) pace: Pace,
+    pub(super) queue: SendQueue,
+    pub(super) lookups: VecDeque<usize>,
+    pub(super) streams: VecDeque<u64>,
+    pub(super) streams_open: usize,
+    pub(super) timers: BinaryHeap<Reverse<(Duration, u64, Timer)>>,
+    pub(super) timers_set: u64,
+    pub(super) events: VecDeque<Event>,
+    pub(super) unfinished: usize,
+}

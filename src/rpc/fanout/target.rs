@@ -1,0 +1,166 @@
+//! Who is called for what, and what became of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::queue::Lane;
+
+/// The program that is called on every host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Program {
+    /// What people call it, as in "its statd refused".
+    pub name: &'static str,
+    /// Its number.
+    pub number: u32,
+    /// The versions that will do, the best one first.
+    pub versions: &'static [u32],
+}
+
+/// What the machine works with: [`RunOptions`](super::RunOptions), and what its driver adds. Times are
+/// on the clock of the caller's `now`.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    pub(super) program: Program,
+    pub(super) keep_on: bool,
+    pub(super) rpcbind_port: u16,
+    pub(super) no_answer_after: Duration,
+    pub(super) end: Duration,
+    /// The sockets there are. Targets of a family without one cannot be reached.
+    pub(super) lanes: Vec<Lane>,
+    /// Most TCP calls at a time.
+    pub(super) streams: usize,
+    /// Where xids come from. Unpredictable outside tests, so that strangers cannot guess them.
+    pub(super) seed: u64,
+}
+
+/// A host to call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The caller's number for it; events carry it back. Unique within one fan-out.
+    pub id: u32,
+    /// Where it is.
+    pub host: Host,
+    /// What to call there, all at once.
+    pub calls: Vec<Call>,
+}
+
+/// Where a target is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// Its addresses: the first one first, the others in turn when it does not answer.
+    Addresses(Vec<IpAddr>),
+    /// A name to resolve. An address literal counts as an address.
+    Name(String),
+}
+
+impl Host {
+    /// Its addresses, or its name where none is known.
+    pub fn of(name: &str, addresses: impl Iterator<Item = IpAddr>) -> Self {
+        let addresses: Vec<IpAddr> = addresses.collect();
+        if addresses.is_empty() { Self::Name(name.to_owned()) } else { Self::Addresses(addresses) }
+    }
+}
+
+/// A call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// What people call the procedure.
+    pub name: &'static str,
+    /// Its number.
+    pub procedure: u32,
+    /// Its arguments, encoded.
+    pub args: Arc<[u8]>,
+    /// The local address it leaves from; `None` leaves that to the routing table. One of the other
+    /// family than the target's address cannot be used there and is left to the routing table too.
+    pub from: Option<IpAddr>,
+}
+
+/// Something was learned about a target.
+///
+/// Each target has exactly one last event ([`Event::is_last`]): all its calls are answered, or it is
+/// given up for good. Before that there may be answers of single calls and any number of provisional
+/// "given up" that differ from the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Which target.
+    pub id: u32,
+    /// When, on the clock that the caller's `now` is on.
+    pub at: Duration,
+    /// How often it was tried until then: 1, and 1 more for each call that was sent again. 0 where
+    /// nothing at all could be sent.
+    pub attempts: u32,
+    /// What was learned.
+    pub news: News,
+}
+
+/// What was learned about a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// One more of its calls was answered. All are when `answered == of`, and that is its last event.
+    Answered {
+        /// Which call, by its place among the target's.
+        call: usize,
+        /// Its results, encoded.
+        results: Vec<u8>,
+        /// How many of its calls are answered now.
+        answered: u32,
+        /// How many calls it has.
+        of: u32,
+        /// From the last time the call was sent to its answer.
+        rtt: Duration,
+    },
+    /// Not everything was answered. Unless `last`, retries go on, and answers may still come.
+    GivenUp {
+        /// Why.
+        failure: Failure,
+        /// What was heard of the host.
+        heard: Heard,
+        /// Details for people.
+        error: Option<String>,
+        /// Whether retries have ended.
+        last: bool,
+    },
+    /// Nothing was learned but that it did not answer yet: a call was sent to it again.
+    SentAgain,
+}
+
+/// Why a target is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing at all could be sent, which says nothing about it. Never after another failure.
+    NotSent,
+    /// Some of its calls were answered.
+    Partial,
+    /// Nothing came.
+    NoAnswer,
+    /// Its rpcbind knows no such program.
+    NotRegistered,
+    /// Its name has no address.
+    NameUnknown,
+    /// Its host, its rpcbind or the program refused the call.
+    Refused,
+}
+
+/// What was heard of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Heard {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Its network says that nobody listens.
+    Refusal,
+    /// An answer, if only of its rpcbind.
+    Answer,
+}
+
+impl Event {
+    /// Whether nothing more will be said about this target.
+    pub fn is_last(&self) -> bool {
+        match &self.news {
+            News::Answered { answered, of, .. } => answered == of,
+            News::GivenUp { last, .. } => *last,
+            News::SentAgain => false,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! How a run ended, for each client and lock.
+
+use std::fmt;
+
+use super::ids::RunId;
+use super::listing::{LockKind, OwnerRow};
+use super::pages::PAGE;
+use super::run::{Counts, Delivery, Mode};
+use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState};
+use crate::wire::xdr::{List, Maybe, Text, XdrCodec};
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
+#[repr(u32)]
+pub enum Outcome {
+    /// Pending locks were dropped or kept, and grace ended.
+    Settled = 0,
+    /// Pending locks were held again.
+    Aborted = 1,
+    /// The manager restarted in the middle; ordinary recovery took over.
+    Superseded = 2,
+}
+
+/// A run that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+pub struct RunResult {
+    /// Which.
+    pub run: RunId,
+    /// How.
+    pub outcome: Outcome,
+    /// Why, for people: `deadline`, `nothing pending`, `controller gone`, ...
+    pub reason: Text<256>,
+    /// Whether the manager settled alone.
+    pub alone: bool,
+    /// Whether so many clients were silent that the notices cannot have been understood.
+    pub not_understood: bool,
+    /// Its mode.
+    pub mode: Mode,
+    /// The NSM state number before.
+    pub old_state: NsmState,
+    /// The one its notices carried.
+    pub new_state: NsmState,
+    /// When it began, milliseconds since 1970 by the manager's clock.
+    pub began_unix_ms: u64,
+    /// When it ended, likewise.
+    pub ended_unix_ms: u64,
+    /// The sums.
+    pub counts: Counts,
+    /// Late reclaims granted since.
+    pub late: u64,
+}
+
+/// A client's part of a result.
+#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+pub struct ClientResult {
+    /// Its number in the run.
+    pub client: u32,
+    /// Its name.
+    pub name: CallerName,
+    /// Its first address.
+    pub address: Address,
+    /// What became of its notices, as the manager was told.
+    pub delivery: Delivery,
+    /// Whether it was a suspect.
+    pub suspect: bool,
+    /// Whether it acked and reclaimed none of its locks in scope.
+    pub silent: bool,
+    /// Its counts.
+    pub counts: Counts,
+}
+
+/// A page of client results.
+#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+pub struct ClientResultPage {
+    /// The rows.
+    pub clients: List<ClientResult, PAGE>,
+    /// The next page's cursor, or 0.
+    pub next: u64,
+}
+
+/// What became of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, XdrCodec)]
+#[repr(u32)]
+pub enum Fate {
+    /// Reclaimed.
+    Reclaimed = 0,
+    /// Released.
+    Released = 1,
+    /// Dropped at settle.
+    Dropped = 2,
+    /// Spared at settle.
+    Kept = 3,
+    /// Reclaimed though unknown.
+    Resurrected = 4,
+    /// Its reclaim was refused.
+    Conflict = 5,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reclaimed => "reclaimed",
+            Self::Released => "released",
+            Self::Dropped => "dropped",
+            Self::Kept => "kept",
+            Self::Resurrected => "resurrected",
+            Self::Conflict => "conflict",
+        })
+    }
+}
+
+/// A lock of which the record keeps a row.
+#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+pub struct LockFate {
+    /// What became of it.
+    pub fate: Fate,
+    /// The file.
+    pub file: FileHandle,
+    /// What it is.
+    pub kind: LockKind,
+    /// The bytes: what was dropped or kept, or what the reclaim asked for.
+    pub range: ByteRange,
+    /// Whether only a part of the lock as marked (or only the mode's strength) met this fate.
+    pub partial: bool,
+    /// Whether it came after the end of the run.
+    pub late: bool,
+    /// Whose.
+    pub owner: OwnerRow,
+    /// Who else holds or pends it (conflict).
+    pub other: Maybe<OwnerRow>,
+    /// What the other holds (conflict).
+    pub other_range: Maybe<ByteRange>,
+}
+
+/// A page of lock fates.
+#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+pub struct LockFatePage {
+    /// The rows.
+    pub locks: List<LockFate, PAGE>,
+    /// The next page's cursor, or 0.
+    pub next: u64,
+}
+
+/// A whole result, as a manager keeps it on disk.
+#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+pub struct FullResult {
+    /// The sums.
+    pub result: RunResult,
+    /// Every client that was to be notified.
+    pub clients: List<ClientResult, 16_777_216>,
+    /// Every lock that was dropped, kept, resurrected or refused for a conflict.
+    pub locks: List<LockFate, 16_777_216>,
+}
