@@ -37,12 +37,12 @@ impl Owner {
     pub(super) fn reboot(
         &mut self,
         source: IpAddr,
-        name: CallerName,
+        name: &CallerName,
         state: NsmState,
         answer: oneshot::Sender<Reboot>,
     ) {
         let number = self.queue.next_number();
-        let name = self.table.name_in_calls(source, &name);
+        let name = self.table.name_in_calls(source, name);
         self.in_turn(Entry::Notice(OpenNotice { source, name, state, answer, number }));
     }
 
@@ -388,7 +388,7 @@ impl Owner {
             let _ = answer.send(Reboot::Unknown);
             return;
         };
-        self.reboot(source, CallerName::of_words(&source.to_string()), state, answer);
+        self.reboot(source, &CallerName::of_words(&source.to_string()), state, answer);
     }
 }
 

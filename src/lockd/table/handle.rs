@@ -58,7 +58,7 @@ impl Table {
     }
     /// An SM_NOTIFY came in. `None`: nlmd is stopping, or too much waits.
     pub async fn reboot(&self, source: IpAddr, name: CallerName, state: NsmState) -> Option<Reboot> {
-        self.ask(move |owner, asker| owner.reboot(source, name, state, asker)).await
+        self.ask(move |owner, asker| owner.reboot(source, &name, state, asker)).await
     }
     /// A local statd calls back. `None`: nlmd is stopping, or too much waits.
     pub async fn statd_calls(&self, name: CallerName, state: NsmState, cookie: [u8; 16]) -> Option<Reboot> {

@@ -5,7 +5,7 @@
 //! it (late, repeated, or not at all), change the spelling of their name and their owner handles, and reclaim in
 //! runs what they believe they have. The table knows only what they say.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
@@ -63,7 +63,7 @@ struct Truth {
     spelling: usize,
     number: i32,
     /// What its processes believe they hold, and under which owner handle.
-    has: BTreeMap<(usize, i32), ()>,
+    has: BTreeSet<(usize, i32)>,
 }
 
 struct Reality {
@@ -74,7 +74,7 @@ struct Reality {
 impl Reality {
     fn new() -> Self {
         // Many hosts start at the same number.
-        let truth = |_| Truth { spelling: 0, number: 3, has: BTreeMap::new() };
+        let truth = |_| Truth { spelling: 0, number: 3, has: BTreeSet::new() };
         Self { w: World::new(), machines: (0..MACHINES.len()).map(truth).collect() }
     }
 
@@ -105,14 +105,14 @@ impl Reality {
     fn check(&self) {
         let held = self.w.rows();
         for (m, truth) in self.machines.iter().enumerate() {
-            for (file, svid) in truth.has.keys() {
+            for (file, svid) in &truth.has {
                 let handle = FileHandle::new(FILES[*file].as_bytes()).unwrap();
                 let of_it = held.iter().filter(|row| row.file == handle && row.owner.svid == Svid(*svid));
                 let here = of_it.filter(|row| row.owner.address.0 == World::ip(MACHINES[m].0)).count();
                 assert_eq!(here, 1, "{:?} lost {file} of {svid}: {held:?}", self.is(m));
             }
         }
-        let all: Vec<usize> = self.machines.iter().flat_map(|truth| truth.has.keys().map(|(file, _)| *file)).collect();
+        let all: Vec<usize> = self.machines.iter().flat_map(|truth| truth.has.iter().map(|(file, _)| *file)).collect();
         assert_eq!(all.len(), all.iter().collect::<HashSet<_>>().len(), "an exclusive lock was granted twice");
     }
 
@@ -123,7 +123,7 @@ impl Reality {
             .machines
             .iter()
             .enumerate()
-            .flat_map(|(m, truth)| truth.has.keys().map(move |(file, svid)| (m, *file, *svid)))
+            .flat_map(|(m, truth)| truth.has.iter().map(move |(file, svid)| (m, *file, *svid)))
             .collect();
         for (m, file, svid) in mine {
             let call = self.call(m, file, svid, true);
@@ -150,7 +150,7 @@ impl Reality {
             Step::Lock(m, file, svid) => {
                 let call = self.call(m, file, svid, false);
                 if self.w.send(self.is(m), &call) == Verdict::Granted {
-                    self.machines[m].has.insert((file, svid), ());
+                    self.machines[m].has.insert((file, svid));
                 }
             }
             Step::Unlock(m, file, svid) => {
