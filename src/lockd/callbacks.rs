@@ -1,11 +1,11 @@
-//! Calls that nlmd makes to a client's lockd: GRANTED for a waiter, and the `_RES` answers of the
-//! asynchronous procedures.
+//! GRANTED: the call that nlmd makes to a client's lockd for a waiter that has its lock.
 //!
 //! A client believes GRANTED only from the server address it called, for the file, offset and length
 //! that it asked for; so a call leaves from that address, over the transport that the client used
 //! (UDP also where TCP cannot be had). The client's port is asked of its rpcbind each time: a client
 //! that rebooted has another one. At most [`AT_ONCE`] calls are under way; the others wait their
-//! turn. A GRANTED is repeated with back-off until it is answered or withdrawn (its task aborted).
+//! turn. A GRANTED is repeated with back-off until it is answered or withdrawn (its task aborted), whatever stands
+//! in its way; after [`UNCONFIRMED`] the lock table is told once what that is.
 //! Nothing is repeated with the same xid: a client may take the lock, its answer be lost, and deny
 //! the repetition, so each sending must be known.
 
@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::locks::{OfferAnswer, Via, Wanted};
 use crate::rpc::client::{CallError, Request, Retransmit, Source, UdpClient};
-use crate::rpc::program::{Host, ProgramError};
+use crate::rpc::program::{Host, Listener, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nlm::{self, Lock, Message, Procedure, Res, Stat, TestArgs, Version};
 use crate::wire::rpc::Credential;
@@ -30,11 +31,15 @@ const AT_ONCE: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Patience with one question to an rpcbind.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
+/// Room for the replies to all turns, and to the look-ups of `answers`, at once.
+const RECEIVE_BUFFER: usize = 1 << 20;
 /// A datagram is sent once: no repetition within [`PATIENCE`].
 const ONCE: Retransmit = Retransmit { first: PATIENCE, max: PATIENCE };
 /// Between two attempts: doubles up to the maximum.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A client that has not confirmed a grant for so long becomes a suspect.
+const UNCONFIRMED: Duration = Duration::from_secs(10);
 
 /// A grant to tell of.
 #[derive(Debug, Clone)]
@@ -49,6 +54,35 @@ pub struct Granted {
     pub wanted: Wanted,
     /// The cookie of its request.
     pub cookie: Cookie,
+}
+
+/// A grant that is being told of, and how far that is.
+#[derive(Debug)]
+pub(super) struct Granting {
+    granted: Granted,
+    attempts: usize,
+    pause: Duration,
+    /// A call that had no answer may have reached the client.
+    maybe_accepted: bool,
+    since: Instant,
+    /// Its silence was told of.
+    told: bool,
+}
+
+impl From<Granted> for Granting {
+    fn from(granted: Granted) -> Self {
+        let since = Instant::now();
+        Self { granted, attempts: 0, pause: FIRST_PAUSE, maybe_accepted: false, since, told: false }
+    }
+}
+
+/// A grant that its client has neither confirmed nor refused for long.
+#[derive(Debug)]
+pub(super) struct Unconfirmed {
+    /// To go on with.
+    pub(super) granting: Granting,
+    /// For people.
+    pub(super) why: String,
 }
 
 /// No socket to call from.
@@ -74,7 +108,11 @@ struct Shared {
 impl Callbacks {
     /// Opens a socket for each family that this host has.
     pub fn new(rpcbind_port: u16, machine: &str) -> Result<Self, NoSocket> {
-        let open = |ip| UdpEndpoint::bind_reserved(ip).map(|endpoint| UdpClient::new(Arc::new(endpoint), ONCE));
+        let open = |ip| {
+            let endpoint = UdpEndpoint::bind_reserved(ip)?;
+            endpoint.raise_receive_buffer(RECEIVE_BUFFER);
+            Ok::<_, std::io::Error>(UdpClient::new(Arc::new(endpoint), ONCE))
+        };
         let v4 = open(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let v6 = open(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         let (v4, v6) = match (v4, v6) {
@@ -85,34 +123,44 @@ impl Callbacks {
         Ok(Self { shared: Arc::new(Shared { v4, v6, rpcbind_port, credential, turns: Semaphore::new(AT_ONCE) }) })
     }
 
-    /// Calls GRANTED until the client says yes or no.
-    pub async fn granted(&self, granted: Granted) -> OfferAnswer {
-        let mut pause = FIRST_PAUSE;
-        let mut maybe_accepted = false;
-        let addresses = granted.addresses.clone();
-        for address in addresses.into_iter().cycle() {
+    /// Calls GRANTED until the client says yes or no. `Err`: it has said neither for [`UNCONFIRMED`]. That
+    /// comes once; the call goes on when this is called again with what came back.
+    pub(super) async fn granted(&self, mut granting: Granting) -> Result<OfferAnswer, Unconfirmed> {
+        let Granting { granted, attempts, pause, maybe_accepted, since, told } = &mut granting;
+        let name = granted.name.clone();
+        loop {
+            let place = *attempts % granted.addresses.len().max(1);
+            let Some(&address) = granted.addresses.get(place) else { return Ok(OfferAnswer::Refused) };
+            if *attempts > 0 {
+                let until_told = if *told { LONGEST_PAUSE } else { UNCONFIRMED.saturating_sub(since.elapsed()) };
+                tokio::time::sleep((*pause).min(until_told.max(FIRST_PAUSE))).await;
+                *pause = (*pause * 2).min(LONGEST_PAUSE);
+            }
+            *attempts += 1;
             let attempt = {
-                let Ok(_turn) = self.shared.turns.acquire().await else { return OfferAnswer::Refused };
-                self.granted_once(address, &granted).await
+                let Ok(_turn) = self.shared.turns.acquire().await else { return Ok(OfferAnswer::Refused) };
+                self.granted_once(address, granted).await
             };
             match attempt {
-                Ok(Stat::Granted) => return OfferAnswer::Accepted,
+                Ok(Stat::Granted) => return Ok(OfferAnswer::Accepted),
                 Ok(Stat::DeniedGracePeriod) => {
-                    tracing::debug!(client = %granted.name, %address, "GRANTED: its lockd is in grace");
+                    tracing::debug!(client = %name, %address, "GRANTED: its lockd is in grace");
                 }
                 Ok(stat) => {
-                    tracing::debug!(client = %granted.name, %address, ?stat, maybe_accepted, "GRANTED was refused");
-                    return if maybe_accepted { OfferAnswer::Unclear } else { OfferAnswer::Refused };
+                    tracing::debug!(client = %name, %address, ?stat, maybe_accepted, "GRANTED was refused");
+                    return Ok(if *maybe_accepted { OfferAnswer::Unclear } else { OfferAnswer::Refused });
                 }
                 Err(error) => {
-                    maybe_accepted |= error.maybe_executed();
-                    tracing::info!(client = %granted.name, %address, %error, "GRANTED was not answered");
+                    *maybe_accepted |= error.maybe_executed();
+                    tracing::info!(client = %name, %address, %error, "GRANTED was not answered");
+                    if !*told && since.elapsed() >= UNCONFIRMED {
+                        *told = true;
+                        let why = format!("GRANTED was not confirmed for {} s: {error}", UNCONFIRMED.as_secs());
+                        return Err(Unconfirmed { granting, why });
+                    }
                 }
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        OfferAnswer::Refused
     }
 
     async fn granted_once(&self, address: IpAddr, granted: &Granted) -> Result<Stat, ProgramError> {
@@ -126,51 +174,46 @@ impl Callbacks {
         let version = Version::from_number(via.version).unwrap_or(Version::V4);
         let unsent = |error: nlm::TooWide| ProgramError::NotCalled(CallError::Malformed(error.to_string()));
         let args = args.encode(version).map_err(unsent)?;
-        let results = self.call(address, *via, Procedure::Granted, &args).await?;
+        let request = Request {
+            program: nlm::PROGRAM,
+            version: via.version,
+            procedure: Procedure::Granted.number(),
+            credential: self.credential(),
+            args: &args,
+        };
+        let results = self.host(address, *via)?.call(transports(*via), request, PATIENCE).await?;
         let res: Res = decode(&results).map_err(|error| ProgramError::Called(error.into()))?;
         Ok(res.stat)
     }
 
-    /// Sends the answer of an asynchronous procedure, once: the client repeats its question if it is lost.
-    pub async fn answer(&self, address: IpAddr, via: Via, procedure: Procedure, args: &[u8]) {
-        let Ok(_turn) = self.shared.turns.try_acquire() else {
-            tracing::warn!(%address, ?procedure, "too many calls to clients are under way; an answer is dropped");
-            return;
-        };
-        if let Err(error) = self.call(address, via, procedure, args).await {
-            tracing::debug!(%address, ?procedure, %error, "an answer was not taken");
-        }
+    /// Where the client's lockd listens, for the transport that the client used.
+    pub(super) async fn find_lockd(&self, address: IpAddr, via: Via) -> Result<Listener, ProgramError> {
+        self.host(address, via)?.find(nlm::PROGRAM, via.version, transports(via)).await
     }
 
-    async fn call(
-        &self,
-        address: IpAddr,
-        via: Via,
-        procedure: Procedure,
-        args: &[u8],
-    ) -> Result<Vec<u8>, ProgramError> {
+    /// Who nlmd says it is.
+    pub(super) fn credential(&self) -> &Credential {
+        &self.shared.credential
+    }
+
+    /// The way to a client's programs, from the address that it called.
+    fn host(&self, address: IpAddr, via: Via) -> Result<Host<'_>, ProgramError> {
         let shared = &*self.shared;
         let client = if address.is_ipv4() { &shared.v4 } else { &shared.v6 };
         let client = client.as_ref().ok_or(ProgramError::NotCalled(CallError::NotThere))?;
         let same_family = via.server_address.is_ipv4() == address.is_ipv4();
-        let from = same_family.then_some(via.server_address);
-        let host = Host {
+        Ok(Host {
             client,
             rpcbind: SocketAddr::new(address, shared.rpcbind_port),
-            source: Source { ip: from, reserved: true },
+            source: Source { ip: same_family.then_some(via.server_address), reserved: true },
             ask_patience: ASK_PATIENCE,
-        };
-        let request = Request {
-            program: nlm::PROGRAM,
-            version: via.version,
-            procedure: procedure.number(),
-            credential: &shared.credential,
-            args,
-        };
-        let transports: &[Transport] = match via.transport {
-            Transport::Tcp => &[Transport::Tcp, Transport::Udp],
-            Transport::Udp => &[Transport::Udp],
-        };
-        host.call(transports, request, PATIENCE).await
+        })
+    }
+}
+
+fn transports(via: Via) -> &'static [Transport] {
+    match via.transport {
+        Transport::Tcp => &[Transport::Tcp, Transport::Udp],
+        Transport::Udp => &[Transport::Udp],
     }
 }

@@ -18,7 +18,8 @@
 //! | `gate`, `dispatch` | who may call what |
 //! | `nlm_service`, `nsm_service` | bytes to the table and back |
 //! | `table` | the owner of the lock table; start reading there |
-//! | `callbacks` | calls to clients |
+//! | `callbacks` | GRANTED to clients |
+//! | `answers` | `_RES` to clients that call asynchronously |
 //! | `embed`, `ofd` | what an embedding file server has a say in; a mirror for local file systems |
 //! | `monitors` | what programs of this host monitor (SM_MON) |
 //! | `statd` | this host's rpc.statd as the status monitor |
@@ -29,6 +30,7 @@
 //! To stop (nlmd does on SIGTERM and SIGINT): sockets take nothing new, open calls are finished, rpcbind forgets
 //! us, the database is flushed. A run that is active then is superseded at the next start.
 
+pub mod answers;
 pub mod callbacks;
 pub mod dispatch;
 pub mod embed;

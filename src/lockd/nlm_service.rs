@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::callbacks::Callbacks;
+use super::answers::Answers;
 use super::dispatch::{self, Form};
 use super::gate::Gate;
 use super::table::{Incoming, Table};
@@ -25,7 +25,7 @@ pub struct NlmService {
     /// The lock table.
     pub table: Table,
     /// Answers of asynchronous procedures.
-    pub callbacks: Callbacks,
+    pub answers: Answers,
     /// Who may call at all.
     pub gate: Arc<Gate>,
 }
@@ -92,8 +92,7 @@ impl Service for NlmService {
         match row.form {
             Form::Reply => Some(Answer::Success(results)),
             Form::OneWay(answer) => {
-                let callbacks = self.callbacks.clone();
-                tokio::spawn(async move { callbacks.answer(peer, via, answer, &results).await });
+                self.answers.send(peer, via, answer, results);
                 Some(Answer::Success(Vec::new()))
             }
         }

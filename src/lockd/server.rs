@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::answers::Answers;
 use super::callbacks::{self, Callbacks};
 use super::embed::Embedding;
 use super::flags::NsmKind;
@@ -185,7 +186,8 @@ impl Server {
         let rules = settings.rules();
         let gate = Arc::new(Gate::new(settings.allow, rules));
         let cache = shared_cache(CacheLimits::default());
-        let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), callbacks, gate: gate.clone() });
+        let answers = Answers::new(callbacks, &sockets.nlm.udp);
+        let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), answers, gate: gate.clone() });
         let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), monitors: programs.clone(), gate });
         let mut serving = JoinSet::new();
         serve_program(sockets.nlm, &nlm, &cache, &stopping, &mut serving);

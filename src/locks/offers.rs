@@ -180,6 +180,15 @@ impl LockTable {
         self.close(want.file);
     }
 
+    /// The client has not answered GRANTED for long; `why` is for people. The offer stands, since it is not
+    /// known whether the client has the lock.
+    pub fn offer_unconfirmed(&mut self, offer: OfferId, why: &str) {
+        let waiter = self.waiters.get(offer.0).filter(|w| w.offered);
+        let Some(client) = waiter.and_then(|w| self.clients.get_mut(w.want.caller.client)) else { return };
+        client.suspect(why);
+        self.effects.push(Effect::Event("unconfirmed", format!("{}: {why}", client.name)));
+    }
+
     /// The client knows that it holds the range. In a run that is as good as a reclaim: the lock may
     /// have reached it after it went through its list.
     fn confirm(&mut self, id: u64) {

@@ -6,6 +6,7 @@ use super::listing::{ActiveRun, ManagerStatus};
 use super::table::{Align, Table, clean};
 use super::text::{Text, line, number, or_dash, range, seconds};
 use super::{ClientsReport, LocksReport, RunsReport, StatusReport};
+use crate::wire::control::LockState;
 
 fn manager(out: &mut String, m: &ManagerStatus) {
     line!(out, "{}, as it says itself", clean(&m.software));
@@ -114,6 +115,10 @@ impl Text for LocksReport {
             ("NOTE", Align::Left),
         ]);
         for lock in &self.locks {
+            let notes = [
+                (lock.state == LockState::Offered.to_string()).then_some("granted, not confirmed"),
+                (!lock.monitored).then_some("not monitored"),
+            ];
             table.row([
                 lock.state.clone(),
                 lock.owner.name.clone(),
@@ -122,7 +127,7 @@ impl Text for LocksReport {
                 lock.kind.clone(),
                 range(lock.start, lock.end),
                 lock.file.clone(),
-                if lock.monitored { String::new() } else { "not monitored".to_owned() },
+                notes.into_iter().flatten().collect::<Vec<_>>().join("; "),
             ]);
         }
         if table.is_empty() { format!("{} lists no such lock\n", clean(&self.manager)) } else { table.render() }

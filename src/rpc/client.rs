@@ -118,11 +118,29 @@ impl UdpClient {
             }
         }
     }
+}
 
-    /// Sends once and waits for nothing (one-way procedures).
-    pub async fn cast(&self, to: SocketAddr, from: Option<IpAddr>, request: Request<'_>) -> Result<(), CallError> {
-        let xid = self.xids.draw();
-        Ok(self.endpoint.send(&request.message(xid), to, from).await?)
+/// Sends calls from a socket that another task reads, once each, and waits for nothing (one-way procedures).
+#[derive(Debug)]
+pub struct UdpSender {
+    endpoint: Arc<UdpEndpoint>,
+    xids: Xids,
+}
+
+impl UdpSender {
+    /// What comes back is for the endpoint's reader.
+    pub fn new(endpoint: Arc<UdpEndpoint>) -> Self {
+        Self { endpoint, xids: Xids::new(rand::random()) }
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &UdpEndpoint {
+        &self.endpoint
+    }
+
+    /// Sends from a local address.
+    pub async fn cast(&self, to: SocketAddr, from: IpAddr, request: Request<'_>) -> Result<(), CallError> {
+        Ok(self.endpoint.send(&request.message(self.xids.draw()), to, Some(from)).await?)
     }
 }
 

@@ -127,6 +127,13 @@ impl StreamClient {
         Ok(Self::over(stream, max_record))
     }
 
+    /// Calls, and waits until the record is queued for writing, not for a reply (one-way procedures).
+    pub async fn cast(&self, request: Request<'_>, timeout: Duration) -> Result<(), CallError> {
+        let queued = self.records.send(frame(&request.message(self.xids.draw())));
+        let queued = tokio::time::timeout(timeout, queued).await.map_err(|_| CallError::TimedOut)?;
+        queued.map_err(|_| CallError::Io(io::Error::other("the connection has ended")))
+    }
+
     /// Calls, once. After a time-out the stream can still be used.
     pub async fn call(&self, request: Request<'_>, timeout: Duration) -> Result<Vec<u8>, CallError> {
         let deadline = Instant::now() + timeout;

@@ -215,7 +215,7 @@ fn asynchronous_procedures_are_answered_by_calls() {
         (Procedure::UnlockMsg, Procedure::UnlockRes),
     ] {
         assert_eq!(b.raw(next_xid(), ask, &want("file")), Ok(Vec::new()));
-        let Heard::Answer { procedure, stat } = host.hear() else { panic!("no answer to {ask:?}") };
+        let Heard::Answer { procedure, stat, .. } = host.hear() else { panic!("no answer to {ask:?}") };
         assert_eq!(procedure, answer.number());
         if ask != Procedure::CancelMsg {
             assert_eq!(stat, Stat::Granted, "{ask:?}");

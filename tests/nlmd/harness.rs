@@ -375,7 +375,7 @@ impl Control {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {
     Granted { from: SocketAddr, version: u32, lock: Lock, exclusive: bool },
-    Answer { procedure: u32, stat: Stat },
+    Answer { from: SocketAddr, procedure: u32, stat: Stat },
     Notified { from: SocketAddr, name: String, state: NsmState },
 }
 
@@ -386,6 +386,8 @@ pub(crate) struct Host {
     pub(crate) deaf: Arc<AtomicBool>,
     /// While true, it takes the lock that GRANTED offers, and its answer is lost.
     pub(crate) mute: Arc<AtomicBool>,
+    /// While true, it never replies to a `_RES` over UDP, as lockds of BSD and Apple.
+    pub(crate) curt: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
 }
 
@@ -409,7 +411,7 @@ pub(crate) fn shared_port(addresses: &[&str]) -> u16 {
 impl Host {
     pub(crate) fn start(address: &str, rpcbind_port: u16) -> Self {
         let (tell, heard) = channel();
-        let [deaf, mute, over] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
+        let [deaf, mute, curt, over] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
         let ip: IpAddr = address.parse().unwrap();
         let lockd = UdpSocket::bind((ip, 0)).unwrap();
         let lockd_tcp = std::net::TcpListener::bind((ip, 0)).unwrap();
@@ -421,8 +423,9 @@ impl Host {
             statd.local_addr().unwrap().port(),
         ];
         for socket in [binder, lockd, statd] {
-            let (tell, deaf, mute, over) = (tell.clone(), deaf.clone(), mute.clone(), over.clone());
-            std::thread::spawn(move || serve(&socket, ports, &tell, &deaf, &mute, &over));
+            let (tell, over) = (tell.clone(), over.clone());
+            let (deaf, mute, curt) = (deaf.clone(), mute.clone(), curt.clone());
+            std::thread::spawn(move || serve(&socket, ports, &tell, [&deaf, &mute, &curt], &over));
         }
         let over_tcp = over.clone();
         std::thread::spawn(move || {
@@ -440,7 +443,7 @@ impl Host {
                 }
             }
         });
-        Self { heard, deaf, mute, over }
+        Self { heard, deaf, mute, curt, over }
     }
 
     pub(crate) fn hear(&self) -> Heard {
@@ -452,8 +455,7 @@ fn serve(
     socket: &UdpSocket,
     ports: [u16; 3],
     tell: &Sender<Heard>,
-    deaf: &AtomicBool,
-    mute: &AtomicBool,
+    [deaf, mute, curt]: [&AtomicBool; 3],
     over: &AtomicBool,
 ) {
     // As Linux: once it has the lock it waits no more, and denies a repetition.
@@ -467,6 +469,9 @@ fn serve(
         }
         let muted = mute.load(Ordering::Relaxed);
         let Some(answer) = answer(&buffer[..len], from, ports, tell) else { continue };
+        if curt.load(Ordering::Relaxed) && is_answer(&buffer[..len]) {
+            continue;
+        }
         let denial = denial(&buffer[..len]);
         if denial.is_some() && muted {
             has_the_lock = true;
@@ -474,6 +479,14 @@ fn serve(
         }
         let _ = socket.send_to(&denial.filter(|_| has_the_lock).unwrap_or(answer), from);
     }
+}
+
+fn is_answer(message: &[u8]) -> bool {
+    rpc::parse_call(message).is_ok_and(|call| {
+        let answers = [Procedure::TestRes, Procedure::LockRes, Procedure::CancelRes, Procedure::UnlockRes];
+        let mut answers = answers.into_iter().chain([Procedure::GrantedRes]);
+        call.program == nlm::PROGRAM && answers.any(|answer| answer.number() == call.procedure)
+    })
 }
 
 /// DENIED to a GRANTED; none to anything else.
@@ -509,12 +522,12 @@ fn answer(message: &[u8], from: SocketAddr, ports: [u16; 3], tell: &Sender<Heard
                 }
                 Procedure::TestRes => {
                     let stat = TestRes::decode(version, call.args).unwrap().reply.stat();
-                    let _ = tell.send(Heard::Answer { procedure: call.procedure, stat });
+                    let _ = tell.send(Heard::Answer { from, procedure: call.procedure, stat });
                     Vec::new()
                 }
                 _ => {
                     let stat = Res::decode(version, call.args).unwrap().stat;
-                    let _ = tell.send(Heard::Answer { procedure: call.procedure, stat });
+                    let _ = tell.send(Heard::Answer { from, procedure: call.procedure, stat });
                     Vec::new()
                 }
             }

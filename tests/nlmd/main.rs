@@ -10,8 +10,10 @@
     reason = "a test fails by panicking, and says what it saw"
 )]
 
+mod answers;
 mod calls;
 mod control;
+mod grants;
 mod harness;
 mod monitors;
 mod process;

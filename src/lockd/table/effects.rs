@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use super::outside;
 use super::state::{Done, Owner};
-use crate::lockd::callbacks::Granted;
+use crate::lockd::callbacks::{Granted, Granting, Unconfirmed};
 use crate::lockd::persist::{Change, Durable, MonitorRecord};
-use crate::locks::{Caller, ClientId, Effect, MirrorStep, OfferId, Wanted};
+use crate::locks::{Caller, ClientId, Effect, MirrorStep, OfferAnswer, OfferId, Wanted};
 use crate::wire::types::{Cookie, FileHandle};
 
 impl Owner {
@@ -46,13 +46,31 @@ impl Owner {
 
     fn offer(&mut self, offer: OfferId, caller: Caller, wanted: Wanted, cookie: Cookie) {
         let Some(view) = self.table.client(caller.client) else { return };
-        let callbacks = self.callbacks.clone();
         let granted = Granted { name: view.name, addresses: vec![view.address], via: caller.via, wanted, cookie };
+        self.call_granted(offer, granted.into());
+    }
+
+    fn call_granted(&mut self, offer: OfferId, granting: Granting) {
+        let callbacks = self.callbacks.clone();
         let call = self.work.spawn(async move {
-            let answer = callbacks.granted(granted).await;
-            Done::Offered { offer, answer }
+            let outcome = callbacks.granted(granting).await;
+            Done::Offered { offer, outcome }
         });
         self.offers.insert(offer, call);
+    }
+
+    /// What became of calling GRANTED. An offer that nobody confirms stands, and the calls go on.
+    pub(super) fn offered(&mut self, offer: OfferId, outcome: Result<OfferAnswer, Unconfirmed>) {
+        // Nothing of an offer that was withdrawn when its call had just ended.
+        let Some(_call) = self.offers.remove(&offer) else { return };
+        match outcome {
+            Ok(answer) => self.table.offer_answered(offer, answer),
+            Err(Unconfirmed { granting, why }) => {
+                self.table.offer_unconfirmed(offer, &why);
+                self.call_granted(offer, granting);
+            }
+        }
+        let _ = self.apply_effects();
     }
 
     fn mirror(&mut self, file: FileHandle, step: MirrorStep) {

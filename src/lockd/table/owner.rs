@@ -201,11 +201,7 @@ impl Owner {
             }
             Done::Watched { asked, outcome } => self.watches.watched_beside(asked, outcome),
             Done::Left(address) => self.watches.left(address),
-            Done::Offered { offer, answer } => {
-                self.offers.remove(&offer);
-                self.table.offer_answered(offer, answer);
-                let _ = self.apply_effects();
-            }
+            Done::Offered { offer, outcome } => self.offered(offer, outcome),
             Done::Stepped { file, stepped: Stepped::Ended(answer) } => self.mirrored(&file, answer),
             Done::Stepped { file, stepped: Stepped::Slow(doing) } => self.mirror_slow(file, doing),
             Done::AskAgain(file) => {

@@ -12,7 +12,7 @@ use super::phase::Runs;
 use super::queue::{Place, Queue};
 use super::records::{NotRecorded, Recorded, Records};
 use super::watches::Watches;
-use crate::lockd::callbacks::Callbacks;
+use crate::lockd::callbacks::{Callbacks, Unconfirmed};
 use crate::lockd::embed::Admission;
 use crate::lockd::persist::{MonitorRecord, Persist, PersistError, Watch};
 use crate::locks::{ClientId, LockTable, OfferAnswer, OfferId};
@@ -29,7 +29,7 @@ pub(super) enum Done {
     // Asked beside a reclaim.
     Watched { asked: Watch, outcome: Recorded },
     Left(IpAddr),
-    Offered { offer: OfferId, answer: OfferAnswer },
+    Offered { offer: OfferId, outcome: Result<OfferAnswer, Unconfirmed> },
     Stepped { file: FileHandle, stepped: Stepped },
     AskAgain(FileHandle),
     BeginDurable(Result<NsmState, NotRecorded>),
