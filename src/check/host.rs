@@ -36,6 +36,7 @@ pub(super) fn look(kind: Kind, places: &Places) -> Seen {
     findings.extend(kernel_server(kind, &machine));
     findings.extend(v4_clients(kind, &machine));
     findings.extend(others(kind, &running));
+    findings.extend(cluster(kind, &machine, &running));
     findings.extend(room(kind, places));
     Seen { mounts: mounts(&machine), findings }
 }
@@ -259,6 +260,31 @@ fn others(kind: Kind, running: &[String]) -> Vec<Finding> {
     findings
 }
 
+/// Cluster managers that watch nfsd: a run that stops it for a moment looks like a failure to them. Where
+/// lockd cannot be seen the run may be such a one.
+fn cluster(kind: Kind, machine: &Machine, running: &[String]) -> Option<Finding> {
+    let lockd = machine.lockd().ok().flatten();
+    if kind != Kind::Knfsd || lockd.is_some_and(|lockd| lockd.takes_kill) {
+        return None;
+    }
+    let managers = [("pacemakerd", "Pacemaker"), ("ctdbd", "CTDB")].into_iter();
+    let found: Vec<&str> =
+        managers.filter(|(process, _)| running.iter().any(|name| name == process)).map(|(_, name)| name).collect();
+    (!found.is_empty()).then(|| {
+        Finding::new(
+            "cluster",
+            Severity::Warning,
+            format!(
+                "{} runs here, and a run stops nfsd for about a second: the cluster may take that for a failure and move \
+                 or fence this server",
+                found.join(" and ")
+            ),
+            "put the cluster into maintenance mode for the run (Pacemaker: `pcs property set maintenance-mode=true`; \
+             CTDB: `ctdb event script disable legacy 60.nfs`), and take it out afterwards",
+        )
+    })
+}
+
 /// Room for what has to be durable before it is done.
 fn room(kind: Kind, places: &Places) -> Vec<Finding> {
     let state = match kind {
@@ -418,6 +444,24 @@ mod tests {
         assert_eq!(fake.look(Kind::Nlmd), found(&seen));
         assert!(fake.look(Kind::Knfsd).contains(&("nfsv4".to_owned(), Severity::Problem)));
         assert!(fake.look(Kind::Ganesha).iter().all(|(about, _)| about != "ganesha"));
+    }
+
+    #[test]
+    fn a_cluster_manager_is_to_be_in_maintenance_mode_before_a_run_that_stops_nfsd() {
+        let fake = Fake::new();
+        fake.file("proc/10/comm", b"pacemakerd\n");
+        let warned = |fake: &Fake, kind| fake.look(kind).contains(&("cluster".to_owned(), Severity::Warning));
+        assert!(warned(&fake, Kind::Knfsd), "whether lockd takes a signal is not known");
+        assert!(!warned(&fake, Kind::Nlmd) && !warned(&fake, Kind::Ganesha));
+        fake.file("proc/187/comm", b"lockd\n");
+        fake.file("proc/187/stat", format!("187 (lockd) I 2{}", " 0".repeat(40)).as_bytes());
+        fake.file("proc/187/status", b"SigCgt:\t0000000000000000\n");
+        assert!(warned(&fake, Kind::Knfsd));
+        fake.file("proc/187/status", b"SigCgt:\t0000000000000100\n");
+        assert!(!warned(&fake, Kind::Knfsd), "nfsd goes on where lockd takes a signal");
+        let ctdb = Fake::new();
+        ctdb.file("proc/10/comm", b"ctdbd\n");
+        assert!(warned(&ctdb, Kind::Knfsd));
     }
 
     #[test]

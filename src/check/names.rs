@@ -37,6 +37,7 @@ pub(super) async fn look(info: &Info, clients: &[ClientRow], places: &Places) ->
     let called: BTreeSet<IpAddr> =
         clients.iter().flat_map(|client| client.server_addresses.as_slice()).map(|a| a.0.to_canonical()).collect();
     let mut findings = not_here(&called);
+    findings.extend(judge_placeholders(&names));
     let (forward, back) = tokio::join!(forward(&names, places.patience), back(&called, places.patience));
     findings.extend(judge_forward(&names, &forward));
     findings.extend(judge_back(&names, &back));
@@ -58,6 +59,25 @@ fn not_here(called: &BTreeSet<IpAddr>) -> Vec<Finding> {
         )
         .of(gone),
     ]
+}
+
+/// Names that every host has, or that a host has which was given none: a client that gets a notice under
+/// such a name takes it for its own host's, or for nobody's.
+fn judge_placeholders(names: &[CallerName]) -> Option<Finding> {
+    let no_name = |name: &&CallerName| {
+        let name = name.as_str().trim_end_matches('.').to_ascii_lowercase();
+        matches!(name.split('.').next(), Some("localhost" | "localhost6" | "(none)" | ""))
+    };
+    let found: Vec<&CallerName> = names.iter().filter(no_name).collect();
+    (!found.is_empty()).then(|| {
+        Finding::new(
+            "names",
+            Severity::Problem,
+            "this host's name says nothing of it: clients cannot tell from a notice under it which server restarted",
+            "give this host a name (`hostnamectl hostname NAME`) and restart rpc.statd, or name it with --name",
+        )
+        .of(found)
+    })
 }
 
 async fn forward(names: &[CallerName], patience: Duration) -> Vec<Forward> {
@@ -191,6 +211,17 @@ mod tests {
         let back = |name: &str| judge_back(&names(&["nas.example.org"]), &[(ip, name.to_owned())]);
         assert!(back("nas.example.org").is_empty() && back("nas").is_empty());
         assert_eq!(back("files.example.org")[0].items, ["files.example.org (192.0.2.1)"]);
+    }
+
+    #[test]
+    fn a_host_that_is_called_localhost_or_nothing_is_a_problem() {
+        for name in
+            ["localhost", "LOCALHOST.", "localhost.localdomain", "localhost6", "(none)", "(none).example.org", "."]
+        {
+            let found = judge_placeholders(&names(&["nas.example.org", name])).unwrap();
+            assert_eq!((found.severity, &found.items[..]), (Severity::Problem, &[name.to_owned()][..]));
+        }
+        assert!(judge_placeholders(&names(&["nas", "localhosts", "my-localhost.example.org"])).is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Longest file that is read, in bytes: a `/proc/locks` of a million locks.
-const MAX_FILE: u64 = 128 << 20;
+pub(super) const MAX_FILE: u64 = 128 << 20;
 
 /// A file of the machine cannot be used.
 #[derive(Debug, thiserror::Error)]

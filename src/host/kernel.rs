@@ -18,7 +18,7 @@ const KTHREADD: i32 = 2;
 pub struct Lockd {
     /// Its process number.
     pub pid: i32,
-    /// Whether it takes SIGKILL: it drops its locks and starts grace then. Linux 6.4 and newer
+    /// Whether it takes SIGKILL: it drops its locks and starts grace then. Linux 6.6 and newer
     /// ignore it.
     pub takes_kill: bool,
 }

@@ -1,10 +1,22 @@
 //! The byte-range locks in `/proc/locks` and in a descriptor's fdinfo (proc(5)).
+//!
+//! Theory. The kernel gives `/proc/locks` a page at a time, however large the read is, and goes on at
+//! the place in its list where it left off. A lock that comes or goes between two pages shifts that
+//! list: others are passed over then, or told twice. Local locks come and go all the time, so one pass
+//! proves nothing, and the whole file may never be the same twice. So passes are made until one agrees
+//! with earlier ones about the locks that the caller is concerned with. Each pass has its page
+//! boundaries in other places, or all of them could pass over the same lock.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{FileError, Machine};
+use super::files::{FileError, MAX_FILE, Machine};
 use crate::wire::types::ByteRange;
 
 /// A lock on a file of this machine. Whose it is it does not say.
@@ -46,8 +58,19 @@ impl fmt::Display for Lock {
     }
 }
 
+/// Passes that must be equal about the locks of concern, while other locks come and go.
+const ENOUGH: usize = 3;
+/// Most passes of a reading.
+const MAX_PASSES: usize = 64;
+/// No pass begins after so long a time, once enough for an agreement were made.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The most that the kernel puts into one read.
+const PAGE: usize = 4096;
+/// How far page boundaries move from one pass to the next: no divisor of [`PAGE`].
+const STRIDE: usize = 1531;
+
 /// A line of the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListedLock {
     /// What is locked.
     pub lock: Lock,
@@ -60,11 +83,104 @@ pub struct ListedLock {
     pub waits: bool,
 }
 
+/// What several passes over the list have shown.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// Locks of concern that every pass has shown, or the passes that agreed; sorted.
+    pub sure: Vec<ListedLock>,
+    /// Those that some passes have shown and others not; sorted. While there are any, a lock that is in
+    /// neither list may be held too.
+    pub unsure: Vec<ListedLock>,
+    /// All other locks, from the last pass: some may be missing, some there twice.
+    pub others: Vec<ListedLock>,
+}
+
 impl Machine {
-    /// What is locked, and waited for.
-    pub fn locks(&self) -> Result<Vec<ListedLock>, FileError> {
-        Ok(parse_locks(&self.read("proc/locks")?))
+    /// What is locked, and waited for; `concern` says of which locks the caller must know for sure.
+    pub fn locks(&self, concern: impl Fn(&ListedLock) -> bool) -> Result<Reading, FileError> {
+        read_until_sure(|pass| self.pass(pass), concern)
     }
+
+    /// The list as one pass shows it.
+    fn pass(&self, number: usize) -> Result<Vec<ListedLock>, FileError> {
+        let path = self.path("proc/locks");
+        let mut bytes = vec![0; 1 + number * STRIDE % PAGE];
+        let read = |bytes: &mut Vec<u8>| {
+            let mut opened = File::open(&path)?.take(MAX_FILE);
+            let first = opened.read(bytes)?;
+            bytes.truncate(first);
+            opened.read_to_end(bytes)
+        };
+        read(&mut bytes).map_err(FileError::read(&path))?;
+        Ok(parse_locks(&String::from_utf8_lossy(&bytes)))
+    }
+}
+
+fn read_until_sure(
+    mut pass: impl FnMut(usize) -> Result<Vec<ListedLock>, FileError>,
+    concern: impl Fn(&ListedLock) -> bool,
+) -> Result<Reading, FileError> {
+    let began = Instant::now();
+    let mut last = pass(0)?;
+    let (mut least, others) = split(last.clone(), &concern);
+    let mut reading = Reading { others, ..Reading::default() };
+    let mut most = least.clone();
+    let mut seen = vec![digest(&least)];
+    for number in 1..MAX_PASSES {
+        if number >= ENOUGH && began.elapsed() >= PATIENCE {
+            break;
+        }
+        let all = pass(number)?;
+        // Nothing at all came or went.
+        let quiet = all == last;
+        last.clone_from(&all);
+        let (now, others) = split(all, &concern);
+        reading.others = others;
+        let known = digest(&now);
+        if quiet || seen.iter().filter(|earlier| **earlier == known).count() + 1 >= ENOUGH {
+            reading.sure = now;
+            return Ok(reading);
+        }
+        seen.push(known);
+        (least, _) = meet(least, now.clone());
+        let (in_both, in_one) = meet(most, now);
+        most = in_both;
+        most.extend(in_one);
+        most.sort_unstable();
+    }
+    (reading.sure, reading.unsure) = meet(least, most);
+    Ok(reading)
+}
+
+/// Those of concern, sorted, and the others.
+fn split(all: Vec<ListedLock>, concern: impl Fn(&ListedLock) -> bool) -> (Vec<ListedLock>, Vec<ListedLock>) {
+    let (mut ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|lock| concern(lock));
+    ours.sort_unstable();
+    (ours, others)
+}
+
+fn digest(locks: &[ListedLock]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    locks.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What two sorted lists have in common, each lock as often as both have it; and what only one has.
+fn meet(one: Vec<ListedLock>, other: Vec<ListedLock>) -> (Vec<ListedLock>, Vec<ListedLock>) {
+    let (mut one, mut other) = (one.into_iter().peekable(), other.into_iter().peekable());
+    let (mut in_both, mut in_one) = (Vec::new(), Vec::new());
+    while let (Some(left), Some(right)) = (one.peek(), other.peek()) {
+        match left.cmp(right) {
+            Ordering::Less => in_one.extend(one.next()),
+            Ordering::Greater => in_one.extend(other.next()),
+            Ordering::Equal => {
+                in_both.extend(one.next());
+                other.next();
+            }
+        }
+    }
+    in_one.extend(one.chain(other));
+    (in_both, in_one)
 }
 
 /// The byte-range locks of a list. flock(2) locks and leases are no byte-range locks and meet none. A
@@ -104,6 +220,114 @@ mod tests {
         let waiting = ListedLock { pid: 401, waits: true, ..first.clone() };
         let ofd = ListedLock { lock: at("00:1a:5", false, 0, u64::MAX), pid: -1, is_ofd: true, waits: false };
         assert_eq!(parse_locks(text), [first, waiting, ofd]);
+    }
+
+    fn held(pid: i32, start: u64) -> ListedLock {
+        let lock = Lock { file: "00:1a:2".into(), exclusive: true, start, end: start };
+        ListedLock { lock, pid, is_ofd: false, waits: false }
+    }
+
+    /// Passes as they come, the last one again and again, over locks of process 187; and their number.
+    fn reading(passes: &[Vec<ListedLock>]) -> (Reading, usize) {
+        let mut made = 0;
+        let pass = |number: usize| {
+            made = number + 1;
+            Ok(passes.get(number).or(passes.last()).unwrap().clone())
+        };
+        let found = read_until_sure(pass, |lock| lock.pid == 187).unwrap();
+        (found, made)
+    }
+
+    #[test]
+    fn where_nothing_comes_or_goes_two_passes_are_enough() {
+        let (found, made) = reading(&[vec![held(187, 4), held(9, 1), held(187, 2)]]);
+        assert_eq!((found.sure, found.unsure, made), (vec![held(187, 2), held(187, 4)], vec![], 2));
+        assert_eq!(found.others, [held(9, 1)]);
+    }
+
+    #[test]
+    fn passes_that_missed_a_lock_or_told_it_twice_do_not_count_among_local_locks_that_come_and_go() {
+        let churn = |local: u64, ours: &[u64]| {
+            ours.iter().map(|start| held(187, *start)).chain([held(9, local)]).collect::<Vec<_>>()
+        };
+        let passes =
+            [churn(1, &[2, 3]), churn(2, &[2]), churn(3, &[2, 3, 3]), churn(4, &[2, 3]), churn(5, &[2, 3]), vec![]];
+        let (found, made) = reading(&passes);
+        assert_eq!((found.sure, found.unsure, made), (vec![held(187, 2), held(187, 3)], vec![], 5));
+    }
+
+    #[test]
+    fn two_equal_passes_that_missed_the_same_lock_are_no_proof_while_others_come_and_go() {
+        let churn = |local: u64, ours: &[u64]| {
+            ours.iter().map(|start| held(187, *start)).chain([held(9, local)]).collect::<Vec<_>>()
+        };
+        let passes = [churn(1, &[2]), churn(2, &[2]), churn(3, &[2, 3]), churn(4, &[2, 3]), churn(5, &[2, 3]), vec![]];
+        assert_eq!(reading(&passes).0.sure, [held(187, 2), held(187, 3)]);
+    }
+
+    #[test]
+    fn where_passes_never_agree_what_all_have_is_sure_and_the_rest_is_not() {
+        let passes: Vec<_> = (0..MAX_PASSES as u64).map(|n| vec![held(187, 2), held(187, 100 + n)]).collect();
+        let (found, made) = reading(&passes);
+        assert_eq!((found.sure, found.unsure.len(), made), (vec![held(187, 2)], MAX_PASSES, MAX_PASSES));
+        let doubled: Vec<_> = (0..MAX_PASSES).map(|n| vec![held(187, 2); 1 + n]).collect();
+        let (found, _) = reading(&doubled);
+        assert_eq!((found.sure.len(), found.unsure.len()), (1, MAX_PASSES - 1));
+    }
+
+    /// Takes and leaves local locks until it is dropped.
+    struct Churn(std::sync::Arc<std::sync::atomic::AtomicBool>, Option<std::thread::JoinHandle<()>>);
+
+    impl Churn {
+        fn begin() -> Self {
+            use nix::fcntl::{FcntlArg, fcntl};
+            let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let seen = std::sync::Arc::clone(&stop);
+            let thread = std::thread::spawn(move || {
+                let file = tempfile::tempfile().unwrap();
+                while !seen.load(std::sync::atomic::Ordering::Relaxed) {
+                    for start in 0..300 {
+                        fcntl(&file, FcntlArg::F_OFD_SETLK(&range(nix::libc::F_WRLCK, start * 2, 1))).unwrap();
+                    }
+                    fcntl(&file, FcntlArg::F_OFD_SETLK(&range(nix::libc::F_UNLCK, 0, 0))).unwrap();
+                }
+            });
+            Self(stop, Some(thread))
+        }
+    }
+
+    impl Drop for Churn {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            let _ = self.1.take().map(std::thread::JoinHandle::join);
+        }
+    }
+
+    fn range(kind: i32, start: i64, length: i64) -> nix::libc::flock {
+        let whence = i16::try_from(nix::libc::SEEK_SET).unwrap();
+        let kind = i16::try_from(kind).unwrap();
+        nix::libc::flock { l_type: kind, l_whence: whence, l_start: start, l_len: length, l_pid: 0 }
+    }
+
+    #[test]
+    fn locks_that_never_change_are_all_found_in_every_reading_while_local_ones_come_and_go() {
+        use std::os::unix::fs::MetadataExt;
+
+        use nix::fcntl::{FcntlArg, fcntl};
+        let file = tempfile::tempfile().unwrap();
+        for start in 0..3_000 {
+            fcntl(&file, FcntlArg::F_SETLK(&range(nix::libc::F_WRLCK, start * 2, 1))).unwrap();
+        }
+        let ending = format!(":{}", file.metadata().unwrap().ino());
+        let own = i32::try_from(std::process::id()).unwrap();
+        let _churn = Churn::begin();
+        let machine = Machine::default();
+        for number in 0..50 {
+            let found = machine.locks(|lock| lock.pid == own && lock.lock.file.ends_with(&ending)).unwrap();
+            let mut starts: Vec<_> = found.sure.iter().map(|lock| lock.lock.start).collect();
+            starts.dedup();
+            assert_eq!((starts.len(), found.sure.len(), found.unsure.len()), (3_000, 3_000, 0), "reading {number}");
+        }
     }
 
     proptest::proptest! {

@@ -33,7 +33,7 @@ pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use files::{FileError, Machine, remove, replace, try_lock};
 pub use holder::Holder;
 pub use kernel::{ETAB, Lockd, NLM_END_GRACE};
-pub use locks::{ListedLock, Lock, parse_locks};
+pub use locks::{ListedLock, Lock, Reading, parse_locks};
 pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
 pub use sockets::{Socket, SocketState};

@@ -167,6 +167,12 @@ impl<B: Backend> Driven<B> {
         if !run.spared.is_empty() {
             desk.view.event("begin", format!("{} locks were not dropped: they stay held", run.spared.len()));
         }
+        let unsure = run.before.unsure.len();
+        if unsure > 0 {
+            let why =
+                "others came and went while they were listed, so they count as unverified if they do not come back";
+            desk.view.event("begin", format!("{unsure} of the locks may not have been held: {why}"));
+        }
         dropped.notes.into_iter().for_each(|note| desk.view.event("begin", note));
         drop(desk);
         Ok(run)

@@ -38,6 +38,10 @@ pub struct Sight {
     pub local: Vec<LocalLock>,
     /// Blocked requests of clients.
     pub waiters: u64,
+    /// Those of `locks` that may not be held, since they were not seen each time. While there are any,
+    /// locks that were not seen may be held too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsure: Vec<Lock>,
 }
 
 /// What became of one of the locks before.
@@ -49,6 +53,8 @@ pub enum Return {
     Partly,
     /// Nothing of it is.
     Missing,
+    /// Nobody knows: then or now it was seen in one look and not in the next.
+    Unsure,
 }
 
 /// The locks before, one by one, against those held now.
@@ -76,11 +82,14 @@ pub fn compare(before: &Sight, now: &Sight) -> Comparison {
     for (place, lock) in now.locks.iter().enumerate().rev() {
         exact.entry(lock).or_default().push(place);
     }
+    let (doubts, mut doubts_before) = (counted(&now.unsure), counted(&before.unsure));
     let mut used = vec![false; now.locks.len()];
     let mut returns = vec![Return::Missing; before.locks.len()];
     for (lock, fate) in before.locks.iter().zip(&mut returns) {
-        if let Some(place) = exact.get_mut(lock).and_then(Vec::pop) {
-            *fate = Return::Back;
+        let Some(places) = exact.get_mut(lock) else { continue };
+        let doubtful = places.len() <= doubts.get(lock).copied().unwrap_or_default();
+        if let Some(place) = places.pop() {
+            *fate = if doubtful { Return::Unsure } else { Return::Back };
             if let Some(mark) = used.get_mut(place) {
                 *mark = true;
             }
@@ -97,11 +106,11 @@ pub fn compare(before: &Sight, now: &Sight) -> Comparison {
     }
     let mut thieves = vec![None; before.locks.len()];
     for ((lock, fate), thief) in before.locks.iter().zip(&mut returns).zip(&mut thieves) {
-        if *fate == Return::Back {
+        if matches!(fate, Return::Back | Return::Unsure) {
             continue;
         }
         let near = loose.get(lock.file.as_str()).map(Vec::as_slice).unwrap_or_default();
-        if near.iter().any(|now| now.covers(lock)) {
+        if near.iter().any(|now| now.covers(lock) && !doubts.contains_key(now)) {
             *fate = Return::Back;
             continue;
         }
@@ -112,7 +121,27 @@ pub fn compare(before: &Sight, now: &Sight) -> Comparison {
         *thief =
             locals.iter().copied().find(|&place| now.local.get(place).is_some_and(|local| local.lock.conflicts(lock)));
     }
+    for (lock, fate) in before.locks.iter().zip(&mut returns).filter(|(_, fate)| **fate != Return::Back) {
+        // Of equal ones those that are not back are those that were not there for sure.
+        let doubted = doubts_before.get_mut(lock).filter(|left| **left > 0);
+        if !now.unsure.is_empty() || doubted.is_some() {
+            *fate = Return::Unsure;
+        }
+        if let Some(left) = doubted {
+            *left -= 1;
+        }
+    }
+    let is_new = |place: &usize| now.locks.get(*place).is_some_and(|lock| !doubts.contains_key(lock));
+    let unknown = unknown.into_iter().filter(|place| before.unsure.is_empty() && is_new(place)).collect();
     Comparison { returns, unknown, thieves }
+}
+
+fn counted(locks: &[Lock]) -> HashMap<&Lock, usize> {
+    let mut counts = HashMap::new();
+    for lock in locks {
+        *counts.entry(lock).or_default() += 1;
+    }
+    counts
 }
 
 #[cfg(test)]
@@ -181,13 +210,43 @@ mod tests {
         let before = Sight {
             locks: vec![lock("a", true, 0, 9), lock("b", false, 0, 9), lock("c", true, 0, 9)],
             local: vec![old.clone()],
-            waiters: 0,
+            ..Sight::default()
         };
         let now = Sight {
             local: vec![old, local(lock("a", true, 5, 5), 8), local(lock("c", true, 100, 110), 9)],
             ..Sight::default()
         };
         assert_eq!(compare(&before, &now).thieves, [Some(1), None, None]);
+    }
+
+    fn doubted(locks: &[Lock], unsure: &[Lock]) -> Sight {
+        Sight { unsure: unsure.to_vec(), ..sight(locks) }
+    }
+
+    #[test]
+    fn a_lock_that_was_not_seen_each_time_is_neither_back_nor_missing() {
+        let (one, two, three) = (lock("a", true, 0, 9), lock("b", true, 0, 9), lock("c", true, 0, 9));
+        let before = sight(&[one.clone(), two.clone(), three.clone()]);
+        let now = doubted(&[one.clone(), two.clone()], &[two]);
+        // Where one was passed over, another that was not seen at all may have been as well.
+        assert_eq!(compare(&before, &now).returns, [Return::Back, Return::Unsure, Return::Unsure]);
+    }
+
+    #[test]
+    fn of_equal_locks_that_may_have_been_told_twice_only_those_seen_each_time_are_back() {
+        let shared = lock("a", false, 0, 9);
+        let before = sight(&[shared.clone(), shared.clone()]);
+        let now = doubted(&[shared.clone(), shared.clone()], std::slice::from_ref(&shared));
+        assert_eq!(compare(&before, &now).returns, [Return::Back, Return::Unsure]);
+    }
+
+    #[test]
+    fn a_lock_that_may_not_have_been_there_before_is_not_missed_and_one_not_seen_then_is_not_new() {
+        let (one, two, three) = (lock("a", true, 0, 9), lock("b", true, 0, 9), lock("c", true, 0, 9));
+        let before = doubted(&[one.clone(), two.clone()], std::slice::from_ref(&two));
+        let seen = compare(&before, &sight(std::slice::from_ref(&three)));
+        assert_eq!((seen.returns, seen.unknown), (vec![Return::Missing, Return::Unsure], vec![]));
+        assert_eq!(compare(&before, &sight(&[one, two])).returns, [Return::Back, Return::Back]);
     }
 
     #[test]

@@ -74,6 +74,14 @@ impl<B: Backend> LockManager for Driven<B> {
             return refused(RefusalCode::Unsupported, format!("{kind} does not tell whose a lock is"));
         }
         let sight = self.backend.sight().await?;
+        if args.after == 0 && !sight.unsure.is_empty() {
+            tracing::warn!(
+                "{} of {} locks were seen in one reading and not in another, since others come and go: they may not be \
+                 held, and some may be missing here",
+                sight.unsure.len(),
+                sight.locks.len()
+            );
+        }
         Ok(results::lock_page(&sight, args))
     }
 

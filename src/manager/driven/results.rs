@@ -30,7 +30,7 @@ pub(super) struct End<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Loss {
     pub(super) lock: Lock,
-    pub(super) partly: bool,
+    pub(super) now: Return,
     pub(super) thief: Option<LocalLock>,
 }
 
@@ -38,7 +38,11 @@ impl Loss {
     /// The line, with the file's path where it is known.
     pub(super) fn line(&self, paths: &HashMap<String, String>) -> String {
         let path = paths.get(&self.lock.file).map(|path| format!(" ({path})")).unwrap_or_default();
-        let what = if self.partly { "only a part was reclaimed" } else { "was not reclaimed" };
+        let what = match self.now {
+            Return::Partly => "only a part was reclaimed",
+            Return::Unsure => "may have been reclaimed or not: other locks come and go too fast to see it",
+            Return::Missing | Return::Back => "was not reclaimed",
+        };
         let thief = self.thief.as_ref().map(|thief| format!("; {} holds {} now", local_name(thief), thief.lock));
         format!("the {}{path} {what}{}", self.lock, thief.unwrap_or_default())
     }
@@ -57,12 +61,14 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
     let kept = |outcome| matches!(outcome, Outcome::Settled | Outcome::Aborted);
     if run.soft && kept(end.outcome) {
         for (lock, now_is) in run.before.locks.iter().zip(&seen.returns) {
-            // Nobody but its owner has let it go.
-            if *now_is == Return::Missing {
-                counts.released += 1;
-            } else {
-                counts.kept += 1;
-                rows.push(LockFate { fate: Fate::Kept, ..lost(lock, *now_is == Return::Partly, None) });
+            match now_is {
+                // Nobody but its owner has let it go.
+                Return::Missing => counts.released += 1,
+                Return::Unsure => counts.unverified += 1,
+                Return::Back | Return::Partly => {
+                    counts.kept += 1;
+                    rows.push(LockFate { fate: Fate::Kept, ..lost(lock, *now_is == Return::Partly, None) });
+                }
             }
         }
         if end.watched {
@@ -85,7 +91,7 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
         }
         let thief = thief.and_then(|place| now.local.get(place)).cloned();
         let partly = *now_is == Return::Partly;
-        if end.watched {
+        if end.watched && *now_is != Return::Unsure {
             counts.dropped += 1;
             rows.push(lost(lock, partly, thief.as_ref()));
         } else {
@@ -95,7 +101,7 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
             counts.conflicts += 1;
             rows.push(LockFate { fate: Fate::Conflict, ..lost(lock, partly, Some(thief)) });
         }
-        losses.push(Loss { lock: lock.clone(), partly, thief });
+        losses.push(Loss { lock: lock.clone(), now: *now_is, thief });
     }
     if end.watched {
         resurrected(&seen, now, &mut counts, &mut rows);

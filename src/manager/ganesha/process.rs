@@ -2,7 +2,8 @@
 //!
 //! Ganesha's VFS and XFS back ends hold each client's lock as an open file description (OFD) lock,
 //! on a descriptor of its own for each owner and file. `/proc/locks` shows these without a process;
-//! `/proc/PID/fdinfo` shows them with their descriptor, and so tells Ganesha's from anybody else's.
+//! `/proc/PID/fdinfo` shows them with their descriptor, and so tells Ganesha's from anybody else's. The
+//! kernel makes all of a descriptor's lines at once, so none is missed while other locks come and go.
 //! Each descriptor of a released owner and file stays open (4.3 leaks it), without its lock.
 
 use std::collections::{BTreeSet, HashMap};
@@ -126,7 +127,8 @@ impl Server {
     /// What this host's own processes lock. Theirs are the byte-range locks with a process number;
     /// OFD locks of others than Ganesha have none and are left out.
     fn local(&self) -> Result<Vec<LocalLock>, ProcessError> {
-        let listed = self.seen(self.machine.locks())?.into_iter();
+        // They are only named: none of them is counted.
+        let listed = self.seen(self.machine.locks(|_| false))?.others.into_iter();
         let others = listed.filter(|lock| !lock.waits && !lock.is_ofd && lock.pid > 0 && lock.pid != self.pid);
         Ok(others.map(|other| LocalLock::new(other.lock, other.pid, self.machine.process_name(other.pid))).collect())
     }
@@ -134,7 +136,7 @@ impl Server {
     pub(super) fn sight(&self) -> Result<(Sight, Held), ProcessError> {
         let held = self.held()?;
         let locks = held.locks.iter().map(|(lock, _)| lock.clone()).collect();
-        Ok((Sight { locks, local: self.local()?, waiters: 0 }, held))
+        Ok((Sight { locks, local: self.local()?, ..Sight::default() }, held))
     }
 
     /// Its open TCP connections: the server address called, and the client's.

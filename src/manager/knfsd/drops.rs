@@ -1,8 +1,8 @@
 //! The two ways to make lockd forget its locks and start grace.
 //!
 //! - *Signal*: SIGKILL to lockd's thread makes it drop every NLM lock and start grace, when the next
-//!   call wakes it; a NULL call does, at once, before a LOCK can. NFS service goes on. Newer
-//!   kernels ignore the signal.
+//!   call wakes it; a NULL call does, at once, before a LOCK can. NFS service goes on. Linux 6.6
+//!   and newer ignore the signal.
 //! - *Stop*: with nfsd's last thread lockd ends and its locks go; with the next first one it starts, in
 //!   grace. NFS service stops in between, and the reply cache is lost.
 //!

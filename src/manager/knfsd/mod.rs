@@ -407,8 +407,11 @@ impl Backend for Knfsd {
             if machine.v4_in_grace()? {
                 match v4::look(machine)? {
                     V4::None => {
-                        // Somebody else may have ended it meanwhile, and a second time is an error.
-                        let _ = machine.write("proc/fs/nfsd/v4_end_grace", "Y\n");
+                        if !v4::end_grace(machine)? {
+                            let why = "NFSv4's grace was asked to end and has not ended yet; ordinary NLM requests \
+                                       are refused until it is over";
+                            goes_on = Some(why.to_owned());
+                        }
                     }
                     V4::Some { .. } | V4::NotKnown(_) => {
                         let why = "NFSv4's grace goes on, since its clients may still reclaim; ordinary NLM requests \

@@ -62,13 +62,20 @@ impl Knfsd {
     }
 }
 
-/// A lock that is gone was freed. So was one that is there, if a blocked request for exactly that has
+/// A lock that is gone was freed, if it was there and is gone for sure. So was one that is there, if a blocked request for exactly that has
 /// gone: its place was taken by an equal one.
 fn what_went(before: &(Sight, Vec<Lock>), now: &(Sight, Vec<Lock>)) -> ClientReleased {
     let mut held = now.0.locks.clone();
     let no_more = missing(&before.1, &now.1);
     let granted: Vec<Lock> = no_more.into_iter().filter(|request| take(&mut held, request)).collect();
-    let freed = missing(&before.0.locks, &held);
+    let mut freed = missing(&before.0.locks, &held);
+    if !now.0.unsure.is_empty() {
+        freed.clear();
+    }
+    freed.retain({
+        let mut unsure = before.0.unsure.clone();
+        move |lock| !take(&mut unsure, lock)
+    });
     // lockd's answer says nothing: where nothing went the client may have had nothing.
     let left = freed.is_empty() && !before.0.locks.is_empty();
     ClientReleased { freed, offered: granted.len() as u64, left }
@@ -117,6 +124,17 @@ mod tests {
         let before = seen(&[lock(0, 9), lock(50, 59)], &[lock(0, 9)]);
         let went = what_went(&before, &seen(&[lock(0, 9), lock(50, 59)], &[]));
         assert_eq!(went, ClientReleased { freed: vec![lock(0, 9)], offered: 1, left: false });
+    }
+
+    #[test]
+    fn what_was_not_seen_for_sure_before_or_now_is_not_called_freed() {
+        let all = seen(&[lock(0, 9), lock(50, 59)], &[]);
+        let mut doubted = all.clone();
+        doubted.0.unsure = vec![lock(0, 9)];
+        assert_eq!(what_went(&doubted, &seen(&[], &[])).freed, [lock(50, 59)]);
+        let mut now = seen(&[lock(0, 9)], &[]);
+        now.0.unsure = vec![lock(0, 9)];
+        assert_eq!(what_went(&all, &now), ClientReleased { left: true, ..ClientReleased::default() });
     }
 
     #[test]

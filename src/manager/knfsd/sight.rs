@@ -1,26 +1,35 @@
 //! What is locked, and what clients wait for, in the kernel's list.
 
-use crate::host::{FileError, ListedLock, Lock, Machine};
+use crate::host::{FileError, Lock, Machine, Reading};
 use crate::manager::driven::{LocalLock, Sight};
 
+/// How often the list is read again because lockd was another one after it than before.
+const LIVES: usize = 3;
+
 pub(super) fn look(machine: &Machine) -> Result<(Sight, Vec<Lock>), FileError> {
-    let listed = machine.locks()?;
-    // Looked up after the list was read: lockd's number is in it.
-    let lockd = machine.named("lockd")?;
-    Ok(sort(listed, &lockd, |pid| machine.process_name(pid)))
+    let mut lockd = machine.named("lockd")?;
+    let mut reading = machine.locks(|lock| lockd.contains(&lock.pid))?;
+    for _ in 1..LIVES {
+        let now = machine.named("lockd")?;
+        if now == lockd {
+            break;
+        }
+        lockd = now;
+        reading = machine.locks(|lock| lockd.contains(&lock.pid))?;
+    }
+    Ok(sort(reading, |pid| machine.process_name(pid)))
 }
 
 /// The locks of lockd are clients'; it shows its own number for each.
-fn sort(listed: Vec<ListedLock>, lockd: &[i32], name: impl Fn(i32) -> Option<String>) -> (Sight, Vec<Lock>) {
+fn sort(reading: Reading, name: impl Fn(i32) -> Option<String>) -> (Sight, Vec<Lock>) {
+    let Reading { sure, unsure, others } = reading;
     let (mut sight, mut waiting) = (Sight::default(), Vec::new());
-    for ListedLock { lock, pid, waits, .. } in listed {
-        match (lockd.contains(&pid), waits) {
-            (true, true) => waiting.push(lock),
-            (true, false) => sight.locks.push(lock),
-            (false, true) => {}
-            (false, false) => sight.local.push(LocalLock::new(lock, pid, name(pid))),
-        }
+    sight.unsure = unsure.iter().filter(|listed| !listed.waits).map(|listed| listed.lock.clone()).collect();
+    for listed in sure.into_iter().chain(unsure) {
+        if listed.waits { waiting.push(listed.lock) } else { sight.locks.push(listed.lock) }
     }
+    let local = others.into_iter().filter(|other| !other.waits);
+    sight.local = local.map(|other| LocalLock::new(other.lock, other.pid, name(other.pid))).collect();
     sight.waiters = waiting.len() as u64;
     (sight, waiting)
 }
@@ -29,6 +38,11 @@ fn sort(listed: Vec<ListedLock>, lockd: &[i32], name: impl Fn(i32) -> Option<Str
 mod tests {
     use super::*;
     use crate::host::parse_locks;
+
+    fn reading(lockd: &[i32]) -> Reading {
+        let (sure, others) = parse_locks(LOCKS).into_iter().partition(|lock| lockd.contains(&lock.pid));
+        Reading { sure, others, unsure: Vec::new() }
+    }
 
     /// Of a server with Linux 6.12, with a blocked request and a local process added.
     const LOCKS: &str = "\
@@ -49,7 +63,7 @@ mod tests {
 
     #[test]
     fn locks_of_lockd_are_clients_and_all_others_are_local() {
-        let (sight, waiting) = sort(parse_locks(LOCKS), &[187], |pid| (pid == 400).then(|| "locker".to_owned()));
+        let (sight, waiting) = sort(reading(&[187]), |pid| (pid == 400).then(|| "locker".to_owned()));
         assert_eq!(
             sight.locks,
             [lock("00:1a:2", true, 100, 109), lock("00:1a:3", true, 0, u64::MAX), lock("00:1a:2", false, 0, 9)]
@@ -64,6 +78,6 @@ mod tests {
 
     #[test]
     fn without_lockd_no_lock_is_a_clients() {
-        assert_eq!(sort(parse_locks(LOCKS), &[], |_| None).0.locks, []);
+        assert_eq!(sort(reading(&[]), |_| None).0.locks, []);
     }
 }

@@ -4,13 +4,21 @@
 //! Where the record cannot be read, somebody may be on it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use nix::libc::EBUSY;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::host::{FileError, Machine};
 
 /// Databases of nfsdcld and of nfsdcltrack before it.
 const DATABASES: [&str; 2] = ["var/lib/nfs/nfsdcld/main.sqlite", "var/lib/nfs/nfsdcltrack/main.sqlite"];
+
+const END_GRACE: &str = "proc/fs/nfsd/v4_end_grace";
+/// How long grace may take to end: the kernel may only have queued that work when it answers.
+const ENDS: Duration = Duration::from_secs(5);
+/// Between two looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What is known of NFSv4 clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +59,34 @@ pub(super) fn look(machine: &Machine) -> Result<V4, FileError> {
     Ok(if live + recorded == 0 { V4::None } else { V4::Some { live, recorded } })
 }
 
+/// Ends NFSv4's grace, and sees it; false if it was asked for and grace has not ended yet.
+pub(super) fn end_grace(machine: &Machine) -> Result<bool, FileError> {
+    ask_and_see(|| machine.write(END_GRACE, "Y\n"), || machine.v4_in_grace(), ENDS)
+}
+
+fn ask_and_see(
+    ask: impl FnOnce() -> Result<(), FileError>,
+    in_grace: impl Fn() -> Result<bool, FileError>,
+    patience: Duration,
+) -> Result<bool, FileError> {
+    let refused = match ask() {
+        // It was asked for before.
+        Err(FileError::Io(.., error)) if error.raw_os_error() == Some(EBUSY) => None,
+        asked => asked.err(),
+    };
+    let until = Instant::now() + patience;
+    while in_grace()? {
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(true)
+}
+
 /// Clients in a recovery database: nfsdcld has a table for each epoch, nfsdcltrack has one.
 fn rows(path: &Path) -> Result<usize, rusqlite::Error> {
     let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -66,9 +102,38 @@ fn rows(path: &Path) -> Result<usize, rusqlite::Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::cell::Cell;
+    use std::{fs, io};
 
     use super::*;
+
+    const SOON: Duration = Duration::from_millis(60);
+
+    fn errno(number: i32) -> Result<(), FileError> {
+        Err(FileError::Io("write", END_GRACE.into(), io::Error::from_raw_os_error(number)))
+    }
+
+    #[test]
+    fn grace_that_ends_a_moment_after_it_was_asked_to_is_waited_for() {
+        let looks = Cell::new(0);
+        let in_grace = || Ok(looks.replace(looks.get() + 1) < 3);
+        assert!(ask_and_see(|| Ok(()), in_grace, ENDS).unwrap());
+        assert_eq!(looks.get(), 4);
+    }
+
+    #[test]
+    fn grace_that_does_not_end_is_not_called_over() {
+        assert!(!ask_and_see(|| Ok(()), || Ok(true), SOON).unwrap());
+    }
+
+    #[test]
+    fn a_second_request_to_end_grace_is_no_error_and_any_other_refusal_is_one() {
+        let looks = Cell::new(0);
+        assert!(ask_and_see(|| errno(EBUSY), || Ok(looks.replace(1) == 0), ENDS).unwrap());
+        assert!(ask_and_see(|| errno(nix::libc::EIO), || Ok(true), SOON).is_err());
+        // It has ended meanwhile all the same.
+        assert!(ask_and_see(|| errno(nix::libc::EIO), || Ok(false), SOON).unwrap());
+    }
 
     fn host(versions: &str) -> (tempfile::TempDir, Machine) {
         let root = tempfile::tempdir().unwrap();
