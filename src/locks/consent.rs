@@ -1,7 +1,9 @@
 //! The other lock domain's consent: what a grant lacks of it, and its answers. The theory is in
 //! [`mirror`](super::mirror).
 
-use super::api::{Caller, MirrorAnswer, Process, Wanted};
+use std::net::IpAddr;
+
+use super::api::{MirrorAnswer, Process, Wanted};
 use super::coverage::{Cover, Part};
 use super::ranges::uncovered;
 use super::segment::{FileId, Kind, Want};
@@ -9,22 +11,23 @@ use super::table::LockTable;
 use crate::wire::types::{ByteRange, FileHandle, OwnerHandle};
 
 impl LockTable {
-    /// Whether all of the range is known as the process', held or pending, in this mode.
-    pub fn knows_range(&self, caller: Caller, wanted: &Wanted) -> bool {
+    /// Whether all of the range is known, held or pending, in this mode, as that of a process of this number at
+    /// the address. Its name and owner handle may have another spelling by now ([`spellings`](super::spellings)).
+    pub fn knows_range(&self, address: IpAddr, wanted: &Wanted) -> bool {
         let kind = Kind::Range { exclusive: wanted.exclusive };
-        let known = self.known(caller, &wanted.file, kind, |process| *process == wanted.process);
+        let known = self.known(address, &wanted.file, kind, |process| process.svid == wanted.process.svid);
         uncovered(wanted.range, known).is_empty()
     }
 
-    /// Whether the caller is known to have a share of the file.
-    pub fn knows_share(&self, caller: Caller, file: &FileHandle, oh: &OwnerHandle) -> bool {
-        self.known(caller, file, Kind::Share { access: 0, mode: 0 }, |process| process.oh == *oh).next().is_some()
+    /// Whether a share of the file is known as that of this owner handle at the address.
+    pub fn knows_share(&self, address: IpAddr, file: &FileHandle, oh: &OwnerHandle) -> bool {
+        self.known(address, file, Kind::Share { access: 0, mode: 0 }, |process| process.oh == *oh).next().is_some()
     }
 
-    /// Ranges of what the client's process has at least in this mode, over whatever path.
+    /// Ranges of what the process at the address has at least in this mode.
     fn known(
         &self,
-        caller: Caller,
+        address: IpAddr,
         file: &FileHandle,
         kind: Kind,
         process: impl Fn(&Process) -> bool,
@@ -32,7 +35,8 @@ impl LockTable {
         let segments = self.segments().find(file).into_iter();
         let segments = segments.flat_map(|file| self.segments().of(file).iter().map(move |s| (file, s)));
         segments
-            .filter(move |(file, s)| s.client == caller.client && s.kind.covers(kind) && !self.is_void(*file, s))
+            .filter(move |(file, s)| s.kind.covers(kind) && !self.is_void(*file, s))
+            .filter(move |(_, s)| self.clients.get(s.client).is_some_and(|client| client.address == address))
             .filter(move |(_, s)| self.owners.key(s.owner).is_some_and(|key| process(&key.process)))
             .map(|(_, s)| s.range)
     }

@@ -63,7 +63,7 @@ impl Owner {
                 Some(client) if self.table.find(call.incoming.address, &call.incoming.name) != Some(client) => {
                     self.pushed_out(call);
                 }
-                Some(client) if self.is_denied(client, &call) => deny(call),
+                Some(_) if self.is_denied(&call) => deny(call),
                 Some(client) => self.handle(client, call),
             },
         }
@@ -99,12 +99,12 @@ impl Owner {
     }
 
     /// Whether it may not lock. A reclaim of what the table knows as the caller's needs no permission.
-    fn is_denied(&self, client: ClientId, call: &OpenCall) -> bool {
-        let caller = Caller { client, via: call.incoming.via };
+    fn is_denied(&self, call: &OpenCall) -> bool {
+        let address = call.incoming.address;
         call.admission == Some(Admission::Denied)
             && match &call.incoming.call {
-                Call::Lock { wanted, reclaim: true, .. } => !self.table.knows_range(caller, wanted),
-                Call::Share { file, oh, reclaim: true, .. } => !self.table.knows_share(caller, file, oh),
+                Call::Lock { wanted, reclaim: true, .. } => !self.table.knows_range(address, wanted),
+                Call::Share { file, oh, reclaim: true, .. } => !self.table.knows_share(address, file, oh),
                 _ => true,
             }
     }
@@ -114,26 +114,21 @@ impl Owner {
     /// Only a call that takes a lock makes its caller a client, and only if it may lock: others must not
     /// push a client out of a full table.
     fn identify(&mut self, call: OpenCall) {
-        let denied = call.admission == Some(Admission::Denied);
         if call.admission == Some(Admission::Stale) {
             return call.answer(Verdict::Stale);
         }
-        if denied && !call.is_reclaim() {
+        if self.is_denied(&call) {
             return deny(call);
         }
         let (address, name) = (call.incoming.address, &call.incoming.name);
         let client = match self.table.find(address, name) {
             Some(client) => client,
-            None if denied => return deny(call),
             None if !call.takes_a_lock() => return self.stranger(call),
             None => match self.add(address, name) {
                 Ok(client) => client,
                 Err(Full) => return call.answer(Verdict::NoLocks),
             },
         };
-        if self.is_denied(client, &call) {
-            return deny(call);
-        }
         self.record(client, OpenCall { client: Some(client), ..call });
     }
 

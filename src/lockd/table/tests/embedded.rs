@@ -222,6 +222,30 @@ async fn who_may_not_lock_any_more_reclaims_what_is_still_known_as_his_and_nothi
 }
 
 #[tokio::test]
+async fn who_may_not_lock_any_more_reclaims_his_lock_also_under_another_spelling() {
+    let respelled = |file| {
+        let mut reclaim = reclaim_of(incoming(2, file));
+        reclaim.name = CallerName::new("renamed.example.org").unwrap();
+        if let Call::Lock { wanted, .. } = &mut reclaim.call {
+            wanted.process.oh = OwnerHandle::new(b"lockd has restarted").unwrap();
+        }
+        reclaim
+    };
+    let mut w = Asked::new();
+    w.hold(incoming(2, "file")).await;
+    w.world.begin().await;
+    for (file, verdict) in [("another", Verdict::Denied), ("file", Verdict::Granted)] {
+        let reclaim = w.world.send(respelled(file));
+        w.say(Admission::Denied).await;
+        if verdict == Verdict::Granted {
+            // Its record under the new name.
+            assert!(matches!(w.world.accept().await, Change::Monitor(_)));
+        }
+        assert_eq!(reclaim.await.unwrap(), Some(verdict), "{file}");
+    }
+}
+
+#[tokio::test]
 async fn a_namesake_at_another_address_may_not_reclaim_what_the_known_client_may() {
     let address = |host| std::net::IpAddr::from([127, 0, 0, host]);
     let name = CallerName::new("host2").unwrap();
