@@ -260,7 +260,8 @@ fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
         let (names, limit) = (number(n, "name was", "names were"), LOOKUPS_PATIENCE.as_secs());
         format!("{names} not resolved within {limit} s: the resolver is slow, or does not answer")
     };
-    let add = "add them to DNS or /etc/hosts: a client with several addresses is known as one only by its name";
+    let add = "add them to DNS or /etc/hosts: rpc.statd matches reboot notices by name, and a client of unknown address \
+               cannot be told without one";
     let correct = "correct DNS or /etc/hosts, if the host has moved";
     let mut findings: Vec<Finding> = [
         about("client-names", Severity::Note, unknown, no_name, add),
