@@ -71,7 +71,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     log_to_stderr(flags.log_json);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // One thread: a call is a few microseconds of work, and handing it from one thread to another and
+    // back costs more than that. What blocks (disk, names) has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(Failure::System).and_then(|runtime| {
         let outcome = runtime.block_on(serve(flags));
         // A name look-up that hangs must not hold up the exit.
