@@ -495,3 +495,36 @@ fn a_record_of_the_first_version_takes_releases_and_keeps_its_runs() {
     assert!(store.releases(1).unwrap().is_empty());
     assert!(store.stored(run_id(1)).is_ok());
 }
+
+#[test]
+fn every_file_of_the_record_is_its_owners_alone() {
+    let place = Place::new();
+    let mut store = place.open();
+    store.create_run(&new_run(run_id(1))).unwrap();
+    let _lock = store.begin_controller().unwrap();
+    let mut files = 0;
+    for entry in fs::read_dir(place.dir.path()).unwrap().map(Result::unwrap) {
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", entry.path().display());
+        files += 1;
+    }
+    assert!(files >= 3, "the database, what SQLite has beside it, the lock: {files}");
+}
+
+#[test]
+fn a_record_that_all_could_read_becomes_its_owners_alone() {
+    let place = Place::new();
+    drop(place.open());
+    set_mode(&place.path(), 0o644);
+    drop(place.open());
+    assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_record_where_others_can_write_is_refused_with_what_to_do() {
+    let place = Place::new();
+    set_mode(place.dir.path(), 0o1777);
+    let error = Store::open(&place.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Unsafe { .. }));
+    assert!(error.to_string().contains("chmod go-w"), "{error}");
+    assert!(!place.path().exists());
+}

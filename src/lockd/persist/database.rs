@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
 use super::monitors::{self, Odd, addresses_of, text_of};
 use super::records::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
+use crate::host::private_file;
 use crate::wire::control::{Fate, FullResult, LockFate, Mode, RunClient, RunId};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, decode, encode};
@@ -31,37 +32,62 @@ impl From<rusqlite::Error> for PersistError {
     }
 }
 
+/// The last resort is said where nothing else helps, and nowhere else: it costs live locks.
+const DAMAGED: &str = "restore it from a backup; with none, move it away with its -wal file and nlmd starts with no \
+                       record of clients: they are not told of this restart, and lose their locks";
+const NEWER: &str = "start the nlmd that wrote it, or a newer one";
+
+/// What SQLite says, with what to do about just that.
+fn unusable(path: &Path, error: &rusqlite::Error) -> PersistError {
+    let remedy = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "make room on its disk and start nlmd again",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another process has it open (fuser says which): end that one and start nlmd again"
+        }
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+            "let nlmd's user read and write it and its directory, and start nlmd again"
+        }
+        Some(ErrorCode::SystemIoFailure) => {
+            "see that its disk is mounted, has room and reports no errors (dmesg), and start nlmd again"
+        }
+        Some(ErrorCode::OutOfMemory) => "give nlmd more memory and start it again",
+        _ => DAMAGED,
+    };
+    PersistError::Database { path: path.into(), reason: error.to_string(), remedy }
+}
+
 impl Database {
     pub(super) fn open(path: &Path) -> Result<(Self, Found), PersistError> {
-        let unusable =
-            |reason: &dyn std::fmt::Display| PersistError::Database { path: path.into(), reason: reason.to_string() };
-        let mut connection = Connection::open(path).map_err(|e| unusable(&e))?;
-        private(path).map_err(|e| unusable(&e))?;
+        let unusable = |error| unusable(path, &error);
+        private_file(path).map_err(|e| PersistError::Directory { path: path.into(), reason: e.to_string() })?;
+        let mut connection = Connection::open(path).map_err(unusable)?;
         connection
             .execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
                  PRAGMA locking_mode = EXCLUSIVE;",
             )
-            .map_err(|e| unusable(&e))?;
-        let health: String =
-            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| unusable(&e))?;
+            .map_err(unusable)?;
+        let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unusable)?;
         if health != "ok" {
-            return Err(unusable(&health));
+            return Err(PersistError::Database { path: path.into(), reason: health, remedy: DAMAGED });
         }
-        Migrations::from_slice(STEPS).to_latest(&mut connection).map_err(|e| unusable(&e))?;
+        Migrations::from_slice(STEPS).to_latest(&mut connection).map_err(|error| match error {
+            rusqlite_migration::Error::RusqliteError { err, .. } => unusable(err),
+            // A schema that no version of nlmd up to this one made.
+            other => PersistError::Database { path: path.into(), reason: other.to_string(), remedy: NEWER },
+        })?;
         let mut database = Self { connection, path: path.into() };
         let found = database.found()?;
         Ok((database, found))
     }
 
     fn damaged(&self, what: &str) -> PersistError {
-        PersistError::Database { path: self.path.clone(), reason: format!("{what} in it is damaged") }
+        PersistError::Database { path: self.path.clone(), reason: format!("{what} in it is damaged"), remedy: DAMAGED }
     }
 
     fn found(&mut self) -> Result<Found, PersistError> {
         let monitors = self.monitors()?;
-        let unusable =
-            |error: rusqlite::Error| PersistError::Database { path: self.path.clone(), reason: error.to_string() };
+        let unusable = |error| unusable(&self.path, &error);
         let server: Option<(i32, String)> = self
             .connection
             .query_row("SELECT nsm_state, boot FROM server", [], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -298,10 +324,4 @@ fn set_state(to: &Transaction<'_>, state: NsmState) -> Result<(), PersistError> 
 
 fn clients_body(clients: &[RunClient]) -> Vec<u8> {
     encode(&List::<RunClient, MAX_RUN_CLIENTS>::clipped(clients.to_vec()))
-}
-
-/// Nobody else needs to read who holds locks here.
-fn private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }

@@ -208,6 +208,43 @@ fn a_damaged_database_is_named_with_what_to_do() {
 }
 
 #[test]
+fn a_remedy_costs_locks_only_where_the_database_itself_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nlmd.sqlite");
+    let said = |dir: &std::path::Path| match open(dir) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("it was opened"),
+    };
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE t (a);").unwrap();
+    let busy = said(dir.path());
+    assert!(busy.contains("another process has it open") && !busy.contains("move it away"), "{busy}");
+    drop(other);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let folder = said(dir.path());
+    assert!(folder.contains("is a directory") && !folder.contains("move it away"), "{folder}");
+}
+
+#[test]
+fn a_state_directory_that_others_can_write_in_or_a_link_in_it_is_refused() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let Err(error) = open(dir.path()) else { panic!("it was taken") };
+    assert!(error.to_string().contains("chmod go-w"), "{error}");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["nlmd.sqlite", "nlmd.lock"] {
+        let planted = dir.path().join("planted");
+        let _ = std::fs::remove_file(dir.path().join(name));
+        symlink(&planted, dir.path().join(name)).unwrap();
+        assert!(open(dir.path()).is_err(), "{name}");
+        assert!(!planted.exists(), "{name}");
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+    }
+}
+
+#[test]
 fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let other = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
