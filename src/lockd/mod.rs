@@ -54,8 +54,10 @@ use std::io;
 use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::thread::CapabilitySet;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::host::keep_capabilities;
 use embed::Embedding;
 use flags::Flags;
 use persist::PersistError;
@@ -71,6 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     log_to_stderr(flags.log_json);
+    keep(AT_START);
     // One thread: a call is a few microseconds of work, and handing it from one thread to another and
     // back costs more than that. What blocks (disk, names) has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -122,12 +125,38 @@ fn log_to_stderr(json: bool) {
     let _ = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
 }
 
+/// What starting needs: ports below 1024, large receive buffers, the files of another user's rpc.statd, and
+/// to see which process has a port that is wanted.
+const AT_START: CapabilitySet = OF_STATDS_FILES
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::SYS_PTRACE);
+/// With `--nsm statd`, each run writes rpc.statd's state number, which stays its owner's.
+const OF_STATDS_FILES: CapabilitySet =
+    CapabilitySet::CHOWN.union(CapabilitySet::FOWNER).union(CapabilitySet::DAC_OVERRIDE);
+
+/// What serving needs: calls to clients leave from ports below 1024.
+fn while_serving(nsm: NsmKind) -> CapabilitySet {
+    match nsm {
+        NsmKind::Embedded => CapabilitySet::NET_BIND_SERVICE,
+        NsmKind::Statd => CapabilitySet::NET_BIND_SERVICE | OF_STATDS_FILES,
+    }
+}
+
+fn keep(wanted: CapabilitySet) {
+    if let Err(error) = keep_capabilities(wanted) {
+        tracing::warn!(%error, "capabilities that are not needed could not be given up");
+    }
+}
+
 async fn serve(flags: Flags) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_open_files();
-    let ports_file = flags.ports_file.clone();
+    let (ports_file, nsm) = (flags.ports_file.clone(), flags.nsm);
     let server = Server::start(flags.into(), Embedding::default()).await?;
+    // The runtime's one thread, which is the one that peers can reach.
+    keep(while_serving(nsm));
     let written = ports_file.map_or(Ok(()), |path| {
         sockets::write_ports_file(&path, server.ports()).map_err(|source| Failure::PortsFile { path, source })
     });

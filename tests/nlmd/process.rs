@@ -135,3 +135,35 @@ fn a_missing_rpcbind_is_only_a_warning() {
     assert!(daemon.log().contains("WARN"), "{}", daemon.log());
     nsm_state(&daemon);
 }
+
+#[test]
+fn it_keeps_no_capability_that_serving_does_not_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&folder, &[]);
+    nsm_state(&daemon);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    let bind_service = 1_u64 << 10;
+    for set in ["CapEff:", "CapPrm:", "CapInh:"] {
+        let kept = u64::from_str_radix(&field(set), 16).unwrap();
+        assert_eq!(kept & !bind_service, 0, "{set} {kept:x}");
+    }
+    assert_eq!(field("NoNewPrivs:"), "1");
+}
+
+#[test]
+fn its_files_are_its_own_whatever_the_umask_is() {
+    let folder = tempfile::tempdir().unwrap();
+    // Of this process, so of nlmd too; the other tests do not depend on theirs.
+    let usual = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    let daemon = Daemon::start(&folder, &[]);
+    nsm_state(&daemon);
+    nix::sys::stat::umask(usual);
+    let state = folder.path().join("state");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&state), 0o700);
+    for entry in std::fs::read_dir(&state).unwrap().map(Result::unwrap) {
+        assert_eq!(mode(&entry.path()), 0o600, "{}", entry.path().display());
+    }
+    assert_eq!(mode(&folder.path().join("ports")), 0o644);
+}
