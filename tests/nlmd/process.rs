@@ -1,10 +1,15 @@
 //! Starting, stopping, exit codes, files.
 
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nlmctl::wire::nsm;
 use nlmctl::wire::rpcbind::Mapping;
+use nlmctl::wire::types::{CallerName, NsmState};
+use nlmctl::wire::xdr::encode;
 
 use super::harness::*;
 
@@ -166,4 +171,44 @@ fn its_files_are_its_own_whatever_the_umask_is() {
         assert_eq!(mode(&entry.path()), 0o600, "{}", entry.path().display());
     }
     assert_eq!(mode(&folder.path().join("ports")), 0o644);
+}
+
+/// SM_NOTIFY of a host that is no client: each is worth a line of the log.
+fn notices(daemon: &Daemon, count: u32) {
+    let mut wire = Wire::udp("127.0.0.1", (Ipv4Addr::LOCALHOST, daemon.nsm_udp).into());
+    for n in 0..count {
+        let mon_name = CallerName::new(&format!("{}.{n}", "stranger".repeat(16))).unwrap();
+        let args = encode(&nsm::NotifyArgs { mon_name, state: NsmState(7) });
+        wire.call(nsm::PROGRAM, nsm::VERSION, nsm::Procedure::Notify as u32, &args).unwrap();
+    }
+}
+
+#[test]
+fn a_flood_from_the_network_is_a_few_lines_of_the_log_and_a_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(&folder, &[]);
+    notices(&daemon, 500);
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait();
+    let log = daemon.log();
+    assert_eq!(log.matches("matched no client").count(), 60);
+    assert!(log.contains("left_out=440"), "{log}");
+}
+
+#[test]
+fn a_log_that_is_not_read_does_not_stop_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("log");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut unread =
+        std::fs::File::options().read(true).write(true).custom_flags(nix::libc::O_NONBLOCK).open(&pipe).unwrap();
+    while unread.write(&[b'x'; 4096]).is_ok() {}
+    while unread.write(b"x").is_ok() {}
+    let mut daemon = Daemon::start(&folder, &[]);
+    // If this test fails, the log is not to be waited for.
+    std::fs::remove_file(&pipe).unwrap();
+    notices(&daemon, 20);
+    assert!(nsm_state(&daemon).0 > 0);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0), "it also ends");
 }
