@@ -226,7 +226,7 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
         Change::Raised(state) => set_state(to, *state)?,
         Change::Local(monitor) => monitors::add(to, monitor)?,
         Change::NotLocal(id) => monitors::remove(to, id)?,
-        Change::NoneLocal(asker) => monitors::remove_all(to, asker)?,
+        Change::NoneLocal { asker, privileged } => monitors::remove_all(to, asker, *privileged)?,
         Change::TellLocal => monitors::tell(to)?,
         Change::Told { mon_name, my_name } => monitors::told(to, mon_name, my_name)?,
         Change::Watch(watch) => monitors::watch(to, *watch)?,

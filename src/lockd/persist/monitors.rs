@@ -93,9 +93,11 @@ pub(super) fn remove(to: &Transaction<'_>, id: &MonId) -> rusqlite::Result<()> {
     Ok(())
 }
 
-pub(super) fn remove_all(to: &Transaction<'_>, asker: &MyId) -> rusqlite::Result<()> {
-    to.prepare_cached("DELETE FROM local_monitor WHERE my_name = ?1 AND prog = ?2 AND vers = ?3 AND proc = ?4")?
-        .execute(params![asker.my_name.as_str(), asker.my_prog, asker.my_vers, asker.my_proc])?;
+pub(super) fn remove_all(to: &Transaction<'_>, asker: &MyId, privileged: bool) -> rusqlite::Result<()> {
+    to.prepare_cached(
+        "DELETE FROM local_monitor WHERE my_name = ?1 AND prog = ?2 AND vers = ?3 AND proc = ?4 AND privileged <= ?5",
+    )?
+    .execute(params![asker.my_name.as_str(), asker.my_prog, asker.my_vers, asker.my_proc, privileged])?;
     Ok(())
 }
 

@@ -143,7 +143,12 @@ pub enum Change {
     /// It does not any more.
     NotLocal(MonId),
     /// It monitors nobody any more.
-    NoneLocal(MyId),
+    NoneLocal {
+        /// Whose.
+        asker: MyId,
+        /// Whether those made from a port below 1024 go too.
+        privileged: bool,
+    },
     /// Every host that programs monitor is to be told, and is monitored no more.
     TellLocal,
     /// It was told.

@@ -113,7 +113,7 @@ async fn what_programs_monitor_is_there_after_reopening_until_they_want_it_no_mo
         persist.write(Change::Local(monitor)).await.unwrap();
     }
     persist.write(Change::NotLocal(local("b", 1, 0).id)).await.unwrap();
-    persist.write(Change::NoneLocal(local("x", 2, 0).id.my_id)).await.unwrap();
+    persist.write(Change::NoneLocal { asker: local("x", 2, 0).id.my_id, privileged: true }).await.unwrap();
     drop(persist);
     writer.join();
     assert_eq!(open(dir.path()).unwrap().2.local_monitors, [local("a", 1, 2)], "another priv replaces the first");
