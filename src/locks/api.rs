@@ -47,6 +47,8 @@ pub struct Wanted {
     pub file: FileHandle,
     /// The bytes.
     pub range: ByteRange,
+    /// Their number as the call has it, for GRANTED to repeat: a range that ends with the last byte of all has two.
+    pub len: u64,
     /// Write lock or read lock.
     pub exclusive: bool,
     /// For whom.

@@ -28,6 +28,7 @@ impl LockTable {
         if let Some(cookie) = wait {
             waiter.cookie = cookie.clone();
             waiter.want.caller = want.caller;
+            waiter.want.len = want.len;
             waiter.want.lock.state = want.lock.state;
         }
         match (in_grace, waiter.offered) {
@@ -146,6 +147,7 @@ impl LockTable {
             let wanted = Wanted {
                 file: handle.clone(),
                 range: want.lock.range,
+                len: want.len,
                 exclusive: want.lock.kind == Kind::Range { exclusive: true },
                 process: key.process.clone(),
             };

@@ -30,16 +30,16 @@ impl LockTable {
     pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
         let Some((process, handle, range, kind)) = call.subject() else { return self.free_all(caller.client) };
         let Some(client) = self.clients.get(caller.client) else { return Handled::Reply(Verdict::NoLocks) };
-        let (state, monitored) = match call {
-            Call::Lock { state, monitored, .. } => (*state, *monitored),
-            _ => (client.nsm_state, true),
+        let (state, monitored, len) = match call {
+            Call::Lock { state, monitored, wanted, .. } => (*state, *monitored, wanted.len),
+            _ => (client.nsm_state, true, range.nlm_len()),
         };
         let Some(file) = self.open(handle) else { return Handled::Reply(Verdict::NoLocks) };
         let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
         self.purge(file);
         let (client, epoch) = (caller.client, self.epoch);
         let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored, offered: false };
-        let want = Want { caller, file, lock, outside };
+        let want = Want { caller, file, lock, len, outside };
         let handled = match call {
             Call::Test(_) => self.test(file, Some(owner), range, kind),
             Call::Lock { reclaim, block, cookie, .. } => {

@@ -38,6 +38,8 @@ pub(super) struct Want {
     pub(super) file: FileId,
     /// As it would be granted.
     pub(super) lock: Segment,
+    /// The number of bytes as the call has it.
+    pub(super) len: u64,
     /// What another lock domain said, if the call had to ask it.
     pub(super) outside: Outside,
 }

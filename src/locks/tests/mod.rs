@@ -50,6 +50,7 @@ fn wanted(process: P, file: &str, range: ByteRange, exclusive: bool) -> Wanted {
     Wanted {
         file: FileHandle::new(file.as_bytes()).unwrap(),
         range,
+        len: range.nlm_len(),
         exclusive,
         process: Process { svid: Svid(process.1), oh: OwnerHandle::new(b"oh").unwrap() },
     }
