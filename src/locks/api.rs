@@ -92,14 +92,19 @@ pub enum Call {
         /// A reclaim after a notice.
         reclaim: bool,
     },
-    /// Gives the reservation back.
+    /// Gives the reservation back that was made with the same access and mode. One that has neither, and was
+    /// not made so, gives back all of this owner's: it was not filled in.
     Unshare {
         /// The file.
         file: FileHandle,
         /// Whose.
         oh: OwnerHandle,
+        /// As in the SHARE.
+        access: u32,
+        /// As in the SHARE.
+        mode: u32,
     },
-    /// Drops every lock, share and waiter of the calling client.
+    /// Drops every lock, share and waiter of the calling machine.
     FreeAll,
 }
 

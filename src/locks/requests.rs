@@ -232,7 +232,7 @@ impl LockTable {
     /// The parts of the range that the owner is not known to have at least in this mode; `held`:
     /// that it does not hold, for what is pending is known and not held.
     fn parts_without(&self, want: &Want, held: bool) -> Vec<ByteRange> {
-        let mine = self.segments().overlapping(want.file, want.lock.range).filter(|s| s.owner == want.lock.owner);
+        let mine = self.segments().overlapping(want.file, want.lock.range).filter(|s| want.owns(s));
         let covers = mine.filter(|s| s.kind.covers(want.lock.kind) && !(held && self.is_pending(want.file, s)));
         uncovered(want.lock.range, covers.map(|s| s.range))
     }
@@ -243,7 +243,7 @@ impl LockTable {
         self.weaken_pending(want.file, |s| {
             want.owns(s) && s.range.overlaps(want.lock.range) && !want.lock.kind.covers(s.kind)
         });
-        let mine = |s: &Segment| s.owner == want.lock.owner && want.lock.kind.covers(s.kind);
+        let mine = |s: &Segment| want.owns(s) && want.lock.kind.covers(s.kind);
         self.cut(want.file, want.lock.range, How::Reclaimed, mine);
         for range in self.parts_without(want, true) {
             self.put(want.file, Segment { range, ..want.lock });
@@ -279,7 +279,11 @@ impl LockTable {
     /// UNLOCK and UNSHARE.
     fn unlock(&mut self, want: &Want) -> Handled {
         let Want { file, lock: Segment { owner, range, kind, .. }, .. } = *want;
-        if self.is_frozen(file, range, |s| want.owns(s)) {
+        let unfilled = kind == Kind::Share { access: 0, mode: 0 };
+        let has_exactly = self.segments().overlapping(file, range).any(|s| want.owns(s));
+        let all = |s: &Segment| unfilled && !has_exactly && s.owner == owner && s.kind.same_sort(kind);
+        let given_up = |s: &Segment| want.owns(s) || all(s);
+        if self.is_frozen(file, range, given_up) {
             return Handled::Wait;
         }
         // A hole makes two locks of one, and memory is bounded: ENOLCK, as POSIX has it.
@@ -291,9 +295,11 @@ impl LockTable {
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        if !self.cut(file, range, How::Released, |s| want.owns(s)).is_empty() {
+        if !self.cut(file, range, How::Released, given_up).is_empty() {
             self.effects.push(Effect::Changed);
             self.wake(file);
+        } else if self.segments().overlapping(file, range).any(|s| s.owner == owner && s.kind.same_sort(kind)) {
+            self.suspect(want.caller.client, "its UNSHARE names no SHARE that its owner has, and it has others");
         } else if !waited {
             self.suspect_sibling(want);
         }
