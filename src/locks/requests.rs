@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, Outside, Verdict};
+use super::api::{Call, Caller, Cap, ClientId, Effect, Handled, Holder, Outside, Verdict};
 use super::late_window::LateReclaim;
 use super::owners::OwnerKey;
 use super::ranges::uncovered;
@@ -156,11 +156,25 @@ impl LockTable {
         Handled::Reply(Verdict::Granted)
     }
 
-    /// Whether one more lock would go beyond a cap.
-    fn is_full(&self, client: ClientId, file: FileId) -> bool {
-        self.clients.held().locks >= self.limits.locks
-            || self.clients.get(client).is_none_or(|c| c.held().locks >= self.limits.locks_per_client)
-            || self.segments().of(file).len() >= MAX_PER_FILE
+    /// Whether one more lock would go beyond a cap. Which one is told outside.
+    fn is_full(&mut self, client: ClientId, file: FileId) -> bool {
+        let of_client = self.clients.get(client).map_or(usize::MAX, |c| c.held().locks);
+        let cap = if self.clients.held().locks >= self.limits.locks {
+            Cap::Locks
+        } else if of_client >= self.limits.locks_per_client {
+            Cap::LocksOfClient
+        } else if self.segments().of(file).len() >= MAX_PER_FILE {
+            Cap::LocksOnFile
+        } else {
+            return false;
+        };
+        self.tell_full(cap, client, file);
+        true
+    }
+
+    pub(super) fn tell_full(&mut self, cap: Cap, client: ClientId, file: FileId) {
+        let handle = self.segments().handle(file).cloned();
+        self.effects.extend(handle.map(|handle| Effect::Full(cap, client, handle)));
     }
 
     /// A reclaim: after a notice the owner says what it holds. Refused only for a conflict.

@@ -106,6 +106,11 @@ impl Kind {
 }
 
 impl Call {
+    /// The file that it is about; `None` for FREE_ALL.
+    pub fn file(&self) -> Option<&FileHandle> {
+        self.subject().map(|(_, file, ..)| file)
+    }
+
     /// Whose process it is about, on which file, which range, and of what kind; `None` for FREE_ALL.
     pub(super) fn subject(&self) -> Option<(Process, &FileHandle, ByteRange, Kind)> {
         let share = |oh: &OwnerHandle| Process { svid: Svid(0), oh: oh.clone() };

@@ -51,6 +51,7 @@ mod owner;
 mod phase;
 mod queue;
 mod records;
+mod refusals;
 mod runs;
 mod state;
 #[cfg(test)]
