@@ -28,7 +28,7 @@ impl LockTable {
     /// The same for a call that had asked the other lock domain for what it needs
     /// ([`Handled::Outside`]), with the answer.
     pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
-        let Some((process, handle, range, kind)) = call.subject() else { return self.free_all(caller.client) };
+        let Some((process, handle, range, kind)) = call.subject() else { return self.free_all_of(caller.client) };
         let Some(client) = self.clients.get(caller.client) else { return Handled::Reply(Verdict::NoLocks) };
         let (state, monitored, len) = match call {
             Call::Lock { state, monitored, wanted, .. } => (*state, *monitored, wanted.len),
@@ -50,7 +50,7 @@ impl LockTable {
             Call::Share { reclaim: false, .. } => self.lock(&want, None),
             Call::Cancel(_) => self.cancel(&want),
             Call::Unlock(_) | Call::Unshare { .. } => self.unlock(&want),
-            Call::FreeAll => self.free_all(caller.client),
+            Call::FreeAll => self.free_all_of(caller.client),
         };
         self.owners.release(owner);
         self.close(file);

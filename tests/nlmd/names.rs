@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use nlmctl::wire::control::{ClientPage, Grace, PageAfter, Procedure as Ask};
-use nlmctl::wire::nlm::{Stat, Version};
+use nlmctl::wire::nlm::{Procedure, Stat, Version};
 use nlmctl::wire::nsm;
 use nlmctl::wire::types::{CallerName, NsmState};
 use nlmctl::wire::xdr::encode;
@@ -76,5 +76,37 @@ fn a_name_of_any_bytes_is_known_after_a_restart_and_its_reboot_notice_frees_its_
         let log = daemon.log();
         let line = log.lines().find(|line| line.contains(&told)).unwrap_or_else(|| panic!("{told}"));
         assert!(line.chars().all(|c| (' '..='~').contains(&c)), "{line}");
+    }
+}
+
+#[test]
+fn free_all_in_another_spelling_frees_the_machine_that_calls_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&folder, &[]);
+    for (taken, said) in [("PC-7", "pc-7"), ("pc8.example.org", "PC8.Example.Org."), ("\\xfc-9.", "\\xfc-9")] {
+        let mut machine = Client::v4(&daemon, "127.0.0.2", taken);
+        let mut stranger = Client::v4(&daemon, "127.0.0.3", said);
+        assert_eq!(machine.lock(&want(taken)), Stat::Granted);
+        assert_eq!(stranger.stat(Procedure::FreeAll, &want(taken)), Stat::Granted);
+        assert_eq!(stranger.test(&Want { svid: 9, ..want(taken) }), Stat::Denied, "{said} from elsewhere");
+        assert_eq!(Client::v4(&daemon, "127.0.0.2", said).stat(Procedure::FreeAll, &want(taken)), Stat::Granted);
+        assert_eq!(stranger.test(&Want { svid: 9, ..want(taken) }), Stat::Granted, "{said}");
+    }
+}
+
+#[test]
+fn a_cap_that_refuses_locks_is_logged_once_with_who_and_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&folder, &["--max-locks", "1"]);
+    let mut client = Client::v4(&daemon, "127.0.0.2", "greedy\\x07");
+    assert_eq!(client.lock(&want("first")), Stat::Granted);
+    for _ in 0..20 {
+        assert_eq!(client.lock(&want("second")), Stat::DeniedNolocks);
+    }
+    let log = daemon.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("--max-locks")).collect();
+    let [line] = lines.as_slice() else { panic!("{lines:#?}") };
+    for said in ["greedy\\x07 at 127.0.0.2", &hex::encode("second"), "refused"] {
+        assert!(line.contains(said), "{line}");
     }
 }

@@ -121,6 +121,17 @@ impl Owner {
             return deny(call);
         }
         let (address, name) = (call.incoming.address, &call.incoming.name);
+        if call.incoming.call == Call::FreeAll {
+            return match self.table.free_all(address, name) {
+                Handled::Reply(verdict) => {
+                    let _ = self.apply_effects();
+                    call.answer(verdict);
+                }
+                Handled::Wait | Handled::Outside { .. } => {
+                    self.queue.put(Wait::Commit, Entry::Call(call));
+                }
+            };
+        }
         let client = match self.table.find(address, name) {
             Some(client) => client,
             None if !call.takes_a_lock() => return self.stranger(call),
