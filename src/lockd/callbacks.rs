@@ -166,11 +166,9 @@ impl Callbacks {
     async fn granted_once(&self, address: IpAddr, granted: &Granted) -> Result<Stat, ProgramError> {
         let Granted { name, via, wanted, cookie, .. } = granted;
         let process = wanted.process.clone();
-        let args = TestArgs {
-            cookie: cookie.clone(),
-            exclusive: wanted.exclusive,
-            alock: Lock::new(name.clone(), wanted.file.clone(), process.oh, process.svid, wanted.range),
-        };
+        let lock = Lock::new(name.clone(), wanted.file.clone(), process.oh, process.svid, wanted.range);
+        let args =
+            TestArgs { cookie: cookie.clone(), exclusive: wanted.exclusive, alock: Lock { len: wanted.len, ..lock } };
         let version = Version::from_number(via.version).unwrap_or(Version::V4);
         let unsent = |error: nlm::TooWide| ProgramError::NotCalled(CallError::Malformed(error.to_string()));
         let args = args.encode(version).map_err(unsent)?;

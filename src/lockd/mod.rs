@@ -52,7 +52,6 @@ pub mod statd;
 pub mod table;
 
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

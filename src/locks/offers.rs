@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
+use super::api::{Cap, ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
 use super::ranges::{intersection, uncovered};
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
@@ -28,6 +28,7 @@ impl LockTable {
         if let Some(cookie) = wait {
             waiter.cookie = cookie.clone();
             waiter.want.caller = want.caller;
+            waiter.want.len = want.len;
             waiter.want.lock.state = want.lock.state;
         }
         match (in_grace, waiter.offered) {
@@ -58,7 +59,10 @@ impl LockTable {
     /// Queues the request, unless that is one too many or would never end.
     pub(super) fn enqueue(&mut self, want: &Want, cookie: &Cookie) -> Verdict {
         let mine = self.clients.get(want.caller.client).map_or(0, |c| c.held().waiters);
-        if self.clients.held().waiters >= self.limits.waiters || mine >= self.limits.waiters_per_client {
+        let all = self.clients.held().waiters >= self.limits.waiters;
+        if all || mine >= self.limits.waiters_per_client {
+            let cap = if all { Cap::Waiters } else { Cap::WaitersOfClient };
+            self.tell_full(cap, want.caller.client, want.file);
             return Verdict::NoLocks;
         }
         if self.closes_a_cycle(want) {
@@ -146,6 +150,7 @@ impl LockTable {
             let wanted = Wanted {
                 file: handle.clone(),
                 range: want.lock.range,
+                len: want.len,
                 exclusive: want.lock.kind == Kind::Range { exclusive: true },
                 process: key.process.clone(),
             };

@@ -18,6 +18,8 @@
 //! | the lock's, or an older one | nothing of it: a repetition, a late one, or a host that forgets its number |
 //! | that of the last notice | nothing |
 //!
+//! FREE_ALL is of the same machine, and frees all of it: no number tells its lives apart.
+//!
 //! Where nothing is freed although a client that may be meant has something, it is a suspect: so are other
 //! names at the source if none there is meant, and clients of that name at other addresses. They may be the same
 //! machine, or another one.
@@ -127,12 +129,23 @@ impl LockTable {
         self.run.as_ref().is_some_and(|run| run.is_frozen_for(client))
     }
 
-    pub(super) fn free_all(&mut self, client: ClientId) -> Handled {
-        if self.is_frozen_for(client) {
+    pub(super) fn free_all_of(&mut self, client: ClientId) -> Handled {
+        let Some(client) = self.clients.get(client) else { return Handled::Reply(Verdict::Granted) };
+        let (source, name) = (client.address, client.name.clone());
+        self.free_all(source, &name)
+    }
+
+    /// FREE_ALL came from `source` and names `name`: the machine that a notice would mean has nothing any more.
+    pub fn free_all(&mut self, source: IpAddr, name: &CallerName) -> Handled {
+        let (machine, _) = self.meant_by_notice(source, name);
+        if machine.iter().any(|client| self.is_frozen_for(*client)) {
             return Handled::Wait;
         }
-        let released = self.release_client(client, |_| true);
-        self.effects.push(Effect::Event("free_all", format!("FREE_ALL released {released} locks")));
+        if !machine.is_empty() {
+            let released: u64 = machine.into_iter().map(|client| self.release_client(client, |_| true)).sum();
+            let words = format!("FREE_ALL of {name} at {source} released {released} locks");
+            self.effects.push(Effect::Event("free_all", words));
+        }
         Handled::Reply(Verdict::Granted)
     }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, Outside, Verdict};
+use super::api::{Call, Caller, Cap, ClientId, Effect, Handled, Holder, Outside, Verdict};
 use super::late_window::LateReclaim;
 use super::owners::OwnerKey;
 use super::ranges::uncovered;
@@ -28,18 +28,18 @@ impl LockTable {
     /// The same for a call that had asked the other lock domain for what it needs
     /// ([`Handled::Outside`]), with the answer.
     pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
-        let Some((process, handle, range, kind)) = call.subject() else { return self.free_all(caller.client) };
+        let Some((process, handle, range, kind)) = call.subject() else { return self.free_all_of(caller.client) };
         let Some(client) = self.clients.get(caller.client) else { return Handled::Reply(Verdict::NoLocks) };
-        let (state, monitored) = match call {
-            Call::Lock { state, monitored, .. } => (*state, *monitored),
-            _ => (client.nsm_state, true),
+        let (state, monitored, len) = match call {
+            Call::Lock { state, monitored, wanted, .. } => (*state, *monitored, wanted.len),
+            _ => (client.nsm_state, true, range.nlm_len()),
         };
         let Some(file) = self.open(handle) else { return Handled::Reply(Verdict::NoLocks) };
         let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
         self.purge(file);
         let (client, epoch) = (caller.client, self.epoch);
         let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored, offered: false };
-        let want = Want { caller, file, lock, outside };
+        let want = Want { caller, file, lock, len, outside };
         let handled = match call {
             Call::Test(_) => self.test(file, Some(owner), range, kind),
             Call::Lock { reclaim, block, cookie, .. } => {
@@ -50,7 +50,7 @@ impl LockTable {
             Call::Share { reclaim: false, .. } => self.lock(&want, None),
             Call::Cancel(_) => self.cancel(&want),
             Call::Unlock(_) | Call::Unshare { .. } => self.unlock(&want),
-            Call::FreeAll => self.free_all(caller.client),
+            Call::FreeAll => self.free_all_of(caller.client),
         };
         self.owners.release(owner);
         self.close(file);
@@ -156,11 +156,25 @@ impl LockTable {
         Handled::Reply(Verdict::Granted)
     }
 
-    /// Whether one more lock would go beyond a cap.
-    fn is_full(&self, client: ClientId, file: FileId) -> bool {
-        self.clients.held().locks >= self.limits.locks
-            || self.clients.get(client).is_none_or(|c| c.held().locks >= self.limits.locks_per_client)
-            || self.segments().of(file).len() >= MAX_PER_FILE
+    /// Whether one more lock would go beyond a cap. Which one is told outside.
+    fn is_full(&mut self, client: ClientId, file: FileId) -> bool {
+        let of_client = self.clients.get(client).map_or(usize::MAX, |c| c.held().locks);
+        let cap = if self.clients.held().locks >= self.limits.locks {
+            Cap::Locks
+        } else if of_client >= self.limits.locks_per_client {
+            Cap::LocksOfClient
+        } else if self.segments().of(file).len() >= MAX_PER_FILE {
+            Cap::LocksOnFile
+        } else {
+            return false;
+        };
+        self.tell_full(cap, client, file);
+        true
+    }
+
+    pub(super) fn tell_full(&mut self, cap: Cap, client: ClientId, file: FileId) {
+        let handle = self.segments().handle(file).cloned();
+        self.effects.extend(handle.map(|handle| Effect::Full(cap, client, handle)));
     }
 
     /// A reclaim: after a notice the owner says what it holds. Refused only for a conflict.
@@ -232,7 +246,7 @@ impl LockTable {
     /// The parts of the range that the owner is not known to have at least in this mode; `held`:
     /// that it does not hold, for what is pending is known and not held.
     fn parts_without(&self, want: &Want, held: bool) -> Vec<ByteRange> {
-        let mine = self.segments().overlapping(want.file, want.lock.range).filter(|s| s.owner == want.lock.owner);
+        let mine = self.segments().overlapping(want.file, want.lock.range).filter(|s| want.owns(s));
         let covers = mine.filter(|s| s.kind.covers(want.lock.kind) && !(held && self.is_pending(want.file, s)));
         uncovered(want.lock.range, covers.map(|s| s.range))
     }
@@ -243,7 +257,7 @@ impl LockTable {
         self.weaken_pending(want.file, |s| {
             want.owns(s) && s.range.overlaps(want.lock.range) && !want.lock.kind.covers(s.kind)
         });
-        let mine = |s: &Segment| s.owner == want.lock.owner && want.lock.kind.covers(s.kind);
+        let mine = |s: &Segment| want.owns(s) && want.lock.kind.covers(s.kind);
         self.cut(want.file, want.lock.range, How::Reclaimed, mine);
         for range in self.parts_without(want, true) {
             self.put(want.file, Segment { range, ..want.lock });
@@ -279,7 +293,11 @@ impl LockTable {
     /// UNLOCK and UNSHARE.
     fn unlock(&mut self, want: &Want) -> Handled {
         let Want { file, lock: Segment { owner, range, kind, .. }, .. } = *want;
-        if self.is_frozen(file, range, |s| want.owns(s)) {
+        let unfilled = kind == Kind::Share { access: 0, mode: 0 };
+        let has_exactly = self.segments().overlapping(file, range).any(|s| want.owns(s));
+        let all = |s: &Segment| unfilled && !has_exactly && s.owner == owner && s.kind.same_sort(kind);
+        let given_up = |s: &Segment| want.owns(s) || all(s);
+        if self.is_frozen(file, range, given_up) {
             return Handled::Wait;
         }
         // A hole makes two locks of one, and memory is bounded: ENOLCK, as POSIX has it.
@@ -291,9 +309,11 @@ impl LockTable {
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        if !self.cut(file, range, How::Released, |s| want.owns(s)).is_empty() {
+        if !self.cut(file, range, How::Released, given_up).is_empty() {
             self.effects.push(Effect::Changed);
             self.wake(file);
+        } else if self.segments().overlapping(file, range).any(|s| s.owner == owner && s.kind.same_sort(kind)) {
+            self.suspect(want.caller.client, "its UNSHARE names no SHARE that its owner has, and it has others");
         } else if !waited {
             self.suspect_sibling(want);
         }

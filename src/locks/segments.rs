@@ -3,9 +3,10 @@
 //! Each change gives a [`Change`], which no other file can make: what counts segments counts by
 //! changes, and so cannot come to differ from them.
 //!
-//! Segments of one owner overlap only in one case: a pending write lock under the read lock that is
-//! all its owner reclaimed of it. If the run spares it, the two stay so until the next LOCK or UNLOCK
-//! there; the owner then has the stronger of the two.
+//! Segments of one owner overlap only in two cases. Its shares stand side by side, one for each access and
+//! mode. And a pending write lock may stand under the read lock that is all its owner reclaimed of it: if the
+//! run spares it, the two stay so until the next LOCK or UNLOCK there; the owner then has the stronger of the
+//! two.
 
 use std::collections::HashMap;
 

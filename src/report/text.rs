@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::table::{Align, Table, clean};
+use super::table::{Align, Table, clean, name};
 use super::{
     ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, RunDetail,
     RunHead, RunReport,
@@ -120,7 +120,7 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
         fates(&clients.iter().map(|client| client.fate))
     );
     let mut table = Table::new(&[
-        ("CLIENT", Align::Left),
+        ("CLIENT", Align::Name),
         ("ADDRESS", Align::Left),
         ("FATE", Align::Left),
         ("SENT", Align::Right),
@@ -203,7 +203,7 @@ fn lock_row(table: &mut Table, lock: &LockReport) {
     }
     if let Some(other) = &lock.other {
         let of = lock.other_start.map(|start| format!(" {}", range(start, lock.other_end))).unwrap_or_default();
-        note.push(format!("held or pending{of}: {} ({}) svid {}", other.name, other.address, other.svid));
+        note.push(format!("held or pending{of}: {} ({}) svid {}", name(&other.name), other.address, other.svid));
     }
     table.row([
         lock.fate.clone(),
@@ -235,7 +235,7 @@ impl Text for RunDetail {
         let mut out = report(&self.report, true);
         let mut table = Table::new(&[
             ("LOCK", Align::Left),
-            ("CLIENT", Align::Left),
+            ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
             ("SVID", Align::Right),
             ("KIND", Align::Left),
@@ -276,7 +276,7 @@ impl Text for PlanReport {
             locks.map_or_else(|| "an unknown number of locks".to_owned(), |n| number(n, "lock", "locks"))
         );
         let mut table = Table::new(&[
-            ("CLIENT", Align::Left),
+            ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
             ("LOCKS", Align::Right),
             ("STATD", Align::Left),
@@ -311,7 +311,7 @@ impl Text for NotifyReport {
     fn text(&self) -> String {
         let mut out = String::new();
         let mut table = Table::new(&[
-            ("HOST", Align::Left),
+            ("HOST", Align::Name),
             ("ADDRESS", Align::Left),
             ("FATE", Align::Left),
             ("SENT", Align::Right),

@@ -237,7 +237,7 @@ fn run_head(row: &Row<'_>) -> rusqlite::Result<RunHead> {
 
 fn client_report(row: &Row<'_>) -> rusqlite::Result<ClientReport> {
     Ok(ClientReport {
-        name: row.get("name")?,
+        name: blob::<RunClient>(row, "row")?.name.to_string(),
         address: maybe_word(row, "address")?,
         suspect: row.get("suspect")?,
         fate: ClientFate::of(delivery(row)?, row.get("silent")?),

@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn programs_without_a_privileged_port_leave_room_for_each_other_and_for_root() {
         let mut book = Book::default();
-        let mut fill = |book: &mut Book, program: u32, privileged: bool| {
+        let fill = |book: &mut Book, program: u32, privileged: bool| {
             let asker = monitor("x", program, &[]).id.my_id;
             let mut taken = 0;
             while book.has_room(&asker, privileged, 0) {

@@ -478,7 +478,8 @@ async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<()
 
 /// Forward: name to addresses. Nothing, where that takes too long.
 async fn look_up_name(name: &CallerName, patience: Duration) -> Vec<IpAddr> {
-    match tokio::time::timeout(patience, tokio::net::lookup_host((name.as_str(), 0))).await {
+    let Some(host) = name.host() else { return Vec::new() };
+    match tokio::time::timeout(patience, tokio::net::lookup_host((host, 0))).await {
         Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
-use super::monitors::{self, Odd, addresses_of, text_of};
+use super::monitors::{self, Odd, addresses_of, name, raw, text_of};
 use super::records::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
 use crate::host::private_file;
 use crate::wire::control::{Fate, FullResult, LockFate, Mode, RunClient, RunId};
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, decode, encode};
 
 const STEPS: &[M<'static>] = &[
@@ -123,11 +123,12 @@ impl Database {
         let mut rows = query.query([])?;
         let (mut records, mut is_split) = (BTreeMap::<_, MonitorRecord>::new(), false);
         while let Some(row) = rows.next()? {
-            let (name, nsm_state): (String, i32) = (row.get(0)?, row.get(3)?);
+            let nsm_state: i32 = row.get(3)?;
             let (addresses, server_addresses): (String, String) = (row.get(1)?, row.get(2)?);
-            let record = CallerName::new(&name).ok().zip(addresses_of(&addresses)).zip(addresses_of(&server_addresses));
-            let Some(((name, addresses), server_addresses)) = record else {
-                return Err(self.damaged(&format!("the monitor record of {name:?}")));
+            let Some(name) = name(row, 0) else { return Err(self.damaged("a monitor record's name")) };
+            let Some((addresses, server_addresses)) = addresses_of(&addresses).zip(addresses_of(&server_addresses))
+            else {
+                return Err(self.damaged(&format!("the monitor record of {name}")));
             };
             is_split |= addresses.len() > 1;
             for address in addresses {
@@ -234,7 +235,7 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
         Change::Monitor(record) => add_monitor(to, record)?,
         Change::Forget { name, address } => {
             to.prepare_cached("DELETE FROM monitor WHERE name = ?1 AND address = ?2")?
-                .execute(params![name.as_str(), address.to_string()])?;
+                .execute(params![raw(name), address.to_string()])?;
         }
         Change::Begin(run) => begin(to, run)?,
         Change::NotBegun(run) => {
@@ -271,7 +272,7 @@ fn add_monitor(to: &Transaction<'_>, record: &MonitorRecord) -> Result<(), Persi
          server_addresses = excluded.server_addresses, nsm_state = excluded.nsm_state",
     )?
     .execute(params![
-        record.name.as_str(),
+        raw(&record.name),
         record.address.to_string(),
         record.address.to_string(),
         text_of(&record.server_addresses),

@@ -94,6 +94,59 @@ async fn what_was_answered_is_there_after_reopening() {
     assert_eq!(found.run, Some(RunRecord { in_scope: 9, ..run_record(1) }));
 }
 
+#[tokio::test]
+async fn a_record_keeps_a_names_own_bytes_and_is_forgotten_by_them() {
+    let names = [&b"B\xfcro"[..], b"vx\0", b"", b"\\x41", b"A", b"two words", b"\xe2\x80\xaex", b"vx"];
+    let of = |name: &[u8]| MonitorRecord { name: CallerName::of_bytes(name).unwrap(), ..record("any", "127.0.0.2") };
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    for name in names {
+        persist.write(Change::Monitor(of(name))).await.unwrap();
+        persist.write(Change::Monitor(of(name))).await.unwrap();
+    }
+    persist.write(Change::Forget { name: of(b"vx").name, address: of(b"").address }).await.unwrap();
+    persist.write(Change::Forget { name: of(b"A").name, address: of(b"").address }).await.unwrap();
+    drop(persist);
+    writer.join();
+    let (persist, writer, found) = open(dir.path()).unwrap();
+    let mut left: Vec<_> =
+        names.map(of).into_iter().filter(|r| ![&b"vx"[..], b"A"].contains(&&r.name.bytes()[..])).collect();
+    left.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(found.monitors, left);
+    for record in found.monitors {
+        persist.write(Change::Forget { name: record.name, address: record.address }).await.unwrap();
+    }
+    drop(persist);
+    writer.join();
+    assert_eq!(open(dir.path()).unwrap().2.monitors, []);
+}
+
+#[tokio::test]
+async fn names_that_an_older_version_wrote_are_known_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    persist.write(Change::Monitor(record("any", "127.0.0.2"))).await.unwrap();
+    drop(persist);
+    writer.join();
+    let older = ["two words", "DOM\\host", "b\\x41", "Zürich", "дом"];
+    let database = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+    for name in older {
+        let copy =
+            "INSERT INTO monitor SELECT ?1, address, addresses, server_addresses, nsm_state FROM monitor LIMIT 1";
+        database.execute(copy, [name]).unwrap();
+    }
+    drop(database);
+    let (persist, writer, found) = open(dir.path()).unwrap();
+    for name in older {
+        let name = CallerName::of_bytes(name.as_bytes()).unwrap();
+        let known = found.monitors.iter().find(|record| record.name == name).unwrap();
+        persist.write(Change::Forget { name, address: known.address }).await.unwrap();
+    }
+    drop(persist);
+    writer.join();
+    assert_eq!(open(dir.path()).unwrap().2.monitors, [record("any", "127.0.0.2")]);
+}
+
 fn local(host: &str, program: u32, private: u8) -> LocalMonitor {
     let name = |text| CallerName::new(text).unwrap();
     let my_id = MyId { my_name: name("me"), my_prog: program, my_vers: 1, my_proc: 7 };

@@ -18,7 +18,7 @@ use super::records::{NotRecorded, Recorded};
 use super::state::{Done, Owner};
 use crate::lockd::embed::{Admission, Question};
 use crate::lockd::persist::{self, Change, MonitorRecord, Watch};
-use crate::locks::{Call, Caller, ClientId, Full, Handled, MirrorAnswer, Outside, Reboot, Verdict};
+use crate::locks::{Call, Caller, Cap, ClientId, Full, Handled, MirrorAnswer, Outside, Reboot, Verdict};
 use crate::wire::types::{CallerName, FileHandle, NsmState};
 
 impl Owner {
@@ -121,13 +121,28 @@ impl Owner {
             return deny(call);
         }
         let (address, name) = (call.incoming.address, &call.incoming.name);
+        if call.incoming.call == Call::FreeAll {
+            return match self.table.free_all(address, name) {
+                Handled::Reply(verdict) => {
+                    let _ = self.apply_effects();
+                    call.answer(verdict);
+                }
+                Handled::Wait | Handled::Outside { .. } => {
+                    self.queue.put(Wait::Commit, Entry::Call(call));
+                }
+            };
+        }
         let client = match self.table.find(address, name) {
             Some(client) => client,
             None if !call.takes_a_lock() => return self.stranger(call),
-            None => match self.add(address, name) {
-                Ok(client) => client,
-                Err(Full) => return call.answer(Verdict::NoLocks),
-            },
+            None => {
+                let Ok(client) = self.add(address, name) else {
+                    let file = call.incoming.call.file().cloned().unwrap_or_default();
+                    self.refused(Cap::Clients, &format!("{name} at {address}, file {file}"));
+                    return call.answer(Verdict::NoLocks);
+                };
+                client
+            }
         };
         self.record(client, OpenCall { client: Some(client), ..call });
     }
@@ -135,7 +150,7 @@ impl Owner {
     fn add(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
         let added = self.table.add_client(address, name);
         let _ = self.apply_effects();
-        added.inspect_err(|full| tracing::warn!(client = %name, %address, "{full}; raise --max-clients"))
+        added
     }
 
     /// Answers a caller that has nothing here and takes nothing.

@@ -105,6 +105,7 @@ fn incoming(host: u8, file: &str) -> Incoming {
     let wanted = Wanted {
         file: FileHandle::new(file.as_bytes()).unwrap(),
         range: ByteRange::ALL,
+        len: 0,
         exclusive: true,
         process: Process { svid: Svid(1), oh: OwnerHandle::new(b"o").unwrap() },
     };

@@ -191,6 +191,24 @@ fn test_counts_pending_as_held_and_in_strict_says_grace_where_it_would_say_free(
 }
 
 #[test]
+fn each_share_of_an_owner_is_reclaimed_for_itself() {
+    for (first, second) in [((3, 1), (1, 1)), ((1, 1), (3, 1)), ((1, 0), (2, 0))] {
+        let mut w = World::new();
+        w.share(A, "f", first.0, first.1, false);
+        w.share(A, "f", second.0, second.1, false);
+        w.begin(Mode::Strict);
+        assert_eq!(w.share(A, "f", first.0, first.1, true), Verdict::Granted);
+        assert_eq!((w.counts().in_scope, w.counts().reclaimed, w.counts().pending), (2, 1, 1));
+        assert_eq!(w.share(A, "f", second.0, second.1, true), Verdict::Granted);
+        let counts = w.counts();
+        assert_eq!((counts.reclaimed, counts.pending, counts.resurrected), (2, 0, 0), "{first:?} {second:?}");
+        w.settle();
+        assert_eq!(w.unshare_of(A, "f", first.0, first.1), Verdict::Granted);
+        assert_eq!(w.table.totals().locks, 1, "the other one is there");
+    }
+}
+
+#[test]
 fn shares_are_marked_and_reclaimed_like_locks() {
     for mode in [Mode::Strict, Mode::Targeted] {
         let mut w = World::new();

@@ -94,6 +94,27 @@ fn namesakes() -> Vec<[Machine; 2]> {
 }
 
 #[test]
+fn free_all_frees_what_a_reboot_notice_of_that_name_from_there_would_mean() {
+    let at = |address, name| Machine { address, name, state: 0 };
+    let (source, other) = ("192.0.2.11", "192.0.2.12");
+    for (taken, said, frees) in [
+        ("PC", "pc", true),
+        ("pc.example.org", "PC.example.org.", true),
+        ("pc.example.org", "pc", true),
+        ("pc", "192.0.2.11", true),
+        ("pc", "pc2", false),
+        ("pc", "192.0.2.12", false),
+    ] {
+        let mut w = World::new();
+        w.take(at(source, taken), "f");
+        w.take(at(other, taken), "g");
+        assert_eq!(w.table.free_all(World::ip(source), &name(said)), Handled::Reply(Verdict::Granted));
+        w.check();
+        assert_eq!((w.is_held("f"), w.is_held("g")), (!frees, true), "{taken} {said}");
+    }
+}
+
+#[test]
 fn two_machines_of_one_name_never_both_hold_an_exclusive_lock() {
     for [a, b] in namesakes() {
         let mut w = World::new();

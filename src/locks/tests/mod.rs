@@ -50,6 +50,7 @@ fn wanted(process: P, file: &str, range: ByteRange, exclusive: bool) -> Wanted {
     Wanted {
         file: FileHandle::new(file.as_bytes()).unwrap(),
         range,
+        len: range.nlm_len(),
         exclusive,
         process: Process { svid: Svid(process.1), oh: OwnerHandle::new(b"oh").unwrap() },
     }
@@ -171,9 +172,15 @@ impl World {
     }
 
     fn unshare(&mut self, process: P, file: &str) -> Verdict {
+        self.unshare_of(process, file, 0, 0)
+    }
+
+    fn unshare_of(&mut self, process: P, file: &str, access: u32, mode: u32) -> Verdict {
         let call = Call::Unshare {
             file: FileHandle::new(file.as_bytes()).unwrap(),
             oh: OwnerHandle::new(&process.1.to_be_bytes()).unwrap(),
+            access,
+            mode,
         };
         self.verdict(process, &call)
     }

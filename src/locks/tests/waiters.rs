@@ -34,6 +34,23 @@ fn a_waiter_is_offered_the_range_it_asked_for_once_when_it_is_free() {
 }
 
 #[test]
+fn a_waiter_that_asks_again_with_the_other_length_of_its_range_is_offered_that_one() {
+    let mut w = World::new();
+    w.write(A, "f", ByteRange::ALL);
+    let range = bytes(100, u64::MAX);
+    for len in [u64::MAX - 99, 0] {
+        let mut call = World::lock_call(B, "f", range, true, true, false);
+        if let Call::Lock { wanted, .. } = &mut call {
+            wanted.len = len;
+        }
+        assert_eq!(w.verdict(B, &call), Verdict::Blocked);
+    }
+    w.unlock(A, "f", ByteRange::ALL);
+    let offers = w.offers();
+    assert_eq!((offers[0].1.range, offers[0].1.len), (range, 0));
+}
+
+#[test]
 fn a_refused_grant_gives_back_what_the_owner_had_and_wakes_the_next() {
     let mut w = World::new();
     w.read(A, "f", R);

@@ -138,7 +138,7 @@ impl Knfsd {
         let own = host::serving_addresses().unwrap_or_default();
         let mut rows: Vec<ClientRow> = Vec::new();
         for entry in roster.entries {
-            let Ok(name) = CallerName::new(&entry.host) else { continue };
+            let Ok(name) = CallerName::of_bytes(entry.host.as_bytes()) else { continue };
             if rows.iter().any(|row| row.name == name) {
                 continue;
             }

@@ -27,6 +27,7 @@ use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target}
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
 use crate::wire::rpc::{Credential, RpcError};
+use crate::wire::types::CallerName;
 
 /// The receive buffer that is asked for, in bytes.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -400,6 +401,11 @@ impl Driver {
 /// answer for now, and the thread's place is kept until it really ends. Names that wait as long for
 /// a place are given back, to be tried later.
 async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Finding>) {
+    if CallerName::typed(&lookup.name).is_ok_and(|name| name.host().is_none()) {
+        let odd = LookupError::Failed("it has bytes that no host's name has".to_owned());
+        let _ = finder.send(Finding::Addresses(lookup.token, Err(odd))).await;
+        return;
+    }
     let Ok(place) = tokio::time::timeout(LOOKUP_PATIENCE, places.acquire()).await else {
         let busy = LookupError::Unanswered("the resolver is busy with other names".to_owned());
         // It fails only where the driver is gone.
@@ -455,7 +461,7 @@ mod tests {
     use crate::rpc::fanout::farm::{Farm, Manner};
     use crate::rpc::fanout::target::Call;
     use crate::wire::nsm;
-    use crate::wire::types::{CallerName, NsmState};
+    use crate::wire::types::NsmState;
 
     const SOON: Duration = Duration::from_secs(20);
     const STATD: Program = Program { name: "statd", number: nsm::PROGRAM, versions: &[nsm::VERSION] };
@@ -511,5 +517,19 @@ mod tests {
             panic!("nothing is known about the name")
         };
         assert_eq!(why, "the resolver is busy with other names");
+    }
+
+    #[tokio::test]
+    async fn no_resolver_is_asked_for_a_name_that_no_host_has() {
+        for name in [&b"\xfc"[..], b"", b"a b", b"nul\0", b"a\\032b"] {
+            let (finder, mut findings) = mpsc::channel(1);
+            let lookup = Lookup { token: 7, name: CallerName::of_bytes(name).unwrap().to_string() };
+            // No place is free: who asks, waits.
+            look_up(lookup, Arc::new(Semaphore::new(0)), finder).await;
+            let Some(Finding::Addresses(7, Err(LookupError::Failed(why)))) = findings.recv().await else {
+                panic!("{name:?} is known to have no address")
+            };
+            assert_eq!(why, "it has bytes that no host's name has");
+        }
     }
 }

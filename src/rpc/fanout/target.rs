@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Lane;
+use crate::wire::types::CallerName;
 
 /// The program that is called on every host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,9 +57,9 @@ pub enum Host {
 
 impl Host {
     /// Its addresses, or its name where none is known.
-    pub fn of(name: &str, addresses: impl Iterator<Item = IpAddr>) -> Self {
+    pub fn of(name: &CallerName, addresses: impl Iterator<Item = IpAddr>) -> Self {
         let addresses: Vec<IpAddr> = addresses.collect();
-        if addresses.is_empty() { Self::Name(name.to_owned()) } else { Self::Addresses(addresses) }
+        if addresses.is_empty() { Self::Name(name.to_string()) } else { Self::Addresses(addresses) }
     }
 }
 
