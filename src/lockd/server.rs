@@ -224,15 +224,10 @@ impl Server {
     /// Serves until `stop` is ready (or a socket fails), then stops in order: open calls are
     /// finished, rpcbind forgets the ports, the database is flushed.
     pub async fn serve_until(mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let keeping = async {
-            match self.wanted.is_empty() {
-                true => std::future::pending().await,
-                false => registry::keep(self.rpcbind_port, &self.wanted, &mut self.registered).await,
-            }
-        };
+        let is_registered = !self.wanted.is_empty();
         let ended = tokio::select! {
             () = stop => Ok(()),
-            never = keeping => match never {},
+            never = registry::keep(self.rpcbind_port, &self.wanted, &mut self.registered), if is_registered => match never {},
             Some(ended) = self.serving.join_next() => Err(match ended {
                 Ok(Err(error)) => Failure::Serving(error),
                 Ok(Ok(())) => Failure::Serving(io::Error::other("it ended")),
