@@ -297,6 +297,14 @@ impl Drive {
         let Some(told) = self.told.get_mut(event.id as usize) else { return Vec::new() };
         told.attempts = told.attempts.max(event.attempts);
         let news = match event.news {
+            nsm::News::Answered { answered: acked, of, elsewhere: true, address, .. } if acked >= of => {
+                let by = address.map(|ip| ip.to_string()).unwrap_or_default();
+                told.delivery = Delivery::Elsewhere;
+                told.error = Some(format!(
+                    "silent where it called from; acked by {by}, which has its name and may be another machine: its locks are kept"
+                ));
+                News::GivenUp(Delivery::Elsewhere)
+            }
             nsm::News::Answered { answered: acked, of, .. } => {
                 let since = event.at.saturating_sub(self.began);
                 told.acked_ms = Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));

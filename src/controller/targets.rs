@@ -26,7 +26,7 @@ pub(super) fn to_notify(client: &RunClient, names: &[CallerName]) -> Target {
         from.iter().flat_map(|&from| names.iter().map(move |name| Notice { from, name: name.clone() })).collect();
     Target {
         id: client.index,
-        host: Host::of(&client.name, client.addresses.as_slice().iter().map(|address| address.0)),
+        host: Host::client(&client.name, client.addresses.as_slice().iter().map(|address| address.0)),
         notices,
     }
 }

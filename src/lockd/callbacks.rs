@@ -2,7 +2,7 @@
 //!
 //! A client believes GRANTED only from the server address it called, for the file, offset and length
 //! that it asked for; so a call leaves from that address, over the transport that the client used
-//! (UDP also where TCP cannot be had). The client's port is asked of its rpcbind each time: a client
+//! (or the other one where its lockd has only that). The client's port is asked of its rpcbind each time: a client
 //! that rebooted has another one. At most [`AT_ONCE`] calls are under way; the others wait their
 //! turn. A GRANTED is repeated with back-off until it is answered or withdrawn (its task aborted), whatever stands
 //! in its way; after [`UNCONFIRMED`] the lock table is told once what that is.
@@ -209,9 +209,10 @@ impl Callbacks {
     }
 }
 
+/// The one that the client used first.
 fn transports(via: Via) -> &'static [Transport] {
     match via.transport {
         Transport::Tcp => &[Transport::Tcp, Transport::Udp],
-        Transport::Udp => &[Transport::Udp],
+        Transport::Udp => &[Transport::Udp, Transport::Tcp],
     }
 }

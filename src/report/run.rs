@@ -230,7 +230,8 @@ impl ClientFate {
     pub fn of(delivery: Delivery, silent: bool) -> Self {
         match delivery {
             Delivery::Acked if silent => Self::Silent,
-            Delivery::Acked => Self::Acked,
+            // By whom, and that its locks are kept, is in its error.
+            Delivery::Acked | Delivery::Elsewhere => Self::Acked,
             Delivery::Partial | Delivery::NoAnswer => Self::NoAnswer,
             Delivery::NoStatd => Self::NoStatd,
             Delivery::NameUnknown => Self::NameUnknown,

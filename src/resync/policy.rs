@@ -156,7 +156,7 @@ pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone
         if !facts.acked() {
             let told = match facts.delivery {
                 Delivery::NoAnswer | Delivery::NoStatd | Delivery::NameUnknown | Delivery::Refused => true,
-                Delivery::NotTold | Delivery::Acked | Delivery::Partial => false,
+                Delivery::NotTold | Delivery::Acked | Delivery::Partial | Delivery::Elsewhere => false,
             };
             let may_drop = policy.unreachable == Unreachable::Drop && facts.may_drop && told && !alone;
             return if may_drop { Verdict::Drop } else { Verdict::Keep(Why::Unreachable) };
@@ -241,6 +241,16 @@ mod tests {
         let with = |silent| Policy { silent, ..POLICY };
         assert_eq!(verdicts(&all_quiet, with(Silent::Drop)), (vec![Verdict::Drop; 3], false));
         assert_eq!(verdicts(&all_quiet, with(Silent::Keep)), (vec![Verdict::Keep(Why::Silent); 3], false));
+    }
+
+    #[test]
+    fn what_an_address_acked_that_only_has_its_name_drops_nothing_of_a_client() {
+        let here = ["192.0.2.1".parse().unwrap()];
+        let told = ClientFacts { delivery: Delivery::Elsewhere, may_drop: true, named: true, ..silent(&here) };
+        let drop_all = Policy { unreachable: Unreachable::Drop, silent: Silent::Drop, ..POLICY };
+        for policy in [POLICY, drop_all] {
+            assert_eq!(verdicts(&[told, stale(&here)], policy).0, [Verdict::Keep(Why::Unreachable), Verdict::Drop]);
+        }
     }
 
     #[test]

@@ -369,8 +369,9 @@ impl fmt::Display for Address {
 }
 
 impl From<IpAddr> for Address {
+    /// An IPv4 address in IPv6 clothes is IPv4's: clients are known by that.
     fn from(ip: IpAddr) -> Self {
-        Self(ip)
+        Self(ip.to_canonical())
     }
 }
 

@@ -107,6 +107,43 @@ fn it_registers_every_version_and_takes_its_entries_back() {
 }
 
 #[test]
+fn it_registers_again_with_an_rpcbind_that_has_forgotten_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let rpcbind = Rpcbind::start(Vec::new());
+    let mut daemon = registered(&folder, &rpcbind).unwrap();
+    let sorted = || {
+        let mut entries: Vec<_> =
+            rpcbind.entries.lock().unwrap().iter().map(|e| (e.program, e.version, e.protocol, e.port)).collect();
+        entries.sort_unstable();
+        entries
+    };
+    let before = sorted();
+    // A restart with a warm start loses some, one without loses all.
+    rpcbind.entries.lock().unwrap().retain(|entry| (entry.program, entry.protocol) != (100_021, 6));
+    await_some("what was missing", || (sorted() == before).then_some(()));
+    rpcbind.entries.lock().unwrap().clear();
+    await_some("all of it", || (sorted() == before).then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(*rpcbind.entries.lock().unwrap(), []);
+}
+
+#[test]
+fn a_server_that_took_its_place_in_a_restarted_rpcbind_keeps_it_and_is_named() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let rpcbind = Rpcbind::start(Vec::new());
+    let mut daemon = registered(&folder, &rpcbind).unwrap();
+    let another = Daemon::start(&other, &[]);
+    let theirs = entry(100_021, 4, another.nlm_udp);
+    *rpcbind.entries.lock().unwrap() = vec![theirs];
+    let holder = format!("registered already, by nlmd (process {})", another.child.id());
+    await_some("the name of the other", || daemon.log().contains(&holder).then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(*rpcbind.entries.lock().unwrap(), [theirs]);
+}
+
+#[test]
 fn a_program_that_another_server_has_is_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();

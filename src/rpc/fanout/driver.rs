@@ -23,10 +23,11 @@ use tokio::task::JoinSet;
 use super::machine::{Lookup, LookupError, StreamCall, Transmit};
 use super::queue::Lane;
 use super::state::{Fanout, Question};
-use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target};
+use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target, each_once};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
 use crate::wire::rpc::{Credential, RpcError};
+use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
 
 /// The receive buffer that is asked for, in bytes.
@@ -39,15 +40,18 @@ const ENOUGH_WINDOW: usize = 2048;
 const MOST_LANES: usize = 4;
 /// Datagrams sent between two looks at what has come in.
 const BURST: usize = 64;
-/// Most TCP calls at a time.
-const STREAMS: usize = 64;
+/// Most TCP calls at a time, port look-ups included.
+const STREAMS: usize = 192;
 /// Most names being resolved at a time: each takes a thread.
 const LOOKUPS: usize = 32;
+/// Most addresses of a name that are tried (a resolver gives each once for each kind of socket).
+const MOST_ADDRESSES: usize = 3 * 16;
 /// Longest wait for a place among [`LOOKUPS`], and then for the resolver. It goes on in its thread,
 /// and keeps its place.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest wait for a TCP connection, and for the answer on it.
+/// Longest wait for a TCP connection, and for the answer on it; of a port look-up, which mostly goes to the dead.
 const STREAM_PATIENCE: Duration = Duration::from_secs(3);
+const LOOK_UP_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest answer over TCP, in bytes.
 const MAX_ANSWER: usize = 4096;
 /// The wait before a datagram is offered again to a socket whose send buffer was full.
@@ -86,7 +90,14 @@ pub enum DriverError {
 /// Calls every target, until each has answered or is given up for good, and tells what it learns
 /// through `events`. A full channel delays events, never sends. To cancel, drop the receiver or this
 /// future: nothing is sent from then on.
-pub async fn run(targets: Vec<Target>, options: RunOptions, events: mpsc::Sender<Event>) -> Result<(), DriverError> {
+pub async fn run(
+    mut targets: Vec<Target>,
+    options: RunOptions,
+    events: mpsc::Sender<Event>,
+) -> Result<(), DriverError> {
+    for target in &mut targets {
+        target.host = target.host.clone().canonical();
+    }
     let sockets = Sockets::open(&targets, RECEIVE_BUFFER)?;
     let RunOptions { program, keep_on, rpcbind_port, epoch, end, no_answer_after, has_address } = options;
     let (lanes, streams, seed) = (sockets.lanes.clone(), STREAMS, rand::random());
@@ -172,15 +183,12 @@ impl Sockets {
         let (mut v4, mut v6) = (false, false);
         for target in targets {
             match &target.host {
-                Host::Addresses(addresses) => {
+                // A name asked for later may have either family; what has no socket is left out.
+                Host::Addresses(addresses) | Host::Client { addresses, .. } => {
                     v4 |= addresses.iter().any(IpAddr::is_ipv4);
                     v6 |= addresses.iter().any(IpAddr::is_ipv6);
                 }
-                Host::Name(name) => {
-                    let address = name.parse::<IpAddr>().ok();
-                    v4 |= address.is_none_or(|a| a.is_ipv4());
-                    v6 |= address.is_none_or(|a| a.is_ipv6());
-                }
+                Host::Name(_) => (v4, v6) = (true, true),
             }
         }
         let mut sockets = Self { endpoints: Vec::new(), lanes: Vec::new() };
@@ -417,15 +425,7 @@ async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Fi
     let in_time = tokio::time::timeout(LOOKUP_PATIENCE, &mut resolving).await;
     let timed_out = in_time.is_err();
     let found = match in_time {
-        Ok(Ok(sockets)) => {
-            let mut addresses: Vec<IpAddr> = Vec::new();
-            for socket in sockets {
-                if !addresses.contains(&socket.ip()) {
-                    addresses.push(socket.ip());
-                }
-            }
-            Ok(addresses)
-        }
+        Ok(Ok(sockets)) => Ok(each_once(sockets.take(MOST_ADDRESSES).map(|socket| socket.ip()))),
         Ok(Err(error)) => Err(LookupError::Failed(error.to_string())),
         Err(_) => {
             let patience = LOOKUP_PATIENCE.as_secs();
@@ -444,9 +444,10 @@ async fn call_over_tcp(call: StreamCall) -> Result<Result<Vec<u8>, RpcError>, St
     let Question { program, version, procedure, args } = &call.question;
     let (program, version, procedure) = (*program, *version, *procedure);
     let request = Request { program, version, procedure, credential: &Credential::None, args };
+    let patience = if program == rpcbind::PROGRAM { LOOK_UP_PATIENCE } else { STREAM_PATIENCE };
     let answer = async {
-        let client = StreamClient::connect_tcp(call.to, source, MAX_ANSWER, STREAM_PATIENCE).await?;
-        client.call(request, STREAM_PATIENCE).await
+        let client = StreamClient::connect_tcp(call.to, source, MAX_ANSWER, patience).await?;
+        client.call(request, patience).await
     };
     match answer.await {
         Ok(results) => Ok(Ok(results)),
