@@ -15,12 +15,14 @@ use super::index::Index;
 use super::segment::FileId;
 use super::segments::Change;
 use crate::wire::control::ClientRef;
-use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::types::{Address, CallerName, NsmState, Svid};
 use crate::wire::xdr::List;
 
 /// Most suspicions kept of one client, and server addresses it called.
 const MAX_SUSPICIONS: usize = 8;
 const MAX_SERVER_ADDRESSES: usize = 16;
+/// Most processes of a client of which it is kept that they are several. Beyond it all count so.
+const MAX_APART: usize = 64;
 
 /// How much is held, pending or waited for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,10 +41,16 @@ pub(super) struct Client {
     pub(super) server_addresses: Vec<IpAddr>,
     /// As its LOCKs carried it.
     pub(super) nsm_state: NsmState,
+    /// The number before that.
+    former_state: NsmState,
+    /// A number came back after another one was used: two machines have this name here.
+    pub(super) has_two_lives: bool,
     /// The state of its last reboot notice.
     pub(super) last_notice: Option<NsmState>,
     pub(super) monitored: bool,
     pub(super) suspicions: Vec<String>,
+    /// Numbers of processes that several use at a time, under different spellings.
+    apart: Vec<Svid>,
     held: Held,
     /// Locks and shares held or pending, by file.
     files: BTreeMap<FileId, usize>,
@@ -65,6 +73,17 @@ impl Client {
         self.files.keys().copied()
     }
 
+    /// From now on no spellings of the process of this number are taken for one.
+    pub(super) fn keep_apart(&mut self, svid: Svid) {
+        if !self.keeps_apart(svid) {
+            self.apart.push(svid);
+        }
+    }
+
+    pub(super) fn keeps_apart(&self, svid: Svid) -> bool {
+        self.apart.len() >= MAX_APART || self.apart.contains(&svid)
+    }
+
     #[cfg(test)]
     pub(super) fn files_with_counts(&self) -> impl Iterator<Item = (FileId, usize)> {
         self.files.iter().map(|(file, count)| (*file, *count))
@@ -78,6 +97,12 @@ impl Client {
             nsm_state: self.nsm_state,
             monitored: self.monitored,
         }
+    }
+
+    /// Its LOCK carries a number that is not the one before.
+    pub(super) fn learn_state(&mut self, state: NsmState) {
+        self.has_two_lives |= state == self.former_state;
+        self.former_state = std::mem::replace(&mut self.nsm_state, state);
     }
 
     /// Whether that is news.
@@ -191,9 +216,12 @@ impl Clients {
             address,
             server_addresses: Vec::new(),
             nsm_state: NsmState(0),
+            former_state: NsmState(0),
+            has_two_lives: false,
             last_notice: None,
             monitored: false,
             suspicions: Vec::new(),
+            apart: Vec::new(),
             held: Held::default(),
             files: BTreeMap::new(),
             idle_since: None,

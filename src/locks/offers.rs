@@ -228,7 +228,7 @@ impl LockTable {
     /// CANCEL: of a waiter, or of an offer that crossed it on the wire.
     pub(super) fn cancel(&mut self, want: &Want) -> Handled {
         let Some(id) = self.queued(want) else {
-            self.suspect_sibling(want);
+            self.suspect_sibling(want, false);
             return Handled::Reply(Verdict::Denied);
         };
         if self.waiters.get(id).is_some_and(|w| w.offered) {

@@ -40,7 +40,9 @@ impl LockTable {
         let (client, epoch) = (caller.client, self.epoch);
         let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored, offered: false };
         let want = Want { caller, file, lock, outside };
+        let met_its_own = self.take_over(&want, call);
         let handled = match call {
+            Call::Test(_) if met_its_own => self.test_free(),
             Call::Test(_) => self.test(file, Some(owner), range, kind),
             Call::Lock { reclaim, block, cookie, .. } => {
                 self.learn_state(caller.client, state);
@@ -68,7 +70,7 @@ impl LockTable {
             let why = format!("its LOCK carries NSM state {state}, earlier ones carried {}", client.nsm_state);
             let _ = client.suspect(&why);
         }
-        client.nsm_state = state;
+        client.learn_state(state);
     }
 
     /// Segments of others that exclude this one.
@@ -76,7 +78,7 @@ impl LockTable {
         self.excluding(want.file, Some(want.lock.owner), want.lock.range, want.lock.kind)
     }
 
-    fn excluding(
+    pub(super) fn excluding(
         &self,
         file: FileId,
         owner: Option<OwnerId>,
@@ -291,11 +293,11 @@ impl LockTable {
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        if !self.cut(file, range, How::Released, |s| want.owns(s)).is_empty() {
+        let freed = !self.cut(file, range, How::Released, |s| want.owns(s)).is_empty();
+        self.suspect_sibling(want, freed || waited);
+        if freed {
             self.effects.push(Effect::Changed);
             self.wake(file);
-        } else if !waited {
-            self.suspect_sibling(want);
         }
         Handled::Reply(Verdict::Granted)
     }
