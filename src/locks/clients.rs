@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::api::{ClientId, ClientView, Limits};
 use super::index::Index;
@@ -49,6 +50,10 @@ pub(super) struct Client {
     pub(super) last_notice: Option<NsmState>,
     pub(super) monitored: bool,
     pub(super) suspicions: Vec<String>,
+    /// The time of its last call.
+    pub(super) heard_at: Duration,
+    /// The request that has waited for its lock for long, and what that tells of it.
+    pub(super) keeps_waiting: Option<(u64, String)>,
     /// Numbers of processes that several use at a time, under different spellings.
     apart: Vec<Svid>,
     held: Held,
@@ -97,6 +102,11 @@ impl Client {
             nsm_state: self.nsm_state,
             monitored: self.monitored,
         }
+    }
+
+    /// Why it is a suspect. Nothing: it is none.
+    pub(super) fn reasons(&self) -> impl Iterator<Item = &String> {
+        self.keeps_waiting.iter().map(|(_, why)| why).chain(&self.suspicions)
     }
 
     /// Its LOCK carries a number that is not the one before.
@@ -221,6 +231,8 @@ impl Clients {
             last_notice: None,
             monitored: false,
             suspicions: Vec::new(),
+            heard_at: Duration::ZERO,
+            keeps_waiting: None,
             apart: Vec::new(),
             held: Held::default(),
             files: BTreeMap::new(),

@@ -65,7 +65,9 @@ impl LockTable {
             return Verdict::Deadlock;
         }
         let refused = want.outside == Outside::Conflict;
-        self.waiters.add(Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
+        let id =
+            self.waiters.add(Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
+        self.waits_from_now(id);
         self.owners.acquire(want.lock.owner);
         self.clients.waiter_added(want.caller.client);
         if refused {
@@ -95,6 +97,7 @@ impl LockTable {
 
     pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiters.remove(id)?;
+        self.waits_no_more(id);
         self.owners.release(waiter.want.lock.owner);
         self.clients.waiter_removed(waiter.want.caller.client);
         if waiter.offered {
@@ -128,6 +131,7 @@ impl LockTable {
     /// The owner gets the range, not yet confirmed. What it had there in a stronger mode it keeps
     /// until then: it has it again if the client does not want the offer.
     fn offer(&mut self, id: u64, want: &Want) {
+        self.waits_no_more(id);
         let had = self.cut(want.file, want.lock.range, How::Reclaimed, |s| want.owns(s));
         let offered = Segment { offered: true, epoch: self.epoch, ..want.lock };
         let stronger = had.iter().filter(|s| !want.lock.kind.covers(s.kind));

@@ -28,6 +28,7 @@ impl LockTable {
     /// The same for a call that had asked the other lock domain for what it needs
     /// ([`Handled::Outside`]), with the answer.
     pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
+        self.hear_of(now, caller.client);
         let Some((process, handle, range, kind)) = call.subject() else { return self.free_all(caller.client) };
         let Some(client) = self.clients.get(caller.client) else { return Handled::Reply(Verdict::NoLocks) };
         let (state, monitored) = match call {

@@ -29,11 +29,12 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    pub(super) fn add(&mut self, waiter: Waiter) {
+    pub(super) fn add(&mut self, waiter: Waiter) -> u64 {
         self.last += 1;
         self.by_owner.add(waiter.want.lock.owner, self.last);
         self.by_file.add(waiter.want.file, self.last);
         self.by_id.insert(self.last, waiter);
+        self.last
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Waiter> {
