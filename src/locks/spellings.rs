@@ -344,7 +344,8 @@ impl LockTable {
     }
 
     fn move_waiters(&mut self, want: &Want, sibling: OwnerId) {
-        let waiters: Vec<(u64, Want)> = self.waiters.of_owner(sibling).map(|(id, w)| (id, w.want)).collect();
+        let waiters = self.waiters.of_owner(sibling).map(|(id, w)| (id, w.want));
+        let waiters: Vec<(u64, Want)> = waiters.filter(|(_, w)| w.lock.kind.same_sort(want.lock.kind)).collect();
         for (id, waits) in waiters {
             let Segment { range, kind, .. } = waits.lock;
             let again = |w: &Waiter| (w.want.lock.range, w.want.lock.kind) == (range, kind);

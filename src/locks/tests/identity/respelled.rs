@@ -79,11 +79,15 @@ fn a_share_is_given_back_under_another_name_with_an_equal_owner_handle() {
     let (file, oh) = (FileHandle::new(b"s").unwrap(), OwnerHandle::new(b"same").unwrap());
     let share = Call::Share { file: file.clone(), oh: oh.clone(), access: 3, mode: 3, reclaim: false };
     let mut w = World::new();
+    w.take(BLOCKER, "f");
+    let process_0 = owner_call(at("PC7"), (0, "same"), "f", R, true, false);
+    assert_eq!(w.send(at("PC7"), &blocking(process_0)), Verdict::Blocked);
     w.send(at("PC7"), &share);
     assert_eq!(w.send(at("pc7.example.org"), &share), Verdict::Granted);
-    assert_eq!(w.rows().len(), 1);
+    assert_eq!(w.picture("s").len(), 1);
     w.send(at("pc7"), &Call::Unshare { file, oh });
-    assert!(w.rows().is_empty());
+    assert!(w.picture("s").is_empty());
+    assert_eq!(w.picture("f")[0], "PC7/0 write 0-9 waiting", "locks go by svid, and are not moved with shares");
 }
 
 #[test]
