@@ -196,8 +196,12 @@ impl Reality {
             Step::Repeat(m) => self.notice(m, self.machines[m].number),
             Step::Late(m) => self.notice(m, self.machines[m].number - 2),
             Step::Respell(m, spelling) => {
-                self.machines[m].spelling = spelling;
-                self.machines[m].restarts += 1;
+                let truth = &mut self.machines[m];
+                truth.spelling = spelling;
+                // A former spelling that comes back may be kept apart.
+                let comes_back = spelling == 3 && truth.restarts > 0;
+                truth.left_some |= comes_back;
+                truth.restarts = if comes_back { truth.restarts - 1 } else { truth.restarts + 1 };
             }
             Step::Run(mode, who) => self.run(mode, who),
         }
