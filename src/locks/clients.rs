@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::api::{ClientId, ClientView, Limits};
 use super::index::Index;
@@ -16,12 +17,14 @@ use super::owners::Owners;
 use super::segment::FileId;
 use super::segments::Change;
 use crate::wire::control::ClientRef;
-use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::types::{Address, CallerName, NsmState, Svid};
 use crate::wire::xdr::List;
 
 /// Most suspicions kept of one client, and server addresses it called.
 const MAX_SUSPICIONS: usize = 8;
 const MAX_SERVER_ADDRESSES: usize = 16;
+/// Most processes of a client of which it is kept that they are several. Beyond it all count so.
+const MAX_APART: usize = 64;
 
 /// How much is held, pending or waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,10 +43,20 @@ pub(super) struct Client {
     pub(super) server_addresses: Vec<IpAddr>,
     /// As its LOCKs carried it.
     pub(super) nsm_state: NsmState,
+    /// The number before that.
+    former_state: NsmState,
+    /// A number came back after another one was used: two machines have this name here.
+    pub(super) has_two_lives: bool,
     /// The state of its last reboot notice.
     pub(super) last_notice: Option<NsmState>,
     pub(super) monitored: bool,
     pub(super) suspicions: Vec<String>,
+    /// The time of its last call.
+    pub(super) heard_at: Duration,
+    /// The request that has waited for its lock for long, and what that tells of it.
+    pub(super) keeps_waiting: Option<(u64, String)>,
+    /// Numbers of processes that several use at a time, under different spellings.
+    apart: Vec<Svid>,
     held: Held,
     /// Locks and shares, by the server address that it called for them.
     paths: BTreeMap<IpAddr, Held>,
@@ -73,6 +86,17 @@ impl Client {
         self.files.keys().copied()
     }
 
+    /// From now on no spellings of the process of this number are taken for one.
+    pub(super) fn keep_apart(&mut self, svid: Svid) {
+        if !self.keeps_apart(svid) {
+            self.apart.push(svid);
+        }
+    }
+
+    pub(super) fn keeps_apart(&self, svid: Svid) -> bool {
+        self.apart.len() >= MAX_APART || self.apart.contains(&svid)
+    }
+
     #[cfg(test)]
     pub(super) fn files_with_counts(&self) -> impl Iterator<Item = (FileId, usize)> {
         self.files.iter().map(|(file, count)| (*file, *count))
@@ -86,6 +110,17 @@ impl Client {
             nsm_state: self.nsm_state,
             monitored: self.monitored,
         }
+    }
+
+    /// Why it is a suspect. Nothing: it is none.
+    pub(super) fn reasons(&self) -> impl Iterator<Item = &String> {
+        self.keeps_waiting.iter().map(|(_, why)| why).chain(&self.suspicions)
+    }
+
+    /// Its LOCK carries a number that is not the one before.
+    pub(super) fn learn_state(&mut self, state: NsmState) {
+        self.has_two_lives |= state == self.former_state;
+        self.former_state = std::mem::replace(&mut self.nsm_state, state);
     }
 
     /// Whether that is news.
@@ -199,9 +234,14 @@ impl Clients {
             address,
             server_addresses: Vec::new(),
             nsm_state: NsmState(0),
+            former_state: NsmState(0),
+            has_two_lives: false,
             last_notice: None,
             monitored: false,
             suspicions: Vec::new(),
+            heard_at: Duration::ZERO,
+            keeps_waiting: None,
+            apart: Vec::new(),
             held: Held::default(),
             paths: BTreeMap::new(),
             files: BTreeMap::new(),

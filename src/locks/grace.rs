@@ -165,7 +165,7 @@ impl LockTable {
                 nsm_state: client.nsm_state,
                 locks,
                 shared_address: self.clients.shares_address(client),
-                suspect: !client.suspicions.is_empty(),
+                suspect: client.reasons().next().is_some(),
             };
             run.add_client(id, row, in_scope.into_iter(), may_drop.contains(&id));
         }
@@ -230,11 +230,13 @@ impl LockTable {
 
     /// When [`on_timeout`](Self::on_timeout) wants to be called.
     pub fn next_timeout(&self, controller_attached: bool) -> Option<Duration> {
-        [self.run_end(controller_attached), self.recovery_until, self.late.until()].into_iter().flatten().min()
+        let ends = [self.run_end(controller_attached), self.recovery_until, self.late.until()];
+        ends.into_iter().chain([self.long_waits.next_due().map(|(at, _)| at)]).flatten().min()
     }
 
     /// What is due. Call it again until it gives none.
     pub fn on_timeout(&mut self, now: Duration, controller_attached: bool) -> Option<Due> {
+        self.look_at_long_waits(now);
         if self.late.until().is_some_and(|until| until <= now) {
             self.end_late_window();
         }

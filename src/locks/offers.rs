@@ -69,7 +69,9 @@ impl LockTable {
             return Verdict::Deadlock;
         }
         let refused = want.outside == Outside::Conflict;
-        self.waiters.add(Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
+        let id =
+            self.waiters.add(Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
+        self.waits_from_now(id);
         self.owners.acquire(want.lock.owner);
         self.clients.waiter_added(want.caller.client);
         if refused {
@@ -99,6 +101,7 @@ impl LockTable {
 
     pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiters.remove(id)?;
+        self.waits_no_more(id);
         self.owners.release(waiter.want.lock.owner);
         self.clients.waiter_removed(waiter.want.caller.client);
         if waiter.offered {
@@ -132,6 +135,7 @@ impl LockTable {
     /// The owner gets the range, not yet confirmed. What it had there in a stronger mode it keeps
     /// until then: it has it again if the client does not want the offer.
     fn offer(&mut self, id: u64, want: &Want) {
+        self.waits_no_more(id);
         let had = self.cut(want.file, want.lock.range, How::Reclaimed, |s| want.owns(s));
         let offered = Segment { offered: true, epoch: self.epoch, ..want.lock };
         let stronger = had.iter().filter(|s| !want.lock.kind.covers(s.kind));
@@ -233,7 +237,7 @@ impl LockTable {
     /// CANCEL: of a waiter, or of an offer that crossed it on the wire.
     pub(super) fn cancel(&mut self, want: &Want) -> Handled {
         let Some(id) = self.queued(want) else {
-            self.suspect_sibling(want);
+            self.suspect_sibling(want, false);
             return Handled::Reply(Verdict::Denied);
         };
         if self.waiters.get(id).is_some_and(|w| w.offered) {

@@ -23,6 +23,12 @@
 //! Where nothing is freed although a client that may be meant has something, it is a suspect: so are other
 //! names at the source if none there is meant, and clients of that name at other addresses. They may be the same
 //! machine, or another one.
+//!
+//! Why the other addresses' statds are not asked (SM_STAT) whether it is one machine: no answer proves that the
+//! locks from there are gone. A number to compare with would have to be that statd's own, since LOCK's is the
+//! kernel's copy, which differs from it on hosts that never rebooted. And statd's own goes up without a reboot too
+//! (`sm-notify -f`, a failover or a forced resync on that host, a statd started anew): its host has its locks then.
+//! So they stay until a notice comes from there, a run finds out, or the operator releases them.
 
 use std::net::IpAddr;
 

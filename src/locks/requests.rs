@@ -28,6 +28,7 @@ impl LockTable {
     /// The same for a call that had asked the other lock domain for what it needs
     /// ([`Handled::Outside`]), with the answer.
     pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
+        self.hear_of(now, caller.client);
         let Some((process, handle, range, kind)) = call.subject() else { return self.free_all_of(caller.client) };
         let Some(client) = self.clients.get(caller.client) else { return Handled::Reply(Verdict::NoLocks) };
         let (state, monitored, len) = match call {
@@ -40,7 +41,9 @@ impl LockTable {
         let (client, epoch) = (caller.client, self.epoch);
         let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored, offered: false };
         let want = Want { caller, file, lock, len, outside };
+        let met_its_own = self.take_over(&want, call);
         let handled = match call {
+            Call::Test(_) if met_its_own => self.test_free(),
             Call::Test(_) => self.test(file, Some(owner), range, kind),
             Call::Lock { reclaim, block, cookie, .. } => {
                 self.learn_state(caller.client, state);
@@ -68,7 +71,7 @@ impl LockTable {
             let why = format!("its LOCK carries NSM state {state}, earlier ones carried {}", client.nsm_state);
             let _ = client.suspect(&why);
         }
-        client.nsm_state = state;
+        client.learn_state(state);
     }
 
     /// Segments of others that exclude this one.
@@ -76,7 +79,7 @@ impl LockTable {
         self.excluding(want.file, Some(want.lock.owner), want.lock.range, want.lock.kind)
     }
 
-    fn excluding(
+    pub(super) fn excluding(
         &self,
         file: FileId,
         owner: Option<OwnerId>,
@@ -310,13 +313,15 @@ impl LockTable {
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        if !self.cut(file, range, How::Released, given_up).is_empty() {
+        let freed = !self.cut(file, range, How::Released, given_up).is_empty();
+        if !freed && self.segments().overlapping(file, range).any(|s| s.owner == owner && s.kind.same_sort(kind)) {
+            self.suspect(want.caller.client, "its UNSHARE names no SHARE that its owner has, and it has others");
+        } else {
+            self.suspect_sibling(want, freed || waited);
+        }
+        if freed {
             self.effects.push(Effect::Changed);
             self.wake(file);
-        } else if self.segments().overlapping(file, range).any(|s| s.owner == owner && s.kind.same_sort(kind)) {
-            self.suspect(want.caller.client, "its UNSHARE names no SHARE that its owner has, and it has others");
-        } else if !waited {
-            self.suspect_sibling(want);
         }
         Handled::Reply(Verdict::Granted)
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::api::{ClientId, ClientView, Effect, Full, Limits, Totals};
 use super::clients::{Client, Clients};
 use super::late_window::LateWindow;
+use super::long_waits::LongWaits;
 use super::mirror::Mirror;
 use super::owners::{OwnerKey, Owners};
 use super::run::{How, Run, Void};
@@ -26,6 +27,9 @@ pub struct LockTable {
     pub(super) owners: Owners,
     segments: Segments,
     pub(super) waiters: Waiters,
+    pub(super) long_waits: LongWaits,
+    /// The time of the last call.
+    pub(super) now: Duration,
     /// Raised by each mark. A segment granted since carries it.
     pub(super) epoch: u32,
     pub(super) recovery_until: Option<Duration>,
@@ -47,6 +51,8 @@ impl LockTable {
             owners: Owners::default(),
             segments: Segments::default(),
             waiters: Waiters::default(),
+            long_waits: LongWaits::default(),
+            now: Duration::ZERO,
             epoch: 1,
             recovery_until: None,
             run: None,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::api::ClientId;
+use super::api::{Caller, ClientId};
 use super::index::Index;
 use super::segment::{FileId, OwnerId, Segment, Want};
 use crate::wire::types::Cookie;
@@ -29,11 +29,12 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    pub(super) fn add(&mut self, waiter: Waiter) {
+    pub(super) fn add(&mut self, waiter: Waiter) -> u64 {
         self.last += 1;
         self.by_owner.add(waiter.want.lock.owner, self.last);
         self.by_file.add(waiter.want.file, self.last);
         self.by_id.insert(self.last, waiter);
+        self.last
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Waiter> {
@@ -41,6 +42,15 @@ impl Waiters {
         self.by_owner.remove(&waiter.want.lock.owner, &id);
         self.by_file.remove(&waiter.want.file, &id);
         Some(waiter)
+    }
+
+    /// It is another owner's from now on, and keeps its place.
+    pub(super) fn give_to(&mut self, id: u64, caller: Caller, owner: OwnerId) {
+        let Some(waiter) = self.by_id.get_mut(&id) else { return };
+        self.by_owner.remove(&waiter.want.lock.owner, &id);
+        self.by_owner.add(owner, id);
+        waiter.want.caller = caller;
+        (waiter.want.lock.owner, waiter.want.lock.client) = (owner, caller.client);
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&Waiter> {

@@ -111,8 +111,8 @@ impl Owner {
 
     // --- who is it?
 
-    /// Only a call that takes a lock makes its caller a client, and only if it may lock: others must not
-    /// push a client out of a full table.
+    /// Only a call that takes a lock (or takes over what it has under another spelling) makes its caller a client,
+    /// and only if it may lock: others must not push a client out of a full table.
     fn identify(&mut self, call: OpenCall) {
         if call.admission == Some(Admission::Stale) {
             return call.answer(Verdict::Stale);
@@ -134,7 +134,7 @@ impl Owner {
         }
         let client = match self.table.find(address, name) {
             Some(client) => client,
-            None if !call.takes_a_lock() => return self.stranger(call),
+            None if !call.takes_a_lock() && !self.takes_over(&call) => return self.stranger(call),
             None => {
                 let Ok(client) = self.add(address, name) else {
                     let file = call.incoming.call.file().cloned().unwrap_or_default();
@@ -147,6 +147,12 @@ impl Owner {
         self.record(client, OpenCall { client: Some(client), ..call });
     }
 
+    /// Whether its locks under another spelling become those of the client that it calls itself now.
+    fn takes_over(&self, call: &OpenCall) -> bool {
+        let Incoming { address, name, via, call, .. } = &call.incoming;
+        !matches!(call, Call::Test(_)) && self.table.meets_its_own(*address, name, *via, call)
+    }
+
     fn add(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
         let added = self.table.add_client(address, name);
         let _ = self.apply_effects();
@@ -155,9 +161,12 @@ impl Owner {
 
     /// Answers a caller that has nothing here and takes nothing.
     fn stranger(&mut self, call: OpenCall) {
-        self.table.given_up_by_stranger(call.incoming.address, &call.incoming.name, &call.incoming.call);
+        let Incoming { address, name, via, call: asked, .. } = &call.incoming;
+        self.table.given_up_by_stranger(*address, name, *via, asked);
+        let is_its_own = self.table.meets_its_own(*address, name, *via, asked);
         let _ = self.apply_effects();
         let wanted = match &call.incoming.call {
+            Call::Test(_) if is_its_own => return self.reply(call, Verdict::Granted),
             Call::Test(wanted) => wanted,
             Call::Cancel(_) => return call.answer(Verdict::Denied),
             _ => return call.answer(Verdict::Granted),
@@ -190,7 +199,8 @@ impl Owner {
         if !durable {
             self.table.called(client, server_address);
         }
-        if !call.promises() || (durable && self.watches.hears_of(address)) {
+        let promises = call.promises() || (!durable && self.takes_over(&call));
+        if !promises || (durable && self.watches.hears_of(address)) {
             self.handle(client, call);
         } else if durable && call.is_reclaim() {
             self.watch_beside(address);
