@@ -87,7 +87,10 @@ fn call(
     (program, version, procedure): (u32, u32, u32),
     args: &[u8],
 ) -> Result<Vec<u8>, RpcError> {
-    let socket = host.inside(|| UdpSocket::bind(SocketAddr::new(from.0.parse().unwrap(), from.1)).unwrap());
+    // The host's statd takes reserved ports of its own choice: one that is taken is passed over.
+    let ports = from.1..=from.1.saturating_add(if from.1 == 0 { 0 } else { 50 });
+    let bind = |port| UdpSocket::bind(SocketAddr::new(from.0.parse().unwrap(), port)).ok();
+    let socket = host.inside(|| ports.clone().find_map(bind)).expect("a free port");
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     let xid = NEXT_XID.fetch_add(1, Ordering::Relaxed);
     let message = rpc::call(xid, program, version, procedure, &Credential::None, args);
