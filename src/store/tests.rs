@@ -290,7 +290,7 @@ fn old_runs_are_forgotten_whole_and_unfinished_ones_never() {
     }
     store.create_run(&new_run(run_id(9))).unwrap();
     assert_eq!(store.prune().unwrap(), 0);
-    assert_eq!(store.prune_to(90, 3).unwrap(), 3);
+    assert_eq!(store.prune_to(3).unwrap(), 3);
     let left: Vec<_> = store.list(10).unwrap().into_iter().map(|r| r.id).collect();
     assert_eq!(left, [run_id(9), run_id(5), run_id(4)].map(|r| r.to_string()));
     let rows = |table: &str| {
@@ -298,9 +298,24 @@ fn old_runs_are_forgotten_whole_and_unfinished_ones_never() {
         store.connection.query_row(&query, [], |row| row.get::<_, i64>(0)).unwrap()
     };
     assert_eq!((rows("client"), rows("lock"), rows("event")), (0, 0, 0));
-    store.connection.execute("UPDATE run SET started_ms = 1", []).unwrap();
-    assert_eq!(store.prune().unwrap(), 2);
+    assert_eq!(store.prune_to(0).unwrap(), 2);
     assert!(store.unfinished("here", ELSEWHERE).unwrap().is_some());
+}
+
+#[test]
+fn a_clock_that_is_wrong_by_months_deletes_nothing_and_the_oldest_goes_first_all_the_same() {
+    let place = Place::new();
+    let mut store = place.open();
+    for n in 1..=4 {
+        whole_run(&mut store, run_id(n));
+    }
+    // The second ran with a clock that was far ahead, the others long before what the clock says now.
+    store.connection.execute("UPDATE run SET started_ms = 1", []).unwrap();
+    let far_ahead = "UPDATE run SET started_ms = 9000000000000 WHERE id = ?1";
+    store.connection.execute(far_ahead, [run_id(2).to_string()]).unwrap();
+    assert_eq!(store.prune().unwrap(), 0);
+    assert_eq!(store.prune_to(2).unwrap(), 2);
+    assert!(store.report(run_id(2)).is_err() && store.report(run_id(3)).is_ok() && store.report(run_id(4)).is_ok());
 }
 
 #[test]
@@ -482,7 +497,7 @@ fn a_release_is_unverified_until_its_answer_is_here() {
     assert_eq!((b.outcome, b.locks, b.waiters, b.left), (ReleaseOutcome::Partial, 3, 1, 1));
     assert_eq!(b.scope.clients, ["b"]);
     assert_eq!(store.releases(1).unwrap().len(), 1);
-    store.prune_to(90, 1).unwrap();
+    store.prune_to(1).unwrap();
     assert_eq!(store.releases(10).unwrap().len(), 1, "old ones are forgotten");
 }
 

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, params};
 
 use super::rows::{delivery_word, integer};
-use super::{KEEP_DAYS, KEEP_RUNS, Store, StoreError};
+use super::{KEEP_RUNS, Store, StoreError};
 use crate::report::{Facts, LockTally, Outcome, PathReport, Phase, Probe, ScopeReport, exit_code};
 use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, RunClient, RunId};
 use crate::wire::xdr;
@@ -329,25 +329,22 @@ impl Store {
         self.transaction(|tx| insert_event(tx, &id, integer(unix_ms), kind, detail))
     }
 
-    /// Forgets ended runs that are older than [`KEEP_DAYS`], and the oldest beyond [`KEEP_RUNS`]; and
-    /// releases likewise. Says how many runs.
+    /// Forgets the oldest ended runs beyond [`KEEP_RUNS`], and releases likewise. Says how many runs.
     pub fn prune(&mut self) -> Result<usize, StoreError> {
-        self.prune_to(KEEP_DAYS, KEEP_RUNS)
+        self.prune_to(KEEP_RUNS)
     }
 
     /// [`prune`](Self::prune) with other numbers.
-    pub fn prune_to(&mut self, days: u32, runs: u32) -> Result<usize, StoreError> {
-        let oldest = integer(now_ms().saturating_sub(u64::from(days) * 86_400_000));
+    pub fn prune_to(&mut self, runs: u32) -> Result<usize, StoreError> {
         self.transaction(|tx| {
             tx.execute(
-                "DELETE FROM release WHERE asked_ms < ?1 OR id NOT IN
-                 (SELECT id FROM release ORDER BY asked_ms DESC, rowid DESC LIMIT ?2)",
-                params![oldest, runs],
+                "DELETE FROM release WHERE id NOT IN (SELECT id FROM release ORDER BY rowid DESC LIMIT ?1)",
+                params![runs],
             )?;
             tx.execute(
-                "DELETE FROM run WHERE phase = 'done' AND (started_ms < ?1 OR id NOT IN
-                 (SELECT id FROM run ORDER BY started_ms DESC, rowid DESC LIMIT ?2))",
-                params![oldest, runs],
+                "DELETE FROM run WHERE phase = 'done' AND id NOT IN
+                 (SELECT id FROM run ORDER BY rowid DESC LIMIT ?1)",
+                params![runs],
             )
         })
     }
