@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Driven;
 use super::backend::{Backend, refused};
 use super::compare::compare;
-use super::record::{Coded, Phase, RunRecord, millis, unix_ms};
+use super::record::{Began, Coded, Phase, RunRecord, millis, unix_ms};
 use super::vault::Vault;
 use crate::manager::{ManagerError, Weight};
 use crate::wire::control::{BeginArgs, Begun, ClientRow, Mode, RefusalCode, RunClient, Silent};
@@ -98,6 +98,7 @@ impl<B: Backend> Driven<B> {
             old_state: Coded(old_state),
             new_state: Coded(old_state.next_up()),
             began_unix_ms: unix_ms(),
+            began: Some(Began::now()),
             grace_ms: 0,
             extended_ms: 0,
             before: Arc::new(before),

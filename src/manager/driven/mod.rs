@@ -20,7 +20,7 @@
 //! | `backend` | what the manager itself must be able to do | |
 //! | `begin` | from the plan to confirmed grace | |
 //! | `compare` | what came back | pure |
-//! | `record` | a run as it is on disk | pure |
+//! | `record` | a run as it is on disk | |
 //! | `results` | the result of a run | pure |
 //! | `vault` | the files | |
 //! | `view` | what was seen last, and the events for watchers | |

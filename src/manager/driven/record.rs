@@ -1,13 +1,15 @@
 //! A run as it is on disk.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::compare::Sight;
+use crate::host::Machine;
 use crate::resync::policy;
+use crate::rpc::pulse::Moment;
 use crate::wire::control::{BeginArgs, ClientProgress, Counts, Delivery, FullResult, InstanceId, RunClient, RunId};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, Pack, Unpack, decode, encode};
@@ -55,6 +57,24 @@ pub struct Delivered {
     pub suspect: bool,
 }
 
+/// A moment by the clock of a boot of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Began {
+    /// Which boot.
+    pub boot: String,
+    /// Milliseconds since it, with the time that the machine slept.
+    pub ms: u64,
+}
+
+impl Began {
+    /// Now.
+    pub fn now() -> Self {
+        static BOOT: OnceLock<String> = OnceLock::new();
+        let boot = BOOT.get_or_init(|| Machine::default().boot_id().unwrap_or_default()).clone();
+        Self { boot, ms: millis(Moment::now().passed) }
+    }
+}
+
 /// Most clients of a run.
 pub type RunClients = List<RunClient, 16_777_216>;
 
@@ -75,6 +95,9 @@ pub struct RunRecord {
     pub new_state: Coded<NsmState>,
     /// When it began, milliseconds since 1970.
     pub began_unix_ms: u64,
+    /// The same by the machine's own clock, which nobody sets: a wall clock that jumps must not end grace.
+    #[serde(default)]
+    pub began: Option<Began>,
     /// How long the manager's grace lasts at most, in milliseconds; 0 until it began.
     pub grace_ms: u64,
     /// The deadline that the controller moved it to, milliseconds after it began.
@@ -111,7 +134,14 @@ pub(super) fn unix_ms() -> u64 {
 impl RunRecord {
     /// How long ago it began.
     pub(super) fn elapsed(&self) -> Duration {
-        Duration::from_millis(unix_ms().saturating_sub(self.began_unix_ms))
+        let now = Began::now();
+        let here = self.began.as_ref().filter(|began| began.boot == now.boot);
+        let by_the_wall = || unix_ms().saturating_sub(self.began_unix_ms);
+        Duration::from_millis(here.map_or_else(by_the_wall, |began| now.ms.saturating_sub(began.ms)))
+    }
+    /// Now, milliseconds since 1970, as long after its beginning as it is.
+    pub(super) fn unix_ms(&self) -> u64 {
+        self.began_unix_ms.saturating_add(millis(self.elapsed()))
     }
     /// The sums of a run that has only begun.
     pub(super) fn all_pending(&self) -> Counts {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::backend::{Backend, GraceEnd, refused};
 use super::compare::{Return, Sight, compare};
-use super::record::{Coded, Phase, RunRecord, unix_ms};
+use super::record::{Coded, Phase, RunRecord};
 use super::results::{End, Loss, result, unverified};
 use super::vault::Vault;
 use super::{Driven, pause_after};
@@ -213,7 +213,7 @@ impl<B: Backend> Driven<B> {
     pub(super) async fn abort_run(&self, run: &RunRecord) -> Result<RunResult, ManagerError> {
         let now = self.backend.sight().await?;
         let reason = "aborted: no lock had been dropped";
-        let end = End { outcome: Outcome::Aborted, reason, alone: false, unix_ms: unix_ms(), watched: false };
+        let end = End { outcome: Outcome::Aborted, reason, alone: false, unix_ms: run.unix_ms(), watched: false };
         let (found, _) = result(run, &[], &now, end);
         let run = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
         let kept = self.keep(run).await?;
@@ -238,7 +238,7 @@ impl<B: Backend> Driven<B> {
     async fn count(&self, run: &RunRecord, now: &Sight, watch: Watch<'_>) -> Result<RunResult, ManagerError> {
         let Watch { reason, alone, watched } = watch;
         let back = self.desk().view.back(run);
-        let end = End { outcome: Outcome::Settled, reason, alone, unix_ms: unix_ms(), watched };
+        let end = End { outcome: Outcome::Settled, reason, alone, unix_ms: run.unix_ms(), watched };
         let (found, losses) = result(run, &back, now, end);
         let counted = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
         let kept = self.keep(counted).await?;
@@ -262,7 +262,7 @@ impl<B: Backend> Driven<B> {
     async fn end_unwatched(&self, run: RunRecord, outcome: Outcome, reason: &str) -> Result<RunResult, ManagerError> {
         let now = self.backend.sight().await?;
         let back = self.desk().view.back(&run);
-        let end = End { outcome, reason, alone: true, unix_ms: unix_ms(), watched: false };
+        let end = End { outcome, reason, alone: true, unix_ms: run.unix_ms(), watched: false };
         let (found, losses) = result(&run, &back, &now, end);
         let run = RunRecord { result: Some(Arc::new(Coded(found))), ..run };
         self.end(&run, &losses).await

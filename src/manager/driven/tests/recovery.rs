@@ -38,6 +38,25 @@ async fn a_driver_that_died_after_the_drop_leaves_a_run_that_goes_on() {
 }
 
 #[tokio::test]
+async fn a_wall_clock_that_jumps_ends_no_run() {
+    const HOURS: u64 = 5 * 3_600_000;
+    for jump in [0, HOURS, 2 * HOURS] {
+        let host = Host::new();
+        let driver = host.driver();
+        let run = begun(&driver, 1).await;
+        told(&driver, run).await;
+        drop(driver);
+        let vault = Vault::new(host.dir.path());
+        let left = vault.runs().unwrap().pop().unwrap();
+        // The clock is ahead of what it was, or behind.
+        vault.save(&RunRecord { began_unix_ms: left.began_unix_ms + jump - HOURS, ..left }).unwrap();
+        let status = host.driver().status().await.unwrap();
+        let seen = status.run.0.expect("it goes on");
+        assert!(seen.elapsed_ms < HOURS / 10 && seen.remaining_ms > 0, "{jump}: {seen:?}");
+    }
+}
+
+#[tokio::test]
 async fn clients_that_nobody_told_before_grace_ended_are_told_by_the_next_run() {
     let host = Host::new();
     let driver = host.driver();
