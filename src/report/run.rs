@@ -1,7 +1,6 @@
 //! A run that the record knows.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::Serialize;
@@ -9,6 +8,7 @@ use serde::Serialize;
 use super::progress::UnknownWord;
 use super::{Phase, Stamp};
 use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow};
+use crate::wire::types::Address;
 
 /// A run: `{"schema","run","state","locks","clients"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -253,7 +253,7 @@ pub struct ClientReport {
     /// Its `caller_name`.
     pub name: String,
     /// The first of its addresses.
-    pub address: Option<IpAddr>,
+    pub address: Option<Address>,
     /// Whether there was evidence that its locks are stale.
     pub suspect: bool,
     /// What became of its notices.
@@ -286,9 +286,9 @@ pub struct Owner {
     /// The client's name.
     pub name: String,
     /// Its address.
-    pub address: IpAddr,
+    pub address: Address,
     /// The server address it called.
-    pub server_address: IpAddr,
+    pub server_address: Address,
     /// `udp` or `tcp`.
     pub transport: String,
     /// The NLM version it spoke.
@@ -303,8 +303,8 @@ impl From<&OwnerRow> for Owner {
     fn from(row: &OwnerRow) -> Self {
         Self {
             name: row.name.to_string(),
-            address: row.address.0,
-            server_address: row.server_address.0,
+            address: row.address,
+            server_address: row.server_address,
             transport: row.transport.to_string(),
             version: row.version,
             svid: row.svid.0,
