@@ -27,7 +27,7 @@ fn is_golden<T: Text + Serialize>(name: &str, value: &T) {
     }
 }
 
-fn ip(text: &str) -> std::net::IpAddr {
+fn ip(text: &str) -> nlmctl::wire::types::Address {
     text.parse().unwrap()
 }
 

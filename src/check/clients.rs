@@ -14,6 +14,7 @@ use crate::nsm::{self, Host, ProbeOptions, StatdState, Target};
 use crate::report::{Finding, Severity, number};
 use crate::rpc::fanout::Failure;
 use crate::wire::control::{ClientRow, Info, Status};
+use crate::wire::scope;
 use crate::wire::types::CallerName;
 
 /// Names that are being resolved at a time: each takes a thread.
@@ -102,7 +103,7 @@ async fn look_up(clients: &[ClientRow]) -> HashMap<CallerName, Lookup> {
             };
             let lookup = match timeout_at(deadline, asking).await {
                 Ok(Ok(found)) => {
-                    let found: BTreeSet<IpAddr> = found.map(|socket| socket.ip().to_canonical()).collect();
+                    let found: BTreeSet<IpAddr> = scope::found(found).collect();
                     Lookup::Found(found.into_iter().collect())
                 }
                 Ok(Err(_)) => Lookup::Unknown,

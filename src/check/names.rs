@@ -13,6 +13,7 @@ use super::Places;
 use crate::host::{is_own_address, own_names};
 use crate::report::{Finding, Severity};
 use crate::wire::control::{ClientRow, Info};
+use crate::wire::scope;
 use crate::wire::types::CallerName;
 
 /// Most addresses that are looked up back to a name.
@@ -87,7 +88,7 @@ async fn forward(names: &[CallerName], patience: Duration) -> Vec<Forward> {
         tasks.spawn(async move {
             let looking = tokio::net::lookup_host((name.as_str(), 0));
             let found = match tokio::time::timeout(patience, looking).await {
-                Ok(Ok(found)) => found.map(|socket| socket.ip()).collect::<BTreeSet<_>>(),
+                Ok(Ok(found)) => scope::found(found).collect::<BTreeSet<_>>(),
                 Ok(Err(error)) => return (place, Forward::Unknown(error.to_string())),
                 Err(_) => return (place, Forward::Unknown(format!("no answer {}", super::within(patience)))),
             };

@@ -2,8 +2,10 @@
 
 use super::args::LocksArgs as Wanted;
 use super::context::Context;
+use crate::host::{self, BadAddress};
 use crate::report::{Failure, LockListing, LocksReport, SCHEMA};
 use crate::wire::control::{ClientRef, Scope};
+use crate::wire::scope;
 use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe, TooLong};
 
@@ -23,12 +25,25 @@ fn scope(wanted: &Wanted) -> Result<Scope, Failure> {
 }
 
 fn client(text: &str) -> Result<ClientRef, Failure> {
-    if let Ok(ip) = text.parse() {
-        return Ok(ClientRef { name: Maybe(None), address: Maybe(Some(Address(ip))) });
+    let text = &with_index(text)?;
+    if let Ok(address) = text.parse::<Address>() {
+        return Ok(ClientRef { name: Maybe(None), address: Maybe(Some(address)) });
     }
     let name = CallerName::typed(text)
         .map_err(|e| Failure::usage(format!("--client {text:?}: {e}"), "give a client's name or address"))?;
     Ok(ClientRef { name: Maybe(Some(name)), address: Maybe(None) })
+}
+
+/// What `--client` says, a link-local address by its interface's index: only this host knows the names.
+pub(super) fn with_index(text: &str) -> Result<String, Failure> {
+    match host::address(text) {
+        Ok(ip) if scope::interface(ip).is_some() => Ok(Address(ip).to_string()),
+        Ok(_) | Err(BadAddress::NoAddress(_)) => Ok(text.to_owned()),
+        Err(error @ BadAddress::NoInterface(_)) => Err(Failure::usage(
+            format!("--client {text}: {error}"),
+            "see `nlmctl clients`, and `ip link` for interfaces",
+        )),
+    }
 }
 
 fn file(text: &str) -> Result<FileHandle, Failure> {

@@ -25,7 +25,7 @@ use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptio
 use crate::report::{ClientFate, Failure, NoticeReport, NotifyReport, SCHEMA, number};
 use crate::resync::consent::Consent;
 use crate::wire::control::Grace;
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::{Address, CallerName, NsmState};
 
 /// How often is looked whether grace is still on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -244,7 +244,7 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
     row.attempts = event.attempts;
     match event.news {
         News::Answered { answered: acked, of, address, .. } => {
-            row.address = row.address.or(address);
+            row.address = row.address.or(address.map(Address::from));
             row.acked_ms = Some(u64::try_from(event.at.as_millis()).unwrap_or(u64::MAX));
             if acked == of {
                 row.fate = ClientFate::Acked;
@@ -290,9 +290,9 @@ mod tests {
         assert_eq!(rows[0].error.as_deref(), Some("1 of 2 notices acked"));
         heard(&mut rows, event(0, acked(2)));
         assert_eq!((rows[0].fate, rows[0].acked_ms, rows[0].error.as_ref()), (ClientFate::Acked, Some(70), None));
-        assert_eq!(rows[0].address, Some(IpAddr::from([127, 0, 0, 1])));
+        assert_eq!(rows[0].address, Some(IpAddr::from([127, 0, 0, 1]).into()));
         heard(&mut rows, event(1, acked(1)));
-        assert_eq!(rows[1].address, Some(IpAddr::from([192, 0, 2, 7])), "of a name it is told who acked");
+        assert_eq!(rows[1].address, Some(IpAddr::from([192, 0, 2, 7]).into()), "of a name it is told who acked");
         heard(&mut rows, event(1, given_up(Failure::NameUnknown, Some("no such host"))));
         assert_eq!(rows[1].fate, ClientFate::NameUnknown);
         heard(&mut rows, event(9, acked(2)));

@@ -3,6 +3,7 @@
 use super::args::ReleaseArgs;
 use super::consent::Terminal;
 use super::context::{Context, blocking};
+use super::locks::with_index;
 use crate::controller::release::{self, Plan, Request};
 use crate::controller::{self, Options};
 use crate::report::{Failure, Text};
@@ -12,7 +13,7 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
     let options = Options { rpcbind_port: context.settings.rpcbind_port, ..Options::default() };
     let (dry_run, yes) = (args.dry_run, args.yes);
     let request = Request {
-        clients: args.clients,
+        clients: args.clients.iter().map(|text| with_index(text)).collect::<Result<_, _>>()?,
         exports: args.exports,
         files: args.files,
         owners: args.owners,

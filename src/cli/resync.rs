@@ -6,6 +6,7 @@ use super::args::{RecordRows, ResyncArgs};
 use super::consent::Terminal;
 use super::context::{Context, blocking};
 use super::live;
+use super::locks::with_index;
 use super::signals::signals;
 use crate::controller::{self, Options};
 use crate::report::{Failure, Outcome, Progress, RunReport, Text};
@@ -14,7 +15,7 @@ use crate::store::Store;
 
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failure> {
     let options = options(context, &args);
-    let request = request(context, &args);
+    let request = request(context, &args)?;
     let manager = context.manager_for(request.drops_nothing()).await?;
     if args.dry_run {
         let plan = controller::plan(&*manager, &request, &options).await?;
@@ -50,9 +51,9 @@ fn options(context: &Context, args: &ResyncArgs) -> Options {
     }
 }
 
-fn request(context: &Context, args: &ResyncArgs) -> Request {
-    Request {
-        clients: args.clients.clone(),
+fn request(context: &Context, args: &ResyncArgs) -> Result<Request, Failure> {
+    Ok(Request {
+        clients: args.clients.iter().map(|text| with_index(text)).collect::<Result<_, _>>()?,
         exports: args.exports.clone(),
         files: args.files.clone(),
         grace: args.grace,
@@ -63,7 +64,7 @@ fn request(context: &Context, args: &ResyncArgs) -> Request {
         include_unmonitored: args.include_unmonitored,
         own_locks_lost: args.own_locks_lost,
         names: context.settings.names.clone(),
-    }
+    })
 }
 
 async fn open(context: &Context) -> Result<Store, Failure> {

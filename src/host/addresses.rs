@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::InterfaceFlags;
 
+use crate::wire::scope;
+
 /// Whether this host has the address now, loopback included.
 pub fn is_own_address(ip: IpAddr) -> bool {
     // Only the kernel knows: what is assigned, and what a subnet on the loopback interface covers.
-    UdpSocket::bind((ip.to_canonical(), 0)).err().is_none_or(|error| error.kind() != ErrorKind::AddrNotAvailable)
+    let socket = scope::split(SocketAddr::new(ip.to_canonical(), 0));
+    UdpSocket::bind(socket).err().is_none_or(|error| error.kind() != ErrorKind::AddrNotAvailable)
 }
 
-/// The addresses of all interfaces.
+/// The addresses of all interfaces. A link-local one comes without its interface.
 pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
     Ok(getifaddrs()?.filter_map(|interface| ip_of(&interface)).collect())
 }

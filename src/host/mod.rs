@@ -17,12 +17,14 @@
 //! | `kernel` | the kernel's NFS server and its lockd |
 //! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose |
 //! | `addresses` | the addresses of this host |
+//! | `interfaces` | network interfaces by name, behind link-local addresses |
 //! | `names` | the names under which clients know this host |
 //! | `statd` | the folder of this host's rpc.statd, and its NSM state number |
 
 mod addresses;
 mod files;
 mod holder;
+mod interfaces;
 mod kernel;
 mod locks;
 mod mounts;
@@ -36,6 +38,7 @@ mod statd;
 pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use files::{FileError, Machine, remove, replace};
 pub use holder::Holder;
+pub use interfaces::{BadAddress, address, text_of};
 pub use kernel::{ETAB, Lockd, NLM_END_GRACE};
 pub use locks::{ListedLock, Lock, Reading, parse_locks};
 pub use mounts::NlmMount;

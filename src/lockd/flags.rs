@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 
+use crate::host;
 use crate::locks::Limits;
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
@@ -31,7 +32,7 @@ pub struct Flags {
     #[arg(long, value_name = "PATH")]
     pub control_ro: Option<PathBuf>,
     /// An address to serve, any number of times [default: 0.0.0.0 and ::]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = host::address)]
     pub listen: Vec<IpAddr>,
     /// A name under which clients know this server, any number of times [default: the full, then the short host name]
     #[arg(long, value_name = "NAME", value_parser = host_name)]

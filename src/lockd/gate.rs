@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::dispatch::Rules;
 use crate::rpc::server::{CallContext, Peer};
+use crate::wire::scope;
 
 /// The networks allowed (none means everybody), and the rules inside them.
 #[derive(Debug, Default)]
@@ -35,6 +36,7 @@ impl Gate {
     }
 
     fn allows(&self, address: IpAddr) -> bool {
+        let address = scope::bare(address);
         self.allowed.is_empty() || self.allowed.iter().any(|network| network.contains(&address))
     }
 }
@@ -50,6 +52,8 @@ mod tests {
         assert!(gate.allows("192.0.2.9".parse().unwrap()));
         assert!(gate.allows("2001:db8::1".parse().unwrap()));
         assert!(!gate.allows("198.51.100.1".parse().unwrap()));
+        let link = Gate::new(vec!["fe80::/64".parse().unwrap()], Rules::default());
+        assert!(link.allows(scope::parse("fe80::9%2").unwrap()), "on whatever interface");
         assert!(Gate::default().allows("198.51.100.1".parse().unwrap()));
     }
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::types::Transport;
-use crate::wire::{nlm, nsm};
+use crate::wire::{nlm, nsm, scope};
 
 /// Waiting TCP connections.
 const BACKLOG: i32 = 1024;
@@ -180,7 +180,7 @@ fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
     // A restart must not wait for old connections to time out.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    socket.bind(&scope::split(address).into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

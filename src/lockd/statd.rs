@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::persist::Watch;
-use crate::host::StatdDirError;
+use crate::host::{StatdDirError, text_of};
 use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
@@ -122,7 +122,7 @@ impl Statd {
     }
 
     fn mon_id(&self, address: IpAddr) -> Result<MonId, BadName> {
-        Ok(MonId { mon_name: CallerName::new(&address.to_string())?, my_id: self.shared.me.clone() })
+        Ok(MonId { mon_name: CallerName::new(&text_of(address))?, my_id: self.shared.me.clone() })
     }
 
     async fn call<T: Unpack>(&self, procedure: Procedure, args: &[u8]) -> Result<T, StatdError> {

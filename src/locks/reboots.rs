@@ -37,6 +37,7 @@ use super::clients::Client;
 use super::run::How;
 use super::segment::FileId;
 use super::table::LockTable;
+use crate::wire::scope;
 use crate::wire::types::{ByteRange, CallerName, NsmState};
 
 /// Most clients that one notice makes suspects: a name that so many have tells nothing.
@@ -47,7 +48,10 @@ const MAX_SPELLINGS: usize = 16;
 /// Whether the name is the source's own address.
 fn is_address(name: &CallerName, source: IpAddr) -> bool {
     let text = name.as_str();
-    text.strip_suffix('.').unwrap_or(text).parse().is_ok_and(|address: IpAddr| address.to_canonical() == source)
+    // Behind a link-local one stands the name of the client's own interface, which says nothing here.
+    let address = text.split('%').next().unwrap_or(text);
+    let address = address.strip_suffix('.').unwrap_or(address).parse();
+    address.is_ok_and(|address: IpAddr| address.to_canonical() == scope::bare(source))
 }
 
 impl LockTable {

@@ -1,13 +1,12 @@
 //! Status and listings, as a lock manager or the record answered.
 
-use std::net::IpAddr;
-
 use serde::Serialize;
 
 use super::run::shown_end;
 use super::{ClientFate, LockTally, Outcome, Owner, Phase, ScopeReport, Stamp};
 use crate::wire::control::{Capabilities, Info};
 use crate::wire::control::{ClientRow, Grace, LockRow, RunStatus, Status};
+use crate::wire::types::Address;
 
 /// What a lock manager says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -168,9 +167,9 @@ pub struct ClientListing {
     /// Its `caller_name`.
     pub name: String,
     /// The addresses it called from.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Vec<Address>,
     /// The server addresses it called.
-    pub server_addresses: Vec<IpAddr>,
+    pub server_addresses: Vec<Address>,
     /// Its NSM state number as its LOCKs carried it; none if they carried none.
     pub nsm_state: Option<i32>,
     /// Whether it can be notified.
@@ -191,8 +190,8 @@ impl From<&ClientRow> for ClientListing {
     fn from(row: &ClientRow) -> Self {
         Self {
             name: row.name.to_string(),
-            addresses: row.addresses.as_slice().iter().map(|a| a.0).collect(),
-            server_addresses: row.server_addresses.as_slice().iter().map(|a| a.0).collect(),
+            addresses: row.addresses.as_slice().to_vec(),
+            server_addresses: row.server_addresses.as_slice().to_vec(),
             nsm_state: row.nsm_state.is_known().then_some(row.nsm_state.0),
             monitored: row.monitored,
             shared_address: row.shared_address,
@@ -303,7 +302,7 @@ pub struct NoticeReport {
     /// The host as the list named it.
     pub name: String,
     /// Its address.
-    pub address: Option<IpAddr>,
+    pub address: Option<Address>,
     /// What became of its notices.
     pub fate: ClientFate,
     /// Notices sent, repeats included, and port look-ups that went unanswered.

@@ -7,6 +7,7 @@ use super::table::{Align, Table, clean};
 use super::text::{Text, line, number, or_dash, range, seconds};
 use super::{ClientsReport, LocksReport, RunsReport, StatusReport};
 use crate::wire::control::LockState;
+use crate::wire::types::Address;
 
 fn manager(out: &mut String, m: &ManagerStatus) {
     line!(out, "{}, as it says itself", clean(&m.software));
@@ -62,7 +63,7 @@ impl Text for StatusReport {
     }
 }
 
-fn addresses(list: &[std::net::IpAddr]) -> String {
+fn addresses(list: &[Address]) -> String {
     list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 

@@ -1,13 +1,13 @@
 //! What a run would do.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::Serialize;
 
 use super::progress::UnknownWord;
 use super::{SCHEMA, ScopeReport};
+use crate::wire::types::Address;
 
 /// `{"schema","plan"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,7 +56,7 @@ pub struct PlanClient {
     /// Its `caller_name`.
     pub name: String,
     /// The first of its addresses.
-    pub address: Option<IpAddr>,
+    pub address: Option<Address>,
     /// Its locks in scope; none where the lock manager does not know whose a lock is.
     pub locks: Option<u64>,
     /// Whether its statd answers now.
@@ -65,7 +65,7 @@ pub struct PlanClient {
     pub note: Option<String>,
     /// The server addresses its notices would leave from. For the text only.
     #[serde(skip)]
-    pub from: Vec<IpAddr>,
+    pub from: Vec<Address>,
 }
 
 /// What a client's statd answered to SM_STAT.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fmt::Write;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::Serialize;
@@ -11,6 +10,7 @@ use super::progress::UnknownWord;
 use super::table::{Align, Table, clean};
 use super::text::{Text, line, number, or_dash, range};
 use super::{LockListing, Probe, SCHEMA, ScopeReport, Stamp};
+use crate::wire::types::Address;
 
 /// Locks that the text shows; the JSON has all.
 const SHOWN: usize = 50;
@@ -195,7 +195,7 @@ pub struct ReleaseClient {
     /// Its `caller_name`.
     pub name: String,
     /// The first of its addresses.
-    pub address: Option<IpAddr>,
+    pub address: Option<Address>,
     /// Its locks that were chosen; none where the lock manager does not know whose locks are.
     pub locks: Option<u64>,
     /// Its blocked requests that were chosen.

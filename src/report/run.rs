@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::Serialize;
@@ -10,6 +9,7 @@ use serde::Serialize;
 use super::progress::UnknownWord;
 use super::{Phase, Stamp};
 use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow, PathResult, Spared};
+use crate::wire::types::Address;
 
 /// A run: `{"schema","run","state","locks","clients"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -254,7 +254,7 @@ pub struct ClientReport {
     /// Its `caller_name`.
     pub name: String,
     /// The first of its addresses.
-    pub address: Option<IpAddr>,
+    pub address: Option<Address>,
     /// Whether there was evidence that its locks are stale.
     pub suspect: bool,
     /// What became of its notices.
@@ -279,7 +279,7 @@ pub struct ClientReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct PathReport {
     /// The server address that it called.
-    pub server_address: IpAddr,
+    pub server_address: Address,
     /// Whether it acked, and reclaimed none of its locks through this address.
     pub silent: bool,
     /// Why they were kept; none if they were dropped.
@@ -289,7 +289,7 @@ pub struct PathReport {
 impl From<&PathResult> for PathReport {
     fn from(path: &PathResult) -> Self {
         Self {
-            server_address: path.server_address.0,
+            server_address: path.server_address,
             silent: path.silent,
             kept_because: path.spared.0.map(KeptBecause::from),
         }
@@ -378,9 +378,9 @@ pub struct Owner {
     /// The client's name.
     pub name: String,
     /// Its address.
-    pub address: IpAddr,
+    pub address: Address,
     /// The server address it called.
-    pub server_address: IpAddr,
+    pub server_address: Address,
     /// `udp` or `tcp`.
     pub transport: String,
     /// The NLM version it spoke.
@@ -395,8 +395,8 @@ impl From<&OwnerRow> for Owner {
     fn from(row: &OwnerRow) -> Self {
         Self {
             name: row.name.to_string(),
-            address: row.address.0,
-            server_address: row.server_address.0,
+            address: row.address,
+            server_address: row.server_address,
             transport: row.transport.to_string(),
             version: row.version,
             svid: row.svid.0,

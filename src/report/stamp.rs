@@ -1,10 +1,12 @@
-//! An instant as it is shown: RFC 3339, milliseconds, with its offset.
+//! An instant as it is shown: RFC 3339, milliseconds, with its offset; and an address.
 
 use std::fmt;
 
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use serde::{Serialize, Serializer};
+
+use crate::wire::types::Address;
 
 /// Milliseconds since 1970. Shown in UTC, `2026-11-22T15:45:28.123+00:00`: a record is compared
 /// with the logs of other machines.
@@ -16,6 +18,19 @@ impl fmt::Display for Stamp {
         // A clock beyond jiff's years (about 9999) is shown at their end.
         let at = i64::try_from(self.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
         write!(f, "{:.3}", at.unwrap_or(Timestamp::MAX).display_with_offset(Offset::UTC))
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Address {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -16,6 +16,7 @@ use super::service::{
     ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, begin, canonical, drain, stopped,
 };
 use crate::wire::record::{RecordReader, RecordTooLong, frame};
+use crate::wire::scope;
 use crate::wire::types::Transport;
 
 /// How long accepting rests when this process or the system has no room for another socket.
@@ -44,7 +45,7 @@ pub async fn serve_tcp(
             accepted = listener.accept() => accepted,
         };
         let Some((stream, peer)) = accepted_or_pause(accepted).await else { continue };
-        let peer = canonical(peer);
+        let Some(peer) = scope::joined(peer).map(canonical) else { continue };
         let guest = Guest::of(&guests, peer.ip(), limits.connections_per_address);
         let (Some(guest), true) = (guest, connections.len() < limits.connections) else {
             tracing::debug!(%peer, "connection closed: too many are open");
@@ -66,7 +67,7 @@ fn inet_origin(stream: &TcpStream, peer: SocketAddr) -> Option<Origin> {
     // Replies are whole records: waiting for more to send with them gains nothing. Either call fails
     // only on a connection that is gone already.
     stream.set_nodelay(true).ok()?;
-    let local_ip = stream.local_addr().ok()?.ip().to_canonical();
+    let local_ip = scope::joined(stream.local_addr().ok()?)?.ip().to_canonical();
     let connection = Some(ConnectionId::next());
     Some(Origin { peer: Peer::Inet(peer), connection, local_ip, transport: Transport::Tcp })
 }

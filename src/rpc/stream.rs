@@ -22,6 +22,7 @@ use super::call::{CallError, Request, results, xid_of};
 use super::udp::{reserved_ports, wildcard};
 use super::xids::Xids;
 use crate::wire::record::{RecordReader, frame};
+use crate::wire::scope;
 
 /// Records waiting to be written; further calls wait.
 const QUEUE: usize = 64;
@@ -180,13 +181,14 @@ async fn connect(to: SocketAddr, source: Source) -> io::Result<TcpStream> {
 }
 
 async fn connect_from(to: SocketAddr, ip: Option<IpAddr>, port: u16) -> io::Result<TcpStream> {
+    let ip = ip.filter(|ip| scope::interface(*ip).is_none() || scope::reaches(*ip, to.ip()));
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if ip.is_some() || port != 0 {
         let local = SocketAddr::new(ip.unwrap_or_else(|| wildcard(to.ip())), port);
-        socket.bind(&SockAddr::from(local))?;
+        socket.bind(&SockAddr::from(scope::split(local)))?;
     }
-    TcpSocket::from_std_stream(socket.into()).connect(to).await
+    TcpSocket::from_std_stream(socket.into()).connect(scope::split(to)).await
 }
 
 fn end(open: &Mutex<OpenCalls>, how: &End) {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
 
@@ -16,6 +16,8 @@ use rustix::net::sockopt as rustix_sockopt;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::wire::scope;
 
 /// Longest payload that a datagram can have, rounded up.
 const MAX_DATAGRAM: usize = 64 << 10;
@@ -32,7 +34,7 @@ const INCOMING: Interest = Interest::READABLE.add(Interest::ERROR);
 /// What came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
-    /// Who sent it.
+    /// Who sent it, a link-local address with its interface (`wire/scope.rs`).
     pub peer: SocketAddr,
     /// The local address it was sent to: answer from it.
     pub local_ip: IpAddr,
@@ -63,13 +65,13 @@ impl UdpEndpoint {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        socket.bind(&SockAddr::from(address))?;
+        socket.bind(&SockAddr::from(scope::split(address)))?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new((&socket).into())?;
         allow_fragments(&socket, address.ip())?;
         setsockopt(&socket, sockopt::UdpGroSegment, &false)?;
-        let local = socket.local_addr()?;
+        let local = scope::joined(socket.local_addr()?).unwrap_or(address);
         let inbox = Mutex::new(Inbox { room: vec![0; BATCH * MAX_DATAGRAM], ready: VecDeque::new() });
         // Told of room for sending too, it would wake its reader for each datagram that it sent.
         let socket = watched(socket, INCOMING)?;
@@ -172,11 +174,12 @@ impl UdpEndpoint {
             }
         };
         for (meta, slice) in metas.iter().zip(&slices).take(count) {
-            ready.push_back(Datagram {
-                peer: meta.addr,
-                local_ip: meta.dst_ip.unwrap_or(self.local.ip()),
-                bytes: slice.get(..meta.len).unwrap_or_default().to_vec(),
-            });
+            let called =
+                meta.dst_ip.map_or(Some(self.local.ip()), |ip| scope::on(ip, meta.interface_index.unwrap_or(0)));
+            // Otherwise it comes from where nobody can be.
+            if let (Some(peer), Some(local_ip)) = (scope::joined(meta.addr), called) {
+                ready.push_back(Datagram { peer, local_ip, bytes: slice.get(..meta.len).unwrap_or_default().to_vec() });
+            }
         }
         Ok(count)
     }
@@ -201,7 +204,9 @@ impl UdpEndpoint {
 
     /// Sends or says `WouldBlock`; otherwise as [`Self::send`].
     pub fn try_send(&self, bytes: &[u8], to: SocketAddr, from: Option<IpAddr>) -> io::Result<()> {
-        let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: from };
+        let src_ip = from.filter(|from| scope::interface(*from).is_none() || scope::reaches(*from, to.ip()));
+        let (destination, src_ip) = (scope::split(to), src_ip.map(scope::bare));
+        let transmit = Transmit { destination, ecn: None, contents: bytes, segment_size: None, src_ip };
         let mut errors = 0;
         loop {
             match self.state.try_send(self.socket.get_ref().into(), &transmit) {
@@ -276,7 +281,7 @@ fn inet_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(v4) = address.as_sockaddr_in() {
         return Some(SocketAddr::new(v4.ip().into(), v4.port()));
     }
-    address.as_sockaddr_in6().map(|v6| SocketAddr::new(v6.ip().into(), v6.port()))
+    scope::joined(SocketAddrV6::from(*address.as_sockaddr_in6()?).into())
 }
 
 /// Undoes quinn-udp's "don't fragment".

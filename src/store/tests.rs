@@ -559,11 +559,10 @@ fn notices_and_what_was_kept_through_each_server_address_read_back() {
     let clients = store.report(run_id(1)).unwrap().clients;
     assert_eq!((clients[0].notices, clients[0].acks, clients[0].attempts), (2, 2, 2));
     let because: Vec<_> = clients[0].paths.iter().map(|path| (path.kept_because, path.server_address)).collect();
-    let ip = |text: &str| text.parse().unwrap();
     let expected = [
-        (None, ip("127.0.0.1")),
-        (Some(KeptBecause::OtherAddress), ip("::1")),
-        (Some(KeptBecause::LateAck), ip("127.0.0.2")),
+        (None, address("127.0.0.1")),
+        (Some(KeptBecause::OtherAddress), address("::1")),
+        (Some(KeptBecause::LateAck), address("127.0.0.2")),
     ];
     assert_eq!(because, expected);
     assert!(clients[1].paths.is_empty());

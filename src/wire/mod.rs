@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `xdr` | XDR with bounds (RFC 4506) |
 //! | `types` | the field's nouns: file handles, owners, ranges, state numbers |
+//! | `scope` | link-local addresses with their interface |
 //! | `record` | record marking: messages in a stream |
 //! | `rpc` | RPC messages (RFC 5531) |
 //! | `rpcbind` | who listens where (RFC 1833) |
@@ -19,6 +20,7 @@ pub mod nsm;
 pub mod record;
 pub mod rpc;
 pub mod rpcbind;
+pub mod scope;
 pub mod types;
 pub mod xdr;
 

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::scope;
 use super::types::Transport;
 use super::xdr::{CodecError, Pack, Text, Unpack, XdrCodec};
 
@@ -119,8 +120,9 @@ pub fn netid(transport: Transport, ip: IpAddr) -> &'static str {
 /// The universal address of an IP address and port (RFC 5665 sections 5.2.3.3 and 5.2.3.4): the
 /// address, then the port's two bytes in decimal.
 pub fn universal_address(address: SocketAddr) -> UniversalAddress {
+    // A peer knows no interface of ours.
     let [high, low] = address.port().to_be_bytes();
-    UniversalAddress::clipped(format!("{}.{high}.{low}", address.ip()))
+    UniversalAddress::clipped(format!("{}.{high}.{low}", scope::bare(address.ip())))
 }
 
 /// The IP address and port of a universal address; `None` if it is none of that kind (or empty).

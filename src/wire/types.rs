@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 use std::sync::Arc;
 
+use super::scope;
 use super::xdr::{CodecError, Opaque, Pack, TooLong, Unpack, XdrCodec};
 
 /// Longest NLM string or netobj (XNFS chapter 10, `LM_MAXSTRLEN` and `MAXNETOBJ_SZ`).
@@ -358,15 +360,28 @@ impl fmt::Display for Transport {
     }
 }
 
-/// An IP address on the control wire: `opaque<16>` of 4 or 16 bytes.
+/// An IP address on the control wire: `opaque<16>` of 4 or 16 bytes, a link-local one with its interface
+/// ([`scope`](super::scope)). Shown as `fe80::1%2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub IpAddr);
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        scope::Shown(self.0).fmt(f)
     }
 }
+
+impl FromStr for Address {
+    type Err = NoAddress;
+    fn from_str(text: &str) -> Result<Self, NoAddress> {
+        scope::parse(text).map(Self).ok_or(NoAddress)
+    }
+}
+
+/// Neither an IPv4 nor an IPv6 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an IP address")]
+pub struct NoAddress;
 
 impl From<IpAddr> for Address {
     /// An IPv4 address in IPv6 clothes is IPv4's: clients are known by that.

@@ -57,7 +57,7 @@ impl Chosen {
         };
         ReleaseClient {
             name: client.name.to_string(),
-            address: client.addresses.as_slice().first().map(|a| a.0),
+            address: client.addresses.as_slice().first().copied(),
             locks: self.knows_owners.then_some((rows.len() - waiters) as u64),
             waiters: waiters as u64,
             whole: self.whole,

@@ -36,6 +36,7 @@ use super::persist::{self, Change, LocalMonitor, Persist, PersistError, ToTell};
 use super::table::{Clock, Table};
 use crate::wire::control::Refusal;
 use crate::wire::nsm::{MonArgs, MonId, MyId};
+use crate::wire::scope;
 use crate::wire::types::{CallerName, NsmState};
 use book::Book;
 pub use call_back::CallBack;
@@ -480,7 +481,7 @@ async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<()
 async fn look_up_name(name: &CallerName, patience: Duration) -> Vec<IpAddr> {
     let Some(host) = name.host() else { return Vec::new() };
     match tokio::time::timeout(patience, tokio::net::lookup_host((host, 0))).await {
-        Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
+        Ok(Ok(found)) => scope::found(found).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     }
 }

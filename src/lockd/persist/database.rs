@@ -237,7 +237,7 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
         Change::Monitor(record) => add_monitor(to, record)?,
         Change::Forget { name, address } => {
             to.prepare_cached("DELETE FROM monitor WHERE name = ?1 AND address = ?2")?
-                .execute(params![raw(name), address.to_string()])?;
+                .execute(params![raw(name), text_of(&[*address])])?;
         }
         Change::Begin(run) => begin(to, run)?,
         Change::NotBegun(run) => {
@@ -275,8 +275,8 @@ fn add_monitor(to: &Transaction<'_>, record: &MonitorRecord) -> Result<(), Persi
     )?
     .execute(params![
         raw(&record.name),
-        record.address.to_string(),
-        record.address.to_string(),
+        text_of(&[record.address]),
+        text_of(&[record.address]),
         text_of(&record.server_addresses),
         record.nsm_state.0
     ])?;

@@ -6,6 +6,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, ToSql, Transaction, params};
 
 use super::records::{LocalMonitor, ToTell, Watch};
+use crate::host::{self, BadAddress};
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::CallerName;
 
@@ -77,8 +78,11 @@ pub(super) fn to_tell(of: &Connection) -> Result<Vec<ToTell>, Odd> {
 
 pub(super) fn watches(of: &Connection) -> Result<Vec<Watch>, Odd> {
     all(of, "SELECT address, cookie FROM watch", "the address watched by statd", |row| {
-        Some(Watch { address: row.get::<_, String>(0).ok()?.parse().ok()?, cookie: row.get(1).ok()? })
+        let addresses = addresses_of(&row.get::<_, String>(0).ok()?)?;
+        let cookie = row.get(1).ok()?;
+        Some(addresses.into_iter().map(|address| Watch { address, cookie }).collect::<Vec<_>>())
     })
+    .map(|watches| watches.into_iter().flatten().collect())
 }
 
 pub(super) fn add(to: &Transaction<'_>, monitor: &LocalMonitor) -> rusqlite::Result<()> {
@@ -133,19 +137,30 @@ pub(super) fn told(to: &Transaction<'_>, mon_name: &CallerName, my_name: &Caller
 
 pub(super) fn watch(to: &Transaction<'_>, watch: Watch) -> rusqlite::Result<()> {
     to.prepare_cached("INSERT OR REPLACE INTO watch (address, cookie) VALUES (?1, ?2)")?
-        .execute(params![watch.address.to_string(), watch.cookie])?;
+        .execute(params![text_of(&[watch.address]), watch.cookie])?;
     Ok(())
 }
 
 pub(super) fn unwatch(to: &Transaction<'_>, address: IpAddr) -> rusqlite::Result<()> {
-    to.prepare_cached("DELETE FROM watch WHERE address = ?1")?.execute(params![address.to_string()])?;
+    to.prepare_cached("DELETE FROM watch WHERE address = ?1")?.execute(params![text_of(&[address])])?;
     Ok(())
 }
 
 pub(super) fn text_of(addresses: &[IpAddr]) -> String {
-    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+    addresses.iter().map(|ip| host::text_of(*ip)).collect::<Vec<_>>().join(" ")
 }
 
+/// The addresses in a text, without those whose interface is not here now. Their rows stay for a start that finds it.
 pub(super) fn addresses_of(text: &str) -> Option<Vec<IpAddr>> {
-    text.split_whitespace().map(|address| address.parse().ok()).collect()
+    let mut addresses = Vec::new();
+    for address in text.split_whitespace() {
+        match host::address(address) {
+            Ok(ip) => addresses.push(ip),
+            Err(error @ BadAddress::NoInterface(_)) => {
+                tracing::error!(address, %error, "an address of the last life is out of reach until nlmd starts with that interface");
+            }
+            Err(BadAddress::NoAddress(_)) => return None,
+        }
+    }
+    Some(addresses)
 }

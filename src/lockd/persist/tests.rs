@@ -147,6 +147,40 @@ async fn names_that_an_older_version_wrote_are_known_again() {
     assert_eq!(open(dir.path()).unwrap().2.monitors, [record("any", "127.0.0.2")]);
 }
 
+#[tokio::test]
+async fn a_link_local_client_is_on_disk_with_its_interfaces_name_and_out_of_reach_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = |statement: &str| {
+        let database = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+        database.execute(statement, []).unwrap()
+    };
+    let here = MonitorRecord { address: crate::host::address("fe80::7%lo").unwrap(), ..record("a", "::1") };
+    let other = record("b", "127.0.0.2");
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    persist.write(Change::Monitor(here.clone())).await.unwrap();
+    persist.write(Change::Monitor(other.clone())).await.unwrap();
+    drop(persist);
+    writer.join();
+    let (persist, writer, found) = open(dir.path()).unwrap();
+    assert_eq!(found.monitors, [here.clone(), other.clone()]);
+    drop(persist);
+    writer.join();
+
+    let moved = |from, to| {
+        format!(
+            "UPDATE monitor SET address = 'fe80::7%{to}', addresses = 'fe80::7%{to}' WHERE address = 'fe80::7%{from}'"
+        )
+    };
+    assert_eq!(database(&moved("lo", "no-such0")), 1, "by its name");
+    let (persist, writer, found) = open(dir.path()).unwrap();
+    assert_eq!(found.monitors, std::slice::from_ref(&other));
+    persist.write(Change::Monitor(other.clone())).await.unwrap();
+    drop(persist);
+    writer.join();
+    assert_eq!(database(&moved("no-such0", "lo")), 1, "kept for a start that finds it");
+    assert_eq!(open(dir.path()).unwrap().2.monitors, [here, other]);
+}
+
 fn local(host: &str, program: u32, private: u8) -> LocalMonitor {
     let name = |text| CallerName::new(text).unwrap();
     let my_id = MyId { my_name: name("me"), my_prog: program, my_vers: 1, my_proc: 7 };

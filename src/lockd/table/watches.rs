@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::records::{NotRecorded, Recorded};
-use crate::host::StatdDir;
+use crate::host::{self, StatdDir};
 use crate::lockd::persist::{self, Change, Persist, Watch};
 use crate::lockd::statd::Statd;
 use crate::wire::types::CallerName;
@@ -164,7 +164,7 @@ impl Watches {
 
     /// Whose cookie it is, if it comes with the address that it was given for.
     pub(super) fn source(&self, name: &CallerName, cookie: [u8; 16]) -> Option<IpAddr> {
-        let address: IpAddr = name.as_str().parse().ok()?;
+        let address = host::address(name.as_str()).ok()?;
         let (given, stage) = self.by_address.get(&address)?;
         (*given == cookie && *stage != Stage::Leaving).then_some(address)
     }

@@ -17,7 +17,7 @@ struct Machine {
 
 impl World {
     fn send(&mut self, from: Machine, call: &Call) -> Verdict {
-        let client = self.client_at(from.address.parse().unwrap(), from.name);
+        let client = self.client_at(Self::ip(from.address), from.name);
         match self.call_as(Caller { client, via: via(Transport::Tcp) }, call) {
             Handled::Reply(verdict) => verdict,
             waits => panic!("{waits:?}"),
@@ -34,13 +34,14 @@ impl World {
     }
 
     fn notice(&mut self, source: &str, text: &str, state: i32) -> Reboot {
-        let outcome = self.table.reboot_notice(source.parse().unwrap(), &name(text), NsmState(state));
+        let outcome = self.table.reboot_notice(Self::ip(source), &name(text), NsmState(state));
         self.check();
         outcome
     }
 
+    /// `fe80::1%2` is the machine at `fe80::1` on interface 2.
     fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+        crate::wire::scope::parse(text).unwrap()
     }
 
     /// The names of the suspects, and their addresses.
@@ -89,6 +90,8 @@ fn namesakes() -> Vec<[Machine; 2]> {
         [machine("192.0.2.11", "app", 1001), machine("192.0.2.12", "app", 2003)],
         [machine("2001:db8::11", "pod-0.svc", 3), machine("2001:db8::12", "pod-0.svc", 3)],
         [machine("192.0.2.11", "app", 3), machine("2001:db8::11", "app", 3)],
+        [machine("fe80::11%2", "app", 3), machine("fe80::11%3", "app", 3)],
+        [machine("fe80::11%2", "app", 3), machine("2001:db8::11", "app", 3)],
         [machine("192.0.2.11", "LIBNFS", 5), machine("192.0.2.12", "libnfs", 5)],
         [machine("192.0.2.11", "clone", 3), machine("192.0.2.12", "clone.example.org", 3)],
     ]
@@ -255,7 +258,7 @@ fn a_reclaim_from_another_address_is_a_conflict_and_the_lock_it_may_mean_is_kept
 }
 
 /// What a machine that rebooted may say, and what its calls had said.
-const GENUINE: [(&str, &str, &str); 8] = [
+const GENUINE: [(&str, &str, &str); 11] = [
     ("192.0.2.31", "host.example.org", "host.example.org"),
     ("192.0.2.31", "host.example.org", "HOST.Example.org"),
     ("192.0.2.31", "host.example.org", "host.example.org."),
@@ -264,6 +267,9 @@ const GENUINE: [(&str, &str, &str); 8] = [
     ("192.0.2.31", "host.example.org", "192.0.2.31"),
     ("2001:db8::31", "host", "2001:db8::31"),
     ("192.0.2.31", "192.0.2.31", "192.0.2.31"),
+    ("fe80::31%2", "host", "host.example.org"),
+    ("fe80::31%2", "host", "fe80::31"),
+    ("fe80::31%2", "host", "fe80::31%its-own0"),
 ];
 
 #[test]

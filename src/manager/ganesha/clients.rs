@@ -7,10 +7,12 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::host;
 use crate::manager::driven::client_row;
 use crate::nsm::roster::RosterEntry;
 use crate::wire::control::ClientRow;
 use crate::wire::nlm;
+use crate::wire::scope;
 use crate::wire::types::CallerName;
 
 /// Whether Ganesha asked for this record: it takes its callback in version 4 of NLM, a kernel in
@@ -34,7 +36,7 @@ pub(super) fn rows(entries: &[RosterEntry], connections: &[(SocketAddr, SocketAd
             continue;
         }
         let known_as = entry.monitor.as_ref().map(|monitor| monitor.mon_id.mon_name.as_str());
-        let address = known_as.into_iter().chain([entry.host.as_str()]).find_map(|text| text.parse::<IpAddr>().ok());
+        let address = known_as.into_iter().chain([entry.host.as_str()]).find_map(|text| host::address(text).ok());
         rows.push(client_row(name, address.map(|ip| ip.to_canonical()), called(address, &calls)));
     }
     rows
@@ -43,7 +45,8 @@ pub(super) fn rows(entries: &[RosterEntry], connections: &[(SocketAddr, SocketAd
 /// The server addresses that a client has called, as far as is known: those of its own connections,
 /// or else, since it may have let go of them, those that any client like it calls.
 fn called(client: Option<IpAddr>, calls: &BTreeSet<(IpAddr, IpAddr)>) -> BTreeSet<IpAddr> {
-    let Some(client) = client.map(|ip| ip.to_canonical()) else { return BTreeSet::new() };
+    // A connection's address comes without its interface.
+    let Some(client) = client.map(|ip| scope::bare(ip.to_canonical())) else { return BTreeSet::new() };
     let own: BTreeSet<IpAddr> = calls.iter().filter(|(from, _)| *from == client).map(|(_, to)| *to).collect();
     if !own.is_empty() {
         return own;

@@ -144,8 +144,7 @@ impl Knfsd {
             }
             // lockd names a client by its address unless it was told otherwise.
             let monitored = entry.monitor.as_ref().map(|monitor| monitor.mon_id.mon_name.as_str());
-            let address =
-                monitored.into_iter().chain([entry.host.as_str()]).find_map(|text| text.parse::<IpAddr>().ok());
+            let address = monitored.into_iter().chain([entry.host.as_str()]).find_map(|text| host::address(text).ok());
             let addresses = address.map_or_else(|| resolve(&entry.host), |ip| vec![ip.to_canonical()]);
             let same_family =
                 |ip: &&IpAddr| addresses.is_empty() || addresses.iter().any(|to| to.is_ipv4() == ip.is_ipv4());

@@ -10,6 +10,7 @@ use crate::report::Failure;
 use crate::wire::control::{
     ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable,
 };
+use crate::wire::scope;
 use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe};
 
@@ -48,9 +49,9 @@ pub fn scope(request: &Request, info: &Info) -> Result<Scope, Failure> {
     }
     let mut clients = Vec::with_capacity(request.clients.len());
     for text in &request.clients {
-        clients.push(match text.parse::<IpAddr>() {
-            Ok(ip) => ClientRef { name: Maybe(None), address: Maybe(Some(ip.into())) },
-            Err(_) => match CallerName::typed(text) {
+        clients.push(match scope::parse(text) {
+            Some(ip) => ClientRef { name: Maybe(None), address: Maybe(Some(ip.into())) },
+            None => match CallerName::typed(text) {
                 Ok(name) => ClientRef { name: Maybe(Some(name)), address: Maybe(None) },
                 Err(e) => {
                     return usage(

@@ -24,7 +24,7 @@ use crate::report::{self, Failure, PlanClient, PlanReport, Probe, ScopeReport};
 use crate::wire::control::{
     ClientRef, ClientRow, Info, InstanceId, LockRow, Mode, Policy, Scope, Silent, Status, Unreachable,
 };
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::{Address, CallerName, NsmState};
 
 /// What the operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,11 +184,11 @@ impl Plan {
                 .iter()
                 .map(|client| PlanClient {
                     name: client.name.to_string(),
-                    address: client.addresses.first().copied(),
+                    address: client.addresses.first().copied().map(Address),
                     locks: client.locks,
                     probe: client.probe,
                     note: client.note.clone(),
-                    from: client.server_addresses.clone(),
+                    from: client.server_addresses.iter().copied().map(Address).collect(),
                 })
                 .collect(),
             consent: self.consent.clone(),

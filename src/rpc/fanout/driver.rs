@@ -29,8 +29,8 @@ use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::pulse::{BEAT, Moment, Pulse};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
 use crate::wire::rpc::{Credential, RpcError};
-use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
+use crate::wire::{rpcbind, scope};
 
 /// The receive buffer that is asked for, in bytes.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -442,7 +442,7 @@ async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Fi
     let in_time = tokio::time::timeout(LOOKUP_PATIENCE, &mut resolving).await;
     let timed_out = in_time.is_err();
     let found = match in_time {
-        Ok(Ok(sockets)) => Ok(each_once(sockets.take(MOST_ADDRESSES).map(|socket| socket.ip()))),
+        Ok(Ok(sockets)) => Ok(each_once(scope::found(sockets.take(MOST_ADDRESSES)))),
         Ok(Err(error)) => Err(LookupError::Failed(error.to_string())),
         Err(_) => {
             let patience = LOOKUP_PATIENCE.as_secs();

@@ -11,6 +11,7 @@ use super::target::{Call, Event, Failure, Heard, News, Program};
 use crate::rpc::rpcbind::{port_question, port_told};
 use crate::wire::rpc::RpcError;
 use crate::wire::rpcbind::{PROGRAM, UniversalAddress};
+use crate::wire::scope;
 use crate::wire::types::Transport;
 
 /// Until a target in trouble is begun with again.
@@ -71,7 +72,7 @@ impl Fanout {
             Step::Port { .. } => calls.get(exchange.misses as usize % calls.len().max(1)),
             Step::Call { call, .. } => calls.get(call),
         }?;
-        call.from.filter(|from| from.is_ipv6() == exchange.to.is_ipv6())
+        call.from.filter(|from| scope::reaches(*from, exchange.to.ip()))
     }
 
     /// Counts a sending, and says for how long its subject has been tried.

@@ -49,13 +49,15 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Address, and the spellings of the name. Two machines behind one address have unlike names: such that are
 /// alike cannot be told apart by anything.
-const MACHINES: [(&str, [&str; 4]); 7] = [
+const MACHINES: [(&str, [&str; 4]); 9] = [
     ("192.0.2.1", ["app", "APP", "app.example.org", "app."]),
     ("192.0.2.2", ["app", "app.example.org", "App", "app"]),
     ("2001:db8::1", ["app.example.org", "app", "app.example.org.", "APP"]),
     ("192.0.2.9", ["one", "One", "one.", "one.example.org"]),
     ("192.0.2.9", ["two", "TWO", "two.example.org", "two."]),
     ("192.0.2.9", ["three.example.org", "three.example.org.", "three", "THREE"]),
+    ("fe80::1%2", ["app", "App", "app.example.org", "APP"]),
+    ("fe80::1%3", ["app", "app.example.org", "app.", "app"]),
     ("192.0.2.4", ["mac.local", "mac", "MAC.local", "mac.local."]),
 ];
 
