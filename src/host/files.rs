@@ -96,7 +96,8 @@ impl Machine {
 
 /// Replaces a file whole and durably: a new file beside it, synced, renamed over it, and the folder
 /// synced. It stays its owner's, with its mode, since rpc.statd does not run as root; `mode` is that of
-/// a file that was not there. Its folder must be there.
+/// a file that was not there. What a link leads to counts for nothing: whoever owns the folder may have made it.
+/// The folder must be there.
 ///
 /// # Errors
 /// Those of the file system; the old file is there then.
@@ -105,12 +106,12 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // A dotfile: neither statd nor sm-notify take one for a record.
     let mut draft = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
     draft.write_all(bytes)?;
-    match fs::metadata(path) {
-        Ok(old) => {
-            draft.as_file().set_permissions(old.permissions())?;
+    match fs::symlink_metadata(path) {
+        Ok(old) if old.is_file() => {
+            draft.as_file().set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
             fchown(draft.as_file(), Some(old.uid()), Some(old.gid()))?;
         }
-        Err(_) => draft.as_file().set_permissions(Permissions::from_mode(mode))?,
+        Ok(_) | Err(_) => draft.as_file().set_permissions(Permissions::from_mode(mode))?,
     }
     draft.as_file().sync_all()?;
     draft.persist(path)?;

@@ -10,8 +10,6 @@ pub const NLM_END_GRACE: &str = "proc/fs/lockd/nlm_end_grace";
 pub const ETAB: &str = "var/lib/nfs/etab";
 /// Number of SIGKILL in the masks of `/proc/PID/status`, counted from 0.
 const SIGKILL_BIT: u32 = 8;
-/// kthreadd, the parent of all threads of the kernel.
-const KTHREADD: i32 = 2;
 
 /// The kernel thread that serves NLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,10 +59,9 @@ impl Machine {
     }
     /// The kernel's lockd; none if there is none, or it cannot be seen from this process namespace.
     pub fn lockd(&self) -> Result<Option<Lockd>, FileError> {
-        for pid in self.named("lockd")? {
+        for pid in self.kernel_threads("lockd")? {
             // It may end while it is looked at.
-            let (Ok(stat), Ok(status)) = (self.stat(pid), self.read(&format!("proc/{pid}/status"))) else { continue };
-            if stat.parent == KTHREADD {
+            if let Ok(status) = self.read(&format!("proc/{pid}/status")) {
                 return Ok(Some(Lockd { pid, takes_kill: parse_takes_kill(&status) }));
             }
         }
@@ -92,6 +89,26 @@ mod tests {
         assert!(parse_takes_kill(&status("fffffffffffffeff", "0000000000000100")));
         assert!(!parse_takes_kill(&status("ffffffffffffffff", "0000000000000000")));
         assert!(!parse_takes_kill("odd"));
+    }
+
+    #[test]
+    fn a_program_that_calls_itself_lockd_is_not_the_kernels() {
+        let root = tempfile::tempdir().unwrap();
+        let machine = Machine::at(root.path());
+        let process = |pid: i32, flags: u32| {
+            let dir = root.path().join(format!("proc/{pid}"));
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("comm"), "lockd\n").unwrap();
+            std::fs::write(dir.join("status"), "Name:\tlockd\nUid:\t0\t0\t0\t0\nSigCgt:\t0\n").unwrap();
+            // Helpers that the kernel starts have its kthreadd as their parent too.
+            let stat = format!("{pid} (lockd) S 2 0 0 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 77 0 0");
+            std::fs::write(dir.join("stat"), stat).unwrap();
+        };
+        process(90, 4_194_560);
+        assert_eq!((machine.lockd().unwrap(), machine.kernel_threads("lockd").unwrap()), (None, vec![]));
+        process(187, 2_097_216);
+        assert_eq!(machine.lockd().unwrap(), Some(Lockd { pid: 187, takes_kill: false }));
+        assert_eq!(machine.kernel_threads("lockd").unwrap(), [187]);
     }
 
     proptest::proptest! {

@@ -8,7 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `files` | the machine's files below a root; a file replaced durably |
-//! | `private` | folders and files that no other user can change |
+//! | `private` | folders and files that no other user can change; work in folders that belong to one |
 //! | `privileges` | the capabilities of this process |
 //! | `processes` | processes, their names, starts, descriptors; the boot |
 //! | `locks` | `/proc/locks` |
@@ -40,7 +40,7 @@ pub use kernel::{ETAB, Lockd, NLM_END_GRACE};
 pub use locks::{ListedLock, Lock, Reading, parse_locks};
 pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
-pub use private::{check_folder, private_file, private_folder, try_lock};
+pub use private::{Folder, check_folder, open_plain, private_file, private_folder, try_lock};
 pub use privileges::keep_capabilities;
 pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};

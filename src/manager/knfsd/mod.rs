@@ -168,14 +168,7 @@ impl Knfsd {
                 "run this as root",
             ));
         }
-        if self.machine.named("rpc.statd")?.is_empty() {
-            found.push(Caution::new(
-                "statd",
-                Weight::Refuse,
-                "rpc.statd does not run here: lockd could not grant a reclaim without it",
-                "start it (nfs-utils' rpc-statd.service)",
-            ));
-        }
+        found.extend(self.look_at_statd()?);
         let Some(lockd) = self.machine.lockd()? else {
             found.push(Caution::new(
                 "lockd",
@@ -228,6 +221,25 @@ impl Knfsd {
             V4::NotKnown(why) => found.push(disturbed(format!("NFSv4 clients, if there are any: {why}"))),
         }
         Ok(found)
+    }
+
+    fn look_at_statd(&self) -> Result<Option<Caution>, KnfsdError> {
+        if !self.machine.statds()?.is_empty() {
+            return Ok(None);
+        }
+        let only_called_so = match self.machine.named("rpc.statd")?.first() {
+            Some(pid) => format!(
+                " (process {pid} is called so, and is not taken for it: it does not run as root or as the owner of \
+                 statd's `sm`, or not from root's executable)"
+            ),
+            None => String::new(),
+        };
+        Ok(Some(Caution::new(
+            "statd",
+            Weight::Refuse,
+            format!("rpc.statd does not run here: lockd could not grant a reclaim without it{only_called_so}"),
+            "start it (nfs-utils' rpc-statd.service)",
+        )))
     }
 
     /// An NFSv3 mount of this host uses the same lockd and keeps it alive while nfsd is down.
