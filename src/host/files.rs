@@ -4,6 +4,9 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::netlink::{Kernel, Netlink};
 
 /// Longest file that is read, in bytes: a `/proc/locks` of a million locks.
 pub(super) const MAX_FILE: u64 = 128 << 20;
@@ -40,18 +43,27 @@ impl FileError {
 #[derive(Debug, Clone)]
 pub struct Machine {
     root: PathBuf,
+    netlink: Option<Arc<dyn Netlink>>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self::at("/")
+        Self::at("/").answered_by(Arc::new(Kernel))
     }
 }
 
 impl Machine {
-    /// Below `root`.
+    /// Below `root`, with a kernel that knows no netlink.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), netlink: None }
+    }
+    /// The same, with somebody who answers netlink.
+    #[must_use]
+    pub fn answered_by(self, netlink: Arc<dyn Netlink>) -> Self {
+        Self { netlink: Some(netlink), ..self }
+    }
+    pub(super) fn netlink(&self) -> Option<&dyn Netlink> {
+        self.netlink.as_deref()
     }
     /// A file, by its path without the leading slash.
     pub fn path(&self, file: &str) -> PathBuf {

@@ -15,6 +15,7 @@
 //! | `sockets` | TCP and UDP sockets |
 //! | `holder` | who has a port |
 //! | `kernel` | the kernel's NFS server and its lockd |
+//! | `netlink` | the kernel asked by netlink |
 //! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose |
 //! | `addresses` | the addresses of this host |
 //! | `names` | the names under which clients know this host |
@@ -27,6 +28,7 @@ mod kernel;
 mod locks;
 mod mounts;
 mod names;
+mod netlink;
 mod private;
 mod privileges;
 mod processes;
@@ -36,11 +38,15 @@ mod statd;
 pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use files::{FileError, Machine, remove, replace};
 pub use holder::Holder;
-pub use kernel::{ETAB, Lockd, NLM_END_GRACE};
+pub use kernel::{
+    ETAB, LOCKD, Lockd, NFSD, NLM_END_GRACE, SERVER_GET, SERVER_GRACE, SERVER_SCOPE, SERVER_SET, SERVER_THREADS,
+    THREADS_GET, THREADS_SET,
+};
 pub use locks::{ListedLock, Lock, Reading, parse_locks};
 pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
+pub use netlink::Netlink;
 pub use private::{Folder, check_folder, open_plain, private_file, private_folder, try_lock};
-pub use privileges::keep_capabilities;
+pub use privileges::{keep_capabilities, may_administer_network};
 pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};
