@@ -455,7 +455,7 @@ mod tests {
         assert!(warned(&fake, Kind::Knfsd), "whether lockd takes a signal is not known");
         assert!(!warned(&fake, Kind::Nlmd) && !warned(&fake, Kind::Ganesha));
         fake.file("proc/187/comm", b"lockd\n");
-        fake.file("proc/187/stat", format!("187 (lockd) I 2{}", " 0".repeat(40)).as_bytes());
+        fake.file("proc/187/stat", format!("187 (lockd) I 2 0 0 0 0 2097216{}", " 0".repeat(36)).as_bytes());
         fake.file("proc/187/status", b"SigCgt:\t0000000000000000\n");
         assert!(warned(&fake, Kind::Knfsd));
         fake.file("proc/187/status", b"SigCgt:\t0000000000000100\n");

@@ -4,6 +4,9 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::netlink::{Kernel, Netlink};
 
 /// Longest file that is read, in bytes: a `/proc/locks` of a million locks.
 pub(super) const MAX_FILE: u64 = 128 << 20;
@@ -40,18 +43,27 @@ impl FileError {
 #[derive(Debug, Clone)]
 pub struct Machine {
     root: PathBuf,
+    netlink: Option<Arc<dyn Netlink>>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self::at("/")
+        Self::at("/").answered_by(Arc::new(Kernel))
     }
 }
 
 impl Machine {
-    /// Below `root`.
+    /// Below `root`, with a kernel that knows no netlink.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), netlink: None }
+    }
+    /// The same, with somebody who answers netlink.
+    #[must_use]
+    pub fn answered_by(self, netlink: Arc<dyn Netlink>) -> Self {
+        Self { netlink: Some(netlink), ..self }
+    }
+    pub(super) fn netlink(&self) -> Option<&dyn Netlink> {
+        self.netlink.as_deref()
     }
     /// A file, by its path without the leading slash.
     pub fn path(&self, file: &str) -> PathBuf {
@@ -96,7 +108,8 @@ impl Machine {
 
 /// Replaces a file whole and durably: a new file beside it, synced, renamed over it, and the folder
 /// synced. It stays its owner's, with its mode, since rpc.statd does not run as root; `mode` is that of
-/// a file that was not there. Its folder must be there.
+/// a file that was not there. What a link leads to counts for nothing: whoever owns the folder may have made it.
+/// The folder must be there.
 ///
 /// # Errors
 /// Those of the file system; the old file is there then.
@@ -105,12 +118,12 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // A dotfile: neither statd nor sm-notify take one for a record.
     let mut draft = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
     draft.write_all(bytes)?;
-    match fs::metadata(path) {
-        Ok(old) => {
-            draft.as_file().set_permissions(old.permissions())?;
+    match fs::symlink_metadata(path) {
+        Ok(old) if old.is_file() => {
+            draft.as_file().set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
             fchown(draft.as_file(), Some(old.uid()), Some(old.gid()))?;
         }
-        Err(_) => draft.as_file().set_permissions(Permissions::from_mode(mode))?,
+        Ok(_) | Err(_) => draft.as_file().set_permissions(Permissions::from_mode(mode))?,
     }
     draft.as_file().sync_all()?;
     draft.persist(path)?;

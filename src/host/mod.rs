@@ -8,13 +8,14 @@
 //! | file | what |
 //! |---|---|
 //! | `files` | the machine's files below a root; a file replaced durably |
-//! | `private` | folders and files that no other user can change |
+//! | `private` | folders and files that no other user can change; work in folders that belong to one |
 //! | `privileges` | the capabilities of this process |
 //! | `processes` | processes, their names, starts, descriptors; the boot |
 //! | `locks` | `/proc/locks` |
 //! | `sockets` | TCP and UDP sockets |
 //! | `holder` | who has a port |
 //! | `kernel` | the kernel's NFS server and its lockd |
+//! | `netlink` | the kernel asked by netlink |
 //! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose |
 //! | `addresses` | the addresses of this host |
 //! | `interfaces` | network interfaces by name, behind link-local addresses |
@@ -29,6 +30,7 @@ mod kernel;
 mod locks;
 mod mounts;
 mod names;
+mod netlink;
 mod private;
 mod privileges;
 mod processes;
@@ -39,11 +41,15 @@ pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use files::{FileError, Machine, remove, replace};
 pub use holder::Holder;
 pub use interfaces::{BadAddress, address, text_of};
-pub use kernel::{ETAB, Lockd, NLM_END_GRACE};
+pub use kernel::{
+    ETAB, LOCKD, Lockd, NFSD, NLM_END_GRACE, SERVER_GET, SERVER_GRACE, SERVER_SCOPE, SERVER_SET, SERVER_THREADS,
+    THREADS_GET, THREADS_SET,
+};
 pub use locks::{ListedLock, Lock, Reading, parse_locks};
 pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
-pub use private::{check_folder, private_file, private_folder, try_lock};
-pub use privileges::keep_capabilities;
+pub use netlink::Netlink;
+pub use private::{Folder, check_folder, open_plain, private_file, private_folder, try_lock};
+pub use privileges::{keep_capabilities, may_administer_network};
 pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};

@@ -1,17 +1,24 @@
-//! Folders and files that no other user can change.
+//! Folders and files that no other user can change, and files of folders that belong to one.
 //!
 //! Theory. What nlmd and nlmctl keep decides which locks they drop, and they often run as root. In a folder
 //! in which other users can write, a user could plant a link where a file is to be written, or a file where one
 //! is to be read; and a lock file that they can open, they can lock, and so stop every run. So such a folder
 //! is refused, no link is followed to a file, and each file is its owner's alone, whatever the umask is.
+//!
+//! rpc.statd's folder belongs to statd's user, who may put links in it and swap what is there at any moment. Work in
+//! such a folder goes through descriptors: the folder is opened without following a link ([`Folder`]), files are
+//! reached through it, and what is looked at, is what is open.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const OF_OTHERS: u32 = 0o077;
-const WRITE_OF_OTHERS: u32 = 0o022;
+/// The rights by which others than its owner may write.
+pub(super) const WRITE_OF_OTHERS: u32 = 0o022;
+const STICKY: u32 = 0o1000;
 
 /// Makes a folder (mode 0700) if it is missing, and checks it as [`check_folder`] does.
 pub fn private_folder(path: &Path) -> io::Result<()> {
@@ -70,6 +77,68 @@ pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// A folder that may belong to another user. It stays the same one, whatever its path leads to by then.
+#[derive(Debug)]
+pub struct Folder(File);
+
+impl Folder {
+    /// Opens it. A link in the last part of the path is not followed.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+        Ok(Self(OpenOptions::new().read(true).custom_flags(flags).open(path)?))
+    }
+    /// A path that leads to this folder, as long as it is open, and to nothing else.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+    /// Its descriptor.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+    /// Refuses it where others than `users` could have put something into it, or in the place of what is in it.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, with words.
+    pub fn check_strictly(&self, users: &[u32]) -> io::Result<()> {
+        let meta = self.0.metadata()?;
+        if meta.mode() & WRITE_OF_OTHERS != 0 {
+            return Err(refused(format!("other users can write in it (mode {:04o})", meta.mode() & 0o7777)));
+        }
+        check_owner(&meta, users)
+    }
+    /// The same, for a folder whose files are looked at one by one: in a sticky one each is its owner's.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn check(&self, users: &[u32]) -> io::Result<()> {
+        let meta = self.0.metadata()?;
+        if meta.mode() & STICKY == 0 { self.check_strictly(users) } else { check_owner(&meta, users) }
+    }
+}
+
+/// Refuses what belongs to another user than these.
+pub(super) fn check_owner(meta: &fs::Metadata, users: &[u32]) -> io::Result<()> {
+    if users.contains(&meta.uid()) {
+        return Ok(());
+    }
+    Err(refused(format!("it belongs to user {}, who is neither root nor rpc.statd's user", meta.uid())))
+}
+
+/// Opens a file to read it: no link, and nothing that could block, is opened.
+///
+/// # Errors
+/// Those of the file system; `InvalidInput` where it is no regular file.
+pub fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(ErrorKind::InvalidInput.into()) }
+}
+
+/// Root, and the user that this process runs as.
+pub(super) fn trusted_users() -> Vec<u32> {
+    vec![0, nix::unistd::geteuid().as_raw()]
 }
 
 fn owned(meta: &fs::Metadata) -> io::Result<()> {
@@ -143,6 +212,35 @@ mod tests {
         }
         assert!(!home.path().join("planted").exists());
         assert_eq!(fs::read_to_string(precious).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_folder_is_the_one_that_was_opened_whatever_takes_its_place() {
+        let home = tempfile::tempdir().unwrap();
+        let (sm, trap) = (home.path().join("sm"), home.path().join("trap"));
+        fs::create_dir(&sm).unwrap();
+        fs::create_dir(&trap).unwrap();
+        let folder = Folder::open(&sm).unwrap();
+        fs::rename(&sm, home.path().join("moved")).unwrap();
+        symlink(&trap, &sm).unwrap();
+        fs::write(folder.path().join("record"), "mine").unwrap();
+        assert_eq!(fs::read_to_string(home.path().join("moved/record")).unwrap(), "mine");
+        assert_eq!(fs::read_dir(&trap).unwrap().count(), 0);
+        assert!(Folder::open(&sm).is_err(), "a link in its place is not followed");
+    }
+
+    #[test]
+    fn a_folder_of_a_stranger_or_one_that_everybody_writes_in_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        for (bits, users, fine) in
+            [(0o755, own, true), (0o1777, own, true), (0o775, own, false), (0o757, own, false), (0o700, own + 1, false)]
+        {
+            fs::set_permissions(home.path(), Permissions::from_mode(bits)).unwrap();
+            assert_eq!(Folder::open(home.path()).unwrap().check(&[users]).is_ok(), fine, "{bits:o} {users}");
+            let strictly = Folder::open(home.path()).unwrap().check_strictly(&[users]);
+            assert_eq!(strictly.is_ok(), fine && bits != 0o1777, "{bits:o} {users}");
+        }
     }
 
     #[test]

@@ -4,6 +4,11 @@ use std::io;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities, set_no_new_privs};
 
+/// Whether this process has CAP_NET_ADMIN: it may set by netlink what the kernel has to set.
+pub fn may_administer_network() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
+}
+
 /// Gives up all capabilities but `wanted`, for good, and that a program which it starts gains new ones. It is about
 /// the calling thread, and about those that this one starts later.
 ///

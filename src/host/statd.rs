@@ -4,12 +4,17 @@
 //! # Which folder
 //! nfs-utils is built for `/var/lib/nfs` (Debian) or for `/var/lib/nfs/statd` (Red Hat), and both may be
 //! there. All take the first of these:
-//! 1. the folder in which rpc.statd runs, which is right wherever it is;
+//! 1. the folder in which rpc.statd runs, which is right wherever it is. Anybody may start a process of that name, so
+//!    it is rpc.statd only if it runs as root, as this process' user, or as the owner of a known `sm/`, which root
+//!    alone can have made his, and from an executable that is called so and that is root's;
 //! 2. one with `sm/` and `state`: sm-notify makes the second, so it is in use, or was;
 //! 3. one with `sm/`: nothing has run there yet.
 //!
 //! Of two that are alike `statd/` is first: only an nfs-utils that uses it makes it, while every one
 //! makes `/var/lib/nfs`, for the exports.
+//!
+//! Whoever can write there chooses whom a run tells. So a folder that was found is used only if it and its `sm/` belong
+//! to those users, and nobody else can write in them.
 //!
 //! # The number
 //! An int of the machine in four bytes. It is read as statd reads it: what follows is ignored, and an
@@ -19,12 +24,19 @@
 //! since rpc.statd reads it as its own user. The kernel has a copy for the LOCK calls of this host's own
 //! NFS client, which follows. Where that fails the number is good all the same: notices carry the file's.
 
-use std::io;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::files::{Machine, replace};
+use super::files::{FileError, Machine, replace};
+use super::private::{Folder, WRITE_OF_OTHERS, check_owner, open_plain, trusted_users};
 use crate::wire::types::NsmState;
 
+/// Its name, and that of its executable.
+const PROGRAM: &str = "rpc.statd";
+/// Longest file that is looked at for a number, in bytes.
+const MAX_STATE: u64 = 64;
 /// Where distributions have it, or have `statd/` in it.
 const NFS: &str = "var/lib/nfs";
 /// The kernel's copy of the state number.
@@ -38,6 +50,9 @@ pub enum StatdDirError {
     /// No statd has a folder here.
     #[error("rpc.statd has no folder `sm` in {nfs}/statd or {nfs}", nfs = .0.display())]
     NoFolder(PathBuf),
+    /// Others than statd could have written there.
+    #[error("rpc.statd's folder {path} is not used: {1}", path = .0.display())]
+    NotStatds(PathBuf, #[source] io::Error),
     /// The number was never made.
     #[error("there is no file `state` of rpc.statd in {}", .0.display())]
     Missing(PathBuf),
@@ -68,14 +83,22 @@ impl StatdDir {
     /// The folder that was named, or the one that is found.
     pub fn find(machine: &Machine, named: Option<&Path>) -> Result<Self, StatdDirError> {
         let found = || {
-            let running = machine.named("rpc.statd").unwrap_or_default();
+            let running = machine.statds().unwrap_or_default();
             let works = running.into_iter().filter_map(|pid| machine.working_folder(pid));
             let known = statd_folders(&machine.path(NFS));
             let used = known.iter().filter(|folder| folder.join("state").is_file());
             works.chain(used.chain(&known).cloned()).find(|folder| folder.join("sm").is_dir())
         };
-        let dir = named.map(Path::to_owned).or_else(found);
-        let dir = dir.ok_or_else(|| StatdDirError::NoFolder(machine.path(NFS)))?;
+        if let Some(named) = named {
+            return Ok(Self { machine: machine.clone(), dir: named.to_owned() });
+        }
+        let dir = found().ok_or_else(|| StatdDirError::NoFolder(machine.path(NFS)))?;
+        let users = machine.statds_users();
+        // The folder itself may be root's link to another disk; what is in it may be statd's own doing.
+        let folder = fs::canonicalize(&dir).and_then(|path| Folder::open(&path)?.check(&users));
+        folder.map_err(|error| StatdDirError::NotStatds(dir.clone(), error))?;
+        let sm = Folder::open(&dir.join("sm")).and_then(|sm| sm.check_strictly(&users));
+        sm.map_err(|error| StatdDirError::NotStatds(dir.join("sm"), error))?;
         Ok(Self { machine: machine.clone(), dir })
     }
 
@@ -94,7 +117,9 @@ impl StatdDir {
     /// The state number.
     pub fn state(&self) -> Result<NsmState, StatdDirError> {
         let path = self.state_file();
-        let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
+        let mut bytes = Vec::new();
+        let read = self.check_state().and_then(|()| open_plain(&path)?.take(MAX_STATE).read_to_end(&mut bytes));
+        read.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StatdDirError::Missing(self.dir.clone()),
             _ => StatdDirError::Unreadable(path.clone(), error),
         })?;
@@ -103,9 +128,21 @@ impl StatdDir {
         Ok(if state.is_up() { state } else { state.next_up() })
     }
 
+    /// Refuses a file of a user who is none of statd's: a new one would be his again, since it keeps its owner.
+    fn check_state(&self) -> io::Result<()> {
+        let mut users = trusted_users();
+        let owner = |path: &Path| fs::metadata(path).map(|meta| meta.uid());
+        users.extend([owner(&self.dir), owner(&self.sm())].into_iter().flatten());
+        check_owner(&fs::symlink_metadata(self.state_file())?, &users)
+    }
+
     /// Makes the number durable, and the kernel's.
     pub fn write_state(&self, state: NsmState) -> Result<(), StatdDirError> {
         let path = self.state_file();
+        match self.check_state() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StatdDirError::Write(path, error)),
+            Ok(()) | Err(_) => {}
+        }
         let written = replace(&path, &state.0.to_ne_bytes(), STATE_MODE);
         written.map_err(|source| StatdDirError::Write(path, source))?;
         self.machine.set_kernels_nsm_state(state);
@@ -122,6 +159,29 @@ impl StatdDir {
 }
 
 impl Machine {
+    /// The processes that are rpc.statd, and not only called so.
+    pub fn statds(&self) -> Result<Vec<i32>, FileError> {
+        let users = self.statds_users();
+        let mut pids = self.named(PROGRAM)?;
+        pids.retain(|&pid| self.runs(pid, PROGRAM, &users));
+        Ok(pids)
+    }
+
+    /// Who may be rpc.statd here, or own what is its.
+    fn statds_users(&self) -> Vec<u32> {
+        let mut users = trusted_users();
+        let trusted = users.clone();
+        let known = self.path(NFS);
+        // Only where nobody else can have made it does the folder's owner say something.
+        let is_roots =
+            fs::metadata(&known).is_ok_and(|meta| trusted.contains(&meta.uid()) && meta.mode() & WRITE_OF_OTHERS == 0);
+        if is_roots {
+            let owner = |folder: PathBuf| fs::symlink_metadata(folder.join("sm")).ok().map(|meta| meta.uid());
+            users.extend(statd_folders(&known).into_iter().filter_map(owner));
+        }
+        users
+    }
+
     /// The kernel's copy of the state number; none where it has no lockd, or was not told any.
     pub fn kernels_nsm_state(&self) -> Option<NsmState> {
         let number: i64 = self.number(KERNELS_STATE).ok()?;
@@ -143,8 +203,8 @@ impl Machine {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     use super::*;
 
@@ -156,6 +216,9 @@ mod tests {
         for folder in folders {
             let at = root.path().join(folder.trim_end_matches('+'));
             fs::create_dir_all(at.join("sm")).unwrap();
+            for folder in ["", "sm"] {
+                fs::set_permissions(at.join(folder), Permissions::from_mode(0o755)).unwrap();
+            }
             if folder.ends_with('+') {
                 fs::write(at.join("state"), 7_i32.to_ne_bytes()).unwrap();
             }
@@ -190,14 +253,164 @@ mod tests {
         assert_eq!(all(&machine.1), KNOWN.map(|folder| machine.1.path(folder)));
     }
 
+    fn own() -> u32 {
+        nix::unistd::geteuid().as_raw()
+    }
+
+    /// A process called rpc.statd, of a user, from an executable.
+    fn process(root: &Path, user: u32, exe: &str) {
+        let (dir, exe) = (root.join("proc/7"), root.join(exe));
+        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(exe.parent().unwrap()).unwrap();
+        fs::write(&exe, "").unwrap();
+        fs::set_permissions(&exe, Permissions::from_mode(0o755)).unwrap();
+        fs::write(dir.join("comm"), "rpc.statd\n").unwrap();
+        fs::write(dir.join("status"), format!("Name:\trpc.statd\nUid:\t{user}\t{user}\t{user}\t{user}\n")).unwrap();
+        let _ = fs::remove_file(dir.join("exe"));
+        symlink(exe, dir.join("exe")).unwrap();
+    }
+
+    fn works_in(root: &Path, folder: &str) {
+        let _ = fs::remove_file(root.join("proc/7/cwd"));
+        symlink(root.join(folder), root.join("proc/7/cwd")).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_only_has_statds_name_chooses_no_folder() {
+        let (root, machine) = with_folders(&["var/lib/nfs+", "home/evil+"]);
+        process(root.path(), own(), "usr/sbin/rpc.statd");
+        works_in(root.path(), "home/evil");
+        assert_eq!(found(&machine), "home/evil", "this one is genuine");
+        let ours = |what: &str| {
+            assert_eq!((found(&machine), machine.statds().unwrap()), ("var/lib/nfs".to_owned(), vec![]), "{what}");
+        };
+        process(root.path(), own() + 1, "usr/sbin/rpc.statd");
+        ours("another user's");
+        fs::write(root.path().join("proc/7/status"), format!("Uid:\t{}\t0\t0\t0\n", own() + 1)).unwrap();
+        ours("a program that root lets others run");
+        process(root.path(), own(), "usr/bin/python3");
+        ours("a program that renamed itself");
+        process(root.path(), own(), "home/rpc.statd");
+        fs::set_permissions(root.path().join("home/rpc.statd"), Permissions::from_mode(0o777)).unwrap();
+        ours("an executable that everybody can change");
+        fs::remove_file(root.path().join("proc/7/status")).unwrap();
+        ours("nobody knows whose");
+    }
+
+    #[test]
+    fn a_folder_that_everybody_can_write_in_is_refused_also_where_statd_runs_in_it() {
+        let (root, machine) = with_folders(&["var/lib/nfs+", "srv/statd+"]);
+        process(root.path(), own(), "usr/sbin/rpc.statd");
+        works_in(root.path(), "srv/statd");
+        for (folder, bits, fine) in [
+            ("srv/statd", 0o777, false),
+            ("srv/statd", 0o1777, true),
+            ("srv/statd/sm", 0o775, false),
+            ("srv/statd/sm", 0o1777, false),
+        ] {
+            fs::set_permissions(root.path().join(folder), Permissions::from_mode(bits)).unwrap();
+            let dir = StatdDir::find(&machine, None);
+            assert_eq!(dir.is_ok(), fine, "{folder} {bits:o}");
+            assert!(fine || matches!(dir, Err(StatdDirError::NotStatds(..))));
+            fs::set_permissions(root.path().join(folder), Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::rename(root.path().join("srv/statd/sm"), root.path().join("elsewhere")).unwrap();
+        symlink(root.path().join("elsewhere"), root.path().join("srv/statd/sm")).unwrap();
+        assert!(StatdDir::find(&machine, None).is_err(), "a link in the place of sm/");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_number_is_neither_followed_nor_copied() {
+        let (folder, dir) = with(&7_i32.to_ne_bytes());
+        let (state, precious) = (folder.path().join("state"), folder.path().join("precious"));
+        fs::write(&precious, 9_i32.to_ne_bytes()).unwrap();
+        fs::set_permissions(&precious, Permissions::from_mode(0o6755)).unwrap();
+        fs::remove_file(&state).unwrap();
+        symlink(&precious, &state).unwrap();
+        assert!(matches!(dir.state(), Err(StatdDirError::Unreadable(..))));
+        dir.write_state(NsmState(11)).unwrap();
+        assert_eq!(fs::read(&precious).unwrap(), 9_i32.to_ne_bytes());
+        let made = fs::symlink_metadata(&state).unwrap();
+        assert_eq!((made.is_file(), made.mode() & 0o7777), (true, 0o644));
+    }
+
+    #[test]
+    #[ignore = "wants root"]
+    fn what_another_user_owns_is_not_statds() {
+        let (root, machine) = with_folders(&["var/lib/nfs", "srv/statd+"]);
+        let (known, srv) = (root.path().join("var/lib/nfs"), root.path().join("srv/statd"));
+        process(root.path(), 103, "usr/sbin/rpc.statd");
+        works_in(root.path(), "srv/statd");
+        assert_eq!(found(&machine), "var/lib/nfs", "103 is nobody's number");
+        chown(known.join("sm"), Some(103), None).unwrap();
+        assert_eq!(found(&machine), "srv/statd", "it is statd's");
+        for folder in [srv.clone(), srv.join("sm")] {
+            chown(&folder, Some(7), None).unwrap();
+            let refused = StatdDir::find(&machine, None).unwrap_err().to_string();
+            assert!(refused.contains("belongs to user 7"), "{refused}");
+            chown(&folder, Some(103), None).unwrap();
+        }
+        let dir = StatdDir::find(&machine, None).unwrap();
+        chown(srv.join("state"), Some(7), None).unwrap();
+        assert!(dir.state().is_err() && dir.write_state(NsmState(5)).is_err());
+        chown(srv.join("state"), Some(103), None).unwrap();
+        dir.write_state(NsmState(5)).unwrap();
+        assert_eq!(fs::metadata(srv.join("state")).unwrap().uid(), 103);
+        // Where anybody can have made the known folder, its owner says nothing.
+        fs::set_permissions(&known, Permissions::from_mode(0o1777)).unwrap();
+        assert!(machine.statds().unwrap().is_empty());
+    }
+
+    /// A program of user 65534, by this name, that runs in a folder of its own; it ends with the test.
+    struct Impostor(std::process::Child, tempfile::TempDir);
+
+    impl Impostor {
+        fn start(name: &str) -> Self {
+            use std::os::unix::process::CommandExt;
+            let home = tempfile::tempdir().unwrap();
+            fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+            let program = home.path().join(name);
+            fs::copy("/bin/sleep", &program).unwrap();
+            fs::create_dir(home.path().join("sm")).unwrap();
+            for path in [home.path(), &program, &home.path().join("sm")] {
+                chown(path, Some(65534), Some(65534)).unwrap();
+            }
+            let mut command = std::process::Command::new(program);
+            let started = command.arg("300").current_dir(home.path()).uid(65534).gid(65534).spawn().unwrap();
+            Self(started, home)
+        }
+        fn pid(&self) -> i32 {
+            i32::try_from(self.0.id()).unwrap()
+        }
+    }
+
+    impl Drop for Impostor {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    #[ignore = "wants root"]
+    fn a_real_program_of_another_user_is_neither_statd_nor_lockd_whatever_its_name() {
+        let machine = Machine::default();
+        let (statd, lockd) = (Impostor::start("rpc.statd"), Impostor::start("lockd"));
+        assert!(machine.named("rpc.statd").unwrap().contains(&statd.pid()));
+        assert!(machine.named("lockd").unwrap().contains(&lockd.pid()));
+        assert!(!machine.statds().unwrap().contains(&statd.pid()));
+        assert!(!machine.kernel_threads("lockd").unwrap().contains(&lockd.pid()));
+        if let Ok(dir) = StatdDir::find(&machine, None) {
+            assert_ne!(dir.path(), statd.1.path());
+        }
+    }
+
     #[test]
     fn where_statd_runs_is_its_folder_whatever_else_is_there() {
         let (root, machine) = with_folders(&["var/lib/nfs+", "var/lib/nfs/statd+", "srv/statd"]);
-        fs::create_dir_all(root.path().join("proc/7")).unwrap();
-        fs::write(root.path().join("proc/7/comm"), "rpc.statd\n").unwrap();
+        process(root.path(), own(), "usr/sbin/rpc.statd");
         let works_in = |folder: &str| {
-            let _ = fs::remove_file(root.path().join("proc/7/cwd"));
-            symlink(root.path().join(folder), root.path().join("proc/7/cwd")).unwrap();
+            works_in(root.path(), folder);
             found(&machine)
         };
         assert_eq!(works_in("srv/statd"), "srv/statd");

@@ -69,6 +69,7 @@ fn remedy(error: &StatdDirError) -> &'static str {
         }
         StatdDirError::Write(..) => "; nlmd must be able to replace that file",
         StatdDirError::TooShort(..) => "; restart rpc.statd, which writes the file anew, then start nlmd",
+        StatdDirError::NotStatds(..) => "; give it to the user that rpc.statd runs as, and let nobody else write in it",
         StatdDirError::Unreadable(..) => "",
     }
 }

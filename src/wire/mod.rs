@@ -8,6 +8,7 @@
 //! | `record` | record marking: messages in a stream |
 //! | `rpc` | RPC messages (RFC 5531) |
 //! | `rpcbind` | who listens where (RFC 1833) |
+//! | `netlink` | generic netlink: the kernel asked, and its answers |
 //! | `nlm` | lock manager, versions 1, 3 and 4 (XNFS chapters 10 and 14, RFC 1813 appendix II) |
 //! | `nsm` | status monitor (XNFS chapter 11) |
 //! | `control` | the control protocol, as `control.x` has it |
@@ -15,6 +16,7 @@
 pub mod control;
 #[cfg(test)]
 mod control_spec;
+pub mod netlink;
 pub mod nlm;
 pub mod nsm;
 pub mod record;

@@ -143,7 +143,7 @@ fn prepare(
 ) -> Result<(Saved, Duration), KnfsdError> {
     let saved = Saved::read(machine, settings, SavedRecords::read(statd)?)?;
     saved.keep(dir)?;
-    Saved::want_grace(machine, wanted)?;
+    saved.want_grace(machine, wanted)?;
     Ok((saved, Saved::grace(machine)?))
 }
 

@@ -19,6 +19,7 @@
 //! |---|---|
 //! | `sight` | what is locked |
 //! | `records` | monitor records |
+//! | `scope` | NFSv4's server scope, which a stop loses |
 //! | `settings` | nfsd's settings |
 //! | `saved` | what is to be put back |
 //! | `guard` | the process that does it if nlmctl dies |
@@ -35,6 +36,7 @@ mod paths;
 mod records;
 mod release;
 mod saved;
+mod scope;
 mod settings;
 mod sight;
 mod v4;
@@ -167,14 +169,7 @@ impl Knfsd {
                 "run this as root",
             ));
         }
-        if self.machine.named("rpc.statd")?.is_empty() {
-            found.push(Caution::new(
-                "statd",
-                Weight::Refuse,
-                "rpc.statd does not run here: lockd could not grant a reclaim without it",
-                "start it (nfs-utils' rpc-statd.service)",
-            ));
-        }
+        found.extend(self.look_at_statd()?);
         let Some(lockd) = self.machine.lockd()? else {
             found.push(Caution::new(
                 "lockd",
@@ -199,7 +194,7 @@ impl Knfsd {
                  lost, so a REMOVE or an exclusive CREATE that is repeated just then can fail",
                 "",
             ));
-            self.look_at_mounts(&mut found)?;
+            self.look_at_stopping(&mut found)?;
         }
         found.push(Caution::new(
             "local",
@@ -229,8 +224,28 @@ impl Knfsd {
         Ok(found)
     }
 
-    /// An NFSv3 mount of this host uses the same lockd and keeps it alive while nfsd is down.
-    fn look_at_mounts(&self, found: &mut Vec<Caution>) -> Result<(), KnfsdError> {
+    fn look_at_statd(&self) -> Result<Option<Caution>, KnfsdError> {
+        if !self.machine.statds()?.is_empty() {
+            return Ok(None);
+        }
+        let only_called_so = match self.machine.named("rpc.statd")?.first() {
+            Some(pid) => format!(
+                " (process {pid} is called so, and is not taken for it: it does not run as root or as the owner of \
+                 statd's `sm`, or not from root's executable)"
+            ),
+            None => String::new(),
+        };
+        Ok(Some(Caution::new(
+            "statd",
+            Weight::Refuse,
+            format!("rpc.statd does not run here: lockd could not grant a reclaim without it{only_called_so}"),
+            "start it (nfs-utils' rpc-statd.service)",
+        )))
+    }
+
+    /// What matters only where nfsd is to be stopped. An NFSv3 mount of this host uses the same lockd and keeps it alive
+    /// while nfsd is down; NFSv4's server scope may not come back.
+    fn look_at_stopping(&self, found: &mut Vec<Caution>) -> Result<(), KnfsdError> {
         let mounts = self.machine.nlm_mounts()?;
         if let Some(mount) = mounts.first() {
             found.push(Caution::new(
@@ -245,6 +260,7 @@ impl Knfsd {
                 "unmount it, or mount it with nolock or as NFSv4",
             ));
         }
+        found.extend(scope::look(&self.machine)?);
         Ok(())
     }
 
@@ -262,9 +278,9 @@ impl Knfsd {
                 Attempt::Lost(error) => return Err(error.lost()),
             }
             // What does not matter to the signal may be in the way of the other.
-            let mut mounts = Vec::new();
-            self.look_at_mounts(&mut mounts).map_err(KnfsdError::refused)?;
-            refuse(mounts)?;
+            let mut found = Vec::new();
+            self.look_at_stopping(&mut found).map_err(KnfsdError::refused)?;
+            refuse(found)?;
         }
         let stopped = self
             .blocking(move |this| Ok(drops::by_stopping(&this.machine, &this.dir, &this.program, &statd, wanted)))

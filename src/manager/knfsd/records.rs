@@ -4,16 +4,19 @@
 //! kernels unmonitor every client, and statd removes its record; a client that does not reclaim in
 //! this run would then never be told of a reboot again. So the records are read before, and one
 //! that has vanished is put back as it was, if nobody has made a new one by then.
+//!
+//! The folder is statd's user's, who may swap what is in it while root reads and writes there. So it is opened once,
+//! no link is followed, and what is read and what gets an owner is an open file.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::syncfs;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{FileError, StatdDir};
+use crate::host::{FileError, Folder, StatdDir, open_plain};
 
 /// Longest record that is kept, in bytes; statd writes a few hundred.
 const MAX_RECORD: u64 = 64 << 10;
@@ -41,27 +44,34 @@ impl SavedRecords {
     pub(super) fn read(statd: &StatdDir) -> Result<Self, FileError> {
         let sm = statd.sm();
         let mut records = Vec::new();
-        for entry in fs::read_dir(&sm).map_err(FileError::read(&sm))? {
+        let folder = Folder::open(&sm).map_err(FileError::read(&sm))?;
+        for entry in fs::read_dir(folder.path()).map_err(FileError::read(&sm))? {
             let path = entry.map_err(FileError::read(&sm))?.path();
             let Some(host) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'))
             else {
                 continue;
             };
-            let read = fs::symlink_metadata(&path).and_then(|meta| {
-                if meta.is_file() && meta.len() <= MAX_RECORD { Ok(Some((fs::read(&path)?, meta))) } else { Ok(None) }
+            if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+                continue;
+            }
+            let mut bytes = Vec::new();
+            let read = open_plain(&path).and_then(|file| {
+                let meta = file.metadata()?;
+                file.take(MAX_RECORD + 1).read_to_end(&mut bytes)?;
+                Ok(meta)
             });
             match read {
-                Ok(Some((bytes, meta))) => records.push(SavedRecord {
+                Ok(_) if bytes.len() as u64 > MAX_RECORD => {}
+                Ok(meta) => records.push(SavedRecord {
                     host: host.to_owned(),
                     bytes: hex::encode(newest_lines(&bytes)),
                     mode: meta.mode(),
                     uid: meta.uid(),
                     gid: meta.gid(),
                 }),
-                Ok(None) => {}
                 // No longer monitored since the folder was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(FileError::read(&path)(error)),
+                Err(error) => return Err(FileError::read(&sm.join(host))(error)),
             }
         }
         records.sort_by(|a, b| a.host.cmp(&b.host));
@@ -72,15 +82,19 @@ impl SavedRecords {
     pub(super) fn put_back(&self) -> Result<Vec<String>, FileError> {
         let sm = self.dir.join("sm");
         let mut restored = Vec::new();
+        if self.records.is_empty() {
+            return Ok(restored);
+        }
+        let folder = Folder::open(&sm).map_err(FileError::write(&sm))?;
         for record in &self.records {
-            let path = sm.join(&record.host);
-            if record.put_back(&path).map_err(FileError::write(&path))? {
+            let put_back = record.put_back(&folder.path().join(&record.host));
+            if put_back.map_err(FileError::write(&sm.join(&record.host)))? {
                 restored.push(record.host.clone());
             }
         }
         if !restored.is_empty() {
             // Once for all: thousands of single ones would take as many turns of the disk.
-            File::open(&sm).and_then(|dir| Ok(syncfs(&dir)?)).map_err(FileError::write(&sm))?;
+            syncfs(folder.file()).map_err(|error| FileError::write(&sm)(error.into()))?;
         }
         Ok(restored)
     }
@@ -110,7 +124,7 @@ impl SavedRecord {
         // A dotfile: neither statd nor sm-notify take one for a record.
         let mut file = tempfile::Builder::new().prefix(".").tempfile_in(dir)?;
         file.write_all(&bytes)?;
-        file.as_file().set_permissions(fs::Permissions::from_mode(self.mode & 0o7777))?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(self.mode & 0o777))?;
         fchown(file.as_file(), Some(self.uid), Some(self.gid))?;
         // Never over one that statd has made meanwhile.
         match file.persist_noclobber(path) {
@@ -154,6 +168,22 @@ mod tests {
         assert_eq!(fs::read_to_string(sm.join("c2")).unwrap(), line("22"));
         assert_eq!(saved.put_back().unwrap(), [""; 0]);
         assert_eq!(fs::read_dir(&sm).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn no_link_in_statds_folder_is_read_and_none_in_its_place_is_written_through() {
+        let (root, statd) = folder();
+        let (sm, trap) = (root.path().join("var/lib/nfs/sm"), root.path().join("trap"));
+        fs::create_dir(&trap).unwrap();
+        fs::write(root.path().join("secret"), "secret\n").unwrap();
+        fs::write(sm.join("c1"), line("01")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("secret"), sm.join("c2")).unwrap();
+        let saved = SavedRecords::read(&statd).unwrap();
+        assert_eq!(saved.records.iter().map(|record| record.host.as_str()).collect::<Vec<_>>(), ["c1"]);
+        fs::rename(&sm, root.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink(&trap, &sm).unwrap();
+        assert!(saved.put_back().is_err() && SavedRecords::read(&statd).is_err());
+        assert_eq!(fs::read_dir(&trap).unwrap().count(), 0);
     }
 
     #[test]

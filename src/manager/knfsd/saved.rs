@@ -35,6 +35,9 @@ pub(super) struct Saved {
     /// None where nfsd was not to be stopped.
     pub(super) settings: Option<Settings>,
     nlm_grace: u64,
+    /// Where it was set by netlink, and `nlm_grace_period` says nothing.
+    #[serde(default)]
+    lockd_grace: Option<u32>,
     records: SavedRecords,
 }
 
@@ -44,7 +47,8 @@ impl Saved {
         settings: Option<Settings>,
         records: SavedRecords,
     ) -> Result<Self, FileError> {
-        Ok(Self { boot_id: machine.boot_id()?, settings, nlm_grace: machine.number(NLM_GRACE)?, records })
+        let (nlm_grace, lockd_grace) = (machine.number(NLM_GRACE)?, machine.lockd_grace()?);
+        Ok(Self { boot_id: machine.boot_id()?, settings, nlm_grace, lockd_grace, records })
     }
 
     fn path(dir: &Path) -> PathBuf {
@@ -103,13 +107,20 @@ impl Saved {
     }
 
     /// Makes the next grace period of lockd as long as is wanted, as far as it goes.
-    pub(super) fn want_grace(machine: &Machine, wanted: std::time::Duration) -> Result<(), FileError> {
+    pub(super) fn want_grace(&self, machine: &Machine, wanted: std::time::Duration) -> Result<(), FileError> {
         let seconds = wanted.as_secs().clamp(1, LONGEST_GRACE);
+        if self.lockd_grace.is_some() {
+            return machine.set_lockd_grace(u32::try_from(seconds).unwrap_or(u32::MAX));
+        }
         machine.write(NLM_GRACE, &format!("{seconds}\n"))
     }
 
     /// How long a grace period that begins now lasts.
     pub(super) fn grace(machine: &Machine) -> Result<std::time::Duration, FileError> {
+        if let Some(seconds) = machine.lockd_grace()? {
+            // The kernel takes it as it is, without making a multiple of the time-out of it.
+            return Ok(std::time::Duration::from_secs(seconds.into()));
+        }
         let (period, timeout): (u64, u64) = (machine.number(NLM_GRACE)?, machine.number(NLM_TIMEOUT)?);
         Ok(std::time::Duration::from_secs(effective_grace(period, timeout)))
     }
@@ -140,6 +151,12 @@ impl Saved {
             if let Some(settings) = self.settings.as_ref().filter(|settings| settings.threads != threads) {
                 done.push(format!("nfsd had {threads} threads and has {} again", settings.threads));
             }
+            // It comes first: the kernel lets the file follow.
+            if let Some(seconds) = self.lockd_grace
+                && machine.lockd_grace()? != Some(seconds)
+            {
+                machine.set_lockd_grace(seconds)?;
+            }
             if machine.number::<u64>(NLM_GRACE)? != self.nlm_grace {
                 machine.write(NLM_GRACE, &format!("{}\n", self.nlm_grace))?;
             }
@@ -162,7 +179,11 @@ fn effective_grace(period: u64, timeout: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use crate::host::{self, Netlink};
+    use crate::wire::netlink::Attribute;
 
     #[test]
     fn grace_lasts_multiples_of_the_time_out() {
@@ -187,7 +208,7 @@ mod tests {
         let records = SavedRecords { dir: dir.into(), records: Vec::new() };
         let saved = Saved::read(&machine, None, records).unwrap();
         saved.keep(dir).unwrap();
-        Saved::want_grace(&machine, std::time::Duration::from_secs(1000)).unwrap();
+        saved.want_grace(&machine, std::time::Duration::from_secs(1000)).unwrap();
         assert_eq!(machine.number::<u64>(NLM_GRACE).unwrap(), LONGEST_GRACE);
         let found = Saved::find(dir).unwrap().unwrap();
         assert_eq!((&found, Saved::is_there(dir)), (&saved, true));
@@ -198,6 +219,52 @@ mod tests {
         found.put_back(&machine, dir).unwrap();
         assert_eq!(machine.number::<u64>(NLM_GRACE).unwrap(), 10);
         assert_eq!(Saved::find(dir).unwrap(), None);
+    }
+
+    /// A kernel that knows the family `lockd`, in the first network namespace: the file follows.
+    #[derive(Debug)]
+    struct LockdByNetlink(PathBuf, Mutex<u32>);
+
+    impl Netlink for LockdByNetlink {
+        fn ask(&self, family: &str, command: u8, attributes: &[Attribute]) -> io::Result<Vec<Attribute>> {
+            let mut grace = self.1.lock().unwrap();
+            match (family, command) {
+                (host::LOCKD, host::SERVER_GET) => Ok(vec![Attribute::number(host::SERVER_GRACE, *grace)]),
+                (host::LOCKD, host::SERVER_SET) => {
+                    *grace = Attribute::find(attributes, host::SERVER_GRACE).unwrap().as_number().unwrap();
+                    assert!(u64::from(*grace) <= LONGEST_GRACE);
+                    fs::write(&self.0, format!("{grace}\n")).map(|()| Vec::new())
+                }
+                _ => Err(io::Error::from_raw_os_error(nix::libc::ENOENT)),
+            }
+        }
+    }
+
+    #[test]
+    fn the_grace_that_counts_is_set_and_put_back_by_netlink_where_it_was_set_so_and_in_the_file_where_not() {
+        for (by_netlink, file, wanted, lasts) in [(45, 10, 95, 95), (45, 45, 1000, 240), (0, 10, 95, 100), (7, 0, 7, 7)]
+        {
+            let root = tempfile::tempdir().unwrap();
+            for (name, text) in [
+                ("proc/sys/kernel/random/boot_id", "b\n".to_owned()),
+                ("proc/fs/nfsd/threads", "8\n".to_owned()),
+                (NLM_TIMEOUT, "10\n".to_owned()),
+                (NLM_GRACE, format!("{file}\n")),
+            ] {
+                let path = root.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            let lockd = Arc::new(LockdByNetlink(root.path().join(NLM_GRACE), Mutex::new(by_netlink)));
+            let (machine, dir) = (Machine::at(root.path()).answered_by(lockd.clone()), root.path());
+            let saved = Saved::read(&machine, None, SavedRecords { dir: dir.into(), records: Vec::new() }).unwrap();
+            saved.keep(dir).unwrap();
+            saved.want_grace(&machine, std::time::Duration::from_secs(wanted)).unwrap();
+            assert_eq!(Saved::grace(&machine).unwrap().as_secs(), lasts, "{by_netlink} {file}");
+            Saved::find(dir).unwrap().unwrap().put_back(&machine, dir).unwrap();
+            assert_eq!(*lockd.1.lock().unwrap(), by_netlink);
+            assert_eq!(machine.number::<u32>(NLM_GRACE).unwrap(), file);
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! nfsd's settings: what stopping its threads loses, and putting that back.
 //!
-//! With the last thread go the listeners, and versions and pools may. All of it is read before, kept
-//! on disk by the caller, written again in the one order that the kernel takes (what can only be
-//! set while there is no server comes first, then listeners, then threads), and compared. Only what
-//! differs is written, so that putting back may be done again, by whoever finds it half done.
+//! With the last thread go the listeners and NFSv4's server scope, and versions and pools may. All of it is read
+//! before, kept on disk by the caller, written again in the one order that the kernel takes (what can only be set while
+//! there is no server comes first, then listeners, then threads), and compared. Only what differs is written, so that
+//! putting back may be done again, by whoever finds it half done.
+//!
+//! A write to `threads` makes the scope this host's name. So where the kernel tells the scope, the threads are started
+//! by netlink, which takes both in one step, and `threads` is not written while there are some.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -47,6 +50,9 @@ pub(super) struct Settings {
     pub(super) pools: String,
     /// Sorted.
     pub(super) listeners: Vec<Listener>,
+    /// NFSv4's server scope; none where the kernel does not tell it.
+    #[serde(default)]
+    pub(super) scope: Option<String>,
     /// Other files and their texts.
     pub(super) files: Vec<(String, String)>,
 }
@@ -70,6 +76,7 @@ impl Settings {
             threads: machine.nfsd_threads()?,
             pools: machine.word(POOLS)?,
             listeners: listeners(machine)?,
+            scope: machine.nfsd_scope()?,
             files,
         })
     }
@@ -101,7 +108,7 @@ impl Settings {
         }
         note(put(AFTER));
         if now.threads != self.threads {
-            note(machine.write(THREADS, &format!("{}\n", self.threads)));
+            note(self.put_threads_back(machine, now.threads));
         }
         if machine.word(POOLS)? != self.pools {
             note(machine.write(POOLS, &format!("{}\n", self.pools)));
@@ -118,6 +125,19 @@ impl Settings {
         Err(failed.into_iter().next().map_or_else(|| KnfsdError::Stuck(differences.join("; ")), KnfsdError::from))
     }
 
+    fn put_threads_back(&self, machine: &Machine, now: u32) -> Result<(), FileError> {
+        let write = || machine.write(THREADS, &format!("{}\n", self.threads));
+        match &self.scope {
+            Some(scope) if now == 0 && self.threads > 0 => machine.start_nfsd(self.threads, scope).or_else(|error| {
+                tracing::warn!(%error, "nfsd starts without its server scope");
+                write()
+            }),
+            // The file of the pools is written instead, which leaves the scope as it is.
+            Some(_) if self.threads > 0 => Ok(()),
+            Some(_) | None => write(),
+        }
+    }
+
     fn differences(&self, now: &Self) -> Vec<String> {
         let mut found = Vec::new();
         let mut compare = |what: &str, was: String, is: String| {
@@ -128,6 +148,9 @@ impl Settings {
         compare("number of threads", self.threads.to_string(), now.threads.to_string());
         compare("pools", self.pools.clone(), now.pools.clone());
         compare("list of listeners", format!("{:?}", self.listeners), format!("{:?}", now.listeners));
+        if let Some(was) = &self.scope {
+            compare("server scope", was.clone(), now.scope.clone().unwrap_or_else(|| "not known".into()));
+        }
         for (file, was) in &self.files {
             let is = now.get(file).unwrap_or("not there");
             compare(file, was.clone(), is.to_owned());
@@ -232,9 +255,12 @@ fn parse_ports(text: &str) -> Result<Vec<(String, u16)>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::sync::{Arc, Mutex};
+    use std::{fs, io};
 
     use super::*;
+    use crate::host::Netlink;
+    use crate::wire::netlink::Attribute;
 
     const TCP: &str = "\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -321,6 +347,99 @@ mod tests {
         fs::write(root.path().join(THREADS), "0\n").unwrap();
         assert_eq!(wanted.put_back(&machine).unwrap(), [""; 0]);
         assert_eq!(Settings::read(&machine).unwrap(), wanted);
+    }
+
+    /// A kernel that knows the family `nfsd`, with its threads in the machine's file.
+    #[derive(Debug)]
+    struct Nfsd {
+        threads: std::path::PathBuf,
+        scope: Mutex<String>,
+        takes_scope: bool,
+    }
+
+    impl Nfsd {
+        fn count(&self) -> u32 {
+            fs::read_to_string(&self.threads).unwrap().trim().parse().unwrap()
+        }
+    }
+
+    impl Netlink for Nfsd {
+        fn ask(&self, family: &str, command: u8, attributes: &[Attribute]) -> io::Result<Vec<Attribute>> {
+            let failed = |number| Err(io::Error::from_raw_os_error(number));
+            let get = |kind| Attribute::find(attributes, kind);
+            match (family, command) {
+                (host::NFSD, host::THREADS_GET) => Ok(vec![
+                    Attribute::number(3, 90),
+                    Attribute::text(host::SERVER_SCOPE, &self.scope.lock().unwrap()),
+                    Attribute::number(host::SERVER_THREADS, self.count()),
+                ]),
+                (host::NFSD, host::THREADS_SET) if self.count() > 0 => failed(nix::libc::EBUSY),
+                (host::NFSD, host::THREADS_SET) if !self.takes_scope => failed(nix::libc::EPERM),
+                (host::NFSD, host::THREADS_SET) => {
+                    let threads = get(host::SERVER_THREADS).unwrap().as_number().unwrap();
+                    *self.scope.lock().unwrap() = get(host::SERVER_SCOPE).unwrap().as_text().unwrap().to_owned();
+                    fs::write(&self.threads, format!("{threads}\n")).map(|()| Vec::new())
+                }
+                _ => failed(nix::libc::ENOENT),
+            }
+        }
+    }
+
+    fn with_scope(takes_scope: bool) -> (tempfile::TempDir, Machine, Arc<Nfsd>) {
+        let (root, machine) = server("tcp 2049\ntcp 2049\n");
+        let scope = Mutex::new("ha-cluster".to_owned());
+        let nfsd = Arc::new(Nfsd { threads: root.path().join(THREADS), scope, takes_scope });
+        (root, machine.answered_by(nfsd.clone()), nfsd)
+    }
+
+    /// What a write of 0 to `threads` does.
+    fn stop(nfsd: &Nfsd) {
+        fs::write(&nfsd.threads, "0\n").unwrap();
+        *nfsd.scope.lock().unwrap() = "filer".into();
+    }
+
+    #[test]
+    fn the_server_scope_comes_back_in_the_step_that_starts_the_threads() {
+        let (_root, machine, nfsd) = with_scope(true);
+        let settings = Settings::read(&machine).unwrap();
+        assert_eq!(settings.scope.as_deref(), Some("ha-cluster"));
+        let kept: Settings = serde_json::from_str(&serde_json::to_string(&settings).unwrap()).unwrap();
+        stop(&nfsd);
+        assert_eq!(kept.put_back(&machine).unwrap(), [""; 0]);
+        assert_eq!(Settings::read(&machine).unwrap(), settings);
+        assert_eq!(kept.put_back(&machine).unwrap(), [""; 0], "it may be done again");
+    }
+
+    #[test]
+    fn a_scope_that_does_not_come_back_keeps_no_service_down_and_is_named() {
+        let (_root, machine, nfsd) = with_scope(false);
+        let settings = Settings::read(&machine).unwrap();
+        stop(&nfsd);
+        assert_eq!(settings.put_back(&machine).unwrap(), ["nfsd's server scope was ha-cluster and is filer"]);
+        assert_eq!(machine.nfsd_threads().unwrap(), 2);
+    }
+
+    #[test]
+    fn while_there_are_threads_their_number_is_not_written_where_that_would_lose_the_scope() {
+        let (root, machine, nfsd) = with_scope(true);
+        let settings = Settings::read(&machine).unwrap();
+        fs::write(root.path().join(THREADS), "1\n").unwrap();
+        fs::write(root.path().join(POOLS), "1\n").unwrap();
+        let differences = settings.put_back(&machine).unwrap();
+        assert_eq!(fs::read_to_string(root.path().join(POOLS)).unwrap(), "2\n", "the kernel's threads follow");
+        assert_eq!((differences.len(), nfsd.count()), (1, 1));
+        assert_eq!(*nfsd.scope.lock().unwrap(), "ha-cluster");
+    }
+
+    #[test]
+    fn what_an_older_nlmctl_kept_has_no_scope_and_is_put_back_without_one() {
+        let (root, machine) = server("tcp 2049\ntcp 2049\n");
+        let mut kept = serde_json::to_value(Settings::read(&machine).unwrap()).unwrap();
+        kept.as_object_mut().unwrap().remove("scope");
+        let kept: Settings = serde_json::from_value(kept).unwrap();
+        fs::write(root.path().join(THREADS), "0\n").unwrap();
+        assert_eq!(kept.put_back(&machine).unwrap(), [""; 0]);
+        assert_eq!(machine.nfsd_threads().unwrap(), 2);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use crate::manager::driven::{LocalLock, Sight};
 const LIVES: usize = 3;
 
 pub(super) fn look(machine: &Machine) -> Result<(Sight, Vec<Lock>), FileError> {
-    let mut lockd = machine.named("lockd")?;
+    let mut lockd = machine.kernel_threads("lockd")?;
     let mut reading = machine.locks(|lock| lockd.contains(&lock.pid))?;
     for _ in 1..LIVES {
-        let now = machine.named("lockd")?;
+        let now = machine.kernel_threads("lockd")?;
         if now == lockd {
             break;
         }

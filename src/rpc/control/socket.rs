@@ -1,7 +1,9 @@
 //! The Unix sockets of the control protocol.
 
+use std::fs::{OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +88,7 @@ impl ControlSocket {
             Err(error) => return Err(unusable(error)),
         };
         let mode = if read_only { 0o666 } else { 0o600 };
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(unusable)?;
+        set_mode(path, mode).map_err(unusable)?;
         Ok(Self { listener, file: SocketFile(path.into()), read_only })
     }
 
@@ -102,7 +104,43 @@ impl ControlSocket {
     }
 }
 
+/// Sets the mode of a socket's file, and of nothing that the owner of its folder has put in its place.
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "something else has taken its place"));
+    }
+    std::fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(mode))
+}
+
 fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
     std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_took_the_place_of_a_socket_keeps_its_mode() {
+        let home = tempfile::tempdir().unwrap();
+        let (socket, precious) = (home.path().join("socket"), home.path().join("precious"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for bits in [0o600, 0o666] {
+            set_mode(&socket, bits).unwrap();
+            assert_eq!(mode(&socket), bits);
+        }
+        fs::write(&precious, "").unwrap();
+        fs::set_permissions(&precious, Permissions::from_mode(0o640)).unwrap();
+        fs::remove_file(&socket).unwrap();
+        symlink(&precious, &socket).unwrap();
+        assert!(set_mode(&socket, 0o666).is_err());
+        assert!(set_mode(&precious, 0o666).is_err());
+        assert_eq!(mode(&precious), 0o640);
+    }
 }

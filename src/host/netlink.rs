@@ -1,0 +1,79 @@
+//! Generic netlink over its socket: the kernel is asked, and answers at once.
+
+use std::fmt::Debug;
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::Duration;
+
+use nix::libc;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::wire::netlink::{
+    Answer, Attribute, CONTROL, FAMILY_ID, FAMILY_NAME, GET_FAMILY, MessageError, parse, request,
+};
+
+/// An answer is there when the question was sent; a kernel that has none does not stop this process.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest answer that is taken, in bytes.
+const MAX_ANSWER: usize = 64 << 10;
+/// Most answers that are looked at for one question.
+const MAX_ANSWERS: usize = 16;
+
+/// Whoever answers: the kernel, or a test.
+pub trait Netlink: Debug + Send + Sync {
+    /// Sends a command to a family, by its name; the attributes of the answer.
+    ///
+    /// # Errors
+    /// Those of the kernel: `ENOENT` for a family that is not there, `EOPNOTSUPP` for a command.
+    fn ask(&self, family: &str, command: u8, attributes: &[Attribute]) -> io::Result<Vec<Attribute>>;
+}
+
+/// This machine's kernel.
+#[derive(Debug)]
+pub(super) struct Kernel;
+
+impl Netlink for Kernel {
+    fn ask(&self, family: &str, command: u8, attributes: &[Attribute]) -> io::Result<Vec<Attribute>> {
+        let kind = Type::from(libc::SOCK_RAW | libc::SOCK_CLOEXEC);
+        let socket =
+            Socket::new_raw(Domain::from(libc::AF_NETLINK), kind, Some(Protocol::from(libc::NETLINK_GENERIC)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let named = exchange(&socket, CONTROL, GET_FAMILY, &[Attribute::text(FAMILY_NAME, family)])?;
+        let number =
+            Attribute::find(&named, FAMILY_ID).and_then(Attribute::as_number).and_then(|id| u16::try_from(id).ok());
+        exchange(&socket, number.ok_or(ErrorKind::InvalidData)?, command, attributes)
+    }
+}
+
+fn exchange(mut socket: &Socket, family: u16, command: u8, attributes: &[Attribute]) -> io::Result<Vec<Attribute>> {
+    let odd = |error: MessageError| io::Error::new(ErrorKind::InvalidData, error);
+    let sequence = rand::random();
+    socket.write_all(&request(family, command, sequence, attributes).map_err(odd)?)?;
+    let (mut answer, mut buffer) = (Vec::new(), vec![0; MAX_ANSWER]);
+    for _ in 0..MAX_ANSWERS {
+        let length = socket.read(&mut buffer)?;
+        for part in parse(buffer.get(..length).unwrap_or_default(), sequence).map_err(odd)? {
+            match part {
+                Answer::Attributes(told) => answer = told,
+                Answer::Done(0) => return Ok(answer),
+                Answer::Done(error) => return Err(io::Error::from_raw_os_error(error)),
+            }
+        }
+    }
+    Err(ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_names_the_family_of_its_families_and_not_one_that_nobody_has() {
+        let named = Kernel.ask("nlctrl", GET_FAMILY, &[Attribute::text(FAMILY_NAME, "nlctrl")]).unwrap();
+        assert_eq!(Attribute::find(&named, FAMILY_ID).unwrap().as_number(), Some(u32::from(CONTROL)));
+        assert_eq!(Attribute::find(&named, FAMILY_NAME).unwrap().as_text(), Some("nlctrl"));
+        let error = Kernel.ask("no such family", 1, &[]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        let error = Kernel.ask("nlctrl", 200, &[]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "a command that an older kernel does not have");
+    }
+}

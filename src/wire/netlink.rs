@@ -1,0 +1,227 @@
+//! Generic netlink: questions to the kernel and its answers (linux/netlink.h, linux/genetlink.h).
+//!
+//! A message is a header, a command, and attributes: a kind and a value each. All numbers are in the machine's own
+//! order, and all parts begin at multiples of four bytes.
+
+/// The family that tells the numbers of all others, by their names.
+pub const CONTROL: u16 = 0x10;
+/// Its question for a family.
+pub const GET_FAMILY: u8 = 3;
+/// Its attribute with a family's number.
+pub const FAMILY_ID: u16 = 1;
+/// Its attribute with a family's name.
+pub const FAMILY_NAME: u16 = 2;
+
+/// The type of an answer that ends the exchange: an error number, or 0.
+const ERROR: u16 = 2;
+/// It is a request, and wants an answer that ends the exchange.
+const FLAGS: u16 = 1 | 4;
+const VERSION: u8 = 1;
+const HEADER: usize = 16;
+const COMMAND: usize = 4;
+const ATTRIBUTE: usize = 4;
+/// Flags in an attribute's kind: it has attributes in it; its numbers are in the network's order.
+const KIND: u16 = 0x3fff;
+/// Longest value that is sent, in bytes.
+const MAX_VALUE: usize = 1024;
+
+/// What was received is no netlink, or what is to be sent does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// A length leads out of what was received.
+    #[error("a netlink message of the kernel's is cut short")]
+    Short,
+    /// A value is longer than any that the kernel takes.
+    #[error("a value is too long for a netlink message")]
+    Long,
+}
+
+/// A kind and a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attribute {
+    /// Which one, by the numbers of the command.
+    pub kind: u16,
+    /// Its bytes.
+    pub value: Vec<u8>,
+}
+
+impl Attribute {
+    /// A number of 32 bits.
+    pub fn number(kind: u16, number: u32) -> Self {
+        Self { kind, value: number.to_ne_bytes().to_vec() }
+    }
+    /// A text, which ends with a zero byte.
+    pub fn text(kind: u16, text: &str) -> Self {
+        Self { kind, value: [text.as_bytes(), &[0]].concat() }
+    }
+    /// The first of a kind.
+    pub fn find(attributes: &[Self], kind: u16) -> Option<&Self> {
+        attributes.iter().find(|attribute| attribute.kind == kind)
+    }
+    /// The number that it is, of 16 or 32 bits.
+    pub fn as_number(&self) -> Option<u32> {
+        match self.value.as_slice() {
+            [a, b] => Some(u16::from_ne_bytes([*a, *b]).into()),
+            [a, b, c, d] => Some(u32::from_ne_bytes([*a, *b, *c, *d])),
+            _ => None,
+        }
+    }
+    /// The text that it is.
+    pub fn as_text(&self) -> Option<&str> {
+        let text = self.value.split(|byte| *byte == 0).next()?;
+        std::str::from_utf8(text).ok()
+    }
+}
+
+/// A part of what the kernel answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// What was asked for.
+    Attributes(Vec<Attribute>),
+    /// It is done; or not, with the number of the error.
+    Done(i32),
+}
+
+/// A question.
+///
+/// # Errors
+/// A value is too long.
+pub fn request(family: u16, command: u8, sequence: u32, attributes: &[Attribute]) -> Result<Vec<u8>, MessageError> {
+    let mut body = vec![command, VERSION, 0, 0];
+    for attribute in attributes {
+        if attribute.value.len() > MAX_VALUE {
+            return Err(MessageError::Long);
+        }
+        let len = u16::try_from(ATTRIBUTE + attribute.value.len()).map_err(|_| MessageError::Long)?;
+        body.extend_from_slice(&len.to_ne_bytes());
+        body.extend_from_slice(&attribute.kind.to_ne_bytes());
+        body.extend_from_slice(&attribute.value);
+        body.resize(body.len().next_multiple_of(4), 0);
+    }
+    let len = u32::try_from(HEADER + body.len()).map_err(|_| MessageError::Long)?;
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend_from_slice(&len.to_ne_bytes());
+    message.extend_from_slice(&family.to_ne_bytes());
+    message.extend_from_slice(&FLAGS.to_ne_bytes());
+    message.extend_from_slice(&sequence.to_ne_bytes());
+    // The sender: the kernel knows it.
+    message.extend_from_slice(&[0; 4]);
+    message.extend_from_slice(&body);
+    Ok(message)
+}
+
+/// The answers to the question of this number in what was received at once. Others are left out.
+///
+/// # Errors
+/// It is no netlink.
+pub fn parse(mut bytes: &[u8], sequence: u32) -> Result<Vec<Answer>, MessageError> {
+    let mut answers = Vec::new();
+    while !bytes.is_empty() {
+        let len = word(bytes, 0).ok_or(MessageError::Short)? as usize;
+        let message = bytes.get(..len).filter(|_| len >= HEADER).ok_or(MessageError::Short)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        if word(message, 8) != Some(sequence) {
+            continue;
+        }
+        let body = message.get(HEADER..).unwrap_or_default();
+        answers.push(if half(message, 4) == Some(ERROR) {
+            // The kernel has it negative.
+            Answer::Done(word(body, 0).ok_or(MessageError::Short)?.cast_signed().saturating_neg())
+        } else {
+            Answer::Attributes(parse_attributes(body.get(COMMAND..).ok_or(MessageError::Short)?)?)
+        });
+    }
+    Ok(answers)
+}
+
+fn parse_attributes(mut bytes: &[u8]) -> Result<Vec<Attribute>, MessageError> {
+    let mut attributes = Vec::new();
+    while !bytes.is_empty() {
+        let (Some(len), Some(kind)) = (half(bytes, 0), half(bytes, 2)) else { return Err(MessageError::Short) };
+        let len = usize::from(len);
+        let value = bytes.get(ATTRIBUTE..len).ok_or(MessageError::Short)?;
+        attributes.push(Attribute { kind: kind & KIND, value: value.to_vec() });
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(attributes)
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn done(sequence: u32, error: i32) -> Vec<u8> {
+        let mut message = request(ERROR, 0, sequence, &[]).unwrap();
+        message[HEADER..HEADER + 4].copy_from_slice(&(-error).to_ne_bytes());
+        message
+    }
+
+    #[test]
+    fn a_question_is_laid_out_as_the_kernel_has_it() {
+        let asked = request(CONTROL, GET_FAMILY, 7, &[Attribute::text(FAMILY_NAME, "nfsd")]).unwrap();
+        let header: Vec<u8> = [32_u32.to_ne_bytes().as_slice(), &16_u16.to_ne_bytes(), &5_u16.to_ne_bytes()].concat();
+        assert_eq!(asked[..8], header);
+        assert_eq!(asked[8..12], 7_u32.to_ne_bytes());
+        assert_eq!(asked[16..20], [3, 1, 0, 0]);
+        // The length of an attribute is without what fills it up.
+        assert_eq!(asked[20..22], 9_u16.to_ne_bytes());
+        assert_eq!(&asked[24..], b"nfsd\0\0\0\0");
+    }
+
+    #[test]
+    fn an_answer_and_its_end_are_told_from_those_of_other_questions() {
+        let attributes = [Attribute::number(1, 8), Attribute { kind: 3, value: vec![1, 0] }, Attribute::text(4, "ha")];
+        let bytes = [request(30, 3, 6, &attributes).unwrap(), done(6, 0), request(30, 3, 7, &attributes).unwrap()];
+        let answers = parse(&[bytes.concat(), done(7, 0), done(8, 16)].concat(), 7).unwrap();
+        assert_eq!(answers, [Answer::Attributes(attributes.to_vec()), Answer::Done(0)]);
+        assert_eq!(parse(&done(8, 16), 8).unwrap(), [Answer::Done(16)]);
+        assert_eq!((attributes[0].as_number(), attributes[2].as_text()), (Some(8), Some("ha")));
+        assert_eq!(attributes[2].as_number(), None);
+    }
+
+    #[test]
+    fn a_value_that_no_kernel_takes_is_not_sent() {
+        let long = Attribute::text(4, &"x".repeat(70_000));
+        assert_eq!(request(30, 2, 1, &[long]), Err(MessageError::Long));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_odd(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let sequence = word(&bytes, 8).unwrap_or_default();
+            let _ = parse(&bytes, sequence);
+            let _ = parse_attributes(&bytes);
+        }
+
+        #[test]
+        fn what_is_cut_or_changed_anywhere_is_an_error_or_read_within_its_bounds(
+            values in prop::collection::vec((1_u16..9, prop::collection::vec(any::<u8>(), 0..40)), 0..6),
+            cut in 0_usize..200,
+            flip in 0_usize..200,
+            bits in any::<u8>(),
+        ) {
+            let attributes: Vec<_> = values.into_iter().map(|(kind, value)| Attribute { kind, value }).collect();
+            let mut bytes = request(30, 3, 9, &attributes).unwrap();
+            prop_assert_eq!(parse(&bytes, 9).unwrap(), vec![Answer::Attributes(attributes)]);
+            let _ = parse(bytes.get(..cut).unwrap_or_default(), 9);
+            if let Some(byte) = bytes.get_mut(flip) {
+                *byte ^= bits;
+            }
+            let whole = bytes.len();
+            for answer in parse(&bytes, 9).unwrap_or_default() {
+                let Answer::Attributes(read) = answer else { continue };
+                prop_assert!(read.iter().map(|attribute| attribute.value.len() + ATTRIBUTE).sum::<usize>() <= whole);
+            }
+        }
+    }
+}
