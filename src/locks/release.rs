@@ -181,7 +181,9 @@ impl LockTable {
         }
         let before = self.effects.len();
         for file in files {
-            self.wake(file);
+            while self.waiters.any_woken_in(file) {
+                self.wake(file);
+            }
             self.close(file);
         }
         let woken = self.effects.get(before..).unwrap_or_default();
@@ -216,7 +218,7 @@ impl LockTable {
             while let Some(id) = self.waiters.find(owner, file, offered) {
                 self.leave_with(id);
             }
-            self.cut(file, range, How::Released, |s: &Segment| s.owner == owner && s.kind.row() == kind);
+            self.cut_owned((file, owner), range, How::Released, |s: &Segment| s.kind.row() == kind);
         }
         self.owners.release(owner);
     }

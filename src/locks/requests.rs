@@ -16,9 +16,6 @@ use crate::wire::control::{Fate, Grace, LockFate};
 use crate::wire::types::{ByteRange, Cookie, FileHandle, NsmState};
 use crate::wire::xdr::Maybe;
 
-/// Most locks on one file: each request looks through them.
-const MAX_PER_FILE: usize = 65_536;
-
 impl LockTable {
     /// Handles a call. Its effects are then in [`take_effects`](Self::take_effects).
     pub fn handle(&mut self, now: Duration, caller: Caller, call: &Call) -> Handled {
@@ -71,6 +68,11 @@ impl LockTable {
         client.nsm_state = state;
     }
 
+    /// What its owner has in the range.
+    fn owned(&self, want: &Want) -> impl Iterator<Item = &Segment> {
+        self.segments().owned_in(want.file, want.lock.owner, want.lock.range)
+    }
+
     /// Segments of others that exclude this one.
     pub(super) fn in_the_way(&self, want: &Want) -> impl Iterator<Item = &Segment> {
         self.excluding(want.file, Some(want.lock.owner), want.lock.range, want.lock.kind)
@@ -83,8 +85,8 @@ impl LockTable {
         range: ByteRange,
         kind: Kind,
     ) -> impl Iterator<Item = &Segment> {
-        let others = self.segments().overlapping(file, range).filter(move |s| Some(s.owner) != owner);
-        others.filter(move |s| s.kind.excludes(kind) && !self.is_void(file, s))
+        let all = self.segments().excluding(file, range, kind);
+        all.filter(move |s| Some(s.owner) != owner && !self.is_void(file, s))
     }
 
     fn test(&self, file: FileId, owner: Option<OwnerId>, range: ByteRange, kind: Kind) -> Handled {
@@ -125,17 +127,20 @@ impl LockTable {
         if self.refuses_ordinary() {
             return Handled::Reply(Verdict::Grace);
         }
-        let (mut held, mut pending) = (false, false);
+        let mut held = false;
         for segment in self.in_the_way(want) {
-            if self.is_pending(want.file, segment) { pending = true } else { held = true }
-        }
-        if pending {
-            return Handled::Reply(Verdict::Grace);
+            if self.is_pending(want.file, segment) {
+                return Handled::Reply(Verdict::Grace);
+            }
+            held = true;
+            if self.run.is_none() {
+                break;
+            }
         }
         if held {
             return Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie)));
         }
-        if self.is_full(want.caller.client, want.file) {
+        if self.is_full(want.caller.client) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let lacking = self.lacking(want);
@@ -147,20 +152,17 @@ impl LockTable {
             };
         }
         // The owner gets the range, whatever it had there before.
-        let had = self.cut(want.file, want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
+        self.cut_owned(want.place(), want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
         self.put(want.file, want.lock);
         self.effects.push(Effect::Changed);
-        if had.iter().any(|s| !want.lock.kind.covers(s.kind)) {
-            self.wake(want.file);
-        }
+        self.wake(want.file);
         Handled::Reply(Verdict::Granted)
     }
 
     /// Whether one more lock would go beyond a cap.
-    fn is_full(&self, client: ClientId, file: FileId) -> bool {
+    fn is_full(&self, client: ClientId) -> bool {
         self.clients.held().locks >= self.limits.locks
             || self.clients.get(client).is_none_or(|c| c.held().locks >= self.limits.locks_per_client)
-            || self.segments().of(file).len() >= MAX_PER_FILE
     }
 
     /// A reclaim: after a notice the owner says what it holds. Refused only for a conflict.
@@ -179,8 +181,7 @@ impl LockTable {
         }
         let unknown = self.parts_without(want, false);
         let unheld = self.parts_without(want, true);
-        let this_life = |s: &Segment| s.owner != want.lock.owner || s.state == want.lock.state;
-        let same_life = self.segments().overlapping(want.file, want.lock.range).all(this_life);
+        let same_life = self.owned(want).all(|s| s.state == want.lock.state);
         // What its owner holds is granted always; the rest only where reclaims are taken.
         let mut late = false;
         if !unheld.is_empty() && self.grace() == Grace::Open {
@@ -190,7 +191,7 @@ impl LockTable {
                 LateReclaim::NoWindow => return Handled::Reply(Verdict::Grace),
             }
         }
-        if !unknown.is_empty() && self.is_full(want.caller.client, want.file) {
+        if !unknown.is_empty() && self.is_full(want.caller.client) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let lacking = self.lacking(want);
@@ -232,19 +233,16 @@ impl LockTable {
     /// The parts of the range that the owner is not known to have at least in this mode; `held`:
     /// that it does not hold, for what is pending is known and not held.
     fn parts_without(&self, want: &Want, held: bool) -> Vec<ByteRange> {
-        let mine = self.segments().overlapping(want.file, want.lock.range).filter(|s| s.owner == want.lock.owner);
-        let covers = mine.filter(|s| s.kind.covers(want.lock.kind) && !(held && self.is_pending(want.file, s)));
+        let covers =
+            self.owned(want).filter(|s| s.kind.covers(want.lock.kind) && !(held && self.is_pending(want.file, s)));
         uncovered(want.lock.range, covers.map(|s| s.range))
     }
 
     /// What the reclaim names becomes held, and exactly that: what is pending in a stronger mode
     /// stays so beneath it, and what is already held in a stronger mode is not weakened.
     fn take_back(&mut self, want: &Want) {
-        self.weaken_pending(want.file, |s| {
-            want.owns(s) && s.range.overlaps(want.lock.range) && !want.lock.kind.covers(s.kind)
-        });
-        let mine = |s: &Segment| s.owner == want.lock.owner && want.lock.kind.covers(s.kind);
-        self.cut(want.file, want.lock.range, How::Reclaimed, mine);
+        self.weaken_pending(want);
+        self.cut_owned(want.place(), want.lock.range, How::Reclaimed, |s| want.lock.kind.covers(s.kind));
         for range in self.parts_without(want, true) {
             self.put(want.file, Segment { range, ..want.lock });
         }
@@ -284,14 +282,14 @@ impl LockTable {
         }
         // A hole makes two locks of one, and memory is bounded: ENOLCK, as POSIX has it.
         let holed = |s: &Segment| want.owns(s) && s.range.start < range.start && range.end < s.range.end;
-        if self.segments().overlapping(file, range).any(holed) && self.is_full(want.caller.client, file) {
+        if self.owned(want).any(holed) && self.is_full(want.caller.client) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let waited = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)).is_some();
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        if !self.cut(file, range, How::Released, |s| want.owns(s)).is_empty() {
+        if !self.cut_owned((file, owner), range, How::Released, |s| want.owns(s)).is_empty() {
             self.effects.push(Effect::Changed);
             self.wake(file);
         } else if !waited {

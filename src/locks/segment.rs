@@ -6,8 +6,13 @@ use crate::wire::control::LockKind;
 use crate::wire::types::{ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
 
 /// A file's number while it has any state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct FileId(pub(super) u32);
+
+impl FileId {
+    pub(super) const FIRST: Self = Self(0);
+    pub(super) const LAST: Self = Self(u32::MAX);
+}
 
 /// An owner's number. It stays the owner's while anything refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +48,11 @@ pub(super) struct Want {
 }
 
 impl Want {
+    /// The file, and whose segments in it.
+    pub(super) fn place(&self) -> (FileId, OwnerId) {
+        (self.file, self.lock.owner)
+    }
+
     /// Whether the segment is the same owner's and of the same sort.
     pub(super) fn owns(&self, segment: &Segment) -> bool {
         segment.owner == self.lock.owner && segment.kind.same_sort(self.lock.kind)

@@ -12,8 +12,9 @@ use super::clients::{Client, Clients};
 use super::late_window::LateWindow;
 use super::mirror::Mirror;
 use super::owners::Owners;
+use super::ranges::hull;
 use super::run::{How, Run, Void};
-use super::segment::{FileId, Segment};
+use super::segment::{FileId, OwnerId, Segment, Want};
 use super::segments::{Change, Segments};
 use super::waiters::Waiters;
 use crate::wire::types::{ByteRange, CallerName, FileHandle};
@@ -157,7 +158,7 @@ impl LockTable {
 
     /// Forgets the file if it has no state left.
     pub(super) fn close(&mut self, file: FileId) {
-        if self.segments.of(file).is_empty() && self.waiters.in_file(file).next().is_none() && !self.late.knows(file) {
+        if self.segments.is_empty(file) && !self.waiters.has_any_in(file) && !self.late.knows(file) {
             self.segments.close(file);
         }
     }
@@ -182,8 +183,30 @@ impl LockTable {
         how: How,
         accept: impl Fn(&Segment) -> bool,
     ) -> Vec<Segment> {
+        self.cut_of(None, file, range, how, accept)
+    }
+
+    /// The same of one owner's segments.
+    pub(super) fn cut_owned(
+        &mut self,
+        (file, owner): (FileId, OwnerId),
+        range: ByteRange,
+        how: How,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Vec<Segment> {
+        self.cut_of(Some(owner), file, range, how, accept)
+    }
+
+    fn cut_of(
+        &mut self,
+        owner: Option<OwnerId>,
+        file: FileId,
+        range: ByteRange,
+        how: How,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Vec<Segment> {
         let Self { segments, run, .. } = self;
-        let change = segments.cut(file, range, accept, |segment, left| match run {
+        let change = segments.cut(file, owner, range, accept, |segment, left| match run {
             Some(run) if run.covers.is_pending(file, segment) => run.decided(segment, left, how),
             _ => segment.mark,
         });
@@ -202,32 +225,35 @@ impl LockTable {
     /// A pending lock of the same process becomes this owner's. Under another client's name it is decided:
     /// that client's lock was reclaimed, and this one holds it.
     pub(super) fn adopt(&mut self, file: FileId, segment: &Segment, lock: Segment) {
+        // Whoever waits for it may be its new owner.
+        self.waiters.free(file, segment.range);
         if segment.client != lock.client {
-            self.cut(file, segment.range, How::Reclaimed, |s| s == segment);
+            self.cut_owned((file, segment.owner), segment.range, How::Reclaimed, |s| s == segment);
             return self.put(file, lock);
         }
-        let change = self.segments.cut(file, segment.range, |s| s == segment, |_, _| 0);
+        let change = self.segments.cut(file, Some(segment.owner), segment.range, |s| s == segment, |_, _| 0);
         self.observe(&change, None);
         let change = self.segments.put(file, Segment { owner: lock.owner, ..*segment }, |_| false);
         self.observe(&change, None);
     }
 
-    /// Marks those of the file's pending segments of which only a weaker mode was reclaimed.
-    pub(super) fn weaken_pending(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
+    /// Marks those of the owner's pending segments in the range of which only a weaker mode was reclaimed.
+    pub(super) fn weaken_pending(&mut self, want: &Want) {
         let Self { segments, run: Some(run), .. } = self else { return };
-        segments.set_flags(file, |s| {
-            let weaker = accept(s) && run.covers.is_pending(file, s);
+        let Want { file, lock: Segment { owner, range, kind, .. }, .. } = *want;
+        segments.set_flags(file, owner, range, |s| {
+            let weaker = s.kind.same_sort(kind) && !kind.covers(s.kind) && run.covers.is_pending(file, s);
             (if weaker { run.decided(s, 1, How::Reclaimed) } else { s.mark }, s.offered)
         });
     }
 
-    /// What was offered and the test accepts is held like any other segment.
-    pub(super) fn confirm_offered(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
-        self.segments.set_flags(file, |s| (s.mark, s.offered && !accept(s)));
+    /// What was offered to the owner in the range is held like any other segment.
+    pub(super) fn confirm_offered(&mut self, file: FileId, owner: OwnerId, range: ByteRange) {
+        self.segments.set_flags(file, owner, range, |s| (s.mark, false));
     }
 
     /// All that depends on segments learns of every change here. `how`: what was cut out of them is
-    /// not put back at once.
+    /// not put back at once. Who waits for what was given up is to be looked at.
     fn observe(&mut self, change: &Change, how: Option<How>) {
         let file = change.file();
         if let Some(how) = how {
@@ -235,13 +261,16 @@ impl LockTable {
                 self.mirror.may_lower(handle, range);
             }
             let remembers = self.run.is_some() || self.late.until().is_some();
-            for piece in change.cut().filter(|piece| remembers && piece.epoch == self.epoch) {
-                let given_up = match how {
-                    How::Reclaimed => false,
-                    How::Replaced(kind) => !kind.covers(piece.kind),
-                    How::Released => true,
-                };
-                if given_up && self.late.remember(file, piece) {
+            let given_up = |piece: &&Segment| match how {
+                How::Reclaimed => false,
+                How::Replaced(kind) => !kind.covers(piece.kind),
+                How::Released => true,
+            };
+            if let Some(range) = change.cut().filter(given_up).map(|piece| piece.range).reduce(hull) {
+                self.waiters.free(file, range);
+            }
+            for piece in change.cut().filter(given_up).filter(|piece| remembers && piece.epoch == self.epoch) {
+                if self.late.remember(file, piece) {
                     self.owners.acquire(piece.owner);
                 }
             }
@@ -252,11 +281,14 @@ impl LockTable {
 
     /// Takes dropped locks out of the file before anything looks at it.
     pub(super) fn purge(&mut self, file: FileId) {
-        let Some(void) = self.void.take() else { return };
-        let gone = self.cut(file, ByteRange::ALL, How::Released, |s| void.is_void(file, s));
-        self.void = Some(void);
-        if !gone.is_empty() {
+        let Some(mut void) = self.void.take() else { return };
+        let is_due = void.files.remove(&file);
+        if is_due {
+            self.cut(file, ByteRange::ALL, How::Released, |s| void.is_void(file, s));
             self.effects.push(Effect::Changed);
+        }
+        self.void = Some(void);
+        if is_due {
             self.wake(file);
         }
     }

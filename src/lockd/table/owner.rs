@@ -132,7 +132,7 @@ impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) {
         loop {
             let timer = self.timer();
-            let slicing = self.runs.is_slicing();
+            let slicing = self.runs.is_slicing() || self.table.has_more_to_wake();
             tokio::select! {
                 order = inbox.recv() => match order {
                     Some(order) => order(&mut self),
@@ -234,8 +234,9 @@ impl Owner {
         }
     }
 
-    /// One slice of scanning or sweeping.
+    /// One slice of waking, and of scanning or sweeping.
     fn slice(&mut self) {
+        self.wake_more();
         match self.runs.phase {
             Phase::Scanning => self.scan(),
             Phase::Sweeping => self.sweep(),

@@ -183,3 +183,36 @@ fn everything_is_forgotten_with_the_last_lock() {
     let files = w.table.segments().files_from(0).count();
     assert_eq!((files, w.table.owners.references().count(), w.table.waiters.are_queued()), (0, 0, false));
 }
+
+#[test]
+fn a_file_may_have_as_many_locks_as_its_clients_may() {
+    let mut w = World::with(Limits { locks_per_client: 70_000, ..Limits::default() });
+    let caller = w.caller("a");
+    let mut lock = |n: u64| {
+        w.table.handle(w.now, caller, &World::lock_call(P("a", 1), "f", bytes(n * 2, n * 2), true, false, false))
+    };
+    for n in 0..70_000 {
+        assert_eq!(lock(n), Handled::Reply(Verdict::Granted), "lock {n}");
+    }
+    assert_eq!(lock(70_000), Handled::Reply(Verdict::NoLocks), "the client's cap is the file's");
+    let all = Call::Unlock(wanted(P("a", 1), "f", ByteRange::ALL, true));
+    assert_eq!(w.table.handle(w.now, caller, &all), Handled::Reply(Verdict::Granted));
+    assert_eq!(w.table.totals().locks, 0);
+}
+
+#[test]
+fn read_locks_that_all_overlap_are_each_their_owners() {
+    let mut w = World::new();
+    for n in 1..200_i32 {
+        assert_eq!(w.read(P("a", n), "f", bytes(0, 1_000)), Verdict::Granted);
+    }
+    assert_eq!(w.unlock(P("a", 7), "f", bytes(400, 600)), Verdict::Granted);
+    assert_eq!(w.write(P("a", 7), "f", bytes(500, 500)), Verdict::Denied, "others read there");
+    let of_seven = || w.picture("f").into_iter().filter(|row| row.starts_with("a/7 ")).collect::<Vec<_>>();
+    assert_eq!(of_seven(), ["a/7 read 0-399 held", "a/7 read 601-1000 held"]);
+    for n in (1..200_i32).filter(|n| *n != 7) {
+        w.unlock(P("a", n), "f", ByteRange::ALL);
+    }
+    assert_eq!(w.write(P("a", 7), "f", bytes(500, 500)), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/7 read 0-399 held", "a/7 write 500-500 held", "a/7 read 601-1000 held"]);
+}
