@@ -16,6 +16,9 @@ use crate::wire::control::{Fate, Grace, LockFate};
 use crate::wire::types::{ByteRange, Cookie, FileHandle, NsmState};
 use crate::wire::xdr::Maybe;
 
+/// Why a late reclaim is refused where it is not known who had the range.
+const CROWDED: &str = "so many locks of that file came and went since the run began that all of it counts as taken";
+
 impl LockTable {
     /// Handles a call. Its effects are then in [`take_effects`](Self::take_effects).
     pub fn handle(&mut self, now: Duration, caller: Caller, call: &Call) -> Handled {
@@ -174,7 +177,7 @@ impl LockTable {
         let conflict = self.in_the_way(want).find(|s| Some(**s) != elsewhere).copied();
         if let Some(other) = conflict {
             self.spare_if_it_moved(want, &other);
-            return self.refuse_reclaim(want, Some(other.owner), Some(other.range));
+            return self.refuse_reclaim(want, Some((other.owner, other.range)), "has it");
         }
         if let Some(segment) = elsewhere {
             self.adopt(want.file, &segment, want.lock);
@@ -185,9 +188,13 @@ impl LockTable {
         // What its owner holds is granted always; the rest only where reclaims are taken.
         let mut late = false;
         if !unheld.is_empty() && self.grace() == Grace::Open {
-            match self.late.reclaim(want) {
+            let Some(handle) = self.segments().handle(want.file) else { return Handled::Reply(Verdict::NoLocks) };
+            match self.late.reclaim(want, handle) {
                 LateReclaim::Granted => late = true,
-                LateReclaim::TakenSince(other, range) => return self.refuse_reclaim(want, other, range),
+                LateReclaim::TakenSince(other, range) => {
+                    return self.refuse_reclaim(want, Some((other, range)), "had it since the run began");
+                }
+                LateReclaim::NotKnown => return self.refuse_reclaim(want, None, CROWDED),
                 LateReclaim::NoWindow => return Handled::Reply(Verdict::Grace),
             }
         }
@@ -198,7 +205,7 @@ impl LockTable {
         if !lacking.is_empty() {
             return match want.outside {
                 Outside::Unasked => Handled::Outside { asked: self.take_outside(want.file, lacking, None) },
-                Outside::Conflict => self.refuse_reclaim(want, None, None),
+                Outside::Conflict => self.refuse_reclaim(want, None, "somebody who does not use NLM has it"),
                 Outside::Failed => Handled::Reply(Verdict::NoLocks),
             };
         }
@@ -248,17 +255,14 @@ impl LockTable {
         }
     }
 
-    /// Another owner holds or pends the range, or held it since the run began.
-    fn refuse_reclaim(&mut self, want: &Want, other: Option<OwnerId>, range: Option<ByteRange>) -> Handled {
+    /// Another owner holds or pends the range, or held it since the run began. `what` it did, or what else is in
+    /// the way, is for people.
+    fn refuse_reclaim(&mut self, want: &Want, other: Option<(OwnerId, ByteRange)>, what: &str) -> Handled {
         let Some(row) = self.fate_row(want.file, &want.lock, Fate::Conflict) else {
             return Handled::Reply(Verdict::Denied);
         };
-        let other = other.and_then(|owner| self.owner_row(owner));
-        let who = match &other {
-            Some(other) => format!("{} has it", other.name),
-            None if want.outside == Outside::Conflict => "somebody who does not use NLM has it".to_owned(),
-            None => "somebody had it since".to_owned(),
-        };
+        let (other, range) = (other.and_then(|(owner, _)| self.owner_row(owner)), other.map(|(_, range)| range));
+        let who = other.as_ref().map_or_else(|| what.to_owned(), |other| format!("{} {what}", other.name));
         let words = format!("{} may not reclaim {} of file {}: {who}", row.owner.name, row.range, row.file);
         let row = LockFate { other: Maybe(other), other_range: Maybe(range), ..row };
         let told = if let Some(run) = &mut self.run {

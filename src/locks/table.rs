@@ -269,14 +269,27 @@ impl LockTable {
             if let Some(range) = change.cut().filter(given_up).map(|piece| piece.range).reduce(hull) {
                 self.waiters.free(file, range);
             }
-            for piece in change.cut().filter(given_up).filter(|piece| remembers && piece.epoch == self.epoch) {
-                if self.late.remember(file, piece) {
-                    self.owners.acquire(piece.owner);
-                }
+            let epoch = self.epoch;
+            for piece in change.cut().filter(given_up).filter(|piece| remembers && piece.epoch == epoch) {
+                self.remember(file, piece);
             }
         }
         self.owners.observe(change);
         self.clients.observe(change);
+    }
+
+    fn remember(&mut self, file: FileId, piece: &Segment) {
+        let Some(handle) = self.segments.handle(file) else { return };
+        let (refers, forgotten) = self.late.remember(file, handle, piece);
+        if refers {
+            self.owners.acquire(piece.owner);
+        }
+        let Some((other, given_up)) = forgotten else { return };
+        given_up.iter().for_each(|segment| self.owners.release(segment.owner));
+        // This one is at work, and is closed when that is done.
+        if other != file {
+            self.close(other);
+        }
     }
 
     /// Takes dropped locks out of the file before anything looks at it.
