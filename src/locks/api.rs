@@ -141,6 +141,8 @@ pub enum Handled {
     /// A result is being written and the call meets a pending lock: give it again after
     /// [`commit`](super::LockTable::settle_commit).
     Wait,
+    /// Some of it is done, as much as one step may do. Give the call again when others have had their turn.
+    More,
     /// The other lock domain must consent first: give the call again when the file's step
     /// ([`Effect::Mirror`]) has ended.
     Outside {
@@ -248,6 +250,8 @@ pub enum Reboot {
     Unknown,
     /// A result is being written: give it again after the commit.
     Wait,
+    /// Some of it is done, as much as one step may do. Give it again when others have had their turn.
+    More,
 }
 
 /// What a due timer asks of the owner of the table.

@@ -193,7 +193,7 @@ impl LockTable {
     /// Gives the files in which it was.
     fn take_all_of(&mut self, client: ClientId) -> BTreeSet<FileId> {
         let files = self.files_of(client);
-        self.drop_waiters_of(client, |_| true);
+        self.drop_waiters_of(client, usize::MAX, |_| true);
         for file in &files {
             self.cut(*file, ByteRange::ALL, How::Released, |s| s.client == client);
         }

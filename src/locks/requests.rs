@@ -11,7 +11,7 @@ use super::owners::OwnerKey;
 use super::ranges::uncovered;
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
-use super::table::LockTable;
+use super::table::{LockTable, STEP};
 use crate::wire::control::{Fate, Grace, LockFate};
 use crate::wire::types::{ByteRange, Cookie, FileHandle, NsmState};
 use crate::wire::xdr::Maybe;
@@ -293,9 +293,12 @@ impl LockTable {
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        if !self.cut_owned((file, owner), range, How::Released, |s| want.owns(s)).is_empty() {
+        if !self.cut_some((file, Some(owner)), range, How::Released, STEP, |s| want.owns(s)).is_empty() {
             self.effects.push(Effect::Changed);
             self.wake(file);
+            if self.owned(want).any(|s| want.owns(s)) {
+                return Handled::More;
+            }
         } else if !waited {
             self.suspect_sibling(want);
         }

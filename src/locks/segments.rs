@@ -8,9 +8,10 @@
 //! there; the owner then has the stronger of the two.
 //!
 //! A file has its write locks, its read locks and its shares apart ([`Sort`]), so that who wants to read need
-//! not look at those who read; and it knows where each owner's segments begin, so that what one does with
-//! its own need not look at those of others. Neither depends on how many there are elsewhere in the file.
+//! not look at those who read. If it has many, it also knows where each owner's segments begin, so that what one
+//! does with its own need not look at those of others.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 
 use slab::Slab;
@@ -96,18 +97,22 @@ struct File {
     writes: Intervals,
     reads: Intervals,
     shares: Intervals,
-    /// Where each owner's segments begin.
-    owned: BTreeSet<(OwnerId, Sort, u64)>,
+    len: usize,
+    /// Where each owner's segments begin, while there are more than [`FEW`].
+    owned: Option<BTreeSet<(OwnerId, Sort, u64)>>,
 }
+
+/// So many segments are looked through as fast as anything is looked up.
+const FEW: usize = 32;
 
 impl File {
     fn new(handle: FileHandle) -> Self {
         let [writes, reads, shares] = [(); 3].map(|()| Intervals::default());
-        Self { handle, writes, reads, shares, owned: BTreeSet::new() }
+        Self { handle, writes, reads, shares, len: 0, owned: None }
     }
 
     fn is_empty(&self) -> bool {
-        self.owned.is_empty()
+        self.len == 0
     }
 
     fn of(&self, sort: Sort) -> &Intervals {
@@ -128,28 +133,56 @@ impl File {
 
     /// The owner's of the sort that overlap the range, by first byte.
     fn owned_in(&self, owner: OwnerId, sort: Sort, range: ByteRange) -> impl Iterator<Item = &Segment> {
-        let before = self.owned.range((owner, sort, 0)..(owner, sort, range.start)).next_back();
-        let within = self.owned.range((owner, sort, range.start)..=(owner, sort, range.end));
+        let tree = self.of(sort);
+        let owned = self.owned.iter().filter(|_| !tree.is_empty());
+        let keys = owned.flat_map(move |owned| {
+            let before = owned.range((owner, sort, 0)..(owner, sort, range.start)).next_back();
+            before.into_iter().chain(owned.range((owner, sort, range.start)..=(owner, sort, range.end)))
+        });
         let found =
-            before.into_iter().chain(within).filter_map(move |(_, _, start)| self.of(sort).get((*start, owner)));
-        found.filter(move |segment| segment.range.overlaps(range))
+            keys.filter_map(move |(_, _, start)| tree.get((*start, owner))).filter(move |s| s.range.overlaps(range));
+        let all = self.owned.is_none().then(|| tree.overlapping(range)).into_iter().flatten();
+        found.chain(all.filter(move |s| s.owner == owner))
     }
 
-    fn keys_in(&self, owner: OwnerId, sort: Sort, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> Vec<Key> {
-        self.owned_in(owner, sort, range).filter(|s| accept(s)).map(key).collect()
+    fn keys_in(
+        &self,
+        owner: OwnerId,
+        sort: Sort,
+        range: ByteRange,
+        most: usize,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Vec<Key> {
+        self.owned_in(owner, sort, range).filter(|s| accept(s)).map(key).take(most).collect()
     }
 
     fn insert(&mut self, segment: Segment) {
         let sort = Sort::of(segment.kind);
         self.of_mut(sort).insert(segment);
-        self.owned.insert((segment.owner, sort, segment.range.start));
+        self.len += 1;
+        match &mut self.owned {
+            Some(owned) => {
+                owned.insert((segment.owner, sort, segment.range.start));
+            }
+            None if self.len > FEW => {
+                let all = Sort::ALL.into_iter().flat_map(|sort| self.of(sort).overlapping(ByteRange::ALL));
+                self.owned = Some(all.map(|s| (s.owner, Sort::of(s.kind), s.range.start)).collect());
+            }
+            None => {}
+        }
     }
 
     /// Takes out the owner's that overlap the range and that the test accepts.
-    fn take_owned(&mut self, owner: OwnerId, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> Vec<Segment> {
+    fn take_owned(
+        &mut self,
+        owner: OwnerId,
+        range: ByteRange,
+        most: usize,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Vec<Segment> {
         let mut taken = Vec::new();
         for sort in Sort::ALL {
-            let keys = self.keys_in(owner, sort, range, &accept);
+            let keys = self.keys_in(owner, sort, range, most - taken.len(), &accept);
             taken.extend(keys.into_iter().filter_map(|key| self.of_mut(sort).remove(key)));
         }
         self.disown(&taken);
@@ -157,16 +190,28 @@ impl File {
     }
 
     /// Takes out what overlaps the range and the test accepts, whoever has it.
-    fn take(&mut self, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> Vec<Segment> {
-        let mut taken = Vec::new();
-        Sort::ALL.into_iter().for_each(|sort| self.of_mut(sort).extract(range, &accept, &mut taken));
+    fn take(&mut self, range: ByteRange, most: usize, accept: impl Fn(&Segment) -> bool) -> Vec<Segment> {
+        let (mut taken, left) = (Vec::new(), Cell::new(most));
+        let accept = |s: &Segment| {
+            let accepted = left.get() > 0 && accept(s);
+            left.set(left.get() - usize::from(accepted));
+            accepted
+        };
+        for sort in Sort::ALL {
+            self.of_mut(sort).extract(range, &accept, &mut taken);
+        }
         self.disown(&taken);
         taken
     }
 
     fn disown(&mut self, taken: &[Segment]) {
+        self.len -= taken.len();
+        if self.len < FEW / 2 {
+            self.owned = None;
+        }
+        let Some(owned) = &mut self.owned else { return };
         for segment in taken {
-            self.owned.remove(&(segment.owner, Sort::of(segment.kind), segment.range.start));
+            owned.remove(&(segment.owner, Sort::of(segment.kind), segment.range.start));
         }
     }
 }
@@ -199,7 +244,7 @@ impl Segments {
 
     /// Forgets the file if it has no segments.
     pub(super) fn close(&mut self, file: FileId) {
-        if self.slots.get(file.0 as usize).is_some_and(|f| f.is_empty()) {
+        if self.slots.get(file.0 as usize).is_some_and(File::is_empty) {
             let file = self.slots.remove(file.0 as usize);
             self.by_handle.remove(&file.handle);
         }
@@ -250,7 +295,7 @@ impl Segments {
         file.flat_map(move |f| Sort::ALL.into_iter().flat_map(move |sort| f.owned_in(owner, sort, range)))
     }
 
-    /// Takes what lies in `range` of the segments that the test accepts, of `owner` or of anybody, and leaves
+    /// Takes what lies in `range` of `most` segments that the test accepts, of `owner` or of anybody, and leaves
     /// what lies outside. `rest` is told of each segment and the number of pieces left of it, and gives the
     /// mark they carry.
     pub(super) fn cut(
@@ -258,14 +303,15 @@ impl Segments {
         file: FileId,
         owner: Option<OwnerId>,
         range: ByteRange,
+        most: usize,
         accept: impl Fn(&Segment) -> bool,
         mut rest: impl FnMut(&Segment, usize) -> u32,
     ) -> Change {
         let mut change = Change::none(file);
         let Some(f) = self.slots.get_mut(file.0 as usize) else { return change };
         let taken = match owner {
-            Some(owner) => f.take_owned(owner, range, accept),
-            None => f.take(range, accept),
+            Some(owner) => f.take_owned(owner, range, most, accept),
+            None => f.take(range, most, accept),
         };
         for segment in taken {
             let pieces = without(segment.range, range);
@@ -289,7 +335,7 @@ impl Segments {
                 (s.kind, s.state) == (segment.kind, segment.state)
                     && (s.monitored, s.offered) == (segment.monitored, false)
             };
-            for neighbour in f.take_owned(segment.owner, around, |s| alike(s) && joins(s)) {
+            for neighbour in f.take_owned(segment.owner, around, usize::MAX, |s| alike(s) && joins(s)) {
                 whole.range = hull(whole.range, neighbour.range);
                 change.cuts.push((neighbour, 0));
             }
@@ -310,7 +356,7 @@ impl Segments {
     ) {
         let Some(f) = self.slots.get_mut(file.0 as usize) else { return };
         for sort in Sort::ALL {
-            for key in f.keys_in(owner, sort, range, |_| true) {
+            for key in f.keys_in(owner, sort, range, usize::MAX, |_| true) {
                 if let Some(segment) = f.of_mut(sort).get_mut(key) {
                     (segment.mark, segment.offered) = flags(segment);
                 }

@@ -128,7 +128,7 @@ impl LockTable {
         self.void = Some(Void { covers: run.covers, clients, files: settling.dropped_in });
         // A client that is taken for gone waits for nothing: a grant to it would be stuck.
         for client in unreachable {
-            self.drop_waiters_of(client, |_| true);
+            self.drop_waiters_of(client, usize::MAX, |_| true);
         }
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);

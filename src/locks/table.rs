@@ -19,6 +19,9 @@ use super::segments::{Change, Segments};
 use super::waiters::Waiters;
 use crate::wire::types::{ByteRange, CallerName, FileHandle};
 
+/// Most locks, or waiters, that one step of a call frees: then others have their turn.
+pub(super) const STEP: usize = 512;
+
 /// The lock table.
 #[derive(Debug)]
 pub struct LockTable {
@@ -183,7 +186,7 @@ impl LockTable {
         how: How,
         accept: impl Fn(&Segment) -> bool,
     ) -> Vec<Segment> {
-        self.cut_of(None, file, range, how, accept)
+        self.cut_some((file, None), range, how, usize::MAX, accept)
     }
 
     /// The same of one owner's segments.
@@ -194,19 +197,20 @@ impl LockTable {
         how: How,
         accept: impl Fn(&Segment) -> bool,
     ) -> Vec<Segment> {
-        self.cut_of(Some(owner), file, range, how, accept)
+        self.cut_some((file, Some(owner)), range, how, usize::MAX, accept)
     }
 
-    fn cut_of(
+    /// The same of no more than so many segments, of one owner or of anybody.
+    pub(super) fn cut_some(
         &mut self,
-        owner: Option<OwnerId>,
-        file: FileId,
+        (file, owner): (FileId, Option<OwnerId>),
         range: ByteRange,
         how: How,
+        most: usize,
         accept: impl Fn(&Segment) -> bool,
     ) -> Vec<Segment> {
         let Self { segments, run, .. } = self;
-        let change = segments.cut(file, owner, range, accept, |segment, left| match run {
+        let change = segments.cut(file, owner, range, most, accept, |segment, left| match run {
             Some(run) if run.covers.is_pending(file, segment) => run.decided(segment, left, how),
             _ => segment.mark,
         });
@@ -231,7 +235,7 @@ impl LockTable {
             self.cut_owned((file, segment.owner), segment.range, How::Reclaimed, |s| s == segment);
             return self.put(file, lock);
         }
-        let change = self.segments.cut(file, Some(segment.owner), segment.range, |s| s == segment, |_, _| 0);
+        let change = self.segments.cut(file, Some(segment.owner), segment.range, 1, |s| s == segment, |_, _| 0);
         self.observe(&change, None);
         let change = self.segments.put(file, Segment { owner: lock.owner, ..*segment }, |_| false);
         self.observe(&change, None);
@@ -285,7 +289,9 @@ impl LockTable {
             self.owners.acquire(piece.owner);
         }
         let Some((other, given_up)) = forgotten else { return };
-        given_up.iter().for_each(|segment| self.owners.release(segment.owner));
+        for segment in given_up {
+            self.owners.release(segment.owner);
+        }
         // This one is at work, and is closed when that is done.
         if other != file {
             self.close(other);

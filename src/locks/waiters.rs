@@ -176,7 +176,7 @@ impl Waiters {
 
     // --- who they are
 
-    fn all<'a>(&'a self, ids: impl Iterator<Item = u64>) -> impl Iterator<Item = (u64, &'a Waiter)> {
+    fn all(&self, ids: impl Iterator<Item = u64>) -> impl Iterator<Item = (u64, &Waiter)> {
         ids.filter_map(|id| Some((id, self.get(id)?)))
     }
 

@@ -132,7 +132,7 @@ impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) {
         loop {
             let timer = self.timer();
-            let slicing = self.runs.is_slicing() || self.table.has_more_to_wake();
+            let slicing = self.runs.is_slicing() || self.table.has_more_to_wake() || self.queue.has_begun();
             tokio::select! {
                 order = inbox.recv() => match order {
                     Some(order) => order(&mut self),
@@ -234,9 +234,12 @@ impl Owner {
         }
     }
 
-    /// One slice of waking, and of scanning or sweeping.
+    /// One slice of waking, of a call that frees much, and of scanning or sweeping.
     fn slice(&mut self) {
         self.wake_more();
+        if let Some(place) = self.queue.next_begun() {
+            self.resume(&place, Some);
+        }
         match self.runs.phase {
             Phase::Scanning => self.scan(),
             Phase::Sweeping => self.sweep(),

@@ -97,7 +97,10 @@ impl World {
     }
 
     fn call_as(&mut self, caller: Caller, call: &Call) -> Handled {
-        let handled = self.table.handle(self.now, caller, call);
+        let mut handled = self.table.handle(self.now, caller, call);
+        while handled == Handled::More {
+            handled = self.table.handle(self.now, caller, call);
+        }
         self.check();
         handled
     }
@@ -116,6 +119,7 @@ impl World {
         match self.call(process, call) {
             Handled::Reply(verdict) => verdict,
             Handled::Wait => panic!("the call has to wait for a settle"),
+            Handled::More => panic!("the call is not done"),
             Handled::Outside { .. } => panic!("the call has to wait for another lock domain"),
         }
     }

@@ -371,15 +371,53 @@ proptest! {
             } else {
                 w.verdict(process, &World::lock_call(process, "f", range, exclusive, true, false));
             }
-            let mut offers = w.offers();
-            while !offers.is_empty() {
-                prop_assert!(offers.is_sorted_by_key(|(offer, _)| *offer), "who came later is served first: {offers:?}");
-                for (offer, _) in offers {
-                    w.table.offer_answered(offer, OfferAnswer::Accepted);
-                }
+            let mut open = w.offers();
+            prop_assert!(open.is_sorted_by_key(|(offer, _)| *offer), "who came later is served first: {open:?}");
+            while let Some((offer, _)) = open.pop() {
+                w.answer(offer, OfferAnswer::Accepted);
                 // Who accepts less than it had frees the rest.
-                offers = w.offers();
+                let more = w.offers();
+                prop_assert!(more.is_sorted_by_key(|(offer, _)| *offer), "who came later is served first: {more:?}");
+                open.extend(more);
             }
         }
+    }
+}
+
+#[test]
+fn free_all_and_a_reboot_free_much_in_steps_and_nothing_that_is_not_theirs() {
+    for reboots in [false, true] {
+        let mut w = World::new();
+        let (a, b) = (w.caller("a"), w.caller("b"));
+        for n in 0..3_000 {
+            let range = bytes(n * 2, n * 2);
+            let owner = if n % 100 == 0 { P("b", 1) } else { P("a", i32::try_from(n % 5).unwrap()) };
+            let caller = if n % 100 == 0 { b } else { a };
+            w.table.handle(w.now, caller, &World::lock_call(owner, "f", range, true, false, false));
+        }
+        for n in 10..1_200 {
+            let call = World::lock_call(P("a", n), "f", bytes(0, 0), true, true, false);
+            assert_eq!(w.table.handle(w.now, a, &call), Handled::Reply(Verdict::Blocked));
+        }
+        let left = |w: &World| w.table.totals().locks + w.table.totals().waiters;
+        let (mut before, mut steps) = (left(&w), 0);
+        loop {
+            let more = if reboots {
+                w.table.reboot_notice(World::address("a"), &name("a"), NsmState(9)) == Reboot::More
+            } else {
+                w.table.handle(w.now, a, &Call::FreeAll) == Handled::More
+            };
+            assert!((1..=2_048).contains(&(before - left(&w))), "one step frees {}", before - left(&w));
+            (before, steps) = (left(&w), steps + 1);
+            w.table.check_invariants();
+            if !more {
+                break;
+            }
+        }
+        assert_eq!((before, w.table.totals().waiters), (30, 0), "what is another's stays");
+        assert!(steps > 3, "{steps} steps");
+        let suspicions: usize =
+            w.table.list_clients(0).clients.as_slice().iter().map(|c| c.suspicions.as_slice().len()).sum();
+        assert_eq!(suspicions, 0);
     }
 }
