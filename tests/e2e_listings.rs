@@ -6,8 +6,9 @@ mod common;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::{Running, World};
+use common::{Running, World, own};
 use nlmctl::demo::clients::Behaviour;
+use nlmctl::wire::types::CallerName;
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -32,6 +33,28 @@ async fn status_clients_and_locks_show_what_the_lock_manager_says() {
     let file = hex::encode("own1");
     let listed = world.run(&["locks", "--file", &file]).await.exits(0).json();
     assert_eq!(listed["locks"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_found_by_its_name_as_it_is_shown_and_is_told_in_a_run() {
+    let world = World::locked(1, 1).await;
+    let bytes = |n: u8| [b"esc\xff\\\x1b \xe2\x80\xae".as_slice(), &[n; 200]].concat();
+    let address = |n| std::net::Ipv4Addr::new(127, 9, 2, n);
+    for n in [200, 201] {
+        let odd = world.farm.add(address(n), CallerName::of_bytes(&bytes(n)).unwrap());
+        world.take(odd, &own(odd, 0)).await;
+    }
+    let clients = world.run(&["clients"]).await.exits(0).json();
+    let rows = clients["clients"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["addresses"][0] == "127.9.2.200").unwrap();
+    let name = row["name"].as_str().unwrap();
+    assert!(name.starts_with("esc\\xff\\x5c\\x1b\\x20\\xe2\\x80\\xae\\xc8"), "{name}");
+    let found = world.run(&["locks", "--client", name]).await.exits(0).json();
+    assert_eq!(found["locks"].as_array().unwrap().len(), 1);
+    assert_eq!(found["locks"][0]["owner"]["name"], name);
+    let ran = world.run(&["resync", "--yes", "--client", name]).await.exits(0);
+    assert_eq!((ran.locks("in_scope"), ran.locks("reclaimed")), (1, 1), "{ran:#?}");
+    assert_eq!(ran.json()["clients"][0]["fate"], "acked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

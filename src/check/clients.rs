@@ -78,7 +78,7 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
 }
 
 fn target(id: u32, row: &ClientRow) -> Target {
-    let host = Host::of(row.name.as_str(), row.addresses.as_slice().iter().map(|a| a.0));
+    let host = Host::of(&row.name, row.addresses.as_slice().iter().map(|a| a.0));
     Target { id, host, notices: Vec::new() }
 }
 
@@ -95,7 +95,10 @@ async fn look_up(clients: &[ClientRow]) -> HashMap<CallerName, Lookup> {
             let asking = async {
                 // The semaphore is never closed.
                 let _place = places.acquire().await;
-                tokio::net::lookup_host((name.as_str(), 0)).await
+                match name.host() {
+                    Some(host) => tokio::net::lookup_host((host, 0)).await,
+                    None => Err(std::io::ErrorKind::InvalidInput.into()),
+                }
             };
             let lookup = match timeout_at(deadline, asking).await {
                 Ok(Ok(found)) => {
@@ -244,6 +247,7 @@ fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
                 let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
                 elsewhere.push(format!("{} is {}", named(row), ips.join(" ")));
             }
+            Lookup::Unknown if row.name.host().is_none() => unknown.push(format!("{}: no host's name", named(row))),
             Lookup::Unknown => unknown.push(named(row)),
             Lookup::NoAnswer => slow.push(row.name.to_string()),
         }

@@ -377,6 +377,7 @@ mod tests {
         }
         fn look(&self, kind: Kind) -> Vec<(String, Severity)> {
             let places = Places {
+                control: PathBuf::new(),
                 root: self.0.path().to_owned(),
                 record: self.0.path().join("not/made/yet/runs.db"),
                 rpcbind_port: 111,

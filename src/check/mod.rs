@@ -37,11 +37,8 @@ const FILES_PATIENCE: Duration = Duration::from_secs(10);
 /// Looks at everything.
 pub async fn check(manager: &dyn LockManager, places: &Places) -> CheckReport {
     let kind = Kind::of(manager);
-    let (theirs, registered, files) = tokio::join!(
-        manager::look(manager, places),
-        programs::look(kind, places.rpcbind_port, places.patience),
-        files(kind, places.clone()),
-    );
+    let (theirs, registered, files) =
+        tokio::join!(manager::look(manager, places), programs::look(kind, places), files(kind, places.clone()),);
     let manager::Seen { reached, all_loopback, cautioned, mut findings } = theirs;
     let mut host = match files {
         Ok(host::Seen { mounts, mut findings }) => {

@@ -1,5 +1,6 @@
 //! What is looked at, and what the kind of lock manager makes of it.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use crate::wire::types::CallerName;
 /// What to look at.
 #[derive(Debug, Clone)]
 pub struct Places {
+    /// nlmd's control socket.
+    pub control: PathBuf,
     /// The root of the file system; `/` outside tests.
     pub root: PathBuf,
     /// The record of runs.
@@ -60,4 +63,13 @@ impl Kind {
 /// "no answer within 3s", for people.
 pub(super) fn within(patience: Duration) -> String {
     format!("within {} ms", patience.as_millis())
+}
+
+impl Places {
+    /// Whether rpcbind was started after nlmd: what was registered before, and does not look after that itself, is
+    /// gone. Each makes its socket when it starts.
+    pub(super) fn rpcbind_is_younger(&self) -> bool {
+        let made = |path: PathBuf| fs::metadata(path).and_then(|meta| meta.modified());
+        matches!((made(self.root.join("run/rpcbind.sock")), made(self.control.clone())), (Ok(theirs), Ok(ours)) if theirs > ours)
+    }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Kind;
+use super::{Kind, Places};
 use crate::nsm::{self, Host, ProbeOptions, Target};
 use crate::report::{Finding, Severity};
 use crate::rpc::client::{CallError, Retransmit, UdpClient};
@@ -26,6 +26,8 @@ struct Registered {
     mount: bool,
     lockd: bool,
     statd: Statd,
+    /// rpcbind was started after the lock manager.
+    restarted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,9 +37,11 @@ enum Statd {
     Answers(Option<NsmState>),
 }
 
-pub(super) async fn look(kind: Kind, rpcbind_port: u16, patience: Duration) -> Vec<Finding> {
-    let seen = tokio::time::timeout(patience * 2, see(rpcbind_port, patience)).await;
-    judge(kind, rpcbind_port, &seen.unwrap_or(Err(CallError::TimedOut)))
+pub(super) async fn look(kind: Kind, places: &Places) -> Vec<Finding> {
+    let (port, patience) = (places.rpcbind_port, places.patience);
+    let seen = tokio::time::timeout(patience * 2, see(port, patience)).await.unwrap_or(Err(CallError::TimedOut));
+    let restarted = kind == Kind::Nlmd && places.rpcbind_is_younger();
+    judge(kind, port, &seen.map(|seen| Registered { restarted, ..seen }))
 }
 
 async fn see(rpcbind_port: u16, patience: Duration) -> Result<Registered, CallError> {
@@ -53,7 +57,7 @@ async fn see(rpcbind_port: u16, patience: Duration) -> Result<Registered, CallEr
     let statd = (nsm_wire::PROGRAM, nsm_wire::VERSION);
     let (nfs, mount, lockd, statd) = tokio::try_join!(any(NFS), any(MOUNT), any(lockd), any(statd))?;
     let statd = if statd { ask_statd(rpcbind_port, patience).await } else { Statd::NotRegistered };
-    Ok(Registered { nfs, mount, lockd, statd })
+    Ok(Registered { nfs, mount, lockd, statd, restarted: false })
 }
 
 async fn ask_statd(rpcbind_port: u16, patience: Duration) -> Statd {
@@ -106,12 +110,15 @@ fn judge(kind: Kind, port: u16, seen: &Result<Registered, CallError>) -> Vec<Fin
         Finding::ok("nfs", "an NFSv3 server and its MOUNT service are registered")
     } else {
         let missing = if seen.nfs { "MOUNT service" } else { "NFSv3 server" };
-        Finding::new(
-            "nfs",
-            kind.needs(Severity::Note),
-            format!("no {missing} is registered with rpcbind: are the exports up?"),
-            "start the NFS server first: a client whose file is not served cannot reclaim its lock",
-        )
+        let remedy = "start the NFS server first: a client whose file is not served cannot reclaim its lock";
+        if seen.restarted {
+            let why = "no {} is registered with rpcbind, which was started after nlmd and has forgotten what was registered before";
+            let remedy = "restart the NFS server's services too, so that they register again: nlmd does so by itself";
+            Finding::new("nfs", kind.needs(Severity::Warning), why.replace("{}", missing), remedy)
+        } else {
+            let why = format!("no {missing} is registered with rpcbind: are the exports up?");
+            Finding::new("nfs", kind.needs(Severity::Note), why, remedy)
+        }
     });
     findings
 }
@@ -126,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_weighs_more_for_a_manager_that_relies_on_it() {
-        let bare = Ok(Registered { nfs: true, mount: false, lockd: false, statd: Statd::Silent });
+        let bare = Ok(Registered { restarted: false, nfs: true, mount: false, lockd: false, statd: Statd::Silent });
         let expected =
             |weight, nfs| vec![("rpcbind", Severity::Ok), ("nlockmgr", weight), ("statd", weight), ("nfs", nfs)];
         assert_eq!(weights(&judge(Kind::Nlmd, 111, &bare)), expected(Severity::Warning, Severity::Note));
@@ -134,14 +141,42 @@ mod tests {
         let nobody = Err(CallError::Refused);
         assert_eq!(weights(&judge(Kind::Nlmd, 111, &nobody)), [("rpcbind", Severity::Warning)]);
         assert_eq!(weights(&judge(Kind::Ganesha, 111, &nobody)), [("rpcbind", Severity::Problem)]);
-        let whole = Registered { nfs: true, mount: true, lockd: true, statd: Statd::Answers(Some(NsmState(3))) };
+        let answers = Statd::Answers(Some(NsmState(3)));
+        let whole = Registered { nfs: true, mount: true, lockd: true, statd: answers, restarted: true };
         assert!(judge(Kind::Knfsd, 111, &Ok(whole)).iter().all(|finding| finding.severity == Severity::Ok));
+    }
+
+    fn places(rpcbind_port: u16, root: &std::path::Path) -> Places {
+        let (patience, control) = (Duration::from_secs(10), root.join("control.sock"));
+        Places { root: root.into(), record: root.join("runs.db"), control, rpcbind_port, names: Vec::new(), patience }
+    }
+
+    #[test]
+    fn an_nfs_server_that_a_restarted_rpcbind_has_forgotten_is_a_warning() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(111, root.path());
+        assert!(!places.rpcbind_is_younger(), "neither is there");
+        let made = |path: &str, at: u64| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let at = std::time::UNIX_EPOCH + Duration::from_secs(at);
+            std::fs::File::create(path).unwrap().set_modified(at).unwrap();
+        };
+        made("control.sock", 2_000);
+        for (rpcbind_made, younger, weight) in [(1_000, false, Severity::Note), (3_000, true, Severity::Warning)] {
+            made("run/rpcbind.sock", rpcbind_made);
+            assert_eq!(places.rpcbind_is_younger(), younger);
+            let statd = Statd::Answers(None);
+            let seen = Registered { nfs: false, mount: false, lockd: true, statd, restarted: younger };
+            assert_eq!(weights(&judge(Kind::Nlmd, 111, &Ok(seen))).last(), Some(&("nfs", weight)));
+        }
     }
 
     #[tokio::test]
     async fn a_port_where_nobody_listens_is_told_at_once() {
         let port = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let found = look(Kind::Nlmd, port, Duration::from_secs(10)).await;
+        let places = places(port, std::path::Path::new("/nowhere"));
+        let found = look(Kind::Nlmd, &places).await;
         assert!(found[0].seen.contains("nobody listens"), "{found:?}");
     }
 }

@@ -17,6 +17,7 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     };
     let places = Places {
         root: PathBuf::from("/"),
+        control: context.settings.control.clone(),
         record: context.settings.record_path()?,
         rpcbind_port: context.settings.rpcbind_port,
         names: context.settings.names.clone(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::args::{Common, ManagerKind};
+use crate::host::private_folder;
 use crate::report::Failure;
 use crate::wire::types::CallerName;
 
@@ -98,9 +99,9 @@ impl Settings {
     pub(super) fn record_path_made(&self) -> Result<PathBuf, Failure> {
         let path = self.record_path()?;
         if let (None, Some(directory)) = (&self.db, path.parent()) {
-            std::fs::create_dir_all(directory).map_err(|e| {
+            private_folder(directory).map_err(|e| {
                 Failure::failed(
-                    format!("cannot make the record's directory {}: {e}", directory.display()),
+                    format!("cannot use the record's directory {}: {e}", directory.display()),
                     "make it, or name a database elsewhere with --db",
                 )
             })?;

@@ -26,7 +26,7 @@ fn client(text: &str) -> Result<ClientRef, Failure> {
     if let Ok(ip) = text.parse() {
         return Ok(ClientRef { name: Maybe(None), address: Maybe(Some(Address(ip))) });
     }
-    let name = CallerName::new(text)
+    let name = CallerName::typed(text)
         .map_err(|e| Failure::usage(format!("--client {text:?}: {e}"), "give a client's name or address"))?;
     Ok(ClientRef { name: Maybe(Some(name)), address: Maybe(None) })
 }

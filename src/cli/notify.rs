@@ -4,6 +4,7 @@
 //! without telling its process (statement 4). So a grace must be seen before the first notice, and
 //! the fan-out stops when it is over, unless the operator says that it is elsewhere.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::slice;
@@ -19,7 +20,7 @@ use super::context::{Context, blocking};
 use super::signals::signals;
 use crate::controller::own_mounts_let_tell;
 use crate::host::{Machine, NLM_END_GRACE};
-use crate::nsm::roster::{self, Roster, RosterError};
+use crate::nsm::roster::{self, Roster, RosterEntry, RosterError};
 use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
 use crate::report::{ClientFate, Failure, NoticeReport, NotifyReport, SCHEMA, number};
 use crate::resync::consent::Consent;
@@ -87,10 +88,14 @@ async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, Fail
             ));
         }
     }
-    let mut hosts: Vec<String> = rosters.into_iter().flat_map(|r| r.entries).map(|entry| entry.host).collect();
-    let mut seen = std::collections::HashSet::new();
-    hosts.retain(|host| seen.insert(host.to_ascii_lowercase()));
-    Ok(hosts)
+    Ok(each_once(&rosters))
+}
+
+fn each_once(rosters: &[Roster]) -> Vec<String> {
+    let mut hosts: Vec<String> = rosters.iter().flat_map(|r| &r.entries).map(RosterEntry::plain).collect();
+    let mut seen = HashSet::new();
+    hosts.retain(|host| seen.insert(host.clone()));
+    hosts
 }
 
 /// What was named, or what is found by looking.
@@ -122,9 +127,7 @@ fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result
 }
 
 fn heading(roster: &Roster) -> String {
-    let mut hosts: Vec<&str> = roster.entries.iter().map(|entry| entry.host.as_str()).collect();
-    hosts.sort_unstable();
-    hosts.dedup();
+    let hosts = each_once(slice::from_ref(roster));
     let state = roster.state.map(|state| format!(", state {state}")).unwrap_or_default();
     format!("{} in {} ({}{state})", number(hosts.len() as u64, "host", "hosts"), roster.path.display(), roster.kind)
 }
@@ -240,7 +243,8 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
     let Some(row) = rows.get_mut(event.id as usize) else { return };
     row.attempts = event.attempts;
     match event.news {
-        News::Answered { answered: acked, of, .. } => {
+        News::Answered { answered: acked, of, address, .. } => {
+            row.address = row.address.or(address);
             row.acked_ms = Some(u64::try_from(event.at.as_millis()).unwrap_or(u64::MAX));
             if acked == of {
                 row.fate = ClientFate::Acked;
@@ -278,13 +282,17 @@ mod tests {
         let mut rows = [not_heard_of("127.0.0.1"), not_heard_of("b.example.org")];
         let acked = |answered| {
             let rtt = Duration::from_millis(1);
-            News::Answered { call: 0, results: Vec::new(), answered, of: 2, rtt }
+            let address = Some(IpAddr::from([192, 0, 2, 7]));
+            News::Answered { call: 0, results: Vec::new(), answered, of: 2, rtt, address, elsewhere: false }
         };
         heard(&mut rows, event(0, acked(1)));
         assert_eq!(rows[0].fate, ClientFate::NoAnswer);
         assert_eq!(rows[0].error.as_deref(), Some("1 of 2 notices acked"));
         heard(&mut rows, event(0, acked(2)));
         assert_eq!((rows[0].fate, rows[0].acked_ms, rows[0].error.as_ref()), (ClientFate::Acked, Some(70), None));
+        assert_eq!(rows[0].address, Some(IpAddr::from([127, 0, 0, 1])));
+        heard(&mut rows, event(1, acked(1)));
+        assert_eq!(rows[1].address, Some(IpAddr::from([192, 0, 2, 7])), "of a name it is told who acked");
         heard(&mut rows, event(1, given_up(Failure::NameUnknown, Some("no such host"))));
         assert_eq!(rows[1].fate, ClientFate::NameUnknown);
         heard(&mut rows, event(9, acked(2)));

@@ -55,6 +55,7 @@ impl From<StoreError> for Failure {
             | StoreError::Newer { .. }
             | StoreError::Full { .. }
             | StoreError::Busy { .. }
+            | StoreError::Unsafe { .. }
             | StoreError::Io { .. }
             | StoreError::BadValue { .. }
             | StoreError::Sqlite { .. } => FailureKind::Failed,

@@ -11,7 +11,7 @@ use crate::wire::types::CallerName;
 
 /// A client of the plan, to be asked for its state.
 pub(super) fn to_probe(id: u32, client: &PlannedClient) -> Target {
-    Target { id, host: Host::of(client.name.as_str(), client.addresses.iter().copied()), notices: Vec::new() }
+    Target { id, host: Host::of(&client.name, client.addresses.iter().copied()), notices: Vec::new() }
 }
 
 /// A client of the run, to be told: from each server address that it called, under each name. Linux
@@ -26,7 +26,7 @@ pub(super) fn to_notify(client: &RunClient, names: &[CallerName]) -> Target {
         from.iter().flat_map(|&from| names.iter().map(move |name| Notice { from, name: name.clone() })).collect();
     Target {
         id: client.index,
-        host: Host::of(client.name.as_str(), client.addresses.as_slice().iter().map(|address| address.0)),
+        host: Host::client(&client.name, client.addresses.as_slice().iter().map(|address| address.0)),
         notices,
     }
 }

@@ -8,6 +8,8 @@
 //! | file | what |
 //! |---|---|
 //! | `files` | the machine's files below a root; a file replaced durably |
+//! | `private` | folders and files that no other user can change |
+//! | `privileges` | the capabilities of this process |
 //! | `processes` | processes, their names, starts, descriptors; the boot |
 //! | `locks` | `/proc/locks` |
 //! | `sockets` | TCP and UDP sockets |
@@ -25,16 +27,20 @@ mod kernel;
 mod locks;
 mod mounts;
 mod names;
+mod private;
+mod privileges;
 mod processes;
 mod sockets;
 mod statd;
 
 pub use addresses::{addresses, is_own_address, serving_addresses};
-pub use files::{FileError, Machine, remove, replace, try_lock};
+pub use files::{FileError, Machine, remove, replace};
 pub use holder::Holder;
 pub use kernel::{ETAB, Lockd, NLM_END_GRACE};
 pub use locks::{ListedLock, Lock, Reading, parse_locks};
 pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
+pub use private::{check_folder, private_file, private_folder, try_lock};
+pub use privileges::keep_capabilities;
 pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};

@@ -37,7 +37,7 @@ pub async fn own_names(given: &[CallerName]) -> Result<Vec<CallerName>, OwnNameE
 fn names_of(full: Option<&str>, node: &str) -> Result<Vec<CallerName>, OwnNameError> {
     let node = CallerName::new(node).map_err(|_| OwnNameError::Unusable(node.to_owned()))?;
     let full = full.and_then(|name| CallerName::new(name).ok());
-    let short = CallerName::new(node.short()).ok();
+    let short = CallerName::typed(node.short()).ok();
     Ok(without_repeats(full.into_iter().chain([node]).chain(short).collect()))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A client believes GRANTED only from the server address it called, for the file, offset and length
 //! that it asked for; so a call leaves from that address, over the transport that the client used
-//! (UDP also where TCP cannot be had). The client's port is asked of its rpcbind each time: a client
+//! (or the other one where its lockd has only that). The client's port is asked of its rpcbind each time: a client
 //! that rebooted has another one. At most [`AT_ONCE`] calls are under way; the others wait their
 //! turn. A GRANTED is repeated with back-off until it is answered or withdrawn (its task aborted), whatever stands
 //! in its way; after [`UNCONFIRMED`] the lock table is told once what that is.
@@ -166,11 +166,9 @@ impl Callbacks {
     async fn granted_once(&self, address: IpAddr, granted: &Granted) -> Result<Stat, ProgramError> {
         let Granted { name, via, wanted, cookie, .. } = granted;
         let process = wanted.process.clone();
-        let args = TestArgs {
-            cookie: cookie.clone(),
-            exclusive: wanted.exclusive,
-            alock: Lock::new(name.clone(), wanted.file.clone(), process.oh, process.svid, wanted.range),
-        };
+        let lock = Lock::new(name.clone(), wanted.file.clone(), process.oh, process.svid, wanted.range);
+        let args =
+            TestArgs { cookie: cookie.clone(), exclusive: wanted.exclusive, alock: Lock { len: wanted.len, ..lock } };
         let version = Version::from_number(via.version).unwrap_or(Version::V4);
         let unsent = |error: nlm::TooWide| ProgramError::NotCalled(CallError::Malformed(error.to_string()));
         let args = args.encode(version).map_err(unsent)?;
@@ -211,9 +209,10 @@ impl Callbacks {
     }
 }
 
+/// The one that the client used first.
 fn transports(via: Via) -> &'static [Transport] {
     match via.transport {
         Transport::Tcp => &[Transport::Tcp, Transport::Udp],
-        Transport::Udp => &[Transport::Udp],
+        Transport::Udp => &[Transport::Udp, Transport::Tcp],
     }
 }

@@ -127,9 +127,15 @@ fn grace(text: &str) -> Result<Duration, String> {
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| "not a network like 192.0.2.0/24 or an address".into())
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map(canonical).map_err(|_| "not a network like 192.0.2.0/24 or an address".into())
+}
+
+/// An IPv4 network in IPv6 clothes is IPv4's: callers are known by that.
+fn canonical(network: IpNet) -> IpNet {
+    let plain = network.addr().to_canonical();
+    let len = network.prefix_len().checked_sub(96).filter(|_| plain.is_ipv4() != network.addr().is_ipv4());
+    len.and_then(|len| IpNet::new(plain, len).ok()).unwrap_or(network)
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -178,6 +184,8 @@ mod tests {
         ] {
             assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }
-        assert_eq!(parse(&["--allow", "192.0.2.1"]).unwrap().allow, ["192.0.2.1/32".parse().unwrap()]);
+        for allowed in ["192.0.2.1", "::ffff:192.0.2.1", "::ffff:192.0.2.1/128"] {
+            assert_eq!(parse(&["--allow", allowed]).unwrap().allow, ["192.0.2.1/32".parse().unwrap()]);
+        }
     }
 }

@@ -18,6 +18,7 @@
 //! | `gate`, `dispatch` | who may call what |
 //! | `nlm_service`, `nsm_service` | bytes to the table and back |
 //! | `table` | the owner of the lock table; start reading there |
+//! | `log` | lines on stderr, bounded whatever hosts cause |
 //! | `callbacks` | GRANTED to clients |
 //! | `answers` | `_RES` to clients that call asynchronously |
 //! | `embed`, `ofd` | what an embedding file server has a say in; a mirror for local file systems |
@@ -36,6 +37,7 @@ pub mod dispatch;
 pub mod embed;
 pub mod flags;
 pub mod gate;
+mod log;
 pub mod monitors;
 pub mod nlm_service;
 pub mod nsm_service;
@@ -50,14 +52,16 @@ pub mod statd;
 pub mod table;
 
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::thread::CapabilitySet;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::host::keep_capabilities;
 use embed::Embedding;
 use flags::Flags;
+use log::Log;
 use persist::PersistError;
 
 pub use flags::NsmKind;
@@ -70,21 +74,31 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(flags) => flags,
         Err(error) => return usage(&error),
     };
-    log_to_stderr(flags.log_json);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let log = Log::to_stderr(flags.log_json);
+    keep(AT_START);
+    // One thread: a call is a few microseconds of work, and handing it from one thread to another and
+    // back costs more than that. What blocks (disk, names) has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(Failure::System).and_then(|runtime| {
-        let outcome = runtime.block_on(serve(flags));
+        let outcome = runtime.block_on(async {
+            tokio::select! {
+                outcome = serve(flags) => outcome,
+                () = log.sum_up() => Ok(()),
+            }
+        });
         // A name look-up that hangs must not hold up the exit.
         runtime.shutdown_background();
         outcome
     });
-    match outcome {
+    let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");
             ExitCode::from(exit(&failure))
         }
-    }
+    };
+    log.end();
+    code
 }
 
 /// 4: the state directory is another's; 1: anything else.
@@ -112,20 +126,38 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-fn log_to_stderr(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // A second call in one process (tests) keeps the first one's settings.
-    let _ = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+/// What starting needs: ports below 1024, large receive buffers, the files of another user's rpc.statd, and
+/// to see which process has a port that is wanted.
+const AT_START: CapabilitySet = OF_STATDS_FILES
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::SYS_PTRACE);
+/// With `--nsm statd`, each run writes rpc.statd's state number, which stays its owner's.
+const OF_STATDS_FILES: CapabilitySet =
+    CapabilitySet::CHOWN.union(CapabilitySet::FOWNER).union(CapabilitySet::DAC_OVERRIDE);
+
+/// What serving needs: calls to clients leave from ports below 1024.
+fn while_serving(nsm: NsmKind) -> CapabilitySet {
+    match nsm {
+        NsmKind::Embedded => CapabilitySet::NET_BIND_SERVICE,
+        NsmKind::Statd => CapabilitySet::NET_BIND_SERVICE | OF_STATDS_FILES,
+    }
+}
+
+fn keep(wanted: CapabilitySet) {
+    if let Err(error) = keep_capabilities(wanted) {
+        tracing::warn!(%error, "capabilities that are not needed could not be given up");
+    }
 }
 
 async fn serve(flags: Flags) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_open_files();
-    let ports_file = flags.ports_file.clone();
+    let (ports_file, nsm) = (flags.ports_file.clone(), flags.nsm);
     let server = Server::start(flags.into(), Embedding::default()).await?;
+    // The runtime's one thread, which is the one that peers can reach.
+    keep(while_serving(nsm));
     let written = ports_file.map_or(Ok(()), |path| {
         sockets::write_ports_file(&path, server.ports()).map_err(|source| Failure::PortsFile { path, source })
     });

@@ -190,7 +190,7 @@ fn decode_share(procedure: Procedure, version: Version, args: &[u8]) -> Result<D
     let ShareArgs { cookie, share, reclaim } = Message::decode(version, args)?;
     let (access, mode) = (share.access as u32, share.mode as u32);
     let call = if procedure == Procedure::Unshare {
-        Call::Unshare { file: share.fh, oh: share.oh }
+        Call::Unshare { file: share.fh, oh: share.oh, access, mode }
     } else {
         Call::Share { file: share.fh, oh: share.oh, access, mode, reclaim }
     };
@@ -199,7 +199,7 @@ fn decode_share(procedure: Procedure, version: Version, args: &[u8]) -> Result<D
 
 fn wanted(lock: &Lock, exclusive: bool) -> Option<Wanted> {
     let process = Process { svid: lock.svid, oh: lock.oh.clone() };
-    Some(Wanted { file: lock.fh.clone(), range: lock.range()?, exclusive, process })
+    Some(Wanted { file: lock.fh.clone(), range: lock.range()?, len: lock.len, exclusive, process })
 }
 
 /// What to say, before it has a form.

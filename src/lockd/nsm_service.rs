@@ -64,12 +64,12 @@ impl NsmService {
             }
             Procedure::Unmon => {
                 let Ok(id) = decode::<MonId>(args) else { return Some(Answer::GarbageArgs) };
-                self.monitors.unmon(id).await?;
+                self.monitors.unmon(id, dispatch::is_privileged(caller)).await?;
                 Some(success(&Stat { state: self.table.nsm_state() }))
             }
             Procedure::UnmonAll => {
                 let Ok(asker) = decode::<MyId>(args) else { return Some(Answer::GarbageArgs) };
-                self.monitors.unmon_all(asker).await?;
+                self.monitors.unmon_all(asker, dispatch::is_privileged(caller)).await?;
                 Some(success(&Stat { state: self.table.nsm_state() }))
             }
             Procedure::SimuCrash => match self.monitors.crash().await? {

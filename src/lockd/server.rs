@@ -104,6 +104,8 @@ pub struct Server {
     programs: Monitors,
     stop: watch::Sender<bool>,
     rpcbind_port: u16,
+    /// What rpcbind has to know, and what has to be taken back from it.
+    wanted: Vec<Registration>,
     registered: Vec<Registration>,
     owner: JoinHandle<()>,
     writer: Writer,
@@ -137,11 +139,9 @@ impl Server {
         };
         let call_back = CallBack::new(settings.rpcbind_port)?;
         // After all else that can fail but the state number, which a start that ends here must not raise.
-        let registered = if settings.register {
-            registry::register(settings.rpcbind_port, &sockets.registrations()).await?
-        } else {
-            Vec::new()
-        };
+        let wanted = if settings.register { sockets.registrations() } else { Vec::new() };
+        let registered =
+            if settings.register { registry::register(settings.rpcbind_port, &wanted).await? } else { Vec::new() };
 
         // From here on clients of the last life count on this one.
         let boot = Machine::default().boot();
@@ -213,7 +213,7 @@ impl Server {
                 }
             });
         }
-        Ok(Self { ports, serving, notices, programs, stop, rpcbind_port, registered, owner, writer })
+        Ok(Self { ports, serving, notices, programs, stop, rpcbind_port, wanted, registered, owner, writer })
     }
 
     /// The ports served.
@@ -224,8 +224,10 @@ impl Server {
     /// Serves until `stop` is ready (or a socket fails), then stops in order: open calls are
     /// finished, rpcbind forgets the ports, the database is flushed.
     pub async fn serve_until(mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        let is_registered = !self.wanted.is_empty();
         let ended = tokio::select! {
             () = stop => Ok(()),
+            never = registry::keep(self.rpcbind_port, &self.wanted, &mut self.registered), if is_registered => match never {},
             Some(ended) = self.serving.join_next() => Err(match ended {
                 Ok(Err(error)) => Failure::Serving(error),
                 Ok(Ok(())) => Failure::Serving(io::Error::other("it ended")),

@@ -187,12 +187,9 @@ fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Writes the ports so that a reader sees all of the file or none.
 pub fn write_ports_file(path: &Path, ports: Ports) -> io::Result<()> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
     let mut text = serde_json::to_vec(&ports)?;
     text.push(b'\n');
-    std::fs::write(&draft, text)?;
-    std::fs::rename(&draft, path)
+    crate::host::replace(path, &text, 0o644)
 }
 
 #[cfg(test)]

@@ -68,7 +68,8 @@ fn remedy(error: &StatdDirError) -> &'static str {
             "; start rpc.statd first, or name its folder with --statd-dir"
         }
         StatdDirError::Write(..) => "; nlmd must be able to replace that file",
-        StatdDirError::Unreadable(..) | StatdDirError::TooShort(..) => "",
+        StatdDirError::TooShort(..) => "; restart rpc.statd, which writes the file anew, then start nlmd",
+        StatdDirError::Unreadable(..) => "",
     }
 }
 
@@ -149,5 +150,10 @@ mod tests {
         let dir = StatdDir::find(&Machine::default(), Some(folder.path())).unwrap();
         let error = StateNumberError(dir.state().unwrap_err()).to_string();
         assert!(error.contains("--statd-dir") && error.contains(&folder.path().display().to_string()), "{error}");
+        for bytes in [&b""[..], b"7\n", b"abc"] {
+            std::fs::write(folder.path().join("state"), bytes).unwrap();
+            let error = StateNumberError(dir.state().unwrap_err()).to_string();
+            assert!(error.contains("state") && error.contains("restart rpc.statd"), "{error}");
+        }
     }
 }

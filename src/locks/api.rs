@@ -1,5 +1,6 @@
 //! What goes into the lock table and what comes out.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use super::coverage::Part;
@@ -47,6 +48,8 @@ pub struct Wanted {
     pub file: FileHandle,
     /// The bytes.
     pub range: ByteRange,
+    /// Their number as the call has it, for GRANTED to repeat: a range that ends with the last byte of all has two.
+    pub len: u64,
     /// Write lock or read lock.
     pub exclusive: bool,
     /// For whom.
@@ -90,14 +93,19 @@ pub enum Call {
         /// A reclaim after a notice.
         reclaim: bool,
     },
-    /// Gives the reservation back.
+    /// Gives the reservation back that was made with the same access and mode. One that has neither, and was
+    /// not made so, gives back all of this owner's: it was not filled in.
     Unshare {
         /// The file.
         file: FileHandle,
         /// Whose.
         oh: OwnerHandle,
+        /// As in the SHARE.
+        access: u32,
+        /// As in the SHARE.
+        mode: u32,
     },
-    /// Drops every lock, share and waiter of the calling client.
+    /// Drops every lock, share and waiter of the calling machine.
     FreeAll,
 }
 
@@ -184,6 +192,8 @@ pub enum Effect {
     AskAgain(FileHandle, u32),
     /// A line for the timeline (its kind, its detail).
     Event(&'static str, String),
+    /// A cap refused this client a lock on this file.
+    Full(Cap, ClientId, FileHandle),
     /// Something a watcher may care about changed.
     Changed,
 }
@@ -292,6 +302,33 @@ impl Default for Limits {
             clients: 100_000,
             clients_per_address: 1_000,
         }
+    }
+}
+
+/// A cap that refuses locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cap {
+    /// [`Limits::locks`].
+    Locks,
+    /// [`Limits::locks_per_client`].
+    LocksOfClient,
+    /// [`Limits::waiters`].
+    Waiters,
+    /// [`Limits::waiters_per_client`].
+    WaitersOfClient,
+    /// [`Limits::clients`], or [`Limits::clients_per_address`].
+    Clients,
+}
+
+impl fmt::Display for Cap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Locks => "no room for another lock (--max-locks)",
+            Self::LocksOfClient => "no room for another lock of one client",
+            Self::Waiters => "no room for another blocked request",
+            Self::WaitersOfClient => "no room for another blocked request of one client",
+            Self::Clients => "no room for another client (--max-clients): all of them hold locks",
+        })
     }
 }
 

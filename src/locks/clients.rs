@@ -9,21 +9,25 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::api::{ClientId, ClientView, Limits};
 use super::index::Index;
+use super::owners::Owners;
 use super::segment::FileId;
 use super::segments::Change;
 use crate::wire::control::ClientRef;
-use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::types::{Address, CallerName, NsmState, Svid};
 use crate::wire::xdr::List;
 
 /// Most suspicions kept of one client, and server addresses it called.
 const MAX_SUSPICIONS: usize = 8;
 const MAX_SERVER_ADDRESSES: usize = 16;
+/// Most processes of a client of which it is kept that they are several. Beyond it all count so.
+const MAX_APART: usize = 64;
 
 /// How much is held, pending or waited for.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Held {
     /// Locks and shares.
     pub(super) locks: usize,
@@ -39,11 +43,23 @@ pub(super) struct Client {
     pub(super) server_addresses: Vec<IpAddr>,
     /// As its LOCKs carried it.
     pub(super) nsm_state: NsmState,
+    /// The number before that.
+    former_state: NsmState,
+    /// A number came back after another one was used: two machines have this name here.
+    pub(super) has_two_lives: bool,
     /// The state of its last reboot notice.
     pub(super) last_notice: Option<NsmState>,
     pub(super) monitored: bool,
     pub(super) suspicions: Vec<String>,
+    /// The time of its last call.
+    pub(super) heard_at: Duration,
+    /// The request that has waited for its lock for long, and what that tells of it.
+    pub(super) keeps_waiting: Option<(u64, String)>,
+    /// Numbers of processes that several use at a time, under different spellings.
+    apart: Vec<Svid>,
     held: Held,
+    /// Locks and shares, by the server address that it called for them.
+    paths: BTreeMap<IpAddr, Held>,
     /// Locks and shares held or pending, by file.
     files: BTreeMap<FileId, usize>,
     /// Its place in the queue of those that make room, while it has no lock and no waiter.
@@ -55,6 +71,11 @@ impl Client {
         self.held
     }
 
+    /// Locks and shares, by the server address that it called for them.
+    pub(super) fn paths(&self) -> &BTreeMap<IpAddr, Held> {
+        &self.paths
+    }
+
     /// Whether it holds, pends or waits for anything.
     pub(super) fn has_something(&self) -> bool {
         self.held.locks > 0 || self.held.waiters > 0
@@ -63,6 +84,17 @@ impl Client {
     /// The files in which it holds or pends something.
     pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
         self.files.keys().copied()
+    }
+
+    /// From now on no spellings of the process of this number are taken for one.
+    pub(super) fn keep_apart(&mut self, svid: Svid) {
+        if !self.keeps_apart(svid) {
+            self.apart.push(svid);
+        }
+    }
+
+    pub(super) fn keeps_apart(&self, svid: Svid) -> bool {
+        self.apart.len() >= MAX_APART || self.apart.contains(&svid)
     }
 
     #[cfg(test)]
@@ -78,6 +110,17 @@ impl Client {
             nsm_state: self.nsm_state,
             monitored: self.monitored,
         }
+    }
+
+    /// Why it is a suspect. Nothing: it is none.
+    pub(super) fn reasons(&self) -> impl Iterator<Item = &String> {
+        self.keeps_waiting.iter().map(|(_, why)| why).chain(&self.suspicions)
+    }
+
+    /// Its LOCK carries a number that is not the one before.
+    pub(super) fn learn_state(&mut self, state: NsmState) {
+        self.has_two_lives |= state == self.former_state;
+        self.former_state = std::mem::replace(&mut self.nsm_state, state);
     }
 
     /// Whether that is news.
@@ -191,10 +234,16 @@ impl Clients {
             address,
             server_addresses: Vec::new(),
             nsm_state: NsmState(0),
+            former_state: NsmState(0),
+            has_two_lives: false,
             last_notice: None,
             monitored: false,
             suspicions: Vec::new(),
+            heard_at: Duration::ZERO,
+            keeps_waiting: None,
+            apart: Vec::new(),
             held: Held::default(),
+            paths: BTreeMap::new(),
             files: BTreeMap::new(),
             idle_since: None,
         };
@@ -237,7 +286,9 @@ impl Clients {
         self.update(id, |client| {
             if !client.server_addresses.contains(&server_address) {
                 if client.server_addresses.len() >= MAX_SERVER_ADDRESSES {
-                    client.server_addresses.remove(0);
+                    // One that it holds nothing through, if there is one: from the others it is to be told.
+                    let idle = client.server_addresses.iter().position(|address| !client.paths.contains_key(address));
+                    client.server_addresses.remove(idle.unwrap_or(0));
                 }
                 client.server_addresses.push(server_address);
             }
@@ -268,7 +319,7 @@ impl Clients {
         self.held
     }
 
-    pub(super) fn observe(&mut self, change: &Change) {
+    pub(super) fn observe(&mut self, change: &Change, owners: &Owners) {
         for (segment, before, after) in change.counts() {
             let recount = |held: &mut Held| {
                 held.locks = held.locks + after - before;
@@ -277,8 +328,16 @@ impl Clients {
                 }
             };
             recount(&mut self.held);
+            let path = owners.key(segment.owner).map(|key| key.via.server_address);
             self.update(segment.client, |client| {
                 recount(&mut client.held);
+                if let Some(path) = path {
+                    let held = client.paths.entry(path).or_default();
+                    recount(held);
+                    if held.locks == 0 {
+                        client.paths.remove(&path);
+                    }
+                }
                 let count = client.files.entry(change.file()).or_default();
                 *count = *count + after - before;
                 if *count == 0 {

@@ -3,7 +3,8 @@
 //! A file may have a million segments of many owners, and read locks may all lie on each other. So they stand
 //! in a B+-tree. What a node says of each child is its first key and the last byte that anything in it
 //! reaches: a search leaves out what ends before the range, and ends where something starts behind it.
-//! - A key is the first byte and the owner, and no two segments here have the same key.
+//! - A key is the first byte, the owner and the number of the kind ([`Kind::number`](super::segment::Kind::number)),
+//!   and no two segments here have the same key.
 //! - All leaves are equally deep. A node that is full becomes two; neighbours that have become small are made one.
 //! - What a node says of a child is true after each change: it is computed anew where the change may matter.
 //!
@@ -20,10 +21,10 @@ use crate::wire::types::ByteRange;
 const WIDTH: usize = 32;
 
 /// The place of a segment.
-pub(super) type Key = (u64, OwnerId);
+pub(super) type Key = (u64, OwnerId, u8);
 
 pub(super) fn key(segment: &Segment) -> Key {
-    (segment.range.start, segment.owner)
+    (segment.range.start, segment.owner, segment.kind.number())
 }
 
 #[derive(Debug)]
@@ -420,7 +421,7 @@ mod tests {
                             both.insert(segment(owner + if apart == 0 { n } else { 0 }, start, start + length));
                         }
                     }
-                    Step::Remove(start, owner) => both.remove((start, OwnerId(owner))),
+                    Step::Remove(start, owner) => both.remove((start, OwnerId(owner), 0)),
                     Step::Extract(range, odd) => both.extract(range, odd),
                 }
                 both.check(range);
@@ -438,8 +439,8 @@ mod tests {
         }
         assert!((2..=4).contains(&both.tree.root.check(true)), "the tree is as deep as it must be");
         for n in (0..count).map(|n| n * 3 % count) {
-            assert_eq!(both.tree.remove((n * 10, OwnerId(1))), Some(segment(1, n * 10, n * 10 + 5)));
-            assert_eq!(both.tree.remove((n * 10, OwnerId(1))), None);
+            assert_eq!(both.tree.remove((n * 10, OwnerId(1), 0)), Some(segment(1, n * 10, n * 10 + 5)));
+            assert_eq!(both.tree.remove((n * 10, OwnerId(1), 0)), None);
         }
         assert_eq!(both.check(ByteRange::ALL), 0, "it is as flat as at first");
     }

@@ -45,7 +45,7 @@ impl LockTable {
             locks: held.locks as u64,
             unmonitored: held.unmonitored as u64,
             waiters: held.waiters as u64,
-            suspicions: List::clipped(client.suspicions.iter().map(Text::clipped).collect()),
+            suspicions: List::clipped(client.reasons().map(Text::clipped).collect()),
         }
     }
 

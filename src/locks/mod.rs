@@ -2,13 +2,15 @@
 //! go in; verdicts come out, and [`Effect`]s say what is to be done outside.
 //!
 //! What exists ([`table`] has it all): clients ([`clients`]), owners ([`owners`]), files with their
-//! segments ([`segments`]), blocked requests ([`waiters`]), at most one run ([`run`]), what its end leaves
-//! open for a while ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task
-//! owns the table; nothing in it waits.
+//! segments ([`segments`]), blocked requests ([`waiters`]) and when to look at them ([`long_waits`]), at most one
+//! run ([`run`], with each client's part of it in [`tally`]), what its end leaves open for a while
+//! ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task owns the table; nothing in
+//! it waits.
 //!
-//! What is done with it: calls ([`requests`], [`spellings`], [`offers`], [`consent`]), notices ([`reboots`]), runs
-//! ([`grace`], [`settle`]), and what an operator asks for ([`listing`], [`release`]). These files know the
-//! table and what is in it, and import nothing of each other (but `release`, which frees what is listed).
+//! What is done with it: calls ([`requests`], [`spellings`], [`offers`], [`silence`], [`consent`]), notices
+//! ([`reboots`]), runs ([`grace`], [`settle`]), and what an operator asks for ([`listing`], [`release`]). These
+//! files know the table and what is in it, and import nothing of each other (but `release`, which frees what is
+//! listed).
 //!
 //! What must hold (a property test checks it after every step):
 //! - no two owners have segments that exclude each other, held or pending;
@@ -41,6 +43,7 @@ mod index;
 mod intervals;
 mod late_window;
 mod listing;
+mod long_waits;
 mod mirror;
 mod offers;
 mod owners;
@@ -52,8 +55,10 @@ mod run;
 mod segment;
 mod segments;
 mod settle;
+mod silence;
 mod spellings;
 mod table;
+mod tally;
 mod waiters;
 
 #[cfg(test)]

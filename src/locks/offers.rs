@@ -11,7 +11,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
+use super::api::{Cap, ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
 use super::ranges::{intersection, uncovered};
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
@@ -35,6 +35,7 @@ impl LockTable {
         if let Some(cookie) = wait {
             waiter.cookie = cookie.clone();
             waiter.want.caller = want.caller;
+            waiter.want.len = want.len;
             waiter.want.lock.state = want.lock.state;
         }
         match (in_grace, waiter.offered) {
@@ -65,7 +66,10 @@ impl LockTable {
     /// Queues the request, unless that is one too many or would never end.
     pub(super) fn enqueue(&mut self, want: &Want, cookie: &Cookie) -> Verdict {
         let mine = self.clients.get(want.caller.client).map_or(0, |c| c.held().waiters);
-        if self.clients.held().waiters >= self.limits.waiters || mine >= self.limits.waiters_per_client {
+        let all = self.clients.held().waiters >= self.limits.waiters;
+        if all || mine >= self.limits.waiters_per_client {
+            let cap = if all { Cap::Waiters } else { Cap::WaitersOfClient };
+            self.tell_full(cap, want.caller.client, want.file);
             return Verdict::NoLocks;
         }
         if self.closes_a_cycle(want) {
@@ -73,7 +77,8 @@ impl LockTable {
         }
         let refused = want.outside == Outside::Conflict;
         let byte = self.blocked_at(want).unwrap_or(want.lock.range.start);
-        self.waiters.add(Waiter::new(*want, cookie.clone(), refused), byte);
+        let id = self.waiters.add(Waiter::new(*want, cookie.clone(), refused), byte);
+        self.waits_from_now(id);
         self.owners.acquire(want.lock.owner);
         self.clients.waiter_added(want.caller.client);
         if refused {
@@ -108,6 +113,7 @@ impl LockTable {
 
     pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiters.remove(id)?;
+        self.waits_no_more(id);
         self.owners.release(waiter.want.lock.owner);
         self.clients.waiter_removed(waiter.want.caller.client);
         if waiter.offered {
@@ -164,6 +170,7 @@ impl LockTable {
     /// The owner gets the range, not yet confirmed. What it had there in a stronger mode it keeps
     /// until then: it has it again if the client does not want the offer.
     fn offer(&mut self, id: u64, want: &Want) {
+        self.waits_no_more(id);
         let had = self.cut_owned(want.place(), want.lock.range, How::Reclaimed, |s| want.owns(s));
         let offered = Segment { offered: true, epoch: self.epoch, ..want.lock };
         let stronger = had.iter().filter(|s| !want.lock.kind.covers(s.kind));
@@ -183,6 +190,7 @@ impl LockTable {
             let wanted = Wanted {
                 file: handle.clone(),
                 range: want.lock.range,
+                len: want.len,
                 exclusive: want.lock.kind == Kind::Range { exclusive: true },
                 process: key.process.clone(),
             };
@@ -255,7 +263,7 @@ impl LockTable {
     /// CANCEL: of a waiter, or of an offer that crossed it on the wire.
     pub(super) fn cancel(&mut self, want: &Want) -> Handled {
         let Some(id) = self.queued(want) else {
-            self.suspect_sibling(want);
+            self.suspect_sibling(want, false);
             return Handled::Reply(Verdict::Denied);
         };
         if self.waiters.get(id).is_some_and(|w| w.offered) {

@@ -18,11 +18,21 @@ pub(super) struct OwnerKey {
     pub(super) process: Process,
 }
 
+#[derive(Debug)]
+struct Slot {
+    key: OwnerKey,
+    references: usize,
+    /// Its spellings before this one.
+    former: Vec<OwnerKey>,
+}
+
 /// The owners that something refers to, with counts of the references.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    slots: Slab<(OwnerKey, usize)>,
+    slots: Slab<Slot>,
     by_key: HashMap<OwnerKey, OwnerId>,
+    /// Former spellings, and the owner that has each of them, while there is that owner.
+    replaced: HashMap<OwnerKey, OwnerId>,
 }
 
 impl Owners {
@@ -32,7 +42,7 @@ impl Owners {
             self.acquire(id);
             return id;
         }
-        let id = OwnerId(self.slots.insert((key.clone(), 1)));
+        let id = OwnerId(self.slots.insert(Slot { key: key.clone(), references: 1, former: Vec::new() }));
         self.by_key.insert(key, id);
         id
     }
@@ -57,21 +67,44 @@ impl Owners {
     }
 
     fn recount(&mut self, id: OwnerId, before: usize, after: usize) {
-        let Some((_, references)) = self.slots.get_mut(id.0) else { return };
-        *references = *references + after - before;
-        if *references == 0 {
-            let (key, _) = self.slots.remove(id.0);
-            self.by_key.remove(&key);
+        let Some(slot) = self.slots.get_mut(id.0) else { return };
+        slot.references = slot.references + after - before;
+        if slot.references == 0 {
+            let slot = self.slots.remove(id.0);
+            self.by_key.remove(&slot.key);
+            for former in slot.former {
+                self.replaced.remove(&former);
+            }
         }
     }
 
     pub(super) fn key(&self, id: OwnerId) -> Option<&OwnerKey> {
-        self.slots.get(id.0).map(|(key, _)| key)
+        self.slots.get(id.0).map(|slot| &slot.key)
+    }
+
+    /// `old` is a former spelling of `new` from now on, and so are the former ones of `old`.
+    pub(super) fn replace(&mut self, old: OwnerId, new: OwnerId) {
+        let Some(slot) = self.slots.get_mut(old.0) else { return };
+        let mut former = std::mem::take(&mut slot.former);
+        former.push(slot.key.clone());
+        let Some(slot) = self.slots.get_mut(new.0) else { return };
+        self.replaced.extend(former.iter().map(|key| (key.clone(), new)));
+        slot.former.extend(former);
+    }
+
+    /// The owner of which this is a former spelling.
+    pub(super) fn replaced_by(&self, key: &OwnerKey) -> Option<OwnerId> {
+        self.replaced.get(key).copied()
+    }
+
+    /// The number of its former spellings.
+    pub(super) fn former(&self, id: OwnerId) -> usize {
+        self.slots.get(id.0).map_or(0, |slot| slot.former.len())
     }
 
     /// The owners and how many references there are to each.
     #[cfg(test)]
     pub(super) fn references(&self) -> impl Iterator<Item = (OwnerId, usize)> {
-        self.slots.iter().map(|(n, (_, references))| (OwnerId(n), *references))
+        self.slots.iter().map(|(n, slot)| (OwnerId(n), slot.references))
     }
 }

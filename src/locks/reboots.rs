@@ -18,9 +18,17 @@
 //! | the lock's, or an older one | nothing of it: a repetition, a late one, or a host that forgets its number |
 //! | that of the last notice | nothing |
 //!
+//! FREE_ALL is of the same machine, and frees all of it: no number tells its lives apart.
+//!
 //! Where nothing is freed although a client that may be meant has something, it is a suspect: so are other
 //! names at the source if none there is meant, and clients of that name at other addresses. They may be the same
 //! machine, or another one.
+//!
+//! Why the other addresses' statds are not asked (SM_STAT) whether it is one machine: no answer proves that the
+//! locks from there are gone. A number to compare with would have to be that statd's own, since LOCK's is the
+//! kernel's copy, which differs from it on hosts that never rebooted. And statd's own goes up without a reboot too
+//! (`sm-notify -f`, a failover or a forced resync on that host, a statd started anew): its host has its locks then.
+//! So they stay until a notice comes from there, a run finds out, or the operator releases them.
 
 use std::net::IpAddr;
 
@@ -133,13 +141,30 @@ impl LockTable {
         self.run.as_ref().is_some_and(|run| run.is_frozen_for(client))
     }
 
-    pub(super) fn free_all(&mut self, client: ClientId) -> Handled {
-        if self.is_frozen_for(client) {
+    pub(super) fn free_all_of(&mut self, client: ClientId) -> Handled {
+        let Some(client) = self.clients.get(client) else { return Handled::Reply(Verdict::Granted) };
+        let (source, name) = (client.address, client.name.clone());
+        self.free_all(source, &name)
+    }
+
+    /// FREE_ALL came from `source` and names `name`: the machine that a notice would mean has nothing any more.
+    pub fn free_all(&mut self, source: IpAddr, name: &CallerName) -> Handled {
+        let (machine, _) = self.meant_by_notice(source, name);
+        if machine.iter().any(|client| self.is_frozen_for(*client)) {
             return Handled::Wait;
         }
-        let released = self.release_some_of(client, |_| true);
-        let more = self.clients.get(client).is_some_and(Client::has_something);
-        let words = format!("FREE_ALL released {released} locks{}", if more { ", and goes on" } else { "" });
+        if machine.is_empty() {
+            return Handled::Reply(Verdict::Granted);
+        }
+        let mut released = 0;
+        for client in &machine {
+            if released < STEP {
+                released += self.release_some_of(*client, |_| true);
+            }
+        }
+        let more = machine.iter().any(|client| self.clients.get(*client).is_some_and(Client::has_something));
+        let on = if more { ", and goes on" } else { "" };
+        let words = format!("FREE_ALL of {name} at {source} released {released} locks{on}");
         self.effects.push(Effect::Event("free_all", words));
         if more {
             return Handled::More;

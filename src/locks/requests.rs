@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, Outside, Verdict};
+use super::api::{Call, Caller, Cap, ClientId, Effect, Handled, Holder, Outside, Verdict};
 use super::late_window::LateReclaim;
 use super::owners::OwnerKey;
 use super::ranges::uncovered;
@@ -28,19 +28,22 @@ impl LockTable {
     /// The same for a call that had asked the other lock domain for what it needs
     /// ([`Handled::Outside`]), with the answer.
     pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
-        let Some((process, handle, range, kind)) = call.subject() else { return self.free_all(caller.client) };
+        self.hear_of(now, caller.client);
+        let Some((process, handle, range, kind)) = call.subject() else { return self.free_all_of(caller.client) };
         let Some(client) = self.clients.get(caller.client) else { return Handled::Reply(Verdict::NoLocks) };
-        let (state, monitored) = match call {
-            Call::Lock { state, monitored, .. } => (*state, *monitored),
-            _ => (client.nsm_state, true),
+        let (state, monitored, len) = match call {
+            Call::Lock { state, monitored, wanted, .. } => (*state, *monitored, wanted.len),
+            _ => (client.nsm_state, true, range.nlm_len()),
         };
         let Some(file) = self.open(handle) else { return Handled::Reply(Verdict::NoLocks) };
         let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
         self.purge(file);
         let (client, epoch) = (caller.client, self.epoch);
         let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored, offered: false };
-        let want = Want { caller, file, lock, outside };
+        let want = Want { caller, file, lock, len, outside };
+        let met_its_own = self.take_over(&want, call);
         let handled = match call {
+            Call::Test(_) if met_its_own => self.test_free(),
             Call::Test(_) => self.test(file, Some(owner), range, kind),
             Call::Lock { reclaim, block, cookie, .. } => {
                 self.learn_state(caller.client, state);
@@ -50,7 +53,7 @@ impl LockTable {
             Call::Share { reclaim: false, .. } => self.lock(&want, None),
             Call::Cancel(_) => self.cancel(&want),
             Call::Unlock(_) | Call::Unshare { .. } => self.unlock(&want),
-            Call::FreeAll => self.free_all(caller.client),
+            Call::FreeAll => self.free_all_of(caller.client),
         };
         self.owners.release(owner);
         self.close(file);
@@ -68,12 +71,12 @@ impl LockTable {
             let why = format!("its LOCK carries NSM state {state}, earlier ones carried {}", client.nsm_state);
             let _ = client.suspect(&why);
         }
-        client.nsm_state = state;
+        client.learn_state(state);
     }
 
-    /// What its owner has in the range.
+    /// What its owner has in the range, and what is asked for would take the place of.
     fn owned(&self, want: &Want) -> impl Iterator<Item = &Segment> {
-        self.segments().owned_in(want.file, want.lock.owner, want.lock.range)
+        self.segments().owned_in(want.file, want.lock.owner, want.lock.range).filter(|s| want.owns(s))
     }
 
     /// Segments of others that exclude this one.
@@ -81,7 +84,7 @@ impl LockTable {
         self.excluding(want.file, Some(want.lock.owner), want.lock.range, want.lock.kind)
     }
 
-    fn excluding(
+    pub(super) fn excluding(
         &self,
         file: FileId,
         owner: Option<OwnerId>,
@@ -143,7 +146,7 @@ impl LockTable {
         if held {
             return Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie)));
         }
-        if self.is_full(want.caller.client) {
+        if self.is_full(want.caller.client, want.file) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let lacking = self.lacking(want);
@@ -162,10 +165,23 @@ impl LockTable {
         Handled::Reply(Verdict::Granted)
     }
 
-    /// Whether one more lock would go beyond a cap.
-    fn is_full(&self, client: ClientId) -> bool {
-        self.clients.held().locks >= self.limits.locks
-            || self.clients.get(client).is_none_or(|c| c.held().locks >= self.limits.locks_per_client)
+    /// Whether one more lock would go beyond a cap. Which one is told outside.
+    fn is_full(&mut self, client: ClientId, file: FileId) -> bool {
+        let of_client = self.clients.get(client).map_or(usize::MAX, |c| c.held().locks);
+        let cap = if self.clients.held().locks >= self.limits.locks {
+            Cap::Locks
+        } else if of_client >= self.limits.locks_per_client {
+            Cap::LocksOfClient
+        } else {
+            return false;
+        };
+        self.tell_full(cap, client, file);
+        true
+    }
+
+    pub(super) fn tell_full(&mut self, cap: Cap, client: ClientId, file: FileId) {
+        let handle = self.segments().handle(file).cloned();
+        self.effects.extend(handle.map(|handle| Effect::Full(cap, client, handle)));
     }
 
     /// A reclaim: after a notice the owner says what it holds. Refused only for a conflict.
@@ -198,7 +214,7 @@ impl LockTable {
                 LateReclaim::NoWindow => return Handled::Reply(Verdict::Grace),
             }
         }
-        if !unknown.is_empty() && self.is_full(want.caller.client) {
+        if !unknown.is_empty() && self.is_full(want.caller.client, want.file) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let lacking = self.lacking(want);
@@ -214,7 +230,8 @@ impl LockTable {
         }
         if let Some(run) = &mut self.run {
             for client in elsewhere.iter().map(|s| s.client).chain([want.caller.client]) {
-                run.reclaim_granted(now, client, elsewhere.is_some() || !unheld.is_empty());
+                let server_address = want.caller.via.server_address;
+                run.reclaim_granted(now, client, server_address, elsewhere.is_some() || !unheld.is_empty());
             }
         }
         self.effects.push(Effect::Changed);
@@ -249,7 +266,8 @@ impl LockTable {
     /// stays so beneath it, and what is already held in a stronger mode is not weakened.
     fn take_back(&mut self, want: &Want) {
         self.weaken_pending(want);
-        self.cut_owned(want.place(), want.lock.range, How::Reclaimed, |s| want.lock.kind.covers(s.kind));
+        let mine = |s: &Segment| want.owns(s) && want.lock.kind.covers(s.kind);
+        self.cut_owned(want.place(), want.lock.range, How::Reclaimed, mine);
         for range in self.parts_without(want, true) {
             self.put(want.file, Segment { range, ..want.lock });
         }
@@ -281,26 +299,35 @@ impl LockTable {
     /// UNLOCK and UNSHARE.
     fn unlock(&mut self, want: &Want) -> Handled {
         let Want { file, lock: Segment { owner, range, kind, .. }, .. } = *want;
-        if self.is_frozen(file, range, |s| want.owns(s)) {
+        let unfilled = kind == Kind::Share { access: 0, mode: 0 };
+        let all = unfilled && self.owned(want).next().is_none();
+        let given_up = |s: &Segment| want.owns(s) || (all && s.owner == owner && s.kind.same_sort(kind));
+        if self.is_frozen(file, range, given_up) {
             return Handled::Wait;
         }
         // A hole makes two locks of one, and memory is bounded: ENOLCK, as POSIX has it.
-        let holed = |s: &Segment| want.owns(s) && s.range.start < range.start && range.end < s.range.end;
-        if self.owned(want).any(holed) && self.is_full(want.caller.client) {
+        let holed = |s: &Segment| s.range.start < range.start && range.end < s.range.end;
+        if self.owned(want).any(holed) && self.is_full(want.caller.client, want.file) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let waited = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)).is_some();
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        if !self.cut_some((file, Some(owner)), range, How::Released, STEP, |s| want.owns(s)).is_empty() {
+        let freed = !self.cut_some((file, Some(owner)), range, How::Released, STEP, given_up).is_empty();
+        let left = || self.segments().owned_in(file, owner, range).filter(|s| s.kind.same_sort(kind));
+        let more = freed && left().any(given_up);
+        if !freed && left().next().is_some() {
+            self.suspect(want.caller.client, "its UNSHARE names no SHARE that its owner has, and it has others");
+        } else if !more {
+            self.suspect_sibling(want, freed || waited);
+        }
+        if freed {
             self.effects.push(Effect::Changed);
             self.wake(file);
-            if self.owned(want).any(|s| want.owns(s)) {
-                return Handled::More;
-            }
-        } else if !waited {
-            self.suspect_sibling(want);
+        }
+        if more {
+            return Handled::More;
         }
         Handled::Reply(Verdict::Granted)
     }

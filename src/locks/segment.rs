@@ -43,6 +43,8 @@ pub(super) struct Want {
     pub(super) file: FileId,
     /// As it would be granted.
     pub(super) lock: Segment,
+    /// The number of bytes as the call has it.
+    pub(super) len: u64,
     /// What another lock domain said, if the call had to ask it.
     pub(super) outside: Outside,
 }
@@ -53,9 +55,9 @@ impl Want {
         (self.file, self.lock.owner)
     }
 
-    /// Whether the segment is the same owner's and of the same sort.
+    /// Whether the segment is the same owner's, and what is asked for would take its place.
     pub(super) fn owns(&self, segment: &Segment) -> bool {
-        segment.owner == self.lock.owner && segment.kind.same_sort(self.lock.kind)
+        segment.owner == self.lock.owner && segment.kind.stands_for(self.lock.kind)
     }
 }
 
@@ -90,6 +92,20 @@ impl Kind {
         matches!((self, other), (Self::Range { .. }, Self::Range { .. }) | (Self::Share { .. }, Self::Share { .. }))
     }
 
+    /// Tells apart what an owner may have beginning with one byte and of one sort: its shares.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Range { .. } => 0,
+            Self::Share { access, mode } => access << 2 | mode,
+        }
+    }
+
+    /// Whether an owner cannot have both on the same bytes: it has one mode on a byte. Shares stand side by side, one
+    /// for each access and mode: each is of one open of the file, and its close gives back just that (XNFS chapter 10).
+    fn stands_for(self, other: Self) -> bool {
+        self == other || matches!((self, other), (Self::Range { .. }, Self::Range { .. }))
+    }
+
     /// What it is in another lock domain: nothing, if it is a share.
     pub(super) fn coverage(self) -> Option<Coverage> {
         match self {
@@ -108,6 +124,11 @@ impl Kind {
 }
 
 impl Call {
+    /// The file that it is about; `None` for FREE_ALL.
+    pub fn file(&self) -> Option<&FileHandle> {
+        self.subject().map(|(_, file, ..)| file)
+    }
+
     /// Whose process it is about, on which file, which range, and of what kind; `None` for FREE_ALL.
     pub(super) fn subject(&self) -> Option<(Process, &FileHandle, ByteRange, Kind)> {
         let share = |oh: &OwnerHandle| Process { svid: Svid(0), oh: oh.clone() };
@@ -119,10 +140,9 @@ impl Call {
                 let kind = Kind::Range { exclusive: wanted.exclusive };
                 (wanted.process.clone(), &wanted.file, wanted.range, kind)
             }
-            Self::Share { file, oh, access, mode, .. } => {
+            Self::Share { file, oh, access, mode, .. } | Self::Unshare { file, oh, access, mode } => {
                 (share(oh), file, ByteRange::ALL, Kind::Share { access: bits(*access), mode: bits(*mode) })
             }
-            Self::Unshare { file, oh } => (share(oh), file, ByteRange::ALL, Kind::Share { access: 0, mode: 0 }),
         })
     }
 }

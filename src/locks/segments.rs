@@ -3,9 +3,10 @@
 //! Each change gives a [`Change`], which no other file can make: what counts segments counts by
 //! changes, and so cannot come to differ from them.
 //!
-//! Segments of one owner overlap only in one case: a pending write lock under the read lock that is
-//! all its owner reclaimed of it. If the run spares it, the two stay so until the next LOCK or UNLOCK
-//! there; the owner then has the stronger of the two.
+//! Segments of one owner overlap only in two cases. Its shares stand side by side, one for each access and
+//! mode. And a pending write lock may stand under the read lock that is all its owner reclaimed of it: if the
+//! run spares it, the two stay so until the next LOCK or UNLOCK there; the owner then has the stronger of the
+//! two.
 //!
 //! A file has its write locks, its read locks and its shares apart ([`Sort`]), so that who wants to read need
 //! not look at those who read. If it has many, it also knows where each owner's segments begin, so that what one
@@ -62,7 +63,7 @@ impl Change {
     }
 }
 
-/// What stands in one order: segments in it that are one owner's do not overlap.
+/// What stands in one order: segments in it that are one owner's do not overlap, but its shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Sort {
     Write,
@@ -91,6 +92,14 @@ impl Sort {
     }
 }
 
+/// A segment by its owner: its first byte and the number of its kind.
+type Owned = (OwnerId, Sort, u64, u8);
+
+fn owned(segment: &Segment) -> Owned {
+    let (start, owner, number) = key(segment);
+    (owner, Sort::of(segment.kind), start, number)
+}
+
 #[derive(Debug)]
 struct File {
     handle: FileHandle,
@@ -99,7 +108,7 @@ struct File {
     shares: Intervals,
     len: usize,
     /// Where each owner's segments begin, while there are more than [`FEW`].
-    owned: Option<BTreeSet<(OwnerId, Sort, u64)>>,
+    owned: Option<BTreeSet<Owned>>,
 }
 
 /// So many segments are looked through as fast as anything is looked up.
@@ -135,12 +144,14 @@ impl File {
     fn owned_in(&self, owner: OwnerId, sort: Sort, range: ByteRange) -> impl Iterator<Item = &Segment> {
         let tree = self.of(sort);
         let owned = self.owned.iter().filter(|_| !tree.is_empty());
+        // Of those that begin before the range one may reach into it: the last. Shares all begin with the first byte.
+        let start = if sort == Sort::Share { 0 } else { range.start };
         let keys = owned.flat_map(move |owned| {
-            let before = owned.range((owner, sort, 0)..(owner, sort, range.start)).next_back();
-            before.into_iter().chain(owned.range((owner, sort, range.start)..=(owner, sort, range.end)))
+            let before = owned.range((owner, sort, 0, 0)..(owner, sort, start, 0)).next_back();
+            before.into_iter().chain(owned.range((owner, sort, start, 0)..=(owner, sort, range.end, u8::MAX)))
         });
-        let found =
-            keys.filter_map(move |(_, _, start)| tree.get((*start, owner))).filter(move |s| s.range.overlaps(range));
+        let found = keys.filter_map(move |(_, _, start, number)| tree.get((*start, owner, *number)));
+        let found = found.filter(move |s| s.range.overlaps(range));
         let all = self.owned.is_none().then(|| tree.overlapping(range)).into_iter().flatten();
         found.chain(all.filter(move |s| s.owner == owner))
     }
@@ -161,12 +172,12 @@ impl File {
         self.of_mut(sort).insert(segment);
         self.len += 1;
         match &mut self.owned {
-            Some(owned) => {
-                owned.insert((segment.owner, sort, segment.range.start));
+            Some(index) => {
+                index.insert(owned(&segment));
             }
             None if self.len > FEW => {
                 let all = Sort::ALL.into_iter().flat_map(|sort| self.of(sort).overlapping(ByteRange::ALL));
-                self.owned = Some(all.map(|s| (s.owner, Sort::of(s.kind), s.range.start)).collect());
+                self.owned = Some(all.map(owned).collect());
             }
             None => {}
         }
@@ -209,9 +220,9 @@ impl File {
         if self.len < FEW / 2 {
             self.owned = None;
         }
-        let Some(owned) = &mut self.owned else { return };
+        let Some(index) = &mut self.owned else { return };
         for segment in taken {
-            owned.remove(&(segment.owner, Sort::of(segment.kind), segment.range.start));
+            index.remove(&owned(segment));
         }
     }
 }

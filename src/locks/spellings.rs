@@ -10,26 +10,65 @@
 //!   adopts the lock, once: from then on the lock is held by the new spelling, and the old one is refused.
 //! - From another address that is no proof: two machines may have one name. The reclaim is a conflict, and
 //!   the pending lock is kept whatever the policy is, for it may be a live one of a machine that moved.
-//! - Nothing is freed by another spelling: some clients tell their processes apart by owner handle alone. An
-//!   UNLOCK or CANCEL that finds nothing, but a sibling with exactly that, makes the sibling's client suspect.
+//! - Outside of a run the new spelling takes over all that its sibling has, as one step, when it gives up a range
+//!   in which it has nothing and the sibling has something, or when only siblings are in the way of what it asks
+//!   for. Siblings have equal source and server addresses, transport, version and svid, and names with an equal
+//!   first label; and as far as was seen one machine alone is at that address: no unrelated names, and no two NSM
+//!   state numbers in use (behind a NAT there are such).
+//! - Otherwise nothing is freed or moved. Who gives something up that a sibling has makes its client suspect.
+//!
+//! Why so much is taken for one owner: the lock managers of Linux, illumos and FreeBSD do not look at the owner
+//! handle, so clients rely on the svid. After its restart a client's lock manager could otherwise unlock nothing
+//! of what it had locked, and its processes would be denied by their own locks.
+//!
+//! Two owners that share an svid under two spellings show themselves when the former spelling asks for something
+//! (LOCK, TEST, SHARE) while the new one has something. From then on that svid's spellings are kept apart at that
+//! client. An UNLOCK of the former spelling may just be late: it frees nothing and makes a suspect. So a window
+//! remains: the second owner can be granted what the first one has, once, and again after both have given up
+//! all. With the kernels' lock managers that window is always open.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::api::{Call, ClientId, Process};
+use super::api::{Call, ClientId, Process, Via};
 use super::clients::Client;
 use super::owners::OwnerKey;
+use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
 use super::table::LockTable;
-use crate::wire::types::{ByteRange, CallerName};
+use super::waiters::Waiter;
+use crate::wire::control::Grace;
+use crate::wire::types::{ByteRange, CallerName, NsmState};
 
-/// Who gives something up that it does not have. Not every one is a client.
-#[derive(Debug)]
-pub(super) struct GivesUp<'a> {
-    pub(super) address: IpAddr,
-    pub(super) name: &'a CallerName,
-    pub(super) client: Option<ClientId>,
-    pub(super) process: &'a Process,
+/// Most names at an address that are taken for one machine's.
+const MAX_NAMES: usize = 16;
+/// Most spellings that an owner has had.
+const MAX_FORMER: usize = 16;
+/// Most files and segments of it that are looked at to move an owner's. The table serves no other call in that step.
+const MAX_LOOKED_AT: usize = 10_000;
+
+/// Who calls, as far as its spelling matters. Not every one is a client.
+#[derive(Debug, Clone, Copy)]
+struct Speaker<'a> {
+    address: IpAddr,
+    name: &'a CallerName,
+    via: Via,
+    process: &'a Process,
+    /// The number of its machine's life, if it is known.
+    state: NsmState,
+    owner: Option<OwnerId>,
 }
+
+/// Where, and what of.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: FileId,
+    range: ByteRange,
+    kind: Kind,
+}
+
+/// An owner under a former spelling, and the files in which it has something.
+type Sibling = (OwnerId, Vec<FileId>);
 
 impl LockTable {
     fn spelling(&self, owner: OwnerId) -> Option<(&OwnerKey, &Client)> {
@@ -95,41 +134,329 @@ impl LockTable {
         }
     }
 
-    /// An UNLOCK or CANCEL found nothing of its owner.
-    pub(super) fn suspect_sibling(&mut self, want: &Want) {
-        let Some((OwnerKey { client, process, .. }, me)) = self.spelling(want.lock.owner) else { return };
-        let (name, process) = (me.name.clone(), process.clone());
-        let who = GivesUp { address: me.address, name: &name, client: Some(*client), process: &process };
-        self.suspect_siblings(want.file, (want.lock.range, want.lock.kind), &who);
+    /// The number of the life in which the call was made. That of a client that has nothing may be an older one.
+    fn number_of(&self, client: Option<ClientId>, call: &Call) -> NsmState {
+        let client = client.and_then(|client| self.clients.get(client)).filter(|client| client.has_something());
+        match call {
+            Call::Lock { state, .. } => *state,
+            _ => client.map_or(NsmState(0), |client| client.nsm_state),
+        }
+    }
+
+    fn speaker(&self, want: &Want, state: NsmState) -> Option<Speaker<'_>> {
+        let (OwnerKey { via, process, .. }, me) = self.spelling(want.lock.owner)?;
+        let (address, name) = (me.address, &me.name);
+        Some(Speaker { address, name, via: *via, process, state, owner: Some(want.lock.owner) })
+    }
+
+    // --- one owner, outside of a run
+
+    /// Before the call acts: its owner takes over what it has under other spellings, if the call meets that. TEST
+    /// changes nothing. Gives whether the call met that.
+    pub(super) fn take_over(&mut self, want: &Want, call: &Call) -> bool {
+        self.notice_return(want, call);
+        let place = Place { file: want.file, range: want.lock.range, kind: want.lock.kind };
+        let number = self.number_of(Some(want.caller.client), call);
+        let Some(speaker) = self.speaker(want, number) else { return false };
+        let siblings = self.same_owners(&speaker, place, call);
+        let met = !siblings.is_empty();
+        if !matches!(call, Call::Test(_)) {
+            for (sibling, files) in siblings {
+                self.move_all(want, sibling, files);
+            }
+        }
+        met
+    }
+
+    /// Whether the call meets what its owner has under other spellings, and only that.
+    pub fn meets_its_own(&self, address: IpAddr, name: &CallerName, via: Via, call: &Call) -> bool {
+        let Some((process, handle, range, kind)) = call.subject() else { return false };
+        let Some(file) = self.segments().find(handle) else { return false };
+        let client = self.find(address, name);
+        let owner = client.and_then(|client| self.owners.find(&OwnerKey { client, via, process: process.clone() }));
+        let state = self.number_of(client, call);
+        let speaker = Speaker { address, name, via, process: &process, state, owner };
+        !self.same_owners(&speaker, Place { file, range, kind }, call).is_empty()
+    }
+
+    /// The siblings that the call meets, if all of them are its owner. In grace reclaims tell who is who.
+    fn same_owners(&self, speaker: &Speaker<'_>, place: Place, call: &Call) -> Vec<Sibling> {
+        if self.grace() != Grace::Open {
+            return Vec::new();
+        }
+        let met = if asks_for_more(call) {
+            self.siblings_in_the_way(speaker, place)
+        } else {
+            self.siblings_behind(speaker, place, call)
+        };
+        if met.is_empty() || !self.is_one_machine(speaker) {
+            return Vec::new();
+        }
+        met.into_iter()
+            .map(|sibling| self.movable(speaker, place.kind, sibling))
+            .collect::<Option<_>>()
+            .unwrap_or_default()
+    }
+
+    /// Those in the way, if only siblings are.
+    fn siblings_in_the_way(&self, speaker: &Speaker<'_>, Place { file, range, kind }: Place) -> Vec<OwnerId> {
+        let mut siblings = Vec::new();
+        for segment in self.excluding(file, speaker.owner, range, kind) {
+            if siblings.last() == Some(&segment.owner) || siblings.contains(&segment.owner) {
+                continue;
+            }
+            if siblings.len() >= MAX_FORMER || !self.is_spelling_of(segment.owner, speaker, kind) {
+                return Vec::new();
+            }
+            siblings.push(segment.owner);
+        }
+        siblings
+    }
+
+    /// Those that have something where the caller gives up something and has nothing.
+    fn siblings_behind(&self, speaker: &Speaker<'_>, place: Place, call: &Call) -> Vec<OwnerId> {
+        if speaker.owner.is_some_and(|owner| self.has_some_of(owner, place, call)) {
+            return Vec::new();
+        }
+        let mut siblings = Vec::new();
+        for (owner, lock) in self.all_at(place, speaker.address) {
+            if siblings.len() < MAX_FORMER
+                && Some(owner) != speaker.owner
+                && !siblings.contains(&owner)
+                && lock.kind.same_sort(place.kind)
+                && self.is_spelling_of(owner, speaker, place.kind)
+            {
+                siblings.push(owner);
+            }
+        }
+        siblings
+    }
+
+    /// Whether the owner itself has something to give up there.
+    fn has_some_of(&self, owner: OwnerId, Place { file, range, kind }: Place, call: &Call) -> bool {
+        let there = |lock: &Segment| lock.range.overlaps(range) && lock.kind.same_sort(kind);
+        let holds = || self.segments().owned_in(file, owner, range).any(there);
+        self.waiters.find(owner, file, |w| there(&w.want.lock)).is_some()
+            || (!matches!(call, Call::Cancel(_)) && holds())
+    }
+
+    /// All that is held or pending in the range, and what is waited for from that address. Others may have many
+    /// requests in the file, and are no siblings.
+    fn all_at(&self, place: Place, address: IpAddr) -> impl Iterator<Item = (OwnerId, Segment)> {
+        let holds = self.segments().overlapping(place.file, place.range).copied();
+        let waiters = self.clients.at(address).iter().flat_map(|client| self.waiters.of_client(*client));
+        let waiting = waiters.map(|(_, waiter)| waiter.want).filter(move |want| want.file == place.file);
+        let all = holds.chain(waiting.map(|want| want.lock).filter(move |lock| lock.range.overlaps(place.range)));
+        all.filter(move |lock| lock.kind.same_sort(place.kind)).map(|lock| (lock.owner, lock))
+    }
+
+    /// Whether the other owner has all in common with the caller but its owner handle and the spelling of its name.
+    fn is_spelling_of(&self, other: OwnerId, speaker: &Speaker<'_>, kind: Kind) -> bool {
+        let is_sibling = |(key, client): (&OwnerKey, &Client)| {
+            (client.address, key.via) == (speaker.address, speaker.via)
+                && is_same_process(&key.process, speaker.process, kind)
+                && is_same_host(&client.name, speaker.name)
+        };
+        Some(other) != speaker.owner && self.spelling(other).is_some_and(is_sibling)
+    }
+
+    /// Whether all that was seen of the address tells of one machine, that does not use two spellings at a time.
+    fn is_one_machine(&self, speaker: &Speaker<'_>) -> bool {
+        let here = self.clients.at(speaker.address);
+        let mut numbers = vec![speaker.state];
+        here.len() <= MAX_NAMES
+            && here.iter().filter_map(|id| self.clients.get(*id)).all(|client| {
+                if client.has_something() {
+                    numbers.push(client.nsm_state);
+                }
+                !client.has_two_lives
+                    && is_same_host(&client.name, speaker.name)
+                    && !client.keeps_apart(speaker.process.svid)
+            })
+            && is_one_life(numbers)
+    }
+
+    /// What is to be done to move all of the sibling. `None`: it stays, since it is not certain enough, or too much.
+    fn movable(&self, speaker: &Speaker<'_>, kind: Kind, sibling: OwnerId) -> Option<Sibling> {
+        let (key, client) = self.spelling(sibling)?;
+        let is_former = speaker.owner.and_then(|me| self.owners.key(me)).and_then(|me| self.owners.replaced_by(me));
+        if is_former == Some(sibling) || self.owners.former(sibling) >= MAX_FORMER {
+            return None;
+        }
+        let (mut files, mut numbers, mut looked_at) = (Vec::new(), vec![speaker.state], 0);
+        for file in client.files() {
+            looked_at += 1;
+            let before = numbers.len();
+            for segment in self.segments().owned_in(file, sibling, ByteRange::ALL) {
+                looked_at += 1;
+                if looked_at > MAX_LOOKED_AT {
+                    return None;
+                }
+                if segment.kind.same_sort(kind) && !self.is_void(file, segment) {
+                    numbers.push(segment.state);
+                }
+            }
+            if numbers.len() > before {
+                files.push(file);
+            }
+        }
+        if looked_at > MAX_LOOKED_AT {
+            return None;
+        }
+        // Which spelling an unanswered offer has reached is not known.
+        let mut waiters = self.waiters.of_owner(sibling).map(|(_, waiter)| waiter);
+        let settled = waiters.all(|waiter| {
+            numbers.push(waiter.want.lock.state);
+            !waiter.offered
+        });
+        // Locks that must be told of a restart need a client that is.
+        let told = speaker.owner.is_none() || key.client == self.owners.key(speaker.owner?)?.client || {
+            self.clients.get(self.owners.key(speaker.owner?)?.client)?.monitored
+        };
+        (settled && told && is_one_life(numbers)).then_some((sibling, files))
+    }
+
+    fn move_all(&mut self, want: &Want, sibling: OwnerId, files: Vec<FileId>) {
+        let Want { lock: Segment { owner, client, kind, .. }, .. } = *want;
+        let words =
+            |(key, client): (&OwnerKey, &Client)| format!("{} with owner handle {}", client.name, key.process.oh);
+        let [before, now] = [sibling, owner].map(|owner| self.spelling(owner).map_or_else(String::new, words));
+        let svid = self.owners.key(owner).map_or(0, |key| key.process.svid.0);
+        self.announce("respelled", format!("process {svid} of {before} is {now} by now, and keeps what it has"));
+        self.carry_numbers(sibling, client);
+        self.owners.acquire(sibling);
+        self.owners.replace(sibling, owner);
+        for file in &files {
+            self.purge(*file);
+            let moved = self.cut_owned((*file, sibling), ByteRange::ALL, How::Reclaimed, |s| s.kind.same_sort(kind));
+            for piece in moved {
+                // Whoever waits for it may be its new owner.
+                self.waiters.free(*file, piece.range);
+                self.cut_owned((*file, owner), piece.range, How::Reclaimed, |s| s.kind == piece.kind);
+                self.put(*file, Segment { owner, client, epoch: self.epoch, ..piece });
+            }
+        }
+        self.move_waiters(want, sibling);
+        self.owners.release(sibling);
+        for file in files {
+            self.wake(file);
+        }
+    }
+
+    /// What is known of the sibling's life is known of the new client's.
+    fn carry_numbers(&mut self, sibling: OwnerId, client: ClientId) {
+        let Some((_, before)) = self.spelling(sibling) else { return };
+        let (number, notice) = (before.nsm_state, before.last_notice);
+        let Some(client) = self.clients.get_mut(client) else { return };
+        if !client.has_something() {
+            client.nsm_state = number;
+        }
+        // Else a late copy of that notice would be news, and free what was taken after it.
+        if let Some(notice) = notice
+            && client.last_notice.is_none_or(|last| notice.is_after(last))
+        {
+            client.last_notice = Some(notice);
+        }
+    }
+
+    fn move_waiters(&mut self, want: &Want, sibling: OwnerId) {
+        let waiters = self.waiters.of_owner(sibling).map(|(id, w)| (id, w.want));
+        let waiters: Vec<(u64, Want)> = waiters.filter(|(_, w)| w.lock.kind.same_sort(want.lock.kind)).collect();
+        for (id, waits) in waiters {
+            let Segment { range, kind, .. } = waits.lock;
+            let again = |w: &Waiter| (w.want.lock.range, w.want.lock.kind) == (range, kind);
+            if self.waiters.find(want.lock.owner, waits.file, again).is_some() {
+                self.remove_waiter(id);
+                continue;
+            }
+            self.owners.acquire(want.lock.owner);
+            self.clients.waiter_added(want.caller.client);
+            self.clients.waiter_removed(waits.caller.client);
+            self.waiters.give_to(id, want.caller, want.lock.owner);
+            self.owners.release(sibling);
+        }
+    }
+
+    /// A former spelling asks for something while the new one has something: they are two owners.
+    fn notice_return(&mut self, want: &Want, call: &Call) {
+        let key = self.owners.key(want.lock.owner);
+        let Some(new) = key.and_then(|key| self.owners.replaced_by(key)) else { return };
+        if !asks_for_more(call) {
+            return;
+        }
+        let Some((OwnerKey { client, process, .. }, _)) = self.spelling(new) else { return };
+        let (client, svid) = (*client, process.svid);
+        let why = format!("its process {svid} has two owner handles or names, both in use");
+        for client in BTreeSet::from([client, want.caller.client]) {
+            if let Some(client) = self.clients.get_mut(client) {
+                client.keep_apart(svid);
+            }
+            self.suspect(client, &why);
+        }
+    }
+
+    // --- what may be one owner's
+
+    /// An UNLOCK or CANCEL left something in its range, and `found` something of its owner or not.
+    pub(super) fn suspect_sibling(&mut self, want: &Want, found: bool) {
+        let place = Place { file: want.file, range: want.lock.range, kind: want.lock.kind };
+        let speaker = self.speaker(want, NsmState(0));
+        let suspect = speaker.and_then(|speaker| self.may_mean(&speaker, place, found));
+        self.suspect_of(suspect);
     }
 
     /// The same by a host that is no client: it is answered without having anything here.
-    pub fn given_up_by_stranger(&mut self, address: IpAddr, name: &CallerName, call: &Call) {
+    pub fn given_up_by_stranger(&mut self, address: IpAddr, name: &CallerName, via: Via, call: &Call) {
         let (Call::Cancel(_) | Call::Unlock(_) | Call::Unshare { .. }) = call else { return };
         let Some((process, handle, range, kind)) = call.subject() else { return };
         let Some(file) = self.segments().find(handle) else { return };
         self.purge(file);
-        self.suspect_siblings(file, (range, kind), &GivesUp { address, name, client: None, process: &process });
+        let speaker = Speaker { address, name, via, process: &process, state: NsmState(0), owner: None };
+        let suspect = self.may_mean(&speaker, Place { file, range, kind }, false);
+        self.suspect_of(suspect);
         self.close(file);
     }
 
-    /// If a sibling has exactly what the caller gives up, the caller may be it, and its lock is stuck.
-    pub(super) fn suspect_siblings(&mut self, file: FileId, (range, kind): (ByteRange, Kind), who: &GivesUp<'_>) {
-        let alike = |s: &Segment| s.range == range && s.kind.same_sort(kind);
-        let holds = self.segments().overlapping(file, range).filter(|s| alike(s)).map(|s| s.owner);
-        let waiting = self.waiters.in_file(file).map(|(_, waiter)| &waiter.want.lock);
-        let waits = waiting.filter(|lock| alike(lock)).map(|lock| lock.owner);
-        let is_sibling = |(key, client): &(&OwnerKey, &Client)| {
-            client.address == who.address
-                && is_same_process(&key.process, who.process, kind)
-                && (Some(key.client), &key.process) != (who.client, who.process)
+    /// Whose the lock or request may be that the caller gives up. It may be the caller's, and then it is stuck. Of a
+    /// caller with another host's name it must be exactly that, and the caller must have had nothing.
+    fn may_mean(&self, speaker: &Speaker<'_>, place: Place, found: bool) -> Option<(ClientId, String)> {
+        let may_be_its = |(owner, lock): &(OwnerId, Segment)| {
+            let Some((key, client)) = self.spelling(*owner) else { return false };
+            Some(*owner) != speaker.owner
+                && client.address == speaker.address
+                && is_same_process(&key.process, speaker.process, place.kind)
+                && ((lock.range == place.range && !found) || self.is_spelling_of(*owner, speaker, place.kind))
         };
-        let sibling = holds.chain(waits).filter_map(|owner| self.spelling(owner)).find(is_sibling);
-        if let Some((OwnerKey { client, .. }, _)) = sibling {
-            let why = format!("{} at its address gives up what it has under another owner handle or name", who.name);
-            self.suspect(*client, &why);
+        let (owner, _) = self.all_at(place, speaker.address).find(may_be_its)?;
+        let why = format!("{} at its address gives up what it has under another owner handle or name", speaker.name);
+        Some((self.owners.key(owner)?.client, why))
+    }
+
+    fn suspect_of(&mut self, suspect: Option<(ClientId, String)>) {
+        if let Some((client, why)) = suspect {
+            self.suspect(client, &why);
         }
     }
+}
+
+/// Whether the call wants more than it has, or asks whether it could have it.
+fn asks_for_more(call: &Call) -> bool {
+    match call {
+        Call::Lock { .. } | Call::Test(_) | Call::Share { .. } => true,
+        Call::Cancel(_) | Call::Unlock(_) | Call::Unshare { .. } | Call::FreeAll => false,
+    }
+}
+
+/// Whether no two of the numbers are known and different.
+fn is_one_life(numbers: impl IntoIterator<Item = NsmState>) -> bool {
+    let mut known = numbers.into_iter().filter(|number| number.is_known());
+    let first = known.next();
+    known.all(|number| Some(number) == first)
+}
+
+/// Whether one host may be called both: the first labels are equal without regard to case.
+fn is_same_host(a: &CallerName, b: &CallerName) -> bool {
+    a.short().eq_ignore_ascii_case(b.short())
 }
 
 /// Whether two owners number their process alike. Shares have no number: their owner handle stands for it.

@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::api::{ClientId, ClientView, Effect, Full, Limits, Totals};
 use super::clients::{Client, Clients};
 use super::late_window::LateWindow;
+use super::long_waits::LongWaits;
 use super::mirror::Mirror;
-use super::owners::Owners;
+use super::owners::{OwnerKey, Owners};
 use super::ranges::hull;
 use super::run::{How, Run, Void};
 use super::segment::{FileId, OwnerId, Segment, Want};
@@ -30,6 +31,9 @@ pub struct LockTable {
     pub(super) owners: Owners,
     segments: Segments,
     pub(super) waiters: Waiters,
+    pub(super) long_waits: LongWaits,
+    /// The time of the last call.
+    pub(super) now: Duration,
     /// Raised by each mark. A segment granted since carries it.
     pub(super) epoch: u32,
     pub(super) recovery_until: Option<Duration>,
@@ -51,6 +55,8 @@ impl LockTable {
             owners: Owners::default(),
             segments: Segments::default(),
             waiters: Waiters::default(),
+            long_waits: LongWaits::default(),
+            now: Duration::ZERO,
             epoch: 1,
             recovery_until: None,
             run: None,
@@ -149,6 +155,11 @@ impl LockTable {
         self.effects.extend([Effect::Event(kind, words), Effect::Changed]);
     }
 
+    /// The server address that the owner calls.
+    pub(super) fn server_address(&self, owner: OwnerId) -> Option<IpAddr> {
+        self.owners.key(owner).map(|key| key.via.server_address)
+    }
+
     // --- files and their segments
 
     pub(super) fn segments(&self) -> &Segments {
@@ -209,11 +220,14 @@ impl LockTable {
         most: usize,
         accept: impl Fn(&Segment) -> bool,
     ) -> Vec<Segment> {
-        let Self { segments, run, .. } = self;
-        let change = segments.cut(file, owner, range, most, accept, |segment, left| match run {
-            Some(run) if run.covers.is_pending(file, segment) => run.decided(segment, left, how),
+        let Self { segments, run, owners, .. } = self;
+        let mark = |segment: &Segment, left: usize| match (&mut *run, owners.key(segment.owner)) {
+            (Some(run), Some(OwnerKey { via, .. })) if run.covers.is_pending(file, segment) => {
+                run.decided(segment, via.server_address, left, how)
+            }
             _ => segment.mark,
-        });
+        };
+        let change = segments.cut(file, owner, range, most, accept, mark);
         self.observe(&change, Some(how));
         change.into_cut()
     }
@@ -231,9 +245,15 @@ impl LockTable {
     pub(super) fn adopt(&mut self, file: FileId, segment: &Segment, lock: Segment) {
         // Whoever waits for it may be its new owner.
         self.waiters.free(file, segment.range);
+        // It has all of that range anew: two of one owner that are alike cannot stand in one place.
+        self.cut_owned((file, lock.owner), segment.range, How::Reclaimed, |s| s.kind == segment.kind);
         if segment.client != lock.client {
             self.cut_owned((file, segment.owner), segment.range, How::Reclaimed, |s| s == segment);
             return self.put(file, lock);
+        }
+        let addresses = self.server_address(segment.owner).zip(self.server_address(lock.owner));
+        if let (Some(run), Some((from, to))) = (&mut self.run, addresses) {
+            run.moved(segment, from, to);
         }
         let change = self.segments.cut(file, Some(segment.owner), segment.range, 1, |s| s == segment, |_, _| 0);
         self.observe(&change, None);
@@ -243,11 +263,12 @@ impl LockTable {
 
     /// Marks those of the owner's pending segments in the range of which only a weaker mode was reclaimed.
     pub(super) fn weaken_pending(&mut self, want: &Want) {
-        let Self { segments, run: Some(run), .. } = self else { return };
         let Want { file, lock: Segment { owner, range, kind, .. }, .. } = *want;
+        let Some(server_address) = self.server_address(owner) else { return };
+        let Self { segments, run: Some(run), .. } = self else { return };
         segments.set_flags(file, owner, range, |s| {
-            let weaker = s.kind.same_sort(kind) && !kind.covers(s.kind) && run.covers.is_pending(file, s);
-            (if weaker { run.decided(s, 1, How::Reclaimed) } else { s.mark }, s.offered)
+            let weaker = want.owns(s) && !kind.covers(s.kind) && run.covers.is_pending(file, s);
+            (if weaker { run.decided(s, server_address, 1, How::Reclaimed) } else { s.mark }, s.offered)
         });
     }
 
@@ -278,8 +299,9 @@ impl LockTable {
                 self.remember(file, piece);
             }
         }
+        // First, while the owners of what was cut are still known.
+        self.clients.observe(change, &self.owners);
         self.owners.observe(change);
-        self.clients.observe(change);
     }
 
     fn remember(&mut self, file: FileId, piece: &Segment) {

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
-use super::api::ClientId;
+use super::api::{Caller, ClientId};
 use super::ranges::hull;
 use super::segment::{FileId, OwnerId, Segment, Want};
 use crate::wire::types::{ByteRange, Cookie};
@@ -56,8 +56,8 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    /// Puts it at the end of the queues. It waits at that byte.
-    pub(super) fn add(&mut self, waiter: Waiter, byte: u64) {
+    /// Puts it at the end of the queues. It waits at that byte. Gives its number.
+    pub(super) fn add(&mut self, waiter: Waiter, byte: u64) -> u64 {
         self.last += 1;
         let (id, Want { caller, file, lock, .. }) = (self.last, waiter.want);
         self.by_client.insert((caller.client, id));
@@ -65,6 +65,7 @@ impl Waiters {
         self.by_file.insert((file, id));
         self.by_id.insert(id, waiter);
         self.wait_at(id, byte);
+        id
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Waiter> {
@@ -78,6 +79,23 @@ impl Waiters {
             self.freed.remove(&file);
         }
         Some(waiter)
+    }
+
+    /// It is another owner's from now on, and keeps its place. It is to be looked at: what was in its way may be
+    /// its own.
+    pub(super) fn give_to(&mut self, id: u64, caller: Caller, owner: OwnerId) {
+        self.rest(id);
+        let Some(waiter) = self.by_id.get_mut(&id) else { return };
+        let Want { caller: before, file, lock, .. } = waiter.want;
+        waiter.want.caller = caller;
+        (waiter.want.lock.owner, waiter.want.lock.client) = (owner, caller.client);
+        self.by_client.remove(&(before.client, id));
+        self.by_owner.remove(&(lock.owner, file, id));
+        self.by_client.insert((caller.client, id));
+        self.by_owner.insert((owner, file, id));
+        if !waiter.offered {
+            self.woken.insert((file, id));
+        }
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&Waiter> {

@@ -28,7 +28,7 @@ fn client(number: u32) -> IpAddr {
 fn mixed(host: IpAddr) -> Manner {
     match host {
         IpAddr::V4(host) if host.octets()[1] == 32 => {
-            [Manner::Healthy, Manner::NoStatd, Manner::Refuses, Manner::TcpOnly, Manner::Dead]
+            [Manner::Healthy, Manner::NoStatd, Manner::Refuses, Manner::TcpOnly, Manner::Dead, Manner::Walled]
                 [usize::from(host.octets()[3])]
         }
         _ => Manner::Healthy,
@@ -157,6 +157,17 @@ async fn each_kind_of_client_is_told_apart() {
 }
 
 #[tokio::test]
+async fn a_client_that_no_datagram_reaches_is_told_and_probed_over_tcp() {
+    let farm = Farm::start(v4(), mixed).await;
+    let events = notified(vec![at(1, mannered(5))], options(farm.rpcbind_port, SOON)).await;
+    assert!(matches!(last(&events, 1), News::Answered { .. }), "{events:?}");
+    assert_eq!(farm.notices.lock().unwrap().len(), 1);
+    let (timeout, my_name) = (SOON, name("filer.example.org"));
+    let options = ProbeOptions { rpcbind_port: farm.rpcbind_port, timeout, my_name };
+    assert_eq!(probe(vec![at(1, mannered(5))], options).await.unwrap(), [Ok(Some(STATE))]);
+}
+
+#[tokio::test]
 async fn a_probe_answers_for_each_in_order() {
     let farm = Farm::start(v4(), mixed).await;
     let mut targets: Vec<_> = (0..5u8).rev().map(|number| at(number.into(), mannered(number))).collect();
@@ -187,6 +198,17 @@ async fn ipv6_clients_are_notified_too() {
     let farm = Farm::start(Ipv6Addr::LOCALHOST.into(), |_| Manner::Healthy).await;
     let events = notified(vec![at(1, Ipv6Addr::LOCALHOST.into())], options(farm.rpcbind_port, SOON)).await;
     assert!(matches!(last(&events, 1), News::Answered { .. }), "{events:?}");
+}
+
+#[tokio::test]
+async fn an_ipv4_client_in_ipv6_clothes_is_told_over_ipv4_and_once() {
+    let farm = Farm::start(v4(), |_| Manner::Healthy).await;
+    let clothed = |text: &str| text.parse::<IpAddr>().unwrap();
+    let both = Host::Addresses(vec![clothed("::ffff:127.16.0.4"), clothed("127.16.0.4")]);
+    let targets = vec![target(1, both, None), target(2, Host::Name("::ffff:7f10:5".into()), None)];
+    let events = notified(targets, options(farm.rpcbind_port, SOON)).await;
+    assert!([1, 2].iter().all(|id| matches!(last(&events, *id), News::Answered { .. })), "{events:?}");
+    assert_eq!(farm.notices.lock().unwrap().len(), 2);
 }
 
 #[tokio::test]

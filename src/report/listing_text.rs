@@ -69,7 +69,7 @@ fn addresses(list: &[std::net::IpAddr]) -> String {
 impl Text for ClientsReport {
     fn text(&self) -> String {
         let mut table = Table::new(&[
-            ("CLIENT", Align::Left),
+            ("CLIENT", Align::Name),
             ("ADDRESSES", Align::Left),
             ("CALLED", Align::Left),
             ("STATE", Align::Right),
@@ -106,7 +106,7 @@ impl Text for LocksReport {
     fn text(&self) -> String {
         let mut table = Table::new(&[
             ("STATE", Align::Left),
-            ("CLIENT", Align::Left),
+            ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
             ("SVID", Align::Right),
             ("KIND", Align::Left),

@@ -291,7 +291,7 @@ fn chosen(release: &Release) -> String {
 
 fn clients(out: &mut String, release: &Release) {
     let mut table = Table::new(&[
-        ("CLIENT", Align::Left),
+        ("CLIENT", Align::Name),
         ("ADDRESS", Align::Left),
         ("LOCKS", Align::Right),
         ("BLOCKED", Align::Right),
@@ -330,7 +330,7 @@ fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = 
     let all = rows.len();
     let mut table = Table::new(&[
         ("STATE", Align::Left),
-        ("CLIENT", Align::Left),
+        ("CLIENT", Align::Name),
         ("SVID", Align::Right),
         ("KIND", Align::Left),
         ("BYTES", Align::Left),

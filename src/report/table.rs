@@ -7,7 +7,12 @@ use std::fmt::Write;
 pub(super) enum Align {
     Left,
     Right,
+    /// Left, and no wider than [`NAME`]: clients name themselves, with up to a thousand bytes.
+    Name,
 }
+
+/// Widest name in a table. The JSON has it whole.
+const NAME: usize = 48;
 
 /// Rows under a heading, each column as wide as its widest cell.
 #[derive(Debug)]
@@ -22,7 +27,9 @@ impl Table {
     }
 
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into_iter().map(|cell| clean(&cell)).collect());
+        let columns = self.columns.iter().map(|(_, align)| *align);
+        let shown = |(cell, align): (String, Align)| if align == Align::Name { name(&cell) } else { clean(&cell) };
+        self.rows.push(cells.into_iter().zip(columns).map(shown).collect());
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -45,7 +52,7 @@ impl Table {
             for ((cell, width), (_, align)) in row.iter().zip(&widths).zip(&self.columns) {
                 // Writing to a String cannot fail.
                 let _ = match align {
-                    Align::Left => write!(line, "{cell:width$}  "),
+                    Align::Left | Align::Name => write!(line, "{cell:width$}  "),
                     Align::Right => write!(line, "{cell:>width$}  "),
                 };
             }
@@ -56,9 +63,22 @@ impl Table {
     }
 }
 
-/// Text of others, without what a terminal would act upon.
+/// A name, cut where it would make a line unreadable.
+pub(super) fn name(text: &str) -> String {
+    let mut name = clean(text);
+    if let Some((cut, _)) = name.char_indices().nth(NAME) {
+        name.truncate(name.char_indices().nth(NAME - 1).map_or(cut, |(last, _)| last));
+        name.push('\u{2026}');
+    }
+    name
+}
+
+/// Text of others, without what a terminal would act upon: controls, and what has no form of its own (marks that
+/// turn the direction or part lines, of no width, or on top of another).
 pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    // Of a character that can be seen comes itself, or a backslash and itself.
+    let has_form = |c: char| !c.is_control() && c.escape_debug().len() <= 2;
+    text.chars().map(|c| if has_form(c) { c } else { '\u{fffd}' }).collect()
 }
 
 #[cfg(test)]
@@ -76,5 +96,24 @@ mod tests {
     #[test]
     fn a_terminal_never_sees_the_control_characters_of_others() {
         assert_eq!(clean("a\x1b[31mb\n"), "a\u{fffd}[31mb\u{fffd}");
+    }
+
+    #[test]
+    fn nothing_of_others_hides_turns_or_parts_a_line() {
+        for c in "\u{202e}\u{2066}\u{2028}\u{2029}\u{200b}\u{feff}\u{61c}\u{e0041}\u{301}\u{ad}".chars() {
+            assert_eq!(clean(&format!("a{c}b")), "a\u{fffd}b", "{c:?}");
+        }
+        let plain = "/srv/äöü/дом/日本 \\ 'x' \"y\"";
+        assert_eq!(clean(plain), plain);
+    }
+
+    #[test]
+    fn a_long_name_leaves_the_table_readable() {
+        let mut table = Table::new(&[("CLIENT", Align::Name), ("N", Align::Right)]);
+        table.row(["ü".repeat(1024), "1".into()]);
+        table.row(["x".repeat(48), "2".into()]);
+        let text = table.render();
+        assert_eq!(text.lines().map(|line| line.chars().count()).collect::<Vec<_>>(), [51, 51, 51]);
+        assert!(text.contains("ü\u{2026}  1") && text.contains("xx  2"), "{text}");
     }
 }

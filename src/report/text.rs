@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::table::{Align, Table, clean};
+use super::table::{Align, Table, clean, name};
 use super::{
     ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, RunDetail,
     RunHead, RunReport,
@@ -120,10 +120,11 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
         fates(&clients.iter().map(|client| client.fate))
     );
     let mut table = Table::new(&[
-        ("CLIENT", Align::Left),
+        ("CLIENT", Align::Name),
         ("ADDRESS", Align::Left),
         ("FATE", Align::Left),
         ("SENT", Align::Right),
+        ("ACKED", Align::Right),
         ("ACKED AFTER", Align::Right),
         ("IN SCOPE", Align::Right),
         ("RECLAIMED", Align::Right),
@@ -156,15 +157,16 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
     }
 }
 
-fn client_row(client: &ClientReport) -> [String; 14] {
+fn client_row(client: &ClientReport) -> [String; 15] {
     let of = |count: fn(&LockTally) -> u64| or_dash(client.locks.as_ref().map(count));
     let suspect = client.suspect.then(|| "suspect".to_owned());
-    let note: Vec<String> = suspect.into_iter().chain(client.error.clone()).collect();
+    let note: Vec<String> = suspect.into_iter().chain(client.error.clone()).chain(client.kept_words()).collect();
     [
         client.name.clone(),
         or_dash(client.address),
         client.fate.to_string(),
         client.attempts.to_string(),
+        format!("{}/{}", client.acks, client.notices),
         client.acked_ms.map_or_else(|| "-".to_owned(), seconds),
         of(|l| l.in_scope),
         of(|l| l.reclaimed),
@@ -203,7 +205,7 @@ fn lock_row(table: &mut Table, lock: &LockReport) {
     }
     if let Some(other) = &lock.other {
         let of = lock.other_start.map(|start| format!(" {}", range(start, lock.other_end))).unwrap_or_default();
-        note.push(format!("held or pending{of}: {} ({}) svid {}", other.name, other.address, other.svid));
+        note.push(format!("held or pending{of}: {} ({}) svid {}", name(&other.name), other.address, other.svid));
     }
     table.row([
         lock.fate.clone(),
@@ -235,7 +237,7 @@ impl Text for RunDetail {
         let mut out = report(&self.report, true);
         let mut table = Table::new(&[
             ("LOCK", Align::Left),
-            ("CLIENT", Align::Left),
+            ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
             ("SVID", Align::Right),
             ("KIND", Align::Left),
@@ -276,7 +278,7 @@ impl Text for PlanReport {
             locks.map_or_else(|| "an unknown number of locks".to_owned(), |n| number(n, "lock", "locks"))
         );
         let mut table = Table::new(&[
-            ("CLIENT", Align::Left),
+            ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
             ("LOCKS", Align::Right),
             ("STATD", Align::Left),
@@ -293,9 +295,12 @@ impl Text for PlanReport {
             ]);
         }
         out.push_str(&table.render());
-        for (title, sentences) in
-            [("does not hold with this lock manager", &plan.caveats), ("wants consent", &plan.consent)]
-        {
+        let notes = plan.clients.iter().filter_map(|c| Some(format!("{}: {}", c.name, c.note.as_ref()?))).collect();
+        for (title, sentences) in [
+            ("clients that called several addresses of this server", &notes),
+            ("does not hold with this lock manager", &plan.caveats),
+            ("wants consent", &plan.consent),
+        ] {
             if !sentences.is_empty() {
                 line!(out, "\n{title}");
                 for sentence in sentences {
@@ -311,7 +316,7 @@ impl Text for NotifyReport {
     fn text(&self) -> String {
         let mut out = String::new();
         let mut table = Table::new(&[
-            ("HOST", Align::Left),
+            ("HOST", Align::Name),
             ("ADDRESS", Align::Left),
             ("FATE", Align::Left),
             ("SENT", Align::Right),

@@ -22,6 +22,8 @@ use crate::wire::types::Transport;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes read from a stream at a time.
 const READ_SIZE: usize = 8 << 10;
+/// Replies that one write takes at most. Each is bounded, so their sum is.
+const REPLIES_JOINED: usize = 64;
 
 /// Serves TCP connections until `shutdown` is true (or its sender is gone).
 pub async fn serve_tcp(
@@ -252,9 +254,18 @@ struct Reply {
     _slot: OwnedSemaphorePermit,
 }
 
+/// Replies that wait leave in one write.
 async fn write_replies(mut output: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Reply>, transfer: Duration) {
-    while let Some(reply) = queue.recv().await {
-        match timeout(transfer, output.write_all(&reply.record)).await {
+    let mut replies = Vec::new();
+    while queue.recv_many(&mut replies, REPLIES_JOINED).await > 0 {
+        let first = replies.first_mut().map(|reply| std::mem::take(&mut reply.record));
+        let records = replies.iter().fold(first.unwrap_or_default(), |mut joined, reply| {
+            joined.extend_from_slice(&reply.record);
+            joined
+        });
+        let written = timeout(transfer, output.write_all(&records)).await;
+        replies.clear();
+        match written {
             Ok(Ok(())) => {}
             // Gone, or not reading.
             Ok(Err(_)) | Err(_) => return,

@@ -32,6 +32,7 @@ pub mod reply_cache;
 pub mod rpcbind;
 pub mod server;
 mod service;
+mod sharded;
 mod stream;
 pub mod udp;
 mod xids;

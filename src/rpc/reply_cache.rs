@@ -8,30 +8,38 @@
 //!
 //! An entry is in progress, then answered; an answered one lives for [`CacheLimits::age`], unless
 //! its room is wanted. A source over its own bound loses its oldest answer. When the whole cache is
-//! full, the source that takes up most of it loses its oldest answer; if that is younger than
+//! full, a source that takes up most of it loses its oldest answer; if that is younger than
 //! [`CacheLimits::kept`], the oldest answer of all goes; if that is too, the oldest of the source that
-//! needs the room. So one that floods never costs another an answer that may still be asked for.
+//! needs the room. So one that floods never costs another an answer that may still be asked for. Nor does it
+//! keep the others out: the last of the room ([`CacheLimits::reserve`]) is for sources that have little.
 //! Entries in progress are never evicted (the server bounds the calls it executes at a time); a call
 //! that finds no room is executed and not remembered: its repetition is executed again.
 //!
-//! Memory: [`CacheLimits::bytes`] in all, by default 256 MiB (some 900,000 answers of NLM), and 16 MiB
-//! of one source (some 55,000, which is more than a second of the fastest one). An entry's overhead is
-//! counted as 256 bytes, which the maps may exceed by half. It takes memory as it fills, not before.
+//! Every call passes here, and all calls wait while one does. So a call costs the same however much
+//! is remembered: answers stand in two chains by age (of all, of their source), a call takes away at most
+//! [`EXPIRED_AT_ONCE`] that are too old, and the maps are split in shards, of which one grows at a time.
 //!
-//! What must hold: `entries`, `order`, `sources` and `heaviest` tell of the same entries, and the
-//! weights are sums over them. Only `insert`, `reweigh` and `remove` change them.
+//! Memory: [`CacheLimits::bytes`] in all, by default 256 MiB (some 900,000 answers of NLM), and half of that
+//! of one source. An entry's overhead is counted as 256 bytes. It takes memory as it fills, not before.
+//!
+//! What must hold: `numbers`, `entries`, `sources` and `heaviest` tell of the same entries; those that are answered
+//! are in both chains; the weights are sums over them. Only `insert`, `reweigh` and `remove` change them.
 
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{Hash, Hasher};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use slab::Slab;
+
+use super::sharded::Sharded;
 use crate::wire::rpc::IncomingCall;
 
 /// What an entry takes up besides its reply, roughly, in bytes.
 const OVERHEAD: usize = 256;
+/// Answers that one call takes away for their age: more than it brings, so that they never pile up.
+const EXPIRED_AT_ONCE: usize = 4;
 
 /// What names a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,10 +63,10 @@ pub struct Key {
 impl Key {
     /// The key of a call.
     pub fn new(source: SocketAddr, called: IpAddr, call: &IncomingCall<'_>) -> Self {
-        let mut hasher = DefaultHasher::new();
-        call.args.hash(&mut hasher);
+        // With a secret in it, so that no peer can make arguments that have one checksum.
+        static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let IncomingCall { xid, program, version, procedure, .. } = *call;
-        Self { source, called, xid, program, version, procedure, checksum: hasher.finish() }
+        Self { source, called, xid, program, version, procedure, checksum: SECRET.hash_one(call.args) }
     }
 }
 
@@ -80,6 +88,10 @@ pub struct CacheLimits {
     pub bytes: usize,
     /// Bytes of one source (an IPv4 address, or an IPv6 network of 64 bits).
     pub bytes_per_source: usize,
+    /// Of `bytes`, those that only a source with less than `little` may take.
+    pub reserve: usize,
+    /// Bytes of one source up to which it may take from the reserve.
+    pub little: usize,
     /// Answers older than this are forgotten.
     pub age: Duration,
     /// Answers younger than this are not evicted for another source.
@@ -90,10 +102,14 @@ impl Default for CacheLimits {
     fn default() -> Self {
         Self {
             bytes: 256 << 20,
-            bytes_per_source: 16 << 20,
+            // Many processes of one host, or many hosts behind one address, may call at the full rate for as
+            // long as `kept`, and none of them may lose an answer to the others.
+            bytes_per_source: 128 << 20,
+            reserve: 24 << 20,
+            little: 256 << 10,
             age: Duration::from_mins(2),
-            // Linux repeats a call after ten seconds (`nlm_timeout`), others sooner.
-            kept: Duration::from_secs(15),
+            // Linux repeats a call after ten seconds (`nlm_timeout`) and again after twenty more, others sooner.
+            kept: Duration::from_secs(40),
         }
     }
 }
@@ -102,21 +118,25 @@ impl Default for CacheLimits {
 #[derive(Debug)]
 pub struct ReplyCache {
     limits: CacheLimits,
-    entries: HashMap<Key, Entry>,
-    /// By age; the number is the entry's.
-    order: BTreeMap<u64, Key>,
-    sources: HashMap<IpAddr, Source>,
-    /// Sources by weight.
-    heaviest: BTreeSet<(usize, IpAddr)>,
+    numbers: Sharded<Key, usize>,
+    entries: Slab<Entry>,
+    sources: Sharded<IpAddr, Source>,
+    /// Sources by the power of two of their weight, which seldom changes.
+    heaviest: BTreeSet<(u32, IpAddr)>,
+    /// The answers of all.
+    all: Chain,
     weight: usize,
-    next: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    number: u64,
+    key: Key,
     since: Duration,
     reply: Option<Arc<[u8]>>,
+    /// Its neighbours among all answers.
+    in_all: Links,
+    /// Its neighbours among the answers of its source.
+    in_source: Links,
 }
 
 impl Entry {
@@ -128,8 +148,45 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Source {
     weight: usize,
-    /// Its entries, by age.
-    numbers: BTreeSet<u64>,
+    answers: Chain,
+}
+
+/// The neighbours in a chain, by their numbers in `entries`.
+#[derive(Debug, Default, Clone, Copy)]
+struct Links {
+    older: Option<usize>,
+    younger: Option<usize>,
+}
+
+/// Answers by age, chained through their entries.
+#[derive(Debug, Default, Clone, Copy)]
+struct Chain {
+    oldest: Option<usize>,
+    youngest: Option<usize>,
+}
+
+impl Chain {
+    fn push(&mut self, number: usize, entries: &mut Slab<Entry>, links: fn(&mut Entry) -> &mut Links) {
+        let older = self.youngest.replace(number);
+        match older.and_then(|older| entries.get_mut(older)) {
+            Some(older) => links(older).younger = Some(number),
+            None => self.oldest = Some(number),
+        }
+        if let Some(entry) = entries.get_mut(number) {
+            *links(entry) = Links { older, younger: None };
+        }
+    }
+
+    fn unlink(&mut self, of: Links, entries: &mut Slab<Entry>, links: fn(&mut Entry) -> &mut Links) {
+        match of.older.and_then(|older| entries.get_mut(older)) {
+            Some(older) => links(older).younger = of.younger,
+            None => self.oldest = of.younger,
+        }
+        match of.younger.and_then(|younger| entries.get_mut(younger)) {
+            Some(younger) => links(younger).older = of.older,
+            None => self.youngest = of.older,
+        }
+    }
 }
 
 /// Whose share an address counts to. A host has a whole IPv6 network of addresses to call from.
@@ -140,17 +197,21 @@ fn bucket(source: &SocketAddr) -> IpAddr {
     }
 }
 
+fn class(weight: usize) -> u32 {
+    weight.checked_ilog2().unwrap_or(0)
+}
+
 impl ReplyCache {
     /// An empty one.
     pub fn new(limits: CacheLimits) -> Self {
         Self {
             limits,
-            entries: HashMap::new(),
-            order: BTreeMap::new(),
-            sources: HashMap::new(),
+            numbers: Sharded::default(),
+            entries: Slab::new(),
+            sources: Sharded::default(),
             heaviest: BTreeSet::new(),
+            all: Chain::default(),
             weight: 0,
-            next: 0,
         }
     }
 
@@ -172,14 +233,14 @@ impl ReplyCache {
     /// A call came at `now`.
     pub fn begin(&mut self, now: Duration, key: Key) -> Seen {
         self.expire(now);
-        match self.entries.get(&key) {
-            Some(Entry { reply: None, .. }) => return Seen::InProgress,
-            Some(Entry { reply: Some(reply), since, .. }) if !self.is_old(now, *since) => {
-                return Seen::Answered(Arc::clone(reply));
+        if let Some(&number) = self.numbers.get(&key) {
+            match self.entries.get(number) {
+                Some(Entry { reply: None, .. }) => return Seen::InProgress,
+                Some(Entry { reply: Some(reply), since, .. }) if !self.is_old(now, *since) => {
+                    return Seen::Answered(Arc::clone(reply));
+                }
+                _ => self.remove(number),
             }
-            // Old, and still here because an older one is in progress.
-            Some(_) => self.remove(&key),
-            None => {}
         }
         if self.make_room(now, bucket(&key.source), OVERHEAD) {
             self.insert(now, key);
@@ -189,31 +250,34 @@ impl ReplyCache {
 
     /// The call was answered at `now`.
     pub fn answered(&mut self, now: Duration, key: &Key, reply: Arc<[u8]>) {
-        if !self.entries.contains_key(key) {
+        let Some(&number) = self.numbers.get(key) else { return };
+        // An answer stays as it was given.
+        if self.is_answered(number) {
             return;
         }
         if self.make_room(now, bucket(&key.source), reply.len()) {
-            self.reweigh(now, key, reply);
+            self.reweigh(now, number, reply);
         } else {
-            self.remove(key);
+            self.remove(number);
         }
     }
 
     /// The call will not be answered. Does nothing to one that was.
     pub fn forget(&mut self, key: &Key) {
-        if self.entries.get(key).is_some_and(|entry| entry.reply.is_none()) {
-            self.remove(key);
+        let number = self.numbers.get(key).copied();
+        if let Some(number) = number.filter(|number| !self.is_answered(*number)) {
+            self.remove(number);
         }
     }
 
     fn expire(&mut self, now: Duration) {
-        while let Some((_, key)) = self.order.first_key_value() {
-            let key = *key;
-            match self.entries.get(&key) {
-                // One in progress keeps its place: it is moved to the end when it is answered.
-                Some(entry) if entry.reply.is_none() || !self.is_old(now, entry.since) => return,
-                _ => self.remove(&key),
-            }
+        for _ in 0..EXPIRED_AT_ONCE {
+            let oldest = self
+                .all
+                .oldest
+                .filter(|oldest| self.entries.get(*oldest).is_some_and(|entry| self.is_old(now, entry.since)));
+            let Some(oldest) = oldest else { return };
+            self.remove(oldest);
         }
     }
 
@@ -221,89 +285,89 @@ impl ReplyCache {
         now.saturating_sub(since) > self.limits.age
     }
 
+    fn is_answered(&self, number: usize) -> bool {
+        self.entries.get(number).is_some_and(|entry| entry.reply.is_some())
+    }
+
     /// Evicts until `more` bytes of `source` fit; false if they cannot.
     fn make_room(&mut self, now: Duration, source: IpAddr, more: usize) -> bool {
-        while self.sources.get(&source).map_or(0, |s| s.weight) + more > self.limits.bytes_per_source {
+        while self.weight_of(source) + more > self.limits.bytes_per_source {
             let Some(own) = self.oldest_of(source) else { return false };
-            self.remove(&own);
+            self.remove(own);
         }
-        while self.weight + more > self.limits.bytes {
+        let has_little = self.weight_of(source) + more <= self.limits.little;
+        let room = self.limits.bytes - if has_little { 0 } else { self.limits.reserve };
+        while self.weight + more > room {
             let Some(victim) = self.victim(now, source) else { return false };
-            self.remove(&victim);
+            self.remove(victim);
         }
         true
     }
 
+    fn weight_of(&self, source: IpAddr) -> usize {
+        self.sources.get(&source).map_or(0, |s| s.weight)
+    }
+
     /// Which answer goes in a full cache, for the sake of `source`.
-    fn victim(&self, now: Duration, source: IpAddr) -> Option<Key> {
-        let may_go = |key: &Key| {
-            bucket(&key.source) == source
-                || self.entries.get(key).is_some_and(|entry| now.saturating_sub(entry.since) >= self.limits.kept)
+    fn victim(&self, now: Duration, source: IpAddr) -> Option<usize> {
+        let may_go = |number: &usize| {
+            self.entries.get(*number).is_some_and(|entry| {
+                bucket(&entry.key.source) == source || now.saturating_sub(entry.since) >= self.limits.kept
+            })
         };
         let heaviest = self.heaviest.last().and_then(|&(_, heaviest)| self.oldest_of(heaviest));
-        heaviest
-            .filter(may_go)
-            .or_else(|| self.order.values().find(|key| self.is_answered(key)).copied().filter(may_go))
-            .or_else(|| self.oldest_of(source))
+        heaviest.filter(may_go).or_else(|| self.all.oldest.filter(may_go)).or_else(|| self.oldest_of(source))
     }
 
     /// The oldest answer of a source.
-    fn oldest_of(&self, source: IpAddr) -> Option<Key> {
-        let mut keys = self.sources.get(&source)?.numbers.iter().filter_map(|number| self.order.get(number));
-        keys.find(|key| self.is_answered(key)).copied()
-    }
-
-    fn is_answered(&self, key: &Key) -> bool {
-        self.entries.get(key).is_some_and(|entry| entry.reply.is_some())
+    fn oldest_of(&self, source: IpAddr) -> Option<usize> {
+        self.sources.get(&source)?.answers.oldest
     }
 
     fn insert(&mut self, now: Duration, key: Key) {
-        let entry = Entry { number: self.next, since: now, reply: None };
-        self.next += 1;
-        self.order.insert(entry.number, key);
-        let source = bucket(&key.source);
-        self.sources.entry(source).or_default().numbers.insert(entry.number);
-        self.weigh(source, |weight| weight + OVERHEAD);
-        self.entries.insert(key, entry);
+        let (in_all, in_source) = (Links::default(), Links::default());
+        let number = self.entries.insert(Entry { key, since: now, reply: None, in_all, in_source });
+        self.numbers.insert(key, number);
+        self.weigh(bucket(&key.source), |weight| weight + OVERHEAD);
     }
 
     /// Answered: heavier, and the youngest of all.
-    fn reweigh(&mut self, now: Duration, key: &Key, reply: Arc<[u8]>) {
-        let source = bucket(&key.source);
-        let number = self.next;
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        let (old_number, old_weight) = (entry.number, entry.weight());
-        *entry = Entry { number, since: now, reply: Some(reply) };
-        let new_weight = entry.weight();
-        self.next += 1;
-        self.order.remove(&old_number);
-        self.order.insert(number, *key);
+    fn reweigh(&mut self, now: Duration, number: usize, reply: Arc<[u8]>) {
+        let Some(entry) = self.entries.get_mut(number) else { return };
+        let (source, more) = (bucket(&entry.key.source), reply.len());
+        (entry.since, entry.reply) = (now, Some(reply));
+        self.all.push(number, &mut self.entries, |entry| &mut entry.in_all);
         if let Some(of_source) = self.sources.get_mut(&source) {
-            of_source.numbers.remove(&old_number);
-            of_source.numbers.insert(number);
+            of_source.answers.push(number, &mut self.entries, |entry| &mut entry.in_source);
         }
-        self.weigh(source, |weight| weight - old_weight + new_weight);
+        self.weigh(source, |weight| weight + more);
     }
 
-    fn remove(&mut self, key: &Key) {
-        let Some(entry) = self.entries.remove(key) else { return };
-        self.order.remove(&entry.number);
-        let source = bucket(&key.source);
-        if let Some(of_source) = self.sources.get_mut(&source) {
-            of_source.numbers.remove(&entry.number);
+    fn remove(&mut self, number: usize) {
+        let Some(entry) = self.entries.try_remove(number) else { return };
+        self.numbers.remove(&entry.key);
+        let source = bucket(&entry.key.source);
+        if entry.reply.is_some() {
+            self.all.unlink(entry.in_all, &mut self.entries, |entry| &mut entry.in_all);
+            if let Some(of_source) = self.sources.get_mut(&source) {
+                of_source.answers.unlink(entry.in_source, &mut self.entries, |entry| &mut entry.in_source);
+            }
         }
         self.weigh(source, |weight| weight - entry.weight());
     }
 
     fn weigh(&mut self, source: IpAddr, change: impl Fn(usize) -> usize) {
-        let Some(of_source) = self.sources.get_mut(&source) else { return };
-        self.heaviest.remove(&(of_source.weight, source));
-        of_source.weight = change(of_source.weight);
+        let Some(of_source) = self.sources.get_or_default(source) else { return };
+        let before = of_source.weight;
+        of_source.weight = change(before);
+        let after = of_source.weight;
         self.weight = change(self.weight);
-        if of_source.numbers.is_empty() {
+        if after == 0 {
             self.sources.remove(&source);
-        } else {
-            self.heaviest.insert((of_source.weight, source));
+            self.heaviest.remove(&(class(before), source));
+        } else if before == 0 || class(before) != class(after) {
+            self.heaviest.remove(&(class(before), source));
+            self.heaviest.insert((class(after), source));
         }
     }
 }
@@ -325,6 +389,7 @@ mod tests {
         ReplyCache::new(CacheLimits {
             bytes: entries * OVERHEAD,
             bytes_per_source: per_source * OVERHEAD,
+            reserve: 0,
             ..CacheLimits::default()
         })
     }
@@ -336,6 +401,31 @@ mod tests {
 
     fn answer(cache: &mut ReplyCache, key: Key) {
         answer_at(cache, NOW, key);
+    }
+
+    /// The length of a chain, whose entries are checked to stand by age.
+    fn chained(cache: &ReplyCache, chain: Chain, links: fn(&Entry) -> Links) -> usize {
+        let next = |number: &usize| links(&cache.entries[*number]).younger;
+        let ages: Vec<_> =
+            std::iter::successors(chain.oldest, next).map(|number| cache.entries[number].since).collect();
+        assert!(ages.is_sorted());
+        ages.len()
+    }
+
+    #[test]
+    fn a_call_takes_away_a_few_old_answers_however_many_there_are() {
+        let mut cache = ReplyCache::new(CacheLimits::default());
+        for xid in 0..1000 {
+            answer(&mut cache, key("192.0.2.1:900", xid));
+        }
+        let later = NOW + CacheLimits::default().age + Duration::from_secs(1);
+        assert_eq!(cache.begin(later, key("192.0.2.1:900", 999)), Seen::New);
+        // One of the old ones was asked for again, which is a new call.
+        assert_eq!(cache.len(), 1000 - EXPIRED_AT_ONCE);
+        for xid in 1000..1400 {
+            answer_at(&mut cache, later, key("192.0.2.2:900", xid));
+        }
+        assert_eq!(cache.len(), 401);
     }
 
     #[test]
@@ -456,6 +546,25 @@ mod tests {
     }
 
     #[test]
+    fn a_full_cache_has_room_for_sources_that_have_little() {
+        let mut cache = cache(100, 1000);
+        (cache.limits.reserve, cache.limits.little) = (10 * OVERHEAD, 2 * OVERHEAD);
+        for xid in 0..1000 {
+            answer(&mut cache, key("198.51.100.1:900", xid));
+        }
+        assert_eq!(cache.len(), 90);
+        for host in 1..=5 {
+            for xid in 0..2 {
+                answer(&mut cache, key(&format!("192.0.2.{host}:900"), xid));
+            }
+        }
+        assert_eq!(cache.len(), 100);
+        for host in 1..=5 {
+            assert!(matches!(cache.begin(NOW, key(&format!("192.0.2.{host}:900"), 0)), Seen::Answered(_)));
+        }
+    }
+
+    #[test]
     fn the_addresses_of_one_ipv6_network_share_one_bound() {
         let mut cache = cache(100, 3);
         for host in 1..=10 {
@@ -504,10 +613,14 @@ mod tests {
                     _ => cache.forget(&key),
                 }
                 prop_assert!(cache.weight <= cache.limits.bytes);
-                prop_assert_eq!(cache.weight, cache.entries.values().map(Entry::weight).sum::<usize>());
+                prop_assert_eq!(cache.weight, cache.entries.iter().map(|(_, entry)| entry.weight()).sum::<usize>());
                 prop_assert_eq!(cache.weight, cache.sources.values().map(|s| s.weight).sum::<usize>());
-                prop_assert_eq!(cache.entries.len(), cache.order.len());
-                prop_assert_eq!(cache.sources.len(), cache.heaviest.len());
+                prop_assert_eq!(cache.entries.len(), cache.numbers.values().count());
+                prop_assert_eq!(cache.sources.values().count(), cache.heaviest.len());
+                let answers = cache.entries.iter().filter(|(_, entry)| entry.reply.is_some()).count();
+                prop_assert_eq!(chained(&cache, cache.all, |entry| entry.in_all), answers);
+                let by_source = cache.sources.values().map(|s| chained(&cache, s.answers, |entry| entry.in_source));
+                prop_assert_eq!(by_source.sum::<usize>(), answers);
                 prop_assert!(cache.sources.values().all(|s| s.weight <= cache.limits.bytes_per_source));
             }
         }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
 
@@ -15,7 +15,7 @@ use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use rustix::net::sockopt as rustix_sockopt;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 
 /// Longest payload that a datagram can have, rounded up.
 const MAX_DATAGRAM: usize = 64 << 10;
@@ -43,7 +43,7 @@ pub struct Datagram {
 /// A socket. Share it in an `Arc`; every method takes `&self`.
 #[derive(Debug)]
 pub struct UdpEndpoint {
-    socket: UdpSocket,
+    socket: AsyncFd<UdpSocket>,
     state: UdpSocketState,
     local: SocketAddr,
     inbox: Mutex<Inbox>,
@@ -65,12 +65,14 @@ impl UdpEndpoint {
         }
         socket.bind(&SockAddr::from(address))?;
         socket.set_nonblocking(true)?;
-        let socket = UdpSocket::from_std(socket.into())?;
+        let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new((&socket).into())?;
         allow_fragments(&socket, address.ip())?;
         setsockopt(&socket, sockopt::UdpGroSegment, &false)?;
         let local = socket.local_addr()?;
         let inbox = Mutex::new(Inbox { room: vec![0; BATCH * MAX_DATAGRAM], ready: VecDeque::new() });
+        // Told of room for sending too, it would wake its reader for each datagram that it sent.
+        let socket = watched(socket, INCOMING)?;
         Ok(Self { socket, state, local, inbox })
     }
 
@@ -99,8 +101,8 @@ impl UdpEndpoint {
     /// Wants a receive buffer of `bytes`, beyond the system's limit if this process may; returns
     /// what the kernel says it is now (Linux counts its own overhead in, so twice what was asked).
     pub fn raise_receive_buffer(&self, bytes: usize) -> usize {
-        let socket = SockRef::from(&self.socket);
-        if rustix_sockopt::set_socket_recv_buffer_size_force(&self.socket, bytes).is_err() {
+        let socket = SockRef::from(self.socket.get_ref());
+        if rustix_sockopt::set_socket_recv_buffer_size_force(self.socket.get_ref(), bytes).is_err() {
             // Cut at the system's limit without an error; what came of it is read back.
             let _ = socket.set_recv_buffer_size(bytes);
         }
@@ -125,7 +127,7 @@ impl UdpEndpoint {
 
     /// Waits until there may be something to read, a report of the network included. Cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
-        self.socket.ready(INCOMING).await.map(drop)
+        self.socket.ready(INCOMING).await.map(|mut ready| ready.retain_ready())
     }
 
     /// Appends what is there now, `max` datagrams at most; returns how many (0: nothing there).
@@ -151,7 +153,7 @@ impl UdpEndpoint {
             room.chunks_mut(MAX_DATAGRAM).take(max.clamp(1, BATCH)).map(IoSliceMut::new).collect();
         let mut errors = 0;
         let count = loop {
-            let mut receive = || self.state.recv((&self.socket).into(), &mut slices, &mut metas);
+            let mut receive = |socket: &UdpSocket| self.state.recv(socket.into(), &mut slices, &mut metas);
             // One kind of readiness at a time: `try_io` takes none of two together for ready.
             let read = match self.socket.try_io(Interest::READABLE, &mut receive) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.try_io(Interest::ERROR, receive),
@@ -185,10 +187,16 @@ impl UdpEndpoint {
     pub async fn send(&self, bytes: &[u8], to: SocketAddr, from: Option<IpAddr>) -> io::Result<()> {
         loop {
             match self.try_send(bytes, to, from) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.writable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
                 sent => return sent,
             }
         }
+    }
+
+    /// Waits until there is room for sending. It is rarely wanted, so it has a registration of its own.
+    async fn writable(&self) -> io::Result<()> {
+        let socket = watched(self.socket.get_ref().try_clone()?, Interest::WRITABLE)?;
+        socket.writable().await.map(drop)
     }
 
     /// Sends or says `WouldBlock`; otherwise as [`Self::send`].
@@ -196,8 +204,7 @@ impl UdpEndpoint {
         let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: from };
         let mut errors = 0;
         loop {
-            let sent = self.socket.try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &transmit));
-            match sent {
+            match self.state.try_send(self.socket.get_ref().into(), &transmit) {
                 // The report may be about an earlier datagram; then this one has not been sent yet.
                 Err(error) if is_about_a_peer(&error) => {
                     errors += 1;
@@ -214,9 +221,9 @@ impl UdpEndpoint {
     /// which that is called then: untaken reports fill the receive buffer.
     pub fn watch_refused(&self) -> io::Result<()> {
         if self.local.is_ipv4() {
-            setsockopt(&self.socket, sockopt::Ipv4RecvErr, &true)?;
+            setsockopt(self.socket.get_ref(), sockopt::Ipv4RecvErr, &true)?;
         } else {
-            setsockopt(&self.socket, sockopt::Ipv6RecvErr, &true)?;
+            setsockopt(self.socket.get_ref(), sockopt::Ipv6RecvErr, &true)?;
         }
         Ok(())
     }
@@ -255,6 +262,14 @@ impl UdpEndpoint {
         });
         Ok(message.address.as_ref().and_then(inet_address).map(|destination| (destination, refused)))
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "sound for a socket that owns its descriptor; its successor is `unsafe` for others' sake"
+)]
+fn watched(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
+    AsyncFd::with_interest(socket, interest)
 }
 
 fn inet_address(address: &SockaddrStorage) -> Option<SocketAddr> {

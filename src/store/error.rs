@@ -66,6 +66,14 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
     },
+    /// Other users could change it.
+    #[error("{path} is not safe for a record: {source}", path = .path.display())]
+    Unsafe {
+        /// The database or its directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// A file beside the database.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -164,6 +172,7 @@ impl StoreError {
                 Some(pid) => format!("wait until process {pid} is done, or stop it"),
                 None => "wait until it is done".to_owned(),
             },
+            Self::Unsafe { .. } => "mend that, or name a database in a directory of your own with --db".to_owned(),
             Self::Io { path, .. } => format!("check permissions of {} and its directory", path.display()),
             Self::UnknownRun { .. } => {
                 "`nlmctl runs list` shows the runs of the record; --db names another one".to_owned()

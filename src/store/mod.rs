@@ -28,11 +28,14 @@ pub use read::{StoredClient, StoredRun};
 pub use releases::NewRelease;
 pub use write::{DeliveryUpdate, NewClient, NewRun, RunOutcome};
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::{M, Migrations};
+
+use crate::host::{check_folder, private_file};
 
 /// `nlmc`: tells a database of ours from any other.
 const APPLICATION_ID: i32 = 0x6e6c_6d63;
@@ -49,6 +52,7 @@ fn migrations() -> Migrations<'static> {
         M::up(include_str!("../../migrations/0001_record.sql")),
         M::up(include_str!("../../migrations/0002_unknown_owners.sql")),
         M::up(include_str!("../../migrations/0003_release.sql")),
+        M::up(include_str!("../../migrations/0004_paths.sql")),
     ])
 }
 
@@ -69,6 +73,19 @@ impl Store {
         if !parent.is_dir() {
             return Err(StoreError::NoDirectory { path: path.to_owned(), directory: parent.to_owned() });
         }
+        let unsafe_place = |place: &Path| {
+            let path = place.to_owned();
+            move |source| StoreError::Unsafe { path, source }
+        };
+        check_folder(parent).map_err(unsafe_place(parent))?;
+        match private_file(path) {
+            Err(refused) if refused.kind() == ErrorKind::PermissionDenied && refused.raw_os_error().is_none() => {
+                return Err(unsafe_place(path)(refused));
+            }
+            // An error of the file system is told as SQLite meets it, with its remedy.
+            Ok(()) | Err(_) => {}
+        }
+        // SQLite makes the files beside it with the database's own mode.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(path, flags).map_err(|e| StoreError::of(path, e))?;
         let mut store = Self { connection: opened, path: path.to_owned() };

@@ -74,7 +74,7 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: &str) 
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|e| not_understood(row, column, e))
 }
 
-pub(super) const DELIVERIES: [(Delivery, &str); 7] = [
+pub(super) const DELIVERIES: [(Delivery, &str); 8] = [
     (Delivery::NotTold, "not-told"),
     (Delivery::Acked, "acked"),
     (Delivery::Partial, "partial"),
@@ -82,6 +82,7 @@ pub(super) const DELIVERIES: [(Delivery, &str); 7] = [
     (Delivery::NoStatd, "no-statd"),
     (Delivery::NameUnknown, "name-unknown"),
     (Delivery::Refused, "refused"),
+    (Delivery::Elsewhere, "elsewhere"),
 ];
 
 pub(super) fn delivery_word(delivery: Delivery) -> &'static str {

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::xdr::{CodecError, Opaque, Pack, Unpack, XdrCodec};
+use super::xdr::{CodecError, Opaque, Pack, TooLong, Unpack, XdrCodec};
 
 /// Longest NLM string or netobj (XNFS chapter 10, `LM_MAXSTRLEN` and `MAXNETOBJ_SZ`).
 pub const MAX_NETOBJ: usize = 1024;
@@ -18,9 +18,9 @@ macro_rules! netobj {
 
         impl $name {
             /// Takes at most [`MAX_NETOBJ`] bytes.
-            pub fn new(bytes: &[u8]) -> Result<Self, super::xdr::TooLong> {
+            pub fn new(bytes: &[u8]) -> Result<Self, TooLong> {
                 if bytes.len() > MAX_NETOBJ {
-                    return Err(super::xdr::TooLong { len: bytes.len(), max: MAX_NETOBJ });
+                    return Err(TooLong { len: bytes.len(), max: MAX_NETOBJ });
                 }
                 Ok(Self(bytes.into()))
             }
@@ -74,22 +74,89 @@ netobj! {
     Cookie
 }
 
-/// `caller_name` of NLM: the host that calls, 1 to 1,024 bytes of printable UTF-8.
+/// `caller_name` of NLM: the host that calls, up to 1,024 bytes of any kind.
+///
+/// It is kept as it is shown, so that nothing prints it in another way: graphic ASCII but for the backslash, and
+/// the accented letters of Latin in UTF-8, stand for themselves; of every other byte comes `\xNN`; the empty name is
+/// shown as `\empty`. No two names are shown alike, so equal texts are equal bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallerName(Arc<str>);
 
+/// How the name without bytes is shown.
+const EMPTY: &str = "\\empty";
+
+/// What a table, a log and a terminal show unharmed, and as nothing else.
+fn is_shown_as_itself(c: char) -> bool {
+    (c.is_ascii_graphic() && c != '\\') || (('\u{c0}'..='\u{24f}').contains(&c) && c.is_alphabetic())
+}
+
+fn escape(bytes: &[u8], shown: &mut String) {
+    for byte in bytes {
+        shown.push_str("\\x");
+        shown.push_str(&hex::encode([*byte]));
+    }
+}
+
+fn shown(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if is_shown_as_itself(c) {
+                shown.push(c);
+            } else {
+                escape(c.encode_utf8(&mut [0; 4]).as_bytes(), &mut shown);
+            }
+        }
+        escape(chunk.invalid(), &mut shown);
+    }
+    if shown.is_empty() { EMPTY.to_owned() } else { shown }
+}
+
+/// What is shown so. Text that nothing is shown as stands for its own bytes: a backslash without `xNN`, a blank.
+fn unshown(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    if text == EMPTY {
+        return bytes;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    while let [first, after @ ..] = rest {
+        let escaped = match rest {
+            [b'\\', b'x', high, low, after @ ..] => digit(*high).zip(digit(*low)).map(|(h, l)| (h << 4 | l, after)),
+            _ => None,
+        };
+        let (byte, after) = escaped.unwrap_or((*first, after));
+        bytes.push(byte);
+        rest = after;
+    }
+    bytes
+}
+
 impl CallerName {
-    /// Takes 1 to [`MAX_NETOBJ`] bytes without control characters.
+    /// A host's name as this side says it: 1 to [`MAX_NETOBJ`] bytes without control characters.
     pub fn new(name: &str) -> Result<Self, BadName> {
-        if name.is_empty() || name.len() > MAX_NETOBJ || name.chars().any(char::is_control) {
+        if name.is_empty() || name.chars().any(char::is_control) {
             return Err(BadName);
         }
-        Ok(Self(name.into()))
+        Self::of_bytes(name.as_bytes()).map_err(|_| BadName)
     }
-    /// Makes a name of words that are shown in a name's place: control characters become `?`, what is
-    /// too long is cut, and of nothing comes `?`.
+    /// Takes at most [`MAX_NETOBJ`] bytes, as a client may send them.
+    pub fn of_bytes(bytes: &[u8]) -> Result<Self, TooLong> {
+        if bytes.len() > MAX_NETOBJ {
+            return Err(TooLong { len: bytes.len(), max: MAX_NETOBJ });
+        }
+        Ok(Self(shown(bytes).into()))
+    }
+    /// The name that somebody typed, plainly or as it is shown.
+    pub fn typed(text: &str) -> Result<Self, BadName> {
+        if text.is_empty() || text.chars().any(char::is_control) {
+            return Err(BadName);
+        }
+        Self::of_bytes(&unshown(text)).map_err(|_| BadName)
+    }
+    /// Makes a name of words that are shown in a name's place; what is too long is cut, and of nothing comes `?`.
     pub fn of_words(words: &str) -> Self {
-        let mut name: String = words.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let mut name: String =
+            words.chars().map(|c| if c == ' ' { '-' } else { c }).filter(|c| is_shown_as_itself(*c)).collect();
         while name.len() > MAX_NETOBJ {
             name.pop();
         }
@@ -98,9 +165,17 @@ impl CallerName {
         }
         Self(name.into())
     }
-    /// The name.
+    /// The name as it is shown.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+    /// The name's own bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        unshown(&self.0)
+    }
+    /// The name, if a resolver can be asked for it: others have bytes that no host's name has.
+    pub fn host(&self) -> Option<&str> {
+        (!self.0.contains('\\')).then_some(&*self.0)
     }
     /// The name up to its first dot: `a` of `a.example.org`. Two names of one host often differ
     /// only after it. An address literal has no short form.
@@ -139,25 +214,23 @@ impl fmt::Display for CallerName {
 
 impl fmt::Debug for CallerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CallerName({:?})", &*self.0)
+        write!(f, "CallerName({self})")
     }
 }
 
 impl Pack for CallerName {
     fn packed_size(&self) -> usize {
-        4 + self.0.len().next_multiple_of(4)
+        4 + self.bytes().len().next_multiple_of(4)
     }
     fn pack(&self, out: &mut impl Write) -> Result<usize, CodecError> {
-        Opaque::<MAX_NETOBJ>::new(self.0.as_bytes()).map_err(|e| CodecError::ObjectTooLarge(e.len))?.pack(out)
+        Opaque::<MAX_NETOBJ>::new(self.bytes()).map_err(|e| CodecError::ObjectTooLarge(e.len))?.pack(out)
     }
 }
 
 impl Unpack for CallerName {
     fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
         let (bytes, read) = Opaque::<MAX_NETOBJ>::unpack(input)?;
-        let len = bytes.as_slice().len();
-        let name = std::str::from_utf8(bytes.as_slice()).map_err(|_| CodecError::InvalidLength(len))?;
-        Ok((Self::new(name).map_err(|_| CodecError::InvalidLength(len))?, read))
+        Ok((Self(shown(bytes.as_slice()).into()), read))
     }
 }
 
@@ -296,8 +369,9 @@ impl fmt::Display for Address {
 }
 
 impl From<IpAddr> for Address {
+    /// An IPv4 address in IPv6 clothes is IPv4's: clients are known by that.
     fn from(ip: IpAddr) -> Self {
-        Self(ip)
+        Self(ip.to_canonical())
     }
 }
 
@@ -322,3 +396,6 @@ impl Unpack for Address {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

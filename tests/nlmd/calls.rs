@@ -164,6 +164,39 @@ fn a_waiter_is_called_back_from_the_address_it_called_with_exactly_what_it_asked
 }
 
 #[test]
+fn a_waiter_that_asked_up_to_the_last_byte_of_all_is_called_back_with_its_own_length() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = shared_port(&["127.0.0.3", "127.0.0.1"]);
+    let host = Host::start("127.0.0.3", port);
+    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let (half, narrow) = (1 << 63, u64::from(u32::MAX));
+    for (version, offset, len) in [
+        (Version::V4, u64::MAX, 1),
+        (Version::V4, u64::MAX, 0),
+        (Version::V4, half, half),
+        (Version::V4, half, half - 1),
+        (Version::V4, half - 1, 1),
+        (Version::V4, 1, u64::MAX),
+        (Version::V4, 1, u64::MAX - 1),
+        (Version::V3, narrow, 1),
+        (Version::V3, narrow, narrow),
+        (Version::V1, 1, narrow),
+        (Version::V1, narrow, 0),
+    ] {
+        let mut a = Client::v4(&daemon, "127.0.0.2", "alpha");
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, daemon.nlm_udp));
+        let mut b = Client::new(Wire::udp("127.0.0.3", to), version, "beta");
+        let (all, wanted) = (Want { len: 0, ..want("file") }, Want { offset, len, block: true, ..want("file") });
+        assert_eq!(a.lock(&all), Stat::Granted);
+        assert_eq!(b.lock(&wanted), Stat::Blocked);
+        assert_eq!(a.unlock(&all), Stat::Granted);
+        let Heard::Granted { lock, .. } = host.hear() else { panic!("no GRANTED") };
+        assert_eq!(lock, b.lock_of(&wanted), "{version:?} {offset} {len}");
+        assert_eq!(b.unlock(&wanted), Stat::Granted);
+    }
+}
+
+#[test]
 fn an_unanswered_grant_is_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]);

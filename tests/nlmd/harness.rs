@@ -243,7 +243,7 @@ impl Client {
 
     pub(crate) fn lock_of(&self, want: &Want) -> Lock {
         Lock {
-            caller_name: CallerName::new(self.name).unwrap(),
+            caller_name: CallerName::typed(self.name).unwrap(),
             fh: FileHandle::new(want.file.as_bytes()).unwrap(),
             oh: OwnerHandle::new(format!("{}@{}", want.svid, self.name).as_bytes()).unwrap(),
             svid: Svid(want.svid),

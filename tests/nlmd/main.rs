@@ -16,5 +16,6 @@ mod control;
 mod grants;
 mod harness;
 mod monitors;
+mod names;
 mod process;
 mod recovery;

@@ -494,3 +494,34 @@ fn a_start_that_fails_leaves_no_entry_at_rpcbind() {
     let entries = statd.rpcbind.entries.lock().unwrap();
     assert!(entries.iter().all(|entry| entry.program != nlm::PROGRAM), "{entries:?}");
 }
+
+/// A call from a port below 1024, which only root has.
+fn privileged_call(daemon: &Daemon, procedure: nsm::Procedure, args: &[u8]) -> Vec<u8> {
+    let bound = (600..1024).find_map(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    let to = (Ipv4Addr::LOCALHOST, daemon.nsm_udp).into();
+    let mut wire = Wire::Udp { socket: bound.expect("a free port below 1024, as root"), to };
+    wire.call(nsm::PROGRAM, 1, procedure as u32, args).unwrap()
+}
+
+#[test]
+#[ignore = "needs root: binds a port below 1024"]
+fn what_was_monitored_from_a_privileged_port_is_neither_removed_nor_replaced_from_another() {
+    let (folder, socket) = (tempfile::tempdir().unwrap(), loopback());
+    let rpcbind = Rpcbind::start(vec![udp(PROGRAM, 1, &socket)]);
+    let program = monitor_program(socket);
+    let daemon = start(&folder, &rpcbind, &[]);
+    let id = MonId { mon_name: name("127.0.0.3"), my_id: me() };
+    let made =
+        privileged_call(&daemon, nsm::Procedure::Mon, &encode(&MonArgs { mon_id: id.clone(), private: [1; 16] }));
+    assert_eq!(nlmctl::wire::xdr::decode::<StatRes>(&made).unwrap().res_stat, ResStat::Success);
+    assert_eq!(mon(&daemon, "127.0.0.3", 2).res_stat, ResStat::Fail, "not replaced");
+    nsm_call(&daemon, "127.0.0.1", nsm::Procedure::Unmon, &encode(&id)).unwrap();
+    nsm_call(&daemon, "127.0.0.1", nsm::Procedure::UnmonAll, &encode(&me())).unwrap();
+    crash(daemon, &rpcbind);
+    let daemon = start(&folder, &rpcbind, &[]);
+    notify(&daemon, "127.0.0.3", "a", 9);
+    assert_eq!(program.hear(), told("127.0.0.3", 9, 1));
+    privileged_call(&daemon, nsm::Procedure::UnmonAll, &encode(&me()));
+    notify(&daemon, "127.0.0.3", "a", 11);
+    assert!(program.hears_nothing());
+}

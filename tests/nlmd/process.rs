@@ -1,10 +1,15 @@
 //! Starting, stopping, exit codes, files.
 
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nlmctl::wire::nsm;
 use nlmctl::wire::rpcbind::Mapping;
+use nlmctl::wire::types::{CallerName, NsmState};
+use nlmctl::wire::xdr::encode;
 
 use super::harness::*;
 
@@ -102,6 +107,43 @@ fn it_registers_every_version_and_takes_its_entries_back() {
 }
 
 #[test]
+fn it_registers_again_with_an_rpcbind_that_has_forgotten_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let rpcbind = Rpcbind::start(Vec::new());
+    let mut daemon = registered(&folder, &rpcbind).unwrap();
+    let sorted = || {
+        let mut entries: Vec<_> =
+            rpcbind.entries.lock().unwrap().iter().map(|e| (e.program, e.version, e.protocol, e.port)).collect();
+        entries.sort_unstable();
+        entries
+    };
+    let before = sorted();
+    // A restart with a warm start loses some, one without loses all.
+    rpcbind.entries.lock().unwrap().retain(|entry| (entry.program, entry.protocol) != (100_021, 6));
+    await_some("what was missing", || (sorted() == before).then_some(()));
+    rpcbind.entries.lock().unwrap().clear();
+    await_some("all of it", || (sorted() == before).then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(*rpcbind.entries.lock().unwrap(), []);
+}
+
+#[test]
+fn a_server_that_took_its_place_in_a_restarted_rpcbind_keeps_it_and_is_named() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let rpcbind = Rpcbind::start(Vec::new());
+    let mut daemon = registered(&folder, &rpcbind).unwrap();
+    let another = Daemon::start(&other, &[]);
+    let theirs = entry(100_021, 4, another.nlm_udp);
+    *rpcbind.entries.lock().unwrap() = vec![theirs];
+    let holder = format!("registered already, by nlmd (process {})", another.child.id());
+    await_some("the name of the other", || daemon.log().contains(&holder).then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(*rpcbind.entries.lock().unwrap(), [theirs]);
+}
+
+#[test]
 fn a_program_that_another_server_has_is_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
@@ -134,4 +176,76 @@ fn a_missing_rpcbind_is_only_a_warning() {
     let daemon = Daemon::start_with(&folder, &flags).unwrap();
     assert!(daemon.log().contains("WARN"), "{}", daemon.log());
     nsm_state(&daemon);
+}
+
+#[test]
+fn it_keeps_no_capability_that_serving_does_not_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&folder, &[]);
+    nsm_state(&daemon);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    let bind_service = 1_u64 << 10;
+    for set in ["CapEff:", "CapPrm:", "CapInh:"] {
+        let kept = u64::from_str_radix(&field(set), 16).unwrap();
+        assert_eq!(kept & !bind_service, 0, "{set} {kept:x}");
+    }
+    assert_eq!(field("NoNewPrivs:"), "1");
+}
+
+#[test]
+fn its_files_are_its_own_whatever_the_umask_is() {
+    let folder = tempfile::tempdir().unwrap();
+    // Of this process, so of nlmd too; the other tests do not depend on theirs.
+    let usual = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    let daemon = Daemon::start(&folder, &[]);
+    nsm_state(&daemon);
+    nix::sys::stat::umask(usual);
+    let state = folder.path().join("state");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&state), 0o700);
+    for entry in std::fs::read_dir(&state).unwrap().map(Result::unwrap) {
+        assert_eq!(mode(&entry.path()), 0o600, "{}", entry.path().display());
+    }
+    assert_eq!(mode(&folder.path().join("ports")), 0o644);
+}
+
+/// SM_NOTIFY of a host that is no client: each is worth a line of the log.
+fn notices(daemon: &Daemon, count: u32) {
+    let mut wire = Wire::udp("127.0.0.1", (Ipv4Addr::LOCALHOST, daemon.nsm_udp).into());
+    for n in 0..count {
+        let mon_name = CallerName::new(&format!("{}.{n}", "stranger".repeat(16))).unwrap();
+        let args = encode(&nsm::NotifyArgs { mon_name, state: NsmState(7) });
+        wire.call(nsm::PROGRAM, nsm::VERSION, nsm::Procedure::Notify as u32, &args).unwrap();
+    }
+}
+
+#[test]
+fn a_flood_from_the_network_is_a_few_lines_of_the_log_and_a_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(&folder, &[]);
+    notices(&daemon, 500);
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait();
+    let log = daemon.log();
+    assert_eq!(log.matches("matched no client").count(), 60);
+    assert!(log.contains("left_out=440"), "{log}");
+}
+
+#[test]
+fn a_log_that_is_not_read_does_not_stop_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("log");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut unread =
+        std::fs::File::options().read(true).write(true).custom_flags(nix::libc::O_NONBLOCK).open(&pipe).unwrap();
+    while unread.write(&[b'x'; 4096]).is_ok() {}
+    while unread.write(b"x").is_ok() {}
+    let mut daemon = Daemon::start(&folder, &[]);
+    // If this test fails, the log is not to be waited for.
+    std::fs::remove_file(&pipe).unwrap();
+    notices(&daemon, 20);
+    assert!(nsm_state(&daemon).0 > 0);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0), "it also ends");
 }

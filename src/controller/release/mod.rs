@@ -81,7 +81,7 @@ async fn probe(
     names: &List<crate::wire::types::CallerName, 16>,
     options: &Options,
 ) -> Result<Vec<Probed>, ControllerError> {
-    let host = |row: &ClientRow| Host::of(row.name.as_str(), row.addresses.as_slice().iter().map(|a| a.0));
+    let host = |row: &ClientRow| Host::of(&row.name, row.addresses.as_slice().iter().map(|a| a.0));
     let target = |(id, row): (u32, &ClientRow)| Target { id, host: host(row), notices: Vec::new() };
     let Some(my_name) = names.as_slice().first().cloned() else {
         return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());

@@ -7,8 +7,12 @@ use crate::lockd::persist::{LocalMonitor, ToTell};
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
 
-/// Most records, with the hosts that still have to be told: what a local program can make nlmd keep.
+/// Most records, with the hosts that still have to be told: what local programs can make nlmd keep.
 pub(super) const MAX: usize = 8_192;
+/// Of those, what programs without a port below 1024 may take: they must not keep root's lock manager out.
+const UNPRIVILEGED: usize = MAX / 2;
+/// What one of them may take, by the name that it gives itself.
+const ONE_UNPRIVILEGED: usize = UNPRIVILEGED / 4;
 
 #[derive(Debug)]
 struct Entry {
@@ -24,8 +28,17 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    /// Whether there is room for one more record, beside `others` that are kept elsewhere.
+    pub(super) fn has_room(&self, asker: &MyId, privileged: bool, others: usize) -> bool {
+        let unprivileged = || self.entries.values().filter(|entry| !entry.monitor.privileged);
+        let of_asker = || unprivileged().filter(|entry| entry.monitor.id.my_id == *asker);
+        self.entries.len() + others < MAX
+            && (privileged || (unprivileged().count() < UNPRIVILEGED && of_asker().count() < ONE_UNPRIVILEGED))
+    }
+
+    /// Whether this is a record that only a program with a port below 1024 may change: root's own.
+    pub(super) fn is_reserved(&self, id: &MonId) -> bool {
+        self.entries.get(id).is_some_and(|entry| entry.monitor.privileged)
     }
 
     /// The record of this request, if it asks for nothing new.
@@ -51,10 +64,10 @@ impl Book {
         self.entries.remove(id).is_some()
     }
 
-    /// Removes all of one asker; how many there were.
-    pub(super) fn remove_all(&mut self, asker: &MyId) -> usize {
+    /// Removes all of one asker that it may remove; how many there were.
+    pub(super) fn remove_all(&mut self, asker: &MyId, privileged: bool) -> usize {
         let before = self.entries.len();
-        self.entries.retain(|id, _| id.my_id != *asker);
+        self.entries.retain(|id, entry| id.my_id != *asker || (entry.monitor.privileged && !privileged));
         before - self.entries.len()
     }
 
@@ -175,9 +188,37 @@ mod tests {
     fn what_one_program_asked_for_is_removed_without_another_ones() {
         let mut book = book(vec![monitor("a", 1, &[1]), monitor("b", 1, &[2]), monitor("a", 2, &[1])]);
         assert!(book.remove(&monitor("a", 1, &[1]).id) && !book.remove(&monitor("a", 1, &[1]).id));
-        assert_eq!(book.remove_all(&monitor("x", 1, &[]).id.my_id), 1);
-        assert_eq!(book.len(), 1);
+        assert_eq!(book.remove_all(&monitor("x", 1, &[]).id.my_id, false), 1);
         assert_eq!(book.take().len(), 1);
-        assert_eq!(book.len(), 0);
+        assert!(book.take().is_empty());
+    }
+
+    #[test]
+    fn what_root_asked_for_only_root_removes() {
+        let mut book = book(vec![monitor("a", 1, &[1])]);
+        book.insert(LocalMonitor { privileged: true, ..monitor("b", 1, &[2]) });
+        let asker = monitor("x", 1, &[]).id.my_id;
+        assert!(book.is_reserved(&monitor("b", 1, &[]).id) && !book.is_reserved(&monitor("a", 1, &[]).id));
+        assert_eq!(book.remove_all(&asker, false), 1, "its own");
+        assert!(book.has(&monitor("b", 1, &[]).id));
+        assert_eq!(book.remove_all(&asker, true), 1);
+    }
+
+    #[test]
+    fn programs_without_a_privileged_port_leave_room_for_each_other_and_for_root() {
+        let mut book = Book::default();
+        let fill = |book: &mut Book, program: u32, privileged: bool| {
+            let asker = monitor("x", program, &[]).id.my_id;
+            let mut taken = 0;
+            while book.has_room(&asker, privileged, 0) {
+                book.insert(LocalMonitor { privileged, ..monitor(&format!("h{taken}"), program, &[1]) });
+                taken += 1;
+            }
+            taken
+        };
+        let taken: Vec<usize> = (1..=6).map(|program| fill(&mut book, program, false)).collect();
+        assert_eq!(taken, [ONE_UNPRIVILEGED, ONE_UNPRIVILEGED, ONE_UNPRIVILEGED, ONE_UNPRIVILEGED, 0, 0]);
+        assert!(!book.has_room(&monitor("x", 7, &[]).id.my_id, true, MAX), "hosts to tell count too");
+        assert_eq!(fill(&mut book, 7, true), MAX - UNPRIVILEGED);
     }
 }

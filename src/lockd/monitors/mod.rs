@@ -8,7 +8,7 @@
 //! | procedure | what it does here |
 //! |---|---|
 //! | SM_MON | the record is on disk, then the answer. The same request again changes nothing; another `priv` replaces the first. A host whose name does not resolve, or one too many, is STAT_FAIL |
-//! | SM_UNMON, SM_UNMON_ALL | the records are gone, on disk too, then the answer |
+//! | SM_UNMON, SM_UNMON_ALL | the records are gone, on disk too, then the answer. One made from a port below 1024 is removed, and replaced, only from such a port |
 //! | SM_NOTIFY | the programs that monitor the sender are called on loopback ([`call_back`]), about a minute long each. One call for a record is under way; the latest state wins |
 //! | SM_SIMU_CRASH | a program's locks died without this host: a new NSM state, then every host that was monitored is told and monitored no longer, as after a boot (XNFS chapter 11). nlmd's own clients are not told, for nlmd lost nothing, and no lock of theirs is touched: to check those is what a forced resync is for |
 //!
@@ -76,8 +76,8 @@ pub struct Setup {
 #[derive(Debug)]
 enum Request {
     Mon { mon: MonArgs, privileged: bool, done: oneshot::Sender<bool> },
-    Unmon(MonId, oneshot::Sender<()>),
-    UnmonAll(MyId, oneshot::Sender<()>),
+    Unmon { id: MonId, privileged: bool, done: oneshot::Sender<()> },
+    UnmonAll { asker: MyId, privileged: bool, done: oneshot::Sender<()> },
     Rebooted { source: IpAddr, name: CallerName, state: NsmState },
     Crash(oneshot::Sender<Result<(), Refusal>>),
 }
@@ -130,12 +130,12 @@ impl Monitors {
         self.ask(|done| Request::Mon { mon, privileged, done }).await
     }
     /// SM_UNMON. `None`: say nothing, it is monitored still.
-    pub async fn unmon(&self, id: MonId) -> Option<()> {
-        self.ask(|done| Request::Unmon(id, done)).await
+    pub async fn unmon(&self, id: MonId, privileged: bool) -> Option<()> {
+        self.ask(|done| Request::Unmon { id, privileged, done }).await
     }
     /// SM_UNMON_ALL. `None`: say nothing, they are monitored still.
-    pub async fn unmon_all(&self, asker: MyId) -> Option<()> {
-        self.ask(|done| Request::UnmonAll(asker, done)).await
+    pub async fn unmon_all(&self, asker: MyId, privileged: bool) -> Option<()> {
+        self.ask(|done| Request::UnmonAll { asker, privileged, done }).await
     }
     /// SM_NOTIFY. `None`: too much waits; say nothing.
     pub fn rebooted(&self, source: IpAddr, name: CallerName, state: NsmState) -> Option<()> {
@@ -241,19 +241,22 @@ impl Owner {
     fn request(&mut self, request: Request) {
         match request {
             Request::Mon { mon, privileged, done } => self.mon(mon, privileged, done),
-            Request::Unmon(id, done) => {
-                if self.book.remove(&id) {
+            Request::Unmon { id, privileged, done } => {
+                if self.book.is_reserved(&id) && !privileged {
+                    tracing::warn!(host = %id.mon_name, program = id.my_id.my_prog, "SM_UNMON from a port above 1023, of what was monitored from one below: it stays");
+                    let _ = done.send(());
+                } else if self.book.remove(&id) {
                     tracing::info!(host = %id.mon_name, program = id.my_id.my_prog, "not monitored any more (SM_UNMON)");
                     self.write(Change::NotLocal(id), done);
                 } else {
                     let _ = done.send(());
                 }
             }
-            Request::UnmonAll(asker, done) => {
-                let removed = self.book.remove_all(&asker);
+            Request::UnmonAll { asker, privileged, done } => {
+                let removed = self.book.remove_all(&asker, privileged);
                 if removed > 0 {
                     tracing::info!(program = asker.my_prog, removed, "monitors nobody any more (SM_UNMON_ALL)");
-                    self.write(Change::NoneLocal(asker), done);
+                    self.write(Change::NoneLocal { asker, privileged }, done);
                 } else {
                     let _ = done.send(());
                 }
@@ -286,7 +289,12 @@ impl Owner {
             let _ = done.send(true);
             return;
         }
-        if !self.book.has(&id) && self.book.len() + self.to_tell.len() >= book::MAX {
+        if self.book.is_reserved(&id) && !privileged {
+            tracing::warn!(host = %id.mon_name, program = id.my_id.my_prog, "SM_MON from a port above 1023, of what is monitored from one below: it stays as it is");
+            let _ = done.send(false);
+            return;
+        }
+        if !self.book.has(&id) && !self.book.has_room(&id.my_id, privileged, self.to_tell.len()) {
             tracing::warn!(host = %id.mon_name, max = book::MAX, "SM_MON: too many hosts are monitored for programs here");
             let _ = done.send(false);
             return;
@@ -470,7 +478,8 @@ async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<()
 
 /// Forward: name to addresses. Nothing, where that takes too long.
 async fn look_up_name(name: &CallerName, patience: Duration) -> Vec<IpAddr> {
-    match tokio::time::timeout(patience, tokio::net::lookup_host((name.as_str(), 0))).await {
+    let Some(host) = name.host() else { return Vec::new() };
+    match tokio::time::timeout(patience, tokio::net::lookup_host((host, 0))).await {
         Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     }

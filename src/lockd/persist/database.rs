@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
-use super::monitors::{self, Odd, addresses_of, text_of};
+use super::before::ResultBefore;
+use super::monitors::{self, Odd, addresses_of, name, raw, text_of};
 use super::records::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
+use crate::host::private_file;
 use crate::wire::control::{Fate, FullResult, LockFate, Mode, RunClient, RunId};
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, decode, encode};
 
 const STEPS: &[M<'static>] = &[
@@ -31,37 +33,62 @@ impl From<rusqlite::Error> for PersistError {
     }
 }
 
+/// The last resort is said where nothing else helps, and nowhere else: it costs live locks.
+const DAMAGED: &str = "restore it from a backup; with none, move it away with its -wal file and nlmd starts with no \
+                       record of clients: they are not told of this restart, and lose their locks";
+const NEWER: &str = "start the nlmd that wrote it, or a newer one";
+
+/// What SQLite says, with what to do about just that.
+fn unusable(path: &Path, error: &rusqlite::Error) -> PersistError {
+    let remedy = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "make room on its disk and start nlmd again",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another process has it open (fuser says which): end that one and start nlmd again"
+        }
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+            "let nlmd's user read and write it and its directory, and start nlmd again"
+        }
+        Some(ErrorCode::SystemIoFailure) => {
+            "see that its disk is mounted, has room and reports no errors (dmesg), and start nlmd again"
+        }
+        Some(ErrorCode::OutOfMemory) => "give nlmd more memory and start it again",
+        _ => DAMAGED,
+    };
+    PersistError::Database { path: path.into(), reason: error.to_string(), remedy }
+}
+
 impl Database {
     pub(super) fn open(path: &Path) -> Result<(Self, Found), PersistError> {
-        let unusable =
-            |reason: &dyn std::fmt::Display| PersistError::Database { path: path.into(), reason: reason.to_string() };
-        let mut connection = Connection::open(path).map_err(|e| unusable(&e))?;
-        private(path).map_err(|e| unusable(&e))?;
+        let unusable = |error| unusable(path, &error);
+        private_file(path).map_err(|e| PersistError::Directory { path: path.into(), reason: e.to_string() })?;
+        let mut connection = Connection::open(path).map_err(unusable)?;
         connection
             .execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
                  PRAGMA locking_mode = EXCLUSIVE;",
             )
-            .map_err(|e| unusable(&e))?;
-        let health: String =
-            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| unusable(&e))?;
+            .map_err(unusable)?;
+        let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unusable)?;
         if health != "ok" {
-            return Err(unusable(&health));
+            return Err(PersistError::Database { path: path.into(), reason: health, remedy: DAMAGED });
         }
-        Migrations::from_slice(STEPS).to_latest(&mut connection).map_err(|e| unusable(&e))?;
+        Migrations::from_slice(STEPS).to_latest(&mut connection).map_err(|error| match error {
+            rusqlite_migration::Error::RusqliteError { err, .. } => unusable(err),
+            // A schema that no version of nlmd up to this one made.
+            other => PersistError::Database { path: path.into(), reason: other.to_string(), remedy: NEWER },
+        })?;
         let mut database = Self { connection, path: path.into() };
         let found = database.found()?;
         Ok((database, found))
     }
 
     fn damaged(&self, what: &str) -> PersistError {
-        PersistError::Database { path: self.path.clone(), reason: format!("{what} in it is damaged") }
+        PersistError::Database { path: self.path.clone(), reason: format!("{what} in it is damaged"), remedy: DAMAGED }
     }
 
     fn found(&mut self) -> Result<Found, PersistError> {
         let monitors = self.monitors()?;
-        let unusable =
-            |error: rusqlite::Error| PersistError::Database { path: self.path.clone(), reason: error.to_string() };
+        let unusable = |error| unusable(&self.path, &error);
         let server: Option<(i32, String)> = self
             .connection
             .query_row("SELECT nsm_state, boot FROM server", [], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -97,11 +124,12 @@ impl Database {
         let mut rows = query.query([])?;
         let (mut records, mut is_split) = (BTreeMap::<_, MonitorRecord>::new(), false);
         while let Some(row) = rows.next()? {
-            let (name, nsm_state): (String, i32) = (row.get(0)?, row.get(3)?);
+            let nsm_state: i32 = row.get(3)?;
             let (addresses, server_addresses): (String, String) = (row.get(1)?, row.get(2)?);
-            let record = CallerName::new(&name).ok().zip(addresses_of(&addresses)).zip(addresses_of(&server_addresses));
-            let Some(((name, addresses), server_addresses)) = record else {
-                return Err(self.damaged(&format!("the monitor record of {name:?}")));
+            let Some(name) = name(row, 0) else { return Err(self.damaged("a monitor record's name")) };
+            let Some((addresses, server_addresses)) = addresses_of(&addresses).zip(addresses_of(&server_addresses))
+            else {
+                return Err(self.damaged(&format!("the monitor record of {name}")));
             };
             is_split |= addresses.len() > 1;
             for address in addresses {
@@ -169,7 +197,8 @@ impl Database {
             .query_row("SELECT body FROM result WHERE id = ?1", params![run.0], |row| row.get(0))
             .optional()?;
         let Some(body) = body else { return Ok(None) };
-        let mut full: FullResult = decode(&body).map_err(|_| self.damaged("a run's result"))?;
+        let read = decode(&body).or_else(|_| decode::<ResultBefore>(&body).map(FullResult::from));
+        let mut full = read.map_err(|_| self.damaged("a run's result"))?;
         let mut query = self.connection.prepare_cached("SELECT fate FROM late WHERE run = ?1 ORDER BY seq")?;
         let mut rows = query.query(params![run.0])?;
         let mut locks = full.locks.into_vec();
@@ -200,7 +229,7 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
         Change::Raised(state) => set_state(to, *state)?,
         Change::Local(monitor) => monitors::add(to, monitor)?,
         Change::NotLocal(id) => monitors::remove(to, id)?,
-        Change::NoneLocal(asker) => monitors::remove_all(to, asker)?,
+        Change::NoneLocal { asker, privileged } => monitors::remove_all(to, asker, *privileged)?,
         Change::TellLocal => monitors::tell(to)?,
         Change::Told { mon_name, my_name } => monitors::told(to, mon_name, my_name)?,
         Change::Watch(watch) => monitors::watch(to, *watch)?,
@@ -208,7 +237,7 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
         Change::Monitor(record) => add_monitor(to, record)?,
         Change::Forget { name, address } => {
             to.prepare_cached("DELETE FROM monitor WHERE name = ?1 AND address = ?2")?
-                .execute(params![name.as_str(), address.to_string()])?;
+                .execute(params![raw(name), address.to_string()])?;
         }
         Change::Begin(run) => begin(to, run)?,
         Change::NotBegun(run) => {
@@ -245,7 +274,7 @@ fn add_monitor(to: &Transaction<'_>, record: &MonitorRecord) -> Result<(), Persi
          server_addresses = excluded.server_addresses, nsm_state = excluded.nsm_state",
     )?
     .execute(params![
-        record.name.as_str(),
+        raw(&record.name),
         record.address.to_string(),
         record.address.to_string(),
         text_of(&record.server_addresses),
@@ -298,10 +327,4 @@ fn set_state(to: &Transaction<'_>, state: NsmState) -> Result<(), PersistError> 
 
 fn clients_body(clients: &[RunClient]) -> Vec<u8> {
     encode(&List::<RunClient, MAX_RUN_CLIENTS>::clipped(clients.to_vec()))
-}
-
-/// Nobody else needs to read who holds locks here.
-fn private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }

@@ -17,6 +17,7 @@
 //!
 //! Start reading at [`open`], then [`database::Database::apply`].
 
+mod before;
 mod database;
 mod monitors;
 mod records;
@@ -24,13 +25,12 @@ mod records;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::host::try_lock;
+use crate::host::{private_folder, try_lock};
 use crate::wire::control::{FullResult, RunId};
 
 pub use records::{Change, Found, LocalMonitor, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord, ToTell, Watch};
@@ -132,7 +132,7 @@ impl Writer {
 /// Takes the state directory (made if missing, mode 0700) for this process and reads what is there.
 pub fn open(directory: &Path) -> Result<(Persist, Writer, Found), PersistError> {
     let unusable = |error: io::Error| PersistError::Directory { path: directory.into(), reason: error.to_string() };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
+    private_folder(directory).map_err(unusable)?;
     let lock = take_lock(directory)?;
     let (mut database, found) = Database::open(&directory.join("nlmd.sqlite"))?;
     let (jobs, mut queue) = mpsc::channel(QUEUE);

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Row, ToSql, Transaction, params};
 
 use super::records::{LocalMonitor, ToTell, Watch};
 use crate::wire::nsm::{MonId, MyId};
@@ -26,14 +27,27 @@ fn all<T>(of: &Connection, query: &str, what: &str, read: impl Fn(&Row<'_>) -> O
     let mut rows = query.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let key: String = row.get(0)?;
-        found.push(read(row).ok_or_else(|| Odd::Damaged(format!("the record of {what} {key:?}")))?);
+        let key = || name(row, 0).map_or_else(String::new, |key| format!(" {key}"));
+        found.push(read(row).ok_or_else(|| Odd::Damaged(format!("the record of {what}{}", key())))?);
     }
     Ok(found)
 }
 
-fn name(row: &Row<'_>, column: usize) -> Option<CallerName> {
-    CallerName::new(&row.get::<_, String>(column).ok()?).ok()
+/// A name's own bytes, as a text: SQLite takes any bytes for one, and older versions wrote names so.
+pub(super) struct Raw(Vec<u8>);
+
+pub(super) fn raw(name: &CallerName) -> Raw {
+    Raw(name.bytes())
+}
+
+impl ToSql for Raw {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Text(&self.0)))
+    }
+}
+
+pub(super) fn name(row: &Row<'_>, column: usize) -> Option<CallerName> {
+    CallerName::of_bytes(row.get_ref(column).ok()?.as_bytes().ok()?).ok()
 }
 
 pub(super) fn local(of: &Connection) -> Result<Vec<LocalMonitor>, Odd> {
@@ -71,8 +85,8 @@ pub(super) fn add(to: &Transaction<'_>, monitor: &LocalMonitor) -> rusqlite::Res
     let MonId { mon_name, my_id } = &monitor.id;
     to.prepare_cached("INSERT OR REPLACE INTO local_monitor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(
         params![
-            mon_name.as_str(),
-            my_id.my_name.as_str(),
+            raw(mon_name),
+            raw(&my_id.my_name),
             my_id.my_prog,
             my_id.my_vers,
             my_id.my_proc,
@@ -89,13 +103,15 @@ pub(super) fn remove(to: &Transaction<'_>, id: &MonId) -> rusqlite::Result<()> {
     to.prepare_cached(
         "DELETE FROM local_monitor WHERE mon_name = ?1 AND my_name = ?2 AND prog = ?3 AND vers = ?4 AND proc = ?5",
     )?
-    .execute(params![mon_name.as_str(), my_id.my_name.as_str(), my_id.my_prog, my_id.my_vers, my_id.my_proc])?;
+    .execute(params![raw(mon_name), raw(&my_id.my_name), my_id.my_prog, my_id.my_vers, my_id.my_proc])?;
     Ok(())
 }
 
-pub(super) fn remove_all(to: &Transaction<'_>, asker: &MyId) -> rusqlite::Result<()> {
-    to.prepare_cached("DELETE FROM local_monitor WHERE my_name = ?1 AND prog = ?2 AND vers = ?3 AND proc = ?4")?
-        .execute(params![asker.my_name.as_str(), asker.my_prog, asker.my_vers, asker.my_proc])?;
+pub(super) fn remove_all(to: &Transaction<'_>, asker: &MyId, privileged: bool) -> rusqlite::Result<()> {
+    to.prepare_cached(
+        "DELETE FROM local_monitor WHERE my_name = ?1 AND prog = ?2 AND vers = ?3 AND proc = ?4 AND privileged <= ?5",
+    )?
+    .execute(params![raw(&asker.my_name), asker.my_prog, asker.my_vers, asker.my_proc, privileged])?;
     Ok(())
 }
 
@@ -111,7 +127,7 @@ pub(super) fn tell(to: &Transaction<'_>) -> rusqlite::Result<()> {
 
 pub(super) fn told(to: &Transaction<'_>, mon_name: &CallerName, my_name: &CallerName) -> rusqlite::Result<()> {
     to.prepare_cached("DELETE FROM to_tell WHERE mon_name = ?1 AND my_name = ?2")?
-        .execute(params![mon_name.as_str(), my_name.as_str()])?;
+        .execute(params![raw(mon_name), raw(my_name)])?;
     Ok(())
 }
 

@@ -27,15 +27,14 @@ pub enum PersistError {
         reason: String,
     },
     /// The database does not open or is damaged.
-    #[error(
-        "the database {path} cannot be used: {reason}; restore it, or move it away to start with no record of \
-         clients (they are then not told of this restart and lose their locks)"
-    )]
+    #[error("the database {path} cannot be used: {reason}; {remedy}")]
     Database {
         /// Which.
         path: PathBuf,
         /// Why not.
         reason: String,
+        /// What to do about it.
+        remedy: &'static str,
     },
     /// SQLite refused a change.
     #[error("the state database did not take a change: {0}")]
@@ -144,7 +143,12 @@ pub enum Change {
     /// It does not any more.
     NotLocal(MonId),
     /// It monitors nobody any more.
-    NoneLocal(MyId),
+    NoneLocal {
+        /// Whose.
+        asker: MyId,
+        /// Whether those made from a port below 1024 go too.
+        privileged: bool,
+    },
     /// Every host that programs monitor is to be told, and is monitored no more.
     TellLocal,
     /// It was told.

@@ -1,10 +1,10 @@
 //! What is promised is on disk, and what is damaged is said.
 
 use super::*;
-use crate::wire::control::{Counts, LockFate, LockKind, Mode, Outcome, OwnerRow, RunResult};
+use crate::wire::control::{ClientResult, Counts, Delivery, LockFate, LockKind, Mode, Outcome, OwnerRow, RunResult};
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
-use crate::wire::xdr::{List, Maybe, Text};
+use crate::wire::xdr::{List, Maybe, Text, encode};
 
 fn record(name: &str, address: &str) -> MonitorRecord {
     MonitorRecord {
@@ -94,6 +94,59 @@ async fn what_was_answered_is_there_after_reopening() {
     assert_eq!(found.run, Some(RunRecord { in_scope: 9, ..run_record(1) }));
 }
 
+#[tokio::test]
+async fn a_record_keeps_a_names_own_bytes_and_is_forgotten_by_them() {
+    let names = [&b"B\xfcro"[..], b"vx\0", b"", b"\\x41", b"A", b"two words", b"\xe2\x80\xaex", b"vx"];
+    let of = |name: &[u8]| MonitorRecord { name: CallerName::of_bytes(name).unwrap(), ..record("any", "127.0.0.2") };
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    for name in names {
+        persist.write(Change::Monitor(of(name))).await.unwrap();
+        persist.write(Change::Monitor(of(name))).await.unwrap();
+    }
+    persist.write(Change::Forget { name: of(b"vx").name, address: of(b"").address }).await.unwrap();
+    persist.write(Change::Forget { name: of(b"A").name, address: of(b"").address }).await.unwrap();
+    drop(persist);
+    writer.join();
+    let (persist, writer, found) = open(dir.path()).unwrap();
+    let mut left: Vec<_> =
+        names.map(of).into_iter().filter(|r| ![&b"vx"[..], b"A"].contains(&&r.name.bytes()[..])).collect();
+    left.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(found.monitors, left);
+    for record in found.monitors {
+        persist.write(Change::Forget { name: record.name, address: record.address }).await.unwrap();
+    }
+    drop(persist);
+    writer.join();
+    assert_eq!(open(dir.path()).unwrap().2.monitors, []);
+}
+
+#[tokio::test]
+async fn names_that_an_older_version_wrote_are_known_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    persist.write(Change::Monitor(record("any", "127.0.0.2"))).await.unwrap();
+    drop(persist);
+    writer.join();
+    let older = ["two words", "DOM\\host", "b\\x41", "Zürich", "дом"];
+    let database = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+    for name in older {
+        let copy =
+            "INSERT INTO monitor SELECT ?1, address, addresses, server_addresses, nsm_state FROM monitor LIMIT 1";
+        database.execute(copy, [name]).unwrap();
+    }
+    drop(database);
+    let (persist, writer, found) = open(dir.path()).unwrap();
+    for name in older {
+        let name = CallerName::of_bytes(name.as_bytes()).unwrap();
+        let known = found.monitors.iter().find(|record| record.name == name).unwrap();
+        persist.write(Change::Forget { name, address: known.address }).await.unwrap();
+    }
+    drop(persist);
+    writer.join();
+    assert_eq!(open(dir.path()).unwrap().2.monitors, [record("any", "127.0.0.2")]);
+}
+
 fn local(host: &str, program: u32, private: u8) -> LocalMonitor {
     let name = |text| CallerName::new(text).unwrap();
     let my_id = MyId { my_name: name("me"), my_prog: program, my_vers: 1, my_proc: 7 };
@@ -113,7 +166,7 @@ async fn what_programs_monitor_is_there_after_reopening_until_they_want_it_no_mo
         persist.write(Change::Local(monitor)).await.unwrap();
     }
     persist.write(Change::NotLocal(local("b", 1, 0).id)).await.unwrap();
-    persist.write(Change::NoneLocal(local("x", 2, 0).id.my_id)).await.unwrap();
+    persist.write(Change::NoneLocal { asker: local("x", 2, 0).id.my_id, privileged: true }).await.unwrap();
     drop(persist);
     writer.join();
     assert_eq!(open(dir.path()).unwrap().2.local_monitors, [local("a", 1, 2)], "another priv replaces the first");
@@ -208,6 +261,43 @@ fn a_damaged_database_is_named_with_what_to_do() {
 }
 
 #[test]
+fn a_remedy_costs_locks_only_where_the_database_itself_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nlmd.sqlite");
+    let said = |dir: &std::path::Path| match open(dir) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("it was opened"),
+    };
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE t (a);").unwrap();
+    let busy = said(dir.path());
+    assert!(busy.contains("another process has it open") && !busy.contains("move it away"), "{busy}");
+    drop(other);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let folder = said(dir.path());
+    assert!(folder.contains("is a directory") && !folder.contains("move it away"), "{folder}");
+}
+
+#[test]
+fn a_state_directory_that_others_can_write_in_or_a_link_in_it_is_refused() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let Err(error) = open(dir.path()) else { panic!("it was taken") };
+    assert!(error.to_string().contains("chmod go-w"), "{error}");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["nlmd.sqlite", "nlmd.lock"] {
+        let planted = dir.path().join("planted");
+        let _ = std::fs::remove_file(dir.path().join(name));
+        symlink(&planted, dir.path().join(name)).unwrap();
+        assert!(open(dir.path()).is_err(), "{name}");
+        assert!(!planted.exists(), "{name}");
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+    }
+}
+
+#[test]
 fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let other = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
@@ -270,4 +360,39 @@ async fn an_older_versions_record_of_several_addresses_is_one_for_each_and_stays
     drop(persist);
     writer.join();
     assert_eq!(sorted(open(dir.path()).unwrap().2.monitors), found[1..], "to forget one takes no other's away");
+}
+
+#[tokio::test]
+async fn a_result_that_an_older_version_left_is_read_by_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = |number: u32| ClientResult {
+        client: number,
+        name: CallerName::new("a.example.org").unwrap(),
+        address: Address("2001:db8::7".parse().unwrap()),
+        delivery: Delivery::Acked,
+        suspect: true,
+        silent: false,
+        counts: Counts { in_scope: 3, kept: 3, ..Counts::default() },
+        paths: List::default(),
+    };
+    for clients in [0, 1, 3] {
+        let (persist, writer, _) = open(dir.path()).unwrap();
+        let full = FullResult {
+            clients: List::clipped((0..clients).map(client).collect()),
+            locks: List::clipped(vec![late(); clients as usize]),
+            ..result(u8::try_from(clients).unwrap())
+        };
+        let run = full.result.run;
+        persist.write(Change::Ended(full.clone().into())).await.unwrap();
+        drop(persist);
+        writer.join();
+        let older = encode(&before::ResultBefore::from(full.clone()));
+        let database = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+        assert_eq!(database.execute("UPDATE result SET body = ?1 WHERE id = ?2", (older, run.0)).unwrap(), 1);
+        drop(database);
+        let (persist, writer, _) = open(dir.path()).unwrap();
+        assert_eq!(persist.result(run).await.unwrap(), Some(full));
+        drop(persist);
+        writer.join();
+    }
 }

@@ -4,7 +4,11 @@
 //! another server has is a failure, told with that server's name: clients would talk to that one.
 //! Entries at which nobody answers any more (a daemon that was killed) are replaced. What was set
 //! is taken back at the end, and nothing else.
+//!
+//! An rpcbind that is restarted has forgotten every entry and tells nobody: so it is looked at now
+//! and then, and what is missing is registered again ([`keep`]).
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +23,8 @@ use crate::wire::{nlm, nsm};
 
 /// Patience with the one who has an entry.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at whether rpcbind still has the entries.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Longest answer of a NULL call.
 const MAX_ANSWER: usize = 1024;
 
@@ -84,6 +90,44 @@ pub async fn register(port: u16, wanted: &[Registration]) -> Result<Vec<Registra
             Ok(asked)
         }
     }
+}
+
+/// Looks whether rpcbind still has the entries, and registers them again where it has not: for as long as it is
+/// awaited. `registered` is what has to be taken back. What stands in the way is told when it changes.
+pub async fn keep(port: u16, wanted: &[Registration], registered: &mut Vec<Registration>) -> Infallible {
+    let mut told = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let trouble = match renew(port, wanted, registered).await {
+            Ok(Ok(renewed)) => {
+                if renewed {
+                    tracing::info!("registered with rpcbind again: it was restarted, or started late");
+                }
+                None
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = trouble.as_ref().filter(|_| trouble != told) {
+            tracing::warn!("not registered any more: {why}; it is tried again every {} s", LOOK_EVERY.as_secs());
+        }
+        told = trouble;
+    }
+}
+
+/// Whether something was missing and is registered again.
+async fn renew(
+    port: u16,
+    wanted: &[Registration],
+    registered: &mut Vec<Registration>,
+) -> Result<Result<bool, RegisterError>, LocalError> {
+    let entries = LocalRpcbind::reach(port).await?.dump().await?;
+    if wanted.iter().all(|ours| is_listed(ours, &entries)) {
+        return Ok(Ok(false));
+    }
+    // Before it is asked for: this may end in the middle. Only what is still at our sockets is taken back.
+    *registered = wanted.to_vec();
+    Ok(try_register(port, wanted, &mut Vec::new()).await?.map(|()| true))
 }
 
 /// `asked` gets what rpcbind was asked to set: also without an answer it may have done so.
@@ -153,6 +197,13 @@ fn is_one_socket(ours: &Registration, entry: &Registration) -> bool {
         && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
+/// Whether rpcbind has it. Version 2 tells no addresses.
+fn is_listed(ours: &Registration, entries: &[Registration]) -> bool {
+    entries
+        .iter()
+        .any(|entry| (entry.program, entry.version) == (ours.program, ours.version) && is_one_socket(ours, entry))
+}
+
 async fn taken(entry: Registration) -> RegisterError {
     let look = move || Machine::default().holder(entry.transport, entry.address);
     let holder = tokio::task::spawn_blocking(look).await.unwrap_or(Holder::Unknown);
@@ -177,12 +228,7 @@ async fn try_unregister(port: u16, registered: &[Registration]) -> Result<(), Lo
     let rpcbind = LocalRpcbind::reach(port).await?;
     let entries = rpcbind.dump().await?;
     for registration in registered {
-        // Version 2 tells no addresses.
-        let is_it = |entry: &Registration| {
-            (entry.program, entry.version) == (registration.program, registration.version)
-                && is_one_socket(registration, entry)
-        };
-        if entries.iter().any(is_it) {
+        if is_listed(registration, &entries) {
             rpcbind.unset(registration).await?;
         }
     }

@@ -18,7 +18,7 @@ use super::records::{NotRecorded, Recorded};
 use super::state::{Done, Owner};
 use crate::lockd::embed::{Admission, Question};
 use crate::lockd::persist::{self, Change, MonitorRecord, Watch};
-use crate::locks::{Call, Caller, ClientId, Full, Handled, MirrorAnswer, Outside, Reboot, Verdict};
+use crate::locks::{Call, Caller, Cap, ClientId, Full, Handled, MirrorAnswer, Outside, Reboot, Verdict};
 use crate::wire::types::{CallerName, FileHandle, NsmState};
 
 impl Owner {
@@ -111,8 +111,8 @@ impl Owner {
 
     // --- who is it?
 
-    /// Only a call that takes a lock makes its caller a client, and only if it may lock: others must not
-    /// push a client out of a full table.
+    /// Only a call that takes a lock (or takes over what it has under another spelling) makes its caller a client,
+    /// and only if it may lock: others must not push a client out of a full table.
     fn identify(&mut self, call: OpenCall) {
         if call.admission == Some(Admission::Stale) {
             return call.answer(Verdict::Stale);
@@ -121,28 +121,56 @@ impl Owner {
             return deny(call);
         }
         let (address, name) = (call.incoming.address, &call.incoming.name);
+        if call.incoming.call == Call::FreeAll {
+            return match self.table.free_all(address, name) {
+                Handled::Reply(verdict) => {
+                    let _ = self.apply_effects();
+                    call.answer(verdict);
+                }
+                Handled::More => {
+                    let _ = self.apply_effects();
+                    self.queue.put_off(Entry::Call(call));
+                }
+                Handled::Wait | Handled::Outside { .. } => {
+                    self.queue.put(Wait::Commit, Entry::Call(call));
+                }
+            };
+        }
         let client = match self.table.find(address, name) {
             Some(client) => client,
-            None if !call.takes_a_lock() => return self.stranger(call),
-            None => match self.add(address, name) {
-                Ok(client) => client,
-                Err(Full) => return call.answer(Verdict::NoLocks),
-            },
+            None if !call.takes_a_lock() && !self.takes_over(&call) => return self.stranger(call),
+            None => {
+                let Ok(client) = self.add(address, name) else {
+                    let file = call.incoming.call.file().cloned().unwrap_or_default();
+                    self.refused(Cap::Clients, &format!("{name} at {address}, file {file}"));
+                    return call.answer(Verdict::NoLocks);
+                };
+                client
+            }
         };
         self.record(client, OpenCall { client: Some(client), ..call });
+    }
+
+    /// Whether its locks under another spelling become those of the client that it calls itself now.
+    fn takes_over(&self, call: &OpenCall) -> bool {
+        let Incoming { address, name, via, call, .. } = &call.incoming;
+        !matches!(call, Call::Test(_)) && self.table.meets_its_own(*address, name, *via, call)
     }
 
     fn add(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
         let added = self.table.add_client(address, name);
         let _ = self.apply_effects();
-        added.inspect_err(|full| tracing::warn!(client = %name, %address, "{full}; raise --max-clients"))
+        added
     }
 
     /// Answers a caller that has nothing here and takes nothing.
     fn stranger(&mut self, call: OpenCall) {
-        self.table.given_up_by_stranger(call.incoming.address, &call.incoming.name, &call.incoming.call);
+        let Incoming { address, name, via, call: asked, .. } = &call.incoming;
+        self.table.given_up_by_stranger(*address, name, *via, asked);
+        let is_its_own = self.table.meets_its_own(*address, name, *via, asked);
         let _ = self.apply_effects();
         let wanted = match &call.incoming.call {
+            Call::Test(_) if is_its_own => return self.reply(call, Verdict::Granted),
             Call::Test(wanted) => wanted,
             Call::Cancel(_) => return call.answer(Verdict::Denied),
             _ => return call.answer(Verdict::Granted),
@@ -175,7 +203,8 @@ impl Owner {
         if !durable {
             self.table.called(client, server_address);
         }
-        if !call.promises() || (durable && self.watches.hears_of(address)) {
+        let promises = call.promises() || (!durable && self.takes_over(&call));
+        if !promises || (durable && self.watches.hears_of(address)) {
             self.handle(client, call);
         } else if durable && call.is_reclaim() {
             self.watch_beside(address);

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::outside;
+use super::refusals::QUIET;
 use super::runs::SLICE;
 use super::state::{Done, Owner};
 use crate::lockd::callbacks::{Granted, Granting, Unconfirmed};
 use crate::lockd::persist::{Change, Durable, MonitorRecord};
-use crate::locks::{Caller, ClientId, Effect, MirrorStep, OfferAnswer, OfferId, Wanted};
+use crate::locks::{Caller, Cap, ClientId, Effect, MirrorStep, OfferAnswer, OfferId, Wanted};
 use crate::wire::types::{Cookie, FileHandle};
 
 impl Owner {
@@ -38,6 +39,11 @@ impl Owner {
                         tokio::time::sleep(outside::pause(refusals)).await;
                         Done::AskAgain(file)
                     });
+                }
+                Effect::Full(cap, client, file) => {
+                    let view = self.table.client(client);
+                    let who = view.map_or_else(String::new, |view| format!("{} at {}, ", view.name, view.address));
+                    self.refused(cap, &format!("{who}file {file}"));
                 }
                 Effect::Changed => self.timeline.changed(),
             }
@@ -123,5 +129,28 @@ impl Owner {
         if let Err(error) = self.persist.submit(Change::Monitor(record)) {
             tracing::warn!(client = %name, %error, "its NSM state number was not recorded");
         }
+    }
+
+    /// A cap refused a lock: `who` and where.
+    pub(super) fn refused(&mut self, cap: Cap, who: &str) {
+        if self.refusals.add(cap, who) {
+            tracing::warn!("a lock is refused (DENIED_NOLOCKS): {cap}; {who}");
+            self.be_quiet(cap);
+        }
+    }
+
+    pub(super) fn quiet_over(&mut self, cap: Cap) {
+        if let Some((count, who)) = self.refusals.sum_up(cap) {
+            let minute = QUIET.as_secs();
+            tracing::warn!("{count} more refused and not logged in the last {minute} s: {cap}; the last was {who}");
+            self.be_quiet(cap);
+        }
+    }
+
+    fn be_quiet(&mut self, cap: Cap) {
+        self.work.spawn(async move {
+            tokio::time::sleep(QUIET).await;
+            Done::QuietOver(cap)
+        });
     }
 }

@@ -34,8 +34,8 @@
 //!   nothing (TEST) is answered when it can be.
 //! - Scanning, sweeping, waking and calls that free much take turns with requests, slice by slice.
 //!
-//! Files, from the bottom up: `incoming`, `queue`, `records`, `watches`, `outside`, `phase`, `archive` are what
-//! the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs` are its verbs;
+//! Files, from the bottom up: `incoming`, `queue`, `records`, `refusals`, `watches`, `outside`, `phase`, `archive`
+//! are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs` are its verbs;
 //! `handle` is the way to it, `control` what controllers ask over it; `owner` is its loop.
 //!
 //! Start reading at `Owner::run` in `owner.rs`.
@@ -51,6 +51,7 @@ mod owner;
 mod phase;
 mod queue;
 mod records;
+mod refusals;
 mod runs;
 mod state;
 #[cfg(test)]

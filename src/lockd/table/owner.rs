@@ -15,6 +15,7 @@ use super::outside::{Embedded, Stepped};
 use super::phase::{Phase, Runs};
 use super::queue::Queue;
 use super::records::Records;
+use super::refusals::Refusals;
 use super::state::{Done, Owner};
 use super::watches::{StatdSetup, Watches};
 use crate::lockd::callbacks::Callbacks;
@@ -86,6 +87,7 @@ impl Owner {
             nsm_state,
             queue: Queue::default(),
             records: Records::default(),
+            refusals: Refusals::default(),
             watches: Watches::new(setup.statd, setup.found.watches),
             embedded: Embedded::new(setup.embedding),
             runs: Runs::new(setup.found.ended),
@@ -208,6 +210,7 @@ impl Owner {
                 self.table.ask_again(&file);
                 let _ = self.apply_effects();
             }
+            Done::QuietOver(cap) => self.quiet_over(cap),
             Done::BeginDurable(outcome) => self.begin_durable(outcome),
             Done::Raised(outcome) => self.raised(outcome),
             Done::ResultDurable(outcome) => self.result_durable(outcome),

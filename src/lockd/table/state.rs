@@ -11,11 +11,12 @@ use super::outside::{Embedded, Stepped};
 use super::phase::Runs;
 use super::queue::{Place, Queue};
 use super::records::{NotRecorded, Recorded, Records};
+use super::refusals::Refusals;
 use super::watches::Watches;
 use crate::lockd::callbacks::{Callbacks, Unconfirmed};
 use crate::lockd::embed::Admission;
 use crate::lockd::persist::{MonitorRecord, Persist, PersistError, Watch};
-use crate::locks::{ClientId, LockTable, OfferAnswer, OfferId};
+use crate::locks::{Cap, ClientId, LockTable, OfferAnswer, OfferId};
 use crate::rpc::control::Timeline;
 use crate::wire::control::InstanceId;
 use crate::wire::types::{CallerName, FileHandle, NsmState};
@@ -32,6 +33,7 @@ pub(super) enum Done {
     Offered { offer: OfferId, outcome: Result<OfferAnswer, Unconfirmed> },
     Stepped { file: FileHandle, stepped: Stepped },
     AskAgain(FileHandle),
+    QuietOver(Cap),
     BeginDurable(Result<NsmState, NotRecorded>),
     Raised(Result<NsmState, PersistError>),
     ResultDurable(Result<(), PersistError>),
@@ -48,6 +50,7 @@ pub(super) struct Owner {
     pub(super) nsm_state: watch::Sender<NsmState>,
     pub(super) queue: Queue,
     pub(super) records: Records,
+    pub(super) refusals: Refusals,
     pub(super) watches: Watches,
     pub(super) embedded: Embedded,
     pub(super) runs: Runs,

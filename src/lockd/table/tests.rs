@@ -105,6 +105,7 @@ fn incoming(host: u8, file: &str) -> Incoming {
     let wanted = Wanted {
         file: FileHandle::new(file.as_bytes()).unwrap(),
         range: ByteRange::ALL,
+        len: 0,
         exclusive: true,
         process: Process { svid: Svid(1), oh: OwnerHandle::new(b"o").unwrap() },
     };
@@ -442,6 +443,25 @@ async fn only_a_call_that_takes_a_lock_makes_its_caller_a_client() {
 }
 
 #[tokio::test]
+async fn a_renamed_host_has_a_record_before_what_it_has_becomes_that_of_its_new_name() {
+    for renamed in ["HOST2", "host2.example.org", "host2."] {
+        let mut world = World::new();
+        world.hold(incoming(2, "file")).await;
+        assert_eq!(world.table.call(incoming(2, "other")).await, Some(Verdict::Granted));
+        let named = |incoming: Incoming| Incoming { name: CallerName::new(renamed).unwrap(), ..incoming };
+        assert_eq!(world.table.call(named(test_of(incoming(2, "file")))).await, Some(Verdict::Granted));
+        assert_eq!(world.table.status().await.unwrap().clients, 1, "TEST makes no client");
+        let mut unlock = world.send(named(unlock_of(incoming(2, "file"))));
+        let (change, done) = world.change().await;
+        assert!(matches!(change, Change::Monitor(record) if record.name.as_str() == renamed));
+        assert!(timeout(A_MOMENT, &mut unlock).await.is_err(), "its answer does not wait for the record");
+        done.send(Ok(())).unwrap();
+        assert_eq!(unlock.await.unwrap(), Some(Verdict::Granted));
+        assert_eq!(world.table.status().await.unwrap().locks, 1);
+    }
+}
+
+#[tokio::test]
 async fn clients_of_the_last_life_that_there_is_no_room_for_push_nobodys_record_out() {
     let (persist, mut disk) = Persist::scripted();
     let record = |host: u8| crate::lockd::persist::MonitorRecord {
@@ -479,4 +499,16 @@ async fn a_run_has_a_controller_until_the_connection_that_began_it_is_closed() {
         }
     };
     timeout(PATIENCE, gone).await.expect("nobody drives it");
+}
+
+#[tokio::test]
+async fn free_all_of_much_is_answered_when_all_of_it_is_free() {
+    let mut world = World::new();
+    world.hold(incoming(2, "first")).await;
+    for n in 0..1_500 {
+        assert_eq!(world.table.call(incoming(2, &format!("file {n}"))).await, Some(Verdict::Granted));
+    }
+    let free_all = Incoming { call: Call::FreeAll, ..incoming(2, "none") };
+    assert_eq!(world.table.call(free_all).await, Some(Verdict::Granted));
+    assert_eq!(world.table.status().await.unwrap().locks, 0);
 }

@@ -1,6 +1,7 @@
 //! Who is who: machines that share a name, names that share an address, and what one frees of another.
 
 mod machines;
+mod respelled;
 
 use super::*;
 
@@ -91,6 +92,27 @@ fn namesakes() -> Vec<[Machine; 2]> {
         [machine("192.0.2.11", "LIBNFS", 5), machine("192.0.2.12", "libnfs", 5)],
         [machine("192.0.2.11", "clone", 3), machine("192.0.2.12", "clone.example.org", 3)],
     ]
+}
+
+#[test]
+fn free_all_frees_what_a_reboot_notice_of_that_name_from_there_would_mean() {
+    let at = |address, name| Machine { address, name, state: 0 };
+    let (source, other) = ("192.0.2.11", "192.0.2.12");
+    for (taken, said, frees) in [
+        ("PC", "pc", true),
+        ("pc.example.org", "PC.example.org.", true),
+        ("pc.example.org", "pc", true),
+        ("pc", "192.0.2.11", true),
+        ("pc", "pc2", false),
+        ("pc", "192.0.2.12", false),
+    ] {
+        let mut w = World::new();
+        w.take(at(source, taken), "f");
+        w.take(at(other, taken), "g");
+        assert_eq!(w.table.free_all(World::ip(source), &name(said)), Handled::Reply(Verdict::Granted));
+        w.check();
+        assert_eq!((w.is_held("f"), w.is_held("g")), (!frees, true), "{taken} {said}");
+    }
 }
 
 #[test]
@@ -230,44 +252,6 @@ fn a_reclaim_from_another_address_is_a_conflict_and_the_lock_it_may_mean_is_kept
     let rows = result.locks.as_slice();
     let conflict = rows.iter().find(|row| row.fate == Fate::Conflict).unwrap();
     assert_eq!(conflict.other.0.as_ref().unwrap().address.0, World::ip(before.address), "both are named");
-}
-
-#[test]
-fn what_is_given_up_under_another_spelling_is_not_freed_and_its_holder_is_suspect() {
-    for [(old, old_oh), (new, new_oh)] in spellings() {
-        let blocker = Machine { address: "192.0.2.99", name: "blocker", state: 3 };
-        let suspect = [format!("{} {}", old.name, old.address)];
-        let mut w = World::new();
-        let held = owner_call(old, (501, old_oh), "f", R, true, false);
-        let Call::Lock { wanted: same, .. } = owner_call(new, (501, new_oh), "f", R, true, false) else { panic!() };
-        w.send(old, &held);
-        let unlock = |range| Call::Unlock(Wanted { range, ..same.clone() });
-        assert_eq!(w.send(new, &unlock(bytes(0, 8))), Verdict::Granted, "of something else");
-        assert!(w.suspects().is_empty());
-        assert_eq!(w.send(new, &unlock(R)), Verdict::Granted);
-        assert_eq!((w.is_held("f"), w.suspects().as_slice()), (true, suspect.as_slice()));
-        w.send(new, &unlock(R));
-        let told = |w: &World| w.effects.iter().filter(|e| matches!(e, Effect::Event("suspect", _))).count();
-        assert_eq!(told(&w), 1, "once");
-
-        let mut w = World::new();
-        w.send(old, &held);
-        let (address, stranger) = (World::ip(new.address), name("stranger"));
-        w.table.given_up_by_stranger(address, &stranger, &Call::Test(same.clone()));
-        w.table.given_up_by_stranger(World::ip("192.0.2.98"), &stranger, &unlock(R));
-        assert!(w.suspects().is_empty());
-        w.table.given_up_by_stranger(address, &stranger, &unlock(R));
-        w.check();
-        assert_eq!((w.is_held("f"), w.suspects().as_slice()), (true, suspect.as_slice()), "of no client");
-
-        let mut w = World::new();
-        w.take(blocker, "f");
-        let Call::Lock { wanted, reclaim, monitored, state, cookie, .. } = held else { panic!() };
-        let waits = Call::Lock { wanted, block: true, reclaim, monitored, state, cookie };
-        assert_eq!(w.send(old, &waits), Verdict::Blocked);
-        assert_eq!(w.send(new, &Call::Cancel(same)), Verdict::Denied);
-        assert_eq!(w.suspects(), suspect);
-    }
 }
 
 /// What a machine that rebooted may say, and what its calls had said.

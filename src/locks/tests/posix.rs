@@ -116,6 +116,66 @@ fn shares_deny_what_they_say_and_never_meet_ranges() {
 }
 
 #[test]
+fn an_owner_has_a_share_for_each_access_and_mode_and_gives_each_back_for_itself() {
+    let mut w = World::new();
+    assert_eq!(w.share(A, "f", 1, 2, false), Verdict::Granted, "reads, denies writing");
+    assert_eq!(w.share(A, "f", 2, 0, false), Verdict::Granted, "a second open, which writes");
+    assert_eq!(w.share(A, "f", 1, 2, false), Verdict::Granted, "a repetition");
+    assert_eq!(w.table.totals().locks, 2);
+    assert_eq!(w.share(B, "f", 2, 0, false), Verdict::Denied, "the first still denies it");
+    assert_eq!(w.unshare_of(A, "f", 1, 2), Verdict::Granted);
+    assert_eq!(w.share(B, "f", 1, 2, false), Verdict::Denied, "the second still writes");
+    assert_eq!(w.unshare_of(A, "f", 1, 2), Verdict::Granted, "a repetition takes nothing else");
+    assert_eq!(w.share(B, "f", 1, 2, false), Verdict::Denied);
+    let suspect = w.table.list_clients(0).clients.into_vec().into_iter().find(|row| row.name == name("a")).unwrap();
+    assert!(suspect.suspicions.as_slice()[0].as_str().contains("UNSHARE"), "and what may be stuck is said");
+    assert_eq!(w.unshare_of(A, "f", 2, 0), Verdict::Granted);
+    assert_eq!(w.share(B, "f", 1, 2, false), Verdict::Granted);
+}
+
+#[test]
+fn an_owners_shares_are_told_apart_however_many_others_have() {
+    for others in [0, 40, 500] {
+        let mut w = World::new();
+        for n in 0..others {
+            assert_eq!(w.share(P("b", n), "f", 0, 0, false), Verdict::Granted);
+        }
+        let others = u64::from(others.unsigned_abs());
+        let all: Vec<(u32, u32)> = (0..4).flat_map(|access| (0..4).map(move |mode| (access, mode))).collect();
+        for ((access, mode), count) in all.iter().zip(1..) {
+            for _ in 0..2 {
+                assert_eq!(w.share(A, "f", *access, *mode, false), Verdict::Granted);
+                assert_eq!(w.table.totals().locks, others + count, "{access} {mode} beside {others}");
+            }
+        }
+        for ((access, mode), count) in all.iter().zip(1..) {
+            assert_eq!(w.unshare_of(A, "f", *access, *mode), Verdict::Granted);
+            assert_eq!(w.table.totals().locks, others + 16 - count, "{access} {mode} beside {others}");
+        }
+        for (access, mode) in all.iter().skip(1) {
+            w.share(A, "f", *access, *mode, false);
+        }
+        assert_eq!(w.unshare(A, "f"), Verdict::Granted);
+        assert_eq!(w.table.totals().locks, others);
+    }
+}
+
+#[test]
+fn an_unshare_that_was_not_filled_in_gives_back_all_of_its_owner() {
+    let mut w = World::new();
+    for (access, mode) in [(1, 2), (3, 0), (2, 0)] {
+        assert_eq!(w.share(A, "f", access, mode, false), Verdict::Granted);
+    }
+    assert_eq!(w.share(P("a", 2), "f", 2, 0, false), Verdict::Denied);
+    assert_eq!(w.unshare(A, "f"), Verdict::Granted);
+    assert_eq!(w.table.totals().locks, 0);
+    w.share(A, "f", 0, 0, false);
+    w.share(A, "f", 3, 3, false);
+    assert_eq!(w.unshare(A, "f"), Verdict::Granted, "one that was made so is meant");
+    assert_eq!(w.share(B, "f", 1, 0, false), Verdict::Denied);
+}
+
+#[test]
 fn caps_answer_no_locks_and_leave_the_held_ones_alone() {
     let mut w = World::with(Limits { locks: 3, locks_per_client: 2, ..Limits::default() });
     assert_eq!(w.write(A, "f", bytes(0, 0)), Verdict::Granted);

@@ -421,3 +421,109 @@ fn free_all_and_a_reboot_free_much_in_steps_and_nothing_that_is_not_theirs() {
         assert_eq!(suspicions, 0);
     }
 }
+
+/// Lets time go by, as the owner of the table does.
+fn minutes(w: &mut World, minutes: u64) {
+    for _ in 0..minutes {
+        w.pass(60);
+        while w.table.next_timeout(false).is_some_and(|at| at <= w.now) {
+            w.table.on_timeout(w.now, false);
+        }
+        w.check();
+    }
+}
+
+fn suspects(w: &World) -> Vec<String> {
+    let rows = w.table.list_clients(0).clients.into_vec();
+    let reasons = rows.iter().flat_map(|row| row.suspicions.as_slice().iter().map(move |why| (row, why)));
+    reasons.map(|(row, why)| format!("{} {}", row.name, why.as_str())).collect()
+}
+
+#[test]
+fn a_client_that_is_silent_while_another_waits_for_its_lock_for_long_is_a_suspect_until_it_calls() {
+    let mut w = waiting();
+    let suspect = ["a silent while b waits for its lock, for 5 minutes or more"];
+    minutes(&mut w, 4);
+    assert!(suspects(&w).is_empty());
+    minutes(&mut w, 1);
+    assert_eq!(suspects(&w), suspect);
+    minutes(&mut w, 60);
+    assert_eq!(suspects(&w), suspect);
+    assert_eq!(w.picture("f")[0], "a/1 write 0-9 held", "nothing is taken from it");
+    let told = |w: &World| w.effects.iter().filter(|e| matches!(e, Effect::Event("suspect", _))).count();
+    w.test(P("a", 7), "g", R, false);
+    assert!(suspects(&w).is_empty());
+    minutes(&mut w, 5);
+    assert_eq!(suspects(&w), suspect, "silent again");
+    assert_eq!(told(&w), 2);
+}
+
+#[test]
+fn a_client_that_calls_now_and_then_is_no_suspect_however_long_others_wait() {
+    let mut w = waiting();
+    for _ in 0..20 {
+        minutes(&mut w, 4);
+        w.unlock(A, "another", R);
+        assert!(suspects(&w).is_empty());
+    }
+}
+
+#[test]
+fn who_kept_a_request_waiting_is_no_suspect_when_the_request_is_gone() {
+    for gone in ["cancelled", "granted", "its client rebooted"] {
+        let mut w = waiting();
+        w.write(P("d", 1), "g", R);
+        minutes(&mut w, 9);
+        assert_eq!(suspects(&w).len(), 1);
+        match gone {
+            "cancelled" => _ = w.cancel(B, "f", R),
+            "granted" => {
+                w.table.reboot_notice(World::address("a"), &name("a"), NsmState(5));
+                assert_eq!(w.offers().len(), 1);
+            }
+            _ => _ = w.table.reboot_notice(World::address("b"), &name("b"), NsmState(5)),
+        }
+        assert!(suspects(&w).is_empty(), "{gone}");
+        minutes(&mut w, 30);
+        assert_eq!(w.table.next_timeout(false), None, "nothing is left to look at");
+    }
+}
+
+#[test]
+fn of_several_in_the_way_only_the_silent_ones_are_suspects() {
+    let mut w = World::new();
+    for client in ["one", "two", "three"] {
+        w.read(P(client, 1), "f", R);
+    }
+    w.wait(B, "f", R);
+    minutes(&mut w, 3);
+    w.read(P("two", 1), "g", R);
+    minutes(&mut w, 3);
+    assert_eq!(suspects(&w).len(), 2);
+    assert!(suspects(&w).iter().all(|why| !why.starts_with("two")));
+    minutes(&mut w, 2);
+    assert_eq!(suspects(&w).len(), 3, "looked at again when that one is silent for as long");
+}
+
+#[test]
+fn free_all_frees_what_a_machine_has_under_several_names_in_steps() {
+    let mut w = World::new();
+    let address = World::address("a");
+    for spelling in ["a", "A", "a."] {
+        let caller = Caller { client: w.client_at(address, spelling), via: via(Transport::Tcp) };
+        for n in 0..900 {
+            let call = World::lock_call(A, &format!("{spelling} {n}"), R, true, false, false);
+            assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Granted));
+        }
+    }
+    w.write(B, "f", R);
+    let (mut before, mut steps) = (w.table.totals().locks, 0);
+    while w.table.free_all(address, &name("a")) == Handled::More {
+        let left = w.table.totals().locks;
+        assert!((1..=1_024).contains(&(before - left)), "one step frees {}", before - left);
+        (before, steps) = (left, steps + 1);
+        w.table.check_invariants();
+    }
+    assert!(steps > 1, "{steps} steps");
+    assert_eq!(w.table.totals().locks, 1, "what is another's stays");
+}

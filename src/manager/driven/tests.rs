@@ -323,7 +323,7 @@ async fn what_is_missing_at_the_end_is_dropped_and_the_thief_is_named() {
     let fates: Vec<_> = rows.iter().map(|row| (row.fate, row.range.start)).collect();
     assert_eq!(fates, [(Fate::Dropped, 100), (Fate::Dropped, 0), (Fate::Conflict, 0), (Fate::Resurrected, 0)]);
     let other = rows[2].other.0.as_ref().unwrap();
-    assert_eq!((other.name.as_str(), other.svid.0), ("local process dd (pid 77)", 77));
+    assert_eq!((other.name.as_str(), other.svid.0), ("local-process-dd-(pid-77)", 77));
     let watched = driver.watch(WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap();
     let lines: Vec<_> = watched.events.as_slice().iter().map(|event| event.detail.as_str().to_owned()).collect();
     assert!(lines.iter().any(|l| l.contains("100-109 of a (/srv/a) was not reclaimed")), "{lines:#?}");
@@ -445,7 +445,7 @@ async fn locks_are_listed_without_owners_and_by_file() {
     let mut args = LocksArgs { scope: Scope::default(), after: 0 };
     let page = driver.locks(&args).await.unwrap();
     assert_eq!(page.locks.as_slice().len(), 3);
-    assert_eq!(page.locks.as_slice()[0].owner.name.as_str(), "owner not known");
+    assert_eq!(page.locks.as_slice()[0].owner.name.as_str(), "owner-not-known");
     args.scope.files = List::clipped(vec![page.locks.as_slice()[2].file.clone()]);
     assert_eq!(driver.locks(&args).await.unwrap().locks.as_slice().len(), 1);
 }

@@ -4,13 +4,12 @@
 //! always one state that was promised. Ended runs stay until they are acknowledged, and the last
 //! [`KEPT`] of them anyway.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::record::RunRecord;
-use crate::host::{remove, replace, try_lock};
+use crate::host::{private_folder, remove, replace, try_lock};
 use crate::manager::ManagerError;
 use crate::wire::control::{Refusal, RefusalCode, RunId};
 
@@ -50,11 +49,7 @@ impl Vault {
     }
 
     fn made(&self) -> Result<&Path, ManagerError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)
-            .map_err(|error| self.failed("make the state directory", &error))?;
+        private_folder(&self.dir).map_err(|error| self.failed("use the state directory", &error))?;
         Ok(&self.dir)
     }
 

@@ -29,7 +29,7 @@ pub(super) fn rows(entries: &[RosterEntry], connections: &[(SocketAddr, SocketAd
         connections.iter().map(|(server, client)| (client.ip().to_canonical(), server.ip().to_canonical())).collect();
     let mut rows: Vec<ClientRow> = Vec::new();
     for entry in entries.iter().filter(|entry| is_ganeshas(entry)) {
-        let name = CallerName::of_words(&entry.host);
+        let Ok(name) = CallerName::of_bytes(entry.host.as_bytes()) else { continue };
         if rows.iter().any(|known| known.name == name) {
             continue;
         }

@@ -240,6 +240,7 @@ impl Ganesha {
 }
 
 fn is_named(entry: &crate::nsm::roster::RosterEntry, name: &CallerName) -> bool {
-    let known_as = entry.monitor.as_ref().map(|monitor| monitor.mon_id.mon_name.as_str());
-    known_as.into_iter().chain([entry.host.as_str()]).any(|known| known.eq_ignore_ascii_case(name.as_str()))
+    let known_as = entry.monitor.as_ref().map(|monitor| monitor.mon_id.mon_name.clone());
+    let host = CallerName::of_bytes(entry.host.as_bytes()).ok();
+    known_as.into_iter().chain(host).any(|known| known.as_str().eq_ignore_ascii_case(name.as_str()))
 }

@@ -138,14 +138,15 @@ impl Knfsd {
         let own = host::serving_addresses().unwrap_or_default();
         let mut rows: Vec<ClientRow> = Vec::new();
         for entry in roster.entries {
-            let Ok(name) = CallerName::new(&entry.host) else { continue };
+            let Ok(name) = CallerName::of_bytes(entry.host.as_bytes()) else { continue };
             if rows.iter().any(|row| row.name == name) {
                 continue;
             }
             // lockd names a client by its address unless it was told otherwise.
-            let monitored = entry.monitor.as_ref().and_then(|monitor| monitor.mon_id.mon_name.as_str().parse().ok());
-            let addresses: Vec<IpAddr> =
-                monitored.or_else(|| entry.host.parse().ok()).map_or_else(|| resolve(&entry.host), |ip| vec![ip]);
+            let monitored = entry.monitor.as_ref().map(|monitor| monitor.mon_id.mon_name.as_str());
+            let address =
+                monitored.into_iter().chain([entry.host.as_str()]).find_map(|text| text.parse::<IpAddr>().ok());
+            let addresses = address.map_or_else(|| resolve(&entry.host), |ip| vec![ip.to_canonical()]);
             let same_family =
                 |ip: &&IpAddr| addresses.is_empty() || addresses.iter().any(|to| to.is_ipv4() == ip.is_ipv4());
             let called = own.iter().filter(same_family).copied();

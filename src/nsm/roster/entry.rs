@@ -30,6 +30,11 @@ impl RosterEntry {
     pub(super) fn new(host: &str, overdue: bool) -> Self {
         Self { host: host.to_owned(), overdue, monitor: None }
     }
+
+    /// The host in its one spelling: see [`plain_host`].
+    pub fn plain(&self) -> String {
+        plain_host(&self.host)
+    }
 }
 
 /// Who keeps a roster.
@@ -163,6 +168,20 @@ pub(super) fn host_name(name: &str) -> Option<&str> {
     (name.len() <= MAX_HOST && (scoped || named)).then_some(name)
 }
 
+/// A host in one spelling, so that one that is named twice is told once: an address as it is usually written, an
+/// IPv4 one without its IPv6 clothes (`::ffff:192.0.2.1`); a name in small letters and without the dot at its end.
+pub(super) fn plain_host(host: &str) -> String {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return address.to_canonical().to_string();
+    }
+    if let Some((address, zone)) = host.split_once('%')
+        && let Ok(address) = address.parse::<Ipv6Addr>()
+    {
+        return format!("{address}%{zone}");
+    }
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+}
+
 /// The regular file, up to one byte more than `max`. Anything else is an error: a pipe or a device
 /// is no record, and reading it could hang.
 pub(super) fn read_capped(path: &Path, max: u64) -> io::Result<Vec<u8>> {
@@ -191,4 +210,24 @@ pub(super) fn names_in(dir: &Path) -> Result<Vec<OsString>, RosterError> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_one_spelling() {
+        for (written, plain) in [
+            ("::ffff:192.0.2.9", "192.0.2.9"),
+            ("::FFFF:c000:0209", "192.0.2.9"),
+            ("FD00:0:0::7", "fd00::7"),
+            ("FE80:0::7%eth0", "fe80::7%eth0"),
+            ("192.0.2.9", "192.0.2.9"),
+            ("A.Example.org.", "a.example.org"),
+        ] {
+            assert_eq!(plain_host(written), plain);
+        }
+        assert_ne!(plain_host("fe80::7%eth0"), plain_host("fe80::7%eth1"));
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::entry::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, host_name, read_capped, unreadable};
+use super::entry::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, host_name, plain_host, read_capped, unreadable};
 
 /// Longest targets file that is read, in bytes.
 const MAX_TARGETS_FILE: u64 = 64 << 20;
@@ -27,7 +27,8 @@ pub fn read_targets_file(path: &Path) -> Result<Roster, RosterError> {
         }
         let host = host_name(line)
             .ok_or_else(|| bad(&format!("{line:?} is not an address or a host name; write one a line")))?;
-        if let Some(first) = seen.get(&host.to_ascii_lowercase()) {
+        let plain = plain_host(host);
+        if let Some(first) = seen.get(&plain) {
             let problem = format!("{host} is on line {first} already; it is notified once");
             roster.warn(path, Some(number + 1), problem);
             continue;
@@ -35,7 +36,7 @@ pub fn read_targets_file(path: &Path) -> Result<Roster, RosterError> {
         if roster.entries.len() == MAX_HOSTS {
             return Err(RosterError::TooLarge { path: path.into(), max: MAX_HOSTS as u64, what: "hosts" });
         }
-        seen.insert(host.to_ascii_lowercase(), number + 1);
+        seen.insert(plain, number + 1);
         roster.entries.push(RosterEntry::new(host, false));
     }
     Ok(roster)
@@ -70,6 +71,10 @@ mod tests {
         let roster = targets(b"a\nb\nA\n").unwrap();
         assert_eq!(hosts(&roster), ["a", "b"]);
         assert!(roster.warnings[0].to_string().ends_with(":3: A is on line 1 already; it is notified once"));
+        let roster =
+            targets(b"::ffff:192.0.2.1\n192.0.2.1\nfd00::7\nfd00:0::7\na.example.org\na.example.org.\n").unwrap();
+        assert_eq!(hosts(&roster), ["::ffff:192.0.2.1", "fd00::7", "a.example.org"]);
+        assert_eq!(roster.warnings.len(), 3);
     }
 
     #[test]

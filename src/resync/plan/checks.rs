@@ -50,7 +50,7 @@ pub fn scope(request: &Request, info: &Info) -> Result<Scope, Failure> {
     for text in &request.clients {
         clients.push(match text.parse::<IpAddr>() {
             Ok(ip) => ClientRef { name: Maybe(None), address: Maybe(Some(ip.into())) },
-            Err(_) => match CallerName::new(text) {
+            Err(_) => match CallerName::typed(text) {
                 Ok(name) => ClientRef { name: Maybe(Some(name)), address: Maybe(None) },
                 Err(e) => {
                     return usage(

@@ -354,6 +354,10 @@ impl Run {
             News::SentAgain => client.tried = true,
             News::GivenUp(delivery) => {
                 client.given_up = true;
+                if delivery == Delivery::Elsewhere {
+                    // Whoever acked may reclaim.
+                    self.last_news = self.last_news.max(at);
+                }
                 // An ack stands: what was delivered stays delivered.
                 if client.delivery != Delivery::Acked {
                     client.delivery = delivery;

@@ -1,7 +1,7 @@
 //! The Unix sockets of the control protocol.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl ControlSocket {
     pub async fn bind(path: &Path, read_only: bool) -> Result<Self, SocketError> {
         let unusable = |source| SocketError::Unusable { path: path.into(), source };
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(unusable)?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(unusable)?;
         }
         let listener = match UnixListener::bind(path) {
             Ok(listener) => listener,

@@ -23,10 +23,12 @@ use tokio::task::JoinSet;
 use super::machine::{Lookup, LookupError, StreamCall, Transmit};
 use super::queue::Lane;
 use super::state::{Fanout, Question};
-use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target};
+use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target, each_once};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
 use crate::wire::rpc::{Credential, RpcError};
+use crate::wire::rpcbind;
+use crate::wire::types::CallerName;
 
 /// The receive buffer that is asked for, in bytes.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -38,15 +40,18 @@ const ENOUGH_WINDOW: usize = 2048;
 const MOST_LANES: usize = 4;
 /// Datagrams sent between two looks at what has come in.
 const BURST: usize = 64;
-/// Most TCP calls at a time.
-const STREAMS: usize = 64;
+/// Most TCP calls at a time, port look-ups included.
+const STREAMS: usize = 192;
 /// Most names being resolved at a time: each takes a thread.
 const LOOKUPS: usize = 32;
+/// Most addresses of a name that are tried (a resolver gives each once for each kind of socket).
+const MOST_ADDRESSES: usize = 3 * 16;
 /// Longest wait for a place among [`LOOKUPS`], and then for the resolver. It goes on in its thread,
 /// and keeps its place.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest wait for a TCP connection, and for the answer on it.
+/// Longest wait for a TCP connection, and for the answer on it; of a port look-up, which mostly goes to the dead.
 const STREAM_PATIENCE: Duration = Duration::from_secs(3);
+const LOOK_UP_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest answer over TCP, in bytes.
 const MAX_ANSWER: usize = 4096;
 /// The wait before a datagram is offered again to a socket whose send buffer was full.
@@ -85,7 +90,14 @@ pub enum DriverError {
 /// Calls every target, until each has answered or is given up for good, and tells what it learns
 /// through `events`. A full channel delays events, never sends. To cancel, drop the receiver or this
 /// future: nothing is sent from then on.
-pub async fn run(targets: Vec<Target>, options: RunOptions, events: mpsc::Sender<Event>) -> Result<(), DriverError> {
+pub async fn run(
+    mut targets: Vec<Target>,
+    options: RunOptions,
+    events: mpsc::Sender<Event>,
+) -> Result<(), DriverError> {
+    for target in &mut targets {
+        target.host = target.host.clone().canonical();
+    }
     let sockets = Sockets::open(&targets, RECEIVE_BUFFER)?;
     let RunOptions { program, keep_on, rpcbind_port, epoch, end, no_answer_after, has_address } = options;
     let (lanes, streams, seed) = (sockets.lanes.clone(), STREAMS, rand::random());
@@ -171,15 +183,12 @@ impl Sockets {
         let (mut v4, mut v6) = (false, false);
         for target in targets {
             match &target.host {
-                Host::Addresses(addresses) => {
+                // A name asked for later may have either family; what has no socket is left out.
+                Host::Addresses(addresses) | Host::Client { addresses, .. } => {
                     v4 |= addresses.iter().any(IpAddr::is_ipv4);
                     v6 |= addresses.iter().any(IpAddr::is_ipv6);
                 }
-                Host::Name(name) => {
-                    let address = name.parse::<IpAddr>().ok();
-                    v4 |= address.is_none_or(|a| a.is_ipv4());
-                    v6 |= address.is_none_or(|a| a.is_ipv6());
-                }
+                Host::Name(_) => (v4, v6) = (true, true),
             }
         }
         let mut sockets = Self { endpoints: Vec::new(), lanes: Vec::new() };
@@ -400,6 +409,11 @@ impl Driver {
 /// answer for now, and the thread's place is kept until it really ends. Names that wait as long for
 /// a place are given back, to be tried later.
 async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Finding>) {
+    if CallerName::typed(&lookup.name).is_ok_and(|name| name.host().is_none()) {
+        let odd = LookupError::Failed("it has bytes that no host's name has".to_owned());
+        let _ = finder.send(Finding::Addresses(lookup.token, Err(odd))).await;
+        return;
+    }
     let Ok(place) = tokio::time::timeout(LOOKUP_PATIENCE, places.acquire()).await else {
         let busy = LookupError::Unanswered("the resolver is busy with other names".to_owned());
         // It fails only where the driver is gone.
@@ -411,15 +425,7 @@ async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Fi
     let in_time = tokio::time::timeout(LOOKUP_PATIENCE, &mut resolving).await;
     let timed_out = in_time.is_err();
     let found = match in_time {
-        Ok(Ok(sockets)) => {
-            let mut addresses: Vec<IpAddr> = Vec::new();
-            for socket in sockets {
-                if !addresses.contains(&socket.ip()) {
-                    addresses.push(socket.ip());
-                }
-            }
-            Ok(addresses)
-        }
+        Ok(Ok(sockets)) => Ok(each_once(sockets.take(MOST_ADDRESSES).map(|socket| socket.ip()))),
         Ok(Err(error)) => Err(LookupError::Failed(error.to_string())),
         Err(_) => {
             let patience = LOOKUP_PATIENCE.as_secs();
@@ -438,9 +444,10 @@ async fn call_over_tcp(call: StreamCall) -> Result<Result<Vec<u8>, RpcError>, St
     let Question { program, version, procedure, args } = &call.question;
     let (program, version, procedure) = (*program, *version, *procedure);
     let request = Request { program, version, procedure, credential: &Credential::None, args };
+    let patience = if program == rpcbind::PROGRAM { LOOK_UP_PATIENCE } else { STREAM_PATIENCE };
     let answer = async {
-        let client = StreamClient::connect_tcp(call.to, source, MAX_ANSWER, STREAM_PATIENCE).await?;
-        client.call(request, STREAM_PATIENCE).await
+        let client = StreamClient::connect_tcp(call.to, source, MAX_ANSWER, patience).await?;
+        client.call(request, patience).await
     };
     match answer.await {
         Ok(results) => Ok(Ok(results)),
@@ -455,7 +462,7 @@ mod tests {
     use crate::rpc::fanout::farm::{Farm, Manner};
     use crate::rpc::fanout::target::Call;
     use crate::wire::nsm;
-    use crate::wire::types::{CallerName, NsmState};
+    use crate::wire::types::NsmState;
 
     const SOON: Duration = Duration::from_secs(20);
     const STATD: Program = Program { name: "statd", number: nsm::PROGRAM, versions: &[nsm::VERSION] };
@@ -511,5 +518,19 @@ mod tests {
             panic!("nothing is known about the name")
         };
         assert_eq!(why, "the resolver is busy with other names");
+    }
+
+    #[tokio::test]
+    async fn no_resolver_is_asked_for_a_name_that_no_host_has() {
+        for name in [&b"\xfc"[..], b"", b"a b", b"nul\0", b"a\\032b"] {
+            let (finder, mut findings) = mpsc::channel(1);
+            let lookup = Lookup { token: 7, name: CallerName::of_bytes(name).unwrap().to_string() };
+            // No place is free: who asks, waits.
+            look_up(lookup, Arc::new(Semaphore::new(0)), finder).await;
+            let Some(Finding::Addresses(7, Err(LookupError::Failed(why)))) = findings.recv().await else {
+                panic!("{name:?} is known to have no address")
+            };
+            assert_eq!(why, "it has bytes that no host's name has");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::rpc::udp::UdpEndpoint;
@@ -28,6 +28,8 @@ pub(crate) enum Manner {
     NoStatd,
     /// Its statd is there on TCP only.
     TcpOnly,
+    /// No datagram gets through to it: it is there on TCP only, its rpcbind too.
+    Walled,
     /// Its statd rejects SM_NOTIFY and SM_STAT, not NULL.
     Refuses,
 }
@@ -132,10 +134,24 @@ impl Farm {
         let (rpcbind_port, statd_port) = (rpcbind.local_addr().port(), statd.local_addr().port());
         let notices = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
+        // Nobody is there over TCP, if the port is another's.
+        if let Ok(listener) = TcpListener::bind(rpcbind.local_addr()).await {
+            tasks.spawn(async move {
+                loop {
+                    let (stream, host, call) = accept_call(&listener).await;
+                    if manner(host) == Manner::Walled {
+                        reply_to(stream, rpcbind_answer(manner(host), host, statd_port, &call)).await;
+                    }
+                }
+            });
+        }
         tasks.spawn(async move {
             loop {
                 let call = rpcbind.recv().await.unwrap();
                 let host = call.local_ip;
+                if manner(host) == Manner::Walled {
+                    continue;
+                }
                 if let Some(reply) = rpcbind_answer(manner(host), host, statd_port, &call.bytes) {
                     rpcbind.send(&reply, call.peer, Some(host)).await.unwrap();
                 }
@@ -146,7 +162,7 @@ impl Farm {
             loop {
                 let call = statd.recv().await.unwrap();
                 let host = call.local_ip;
-                assert_ne!(manner(host), Manner::TcpOnly);
+                assert!(!matches!(manner(host), Manner::TcpOnly | Manner::Walled));
                 if let Some((reply, arrived)) = statd_answer(manner(host), &call.bytes) {
                     seen.lock().unwrap().extend(arrived.map(|notice| (host, call.peer.ip(), notice)));
                     statd.send(&reply, call.peer, Some(host)).await.unwrap();
@@ -156,18 +172,34 @@ impl Farm {
         let seen = notices.clone();
         tasks.spawn(async move {
             loop {
-                let (mut stream, peer) = listener.accept().await.unwrap();
-                let host = stream.local_addr().unwrap().ip();
-                // A call in one fragment, and the connection ends.
-                let mark = stream.read_u32().await.unwrap();
-                let mut call = vec![0; (mark & 0x7FFF_FFFF) as usize];
-                stream.read_exact(&mut call).await.unwrap();
-                if let Some((reply, arrived)) = statd_answer(manner(host), &call) {
-                    seen.lock().unwrap().extend(arrived.map(|notice| (host, peer.ip(), notice)));
-                    stream.write_all(&record::frame(&reply)).await.unwrap();
-                }
+                let (stream, host, call) = accept_call(&listener).await;
+                let peer = stream.peer_addr().unwrap().ip();
+                let (reply, arrived) = statd_answer(manner(host), &call).unzip();
+                seen.lock().unwrap().extend(arrived.flatten().map(|notice| (host, peer, notice)));
+                reply_to(stream, reply).await;
             }
         });
         Self { rpcbind_port, notices, _tasks: tasks }
+    }
+}
+
+/// A connection, the host that it was made to, and the call that came in one fragment.
+async fn accept_call(listener: &TcpListener) -> (TcpStream, IpAddr, Vec<u8>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let host = stream.local_addr().unwrap().ip();
+        // Whoever asks both ways at once goes away when the other answer has come.
+        let Ok(mark) = stream.read_u32().await else { continue };
+        let mut call = vec![0; (mark & 0x7FFF_FFFF) as usize];
+        if stream.read_exact(&mut call).await.is_ok() {
+            return (stream, host, call);
+        }
+    }
+}
+
+/// Replies, and ends the connection.
+async fn reply_to(mut stream: TcpStream, reply: Option<Vec<u8>>) {
+    if let Some(reply) = reply {
+        let _ = stream.write_all(&record::frame(&reply)).await;
     }
 }

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use super::pace::Pace;
 use super::queue::SendQueue;
-use super::state::{Fanout, Question, Sending, Subject, Timer};
-use super::target::{Event, Failure, Host, Options, Target};
+use super::state::{Fanout, Question, Sending, Step, Subject, Timer};
+use super::target::{Event, Failure, Options, Target};
 use crate::rpc::call::xid_of;
 use crate::rpc::xids::Xids;
 use crate::wire::rpc::{self, Credential, RpcError};
-use crate::wire::types::Transport;
 
 /// Until a name that has no address is looked up again: resolvers remember that, and are others' machines.
 pub(super) const NAME_REST: Duration = Duration::from_secs(15);
@@ -55,13 +54,8 @@ pub(super) struct StreamCall {
     pub(super) question: Question,
 }
 
-/// IPv4 addresses in IPv6 clothes are IPv4's: no IPv6 socket here reaches them.
-fn canonical(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    addresses.iter().map(IpAddr::to_canonical).collect()
-}
-
 impl Fanout {
-    /// A fan-out over `targets`, begun at `now`.
+    /// A fan-out over `targets`, begun at `now`. Their addresses, and those of look-ups, are canonical.
     pub(super) fn new(now: Duration, targets: Vec<Target>, options: Options) -> Self {
         let mut fanout = Self {
             subjects: Vec::with_capacity(targets.len()),
@@ -74,6 +68,7 @@ impl Fanout {
             queue: SendQueue::new(options.lanes.clone()),
             lookups: VecDeque::new(),
             streams: VecDeque::new(),
+            stream_look_ups: VecDeque::new(),
             streams_open: 0,
             timers: BinaryHeap::new(),
             timers_set: 0,
@@ -82,15 +77,8 @@ impl Fanout {
             options,
         };
         fanout.arm(fanout.options.end, Timer::End);
-        for Target { id, host, calls } in targets {
-            let (name, addresses) = match host {
-                Host::Addresses(addresses) => (None, canonical(&addresses)),
-                Host::Name(name) => match name.parse::<IpAddr>() {
-                    Ok(address) => (None, canonical(&[address])),
-                    Err(_) => (Some(name), Vec::new()),
-                },
-            };
-            fanout.subjects.push(Subject::new(id, name, addresses, calls));
+        for target in targets {
+            fanout.subjects.push(Subject::new(target));
             fanout.begin(now, fanout.subjects.len() - 1);
         }
         fanout
@@ -135,8 +123,12 @@ impl Fanout {
 
     /// The next call to make over TCP, if one more may be open now. It counts as sent.
     pub(super) fn poll_stream(&mut self, now: Duration) -> Option<StreamCall> {
+        // Most hosts that are asked by TCP are dead, and each of them has its place for long: a third is the
+        // living's.
+        let for_look_ups = self.options.streams - self.options.streams / 3;
         while self.streams_open < self.options.streams {
-            let token = self.streams.pop_front()?;
+            let look_up = || self.stream_look_ups.pop_front().filter(|_| self.streams_open < for_look_ups);
+            let token = self.streams.pop_front().or_else(look_up)?;
             let from = self.source(token);
             let Some(exchange) = self.exchanges.get_mut(&token) else { continue };
             exchange.sends += 1;
@@ -144,7 +136,10 @@ impl Fanout {
             let (to, subject) = (exchange.to, exchange.subject);
             let stream = StreamCall { token, to, from, question: exchange.question.clone() };
             self.streams_open += 1;
-            self.count_attempt(now, subject, token);
+            // What rpcbind is asked by TCP it was asked by UDP before, and counted then.
+            if matches!(exchange.step, Step::Call { .. }) {
+                self.count_attempt(now, subject, token);
+            }
             return Some(stream);
         }
         None
@@ -257,12 +252,15 @@ impl Fanout {
         if subject.done {
             return;
         }
+        if !subject.addresses.is_empty() {
+            return self.found_others(now, number, found.unwrap_or_default());
+        }
         let name = subject.name.as_deref().unwrap_or_default();
         let (failure, why) = match found {
             Ok(addresses) if !addresses.is_empty() => {
-                subject.addresses = canonical(&addresses);
+                subject.addresses = addresses;
                 subject.current = 0;
-                self.ask_port(now, number, 0, Transport::Udp);
+                self.ask_first_port(now, number);
                 return;
             }
             Ok(_) => (Failure::NameUnknown, format!("{name} has no address")),
@@ -282,9 +280,12 @@ impl Fanout {
                 self.answered(now, token, rtt, outcome);
             }
             Err(error) => {
+                if let Step::Port { .. } = exchange.step {
+                    return self.no_port_by_tcp(now, token, &error);
+                }
                 let (subject, misses, sends) = (exchange.subject, exchange.misses, exchange.sends);
                 let name = self.options.program.name;
-                let why = format!("its {name} is registered for TCP only, and there: {error}");
+                let why = format!("its {name} is called over TCP, and there: {error}");
                 let Some(subject) = self.subjects.get_mut(subject) else { return };
                 subject.trouble = Some((Failure::NoAnswer, why));
                 let tried = now.saturating_sub(subject.first_sent.unwrap_or(now));

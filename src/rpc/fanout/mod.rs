@@ -13,6 +13,14 @@
 //!        | reported as given up; a rest; over again from the start, until the end
 //! ```
 //!
+//! A GETPORT is a datagram. A host that has left three unanswered, or says that nobody listens there, is asked by TCP
+//! too, and if it answers there, its TCP port is asked for first: it is likely to be behind a firewall. The
+//! datagrams go on, so that a host which answers neither is given up when it always was. Such hosts are mostly
+//! dead: their connections have two thirds of the places for TCP, and the calls to the living the rest.
+//!
+//! A client that left a few GETPORTs unanswered where it called from is also tried at the other addresses of its name
+//! ([`Host::Client`]). What answers there may be another machine, so its answers say where they came from.
+//!
 //! What is called, and what an answer means, is the user's affair: any results are an answer. A
 //! silent exchange is repeated with back-off; the tenth second without an answer is reported, and
 //! repeats go on. Where the user does not want that ([`RunOptions::keep_on`]), trouble ends a target.

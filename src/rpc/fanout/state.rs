@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use super::pace::Pace;
 use super::queue::SendQueue;
-use super::target::{Call, Event, Failure, Heard, Options};
+use super::target::{Call, Event, Failure, Heard, Host, Options, Target};
 use crate::rpc::xids::Xids;
 use crate::wire::types::Transport;
 
 /// What an exchange is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Where the program listens, in its version of this place among the options'.
-    Port { version: usize, transport: Transport },
+    /// Where the program listens over `transport`, in its version of this place among the options'; asked `by`.
+    Port { version: usize, transport: Transport, by: Transport },
     /// The subject's call of this number, in that version.
     Call { call: usize, version: usize, transport: Transport },
 }
@@ -69,9 +69,17 @@ pub(super) struct Subject {
     /// What is to be resolved; `None` where addresses were given.
     pub(super) name: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
+    /// How many of them, from the first on, are known to be its own: all, where a name was given.
+    pub(super) own: usize,
+    /// Its name may have other addresses, and was not asked for them yet.
+    pub(super) has_others: bool,
+    /// A call was answered by an address that is not known to be its own.
+    pub(super) elsewhere: bool,
     /// Which address is called.
     pub(super) current: usize,
     pub(super) calls: Vec<(Call, CallState)>,
+    /// By what its rpcbind, at the current address, has answered.
+    pub(super) by: Option<Transport>,
     /// The serials of its open exchanges.
     pub(super) open: Vec<u64>,
     pub(super) first_sent: Option<Duration>,
@@ -91,9 +99,15 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    pub(super) fn new(id: u32, name: Option<String>, addresses: Vec<IpAddr>, calls: Vec<Call>) -> Self {
+    pub(super) fn new(Target { id, host, calls }: Target) -> Self {
         let calls = calls.into_iter().map(|call| (call, CallState::Open)).collect();
-        Self { id, name, addresses, calls, ..Self::default() }
+        let (name, addresses, has_others) = match host {
+            Host::Addresses(addresses) => (None, addresses, false),
+            Host::Name(name) => (Some(name), Vec::new(), false),
+            Host::Client { addresses, name } => (Some(name), addresses, true),
+        };
+        let own = if has_others { addresses.len() } else { usize::MAX };
+        Self { id, name, addresses, own, has_others, calls, ..Self::default() }
     }
 
     pub(super) fn answered(&self) -> usize {
@@ -149,7 +163,9 @@ pub(super) struct Fanout {
     pub(super) pace: Pace,
     pub(super) queue: SendQueue,
     pub(super) lookups: VecDeque<usize>,
+    /// Calls over TCP that wait, and port look-ups over TCP that do.
     pub(super) streams: VecDeque<u64>,
+    pub(super) stream_look_ups: VecDeque<u64>,
     pub(super) streams_open: usize,
     pub(super) timers: BinaryHeap<Reverse<(Duration, u64, Timer)>>,
     pub(super) timers_set: u64,

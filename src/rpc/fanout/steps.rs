@@ -19,6 +19,10 @@ const REST: Duration = Duration::from_secs(5);
 const DOUBT_CALL: u32 = 4;
 /// Port look-ups left unanswered after which the next address is tried, if there is one.
 const DOUBT_ADDRESS: u32 = 2;
+/// Datagrams left unanswered after which rpcbind is asked by TCP too.
+const ASK_BY_TCP: u32 = 3;
+/// Likewise, after which a client's name is asked for other addresses.
+const ASK_NAME: u32 = 5;
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
@@ -45,14 +49,17 @@ impl Fanout {
     /// What to send for a step, to a host at `ip`.
     fn question(&self, number: usize, step: Step, ip: IpAddr) -> Option<Question> {
         let Program { number: program, versions, .. } = self.options.program;
-        let (Step::Port { version, transport } | Step::Call { version, transport, .. }) = step;
-        let version = *versions.get(version)?;
-        if let Step::Call { call, .. } = step {
-            let (Call { procedure, args, .. }, _) = self.subjects.get(number)?.calls.get(call)?;
-            return Some(Question { program, version, procedure: *procedure, args: args.clone() });
+        match step {
+            Step::Call { call, version, .. } => {
+                let (Call { procedure, args, .. }, _) = self.subjects.get(number)?.calls.get(call)?;
+                Some(Question { program, version: *versions.get(version)?, procedure: *procedure, args: args.clone() })
+            }
+            Step::Port { version, transport, by } => {
+                let (version, address) = (*versions.get(version)?, UniversalAddress::default());
+                let (rpcbind, procedure, args) = port_question(ip, address, program, version, transport, by);
+                Some(Question { program: PROGRAM, version: rpcbind, procedure: procedure as u32, args: args.into() })
+            }
         }
-        let (rpcbind, procedure, args) = port_question(ip, UniversalAddress::default(), program, version, transport);
-        Some(Question { program: PROGRAM, version: rpcbind, procedure: procedure as u32, args: args.into() })
     }
 
     /// The address to send an exchange from. A port look-up comes from those of the calls in turn:
@@ -72,8 +79,9 @@ impl Fanout {
         let (Some(known), Some(exchange)) = (self.subjects.get_mut(subject), self.exchanges.get(&serial)) else {
             return Duration::ZERO;
         };
-        let again = exchange.sends > 1 || exchange.step == Step::Port { version: 0, transport: Transport::Udp };
-        known.attempts += u32::from(again);
+        let first_look_up = matches!(exchange.step, Step::Port { version: 0, transport: Transport::Udp, .. });
+        let counts = matches!(exchange.step, Step::Call { .. }) || exchange.sends > 1 || first_look_up;
+        known.attempts += u32::from(counts);
         let first_sent = known.first_sent;
         let left_before = known.left > 0;
         known.left = known.left.saturating_add(1);
@@ -96,16 +104,25 @@ impl Fanout {
         if subject.calls.is_empty() {
             subject.done = true;
             self.unfinished -= 1;
-            let (results, rtt) = (Vec::new(), Duration::ZERO);
-            self.tell(now, number, News::Answered { call: 0, results, answered: 0, of: 0, rtt });
+            let (results, rtt, address) = (Vec::new(), Duration::ZERO, None);
+            let news = News::Answered { call: 0, results, answered: 0, of: 0, rtt, address, elsewhere: false };
+            self.tell(now, number, news);
         } else if subject.addresses.is_empty() && subject.name.is_some() {
             self.lookups.push_back(number);
         } else {
-            self.ask_port(now, number, 0, Transport::Udp);
+            self.ask_first_port(now, number);
         }
     }
 
-    pub(super) fn ask_port(&mut self, now: Duration, number: usize, version: usize, transport: Transport) {
+    /// Asks the current address, of which nothing is known yet.
+    pub(super) fn ask_first_port(&mut self, now: Duration, number: usize) {
+        if let Some(subject) = self.subjects.get_mut(number) {
+            subject.by = None;
+        }
+        self.ask_port(now, number, 0, Transport::Udp);
+    }
+
+    fn ask_port(&mut self, now: Duration, number: usize, version: usize, transport: Transport) {
         self.close_all(number);
         let Some(subject) = self.subjects.get_mut(number) else { return };
         let count = subject.addresses.len();
@@ -121,11 +138,43 @@ impl Fanout {
             return;
         };
         subject.current = at;
-        let misses = subject.misses;
+        let (misses, by) = (subject.misses, subject.by.unwrap_or(Transport::Udp));
         let Some(&address) = subject.addresses.get(at) else { return };
         let to = SocketAddr::new(address, self.options.rpcbind_port);
         self.asked.insert((address, number));
-        self.open(number, Step::Port { version, transport }, to, misses);
+        self.open(number, Step::Port { version, transport, by }, to, misses);
+        self.ask_by_tcp_too(number);
+    }
+
+    /// Asks a host that has left a few datagrams unanswered by TCP as well. The datagrams go on: a dead host is
+    /// given up when they say so.
+    fn ask_by_tcp_too(&mut self, number: usize) {
+        let Some(subject) = self.subjects.get(number) else { return };
+        let mut steps = subject.open.iter().filter_map(|serial| self.exchanges.get(serial)).map(|e| e.step);
+        let asked = steps.any(|step| matches!(step, Step::Port { by: Transport::Tcp, .. } | Step::Call { .. }));
+        if subject.misses >= ASK_BY_TCP && subject.by.is_none() && !asked {
+            self.ask_by_tcp(number);
+        }
+    }
+
+    fn ask_by_tcp(&mut self, number: usize) {
+        let Some(subject) = self.subjects.get(number) else { return };
+        let Some(&address) = subject.addresses.get(subject.current) else { return };
+        let to = SocketAddr::new(address, self.options.rpcbind_port);
+        // Where no datagram gets through, its program is better called over TCP too.
+        let step = Step::Port { version: 0, transport: Transport::Tcp, by: Transport::Tcp };
+        self.open(number, step, to, subject.misses);
+    }
+
+    /// A port look-up by TCP has failed. Where datagrams are still on their way, they decide.
+    pub(super) fn no_port_by_tcp(&mut self, now: Duration, serial: u64, error: &str) {
+        let Some(Exchange { subject: number, .. }) = self.close(serial) else { return };
+        let Some(subject) = self.subjects.get(number).filter(|subject| subject.open.is_empty()) else { return };
+        let (failure, why) = match (subject.by, &subject.trouble) {
+            (None, Some(refused)) => refused.clone(),
+            _ => (Failure::NoAnswer, format!("its rpcbind is asked by TCP, and there: {error}")),
+        };
+        self.next_address(now, number, failure, why);
     }
 
     fn open(&mut self, number: usize, step: Step, to: SocketAddr, misses: u32) {
@@ -143,9 +192,10 @@ impl Fanout {
     fn enqueue(&mut self, serial: u64) {
         let Some(exchange) = self.exchanges.get(&serial) else { return };
         let Some(subject) = self.subjects.get(exchange.subject) else { return };
-        if let Step::Call { transport: Transport::Tcp, .. } = exchange.step {
-            self.streams.push_back(serial);
-            return;
+        match exchange.step {
+            Step::Call { transport: Transport::Tcp, .. } => return self.streams.push_back(serial),
+            Step::Port { by: Transport::Tcp, .. } => return self.stream_look_ups.push_back(serial),
+            Step::Call { .. } | Step::Port { .. } => {}
         }
         let urgency = match (subject.heard, subject.first_sent) {
             (Heard::Answer | Heard::Refusal, _) => Urgency::Live,
@@ -189,15 +239,21 @@ impl Fanout {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.heard = Heard::Answer;
         match (step, outcome) {
-            (Step::Port { version, transport }, Ok(results)) => {
-                let told = port_told(to.ip(), transport, &results);
+            (Step::Port { version, transport, by }, Ok(results)) => {
+                subject.by = Some(by);
+                self.close_all(number);
+                let told = port_told(to.ip(), transport, by, &results);
                 self.port_told(now, number, version, transport, to.ip(), told);
             }
             (Step::Port { .. }, Err(error)) => {
                 let why = format!("its rpcbind refused a port look-up: {error}");
                 self.trouble(now, number, Failure::Refused, why, REST);
             }
-            (Step::Call { call, .. }, Ok(results)) => self.call_answered(now, number, call, rtt, results),
+            (Step::Call { call, .. }, Ok(results)) => {
+                let own = subject.addresses.iter().take(subject.own).any(|&own| own == to.ip());
+                subject.elsewhere |= !own;
+                self.call_answered(now, number, call, rtt, to.ip(), results);
+            }
             (Step::Call { call, .. }, Err(error)) => {
                 let (program, what) = (self.options.program.name, subject.calls.get(call).map_or("", |(c, _)| c.name));
                 subject.set(call, CallState::Refused);
@@ -217,19 +273,25 @@ impl Fanout {
         told: Result<Option<u16>, String>,
     ) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
+        let (first, other) = match subject.by {
+            Some(Transport::Tcp) => (Transport::Tcp, Transport::Udp),
+            Some(Transport::Udp) | None => (Transport::Udp, Transport::Tcp),
+        };
         match (told, transport) {
             (Ok(Some(port)), _) => {
                 subject.trouble = None;
+                // The look-up is answered; from here on its calls are counted.
+                subject.attempts = subject.attempts.saturating_sub(1);
                 if !subject.doubted {
                     subject.misses = 0;
                 }
                 self.open_calls(number, version, transport, SocketAddr::new(ip, port));
             }
-            (Ok(None), Transport::Udp) => self.ask_port(now, number, version, Transport::Tcp),
-            (Ok(None), Transport::Tcp) if version + 1 < self.options.program.versions.len() => {
-                self.ask_port(now, number, version + 1, Transport::Udp);
+            (Ok(None), asked) if asked == first => self.ask_port(now, number, version, other),
+            (Ok(None), _) if version + 1 < self.options.program.versions.len() => {
+                self.ask_port(now, number, version + 1, first);
             }
-            (Ok(None), Transport::Tcp) => {
+            (Ok(None), _) => {
                 let why = format!("its rpcbind knows no {}", self.options.program.name);
                 self.trouble(now, number, Failure::NotRegistered, why, REST);
             }
@@ -252,7 +314,15 @@ impl Fanout {
         }
     }
 
-    fn call_answered(&mut self, now: Duration, number: usize, call: usize, rtt: Duration, results: Vec<u8>) {
+    fn call_answered(
+        &mut self,
+        now: Duration,
+        number: usize,
+        call: usize,
+        rtt: Duration,
+        by: IpAddr,
+        results: Vec<u8>,
+    ) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.set(call, CallState::Done);
         subject.last_answer = Some(now);
@@ -262,7 +332,8 @@ impl Fanout {
             subject.trouble = None;
         }
         let (answered, of) = (count(subject.answered()), count(subject.calls.len()));
-        self.tell(now, number, News::Answered { call, results, answered, of, rtt });
+        let (address, elsewhere) = (Some(by), subject.elsewhere);
+        self.tell(now, number, News::Answered { call, results, answered, of, rtt, address, elsewhere });
         self.conclude(now, number);
     }
 
@@ -285,6 +356,10 @@ impl Fanout {
         let (number, sends, misses, step) = (exchange.subject, exchange.sends, exchange.misses, exchange.step);
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.misses = subject.misses.max(misses);
+        if subject.misses >= ASK_NAME && subject.has_others && matches!(step, Step::Port { .. }) {
+            subject.has_others = false;
+            self.lookups.push_back(number);
+        }
         match step {
             Step::Call { .. } if sends >= DOUBT_CALL => {
                 subject.doubted = true;
@@ -293,7 +368,28 @@ impl Fanout {
             Step::Port { .. } if sends >= DOUBT_ADDRESS && subject.addresses.len() > 1 => {
                 self.try_elsewhere(now, number);
             }
-            Step::Port { .. } | Step::Call { .. } => self.enqueue(serial),
+            Step::Port { .. } => {
+                self.enqueue(serial);
+                self.ask_by_tcp_too(number);
+            }
+            Step::Call { .. } => self.enqueue(serial),
+        }
+    }
+
+    /// A silent client's name has these addresses. None of them is this host's: it must not be told that it rebooted
+    /// because a client has a strange name.
+    pub(super) fn found_others(&mut self, now: Duration, number: usize, found: Vec<IpAddr>) {
+        let Some(subject) = self.subjects.get_mut(number) else { return };
+        let called = |ip: &IpAddr| subject.calls.iter().any(|(call, _)| call.from == Some(*ip));
+        let ours = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || called(ip);
+        let others: Vec<IpAddr> = found.into_iter().filter(|ip| !ours(ip) && !subject.addresses.contains(ip)).collect();
+        if others.is_empty() {
+            return;
+        }
+        subject.addresses.extend(others);
+        if subject.by.is_none() && !subject.open.is_empty() {
+            subject.current = subject.own - 1;
+            self.try_elsewhere(now, number);
         }
     }
 
@@ -301,26 +397,43 @@ impl Fanout {
     fn try_elsewhere(&mut self, now: Duration, number: usize) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.current = (subject.current + 1) % subject.addresses.len().max(1);
-        self.ask_port(now, number, 0, Transport::Udp);
+        self.ask_first_port(now, number);
     }
 
     pub(super) fn refused_by_host(&mut self, now: Duration, number: usize, to: SocketAddr) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         let mut steps = subject.open.iter().filter_map(|serial| self.exchanges.get(serial));
-        let Some(exchange) = steps.find(|exchange| exchange.to == to && exchange.sends > 0) else { return };
-        let what = match exchange.step {
-            Step::Port { .. } => "rpcbind",
-            Step::Call { .. } => self.options.program.name,
+        let by_udp = |step| {
+            !matches!(step, Step::Port { by: Transport::Tcp, .. } | Step::Call { transport: Transport::Tcp, .. })
+        };
+        let refused = |exchange: &&Exchange| exchange.to == to && exchange.sends > 0 && by_udp(exchange.step);
+        let Some(Exchange { step, .. }) = steps.find(refused) else { return };
+        let (step, what) = match step {
+            Step::Port { .. } => (step, "rpcbind"),
+            Step::Call { .. } => (step, self.options.program.name),
         };
         let why = format!("its host says that nobody listens on its {what}'s port {}", to.port());
         subject.heard = subject.heard.max(Heard::Refusal);
+        if let Step::Port { .. } = step {
+            // Its rpcbind may be there by TCP.
+            subject.trouble = Some((Failure::Refused, why));
+            self.close_all(number);
+            self.ask_by_tcp(number);
+        } else {
+            self.next_address(now, number, Failure::Refused, why);
+        }
+    }
+
+    /// Goes on at the next address; after the last one the subject is in trouble.
+    fn next_address(&mut self, now: Duration, number: usize, failure: Failure, why: String) {
+        let Some(subject) = self.subjects.get_mut(number) else { return };
         let mut others = subject.addresses.iter().enumerate().skip(subject.current + 1);
         // No wrapping around: an address that refuses at once would be asked again at once.
         if let Some((next, _)) = others.find(|&(_, &address)| self.queue.serves(address)) {
             subject.current = next;
-            self.ask_port(now, number, 0, Transport::Udp);
+            self.ask_first_port(now, number);
         } else {
-            self.trouble(now, number, Failure::Refused, why, REST);
+            self.trouble(now, number, failure, why, REST);
         }
     }
 

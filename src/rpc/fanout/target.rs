@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Lane;
+use crate::wire::types::CallerName;
 
 /// The program that is called on every host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,16 +51,58 @@ pub struct Target {
 pub enum Host {
     /// Its addresses: the first one first, the others in turn when it does not answer.
     Addresses(Vec<IpAddr>),
-    /// A name to resolve. An address literal counts as an address.
+    /// A name to resolve.
     Name(String),
+    /// A client: it called from these addresses, under this name. Where they are silent, the other addresses that the
+    /// name has are tried. They may be another machine's: what they answer is told as theirs ([`News::Answered`]).
+    Client {
+        /// Where it called from, as in [`Self::Addresses`].
+        addresses: Vec<IpAddr>,
+        /// What it calls itself.
+        name: String,
+    },
 }
 
 impl Host {
-    /// Its addresses, or its name where none is known.
-    pub fn of(name: &str, addresses: impl Iterator<Item = IpAddr>) -> Self {
-        let addresses: Vec<IpAddr> = addresses.collect();
-        if addresses.is_empty() { Self::Name(name.to_owned()) } else { Self::Addresses(addresses) }
+    /// With addresses in one spelling, each once: IPv4 ones in IPv6 clothes are IPv4's, which no IPv6 socket
+    /// here reaches. A name that is an address counts as that.
+    pub(super) fn canonical(self) -> Self {
+        match self {
+            Self::Addresses(addresses) => Self::Addresses(each_once(addresses)),
+            Self::Name(name) => match name.parse::<IpAddr>() {
+                Ok(address) => Self::Addresses(each_once([address])),
+                Err(_) => Self::Name(name),
+            },
+            Self::Client { addresses, name } => Self::Client { addresses: each_once(addresses), name },
+        }
     }
+
+    /// A client, by what is known of it.
+    pub fn client(name: &CallerName, addresses: impl Iterator<Item = IpAddr>) -> Self {
+        let can_be_asked_for = name.host().filter(|host| host.parse::<IpAddr>().is_err());
+        match (Self::of(name, addresses), can_be_asked_for) {
+            (Self::Addresses(addresses), Some(host)) => Self::Client { addresses, name: host.to_owned() },
+            (host, _) => host,
+        }
+    }
+
+    /// Its addresses, or its name where none is known.
+    pub fn of(name: &CallerName, addresses: impl Iterator<Item = IpAddr>) -> Self {
+        let addresses: Vec<IpAddr> = addresses.collect();
+        if addresses.is_empty() { Self::Name(name.to_string()) } else { Self::Addresses(addresses) }
+    }
+}
+
+/// The addresses without IPv6 clothes, each once.
+pub(super) fn each_once(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut known: Vec<IpAddr> = Vec::new();
+    for address in addresses {
+        let address = address.to_canonical();
+        if !known.contains(&address) {
+            known.push(address);
+        }
+    }
+    known
 }
 
 /// A call.
@@ -87,8 +130,8 @@ pub struct Event {
     pub id: u32,
     /// When, on the clock that the caller's `now` is on.
     pub at: Duration,
-    /// How often it was tried until then: 1, and 1 more for each call that was sent again. 0 where
-    /// nothing at all could be sent.
+    /// How often it was tried until then: each sending of each of its calls, and each port look-up that went
+    /// unanswered. 0 where nothing at all could be sent.
     pub attempts: u32,
     /// What was learned.
     pub news: News,
@@ -109,6 +152,10 @@ pub enum News {
         of: u32,
         /// From the last time the call was sent to its answer.
         rtt: Duration,
+        /// Who answered this call; nobody, where there was none to answer.
+        address: Option<IpAddr>,
+        /// Whether any call was answered by an address that is not known to be the target's, but has its name.
+        elsewhere: bool,
     },
     /// Not everything was answered. Unless `last`, retries go on, and answers may still come.
     GivenUp {

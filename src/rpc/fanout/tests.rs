@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::driver::Outcome;
 use super::farm::{Manner, STATE, rpcbind_answer, statd_answer};
-use super::machine::{LookupError, NAME_REST, Transmit};
+use super::machine::{LookupError, NAME_REST, StreamCall, Transmit};
 use super::queue::Lane;
 use super::state::Fanout;
 use super::target::Options;
@@ -53,6 +53,9 @@ struct World {
     on_the_way: BTreeMap<(Duration, u64), Arrival>,
     posted: u64,
     sent: Vec<(Duration, Transmit)>,
+    streamed: Vec<(Duration, StreamCall)>,
+    streams_open: usize,
+    most_streams: usize,
     notices: HashMap<IpAddr, Vec<CallerName>>,
     events: Vec<Event>,
 }
@@ -73,6 +76,9 @@ impl World {
             on_the_way: BTreeMap::new(),
             posted: 0,
             sent: Vec::new(),
+            streamed: Vec::new(),
+            streams_open: 0,
+            most_streams: 0,
             notices: HashMap::new(),
             events: Vec::new(),
         }
@@ -109,6 +115,9 @@ impl World {
     /// A host got a call.
     fn serve(&mut self, call: &Transmit) {
         let host = call.to.ip();
+        if self.manner(host) == Manner::Walled {
+            return;
+        }
         let answer = if call.to.port() == RPCBIND {
             rpcbind_answer(self.manner(host), host, STATD, &call.bytes)
         } else {
@@ -157,7 +166,10 @@ impl World {
                 fanout.handle_datagram(self.now, lane, peer, local, &bytes);
             }
             Arrival::Found(token, found) => fanout.handle_lookup(self.now, token, found),
-            Arrival::Streamed(token, went) => fanout.handle_stream(self.now, token, went),
+            Arrival::Streamed(token, went) => {
+                self.streams_open -= 1;
+                fanout.handle_stream(self.now, token, went);
+            }
         }
     }
 
@@ -181,11 +193,21 @@ impl World {
                 &crate::wire::rpc::Credential::None,
                 &call.question.args,
             );
-            let went = match statd_answer(self.manner(call.to.ip()), &message) {
-                Some(_) => Ok(Ok(Vec::new())),
-                None => Err("no answer in time".to_owned()),
+            let (host, manner) = (call.to.ip(), self.manner(call.to.ip()));
+            let asked = call.to.port() == RPCBIND;
+            let answer = match asked {
+                true if manner == Manner::Walled => rpcbind_answer(manner, host, STATD, &message),
+                true => None,
+                false => statd_answer(manner, &message).map(|(reply, _)| reply),
             };
-            self.post(Arrival::Streamed(call.token, went));
+            let results = |reply: Vec<u8>| crate::wire::rpc::parse_reply(&reply).unwrap().outcome.map(<[u8]>::to_vec);
+            let went = answer.map(results).ok_or("no answer in time".to_owned());
+            self.streamed.push((self.now, call.clone()));
+            self.streams_open += 1;
+            self.most_streams = self.most_streams.max(self.streams_open);
+            let took = if asked && manner != Manner::Walled { S } else { MS };
+            self.posted += 1;
+            self.on_the_way.insert((self.now + took, self.posted), Arrival::Streamed(call.token, went));
         }
         while let Some(call) = fanout.poll_transmit(self.now) {
             self.sent.push((self.now, call.clone()));
@@ -308,13 +330,37 @@ fn every_live_client_gets_each_notice_once_and_is_acked() {
     for id in 0..1000 {
         let last = world.last(id);
         assert!(matches!(last.news, News::Answered { answered: 2, of: 2, .. }), "{last:?}");
-        assert_eq!(last.attempts, 1);
+        assert_eq!(last.attempts, 2, "each of its calls counts");
         let mut names = world.notices[&client(id)].clone();
         names.sort();
         assert_eq!(names, [name("server"), name("server.example.org")]);
     }
     assert!(world.sent.iter().all(|(_, call)| call.from == Some("10.255.0.2".parse().unwrap())));
     assert!(world.now < 40 * MS, "{:?}", world.now);
+}
+
+#[test]
+fn each_sending_of_each_call_is_counted() {
+    for loss in [0.0, 0.4] {
+        let mut world = World::new().with((0..50).map(|id| (client(id), Manner::Healthy)));
+        world.loss = loss;
+        // Two server addresses, each under two names.
+        let twice = |id| {
+            let one = at(id);
+            Target { calls: [one.calls.clone(), one.calls].concat(), ..one }
+        };
+        notify(&mut world, (0..50).map(twice).collect(), options(64));
+        for id in 0..50 {
+            let to = |port: fn(u16) -> bool| {
+                world.sent.iter().filter(|(_, call)| call.to.ip() == client(id) && port(call.to.port())).count()
+            };
+            let (calls, all) = (to(|port| port != RPCBIND), to(|_| true));
+            let last = world.last(id);
+            assert!(matches!(last.news, News::Answered { answered: 4, of: 4, .. }), "{last:?}");
+            assert!((calls..all).contains(&(last.attempts as usize)), "{calls} of {all}: {last:?}");
+            assert!(loss > 0.0 || last.attempts == 4, "{last:?}");
+        }
+    }
 }
 
 #[test]
@@ -487,6 +533,46 @@ fn a_statd_without_udp_is_told_over_tcp() {
 }
 
 #[test]
+fn a_host_that_no_datagram_reaches_is_told_over_tcp_alone() {
+    for refused in [false, true] {
+        let mut world = World::new().with([(client(1), Manner::Walled)]);
+        let mut fanout = Fanout::new(Duration::ZERO, vec![at(1)], options(64));
+        while !world.step(&mut fanout) {
+            if refused {
+                fanout.handle_refused(world.now, (client(1), RPCBIND).into());
+            }
+        }
+        let last = world.last(1);
+        assert!(matches!(last.news, News::Answered { answered: 2, of: 2, .. }) && last.at < S, "{last:?}");
+        assert_eq!(world.deliveries(1), [], "it was never in trouble");
+        assert!(world.streamed.iter().all(|(_, call)| call.from == Some("10.255.0.2".parse().unwrap())));
+    }
+}
+
+#[test]
+fn a_host_whose_second_address_answers_over_tcp_alone_is_found_there() {
+    let mut world = World::new().with([(client(2), Manner::Walled)]);
+    notify(&mut world, vec![target(1, Host::Addresses(vec![client(1), client(2)]))], options(64));
+    let last = world.last(1);
+    assert!(matches!(last.news, News::Answered { answered: 2, of: 2, .. }) && last.at < 5 * S, "{last:?}");
+}
+
+#[test]
+fn thousands_of_dead_hosts_are_asked_by_tcp_in_a_few_places_and_delay_no_other() {
+    let living = |id| if id % 2 == 0 { Manner::Healthy } else { Manner::TcpOnly };
+    let mut world = World::new().with((3000..3100).map(|id| (client(id), living(id))));
+    let options = options(256);
+    notify(&mut world, (0..3100).map(at).collect(), options.clone());
+    let slowest = (3000..3100).map(|id| world.last(id).at).max().unwrap();
+    assert!(slowest < 2 * S, "{slowest:?}");
+    assert!(world.most_streams <= options.streams, "{}", world.most_streams);
+    for id in 0..3000 {
+        assert_eq!(world.deliveries(id)[0].1, Failure::NoAnswer);
+        assert!(world.deliveries(id)[0].0 < 12 * S, "{:?}", world.deliveries(id));
+    }
+}
+
+#[test]
 fn a_refusal_is_told_with_its_reason() {
     let mut world = World::new().with([(client(1), Manner::Refuses)]);
     notify(&mut world, vec![at(1)], options(64));
@@ -622,6 +708,42 @@ fn the_second_address_is_tried_when_the_first_is_silent() {
     }
 }
 
+/// A client known by its first address, whose name has all of them.
+fn named(world: &mut World, addresses: &[IpAddr]) -> Target {
+    world.names.insert("named".into(), addresses.to_vec());
+    target(1, Host::client(&CallerName::new("named").unwrap(), addresses[..1].iter().copied()))
+}
+
+#[test]
+fn a_client_that_is_silent_where_it_called_from_is_told_at_its_names_other_addresses_and_that_is_said() {
+    let mut world = World::new().with([(client(3), Manner::Healthy)]);
+    let told = named(&mut world, &[client(1), client(2), client(3)]);
+    notify(&mut world, vec![told], options(64));
+    let News::Answered { answered: 2, address, elsewhere: true, .. } = world.last(1).news else {
+        panic!("{:?}", world.last(1))
+    };
+    assert_eq!(address, Some(client(3)));
+    assert!(world.last(1).at < 8 * S, "{:?}", world.last(1));
+}
+
+#[test]
+fn a_client_that_answers_where_it_called_from_is_told_there_alone() {
+    let mut world = World::new().with([(client(1), Manner::Healthy), (client(2), Manner::Healthy)]);
+    let told = named(&mut world, &[client(1), client(2)]);
+    notify(&mut world, vec![told], options(64));
+    assert!(matches!(world.last(1).news, News::Answered { answered: 2, elsewhere: false, .. }));
+    assert_eq!(world.notices.keys().collect::<Vec<_>>(), [&client(1)]);
+}
+
+#[test]
+fn a_silent_clients_name_is_asked_once_and_never_leads_to_this_host() {
+    let mut world = World::new();
+    let told = named(&mut world, &[client(1), "127.0.0.1".parse().unwrap(), "10.255.0.2".parse().unwrap()]);
+    notify(&mut world, vec![told], options(64));
+    assert!(world.sent.iter().all(|(_, call)| call.to.ip() == client(1)));
+    assert_eq!(world.deliveries(1), [(10 * S, Failure::NoAnswer, false), (60 * S, Failure::NoAnswer, true)]);
+}
+
 #[test]
 fn port_look_ups_leave_from_each_address_that_the_client_called() {
     let mut world = World::new();
@@ -633,10 +755,11 @@ fn port_look_ups_leave_from_each_address_that_the_client_called() {
 }
 
 #[test]
-fn an_ipv4_address_in_ipv6_clothes_is_reached_over_ipv4() {
-    let mut world = World::new().with([(client(1), Manner::Healthy)]);
-    notify(&mut world, vec![target(1, Host::Addresses(vec!["::ffff:10.0.0.1".parse().unwrap()]))], options(64));
-    assert!(matches!(world.last(1).news, News::Answered { answered: 2, .. }));
+fn an_address_in_other_clothes_is_the_same_address() {
+    let clothed = Host::Addresses(["::ffff:10.0.0.1", "10.0.0.1", "fd00::7"].map(|ip| ip.parse().unwrap()).into());
+    assert_eq!(clothed.canonical(), Host::Addresses(vec![client(1), "fd00::7".parse().unwrap()]));
+    assert_eq!(Host::Name("::ffff:10.0.0.1".into()).canonical(), Host::Addresses(vec![client(1)]));
+    assert_eq!(Host::Name("ten".into()).canonical(), Host::Name("ten".into()));
 }
 
 #[test]
@@ -645,7 +768,7 @@ fn names_are_resolved_beside_and_unknown_ones_told() {
     world.names.insert("one".into(), vec![client(1)]);
     world.names.insert("empty".into(), vec![]);
     let targets = [(1, "one"), (2, "10.0.0.2"), (3, "two"), (4, "empty")];
-    let targets = targets.map(|(id, host)| target(id, Host::Name(host.into())));
+    let targets = targets.map(|(id, host)| target(id, Host::Name(host.into()).canonical()));
     notify(&mut world, targets.into(), options(64));
     assert!(matches!(world.last(1).news, News::Answered { .. }));
     assert!(matches!(world.last(2).news, News::Answered { .. }));
@@ -704,8 +827,8 @@ fn a_target_with_nothing_to_tell_is_done() {
 }
 
 fn manners() -> impl Strategy<Value = Manner> {
-    use Manner::{Dead, Healthy, Hung, NoStatd, Refuses, TcpOnly};
-    proptest::sample::select(vec![Healthy, Healthy, Healthy, Dead, Hung, NoStatd, TcpOnly, Refuses])
+    use Manner::{Dead, Healthy, Hung, NoStatd, Refuses, TcpOnly, Walled};
+    proptest::sample::select(vec![Healthy, Healthy, Healthy, Dead, Hung, NoStatd, TcpOnly, Walled, Refuses])
 }
 
 proptest! {
@@ -749,7 +872,7 @@ proptest! {
             let heard = (0..*addresses).any(|n| world.notices.contains_key(&client(number + 1000 * u32::try_from(n).unwrap())));
             match &last.news {
                 News::Answered { answered, of, .. } => {
-                    prop_assert!(answered == of && (probe || heard || *manner == Manner::TcpOnly));
+                    prop_assert!(answered == of && (probe || heard || matches!(manner, Manner::TcpOnly | Manner::Walled)));
                 }
                 News::GivenUp { failure: Failure::Partial, .. } => prop_assert!(probe || heard),
                 News::GivenUp { .. } => {}

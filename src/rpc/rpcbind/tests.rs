@@ -7,7 +7,7 @@ use super::local::{LocalError, LocalRpcbind, Registration};
 use super::*;
 use crate::rpc::client::Retransmit;
 use crate::rpc::reply_cache::CacheLimits;
-use crate::rpc::server::{CallContext, Limits, Service, serve_udp, shared_cache};
+use crate::rpc::server::{CallContext, Limits, Service, serve_tcp, serve_udp, shared_cache};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::rpc::Answer;
 use crate::wire::rpcbind::{self as bind, Chain};
@@ -74,6 +74,46 @@ fn binder(refuses: bool, address: &str) -> Option<(SocketAddr, watch::Sender<boo
     Some((address, stop))
 }
 
+/// One that is served over TCP; `silent`: its UDP port is there and says nothing, as behind a firewall.
+async fn tcp_binder(
+    address: &str,
+    silent: bool,
+    known: Mapping,
+) -> Option<(SocketAddr, Option<UdpEndpoint>, watch::Sender<bool>)> {
+    let listener = tokio::net::TcpListener::bind(address).await.ok()?;
+    let at = listener.local_addr().unwrap();
+    let udp = silent.then(|| UdpEndpoint::bind(at).unwrap());
+    let (stop, stopped) = watch::channel(false);
+    let service = Arc::new(Binder { mappings: Mutex::new(vec![known]), refuses: false });
+    tokio::spawn(serve_tcp(listener, service, shared_cache(CacheLimits::default()), Limits::default(), stopped));
+    Some((at, udp, stop))
+}
+
+#[tokio::test]
+async fn an_rpcbind_that_answers_over_tcp_only_is_asked_there() {
+    let known = Mapping { program: 100_021, version: 4, protocol: 6, port: 4045 };
+    for silent in [false, true] {
+        let (at, _udp, _stop) = tcp_binder("127.0.0.1:0", silent, known).await.unwrap();
+        let client = udp_client();
+        let find = |transport| getport(&client, at, None, 100_021, 4, transport, SOON);
+        assert_eq!(find(Transport::Tcp).await.unwrap(), Some(4045), "silent: {silent}");
+        assert_eq!(find(Transport::Udp).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn an_rpcbind_that_answers_over_neither_is_what_udp_says_of_it() {
+    let client = udp_client();
+    let silent = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let patience = Duration::from_millis(300);
+    let outcome = getport(&client, silent.local_addr(), None, 100_021, 4, Transport::Udp, patience).await;
+    assert!(matches!(outcome, Err(CallError::TimedOut)), "{outcome:?}");
+    let gone = silent.local_addr();
+    drop(silent);
+    let outcome = getport(&client, gone, None, 100_021, 4, Transport::Udp, SOON).await;
+    assert!(matches!(outcome, Err(CallError::Refused)), "{outcome:?}");
+}
+
 fn registration(port: u16) -> Registration {
     let address = SocketAddr::new("0.0.0.0".parse().unwrap(), port);
     Registration { program: 100_021, version: 4, transport: Transport::Udp, address }
@@ -126,7 +166,7 @@ fn address(text: &str) -> Vec<u8> {
 
 #[test]
 fn ports_that_cannot_be_are_no_ports() {
-    let told = |host, results: Vec<u8>| port_told(host, Transport::Udp, &results);
+    let told = |host, results: Vec<u8>| port_told(host, Transport::Udp, Transport::Udp, &results);
     assert_eq!(told(V4_HOST, encode(&4000u32)), Ok(Some(4000)));
     assert_eq!(told(V4_HOST, encode(&0u32)), Ok(None));
     assert_eq!(told(V4_HOST, encode(&70_000u32)), Ok(None));
@@ -138,7 +178,7 @@ fn ports_that_cannot_be_are_no_ports() {
 #[test]
 fn answers_that_make_no_sense_are_told_as_such() {
     for (host, results) in [(V4_HOST, vec![]), (V4_HOST, vec![0; 8]), (V6_HOST, address("nonsense"))] {
-        let odd = port_told(host, Transport::Udp, &results);
+        let odd = port_told(host, Transport::Udp, Transport::Udp, &results);
         assert!(matches!(&odd, Err(why) if why.starts_with("answer to GET") && why.contains(" is odd: ")), "{odd:?}");
     }
 }
@@ -146,9 +186,9 @@ fn answers_that_make_no_sense_are_told_as_such() {
 proptest::proptest! {
     #[test]
     fn no_answer_is_too_odd(results in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
-        for transport in [Transport::Udp, Transport::Tcp] {
+        for (transport, by) in [(Transport::Udp, Transport::Udp), (Transport::Tcp, Transport::Udp), (Transport::Udp, Transport::Tcp)] {
             for host in [V4_HOST, V6_HOST] {
-                let _ = port_told(host, transport, &results);
+                let _ = port_told(host, transport, by, &results);
             }
         }
     }

@@ -219,6 +219,9 @@ pub enum Delivery {
     NameUnknown = 5,
     /// Its statd, or its host, refused the call.
     Refused = 6,
+    /// All were acked, at least one of them by an address that it did not call from but has its name. That may
+    /// be another machine.
+    Elsewhere = 7,
 }
 
 /// One client's delivery.

@@ -3,7 +3,9 @@
 //! Machines have an address (some share one, behind a NAT), a name (some share one, some have the other's short
 //! form), a number of their life, and processes that all of them number alike. They lock, unlock, reboot, tell of
 //! it (late, repeated, or not at all), change the spelling of their name and their owner handles, and reclaim in
-//! runs what they believe they have. The table knows only what they say.
+//! runs what they believe they have. The table knows only what they say. A machine that is alone at its address, and
+//! whose reboots were told of, is never denied by its own locks and leaves none behind; behind a NAT that may be so,
+//! since there nothing under another spelling is taken for the same machine's.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +26,7 @@ enum Step {
     Repeat(usize),
     /// A copy of an older notice.
     Late(usize),
-    /// Its name, or its owner handles, are spelled in another way from now on.
+    /// Its lock manager restarts, and its name is spelled in another way from now on.
     Respell(usize, usize),
     /// A run in which all of these reclaim what they have.
     Run(Mode, u8),
@@ -61,7 +63,11 @@ const MACHINES: [(&str, [&str; 4]); 7] = [
 #[derive(Debug)]
 struct Truth {
     spelling: usize,
+    /// Lives of its lock manager: each has owner handles of its own.
+    restarts: usize,
     number: i32,
+    /// It may have left locks behind that nobody was told of.
+    left_some: bool,
     /// What its processes believe they hold, and under which owner handle.
     has: BTreeSet<(usize, i32)>,
 }
@@ -74,7 +80,7 @@ struct Reality {
 impl Reality {
     fn new() -> Self {
         // Many hosts start at the same number.
-        let truth = |_| Truth { spelling: 0, number: 3, has: BTreeSet::new() };
+        let truth = |_| Truth { spelling: 0, restarts: 0, number: 3, left_some: false, has: BTreeSet::new() };
         Self { w: World::new(), machines: (0..MACHINES.len()).map(truth).collect() }
     }
 
@@ -84,7 +90,7 @@ impl Reality {
     }
 
     fn call(&self, m: usize, file: usize, svid: i32, reclaim: bool) -> Call {
-        let oh = format!("{svid}@{}", self.machines[m].spelling);
+        let oh = format!("{svid}@{}", self.machines[m].restarts);
         owner_call(self.is(m), (svid, &oh), FILES[file], bytes(0, 9), true, reclaim)
     }
 
@@ -114,6 +120,19 @@ impl Reality {
         }
         let all: Vec<usize> = self.machines.iter().flat_map(|truth| truth.has.iter().map(|(file, _)| *file)).collect();
         assert_eq!(all.len(), all.iter().collect::<HashSet<_>>().len(), "an exclusive lock was granted twice");
+    }
+
+    /// Whether nothing stands between it and what it has under other spellings.
+    fn is_plain(&self, m: usize) -> bool {
+        let alone = MACHINES.iter().filter(|(address, _)| *address == MACHINES[m].0).count() == 1;
+        alone && !self.machines[m].left_some
+    }
+
+    /// Whether the table has a lock on the file that is this process', or one that is not.
+    fn has_lock(&self, file: usize, m: usize, svid: i32, its_own: bool) -> bool {
+        let (handle, address) = (FileHandle::new(FILES[file].as_bytes()).unwrap(), World::ip(MACHINES[m].0));
+        let here = self.w.rows().into_iter().filter(|row| row.file == handle);
+        here.map(|row| (row.owner.address.0, row.owner.svid)).any(|owner| (owner == (address, Svid(svid))) == its_own)
     }
 
     /// All that answer take back what they have.
@@ -151,27 +170,39 @@ impl Reality {
                 let call = self.call(m, file, svid, false);
                 if self.w.send(self.is(m), &call) == Verdict::Granted {
                     self.machines[m].has.insert((file, svid));
+                } else if self.is_plain(m) {
+                    assert!(self.has_lock(file, m, svid, false), "{:?} is denied by its own lock", self.is(m));
                 }
             }
             Step::Unlock(m, file, svid) => {
                 let Call::Lock { wanted, .. } = self.call(m, file, svid, false) else { panic!("a LOCK") };
                 self.machines[m].has.remove(&(file, svid));
                 self.send(m, &Call::Unlock(wanted));
+                assert!(!self.is_plain(m) || !self.has_lock(file, m, svid, true), "{:?} left a lock", self.is(m));
             }
             Step::FreeAll(m) => {
                 self.machines[m].has.clear();
+                self.machines[m].left_some |= self.machines[m].restarts > 0;
                 self.send(m, &Call::FreeAll);
             }
             Step::Reboot(m, told) => {
                 self.machines[m].has.clear();
                 self.machines[m].number += 2;
+                self.machines[m].left_some |= !told;
                 if told {
                     self.notice(m, self.machines[m].number);
                 }
             }
             Step::Repeat(m) => self.notice(m, self.machines[m].number),
             Step::Late(m) => self.notice(m, self.machines[m].number - 2),
-            Step::Respell(m, spelling) => self.machines[m].spelling = spelling,
+            Step::Respell(m, spelling) => {
+                let truth = &mut self.machines[m];
+                truth.spelling = spelling;
+                // A former spelling that comes back may be kept apart.
+                let comes_back = spelling == 3 && truth.restarts > 0;
+                truth.left_some |= comes_back;
+                truth.restarts = if comes_back { truth.restarts - 1 } else { truth.restarts + 1 };
+            }
             Step::Run(mode, who) => self.run(mode, who),
         }
         self.check();

@@ -1,0 +1,157 @@
+//! Folders and files that no other user can change.
+//!
+//! Theory. What nlmd and nlmctl keep decides which locks they drop, and they often run as root. In a folder
+//! in which other users can write, a user could plant a link where a file is to be written, or a file where one
+//! is to be read; and a lock file that they can open, they can lock, and so stop every run. So such a folder
+//! is refused, no link is followed to a file, and each file is its owner's alone, whatever the umask is.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+const OF_OTHERS: u32 = 0o077;
+const WRITE_OF_OTHERS: u32 = 0o022;
+
+/// Makes a folder (mode 0700) if it is missing, and checks it as [`check_folder`] does.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    check_folder(path)
+}
+
+/// Refuses a folder that another user owns (root excepted) or can write in.
+///
+/// # Errors
+/// `PermissionDenied`, with words that say what to do; those of the file system.
+pub fn check_folder(path: &Path) -> io::Result<()> {
+    let meta = fs::metadata(path)?;
+    if !meta.is_dir() {
+        return Err(ErrorKind::NotADirectory.into());
+    }
+    owned(&meta)?;
+    if meta.mode() & WRITE_OF_OTHERS != 0 {
+        let mode = meta.mode() & 0o7777;
+        return Err(refused(format!("other users can write in it (mode {mode:04o}): chmod go-w {}", path.display())));
+    }
+    Ok(())
+}
+
+/// Makes a file (mode 0600) if it is missing, in a folder that was checked; takes other users' rights from one
+/// that is there. It is not opened: to close a descriptor of an SQLite database would drop SQLite's locks.
+///
+/// # Errors
+/// `PermissionDenied` for a link, for what is no file, and for a file of another user (root excepted).
+pub fn private_file(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => return made.map(drop),
+    }
+    let meta = fs::symlink_metadata(path)?;
+    if meta.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    if !meta.is_file() {
+        return Err(refused("it is a link or no regular file: name the file itself".to_owned()));
+    }
+    owned(&meta)?;
+    if meta.mode() & OF_OTHERS != 0 && meta.uid() == nix::unistd::geteuid().as_raw() {
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
+/// Takes a file's OS lock, which ends with the process however that ends; none if another one has it.
+/// The file is made as [`private_file`] makes it, and stays: to remove it would race with a process that has just opened it.
+pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    private_file(path)?;
+    let file = OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn owned(meta: &fs::Metadata) -> io::Result<()> {
+    let (owner, own) = (meta.uid(), nix::unistd::geteuid().as_raw());
+    if owner == own || owner == 0 {
+        return Ok(());
+    }
+    Err(refused(format!("it belongs to user {owner}, and this process runs as user {own}: use one of that user's own")))
+}
+
+fn refused(what: String) -> io::Error {
+    io::Error::new(ErrorKind::PermissionDenied, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_folder_and_its_files_are_made_for_their_owner_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let (folder, file) = (home.path().join("a/b"), home.path().join("a/b/file"));
+        private_folder(&folder).unwrap();
+        private_file(&file).unwrap();
+        assert_eq!((mode(&folder), mode(&file)), (0o700, 0o600));
+        let lock = try_lock(&home.path().join("lock")).unwrap();
+        assert!(lock.is_some() && mode(&home.path().join("lock")) == 0o600);
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_in_is_refused_and_one_that_they_can_read_is_not() {
+        let home = tempfile::tempdir().unwrap();
+        for (bits, fine) in [(0o700, true), (0o755, true), (0o775, false), (0o757, false), (0o1777, false)] {
+            fs::set_permissions(home.path(), Permissions::from_mode(bits)).unwrap();
+            let checked = private_folder(home.path());
+            assert_eq!(checked.is_ok(), fine, "{bits:o}");
+            assert!(fine || checked.unwrap_err().to_string().contains("chmod go-w"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_becomes_its_owners_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("runs.db");
+        for bits in [0o644, 0o666, 0o640, 0o600] {
+            fs::write(&file, "kept").unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(bits)).unwrap();
+            private_file(&file).unwrap();
+            assert_eq!(mode(&file), 0o600);
+        }
+        assert_eq!(fs::read_to_string(file).unwrap(), "kept");
+    }
+
+    #[test]
+    fn no_link_is_followed_and_nothing_but_a_file_is_taken() {
+        let home = tempfile::tempdir().unwrap();
+        let (precious, link) = (home.path().join("precious"), home.path().join("link"));
+        fs::write(&precious, "precious").unwrap();
+        symlink(&precious, &link).unwrap();
+        let dangling = home.path().join("dangling");
+        symlink(home.path().join("planted"), &dangling).unwrap();
+        for path in [link.as_path(), dangling.as_path(), home.path()] {
+            assert!(private_file(path).is_err());
+            assert!(try_lock(path).is_err());
+        }
+        assert!(!home.path().join("planted").exists());
+        assert_eq!(fs::read_to_string(precious).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_lock_is_one_holders_at_a_time() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("lock");
+        let first = try_lock(&path).unwrap();
+        assert!(first.is_some() && try_lock(&path).unwrap().is_none());
+        drop(first);
+        assert!(try_lock(&path).unwrap().is_some());
+    }
+}
