@@ -40,7 +40,7 @@ pub(super) fn log_reboot(name: &CallerName, peer: IpAddr, state: NsmState, outco
         Reboot::Unknown => {
             tracing::info!(%name, %peer, %state, "a reboot notice matched no client; nothing is released");
         }
-        Reboot::Wait => return None,
+        Reboot::Wait | Reboot::More => return None,
     }
     Some(())
 }

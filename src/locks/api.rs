@@ -149,6 +149,8 @@ pub enum Handled {
     /// A result is being written and the call meets a pending lock: give it again after
     /// [`commit`](super::LockTable::settle_commit).
     Wait,
+    /// Some of it is done, as much as one step may do. Give the call again when others have had their turn.
+    More,
     /// The other lock domain must consent first: give the call again when the file's step
     /// ([`Effect::Mirror`]) has ended.
     Outside {
@@ -258,6 +260,8 @@ pub enum Reboot {
     Unknown,
     /// A result is being written: give it again after the commit.
     Wait,
+    /// Some of it is done, as much as one step may do. Give it again when others have had their turn.
+    More,
 }
 
 /// What a due timer asks of the owner of the table.
@@ -308,8 +312,6 @@ pub enum Cap {
     Locks,
     /// [`Limits::locks_per_client`].
     LocksOfClient,
-    /// Locks on one file.
-    LocksOnFile,
     /// [`Limits::waiters`].
     Waiters,
     /// [`Limits::waiters_per_client`].
@@ -323,7 +325,6 @@ impl fmt::Display for Cap {
         f.write_str(match self {
             Self::Locks => "no room for another lock (--max-locks)",
             Self::LocksOfClient => "no room for another lock of one client",
-            Self::LocksOnFile => "no room for another lock on one file",
             Self::Waiters => "no room for another blocked request",
             Self::WaitersOfClient => "no room for another blocked request of one client",
             Self::Clients => "no room for another client (--max-clients): all of them hold locks",

@@ -51,7 +51,7 @@ impl LockTable {
         process: impl Fn(&Process) -> bool,
     ) -> impl Iterator<Item = ByteRange> {
         let segments = self.segments().find(file).into_iter();
-        let segments = segments.flat_map(|file| self.segments().of(file).iter().map(move |s| (file, s)));
+        let segments = segments.flat_map(|file| self.segments().of(file).map(move |s| (file, s)));
         segments
             .filter(move |(file, s)| s.kind.covers(kind) && !self.is_void(*file, s))
             .filter(move |(_, s)| self.clients.get(s.client).is_some_and(|client| client.address == address))
@@ -108,6 +108,7 @@ impl LockTable {
         self.mirror.rested(handle);
         if let Some(file) = self.segments().find(handle) {
             self.waiters.ask_again(file);
+            self.waiters.free(file, ByteRange::ALL);
             self.refresh(file);
         }
         self.mirror.forget_if_idle(handle);
@@ -127,6 +128,7 @@ impl LockTable {
             waiter.refused = true;
             self.ask_again_later(file);
         }
+        self.waiters.free(file, ByteRange::ALL);
         self.refresh(file);
     }
 

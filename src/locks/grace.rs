@@ -277,7 +277,6 @@ impl LockTable {
         }
         if self.recovery_until.is_some_and(|until| until <= now) {
             self.recovery_until = None;
-            self.wake_all();
             self.announce("recovery", "the recovery grace is over".to_owned());
             return Some(Due::RecoveryOver);
         }
@@ -292,7 +291,6 @@ impl LockTable {
         // Nothing is lost.
         self.active(id)?.recount(|counts| counts.kept += std::mem::take(&mut counts.pending));
         let run = self.end_run().ok_or_else(none)?;
-        self.wake_all();
         self.announce("abort", format!("run {id} was aborted: {reason}"));
         Ok(run.result(unix_ms, Outcome::Aborted, reason, Vec::new()))
     }

@@ -29,8 +29,4 @@ impl<K: Eq + Hash, V: PartialEq> Index<K, V> {
             self.0.remove(key);
         }
     }
-
-    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.0.keys()
-    }
 }

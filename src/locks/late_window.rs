@@ -3,20 +3,29 @@
 //! A notice can be delivered, or acted upon, after the run settled or was aborted. Then a reclaim of
 //! a lock the table does not know is still granted, if no other owner was granted a conflicting range
 //! since the run began, given up again or not. Ranges still held speak for themselves; those given up
-//! are remembered per file, up to a bound. Beyond it the file, or the whole table, counts as granted.
+//! are remembered, each once.
+//!
+//! Memory is bounded, and what does not fit in costs only its own file: all of it counts as granted. Such a
+//! file is *crowded*, and of it only a bit is left. That befalls a file with too many ranges; where there are
+//! too many ranges in all, the file that has the most; and where every file has few, the one that is about to be
+//! remembered. A file in which nothing was given up counts as crowded only by chance ([`Crowded`]).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use super::api::{ClientId, Effect};
 use super::run::Run;
 use super::segment::{FileId, OwnerId, Segment, Want};
 use crate::wire::control::{LockFate, RunId};
-use crate::wire::types::ByteRange;
+use crate::wire::types::{ByteRange, FileHandle};
 
 /// Ranges remembered of one file, and of all.
 const MAX_PER_FILE: usize = 64;
 const MAX_IN_ALL: usize = 100_000;
+/// A file with so many ranges makes no room for others.
+const FEW: usize = 8;
 /// Late reclaims appended to one result.
 const MAX_LATE_ROWS: usize = 200_000;
 
@@ -25,8 +34,10 @@ const MAX_LATE_ROWS: usize = 200_000;
 pub(super) struct LateWindow {
     window: Option<Window>,
     given_up: HashMap<FileId, GivenUp>,
+    /// The files of `given_up` by their number of ranges.
+    by_size: BTreeSet<(usize, FileId)>,
     ranges: usize,
-    overflown: bool,
+    crowded: Crowded,
 }
 
 #[derive(Debug)]
@@ -38,19 +49,59 @@ struct Window {
 }
 
 /// Segments of a file that were granted since the run began and given up again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct GivenUp {
+    handle: FileHandle,
     segments: Vec<Segment>,
-    /// Too many to remember: all of the file counts as granted.
-    all: bool,
 }
+
+/// The crowded files: two bits of each in a field of 2^27 (a Bloom filter of 16 MB, once there is one). With a
+/// million of them one file in 4,000 is taken for crowded and is not. Nobody can choose which, since the hash is keyed.
+#[derive(Debug, Default)]
+struct Crowded {
+    bits: Vec<u64>,
+    hash: RandomState,
+}
+
+impl Crowded {
+    const BITS: u64 = 1 << 27;
+
+    fn places(&self, handle: &FileHandle) -> [(usize, u64); 2] {
+        let hash = self.hash.hash_one(handle);
+        [hash, hash >> 32].map(|half| {
+            let bit = half % Self::BITS;
+            (usize::try_from(bit / 64).unwrap_or(usize::MAX), 1 << (bit % 64))
+        })
+    }
+
+    fn add(&mut self, handle: &FileHandle) {
+        if self.bits.is_empty() {
+            self.bits = vec![0; usize::try_from(Self::BITS / 64).unwrap_or_default()];
+        }
+        for (word, bit) in self.places(handle) {
+            if let Some(word) = self.bits.get_mut(word) {
+                *word |= bit;
+            }
+        }
+    }
+
+    fn may_have(&self, handle: &FileHandle) -> bool {
+        let places = self.places(handle);
+        places.into_iter().all(|(word, bit)| self.bits.get(word).is_some_and(|word| word & bit != 0))
+    }
+}
+
+/// What is referred to no more.
+pub(super) type Forgotten = (FileId, Vec<Segment>);
 
 /// Whether a reclaim of an unknown lock comes in time.
 #[derive(Debug)]
 pub(super) enum LateReclaim {
     Granted,
-    /// Another owner (if it is known which) had a conflicting range.
-    TakenSince(Option<OwnerId>, Option<ByteRange>),
+    /// Another owner had a conflicting range.
+    TakenSince(OwnerId, ByteRange),
+    /// The file is crowded.
+    NotKnown,
     NoWindow,
 }
 
@@ -61,7 +112,7 @@ impl LateWindow {
     }
 
     /// Forgets everything. Gives the files and owners that it referred to.
-    pub(super) fn close(&mut self) -> Vec<(FileId, Vec<Segment>)> {
+    pub(super) fn close(&mut self) -> Vec<Forgotten> {
         std::mem::take(self).given_up.into_iter().map(|(file, given_up)| (file, given_up.segments)).collect()
     }
 
@@ -75,39 +126,60 @@ impl LateWindow {
     }
 
     /// A segment that was granted since the run began is given up. Gives whether it refers to the
-    /// segment's owner from now on.
-    pub(super) fn remember(&mut self, file: FileId, piece: &Segment) -> bool {
-        if self.overflown || self.given_up.get(&file).is_some_and(|given_up| given_up.all) {
-            return false;
+    /// segment's owner from now on, and what it forgot for it.
+    pub(super) fn remember(&mut self, file: FileId, handle: &FileHandle, piece: &Segment) -> (bool, Option<Forgotten>) {
+        if self.crowded.may_have(handle) {
+            return (false, None);
         }
-        if self.ranges >= MAX_IN_ALL {
-            self.overflown = true;
-            return false;
+        let known = self.given_up.get(&file).map_or(&[][..], |given_up| given_up.segments.as_slice());
+        let covers = |s: &Segment| s.owner == piece.owner && s.range.covers(piece.range) && s.kind.covers(piece.kind);
+        if known.iter().any(covers) {
+            return (false, None);
         }
-        let given_up = self.given_up.entry(file).or_default();
-        if given_up.segments.len() >= MAX_PER_FILE {
-            given_up.all = true;
-            return false;
+        let many = known.len();
+        let biggest = self.by_size.last().copied().filter(|(size, _)| *size > FEW);
+        let makes_room = if many >= MAX_PER_FILE {
+            Some(file)
+        } else if self.ranges >= MAX_IN_ALL {
+            Some(biggest.map_or(file, |(_, biggest)| biggest))
+        } else {
+            None
+        };
+        let forgotten = makes_room.and_then(|crowded| self.forget(crowded));
+        if makes_room == Some(file) {
+            self.crowded.add(handle);
+            return (false, forgotten);
         }
+        self.by_size.remove(&(many, file));
+        self.by_size.insert((many + 1, file));
         self.ranges += 1;
-        given_up.segments.push(*piece);
-        true
+        let new = || GivenUp { handle: handle.clone(), segments: Vec::new() };
+        self.given_up.entry(file).or_insert_with(new).segments.push(*piece);
+        (true, forgotten)
     }
 
-    pub(super) fn reclaim(&self, want: &Want) -> LateReclaim {
+    /// All of the file counts as granted from now on.
+    fn forget(&mut self, file: FileId) -> Option<Forgotten> {
+        let GivenUp { handle, segments } = self.given_up.remove(&file)?;
+        self.by_size.remove(&(segments.len(), file));
+        self.ranges -= segments.len();
+        self.crowded.add(&handle);
+        Some((file, segments))
+    }
+
+    pub(super) fn reclaim(&self, want: &Want, handle: &FileHandle) -> LateReclaim {
         if !self.window.as_ref().is_some_and(|window| window.clients.contains(&want.caller.client)) {
             return LateReclaim::NoWindow;
         }
-        let given_up = self.given_up.get(&want.file);
-        if self.overflown || given_up.is_some_and(|given_up| given_up.all) {
-            return LateReclaim::TakenSince(None, None);
+        if self.crowded.may_have(handle) {
+            return LateReclaim::NotKnown;
         }
-        let mut segments = given_up.into_iter().flat_map(|given_up| &given_up.segments);
+        let mut segments = self.given_up.get(&want.file).into_iter().flat_map(|given_up| &given_up.segments);
         let taken = |s: &&Segment| {
             s.owner != want.lock.owner && s.range.overlaps(want.lock.range) && s.kind.excludes(want.lock.kind)
         };
         match segments.find(taken) {
-            Some(since) => LateReclaim::TakenSince(Some(since.owner), Some(since.range)),
+            Some(since) => LateReclaim::TakenSince(since.owner, since.range),
             None => LateReclaim::Granted,
         }
     }
@@ -123,5 +195,105 @@ impl LateWindow {
     #[cfg(test)]
     pub(super) fn owners(&self) -> impl Iterator<Item = OwnerId> {
         self.given_up.values().flat_map(|given_up| given_up.segments.iter().map(|s| s.owner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::{Caller, Outside, Via};
+    use super::super::segment::Kind;
+    use super::*;
+    use crate::wire::types::{NsmState, Transport};
+
+    fn segment(owner: usize, byte: u64) -> Segment {
+        Segment {
+            range: ByteRange { start: byte, end: byte },
+            owner: OwnerId(owner),
+            client: ClientId(1),
+            state: NsmState(3),
+            epoch: 1,
+            mark: 0,
+            kind: Kind::Range { exclusive: true },
+            monitored: true,
+            offered: false,
+        }
+    }
+
+    fn handle(file: u32) -> FileHandle {
+        FileHandle::new(&file.to_be_bytes()).unwrap()
+    }
+
+    fn open() -> LateWindow {
+        let window = Window {
+            run: RunId([1; 16]),
+            until: Duration::from_secs(9),
+            clients: HashSet::from([ClientId(1)]),
+            rows: 0,
+        };
+        LateWindow { window: Some(window), ..LateWindow::default() }
+    }
+
+    fn remember(late: &mut LateWindow, file: u32, byte: u64) -> (bool, Option<Forgotten>) {
+        late.remember(FileId(file), &handle(file), &segment(7, byte))
+    }
+
+    fn reclaim(late: &LateWindow, file: u32, byte: u64) -> LateReclaim {
+        let via = Via { server_address: [192, 0, 2, 1].into(), transport: Transport::Tcp, version: 4 };
+        let caller = Caller { client: ClientId(1), via };
+        let want = Want { caller, file: FileId(file), lock: segment(1, byte), len: 1, outside: Outside::Unasked };
+        late.reclaim(&want, &handle(file))
+    }
+
+    #[test]
+    fn a_bystander_busy_in_many_files_costs_no_other_file_its_late_reclaims() {
+        let mut late = open();
+        let many = u32::try_from(MAX_IN_ALL).unwrap() + 1_000;
+        for file in 0..many {
+            let (_, forgotten) = remember(&mut late, file, 5);
+            assert!(forgotten.is_none(), "a file with one range makes no room");
+        }
+        assert_eq!(late.ranges, MAX_IN_ALL);
+        assert!(matches!(reclaim(&late, many, 5), LateReclaim::Granted), "nobody was there");
+        assert!(matches!(reclaim(&late, 0, 6), LateReclaim::Granted), "beside what was had");
+        assert!(matches!(reclaim(&late, 0, 5), LateReclaim::TakenSince(OwnerId(7), _)));
+        assert!(matches!(reclaim(&late, many - 1, 6), LateReclaim::NotKnown), "what did not fit in");
+    }
+
+    #[test]
+    fn where_memory_is_full_the_file_with_the_most_ranges_makes_room() {
+        let mut late = open();
+        (0..60).for_each(|byte| drop(remember(&mut late, 1, byte)));
+        (0..40).for_each(|byte| drop(remember(&mut late, 2, byte)));
+        let mut file = 3;
+        while late.ranges < MAX_IN_ALL {
+            remember(&mut late, file, 5);
+            file += 1;
+        }
+        let (refers, forgotten) = remember(&mut late, file, 5);
+        assert!(refers);
+        assert_eq!(forgotten.map(|(file, segments)| (file, segments.len())), Some((FileId(1), 60)));
+        assert!(matches!(reclaim(&late, 1, 1_000), LateReclaim::NotKnown));
+        assert!(matches!(reclaim(&late, 2, 1_000), LateReclaim::Granted), "there is room again");
+        assert!(matches!(reclaim(&late, 3, 1_000), LateReclaim::Granted));
+    }
+
+    #[test]
+    fn a_range_that_its_owner_had_again_and_again_is_remembered_once() {
+        let mut late = open();
+        assert!(remember(&mut late, 1, 5).0);
+        (0..1_000).for_each(|_| assert!(!remember(&mut late, 1, 5).0));
+        assert!(matches!(reclaim(&late, 1, 6), LateReclaim::Granted));
+        assert!(matches!(reclaim(&late, 1, 5), LateReclaim::TakenSince(..)));
+    }
+
+    #[test]
+    fn a_file_that_is_forgotten_is_so_under_its_handle_and_not_under_its_number() {
+        let mut late = open();
+        for byte in 0..=u64::try_from(MAX_PER_FILE).unwrap() {
+            remember(&mut late, 1, byte);
+        }
+        assert!(!late.knows(FileId(1)));
+        assert!(late.remember(FileId(1), &handle(2), &segment(7, 5)).0, "another file by now");
+        assert!(matches!(reclaim(&late, 1, 1_000), LateReclaim::NotKnown));
     }
 }

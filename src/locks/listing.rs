@@ -79,7 +79,7 @@ impl LockTable {
 
     /// The file's list: what is held or pending, then what is waited for.
     pub(super) fn listed(&self, file: FileId) -> impl Iterator<Item = Listed> {
-        let held = self.segments().of(file).iter().filter(move |s| !self.is_void(file, s)).map(move |s| {
+        let held = self.segments().of(file).filter(move |s| !self.is_void(file, s)).map(move |s| {
             let state = match (s.offered, self.is_pending(file, s)) {
                 (_, true) => LockState::Pending,
                 (true, false) => LockState::Offered,

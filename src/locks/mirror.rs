@@ -87,6 +87,11 @@ impl Mirror {
         self.on = true;
     }
 
+    #[cfg(test)]
+    pub(super) fn is_on(&self) -> bool {
+        self.on
+    }
+
     /// What is still to be taken before the part is covered.
     pub(super) fn lacking(&self, handle: &FileHandle, part: Part) -> Vec<Part> {
         if !self.on {

@@ -40,6 +40,7 @@ mod consent;
 mod coverage;
 mod grace;
 mod index;
+mod intervals;
 mod late_window;
 mod listing;
 mod long_waits;

@@ -4,8 +4,12 @@
 //! client answers. Until then the client may not know, so its resend finds the offer, its refusal or
 //! CANCEL gives back what it had before, and its silence changes nothing. No waiter is offered
 //! anything in strict or recovery grace, nor a range that is pending.
+//!
+//! A change serves some of those whom it woke, at once; who is left is served by
+//! [`wake_more`](LockTable::wake_more), some at a time, so that no request is delayed by others' waiters. In
+//! between a request that does not wait may take what is free.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use super::api::{Cap, ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
 use super::ranges::{intersection, uncovered};
@@ -16,8 +20,11 @@ use super::waiters::Waiter;
 use crate::wire::control::Grace;
 use crate::wire::types::{ByteRange, Cookie, NsmState};
 
-/// Owners looked at when looking for a cycle. A longer chain is not called a deadlock.
-const MAX_CHAIN: usize = 1_000;
+/// Locks and waiters looked at when looking for a cycle, the nearest first. What is farther is not called a
+/// deadlock: its processes wait, as they would without NLM's word for it.
+const MAX_LOOKS: usize = 20_000;
+/// Waiters that are gathered, looked at or served before somebody else has a turn.
+const TURN: usize = 64;
 
 impl LockTable {
     /// A LOCK that repeats a queued one: of the same owner, range and mode. It keeps its place.
@@ -69,8 +76,8 @@ impl LockTable {
             return Verdict::Deadlock;
         }
         let refused = want.outside == Outside::Conflict;
-        let id =
-            self.waiters.add(Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
+        let byte = self.blocked_at(want).unwrap_or(want.lock.range.start);
+        let id = self.waiters.add(Waiter::new(*want, cookie.clone(), refused), byte);
         self.waits_from_now(id);
         self.owners.acquire(want.lock.owner);
         self.clients.waiter_added(want.caller.client);
@@ -83,18 +90,23 @@ impl LockTable {
 
     /// Whether an owner in the way waits, in the end, for this owner.
     fn closes_a_cycle(&self, want: &Want) -> bool {
-        let blockers = |w: &Want| -> Vec<OwnerId> { self.in_the_way(w).map(|s| s.owner).collect() };
+        let mut looks = 0..MAX_LOOKS;
         let mut seen = HashSet::new();
-        let mut open = blockers(want);
-        while let Some(owner) = open.pop() {
-            if owner == want.lock.owner {
-                return true;
+        let mut open = VecDeque::from([*want]);
+        while let Some(Want { file, lock, .. }) = open.pop_front() {
+            for segment in self.segments().excluding(file, lock.range, lock.kind) {
+                if looks.next().is_none() {
+                    return false;
+                }
+                if segment.owner == lock.owner || self.is_void(file, segment) || !seen.insert(segment.owner) {
+                    continue;
+                }
+                if segment.owner == want.lock.owner {
+                    return true;
+                }
+                let waits = self.waiters.of_owner(segment.owner).zip(&mut looks);
+                open.extend(waits.filter(|((_, w), _)| !w.offered).map(|((_, w), _)| w.want));
             }
-            if seen.len() >= MAX_CHAIN || !seen.insert(owner) {
-                continue;
-            }
-            let waits = self.waiters.of_owner(owner).filter(|(_, w)| !w.offered);
-            open.extend(waits.flat_map(|(_, w)| blockers(&w.want)));
         }
         false
     }
@@ -111,32 +123,55 @@ impl LockTable {
         Some(waiter)
     }
 
-    /// Offers what is free to those who wait for it, in the order they came.
+    /// The first byte of the range on which something is in the way.
+    fn blocked_at(&self, want: &Want) -> Option<u64> {
+        self.in_the_way(want).next().map(|s| s.range.start.max(want.lock.range.start))
+    }
+
+    /// Offers what is free to some of those who waited for it, in the order they came.
     pub(super) fn wake(&mut self, file: FileId) {
-        if !matches!(self.grace(), Grace::Open | Grace::Targeted) {
+        if !self.has_more_to_wake() {
             return;
         }
-        let mut last = 0;
-        while let Some((id, want)) = self.next_free(file, last) {
-            last = id;
-            if self.may_offer(id, &want) {
-                self.offer(id, &want);
-            }
+        for _ in self.waiters.gather(file, TURN)..TURN {
+            let Some(id) = self.waiters.next_woken(file) else { return };
+            self.serve(id);
         }
     }
 
-    /// The first waiter of the file after `id` that nothing is in the way of.
-    fn next_free(&self, file: FileId, id: u64) -> Option<(u64, Want)> {
-        let mut waiters = self.waiters.in_file(file).filter(|(n, w)| *n > id && !w.offered);
-        let (id, waiter) = waiters.find(|(_, w)| self.in_the_way(&w.want).next().is_none())?;
-        Some((id, waiter.want))
+    /// Whether [`wake_more`](Self::wake_more) has something to do.
+    pub fn has_more_to_wake(&self) -> bool {
+        self.may_wake() && self.waiters.any_woken()
+    }
+
+    /// Serves some more of those who were woken, in the next file that has any.
+    pub fn wake_more(&mut self) {
+        if self.has_more_to_wake()
+            && let Some(file) = self.waiters.next_file()
+        {
+            self.wake(file);
+        }
+    }
+
+    fn may_wake(&self) -> bool {
+        matches!(self.grace(), Grace::Open | Grace::Targeted)
+    }
+
+    /// Offers the waiter its range, or finds out what it waits for now.
+    fn serve(&mut self, id: u64) {
+        let Some(want) = self.waiters.get(id).map(|waiter| waiter.want) else { return };
+        match self.blocked_at(&want) {
+            None if self.may_offer(id, &want) => self.offer(id, &want),
+            // Where another lock domain is in the way, its answer frees all of the file.
+            byte => self.waiters.wait_at(id, byte.unwrap_or(want.lock.range.start)),
+        }
     }
 
     /// The owner gets the range, not yet confirmed. What it had there in a stronger mode it keeps
     /// until then: it has it again if the client does not want the offer.
     fn offer(&mut self, id: u64, want: &Want) {
         self.waits_no_more(id);
-        let had = self.cut(want.file, want.lock.range, How::Reclaimed, |s| want.owns(s));
+        let had = self.cut_owned(want.place(), want.lock.range, How::Reclaimed, |s| want.owns(s));
         let offered = Segment { offered: true, epoch: self.epoch, ..want.lock };
         let stronger = had.iter().filter(|s| !want.lock.kind.covers(s.kind));
         for range in uncovered(want.lock.range, stronger.clone().map(|s| s.range)) {
@@ -146,6 +181,7 @@ impl LockTable {
             self.put(want.file, Segment { range: segment.range, kind: segment.kind, ..offered });
         }
         self.effects.push(Effect::Changed);
+        self.waiters.rest(id);
         let Some(waiter) = self.waiters.get_mut(id) else { return };
         waiter.offered = true;
         waiter.had = had;
@@ -159,12 +195,6 @@ impl LockTable {
                 process: key.process.clone(),
             };
             self.effects.push(Effect::Offer { offer: OfferId(id), caller: want.caller, wanted, cookie });
-        }
-    }
-
-    pub(super) fn wake_all(&mut self) {
-        for file in self.waiters.files() {
-            self.wake(file);
         }
     }
 
@@ -202,30 +232,26 @@ impl LockTable {
     /// have reached it after it went through its list.
     fn confirm(&mut self, id: u64) {
         let Some(Waiter { want, .. }) = self.remove_waiter(id) else { return };
-        let mine = |s: &Segment| s.owner == want.lock.owner && s.offered;
-        let pieces = self.cut(want.file, want.lock.range, How::Replaced(want.lock.kind), mine);
+        let pieces = self.cut_owned(want.place(), want.lock.range, How::Replaced(want.lock.kind), |s| s.offered);
         for piece in &pieces {
             let confirmed = Segment { kind: want.lock.kind, offered: false, epoch: self.epoch, mark: 0, ..*piece };
             self.put(want.file, confirmed);
         }
-        if pieces.iter().any(|piece| !want.lock.kind.covers(piece.kind)) {
-            self.wake(want.file);
-        }
+        self.wake(want.file);
     }
 
     /// It is not known whether the client has it. It stays as it is, pending or held, like any lock of
     /// which only the client knows whether it is alive; a run finds out.
     pub(super) fn leave_with(&mut self, id: u64) {
         let Some(Waiter { want, .. }) = self.remove_waiter(id) else { return };
-        self.confirm_offered(want.file, |s| s.owner == want.lock.owner && s.range.overlaps(want.lock.range));
+        self.confirm_offered(want.file, want.lock.owner, want.lock.range);
         self.suspect(want.caller.client, "a grant that it never confirmed");
     }
 
     /// The client does not want it: its owner has again what it had before.
     fn take_offer_back(&mut self, id: u64) {
         let Some(Waiter { want, had, .. }) = self.remove_waiter(id) else { return };
-        let mine = |s: &Segment| s.owner == want.lock.owner && s.offered;
-        for piece in self.cut(want.file, want.lock.range, How::Released, mine) {
+        for piece in self.cut_owned(want.place(), want.lock.range, How::Released, |s| s.offered) {
             for had in had.iter().filter(|had| had.range.overlaps(piece.range)) {
                 let range = intersection(had.range, piece.range);
                 self.put(want.file, Segment { range, epoch: self.epoch, mark: 0, ..*had });
@@ -262,14 +288,19 @@ impl LockTable {
         }
     }
 
-    /// The client's waiters of the lives that the test accepts are gone. Gives their number.
-    pub(super) fn drop_waiters_of(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> u64 {
-        let waiters = self.waiters.of_client(client).filter(|(_, w)| taken_in(w.want.lock.state));
+    /// So many of the client's waiters of the lives that the test accepts are gone. Gives their number.
+    pub(super) fn drop_waiters_of(
+        &mut self,
+        client: ClientId,
+        most: usize,
+        taken_in: impl Fn(NsmState) -> bool,
+    ) -> usize {
+        let waiters = self.waiters.of_client(client).filter(|(_, w)| taken_in(w.want.lock.state)).take(most);
         let ids: Vec<(u64, FileId)> = waiters.map(|(id, w)| (id, w.want.file)).collect();
         for (id, file) in &ids {
             self.remove_waiter(*id);
             self.close(*file);
         }
-        ids.len() as u64
+        ids.len()
     }
 }

@@ -19,11 +19,13 @@ pub(super) fn hull(a: ByteRange, b: ByteRange) -> ByteRange {
     ByteRange { start: a.start.min(b.start), end: a.end.max(b.end) }
 }
 
-/// The parts of `range` that none of `covers` covers. `covers` come by first byte.
+/// The parts of `range` that none of `covers` covers.
 pub(super) fn uncovered(range: ByteRange, covers: impl Iterator<Item = ByteRange>) -> Vec<ByteRange> {
     let mut rest = Vec::new();
     let mut next = Some(range.start);
-    for cover in covers.filter(|c| c.overlaps(range)) {
+    let mut covers: Vec<ByteRange> = covers.filter(|c| c.overlaps(range)).collect();
+    covers.sort_unstable();
+    for cover in covers {
         let Some(start) = next else { break };
         if start < cover.start {
             rest.push(ByteRange { start, end: cover.start - 1 });

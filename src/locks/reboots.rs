@@ -35,8 +35,8 @@ use std::net::IpAddr;
 use super::api::{ClientId, Effect, Handled, Reboot, Verdict};
 use super::clients::Client;
 use super::run::How;
-use super::segment::FileId;
-use super::table::LockTable;
+use super::segment::{FileId, Segment};
+use super::table::{LockTable, STEP};
 use crate::wire::scope;
 use crate::wire::types::{ByteRange, CallerName, NsmState};
 
@@ -65,6 +65,7 @@ impl LockTable {
         let mut outcome = Reboot::Unknown;
         for client in &machine {
             outcome = match (outcome, self.rebooted(*client, state)) {
+                (_, Reboot::More) => return Reboot::More,
                 (Reboot::Released(before), Reboot::Released(more)) => Reboot::Released(before + more),
                 (Reboot::Released(before), _) => Reboot::Released(before),
                 (_, last) => last,
@@ -119,7 +120,12 @@ impl LockTable {
         // Where a lock's own number is not known, that of the last notice stands for it.
         let is_older = |taken_in: NsmState| if taken_in.is_known() { state.is_after(taken_in) } else { news };
         let repeated = last == Some(state) || !state.is_known();
-        let released = if repeated { 0 } else { self.release_client(id, is_older) };
+        let released = if repeated { 0 } else { self.release_some_of(id, is_older) as u64 };
+        if released >= STEP as u64 && self.has_any_of(id, is_older) {
+            let words = format!("a client that rebooted (state {state}) has lost {released} locks, and more to come");
+            self.effects.push(Effect::Event("reboot", words));
+            return Reboot::More;
+        }
         let Some(client) = self.clients.get_mut(id) else { return Reboot::Released(released) };
         if news && !repeated {
             client.last_notice = Some(state);
@@ -151,24 +157,46 @@ impl LockTable {
         if machine.iter().any(|client| self.is_frozen_for(*client)) {
             return Handled::Wait;
         }
-        if !machine.is_empty() {
-            let released: u64 = machine.into_iter().map(|client| self.release_client(client, |_| true)).sum();
-            let words = format!("FREE_ALL of {name} at {source} released {released} locks");
-            self.effects.push(Effect::Event("free_all", words));
+        if machine.is_empty() {
+            return Handled::Reply(Verdict::Granted);
+        }
+        let mut released = 0;
+        for client in &machine {
+            if released < STEP {
+                released += self.release_some_of(*client, |_| true);
+            }
+        }
+        let more = machine.iter().any(|client| self.clients.get(*client).is_some_and(Client::has_something));
+        let on = if more { ", and goes on" } else { "" };
+        let words = format!("FREE_ALL of {name} at {source} released {released} locks{on}");
+        self.effects.push(Effect::Event("free_all", words));
+        if more {
+            return Handled::More;
         }
         Handled::Reply(Verdict::Granted)
     }
 
-    /// Releases all that the client took in a life that the test accepts: segments and waiters.
-    fn release_client(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> u64 {
+    /// Releases some of what the client took in a life that the test accepts: waiters, then segments.
+    fn release_some_of(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> usize {
+        let mut released = self.drop_waiters_of(client, STEP, &taken_in);
         let files: Vec<FileId> = self.clients.get(client).map_or(Vec::new(), |c| c.files().collect());
-        let mut released = self.drop_waiters_of(client, &taken_in);
         for file in files {
+            if released >= STEP {
+                break;
+            }
             self.purge(file);
-            let pieces = self.cut(file, ByteRange::ALL, How::Released, |s| s.client == client && taken_in(s.state));
-            released += pieces.len() as u64;
+            let his = |s: &Segment| s.client == client && taken_in(s.state);
+            released += self.cut_some((file, None), ByteRange::ALL, How::Released, STEP - released, his).len();
             self.refresh(file);
         }
         released
+    }
+
+    /// Whether the client has anything of a life that the test accepts.
+    fn has_any_of(&self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> bool {
+        let mut files = self.clients.get(client).into_iter().flat_map(Client::files);
+        let his = |s: &Segment| s.client == client && taken_in(s.state);
+        self.waiters.of_client(client).any(|(_, w)| taken_in(w.want.lock.state))
+            || files.any(|file| self.segments().of(file).any(his))
     }
 }

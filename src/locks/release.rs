@@ -181,7 +181,9 @@ impl LockTable {
         }
         let before = self.effects.len();
         for file in files {
-            self.wake(file);
+            while self.waiters.any_woken_in(file) {
+                self.wake(file);
+            }
             self.close(file);
         }
         let woken = self.effects.get(before..).unwrap_or_default();
@@ -191,7 +193,7 @@ impl LockTable {
     /// Gives the files in which it was.
     fn take_all_of(&mut self, client: ClientId) -> BTreeSet<FileId> {
         let files = self.files_of(client);
-        self.drop_waiters_of(client, |_| true);
+        self.drop_waiters_of(client, usize::MAX, |_| true);
         for file in &files {
             self.cut(*file, ByteRange::ALL, How::Released, |s| s.client == client);
         }
@@ -216,7 +218,7 @@ impl LockTable {
             while let Some(id) = self.waiters.find(owner, file, offered) {
                 self.leave_with(id);
             }
-            self.cut(file, range, How::Released, |s: &Segment| s.owner == owner && s.kind.row() == kind);
+            self.cut_owned((file, owner), range, How::Released, |s: &Segment| s.kind.row() == kind);
         }
         self.owners.release(owner);
     }

@@ -11,13 +11,13 @@ use super::owners::OwnerKey;
 use super::ranges::uncovered;
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
-use super::table::LockTable;
+use super::table::{LockTable, STEP};
 use crate::wire::control::{Fate, Grace, LockFate};
 use crate::wire::types::{ByteRange, Cookie, FileHandle, NsmState};
 use crate::wire::xdr::Maybe;
 
-/// Most locks on one file: each request looks through them.
-const MAX_PER_FILE: usize = 65_536;
+/// Why a late reclaim is refused where it is not known who had the range.
+const CROWDED: &str = "so many locks of that file came and went since the run began that all of it counts as taken";
 
 impl LockTable {
     /// Handles a call. Its effects are then in [`take_effects`](Self::take_effects).
@@ -74,6 +74,11 @@ impl LockTable {
         client.learn_state(state);
     }
 
+    /// What its owner has in the range, and what is asked for would take the place of.
+    fn owned(&self, want: &Want) -> impl Iterator<Item = &Segment> {
+        self.segments().owned_in(want.file, want.lock.owner, want.lock.range).filter(|s| want.owns(s))
+    }
+
     /// Segments of others that exclude this one.
     pub(super) fn in_the_way(&self, want: &Want) -> impl Iterator<Item = &Segment> {
         self.excluding(want.file, Some(want.lock.owner), want.lock.range, want.lock.kind)
@@ -86,8 +91,8 @@ impl LockTable {
         range: ByteRange,
         kind: Kind,
     ) -> impl Iterator<Item = &Segment> {
-        let others = self.segments().overlapping(file, range).filter(move |s| Some(s.owner) != owner);
-        others.filter(move |s| s.kind.excludes(kind) && !self.is_void(file, s))
+        let all = self.segments().excluding(file, range, kind);
+        all.filter(move |s| Some(s.owner) != owner && !self.is_void(file, s))
     }
 
     fn test(&self, file: FileId, owner: Option<OwnerId>, range: ByteRange, kind: Kind) -> Handled {
@@ -128,12 +133,15 @@ impl LockTable {
         if self.refuses_ordinary() {
             return Handled::Reply(Verdict::Grace);
         }
-        let (mut held, mut pending) = (false, false);
+        let mut held = false;
         for segment in self.in_the_way(want) {
-            if self.is_pending(want.file, segment) { pending = true } else { held = true }
-        }
-        if pending {
-            return Handled::Reply(Verdict::Grace);
+            if self.is_pending(want.file, segment) {
+                return Handled::Reply(Verdict::Grace);
+            }
+            held = true;
+            if self.run.is_none() {
+                break;
+            }
         }
         if held {
             return Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie)));
@@ -150,12 +158,10 @@ impl LockTable {
             };
         }
         // The owner gets the range, whatever it had there before.
-        let had = self.cut(want.file, want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
+        self.cut_owned(want.place(), want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
         self.put(want.file, want.lock);
         self.effects.push(Effect::Changed);
-        if had.iter().any(|s| !want.lock.kind.covers(s.kind)) {
-            self.wake(want.file);
-        }
+        self.wake(want.file);
         Handled::Reply(Verdict::Granted)
     }
 
@@ -166,8 +172,6 @@ impl LockTable {
             Cap::Locks
         } else if of_client >= self.limits.locks_per_client {
             Cap::LocksOfClient
-        } else if self.segments().of(file).len() >= MAX_PER_FILE {
-            Cap::LocksOnFile
         } else {
             return false;
         };
@@ -189,21 +193,24 @@ impl LockTable {
         let conflict = self.in_the_way(want).find(|s| Some(**s) != elsewhere).copied();
         if let Some(other) = conflict {
             self.spare_if_it_moved(want, &other);
-            return self.refuse_reclaim(want, Some(other.owner), Some(other.range));
+            return self.refuse_reclaim(want, Some((other.owner, other.range)), "has it");
         }
         if let Some(segment) = elsewhere {
             self.adopt(want.file, &segment, want.lock);
         }
         let unknown = self.parts_without(want, false);
         let unheld = self.parts_without(want, true);
-        let this_life = |s: &Segment| s.owner != want.lock.owner || s.state == want.lock.state;
-        let same_life = self.segments().overlapping(want.file, want.lock.range).all(this_life);
+        let same_life = self.owned(want).all(|s| s.state == want.lock.state);
         // What its owner holds is granted always; the rest only where reclaims are taken.
         let mut late = false;
         if !unheld.is_empty() && self.grace() == Grace::Open {
-            match self.late.reclaim(want) {
+            let Some(handle) = self.segments().handle(want.file) else { return Handled::Reply(Verdict::NoLocks) };
+            match self.late.reclaim(want, handle) {
                 LateReclaim::Granted => late = true,
-                LateReclaim::TakenSince(other, range) => return self.refuse_reclaim(want, other, range),
+                LateReclaim::TakenSince(other, range) => {
+                    return self.refuse_reclaim(want, Some((other, range)), "had it since the run began");
+                }
+                LateReclaim::NotKnown => return self.refuse_reclaim(want, None, CROWDED),
                 LateReclaim::NoWindow => return Handled::Reply(Verdict::Grace),
             }
         }
@@ -214,7 +221,7 @@ impl LockTable {
         if !lacking.is_empty() {
             return match want.outside {
                 Outside::Unasked => Handled::Outside { asked: self.take_outside(want.file, lacking, None) },
-                Outside::Conflict => self.refuse_reclaim(want, None, None),
+                Outside::Conflict => self.refuse_reclaim(want, None, "somebody who does not use NLM has it"),
                 Outside::Failed => Handled::Reply(Verdict::NoLocks),
             };
         }
@@ -250,35 +257,30 @@ impl LockTable {
     /// The parts of the range that the owner is not known to have at least in this mode; `held`:
     /// that it does not hold, for what is pending is known and not held.
     fn parts_without(&self, want: &Want, held: bool) -> Vec<ByteRange> {
-        let mine = self.segments().overlapping(want.file, want.lock.range).filter(|s| want.owns(s));
-        let covers = mine.filter(|s| s.kind.covers(want.lock.kind) && !(held && self.is_pending(want.file, s)));
+        let covers =
+            self.owned(want).filter(|s| s.kind.covers(want.lock.kind) && !(held && self.is_pending(want.file, s)));
         uncovered(want.lock.range, covers.map(|s| s.range))
     }
 
     /// What the reclaim names becomes held, and exactly that: what is pending in a stronger mode
     /// stays so beneath it, and what is already held in a stronger mode is not weakened.
     fn take_back(&mut self, want: &Want) {
-        self.weaken_pending(want.file, |s| {
-            want.owns(s) && s.range.overlaps(want.lock.range) && !want.lock.kind.covers(s.kind)
-        });
+        self.weaken_pending(want);
         let mine = |s: &Segment| want.owns(s) && want.lock.kind.covers(s.kind);
-        self.cut(want.file, want.lock.range, How::Reclaimed, mine);
+        self.cut_owned(want.place(), want.lock.range, How::Reclaimed, mine);
         for range in self.parts_without(want, true) {
             self.put(want.file, Segment { range, ..want.lock });
         }
     }
 
-    /// Another owner holds or pends the range, or held it since the run began.
-    fn refuse_reclaim(&mut self, want: &Want, other: Option<OwnerId>, range: Option<ByteRange>) -> Handled {
+    /// Another owner holds or pends the range, or held it since the run began. `what` it did, or what else is in
+    /// the way, is for people.
+    fn refuse_reclaim(&mut self, want: &Want, other: Option<(OwnerId, ByteRange)>, what: &str) -> Handled {
         let Some(row) = self.fate_row(want.file, &want.lock, Fate::Conflict) else {
             return Handled::Reply(Verdict::Denied);
         };
-        let other = other.and_then(|owner| self.owner_row(owner));
-        let who = match &other {
-            Some(other) => format!("{} has it", other.name),
-            None if want.outside == Outside::Conflict => "somebody who does not use NLM has it".to_owned(),
-            None => "somebody had it since".to_owned(),
-        };
+        let (other, range) = (other.and_then(|(owner, _)| self.owner_row(owner)), other.map(|(_, range)| range));
+        let who = other.as_ref().map_or_else(|| what.to_owned(), |other| format!("{} {what}", other.name));
         let words = format!("{} may not reclaim {} of file {}: {who}", row.owner.name, row.range, row.file);
         let row = LockFate { other: Maybe(other), other_range: Maybe(range), ..row };
         let told = if let Some(run) = &mut self.run {
@@ -298,30 +300,34 @@ impl LockTable {
     fn unlock(&mut self, want: &Want) -> Handled {
         let Want { file, lock: Segment { owner, range, kind, .. }, .. } = *want;
         let unfilled = kind == Kind::Share { access: 0, mode: 0 };
-        let has_exactly = self.segments().overlapping(file, range).any(|s| want.owns(s));
-        let all = |s: &Segment| unfilled && !has_exactly && s.owner == owner && s.kind.same_sort(kind);
-        let given_up = |s: &Segment| want.owns(s) || all(s);
+        let all = unfilled && self.owned(want).next().is_none();
+        let given_up = |s: &Segment| want.owns(s) || (all && s.owner == owner && s.kind.same_sort(kind));
         if self.is_frozen(file, range, given_up) {
             return Handled::Wait;
         }
         // A hole makes two locks of one, and memory is bounded: ENOLCK, as POSIX has it.
-        let holed = |s: &Segment| want.owns(s) && s.range.start < range.start && range.end < s.range.end;
-        if self.segments().overlapping(file, range).any(holed) && self.is_full(want.caller.client, file) {
+        let holed = |s: &Segment| s.range.start < range.start && range.end < s.range.end;
+        if self.owned(want).any(holed) && self.is_full(want.caller.client, want.file) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let waited = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)).is_some();
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        let freed = !self.cut(file, range, How::Released, given_up).is_empty();
-        if !freed && self.segments().overlapping(file, range).any(|s| s.owner == owner && s.kind.same_sort(kind)) {
+        let freed = !self.cut_some((file, Some(owner)), range, How::Released, STEP, given_up).is_empty();
+        let left = || self.segments().owned_in(file, owner, range).filter(|s| s.kind.same_sort(kind));
+        let more = freed && left().any(given_up);
+        if !freed && left().next().is_some() {
             self.suspect(want.caller.client, "its UNSHARE names no SHARE that its owner has, and it has others");
-        } else {
+        } else if !more {
             self.suspect_sibling(want, freed || waited);
         }
         if freed {
             self.effects.push(Effect::Changed);
             self.wake(file);
+        }
+        if more {
+            return Handled::More;
         }
         Handled::Reply(Verdict::Granted)
     }

@@ -5,7 +5,7 @@
 //! lock that is touched *in part* gets a [`Mark`], so that its pieces are still counted as the one
 //! lock that was marked.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ pub(super) struct Settling {
     pub(super) files: Vec<FileId>,
     pub(super) rows: Vec<LockFate>,
     /// Files that have something to drop.
-    pub(super) dropped_in: Vec<FileId>,
+    pub(super) dropped_in: BTreeSet<FileId>,
     pub(super) marks: HashSet<u32>,
     /// Owners whose locks are kept though their client loses others: those through another server address.
     pub(super) kept: HashSet<OwnerId>,
@@ -94,8 +94,8 @@ pub(super) struct Void {
     pub(super) clients: HashMap<ClientId, bool>,
     /// Owners of theirs who lose nothing.
     pub(super) kept: HashSet<OwnerId>,
-    /// Files not yet purged, or whose waiters are not yet woken.
-    pub(super) files: VecDeque<FileId>,
+    /// Files not yet purged.
+    pub(super) files: BTreeSet<FileId>,
 }
 
 impl Void {

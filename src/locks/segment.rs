@@ -6,8 +6,13 @@ use crate::wire::control::LockKind;
 use crate::wire::types::{ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
 
 /// A file's number while it has any state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct FileId(pub(super) u32);
+
+impl FileId {
+    pub(super) const FIRST: Self = Self(0);
+    pub(super) const LAST: Self = Self(u32::MAX);
+}
 
 /// An owner's number. It stays the owner's while anything refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +50,11 @@ pub(super) struct Want {
 }
 
 impl Want {
+    /// The file, and whose segments in it.
+    pub(super) fn place(&self) -> (FileId, OwnerId) {
+        (self.file, self.lock.owner)
+    }
+
     /// Whether the segment is the same owner's, and what is asked for would take its place.
     pub(super) fn owns(&self, segment: &Segment) -> bool {
         segment.owner == self.lock.owner && segment.kind.stands_for(self.lock.kind)
@@ -80,6 +90,14 @@ impl Kind {
     /// Whether they are of one sort: ranges are compared with ranges, shares with shares.
     pub(super) fn same_sort(self, other: Self) -> bool {
         matches!((self, other), (Self::Range { .. }, Self::Range { .. }) | (Self::Share { .. }, Self::Share { .. }))
+    }
+
+    /// Tells apart what an owner may have beginning with one byte and of one sort: its shares.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Range { .. } => 0,
+            Self::Share { access, mode } => access << 2 | mode,
+        }
     }
 
     /// Whether an owner cannot have both on the same bytes: it has one mode on a byte. Shares stand side by side, one

@@ -7,13 +7,19 @@
 //! mode. And a pending write lock may stand under the read lock that is all its owner reclaimed of it: if the
 //! run spares it, the two stay so until the next LOCK or UNLOCK there; the owner then has the stronger of the
 //! two.
+//!
+//! A file has its write locks, its read locks and its shares apart ([`Sort`]), so that who wants to read need
+//! not look at those who read. If it has many, it also knows where each owner's segments begin, so that what one
+//! does with its own need not look at those of others.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
 
 use slab::Slab;
 
+use super::intervals::{Intervals, Key, key};
 use super::ranges::{hull, intersection, without};
-use super::segment::{FileId, Kind, Segment};
+use super::segment::{FileId, Kind, OwnerId, Segment};
 use crate::wire::types::{ByteRange, FileHandle};
 
 /// What a change did to a file's segments.
@@ -57,26 +63,167 @@ impl Change {
     }
 }
 
+/// What stands in one order: segments in it that are one owner's do not overlap, but its shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sort {
+    Write,
+    Read,
+    Share,
+}
+
+impl Sort {
+    const ALL: [Self; 3] = [Self::Write, Self::Read, Self::Share];
+
+    fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Range { exclusive: true } => Self::Write,
+            Kind::Range { exclusive: false } => Self::Read,
+            Kind::Share { .. } => Self::Share,
+        }
+    }
+
+    /// Whether some of this sort may exclude the kind.
+    fn may_exclude(self, kind: Kind) -> bool {
+        match self {
+            Self::Write => matches!(kind, Kind::Range { .. }),
+            Self::Read => kind == Kind::Range { exclusive: true },
+            Self::Share => matches!(kind, Kind::Share { .. }),
+        }
+    }
+}
+
+/// A segment by its owner: its first byte and the number of its kind.
+type Owned = (OwnerId, Sort, u64, u8);
+
+fn owned(segment: &Segment) -> Owned {
+    let (start, owner, number) = key(segment);
+    (owner, Sort::of(segment.kind), start, number)
+}
+
 #[derive(Debug)]
 struct File {
     handle: FileHandle,
-    /// By first byte.
-    segments: Vec<Segment>,
+    writes: Intervals,
+    reads: Intervals,
+    shares: Intervals,
+    len: usize,
+    /// Where each owner's segments begin, while there are more than [`FEW`].
+    owned: Option<BTreeSet<Owned>>,
 }
 
+/// So many segments are looked through as fast as anything is looked up.
+const FEW: usize = 32;
+
 impl File {
-    fn insert(&mut self, segment: Segment) {
-        let at = self.segments.partition_point(|s| s.range.start <= segment.range.start);
-        self.segments.insert(at, segment);
+    fn new(handle: FileHandle) -> Self {
+        let [writes, reads, shares] = [(); 3].map(|()| Intervals::default());
+        Self { handle, writes, reads, shares, len: 0, owned: None }
     }
 
-    /// Takes out the segments that overlap the range and that the test accepts.
-    fn take(&mut self, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> Vec<Segment> {
-        let found = |s: &Segment| s.range.overlaps(range) && accept(s);
-        let end = self.segments.partition_point(|s| s.range.start <= range.end);
-        // Most often there is none, and to look is faster than to take.
-        let Some(first) = self.segments.iter().take(end).position(found) else { return Vec::new() };
-        self.segments.extract_if(first..end, |s| found(s)).collect()
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn of(&self, sort: Sort) -> &Intervals {
+        match sort {
+            Sort::Write => &self.writes,
+            Sort::Read => &self.reads,
+            Sort::Share => &self.shares,
+        }
+    }
+
+    fn of_mut(&mut self, sort: Sort) -> &mut Intervals {
+        match sort {
+            Sort::Write => &mut self.writes,
+            Sort::Read => &mut self.reads,
+            Sort::Share => &mut self.shares,
+        }
+    }
+
+    /// The owner's of the sort that overlap the range, by first byte.
+    fn owned_in(&self, owner: OwnerId, sort: Sort, range: ByteRange) -> impl Iterator<Item = &Segment> {
+        let tree = self.of(sort);
+        let owned = self.owned.iter().filter(|_| !tree.is_empty());
+        // Of those that begin before the range one may reach into it: the last. Shares all begin with the first byte.
+        let start = if sort == Sort::Share { 0 } else { range.start };
+        let keys = owned.flat_map(move |owned| {
+            let before = owned.range((owner, sort, 0, 0)..(owner, sort, start, 0)).next_back();
+            before.into_iter().chain(owned.range((owner, sort, start, 0)..=(owner, sort, range.end, u8::MAX)))
+        });
+        let found = keys.filter_map(move |(_, _, start, number)| tree.get((*start, owner, *number)));
+        let found = found.filter(move |s| s.range.overlaps(range));
+        let all = self.owned.is_none().then(|| tree.overlapping(range)).into_iter().flatten();
+        found.chain(all.filter(move |s| s.owner == owner))
+    }
+
+    fn keys_in(
+        &self,
+        owner: OwnerId,
+        sort: Sort,
+        range: ByteRange,
+        most: usize,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Vec<Key> {
+        self.owned_in(owner, sort, range).filter(|s| accept(s)).map(key).take(most).collect()
+    }
+
+    fn insert(&mut self, segment: Segment) {
+        let sort = Sort::of(segment.kind);
+        self.of_mut(sort).insert(segment);
+        self.len += 1;
+        match &mut self.owned {
+            Some(index) => {
+                index.insert(owned(&segment));
+            }
+            None if self.len > FEW => {
+                let all = Sort::ALL.into_iter().flat_map(|sort| self.of(sort).overlapping(ByteRange::ALL));
+                self.owned = Some(all.map(owned).collect());
+            }
+            None => {}
+        }
+    }
+
+    /// Takes out the owner's that overlap the range and that the test accepts.
+    fn take_owned(
+        &mut self,
+        owner: OwnerId,
+        range: ByteRange,
+        most: usize,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Vec<Segment> {
+        let mut taken = Vec::new();
+        for sort in Sort::ALL {
+            let keys = self.keys_in(owner, sort, range, most - taken.len(), &accept);
+            taken.extend(keys.into_iter().filter_map(|key| self.of_mut(sort).remove(key)));
+        }
+        self.disown(&taken);
+        taken
+    }
+
+    /// Takes out what overlaps the range and the test accepts, whoever has it.
+    fn take(&mut self, range: ByteRange, most: usize, accept: impl Fn(&Segment) -> bool) -> Vec<Segment> {
+        let (mut taken, left) = (Vec::new(), Cell::new(most));
+        let accept = |s: &Segment| {
+            let accepted = left.get() > 0 && accept(s);
+            left.set(left.get() - usize::from(accepted));
+            accepted
+        };
+        for sort in Sort::ALL {
+            self.of_mut(sort).extract(range, &accept, &mut taken);
+        }
+        self.disown(&taken);
+        taken
+    }
+
+    fn disown(&mut self, taken: &[Segment]) {
+        self.len -= taken.len();
+        if self.len < FEW / 2 {
+            self.owned = None;
+        }
+        let Some(index) = &mut self.owned else { return };
+        for segment in taken {
+            index.remove(&owned(segment));
+        }
     }
 }
 
@@ -101,14 +248,14 @@ impl Segments {
         }
         let entry = self.slots.vacant_entry();
         let id = FileId(u32::try_from(entry.key()).ok()?);
-        entry.insert(File { handle: handle.clone(), segments: Vec::new() });
+        entry.insert(File::new(handle.clone()));
         self.by_handle.insert(handle.clone(), id);
         Some(id)
     }
 
     /// Forgets the file if it has no segments.
     pub(super) fn close(&mut self, file: FileId) {
-        if self.slots.get(file.0 as usize).is_some_and(|f| f.segments.is_empty()) {
+        if self.slots.get(file.0 as usize).is_some_and(File::is_empty) {
             let file = self.slots.remove(file.0 as usize);
             self.by_handle.remove(&file.handle);
         }
@@ -126,30 +273,58 @@ impl Segments {
 
     // --- segments
 
-    /// All of the file, by first byte.
-    pub(super) fn of(&self, file: FileId) -> &[Segment] {
-        self.slots.get(file.0 as usize).map_or(&[], |f| f.segments.as_slice())
+    fn file(&self, file: FileId) -> Option<&File> {
+        self.slots.get(file.0 as usize)
     }
 
+    /// Whether the file has none.
+    pub(super) fn is_empty(&self, file: FileId) -> bool {
+        self.file(file).is_none_or(File::is_empty)
+    }
+
+    /// All of the file: write locks, read locks, shares, each by first byte.
+    pub(super) fn of(&self, file: FileId) -> impl Iterator<Item = &Segment> {
+        self.overlapping(file, ByteRange::ALL)
+    }
+
+    /// Those of all owners, in the same order.
     pub(super) fn overlapping(&self, file: FileId, range: ByteRange) -> impl Iterator<Item = &Segment> {
-        let segments = self.of(file);
-        let end = segments.partition_point(|s| s.range.start <= range.end);
-        segments.iter().take(end).filter(move |s| s.range.overlaps(range))
+        let sorts = self.file(file).into_iter().flat_map(|f| Sort::ALL.map(|sort| f.of(sort)));
+        sorts.flat_map(move |sort| sort.overlapping(range))
     }
 
-    /// Takes what lies in `range` of the segments that the test accepts, and leaves what lies
-    /// outside. `rest` is told of each segment and the number of pieces left of it, and gives the
+    /// Those that nobody else may have a lock of this kind on.
+    pub(super) fn excluding(&self, file: FileId, range: ByteRange, kind: Kind) -> impl Iterator<Item = &Segment> {
+        let sorts = Sort::ALL.into_iter().filter(move |sort| sort.may_exclude(kind));
+        let sorts = self.file(file).into_iter().flat_map(move |f| sorts.clone().map(|sort| f.of(sort)));
+        sorts.flat_map(move |sort| sort.overlapping(range)).filter(move |s| s.kind.excludes(kind))
+    }
+
+    /// Those of one owner, in the same order.
+    pub(super) fn owned_in(&self, file: FileId, owner: OwnerId, range: ByteRange) -> impl Iterator<Item = &Segment> {
+        let file = self.file(file).into_iter();
+        file.flat_map(move |f| Sort::ALL.into_iter().flat_map(move |sort| f.owned_in(owner, sort, range)))
+    }
+
+    /// Takes what lies in `range` of `most` segments that the test accepts, of `owner` or of anybody, and leaves
+    /// what lies outside. `rest` is told of each segment and the number of pieces left of it, and gives the
     /// mark they carry.
     pub(super) fn cut(
         &mut self,
         file: FileId,
+        owner: Option<OwnerId>,
         range: ByteRange,
+        most: usize,
         accept: impl Fn(&Segment) -> bool,
         mut rest: impl FnMut(&Segment, usize) -> u32,
     ) -> Change {
         let mut change = Change::none(file);
         let Some(f) = self.slots.get_mut(file.0 as usize) else { return change };
-        for segment in f.take(range, accept) {
+        let taken = match owner {
+            Some(owner) => f.take_owned(owner, range, most, accept),
+            None => f.take(range, most, accept),
+        };
+        for segment in taken {
             let pieces = without(segment.range, range);
             let left = pieces.clone().count();
             let mark = rest(&segment, left);
@@ -168,11 +343,10 @@ impl Segments {
             let ByteRange { start, end } = segment.range;
             let around = ByteRange { start: start.saturating_sub(1), end: end.saturating_add(1) };
             let alike = |s: &Segment| {
-                s.owner == segment.owner
-                    && (s.kind, s.state) == (segment.kind, segment.state)
+                (s.kind, s.state) == (segment.kind, segment.state)
                     && (s.monitored, s.offered) == (segment.monitored, false)
             };
-            for neighbour in f.take(around, |s| alike(s) && joins(s)) {
+            for neighbour in f.take_owned(segment.owner, around, usize::MAX, |s| alike(s) && joins(s)) {
                 whole.range = hull(whole.range, neighbour.range);
                 change.cuts.push((neighbour, 0));
             }
@@ -182,11 +356,22 @@ impl Segments {
         change
     }
 
-    /// Sets the mark of each segment of the file, and whether it is offered, as `flags` gives them.
-    /// Nothing is counted by these.
-    pub(super) fn set_flags(&mut self, file: FileId, mut flags: impl FnMut(&Segment) -> (u32, bool)) {
-        for segment in self.slots.get_mut(file.0 as usize).into_iter().flat_map(|f| &mut f.segments) {
-            (segment.mark, segment.offered) = flags(segment);
+    /// Sets the mark of each segment of the owner in the range, and whether it is offered, as `flags` gives
+    /// them. Nothing is counted by these.
+    pub(super) fn set_flags(
+        &mut self,
+        file: FileId,
+        owner: OwnerId,
+        range: ByteRange,
+        mut flags: impl FnMut(&Segment) -> (u32, bool),
+    ) {
+        let Some(f) = self.slots.get_mut(file.0 as usize) else { return };
+        for sort in Sort::ALL {
+            for key in f.keys_in(owner, sort, range, usize::MAX, |_| true) {
+                if let Some(segment) = f.of_mut(sort).get_mut(key) {
+                    (segment.mark, segment.offered) = flags(segment);
+                }
+            }
         }
     }
 }

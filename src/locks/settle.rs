@@ -10,9 +10,9 @@
 //! 4. [`settle_commit`](LockTable::settle_commit) is the instant: nothing is pending any more. A
 //!    dropped lock protects nothing from here on, though it still stands in its file: [`Void`]
 //!    describes such locks, and every file is purged of them before it is looked at.
-//! 5. [`settle_sweep`](LockTable::settle_sweep) purges the rest and wakes waiters.
+//! 5. [`settle_sweep`](LockTable::settle_sweep) purges the rest. Who waited for it is woken, also while it sweeps.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::api::ClientId;
@@ -73,10 +73,12 @@ impl LockTable {
         let Some(run) = &self.run else { return 0 };
         let Some(Tally { client, judged, .. }) = run.tallies.get(place) else { return 0 };
         let (client, drops_any) = (*client, judged.drops_any());
-        let segments = self.segments().of(file);
-        let looked_at = segments.len();
-        let (mut dropped, mut kept) = (0, 0);
-        for segment in segments.iter().filter(|s| s.client == client && run.covers.is_pending(file, s)) {
+        let (mut looked_at, mut dropped, mut kept) = (0, 0, 0);
+        for segment in self.segments().of(file) {
+            looked_at += 1;
+            if segment.client != client || !run.covers.is_pending(file, segment) {
+                continue;
+            }
             let partial = run.is_marked(segment);
             let drops = self.server_address(segment.owner).is_some_and(|address| judged.drops(address));
             if drops_any && !drops {
@@ -91,7 +93,7 @@ impl LockTable {
             settling.rows.extend(row.map(|row| LockFate { partial, ..row }));
         }
         if drops_any {
-            settling.dropped_in.push(file);
+            settling.dropped_in.insert(file);
         }
         if let Some(run) = &mut self.run {
             run.count(client, |counts| {
@@ -128,14 +130,12 @@ impl LockTable {
             run.id, settling.reason
         );
         self.announce("settle", words);
-        let mut files: VecDeque<FileId> = settling.dropped_in.into();
-        files.extend(self.waiters.files());
         let losers = run.tallies.iter().filter(|tally| tally.judged.drops_any());
         let clients: HashMap<ClientId, bool> = losers.map(|tally| (tally.client, tally.judged.acked)).collect();
-        self.void = Some(Void { covers: run.covers, clients, kept: settling.kept, files });
+        self.void = Some(Void { covers: run.covers, clients, kept: settling.kept, files: settling.dropped_in });
         // A client that is taken for gone waits for nothing: a grant to it would be stuck.
         for tally in run.tallies.iter().filter(|tally| tally.judged.gone) {
-            self.drop_waiters_of(tally.client, |_| true);
+            self.drop_waiters_of(tally.client, usize::MAX, |_| true);
         }
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
@@ -149,14 +149,12 @@ impl LockTable {
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
         }
-        // No waiter was woken while it was settling.
-        self.wake_all();
     }
 
-    /// Purges `budget` more files of dropped locks and wakes their waiters; true when none is left.
+    /// Purges `budget` more files of dropped locks; true when none is left.
     pub fn settle_sweep(&mut self, budget: usize) -> bool {
         for _ in 0..budget {
-            let Some(file) = self.void.as_mut().and_then(|void| void.files.pop_front()) else {
+            let Some(file) = self.void.as_ref().and_then(|void| void.files.first().copied()) else {
                 self.void = None;
                 return true;
             };

@@ -44,7 +44,7 @@ use crate::wire::types::{ByteRange, CallerName, NsmState};
 const MAX_NAMES: usize = 16;
 /// Most spellings that an owner has had.
 const MAX_FORMER: usize = 16;
-/// Most segments that are looked at to move an owner's. The table serves no other call in that step.
+/// Most files and segments of it that are looked at to move an owner's. The table serves no other call in that step.
 const MAX_LOOKED_AT: usize = 10_000;
 
 /// Who calls, as far as its spelling matters. Not every one is a client.
@@ -215,14 +215,13 @@ impl LockTable {
 
     /// Those that have something where the caller gives up something and has nothing.
     fn siblings_behind(&self, speaker: &Speaker<'_>, place: Place, call: &Call) -> Vec<OwnerId> {
-        let only_waits = matches!(call, Call::Cancel(_));
+        if speaker.owner.is_some_and(|owner| self.has_some_of(owner, place, call)) {
+            return Vec::new();
+        }
         let mut siblings = Vec::new();
-        for (owner, lock, waits) in self.all_at(place) {
-            if Some(owner) == speaker.owner {
-                if waits || !only_waits {
-                    return Vec::new();
-                }
-            } else if siblings.len() < MAX_FORMER
+        for (owner, lock) in self.all_at(place, speaker.address) {
+            if siblings.len() < MAX_FORMER
+                && Some(owner) != speaker.owner
                 && !siblings.contains(&owner)
                 && lock.kind.same_sort(place.kind)
                 && self.is_spelling_of(owner, speaker, place.kind)
@@ -233,12 +232,22 @@ impl LockTable {
         siblings
     }
 
-    /// All that is held, pending or waited for in the range, and whether it is waited for.
-    fn all_at(&self, place: Place) -> impl Iterator<Item = (OwnerId, Segment, bool)> {
-        let holds = self.segments().overlapping(place.file, place.range).map(|s| (*s, false));
-        let waiting = self.waiters.in_file(place.file).map(|(_, waiter)| (waiter.want.lock, true));
-        let all = holds.chain(waiting.filter(move |(lock, _)| lock.range.overlaps(place.range)));
-        all.filter(move |(lock, _)| lock.kind.same_sort(place.kind)).map(|(lock, waits)| (lock.owner, lock, waits))
+    /// Whether the owner itself has something to give up there.
+    fn has_some_of(&self, owner: OwnerId, Place { file, range, kind }: Place, call: &Call) -> bool {
+        let there = |lock: &Segment| lock.range.overlaps(range) && lock.kind.same_sort(kind);
+        let holds = || self.segments().owned_in(file, owner, range).any(there);
+        self.waiters.find(owner, file, |w| there(&w.want.lock)).is_some()
+            || (!matches!(call, Call::Cancel(_)) && holds())
+    }
+
+    /// All that is held or pending in the range, and what is waited for from that address. Others may have many
+    /// requests in the file, and are no siblings.
+    fn all_at(&self, place: Place, address: IpAddr) -> impl Iterator<Item = (OwnerId, Segment)> {
+        let holds = self.segments().overlapping(place.file, place.range).copied();
+        let waiters = self.clients.at(address).iter().flat_map(|client| self.waiters.of_client(*client));
+        let waiting = waiters.map(|(_, waiter)| waiter.want).filter(move |want| want.file == place.file);
+        let all = holds.chain(waiting.map(|want| want.lock).filter(move |lock| lock.range.overlaps(place.range)));
+        all.filter(move |lock| lock.kind.same_sort(place.kind)).map(|lock| (lock.owner, lock))
     }
 
     /// Whether the other owner has all in common with the caller but its owner handle and the spelling of its name.
@@ -274,19 +283,25 @@ impl LockTable {
         if is_former == Some(sibling) || self.owners.former(sibling) >= MAX_FORMER {
             return None;
         }
-        let mine = |s: &&Segment| s.owner == sibling && s.kind.same_sort(kind);
         let (mut files, mut numbers, mut looked_at) = (Vec::new(), vec![speaker.state], 0);
         for file in client.files() {
-            let segments = self.segments().of(file);
-            looked_at += segments.len();
-            if looked_at > MAX_LOOKED_AT {
-                return None;
-            }
+            looked_at += 1;
             let before = numbers.len();
-            numbers.extend(segments.iter().filter(mine).filter(|s| !self.is_void(file, s)).map(|s| s.state));
+            for segment in self.segments().owned_in(file, sibling, ByteRange::ALL) {
+                looked_at += 1;
+                if looked_at > MAX_LOOKED_AT {
+                    return None;
+                }
+                if segment.kind.same_sort(kind) && !self.is_void(file, segment) {
+                    numbers.push(segment.state);
+                }
+            }
             if numbers.len() > before {
                 files.push(file);
             }
+        }
+        if looked_at > MAX_LOOKED_AT {
+            return None;
         }
         // Which spelling an unanswered offer has reached is not known.
         let mut waiters = self.waiters.of_owner(sibling).map(|(_, waiter)| waiter);
@@ -313,10 +328,11 @@ impl LockTable {
         self.owners.replace(sibling, owner);
         for file in &files {
             self.purge(*file);
-            for piece in
-                self.cut(*file, ByteRange::ALL, How::Reclaimed, |s| s.owner == sibling && s.kind.same_sort(kind))
-            {
-                self.cut(*file, piece.range, How::Reclaimed, |s| s.owner == owner && s.kind == piece.kind);
+            let moved = self.cut_owned((*file, sibling), ByteRange::ALL, How::Reclaimed, |s| s.kind.same_sort(kind));
+            for piece in moved {
+                // Whoever waits for it may be its new owner.
+                self.waiters.free(*file, piece.range);
+                self.cut_owned((*file, owner), piece.range, How::Reclaimed, |s| s.kind == piece.kind);
                 self.put(*file, Segment { owner, client, epoch: self.epoch, ..piece });
             }
         }
@@ -404,14 +420,14 @@ impl LockTable {
     /// Whose the lock or request may be that the caller gives up. It may be the caller's, and then it is stuck. Of a
     /// caller with another host's name it must be exactly that, and the caller must have had nothing.
     fn may_mean(&self, speaker: &Speaker<'_>, place: Place, found: bool) -> Option<(ClientId, String)> {
-        let may_be_its = |(owner, lock, _): &(OwnerId, Segment, bool)| {
+        let may_be_its = |(owner, lock): &(OwnerId, Segment)| {
             let Some((key, client)) = self.spelling(*owner) else { return false };
             Some(*owner) != speaker.owner
                 && client.address == speaker.address
                 && is_same_process(&key.process, speaker.process, place.kind)
                 && ((lock.range == place.range && !found) || self.is_spelling_of(*owner, speaker, place.kind))
         };
-        let (owner, ..) = self.all_at(place).find(may_be_its)?;
+        let (owner, _) = self.all_at(place, speaker.address).find(may_be_its)?;
         let why = format!("{} at its address gives up what it has under another owner handle or name", speaker.name);
         Some((self.owners.key(owner)?.client, why))
     }

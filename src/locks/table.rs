@@ -13,11 +13,15 @@ use super::late_window::LateWindow;
 use super::long_waits::LongWaits;
 use super::mirror::Mirror;
 use super::owners::{OwnerKey, Owners};
+use super::ranges::hull;
 use super::run::{How, Run, Void};
-use super::segment::{FileId, OwnerId, Segment};
+use super::segment::{FileId, OwnerId, Segment, Want};
 use super::segments::{Change, Segments};
 use super::waiters::Waiters;
 use crate::wire::types::{ByteRange, CallerName, FileHandle};
+
+/// Most locks, or waiters, that one step of a call frees: then others have their turn.
+pub(super) const STEP: usize = 512;
 
 /// The lock table.
 #[derive(Debug)]
@@ -171,7 +175,7 @@ impl LockTable {
 
     /// Forgets the file if it has no state left.
     pub(super) fn close(&mut self, file: FileId) {
-        if self.segments.of(file).is_empty() && self.waiters.in_file(file).next().is_none() && !self.late.knows(file) {
+        if self.segments.is_empty(file) && !self.waiters.has_any_in(file) && !self.late.knows(file) {
             self.segments.close(file);
         }
     }
@@ -196,13 +200,37 @@ impl LockTable {
         how: How,
         accept: impl Fn(&Segment) -> bool,
     ) -> Vec<Segment> {
+        self.cut_some((file, None), range, how, usize::MAX, accept)
+    }
+
+    /// The same of one owner's segments.
+    pub(super) fn cut_owned(
+        &mut self,
+        (file, owner): (FileId, OwnerId),
+        range: ByteRange,
+        how: How,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Vec<Segment> {
+        self.cut_some((file, Some(owner)), range, how, usize::MAX, accept)
+    }
+
+    /// The same of no more than so many segments, of one owner or of anybody.
+    pub(super) fn cut_some(
+        &mut self,
+        (file, owner): (FileId, Option<OwnerId>),
+        range: ByteRange,
+        how: How,
+        most: usize,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Vec<Segment> {
         let Self { segments, run, owners, .. } = self;
-        let change = segments.cut(file, range, accept, |segment, left| match (&mut *run, owners.key(segment.owner)) {
+        let mark = |segment: &Segment, left: usize| match (&mut *run, owners.key(segment.owner)) {
             (Some(run), Some(OwnerKey { via, .. })) if run.covers.is_pending(file, segment) => {
                 run.decided(segment, via.server_address, left, how)
             }
             _ => segment.mark,
-        });
+        };
+        let change = segments.cut(file, owner, range, most, accept, mark);
         self.observe(&change, Some(how));
         change.into_cut()
     }
@@ -218,40 +246,42 @@ impl LockTable {
     /// A pending lock of the same process becomes this owner's. Under another client's name it is decided:
     /// that client's lock was reclaimed, and this one holds it.
     pub(super) fn adopt(&mut self, file: FileId, segment: &Segment, lock: Segment) {
+        // Whoever waits for it may be its new owner.
+        self.waiters.free(file, segment.range);
+        // It has all of that range anew: two of one owner that are alike cannot stand in one place.
+        self.cut_owned((file, lock.owner), segment.range, How::Reclaimed, |s| s.kind == segment.kind);
         if segment.client != lock.client {
-            self.cut(file, segment.range, How::Reclaimed, |s| s == segment);
+            self.cut_owned((file, segment.owner), segment.range, How::Reclaimed, |s| s == segment);
             return self.put(file, lock);
         }
         let addresses = self.server_address(segment.owner).zip(self.server_address(lock.owner));
         if let (Some(run), Some((from, to))) = (&mut self.run, addresses) {
             run.moved(segment, from, to);
         }
-        let change = self.segments.cut(file, segment.range, |s| s == segment, |_, _| 0);
+        let change = self.segments.cut(file, Some(segment.owner), segment.range, 1, |s| s == segment, |_, _| 0);
         self.observe(&change, None);
         let change = self.segments.put(file, Segment { owner: lock.owner, ..*segment }, |_| false);
         self.observe(&change, None);
     }
 
-    /// Marks those of the file's pending segments of which only a weaker mode was reclaimed.
-    pub(super) fn weaken_pending(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
-        let Self { segments, run: Some(run), owners, .. } = self else { return };
-        segments.set_flags(file, |s| {
-            let weaker = accept(s) && run.covers.is_pending(file, s);
-            let mark = match owners.key(s.owner) {
-                Some(OwnerKey { via, .. }) if weaker => run.decided(s, via.server_address, 1, How::Reclaimed),
-                _ => s.mark,
-            };
-            (mark, s.offered)
+    /// Marks those of the owner's pending segments in the range of which only a weaker mode was reclaimed.
+    pub(super) fn weaken_pending(&mut self, want: &Want) {
+        let Want { file, lock: Segment { owner, range, kind, .. }, .. } = *want;
+        let Some(server_address) = self.server_address(owner) else { return };
+        let Self { segments, run: Some(run), .. } = self else { return };
+        segments.set_flags(file, owner, range, |s| {
+            let weaker = want.owns(s) && !kind.covers(s.kind) && run.covers.is_pending(file, s);
+            (if weaker { run.decided(s, server_address, 1, How::Reclaimed) } else { s.mark }, s.offered)
         });
     }
 
-    /// What was offered and the test accepts is held like any other segment.
-    pub(super) fn confirm_offered(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
-        self.segments.set_flags(file, |s| (s.mark, s.offered && !accept(s)));
+    /// What was offered to the owner in the range is held like any other segment.
+    pub(super) fn confirm_offered(&mut self, file: FileId, owner: OwnerId, range: ByteRange) {
+        self.segments.set_flags(file, owner, range, |s| (s.mark, false));
     }
 
     /// All that depends on segments learns of every change here. `how`: what was cut out of them is
-    /// not put back at once.
+    /// not put back at once. Who waits for what was given up is to be looked at.
     fn observe(&mut self, change: &Change, how: Option<How>) {
         let file = change.file();
         if let Some(how) = how {
@@ -259,15 +289,17 @@ impl LockTable {
                 self.mirror.may_lower(handle, range);
             }
             let remembers = self.run.is_some() || self.late.until().is_some();
-            for piece in change.cut().filter(|piece| remembers && piece.epoch == self.epoch) {
-                let given_up = match how {
-                    How::Reclaimed => false,
-                    How::Replaced(kind) => !kind.covers(piece.kind),
-                    How::Released => true,
-                };
-                if given_up && self.late.remember(file, piece) {
-                    self.owners.acquire(piece.owner);
-                }
+            let given_up = |piece: &&Segment| match how {
+                How::Reclaimed => false,
+                How::Replaced(kind) => !kind.covers(piece.kind),
+                How::Released => true,
+            };
+            if let Some(range) = change.cut().filter(given_up).map(|piece| piece.range).reduce(hull) {
+                self.waiters.free(file, range);
+            }
+            let epoch = self.epoch;
+            for piece in change.cut().filter(given_up).filter(|piece| remembers && piece.epoch == epoch) {
+                self.remember(file, piece);
             }
         }
         // First, while the owners of what was cut are still known.
@@ -275,13 +307,32 @@ impl LockTable {
         self.owners.observe(change);
     }
 
+    fn remember(&mut self, file: FileId, piece: &Segment) {
+        let Some(handle) = self.segments.handle(file) else { return };
+        let (refers, forgotten) = self.late.remember(file, handle, piece);
+        if refers {
+            self.owners.acquire(piece.owner);
+        }
+        let Some((other, given_up)) = forgotten else { return };
+        for segment in given_up {
+            self.owners.release(segment.owner);
+        }
+        // This one is at work, and is closed when that is done.
+        if other != file {
+            self.close(other);
+        }
+    }
+
     /// Takes dropped locks out of the file before anything looks at it.
     pub(super) fn purge(&mut self, file: FileId) {
-        let Some(void) = self.void.take() else { return };
-        let gone = self.cut(file, ByteRange::ALL, How::Released, |s| void.is_void(file, s));
-        self.void = Some(void);
-        if !gone.is_empty() {
+        let Some(mut void) = self.void.take() else { return };
+        let is_due = void.files.remove(&file);
+        if is_due {
+            self.cut(file, ByteRange::ALL, How::Released, |s| void.is_void(file, s));
             self.effects.push(Effect::Changed);
+        }
+        self.void = Some(void);
+        if is_due {
             self.wake(file);
         }
     }

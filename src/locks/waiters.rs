@@ -1,11 +1,24 @@
-//! Blocked requests: the queues in which they stand.
+//! Blocked requests: the queues in which they stand, and where each of them was last found blocked.
+//!
+//! A waiter waits at one byte: one of its range, on which something was in its way when it was last looked at.
+//! While that is still there nothing else needs to be known of it. So a change looks only at those who wait at the
+//! bytes that it freed, and each of these is offered its range, or waits at another byte from then on.
+//!
+//! Each waiter that is not offered anything is in one of two places:
+//! - it *waits* at its byte (`waiting`);
+//! - it is to be *looked at* (`woken`), since that byte was freed.
+//!
+//! Ten thousand may wait at one byte, so both are done in slices. What was freed of a file is kept (`freed`) until
+//! all who waited there are gathered; only then the first of them is looked at: who came first is served first.
+//! Each file has its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use super::api::{Caller, ClientId};
-use super::index::Index;
+use super::ranges::hull;
 use super::segment::{FileId, OwnerId, Segment, Want};
-use crate::wire::types::Cookie;
+use crate::wire::types::{ByteRange, Cookie};
 
 #[derive(Debug)]
 pub(super) struct Waiter {
@@ -17,40 +30,72 @@ pub(super) struct Waiter {
     pub(super) had: Vec<Segment>,
     /// Another lock domain had the range when it was last asked.
     pub(super) refused: bool,
+    /// The byte at which it waits.
+    at: Option<u64>,
+}
+
+impl Waiter {
+    pub(super) fn new(want: Want, cookie: Cookie, refused: bool) -> Self {
+        Self { want, cookie, offered: false, had: Vec::new(), refused, at: None }
+    }
 }
 
 /// The waiters, numbered in the order they came.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     by_id: BTreeMap<u64, Waiter>,
-    by_owner: Index<OwnerId, u64>,
-    by_file: Index<FileId, u64>,
+    by_client: BTreeSet<(ClientId, u64)>,
+    by_owner: BTreeSet<(OwnerId, FileId, u64)>,
+    by_file: BTreeSet<(FileId, u64)>,
+    waiting: BTreeSet<(FileId, u64, u64)>,
+    woken: BTreeSet<(FileId, u64)>,
+    freed: BTreeMap<FileId, ByteRange>,
+    /// The file that had its turn last.
+    turn: FileId,
     last: u64,
 }
 
 impl Waiters {
-    pub(super) fn add(&mut self, waiter: Waiter) -> u64 {
+    /// Puts it at the end of the queues. It waits at that byte. Gives its number.
+    pub(super) fn add(&mut self, waiter: Waiter, byte: u64) -> u64 {
         self.last += 1;
-        self.by_owner.add(waiter.want.lock.owner, self.last);
-        self.by_file.add(waiter.want.file, self.last);
-        self.by_id.insert(self.last, waiter);
-        self.last
+        let (id, Want { caller, file, lock, .. }) = (self.last, waiter.want);
+        self.by_client.insert((caller.client, id));
+        self.by_owner.insert((lock.owner, file, id));
+        self.by_file.insert((file, id));
+        self.by_id.insert(id, waiter);
+        self.wait_at(id, byte);
+        id
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Waiter> {
+        self.rest(id);
         let waiter = self.by_id.remove(&id)?;
-        self.by_owner.remove(&waiter.want.lock.owner, &id);
-        self.by_file.remove(&waiter.want.file, &id);
+        let Want { caller, file, lock, .. } = waiter.want;
+        self.by_client.remove(&(caller.client, id));
+        self.by_owner.remove(&(lock.owner, file, id));
+        self.by_file.remove(&(file, id));
+        if !self.has_any_in(file) {
+            self.freed.remove(&file);
+        }
         Some(waiter)
     }
 
-    /// It is another owner's from now on, and keeps its place.
+    /// It is another owner's from now on, and keeps its place. It is to be looked at: what was in its way may be
+    /// its own.
     pub(super) fn give_to(&mut self, id: u64, caller: Caller, owner: OwnerId) {
+        self.rest(id);
         let Some(waiter) = self.by_id.get_mut(&id) else { return };
-        self.by_owner.remove(&waiter.want.lock.owner, &id);
-        self.by_owner.add(owner, id);
+        let Want { caller: before, file, lock, .. } = waiter.want;
         waiter.want.caller = caller;
         (waiter.want.lock.owner, waiter.want.lock.client) = (owner, caller.client);
+        self.by_client.remove(&(before.client, id));
+        self.by_owner.remove(&(lock.owner, file, id));
+        self.by_client.insert((caller.client, id));
+        self.by_owner.insert((owner, file, id));
+        if !waiter.offered {
+            self.woken.insert((file, id));
+        }
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&Waiter> {
@@ -61,48 +106,151 @@ impl Waiters {
         self.by_id.get_mut(&id)
     }
 
+    // --- what they wait for
+
+    /// It is blocked there.
+    pub(super) fn wait_at(&mut self, id: u64, byte: u64) {
+        self.rest(id);
+        if let Some(waiter) = self.by_id.get_mut(&id) {
+            waiter.at = Some(byte);
+            self.waiting.insert((waiter.want.file, byte, id));
+        }
+    }
+
+    /// It neither waits nor is it to be looked at.
+    pub(super) fn rest(&mut self, id: u64) {
+        let Some(waiter) = self.by_id.get_mut(&id) else { return };
+        match waiter.at.take() {
+            Some(byte) => self.waiting.remove(&(waiter.want.file, byte, id)),
+            None => self.woken.remove(&(waiter.want.file, id)),
+        };
+    }
+
+    fn first_in(&self, file: FileId, range: ByteRange) -> Option<u64> {
+        self.waiting.range((file, range.start, 0)..=(file, range.end, u64::MAX)).next().map(|(_, _, id)| *id)
+    }
+
+    /// What was in the way there may be so no more.
+    pub(super) fn free(&mut self, file: FileId, range: ByteRange) {
+        if self.first_in(file, range).is_some() {
+            self.freed.entry(file).and_modify(|freed| *freed = hull(*freed, range)).or_insert(range);
+        }
+    }
+
+    /// Gathers those who wait where the file was freed, but no more than so many. Gives how many.
+    pub(super) fn gather(&mut self, file: FileId, most: usize) -> usize {
+        let Some(range) = self.freed.get(&file).copied() else { return 0 };
+        for gathered in 0..most {
+            let Some(id) = self.first_in(file, range) else {
+                self.freed.remove(&file);
+                return gathered;
+            };
+            self.rest(id);
+            self.woken.insert((file, id));
+        }
+        most
+    }
+
+    /// Who is to be looked at first; nobody before all are gathered.
+    pub(super) fn next_woken(&self, file: FileId) -> Option<u64> {
+        if self.freed.contains_key(&file) {
+            return None;
+        }
+        self.woken.range((file, 0)..=(file, u64::MAX)).next().map(|(_, id)| *id)
+    }
+
+    pub(super) fn any_woken(&self) -> bool {
+        !self.freed.is_empty() || !self.woken.is_empty()
+    }
+
+    pub(super) fn any_woken_in(&self, file: FileId) -> bool {
+        self.freed.contains_key(&file) || self.next_woken(file).is_some()
+    }
+
+    /// The next file that has somebody to gather or to look at.
+    pub(super) fn next_file(&mut self) -> Option<FileId> {
+        let after = |file: FileId| {
+            let freed = self.freed.range((Excluded(file), Unbounded)).next().map(|(file, _)| *file);
+            let woken = self.woken.range((Excluded((file, u64::MAX)), Unbounded)).next().map(|(file, _)| *file);
+            freed.into_iter().chain(woken).min()
+        };
+        let first = || {
+            let woken = self.woken.first().map(|(file, _)| *file);
+            self.freed.keys().next().copied().into_iter().chain(woken).min()
+        };
+        let file = after(self.turn).or_else(first)?;
+        self.turn = file;
+        Some(file)
+    }
+
     /// The file's waiters may be asked for in the other lock domain again.
     pub(super) fn ask_again(&mut self, file: FileId) {
-        for id in self.by_file.get(&file) {
+        for (_, id) in self.by_file.range((file, 0)..=(file, u64::MAX)) {
             if let Some(waiter) = self.by_id.get_mut(id) {
                 waiter.refused = false;
             }
         }
     }
 
-    fn all<'a>(&'a self, ids: &'a [u64]) -> impl Iterator<Item = (u64, &'a Waiter)> {
-        ids.iter().filter_map(|id| Some((*id, self.get(*id)?)))
+    // --- who they are
+
+    fn all(&self, ids: impl Iterator<Item = u64>) -> impl Iterator<Item = (u64, &Waiter)> {
+        ids.filter_map(|id| Some((id, self.get(id)?)))
     }
 
     pub(super) fn of_owner(&self, owner: OwnerId) -> impl Iterator<Item = (u64, &Waiter)> {
-        self.all(self.by_owner.get(&owner))
-    }
-
-    pub(super) fn in_file(&self, file: FileId) -> impl Iterator<Item = (u64, &Waiter)> {
-        self.all(self.by_file.get(&file))
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Waiter)> {
-        self.by_id.iter().map(|(id, waiter)| (*id, waiter))
+        let ids = self.by_owner.range((owner, FileId::FIRST, 0)..=(owner, FileId::LAST, u64::MAX));
+        self.all(ids.map(|(_, _, id)| *id))
     }
 
     pub(super) fn of_client(&self, client: ClientId) -> impl Iterator<Item = (u64, &Waiter)> {
-        self.iter().filter(move |(_, waiter)| waiter.want.caller.client == client)
+        self.all(self.by_client.range((client, 0)..=(client, u64::MAX)).map(|(_, id)| *id))
+    }
+
+    pub(super) fn in_file(&self, file: FileId) -> impl Iterator<Item = (u64, &Waiter)> {
+        self.all(self.by_file.range((file, 0)..=(file, u64::MAX)).map(|(_, id)| *id))
+    }
+
+    pub(super) fn has_any_in(&self, file: FileId) -> bool {
+        self.by_file.range((file, 0)..=(file, u64::MAX)).next().is_some()
     }
 
     /// The first of the owner's in the file that the test accepts.
     pub(super) fn find(&self, owner: OwnerId, file: FileId, accept: impl Fn(&Waiter) -> bool) -> Option<u64> {
-        self.of_owner(owner).find(|(_, waiter)| waiter.want.file == file && accept(waiter)).map(|(id, _)| id)
+        let ids = self.by_owner.range((owner, file, 0)..=(owner, file, u64::MAX));
+        self.all(ids.map(|(_, _, id)| *id)).find(|(_, waiter)| accept(waiter)).map(|(id, _)| id)
     }
 
-    /// Files that are waited for, in the order of their numbers.
-    pub(super) fn files(&self) -> BTreeSet<FileId> {
-        self.by_file.keys().copied().collect()
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+        self.by_id.iter().map(|(id, waiter)| (*id, waiter))
     }
 
     /// Whether any queue has a waiter.
     #[cfg(test)]
     pub(super) fn are_queued(&self) -> bool {
-        self.by_owner.keys().next().is_some() || self.by_file.keys().next().is_some() || !self.by_id.is_empty()
+        let Self { by_id, by_client, by_owner, by_file, waiting, woken, freed, .. } = self;
+        let files = by_file.len() + woken.len() + freed.len();
+        by_id.len() + by_client.len() + by_owner.len() + waiting.len() + files > 0
+    }
+
+    /// What must hold after every step. `in_the_way`: whether something is, at that byte.
+    #[cfg(test)]
+    pub(super) fn check(&self, in_the_way: impl Fn(&Want, u64) -> bool) {
+        for (id, waiter) in self.iter() {
+            let file = waiter.want.file;
+            let woken = self.woken.contains(&(file, id));
+            match waiter.at {
+                _ if waiter.offered => assert!(waiter.at.is_none() && !woken, "{id} has its offer"),
+                None => assert!(woken, "{id} is forgotten"),
+                Some(byte) => {
+                    assert!(!woken && self.waiting.contains(&(file, byte, id)), "{id} is lost");
+                    let freed = self.freed.get(&file).is_some_and(|r| r.start <= byte && byte <= r.end);
+                    assert!(freed || in_the_way(&waiter.want, byte), "nothing is in the way of {id} at {byte}");
+                }
+            }
+        }
+        let looked_for = self.iter().filter(|(_, waiter)| !waiter.offered).count();
+        assert_eq!(looked_for, self.waiting.len() + self.woken.len(), "each is in one place");
     }
 }

@@ -73,8 +73,8 @@ fn a_name_of_any_bytes_is_known_after_a_restart_and_its_reboot_notice_frees_its_
         assert_eq!(wire.call(nsm::PROGRAM, nsm::VERSION, notify, &encode(&notice)), Ok(Vec::new()));
         assert_eq!(other.test(&want(name)), Stat::Granted, "{name}");
         let told = format!("{name} at 127.0.0.2 has rebooted");
-        let log = daemon.log();
-        let line = log.lines().find(|line| line.contains(&told)).unwrap_or_else(|| panic!("{told}"));
+        let in_log = || daemon.log().lines().find(|line| line.contains(&told)).map(str::to_owned);
+        let line = await_some(&told, in_log);
         assert!(line.chars().all(|c| (' '..='~').contains(&c)), "{line}");
     }
 }

@@ -127,6 +127,10 @@ impl Owner {
                     let _ = self.apply_effects();
                     call.answer(verdict);
                 }
+                Handled::More => {
+                    let _ = self.apply_effects();
+                    self.queue.put_off(Entry::Call(call));
+                }
                 Handled::Wait | Handled::Outside { .. } => {
                     self.queue.put(Wait::Commit, Entry::Call(call));
                 }
@@ -173,8 +177,8 @@ impl Owner {
         };
         match self.table.test_by_stranger(&wanted.file, wanted.range, wanted.exclusive) {
             Handled::Reply(verdict) => self.reply(call, verdict),
-            // No lock is granted here, so nothing has to be mirrored.
-            Handled::Wait | Handled::Outside { .. } => {
+            // No lock is granted here, so nothing has to be mirrored, and none is freed.
+            Handled::Wait | Handled::Outside { .. } | Handled::More => {
                 self.queue.put(Wait::Commit, Entry::Call(call));
             }
         }
@@ -304,6 +308,10 @@ impl Owner {
                 self.await_step(call, asked);
                 let _ = self.apply_effects();
             }
+            Handled::More => {
+                let _ = self.apply_effects();
+                self.queue.put_off(Entry::Call(call));
+            }
             Handled::Reply(verdict) => {
                 let state = call.carried_state();
                 if let Some(record) = self.records.state_changed(client, state, self.clock.now()) {
@@ -391,6 +399,9 @@ impl Owner {
         }
         // Nothing of a reboot notice is a late reclaim.
         let _ = self.apply_effects();
+        if outcome == Reboot::More {
+            return self.queue.put_off(Entry::Notice(notice));
+        }
         let _ = notice.answer.send(outcome);
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::outside;
 use super::refusals::QUIET;
+use super::runs::SLICE;
 use super::state::{Done, Owner};
 use crate::lockd::callbacks::{Granted, Granting, Unconfirmed};
 use crate::lockd::persist::{Change, Durable, MonitorRecord};
@@ -48,6 +49,15 @@ impl Owner {
             }
         }
         late
+    }
+
+    /// Serves more of those who were woken, until a slice of time is over.
+    pub(super) fn wake_more(&mut self) {
+        let until = self.clock.now() + SLICE;
+        while self.table.has_more_to_wake() && self.clock.now() <= until {
+            self.table.wake_more();
+            let _ = self.apply_effects();
+        }
     }
 
     fn offer(&mut self, offer: OfferId, caller: Caller, wanted: Wanted, cookie: Cookie) {

@@ -32,7 +32,7 @@
 //!   where rpc.statd is the status monitor, when it watches the client (`watches.rs`).
 //! - Calls and reboot notices that one address sends of one host keep their order. A call that changes
 //!   nothing (TEST) is answered when it can be.
-//! - Scanning and sweeping take turns with requests, slice by slice.
+//! - Scanning, sweeping, waking and calls that free much take turns with requests, slice by slice.
 //!
 //! Files, from the bottom up: `incoming`, `queue`, `records`, `refusals`, `watches`, `outside`, `phase`, `archive`
 //! are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs` are its verbs;

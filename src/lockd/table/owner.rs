@@ -189,7 +189,7 @@ impl Owner {
             self.pulse.rest()
         }
         let timer = self.timer();
-        let slicing = self.runs.is_slicing();
+        let slicing = self.runs.is_slicing() || self.table.has_more_to_wake() || self.queue.has_begun();
         Some(tokio::select! {
             order = inbox.recv() => Turn::Order(order?),
             Some(done) = self.work.join_next(), if !self.work.is_empty() => Turn::Done(done),
@@ -322,8 +322,12 @@ impl Owner {
         }
     }
 
-    /// One slice of scanning or sweeping.
+    /// One slice of waking, of a call that frees much, and of scanning or sweeping.
     fn slice(&mut self) {
+        self.wake_more();
+        if let Some(place) = self.queue.next_begun() {
+            self.resume(&place, Some);
+        }
         match self.runs.phase {
             Phase::Scanning => self.scan(),
             Phase::Sweeping => self.sweep(),

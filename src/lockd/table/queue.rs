@@ -16,7 +16,7 @@
 //! - Addresses do not wait for each other: the address is part of who asks.
 //! - TEST changes nothing, so it keeps no order: it neither waits for its turn nor holds anything up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -120,6 +120,8 @@ pub(super) enum Wait {
     Commit,
     /// A step of the mirror.
     Step,
+    /// Its next slice: some of it is done.
+    Slice,
 }
 
 /// What keeps its order: all that one address says of one host.
@@ -153,6 +155,8 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: BTreeMap<Place, (Wait, Entry)>,
+    /// Those that wait for their next slice, in turns.
+    begun: VecDeque<Place>,
     arrivals: u64,
 }
 
@@ -191,6 +195,22 @@ impl Queue {
         }
         self.waiting.insert(place.clone(), (wait, entry));
         Some(place)
+    }
+
+    /// Some of it is done: it keeps its place, and goes on when others have had their turn.
+    pub(super) fn put_off(&mut self, entry: Entry) {
+        let place = self.put(Wait::Slice, entry);
+        self.begun.extend(place);
+    }
+
+    /// Whether one waits for its next slice.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
+    /// Whose slice is next.
+    pub(super) fn next_begun(&mut self) -> Option<Place> {
+        self.begun.pop_front()
     }
 
     /// The wait of the entry at `place` is over. `change` says how the call goes on; `None` drops it unanswered.

@@ -18,8 +18,8 @@ use crate::wire::control::{
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
 
-/// How long scanning or sweeping may keep the table from requests.
-const SLICE: Duration = Duration::from_millis(1);
+/// How long waking, scanning or sweeping may keep the table from requests.
+pub(super) const SLICE: Duration = Duration::from_millis(1);
 /// Between two looks at the clock: locks scanned, files swept.
 const SCAN_STEP: usize = 128;
 const SWEEP_STEP: usize = 1;

@@ -601,3 +601,15 @@ async fn a_run_has_a_controller_until_the_connection_that_began_it_is_closed() {
     };
     timeout(PATIENCE, gone).await.expect("nobody drives it");
 }
+
+#[tokio::test]
+async fn free_all_of_much_is_answered_when_all_of_it_is_free() {
+    let mut world = World::new();
+    world.hold(incoming(2, "first")).await;
+    for n in 0..1_500 {
+        assert_eq!(world.table.call(incoming(2, &format!("file {n}"))).await, Some(Verdict::Granted));
+    }
+    let free_all = Incoming { call: Call::FreeAll, ..incoming(2, "none") };
+    assert_eq!(world.table.call(free_all).await, Some(Verdict::Granted));
+    assert_eq!(world.table.status().await.unwrap().locks, 0);
+}

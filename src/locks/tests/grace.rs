@@ -153,6 +153,28 @@ fn a_weaker_reclaim_over_another_path_leaves_one_owner() {
 }
 
 #[test]
+fn a_reclaim_over_another_path_by_an_owner_that_had_a_part_of_it_leaves_nothing_behind() {
+    for others in [0, 40_u64] {
+        let mut w = World::new();
+        for n in 0..others {
+            w.read(P("b", 1), "f", bytes(100 + n * 2, 100 + n * 2));
+        }
+        let client = w.client("a");
+        let udp = Caller { client, via: via(Transport::Udp) };
+        let read = |range, reclaim| World::lock_call(A, "f", range, false, false, reclaim);
+        w.read(A, "f", bytes(0, 9));
+        assert_eq!(w.call_as(udp, &read(bytes(0, 4), false)), Handled::Reply(Verdict::Granted));
+        w.begin(Mode::Strict);
+        assert_eq!(w.call_as(udp, &read(bytes(0, 9), true)), Handled::Reply(Verdict::Granted));
+        w.table.abort(0, "test").unwrap();
+        let unlock = Call::Unlock(wanted(A, "f", ByteRange::ALL, true));
+        assert_eq!(w.call_as(udp, &unlock), Handled::Reply(Verdict::Granted));
+        assert_eq!(w.table.totals().locks, others);
+        assert_eq!(w.write(P("c", 1), "f", bytes(0, 9)), Verdict::Granted);
+    }
+}
+
+#[test]
 fn unlock_cancel_unshare_free_all_and_reboot_notices_always_act() {
     for mode in [Mode::Strict, Mode::Targeted] {
         let mut w = World::new();

@@ -102,6 +102,7 @@ impl Mirrored {
                         _ => Outside::Unasked,
                     };
                 }
+                Handled::More => {}
                 Handled::Wait => panic!("nothing is settling"),
             }
         }

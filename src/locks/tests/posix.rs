@@ -134,6 +134,33 @@ fn an_owner_has_a_share_for_each_access_and_mode_and_gives_each_back_for_itself(
 }
 
 #[test]
+fn an_owners_shares_are_told_apart_however_many_others_have() {
+    for others in [0, 40, 500] {
+        let mut w = World::new();
+        for n in 0..others {
+            assert_eq!(w.share(P("b", n), "f", 0, 0, false), Verdict::Granted);
+        }
+        let others = u64::from(others.unsigned_abs());
+        let all: Vec<(u32, u32)> = (0..4).flat_map(|access| (0..4).map(move |mode| (access, mode))).collect();
+        for ((access, mode), count) in all.iter().zip(1..) {
+            for _ in 0..2 {
+                assert_eq!(w.share(A, "f", *access, *mode, false), Verdict::Granted);
+                assert_eq!(w.table.totals().locks, others + count, "{access} {mode} beside {others}");
+            }
+        }
+        for ((access, mode), count) in all.iter().zip(1..) {
+            assert_eq!(w.unshare_of(A, "f", *access, *mode), Verdict::Granted);
+            assert_eq!(w.table.totals().locks, others + 16 - count, "{access} {mode} beside {others}");
+        }
+        for (access, mode) in all.iter().skip(1) {
+            w.share(A, "f", *access, *mode, false);
+        }
+        assert_eq!(w.unshare(A, "f"), Verdict::Granted);
+        assert_eq!(w.table.totals().locks, others);
+    }
+}
+
+#[test]
 fn an_unshare_that_was_not_filled_in_gives_back_all_of_its_owner() {
     let mut w = World::new();
     for (access, mode) in [(1, 2), (3, 0), (2, 0)] {
@@ -215,4 +242,42 @@ fn everything_is_forgotten_with_the_last_lock() {
     w.unlock(A, "f", ByteRange::ALL);
     let files = w.table.segments().files_from(0).count();
     assert_eq!((files, w.table.owners.references().count(), w.table.waiters.are_queued()), (0, 0, false));
+}
+
+#[test]
+fn a_file_may_have_as_many_locks_as_its_clients_may() {
+    let mut w = World::with(Limits { locks_per_client: 70_000, ..Limits::default() });
+    let caller = w.caller("a");
+    let mut lock = |n: u64| {
+        w.table.handle(w.now, caller, &World::lock_call(P("a", 1), "f", bytes(n * 2, n * 2), true, false, false))
+    };
+    for n in 0..70_000 {
+        assert_eq!(lock(n), Handled::Reply(Verdict::Granted), "lock {n}");
+    }
+    assert_eq!(lock(70_000), Handled::Reply(Verdict::NoLocks), "the client's cap is the file's");
+    let all = Call::Unlock(wanted(P("a", 1), "f", ByteRange::ALL, true));
+    let mut before = w.table.totals().locks;
+    while w.table.handle(w.now, caller, &all) == Handled::More {
+        let left = w.table.totals().locks;
+        assert!((1..=1_024).contains(&(before - left)), "one step frees {} locks", before - left);
+        before = left;
+    }
+    assert_eq!(w.table.totals().locks, 0);
+}
+
+#[test]
+fn read_locks_that_all_overlap_are_each_their_owners() {
+    let mut w = World::new();
+    for n in 1..200_i32 {
+        assert_eq!(w.read(P("a", n), "f", bytes(0, 1_000)), Verdict::Granted);
+    }
+    assert_eq!(w.unlock(P("a", 7), "f", bytes(400, 600)), Verdict::Granted);
+    assert_eq!(w.write(P("a", 7), "f", bytes(500, 500)), Verdict::Denied, "others read there");
+    let of_seven = || w.picture("f").into_iter().filter(|row| row.starts_with("a/7 ")).collect::<Vec<_>>();
+    assert_eq!(of_seven(), ["a/7 read 0-399 held", "a/7 read 601-1000 held"]);
+    for n in (1..200_i32).filter(|n| *n != 7) {
+        w.unlock(P("a", n), "f", ByteRange::ALL);
+    }
+    assert_eq!(w.write(P("a", 7), "f", bytes(500, 500)), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/7 read 0-399 held", "a/7 write 500-500 held", "a/7 read 601-1000 held"]);
 }

@@ -197,7 +197,25 @@ fn a_file_with_too_many_ranges_given_up_counts_as_wholly_granted() {
     }
     w.table.abort(0, "test").unwrap();
     assert_eq!(w.reclaim(A, "x", bytes(5000, 5000)), Verdict::Denied);
+    let told =
+        |e: &Effect| matches!(e, Effect::Event("conflict", words) if words.contains("all of it counts as taken"));
+    assert!(w.effects.iter().any(told), "{:?}", w.effects);
     assert_eq!(w.reclaim(A, "y", bytes(5000, 5000)), Verdict::Granted);
+}
+
+#[test]
+fn one_range_locked_again_and_again_costs_the_file_no_other_late_reclaim() {
+    let mut w = two_clients();
+    w.begin(Mode::Targeted);
+    for _ in 0..100 {
+        w.write(C, "x", R);
+        w.unlock(C, "x", R);
+    }
+    w.table.abort(0, "test").unwrap();
+    assert_eq!(w.reclaim(A, "x", R), Verdict::Denied);
+    let told = |e: &Effect| matches!(e, Effect::Event("conflict", words) if words.contains("c had it since"));
+    assert!(w.effects.iter().any(told), "{:?}", w.effects);
+    assert_eq!(w.reclaim(A, "x", bytes(5000, 5000)), Verdict::Granted);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Blocked requests: offers, refusals, resends, deadlock, and what a run does to them.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const A: P = P("a", 1);
@@ -31,23 +33,6 @@ fn a_waiter_is_offered_the_range_it_asked_for_once_when_it_is_free() {
     assert_eq!(w.picture("f"), ["b/1 write 0-9 held", "c/1 write 0-99 waiting"]);
     w.answer(offers[0].0, OfferAnswer::Refused);
     assert_eq!(w.picture("f")[0], "b/1 write 0-9 held", "a late answer changes nothing");
-}
-
-#[test]
-fn a_waiter_that_asks_again_with_the_other_length_of_its_range_is_offered_that_one() {
-    let mut w = World::new();
-    w.write(A, "f", ByteRange::ALL);
-    let range = bytes(100, u64::MAX);
-    for len in [u64::MAX - 99, 0] {
-        let mut call = World::lock_call(B, "f", range, true, true, false);
-        if let Call::Lock { wanted, .. } = &mut call {
-            wanted.len = len;
-        }
-        assert_eq!(w.verdict(B, &call), Verdict::Blocked);
-    }
-    w.unlock(A, "f", ByteRange::ALL);
-    let offers = w.offers();
-    assert_eq!((offers[0].1.range, offers[0].1.len), (range, 0));
 }
 
 #[test]
@@ -256,6 +241,187 @@ fn an_offer_of_a_weaker_lock_weakens_nothing_until_it_is_confirmed() {
     }
 }
 
+/// So many processes wait for the range, and none of them is looked at before it is asked for.
+fn crowd(range: ByteRange, exclusive: bool, count: i32) -> (World, Caller) {
+    let mut w = World::new();
+    let caller = w.caller("b");
+    w.write(A, "f", R);
+    for n in 1..=count {
+        let call = World::lock_call(P("b", n), "f", range, exclusive, true, false);
+        assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Blocked));
+    }
+    (w, caller)
+}
+
+/// The svids of those who are offered something now, without anybody else being served.
+fn offered(w: &mut World) -> Vec<i32> {
+    let offers = w.table.take_effects().into_iter().filter_map(|effect| match effect {
+        Effect::Offer { wanted, .. } => Some(wanted.process.svid.0),
+        _ => None,
+    });
+    offers.collect()
+}
+
+#[test]
+fn who_is_many_is_served_some_at_a_time_in_the_order_they_came() {
+    let (mut w, _) = crowd(R, false, 500);
+    let caller = w.caller("a");
+    w.table.handle(w.now, caller, &Call::Unlock(wanted(A, "f", R, true)));
+    let mut served = offered(&mut w);
+    assert!(served.len() < 100, "one UNLOCK serves {}", served.len());
+    while w.table.has_more_to_wake() {
+        w.table.wake_more();
+        let some = offered(&mut w);
+        assert!(some.len() < 100, "one turn serves {}", some.len());
+        served.extend(some);
+        w.table.check_invariants();
+    }
+    assert_eq!(served, (1..=500).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_unlock_elsewhere_in_the_file_wakes_nobody() {
+    let (mut w, caller) = crowd(bytes(5, 5), true, 3);
+    let mine = bytes(100, 109);
+    w.write(P("b", 9), "f", mine);
+    w.table.handle(w.now, caller, &Call::Unlock(wanted(P("b", 9), "f", mine, true)));
+    assert!(!w.table.has_more_to_wake());
+    assert_eq!(w.offers(), []);
+}
+
+#[test]
+fn a_waiter_for_a_range_of_many_locks_waits_until_the_last_of_them_is_gone_whatever_their_order() {
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
+        let mut w = World::new();
+        for n in 0..4 {
+            w.read(P("a", n), "f", bytes(u64::from(n.unsigned_abs()) * 10, 100));
+        }
+        assert_eq!(w.wait(B, "f", R), Verdict::Blocked);
+        assert_eq!(w.wait(C, "f", bytes(0, 200)), Verdict::Blocked);
+        for (gone, n) in order.into_iter().enumerate() {
+            let left = order.iter().skip(gone).any(|n| *n == 0);
+            assert_eq!(w.picture("f").iter().any(|row| row == "b/1 write 0-9 waiting"), left, "{order:?} {gone}");
+            w.unlock(P("a", n), "f", ByteRange::ALL);
+        }
+        assert_eq!(w.picture("f"), ["b/1 write 0-9 offered", "c/1 write 0-200 waiting"], "{order:?}");
+        w.unlock(B, "f", R);
+        assert_eq!(w.picture("f"), ["c/1 write 0-200 offered"], "{order:?}");
+    }
+}
+
+#[test]
+fn who_waits_in_another_file_is_not_held_up_by_a_crowd() {
+    let (mut w, _) = crowd(R, false, 1_000);
+    w.write(A, "g", R);
+    w.wait(B, "g", R);
+    let caller = w.caller("a");
+    w.table.handle(w.now, caller, &Call::Unlock(wanted(A, "f", R, true)));
+    w.table.handle(w.now, caller, &Call::Unlock(wanted(A, "g", R, true)));
+    assert!(w.table.has_more_to_wake(), "the crowd is not served yet");
+    assert!(w.picture("g").contains(&"b/1 write 0-9 offered".to_owned()), "{:?}", w.picture("g"));
+}
+
+#[test]
+fn a_deadlock_is_found_though_many_others_wait_and_read_there() {
+    let mut w = World::new();
+    for n in 10..300 {
+        w.read(P("c", n), "f", ByteRange::ALL);
+    }
+    w.read(A, "f", R);
+    w.write(B, "g", R);
+    for n in 300..600 {
+        let call = World::lock_call(P("c", n), "f", R, true, true, false);
+        assert_eq!(w.verdict(P("c", n), &call), Verdict::Blocked);
+    }
+    assert_eq!(w.wait(B, "f", R), Verdict::Blocked);
+    assert_eq!(w.wait(A, "g", R), Verdict::Deadlock);
+}
+
+#[test]
+fn a_search_for_a_deadlock_ends() {
+    let mut w = World::new();
+    let caller = w.caller("a");
+    let mut lock = |n: i32, file: &str, exclusive: bool| {
+        w.table.handle(w.now, caller, &World::lock_call(P("a", n), file, R, exclusive, true, false))
+    };
+    // Each of those who read f waits for all who read g, and the other way round.
+    for n in 1..=400 {
+        assert_eq!(lock(n, if n % 2 == 0 { "f" } else { "g" }, false), Handled::Reply(Verdict::Granted));
+    }
+    assert_eq!(lock(1, "f", true), Handled::Reply(Verdict::Blocked));
+    assert_eq!(lock(2, "g", true), Handled::Reply(Verdict::Deadlock));
+    for n in (3..=400).step_by(2) {
+        assert_eq!(lock(n, "f", true), Handled::Reply(Verdict::Blocked), "{n}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// Locks, blocking ones, and unlocks of a few processes; every offer is accepted at once.
+    #[test]
+    fn whoever_waits_has_somebody_in_its_way_and_who_came_first_of_two_that_conflict_is_served_first(
+        steps in prop::collection::vec((1..6_i32, 0..8_u64, 0..8_u64, any::<bool>(), any::<bool>()), 1..80),
+    ) {
+        let mut w = World::new();
+        for (n, a, b, exclusive, unlocks) in steps {
+            let (process, range) = (P("a", n), bytes(a.min(b), a.max(b)));
+            if unlocks {
+                w.unlock(process, "f", range);
+            } else {
+                w.verdict(process, &World::lock_call(process, "f", range, exclusive, true, false));
+            }
+            let mut open = w.offers();
+            prop_assert!(open.is_sorted_by_key(|(offer, _)| *offer), "who came later is served first: {open:?}");
+            while let Some((offer, _)) = open.pop() {
+                w.answer(offer, OfferAnswer::Accepted);
+                // Who accepts less than it had frees the rest.
+                let more = w.offers();
+                prop_assert!(more.is_sorted_by_key(|(offer, _)| *offer), "who came later is served first: {more:?}");
+                open.extend(more);
+            }
+        }
+    }
+}
+
+#[test]
+fn free_all_and_a_reboot_free_much_in_steps_and_nothing_that_is_not_theirs() {
+    for reboots in [false, true] {
+        let mut w = World::new();
+        let (a, b) = (w.caller("a"), w.caller("b"));
+        for n in 0..3_000 {
+            let range = bytes(n * 2, n * 2);
+            let owner = if n % 100 == 0 { P("b", 1) } else { P("a", i32::try_from(n % 5).unwrap()) };
+            let caller = if n % 100 == 0 { b } else { a };
+            w.table.handle(w.now, caller, &World::lock_call(owner, "f", range, true, false, false));
+        }
+        for n in 10..1_200 {
+            let call = World::lock_call(P("a", n), "f", bytes(0, 0), true, true, false);
+            assert_eq!(w.table.handle(w.now, a, &call), Handled::Reply(Verdict::Blocked));
+        }
+        let left = |w: &World| w.table.totals().locks + w.table.totals().waiters;
+        let (mut before, mut steps) = (left(&w), 0);
+        loop {
+            let more = if reboots {
+                w.table.reboot_notice(World::address("a"), &name("a"), NsmState(9)) == Reboot::More
+            } else {
+                w.table.handle(w.now, a, &Call::FreeAll) == Handled::More
+            };
+            assert!((1..=2_048).contains(&(before - left(&w))), "one step frees {}", before - left(&w));
+            (before, steps) = (left(&w), steps + 1);
+            w.table.check_invariants();
+            if !more {
+                break;
+            }
+        }
+        assert_eq!((before, w.table.totals().waiters), (30, 0), "what is another's stays");
+        assert!(steps > 3, "{steps} steps");
+        let suspicions: usize =
+            w.table.list_clients(0).clients.as_slice().iter().map(|c| c.suspicions.as_slice().len()).sum();
+        assert_eq!(suspicions, 0);
+    }
+}
+
 /// Lets time go by, as the owner of the table does.
 fn minutes(w: &mut World, minutes: u64) {
     for _ in 0..minutes {
@@ -337,4 +503,27 @@ fn of_several_in_the_way_only_the_silent_ones_are_suspects() {
     assert!(suspects(&w).iter().all(|why| !why.starts_with("two")));
     minutes(&mut w, 2);
     assert_eq!(suspects(&w).len(), 3, "looked at again when that one is silent for as long");
+}
+
+#[test]
+fn free_all_frees_what_a_machine_has_under_several_names_in_steps() {
+    let mut w = World::new();
+    let address = World::address("a");
+    for spelling in ["a", "A", "a."] {
+        let caller = Caller { client: w.client_at(address, spelling), via: via(Transport::Tcp) };
+        for n in 0..900 {
+            let call = World::lock_call(A, &format!("{spelling} {n}"), R, true, false, false);
+            assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Granted));
+        }
+    }
+    w.write(B, "f", R);
+    let (mut before, mut steps) = (w.table.totals().locks, 0);
+    while w.table.free_all(address, &name("a")) == Handled::More {
+        let left = w.table.totals().locks;
+        assert!((1..=1_024).contains(&(before - left)), "one step frees {}", before - left);
+        (before, steps) = (left, steps + 1);
+        w.table.check_invariants();
+    }
+    assert!(steps > 1, "{steps} steps");
+    assert_eq!(w.table.totals().locks, 1, "what is another's stays");
 }

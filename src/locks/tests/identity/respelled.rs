@@ -202,3 +202,40 @@ fn requests_that_wait_go_along_to_the_new_spelling_and_are_served_there() {
     w.answer(offer, OfferAnswer::Accepted);
     assert_eq!(w.picture("g"), [format!("{}/501 write 0-9 held", new.name)]);
 }
+
+#[test]
+fn a_request_that_goes_along_keeps_its_place_among_those_of_others() {
+    for [(old, old_oh), (new, new_oh)] in spellings() {
+        let mut w = World::new();
+        w.take(BLOCKER, "g");
+        w.send(old, &owner_call(old, (501, old_oh), "f", R, true, false));
+        assert_eq!(w.send(old, &blocking(owner_call(old, (501, old_oh), "g", R, true, false))), Verdict::Blocked);
+        assert_eq!(w.wait(P("later", 1), "g", R), Verdict::Blocked);
+        assert_eq!(w.send(new, &owner_call(new, (501, new_oh), "f", R, true, false)), Verdict::Granted);
+        w.give_back(BLOCKER, "g");
+        assert_eq!(w.offers().into_iter().map(|(_, wanted)| wanted.process.svid.0).collect::<Vec<_>>(), [501]);
+        assert!(w.picture("g").contains(&"later/1 write 0-9 waiting".to_owned()));
+    }
+}
+
+#[test]
+fn a_request_that_only_the_other_spelling_is_in_the_way_of_is_served_when_both_are_one() {
+    let [(old, old_oh), (new, new_oh)] = spellings()[0];
+    for [(reader, reader_oh), (writer, writer_oh)] in [[(old, old_oh), (new, new_oh)], [(new, new_oh), (old, old_oh)]] {
+        let mut w = World::new();
+        w.send(BLOCKER, &owner_call(BLOCKER, (501, "oh"), "g", R, false, false));
+        w.send(reader, &owner_call(reader, (501, reader_oh), "g", R, false, false));
+        w.send(old, &owner_call(old, (501, old_oh), "f", R, true, false));
+        let write = blocking(owner_call(writer, (501, writer_oh), "g", R, true, false));
+        assert_eq!(w.send(writer, &write), Verdict::Blocked);
+        w.send(BLOCKER, &unlock_of_file(BLOCKER, "oh", "g"));
+        assert!(w.offers().is_empty(), "the other one reads");
+        assert_eq!(w.send(new, &owner_call(new, (501, new_oh), "f", R, true, false)), Verdict::Granted);
+        assert_eq!(w.offers().len(), 1, "{reader:?} read");
+    }
+}
+
+fn unlock_of_file(m: Machine, oh: &str, file: &str) -> Call {
+    let Call::Lock { wanted, .. } = owner_call(m, (501, oh), file, R, true, false) else { panic!("a LOCK") };
+    Call::Unlock(wanted)
+}
