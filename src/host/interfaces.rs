@@ -21,6 +21,8 @@ pub enum BadAddress {
 pub fn text_of(ip: IpAddr) -> String {
     let name =
         scope::interface(ip).and_then(|index| if_indextoname(index).ok()).and_then(|name| name.into_string().ok());
+    // Where the index has no interface, some kernels say an empty name.
+    let name = name.filter(|name| !name.is_empty());
     match name {
         Some(name) => format!("{}%{name}", scope::bare(ip)),
         None => scope::Shown(ip).to_string(),
