@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use super::api::{MirrorAnswer, Process, Wanted};
+use super::api::{Call, MirrorAnswer, Process, Wanted};
 use super::coverage::{Cover, Part};
 use super::ranges::uncovered;
-use super::segment::{FileId, Kind, Want};
+use super::segment::{FileId, Kind, Segment, Want};
 use super::table::LockTable;
 use crate::wire::types::{ByteRange, FileHandle, OwnerHandle};
 
@@ -22,6 +22,24 @@ impl LockTable {
     /// Whether a share of the file is known as that of this owner handle at the address.
     pub fn knows_share(&self, address: IpAddr, file: &FileHandle, oh: &OwnerHandle) -> bool {
         self.known(address, file, Kind::Share { access: 0, mode: 0 }, |process| process.oh == *oh).next().is_some()
+    }
+
+    /// Whether a reclaim that waits for the end of a run is of something that the run is about to drop. Its client
+    /// was still reclaiming, so what else it has pending is kept when the run settles again.
+    pub fn came_in_time(&mut self, address: IpAddr, call: &Call) -> bool {
+        let Some(run) = self.run.as_ref() else { return false };
+        let Some((_, handle, range, kind)) = call.subject() else { return false };
+        let Some(file) = self.segments().find(handle) else { return false };
+        let mut pending = self.segments().overlapping(file, range).filter(|s| self.is_pending(file, s));
+        let here = |s: &&Segment| self.clients.get(s.client).is_some_and(|client| client.address == address);
+        let dropping = |s: &&Segment| self.server_address(s.owner).is_some_and(|at| run.is_dropping(s.client, at));
+        let dropped = pending.find(|s| s.kind.same_sort(kind) && here(s) && dropping(s));
+        let Some(client) = dropped.map(|s| s.client) else { return false };
+        drop(pending);
+        if let Some(run) = &mut self.run {
+            run.is_claiming(client);
+        }
+        true
     }
 
     /// Ranges of what the process at the address has at least in this mode.

@@ -10,6 +10,7 @@ use super::clients::{Held, address_list};
 use super::run::{Covers, Run};
 use super::segment::{FileId, Segment};
 use super::table::LockTable;
+use crate::resync::policy;
 use crate::wire::control::{
     BeginArgs, Begun, ClientRef, ExtendArgs, FullResult, Grace, Mode, Outcome, ProgressArgs, Refusal, RefusalCode,
     RunClient, RunId, RunStatus,
@@ -21,11 +22,45 @@ use crate::wire::xdr::List;
 const MAX_GRACE_MS: u64 = 24 * 60 * 60 * 1000;
 /// How long past its deadline an attached controller's settle is awaited.
 const CONTROLLER_PATIENCE: Duration = Duration::from_millis(500);
+/// How much a recovery grace is lengthened at most, beyond the time in which nobody could reclaim.
+const RECOVERY_SPARE: Duration = Duration::from_mins(3);
+/// After a short lag, what had come in by then is to be read before a deadline passes.
+const READ_FIRST: Duration = Duration::from_millis(100);
 
 impl LockTable {
     /// Ordinary server recovery: reclaims only, until `until`.
     pub fn start_recovery(&mut self, until: Duration) {
         self.recovery_until = Some(until);
+        self.recovery_spare = RECOVERY_SPARE;
+    }
+
+    /// The process did not run until `now`; `counted` of that time went by on the clock of `now`. It does not count
+    /// against clients: deadlines move. After a `long` lag, in which calls were lost, a client also gets the time to
+    /// repeat one.
+    ///
+    /// A run still ends at its latest deadline; what is pending then is kept.
+    pub fn lagged(&mut self, now: Duration, counted: Duration, long: bool) {
+        let wait = if long { policy::RETRANSMISSION } else { READ_FIRST };
+        if let Some(run) = &mut self.run {
+            run.lagged(now, counted, wait);
+        }
+        if let Some(until) = self.recovery_until {
+            let moved = until.saturating_add(counted);
+            let more = (now + wait).saturating_sub(moved).min(self.recovery_spare);
+            self.recovery_spare -= more;
+            self.recovery_until = Some(moved + more);
+        }
+        self.effects.push(Effect::Changed);
+    }
+
+    /// Whether time decides about clients: a run or a recovery is on.
+    pub fn has_deadline(&self) -> bool {
+        self.run.is_some() || self.recovery_until.is_some()
+    }
+
+    /// Whether clients of the run still have to be waited for, since the process did not run for a while.
+    pub fn owes_time(&self, now: Duration) -> bool {
+        self.run.as_ref().is_some_and(|run| run.owes_time(now))
     }
 
     /// What ordinary requests meet.

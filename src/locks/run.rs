@@ -15,7 +15,7 @@ use super::tally::Tally;
 use crate::resync::policy::{self, ClientFacts, Judged, Judgement, PathFacts};
 use crate::wire::control::{
     BeginArgs, ClientProgress, Counts, FullResult, LockFate, LockKind, Mode, Outcome, Policy, RunClient, RunId,
-    RunResult, RunStatus,
+    RunResult, RunStatus, Spared,
 };
 use crate::wire::types::{Address, ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
 use crate::wire::xdr::{List, Maybe, Text};
@@ -120,6 +120,12 @@ pub(super) struct Run {
     grace: Duration,
     deadline: Duration,
     pub(super) latest: Duration,
+    /// The last time that the process went on after a lag; the begin without one.
+    ran_since: Duration,
+    /// How long the process did not run.
+    stood_still: Duration,
+    /// Until when clients would have to be waited for, for that: `latest` may come first.
+    owed: Duration,
     pub(super) clients: Vec<RunClient>,
     pub(super) tallies: Vec<Tally>,
     index: HashMap<ClientId, usize>,
@@ -162,6 +168,9 @@ impl Run {
             grace,
             deadline: now + grace,
             latest: now + Duration::from_millis(args.grace_max_ms),
+            ran_since: now,
+            stood_still: Duration::ZERO,
+            owed: Duration::ZERO,
             clients: Vec::new(),
             tallies: Vec::new(),
             index: HashMap::new(),
@@ -320,8 +329,39 @@ impl Run {
 
     pub(super) fn progress(&mut self, now: Duration, seen: &ClientProgress) -> bool {
         let Some(tally) = self.tallies.get_mut(seen.client as usize) else { return false };
-        self.last_ack = self.last_ack.max(tally.heard(now, self.began, seen));
+        self.last_ack = self.last_ack.max(tally.heard(now, self.ran_since, seen));
         true
+    }
+
+    /// The process did not run until `now`, for `counted` on that clock. Clients get that time back, and at least
+    /// `wait` from now on.
+    pub(super) fn lagged(&mut self, now: Duration, counted: Duration, wait: Duration) {
+        self.stood_still += counted;
+        self.ran_since = now;
+        let acks = self.tallies.iter_mut().filter_map(|tally| tally.acked_at.as_mut());
+        for at in acks.chain(&mut self.last_ack).chain(&mut self.last_reclaim) {
+            *at = at.saturating_add(counted).min(now);
+        }
+        self.owed = self.owed.max(self.deadline).saturating_add(counted).max(now + wait);
+        self.extend(self.owed);
+    }
+
+    /// Whether the time that a lag took from clients is not over, and is to be waited for.
+    pub(super) fn owes_time(&self, now: Duration) -> bool {
+        self.counts.pending > 0 && now < self.owed.min(self.latest)
+    }
+
+    /// The client was reclaiming while the run was about to end.
+    pub(super) fn is_claiming(&mut self, client: ClientId) {
+        if let Some(tally) = self.tally_mut(client) {
+            tally.claiming = true;
+        }
+    }
+
+    /// Whether what is pending of the client through this server address is about to be dropped.
+    pub(super) fn is_dropping(&self, client: ClientId, server_address: IpAddr) -> bool {
+        let tally = self.index.get(&client).and_then(|place| self.tallies.get(*place));
+        self.settling.is_some() && tally.is_some_and(|tally| tally.judged.drops(server_address))
     }
 
     /// The deadline as activity has moved it.
@@ -391,16 +431,25 @@ impl Run {
         let clients = self.tallies.iter().zip(&self.clients);
         let facts: Vec<ClientFacts<'_>> = clients.map(|(tally, client)| tally.facts(now, client, named)).collect();
         let Judgement { clients: judged, not_understood } = policy::judge(&facts, self.policy, self.grace, alone);
+        // The latest deadline came before clients got back the time in which the process did not run.
+        let cut_short = self.counts.pending > 0 && now < self.owed;
         for (tally, judged) in self.tallies.iter_mut().zip(judged) {
-            tally.judged = judged;
+            tally.judged = if cut_short || tally.claiming { judged.spared(Spared::NoTime) } else { judged };
         }
         let pending = self.tallies.iter().enumerate().filter(|(_, tally)| tally.counts.pending > 0);
         self.settling = Some(Settling {
             clients: pending.map(|(place, _)| place).collect(),
-            not_understood,
+            not_understood: not_understood && !cut_short,
             alone,
-            reason: reason.to_owned(),
+            reason: if cut_short { kept_for_a_lag(reason, self.stood_still) } else { reason.to_owned() },
             ..Settling::default()
         });
     }
+}
+
+fn kept_for_a_lag(reason: &str, stood_still: Duration) -> String {
+    format!(
+        "{reason}; the lock manager itself did not run for {:.1} s, so what was pending at the latest deadline is kept",
+        stood_still.as_secs_f64()
+    )
 }

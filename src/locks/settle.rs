@@ -4,7 +4,9 @@
 //!    client. From here on a call that meets a pending lock waits; all others are served.
 //! 2. [`settle_scan`](LockTable::settle_scan) writes down what will be dropped and kept. It looks
 //!    only at the files of clients that have something pending.
-//! 3. The caller makes [`settle_result`](LockTable::settle_result) durable.
+//! 3. The caller makes [`settle_result`](LockTable::settle_result) durable. If a reclaim of what is about to be
+//!    dropped [came in time](LockTable::came_in_time), it cancels, lets the calls that wait be decided in grace,
+//!    and settles anew: what came before the instant is never answered by what others got after it.
 //! 4. [`settle_commit`](LockTable::settle_commit) is the instant: nothing is pending any more. A
 //!    dropped lock protects nothing from here on, though it still stands in its file: [`Void`]
 //!    describes such locks, and every file is purged of them before it is looked at.

@@ -33,6 +33,8 @@ pub struct LockTable {
     /// Raised by each mark. A segment granted since carries it.
     pub(super) epoch: u32,
     pub(super) recovery_until: Option<Duration>,
+    /// How much longer the recovery grace may become.
+    pub(super) recovery_spare: Duration,
     pub(super) run: Option<Run>,
     pub(super) void: Option<Void>,
     pub(super) late: LateWindow,
@@ -55,6 +57,7 @@ impl LockTable {
             now: Duration::ZERO,
             epoch: 1,
             recovery_until: None,
+            recovery_spare: Duration::ZERO,
             run: None,
             void: None,
             late: LateWindow::default(),

@@ -16,12 +16,14 @@ pub(super) struct Tally {
     pub(super) client: ClientId,
     pub(super) counts: Counts,
     delivery: Delivery,
-    acked_at: Option<Duration>,
+    pub(super) acked_at: Option<Duration>,
     suspect: bool,
     may_drop: bool,
     paths: BTreeMap<IpAddr, PathFacts>,
     /// What is decided of it, from the start of the settle.
     pub(super) judged: Judged,
+    /// It was reclaiming when the run was about to end: it has not had the time to claim all.
+    pub(super) claiming: bool,
 }
 
 impl Tally {
@@ -36,6 +38,7 @@ impl Tally {
             may_drop,
             paths: BTreeMap::new(),
             judged: Judged::default(),
+            claiming: false,
         }
     }
 
@@ -44,8 +47,8 @@ impl Tally {
         self.paths.entry(server_address).or_default()
     }
 
-    /// Takes what became of its notices. Gives the time of the last ack, if that is news.
-    pub(super) fn heard(&mut self, now: Duration, began: Duration, seen: &ClientProgress) -> Option<Duration> {
+    /// Takes what became of its notices; `since` then it could be heard. Gives the time of the last ack, if that is news.
+    pub(super) fn heard(&mut self, now: Duration, since: Duration, seen: &ClientProgress) -> Option<Duration> {
         self.suspect |= seen.suspect;
         // Delivered once is delivered: a later failure of a retry takes nothing back.
         if self.delivery == Delivery::Acked || seen.delivery == Delivery::NotTold {
@@ -53,7 +56,7 @@ impl Tally {
         }
         self.delivery = seen.delivery;
         if seen.delivery == Delivery::Acked {
-            self.acked_at = Some(now.saturating_sub(Duration::from_millis(seen.ago_ms)).max(began));
+            self.acked_at = Some(now.saturating_sub(Duration::from_millis(seen.ago_ms)).max(since));
         }
         self.acked_at
     }

@@ -310,6 +310,8 @@ pub enum KeptBecause {
     NotUnderstood,
     /// Nothing came back through this server address, and something did through another one.
     OtherAddress,
+    /// The lock manager did not run for a while, or their client was still reclaiming.
+    NoTime,
 }
 
 impl From<Spared> for KeptBecause {
@@ -320,6 +322,7 @@ impl From<Spared> for KeptBecause {
             Spared::Silent => Self::Silent,
             Spared::NotUnderstood => Self::NotUnderstood,
             Spared::OtherAddress => Self::OtherAddress,
+            Spared::NoTime => Self::NoTime,
         }
     }
 }
@@ -344,6 +347,9 @@ impl ClientReport {
             KeptBecause::Unreachable => return None,
             KeptBecause::LateAck => "kept: it acked too shortly before the end".to_owned(),
             KeptBecause::Silent => "kept: --silent keep".to_owned(),
+            KeptBecause::NoTime => {
+                "kept: the lock manager did not run for a while, or it was still reclaiming".to_owned()
+            }
             KeptBecause::NotUnderstood => "kept: most clients, or the only one, were silent".to_owned(),
             KeptBecause::OtherAddress => format!(
                 "kept: nothing came back through server address {}, but something did through another one; its statd may \

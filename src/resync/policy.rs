@@ -153,6 +153,15 @@ impl Judged {
         self.paths.get(&server_address).is_some_and(|path| path.verdict == Verdict::Drop)
     }
 
+    /// The same, with nothing dropped, for this reason.
+    #[must_use]
+    pub fn spared(mut self, why: Spared) -> Self {
+        for path in self.paths.values_mut().filter(|path| path.verdict == Verdict::Drop) {
+            path.verdict = Verdict::Keep(why);
+        }
+        Self { gone: false, ..self }
+    }
+
     /// Whether anything is dropped.
     pub fn drops_any(&self) -> bool {
         self.paths.values().any(|path| path.verdict == Verdict::Drop)
@@ -167,6 +176,9 @@ pub struct Judgement {
     /// Whether some were spared because too many were silent.
     pub not_understood: bool,
 }
+
+/// How long a client takes to repeat a call whose answer did not come.
+pub const RETRANSMISSION: Duration = Duration::from_secs(15);
 
 /// How recent an ack is too recent to drop anything of its client: min(`grace`/2, 15 s).
 pub fn patience(grace: Duration) -> Duration {

@@ -12,7 +12,7 @@ use nlmctl::wire::xdr::List;
 
 use super::harness::*;
 
-fn begin_args(control: &mut Control, id: u8, grace_ms: u64) -> BeginArgs {
+pub(crate) fn begin_args(control: &mut Control, id: u8, grace_ms: u64) -> BeginArgs {
     let info = control.info();
     BeginArgs {
         run: RunId([id; 16]),
@@ -41,7 +41,7 @@ pub(crate) fn unfetched(control: &mut Control) -> Vec<RunId> {
 }
 
 /// All clients acked, a minute ago.
-fn acked(control: &mut Control, begun: &Begun) -> Result<Status, Refusal> {
+pub(crate) fn acked(control: &mut Control, begun: &Begun) -> Result<Status, Refusal> {
     let clients = (0..begun.clients)
         .map(|client| ClientProgress { client, delivery: Delivery::Acked, ago_ms: 60_000, suspect: false })
         .collect();

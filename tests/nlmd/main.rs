@@ -19,3 +19,4 @@ mod monitors;
 mod names;
 mod process;
 mod recovery;
+mod stops;

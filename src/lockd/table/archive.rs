@@ -18,7 +18,12 @@ pub(super) struct Archive {
     pub(super) mirrored: bool,
     /// The result that is being paged through; read from disk once.
     pub(super) last_read: Mutex<Option<Arc<FullResult>>>,
+    /// The result that the disk does not take.
+    pub(super) unwritten: Unwritten,
 }
+
+/// An aborted run's result while it is not on disk: it is told all the same.
+pub(super) type Unwritten = Arc<Mutex<Option<Arc<FullResult>>>>;
 
 fn not_durable(error: &PersistError) -> Refusal {
     Refusal::new(RefusalCode::NotDurable, error.to_string())
@@ -49,6 +54,10 @@ impl Archive {
     }
 
     pub(super) async fn read(&self, run: RunId) -> Result<Arc<FullResult>, Refusal> {
+        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(full) = unwritten.filter(|full| full.result.run == run) {
+            return Ok(full);
+        }
         let found = self.persist.result(run).await.map_err(|error| not_durable(&error))?;
         let Some(full) = found else {
             let words = format!("no result of run {run} is kept here; it has not ended, or newer ones pushed it out");

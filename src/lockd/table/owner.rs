@@ -1,4 +1,8 @@
 //! The task itself: its start, and its loop.
+//!
+//! No deadline passes before the input that had arrived by then was handled. So where one is due, or a run is about
+//! to end, the sockets' readers have their turns first ([`Owner::take_in`]). And the loop beats while a deadline is
+//! awaited: what it missed because the process did not run is given back before anything looks at the time.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -6,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
-use super::archive::Archive;
+use super::archive::{Archive, Unwritten};
 use super::handle::{ORDERS, Order, Table};
 use super::incoming::Clock;
 use super::outside::{Embedded, Stepped};
@@ -23,12 +27,18 @@ use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Found, MonitorRecord, Persist};
 use crate::locks::{Due, LockTable, Totals};
 use crate::rpc::control::Timeline;
+use crate::rpc::pulse::{BEAT, Moment, Pulse};
 use crate::wire::control::{InstanceId, Refusal, Status};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::Maybe;
 
 /// A timer that is due but asks for nothing is looked at again after this.
 const IDLE_TICK: Duration = Duration::from_millis(10);
+/// So many turns of the runtime in a row that bring nothing say that the sockets' readers have nothing more. A new
+/// connection takes a few: it is accepted, becomes readable, is read.
+const QUIET_TURNS: u32 = 8;
+/// A deadline waits no longer than this for input that does not end.
+const TAKE_IN: Duration = Duration::from_secs(1);
 
 /// What the owner starts with.
 #[derive(Debug)]
@@ -57,17 +67,29 @@ pub struct Setup {
     pub embedding: Embedding,
 }
 
+/// What the owner's loop has to do next.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
+enum Turn {
+    Order(Order),
+    Done(Result<Done, JoinError>),
+    Slice,
+    Timer,
+}
+
 /// Starts the owner. It ends when every [`Table`] is dropped.
 pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
     let (orders, inbox) = mpsc::channel(ORDERS);
+    let unwritten = Unwritten::default();
     let archive = Arc::new(Archive {
         persist: setup.persist.clone(),
         instance: setup.instance,
         names: setup.names.clone(),
         mirrored: setup.embedding.mirror.is_some(),
         last_read: Mutex::default(),
+        unwritten: unwritten.clone(),
     });
-    let (owner, cursor, nsm_state) = Owner::new(setup);
+    let (mut owner, cursor, nsm_state) = Owner::new(setup);
+    owner.unwritten = unwritten;
     (Table { orders, cursor, nsm_state, archive }, tokio::spawn(owner.run(inbox)))
 }
 
@@ -94,6 +116,8 @@ impl Owner {
             timeline,
             work: JoinSet::new(),
             offers: HashMap::new(),
+            unwritten: Unwritten::default(),
+            pulse: Pulse::default(),
         };
         let not_remembered = owner.remember(setup.found.monitors);
         owner.leave_all_unused(&not_remembered);
@@ -132,33 +156,87 @@ impl Owner {
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) {
-        loop {
-            let timer = self.timer();
-            let slicing = self.runs.is_slicing();
-            tokio::select! {
-                order = inbox.recv() => match order {
-                    Some(order) => order(&mut self),
-                    None => break,
-                },
-                Some(done) = self.work.join_next(), if !self.work.is_empty() => match done {
-                    Ok(done) => self.done(done),
-                    // A withdrawn offer.
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => tracing::error!(%error, "work beside the lock table failed"),
-                },
-                () = tokio::task::yield_now(), if slicing => self.slice(),
-                () = async { tokio::time::sleep(timer.unwrap_or_default()).await }, if timer.is_some() => self.due(),
+        while let Some(turn) = self.turn(&mut inbox).await {
+            self.beat();
+            match turn {
+                Turn::Order(order) => order(&mut self),
+                Turn::Done(Ok(done)) => {
+                    if matches!(done, Done::ResultDurable(Ok(()))) {
+                        self.take_in(&mut inbox).await;
+                    }
+                    self.done(done);
+                }
+                // A withdrawn offer.
+                Turn::Done(Err(error)) if error.is_cancelled() => {}
+                Turn::Done(Err(error)) => tracing::error!(%error, "work beside the lock table failed"),
+                Turn::Slice => self.slice(),
+                Turn::Timer => {
+                    self.write_delayed_records();
+                    if self.is_due() {
+                        self.take_in(&mut inbox).await;
+                        self.due();
+                    }
+                }
             }
         }
         tracing::debug!("the lock table is closed");
     }
 
-    /// How long until a timer of the table, or a delayed record, is due.
+    /// What comes next; none: nobody can ask for anything any more.
+    async fn turn(&mut self, inbox: &mut mpsc::Receiver<Order>) -> Option<Turn> {
+        if self.table.has_deadline() {
+            self.pulse.start(Moment::now());
+        } else {
+            self.pulse.rest();
+        }
+        let timer = self.timer();
+        let slicing = self.runs.is_slicing();
+        Some(tokio::select! {
+            order = inbox.recv() => Turn::Order(order?),
+            Some(done) = self.work.join_next(), if !self.work.is_empty() => Turn::Done(done),
+            () = tokio::task::yield_now(), if slicing => Turn::Slice,
+            () = async { tokio::time::sleep(timer.unwrap_or_default()).await }, if timer.is_some() => Turn::Timer,
+        })
+    }
+
+    /// Gives clients back the time in which this process did not run.
+    fn beat(&mut self) {
+        let Some(lag) = self.pulse.beat(Moment::now()).filter(|_| self.table.has_deadline()) else { return };
+        if lag.is_long() {
+            tracing::warn!(
+                "this process did not run for {:.1} s; clients get that time, and the time to repeat a call",
+                lag.passed.as_secs_f64()
+            );
+        }
+        self.table.lagged(self.clock.now(), lag.counted, lag.is_long());
+        let _ = self.apply_effects();
+    }
+
+    /// Handles what had arrived by now.
+    ///
+    /// A turn of the runtime looks at all sockets and lets their readers hand in what is there. With several threads
+    /// a reader may be at work elsewhere meanwhile; but no deadline comes sooner after a lag than a reader takes.
+    async fn take_in(&mut self, inbox: &mut mpsc::Receiver<Order>) {
+        let until = self.clock.now() + TAKE_IN;
+        let mut quiet = 0;
+        while quiet < QUIET_TURNS && self.clock.now() < until {
+            tokio::task::yield_now().await;
+            self.beat();
+            quiet += 1;
+            for _ in 0..inbox.len() {
+                let Ok(order) = inbox.try_recv() else { break };
+                order(self);
+                quiet = 0;
+            }
+        }
+    }
+
+    /// How long until a timer of the table, a delayed record or a beat is due.
     fn timer(&self) -> Option<Duration> {
         let now = self.clock.now();
         let record = self.records.next_due().map(|at| at.saturating_sub(now));
-        let of_table = self.table_timer(now);
-        record.into_iter().chain(of_table).min()
+        let beat = self.table.has_deadline().then_some(BEAT);
+        record.into_iter().chain(self.table_timer(now)).chain(beat).min()
     }
 
     fn table_timer(&self, now: Duration) -> Option<Duration> {
@@ -170,14 +248,22 @@ impl Owner {
         Some(due.saturating_sub(now).max(earliest))
     }
 
-    fn due(&mut self) {
-        let now = self.clock.now();
-        for record in self.records.due(now) {
+    fn write_delayed_records(&mut self) {
+        for record in self.records.due(self.clock.now()) {
             self.keep_evidence(record);
         }
-        if self.table_timer(now).is_none_or(|wait| !wait.is_zero()) {
+    }
+
+    fn is_due(&self) -> bool {
+        self.table_timer(self.clock.now()).is_some_and(|wait| wait.is_zero())
+    }
+
+    /// A timer of the table may be due, or what came in has moved it.
+    fn due(&mut self) {
+        if !self.is_due() {
             return;
         }
+        let now = self.clock.now();
         let due = self.table.on_timeout(now, self.runs.controller_attached());
         let _ = self.apply_effects();
         match due {

@@ -48,6 +48,9 @@ pub(super) struct Beginning {
 pub(super) struct Ending {
     pub(super) result: Option<Arc<FullResult>>,
     pub(super) answers: Vec<Refusable<RunResult>>,
+    /// No controller asked for it.
+    pub(super) alone: bool,
+    pub(super) reason: &'static str,
 }
 
 /// What is known of runs besides what the lock table knows.
@@ -56,6 +59,8 @@ pub(super) struct Runs {
     pub(super) phase: Phase,
     pub(super) ending: Ending,
     pub(super) controller: Option<ConnectionId>,
+    /// When the run began, by the process' clock and by the wall's.
+    pub(super) began: (Duration, u64),
     pub(super) begun: VecDeque<Begun>,
     pub(super) ended: VecDeque<RunId>,
     pub(super) failures: u32,
@@ -76,6 +81,7 @@ impl Runs {
             phase: Phase::Idle,
             ending: Ending::default(),
             controller: None,
+            began: (Duration::ZERO, 0),
             begun: VecDeque::new(),
             ended: ended.into(),
             failures: 0,
@@ -88,6 +94,11 @@ impl Runs {
     /// While a run settles, its deadline means nothing more.
     pub(super) fn takes_timers(&self) -> bool {
         matches!(self.phase, Phase::Idle | Phase::Beginning(_) | Phase::Raising(_) | Phase::Active)
+    }
+    /// Now, milliseconds since 1970, as long after the run's begin as it is: the wall clock may have jumped.
+    pub(super) fn unix_ms(&self, now: Duration) -> u64 {
+        let (began, unix_ms) = self.began;
+        unix_ms.saturating_add(u64::try_from(now.saturating_sub(began).as_millis()).unwrap_or(u64::MAX))
     }
     pub(super) fn controller_attached(&self) -> bool {
         self.controller.is_some()

@@ -230,6 +230,14 @@ impl Queue {
         })
     }
 
+    /// Reclaims that wait for the end of a run, or for their turn behind what does.
+    pub(super) fn reclaims(&self) -> impl Iterator<Item = &OpenCall> {
+        self.waiting.values().filter_map(|(wait, entry)| match entry {
+            Entry::Call(call) if matches!(wait, Wait::Commit | Wait::Turn) && call.is_reclaim() => Some(call),
+            Entry::Call(_) | Entry::Notice(_) => None,
+        })
+    }
+
     /// What waits for the end of a run, in the order of arrival.
     pub(super) fn until_commit(&self) -> Vec<Place> {
         let waiting = self.waiting.iter().filter(|(_, (wait, _))| *wait == Wait::Commit);

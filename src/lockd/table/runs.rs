@@ -1,9 +1,10 @@
 //! A run inside the daemon: state durable, begin, grace, settle in slices, result durable, commit.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::phase::{Beginning, Ending, Phase, Refusable, remember};
+use super::queue::OpenCall;
 use super::records::NotRecorded;
 use super::state::{Done, Owner};
 use crate::host::StatdDir;
@@ -208,6 +209,7 @@ impl Owner {
         })?;
         let old_state = self.nsm_state.send_replace(new_state);
         let (now, unix_ms, args) = (self.clock.now(), beginning.began_unix_ms, &beginning.args);
+        self.runs.began = (now, unix_ms);
         if !beginning.aborts.is_empty() {
             return Err(stopped(args.run));
         }
@@ -260,13 +262,14 @@ impl Owner {
             self.runs.ending.answers.push(answer);
             return;
         }
-        let reason = if args.only_if_nothing_pending { "nothing pending" } else { "deadline" };
-        match self.table.settle_start(self.clock.now(), args.only_if_nothing_pending, false, reason) {
-            Ok(()) => self.start_scan(vec![answer]),
-            Err(refusal) => {
-                let _ = answer.send(Err(refusal));
-            }
+        let now = self.clock.now();
+        if !args.only_if_nothing_pending && self.table.owes_time(now) {
+            let words = "nlmd did not run for a while, and its clients get that time before the run settles";
+            let _ = answer.send(Err(Refusal::new(RefusalCode::StillPending, words)));
+            return;
         }
+        let reason = if args.only_if_nothing_pending { "nothing pending" } else { "deadline" };
+        self.start_scan(args.only_if_nothing_pending, Ending { answers: vec![answer], reason, ..Ending::default() });
     }
 
     /// The deadline has passed and nobody settled.
@@ -277,16 +280,40 @@ impl Owner {
             "deadline, and the controller was gone"
         };
         tracing::warn!("settling alone: {reason}");
-        match self.table.settle_start(self.clock.now(), false, true, reason) {
-            Ok(()) => self.start_scan(Vec::new()),
-            Err(refusal) => self.abort_alone(&format!("could not settle: {refusal}")),
+        self.start_scan(false, Ending { alone: true, reason, ..Ending::default() });
+    }
+
+    fn start_scan(&mut self, only_if_nothing_pending: bool, ending: Ending) {
+        match self.table.settle_start(self.clock.now(), only_if_nothing_pending, ending.alone, ending.reason) {
+            Ok(()) => {
+                self.runs.ending = ending;
+                self.runs.phase = Phase::Scanning;
+                let _ = self.apply_effects();
+            }
+            Err(refusal) if ending.alone => self.abort_alone(&format!("could not settle: {refusal}")),
+            Err(refusal) => {
+                for answer in ending.answers {
+                    let _ = answer.send(Err(refusal.clone()));
+                }
+            }
         }
     }
 
-    fn start_scan(&mut self, answers: Vec<Refusable<RunResult>>) {
-        self.runs.ending = Ending { result: None, answers };
-        self.runs.phase = Phase::Scanning;
+    /// Reclaims of what is about to be dropped came while the result was written, before the instant. They are
+    /// decided in grace, where nobody else can take the range, and then the run settles anew. A client causes
+    /// this once: what else it has pending is kept.
+    fn decide_first(&mut self, ending: Ending) {
+        self.table.settle_cancel();
+        self.runs.phase = Phase::Active;
         let _ = self.apply_effects();
+        self.after_commit();
+        self.start_scan(false, Ending { result: None, ..ending });
+    }
+
+    fn reclaims_came_in_time(&mut self) -> bool {
+        let claims = |call: &OpenCall| self.table.came_in_time(call.incoming.address, &call.incoming.call);
+        // Of each client that has one, so all are asked.
+        self.queue.reclaims().map(claims).fold(false, |any, one| any | one)
     }
 
     pub(super) fn scan(&mut self) {
@@ -296,7 +323,7 @@ impl Owner {
                 return;
             }
         }
-        let Some(result) = self.table.settle_result(self.clock.unix_ms()).map(Arc::new) else {
+        let Some(result) = self.table.settle_result(self.runs.unix_ms(self.clock.now())).map(Arc::new) else {
             self.abort_alone("the run was gone before its end");
             return;
         };
@@ -307,8 +334,14 @@ impl Owner {
     }
 
     pub(super) fn result_durable(&mut self, durable: Result<(), PersistError>) {
-        let Ending { result, answers } = std::mem::take(&mut self.runs.ending);
-        let Some(result) = result else { return };
+        let ending = std::mem::take(&mut self.runs.ending);
+        let Some(result) = ending.result.clone() else { return };
+        if durable.is_ok() && self.reclaims_came_in_time() {
+            self.decide_first(ending);
+            tokio::task::spawn_blocking(move || drop(result));
+            return;
+        }
+        let answers = ending.answers;
         match durable {
             Ok(()) => {
                 self.table.settle_commit();
@@ -332,7 +365,7 @@ impl Owner {
                     let _ = answer.send(Err(refusal.clone()));
                 }
                 if self.runs.failures >= FAILURES_MAX {
-                    self.abort_alone("the result could not be written");
+                    self.abort_alone(&format!("the result could not be written, so nothing was dropped: {error}"));
                 }
             }
         }
@@ -392,7 +425,7 @@ impl Owner {
     }
 
     fn abort_now(&mut self, reason: &str) -> Result<Arc<FullResult>, Refusal> {
-        let result = Arc::new(self.table.abort(self.clock.unix_ms(), reason)?);
+        let result = Arc::new(self.table.abort(self.runs.unix_ms(self.clock.now()), reason)?);
         self.runs.phase = Phase::Idle;
         self.over(&result.result);
         let _ = self.apply_effects();
@@ -401,12 +434,17 @@ impl Owner {
 
     /// An abort drops nothing, so it does not wait for the disk; its answer does, for a while.
     fn keep_aborted(&mut self, result: Arc<FullResult>, answer: Option<Refusable<RunResult>>) {
-        let persist = self.persist.clone();
+        let (persist, unwritten) = (self.persist.clone(), self.unwritten.clone());
+        *unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(result.clone());
         // Queued now: a late reclaim is appended to it and must come after it.
         let mut submitted = persist.submit(Change::Ended(result.clone()));
         self.work.spawn(async move {
             for attempt in 1..=FAILURES_MAX {
-                let Err(error) = durably(submitted).await else { break };
+                let Err(error) = durably(submitted).await else {
+                    let mut kept = unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+                    kept.take_if(|kept| kept.result.run == result.result.run);
+                    break;
+                };
                 tracing::error!(run = %result.result.run, attempt, %error, "the aborted run's result is not on disk");
                 tokio::time::sleep(RETRY_AFTER).await;
                 submitted = persist.submit(Change::Ended(result.clone()));

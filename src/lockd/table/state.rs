@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::archive::Unwritten;
 use super::incoming::Clock;
 use super::outside::{Embedded, Stepped};
 use super::phase::Runs;
@@ -18,6 +19,7 @@ use crate::lockd::embed::Admission;
 use crate::lockd::persist::{MonitorRecord, Persist, PersistError, Watch};
 use crate::locks::{Cap, ClientId, LockTable, OfferAnswer, OfferId};
 use crate::rpc::control::Timeline;
+use crate::rpc::pulse::Pulse;
 use crate::wire::control::InstanceId;
 use crate::wire::types::{CallerName, FileHandle, NsmState};
 
@@ -57,6 +59,10 @@ pub(super) struct Owner {
     pub(super) timeline: Timeline,
     pub(super) work: JoinSet<Done>,
     pub(super) offers: HashMap<OfferId, AbortHandle>,
+    /// What the archive tells while the disk does not take it.
+    pub(super) unwritten: Unwritten,
+    /// Of the owner's loop, while a deadline is awaited.
+    pub(super) pulse: Pulse,
 }
 
 impl Owner {

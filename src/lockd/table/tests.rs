@@ -15,8 +15,8 @@ use crate::locks::{Call, Limits, LockTable, Process, Reboot, Verdict, Via, Wante
 use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
-    BeginArgs, Begun, ClientProgress, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy, ProgressArgs,
-    Refusal, RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, Silent, Unreachable,
+    BeginArgs, Begun, ClientProgress, Counts, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy,
+    ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, Silent, Unreachable,
 };
 use crate::wire::rpc::Credential;
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
@@ -69,14 +69,24 @@ impl World {
         assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
     }
     async fn begin(&mut self) -> Begun {
+        self.begin_with(begin_args(1)).await
+    }
+    async fn begin_with(&mut self, args: BeginArgs) -> Begun {
         let table = self.table.clone();
-        let run = tokio::spawn(async move { table.begin(begin_args(1), ConnectionId(1)).await });
+        let run = tokio::spawn(async move { table.begin(args, ConnectionId(1)).await });
         assert!(matches!(self.accept().await, Change::Begin(_)));
         assert!(matches!(self.accept().await, Change::Marked { .. }));
         run.await.unwrap().unwrap()
     }
+    /// A run in which an ack is soon no late one.
+    async fn begin_in_haste(&mut self) {
+        self.begin_with(BeginArgs { grace_ms: 1, ..begin_args(1) }).await;
+        while self.table.status().await.unwrap().run.0.is_none_or(|run| run.elapsed_ms < 2) {
+            tokio::task::yield_now().await;
+        }
+    }
     async fn settle(&self) -> tokio::task::JoinHandle<Result<RunResult, Refusal>> {
-        let acked = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
+        let acked = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 1_000, suspect: false };
         let args = ProgressArgs { run: RunId([1; 16]), notices_begun: true, clients: List::new(vec![acked]).unwrap() };
         self.table.progress(args, ConnectionId(1)).await.unwrap();
         let table = self.table.clone();
@@ -228,6 +238,29 @@ async fn a_result_that_the_disk_refuses_drops_nothing_and_the_run_goes_on() {
     assert_eq!(full.result.outcome, Outcome::Aborted);
     let status = world.table.status().await.unwrap();
     assert_eq!((status.grace, status.locks), (Grace::Open, 1), "nothing is lost");
+}
+
+#[tokio::test]
+async fn a_run_that_a_failing_disk_aborted_is_told_as_that_while_the_disk_goes_on_failing() {
+    let mut world = World::new();
+    world.hold(incoming(2, "stale")).await;
+    world.begin().await;
+    for _ in 1..=5 {
+        let settling = world.settle().await;
+        world.refuse().await;
+        assert_eq!(settling.await.unwrap().unwrap_err().code, RefusalCode::NotDurable);
+    }
+    world.refuse().await;
+    let result = world.table.result(RunArgs { run: RunId([1; 16]) }).await.unwrap();
+    assert_eq!(result.outcome, Outcome::Aborted);
+    assert!(result.reason.as_str().contains("could not be written") && result.reason.as_str().contains("disk full"));
+}
+
+#[test]
+fn a_run_ends_as_long_after_its_begin_as_it_lasted_whatever_the_wall_clock_says() {
+    let mut runs = super::phase::Runs::new(Vec::new());
+    runs.began = (Duration::from_secs(40), 1_000_000);
+    assert_eq!(runs.unix_ms(Duration::from_millis(42_500)), 1_002_500);
 }
 
 #[tokio::test]
@@ -419,6 +452,74 @@ async fn what_follows_a_lock_that_waits_for_the_commit_does_not_overtake_it() {
         }
     }
     assert_eq!(later.await.unwrap(), Some(Verdict::Granted));
+}
+
+#[tokio::test]
+async fn a_reclaim_that_comes_while_the_result_is_written_is_decided_before_the_run_ends() {
+    let mut world = World::new();
+    world.hold(incoming(2, "claimed")).await;
+    assert_eq!(world.table.call(incoming(2, "claimed next")).await, Some(Verdict::Granted));
+    world.hold(incoming(3, "own")).await;
+    let mut blocking = incoming(3, "claimed");
+    let Call::Lock { block, .. } = &mut blocking.call else { panic!("a LOCK") };
+    *block = true;
+    assert_eq!(world.table.call(blocking).await, Some(Verdict::Blocked));
+    world.begin_in_haste().await;
+    let settling = world.settle().await;
+    let (Change::Ended(first), done) = world.change().await else { panic!("the result") };
+    assert_eq!(first.result.counts.dropped, 2);
+    let call = world.send(reclaim_of(incoming(2, "claimed")));
+    tokio::task::yield_now().await;
+    done.send(Ok(())).unwrap();
+    let Change::Ended(second) = world.accept().await else { panic!("the result, anew") };
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted), "before the waiter");
+    let result = settling.await.unwrap().unwrap();
+    assert_eq!(result, second.result);
+    let Counts { reclaimed, dropped, kept, conflicts, .. } = result.counts;
+    assert_eq!((reclaimed, dropped, kept, conflicts), (1, 0, 2, 0), "it was still claiming; the third was not told");
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_to_the_owner_when_the_result_is_written_comes_before_the_end() {
+    let mut world = World::new();
+    world.hold(incoming(2, "claimed")).await;
+    world.begin_in_haste().await;
+    let settling = world.settle().await;
+    let (change, done) = world.change().await;
+    assert!(matches!(change, Change::Ended(_)));
+    let table = world.table.clone();
+    let call = tokio::spawn(async move {
+        // As a datagram that was just read, or a new connection.
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+        table.call(reclaim_of(incoming(2, "claimed"))).await
+    });
+    done.send(Ok(())).unwrap();
+    world.accept().await;
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    assert_eq!(settling.await.unwrap().unwrap().counts.reclaimed, 1);
+}
+
+#[tokio::test]
+async fn a_run_is_not_settled_while_clients_are_owed_the_time_in_which_nlmd_did_not_run() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    world.begin().await;
+    let lag = |owner: &mut super::state::Owner, asker: Refusable<()>| {
+        owner.table.lagged(owner.clock.now(), Duration::from_secs(5), true);
+        asker.send(Ok(())).unwrap();
+    };
+    world.table.order(lag).await.unwrap();
+    let refusal = world.settle().await.await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::StillPending);
+    assert_eq!(world.table.status().await.unwrap().grace, Grace::Strict, "it goes on");
+}
+
+fn reclaim_of(mut incoming: Incoming) -> Incoming {
+    let Call::Lock { reclaim, .. } = &mut incoming.call else { panic!("a LOCK") };
+    *reclaim = true;
+    incoming
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod grace;
 mod identity;
+mod lags;
 mod mirror;
 mod model;
 mod paths;

@@ -86,6 +86,8 @@ pub enum Spared {
     NotUnderstood = 3,
     /// Nothing came back through this server address, and something did through another one.
     OtherAddress = 4,
+    /// The lock manager itself did not run for a while, or the client was still reclaiming: it had not the time.
+    NoTime = 5,
 }
 
 /// A client's locks through one server address, where some were pending at settle.
