@@ -19,6 +19,10 @@ const MOST_UNFINISHED: usize = 1_000;
 /// How often a manager that is writing a result just now is asked again.
 const RESULT_TRIES: usize = 300;
 
+/// Where a manager has no result of a run that it was asked for in this life.
+pub(super) const NO_RESULT: &str = "the lock manager has not restarted, and has no result of the run: it could not \
+                                    write it, or newer ones pushed it out; see its log";
+
 /// What became of fetching a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fetched {
@@ -161,6 +165,9 @@ pub(super) fn unknown_end(run: &StoredRun, status: &Status) -> RunOutcome {
     if never_asked || never_begun {
         let reason = "nlmctl ended before the run began: nothing was touched";
         return end_without_result(Outcome::Failed, reason.into(), None);
+    }
+    if run.begin.instance == status.instance {
+        return end_without_result(Outcome::Failed, NO_RESULT.into(), None);
     }
     let reason = "the lock manager does not know the run any more: it restarted in the middle of it";
     end_without_result(Outcome::Superseded, reason.into(), None)

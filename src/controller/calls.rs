@@ -19,7 +19,8 @@ use crate::report::Probe;
 use crate::resync::run::Event;
 use crate::store::NewClient;
 use crate::wire::control::{
-    self, BeginArgs, Begun, ClientProgress, ProgressArgs, RefusalCode, RunClient, RunId, SettleArgs, Status, WatchArgs,
+    self, BeginArgs, Begun, ClientProgress, ExtendArgs, ProgressArgs, RefusalCode, RunClient, RunId, SettleArgs,
+    Status, WatchArgs,
 };
 use crate::wire::types::CallerName;
 use crate::wire::xdr::List;
@@ -41,6 +42,7 @@ const WATCH_GAP: Duration = Duration::from_millis(5);
 pub(super) enum Call {
     Begin,
     Tell(Vec<ClientProgress>),
+    Extend(Duration),
     AskStatus,
     Settle { only_if_nothing_pending: bool },
     Abort,
@@ -102,6 +104,7 @@ impl Desk {
                 Err(error) => failed(&error),
             },
             Call::Tell(clients) => self.tell(clients).await,
+            Call::Extend(time) => self.extend(time).await,
             Call::AskStatus => self.status().await,
             Call::Settle { only_if_nothing_pending } => {
                 ended(self.manager.settle(&SettleArgs { run, only_if_nothing_pending }).await.map(|_| ()))
@@ -112,7 +115,12 @@ impl Desk {
                     Ok(()) => Answer::Event(Event::ResultStored),
                     Err(error) => Answer::Broken(error),
                 },
-                Ok(Fetched::Unknown) => Answer::Event(Event::ResultUnknown),
+                Ok(Fetched::Unknown) => match self.manager.status().await {
+                    Ok(status) if status.instance == self.begin.instance => {
+                        Answer::Event(Event::Failed(books::NO_RESULT.into()))
+                    }
+                    Ok(_) | Err(_) => Answer::Event(Event::ResultUnknown),
+                },
                 Err(ControllerError::Manager(error)) => failed(&error),
                 Err(error) => Answer::Broken(error),
             },
@@ -163,6 +171,16 @@ impl Desk {
         }
         // Its status then says where the run is, and all that is known is told anew.
         Answer::Event(Event::ManagerLost)
+    }
+
+    /// A run that is being settled or is over takes no time: its status tells.
+    async fn extend(&self, time: Duration) -> Answer {
+        let remaining_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        match self.manager.extend(&ExtendArgs { run: self.run(), remaining_ms }).await {
+            Ok(status) => Answer::Seen(Box::new(status), Vec::new()),
+            Err(ManagerError::Refused(_)) => self.status().await,
+            Err(error) => failed(&error),
+        }
     }
 
     async fn status(&self) -> Answer {

@@ -7,7 +7,8 @@
 //! - the fan-out of notices, while the machine wants them out,
 //! - at most one write of deliveries to the record at a time.
 //!
-//! Whatever the machine wants durable is durable before the next action is begun.
+//! Whatever the machine wants durable is durable before the next action is begun. The loop beats ([`Pulse`]), and the
+//! machine learns that this process did not run for a while before it learns anything else.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::manager::LockManager;
 use crate::nsm::{self, FanoutEvent, NotifyOptions};
 use crate::report::{Failure, Phase, Probe, Progress};
 use crate::resync::run::{Action, Ending, Event, News, Run, Standing, Starting};
+use crate::rpc::pulse::{BEAT, Moment, Pulse};
 use crate::store::{DeliveryUpdate, StoredClient};
 use crate::wire::control::{self, BeginArgs, Begun, Counts, Delivery, RunClient, Status};
 use crate::wire::types::{CallerName, NsmState};
@@ -86,6 +88,14 @@ impl Told {
     }
 }
 
+/// What comes next.
+enum Turn {
+    Signal(Option<&'static str>),
+    Answer(Answer),
+    Heard(FanoutEvent),
+    Tick,
+}
+
 /// See the theory above.
 pub(super) struct Drive {
     machine: Run,
@@ -98,6 +108,7 @@ pub(super) struct Drive {
     progress: watch::Sender<Progress>,
     /// Where this run's clock starts.
     epoch: Instant,
+    pulse: Pulse,
     began: Duration,
     state: NsmState,
     clients: Vec<RunClient>,
@@ -148,6 +159,7 @@ impl Drive {
             signals_open: true,
             progress,
             epoch: Instant::now(),
+            pulse: Pulse::default(),
             began: Duration::ZERO,
             state: NsmState::default(),
             clients: Vec::new(),
@@ -189,27 +201,30 @@ impl Drive {
             return self.end(ending).await;
         }
         loop {
-            let wake = self.machine.wake_at().map(|at| self.epoch + at);
+            let wake = self.machine.wake_at().map_or(BEAT, |at| at.saturating_sub(self.epoch.elapsed()).min(BEAT));
+            self.pulse.start(Moment::now());
             // A signal that came before the answer that lets notices go must count as before them.
-            let actions = tokio::select! {
+            let turn = tokio::select! {
                 biased;
-                signal = self.signals.recv(), if self.signals_open => {
-                    let Some(name) = signal else {
-                        self.signals_open = false;
-                        continue;
-                    };
-                    if !self.machine.can_abort() {
-                        tracing::warn!(
-                            "{name}: too late to abort, this lock manager frees the locks when the run begins; nlmctl \
-                             leaves when every client is told, or at the next signal"
-                        );
-                    }
-                    self.machine.handle(self.epoch.elapsed(), Event::Signal(name))
-                }
-                Some(answer) = self.answers.recv() => self.answered(answer)?,
-                Some(event) = self.heard.recv() => self.heard(event),
-                () = sleep_until(wake) => self.machine.handle(self.epoch.elapsed(), Event::Tick),
+                signal = self.signals.recv(), if self.signals_open => Turn::Signal(signal),
+                Some(answer) = self.answers.recv() => Turn::Answer(answer),
+                Some(event) = self.heard.recv() => Turn::Heard(event),
+                () = tokio::time::sleep(wake) => Turn::Tick,
             };
+            let mut actions = Vec::new();
+            if let Some(lag) = self.pulse.beat(Moment::now()) {
+                actions = self.machine.lagged(self.epoch.elapsed(), lag.is_long());
+            }
+            actions.extend(match turn {
+                Turn::Signal(None) => {
+                    self.signals_open = false;
+                    Vec::new()
+                }
+                Turn::Signal(Some(name)) => self.signalled(name),
+                Turn::Answer(answer) => self.answered(answer)?,
+                Turn::Heard(event) => self.heard(event),
+                Turn::Tick => self.machine.handle(self.epoch.elapsed(), Event::Tick),
+            });
             let ended = self.act(actions).await?;
             let now = self.machine.progress(self.epoch.elapsed());
             self.progress.send_if_modified(|shown| std::mem::replace(shown, now) != now);
@@ -217,6 +232,16 @@ impl Drive {
                 return self.end(ending).await;
             }
         }
+    }
+
+    fn signalled(&mut self, name: &'static str) -> Vec<Action> {
+        if !self.machine.can_abort() {
+            tracing::warn!(
+                "{name}: too late to abort, this lock manager frees the locks when the run begins; nlmctl leaves when \
+                 every client is told, or at the next signal"
+            );
+        }
+        self.machine.handle(self.epoch.elapsed(), Event::Signal(name))
     }
 
     async fn end(&mut self, ending: Ending) -> Result<Driven, ControllerError> {
@@ -372,6 +397,7 @@ impl Drive {
                 }
                 Action::StartNotices => self.start_notices(),
                 Action::StopNotices => self.notices = None,
+                Action::Extend(time) => self.calls.ask(Call::Extend(time)).await,
                 Action::AskStatus => self.calls.ask(Call::AskStatus).await,
                 Action::Settle { only_if_nothing_pending } => {
                     self.calls.ask(Call::Settle { only_if_nothing_pending }).await;
@@ -469,13 +495,6 @@ impl Drive {
                 })
                 .await
         }));
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 

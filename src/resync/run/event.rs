@@ -138,6 +138,8 @@ pub enum Action {
     StartNotices,
     /// Send no more notices.
     StopNotices,
+    /// Ask to move the deadline so far away, as far as that goes; answer with `Seen`.
+    Extend(Duration),
     /// Ask for the status; answer with `Seen`.
     AskStatus,
     /// Ask `settle`; answer with `Ended`, `StillPending` or `NotDurable`.

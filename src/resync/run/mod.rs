@@ -30,6 +30,8 @@
 //!   that a call was sent to in vain. The manager extends the deadline by itself; [`Standing`] brings
 //!   it here.
 //!
+//! - What this process could not hear because it did not run says nothing of anybody ([`Run::lagged`]).
+//!
 //! The driver does the actions in their order, and one call to the manager at a time; it gives the
 //! answers back as events. Start reading at [`Run::handle`]; `states` has a method for each state of the diagram.
 
@@ -45,6 +47,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::report::{Phase, Progress};
+use crate::resync::policy::RETRANSMISSION;
 use crate::wire::control::{ClientProgress, Delivery};
 
 /// How long deliveries are gathered before they are told.
@@ -55,6 +58,8 @@ const TELL_MOST: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a manager that could not write it is asked again.
 const RETRY: Duration = Duration::from_secs(1);
+/// After a lag, settling waits so long: what came in meanwhile is heard first.
+const HEAR_FIRST: Duration = Duration::from_millis(200);
 /// How often it is asked again.
 const RETRIES: u32 = 30;
 
@@ -210,6 +215,31 @@ impl Run {
         }
         self.advance(now, &mut out);
         out
+    }
+
+    /// This process did not run until `now`; call it before anything else is handled. It could not hear: what went
+    /// unanswered says nothing any more of anybody, and what has come in meanwhile is heard before the run settles.
+    /// After a `long` lag, in which answers were lost and notices late, clients get more time.
+    pub fn lagged(&mut self, now: Duration, long: bool) -> Vec<Action> {
+        for client in &mut self.clients {
+            client.tried = false;
+        }
+        match &mut self.state {
+            State::Away { since, .. } => *since = now,
+            State::Notifying | State::Closing => {
+                self.not_before = self.not_before.max(now + HEAR_FIRST);
+                if long && now + RETRANSMISSION > self.deadline {
+                    return vec![Action::Extend(RETRANSMISSION)];
+                }
+            }
+            State::Beginning
+            | State::Announcing
+            | State::Settling
+            | State::Aborting
+            | State::Fetching
+            | State::Finished => {}
+        }
+        Vec::new()
     }
 
     /// When [`handle`](Self::handle) wants a [`Tick`](Event::Tick); none: only when something comes.

@@ -198,6 +198,46 @@ fn at_the_deadline_no_answer_is_told_only_of_a_client_that_a_call_was_sent_to_in
 }
 
 #[test]
+fn a_client_that_a_stopped_controller_could_not_hear_has_not_failed_to_answer() {
+    for again in [false, true] {
+        let mut run = notifying(2);
+        run.handle(ms(300), sent_again(0, 300));
+        assert_eq!(run.lagged(ms(95_000), false), []);
+        // Its ack waits in the socket; or it really says nothing.
+        if again {
+            run.handle(ms(95_100), sent_again(0, 95_100));
+        }
+        let done = pass(&mut run, 95_300, |_| active(2, 0));
+        let told: Vec<_> = done
+            .iter()
+            .filter_map(|(_, action)| if let Action::Tell(batch) = action { Some(batch.clone()) } else { None })
+            .flatten()
+            .map(|seen| (seen.client, seen.delivery))
+            .collect();
+        assert_eq!(told, if again { vec![(0, Delivery::NoAnswer)] } else { vec![] }, "{again}");
+        assert_eq!(settles(&done), [(95_200, false)], "what has come in is heard first");
+    }
+}
+
+#[test]
+fn after_a_long_lag_the_controller_asks_for_more_time() {
+    let mut run = notifying(2);
+    assert_eq!(run.lagged(ms(20_000), true), [], "there is enough");
+    assert_eq!(run.lagged(ms(85_000), true), [Action::Extend(Duration::from_secs(15))]);
+    run.handle(ms(85_010), Event::Seen(active(2, 15_000)));
+    assert_eq!(settles(&pass(&mut run, 100_000, |at| active(2, left(100_010, at)))), []);
+}
+
+#[test]
+fn a_lag_does_not_count_as_absence_of_the_manager() {
+    let mut run = notifying(2);
+    run.handle(ms(1_000), Event::ManagerLost);
+    run.lagged(ms(60_000), true);
+    assert!(run.handle(ms(60_001), Event::Tick).is_empty());
+    assert_eq!(run.wake_at(), Some(ms(90_000)));
+}
+
+#[test]
 fn a_deadline_that_the_manager_moved_is_followed() {
     let mut run = notifying(2);
     run.handle(ms(20), ack(0, 20));
@@ -526,6 +566,7 @@ proptest! {
         never_reclaimed in 0u64..2,
         lost in prop::option::of(0u64..12_000),
         signal in prop::option::of(0u64..30_000),
+        mut lag in prop::option::of(0u64..12_000),
         grace in 1u64..10_000,
     ) {
         let (mut run, first) = Run::begin(TERMS);
@@ -561,7 +602,7 @@ proptest! {
                 Some(Action::Finish(ending)) => break ending,
                 Some(Action::Begin) => fresh(acks.len()),
                 Some(Action::Tell(_)) => Event::Told(standing),
-                Some(Action::AskStatus) => Event::Seen(standing),
+                Some(Action::AskStatus | Action::Extend(_)) => Event::Seen(standing),
                 Some(Action::Settle { only_if_nothing_pending: true }) if pending > 0 && !over => Event::StillPending,
                 Some(Action::Settle { .. } | Action::Abort) => { over = true; Event::Ended }
                 Some(Action::FetchResult) => Event::ResultStored,
@@ -585,6 +626,9 @@ proptest! {
                     }
                 }
             };
+            if lag.take_if(|at| ms(*at) <= now).is_some() {
+                todo.extend(run.lagged(now, true));
+            }
             todo.extend(run.handle(now, event));
         };
         match ending {

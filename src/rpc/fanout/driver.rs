@@ -6,6 +6,7 @@
 //! on events, send a burst. Names and TCP calls run in tasks of their own, few at a time, and only
 //! hand their findings in: a resolver that hangs delays its own names and no datagram. Open files
 //! are a handful of UDP sockets and at most [`STREAMS`] TCP connections, for any number of targets.
+//! The machine's clock stands still while the process does not run: what it could not hear then gives nobody up.
 //! A full event channel makes events wait in the machine (it holds a few for each target), never sends.
 
 use std::collections::{HashMap, HashSet};
@@ -25,6 +26,7 @@ use super::queue::Lane;
 use super::state::{Fanout, Question};
 use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target, each_once};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
+use crate::rpc::pulse::{BEAT, Moment, Pulse};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
 use crate::wire::rpc::{Credential, RpcError};
 use crate::wire::rpcbind;
@@ -250,6 +252,9 @@ struct Driver {
     fanout: Fanout,
     sockets: Sockets,
     epoch: Instant,
+    pulse: Pulse,
+    /// For how long the process did not run.
+    not_run: Duration,
     findings: mpsc::Receiver<Finding>,
     finder: mpsc::Sender<Finding>,
     /// Aborted with the driver.
@@ -271,6 +276,8 @@ impl Driver {
             fanout,
             sockets,
             epoch,
+            pulse: Pulse::default(),
+            not_run: Duration::ZERO,
             findings,
             finder,
             tasks: JoinSet::new(),
@@ -282,12 +289,22 @@ impl Driver {
         }
     }
 
+    /// The machine's clock.
     fn now(&self) -> Duration {
-        self.epoch.elapsed()
+        self.epoch.elapsed().saturating_sub(self.not_run)
+    }
+
+    fn beat(&mut self) {
+        let now = Moment::now();
+        self.pulse.start(now);
+        if let Some(lag) = self.pulse.beat(now) {
+            self.not_run += lag.counted;
+        }
     }
 
     async fn run(mut self, events: mpsc::Sender<Event>) -> Result<(), DriverError> {
         loop {
+            self.beat();
             self.take_in()?;
             let now = self.now();
             self.fanout.handle_timeout(now);
@@ -296,7 +313,7 @@ impl Driver {
                 match events.try_reserve() {
                     Ok(place) => {
                         if let Some(event) = self.fanout.poll_event() {
-                            place.send(event);
+                            place.send(Event { at: event.at + self.not_run, ..event });
                         }
                     }
                     Err(mpsc::error::TrySendError::Full(())) => break,
@@ -323,7 +340,7 @@ impl Driver {
         for (lane, endpoint) in self.sockets.endpoints.iter().enumerate() {
             loop {
                 let came = endpoint.try_recv(&mut self.inbox, BURST).map_err(DriverError::Receive)?;
-                let now = self.epoch.elapsed();
+                let now = self.now();
                 for datagram in self.inbox.drain(..) {
                     self.fanout.handle_datagram(now, lane, datagram.peer, datagram.local_ip, &datagram.bytes);
                 }
@@ -332,7 +349,7 @@ impl Driver {
                 }
             }
             for to in endpoint.take_refused() {
-                self.fanout.handle_refused(self.epoch.elapsed(), to);
+                self.fanout.handle_refused(self.now(), to);
             }
         }
         Ok(())
@@ -376,7 +393,7 @@ impl Driver {
 
     async fn wait(&mut self, events: &mpsc::Sender<Event>) -> Result<(), DriverError> {
         let timeout = self.fanout.next_timeout().map_or(Duration::MAX, |at| at.saturating_sub(self.now()));
-        let nap = if self.unsent.is_some() { timeout.min(SEND_AGAIN) } else { timeout };
+        let nap = if self.unsent.is_some() { timeout.min(SEND_AGAIN) } else { timeout.min(BEAT) };
         let delayed_events = self.fanout.has_events();
         tokio::select! {
             ready = self.sockets.readable() => ready.map_err(DriverError::Receive)?,
@@ -505,6 +522,34 @@ mod tests {
             acked += 1;
         }
         assert_eq!(acked, 2_000);
+        running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_time_in_which_the_process_did_not_run_gives_nobody_up() {
+        let farm = Farm::start(Ipv4Addr::UNSPECIFIED.into(), |_| Manner::Healthy).await;
+        let targets = vec![target(1)];
+        let sockets = Sockets::open(&targets, 106_496).unwrap();
+        let options = Options {
+            program: STATD,
+            keep_on: true,
+            rpcbind_port: farm.rpcbind_port,
+            lanes: sockets.lanes.clone(),
+            streams: 1,
+            no_answer_after: SOON,
+            end: SOON,
+            seed: 1,
+        };
+        let (sender, mut receiver) = mpsc::channel(64);
+        // It began, and was stopped for longer than all may last.
+        let stopped = SOON * 3;
+        let fanout = Fanout::new(Duration::ZERO, targets, options);
+        let mut driver = Driver::new(fanout, sockets, Instant::now().checked_sub(stopped).unwrap());
+        driver.not_run = stopped;
+        let running = tokio::spawn(driver.run(sender));
+        let event = tokio::time::timeout(SOON, receiver.recv()).await.expect("it ends").unwrap();
+        assert!(matches!(event.news, News::Answered { .. }), "{event:?}");
+        assert!(event.at >= stopped, "by the clock of who asked: {event:?}");
         running.await.unwrap().unwrap();
     }
 
