@@ -123,7 +123,7 @@ pub(super) struct Run {
     /// The last time that the process went on after a lag; the begin without one.
     ran_since: Duration,
     /// How long the process did not run.
-    not_run: Duration,
+    stood_still: Duration,
     /// Until when clients would have to be waited for, for that: `latest` may come first.
     owed: Duration,
     pub(super) clients: Vec<RunClient>,
@@ -169,7 +169,7 @@ impl Run {
             deadline: now + grace,
             latest: now + Duration::from_millis(args.grace_max_ms),
             ran_since: now,
-            not_run: Duration::ZERO,
+            stood_still: Duration::ZERO,
             owed: Duration::ZERO,
             clients: Vec::new(),
             tallies: Vec::new(),
@@ -336,7 +336,7 @@ impl Run {
     /// The process did not run until `now`, for `counted` on that clock. Clients get that time back, and at least
     /// `wait` from now on.
     pub(super) fn lagged(&mut self, now: Duration, counted: Duration, wait: Duration) {
-        self.not_run += counted;
+        self.stood_still += counted;
         self.ran_since = now;
         let acks = self.tallies.iter_mut().filter_map(|tally| tally.acked_at.as_mut());
         for at in acks.chain(&mut self.last_ack).chain(&mut self.last_reclaim) {
@@ -441,15 +441,15 @@ impl Run {
             clients: pending.map(|(place, _)| place).collect(),
             not_understood: not_understood && !cut_short,
             alone,
-            reason: if cut_short { kept_for_a_lag(reason, self.not_run) } else { reason.to_owned() },
+            reason: if cut_short { kept_for_a_lag(reason, self.stood_still) } else { reason.to_owned() },
             ..Settling::default()
         });
     }
 }
 
-fn kept_for_a_lag(reason: &str, not_run: Duration) -> String {
+fn kept_for_a_lag(reason: &str, stood_still: Duration) -> String {
     format!(
         "{reason}; the lock manager itself did not run for {:.1} s, so what was pending at the latest deadline is kept",
-        not_run.as_secs_f64()
+        stood_still.as_secs_f64()
     )
 }

@@ -68,6 +68,7 @@ pub struct Setup {
 }
 
 /// What the owner's loop has to do next.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Turn {
     Order(Order),
     Done(Result<Done, JoinError>),
@@ -184,9 +185,9 @@ impl Owner {
     /// What comes next; none: nobody can ask for anything any more.
     async fn turn(&mut self, inbox: &mut mpsc::Receiver<Order>) -> Option<Turn> {
         if self.table.has_deadline() {
-            self.pulse.start(Moment::now())
+            self.pulse.start(Moment::now());
         } else {
-            self.pulse.rest()
+            self.pulse.rest();
         }
         let timer = self.timer();
         let slicing = self.runs.is_slicing() || self.table.has_more_to_wake() || self.queue.has_begun();
