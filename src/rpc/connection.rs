@@ -45,7 +45,7 @@ pub async fn serve_tcp(
         };
         let Some((stream, peer)) = accepted_or_pause(accepted).await else { continue };
         let peer = canonical(peer);
-        let guest = Guest::of(&guests, peer.ip(), limits.connections_per_address);
+        let guest = Guest::of(&guests, Host::Address(peer.ip()), limits.connections_per_peer);
         let (Some(guest), true) = (guest, connections.len() < limits.connections) else {
             tracing::debug!(%peer, "connection closed: too many are open");
             continue;
@@ -80,6 +80,7 @@ pub async fn serve_unix(
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let shared = Shared::new(service, None, limits, shutdown.clone());
+    let guests = Guests::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -89,26 +90,33 @@ pub async fn serve_unix(
             accepted = listener.accept() => accepted,
         };
         let Some((stream, _)) = accepted_or_pause(accepted).await else { continue };
-        if connections.len() >= limits.connections {
-            tracing::debug!("control connection closed: too many are open");
+        let Some((uid, origin)) = unix_origin(&stream).filter(|(_, origin)| shared.service.admits(&origin.peer)) else {
             continue;
-        }
-        if let Some(origin) = unix_origin(&stream).filter(|origin| shared.service.admits(&origin.peer)) {
-            connections.spawn(serve_connection(stream, origin, shared.clone()));
-        }
+        };
+        let guest = Guest::of(&guests, Host::User(uid), limits.connections_per_peer);
+        let (Some(guest), true) = (guest, connections.len() < limits.connections) else {
+            tracing::debug!(uid, "control connection closed: too many are open");
+            continue;
+        };
+        let shared = shared.clone();
+        connections.spawn(async move {
+            serve_connection(stream, origin, shared).await;
+            drop(guest);
+        });
     }
     drain(connections, limits.drain).await;
     Ok(())
 }
 
-fn unix_origin(stream: &UnixStream) -> Option<Origin> {
+fn unix_origin(stream: &UnixStream) -> Option<(u32, Origin)> {
     let peer = stream.peer_cred().ok()?;
-    Some(Origin {
+    let origin = Origin {
         peer: Peer::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unwrap_or_default() },
         connection: Some(ConnectionId::next()),
         local_ip: Ipv4Addr::LOCALHOST.into(),
         transport: Transport::Tcp,
-    })
+    };
+    Some((peer.uid(), origin))
 }
 
 /// Errors of accept are about one connection, or about room that others may give back.
@@ -125,34 +133,41 @@ async fn accepted_or_pause<T>(accepted: io::Result<T>) -> Option<T> {
     }
 }
 
-/// Open connections by address.
-type Guests = Arc<Mutex<HashMap<IpAddr, usize>>>;
+/// Whose connections are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Host {
+    Address(IpAddr),
+    User(u32),
+}
 
-/// One connection of an address, counted while this lives.
+/// Open connections by whose they are.
+type Guests = Arc<Mutex<HashMap<Host, usize>>>;
+
+/// One connection, counted while this lives.
 struct Guest {
     guests: Guests,
-    ip: IpAddr,
+    host: Host,
 }
 
 impl Guest {
-    fn of(guests: &Guests, ip: IpAddr, max: usize) -> Option<Self> {
+    fn of(guests: &Guests, host: Host, max: usize) -> Option<Self> {
         let mut counts = guests.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(ip).or_default();
+        let count = counts.entry(host).or_default();
         if *count >= max {
             return None;
         }
         *count += 1;
-        Some(Self { guests: Arc::clone(guests), ip })
+        Some(Self { guests: Arc::clone(guests), host })
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut counts = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.ip) {
+        if let Some(count) = counts.get_mut(&self.host) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.ip);
+                counts.remove(&self.host);
             }
         }
     }
@@ -333,10 +348,11 @@ mod tests {
     #[test]
     fn an_address_is_forgotten_with_its_last_connection() {
         let guests = Guests::default();
-        let ip = Ipv4Addr::LOCALHOST.into();
-        let both = [Guest::of(&guests, ip, 2), Guest::of(&guests, ip, 2)];
+        let host = Host::Address(Ipv4Addr::LOCALHOST.into());
+        let both = [Guest::of(&guests, host, 2), Guest::of(&guests, host, 2)];
         assert!(both.iter().all(Option::is_some));
-        assert!(Guest::of(&guests, ip, 2).is_none());
+        assert!(Guest::of(&guests, host, 2).is_none());
+        assert!(Guest::of(&guests, Host::User(0), 2).is_some(), "another's place");
         drop(both);
         assert!(guests.lock().unwrap().is_empty());
     }

@@ -98,8 +98,8 @@ pub trait Service: Send + Sync + 'static {
 pub struct Limits {
     /// Connections in all; more are closed at once.
     pub connections: usize,
-    /// Connections of one address; more are closed at once. Not asked of Unix sockets.
-    pub connections_per_address: usize,
+    /// Connections of one address, or on a Unix socket of one user; more are closed at once.
+    pub connections_per_peer: usize,
     /// Calls being executed in all: UDP calls beyond them are dropped, connections wait.
     pub calls: usize,
     /// Calls of one connection that are being executed or whose reply is not written yet; beyond
@@ -119,7 +119,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 8192,
-            connections_per_address: 256,
+            connections_per_peer: 256,
             calls: 4096,
             calls_per_connection: 64,
             max_record: 64 << 10,

@@ -404,7 +404,7 @@ async fn an_idle_connection_is_closed() {
 
 #[tokio::test]
 async fn connections_beyond_an_address_share_are_closed_and_a_free_place_is_taken_again() {
-    let served = tcp(Limits { connections_per_address: 1, ..Limits::default() }).await;
+    let served = tcp(Limits { connections_per_peer: 1, ..Limits::default() }).await;
     let first = tcp_client(served.address).await;
     first.call(request(ECHO, b""), SOON).await.unwrap();
     let mut second = TcpStream::connect(served.address).await.unwrap();
