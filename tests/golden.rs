@@ -37,11 +37,14 @@ fn client(n: u8, fate: ClientFate, locks: LockTally) -> ClientReport {
         address: Some(ip(&format!("192.0.2.{n}"))),
         suspect: fate == ClientFate::Silent,
         fate,
+        notices: 2,
+        acks: if matches!(fate, ClientFate::Acked | ClientFate::Silent) { 2 } else { 0 },
         attempts: match fate {
             ClientFate::NoAnswer => 7,
             ClientFate::NotTold => 0,
-            _ => 1,
+            _ => 2,
         },
+        paths: Vec::new(),
         acked_ms: matches!(fate, ClientFate::Acked | ClientFate::Silent).then_some(3),
         locks: Some(locks),
         error: (fate == ClientFate::NoAnswer).then(|| "no answer from rpcbind".to_owned()),
@@ -117,6 +120,32 @@ fn a_run_with_dropped_and_kept_locks() {
     let report = settled();
     assert_eq!(report.run.exit, Some(3));
     is_golden("run-settled", &report);
+}
+
+#[test]
+fn a_run_whose_report_says_why_locks_were_kept() {
+    let path = |address: &str, kept_because| PathReport { server_address: ip(address), silent: true, kept_because };
+    let kept = |n, fate, paths| ClientReport {
+        paths,
+        suspect: false,
+        ..client(n, fate, LockTally { in_scope: 3, reclaimed: 1, kept: 2, ..LockTally::default() })
+    };
+    let other = Some(KeptBecause::OtherAddress);
+    let clients = vec![
+        kept(1, ClientFate::Acked, vec![path("192.0.2.201", other), path("192.0.2.202", other)]),
+        kept(2, ClientFate::Acked, vec![path("192.0.2.200", Some(KeptBecause::LateAck))]),
+        kept(3, ClientFate::Acked, vec![path("192.0.2.200", Some(KeptBecause::Unreachable))]),
+        kept(4, ClientFate::NoAnswer, vec![path("192.0.2.200", Some(KeptBecause::Unreachable))]),
+        kept(5, ClientFate::Silent, vec![path("192.0.2.200", Some(KeptBecause::Silent))]),
+        kept(
+            6,
+            ClientFate::Silent,
+            ["192.0.2.200", "192.0.2.201"].map(|at| path(at, Some(KeptBecause::NotUnderstood))).to_vec(),
+        ),
+        kept(7, ClientFate::Acked, vec![path("192.0.2.200", None), path("192.0.2.201", other)]),
+    ];
+    let locks = LockTally { in_scope: 21, reclaimed: 7, kept: 14, ..LockTally::default() };
+    is_golden("run-kept", &RunReport::new(head(Some(Outcome::Settled)), STATES, locks, clients, true));
 }
 
 #[test]
@@ -196,7 +225,13 @@ fn a_plan() {
         address: Some(ip(&format!("192.0.2.{n}"))),
         locks: Some(20),
         probe,
+        note: None,
         from: vec![ip("192.0.2.200")],
+    };
+    let twice = PlanClient {
+        note: Some("it called 192.0.2.200, 192.0.2.201; where they share a name, its statd may pass on one".into()),
+        from: vec![ip("192.0.2.200"), ip("192.0.2.201")],
+        ..planned(4, Probe::Answers)
     };
     let plan = Plan {
         fingerprint: "a94a8fe5ccb19ba61c4c0873d391e987982fbbd3".into(),
@@ -204,7 +239,7 @@ fn a_plan() {
         scope: ScopeReport::default(),
         in_scope: 60,
         unmonitored: 1,
-        clients: vec![planned(1, Probe::Answers), planned(2, Probe::Suspect), planned(3, Probe::NoAnswer)],
+        clients: vec![planned(1, Probe::Answers), planned(2, Probe::Suspect), planned(3, Probe::NoAnswer), twice],
         consent: vec!["drop the locks of 1 client that does not answer: host3.example.org (20 locks)".into()],
         names: vec!["server.example.org".into(), "server".into()],
         caveats: vec![],

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nlmctl::resync::policy::{ClientFacts, Verdict, extended_deadline, judge};
+use nlmctl::resync::policy::{ClientFacts, PathFacts, extended_deadline, judge};
 use nlmctl::rpc::control::Timeline;
 use nlmctl::wire::control::{
     BeginArgs, Begun, ClientRef, ClientResult, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
-    LockKind, LockRow, LockState, Mode, Outcome, OwnerRow, ProgressArgs, Refusal, RefusalCode, RunClient, RunId,
-    RunResult, SettleArgs,
+    LockKind, LockRow, LockState, Mode, Outcome, OwnerRow, PathResult, ProgressArgs, Refusal, RefusalCode, RunClient,
+    RunId, RunResult, SettleArgs,
 };
 use nlmctl::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState};
 use nlmctl::wire::xdr::{List, Maybe, Text, decode, encode};
@@ -28,6 +28,8 @@ pub(crate) fn names() -> List<CallerName, 16> {
 pub(crate) struct Told {
     result: ClientResult,
     acked: Option<Instant>,
+    /// The one address that this server is called by.
+    server_address: IpAddr,
 }
 
 #[derive(Debug)]
@@ -108,19 +110,27 @@ impl Told {
             suspect: false,
             silent: false,
             counts: Counts::default(),
+            paths: List::default(),
         };
-        Self { result, acked: None }
+        Self { result, acked: None, server_address: owner.server_address.0 }
     }
     fn is(&self, owner: &OwnerRow) -> bool {
         (&self.result.name, self.result.address) == (&owner.name, owner.address)
     }
-    fn facts(&self, may_drop: &[ClientRef]) -> ClientFacts<'static> {
-        let ClientResult { counts, delivery, name, address, .. } = &self.result;
-        ClientFacts {
+    /// Its locks. A server with several addresses would keep them apart by the one that was called for them.
+    fn paths(&self) -> BTreeMap<IpAddr, PathFacts> {
+        let counts = &self.result.counts;
+        let facts = PathFacts {
             in_scope: counts.in_scope,
             pending: counts.pending,
             reclaimed_any: counts.reclaimed > 0,
-            reclaimed_anything: counts.reclaimed + counts.resurrected > 0,
+            came_back: counts.reclaimed + counts.resurrected > 0,
+        };
+        BTreeMap::from([(self.server_address, facts)])
+    }
+    fn facts<'a>(&self, paths: &'a BTreeMap<IpAddr, PathFacts>, may_drop: &[ClientRef]) -> ClientFacts<'a> {
+        let ClientResult { delivery, name, address, .. } = &self.result;
+        ClientFacts {
             delivery: *delivery,
             acked_ago: self.acked.map(|at| at.elapsed()),
             shared_address: false,
@@ -129,7 +139,7 @@ impl Told {
             may_drop: may_drop
                 .iter()
                 .any(|meant| meant.name.0.as_ref() == Some(name) || meant.address.0 == Some(*address)),
-            server_addresses: &[],
+            paths,
         }
     }
 }
@@ -396,17 +406,20 @@ impl Toy {
             return refused(RefusalCode::StillPending, "locks are still pending");
         }
         let may_drop = run.args.may_drop.as_slice();
-        let facts: Vec<ClientFacts<'_>> = run.told.iter().map(|told| told.facts(may_drop)).collect();
+        let paths: Vec<_> = run.told.iter().map(Told::paths).collect();
+        let told = run.told.iter().zip(&paths);
+        let facts: Vec<ClientFacts<'_>> = told.map(|(told, paths)| told.facts(paths, may_drop)).collect();
         let judgement = judge(&facts, run.args.policy, Duration::from_millis(run.args.grace_ms), alone);
         let (mut dropped, mut rows) = (Vec::new(), Vec::new());
-        for ((told, verdict), silent) in run.told.iter_mut().zip(&judgement.verdicts).zip(&judgement.silent) {
-            let drop = *verdict == Verdict::Drop;
+        for (told, judged) in run.told.iter_mut().zip(&judgement.clients) {
+            let drop = judged.drops_any();
             let fate = if drop { Fate::Dropped } else { Fate::Kept };
             for lock in self.locks.values().filter(|lock| lock.state == LockState::Pending && told.is(&lock.owner)) {
                 rows.push(fate_row(fate, lock, None));
                 dropped.extend(drop.then(|| lock.file.clone()));
             }
-            told.result.silent = *silent;
+            told.result.silent = judged.silent;
+            told.result.paths = List::clipped(judged.paths.iter().map(PathResult::from).collect());
             let counts = &mut told.result.counts;
             let left = std::mem::take(&mut counts.pending);
             *(if drop { &mut counts.dropped } else { &mut counts.kept }) += left;

@@ -63,10 +63,27 @@ pub(super) struct Orders {
 #[derive(Debug, Clone)]
 struct Told {
     delivery: Delivery,
+    notices: u32,
+    acks: u32,
     attempts: u32,
+    /// Of them, those of earlier fan-outs.
+    attempts_before: u32,
     acked_ms: Option<u64>,
     suspect: bool,
     error: Option<String>,
+}
+
+impl Told {
+    /// It is about to be told, with so many notices.
+    fn start(&mut self, notices: usize) {
+        self.notices = u32::try_from(notices).unwrap_or(u32::MAX);
+        self.attempts_before = self.attempts;
+    }
+
+    /// So often was it tried since.
+    fn tried(&mut self, attempts: u32) {
+        self.attempts = self.attempts.max(self.attempts_before.saturating_add(attempts));
+    }
 }
 
 /// See the theory above.
@@ -250,14 +267,20 @@ impl Drive {
             .map(|client| match known.get(&client.index) {
                 Some(stored) => Told {
                     delivery: stored.delivery,
+                    notices: stored.notices,
+                    acks: stored.acks,
                     attempts: stored.attempts,
+                    attempts_before: stored.attempts,
                     acked_ms: stored.acked_ms,
                     suspect: stored.suspect,
                     error: stored.error.clone(),
                 },
                 None => Told {
                     delivery: Delivery::NotTold,
+                    notices: 0,
+                    acks: 0,
                     attempts: 0,
+                    attempts_before: 0,
                     acked_ms: None,
                     suspect: self.orders.probes.get(&client.name) == Some(&Probe::Suspect),
                     error: None,
@@ -295,7 +318,7 @@ impl Drive {
     fn heard(&mut self, event: FanoutEvent) -> Vec<Action> {
         let now = self.epoch.elapsed();
         let Some(told) = self.told.get_mut(event.id as usize) else { return Vec::new() };
-        told.attempts = told.attempts.max(event.attempts);
+        told.tried(event.attempts);
         let news = match event.news {
             nsm::News::Answered { answered: acked, of, elsewhere: true, address, .. } if acked >= of => {
                 let by = address.map(|ip| ip.to_string()).unwrap_or_default();
@@ -306,6 +329,7 @@ impl Drive {
                 News::GivenUp(Delivery::Elsewhere)
             }
             nsm::News::Answered { answered: acked, of, .. } => {
+                told.acks = told.acks.max(acked);
                 let since = event.at.saturating_sub(self.began);
                 told.acked_ms = Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
                 if acked >= of {
@@ -325,6 +349,8 @@ impl Drive {
         let update = DeliveryUpdate {
             client: event.id,
             delivery: told.delivery,
+            notices: told.notices,
+            acks: told.acks,
             attempts: told.attempts,
             acked_ms: told.acked_ms,
             suspect: told.suspect,
@@ -384,13 +410,13 @@ impl Drive {
         if self.watching.is_none() {
             self.watching = Some(calls::watch(self.desk.clone()));
         }
-        let targets = self
-            .clients
-            .iter()
-            .zip(&self.told)
-            .filter(|(_, told)| told.delivery != Delivery::Acked)
-            .map(|(client, _)| targets::to_notify(client, &self.orders.names))
-            .collect();
+        let mut targets = Vec::new();
+        let untold = self.clients.iter().zip(&mut self.told).filter(|(_, told)| told.delivery != Delivery::Acked);
+        for (client, told) in untold {
+            let target = targets::to_notify(client, &self.orders.names);
+            told.start(target.notices.len());
+            targets.push(target);
+        }
         let options = NotifyOptions {
             rpcbind_port: self.orders.options.rpcbind_port,
             state: self.state,
@@ -450,5 +476,31 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_after_a_break_adds_to_what_was_sent_before() {
+        let mut told = Told {
+            delivery: Delivery::NotTold,
+            notices: 0,
+            acks: 0,
+            attempts: 0,
+            attempts_before: 0,
+            acked_ms: None,
+            suspect: false,
+            error: None,
+        };
+        for since in [[4, 6], [0, 3]] {
+            told.start(4);
+            for attempts in since {
+                told.tried(attempts);
+            }
+        }
+        assert_eq!((told.notices, told.attempts), (4, 9));
     }
 }

@@ -101,6 +101,7 @@ fn superseded(run: RunRecord, now_unix_ms: u64) -> FullResult {
             suspect: client.suspect,
             silent: false,
             counts: unverified(client.locks),
+            paths: List::default(),
         })
     };
     FullResult {

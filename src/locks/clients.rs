@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use super::api::{ClientId, ClientView, Limits};
 use super::index::Index;
+use super::owners::Owners;
 use super::segment::FileId;
 use super::segments::Change;
 use crate::wire::control::ClientRef;
@@ -23,7 +24,7 @@ const MAX_SUSPICIONS: usize = 8;
 const MAX_SERVER_ADDRESSES: usize = 16;
 
 /// How much is held, pending or waited for.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Held {
     /// Locks and shares.
     pub(super) locks: usize,
@@ -44,6 +45,8 @@ pub(super) struct Client {
     pub(super) monitored: bool,
     pub(super) suspicions: Vec<String>,
     held: Held,
+    /// Locks and shares, by the server address that it called for them.
+    paths: BTreeMap<IpAddr, Held>,
     /// Locks and shares held or pending, by file.
     files: BTreeMap<FileId, usize>,
     /// Its place in the queue of those that make room, while it has no lock and no waiter.
@@ -53,6 +56,11 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn held(&self) -> Held {
         self.held
+    }
+
+    /// Locks and shares, by the server address that it called for them.
+    pub(super) fn paths(&self) -> &BTreeMap<IpAddr, Held> {
+        &self.paths
     }
 
     /// Whether it holds, pends or waits for anything.
@@ -195,6 +203,7 @@ impl Clients {
             monitored: false,
             suspicions: Vec::new(),
             held: Held::default(),
+            paths: BTreeMap::new(),
             files: BTreeMap::new(),
             idle_since: None,
         };
@@ -237,7 +246,9 @@ impl Clients {
         self.update(id, |client| {
             if !client.server_addresses.contains(&server_address) {
                 if client.server_addresses.len() >= MAX_SERVER_ADDRESSES {
-                    client.server_addresses.remove(0);
+                    // One that it holds nothing through, if there is one: from the others it is to be told.
+                    let idle = client.server_addresses.iter().position(|address| !client.paths.contains_key(address));
+                    client.server_addresses.remove(idle.unwrap_or(0));
                 }
                 client.server_addresses.push(server_address);
             }
@@ -268,7 +279,7 @@ impl Clients {
         self.held
     }
 
-    pub(super) fn observe(&mut self, change: &Change) {
+    pub(super) fn observe(&mut self, change: &Change, owners: &Owners) {
         for (segment, before, after) in change.counts() {
             let recount = |held: &mut Held| {
                 held.locks = held.locks + after - before;
@@ -277,8 +288,16 @@ impl Clients {
                 }
             };
             recount(&mut self.held);
+            let path = owners.key(segment.owner).map(|key| key.via.server_address);
             self.update(segment.client, |client| {
                 recount(&mut client.held);
+                if let Some(path) = path {
+                    let held = client.paths.entry(path).or_default();
+                    recount(held);
+                    if held.locks == 0 {
+                        client.paths.remove(&path);
+                    }
+                }
                 let count = client.files.entry(change.file()).or_default();
                 *count = *count + after - before;
                 if *count == 0 {

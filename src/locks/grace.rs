@@ -1,7 +1,8 @@
 //! When reclaims are taken and ordinary requests are not: the recovery grace after a start, and the
 //! grace of a run from its begin to its abort. How it settles is in [`settle`](super::settle).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::api::{ClientId, Due, Effect};
@@ -137,18 +138,21 @@ impl LockTable {
     fn count_scope(&self, run: &mut Run, may_drop: &[ClientRef]) -> u64 {
         let by_file = run.covers.files.as_ref().map(|files| self.count_in_files(files));
         let may_drop = self.meant(may_drop);
+        let nothing = BTreeMap::new();
         let mut unmonitored = 0;
         for (id, client) in self.clients.iter() {
             if run.covers.clients.as_ref().is_some_and(|named| !named.contains(&id)) {
                 continue;
             }
             let held = match &by_file {
-                Some(counts) => counts.get(&id).copied().unwrap_or_default(),
-                None => client.held(),
+                Some(counts) => counts.get(&id).unwrap_or(&nothing),
+                None => client.paths(),
             };
-            let left_alone = if run.covers.include_unmonitored { 0 } else { held.unmonitored };
-            let locks = (held.locks - left_alone) as u64;
-            unmonitored += left_alone as u64;
+            let left_alone = |held: &Held| if run.covers.include_unmonitored { 0 } else { held.unmonitored };
+            let in_scope = held.iter().map(|(path, held)| (*path, (held.locks - left_alone(held)) as u64));
+            let in_scope: Vec<(IpAddr, u64)> = in_scope.filter(|(_, locks)| *locks > 0).collect();
+            let locks = in_scope.iter().map(|(_, locks)| locks).sum();
+            unmonitored += held.values().map(left_alone).sum::<usize>() as u64;
             // In a run over everything also clients with no lock known: the server may have lost it.
             if locks == 0 && !(client.monitored && by_file.is_none()) {
                 continue;
@@ -163,16 +167,17 @@ impl LockTable {
                 shared_address: self.clients.shares_address(client),
                 suspect: !client.suspicions.is_empty(),
             };
-            run.add_client(id, row, may_drop.contains(&id));
+            run.add_client(id, row, in_scope.into_iter(), may_drop.contains(&id));
         }
         unmonitored
     }
 
-    /// What each client holds on these files.
-    fn count_in_files(&self, files: &HashSet<FileId>) -> HashMap<ClientId, Held> {
-        let mut counts: HashMap<ClientId, Held> = HashMap::new();
+    /// What each client holds on these files, by the server address that it called for it.
+    fn count_in_files(&self, files: &HashSet<FileId>) -> HashMap<ClientId, BTreeMap<IpAddr, Held>> {
+        let mut counts: HashMap<ClientId, BTreeMap<IpAddr, Held>> = HashMap::new();
         for segment in files.iter().flat_map(|file| self.segments().of(*file)) {
-            let held = counts.entry(segment.client).or_default();
+            let Some(path) = self.server_address(segment.owner) else { continue };
+            let held = counts.entry(segment.client).or_default().entry(path).or_default();
             held.locks += 1;
             held.unmonitored += usize::from(!segment.monitored);
         }

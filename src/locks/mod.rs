@@ -2,9 +2,9 @@
 //! go in; verdicts come out, and [`Effect`]s say what is to be done outside.
 //!
 //! What exists ([`table`] has it all): clients ([`clients`]), owners ([`owners`]), files with their
-//! segments ([`segments`]), blocked requests ([`waiters`]), at most one run ([`run`]), what its end leaves
-//! open for a while ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task
-//! owns the table; nothing in it waits.
+//! segments ([`segments`]), blocked requests ([`waiters`]), at most one run ([`run`], with each client's part of
+//! it in [`tally`]), what its end leaves open for a while ([`late_window`]), and what another lock domain has
+//! of it all ([`mirror`]). One task owns the table; nothing in it waits.
 //!
 //! What is done with it: calls ([`requests`], [`spellings`], [`offers`], [`consent`]), notices ([`reboots`]), runs
 //! ([`grace`], [`settle`]), and what an operator asks for ([`listing`], [`release`]). These files know the
@@ -53,6 +53,7 @@ mod segments;
 mod settle;
 mod spellings;
 mod table;
+mod tally;
 mod waiters;
 
 #[cfg(test)]

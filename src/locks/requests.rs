@@ -220,7 +220,8 @@ impl LockTable {
         }
         if let Some(run) = &mut self.run {
             for client in elsewhere.iter().map(|s| s.client).chain([want.caller.client]) {
-                run.reclaim_granted(now, client, elsewhere.is_some() || !unheld.is_empty());
+                let server_address = want.caller.via.server_address;
+                run.reclaim_granted(now, client, server_address, elsewhere.is_some() || !unheld.is_empty());
             }
         }
         self.effects.push(Effect::Changed);

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use super::api::{ClientId, OfferAnswer, OfferId};
 use super::segment::{FileId, Kind, OwnerId, Segment};
-use crate::resync::policy::{self, ClientFacts, Verdict};
+use super::tally::Tally;
+use crate::resync::policy::{self, ClientFacts, Judged, Judgement, PathFacts};
 use crate::wire::control::{
-    BeginArgs, ClientProgress, ClientResult, Counts, Delivery, FullResult, LockFate, LockKind, Mode, Outcome, Policy,
-    RunClient, RunId, RunResult, RunStatus,
+    BeginArgs, ClientProgress, Counts, FullResult, LockFate, LockKind, Mode, Outcome, Policy, RunClient, RunId,
+    RunResult, RunStatus,
 };
 use crate::wire::types::{Address, ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
 use crate::wire::xdr::{List, Maybe, Text};
@@ -36,28 +37,9 @@ pub(super) enum How {
 #[derive(Debug)]
 pub(super) struct Mark {
     client: ClientId,
+    server_address: IpAddr,
     pieces: usize,
     reclaimed: bool,
-}
-
-/// A client's part of the run.
-#[derive(Debug)]
-pub(super) struct Tally {
-    pub(super) client: ClientId,
-    pub(super) counts: Counts,
-    delivery: Delivery,
-    acked_at: Option<Duration>,
-    suspect: bool,
-    /// Reclaimed some of its locks in scope, in whole or in part.
-    reclaimed_any: bool,
-    /// Sent a reclaim that was granted.
-    reclaimed_anything: bool,
-    may_drop: bool,
-    silent: bool,
-    /// It is to lose what is pending.
-    pub(super) drop: bool,
-    /// It is there, for all that is known: its waiters and offers are spared.
-    pub(super) acked: bool,
 }
 
 /// Who and what the run covers.
@@ -98,6 +80,8 @@ pub(super) struct Settling {
     /// Files that have something to drop.
     pub(super) dropped_in: Vec<FileId>,
     pub(super) marks: HashSet<u32>,
+    /// Owners whose locks are kept though their client loses others: those through another server address.
+    pub(super) kept: HashSet<OwnerId>,
     /// Answers to offers that would change what is frozen.
     pub(super) answers: Vec<(OfferId, OfferAnswer)>,
 }
@@ -108,6 +92,8 @@ pub(super) struct Void {
     pub(super) covers: Covers,
     /// Whose; and whether what was offered to them is spared.
     pub(super) clients: HashMap<ClientId, bool>,
+    /// Owners of theirs who lose nothing.
+    pub(super) kept: HashSet<OwnerId>,
     /// Files not yet purged, or whose waiters are not yet woken.
     pub(super) files: VecDeque<FileId>,
 }
@@ -116,6 +102,7 @@ impl Void {
     pub(super) fn is_void(&self, file: FileId, segment: &Segment) -> bool {
         self.covers.is_pending(file, segment)
             && !self.covers.is_spared(file, segment)
+            && !self.kept.contains(&segment.owner)
             && self.clients.get(&segment.client).is_some_and(|spare_offered| !(segment.offered && *spare_offered))
     }
 }
@@ -190,21 +177,20 @@ impl Run {
         }
     }
 
-    pub(super) fn add_client(&mut self, id: ClientId, client: RunClient, may_drop: bool) {
+    /// `locks`: those in scope, by the server address that the client called for them.
+    pub(super) fn add_client(
+        &mut self,
+        id: ClientId,
+        client: RunClient,
+        locks: impl Iterator<Item = (IpAddr, u64)>,
+        may_drop: bool,
+    ) {
         self.index.insert(id, self.tallies.len());
-        self.tallies.push(Tally {
-            client: id,
-            counts: Counts::default(),
-            delivery: Delivery::NotTold,
-            acked_at: None,
-            suspect: client.suspect,
-            reclaimed_any: false,
-            reclaimed_anything: false,
-            may_drop,
-            silent: false,
-            drop: false,
-            acked: false,
-        });
+        let mut tally = Tally::new(id, client.suspect, may_drop);
+        for (server_address, locks) in locks {
+            *tally.path(server_address) = PathFacts { in_scope: locks, pending: locks, ..PathFacts::default() };
+        }
+        self.tallies.push(tally);
         self.count(id, |counts| {
             counts.in_scope += client.locks;
             counts.pending += client.locks;
@@ -236,27 +222,38 @@ impl Run {
     }
 
     /// Some of a pending segment is decided and `left` pieces of it are not (one, where only a weaker
-    /// mode of it was reclaimed). Gives the mark that those carry.
-    pub(super) fn decided(&mut self, segment: &Segment, left: usize, how: How) -> u32 {
+    /// mode of it was reclaimed). Its client called `server_address` for it. Gives the mark that those carry.
+    pub(super) fn decided(&mut self, segment: &Segment, server_address: IpAddr, left: usize, how: How) -> u32 {
         let reclaimed = !matches!(how, How::Released);
         if reclaimed && let Some(tally) = self.tally_mut(segment.client) {
-            tally.reclaimed_any = true;
+            tally.path(server_address).reclaimed_any = true;
         }
         if left == 0 && !self.is_marked(segment) {
-            self.count_decided(segment.client, reclaimed);
+            self.count_decided(segment.client, server_address, reclaimed);
             return 0;
         }
-        let number = self.mark(segment);
+        let number = self.mark(segment, server_address);
         let Some(mark) = self.marks.get_mut(&number) else { return 0 };
         mark.pieces = mark.pieces - 1 + left;
         mark.reclaimed |= reclaimed;
         if mark.pieces == 0
             && let Some(mark) = self.marks.remove(&number)
         {
-            self.count_decided(mark.client, mark.reclaimed);
+            self.count_decided(mark.client, mark.server_address, mark.reclaimed);
             return 0;
         }
         number
+    }
+
+    /// A pending segment has become that of an owner who calls another server address. A lock in pieces stays
+    /// counted where it was.
+    pub(super) fn moved(&mut self, segment: &Segment, from: IpAddr, to: IpAddr) {
+        if !self.is_marked(segment)
+            && let Some(tally) = self.tally_mut(segment.client)
+        {
+            tally.path(from).pending -= 1;
+            tally.path(to).pending += 1;
+        }
     }
 
     /// Whether a part of the lock that the segment belongs to was decided.
@@ -265,30 +262,35 @@ impl Run {
     }
 
     /// The segment's mark, made if need be.
-    fn mark(&mut self, segment: &Segment) -> u32 {
+    fn mark(&mut self, segment: &Segment, server_address: IpAddr) -> u32 {
         if self.is_marked(segment) {
             return segment.mark;
         }
         let number = self.next_mark;
         self.next_mark = number.checked_add(1).unwrap_or(1);
-        self.marks.insert(number, Mark { client: segment.client, pieces: 1, reclaimed: false });
+        let mark = Mark { client: segment.client, server_address, pieces: 1, reclaimed: false };
+        self.marks.insert(number, mark);
         number
     }
 
-    fn count_decided(&mut self, client: ClientId, reclaimed: bool) {
+    fn count_decided(&mut self, client: ClientId, server_address: IpAddr, reclaimed: bool) {
+        if let Some(tally) = self.tally_mut(client) {
+            tally.path(server_address).pending -= 1;
+        }
         self.count(client, |counts| {
             counts.pending -= 1;
             *(if reclaimed { &mut counts.reclaimed } else { &mut counts.released }) += 1;
         });
     }
 
-    /// A reclaim of the client was granted; `changed` if it was more than a repetition.
-    pub(super) fn reclaim_granted(&mut self, now: Duration, client: ClientId, changed: bool) {
+    /// A reclaim of the client was granted that came in on `server_address`; `changed` if it was more than a
+    /// repetition.
+    pub(super) fn reclaim_granted(&mut self, now: Duration, client: ClientId, server_address: IpAddr, changed: bool) {
         if changed {
             self.last_reclaim = Some(now);
         }
         if let Some(tally) = self.tally_mut(client) {
-            tally.reclaimed_anything = true;
+            tally.path(server_address).came_back = true;
         }
     }
 
@@ -318,17 +320,7 @@ impl Run {
 
     pub(super) fn progress(&mut self, now: Duration, seen: &ClientProgress) -> bool {
         let Some(tally) = self.tallies.get_mut(seen.client as usize) else { return false };
-        tally.suspect |= seen.suspect;
-        // Delivered once is delivered: a later failure of a retry takes nothing back.
-        if tally.delivery == Delivery::Acked || seen.delivery == Delivery::NotTold {
-            return true;
-        }
-        tally.delivery = seen.delivery;
-        if seen.delivery == Delivery::Acked {
-            let at = now.saturating_sub(Duration::from_millis(seen.ago_ms)).max(self.began);
-            tally.acked_at = Some(at);
-            self.last_ack = self.last_ack.max(Some(at));
-        }
+        self.last_ack = self.last_ack.max(tally.heard(now, self.began, seen));
         true
     }
 
@@ -358,14 +350,8 @@ impl Run {
     /// The result as the counts and rows have it, and these rows. Nothing is pending in it any more.
     pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str, rows: Vec<LockFate>) -> FullResult {
         let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
-        let clients = self.tallies.iter().zip(&self.clients).map(|(tally, client)| ClientResult {
-            client: client.index,
-            name: client.name.clone(),
-            address: client.addresses.as_slice().first().copied().unwrap_or(unknown),
-            delivery: tally.delivery,
-            suspect: tally.suspect,
-            silent: tally.silent,
-            counts: Counts { pending: 0, ..tally.counts },
+        let clients = self.tallies.iter().zip(&self.clients).map(|(tally, client)| {
+            tally.result(client, client.addresses.as_slice().first().copied().unwrap_or(unknown))
         });
         FullResult {
             result: RunResult {
@@ -392,33 +378,26 @@ impl Run {
         self.deadline = self.deadline.max(wanted.min(self.latest));
     }
 
+    /// Goes on as if no settle had been started.
+    pub(super) fn stop_settling(&mut self) -> Option<Settling> {
+        self.recount(|counts| (counts.dropped, counts.kept) = (0, 0));
+        self.tallies.iter_mut().for_each(|tally| tally.judged = Judged::default());
+        self.settling.take()
+    }
+
     /// Freezes what is pending and decides about each client.
     pub(super) fn start_settling(&mut self, now: Duration, alone: bool, reason: &str) {
-        let addresses = |client: &RunClient| client.server_addresses.as_slice().iter().map(|a| a.0).collect();
-        let server_addresses: Vec<Vec<IpAddr>> = self.clients.iter().map(addresses).collect();
-        let clients = self.tallies.iter().zip(&self.clients).zip(&server_addresses);
-        let facts = clients.map(|((tally, client), addresses)| ClientFacts {
-            in_scope: tally.counts.in_scope,
-            pending: tally.counts.pending,
-            reclaimed_any: tally.reclaimed_any,
-            reclaimed_anything: tally.reclaimed_anything,
-            delivery: tally.delivery,
-            acked_ago: tally.acked_at.map(|at| now.saturating_sub(at)),
-            shared_address: client.shared_address,
-            suspect: tally.suspect,
-            named: self.covers.clients.is_some(),
-            may_drop: tally.may_drop,
-            server_addresses: addresses,
-        });
-        let judged = policy::judge(&facts.collect::<Vec<_>>(), self.policy, self.grace, alone);
-        let verdicts = judged.verdicts.iter().zip(judged.acked).zip(judged.silent);
-        for (tally, ((verdict, acked), silent)) in self.tallies.iter_mut().zip(verdicts) {
-            (tally.drop, tally.acked, tally.silent) = (*verdict == Verdict::Drop, acked, silent);
+        let named = self.covers.clients.is_some();
+        let clients = self.tallies.iter().zip(&self.clients);
+        let facts: Vec<ClientFacts<'_>> = clients.map(|(tally, client)| tally.facts(now, client, named)).collect();
+        let Judgement { clients: judged, not_understood } = policy::judge(&facts, self.policy, self.grace, alone);
+        for (tally, judged) in self.tallies.iter_mut().zip(judged) {
+            tally.judged = judged;
         }
         let pending = self.tallies.iter().enumerate().filter(|(_, tally)| tally.counts.pending > 0);
         self.settling = Some(Settling {
             clients: pending.map(|(place, _)| place).collect(),
-            not_understood: judged.not_understood,
+            not_understood,
             alone,
             reason: reason.to_owned(),
             ..Settling::default()

@@ -14,9 +14,10 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::api::ClientId;
-use super::run::{Settling, Tally, Void};
+use super::run::{Settling, Void};
 use super::segment::FileId;
 use super::table::LockTable;
+use super::tally::Tally;
 use crate::wire::control::{Counts, Fate, FullResult, LockFate, Outcome, Refusal, RefusalCode};
 
 impl LockTable {
@@ -68,21 +69,26 @@ impl LockTable {
     /// it looked at.
     fn scan_file(&mut self, settling: &mut Settling, place: usize, file: FileId) -> usize {
         let Some(run) = &self.run else { return 0 };
-        let Some(&Tally { client, drop, acked, .. }) = run.tallies.get(place) else { return 0 };
+        let Some(Tally { client, judged, .. }) = run.tallies.get(place) else { return 0 };
+        let (client, drops_any) = (*client, judged.drops_any());
         let segments = self.segments().of(file);
         let looked_at = segments.len();
         let (mut dropped, mut kept) = (0, 0);
         for segment in segments.iter().filter(|s| s.client == client && run.covers.is_pending(file, s)) {
             let partial = run.is_marked(segment);
-            let spared = (segment.offered && acked) || run.covers.is_spared(file, segment);
-            let fate = if drop && !spared { Fate::Dropped } else { Fate::Kept };
+            let drops = self.server_address(segment.owner).is_some_and(|address| judged.drops(address));
+            if drops_any && !drops {
+                settling.kept.insert(segment.owner);
+            }
+            let spared = (segment.offered && judged.acked) || run.covers.is_spared(file, segment);
+            let fate = if drops && !spared { Fate::Dropped } else { Fate::Kept };
             if !partial || settling.marks.insert(segment.mark) {
                 *(if fate == Fate::Dropped { &mut dropped } else { &mut kept }) += 1;
             }
             let row = self.fate_row(file, segment, fate);
             settling.rows.extend(row.map(|row| LockFate { partial, ..row }));
         }
-        if drop {
+        if drops_any {
             settling.dropped_in.push(file);
         }
         if let Some(run) = &mut self.run {
@@ -122,13 +128,12 @@ impl LockTable {
         self.announce("settle", words);
         let mut files: VecDeque<FileId> = settling.dropped_in.into();
         files.extend(self.waiters.files());
-        let dropped = run.tallies.iter().filter(|tally| tally.drop);
-        let clients: HashMap<ClientId, bool> = dropped.map(|tally| (tally.client, tally.acked)).collect();
-        let unreachable: Vec<ClientId> = clients.iter().filter(|(_, acked)| !**acked).map(|(id, _)| *id).collect();
-        self.void = Some(Void { covers: run.covers, clients, files });
+        let losers = run.tallies.iter().filter(|tally| tally.judged.drops_any());
+        let clients: HashMap<ClientId, bool> = losers.map(|tally| (tally.client, tally.judged.acked)).collect();
+        self.void = Some(Void { covers: run.covers, clients, kept: settling.kept, files });
         // A client that is taken for gone waits for nothing: a grant to it would be stuck.
-        for client in unreachable {
-            self.drop_waiters_of(client, |_| true);
+        for tally in run.tallies.iter().filter(|tally| tally.judged.gone) {
+            self.drop_waiters_of(tally.client, |_| true);
         }
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
@@ -138,8 +143,7 @@ impl LockTable {
     /// The result could not be made durable: back to grace, as before the start.
     pub fn settle_cancel(&mut self) {
         let Some(run) = &mut self.run else { return };
-        let Some(settling) = run.settling.take() else { return };
-        run.recount(|counts| (counts.dropped, counts.kept) = (0, 0));
+        let Some(settling) = run.stop_settling() else { return };
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
         }

@@ -11,9 +11,9 @@ use super::api::{ClientId, ClientView, Effect, Full, Limits, Totals};
 use super::clients::{Client, Clients};
 use super::late_window::LateWindow;
 use super::mirror::Mirror;
-use super::owners::Owners;
+use super::owners::{OwnerKey, Owners};
 use super::run::{How, Run, Void};
-use super::segment::{FileId, Segment};
+use super::segment::{FileId, OwnerId, Segment};
 use super::segments::{Change, Segments};
 use super::waiters::Waiters;
 use crate::wire::types::{ByteRange, CallerName, FileHandle};
@@ -145,6 +145,11 @@ impl LockTable {
         self.effects.extend([Effect::Event(kind, words), Effect::Changed]);
     }
 
+    /// The server address that the owner calls.
+    pub(super) fn server_address(&self, owner: OwnerId) -> Option<IpAddr> {
+        self.owners.key(owner).map(|key| key.via.server_address)
+    }
+
     // --- files and their segments
 
     pub(super) fn segments(&self) -> &Segments {
@@ -182,9 +187,11 @@ impl LockTable {
         how: How,
         accept: impl Fn(&Segment) -> bool,
     ) -> Vec<Segment> {
-        let Self { segments, run, .. } = self;
-        let change = segments.cut(file, range, accept, |segment, left| match run {
-            Some(run) if run.covers.is_pending(file, segment) => run.decided(segment, left, how),
+        let Self { segments, run, owners, .. } = self;
+        let change = segments.cut(file, range, accept, |segment, left| match (&mut *run, owners.key(segment.owner)) {
+            (Some(run), Some(OwnerKey { via, .. })) if run.covers.is_pending(file, segment) => {
+                run.decided(segment, via.server_address, left, how)
+            }
             _ => segment.mark,
         });
         self.observe(&change, Some(how));
@@ -206,6 +213,10 @@ impl LockTable {
             self.cut(file, segment.range, How::Reclaimed, |s| s == segment);
             return self.put(file, lock);
         }
+        let addresses = self.server_address(segment.owner).zip(self.server_address(lock.owner));
+        if let (Some(run), Some((from, to))) = (&mut self.run, addresses) {
+            run.moved(segment, from, to);
+        }
         let change = self.segments.cut(file, segment.range, |s| s == segment, |_, _| 0);
         self.observe(&change, None);
         let change = self.segments.put(file, Segment { owner: lock.owner, ..*segment }, |_| false);
@@ -214,10 +225,14 @@ impl LockTable {
 
     /// Marks those of the file's pending segments of which only a weaker mode was reclaimed.
     pub(super) fn weaken_pending(&mut self, file: FileId, accept: impl Fn(&Segment) -> bool) {
-        let Self { segments, run: Some(run), .. } = self else { return };
+        let Self { segments, run: Some(run), owners, .. } = self else { return };
         segments.set_flags(file, |s| {
             let weaker = accept(s) && run.covers.is_pending(file, s);
-            (if weaker { run.decided(s, 1, How::Reclaimed) } else { s.mark }, s.offered)
+            let mark = match owners.key(s.owner) {
+                Some(OwnerKey { via, .. }) if weaker => run.decided(s, via.server_address, 1, How::Reclaimed),
+                _ => s.mark,
+            };
+            (mark, s.offered)
         });
     }
 
@@ -246,8 +261,9 @@ impl LockTable {
                 }
             }
         }
+        // First, while the owners of what was cut are still known.
+        self.clients.observe(change, &self.owners);
         self.owners.observe(change);
-        self.clients.observe(change);
     }
 
     /// Takes dropped locks out of the file before anything looks at it.

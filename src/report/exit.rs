@@ -32,7 +32,8 @@ pub fn exit_code(facts: &Facts) -> Option<u8> {
     })
 }
 
-const NOT_UNDERSTOOD: &str = "most clients acked their notices and reclaimed nothing: the notices were not understood";
+const NOT_UNDERSTOOD: &str = "most clients, in all or through one server address, acked their notices and reclaimed \
+                              nothing: the notices were not understood";
 
 /// The reason that goes with exit codes 1 and 4: what was recorded, or the plain words for it.
 pub fn reason(facts: &Facts, recorded: Option<String>) -> Option<String> {

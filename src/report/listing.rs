@@ -306,7 +306,7 @@ pub struct NoticeReport {
     pub address: Option<IpAddr>,
     /// What became of its notices.
     pub fate: ClientFate,
-    /// Notices sent, repeats included.
+    /// Notices sent, repeats included, and port look-ups that went unanswered.
     pub attempts: u32,
     /// From the start to its last ack.
     pub acked_ms: Option<u64>,

@@ -61,6 +61,8 @@ pub struct PlanClient {
     pub locks: Option<u64>,
     /// Whether its statd answers now.
     pub probe: Probe,
+    /// What may keep it from hearing all of its notices; none of most.
+    pub note: Option<String>,
     /// The server addresses its notices would leave from. For the text only.
     #[serde(skip)]
     pub from: Vec<IpAddr>,

@@ -1,5 +1,6 @@
 //! A run that the record knows.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -8,7 +9,7 @@ use serde::Serialize;
 
 use super::progress::UnknownWord;
 use super::{Phase, Stamp};
-use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow};
+use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow, PathResult, Spared};
 
 /// A run: `{"schema","run","state","locks","clients"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -258,14 +259,99 @@ pub struct ClientReport {
     pub suspect: bool,
     /// What became of its notices.
     pub fate: ClientFate,
-    /// Notices sent, repeats included.
+    /// Notices that are its own: one for each server address that it called, under each name.
+    pub notices: u32,
+    /// How many of them it acked.
+    pub acks: u32,
+    /// Notices sent, repeats included, and port look-ups that went unanswered.
     pub attempts: u32,
     /// From begin to its last ack.
     pub acked_ms: Option<u64>,
     /// What became of its locks; none where the lock manager does not know whose a lock is.
     pub locks: Option<LockTally>,
+    /// What was pending when the run settled, by the server address that it called for it.
+    pub paths: Vec<PathReport>,
     /// What went wrong with it.
     pub error: Option<String>,
+}
+
+/// A client's locks through one server address, where some were pending at settle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct PathReport {
+    /// The server address that it called.
+    pub server_address: IpAddr,
+    /// Whether it acked, and reclaimed none of its locks through this address.
+    pub silent: bool,
+    /// Why they were kept; none if they were dropped.
+    pub kept_because: Option<KeptBecause>,
+}
+
+impl From<&PathResult> for PathReport {
+    fn from(path: &PathResult) -> Self {
+        Self {
+            server_address: path.server_address.0,
+            silent: path.silent,
+            kept_because: path.spared.0.map(KeptBecause::from),
+        }
+    }
+}
+
+/// Why locks were kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptBecause {
+    /// Not all notices were acked, or an ack from their client's address is no evidence.
+    Unreachable,
+    /// Their client acked too shortly before the end.
+    LateAck,
+    /// Their client was silent, and `--silent keep` was asked for.
+    Silent,
+    /// Too many clients were silent.
+    NotUnderstood,
+    /// Nothing came back through this server address, and something did through another one.
+    OtherAddress,
+}
+
+impl From<Spared> for KeptBecause {
+    fn from(why: Spared) -> Self {
+        match why {
+            Spared::Unreachable => Self::Unreachable,
+            Spared::LateAck => Self::LateAck,
+            Spared::Silent => Self::Silent,
+            Spared::NotUnderstood => Self::NotUnderstood,
+            Spared::OtherAddress => Self::OtherAddress,
+        }
+    }
+}
+
+impl ClientReport {
+    /// Why its locks were kept, for people. What its fate says already is not said again.
+    pub fn kept_words(&self) -> Vec<String> {
+        let (mut words, mut said) = (Vec::new(), BTreeSet::new());
+        for path in &self.paths {
+            let Some(why) = path.kept_because else { continue };
+            let is_news = why == KeptBecause::OtherAddress || said.insert(why);
+            words.extend(is_news.then(|| self.why_kept(path, why)).flatten());
+        }
+        words
+    }
+
+    fn why_kept(&self, path: &PathReport, why: KeptBecause) -> Option<String> {
+        Some(match why {
+            KeptBecause::Unreachable if self.fate == ClientFate::Acked => {
+                "kept: other names call from its address, so an ack is no evidence".to_owned()
+            }
+            KeptBecause::Unreachable => return None,
+            KeptBecause::LateAck => "kept: it acked too shortly before the end".to_owned(),
+            KeptBecause::Silent => "kept: --silent keep".to_owned(),
+            KeptBecause::NotUnderstood => "kept: most clients, or the only one, were silent".to_owned(),
+            KeptBecause::OtherAddress => format!(
+                "kept: nothing came back through server address {}, but something did through another one; its statd may \
+                 have passed on one notice only",
+                path.server_address
+            ),
+        })
+    }
 }
 
 /// A run with what `runs show` adds: the record's lock rows and the timeline.

@@ -124,6 +124,7 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
         ("ADDRESS", Align::Left),
         ("FATE", Align::Left),
         ("SENT", Align::Right),
+        ("ACKED", Align::Right),
         ("ACKED AFTER", Align::Right),
         ("IN SCOPE", Align::Right),
         ("RECLAIMED", Align::Right),
@@ -156,15 +157,16 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
     }
 }
 
-fn client_row(client: &ClientReport) -> [String; 14] {
+fn client_row(client: &ClientReport) -> [String; 15] {
     let of = |count: fn(&LockTally) -> u64| or_dash(client.locks.as_ref().map(count));
     let suspect = client.suspect.then(|| "suspect".to_owned());
-    let note: Vec<String> = suspect.into_iter().chain(client.error.clone()).collect();
+    let note: Vec<String> = suspect.into_iter().chain(client.error.clone()).chain(client.kept_words()).collect();
     [
         client.name.clone(),
         or_dash(client.address),
         client.fate.to_string(),
         client.attempts.to_string(),
+        format!("{}/{}", client.acks, client.notices),
         client.acked_ms.map_or_else(|| "-".to_owned(), seconds),
         of(|l| l.in_scope),
         of(|l| l.reclaimed),
@@ -293,9 +295,12 @@ impl Text for PlanReport {
             ]);
         }
         out.push_str(&table.render());
-        for (title, sentences) in
-            [("does not hold with this lock manager", &plan.caveats), ("wants consent", &plan.consent)]
-        {
+        let notes = plan.clients.iter().filter_map(|c| Some(format!("{}: {}", c.name, c.note.as_ref()?))).collect();
+        for (title, sentences) in [
+            ("clients that called several addresses of this server", &notes),
+            ("does not hold with this lock manager", &plan.caveats),
+            ("wants consent", &plan.consent),
+        ] {
             if !sentences.is_empty() {
                 line!(out, "\n{title}");
                 for sentence in sentences {

@@ -6,28 +6,27 @@
 //! - a client that never acked, or acked only some of its notices, may never have heard of the run;
 //! - one that acked a moment ago has had no time to reclaim (the late-ack rule);
 //! - an address that several names share acks for none of them;
+//! - a client that called several addresses of the server may have got the notice for one of them only: a
+//!   statd that keeps one callback for each name acks the others and passes them on to nobody;
 //! - when most clients that acked reclaim nothing, it is the notices that were not understood.
+//!
+//! So a client's locks are judged by the server address through which they were taken. What came back through
+//! one address says nothing of another.
 //!
 //! Pure: facts in, verdicts out. The lock table asks at settle; a manager that cannot mark uses the
 //! same rules to say what it would have done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::wire::control::{Delivery, Policy, Silent, Unreachable};
+use crate::wire::control::{Delivery, PathResult, Policy, Silent, Spared, Unreachable};
+use crate::wire::types::Address;
+use crate::wire::xdr::Maybe;
 
 /// What is known of a run's client when it settles.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientFacts<'a> {
-    /// Its locks in scope when the run began.
-    pub in_scope: u64,
-    /// Of them, not decided yet.
-    pub pending: u64,
-    /// Whether it reclaimed any of them, in whole or in part.
-    pub reclaimed_any: bool,
-    /// Whether it sent any reclaim at all that was granted, known lock or not.
-    pub reclaimed_anything: bool,
     /// What became of its notices.
     pub delivery: Delivery,
     /// How long ago its last notice was acked.
@@ -40,19 +39,70 @@ pub struct ClientFacts<'a> {
     pub named: bool,
     /// Whether the plan named it as unreachable and that was consented to.
     pub may_drop: bool,
-    /// The server addresses it called.
-    pub server_addresses: &'a [IpAddr],
+    /// Its locks, by the server address that it called for them.
+    pub paths: &'a BTreeMap<IpAddr, PathFacts>,
+}
+
+/// What is known of a client's locks through one server address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathFacts {
+    /// In scope when the run began.
+    pub in_scope: u64,
+    /// Of them, not decided yet.
+    pub pending: u64,
+    /// Whether any of them was reclaimed, in whole or in part.
+    pub reclaimed_any: bool,
+    /// Whether any reclaim at all came in there and was granted, known lock or not.
+    pub came_back: bool,
+}
+
+impl PathFacts {
+    fn is_answered(&self) -> bool {
+        self.reclaimed_any || self.came_back
+    }
 }
 
 impl ClientFacts<'_> {
     /// Acked, as far as that is evidence: behind a shared address only a reclaim is.
     fn acked(&self) -> bool {
-        if self.shared_address { self.reclaimed_anything } else { self.delivery == Delivery::Acked }
+        if self.shared_address {
+            self.paths.values().any(|path| path.came_back)
+        } else {
+            self.delivery == Delivery::Acked
+        }
+    }
+
+    /// Acked, and reclaimed none of its locks through this server address.
+    fn silent_at(&self, path: &PathFacts) -> bool {
+        self.acked() && path.pending > 0 && !path.reclaimed_any
     }
 
     /// Acked, and reclaimed none of its locks in scope.
     fn silent(&self) -> bool {
-        self.acked() && self.pending > 0 && !self.reclaimed_any
+        let mut paths = self.paths.values();
+        paths.any(|path| path.pending > 0) && self.paths.values().all(|path| !path.reclaimed_any) && self.acked()
+    }
+
+    /// Whether something came back, though not through this server address.
+    fn answered_beside(&self, address: IpAddr) -> bool {
+        self.paths.iter().any(|(other, path)| *other != address && path.is_answered())
+    }
+
+    /// What is decided whatever came back: of clients that are not known to have been told in time.
+    fn unheard(&self, policy: Policy, grace: Duration, alone: bool) -> Option<Verdict> {
+        if !self.acked() {
+            let told = match self.delivery {
+                Delivery::NoAnswer | Delivery::NoStatd | Delivery::NameUnknown | Delivery::Refused => true,
+                Delivery::NotTold | Delivery::Acked | Delivery::Partial | Delivery::Elsewhere => false,
+            };
+            let may_drop = policy.unreachable == Unreachable::Drop && self.may_drop && told && !alone;
+            return Some(if may_drop { Verdict::Drop } else { Verdict::Keep(Spared::Unreachable) });
+        }
+        if alone && self.delivery != Delivery::Acked {
+            return Some(Verdict::Keep(Spared::Unreachable));
+        }
+        let late = self.acked_ago.is_some_and(|ago| ago < patience(grace));
+        late.then_some(Verdict::Keep(Spared::LateAck))
     }
 }
 
@@ -62,31 +112,58 @@ pub enum Verdict {
     /// They are dropped.
     Drop,
     /// They are held again.
-    Keep(Why),
+    Keep(Spared),
 }
 
-/// Why a client's pending locks are spared.
+/// What is decided of a client.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Acked, as far as that is evidence.
+    pub acked: bool,
+    /// Acked, and reclaimed none of its locks in scope.
+    pub silent: bool,
+    /// It acked nothing and is taken for gone: it loses all.
+    pub gone: bool,
+    /// Of its pending locks, by the server address that it called for them.
+    pub paths: BTreeMap<IpAddr, JudgedPath>,
+}
+
+/// What is decided of a client's pending locks through one server address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// It acked none of its notices (or only some), or nobody told the manager.
-    Unreachable,
-    /// It acked too short a time ago.
-    LateAck,
-    /// It was silent, and `--silent keep` was asked for.
-    Silent,
-    /// Too many were silent: the notices were not understood.
-    NotUnderstood,
+pub struct JudgedPath {
+    /// Acked, and reclaimed none of its locks through that address.
+    pub silent: bool,
+    /// What happens to them.
+    pub verdict: Verdict,
 }
 
-/// Verdicts for all clients of a run, in their order.
+impl From<(&IpAddr, &JudgedPath)> for PathResult {
+    fn from((server_address, path): (&IpAddr, &JudgedPath)) -> Self {
+        let spared = match path.verdict {
+            Verdict::Drop => None,
+            Verdict::Keep(why) => Some(why),
+        };
+        Self { server_address: Address(*server_address), silent: path.silent, spared: Maybe(spared) }
+    }
+}
+
+impl Judged {
+    /// Whether what is pending through that server address is dropped.
+    pub fn drops(&self, server_address: IpAddr) -> bool {
+        self.paths.get(&server_address).is_some_and(|path| path.verdict == Verdict::Drop)
+    }
+
+    /// Whether anything is dropped.
+    pub fn drops_any(&self) -> bool {
+        self.paths.values().any(|path| path.verdict == Verdict::Drop)
+    }
+}
+
+/// What is decided of all clients of a run, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
     /// Per client.
-    pub verdicts: Vec<Verdict>,
-    /// Per client: acked, as far as that is evidence.
-    pub acked: Vec<bool>,
-    /// Per client: acked, and reclaimed none of its locks in scope.
-    pub silent: Vec<bool>,
+    pub clients: Vec<Judged>,
     /// Whether some were spared because too many were silent.
     pub not_understood: bool,
 }
@@ -113,79 +190,87 @@ pub fn extended_deadline(
         .min(latest)
 }
 
-/// Clients that acked and had locks in scope, and how many of those were silent.
+/// Clients that acked and had locks in scope, and how many of those were silent: in all, or at one server
+/// address.
 #[derive(Debug, Default, Clone, Copy)]
 struct Group {
     acked: usize,
     silent: usize,
-    silent_suspects: usize,
+    /// Of the silent ones, those of which nothing is known that makes up for it.
+    unexplained: usize,
 }
 
 impl Group {
-    fn add(&mut self, facts: &ClientFacts<'_>) {
+    fn add(&mut self, silent: bool, explained: bool) {
         self.acked += 1;
-        if facts.silent() {
-            self.silent += 1;
-            self.silent_suspects += usize::from(facts.suspect);
-        }
+        self.silent += usize::from(silent);
+        self.unexplained += usize::from(silent && !explained);
     }
 
-    /// Two or more and more than half, or the only one and no suspect.
+    /// Two or more and more than half; or the only one, which is no suspect and answered nowhere else.
     fn too_silent(self) -> bool {
-        (self.silent >= 2 && 2 * self.silent > self.acked)
-            || (self.acked == 1 && self.silent == 1 && self.silent_suspects == 0)
+        (self.silent >= 2 && 2 * self.silent > self.acked) || (self.acked == 1 && self.unexplained == 1)
+    }
+}
+
+/// How silent the run's clients are.
+#[derive(Debug, Default)]
+struct Groups {
+    all: Group,
+    by_address: HashMap<IpAddr, Group>,
+}
+
+impl Groups {
+    fn of(clients: &[ClientFacts<'_>]) -> Self {
+        let mut groups = Self::default();
+        for facts in clients.iter().filter(|client| client.acked()) {
+            let in_scope = || facts.paths.iter().filter(|(_, path)| path.in_scope > 0);
+            if in_scope().next().is_some() {
+                groups.all.add(facts.silent(), facts.suspect);
+            }
+            for (address, path) in in_scope() {
+                let explained = facts.suspect || facts.answered_beside(*address);
+                groups.by_address.entry(*address).or_default().add(facts.silent_at(path), explained);
+            }
+        }
+        groups
+    }
+
+    /// Whether its notices were not understood, in all or at an address where it is silent.
+    fn too_silent(&self, facts: &ClientFacts<'_>) -> bool {
+        let mut silent_at = facts.paths.iter().filter(|(_, path)| facts.silent_at(path)).map(|(address, _)| address);
+        let is_too_silent = |address| self.by_address.get(address).is_some_and(|group| group.too_silent());
+        self.all.too_silent() || silent_at.any(is_too_silent)
     }
 }
 
 /// Decides. `alone`: no controller asked for the settle, so only clients reported as acked can lose
 /// anything.
 pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone: bool) -> Judgement {
-    let mut all = Group::default();
-    let mut by_address: HashMap<IpAddr, Group> = HashMap::new();
-    for facts in clients.iter().filter(|c| c.acked() && c.in_scope > 0) {
-        all.add(facts);
-        for address in facts.server_addresses {
-            by_address.entry(*address).or_default().add(facts);
-        }
-    }
-    let too_silent = |facts: &ClientFacts<'_>| {
-        all.too_silent()
-            || facts.server_addresses.iter().any(|a| by_address.get(a).copied().unwrap_or_default().too_silent())
+    let groups = Groups::of(clients);
+    let silent_verdict = |facts: &ClientFacts<'_>, address| match policy.silent {
+        Silent::Keep => Verdict::Keep(Spared::Silent),
+        Silent::Auto if !facts.named && groups.too_silent(facts) => Verdict::Keep(Spared::NotUnderstood),
+        Silent::Auto if !facts.named && facts.answered_beside(address) => Verdict::Keep(Spared::OtherAddress),
+        Silent::Auto | Silent::Drop => Verdict::Drop,
     };
-    let verdict = |facts: &ClientFacts<'_>| {
-        if !facts.acked() {
-            let told = match facts.delivery {
-                Delivery::NoAnswer | Delivery::NoStatd | Delivery::NameUnknown | Delivery::Refused => true,
-                Delivery::NotTold | Delivery::Acked | Delivery::Partial | Delivery::Elsewhere => false,
-            };
-            let may_drop = policy.unreachable == Unreachable::Drop && facts.may_drop && told && !alone;
-            return if may_drop { Verdict::Drop } else { Verdict::Keep(Why::Unreachable) };
-        }
-        if alone && facts.delivery != Delivery::Acked {
-            return Verdict::Keep(Why::Unreachable);
-        }
-        if facts.acked_ago.is_some_and(|ago| ago < patience(grace)) {
-            return Verdict::Keep(Why::LateAck);
-        }
-        if !facts.silent() {
-            return Verdict::Drop;
-        }
-        match policy.silent {
-            Silent::Keep => Verdict::Keep(Why::Silent),
-            Silent::Auto if !facts.named && too_silent(facts) => Verdict::Keep(Why::NotUnderstood),
-            Silent::Auto | Silent::Drop => Verdict::Drop,
+    let judged = |facts: &ClientFacts<'_>| {
+        let unheard = facts.unheard(policy, grace, alone);
+        let path = |(address, path): (&IpAddr, &PathFacts)| {
+            let silent = facts.silent_at(path);
+            let heard = || if silent { silent_verdict(facts, *address) } else { Verdict::Drop };
+            (*address, JudgedPath { silent, verdict: unheard.unwrap_or_else(heard) })
+        };
+        Judged {
+            acked: facts.acked(),
+            silent: facts.silent(),
+            gone: unheard == Some(Verdict::Drop),
+            paths: facts.paths.iter().filter(|(_, path)| path.pending > 0).map(path).collect(),
         }
     };
-    let verdicts: Vec<_> = clients.iter().map(verdict).collect();
-    Judgement {
-        not_understood: clients
-            .iter()
-            .zip(&verdicts)
-            .any(|(c, v)| c.pending > 0 && *v == Verdict::Keep(Why::NotUnderstood)),
-        acked: clients.iter().map(ClientFacts::acked).collect(),
-        silent: clients.iter().map(ClientFacts::silent).collect(),
-        verdicts,
-    }
+    let clients: Vec<Judged> = clients.iter().map(judged).collect();
+    let not_understood = |path: &JudgedPath| path.verdict == Verdict::Keep(Spared::NotUnderstood);
+    Judgement { not_understood: clients.iter().flat_map(|client| client.paths.values()).any(not_understood), clients }
 }
 
 #[cfg(test)]
@@ -195,71 +280,164 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(90);
     const POLICY: Policy = Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false };
 
-    /// Acked long ago and claimed all but one lock.
-    fn stale(server_addresses: &[IpAddr]) -> ClientFacts<'_> {
+    const ONE: &str = "192.0.2.1";
+    const TWO: &str = "192.0.2.2";
+    const DROP: Verdict = Verdict::Drop;
+    const fn keep(why: Spared) -> Verdict {
+        Verdict::Keep(why)
+    }
+
+    type Paths = BTreeMap<IpAddr, PathFacts>;
+
+    /// All but one of the locks there came back.
+    fn stale() -> PathFacts {
+        PathFacts { in_scope: 5, pending: 1, reclaimed_any: true, came_back: true }
+    }
+
+    fn quiet() -> PathFacts {
+        PathFacts { in_scope: 5, pending: 5, reclaimed_any: false, came_back: false }
+    }
+
+    fn through(paths: &[(&str, PathFacts)]) -> Paths {
+        paths.iter().map(|(address, path)| (address.parse().unwrap(), *path)).collect()
+    }
+
+    /// Acked long ago.
+    fn acked(paths: &Paths) -> ClientFacts<'_> {
         ClientFacts {
-            in_scope: 5,
-            pending: 1,
-            reclaimed_any: true,
-            reclaimed_anything: true,
             delivery: Delivery::Acked,
             acked_ago: Some(GRACE),
             shared_address: false,
             suspect: false,
             named: false,
             may_drop: false,
-            server_addresses,
+            paths,
         }
     }
 
-    fn silent(server_addresses: &[IpAddr]) -> ClientFacts<'_> {
-        ClientFacts { pending: 5, reclaimed_any: false, reclaimed_anything: false, ..stale(server_addresses) }
-    }
-
+    /// What becomes of each path of each client, in their order.
     fn verdicts(clients: &[ClientFacts<'_>], policy: Policy) -> (Vec<Verdict>, bool) {
         let judgement = judge(clients, policy, GRACE, false);
-        (judgement.verdicts, judgement.not_understood)
+        let paths = judgement.clients.iter().flat_map(|client| client.paths.values());
+        (paths.map(|path| path.verdict).collect(), judgement.not_understood)
     }
 
     #[test]
     fn silent_clients_are_dropped_until_they_are_too_many() {
-        let here = ["192.0.2.1".parse().unwrap()];
-        let (talks, quiet) = (stale(&here), silent(&here));
-        let keep = Verdict::Keep(Why::NotUnderstood);
+        let (stale, quiet) = (through(&[(ONE, stale())]), through(&[(ONE, quiet())]));
+        let (talks, quiet) = (acked(&stale), acked(&quiet));
+        let keep = keep(Spared::NotUnderstood);
         for (clients, expected, not_understood) in [
-            (vec![talks, quiet], vec![Verdict::Drop, Verdict::Drop], false),
-            (vec![talks, talks, quiet, quiet], vec![Verdict::Drop; 4], false),
-            (vec![talks, quiet, quiet], vec![Verdict::Drop, keep, keep], true),
+            (vec![talks, quiet], vec![DROP, DROP], false),
+            (vec![talks, talks, quiet, quiet], vec![DROP; 4], false),
+            (vec![talks, quiet, quiet], vec![DROP, keep, keep], true),
             (vec![quiet], vec![keep], true),
-            (vec![ClientFacts { suspect: true, ..quiet }], vec![Verdict::Drop], false),
-            (vec![ClientFacts { named: true, ..quiet }; 3], vec![Verdict::Drop; 3], false),
-            (vec![ClientFacts { in_scope: 0, pending: 0, ..quiet }; 3], vec![Verdict::Drop; 3], false),
+            (vec![ClientFacts { suspect: true, ..quiet }], vec![DROP], false),
+            (vec![ClientFacts { named: true, ..quiet }; 3], vec![DROP; 3], false),
+            (vec![ClientFacts { paths: &Paths::new(), ..quiet }; 3], vec![], false),
         ] {
             assert_eq!(verdicts(&clients, POLICY), (expected, not_understood), "{clients:?}");
         }
         let all_quiet = [quiet; 3];
         let with = |silent| Policy { silent, ..POLICY };
-        assert_eq!(verdicts(&all_quiet, with(Silent::Drop)), (vec![Verdict::Drop; 3], false));
-        assert_eq!(verdicts(&all_quiet, with(Silent::Keep)), (vec![Verdict::Keep(Why::Silent); 3], false));
+        assert_eq!(verdicts(&all_quiet, with(Silent::Drop)), (vec![DROP; 3], false));
+        assert_eq!(verdicts(&all_quiet, with(Silent::Keep)), (vec![Verdict::Keep(Spared::Silent); 3], false));
     }
 
     #[test]
     fn what_an_address_acked_that_only_has_its_name_drops_nothing_of_a_client() {
-        let here = ["192.0.2.1".parse().unwrap()];
-        let told = ClientFacts { delivery: Delivery::Elsewhere, may_drop: true, named: true, ..silent(&here) };
+        let (silent, talks) = (through(&[(ONE, quiet())]), through(&[(ONE, stale())]));
+        let told = ClientFacts { delivery: Delivery::Elsewhere, may_drop: true, named: true, ..acked(&silent) };
         let drop_all = Policy { unreachable: Unreachable::Drop, silent: Silent::Drop, ..POLICY };
         for policy in [POLICY, drop_all] {
-            assert_eq!(verdicts(&[told, stale(&here)], policy).0, [Verdict::Keep(Why::Unreachable), Verdict::Drop]);
+            assert_eq!(verdicts(&[told, acked(&talks)], policy).0, [keep(Spared::Unreachable), DROP]);
         }
     }
 
     #[test]
     fn silence_behind_one_server_address_is_measured_there() {
-        let (one, two) = (["192.0.2.1".parse().unwrap()], ["192.0.2.2".parse().unwrap()]);
-        let clients = [stale(&one), stale(&one), stale(&one), silent(&two), silent(&two)];
+        let (talks, quiet) = (through(&[(ONE, stale())]), through(&[(TWO, quiet())]));
+        let clients = [acked(&talks), acked(&talks), acked(&talks), acked(&quiet), acked(&quiet)];
         let (verdicts, not_understood) = verdicts(&clients, POLICY);
         assert!(not_understood);
-        assert_eq!(verdicts.iter().filter(|v| **v == Verdict::Keep(Why::NotUnderstood)).count(), 2);
+        assert_eq!(verdicts, [DROP, DROP, DROP, keep(Spared::NotUnderstood), keep(Spared::NotUnderstood)]);
+    }
+
+    #[test]
+    fn an_address_through_which_a_client_had_nothing_in_scope_does_not_count_it() {
+        // Three reclaim through ONE. What they once called TWO for is gone and says nothing of it.
+        let elsewhere = through(&[(ONE, stale()), (TWO, PathFacts::default())]);
+        let quiet = through(&[(TWO, quiet())]);
+        let talks = acked(&elsewhere);
+        let (verdicts, not_understood) = verdicts(&[talks, talks, talks, acked(&quiet), acked(&quiet)], POLICY);
+        assert_eq!(verdicts, [DROP, DROP, DROP, keep(Spared::NotUnderstood), keep(Spared::NotUnderstood)]);
+        assert!(not_understood);
+    }
+
+    #[test]
+    fn an_address_of_which_nothing_came_back_is_spared_while_another_one_answered() {
+        let (both, busy) = (through(&[(ONE, stale()), (TWO, quiet())]), through(&[(TWO, stale())]));
+        let swallowed = acked(&both);
+        let (busy, with) = (acked(&busy), |silent| Policy { silent, ..POLICY });
+        let other = keep(Spared::OtherAddress);
+        for (what, clients, policy, expected) in [
+            ("alone there", vec![swallowed], POLICY, vec![DROP, other]),
+            ("among others", vec![swallowed, busy, busy], POLICY, vec![DROP, other, DROP, DROP]),
+            ("a suspect", vec![ClientFacts { suspect: true, ..swallowed }], POLICY, vec![DROP, other]),
+            ("named", vec![ClientFacts { named: true, ..swallowed }], POLICY, vec![DROP, DROP]),
+            ("by flag", vec![swallowed; 3], with(Silent::Drop), vec![DROP; 6]),
+            ("kept by flag", vec![swallowed], with(Silent::Keep), vec![DROP, keep(Spared::Silent)]),
+        ] {
+            assert_eq!(verdicts(&clients, policy), (expected, false), "{what}");
+        }
+        let judged = judge(&[swallowed], POLICY, GRACE, false).clients;
+        assert!(!judged[0].silent, "it reclaimed something");
+        assert!(judged[0].paths[&TWO.parse::<IpAddr>().unwrap()].silent, "though nothing there");
+    }
+
+    #[test]
+    fn two_who_answer_elsewhere_and_are_most_at_an_address_did_not_understand_its_notices() {
+        let (both, single) = (through(&[(ONE, stale()), (TWO, quiet())]), through(&[(TWO, quiet())]));
+        let (swallowed, quiet) = (acked(&both), acked(&single));
+        let keep = keep(Spared::NotUnderstood);
+        assert_eq!(verdicts(&[swallowed, swallowed], POLICY), (vec![DROP, keep, DROP, keep], true));
+        assert_eq!(verdicts(&[swallowed, quiet], POLICY), (vec![DROP, keep, keep], true), "nobody answered there");
+    }
+
+    #[test]
+    fn a_reclaim_of_a_lock_that_the_server_had_lost_is_an_answer_through_its_address() {
+        let lost = PathFacts { came_back: true, ..PathFacts::default() };
+        let (both, busy) = (through(&[(ONE, lost), (TWO, quiet())]), through(&[(TWO, stale())]));
+        let clients = [acked(&both), acked(&busy), acked(&busy)];
+        assert_eq!(verdicts(&clients, POLICY), (vec![keep(Spared::OtherAddress), DROP, DROP], false));
+    }
+
+    #[test]
+    fn a_client_that_was_silent_through_every_address_is_judged_as_one() {
+        let silent = through(&[(ONE, quiet()), (TWO, quiet())]);
+        let busy = through(&[(ONE, stale()), (TWO, stale())]);
+        let (silent, busy) = (acked(&silent), acked(&busy));
+        assert_eq!(verdicts(&[silent, busy, busy], POLICY), (vec![DROP; 6], false));
+        assert!(judge(&[silent], POLICY, GRACE, false).clients[0].silent);
+        // Most are silent at one of its addresses: nothing of its is dropped, here or there.
+        let only_one = through(&[(ONE, quiet())]);
+        let clients = [silent, busy, acked(&only_one), acked(&only_one)];
+        let (verdicts, not_understood) = verdicts(&clients, POLICY);
+        assert!(not_understood);
+        assert!(verdicts[..2].iter().all(|verdict| *verdict == keep(Spared::NotUnderstood)), "{verdicts:?}");
+    }
+
+    #[test]
+    fn alone_the_same_is_decided_of_those_reported_as_acked_and_nothing_of_others() {
+        let both = through(&[(ONE, stale()), (TWO, quiet())]);
+        let told = acked(&both);
+        let untold = ClientFacts { delivery: Delivery::NotTold, acked_ago: None, ..told };
+        for alone in [false, true] {
+            let judgement = judge(&[told, untold], POLICY, GRACE, alone);
+            let of = |client: usize| judgement.clients[client].paths.values().map(|p| p.verdict).collect::<Vec<_>>();
+            assert_eq!(of(0), [DROP, keep(Spared::OtherAddress)]);
+            assert_eq!(of(1), [keep(Spared::Unreachable); 2]);
+        }
     }
 
     #[test]

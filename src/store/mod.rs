@@ -52,6 +52,7 @@ fn migrations() -> Migrations<'static> {
         M::up(include_str!("../../migrations/0001_record.sql")),
         M::up(include_str!("../../migrations/0002_unknown_owners.sql")),
         M::up(include_str!("../../migrations/0003_release.sql")),
+        M::up(include_str!("../../migrations/0004_paths.sql")),
     ])
 }
 

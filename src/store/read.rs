@@ -49,6 +49,10 @@ pub struct StoredClient {
     pub probe: Probe,
     /// What has become of its notices.
     pub delivery: Delivery,
+    /// Notices that are its own.
+    pub notices: u32,
+    /// How many of them it acked.
+    pub acks: u32,
     /// Notices sent.
     pub attempts: u32,
     /// From begin to its last ack, milliseconds.
@@ -104,6 +108,8 @@ impl Store {
                 client: blob(row, "row")?,
                 probe: word(row, "probe")?,
                 delivery: delivery(row)?,
+                notices: row.get("notices")?,
+                acks: row.get("acks")?,
                 attempts: row.get("attempts")?,
                 acked_ms: maybe_count(row, "acked_ms")?,
                 suspect: row.get("suspect")?,
@@ -241,9 +247,12 @@ fn client_report(row: &Row<'_>) -> rusqlite::Result<ClientReport> {
         address: maybe_word(row, "address")?,
         suspect: row.get("suspect")?,
         fate: ClientFate::of(delivery(row)?, row.get("silent")?),
+        notices: row.get("notices")?,
+        acks: row.get("acks")?,
         attempts: row.get("attempts")?,
         acked_ms: maybe_count(row, "acked_ms")?,
         locks: row.get::<_, bool>("knows_owners")?.then(|| counts(row)).transpose()?.map(LockTally::from),
+        paths: json(row, "paths")?,
         error: row.get("error")?,
     })
 }

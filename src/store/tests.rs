@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::report::{
-    ClientFate, Outcome, Phase, Probe, Release, ReleaseOutcome, ReleaseReport, ReleasedCounts, ScopeReport,
+    ClientFate, KeptBecause, Outcome, Phase, Probe, Release, ReleaseOutcome, ReleaseReport, ReleasedCounts, ScopeReport,
 };
 use crate::wire::control::*;
 use crate::wire::types::*;
@@ -87,6 +87,7 @@ fn result(index: u32, counts: Counts) -> ClientResult {
         suspect: false,
         silent: counts.reclaimed == 0,
         counts,
+        paths: List::default(),
     }
 }
 
@@ -154,7 +155,9 @@ fn whole_run(store: &mut Store, id: RunId) {
     let delivery = |client, acked_ms| DeliveryUpdate {
         client,
         delivery: Delivery::Acked,
-        attempts: 1,
+        notices: 2,
+        acks: 2,
+        attempts: 2,
         acked_ms: Some(acked_ms),
         suspect: client == 1,
         error: None,
@@ -527,4 +530,26 @@ fn a_record_where_others_can_write_is_refused_with_what_to_do() {
     assert!(matches!(error, StoreError::Unsafe { .. }));
     assert!(error.to_string().contains("chmod go-w"), "{error}");
     assert!(!place.path().exists());
+}
+
+#[test]
+fn notices_and_what_was_kept_through_each_server_address_read_back() {
+    let place = Place::new();
+    let mut store = place.open();
+    whole_run(&mut store, run_id(1));
+    let spared = [(None, "127.0.0.1"), (Some(Spared::OtherAddress), "::1"), (Some(Spared::LateAck), "127.0.0.2")];
+    let path = |(spared, at)| PathResult { server_address: address(at), silent: true, spared: Maybe(spared) };
+    let kept = ClientResult { paths: List::clipped(spared.map(path).to_vec()), ..result(0, counts(1, 2)) };
+    store.record_client_results(run_id(1), &[kept]).unwrap();
+    let clients = store.report(run_id(1)).unwrap().clients;
+    assert_eq!((clients[0].notices, clients[0].acks, clients[0].attempts), (2, 2, 2));
+    let because: Vec<_> = clients[0].paths.iter().map(|path| (path.kept_because, path.server_address)).collect();
+    let ip = |text: &str| text.parse().unwrap();
+    let expected = [
+        (None, ip("127.0.0.1")),
+        (Some(KeptBecause::OtherAddress), ip("::1")),
+        (Some(KeptBecause::LateAck), ip("127.0.0.2")),
+    ];
+    assert_eq!(because, expected);
+    assert!(clients[1].paths.is_empty());
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, param
 
 use super::rows::{delivery_word, integer};
 use super::{KEEP_DAYS, KEEP_RUNS, Store, StoreError};
-use crate::report::{Facts, LockTally, Outcome, Phase, Probe, ScopeReport, exit_code};
+use crate::report::{Facts, LockTally, Outcome, PathReport, Phase, Probe, ScopeReport, exit_code};
 use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, RunClient, RunId};
 use crate::wire::xdr;
 
@@ -41,7 +41,11 @@ pub struct DeliveryUpdate {
     pub client: u32,
     /// So far.
     pub delivery: Delivery,
-    /// Notices sent, repeats included.
+    /// Notices that are its own.
+    pub notices: u32,
+    /// How many of them it acked.
+    pub acks: u32,
+    /// Notices sent, repeats included, and port look-ups that went unanswered.
     pub attempts: u32,
     /// From begin to its last ack, milliseconds.
     pub acked_ms: Option<u64>,
@@ -188,8 +192,8 @@ impl Store {
         let id = run.to_string();
         self.transaction(|tx| {
             let mut update = tx.prepare_cached(
-                "UPDATE client SET delivery = ?3, attempts = ?4, acked_ms = ?5, suspect = suspect OR ?6, error = ?7
-                 WHERE run = ?1 AND number = ?2",
+                "UPDATE client SET delivery = ?3, attempts = ?4, acked_ms = ?5, suspect = suspect OR ?6, error = ?7,
+                 notices = ?8, acks = ?9 WHERE run = ?1 AND number = ?2",
             )?;
             for u in updates {
                 update.execute(params![
@@ -200,6 +204,8 @@ impl Store {
                     u.acked_ms.map(integer),
                     u.suspect,
                     u.error,
+                    u.notices,
+                    u.acks,
                 ])?;
             }
             Ok(())
@@ -209,18 +215,24 @@ impl Store {
     /// The lock manager's result for clients, a page at a time; may be given again.
     pub fn record_client_results(&mut self, run: RunId, results: &[ClientResult]) -> Result<(), StoreError> {
         let id = run.to_string();
+        let paths = |result: &ClientResult| {
+            let paths: Vec<PathReport> = result.paths.as_slice().iter().map(PathReport::from).collect();
+            serde_json::to_string(&paths)
+        };
+        let paths: Result<Vec<String>, _> = results.iter().map(paths).collect();
+        let paths = paths.map_err(|e| StoreError::BadValue { what: e.to_string(), path: self.path.clone() })?;
         self.transaction(|tx| {
             let mut update = tx.prepare_cached(
-                "UPDATE client SET silent = :silent, suspect = suspect OR :suspect, in_scope = :in_scope,
+                "UPDATE client SET silent = :silent, paths = :paths, suspect = suspect OR :suspect, in_scope = :in_scope,
                  pending = :pending, reclaimed = :reclaimed, released = :released, dropped = :dropped, kept = :kept,
                  unverified = :unverified, resurrected = :resurrected, conflicts = :conflicts,
                  delivery = CASE delivery WHEN 'not-told' THEN :delivery ELSE delivery END
                  WHERE run = :run AND number = :number",
             )?;
-            for r in results {
+            for (r, paths) in results.iter().zip(&paths) {
                 let c = r.counts;
                 update.execute(named_params! {
-                    ":run": id, ":number": r.client, ":silent": r.silent, ":suspect": r.suspect,
+                    ":run": id, ":number": r.client, ":silent": r.silent, ":paths": paths, ":suspect": r.suspect,
                     ":delivery": delivery_word(r.delivery),
                     ":in_scope": integer(c.in_scope), ":pending": integer(c.pending),
                     ":reclaimed": integer(c.reclaimed), ":released": integer(c.released),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
+use super::before::ResultBefore;
 use super::monitors::{self, Odd, addresses_of, name, raw, text_of};
 use super::records::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
 use crate::host::private_file;
@@ -196,7 +197,8 @@ impl Database {
             .query_row("SELECT body FROM result WHERE id = ?1", params![run.0], |row| row.get(0))
             .optional()?;
         let Some(body) = body else { return Ok(None) };
-        let mut full: FullResult = decode(&body).map_err(|_| self.damaged("a run's result"))?;
+        let read = decode(&body).or_else(|_| decode::<ResultBefore>(&body).map(FullResult::from));
+        let mut full = read.map_err(|_| self.damaged("a run's result"))?;
         let mut query = self.connection.prepare_cached("SELECT fate FROM late WHERE run = ?1 ORDER BY seq")?;
         let mut rows = query.query(params![run.0])?;
         let mut locks = full.locks.into_vec();

@@ -17,6 +17,7 @@
 //!
 //! Start reading at [`open`], then [`database::Database::apply`].
 
+mod before;
 mod database;
 mod monitors;
 mod records;

@@ -1,10 +1,10 @@
 //! What is promised is on disk, and what is damaged is said.
 
 use super::*;
-use crate::wire::control::{Counts, LockFate, LockKind, Mode, Outcome, OwnerRow, RunResult};
+use crate::wire::control::{ClientResult, Counts, Delivery, LockFate, LockKind, Mode, Outcome, OwnerRow, RunResult};
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
-use crate::wire::xdr::{List, Maybe, Text};
+use crate::wire::xdr::{List, Maybe, Text, encode};
 
 fn record(name: &str, address: &str) -> MonitorRecord {
     MonitorRecord {
@@ -360,4 +360,39 @@ async fn an_older_versions_record_of_several_addresses_is_one_for_each_and_stays
     drop(persist);
     writer.join();
     assert_eq!(sorted(open(dir.path()).unwrap().2.monitors), found[1..], "to forget one takes no other's away");
+}
+
+#[tokio::test]
+async fn a_result_that_an_older_version_left_is_read_by_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = |number: u32| ClientResult {
+        client: number,
+        name: CallerName::new("a.example.org").unwrap(),
+        address: Address("2001:db8::7".parse().unwrap()),
+        delivery: Delivery::Acked,
+        suspect: true,
+        silent: false,
+        counts: Counts { in_scope: 3, kept: 3, ..Counts::default() },
+        paths: List::default(),
+    };
+    for clients in [0, 1, 3] {
+        let (persist, writer, _) = open(dir.path()).unwrap();
+        let full = FullResult {
+            clients: List::clipped((0..clients).map(client).collect()),
+            locks: List::clipped(vec![late(); clients as usize]),
+            ..result(u8::try_from(clients).unwrap())
+        };
+        let run = full.result.run;
+        persist.write(Change::Ended(full.clone().into())).await.unwrap();
+        drop(persist);
+        writer.join();
+        let older = encode(&before::ResultBefore::from(full.clone()));
+        let database = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+        assert_eq!(database.execute("UPDATE result SET body = ?1 WHERE id = ?2", (older, run.0)).unwrap(), 1);
+        drop(database);
+        let (persist, writer, _) = open(dir.path()).unwrap();
+        assert_eq!(persist.result(run).await.unwrap(), Some(full));
+        drop(persist);
+        writer.join();
+    }
 }

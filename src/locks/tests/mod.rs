@@ -5,16 +5,18 @@ mod grace;
 mod identity;
 mod mirror;
 mod model;
+mod paths;
 mod posix;
 mod release;
 mod runs;
 mod settle;
 mod waiters;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::clients::Held;
 use super::segment::{FileId, Kind, OwnerId};
 use super::*;
 use crate::wire::control::{
@@ -321,6 +323,7 @@ impl LockTable {
         let (mut locks, mut unmonitored) = (0, 0);
         let mut per_client: HashMap<ClientId, (usize, usize, HashMap<FileId, usize>)> = HashMap::new();
         let mut per_owner: HashMap<OwnerId, usize> = HashMap::new();
+        let mut per_path: HashMap<ClientId, BTreeMap<IpAddr, Held>> = HashMap::new();
         for file in self.segments().files_from(0) {
             for s in self.segments().of(file) {
                 locks += 1;
@@ -329,6 +332,10 @@ impl LockTable {
                 client.0 += 1;
                 client.1 += usize::from(!s.monitored);
                 *client.2.entry(file).or_default() += 1;
+                let path = self.server_address(s.owner).expect("a lock has an owner");
+                let held = per_path.entry(s.client).or_default().entry(path).or_default();
+                held.locks += 1;
+                held.unmonitored += usize::from(!s.monitored);
                 *per_owner.entry(s.owner).or_default() += 1;
             }
         }
@@ -348,6 +355,7 @@ impl LockTable {
             assert_eq!(client.held().locks, locks, "locks of {}", client.name);
             assert_eq!(client.held().unmonitored, unmonitored, "unmonitored locks of {}", client.name);
             assert_eq!(client.held().waiters, waiters.remove(&id).unwrap_or(0), "waiters of {}", client.name);
+            assert_eq!(client.paths(), &per_path.remove(&id).unwrap_or_default(), "paths of {}", client.name);
             assert_eq!(client.files_with_counts().collect::<HashMap<_, _>>(), files, "files of {}", client.name);
         }
         assert!(
@@ -366,6 +374,8 @@ impl LockTable {
                 pending.filter(|(_, s)| !run.is_marked(s) || marks.insert(s.mark)).map(|(_, s)| s.client).collect();
             assert_eq!(c.pending, pending.len() as u64, "the pending count is that of the segments");
             for tally in &run.tallies {
+                let by_path: u64 = tally.pending_by_path().map(|(_, pending)| pending).sum();
+                assert_eq!(tally.counts.pending, by_path, "pending of {:?}, by server address", tally.client);
                 let of_client = pending.iter().filter(|client| **client == tally.client).count();
                 assert_eq!(tally.counts.pending, of_client as u64, "pending of {:?}", tally.client);
             }

@@ -141,6 +141,7 @@ fn full(run: &RunRecord, end: End<'_>, counts: Counts, rows: Vec<LockFate>) -> F
             suspect: client.suspect || run.deliveries.get(index as usize).is_some_and(|told| told.suspect),
             silent: false,
             counts: Counts::default(),
+            paths: List::default(),
         })
         .collect();
     let result = RunResult {

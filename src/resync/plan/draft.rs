@@ -4,7 +4,7 @@ use super::checks::{InScope, chosen, grace, in_scope, mode, refuse_busy, refuse_
 use super::words::{consent, fingerprint};
 use super::{Plan, PlannedClient, Probed, Request, Seen};
 use crate::report::{self, Failure, Probe, ScopeReport};
-use crate::wire::control::{Capabilities, ClientRef, ClientRow, Policy, Scope, Unreachable};
+use crate::wire::control::{Capabilities, ClientRef, ClientRow, Policy, Scope, Silent, Unreachable};
 use crate::wire::types::{Address, CallerName, NsmState};
 use crate::wire::xdr::Maybe;
 
@@ -42,8 +42,9 @@ impl Draft {
         let told = chosen
             .iter()
             .filter(|(row, counts)| marked(counts) > 0 || (row.monitored && scope.files.as_slice().is_empty()));
-        let (clients, states) =
-            told.map(|(row, counts)| (planned(row, knows_owners.then(|| marked(counts))), row.nsm_state)).unzip();
+        let unanswered = unanswered(&policy, &scope, &seen.info.capabilities);
+        let planned = |row, counts| planned(row, knows_owners.then(|| marked(counts)), unanswered);
+        let (clients, states) = told.map(|(row, counts)| (planned(row, counts), row.nsm_state)).unzip();
         let names = if request.names.is_empty() { seen.info.names.as_slice().to_vec() } else { request.names.clone() };
         if names.is_empty() {
             return Err(Failure::usage(
@@ -130,8 +131,30 @@ impl Draft {
     }
 }
 
-fn planned(row: &ClientRow, locks: Option<u64>) -> PlannedClient {
+/// What becomes of locks through a server address through which nothing comes back.
+fn unanswered(policy: &Policy, scope: &Scope, capabilities: &Capabilities) -> &'static str {
+    let named = !scope.clients.as_slice().is_empty();
+    match policy.silent {
+        _ if capabilities.begin_releases => "what is not reclaimed through the others is lost",
+        Silent::Drop => "what is not reclaimed through the others is dropped all the same (--silent drop)",
+        Silent::Auto if named => {
+            "what is not reclaimed through the others is dropped all the same (the scope names it)"
+        }
+        Silent::Auto | Silent::Keep => "what it locked through an address through which nothing comes back is kept",
+    }
+}
+
+fn planned(row: &ClientRow, locks: Option<u64>, unanswered: &str) -> PlannedClient {
+    let called = row.server_addresses.as_slice();
+    let addresses = || called.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let note = (called.len() > 1 && locks != Some(0)).then(|| {
+        format!(
+            "it called {}; where they share a name, its statd may ack each notice and pass on one only; {unanswered}",
+            addresses()
+        )
+    });
     PlannedClient {
+        note,
         name: row.name.clone(),
         addresses: row.addresses.as_slice().iter().map(|a| a.0).collect(),
         server_addresses: row.server_addresses.as_slice().iter().map(|a| a.0).collect(),

@@ -118,6 +118,8 @@ pub struct PlannedClient {
     pub probe: Probe,
     /// Evidence that its locks are stale; empty when there is none.
     pub suspicions: Vec<String>,
+    /// What may keep it from hearing all of its notices.
+    pub note: Option<String>,
 }
 
 /// What a run would do.
@@ -185,6 +187,7 @@ impl Plan {
                     address: client.addresses.first().copied(),
                     locks: client.locks,
                     probe: client.probe,
+                    note: client.note.clone(),
                     from: client.server_addresses.clone(),
                 })
                 .collect(),

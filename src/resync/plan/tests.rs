@@ -387,3 +387,44 @@ fn a_client_of_unknown_address_is_not_taken_for_this_host() {
     unknown.addresses = List::default();
     refusal_of(draft(&Request::default(), &[unknown], &[elsewhere]));
 }
+
+#[test]
+fn a_client_that_called_several_addresses_is_named_with_what_that_means() {
+    let calls = |clients: &mut Vec<ClientRow>, n: usize| {
+        let called = (1..=n).map(|host| Address(std::net::IpAddr::from([192, 0, 2, u8::try_from(host).unwrap()])));
+        clients[0].server_addresses = List::clipped(called.collect());
+        clients[2].server_addresses = clients[0].server_addresses.clone();
+    };
+    let notes = |request: &Request, n| {
+        let mut clients = three();
+        calls(&mut clients, n);
+        let plan = draft(request, &clients, &[]).unwrap().finish(&[UP; 3]).unwrap();
+        plan.clients.into_iter().map(|client| client.note).collect::<Vec<_>>()
+    };
+    assert_eq!(notes(&Request::default(), 1), [None, None, None]);
+    let named = Request { clients: vec!["web".to_owned()], ..Request::default() };
+    for (request, n, said) in [
+        (Request::default(), 2, "is kept"),
+        (Request { silent: Silent::Keep, ..Request::default() }, 3, "is kept"),
+        (Request { silent: Silent::Drop, ..Request::default() }, 2, "is dropped all the same (--silent drop)"),
+        (named, 2, "is dropped all the same (the scope names it)"),
+    ] {
+        let notes = notes(&request, n);
+        let note = notes[0].as_deref().unwrap();
+        assert!(note.contains("192.0.2.1, 192.0.2.2") && note.contains(said), "{note}");
+        assert!(notes[1..].iter().all(Option::is_none), "it called one, or has no lock in scope: {notes:?}");
+    }
+}
+
+#[test]
+fn where_begin_frees_the_locks_what_is_not_reclaimed_through_an_address_is_lost() {
+    let mut info = info();
+    info.capabilities.begin_releases = true;
+    let mut clients = three();
+    let called = ["192.0.2.1", "2001:db8::1"].map(|address| Address(address.parse().unwrap()));
+    clients[1].server_addresses = List::clipped(called.to_vec());
+    let seen = Seen { info: &info, status: &status(), clients: &clients, locks: None, mounts: &[] };
+    let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[UP; 3]).unwrap();
+    let note = plan.clients[1].note.as_deref().unwrap();
+    assert!(note.contains("2001:db8::1") && note.contains("is lost"), "{note}");
+}

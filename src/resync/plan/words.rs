@@ -22,8 +22,8 @@ pub(super) fn consent(plan: &Plan) -> Vec<String> {
     }
     if plan.policy.silent == Silent::Drop {
         wanted.push(format!(
-            "drop the locks of clients that ack and reclaim nothing, however many they are (--silent drop): up to {} \
-             in use would be lost if the notices are not understood",
+            "drop the locks of clients that ack and reclaim nothing, in all or through one server address, however many \
+             they are (--silent drop): up to {} in use would be lost if the notices are not understood",
             counted(plan.in_scope, "lock")
         ));
     }

@@ -79,9 +79,9 @@ impl Fanout {
         let (Some(known), Some(exchange)) = (self.subjects.get_mut(subject), self.exchanges.get(&serial)) else {
             return Duration::ZERO;
         };
-        let again =
-            exchange.sends > 1 || matches!(exchange.step, Step::Port { version: 0, transport: Transport::Udp, .. });
-        known.attempts += u32::from(again);
+        let first_look_up = matches!(exchange.step, Step::Port { version: 0, transport: Transport::Udp, .. });
+        let counts = matches!(exchange.step, Step::Call { .. }) || exchange.sends > 1 || first_look_up;
+        known.attempts += u32::from(counts);
         let first_sent = known.first_sent;
         let left_before = known.left > 0;
         known.left = known.left.saturating_add(1);
@@ -280,6 +280,8 @@ impl Fanout {
         match (told, transport) {
             (Ok(Some(port)), _) => {
                 subject.trouble = None;
+                // The look-up is answered; from here on its calls are counted.
+                subject.attempts = subject.attempts.saturating_sub(1);
                 if !subject.doubted {
                     subject.misses = 0;
                 }

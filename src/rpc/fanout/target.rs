@@ -130,8 +130,8 @@ pub struct Event {
     pub id: u32,
     /// When, on the clock that the caller's `now` is on.
     pub at: Duration,
-    /// How often it was tried until then: 1, and 1 more for each call that was sent again. 0 where
-    /// nothing at all could be sent.
+    /// How often it was tried until then: each sending of each of its calls, and each port look-up that went
+    /// unanswered. 0 where nothing at all could be sent.
     pub attempts: u32,
     /// What was learned.
     pub news: News,

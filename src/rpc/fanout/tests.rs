@@ -330,13 +330,37 @@ fn every_live_client_gets_each_notice_once_and_is_acked() {
     for id in 0..1000 {
         let last = world.last(id);
         assert!(matches!(last.news, News::Answered { answered: 2, of: 2, .. }), "{last:?}");
-        assert_eq!(last.attempts, 1);
+        assert_eq!(last.attempts, 2, "each of its calls counts");
         let mut names = world.notices[&client(id)].clone();
         names.sort();
         assert_eq!(names, [name("server"), name("server.example.org")]);
     }
     assert!(world.sent.iter().all(|(_, call)| call.from == Some("10.255.0.2".parse().unwrap())));
     assert!(world.now < 40 * MS, "{:?}", world.now);
+}
+
+#[test]
+fn each_sending_of_each_call_is_counted() {
+    for loss in [0.0, 0.4] {
+        let mut world = World::new().with((0..50).map(|id| (client(id), Manner::Healthy)));
+        world.loss = loss;
+        // Two server addresses, each under two names.
+        let twice = |id| {
+            let one = at(id);
+            Target { calls: [one.calls.clone(), one.calls].concat(), ..one }
+        };
+        notify(&mut world, (0..50).map(twice).collect(), options(64));
+        for id in 0..50 {
+            let to = |port: fn(u16) -> bool| {
+                world.sent.iter().filter(|(_, call)| call.to.ip() == client(id) && port(call.to.port())).count()
+            };
+            let (calls, all) = (to(|port| port != RPCBIND), to(|_| true));
+            let last = world.last(id);
+            assert!(matches!(last.news, News::Answered { answered: 4, of: 4, .. }), "{last:?}");
+            assert!((calls..all).contains(&(last.attempts as usize)), "{calls} of {all}: {last:?}");
+            assert!(loss > 0.0 || last.attempts == 4, "{last:?}");
+        }
+    }
 }
 
 #[test]

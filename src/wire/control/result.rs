@@ -67,6 +67,36 @@ pub struct ClientResult {
     pub silent: bool,
     /// Its counts.
     pub counts: Counts,
+    /// What was pending when the run settled, by the server address that it called for it.
+    pub paths: List<PathResult, 16>,
+}
+
+/// Why pending locks were spared at settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
+#[repr(u32)]
+pub enum Spared {
+    /// Their client acked none of its notices (or only some), nobody told the manager, or an ack from its
+    /// address is no evidence.
+    Unreachable = 0,
+    /// It acked too short a time ago.
+    LateAck = 1,
+    /// It was silent, and `--silent keep` was asked for.
+    Silent = 2,
+    /// Too many were silent: the notices were not understood.
+    NotUnderstood = 3,
+    /// Nothing came back through this server address, and something did through another one.
+    OtherAddress = 4,
+}
+
+/// A client's locks through one server address, where some were pending at settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
+pub struct PathResult {
+    /// The server address that it called.
+    pub server_address: Address,
+    /// Whether it acked, and reclaimed none of its locks through this address.
+    pub silent: bool,
+    /// Why they were spared; none if they were dropped.
+    pub spared: Maybe<Spared>,
 }
 
 /// A page of client results.

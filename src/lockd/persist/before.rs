@@ -1,0 +1,55 @@
+//! A run's result as versions wrote it that did not judge by server address.
+
+use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, LockFate, RunResult};
+use crate::wire::types::{Address, CallerName};
+use crate::wire::xdr::{List, XdrCodec};
+
+#[derive(Debug, XdrCodec)]
+struct Row {
+    client: u32,
+    name: CallerName,
+    address: Address,
+    delivery: Delivery,
+    suspect: bool,
+    silent: bool,
+    counts: Counts,
+}
+
+#[derive(Debug, XdrCodec)]
+pub(super) struct ResultBefore {
+    result: RunResult,
+    clients: List<Row, 16_777_216>,
+    locks: List<LockFate, 16_777_216>,
+}
+
+impl From<ResultBefore> for FullResult {
+    fn from(ResultBefore { result, clients, locks }: ResultBefore) -> Self {
+        let client = |Row { client, name, address, delivery, suspect, silent, counts }| ClientResult {
+            client,
+            name,
+            address,
+            delivery,
+            suspect,
+            silent,
+            counts,
+            paths: List::default(),
+        };
+        Self { result, clients: List::clipped(clients.into_vec().into_iter().map(client).collect()), locks }
+    }
+}
+
+#[cfg(test)]
+impl From<FullResult> for ResultBefore {
+    fn from(FullResult { result, clients, locks }: FullResult) -> Self {
+        let client = |ClientResult { client, name, address, delivery, suspect, silent, counts, .. }| Row {
+            client,
+            name,
+            address,
+            delivery,
+            suspect,
+            silent,
+            counts,
+        };
+        Self { result, clients: List::clipped(clients.into_vec().into_iter().map(client).collect()), locks }
+    }
+}

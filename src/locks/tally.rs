@@ -1,0 +1,90 @@
+//! A client's part of a run. What is pending is counted by the server address that the client called for it, as
+//! the policy judges it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::api::ClientId;
+use crate::resync::policy::{ClientFacts, Judged, PathFacts};
+use crate::wire::control::{ClientProgress, ClientResult, Counts, Delivery, PathResult, RunClient};
+use crate::wire::types::Address;
+use crate::wire::xdr::List;
+
+#[derive(Debug)]
+pub(super) struct Tally {
+    pub(super) client: ClientId,
+    pub(super) counts: Counts,
+    delivery: Delivery,
+    acked_at: Option<Duration>,
+    suspect: bool,
+    may_drop: bool,
+    paths: BTreeMap<IpAddr, PathFacts>,
+    /// What is decided of it, from the start of the settle.
+    pub(super) judged: Judged,
+}
+
+impl Tally {
+    /// Of a client with nothing in scope.
+    pub(super) fn new(client: ClientId, suspect: bool, may_drop: bool) -> Self {
+        Self {
+            client,
+            counts: Counts::default(),
+            delivery: Delivery::NotTold,
+            acked_at: None,
+            suspect,
+            may_drop,
+            paths: BTreeMap::new(),
+            judged: Judged::default(),
+        }
+    }
+
+    /// Its locks through this server address. There are no more of them than this host has addresses.
+    pub(super) fn path(&mut self, server_address: IpAddr) -> &mut PathFacts {
+        self.paths.entry(server_address).or_default()
+    }
+
+    /// Takes what became of its notices. Gives the time of the last ack, if that is news.
+    pub(super) fn heard(&mut self, now: Duration, began: Duration, seen: &ClientProgress) -> Option<Duration> {
+        self.suspect |= seen.suspect;
+        // Delivered once is delivered: a later failure of a retry takes nothing back.
+        if self.delivery == Delivery::Acked || seen.delivery == Delivery::NotTold {
+            return None;
+        }
+        self.delivery = seen.delivery;
+        if seen.delivery == Delivery::Acked {
+            self.acked_at = Some(now.saturating_sub(Duration::from_millis(seen.ago_ms)).max(began));
+        }
+        self.acked_at
+    }
+
+    pub(super) fn facts(&self, now: Duration, client: &RunClient, named: bool) -> ClientFacts<'_> {
+        ClientFacts {
+            delivery: self.delivery,
+            acked_ago: self.acked_at.map(|at| now.saturating_sub(at)),
+            shared_address: client.shared_address,
+            suspect: self.suspect,
+            named,
+            may_drop: self.may_drop,
+            paths: &self.paths,
+        }
+    }
+
+    pub(super) fn result(&self, client: &RunClient, address: Address) -> ClientResult {
+        ClientResult {
+            client: client.index,
+            name: client.name.clone(),
+            address,
+            delivery: self.delivery,
+            suspect: self.suspect,
+            silent: self.judged.silent,
+            counts: Counts { pending: 0, ..self.counts },
+            paths: List::clipped(self.judged.paths.iter().map(PathResult::from).collect()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn pending_by_path(&self) -> impl Iterator<Item = (IpAddr, u64)> {
+        self.paths.iter().map(|(address, path)| (*address, path.pending))
+    }
+}
