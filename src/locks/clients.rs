@@ -10,13 +10,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::api::{ClientId, ClientView, Limits};
+use super::api::{self, ClientId, ClientView};
+use super::caps::weight;
 use super::index::Index;
 use super::owners::Owners;
 use super::segment::FileId;
 use super::segments::Change;
+use crate::shares::{Bounds, Full, Holder, Shares};
 use crate::wire::control::ClientRef;
-use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::types::{Address, CallerName, FileHandle, NsmState};
 use crate::wire::xdr::List;
 
 /// Most suspicions kept of one client, and server addresses it called.
@@ -116,6 +118,10 @@ pub(super) struct Clients {
     /// Clients without locks and waiters, the longest idle first.
     idle: BTreeSet<(u64, ClientId)>,
     held: Held,
+    /// Clients, and the weight of their locks and waiters, by the address they call from.
+    hosts: Shares,
+    locks: Shares,
+    waiters: Shares,
     monitored: usize,
     next_id: u32,
     clock: u64,
@@ -172,26 +178,26 @@ impl Clients {
         self.at(client.address).len() > 1
     }
 
-    /// Makes the client. The one idle the longest makes room (given back to be forgotten): of all
-    /// clients when the table is full, of this address' ones when the address is. `None`: all have
-    /// locks.
-    pub(super) fn add(
-        &mut self,
-        address: IpAddr,
-        name: &CallerName,
-        limits: &Limits,
-    ) -> Option<(ClientId, Vec<ClientId>)> {
-        let mut gone = Vec::new();
-        if self.at(address).len() >= limits.clients_per_address {
-            let oldest = self.at(address).iter().filter_map(|id| Some((self.get(*id)?.idle_since?, *id))).min();
-            gone.push(oldest?.1);
-        }
-        if self.by_id.len() - gone.len() >= limits.clients {
-            gone.push(self.idle.iter().map(|(_, id)| *id).find(|id| !gone.contains(id))?);
-        }
-        for id in &gone {
-            self.remove(*id);
-        }
+    /// Whether one more there goes into the table as it is.
+    pub(super) fn has_room_at(&self, address: IpAddr, bounds: Bounds) -> bool {
+        self.hosts.room(bounds, Holder::Host(address), 1).is_ok()
+    }
+
+    /// Makes room for one more client there, where there is none. The one idle the longest goes, and is given
+    /// back to be forgotten: of the address' own; in a full table of all, if the address has none.
+    pub(super) fn make_room(&mut self, address: IpAddr, bounds: Bounds) -> Result<Option<ClientId>, api::Full> {
+        let own = || self.at(address).iter().filter_map(|id| Some((self.get(*id)?.idle_since?, *id))).min();
+        let idle = match self.hosts.room(bounds, Holder::Host(address), 1) {
+            Ok(()) => return Ok(None),
+            Err(Full::Share) => own(),
+            Err(Full::Table) => own().or_else(|| self.idle.first().copied()),
+        };
+        let (_, id) = idle.ok_or(api::Full)?;
+        self.remove(id);
+        Ok(Some(id))
+    }
+
+    pub(super) fn add(&mut self, address: IpAddr, name: &CallerName) -> Option<ClientId> {
         let id = ClientId(self.next_id);
         self.next_id = self.next_id.checked_add(1)?;
         let client = Client {
@@ -212,7 +218,8 @@ impl Clients {
         self.by_short.add(short_key(name), id);
         self.by_key.insert((address, name.clone()), id);
         self.by_address.add(address, id);
-        Some((id, gone))
+        self.hosts.take(Holder::Host(address), 1);
+        Some(id)
     }
 
     pub(super) fn monitored(&self) -> usize {
@@ -230,6 +237,7 @@ impl Clients {
         let Some(client) = self.by_id.remove(&id) else { return };
         self.monitored -= usize::from(client.monitored);
         self.by_address.remove(&client.address, &id);
+        self.hosts.give_back(Holder::Host(client.address), 1);
         self.by_short.remove(&short_key(&client.name), &id);
         self.by_key.remove(&(client.address, client.name));
         if let Some(since) = client.idle_since {
@@ -279,8 +287,30 @@ impl Clients {
         self.held
     }
 
-    pub(super) fn observe(&mut self, change: &Change, owners: &Owners) {
+    #[cfg(test)]
+    pub(super) fn hosts(&self) -> &Shares {
+        &self.hosts
+    }
+
+    pub(super) fn locks(&self) -> &Shares {
+        &self.locks
+    }
+
+    pub(super) fn waiters(&self) -> &Shares {
+        &self.waiters
+    }
+
+    fn holder(&self, id: ClientId) -> Option<Holder> {
+        self.get(id).map(|client| Holder::Host(client.address))
+    }
+
+    pub(super) fn observe(&mut self, change: &Change, owners: &Owners, file: Option<&FileHandle>) {
         for (segment, before, after) in change.counts() {
+            if let Some(holder) = self.holder(segment.client) {
+                let weight = weight(file, owners, segment.owner);
+                self.locks.take(holder, weight * after);
+                self.locks.give_back(holder, weight * before);
+            }
             let recount = |held: &mut Held| {
                 held.locks = held.locks + after - before;
                 if !segment.monitored {
@@ -307,13 +337,19 @@ impl Clients {
         }
     }
 
-    pub(super) fn waiter_added(&mut self, id: ClientId) {
+    pub(super) fn waiter_added(&mut self, id: ClientId, weight: usize) {
         self.held.waiters += 1;
+        if let Some(holder) = self.holder(id) {
+            self.waiters.take(holder, weight);
+        }
         self.update(id, |client| client.held.waiters += 1);
     }
 
-    pub(super) fn waiter_removed(&mut self, id: ClientId) {
+    pub(super) fn waiter_removed(&mut self, id: ClientId, weight: usize) {
         self.held.waiters -= 1;
+        if let Some(holder) = self.holder(id) {
+            self.waiters.give_back(holder, weight);
+        }
         self.update(id, |client| client.held.waiters -= 1);
     }
 }

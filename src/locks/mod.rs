@@ -33,6 +33,7 @@
 //! Where to start reading: [`LockTable::handle`], then the rest of [`requests`].
 
 mod api;
+mod caps;
 mod clients;
 mod consent;
 mod coverage;

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::api::{Cap, ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
+use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
 use super::ranges::{intersection, uncovered};
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
@@ -58,11 +58,7 @@ impl LockTable {
 
     /// Queues the request, unless that is one too many or would never end.
     pub(super) fn enqueue(&mut self, want: &Want, cookie: &Cookie) -> Verdict {
-        let mine = self.clients.get(want.caller.client).map_or(0, |c| c.held().waiters);
-        let all = self.clients.held().waiters >= self.limits.waiters;
-        if all || mine >= self.limits.waiters_per_client {
-            let cap = if all { Cap::Waiters } else { Cap::WaitersOfClient };
-            self.tell_full(cap, want.caller.client, want.file);
+        if self.is_full_of_waiters(want) {
             return Verdict::NoLocks;
         }
         if self.closes_a_cycle(want) {
@@ -71,7 +67,7 @@ impl LockTable {
         let refused = want.outside == Outside::Conflict;
         self.waiters.add(Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
         self.owners.acquire(want.lock.owner);
-        self.clients.waiter_added(want.caller.client);
+        self.clients.waiter_added(want.caller.client, self.weight(want.file, want.lock.owner));
         if refused {
             self.ask_again_later(want.file);
         }
@@ -99,8 +95,9 @@ impl LockTable {
 
     pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiters.remove(id)?;
+        let weight = self.weight(waiter.want.file, waiter.want.lock.owner);
+        self.clients.waiter_removed(waiter.want.caller.client, weight);
         self.owners.release(waiter.want.lock.owner);
-        self.clients.waiter_removed(waiter.want.caller.client);
         if waiter.offered {
             self.effects.push(Effect::Withdraw(OfferId(id)));
         }

@@ -1,9 +1,8 @@
 //! Serving connections: TCP and Unix sockets. `server` has the theory.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -15,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::service::{
     ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, begin, canonical, drain, stopped,
 };
+use crate::shares::{Bounds, Full, Holder, Shares};
 use crate::wire::record::{RecordReader, RecordTooLong, frame};
 use crate::wire::types::Transport;
 
@@ -25,16 +25,17 @@ const READ_SIZE: usize = 8 << 10;
 /// Replies that one write takes at most. Each is bounded, so their sum is.
 const REPLIES_JOINED: usize = 64;
 
-/// Serves TCP connections until `shutdown` is true (or its sender is gone).
+/// Serves TCP connections until `shutdown` is true (or its sender is gone). Listeners with the same `guests`
+/// share the bound of connections.
 pub async fn serve_tcp(
     listener: TcpListener,
     service: Arc<dyn Service>,
     cache: SharedCache,
+    guests: Guests,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let shared = Shared::new(service, Some(cache), limits, shutdown.clone());
-    let guests = Guests::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -45,10 +46,12 @@ pub async fn serve_tcp(
         };
         let Some((stream, peer)) = accepted_or_pause(accepted).await else { continue };
         let peer = canonical(peer);
-        let guest = Guest::of(&guests, Host::Address(peer.ip()), limits.connections_per_peer);
-        let (Some(guest), true) = (guest, connections.len() < limits.connections) else {
-            tracing::debug!(%peer, "connection closed: too many are open");
-            continue;
+        let guest = match guests.enter(Holder::Host(peer.ip()), limits.connections) {
+            Ok(guest) => guest,
+            Err(full) => {
+                tracing::debug!(%peer, ?full, "connection closed: too many are open");
+                continue;
+            }
         };
         if let Some(origin) = inet_origin(&stream, peer) {
             let shared = shared.clone();
@@ -93,10 +96,12 @@ pub async fn serve_unix(
         let Some((uid, origin)) = unix_origin(&stream).filter(|(_, origin)| shared.service.admits(&origin.peer)) else {
             continue;
         };
-        let guest = Guest::of(&guests, Host::User(uid), limits.connections_per_peer);
-        let (Some(guest), true) = (guest, connections.len() < limits.connections) else {
-            tracing::debug!(uid, "control connection closed: too many are open");
-            continue;
+        let guest = match guests.enter(Holder::User(uid), limits.connections) {
+            Ok(guest) => guest,
+            Err(full) => {
+                tracing::debug!(uid, ?full, "control connection closed: too many are open");
+                continue;
+            }
         };
         let shared = shared.clone();
         connections.spawn(async move {
@@ -133,43 +138,34 @@ async fn accepted_or_pause<T>(accepted: io::Result<T>) -> Option<T> {
     }
 }
 
-/// Whose connections are counted together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Host {
-    Address(IpAddr),
-    User(u32),
-}
+/// The open connections, by whose they are. Several listeners may have them in common.
+#[derive(Debug, Default, Clone)]
+pub struct Guests(Arc<Mutex<Shares>>);
 
-/// Open connections by whose they are.
-type Guests = Arc<Mutex<HashMap<Host, usize>>>;
+impl Guests {
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one more, if there is room.
+    fn enter(&self, holder: Holder, bounds: Bounds) -> Result<Guest, Full> {
+        let mut shares = self.shares();
+        shares.room(bounds, holder, 1)?;
+        shares.take(holder, 1);
+        Ok(Guest { guests: self.clone(), holder })
+    }
+}
 
 /// One connection, counted while this lives.
+#[derive(Debug)]
 struct Guest {
     guests: Guests,
-    host: Host,
-}
-
-impl Guest {
-    fn of(guests: &Guests, host: Host, max: usize) -> Option<Self> {
-        let mut counts = guests.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(host).or_default();
-        if *count >= max {
-            return None;
-        }
-        *count += 1;
-        Some(Self { guests: Arc::clone(guests), host })
-    }
+    holder: Holder,
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let mut counts = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.host) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.host);
-            }
-        }
+        self.guests.shares().give_back(self.holder, 1);
     }
 }
 
@@ -348,12 +344,12 @@ mod tests {
     #[test]
     fn an_address_is_forgotten_with_its_last_connection() {
         let guests = Guests::default();
-        let host = Host::Address(Ipv4Addr::LOCALHOST.into());
-        let both = [Guest::of(&guests, host, 2), Guest::of(&guests, host, 2)];
-        assert!(both.iter().all(Option::is_some));
-        assert!(Guest::of(&guests, host, 2).is_none());
-        assert!(Guest::of(&guests, Host::User(0), 2).is_some(), "another's place");
+        let (host, bounds) = (Holder::Host(Ipv4Addr::LOCALHOST.into()), Bounds { all: 9, host: 2 });
+        let both = [guests.enter(host, bounds), guests.enter(host, bounds)];
+        assert!(both.iter().all(Result::is_ok));
+        assert_eq!(guests.enter(host, bounds).unwrap_err(), Full::Share);
+        assert!(guests.enter(Holder::User(0), bounds).is_ok(), "another's place");
         drop(both);
-        assert!(guests.lock().unwrap().is_empty());
+        assert!(guests.shares().is_empty());
     }
 }

@@ -11,13 +11,13 @@ use tokio::sync::watch;
 
 use super::service::{ControlService, LockManagerControl};
 use crate::rpc::server::{Limits, serve_unix};
+use crate::shares::Bounds;
 use crate::wire::control::MAX_RECORD;
 
-/// A `watch` does not hold up an `abort`: one connection's calls run side by side.
-/// The driving socket's: root's own programs use it.
+/// The driving socket's: root's own programs use it. A `watch` does not hold up an `abort`: one connection's
+/// calls run side by side.
 const DRIVING: Limits = Limits {
-    connections: 64,
-    connections_per_peer: 64,
+    connections: Bounds { all: 64, host: 64 },
     calls: 64 * 16,
     calls_per_connection: 16,
     max_record: MAX_RECORD,
@@ -31,7 +31,7 @@ const DRIVING: Limits = Limits {
 /// The read-only socket's, which every local user may have: what one user can take up is little, and others
 /// find room beside that user.
 const READ_ONLY: Limits = Limits {
-    connections_per_peer: 8,
+    connections: Bounds { all: 64, host: 8 },
     calls: 16,
     calls_per_connection: 1,
     // Of a request. A filter by a thousand files fits.
