@@ -84,7 +84,8 @@ impl Shares {
         let host = self.of(holder) + more;
         let network = ipv6_network(holder).map_or(host, |n| self.networks.get(&n).copied().unwrap_or_default() + more);
         if host > bounds.host || network > bounds.network() {
-            return Err(Full::Share);
+            // A share may be all there is.
+            return Err(if bounds.host < bounds.all { Full::Share } else { Full::Table });
         }
         let kept = if network <= bounds.little() { 0 } else { reserve };
         if self.all + more > bounds.all - kept { Err(Full::Table) } else { Ok(()) }
@@ -188,6 +189,12 @@ mod tests {
         assert_eq!(fill(&mut shares, BOUNDS, host("2001:db8:0:1::9999")).0, 0);
         assert_eq!(fill(&mut shares, BOUNDS, host("2001:db8:0:2::1")), (1, Full::Table));
         assert_eq!(fill(&mut shares, BOUNDS, host("2001:db8:0:2::2")), (0, Full::Table), "its network had its one");
+    }
+
+    #[test]
+    fn where_one_host_may_have_all_it_is_the_table_that_is_full() {
+        let mut shares = Shares::default();
+        assert_eq!(fill(&mut shares, Bounds { all: 3, host: 3 }, host("192.0.2.1")), (3, Full::Table));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What may be taken of the table, and by whom: how the table's memory is counted, and what a cap refuses.
+//! What may be taken of the table, and by whom.
 //!
 //! The rule is that of [`shares`](crate::shares), by the address that called. No cap refuses a reclaim of what is
 //! pending, nor CANCEL or FREE_ALL. An UNLOCK takes room only where it makes two locks of one; it has
@@ -6,24 +6,13 @@
 //! There is an end to that too: one lock of many bytes can be made into any number.
 
 use super::api::{Cap, Effect};
-use super::owners::Owners;
+use super::clients::weight;
 use super::segment::{FileId, OwnerId, Want};
 use super::table::LockTable;
 use crate::shares::{Full, Holder};
-use crate::wire::types::FileHandle;
 
 /// Most locks on one file: each request looks through them.
 const MAX_PER_FILE: usize = 65_536;
-/// Bytes of file handle and owner handle that go with one lock. NFSv3 has 64 at most of the one, and systems
-/// make the other of a number and a host name.
-const NAMED_BY: usize = 256;
-
-/// As how many locks one counts that has a handle and an owner of many bytes.
-pub(super) fn weight(file: Option<&FileHandle>, owners: &Owners, owner: OwnerId) -> usize {
-    let oh = owners.key(owner).map_or(0, |key| key.process.oh.as_slice().len());
-    let bytes = file.map_or(0, |file| file.as_slice().len()) + oh;
-    bytes.div_ceil(NAMED_BY).max(1)
-}
 
 /// Why room is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,10 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::api::{self, ClientId, ClientView};
-use super::caps::weight;
 use super::index::Index;
 use super::owners::Owners;
-use super::segment::FileId;
+use super::segment::{FileId, OwnerId};
 use super::segments::Change;
 use crate::shares::{Bounds, Full, Holder, Shares};
 use crate::wire::control::ClientRef;
@@ -24,6 +23,17 @@ use crate::wire::xdr::List;
 /// Most suspicions kept of one client, and server addresses it called.
 const MAX_SUSPICIONS: usize = 8;
 const MAX_SERVER_ADDRESSES: usize = 16;
+
+/// Bytes of file handle and owner handle that go with one lock. NFSv3 has 64 at most of the one, and systems
+/// make the other of a number and a host name.
+const NAMED_BY: usize = 256;
+
+/// As how many locks one counts that has a handle and an owner of many bytes.
+pub(super) fn weight(file: Option<&FileHandle>, owners: &Owners, owner: OwnerId) -> usize {
+    let oh = owners.key(owner).map_or(0, |key| key.process.oh.as_slice().len());
+    let bytes = file.map_or(0, |file| file.as_slice().len()) + oh;
+    bytes.div_ceil(NAMED_BY).max(1)
+}
 
 /// How much is held, pending or waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
