@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use crate::host;
 use crate::locks::Limits;
+use crate::shares::Bounds;
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
 
@@ -65,10 +66,10 @@ pub struct Flags {
     #[arg(long)]
     pub privileged_ports: bool,
     /// Most locks and shares in all
-    #[arg(long, value_name = "N", default_value_t = Limits::default().locks, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().locks.all, value_parser = at_least_one)]
     pub max_locks: usize,
     /// Most clients in all
-    #[arg(long, value_name = "N", default_value_t = Limits::default().clients, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().clients.all, value_parser = at_least_one)]
     pub max_clients: usize,
     /// Once everything listens, the ports are written here as JSON
     #[arg(long, value_name = "FILE")]
@@ -101,17 +102,11 @@ impl Flags {
         }
     }
 
-    /// The table's caps. However high the total is, one client and one address get no more than
-    /// [`Limits::default`] allows them.
+    /// The table's caps. However high the total is, one host gets no more than [`Limits::default`] allows it.
     pub fn limits(&self) -> Limits {
         let default = Limits::default();
-        Limits {
-            locks: self.max_locks,
-            locks_per_client: default.locks_per_client.min(self.max_locks),
-            clients: self.max_clients,
-            clients_per_address: default.clients_per_address.min(self.max_clients),
-            ..default
-        }
+        let of = |all: usize, default: Bounds| Bounds { all, host: default.host.min(all) };
+        Limits { locks: of(self.max_locks, default.locks), clients: of(self.max_clients, default.clients), ..default }
     }
 }
 

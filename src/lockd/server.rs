@@ -27,7 +27,7 @@ use crate::locks::LockTable;
 use crate::rpc::control::{ControlSocket, SocketError};
 use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::rpcbind::local::Registration;
-use crate::rpc::server::{Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
+use crate::rpc::server::{Guests, Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
 use crate::wire::control::InstanceId;
 
 /// How long the last writes may take at a stop.
@@ -190,8 +190,9 @@ impl Server {
         let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), answers, gate: gate.clone() });
         let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), monitors: programs.clone(), gate });
         let mut serving = JoinSet::new();
-        serve_program(sockets.nlm, &nlm, &cache, &stopping, &mut serving);
-        serve_program(sockets.nsm, &nsm, &cache, &stopping, &mut serving);
+        let guests = Guests::default();
+        serve_program(sockets.nlm, &nlm, &cache, &guests, &stopping, &mut serving);
+        serve_program(sockets.nsm, &nsm, &cache, &guests, &stopping, &mut serving);
         let runs = (!monitors.is_empty()).then(|| table.clone());
         let table = Arc::new(table);
         for socket in [Some(control), control_ro].into_iter().flatten() {
@@ -264,13 +265,16 @@ fn serve_program(
     sockets: ProgramSockets,
     service: &Arc<dyn Service>,
     cache: &SharedCache,
+    guests: &Guests,
     stopping: &watch::Receiver<bool>,
     serving: &mut JoinSet<io::Result<()>>,
 ) {
+    let limits = Limits { connections: sockets::connections(), ..Limits::default() };
     for endpoint in sockets.udp {
-        serving.spawn(serve_udp(endpoint, service.clone(), cache.clone(), Limits::default(), stopping.clone()));
+        serving.spawn(serve_udp(endpoint, service.clone(), cache.clone(), limits, stopping.clone()));
     }
     for listener in sockets.tcp {
-        serving.spawn(serve_tcp(listener, service.clone(), cache.clone(), Limits::default(), stopping.clone()));
+        let (service, cache, guests) = (service.clone(), cache.clone(), guests.clone());
+        serving.spawn(serve_tcp(listener, service, cache, guests, limits, stopping.clone()));
     }
 }

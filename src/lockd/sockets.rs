@@ -5,12 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::rpc::rpcbind::local::Registration;
+use crate::rpc::server::Limits;
 use crate::rpc::udp::UdpEndpoint;
+use crate::shares::Bounds;
 use crate::wire::types::Transport;
 use crate::wire::{nlm, nsm, scope};
 
@@ -185,6 +188,20 @@ fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// How many TCP connections all programs together may have: half of the files that this process may still open,
+/// or 8,192. The other half is for the control sockets, the database and whatever an embedding server opens.
+pub fn connections() -> Bounds {
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
+    connections_of(most.saturating_sub(open))
+}
+
+fn connections_of(free_files: u64) -> Bounds {
+    let Bounds { all, host } = Limits::default().connections;
+    let all = usize::try_from(free_files / 2).map_or(all, |half| half.min(all));
+    Bounds { all, host: host.min((all / 4).max(1)) }
+}
+
 /// Writes the ports so that a reader sees all of the file or none.
 pub fn write_ports_file(path: &Path, ports: Ports) -> io::Result<()> {
     let mut text = serde_json::to_vec(&ports)?;
@@ -206,6 +223,14 @@ mod tests {
         assert_ne!(ports.nlm_udp, ports.nsm_udp);
         let families = sockets.nlm.udp.len();
         assert_eq!(sockets.registrations().len(), (3 + 1) * 2 * families, "each version, transport and family");
+    }
+
+    #[test]
+    fn connections_leave_half_of_the_files_that_may_be_opened_and_few_are_not_one_hosts_alone() {
+        assert_eq!(connections_of(u64::MAX), Limits::default().connections);
+        assert_eq!(connections_of(4096), Bounds { all: 2048, host: 256 });
+        assert_eq!(connections_of(64), Bounds { all: 32, host: 8 });
+        assert_eq!(connections_of(3), Bounds { all: 1, host: 1 });
     }
 
     #[tokio::test]

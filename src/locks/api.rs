@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::coverage::Part;
+use crate::shares::Bounds;
 use crate::wire::control::{LockFate, RunId};
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 
@@ -275,32 +276,24 @@ pub enum Due {
     SettleRun,
 }
 
-/// Caps. What goes beyond is answered DENIED_NOLOCKS.
+/// Caps. What goes beyond is answered DENIED_NOLOCKS. A lock with a file handle and an owner handle of more than
+/// 256 bytes together counts as several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Locks and shares in all.
-    pub locks: usize,
-    /// Locks and shares of one client.
-    pub locks_per_client: usize,
-    /// Blocked requests in all.
-    pub waiters: usize,
-    /// Blocked requests of one client.
-    pub waiters_per_client: usize,
-    /// Clients (and so monitor records) in all.
-    pub clients: usize,
-    /// Clients with one address.
-    pub clients_per_address: usize,
+    /// Locks and shares.
+    pub locks: Bounds,
+    /// Blocked requests.
+    pub waiters: Bounds,
+    /// Clients, and so monitor records.
+    pub clients: Bounds,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            locks: 4_000_000,
-            locks_per_client: 1_000_000,
-            waiters: 100_000,
-            waiters_per_client: 10_000,
-            clients: 100_000,
-            clients_per_address: 1_000,
+            locks: Bounds { all: 4_000_000, host: 1_000_000 },
+            waiters: Bounds { all: 100_000, host: 10_000 },
+            clients: Bounds { all: 100_000, host: 1_000 },
         }
     }
 }
@@ -308,25 +301,25 @@ impl Default for Limits {
 /// A cap that refuses locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cap {
-    /// [`Limits::locks`].
+    /// [`Limits::locks`], of all.
     Locks,
-    /// [`Limits::locks_per_client`].
-    LocksOfClient,
-    /// [`Limits::waiters`].
+    /// [`Limits::locks`], of one host or network.
+    LocksOfHost,
+    /// [`Limits::waiters`], of all.
     Waiters,
-    /// [`Limits::waiters_per_client`].
-    WaitersOfClient,
-    /// [`Limits::clients`], or [`Limits::clients_per_address`].
+    /// [`Limits::waiters`], of one host or network.
+    WaitersOfHost,
+    /// [`Limits::clients`].
     Clients,
 }
 
 impl fmt::Display for Cap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Locks => "no room for another lock (--max-locks)",
-            Self::LocksOfClient => "no room for another lock of one client",
-            Self::Waiters => "no room for another blocked request",
-            Self::WaitersOfClient => "no room for another blocked request of one client",
+            Self::Locks => "no room for another lock (--max-locks), or only for hosts that have few",
+            Self::LocksOfHost => "no room for another lock of one host or network",
+            Self::Waiters => "no room for another blocked request, or only for hosts that have few",
+            Self::WaitersOfHost => "no room for another blocked request of one host or network",
             Self::Clients => "no room for another client (--max-clients): all of them hold locks",
         })
     }

@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::api::{ClientId, ClientView, Limits};
+use super::api::{self, ClientId, ClientView};
 use super::index::Index;
 use super::owners::Owners;
-use super::segment::FileId;
+use super::segment::{FileId, OwnerId};
 use super::segments::Change;
+use crate::shares::{Bounds, Full, Holder, Shares};
 use crate::wire::control::ClientRef;
-use crate::wire::types::{Address, CallerName, NsmState, Svid};
+use crate::wire::types::{Address, CallerName, FileHandle, NsmState, Svid};
 use crate::wire::xdr::List;
 
 /// Most suspicions kept of one client, and server addresses it called.
@@ -25,6 +26,17 @@ const MAX_SUSPICIONS: usize = 8;
 const MAX_SERVER_ADDRESSES: usize = 16;
 /// Most processes of a client of which it is kept that they are several. Beyond it all count so.
 const MAX_APART: usize = 64;
+
+/// Bytes of file handle and owner handle that go with one lock. NFSv3 has 64 at most of the one, and systems
+/// make the other of a number and a host name.
+const NAMED_BY: usize = 256;
+
+/// As how many locks one counts that has a handle and an owner of many bytes.
+pub(super) fn weight(file: Option<&FileHandle>, owners: &Owners, owner: OwnerId) -> usize {
+    let oh = owners.key(owner).map_or(0, |key| key.process.oh.as_slice().len());
+    let bytes = file.map_or(0, |file| file.as_slice().len()) + oh;
+    bytes.div_ceil(NAMED_BY).max(1)
+}
 
 /// How much is held, pending or waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -151,6 +163,10 @@ pub(super) struct Clients {
     /// Clients without locks and waiters, the longest idle first.
     idle: BTreeSet<(u64, ClientId)>,
     held: Held,
+    /// Clients, and the weight of their locks and waiters, by the address they call from.
+    hosts: Shares,
+    locks: Shares,
+    waiters: Shares,
     monitored: usize,
     next_id: u32,
     clock: u64,
@@ -207,26 +223,26 @@ impl Clients {
         self.at(client.address).len() > 1
     }
 
-    /// Makes the client. The one idle the longest makes room (given back to be forgotten): of all
-    /// clients when the table is full, of this address' ones when the address is. `None`: all have
-    /// locks.
-    pub(super) fn add(
-        &mut self,
-        address: IpAddr,
-        name: &CallerName,
-        limits: &Limits,
-    ) -> Option<(ClientId, Vec<ClientId>)> {
-        let mut gone = Vec::new();
-        if self.at(address).len() >= limits.clients_per_address {
-            let oldest = self.at(address).iter().filter_map(|id| Some((self.get(*id)?.idle_since?, *id))).min();
-            gone.push(oldest?.1);
-        }
-        if self.by_id.len() - gone.len() >= limits.clients {
-            gone.push(self.idle.iter().map(|(_, id)| *id).find(|id| !gone.contains(id))?);
-        }
-        for id in &gone {
-            self.remove(*id);
-        }
+    /// Whether one more there goes into the table as it is.
+    pub(super) fn has_room_at(&self, address: IpAddr, bounds: Bounds) -> bool {
+        self.hosts.room(bounds, Holder::Host(address), 1).is_ok()
+    }
+
+    /// Makes room for one more client there, where there is none. The one idle the longest goes, and is given
+    /// back to be forgotten: of the address' own; in a full table of all, if the address has none.
+    pub(super) fn make_room(&mut self, address: IpAddr, bounds: Bounds) -> Result<Option<ClientId>, api::Full> {
+        let own = || self.at(address).iter().filter_map(|id| Some((self.get(*id)?.idle_since?, *id))).min();
+        let idle = match self.hosts.room(bounds, Holder::Host(address), 1) {
+            Ok(()) => return Ok(None),
+            Err(Full::Share) => own(),
+            Err(Full::Table) => own().or_else(|| self.idle.first().copied()),
+        };
+        let (_, id) = idle.ok_or(api::Full)?;
+        self.remove(id);
+        Ok(Some(id))
+    }
+
+    pub(super) fn add(&mut self, address: IpAddr, name: &CallerName) -> Option<ClientId> {
         let id = ClientId(self.next_id);
         self.next_id = self.next_id.checked_add(1)?;
         let client = Client {
@@ -252,7 +268,8 @@ impl Clients {
         self.by_short.add(short_key(name), id);
         self.by_key.insert((address, name.clone()), id);
         self.by_address.add(address, id);
-        Some((id, gone))
+        self.hosts.take(Holder::Host(address), 1);
+        Some(id)
     }
 
     pub(super) fn monitored(&self) -> usize {
@@ -270,6 +287,7 @@ impl Clients {
         let Some(client) = self.by_id.remove(&id) else { return };
         self.monitored -= usize::from(client.monitored);
         self.by_address.remove(&client.address, &id);
+        self.hosts.give_back(Holder::Host(client.address), 1);
         self.by_short.remove(&short_key(&client.name), &id);
         self.by_key.remove(&(client.address, client.name));
         if let Some(since) = client.idle_since {
@@ -319,8 +337,30 @@ impl Clients {
         self.held
     }
 
-    pub(super) fn observe(&mut self, change: &Change, owners: &Owners) {
+    #[cfg(test)]
+    pub(super) fn hosts(&self) -> &Shares {
+        &self.hosts
+    }
+
+    pub(super) fn locks(&self) -> &Shares {
+        &self.locks
+    }
+
+    pub(super) fn waiters(&self) -> &Shares {
+        &self.waiters
+    }
+
+    fn holder(&self, id: ClientId) -> Option<Holder> {
+        self.get(id).map(|client| Holder::Host(client.address))
+    }
+
+    pub(super) fn observe(&mut self, change: &Change, owners: &Owners, file: Option<&FileHandle>) {
         for (segment, before, after) in change.counts() {
+            if let Some(holder) = self.holder(segment.client) {
+                let weight = weight(file, owners, segment.owner);
+                self.locks.take(holder, weight * after);
+                self.locks.give_back(holder, weight * before);
+            }
             let recount = |held: &mut Held| {
                 held.locks = held.locks + after - before;
                 if !segment.monitored {
@@ -347,13 +387,19 @@ impl Clients {
         }
     }
 
-    pub(super) fn waiter_added(&mut self, id: ClientId) {
+    pub(super) fn waiter_added(&mut self, id: ClientId, weight: usize) {
         self.held.waiters += 1;
+        if let Some(holder) = self.holder(id) {
+            self.waiters.take(holder, weight);
+        }
         self.update(id, |client| client.held.waiters += 1);
     }
 
-    pub(super) fn waiter_removed(&mut self, id: ClientId) {
+    pub(super) fn waiter_removed(&mut self, id: ClientId, weight: usize) {
         self.held.waiters -= 1;
+        if let Some(holder) = self.holder(id) {
+            self.waiters.give_back(holder, weight);
+        }
         self.update(id, |client| client.held.waiters -= 1);
     }
 }

@@ -35,6 +35,7 @@
 //! Where to start reading: [`LockTable::handle`], then the rest of [`requests`].
 
 mod api;
+mod caps;
 mod clients;
 mod consent;
 mod coverage;

@@ -11,7 +11,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::api::{Cap, ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
+use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
 use super::ranges::{intersection, uncovered};
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
@@ -65,11 +65,7 @@ impl LockTable {
 
     /// Queues the request, unless that is one too many or would never end.
     pub(super) fn enqueue(&mut self, want: &Want, cookie: &Cookie) -> Verdict {
-        let mine = self.clients.get(want.caller.client).map_or(0, |c| c.held().waiters);
-        let all = self.clients.held().waiters >= self.limits.waiters;
-        if all || mine >= self.limits.waiters_per_client {
-            let cap = if all { Cap::Waiters } else { Cap::WaitersOfClient };
-            self.tell_full(cap, want.caller.client, want.file);
+        if self.is_full_of_waiters(want) {
             return Verdict::NoLocks;
         }
         if self.closes_a_cycle(want) {
@@ -80,7 +76,7 @@ impl LockTable {
         let id = self.waiters.add(Waiter::new(*want, cookie.clone(), refused), byte);
         self.waits_from_now(id);
         self.owners.acquire(want.lock.owner);
-        self.clients.waiter_added(want.caller.client);
+        self.clients.waiter_added(want.caller.client, self.weight(want.file, want.lock.owner));
         if refused {
             self.ask_again_later(want.file);
         }
@@ -114,8 +110,9 @@ impl LockTable {
     pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiters.remove(id)?;
         self.waits_no_more(id);
+        let weight = self.weight(waiter.want.file, waiter.want.lock.owner);
+        self.clients.waiter_removed(waiter.want.caller.client, weight);
         self.owners.release(waiter.want.lock.owner);
-        self.clients.waiter_removed(waiter.want.caller.client);
         if waiter.offered {
             self.effects.push(Effect::Withdraw(OfferId(id)));
         }

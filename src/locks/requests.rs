@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::api::{Call, Caller, Cap, ClientId, Effect, Handled, Holder, Outside, Verdict};
+use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, Outside, Verdict};
+use super::caps::Need;
 use super::late_window::LateReclaim;
 use super::owners::OwnerKey;
 use super::ranges::uncovered;
@@ -146,7 +147,7 @@ impl LockTable {
         if held {
             return Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie)));
         }
-        if self.is_full(want.caller.client, want.file) {
+        if self.is_full(want, Need::Lock) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let lacking = self.lacking(want);
@@ -163,25 +164,6 @@ impl LockTable {
         self.effects.push(Effect::Changed);
         self.wake(want.file);
         Handled::Reply(Verdict::Granted)
-    }
-
-    /// Whether one more lock would go beyond a cap. Which one is told outside.
-    fn is_full(&mut self, client: ClientId, file: FileId) -> bool {
-        let of_client = self.clients.get(client).map_or(usize::MAX, |c| c.held().locks);
-        let cap = if self.clients.held().locks >= self.limits.locks {
-            Cap::Locks
-        } else if of_client >= self.limits.locks_per_client {
-            Cap::LocksOfClient
-        } else {
-            return false;
-        };
-        self.tell_full(cap, client, file);
-        true
-    }
-
-    pub(super) fn tell_full(&mut self, cap: Cap, client: ClientId, file: FileId) {
-        let handle = self.segments().handle(file).cloned();
-        self.effects.extend(handle.map(|handle| Effect::Full(cap, client, handle)));
     }
 
     /// A reclaim: after a notice the owner says what it holds. Refused only for a conflict.
@@ -214,7 +196,9 @@ impl LockTable {
                 LateReclaim::NoWindow => return Handled::Reply(Verdict::Grace),
             }
         }
-        if !unknown.is_empty() && self.is_full(want.caller.client, want.file) {
+        // Refused, the client forgets also what of it is pending.
+        let all_unknown = unknown == [want.lock.range];
+        if all_unknown && self.is_full(want, Need::Lock) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let lacking = self.lacking(want);
@@ -306,8 +290,8 @@ impl LockTable {
             return Handled::Wait;
         }
         // A hole makes two locks of one, and memory is bounded: ENOLCK, as POSIX has it.
-        let holed = |s: &Segment| s.range.start < range.start && range.end < s.range.end;
-        if self.owned(want).any(holed) && self.is_full(want.caller.client, want.file) {
+        let holed = |s: &Segment| want.owns(s) && s.range.start < range.start && range.end < s.range.end;
+        if self.owned(want).any(holed) && self.is_full(want, Need::Hole) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let waited = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)).is_some();

@@ -92,15 +92,20 @@ impl LockTable {
 
     /// Whether a client there can be made without another one making room.
     pub fn has_room_at(&self, address: IpAddr) -> bool {
-        self.clients.len() < self.limits.clients && self.clients.at(address).len() < self.limits.clients_per_address
+        self.clients.has_room_at(address, self.limits.clients)
     }
 
     /// Makes the client. When the table (or the address) is full, the client that has been without
     /// locks and waiters the longest makes room ([`Effect::Forget`]).
     pub fn add_client(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
-        let (id, gone) = self.clients.add(address, name, &self.limits).ok_or(Full)?;
-        self.effects.extend(gone.into_iter().map(Effect::Forget));
-        Ok(id)
+        let gone = self.clients.make_room(address, self.limits.clients)?;
+        self.effects.extend(gone.map(Effect::Forget));
+        self.add_beyond_caps(address, name)
+    }
+
+    /// Makes the client, full or not: for one that reclaims what is known as its address' own.
+    pub fn add_beyond_caps(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
+        self.clients.add(address, name).ok_or(Full)
     }
 
     /// Whether its monitor record is on disk. Must be so before a LOCK or SHARE of it is handled.
@@ -303,7 +308,7 @@ impl LockTable {
             }
         }
         // First, while the owners of what was cut are still known.
-        self.clients.observe(change, &self.owners);
+        self.clients.observe(change, &self.owners, self.segments.handle(file));
         self.owners.observe(change);
     }
 

@@ -1,9 +1,8 @@
 //! Serving connections: TCP and Unix sockets. `server` has the theory.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -15,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::service::{
     ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, begin, canonical, drain, stopped,
 };
+use crate::shares::{Bounds, Full, Holder, Shares};
 use crate::wire::record::{RecordReader, RecordTooLong, frame};
 use crate::wire::scope;
 use crate::wire::types::Transport;
@@ -26,16 +26,17 @@ const READ_SIZE: usize = 8 << 10;
 /// Replies that one write takes at most. Each is bounded, so their sum is.
 const REPLIES_JOINED: usize = 64;
 
-/// Serves TCP connections until `shutdown` is true (or its sender is gone).
+/// Serves TCP connections until `shutdown` is true (or its sender is gone). Listeners with the same `guests`
+/// share the bound of connections.
 pub async fn serve_tcp(
     listener: TcpListener,
     service: Arc<dyn Service>,
     cache: SharedCache,
+    guests: Guests,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let shared = Shared::new(service, Some(cache), limits, shutdown.clone());
-    let guests = Guests::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -46,10 +47,12 @@ pub async fn serve_tcp(
         };
         let Some((stream, peer)) = accepted_or_pause(accepted).await else { continue };
         let Some(peer) = scope::joined(peer).map(canonical) else { continue };
-        let guest = Guest::of(&guests, peer.ip(), limits.connections_per_address);
-        let (Some(guest), true) = (guest, connections.len() < limits.connections) else {
-            tracing::debug!(%peer, "connection closed: too many are open");
-            continue;
+        let guest = match guests.enter(Holder::Host(peer.ip()), limits.connections) {
+            Ok(guest) => guest,
+            Err(full) => {
+                tracing::debug!(%peer, ?full, "connection closed: too many are open");
+                continue;
+            }
         };
         if let Some(origin) = inet_origin(&stream, peer) {
             let shared = shared.clone();
@@ -81,6 +84,7 @@ pub async fn serve_unix(
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let shared = Shared::new(service, None, limits, shutdown.clone());
+    let guests = Guests::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -90,26 +94,35 @@ pub async fn serve_unix(
             accepted = listener.accept() => accepted,
         };
         let Some((stream, _)) = accepted_or_pause(accepted).await else { continue };
-        if connections.len() >= limits.connections {
-            tracing::debug!("control connection closed: too many are open");
+        let Some((uid, origin)) = unix_origin(&stream).filter(|(_, origin)| shared.service.admits(&origin.peer)) else {
             continue;
-        }
-        if let Some(origin) = unix_origin(&stream).filter(|origin| shared.service.admits(&origin.peer)) {
-            connections.spawn(serve_connection(stream, origin, shared.clone()));
-        }
+        };
+        let guest = match guests.enter(Holder::User(uid), limits.connections) {
+            Ok(guest) => guest,
+            Err(full) => {
+                tracing::debug!(uid, ?full, "control connection closed: too many are open");
+                continue;
+            }
+        };
+        let shared = shared.clone();
+        connections.spawn(async move {
+            serve_connection(stream, origin, shared).await;
+            drop(guest);
+        });
     }
     drain(connections, limits.drain).await;
     Ok(())
 }
 
-fn unix_origin(stream: &UnixStream) -> Option<Origin> {
+fn unix_origin(stream: &UnixStream) -> Option<(u32, Origin)> {
     let peer = stream.peer_cred().ok()?;
-    Some(Origin {
+    let origin = Origin {
         peer: Peer::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unwrap_or_default() },
         connection: Some(ConnectionId::next()),
         local_ip: Ipv4Addr::LOCALHOST.into(),
         transport: Transport::Tcp,
-    })
+    };
+    Some((peer.uid(), origin))
 }
 
 /// Errors of accept are about one connection, or about room that others may give back.
@@ -126,36 +139,34 @@ async fn accepted_or_pause<T>(accepted: io::Result<T>) -> Option<T> {
     }
 }
 
-/// Open connections by address.
-type Guests = Arc<Mutex<HashMap<IpAddr, usize>>>;
+/// The open connections, by whose they are. Several listeners may have them in common.
+#[derive(Debug, Default, Clone)]
+pub struct Guests(Arc<Mutex<Shares>>);
 
-/// One connection of an address, counted while this lives.
-struct Guest {
-    guests: Guests,
-    ip: IpAddr,
+impl Guests {
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one more, if there is room.
+    fn enter(&self, holder: Holder, bounds: Bounds) -> Result<Guest, Full> {
+        let mut shares = self.shares();
+        shares.room(bounds, holder, 1)?;
+        shares.take(holder, 1);
+        Ok(Guest { guests: self.clone(), holder })
+    }
 }
 
-impl Guest {
-    fn of(guests: &Guests, ip: IpAddr, max: usize) -> Option<Self> {
-        let mut counts = guests.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(ip).or_default();
-        if *count >= max {
-            return None;
-        }
-        *count += 1;
-        Some(Self { guests: Arc::clone(guests), ip })
-    }
+/// One connection, counted while this lives.
+#[derive(Debug)]
+struct Guest {
+    guests: Guests,
+    holder: Holder,
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let mut counts = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.ip);
-            }
-        }
+        self.guests.shares().give_back(self.holder, 1);
     }
 }
 
@@ -334,11 +345,12 @@ mod tests {
     #[test]
     fn an_address_is_forgotten_with_its_last_connection() {
         let guests = Guests::default();
-        let ip = Ipv4Addr::LOCALHOST.into();
-        let both = [Guest::of(&guests, ip, 2), Guest::of(&guests, ip, 2)];
-        assert!(both.iter().all(Option::is_some));
-        assert!(Guest::of(&guests, ip, 2).is_none());
+        let (host, bounds) = (Holder::Host(Ipv4Addr::LOCALHOST.into()), Bounds { all: 9, host: 2 });
+        let both = [guests.enter(host, bounds), guests.enter(host, bounds)];
+        assert!(both.iter().all(Result::is_ok));
+        assert_eq!(guests.enter(host, bounds).unwrap_err(), Full::Share);
+        assert!(guests.enter(Holder::User(0), bounds).is_ok(), "another's place");
         drop(both);
-        assert!(guests.lock().unwrap().is_empty());
+        assert!(guests.shares().is_empty());
     }
 }

@@ -27,13 +27,14 @@
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use slab::Slab;
 
 use super::sharded::Sharded;
+use crate::shares::network;
 use crate::wire::rpc::IncomingCall;
 
 /// What an entry takes up besides its reply, roughly, in bytes.
@@ -191,10 +192,7 @@ impl Chain {
 
 /// Whose share an address counts to. A host has a whole IPv6 network of addresses to call from.
 fn bucket(source: &SocketAddr) -> IpAddr {
-    match source.ip().to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        v4 @ IpAddr::V4(_) => v4,
-    }
+    network(source.ip())
 }
 
 fn class(weight: usize) -> u32 {

@@ -29,7 +29,7 @@ use super::service::{Origin, answer, begin, canonical, drain, stopped};
 use super::udp::{Datagram, UdpEndpoint};
 use crate::wire::types::Transport;
 
-pub use super::connection::{serve_tcp, serve_unix};
+pub use super::connection::{Guests, serve_tcp, serve_unix};
 pub use super::service::{CallContext, ConnectionId, Limits, Peer, Service, SharedCache, shared_cache};
 
 /// Serves datagrams until `shutdown` is true (or its sender is gone). An error is the socket's.

@@ -14,6 +14,7 @@ use tokio::task::{JoinSet, unconstrained};
 use tokio::time::timeout;
 
 use super::reply_cache::{CacheLimits, Key, ReplyCache, Seen};
+use crate::shares::Bounds;
 use crate::wire::rpc::{self, Answer, BadCall, Credential, IncomingCall};
 use crate::wire::types::Transport;
 
@@ -96,10 +97,8 @@ pub trait Service: Send + Sync + 'static {
 /// What one served socket may take up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all; more are closed at once.
-    pub connections: usize,
-    /// Connections of one address; more are closed at once. Not asked of Unix sockets.
-    pub connections_per_address: usize,
+    /// Connections; more are closed at once.
+    pub connections: Bounds,
     /// Calls being executed in all: UDP calls beyond them are dropped, connections wait.
     pub calls: usize,
     /// Calls of one connection that are being executed or whose reply is not written yet; beyond
@@ -118,8 +117,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 8192,
-            connections_per_address: 256,
+            connections: Bounds { all: 8192, host: 256 },
             calls: 4096,
             calls_per_connection: 64,
             max_record: 64 << 10,

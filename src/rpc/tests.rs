@@ -14,8 +14,11 @@ use tokio::time::timeout;
 
 use super::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
 use super::reply_cache::CacheLimits;
-use super::server::{CallContext, ConnectionId, Limits, Peer, Service, serve_tcp, serve_udp, serve_unix, shared_cache};
+use super::server::{
+    CallContext, ConnectionId, Guests, Limits, Peer, Service, serve_tcp, serve_udp, serve_unix, shared_cache,
+};
 use super::udp::UdpEndpoint;
+use crate::shares::Bounds;
 use crate::wire::record::frame;
 use crate::wire::rpc::{self, Answer, Credential, RpcError};
 use crate::wire::types::Transport;
@@ -114,7 +117,7 @@ async fn tcp(limits: Limits) -> Served {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let cache = shared_cache(CacheLimits::default());
-    let task = tokio::spawn(serve_tcp(listener, echo.clone(), cache, limits, stopped));
+    let task = tokio::spawn(serve_tcp(listener, echo.clone(), cache, Guests::default(), limits, stopped));
     Served { echo, address, stop, task }
 }
 
@@ -404,7 +407,7 @@ async fn an_idle_connection_is_closed() {
 
 #[tokio::test]
 async fn connections_beyond_an_address_share_are_closed_and_a_free_place_is_taken_again() {
-    let served = tcp(Limits { connections_per_address: 1, ..Limits::default() }).await;
+    let served = tcp(Limits { connections: Bounds { all: 100, host: 1 }, ..Limits::default() }).await;
     let first = tcp_client(served.address).await;
     first.call(request(ECHO, b""), SOON).await.unwrap();
     let mut second = TcpStream::connect(served.address).await.unwrap();
@@ -428,7 +431,7 @@ async fn connections_beyond_an_address_share_are_closed_and_a_free_place_is_take
 
 #[tokio::test]
 async fn connections_beyond_the_total_are_closed_whatever_their_address() {
-    let served = tcp(Limits { connections: 1, ..Limits::default() }).await;
+    let served = tcp(Limits { connections: Bounds { all: 1, host: 1 }, ..Limits::default() }).await;
     let first = tcp_client(served.address).await;
     first.call(request(ECHO, b""), SOON).await.unwrap();
     let source = Source { ip: Some("127.0.0.2".parse().unwrap()), reserved: false };
@@ -584,7 +587,7 @@ async fn pipelined_calls_of_a_connection_reach_the_service_in_their_order() {
     let cache = shared_cache(CacheLimits::default());
     // More at a time than a task may do before it has to let others run.
     let limits = Limits { calls_per_connection: 1_000, ..Limits::default() };
-    tokio::spawn(serve_tcp(listener, Arc::new(Queue(sender)), cache, limits, stopped));
+    tokio::spawn(serve_tcp(listener, Arc::new(Queue(sender)), cache, Guests::default(), limits, stopped));
     let (mut input, mut output) = TcpStream::connect(address).await.unwrap().into_split();
     tokio::spawn(async move { tokio::io::copy(&mut input, &mut tokio::io::sink()).await });
     let calls: Vec<u8> = (0..10_000_u32).flat_map(|n| frame(&message(n, ECHO, &n.to_be_bytes()))).collect();

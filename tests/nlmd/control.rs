@@ -1,5 +1,9 @@
 //! Runs through the control socket.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
 use nfs3_types::xdr_codec::Void;
 use nlmctl::wire::control::{
     BeginArgs, Begun, ClientProgress, ClientResultPage, ClientSeen, Delivery, ExtendArgs, Fate, Grace, LockFatePage,
@@ -187,6 +191,37 @@ fn the_read_only_socket_shows_and_changes_nothing() {
     assert_eq!(control.status().grace, Grace::Open);
     assert_eq!(begin(&mut control, 1).unwrap_err().code, RefusalCode::NotAllowed);
     assert_eq!(Control::open(&daemon).status().grace, Grace::Open);
+}
+
+#[test]
+fn one_user_of_the_read_only_socket_takes_up_little() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ro.sock");
+    let daemon = Daemon::start(&folder, &["--control-ro", path.to_str().unwrap()]);
+    let closes = |stream: &mut UnixStream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_))
+    };
+    // A record that is announced longer than any question is.
+    let mut long = UnixStream::connect(&path).unwrap();
+    long.write_all(&(0x8000_0000_u32 | (1 << 20)).to_be_bytes()).unwrap();
+    assert!(closes(&mut long));
+    let idle: Vec<Control> = (0..8)
+        .map(|_| {
+            let mut control = Control::at(&path);
+            control.status();
+            control
+        })
+        .collect();
+    assert!(closes(&mut UnixStream::connect(&path).unwrap()), "a ninth connection");
+    Control::open(&daemon).status();
+    drop(idle);
+    await_some("a place that was given back", || {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        // One that may stay is silent.
+        stream.read(&mut [0; 1]).is_err().then_some(())
+    });
 }
 
 #[test]

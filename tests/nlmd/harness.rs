@@ -73,11 +73,26 @@ impl Daemon {
     }
 
     pub(crate) fn start_with(folder: &tempfile::TempDir, flags: &[&str]) -> Result<Self, (ExitStatus, String)> {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_nlmd")), folder, flags)
+    }
+
+    /// One that may open so many files.
+    pub(crate) fn start_with_files(folder: &tempfile::TempDir, files: u32) -> Self {
+        let mut command = Command::new("sh");
+        let limited = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_nlmd")]);
+        Self::start_by(command, folder, &["--listen", "127.0.0.1", "--no-rpcbind"]).expect("it starts")
+    }
+
+    fn start_by(
+        mut command: Command,
+        folder: &tempfile::TempDir,
+        flags: &[&str],
+    ) -> Result<Self, (ExitStatus, String)> {
         let folder = folder.path().to_path_buf();
         let (ports, log, control) = (folder.join("ports"), folder.join("log"), folder.join("control.sock"));
         let _ = std::fs::remove_file(&ports);
         let log_file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nlmd"));
         command.args(["--name", "server.example.org", "--name", "server"]);
         command.arg("--state-dir").arg(folder.join("state"));
         if !flags.contains(&"--control") {

@@ -57,6 +57,21 @@ fn a_live_control_socket_is_refused_and_a_dead_one_replaced() {
 }
 
 #[test]
+fn who_drives_it_gets_in_when_connections_have_taken_all_that_they_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with_files(&folder, 64);
+    let tcp = (Ipv4Addr::LOCALHOST, daemon.nlm_tcp).into();
+    let from = (2..12).flat_map(|host| (0..10).map(move |_| format!("127.0.0.{host}")));
+    let open: Vec<Wire> = from.map(|address| Wire::tcp(&address, tcp)).collect();
+    await_some("a connection that is one too many", || daemon.log().contains("too many are open").then_some(()));
+    for _ in 0..5 {
+        Control::open(&daemon).status();
+    }
+    assert!(!daemon.log().contains("cannot accept"), "it never ran out of files");
+    drop(open);
+}
+
+#[test]
 fn usage_errors_exit_2_with_words() {
     for flags in [&["--nsm", "statd", "--no-rpcbind"][..], &["--grace", "soon"], &["--no-such-flag"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_nlmd")).args(flags).output().unwrap();

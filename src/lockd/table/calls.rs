@@ -100,13 +100,17 @@ impl Owner {
 
     /// Whether it may not lock. A reclaim of what the table knows as the caller's needs no permission.
     fn is_denied(&self, call: &OpenCall) -> bool {
+        call.admission == Some(Admission::Denied) && !self.knows(call)
+    }
+
+    /// Whether it reclaims what the table knows as the caller's.
+    fn knows(&self, call: &OpenCall) -> bool {
         let address = call.incoming.address;
-        call.admission == Some(Admission::Denied)
-            && match &call.incoming.call {
-                Call::Lock { wanted, reclaim: true, .. } => !self.table.knows_range(address, wanted),
-                Call::Share { file, oh, reclaim: true, .. } => !self.table.knows_share(address, file, oh),
-                _ => true,
-            }
+        match &call.incoming.call {
+            Call::Lock { wanted, reclaim: true, .. } => self.table.knows_range(address, wanted),
+            Call::Share { file, oh, reclaim: true, .. } => self.table.knows_share(address, file, oh),
+            _ => false,
+        }
     }
 
     // --- who is it?
@@ -140,7 +144,7 @@ impl Owner {
             Some(client) => client,
             None if !call.takes_a_lock() && !self.takes_over(&call) => return self.stranger(call),
             None => {
-                let Ok(client) = self.add(address, name) else {
+                let Ok(client) = self.add(&call) else {
                     let file = call.incoming.call.file().cloned().unwrap_or_default();
                     self.refused(Cap::Clients, &format!("{name} at {address}, file {file}"));
                     return call.answer(Verdict::NoLocks);
@@ -157,10 +161,12 @@ impl Owner {
         !matches!(call, Call::Test(_)) && self.table.meets_its_own(*address, name, *via, call)
     }
 
-    fn add(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
+    /// No cap refuses a reclaim of what is known, by whatever name of its host.
+    fn add(&mut self, call: &OpenCall) -> Result<ClientId, Full> {
+        let (address, name) = (call.incoming.address, &call.incoming.name);
         let added = self.table.add_client(address, name);
         let _ = self.apply_effects();
-        added
+        added.or_else(|full| if self.knows(call) { self.table.add_beyond_caps(address, name) } else { Err(full) })
     }
 
     /// Answers a caller that has nothing here and takes nothing.

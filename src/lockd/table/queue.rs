@@ -3,7 +3,7 @@
 //! # Theory
 //! There is one FIFO for each source address, and nothing waits anywhere else. Each entry says what it
 //! waits for ([`Wait`]) and how far it has come, and it goes on from there. The number of entries is the
-//! count that [`PARKED_MAX`] bounds: one more is dropped without an answer, which a client takes for a
+//! count that [`PARKED`] bounds: one more is dropped without an answer, which a client takes for a
 //! lost datagram and sends again.
 //!
 //! What must hold:
@@ -25,10 +25,11 @@ use tokio::sync::oneshot;
 use super::incoming::Incoming;
 use crate::lockd::embed::Admission;
 use crate::locks::{Call, ClientId, Outside, Reboot, Verdict};
+use crate::shares::{Bounds, Holder, Shares};
 use crate::wire::types::{CallerName, NsmState};
 
-/// Entries in all.
-pub(super) const PARKED_MAX: usize = 16_384;
+/// Entries.
+pub(super) const PARKED: Bounds = Bounds { all: 16_384, host: 2048 };
 
 /// A call that is not answered yet.
 #[derive(Debug)]
@@ -157,10 +158,13 @@ pub(super) struct Queue {
     waiting: BTreeMap<Place, (Wait, Entry)>,
     /// Those that wait for their next slice, in turns.
     begun: VecDeque<Place>,
+    /// By the address that they came from.
+    shares: Shares,
     arrivals: u64,
 }
 
 impl Queue {
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -189,11 +193,11 @@ impl Queue {
     /// Puts it at its place. `None`: too many wait, it is dropped unanswered.
     pub(super) fn put(&mut self, wait: Wait, entry: Entry) -> Option<Place> {
         let place = entry.place();
-        if self.len() >= PARKED_MAX {
-            tracing::warn!(from = %place.line.address, "too many calls wait; one is dropped unanswered");
+        if let Err(full) = self.shares.room(PARKED, Holder::Host(place.line.address), 1) {
+            tracing::warn!(from = %place.line.address, ?full, "too many calls wait; one is dropped unanswered");
             return None;
         }
-        self.waiting.insert(place.clone(), (wait, entry));
+        self.insert(place.clone(), wait, entry);
         Some(place)
     }
 
@@ -213,6 +217,11 @@ impl Queue {
         self.begun.pop_front()
     }
 
+    fn insert(&mut self, place: Place, wait: Wait, entry: Entry) {
+        self.shares.take(Holder::Host(place.line.address), 1);
+        self.waiting.insert(place, (wait, entry));
+    }
+
     /// The wait of the entry at `place` is over. `change` says how the call goes on; `None` drops it unanswered.
     pub(super) fn ready(&mut self, place: &Place, change: impl FnOnce(OpenCall) -> Option<OpenCall>) {
         let entry = match self.take(place) {
@@ -220,7 +229,7 @@ impl Queue {
             other => other,
         };
         if let Some(entry) = entry {
-            self.waiting.insert(place.clone(), (Wait::Turn, entry));
+            self.insert(place.clone(), Wait::Turn, entry);
         }
     }
 
@@ -233,7 +242,9 @@ impl Queue {
     }
 
     pub(super) fn take(&mut self, place: &Place) -> Option<Entry> {
-        self.waiting.remove(place).map(|(_, entry)| entry)
+        let (_, entry) = self.waiting.remove(place)?;
+        self.shares.give_back(Holder::Host(place.line.address), 1);
+        Some(entry)
     }
 
     /// What this caller sent and what it waits for.

@@ -14,6 +14,7 @@ use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError}
 use crate::locks::{Call, Limits, LockTable, Process, Reboot, Verdict, Via, Wanted};
 use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
+use crate::shares::Bounds;
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, Counts, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy,
     ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, Silent, Unreachable,
@@ -265,7 +266,7 @@ fn a_run_ends_as_long_after_its_begin_as_it_lasted_whatever_the_wall_clock_says(
 
 #[tokio::test]
 async fn clients_that_push_each_other_out_of_a_full_table_are_denied_in_the_end() {
-    let mut world = World::with(Limits { clients: 1, ..Limits::default() });
+    let mut world = World::with(Limits { clients: Bounds { all: 1, host: 1 }, ..Limits::default() });
     world.hold(incoming(2, "file")).await;
     assert_eq!(world.table.call(incoming(3, "another")).await, Some(Verdict::NoLocks), "the only place is taken");
 }
@@ -572,7 +573,7 @@ async fn clients_of_the_last_life_that_there_is_no_room_for_push_nobodys_record_
         nsm_state: NsmState(3),
     };
     let found = Found { monitors: (2..7).map(record).collect(), ..Found::default() };
-    let limits = Limits { clients: 2, ..Limits::default() };
+    let limits = Limits { clients: Bounds { all: 2, host: 2 }, ..Limits::default() };
     let (table, _owner) = spawn(Setup { found, ..setup(persist, limits) });
     let page = table.clients(PageAfter { after: 0 }).await.unwrap();
     assert_eq!(page.clients.as_slice().iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["host2", "host3"]);

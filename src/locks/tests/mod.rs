@@ -1,6 +1,7 @@
 //! Tests of the lock table: a small world to speak to it in sentences, and the invariants that
 //! every step must keep.
 
+mod caps;
 mod grace;
 mod identity;
 mod lags;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use super::clients::Held;
 use super::segment::{FileId, Kind, OwnerId, Segment};
 use super::*;
+use crate::shares::{Bounds, Holder};
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
     LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Refusal, RefusalCode, RunId, Scope, Silent, Unreachable,
@@ -352,6 +354,7 @@ impl LockTable {
             }
         }
         let mut waiters: HashMap<ClientId, usize> = HashMap::new();
+        self.check_shares();
         for (_, waiter) in self.waiters.iter() {
             *waiters.entry(waiter.want.caller.client).or_default() += 1;
             *per_owner.entry(waiter.want.lock.owner).or_default() += 1;
@@ -391,6 +394,29 @@ impl LockTable {
                 let of_client = pending.iter().filter(|client| **client == tally.client).count();
                 assert_eq!(tally.counts.pending, of_client as u64, "pending of {:?}", tally.client);
             }
+        }
+    }
+
+    /// What each host has, against what is counted, one by one.
+    fn check_shares(&self) {
+        let host = |id: ClientId| Holder::Host(self.clients.get(id).unwrap().address);
+        let mut taken: HashMap<Holder, [usize; 3]> = HashMap::new();
+        for (id, _) in self.clients.iter() {
+            taken.entry(host(id)).or_default()[0] += 1;
+        }
+        for file in self.segments().files_from(0) {
+            for s in self.segments().of(file) {
+                taken.get_mut(&host(s.client)).unwrap()[1] += self.weight(file, s.owner);
+            }
+        }
+        for (_, waiter) in self.waiters.iter() {
+            let weight = self.weight(waiter.want.file, waiter.want.lock.owner);
+            taken.get_mut(&host(waiter.want.caller.client)).unwrap()[2] += weight;
+        }
+        let tables = [self.clients.hosts(), self.clients.locks(), self.clients.waiters()];
+        for (n, table) in tables.into_iter().enumerate() {
+            assert_eq!(table.all(), taken.values().map(|of| of[n]).sum::<usize>(), "what is taken in all");
+            assert!(taken.iter().all(|(holder, of)| table.of(*holder) == of[n]), "what each host has");
         }
     }
 

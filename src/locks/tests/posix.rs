@@ -177,7 +177,7 @@ fn an_unshare_that_was_not_filled_in_gives_back_all_of_its_owner() {
 
 #[test]
 fn caps_answer_no_locks_and_leave_the_held_ones_alone() {
-    let mut w = World::with(Limits { locks: 3, locks_per_client: 2, ..Limits::default() });
+    let mut w = World::with(Limits { locks: Bounds { all: 3, host: 2 }, ..Limits::default() });
     assert_eq!(w.write(A, "f", bytes(0, 0)), Verdict::Granted);
     assert_eq!(w.write(A, "f", bytes(2, 2)), Verdict::Granted);
     assert_eq!(w.write(A, "f", bytes(4, 4)), Verdict::NoLocks, "two of one client");
@@ -189,7 +189,7 @@ fn caps_answer_no_locks_and_leave_the_held_ones_alone() {
 
 #[test]
 fn an_unlock_that_would_make_two_locks_of_one_is_refused_at_the_cap_and_any_other_is_taken() {
-    let mut w = World::with(Limits { locks_per_client: 1, ..Limits::default() });
+    let mut w = World::with(Limits { locks: Bounds { all: 100, host: 1 }, ..Limits::default() });
     w.write(A, "f", bytes(0, 9));
     assert_eq!(w.unlock(A, "f", bytes(4, 5)), Verdict::NoLocks);
     assert_eq!(w.unlock(A, "f", bytes(0, 5)), Verdict::Granted);
@@ -209,7 +209,7 @@ fn a_stranger_who_tests_sees_who_is_in_the_way_and_is_not_made_a_client() {
 
 #[test]
 fn when_full_the_client_longest_without_locks_makes_room() {
-    let mut w = World::with(Limits { clients: 2, ..Limits::default() });
+    let mut w = World::with(Limits { clients: Bounds { all: 2, host: 2 }, ..Limits::default() });
     w.write(A, "f", bytes(0, 0));
     let idle = w.client("idle");
     let newcomer = w.client("new");
@@ -222,7 +222,7 @@ fn when_full_the_client_longest_without_locks_makes_room() {
 
 #[test]
 fn one_address_with_many_names_makes_room_only_for_itself() {
-    let mut w = World::with(Limits { clients: 100, clients_per_address: 2, ..Limits::default() });
+    let mut w = World::with(Limits { clients: Bounds { all: 100, host: 2 }, ..Limits::default() });
     let quiet = w.client("quiet");
     let here = "10.9.9.9".parse().unwrap();
     let first = w.client_at(here, "n1");
@@ -246,7 +246,7 @@ fn everything_is_forgotten_with_the_last_lock() {
 
 #[test]
 fn a_file_may_have_as_many_locks_as_its_clients_may() {
-    let mut w = World::with(Limits { locks_per_client: 70_000, ..Limits::default() });
+    let mut w = World::with(Limits { locks: Bounds { all: 1_000_000, host: 70_000 }, ..Limits::default() });
     let caller = w.caller("a");
     let mut lock = |n: u64| {
         w.table.handle(w.now, caller, &World::lock_call(P("a", 1), "f", bytes(n * 2, n * 2), true, false, false))
@@ -254,7 +254,7 @@ fn a_file_may_have_as_many_locks_as_its_clients_may() {
     for n in 0..70_000 {
         assert_eq!(lock(n), Handled::Reply(Verdict::Granted), "lock {n}");
     }
-    assert_eq!(lock(70_000), Handled::Reply(Verdict::NoLocks), "the client's cap is the file's");
+    assert_eq!(lock(70_000), Handled::Reply(Verdict::NoLocks), "its host's cap is the file's");
     let all = Call::Unlock(wanted(P("a", 1), "f", ByteRange::ALL, true));
     let mut before = w.table.totals().locks;
     while w.table.handle(w.now, caller, &all) == Handled::More {

@@ -114,7 +114,7 @@ fn a_cycle_of_waiters_is_answered_deadlock() {
 
 #[test]
 fn waiters_are_capped_in_all_and_per_client() {
-    let mut w = World::with(Limits { waiters: 3, waiters_per_client: 2, ..Limits::default() });
+    let mut w = World::with(Limits { waiters: Bounds { all: 3, host: 2 }, ..Limits::default() });
     w.write(A, "f", ByteRange::ALL);
     assert_eq!(w.wait(B, "f", bytes(0, 0)), Verdict::Blocked);
     assert_eq!(w.wait(B, "f", bytes(0, 0)), Verdict::Blocked, "a resend is the same waiter");

@@ -13,12 +13,13 @@ use tokio::sync::watch;
 
 use super::service::{ControlService, LockManagerControl};
 use crate::rpc::server::{Limits, serve_unix};
+use crate::shares::Bounds;
 use crate::wire::control::MAX_RECORD;
 
-/// A `watch` does not hold up an `abort`: one connection's calls run side by side.
-const LIMITS: Limits = Limits {
-    connections: 64,
-    connections_per_address: 64,
+/// The driving socket's: root's own programs use it. A `watch` does not hold up an `abort`: one connection's
+/// calls run side by side.
+const DRIVING: Limits = Limits {
+    connections: Bounds { all: 64, host: 64 },
     calls: 64 * 16,
     calls_per_connection: 16,
     max_record: MAX_RECORD,
@@ -27,6 +28,19 @@ const LIMITS: Limits = Limits {
     transfer: Duration::from_secs(30),
     // A `watch` may be longer.
     drain: Duration::from_secs(2),
+};
+
+/// The read-only socket's, which every local user may have: what one user can take up is little, and others
+/// find room beside that user.
+const READ_ONLY: Limits = Limits {
+    connections: Bounds { all: 64, host: 8 },
+    calls: 16,
+    calls_per_connection: 1,
+    // Of a request. A filter by a thousand files fits.
+    max_record: 64 << 10,
+    idle: Duration::from_mins(1),
+    transfer: Duration::from_secs(10),
+    ..DRIVING
 };
 
 /// Why a control socket cannot be had.
@@ -100,7 +114,8 @@ impl ControlSocket {
     ) -> io::Result<()> {
         let Self { listener, file, read_only } = self;
         let _file = file;
-        serve_unix(listener, Arc::new(ControlService { manager, read_only }), LIMITS, shutdown).await
+        let limits = if read_only { READ_ONLY } else { DRIVING };
+        serve_unix(listener, Arc::new(ControlService { manager, read_only }), limits, shutdown).await
     }
 }
 

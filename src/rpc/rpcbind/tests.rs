@@ -7,7 +7,7 @@ use super::local::{LocalError, LocalRpcbind, Registration};
 use super::*;
 use crate::rpc::client::Retransmit;
 use crate::rpc::reply_cache::CacheLimits;
-use crate::rpc::server::{CallContext, Limits, Service, serve_tcp, serve_udp, shared_cache};
+use crate::rpc::server::{CallContext, Guests, Limits, Service, serve_tcp, serve_udp, shared_cache};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::rpc::Answer;
 use crate::wire::rpcbind::{self as bind, Chain};
@@ -85,7 +85,8 @@ async fn tcp_binder(
     let udp = silent.then(|| UdpEndpoint::bind(at).unwrap());
     let (stop, stopped) = watch::channel(false);
     let service = Arc::new(Binder { mappings: Mutex::new(vec![known]), refuses: false });
-    tokio::spawn(serve_tcp(listener, service, shared_cache(CacheLimits::default()), Limits::default(), stopped));
+    let cache = shared_cache(CacheLimits::default());
+    tokio::spawn(serve_tcp(listener, service, cache, Guests::default(), Limits::default(), stopped));
     Some((at, udp, stop))
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::lockd::table::queue::{Entry, OpenCall, OpenNotice, PARKED_MAX, Place, Queue, Wait};
+use crate::lockd::table::queue::{Entry, OpenCall, OpenNotice, PARKED, Place, Queue, Wait};
 use crate::locks::Outside;
 
 /// A queue of calls whose answers nobody reads.
@@ -71,14 +71,32 @@ fn one_that_waits_again_keeps_its_place() {
 #[test]
 fn the_number_of_entries_is_the_count_and_one_too_many_is_dropped() {
     let mut w = Waiting::default();
+    let (most, little) = (PARKED.all - PARKED.all / 10, PARKED.all / 1000);
     let host = |n: usize| u8::try_from(n % 100).unwrap();
-    let places: Vec<_> = (0..PARKED_MAX).map(|n| w.put(Wait::Commit, incoming(host(n), "file")).unwrap()).collect();
-    assert_eq!(w.0.len(), PARKED_MAX);
-    assert_eq!(w.put(Wait::Commit, incoming(2, "file")), None);
+    let mut places: Vec<_> = (0..most).map(|n| w.put(Wait::Commit, incoming(host(n), "file")).unwrap()).collect();
+    assert_eq!(w.put(Wait::Commit, incoming(2, "file")), None, "the rest is for hosts that have little");
+    let modest = |n: usize| u8::try_from(100 + n / little).unwrap();
+    places.extend((most..PARKED.all).map(|n| w.put(Wait::Commit, incoming(modest(n - most), "file")).unwrap()));
+    assert_eq!(w.0.len(), PARKED.all);
+    assert_eq!(w.put(Wait::Commit, incoming(250, "file")), None);
     assert_eq!(w.0.until_commit(), places, "in the order of arrival");
-    w.0.ready(&places[0], |_| None);
-    assert_eq!(w.0.len(), PARKED_MAX - 1);
-    assert!(w.put(Wait::Turn, incoming(2, "file")).is_some());
+    w.0.ready(places.last().unwrap(), |_| None);
+    assert_eq!(w.0.len(), PARKED.all - 1);
+    assert!(w.put(Wait::Turn, incoming(250, "file")).is_some());
+}
+
+#[test]
+fn one_host_has_its_share_of_the_queue_whatever_its_names_and_what_goes_on_gives_its_place_back() {
+    let mut w = Waiting::default();
+    let names = ["a", "b", "c", "d"];
+    let put = |w: &mut Waiting, n: usize| w.put(Wait::Record, named(names[n % 4], incoming(2, "file")));
+    let places: Vec<_> = (0..PARKED.host).map(|n| put(&mut w, n).unwrap()).collect();
+    assert_eq!(put(&mut w, 0), None);
+    assert!(w.put(Wait::Record, incoming(3, "file")).is_some(), "another host");
+    w.0.ready(&places[0], Some);
+    assert_eq!(put(&mut w, 0), None, "it still waits for its turn");
+    assert_eq!(w.go_on(&places[0]), ["file"]);
+    assert!(put(&mut w, 0).is_some());
 }
 
 #[test]
@@ -175,7 +193,7 @@ async fn where_the_record_cannot_be_written_the_locks_behind_are_refused_too_and
 #[tokio::test]
 async fn a_client_that_makes_room_while_its_lock_waits_is_refused_and_does_not_push_back() {
     for (reclaims, expected) in [(false, Some(Verdict::NoLocks)), (true, None)] {
-        let mut world = World::with(Limits { clients: 1, ..Limits::default() });
+        let mut world = World::with(Limits { clients: Bounds { all: 1, host: 1 }, ..Limits::default() });
         let mut first = incoming(2, "file");
         let Call::Lock { reclaim, .. } = &mut first.call else { panic!("a LOCK") };
         *reclaim = reclaims;
