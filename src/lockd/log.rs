@@ -27,7 +27,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 /// Lines that one place in the code may write in a window.
 const BURST: u64 = 60;
 /// How long a window is.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// Lines that wait for stderr. Peers choose parts of a line, but their length is bounded.
 const QUEUE: usize = 4_096;
 /// How long the last lines may take at the end.
