@@ -71,7 +71,7 @@ impl LockTable {
         let refused = want.outside == Outside::Conflict;
         self.waiters.add(Waiter { want: *want, cookie: cookie.clone(), offered: false, had: Vec::new(), refused });
         self.owners.acquire(want.lock.owner);
-        self.clients.waiter_added(want.caller.client);
+        self.clients.waiter_added(want.caller.client, want.file);
         if refused {
             self.ask_again_later(want.file);
         }
@@ -100,7 +100,7 @@ impl LockTable {
     pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiters.remove(id)?;
         self.owners.release(waiter.want.lock.owner);
-        self.clients.waiter_removed(waiter.want.caller.client);
+        self.clients.waiter_removed(waiter.want.caller.client, waiter.want.file);
         if waiter.offered {
             self.effects.push(Effect::Withdraw(OfferId(id)));
         }
