@@ -324,7 +324,7 @@ mod tests {
         let _churn = Churn::begin();
         let machine = Machine::default();
         // As long as this machine needs: what is to be shown is that the passes come to agree.
-        let patience = Duration::from_secs(600);
+        let patience = Duration::from_mins(10);
         let own_locks = |lock: &ListedLock| lock.pid == own && lock.lock.file.ends_with(&ending);
         for number in 0..50 {
             let found = read_until_sure(|pass| machine.pass(pass), own_locks, patience).unwrap();

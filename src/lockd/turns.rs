@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn the_grants_of_one_client_wait_behind_each_other_and_keep_nobody_else_out() {
         let turns = Turns::default();
-        let (mut first, mut waiting) = ask(&turns, [client(1); 1_000]);
+        let (mut first, mut waiting) = ask(&turns, std::iter::repeat_n(client(1), 1_000));
         assert_eq!(first.len(), 1, "it is not known to live");
         let other = one(&turns, client(2));
         first.pop().unwrap().over(true);
