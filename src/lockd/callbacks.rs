@@ -3,19 +3,20 @@
 //! A client believes GRANTED only from the server address it called, for the file, offset and length
 //! that it asked for; so a call leaves from that address, over the transport that the client used
 //! (or the other one where its lockd has only that). The client's port is asked of its rpcbind each time: a client
-//! that rebooted has another one. At most [`AT_ONCE`] calls are under way; the others wait their
-//! turn. A GRANTED is repeated with back-off until it is answered or withdrawn (its task aborted), whatever stands
+//! that rebooted has another one. Each call waits for its client's turn ([`turns`](super::turns)), so that dead
+//! clients, and one with many grants, keep nobody else's from leaving. A GRANTED is repeated with back-off until it is answered or withdrawn (its task aborted), whatever stands
 //! in its way; after [`UNCONFIRMED`] the lock table is told once what that is.
 //! Nothing is repeated with the same xid: a client may take the lock, its answer be lost, and deny
 //! the repetition, so each sending must be known.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use super::turns::{Turn, Turns};
 use crate::locks::{OfferAnswer, Via, Wanted};
 use crate::rpc::client::{CallError, Request, Retransmit, Source, UdpClient};
 use crate::rpc::program::{Host, Listener, ProgramError};
@@ -25,8 +26,6 @@ use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, Cookie, Transport};
 use crate::wire::xdr::decode;
 
-/// Calls under way at once.
-const AT_ONCE: usize = 256;
 /// Patience with one call.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Patience with one question to an rpcbind.
@@ -85,6 +84,12 @@ pub(super) struct Unconfirmed {
     pub(super) why: String,
 }
 
+impl Unconfirmed {
+    fn new(granting: Granting, error: impl std::fmt::Display) -> Self {
+        Self { granting, why: format!("GRANTED was not confirmed for {} s: {error}", UNCONFIRMED.as_secs()) }
+    }
+}
+
 /// No socket to call from.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open a UDP socket to call clients from: {0}; check the limit of open files")]
@@ -102,7 +107,7 @@ struct Shared {
     v6: Option<UdpClient>,
     rpcbind_port: u16,
     credential: Credential,
-    turns: Semaphore,
+    turns: Turns,
 }
 
 impl Callbacks {
@@ -120,7 +125,7 @@ impl Callbacks {
             (v4, v6) => (v4.ok(), v6.ok()),
         };
         let credential = Credential::root(machine);
-        Ok(Self { shared: Arc::new(Shared { v4, v6, rpcbind_port, credential, turns: Semaphore::new(AT_ONCE) }) })
+        Ok(Self { shared: Arc::new(Shared { v4, v6, rpcbind_port, credential, turns: Turns::default() }) })
     }
 
     /// Calls GRANTED until the client says yes or no. `Err`: it has said neither for [`UNCONFIRMED`]. That
@@ -137,10 +142,12 @@ impl Callbacks {
                 *pause = (*pause * 2).min(LONGEST_PAUSE);
             }
             *attempts += 1;
-            let attempt = {
-                let Ok(_turn) = self.shared.turns.acquire().await else { return Ok(OfferAnswer::Refused) };
-                self.granted_once(address, granted).await
+            let Some(turn) = self.turn(address, *since, *told).await else {
+                *told = true;
+                return Err(Unconfirmed::new(granting, "it has not answered other calls either"));
             };
+            let attempt = self.granted_once(address, granted).await;
+            turn.over(attempt.is_ok());
             match attempt {
                 Ok(Stat::Granted) => return Ok(OfferAnswer::Accepted),
                 Ok(Stat::DeniedGracePeriod) => {
@@ -155,12 +162,25 @@ impl Callbacks {
                     tracing::info!(client = %name, %address, %error, "GRANTED was not answered");
                     if !*told && since.elapsed() >= UNCONFIRMED {
                         *told = true;
-                        let why = format!("GRANTED was not confirmed for {} s: {error}", UNCONFIRMED.as_secs());
-                        return Err(Unconfirmed { granting, why });
+                        return Err(Unconfirmed::new(granting, error));
                     }
                 }
             }
         }
+    }
+
+    /// `None`: the grant has waited for [`UNCONFIRMED`] behind others of a silent client, and that is not told yet.
+    async fn turn(&self, address: IpAddr, since: Instant, told: bool) -> Option<Turn> {
+        let turns = &self.shared.turns;
+        let mut turn = pin!(turns.wait(address));
+        if !told {
+            match timeout(UNCONFIRMED.saturating_sub(since.elapsed()), &mut turn).await {
+                Ok(turn) => return Some(turn),
+                Err(_) if turns.is_silent(address) => return None,
+                Err(_) => {}
+            }
+        }
+        Some(turn.await)
     }
 
     async fn granted_once(&self, address: IpAddr, granted: &Granted) -> Result<Stat, ProgramError> {

@@ -20,6 +20,7 @@
 //! | `table` | the owner of the lock table; start reading there |
 //! | `log` | lines on stderr, bounded whatever hosts cause |
 //! | `callbacks` | GRANTED to clients |
+//! | `turns` | which client is called next |
 //! | `answers` | `_RES` to clients that call asynchronously |
 //! | `embed`, `ofd` | what an embedding file server has a say in; a mirror for local file systems |
 //! | `monitors` | what programs of this host monitor (SM_MON) |
@@ -50,6 +51,7 @@ mod settings;
 pub mod sockets;
 pub mod statd;
 pub mod table;
+mod turns;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

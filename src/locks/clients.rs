@@ -74,6 +74,8 @@ pub(super) struct Client {
     paths: BTreeMap<IpAddr, Held>,
     /// Locks and shares held or pending, by file.
     files: BTreeMap<FileId, usize>,
+    /// Waiters, by file.
+    waited: BTreeMap<FileId, usize>,
     /// Its place in the queue of those that make room, while it has no lock and no waiter.
     idle_since: Option<u64>,
 }
@@ -107,6 +109,17 @@ impl Client {
 
     pub(super) fn keeps_apart(&self, svid: Svid) -> bool {
         self.apart.len() >= MAX_APART || self.apart.contains(&svid)
+    }
+
+    /// The first file from that one on in which it has something or waits.
+    pub(super) fn file_from(&self, first: FileId) -> Option<FileId> {
+        let from = |files: &BTreeMap<FileId, usize>| files.range(first..).next().map(|(file, _)| *file);
+        from(&self.files).into_iter().chain(from(&self.waited)).min()
+    }
+
+    #[cfg(test)]
+    pub(super) fn waited_with_counts(&self) -> impl Iterator<Item = (FileId, usize)> {
+        self.waited.iter().map(|(file, count)| (*file, *count))
     }
 
     #[cfg(test)]
@@ -207,15 +220,26 @@ impl Clients {
         ids.filter_map(|id| Some((*id, self.get(*id)?))).filter(|(_, client)| client.name.matches(name))
     }
 
-    /// The clients that the reference means: of that name (full or short) and at that address, as
-    /// far as it gives them.
-    pub(super) fn meant(&self, reference: &ClientRef) -> Vec<ClientId> {
-        let at = |client: &Client| reference.address.0.is_none_or(|a| client.address == a.0);
+    /// Those that the reference may mean, the oldest first.
+    pub(super) fn candidates(&self, reference: &ClientRef) -> &[ClientId] {
         match (&reference.name.0, reference.address.0) {
-            (Some(name), _) => self.alike(name).filter(|(_, c)| at(c)).map(|(id, _)| id).collect(),
-            (None, Some(address)) => self.at(address.0).to_vec(),
-            (None, None) => Vec::new(),
+            (_, Some(address)) => self.at(address.0),
+            (Some(name), None) => self.by_short.get(&short_key(name)),
+            (None, None) => &[],
         }
+    }
+
+    /// Whether the reference means this one: of that name (full or short) and at that address, as far as it
+    /// gives them.
+    pub(super) fn is_meant(&self, id: ClientId, reference: &ClientRef) -> bool {
+        let named = |client: &Client| reference.name.0.as_ref().is_none_or(|name| client.name.matches(name));
+        let at = |client: &Client| reference.address.0.is_none_or(|address| client.address == address.0);
+        self.get(id).is_some_and(|client| named(client) && at(client))
+    }
+
+    /// The clients that the reference means.
+    pub(super) fn meant(&self, reference: &ClientRef) -> Vec<ClientId> {
+        self.candidates(reference).iter().copied().filter(|id| self.is_meant(*id, reference)).collect()
     }
 
     /// Whether another name calls from the client's address.
@@ -261,6 +285,7 @@ impl Clients {
             held: Held::default(),
             paths: BTreeMap::new(),
             files: BTreeMap::new(),
+            waited: BTreeMap::new(),
             idle_since: None,
         };
         self.by_id.insert(id, client);
@@ -387,19 +412,29 @@ impl Clients {
         }
     }
 
-    pub(super) fn waiter_added(&mut self, id: ClientId, weight: usize) {
+    pub(super) fn waiter_added(&mut self, id: ClientId, file: FileId, weight: usize) {
         self.held.waiters += 1;
         if let Some(holder) = self.holder(id) {
             self.waiters.take(holder, weight);
         }
-        self.update(id, |client| client.held.waiters += 1);
+        self.update(id, |client| {
+            client.held.waiters += 1;
+            *client.waited.entry(file).or_default() += 1;
+        });
     }
 
-    pub(super) fn waiter_removed(&mut self, id: ClientId, weight: usize) {
+    pub(super) fn waiter_removed(&mut self, id: ClientId, file: FileId, weight: usize) {
         self.held.waiters -= 1;
         if let Some(holder) = self.holder(id) {
             self.waiters.give_back(holder, weight);
         }
-        self.update(id, |client| client.held.waiters -= 1);
+        self.update(id, |client| {
+            client.held.waiters -= 1;
+            let count = client.waited.entry(file).or_default();
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                client.waited.remove(&file);
+            }
+        });
     }
 }

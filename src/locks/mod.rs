@@ -67,4 +67,5 @@ mod tests;
 
 pub use api::*;
 pub use coverage::{Coverage, Part};
+pub use listing::Listing;
 pub use table::LockTable;

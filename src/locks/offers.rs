@@ -76,7 +76,7 @@ impl LockTable {
         let id = self.waiters.add(Waiter::new(*want, cookie.clone(), refused), byte);
         self.waits_from_now(id);
         self.owners.acquire(want.lock.owner);
-        self.clients.waiter_added(want.caller.client, self.weight(want.file, want.lock.owner));
+        self.clients.waiter_added(want.caller.client, want.file, self.weight(want.file, want.lock.owner));
         if refused {
             self.ask_again_later(want.file);
         }
@@ -111,7 +111,7 @@ impl LockTable {
         let waiter = self.waiters.remove(id)?;
         self.waits_no_more(id);
         let weight = self.weight(waiter.want.file, waiter.want.lock.owner);
-        self.clients.waiter_removed(waiter.want.caller.client, weight);
+        self.clients.waiter_removed(waiter.want.caller.client, waiter.want.file, weight);
         self.owners.release(waiter.want.lock.owner);
         if waiter.offered {
             self.effects.push(Effect::Withdraw(OfferId(id)));

@@ -241,6 +241,11 @@ impl Segments {
         self.by_handle.get(handle).copied()
     }
 
+    /// No file has this number or a higher one.
+    pub(super) fn end(&self) -> u32 {
+        u32::try_from(self.slots.capacity()).unwrap_or(u32::MAX)
+    }
+
     /// The file, made if need be. `None`: four thousand million files have state.
     pub(super) fn open(&mut self, handle: &FileHandle) -> Option<FileId> {
         if let Some(id) = self.find(handle) {
@@ -266,6 +271,7 @@ impl Segments {
     }
 
     /// The files from a number on, in the order of their numbers.
+    #[cfg(test)]
     pub(super) fn files_from(&self, first: u32) -> impl Iterator<Item = FileId> {
         let end = u32::try_from(self.slots.capacity()).unwrap_or(u32::MAX);
         (first..end).filter(|n| self.slots.contains(*n as usize)).map(FileId)

@@ -370,8 +370,8 @@ impl LockTable {
                 continue;
             }
             self.owners.acquire(want.lock.owner);
-            self.clients.waiter_added(want.caller.client, self.weight(waits.file, want.lock.owner));
-            self.clients.waiter_removed(waits.caller.client, self.weight(waits.file, sibling));
+            self.clients.waiter_added(want.caller.client, waits.file, self.weight(waits.file, want.lock.owner));
+            self.clients.waiter_removed(waits.caller.client, waits.file, self.weight(waits.file, sibling));
             self.waiters.give_to(id, want.caller, want.lock.owner);
             self.owners.release(sibling);
         }

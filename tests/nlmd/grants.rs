@@ -128,3 +128,34 @@ fn a_client_that_cannot_be_told_of_its_grant_is_a_suspect_keeps_the_lock_and_is_
         await_some("the confirmed lock", || (state_of(&daemon, wanted.svid) == Some(LockState::Held)).then_some(()));
     }
 }
+
+#[test]
+fn a_grant_leaves_before_the_many_grants_of_a_dead_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let [dead, lives] = ["127.0.0.13", "127.0.0.14"];
+    let port = shared_port(&[dead, lives, "127.0.0.1"]);
+    let silent = UdpSocket::bind((dead, port)).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let host = Odd::start(lives, port, None, |_| None);
+    host.cured.store(true, Ordering::Relaxed);
+    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let to = SocketAddr::from(([127, 0, 0, 1], daemon.nlm_udp));
+    let mut crowd = Client::new(Wire::udp(dead, to), Version::V4, "crowd");
+    let all = Want { svid: 1, ..want("theirs") };
+    assert_eq!(crowd.lock(&all), Stat::Granted);
+    for svid in 2..402 {
+        let waiting = Want { svid, exclusive: false, block: true, ..all.clone() };
+        assert_eq!(crowd.lock(&waiting), Stat::Blocked);
+    }
+    let mut holder = Client::v4(&daemon, "127.0.0.2", "holder");
+    let mut waiter = Client::new(Wire::udp(lives, to), Version::V4, "waiter");
+    let held = want("ours");
+    assert_eq!(holder.lock(&held), Stat::Granted);
+    assert_eq!(waiter.lock(&Want { svid: 1_000, block: true, ..held.clone() }), Stat::Blocked);
+    assert_eq!(crowd.unlock(&all), Stat::Granted);
+    assert_eq!(holder.unlock(&held), Stat::Granted);
+    await_some("the grant", || (state_of(&daemon, 1_000) == Some(LockState::Held)).then_some(()));
+    let mut buffer = [0; 512];
+    let asked = std::iter::from_fn(|| silent.recv(&mut buffer).ok()).count();
+    assert!(asked < 100, "{asked} calls to the dead client were under way at once");
+}

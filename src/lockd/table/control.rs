@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::handle::Table;
 use super::state::Owner;
+use crate::locks::Listing;
 use crate::rpc::control::{LockManagerControl, Timeline};
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
@@ -35,7 +36,20 @@ impl LockManagerControl for Table {
         self.look(move |owner| owner.table.list_clients(args.after)).await
     }
     async fn locks(&self, args: LocksArgs) -> Result<LockPage, Refusal> {
-        self.look(move |owner| owner.table.list_locks(&args)).await
+        let mut page = Listing::new(args);
+        loop {
+            // Others have their turn in between.
+            let done;
+            (page, done) = self
+                .look(move |owner| {
+                    let done = owner.table.list_locks_on(&mut page);
+                    (page, done)
+                })
+                .await?;
+            if done {
+                return Ok(page.into_page());
+            }
+        }
     }
     async fn begin(&self, args: BeginArgs, from: ConnectionId) -> Result<Begun, Refusal> {
         self.order(move |owner, asker| owner.begin(Box::new(args), from, asker)).await

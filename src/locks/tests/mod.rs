@@ -5,6 +5,7 @@ mod caps;
 mod grace;
 mod identity;
 mod lags;
+mod listing;
 mod mirror;
 mod model;
 mod paths;
@@ -24,7 +25,8 @@ use super::*;
 use crate::shares::{Bounds, Holder};
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
-    LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Refusal, RefusalCode, RunId, Scope, Silent, Unreachable,
+    LockPage, LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Refusal, RefusalCode, RunId, Scope, Silent,
+    Unreachable,
 };
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe};
@@ -302,6 +304,12 @@ fn fates(result: &FullResult) -> Vec<(Fate, ByteRange, bool)> {
 }
 
 impl LockTable {
+    fn list_locks(&self, args: &LocksArgs) -> LockPage {
+        let mut page = Listing::new(args.clone());
+        while !self.list_locks_on(&mut page) {}
+        page.into_page()
+    }
+
     /// What must hold after every step (theory at the top of the module).
     fn check_invariants(&self) {
         for file in self.segments().files_from(0) {
@@ -355,8 +363,10 @@ impl LockTable {
         }
         let mut waiters: HashMap<ClientId, usize> = HashMap::new();
         self.check_shares();
+        let mut waited: HashMap<ClientId, HashMap<FileId, usize>> = HashMap::new();
         for (_, waiter) in self.waiters.iter() {
             *waiters.entry(waiter.want.caller.client).or_default() += 1;
+            *waited.entry(waiter.want.caller.client).or_default().entry(waiter.want.file).or_default() += 1;
             *per_owner.entry(waiter.want.lock.owner).or_default() += 1;
         }
         for owner in self.late.owners() {
@@ -370,6 +380,8 @@ impl LockTable {
             assert_eq!(client.held().locks, locks, "locks of {}", client.name);
             assert_eq!(client.held().unmonitored, unmonitored, "unmonitored locks of {}", client.name);
             assert_eq!(client.held().waiters, waiters.remove(&id).unwrap_or(0), "waiters of {}", client.name);
+            let waited = waited.remove(&id).unwrap_or_default();
+            assert_eq!(client.waited_with_counts().collect::<HashMap<_, _>>(), waited, "waited by {}", client.name);
             assert_eq!(client.paths(), &per_path.remove(&id).unwrap_or_default(), "paths of {}", client.name);
             assert_eq!(client.files_with_counts().collect::<HashMap<_, _>>(), files, "files of {}", client.name);
         }
