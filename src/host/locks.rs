@@ -60,10 +60,16 @@ impl fmt::Display for Lock {
 
 /// Passes that must be equal about the locks of concern, while other locks come and go.
 const ENOUGH: usize = 3;
-/// Most passes of a reading.
-const MAX_PASSES: usize = 64;
-/// No pass begins after so long a time, once enough for an agreement were made.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// What a reading may take until passes agree.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    /// Most passes.
+    passes: usize,
+    /// No pass begins after so long a time, once enough for an agreement were made.
+    patience: Duration,
+}
+
+const USUAL: Effort = Effort { passes: 64, patience: Duration::from_secs(2) };
 /// The most that the kernel puts into one read.
 const PAGE: usize = 4096;
 /// How far page boundaries move from one pass to the next: no divisor of [`PAGE`].
@@ -98,7 +104,7 @@ pub struct Reading {
 impl Machine {
     /// What is locked, and waited for; `concern` says of which locks the caller must know for sure.
     pub fn locks(&self, concern: impl Fn(&ListedLock) -> bool) -> Result<Reading, FileError> {
-        read_until_sure(|pass| self.pass(pass), concern, PATIENCE)
+        read_until_sure(|pass| self.pass(pass), concern, USUAL)
     }
 
     /// The list as one pass shows it.
@@ -119,7 +125,7 @@ impl Machine {
 fn read_until_sure(
     mut pass: impl FnMut(usize) -> Result<Vec<ListedLock>, FileError>,
     concern: impl Fn(&ListedLock) -> bool,
-    patience: Duration,
+    effort: Effort,
 ) -> Result<Reading, FileError> {
     let began = Instant::now();
     let mut last = pass(0)?;
@@ -127,8 +133,8 @@ fn read_until_sure(
     let mut reading = Reading { others, ..Reading::default() };
     let mut most = least.clone();
     let mut seen = vec![digest(&least)];
-    for number in 1..MAX_PASSES {
-        if number >= ENOUGH && began.elapsed() >= patience {
+    for number in 1..effort.passes {
+        if number >= ENOUGH && began.elapsed() >= effort.patience {
             break;
         }
         let all = pass(number)?;
@@ -205,6 +211,8 @@ fn parse_line(line: &str) -> Option<ListedLock> {
 mod tests {
     use super::*;
 
+    const MAX_PASSES: usize = USUAL.passes;
+
     #[test]
     fn byte_range_locks_are_listed_with_who_has_them_and_who_waits() {
         let text = "\
@@ -235,7 +243,7 @@ mod tests {
             made = number + 1;
             Ok(passes.get(number).or(passes.last()).unwrap().clone())
         };
-        let found = read_until_sure(pass, |lock| lock.pid == 187, PATIENCE).unwrap();
+        let found = read_until_sure(pass, |lock| lock.pid == 187, USUAL).unwrap();
         (found, made)
     }
 
@@ -324,10 +332,10 @@ mod tests {
         let _churn = Churn::begin();
         let machine = Machine::default();
         // As long as this machine needs: what is to be shown is that the passes come to agree.
-        let patience = Duration::from_mins(10);
+        let effort = Effort { passes: usize::MAX, patience: Duration::from_mins(10) };
         let own_locks = |lock: &ListedLock| lock.pid == own && lock.lock.file.ends_with(&ending);
         for number in 0..50 {
-            let found = read_until_sure(|pass| machine.pass(pass), own_locks, patience).unwrap();
+            let found = read_until_sure(|pass| machine.pass(pass), own_locks, effort).unwrap();
             let mut starts: Vec<_> = found.sure.iter().map(|lock| lock.lock.start).collect();
             starts.dedup();
             assert_eq!((starts.len(), found.sure.len(), found.unsure.len()), (3_000, 3_000, 0), "reading {number}");
