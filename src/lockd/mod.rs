@@ -158,11 +158,11 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     raise_open_files();
     let (ports_file, nsm) = (flags.ports_file.clone(), flags.nsm);
     let server = Server::start(flags.into(), Embedding::default()).await?;
-    // The runtime's one thread, which is the one that peers can reach.
-    keep(while_serving(nsm));
     let written = ports_file.map_or(Ok(()), |path| {
         sockets::write_ports_file(&path, server.ports()).map_err(|source| Failure::PortsFile { path, source })
     });
+    // The runtime's one thread, which is the one that peers can reach.
+    keep(while_serving(nsm));
     let told_to_stop = async {
         if written.is_ok() {
             tokio::select! {

@@ -264,3 +264,14 @@ fn a_log_that_is_not_read_does_not_stop_it() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0), "it also ends");
 }
+
+#[test]
+#[ignore = "needs root: makes a folder of another user"]
+fn root_starts_it_in_another_users_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534)).unwrap();
+    let mut daemon = Daemon::start(&folder, &[]);
+    nsm_state(&daemon);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
