@@ -76,6 +76,19 @@ struct Told {
 }
 
 impl Told {
+    fn nothing(suspect: bool) -> Self {
+        Self {
+            delivery: Delivery::NotTold,
+            notices: 0,
+            acks: 0,
+            attempts: 0,
+            attempts_before: 0,
+            acked_ms: None,
+            suspect,
+            error: None,
+        }
+    }
+
     /// It is about to be told, with so many notices.
     fn start(&mut self, notices: usize) {
         self.notices = u32::try_from(notices).unwrap_or(u32::MAX);
@@ -300,16 +313,7 @@ impl Drive {
                     suspect: stored.suspect,
                     error: stored.error.clone(),
                 },
-                None => Told {
-                    delivery: Delivery::NotTold,
-                    notices: 0,
-                    acks: 0,
-                    attempts: 0,
-                    attempts_before: 0,
-                    acked_ms: None,
-                    suspect: self.orders.probes.get(&client.name) == Some(&Probe::Suspect),
-                    error: None,
-                },
+                None => Told::nothing(self.orders.probes.get(&client.name) == Some(&Probe::Suspect)),
             })
             .collect();
         // Only a full ack is worth remembering over a restart: all else is tried again.
@@ -504,16 +508,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_after_a_break_adds_to_what_was_sent_before() {
-        let mut told = Told {
-            delivery: Delivery::NotTold,
-            notices: 0,
-            acks: 0,
-            attempts: 0,
-            attempts_before: 0,
-            acked_ms: None,
-            suspect: false,
-            error: None,
-        };
+        let mut told = Told::nothing(false);
         for since in [[4, 6], [0, 3]] {
             told.start(4);
             for attempts in since {

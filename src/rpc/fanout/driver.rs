@@ -492,15 +492,8 @@ mod tests {
         Target { id, host, calls: vec![call] }
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn small_receive_buffers_are_made_up_for_by_more_sockets() {
-        let farm = Farm::start(Ipv4Addr::UNSPECIFIED.into(), |_| Manner::Healthy).await;
-        let targets: Vec<_> = (0..2_000).map(target).collect();
-        // As an unprivileged process has it where nobody raised rmem_max.
-        let sockets = Sockets::open(&targets, 106_496).unwrap();
-        assert!(sockets.lanes.len() > 1 && sockets.lanes.len() <= MOST_LANES, "{:?}", sockets.lanes);
-        assert!(sockets.lanes.iter().all(|lane| lane.window == 256), "{:?}", sockets.lanes);
-        let options = Options {
+    fn options(farm: &Farm, sockets: &Sockets) -> Options {
+        Options {
             program: STATD,
             keep_on: true,
             rpcbind_port: farm.rpcbind_port,
@@ -509,7 +502,18 @@ mod tests {
             no_answer_after: SOON,
             end: SOON,
             seed: 1,
-        };
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn small_receive_buffers_are_made_up_for_by_more_sockets() {
+        let farm = Farm::start(Ipv4Addr::UNSPECIFIED.into(), |_| Manner::Healthy).await;
+        let targets: Vec<_> = (0..2_000).map(target).collect();
+        // As an unprivileged process has it where nobody raised rmem_max.
+        let sockets = Sockets::open(&targets, 106_496).unwrap();
+        assert!(sockets.lanes.len() > 1 && sockets.lanes.len() <= MOST_LANES, "{:?}", sockets.lanes);
+        assert!(sockets.lanes.iter().all(|lane| lane.window == 256), "{:?}", sockets.lanes);
+        let options = options(&farm, &sockets);
         let (sender, mut receiver) = mpsc::channel(64);
         let driver = Driver::new(Fanout::new(Duration::ZERO, targets, options), sockets, Instant::now());
         let running = tokio::spawn(driver.run(sender));
@@ -530,16 +534,7 @@ mod tests {
         let farm = Farm::start(Ipv4Addr::UNSPECIFIED.into(), |_| Manner::Healthy).await;
         let targets = vec![target(1)];
         let sockets = Sockets::open(&targets, 106_496).unwrap();
-        let options = Options {
-            program: STATD,
-            keep_on: true,
-            rpcbind_port: farm.rpcbind_port,
-            lanes: sockets.lanes.clone(),
-            streams: 1,
-            no_answer_after: SOON,
-            end: SOON,
-            seed: 1,
-        };
+        let options = options(&farm, &sockets);
         let (sender, mut receiver) = mpsc::channel(64);
         // It began, and was stopped for longer than all may last.
         let stopped = SOON * 3;
