@@ -1,41 +1,23 @@
 //! The clients: whether their statds answer now, and what their names resolve to.
 
-use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
 
 use super::Places;
 use crate::nsm::{self, Host, ProbeOptions, StatdState, Target};
 use crate::report::{Finding, Severity, number};
 use crate::rpc::fanout::Failure;
+use crate::rpc::resolver::{self, Resolved, Unresolved};
 use crate::wire::control::{ClientRow, Info, Status};
-use crate::wire::scope;
-use crate::wire::types::CallerName;
 
-/// Names that are being resolved at a time: each takes a thread.
-const LOOKUPS: usize = 64;
 /// How long all names together may take.
 const LOOKUPS_PATIENCE: Duration = Duration::from_secs(8);
-
-/// What the resolver says of a client's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Lookup {
-    Found(Vec<IpAddr>),
-    Unknown,
-    /// Not in time.
-    NoAnswer,
-}
 
 /// A client with what was seen of it.
 struct Seen<'a> {
     row: &'a ClientRow,
     probe: StatdState,
-    lookup: &'a Lookup,
+    lookup: &'a Resolved,
 }
 
 pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], places: &Places) -> Vec<Finding> {
@@ -52,7 +34,10 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
     };
     let ask = ProbeOptions { rpcbind_port: places.rpcbind_port, timeout: places.patience, my_name };
     let targets = (0..).zip(clients).map(|(id, row)| target(id, row)).collect();
-    let (probes, lookups) = tokio::join!(nsm::probe(targets, ask), look_up(clients));
+    let (probes, lookups) = tokio::join!(
+        nsm::probe(targets, ask),
+        resolver::each(clients.iter().map(|row| row.name.clone()).collect(), LOOKUPS_PATIENCE)
+    );
     let probes = match probes {
         Ok(probes) => probes,
         Err(error) => {
@@ -66,7 +51,7 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
             return findings;
         }
     };
-    let none = Lookup::NoAnswer;
+    let none = Err(Unresolved::Unanswered(String::new()));
     let seen: Vec<Seen<'_>> = clients
         .iter()
         .zip(&probes)
@@ -81,42 +66,6 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
 fn target(id: u32, row: &ClientRow) -> Target {
     let host = Host::of(&row.name, row.addresses.as_slice().iter().map(|a| a.0));
     Target { id, host, notices: Vec::new() }
-}
-
-/// Each name once, many at a time. The resolver cannot be interrupted; what it does not say in time
-/// it did not say.
-async fn look_up(clients: &[ClientRow]) -> HashMap<CallerName, Lookup> {
-    let deadline = Instant::now() + LOOKUPS_PATIENCE;
-    let places = Arc::new(Semaphore::new(LOOKUPS));
-    let names: BTreeSet<&CallerName> = clients.iter().map(|row| &row.name).collect();
-    let mut tasks = JoinSet::new();
-    for name in names.into_iter().cloned() {
-        let places = Arc::clone(&places);
-        tasks.spawn(async move {
-            let asking = async {
-                // The semaphore is never closed.
-                let _place = places.acquire().await;
-                match name.host() {
-                    Some(host) => tokio::net::lookup_host((host, 0)).await,
-                    None => Err(std::io::ErrorKind::InvalidInput.into()),
-                }
-            };
-            let lookup = match timeout_at(deadline, asking).await {
-                Ok(Ok(found)) => {
-                    let found: BTreeSet<IpAddr> = scope::found(found).collect();
-                    Lookup::Found(found.into_iter().collect())
-                }
-                Ok(Err(_)) => Lookup::Unknown,
-                Err(_) => Lookup::NoAnswer,
-            };
-            (name, lookup)
-        });
-    }
-    let mut found = HashMap::new();
-    while let Some(done) = tasks.join_next().await {
-        found.extend(done.ok());
-    }
-    found
 }
 
 fn unmonitored(info: &Info, status: &Status) -> Vec<Finding> {
@@ -243,14 +192,16 @@ fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
     for Seen { row, lookup, .. } in seen {
         let known = |ips: &[IpAddr]| row.addresses.as_slice().iter().any(|a| ips.contains(&a.0.to_canonical()));
         match lookup {
-            Lookup::Found(ips) if row.addresses.as_slice().is_empty() || known(ips) => {}
-            Lookup::Found(ips) => {
+            Ok(ips) if row.addresses.as_slice().is_empty() || known(ips) => {}
+            Ok(ips) => {
                 let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
                 elsewhere.push(format!("{} is {}", named(row), ips.join(" ")));
             }
-            Lookup::Unknown if row.name.host().is_none() => unknown.push(format!("{}: no host's name", named(row))),
-            Lookup::Unknown => unknown.push(named(row)),
-            Lookup::NoAnswer => slow.push(row.name.to_string()),
+            Err(Unresolved::Unknown(_)) if row.name.host().is_none() => {
+                unknown.push(format!("{}: no host's name", named(row)));
+            }
+            Err(Unresolved::Unknown(_)) => unknown.push(named(row)),
+            Err(Unresolved::Unanswered(_)) => slow.push(row.name.to_string()),
         }
     }
     let no_name = |n| {
@@ -295,7 +246,7 @@ fn judge_shared(seen: &[Seen<'_>]) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::types::{Address, NsmState};
+    use crate::wire::types::{Address, CallerName, NsmState};
     use crate::wire::xdr::List;
 
     fn client(n: u8, locks: u64) -> ClientRow {
@@ -313,10 +264,9 @@ mod tests {
         }
     }
 
-    const HERE: Lookup = Lookup::Unknown;
-
     fn statds(rows: &[(ClientRow, StatdState)], begin_releases: bool) -> Vec<(Severity, usize)> {
-        let seen: Vec<_> = rows.iter().map(|(row, probe)| Seen { row, probe: *probe, lookup: &HERE }).collect();
+        let lookup = Err(Unresolved::Unknown(String::new()));
+        let seen: Vec<_> = rows.iter().map(|(row, probe)| Seen { row, probe: *probe, lookup: &lookup }).collect();
         let found = judge_statds(&seen, begin_releases, Duration::from_secs(3));
         found.iter().map(|finding| (finding.severity, finding.items.len())).collect()
     }
@@ -345,28 +295,14 @@ mod tests {
     #[test]
     fn names_are_told_apart_by_what_the_resolver_said() {
         let row = client(1, 1);
-        let judge = |lookup: &Lookup| {
+        let judge = |lookup: &Resolved| {
             let found = judge_names(&[Seen { row: &row, probe: Err(Failure::NoAnswer), lookup }]);
             (found.len(), found[0].severity, found[0].items.clone())
         };
         let ip = |n| IpAddr::from([192, 0, 2, n]);
-        assert_eq!(judge(&Lookup::Found(vec![ip(5), ip(1)])), (1, Severity::Ok, vec![]));
-        assert_eq!(
-            judge(&Lookup::Found(vec![ip(5)])),
-            (1, Severity::Note, vec!["host1 (192.0.2.1) is 192.0.2.5".into()])
-        );
-        assert_eq!(judge(&Lookup::Unknown).1, Severity::Note);
-        assert_eq!(judge(&Lookup::NoAnswer).1, Severity::Warning);
-    }
-
-    #[tokio::test]
-    async fn each_name_is_looked_up_once_and_literals_need_no_resolver() {
-        let mut rows = vec![client(1, 0), client(1, 0)];
-        for row in &mut rows {
-            row.name = CallerName::new("127.0.0.1").unwrap();
-        }
-        let found = look_up(&rows).await;
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[&rows[0].name], Lookup::Found(vec![IpAddr::from([127, 0, 0, 1])]));
+        assert_eq!(judge(&Ok(vec![ip(5), ip(1)])), (1, Severity::Ok, vec![]));
+        assert_eq!(judge(&Ok(vec![ip(5)])), (1, Severity::Note, vec!["host1 (192.0.2.1) is 192.0.2.5".into()]));
+        assert_eq!(judge(&Err(Unresolved::Unknown("no".into()))).1, Severity::Note);
+        assert_eq!(judge(&Err(Unresolved::Unanswered("busy".into()))).1, Severity::Warning);
     }
 }

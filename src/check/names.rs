@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use super::Places;
 use crate::host::{is_own_address, own_names};
 use crate::report::{Finding, Severity};
+use crate::rpc::resolver::{self, Unresolved};
 use crate::wire::control::{ClientRow, Info};
-use crate::wire::scope;
 use crate::wire::types::CallerName;
 
 /// Most addresses that are looked up back to a name.
@@ -82,29 +82,14 @@ fn judge_placeholders(names: &[CallerName]) -> Option<Finding> {
 }
 
 async fn forward(names: &[CallerName], patience: Duration) -> Vec<Forward> {
-    let mut tasks = JoinSet::new();
-    for (place, name) in names.iter().enumerate() {
-        let name = name.to_string();
-        tasks.spawn(async move {
-            let looking = tokio::net::lookup_host((name.as_str(), 0));
-            let found = match tokio::time::timeout(patience, looking).await {
-                Ok(Ok(found)) => scope::found(found).collect::<BTreeSet<_>>(),
-                Ok(Err(error)) => return (place, Forward::Unknown(error.to_string())),
-                Err(_) => return (place, Forward::Unknown(format!("no answer {}", super::within(patience)))),
-            };
-            let ours = found.iter().any(|ip| is_own_address(*ip));
-            (place, if ours { Forward::Ours } else { Forward::Others(found.into_iter().collect()) })
-        });
-    }
-    let mut seen = vec![Forward::Unknown("not looked up".to_owned()); names.len()];
-    while let Some(done) = tasks.join_next().await {
-        if let Ok((place, forward)) = done
-            && let Some(slot) = seen.get_mut(place)
-        {
-            *slot = forward;
-        }
-    }
-    seen
+    let mut found = resolver::each(names.iter().cloned().collect(), patience).await;
+    let judge = |name: &CallerName| match found.remove(name) {
+        Some(Ok(ips)) if ips.iter().any(|ip| is_own_address(*ip)) => Forward::Ours,
+        Some(Ok(ips)) => Forward::Others(ips.into_iter().collect::<BTreeSet<_>>().into_iter().collect()),
+        Some(Err(Unresolved::Unknown(why) | Unresolved::Unanswered(why))) => Forward::Unknown(why),
+        None => Forward::Unknown("not looked up".to_owned()),
+    };
+    names.iter().map(judge).collect()
 }
 
 /// The names that the resolver has for the addresses; loopback ones say nothing.

@@ -34,9 +34,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::persist::{self, Change, LocalMonitor, Persist, PersistError, ToTell};
 use super::table::{Clock, Table};
+use crate::rpc::resolver;
 use crate::wire::control::Refusal;
 use crate::wire::nsm::{MonArgs, MonId, MyId};
-use crate::wire::scope;
 use crate::wire::types::{CallerName, NsmState};
 use book::Book;
 pub use call_back::CallBack;
@@ -305,7 +305,7 @@ impl Owner {
         }
         self.looking_up += 1;
         self.work.spawn(async move {
-            let addresses = look_up_name(&id.mon_name, LOOKUP_PATIENCE).await;
+            let addresses = look_up_name(&id.mon_name).await;
             Done::Found { monitor: LocalMonitor { id, private, privileged, addresses }, done }
         });
     }
@@ -373,7 +373,7 @@ impl Owner {
             }
             let name = name.clone();
             self.work.spawn(async move {
-                let addresses = look_up_name(&mon_name, LOOKUP_PATIENCE).await;
+                let addresses = look_up_name(&mon_name).await;
                 Done::Moved { source, name, mon_name, state, addresses }
             });
         }
@@ -477,11 +477,8 @@ async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<()
     persist::durable(submitted?).await
 }
 
-/// Forward: name to addresses. Nothing, where that takes too long.
-async fn look_up_name(name: &CallerName, patience: Duration) -> Vec<IpAddr> {
-    let Some(host) = name.host() else { return Vec::new() };
-    match tokio::time::timeout(patience, tokio::net::lookup_host((host, 0))).await {
-        Ok(Ok(found)) => scope::found(found).collect(),
-        Ok(Err(_)) | Err(_) => Vec::new(),
-    }
+/// Forward: name to addresses. Nothing, where that takes too long: the caller repeats its call.
+async fn look_up_name(name: &CallerName) -> Vec<IpAddr> {
+    let found = tokio::time::timeout(LOOKUP_PATIENCE, resolver::addresses(name, LOOKUP_PATIENCE)).await;
+    found.ok().and_then(Result::ok).unwrap_or_default()
 }

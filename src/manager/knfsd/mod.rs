@@ -59,9 +59,12 @@ use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity
 use super::{Caution, ManagerError, Weight};
 use crate::host::{self, Lockd, Machine, StatdDir, StatdDirError};
 use crate::nsm::roster::{self, Roster};
+use crate::rpc::resolver;
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
 
+/// How long the resolver may take for the names of all clients.
+const RESOLVER_PATIENCE: Duration = Duration::from_secs(8);
 /// Where runs, and what is to be put back, are kept.
 pub const STATE_DIR: &str = "/var/lib/nlmctl/knfsd";
 
@@ -134,25 +137,35 @@ impl Knfsd {
         Ok(format!("knfsd (Linux {})", self.machine.release()?))
     }
 
-    fn rows(&self) -> Result<Vec<ClientRow>, KnfsdError> {
-        let roster = self.roster()?;
+    async fn rows(&self) -> Result<Vec<ClientRow>, KnfsdError> {
+        let roster = self.blocking(Self::roster).await?;
         roster.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let own = host::serving_addresses().unwrap_or_default();
-        let mut rows: Vec<ClientRow> = Vec::new();
-        for entry in roster.entries {
+        let mut known: HashMap<CallerName, Option<IpAddr>> = HashMap::new();
+        let mut names = Vec::new();
+        for entry in &roster.entries {
             let Ok(name) = CallerName::of_bytes(entry.host.as_bytes()) else { continue };
-            if rows.iter().any(|row| row.name == name) {
+            if known.contains_key(&name) {
                 continue;
             }
             // lockd names a client by its address unless it was told otherwise.
             let monitored = entry.monitor.as_ref().map(|monitor| monitor.mon_id.mon_name.as_str());
-            let address = monitored.into_iter().chain([entry.host.as_str()]).find_map(|text| host::address(text).ok());
-            let addresses = address.map_or_else(|| resolve(&entry.host), |ip| vec![ip.to_canonical()]);
+            let mut texts = monitored.into_iter().chain([entry.host.as_str()]);
+            known.insert(name.clone(), texts.find_map(|text| host::address(text).ok()));
+            names.push(name);
+        }
+        let to_ask = known.iter().filter(|(_, address)| address.is_none()).map(|(name, _)| name.clone()).collect();
+        // Nothing, where the resolver has none in time. The notifier asks again then.
+        let found = resolver::each(to_ask, RESOLVER_PATIENCE).await;
+        let row = |name: CallerName| {
+            let asked = || found.get(&name).and_then(|found| found.clone().ok()).unwrap_or_default();
+            let addresses = known.get(&name).copied().flatten().map_or_else(asked, |ip| vec![ip.to_canonical()]);
             let same_family =
                 |ip: &&IpAddr| addresses.is_empty() || addresses.iter().any(|to| to.is_ipv4() == ip.is_ipv4());
             let called = own.iter().filter(same_family).copied();
-            rows.push(client_row(name, addresses.iter().copied(), called));
-        }
+            client_row(name, addresses.iter().copied(), called)
+        };
+        let mut rows: Vec<ClientRow> = names.into_iter().map(row).collect();
         mark_shared(&mut rows);
         Ok(rows)
     }
@@ -313,13 +326,6 @@ fn refuse(cautions: Vec<Caution>) -> Result<(), ManagerError> {
     }
 }
 
-/// The resolver's answer; nothing where it has none. The notifier asks again then.
-fn resolve(host: &str) -> Vec<IpAddr> {
-    let mut found = dns_lookup::lookup_host(host).map(Iterator::collect::<Vec<_>>).unwrap_or_default();
-    found.dedup();
-    found
-}
-
 /// An ack from an address that two hosts have is evidence for neither.
 fn mark_shared(rows: &mut [ClientRow]) {
     let mut names: HashMap<Address, Vec<CallerName>> = HashMap::new();
@@ -372,7 +378,7 @@ impl Backend for Knfsd {
         self.blocking(|this| Ok(sight::look(&this.machine)?.0)).await.map_err(KnfsdError::unanswered)
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
-        self.blocking(Self::rows).await.map_err(KnfsdError::unanswered)
+        self.rows().await.map_err(KnfsdError::unanswered)
     }
     async fn client_count(&self) -> Result<u64, ManagerError> {
         let counted = self.blocking(|this| {

@@ -13,24 +13,24 @@ use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::machine::{Lookup, LookupError, StreamCall, Transmit};
+use super::machine::{Lookup, StreamCall, Transmit};
 use super::queue::Lane;
 use super::state::{Fanout, Question};
-use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target, each_once};
+use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::pulse::{BEAT, Moment, Pulse};
+use crate::rpc::resolver::{self, Unresolved};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
 use crate::wire::rpc::{Credential, RpcError};
+use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
-use crate::wire::{rpcbind, scope};
 
 /// The receive buffer that is asked for, in bytes.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -44,12 +44,9 @@ const MOST_LANES: usize = 4;
 const BURST: usize = 64;
 /// Most TCP calls at a time, port look-ups included.
 const STREAMS: usize = 192;
-/// Most names being resolved at a time: each takes a thread.
-const LOOKUPS: usize = 32;
-/// Most addresses of a name that are tried (a resolver gives each once for each kind of socket).
-const MOST_ADDRESSES: usize = 3 * 16;
-/// Longest wait for a place among [`LOOKUPS`], and then for the resolver. It goes on in its thread,
-/// and keeps its place.
+/// Findings that wait to be taken in; the tasks that have more wait.
+const FINDINGS: usize = 2 * STREAMS;
+/// Longest wait for the resolver, once it is asked.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for a TCP connection, and for the answer on it; of a port look-up, which mostly goes to the dead.
 const STREAM_PATIENCE: Duration = Duration::from_secs(3);
@@ -244,7 +241,7 @@ impl Sockets {
 
 /// What a task beside the machine found.
 enum Finding {
-    Addresses(u64, Result<Vec<IpAddr>, LookupError>),
+    Addresses(u64, Result<Vec<IpAddr>, Unresolved>),
     Stream(u64, Result<Result<Vec<u8>, RpcError>, String>),
 }
 
@@ -259,7 +256,6 @@ struct Driver {
     finder: mpsc::Sender<Finding>,
     /// Aborted with the driver.
     tasks: JoinSet<()>,
-    lookups: Arc<Semaphore>,
     inbox: Vec<Datagram>,
     /// Source addresses that this host does not have. What is sent from them is lost without an
     /// error, or with one that reads as if the receiver were to blame.
@@ -271,7 +267,7 @@ struct Driver {
 
 impl Driver {
     fn new(fanout: Fanout, sockets: Sockets, epoch: Instant) -> Self {
-        let (finder, findings) = mpsc::channel(STREAMS + LOOKUPS);
+        let (finder, findings) = mpsc::channel(FINDINGS);
         Self {
             fanout,
             sockets,
@@ -281,7 +277,6 @@ impl Driver {
             findings,
             finder,
             tasks: JoinSet::new(),
-            lookups: Arc::new(Semaphore::new(LOOKUPS)),
             inbox: Vec::new(),
             foreign: HashSet::new(),
             has_address: |_| true,
@@ -408,7 +403,7 @@ impl Driver {
 
     fn start_tasks(&mut self, now: Duration) {
         while let Some(lookup) = self.fanout.poll_lookup() {
-            self.tasks.spawn(look_up(lookup, self.lookups.clone(), self.finder.clone()));
+            self.tasks.spawn(look_up(lookup, self.finder.clone()));
         }
         while let Some(call) = self.fanout.poll_stream(now) {
             let finder = self.finder.clone();
@@ -422,37 +417,14 @@ impl Driver {
     }
 }
 
-/// Resolves a name. The resolver cannot be interrupted: after [`LOOKUP_PATIENCE`] it has given no
-/// answer for now, and the thread's place is kept until it really ends. Names that wait as long for
-/// a place are given back, to be tried later.
-async fn look_up(lookup: Lookup, places: Arc<Semaphore>, finder: mpsc::Sender<Finding>) {
-    if CallerName::typed(&lookup.name).is_ok_and(|name| name.host().is_none()) {
-        let odd = LookupError::Failed("it has bytes that no host's name has".to_owned());
-        let _ = finder.send(Finding::Addresses(lookup.token, Err(odd))).await;
-        return;
-    }
-    let Ok(place) = tokio::time::timeout(LOOKUP_PATIENCE, places.acquire()).await else {
-        let busy = LookupError::Unanswered("the resolver is busy with other names".to_owned());
-        // It fails only where the driver is gone.
-        let _ = finder.send(Finding::Addresses(lookup.token, Err(busy))).await;
-        return;
+/// Resolves a name. It waits as long as the resolver answers for others, or until the driver is gone.
+async fn look_up(lookup: Lookup, finder: mpsc::Sender<Finding>) {
+    let found = match CallerName::typed(&lookup.name) {
+        Ok(name) => resolver::addresses(&name, LOOKUP_PATIENCE).await,
+        Err(bad) => Err(Unresolved::Unknown(bad.to_string())),
     };
-    let Ok(_place) = place else { return };
-    let mut resolving = pin!(tokio::net::lookup_host((lookup.name.as_str(), 0)));
-    let in_time = tokio::time::timeout(LOOKUP_PATIENCE, &mut resolving).await;
-    let timed_out = in_time.is_err();
-    let found = match in_time {
-        Ok(Ok(sockets)) => Ok(each_once(scope::found(sockets.take(MOST_ADDRESSES)))),
-        Ok(Err(error)) => Err(LookupError::Failed(error.to_string())),
-        Err(_) => {
-            let patience = LOOKUP_PATIENCE.as_secs();
-            Err(LookupError::Unanswered(format!("the resolver gave no answer within {patience} s")))
-        }
-    };
+    // It fails only where the driver is gone.
     let _ = finder.send(Finding::Addresses(lookup.token, found)).await;
-    if timed_out {
-        let _ = resolving.await;
-    }
 }
 
 async fn call_over_tcp(call: StreamCall) -> Result<Result<Vec<u8>, RpcError>, String> {
@@ -546,31 +518,5 @@ mod tests {
         assert!(matches!(event.news, News::Answered { .. }), "{event:?}");
         assert!(event.at >= stopped, "by the clock of who asked: {event:?}");
         running.await.unwrap().unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_name_waits_for_a_stuck_resolver_only_so_long() {
-        let (finder, mut findings) = mpsc::channel(1);
-        let lookup = Lookup { token: 7, name: "one".into() };
-        // Every place is taken by a name that hangs.
-        look_up(lookup, Arc::new(Semaphore::new(0)), finder).await;
-        let Some(Finding::Addresses(7, Err(LookupError::Unanswered(why)))) = findings.recv().await else {
-            panic!("nothing is known about the name")
-        };
-        assert_eq!(why, "the resolver is busy with other names");
-    }
-
-    #[tokio::test]
-    async fn no_resolver_is_asked_for_a_name_that_no_host_has() {
-        for name in [&b"\xfc"[..], b"", b"a b", b"nul\0", b"a\\032b"] {
-            let (finder, mut findings) = mpsc::channel(1);
-            let lookup = Lookup { token: 7, name: CallerName::of_bytes(name).unwrap().to_string() };
-            // No place is free: who asks, waits.
-            look_up(lookup, Arc::new(Semaphore::new(0)), finder).await;
-            let Some(Finding::Addresses(7, Err(LookupError::Failed(why)))) = findings.recv().await else {
-                panic!("{name:?} is known to have no address")
-            };
-            assert_eq!(why, "it has bytes that no host's name has");
-        }
     }
 }

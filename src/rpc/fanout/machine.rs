@@ -10,6 +10,7 @@ use super::queue::SendQueue;
 use super::state::{Fanout, Question, Sending, Step, Subject, Timer};
 use super::target::{Event, Failure, Options, Target};
 use crate::rpc::call::xid_of;
+use crate::rpc::resolver::Unresolved;
 use crate::rpc::xids::Xids;
 use crate::wire::rpc::{self, Credential, RpcError};
 
@@ -34,15 +35,6 @@ pub(super) struct Transmit {
 pub(super) struct Lookup {
     pub(super) token: u64,
     pub(super) name: String,
-}
-
-/// Why a [`Lookup`] found nothing. The text is for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum LookupError {
-    /// The resolver said no.
-    Failed(String),
-    /// It has said nothing, or was not even asked: nothing is known about the name.
-    Unanswered(String),
 }
 
 /// A call over TCP, for [`Fanout::handle_stream`].
@@ -244,7 +236,7 @@ impl Fanout {
     }
 
     /// How a [`Lookup`] went.
-    pub(super) fn handle_lookup(&mut self, now: Duration, token: u64, found: Result<Vec<IpAddr>, LookupError>) {
+    pub(super) fn handle_lookup(&mut self, now: Duration, token: u64, found: Result<Vec<IpAddr>, Unresolved>) {
         let Some((number, subject)) = usize::try_from(token).ok().and_then(|n| Some((n, self.subjects.get_mut(n)?)))
         else {
             return;
@@ -264,8 +256,8 @@ impl Fanout {
                 return;
             }
             Ok(_) => (Failure::NameUnknown, format!("{name} has no address")),
-            Err(LookupError::Failed(error)) => (Failure::NameUnknown, format!("{name} cannot be resolved: {error}")),
-            Err(LookupError::Unanswered(why)) => (Failure::NoAnswer, format!("{name} is not resolved yet: {why}")),
+            Err(Unresolved::Unknown(error)) => (Failure::NameUnknown, format!("{name} cannot be resolved: {error}")),
+            Err(Unresolved::Unanswered(why)) => (Failure::NoAnswer, format!("{name} is not resolved yet: {why}")),
         };
         self.trouble(now, number, failure, why, NAME_REST);
     }

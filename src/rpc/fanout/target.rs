@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Lane;
+use crate::rpc::resolver::each_once;
 use crate::wire::types::CallerName;
 
 /// The program that is called on every host.
@@ -91,18 +92,6 @@ impl Host {
         let addresses: Vec<IpAddr> = addresses.collect();
         if addresses.is_empty() { Self::Name(name.to_string()) } else { Self::Addresses(addresses) }
     }
-}
-
-/// The addresses without IPv6 clothes, each once.
-pub(super) fn each_once(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let mut known: Vec<IpAddr> = Vec::new();
-    for address in addresses {
-        let address = address.to_canonical();
-        if !known.contains(&address) {
-            known.push(address);
-        }
-    }
-    known
 }
 
 /// A call.

@@ -10,12 +10,13 @@ use rand::{RngExt, SeedableRng};
 
 use super::driver::Outcome;
 use super::farm::{Manner, STATE, rpcbind_answer, statd_answer};
-use super::machine::{LookupError, NAME_REST, StreamCall, Transmit};
+use super::machine::{NAME_REST, StreamCall, Transmit};
 use super::queue::Lane;
 use super::state::Fanout;
 use super::target::Options;
 use super::*;
 use crate::rpc::call::xid_of;
+use crate::rpc::resolver::Unresolved;
 use crate::wire::nsm::{self, Procedure};
 use crate::wire::rpc::RpcError;
 use crate::wire::types::{CallerName, NsmState};
@@ -31,7 +32,7 @@ const NEW_STATE: NsmState = NsmState(9);
 enum Arrival {
     Datagram { lane: usize, peer: SocketAddr, local: IpAddr, bytes: Vec<u8> },
     Call(Transmit),
-    Found(u64, Result<Vec<IpAddr>, LookupError>),
+    Found(u64, Result<Vec<IpAddr>, Unresolved>),
     Streamed(u64, Result<Result<Vec<u8>, RpcError>, String>),
 }
 
@@ -181,7 +182,7 @@ impl World {
     /// Everything there is to do now, then on to the next instant. True at the end.
     fn step(&mut self, fanout: &mut Fanout) -> bool {
         while let Some(lookup) = fanout.poll_lookup() {
-            let found = self.names.get(&lookup.name).cloned().ok_or(LookupError::Failed("no such host".to_owned()));
+            let found = self.names.get(&lookup.name).cloned().ok_or(Unresolved::Unknown("no such host".to_owned()));
             self.post(Arrival::Found(lookup.token, found));
         }
         while let Some(call) = fanout.poll_stream(self.now) {
@@ -647,7 +648,7 @@ fn what_never_left_is_not_told_and_not_unanswered() {
 fn a_name_about_which_the_resolver_said_nothing_is_not_unknown_and_is_tried_later() {
     let mut fanout = Fanout::new(Duration::ZERO, vec![target(1, Host::Name("one".into()))], options(64));
     let lookup = fanout.poll_lookup().unwrap();
-    fanout.handle_lookup(Duration::ZERO, lookup.token, Err(LookupError::Unanswered("it is busy".into())));
+    fanout.handle_lookup(Duration::ZERO, lookup.token, Err(Unresolved::Unanswered("it is busy".into())));
     let event = fanout.poll_event().unwrap();
     let error = Some("one is not resolved yet: it is busy".to_owned());
     let heard = Heard::Nothing;
@@ -658,7 +659,7 @@ fn a_name_about_which_the_resolver_said_nothing_is_not_unknown_and_is_tried_late
     fanout.handle_lookup(NAME_REST, lookup.token, Ok(Vec::new()));
     assert!(matches!(fanout.poll_event().unwrap().news, News::GivenUp { failure: Failure::NameUnknown, .. }));
     fanout.handle_timeout(2 * NAME_REST);
-    fanout.handle_lookup(2 * NAME_REST, lookup.token, Err(LookupError::Unanswered("it is busy".into())));
+    fanout.handle_lookup(2 * NAME_REST, lookup.token, Err(Unresolved::Unanswered("it is busy".into())));
     assert_eq!(fanout.poll_event(), None);
 }
 
