@@ -2,13 +2,17 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
-use clap::{Parser, ValueEnum};
+use clap::parser::ValueSource::{CommandLine, EnvVariable};
+use clap::{CommandFactory, Parser, ValueEnum};
 use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
 
+use super::config_file;
 use crate::host;
 use crate::locks::Limits;
 use crate::shares::Bounds;
@@ -20,63 +24,69 @@ const MAX_GRACE: Duration = Duration::from_hours(24);
 
 /// A lock manager for NFSv3 (NLM) in user space, with its own status monitor (NSM), that can run a
 /// forced resync. It arbitrates NLM only, and takes any file handle.
-#[derive(Debug, Clone, Parser)]
+#[derive(Debug, Clone, PartialEq, Parser)]
 #[command(name = "nlmd", version, args_override_self = true)]
 pub struct Flags {
     /// Where it keeps what it must know after a restart
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/nlmd")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/nlmd", env = "NLMD_STATE_DIR", hide_env = true)]
     pub state_dir: PathBuf,
     /// The Unix socket by which nlmctl drives it (root and its own user only)
-    #[arg(long, value_name = "PATH", default_value = "/run/nlmd/control.sock")]
+    #[arg(long, value_name = "PATH", default_value = "/run/nlmd/control.sock", env = "NLMD_CONTROL", hide_env = true)]
     pub control: PathBuf,
     /// A second control socket, for everybody, that only shows
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", env = "NLMD_CONTROL_RO", hide_env = true)]
     pub control_ro: Option<PathBuf>,
     /// An address to serve, any number of times [default: 0.0.0.0 and ::]
-    #[arg(long, value_name = "ADDR", value_parser = host::address)]
+    #[arg(long, value_name = "ADDR", value_parser = host::address, env = "NLMD_LISTEN", hide_env = true, value_delimiter = ',')]
     pub listen: Vec<IpAddr>,
     /// A name under which clients know this server, any number of times [default: the full, then the short host name]
-    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    #[arg(long, value_name = "NAME", value_parser = host_name, env = "NLMD_NAME", hide_env = true, value_delimiter = ',')]
     pub name: Vec<CallerName>,
     /// The port of NLM, UDP and TCP; 0 is any free one
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, env = "NLMD_NLM_PORT", hide_env = true)]
     pub nlm_port: u16,
     /// Who is the status monitor: nlmd itself, or this host's rpc.statd
-    #[arg(long, value_enum, default_value_t = NsmKind::Embedded)]
+    #[arg(long, value_enum, default_value_t = NsmKind::Embedded, env = "NLMD_NSM", hide_env = true)]
     pub nsm: NsmKind,
     /// With --nsm statd: where rpc.statd has its state number [default: where it runs, else /var/lib/nfs/statd or /var/lib/nfs]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "NLMD_STATD_DIR", hide_env = true)]
     pub statd_dir: Option<PathBuf>,
     /// The port of NSM, UDP and TCP; 0 is any free one
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, env = "NLMD_NSM_PORT", hide_env = true)]
     pub nsm_port: u16,
     /// Do not register with this host's rpcbind
-    #[arg(long)]
+    #[arg(long, env = "NLMD_NO_RPCBIND", hide_env = true, value_parser = FalseyValueParser::new())]
     pub no_rpcbind: bool,
     /// The port of rpcbind, here and on clients
-    #[arg(long, value_name = "N", default_value_t = rpcbind::PORT)]
+    #[arg(long, value_name = "N", default_value_t = rpcbind::PORT, env = "NLMD_RPCBIND_PORT", hide_env = true)]
     pub rpcbind_port: u16,
     /// After a restart, how long clients have to reclaim their locks
-    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = grace)]
+    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = grace, env = "NLMD_GRACE", hide_env = true)]
     pub grace: Duration,
     /// A network whose hosts may call, any number of times; the others are not answered [default: everybody]
-    #[arg(long, value_name = "CIDR", value_parser = network)]
+    #[arg(long, value_name = "CIDR", value_parser = network, env = "NLMD_ALLOW", hide_env = true, value_delimiter = ',')]
     pub allow: Vec<IpNet>,
     /// Takes what changes locks or monitoring from ports below 1024 only
-    #[arg(long)]
+    #[arg(long, env = "NLMD_PRIVILEGED_PORTS", hide_env = true, value_parser = FalseyValueParser::new())]
     pub privileged_ports: bool,
     /// Most locks and shares in all
-    #[arg(long, value_name = "N", default_value_t = Limits::default().locks.all, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().locks.all, value_parser = at_least_one, env = "NLMD_MAX_LOCKS", hide_env = true)]
     pub max_locks: usize,
     /// Most clients in all
-    #[arg(long, value_name = "N", default_value_t = Limits::default().clients.all, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().clients.all, value_parser = at_least_one, env = "NLMD_MAX_CLIENTS", hide_env = true)]
     pub max_clients: usize,
     /// Once everything listens, the ports are written here as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "NLMD_PORTS_FILE", hide_env = true)]
     pub ports_file: Option<PathBuf>,
+    /// What to log: error, warn, info, debug or trace, or filters by module [default: what RUST_LOG says, or info]
+    #[arg(long, value_name = "LEVEL", env = "NLMD_LOG_LEVEL", hide_env = true, value_parser = log_level)]
+    pub log_level: Option<String>,
     /// Log as JSON lines
-    #[arg(long)]
+    #[arg(long, env = "NLMD_LOG_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
     pub log_json: bool,
+    /// The config file; its keys are these flags [default: /etc/nlmd.toml]
+    #[arg(long, value_name = "PATH", env = "NLMD_CONFIG", hide_env = true)]
+    pub config: Option<PathBuf>,
 }
 
 /// Who tells of reboots.
@@ -89,10 +99,27 @@ pub enum NsmKind {
 }
 
 impl Flags {
-    /// Parses them, and what they say together.
+    /// Of the command line, the NLMD_* variables and the config file, in this order, and checks what they say together.
     pub fn parse_whole(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let flags = Self::try_parse_from(args)?;
-        let wrong = |words: &str| Err(clap::Command::new("nlmd").error(ErrorKind::ArgumentConflict, words));
+        let mut args: Vec<OsString> = args.into_iter().collect();
+        let given = Self::command().try_get_matches_from(&args)?;
+        let known = |flag: &str| given.ids().any(|id| id.as_str() == flag);
+        let is_given = |key: &str| {
+            let flag = key.replace('-', "_");
+            known(&flag) && matches!(given.value_source(&flag), Some(CommandLine | EnvVariable))
+        };
+        let named = given.get_one::<PathBuf>("config");
+        let error = |kind, words: String| Self::command().error(kind, words);
+        let in_file = config_file::arguments(named.map(PathBuf::as_path), is_given);
+        args.extend(in_file.map_err(|words| error(ErrorKind::Io, words))?);
+        // The command line alone was right, so what is wrong now is in the file.
+        let flags = Self::try_parse_from(args).map_err(|wrong| {
+            let words = wrong.to_string();
+            let first = words.lines().next().unwrap_or_default();
+            let path = named.map_or(Path::new(config_file::DEFAULT), PathBuf::as_path);
+            error(wrong.kind(), format!("the config file {}: {}", path.display(), first.trim_start_matches("error: ")))
+        })?;
+        let wrong = |words: &str| Err(error(ErrorKind::ArgumentConflict, words.to_owned()));
         match flags.nsm {
             NsmKind::Statd if flags.no_rpcbind => {
                 wrong("--nsm statd needs rpcbind: rpc.statd finds nlmd by it; leave --no-rpcbind out")
@@ -100,6 +127,12 @@ impl Flags {
             NsmKind::Embedded if flags.statd_dir.is_some() => wrong("--statd-dir is for --nsm statd"),
             NsmKind::Statd | NsmKind::Embedded => Ok(flags),
         }
+    }
+
+    /// Whether nothing has changed but what nlmd takes over while it serves: names, `--allow` and the log's level.
+    pub fn needs_no_restart(&self, new: &Self) -> bool {
+        let Self { name, allow, log_level, .. } = new.clone();
+        *new == Self { name, allow, log_level, ..self.clone() }
     }
 
     /// The table's caps. However high the total is, one host gets no more than [`Limits::default`] allows it.
@@ -132,6 +165,11 @@ fn canonical(network: IpNet) -> IpNet {
     let plain = network.addr().to_canonical();
     let len = network.prefix_len().checked_sub(96).filter(|_| plain.is_ipv4() != network.addr().is_ipv4());
     len.and_then(|len| IpNet::new(plain, len).ok()).unwrap_or(network)
+}
+
+/// As the filter of the log reads it.
+fn log_level(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -174,6 +212,7 @@ mod tests {
             &["--listen", "host"],
             &["--name", ""],
             &["--nsm", "other"],
+            &["--log-level", "=,"],
             &["--nsm", "statd", "--no-rpcbind"],
             &["--statd-dir", "/var/lib/nfs"],
             &["extra"],
@@ -183,5 +222,50 @@ mod tests {
         for allowed in ["192.0.2.1", "::ffff:192.0.2.1", "::ffff:192.0.2.1/128"] {
             assert_eq!(parse(&["--allow", allowed]).unwrap().allow, ["192.0.2.1/32".parse().unwrap()]);
         }
+    }
+
+    fn with_file(text: &str, args: &[&str]) -> Result<Flags, clap::Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nlmd.toml");
+        std::fs::write(&path, text).unwrap();
+        parse(&[&["--config", path.to_str().unwrap()], args].concat())
+    }
+
+    #[test]
+    fn the_config_file_sets_what_the_command_line_leaves_open() {
+        let file =
+            "nlm-port = 4045\nname = [\"a\", \"b\"]\nallow = '192.0.2.0/24'\nno-rpcbind = true\nlog-json = false\n";
+        let flags = with_file(file, &["--name", "c"]).unwrap();
+        assert_eq!((flags.nlm_port, flags.no_rpcbind, flags.log_json), (4045, true, false));
+        assert_eq!(flags.name, [CallerName::new("c").unwrap()], "not added to the file's");
+        assert_eq!(flags.allow, ["192.0.2.0/24".parse().unwrap()]);
+    }
+
+    #[test]
+    fn an_error_in_the_config_file_names_the_file_and_the_key() {
+        for (file, words) in [
+            ("nlm-prot = 1\n", "--nlm-prot"),
+            ("grace = '2d'\n", "--grace"),
+            ("grace = 1.5\n", "`grace` is neither"),
+            ("name = [1]\n", "`name` is a list of something else"),
+            ("nlm-port = 70000\n", "70000"),
+            ("config = 'x'\n", "`config` belongs on the command line"),
+            ("grace\n", "line 1"),
+        ] {
+            let error = with_file(file, &[]).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains("nlmd.toml: ") && said.contains(words), "{file:?}: {said}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        let missing = parse(&["--config", "/nowhere/nlmd.toml"]).unwrap_err().to_string();
+        assert!(missing.contains("cannot read the config file /nowhere/nlmd.toml"), "{missing}");
+    }
+
+    #[test]
+    fn only_names_networks_and_the_logs_level_change_without_a_restart() {
+        let old = parse(&["--name", "a"]).unwrap();
+        let reloaded = ["--name", "b", "--allow", "192.0.2.1", "--log-level", "nlmctl::locks=debug,warn"];
+        assert!(old.needs_no_restart(&parse(&reloaded).unwrap()));
+        assert!(!old.needs_no_restart(&parse(&["--name", "a", "--grace", "1s"]).unwrap()));
     }
 }

@@ -2,6 +2,7 @@
 //! answer, be it a refusal, would make nlmd a reflector for datagrams with a forged source.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{PoisonError, RwLock};
 
 use ipnet::IpNet;
 
@@ -12,7 +13,7 @@ use crate::wire::scope;
 /// The networks allowed (none means everybody), and the rules inside them.
 #[derive(Debug, Default)]
 pub struct Gate {
-    allowed: Vec<IpNet>,
+    allowed: RwLock<Vec<IpNet>>,
     /// What the dispatch table needs to know besides.
     pub rules: Rules,
 }
@@ -20,7 +21,12 @@ pub struct Gate {
 impl Gate {
     /// Of `--allow`, and of the other flags that say who may call.
     pub fn new(allowed: Vec<IpNet>, rules: Rules) -> Self {
-        Self { allowed, rules }
+        Self { allowed: RwLock::new(allowed), rules }
+    }
+
+    /// Other networks from now on.
+    pub fn allow(&self, allowed: Vec<IpNet>) {
+        *self.allowed.write().unwrap_or_else(PoisonError::into_inner) = allowed;
     }
 
     /// The caller's address and port, if it may call.
@@ -37,7 +43,8 @@ impl Gate {
 
     fn allows(&self, address: IpAddr) -> bool {
         let address = scope::bare(address);
-        self.allowed.is_empty() || self.allowed.iter().any(|network| network.contains(&address))
+        let allowed = self.allowed.read().unwrap_or_else(PoisonError::into_inner);
+        allowed.is_empty() || allowed.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -52,6 +59,8 @@ mod tests {
         assert!(gate.allows("192.0.2.9".parse().unwrap()));
         assert!(gate.allows("2001:db8::1".parse().unwrap()));
         assert!(!gate.allows("198.51.100.1".parse().unwrap()));
+        gate.allow(vec!["198.51.100.0/24".parse().unwrap()]);
+        assert!(gate.allows("198.51.100.1".parse().unwrap()) && !gate.allows("192.0.2.9".parse().unwrap()));
         let link = Gate::new(vec!["fe80::/64".parse().unwrap()], Rules::default());
         assert!(link.allows(scope::parse("fe80::9%2").unwrap()), "on whatever interface");
         assert!(Gate::default().allows("198.51.100.1".parse().unwrap()));

@@ -22,7 +22,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 /// Lines that one place in the code may write in a window.
 const BURST: u64 = 60;
@@ -37,6 +37,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Log {
     lines: SyncSender<Line>,
+    levels: reload::Handle<EnvFilter, Registry>,
     throttle: Arc<Throttle>,
 }
 
@@ -47,8 +48,8 @@ enum Line {
 }
 
 impl Log {
-    /// Logs to stderr from now on, at the level that `RUST_LOG` asks for.
-    pub(super) fn to_stderr(json: bool) -> Self {
+    /// Logs to stderr from now on. `level` is that of [`set_level`](Self::set_level).
+    pub(super) fn to_stderr(level: Option<&str>, json: bool) -> Self {
         let (lines, queue) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&lost);
@@ -56,13 +57,19 @@ impl Log {
         // Without a thread the queue is closed, and nothing is logged: no reason to serve no locks.
         let _ = thread.spawn(move || write_lines(&queue, &counted, io::stderr()));
         let throttle = Arc::new(Throttle::default());
-        let level = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let (level, levels) = reload::Layer::new(filter(level));
         let layer = tracing_subscriber::fmt::layer().with_writer(Queue { lines: lines.clone(), lost }).with_ansi(false);
         let layer = if json { layer.json().boxed() } else { layer.boxed() };
         let filtered = layer.with_filter(level).with_filter(Shared(Arc::clone(&throttle)));
         // A second call in one process (tests) keeps the first one's settings.
         let _ = tracing_subscriber::registry().with(filtered).try_init();
-        Self { lines, throttle }
+        Self { lines, levels, throttle }
+    }
+
+    /// Logs at another level from now on; none is what `RUST_LOG` says, or `info`.
+    pub(super) fn set_level(&self, level: Option<&str>) {
+        // It fails where another log was there first (tests), and there it changes nothing.
+        let _ = self.levels.reload(filter(level));
     }
 
     /// Says, window by window, how many lines were left out.
@@ -88,6 +95,14 @@ impl Log {
             let _ = wait.recv_timeout(LAST_LINES);
         }
     }
+}
+
+fn filter(level: Option<&str>) -> EnvFilter {
+    let asked = match level {
+        Some(level) => EnvFilter::try_new(level).ok(),
+        None => EnvFilter::try_from_default_env().ok(),
+    };
+    asked.unwrap_or_else(|| EnvFilter::new("info"))
 }
 
 fn write_lines(queue: &Receiver<Line>, lost: &AtomicU64, mut to: impl Write) {

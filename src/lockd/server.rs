@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -29,6 +30,7 @@ use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::server::{Guests, Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
 use crate::wire::control::InstanceId;
+use crate::wire::types::CallerName;
 
 /// How long the last writes may take at a stop.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -97,6 +99,7 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct Server {
     ports: Ports,
+    reload: Reload,
     serving: JoinSet<io::Result<()>>,
     /// Notices to the clients of the last life.
     notices: JoinSet<()>,
@@ -109,6 +112,24 @@ pub struct Server {
     registered: Vec<Registration>,
     owner: JoinHandle<()>,
     writer: Writer,
+}
+
+/// What of a [`Server`]'s [`Settings`] can be changed while it serves.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    names: watch::Sender<Vec<CallerName>>,
+    gate: Arc<Gate>,
+}
+
+impl Reload {
+    /// Takes over `names` (for notices and controllers from now on; a run goes on under those of its beginning) and
+    /// `allow`. After an error both are as before.
+    pub async fn apply(&self, names: &[CallerName], allow: Vec<IpNet>) -> Result<(), OwnNameError> {
+        let names = host::own_names(names).await?;
+        self.names.send_replace(names);
+        self.gate.allow(allow);
+        Ok(())
+    }
 }
 
 impl Server {
@@ -156,13 +177,14 @@ impl Server {
         let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
         let monitors = found.monitors.clone();
         let recovery_until = (!monitors.is_empty()).then(|| clock.now() + settings.grace);
+        let (names_told, names_now) = watch::channel(names.clone());
         let (table, owner) = table::spawn(Setup {
             clock,
             table: LockTable::new(settings.limits),
             persist: persist.clone(),
             callbacks: callbacks.clone(),
             instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
-            names: names.clone(),
+            names: names_now.clone(),
             nsm_state,
             found,
             statd,
@@ -173,7 +195,7 @@ impl Server {
             persist: persist.clone(),
             table: table.clone(),
             clock,
-            names: names.clone(),
+            names: names_now,
             rpcbind_port: settings.rpcbind_port,
             call_back,
             records,
@@ -187,6 +209,7 @@ impl Server {
         let gate = Arc::new(Gate::new(settings.allow, rules));
         let cache = shared_cache(CacheLimits::default());
         let answers = Answers::new(callbacks, &sockets.nlm.udp);
+        let reload = Reload { names: names_told, gate: gate.clone() };
         let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), answers, gate: gate.clone() });
         let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), monitors: programs.clone(), gate });
         let mut serving = JoinSet::new();
@@ -214,12 +237,17 @@ impl Server {
                 }
             });
         }
-        Ok(Self { ports, serving, notices, programs, stop, rpcbind_port, wanted, registered, owner, writer })
+        Ok(Self { ports, reload, serving, notices, programs, stop, rpcbind_port, wanted, registered, owner, writer })
     }
 
     /// The ports served.
     pub fn ports(&self) -> Ports {
         self.ports
+    }
+
+    /// What can be changed while it serves.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
     }
 
     /// Serves until `stop` is ready (or a socket fails), then stops in order: open calls are

@@ -84,7 +84,7 @@ impl Daemon {
         Self::start_by(command, folder, &["--listen", "127.0.0.1", "--no-rpcbind"]).expect("it starts")
     }
 
-    fn start_by(
+    pub(crate) fn start_by(
         mut command: Command,
         folder: &tempfile::TempDir,
         flags: &[&str],
@@ -93,7 +93,9 @@ impl Daemon {
         let (ports, log, control) = (folder.join("ports"), folder.join("log"), folder.join("control.sock"));
         let _ = std::fs::remove_file(&ports);
         let log_file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
-        command.args(["--name", "server.example.org", "--name", "server"]);
+        if !flags.contains(&"--config") {
+            command.args(["--name", "server.example.org", "--name", "server"]);
+        }
         command.arg("--state-dir").arg(folder.join("state"));
         if !flags.contains(&"--control") {
             command.arg("--control").arg(&control);

@@ -3,13 +3,15 @@
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nlmctl::wire::nsm;
 use nlmctl::wire::rpcbind::Mapping;
 use nlmctl::wire::types::{CallerName, NsmState};
 use nlmctl::wire::xdr::encode;
+use nlmctl::wire::{nlm, nsm};
 
 use super::harness::*;
 
@@ -24,6 +26,59 @@ fn a_signal_stops_it_with_exit_0_and_its_socket_is_gone() {
         assert_eq!(daemon.wait().code(), Some(0));
         assert!(!daemon.control.exists());
     }
+}
+
+#[test]
+fn a_hangup_makes_it_read_its_config_file_again_and_does_not_end_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("nlmd.toml");
+    std::fs::write(&file, "name = ['old.example.org']\nallow = ['127.0.0.2']\ngrace = '5s'\n").unwrap();
+    let mut daemon = Daemon::start(&folder, &["--config", file.to_str().unwrap()]);
+    let mut control = Control::open(&daemon);
+    let mut names = || control.info().names.as_slice().iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+    let null = nlmctl::wire::rpc::call(9, nlm::PROGRAM, 4, 0, &nlmctl::wire::rpc::Credential::None, &[]);
+    let to = (Ipv4Addr::LOCALHOST, daemon.nlm_udp).into();
+    let answers = |from: &str, patience| Wire::udp(from, to).exchange(&null, patience).is_some();
+    assert_eq!(names(), ["old.example.org"]);
+    assert!(answers("127.0.0.2", PATIENCE) && !answers("127.0.0.3", Duration::from_millis(200)));
+
+    std::fs::write(&file, "name = ['new.example.org', 'new']\nallow = ['127.0.0.3']\ngrace = '6s'\n").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    await_some("the new names", || (names() == ["new.example.org", "new"]).then_some(()));
+    assert!(answers("127.0.0.3", PATIENCE) && !answers("127.0.0.2", Duration::from_millis(200)));
+    await_some("what needs a restart", || daemon.log().contains("they hold after a restart").then_some(()));
+
+    std::fs::write(&file, "name = ['other']\nallow = ['nowhere']\n").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    await_some("the error", || daemon.log().contains("nothing of the config file was taken over").then_some(()));
+    assert_eq!(names(), ["new.example.org", "new"]);
+    assert!(!answers("127.0.0.2", Duration::from_millis(200)), "a file with an error opens nothing");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn the_service_manager_is_told_of_start_reload_and_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify.sock");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hear = || {
+        let mut buffer = [0; 512];
+        let length = manager.recv(&mut buffer).expect("it tells");
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nlmd"));
+    command.env("NOTIFY_SOCKET", &path);
+    let mut daemon = Daemon::start_by(command, &folder, &["--listen", "127.0.0.1", "--no-rpcbind"]).unwrap();
+    assert_eq!(hear(), "READY=1\nSTATUS=serving\n");
+    daemon.signal(Signal::SIGHUP);
+    let reloading = hear();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(hear(), "READY=1\nSTATUS=serving\n");
+    daemon.signal(Signal::SIGTERM);
+    assert!(hear().starts_with("STOPPING=1\n"));
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]

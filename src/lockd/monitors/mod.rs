@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::persist::{self, Change, LocalMonitor, Persist, PersistError, ToTell};
-use super::table::{Clock, Table};
+use super::table::{Clock, Names, Table};
 use crate::rpc::resolver;
 use crate::wire::control::Refusal;
 use crate::wire::nsm::{MonArgs, MonId, MyId};
@@ -61,7 +61,7 @@ pub struct Setup {
     /// The process' clock.
     pub clock: Clock,
     /// This host's names.
-    pub names: Vec<CallerName>,
+    pub names: Names,
     /// The port of rpcbind, here and elsewhere.
     pub rpcbind_port: u16,
     /// The way to programs here.
@@ -183,7 +183,7 @@ struct Owner {
     persist: Persist,
     table: Table,
     clock: Clock,
-    names: Vec<CallerName>,
+    names: Names,
     rpcbind_port: u16,
     call_back: CallBack,
     work: JoinSet<Done>,
@@ -444,8 +444,12 @@ impl Owner {
         if self.to_tell.is_empty() {
             return;
         }
-        let order =
-            tell::Order { state, names: self.names.clone(), rpcbind_port: self.rpcbind_port, clock: self.clock };
+        let order = tell::Order {
+            state,
+            names: self.names.borrow().clone(),
+            rpcbind_port: self.rpcbind_port,
+            clock: self.clock,
+        };
         let telling = tokio::spawn(tell::tell(self.to_tell.clone(), order, self.tell_told.clone()));
         self.telling = Some(telling.abort_handle());
     }

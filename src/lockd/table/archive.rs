@@ -2,18 +2,19 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::incoming::Names;
 use crate::lockd::persist::{Change, Persist, PersistError};
 use crate::wire::control::{
     Capabilities, FullResult, Info, InstanceId, Refusal, RefusalCode, RunId, RunList, RunPageAfter,
 };
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, Text};
 
 #[derive(Debug)]
 pub(super) struct Archive {
     pub(super) persist: Persist,
     pub(super) instance: InstanceId,
-    pub(super) names: Vec<CallerName>,
+    pub(super) names: Names,
     /// Whether locks hold in another lock domain too.
     pub(super) mirrored: bool,
     /// The result that is being paged through; read from disk once.
@@ -36,7 +37,7 @@ impl Archive {
             software: Text::clipped(concat!("nlmd ", env!("CARGO_PKG_VERSION"))),
             instance: self.instance,
             nsm_state,
-            names: List::clipped(self.names.clone()),
+            names: List::clipped(self.names.borrow().clone()),
             capabilities: Capabilities {
                 mark: true,
                 list_locks: true,

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::watch;
+
 use crate::locks::{Call, Via};
 use crate::wire::rpc::Credential;
 use crate::wire::types::CallerName;
@@ -25,6 +27,9 @@ impl Clock {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
+
+/// The names under which clients know this server, as they are now.
+pub type Names = watch::Receiver<Vec<CallerName>>;
 
 /// An NLM call as it came in.
 #[derive(Debug, Clone)]

@@ -59,6 +59,6 @@ mod tests;
 mod watches;
 
 pub use handle::Table;
-pub use incoming::{Clock, Incoming};
+pub use incoming::{Clock, Incoming, Names};
 pub use owner::{Setup, spawn};
 pub use watches::StatdSetup;

@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use super::archive::{Archive, Unwritten};
 use super::handle::{ORDERS, Order, Table};
-use super::incoming::Clock;
+use super::incoming::{Clock, Names};
 use super::outside::{Embedded, Stepped};
 use super::phase::{Phase, Runs};
 use super::queue::Queue;
@@ -29,7 +29,7 @@ use crate::locks::{Due, LockTable, Totals};
 use crate::rpc::control::Timeline;
 use crate::rpc::pulse::{BEAT, Moment, Pulse};
 use crate::wire::control::{InstanceId, Refusal, Status};
-use crate::wire::types::{CallerName, NsmState};
+use crate::wire::types::NsmState;
 use crate::wire::xdr::Maybe;
 
 /// A timer that is due but asks for nothing is looked at again after this.
@@ -54,7 +54,7 @@ pub struct Setup {
     /// This life.
     pub instance: InstanceId,
     /// The names under which clients know this server.
-    pub names: Vec<CallerName>,
+    pub names: Names,
     /// The NSM state number, durable.
     pub nsm_state: NsmState,
     /// What the start found on disk.

@@ -215,7 +215,7 @@ impl Owner {
         }
         self.table.check_begin(args)?;
         let begun = self.table.begin(now, unix_ms, args, old_state, new_state)?;
-        Ok(Begun { names: List::clipped(self.names.clone()), ..begun })
+        Ok(Begun { names: List::clipped(self.names.borrow().clone()), ..begun })
     }
 
     fn active_run(&self) -> Option<RunId> {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::archive::Unwritten;
-use super::incoming::Clock;
+use super::incoming::{Clock, Names};
 use super::outside::{Embedded, Stepped};
 use super::phase::Runs;
 use super::queue::{Place, Queue};
@@ -21,7 +21,7 @@ use crate::locks::{Cap, ClientId, LockTable, OfferAnswer, OfferId};
 use crate::rpc::control::Timeline;
 use crate::rpc::pulse::Pulse;
 use crate::wire::control::InstanceId;
-use crate::wire::types::{CallerName, FileHandle, NsmState};
+use crate::wire::types::{FileHandle, NsmState};
 
 /// What came back from work outside.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(super) struct Owner {
     pub(super) persist: Persist,
     pub(super) callbacks: Callbacks,
     pub(super) instance: InstanceId,
-    pub(super) names: Vec<CallerName>,
+    pub(super) names: Names,
     pub(super) nsm_state: watch::Sender<NsmState>,
     pub(super) queue: Queue,
     pub(super) records: Records,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::phase::Refusable;
@@ -103,7 +103,7 @@ fn setup(persist: Persist, limits: Limits) -> Setup {
         persist,
         callbacks: Callbacks::new(1, "test").unwrap(),
         instance: InstanceId([1; 16]),
-        names: vec![CallerName::new("server").unwrap()],
+        names: watch::channel(vec![CallerName::new("server").unwrap()]).1,
         nsm_state: NsmState(3),
         found: Found::default(),
         statd: None,
