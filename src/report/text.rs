@@ -186,6 +186,9 @@ fn report(run: &RunReport, all_clients: bool) -> String {
     out.push('\n');
     tally(&mut out, &run.run.manager, &run.locks);
     clients(&mut out, &run.run.manager, &run.clients, all_clients);
+    if run.locks.dropped + run.locks.conflicts > 0 {
+        line!(out, "\nwhat to do on a client that lost a lock: man 7 nlmctl-lost-locks");
+    }
     out
 }
 
