@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,36 @@ async fn status_clients_and_locks_show_what_the_lock_manager_says() {
     let file = hex::encode("own1");
     let listed = world.run(&["locks", "--file", &file]).await.exits(0).json();
     assert_eq!(listed["locks"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_of_the_lock_manager_and_the_last_run_also_when_it_is_gone() {
+    let world = World::locked(2, 3).await;
+    let values = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap());
+        lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect::<HashMap<_, _>>()
+    };
+    let before = world.run(&["metrics"]).await.exits(0);
+    assert!(before.stdout.ends_with("# EOF\n"), "{}", before.stdout);
+    let before = values(&before.stdout);
+    assert_eq!(before["nlmctl_locks{manager=\"nlmd\"}"], "6");
+    assert_eq!(before["nlmctl_clients{manager=\"nlmd\"}"], "2");
+    assert!(!before.keys().any(|name| name.starts_with("nlmctl_last_run")), "no run yet: {before:?}");
+
+    world.farm.forget(world.clients[0], &own(world.clients[0], 0));
+    world.run(&["resync", "--yes", "--quiet-time", "50ms"]).await.exits(0);
+    let file = world.server.dir().join("nlmctl.prom");
+    fs::write(&file, "what was there before").unwrap();
+    let ran = world.run(&["metrics", "--output", file.to_str().unwrap()]).await.exits(0);
+    assert_eq!(ran.stdout, "");
+    let after = values(&fs::read_to_string(&file).unwrap());
+    assert_eq!(after["nlmctl_last_run_locks{fate=\"dropped\"}"], "1", "{after:?}");
+    assert_eq!(after["nlmctl_last_run_locks{fate=\"reclaimed\"}"], "5");
+    assert_eq!(after["nlmctl_locks{manager=\"nlmd\"}"], "5");
+    let gone = world.nlmctl_with(std::path::Path::new("/nowhere"), &world.db(), &["metrics", "--manager", "nlmd"]);
+    let gone = values(&Running::start(gone).end().await.exits(0).stdout);
+    assert_eq!(gone["nlmctl_up{manager=\"nlmd\"}"], "0");
+    assert!(gone.contains_key("nlmctl_last_run_exit_code") && !gone.contains_key("nlmctl_locks{manager=\"nlmd\"}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

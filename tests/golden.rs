@@ -378,6 +378,16 @@ fn runs() {
 }
 
 #[test]
+fn metrics_leave_out_what_is_not_known() {
+    let unreached = MetricsView { manager: "knfsd", status: None, suspects: None, last_run: None }.text().unwrap();
+    assert_eq!(
+        unreached,
+        "# HELP nlmctl_up Whether the lock manager was reached.\n# TYPE nlmctl_up gauge\n\
+         nlmctl_up{manager=\"knfsd\"} 0\n# EOF\n"
+    );
+}
+
+#[test]
 fn notices() {
     let acked = NoticeReport {
         name: "192.0.2.1".into(),

@@ -111,6 +111,12 @@ pub(super) enum Command {
     /// The record of runs
     #[command(subcommand)]
     Runs(RunsCommand),
+    /// Figures for a monitoring system, in the OpenMetrics text format
+    Metrics {
+        /// Replace this file in one step instead of printing (for node_exporter's textfile collector: a name that ends in .prom)
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// See it work: a real nlmd, simulated clients, a real run
     Demo(DemoArgs),
 }

@@ -14,6 +14,7 @@ mod context;
 mod demo;
 pub mod live;
 mod locks;
+mod metrics;
 mod notify;
 mod release;
 mod resync;
@@ -97,6 +98,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Notify(args) => notify::run(context, args).await,
         Command::Release(args) => release::run(context, args).await,
         Command::Runs(command) => runs::run(context, command).await,
+        Command::Metrics { output } => metrics::run(context, output).await,
         Command::Demo(args) => demo::run(context, args).await,
     }
 }

@@ -24,6 +24,7 @@ mod exit;
 mod failure;
 mod listing;
 mod listing_text;
+mod metrics;
 mod plan;
 mod progress;
 mod release;
@@ -40,6 +41,7 @@ pub use listing::{
     ClientListing, ClientsReport, LockListing, LocksReport, NoticeReport, NotifyReport, RunListing, RunsReport,
     StatusReport,
 };
+pub use metrics::MetricsView;
 pub use plan::{Plan, PlanClient, PlanReport, Probe};
 pub use progress::{Phase, Progress};
 pub use release::{

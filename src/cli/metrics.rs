@@ -1,0 +1,72 @@
+//! `nlmctl metrics`: what a monitoring system wants to know.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::context::{Context, blocking, to_stdout};
+use crate::report::{Failure, MetricsView};
+use crate::store::Store;
+use crate::wire::control::{Info, Status};
+
+/// A lock manager that is not reached is a metric, not a failure.
+pub(super) async fn run(context: &Context, output: Option<PathBuf>) -> Result<u8, Failure> {
+    let path = context.settings.record_path()?;
+    let last_run = blocking(move || match Store::open_existing(&path)? {
+        Some(store) => Ok(store.list(1)?.pop()),
+        None => Ok(None),
+    })
+    .await?;
+    let mut view = MetricsView {
+        manager: context.settings.manager.word(),
+        status: None,
+        suspects: None,
+        last_run: last_run.as_ref(),
+    };
+    let text = match ask(context).await {
+        Ok((kind, info, status, suspects)) => {
+            view.manager = kind;
+            MetricsView { status: Some((&info, &status)), suspects, ..view }.text()
+        }
+        Err(error) => {
+            tracing::warn!("{error}");
+            view.text()
+        }
+    };
+    let text = text.map_err(|_| Failure::failed("the metrics cannot be written as text", "please report this"))?;
+    match output {
+        Some(file) => {
+            blocking(move || {
+                replace(&file, &text).map_err(|error| {
+                    let words = format!("cannot write the metrics to {}: {error}", file.display());
+                    Failure::failed(words, "give --output a file in a folder that you may write")
+                })
+            })
+            .await?
+        }
+        None => to_stdout(&text)?,
+    }
+    Ok(0)
+}
+
+async fn ask(context: &Context) -> Result<(&'static str, Info, Status, Option<u64>), Failure> {
+    let manager = context.manager().await?;
+    let (info, status) = (manager.info().await?, manager.status().await?);
+    let suspects = if info.capabilities.knows_owners {
+        let clients = manager.clients().await?;
+        Some(clients.iter().filter(|client| !client.suspicions.as_slice().is_empty()).count() as u64)
+    } else {
+        None
+    };
+    Ok((manager.kind(), info, status, suspects))
+}
+
+/// In one step: the collector must not read half a file. It runs as another user.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".nlmctl-metrics").tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    file.persist(path)?;
+    Ok(())
+}
