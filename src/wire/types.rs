@@ -260,6 +260,11 @@ impl NsmState {
     pub fn is_after(self, other: Self) -> bool {
         self.0.wrapping_sub(other.0) > 0
     }
+    /// The one that comes after the other.
+    #[must_use]
+    pub fn later(self, other: Self) -> Self {
+        if other.is_after(self) { other } else { self }
+    }
     /// The next "up" number: odd and different, wrapping round the signed range past 0.
     #[must_use]
     pub fn next_up(self) -> Self {
