@@ -19,7 +19,7 @@
 //! # The number
 //! An int of the machine in four bytes. It is read as statd reads it: what follows is ignored, and an
 //! even number (down) means the next odd one, which statd makes of it at its start. A raised number is
-//! odd, and neither the file's nor the last that was told: clients ignore one that they know. A new file
+//! odd, and after the file's and the last that was told: clients ignore one that they know. A new file
 //! replaces the old one, so that the number survives a crash of the machine; it keeps owner and mode,
 //! since rpc.statd reads it as its own user. The kernel has a copy for the LOCK calls of this host's own
 //! NFS client, which follows. Where that fails the number is good all the same: notices carry the file's.
@@ -149,10 +149,9 @@ impl StatdDir {
         Ok(())
     }
 
-    /// A number that differs from `last` and from what is in the file, durable in the file.
+    /// A number after `last` and after what is in the file, durable in the file.
     pub fn raise_state(&self, last: NsmState) -> Result<NsmState, StatdDirError> {
-        let next = self.state()?.next_up();
-        let next = if next == last { next.next_up() } else { next };
+        let next = self.state()?.later(last).next_up();
         self.write_state(next)?;
         Ok(next)
     }

@@ -43,8 +43,8 @@ pub fn booted(found: &Found, boot: &str) -> bool {
 
 /// Makes this life's NSM state durable, and the result of a run that the restart superseded.
 ///
-/// nlmd's own very first number is taken from the clock: a server whose state directory was lost does
-/// not repeat one that its clients have seen already (the same number again is ignored by them).
+/// The same number again is ignored by clients. nlmd's own comes after the last and after the clock's, so that a state
+/// directory that was lost, or is an older copy, repeats none either; see [`own_state`].
 ///
 /// With `statd` the number is in its file. After a boot of the machine sm-notify has raised it and
 /// tells statd's list; nlmd takes the same number and tells its own, and who is on both hears one
@@ -58,14 +58,14 @@ pub async fn start_state(
     found: &mut Found,
     clock: Clock,
     statd: Option<&StatdDir>,
-    boot: &str,
+    machine: &Machine,
 ) -> Result<NsmState, StartError> {
-    let booted = booted(found, boot);
+    let boot = machine.boot();
+    let booted = booted(found, &boot);
     let state = match (statd, found.nsm_state) {
-        (None, Some(last)) => last.next_up(),
-        (None, None) => NsmState(i32::try_from(clock.unix_ms() / 1000).unwrap_or(i32::MAX) | 1),
+        (None, last) => own_state(last, clock.unix_ms() / 1000, machine),
         (Some(file), last) => match (file.state().map_err(StateNumberError)?, last) {
-            (raised, Some(last)) if booted && raised != last => raised,
+            (raised, Some(last)) if booted && raised.is_after(last) => raised,
             (_, Some(last)) => file.raise_state(last).map_err(StateNumberError)?,
             // Nobody has heard anything of this server.
             (present, None) => present,
@@ -84,8 +84,23 @@ pub async fn start_state(
         found.ended.push(run.run);
         persist.write(Change::Ended(Arc::new(superseded(run, clock.unix_ms())))).await?;
     }
-    persist.write(Change::State { state, boot: boot.to_owned() }).await?;
+    persist.write(Change::State { state, boot }).await?;
     Ok(state)
+}
+
+/// A number after each that is known to have been told. With none of nlmd's own left that is the one of this host's
+/// statd or kernel, which had the clients before. A server does not start or run every other second for long, so the
+/// clock's number is ahead of all others, unless the clock was set back.
+fn own_state(last: Option<NsmState>, unix_seconds: u64, machine: &Machine) -> NsmState {
+    let seconds = u32::try_from(unix_seconds & u64::from(u32::MAX)).unwrap_or_default();
+    let statds = || StatdDir::find(machine, None).and_then(|dir| dir.state()).ok();
+    let told = match last {
+        Some(last) => vec![last],
+        None => machine.kernels_nsm_state().into_iter().chain(statds()).collect(),
+    };
+    // Down, so that its next one up is itself or the one after it.
+    let by_clock = NsmState(seconds.cast_signed() & !1);
+    told.into_iter().fold(by_clock, NsmState::later).next_up()
 }
 
 /// Of a superseded run nobody knows what was reclaimed: the counts died with the process.
@@ -229,16 +244,26 @@ mod tests {
     #[tokio::test]
     async fn each_start_has_a_new_odd_number_that_is_on_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let mut last = None;
+        let mut last: Option<NsmState> = None;
         for _ in 0..3 {
             let (persist, writer, mut found) = persist::open(dir.path()).unwrap();
             assert_eq!(found.nsm_state, last);
-            let state = start_state(&persist, &mut found, clock(), None, "boot").await.unwrap();
-            assert!(state.is_up() && Some(state) != last);
+            let state = start_state(&persist, &mut found, clock(), None, &booted_at("boot").1).await.unwrap();
+            assert!(state.is_up() && last.is_none_or(|last| state.is_after(last)));
             last = Some(state);
             drop(persist);
             writer.join();
         }
+    }
+
+    /// A machine in this boot.
+    fn booted_at(boot: &str) -> (tempfile::TempDir, Machine) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("proc/sys/kernel/random");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("boot_id"), boot).unwrap();
+        let machine = Machine::at(root.path());
+        (root, machine)
     }
 
     fn found(nsm_state: Option<i32>, boot: &str) -> Found {
@@ -251,7 +276,8 @@ mod tests {
         let (persist, _writer, _) = persist::open(dir.path()).unwrap();
         std::fs::write(nfs.path().join("state"), in_file.to_ne_bytes()).unwrap();
         let file = StatdDir::find(&Machine::at(nfs.path()), Some(nfs.path())).unwrap();
-        let state = start_state(&persist, &mut found(last, boot), clock(), Some(&file), "today").await.unwrap();
+        let (_root, machine) = booted_at("today");
+        let state = start_state(&persist, &mut found(last, boot), clock(), Some(&file), &machine).await.unwrap();
         (state.0, file.state().unwrap().0)
     }
 
@@ -263,6 +289,27 @@ mod tests {
         assert_eq!(with_statd(Some(7), "today", 7).await, (9, 9), "nlmd alone was started again");
         assert_eq!(with_statd(Some(7), "today", 9).await, (11, 11), "sm-notify -f told 9 while nlmd could not listen");
         assert_eq!(with_statd(Some(11), "today", 9).await, (13, 13), "11 was told before");
+        assert_eq!(with_statd(Some(11), "yesterday", 3).await, (13, 13), "statd's file was lost, and is a new one");
+    }
+
+    #[test]
+    fn a_number_of_its_own_comes_after_all_that_are_known_whatever_the_clock_says() {
+        let (root, machine) = booted_at("today");
+        let own = |last: Option<i32>, clock| own_state(last.map(NsmState), clock, &machine).0;
+        assert_eq!((own(None, 1_000), own(None, 1_001)), (1_001, 1_001));
+        assert_eq!(own(Some(7), 1_000), 1_001, "a directory restored from long ago");
+        assert_eq!(own(Some(2_001), 1_000), 2_003, "the clock was set back");
+        assert_eq!(own(Some(i32::MAX), 0x8000_0002), i32::MIN + 3, "the clock's number goes on in 2038");
+        let at = |path: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            path
+        };
+        std::fs::write(at("proc/sys/fs/nfs/nsm_local_state"), "5001\n").unwrap();
+        assert_eq!(own(None, 1_000), 5_003, "the kernel's clients know its number");
+        std::fs::create_dir_all(at("var/lib/nfs/sm")).unwrap();
+        std::fs::write(at("var/lib/nfs/state"), 6_001_i32.to_ne_bytes()).unwrap();
+        assert_eq!(own(None, 1_000), 6_003, "and statd's its");
     }
 
     #[tokio::test]
@@ -276,7 +323,7 @@ mod tests {
             let (persist, writer, _) = persist::open(dir.path()).unwrap();
             persist.write(Change::Local(monitor.clone())).await.unwrap();
             let mut found = Found { local_monitors: vec![monitor.clone()], ..found(Some(3), boot) };
-            start_state(&persist, &mut found, clock(), None, "today").await.unwrap();
+            start_state(&persist, &mut found, clock(), None, &booted_at("today").1).await.unwrap();
             assert_eq!((found.to_tell.len(), found.local_monitors.len()), (told, 1 - told), "{boot}");
             drop(persist);
             writer.join();
@@ -304,8 +351,8 @@ mod tests {
         writer.join();
 
         let (persist, _writer, mut found) = persist::open(dir.path()).unwrap();
-        let state = start_state(&persist, &mut found, clock(), None, "boot").await.unwrap();
-        assert_eq!(state, NsmState(5), "after the run's own number");
+        let state = start_state(&persist, &mut found, clock(), None, &booted_at("boot").1).await.unwrap();
+        assert!(state.is_after(NsmState(3)), "after the run's own number");
         assert_eq!(found.ended, [RunId([7; 16])]);
         let full = persist.result(RunId([7; 16])).await.unwrap().unwrap();
         assert_eq!(full.result.outcome, Outcome::Superseded);

@@ -165,9 +165,10 @@ impl Server {
             if settings.register { registry::register(settings.rpcbind_port, &wanted).await? } else { Vec::new() };
 
         // From here on clients of the last life count on this one.
-        let boot = Machine::default().boot();
+        let machine = Machine::default();
+        let boot = machine.boot();
         let booted = recovery::booted(&found, &boot);
-        let nsm_state = match recovery::start_state(&persist, &mut found, clock, state_file.as_ref(), &boot).await {
+        let nsm_state = match recovery::start_state(&persist, &mut found, clock, state_file.as_ref(), &machine).await {
             Ok(state) => state,
             Err(error) => {
                 registry::unregister(settings.rpcbind_port, &registered).await;
@@ -176,8 +177,9 @@ impl Server {
         };
         let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
         let monitors = found.monitors.clone();
-        let recovery_until = (!monitors.is_empty()).then(|| clock.now() + settings.grace);
         let (names_told, names_now) = watch::channel(names.clone());
+        let owes_grace = !monitors.is_empty() || found.may_lack_clients;
+        let recovery_until = owes_grace.then(|| clock.now() + settings.grace);
         let (table, owner) = table::spawn(Setup {
             clock,
             table: LockTable::new(settings.limits),

@@ -30,9 +30,9 @@ pub use write::{DeliveryUpdate, NewClient, NewRun, RunOutcome};
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rusqlite_migration::{M, Migrations};
 
 use crate::host::{check_folder, private_file};
@@ -41,17 +41,21 @@ use crate::host::{check_folder, private_file};
 const APPLICATION_ID: i32 = 0x6e6c_6d63;
 /// How long a writer waits for another one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
 /// Runs are kept until there are so many newer ones. Their age is not asked: by a clock that is wrong, all are old.
 pub const KEEP_RUNS: u32 = 1_000;
 
+/// None can be taken twice; [`Store::open`] counts on that.
+const STEPS: &[M<'static>] = &[
+    M::up(include_str!("../../migrations/0001_record.sql")),
+    M::up(include_str!("../../migrations/0002_unknown_owners.sql")),
+    M::up(include_str!("../../migrations/0003_release.sql")),
+    M::up(include_str!("../../migrations/0004_paths.sql")),
+];
+
 fn migrations() -> Migrations<'static> {
-    Migrations::new(vec![
-        M::up(include_str!("../../migrations/0001_record.sql")),
-        M::up(include_str!("../../migrations/0002_unknown_owners.sql")),
-        M::up(include_str!("../../migrations/0003_release.sql")),
-        M::up(include_str!("../../migrations/0004_paths.sql")),
-    ])
+    Migrations::from_slice(STEPS)
 }
 
 /// An open record.
@@ -89,7 +93,11 @@ impl Store {
         let mut store = Self { connection: opened, path: path.to_owned() };
         store.check_ours()?;
         store.prepare().map_err(|e| StoreError::of(path, e))?;
-        migrations().to_latest(&mut store.connection).map_err(|e| StoreError::of_migration(path, e))?;
+        // Another process may have brought the schema up to date between the look at it and the change, which fails
+        // then. The change waits for the other's, so the second look sees it.
+        let latest = migrations().to_latest(&mut store.connection);
+        let latest = latest.or_else(|_| migrations().to_latest(&mut store.connection));
+        latest.map_err(|e| StoreError::of_migration(path, e))?;
         Ok(store)
     }
 
@@ -140,7 +148,15 @@ impl Store {
 
     fn prepare(&mut self) -> Result<(), rusqlite::Error> {
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
-        self.connection.pragma_update(None, "journal_mode", "WAL")?;
+        self.connection.set_transaction_behavior(TransactionBehavior::Immediate);
+        // Of two processes that make the WAL at a time SQLite refuses one at once.
+        let until = Instant::now() + BUSY_TIMEOUT;
+        while let Err(error) = self.connection.pragma_update(None, "journal_mode", "WAL") {
+            if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) || Instant::now() > until {
+                return Err(error);
+            }
+            std::thread::sleep(BETWEEN_TRIES);
+        }
         self.connection.pragma_update(None, "synchronous", "FULL")?;
         self.connection.pragma_update(None, "foreign_keys", "ON")
     }

@@ -182,10 +182,16 @@ impl CallerName {
     /// The name up to its first dot: `a` of `a.example.org`. Two names of one host often differ
     /// only after it. An address literal has no short form.
     pub fn short(&self) -> &str {
-        if self.0.parse::<IpAddr>().is_ok() {
-            return &self.0;
+        let whole = self.undotted();
+        if whole.parse::<IpAddr>().is_ok() {
+            return whole;
         }
-        self.0.split('.').next().unwrap_or(&self.0)
+        whole.split('.').next().unwrap_or(whole)
+    }
+    /// This name and its short form, in one case and without a dot at the end. Two names
+    /// [match](Self::matches) if the full form of one is the full or the short form of the other.
+    pub fn folded(&self) -> (String, String) {
+        (self.undotted().to_ascii_lowercase(), self.short().to_ascii_lowercase())
     }
     /// Whether both may be one host's: equal without regard to case and a dot at the end, or one is
     /// the short form of the other.
@@ -259,6 +265,11 @@ impl NsmState {
     /// wrap, and some hosts start at random ones.
     pub fn is_after(self, other: Self) -> bool {
         self.0.wrapping_sub(other.0) > 0
+    }
+    /// The one that comes after the other.
+    #[must_use]
+    pub fn later(self, other: Self) -> Self {
+        if other.is_after(self) { other } else { self }
     }
     /// The next "up" number: odd and different, wrapping round the signed range past 0.
     #[must_use]

@@ -13,6 +13,7 @@
 mod answers;
 mod calls;
 mod control;
+mod damage;
 mod grants;
 mod harness;
 mod monitors;

@@ -1,14 +1,18 @@
 //! The database itself: schema, changes, and what is read back. Used by one thread alone.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
 use super::before::ResultBefore;
 use super::monitors::{self, Odd, addresses_of, name, raw, text_of};
 use super::records::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
+use super::seal::{Number, Said, Seal};
 use crate::host::private_file;
 use crate::wire::control::{Fate, FullResult, LockFate, Mode, RunClient, RunId};
 use crate::wire::types::NsmState;
@@ -17,7 +21,10 @@ use crate::wire::xdr::{List, decode, encode};
 const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../../migrations/nlmd/01_start.sql")),
     M::up(include_str!("../../../migrations/nlmd/02_monitors.sql")),
+    M::up(include_str!("../../../migrations/nlmd/03_sealed.sql")),
 ];
+/// The version of the schema from which on commits are counted.
+const SEALED: i64 = 3;
 
 /// Most clients of a run's record.
 const MAX_RUN_CLIENTS: usize = 16_777_216;
@@ -25,6 +32,8 @@ const MAX_RUN_CLIENTS: usize = 16_777_216;
 pub(super) struct Database {
     connection: Connection,
     path: PathBuf,
+    seal: Seal,
+    number: Number,
 }
 
 impl From<rusqlite::Error> for PersistError {
@@ -34,17 +43,18 @@ impl From<rusqlite::Error> for PersistError {
 }
 
 /// The last resort is said where nothing else helps, and nowhere else: it costs live locks.
-const DAMAGED: &str = "restore it from a backup; with none, move it away with its -wal file and nlmd starts with no \
-                       record of clients: they are not told of this restart, and lose their locks";
+const DAMAGED: &str = "restore nlmd.sqlite and nlmd.sqlite-wal as nlmd left them; to start with an older copy, or with \
+                       what is left, move nlmd.seal beside them away; with nothing that is whole, all three: clients \
+                       that nlmd then does not find are not told of this restart, and lose their locks";
+const BUSY: &str = "another process has it open (fuser says which): end that one and start nlmd again";
+const UNSEALED: &str = "make room on its disk, let nlmd's user write there, and start nlmd again";
 const NEWER: &str = "start the nlmd that wrote it, or a newer one";
 
 /// What SQLite says, with what to do about just that.
 fn unusable(path: &Path, error: &rusqlite::Error) -> PersistError {
     let remedy = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => "make room on its disk and start nlmd again",
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            "another process has it open (fuser says which): end that one and start nlmd again"
-        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => BUSY,
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
             "let nlmd's user read and write it and its directory, and start nlmd again"
         }
@@ -57,28 +67,101 @@ fn unusable(path: &Path, error: &rusqlite::Error) -> PersistError {
     PersistError::Database { path: path.into(), reason: error.to_string(), remedy }
 }
 
+/// Nothing of a database that is lost is looked at by SQLite, which would remove its WAL.
+fn refuse_lost(path: &Path, sealed: Said<i64>) -> Result<(), PersistError> {
+    let len = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
+    let wal = path.with_file_name("nlmd.sqlite-wal");
+    if len(path) > 0 || (sealed.number().is_none() && len(&wal) == 0) {
+        return Ok(());
+    }
+    let reason = "it is missing or empty, and what else nlmd wrote beside it is there".to_owned();
+    Err(PersistError::Database { path: path.into(), reason, remedy: DAMAGED })
+}
+
+/// Sees that it is whole in itself, and how many commits it has; none where an older version wrote it.
+/// Nothing of it changes: at its close SQLite would bring what is left of a damaged WAL into it, and remove the WAL.
+fn look_at(connection: &Connection, path: &Path) -> Result<Option<i64>, PersistError> {
+    let unusable = |error| unusable(path, &error);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(unusable)?;
+    connection
+        .execute_batch(
+            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+             PRAGMA foreign_keys = ON;",
+        )
+        .map_err(unusable)?;
+    let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unusable)?;
+    if health != "ok" {
+        return Err(PersistError::Database { path: path.into(), reason: health, remedy: DAMAGED });
+    }
+    commits(connection).map_err(unusable)
+}
+
+fn commits(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version < SEALED {
+        return Ok(None);
+    }
+    connection.query_row("SELECT commits FROM sealed", [], |row| row.get(0)).map(Some)
+}
+
+fn refuse_behind(path: &Path, sealed: Said<i64>, reached: Option<i64>) -> Result<(), PersistError> {
+    let Some(sealed) = sealed.number().filter(|sealed| reached.is_none_or(|reached| reached < *sealed)) else {
+        return Ok(());
+    };
+    let reason = format!(
+        "it lacks what nlmd wrote last (it has come to change {}, nlmd.seal to {sealed}): its -wal file is missing or \
+         damaged, or it is an older copy",
+        reached.unwrap_or_default()
+    );
+    Err(PersistError::Database { path: path.into(), reason, remedy: DAMAGED })
+}
+
+/// Brings all that the WAL has into the database, and both onto the disk.
+fn checkpoint(connection: &Connection, path: &Path) -> Result<(), PersistError> {
+    let unusable = |error| unusable(path, &error);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(unusable)?;
+    let is_busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(unusable)?;
+    if is_busy {
+        let reason = "it is busy".to_owned();
+        return Err(PersistError::Database { path: path.into(), reason, remedy: BUSY });
+    }
+    Ok(())
+}
+
 impl Database {
     pub(super) fn open(path: &Path) -> Result<(Self, Found), PersistError> {
         let unusable = |error| unusable(path, &error);
-        private_file(path).map_err(|e| PersistError::Directory { path: path.into(), reason: e.to_string() })?;
+        let directory = |e: io::Error| PersistError::Directory { path: path.into(), reason: e.to_string() };
+        let (sealed, number) = (Seal::said(path), Number::open(path));
+        refuse_lost(path, sealed)?;
+        private_file(path).map_err(directory)?;
         let mut connection = Connection::open(path).map_err(unusable)?;
-        connection
-            .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-                 PRAGMA locking_mode = EXCLUSIVE;",
-            )
-            .map_err(unusable)?;
-        let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unusable)?;
-        if health != "ok" {
-            return Err(PersistError::Database { path: path.into(), reason: health, remedy: DAMAGED });
-        }
+        let reached = look_at(&connection, path)?;
+        refuse_behind(path, sealed, reached)?;
         Migrations::from_slice(STEPS).to_latest(&mut connection).map_err(|error| match error {
             rusqlite_migration::Error::RusqliteError { err, .. } => unusable(err),
             // A schema that no version of nlmd up to this one made.
             other => PersistError::Database { path: path.into(), reason: other.to_string(), remedy: NEWER },
         })?;
-        let mut database = Self { connection, path: path.into() };
-        let found = database.found()?;
+        checkpoint(&connection, path)?;
+        let commits = commits(&connection).map_err(unusable)?.unwrap_or_default();
+        let unsealed = |e: io::Error| {
+            let reason = format!("nlmd.seal beside it cannot be written: {e}");
+            PersistError::Database { path: path.into(), reason, remedy: UNSEALED }
+        };
+        let seal = Seal::make(path, commits).map_err(unsealed)?;
+        // An older version made no seal, and a life that did not come so far as to have a number had no clients.
+        let was_sealed = reached.is_some() || number.said != Said::Nothing;
+        let mut database = Self { connection, path: path.into(), seal, number };
+        let mut found = database.found()?;
+        found.may_lack_clients = was_sealed && sealed.number().is_none() && found.nsm_state.is_some();
+        if found.may_lack_clients {
+            tracing::warn!(
+                seal = %Seal::path(path).display(), clients = found.monitors.len(),
+                "it was missing or damaged: nobody knows whether the database has all clients; those that it has are told \
+                 of this restart"
+            );
+        }
         Ok((database, found))
     }
 
@@ -95,6 +178,10 @@ impl Database {
             .optional()
             .map_err(unusable)?;
         let (nsm_state, boot) = server.map(|(state, boot)| (NsmState(state), boot)).unzip();
+        let nsm_state = match (nsm_state, self.number.said.number()) {
+            (Some(one), Some(other)) => Some(one.later(other)),
+            (one, other) => one.or(other),
+        };
         let run = self.active_run()?;
         let mut rows = self.connection.prepare("SELECT id FROM result ORDER BY seq").map_err(unusable)?;
         let ended = rows.query_map([], |row| row.get(0).map(RunId)).and_then(Iterator::collect).map_err(unusable)?;
@@ -107,6 +194,7 @@ impl Database {
             watches: monitors::watches(&self.connection).map_err(|odd| self.odd(odd))?,
             run,
             ended,
+            may_lack_clients: false,
         })
     }
 
@@ -184,11 +272,25 @@ impl Database {
 
     /// Makes all of it durable, or nothing.
     pub(super) fn apply(&mut self, changes: &[Change]) -> Result<(), PersistError> {
+        for change in changes {
+            if let Change::State { state, .. }
+            | Change::Raised(state)
+            | Change::Begin(RunRecord { new_state: state, .. }) = change
+            {
+                let unwritten = |e| PersistError::Write(format!("the NSM state number is not in nlmd.state: {e}"));
+                self.number.write(*state).map_err(unwritten)?;
+            }
+        }
         let transaction = self.connection.transaction()?;
         for change in changes {
             write(&transaction, change)?;
         }
-        Ok(transaction.commit()?)
+        let commits = transaction
+            .prepare_cached("UPDATE sealed SET commits = commits + 1 RETURNING commits")?
+            .query_row([], |row| row.get(0))?;
+        transaction.commit()?;
+        self.seal.advance(commits);
+        Ok(())
     }
 
     pub(super) fn result(&self, run: RunId) -> Result<Option<FullResult>, PersistError> {

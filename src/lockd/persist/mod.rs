@@ -11,6 +11,7 @@
 //! - Jobs are written in the order in which they were submitted. A deletion and a later insertion of
 //!   the same record cannot change places.
 //! - A job is answered only after its transaction is committed (`synchronous=FULL`).
+//! - A database that lacks what was answered is refused, and no state number repeats ([`seal`]).
 //! - Two daemons never share a state directory: an OS lock on `nlmd.lock` is held for life.
 //! - When the queue is full, [`Persist::submit`] fails at once; the caller denies what it was about
 //!   to promise.
@@ -21,6 +22,7 @@ mod before;
 mod database;
 mod monitors;
 mod records;
+mod seal;
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -211,4 +211,6 @@ pub struct Found {
     pub run: Option<RunRecord>,
     /// Runs with a result, the oldest first.
     pub ended: Vec<RunId>,
+    /// Whether clients may be missing, since it is not known how far the database had come.
+    pub may_lack_clients: bool,
 }

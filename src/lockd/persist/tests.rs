@@ -251,6 +251,7 @@ fn a_state_directory_of_the_first_version_is_taken_as_it_is() {
     drop(first);
     let found = open(dir.path()).unwrap().2;
     assert_eq!((found.nsm_state, found.boot.as_str()), (Some(NsmState(7)), ""));
+    assert!(!found.may_lack_clients, "there was no seal then");
     assert_eq!(found.monitors, [record("a", "127.0.0.2")]);
 }
 
@@ -291,7 +292,7 @@ fn a_damaged_database_is_named_with_what_to_do() {
     std::fs::write(dir.path().join("nlmd.sqlite"), b"not a database, not at all, but long enough to be read").unwrap();
     let Err(error) = open(dir.path()) else { panic!("a damaged database was taken") };
     assert!(matches!(error, PersistError::Database { .. }));
-    assert!(error.to_string().contains("restore it"), "{error}");
+    assert!(error.to_string().contains("restore nlmd.sqlite"), "{error}");
 }
 
 #[test]
@@ -305,12 +306,12 @@ fn a_remedy_costs_locks_only_where_the_database_itself_is_damaged() {
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE t (a);").unwrap();
     let busy = said(dir.path());
-    assert!(busy.contains("another process has it open") && !busy.contains("move it away"), "{busy}");
+    assert!(busy.contains("another process has it open") && !busy.contains("lose their locks"), "{busy}");
     drop(other);
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     let folder = said(dir.path());
-    assert!(folder.contains("is a directory") && !folder.contains("move it away"), "{folder}");
+    assert!(folder.contains("is a directory") && !folder.contains("lose their locks"), "{folder}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! Nobody knows owners here, so a lock is its file, mode and range, and the comparison is one of
 //! multisets: of three equal shared locks two may be back. A lock counts as back too where a longer
 //! or stronger one that was not there before covers it; that one is then resurrected, since the
-//! server did not know all of it.
+//! server did not know all of it. It is one owner's, and stands for one lock: where it covers several
+//! of which none is back otherwise, they may be one owner's or several owners', so nobody knows which is back.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -55,6 +56,18 @@ pub enum Return {
     Missing,
     /// Nobody knows: then or now it was seen in one look and not in the next.
     Unsure,
+    /// Nobody knows: it is covered by a longer lock that may as well be another's.
+    OneOfSeveral,
+}
+
+impl Return {
+    /// Whether nobody knows.
+    pub fn is_unknown(self) -> bool {
+        match self {
+            Self::Unsure | Self::OneOfSeveral => true,
+            Self::Back | Self::Partly | Self::Missing => false,
+        }
+    }
 }
 
 /// The locks before, one by one, against those held now.
@@ -96,9 +109,13 @@ pub fn compare(before: &Sight, now: &Sight) -> Comparison {
         }
     }
     let unknown: Vec<usize> = used.iter().enumerate().filter(|(_, used)| !**used).map(|(place, _)| place).collect();
-    let mut loose: HashMap<&str, Vec<&Lock>> = HashMap::new();
+    let mut loose: HashMap<&str, Vec<Loose<'_>>> = HashMap::new();
     for lock in unknown.iter().filter_map(|&place| now.locks.get(place)) {
-        loose.entry(&lock.file).or_default().push(lock);
+        loose.entry(&lock.file).or_default().push(Loose { lock, covered: 0, is_sure: !doubts.contains_key(lock) });
+    }
+    for (lock, _) in before.locks.iter().zip(&returns).filter(|(_, fate)| **fate == Return::Missing) {
+        let near = loose.get_mut(lock.file.as_str()).map(Vec::as_mut_slice).unwrap_or_default();
+        near.iter_mut().filter(|now| now.covers(lock)).for_each(|now| now.covered += 1);
     }
     let mut newcomers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (place, local) in now.local.iter().enumerate().filter(|(_, local)| !before.local.contains(local)) {
@@ -106,15 +123,18 @@ pub fn compare(before: &Sight, now: &Sight) -> Comparison {
     }
     let mut thieves = vec![None; before.locks.len()];
     for ((lock, fate), thief) in before.locks.iter().zip(&mut returns).zip(&mut thieves) {
-        if matches!(fate, Return::Back | Return::Unsure) {
+        if *fate != Return::Missing {
             continue;
         }
         let near = loose.get(lock.file.as_str()).map(Vec::as_slice).unwrap_or_default();
-        if near.iter().any(|now| now.covers(lock) && !doubts.contains_key(now)) {
-            *fate = Return::Back;
+        let covering = near.iter().filter(|now| now.covers(lock));
+        let (count, most) = covering.fold((0, 0), |(count, most), now| (count + 1, now.covered.max(most)));
+        if count > 0 {
+            // With as many as that for each lock that they cover, there is one for each of those locks.
+            *fate = if count >= most { Return::Back } else { Return::OneOfSeveral };
             continue;
         }
-        if near.iter().any(|now| now.range().overlaps(lock.range())) {
+        if near.iter().any(|now| now.lock.range().overlaps(lock.range())) {
             *fate = Return::Partly;
         }
         let locals = newcomers.get(lock.file.as_str()).map(Vec::as_slice).unwrap_or_default();
@@ -136,6 +156,21 @@ pub fn compare(before: &Sight, now: &Sight) -> Comparison {
     Comparison { returns, unknown, thieves }
 }
 
+/// A lock held now that is not equal to one before.
+struct Loose<'a> {
+    lock: &'a Lock,
+    /// How many of those that are missing it covers.
+    covered: usize,
+    /// Whether it was seen each time.
+    is_sure: bool,
+}
+
+impl Loose<'_> {
+    fn covers(&self, before: &Lock) -> bool {
+        self.is_sure && self.lock.covers(before)
+    }
+}
+
 fn counted(locks: &[Lock]) -> HashMap<&Lock, usize> {
     let mut counts = HashMap::new();
     for lock in locks {
@@ -146,6 +181,8 @@ fn counted(locks: &[Lock]) -> HashMap<&Lock, usize> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn lock(file: &str, exclusive: bool, start: u64, end: u64) -> Lock {
@@ -195,6 +232,71 @@ mod tests {
         for now in [lock("a", true, 0, 19), lock("a", true, 0, 9)] {
             let seen = compare(&sight(&[lock("a", false, 0, 9)]), &sight(&[now]));
             assert_eq!((seen.returns, seen.unknown), (vec![Return::Back], vec![0]));
+        }
+    }
+
+    #[test]
+    fn one_longer_lock_is_not_the_return_of_several_and_nobody_knows_of_which() {
+        use Return::{Back, Missing, OneOfSeveral};
+        let read = |start, end| lock("a", false, start, end);
+        for (before, now, returns) in [
+            (vec![read(0, 9), read(10, 19)], vec![read(0, 19)], vec![OneOfSeveral; 2]),
+            (vec![read(0, 9), read(0, 9)], vec![read(0, 19)], vec![OneOfSeveral; 2]),
+            (vec![read(0, 9), read(20, 29)], vec![lock("a", true, 0, 29)], vec![OneOfSeveral; 2]),
+            (vec![read(0, 9), read(0, 9)], vec![read(0, 9), read(0, 19)], vec![Back; 2]),
+            (vec![read(0, 9), read(5, 14)], vec![read(0, 19), read(0, 29)], vec![Back; 2]),
+            (vec![read(0, 9), read(5, 24)], vec![read(0, 19)], vec![Back, Return::Partly]),
+            (vec![read(0, 9), lock("b", false, 0, 9)], vec![read(0, 19)], vec![Back, Missing]),
+        ] {
+            assert_eq!(compare(&sight(&before), &sight(&now)).returns, returns, "{before:?} {now:?}");
+        }
+    }
+
+    /// Whether each of these can have a lock of its own among those held now.
+    fn each_has_its_own(before: &[&Lock], now: &[Lock]) -> bool {
+        fn find(
+            wanted: &Lock,
+            before: &[&Lock],
+            now: &[Lock],
+            tried: &mut [bool],
+            given: &mut [Option<usize>],
+            who: usize,
+        ) -> bool {
+            (0..now.len()).any(|place| {
+                if tried[place] || now[place].file != wanted.file || !now[place].covers(wanted) {
+                    return false;
+                }
+                tried[place] = true;
+                let is_free = given[place].is_none_or(|other| find(before[other], before, now, tried, given, other));
+                if is_free {
+                    given[place] = Some(who);
+                }
+                is_free
+            })
+        }
+        let mut given = vec![None; now.len()];
+        (0..before.len()).all(|who| find(before[who], before, now, &mut vec![false; now.len()], &mut given, who))
+    }
+
+    fn locks() -> impl Strategy<Value = Vec<Lock>> {
+        let one = (0..2_u8, any::<bool>(), 0..6_u64, 0..6_u64);
+        let lock = one.prop_map(|(file, exclusive, start, len)| lock(&file.to_string(), exclusive, start, start + len));
+        proptest::collection::vec(lock, 0..8)
+    }
+
+    proptest! {
+        #[test]
+        fn each_lock_that_is_back_has_one_of_its_own_that_is_held_now(before in locks(), now in locks()) {
+            let seen = compare(&sight(&before), &sight(&now));
+            let back: Vec<&Lock> = seen.held().into_iter().map(|place| &before[place]).collect();
+            prop_assert!(each_has_its_own(&back, &now), "{seen:?}");
+            for (lock, fate) in before.iter().zip(&seen.returns) {
+                let count = |all: &[Lock]| all.iter().filter(|other| *other == lock).count();
+                let backs = back.iter().filter(|other| **other == lock).count();
+                prop_assert!(backs >= count(&now).min(count(&before)), "{lock:?}: {seen:?}");
+                let covered = now.iter().any(|held| held.file == lock.file && held.covers(lock));
+                prop_assert!(covered || matches!(fate, Return::Missing | Return::Partly), "{lock:?}: {seen:?}");
+            }
         }
     }
 

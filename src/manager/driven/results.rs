@@ -41,6 +41,7 @@ impl Loss {
         let what = match self.now {
             Return::Partly => "only a part was reclaimed",
             Return::Unsure => "may have been reclaimed or not: other locks come and go too fast to see it",
+            Return::OneOfSeveral => "may have been reclaimed or not: a longer lock that covers it covers others too",
             Return::Missing | Return::Back => "was not reclaimed",
         };
         let thief = self.thief.as_ref().map(|thief| format!("; {} holds {} now", local_name(thief), thief.lock));
@@ -64,7 +65,7 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
             match now_is {
                 // Nobody but its owner has let it go.
                 Return::Missing => counts.released += 1,
-                Return::Unsure => counts.unverified += 1,
+                Return::Unsure | Return::OneOfSeveral => counts.unverified += 1,
                 Return::Back | Return::Partly => {
                     counts.kept += 1;
                     rows.push(LockFate { fate: Fate::Kept, ..lost(lock, *now_is == Return::Partly, None) });
@@ -91,7 +92,7 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) 
         }
         let thief = thief.and_then(|place| now.local.get(place)).cloned();
         let partly = *now_is == Return::Partly;
-        if end.watched && *now_is != Return::Unsure {
+        if end.watched && !now_is.is_unknown() {
             counts.dropped += 1;
             rows.push(lost(lock, partly, thief.as_ref()));
         } else {

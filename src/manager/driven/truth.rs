@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::backend::{Backend, GraceEnd, refused};
-use super::compare::{Return, Sight, compare};
+use super::compare::{Sight, compare};
 use super::record::{Coded, Phase, RunRecord};
 use super::results::{End, Loss, result, unverified};
 use super::vault::Vault;
@@ -247,7 +247,7 @@ impl<B: Backend> Driven<B> {
         // be somebody else's new one.
         let after = self.backend.sight().await?;
         let dropped = run.result.as_ref().map_or(0, |found| found.0.result.counts.dropped);
-        let all = losses.iter().filter(|loss| dropped > 0 && loss.now != Return::Unsure);
+        let all = losses.iter().filter(|loss| dropped > 0 && !loss.now.is_unknown());
         let late: Vec<&Loss> = all.filter(|loss| after.locks.contains(&loss.lock)).collect();
         let is_late = |row: &LockFate| {
             late.iter().any(|loss| loss.lock.range() == row.range && loss.lock.file.as_bytes() == row.file.as_slice())

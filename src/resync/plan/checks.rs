@@ -1,6 +1,6 @@
 //! What a request is checked against, and which clients it means.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -131,8 +131,19 @@ pub(super) struct InScope {
 /// # Errors
 /// One is not; the message names it, the remedy what is like it.
 pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) -> Result<(), Failure> {
+    let mut known = Index::default();
+    for row in clients {
+        known.add_name(&row.name);
+        known.addresses.extend(row.addresses.as_slice());
+    }
     for (wanted, text) in scope.clients.as_slice().iter().zip(asked) {
-        if !clients.iter().any(|row| names(wanted, row)) {
+        let is_known = match (&wanted.name.0, &wanted.address.0) {
+            (None, None) => false,
+            (Some(name), None) => known.has_name(name),
+            (None, Some(address)) => known.addresses.contains(address),
+            (Some(_), Some(_)) => clients.iter().any(|row| names(wanted, row)),
+        };
+        if !is_known {
             let near = near(text, clients);
             let remedy = if near.is_empty() {
                 "see `nlmctl clients` for those it knows".to_owned()
@@ -143,6 +154,45 @@ pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) ->
         }
     }
     Ok(())
+}
+
+/// Names and addresses to find others among: ten thousand clients may be asked for, of as many.
+#[derive(Debug, Default)]
+struct Index {
+    full: HashSet<String>,
+    short: HashSet<String>,
+    addresses: HashSet<Address>,
+}
+
+impl Index {
+    fn add_name(&mut self, name: &CallerName) {
+        let (full, short) = name.folded();
+        self.full.insert(full);
+        self.short.insert(short);
+    }
+    /// Whether it has one that matches.
+    fn has_name(&self, name: &CallerName) -> bool {
+        let (full, short) = name.folded();
+        self.full.contains(&full) || self.full.contains(&short) || self.short.contains(&full)
+    }
+}
+
+/// The clients that the scope names.
+fn named<'a>(wanted: &[ClientRef], clients: &'a [ClientRow]) -> Vec<&'a ClientRow> {
+    let (mut index, mut by_both) = (Index::default(), Vec::new());
+    for client in wanted {
+        match (&client.name.0, client.address.0) {
+            (Some(name), None) => index.add_name(name),
+            (None, Some(address)) => drop(index.addresses.insert(address)),
+            (Some(_), Some(_)) | (None, None) => by_both.push(client),
+        }
+    }
+    let is_named = |row: &&ClientRow| {
+        index.has_name(&row.name)
+            || row.addresses.as_slice().iter().any(|address| index.addresses.contains(address))
+            || by_both.iter().any(|client| names(client, row))
+    };
+    clients.iter().filter(is_named).collect()
 }
 
 pub(super) fn chosen<'a>(
@@ -160,12 +210,8 @@ pub(super) fn chosen<'a>(
         }
     };
     let wanted = scope.clients.as_slice();
-    Ok(seen
-        .clients
-        .iter()
-        .filter(|row| wanted.is_empty() || wanted.iter().any(|client| names(client, row)))
-        .map(|row| (row, counts(row)))
-        .collect())
+    let rows = if wanted.is_empty() { seen.clients.iter().collect() } else { named(wanted, seen.clients) };
+    Ok(rows.into_iter().map(|row| (row, counts(row))).collect())
 }
 
 impl std::ops::Add for InScope {
@@ -306,4 +352,74 @@ pub fn own_mounts_allow(own_locks_lost: bool, all_loopback: bool, mounts: &[Loca
         ),
         "unmount them, mount them with nolock or NFSv4, or agree to lose those locks with --own-locks-lost",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row(name: &str, address: &str) -> ClientRow {
+        ClientRow {
+            name: CallerName::new(name).unwrap(),
+            addresses: List::clipped(vec![Address(address.parse().unwrap())]),
+            server_addresses: List::default(),
+            nsm_state: crate::wire::types::NsmState(3),
+            monitored: true,
+            shared_address: false,
+            locks: 1,
+            unmonitored: 0,
+            waiters: 0,
+            suspicions: List::default(),
+        }
+    }
+
+    fn wanted(name: Option<String>, address: Option<String>) -> ClientRef {
+        let name = name.map(|name| CallerName::new(&name).unwrap());
+        ClientRef { name: Maybe(name), address: Maybe(address.map(|address| Address(address.parse().unwrap()))) }
+    }
+
+    fn a_name() -> impl Strategy<Value = String> {
+        proptest::collection::vec(prop::sample::select(vec!["a", "A", "b", "10", "0", "1", "x"]), 1..5)
+            .prop_flat_map(|parts| any::<bool>().prop_map(move |dot| parts.join(".") + if dot { "." } else { "" }))
+    }
+
+    fn an_address() -> impl Strategy<Value = String> {
+        (1..5_u8).prop_map(|last| format!("10.0.0.{last}"))
+    }
+
+    proptest! {
+        #[test]
+        fn those_named_are_those_that_each_reference_alone_would_name(
+            rows in proptest::collection::vec((a_name(), an_address()), 0..8),
+            refs in proptest::collection::vec((proptest::option::of(a_name()), proptest::option::of(an_address())), 0..6),
+        ) {
+            let rows: Vec<ClientRow> = rows.iter().map(|(name, address)| row(name, address)).collect();
+            let refs: Vec<ClientRef> = refs.into_iter().map(|(name, address)| wanted(name, address)).collect();
+            let by_walk: Vec<&ClientRow> =
+                rows.iter().filter(|row| refs.iter().any(|client| names(client, row))).collect();
+            prop_assert_eq!(named(&refs, &rows), by_walk);
+            for client in refs {
+                let is_known = rows.iter().any(|row| names(&client, row));
+                let scope = Scope { clients: List::clipped(vec![client]), files: List::default() };
+                prop_assert_eq!(refuse_unknown(&scope, &["it".to_owned()], &rows).is_ok(), is_known);
+            }
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_names_are_found_among_as_many_clients_without_a_walk_for_each() {
+        let each = 0..100_000_u32;
+        let rows: Vec<ClientRow> = each
+            .clone()
+            .map(|n| row(&format!("node{n}.Example.org"), &std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string()))
+            .collect();
+        let asked: Vec<String> =
+            each.map(|n| format!("NODE{n}{}", if n % 2 == 0 { "" } else { ".example.org." })).collect();
+        let refs: Vec<ClientRef> = asked.iter().map(|name| wanted(Some(name.clone()), None)).collect();
+        assert_eq!(named(&refs, &rows).len(), rows.len());
+        let scope = Scope { clients: List::clipped(refs), files: List::default() };
+        refuse_unknown(&scope, &asked, &rows).unwrap();
+    }
 }
