@@ -15,7 +15,7 @@
 //! | `flags` | the command line |
 //! | `settings`, `server` | the same as values: start and stop, also inside another program |
 //! | `sockets` | what is listened on; the ports file |
-//! | `gate`, `dispatch` | who may call what |
+//! | `gate`, `dispatch`, `called` | who may call what; who has called since a run began |
 //! | `nlm_service`, `nsm_service` | bytes to the table and back |
 //! | `table` | the owner of the lock table; start reading there |
 //! | `log` | lines on stderr, bounded whatever hosts cause |
@@ -27,6 +27,7 @@
 //! | `statd` | this host's rpc.statd as the status monitor |
 //! | `persist` | what survives a crash |
 //! | `registry` | rpcbind's entries |
+//! | `resolver` | where hosts of a name are |
 //! | `recovery` | what a start does about the life before |
 //!
 //! To stop (nlmd does on SIGTERM and SIGINT): sockets take nothing new, open calls are finished, rpcbind forgets
@@ -34,6 +35,7 @@
 
 pub mod answers;
 pub mod callbacks;
+pub mod called;
 pub mod dispatch;
 pub mod embed;
 pub mod flags;
@@ -46,6 +48,7 @@ pub mod ofd;
 pub mod persist;
 pub mod recovery;
 pub mod registry;
+pub mod resolver;
 mod server;
 mod settings;
 pub mod sockets;

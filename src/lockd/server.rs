@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::answers::Answers;
 use super::callbacks::{self, Callbacks};
+use super::called::Called;
 use super::embed::Embedding;
 use super::flags::NsmKind;
 use super::gate::Gate;
@@ -156,6 +157,7 @@ impl Server {
         let (records, to_tell) = (std::mem::take(&mut found.local_monitors), std::mem::take(&mut found.to_tell));
         let monitors = found.monitors.clone();
         let recovery_until = (!monitors.is_empty()).then(|| clock.now() + settings.grace);
+        let called = Called::default();
         let (table, owner) = table::spawn(Setup {
             clock,
             table: LockTable::new(settings.limits),
@@ -163,6 +165,8 @@ impl Server {
             callbacks: callbacks.clone(),
             instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
             names: names.clone(),
+            called: called.clone(),
+            rpcbind_port: settings.rpcbind_port,
             nsm_state,
             found,
             statd,
@@ -184,7 +188,7 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let ports = sockets.ports();
         let rules = settings.rules();
-        let gate = Arc::new(Gate::new(settings.allow, rules));
+        let gate = Arc::new(Gate::new(settings.allow, rules, called.clone()));
         let cache = shared_cache(CacheLimits::default());
         let answers = Answers::new(callbacks, &sockets.nlm.udp);
         let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), answers, gate: gate.clone() });

@@ -8,8 +8,8 @@
 //! - In a run a reclaim that only a pending lock stands against, from the same source address, with the same
 //!   svid (a share: the same owner handle), exactly the same range and mode, is that lock's owner's. It
 //!   adopts the lock, once: from then on the lock is held by the new spelling, and the old one is refused.
-//! - From another address that is no proof: two machines may have one name. The reclaim is a conflict, and
-//!   the pending lock is kept whatever the policy is, for it may be a live one of a machine that moved.
+//! - From another address that is no proof: two machines may have one name. Unless the machine was found to have
+//!   moved ([`moves`](super::moves)), the reclaim is a conflict, and the pending lock is kept whatever the policy is.
 //! - Outside of a run the new spelling takes over all that its sibling has, as one step, when it gives up a range
 //!   in which it has nothing and the sibling has something, or when only siblings are in the way of what it asks
 //!   for. Siblings have equal source and server addresses, transport, version and svid, and names with an equal
@@ -71,7 +71,7 @@ struct Place {
 type Sibling = (OwnerId, Vec<FileId>);
 
 impl LockTable {
-    fn spelling(&self, owner: OwnerId) -> Option<(&OwnerKey, &Client)> {
+    pub(super) fn spelling(&self, owner: OwnerId) -> Option<(&OwnerKey, &Client)> {
         let key = self.owners.key(owner)?;
         Some((key, self.clients.get(key.client)?))
     }
