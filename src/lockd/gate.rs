@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock};
 
 use ipnet::IpNet;
 
+use super::called::Called;
 use super::dispatch::Rules;
 use crate::rpc::server::{CallContext, Peer};
 use crate::wire::scope;
@@ -14,14 +15,15 @@ use crate::wire::scope;
 #[derive(Debug, Default)]
 pub struct Gate {
     allowed: RwLock<Vec<IpNet>>,
+    called: Called,
     /// What the dispatch table needs to know besides.
     pub rules: Rules,
 }
 
 impl Gate {
     /// Of `--allow`, and of the other flags that say who may call.
-    pub fn new(allowed: Vec<IpNet>, rules: Rules) -> Self {
-        Self { allowed: RwLock::new(allowed), rules }
+    pub fn new(allowed: Vec<IpNet>, rules: Rules, called: Called) -> Self {
+        Self { allowed: RwLock::new(allowed), called, rules }
     }
 
     /// Other networks from now on.
@@ -29,12 +31,13 @@ impl Gate {
         *self.allowed.write().unwrap_or_else(PoisonError::into_inner) = allowed;
     }
 
-    /// The caller's address and port, if it may call.
+    /// The caller's address and port, if it may call. It is noted that it did.
     pub fn admit(&self, cx: &CallContext) -> Option<SocketAddr> {
         let Peer::Inet(peer) = cx.peer else { return None };
         let address = peer.ip().to_canonical();
         // rpc.statd calls from here, and would not say that nobody answers.
         if self.allows(address) || (self.rules.statd && address.is_loopback()) {
+            self.called.note(address);
             return Some(SocketAddr::new(address, peer.port()));
         }
         tracing::debug!(%address, "a call from outside the allowed networks is not answered");
@@ -55,13 +58,13 @@ mod tests {
     #[test]
     fn only_allowed_networks_pass_and_none_given_means_everybody() {
         let networks = vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
-        let gate = Gate::new(networks, Rules::default());
+        let gate = Gate::new(networks, Rules::default(), Called::default());
         assert!(gate.allows("192.0.2.9".parse().unwrap()));
         assert!(gate.allows("2001:db8::1".parse().unwrap()));
         assert!(!gate.allows("198.51.100.1".parse().unwrap()));
         gate.allow(vec!["198.51.100.0/24".parse().unwrap()]);
         assert!(gate.allows("198.51.100.1".parse().unwrap()) && !gate.allows("192.0.2.9".parse().unwrap()));
-        let link = Gate::new(vec!["fe80::/64".parse().unwrap()], Rules::default());
+        let link = Gate::new(vec!["fe80::/64".parse().unwrap()], Rules::default(), Called::default());
         assert!(link.allows(scope::parse("fe80::9%2").unwrap()), "on whatever interface");
         assert!(Gate::default().allows("198.51.100.1".parse().unwrap()));
     }

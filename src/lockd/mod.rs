@@ -16,7 +16,7 @@
 //! | `flags`, `config_file` | the command line, and the file behind it |
 //! | `settings`, `server` | the same as values: start and stop, also inside another program |
 //! | `sockets` | what is listened on; the ports file |
-//! | `gate`, `dispatch` | who may call what |
+//! | `gate`, `dispatch`, `called` | who may call what; who has called since a run began |
 //! | `nlm_service`, `nsm_service` | bytes to the table and back |
 //! | `table` | the owner of the lock table; start reading there |
 //! | `log` | lines on stderr, bounded whatever hosts cause |
@@ -35,6 +35,7 @@
 
 pub mod answers;
 pub mod callbacks;
+pub mod called;
 mod config_file;
 mod daemon;
 pub mod dispatch;

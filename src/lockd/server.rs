@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::answers::Answers;
 use super::callbacks::{self, Callbacks};
+use super::called::Called;
 use super::embed::Embedding;
 use super::flags::NsmKind;
 use super::gate::Gate;
@@ -180,6 +181,7 @@ impl Server {
         let (names_told, names_now) = watch::channel(names.clone());
         let owes_grace = !monitors.is_empty() || found.may_lack_clients;
         let recovery_until = owes_grace.then(|| clock.now() + settings.grace);
+        let called = Called::default();
         let (table, owner) = table::spawn(Setup {
             clock,
             table: LockTable::new(settings.limits),
@@ -187,6 +189,8 @@ impl Server {
             callbacks: callbacks.clone(),
             instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
             names: names_now.clone(),
+            called: called.clone(),
+            rpcbind_port: settings.rpcbind_port,
             nsm_state,
             found,
             statd,
@@ -208,7 +212,7 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let ports = sockets.ports();
         let rules = settings.rules();
-        let gate = Arc::new(Gate::new(settings.allow, rules));
+        let gate = Arc::new(Gate::new(settings.allow, rules, called.clone()));
         let cache = shared_cache(CacheLimits::default());
         let answers = Answers::new(callbacks, &sockets.nlm.udp);
         let reload = Reload { names: names_told, gate: gate.clone() };

@@ -158,6 +158,24 @@ pub enum Handled {
         /// The step is this call's; otherwise it is one that was under way already.
         asked: bool,
     },
+    /// A reclaim meets a pending lock of another address, whose host may have moved: find out, and give the call
+    /// again with [`Outside::Moved`] or [`Outside::NotMoved`].
+    HasMoved(Move),
+}
+
+/// Whether a host has moved.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Move {
+    /// As which client it is known.
+    pub client: ClientId,
+    /// Where it called from before the run.
+    pub from: IpAddr,
+    /// Where a host of its name calls from now.
+    pub to: IpAddr,
+    /// What it calls itself: its first name, and the present one if that is another.
+    pub names: Vec<CallerName>,
+    /// The server address that it called then.
+    pub server_address: IpAddr,
 }
 
 /// A grant to a waiter that is not confirmed yet.
@@ -226,16 +244,20 @@ pub enum MirrorAnswer {
     NotBegun,
 }
 
-/// What the other domain said to the step that a call had to wait for.
+/// What was said outside to what a call had to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Outside {
-    /// Nothing, or yes.
+    /// Nothing; or the other lock domain consents.
     #[default]
     Unasked,
-    /// A holder there is in the way.
+    /// A holder in the other domain is in the way.
     Conflict,
-    /// It could not be asked.
+    /// The other domain could not be asked.
     Failed,
+    /// The host of this client is at the caller's address by now.
+    Moved(ClientId),
+    /// As far as is known, no host has moved to the caller's address.
+    NotMoved,
 }
 
 /// What a waiter's client said to GRANTED.

@@ -90,6 +90,11 @@ impl LockTable {
         self.is_settling() && self.segments().overlapping(file, range).any(|s| accept(s) && self.is_pending(file, s))
     }
 
+    /// When the active run is over, as activity has moved that.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.run.as_ref().map(Run::deadline)
+    }
+
     /// Milliseconds until the grace ends by itself; 0 when open.
     pub fn grace_remaining(&self, now: Duration) -> Duration {
         let end = self.run.as_ref().map(Run::deadline).or(self.recovery_until);

@@ -7,7 +7,7 @@
 //! ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task owns the table; nothing in
 //! it waits.
 //!
-//! What is done with it: calls ([`requests`], [`spellings`], [`offers`], [`silence`], [`consent`]), notices
+//! What is done with it: calls ([`requests`], [`spellings`], [`moves`], [`offers`], [`silence`], [`consent`]), notices
 //! ([`reboots`]), runs ([`grace`], [`settle`]), and what an operator asks for ([`listing`], [`release`]). These
 //! files know the table and what is in it, and import nothing of each other (but `release`, which frees what is
 //! listed).
@@ -46,6 +46,7 @@ mod late_window;
 mod listing;
 mod long_waits;
 mod mirror;
+mod moves;
 mod offers;
 mod owners;
 mod ranges;

@@ -1,22 +1,29 @@
 //! Owners, each stored once: a lock carries a number.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 
 use slab::Slab;
 
 use super::api::{ClientId, Process, Via};
-use super::segment::OwnerId;
+use super::segment::{Kind, OwnerId};
 use super::segments::Change;
+use crate::wire::types::{OwnerHandle, Transport};
 
 /// Whose a lock is. Equal svid and oh over another path are another process: a host numbers its processes
 /// afresh for each server address, transport and version. What may be taken for the same one all the
 /// same is said in [`spellings`](super::spellings).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+///
+/// In their order the owners of one process number of a client stand together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct OwnerKey {
     pub(super) client: ClientId,
-    pub(super) via: Via,
     pub(super) process: Process,
+    pub(super) via: Via,
 }
+
+/// No path comes before this one.
+const FIRST: Via = Via { server_address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), transport: Transport::Udp, version: 0 };
 
 #[derive(Debug)]
 struct Slot {
@@ -30,7 +37,7 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct Owners {
     slots: Slab<Slot>,
-    by_key: HashMap<OwnerKey, OwnerId>,
+    by_key: BTreeMap<OwnerKey, OwnerId>,
     /// Former spellings, and the owner that has each of them, while there is that owner.
     replaced: HashMap<OwnerKey, OwnerId>,
 }
@@ -49,6 +56,15 @@ impl Owners {
 
     pub(super) fn find(&self, key: &OwnerKey) -> Option<OwnerId> {
         self.by_key.get(key).copied()
+    }
+
+    /// The client's owners that number their process alike, as locks or shares of this kind do.
+    pub(super) fn of_process(&self, client: ClientId, process: &Process, kind: Kind) -> impl Iterator<Item = OwnerId> {
+        let Process { svid, oh } = process.clone();
+        let oh = if matches!(kind, Kind::Share { .. }) { oh } else { OwnerHandle::default() };
+        let first = OwnerKey { client, process: Process { svid, oh }, via: FIRST };
+        let owners = self.by_key.range(first..).take_while(move |(key, _)| key.client == client);
+        owners.take_while(move |(key, _)| is_same_process(&key.process, process, kind)).map(|(_, id)| *id)
     }
 
     pub(super) fn acquire(&mut self, id: OwnerId) {
@@ -106,5 +122,13 @@ impl Owners {
     #[cfg(test)]
     pub(super) fn references(&self) -> impl Iterator<Item = (OwnerId, usize)> {
         self.slots.iter().map(|(n, slot)| (OwnerId(n), slot.references))
+    }
+}
+
+/// Whether two owners number their process alike. Shares have no number: their owner handle stands for it.
+pub(super) fn is_same_process(a: &Process, b: &Process, kind: Kind) -> bool {
+    match kind {
+        Kind::Range { .. } => a.svid == b.svid,
+        Kind::Share { .. } => a.oh == b.oh,
     }
 }

@@ -167,7 +167,7 @@ impl LockTable {
         let client = self.find(row.address.0, &row.name)?;
         let via = Via { server_address: row.server_address.0, transport: row.transport, version: row.version };
         let process = Process { svid: row.svid, oh: row.oh.clone() };
-        Some((client, self.owners.find(&OwnerKey { client, via, process })?))
+        Some((client, self.owners.find(&OwnerKey { client, process, via })?))
     }
 
     /// Gives how many blocked requests were served.

@@ -26,8 +26,8 @@ impl LockTable {
         self.handle_after(now, caller, call, Outside::Unasked)
     }
 
-    /// The same for a call that had asked the other lock domain for what it needs
-    /// ([`Handled::Outside`]), with the answer.
+    /// The same for a call that had to wait for something outside ([`Handled::Outside`], [`Handled::HasMoved`]), with
+    /// the answer.
     pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
         self.hear_of(now, caller.client);
         let Some((process, handle, range, kind)) = call.subject() else { return self.free_all_of(caller.client) };
@@ -153,7 +153,9 @@ impl LockTable {
         let lacking = self.lacking(want);
         if !lacking.is_empty() {
             return match want.outside {
-                Outside::Unasked => Handled::Outside { asked: self.take_outside(want.file, lacking, None) },
+                Outside::Unasked | Outside::Moved(_) | Outside::NotMoved => {
+                    Handled::Outside { asked: self.take_outside(want.file, lacking, None) }
+                }
                 Outside::Conflict => Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie))),
                 Outside::Failed => Handled::Reply(Verdict::NoLocks),
             };
@@ -171,11 +173,19 @@ impl LockTable {
         if self.is_settling() {
             return Handled::Wait;
         }
-        let elsewhere = self.pending_elsewhere(want);
+        let mut elsewhere = self.pending_elsewhere(want);
         let conflict = self.in_the_way(want).find(|s| Some(**s) != elsewhere).copied();
         if let Some(other) = conflict {
-            self.spare_if_it_moved(want, &other);
-            return self.refuse_reclaim(want, Some((other.owner, other.range)), "has it");
+            let question = self.may_have_moved(want, &other);
+            if question.as_ref().and_then(|question| want.knows_of(question)) == Some(true) {
+                elsewhere = Some(other);
+            } else {
+                self.spare_if_it_moved(want, &other);
+                return match question.filter(|question| want.knows_of(question).is_none()) {
+                    Some(question) => Handled::HasMoved(question),
+                    None => self.refuse_reclaim(want, Some((other.owner, other.range)), "has it"),
+                };
+            }
         }
         if let Some(segment) = elsewhere {
             self.adopt(want.file, &segment, want.lock);
@@ -204,7 +214,9 @@ impl LockTable {
         let lacking = self.lacking(want);
         if !lacking.is_empty() {
             return match want.outside {
-                Outside::Unasked => Handled::Outside { asked: self.take_outside(want.file, lacking, None) },
+                Outside::Unasked | Outside::Moved(_) | Outside::NotMoved => {
+                    Handled::Outside { asked: self.take_outside(want.file, lacking, None) }
+                }
                 Outside::Conflict => self.refuse_reclaim(want, None, "somebody who does not use NLM has it"),
                 Outside::Failed => Handled::Reply(Verdict::NoLocks),
             };

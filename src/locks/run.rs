@@ -351,6 +351,12 @@ impl Run {
         self.counts.pending > 0 && now < self.owed.min(self.latest)
     }
 
+    /// Whether a notice of this run reached the client where it called from.
+    pub(super) fn has_acked(&self, client: ClientId) -> bool {
+        let tally = self.index.get(&client).and_then(|place| self.tallies.get(*place));
+        tally.is_some_and(|tally| tally.acked_at.is_some())
+    }
+
     /// The client was reclaiming while the run was about to end.
     pub(super) fn is_claiming(&mut self, client: ClientId) {
         if let Some(tally) = self.tally_mut(client) {

@@ -8,8 +8,8 @@
 //! - In a run a reclaim that only a pending lock stands against, from the same source address, with the same
 //!   svid (a share: the same owner handle), exactly the same range and mode, is that lock's owner's. It
 //!   adopts the lock, once: from then on the lock is held by the new spelling, and the old one is refused.
-//! - From another address that is no proof: two machines may have one name. The reclaim is a conflict, and
-//!   the pending lock is kept whatever the policy is, for it may be a live one of a machine that moved.
+//! - From another address that is no proof: two machines may have one name. Unless the machine was found to have
+//!   moved ([`moves`](super::moves)), the reclaim is a conflict, and the pending lock is kept whatever the policy is.
 //! - Outside of a run the new spelling takes over all that its sibling has, as one step, when it gives up a range
 //!   in which it has nothing and the sibling has something, or when only siblings are in the way of what it asks
 //!   for. Siblings have equal source and server addresses, transport, version and svid, and names with an equal
@@ -32,7 +32,7 @@ use std::net::IpAddr;
 
 use super::api::{Call, ClientId, Process, Via};
 use super::clients::Client;
-use super::owners::OwnerKey;
+use super::owners::{OwnerKey, is_same_process};
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
 use super::table::LockTable;
@@ -44,6 +44,8 @@ use crate::wire::types::{ByteRange, CallerName, NsmState};
 const MAX_NAMES: usize = 16;
 /// Most spellings that an owner has had.
 const MAX_FORMER: usize = 16;
+/// Most owners at an address that are looked at to find what a call gives up.
+const MAX_OTHERS: usize = 1_000;
 /// Most files and segments of it that are looked at to move an owner's. The table serves no other call in that step.
 const MAX_LOOKED_AT: usize = 10_000;
 
@@ -71,7 +73,7 @@ struct Place {
 type Sibling = (OwnerId, Vec<FileId>);
 
 impl LockTable {
-    fn spelling(&self, owner: OwnerId) -> Option<(&OwnerKey, &Client)> {
+    pub(super) fn spelling(&self, owner: OwnerId) -> Option<(&OwnerKey, &Client)> {
         let key = self.owners.key(owner)?;
         Some((key, self.clients.get(key.client)?))
     }
@@ -201,7 +203,10 @@ impl LockTable {
     /// Those in the way, if only siblings are.
     fn siblings_in_the_way(&self, speaker: &Speaker<'_>, Place { file, range, kind }: Place) -> Vec<OwnerId> {
         let mut siblings = Vec::new();
-        for segment in self.excluding(file, speaker.owner, range, kind) {
+        for (number, segment) in self.excluding(file, speaker.owner, range, kind).enumerate() {
+            if number >= MAX_LOOKED_AT {
+                return Vec::new();
+            }
             if siblings.last() == Some(&segment.owner) || siblings.contains(&segment.owner) {
                 continue;
             }
@@ -218,36 +223,44 @@ impl LockTable {
         if speaker.owner.is_some_and(|owner| self.has_some_of(owner, place, call)) {
             return Vec::new();
         }
-        let mut siblings = Vec::new();
-        for (owner, lock) in self.all_at(place, speaker.address) {
-            if siblings.len() < MAX_FORMER
-                && Some(owner) != speaker.owner
-                && !siblings.contains(&owner)
-                && lock.kind.same_sort(place.kind)
-                && self.is_spelling_of(owner, speaker, place.kind)
-            {
-                siblings.push(owner);
-            }
-        }
-        siblings
+        let siblings = self.others(speaker, place.kind).filter(|owner| {
+            self.is_spelling_of(*owner, speaker, place.kind)
+                && (self.holds(*owner, place, false) || self.waits(*owner, place, false))
+        });
+        siblings.take(MAX_FORMER).collect()
     }
 
     /// Whether the owner itself has something to give up there.
-    fn has_some_of(&self, owner: OwnerId, Place { file, range, kind }: Place, call: &Call) -> bool {
-        let there = |lock: &Segment| lock.range.overlaps(range) && lock.kind.same_sort(kind);
-        let holds = || self.segments().owned_in(file, owner, range).any(there);
-        self.waiters.find(owner, file, |w| there(&w.want.lock)).is_some()
-            || (!matches!(call, Call::Cancel(_)) && holds())
+    fn has_some_of(&self, owner: OwnerId, place: Place, call: &Call) -> bool {
+        self.waits(owner, place, false) || (!matches!(call, Call::Cancel(_)) && self.holds(owner, place, false))
     }
 
-    /// All that is held or pending in the range, and what is waited for from that address. Others may have many
-    /// requests in the file, and are no siblings.
-    fn all_at(&self, place: Place, address: IpAddr) -> impl Iterator<Item = (OwnerId, Segment)> {
-        let holds = self.segments().overlapping(place.file, place.range).copied();
-        let waiters = self.clients.at(address).iter().flat_map(|client| self.waiters.of_client(*client));
-        let waiting = waiters.map(|(_, waiter)| waiter.want).filter(move |want| want.file == place.file);
-        let all = holds.chain(waiting.map(|want| want.lock).filter(move |lock| lock.range.overlaps(place.range)));
-        all.filter(move |lock| lock.kind.same_sort(place.kind)).map(|lock| (lock.owner, lock))
+    /// Whether the owner has something there, or `just` that. The first segment tells, however many there are.
+    fn holds(&self, owner: OwnerId, Place { file, range, kind }: Place, just: bool) -> bool {
+        let byte = |byte| ByteRange { start: byte, end: byte };
+        let looked_at = match kind {
+            // A share is of the whole file, and few locks reach its last byte.
+            Kind::Share { .. } => byte(u64::MAX),
+            Kind::Range { .. } if just => byte(range.start),
+            Kind::Range { .. } => range,
+        };
+        let mut there = self.segments().owned_in(file, owner, looked_at);
+        there.any(|s| s.kind.same_sort(kind) && (!just || s.range == range))
+    }
+
+    fn waits(&self, owner: OwnerId, Place { file, range, kind }: Place, just: bool) -> bool {
+        let there = |lock: &Segment| lock.range.overlaps(range) && lock.kind.same_sort(kind);
+        let waiter = self.waiters.find(owner, file, |w| there(&w.want.lock) && (!just || w.want.lock.range == range));
+        waiter.is_some()
+    }
+
+    /// The other owners at the address that number their process alike: of its clients, whatever they call themselves.
+    /// So what others have in the file costs nothing.
+    fn others(&self, speaker: &Speaker<'_>, kind: Kind) -> impl Iterator<Item = OwnerId> {
+        let (me, process) = (speaker.owner, speaker.process);
+        let clients = self.clients.at(speaker.address).iter().take(MAX_OTHERS);
+        let owners = clients.flat_map(move |client| self.owners.of_process(*client, process, kind));
+        owners.filter(move |owner| Some(*owner) != me).take(MAX_OTHERS)
     }
 
     /// Whether the other owner has all in common with the caller but its owner handle and the spelling of its name.
@@ -420,14 +433,11 @@ impl LockTable {
     /// Whose the lock or request may be that the caller gives up. It may be the caller's, and then it is stuck. Of a
     /// caller with another host's name it must be exactly that, and the caller must have had nothing.
     fn may_mean(&self, speaker: &Speaker<'_>, place: Place, found: bool) -> Option<(ClientId, String)> {
-        let may_be_its = |(owner, lock): &(OwnerId, Segment)| {
-            let Some((key, client)) = self.spelling(*owner) else { return false };
-            Some(*owner) != speaker.owner
-                && client.address == speaker.address
-                && is_same_process(&key.process, speaker.process, place.kind)
-                && ((lock.range == place.range && !found) || self.is_spelling_of(*owner, speaker, place.kind))
+        let may_be_its = |owner: &OwnerId| {
+            let has = |just| self.holds(*owner, place, just) || self.waits(*owner, place, just);
+            if self.is_spelling_of(*owner, speaker, place.kind) { has(false) } else { !found && has(true) }
         };
-        let (owner, _) = self.all_at(place, speaker.address).find(may_be_its)?;
+        let owner = self.others(speaker, place.kind).find(may_be_its)?;
         let why = format!("{} at its address gives up what it has under another owner handle or name", speaker.name);
         Some((self.owners.key(owner)?.client, why))
     }
@@ -457,12 +467,4 @@ fn is_one_life(numbers: impl IntoIterator<Item = NsmState>) -> bool {
 /// Whether one host may be called both: the first labels are equal without regard to case.
 fn is_same_host(a: &CallerName, b: &CallerName) -> bool {
     a.short().eq_ignore_ascii_case(b.short())
-}
-
-/// Whether two owners number their process alike. Shares have no number: their owner handle stands for it.
-fn is_same_process(a: &Process, b: &Process, kind: Kind) -> bool {
-    match kind {
-        Kind::Range { .. } => a.svid == b.svid,
-        Kind::Share { .. } => a.oh == b.oh,
-    }
 }

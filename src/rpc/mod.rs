@@ -7,7 +7,8 @@
 //! back; [`reply_cache`] remembers answers, so that a call that came twice is executed once;
 //! [`rpcbind`] finds and registers ports; [`program`] finds a program and calls it; [`fanout`]
 //! does that on thousands of hosts at once; [`control`] serves the control protocol; `resolver` finds the
-//! addresses of names; [`pulse`] tells whether this process ran all the time.
+//! addresses of names; [`silence`] asks whether a host says anything at all; [`pulse`] tells whether this process ran
+//! all the time.
 //!
 //! **Who owns what.** A socket has one reading task. Calls run in tasks of their own, bounded by
 //! [`server::Limits`]. The reply cache is shared behind a mutex that is never held across an await.
@@ -37,6 +38,7 @@ pub mod rpcbind;
 pub mod server;
 mod service;
 mod sharded;
+pub mod silence;
 mod stream;
 pub mod udp;
 mod xids;

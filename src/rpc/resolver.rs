@@ -24,6 +24,8 @@ use crate::wire::types::CallerName;
 
 /// Most names being resolved at a time: each takes a thread.
 const PLACES: usize = 32;
+/// How long the resolver may take for a name that something waits for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Most addresses of a name that count (getaddrinfo gives each once for each kind of socket).
 const MOST_ADDRESSES: usize = 3 * 16;
 /// A resolver that answers nothing for so long is stuck, as far as a name can tell that waits for a place.
@@ -56,6 +58,11 @@ static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| Resolver::new(PLACES));
 /// and then `patience` for the answer. It may be dropped at any time.
 pub(crate) async fn addresses(name: &CallerName, patience: Duration) -> Resolved {
     RESOLVER.addresses(name, patience).await
+}
+
+/// The same where it does not matter why a name has no address. Takes no longer than `within` in all.
+pub(crate) async fn look_up(name: &CallerName, within: Duration) -> Vec<IpAddr> {
+    timeout(within, addresses(name, within)).await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// The same for many names at once. What is not known `within` that time is unanswered.

@@ -58,6 +58,21 @@ struct Inbox {
     ready: VecDeque<Datagram>,
 }
 
+/// What the network has reported (by ICMP) on a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Where the datagram was sent.
+    pub to: SocketAddr,
+    /// Nobody listens on that port.
+    pub refused: bool,
+    /// There is no such host, says a router, or this machine of its own network.
+    pub nobody_is_there: bool,
+}
+
+/// Type and code of "host unreachable" (RFC 792) and "address unreachable" (RFC 4443).
+const ICMP_NO_HOST: (u8, u8) = (3, 1);
+const ICMP6_NO_HOST: (u8, u8) = (1, 3);
+
 impl UdpEndpoint {
     /// Binds; port 0 is any free one. An IPv6 socket takes IPv6 only. Wants a tokio runtime.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
@@ -236,20 +251,24 @@ impl UdpEndpoint {
     /// Destinations of which the network said "nobody listens there" (ICMP port unreachable) since
     /// the last call. Anybody who knows our port can forge that: it is a hint, not a proof.
     pub fn take_refused(&self) -> Vec<SocketAddr> {
-        let mut refused = Vec::new();
+        self.take_reports().into_iter().filter(|report| report.refused).map(|report| report.to).collect()
+    }
+
+    /// What the network reported since the last call, on which the same holds.
+    pub fn take_reports(&self) -> Vec<Report> {
+        let mut reports = Vec::new();
         // As many as could be there at once; a flood of them does not hold up the caller.
         for _ in 0..MAX_ERRORS {
             match self.next_report() {
-                Ok(Some((destination, true))) => refused.push(destination),
-                Ok(_) => {}
+                Ok(report) => reports.extend(report),
                 Err(_) => break,
             }
         }
-        refused
+        reports
     }
 
-    /// One report from the error queue: the datagram's destination, and whether it was refused.
-    fn next_report(&self) -> io::Result<Option<(SocketAddr, bool)>> {
+    /// One report from the error queue.
+    fn next_report(&self) -> io::Result<Option<Report>> {
         let mut payload = [0; 1];
         let mut slices = [IoSliceMut::new(&mut payload)];
         let mut control = vec![0; 512];
@@ -259,13 +278,23 @@ impl UdpEndpoint {
             Some(&mut control),
             MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
         )?;
-        let refused = message.cmsgs()?.any(|control| match control {
-            ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => {
-                error.ee_errno == nix::errno::Errno::ECONNREFUSED as u32
-            }
-            _ => false,
-        });
-        Ok(message.address.as_ref().and_then(inet_address).map(|destination| (destination, refused)))
+        let Some(to) = message.address.as_ref().and_then(inet_address) else { return Ok(None) };
+        let mut report = Report { to, refused: false, nobody_is_there: false };
+        for control in message.cmsgs()? {
+            let (error, nobody, by) = match control {
+                ControlMessageOwned::Ipv4RecvErr(error, by) => {
+                    (error, ICMP_NO_HOST, by.map(|by| IpAddr::from(u32::from_be(by.sin_addr.s_addr).to_be_bytes())))
+                }
+                ControlMessageOwned::Ipv6RecvErr(error, by) => {
+                    (error, ICMP6_NO_HOST, by.map(|by| IpAddr::from(by.sin6_addr.s6_addr)))
+                }
+                _ => continue,
+            };
+            report.refused |= error.ee_errno == nix::errno::Errno::ECONNREFUSED as u32;
+            // A host that says this of itself is there, behind its own firewall.
+            report.nobody_is_there |= (error.ee_type, error.ee_code) == nobody && by != Some(scope::bare(to.ip()));
+        }
+        Ok(Some(report))
     }
 }
 

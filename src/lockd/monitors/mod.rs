@@ -27,7 +27,6 @@ mod tell;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -48,8 +47,6 @@ const LOOKUPS_MAX: usize = 64;
 /// Names being looked up at once because of notices, which anybody can send: a notice beyond that
 /// finds its host only where the host was.
 const NOTICE_LOOKUPS_MAX: usize = 64;
-/// How long one may take.
-const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the task starts with.
 #[derive(Debug)]
@@ -305,7 +302,7 @@ impl Owner {
         }
         self.looking_up += 1;
         self.work.spawn(async move {
-            let addresses = look_up_name(&id.mon_name).await;
+            let addresses = resolver::look_up(&id.mon_name, resolver::PATIENCE).await;
             Done::Found { monitor: LocalMonitor { id, private, privileged, addresses }, done }
         });
     }
@@ -373,7 +370,7 @@ impl Owner {
             }
             let name = name.clone();
             self.work.spawn(async move {
-                let addresses = look_up_name(&mon_name).await;
+                let addresses = resolver::look_up(&mon_name, resolver::PATIENCE).await;
                 Done::Moved { source, name, mon_name, state, addresses }
             });
         }
@@ -479,10 +476,4 @@ impl Owner {
 
 async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<(), PersistError> {
     persist::durable(submitted?).await
-}
-
-/// Forward: name to addresses. Nothing, where that takes too long: the caller repeats its call.
-async fn look_up_name(name: &CallerName) -> Vec<IpAddr> {
-    let found = tokio::time::timeout(LOOKUP_PATIENCE, resolver::addresses(name, LOOKUP_PATIENCE)).await;
-    found.ok().and_then(Result::ok).unwrap_or_default()
 }

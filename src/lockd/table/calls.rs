@@ -12,13 +12,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::incoming::Incoming;
+use super::moves::Answer;
 use super::outside::{Stepped, or_failed};
 use super::queue::{Entry, OpenCall, OpenNotice, Place, Wait};
 use super::records::{NotRecorded, Recorded};
 use super::state::{Done, Owner};
 use crate::lockd::embed::{Admission, Question};
 use crate::lockd::persist::{self, Change, MonitorRecord, Watch};
-use crate::locks::{Call, Caller, Cap, ClientId, Full, Handled, MirrorAnswer, Outside, Reboot, Verdict};
+use crate::locks::{Call, Caller, Cap, ClientId, Full, Handled, MirrorAnswer, Move, Outside, Reboot, Verdict};
+use crate::wire::scope::Shown;
 use crate::wire::types::{CallerName, FileHandle, NsmState};
 
 impl Owner {
@@ -135,7 +137,7 @@ impl Owner {
                     let _ = self.apply_effects();
                     self.queue.put_off(Entry::Call(call));
                 }
-                Handled::Wait | Handled::Outside { .. } => {
+                Handled::Wait | Handled::Outside { .. } | Handled::HasMoved(_) => {
                     self.queue.put(Wait::Commit, Entry::Call(call));
                 }
             };
@@ -184,7 +186,7 @@ impl Owner {
         match self.table.test_by_stranger(&wanted.file, wanted.range, wanted.exclusive) {
             Handled::Reply(verdict) => self.reply(call, verdict),
             // No lock is granted here, so nothing has to be mirrored, and none is freed.
-            Handled::Wait | Handled::Outside { .. } | Handled::More => {
+            Handled::Wait | Handled::Outside { .. } | Handled::HasMoved(_) | Handled::More => {
                 self.queue.put(Wait::Commit, Entry::Call(call));
             }
         }
@@ -314,6 +316,10 @@ impl Owner {
                 self.await_step(call, asked);
                 let _ = self.apply_effects();
             }
+            Handled::HasMoved(question) => {
+                let _ = self.apply_effects();
+                self.has_moved(client, call, &question);
+            }
             Handled::More => {
                 let _ = self.apply_effects();
                 self.queue.put_off(Entry::Call(call));
@@ -353,6 +359,43 @@ impl Owner {
             }
             Done::Nothing
         });
+    }
+
+    // --- has its host moved?
+
+    /// The table gets the call again with the answer, in this step where the answer is known.
+    fn has_moved(&mut self, client: ClientId, call: OpenCall, question: &Move) {
+        if let Some(moved) = self.moves.answer(question) {
+            let outside = if moved { Outside::Moved(question.client) } else { Outside::NotMoved };
+            return self.handle(client, OpenCall { outside, ..call });
+        }
+        if !self.moves.is_asked(question) {
+            let Some(asking) = self.moves.ask(self.clock.now(), question.clone()) else { return };
+            self.work.spawn(async move { Done::Moved(asking.await) });
+        }
+        if let Some(place) = self.queue.put(Wait::Move, Entry::Call(OpenCall { outside: Outside::Unasked, ..call })) {
+            self.moves.wait(question, place);
+        }
+    }
+
+    pub(super) fn moved(&mut self, answer: &Answer) {
+        let (moved, waiting) = self.moves.answered(answer);
+        if moved {
+            let Move { from, to, names, .. } = &answer.question;
+            let name = names.first().map_or("", CallerName::as_str);
+            self.table.tell_of_move(&format!("{name} was at {} and is at {} by now", Shown(*from), Shown(*to)));
+            let _ = self.apply_effects();
+        }
+        for place in &waiting {
+            self.resume(place, Some);
+        }
+    }
+
+    /// The run is over: whether a host has moved means nothing any more.
+    pub(super) fn end_moves(&mut self) {
+        for place in self.moves.end() {
+            self.resume(&place, Some);
+        }
     }
 
     // --- the mirror

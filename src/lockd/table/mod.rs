@@ -18,6 +18,7 @@
 //!           (and with --nsm statd, statd must watch its address)
 //! handle    the lock table: a result is being written               Commit  --then again
 //!           a mirror must consent                                   Step    --then again
+//!           the host of a pending lock may have moved               Move    --then again
 //! reply     a late reclaim is on disk before its answer
 //! ```
 //! The path of a run (`runs.rs`):
@@ -34,8 +35,8 @@
 //!   nothing (TEST) is answered when it can be.
 //! - Scanning, sweeping, waking and calls that free much take turns with requests, slice by slice.
 //!
-//! Files, from the bottom up: `incoming`, `queue`, `records`, `refusals`, `watches`, `outside`, `phase`, `archive`
-//! are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs` are its verbs;
+//! Files, from the bottom up: `incoming`, `queue`, `records`, `refusals`, `watches`, `outside`, `moves`, `phase`,
+//! `archive` are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs` are its verbs;
 //! `handle` is the way to it, `control` what controllers ask over it; `owner` is its loop.
 //!
 //! Start reading at `Owner::run` in `owner.rs`.
@@ -46,6 +47,7 @@ mod control;
 mod effects;
 mod handle;
 mod incoming;
+mod moves;
 mod outside;
 mod owner;
 mod phase;

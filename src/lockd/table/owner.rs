@@ -15,6 +15,7 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 use super::archive::{Archive, Unwritten};
 use super::handle::{ORDERS, Order, Table};
 use super::incoming::{Clock, Names};
+use super::moves::Moves;
 use super::outside::{Embedded, Stepped};
 use super::phase::{Phase, Runs};
 use super::queue::Queue;
@@ -23,6 +24,7 @@ use super::refusals::Refusals;
 use super::state::{Done, Owner};
 use super::watches::{StatdSetup, Watches};
 use crate::lockd::callbacks::Callbacks;
+use crate::lockd::called::Called;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Found, MonitorRecord, Persist};
 use crate::locks::{Due, LockTable, Totals};
@@ -55,6 +57,10 @@ pub struct Setup {
     pub instance: InstanceId,
     /// The names under which clients know this server.
     pub names: Names,
+    /// Who has called since a run began, as the gate notes it.
+    pub called: Called,
+    /// The port of clients' rpcbind.
+    pub rpcbind_port: u16,
     /// The NSM state number, durable.
     pub nsm_state: NsmState,
     /// What the start found on disk.
@@ -105,6 +111,7 @@ impl Owner {
             persist: setup.persist,
             callbacks: setup.callbacks,
             instance: setup.instance,
+            moves: Moves::new(setup.called, setup.rpcbind_port),
             names: setup.names,
             nsm_state,
             queue: Queue::default(),
@@ -269,8 +276,8 @@ impl Owner {
         match due {
             Some(Due::RecoveryOver) => {}
             Some(Due::AbortRun) => self.abort_alone("no notice was sent before the deadline"),
-            Some(Due::SettleRun) => self.settle_alone(),
-            None => self.runs.not_before = Some(now + IDLE_TICK),
+            Some(Due::SettleRun) if !self.awaits_moves() => self.settle_alone(),
+            Some(Due::SettleRun) | None => self.runs.not_before = Some(now + IDLE_TICK),
         }
     }
 
@@ -296,6 +303,7 @@ impl Owner {
                 self.table.ask_again(&file);
                 let _ = self.apply_effects();
             }
+            Done::Moved(answer) => self.moved(&answer),
             Done::QuietOver(cap) => self.quiet_over(cap),
             Done::BeginDurable(outcome) => self.begin_durable(outcome),
             Done::Raised(outcome) => self.raised(outcome),

@@ -121,6 +121,8 @@ pub(super) enum Wait {
     Commit,
     /// A step of the mirror.
     Step,
+    /// Whether its host has moved.
+    Move,
     /// Its next slice: some of it is done.
     Slice,
 }
@@ -138,7 +140,7 @@ impl Line {
         Self { address, host: name.short().to_ascii_lowercase().into() }
     }
 
-    fn start(&self) -> Place {
+    pub(super) fn start(&self) -> Place {
         Place { line: self.clone(), alone: false, number: 0 }
     }
 }

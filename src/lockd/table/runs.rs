@@ -76,6 +76,7 @@ impl Owner {
             clients: Vec::new(),
         };
         self.runs.phase = Phase::Beginning(Box::new(beginning));
+        self.moves.watch(self.table.addresses());
         let persist = self.persist.clone();
         let state_file = self.watches.state_file.clone();
         let durable = async move {
@@ -178,6 +179,7 @@ impl Owner {
                 tracing::warn!(run = %beginning.args.run, %refusal, "a run was not begun");
                 // The run before may have left something to sweep.
                 self.runs.phase = Phase::Sweeping;
+                self.end_moves();
                 Change::NotBegun(beginning.args.run)
             }
         };
@@ -262,9 +264,14 @@ impl Owner {
             self.runs.ending.answers.push(answer);
             return;
         }
-        let now = self.clock.now();
-        if !args.only_if_nothing_pending && self.table.owes_time(now) {
-            let words = "nlmd did not run for a while, and its clients get that time before the run settles";
+        let holds_up = if args.only_if_nothing_pending {
+            None
+        } else if self.table.owes_time(self.clock.now()) {
+            Some("nlmd did not run for a while, and its clients get that time before the run settles")
+        } else {
+            self.awaits_moves().then_some("a reclaim waits until it is known whether its host has another address now")
+        };
+        if let Some(words) = holds_up {
             let _ = answer.send(Err(Refusal::new(RefusalCode::StillPending, words)));
             return;
         }
@@ -281,6 +288,11 @@ impl Owner {
         };
         tracing::warn!("settling alone: {reason}");
         self.start_scan(false, Ending { alone: true, reason, ..Ending::default() });
+    }
+
+    /// Whether a reclaim that came before the deadline waits for what is asked outside.
+    pub(super) fn awaits_moves(&self) -> bool {
+        self.table.deadline().is_some_and(|deadline| self.moves.holds_up(deadline))
     }
 
     fn start_scan(&mut self, only_if_nothing_pending: bool, ending: Ending) {
@@ -350,6 +362,7 @@ impl Owner {
                 for answer in answers {
                     let _ = answer.send(Ok(result.result.clone()));
                 }
+                self.end_moves();
             }
             Err(error) => {
                 self.table.settle_cancel();
@@ -438,6 +451,7 @@ impl Owner {
         *unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(result.clone());
         // Queued now: a late reclaim is appended to it and must come after it.
         let mut submitted = persist.submit(Change::Ended(result.clone()));
+        self.end_moves();
         self.work.spawn(async move {
             for attempt in 1..=FAILURES_MAX {
                 let Err(error) = durably(submitted).await else {

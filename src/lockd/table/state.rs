@@ -8,6 +8,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::archive::Unwritten;
 use super::incoming::{Clock, Names};
+use super::moves::{self, Moves};
 use super::outside::{Embedded, Stepped};
 use super::phase::Runs;
 use super::queue::{Place, Queue};
@@ -35,6 +36,7 @@ pub(super) enum Done {
     Offered { offer: OfferId, outcome: Result<OfferAnswer, Unconfirmed> },
     Stepped { file: FileHandle, stepped: Stepped },
     AskAgain(FileHandle),
+    Moved(moves::Answer),
     QuietOver(Cap),
     BeginDurable(Result<NsmState, NotRecorded>),
     Raised(Result<NsmState, PersistError>),
@@ -55,6 +57,7 @@ pub(super) struct Owner {
     pub(super) refusals: Refusals,
     pub(super) watches: Watches,
     pub(super) embedded: Embedded,
+    pub(super) moves: Moves,
     pub(super) runs: Runs,
     pub(super) timeline: Timeline,
     pub(super) work: JoinSet<Done>,

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::phase::Refusable;
 use super::*;
 use crate::lockd::callbacks::Callbacks;
+use crate::lockd::called::Called;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
 use crate::locks::{Call, Limits, LockTable, Process, Reboot, Verdict, Via, Wanted};
@@ -104,6 +105,8 @@ fn setup(persist: Persist, limits: Limits) -> Setup {
         callbacks: Callbacks::new(1, "test").unwrap(),
         instance: InstanceId([1; 16]),
         names: watch::channel(vec![CallerName::new("server").unwrap()]).1,
+        called: Called::default(),
+        rpcbind_port: 1,
         nsm_state: NsmState(3),
         found: Found::default(),
         statd: None,

@@ -1,6 +1,7 @@
 //! Who is who: machines that share a name, names that share an address, and what one frees of another.
 
 mod machines;
+mod moved;
 mod respelled;
 
 use super::*;
@@ -18,8 +19,14 @@ struct Machine {
 impl World {
     fn send(&mut self, from: Machine, call: &Call) -> Verdict {
         let client = self.client_at(Self::ip(from.address), from.name);
-        match self.call_as(Caller { client, via: via(Transport::Tcp) }, call) {
+        let caller = Caller { client, via: via(Transport::Tcp) };
+        match self.call_as(caller, call) {
             Handled::Reply(verdict) => verdict,
+            // Unless a test says otherwise, no machine has moved.
+            Handled::HasMoved(_) => match self.table.handle_after(self.now, caller, call, Outside::NotMoved) {
+                Handled::Reply(verdict) => verdict,
+                waits => panic!("{waits:?}"),
+            },
             waits => panic!("{waits:?}"),
         }
     }

@@ -103,7 +103,9 @@ impl Mirrored {
                     };
                 }
                 Handled::More => {}
-                Handled::Wait => panic!("nothing is settling"),
+                Handled::Wait | Handled::HasMoved(_) => {
+                    panic!("nothing is settling, and every host has a name of its own")
+                }
             }
         }
     }

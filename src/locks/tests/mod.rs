@@ -128,7 +128,7 @@ impl World {
             Handled::Reply(verdict) => verdict,
             Handled::Wait => panic!("the call has to wait for a settle"),
             Handled::More => panic!("the call is not done"),
-            Handled::Outside { .. } => panic!("the call has to wait for another lock domain"),
+            Handled::Outside { .. } | Handled::HasMoved(_) => panic!("the call has to wait for what is outside"),
         }
     }
 

@@ -46,8 +46,6 @@ const BURST: usize = 64;
 const STREAMS: usize = 192;
 /// Findings that wait to be taken in; the tasks that have more wait.
 const FINDINGS: usize = 2 * STREAMS;
-/// Longest wait for the resolver, once it is asked.
-const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for a TCP connection, and for the answer on it; of a port look-up, which mostly goes to the dead.
 const STREAM_PATIENCE: Duration = Duration::from_secs(3);
 const LOOK_UP_PATIENCE: Duration = Duration::from_secs(1);
@@ -420,7 +418,7 @@ impl Driver {
 /// Resolves a name. It waits as long as the resolver answers for others, or until the driver is gone.
 async fn look_up(lookup: Lookup, finder: mpsc::Sender<Finding>) {
     let found = match CallerName::typed(&lookup.name) {
-        Ok(name) => resolver::addresses(&name, LOOKUP_PATIENCE).await,
+        Ok(name) => resolver::addresses(&name, resolver::PATIENCE).await,
         Err(bad) => Err(Unresolved::Unknown(bad.to_string())),
     };
     // It fails only where the driver is gone.

@@ -3,7 +3,8 @@
 //! Machines have an address (some share one, behind a NAT), a name (some share one, some have the other's short
 //! form), a number of their life, and processes that all of them number alike. They lock, unlock, reboot, tell of
 //! it (late, repeated, or not at all), change the spelling of their name and their owner handles, and reclaim in
-//! runs what they believe they have. The table knows only what they say. A machine that is alone at its address, and
+//! runs what they believe they have, some of them from another address than before; first of all their namesakes
+//! claim it. The table knows only what they say, and of an address, when it asks, whether a machine is there. A machine that is alone at its address, and
 //! whose reboots were told of, is never denied by its own locks and leaves none behind; behind a NAT that may be so,
 //! since there nothing under another spelling is taken for the same machine's.
 
@@ -28,8 +29,8 @@ enum Step {
     Late(usize),
     /// Its lock manager restarts, and its name is spelled in another way from now on.
     Respell(usize, usize),
-    /// A run in which all of these reclaim what they have.
-    Run(Mode, u8),
+    /// A run in which all reclaim what they have. Of the clients these acked, and these machines have moved.
+    Run(Mode, u8, u16),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -43,7 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => machine.clone().prop_map(Step::Repeat),
         1 => machine.clone().prop_map(Step::Late),
         3 => (machine, 0_usize..4).prop_map(|(m, n)| Step::Respell(m, n)),
-        3 => (prop_oneof![Just(Mode::Strict), Just(Mode::Targeted)], any::<u8>()).prop_map(|(mode, who)| Step::Run(mode, who)),
+        3 => (prop_oneof![Just(Mode::Strict), Just(Mode::Targeted)], any::<u8>(), any::<u16>(), any::<u16>())
+            .prop_map(|(mode, who, some, of)| Step::Run(mode, who, some & of)),
     ]
 }
 
@@ -61,9 +63,23 @@ const MACHINES: [(&str, [&str; 4]); 9] = [
     ("192.0.2.4", ["mac.local", "mac", "MAC.local", "mac.local."]),
 ];
 
+/// Where each is when it is not at its first address.
+const AWAY: [&str; 9] = [
+    "192.0.2.101",
+    "192.0.2.102",
+    "192.0.2.103",
+    "192.0.2.104",
+    "192.0.2.105",
+    "192.0.2.106",
+    "2001:db8::107",
+    "fe80::108%3",
+    "192.0.2.109",
+];
+
 /// A machine as it really is.
 #[derive(Debug)]
 struct Truth {
+    is_away: bool,
     spelling: usize,
     /// Lives of its lock manager: each has owner handles of its own.
     restarts: usize,
@@ -82,12 +98,22 @@ struct Reality {
 impl Reality {
     fn new() -> Self {
         // Many hosts start at the same number.
-        let truth = |_| Truth { spelling: 0, restarts: 0, number: 3, left_some: false, has: BTreeSet::new() };
+        let truth =
+            |_| Truth { is_away: false, spelling: 0, restarts: 0, number: 3, left_some: false, has: BTreeSet::new() };
         Self { w: World::new(), machines: (0..MACHINES.len()).map(truth).collect() }
     }
 
+    fn address(&self, m: usize) -> &'static str {
+        if self.machines[m].is_away { AWAY[m] } else { MACHINES[m].0 }
+    }
+
+    /// How many machines are there.
+    fn count_at(&self, address: IpAddr) -> usize {
+        (0..MACHINES.len()).filter(|m| World::ip(self.address(*m)) == address).count()
+    }
+
     fn is(&self, m: usize) -> Machine {
-        let (truth, (address, names)) = (&self.machines[m], MACHINES[m]);
+        let (truth, (_, names), address) = (&self.machines[m], MACHINES[m], self.address(m));
         Machine { address, name: names[truth.spelling], state: truth.number }
     }
 
@@ -108,7 +134,7 @@ impl Reality {
         self.check();
     }
 
-    /// Nobody else's lock is gone: all that is believed to be held is held, from that machine's address, and by
+    /// Nobody else's lock is gone: all that is believed to be held is held, from an address of that machine, and by
     /// one machine alone.
     fn check(&self) {
         let held = self.w.rows();
@@ -116,7 +142,8 @@ impl Reality {
             for (file, svid) in &truth.has {
                 let handle = FileHandle::new(FILES[*file].as_bytes()).unwrap();
                 let of_it = held.iter().filter(|row| row.file == handle && row.owner.svid == Svid(*svid));
-                let here = of_it.filter(|row| row.owner.address.0 == World::ip(MACHINES[m].0)).count();
+                let its_own = [MACHINES[m].0, AWAY[m]].map(World::ip);
+                let here = of_it.filter(|row| its_own.contains(&row.owner.address.0)).count();
                 assert_eq!(here, 1, "{:?} lost {file} of {svid}: {held:?}", self.is(m));
             }
         }
@@ -132,23 +159,44 @@ impl Reality {
 
     /// Whether the table has a lock on the file that is this process', or one that is not.
     fn has_lock(&self, file: usize, m: usize, svid: i32, its_own: bool) -> bool {
-        let (handle, address) = (FileHandle::new(FILES[file].as_bytes()).unwrap(), World::ip(MACHINES[m].0));
+        let (handle, address) = (FileHandle::new(FILES[file].as_bytes()).unwrap(), World::ip(self.address(m)));
         let here = self.w.rows().into_iter().filter(|row| row.file == handle);
         here.map(|row| (row.owner.address.0, row.owner.svid)).any(|owner| (owner == (address, Svid(svid))) == its_own)
     }
 
     /// All that answer take back what they have.
-    fn run(&mut self, mode: Mode, who: u8) {
+    fn run(&mut self, mode: Mode, who: u8, moved: u16) {
         self.w.begin(mode);
+        let moved: Vec<usize> = (0..MACHINES.len()).filter(|m| moved >> m & 1 == 1).collect();
+        let was_at: Vec<IpAddr> = (0..MACHINES.len()).map(|m| World::ip(self.address(m))).collect();
+        for m in &moved {
+            self.machines[*m].is_away ^= true;
+        }
         let mine: Vec<(usize, usize, i32)> = self
             .machines
             .iter()
             .enumerate()
             .flat_map(|(m, truth)| truth.has.iter().map(move |(file, svid)| (m, *file, *svid)))
             .collect();
+        let mut refused = Vec::new();
+        for (m, file, svid) in &mine {
+            self.namesakes_claim(*m, *file, *svid);
+        }
         for (m, file, svid) in mine {
             let call = self.call(m, file, svid, true);
-            assert_eq!(self.send(m, &call), Verdict::Granted, "{:?} takes back {file} of {svid}", self.is(m));
+            if !moved.contains(&m) {
+                assert_eq!(self.send(m, &call), Verdict::Granted, "{:?} takes back {file} of {svid}", self.is(m));
+            } else if !self.reclaims_after_a_move(m, &call) {
+                // What it had is kept, under its former address.
+                assert!(
+                    self.count_at(was_at[m]) > 0 || !self.is_plain(m) || self.machines[m].restarts > 0,
+                    "{:?} lost it",
+                    self.is(m)
+                );
+                self.machines[m].has.remove(&(file, svid));
+                self.machines[m].left_some = true;
+                refused.push((file, svid));
+            }
         }
         for n in 0..self.w.table.run_clients().len() {
             let delivery = if who >> (n % 8) & 1 == 0 { Delivery::Acked } else { Delivery::NoAnswer };
@@ -161,9 +209,53 @@ impl Reality {
         self.w.pass(170);
         self.w.settle();
         self.check();
+        for (file, svid) in refused {
+            let handle = FileHandle::new(FILES[file].as_bytes()).unwrap();
+            let kept = self.w.rows().into_iter().any(|row| row.file == handle && row.owner.svid == Svid(svid));
+            assert!(kept, "what was refused to a machine that moved was dropped");
+        }
         // The late window is another test's.
         self.w.pass(1_000);
         self.w.table.on_timeout(self.w.now, false);
+    }
+
+    /// Machines of this one's name claim a lock of it that they have not. They are not believed: either it answers at
+    /// its address, or it has moved, and then the name's record has not theirs.
+    fn namesakes_claim(&mut self, m: usize, file: usize, svid: i32) {
+        let Machine { name: its_name, .. } = self.is(m);
+        for other in 0..MACHINES.len() {
+            let liar = self.is(other);
+            if other == m || liar.address == self.address(m) || !name(liar.name).matches(&name(its_name)) {
+                continue;
+            }
+            let call =
+                owner_call(liar, (svid, &format!("{svid}@{}", self.machines[m].restarts)), FILES[file], R, true, true);
+            let client = self.w.client_at(World::ip(liar.address), liar.name);
+            let caller = Caller { client, via: via(Transport::Tcp) };
+            let verdict = match self.w.call_as(caller, &call) {
+                Handled::HasMoved(_) => self.w.table.handle_after(self.w.now, caller, &call, Outside::NotMoved),
+                handled => handled,
+            };
+            assert_eq!(verdict, Handled::Reply(Verdict::Denied), "{liar:?} gets {file} of {:?}", self.is(m));
+            self.w.check();
+            self.check();
+        }
+    }
+
+    fn said_of(&self, question: &Move) -> Outside {
+        if self.count_at(question.from) == 0 { Outside::Moved(question.client) } else { Outside::NotMoved }
+    }
+
+    fn reclaims_after_a_move(&mut self, m: usize, call: &Call) -> bool {
+        let is = self.is(m);
+        let client = self.w.client_at(World::ip(is.address), is.name);
+        let caller = Caller { client, via: via(Transport::Tcp) };
+        let handled = match self.w.call_as(caller, call) {
+            Handled::HasMoved(question) => self.w.table.handle_after(self.w.now, caller, call, self.said_of(&question)),
+            handled => handled,
+        };
+        self.w.check();
+        handled == Handled::Reply(Verdict::Granted)
     }
 
     fn step(&mut self, step: Step) {
@@ -205,7 +297,7 @@ impl Reality {
                 truth.left_some |= comes_back;
                 truth.restarts = if comes_back { truth.restarts - 1 } else { truth.restarts + 1 };
             }
-            Step::Run(mode, who) => self.run(mode, who),
+            Step::Run(mode, who, moved) => self.run(mode, who, moved),
         }
         self.check();
     }

@@ -239,3 +239,29 @@ fn unlock_of_file(m: Machine, oh: &str, file: &str) -> Call {
     let Call::Lock { wanted, .. } = owner_call(m, (501, oh), file, R, true, false) else { panic!("a LOCK") };
     Call::Unlock(wanted)
 }
+
+#[test]
+fn among_thousands_of_readers_the_one_that_may_be_meant_is_still_found() {
+    let [(old, old_oh), (new, new_oh)] = spellings()[0];
+    let read = |m, svid, oh: &str| owner_call(m, (svid, oh), "f", R, false, false);
+    let mut w = World::new();
+    w.take(Machine { name: "neighbour", ..old }, "of a neighbour");
+    for svid in 1_000..3_000 {
+        // The invariants of so many are not to be checked after each.
+        for (m, call) in [(BLOCKER, read(BLOCKER, 501, &svid.to_string())), (old, read(old, svid, old_oh))] {
+            let caller = Caller { client: w.client_at(World::ip(m.address), m.name), via: via(Transport::Tcp) };
+            assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Granted));
+        }
+    }
+    assert_eq!(w.send(new, &read(new, 1_500, new_oh)), Verdict::Granted);
+    w.send(old, &unlock_of_reader(old, 2_600, old_oh));
+    assert!(w.suspects().is_empty(), "it has given up its own");
+    w.send(new, &unlock_of_reader(new, 2_500, new_oh));
+    assert_eq!(w.suspects(), [format!("{} {}", old.name, old.address)], "it holds what is given up");
+    assert_eq!(w.table.totals().locks, 4_001);
+}
+
+fn unlock_of_reader(m: Machine, svid: i32, oh: &str) -> Call {
+    let Call::Lock { wanted, .. } = owner_call(m, (svid, oh), "f", R, false, false) else { panic!("a LOCK") };
+    Call::Unlock(wanted)
+}
