@@ -25,6 +25,7 @@
 //! | `guard` | the process that does it if nlmctl dies |
 //! | `drops` | the two ways to drop |
 //! | `v4` | NFSv4 clients |
+//! | `owners` | whose the locks are |
 //! | `paths` | names of files |
 //! | `release` | frees one client's locks |
 //! | `mod` | the backend; start reading at `begin` |
@@ -32,6 +33,8 @@
 mod drops;
 mod error;
 pub mod guard;
+#[allow(dead_code, reason = "the walk that fills these types in follows")]
+pub(crate) mod owners;
 mod paths;
 mod records;
 mod release;
