@@ -15,6 +15,7 @@
 //! | `sockets` | TCP and UDP sockets |
 //! | `holder` | who has a port |
 //! | `kernel` | the kernel's NFS server and its lockd |
+//! | `memory` | memory of the running kernel, and how its types are laid out |
 //! | `netlink` | the kernel asked by netlink |
 //! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose |
 //! | `addresses` | the addresses of this host |
@@ -28,6 +29,7 @@ mod holder;
 mod interfaces;
 mod kernel;
 mod locks;
+mod memory;
 mod mounts;
 mod names;
 mod netlink;
@@ -46,6 +48,9 @@ pub use kernel::{
     THREADS_GET, THREADS_SET,
 };
 pub use locks::{ListedLock, Lock, Reading, parse_locks};
+#[cfg(test)]
+pub(crate) use memory::fake;
+pub use memory::{Btf, BtfError, Field, Memory, MemoryError, Symbols, Type, is_refusal};
 pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
 pub use netlink::Netlink;
