@@ -1,128 +1,180 @@
-//! Who holds, and who waits for, the locks of the kernel's lockd.
+//! Who holds, and who waits for, the locks of the kernel's lockd: read from its memory, which stays as it is.
 //!
-//! `/proc/locks` shows the process of lockd itself for each NLM lock, so whose it is has to be found in
-//! lockd's own records. [`View`] is what they hold.
+//! Theory. `/proc/locks` shows the process of lockd itself for each NLM lock, so whose it is has to be found in lockd's own
+//! records. These are hash tables and lists: hosts (`nlm_server_hosts`: a client by an address of its, the address it
+//! called, version and transport), files (`nlm_files`), on each file's inode the granted locks, whose owner leads to a
+//! host, and on each file its blocked requests. Where they have what, BTF tells ([`layout`]).
+//!
+//! lockd goes on while it is read. So a record is believed only if all holds that must:
+//! - each link of a list points back to the one before; a lock has lockd's operations; its owner's host is in the table of
+//!   hosts; and after what it leads to was read, it is still the same,
+//! - the hosts are the same after the pass as before,
+//! - the granted locks are, as a multiset, those of lockd in `/proc/locks`, which the kernel prints under its own lock.
+//!
+//! Else another pass is made, at most [`PASSES`]; then the view is refused. So whose a lock is, is told rightly or not at
+//! all. Of a blocked request there is no second witness.
+//!
+//! What lockd itself does not know: the owner handle of a granted lock, and names of clients behind one address but the
+//! first.
+//!
+//! | file | what |
+//! |---|---|
+//! | `layout` | where records have what |
+//! | `reader` | fields, lists, strings |
+//! | `clients` | hosts |
+//! | `files` | files, with their locks and shares |
+//! | `locks` | a lock of its records |
+//! | `waiters` | blocked requests |
+//! | `names` | paths of files |
+//! | `error` | why a view was refused |
+//! | `view` | what others see of it |
+//! | `mod` | finds lockd and looks at it; start reading at [`Lockd::look`] |
 
-use std::net::IpAddr;
+mod clients;
+mod error;
+mod files;
+mod layout;
+mod locks;
+mod names;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod view;
+mod waiters;
 
-use crate::wire::types::{CallerName, Cookie, FileHandle, NsmState, OwnerHandle};
+pub(crate) use error::OwnersError;
+pub(crate) use view::{ClientHost, HeldLock, OwnerKey, Share, TO_THE_END, View, Waiter};
 
-/// `fl_end` of a lock that goes to the end of the file.
-pub(crate) const TO_THE_END: u64 = i64::MAX.unsigned_abs();
+use std::time::{Duration, Instant};
 
-/// What lockd takes for one owner. Whoever calls it with the same address, from and to, the same version and transport
-/// and the same svid is that owner to it; the caller's name and the owner handle do not count. A link-local address
-/// holds its interface (`wire/scope.rs`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct OwnerKey {
-    /// The client's address.
-    pub(crate) client: IpAddr,
-    /// The address of this server that it called.
-    pub(crate) server: IpAddr,
-    /// The NLM version it spoke: 1, 3 or 4.
-    pub(crate) version: u32,
-    /// Whether it called by TCP; else by UDP.
-    pub(crate) tcp: bool,
-    /// Its process.
-    pub(crate) svid: u32,
+use self::clients::Clients;
+use self::error::Unsettled;
+use self::layout::Layout;
+use self::reader::Reader;
+use super::sight;
+use crate::host::{Lock, Machine, is_refusal};
+
+/// Most passes over lockd's memory.
+const PASSES: u32 = 20;
+/// No pass begins after so long a time.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Most reads of one pass: some ten for each of a million locks.
+const READS: u64 = 16_000_000;
+
+const HOSTS: &str = "nlm_server_hosts";
+const FILES: &str = "nlm_files";
+const OPERATIONS: &str = "nlmsvc_lock_operations";
+
+/// The kernel's lockd, as it is found in memory. Good until lockd's module is loaded anew.
+#[derive(Debug)]
+pub(crate) struct Lockd {
+    machine: Machine,
+    layout: Layout,
+    network: u64,
+    hosts: u64,
+    files: u64,
+    operations: u64,
 }
 
-/// A granted byte-range lock.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct HeldLock {
-    /// Whose it is.
-    pub(crate) owner: OwnerKey,
-    /// The name that lockd has for the client: that of the first caller from its address.
-    pub(crate) caller: CallerName,
-    /// The handle by which the client named the file.
-    pub(crate) handle: FileHandle,
-    /// Major and minor number of its file system, as `/proc/locks` shows them.
-    pub(crate) device: (u32, u32),
-    /// Its inode.
-    pub(crate) inode: u64,
-    /// Its absolute path, the last one if it was removed. None where the kernel has none: it opened the file by its handle
-    /// and knows no name yet.
-    pub(crate) path: Option<Vec<u8>>,
-    /// Whether that path was removed.
-    pub(crate) deleted: bool,
-    /// Whether it is a write lock.
-    pub(crate) exclusive: bool,
-    /// First byte.
-    pub(crate) start: u64,
-    /// Last byte; [`TO_THE_END`] is the end of the file.
-    pub(crate) end: u64,
-    /// Whether rpc.statd was asked to monitor the client.
-    pub(crate) monitored: bool,
-    /// The state number of the client's last reboot notice to this server; lockd does not keep that of its LOCKs.
-    pub(crate) nsm_state: Option<NsmState>,
-    /// Whether it was granted to a blocked request whose client has not confirmed it yet.
-    pub(crate) offered: bool,
+/// What lockd has now.
+///
+/// # Errors
+/// Those of [`Lockd::find`] and [`Lockd::look`].
+pub(crate) fn look(machine: &Machine) -> Result<View, OwnersError> {
+    Lockd::find(machine)?.look()
 }
 
-/// A blocked request, as its client sent it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Waiter {
-    /// What it wants, and who it is.
-    pub(crate) wanted: HeldLock,
-    /// The owner handle.
-    pub(crate) oh: OwnerHandle,
-    /// The cookie of the call.
-    pub(crate) cookie: Cookie,
-}
+impl Lockd {
+    /// Finds it. This takes longer than to look at it: a list of all the kernel's names is read, and BTF.
+    ///
+    /// # Errors
+    /// Everything that forbids to look, but a lack of agreement.
+    pub(crate) fn find(machine: &Machine) -> Result<Self, OwnersError> {
+        if machine.is_in_first_pid_namespace() != Some(true) {
+            return Err(OwnersError::Namespace);
+        }
+        if !machine.has_lockd() {
+            return Err(OwnersError::NotLoaded);
+        }
+        machine.memory(0).map_err(|error| match error {
+            error if is_refusal(&error) && machine.is_locked_down() => OwnersError::LockedDown,
+            error if is_refusal(&error) => OwnersError::Forbidden(error),
+            error if error.is_missing() => OwnersError::NotDescribed(error),
+            error => error.into(),
+        })?;
+        let symbols = machine.symbols("lockd", &[HOSTS, FILES, OPERATIONS])?;
+        if symbols.is_hidden() {
+            return Err(OwnersError::Hidden);
+        }
+        // Sizes of tables are in no description: what does not fit is another table than this version knows.
+        let address = |name: &'static str, bytes: u64| {
+            let address = symbols.address(name).ok_or(OwnersError::NoSymbol(name))?;
+            let short = || OwnersError::Layout(format!("{name} has fewer than {bytes} bytes"));
+            if symbols.has_room(address, bytes) { Ok(address) } else { Err(short()) }
+        };
+        let described = machine.types("lockd").map_err(|error| match error {
+            error if error.is_missing() => OwnersError::NotDescribed(error),
+            error => error.into(),
+        })?;
+        Ok(Self {
+            layout: Layout::of(&described)?,
+            network: machine.network_namespace().ok_or(OwnersError::ForeignNetwork)?,
+            hosts: address(HOSTS, 8 * clients::TABLE)?,
+            files: address(FILES, 8 * files::TABLE)?,
+            operations: address(OPERATIONS, 8)?,
+            machine: machine.clone(),
+        })
+    }
 
-/// A share reservation (NLM SHARE), which PCs use.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Share {
-    /// Whose it is; a share has no svid, and 0 stands there.
-    pub(crate) owner: OwnerKey,
-    /// As in [`HeldLock::caller`].
-    pub(crate) caller: CallerName,
-    /// As in [`HeldLock::handle`].
-    pub(crate) handle: FileHandle,
-    /// As in [`HeldLock::device`].
-    pub(crate) device: (u32, u32),
-    /// As in [`HeldLock::inode`].
-    pub(crate) inode: u64,
-    /// As in [`HeldLock::path`].
-    pub(crate) path: Option<Vec<u8>>,
-    /// As in [`HeldLock::deleted`].
-    pub(crate) deleted: bool,
-    /// The owner handle.
-    pub(crate) oh: OwnerHandle,
-    /// Access that it has (XNFS, `fsh4_access`).
-    pub(crate) access: u32,
-    /// Access that it denies others (XNFS, `fsh4_mode`).
-    pub(crate) mode: u32,
-    /// As in [`HeldLock::monitored`].
-    pub(crate) monitored: bool,
-}
+    /// What it has now.
+    ///
+    /// # Errors
+    /// No pass agreed with `/proc/locks`, or clients of another network namespace call.
+    pub(crate) fn look(&self) -> Result<View, OwnersError> {
+        let began = Instant::now();
+        let mut why = String::new();
+        let mut passes = 0;
+        while passes < PASSES && began.elapsed() < PATIENCE {
+            passes += 1;
+            let (view, clients) = match self.pass() {
+                Ok(seen) => seen,
+                Err(unsettled) => {
+                    why = unsettled.to_string();
+                    continue;
+                }
+            };
+            let kernels = sight::read(&self.machine)?;
+            let mut shown: Vec<Lock> =
+                kernels.sure.into_iter().filter(|listed| !listed.waits).map(|listed| listed.lock).collect();
+            let mut seen: Vec<Lock> = view.locks.iter().map(HeldLock::as_listed).collect();
+            shown.sort_unstable();
+            seen.sort_unstable();
+            if kernels.unsure.is_empty() && shown == seen {
+                if clients.values().any(|known| known.network != self.network) {
+                    return Err(OwnersError::ForeignNetwork);
+                }
+                return Ok(View { passes, ..view });
+            }
+            why = format!("{} locks in memory, {} in /proc/locks", seen.len(), shown.len());
+        }
+        Err(OwnersError::NoAgreement { passes, why })
+    }
 
-/// A client by one of its ways to this server. lockd forgets it some minutes after its last lock.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ClientHost {
-    /// Its address, the server's, version and transport; the svid is 0.
-    pub(crate) key: OwnerKey,
-    /// As in [`HeldLock::caller`].
-    pub(crate) caller: CallerName,
-    /// The name by which rpc.statd monitors it, if it does.
-    pub(crate) mon_name: Option<CallerName>,
-    /// As in [`HeldLock::monitored`].
-    pub(crate) monitored: bool,
-    /// As in [`HeldLock::nsm_state`].
-    pub(crate) nsm_state: Option<NsmState>,
-}
-
-/// All that lockd has, at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct View {
-    /// Clients, sorted.
-    pub(crate) hosts: Vec<ClientHost>,
-    /// Granted locks, sorted.
-    pub(crate) locks: Vec<HeldLock>,
-    /// Blocked requests, in lockd's order.
-    pub(crate) waiters: Vec<Waiter>,
-    /// Share reservations, sorted.
-    pub(crate) shares: Vec<Share>,
-    /// How many passes it took until the walk agreed with `/proc/locks`.
-    pub(crate) passes: u32,
+    fn pass(&self) -> Result<(View, Clients), Unsettled> {
+        let memory =
+            self.machine.memory(READS).map_err(|_| Unsettled::Changed("/proc/kcore can no longer be opened"))?;
+        let reader = Reader { memory: &memory, layout: &self.layout };
+        let clients = clients::read(reader, self.hosts)?;
+        let mut found = files::read(reader, &clients, self.files, self.operations)?;
+        if clients::read(reader, self.hosts)? != clients {
+            return Err(Unsettled::Changed("a client came or went"));
+        }
+        let mut hosts: Vec<ClientHost> = clients.values().map(|known| known.client.clone()).collect();
+        hosts.sort_unstable();
+        found.locks.sort_unstable();
+        found.shares.sort_unstable();
+        found.waiters.sort_unstable();
+        let files::Found { locks, waiters, shares, .. } = found;
+        Ok((View { hosts, locks, waiters, shares, passes: 0 }, clients))
+    }
 }
