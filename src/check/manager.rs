@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Places, clients, names};
-use crate::manager::{Caution, LockManager, ManagerError, Weight};
+use crate::manager::{Caution, LockManager, ManagerError, Owners, Weight};
 use crate::report::{Failure, Finding, Severity, caveats, number};
 use crate::resync::plan::{only_loopback, refuse_busy};
 use crate::wire::control::{Info, RunId, Status};
@@ -19,6 +19,7 @@ struct Answers {
     cautions: Vec<Caution>,
     unfetched: Vec<RunId>,
     clients: Vec<crate::wire::control::ClientRow>,
+    owners: Owners,
 }
 
 async fn ask(manager: &dyn LockManager) -> Result<Answers, ManagerError> {
@@ -28,6 +29,7 @@ async fn ask(manager: &dyn LockManager) -> Result<Answers, ManagerError> {
         cautions: manager.cautions().await?,
         unfetched: manager.unfetched().await?,
         clients: manager.clients().await?,
+        owners: manager.owners().await?,
     })
 }
 
@@ -57,7 +59,7 @@ pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
             return unreached(words, "see whether it is stopped, and what it logged");
         }
     };
-    let Answers { info, status, cautions, unfetched, clients } = answers;
+    let Answers { info, status, cautions, unfetched, clients, owners } = answers;
     let mut findings = vec![Finding::ok(
         "manager",
         format!("{} answers at {}, NSM state {}", info.software.as_str(), manager.endpoint(), info.nsm_state),
@@ -65,6 +67,7 @@ pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
     findings.push(busy(&status));
     findings.push(state(info.nsm_state));
     findings.extend(domains(&info));
+    findings.extend(whose(owners));
     findings.extend(caveats(&info).into_iter().map(|words| {
         Finding::new("manager-limits", Severity::Note, words, "the plan of a run says so too; nothing is to be done")
     }));
@@ -130,6 +133,27 @@ fn domains(info: &Info) -> Option<Finding> {
             "let the files it locks be used over NFSv3 only",
         )
     })
+}
+
+/// Whether lists can say whose the locks are, where it is not the lock manager that says it.
+fn whose(owners: Owners) -> Option<Finding> {
+    let about = "owners";
+    match owners {
+        Owners::Rows => None,
+        Owners::View(view) => {
+            let words = format!(
+                "whose the locks are is known: {} ({})",
+                view.how,
+                number(view.locks.len() as u64, "lock", "locks")
+            );
+            Some(Finding::ok(about, words))
+        }
+        Owners::Unknown { why, remedy } => {
+            let remedy = Some(remedy).filter(|remedy| !remedy.is_empty());
+            let words = format!("whose the locks are is not known: {why}");
+            Some(Finding { severity: Severity::Note, remedy, ..Finding::ok(about, words) })
+        }
+    }
 }
 
 fn owed(unfetched: &[RunId]) -> Option<Finding> {

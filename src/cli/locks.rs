@@ -1,9 +1,12 @@
 //! `nlmctl locks`: the locks that the lock manager holds, pends or queues.
 
+use std::os::unix::ffi::OsStrExt;
+
 use super::args::LocksArgs as Wanted;
 use super::context::Context;
 use crate::host::{self, BadAddress};
-use crate::report::{Failure, LockListing, LocksReport, SCHEMA};
+use crate::manager::{OwnedLock, Owners, OwnersView};
+use crate::report::{Failure, ListedLock, ListedOwner, LocksReport, OwnersReport, SCHEMA, find_behind};
 use crate::wire::control::{ClientRef, Scope};
 use crate::wire::scope;
 use crate::wire::types::{Address, CallerName, FileHandle};
@@ -12,9 +15,93 @@ use crate::wire::xdr::{List, Maybe, TooLong};
 pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failure> {
     let scope = scope(wanted)?;
     let manager = context.manager().await?;
-    let locks = manager.all_locks(&scope).await?.iter().map(LockListing::from).collect();
-    context.print(&LocksReport { schema: SCHEMA, manager: manager.kind().to_owned(), locks })?;
+    let owners = manager.owners().await?;
+    let locks = match &owners {
+        Owners::View(view) => in_scope(view, &scope),
+        Owners::Rows => {
+            let mut locks: Vec<_> = manager.all_locks(&scope).await?.iter().map(ListedLock::from).collect();
+            // Else the locks that are in the way may not be in the list.
+            if scope.clients.as_slice().is_empty() {
+                find_behind(&mut locks);
+            }
+            locks
+        }
+        Owners::Unknown { why, remedy } if !scope.clients.as_slice().is_empty() => {
+            let words = format!("whose the locks are is not known, so they cannot be listed by client: {why}");
+            let or = if remedy.is_empty() { "leave out --client" } else { remedy };
+            return Err(Failure::refused(words, or));
+        }
+        Owners::Unknown { .. } => manager.all_locks(&scope).await?.iter().map(ListedLock::without_owner).collect(),
+    };
+    let owners = owners_report(&owners);
+    context.print(&LocksReport { schema: SCHEMA, manager: manager.kind().to_owned(), owners, locks })?;
     Ok(0)
+}
+
+/// Whether owners are known, for a report.
+pub(super) fn owners_report(owners: &Owners) -> OwnersReport {
+    match owners {
+        Owners::Rows => OwnersReport::told(),
+        Owners::View(view) => OwnersReport::known(view.how),
+        Owners::Unknown { why, remedy } => OwnersReport::unknown(why, remedy),
+    }
+}
+
+/// The locks in scope; who waits behind whom is told of all.
+fn in_scope(view: &OwnersView, scope: &Scope) -> Vec<ListedLock> {
+    let mut locks: Vec<ListedLock> = view.locks.iter().map(listed).collect();
+    find_behind(&mut locks);
+    let (clients, files) = (scope.clients.as_slice(), scope.files.as_slice());
+    let is_of = |lock: &OwnedLock, client: &ClientRef| {
+        client.name.0.as_ref().is_none_or(|name| name.matches(&lock.name))
+            && client.address.0.is_none_or(|address| address == lock.address)
+    };
+    let wanted = |lock: &OwnedLock| {
+        (clients.is_empty() || clients.iter().any(|client| is_of(lock, client)))
+            && (files.is_empty() || files.contains(&lock.file))
+    };
+    view.locks.iter().zip(locks).filter(|(lock, _)| wanted(lock)).map(|(_, listed)| listed).collect()
+}
+
+fn listed(lock: &OwnedLock) -> ListedLock {
+    let path = lock.path.as_deref().map(path_text);
+    let export = lock.export.as_ref().map(|export| path_text(export.as_os_str().as_bytes()));
+    let below = |(path, export): (&String, &String)| {
+        Some(path.strip_prefix(export.as_str())?.trim_start_matches('/').to_owned())
+    };
+    ListedLock {
+        file: lock.file.to_string(),
+        kind: lock.kind.to_string(),
+        start: lock.range.start,
+        end: (lock.range.end != u64::MAX).then_some(lock.range.end),
+        state: lock.state.to_string(),
+        monitored: Some(lock.monitored),
+        owner: ListedOwner {
+            name: Some(lock.name.to_string()),
+            address: Some(lock.address),
+            server_address: Some(lock.server_address),
+            transport: Some(lock.transport.to_string()),
+            version: Some(lock.version),
+            svid: lock.svid.map(|svid| svid.0),
+            oh: lock.oh.as_ref().map(ToString::to_string),
+        },
+        path_in_export: path.as_ref().zip(export.as_ref()).and_then(below),
+        path,
+        export,
+        deleted: lock.deleted,
+        inode: Some(lock.inode.clone()),
+        behind: None,
+    }
+}
+
+/// A path; of bytes that are no UTF-8 come `\xNN`.
+fn path_text(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
 }
 
 fn scope(wanted: &Wanted) -> Result<Scope, Failure> {

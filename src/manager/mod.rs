@@ -11,10 +11,13 @@
 pub mod driven;
 pub mod ganesha;
 pub mod knfsd;
+mod listing;
 pub mod nlmd;
 
 #[cfg(test)]
 mod tests;
+
+pub use listing::{OwnedLock, Owners, OwnersView};
 
 use std::time::Duration;
 
@@ -148,6 +151,10 @@ pub trait LockManager: Send + Sync {
     async fn status(&self) -> Result<Status, ManagerError>;
     /// Every client it knows.
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;
+    /// Whose the locks are, for lists that people read.
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        Ok(Owners::Rows)
+    }
     /// One page of the locks in a scope.
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError>;
     /// All of them.

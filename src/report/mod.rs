@@ -24,6 +24,8 @@ mod exit;
 mod failure;
 mod listing;
 mod listing_text;
+mod locks;
+mod owners;
 mod plan;
 mod progress;
 mod release;
@@ -37,9 +39,10 @@ pub use check::{Check, CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code, reason};
 pub use failure::{ErrorReport, Failure, FailureKind};
 pub use listing::{
-    ClientListing, ClientsReport, LockListing, LocksReport, NoticeReport, NotifyReport, RunListing, RunsReport,
-    StatusReport,
+    ClientListing, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, StatusReport,
 };
+pub use locks::{Behind, ListedLock, ListedOwner, LocksReport, find_behind};
+pub use owners::OwnersReport;
 pub use plan::{Plan, PlanClient, PlanReport, Probe};
 pub use progress::{Phase, Progress};
 pub use release::{

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::compare::Sight;
 use crate::host::Lock;
-use crate::manager::{Caution, ManagerError};
+use crate::manager::{Caution, ManagerError, Owners};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
 use crate::wire::xdr::List;
@@ -104,6 +104,10 @@ pub trait Backend: Send + Sync + 'static {
     async fn nsm_state(&self) -> Result<NsmState, ManagerError>;
     /// What is locked.
     async fn sight(&self) -> Result<Sight, ManagerError>;
+    /// Whose the locks are, for lists that people read: no run asks.
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        Ok(Owners::Unknown { why: format!("{} does not tell whose a lock is", self.kind()), remedy: String::new() })
+    }
     /// Clients with a durable monitor record.
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;
     /// How many they are: asked much more often than who.

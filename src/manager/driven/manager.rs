@@ -8,7 +8,7 @@ use super::backend::{Backend, refused};
 use super::record::{Phase, RunRecord, millis};
 use super::vault::Vault;
 use super::{Driven, pause_after, results};
-use crate::manager::{Caution, LockManager, ManagerError, Weight};
+use crate::manager::{Caution, LockManager, ManagerError, Owners, Weight};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
     RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched, page,
@@ -66,6 +66,10 @@ impl<B: Backend> LockManager for Driven<B> {
 
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         self.backend.clients().await
+    }
+
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        self.backend.owners().await
     }
 
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError> {

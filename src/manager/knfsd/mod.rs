@@ -2,7 +2,7 @@
 //!
 //! Theory. lockd has no idea of a run. It can be made to drop *every* lock and to start grace
 //! ([`drops`]), it shows ranges but no owners (`/proc/locks` has its own number for each client's
-//! lock), and rpc.statd beside it keeps the names of its clients. So a run here is: all that is there
+//! lock; lists for people read its memory, [`owners`]), and rpc.statd beside it keeps the names of its clients. So a run here is: all that is there
 //! is written down, the state number raised, everything dropped, grace seen, clients told, and what
 //! came back compared ([`driven`](super::driven) does that part).
 //!
@@ -26,6 +26,7 @@
 //! | `drops` | the two ways to drop |
 //! | `v4` | NFSv4 clients |
 //! | `owners` | whose the locks are |
+//! | `listing` | that, as lists for people have it |
 //! | `paths` | names of files |
 //! | `release` | frees one client's locks |
 //! | `mod` | the backend; start reading at `begin` |
@@ -33,7 +34,7 @@
 mod drops;
 mod error;
 pub mod guard;
-#[allow(dead_code, reason = "the walk that fills these types in follows")]
+mod listing;
 pub(crate) mod owners;
 mod paths;
 mod records;
@@ -59,7 +60,7 @@ use self::saved::Saved;
 use self::v4::V4;
 use super::driven::vault::Vault;
 use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight, client_row};
-use super::{Caution, ManagerError, Weight};
+use super::{Caution, ManagerError, Owners, Weight};
 use crate::host::{self, Lockd, Machine, StatdDir, StatdDirError};
 use crate::nsm::roster::{self, Roster};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
@@ -373,6 +374,9 @@ impl Backend for Knfsd {
     }
     async fn sight(&self) -> Result<Sight, ManagerError> {
         self.blocking(|this| Ok(sight::look(&this.machine)?.0)).await.map_err(KnfsdError::unanswered)
+    }
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        self.blocking(Self::look_at_owners).await.map_err(KnfsdError::unanswered)
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         self.blocking(Self::rows).await.map_err(KnfsdError::unanswered)
