@@ -14,7 +14,7 @@ const MAGIC: u16 = 0xeb9f;
 /// Modifiers around a type (const, typedef), and structures around a member.
 const MAX_DEPTH: usize = 32;
 /// Members that one look-up may pass.
-const MAX_MEMBERS: usize = 1 << 20;
+const MAX_MEMBERS: usize = 1 << 16;
 /// Largest structure, and with that the most that is read of memory at once.
 const MAX_SIZE: usize = 1 << 16;
 
@@ -121,13 +121,15 @@ pub struct Btf {
     types: Vec<u8>,
     /// Where each type begins; number 0 is void.
     starts: Vec<usize>,
+    /// Those that are structures: a few of many.
+    structures: Vec<Type>,
     strings: Vec<u8>,
 }
 
 impl Btf {
     /// The kernel's types.
     pub fn new(kernel: &[u8]) -> Result<Self, BtfError> {
-        let mut btf = Self { types: Vec::new(), starts: vec![usize::MAX], strings: Vec::new() };
+        let mut btf = Self { types: Vec::new(), starts: vec![usize::MAX], structures: Vec::new(), strings: Vec::new() };
         btf.add(kernel)?;
         Ok(btf)
     }
@@ -140,6 +142,9 @@ impl Btf {
         self.strings.extend_from_slice(strings);
         while at < self.types.len() {
             let head = self.head_at(at).ok_or(BtfError::Odd)?;
+            if head.kind == STRUCT {
+                self.structures.push(Type(u32::try_from(self.starts.len()).map_err(|_| BtfError::Odd)?));
+            }
             self.starts.push(at);
             at = head.at + trailer(head.kind, head.members).ok_or(BtfError::Kind(head.kind))?;
         }
@@ -148,11 +153,9 @@ impl Btf {
 
     /// The structure of this name that has all these members.
     pub fn structure(&self, name: &str, members: &[&str]) -> Option<Type> {
-        let numbers = (1..u32::try_from(self.starts.len()).ok()?).map(Type);
-        let mut alike = numbers.filter(|ty| {
-            self.head(*ty).is_some_and(|head| head.kind == STRUCT && self.name(head.name) == Some(name.as_bytes()))
-        });
-        alike.find(|ty| members.iter().all(|member| self.field(*ty, member).is_some()))
+        let is_called = |ty: Type| self.head(ty).and_then(|head| self.name(head.name)) == Some(name.as_bytes());
+        let has_all = |ty: Type| members.iter().all(|member| self.field(ty, member).is_some());
+        self.structures.iter().copied().find(|ty| is_called(*ty) && has_all(*ty))
     }
 
     /// How many bytes it takes.
@@ -205,7 +208,7 @@ impl Btf {
             found = Field { bit: found.bit.checked_add(inner.bit)?, ..inner };
         }
         let end = found.bit.checked_add(found.bits.unwrap_or(8 * found.size))?;
-        let is_whole = found.bits.is_some() || found.bit % 8 == 0;
+        let is_whole = found.bits.is_some() || found.bit.is_multiple_of(8);
         (is_whole && end <= 8 * whole).then_some(found)
     }
 

@@ -17,14 +17,16 @@ pub(crate) fn core(memory: &[(u64, Vec<u8>)]) -> Vec<u8> {
         file.extend_from_slice(&header);
         place += bytes.len() as u64;
     }
-    memory.iter().for_each(|(_, bytes)| file.extend_from_slice(bytes));
+    for (_, bytes) in memory {
+        file.extend_from_slice(bytes);
+    }
     file
 }
 
 /// Writes BTF. A type's number is given back when it is written.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Types {
-    types: Vec<u8>,
+    written: Vec<u8>,
     strings: Vec<u8>,
     count: u32,
     first_string: u32,
@@ -54,7 +56,9 @@ impl Types {
     fn write(&mut self, name: &str, kind: u32, members: usize, size: u32, rest: &[u32]) -> u32 {
         let flag = if kind == 4 { 1 << 31 } else { 0 };
         let head = [self.string(name), kind << 24 | u32::try_from(members).unwrap() | flag, size];
-        head.iter().chain(rest).for_each(|word| self.types.extend_from_slice(&word.to_ne_bytes()));
+        for word in head.iter().chain(rest) {
+            self.written.extend_from_slice(&word.to_ne_bytes());
+        }
         self.count += 1;
         self.count
     }
@@ -82,11 +86,13 @@ impl Types {
         self.write(name, kind, 0, ty, &[])
     }
     pub(crate) fn file(&self) -> Vec<u8> {
-        let (types, strings) = (u32::try_from(self.types.len()).unwrap(), u32::try_from(self.strings.len()).unwrap());
+        let (types, strings) = (u32::try_from(self.written.len()).unwrap(), u32::try_from(self.strings.len()).unwrap());
         let mut file = 0xeb9f_u16.to_ne_bytes().to_vec();
         file.extend([1, 0]);
-        [24, 0, types, types, strings].iter().for_each(|word: &u32| file.extend_from_slice(&word.to_ne_bytes()));
-        file.extend_from_slice(&self.types);
+        for word in [24, 0, types, types, strings] {
+            file.extend_from_slice(&word.to_ne_bytes());
+        }
+        file.extend_from_slice(&self.written);
         file.extend_from_slice(&self.strings);
         file
     }

@@ -170,7 +170,9 @@ mod tests {
         #[test]
         fn no_header_is_too_odd(changes in proptest::collection::vec((0_usize..120, proptest::num::u8::ANY), 0..20), address: u64) {
             let mut bytes = core(&[(0x1000, vec![7; 16])]);
-            changes.iter().for_each(|(at, byte)| bytes[*at] = *byte);
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
             if let Ok(memory) = opened(&bytes, 10) {
                 let _ = (memory.bytes(address, 100), memory.bytes(0x1000, 100));
             }
