@@ -6,7 +6,7 @@ use super::clients::{Clients, client};
 use super::error::Unsettled;
 use super::locks::{OpenFile, held};
 use super::names::Names;
-use super::reader::{Reader, number, number32};
+use super::reader::{Reader, number, number32, same};
 use super::view::{HeldLock, Share, Waiter};
 use super::waiters;
 use crate::wire::types::{FileHandle, OwnerHandle};
@@ -131,13 +131,17 @@ impl Pass<'_> {
             if number(record, layout.operations)? != self.operations {
                 return Ok(());
             }
-            let owner = reader.record(number(record, layout.owner)?, layout.owner_size)?;
-            // While the lock was the owner's, the owner's record was not another one's.
+            let owner_at = number(record, layout.owner)?;
+            let owner = reader.record(owner_at, layout.owner_size)?;
+            // lockd gives the room of an owner that is gone to the next one, so the owner counts only if lock and owner are
+            // the same once more after both were read.
             let again = reader.record(at, layout.size)?;
+            let owner_again = reader.record(owner_at, layout.owner_size)?;
             for field in [layout.owner, layout.operations, layout.start, layout.end, layout.kind, layout.opened] {
-                if number(&again, field)? != number(record, field)? {
-                    return Err(Unsettled::Changed("a lock went while it was read"));
-                }
+                same(record, &again, field)?;
+            }
+            for field in [layout.owner_host, layout.owner_svid] {
+                same(&owner, &owner_again, field)?;
             }
             let known = client(self.clients, number(&owner, layout.owner_host)?)?;
             let file = self.of_opened.get(&number(record, layout.opened)?).unwrap_or(&entry.at);

@@ -11,8 +11,8 @@
 //! - the hosts are the same after the pass as before,
 //! - the granted locks are, as a multiset, those of lockd in `/proc/locks`, which the kernel prints under its own lock.
 //!
-//! Else another pass is made, at most [`PASSES`]; then the view is refused. So whose a lock is, is told rightly or not at
-//! all. Of a blocked request there is no second witness.
+//! Else another pass is made, at most [`PASSES`]; then the view is refused. So a lock is shown with its owner, or nothing is
+//! shown. For blocked requests there is no second witness: `/proc/locks` lists some of them only.
 //!
 //! What lockd itself does not know: the owner handle of a granted lock, and names of clients behind one address but the
 //! first.
@@ -28,7 +28,7 @@
 //! | `names` | paths of files |
 //! | `error` | why a view was refused |
 //! | `view` | what others see of it |
-//! | `mod` | finds lockd and looks at it; start reading at [`Lockd::look`] |
+//! | `mod` | finds lockd and looks at it; start reading at [`LockdMemory::look`] |
 
 mod clients;
 mod error;
@@ -57,7 +57,7 @@ use crate::host::{Lock, Machine, is_refusal};
 /// Most passes over lockd's memory.
 const PASSES: u32 = 20;
 /// No pass begins after so long a time.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Most reads of one pass: some ten for each of a million locks.
 const READS: u64 = 16_000_000;
 
@@ -67,7 +67,7 @@ const OPERATIONS: &str = "nlmsvc_lock_operations";
 
 /// The kernel's lockd, as it is found in memory. Good until lockd's module is loaded anew.
 #[derive(Debug)]
-pub(crate) struct Lockd {
+pub(crate) struct LockdMemory {
     machine: Machine,
     layout: Layout,
     network: u64,
@@ -79,12 +79,12 @@ pub(crate) struct Lockd {
 /// What lockd has now.
 ///
 /// # Errors
-/// Those of [`Lockd::find`] and [`Lockd::look`].
+/// Those of [`LockdMemory::find`] and [`LockdMemory::look`].
 pub(crate) fn look(machine: &Machine) -> Result<View, OwnersError> {
-    Lockd::find(machine)?.look()
+    LockdMemory::find(machine)?.look()
 }
 
-impl Lockd {
+impl LockdMemory {
     /// Finds it. This takes longer than to look at it: a list of all the kernel's names is read, and BTF.
     ///
     /// # Errors

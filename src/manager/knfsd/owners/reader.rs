@@ -10,7 +10,7 @@ use crate::wire::scope;
 use crate::wire::types::{CallerName, MAX_NETOBJ};
 
 /// Strings are read in steps that do not cross into another page, which may not be there.
-const STEP: u64 = 64;
+const STEP: usize = 64;
 
 /// Memory, and how records lie in it.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,12 @@ pub(super) fn number(record: &[u8], field: Field) -> Result<u64, Unsettled> {
 /// A number that has 32 bits there.
 pub(super) fn number32(record: &[u8], field: Field) -> Result<u32, Unsettled> {
     u32::try_from(number(record, field)?).map_err(|_| Unsettled::Changed("a number is too large"))
+}
+
+/// Whether a record that was read twice has the same in a field.
+pub(super) fn same(record: &[u8], again: &[u8], field: Field) -> Result<(), Unsettled> {
+    let is_same = number(record, field)? == number(again, field)?;
+    if is_same { Ok(()) } else { Err(Unsettled::Changed("a record changed while it was read")) }
 }
 
 impl Reader<'_> {
@@ -73,16 +79,16 @@ impl Reader<'_> {
         }
         let mut text = Vec::new();
         while text.len() <= MAX_NETOBJ {
-            let step = STEP - address % STEP;
-            let mut buffer = [0; STEP as usize];
-            let part = buffer.get_mut(..usize::try_from(step).unwrap_or_default()).unwrap_or_default();
+            let used = usize::try_from(address % STEP as u64).unwrap_or_default();
+            let mut buffer = [0; STEP];
+            let part = buffer.get_mut(used..).unwrap_or_default();
             self.memory.read(address, part)?;
             let end = part.iter().position(|byte| *byte == 0);
             text.extend_from_slice(part.get(..end.unwrap_or(part.len())).unwrap_or_default());
             if end.is_some() {
                 break;
             }
-            address = address.wrapping_add(step);
+            address = address.wrapping_add((STEP - used) as u64);
         }
         CallerName::of_bytes(&text).map(Some).map_err(|_| Unsettled::Changed("a name does not end"))
     }

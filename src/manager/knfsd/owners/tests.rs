@@ -163,6 +163,53 @@ fn a_link_that_does_not_point_back_an_unknown_host_and_another_files_share_are_n
     assert_eq!(unsettled(&kernel), "a share is another file's");
 }
 
+/// Writes at an address of memory while it is read.
+fn poke(core: &fs::File, address: u64, value: u64) {
+    use std::os::unix::fs::FileExt;
+    // Behind the header of the file and that of its one segment.
+    core.write_all_at(&value.to_ne_bytes(), 64 + 56 + (address - BASE)).unwrap();
+}
+
+#[test]
+fn a_lock_that_changes_hands_while_it_is_read_is_one_owners_or_the_others_and_never_a_third_ones() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (mut kernel, [c1, c2, file]) = two(Names::New);
+    let lock = kernel.lock(file, c1, Asked { start: 50, end: 59, ..WRITE });
+    let spare = kernel.lock(file, c1, Asked { start: 60, end: 69, svid: 7, ..WRITE });
+    kernel.save();
+    let owner = kernel.layout.lock.owner.offset() as u64;
+    let [at, first, second] = [lock + owner, kernel.get(lock + owner), kernel.get(spare + owner)];
+    let lockd = LockdMemory::find(&kernel.machine()).unwrap();
+    let core = fs::OpenOptions::new().write(true).open(kernel.root.path().join("proc/kcore")).unwrap();
+    let stop = AtomicBool::new(false);
+    let (mut owners, mut unsettled) = (std::collections::BTreeMap::new(), 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let hands = [(first, second), (second, first)].into_iter().cycle();
+            for (from, to) in hands.take_while(|_| !stop.load(Ordering::Relaxed)) {
+                // The room of the owner that was becomes another one's for a while.
+                poke(&core, at, to);
+                poke(&core, from, c2);
+                std::thread::sleep(Duration::from_millis(1));
+                poke(&core, from, c1);
+            }
+        });
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            match lockd.pass() {
+                Ok((view, _)) => {
+                    let changing = view.locks.iter().find(|lock| lock.start == 50).unwrap();
+                    *owners.entry((changing.caller.to_string(), changing.owner.svid)).or_insert(0) += 1;
+                }
+                Err(_) => unsettled += 1,
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let seen: Vec<_> = owners.keys().cloned().collect();
+    assert_eq!(seen, [("c1".to_owned(), 5), ("c1".to_owned(), 7)], "{owners:?}, {unsettled} unsettled");
+}
+
 #[test]
 fn what_forbids_to_look_is_named_each_with_a_remedy() {
     let refused = |spoil: &dyn Fn(&Kernel)| {
@@ -225,7 +272,7 @@ fn whatever_is_in_memory_a_look_ends_and_tells_no_lock_that_proc_locks_does_not_
     kernel.block(file, c2, WRITE, false);
     kernel.share(file, c1);
     kernel.save();
-    let lockd = Lockd::find(&kernel.machine()).unwrap();
+    let lockd = LockdMemory::find(&kernel.machine()).unwrap();
     let good = lockd.look().unwrap();
     let length = kernel.memory.len();
     let pointer = BASE..BASE + length as u64;

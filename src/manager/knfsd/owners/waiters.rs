@@ -4,7 +4,7 @@
 use super::clients::{Clients, client};
 use super::error::Unsettled;
 use super::locks::{OpenFile, held};
-use super::reader::{Reader, number, number32};
+use super::reader::{Reader, number, number32, same};
 use super::view::{HeldLock, Waiter};
 use crate::wire::types::{Cookie, OwnerHandle};
 
@@ -25,10 +25,12 @@ pub(super) fn read(reader: Reader<'_>, clients: &Clients, at: u64, file: &OpenFi
         let call = reader.record(number(record, layout.call)?, layout.call_size)?;
         let oh = reader.netobj(number(&call, layout.oh)?, number(&call, layout.oh_size)?)?;
         let again = reader.record(block, layout.size)?;
+        let call_again = reader.record(number(record, layout.call)?, layout.call_size)?;
         for field in [layout.call, layout.host, layout.file, layout.granted, layout.queued] {
-            if number(&again, field)? != number(record, field)? {
-                return Err(Unsettled::Changed("a blocked request went while it was read"));
-            }
+            same(record, &again, field)?;
+        }
+        for field in [layout.svid, layout.kind, layout.start, layout.end, layout.oh, layout.oh_size] {
+            same(&call, &call_again, field)?;
         }
         if number(record, layout.file)? != at {
             return Err(Unsettled::Changed("a blocked request is another file's"));

@@ -227,7 +227,7 @@ impl Kernel {
             _ => self.write(at, &value.to_ne_bytes()),
         }
     }
-    fn get(&self, address: u64) -> u64 {
+    pub(super) fn get(&self, address: u64) -> u64 {
         let at = usize::try_from(address - BASE).unwrap();
         u64::from_ne_bytes(self.memory[at..at + 8].try_into().unwrap())
     }
@@ -295,7 +295,9 @@ impl Kernel {
             (layout.nsm_state, 7),
         ];
         let mon_name = layout.mon_name;
-        fields.into_iter().for_each(|(field, value)| self.put(record, field, value));
+        for (field, value) in fields {
+            self.put(record, field, value);
+        }
         // The first bit of a byte, from either end.
         self.write(record + bit, &[0x81]);
         self.write(nsm + monitored, &[0x81]);
@@ -322,12 +324,14 @@ impl Kernel {
             (inode, layout.context, context),
             (inode, layout.superblock, superblock),
             (inode, layout.number, number),
-            (superblock, layout.device, 8 << 20 | 17),
+            (superblock, layout.device, 0x80_0011),
             (context, layout.locks, locks),
         ];
         // It is open for writing only.
         let second = record + layout.opened.offset() as u64 + 8;
-        fields.into_iter().for_each(|(at, field, value)| self.put(at, field, value));
+        for (at, field, value) in fields {
+            self.put(at, field, value);
+        }
         self.write(at, name);
         self.write(second, &opened.to_ne_bytes());
         self.write(blocks + 8, &blocks.to_ne_bytes());
@@ -346,7 +350,9 @@ impl Kernel {
     fn fill(&mut self, at: u64, asked: Asked) {
         let layout = &self.layout.lock;
         let fields = [(layout.kind, u64::from(asked.exclusive)), (layout.start, asked.start), (layout.end, asked.end)];
-        fields.into_iter().for_each(|(field, value)| self.put(at, field, value));
+        for (field, value) in fields {
+            self.put(at, field, value);
+        }
     }
     /// A lock that a client holds, also in `/proc/locks`.
     pub(super) fn lock(&mut self, file: u64, host: u64, asked: Asked) -> u64 {
@@ -366,7 +372,9 @@ impl Kernel {
         let layout = &self.layout.lock;
         let (of_owner, of_host) = (layout.owner_svid, layout.owner_host);
         let fields = [(layout.owner, owner), (layout.operations, OPERATIONS), (layout.opened, opened)];
-        fields.into_iter().for_each(|(field, value)| self.put(record, field, value));
+        for (field, value) in fields {
+            self.put(record, field, value);
+        }
         self.put(owner, of_owner, asked.svid.into());
         self.put(owner, of_host, host);
         let inode = self.get(opened + self.layout.file.inode.offset() as u64);
@@ -391,7 +399,9 @@ impl Kernel {
             (call, layout.cookie_size, 4),
         ];
         let at = call + layout.kind.offset() as u64 - self.layout.lock.kind.offset() as u64;
-        fields.into_iter().for_each(|(at, field, value)| self.put(at, field, value));
+        for (at, field, value) in fields {
+            self.put(at, field, value);
+        }
         self.fill(at, asked);
         let head = file + self.layout.file.blocks.offset() as u64;
         self.link(head, head, record, self.layout.block.link);
@@ -410,7 +420,9 @@ impl Kernel {
             (record, layout.access, 3),
             (record, layout.mode, 1),
         ];
-        fields.into_iter().for_each(|(at, field, value)| self.put(at, field, value));
+        for (at, field, value) in fields {
+            self.put(at, field, value);
+        }
         record
     }
 }
