@@ -19,7 +19,6 @@ struct Answers {
     cautions: Vec<Caution>,
     unfetched: Vec<RunId>,
     clients: Vec<crate::wire::control::ClientRow>,
-    owners: Owners,
 }
 
 async fn ask(manager: &dyn LockManager) -> Result<Answers, ManagerError> {
@@ -29,7 +28,6 @@ async fn ask(manager: &dyn LockManager) -> Result<Answers, ManagerError> {
         cautions: manager.cautions().await?,
         unfetched: manager.unfetched().await?,
         clients: manager.clients().await?,
-        owners: manager.owners().await?,
     })
 }
 
@@ -50,7 +48,11 @@ fn unreached(words: String, remedy: impl Into<String>) -> Seen {
 }
 
 pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
-    let answers = match tokio::time::timeout(PATIENCE, ask(manager)).await {
+    let answering = tokio::time::timeout(PATIENCE, ask(manager));
+    // Not one of the answers: without it the others are as good.
+    let looking = tokio::time::timeout(PATIENCE, manager.owners());
+    let (answers, owners) = tokio::join!(answering, looking);
+    let answers = match answers {
         Ok(Ok(answers)) => answers,
         Ok(Err(error)) => return unreached(error.to_string(), error.remedy()),
         Err(_) => {
@@ -59,7 +61,7 @@ pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
             return unreached(words, "see whether it is stopped, and what it logged");
         }
     };
-    let Answers { info, status, cautions, unfetched, clients, owners } = answers;
+    let Answers { info, status, cautions, unfetched, clients } = answers;
     let mut findings = vec![Finding::ok(
         "manager",
         format!("{} answers at {}, NSM state {}", info.software.as_str(), manager.endpoint(), info.nsm_state),
@@ -67,7 +69,7 @@ pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
     findings.push(busy(&status));
     findings.push(state(info.nsm_state));
     findings.extend(domains(&info));
-    findings.extend(whose(owners));
+    findings.extend(whose(owners.unwrap_or_else(|_| Ok(too_slow()))));
     findings.extend(caveats(&info).into_iter().map(|words| {
         Finding::new("manager-limits", Severity::Note, words, "the plan of a run says so too; nothing is to be done")
     }));
@@ -136,24 +138,26 @@ fn domains(info: &Info) -> Option<Finding> {
 }
 
 /// Whether lists can say whose the locks are, where it is not the lock manager that says it.
-fn whose(owners: Owners) -> Option<Finding> {
+fn whose(owners: Result<Owners, ManagerError>) -> Option<Finding> {
     let about = "owners";
-    match owners {
+    match owners.unwrap_or_else(|error| Owners::Unknown { why: error.to_string(), remedy: error.remedy() }) {
         Owners::Rows => None,
         Owners::View(view) => {
-            let words = format!(
-                "whose the locks are is known: {} ({})",
-                view.how,
-                number(view.locks.len() as u64, "lock", "locks")
-            );
+            let words =
+                format!("lock owners are known: {} ({})", view.how, number(view.locks.len() as u64, "lock", "locks"));
             Some(Finding::ok(about, words))
         }
         Owners::Unknown { why, remedy } => {
             let remedy = Some(remedy).filter(|remedy| !remedy.is_empty());
-            let words = format!("whose the locks are is not known: {why}");
+            let words = format!("lock owners are not known: {why}");
             Some(Finding { severity: Severity::Note, remedy, ..Finding::ok(about, words) })
         }
     }
+}
+
+fn too_slow() -> Owners {
+    let why = format!("it was not found out within {} s", PATIENCE.as_secs());
+    Owners::Unknown { why, remedy: "try again when this host has less to do".into() }
 }
 
 fn owed(unfetched: &[RunId]) -> Option<Finding> {

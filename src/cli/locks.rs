@@ -1,5 +1,6 @@
 //! `nlmctl locks`: the locks that the lock manager holds, pends or queues.
 
+use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use super::args::LocksArgs as Wanted;
@@ -27,7 +28,7 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
             locks
         }
         Owners::Unknown { why, remedy } if !scope.clients.as_slice().is_empty() => {
-            let words = format!("whose the locks are is not known, so they cannot be listed by client: {why}");
+            let words = format!("lock owners are not known, so locks cannot be listed by client: {why}");
             let or = if remedy.is_empty() { "leave out --client" } else { remedy };
             return Err(Failure::refused(words, or));
         }
@@ -99,7 +100,10 @@ fn path_text(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
         text.push_str(chunk.valid());
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
     }
     text
 }
@@ -146,6 +150,8 @@ fn file(text: &str) -> Result<FileHandle, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::control::{LockKind, LockState};
+    use crate::wire::types::{ByteRange, Svid, Transport};
 
     fn of(clients: &[&str], files: &[&str]) -> Result<Scope, Failure> {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
@@ -168,5 +174,40 @@ mod tests {
         for (clients, files) in [(&[""][..], &[][..]), (&[], &["xyz"]), (&[], &["0"]), (&[], &[""])] {
             assert_eq!(of(clients, files).unwrap_err().kind.exit(), 2, "{clients:?} {files:?}");
         }
+    }
+
+    #[test]
+    fn one_clients_waiters_are_shown_behind_others_whose_locks_are_not() {
+        let lock = |name: &str, svid, state| OwnedLock {
+            name: CallerName::new(name).unwrap(),
+            address: "192.0.2.1".parse().unwrap(),
+            server_address: "192.0.2.200".parse().unwrap(),
+            transport: Transport::Tcp,
+            version: 4,
+            svid: Some(Svid(svid)),
+            oh: None,
+            monitored: true,
+            kind: LockKind::Exclusive,
+            range: ByteRange::ALL,
+            state,
+            file: FileHandle::new(name.as_bytes()).unwrap(),
+            inode: "00:1a:2".into(),
+            path: Some(b"/srv/x/a\xff b".to_vec()),
+            deleted: false,
+            export: Some("/srv/x".into()),
+        };
+        let locks = vec![lock("c1", 1, LockState::Held), lock("c2.lab", 2, LockState::Waiting)];
+        let view = OwnersView { how: "seen", clients: vec![], locks };
+        let shown = in_scope(&view, &of(&["c2"], &[]).unwrap());
+        let [waiting] = shown.as_slice() else { panic!("{shown:?}") };
+        let behind = waiting.behind.as_ref().unwrap();
+        assert_eq!(
+            behind.iter().map(|one| (one.name.as_deref(), one.svid)).collect::<Vec<_>>(),
+            [(Some("c1"), Some(1))]
+        );
+        assert_eq!(waiting.path.as_deref(), Some("/srv/x/a\\xff b"));
+        assert_eq!((waiting.path_in_export.as_deref(), waiting.end), (Some("a\\xff b"), None));
+        assert_eq!(in_scope(&view, &of(&[], &["6331"]).unwrap()).len(), 1);
+        assert_eq!(in_scope(&view, &of(&["192.0.2.9"], &[]).unwrap()).len(), 0);
     }
 }

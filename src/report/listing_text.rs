@@ -80,7 +80,7 @@ fn unknown(owners: &OwnersReport) -> Option<String> {
 /// Below a list without owners.
 fn footnote(out: &mut String, owners: &OwnersReport) {
     if let Some(why) = unknown(owners) {
-        line!(out, "\nwhose the locks are is not known: {why}");
+        line!(out, "\nlock owners are not known: {why}");
     }
 }
 
@@ -120,10 +120,8 @@ impl Text for ClientsReport {
                 note.join("; "),
             ]);
         }
-        let mut out = match table.is_empty() {
-            true => format!("{} knows no client\n", clean(&self.manager)),
-            false => table.render(),
-        };
+        let none = || format!("{} knows no client\n", clean(&self.manager));
+        let mut out = if table.is_empty() { none() } else { table.render() };
         footnote(&mut out, &self.owners);
         out
     }
@@ -154,10 +152,8 @@ impl Text for LocksReport {
                 notes(lock),
             ]);
         }
-        let mut out = match table.is_empty() {
-            true => format!("{} lists no such lock\n", clean(&self.manager)),
-            false => table.render(),
-        };
+        let none = || format!("{} lists no such lock\n", clean(&self.manager));
+        let mut out = if table.is_empty() { none() } else { table.render() };
         footnote(&mut out, &self.owners);
         out
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::Knfsd;
 use super::owners::{self, HeldLock, OwnerKey, Share, TO_THE_END, View, Waiter};
-use super::{Knfsd, KnfsdError};
 use crate::host::ETAB;
 use crate::manager::{OwnedLock, Owners, OwnersView};
 use crate::wire::control::{ClientRow, LockKind, LockState};
@@ -13,13 +13,13 @@ use crate::wire::xdr::List;
 
 impl Knfsd {
     /// Reads it, or says why it cannot be read.
-    pub(super) fn look_at_owners(&self) -> Result<Owners, KnfsdError> {
+    pub(super) fn look_at_owners(&self) -> Owners {
         match owners::look(&self.machine) {
             Ok(view) => {
                 tracing::debug!(passes = view.passes, locks = view.locks.len(), "owners were read from kernel memory");
-                Ok(Owners::View(listed(&view, &self.machine.exports(ETAB))))
+                Owners::View(listed(&view, &self.machine.exports(ETAB)))
             }
-            Err(error) => Ok(Owners::Unknown { why: error.to_string(), remedy: error.remedy().to_owned() }),
+            Err(error) => Owners::Unknown { why: error.to_string(), remedy: error.remedy().to_owned() },
         }
     }
 }
@@ -124,7 +124,9 @@ fn clients(view: &View, locks: &[OwnedLock]) -> Vec<ClientRow> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::owners::ClientHost;
     use super::*;
+    use crate::wire::types::{Cookie, FileHandle, OwnerHandle};
 
     #[test]
     fn a_path_is_in_the_innermost_export_that_has_it() {
@@ -134,5 +136,55 @@ mod tests {
         assert_eq!(of("/srv/xz/a"), Path::new("/srv"));
         assert_eq!(of("/etc/a"), Path::new("/"));
         assert_eq!(export(b"/etc/a", &exports[1..]), None);
+    }
+
+    #[test]
+    fn each_client_has_the_number_of_its_locks_of_those_without_a_monitor_and_of_its_waiters() {
+        let key = |client: &str, server: &str| OwnerKey {
+            client: client.parse().unwrap(),
+            server: server.parse().unwrap(),
+            version: 4,
+            tcp: true,
+            svid: 1,
+        };
+        let host = |key, monitored| ClientHost {
+            key,
+            caller: CallerName::new("c1").unwrap(),
+            mon_name: None,
+            monitored,
+            nsm_state: None,
+        };
+        let (one, two) = (key("192.0.2.1", "192.0.2.200"), key("192.0.2.1", "192.0.2.201"));
+        let held = |owner, monitored| HeldLock {
+            owner,
+            caller: CallerName::new("c1").unwrap(),
+            handle: FileHandle::new(b"h").unwrap(),
+            device: (8, 17),
+            inode: 42,
+            path: Some(b"/srv/x/a".to_vec()),
+            deleted: false,
+            exclusive: true,
+            start: 0,
+            end: TO_THE_END,
+            monitored,
+            nsm_state: None,
+            offered: false,
+        };
+        let waiter = Waiter { wanted: held(two, true), oh: OwnerHandle::default(), cookie: Cookie::default() };
+        let view = View {
+            hosts: vec![host(one, true), host(two, true), host(key("192.0.2.2", "192.0.2.200"), false)],
+            locks: vec![held(one, true), held(two, false)],
+            waiters: vec![waiter],
+            shares: vec![],
+            passes: 1,
+        };
+        let listed = listed(&view, &["/srv/x".into()]);
+        let counts: Vec<_> = listed.clients.iter().map(|row| (row.locks, row.unmonitored, row.waiters)).collect();
+        assert_eq!(counts, [(2, 1, 1), (0, 0, 0)]);
+        assert_eq!(listed.clients[0].server_addresses.as_slice().len(), 2);
+        let [first, _, waiting] = listed.locks.as_slice() else { panic!("{listed:?}") };
+        assert_eq!((first.inode.as_str(), first.range), ("08:11:42", ByteRange::ALL));
+        assert_eq!((first.oh.clone(), first.export.as_deref()), (None, Some(Path::new("/srv/x"))));
+        assert_eq!((waiting.state, waiting.oh.clone()), (LockState::Waiting, Some(OwnerHandle::default())));
     }
 }

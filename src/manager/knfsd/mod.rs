@@ -376,7 +376,7 @@ impl Backend for Knfsd {
         self.blocking(|this| Ok(sight::look(&this.machine)?.0)).await.map_err(KnfsdError::unanswered)
     }
     async fn owners(&self) -> Result<Owners, ManagerError> {
-        self.blocking(Self::look_at_owners).await.map_err(KnfsdError::unanswered)
+        self.blocking(|this| Ok(this.look_at_owners())).await.map_err(KnfsdError::unanswered)
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         self.blocking(Self::rows).await.map_err(KnfsdError::unanswered)
