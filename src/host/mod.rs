@@ -17,6 +17,8 @@
 //! | `kernel` | the kernel's NFS server and its lockd |
 //! | `memory` | memory of the running kernel, and how its types are laid out |
 //! | `netlink` | the kernel asked by netlink |
+//! | `reply_route` | replies to calls in a client's name are kept here |
+//! | `syslog` | lines in the system's log |
 //! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose |
 //! | `addresses` | the addresses of this host |
 //! | `interfaces` | network interfaces by name, behind link-local addresses |
@@ -36,8 +38,10 @@ mod netlink;
 mod private;
 mod privileges;
 mod processes;
+mod reply_route;
 mod sockets;
 mod statd;
+mod syslog;
 
 pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use files::{FileError, Machine, remove, replace};
@@ -56,5 +60,7 @@ pub use names::{OwnNameError, own_names};
 pub use netlink::Netlink;
 pub use private::{Folder, check_folder, open_plain, private_file, private_folder, try_lock};
 pub use privileges::{keep_capabilities, may_administer_network};
+pub use reply_route::ReplyRoute;
 pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};
+pub use syslog::syslog;
