@@ -494,7 +494,12 @@ fn release(outcome: ReleaseOutcome) -> Release {
             ReleaseLock { lock: lock(7, "held"), waited_for },
             ReleaseLock { lock: lock(7, "waiting"), waited_for: vec![] },
         ],
-        left: if planned { vec![] } else { vec![lock(8, "held")] },
+        left: if planned {
+            vec![]
+        } else {
+            vec![ReleaseLeft { lock: lock(8, "held"), why: Some("the server is in grace".into()) }]
+        },
+        notes: if planned { vec![] } else { vec!["a client that waits asks again".into()] },
         consent: vec!["release 2 locks of host7.example.org (192.0.2.7), where nothing answered within 3000 ms".into()],
     }
 }

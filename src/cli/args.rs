@@ -286,6 +286,9 @@ pub struct ReleaseArgs {
     /// Consent to taking locks from a client that answers, or that could not be asked
     #[arg(long)]
     pub live: bool,
+    /// Exit with 0 if there is nothing to release, or the client is not known
+    #[arg(long)]
+    pub if_held: bool,
     /// Print the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,

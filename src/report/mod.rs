@@ -46,7 +46,7 @@ pub use owners::OwnersReport;
 pub use plan::{Plan, PlanClient, PlanReport, Probe};
 pub use progress::{Phase, Progress};
 pub use release::{
-    Heard, LockdProbe, Release, ReleaseClient, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
+    Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
     ReleasedCounts, ReleasesReport, Waiting,
 };
 pub use run::{

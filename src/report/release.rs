@@ -62,7 +62,9 @@ pub struct Release {
     /// saw go, the first ones.
     pub locks: Vec<ReleaseLock>,
     /// What was chosen and is still there, the first ones.
-    pub left: Vec<LockListing>,
+    pub left: Vec<ReleaseLeft>,
+    /// What else the lock manager said of it.
+    pub notes: Vec<String>,
     /// What wants consent, a sentence each.
     pub consent: Vec<String>,
 }
@@ -87,6 +89,8 @@ pub struct ReleasedCounts {
 pub enum ReleaseOutcome {
     /// Nothing was asked of the lock manager.
     Planned,
+    /// There was nothing to release, and nothing was asked of the lock manager.
+    NothingHeld,
     /// All that was chosen is free.
     Released,
     /// Some of it is still there.
@@ -99,11 +103,13 @@ pub enum ReleaseOutcome {
 
 impl ReleaseOutcome {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Planned, Self::Released, Self::Partial, Self::Refused, Self::Unverified];
+    pub const ALL: [Self; 6] =
+        [Self::Planned, Self::NothingHeld, Self::Released, Self::Partial, Self::Refused, Self::Unverified];
     /// Its name, as the record and the JSON have it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Planned => "planned",
+            Self::NothingHeld => "nothing-held",
             Self::Released => "released",
             Self::Partial => "partial",
             Self::Refused => "refused",
@@ -114,7 +120,7 @@ impl ReleaseOutcome {
     pub fn exit(self) -> Option<u8> {
         match self {
             Self::Planned => None,
-            Self::Released => Some(0),
+            Self::NothingHeld | Self::Released => Some(0),
             Self::Partial => Some(3),
             Self::Refused => Some(4),
             Self::Unverified => Some(1),
@@ -226,6 +232,16 @@ pub struct ReleaseLock {
     pub lock: LockListing,
     /// Who waits for it: clients by name, with svid.
     pub waited_for: Vec<Waiting>,
+}
+
+/// A lock that was chosen and is still there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReleaseLeft {
+    /// The lock.
+    #[serde(flatten)]
+    pub lock: LockListing,
+    /// Why, if that is known.
+    pub why: Option<String>,
 }
 
 /// Who waits for a lock.
@@ -400,7 +416,11 @@ impl Text for ReleaseReport {
         let rows = release.locks.iter().map(|lock| (&lock.lock, waited_for(lock)));
         let title = if release.chosen.is_some() { "chosen, as listed by" } else { "freed, as seen by" };
         locks(&mut out, &format!("{title} {}", clean(&release.manager)), rows);
-        locks(&mut out, "still there", release.left.iter().map(|lock| (lock, String::new())));
+        let left = release.left.iter().map(|left| (&left.lock, left.why.clone().unwrap_or_default()));
+        locks(&mut out, "still there", left);
+        for note in &release.notes {
+            line!(out, "\nnote: {}", clean(note));
+        }
         if release.outcome == ReleaseOutcome::Planned && !release.consent.is_empty() {
             line!(out, "\nwants consent");
             for sentence in &release.consent {
@@ -492,7 +512,7 @@ mod tests {
     #[test]
     fn only_all_of_it_is_exit_0() {
         let exits: Vec<_> = ReleaseOutcome::ALL.into_iter().map(ReleaseOutcome::exit).collect();
-        assert_eq!(exits, [None, Some(0), Some(3), Some(4), Some(1)]);
+        assert_eq!(exits, [None, Some(0), Some(0), Some(3), Some(4), Some(1)]);
         for outcome in ReleaseOutcome::ALL {
             assert_eq!(outcome.as_str().parse(), Ok(outcome));
         }

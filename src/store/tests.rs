@@ -469,6 +469,7 @@ fn release(scope: &str, outcome: ReleaseOutcome) -> ReleaseReport {
         clients: Vec::new(),
         locks: Vec::new(),
         left: Vec::new(),
+        notes: Vec::new(),
         consent: Vec::new(),
     })
 }

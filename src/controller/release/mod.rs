@@ -53,8 +53,14 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let scope = run_plan::scope(&request.as_run(), &info)?;
     refuse_busy(&manager.status().await?)?;
     let clients = manager.clients().await?;
-    refuse_unknown(&scope, &request.clients, &clients)?;
-    let rows = if info.capabilities.knows_owners { manager.all_locks(&scope).await? } else { Vec::new() };
+    if !request.if_held {
+        refuse_unknown(&scope, &request.clients, &clients)?;
+    }
+    let rows = if info.capabilities.knows_owners {
+        Ok(manager.all_locks(&scope).await?)
+    } else {
+        Err(format!("{} does not tell whose locks are", info.software.as_str()))
+    };
     let chosen = Chosen::new(request, &scope, &Seen { info: &info, clients: &clients, rows })?;
     let waiting = waiting(manager, chosen.files()).await?;
     let probes = probe(chosen.clients(), &info.names, options).await?;

@@ -4,13 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::choice::{Chosen, Probed};
+use crate::manager::Freed;
 use crate::report::{
-    Failure, Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLock, ReleaseOutcome, ReleaseReport,
-    ReleasedCounts, Stamp, Waiting, number,
+    Failure, Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLeft, ReleaseLock, ReleaseOutcome,
+    ReleaseReport, ReleasedCounts, Stamp, Waiting, number,
 };
 use crate::resync::consent::{Consent, Person};
 use crate::resync::plan as run_plan;
-use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, ReleaseArgs, Released};
+use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, ReleaseArgs};
 use crate::wire::types::FileHandle;
 
 impl Chosen {
@@ -25,13 +26,14 @@ impl Chosen {
         let waiters = clients.iter().map(|client| client.waiters).sum();
         let probed_for_ms = u64::try_from(probed_for.as_millis()).unwrap_or(u64::MAX);
         let consent = consent(&clients, probed_for_ms);
+        let outcome = if clients.is_empty() { ReleaseOutcome::NothingHeld } else { ReleaseOutcome::Planned };
         let release = Release {
             id: None,
             manager: manager.to_owned(),
             scope: self.scope,
             only: self.only,
-            outcome: ReleaseOutcome::Planned,
-            exit: None,
+            outcome,
+            exit: outcome.exit(),
             at: None,
             chosen: self.knows_owners.then_some(all.len() as u64 - waiters),
             chosen_waiters: waiters,
@@ -40,6 +42,7 @@ impl Chosen {
             clients,
             locks: with_waiting(&all, waiting),
             left: Vec::new(),
+            notes: Vec::new(),
             consent,
         };
         Plan { args: self.args, release, live: self.live }
@@ -173,7 +176,11 @@ impl Plan {
     pub fn report(&self) -> ReleaseReport {
         ReleaseReport::new(self.release.clone())
     }
-    /// What the operator has to agree to, each in words; never empty.
+    /// Whether there is nothing to release, and that was said to be all right.
+    pub fn is_of_nothing(&self) -> bool {
+        self.release.outcome == ReleaseOutcome::NothingHeld
+    }
+    /// What the operator has to agree to, each in words; empty only if there is nothing to release.
     pub fn consent(&self) -> &[String] {
         &self.release.consent
     }
@@ -232,7 +239,10 @@ impl Plan {
     }
 
     /// The report of what the manager did.
-    pub(super) fn ended(&self, id: &str, at: Stamp, done: &Released) -> ReleaseReport {
+    pub(super) fn ended(&self, id: &str, at: Stamp, freed: &Freed) -> ReleaseReport {
+        let Freed { released: done, why_left, notes } = freed;
+        let why_left = why_left.iter().cloned().map(Some).chain(std::iter::repeat(None));
+        let left = done.left_rows.as_slice().iter().zip(why_left);
         let outcome = if done.left > 0 { ReleaseOutcome::Partial } else { ReleaseOutcome::Released };
         ReleaseReport::new(Release {
             released: Some(ReleasedCounts {
@@ -241,7 +251,8 @@ impl Plan {
                 offered: done.offered,
                 left: done.left,
             }),
-            left: done.left_rows.as_slice().iter().map(LockListing::from).collect(),
+            left: left.map(|(row, why)| ReleaseLeft { lock: LockListing::from(row), why }).collect(),
+            notes: notes.clone(),
             locks: match self.release.chosen {
                 Some(_) => self.release.locks.clone(),
                 None => with_waiting(&done.rows.as_slice().iter().collect::<Vec<_>>(), &[]),
