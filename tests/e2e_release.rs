@@ -67,6 +67,10 @@ async fn a_ghosts_locks_go_and_who_waited_gets_the_range() {
         (rows.len(), &rows[0]["id"], &rows[0]["outcome"], &rows[0]["locks"]),
         (1, &done["id"], &"released".into(), &3.into())
     );
+    // By the first characters of its id, as it was printed then.
+    let shown = world.run(&["runs", "show", &done["id"].as_str().unwrap()[..13]]).await.exits(0).json();
+    assert_eq!(shown["release"], done);
+    assert!(done["uid"].is_u64(), "{done:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -491,14 +491,15 @@ fn release(outcome: ReleaseOutcome) -> Release {
         probed_for_ms: 3000,
         clients: vec![release_client(7, Heard::NoAnswer), release_client(8, Heard::Answers)],
         locks: vec![
-            ReleaseLock { lock: lock(7, "held"), waited_for },
-            ReleaseLock { lock: lock(7, "waiting"), waited_for: vec![] },
+            ReleaseLock { lock: lock(7, "held"), path: Some("/srv/a".into()), waited_for },
+            ReleaseLock { lock: lock(7, "waiting"), path: None, waited_for: vec![] },
         ],
         left: if planned {
             vec![]
         } else {
-            vec![ReleaseLeft { lock: lock(8, "held"), why: Some("the server is in grace".into()) }]
+            vec![ReleaseLeft { lock: lock(8, "held"), path: None, why: Some("the server is in grace".into()) }]
         },
+        uid: (!planned).then_some(1000),
         notes: if planned { vec![] } else { vec!["a client that waits asks again".into()] },
         consent: vec!["release 2 locks of host7.example.org (192.0.2.7), where nothing answered within 3000 ms".into()],
     }

@@ -130,7 +130,7 @@ pub(super) enum RunsCommand {
         #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
         limit: NonZeroU32,
     },
-    /// A run with its locks and its timeline
+    /// A run with its locks and its timeline, or a release
     Show {
         /// Its id, or the first characters of it
         id: String,

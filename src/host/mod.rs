@@ -59,7 +59,7 @@ pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
 pub use netlink::Netlink;
 pub use private::{Folder, check_folder, open_plain, private_file, private_folder, try_lock};
-pub use privileges::{keep_capabilities, may_administer_network};
+pub use privileges::{keep_capabilities, may_administer_network, user};
 pub use reply_route::ReplyRoute;
 pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};

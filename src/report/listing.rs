@@ -214,7 +214,7 @@ impl From<&ClientRow> for ClientListing {
 }
 
 /// A lock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct LockListing {
     /// The file handle, in hex.
     pub file: String,

@@ -53,6 +53,10 @@ impl Request {
             ..run_plan::Request::default()
         }
     }
+    /// Its clients alone.
+    pub(super) fn as_run_of_clients(&self) -> run_plan::Request {
+        run_plan::Request { clients: self.clients.clone(), ..run_plan::Request::default() }
+    }
     /// Whether it is all that some clients have.
     pub(super) fn is_of_whole_clients(&self) -> bool {
         self.exports.is_empty() && self.files.is_empty() && self.owners.is_empty() && self.ranges.is_empty()

@@ -16,7 +16,15 @@ use crate::wire::types::FileHandle;
 
 impl Chosen {
     /// The plan; `probes` are those of [`clients`](Self::clients), in their order.
-    pub(super) fn finish(self, manager: &str, waiting: &[LockRow], probes: &[Probed], probed_for: Duration) -> Plan {
+    /// The paths are those of files, as far as they are known.
+    pub(super) fn finish(
+        self,
+        manager: &str,
+        waiting: &[LockRow],
+        paths: HashMap<FileHandle, String>,
+        probes: &[Probed],
+        probed_for: Duration,
+    ) -> Plan {
         let not_asked = Probed { statd: run_plan::Probed::Silent(Probe::NotAsked), lockd: LockdProbe::NotAsked };
         let probes = probes.iter().copied().chain(std::iter::repeat(not_asked));
         let seen = self.clients.iter().zip(&self.rows).zip(probes);
@@ -35,17 +43,18 @@ impl Chosen {
             outcome,
             exit: outcome.exit(),
             at: None,
+            uid: None,
             chosen: self.knows_owners.then_some(all.len() as u64 - waiters),
             chosen_waiters: waiters,
             released: None,
             probed_for_ms,
             clients,
-            locks: with_waiting(&all, waiting),
+            locks: with_waiting(&all, waiting, &paths),
             left: Vec::new(),
             notes: Vec::new(),
             consent,
         };
-        Plan { args: self.args, release, live: self.live }
+        Plan { args: self.args, release, live: self.live, paths }
     }
 
     fn client(&self, client: &ClientRow, rows: &[LockRow], probed: Probed) -> ReleaseClient {
@@ -76,7 +85,7 @@ impl Chosen {
 }
 
 /// The locks, each with those who wait for it and are not chosen themselves.
-fn with_waiting(chosen: &[&LockRow], waiting: &[LockRow]) -> Vec<ReleaseLock> {
+fn with_waiting(chosen: &[&LockRow], waiting: &[LockRow], paths: &HashMap<FileHandle, String>) -> Vec<ReleaseLock> {
     let gone: HashSet<Vec<u8>> =
         chosen.iter().filter(|row| row.state == LockState::Waiting).map(|row| crate::wire::xdr::encode(*row)).collect();
     let mut on: HashMap<&FileHandle, Vec<&LockRow>> = HashMap::new();
@@ -97,6 +106,7 @@ fn with_waiting(chosen: &[&LockRow], waiting: &[LockRow]) -> Vec<ReleaseLock> {
         .iter()
         .map(|lock| ReleaseLock {
             lock: LockListing::from(*lock),
+            path: paths.get(&lock.file).cloned(),
             waited_for: if lock.state == LockState::Waiting { Vec::new() } else { waited_for(lock) },
         })
         .collect()
@@ -165,12 +175,18 @@ pub struct Plan {
     args: ReleaseArgs,
     release: Release,
     live: bool,
+    paths: HashMap<FileHandle, String>,
 }
 
 impl Plan {
     /// What the lock manager is asked.
     pub(super) fn args(&self) -> &ReleaseArgs {
         &self.args
+    }
+    /// Who asks for it.
+    pub(super) fn asked_by(mut self, uid: u32) -> Self {
+        self.release.uid = Some(uid);
+        self
     }
     /// As it is shown.
     pub fn report(&self) -> ReleaseReport {
@@ -235,7 +251,8 @@ impl Plan {
     }
 
     fn over(&self, id: &str, at: Stamp, outcome: ReleaseOutcome) -> Release {
-        Release { id: Some(id.to_owned()), at: Some(at), outcome, exit: outcome.exit(), ..self.release.clone() }
+        let id = Some(id.to_owned());
+        Release { id, at: Some(at), outcome, exit: outcome.exit(), ..self.release.clone() }
     }
 
     /// The report of what the manager did.
@@ -251,11 +268,17 @@ impl Plan {
                 offered: done.offered,
                 left: done.left,
             }),
-            left: left.map(|(row, why)| ReleaseLeft { lock: LockListing::from(row), why }).collect(),
+            left: left
+                .map(|(row, why)| ReleaseLeft {
+                    lock: LockListing::from(row),
+                    path: self.paths.get(&row.file).cloned(),
+                    why,
+                })
+                .collect(),
             notes: notes.clone(),
             locks: match self.release.chosen {
                 Some(_) => self.release.locks.clone(),
-                None => with_waiting(&done.rows.as_slice().iter().collect::<Vec<_>>(), &[]),
+                None => with_waiting(&done.rows.as_slice().iter().collect::<Vec<_>>(), &[], &self.paths),
             },
             ..self.over(id, at, outcome)
         })

@@ -85,7 +85,7 @@ const NOT_ASKED: Probed = Probed { statd: run_plan::Probed::Silent(Probe::NotAsk
 fn plan(request: &Request, scope: &Scope, clients: &[ClientRow], rows: &[LockRow], probes: &[Probed]) -> Plan {
     let info = info(true);
     let seen = Seen { info: &info, clients, rows: Ok(rows.to_vec()) };
-    Chosen::new(request, scope, &seen).unwrap().finish("manager", rows, probes, Duration::from_secs(3))
+    Chosen::new(request, scope, &seen).unwrap().finish("manager", rows, HashMap::new(), probes, Duration::from_secs(3))
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_manager_that_knows_no_owners_frees_whole_clients_and_nothing_else() {
     let seen = || Seen { info: &info, clients: &clients, rows: Err("manager 1 does not tell".to_owned()) };
     let chosen = Chosen::new(&request, &scope, &seen()).unwrap();
     assert_eq!(chosen.clients().len(), 1);
-    let plan = chosen.finish("manager", &[], &[SILENT], Duration::from_secs(3));
+    let plan = chosen.finish("manager", &[], HashMap::new(), &[SILENT], Duration::from_secs(3));
     assert_eq!((plan.release.chosen, plan.args().clients.as_slice()[0].locks), (None, 0));
     assert!(plan.consent()[0].contains("whatever is held of host1"), "{:?}", plan.consent());
     let done = Released { locks: 1, rows: List::clipped(vec![row(1, 0, LockState::Held)]), ..Released::default() };
