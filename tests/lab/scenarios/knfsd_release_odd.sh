@@ -24,6 +24,17 @@ one --file /srv/x/c
 equal "a local process keeps its lock" "$code $(awk -v pid=$local '$5 == pid' /proc/locks | wc -l)" "2 1"
 kill $local
 
+# --- root is squashed, and only the user who owns the file may read it
+process S c3 c
+ask S lock 0 5 >/dev/null
+chown 1000:1000 /srv/x/c && chmod 600 /srv/x/c
+exportfs -o rw,root_squash,no_subtree_check,insecure,fsid=1 '*:/srv/x'
+one --file /srv/x/c
+equal "a lock on a file that root may not read is free" "$code $(told .release.released.locks)" "0 1"
+exportfs -ra
+chmod 666 /srv/x/c
+stop S
+
 # --- killed in the middle: the rule and the route stay, and the next command removes them
 process E c3 c
 ask E lock 0 5 >/dev/null

@@ -191,3 +191,29 @@ fn bind_to(own: SocketAddr, transport: Transport) -> io::Result<Socket> {
     socket.bind(&own.into())?;
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn ports_of_the_clients_conversations_are_in_use_and_those_of_others_are_not() {
+        let root = tempfile::tempdir().unwrap();
+        let net = root.path().join("proc/thread-self/net");
+        fs::create_dir_all(&net).unwrap();
+        let word = |ip: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(ip));
+        let mapped = |ip| [[0; 4], [0; 4], [0, 0, 0xff, 0xff], ip].map(word).concat();
+        let (server, client, other) = ([10, 0, 0, 1], [10, 0, 0, 11], [10, 0, 0, 12]);
+        let line = |from: String, to: String, port: u16| {
+            format!("0: {from}:0FCD {to}:{port:04X} 01 00000000:00000000 00:00000000 00000000 0 0 7 1 0 100 0 0 10 0\n")
+        };
+        let four = line(word(server), word(client), 444) + &line(word(server), word(other), 445);
+        fs::write(net.join("tcp"), format!("  sl  local_address\n{four}")).unwrap();
+        // A listener of IPv6 takes calls of IPv4 too.
+        fs::write(net.join("tcp6"), format!("  sl\n{}", line(mapped(server), mapped(client), 446))).unwrap();
+        let used = used_ports(&Machine::at(root.path()), client.into(), Transport::Tcp).unwrap();
+        assert_eq!(used, [444, 446]);
+    }
+}
