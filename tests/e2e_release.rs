@@ -67,6 +67,10 @@ async fn a_ghosts_locks_go_and_who_waited_gets_the_range() {
         (rows.len(), &rows[0]["id"], &rows[0]["outcome"], &rows[0]["locks"]),
         (1, &done["id"], &"released".into(), &3.into())
     );
+    // By the first characters of its id, as it was printed then.
+    let shown = world.run(&["runs", "show", &done["id"].as_str().unwrap()[..13]]).await.exits(0).json();
+    assert_eq!(shown["release"], done);
+    assert!(done["uid"].is_u64(), "{done:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +112,32 @@ async fn single_locks_are_chosen_by_file_owner_and_range() {
     assert_eq!(locks_of(&world, "host1.test").await, 2);
     of(&[]).await.exits(0);
     assert_eq!((locks_of(&world, "host1.test").await, locks_of(&world, "host2.test").await), (0, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_files_locks_go_and_the_request_that_waits_for_one_gets_it() {
+    let world = with_a_ghost().await;
+    let file = shared(0).file.to_string();
+    let plan = world.run(&["release", "--file", &file, "--dry-run"]).await.exits(0).json()["release"].clone();
+    let clients: Vec<_> = plan["clients"].as_array().unwrap().iter().map(|client| &client["name"]).collect();
+    assert_eq!((clients, &plan["chosen_waiters"]), (vec![&"host1.test".into()], &0.into()), "{plan:#}");
+    // The client that waits answers, and is not asked: nobody wants --live.
+    let done = world.run(&["release", "--file", &file, "--yes"]).await.exits(0).json()["release"].clone();
+    assert_eq!((&done["released"]["locks"], &done["released"]["offered"]), (&1.into(), &1.into()), "{done:#}");
+    world.until("the waiter is granted", |farm| farm.beliefs(world.clients[1]).contains(&shared(0))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_to_release_is_as_wanted_where_that_was_said() {
+    let world = World::locked(1, 1).await;
+    let nobodys = hex::encode("nobody's");
+    for chosen in [["--client", "gone.test"], ["--file", &nobodys]] {
+        let args = [&["release", "--yes"], &chosen[..]].concat();
+        refused(world.run(&args).await, 2, if chosen[0] == "--client" { "gone.test" } else { "no lock is selected" });
+        let done = world.run(&[&args[..], &["--if-held"]].concat()).await.exits(0).json()["release"].clone();
+        assert_eq!((&done["outcome"], &done["exit"]), (&"nothing-held".into(), &0.into()), "{done:#}");
+    }
+    assert_eq!(world.held().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

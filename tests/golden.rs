@@ -293,7 +293,7 @@ fn status_with_and_without_a_run() {
         run: Maybe(None),
         cursor: 1,
     };
-    is_golden("status", &StatusReport::new("nlmd", &info, &status));
+    is_golden("status", &StatusReport::new("nlmd", &info, &status, OwnersReport::told(), None));
     status.grace = Grace::Targeted;
     status.grace_remaining_ms = 61_234;
     status.run = Maybe(Some(RunStatus {
@@ -307,7 +307,7 @@ fn status_with_and_without_a_run() {
         counts: Counts { in_scope: 20, pending: 4, reclaimed: 15, released: 1, conflicts: 1, ..Counts::default() },
         notices_begun: true,
     }));
-    is_golden("status-run", &StatusReport::new("nlmd", &info, &status));
+    is_golden("status-run", &StatusReport::new("nlmd", &info, &status, OwnersReport::told(), None));
 }
 
 #[test]
@@ -319,9 +319,9 @@ fn clients_and_locks() {
         nsm_state: Some(7),
         monitored: true,
         shared_address: false,
-        locks: 20,
-        unmonitored: 0,
-        waiters: 1,
+        locks: Some(20),
+        unmonitored: Some(0),
+        waiters: Some(1),
         suspicions: vec!["a reboot notice matched nobody".into()],
     };
     let behind_nat = ClientListing {
@@ -332,27 +332,54 @@ fn clients_and_locks() {
         suspicions: vec![],
         ..client.clone()
     };
-    let clients = ClientsReport { schema: SCHEMA, manager: "nlmd".into(), clients: vec![client, behind_nat] };
+    let clients = ClientsReport {
+        schema: SCHEMA,
+        manager: "nlmd".into(),
+        owners: OwnersReport::told(),
+        clients: vec![client, behind_nat],
+    };
     is_golden("clients", &clients);
     is_golden("clients-none", &ClientsReport { clients: vec![], ..clients });
-    let held = LockListing {
+    let nobodys = ListedOwner::default();
+    let held = ListedLock {
         file: "01000601deadbeef".into(),
         kind: "write".into(),
         start: 0,
         end: None,
         state: "held".into(),
-        monitored: true,
-        owner: owner(1),
+        monitored: Some(true),
+        owner: ListedOwner {
+            name: Some("host1.example.org".into()),
+            address: Some(ip("192.0.2.1")),
+            server_address: Some(ip("192.0.2.200")),
+            transport: Some("tcp".into()),
+            version: Some(4),
+            svid: Some(1),
+            oh: None,
+        },
+        path: Some("/srv/x/spool/a b".into()),
+        export: Some("/srv/x".into()),
+        path_in_export: Some("spool/a b".into()),
+        deleted: true,
+        inode: Some("00:1a:2".into()),
+        behind: None,
     };
-    let waiting = LockListing {
+    let behind = Behind { name: Some("host1.example.org".into()), address: Some(ip("192.0.2.1")), svid: Some(1) };
+    let waiting = ListedLock {
         end: Some(u64::MAX - 1),
         start: 1 << 63,
         state: "waiting".into(),
-        monitored: false,
+        monitored: Some(false),
+        path: None,
+        behind: Some(vec![behind]),
         ..held.clone()
     };
-    let locks = LocksReport { schema: SCHEMA, manager: "nlmd".into(), locks: vec![held, waiting] };
+    let unknown = ListedLock { owner: nobodys, monitored: None, path: None, deleted: false, ..held.clone() };
+    let owners = OwnersReport::told();
+    let locks = LocksReport { schema: SCHEMA, manager: "nlmd".into(), owners, locks: vec![held, waiting] };
     is_golden("locks", &locks);
+    let owners = OwnersReport::unknown("the kernel is locked down", "boot without lockdown");
+    is_golden("locks-unknown", &LocksReport { owners, locks: vec![unknown], ..locks.clone() });
     is_golden("locks-none", &LocksReport { locks: vec![], ..locks });
 }
 
@@ -474,10 +501,16 @@ fn release(outcome: ReleaseOutcome) -> Release {
         probed_for_ms: 3000,
         clients: vec![release_client(7, Heard::NoAnswer), release_client(8, Heard::Answers)],
         locks: vec![
-            ReleaseLock { lock: lock(7, "held"), waited_for },
-            ReleaseLock { lock: lock(7, "waiting"), waited_for: vec![] },
+            ReleaseLock { lock: lock(7, "held"), path: Some("/srv/a".into()), waited_for },
+            ReleaseLock { lock: lock(7, "waiting"), path: None, waited_for: vec![] },
         ],
-        left: if planned { vec![] } else { vec![lock(8, "held")] },
+        left: if planned {
+            vec![]
+        } else {
+            vec![ReleaseLeft { lock: lock(8, "held"), path: None, why: Some("the server is in grace".into()) }]
+        },
+        uid: (!planned).then_some(1000),
+        notes: if planned { vec![] } else { vec!["a client that waits asks again".into()] },
         consent: vec!["release 2 locks of host7.example.org (192.0.2.7), where nothing answered within 3000 ms".into()],
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Places, clients, names};
-use crate::manager::{Caution, LockManager, ManagerError, Weight};
+use crate::manager::{Caution, LockManager, ManagerError, Owners, Weight};
 use crate::report::{Failure, Finding, Severity, caveats, number};
 use crate::resync::plan::{only_loopback, refuse_busy};
 use crate::wire::control::{Info, RunId, Status};
@@ -48,7 +48,11 @@ fn unreached(words: String, remedy: impl Into<String>) -> Seen {
 }
 
 pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
-    let answers = match tokio::time::timeout(PATIENCE, ask(manager)).await {
+    let answering = tokio::time::timeout(PATIENCE, ask(manager));
+    // Not one of the answers: without it the others are as good.
+    let looking = tokio::time::timeout(PATIENCE, manager.owners());
+    let (answers, owners) = tokio::join!(answering, looking);
+    let answers = match answers {
         Ok(Ok(answers)) => answers,
         Ok(Err(error)) => return unreached(error.to_string(), error.remedy()),
         Err(_) => {
@@ -65,6 +69,7 @@ pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
     findings.push(busy(&status));
     findings.push(state(info.nsm_state));
     findings.extend(domains(&info));
+    findings.extend(whose(owners.unwrap_or_else(|_| Ok(too_slow()))));
     findings.extend(caveats(&info).into_iter().map(|words| {
         Finding::new("manager-limits", Severity::Note, words, "the plan of a run says so too; nothing is to be done")
     }));
@@ -130,6 +135,29 @@ fn domains(info: &Info) -> Option<Finding> {
             "let the files it locks be used over NFSv3 only",
         )
     })
+}
+
+/// Whether lists can say whose the locks are, where it is not the lock manager that says it.
+fn whose(owners: Result<Owners, ManagerError>) -> Option<Finding> {
+    let about = "owners";
+    match owners.unwrap_or_else(|error| Owners::Unknown { why: error.to_string(), remedy: error.remedy() }) {
+        Owners::Rows => None,
+        Owners::View(view) => {
+            let words =
+                format!("lock owners are known: {} ({})", view.how, number(view.locks.len() as u64, "lock", "locks"));
+            Some(Finding::ok(about, words))
+        }
+        Owners::Unknown { why, remedy } => {
+            let remedy = Some(remedy).filter(|remedy| !remedy.is_empty());
+            let words = format!("lock owners are not known: {why}");
+            Some(Finding { severity: Severity::Note, remedy, ..Finding::ok(about, words) })
+        }
+    }
+}
+
+fn too_slow() -> Owners {
+    let why = format!("it was not found out within {} s", PATIENCE.as_secs());
+    Owners::Unknown { why, remedy: "try again when this host has less to do".into() }
 }
 
 fn owed(unfetched: &[RunId]) -> Option<Finding> {

@@ -136,7 +136,7 @@ pub(super) enum RunsCommand {
         #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
         limit: NonZeroU32,
     },
-    /// A run with its locks and its timeline
+    /// A run with its locks and its timeline, or a release
     Show {
         /// Its id, or the first characters of it
         id: String,
@@ -292,6 +292,9 @@ pub struct ReleaseArgs {
     /// Consent to taking locks from a client that answers, or that could not be asked
     #[arg(long)]
     pub live: bool,
+    /// Exit with 0 if there is nothing to release, or the client is not known
+    #[arg(long)]
+    pub if_held: bool,
     /// Print the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -1,9 +1,13 @@
 //! `nlmctl locks`: the locks that the lock manager holds, pends or queues.
 
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+
 use super::args::LocksArgs as Wanted;
 use super::context::Context;
 use crate::host::{self, BadAddress};
-use crate::report::{Failure, LockListing, LocksReport, SCHEMA};
+use crate::manager::{OwnedLock, Owners, OwnersView};
+use crate::report::{Failure, ListedLock, ListedOwner, LocksReport, OwnersReport, SCHEMA, find_behind};
 use crate::wire::control::{ClientRef, Scope};
 use crate::wire::scope;
 use crate::wire::types::{Address, CallerName, FileHandle};
@@ -12,9 +16,96 @@ use crate::wire::xdr::{List, Maybe, TooLong};
 pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failure> {
     let scope = scope(wanted)?;
     let manager = context.manager().await?;
-    let locks = manager.all_locks(&scope).await?.iter().map(LockListing::from).collect();
-    context.print(&LocksReport { schema: SCHEMA, manager: manager.kind().to_owned(), locks })?;
+    let owners = manager.owners().await?;
+    let locks = match &owners {
+        Owners::View(view) => in_scope(view, &scope),
+        Owners::Rows => {
+            let mut locks: Vec<_> = manager.all_locks(&scope).await?.iter().map(ListedLock::from).collect();
+            // Else the locks that are in the way may not be in the list.
+            if scope.clients.as_slice().is_empty() {
+                find_behind(&mut locks);
+            }
+            locks
+        }
+        Owners::Unknown { why, remedy } if !scope.clients.as_slice().is_empty() => {
+            let words = format!("lock owners are not known, so locks cannot be listed by client: {why}");
+            let or = if remedy.is_empty() { "leave out --client" } else { remedy };
+            return Err(Failure::refused(words, or));
+        }
+        Owners::Unknown { .. } => manager.all_locks(&scope).await?.iter().map(ListedLock::without_owner).collect(),
+    };
+    let owners = owners_report(&owners);
+    context.print(&LocksReport { schema: SCHEMA, manager: manager.kind().to_owned(), owners, locks })?;
     Ok(0)
+}
+
+/// Whether owners are known, for a report.
+pub(super) fn owners_report(owners: &Owners) -> OwnersReport {
+    match owners {
+        Owners::Rows => OwnersReport::told(),
+        Owners::View(view) => OwnersReport::known(view.how),
+        Owners::Unknown { why, remedy } => OwnersReport::unknown(why, remedy),
+    }
+}
+
+/// The locks in scope; who waits behind whom is told of all.
+fn in_scope(view: &OwnersView, scope: &Scope) -> Vec<ListedLock> {
+    let mut locks: Vec<ListedLock> = view.locks.iter().map(listed).collect();
+    find_behind(&mut locks);
+    let (clients, files) = (scope.clients.as_slice(), scope.files.as_slice());
+    let is_of = |lock: &OwnedLock, client: &ClientRef| {
+        client.name.0.as_ref().is_none_or(|name| name.matches(&lock.name))
+            && client.address.0.is_none_or(|address| address == lock.address)
+    };
+    let wanted = |lock: &OwnedLock| {
+        (clients.is_empty() || clients.iter().any(|client| is_of(lock, client)))
+            && (files.is_empty() || files.contains(&lock.file))
+    };
+    view.locks.iter().zip(locks).filter(|(lock, _)| wanted(lock)).map(|(_, listed)| listed).collect()
+}
+
+fn listed(lock: &OwnedLock) -> ListedLock {
+    let path = lock.path.as_deref().map(path_text);
+    let export = lock.export.as_ref().map(|export| path_text(export.as_os_str().as_bytes()));
+    let below = |(path, export): (&String, &String)| {
+        Some(path.strip_prefix(export.as_str())?.trim_start_matches('/').to_owned())
+    };
+    ListedLock {
+        file: lock.file.to_string(),
+        kind: lock.kind.to_string(),
+        start: lock.range.start,
+        end: (lock.range.end != u64::MAX).then_some(lock.range.end),
+        state: lock.state.to_string(),
+        monitored: Some(lock.monitored),
+        owner: ListedOwner {
+            name: Some(lock.name.to_string()),
+            address: Some(lock.address),
+            server_address: Some(lock.server_address),
+            transport: Some(lock.transport.to_string()),
+            version: Some(lock.version),
+            svid: lock.svid.map(|svid| svid.0),
+            oh: lock.oh.as_ref().map(ToString::to_string),
+        },
+        path_in_export: path.as_ref().zip(export.as_ref()).and_then(below),
+        path,
+        export,
+        deleted: lock.deleted,
+        inode: Some(lock.inode.clone()),
+        behind: None,
+    }
+}
+
+/// A path; of bytes that are no UTF-8 come `\xNN`.
+fn path_text(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
 }
 
 fn scope(wanted: &Wanted) -> Result<Scope, Failure> {
@@ -59,6 +150,8 @@ fn file(text: &str) -> Result<FileHandle, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::control::{LockKind, LockState};
+    use crate::wire::types::{ByteRange, Svid, Transport};
 
     fn of(clients: &[&str], files: &[&str]) -> Result<Scope, Failure> {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
@@ -81,5 +174,40 @@ mod tests {
         for (clients, files) in [(&[""][..], &[][..]), (&[], &["xyz"]), (&[], &["0"]), (&[], &[""])] {
             assert_eq!(of(clients, files).unwrap_err().kind.exit(), 2, "{clients:?} {files:?}");
         }
+    }
+
+    #[test]
+    fn one_clients_waiters_are_shown_behind_others_whose_locks_are_not() {
+        let lock = |name: &str, svid, state| OwnedLock {
+            name: CallerName::new(name).unwrap(),
+            address: "192.0.2.1".parse().unwrap(),
+            server_address: "192.0.2.200".parse().unwrap(),
+            transport: Transport::Tcp,
+            version: 4,
+            svid: Some(Svid(svid)),
+            oh: None,
+            monitored: true,
+            kind: LockKind::Exclusive,
+            range: ByteRange::ALL,
+            state,
+            file: FileHandle::new(name.as_bytes()).unwrap(),
+            inode: "00:1a:2".into(),
+            path: Some(b"/srv/x/a\xff b".to_vec()),
+            deleted: false,
+            export: Some("/srv/x".into()),
+        };
+        let locks = vec![lock("c1", 1, LockState::Held), lock("c2.lab", 2, LockState::Waiting)];
+        let view = OwnersView { how: "seen", clients: vec![], locks };
+        let shown = in_scope(&view, &of(&["c2"], &[]).unwrap());
+        let [waiting] = shown.as_slice() else { panic!("{shown:?}") };
+        let behind = waiting.behind.as_ref().unwrap();
+        assert_eq!(
+            behind.iter().map(|one| (one.name.as_deref(), one.svid)).collect::<Vec<_>>(),
+            [(Some("c1"), Some(1))]
+        );
+        assert_eq!(waiting.path.as_deref(), Some("/srv/x/a\\xff b"));
+        assert_eq!((waiting.path_in_export.as_deref(), waiting.end), (Some("a\\xff b"), None));
+        assert_eq!(in_scope(&view, &of(&[], &["6331"]).unwrap()).len(), 1);
+        assert_eq!(in_scope(&view, &of(&["192.0.2.9"], &[]).unwrap()).len(), 0);
     }
 }

@@ -4,6 +4,7 @@ use super::args::ReleaseArgs;
 use super::consent::Terminal;
 use super::context::{Context, blocking};
 use super::locks::with_index;
+use super::signals::signals;
 use crate::controller::release::{self, Plan, Request};
 use crate::controller::{self, Options};
 use crate::report::{Failure, Text};
@@ -19,9 +20,10 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
         owners: args.owners,
         ranges: args.ranges,
         live: args.live,
+        if_held: args.if_held,
     };
     let plan = release::plan(&*manager, &request, &options).await?;
-    if dry_run {
+    if dry_run || plan.is_of_nothing() {
         context.print(&plan.report())?;
         return Ok(0);
     }
@@ -30,7 +32,15 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
     let store = controller::catch_up(&*manager, context.with_store(Ok).await?).await?;
     show(context, &plan);
     let (plan, consent) = blocking(move || plan.agree(yes, &mut Terminal).map(|consent| (plan, consent))).await?;
-    let report = release::carry_out(manager, store, plan, consent).await?;
+    // Once locks are being freed a signal must not end this half-way: all of it is bounded in time.
+    let mut signals = signals()?;
+    let mut releasing = std::pin::pin!(release::carry_out(manager, store, plan, consent));
+    let report = loop {
+        tokio::select! {
+            report = &mut releasing => break report?,
+            Some(name) = signals.recv() => context.say(&format!("{name}: the release goes on to its end, within seconds")),
+        }
+    };
     context.print(&report)?;
     Ok(report.release.exit.unwrap_or(1))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::args::RunsCommand;
 use super::context::{Context, blocking};
 use crate::controller;
-use crate::report::{Failure, ReleasesReport, RunsReport, SCHEMA};
+use crate::report::{Failure, ReleaseReport, ReleasesReport, RunDetail, RunsReport, SCHEMA};
 use crate::store::{Store, StoreError};
 
 /// The record can be read without a lock manager, so none is waited for longer.
@@ -41,17 +41,32 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
             context.print(&ReleasesReport { schema: SCHEMA, releases })?;
         }
         RunsCommand::Show { id } => {
-            let detail = blocking(move || {
+            let shown = blocking(move || {
                 let Some(store) = Store::open_existing(&path)? else {
                     return Err(StoreError::UnknownRun { wanted: id, path }.into());
                 };
-                Ok(store.detail(store.find(&id)?)?)
+                match store.find(&id) {
+                    Ok(run) => Ok(Shown::Run(store.detail(run)?)),
+                    Err(unknown @ StoreError::UnknownRun { .. }) => {
+                        Ok(Shown::Release(store.release(&id)?.ok_or(unknown)?))
+                    }
+                    Err(error) => Err(error.into()),
+                }
             })
             .await?;
-            context.print(&detail)?;
+            match shown {
+                Shown::Run(detail) => context.print(&detail)?,
+                Shown::Release(report) => context.print(&report)?,
+            }
         }
     }
     Ok(0)
+}
+
+/// What an id of the record names.
+enum Shown {
+    Run(RunDetail),
+    Release(ReleaseReport),
 }
 
 /// Fetches what the lock manager still has of this record's runs (statement 10). One that has

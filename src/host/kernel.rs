@@ -81,7 +81,7 @@ impl Machine {
         lines.filter_map(|line| line.split_ascii_whitespace().next()).map(PathBuf::from).collect()
     }
     /// Whether the kernel's lockd is loaded.
-    pub(super) fn has_lockd(&self) -> bool {
+    pub fn has_lockd(&self) -> bool {
         self.path("proc/fs/lockd").exists()
     }
     /// The kernel's lockd; none if there is none, or it cannot be seen from this process namespace.

@@ -15,7 +15,10 @@
 //! | `sockets` | TCP and UDP sockets |
 //! | `holder` | who has a port |
 //! | `kernel` | the kernel's NFS server and its lockd |
+//! | `memory` | memory of the running kernel, and how its types are laid out |
 //! | `netlink` | the kernel asked by netlink |
+//! | `reply_route` | replies to calls in a client's name are kept here |
+//! | `syslog` | lines in the system's log |
 //! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose |
 //! | `addresses` | the addresses of this host |
 //! | `interfaces` | network interfaces by name, behind link-local addresses |
@@ -28,14 +31,17 @@ mod holder;
 mod interfaces;
 mod kernel;
 mod locks;
+mod memory;
 mod mounts;
 mod names;
 mod netlink;
 mod private;
 mod privileges;
 mod processes;
+mod reply_route;
 mod sockets;
 mod statd;
+mod syslog;
 
 pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use files::{FileError, Machine, remove, replace};
@@ -46,10 +52,15 @@ pub use kernel::{
     THREADS_GET, THREADS_SET,
 };
 pub use locks::{ListedLock, Lock, Reading, parse_locks};
+#[cfg(test)]
+pub(crate) use memory::fake;
+pub use memory::{Btf, BtfError, Field, Memory, MemoryError, Symbols, Type, is_refusal};
 pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
 pub use netlink::Netlink;
 pub use private::{Folder, check_folder, open_plain, private_file, private_folder, try_lock};
-pub use privileges::{keep_capabilities, may_administer_network};
+pub use privileges::{keep_capabilities, may_administer_network, user};
+pub use reply_route::ReplyRoute;
 pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};
+pub use syslog::syslog;

@@ -1,4 +1,4 @@
-//! Generic netlink over its socket: the kernel is asked, and answers at once.
+//! Netlink over its sockets: the kernel is asked, and answers at once.
 
 use std::fmt::Debug;
 use std::io::{self, ErrorKind, Read, Write};
@@ -33,21 +33,33 @@ pub(super) struct Kernel;
 
 impl Netlink for Kernel {
     fn ask(&self, family: &str, command: u8, attributes: &[Attribute]) -> io::Result<Vec<Attribute>> {
-        let kind = Type::from(libc::SOCK_RAW | libc::SOCK_CLOEXEC);
-        let socket =
-            Socket::new_raw(Domain::from(libc::AF_NETLINK), kind, Some(Protocol::from(libc::NETLINK_GENERIC)))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        let named = exchange(&socket, CONTROL, GET_FAMILY, &[Attribute::text(FAMILY_NAME, family)])?;
+        let socket = open(libc::NETLINK_GENERIC)?;
+        let ask = |family, command, attributes: &[_]| {
+            exchange(&socket, |sequence| request(family, command, sequence, attributes))
+        };
+        let named = ask(CONTROL, GET_FAMILY, &[Attribute::text(FAMILY_NAME, family)])?;
         let number =
             Attribute::find(&named, FAMILY_ID).and_then(Attribute::as_number).and_then(|id| u16::try_from(id).ok());
-        exchange(&socket, number.ok_or(ErrorKind::InvalidData)?, command, attributes)
+        ask(number.ok_or(ErrorKind::InvalidData)?, command, attributes)
     }
 }
 
-fn exchange(mut socket: &Socket, family: u16, command: u8, attributes: &[Attribute]) -> io::Result<Vec<Attribute>> {
+/// A socket to this part of the kernel.
+pub(super) fn open(part: i32) -> io::Result<Socket> {
+    let kind = Type::from(libc::SOCK_RAW | libc::SOCK_CLOEXEC);
+    let socket = Socket::new_raw(Domain::from(libc::AF_NETLINK), kind, Some(Protocol::from(part)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// Sends the question that is made for a number, and reads until its answer has ended.
+pub(super) fn exchange(
+    mut socket: &Socket,
+    question: impl FnOnce(u32) -> Result<Vec<u8>, MessageError>,
+) -> io::Result<Vec<Attribute>> {
     let odd = |error: MessageError| io::Error::new(ErrorKind::InvalidData, error);
     let sequence = rand::random();
-    socket.write_all(&request(family, command, sequence, attributes).map_err(odd)?)?;
+    socket.write_all(&question(sequence).map_err(odd)?)?;
     let (mut answer, mut buffer) = (Vec::new(), vec![0; MAX_ANSWER]);
     for _ in 0..MAX_ANSWERS {
         let length = socket.read(&mut buffer)?;

@@ -9,6 +9,13 @@ pub fn may_administer_network() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
+/// The user who asks: whoever logged in (`loginuid`, which sudo and su do not change), else the one of this process.
+pub fn user() -> u32 {
+    let login = std::fs::read_to_string("/proc/self/loginuid").ok().and_then(|text| text.trim().parse().ok());
+    // -1: nobody logged in.
+    login.filter(|uid| *uid != u32::MAX).unwrap_or_else(|| nix::unistd::getuid().as_raw())
+}
+
 /// Gives up all capabilities but `wanted`, for good, and that a program which it starts gains new ones. It is about
 /// the calling thread, and about those that this one starts later.
 ///

@@ -11,10 +11,13 @@
 pub mod driven;
 pub mod ganesha;
 pub mod knfsd;
+mod listing;
 pub mod nlmd;
 
 #[cfg(test)]
 mod tests;
+
+pub use listing::{OwnedLock, Owners, OwnersView};
 
 use std::time::Duration;
 
@@ -125,6 +128,23 @@ pub enum Weight {
     Refuse,
 }
 
+/// What a release did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Freed {
+    /// What is free, and what is left.
+    pub released: Released,
+    /// Why each of the rows that are left is, as far as that is known; in their order.
+    pub why_left: Vec<String>,
+    /// What the operator should know of it.
+    pub notes: Vec<String>,
+}
+
+impl From<Released> for Freed {
+    fn from(released: Released) -> Self {
+        Self { released, ..Self::default() }
+    }
+}
+
 /// A lock manager as its controller sees it.
 ///
 /// Calls may be made at the same time from several tasks; each is cancel-safe in the sense that a
@@ -148,6 +168,10 @@ pub trait LockManager: Send + Sync {
     async fn status(&self) -> Result<Status, ManagerError>;
     /// Every client it knows.
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;
+    /// Whose the locks are, for lists that people read.
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        Ok(Owners::Rows)
+    }
     /// One page of the locks in a scope.
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError>;
     /// All of them.
@@ -187,7 +211,7 @@ pub trait LockManager: Send + Sync {
     /// only ask somebody else to do it looks afterwards, and tells what is left.
     ///
     /// One that does not know owners gets whole clients only, with 0 locks and the digest of none.
-    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
+    async fn release(&self, args: &ReleaseArgs) -> Result<Freed, ManagerError> {
         let _ = args;
         let words = format!("{} at {} cannot free single clients' locks", self.kind(), self.endpoint());
         Err(Refusal::new(RefusalCode::Unsupported, words).into())

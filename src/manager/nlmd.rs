@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{CALL_TIMEOUT, LockManager, ManagerError, gather};
+use super::{CALL_TIMEOUT, Freed, LockManager, ManagerError, gather};
 use crate::rpc::client::{CallError, Request, StreamClient};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ControlCall, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs,
-    MAX_RECORD, PROGRAM, PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, Response,
-    RunArgs, RunClient, RunId, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs, Watched,
+    MAX_RECORD, PROGRAM, PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Response, RunArgs,
+    RunClient, RunId, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs, Watched,
 };
 use crate::wire::rpc::{Credential, RpcError};
 use crate::wire::xdr::{Pack, Unpack, Void, decode};
@@ -220,8 +220,8 @@ impl LockManager for Nlmd {
     async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError> {
         Ok(self.call(ControlCall::unfetched()).await?.runs.into_vec())
     }
-    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
-        self.call(ControlCall::release(args)).await
+    async fn release(&self, args: &ReleaseArgs) -> Result<Freed, ManagerError> {
+        Ok(self.call(ControlCall::release(args)).await?.into())
     }
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
         let timeout = Duration::from_millis(args.timeout_ms) + CONNECT_TIMEOUT;

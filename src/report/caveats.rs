@@ -18,8 +18,8 @@ pub fn caveats(info: &Info) -> Vec<String> {
         ),
         (
             !knows_owners,
-            "does not tell whose a lock is: what is back is known by file and range only, and nothing is counted for \
-             each client",
+            "does not tell a run whose a lock is: what is back is known by file and range only, and nothing is counted \
+             for each client",
         ),
         (!knows_reclaims, "does not tell what was reclaimed: locks are compared before and after (statement 9)"),
         (!settle_early, "cannot end grace early: new locks wait until it is over (statement 7)"),

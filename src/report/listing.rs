@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::OwnersReport;
 use super::run::shown_end;
 use super::{ClientFate, LockTally, Outcome, Owner, Phase, ScopeReport, Stamp};
 use crate::wire::control::{Capabilities, Info};
@@ -48,10 +49,12 @@ pub struct ManagerStatus {
     pub monitored: u64,
     /// Locks and shares.
     pub locks: u64,
-    /// Of them, unmonitored.
-    pub unmonitored: u64,
+    /// Of them, unmonitored; none where that is not known.
+    pub unmonitored: Option<u64>,
     /// Blocked requests.
     pub waiters: u64,
+    /// Whether lists say whose the locks are.
+    pub owners: OwnersReport,
 }
 
 /// The active run, as the lock manager sees it.
@@ -124,8 +127,12 @@ impl From<&RunStatus> for ActiveRun {
 }
 
 impl StatusReport {
-    /// From what the manager answered to INFO and STATUS.
-    pub fn new(kind: &str, info: &Info, status: &Status) -> Self {
+    /// From what the manager answered to INFO and STATUS; `unmonitored` is the number that the view of owners has.
+    pub fn new(kind: &str, info: &Info, status: &Status, owners: OwnersReport, unmonitored: Option<u64>) -> Self {
+        let mut capabilities = capability_words(&info.capabilities);
+        if owners.how.is_some() && !info.capabilities.knows_owners {
+            capabilities.extend(["lists-owners", "lists-paths"]);
+        }
         Self {
             schema: super::SCHEMA,
             manager: ManagerStatus {
@@ -134,7 +141,7 @@ impl StatusReport {
                 instance: status.instance.to_string(),
                 nsm_state: status.nsm_state.0,
                 names: info.names.as_slice().iter().map(ToString::to_string).collect(),
-                capabilities: capability_words(&info.capabilities),
+                capabilities,
                 limits: super::caveats(info),
                 domains: info.domains.as_slice().iter().map(|d| d.as_str().to_owned()).collect(),
                 grace: grace_word(status.grace),
@@ -142,8 +149,9 @@ impl StatusReport {
                 clients: status.clients,
                 monitored: status.monitored,
                 locks: status.locks,
-                unmonitored: status.unmonitored,
+                unmonitored: if info.capabilities.knows_owners { Some(status.unmonitored) } else { unmonitored },
                 waiters: status.waiters,
+                owners,
             },
             run: status.run.0.as_ref().map(ActiveRun::from),
         }
@@ -157,6 +165,8 @@ pub struct ClientsReport {
     pub schema: u32,
     /// Who says so.
     pub manager: String,
+    /// Whether it is known whose the locks are.
+    pub owners: OwnersReport,
     /// The rows.
     pub clients: Vec<ClientListing>,
 }
@@ -176,12 +186,12 @@ pub struct ClientListing {
     pub monitored: bool,
     /// Whether another name calls from one of its addresses.
     pub shared_address: bool,
-    /// Locks and shares.
-    pub locks: u64,
-    /// Of them, unmonitored.
-    pub unmonitored: u64,
-    /// Blocked requests.
-    pub waiters: u64,
+    /// Locks and shares; none where it is not known whose the locks are.
+    pub locks: Option<u64>,
+    /// Of them, unmonitored; likewise.
+    pub unmonitored: Option<u64>,
+    /// Blocked requests; likewise.
+    pub waiters: Option<u64>,
     /// Why its locks may be stale.
     pub suspicions: Vec<String>,
 }
@@ -195,27 +205,16 @@ impl From<&ClientRow> for ClientListing {
             nsm_state: row.nsm_state.is_known().then_some(row.nsm_state.0),
             monitored: row.monitored,
             shared_address: row.shared_address,
-            locks: row.locks,
-            unmonitored: row.unmonitored,
-            waiters: row.waiters,
+            locks: Some(row.locks),
+            unmonitored: Some(row.unmonitored),
+            waiters: Some(row.waiters),
             suspicions: row.suspicions.as_slice().iter().map(|s| s.as_str().to_owned()).collect(),
         }
     }
 }
 
-/// The locks of a lock manager.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LocksReport {
-    /// [`SCHEMA`](super::SCHEMA).
-    pub schema: u32,
-    /// Who says so.
-    pub manager: String,
-    /// The rows.
-    pub locks: Vec<LockListing>,
-}
-
 /// A lock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct LockListing {
     /// The file handle, in hex.
     pub file: String,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::listing::{ActiveRun, ManagerStatus};
 use super::table::{Align, Table, clean};
 use super::text::{Text, line, number, or_dash, range, seconds};
-use super::{ClientsReport, LocksReport, RunsReport, StatusReport};
+use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, RunsReport, StatusReport};
 use crate::wire::control::LockState;
 use crate::wire::types::Address;
 
@@ -14,12 +14,20 @@ fn manager(out: &mut String, m: &ManagerStatus) {
     let remaining = m.grace_remaining_ms.map(|ms| format!(", {} left", seconds(ms))).unwrap_or_default();
     line!(out, "  grace         {}{remaining}", m.grace);
     line!(out, "  clients       {}, {} of them monitored", m.clients, m.monitored);
-    line!(out, "  locks         {}, {} of them unmonitored", m.locks, m.unmonitored);
+    match m.unmonitored {
+        Some(unmonitored) => line!(out, "  locks         {}, {unmonitored} of them unmonitored", m.locks),
+        None => line!(out, "  locks         {}", m.locks),
+    }
     line!(out, "  waiters       {}", m.waiters);
     line!(out, "  NSM state     {}", m.nsm_state);
     line!(out, "  known as      {}", clean(&m.names.join(", ")));
     line!(out, "  instance      {}", m.instance);
     line!(out, "  arbitrates    {}", clean(&m.domains.join(", ")));
+    if let Some(why) = unknown(&m.owners) {
+        line!(out, "  owners        not known: {why}");
+    } else if let Some(how) = m.owners.how.as_deref().filter(|_| !m.capabilities.contains(&"knows-owners")) {
+        line!(out, "  owners        {}", clean(how));
+    }
     line!(out, "  can           {}", m.capabilities.join(", "));
     for (index, limit) in m.limits.iter().enumerate() {
         line!(out, "  {:12}  {}", if index == 0 { "but" } else { "" }, clean(limit));
@@ -63,6 +71,19 @@ impl Text for StatusReport {
     }
 }
 
+/// Why owners are not known, and what to do about it.
+fn unknown(owners: &OwnersReport) -> Option<String> {
+    let why = clean(owners.why_not.as_deref()?);
+    Some(owners.remedy.as_deref().map_or_else(|| why.clone(), |remedy| format!("{why}; {}", clean(remedy))))
+}
+
+/// Below a list without owners.
+fn footnote(out: &mut String, owners: &OwnersReport) {
+    if let Some(why) = unknown(owners) {
+        line!(out, "\nlock owners are not known: {why}");
+    }
+}
+
 fn addresses(list: &[Address]) -> String {
     list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
@@ -93,13 +114,16 @@ impl Text for ClientsReport {
                 addresses(&client.addresses),
                 addresses(&client.server_addresses),
                 or_dash(client.nsm_state),
-                client.locks.to_string(),
-                client.unmonitored.to_string(),
-                client.waiters.to_string(),
+                or_dash(client.locks),
+                or_dash(client.unmonitored),
+                or_dash(client.waiters),
                 note.join("; "),
             ]);
         }
-        if table.is_empty() { format!("{} knows no client\n", clean(&self.manager)) } else { table.render() }
+        let none = || format!("{} knows no client\n", clean(&self.manager));
+        let mut out = if table.is_empty() { none() } else { table.render() };
+        footnote(&mut out, &self.owners);
+        out
     }
 }
 
@@ -116,23 +140,59 @@ impl Text for LocksReport {
             ("NOTE", Align::Left),
         ]);
         for lock in &self.locks {
-            let notes = [
-                (lock.state == LockState::Offered.to_string()).then_some("granted, not confirmed"),
-                (!lock.monitored).then_some("not monitored"),
-            ];
+            let owner = &lock.owner;
             table.row([
                 lock.state.clone(),
-                lock.owner.name.clone(),
-                lock.owner.address.to_string(),
-                lock.owner.svid.to_string(),
+                or_dash(owner.name.as_ref()),
+                or_dash(owner.address),
+                or_dash(owner.svid),
                 lock.kind.clone(),
                 range(lock.start, lock.end),
-                lock.file.clone(),
-                notes.into_iter().flatten().collect::<Vec<_>>().join("; "),
+                file(lock),
+                notes(lock),
             ]);
         }
-        if table.is_empty() { format!("{} lists no such lock\n", clean(&self.manager)) } else { table.render() }
+        let none = || format!("{} lists no such lock\n", clean(&self.manager));
+        let mut out = if table.is_empty() { none() } else { table.render() };
+        footnote(&mut out, &self.owners);
+        out
     }
+}
+
+/// Its path; where that is not known what else names the file.
+fn file(lock: &ListedLock) -> String {
+    match (&lock.path, &lock.inode) {
+        (Some(path), _) => path.clone(),
+        (None, Some(inode)) if lock.owner.name.is_none() => inode.clone(),
+        (None, _) => lock.file.clone(),
+    }
+}
+
+fn notes(lock: &ListedLock) -> String {
+    /// Owners that one line names.
+    const SHOWN: usize = 3;
+    let mut notes = Vec::new();
+    if lock.state == LockState::Offered.to_string() {
+        notes.push("granted, not confirmed".to_owned());
+    }
+    if let Some(behind) = lock.behind.as_deref().filter(|behind| !behind.is_empty()) {
+        let name = |one: &Behind| {
+            let name = or_dash(one.name.as_ref());
+            one.svid.map_or_else(|| name.clone(), |svid| format!("{name} svid {svid}"))
+        };
+        let mut names: Vec<String> = behind.iter().take(SHOWN).map(name).collect();
+        if behind.len() > SHOWN {
+            names.push(format!("{} more", behind.len() - SHOWN));
+        }
+        notes.push(format!("behind {}", names.join(", ")));
+    }
+    if lock.deleted {
+        notes.push("file deleted".to_owned());
+    }
+    if lock.monitored == Some(false) {
+        notes.push("not monitored".to_owned());
+    }
+    notes.join("; ")
 }
 
 impl Text for RunsReport {

@@ -24,7 +24,9 @@ mod exit;
 mod failure;
 mod listing;
 mod listing_text;
+mod locks;
 mod metrics;
+mod owners;
 mod plan;
 mod progress;
 mod release;
@@ -38,14 +40,15 @@ pub use check::{Check, CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code, reason};
 pub use failure::{ErrorReport, Failure, FailureKind};
 pub use listing::{
-    ClientListing, ClientsReport, LockListing, LocksReport, NoticeReport, NotifyReport, RunListing, RunsReport,
-    StatusReport,
+    ClientListing, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, StatusReport,
 };
+pub use locks::{Behind, ListedLock, ListedOwner, LocksReport, find_behind};
 pub use metrics::MetricsView;
+pub use owners::OwnersReport;
 pub use plan::{Plan, PlanClient, PlanReport, Probe};
 pub use progress::{Phase, Progress};
 pub use release::{
-    Heard, LockdProbe, Release, ReleaseClient, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
+    Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
     ReleasedCounts, ReleasesReport, Waiting,
 };
 pub use run::{

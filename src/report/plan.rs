@@ -69,7 +69,7 @@ pub struct PlanClient {
 }
 
 /// What a client's statd answered to SM_STAT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Probe {
     /// It answered.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fmt::Write;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::progress::UnknownWord;
 use super::table::{Align, Table, clean};
@@ -16,7 +16,7 @@ use crate::wire::types::Address;
 const SHOWN: usize = 50;
 
 /// `{"schema","release"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseReport {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -32,7 +32,7 @@ impl ReleaseReport {
 }
 
 /// Chosen locks, what was seen of their clients, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
     /// Its UUID in the record; none of a plan.
     pub id: Option<String>,
@@ -48,6 +48,9 @@ pub struct Release {
     pub exit: Option<u8>,
     /// When it was asked of the lock manager; none of a plan.
     pub at: Option<Stamp>,
+    /// Who asked: the user who had logged in, else that of the process; none of a plan.
+    #[serde(default)]
+    pub uid: Option<u32>,
     /// Locks and shares that were chosen; none where the lock manager does not know whose locks are.
     pub chosen: Option<u64>,
     /// Blocked requests that go with them.
@@ -62,13 +65,16 @@ pub struct Release {
     /// saw go, the first ones.
     pub locks: Vec<ReleaseLock>,
     /// What was chosen and is still there, the first ones.
-    pub left: Vec<LockListing>,
+    pub left: Vec<ReleaseLeft>,
+    /// What else the lock manager said of it.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What wants consent, a sentence each.
     pub consent: Vec<String>,
 }
 
 /// What became of what was chosen, as the lock manager counts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleasedCounts {
     /// Locks and shares that are free.
     pub locks: u64,
@@ -82,11 +88,13 @@ pub struct ReleasedCounts {
 }
 
 /// How a release ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReleaseOutcome {
     /// Nothing was asked of the lock manager.
     Planned,
+    /// There was nothing to release, and nothing was asked of the lock manager.
+    NothingHeld,
     /// All that was chosen is free.
     Released,
     /// Some of it is still there.
@@ -99,11 +107,13 @@ pub enum ReleaseOutcome {
 
 impl ReleaseOutcome {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Planned, Self::Released, Self::Partial, Self::Refused, Self::Unverified];
+    pub const ALL: [Self; 6] =
+        [Self::Planned, Self::NothingHeld, Self::Released, Self::Partial, Self::Refused, Self::Unverified];
     /// Its name, as the record and the JSON have it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Planned => "planned",
+            Self::NothingHeld => "nothing-held",
             Self::Released => "released",
             Self::Partial => "partial",
             Self::Refused => "refused",
@@ -114,7 +124,7 @@ impl ReleaseOutcome {
     pub fn exit(self) -> Option<u8> {
         match self {
             Self::Planned => None,
-            Self::Released => Some(0),
+            Self::NothingHeld | Self::Released => Some(0),
             Self::Partial => Some(3),
             Self::Refused => Some(4),
             Self::Unverified => Some(1),
@@ -136,7 +146,7 @@ impl FromStr for ReleaseOutcome {
 }
 
 /// What a client's lockd answered to NULL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LockdProbe {
     /// It answered.
@@ -154,7 +164,7 @@ pub enum LockdProbe {
 }
 
 /// What was heard of a client's host, from whatever of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Heard {
     /// Something on it answered.
@@ -190,7 +200,7 @@ impl Heard {
 }
 
 /// A client whose locks were chosen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseClient {
     /// Its `caller_name`.
     pub name: String,
@@ -219,17 +229,33 @@ pub struct ReleaseClient {
 }
 
 /// A lock that was chosen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseLock {
     /// The lock.
     #[serde(flatten)]
     pub lock: LockListing,
+    /// The file's path, if it is known.
+    #[serde(default)]
+    pub path: Option<String>,
     /// Who waits for it: clients by name, with svid.
     pub waited_for: Vec<Waiting>,
 }
 
+/// A lock that was chosen and is still there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseLeft {
+    /// The lock.
+    #[serde(flatten)]
+    pub lock: LockListing,
+    /// The file's path, if it is known.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Why, if that is known.
+    pub why: Option<String>,
+}
+
 /// Who waits for a lock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
     /// The client.
     pub name: String,
@@ -326,7 +352,10 @@ fn clients(out: &mut String, release: &Release) {
     }
 }
 
-fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = (&'a LockListing, String)>) {
+/// A lock, its path if that is known, and a note.
+type Row<'a> = (&'a LockListing, Option<&'a str>, String);
+
+fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = Row<'a>>) {
     let all = rows.len();
     let mut table = Table::new(&[
         ("STATE", Align::Left),
@@ -337,14 +366,14 @@ fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = 
         ("FILE", Align::Left),
         ("NOTE", Align::Left),
     ]);
-    for (lock, note) in rows.take(SHOWN) {
+    for (lock, path, note) in rows.take(SHOWN) {
         table.row([
             lock.state.clone(),
             lock.owner.name.clone(),
             lock.owner.svid.to_string(),
             lock.kind.clone(),
             range(lock.start, lock.end),
-            lock.file.clone(),
+            path.unwrap_or(&lock.file).to_owned(),
             note,
         ]);
     }
@@ -371,7 +400,8 @@ impl Text for ReleaseReport {
         line!(out, "  scope         {}{}", clean(&release.scope.to_string()), clean(&only));
         line!(out, "  chosen        {}", chosen(release));
         if let Some(at) = release.at {
-            line!(out, "  asked         {at}");
+            let by = release.uid.map_or_else(String::new, |uid| format!(" by user {uid}"));
+            line!(out, "  asked         {at}{by}");
         }
         if let Some(done) = release.released {
             line!(
@@ -397,10 +427,15 @@ impl Text for ReleaseReport {
             [] => String::new(),
             some => format!("waited for by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         };
-        let rows = release.locks.iter().map(|lock| (&lock.lock, waited_for(lock)));
+        let rows = release.locks.iter().map(|lock| (&lock.lock, lock.path.as_deref(), waited_for(lock)));
         let title = if release.chosen.is_some() { "chosen, as listed by" } else { "freed, as seen by" };
         locks(&mut out, &format!("{title} {}", clean(&release.manager)), rows);
-        locks(&mut out, "still there", release.left.iter().map(|lock| (lock, String::new())));
+        let left =
+            release.left.iter().map(|left| (&left.lock, left.path.as_deref(), left.why.clone().unwrap_or_default()));
+        locks(&mut out, "still there", left);
+        for note in &release.notes {
+            line!(out, "\nnote: {}", clean(note));
+        }
         if release.outcome == ReleaseOutcome::Planned && !release.consent.is_empty() {
             line!(out, "\nwants consent");
             for sentence in &release.consent {
@@ -492,7 +527,7 @@ mod tests {
     #[test]
     fn only_all_of_it_is_exit_0() {
         let exits: Vec<_> = ReleaseOutcome::ALL.into_iter().map(ReleaseOutcome::exit).collect();
-        assert_eq!(exits, [None, Some(0), Some(3), Some(4), Some(1)]);
+        assert_eq!(exits, [None, Some(0), Some(0), Some(3), Some(4), Some(1)]);
         for outcome in ReleaseOutcome::ALL {
             assert_eq!(outcome.as_str().parse(), Ok(outcome));
         }

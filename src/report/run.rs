@@ -373,7 +373,7 @@ pub struct RunDetail {
 }
 
 /// Whose a lock is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Owner {
     /// The client's name.
     pub name: String,

@@ -40,6 +40,14 @@ impl Serialize for Stamp {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Stamp {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+        let at: Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        u64::try_from(at.as_millisecond()).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,7 +56,9 @@ mod tests {
     fn is_rfc_3339_with_milliseconds_and_an_offset() {
         assert_eq!(Stamp(0).to_string(), "1970-01-01T00:00:00.000+00:00");
         assert_eq!(Stamp(1_795_362_328_007).to_string(), "2026-11-22T15:45:28.007+00:00");
-        assert_eq!(serde_json::to_string(&Stamp(1)).unwrap(), "\"1970-01-01T00:00:00.001+00:00\"");
+        let text = serde_json::to_string(&Stamp(1)).unwrap();
+        assert_eq!(text, "\"1970-01-01T00:00:00.001+00:00\"");
+        assert_eq!(serde_json::from_str::<Stamp>(&text).unwrap(), Stamp(1));
     }
 
     #[test]

@@ -76,6 +76,30 @@ impl Store {
         Ok(())
     }
 
+    /// The release whose id begins so, if there is just one; as far as is known what came of it.
+    pub fn release(&self, id: &str) -> Result<Option<ReleaseReport>, StoreError> {
+        let wanted = id.to_ascii_lowercase();
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let mut query = self
+            .connection
+            .prepare("SELECT id, outcome, report FROM release WHERE substr(id, 1, length(?1)) = ?1 LIMIT 2")
+            .map_err(|e| self.error(e))?;
+        let rows = query.query_map([&wanted], |row| {
+            // Before its answer the report is the plan's.
+            let (mut report, outcome): (ReleaseReport, ReleaseOutcome) = (json(row, "report")?, word(row, "outcome")?);
+            report.release.id = Some(row.get("id")?);
+            (report.release.outcome, report.release.exit) = (outcome, outcome.exit());
+            Ok(report)
+        });
+        let mut found: Vec<ReleaseReport> = rows.and_then(Iterator::collect).map_err(|e| self.error(e))?;
+        if found.len() > 1 {
+            return Err(StoreError::AmbiguousRun { wanted: id.to_owned() });
+        }
+        Ok(found.pop())
+    }
+
     /// Releases, the newest first, at most so many.
     pub fn releases(&self, limit: u32) -> Result<Vec<ReleaseListing>, StoreError> {
         let mut query = self

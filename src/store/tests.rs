@@ -469,6 +469,8 @@ fn release(scope: &str, outcome: ReleaseOutcome) -> ReleaseReport {
         clients: Vec::new(),
         locks: Vec::new(),
         left: Vec::new(),
+        uid: Some(1000),
+        notes: Vec::new(),
         consent: Vec::new(),
     })
 }

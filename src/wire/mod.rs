@@ -8,7 +8,8 @@
 //! | `record` | record marking: messages in a stream |
 //! | `rpc` | RPC messages (RFC 5531) |
 //! | `rpcbind` | who listens where (RFC 1833) |
-//! | `netlink` | generic netlink: the kernel asked, and its answers |
+//! | `netlink` | netlink: the kernel asked, and its answers |
+//! | `rtnetlink` | routes and routing rules, by netlink |
 //! | `nlm` | lock manager, versions 1, 3 and 4 (XNFS chapters 10 and 14, RFC 1813 appendix II) |
 //! | `nsm` | status monitor (XNFS chapter 11) |
 //! | `control` | the control protocol, as `control.x` has it |
@@ -22,6 +23,7 @@ pub mod nsm;
 pub mod record;
 pub mod rpc;
 pub mod rpcbind;
+pub mod rtnetlink;
 pub mod scope;
 pub mod types;
 pub mod xdr;

@@ -1,7 +1,7 @@
-//! Generic netlink: questions to the kernel and its answers (linux/netlink.h, linux/genetlink.h).
+//! Netlink: questions to the kernel and its answers (linux/netlink.h, linux/genetlink.h).
 //!
-//! A message is a header, a command, and attributes: a kind and a value each. All numbers are in the machine's own
-//! order, and all parts begin at multiples of four bytes.
+//! A message is a header, a part of fixed length that its kind has (of generic netlink's: the command), and attributes: a
+//! kind and a value each. All numbers are in the machine's own order, and all parts begin at multiples of four bytes.
 
 /// The family that tells the numbers of all others, by their names.
 pub const CONTROL: u16 = 0x10;
@@ -16,6 +16,8 @@ pub const FAMILY_NAME: u16 = 2;
 const ERROR: u16 = 2;
 /// It is a request, and wants an answer that ends the exchange.
 const FLAGS: u16 = 1 | 4;
+/// It makes something, and is refused if that is there already (`NLM_F_EXCL`, `NLM_F_CREATE`).
+pub const CREATE: u16 = 0x200 | 0x400;
 const VERSION: u8 = 1;
 const HEADER: usize = 16;
 const COMMAND: usize = 4;
@@ -46,6 +48,10 @@ pub struct Attribute {
 }
 
 impl Attribute {
+    /// A number of 8 bits.
+    pub fn byte(kind: u16, number: u8) -> Self {
+        Self { kind, value: vec![number] }
+    }
     /// A number of 32 bits.
     pub fn number(kind: u16, number: u32) -> Self {
         Self { kind, value: number.to_ne_bytes().to_vec() }
@@ -82,12 +88,26 @@ pub enum Answer {
     Done(i32),
 }
 
-/// A question.
+/// A question of generic netlink.
 ///
 /// # Errors
 /// A value is too long.
 pub fn request(family: u16, command: u8, sequence: u32, attributes: &[Attribute]) -> Result<Vec<u8>, MessageError> {
-    let mut body = vec![command, VERSION, 0, 0];
+    message(family, 0, sequence, &[command, VERSION, 0, 0], attributes)
+}
+
+/// A question of any kind; `fixed` is the part before the attributes, `flags` are those beyond a request's.
+///
+/// # Errors
+/// A value is too long.
+pub fn message(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    fixed: &[u8],
+    attributes: &[Attribute],
+) -> Result<Vec<u8>, MessageError> {
+    let mut body = fixed.to_vec();
     for attribute in attributes {
         if attribute.value.len() > MAX_VALUE {
             return Err(MessageError::Long);
@@ -101,8 +121,8 @@ pub fn request(family: u16, command: u8, sequence: u32, attributes: &[Attribute]
     let len = u32::try_from(HEADER + body.len()).map_err(|_| MessageError::Long)?;
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend_from_slice(&len.to_ne_bytes());
-    message.extend_from_slice(&family.to_ne_bytes());
-    message.extend_from_slice(&FLAGS.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&(FLAGS | flags).to_ne_bytes());
     message.extend_from_slice(&sequence.to_ne_bytes());
     // The sender: the kernel knows it.
     message.extend_from_slice(&[0; 4]);

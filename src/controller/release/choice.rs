@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::report::{Failure, LockdProbe, ScopeReport};
 use crate::resync::plan::{self as run_plan, names};
-use crate::wire::control::{ClientRow, ClientSeen, Info, LockRow, PAGE, RELEASE, ReleaseArgs, Scope};
+use crate::wire::control::{ClientRow, ClientSeen, Info, LockRow, LockState, PAGE, RELEASE, ReleaseArgs, Scope};
 use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle, Svid};
 use crate::wire::xdr::List;
 
@@ -39,6 +39,8 @@ pub struct Request {
     pub ranges: Vec<ByteRange>,
     /// `--live`: also of clients that answer.
     pub live: bool,
+    /// `--if-held`: it is all right if there is nothing to release.
+    pub if_held: bool,
 }
 
 impl Request {
@@ -51,23 +53,30 @@ impl Request {
             ..run_plan::Request::default()
         }
     }
+    /// Its clients alone.
+    pub(super) fn as_run_of_clients(&self) -> run_plan::Request {
+        run_plan::Request { clients: self.clients.clone(), ..run_plan::Request::default() }
+    }
     /// Whether it is all that some clients have.
-    fn is_of_whole_clients(&self) -> bool {
+    pub(super) fn is_of_whole_clients(&self) -> bool {
         self.exports.is_empty() && self.files.is_empty() && self.owners.is_empty() && self.ranges.is_empty()
     }
+    /// A request that waits is thrown away only with all that its client has: where single locks are chosen, it is there
+    /// to get what becomes free.
     fn wants(&self, row: &LockRow) -> bool {
-        (self.owners.is_empty() || self.owners.iter().any(|owner| owner.is(row)))
+        (row.state != LockState::Waiting || self.is_of_whole_clients())
+            && (self.owners.is_empty() || self.owners.iter().any(|owner| owner.is(row)))
             && (self.ranges.is_empty() || self.ranges.contains(&row.range))
     }
     /// What narrows the scope, in words.
-    fn only(&self) -> Vec<String> {
+    pub(super) fn only(&self) -> Vec<String> {
         let owners = self.owners.iter().map(|owner| match &owner.oh {
             Some(oh) => format!("owner {}:{oh}", owner.svid),
             None => format!("owner {}", owner.svid),
         });
         owners.chain(self.ranges.iter().map(|range| format!("bytes {range}"))).collect()
     }
-    fn scope(&self) -> ScopeReport {
+    pub(super) fn scope(&self) -> ScopeReport {
         ScopeReport { clients: self.clients.clone(), exports: self.exports.clone(), files: self.files.clone() }
     }
 }
@@ -77,8 +86,8 @@ impl Request {
 pub(super) struct Seen<'a> {
     pub(super) info: &'a Info,
     pub(super) clients: &'a [ClientRow],
-    /// The locks in scope; none where the manager does not know owners.
-    pub(super) rows: Vec<LockRow>,
+    /// The locks in scope, or why it is not known whose the locks are.
+    pub(super) rows: Result<Vec<LockRow>, String>,
 }
 
 /// What a client's statd and lockd said.
@@ -114,20 +123,19 @@ impl Chosen {
                 "name a client (--client) or a file (--file)",
             ));
         }
-        let knows_owners = seen.info.capabilities.knows_owners;
         let whole = request.is_of_whole_clients();
-        if !knows_owners && !whole {
-            return Err(Failure::usage(
-                format!(
-                    "{} does not tell whose locks are, so it frees whole clients only",
-                    seen.info.software.as_str()
-                ),
-                "name clients (--client), and neither --export, --file, --owner nor --range",
-            ));
-        }
+        let knows_owners = match &seen.rows {
+            Err(why) if !whole => {
+                return Err(Failure::usage(
+                    format!("only whole clients can be released: {why}"),
+                    "name clients (--client), and neither --export, --file, --owner nor --range",
+                ));
+            }
+            rows => rows.is_ok(),
+        };
         let (clients, rows) = chosen(request, scope, seen);
-        if clients.is_empty() {
-            return Err(nothing(if whole { "the client has none" } else { "none is as asked for" }));
+        if clients.is_empty() && !request.if_held {
+            return Err(nothing(if whole { "the client has none" } else { "none is held as asked for" }));
         }
         let seen_of = |(client, rows): (&ClientRow, &Vec<LockRow>)| {
             let address = client.addresses.as_slice().first()?;
@@ -173,7 +181,7 @@ impl Chosen {
 /// The clients in scope that have a wanted lock, or may have, and their rows.
 fn chosen(request: &Request, scope: &Scope, seen: &Seen<'_>) -> (Vec<ClientRow>, Vec<Vec<LockRow>>) {
     let mut of_client: HashMap<(&CallerName, IpAddr), Vec<LockRow>> = HashMap::new();
-    for row in seen.rows.iter().filter(|row| request.wants(row)) {
+    for row in seen.rows.iter().flatten().filter(|row| request.wants(row)) {
         of_client.entry((&row.owner.name, row.owner.address.0)).or_default().push(row.clone());
     }
     let wanted = scope.clients.as_slice();
@@ -184,7 +192,7 @@ fn chosen(request: &Request, scope: &Scope, seen: &Seen<'_>) -> (Vec<ClientRow>,
         }
         let Some(first) = client.addresses.as_slice().first() else { continue };
         let its = of_client.remove(&(&client.name, first.0)).unwrap_or_default();
-        if !its.is_empty() || !seen.info.capabilities.knows_owners {
+        if !its.is_empty() || seen.rows.is_err() {
             clients.push(client.clone());
             rows.push(its);
         }

@@ -11,22 +11,27 @@
 //! |---|---|---|
 //! | `choice` | what is chosen | pure |
 //! | `plan` | who waits for it, what wants consent | pure |
+//! | `owned` | what is wanted of a view that has paths | pure |
 //! | `lockd` | whether clients' lockds answer | tokio |
 
 mod choice;
 mod lockd;
+mod owned;
 mod plan;
 
 pub use choice::{OwnerChoice, Request};
 pub use plan::Plan;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::choice::{Chosen, Probed, Seen};
 use self::lockd::probe_lockds;
+use self::owned::Owned;
 use super::record::Record;
 use super::{ControllerError, Options, targets};
-use crate::manager::{LockManager, ManagerError};
+use crate::host;
+use crate::manager::{LockManager, ManagerError, Owners};
 use crate::nsm::{self, Host, ProbeOptions, Target};
 use crate::report::{Failure, ReleaseOutcome, ReleaseReport, Stamp};
 use crate::resync::consent::Consent;
@@ -50,15 +55,45 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
         )
         .into());
     }
-    let scope = run_plan::scope(&request.as_run(), &info)?;
     refuse_busy(&manager.status().await?)?;
-    let clients = manager.clients().await?;
-    refuse_unknown(&scope, &request.clients, &clients)?;
-    let rows = if info.capabilities.knows_owners { manager.all_locks(&scope).await? } else { Vec::new() };
+    let owned = if request.is_of_whole_clients() { None } else { owned(manager, request).await? };
+    let scope = match &owned {
+        // It has looked for files and exports itself: paths are known here.
+        Some(_) => run_plan::scope(&request.as_run_of_clients(), &info)?,
+        None => run_plan::scope(&request.as_run(), &info)?,
+    };
+    let clients = match &owned {
+        Some(owned) => owned.clients.clone(),
+        None => manager.clients().await?,
+    };
+    if !request.if_held {
+        refuse_unknown(&scope, &request.clients, &clients)?;
+    }
+    let rows = match &owned {
+        Some(owned) => Ok(owned.rows.clone()),
+        None if info.capabilities.knows_owners => Ok(manager.all_locks(&scope).await?),
+        None => Err(format!("{} does not tell whose locks are", info.software.as_str())),
+    };
     let chosen = Chosen::new(request, &scope, &Seen { info: &info, clients: &clients, rows })?;
-    let waiting = waiting(manager, chosen.files()).await?;
+    let (waiting, paths) = match owned {
+        Some(owned) => (owned.waiting, owned.paths),
+        None => (waiting(manager, chosen.files()).await?, HashMap::new()),
+    };
     let probes = probe(chosen.clients(), &info.names, options).await?;
-    Ok(chosen.finish(manager.kind(), &waiting, &probes, options.probe_timeout))
+    Ok(chosen.finish(manager.kind(), &waiting, paths, &probes, options.probe_timeout))
+}
+
+/// What is wanted, where the manager tells owners and paths by a view of its own.
+async fn owned(manager: &dyn LockManager, request: &Request) -> Result<Option<Owned>, ControllerError> {
+    match manager.owners().await? {
+        Owners::Rows => Ok(None),
+        Owners::View(view) => Ok(Some(Owned::of(request, view))),
+        Owners::Unknown { why, remedy } => {
+            let whole = "name clients (--client), and neither --export, --file, --owner nor --range";
+            let remedy = if remedy.is_empty() { whole.to_owned() } else { format!("{remedy}; or {whole}") };
+            Err(Failure::usage(format!("only whole clients can be released: {why}"), remedy).into())
+        }
+    }
 }
 
 /// Every blocked request on these files.
@@ -113,6 +148,7 @@ pub async fn carry_out(
         )
         .into());
     }
+    let plan = plan.asked_by(host::user());
     let record = Record::new(store);
     let id = uuid::Uuid::new_v4().to_string();
     let new = NewRelease {

@@ -4,18 +4,27 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::choice::{Chosen, Probed};
+use crate::manager::Freed;
 use crate::report::{
-    Failure, Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLock, ReleaseOutcome, ReleaseReport,
-    ReleasedCounts, Stamp, Waiting, number,
+    Failure, Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLeft, ReleaseLock, ReleaseOutcome,
+    ReleaseReport, ReleasedCounts, Stamp, Waiting, number,
 };
 use crate::resync::consent::{Consent, Person};
 use crate::resync::plan as run_plan;
-use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, ReleaseArgs, Released};
+use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, ReleaseArgs};
 use crate::wire::types::FileHandle;
 
 impl Chosen {
     /// The plan; `probes` are those of [`clients`](Self::clients), in their order.
-    pub(super) fn finish(self, manager: &str, waiting: &[LockRow], probes: &[Probed], probed_for: Duration) -> Plan {
+    /// The paths are those of files, as far as they are known.
+    pub(super) fn finish(
+        self,
+        manager: &str,
+        waiting: &[LockRow],
+        paths: HashMap<FileHandle, String>,
+        probes: &[Probed],
+        probed_for: Duration,
+    ) -> Plan {
         let not_asked = Probed { statd: run_plan::Probed::Silent(Probe::NotAsked), lockd: LockdProbe::NotAsked };
         let probes = probes.iter().copied().chain(std::iter::repeat(not_asked));
         let seen = self.clients.iter().zip(&self.rows).zip(probes);
@@ -25,24 +34,27 @@ impl Chosen {
         let waiters = clients.iter().map(|client| client.waiters).sum();
         let probed_for_ms = u64::try_from(probed_for.as_millis()).unwrap_or(u64::MAX);
         let consent = consent(&clients, probed_for_ms);
+        let outcome = if clients.is_empty() { ReleaseOutcome::NothingHeld } else { ReleaseOutcome::Planned };
         let release = Release {
             id: None,
             manager: manager.to_owned(),
             scope: self.scope,
             only: self.only,
-            outcome: ReleaseOutcome::Planned,
-            exit: None,
+            outcome,
+            exit: outcome.exit(),
             at: None,
+            uid: None,
             chosen: self.knows_owners.then_some(all.len() as u64 - waiters),
             chosen_waiters: waiters,
             released: None,
             probed_for_ms,
             clients,
-            locks: with_waiting(&all, waiting),
+            locks: with_waiting(&all, waiting, &paths),
             left: Vec::new(),
+            notes: Vec::new(),
             consent,
         };
-        Plan { args: self.args, release, live: self.live }
+        Plan { args: self.args, release, live: self.live, paths }
     }
 
     fn client(&self, client: &ClientRow, rows: &[LockRow], probed: Probed) -> ReleaseClient {
@@ -73,7 +85,7 @@ impl Chosen {
 }
 
 /// The locks, each with those who wait for it and are not chosen themselves.
-fn with_waiting(chosen: &[&LockRow], waiting: &[LockRow]) -> Vec<ReleaseLock> {
+fn with_waiting(chosen: &[&LockRow], waiting: &[LockRow], paths: &HashMap<FileHandle, String>) -> Vec<ReleaseLock> {
     let gone: HashSet<Vec<u8>> =
         chosen.iter().filter(|row| row.state == LockState::Waiting).map(|row| crate::wire::xdr::encode(*row)).collect();
     let mut on: HashMap<&FileHandle, Vec<&LockRow>> = HashMap::new();
@@ -94,6 +106,7 @@ fn with_waiting(chosen: &[&LockRow], waiting: &[LockRow]) -> Vec<ReleaseLock> {
         .iter()
         .map(|lock| ReleaseLock {
             lock: LockListing::from(*lock),
+            path: paths.get(&lock.file).cloned(),
             waited_for: if lock.state == LockState::Waiting { Vec::new() } else { waited_for(lock) },
         })
         .collect()
@@ -162,6 +175,7 @@ pub struct Plan {
     args: ReleaseArgs,
     release: Release,
     live: bool,
+    paths: HashMap<FileHandle, String>,
 }
 
 impl Plan {
@@ -169,11 +183,20 @@ impl Plan {
     pub(super) fn args(&self) -> &ReleaseArgs {
         &self.args
     }
+    /// Who asks for it.
+    pub(super) fn asked_by(mut self, uid: u32) -> Self {
+        self.release.uid = Some(uid);
+        self
+    }
     /// As it is shown.
     pub fn report(&self) -> ReleaseReport {
         ReleaseReport::new(self.release.clone())
     }
-    /// What the operator has to agree to, each in words; never empty.
+    /// Whether there is nothing to release, and that was said to be all right.
+    pub fn is_of_nothing(&self) -> bool {
+        self.release.outcome == ReleaseOutcome::NothingHeld
+    }
+    /// What the operator has to agree to, each in words; empty only if there is nothing to release.
     pub fn consent(&self) -> &[String] {
         &self.release.consent
     }
@@ -228,11 +251,15 @@ impl Plan {
     }
 
     fn over(&self, id: &str, at: Stamp, outcome: ReleaseOutcome) -> Release {
-        Release { id: Some(id.to_owned()), at: Some(at), outcome, exit: outcome.exit(), ..self.release.clone() }
+        let id = Some(id.to_owned());
+        Release { id, at: Some(at), outcome, exit: outcome.exit(), ..self.release.clone() }
     }
 
     /// The report of what the manager did.
-    pub(super) fn ended(&self, id: &str, at: Stamp, done: &Released) -> ReleaseReport {
+    pub(super) fn ended(&self, id: &str, at: Stamp, freed: &Freed) -> ReleaseReport {
+        let Freed { released: done, why_left, notes } = freed;
+        let why_left = why_left.iter().cloned().map(Some).chain(std::iter::repeat(None));
+        let left = done.left_rows.as_slice().iter().zip(why_left);
         let outcome = if done.left > 0 { ReleaseOutcome::Partial } else { ReleaseOutcome::Released };
         ReleaseReport::new(Release {
             released: Some(ReleasedCounts {
@@ -241,10 +268,17 @@ impl Plan {
                 offered: done.offered,
                 left: done.left,
             }),
-            left: done.left_rows.as_slice().iter().map(LockListing::from).collect(),
+            left: left
+                .map(|(row, why)| ReleaseLeft {
+                    lock: LockListing::from(row),
+                    path: self.paths.get(&row.file).cloned(),
+                    why,
+                })
+                .collect(),
+            notes: notes.clone(),
             locks: match self.release.chosen {
                 Some(_) => self.release.locks.clone(),
-                None => with_waiting(&done.rows.as_slice().iter().collect::<Vec<_>>(), &[]),
+                None => with_waiting(&done.rows.as_slice().iter().collect::<Vec<_>>(), &[], &self.paths),
             },
             ..self.over(id, at, outcome)
         })

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 
 use super::compare::Sight;
 use crate::host::Lock;
-use crate::manager::{Caution, ManagerError};
-use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
+use crate::manager::{Caution, ManagerError, Owners};
+use crate::wire::control::{Capabilities, ClientRow, LockRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
 use crate::wire::xdr::List;
 
@@ -53,6 +53,21 @@ pub struct ClientReleased {
     pub offered: u64,
     /// Whether the client may hold locks yet.
     pub left: bool,
+}
+
+/// What the release of single locks was seen to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LocksReleased {
+    /// Locks that are gone.
+    pub freed: Vec<LockRow>,
+    /// Those that are still there, and why.
+    pub left: Vec<(LockRow, String)>,
+    /// Blocked requests that went with what was freed.
+    pub waiters: u64,
+    /// Blocked requests that got what became free.
+    pub offered: u64,
+    /// What the operator should know of it.
+    pub notes: Vec<String>,
 }
 
 /// What became of an attempt to end grace.
@@ -104,6 +119,10 @@ pub trait Backend: Send + Sync + 'static {
     async fn nsm_state(&self) -> Result<NsmState, ManagerError>;
     /// What is locked.
     async fn sight(&self) -> Result<Sight, ManagerError>;
+    /// Whose the locks are, for lists that people read: no run asks.
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        Ok(Owners::Unknown { why: format!("{} does not tell whose a lock is", self.kind()), remedy: String::new() })
+    }
     /// Clients with a durable monitor record.
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;
     /// How many they are: asked much more often than who.
@@ -137,6 +156,11 @@ pub trait Backend: Send + Sync + 'static {
     async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
         let _ = client;
         refused(RefusalCode::Unsupported, format!("{} cannot free single clients' locks", self.kind()))
+    }
+    /// Frees these locks, each of which must be there as it was listed; looks afterwards.
+    async fn release_locks(&self, locks: &[LockRow]) -> Result<LocksReleased, ManagerError> {
+        let _ = locks;
+        refused(RefusalCode::Unsupported, format!("{} can free whole clients only", self.kind()))
     }
     /// Paths of these files, of those that are found cheaply.
     async fn paths(&self, files: &[String]) -> HashMap<String, String>;

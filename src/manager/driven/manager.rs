@@ -8,10 +8,10 @@ use super::backend::{Backend, refused};
 use super::record::{Phase, RunRecord, millis};
 use super::vault::Vault;
 use super::{Driven, pause_after, results};
-use crate::manager::{Caution, LockManager, ManagerError, Weight};
+use crate::manager::{Caution, Freed, LockManager, ManagerError, Owners, Weight};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
-    RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched, page,
+    RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched, page,
 };
 use crate::wire::xdr::{List, Text};
 
@@ -66,6 +66,10 @@ impl<B: Backend> LockManager for Driven<B> {
 
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         self.backend.clients().await
+    }
+
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        self.backend.owners().await
     }
 
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError> {
@@ -203,30 +207,19 @@ impl<B: Backend> LockManager for Driven<B> {
         Ok(runs.iter().filter(|run| !run.is_active() && !run.acknowledged).map(RunRecord::id).collect())
     }
 
-    async fn release(&self, args: &ReleaseArgs) -> Result<Released, ManagerError> {
+    async fn release(&self, args: &ReleaseArgs) -> Result<Freed, ManagerError> {
         if let Some(run) = self.active().await? {
             return refused(RefusalCode::RunActive, format!("run {} is active", run.id()));
-        }
-        if !args.locks.as_slice().is_empty() {
-            let kind = self.backend.kind();
-            return refused(RefusalCode::Unsupported, format!("{kind} can free whole clients only"));
         }
         let life = self.backend.identity().await?.life;
         if self.instance(&life, None).await? != args.instance {
             return refused(RefusalCode::StalePlan, "the lock manager was restarted since");
         }
-        let mut all = Released::default();
-        let mut rows = Vec::new();
-        for client in args.clients.as_slice() {
-            let one = self.backend.release_client(&client.name).await?;
-            all.locks += one.freed.len() as u64;
-            all.offered += one.offered;
-            // How many they are nobody can tell.
-            all.left += u64::from(one.left);
-            rows.extend(one.freed.iter().map(results::row));
+        match (args.clients.as_slice(), args.locks.as_slice()) {
+            (clients, []) => self.release_clients(clients).await,
+            ([], locks) => self.release_locks(locks).await,
+            _ => refused(RefusalCode::BadRequest, "single locks and whole clients are released one after the other"),
         }
-        all.rows = List::clipped(rows);
-        Ok(all)
     }
 
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {

@@ -21,6 +21,7 @@
 //! | `begin` | from the plan to confirmed grace | |
 //! | `compare` | what came back | pure |
 //! | `record` | a run as it is on disk | |
+//! | `release` | locks freed outside of any run | |
 //! | `results` | the result of a run | pure |
 //! | `vault` | the files | |
 //! | `view` | what was seen last, and the events for watchers | |
@@ -32,6 +33,7 @@ mod begin;
 pub mod compare;
 mod manager;
 pub mod record;
+mod release;
 mod results;
 mod truth;
 pub mod vault;
@@ -40,7 +42,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered, client_row};
+pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, LocksReleased, Recovered, client_row};
 pub use compare::{LocalLock, Sight};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

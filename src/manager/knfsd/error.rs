@@ -34,6 +34,14 @@ pub enum KnfsdError {
         /// How.
         error: CallError,
     },
+    /// lockd's own records cannot be read.
+    #[error("whose the locks are cannot be read from the kernel: {what}")]
+    Owners {
+        /// Why.
+        what: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// Something did not become as it should in time.
     #[error("{0}")]
     Stuck(String),
@@ -49,6 +57,7 @@ impl KnfsdError {
                 "start the NFS server (it mounts /proc/fs/nfsd), or name another --manager"
             }
             Self::Statd(_) | Self::Roster(_) => "start rpc.statd, and run this as root",
+            Self::Owners { remedy, .. } => remedy,
             Self::Down => "start the NFS server, or name another --manager",
             Self::File(_) | Self::Call { .. } | Self::Stuck(_) => "see what the kernel and rpc.statd have logged",
         }

@@ -2,7 +2,7 @@
 //!
 //! Theory. lockd has no idea of a run. It can be made to drop *every* lock and to start grace
 //! ([`drops`]), it shows ranges but no owners (`/proc/locks` has its own number for each client's
-//! lock), and rpc.statd beside it keeps the names of its clients. So a run here is: all that is there
+//! lock; lists for people read its memory, [`owners`]), and rpc.statd beside it keeps the names of its clients. So a run here is: all that is there
 //! is written down, the state number raised, everything dropped, grace seen, clients told, and what
 //! came back compared ([`driven`](super::driven) does that part).
 //!
@@ -25,13 +25,19 @@
 //! | `guard` | the process that does it if nlmctl dies |
 //! | `drops` | the two ways to drop |
 //! | `v4` | NFSv4 clients |
+//! | `owners` | whose the locks are |
+//! | `listing` | that, as lists for people have it |
 //! | `paths` | names of files |
 //! | `release` | frees one client's locks |
+//! | `single` | frees single locks that were chosen |
+//! | `unlock` | UNLOCK in an owner's name |
 //! | `mod` | the backend; start reading at `begin` |
 
 mod drops;
 mod error;
 pub mod guard;
+mod listing;
+pub(crate) mod owners;
 mod paths;
 mod records;
 mod release;
@@ -39,6 +45,8 @@ mod saved;
 mod scope;
 mod settings;
 mod sight;
+mod single;
+mod unlock;
 mod v4;
 
 pub use error::KnfsdError;
@@ -55,12 +63,14 @@ use self::error::ENDPOINT;
 use self::saved::Saved;
 use self::v4::V4;
 use super::driven::vault::Vault;
-use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight, client_row};
-use super::{Caution, ManagerError, Weight};
-use crate::host::{self, Lockd, Machine, StatdDir, StatdDirError};
+use super::driven::{
+    Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, LocksReleased, Recovered, Sight, client_row,
+};
+use super::{Caution, ManagerError, Owners, Weight};
+use crate::host::{self, Lockd, Machine, ReplyRoute, StatdDir, StatdDirError, may_administer_network};
 use crate::nsm::roster::{self, Roster};
 use crate::rpc::resolver;
-use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
+use crate::wire::control::{Capabilities, ClientRow, LockRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
 
 /// How long the resolver may take for the names of all clients.
@@ -107,6 +117,12 @@ impl Knfsd {
 
     fn roster(&self) -> Result<Roster, KnfsdError> {
         Ok(roster::read_sm_dir(&self.statd()?.sm())?)
+    }
+
+    /// All that lockd has, and whose it is.
+    fn view(&self) -> Result<owners::View, KnfsdError> {
+        owners::look(&self.machine)
+            .map_err(|error| KnfsdError::Owners { what: error.to_string(), remedy: error.remedy() })
     }
 
     /// The state number that notices of the next reboot go on from.
@@ -315,6 +331,12 @@ impl Knfsd {
     }
 }
 
+/// What a release that was killed has left; true if there was anything.
+fn remove_route() -> Result<bool, KnfsdError> {
+    let what = |error: std::io::Error| KnfsdError::Stuck(format!("cannot remove a route for replies: {error}"));
+    Ok(may_administer_network() && ReplyRoute::remove_left().map_err(what)?)
+}
+
 /// What is in the way, as a refusal.
 fn refuse(cautions: Vec<Caution>) -> Result<(), ManagerError> {
     match cautions.into_iter().find(|caution| caution.weight == Weight::Refuse) {
@@ -377,6 +399,9 @@ impl Backend for Knfsd {
     async fn sight(&self) -> Result<Sight, ManagerError> {
         self.blocking(|this| Ok(sight::look(&this.machine)?.0)).await.map_err(KnfsdError::unanswered)
     }
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        self.blocking(|this| Ok(this.look_at_owners())).await.map_err(KnfsdError::unanswered)
+    }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         self.rows().await.map_err(KnfsdError::unanswered)
     }
@@ -399,22 +424,26 @@ impl Backend for Knfsd {
 
     async fn recover(&self) -> Result<Recovered, ManagerError> {
         let left = self.blocking(|this| {
+            let route = remove_route()?;
             guard::wait_for_another(&this.dir)?;
             let saved = Saved::find(&this.dir)?;
             let may_be_pending = match &saved {
                 Some(saved) if saved.may_have_sent_a_signal(&this.machine)? => this.machine.lockd()?.is_some(),
                 Some(_) | None => false,
             };
-            Ok((saved, may_be_pending))
+            Ok((route, saved, may_be_pending))
         });
-        let (saved, may_be_pending) = left.await.map_err(KnfsdError::unanswered)?;
+        let (route, saved, may_be_pending) = left.await.map_err(KnfsdError::unanswered)?;
         if may_be_pending {
             // Before the length of grace is put back: its grace begins only then.
             drops::let_it_take_a_signal(&self.machine).await.map_err(KnfsdError::unanswered)?;
         }
-        let Some(saved) = saved else { return Ok(Recovered::default()) };
-        let lines = self.blocking(move |this| saved.put_back(&this.machine, &this.dir)).await;
-        Ok(Recovered { lines: lines.map_err(KnfsdError::unanswered)?, may_have_dropped: true })
+        let route = route.then(|| "removed the routing rule of a release that was killed".to_owned());
+        let mut lines = Vec::from_iter(route);
+        let Some(saved) = saved else { return Ok(Recovered { lines, may_have_dropped: false }) };
+        let put_back = self.blocking(move |this| saved.put_back(&this.machine, &this.dir)).await;
+        lines.extend(put_back.map_err(KnfsdError::unanswered)?);
+        Ok(Recovered { lines, may_have_dropped: true })
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
         self.blocking(move |this| Ok(this.statd()?.write_state(state)?)).await.map_err(KnfsdError::refused)
@@ -463,6 +492,9 @@ impl Backend for Knfsd {
     }
     async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
         self.release(client.as_str()).await.map_err(KnfsdError::lost)
+    }
+    async fn release_locks(&self, locks: &[LockRow]) -> Result<LocksReleased, ManagerError> {
+        self.free_locks(locks).await
     }
     async fn paths(&self, files: &[String]) -> HashMap<String, String> {
         let files = files.to_vec();

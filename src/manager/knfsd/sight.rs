@@ -7,6 +7,11 @@ use crate::manager::driven::{LocalLock, Sight};
 const LIVES: usize = 3;
 
 pub(super) fn look(machine: &Machine) -> Result<(Sight, Vec<Lock>), FileError> {
+    Ok(sort(read(machine)?, |pid| machine.process_name(pid)))
+}
+
+/// The list, with lockd's locks for sure.
+pub(super) fn read(machine: &Machine) -> Result<Reading, FileError> {
     let mut lockd = machine.kernel_threads("lockd")?;
     let mut reading = machine.locks(|lock| lockd.contains(&lock.pid))?;
     for _ in 1..LIVES {
@@ -17,7 +22,7 @@ pub(super) fn look(machine: &Machine) -> Result<(Sight, Vec<Lock>), FileError> {
         lockd = now;
         reading = machine.locks(|lock| lockd.contains(&lock.pid))?;
     }
-    Ok(sort(reading, |pid| machine.process_name(pid)))
+    Ok(reading)
 }
 
 /// The locks of lockd are clients'; it shows its own number for each.

@@ -374,7 +374,7 @@ fn a_manager_that_knows_no_owners_counts_its_locks_for_no_client() {
     assert_eq!(plan.in_scope, 6);
     assert_eq!(plan.clients.iter().map(|client| client.locks).collect::<Vec<_>>(), [None, None]);
     assert_eq!(plan.dry_run_exit(), 0);
-    for words in ["cannot be aborted", "statements 2, 4, 5 and 10", "does not tell whose a lock is"] {
+    for words in ["cannot be aborted", "statements 2, 4, 5 and 10", "does not tell a run whose a lock is"] {
         assert!(plan.caveats.iter().any(|caveat| caveat.contains(words)), "{words}: {:?}", plan.caveats);
     }
 }

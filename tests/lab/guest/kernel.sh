@@ -93,3 +93,19 @@ told() { jq -r "$1" /run/report.json; }
 sums() { told '.locks | "\(.in_scope) \(.reclaimed) \(.dropped) \(.unverified) \(.resurrected) \(.conflicts)"'; }
 # timeline: of the run in that report, a line an event
 timeline() { knfsd runs show "$(told .run.id)" | jq -r '.events[] | "\(.kind): \(.detail)"'; }
+
+# --- single locks
+# one ARGUMENT...: releases; the report is in /run/report.json, the exit code in $code
+one() {
+    knfsd release --live --yes "$@" >/run/report.json 2>/run/release.err
+    code=$?
+    note "exit $code; $(jq -c 'if .release then .release | [.outcome, .released, (.left | map(.why))] else .error.message end' /run/report.json) $(grep -v '^ *$' /run/release.err | tail -n 1)"
+}
+# ranges: of clients' locks, in a line
+ranges() { lock_set | cut -d' ' -f3- | tr '\n' ',' | sed 's/,$//'; }
+# traces: rules and routes of ours
+traces() { { ip -4 rule; ip -6 rule; } | grep 5131341; ip -4 route show table 5131341 2>/dev/null; ip -6 route show table 5131341 2>/dev/null; }
+has_traces() { [ -n "$(traces)" ]; }
+no_traces() { [ -z "$(traces)" ]; }
+# of FILE START JQ: something of the lock that begins there
+of() { knfsd release --dry-run --file "$1" | jq -r --argjson at "$2" ".release.locks[] | select(.start == \$at) | $3"; }

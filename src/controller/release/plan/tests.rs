@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::controller::release::choice::{OwnerChoice, Request, Seen};
 use crate::report::FailureKind;
-use crate::wire::control::{Capabilities, ClientRef, Info, InstanceId, OwnerRow, RELEASE, Scope};
+use crate::wire::control::{Capabilities, ClientRef, Info, InstanceId, OwnerRow, RELEASE, Released, Scope};
 use crate::wire::types::{Address, ByteRange, CallerName, NsmState, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe, Text};
 
@@ -84,8 +84,8 @@ const NOT_ASKED: Probed = Probed { statd: run_plan::Probed::Silent(Probe::NotAsk
 
 fn plan(request: &Request, scope: &Scope, clients: &[ClientRow], rows: &[LockRow], probes: &[Probed]) -> Plan {
     let info = info(true);
-    let seen = Seen { info: &info, clients, rows: rows.to_vec() };
-    Chosen::new(request, scope, &seen).unwrap().finish("manager", rows, probes, Duration::from_secs(3))
+    let seen = Seen { info: &info, clients, rows: Ok(rows.to_vec()) };
+    Chosen::new(request, scope, &seen).unwrap().finish("manager", rows, HashMap::new(), probes, Duration::from_secs(3))
 }
 
 #[test]
@@ -137,17 +137,42 @@ fn who_waits_for_a_lock_is_named_unless_it_goes_too() {
 }
 
 #[test]
+fn a_request_that_waits_for_a_chosen_file_is_neither_chosen_nor_is_its_client_asked() {
+    let file = FileHandle::new(b"file").unwrap();
+    let rows = [row(1, 0, LockState::Held), row(1, 100, LockState::Waiting), row(2, 5, LockState::Waiting)];
+    let request = Request { files: vec![file.to_string()], ..Request::default() };
+    let scope = Scope { clients: List::default(), files: List::clipped(vec![file]) };
+    let plan = plan(&request, &scope, &[client(1), client(2)], &rows, &[SILENT]);
+    assert_eq!(plan.args().locks.as_slice(), &rows[..1]);
+    let release = &plan.release;
+    assert_eq!((release.chosen, release.chosen_waiters, release.clients.len()), (Some(1), 0, 1));
+    let waited: Vec<String> = release.locks.iter().flat_map(|l| &l.waited_for).map(ToString::to_string).collect();
+    assert_eq!(waited, ["host2/2"]);
+}
+
+#[test]
+fn nothing_to_release_is_an_error_unless_that_was_said_to_be_all_right() {
+    let (request, scope) = of_clients(&[1]);
+    let info = info(true);
+    let seen = Seen { info: &info, clients: &[client(1)], rows: Ok(Vec::new()) };
+    assert_eq!(Chosen::new(&request, &scope, &seen).unwrap_err().kind, FailureKind::Usage);
+    let plan = plan(&Request { if_held: true, ..request }, &scope, &[client(1)], &[], &[]);
+    assert!(plan.is_of_nothing() && plan.consent().is_empty());
+    assert_eq!(plan.report().release.exit, Some(0));
+}
+
+#[test]
 fn a_manager_that_knows_no_owners_frees_whole_clients_and_nothing_else() {
     let (request, scope) = of_clients(&[1]);
     let (info, clients) = (info(false), [client(1), client(2)]);
-    let seen = || Seen { info: &info, clients: &clients, rows: Vec::new() };
+    let seen = || Seen { info: &info, clients: &clients, rows: Err("manager 1 does not tell".to_owned()) };
     let chosen = Chosen::new(&request, &scope, &seen()).unwrap();
     assert_eq!(chosen.clients().len(), 1);
-    let plan = chosen.finish("manager", &[], &[SILENT], Duration::from_secs(3));
+    let plan = chosen.finish("manager", &[], HashMap::new(), &[SILENT], Duration::from_secs(3));
     assert_eq!((plan.release.chosen, plan.args().clients.as_slice()[0].locks), (None, 0));
     assert!(plan.consent()[0].contains("whatever is held of host1"), "{:?}", plan.consent());
     let done = Released { locks: 1, rows: List::clipped(vec![row(1, 0, LockState::Held)]), ..Released::default() };
-    let report = plan.ended("id", Stamp(0), &done);
+    let report = plan.ended("id", Stamp(0), &done.into());
     assert_eq!(report.release.locks.len(), 1, "what it saw go is told");
     let narrower = Request { ranges: vec![ByteRange::ALL], ..request };
     let error = Chosen::new(&narrower, &scope, &seen()).unwrap_err();
@@ -160,8 +185,8 @@ fn more_than_fits_into_one_call_is_told_before_it_is_made() {
     let (mut request, scope) = of_clients(&[1]);
     request.owners = vec![OwnerChoice { svid: Svid(1), oh: None }];
     let (info, clients) = (info(true), [client(1)]);
-    let error = Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows: rows.clone() });
+    let error = Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows: Ok(rows.clone()) });
     assert!(error.unwrap_err().to_string().contains("4096 single locks"));
     request.owners.clear();
-    assert!(Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows }).is_ok());
+    assert!(Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows: Ok(rows) }).is_ok());
 }

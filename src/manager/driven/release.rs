@@ -1,0 +1,62 @@
+//! Frees locks outside of any run: those of chosen clients, or single ones.
+
+use super::backend::{Backend, LocksReleased, refused};
+use super::{Driven, results};
+use crate::manager::{Freed, ManagerError};
+use crate::wire::control::{ClientSeen, LockRow, RefusalCode, Released};
+use crate::wire::xdr::List;
+
+impl<B: Backend> Driven<B> {
+    pub(super) async fn release_clients(&self, clients: &[ClientSeen]) -> Result<Freed, ManagerError> {
+        let mut all = Released::default();
+        let mut rows = Vec::new();
+        for client in clients {
+            let one = self.backend.release_client(&client.name).await?;
+            all.locks += one.freed.len() as u64;
+            all.offered += one.offered;
+            // How many they are nobody can tell.
+            all.left += u64::from(one.left);
+            rows.extend(one.freed.iter().map(results::row));
+        }
+        all.rows = List::clipped(rows);
+        Ok(all.into())
+    }
+
+    /// One process at a time: another one would take what this one uses meanwhile for left over, and remove it. A caller
+    /// that goes away does not stop it in the middle.
+    pub(super) async fn release_locks(&self, locks: &[LockRow]) -> Result<Freed, ManagerError> {
+        if !self.drive().await? {
+            return refused(RefusalCode::RunActive, "another nlmctl drives this lock manager");
+        }
+        let (this, locks) = (self.clone(), locks.to_vec());
+        let releasing = tokio::spawn(async move {
+            let released = this.backend.release_locks(&locks).await;
+            this.desk().driving = None;
+            released
+        });
+        match releasing.await {
+            Ok(released) => Ok(freed(released?)),
+            Err(_) => Err(ManagerError::Lost {
+                endpoint: self.backend.endpoint(),
+                what: "the task that released died".into(),
+            }),
+        }
+    }
+}
+
+fn freed(done: LocksReleased) -> Freed {
+    let LocksReleased { freed, left, waiters, offered, notes } = done;
+    let (left_rows, why_left): (Vec<LockRow>, Vec<String>) = left.into_iter().unzip();
+    Freed {
+        released: Released {
+            locks: freed.len() as u64,
+            waiters,
+            offered,
+            left: left_rows.len() as u64,
+            rows: List::clipped(freed),
+            left_rows: List::clipped(left_rows),
+        },
+        why_left,
+        notes,
+    }
+}

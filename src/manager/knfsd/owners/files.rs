@@ -1,0 +1,194 @@
+//! Files that lockd has open, with their locks and shares.
+
+use std::collections::{HashMap, HashSet};
+
+use super::clients::{Clients, client};
+use super::error::Unsettled;
+use super::locks::{OpenFile, held};
+use super::names::Names;
+use super::reader::{Reader, number, number32, same};
+use super::view::{HeldLock, Share, Waiter};
+use super::waiters;
+use crate::wire::types::{FileHandle, OwnerHandle};
+
+/// `FILE_NRHASH`. A larger table would show in locks that are missing.
+pub(super) const TABLE: u64 = 128;
+/// Most shares of one file.
+const MAX_SHARES: usize = 1 << 16;
+
+/// What a record of a file says by itself; the same before and after its locks were read.
+#[derive(Debug, PartialEq, Eq)]
+struct Raw {
+    handle: FileHandle,
+    opened: Vec<u64>,
+    shares: u64,
+}
+
+/// A file's record, and where its locks are.
+struct Entry {
+    at: u64,
+    raw: Raw,
+    inode: u64,
+    context: u64,
+}
+
+/// What one pass has found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// By the address of their records.
+    files: HashMap<u64, OpenFile>,
+    pub(super) locks: Vec<HeldLock>,
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) shares: Vec<Share>,
+}
+
+/// One pass over the table of files.
+pub(super) struct Pass<'a> {
+    reader: Reader<'a>,
+    clients: &'a Clients,
+    /// `nlmsvc_lock_operations`: a lock that has these is lockd's.
+    operations: u64,
+    /// Which file's an open file of the kernel's is.
+    of_opened: HashMap<u64, u64>,
+    found: Found,
+}
+
+/// Reads files, locks and shares.
+pub(super) fn read(reader: Reader<'_>, clients: &Clients, table: u64, operations: u64) -> Result<Found, Unsettled> {
+    let mut pass = Pass { reader, clients, operations, of_opened: HashMap::new(), found: Found::default() };
+    let entries = pass.entries(table)?;
+    let mut seen = HashSet::new();
+    for entry in &entries {
+        // One inode may be open by several handles.
+        if entry.context != 0 && seen.insert(entry.inode) {
+            pass.locks(entry)?;
+        }
+        pass.shares(entry)?;
+    }
+    for entry in &entries {
+        pass.blocked(entry)?;
+    }
+    for entry in &entries {
+        if pass.raw(&reader.record(entry.at, reader.layout.file.size)?)? != entry.raw {
+            return Err(Unsettled::Changed("a file was closed or opened anew"));
+        }
+    }
+    Ok(pass.found)
+}
+
+impl Pass<'_> {
+    fn entries(&mut self, table: u64) -> Result<Vec<Entry>, Unsettled> {
+        let (reader, layout) = (self.reader, &self.reader.layout.file);
+        let mut names = Names::new(reader);
+        let mut entries = Vec::new();
+        for place in 0..TABLE {
+            reader.each((table + 8 * place, 0), layout.size, layout.link, |at, record| {
+                let raw = self.raw(record)?;
+                // A record that is being made has nothing open yet.
+                let Some(opened) = raw.opened.iter().copied().find(|opened| *opened != 0) else { return Ok(()) };
+                let inode = reader.number_at(opened, layout.inode)?;
+                let device = reader.number_at(reader.number_at(inode, layout.superblock)?, layout.device)?;
+                let device = u32::try_from(device).map_err(|_| Unsettled::Changed("a device is too large"))?;
+                let (dentry, mount) =
+                    (reader.number_at(opened, layout.dentry)?, reader.number_at(opened, layout.mount)?);
+                let (path, deleted) = names.path(dentry, mount)?;
+                self.of_opened.extend(raw.opened.iter().filter(|opened| **opened != 0).map(|opened| (*opened, at)));
+                let file = OpenFile {
+                    handle: raw.handle.clone(),
+                    device: (device >> 20, device & 0xf_ffff),
+                    inode: reader.number_at(inode, layout.number)?,
+                    path,
+                    deleted,
+                };
+                self.found.files.insert(at, file);
+                entries.push(Entry { at, raw, inode, context: reader.number_at(inode, layout.context)? });
+                Ok(())
+            })?;
+        }
+        Ok(entries)
+    }
+
+    fn raw(&self, record: &[u8]) -> Result<Raw, Unsettled> {
+        let layout = &self.reader.layout.file;
+        let length = usize::try_from(number(record, layout.handle_size)?).unwrap_or(usize::MAX);
+        let handle = layout.handle.bytes(record).and_then(|bytes| bytes.get(..length));
+        let handle = handle.ok_or(Unsettled::Changed("a file handle is too long"))?;
+        let opened = layout.opened.bytes(record).unwrap_or_default().chunks_exact(8);
+        let pointer = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+        let shares = self.reader.layout.share.as_ref().map(|share| number(record, share.first)).transpose()?;
+        Ok(Raw {
+            handle: FileHandle::new(handle).map_err(|_| Unsettled::Changed("a file handle is too long"))?,
+            opened: opened.map(pointer).collect(),
+            shares: shares.unwrap_or_default(),
+        })
+    }
+
+    /// The locks on a file's inode: those of other handles of it too.
+    fn locks(&mut self, entry: &Entry) -> Result<(), Unsettled> {
+        let (reader, layout) = (self.reader, &self.reader.layout.lock);
+        let head = entry.context.wrapping_add(reader.layout.file.locks.offset() as u64);
+        reader.each((head, head), layout.size, layout.link, |at, record| {
+            if number(record, layout.operations)? != self.operations {
+                return Ok(());
+            }
+            let owner_at = number(record, layout.owner)?;
+            let owner = reader.record(owner_at, layout.owner_size)?;
+            // lockd gives the room of an owner that is gone to the next one, so the owner counts only if lock and owner are
+            // the same once more after both were read.
+            let again = reader.record(at, layout.size)?;
+            let owner_again = reader.record(owner_at, layout.owner_size)?;
+            for field in [layout.owner, layout.operations, layout.start, layout.end, layout.kind, layout.opened] {
+                same(record, &again, field)?;
+            }
+            for field in [layout.owner_host, layout.owner_svid] {
+                same(&owner, &owner_again, field)?;
+            }
+            let known = client(self.clients, number(&owner, layout.owner_host)?)?;
+            let file = self.of_opened.get(&number(record, layout.opened)?).unwrap_or(&entry.at);
+            let file = self.found.files.get(file).ok_or(Unsettled::Changed("a lock's file is not known"))?;
+            let svid = number32(&owner, layout.owner_svid)?;
+            let range = (number(record, layout.start)?, number(record, layout.end)?);
+            self.found.locks.extend(held(known, svid, file, number(record, layout.kind)?, range)?);
+            Ok(())
+        })
+    }
+
+    fn blocked(&mut self, entry: &Entry) -> Result<(), Unsettled> {
+        let file = self.found.files.get(&entry.at).ok_or(Unsettled::Changed("a request's file is not known"))?;
+        let blocked = waiters::read(self.reader, self.clients, entry.at, file)?;
+        blocked.mark(&mut self.found.locks);
+        self.found.waiters.extend(blocked.waiters);
+        Ok(())
+    }
+
+    fn shares(&mut self, entry: &Entry) -> Result<(), Unsettled> {
+        let Some(layout) = &self.reader.layout.share else { return Ok(()) };
+        let mut next = entry.raw.shares;
+        let mut left = MAX_SHARES;
+        while next != 0 {
+            left = left.checked_sub(1).ok_or(Unsettled::Changed("a list of shares does not end"))?;
+            let record = self.reader.record(next, layout.size)?;
+            if number(&record, layout.file)? != entry.at {
+                return Err(Unsettled::Changed("a share is another file's"));
+            }
+            let known = client(self.clients, number(&record, layout.host)?)?;
+            let oh = self.reader.netobj(number(&record, layout.oh)?, number(&record, layout.oh_size)?)?;
+            let file = self.found.files.get(&entry.at).ok_or(Unsettled::Changed("a share's file is not known"))?;
+            self.found.shares.push(Share {
+                owner: known.client.key,
+                caller: known.client.caller.clone(),
+                handle: file.handle.clone(),
+                device: file.device,
+                inode: file.inode,
+                path: file.path.clone(),
+                deleted: file.deleted,
+                oh: OwnerHandle::new(&oh).map_err(|_| Unsettled::Changed("a netobj is too long"))?,
+                access: number32(&record, layout.access)?,
+                mode: number32(&record, layout.mode)?,
+                monitored: known.client.monitored,
+            });
+            next = number(&record, layout.next)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! Who holds, and who waits for, the locks of the kernel's lockd: read from its memory, which stays as it is.
+//!
+//! Theory. `/proc/locks` shows the process of lockd itself for each NLM lock, so whose it is has to be found in lockd's own
+//! records. These are hash tables and lists: hosts (`nlm_server_hosts`: a client by an address of its, the address it
+//! called, version and transport), files (`nlm_files`), on each file's inode the granted locks, whose owner leads to a
+//! host, and on each file its blocked requests. Where they have what, BTF tells ([`layout`]).
+//!
+//! lockd goes on while it is read. So a record is believed only if all holds that must:
+//! - each link of a list points back to the one before; a lock has lockd's operations; its owner's host is in the table of
+//!   hosts; and after what it leads to was read, it is still the same,
+//! - the hosts are the same after the pass as before,
+//! - the granted locks are, as a multiset, those of lockd in `/proc/locks`, which the kernel prints under its own lock.
+//!
+//! Else another pass is made, at most [`PASSES`]; then the view is refused. So a lock is shown with its owner, or nothing is
+//! shown. For blocked requests there is no second witness: `/proc/locks` lists some of them only.
+//!
+//! What lockd itself does not know: the owner handle of a granted lock, and names of clients behind one address but the
+//! first.
+//!
+//! | file | what |
+//! |---|---|
+//! | `layout` | where records have what |
+//! | `reader` | fields, lists, strings |
+//! | `clients` | hosts |
+//! | `files` | files, with their locks and shares |
+//! | `locks` | a lock of its records |
+//! | `waiters` | blocked requests |
+//! | `names` | paths of files |
+//! | `error` | why a view was refused |
+//! | `view` | what others see of it |
+//! | `mod` | finds lockd and looks at it; start reading at [`LockdMemory::look`] |
+
+mod clients;
+mod error;
+mod files;
+mod layout;
+mod locks;
+mod names;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod view;
+mod waiters;
+
+pub(crate) use error::OwnersError;
+pub(crate) use view::{ClientHost, HeldLock, OwnerKey, Share, TO_THE_END, View, Waiter};
+
+use std::time::{Duration, Instant};
+
+use self::clients::Clients;
+use self::error::Unsettled;
+use self::layout::Layout;
+use self::reader::Reader;
+use super::sight;
+use crate::host::{Lock, Machine, is_refusal};
+
+/// Most passes over lockd's memory.
+const PASSES: u32 = 20;
+/// No pass begins after so long a time.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Most reads of one pass: some ten for each of a million locks.
+const READS: u64 = 16_000_000;
+
+const HOSTS: &str = "nlm_server_hosts";
+const FILES: &str = "nlm_files";
+const OPERATIONS: &str = "nlmsvc_lock_operations";
+
+/// The kernel's lockd, as it is found in memory. Good until lockd's module is loaded anew.
+#[derive(Debug)]
+pub(crate) struct LockdMemory {
+    machine: Machine,
+    layout: Layout,
+    network: u64,
+    hosts: u64,
+    files: u64,
+    operations: u64,
+}
+
+/// What lockd has now.
+///
+/// # Errors
+/// Those of [`LockdMemory::find`] and [`LockdMemory::look`].
+pub(crate) fn look(machine: &Machine) -> Result<View, OwnersError> {
+    LockdMemory::find(machine)?.look()
+}
+
+impl LockdMemory {
+    /// Finds it. This takes longer than to look at it: a list of all the kernel's names is read, and BTF.
+    ///
+    /// # Errors
+    /// Everything that forbids to look, but a lack of agreement.
+    pub(crate) fn find(machine: &Machine) -> Result<Self, OwnersError> {
+        if machine.is_in_first_pid_namespace() != Some(true) {
+            return Err(OwnersError::Namespace);
+        }
+        if !machine.has_lockd() {
+            return Err(OwnersError::NotLoaded);
+        }
+        machine.memory(0).map_err(|error| match error {
+            error if is_refusal(&error) && machine.is_locked_down() => OwnersError::LockedDown,
+            error if is_refusal(&error) => OwnersError::Forbidden(error),
+            error if error.is_missing() => OwnersError::NotDescribed(error),
+            error => error.into(),
+        })?;
+        let symbols = machine.symbols("lockd", &[HOSTS, FILES, OPERATIONS])?;
+        if symbols.is_hidden() {
+            return Err(OwnersError::Hidden);
+        }
+        // Sizes of tables are in no description: what does not fit is another table than this version knows.
+        let address = |name: &'static str, bytes: u64| {
+            let address = symbols.address(name).ok_or(OwnersError::NoSymbol(name))?;
+            let short = || OwnersError::Layout(format!("{name} has fewer than {bytes} bytes"));
+            if symbols.has_room(address, bytes) { Ok(address) } else { Err(short()) }
+        };
+        let described = machine.types("lockd").map_err(|error| match error {
+            error if error.is_missing() => OwnersError::NotDescribed(error),
+            error => error.into(),
+        })?;
+        Ok(Self {
+            layout: Layout::of(&described)?,
+            network: machine.network_namespace().ok_or(OwnersError::ForeignNetwork)?,
+            hosts: address(HOSTS, 8 * clients::TABLE)?,
+            files: address(FILES, 8 * files::TABLE)?,
+            operations: address(OPERATIONS, 8)?,
+            machine: machine.clone(),
+        })
+    }
+
+    /// What it has now.
+    ///
+    /// # Errors
+    /// No pass agreed with `/proc/locks`, or clients of another network namespace call.
+    pub(crate) fn look(&self) -> Result<View, OwnersError> {
+        let began = Instant::now();
+        let mut why = String::new();
+        let mut passes = 0;
+        while passes < PASSES && began.elapsed() < PATIENCE {
+            passes += 1;
+            let (view, clients) = match self.pass() {
+                Ok(seen) => seen,
+                Err(unsettled) => {
+                    why = unsettled.to_string();
+                    continue;
+                }
+            };
+            let kernels = sight::read(&self.machine)?;
+            let mut shown: Vec<Lock> =
+                kernels.sure.into_iter().filter(|listed| !listed.waits).map(|listed| listed.lock).collect();
+            let mut seen: Vec<Lock> = view.locks.iter().map(HeldLock::as_listed).collect();
+            shown.sort_unstable();
+            seen.sort_unstable();
+            if kernels.unsure.is_empty() && shown == seen {
+                if clients.values().any(|known| known.network != self.network) {
+                    return Err(OwnersError::ForeignNetwork);
+                }
+                return Ok(View { passes, ..view });
+            }
+            why = format!("{} locks in memory, {} in /proc/locks", seen.len(), shown.len());
+        }
+        Err(OwnersError::NoAgreement { passes, why })
+    }
+
+    fn pass(&self) -> Result<(View, Clients), Unsettled> {
+        let memory =
+            self.machine.memory(READS).map_err(|_| Unsettled::Changed("/proc/kcore can no longer be opened"))?;
+        let reader = Reader { memory: &memory, layout: &self.layout };
+        let clients = clients::read(reader, self.hosts)?;
+        let mut found = files::read(reader, &clients, self.files, self.operations)?;
+        if clients::read(reader, self.hosts)? != clients {
+            return Err(Unsettled::Changed("a client came or went"));
+        }
+        let mut hosts: Vec<ClientHost> = clients.values().map(|known| known.client.clone()).collect();
+        hosts.sort_unstable();
+        found.locks.sort_unstable();
+        found.shares.sort_unstable();
+        found.waiters.sort_unstable();
+        let files::Found { locks, waiters, shares, .. } = found;
+        Ok((View { hosts, locks, waiters, shares, passes: 0 }, clients))
+    }
+}

@@ -1,0 +1,139 @@
+//! What lockd has, for others to use.
+
+use std::net::IpAddr;
+
+use crate::host::Lock;
+use crate::wire::types::{CallerName, Cookie, FileHandle, NsmState, OwnerHandle};
+
+/// `fl_end` of a lock that goes to the end of the file.
+pub(crate) const TO_THE_END: u64 = i64::MAX.unsigned_abs();
+
+/// What lockd takes for one owner. Whoever calls it with the same address, from and to, the same version and transport
+/// and the same svid is that owner to it; the caller's name and the owner handle do not count. A link-local address
+/// holds its interface (`wire/scope.rs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct OwnerKey {
+    /// The client's address.
+    pub(crate) client: IpAddr,
+    /// The address of this server that it called.
+    pub(crate) server: IpAddr,
+    /// The NLM version it spoke: 1, 3 or 4.
+    pub(crate) version: u32,
+    /// Whether it called by TCP; else by UDP.
+    pub(crate) tcp: bool,
+    /// Its process.
+    pub(crate) svid: u32,
+}
+
+/// A granted byte-range lock.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct HeldLock {
+    /// Whose it is.
+    pub(crate) owner: OwnerKey,
+    /// The name that lockd has for the client: that of the first caller from its address.
+    pub(crate) caller: CallerName,
+    /// The handle by which the client named the file.
+    pub(crate) handle: FileHandle,
+    /// Major and minor number of its file system, as `/proc/locks` shows them.
+    pub(crate) device: (u32, u32),
+    /// Its inode.
+    pub(crate) inode: u64,
+    /// Its absolute path, the last one if it was removed. None where the kernel has none: it opened the file by its handle
+    /// and knows no name yet.
+    pub(crate) path: Option<Vec<u8>>,
+    /// Whether that path was removed.
+    pub(crate) deleted: bool,
+    /// Whether it is a write lock.
+    pub(crate) exclusive: bool,
+    /// First byte.
+    pub(crate) start: u64,
+    /// Last byte; [`TO_THE_END`] is the end of the file.
+    pub(crate) end: u64,
+    /// Whether rpc.statd was asked to monitor the client.
+    pub(crate) monitored: bool,
+    /// The state number of the client's last reboot notice to this server; lockd does not keep that of its LOCKs.
+    pub(crate) nsm_state: Option<NsmState>,
+    /// Whether it was granted to a blocked request whose client has not confirmed it yet.
+    pub(crate) offered: bool,
+}
+
+/// A blocked request, as its client sent it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Waiter {
+    /// What it wants, and who it is.
+    pub(crate) wanted: HeldLock,
+    /// The owner handle.
+    pub(crate) oh: OwnerHandle,
+    /// The cookie of lockd's GRANTED calls for it.
+    pub(crate) cookie: Cookie,
+}
+
+/// A share reservation (NLM SHARE), which PCs use.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Share {
+    /// Whose it is; a share has no svid, and 0 stands there.
+    pub(crate) owner: OwnerKey,
+    /// As in [`HeldLock::caller`].
+    pub(crate) caller: CallerName,
+    /// As in [`HeldLock::handle`].
+    pub(crate) handle: FileHandle,
+    /// As in [`HeldLock::device`].
+    pub(crate) device: (u32, u32),
+    /// As in [`HeldLock::inode`].
+    pub(crate) inode: u64,
+    /// As in [`HeldLock::path`].
+    pub(crate) path: Option<Vec<u8>>,
+    /// As in [`HeldLock::deleted`].
+    pub(crate) deleted: bool,
+    /// The owner handle.
+    pub(crate) oh: OwnerHandle,
+    /// Access that it has (XNFS, `fsh4_access`).
+    pub(crate) access: u32,
+    /// Access that it denies others (XNFS, `fsh4_mode`).
+    pub(crate) mode: u32,
+    /// As in [`HeldLock::monitored`].
+    pub(crate) monitored: bool,
+}
+
+/// A client by one of its ways to this server. lockd forgets it some minutes after its last lock.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ClientHost {
+    /// Its address, the server's, version and transport; the svid is 0.
+    pub(crate) key: OwnerKey,
+    /// As in [`HeldLock::caller`].
+    pub(crate) caller: CallerName,
+    /// The name by which rpc.statd monitors it, if it does.
+    pub(crate) mon_name: Option<CallerName>,
+    /// As in [`HeldLock::monitored`].
+    pub(crate) monitored: bool,
+    /// As in [`HeldLock::nsm_state`].
+    pub(crate) nsm_state: Option<NsmState>,
+}
+
+/// All that lockd has, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct View {
+    /// Clients, sorted.
+    pub(crate) hosts: Vec<ClientHost>,
+    /// Granted locks, sorted.
+    pub(crate) locks: Vec<HeldLock>,
+    /// Blocked requests, sorted.
+    pub(crate) waiters: Vec<Waiter>,
+    /// Share reservations, sorted.
+    pub(crate) shares: Vec<Share>,
+    /// How many passes it took until the walk agreed with `/proc/locks`.
+    pub(crate) passes: u32,
+}
+
+impl HeldLock {
+    /// As `/proc/locks` has it.
+    pub(super) fn as_listed(&self) -> Lock {
+        let (major, minor) = self.device;
+        Lock {
+            file: format!("{major:02x}:{minor:02x}:{}", self.inode),
+            exclusive: self.exclusive,
+            start: self.start,
+            end: if self.end == TO_THE_END { u64::MAX } else { self.end },
+        }
+    }
+}

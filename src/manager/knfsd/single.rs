@@ -1,0 +1,231 @@
+//! Frees chosen locks one by one.
+//!
+//! ```text
+//! look -> all are there as they were chosen? else nothing is touched
+//!      -> an UNLOCK for each that can be freed (unlock) -> look again -> what is gone is free
+//! ```
+//!
+//! lockd's own records are looked at ([`owners`](super::owners)), so a lock of a local process or of an NFSv4 client is
+//! never chosen. Between the look and the UNLOCK there are milliseconds in which the client may unlock and the
+//! same process lock the same bytes anew: that lock goes too.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::owners::{HeldLock, OwnerKey, TO_THE_END, View, Waiter};
+use super::unlock::{Answer, Unlock, unlock};
+use super::{Knfsd, KnfsdError};
+use crate::manager::ManagerError;
+use crate::manager::driven::LocksReleased;
+use crate::rpc::client::{Retransmit, UdpClient};
+use crate::rpc::rpcbind::getport;
+use crate::rpc::udp::UdpEndpoint;
+use crate::wire::control::{LockKind, LockRow, LockState, Refusal, RefusalCode};
+use crate::wire::nlm::{self, Stat};
+use crate::wire::rpcbind;
+use crate::wire::types::{Address, ByteRange, Svid, Transport};
+
+/// How long rpcbind may take.
+const RPCBIND: Duration = Duration::from_secs(2);
+/// What a client that waits can expect.
+const WAITERS: &str = "a client that waits for what became free gets it at once where lockd keeps its request (Linux 6.1 \
+                       does); where it does not (Linux 6.12) the client asks again by itself, within 30 s";
+
+impl Knfsd {
+    /// Frees these locks; what is left is told with its reason.
+    ///
+    /// # Errors
+    /// Refused, and nothing is touched: one of them is not there as it was chosen, or the server is in grace. Lost:
+    /// some may be free, and lockd's records could not be read again.
+    pub(super) async fn free_locks(&self, chosen: &[LockRow]) -> Result<LocksReleased, ManagerError> {
+        let rows = chosen.to_vec();
+        let looked = self.blocking(move |this| {
+            if this.machine.nlm_in_grace()? || this.machine.v4_in_grace()? {
+                let words = "the server is in grace: lockd takes no UNLOCK; nothing was released";
+                return Ok(Err(Refusal::new(RefusalCode::GraceActive, words)));
+            }
+            let view = this.view()?;
+            Ok(find(&view, &rows).map(|held| (view, held)))
+        });
+        let (before, held) = looked.await.map_err(KnfsdError::unanswered)?.map_err(ManagerError::Refused)?;
+        let wanted: Vec<Result<(OwnerKey, Unlock), String>> = held
+            .iter()
+            .map(|lock| match obstacle(&before, lock) {
+                Some(why) => Err(why),
+                None => Ok((lock.owner, as_unlock(lock))),
+            })
+            .collect();
+        let sent: Vec<(OwnerKey, Unlock)> = wanted.iter().flatten().cloned().collect();
+        let ports = lockd_ports(sent.iter().map(|(owner, _)| owner)).await;
+        let asked = self.blocking(move |this| {
+            let port = |ipv6, transport| ports.get(&(ipv6, transport)).cloned().unwrap_or_else(|| Err(String::new()));
+            let said = unlock(&this.machine, &sent, port);
+            Ok((said, this.view()?))
+        });
+        let (said, after) = asked.await.map_err(KnfsdError::lost)?;
+        let mut said = said.into_iter();
+        let answers = wanted.into_iter().map(|wanted| match wanted {
+            Ok(_) => said.next().unwrap_or(Answer::NotSent("it was not asked".to_owned())),
+            Err(why) => Answer::NotSent(why),
+        });
+        Ok(judge(&before, &after, chosen, &held, answers))
+    }
+}
+
+/// Of each row the lock, each once.
+fn find(view: &View, rows: &[LockRow]) -> Result<Vec<HeldLock>, Refusal> {
+    let mut there: BTreeMap<OwnerKey, Vec<&HeldLock>> = BTreeMap::new();
+    for lock in &view.locks {
+        there.entry(lock.owner).or_default().push(lock);
+    }
+    rows.iter()
+        .map(|row| {
+            if row.state == LockState::Waiting || row.kind == LockKind::Share {
+                let words = format!("{}: blocked requests and shares are freed with their client only", describe(row));
+                return Err(Refusal::new(RefusalCode::BadRequest, words));
+            }
+            let of_owner = there.get_mut(&owner_of(row));
+            let place = of_owner.and_then(|locks| Some((locks.iter().position(|lock| is(row, lock))?, locks)));
+            let gone = || Refusal::new(RefusalCode::StalePlan, format!("{} is not there any more", describe(row)));
+            place.map(|(place, locks)| locks.swap_remove(place).clone()).ok_or_else(gone)
+        })
+        .collect()
+}
+
+fn owner_of(row: &LockRow) -> OwnerKey {
+    OwnerKey {
+        client: row.owner.address.0,
+        server: row.owner.server_address.0,
+        version: row.owner.version,
+        tcp: row.owner.transport == Transport::Tcp,
+        svid: row.owner.svid.0.cast_unsigned(),
+    }
+}
+
+/// Whether the lock, of the row's owner, is the row's.
+fn is(row: &LockRow, lock: &HeldLock) -> bool {
+    row.file == lock.handle
+        && row.range == range(lock)
+        && (row.kind == LockKind::Exclusive) == lock.exclusive
+        && row.owner.name == lock.caller
+}
+
+fn range(lock: &HeldLock) -> ByteRange {
+    ByteRange { start: lock.start, end: if lock.end >= TO_THE_END { u64::MAX } else { lock.end } }
+}
+
+fn describe(row: &LockRow) -> String {
+    format!("the {} lock {} of file {} ({}, process {})", row.kind, row.range, row.file, row.owner.name, row.owner.svid)
+}
+
+/// Why the lock is not asked for at all. Two machines behind one address are one client to lockd, so their processes of
+/// one number are one owner, and an UNLOCK would free what either of them holds.
+fn obstacle(view: &View, lock: &HeldLock) -> Option<String> {
+    let address = lock.owner.client;
+    let other = view.hosts.iter().find(|host| host.key.client == address && !host.caller.matches(&lock.caller))?;
+    let (one, two, address) = (&lock.caller, &other.caller, Address(address));
+    Some(format!("{one} and {two} both call from {address}, and lockd does not tell them apart"))
+}
+
+fn as_unlock(lock: &HeldLock) -> Unlock {
+    // What cannot be looked at is asked for as root. That is refused where root is squashed, and said then.
+    let found = lock.path.as_deref().filter(|_| !lock.deleted);
+    let found = found.and_then(|path| std::fs::symlink_metadata(OsStr::from_bytes(path)).ok());
+    Unlock {
+        caller: lock.caller.clone(),
+        file: lock.handle.clone(),
+        svid: Svid(lock.owner.svid.cast_signed()),
+        range: range(lock),
+        user: found.map_or((0, 0), |file| (file.uid(), file.gid())),
+    }
+}
+
+/// By (whether IPv6, transport): where lockd listens, or why that is not known.
+type Ports = BTreeMap<(bool, Transport), Result<u16, String>>;
+
+async fn lockd_ports(owners: impl Iterator<Item = &OwnerKey>) -> Ports {
+    let transport = |owner: &OwnerKey| if owner.tcp { Transport::Tcp } else { Transport::Udp };
+    let mut ports: Ports =
+        owners.map(|owner| ((owner.server.is_ipv6(), transport(owner)), Err(String::new()))).collect();
+    for ((ipv6, transport), port) in &mut ports {
+        *port = lockd_port(*ipv6, *transport).await;
+    }
+    ports
+}
+
+async fn lockd_port(ipv6: bool, transport: Transport) -> Result<u16, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("cannot ask rpcbind for lockd's port: {error}");
+    let loopback = if ipv6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { IpAddr::from(Ipv4Addr::LOCALHOST) };
+    let endpoint = UdpEndpoint::bind(SocketAddr::new(loopback, 0)).map_err(|error| failed(&error))?;
+    let client = UdpClient::new(Arc::new(endpoint), Retransmit { first: RPCBIND / 8, ..Retransmit::default() });
+    let rpcbind = SocketAddr::new(loopback, rpcbind::PORT);
+    // All versions have one port.
+    let version = nlm::Version::V3.number();
+    let found = getport(&client, rpcbind, None, nlm::PROGRAM, version, transport, RPCBIND).await;
+    found
+        .map_err(|error| failed(&error))?
+        .ok_or_else(|| format!("lockd is not registered with rpcbind for {transport}"))
+}
+
+/// What is gone is free, whatever was answered. What is there is left.
+fn judge(
+    before: &View,
+    after: &View,
+    chosen: &[LockRow],
+    held: &[HeldLock],
+    answers: impl Iterator<Item = Answer>,
+) -> LocksReleased {
+    let mut done = LocksReleased { notes: vec![WAITERS.to_owned()], ..LocksReleased::default() };
+    for ((row, lock), answer) in chosen.iter().zip(held).zip(answers) {
+        let is_there = after
+            .locks
+            .iter()
+            .any(|now| now.owner == lock.owner && now.handle == lock.handle && range(now).overlaps(range(lock)));
+        if is_there {
+            done.left.push((row.clone(), why(&answer, lock)));
+        } else {
+            done.freed.push(row.clone());
+        }
+    }
+    let no_longer = before.waiters.iter().filter(|waiter| !after.waiters.contains(waiter));
+    for Waiter { wanted, .. } in no_longer {
+        let same = |lock: &HeldLock| {
+            (lock.owner, &lock.handle, lock.start, lock.end) == (wanted.owner, &wanted.handle, wanted.start, wanted.end)
+        };
+        if after.locks.iter().any(|now| same(now) && now.exclusive == wanted.exclusive) {
+            done.offered += 1;
+        } else if held.iter().any(same) {
+            // UNLOCK also takes back a request of its owner for exactly its bytes.
+            done.waiters += 1;
+        }
+    }
+    done
+}
+
+fn why(answer: &Answer, lock: &HeldLock) -> String {
+    let file = if lock.deleted { "its file is deleted, or " } else { "" };
+    match answer {
+        Answer::NotSent(why) => why.clone(),
+        Answer::Silent(why) => format!("{why}, and may free it yet"),
+        Answer::Rejected(error) => format!("lockd did not take the call: {error}"),
+        Answer::Said(Stat::Granted) => {
+            "lockd answered GRANTED and it is there all the same: the client may have locked it again".to_owned()
+        }
+        Answer::Said(Stat::DeniedGracePeriod) => "the server is in grace".to_owned(),
+        Answer::Said(Stat::StaleFh) => {
+            "lockd does not find its file: it is deleted, or not exported to its client any more".to_owned()
+        }
+        Answer::Said(stat) => format!(
+            "lockd could not open its file as the file's owner, and answered {stat:?}: {file}it is not exported to its \
+             client any more, or that user is squashed and may not read it"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

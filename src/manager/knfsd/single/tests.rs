@@ -1,0 +1,144 @@
+//! Which locks are chosen, which cannot be freed, and what is said of the rest.
+
+use super::super::owners::ClientHost;
+use super::*;
+use crate::wire::control::OwnerRow;
+use crate::wire::types::{CallerName, Cookie, FileHandle, OwnerHandle};
+
+fn key(client: u8, svid: u32) -> OwnerKey {
+    let client = IpAddr::from([192, 0, 2, client]);
+    OwnerKey { client, server: IpAddr::from([192, 0, 2, 1]), version: 4, tcp: true, svid }
+}
+
+fn held(client: u8, svid: u32, start: u64, end: u64) -> HeldLock {
+    HeldLock {
+        owner: key(client, svid),
+        caller: CallerName::new(&format!("c{client}")).unwrap(),
+        handle: FileHandle::new(b"file").unwrap(),
+        device: (0, 26),
+        inode: 2,
+        path: None,
+        deleted: false,
+        exclusive: true,
+        start,
+        end,
+        monitored: true,
+        nsm_state: None,
+        offered: false,
+    }
+}
+
+fn row(lock: &HeldLock) -> LockRow {
+    LockRow {
+        file: lock.handle.clone(),
+        kind: LockKind::Exclusive,
+        range: range(lock),
+        state: LockState::Held,
+        monitored: lock.monitored,
+        owner: OwnerRow {
+            name: lock.caller.clone(),
+            address: Address(lock.owner.client),
+            server_address: Address(lock.owner.server),
+            transport: Transport::Tcp,
+            version: 4,
+            svid: Svid(lock.owner.svid.cast_signed()),
+            oh: OwnerHandle::default(),
+        },
+    }
+}
+
+fn view(locks: &[HeldLock]) -> View {
+    View { locks: locks.to_vec(), ..View::default() }
+}
+
+fn waiter(wanted: HeldLock) -> Waiter {
+    Waiter { wanted, oh: OwnerHandle::default(), cookie: Cookie::default() }
+}
+
+#[test]
+fn a_lock_is_chosen_only_while_it_is_there_as_it_was_seen_and_only_once() {
+    let (lock, to_the_end) = (held(11, 7, 0, 9), held(11, u32::MAX, 50, TO_THE_END));
+    let there = view(&[lock.clone(), to_the_end.clone(), held(12, 7, 20, 29)]);
+    let both = [row(&lock), row(&to_the_end)];
+    assert_eq!(both[1].range.end, u64::MAX);
+    assert_eq!(find(&there, &both).unwrap(), [lock.clone(), to_the_end.clone()]);
+    let with = |change: fn(&mut LockRow)| {
+        let mut changed = row(&lock);
+        change(&mut changed);
+        changed
+    };
+    let others = [
+        with(|row| row.range.end = 10),
+        with(|row| row.kind = LockKind::Shared),
+        with(|row| row.owner.svid = Svid(8)),
+        with(|row| row.owner.transport = Transport::Udp),
+        with(|row| row.owner.version = 3),
+        with(|row| row.owner.address = Address(IpAddr::from([192, 0, 2, 12]))),
+        with(|row| row.owner.server_address = Address(IpAddr::from([192, 0, 2, 2]))),
+        with(|row| row.owner.name = CallerName::new("c12").unwrap()),
+        with(|row| row.file = FileHandle::new(b"other").unwrap()),
+    ];
+    for other in others {
+        assert_eq!(find(&there, &[both[1].clone(), other]).unwrap_err().code, RefusalCode::StalePlan);
+    }
+    assert_eq!(find(&there, &[row(&lock), row(&lock)]).unwrap_err().code, RefusalCode::StalePlan);
+}
+
+#[test]
+fn a_blocked_request_is_not_freed_as_if_it_were_a_lock() {
+    let lock = held(11, 7, 0, 9);
+    let waits = LockRow { state: LockState::Waiting, ..row(&lock) };
+    assert_eq!(find(&view(&[lock]), &[waits]).unwrap_err().code, RefusalCode::BadRequest);
+}
+
+#[test]
+fn nothing_is_freed_of_an_address_from_which_two_names_call() {
+    let lock = held(11, 7, 0, 9);
+    let host = |client, name: &str| ClientHost {
+        key: key(client, 0),
+        caller: CallerName::new(name).unwrap(),
+        mon_name: None,
+        monitored: true,
+        nsm_state: None,
+    };
+    let with = |hosts: &[ClientHost]| View { hosts: hosts.to_vec(), ..view(&[]) };
+    assert_eq!(obstacle(&with(&[host(11, "c11"), host(12, "other")]), &lock), None);
+    // The short name is the same machine's.
+    assert_eq!(obstacle(&with(&[host(11, "c11.lab")]), &lock), None);
+    let why = obstacle(&with(&[host(11, "c11"), host(11, "other")]), &lock).unwrap();
+    assert!(why.contains("c11 and other both call from 192.0.2.11"), "{why}");
+}
+
+#[test]
+fn what_is_gone_is_free_whatever_was_answered_and_what_is_there_is_left_with_its_reason() {
+    let locks = [held(11, 7, 0, 9), held(11, 7, 20, 29), held(11, 8, 40, 49), held(12, 7, 60, 69)];
+    let rows: Vec<LockRow> = locks.iter().map(row).collect();
+    let answers = [
+        Answer::Said(Stat::Granted),
+        Answer::Said(Stat::Granted),
+        Answer::Said(Stat::StaleFh),
+        Answer::Silent("lockd did not answer within 5 s".to_owned()),
+    ];
+    // Of the second lock a part is there again; the last one was unlocked by its client.
+    let after = view(&[held(11, 7, 25, 25), locks[2].clone(), held(11, 7, 100, 109)]);
+    let done = judge(&view(&locks), &after, &rows, &locks, answers.into_iter());
+    assert_eq!(done.freed, [rows[0].clone(), rows[3].clone()]);
+    let left: Vec<_> = done.left.iter().map(|(row, why)| (row.range.start, why.as_str())).collect();
+    assert_eq!(left.iter().map(|(start, _)| *start).collect::<Vec<_>>(), [20, 40]);
+    assert!(left[0].1.contains("GRANTED") && left[1].1.contains("does not find its file"), "{left:?}");
+}
+
+#[test]
+fn a_request_that_is_held_now_got_what_became_free_and_its_owners_own_one_went_with_the_lock() {
+    let lock = held(11, 7, 0, 9);
+    let upgrade = HeldLock { exclusive: false, ..lock.clone() };
+    let (got, waits) = (held(12, 1, 0, 4), held(13, 1, 0, 4));
+    let before = View {
+        waiters: [&got, &waits, &upgrade].map(|lock| waiter(lock.clone())).to_vec(),
+        ..view(std::slice::from_ref(&lock))
+    };
+    let after = View { waiters: vec![waiter(waits)], ..view(&[got]) };
+    let answers = [Answer::Said(Stat::Granted)].into_iter();
+    let done = judge(&before, &after, &[row(&lock)], &[lock], answers);
+    assert_eq!((done.offered, done.waiters, done.freed.len()), (1, 1, 1));
+}

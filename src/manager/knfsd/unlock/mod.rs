@@ -1,0 +1,175 @@
+//! Frees single locks by UNLOCK calls in their owners' names.
+//!
+//! Theory. lockd frees one lock when its owner sends UNLOCK, and takes for its owner who calls with the address, transport,
+//! NLM version, server address and svid of that ([`OwnerKey`]). All five can be had on this host: a
+//! socket may be bound to an address that is not this host's, and a [`ReplyRoute`](crate::host::ReplyRoute) keeps the
+//! answers here. The client is not told, its own connections are not touched, and it may be dead.
+//!
+//! What must hold:
+//! - An answer proves nothing: lockd says GRANTED too where it freed nothing. Whoever asks looks afterwards.
+//! - lockd opens the file as the user that the call names, so that is the file's owner; root may be squashed.
+//! - Our calls bear a [`MARK`]. Each leaves a line in the system's log before it leaves this host.
+//! - lockd is one thread. Where it does not answer one call in time nothing more is asked of it.
+//!
+//! | file | what | |
+//! |---|---|---|
+//! | `message` | the call and its answer | pure |
+//! | `line` | the socket with the client's address | |
+//! | `mod` | all calls; start reading at [`unlock`] | |
+
+mod line;
+mod message;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use self::line::{Line, PATIENCE};
+use crate::host::{self, Machine};
+use crate::manager::knfsd::owners::OwnerKey;
+use crate::wire::nlm::{Stat, Version};
+use crate::wire::rpc::RpcError;
+use crate::wire::scope;
+use crate::wire::types::Transport;
+
+pub(crate) use self::message::Unlock;
+
+/// What lockd said to a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// A status. GRANTED does not say that anything was freed.
+    Said(Stat),
+    /// It did not execute the call.
+    Rejected(RpcError),
+    /// The call did not leave, for this reason.
+    NotSent(String),
+    /// The call left, and no answer came: it may be executed yet.
+    Silent(String),
+}
+
+/// How lockd knows a client by one of its ways to this server: the owner without the svid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    client: IpAddr,
+    server: IpAddr,
+    version: u32,
+    transport: Transport,
+}
+
+impl Way {
+    fn of(owner: &OwnerKey) -> Self {
+        let OwnerKey { client, server, version, tcp, svid: _ } = *owner;
+        Self { client, server, version, transport: if tcp { Transport::Tcp } else { Transport::Udp } }
+    }
+}
+
+/// Sends an UNLOCK for each, in its owner's name; the answers in their order. `lockd` says on which port lockd listens, by
+/// the family of addresses (whether IPv6) and transport. Blocks: for [`PATIENCE`] with a lockd that is silent.
+pub(crate) fn unlock(
+    machine: &Machine,
+    wanted: &[(OwnerKey, Unlock)],
+    lockd: impl Fn(bool, Transport) -> Result<u16, String>,
+) -> Vec<Answer> {
+    let mut ways: BTreeMap<Way, Vec<usize>> = BTreeMap::new();
+    for (place, (owner, _)) in wanted.iter().enumerate() {
+        ways.entry(Way::of(owner)).or_default().push(place);
+    }
+    let not_asked = Answer::NotSent("lockd did not answer another call before".to_owned());
+    let mut answers = vec![not_asked; wanted.len()];
+    for (way, places) in ways {
+        let unlocks: Vec<&Unlock> =
+            places.iter().filter_map(|place| wanted.get(*place)).map(|(_, unlock)| unlock).collect();
+        let said = by_one_way(machine, way, &unlocks, &lockd);
+        let silent = said.iter().any(|answer| matches!(answer, Answer::Silent(_)));
+        for (place, said) in places.into_iter().zip(said) {
+            if let Some(answer) = answers.get_mut(place) {
+                *answer = said;
+            }
+        }
+        if silent {
+            break;
+        }
+    }
+    answers
+}
+
+fn by_one_way(
+    machine: &Machine,
+    way: Way,
+    unlocks: &[&Unlock],
+    lockd: impl Fn(bool, Transport) -> Result<u16, String>,
+) -> Vec<Answer> {
+    let none = |why: String| vec![Answer::NotSent(why); unlocks.len()];
+    let Way { client, server, version, transport } = way;
+    let Some(version) = Version::from_number(version) else {
+        return none(format!("lockd has it by NLM version {version}, which is not known here"));
+    };
+    if scope::interface(client).is_some() {
+        return none("its client has a link-local address".to_owned());
+    }
+    if !host::is_own_address(server) {
+        return none(format!("this host does not have the address {server} any more, by which its client called"));
+    }
+    if host::is_own_address(client) {
+        return none("its client is this host itself".to_owned());
+    }
+    let opened = lockd(server.is_ipv6(), transport).and_then(|port| {
+        Line::open(machine, client, SocketAddr::new(server, port), transport).map_err(|error| error.to_string())
+    });
+    let mut line = match opened {
+        Ok(line) => line,
+        Err(why) => return none(why),
+    };
+    ask(&mut line, version, way, unlocks)
+}
+
+fn ask(line: &mut Line, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<Answer> {
+    let first: u32 = rand::random();
+    let mut answers = Vec::with_capacity(unlocks.len());
+    let (mut calls, mut leaving) = (Vec::with_capacity(unlocks.len()), Vec::with_capacity(unlocks.len()));
+    for (number, unlock) in (0..).zip(unlocks) {
+        let xid = first.wrapping_add(number);
+        match message::call(xid, version, unlock) {
+            Ok(call) => {
+                calls.push((xid, call));
+                leaving.push(*unlock);
+                answers.push(Answer::NotSent(String::new()));
+            }
+            Err(error) => answers.push(Answer::NotSent(error.to_string())),
+        }
+    }
+    let done = line.exchange(&calls, |place| {
+        if let Some(unlock) = leaving.get(place) {
+            log(way, unlock);
+        }
+    });
+    let why = match &done.broken {
+        Some(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            format!("lockd did not answer within {} s", PATIENCE.as_secs())
+        }
+        Some(error) => format!("the connection to lockd failed: {error}"),
+        None => "lockd did not answer".to_owned(),
+    };
+    for (place, (xid, _)) in calls.iter().enumerate() {
+        let number = xid.wrapping_sub(first) as usize;
+        let Some(answer) = answers.get_mut(number) else { continue };
+        *answer = match done.answers.get(xid) {
+            Some(Ok(stat)) => Answer::Said(*stat),
+            Some(Err(error)) => Answer::Rejected(*error),
+            None if place < done.sent => Answer::Silent(why.clone()),
+            None => Answer::NotSent(why.clone()),
+        };
+    }
+    answers
+}
+
+fn log(way: Way, unlock: &Unlock) {
+    let Way { client, server, version, transport } = way;
+    let Unlock { caller, file, svid, range, user: _ } = unlock;
+    host::syslog(&format!(
+        "UNLOCK in the name of {caller} ({client}, process {svid}) to {server} by NLM {version}/{transport}: bytes {range} \
+         of file {file}"
+    ));
+}
+
+#[cfg(test)]
+mod tests;

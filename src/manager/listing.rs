@@ -1,0 +1,71 @@
+//! Whose the locks are, for people who look at them. What a run knows is in
+//! [`Capabilities`](crate::wire::control::Capabilities), and may be less.
+
+use std::path::PathBuf;
+
+use crate::wire::control::{ClientRow, LockKind, LockState};
+use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, OwnerHandle, Svid, Transport};
+
+/// How a manager tells whose locks are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owners {
+    /// [`locks`](super::LockManager::locks) and [`clients`](super::LockManager::clients) have it.
+    Rows,
+    /// Another view has it.
+    View(OwnersView),
+    /// It does not, now or ever: those lists have neither owners nor counts.
+    Unknown {
+        /// Why.
+        why: String,
+        /// What can be done about it; empty where nothing can.
+        remedy: String,
+    },
+}
+
+/// Clients and locks at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnersView {
+    /// How it was got, for people.
+    pub how: &'static str,
+    /// Clients with a monitor record or with locks.
+    pub clients: Vec<ClientRow>,
+    /// Locks held and waited for.
+    pub locks: Vec<OwnedLock>,
+}
+
+/// A lock with its owner and its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedLock {
+    /// The client's name.
+    pub name: CallerName,
+    /// Its address.
+    pub address: Address,
+    /// The address that it called.
+    pub server_address: Address,
+    /// How.
+    pub transport: Transport,
+    /// The NLM version it spoke.
+    pub version: u32,
+    /// Its process; a share has none.
+    pub svid: Option<Svid>,
+    /// Its owner handle, where the manager keeps it.
+    pub oh: Option<OwnerHandle>,
+    /// Whether the client can be notified.
+    pub monitored: bool,
+    /// What it is.
+    pub kind: LockKind,
+    /// The bytes; everything for a share.
+    pub range: ByteRange,
+    /// Held, waiting, offered.
+    pub state: LockState,
+    /// The handle by which the client named the file.
+    pub file: FileHandle,
+    /// Device and inode of the file, as `/proc/locks` has them.
+    pub inode: String,
+    /// Its absolute path, where it has one.
+    pub path: Option<Vec<u8>>,
+    /// Whether that path was removed.
+    pub deleted: bool,
+    /// The export that the path is in.
+    pub export: Option<PathBuf>,
+}
