@@ -42,7 +42,7 @@ pub(super) async fn run(context: &Context, output: Option<PathBuf>) -> Result<u8
                     Failure::failed(words, "give --output a file in a folder that you may write")
                 })
             })
-            .await?
+            .await?;
         }
         None => to_stdout(&text)?,
     }
