@@ -51,6 +51,13 @@ async fn the_contracts_example_comes_out_to_the_lock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_set_up_for_this_machines_nlmd_is_not_taken_for_the_demos() {
+    let mut command = nlmctl(&["demo", "--json", "--clients", "2", "--locks", "1"]);
+    command.env("NLMD_ALLOW", "192.0.2.1").env("NLMD_GRACE", "rubbish");
+    agrees(&Running::start(command).end().await.exits(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_nothing_broken_all_is_reclaimed_long_before_grace_ends() {
     let ran = demo("--grace 60s").await.exits(0);
     figures(&ran, &[("in_scope", 1000), ("reclaimed", 1000), ("dropped", 0), ("kept", 0), ("conflicts", 0)]);

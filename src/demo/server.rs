@@ -230,8 +230,14 @@ async fn spawn(options: &ServerOptions, dir: &Path, ports: Ports) -> Result<(Pro
         _ => {}
     }
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log(dir)).map_err(directory)?;
-    let child = Command::new(&options.program)
+    let mut command = Command::new(&options.program);
+    // What is set up on this machine for its own nlmd is not meant for this one.
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"NLMD_")) {
+        command.env_remove(variable);
+    }
+    let child = command
         .args(&options.leading)
+        .args(["--config", "/dev/null"])
         .arg("--state-dir")
         .arg(state_dir(dir))
         .arg("--control")

@@ -46,6 +46,7 @@ impl Nlmd {
         let (ports, control) = (host.folder().join("ports"), host.folder().join("control.sock"));
         let _ = std::fs::remove_file(&ports);
         let mut command: Command = tool(env!("CARGO_BIN_EXE_nlmd"));
+        command.args(["--config", "/dev/null"]);
         command.arg("--state-dir").arg(host.folder().join("state"));
         command.arg("--control").arg(&control).arg("--ports-file").arg(&ports).args(flags);
         command.env("RUST_LOG", "debug");

@@ -94,7 +94,8 @@ impl Daemon {
         let _ = std::fs::remove_file(&ports);
         let log_file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
         if !flags.contains(&"--config") {
-            command.args(["--name", "server.example.org", "--name", "server"]);
+            // Not that of an nlmd which is installed here.
+            command.args(["--config", "/dev/null", "--name", "server.example.org", "--name", "server"]);
         }
         command.arg("--state-dir").arg(folder.join("state"));
         if !flags.contains(&"--control") {
