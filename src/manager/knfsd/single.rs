@@ -50,16 +50,16 @@ impl Knfsd {
                 return Ok(Err(Refusal::new(RefusalCode::GraceActive, words)));
             }
             let view = this.view()?;
-            Ok(find(&view, &rows).map(|held| (view, held)))
+            // Files are looked at here, off the async threads.
+            let unlock_of =
+                |lock: &HeldLock| obstacle(&view, lock).map_or_else(|| Ok((lock.owner, as_unlock(lock))), Err);
+            let found = find(&view, &rows).map(|held| {
+                let wanted: Vec<Result<_, String>> = held.iter().map(unlock_of).collect();
+                (held, wanted)
+            });
+            Ok(found.map(|(held, wanted)| (view, held, wanted)))
         });
-        let (before, held) = looked.await.map_err(KnfsdError::unanswered)?.map_err(ManagerError::Refused)?;
-        let wanted: Vec<Result<(OwnerKey, Unlock), String>> = held
-            .iter()
-            .map(|lock| match obstacle(&before, lock) {
-                Some(why) => Err(why),
-                None => Ok((lock.owner, as_unlock(lock))),
-            })
-            .collect();
+        let (before, held, wanted) = looked.await.map_err(KnfsdError::unanswered)?.map_err(ManagerError::Refused)?;
         let sent: Vec<(OwnerKey, Unlock)> = wanted.iter().flatten().cloned().collect();
         let ports = lockd_ports(sent.iter().map(|(owner, _)| owner)).await;
         let asked = self.blocking(move |this| {
