@@ -18,6 +18,7 @@
 //! | [`nsm`] | SM_NOTIFY to thousands of clients, SM_STAT probes, rosters |
 //! | [`lockd`] | nlmd: one task owns the lock table, services around it, what it persists |
 //! | [`manager`] | the lock managers that can be driven |
+//! | [`interposer`] | a grace period in front of the kernel's lockd, with nothing dropped |
 //! | [`store`] | the record of runs |
 //! | [`controller`] | drives a run against manager, clients and record |
 //! | [`check`] | what stands in the way of a run |
@@ -31,6 +32,7 @@ pub mod cli;
 pub mod controller;
 pub mod demo;
 pub mod host;
+pub mod interposer;
 pub mod lockd;
 pub mod locks;
 pub mod manager;

@@ -1,0 +1,34 @@
+//! A lock manager in front of the kernel's lockd: it gives lockd's clients a grace period that lockd knows nothing of.
+//!
+//! # Theory
+//! Outside its grace period lockd refuses a LOCK that says `reclaim`, and grants an ordinary LOCK of what its owner holds
+//! already. So whoever inverts the `reclaim` word of every LOCK call on its way in gives lockd's clients a grace period: an
+//! ordinary LOCK is answered DENIED_GRACE_PERIOD, a reclaim is granted, and no lock is dropped for it. nfsd, NFSv4 and the
+//! reply cache do not notice. With lockd's owners read from kernel memory (`manager/knfsd/owners`) and single locks freed by
+//! UNLOCK in their owner's name (`manager/knfsd/unlock`) that is a whole run: mark, notify, reclaim, drop or keep, abort.
+//!
+//! Two processes, both started from nlmctl's own file:
+//!
+//! ```text
+//!   nlmctl resync --- control protocol (Unix socket) --- keeper --- messages (socket pair) --- filter
+//!                                                          |                                      |
+//!                                                  nftables rules, walks,                 NFQUEUE: calls and replies
+//!                                                  the run, UNLOCKs                       of lockd's ports
+//! ```
+//!
+//! - The *filter* has one job: it takes packets from the queue, inverts what it is told to invert, and tells the keeper of
+//!   each call and reply before it lets them pass. It knows nothing of runs. If it dies, packets wait in the kernel or are
+//!   dropped, so clients send them again; the keeper starts another filter.
+//! - The *keeper* is a lock manager that cooperates, as nlmd is one: it serves the control protocol, so a run is driven by
+//!   the same controller. It has the nftables rules, which end with it or lapse by themselves, and the account of the run.
+//!
+//! What must hold:
+//! - A call or reply is told before it passes. So what the keeper was not told of, lockd or the client has not seen.
+//! - No reclaim passes unchanged while lockd is outside grace: its client would forget the lock for good.
+//! - When lockd itself enters grace, or another lockd takes its place, inverting ends at once: lockd then grants reclaims
+//!   and refuses ordinary requests itself.
+//! - A call without a reply is unknown, and what is unknown is kept.
+//!
+//! Start reading at [`messages`].
+
+pub mod messages;
