@@ -247,3 +247,32 @@ fn a_record_survives_the_death_of_its_controller() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn help_of_a_command_is_the_same_by_either_way() {
+    let (behind, before) = (run(&["resync", "--help"]), run(&["help", "resync"]));
+    assert_eq!((code(&behind), code(&before)), (0, 0));
+    assert_eq!(String::from_utf8(behind.stdout).unwrap(), String::from_utf8(before.stdout).unwrap());
+}
+
+#[test]
+fn a_shell_that_is_known_gets_completions_and_another_one_the_list_of_shells() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = run(&["completions", shell]);
+        assert_eq!(code(&script), 0, "{script:?}");
+        let script = String::from_utf8(script.stdout).unwrap();
+        assert!(["resync", "include-unmonitored"].iter().all(|word| script.contains(word)), "{shell}");
+    }
+    says(&failed(&run(&["--json", "completions", "tcsh"]), 2), "fish");
+}
+
+#[test]
+fn dry_run_and_yes_have_short_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("none.sock");
+    let control = control.to_str().unwrap();
+    for command in [&["resync", "-n"][..], &["resync", "-y"], &["release", "--client", "a", "-ny"]] {
+        let place = [&["--json", "--config", "/dev/null", "--db", ":memory:", "--control", control], command].concat();
+        failed(&run(&place), 5);
+    }
+}

@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_hours(24);
 /// aborted, 2 usage, 3 locks were dropped or kept, 4 refused, 5 lock manager unreachable, 6 conflicts
 /// or unverified locks.
 #[derive(Debug, Parser)]
-#[command(name = "nlmctl", version, max_term_width = 100, disable_help_subcommand = true, args_override_self = true)]
+#[command(name = "nlmctl", version, max_term_width = 100, args_override_self = true)]
 pub struct Cli {
     #[command(flatten)]
     pub(super) common: Common,
@@ -119,6 +119,11 @@ pub(super) enum Command {
     },
     /// See it work: a real nlmd, simulated clients, a real run
     Demo(DemoArgs),
+    /// Print a shell's completions
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// `nlmctl runs`.
@@ -183,10 +188,10 @@ pub struct ResyncArgs {
     #[arg(long, default_value = "changes", value_enum)]
     pub record: RecordRows,
     /// Print the plan and change nothing
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, short = 'n', conflicts_with = "resume")]
     pub dry_run: bool,
     /// Consent to what the plan names
-    #[arg(long)]
+    #[arg(long, short = 'y')]
     pub yes: bool,
     /// Go on with the run that an earlier nlmctl left
     #[arg(long)]
@@ -260,7 +265,7 @@ pub struct NotifyArgs {
     #[arg(long, default_value = "15m", value_name = "TIME", value_parser = parse_duration)]
     pub deadline: Duration,
     /// Consent to making these clients reclaim
-    #[arg(long)]
+    #[arg(long, short = 'y')]
     pub yes: bool,
     /// Another host is in grace for these clients, and nlmctl need not see it
     #[arg(long)]
@@ -296,10 +301,10 @@ pub struct ReleaseArgs {
     #[arg(long)]
     pub if_held: bool,
     /// Print the plan and change nothing
-    #[arg(long)]
+    #[arg(long, short = 'n')]
     pub dry_run: bool,
     /// Consent to what the plan names
-    #[arg(long)]
+    #[arg(long, short = 'y')]
     pub yes: bool,
 }
 

@@ -8,6 +8,7 @@ pub mod args;
 mod check;
 mod choose;
 mod clients;
+mod completions;
 pub mod config;
 mod consent;
 mod context;
@@ -100,6 +101,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Runs(command) => runs::run(context, command).await,
         Command::Metrics { output } => metrics::run(context, output).await,
         Command::Demo(args) => demo::run(context, args).await,
+        Command::Completions { shell } => completions::run(shell),
     }
 }
 
