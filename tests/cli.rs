@@ -269,10 +269,10 @@ fn a_shell_that_is_known_gets_completions_and_another_one_the_list_of_shells() {
 #[test]
 fn dry_run_and_yes_have_short_forms() {
     let folder = tempfile::tempdir().unwrap();
-    let control = folder.path().join("none.sock");
-    let control = control.to_str().unwrap();
+    let (control, record) = (folder.path().join("none.sock"), folder.path().join("runs.db"));
+    let (control, record) = (control.to_str().unwrap(), record.to_str().unwrap());
     for command in [&["resync", "-n"][..], &["resync", "-y"], &["release", "--client", "a", "-ny"]] {
-        let place = [&["--json", "--config", "/dev/null", "--db", ":memory:", "--control", control], command].concat();
+        let place = [&["--json", "--config", "/dev/null", "--db", record, "--control", control], command].concat();
         failed(&run(&place), 5);
     }
 }
