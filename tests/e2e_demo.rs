@@ -179,3 +179,38 @@ fn processes_with(text: &str) -> Vec<String> {
         })
         .collect()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_on_record_can_be_read_as_a_page_exported_and_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let (record, file) = (folder.path().join("runs.db"), folder.path().join("run.html"));
+    let demo = nlmctl(&["demo", "--clients", "5", "--locks", "4", "--dead", "1", "--grace", "1s", "--json", "--db"]);
+    let mut demo = demo;
+    demo.arg(&record);
+    let id = Running::start(demo).end().await.exits(3).json()["run"]["id"].as_str().unwrap().to_owned();
+    let runs = async |args: &[&str], exit: i32| {
+        let mut command = nlmctl(&["--control", "/nonexistent/socket", "--db"]);
+        command.arg(&record).arg("runs").args(args);
+        Running::start(command).end().await.exits(exit)
+    };
+
+    runs(&["report", "--output", file.to_str().unwrap()], 0).await;
+    let page = std::fs::read_to_string(&file).unwrap();
+    assert!(page.contains(&id) && page.contains("<svg") && page.contains("no-answer"), "{page}");
+    assert_eq!(runs(&["report", id.get(..8).unwrap()], 0).await.stdout, page, "the newest run is the default");
+    runs(&["report", "ffffffff"], 2).await;
+
+    let exported = runs(&["export"], 0).await.stdout;
+    let line: Value = serde_json::from_str(exported.trim_end()).unwrap();
+    assert_eq!((&line["run"]["id"], &line["locks"]["dropped"]), (&id.as_str().into(), &4.into()));
+    let course = line["progress"].as_array().unwrap();
+    assert_eq!(course[0]["pending"], 20, "{course:?}");
+    assert_eq!(course.last().unwrap()["pending"], 4, "the dead client's: {course:?}");
+
+    runs(&["prune"], 2).await;
+    runs(&["prune", "--older-than", "1day"], 0).await;
+    assert!(!runs(&["export"], 0).await.stdout.is_empty(), "it is not that old");
+    runs(&["prune", "--keep", "0"], 0).await;
+    assert!(runs(&["export"], 0).await.stdout.is_empty());
+    runs(&["report"], 2).await;
+}

@@ -17,14 +17,18 @@ fn is_golden<T: Text + Serialize>(name: &str, value: &T) {
         (format!("{name}.txt"), value.text()),
         (format!("{name}.json"), format!("{}\n", serde_json::to_string_pretty(&parsed).unwrap())),
     ] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(&file);
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            fs::write(&path, &text).unwrap();
-        }
-        let golden = fs::read_to_string(&path).unwrap_or_default();
-        assert!(text == golden, "{file} has changed; it is now:\n{text}");
+        stands(&file, &text);
         assert!(!text.lines().any(|line| line.ends_with(' ')), "{file} has blanks at a line's end");
     }
+}
+
+fn stands(file: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    assert!(text == golden, "{file} has changed; it is now:\n{text}");
 }
 
 fn ip(text: &str) -> nlmctl::wire::types::Address {
@@ -214,8 +218,12 @@ fn a_run_with_its_locks_and_timeline() {
             event(12, "begun", "state 41 -> 43, 119 locks in scope, 6 clients"),
             event(5_012, "settled", "an odd \x1b[31m name"),
         ],
+        progress: [(0, 119), (310, 80), (1_200, 12)]
+            .map(|(elapsed_ms, pending)| PendingReport { elapsed_ms, pending })
+            .to_vec(),
     };
     is_golden("run-detail", &detail);
+    stands("run-page.html", &page(&detail));
 }
 
 #[test]

@@ -146,6 +146,29 @@ pub(super) enum RunsCommand {
         /// Its id, or the first characters of it
         id: String,
     },
+    /// A run as one HTML page, with its course drawn
+    Report {
+        /// Its id, or the first characters of it [default: the newest run]
+        id: Option<String>,
+        /// Write this file instead of stdout
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Every run with its locks and its timeline, a line of JSON each, the newest first
+    Export {
+        /// How many at most [default: all]
+        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        limit: Option<NonZeroU32>,
+    },
+    /// Forget old runs and releases; a run that has not ended stays
+    Prune {
+        /// Those that began longer ago than this
+        #[arg(long, value_name = "TIME", value_parser = parse_age, required_unless_present = "keep")]
+        older_than: Option<Duration>,
+        /// All but the newest N
+        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        keep: Option<u32>,
+    },
 }
 
 /// `nlmctl resync`.
@@ -394,6 +417,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("longer than 24h".to_owned());
     }
     Ok(duration)
+}
+
+/// Longer than a run's times: days and years.
+fn parse_age(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write a number and its unit: 12h, 90days, 1year"))
 }
 
 #[cfg(test)]

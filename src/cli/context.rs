@@ -1,6 +1,8 @@
 //! What every command gets: the settings, and by them the lock manager, the record and the printer.
 
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -75,6 +77,27 @@ pub(super) fn to_stdout(text: &str) -> Result<(), Failure> {
         }
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// To stdout, or in place of a file, in one step: whoever reads it must not meet half of it, and is another user.
+pub(super) async fn written(output: Option<PathBuf>, text: String, what: &'static str) -> Result<(), Failure> {
+    let Some(file) = output else { return to_stdout(&text) };
+    blocking(move || {
+        replace(&file, &text).map_err(|error| {
+            let words = format!("cannot write {what} to {}: {error}", file.display());
+            Failure::failed(words, "give --output a file in a folder that you may write")
+        })
+    })
+    .await
+}
+
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".nlmctl").tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    file.persist(path)?;
+    Ok(())
 }
 
 pub(super) fn to_stderr(line: &str) {

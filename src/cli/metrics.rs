@@ -1,10 +1,8 @@
 //! `nlmctl metrics`: what a monitoring system wants to know.
 
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::context::{Context, blocking, to_stdout};
+use super::context::{Context, blocking, written};
 use crate::report::{Failure, MetricsView};
 use crate::store::Store;
 use crate::wire::control::{Info, Status};
@@ -34,18 +32,7 @@ pub(super) async fn run(context: &Context, output: Option<PathBuf>) -> Result<u8
         }
     };
     let text = text.map_err(|_| Failure::failed("the metrics cannot be written as text", "please report this"))?;
-    match output {
-        Some(file) => {
-            blocking(move || {
-                replace(&file, &text).map_err(|error| {
-                    let words = format!("cannot write the metrics to {}: {error}", file.display());
-                    Failure::failed(words, "give --output a file in a folder that you may write")
-                })
-            })
-            .await?;
-        }
-        None => to_stdout(&text)?,
-    }
+    written(output, text, "the metrics").await?;
     Ok(0)
 }
 
@@ -59,14 +46,4 @@ async fn ask(context: &Context) -> Result<(&'static str, Info, Status, Option<u6
         None
     };
     Ok((manager.kind(), info, status, suspects))
-}
-
-/// In one step: the collector must not read half a file. It runs as another user.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".nlmctl-metrics").tempfile_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    file.persist(path)?;
-    Ok(())
 }

@@ -1,13 +1,14 @@
 //! `nlmctl runs`: the record.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::args::RunsCommand;
-use super::context::{Context, blocking};
+use super::context::{Context, blocking, json, to_stdout, written};
 use crate::controller;
-use crate::report::{Failure, ReleaseReport, ReleasesReport, RunDetail, RunsReport, SCHEMA};
-use crate::store::{Store, StoreError};
+use crate::report::{Failure, ReleaseReport, ReleasesReport, RunDetail, RunsReport, SCHEMA, number, page};
+use crate::store::{Pruned, Store, StoreError};
 
 /// The record can be read without a lock manager, so none is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,18 +21,7 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
         Err(_) => tracing::info!("the record is shown as it is: the lock manager takes too long"),
     }
     match command {
-        RunsCommand::List { limit } => {
-            let db = path.clone();
-            let runs = blocking(move || match Store::open_existing(&db)? {
-                Some(store) => Ok(Some(store.list(limit.get())?)),
-                None => Ok(None),
-            })
-            .await?;
-            if runs.is_none() {
-                context.say(&format!("there is no record at {} yet", path.display()));
-            }
-            context.print(&RunsReport { schema: SCHEMA, runs: runs.unwrap_or_default() })?;
-        }
+        RunsCommand::List { limit } => list(context, path, limit.get()).await?,
         RunsCommand::Releases { limit } => {
             let releases = blocking(move || match Store::open_existing(&path)? {
                 Some(store) => Ok(store.releases(limit.get())?),
@@ -40,27 +30,78 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
             .await?;
             context.print(&ReleasesReport { schema: SCHEMA, releases })?;
         }
-        RunsCommand::Show { id } => {
-            let shown = blocking(move || {
-                let Some(store) = Store::open_existing(&path)? else {
-                    return Err(StoreError::UnknownRun { wanted: id, path }.into());
-                };
-                match store.find(&id) {
-                    Ok(run) => Ok(Shown::Run(store.detail(run)?)),
-                    Err(unknown @ StoreError::UnknownRun { .. }) => {
-                        Ok(Shown::Release(store.release(&id)?.ok_or(unknown)?))
-                    }
-                    Err(error) => Err(error.into()),
-                }
-            })
-            .await?;
-            match shown {
-                Shown::Run(detail) => context.print(&detail)?,
-                Shown::Release(report) => context.print(&report)?,
-            }
+        RunsCommand::Show { id } => match blocking(move || find(&path, &id)).await? {
+            Shown::Run(detail) => context.print(&detail)?,
+            Shown::Release(report) => context.print(&report)?,
+        },
+        RunsCommand::Report { id, output } => {
+            let page = blocking(move || page_of(&path, id.as_deref())).await?;
+            written(output, page, "the report").await?;
+        }
+        RunsCommand::Export { limit } => {
+            let limit = limit.map_or(u32::MAX, NonZeroU32::get);
+            blocking(move || export(&path, limit)).await?;
+        }
+        RunsCommand::Prune { older_than, keep } => {
+            let pruned = blocking(move || prune(&path, older_than, keep.unwrap_or(u32::MAX))).await?;
+            let Pruned { runs, releases } = pruned;
+            let words = format!("{} and {}", number(runs, "run", "runs"), number(releases, "release", "releases"));
+            context.say(&format!("{words} forgotten"));
         }
     }
     Ok(0)
+}
+
+async fn list(context: &Context, path: PathBuf, limit: u32) -> Result<(), Failure> {
+    let db = path.clone();
+    let runs = blocking(move || match Store::open_existing(&db)? {
+        Some(store) => Ok(Some(store.list(limit)?)),
+        None => Ok(None),
+    })
+    .await?;
+    if runs.is_none() {
+        context.say(&format!("there is no record at {} yet", path.display()));
+    }
+    context.print(&RunsReport { schema: SCHEMA, runs: runs.unwrap_or_default() })
+}
+
+fn find(path: &Path, id: &str) -> Result<Shown, Failure> {
+    let unknown = || StoreError::UnknownRun { wanted: id.to_owned(), path: path.to_owned() };
+    let store = Store::open_existing(path)?.ok_or_else(unknown)?;
+    match store.find(id) {
+        Ok(run) => Ok(Shown::Run(store.detail(run)?)),
+        Err(unknown @ StoreError::UnknownRun { .. }) => Ok(Shown::Release(store.release(id)?.ok_or(unknown)?)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The page of a run: of the newest one, where none is named.
+fn page_of(path: &Path, id: Option<&str>) -> Result<String, Failure> {
+    let none =
+        || Failure::usage(format!("there is no run in the record {}", path.display()), "run `nlmctl resync` first");
+    let store = Store::open_existing(path)?.ok_or_else(none)?;
+    let newest = if id.is_none() { store.list(1)?.pop().map(|run| run.id) } else { None };
+    let id = id.map(str::to_owned).or(newest).ok_or_else(none)?;
+    Ok(page(&store.detail(store.find(&id)?)?))
+}
+
+/// One run at a time: a record has many more rows than fit in memory at once.
+fn export(path: &Path, limit: u32) -> Result<(), Failure> {
+    let Some(store) = Store::open_existing(path)? else { return Ok(()) };
+    for run in store.list(limit)? {
+        to_stdout(&json(&store.detail(store.find(&run.id)?)?)?)?;
+    }
+    Ok(())
+}
+
+fn prune(path: &Path, older_than: Option<Duration>, keep: u32) -> Result<Pruned, Failure> {
+    if !path.exists() {
+        return Ok(Pruned::default());
+    }
+    let age = older_than.map(|age| SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
+    let before = age.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let before = before.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    Ok(Store::open(path)?.prune_to(keep, before)?)
 }
 
 /// What an id of the record names.

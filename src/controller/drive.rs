@@ -22,7 +22,7 @@ use super::record::Record;
 use super::{ControllerError, Options, Signals, hosts, targets};
 use crate::manager::LockManager;
 use crate::nsm::{self, FanoutEvent, NotifyOptions};
-use crate::report::{Failure, Phase, Probe, Progress};
+use crate::report::{Failure, PendingReport, Phase, Probe, Progress};
 use crate::resync::run::{Action, Ending, Event, News, Run, Standing, Starting};
 use crate::rpc::pulse::{BEAT, Moment, Pulse};
 use crate::store::{DeliveryUpdate, StoredClient};
@@ -101,6 +101,30 @@ impl Told {
     }
 }
 
+/// How many locks were pending in the course of the run, as the record is to have it: each change, but no two closer than
+/// [`Samples::APART`] or the 256th part of the time that has passed. So a day is a few thousand rows.
+#[derive(Debug, Default)]
+struct Samples {
+    new: Vec<PendingReport>,
+    last: Option<PendingReport>,
+}
+
+impl Samples {
+    /// Milliseconds.
+    const APART: u64 = 100;
+
+    fn add(&mut self, now: PendingReport) {
+        let is_news = self.last.is_none_or(|last| {
+            let apart = Self::APART.max(now.elapsed_ms / 256);
+            last.pending != now.pending && (now.pending == 0 || now.elapsed_ms >= last.elapsed_ms.saturating_add(apart))
+        });
+        if is_news {
+            self.new.push(now);
+            self.last = Some(now);
+        }
+    }
+}
+
 /// What comes next.
 enum Turn {
     Signal(Option<&'static str>),
@@ -137,6 +161,7 @@ pub(super) struct Drive {
     /// Clients whose delivery is not in the record yet.
     unwritten: HashMap<u32, DeliveryUpdate>,
     timeline: Vec<control::Event>,
+    samples: Samples,
     writing: Option<JoinHandle<Result<(), ControllerError>>>,
 }
 
@@ -186,6 +211,7 @@ impl Drive {
             reconnecting: None,
             unwritten: HashMap::new(),
             timeline: Vec::new(),
+            samples: Samples::default(),
             writing: None,
         }
     }
@@ -291,6 +317,7 @@ impl Drive {
     fn count(&mut self, status: &Status) {
         if let Some(run) = status.run.0.as_ref().filter(|run| run.run == self.orders.begin.run) {
             self.counts = Some(run.counts);
+            self.samples.add(PendingReport { elapsed_ms: run.elapsed_ms, pending: run.counts.pending });
             self.began = self.epoch.elapsed().saturating_sub(Duration::from_millis(run.elapsed_ms));
         }
     }
@@ -484,17 +511,19 @@ impl Drive {
     }
 
     fn write(&mut self) {
-        if self.unwritten.is_empty() && self.timeline.is_empty() {
+        if self.unwritten.is_empty() && self.timeline.is_empty() && self.samples.new.is_empty() {
             return;
         }
         let run = self.orders.begin.run;
         let updates: Vec<_> = self.unwritten.drain().map(|(_, update)| update).collect();
         let events = std::mem::take(&mut self.timeline);
+        let samples = std::mem::take(&mut self.samples.new);
         let record = self.desk.record.clone();
         self.writing = Some(tokio::spawn(async move {
             record
                 .with(move |store| {
                     store.record_deliveries(run, &updates)?;
+                    store.record_progress(run, &samples)?;
                     events.iter().try_for_each(|e| store.event_at(run, e.unix_ms, e.kind.as_str(), e.detail.as_str()))
                 })
                 .await
@@ -505,6 +534,20 @@ impl Drive {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_course_of_a_run_is_a_few_thousand_rows_however_often_it_changes() {
+        let mut samples = Samples::default();
+        let day = 24 * 3_600_000;
+        for elapsed_ms in (0..day).step_by(50) {
+            samples.add(PendingReport { elapsed_ms, pending: day - elapsed_ms });
+        }
+        samples.add(PendingReport { elapsed_ms: day + 1, pending: 0 });
+        samples.add(PendingReport { elapsed_ms: day + 2, pending: 0 });
+        assert!((1_000..4_000).contains(&samples.new.len()), "{}", samples.new.len());
+        let first: Vec<_> = samples.new.iter().take(3).map(|row| row.elapsed_ms).collect();
+        assert_eq!((first, samples.new.last().map(|row| row.elapsed_ms)), (vec![0, 100, 200], Some(day + 1)));
+    }
 
     #[test]
     fn what_is_sent_after_a_break_adds_to_what_was_sent_before() {

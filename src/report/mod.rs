@@ -15,6 +15,7 @@
 //! | `failure` | a command that failed: the one error that an operator reads |
 //! | `progress` | a run while it runs |
 //! | `text`, `listing_text`, `table` | the text renderer |
+//! | `page` | a run as an HTML page |
 //!
 //! Pure: no clock, no sockets, no files.
 
@@ -27,6 +28,7 @@ mod listing_text;
 mod locks;
 mod metrics;
 mod owners;
+mod page;
 mod plan;
 mod progress;
 mod release;
@@ -45,6 +47,7 @@ pub use listing::{
 pub use locks::{Behind, ListedLock, ListedOwner, LocksReport, find_behind};
 pub use metrics::MetricsView;
 pub use owners::OwnersReport;
+pub use page::page;
 pub use plan::{Plan, PlanClient, PlanReport, Probe};
 pub use progress::{Phase, Progress};
 pub use release::{
@@ -52,8 +55,8 @@ pub use release::{
     ReleasedCounts, ReleasesReport, Waiting,
 };
 pub use run::{
-    ClientFate, ClientReport, EventReport, KeptBecause, LockReport, LockTally, Outcome, Owner, PathReport, RunDetail,
-    RunHead, RunReport, ScopeReport, States,
+    ClientFate, ClientReport, EventReport, KeptBecause, LockReport, LockTally, Outcome, Owner, PathReport,
+    PendingReport, RunDetail, RunHead, RunReport, ScopeReport, States,
 };
 pub use stamp::Stamp;
 pub use text::{Text, number};

@@ -370,6 +370,17 @@ pub struct RunDetail {
     pub lock_rows: Vec<LockReport>,
     /// What happened, in order.
     pub events: Vec<EventReport>,
+    /// How many locks were pending in the course of it, as the lock manager said; in order.
+    pub progress: Vec<PendingReport>,
+}
+
+/// How many locks of a run were pending at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PendingReport {
+    /// Since begin.
+    pub elapsed_ms: u64,
+    /// How many.
+    pub pending: u64,
 }
 
 /// Whose a lock is.

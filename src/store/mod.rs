@@ -26,7 +26,7 @@ pub use controller_lock::ControllerLock;
 pub use error::StoreError;
 pub use read::{StoredClient, StoredRun};
 pub use releases::NewRelease;
-pub use write::{DeliveryUpdate, NewClient, NewRun, RunOutcome};
+pub use write::{DeliveryUpdate, NewClient, NewRun, Pruned, RunOutcome};
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,8 @@ const APPLICATION_ID: i32 = 0x6e6c_6d63;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
-/// Runs are kept until there are so many newer ones. Their age is not asked: by a clock that is wrong, all are old.
+/// A run that begins forgets others until no more than these are left. Their age does not count there: by a clock that is
+/// wrong, all are old.
 pub const KEEP_RUNS: u32 = 1_000;
 
 /// None can be taken twice; [`Store::open`] counts on that.
@@ -52,6 +53,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0002_unknown_owners.sql")),
     M::up(include_str!("../../migrations/0003_release.sql")),
     M::up(include_str!("../../migrations/0004_paths.sql")),
+    M::up(include_str!("../../migrations/0005_progress.sql")),
 ];
 
 fn migrations() -> Migrations<'static> {

@@ -5,8 +5,8 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, word};
 use super::{Store, StoreError};
 use crate::report::{
-    ClientFate, ClientReport, EventReport, Facts, LockReport, LockTally, Outcome, Phase, Probe, RunDetail, RunHead,
-    RunListing, RunReport, ScopeReport, Stamp, States, exit_code,
+    ClientFate, ClientReport, EventReport, Facts, LockReport, LockTally, Outcome, PendingReport, Phase, Probe,
+    RunDetail, RunHead, RunListing, RunReport, ScopeReport, Stamp, States, exit_code,
 };
 use crate::wire::control::{BeginArgs, Counts, Delivery, InstanceId, LockFate, RunClient, RunId};
 use crate::wire::types::NsmState;
@@ -141,6 +141,9 @@ impl Store {
             })?,
             events: self.rows(run, "SELECT * FROM event WHERE run = ?1 ORDER BY at_ms, rowid", |row| {
                 Ok(EventReport { at: Stamp(count(row, "at_ms")?), kind: row.get("kind")?, detail: row.get("detail")? })
+            })?,
+            progress: self.rows(run, "SELECT * FROM progress WHERE run = ?1 ORDER BY elapsed_ms", |row| {
+                Ok(PendingReport { elapsed_ms: count(row, "elapsed_ms")?, pending: count(row, "pending")? })
             })?,
         })
     }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::report::{
-    ClientFate, KeptBecause, Outcome, Phase, Probe, Release, ReleaseOutcome, ReleaseReport, ReleasedCounts, ScopeReport,
+    ClientFate, KeptBecause, Outcome, PendingReport, Phase, Probe, Release, ReleaseOutcome, ReleaseReport,
+    ReleasedCounts, ScopeReport,
 };
 use crate::wire::control::*;
 use crate::wire::types::*;
@@ -289,8 +290,8 @@ fn old_runs_are_forgotten_whole_and_unfinished_ones_never() {
         // Runs of one millisecond are told apart by their order.
     }
     store.create_run(&new_run(run_id(9))).unwrap();
-    assert_eq!(store.prune().unwrap(), 0);
-    assert_eq!(store.prune_to(3).unwrap(), 3);
+    assert_eq!(store.prune().unwrap().runs, 0);
+    assert_eq!(store.prune_to(3, None).unwrap().runs, 3);
     let left: Vec<_> = store.list(10).unwrap().into_iter().map(|r| r.id).collect();
     assert_eq!(left, [run_id(9), run_id(5), run_id(4)].map(|r| r.to_string()));
     let rows = |table: &str| {
@@ -298,7 +299,7 @@ fn old_runs_are_forgotten_whole_and_unfinished_ones_never() {
         store.connection.query_row(&query, [], |row| row.get::<_, i64>(0)).unwrap()
     };
     assert_eq!((rows("client"), rows("lock"), rows("event")), (0, 0, 0));
-    assert_eq!(store.prune_to(0).unwrap(), 2);
+    assert_eq!(store.prune_to(0, None).unwrap().runs, 2);
     assert!(store.unfinished("here", ELSEWHERE).unwrap().is_some());
 }
 
@@ -313,8 +314,8 @@ fn a_clock_that_is_wrong_by_months_deletes_nothing_and_the_oldest_goes_first_all
     store.connection.execute("UPDATE run SET started_ms = 1", []).unwrap();
     let far_ahead = "UPDATE run SET started_ms = 9000000000000 WHERE id = ?1";
     store.connection.execute(far_ahead, [run_id(2).to_string()]).unwrap();
-    assert_eq!(store.prune().unwrap(), 0);
-    assert_eq!(store.prune_to(2).unwrap(), 2);
+    assert_eq!(store.prune().unwrap().runs, 0);
+    assert_eq!(store.prune_to(2, None).unwrap().runs, 2);
     assert!(store.report(run_id(2)).is_err() && store.report(run_id(3)).is_ok() && store.report(run_id(4)).is_ok());
 }
 
@@ -499,7 +500,7 @@ fn a_release_is_unverified_until_its_answer_is_here() {
     assert_eq!((b.outcome, b.locks, b.waiters, b.left), (ReleaseOutcome::Partial, 3, 1, 1));
     assert_eq!(b.scope.clients, ["b"]);
     assert_eq!(store.releases(1).unwrap().len(), 1);
-    store.prune_to(1).unwrap();
+    assert_eq!(store.prune_to(1, None).unwrap(), Pruned { runs: 0, releases: 1 });
     assert_eq!(store.releases(10).unwrap().len(), 1, "old ones are forgotten");
 }
 
@@ -543,7 +544,9 @@ fn of_many_that_make_a_record_or_bring_it_up_to_date_at_once_all_can_write() {
     for round in 0..16 {
         let place = Place::new();
         if round % 2 == 1 {
-            older(round % STEPS.len()).to_latest(&mut rusqlite::Connection::open(place.path()).unwrap()).unwrap();
+            older(1 + round % (STEPS.len() - 1))
+                .to_latest(&mut rusqlite::Connection::open(place.path()).unwrap())
+                .unwrap();
         }
         let opened = at_once(6, |side| {
             let mut store = Store::open(&place.path()).map_err(|error| error.to_string())?;
@@ -640,4 +643,32 @@ fn notices_and_what_was_kept_through_each_server_address_read_back() {
     ];
     assert_eq!(because, expected);
     assert!(clients[1].paths.is_empty());
+}
+
+#[test]
+fn what_is_older_than_a_moment_is_forgotten_on_demand_and_an_unfinished_run_never() {
+    let place = Place::new();
+    let mut store = place.open();
+    for n in 1..=3 {
+        whole_run(&mut store, run_id(n));
+    }
+    store.create_run(&new_run(run_id(9))).unwrap();
+    let old = "UPDATE run SET started_ms = 1000 WHERE id IN (?1, ?2)";
+    store.connection.execute(old, [run_id(1).to_string(), run_id(9).to_string()]).unwrap();
+    assert_eq!(store.prune_to(KEEP_RUNS, Some(1000)).unwrap(), Pruned::default(), "it began at that moment");
+    assert_eq!(store.prune_to(KEEP_RUNS, Some(1001)).unwrap(), Pruned { runs: 1, releases: 0 });
+    assert!(store.report(run_id(1)).is_err() && store.report(run_id(2)).is_ok() && store.report(run_id(9)).is_ok());
+}
+
+#[test]
+fn what_was_pending_in_the_course_of_a_run_comes_back_in_order_and_once_for_a_moment() {
+    let place = Place::new();
+    let mut store = place.open();
+    whole_run(&mut store, run_id(1));
+    let rows = |rows: &[(u64, u64)]| -> Vec<PendingReport> {
+        rows.iter().map(|&(elapsed_ms, pending)| PendingReport { elapsed_ms, pending }).collect()
+    };
+    store.record_progress(run_id(1), &rows(&[(300, 40), (0, 50)])).unwrap();
+    store.record_progress(run_id(1), &rows(&[(300, 39), (900, 0)])).unwrap();
+    assert_eq!(store.detail(run_id(1)).unwrap().progress, rows(&[(0, 50), (300, 39), (900, 0)]));
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, param
 
 use super::rows::{delivery_word, integer};
 use super::{KEEP_RUNS, Store, StoreError};
-use crate::report::{Facts, LockTally, Outcome, PathReport, Phase, Probe, ScopeReport, exit_code};
+use crate::report::{Facts, LockTally, Outcome, PathReport, PendingReport, Phase, Probe, ScopeReport, exit_code};
 use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, RunClient, RunId};
 use crate::wire::xdr;
 
@@ -73,6 +73,15 @@ pub struct RunOutcome {
     pub counts: Option<Counts>,
     /// Late reclaims.
     pub late: u64,
+}
+
+/// How much was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Runs, with their clients, locks and timelines.
+    pub runs: u64,
+    /// Releases.
+    pub releases: u64,
 }
 
 pub(super) fn now_ms() -> u64 {
@@ -329,23 +338,39 @@ impl Store {
         self.transaction(|tx| insert_event(tx, &id, integer(unix_ms), kind, detail))
     }
 
-    /// Forgets the oldest ended runs beyond [`KEEP_RUNS`], and releases likewise. Says how many runs.
-    pub fn prune(&mut self) -> Result<usize, StoreError> {
-        self.prune_to(KEEP_RUNS)
+    /// How many locks were pending. What is there for the same moment is replaced.
+    pub fn record_progress(&mut self, run: RunId, rows: &[PendingReport]) -> Result<(), StoreError> {
+        let id = run.to_string();
+        self.transaction(|tx| {
+            let mut insert =
+                tx.prepare("INSERT OR REPLACE INTO progress (run, elapsed_ms, pending) VALUES (?1, ?2, ?3)")?;
+            rows.iter().try_for_each(|row| {
+                insert.execute(params![id, integer(row.elapsed_ms), integer(row.pending)]).map(|_| ())
+            })
+        })
     }
 
-    /// [`prune`](Self::prune) with other numbers.
-    pub fn prune_to(&mut self, runs: u32) -> Result<usize, StoreError> {
+    /// Forgets the oldest ended runs beyond [`KEEP_RUNS`], and releases likewise.
+    pub fn prune(&mut self) -> Result<Pruned, StoreError> {
+        self.prune_to(KEEP_RUNS, None)
+    }
+
+    /// Forgets ended runs and releases: all but the newest `keep`, and those that began before `before` (milliseconds
+    /// since 1970). A run that has not ended stays.
+    pub fn prune_to(&mut self, keep: u32, before: Option<u64>) -> Result<Pruned, StoreError> {
+        let before = integer(before.unwrap_or(0));
         self.transaction(|tx| {
-            tx.execute(
-                "DELETE FROM release WHERE id NOT IN (SELECT id FROM release ORDER BY rowid DESC LIMIT ?1)",
-                params![runs],
+            let releases = tx.execute(
+                "DELETE FROM release WHERE asked_ms < ?2 OR id NOT IN
+                 (SELECT id FROM release ORDER BY rowid DESC LIMIT ?1)",
+                params![keep, before],
             )?;
-            tx.execute(
-                "DELETE FROM run WHERE phase = 'done' AND id NOT IN
-                 (SELECT id FROM run ORDER BY rowid DESC LIMIT ?1)",
-                params![runs],
-            )
+            let runs = tx.execute(
+                "DELETE FROM run WHERE phase = 'done' AND (started_ms < ?2 OR id NOT IN
+                 (SELECT id FROM run ORDER BY rowid DESC LIMIT ?1))",
+                params![keep, before],
+            )?;
+            Ok(Pruned { runs: runs as u64, releases: releases as u64 })
         })
     }
 
