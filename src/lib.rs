@@ -25,21 +25,30 @@
 //! | [`demo`] | simulated clients on real sockets |
 //! | [`cli`] | one file per command |
 //!
+//! What a file server does not need that embeds [`lockd`] stands behind the feature `tools`, which is on by default.
+//!
 //! For the life of a run start at `resync::run`; for what a lock request does, at `locks`.
 
+#[cfg(feature = "tools")]
 pub mod check;
+#[cfg(feature = "tools")]
 pub mod cli;
+#[cfg(feature = "tools")]
 pub mod controller;
+#[cfg(feature = "tools")]
 pub mod demo;
 pub mod host;
+#[cfg(feature = "tools")]
 pub mod interposer;
 pub mod lockd;
 pub mod locks;
+#[cfg(feature = "tools")]
 pub mod manager;
 pub mod nsm;
 pub mod report;
 pub mod resync;
 pub mod rpc;
 pub mod shares;
+#[cfg(feature = "tools")]
 pub mod store;
 pub mod wire;

@@ -12,14 +12,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `daemon` | the process: start, signals, the service manager |
-//! | `flags`, `config_file` | the command line, and the file behind it |
+//! | `daemon` | the process: command line, config file, log, start, signals, the service manager |
 //! | `settings`, `server` | the same as values: start and stop, also inside another program |
 //! | `sockets` | what is listened on; the ports file |
 //! | `gate`, `dispatch`, `called` | who may call what; who has called since a run began |
 //! | `nlm_service`, `nsm_service` | bytes to the table and back |
 //! | `table` | the owner of the lock table; start reading there |
-//! | `log` | lines on stderr, bounded whatever hosts cause |
 //! | `callbacks` | GRANTED to clients |
 //! | `turns` | which client is called next |
 //! | `answers` | `_RES` to clients that call asynchronously |
@@ -36,13 +34,11 @@
 pub mod answers;
 pub mod callbacks;
 pub mod called;
-mod config_file;
+#[cfg(feature = "tools")]
 mod daemon;
 pub mod dispatch;
 pub mod embed;
-pub mod flags;
 pub mod gate;
-mod log;
 pub mod monitors;
 pub mod nlm_service;
 pub mod nsm_service;
@@ -59,10 +55,10 @@ mod turns;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+#[cfg(feature = "tools")]
 pub use daemon::main;
-pub use flags::NsmKind;
 pub use server::{Failure, Reload, Server};
-pub use settings::Settings;
+pub use settings::{NsmKind, Settings};
 
 /// Raises this process' limit of open files to what it may have. A client over TCP takes one, and so
 /// does a locked file of `ofd`; the usual soft limit of 1,024 is for programs that use select(2).

@@ -7,13 +7,22 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::dispatch::Rules;
-use super::flags::{Flags, NsmKind};
 use crate::locks::Limits;
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
 
 /// Recovery grace that nobody has chosen.
 const GRACE: Duration = Duration::from_secs(90);
+
+/// Who tells of reboots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "tools", derive(clap::ValueEnum))]
+pub enum NsmKind {
+    /// nlmd itself.
+    Embedded,
+    /// This host's rpc.statd.
+    Statd,
+}
 
 /// What a lock manager is told at its start: nlmd by its command line, another program by these
 /// fields. [`Settings::new`] has nlmd's defaults.
@@ -94,39 +103,9 @@ impl Settings {
     }
 }
 
-impl From<Flags> for Settings {
-    fn from(flags: Flags) -> Self {
-        let limits = flags.limits();
-        Self {
-            state_dir: flags.state_dir,
-            control: flags.control,
-            control_ro: flags.control_ro,
-            listen: flags.listen,
-            names: flags.name,
-            nlm_port: flags.nlm_port,
-            nsm: flags.nsm,
-            statd_dir: flags.statd_dir,
-            nsm_port: flags.nsm_port,
-            register: !flags.no_rpcbind,
-            rpcbind_port: flags.rpcbind_port,
-            grace: flags.grace,
-            allow: flags.allow,
-            privileged_ports: flags.privileged_ports,
-            limits,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[test]
-    fn a_library_starts_with_the_defaults_of_the_command_line() {
-        let flags = Flags::try_parse_from(["nlmd", "--state-dir", "/s", "--control", "/c"]).unwrap();
-        assert_eq!(format!("{:?}", Settings::from(flags)), format!("{:?}", Settings::new("/s", "/c")));
-    }
 
     #[test]
     fn no_address_is_every_address_and_a_named_one_must_be_there() {

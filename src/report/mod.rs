@@ -26,8 +26,10 @@ mod failure;
 mod listing;
 mod listing_text;
 mod locks;
+#[cfg(feature = "tools")]
 mod metrics;
 mod owners;
+#[cfg(feature = "tools")]
 mod page;
 mod plan;
 mod progress;
@@ -45,8 +47,10 @@ pub use listing::{
     ClientListing, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, StatusReport,
 };
 pub use locks::{Behind, ListedLock, ListedOwner, LocksReport, find_behind};
+#[cfg(feature = "tools")]
 pub use metrics::MetricsView;
 pub use owners::OwnersReport;
+#[cfg(feature = "tools")]
 pub use page::page;
 pub use plan::{Plan, PlanClient, PlanReport, Probe};
 pub use progress::{Phase, Progress};

@@ -3,6 +3,10 @@
 //! SIGTERM and SIGINT stop it in order. SIGHUP makes it read its config file again: names, `--allow` and the log's level
 //! change at once, all else wants a restart. A terminal that is closed sends SIGHUP too, and must not end a server.
 
+mod config_file;
+pub mod flags;
+mod log;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -10,11 +14,12 @@ use rustix::thread::CapabilitySet;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::flags::Flags;
+use self::log::Log;
 use super::embed::Embedding;
-use super::flags::{Flags, NsmKind};
-use super::log::Log;
 use super::persist::PersistError;
 use super::server::{Failure, Reload, Server};
+use super::settings::NsmKind;
 use super::{raise_open_files, sockets};
 use crate::host::keep_capabilities;
 

@@ -8,12 +8,13 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource::{CommandLine, EnvVariable};
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::config_file;
 use crate::host;
+use crate::lockd::settings::{NsmKind, Settings};
 use crate::locks::Limits;
 use crate::shares::Bounds;
 use crate::wire::rpcbind;
@@ -87,15 +88,6 @@ pub struct Flags {
     /// The config file; its keys are these flags [default: /etc/nlmd.toml]
     #[arg(long, value_name = "PATH", env = "NLMD_CONFIG", hide_env = true)]
     pub config: Option<PathBuf>,
-}
-
-/// Who tells of reboots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum NsmKind {
-    /// nlmd itself.
-    Embedded,
-    /// This host's rpc.statd.
-    Statd,
 }
 
 impl Flags {
@@ -179,9 +171,38 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+impl From<Flags> for Settings {
+    fn from(flags: Flags) -> Self {
+        let limits = flags.limits();
+        Self {
+            state_dir: flags.state_dir,
+            control: flags.control,
+            control_ro: flags.control_ro,
+            listen: flags.listen,
+            names: flags.name,
+            nlm_port: flags.nlm_port,
+            nsm: flags.nsm,
+            statd_dir: flags.statd_dir,
+            nsm_port: flags.nsm_port,
+            register: !flags.no_rpcbind,
+            rpcbind_port: flags.rpcbind_port,
+            grace: flags.grace,
+            allow: flags.allow,
+            privileged_ports: flags.privileged_ports,
+            limits,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_library_starts_with_the_defaults_of_the_command_line() {
+        let flags = Flags::try_parse_from(["nlmd", "--state-dir", "/s", "--control", "/c"]).unwrap();
+        assert_eq!(format!("{:?}", Settings::from(flags)), format!("{:?}", Settings::new("/s", "/c")));
+    }
 
     fn parse(args: &[&str]) -> Result<Flags, clap::Error> {
         Flags::parse_whole([&["nlmd"], args].concat().into_iter().map(OsString::from))
