@@ -90,12 +90,12 @@ fn settled() -> RunReport {
 fn owner(n: u8) -> Owner {
     Owner {
         name: format!("host{n}.example.org"),
-        address: ip(&format!("192.0.2.{n}")),
-        server_address: ip("192.0.2.200"),
-        transport: "tcp".into(),
-        version: 4,
-        svid: 12,
-        oh: "3132406131".into(),
+        address: Some(ip(&format!("192.0.2.{n}"))),
+        server_address: Some(ip("192.0.2.200")),
+        transport: Some("tcp".into()),
+        version: Some(4),
+        svid: Some(12),
+        oh: Some("3132406131".into()),
     }
 }
 
@@ -243,6 +243,7 @@ fn a_plan() {
         consent: vec!["drop the locks of 1 client that does not answer: host3.example.org (20 locks)".into()],
         names: vec!["server.example.org".into(), "server".into()],
         caveats: vec![],
+        refusal: None,
     };
     is_golden("plan", &PlanReport::new(plan));
 }

@@ -6,6 +6,7 @@ use super::context::Context;
 use crate::controller;
 use crate::manager::ManagerError;
 use crate::report::{Failure, SCHEMA, Text};
+use crate::units::number;
 use crate::wire::control::{RefusalCode, RunId, RunResult};
 
 /// What there was to abort.
@@ -27,7 +28,10 @@ impl AbortReport {
 impl Text for AbortReport {
     fn text(&self) -> String {
         match (&self.aborted, &self.too_late) {
-            (Some(run), _) => format!("Run {run} is aborted: {} pending locks are held again.\n", self.held_again),
+            (Some(run), _) => format!(
+                "Run {run} is aborted: {} held again.\n",
+                number(self.held_again, "pending lock is", "pending locks are")
+            ),
             (None, Some(run)) => {
                 format!(
                     "Run {run} is settling or has ended: it is too late to abort it. `nlmctl runs show {run}` has its result.\n"

@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::controller::release::OwnerChoice;
 use crate::report::Failure;
+use crate::units;
 use crate::wire::control::{Mode, Silent, Unreachable};
 use crate::wire::types::{ByteRange, CallerName, OwnerHandle, Svid};
 
@@ -204,11 +205,7 @@ impl ResyncArgs {
             && max < self.grace
         {
             return Err(Failure::usage(
-                format!(
-                    "--grace-max {} is shorter than --grace {}",
-                    humantime::format_duration(max),
-                    humantime::format_duration(self.grace)
-                ),
+                format!("--grace-max {} is shorter than --grace {}", units::duration(max), units::duration(self.grace)),
                 "make --grace-max at least as long as --grace, or leave it out",
             ));
         }

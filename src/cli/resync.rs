@@ -12,6 +12,7 @@ use crate::controller::{self, Options};
 use crate::report::{Failure, Outcome, Progress, RunReport, Text};
 use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
+use crate::units::{count, number};
 
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failure> {
     let options = options(context, &args);
@@ -73,16 +74,16 @@ async fn open(context: &Context) -> Result<Store, Failure> {
 
 /// What is about to happen: in full where somebody is asked about it, else in a line.
 fn show(context: &Context, plan: &Plan, yes: bool) {
-    if plan.consent.is_empty() || yes {
-        let silent = plan.unreachable_locks().map_or_else(
-            || format!("{} of these do not answer now", plan.unreachable_holders().len()),
-            |locks| format!("{locks} of them of clients that do not answer now"),
-        );
+    if plan.refusal.is_none() && (plan.consent.is_empty() || yes) {
+        let silent = match plan.unreachable_holders().len() as u64 {
+            0 => String::new(),
+            n => format!(", {} not answer now", number(n, "client does", "clients do")),
+        };
         context.say(&format!(
-            "{} resync: {} locks of {} clients in scope, {silent}",
+            "{} resync: {} of {} in scope{silent}",
             plan.mode,
-            plan.in_scope,
-            plan.clients.len(),
+            count(plan.in_scope, "lock"),
+            count(plan.clients.len() as u64, "client"),
         ));
         plan.caveats.iter().for_each(|caveat| context.say(caveat));
     } else {

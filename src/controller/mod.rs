@@ -81,7 +81,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
     let states = nsm::probe(targets, probe).await?;
     let probes: Vec<_> = states.into_iter().map(targets::probed).collect();
-    Ok(draft.finish(&probes)?)
+    Ok(draft.finish(&probes))
 }
 
 /// Brings the results of earlier runs into the record, and closes the books of a run that no
@@ -126,7 +126,7 @@ pub async fn resync(
     if let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? {
         return Err(Failure::refused(
             format!("run {} of this record is still active", left.id),
-            "go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
+            "go on with it: `nlmctl resync --resume`",
         )
         .into());
     }
@@ -184,7 +184,7 @@ pub async fn resume(
     let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? else {
         return Err(Failure::usage(
             format!("there is no run to go on with: every run of this record at {} has ended", manager.endpoint()),
-            "see `nlmctl runs`; leave out --resume for a new run",
+            "`nlmctl runs list` shows them; leave out --resume for a new run",
         )
         .into());
     };

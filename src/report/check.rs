@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::SCHEMA;
 use super::table::clean;
-use super::text::{Text, line, number};
+use super::text::{Text, line};
+use crate::units::number;
 
 /// Items of a finding that the text names; the JSON has all.
 const SHOWN: usize = 5;

@@ -4,15 +4,17 @@ use std::fmt::Write;
 
 use super::listing::{ActiveRun, ManagerStatus};
 use super::table::{Align, Table, clean};
-use super::text::{Text, line, number, or_dash, range, seconds};
+use super::text::{Text, line, or_dash, range};
 use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, RunsReport, StatusReport};
+use crate::units::{count, millis};
 use crate::wire::control::LockState;
 use crate::wire::types::Address;
 
 fn manager(out: &mut String, m: &ManagerStatus) {
     line!(out, "{}, as it says itself", clean(&m.software));
-    let remaining = m.grace_remaining_ms.map(|ms| format!(", {} left", seconds(ms))).unwrap_or_default();
-    line!(out, "  grace         {}{remaining}", m.grace);
+    let remaining = m.grace_remaining_ms.map(|ms| format!(", {} left", millis(ms))).unwrap_or_default();
+    let grace = if m.grace == "open" { "none" } else { m.grace };
+    line!(out, "  grace         {grace}{remaining}");
     line!(out, "  clients       {}, {} of them monitored", m.clients, m.monitored);
     match m.unmonitored {
         Some(unmonitored) => line!(out, "  locks         {}, {unmonitored} of them unmonitored", m.locks),
@@ -43,9 +45,9 @@ fn active(out: &mut String, run: &ActiveRun) {
     line!(
         out,
         "  grace         {} left, {} at the latest; began {} ago",
-        seconds(run.remaining_ms),
-        seconds(run.latest_remaining_ms),
-        seconds(run.elapsed_ms)
+        millis(run.remaining_ms),
+        millis(run.latest_remaining_ms),
+        millis(run.elapsed_ms)
     );
     line!(
         out,
@@ -55,7 +57,7 @@ fn active(out: &mut String, run: &ActiveRun) {
         run.locks.reclaimed,
         run.locks.released,
         run.locks.resurrected,
-        number(run.locks.conflicts, "conflict", "conflicts")
+        count(run.locks.conflicts, "conflict")
     );
 }
 
@@ -216,7 +218,7 @@ impl Text for RunsReport {
             table.row([
                 run.id.clone(),
                 run.started_at.to_string(),
-                run.elapsed_ms.map_or_else(|| "-".to_owned(), seconds),
+                run.elapsed_ms.map_or_else(|| "-".to_owned(), millis),
                 run.manager.clone(),
                 run.mode.clone(),
                 run.outcome.map_or_else(|| format!("({})", run.phase), |outcome| outcome.to_string()),

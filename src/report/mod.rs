@@ -45,7 +45,7 @@ pub use listing::{
 pub use locks::{Behind, ListedLock, ListedOwner, LocksReport, find_behind};
 pub use metrics::MetricsView;
 pub use owners::OwnersReport;
-pub use plan::{Plan, PlanClient, PlanReport, Probe};
+pub use plan::{Plan, PlanClient, PlanReport, Probe, Refusal};
 pub use progress::{Phase, Progress};
 pub use release::{
     Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
@@ -56,7 +56,7 @@ pub use run::{
     RunHead, RunReport, ScopeReport, States,
 };
 pub use stamp::Stamp;
-pub use text::{Text, number};
+pub use text::Text;
 
 use serde::Serialize;
 

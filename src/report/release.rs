@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::progress::UnknownWord;
 use super::table::{Align, Table, clean};
-use super::text::{Text, line, number, or_dash, range};
+use super::text::{Text, line, or_dash, range};
 use super::{LockListing, Probe, SCHEMA, ScopeReport, Stamp};
+use crate::units::{millis, number};
 use crate::wire::types::Address;
 
 /// Locks that the text shows; the JSON has all.
@@ -269,13 +270,9 @@ impl fmt::Display for Waiting {
     }
 }
 
-/// "no answer within 3s", as it is waited for.
+/// "no answer within 3 s", as it is waited for.
 fn within(ms: u64) -> String {
-    if ms.is_multiple_of(1000) {
-        format!("no answer within {}s", ms / 1000)
-    } else {
-        format!("no answer within {ms}ms")
-    }
+    format!("no answer within {}", millis(ms))
 }
 
 impl ReleaseClient {
@@ -370,7 +367,7 @@ fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = 
         table.row([
             lock.state.clone(),
             lock.owner.name.clone(),
-            lock.owner.svid.to_string(),
+            or_dash(lock.owner.svid),
             lock.kind.clone(),
             range(lock.start, lock.end),
             path.unwrap_or(&lock.file).to_owned(),

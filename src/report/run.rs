@@ -372,35 +372,37 @@ pub struct RunDetail {
     pub events: Vec<EventReport>,
 }
 
-/// Whose a lock is.
+/// Whose a lock is. Where the lock manager does not know that, there is little more than a word for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Owner {
     /// The client's name.
     pub name: String,
     /// Its address.
-    pub address: Address,
+    pub address: Option<Address>,
     /// The server address it called.
-    pub server_address: Address,
+    pub server_address: Option<Address>,
     /// `udp` or `tcp`.
-    pub transport: String,
+    pub transport: Option<String>,
     /// The NLM version it spoke.
-    pub version: u32,
-    /// Its process number.
-    pub svid: i32,
+    pub version: Option<u32>,
+    /// Its process number; of a local process its process id.
+    pub svid: Option<i32>,
     /// Its owner handle, in hex.
-    pub oh: String,
+    pub oh: Option<String>,
 }
 
 impl From<&OwnerRow> for Owner {
     fn from(row: &OwnerRow) -> Self {
+        // No owner speaks version 0: it stands for one that is not known, or for a local process.
+        let is_known = row.version != 0;
         Self {
             name: row.name.to_string(),
-            address: row.address,
-            server_address: row.server_address,
-            transport: row.transport.to_string(),
-            version: row.version,
-            svid: row.svid.0,
-            oh: row.oh.to_string(),
+            address: is_known.then_some(row.address),
+            server_address: is_known.then_some(row.server_address),
+            transport: is_known.then(|| row.transport.to_string()),
+            version: is_known.then_some(row.version),
+            svid: (is_known || row.svid.0 != 0).then_some(row.svid.0),
+            oh: is_known.then(|| row.oh.to_string()),
         }
     }
 }

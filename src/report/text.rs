@@ -8,6 +8,7 @@ use super::{
     ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, RunDetail,
     RunHead, RunReport,
 };
+use crate::units::{count, millis};
 
 /// A value that people read.
 pub trait Text {
@@ -20,16 +21,6 @@ macro_rules! line {
     ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
 }
 pub(super) use line;
-
-/// Milliseconds as seconds.
-pub(super) fn seconds(ms: u64) -> String {
-    format!("{}.{:03} s", ms / 1000, ms % 1000)
-}
-
-/// `1 lock`, `2 locks`.
-pub fn number(n: u64, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
-}
 
 /// `0-99`, `0-EOF`.
 pub(super) fn range(start: u64, end: Option<u64>) -> String {
@@ -62,7 +53,7 @@ fn head(out: &mut String, run: &RunHead, state: super::States) {
     line!(out, "  scope         {}", clean(&run.scope.to_string()));
     line!(out, "  started       {}", run.started_at);
     if let Some(ended) = run.ended_at {
-        let took = run.elapsed_ms.map(|ms| format!(" (after {})", seconds(ms))).unwrap_or_default();
+        let took = run.elapsed_ms.map(|ms| format!(" (after {})", millis(ms))).unwrap_or_default();
         line!(out, "  ended         {ended}{took}");
     }
     if let (Some(old), Some(new)) = (state.old, state.new) {
@@ -113,12 +104,7 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
         return;
     }
     line!(out, "\nnotices, as nlmctl saw them (acked: delivered, no more); locks, as {} counted them", clean(manager));
-    line!(
-        out,
-        "  {}: {}",
-        number(clients.len() as u64, "client", "clients"),
-        fates(&clients.iter().map(|client| client.fate))
-    );
+    line!(out, "  {}: {}", count(clients.len() as u64, "client"), fates(&clients.iter().map(|client| client.fate)));
     let mut table = Table::new(&[
         ("CLIENT", Align::Name),
         ("ADDRESS", Align::Left),
@@ -167,7 +153,7 @@ fn client_row(client: &ClientReport) -> [String; 15] {
         client.fate.to_string(),
         client.attempts.to_string(),
         format!("{}/{}", client.acks, client.notices),
-        client.acked_ms.map_or_else(|| "-".to_owned(), seconds),
+        client.acked_ms.map_or_else(|| "-".to_owned(), millis),
         of(|l| l.in_scope),
         of(|l| l.reclaimed),
         of(|l| l.released),
@@ -208,13 +194,15 @@ fn lock_row(table: &mut Table, lock: &LockReport) {
     }
     if let Some(other) = &lock.other {
         let of = lock.other_start.map(|start| format!(" {}", range(start, lock.other_end))).unwrap_or_default();
-        note.push(format!("held or pending{of}: {} ({}) svid {}", name(&other.name), other.address, other.svid));
+        let at = other.address.map(|address| format!(" ({address})")).unwrap_or_default();
+        let svid = other.svid.map(|svid| format!(" svid {svid}")).unwrap_or_default();
+        note.push(format!("held or pending{of}: {}{at}{svid}", name(&other.name)));
     }
     table.row([
         lock.fate.clone(),
         lock.owner.name.clone(),
-        lock.owner.address.to_string(),
-        lock.owner.svid.to_string(),
+        or_dash(lock.owner.address),
+        or_dash(lock.owner.svid),
         lock.kind.clone(),
         range(lock.start, lock.end),
         lock.file.clone(),
@@ -266,20 +254,23 @@ impl Text for PlanReport {
         line!(out, "plan {}", plan.fingerprint);
         line!(out, "  mode         {}", plan.mode);
         line!(out, "  scope        {}", clean(&plan.scope.to_string()));
-        line!(out, "  in scope     {}, as the lock manager says", number(plan.in_scope, "lock", "locks"));
-        line!(out, "  unmonitored  {} whose client nobody could tell", number(plan.unmonitored, "lock", "locks"));
+        line!(out, "  in scope     {}, as the lock manager says", count(plan.in_scope, "lock"));
+        if plan.unmonitored > 0 {
+            line!(out, "  unmonitored  {} whose client nobody can tell", count(plan.unmonitored, "lock"));
+        }
         if !plan.names.is_empty() {
             line!(out, "  told as      {}", clean(&plan.names.join(", ")));
         }
         let unreachable = plan.clients.iter().filter(|c| c.probe.is_unreachable());
         let locks: Option<u64> = unreachable.clone().map(|c| c.locks).sum();
-        line!(
-            out,
-            "\n{} to tell; {} cannot be told now, with {} in scope",
-            number(plan.clients.len() as u64, "client", "clients"),
-            unreachable.count(),
-            locks.map_or_else(|| "an unknown number of locks".to_owned(), |n| number(n, "lock", "locks"))
-        );
+        let untold = match unreachable.count() as u64 {
+            0 => String::new(),
+            n => format!(
+                "; {n} cannot be told now, with {} in scope",
+                locks.map_or_else(|| "an unknown number of locks".to_owned(), |n| count(n, "lock"))
+            ),
+        };
+        line!(out, "\n{} to tell{untold}", count(plan.clients.len() as u64, "client"));
         let mut table = Table::new(&[
             ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
@@ -311,6 +302,10 @@ impl Text for PlanReport {
                 }
             }
         }
+        if let Some(refusal) = &plan.refusal {
+            line!(out, "\nrefused: {}", clean(&refusal.message));
+            line!(out, "  {}", clean(&refusal.remedy));
+        }
         out
     }
 }
@@ -332,7 +327,7 @@ impl Text for NotifyReport {
                 or_dash(host.address),
                 host.fate.to_string(),
                 host.attempts.to_string(),
-                host.acked_ms.map_or_else(|| "-".to_owned(), seconds),
+                host.acked_ms.map_or_else(|| "-".to_owned(), millis),
                 host.error.clone().unwrap_or_default(),
             ]);
         }
@@ -344,7 +339,7 @@ impl Text for NotifyReport {
             "notices of state {} as {} to {}: {summary} (acked: delivered, no more)",
             self.state,
             clean(&self.names.join(", ")),
-            number(self.hosts.len() as u64, "host", "hosts")
+            count(self.hosts.len() as u64, "host")
         );
         out
     }

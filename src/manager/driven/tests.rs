@@ -78,6 +78,9 @@ impl Backend for Fake {
     fn endpoint(&self) -> String {
         "memory".into()
     }
+    fn domains(&self) -> &'static [&'static str] {
+        &["nlm"]
+    }
     fn capabilities(&self) -> crate::wire::control::Capabilities {
         crate::wire::control::Capabilities {
             mark: false,

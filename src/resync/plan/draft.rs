@@ -24,7 +24,7 @@ impl Draft {
     pub fn new(request: &Request, scope: Scope, seen: Seen<'_>) -> Result<Self, Failure> {
         let mode = mode(request, &scope, seen.info)?;
         let (grace, grace_max) = grace(request)?;
-        refuse_busy(seen.status)?;
+        refuse_busy(seen.status, &seen.info.capabilities)?;
         let chosen = chosen(request, &scope, &seen)?;
         refuse_own_mounts(request, &chosen, seen.mounts)?;
 
@@ -74,6 +74,7 @@ impl Draft {
             may_drop: Vec::new(),
             consent: Vec::new(),
             caveats: report::caveats(seen.info),
+            refusal: None,
             fingerprint: String::new(),
         };
         Ok(Self { plan, states, capabilities: seen.info.capabilities })
@@ -99,10 +100,7 @@ impl Draft {
 
     /// The plan, with what those statds said: one probe for each of [`clients`](Self::clients), in
     /// their order. What is missing counts as not asked.
-    ///
-    /// # Errors
-    /// Refused, where beginning would lose what the policy keeps.
-    pub fn finish(self, probes: &[Probed]) -> Result<Plan, Failure> {
+    pub fn finish(self, probes: &[Probed]) -> Plan {
         let Self { mut plan, states, capabilities } = self;
         let missing = std::iter::repeat(Probed::Silent(Probe::NotAsked));
         let probes = probes.iter().copied().chain(missing);
@@ -122,12 +120,12 @@ impl Draft {
                 .collect();
         }
         if capabilities.begin_releases {
-            refuse_what_begin_loses(&plan)?;
+            plan.refusal = refuse_what_begin_loses(&plan, &capabilities).err();
         }
         let wanted = consent(&plan);
         plan.consent.extend(wanted);
         plan.fingerprint = fingerprint(&plan);
-        Ok(plan)
+        plan
     }
 }
 

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::consent::{Consent, Person};
-use crate::report::{self, Failure, PlanClient, PlanReport, Probe, ScopeReport};
+use crate::report::{self, Failure, PlanClient, PlanReport, Probe, Refusal, ScopeReport};
 use crate::wire::control::{
     ClientRef, ClientRow, Info, InstanceId, LockRow, Mode, Policy, Scope, Silent, Status, Unreachable,
 };
@@ -159,6 +159,8 @@ pub struct Plan {
     pub consent: Vec<String>,
     /// What this manager cannot promise, each in words.
     pub caveats: Vec<String>,
+    /// Why such a run is refused whatever is agreed to: beginning would lose what the policy keeps.
+    pub refusal: Option<Failure>,
     /// SHA-256 over what is agreed to, in hexadecimal.
     pub fingerprint: String,
 }
@@ -167,8 +169,11 @@ impl Plan {
     /// Consent to exactly this plan. A run wants it to begin.
     ///
     /// # Errors
-    /// Refused, where consent is wanted and is not given.
+    /// Refused, where consent is wanted and is not given, or no consent would help.
     pub fn agree(&self, yes: bool, person: &mut dyn Person) -> Result<Consent, Failure> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         Consent::obtain(&self.fingerprint, &self.consent, yes, person)
     }
     /// The plan as it is shown.
@@ -194,11 +199,16 @@ impl Plan {
             consent: self.consent.clone(),
             names: self.names.iter().map(ToString::to_string).collect(),
             caveats: self.caveats.clone(),
+            refusal: self.refusal.clone().map(Refusal::from),
         })
     }
     /// The exit code of a dry run.
     pub fn dry_run_exit(&self) -> u8 {
-        if self.all_reclaimable() { 0 } else { 3 }
+        match &self.refusal {
+            Some(refusal) => refusal.kind.exit(),
+            None if self.all_reclaimable() => 0,
+            None => 3,
+        }
     }
     /// Clients whose statd does not answer now and that hold locks in scope, or may.
     pub fn unreachable_holders(&self) -> Vec<&PlannedClient> {

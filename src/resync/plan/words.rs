@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::{Plan, PlannedClient};
+use crate::units::count;
 use crate::wire::control::Silent;
 use crate::wire::xdr::encode;
 
@@ -10,11 +11,11 @@ pub(super) fn consent(plan: &Plan) -> Vec<String> {
     let mut wanted = Vec::new();
     if !plan.may_drop.is_empty() {
         let unreachable = plan.unreachable_holders();
-        let locks = plan.unreachable_locks().map_or_else(|| "all locks".to_owned(), |locks| counted(locks, "lock"));
+        let locks = plan.unreachable_locks().map_or_else(|| "all locks".to_owned(), |locks| count(locks, "lock"));
         wanted.push(format!(
             "drop {locks} of {} that {} not answer ({}) if {} until the end; should one still run, its processes go on \
              as if they held them",
-            counted(unreachable.len() as u64, "client"),
+            count(unreachable.len() as u64, "client"),
             if unreachable.len() == 1 { "does" } else { "do" },
             some_names(&unreachable),
             if unreachable.len() == 1 { "it stays silent" } else { "they stay silent" },
@@ -24,14 +25,14 @@ pub(super) fn consent(plan: &Plan) -> Vec<String> {
         wanted.push(format!(
             "drop the locks of clients that ack and reclaim nothing, in all or through one server address, however many \
              they are (--silent drop): up to {} in use would be lost if the notices are not understood",
-            counted(plan.in_scope, "lock")
+            count(plan.in_scope, "lock")
         ));
     }
     if plan.policy.include_unmonitored {
         wanted.push(format!(
             "put {} in scope, whose clients may not understand the notices (--include-unmonitored): what they do not \
              reclaim can be dropped, and processes that still hold them are not warned",
-            counted(plan.unmonitored, "unmonitored lock")
+            count(plan.unmonitored, "unmonitored lock")
         ));
     }
     wanted
@@ -43,10 +44,6 @@ pub(super) fn some_names(clients: &[&PlannedClient]) -> String {
     let more = clients.len().saturating_sub(shown.len());
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", shown.join(", "))
-}
-
-pub(super) fn counted(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 pub(super) fn fingerprint(plan: &Plan) -> String {
