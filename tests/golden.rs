@@ -84,7 +84,8 @@ fn settled() -> RunReport {
     ];
     let locks =
         LockTally { in_scope: 119, reclaimed: 78, dropped: 21, kept: 20, resurrected: 1, ..LockTally::default() };
-    RunReport::new(head(Some(Outcome::Settled)), STATES, locks, clients, false)
+    let lost = vec![lock("dropped"), LockReport { start: 7, end: Some(9), owner: owner(4), ..lock("dropped") }];
+    RunReport { lost, ..RunReport::new(head(Some(Outcome::Settled)), STATES, locks, clients, false) }
 }
 
 fn owner(n: u8) -> Owner {
@@ -103,6 +104,7 @@ fn lock(fate: &str) -> LockReport {
     LockReport {
         fate: fate.into(),
         file: "01000601deadbeef".into(),
+        inode: None,
         kind: "write".into(),
         start: 0,
         end: None,
@@ -244,6 +246,11 @@ fn a_plan() {
         names: vec!["server.example.org".into(), "server".into()],
         caveats: vec![],
         refusal: None,
+        effects: vec![
+            "New locks are refused until clients have reclaimed theirs: for up to 90 s, 3 m while reclaims still come."
+                .into(),
+            "20 locks of host3.example.org are dropped if no answer comes until the end.".into(),
+        ],
     };
     is_golden("plan", &PlanReport::new(plan));
 }

@@ -74,7 +74,7 @@ async fn open(context: &Context) -> Result<Store, Failure> {
 
 /// What is about to happen: in full where somebody is asked about it, else in a line.
 fn show(context: &Context, plan: &Plan, yes: bool) {
-    if plan.refusal.is_none() && (plan.consent.is_empty() || yes) {
+    if plan.refusal.is_none() && (plan.asks(&Terminal).is_empty() || yes) {
         let silent = match plan.unreachable_holders().len() as u64 {
             0 => String::new(),
             n => format!(", {} not answer now", number(n, "client does", "clients do")),
@@ -85,7 +85,7 @@ fn show(context: &Context, plan: &Plan, yes: bool) {
             count(plan.in_scope, "lock"),
             count(plan.clients.len() as u64, "client"),
         ));
-        plan.caveats.iter().for_each(|caveat| context.say(caveat));
+        plan.effects.iter().chain(&plan.caveats).for_each(|sentence| context.say(sentence));
     } else {
         context.say(plan.report().text().trim_end());
     }

@@ -43,7 +43,7 @@ use tokio::sync::watch;
 
 use self::drive::{Drive, Driven, Orders};
 use self::record::Record;
-use crate::manager::{LockManager, ManagerError, Weight};
+use crate::manager::{Caution, LockManager, ManagerError, Weight};
 use crate::nsm::{self, ProbeOptions};
 use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
 use crate::resync::consent::Consent;
@@ -72,8 +72,13 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
         return Err(Failure::refused(stop.text.clone(), stop.remedy.clone()).into());
     }
-    let of = |weight| cautions.iter().filter(move |c| c.weight == weight).map(|c| c.text.clone()).collect();
-    let draft = Draft::new(request, scope, seen)?.cautioned(of(Weight::Say), of(Weight::Consent));
+    let texts =
+        |wanted: &dyn Fn(&Caution) -> bool| cautions.iter().filter(|c| wanted(c)).map(|c| c.text.clone()).collect();
+    let draft = Draft::new(request, scope, seen)?.cautioned(
+        texts(&|caution| caution.weight == Weight::Say && caution.is_felt()),
+        texts(&|caution| caution.weight == Weight::Say && !caution.is_felt()),
+        texts(&|caution| caution.weight == Weight::Consent),
+    );
     let Some(my_name) = draft.names().first().cloned() else {
         return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
     };

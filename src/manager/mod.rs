@@ -123,6 +123,11 @@ impl Caution {
     fn new(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Self {
         Self { about, weight, text: text.into(), remedy: remedy.into() }
     }
+
+    /// Whether it is about service that a run interrupts, or not: users feel that at once.
+    pub fn is_felt(&self) -> bool {
+        self.about == "drop"
+    }
 }
 
 /// What a [`Caution`] wants.

@@ -52,8 +52,8 @@ pub use release::{
     ReleasedCounts, ReleasesReport, Waiting,
 };
 pub use run::{
-    ClientFate, ClientReport, EventReport, KeptBecause, LockReport, LockTally, Outcome, Owner, PathReport, RunDetail,
-    RunHead, RunReport, ScopeReport, States,
+    ClientFate, ClientReport, EventReport, KeptBecause, LOST_SHOWN, LockReport, LockTally, Outcome, Owner, PathReport,
+    RunDetail, RunHead, RunReport, ScopeReport, States,
 };
 pub use stamp::Stamp;
 pub use text::Text;

@@ -40,6 +40,8 @@ pub struct Plan {
     pub unmonitored: u64,
     /// Who would be told.
     pub clients: Vec<PlanClient>,
+    /// What users will feel of it, a sentence each, the first thing first.
+    pub effects: Vec<String>,
     /// What wants consent, a sentence each; empty when nothing does.
     pub consent: Vec<String>,
     /// Why the run is refused whatever is agreed to; none where it is not.

@@ -24,7 +24,12 @@ pub struct RunReport {
     pub locks: LockTally,
     /// Every client that was to be notified.
     pub clients: Vec<ClientReport>,
+    /// The first [`LOST_SHOWN`] locks that were dropped; `runs show` has all.
+    pub lost: Vec<LockReport>,
 }
+
+/// Dropped locks that the report of a run names.
+pub const LOST_SHOWN: usize = 20;
 
 /// The run as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -414,6 +419,8 @@ pub struct LockReport {
     pub fate: String,
     /// The file handle, in hex.
     pub file: String,
+    /// Device and inode, where the lock manager tells these in place of a handle.
+    pub inode: Option<String>,
     /// `read`, `write` or `share`.
     pub kind: String,
     /// First byte.
@@ -444,6 +451,10 @@ impl From<&LockFate> for LockReport {
         Self {
             fate: row.fate.to_string(),
             file: row.file.to_string(),
+            // A lock manager that does not know owners has no handles either.
+            inode: (row.owner.version == 0)
+                .then(|| std::str::from_utf8(row.file.as_slice()).ok().map(str::to_owned))
+                .flatten(),
             kind: row.kind.to_string(),
             start: row.range.start,
             end: shown_end(row.range.end),

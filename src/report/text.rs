@@ -166,12 +166,37 @@ fn client_row(client: &ClientReport) -> [String; 15] {
     ]
 }
 
+/// The first of those that were dropped, and where the rest is.
+fn lost(out: &mut String, run: &RunReport) {
+    if run.lost.is_empty() {
+        return;
+    }
+    let (shown, all) = (run.lost.len() as u64, run.locks.dropped);
+    let first = if all > shown { format!(", the first {shown} of {all}") } else { String::new() };
+    line!(out, "\nlocks that were dropped{first}");
+    let mut table = Table::new(&[("FILE", Align::Left), ("CLIENT", Align::Name), ("BYTES", Align::Left)]);
+    for lock in &run.lost {
+        table.row([file(lock), lock.owner.name.clone(), range(lock.start, lock.end)]);
+    }
+    out.push_str(&table.render());
+    if all > shown {
+        line!(out, "all of them: nlmctl runs show {}", run.run.id);
+    }
+}
+
+fn file(lock: &LockReport) -> String {
+    lock.inode.as_ref().unwrap_or(&lock.file).clone()
+}
+
 fn report(run: &RunReport, all_clients: bool) -> String {
     let mut out = String::new();
     head(&mut out, &run.run, run.state);
     out.push('\n');
     tally(&mut out, &run.run.manager, &run.locks);
     clients(&mut out, &run.run.manager, &run.clients, all_clients);
+    if !all_clients {
+        lost(&mut out, run);
+    }
     if run.locks.dropped + run.locks.conflicts > 0 {
         line!(out, "\nwhat to do on a client that lost a lock: man 7 nlmctl-lost-locks");
     }
@@ -205,7 +230,7 @@ fn lock_row(table: &mut Table, lock: &LockReport) {
         or_dash(lock.owner.svid),
         lock.kind.clone(),
         range(lock.start, lock.end),
-        lock.file.clone(),
+        file(lock),
         note.join("; "),
     ]);
 }
@@ -251,6 +276,12 @@ impl Text for PlanReport {
     fn text(&self) -> String {
         let plan = &self.plan;
         let mut out = String::new();
+        for effect in &plan.effects {
+            line!(out, "{}", clean(effect));
+        }
+        if !plan.effects.is_empty() {
+            out.push('\n');
+        }
         line!(out, "plan {}", plan.fingerprint);
         line!(out, "  mode         {}", plan.mode);
         line!(out, "  scope        {}", clean(&plan.scope.to_string()));

@@ -1,7 +1,7 @@
 //! From what the operator asked and what was seen to a plan.
 
 use super::checks::{InScope, chosen, grace, in_scope, mode, refuse_busy, refuse_own_mounts, refuse_what_begin_loses};
-use super::words::{consent, fingerprint};
+use super::words::{consent, effects, fingerprint};
 use super::{Plan, PlannedClient, Probed, Request, Seen};
 use crate::report::{self, Failure, Probe, ScopeReport};
 use crate::wire::control::{Capabilities, ClientRef, ClientRow, Policy, Scope, Silent, Unreachable};
@@ -75,14 +75,16 @@ impl Draft {
             consent: Vec::new(),
             caveats: report::caveats(seen.info),
             refusal: None,
+            effects: Vec::new(),
             fingerprint: String::new(),
         };
         Ok(Self { plan, states, capabilities: seen.info.capabilities })
     }
 
-    /// What the manager itself wants to be said, and to be agreed to.
+    /// What the manager itself wants to be said: first what users will feel, then the rest; and what is to be agreed to.
     #[must_use]
-    pub fn cautioned(mut self, said: Vec<String>, agreed_to: Vec<String>) -> Self {
+    pub fn cautioned(mut self, felt: Vec<String>, said: Vec<String>, agreed_to: Vec<String>) -> Self {
+        self.plan.effects = felt;
         self.plan.caveats.extend(said);
         self.plan.consent = agreed_to;
         self
@@ -122,7 +124,9 @@ impl Draft {
         if capabilities.begin_releases {
             plan.refusal = refuse_what_begin_loses(&plan, &capabilities).err();
         }
-        let wanted = consent(&plan);
+        let said = std::mem::take(&mut plan.effects);
+        plan.effects = effects(&plan, &capabilities, said);
+        let wanted = consent(&plan, &capabilities);
         plan.consent.extend(wanted);
         plan.fingerprint = fingerprint(&plan);
         plan

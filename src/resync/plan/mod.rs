@@ -157,6 +157,8 @@ pub struct Plan {
     pub may_drop: Vec<ClientRef>,
     /// What the operator has to agree to, each in words.
     pub consent: Vec<String>,
+    /// What users will feel of it, each in words.
+    pub effects: Vec<String>,
     /// What this manager cannot promise, each in words.
     pub caveats: Vec<String>,
     /// Why such a run is refused whatever is agreed to: beginning would lose what the policy keeps.
@@ -174,7 +176,14 @@ impl Plan {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        Consent::obtain(&self.fingerprint, &self.consent, yes, person)
+        Consent::obtain(&self.fingerprint, &self.asks(person), yes, person)
+    }
+    /// What this person is asked: what wants consent, and on a terminal whether a run over everything is meant.
+    pub fn asks(&self, person: &dyn Person) -> Vec<String> {
+        if self.consent.is_empty() && self.scope.is_everything() && person.is_there() {
+            return vec!["run a resync over everything".to_owned()];
+        }
+        self.consent.clone()
     }
     /// The plan as it is shown.
     pub fn report(&self) -> PlanReport {
@@ -199,6 +208,7 @@ impl Plan {
             consent: self.consent.clone(),
             names: self.names.iter().map(ToString::to_string).collect(),
             caveats: self.caveats.clone(),
+            effects: self.effects.clone(),
             refusal: self.refusal.clone().map(Refusal::from),
         })
     }

@@ -128,8 +128,42 @@ fn a_run_over_everything_tells_every_monitored_client_and_is_strict() {
 fn a_client_that_does_not_answer_is_kept_by_default_and_seen_in_the_dry_run() {
     let plan = plan(&Request::default(), &[UP, DOWN, UP]);
     assert_eq!((plan.unreachable_locks(), plan.dry_run_exit()), (Some(2), 3));
+    let said = plan.effects.iter().find(|effect| effect.contains("are kept")).unwrap();
+    assert!(said.starts_with("2 locks of db.example.org are kept"), "{said}");
     assert_eq!(plan.may_drop, []);
     assert_eq!(plan.consent, Vec::<String>::new());
+}
+
+struct AtTerminal(&'static str, String);
+
+impl crate::resync::consent::Person for AtTerminal {
+    fn is_there(&self) -> bool {
+        true
+    }
+    fn ask(&mut self, question: &str) -> std::io::Result<String> {
+        self.1 = question.to_owned();
+        Ok(self.0.to_owned())
+    }
+}
+
+#[test]
+fn a_run_over_everything_is_asked_about_on_a_terminal_and_a_narrower_one_is_not() {
+    let everything = plan(&Request::default(), &[UP; 3]);
+    let mut person = AtTerminal("n\n", String::new());
+    assert!(everything.agree(false, &mut person).is_err());
+    assert!(person.1.contains("over everything"), "{}", person.1);
+    assert!(everything.agree(true, &mut AtTerminal("", String::new())).is_ok());
+    assert!(everything.agree(false, &mut ()).is_ok(), "without a terminal it goes on");
+    let one = plan(&Request { clients: vec!["web".into()], ..Request::default() }, &[UP]);
+    assert!(one.agree(false, &mut AtTerminal("n\n", String::new())).is_ok());
+}
+
+#[test]
+fn where_begin_cannot_be_undone_yes_is_wanted_without_a_terminal() {
+    let plan = of_a_manager_that_frees_at_begin(&Request::default(), 0, &[UP, UP]).unwrap();
+    assert!(plan.consent.iter().any(|need| need.contains("cannot be aborted")), "{:?}", plan.consent);
+    assert!(plan.agree(false, &mut ()).is_err());
+    assert!(plan.agree(true, &mut ()).is_ok());
 }
 
 #[test]
@@ -378,7 +412,7 @@ fn where_begin_frees_the_locks_those_that_nobody_can_be_told_of_want_consent() {
     assert!(words.contains("2 locks have no recorded client"), "{words}");
     let include = Request { include_unmonitored: true, ..Request::default() };
     let plan = of_a_manager_that_frees_at_begin(&include, 2, &[UP, UP]).unwrap();
-    assert_eq!((plan.in_scope, plan.unmonitored, plan.consent.len()), (6, 2, 1));
+    assert_eq!((plan.in_scope, plan.unmonitored, plan.consent.len()), (6, 2, 2));
 }
 
 #[test]
