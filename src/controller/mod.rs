@@ -144,7 +144,7 @@ pub async fn resync(
         scope: plan.asked.clone(),
         begin: begin.clone(),
     };
-    let (terms, record_all) = (terms(capabilities, &options), options.record_all);
+    let (terms, record_all) = (terms(capabilities, plan.grace, &options), options.record_all);
     record.with(move |store| store.create_run(&new)).await?;
     let orders = Orders {
         begin,
@@ -200,7 +200,7 @@ pub async fn resume(
     }
     let stored = record.with(move |store| store.clients(left.id)).await?;
     hosts::refuse_own_mounts(request.own_locks_lost, stored.iter().map(|stored| &stored.client))?;
-    let terms = terms(info.capabilities, &options);
+    let terms = terms(info.capabilities, Duration::from_millis(left.begin.grace_ms), &options);
     let orders = Orders {
         begun: left.phase >= Phase::Begun,
         begin: left.begin,
@@ -222,10 +222,11 @@ async fn take_over(store: Store) -> Result<(Record, ControllerLock), ControllerE
     Ok((record, lock))
 }
 
-fn terms(can: Capabilities, options: &Options) -> Terms {
+fn terms(can: Capabilities, grace: Duration, options: &Options) -> Terms {
     let at_least = if can.late_reclaims { Duration::ZERO } else { QUIET_WITHOUT_LATE_RECLAIMS };
     Terms {
         quiet_time: options.quiet_time.max(at_least),
+        grace,
         settle_early: can.settle_early,
         begin_releases: can.begin_releases,
     }

@@ -82,11 +82,6 @@ fn refuse_lost(path: &Path, sealed: Said<i64>) -> Result<(), PersistError> {
 /// Nothing of it changes: at its close SQLite would bring what is left of a damaged WAL into it, and remove the WAL.
 fn look_at(connection: &Connection, path: &Path) -> Result<Option<i64>, PersistError> {
     let unusable = |error| unusable(path, &error);
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
-    if usize::try_from(version).is_ok_and(|version| version > STEPS.len()) {
-        let reason = "a newer nlmd wrote it".to_owned();
-        return Err(PersistError::Database { path: path.into(), reason, remedy: NEWER });
-    }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(unusable)?;
     connection
         .execute_batch(
@@ -94,6 +89,11 @@ fn look_at(connection: &Connection, path: &Path) -> Result<Option<i64>, PersistE
              PRAGMA foreign_keys = ON;",
         )
         .map_err(unusable)?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
+    if usize::try_from(version).is_ok_and(|version| version > STEPS.len()) {
+        let reason = "a newer nlmd wrote it".to_owned();
+        return Err(PersistError::Database { path: path.into(), reason, remedy: NEWER });
+    }
     let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unusable)?;
     if health != "ok" {
         return Err(PersistError::Database { path: path.into(), reason: health, remedy: DAMAGED });

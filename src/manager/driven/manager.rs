@@ -12,7 +12,7 @@ use crate::manager::{Caution, Freed, LockManager, ManagerError, Owners, Weight};
 use crate::units::{count, number};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
-    RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched, page,
+    RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, SettleWhen, Status, WatchArgs, Watched, page,
 };
 use crate::wire::xdr::{List, Text};
 
@@ -159,7 +159,7 @@ impl<B: Backend> LockManager for Driven<B> {
             return self.settle_with_grace(args.run).await;
         }
         let pending = self.desk().view.counts(&active).pending;
-        if args.only_if_nothing_pending && pending > 0 {
+        if args.when != SettleWhen::Always && pending > 0 {
             return refused(
                 RefusalCode::StillPending,
                 format!("{} not back yet", number(pending, "lock is", "locks are")),
