@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use jiff::tz::{self, TimeZone};
 use nlmctl::report::*;
 use serde::Serialize;
 
@@ -13,11 +14,21 @@ fn is_golden<T: Text + Serialize>(name: &str, value: &T) {
     let compact = json(value).unwrap();
     assert_eq!(compact.matches('\n').count(), 1, "one line of JSON");
     let parsed: serde_json::Value = serde_json::from_str(&compact).unwrap();
-    for (file, text) in [
-        (format!("{name}.txt"), value.text()),
+    let zone = TimeZone::fixed(tz::offset(1));
+    let shown = |width| value.show(&View { width, zone: zone.clone() });
+    let mut files = vec![
+        (format!("{name}.txt"), shown(200)),
         (format!("{name}.json"), format!("{}\n", serde_json::to_string_pretty(&parsed).unwrap())),
-    ] {
+    ];
+    // Where it is the same as at 200 columns there is no file of its own.
+    files.extend([100, 60].into_iter().map(|width| (format!("{name}.{width}.txt"), shown(width))));
+    let widest = files[0].1.clone();
+    for (file, text) in files {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(&file);
+        if text == widest && !file.ends_with(&format!("{name}.txt")) {
+            assert!(!path.exists(), "{file} is the same as {name}.txt");
+            continue;
+        }
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(&path, &text).unwrap();
         }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::context::Context;
 use crate::controller;
 use crate::manager::ManagerError;
-use crate::report::{Failure, SCHEMA, Text};
+use crate::report::{Failure, SCHEMA, Text, View};
 use crate::units::number;
 use crate::wire::control::{RefusalCode, RunId, RunResult};
 
@@ -26,7 +26,7 @@ impl AbortReport {
 }
 
 impl Text for AbortReport {
-    fn text(&self) -> String {
+    fn show(&self, _: &View) -> String {
         match (&self.aborted, &self.too_late) {
             (Some(run), _) => format!(
                 "Run {run} is aborted: {} held again.\n",
@@ -73,7 +73,7 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
         }
         Err(error) => context.say(&format!("the record was not brought up to date: {error}")),
     }
-    context.print(&report)?;
+    context.print_done(&report, 0)?;
     Ok(0)
 }
 

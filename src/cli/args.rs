@@ -53,7 +53,7 @@ pub(super) struct Common {
     /// Print JSON on stdout
     #[arg(long, global = true, env = "NLMCTL_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
     pub json: bool,
-    /// No status and no progress on stderr
+    /// No status and no progress on stderr, and no report at exit code 0
     #[arg(long, short, global = true, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
     pub quiet: bool,
     /// Say more on stderr; twice for debugging

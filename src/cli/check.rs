@@ -22,6 +22,6 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
         patience: Options::default().probe_timeout,
     };
     let report = check(manager.as_deref(), &places).await;
-    context.print(&report)?;
+    context.print_done(&report, report.check.exit)?;
     Ok(report.check.exit)
 }

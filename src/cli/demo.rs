@@ -49,6 +49,6 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure
             return Err(Failure::failed(format!("{name}: the demo was ended, with all that it had started"), "run it again"));
         }
     };
-    context.print(&played)?;
+    context.print_done(&played, played.exit())?;
     Ok(played.exit())
 }

@@ -9,7 +9,7 @@ use super::live;
 use super::locks::with_index;
 use super::signals::signals;
 use crate::controller::{self, Options};
-use crate::report::{Failure, Outcome, Progress, RunReport, Text};
+use crate::report::{Failure, Outcome, Progress, RunReport};
 use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
 use crate::units::{count, number};
@@ -20,7 +20,7 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
     let manager = context.manager_for(request.drops_nothing()).await?;
     if args.dry_run {
         let plan = controller::plan(&*manager, &request, &options).await?;
-        context.print(&plan.report())?;
+        context.print_done(&plan.report(), plan.dry_run_exit())?;
         return Ok(plan.dry_run_exit());
     }
     let store = open(context).await?;
@@ -87,7 +87,7 @@ fn show(context: &Context, plan: &Plan, yes: bool) {
         ));
         plan.effects.iter().chain(&plan.caveats).for_each(|sentence| context.say(sentence));
     } else {
-        context.say(plan.report().text().trim_end());
+        context.show(&plan.report());
     }
 }
 
@@ -97,7 +97,7 @@ fn live_view(context: &Context) -> (watch::Sender<Progress>, tokio::task::JoinHa
 }
 
 fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {
-    context.print(report)?;
+    context.print_done(report, report.run.exit.unwrap_or(1))?;
     if report.run.outcome == Some(Outcome::Interrupted) {
         context.say(&format!(
             "run {} goes on without nlmctl until its deadline; to go on with it: nlmctl resync --resume \

@@ -75,14 +75,12 @@ async fn bring_up_to_date(context: &Context, path: PathBuf) -> Result<(), Failur
     let manager = context.manager().await?;
     let (unfetched, endpoint) = (manager.unfetched().await?, manager.endpoint());
     let instance = manager.status().await?.instance;
+    // Only a record that lacks something is opened for writing.
     let store = blocking(move || {
-        if !path.exists() {
-            return Ok(None);
-        }
-        let store = Store::open(&path)?;
+        let Some(store) = Store::open_existing(&path)? else { return Ok(None) };
         let is_its_own =
             unfetched.iter().any(|run| store.stored(*run).is_ok()) || store.unfinished(&endpoint, instance)?.is_some();
-        Ok(is_its_own.then_some(store))
+        if is_its_own { Ok(Some(Store::open(&path)?)) } else { Ok(None) }
     })
     .await?;
     if let Some(store) = store {

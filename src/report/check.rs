@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::SCHEMA;
 use super::table::clean;
-use super::text::{Text, line};
+use super::text::{Text, View, line};
 use crate::units::number;
 
 /// Items of a finding that the text names; the JSON has all.
@@ -114,7 +114,7 @@ impl CheckReport {
 }
 
 impl Text for CheckReport {
-    fn text(&self) -> String {
+    fn show(&self, _: &View) -> String {
         let mut out = String::new();
         let check = &self.check;
         let of = |severity| check.findings.iter().filter(move |finding| finding.severity == severity);

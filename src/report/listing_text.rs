@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::listing::{ActiveRun, ManagerStatus};
 use super::table::{Align, Table, clean};
-use super::text::{Text, line, or_dash, range};
+use super::text::{Text, View, line, or_dash, range};
 use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, RunsReport, StatusReport};
 use crate::units::{count, millis};
 use crate::wire::control::LockState;
@@ -62,7 +62,7 @@ fn active(out: &mut String, run: &ActiveRun) {
 }
 
 impl Text for StatusReport {
-    fn text(&self) -> String {
+    fn show(&self, _: &View) -> String {
         let mut out = String::new();
         manager(&mut out, &self.manager);
         match &self.run {
@@ -91,15 +91,15 @@ fn addresses(list: &[Address]) -> String {
 }
 
 impl Text for ClientsReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("CLIENT", Align::Name),
             ("ADDRESSES", Align::Left),
             ("CALLED", Align::Left),
             ("STATE", Align::Right),
             ("LOCKS", Align::Right),
-            ("UNMONITORED", Align::Right),
-            ("WAITERS", Align::Right),
+            ("UNMONITORED", Align::Count),
+            ("WAITERS", Align::Count),
             ("NOTE", Align::Left),
         ]);
         for client in &self.clients {
@@ -123,14 +123,14 @@ impl Text for ClientsReport {
             ]);
         }
         let none = || format!("{} knows no client\n", clean(&self.manager));
-        let mut out = if table.is_empty() { none() } else { table.render() };
+        let mut out = if table.is_empty() { none() } else { table.render(view.width) };
         footnote(&mut out, &self.owners);
         out
     }
 }
 
 impl Text for LocksReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("STATE", Align::Left),
             ("CLIENT", Align::Name),
@@ -155,7 +155,7 @@ impl Text for LocksReport {
             ]);
         }
         let none = || format!("{} lists no such lock\n", clean(&self.manager));
-        let mut out = if table.is_empty() { none() } else { table.render() };
+        let mut out = if table.is_empty() { none() } else { table.render(view.width) };
         footnote(&mut out, &self.owners);
         out
     }
@@ -198,7 +198,7 @@ fn notes(lock: &ListedLock) -> String {
 }
 
 impl Text for RunsReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("RUN", Align::Left),
             ("STARTED", Align::Left),
@@ -209,15 +209,15 @@ impl Text for RunsReport {
             ("EXIT", Align::Right),
             ("CLIENTS", Align::Right),
             ("IN SCOPE", Align::Right),
-            ("RECLAIMED", Align::Right),
-            ("DROPPED", Align::Right),
-            ("KEPT", Align::Right),
+            ("RECLAIMED", Align::Count),
+            ("DROPPED", Align::Count),
+            ("KEPT", Align::Count),
             ("SCOPE", Align::Left),
         ]);
         for run in &self.runs {
             table.row([
                 run.id.clone(),
-                run.started_at.to_string(),
+                run.started_at.local(&view.zone),
                 run.elapsed_ms.map_or_else(|| "-".to_owned(), millis),
                 run.manager.clone(),
                 run.mode.clone(),
@@ -231,6 +231,6 @@ impl Text for RunsReport {
                 run.scope.to_string(),
             ]);
         }
-        if table.is_empty() { "no runs are recorded\n".to_owned() } else { table.render() }
+        if table.is_empty() { "no runs are recorded\n".to_owned() } else { table.render(view.width) }
     }
 }

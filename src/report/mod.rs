@@ -56,7 +56,7 @@ pub use run::{
     RunDetail, RunHead, RunReport, ScopeReport, States,
 };
 pub use stamp::Stamp;
-pub use text::Text;
+pub use text::{Text, View};
 
 use serde::Serialize;
 

@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use jiff::tz::TimeZone;
+
 use super::table::{Align, Table, clean, name};
 use super::{
     ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, RunDetail,
@@ -10,10 +12,29 @@ use super::{
 };
 use crate::units::{count, millis};
 
+/// How text is shown: what the reader's terminal and clock are like.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Columns of the terminal; any number where the output is none.
+    pub width: usize,
+    /// The time zone of times. JSON has UTC, so that machines compare them.
+    pub zone: TimeZone,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self { width: usize::MAX, zone: TimeZone::UTC }
+    }
+}
+
 /// A value that people read.
 pub trait Text {
     /// Lines, each with its newline.
-    fn text(&self) -> String;
+    fn show(&self, view: &View) -> String;
+    /// The same, as wide as it is, in UTC.
+    fn text(&self) -> String {
+        self.show(&View::default())
+    }
 }
 
 /// A line. Writing to a String cannot fail.
@@ -32,7 +53,7 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
 }
 
 impl Text for ErrorReport {
-    fn text(&self) -> String {
+    fn show(&self, _: &View) -> String {
         let mut out = String::new();
         line!(out, "nlmctl: {}", self.error.message);
         line!(out, "  {}", self.error.remedy);
@@ -40,7 +61,7 @@ impl Text for ErrorReport {
     }
 }
 
-fn head(out: &mut String, run: &RunHead, state: super::States) {
+fn head(out: &mut String, run: &RunHead, state: super::States, view: &View) {
     match (run.outcome, run.exit) {
         (Some(outcome), Some(exit)) => line!(out, "run {}: {outcome} (exit {exit})", run.id),
         _ => line!(out, "run {}: not ended as far as this record knows, phase {}", run.id, run.phase),
@@ -51,10 +72,10 @@ fn head(out: &mut String, run: &RunHead, state: super::States) {
     line!(out, "  lock manager  {}", clean(&run.manager));
     line!(out, "  mode          {}", run.mode);
     line!(out, "  scope         {}", clean(&run.scope.to_string()));
-    line!(out, "  started       {}", run.started_at);
+    line!(out, "  started       {}", run.started_at.local(&view.zone));
     if let Some(ended) = run.ended_at {
         let took = run.elapsed_ms.map(|ms| format!(" (after {})", millis(ms))).unwrap_or_default();
-        line!(out, "  ended         {ended}{took}");
+        line!(out, "  ended         {}{took}", ended.local(&view.zone));
     }
     if let (Some(old), Some(new)) = (state.old, state.new) {
         line!(out, "  NSM state     {old} -> {new}");
@@ -98,7 +119,7 @@ fn is_notable(client: &ClientReport) -> bool {
         || client.locks.is_some_and(|l| l.dropped + l.kept + l.unverified + l.resurrected + l.conflicts > 0)
 }
 
-fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool) {
+fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool, view: &View) {
     if clients.is_empty() {
         line!(out, "\nnotices: no client was to be told");
         return;
@@ -113,13 +134,13 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
         ("ACKED", Align::Right),
         ("ACKED AFTER", Align::Right),
         ("IN SCOPE", Align::Right),
-        ("RECLAIMED", Align::Right),
-        ("RELEASED", Align::Right),
-        ("DROPPED", Align::Right),
-        ("KEPT", Align::Right),
-        ("UNVERIFIED", Align::Right),
-        ("RESURRECTED", Align::Right),
-        ("CONFLICTS", Align::Right),
+        ("RECLAIMED", Align::Count),
+        ("RELEASED", Align::Count),
+        ("DROPPED", Align::Count),
+        ("KEPT", Align::Count),
+        ("UNVERIFIED", Align::Count),
+        ("RESURRECTED", Align::Count),
+        ("CONFLICTS", Align::Count),
         ("NOTE", Align::Left),
     ]);
     let mut plain = 0;
@@ -139,7 +160,7 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
         line!(out, "  {plain} of them acked{locks}");
     }
     if !table.is_empty() {
-        line!(out, "\n{}", table.render().trim_end());
+        line!(out, "\n{}", table.render(view.width).trim_end());
     }
 }
 
@@ -167,7 +188,7 @@ fn client_row(client: &ClientReport) -> [String; 15] {
 }
 
 /// The first of those that were dropped, and where the rest is.
-fn lost(out: &mut String, run: &RunReport) {
+fn lost(out: &mut String, run: &RunReport, view: &View) {
     if run.lost.is_empty() {
         return;
     }
@@ -178,7 +199,7 @@ fn lost(out: &mut String, run: &RunReport) {
     for lock in &run.lost {
         table.row([file(lock), lock.owner.name.clone(), range(lock.start, lock.end)]);
     }
-    out.push_str(&table.render());
+    out.push_str(&table.render(view.width));
     if all > shown {
         line!(out, "all of them: nlmctl runs show {}", run.run.id);
     }
@@ -188,14 +209,14 @@ fn file(lock: &LockReport) -> String {
     lock.inode.as_ref().unwrap_or(&lock.file).clone()
 }
 
-fn report(run: &RunReport, all_clients: bool) -> String {
+fn report(run: &RunReport, all_clients: bool, view: &View) -> String {
     let mut out = String::new();
-    head(&mut out, &run.run, run.state);
+    head(&mut out, &run.run, run.state, view);
     out.push('\n');
     tally(&mut out, &run.run.manager, &run.locks);
-    clients(&mut out, &run.run.manager, &run.clients, all_clients);
+    clients(&mut out, &run.run.manager, &run.clients, all_clients, view);
     if !all_clients {
-        lost(&mut out, run);
+        lost(&mut out, run, view);
     }
     if run.locks.dropped + run.locks.conflicts > 0 {
         line!(out, "\nwhat to do on a client that lost a lock: man 7 nlmctl-lost-locks");
@@ -204,8 +225,8 @@ fn report(run: &RunReport, all_clients: bool) -> String {
 }
 
 impl Text for RunReport {
-    fn text(&self) -> String {
-        report(self, false)
+    fn show(&self, view: &View) -> String {
+        report(self, false, view)
     }
 }
 
@@ -235,13 +256,13 @@ fn lock_row(table: &mut Table, lock: &LockReport) {
     ]);
 }
 
-fn timeline(out: &mut String, events: &[EventReport]) {
+fn timeline(out: &mut String, events: &[EventReport], view: &View) {
     if events.is_empty() {
         return;
     }
     line!(out, "\ntimeline");
     for event in events {
-        line!(out, "  {}  {:12}  {}", event.at, clean(&event.kind), clean(&event.detail));
+        line!(out, "  {}  {:12}  {}", event.at.local(&view.zone), clean(&event.kind), clean(&event.detail));
     }
     // A kind without detail leaves blanks at its line's end.
     *out = out.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
@@ -249,8 +270,8 @@ fn timeline(out: &mut String, events: &[EventReport]) {
 }
 
 impl Text for RunDetail {
-    fn text(&self) -> String {
-        let mut out = report(&self.report, true);
+    fn show(&self, view: &View) -> String {
+        let mut out = report(&self.report, true, view);
         let mut table = Table::new(&[
             ("LOCK", Align::Left),
             ("CLIENT", Align::Name),
@@ -265,15 +286,15 @@ impl Text for RunDetail {
             lock_row(&mut table, lock);
         }
         if !table.is_empty() {
-            line!(out, "\n{}", table.render().trim_end());
+            line!(out, "\n{}", table.render(view.width).trim_end());
         }
-        timeline(&mut out, &self.events);
+        timeline(&mut out, &self.events, view);
         out
     }
 }
 
 impl Text for PlanReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let plan = &self.plan;
         let mut out = String::new();
         for effect in &plan.effects {
@@ -319,7 +340,7 @@ impl Text for PlanReport {
                 from.join(", "),
             ]);
         }
-        out.push_str(&table.render());
+        out.push_str(&table.render(view.width));
         let notes = plan.clients.iter().filter_map(|c| Some(format!("{}: {}", c.name, c.note.as_ref()?))).collect();
         for (title, sentences) in [
             ("clients that called several addresses of this server", &notes),
@@ -342,7 +363,7 @@ impl Text for PlanReport {
 }
 
 impl Text for NotifyReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let mut out = String::new();
         let mut table = Table::new(&[
             ("HOST", Align::Name),
@@ -362,7 +383,7 @@ impl Text for NotifyReport {
                 host.error.clone().unwrap_or_default(),
             ]);
         }
-        out.push_str(&table.render());
+        out.push_str(&table.render(view.width));
         let summary =
             if self.hosts.is_empty() { "nobody to tell".to_owned() } else { fates(&self.hosts.iter().map(|h| h.fate)) };
         line!(
