@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`wire`] | bytes to types: XDR, RPC, rpcbind, NLM, NSM, the control protocol. Pure |
 //! | [`shares`] | who has how much of a table, and whether it may have more. Pure |
+//! | [`units`] | durations and counts as people read them. Pure |
 //! | [`resync`] | the plan, the run as a state machine, what may be dropped. Pure |
 //! | [`locks`] | the lock table of a cooperating lock manager. Pure |
 //! | [`report`] | a run, a status, a listing as values; text and JSON. Pure |
@@ -51,4 +52,5 @@ pub mod rpc;
 pub mod shares;
 #[cfg(feature = "tools")]
 pub mod store;
+pub mod units;
 pub mod wire;

@@ -43,6 +43,19 @@ async fn in_targeted_grace_only_what_meets_a_pending_lock_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_dead_client_does_not_make_grace_last_until_the_deadline_for_everybody() {
+    let world = World::locked(3, 2).await;
+    let [dead, other] = [ClientNo(0), ClientNo(1)];
+    world.farm.crash(dead);
+    let ran = world.run(&["resync", "--yes", "--grace", "90s"]).await.exits(3);
+    assert_eq!((ran.locks("reclaimed"), ran.locks("kept"), ran.locks("dropped")), (4, 2, 0));
+    let elapsed = ran.json()["run"]["elapsed_ms"].as_u64().unwrap();
+    assert!((30_000..45_000).contains(&elapsed), "a slow client has 30 seconds: {elapsed}");
+    assert_eq!(world.farm.lock(other, &own(dead, 0), false).await.unwrap(), Stat::Denied, "the dead one's is held");
+    assert_eq!(world.farm.lock(other, &own(other, 9), false).await.unwrap(), Stat::Granted, "grace is over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_lock_frees_its_range_and_a_kept_one_does_not() {
     let world = World::with(3).await;
     let [stale, other, third] = [ClientNo(0), ClientNo(1), ClientNo(2)];

@@ -49,7 +49,7 @@ async fn a_ghosts_locks_go_and_who_waited_gets_the_range() {
 
     refused(world.run(&["release", "--client", "host1.test"]).await, 4, "consent");
     let ran = world.run(&["release", "--client", "host1.test", "--yes"]).await.exits(0);
-    assert!(ran.stderr.contains("no answer within 3s"), "the plan is shown before: {}", ran.stderr);
+    assert!(ran.stderr.contains("no answer within 3 s"), "the plan is shown before: {}", ran.stderr);
     let done = ran.json()["release"].clone();
     assert_eq!((&done["outcome"], &done["exit"]), (&"released".into(), &0.into()));
     assert_eq!(

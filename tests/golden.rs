@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use jiff::tz::{self, TimeZone};
 use nlmctl::report::*;
 use serde::Serialize;
 
@@ -13,10 +14,21 @@ fn is_golden<T: Text + Serialize>(name: &str, value: &T) {
     let compact = json(value).unwrap();
     assert_eq!(compact.matches('\n').count(), 1, "one line of JSON");
     let parsed: serde_json::Value = serde_json::from_str(&compact).unwrap();
-    for (file, text) in [
-        (format!("{name}.txt"), value.text()),
+    let zone = TimeZone::fixed(tz::offset(1));
+    let shown = |width| value.show(&View { width, zone: zone.clone() });
+    let mut files = vec![
+        (format!("{name}.txt"), shown(200)),
         (format!("{name}.json"), format!("{}\n", serde_json::to_string_pretty(&parsed).unwrap())),
-    ] {
+    ];
+    // Where it is the same as at 200 columns there is no file of its own.
+    files.extend([100, 60].into_iter().map(|width| (format!("{name}.{width}.txt"), shown(width))));
+    let widest = files[0].1.clone();
+    for (file, text) in files {
+        if text == widest && !file.ends_with(&format!("{name}.txt")) {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(&file);
+            assert!(!path.exists(), "{file} is the same as {name}.txt");
+            continue;
+        }
         stands(&file, &text);
         assert!(!text.lines().any(|line| line.ends_with(' ')), "{file} has blanks at a line's end");
     }
@@ -88,18 +100,19 @@ fn settled() -> RunReport {
     ];
     let locks =
         LockTally { in_scope: 119, reclaimed: 78, dropped: 21, kept: 20, resurrected: 1, ..LockTally::default() };
-    RunReport::new(head(Some(Outcome::Settled)), STATES, locks, clients, false)
+    let lost = vec![lock("dropped"), LockReport { start: 7, end: Some(9), owner: owner(4), ..lock("dropped") }];
+    RunReport { lost, ..RunReport::new(head(Some(Outcome::Settled)), STATES, locks, clients, false) }
 }
 
 fn owner(n: u8) -> Owner {
     Owner {
         name: format!("host{n}.example.org"),
-        address: ip(&format!("192.0.2.{n}")),
-        server_address: ip("192.0.2.200"),
-        transport: "tcp".into(),
-        version: 4,
-        svid: 12,
-        oh: "3132406131".into(),
+        address: Some(ip(&format!("192.0.2.{n}"))),
+        server_address: Some(ip("192.0.2.200")),
+        transport: Some("tcp".into()),
+        version: Some(4),
+        svid: Some(12),
+        oh: Some("3132406131".into()),
     }
 }
 
@@ -107,6 +120,7 @@ fn lock(fate: &str) -> LockReport {
     LockReport {
         fate: fate.into(),
         file: "01000601deadbeef".into(),
+        inode: None,
         kind: "write".into(),
         start: 0,
         end: None,
@@ -251,6 +265,12 @@ fn a_plan() {
         consent: vec!["drop the locks of 1 client that does not answer: host3.example.org (20 locks)".into()],
         names: vec!["server.example.org".into(), "server".into()],
         caveats: vec![],
+        refusal: None,
+        effects: vec![
+            "New locks are refused until clients have reclaimed theirs: for up to 90 s, 3 m while reclaims still come."
+                .into(),
+            "20 locks of host3.example.org are dropped if no answer comes until the end.".into(),
+        ],
     };
     is_golden("plan", &PlanReport::new(plan));
 }

@@ -11,7 +11,7 @@ use nlmctl::rpc::control::Timeline;
 use nlmctl::wire::control::{
     BeginArgs, Begun, ClientRef, ClientResult, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
     LockKind, LockRow, LockState, Mode, Outcome, OwnerRow, PathResult, ProgressArgs, Refusal, RefusalCode, RunClient,
-    RunId, RunResult, SettleArgs,
+    RunId, RunResult, SettleArgs, SettleWhen,
 };
 use nlmctl::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState};
 use nlmctl::wire::xdr::{List, Maybe, Text, decode, encode};
@@ -402,7 +402,7 @@ impl Toy {
         let Some(run) = self.run.as_mut().filter(|run| run.args.run == args.run) else {
             return refused(RefusalCode::UnknownRun, "no such run is active here");
         };
-        if args.only_if_nothing_pending && run.total().pending > 0 {
+        if args.when != SettleWhen::Always && run.total().pending > 0 {
             return refused(RefusalCode::StillPending, "locks are still pending");
         }
         let may_drop = run.args.may_drop.as_slice();
@@ -477,7 +477,7 @@ impl Toy {
         }
         let id = run.args.run;
         let ended = if run.notices_begun {
-            self.settle(SettleArgs { run: id, only_if_nothing_pending: false }, true)
+            self.settle(SettleArgs { run: id, when: SettleWhen::Always }, true)
         } else {
             self.abort(id, "no notice was sent before the deadline")
         };

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::Places;
 use crate::nsm::{self, Host, ProbeOptions, StatdState, Target};
-use crate::report::{Finding, Severity, number};
+use crate::report::{Finding, Severity};
 use crate::rpc::fanout::Failure;
 use crate::rpc::resolver::{self, Resolved, Unresolved};
-use crate::wire::control::{ClientRow, Info, Status};
+use crate::units::number;
+use crate::wire::control::{Capabilities, ClientRow, Info, Status};
 
 /// How long all names together may take.
 const LOOKUPS_PATIENCE: Duration = Duration::from_secs(8);
@@ -57,7 +58,7 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
         .zip(&probes)
         .map(|(row, probe)| Seen { row, probe: *probe, lookup: lookups.get(&row.name).unwrap_or(&none) })
         .collect();
-    findings.extend(judge_statds(&seen, info.capabilities.begin_releases, places.patience));
+    findings.extend(judge_statds(&seen, &info.capabilities, places.patience));
     findings.extend(judge_names(&seen));
     findings.extend(judge_shared(&seen));
     findings
@@ -78,14 +79,18 @@ fn unmonitored(info: &Info, status: &Status) -> Vec<Finding> {
             "unmonitored",
             Severity::Problem,
             format!("{locks} no client that could be told, and the begin of a run frees them"),
-            "have their programs unlock them first, or let them go with --unreachable drop",
+            "have their programs unlock them first, or agree to lose them with --include-unmonitored",
         )
     } else {
         Finding::new(
             "unmonitored",
             Severity::Note,
             format!("{locks} no client that could be told: a run leaves them alone"),
-            "--include-unmonitored covers them too; `nlmctl release --file` frees single ones",
+            if info.capabilities.release {
+                "--include-unmonitored covers them too; `nlmctl release --file` frees single ones"
+            } else {
+                "--include-unmonitored covers them too"
+            },
         )
     }]
 }
@@ -147,20 +152,21 @@ fn about(
     (count > 0).then(|| Finding::new(topic, severity, words(count), remedy).of(clients))
 }
 
-fn judge_statds(seen: &[Seen<'_>], begin_releases: bool, patience: Duration) -> Vec<Finding> {
-    let Sorted { answers, suspects, silent, idle } = sort(seen, begin_releases);
+fn judge_statds(seen: &[Seen<'_>], can: &Capabilities, patience: Duration) -> Vec<Finding> {
+    let Sorted { answers, suspects, silent, idle } = sort(seen, can.begin_releases);
     let within = super::within(patience);
-    let (severity, loss, remedy) = if begin_releases {
+    let (severity, loss, remedy) = if can.begin_releases {
         (
             Severity::Problem,
             "the begin of a run frees their locks, and they would not reclaim",
-            "bring their statds back, or let those locks go with --unreachable drop",
+            "bring their statds back; free the locks of a client that is gone for good (`nlmctl release --client NAME`); or \
+             agree to lose them with --unreachable drop",
         )
     } else {
         (
             Severity::Warning,
             "a run keeps their locks, and exits with 3",
-            "start statd there, open the way to it (rpcbind, 111), or let them go: --unreachable drop, or `nlmctl release`",
+            "start statd there, open the way to it (rpcbind, 111), or let them go: --unreachable drop, or `nlmctl release --client NAME`",
         )
     };
     let untold = |n| {
@@ -176,7 +182,11 @@ fn judge_statds(seen: &[Seen<'_>], begin_releases: bool, patience: Duration) -> 
         format!("{who} locks may be stale, for all that is known")
     };
     let nothing = "nothing: they have nothing to lose, unless the server has lost it";
-    let stale = "`nlmctl clients` tells why; `nlmctl resync --client` frees what is stale and disturbs nobody else";
+    let stale = if can.targeted {
+        "`nlmctl resync --client NAME` frees what is stale and disturbs nobody else"
+    } else {
+        "a run (`nlmctl resync`) frees what is stale"
+    };
     let all = number(seen.len() as u64, "client", "clients");
     let answer = Finding::ok("clients", format!("the statds of {answers} of {all} answer"));
     let others = [
@@ -264,10 +274,26 @@ mod tests {
         }
     }
 
+    fn all() -> Capabilities {
+        Capabilities {
+            mark: true,
+            list_locks: true,
+            knows_owners: true,
+            targeted: true,
+            settle_early: true,
+            late_reclaims: true,
+            release: true,
+            knows_reclaims: true,
+            knows_paths: true,
+            begin_releases: true,
+        }
+    }
+
     fn statds(rows: &[(ClientRow, StatdState)], begin_releases: bool) -> Vec<(Severity, usize)> {
         let lookup = Err(Unresolved::Unknown(String::new()));
+        let can = Capabilities { begin_releases, ..all() };
         let seen: Vec<_> = rows.iter().map(|(row, probe)| Seen { row, probe: *probe, lookup: &lookup }).collect();
-        let found = judge_statds(&seen, begin_releases, Duration::from_secs(3));
+        let found = judge_statds(&seen, &can, Duration::from_secs(3));
         found.iter().map(|finding| (finding.severity, finding.items.len())).collect()
     }
 

@@ -9,8 +9,9 @@ use nix::unistd::{AccessFlags, access};
 use super::{Kind, Places};
 use crate::host::{ETAB, Machine};
 use crate::nsm::roster::{self, Roster};
-use crate::report::{Failure, Finding, Severity, number};
+use crate::report::{Failure, Finding, Severity};
 use crate::resync::plan::{LocalMount, own_mounts_allow};
+use crate::units::{count, number};
 
 /// With less room than this a run of many locks may not fit.
 const LITTLE: u64 = 256 << 20;
@@ -180,7 +181,11 @@ fn kernel_server(kind: Kind, machine: &Machine) -> Vec<Finding> {
                 ),
                 some => Finding::ok(
                     "exports",
-                    format!("{} exported, {threads} threads serve", number(some as u64, "path is", "paths are")),
+                    format!(
+                        "{} exported, {}",
+                        number(some as u64, "path is", "paths are"),
+                        number(threads.into(), "thread serves", "threads serve")
+                    ),
                 ),
             }]
         }
@@ -189,7 +194,8 @@ fn kernel_server(kind: Kind, machine: &Machine) -> Vec<Finding> {
             "domains",
             Severity::Warning,
             format!(
-                "the kernel's NFS server runs here too ({threads} threads): its lockd and this lock manager do not see each other's locks"
+                "the kernel's NFS server runs here too ({}): its lockd and this lock manager do not see each other's locks",
+                count(u64::from(threads), "thread")
             ),
             "let one of them serve; or drive the kernel's with --manager knfsd",
         )],

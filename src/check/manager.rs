@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{Places, clients, names};
 use crate::manager::{Caution, LockManager, ManagerError, Owners, Weight};
-use crate::report::{Failure, Finding, Severity, caveats, number};
+use crate::report::{Failure, Finding, Severity, caveats};
 use crate::resync::plan::{only_loopback, refuse_busy};
-use crate::wire::control::{Info, RunId, Status};
+use crate::units::number;
+use crate::wire::control::{Capabilities, Info, RunId, Status};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::Text;
 
@@ -47,7 +48,11 @@ fn unreached(words: String, remedy: impl Into<String>) -> Seen {
     Seen { findings: vec![Finding::new("manager", Severity::Problem, words, remedy)], ..Seen::default() }
 }
 
-pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
+pub(super) async fn look(manager: Result<&dyn LockManager, &Failure>, places: &Places) -> Seen {
+    let manager = match manager {
+        Ok(manager) => manager,
+        Err(failure) => return unreached(failure.message.clone(), &failure.remedy),
+    };
     let answering = tokio::time::timeout(PATIENCE, ask(manager));
     // Not one of the answers: without it the others are as good.
     let looking = tokio::time::timeout(PATIENCE, manager.owners());
@@ -66,7 +71,7 @@ pub(super) async fn look(manager: &dyn LockManager, places: &Places) -> Seen {
         "manager",
         format!("{} answers at {}, NSM state {}", info.software.as_str(), manager.endpoint(), info.nsm_state),
     )];
-    findings.push(busy(&status));
+    findings.push(busy(&status, &info.capabilities));
     findings.push(state(info.nsm_state));
     findings.extend(domains(&info));
     findings.extend(whose(owners.unwrap_or_else(|_| Ok(too_slow()))));
@@ -94,8 +99,8 @@ fn caution(caution: Caution) -> Finding {
     Finding { severity, remedy, ..Finding::ok(caution.about, caution.text) }
 }
 
-fn busy(status: &Status) -> Finding {
-    match refuse_busy(status) {
+fn busy(status: &Status, can: &Capabilities) -> Finding {
+    match refuse_busy(status, can) {
         Ok(()) => Finding::ok("grace", "no run and no grace period is under way"),
         Err(Failure { message, remedy, .. }) => Finding::new("grace", Severity::Problem, message, remedy),
     }
@@ -124,6 +129,7 @@ fn state(state: NsmState) -> Finding {
 
 fn domains(info: &Info) -> Option<Finding> {
     let domains: Vec<&str> = info.domains.as_slice().iter().map(Text::as_str).collect();
+    // What it sees, it excludes.
     (domains == ["nlm"]).then(|| {
         Finding::new(
             "domains",

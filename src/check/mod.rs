@@ -29,14 +29,14 @@ use std::time::Duration;
 
 use self::places::{Kind, within};
 use crate::manager::LockManager;
-use crate::report::{CheckReport, Finding, Severity};
+use crate::report::{CheckReport, Failure, Finding, Severity};
 
 /// Longest wait for files of this host: a server behind a mount may hang.
 const FILES_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Looks at everything.
-pub async fn check(manager: &dyn LockManager, places: &Places) -> CheckReport {
-    let kind = Kind::of(manager);
+/// Looks at everything. `manager`: the one that is here, or why none is driven.
+pub async fn check(manager: Result<&dyn LockManager, &Failure>, places: &Places) -> CheckReport {
+    let kind = manager.map_or(Kind::Nlmd, Kind::of);
     let (theirs, registered, files) =
         tokio::join!(manager::look(manager, places), programs::look(kind, places), files(kind, places.clone()),);
     let manager::Seen { reached, all_loopback, cautioned, mut findings } = theirs;
@@ -50,7 +50,11 @@ pub async fn check(manager: &dyn LockManager, places: &Places) -> CheckReport {
     // The manager knows better than a look from outside.
     host.retain(|finding| !cautioned.contains(&finding.about));
     findings.extend(registered.into_iter().chain(host));
-    CheckReport::new(manager.kind(), &manager.endpoint(), reached, findings)
+    let (name, endpoint) = manager.map_or_else(
+        |_| ("nlmd", places.control.display().to_string()),
+        |manager| (manager.kind(), manager.endpoint()),
+    );
+    CheckReport::new(name, &endpoint, reached, findings)
 }
 
 async fn files(kind: Kind, places: Places) -> Result<host::Seen, Finding> {

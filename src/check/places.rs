@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::manager::LockManager;
 use crate::report::Severity;
+use crate::units;
 use crate::wire::types::CallerName;
 
 /// What to look at.
@@ -60,9 +61,9 @@ impl Kind {
     }
 }
 
-/// "no answer within 3s", for people.
+/// "within 3 s", for people.
 pub(super) fn within(patience: Duration) -> String {
-    format!("within {} ms", patience.as_millis())
+    format!("within {}", units::duration(patience))
 }
 
 impl Places {

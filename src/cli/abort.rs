@@ -5,7 +5,8 @@ use serde::Serialize;
 use super::context::Context;
 use crate::controller;
 use crate::manager::ManagerError;
-use crate::report::{Failure, SCHEMA, Text};
+use crate::report::{Failure, SCHEMA, Text, View};
+use crate::units::number;
 use crate::wire::control::{RefusalCode, RunId, RunResult};
 
 /// What there was to abort.
@@ -25,9 +26,12 @@ impl AbortReport {
 }
 
 impl Text for AbortReport {
-    fn text(&self) -> String {
+    fn show(&self, _: &View) -> String {
         match (&self.aborted, &self.too_late) {
-            (Some(run), _) => format!("Run {run} is aborted: {} pending locks are held again.\n", self.held_again),
+            (Some(run), _) => format!(
+                "Run {run} is aborted: {} held again.\n",
+                number(self.held_again, "pending lock is", "pending locks are")
+            ),
             (None, Some(run)) => {
                 format!(
                     "Run {run} is settling or has ended: it is too late to abort it. `nlmctl runs show {run}` has its result.\n"
@@ -69,7 +73,7 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
         }
         Err(error) => context.say(&format!("the record was not brought up to date: {error}")),
     }
-    context.print(&report)?;
+    context.print_done(&report, 0)?;
     Ok(0)
 }
 

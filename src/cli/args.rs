@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::controller::release::OwnerChoice;
 use crate::report::Failure;
+use crate::units;
 use crate::wire::control::{Mode, Silent, Unreachable};
 use crate::wire::types::{ByteRange, CallerName, OwnerHandle, Svid};
 
@@ -52,7 +53,7 @@ pub(super) struct Common {
     /// Print JSON on stdout
     #[arg(long, global = true, env = "NLMCTL_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
     pub json: bool,
-    /// No status and no progress on stderr
+    /// No status and no progress on stderr, and no report at exit code 0
     #[arg(long, short, global = true, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
     pub quiet: bool,
     /// Say more on stderr; twice for debugging
@@ -232,11 +233,7 @@ impl ResyncArgs {
             && max < self.grace
         {
             return Err(Failure::usage(
-                format!(
-                    "--grace-max {} is shorter than --grace {}",
-                    humantime::format_duration(max),
-                    humantime::format_duration(self.grace)
-                ),
+                format!("--grace-max {} is shorter than --grace {}", units::duration(max), units::duration(self.grace)),
                 "make --grace-max at least as long as --grace, or leave it out",
             ));
         }

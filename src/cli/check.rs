@@ -1,19 +1,17 @@
 //! `nlmctl check`: what stands in the way of a run.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::context::Context;
 use crate::check::{Places, check};
 use crate::controller::Options;
-use crate::manager::nlmd::Nlmd;
 use crate::report::{Failure, FailureKind};
 
 pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
+    // What else stands in the way is worth knowing where no lock manager is found.
     let manager = match context.manager().await {
-        // What else stands in the way is worth knowing where no lock manager answers.
-        Err(failure) if failure.kind == FailureKind::Unreachable => Arc::new(Nlmd::new(&context.settings.control)),
-        found => found?,
+        Err(failure) if failure.kind != FailureKind::Unreachable => return Err(failure),
+        found => found,
     };
     let places = Places {
         root: PathBuf::from("/"),
@@ -23,7 +21,7 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
         names: context.settings.names.clone(),
         patience: Options::default().probe_timeout,
     };
-    let report = check(&*manager, &places).await;
-    context.print(&report)?;
+    let report = check(manager.as_deref(), &places).await;
+    context.print_done(&report, report.check.exit)?;
     Ok(report.check.exit)
 }

@@ -17,7 +17,7 @@ use crate::report::Failure;
 pub(super) async fn manager(settings: &Settings, soft: bool) -> Result<Arc<dyn LockManager>, Failure> {
     Ok(match settings.manager {
         ManagerKind::Auto if settings.control_named => the(ManagerKind::Nlmd, settings, soft),
-        ManagerKind::Auto => the(only(&here(settings).await, &settings.control)?, settings, soft),
+        ManagerKind::Auto => the(only(&here(settings).await, &settings.control, knfsd::is_hidden())?, settings, soft),
         named => the(named, settings, soft),
     })
 }
@@ -43,16 +43,23 @@ async fn here(settings: &Settings) -> Vec<ManagerKind> {
     found.into_iter().filter_map(|(kind, is_here)| is_here.then_some(kind)).collect()
 }
 
-fn only(found: &[ManagerKind], control: &Path) -> Result<ManagerKind, Failure> {
-    match found {
-        [one] => Ok(*one),
-        [] => Err(ManagerError::Unreachable {
+/// `hidden`: why nfsd's own file, which tells whether it serves, cannot be read.
+fn only(found: &[ManagerKind], control: &Path, hidden: Option<String>) -> Result<ManagerKind, Failure> {
+    match (found, hidden) {
+        ([one], _) => Ok(*one),
+        ([], Some(hidden)) => Err(ManagerError::Unreachable {
+            endpoint: control.display().to_string(),
+            what: format!("there is no such socket, and whether nfsd serves on this host cannot be seen: {hidden}"),
+            remedy: "run this as root".into(),
+        }
+        .into()),
+        ([], None) => Err(ManagerError::Unreachable {
             endpoint: control.display().to_string(),
             what: "there is no such socket, and neither nfsd nor NFS-Ganesha serves on this host".into(),
             remedy: "start one of them, or say with --manager and --control which one is meant".into(),
         }
         .into()),
-        several => {
+        (several, _) => {
             let words: Vec<&str> = several.iter().map(|kind| kind.word()).collect();
             Err(Failure::usage(
                 format!("several lock managers are here: {}", words.join(", ")),
@@ -69,11 +76,16 @@ mod tests {
     #[test]
     fn one_lock_manager_is_driven_none_is_unreachable_and_several_are_a_question() {
         let control = Path::new("/run/nlmd/control.sock");
-        assert_eq!(only(&[ManagerKind::Knfsd], control).ok(), Some(ManagerKind::Knfsd));
-        let none = only(&[], control).unwrap_err();
+        assert_eq!(only(&[ManagerKind::Knfsd], control, None).ok(), Some(ManagerKind::Knfsd));
+        let none = only(&[], control, None).unwrap_err();
         assert_eq!(none.kind.exit(), 5);
         assert!(none.to_string().contains("/run/nlmd/control.sock"), "{none}");
-        let both = only(&[ManagerKind::Nlmd, ManagerKind::Ganesha], control).unwrap_err();
+        let hidden = only(&[], control, Some("/proc/fs/nfsd/threads: Permission denied".into())).unwrap_err();
+        assert!(
+            hidden.to_string().contains("/proc/fs/nfsd/threads") && hidden.remedy == "run this as root",
+            "{hidden}"
+        );
+        let both = only(&[ManagerKind::Nlmd, ManagerKind::Ganesha], control, None).unwrap_err();
         assert_eq!(both.kind.exit(), 2);
         assert!(both.to_string().contains("nlmd, ganesha"), "{both}");
     }

@@ -1,15 +1,18 @@
 //! What every command gets: the settings, and by them the lock manager, the record and the printer.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use serde::Serialize;
+use terminal_size::{Width, terminal_size_of};
 
 use super::config::Settings;
 use crate::manager::LockManager;
-use crate::report::{self, Failure, Text};
+use crate::report::{self, Failure, Text, View};
 use crate::store::Store;
 
 /// What every command gets.
@@ -40,8 +43,18 @@ impl Context {
 
     /// Prints a value on stdout, as text or as JSON.
     pub(super) fn print<T: Text + Serialize>(&self, value: &T) -> Result<(), Failure> {
-        let text = if self.settings.json { json(value)? } else { value.text() };
+        let text = if self.settings.json { json(value)? } else { value.show(&view(&std::io::stdout())) };
         to_stdout(&text)
+    }
+
+    /// Likewise of what a command did, which is no news with `-q` where all went well.
+    pub(super) fn print_done<T: Text + Serialize>(&self, value: &T, exit: u8) -> Result<(), Failure> {
+        if exit == 0 && self.settings.quiet && !self.settings.json { Ok(()) } else { self.print(value) }
+    }
+
+    /// A value on stderr, unless `-q`.
+    pub(super) fn show(&self, value: &impl Text) {
+        self.say(value.show(&view(&std::io::stderr())).trim_end());
     }
 
     /// A line of status on stderr, unless `-q`.
@@ -50,6 +63,12 @@ impl Context {
             to_stderr(line);
         }
     }
+}
+
+/// For whoever reads that stream: a file or a pipe takes lines of any width.
+fn view<T: IsTerminal + AsFd>(stream: &T) -> View {
+    let width = if stream.is_terminal() { terminal_size_of(stream) } else { None };
+    View { width: width.map_or(usize::MAX, |(Width(width), _)| width.into()), zone: TimeZone::system() }
 }
 
 /// Blocking work off the async threads.

@@ -9,6 +9,7 @@ use super::signals::signals;
 use crate::demo::run::{Script, play};
 use crate::demo::stage::Cast;
 use crate::report::{Failure, Progress};
+use crate::units::{count, number};
 
 pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure> {
     let nlmctl = std::env::current_exe().map_err(|e| {
@@ -33,7 +34,11 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure
         db: context.settings.given_db.clone(),
     };
     script.cast.check()?;
-    context.say(&format!("{} simulated clients take {} locks each", args.clients, args.locks));
+    context.say(&format!(
+        "{} {} each",
+        number(args.clients.into(), "simulated client takes", "simulated clients take"),
+        count(args.locks.into(), "lock")
+    ));
     let (progress, shown) = watch::channel(Progress::default());
     let mut signals = signals()?;
     let play = async { tokio::join!(play(&script, &nlmctl, progress), live::show(shown, context.settings.quiet)).0 };
@@ -44,6 +49,6 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure
             return Err(Failure::failed(format!("{name}: the demo was ended, with all that it had started"), "run it again"));
         }
     };
-    context.print(&played)?;
+    context.print_done(&played, played.exit())?;
     Ok(played.exit())
 }

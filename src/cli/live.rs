@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::report::{Phase, Progress};
+use crate::units::{self, count};
 
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -43,23 +44,32 @@ fn line(p: &Progress) -> String {
         Phase::Begun | Phase::Notifying | Phase::Reclaiming | Phase::Settling => {
             let gave_up = if p.given_up > 0 { format!(" ({} given up)", p.given_up) } else { String::new() };
             format!(
-                "{}: grace {} s of {} s left, {} of {} clients acked{gave_up}, {} of {} locks pending",
+                "{}: grace {} of {} left, {} of {} acked{gave_up}, {} of {} pending",
                 p.phase,
-                p.grace_remaining.as_millis().div_ceil(1000),
-                (p.grace_total.as_millis() + 500) / 1000,
+                units::duration(whole(p.grace_remaining + Duration::from_millis(499))),
+                units::duration(whole(p.grace_total)),
                 p.acked,
-                p.clients,
+                count(p.clients, "client"),
                 p.pending,
-                p.in_scope
+                count(p.in_scope, "lock")
             )
         }
     }
 }
 
+/// Rounded to seconds.
+fn whole(time: Duration) -> Duration {
+    Duration::from_secs((time + Duration::from_millis(500)).as_secs())
+}
+
 async fn as_lines(mut progress: watch::Receiver<Progress>, mut say: impl FnMut(&str)) {
-    // The grace clock alone is no news.
-    let without_clock = |p: &Progress| Progress { grace_remaining: Duration::ZERO, ..*p };
-    let mut said = None;
+    // The grace clock alone is no news, nor are the milliseconds by which the deadline is another each time it is told.
+    let is_news = |said: &Progress, now: &Progress| {
+        let Progress { grace_remaining, grace_total, .. } = *said;
+        now.grace_total.abs_diff(grace_total) >= Duration::from_secs(1)
+            || Progress { grace_remaining, grace_total, ..*now } != *said
+    };
+    let mut said: Option<Progress> = None;
     let mut next = Instant::now();
     loop {
         let gone = loop {
@@ -73,9 +83,12 @@ async fn as_lines(mut progress: watch::Receiver<Progress>, mut say: impl FnMut(&
             }
         };
         let now = *progress.borrow_and_update();
-        if said != Some(without_clock(&now)) {
-            say(&line(&now));
-            said = Some(without_clock(&now));
+        if said.is_none_or(|said| is_news(&said, &now)) {
+            // That it was planned was said, or nothing came of it.
+            if now.phase != Phase::Planned {
+                say(&line(&now));
+            }
+            said = Some(now);
             next = Instant::now() + LINE_EVERY;
         }
         if gone {
@@ -85,8 +98,9 @@ async fn as_lines(mut progress: watch::Receiver<Progress>, mut say: impl FnMut(&
 }
 
 async fn on_terminal(mut progress: watch::Receiver<Progress>) {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:24} {msg}") {
+    let Drawn(bar) = &Drawn(ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()));
+    // Cut at the terminal's width as it is now: what wraps is not cleared.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:24} {wide_msg}") {
         bar.set_style(style);
     }
     let mut clock = interval(CLOCK_EVERY);
@@ -111,7 +125,15 @@ async fn on_terminal(mut progress: watch::Receiver<Progress>) {
             _ = clock.tick() => {}
         }
     }
-    bar.finish_and_clear();
+}
+
+/// Leaves the terminal as it was, also where the view is dropped half-way.
+struct Drawn(ProgressBar);
+
+impl Drop for Drawn {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 #[cfg(test)]
@@ -156,13 +178,15 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
         for remaining in 1..100 {
-            sender.send_replace(Progress { pending: 0, grace_remaining: Duration::from_secs(remaining), ..NOTIFYING });
+            let grace_total = Duration::from_millis(89_900 + remaining * 7 % 200);
+            let grace_remaining = Duration::from_secs(remaining);
+            sender.send_replace(Progress { pending: 0, grace_remaining, grace_total, ..NOTIFYING });
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         sender.send_replace(Progress { phase: Phase::Done, ..NOTIFYING });
         drop(sender);
         let said = lines.await.unwrap();
-        assert_eq!(said.first().unwrap(), "planned");
+        assert!(said.first().unwrap().starts_with("notifying"), "{said:#?}");
         assert_eq!(said.last().unwrap(), "done");
         assert!((4..=6).contains(&said.len()), "{said:#?}");
     }

@@ -124,12 +124,18 @@ fn unparsed(error: &clap::Error, as_json: bool) -> ExitCode {
             let _ = to_stdout(&line);
         }
     }
-    if std::io::stderr().is_terminal() {
+    if has_colors() {
         to_stderr(rendered.ansi().to_string().trim_end());
     } else {
         to_stderr(rendered.to_string().trim_end());
     }
     ExitCode::from(2)
+}
+
+/// Whether stderr is a terminal that shows colors, and they are wanted (no-color.org).
+fn has_colors() -> bool {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
 }
 
 fn set_up_tracing(settings: &Settings) {
@@ -142,6 +148,6 @@ fn set_up_tracing(settings: &Settings) {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(has_colors())
         .init();
 }

@@ -22,8 +22,9 @@ use crate::controller::own_mounts_let_tell;
 use crate::host::{Machine, NLM_END_GRACE};
 use crate::nsm::roster::{self, Roster, RosterEntry, RosterError};
 use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
-use crate::report::{ClientFate, Failure, NoticeReport, NotifyReport, SCHEMA, number};
+use crate::report::{ClientFate, Failure, NoticeReport, NotifyReport, SCHEMA};
 use crate::resync::consent::Consent;
+use crate::units::number;
 use crate::wire::control::Grace;
 use crate::wire::types::{Address, CallerName, NsmState};
 

@@ -7,7 +7,7 @@ use super::locks::with_index;
 use super::signals::signals;
 use crate::controller::release::{self, Plan, Request};
 use crate::controller::{self, Options};
-use crate::report::{Failure, Text};
+use crate::report::Failure;
 
 pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Failure> {
     let manager = context.manager().await?;
@@ -24,7 +24,7 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
     };
     let plan = release::plan(&*manager, &request, &options).await?;
     if dry_run || plan.is_of_nothing() {
-        context.print(&plan.report())?;
+        context.print_done(&plan.report(), 0)?;
         return Ok(0);
     }
     // Before anybody is asked: no answer to that question would help.
@@ -41,10 +41,11 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
             Some(name) = signals.recv() => context.say(&format!("{name}: the release goes on to its end, within seconds")),
         }
     };
-    context.print(&report)?;
-    Ok(report.release.exit.unwrap_or(1))
+    let exit = report.release.exit.unwrap_or(1);
+    context.print_done(&report, exit)?;
+    Ok(exit)
 }
 
 fn show(context: &Context, plan: &Plan) {
-    context.say(plan.report().text().trim_end());
+    context.show(&plan.report());
 }

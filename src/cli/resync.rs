@@ -9,9 +9,10 @@ use super::live;
 use super::locks::with_index;
 use super::signals::signals;
 use crate::controller::{self, Options};
-use crate::report::{Failure, Outcome, Progress, RunReport, Text};
+use crate::report::{Failure, Outcome, Progress, RunReport};
 use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
+use crate::units::{count, number};
 
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failure> {
     let options = options(context, &args);
@@ -19,7 +20,7 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
     let manager = context.manager_for(request.drops_nothing()).await?;
     if args.dry_run {
         let plan = controller::plan(&*manager, &request, &options).await?;
-        context.print(&plan.report())?;
+        context.print_done(&plan.report(), plan.dry_run_exit())?;
         return Ok(plan.dry_run_exit());
     }
     let store = open(context).await?;
@@ -73,20 +74,20 @@ async fn open(context: &Context) -> Result<Store, Failure> {
 
 /// What is about to happen: in full where somebody is asked about it, else in a line.
 fn show(context: &Context, plan: &Plan, yes: bool) {
-    if plan.consent.is_empty() || yes {
-        let silent = plan.unreachable_locks().map_or_else(
-            || format!("{} of these do not answer now", plan.unreachable_holders().len()),
-            |locks| format!("{locks} of them of clients that do not answer now"),
-        );
+    if plan.refusal.is_none() && (plan.asks(&Terminal).is_empty() || yes) {
+        let silent = match plan.unreachable_holders().len() as u64 {
+            0 => String::new(),
+            n => format!(", {} not answer now", number(n, "client does", "clients do")),
+        };
         context.say(&format!(
-            "{} resync: {} locks of {} clients in scope, {silent}",
+            "{} resync: {} of {} in scope{silent}",
             plan.mode,
-            plan.in_scope,
-            plan.clients.len(),
+            count(plan.in_scope, "lock"),
+            count(plan.clients.len() as u64, "client"),
         ));
-        plan.caveats.iter().for_each(|caveat| context.say(caveat));
+        plan.effects.iter().chain(&plan.caveats).for_each(|sentence| context.say(sentence));
     } else {
-        context.say(plan.report().text().trim_end());
+        context.show(&plan.report());
     }
 }
 
@@ -96,7 +97,7 @@ fn live_view(context: &Context) -> (watch::Sender<Progress>, tokio::task::JoinHa
 }
 
 fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {
-    context.print(report)?;
+    context.print_done(report, report.run.exit.unwrap_or(1))?;
     if report.run.outcome == Some(Outcome::Interrupted) {
         context.say(&format!(
             "run {} goes on without nlmctl until its deadline; to go on with it: nlmctl resync --resume \

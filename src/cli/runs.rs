@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use super::args::RunsCommand;
 use super::context::{Context, blocking, json, to_stdout, written};
 use crate::controller;
-use crate::report::{Failure, ReleaseReport, ReleasesReport, RunDetail, RunsReport, SCHEMA, number, page};
+use crate::report::{Failure, ReleaseReport, ReleasesReport, RunDetail, RunsReport, SCHEMA, page};
 use crate::store::{Pruned, Store, StoreError};
+use crate::units;
 
 /// The record can be read without a lock manager, so none is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
         RunsCommand::Prune { older_than, keep } => {
             let pruned = blocking(move || prune(&path, older_than, keep.unwrap_or(u32::MAX))).await?;
             let Pruned { runs, releases } = pruned;
-            let words = format!("{} and {}", number(runs, "run", "runs"), number(releases, "release", "releases"));
+            let words = format!("{} and {}", units::count(runs, "run"), units::count(releases, "release"));
             context.say(&format!("{words} forgotten"));
         }
     }
@@ -116,14 +117,12 @@ async fn bring_up_to_date(context: &Context, path: PathBuf) -> Result<(), Failur
     let manager = context.manager().await?;
     let (unfetched, endpoint) = (manager.unfetched().await?, manager.endpoint());
     let instance = manager.status().await?.instance;
+    // Only a record that lacks something is opened for writing.
     let store = blocking(move || {
-        if !path.exists() {
-            return Ok(None);
-        }
-        let store = Store::open(&path)?;
+        let Some(store) = Store::open_existing(&path)? else { return Ok(None) };
         let is_its_own =
             unfetched.iter().any(|run| store.stored(*run).is_ok()) || store.unfinished(&endpoint, instance)?.is_some();
-        Ok(is_its_own.then_some(store))
+        if is_its_own { Ok(Some(Store::open(&path)?)) } else { Ok(None) }
     })
     .await?;
     if let Some(store) = store {

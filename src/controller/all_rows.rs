@@ -53,7 +53,8 @@ fn rest(before: Vec<LockRow>, include_unmonitored: bool, known: &[LockReport], a
     let mut told: HashMap<Key, Vec<ByteRange>> = HashMap::new();
     let lost = [Fate::Dropped.to_string(), Fate::Kept.to_string()];
     for row in known.iter().filter(|row| lost.contains(&row.fate)) {
-        let owner = (row.owner.name.clone(), row.owner.svid, row.owner.oh.clone(), row.file.clone());
+        let (svid, oh) = (row.owner.svid.unwrap_or_default(), row.owner.oh.clone().unwrap_or_default());
+        let owner = (row.owner.name.clone(), svid, oh, row.file.clone());
         told.entry(owner).or_default().push(ByteRange { start: row.start, end: row.end.unwrap_or(u64::MAX) });
     }
     let mut held: HashMap<Key, Vec<ByteRange>> = HashMap::new();
@@ -178,6 +179,6 @@ mod tests {
             .await
             .unwrap()
             .lock_rows;
-        assert_eq!(rows.iter().map(|row| row.owner.svid).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(rows.iter().map(|row| row.owner.svid).collect::<Vec<_>>(), [1, 2, 3, 4].map(Some));
     }
 }

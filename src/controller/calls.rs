@@ -20,7 +20,7 @@ use crate::resync::run::Event;
 use crate::store::NewClient;
 use crate::wire::control::{
     self, BeginArgs, Begun, ClientProgress, ExtendArgs, ProgressArgs, RefusalCode, RunClient, RunId, SettleArgs,
-    Status, WatchArgs,
+    SettleWhen, Status, WatchArgs,
 };
 use crate::wire::types::CallerName;
 use crate::wire::xdr::List;
@@ -44,7 +44,7 @@ pub(super) enum Call {
     Tell(Vec<ClientProgress>),
     Extend(Duration),
     AskStatus,
-    Settle { only_if_nothing_pending: bool },
+    Settle(SettleWhen),
     Abort,
     FetchResult,
 }
@@ -106,9 +106,7 @@ impl Desk {
             Call::Tell(clients) => self.tell(clients).await,
             Call::Extend(time) => self.extend(time).await,
             Call::AskStatus => self.status().await,
-            Call::Settle { only_if_nothing_pending } => {
-                ended(self.manager.settle(&SettleArgs { run, only_if_nothing_pending }).await.map(|_| ()))
-            }
+            Call::Settle(when) => ended(self.manager.settle(&SettleArgs { run, when }).await.map(|_| ())),
             Call::Abort => ended(self.manager.abort(run).await.map(|_| ())),
             Call::FetchResult => match books::fetch(&*self.manager, &self.record, run).await {
                 Ok(Fetched::Stored) => match self.record_last_events().await {

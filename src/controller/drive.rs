@@ -430,8 +430,8 @@ impl Drive {
                 Action::StopNotices => self.notices = None,
                 Action::Extend(time) => self.calls.ask(Call::Extend(time)).await,
                 Action::AskStatus => self.calls.ask(Call::AskStatus).await,
-                Action::Settle { only_if_nothing_pending } => {
-                    self.calls.ask(Call::Settle { only_if_nothing_pending }).await;
+                Action::Settle(when) => {
+                    self.calls.ask(Call::Settle(when)).await;
                 }
                 Action::Abort => self.calls.ask(Call::Abort).await,
                 Action::FetchResult => {

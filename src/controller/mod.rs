@@ -43,7 +43,7 @@ use tokio::sync::watch;
 
 use self::drive::{Drive, Driven, Orders};
 use self::record::Record;
-use crate::manager::{LockManager, ManagerError, Weight};
+use crate::manager::{Caution, LockManager, ManagerError, Weight};
 use crate::nsm::{self, ProbeOptions};
 use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
 use crate::resync::consent::Consent;
@@ -72,8 +72,13 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
         return Err(Failure::refused(stop.text.clone(), stop.remedy.clone()).into());
     }
-    let of = |weight| cautions.iter().filter(move |c| c.weight == weight).map(|c| c.text.clone()).collect();
-    let draft = Draft::new(request, scope, seen)?.cautioned(of(Weight::Say), of(Weight::Consent));
+    let texts =
+        |wanted: &dyn Fn(&Caution) -> bool| cautions.iter().filter(|c| wanted(c)).map(|c| c.text.clone()).collect();
+    let draft = Draft::new(request, scope, seen)?.cautioned(
+        texts(&|caution| caution.weight == Weight::Say && caution.is_felt()),
+        texts(&|caution| caution.weight == Weight::Say && !caution.is_felt()),
+        texts(&|caution| caution.weight == Weight::Consent),
+    );
     let Some(my_name) = draft.names().first().cloned() else {
         return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
     };
@@ -81,7 +86,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
     let states = nsm::probe(targets, probe).await?;
     let probes: Vec<_> = states.into_iter().map(targets::probed).collect();
-    Ok(draft.finish(&probes)?)
+    Ok(draft.finish(&probes))
 }
 
 /// Brings the results of earlier runs into the record, and closes the books of a run that no
@@ -126,7 +131,7 @@ pub async fn resync(
     if let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? {
         return Err(Failure::refused(
             format!("run {} of this record is still active", left.id),
-            "go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
+            "go on with it: `nlmctl resync --resume`",
         )
         .into());
     }
@@ -139,7 +144,7 @@ pub async fn resync(
         scope: plan.asked.clone(),
         begin: begin.clone(),
     };
-    let (terms, record_all) = (terms(capabilities, &options), options.record_all);
+    let (terms, record_all) = (terms(capabilities, plan.grace, &options), options.record_all);
     record.with(move |store| store.create_run(&new)).await?;
     let orders = Orders {
         begin,
@@ -184,7 +189,7 @@ pub async fn resume(
     let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? else {
         return Err(Failure::usage(
             format!("there is no run to go on with: every run of this record at {} has ended", manager.endpoint()),
-            "see `nlmctl runs`; leave out --resume for a new run",
+            "`nlmctl runs list` shows them; leave out --resume for a new run",
         )
         .into());
     };
@@ -195,7 +200,7 @@ pub async fn resume(
     }
     let stored = record.with(move |store| store.clients(left.id)).await?;
     hosts::refuse_own_mounts(request.own_locks_lost, stored.iter().map(|stored| &stored.client))?;
-    let terms = terms(info.capabilities, &options);
+    let terms = terms(info.capabilities, Duration::from_millis(left.begin.grace_ms), &options);
     let orders = Orders {
         begun: left.phase >= Phase::Begun,
         begin: left.begin,
@@ -217,10 +222,11 @@ async fn take_over(store: Store) -> Result<(Record, ControllerLock), ControllerE
     Ok((record, lock))
 }
 
-fn terms(can: Capabilities, options: &Options) -> Terms {
+fn terms(can: Capabilities, grace: Duration, options: &Options) -> Terms {
     let at_least = if can.late_reclaims { Duration::ZERO } else { QUIET_WITHOUT_LATE_RECLAIMS };
     Terms {
         quiet_time: options.quiet_time.max(at_least),
+        grace,
         settle_early: can.settle_early,
         begin_releases: can.begin_releases,
     }

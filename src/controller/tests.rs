@@ -15,8 +15,8 @@ use crate::manager::Caution;
 use crate::report::FailureKind;
 use crate::wire::control::{
     self, Begun, Capabilities, ClientResultPage, ClientRow, Counts, ExtendArgs, Grace, Info, InstanceId, LockFatePage,
-    LockPage, LocksArgs, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs, Status,
-    WatchArgs, Watched,
+    LockPage, LocksArgs, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs,
+    SettleWhen, Status, WatchArgs, Watched,
 };
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, Maybe, Text};
@@ -238,7 +238,7 @@ impl LockManager for Fake {
     async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
         self.note("settle");
         self.driven(args.run)?;
-        if args.only_if_nothing_pending && self.with(|world| world.pending) > 0 {
+        if args.when != SettleWhen::Always && self.with(|world| world.pending) > 0 {
             return Err(Refusal::new(RefusalCode::StillPending, "not yet").into());
         }
         self.end(control::Outcome::Settled, "nothing pending")

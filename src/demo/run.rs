@@ -14,7 +14,7 @@ use super::stage::{Cast, Stage, StageError};
 use crate::controller::{self, ControllerError, Options};
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{LockManager, ManagerError};
-use crate::report::{Failure, Progress, RunReport, Text};
+use crate::report::{Failure, Progress, RunReport, Text, View};
 use crate::resync::plan::Request;
 use crate::store::{Store, StoreError};
 use crate::wire::control::{Mode, Unreachable};
@@ -63,9 +63,9 @@ impl Played {
 }
 
 impl Text for Played {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let Check { believed, held, lost, stuck, clients_disagreeing } = self.check;
-        let mut out = self.report.text();
+        let mut out = self.report.show(view);
         let _ = writeln!(out, "\ncheck: the simulated clients believe in {believed} locks, nlmd holds {held}");
         let _ = match (self.agrees(), clients_disagreeing) {
             (true, 0) => writeln!(out, "  no client disagrees with nlmd"),

@@ -431,6 +431,17 @@ impl Run {
         self.settling.take()
     }
 
+    /// Whether a pending lock may still be reclaimed, as far as is known, or would not be kept.
+    pub(super) fn is_awaited(&self, now: Duration) -> bool {
+        let named = self.covers.clients.is_some();
+        let mut pending = self.tallies.iter().zip(&self.clients).filter(|(tally, _)| tally.counts.pending > 0);
+        // Clients still have time to get back for which the process did not run.
+        now < self.owed && self.counts.pending > 0
+            || pending.any(|(tally, client)| {
+                tally.claiming || !tally.facts(now, client, named).is_given_up_and_kept(self.policy, self.grace)
+            })
+    }
+
     /// Freezes what is pending and decides about each client.
     pub(super) fn start_settling(&mut self, now: Duration, alone: bool, reason: &str) {
         let named = self.covers.clients.is_some();

@@ -20,22 +20,22 @@ use super::run::{Settling, Void};
 use super::segment::FileId;
 use super::table::LockTable;
 use super::tally::Tally;
-use crate::wire::control::{Counts, Fate, FullResult, LockFate, Outcome, Refusal, RefusalCode};
+use crate::units::number;
+use crate::wire::control::{Counts, Fate, FullResult, LockFate, Outcome, Refusal, RefusalCode, SettleWhen};
 
 impl LockTable {
     /// Freezes what is pending and decides about each client. `alone`: no controller asked for it.
-    pub fn settle_start(
-        &mut self,
-        now: Duration,
-        only_if_nothing_pending: bool,
-        alone: bool,
-        reason: &str,
-    ) -> Result<(), Refusal> {
+    pub fn settle_start(&mut self, now: Duration, when: SettleWhen, alone: bool, reason: &str) -> Result<(), Refusal> {
         let Some(run) = self.run.as_mut().filter(|run| run.settling.is_none()) else {
             return Err(Refusal::new(RefusalCode::WrongPhase, "no run is in its grace period"));
         };
-        if only_if_nothing_pending && run.counts.pending > 0 {
-            let words = format!("{} locks are still pending", run.counts.pending);
+        let waits = match when {
+            SettleWhen::Always => false,
+            SettleWhen::NothingPending => run.counts.pending > 0,
+            SettleWhen::NothingAwaited => run.is_awaited(now),
+        };
+        if waits {
+            let words = number(run.counts.pending, "lock is still pending", "locks are still pending");
             return Err(Refusal::new(RefusalCode::StillPending, words));
         }
         run.start_settling(now, alone, reason);

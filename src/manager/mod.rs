@@ -72,19 +72,27 @@ impl ManagerError {
             Self::Unreachable { remedy, .. } => remedy.clone(),
             Self::Refused(refusal) => match refusal.code {
                 RefusalCode::RunActive => {
-                    "wait for that run (`nlmctl status`), go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)".into()
+                    "wait for that run (`nlmctl status`), or go on with it (`nlmctl resync --resume`)".into()
                 }
-                RefusalCode::GraceActive => "wait until that grace period is over (`nlmctl status`) and try again".into(),
+                RefusalCode::GraceActive => {
+                    "wait until that grace period is over (`nlmctl status`) and try again".into()
+                }
                 RefusalCode::StalePlan => "make a new plan: run the command again".into(),
-                RefusalCode::NotAllowed => "use the manager's main control socket, as root or as its own user".into(),
+                RefusalCode::NotAllowed => {
+                    "run this as root, or as the lock manager's own user on its main control socket".into()
+                }
                 RefusalCode::NotDurable => "make room in the manager's state directory and look at its log".into(),
                 RefusalCode::UnknownRun
                 | RefusalCode::WrongPhase
                 | RefusalCode::StillPending
                 | RefusalCode::BadRequest
-                | RefusalCode::Unsupported => "see `nlmctl status` and `nlmctl runs`".into(),
+                | RefusalCode::Unsupported => {
+                    "`nlmctl status` shows how it is, `nlmctl runs list` what was recorded".into()
+                }
             },
-            Self::Lost { .. } => "see whether the manager still runs, then `nlmctl runs`".into(),
+            Self::Lost { .. } => {
+                "see whether the lock manager still runs; then `nlmctl runs list` completes the record".into()
+            }
             Self::Protocol { .. } => "use an nlmctl and a lock manager of one version".into(),
         }
     }
@@ -114,6 +122,11 @@ pub struct Caution {
 impl Caution {
     fn new(about: &'static str, weight: Weight, text: impl Into<String>, remedy: &str) -> Self {
         Self { about, weight, text: text.into(), remedy: remedy.into() }
+    }
+
+    /// Whether it is about service that a run interrupts, or not: users feel that at once.
+    pub fn is_felt(&self) -> bool {
+        self.about == "drop"
     }
 }
 

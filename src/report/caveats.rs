@@ -10,20 +10,17 @@ pub fn caveats(info: &Info) -> Vec<String> {
         (
             begin_releases,
             "frees every lock when the run begins: none can be kept, the run cannot be aborted from then on, and until \
-             it is reclaimed a lock does not protect its range (statements 2, 4, 5 and 10)",
+             it is reclaimed a lock does not protect its range",
         ),
-        (
-            !mark && !begin_releases,
-            "marks no locks: those that nobody reclaims stay, and their number is not known (statement 10)",
-        ),
+        (!mark && !begin_releases, "marks no locks: those that nobody reclaims stay, and their number is not known"),
         (
             !knows_owners,
             "does not tell a run whose a lock is: what is back is known by file and range only, and nothing is counted \
              for each client",
         ),
-        (!knows_reclaims, "does not tell what was reclaimed: locks are compared before and after (statement 9)"),
-        (!settle_early, "cannot end grace early: new locks wait until it is over (statement 7)"),
-        (!late_reclaims, "refuses a reclaim that comes after grace: that client's lock is lost (statement 9)"),
+        (!knows_reclaims, "does not tell what was reclaimed: locks are compared before and after"),
+        (!settle_early, "cannot end grace early: new locks wait until it is over"),
+        (!late_reclaims, "refuses a reclaim that comes after grace: that client's lock is lost"),
     ];
     let software = info.software.as_str();
     sentences.into_iter().filter(|(applies, _)| *applies).map(|(_, what)| format!("{software} {what}")).collect()

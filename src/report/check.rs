@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::SCHEMA;
 use super::table::clean;
-use super::text::{Text, line, number};
+use super::text::{Text, View, line};
+use crate::units::number;
 
 /// Items of a finding that the text names; the JSON has all.
 const SHOWN: usize = 5;
@@ -113,7 +114,7 @@ impl CheckReport {
 }
 
 impl Text for CheckReport {
-    fn text(&self) -> String {
+    fn show(&self, _: &View) -> String {
         let mut out = String::new();
         let check = &self.check;
         let of = |severity| check.findings.iter().filter(move |finding| finding.severity == severity);

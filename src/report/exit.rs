@@ -63,7 +63,7 @@ impl RunReport {
         let facts = Facts { outcome: run.outcome, not_understood, locks };
         run.exit = exit_code(&facts);
         run.reason = reason(&facts, run.reason.take());
-        Self { schema: SCHEMA, run, state, locks, clients }
+        Self { schema: SCHEMA, run, state, locks, clients, lost: Vec::new() }
     }
 }
 

@@ -4,15 +4,17 @@ use std::fmt::Write;
 
 use super::listing::{ActiveRun, ManagerStatus};
 use super::table::{Align, Table, clean};
-use super::text::{Text, line, number, or_dash, range, seconds};
+use super::text::{Text, View, line, or_dash, range};
 use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, RunsReport, StatusReport};
+use crate::units::{count, millis};
 use crate::wire::control::LockState;
 use crate::wire::types::Address;
 
 fn manager(out: &mut String, m: &ManagerStatus) {
     line!(out, "{}, as it says itself", clean(&m.software));
-    let remaining = m.grace_remaining_ms.map(|ms| format!(", {} left", seconds(ms))).unwrap_or_default();
-    line!(out, "  grace         {}{remaining}", m.grace);
+    let remaining = m.grace_remaining_ms.map(|ms| format!(", {} left", millis(ms))).unwrap_or_default();
+    let grace = if m.grace == "open" { "none" } else { m.grace };
+    line!(out, "  grace         {grace}{remaining}");
     line!(out, "  clients       {}, {} of them monitored", m.clients, m.monitored);
     match m.unmonitored {
         Some(unmonitored) => line!(out, "  locks         {}, {unmonitored} of them unmonitored", m.locks),
@@ -43,9 +45,9 @@ fn active(out: &mut String, run: &ActiveRun) {
     line!(
         out,
         "  grace         {} left, {} at the latest; began {} ago",
-        seconds(run.remaining_ms),
-        seconds(run.latest_remaining_ms),
-        seconds(run.elapsed_ms)
+        millis(run.remaining_ms),
+        millis(run.latest_remaining_ms),
+        millis(run.elapsed_ms)
     );
     line!(
         out,
@@ -55,12 +57,12 @@ fn active(out: &mut String, run: &ActiveRun) {
         run.locks.reclaimed,
         run.locks.released,
         run.locks.resurrected,
-        number(run.locks.conflicts, "conflict", "conflicts")
+        count(run.locks.conflicts, "conflict")
     );
 }
 
 impl Text for StatusReport {
-    fn text(&self) -> String {
+    fn show(&self, _: &View) -> String {
         let mut out = String::new();
         manager(&mut out, &self.manager);
         match &self.run {
@@ -89,15 +91,15 @@ fn addresses(list: &[Address]) -> String {
 }
 
 impl Text for ClientsReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("CLIENT", Align::Name),
             ("ADDRESSES", Align::Left),
             ("CALLED", Align::Left),
             ("STATE", Align::Right),
             ("LOCKS", Align::Right),
-            ("UNMONITORED", Align::Right),
-            ("WAITERS", Align::Right),
+            ("UNMONITORED", Align::Count),
+            ("WAITERS", Align::Count),
             ("NOTE", Align::Left),
         ]);
         for client in &self.clients {
@@ -121,14 +123,14 @@ impl Text for ClientsReport {
             ]);
         }
         let none = || format!("{} knows no client\n", clean(&self.manager));
-        let mut out = if table.is_empty() { none() } else { table.render() };
+        let mut out = if table.is_empty() { none() } else { table.render(view.width) };
         footnote(&mut out, &self.owners);
         out
     }
 }
 
 impl Text for LocksReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("STATE", Align::Left),
             ("CLIENT", Align::Name),
@@ -153,7 +155,7 @@ impl Text for LocksReport {
             ]);
         }
         let none = || format!("{} lists no such lock\n", clean(&self.manager));
-        let mut out = if table.is_empty() { none() } else { table.render() };
+        let mut out = if table.is_empty() { none() } else { table.render(view.width) };
         footnote(&mut out, &self.owners);
         out
     }
@@ -196,7 +198,7 @@ fn notes(lock: &ListedLock) -> String {
 }
 
 impl Text for RunsReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("RUN", Align::Left),
             ("STARTED", Align::Left),
@@ -207,16 +209,16 @@ impl Text for RunsReport {
             ("EXIT", Align::Right),
             ("CLIENTS", Align::Right),
             ("IN SCOPE", Align::Right),
-            ("RECLAIMED", Align::Right),
-            ("DROPPED", Align::Right),
-            ("KEPT", Align::Right),
+            ("RECLAIMED", Align::Count),
+            ("DROPPED", Align::Count),
+            ("KEPT", Align::Count),
             ("SCOPE", Align::Left),
         ]);
         for run in &self.runs {
             table.row([
                 run.id.clone(),
-                run.started_at.to_string(),
-                run.elapsed_ms.map_or_else(|| "-".to_owned(), seconds),
+                run.started_at.local(&view.zone),
+                run.elapsed_ms.map_or_else(|| "-".to_owned(), millis),
                 run.manager.clone(),
                 run.mode.clone(),
                 run.outcome.map_or_else(|| format!("({})", run.phase), |outcome| outcome.to_string()),
@@ -229,6 +231,6 @@ impl Text for RunsReport {
                 run.scope.to_string(),
             ]);
         }
-        if table.is_empty() { "no runs are recorded\n".to_owned() } else { table.render() }
+        if table.is_empty() { "no runs are recorded\n".to_owned() } else { table.render(view.width) }
     }
 }

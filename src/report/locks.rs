@@ -94,12 +94,12 @@ impl From<&LockRow> for ListedLock {
             monitored: Some(monitored),
             owner: ListedOwner {
                 name: Some(owner.name),
-                address: Some(owner.address),
-                server_address: Some(owner.server_address),
-                transport: Some(owner.transport),
-                version: Some(owner.version),
-                svid: Some(owner.svid),
-                oh: Some(owner.oh),
+                address: owner.address,
+                server_address: owner.server_address,
+                transport: owner.transport,
+                version: owner.version,
+                svid: owner.svid,
+                oh: owner.oh,
             },
             path: None,
             export: None,
@@ -178,6 +178,7 @@ pub fn find_behind(locks: &mut [ListedLock]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Owner;
     use crate::wire::control::OwnerRow;
     use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle, Svid, Transport};
 
@@ -245,6 +246,8 @@ mod tests {
                 oh: OwnerHandle::default(),
             },
         };
+        let Owner { address, server_address, transport, version, svid, oh, .. } = Owner::from(&row.owner);
+        assert_eq!((address, server_address, transport, version, svid, oh), (None, None, None, None, None, None));
         let shown = ListedLock::without_owner(&row);
         assert_eq!((shown.owner, shown.monitored), (ListedOwner::default(), None));
         assert_eq!(shown.inode.as_deref(), Some("00:1a:2"));

@@ -52,18 +52,18 @@ pub use metrics::MetricsView;
 pub use owners::OwnersReport;
 #[cfg(feature = "tools")]
 pub use page::page;
-pub use plan::{Plan, PlanClient, PlanReport, Probe};
+pub use plan::{Plan, PlanClient, PlanReport, Probe, Refusal};
 pub use progress::{Phase, Progress};
 pub use release::{
     Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
     ReleasedCounts, ReleasesReport, Waiting,
 };
 pub use run::{
-    ClientFate, ClientReport, EventReport, KeptBecause, LockReport, LockTally, Outcome, Owner, PathReport,
+    ClientFate, ClientReport, EventReport, KeptBecause, LOST_SHOWN, LockReport, LockTally, Outcome, Owner, PathReport,
     PendingReport, RunDetail, RunHead, RunReport, ScopeReport, States,
 };
 pub use stamp::Stamp;
-pub use text::{Text, number};
+pub use text::{Text, View};
 
 use serde::Serialize;
 

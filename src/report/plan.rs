@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::progress::UnknownWord;
-use super::{SCHEMA, ScopeReport};
+use super::{Failure, SCHEMA, ScopeReport};
 use crate::wire::types::Address;
 
 /// `{"schema","plan"}`.
@@ -40,14 +40,33 @@ pub struct Plan {
     pub unmonitored: u64,
     /// Who would be told.
     pub clients: Vec<PlanClient>,
+    /// What users will feel of it, a sentence each, the first thing first.
+    pub effects: Vec<String>,
     /// What wants consent, a sentence each; empty when nothing does.
     pub consent: Vec<String>,
+    /// Why the run is refused whatever is agreed to; none where it is not.
+    pub refusal: Option<Refusal>,
     /// The names under which clients would be told, in order. For the text only.
     #[serde(skip)]
     pub names: Vec<String>,
     /// What does not hold with this lock manager, a sentence each. For the text only.
     #[serde(skip)]
     pub caveats: Vec<String>,
+}
+
+/// Why a run is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Why.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl From<Failure> for Refusal {
+    fn from(Failure { message, remedy, .. }: Failure) -> Self {
+        Self { message, remedy }
+    }
 }
 
 /// A client that would be told.

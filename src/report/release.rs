@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::progress::UnknownWord;
 use super::table::{Align, Table, clean};
-use super::text::{Text, line, number, or_dash, range};
+use super::text::{Text, View, line, or_dash, range};
 use super::{LockListing, Probe, SCHEMA, ScopeReport, Stamp};
+use crate::units::{millis, number};
 use crate::wire::types::Address;
 
 /// Locks that the text shows; the JSON has all.
@@ -269,13 +270,9 @@ impl fmt::Display for Waiting {
     }
 }
 
-/// "no answer within 3s", as it is waited for.
+/// "no answer within 3 s", as it is waited for.
 fn within(ms: u64) -> String {
-    if ms.is_multiple_of(1000) {
-        format!("no answer within {}s", ms / 1000)
-    } else {
-        format!("no answer within {ms}ms")
-    }
+    format!("no answer within {}", millis(ms))
 }
 
 impl ReleaseClient {
@@ -315,12 +312,12 @@ fn chosen(release: &Release) -> String {
     }
 }
 
-fn clients(out: &mut String, release: &Release) {
+fn clients(out: &mut String, release: &Release, view: &View) {
     let mut table = Table::new(&[
         ("CLIENT", Align::Name),
         ("ADDRESS", Align::Left),
         ("LOCKS", Align::Right),
-        ("BLOCKED", Align::Right),
+        ("BLOCKED", Align::Count),
         ("STATD", Align::Left),
         ("LOCKD", Align::Left),
         ("LOCKED WITH STATE", Align::Right),
@@ -348,14 +345,14 @@ fn clients(out: &mut String, release: &Release) {
     }
     if !table.is_empty() {
         line!(out, "\nclients, as they were a moment ago (no answer: not known to be dead)");
-        out.push_str(&table.render());
+        out.push_str(&table.render(view.width));
     }
 }
 
 /// A lock, its path if that is known, and a note.
 type Row<'a> = (&'a LockListing, Option<&'a str>, String);
 
-fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = Row<'a>>) {
+fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = Row<'a>>, view: &View) {
     let all = rows.len();
     let mut table = Table::new(&[
         ("STATE", Align::Left),
@@ -370,7 +367,7 @@ fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = 
         table.row([
             lock.state.clone(),
             lock.owner.name.clone(),
-            lock.owner.svid.to_string(),
+            or_dash(lock.owner.svid),
             lock.kind.clone(),
             range(lock.start, lock.end),
             path.unwrap_or(&lock.file).to_owned(),
@@ -381,14 +378,14 @@ fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = 
         return;
     }
     line!(out, "\n{title}");
-    out.push_str(&table.render());
+    out.push_str(&table.render(view.width));
     if all > SHOWN {
         line!(out, "[{} more; --json has all]", all - SHOWN);
     }
 }
 
 impl Text for ReleaseReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let release = &self.release;
         let mut out = String::new();
         match (&release.id, release.exit) {
@@ -401,7 +398,7 @@ impl Text for ReleaseReport {
         line!(out, "  chosen        {}", chosen(release));
         if let Some(at) = release.at {
             let by = release.uid.map_or_else(String::new, |uid| format!(" by user {uid}"));
-            line!(out, "  asked         {at}{by}");
+            line!(out, "  asked         {}{by}", at.local(&view.zone));
         }
         if let Some(done) = release.released {
             line!(
@@ -422,17 +419,17 @@ impl Text for ReleaseReport {
             };
             line!(out, "  left          {left}");
         }
-        clients(&mut out, release);
+        clients(&mut out, release, view);
         let waited_for = |lock: &ReleaseLock| match lock.waited_for.as_slice() {
             [] => String::new(),
             some => format!("waited for by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         };
         let rows = release.locks.iter().map(|lock| (&lock.lock, lock.path.as_deref(), waited_for(lock)));
         let title = if release.chosen.is_some() { "chosen, as listed by" } else { "freed, as seen by" };
-        locks(&mut out, &format!("{title} {}", clean(&release.manager)), rows);
+        locks(&mut out, &format!("{title} {}", clean(&release.manager)), rows, view);
         let left =
             release.left.iter().map(|left| (&left.lock, left.path.as_deref(), left.why.clone().unwrap_or_default()));
-        locks(&mut out, "still there", left);
+        locks(&mut out, "still there", left, view);
         for note in &release.notes {
             line!(out, "\nnote: {}", clean(note));
         }
@@ -477,21 +474,21 @@ pub struct ReleaseListing {
 }
 
 impl Text for ReleasesReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("RELEASE", Align::Left),
             ("ASKED", Align::Left),
             ("MANAGER", Align::Left),
             ("OUTCOME", Align::Left),
             ("LOCKS", Align::Right),
-            ("BLOCKED", Align::Right),
+            ("BLOCKED", Align::Count),
             ("LEFT", Align::Right),
             ("SCOPE", Align::Left),
         ]);
         for release in &self.releases {
             table.row([
                 release.id.clone(),
-                release.at.to_string(),
+                release.at.local(&view.zone),
                 release.manager.clone(),
                 release.outcome.to_string(),
                 release.locks.to_string(),
@@ -500,7 +497,7 @@ impl Text for ReleasesReport {
                 release.scope.to_string(),
             ]);
         }
-        if table.is_empty() { "no releases are recorded\n".to_owned() } else { table.render() }
+        if table.is_empty() { "no releases are recorded\n".to_owned() } else { table.render(view.width) }
     }
 }
 

@@ -24,7 +24,12 @@ pub struct RunReport {
     pub locks: LockTally,
     /// Every client that was to be notified.
     pub clients: Vec<ClientReport>,
+    /// The first [`LOST_SHOWN`] locks that were dropped; `runs show` has all.
+    pub lost: Vec<LockReport>,
 }
+
+/// Dropped locks that the report of a run names.
+pub const LOST_SHOWN: usize = 20;
 
 /// The run as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -383,35 +388,37 @@ pub struct PendingReport {
     pub pending: u64,
 }
 
-/// Whose a lock is.
+/// Whose a lock is. Where the lock manager does not know that, there is little more than a word for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Owner {
     /// The client's name.
     pub name: String,
     /// Its address.
-    pub address: Address,
+    pub address: Option<Address>,
     /// The server address it called.
-    pub server_address: Address,
+    pub server_address: Option<Address>,
     /// `udp` or `tcp`.
-    pub transport: String,
+    pub transport: Option<String>,
     /// The NLM version it spoke.
-    pub version: u32,
-    /// Its process number.
-    pub svid: i32,
+    pub version: Option<u32>,
+    /// Its process number; of a local process its process id.
+    pub svid: Option<i32>,
     /// Its owner handle, in hex.
-    pub oh: String,
+    pub oh: Option<String>,
 }
 
 impl From<&OwnerRow> for Owner {
     fn from(row: &OwnerRow) -> Self {
+        // No owner speaks version 0: it stands for one that is not known, or for a local process.
+        let is_known = row.version != 0;
         Self {
             name: row.name.to_string(),
-            address: row.address,
-            server_address: row.server_address,
-            transport: row.transport.to_string(),
-            version: row.version,
-            svid: row.svid.0,
-            oh: row.oh.to_string(),
+            address: is_known.then_some(row.address),
+            server_address: is_known.then_some(row.server_address),
+            transport: is_known.then(|| row.transport.to_string()),
+            version: is_known.then_some(row.version),
+            svid: (is_known || row.svid.0 != 0).then_some(row.svid.0),
+            oh: is_known.then(|| row.oh.to_string()),
         }
     }
 }
@@ -423,6 +430,8 @@ pub struct LockReport {
     pub fate: String,
     /// The file handle, in hex.
     pub file: String,
+    /// Device and inode, where the lock manager tells these in place of a handle.
+    pub inode: Option<String>,
     /// `read`, `write` or `share`.
     pub kind: String,
     /// First byte.
@@ -453,6 +462,10 @@ impl From<&LockFate> for LockReport {
         Self {
             fate: row.fate.to_string(),
             file: row.file.to_string(),
+            // A lock manager that does not know owners has no handles either.
+            inode: (row.owner.version == 0)
+                .then(|| std::str::from_utf8(row.file.as_slice()).ok().map(str::to_owned))
+                .flatten(),
             kind: row.kind.to_string(),
             start: row.range.start,
             end: shown_end(row.range.end),

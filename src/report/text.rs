@@ -3,16 +3,38 @@
 
 use std::fmt::Write;
 
+use jiff::tz::TimeZone;
+
 use super::table::{Align, Table, clean, name};
 use super::{
     ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, RunDetail,
     RunHead, RunReport,
 };
+use crate::units::{count, millis};
+
+/// How text is shown: what the reader's terminal and clock are like.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Columns of the terminal; any number where the output is none.
+    pub width: usize,
+    /// The time zone of times. JSON has UTC, so that machines compare them.
+    pub zone: TimeZone,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self { width: usize::MAX, zone: TimeZone::UTC }
+    }
+}
 
 /// A value that people read.
 pub trait Text {
     /// Lines, each with its newline.
-    fn text(&self) -> String;
+    fn show(&self, view: &View) -> String;
+    /// The same, as wide as it is, in UTC.
+    fn text(&self) -> String {
+        self.show(&View::default())
+    }
 }
 
 /// A line. Writing to a String cannot fail.
@@ -20,16 +42,6 @@ macro_rules! line {
     ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
 }
 pub(super) use line;
-
-/// Milliseconds as seconds.
-pub(super) fn seconds(ms: u64) -> String {
-    format!("{}.{:03} s", ms / 1000, ms % 1000)
-}
-
-/// `1 lock`, `2 locks`.
-pub fn number(n: u64, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
-}
 
 /// `0-99`, `0-EOF`.
 pub(super) fn range(start: u64, end: Option<u64>) -> String {
@@ -41,7 +53,7 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
 }
 
 impl Text for ErrorReport {
-    fn text(&self) -> String {
+    fn show(&self, _: &View) -> String {
         let mut out = String::new();
         line!(out, "nlmctl: {}", self.error.message);
         line!(out, "  {}", self.error.remedy);
@@ -49,7 +61,7 @@ impl Text for ErrorReport {
     }
 }
 
-fn head(out: &mut String, run: &RunHead, state: super::States) {
+fn head(out: &mut String, run: &RunHead, state: super::States, view: &View) {
     match (run.outcome, run.exit) {
         (Some(outcome), Some(exit)) => line!(out, "run {}: {outcome} (exit {exit})", run.id),
         _ => line!(out, "run {}: not ended as far as this record knows, phase {}", run.id, run.phase),
@@ -60,10 +72,10 @@ fn head(out: &mut String, run: &RunHead, state: super::States) {
     line!(out, "  lock manager  {}", clean(&run.manager));
     line!(out, "  mode          {}", run.mode);
     line!(out, "  scope         {}", clean(&run.scope.to_string()));
-    line!(out, "  started       {}", run.started_at);
+    line!(out, "  started       {}", run.started_at.local(&view.zone));
     if let Some(ended) = run.ended_at {
-        let took = run.elapsed_ms.map(|ms| format!(" (after {})", seconds(ms))).unwrap_or_default();
-        line!(out, "  ended         {ended}{took}");
+        let took = run.elapsed_ms.map(|ms| format!(" (after {})", millis(ms))).unwrap_or_default();
+        line!(out, "  ended         {}{took}", ended.local(&view.zone));
     }
     if let (Some(old), Some(new)) = (state.old, state.new) {
         line!(out, "  NSM state     {old} -> {new}");
@@ -107,18 +119,13 @@ fn is_notable(client: &ClientReport) -> bool {
         || client.locks.is_some_and(|l| l.dropped + l.kept + l.unverified + l.resurrected + l.conflicts > 0)
 }
 
-fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool) {
+fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool, view: &View) {
     if clients.is_empty() {
         line!(out, "\nnotices: no client was to be told");
         return;
     }
     line!(out, "\nnotices, as nlmctl saw them (acked: delivered, no more); locks, as {} counted them", clean(manager));
-    line!(
-        out,
-        "  {}: {}",
-        number(clients.len() as u64, "client", "clients"),
-        fates(&clients.iter().map(|client| client.fate))
-    );
+    line!(out, "  {}: {}", count(clients.len() as u64, "client"), fates(&clients.iter().map(|client| client.fate)));
     let mut table = Table::new(&[
         ("CLIENT", Align::Name),
         ("ADDRESS", Align::Left),
@@ -127,13 +134,13 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
         ("ACKED", Align::Right),
         ("ACKED AFTER", Align::Right),
         ("IN SCOPE", Align::Right),
-        ("RECLAIMED", Align::Right),
-        ("RELEASED", Align::Right),
-        ("DROPPED", Align::Right),
-        ("KEPT", Align::Right),
-        ("UNVERIFIED", Align::Right),
-        ("RESURRECTED", Align::Right),
-        ("CONFLICTS", Align::Right),
+        ("RECLAIMED", Align::Count),
+        ("RELEASED", Align::Count),
+        ("DROPPED", Align::Count),
+        ("KEPT", Align::Count),
+        ("UNVERIFIED", Align::Count),
+        ("RESURRECTED", Align::Count),
+        ("CONFLICTS", Align::Count),
         ("NOTE", Align::Left),
     ]);
     let mut plain = 0;
@@ -153,7 +160,7 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool)
         line!(out, "  {plain} of them acked{locks}");
     }
     if !table.is_empty() {
-        line!(out, "\n{}", table.render().trim_end());
+        line!(out, "\n{}", table.render(view.width).trim_end());
     }
 }
 
@@ -167,7 +174,7 @@ fn client_row(client: &ClientReport) -> [String; 15] {
         client.fate.to_string(),
         client.attempts.to_string(),
         format!("{}/{}", client.acks, client.notices),
-        client.acked_ms.map_or_else(|| "-".to_owned(), seconds),
+        client.acked_ms.map_or_else(|| "-".to_owned(), millis),
         of(|l| l.in_scope),
         of(|l| l.reclaimed),
         of(|l| l.released),
@@ -180,12 +187,37 @@ fn client_row(client: &ClientReport) -> [String; 15] {
     ]
 }
 
-fn report(run: &RunReport, all_clients: bool) -> String {
+/// The first of those that were dropped, and where the rest is.
+fn lost(out: &mut String, run: &RunReport, view: &View) {
+    if run.lost.is_empty() {
+        return;
+    }
+    let (shown, all) = (run.lost.len() as u64, run.locks.dropped);
+    let first = if all > shown { format!(", the first {shown} of {all}") } else { String::new() };
+    line!(out, "\nlocks that were dropped{first}");
+    let mut table = Table::new(&[("FILE", Align::Left), ("CLIENT", Align::Name), ("BYTES", Align::Left)]);
+    for lock in &run.lost {
+        table.row([file(lock), lock.owner.name.clone(), range(lock.start, lock.end)]);
+    }
+    out.push_str(&table.render(view.width));
+    if all > shown {
+        line!(out, "all of them: nlmctl runs show {}", run.run.id);
+    }
+}
+
+fn file(lock: &LockReport) -> String {
+    lock.inode.as_ref().unwrap_or(&lock.file).clone()
+}
+
+fn report(run: &RunReport, all_clients: bool, view: &View) -> String {
     let mut out = String::new();
-    head(&mut out, &run.run, run.state);
+    head(&mut out, &run.run, run.state, view);
     out.push('\n');
     tally(&mut out, &run.run.manager, &run.locks);
-    clients(&mut out, &run.run.manager, &run.clients, all_clients);
+    clients(&mut out, &run.run.manager, &run.clients, all_clients, view);
+    if !all_clients {
+        lost(&mut out, run, view);
+    }
     if run.locks.dropped + run.locks.conflicts > 0 {
         line!(out, "\nwhat to do on a client that lost a lock: man 7 nlmctl-lost-locks");
     }
@@ -193,8 +225,8 @@ fn report(run: &RunReport, all_clients: bool) -> String {
 }
 
 impl Text for RunReport {
-    fn text(&self) -> String {
-        report(self, false)
+    fn show(&self, view: &View) -> String {
+        report(self, false, view)
     }
 }
 
@@ -208,27 +240,29 @@ fn lock_row(table: &mut Table, lock: &LockReport) {
     }
     if let Some(other) = &lock.other {
         let of = lock.other_start.map(|start| format!(" {}", range(start, lock.other_end))).unwrap_or_default();
-        note.push(format!("held or pending{of}: {} ({}) svid {}", name(&other.name), other.address, other.svid));
+        let at = other.address.map(|address| format!(" ({address})")).unwrap_or_default();
+        let svid = other.svid.map(|svid| format!(" svid {svid}")).unwrap_or_default();
+        note.push(format!("held or pending{of}: {}{at}{svid}", name(&other.name)));
     }
     table.row([
         lock.fate.clone(),
         lock.owner.name.clone(),
-        lock.owner.address.to_string(),
-        lock.owner.svid.to_string(),
+        or_dash(lock.owner.address),
+        or_dash(lock.owner.svid),
         lock.kind.clone(),
         range(lock.start, lock.end),
-        lock.file.clone(),
+        file(lock),
         note.join("; "),
     ]);
 }
 
-fn timeline(out: &mut String, events: &[EventReport]) {
+fn timeline(out: &mut String, events: &[EventReport], view: &View) {
     if events.is_empty() {
         return;
     }
     line!(out, "\ntimeline");
     for event in events {
-        line!(out, "  {}  {:12}  {}", event.at, clean(&event.kind), clean(&event.detail));
+        line!(out, "  {}  {:12}  {}", event.at.local(&view.zone), clean(&event.kind), clean(&event.detail));
     }
     // A kind without detail leaves blanks at its line's end.
     *out = out.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
@@ -236,8 +270,8 @@ fn timeline(out: &mut String, events: &[EventReport]) {
 }
 
 impl Text for RunDetail {
-    fn text(&self) -> String {
-        let mut out = report(&self.report, true);
+    fn show(&self, view: &View) -> String {
+        let mut out = report(&self.report, true, view);
         let mut table = Table::new(&[
             ("LOCK", Align::Left),
             ("CLIENT", Align::Name),
@@ -252,34 +286,43 @@ impl Text for RunDetail {
             lock_row(&mut table, lock);
         }
         if !table.is_empty() {
-            line!(out, "\n{}", table.render().trim_end());
+            line!(out, "\n{}", table.render(view.width).trim_end());
         }
-        timeline(&mut out, &self.events);
+        timeline(&mut out, &self.events, view);
         out
     }
 }
 
 impl Text for PlanReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let plan = &self.plan;
         let mut out = String::new();
+        for effect in &plan.effects {
+            line!(out, "{}", clean(effect));
+        }
+        if !plan.effects.is_empty() {
+            out.push('\n');
+        }
         line!(out, "plan {}", plan.fingerprint);
         line!(out, "  mode         {}", plan.mode);
         line!(out, "  scope        {}", clean(&plan.scope.to_string()));
-        line!(out, "  in scope     {}, as the lock manager says", number(plan.in_scope, "lock", "locks"));
-        line!(out, "  unmonitored  {} whose client nobody could tell", number(plan.unmonitored, "lock", "locks"));
+        line!(out, "  in scope     {}, as the lock manager says", count(plan.in_scope, "lock"));
+        if plan.unmonitored > 0 {
+            line!(out, "  unmonitored  {} whose client nobody can tell", count(plan.unmonitored, "lock"));
+        }
         if !plan.names.is_empty() {
             line!(out, "  told as      {}", clean(&plan.names.join(", ")));
         }
         let unreachable = plan.clients.iter().filter(|c| c.probe.is_unreachable());
         let locks: Option<u64> = unreachable.clone().map(|c| c.locks).sum();
-        line!(
-            out,
-            "\n{} to tell; {} cannot be told now, with {} in scope",
-            number(plan.clients.len() as u64, "client", "clients"),
-            unreachable.count(),
-            locks.map_or_else(|| "an unknown number of locks".to_owned(), |n| number(n, "lock", "locks"))
-        );
+        let untold = match unreachable.count() as u64 {
+            0 => String::new(),
+            n => format!(
+                "; {n} cannot be told now, with {} in scope",
+                locks.map_or_else(|| "an unknown number of locks".to_owned(), |n| count(n, "lock"))
+            ),
+        };
+        line!(out, "\n{} to tell{untold}", count(plan.clients.len() as u64, "client"));
         let mut table = Table::new(&[
             ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
@@ -297,7 +340,7 @@ impl Text for PlanReport {
                 from.join(", "),
             ]);
         }
-        out.push_str(&table.render());
+        out.push_str(&table.render(view.width));
         let notes = plan.clients.iter().filter_map(|c| Some(format!("{}: {}", c.name, c.note.as_ref()?))).collect();
         for (title, sentences) in [
             ("clients that called several addresses of this server", &notes),
@@ -311,12 +354,16 @@ impl Text for PlanReport {
                 }
             }
         }
+        if let Some(refusal) = &plan.refusal {
+            line!(out, "\nrefused: {}", clean(&refusal.message));
+            line!(out, "  {}", clean(&refusal.remedy));
+        }
         out
     }
 }
 
 impl Text for NotifyReport {
-    fn text(&self) -> String {
+    fn show(&self, view: &View) -> String {
         let mut out = String::new();
         let mut table = Table::new(&[
             ("HOST", Align::Name),
@@ -332,11 +379,11 @@ impl Text for NotifyReport {
                 or_dash(host.address),
                 host.fate.to_string(),
                 host.attempts.to_string(),
-                host.acked_ms.map_or_else(|| "-".to_owned(), seconds),
+                host.acked_ms.map_or_else(|| "-".to_owned(), millis),
                 host.error.clone().unwrap_or_default(),
             ]);
         }
-        out.push_str(&table.render());
+        out.push_str(&table.render(view.width));
         let summary =
             if self.hosts.is_empty() { "nobody to tell".to_owned() } else { fates(&self.hosts.iter().map(|h| h.fate)) };
         line!(
@@ -344,7 +391,7 @@ impl Text for NotifyReport {
             "notices of state {} as {} to {}: {summary} (acked: delivered, no more)",
             self.state,
             clean(&self.names.join(", ")),
-            number(self.hosts.len() as u64, "host", "hosts")
+            count(self.hosts.len() as u64, "host")
         );
         out
     }

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use rusqlite_migration::{M, Migrations};
+use rusqlite_migration::{M, Migrations, SchemaVersion};
 
 use crate::host::{check_folder, private_file};
 
@@ -103,16 +103,12 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the record for reading; `None` where there is none. Works without write permission.
+    /// Opens the record for reading only; `None` where there is none. Works without write permission.
     pub fn open_existing(path: &Path) -> Result<Option<Self>, StoreError> {
         match path.try_exists() {
             Ok(true) => {}
             Ok(false) => return Ok(None),
             Err(e) => return Err(StoreError::Io { path: path.to_owned(), source: e }),
-        }
-        match Self::open(path) {
-            Err(StoreError::ReadOnly { .. }) => {}
-            other => return other.map(Some),
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(path, flags).map_err(|e| StoreError::of(path, e))?;
@@ -121,9 +117,11 @@ impl Store {
         store.check_ours()?;
         let newest = migrations().current_version(&store.connection).map_err(|e| StoreError::of_migration(path, e))?;
         match newest {
-            rusqlite_migration::SchemaVersion::Outside(_) => Err(StoreError::Newer { path: path.to_owned() }),
-            rusqlite_migration::SchemaVersion::NoneSet => Ok(None),
-            rusqlite_migration::SchemaVersion::Inside(_) => Ok(Some(store)),
+            SchemaVersion::Outside(_) => Err(StoreError::Newer { path: path.to_owned() }),
+            SchemaVersion::NoneSet => Ok(None),
+            SchemaVersion::Inside(version) if version.get() == STEPS.len() => Ok(Some(store)),
+            // An older nlmctl made it: nothing reads it before it is brought up to date.
+            SchemaVersion::Inside(_) => Self::open(path).map(Some),
         }
     }
 

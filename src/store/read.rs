@@ -5,8 +5,8 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, word};
 use super::{Store, StoreError};
 use crate::report::{
-    ClientFate, ClientReport, EventReport, Facts, LockReport, LockTally, Outcome, PendingReport, Phase, Probe,
-    RunDetail, RunHead, RunListing, RunReport, ScopeReport, Stamp, States, exit_code,
+    ClientFate, ClientReport, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, Outcome, PendingReport, Phase,
+    Probe, RunDetail, RunHead, RunListing, RunReport, ScopeReport, Stamp, States, exit_code,
 };
 use crate::wire::control::{BeginArgs, Counts, Delivery, InstanceId, LockFate, RunClient, RunId};
 use crate::wire::types::NsmState;
@@ -129,16 +129,19 @@ impl Store {
              ORDER BY number",
             client_report,
         )?;
-        Ok(RunReport::new(head, state, locks, clients, not_understood))
+        let lost = self.rows(
+            run,
+            &format!("SELECT row FROM lock WHERE run = ?1 AND fate = 'dropped' ORDER BY ordinal LIMIT {LOST_SHOWN}"),
+            lock_report,
+        )?;
+        Ok(RunReport { lost, ..RunReport::new(head, state, locks, clients, not_understood) })
     }
 
     /// A run's report with lock rows and timeline.
     pub fn detail(&self, run: RunId) -> Result<RunDetail, StoreError> {
         Ok(RunDetail {
             report: self.report(run)?,
-            lock_rows: self.rows(run, "SELECT * FROM lock WHERE run = ?1 ORDER BY ordinal", |row| {
-                blob::<LockFate>(row, "row").map(|fate| LockReport::from(&fate))
-            })?,
+            lock_rows: self.rows(run, "SELECT row FROM lock WHERE run = ?1 ORDER BY ordinal", lock_report)?,
             events: self.rows(run, "SELECT * FROM event WHERE run = ?1 ORDER BY at_ms, rowid", |row| {
                 Ok(EventReport { at: Stamp(count(row, "at_ms")?), kind: row.get("kind")?, detail: row.get("detail")? })
             })?,
@@ -202,6 +205,10 @@ impl Store {
         let mut query = self.connection.prepare(query).map_err(|e| self.error(e))?;
         query.query_map([run.to_string()], read).and_then(Iterator::collect).map_err(|e| self.error(e))
     }
+}
+
+fn lock_report(row: &Row<'_>) -> rusqlite::Result<LockReport> {
+    blob::<LockFate>(row, "row").map(|fate| LockReport::from(&fate))
 }
 
 fn states(row: &Row<'_>) -> rusqlite::Result<States> {

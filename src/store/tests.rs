@@ -200,7 +200,10 @@ fn a_run_reads_back_as_it_was_written() {
         report.clients.iter().map(|c| (c.fate, c.acked_ms, c.suspect, c.locks.map(|l| l.dropped))).collect();
     assert_eq!(fates, [(ClientFate::Acked, Some(5), false, Some(0)), (ClientFate::Silent, Some(9), true, Some(20))]);
     assert_eq!(detail.lock_rows.len(), 3);
-    assert_eq!((detail.lock_rows[2].start, detail.lock_rows[2].end, detail.lock_rows[2].owner.svid), (2, None, -3));
+    assert_eq!(
+        (detail.lock_rows[2].start, detail.lock_rows[2].end, detail.lock_rows[2].owner.svid),
+        (2, None, Some(-3))
+    );
     let kinds: Vec<_> = detail.events.iter().map(|e| e.kind.as_str()).collect();
     assert_eq!(kinds, ["planned", "beginning", "begun", "notifying", "settling", "settled"]);
     assert!(store.unfinished("here", ELSEWHERE).unwrap().is_none());

@@ -5,6 +5,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, param
 use super::rows::{delivery_word, integer};
 use super::{KEEP_RUNS, Store, StoreError};
 use crate::report::{Facts, LockTally, Outcome, PathReport, PendingReport, Phase, Probe, ScopeReport, exit_code};
+use crate::units::count;
 use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, RunClient, RunId};
 use crate::wire::xdr;
 
@@ -162,8 +163,11 @@ impl Store {
             )?;
             if changed > 0 {
                 let detail = format!(
-                    "state {} -> {}, {} locks in scope, {} clients",
-                    begun.old_state, begun.new_state, begun.in_scope, begun.clients
+                    "state {} -> {}, {} in scope, {}",
+                    begun.old_state,
+                    begun.new_state,
+                    count(begun.in_scope, "lock"),
+                    count(begun.clients.into(), "client")
                 );
                 insert_event(tx, &id, now, Phase::Begun.as_str(), &detail)?;
             }

@@ -8,8 +8,8 @@ use nfs3_types::xdr_codec::Void;
 use nlmctl::wire::control::{
     BeginArgs, Begun, ClientProgress, ClientResultPage, ClientSeen, Delivery, ExtendArgs, Fate, Grace, LockFatePage,
     LockPage, LockRow, LockState, LocksArgs, Mode, Outcome, Policy, Procedure, ProgressArgs, Refusal, RefusalCode,
-    ReleaseArgs, Released, RunArgs, RunClientPage, RunId, RunList, RunPageAfter, RunResult, Scope, SettleArgs, Silent,
-    Status, Unreachable, WatchArgs, Watched,
+    ReleaseArgs, Released, RunArgs, RunClientPage, RunId, RunList, RunPageAfter, RunResult, Scope, SettleArgs,
+    SettleWhen, Silent, Status, Unreachable, WatchArgs, Watched,
 };
 use nlmctl::wire::nlm::Stat;
 use nlmctl::wire::xdr::List;
@@ -54,7 +54,8 @@ pub(crate) fn acked(control: &mut Control, begun: &Begun) -> Result<Status, Refu
 }
 
 fn settle(control: &mut Control, run: RunId, only_if_nothing_pending: bool) -> Result<RunResult, Refusal> {
-    control.call(Procedure::Settle, &SettleArgs { run, only_if_nothing_pending })
+    let when = if only_if_nothing_pending { SettleWhen::NothingPending } else { SettleWhen::Always };
+    control.call(Procedure::Settle, &SettleArgs { run, when })
 }
 
 #[test]

@@ -38,7 +38,7 @@ const IMPURE: &[(&[&str], &str)] = &[
     (&["Instant", "SystemTime", "Timestamp::now", "Zoned::now"], "pure folders know no clock: `now` is an argument"),
     (&["rand", "getrandom", "Uuid::new_v4"], "pure folders know no global randomness: a seed is an argument"),
 ];
-const PURE: &[&str] = &["wire", "shares", "locks", "resync", "report"];
+const PURE: &[&str] = &["wire", "shares", "units", "locks", "resync", "report"];
 
 static HOUSE: LazyLock<House> = LazyLock::new(House::standing);
 

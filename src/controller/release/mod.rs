@@ -55,7 +55,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
         )
         .into());
     }
-    refuse_busy(&manager.status().await?)?;
+    refuse_busy(&manager.status().await?, &info.capabilities)?;
     let owned = if request.is_of_whole_clients() { None } else { owned(manager, request).await? };
     let scope = match &owned {
         // It has looked for files and exports itself: paths are known here.

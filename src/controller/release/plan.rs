@@ -7,10 +7,11 @@ use super::choice::{Chosen, Probed};
 use crate::manager::Freed;
 use crate::report::{
     Failure, Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLeft, ReleaseLock, ReleaseOutcome,
-    ReleaseReport, ReleasedCounts, Stamp, Waiting, number,
+    ReleaseReport, ReleasedCounts, Stamp, Waiting,
 };
 use crate::resync::consent::{Consent, Person};
 use crate::resync::plan as run_plan;
+use crate::units::{millis, number};
 use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, ReleaseArgs};
 use crate::wire::types::FileHandle;
 
@@ -54,7 +55,7 @@ impl Chosen {
             notes: Vec::new(),
             consent,
         };
-        Plan { args: self.args, release, live: self.live, paths }
+        Plan { args: self.args, release, live: self.live, targeted: self.targeted, paths }
     }
 
     fn client(&self, client: &ClientRow, rows: &[LockRow], probed: Probed) -> ReleaseClient {
@@ -141,11 +142,11 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
             more => format!(" and {more} more"),
         };
         wanted.push(format!(
-            "release {} of {}{more}, where nothing answered within {} ms; should one still run, its processes go on as \
+            "release {} of {}{more}, where nothing answered within {}; should one still run, its processes go on as \
              if they held them",
             what(&silent),
             shown.join(", "),
-            probed_for_ms,
+            millis(probed_for_ms),
         ));
     }
     for client in of(Heard::Answers) {
@@ -175,6 +176,8 @@ pub struct Plan {
     args: ReleaseArgs,
     release: Release,
     live: bool,
+    /// Whether the lock manager can run for one client alone.
+    targeted: bool,
     paths: HashMap<FileHandle, String>,
 }
 
@@ -231,8 +234,13 @@ impl Plan {
                 "{}{more}: its processes would go on as if they held what is released; nothing was released",
                 shown.join(", ")
             ),
-            "`nlmctl resync --client NAME` frees what is stale and takes nothing from a client that runs; if you know \
-             better, add --live",
+            if self.targeted {
+                "`nlmctl resync --client NAME` frees what is stale and takes nothing from a client that runs; if you know \
+                 better, add --live"
+            } else {
+                "if you know better, add --live; a run over everything (`nlmctl resync`) takes nothing from a client that \
+                 runs"
+            },
         ))
     }
 

@@ -4,7 +4,7 @@
 //! change at once, all else wants a restart. A terminal that is closed sends SIGHUP too, and must not end a server.
 
 mod config_file;
-pub mod flags;
+mod flags;
 mod log;
 
 use std::ffi::OsString;

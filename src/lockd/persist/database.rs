@@ -89,6 +89,11 @@ fn look_at(connection: &Connection, path: &Path) -> Result<Option<i64>, PersistE
              PRAGMA foreign_keys = ON;",
         )
         .map_err(unusable)?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
+    if usize::try_from(version).is_ok_and(|version| version > STEPS.len()) {
+        let reason = "a newer nlmd wrote it".to_owned();
+        return Err(PersistError::Database { path: path.into(), reason, remedy: NEWER });
+    }
     let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unusable)?;
     if health != "ok" {
         return Err(PersistError::Database { path: path.into(), reason: health, remedy: DAMAGED });

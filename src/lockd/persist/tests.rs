@@ -338,7 +338,8 @@ fn a_newer_schema_is_refused() {
     let other = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
     other.execute_batch("PRAGMA user_version = 99").unwrap();
     drop(other);
-    assert!(matches!(open(dir.path()), Err(PersistError::Database { .. })));
+    let Err(PersistError::Database { reason, remedy, .. }) = open(dir.path()) else { panic!("it is taken") };
+    assert_eq!((reason.as_str(), remedy), ("a newer nlmd wrote it", "start the nlmd that wrote it, or a newer one"));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::lockd::statd::StateNumberError;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
     BeginArgs, Begun, FullResult, Grace, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
-    RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs, page,
+    RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs, SettleWhen, page,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
@@ -264,7 +264,7 @@ impl Owner {
             self.runs.ending.answers.push(answer);
             return;
         }
-        let holds_up = if args.only_if_nothing_pending {
+        let holds_up = if args.when == SettleWhen::NothingPending {
             None
         } else if self.table.owes_time(self.clock.now()) {
             Some("nlmd did not run for a while, and its clients get that time before the run settles")
@@ -275,8 +275,12 @@ impl Owner {
             let _ = answer.send(Err(Refusal::new(RefusalCode::StillPending, words)));
             return;
         }
-        let reason = if args.only_if_nothing_pending { "nothing pending" } else { "deadline" };
-        self.start_scan(args.only_if_nothing_pending, Ending { answers: vec![answer], reason, ..Ending::default() });
+        let reason = match args.when {
+            SettleWhen::Always => "deadline",
+            SettleWhen::NothingPending => "nothing pending",
+            SettleWhen::NothingAwaited => "pending are only locks of clients that do not answer",
+        };
+        self.start_scan(args.when, Ending { answers: vec![answer], reason, ..Ending::default() });
     }
 
     /// The deadline has passed and nobody settled.
@@ -287,7 +291,7 @@ impl Owner {
             "deadline, and the controller was gone"
         };
         tracing::warn!("settling alone: {reason}");
-        self.start_scan(false, Ending { alone: true, reason, ..Ending::default() });
+        self.start_scan(SettleWhen::Always, Ending { alone: true, reason, ..Ending::default() });
     }
 
     /// Whether a reclaim that came before the deadline waits for what is asked outside.
@@ -295,8 +299,8 @@ impl Owner {
         self.table.deadline().is_some_and(|deadline| self.moves.holds_up(deadline))
     }
 
-    fn start_scan(&mut self, only_if_nothing_pending: bool, ending: Ending) {
-        match self.table.settle_start(self.clock.now(), only_if_nothing_pending, ending.alone, ending.reason) {
+    fn start_scan(&mut self, when: SettleWhen, ending: Ending) {
+        match self.table.settle_start(self.clock.now(), when, ending.alone, ending.reason) {
             Ok(()) => {
                 self.runs.ending = ending;
                 self.runs.phase = Phase::Scanning;
@@ -319,7 +323,7 @@ impl Owner {
         self.runs.phase = Phase::Active;
         let _ = self.apply_effects();
         self.after_commit();
-        self.start_scan(false, Ending { result: None, ..ending });
+        self.start_scan(SettleWhen::Always, Ending { result: None, ..ending });
     }
 
     fn reclaims_came_in_time(&mut self) -> bool {

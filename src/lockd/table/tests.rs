@@ -18,7 +18,7 @@ use crate::rpc::server::ConnectionId;
 use crate::shares::Bounds;
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, Counts, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy,
-    ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, Silent, Unreachable,
+    ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, SettleWhen, Silent, Unreachable,
 };
 use crate::wire::rpc::Credential;
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
@@ -92,7 +92,7 @@ impl World {
         let args = ProgressArgs { run: RunId([1; 16]), notices_begun: true, clients: List::new(vec![acked]).unwrap() };
         self.table.progress(args, ConnectionId(1)).await.unwrap();
         let table = self.table.clone();
-        let args = SettleArgs { run: RunId([1; 16]), only_if_nothing_pending: false };
+        let args = SettleArgs { run: RunId([1; 16]), when: SettleWhen::Always };
         tokio::spawn(async move { table.settle(args, ConnectionId(1)).await })
     }
 }

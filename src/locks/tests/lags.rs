@@ -152,7 +152,7 @@ fn only_a_run_or_a_recovery_decides_by_time() {
 #[test]
 fn a_reclaim_that_came_before_the_end_saves_its_lock_and_what_its_client_has_still_to_claim() {
     let mut w = run();
-    w.table.settle_start(w.now + at(60), false, false, "test").unwrap();
+    w.table.settle_start(w.now + at(60), SettleWhen::Always, false, "test").unwrap();
     while !w.table.settle_scan(1) {}
     w.table.settle_result(0).unwrap();
     let reclaim = World::lock_call(P("b", 1), "stale", bytes(2, 3), true, false, true);

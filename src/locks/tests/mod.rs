@@ -25,8 +25,8 @@ use super::*;
 use crate::shares::{Bounds, Holder};
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
-    LockPage, LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Refusal, RefusalCode, RunId, Scope, Silent,
-    Unreachable,
+    LockPage, LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Refusal, RefusalCode, RunId, Scope,
+    SettleWhen, Silent, Unreachable,
 };
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe};
@@ -244,7 +244,7 @@ impl World {
     }
 
     fn settle_alone(&mut self, alone: bool) -> FullResult {
-        self.table.settle_start(self.now, false, alone, "test").unwrap();
+        self.table.settle_start(self.now, SettleWhen::Always, alone, "test").unwrap();
         while !self.table.settle_scan(1) {}
         let result = self.table.settle_result(0).unwrap();
         self.table.settle_commit();

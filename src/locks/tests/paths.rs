@@ -93,7 +93,7 @@ fn silent_drop_and_a_scope_that_names_the_client_drop_them() {
 #[test]
 fn a_settle_that_is_taken_back_and_an_abort_leave_no_verdict() {
     let mut w = swallowed(|_| {});
-    w.table.settle_start(w.now, false, false, "test").unwrap();
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     while !w.table.settle_scan(1) {}
     w.table.settle_cancel();
     w.check();
@@ -102,7 +102,7 @@ fn a_settle_that_is_taken_back_and_an_abort_leave_no_verdict() {
     assert_eq!(spared(&aborted.clients.as_slice()[0]), []);
 
     let mut w = swallowed(|_| {});
-    w.table.settle_start(w.now, false, false, "test").unwrap();
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     while !w.table.settle_scan(1) {}
     w.table.settle_cancel();
     w.reclaim_by(P("a", 1), TWO, "live2");
@@ -113,7 +113,7 @@ fn a_settle_that_is_taken_back_and_an_abort_leave_no_verdict() {
 #[test]
 fn what_is_locked_again_before_the_sweep_is_not_swept() {
     let mut w = swallowed(|_| {});
-    w.table.settle_start(w.now, false, false, "test").unwrap();
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     while !w.table.settle_scan(1) {}
     w.table.settle_commit();
     w.check();

@@ -239,7 +239,7 @@ fn what_a_run_dropped_and_nobody_swept_yet_is_not_there_to_be_released() {
     w.begin_with(&args);
     w.tell("silent", Delivery::Acked);
     w.pass(100);
-    w.table.settle_start(w.now, false, false, "test").unwrap();
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     while !w.table.settle_scan(1) {}
     w.table.settle_result(0).unwrap();
     w.table.settle_commit();

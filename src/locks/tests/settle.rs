@@ -155,7 +155,7 @@ fn waiters_of_what_was_freed_while_a_settle_failed_are_woken() {
     args.scope.clients = List::clipped(vec![client_ref("c")]);
     w.begin_with(&args);
     w.tell("c", Delivery::Acked);
-    w.table.settle_start(w.now, false, false, "test").unwrap();
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     w.unlock(B, "b", R);
     assert!(w.offers().is_empty());
     w.table.settle_cancel();
@@ -186,7 +186,7 @@ fn only_what_meets_a_pending_lock_waits_while_the_result_is_written() {
     w.reclaim(A, "more", R);
     w.tell("a", Delivery::Acked);
     w.pass(60);
-    w.table.settle_start(w.now, false, false, "test").unwrap();
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     let waits = [
         World::lock_call(B, "a", R, true, false, false),
         Call::Test(wanted(B, "a", R, true)),
@@ -217,7 +217,7 @@ fn a_result_that_cannot_be_written_leaves_the_run_as_it_was() {
     w.tell("a", Delivery::Acked);
     w.pass(60);
     let before = w.counts();
-    w.table.settle_start(w.now, false, false, "test").unwrap();
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     while !w.table.settle_scan(100) {}
     w.table.settle_cancel();
     w.check();
@@ -230,14 +230,52 @@ fn a_result_that_cannot_be_written_leaves_the_run_as_it_was() {
 fn an_early_settle_is_refused_while_something_is_pending() {
     let mut w = four();
     w.begin(Mode::Strict);
-    let refusal = w.table.settle_start(w.now, true, false, "test").unwrap_err();
+    let refusal = w.table.settle_start(w.now, SettleWhen::NothingPending, false, "test").unwrap_err();
     assert_eq!(refusal.code, RefusalCode::StillPending);
     for process in [A, B, C, D] {
         w.reclaim(process, process.0, R);
     }
-    w.table.settle_start(w.now, true, false, "test").unwrap();
+    w.table.settle_start(w.now, SettleWhen::NothingPending, false, "test").unwrap();
     assert!(w.table.settle_scan(1));
     assert_eq!(sums(&w.table.settle_result(0).unwrap()), (4, 0, 0, 0));
+}
+
+#[test]
+fn a_run_settles_early_over_kept_locks_only_if_nothing_is_awaited_of_anybody() {
+    let refused = |w: &mut World| {
+        let refusal = w.table.settle_start(w.now, SettleWhen::NothingAwaited, false, "test").unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::StillPending);
+    };
+    let mut w = four();
+    w.begin(Mode::Strict);
+    w.pass(31);
+    w.tell("a", Delivery::NoAnswer);
+    w.tell("b", Delivery::Acked);
+    refused(&mut w);
+    w.reclaim(B, "b", R);
+    refused(&mut w);
+    w.tell("c", Delivery::NoStatd);
+    w.tell("d", Delivery::Partial);
+    refused(&mut w);
+    w.reclaim(D, "d", R);
+    w.table.settle_start(w.now, SettleWhen::NothingAwaited, false, "test").unwrap();
+    while !w.table.settle_scan(10) {}
+    assert_eq!(sums(&w.table.settle_result(0).unwrap()), (2, 0, 0, 2));
+}
+
+#[test]
+fn locks_that_policy_drops_are_awaited_to_the_deadline() {
+    let mut w = four();
+    let mut args = w.begin_args(Mode::Strict);
+    args.policy.unreachable = Unreachable::Drop;
+    args.may_drop = List::clipped(vec![client_ref("a")]);
+    w.begin_with(&args);
+    w.pass(31);
+    w.tell("a", Delivery::NoAnswer);
+    for process in [B, C, D] {
+        w.reclaim(process, process.0, R);
+    }
+    assert!(w.table.settle_start(w.now, SettleWhen::NothingAwaited, false, "test").is_err());
 }
 
 #[test]

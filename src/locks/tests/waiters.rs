@@ -194,7 +194,7 @@ fn an_unconfirmed_offer_is_spared_where_the_client_acked_and_its_answer_waits_fo
     w.reclaim(B, "g", R);
     w.tell("b", Delivery::Acked);
     w.pass(60);
-    w.table.settle_start(w.now, false, false, "test").unwrap();
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     w.answer(offer, OfferAnswer::Accepted);
     while !w.table.settle_scan(1) {}
     let result = w.table.settle_result(0).unwrap();

@@ -112,6 +112,8 @@ pub trait Backend: Send + Sync + 'static {
     fn endpoint(&self) -> String;
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
+    /// Whose locks exclude each other there, as `info` has it.
+    fn domains(&self) -> &'static [&'static str];
 
     /// Who it is.
     async fn identity(&self) -> Result<Identity, ManagerError>;

@@ -10,6 +10,7 @@ use super::compare::compare;
 use super::record::{Began, Coded, Phase, RunRecord, millis, unix_ms};
 use super::vault::Vault;
 use crate::manager::{ManagerError, Weight};
+use crate::units::number;
 use crate::wire::control::{BeginArgs, Begun, ClientRow, Mode, RefusalCode, RunClient, Silent};
 use crate::wire::types::CallerName;
 use crate::wire::xdr::List;
@@ -163,10 +164,12 @@ impl<B: Backend> Driven<B> {
         let mut desk = self.desk();
         desk.view.start(&run);
         let what = if run.soft { "held" } else { "dropped" };
-        let locks = run.before.locks.len() - run.spared.len();
-        desk.view.event("begin", format!("{locks} locks were {what} and grace began"));
-        if !run.spared.is_empty() {
-            desk.view.event("begin", format!("{} locks were not dropped: they stay held", run.spared.len()));
+        let (spared, all) = (run.spared.len() as u64, run.before.locks.len() as u64);
+        let locks = all.saturating_sub(spared);
+        desk.view.event("begin", format!("{} {what} and grace began", number(locks, "lock was", "locks were")));
+        if spared > 0 {
+            let words = number(spared, "lock was not dropped: it stays held", "locks were not dropped: they stay held");
+            desk.view.event("begin", words);
         }
         let unsure = run.before.unsure.len();
         if unsure > 0 {

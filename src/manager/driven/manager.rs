@@ -9,9 +9,10 @@ use super::record::{Phase, RunRecord, millis};
 use super::vault::Vault;
 use super::{Driven, pause_after, results};
 use crate::manager::{Caution, Freed, LockManager, ManagerError, Owners, Weight};
+use crate::units::{count, number};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
-    RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched, page,
+    RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, SettleWhen, Status, WatchArgs, Watched, page,
 };
 use crate::wire::xdr::{List, Text};
 
@@ -37,7 +38,7 @@ impl<B: Backend> LockManager for Driven<B> {
             software: Text::clipped(identity.software),
             names: List::clipped(identity.names),
             capabilities,
-            domains: List::clipped(vec![Text::clipped("nlm")]),
+            domains: List::clipped(self.backend.domains().iter().map(|domain| Text::clipped(*domain)).collect()),
         })
     }
 
@@ -49,8 +50,8 @@ impl<B: Backend> LockManager for Driven<B> {
                 about: "owed",
                 weight: Weight::Say,
                 text: format!(
-                    "an earlier run dropped locks and ended before its {} clients were told: this run tells them",
-                    owed.len()
+                    "an earlier run dropped locks and ended before it told {}: this run tells them",
+                    count(owed.len() as u64, "client")
                 ),
                 remedy: String::new(),
             });
@@ -158,8 +159,11 @@ impl<B: Backend> LockManager for Driven<B> {
             return self.settle_with_grace(args.run).await;
         }
         let pending = self.desk().view.counts(&active).pending;
-        if args.only_if_nothing_pending && pending > 0 {
-            return refused(RefusalCode::StillPending, format!("{pending} locks are not back yet"));
+        if args.when != SettleWhen::Always && pending > 0 {
+            return refused(
+                RefusalCode::StillPending,
+                format!("{} not back yet", number(pending, "lock is", "locks are")),
+            );
         }
         let reason = if pending == 0 { "nothing pending" } else { "deadline" };
         self.settle_run(&active, reason, false).await

@@ -13,7 +13,7 @@ use crate::host::Lock;
 use crate::manager::{Caution, Weight};
 use crate::wire::control::{
     BeginArgs, ClientProgress, ClientRow, Delivery, ExtendArgs, Fate, LocksArgs, Mode, Outcome, Policy, ProgressArgs,
-    RunResult, Scope, SettleArgs, Silent, Unreachable, WatchArgs,
+    RunResult, Scope, SettleArgs, SettleWhen, Silent, Unreachable, WatchArgs,
 };
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::List;
@@ -77,6 +77,9 @@ impl Backend for Fake {
     }
     fn endpoint(&self) -> String {
         "memory".into()
+    }
+    fn domains(&self) -> &'static [&'static str] {
+        &["nlm"]
     }
     fn capabilities(&self) -> crate::wire::control::Capabilities {
         crate::wire::control::Capabilities {
@@ -276,7 +279,8 @@ fn code<T: std::fmt::Debug>(answer: Result<T, ManagerError>) -> RefusalCode {
 const SETTLE_EARLY: bool = true;
 
 async fn settle(driver: &Driven<Fake>, run: RunId, early: bool) -> Result<RunResult, ManagerError> {
-    driver.settle(&SettleArgs { run, only_if_nothing_pending: early }).await
+    let when = if early { SettleWhen::NothingPending } else { SettleWhen::Always };
+    driver.settle(&SettleArgs { run, when }).await
 }
 
 #[tokio::test]

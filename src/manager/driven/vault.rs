@@ -42,10 +42,12 @@ impl Vault {
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> ManagerError {
-        ManagerError::Refused(Refusal::new(
-            RefusalCode::NotDurable,
-            format!("cannot {what} in {}: {error}; nothing was changed since", self.dir.display()),
-        ))
+        let code = match error.kind() {
+            io::ErrorKind::PermissionDenied => RefusalCode::NotAllowed,
+            _ => RefusalCode::NotDurable,
+        };
+        let words = format!("cannot {what} in {}: {error}; nothing was changed since", self.dir.display());
+        ManagerError::Refused(Refusal::new(code, words))
     }
 
     fn made(&self) -> Result<&Path, ManagerError> {

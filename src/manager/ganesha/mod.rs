@@ -200,6 +200,10 @@ impl Backend for Ganesha {
     fn endpoint(&self) -> String {
         ENDPOINT.into()
     }
+    fn domains(&self) -> &'static [&'static str] {
+        &["nlm", "nfsv4"]
+    }
+
     fn capabilities(&self) -> Capabilities {
         let lists_locks = self.lists_locks.load(Ordering::Relaxed);
         Capabilities {

@@ -24,6 +24,7 @@ use crate::manager::driven::{ClientReleased, Recovered};
 use crate::rpc::client::{Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
+use crate::units::{self, count};
 use crate::wire::control::{Refusal, RefusalCode};
 use crate::wire::nlm;
 use crate::wire::rpc::Credential;
@@ -134,15 +135,15 @@ impl Ganesha {
         let (mut last, mut changed, mut renewed) = (self.left().await?, began, began);
         loop {
             if last == (Left { locks: 0, records: 0 }) {
-                let took = began.elapsed().as_millis();
-                return Ok(vec![format!("all locks were seen released {took} ms after they were asked to be")]);
+                let took = units::duration(began.elapsed());
+                return Ok(vec![format!("all locks were seen released {took} after they were asked to be")]);
             }
             if changed.elapsed() >= PATIENCE {
                 return Ok(vec![format!(
-                    "{} locks and {} of statd's records were not released in {} s: taken through an address that this \
+                    "{} and {} of statd's were not released in {} s: taken through an address that this \
                      host no longer has, it seems; they stay",
-                    last.locks,
-                    last.records,
+                    count(last.locks, "lock"),
+                    count(last.records, "record"),
                     PATIENCE.as_secs()
                 )]);
             }

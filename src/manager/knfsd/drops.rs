@@ -27,6 +27,7 @@ use crate::manager::driven::{Dropped, Sight};
 use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, Listener, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
+use crate::units;
 use crate::wire::nlm;
 use crate::wire::rpc::Credential;
 use crate::wire::types::Transport;
@@ -235,7 +236,7 @@ pub(super) fn by_stopping(
     guard.dismiss();
     match (stopped, in_grace, rest) {
         (Ok(true), Ok(true), Ok(mut notes)) => {
-            notes.push(format!("nfsd was stopped for {} ms; its reply cache is lost", down.as_millis()));
+            notes.push(format!("nfsd was stopped for {}; its reply cache is lost", units::duration(down)));
             Attempt::Dropped(Dropped { grace, before: Some(before), notes })
         }
         (Ok(false), _, Ok(_)) => Attempt::NoEffect(down),

@@ -67,9 +67,10 @@ use super::driven::{
     Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, LocksReleased, Recovered, Sight, client_row,
 };
 use super::{Caution, ManagerError, Owners, Weight};
-use crate::host::{self, Lockd, Machine, ReplyRoute, StatdDir, StatdDirError, may_administer_network};
+use crate::host::{self, FileError, Lockd, Machine, ReplyRoute, StatdDir, StatdDirError, may_administer_network};
 use crate::nsm::roster::{self, Roster};
 use crate::rpc::resolver;
+use crate::units;
 use crate::wire::control::{Capabilities, ClientRow, LockRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
 
@@ -96,6 +97,13 @@ pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Driven<K
 /// Whether this host's nfsd serves, or would if an earlier run had not left it stopped.
 pub fn is_here() -> bool {
     Machine::default().nfsd_threads().is_ok_and(|threads| threads > 0) || Saved::is_there(Path::new(STATE_DIR))
+}
+
+/// Why this user cannot see whether nfsd serves, where that is so.
+pub fn is_hidden() -> Option<String> {
+    let error = Machine::default().nfsd_threads().err()?;
+    matches!(&error, FileError::Io(.., io) if io.kind() == std::io::ErrorKind::PermissionDenied)
+        .then(|| error.to_string())
 }
 
 impl Knfsd {
@@ -321,9 +329,9 @@ impl Knfsd {
             Attempt::NoEffect(down) => Err(ManagerError::Refused(Refusal::new(
                 RefusalCode::Unsupported,
                 format!(
-                    "nfsd was stopped for {} ms and runs again as before, but something keeps lockd alive (an NFSv3 \
+                    "nfsd was stopped for {} and runs again as before, but something keeps lockd alive (an NFSv3 \
                      mount in a container?): no lock was dropped",
-                    down.as_millis()
+                    units::duration(down)
                 ),
             ))),
             Attempt::Lost(error) => Err(error.lost()),
@@ -372,6 +380,11 @@ impl Backend for Knfsd {
     fn endpoint(&self) -> String {
         ENDPOINT.to_owned()
     }
+    /// lockd locks in the file system itself.
+    fn domains(&self) -> &'static [&'static str] {
+        &["nlm", "nfsv4", "local processes"]
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             mark: false,

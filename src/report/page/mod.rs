@@ -7,8 +7,9 @@ mod timeline;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::text::{number, range, seconds};
+use super::text::range;
 use super::{ClientFate, ClientReport, LockReport, LockTally, Owner, RunDetail, RunHead};
+use crate::units;
 
 const STYLE: &str = include_str!("style.css");
 /// Most rows of a table. The page is for people; `runs export` has all.
@@ -54,7 +55,7 @@ fn head(detail: &RunDetail) -> Markup {
                 dt { "Mode, scope" } dd { (run.mode) ", " (run.scope) }
                 dt { "Started" } dd { (run.started_at) }
                 @if let (Some(at), Some(ms)) = (run.ended_at, run.elapsed_ms) {
-                    dt { "Ended" } dd { (at) " (after " (seconds(ms)) ")" }
+                    dt { "Ended" } dd { (at) " (after " (units::millis(ms)) ")" }
                 }
                 dt { "NSM state" } dd { (number(state.old)) " → " (number(state.new)) }
                 @if let Some(exit) = run.exit { dt { "Exit code" } dd { (exit) } }
@@ -114,7 +115,7 @@ fn clients(clients: &[ClientReport]) -> Markup {
     let columns: Vec<Column> = COLUMNS.into_iter().filter(|(_, count)| any(*count)).collect();
     html! {
         section {
-            h2 { (number(clients.len() as u64, "client", "clients")) }
+            h2 { (units::count(clients.len() as u64, "client")) }
             p { (plain.len()) " of them acked, and all their locks were reclaimed or released." }
             @if !others.is_empty() {
                 div class="wide" {
@@ -144,7 +145,7 @@ fn client_row(client: &ClientReport, columns: &[Column]) -> Markup {
             td { @if let Some(address) = client.address { (address) } @else { "-" } }
             td class=(client.fate) { (client.fate) }
             td class="n" { (client.acks) "/" (client.notices) }
-            td class="n" { @if let Some(ms) = client.acked_ms { (seconds(ms)) } @else { "-" } }
+            td class="n" { @if let Some(ms) = client.acked_ms { (units::millis(ms)) } @else { "-" } }
             @for (_, count) in columns {
                 td class="n" { @if let Some(locks) = &client.locks { (count(locks)) } @else { "-" } }
             }
@@ -154,7 +155,6 @@ fn client_row(client: &ClientReport, columns: &[Column]) -> Markup {
 }
 
 fn rows(rows: &[LockReport]) -> Markup {
-    let owner = |owner: &Owner| format!("{} ({}) process {}", owner.name, owner.address, owner.svid);
     html! {
         @if !rows.is_empty() {
             section {
@@ -183,6 +183,14 @@ fn rows(rows: &[LockReport]) -> Markup {
                 (rest(rows.len()))
             }
         }
+    }
+}
+
+fn owner(owner: &Owner) -> Markup {
+    html! {
+        (owner.name)
+        @if let Some(address) = owner.address { " (" (address) ")" }
+        @if let Some(svid) = owner.svid { " process " (svid) }
     }
 }
 

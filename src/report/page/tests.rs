@@ -34,6 +34,7 @@ fn detail(name: &str, clients: usize, progress: Vec<PendingReport>) -> RunDetail
             },
             state: States { old: Some(1), new: Some(3) },
             locks: tally,
+            lost: Vec::new(),
             clients: (0..clients).map(client).collect(),
         },
         lock_rows: Vec::new(),

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
-use super::super::text::seconds;
 use super::super::{PendingReport, RunDetail};
+use crate::units::millis;
 
 /// The drawing's own units; the page scales it.
 const WIDTH: f64 = 1_000.0;
@@ -88,7 +88,7 @@ pub(super) fn drawn(detail: &RunDetail) -> Markup {
                 text x=(LEFT - 6.0) y=(ABOVE + 10.0) text-anchor="end" { (most) }
                 text x=(LEFT - 6.0) y=(bottom) text-anchor="end" { "0" }
                 text x=(LEFT) y=(HEIGHT - 6.0) { "0 s" }
-                text x=(WIDTH) y=(HEIGHT - 6.0) text-anchor="end" { (seconds(end)) }
+                text x=(WIDTH) y=(HEIGHT - 6.0) text-anchor="end" { (millis(end)) }
                 text x=(LEFT) y="10" { "green: acks of clients; dashed: events; blue: locks pending" }
             }
         }

@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::words::{counted, some_names};
+use super::words::some_names;
 use super::{LocalMount, Plan, Request, Seen};
 use crate::report::Failure;
+use crate::units::{count, millis, number};
 use crate::wire::control::{
-    ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable,
+    Capabilities, ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable,
 };
 use crate::wire::scope;
 use crate::wire::types::{Address, CallerName, FileHandle};
@@ -100,19 +101,23 @@ pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), Failure> 
 ///
 /// # Errors
 /// It is.
-pub fn refuse_busy(status: &Status) -> Result<(), Failure> {
+pub fn refuse_busy(status: &Status, can: &Capabilities) -> Result<(), Failure> {
     if let Some(run) = &status.run.0 {
         return refused(
-            format!("run {} is active, for another {} ms at least", run.run, run.remaining_ms),
-            "wait for it (`nlmctl status`), go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)",
+            format!("run {} is active, for another {} at least", run.run, millis(run.remaining_ms)),
+            if can.begin_releases {
+                "wait for it (`nlmctl status`), or go on with it (`nlmctl resync --resume`): its locks are freed already"
+            } else {
+                "wait for it (`nlmctl status`), go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)"
+            },
         );
     }
     match status.grace {
         Grace::Open => Ok(()),
         Grace::Recovery | Grace::Strict | Grace::Targeted | Grace::Settling => refused(
             format!(
-                "the lock manager is in a grace period of its own, for another {} ms: clients are reclaiming already",
-                status.grace_remaining_ms
+                "the lock manager is in a grace period of its own, for another {}: clients are reclaiming already",
+                millis(status.grace_remaining_ms)
             ),
             "wait until it is over (`nlmctl status`)",
         ),
@@ -249,7 +254,7 @@ pub(super) fn in_scope(chosen: &[(&ClientRow, InScope)], seen: &Seen<'_>) -> InS
 }
 
 /// What is freed at the start and has nobody to reclaim it is lost, whatever the policy says of the end.
-pub(super) fn refuse_what_begin_loses(plan: &Plan) -> Result<(), Failure> {
+pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result<(), Failure> {
     let software = &plan.manager;
     let holders = plan.unreachable_holders();
     if plan.policy.unreachable == Unreachable::Keep && plan.in_scope > 0 && !holders.is_empty() {
@@ -257,10 +262,15 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan) -> Result<(), Failure> {
             format!(
                 "{software} frees every lock when a run begins, so those of {} that cannot be told now ({}) cannot be \
                  kept",
-                counted(holders.len() as u64, "client"),
+                count(holders.len() as u64, "client"),
                 some_names(&holders)
             ),
-            "get their statd to answer, or agree to lose their locks with --unreachable drop",
+            if can.release {
+                "get their statd to answer; of a client that is gone for good free the locks first (`nlmctl release --client \
+                 NAME`); or agree to lose them with --unreachable drop"
+            } else {
+                "get their statd to answer, or agree to lose their locks with --unreachable drop"
+            },
         );
     }
     if plan.policy.silent == Silent::Keep {
@@ -273,11 +283,7 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan) -> Result<(), Failure> {
         return refused(
             format!(
                 "{software} frees every lock when a run begins, and {} no recorded client to tell",
-                if plan.unmonitored == 1 {
-                    "1 lock has".to_owned()
-                } else {
-                    format!("{} locks have", plan.unmonitored)
-                },
+                number(plan.unmonitored, "lock has", "locks have")
             ),
             "find out who holds them (`nlmctl locks`), or agree to lose them with --include-unmonitored",
         );

@@ -1,7 +1,7 @@
 //! From what the operator asked and what was seen to a plan.
 
 use super::checks::{InScope, chosen, grace, in_scope, mode, refuse_busy, refuse_own_mounts, refuse_what_begin_loses};
-use super::words::{consent, fingerprint};
+use super::words::{consent, effects, fingerprint};
 use super::{Plan, PlannedClient, Probed, Request, Seen};
 use crate::report::{self, Failure, Probe, ScopeReport};
 use crate::wire::control::{Capabilities, ClientRef, ClientRow, Policy, Scope, Silent, Unreachable};
@@ -24,7 +24,7 @@ impl Draft {
     pub fn new(request: &Request, scope: Scope, seen: Seen<'_>) -> Result<Self, Failure> {
         let mode = mode(request, &scope, seen.info)?;
         let (grace, grace_max) = grace(request)?;
-        refuse_busy(seen.status)?;
+        refuse_busy(seen.status, &seen.info.capabilities)?;
         let chosen = chosen(request, &scope, &seen)?;
         refuse_own_mounts(request, &chosen, seen.mounts)?;
 
@@ -74,14 +74,17 @@ impl Draft {
             may_drop: Vec::new(),
             consent: Vec::new(),
             caveats: report::caveats(seen.info),
+            refusal: None,
+            effects: Vec::new(),
             fingerprint: String::new(),
         };
         Ok(Self { plan, states, capabilities: seen.info.capabilities })
     }
 
-    /// What the manager itself wants to be said, and to be agreed to.
+    /// What the manager itself wants to be said: first what users will feel, then the rest; and what is to be agreed to.
     #[must_use]
-    pub fn cautioned(mut self, said: Vec<String>, agreed_to: Vec<String>) -> Self {
+    pub fn cautioned(mut self, felt: Vec<String>, said: Vec<String>, agreed_to: Vec<String>) -> Self {
+        self.plan.effects = felt;
         self.plan.caveats.extend(said);
         self.plan.consent = agreed_to;
         self
@@ -99,10 +102,7 @@ impl Draft {
 
     /// The plan, with what those statds said: one probe for each of [`clients`](Self::clients), in
     /// their order. What is missing counts as not asked.
-    ///
-    /// # Errors
-    /// Refused, where beginning would lose what the policy keeps.
-    pub fn finish(self, probes: &[Probed]) -> Result<Plan, Failure> {
+    pub fn finish(self, probes: &[Probed]) -> Plan {
         let Self { mut plan, states, capabilities } = self;
         let missing = std::iter::repeat(Probed::Silent(Probe::NotAsked));
         let probes = probes.iter().copied().chain(missing);
@@ -122,12 +122,14 @@ impl Draft {
                 .collect();
         }
         if capabilities.begin_releases {
-            refuse_what_begin_loses(&plan)?;
+            plan.refusal = refuse_what_begin_loses(&plan, &capabilities).err();
         }
-        let wanted = consent(&plan);
+        let said = std::mem::take(&mut plan.effects);
+        plan.effects = effects(&plan, &capabilities, said);
+        let wanted = consent(&plan, &capabilities);
         plan.consent.extend(wanted);
         plan.fingerprint = fingerprint(&plan);
-        Ok(plan)
+        plan
     }
 }
 

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::consent::{Consent, Person};
-use crate::report::{self, Failure, PlanClient, PlanReport, Probe, ScopeReport};
+use crate::report::{self, Failure, PlanClient, PlanReport, Probe, Refusal, ScopeReport};
 use crate::wire::control::{
     ClientRef, ClientRow, Info, InstanceId, LockRow, Mode, Policy, Scope, Silent, Status, Unreachable,
 };
@@ -157,8 +157,12 @@ pub struct Plan {
     pub may_drop: Vec<ClientRef>,
     /// What the operator has to agree to, each in words.
     pub consent: Vec<String>,
+    /// What users will feel of it, each in words.
+    pub effects: Vec<String>,
     /// What this manager cannot promise, each in words.
     pub caveats: Vec<String>,
+    /// Why such a run is refused whatever is agreed to: beginning would lose what the policy keeps.
+    pub refusal: Option<Failure>,
     /// SHA-256 over what is agreed to, in hexadecimal.
     pub fingerprint: String,
 }
@@ -167,9 +171,19 @@ impl Plan {
     /// Consent to exactly this plan. A run wants it to begin.
     ///
     /// # Errors
-    /// Refused, where consent is wanted and is not given.
+    /// Refused, where consent is wanted and is not given, or no consent would help.
     pub fn agree(&self, yes: bool, person: &mut dyn Person) -> Result<Consent, Failure> {
-        Consent::obtain(&self.fingerprint, &self.consent, yes, person)
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
+        Consent::obtain(&self.fingerprint, &self.asks(person), yes, person)
+    }
+    /// What this person is asked: what wants consent, and on a terminal whether a run over everything is meant.
+    pub fn asks(&self, person: &dyn Person) -> Vec<String> {
+        if self.consent.is_empty() && self.scope.is_everything() && person.is_there() {
+            return vec!["run a resync over everything".to_owned()];
+        }
+        self.consent.clone()
     }
     /// The plan as it is shown.
     pub fn report(&self) -> PlanReport {
@@ -194,11 +208,17 @@ impl Plan {
             consent: self.consent.clone(),
             names: self.names.iter().map(ToString::to_string).collect(),
             caveats: self.caveats.clone(),
+            effects: self.effects.clone(),
+            refusal: self.refusal.clone().map(Refusal::from),
         })
     }
     /// The exit code of a dry run.
     pub fn dry_run_exit(&self) -> u8 {
-        if self.all_reclaimable() { 0 } else { 3 }
+        match &self.refusal {
+            Some(refusal) => refusal.kind.exit(),
+            None if self.all_reclaimable() => 0,
+            None => 3,
+        }
     }
     /// Clients whose statd does not answer now and that hold locks in scope, or may.
     pub fn unreachable_holders(&self) -> Vec<&PlannedClient> {

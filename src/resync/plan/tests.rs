@@ -81,7 +81,7 @@ const UP: Probed = Probed::Answers(Some(NsmState(5)));
 const DOWN: Probed = Probed::Silent(Probe::NoAnswer);
 
 fn plan(request: &Request, probes: &[Probed]) -> Plan {
-    draft(request, &three(), &[]).unwrap().finish(probes).unwrap()
+    draft(request, &three(), &[]).unwrap().finish(probes)
 }
 
 #[track_caller]
@@ -90,6 +90,14 @@ fn usage_of<T: std::fmt::Debug>(result: Result<T, Failure>) -> (String, String) 
         Err(Failure { kind: FailureKind::Usage, message, remedy }) => (message, remedy),
         other => panic!("not a usage error: {other:?}"),
     }
+}
+
+/// Of a plan that is made, and shown, all the same.
+#[track_caller]
+fn refused(plan: &Plan) -> String {
+    assert_eq!(plan.dry_run_exit(), 4);
+    assert_eq!(plan.agree(true, &mut ()).unwrap_err(), plan.refusal.clone().unwrap());
+    refusal_of::<()>(Err(plan.refusal.clone().unwrap()))
 }
 
 #[track_caller]
@@ -120,8 +128,42 @@ fn a_run_over_everything_tells_every_monitored_client_and_is_strict() {
 fn a_client_that_does_not_answer_is_kept_by_default_and_seen_in_the_dry_run() {
     let plan = plan(&Request::default(), &[UP, DOWN, UP]);
     assert_eq!((plan.unreachable_locks(), plan.dry_run_exit()), (Some(2), 3));
+    let said = plan.effects.iter().find(|effect| effect.contains("are kept")).unwrap();
+    assert!(said.starts_with("2 locks of db.example.org are kept"), "{said}");
     assert_eq!(plan.may_drop, []);
     assert_eq!(plan.consent, Vec::<String>::new());
+}
+
+struct AtTerminal(&'static str, String);
+
+impl crate::resync::consent::Person for AtTerminal {
+    fn is_there(&self) -> bool {
+        true
+    }
+    fn ask(&mut self, question: &str) -> std::io::Result<String> {
+        self.1 = question.to_owned();
+        Ok(self.0.to_owned())
+    }
+}
+
+#[test]
+fn a_run_over_everything_is_asked_about_on_a_terminal_and_a_narrower_one_is_not() {
+    let everything = plan(&Request::default(), &[UP; 3]);
+    let mut person = AtTerminal("n\n", String::new());
+    assert!(everything.agree(false, &mut person).is_err());
+    assert!(person.1.contains("over everything"), "{}", person.1);
+    assert!(everything.agree(true, &mut AtTerminal("", String::new())).is_ok());
+    assert!(everything.agree(false, &mut ()).is_ok(), "without a terminal it goes on");
+    let one = plan(&Request { clients: vec!["web".into()], ..Request::default() }, &[UP]);
+    assert!(one.agree(false, &mut AtTerminal("n\n", String::new())).is_ok());
+}
+
+#[test]
+fn where_begin_cannot_be_undone_yes_is_wanted_without_a_terminal() {
+    let plan = of_a_manager_that_frees_at_begin(&Request::default(), 0, &[UP, UP]).unwrap();
+    assert!(plan.consent.iter().any(|need| need.contains("cannot be aborted")), "{:?}", plan.consent);
+    assert!(plan.agree(false, &mut ()).is_err());
+    assert!(plan.agree(true, &mut ()).is_ok());
 }
 
 #[test]
@@ -159,10 +201,10 @@ fn dropping_silent_clients_and_unmonitored_locks_want_consent_each() {
     assert!(silent.consent[0].contains("--silent drop"));
     let request = Request { include_unmonitored: true, ..Request::default() };
     let clients = [client("web", "192.0.2.11", 5, 2)];
-    let unmonitored = draft(&request, &clients, &[]).unwrap().finish(&[UP]).unwrap();
+    let unmonitored = draft(&request, &clients, &[]).unwrap().finish(&[UP]);
     assert!(unmonitored.consent[0].contains("2 unmonitored locks"), "{:?}", unmonitored.consent);
     assert_eq!((unmonitored.in_scope, unmonitored.unmonitored, unmonitored.dry_run_exit()), (5, 2, 3));
-    let without = draft(&Request::default(), &clients, &[]).unwrap().finish(&[UP]).unwrap();
+    let without = draft(&Request::default(), &clients, &[]).unwrap().finish(&[UP]);
     assert_eq!((without.in_scope, without.unmonitored, without.dry_run_exit()), (3, 2, 0));
 }
 
@@ -181,7 +223,7 @@ fn another_state_number_makes_a_suspect_and_an_unknown_one_does_not() {
 fn a_narrower_scope_is_targeted_and_names_full_short_or_address() {
     for text in ["db.example.org", "db", "DB", "192.0.2.12"] {
         let request = Request { clients: vec![text.into()], ..Request::default() };
-        let plan = draft(&request, &three(), &[]).unwrap().finish(&[UP]).unwrap();
+        let plan = draft(&request, &three(), &[]).unwrap().finish(&[UP]);
         assert_eq!(plan.mode, Mode::Targeted);
         assert_eq!(plan.clients.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["db.example.org"], "{text}");
         assert_eq!(plan.in_scope, 2);
@@ -249,7 +291,7 @@ fn a_scope_of_files_counts_the_listed_locks_and_tells_only_their_clients() {
     let locks = [lock(LockState::Held, true), lock(LockState::Held, false), lock(LockState::Waiting, true)];
     let scope = scope(&request, &info).unwrap();
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: Some(&locks), mounts: &[] };
-    let plan = Draft::new(&request, scope, seen).unwrap().finish(&[UP]).unwrap();
+    let plan = Draft::new(&request, scope, seen).unwrap().finish(&[UP]);
     assert_eq!((plan.in_scope, plan.unmonitored), (1, 1), "a waiter is no lock");
     assert_eq!(plan.clients.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["db.example.org"]);
 }
@@ -299,7 +341,7 @@ fn the_fingerprint_covers_what_is_agreed_to_and_nothing_else() {
     let mut clients = three();
     clients.push(client("new.example.org", "192.0.2.14", 9, 0));
     clients.reverse();
-    let others = draft(&drop, &clients, &[]).unwrap().finish(&[UP, UP, DOWN, DOWN]).unwrap();
+    let others = draft(&drop, &clients, &[]).unwrap().finish(&[UP, UP, DOWN, DOWN]);
     assert_eq!(others.fingerprint, base.fingerprint, "new clients, more locks, another order");
     let longer = Request { grace: Duration::from_secs(91), ..drop.clone() };
     assert_eq!(plan(&longer, &[DOWN, DOWN, UP]).fingerprint, base.fingerprint);
@@ -318,14 +360,15 @@ fn the_fingerprint_covers_what_is_agreed_to_and_nothing_else() {
 }
 
 #[test]
-fn a_manager_that_cannot_mark_says_which_statements_do_not_hold() {
+fn a_manager_that_cannot_mark_says_what_does_not_hold() {
     let mut weak = info();
     weak.capabilities.mark = false;
     weak.capabilities.targeted = false;
     let (status, clients) = (status(), three());
     let seen = Seen { info: &weak, status: &status, clients: &clients, locks: None, mounts: &[] };
-    let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[]).unwrap();
-    assert!(plan.caveats.iter().any(|c| c.contains("statement 10")), "{:?}", plan.caveats);
+    let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[]);
+    assert!(plan.caveats.iter().any(|c| c.contains("marks no locks")), "{:?}", plan.caveats);
+    assert!(!plan.caveats.iter().any(|c| c.contains("statement")), "a word of no shipped document: {:?}", plan.caveats);
     assert!(plan.clients.iter().all(|c| c.probe == Probe::NotAsked), "a probe that is missing");
     let narrow = Request { clients: vec!["db".into()], ..Request::default() };
     let scope = scope(&narrow, &weak).unwrap();
@@ -337,21 +380,25 @@ fn of_a_manager_that_frees_at_begin(request: &Request, unmonitored: u64, probes:
     let mut info = info();
     let capabilities = &mut info.capabilities;
     (capabilities.mark, capabilities.knows_owners, capabilities.begin_releases) = (false, false, true);
+    capabilities.release = true;
     let status = Status { unmonitored, ..status() };
     let clients = vec![client("web.example.org", "192.0.2.11", 0, 0), client("db.example.org", "192.0.2.12", 0, 0)];
     let seen = Seen { info: &info, status: &status, clients: &clients, locks: None, mounts: &[] };
-    Draft::new(request, scope(request, &info)?, seen)?.finish(probes)
+    Ok(Draft::new(request, scope(request, &info)?, seen)?.finish(probes))
 }
 
 #[test]
 fn where_begin_frees_the_locks_nothing_that_keep_promises_can_be_lost() {
     let keep = Request::default();
-    let words = refusal_of(of_a_manager_that_frees_at_begin(&keep, 0, &[UP, DOWN]));
+    let words = refused(&of_a_manager_that_frees_at_begin(&keep, 0, &[UP, DOWN]).unwrap());
     assert!(words.contains("db.example.org") && words.contains("cannot be kept"), "{words}");
+    let plan = of_a_manager_that_frees_at_begin(&keep, 0, &[UP, DOWN]).unwrap();
+    assert_eq!(plan.clients.len(), 2, "the plan is made all the same");
+    assert!(plan.refusal.unwrap().remedy.contains("`nlmctl release --client NAME`"));
     let unknown = Probed::Silent(Probe::NameUnknown);
-    refusal_of(of_a_manager_that_frees_at_begin(&keep, 0, &[unknown, UP]));
+    refused(&of_a_manager_that_frees_at_begin(&keep, 0, &[unknown, UP]).unwrap());
     let keep_silent = Request { silent: Silent::Keep, ..Request::default() };
-    assert!(refusal_of(of_a_manager_that_frees_at_begin(&keep_silent, 0, &[UP, UP])).contains("--silent keep"));
+    assert!(refused(&of_a_manager_that_frees_at_begin(&keep_silent, 0, &[UP, UP]).unwrap()).contains("--silent keep"));
     let drop = Request { unreachable: Unreachable::Drop, ..Request::default() };
     let plan = of_a_manager_that_frees_at_begin(&drop, 0, &[UP, DOWN]).unwrap();
     assert!(plan.consent[0].contains("drop all locks of 1 client"), "{:?}", plan.consent);
@@ -361,11 +408,11 @@ fn where_begin_frees_the_locks_nothing_that_keep_promises_can_be_lost() {
 
 #[test]
 fn where_begin_frees_the_locks_those_that_nobody_can_be_told_of_want_consent() {
-    let words = refusal_of(of_a_manager_that_frees_at_begin(&Request::default(), 2, &[UP, UP]));
+    let words = refused(&of_a_manager_that_frees_at_begin(&Request::default(), 2, &[UP, UP]).unwrap());
     assert!(words.contains("2 locks have no recorded client"), "{words}");
     let include = Request { include_unmonitored: true, ..Request::default() };
     let plan = of_a_manager_that_frees_at_begin(&include, 2, &[UP, UP]).unwrap();
-    assert_eq!((plan.in_scope, plan.unmonitored, plan.consent.len()), (6, 2, 1));
+    assert_eq!((plan.in_scope, plan.unmonitored, plan.consent.len()), (6, 2, 2));
 }
 
 #[test]
@@ -374,7 +421,7 @@ fn a_manager_that_knows_no_owners_counts_its_locks_for_no_client() {
     assert_eq!(plan.in_scope, 6);
     assert_eq!(plan.clients.iter().map(|client| client.locks).collect::<Vec<_>>(), [None, None]);
     assert_eq!(plan.dry_run_exit(), 0);
-    for words in ["cannot be aborted", "statements 2, 4, 5 and 10", "does not tell a run whose a lock is"] {
+    for words in ["cannot be aborted", "does not protect its range", "does not tell a run whose a lock is"] {
         assert!(plan.caveats.iter().any(|caveat| caveat.contains(words)), "{words}: {:?}", plan.caveats);
     }
 }
@@ -398,7 +445,7 @@ fn a_client_that_called_several_addresses_is_named_with_what_that_means() {
     let notes = |request: &Request, n| {
         let mut clients = three();
         calls(&mut clients, n);
-        let plan = draft(request, &clients, &[]).unwrap().finish(&[UP; 3]).unwrap();
+        let plan = draft(request, &clients, &[]).unwrap().finish(&[UP; 3]);
         plan.clients.into_iter().map(|client| client.note).collect::<Vec<_>>()
     };
     assert_eq!(notes(&Request::default(), 1), [None, None, None]);
@@ -424,7 +471,7 @@ fn where_begin_frees_the_locks_what_is_not_reclaimed_through_an_address_is_lost(
     let called = ["192.0.2.1", "2001:db8::1"].map(|address| Address(address.parse().unwrap()));
     clients[1].server_addresses = List::clipped(called.to_vec());
     let seen = Seen { info: &info, status: &status(), clients: &clients, locks: None, mounts: &[] };
-    let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[UP; 3]).unwrap();
+    let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[UP; 3]);
     let note = plan.clients[1].note.as_deref().unwrap();
     assert!(note.contains("2001:db8::1") && note.contains("is lost"), "{note}");
 }

@@ -3,18 +3,19 @@
 use sha2::{Digest, Sha256};
 
 use super::{Plan, PlannedClient};
-use crate::wire::control::Silent;
+use crate::units::{count, duration};
+use crate::wire::control::{Capabilities, Mode, Silent, Unreachable};
 use crate::wire::xdr::encode;
 
-pub(super) fn consent(plan: &Plan) -> Vec<String> {
+pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
     let mut wanted = Vec::new();
     if !plan.may_drop.is_empty() {
         let unreachable = plan.unreachable_holders();
-        let locks = plan.unreachable_locks().map_or_else(|| "all locks".to_owned(), |locks| counted(locks, "lock"));
+        let locks = plan.unreachable_locks().map_or_else(|| "all locks".to_owned(), |locks| count(locks, "lock"));
         wanted.push(format!(
             "drop {locks} of {} that {} not answer ({}) if {} until the end; should one still run, its processes go on \
              as if they held them",
-            counted(unreachable.len() as u64, "client"),
+            count(unreachable.len() as u64, "client"),
             if unreachable.len() == 1 { "does" } else { "do" },
             some_names(&unreachable),
             if unreachable.len() == 1 { "it stays silent" } else { "they stay silent" },
@@ -24,17 +25,74 @@ pub(super) fn consent(plan: &Plan) -> Vec<String> {
         wanted.push(format!(
             "drop the locks of clients that ack and reclaim nothing, in all or through one server address, however many \
              they are (--silent drop): up to {} in use would be lost if the notices are not understood",
-            counted(plan.in_scope, "lock")
+            count(plan.in_scope, "lock")
         ));
     }
     if plan.policy.include_unmonitored {
         wanted.push(format!(
             "put {} in scope, whose clients may not understand the notices (--include-unmonitored): what they do not \
              reclaim can be dropped, and processes that still hold them are not warned",
-            counted(plan.unmonitored, "unmonitored lock")
+            count(plan.unmonitored, "unmonitored lock")
+        ));
+    }
+    if can.begin_releases {
+        wanted.push(format!(
+            "free all {} when the run begins: from then on it cannot be aborted, and what is not reclaimed is lost",
+            count(plan.in_scope, "lock")
         ));
     }
     wanted
+}
+
+/// What users and operators will feel of it, the first thing first. `said`: what the lock manager adds.
+pub(super) fn effects(plan: &Plan, can: &Capabilities, said: Vec<String>) -> Vec<String> {
+    let grace = duration(plan.grace);
+    let max = if plan.grace_max > plan.grace && can.settle_early {
+        format!(", {} while reclaims still come", duration(plan.grace_max))
+    } else {
+        String::new()
+    };
+    let mut effects = vec![match plan.mode {
+        Mode::Strict if can.settle_early => {
+            format!("New locks are refused until clients have reclaimed theirs: for up to {grace}{max}.")
+        }
+        Mode::Strict => format!("New locks are refused until {} ends its grace period.", plan.manager),
+        Mode::Targeted => format!(
+            "New locks are refused only where they meet a lock that its owner has not reclaimed yet: for up to {grace}{max}."
+        ),
+    }];
+    effects.extend(said);
+    effects.extend(unreachable(plan, can));
+    if plan.policy.silent != Silent::Keep && plan.in_scope > 0 {
+        effects.push("A lock that its client no longer claims is dropped.".to_owned());
+    }
+    effects
+}
+
+/// What becomes of the locks of clients that do not answer.
+fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
+    let holders = plan.unreachable_holders();
+    let [first, others @ ..] = holders.as_slice() else { return None };
+    let who = some_names(&holders);
+    let (what, are) = match plan.unreachable_locks() {
+        Some(1) => ("1 lock".to_owned(), "is"),
+        Some(locks) => (count(locks, "lock"), "are"),
+        None => ("What is locked".to_owned(), "is"),
+    };
+    let of = if plan.unreachable_locks().is_some() { "of" } else { "by" };
+    if plan.policy.unreachable == Unreachable::Drop {
+        return Some(format!("{what} {of} {who} {are} dropped if no answer comes until the end."));
+    }
+    if can.begin_releases {
+        return None;
+    }
+    let name = if others.is_empty() { first.name.to_string() } else { "NAME".to_owned() };
+    let release = if can.release {
+        format!("; if a client is gone for good: `nlmctl release --client {name}`")
+    } else {
+        String::new()
+    };
+    Some(format!("{what} {of} {who} {are} kept, since no statd answers there{release}."))
 }
 
 /// The first few of them.
@@ -43,10 +101,6 @@ pub(super) fn some_names(clients: &[&PlannedClient]) -> String {
     let more = clients.len().saturating_sub(shown.len());
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", shown.join(", "))
-}
-
-pub(super) fn counted(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 pub(super) fn fingerprint(plan: &Plan) -> String {

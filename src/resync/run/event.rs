@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use crate::report::Phase;
-use crate::wire::control::{ClientProgress, Delivery, Refusal, RunId, Status};
+use crate::wire::control::{ClientProgress, Delivery, Refusal, RunId, SettleWhen, Status};
 
 /// What a run goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     /// How long no ack and no reclaim must have come before an early settle.
     pub quiet_time: Duration,
+    /// How long grace was asked to last.
+    pub grace: Duration,
     /// Whether the manager can settle before the deadline.
     pub settle_early: bool,
     /// Whether `begin` frees the locks: from then on there is nothing to abort, and leaving before
@@ -105,7 +107,7 @@ pub enum Event {
     },
     /// `settle` or `abort` was answered, or refused because the run is over already.
     Ended,
-    /// An early settle was refused: locks are pending.
+    /// An early settle was refused: locks are pending, or awaited.
     StillPending,
     /// `settle` or `abort` was refused: the result cannot be written.
     NotDurable,
@@ -142,11 +144,8 @@ pub enum Action {
     Extend(Duration),
     /// Ask for the status; answer with `Seen`.
     AskStatus,
-    /// Ask `settle`; answer with `Ended`, `StillPending` or `NotDurable`.
-    Settle {
-        /// Refuse if a lock is pending.
-        only_if_nothing_pending: bool,
-    },
+    /// Ask `settle` on this condition; answer with `Ended`, `StillPending` or `NotDurable`.
+    Settle(SettleWhen),
     /// Ask `abort`; answer with `Ended` or `NotDurable`.
     Abort,
     /// Bring the result into the record, then acknowledge it; answer with `ResultStored` or

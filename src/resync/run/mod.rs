@@ -24,8 +24,10 @@
 //! - No notice before `begin` and `PROGRESS{notices_begun}` were both answered (4). While the
 //!   manager is away none is sent either: nobody knows then whether grace still is.
 //! - Every phase is durable before what it announces: [`Action::Persist`] comes first.
-//! - An early settle asks `only_if_nothing_pending`, and only when every notice is acked or given
-//!   up, all of that was told, and no ack or reclaim has come for the quiet time (7).
+//! - An early settle asks for it only if nothing is pending, and only when every notice is acked or given
+//!   up, all of that was told, and no ack or reclaim has come for the quiet time (7). Where clients were given up, it also
+//!   asks, once grace has lasted [`FOR_SLOW_CLIENTS`], only if nothing is awaited: the manager, which alone knows whose
+//!   the pending locks are, decides. A slow client may until then claim what the server had lost.
 //! - At the deadline every client's last delivery is told before settle (8): "no answer" only of one
 //!   that a call was sent to in vain. The manager extends the deadline by itself; [`Standing`] brings
 //!   it here.
@@ -48,7 +50,7 @@ use std::time::Duration;
 
 use crate::report::{Phase, Progress};
 use crate::resync::policy::RETRANSMISSION;
-use crate::wire::control::{ClientProgress, Delivery};
+use crate::wire::control::{ClientProgress, Delivery, SettleWhen};
 
 /// How long deliveries are gathered before they are told.
 const TELL_EVERY: Duration = Duration::from_millis(30);
@@ -60,6 +62,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
 /// After a lag, settling waits so long: what came in meanwhile is heard first.
 const HEAR_FIRST: Duration = Duration::from_millis(200);
+/// So long a run lasts at least, or its grace if that is shorter, where locks of clients that do not answer are pending.
+const FOR_SLOW_CLIENTS: Duration = Duration::from_secs(30);
 /// How often it is asked again.
 const RETRIES: u32 = 30;
 
@@ -70,7 +74,7 @@ enum State {
     Announcing,
     Notifying,
     Closing,
-    Settling,
+    Settling(SettleWhen),
     Aborting,
     Fetching,
     Away { since: Duration, aim: Aim },
@@ -207,7 +211,7 @@ impl Run {
             State::Announcing => self.while_announcing(now, event, &mut out),
             State::Notifying => self.while_notifying(now, event, &mut out),
             State::Closing => self.while_closing(now, event, &mut out),
-            State::Settling => self.while_settling(now, event, &mut out),
+            State::Settling(when) => self.while_settling(now, when, event, &mut out),
             State::Aborting => self.while_aborting(now, event, &mut out),
             State::Fetching => self.while_fetching(now, event, &mut out),
             State::Away { since, aim } => self.while_away(now, since, aim, event, &mut out),
@@ -234,7 +238,7 @@ impl Run {
             }
             State::Beginning
             | State::Announcing
-            | State::Settling
+            | State::Settling(_)
             | State::Aborting
             | State::Fetching
             | State::Finished => {}
@@ -246,8 +250,8 @@ impl Run {
     pub fn wake_at(&self) -> Option<Duration> {
         match self.state {
             State::Notifying => {
-                let settle =
-                    [Some(self.deadline), self.quiet_at()].into_iter().flatten().map(|at| at.max(self.not_before));
+                let early = self.early().map(|(at, _)| at);
+                let settle = [Some(self.deadline), early].into_iter().flatten().map(|at| at.max(self.not_before));
                 let tell = (!self.telling && !self.untold.is_empty()).then(|| self.untold_since + TELL_EVERY);
                 // While a `Tell` is under way its answer moves the run on, not time.
                 settle.filter(|_| !self.telling).chain(tell).min()
@@ -257,7 +261,7 @@ impl Run {
             State::Beginning
             | State::Announcing
             | State::Closing
-            | State::Settling
+            | State::Settling(_)
             | State::Fetching
             | State::Finished => None,
         }
@@ -276,7 +280,7 @@ impl Run {
             grace_total,
             clients,
             acked: self.acked,
-            given_up: clients - self.undecided - self.acked,
+            given_up: self.given_up(),
             in_scope: self.in_scope,
             pending: self.pending,
         }
@@ -309,21 +313,34 @@ impl Run {
             self.tell(now, out);
             return;
         }
-        let may_settle = self.quiet_at().is_some_and(|at| now >= at.max(self.not_before));
+        let may_settle = self.early().filter(|(at, _)| now >= (*at).max(self.not_before));
         match (self.untold.is_empty(), may_settle) {
-            (true, true) => self.settle(true, out),
-            (false, true) => self.tell(now, out),
-            (false, false) if now >= self.untold_since + TELL_EVERY || self.untold.len() >= TELL_MOST => {
+            (true, Some((_, when))) => self.settle(when, out),
+            (false, Some(_)) => self.tell(now, out),
+            (false, None) if now >= self.untold_since + TELL_EVERY || self.untold.len() >= TELL_MOST => {
                 self.tell(now, out);
             }
-            (false | true, false) => {}
+            (false | true, None) => {}
         }
     }
 
-    /// When the early settle of statement 7 is allowed, as things are; none: not as they are.
-    fn quiet_at(&self) -> Option<Duration> {
-        (self.terms.settle_early && self.pending == 0 && self.undecided == 0)
-            .then(|| self.last_news + self.terms.quiet_time)
+    /// When the early settle of statement 7 is allowed, as things are, and on what condition; none: not as they are.
+    fn early(&self) -> Option<(Duration, SettleWhen)> {
+        if !self.terms.settle_early || self.undecided > 0 {
+            return None;
+        }
+        let quiet_at = self.last_news + self.terms.quiet_time;
+        if self.pending == 0 {
+            return Some((quiet_at, SettleWhen::NothingPending));
+        }
+        // What a beginning has freed is lost unless it comes back: none of it can be kept.
+        let may_be_kept = self.given_up() > 0 && !self.terms.begin_releases;
+        let long_enough = self.began + FOR_SLOW_CLIENTS.min(self.terms.grace);
+        may_be_kept.then(|| (quiet_at.max(long_enough), SettleWhen::NothingAwaited))
+    }
+
+    fn given_up(&self) -> u64 {
+        self.clients.len() as u64 - self.undecided - self.acked
     }
 
     fn start(&mut self, now: Duration, clients: &[Starting], elapsed: Duration) {
@@ -437,10 +454,10 @@ impl Run {
         out.push(Action::Tell(batch));
     }
 
-    fn settle(&mut self, early: bool, out: &mut Vec<Action>) {
-        self.state = State::Settling;
+    fn settle(&mut self, when: SettleWhen, out: &mut Vec<Action>) {
+        self.state = State::Settling(when);
         self.persist(Phase::Settling, out);
-        out.push(Action::Settle { only_if_nothing_pending: early });
+        out.push(Action::Settle(when));
     }
 
     fn abort(&mut self, out: &mut Vec<Action>) {
@@ -499,7 +516,7 @@ impl Run {
 
     fn interrupt(&mut self, now: Duration, signal: &str, out: &mut Vec<Action>) {
         // The manager settles alone from here, and by what it was told.
-        if matches!(self.state, State::Notifying | State::Closing | State::Settling) && !self.untold.is_empty() {
+        if matches!(self.state, State::Notifying | State::Closing | State::Settling(_)) && !self.untold.is_empty() {
             self.tell(now, out);
         }
         self.finish(Ending::Interrupted(format!("{signal} in the middle of the run")), out);

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use super::event::{Action, Ending, Event, Standing};
-use super::{Aim, PATIENCE, Run, State, TELL_EVERY};
+use super::{Aim, PATIENCE, RETRY, Run, State, TELL_EVERY};
 use crate::report::Phase;
+use crate::wire::control::SettleWhen;
 
 const CANNOT_WRITE: &str = "the lock manager cannot write the run's result";
 
@@ -128,7 +129,7 @@ impl Run {
                 if !self.untold.is_empty() {
                     self.tell(now, out);
                 } else if remaining.is_zero() || latest_remaining.is_zero() {
-                    self.settle(false, out);
+                    self.settle(SettleWhen::Always, out);
                 } else {
                     self.state = State::Notifying;
                 }
@@ -152,13 +153,14 @@ impl Run {
     }
 
     /// `settle` is awaited.
-    pub(super) fn while_settling(&mut self, now: Duration, event: Event, out: Out<'_>) {
+    pub(super) fn while_settling(&mut self, now: Duration, when: SettleWhen, event: Event, out: Out<'_>) {
         match event {
             Event::Ended | Event::Told(Standing::Over) | Event::Seen(Standing::Over) => self.fetch(out),
             Event::StillPending => {
                 // What was seen before is older than this answer; the next status has the count.
                 self.pending = self.pending.max(1);
-                self.not_before = now + TELL_EVERY;
+                // Only a client that is given up changes what is awaited, or one that comes back: neither is soon.
+                self.not_before = now + if when == SettleWhen::NothingAwaited { RETRY } else { TELL_EVERY };
                 self.state = State::Notifying;
                 out.push(Action::AskStatus);
             }

@@ -6,7 +6,8 @@ use super::*;
 use crate::wire::control::{Refusal, RefusalCode};
 
 const QUIET: Duration = Duration::from_millis(500);
-const TERMS: Terms = Terms { quiet_time: QUIET, settle_early: true, begin_releases: false };
+const TERMS: Terms =
+    Terms { quiet_time: QUIET, grace: Duration::from_secs(90), settle_early: true, begin_releases: false };
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -74,7 +75,7 @@ fn settles(actions: &[(u128, Action)]) -> Vec<(u128, bool)> {
     actions
         .iter()
         .filter_map(|(at, action)| match action {
-            Action::Settle { only_if_nothing_pending } => Some((*at, *only_if_nothing_pending)),
+            Action::Settle(when) => Some((*at, *when != SettleWhen::Always)),
             _ => None,
         })
         .collect()
@@ -120,7 +121,74 @@ fn nothing_pending_is_not_enough_while_a_notice_is_neither_acked_nor_given_up() 
         "a delivery is told before the settle that goes by it: {out:?}"
     );
     let out = run.handle(ms(10_012), Event::Told(active(0, 79_988)));
-    assert_eq!(out.last(), Some(&Action::Settle { only_if_nothing_pending: true }), "it has long been quiet");
+    assert_eq!(out.last(), Some(&Action::Settle(SettleWhen::NothingPending)), "it has long been quiet");
+}
+
+/// Two clients, of which the second is given up at 10 s; locks are pending.
+fn with_a_dead_client(terms: Terms) -> Run {
+    let (mut run, _) = Run::begin(terms);
+    run.handle(ms(5), fresh(2));
+    run.handle(ms(10), Event::Told(active(3, 89_990)));
+    run.handle(ms(20), ack(0, 20));
+    run.handle(ms(10_010), given_up(1, 10_010, Delivery::NoAnswer));
+    run.handle(ms(10_012), Event::Told(active(3, 79_988)));
+    run
+}
+
+/// What it asks until then, and when: pending ones stay so.
+fn asked(mut run: Run, until: u64) -> Vec<(u128, Action)> {
+    let mut done = pass(&mut run, until, |at| active(3, left(90_000, at)));
+    done.retain(|(_, action)| matches!(action, Action::Settle(_)));
+    done
+}
+
+#[test]
+fn where_only_locks_of_dead_clients_are_pending_it_settles_after_thirty_seconds_of_grace() {
+    let settle = Action::Settle(SettleWhen::NothingAwaited);
+    assert_eq!(asked(with_a_dead_client(TERMS), 80_000), [(30_005, settle.clone())]);
+    let longer_quiet = Terms { quiet_time: ms(25_000), ..TERMS };
+    assert_eq!(asked(with_a_dead_client(longer_quiet), 80_000), [(30_005, settle.clone())], "quiet since 20 ms");
+    let short = Terms { grace: ms(12_000), ..TERMS };
+    assert_eq!(asked(with_a_dead_client(short), 80_000), [(12_005, settle)], "grace itself is shorter");
+}
+
+#[test]
+fn it_settles_before_the_deadline_with_locks_pending_only_for_clients_given_up_and_never_where_begin_frees() {
+    let (mut run, _) = Run::begin(TERMS);
+    run.handle(ms(5), fresh(2));
+    run.handle(ms(10), Event::Told(active(3, 89_990)));
+    run.handle(ms(20), ack(0, 20));
+    run.handle(ms(40), ack(1, 40));
+    assert_eq!(asked(run, 80_000), [], "both acked");
+    let freed = Terms { begin_releases: true, ..TERMS };
+    assert_eq!(asked(with_a_dead_client(freed), 80_000), []);
+    let late = Terms { settle_early: false, ..TERMS };
+    assert_eq!(asked(with_a_dead_client(late), 80_000), []);
+}
+
+#[test]
+fn a_manager_that_still_awaits_a_lock_is_asked_again_each_second_and_a_reclaim_puts_it_off() {
+    let mut run = with_a_dead_client(TERMS);
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let done = pass(&mut run, 80_000, |at| active(3, left(90_000, at)));
+        let at = done.iter().find(|(_, action)| *action == Action::Settle(SettleWhen::NothingAwaited)).unwrap().0;
+        times.push(at);
+        let now = ms(u64::try_from(at).unwrap());
+        run.handle(now, Event::StillPending);
+        run.handle(now, Event::Seen(active(3, left(90_000, now))));
+    }
+    assert_eq!(times, [30_005, 31_005, 32_005]);
+    let reclaim = Standing::Active {
+        in_scope: 10,
+        pending: 2,
+        last_reclaim: Some(ms(0)),
+        remaining: ms(57_000),
+        latest_remaining: ms(147_000),
+    };
+    run.handle(ms(33_000), Event::Seen(reclaim));
+    let done = pass(&mut run, 80_000, |at| active(2, left(90_000, at)));
+    assert_eq!(settles(&done), [(33_500, true)]);
 }
 
 #[test]
@@ -258,7 +326,7 @@ fn an_early_settle_that_met_a_pending_lock_waits_for_the_next_status() {
     assert_eq!(settles(&pass(&mut run, 5_000, |_| active(1, 80_000))), []);
     run.handle(ms(5_000), Event::Seen(active(0, 80_000)));
     assert_eq!(settles(&pass(&mut run, 6_000, |_| active(0, 80_000))).len(), 0, "it settles in the same step");
-    assert_eq!(run.state, State::Settling);
+    assert!(matches!(run.state, State::Settling(_)));
 }
 
 #[test]
@@ -540,11 +608,18 @@ proptest! {
                 prop_assert!(!finished, "{action:?} after the end");
                 match action {
                     Action::StartNotices => prop_assert!(begun && confirmed, "a notice before grace was confirmed"),
-                    Action::Settle { only_if_nothing_pending: true } => {
+                    Action::Settle(SettleWhen::NothingPending) => {
                         prop_assert!(decided.iter().all(|d| *d), "settled early with a notice open");
                         prop_assert_eq!(pending, Some(0), "settled early with locks pending");
                         prop_assert!(run.untold.is_empty(), "settled on deliveries that were not told");
                         prop_assert!(now >= run.last_news + QUIET, "settled early before it was quiet");
+                    }
+                    Action::Settle(SettleWhen::NothingAwaited) => {
+                        prop_assert!(decided.iter().all(|d| *d), "settled early with a notice open");
+                        prop_assert!(run.given_up() > 0, "settled early with locks pending of clients that acked");
+                        prop_assert!(run.untold.is_empty(), "settled on deliveries that were not told");
+                        prop_assert!(now >= run.last_news + QUIET, "settled early before it was quiet");
+                        prop_assert!(now >= run.began + FOR_SLOW_CLIENTS, "a slow client had no time");
                     }
                     Action::Abort => prop_assert!(!run.confirmed || !confirmed, "aborted after a notice"),
                     Action::Finish(_) => finished = true,
@@ -603,7 +678,7 @@ proptest! {
                 Some(Action::Begin) => fresh(acks.len()),
                 Some(Action::Tell(_)) => Event::Told(standing),
                 Some(Action::AskStatus | Action::Extend(_)) => Event::Seen(standing),
-                Some(Action::Settle { only_if_nothing_pending: true }) if pending > 0 && !over => Event::StillPending,
+                Some(Action::Settle(SettleWhen::NothingPending | SettleWhen::NothingAwaited)) if pending > 0 && !over => Event::StillPending,
                 Some(Action::Settle { .. } | Action::Abort) => { over = true; Event::Ended }
                 Some(Action::FetchResult) => Event::ResultStored,
                 Some(Action::Reconnect) => { now += ms(500); Event::ManagerBack(standing) }

@@ -62,7 +62,7 @@ pub enum RefusalCode {
     UnknownRun = 4,
     /// The run is not in a phase that allows it.
     WrongPhase = 5,
-    /// `only_if_nothing_pending` was asked and something is.
+    /// The condition of a SETTLE is not met: a lock is pending, or awaited.
     StillPending = 6,
     /// The scope or a value makes no sense here.
     BadRequest = 7,

@@ -257,11 +257,23 @@ pub struct ExtendArgs {
     pub remaining_ms: u64,
 }
 
+/// Whether a run may settle before its deadline (statement 7). Otherwise the answer is `StillPending`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
+#[repr(u32)]
+pub enum SettleWhen {
+    /// Whatever is pending.
+    Always = 0,
+    /// Only if no lock is.
+    NothingPending = 1,
+    /// Only if all that is pending belongs to clients that are given up, have reclaimed nothing, and keep their locks.
+    NothingAwaited = 2,
+}
+
 /// Ends the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
 pub struct SettleArgs {
     /// Which run.
     pub run: RunId,
-    /// Refuse with `StillPending` if a lock is pending (the early settle of statement 7).
-    pub only_if_nothing_pending: bool,
+    /// On what condition.
+    pub when: SettleWhen,
 }

@@ -92,8 +92,8 @@ fn plan(request: &Request, scope: &Scope, clients: &[ClientRow], rows: &[LockRow
 fn a_client_that_is_silent_wants_consent_and_one_that_may_run_wants_live_too() {
     let answers = |state| Probed { statd: run_plan::Probed::Answers(state), lockd: LockdProbe::NoAnswer };
     let table = [
-        (SILENT, true, "nothing answered within 3000 ms"),
-        (answers(None), false, "ANSWERS (statd: answers; lockd: no answer within 3s)"),
+        (SILENT, true, "nothing answered within 3 s"),
+        (answers(None), false, "ANSWERS (statd: answers; lockd: no answer within 3 s)"),
         (answers(Some(NsmState(7))), false, "statd: answers, state 7"),
         (Probed { lockd: LockdProbe::RpcbindOnly, ..SILENT }, false, "its rpcbind answers"),
         (NOT_ASKED, false, "could not be asked"),
