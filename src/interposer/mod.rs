@@ -29,6 +29,7 @@
 //!   and refuses ordinary requests itself.
 //! - A call without a reply is unknown, and what is unknown is kept.
 //!
-//! Start reading at [`messages`].
+//! Start reading at [`messages`], then [`packets`].
 
 pub mod messages;
+pub mod packets;
