@@ -32,3 +32,4 @@
 //! Start reading at [`messages`].
 
 pub mod messages;
+pub mod rules;
