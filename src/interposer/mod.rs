@@ -31,5 +31,6 @@
 //!
 //! Start reading at [`messages`].
 
+pub mod child;
 pub mod messages;
 pub mod rules;

@@ -104,7 +104,7 @@ const ELEMENT_KEY: u16 = 1;
 const ELEMENT_TIMEOUT: u16 = 4;
 const DATA_VALUE: u16 = 1;
 /// For nft(8), which shows the set: nf_proto (2), inet_proto (12) and inet_service (13).
-const KEY_TYPE: u32 = (2 << 6 | 12) << 6 | 13;
+const KEY_TYPE: u32 = (2 * 64 + 12) * 64 + 13;
 /// Each part of a key has a register of four bytes.
 const KEY_LENGTH: u32 = 12;
 /// Registers of four bytes (`NFT_REG32_00` and the next ones).
