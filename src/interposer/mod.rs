@@ -31,5 +31,7 @@
 //!
 //! Start reading at [`messages`], then [`packets`].
 
+pub mod child;
 pub mod messages;
 pub mod packets;
+pub mod rules;

@@ -18,6 +18,7 @@ pub mod control;
 #[cfg(test)]
 mod control_spec;
 pub mod netlink;
+pub mod nftables;
 pub mod nlm;
 pub mod nsm;
 pub mod record;
