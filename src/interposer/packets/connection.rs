@@ -225,8 +225,14 @@ impl Connection {
         }
     }
 
-    /// It is not followed any more. What is held comes again, or passes if the filter is off.
-    pub(super) fn let_all_go(&mut self, desk: &mut Desk) {
+    /// It is forgotten.
+    pub(super) fn end(&mut self, desk: &mut Desk) {
+        self.let_all_go(desk);
+        desk.forget(&self.calls);
+    }
+
+    /// What is held comes again, or passes if the filter is off.
+    fn let_all_go(&mut self, desk: &mut Desk) {
         for Held { segment, .. } in std::mem::take(&mut self.held) {
             desk.let_go(segment.bytes.len());
             if desk.is_off() { desk.pass(segment.id) } else { desk.drop(segment.id) }
@@ -242,7 +248,7 @@ impl Connection {
     fn begin(&mut self, desk: &mut Desk, incoming: Place, outgoing: Place) {
         let starts = (self.incoming.as_ref().map(|way| way.stream.start()), self.outgoing.as_ref().map(Stream::start));
         if starts != (Some(incoming), Some(outgoing)) {
-            self.let_all_go(desk);
+            self.end(desk);
             *self = Self::new(self.path);
             self.incoming = Some(Incoming::at(incoming));
             self.outgoing = Some(Stream::at(outgoing));

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::call::{self, Malformed, Message, Path};
+use super::call::{self, Answer, Malformed, Message, Path};
 use super::packet::Verdict;
-use super::reply::{Calls, Said};
+use super::reply::{Calls, MAX_CALLS, Said};
 use super::treatment::{Edit, Treatment};
 use crate::interposer::messages::{Blind, Call, Mode, Reply, Told};
 use crate::wire::types::Address;
@@ -13,6 +13,8 @@ use crate::wire::xdr::Text;
 
 /// Most bytes of packets that wait for their verdicts, in all.
 const MAX_HELD: usize = 16 << 20;
+/// Most calls that are remembered in all: some 64 MiB. Then each connection forgets its oldest for a new one.
+const MAX_REMEMBERED: usize = 1 << 20;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub(super) struct Desk {
     /// The number of the last call that was told.
     calls: u64,
     held: usize,
+    remembered: usize,
 }
 
 /// A call that was read and told.
@@ -37,7 +40,15 @@ pub(super) struct Judged {
 
 impl Desk {
     pub(super) fn new(treatment: Treatment) -> Self {
-        Self { treatment, now: Duration::ZERO, told: Vec::new(), verdicts: Vec::new(), calls: 0, held: 0 }
+        Self {
+            treatment,
+            now: Duration::ZERO,
+            told: Vec::new(),
+            verdicts: Vec::new(),
+            calls: 0,
+            held: 0,
+            remembered: 0,
+        }
     }
 
     pub(super) fn is_off(&self) -> bool {
@@ -54,13 +65,13 @@ impl Desk {
             Ok(Message::NoCall) => {}
             Ok(Message::Untold(untold)) => {
                 judged.own = untold.own;
-                calls.remember(untold.xid, None);
+                self.remember(calls, untold.xid, None);
             }
             Ok(Message::Told(call)) => {
                 let (treated, edits) = self.treatment.of(&call);
                 judged.edits = edits;
                 self.calls += 1;
-                calls.remember(call.xid, Some((self.calls, call.answer)));
+                self.remember(calls, call.xid, Some((self.calls, call.answer)));
                 self.treatment.passes(&call.request);
                 let call::Call { way, caller, request, .. } = *call;
                 self.told.push(Told::Call(Call { number: self.calls, way, caller, request, treated }));
@@ -69,6 +80,18 @@ impl Desk {
             Err(Malformed) => return Err(Malformed),
         }
         Ok(judged)
+    }
+
+    fn remember(&mut self, calls: &mut Calls, xid: u32, told: Option<(u64, Answer)>) {
+        let before = calls.count();
+        let most = if self.remembered < MAX_REMEMBERED { MAX_CALLS } else { before.max(1) };
+        calls.remember(xid, told, most);
+        self.remembered = (self.remembered + calls.count()).saturating_sub(before);
+    }
+
+    /// The calls of a connection are forgotten with it.
+    pub(super) fn forget(&mut self, calls: &Calls) {
+        self.remembered = self.remembered.saturating_sub(calls.count());
     }
 
     /// A message on its way to a client is read, and told if it answers a call that was.

@@ -12,8 +12,8 @@ use crate::wire::rpc::{DecodeError, parse_reply};
 use crate::wire::types::Cookie;
 use crate::wire::xdr::Unpack;
 
-/// Most calls that are remembered of a connection. A Linux client's processes wait one call each.
-pub(super) const MAX_CALLS: usize = 1024;
+/// Most calls that are remembered of a connection. A Linux client's processes wait for one call each.
+pub(super) const MAX_CALLS: usize = 4096;
 
 /// A call that passed.
 #[derive(Debug, Clone, Copy)]
@@ -45,13 +45,18 @@ pub(super) enum Said {
 }
 
 impl Calls {
-    /// A call is about to pass; of one that was sent again the latest counts.
-    pub(super) fn remember(&mut self, xid: u32, told: Option<(u64, Answer)>) {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.by_age.len()
+    }
+
+    /// A call is about to pass; of one that was sent again the latest counts. No more than `most` are remembered.
+    pub(super) fn remember(&mut self, xid: u32, told: Option<(u64, Answer)>, most: usize) {
         self.orders += 1;
         let order = self.orders;
         self.by_xid.insert(xid, Passed { order, told });
         self.by_age.push_back((xid, order));
-        while self.by_age.len() > MAX_CALLS {
+        while self.by_age.len() > most {
             let Some((oldest, order)) = self.by_age.pop_front() else { break };
             if self.by_xid.get(&oldest).is_some_and(|passed| passed.order == order) {
                 self.by_xid.remove(&oldest);
@@ -102,9 +107,9 @@ mod tests {
     #[test]
     fn a_reply_answers_the_latest_call_of_its_xid_as_often_as_it_comes() {
         let mut calls = Calls::default();
-        calls.remember(7, Some((1, Answer::Stat)));
-        calls.remember(7, Some((2, Answer::Stat)));
-        calls.remember(8, None);
+        calls.remember(7, Some((1, Answer::Stat)), MAX_CALLS);
+        calls.remember(7, Some((2, Answer::Stat)), MAX_CALLS);
+        calls.remember(8, None, MAX_CALLS);
         assert_eq!(calls.hear(&res(7, Stat::Blocked)), Said::Answer(2, Stat::Blocked));
         assert_eq!(calls.hear(&res(7, Stat::Denied)), Said::Answer(2, Stat::Denied));
         assert_eq!(calls.hear(&res(8, Stat::Denied)), Said::Nothing);
@@ -115,7 +120,7 @@ mod tests {
     fn what_became_of_a_call_is_read_from_each_kind_of_reply() {
         let mut calls = Calls::default();
         for (xid, answer) in [(1, Answer::Stat), (2, Answer::Void), (3, Answer::Elsewhere)] {
-            calls.remember(xid, Some((xid.into(), answer)));
+            calls.remember(xid, Some((xid.into(), answer)), MAX_CALLS);
         }
         let share = ShareRes { cookie: Cookie::default(), stat: Stat::DeniedGracePeriod, sequence: 5 };
         let share = rpc::reply(1, &Rpc::Success(encode(&share)));
@@ -131,11 +136,10 @@ mod tests {
     #[test]
     fn the_oldest_calls_are_forgotten_and_their_replies_are_unknown() {
         let mut calls = Calls::default();
-        let most = u32::try_from(MAX_CALLS).unwrap();
-        (0..=most).for_each(|xid| calls.remember(xid, Some((xid.into(), Answer::Stat))));
+        (0..=10).for_each(|xid| calls.remember(xid, Some((xid.into(), Answer::Stat)), 10));
         assert_eq!(calls.hear(&res(0, Stat::Granted)), Said::Unknown);
         assert_eq!(calls.hear(&res(1, Stat::Granted)), Said::Answer(1, Stat::Granted));
-        (0..most).for_each(|_| calls.remember(most, None));
-        assert!(calls.by_age.len() <= MAX_CALLS && calls.by_xid.len() == 1);
+        (0..10).for_each(|_| calls.remember(10, None, 10));
+        assert_eq!((calls.count(), calls.by_xid.len()), (10, 1));
     }
 }

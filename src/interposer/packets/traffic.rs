@@ -201,8 +201,10 @@ impl Traffic {
     }
 
     fn add(&mut self, key: Key, known: Known) {
-        if let Some(Known::Tcp(mut gone)) = self.table.add(key, known) {
-            gone.let_all_go(&mut self.desk);
+        match self.table.add(key, known) {
+            Some(Known::Tcp(mut gone)) => gone.end(&mut self.desk),
+            Some(Known::Udp(gone)) => self.desk.forget(&gone.calls),
+            None => {}
         }
     }
 
