@@ -34,7 +34,7 @@ mod locks;
 mod memory;
 mod mounts;
 mod names;
-mod netlink;
+pub mod netlink;
 mod private;
 mod privileges;
 mod processes;

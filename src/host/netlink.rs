@@ -15,8 +15,10 @@ use crate::wire::netlink::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest answer that is taken, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
-/// Most answers that are looked at for one question.
+/// Most messages that are looked at for one question.
 const MAX_ANSWERS: usize = 16;
+/// Most messages that are looked at for a listing: each is full of answers.
+const MAX_LISTED: usize = 4096;
 
 /// Whoever answers: the kernel, or a test.
 pub trait Netlink: Debug + Send + Sync {
@@ -45,7 +47,10 @@ impl Netlink for Kernel {
 }
 
 /// A socket to this part of the kernel.
-pub(super) fn open(part: i32) -> io::Result<Socket> {
+///
+/// # Errors
+/// The kernel does not have the part.
+pub fn open(part: i32) -> io::Result<Socket> {
     let kind = Type::from(libc::SOCK_RAW | libc::SOCK_CLOEXEC);
     let socket = Socket::new_raw(Domain::from(libc::AF_NETLINK), kind, Some(Protocol::from(part)))?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -53,20 +58,42 @@ pub(super) fn open(part: i32) -> io::Result<Socket> {
 }
 
 /// Sends the question that is made for a number, and reads until its answer has ended.
-pub(super) fn exchange(
-    mut socket: &Socket,
+///
+/// # Errors
+/// Those of the kernel.
+pub fn exchange(
+    socket: &Socket,
     question: impl FnOnce(u32) -> Result<Vec<u8>, MessageError>,
 ) -> io::Result<Vec<Attribute>> {
+    Ok(answers(socket, question, MAX_ANSWERS)?.pop().unwrap_or_default())
+}
+
+/// Likewise, for a question that has many answers: all of them.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn list(
+    socket: &Socket,
+    question: impl FnOnce(u32) -> Result<Vec<u8>, MessageError>,
+) -> io::Result<Vec<Vec<Attribute>>> {
+    answers(socket, question, MAX_LISTED)
+}
+
+fn answers(
+    mut socket: &Socket,
+    question: impl FnOnce(u32) -> Result<Vec<u8>, MessageError>,
+    most: usize,
+) -> io::Result<Vec<Vec<Attribute>>> {
     let odd = |error: MessageError| io::Error::new(ErrorKind::InvalidData, error);
     let sequence = rand::random();
     socket.write_all(&question(sequence).map_err(odd)?)?;
-    let (mut answer, mut buffer) = (Vec::new(), vec![0; MAX_ANSWER]);
-    for _ in 0..MAX_ANSWERS {
+    let (mut answers, mut buffer) = (Vec::new(), vec![0; MAX_ANSWER]);
+    for _ in 0..most {
         let length = socket.read(&mut buffer)?;
         for part in parse(buffer.get(..length).unwrap_or_default(), sequence).map_err(odd)? {
             match part {
-                Answer::Attributes(told) => answer = told,
-                Answer::Done(0) => return Ok(answer),
+                Answer::Attributes(told) => answers.push(told),
+                Answer::Done(0) => return Ok(answers),
                 Answer::Done(error) => return Err(io::Error::from_raw_os_error(error)),
             }
         }

@@ -29,6 +29,22 @@
 //!   and refuses ordinary requests itself.
 //! - A call without a reply is unknown, and what is unknown is kept.
 //!
-//! Start reading at [`messages`].
+//! | file | what |
+//! |---|---|
+//! | `messages` | what keeper and filter say to each other |
+//! | `packets` | packets: what is told of them, and what becomes of them. Pure |
+//! | `queue` | the queue that packets are taken from |
+//! | `lockd` | whether lockd is still the one, and outside its own grace |
+//! | `filter` | the filter's process |
+//! | `child` | the filter, as the keeper's child |
+//! | `rules` | the packet rules that lead packets to the queue |
+//!
+//! Start reading at [`messages`], then [`filter`].
 
+pub mod child;
+pub mod filter;
+mod lockd;
 pub mod messages;
+pub mod packets;
+mod queue;
+pub mod rules;

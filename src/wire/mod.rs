@@ -9,6 +9,7 @@
 //! | `rpc` | RPC messages (RFC 5531) |
 //! | `rpcbind` | who listens where (RFC 1833) |
 //! | `netlink` | netlink: the kernel asked, and its answers |
+//! | `nfqueue` | packets that netfilter hands out, by netlink |
 //! | `rtnetlink` | routes and routing rules, by netlink |
 //! | `nlm` | lock manager, versions 1, 3 and 4 (XNFS chapters 10 and 14, RFC 1813 appendix II) |
 //! | `nsm` | status monitor (XNFS chapter 11) |
@@ -18,6 +19,8 @@ pub mod control;
 #[cfg(test)]
 mod control_spec;
 pub mod netlink;
+pub mod nfqueue;
+pub mod nftables;
 pub mod nlm;
 pub mod nsm;
 pub mod record;

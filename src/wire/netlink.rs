@@ -1,7 +1,8 @@
 //! Netlink: questions to the kernel and its answers (linux/netlink.h, linux/genetlink.h).
 //!
 //! A message is a header, a part of fixed length that its kind has (of generic netlink's: the command), and attributes: a
-//! kind and a value each. All numbers are in the machine's own order, and all parts begin at multiples of four bytes.
+//! kind and a value each, which can be attributes again. Numbers are in the machine's own order, except where a family wants
+//! the network's order (netfilter does), and all parts begin at multiples of four bytes.
 
 /// The family that tells the numbers of all others, by their names.
 pub const CONTROL: u16 = 0x10;
@@ -14,15 +15,23 @@ pub const FAMILY_NAME: u16 = 2;
 
 /// The type of an answer that ends the exchange: an error number, or 0.
 const ERROR: u16 = 2;
-/// It is a request, and wants an answer that ends the exchange.
-const FLAGS: u16 = 1 | 4;
+/// The type of an answer that ends a listing, with the same number.
+const DONE: u16 = 3;
+/// It is a request.
+const REQUEST: u16 = 1;
+/// It wants an answer that ends the exchange.
+const ACK: u16 = 4;
+/// It asks for all there are (`NLM_F_DUMP`).
+const ALL: u16 = 0x100 | 0x200;
 /// It makes something, and is refused if that is there already (`NLM_F_EXCL`, `NLM_F_CREATE`).
 pub const CREATE: u16 = 0x200 | 0x400;
 const VERSION: u8 = 1;
 const HEADER: usize = 16;
 const COMMAND: usize = 4;
 const ATTRIBUTE: usize = 4;
-/// Flags in an attribute's kind: it has attributes in it; its numbers are in the network's order.
+/// Flag in an attribute's kind: it has attributes in it.
+const NESTED: u16 = 0x8000;
+/// An attribute's kind without its flags; the other one is that its numbers are in the network's order.
 const KIND: u16 = 0x3fff;
 /// Longest value that is sent, in bytes.
 const MAX_VALUE: usize = 1024;
@@ -56,6 +65,27 @@ impl Attribute {
     pub fn number(kind: u16, number: u32) -> Self {
         Self { kind, value: number.to_ne_bytes().to_vec() }
     }
+    /// A number of 16 bits in the network's order.
+    pub fn network16(kind: u16, number: u16) -> Self {
+        Self { kind, value: number.to_be_bytes().to_vec() }
+    }
+    /// A number of 32 bits in the network's order.
+    pub fn network32(kind: u16, number: u32) -> Self {
+        Self { kind, value: number.to_be_bytes().to_vec() }
+    }
+    /// A number of 64 bits in the network's order.
+    pub fn network64(kind: u16, number: u64) -> Self {
+        Self { kind, value: number.to_be_bytes().to_vec() }
+    }
+    /// Attributes in an attribute.
+    ///
+    /// # Errors
+    /// A value is too long.
+    pub fn nest(kind: u16, attributes: &[Self]) -> Result<Self, MessageError> {
+        let mut value = Vec::new();
+        append(&mut value, attributes)?;
+        Ok(Self { kind: kind | NESTED, value })
+    }
     /// A text, which ends with a zero byte.
     pub fn text(kind: u16, text: &str) -> Self {
         Self { kind, value: [text.as_bytes(), &[0]].concat() }
@@ -71,6 +101,21 @@ impl Attribute {
             [a, b, c, d] => Some(u32::from_ne_bytes([*a, *b, *c, *d])),
             _ => None,
         }
+    }
+    /// The number that it is, of 16 or 32 bits in the network's order.
+    pub fn as_network(&self) -> Option<u32> {
+        match self.value.as_slice() {
+            [a, b] => Some(u16::from_be_bytes([*a, *b]).into()),
+            [a, b, c, d] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
+            _ => None,
+        }
+    }
+    /// The attributes that it has in it.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn as_nest(&self) -> Result<Vec<Self>, MessageError> {
+        parse_attributes(&self.value)
     }
     /// The text that it is.
     pub fn as_text(&self) -> Option<&str> {
@@ -107,7 +152,53 @@ pub fn message(
     fixed: &[u8],
     attributes: &[Attribute],
 ) -> Result<Vec<u8>, MessageError> {
+    lay_out(kind, REQUEST | ACK | flags, sequence, fixed, attributes)
+}
+
+/// A question for all there are of a kind.
+///
+/// # Errors
+/// A value is too long.
+pub fn listing(kind: u16, sequence: u32, fixed: &[u8], attributes: &[Attribute]) -> Result<Vec<u8>, MessageError> {
+    lay_out(kind, REQUEST | ALL, sequence, fixed, attributes)
+}
+
+/// A step of several that are sent together: it is answered only where it fails. The last of them is a [`message`].
+///
+/// # Errors
+/// A value is too long.
+pub fn step(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    fixed: &[u8],
+    attributes: &[Attribute],
+) -> Result<Vec<u8>, MessageError> {
+    lay_out(kind, REQUEST | flags, sequence, fixed, attributes)
+}
+
+fn lay_out(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    fixed: &[u8],
+    attributes: &[Attribute],
+) -> Result<Vec<u8>, MessageError> {
     let mut body = fixed.to_vec();
+    append(&mut body, attributes)?;
+    let len = u32::try_from(HEADER + body.len()).map_err(|_| MessageError::Long)?;
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend_from_slice(&len.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    message.extend_from_slice(&sequence.to_ne_bytes());
+    // The sender: the kernel knows it.
+    message.extend_from_slice(&[0; 4]);
+    message.extend_from_slice(&body);
+    Ok(message)
+}
+
+fn append(body: &mut Vec<u8>, attributes: &[Attribute]) -> Result<(), MessageError> {
     for attribute in attributes {
         if attribute.value.len() > MAX_VALUE {
             return Err(MessageError::Long);
@@ -118,16 +209,7 @@ pub fn message(
         body.extend_from_slice(&attribute.value);
         body.resize(body.len().next_multiple_of(4), 0);
     }
-    let len = u32::try_from(HEADER + body.len()).map_err(|_| MessageError::Long)?;
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend_from_slice(&len.to_ne_bytes());
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&(FLAGS | flags).to_ne_bytes());
-    message.extend_from_slice(&sequence.to_ne_bytes());
-    // The sender: the kernel knows it.
-    message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(&body);
-    Ok(message)
+    Ok(())
 }
 
 /// The answers to the question of this number in what was received at once. Others are left out.
@@ -144,7 +226,7 @@ pub fn parse(mut bytes: &[u8], sequence: u32) -> Result<Vec<Answer>, MessageErro
             continue;
         }
         let body = message.get(HEADER..).unwrap_or_default();
-        answers.push(if half(message, 4) == Some(ERROR) {
+        answers.push(if matches!(half(message, 4), Some(ERROR | DONE)) {
             // The kernel has it negative.
             Answer::Done(word(body, 0).ok_or(MessageError::Short)?.cast_signed().saturating_neg())
         } else {
@@ -207,6 +289,29 @@ mod tests {
         assert_eq!(parse(&done(8, 16), 8).unwrap(), [Answer::Done(16)]);
         assert_eq!((attributes[0].as_number(), attributes[2].as_text()), (Some(8), Some("ha")));
         assert_eq!(attributes[2].as_number(), None);
+    }
+
+    #[test]
+    fn attributes_in_an_attribute_come_back_and_numbers_are_in_the_order_that_was_asked_for() {
+        let inner = [Attribute::network16(1, 0x102), Attribute::network32(2, 7), Attribute::network64(3, 9)];
+        let nest = Attribute::nest(5, &inner).unwrap();
+        assert_eq!((nest.kind & KIND, nest.kind & NESTED), (5, NESTED));
+        assert_eq!(nest.as_nest().unwrap(), inner);
+        assert_eq!(
+            (inner[0].value.as_slice(), inner[0].as_network(), inner[1].as_network()),
+            ([1, 2].as_slice(), Some(0x102), Some(7))
+        );
+        assert_eq!(inner[2].as_network(), None);
+        assert_eq!(Attribute { kind: 1, value: vec![9, 0, 1, 0, 0] }.as_nest(), Err(MessageError::Short));
+    }
+
+    #[test]
+    fn a_listing_ends_as_an_exchange_does() {
+        let mut end = done(7, 0);
+        end[4..6].copy_from_slice(&DONE.to_ne_bytes());
+        let one = request(30, 3, 7, &[Attribute::number(1, 8)]).unwrap();
+        let answers = parse(&[one, end].concat(), 7).unwrap();
+        assert_eq!(answers, [Answer::Attributes(vec![Attribute::number(1, 8)]), Answer::Done(0)]);
     }
 
     #[test]

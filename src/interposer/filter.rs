@@ -1,0 +1,177 @@
+//! The filter: a process of its own between lockd and its clients.
+//!
+//! # Theory
+//! One thread takes packets from one queue, as lockd has one thread. Its stdin is a stream socket to the keeper: orders come
+//! in, and what it tells goes out, both as records. What it tells is written before the verdicts are given. So it waits
+//! when the keeper does not read, and packets wait with it: a keeper must read whatever it is doing, also while it writes.
+//! It ends with its stdin; then the kernel drops what is queued.
+//!
+//! A keeper knows that the queue is bound when its first [`Order::Answer`] is answered.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+
+use super::child::COMMAND;
+use super::lockd::Lockd;
+use super::messages::{Order, Told};
+use super::packets::{Packet, Traffic};
+use super::queue::Queue;
+use crate::host::{FileError, Machine};
+use crate::wire::record::{RecordReader, RecordTooLong, frame};
+use crate::wire::xdr::{DecodeError, decode, encode};
+
+/// Between two looks at what is held for long.
+const TICK: Duration = Duration::from_millis(100);
+/// Most packets between two looks at lockd: they are handled within a millisecond.
+const MAX_BATCH: usize = 64;
+/// Longest order: a file handle and some numbers.
+const MAX_ORDER: usize = 4 << 10;
+
+/// Why the filter ends.
+#[derive(Debug, thiserror::Error)]
+enum FilterError {
+    #[error("usage: nlmctl {COMMAND} QUEUE")]
+    Usage,
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("cannot take queue {0} of netfilter: {1}")]
+    Queue(u16, #[source] io::Error),
+    #[error("cannot {0}: {1}")]
+    System(&'static str, #[source] io::Error),
+    #[error("the keeper sent what is no order: {0}")]
+    Order(#[from] DecodeError),
+    #[error("the keeper sent {0}")]
+    Record(#[from] RecordTooLong),
+}
+
+fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> FilterError {
+    move |error| FilterError::System(what, error.into())
+}
+
+/// The filter's own life: `args` are those behind [`COMMAND`], the queue's number, and in tests the root of the machine's
+/// files.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "nlmctl's filter: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut args: impl Iterator<Item = OsString>) -> Result<(), FilterError> {
+    let queue = args.next().and_then(|word| word.to_str()?.parse().ok()).ok_or(FilterError::Usage)?;
+    let machine = args.next().map_or_else(Machine::default, Machine::at);
+    // What ends the others ends this one only when its work is done.
+    SigSet::all().thread_block().map_err(system("block signals"))?;
+    let line = io::stdin().as_fd().try_clone_to_owned().map_err(system("use stdin"))?;
+    let lockd = Lockd::find(machine)?;
+    let queue = Queue::open(queue).map_err(|error| FilterError::Queue(queue, error))?;
+    Filter {
+        line: UnixStream::from(line),
+        orders: RecordReader::new(MAX_ORDER),
+        lockd,
+        queue,
+        traffic: Traffic::default(),
+        begun: Instant::now(),
+        ticked: Duration::ZERO,
+    }
+    .serve()
+}
+
+struct Filter {
+    line: UnixStream,
+    orders: RecordReader,
+    lockd: Lockd,
+    queue: Queue,
+    traffic: Traffic,
+    begun: Instant,
+    ticked: Duration,
+}
+
+impl Filter {
+    fn serve(mut self) -> Result<(), FilterError> {
+        loop {
+            let (has_orders, has_packets) = self.wait()?;
+            // An order is obeyed before the packets that came after it.
+            if has_orders && !self.obey()? {
+                return Ok(());
+            }
+            let packets = if has_packets { self.receive()? } else { Vec::new() };
+            if let Some(obstacle) = self.lockd.obstacle() {
+                self.traffic.supersede(obstacle);
+            }
+            let now = self.begun.elapsed();
+            for packet in packets {
+                self.traffic.packet(now, packet);
+            }
+            if now >= self.ticked + TICK {
+                self.ticked = now;
+                self.traffic.tick(now);
+                if let Some(obstacle) = self.lockd.obstacle_of_nfsd() {
+                    self.traffic.supersede(obstacle);
+                }
+            }
+            self.answer()?;
+        }
+    }
+
+    /// Waits for orders and packets, and not longer than to the next tick.
+    fn wait(&self) -> Result<(bool, bool), FilterError> {
+        let mut ready =
+            [PollFd::new(self.line.as_fd(), PollFlags::POLLIN), PollFd::new(self.queue.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(system("wait")(error)),
+        }
+        let [line, queue] = ready.map(|ready| ready.any().unwrap_or_default());
+        Ok((line, queue))
+    }
+
+    /// Reads orders; false: the keeper is gone.
+    fn obey(&mut self) -> Result<bool, FilterError> {
+        let mut bytes = [0; 16 << 10];
+        let len = match self.line.read(&mut bytes) {
+            Ok(0) => return Ok(false),
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
+            Err(error) => return Err(system("read orders")(error)),
+        };
+        self.orders.push(bytes.get(..len).unwrap_or_default());
+        while let Some(order) = self.orders.next()? {
+            self.traffic.order(decode::<Order>(&order)?);
+        }
+        Ok(true)
+    }
+
+    fn receive(&mut self) -> Result<Vec<Packet>, FilterError> {
+        let mut packets = Vec::new();
+        while packets.len() < MAX_BATCH {
+            let more = self.queue.receive().map_err(system("read the queue"))?;
+            if more.is_empty() {
+                break;
+            }
+            packets.extend(more);
+        }
+        Ok(packets)
+    }
+
+    /// Tells, and only then gives verdicts.
+    fn answer(&mut self) -> Result<(), FilterError> {
+        let (told, verdicts) = self.traffic.take();
+        let told: Vec<u8> = told.iter().flat_map(|told: &Told| frame(&encode(told))).collect();
+        if !told.is_empty() {
+            self.line.write_all(&told).map_err(system("tell the keeper"))?;
+        }
+        self.queue.give(&verdicts).map_err(system("give verdicts"))
+    }
+}

@@ -1,0 +1,440 @@
+//! A TCP connection between a client and lockd.
+//!
+//! # Theory
+//! On the way in bytes are decided record by record. A segment passes when all of its bytes are decided; until then it is
+//! held. What was written anew is remembered by its place in the stream until lockd has acknowledged it, so a segment that
+//! is sent again, also cut in another way, is changed as it was the first time. On the way out nothing is held: a segment
+//! passes after the replies that end in it were told.
+//!
+//! What must hold:
+//! - No byte passes that was not decided, but what lockd has acknowledged: that it does not look at again.
+//! - A stream is followed from a record's mark: from its handshake, or, when it was open before, from a segment that begins
+//!   with a whole call of NLM. Until then its bytes do not pass.
+//! - What cannot be decided is dropped, so it comes again. What comes again from the same place is not waited for
+//!   forever: the connection is reset, and its client makes another one and repeats its calls.
+//!
+//! A reset needs nothing but the packets that come. One segment of the client's goes on as a RST, which ends lockd's end.
+//! The next goes on without its bytes: to that the kernel, which has no such connection any more, answers with a RST, and
+//! that ends the client's end. So it goes on, one by one, until the client has understood.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::call::{Malformed, Message, Path, read};
+use super::desk::Desk;
+use super::ip::{Layout, put};
+use super::records::{self, Next, Record};
+use super::reply::{self, Calls};
+use super::stream::{Fit, Stream};
+use super::tcp::{Header, Place};
+use super::treatment::Edit;
+
+/// Most segments that are held of a connection: a record of lockd's longest in segments of the smallest usual size, and as
+/// many that came early.
+const MAX_HELD: usize = 32;
+/// How long a segment is held. Its sender has repeated it several times by then.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// So often a segment comes in vain from one place; then the connection is reset.
+const MAX_STRIKES: u32 = 3;
+/// Most bytes of a connection that were written anew and are not acknowledged: a window full of LOCKs has fewer.
+const MAX_EDITS: usize = 4096;
+/// So many segments of lockd's that are ahead of what was seen are dropped in a row; then they are not waited for.
+const MAX_GAPS: u32 = 16;
+
+/// A segment in the queue.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) id: u32,
+    pub(super) bytes: Vec<u8>,
+    pub(super) layout: Layout,
+    pub(super) header: Header,
+}
+
+impl Segment {
+    fn payload(&self) -> &[u8] {
+        self.bytes.get(self.header.payload.clone()).unwrap_or_default()
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    segment: Segment,
+    since: Duration,
+}
+
+/// The way in, since it is followed.
+#[derive(Debug)]
+struct Incoming {
+    stream: Stream,
+    /// Bytes written anew that are not acknowledged, in their order.
+    edits: VecDeque<(Place, u8)>,
+}
+
+impl Incoming {
+    fn at(start: Place) -> Self {
+        Self { stream: Stream::at(start), edits: VecDeque::new() }
+    }
+
+    fn write_anew(&mut self, record: &Record, edits: &[Edit]) {
+        let base = self.stream.base();
+        for (offset, word) in edits {
+            for (offset, new) in (*offset..).zip(word) {
+                let is_other = record.message.get(offset).is_some_and(|old| old != new);
+                if let Some(place) = record.place(offset).filter(|_| is_other) {
+                    self.edits.push_back((base.plus(place), *new));
+                }
+            }
+        }
+    }
+
+    /// Whether something of a segment is written anew; then it is in it.
+    fn apply(&self, segment: &mut Segment) -> bool {
+        let (start, end) = (segment.header.place, segment.header.end());
+        let within = |place: &Place| place.after(start) >= 0 && place.after(end) < 0;
+        let mut changed = false;
+        for (place, new) in self.edits.iter().filter(|(place, _)| within(place)) {
+            put(&mut segment.bytes, segment.header.payload.start + place.from(start), &[*new]);
+            changed = true;
+        }
+        if changed {
+            segment.layout.set_checksum(&mut segment.bytes);
+        }
+        changed
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    path: Path,
+    calls: Calls,
+    incoming: Option<Incoming>,
+    outgoing: Option<Stream>,
+    /// What lockd's end expects next.
+    acknowledged: Option<Place>,
+    held: Vec<Held>,
+    /// The first place from which a segment came in vain, and how often.
+    strikes: Option<(Place, u32)>,
+    gaps: u32,
+    /// How many segments went on as a part of a reset.
+    resets: u32,
+    /// nlmctl's own calls come by it.
+    pub(super) own: bool,
+    blind: bool,
+}
+
+impl Connection {
+    pub(super) fn new(path: Path) -> Self {
+        Self {
+            path,
+            calls: Calls::default(),
+            incoming: None,
+            outgoing: None,
+            acknowledged: None,
+            held: Vec::new(),
+            strikes: None,
+            gaps: 0,
+            resets: 0,
+            own: false,
+            blind: false,
+        }
+    }
+
+    /// A segment of the client's.
+    pub(super) fn way_in(&mut self, desk: &mut Desk, mut segment: Segment) {
+        let (place, end) = (segment.header.place, segment.header.end());
+        if segment.header.payload.is_empty() {
+            return desk.pass(segment.id);
+        }
+        if segment.header.syn {
+            // It would be data before the handshake, which lockd does not take.
+            return desk.drop(segment.id);
+        }
+        if self.resets > 0 {
+            return self.reset(desk, &segment);
+        }
+        let is_known = self.acknowledged.is_some_and(|acknowledged| end.after(acknowledged) <= 0);
+        if self.incoming.is_none() && !is_known && begins_with_call(segment.payload(), &self.path) {
+            self.incoming = Some(Incoming::at(place));
+        }
+        let fit = self.incoming.as_ref().map(|incoming| incoming.stream.fit(place, end));
+        match fit {
+            _ if is_known => self.pass(desk, &mut segment),
+            Some(Fit::Old) => self.pass(desk, &mut segment),
+            Some(Fit::Ahead) if self.make_room(desk, &segment, false) => self.hold(desk, segment),
+            Some(Fit::New(_)) if self.make_room(desk, &segment, true) => {
+                self.hold(desk, segment);
+                self.settle(desk);
+            }
+            Some(Fit::Waits) => self.pass_beginning(desk, &mut segment),
+            Some(Fit::Ahead) => desk.drop(segment.id),
+            None | Some(Fit::Before | Fit::New(_)) => self.strike(desk, &segment),
+        }
+    }
+
+    /// A segment of lockd's.
+    pub(super) fn way_out(&mut self, desk: &mut Desk, segment: &Segment) {
+        let (place, end) = (segment.header.place, segment.header.end());
+        if let Some(acknowledged) = segment.header.acknowledged {
+            if segment.header.syn {
+                self.begin(desk, acknowledged, place.plus(1));
+            }
+            self.acknowledge(acknowledged);
+        }
+        let payload = segment.payload();
+        if payload.is_empty() {
+            return desk.pass(segment.id);
+        }
+        if self.outgoing.is_none() && begins_with_reply(payload) {
+            self.outgoing = Some(Stream::at(place));
+        }
+        match self.outgoing.as_mut().map(|stream| (stream.fit(place, end), stream)) {
+            Some((Fit::Old | Fit::Waits | Fit::Before, _)) => {}
+            Some((Fit::New(seen), stream)) => {
+                self.gaps = 0;
+                stream.take(payload.get(seen..).unwrap_or_default());
+                self.hear(desk);
+            }
+            Some((Fit::Ahead, _)) if self.gaps < MAX_GAPS => {
+                self.gaps += 1;
+                return desk.drop(segment.id);
+            }
+            Some((Fit::Ahead, _)) => self.lose_outgoing(desk),
+            None => self.tell_blind(desk, "replies of a connection that was open before"),
+        }
+        desk.pass(segment.id);
+    }
+
+    /// What was held too long is dropped.
+    pub(super) fn tick(&mut self, desk: &mut Desk) {
+        let is_late = |held: &Held| held.since + PATIENCE <= desk.now;
+        if !self.held.iter().any(is_late) {
+            return;
+        }
+        if let Some(incoming) = &mut self.incoming {
+            incoming.stream.forget_from(incoming.stream.base());
+        }
+        let first =
+            self.held.iter().map(|held| held.segment.header.place).reduce(|a, b| if b.after(a) < 0 { b } else { a });
+        let first = self.held.iter().position(|held| Some(held.segment.header.place) == first);
+        if let Some(first) = first {
+            let Held { segment, .. } = self.held.remove(first);
+            desk.let_go(segment.bytes.len());
+            self.let_all_go(desk);
+            self.strike(desk, &segment);
+        }
+    }
+
+    /// It is forgotten.
+    pub(super) fn end(&mut self, desk: &mut Desk) {
+        self.let_all_go(desk);
+        desk.forget(&self.calls);
+    }
+
+    /// What is held comes again, or passes if the filter is off.
+    fn let_all_go(&mut self, desk: &mut Desk) {
+        for Held { segment, .. } in std::mem::take(&mut self.held) {
+            desk.let_go(segment.bytes.len());
+            if desk.is_off() { desk.pass(segment.id) } else { desk.drop(segment.id) }
+        }
+    }
+
+    /// The numbers of the packets that are held; it lets go of them.
+    pub(super) fn into_held(self) -> impl Iterator<Item = u32> {
+        self.held.into_iter().map(|held| held.segment.id)
+    }
+
+    /// lockd's end has taken the connection.
+    fn begin(&mut self, desk: &mut Desk, incoming: Place, outgoing: Place) {
+        let starts = (self.incoming.as_ref().map(|way| way.stream.start()), self.outgoing.as_ref().map(Stream::start));
+        if starts != (Some(incoming), Some(outgoing)) {
+            self.end(desk);
+            *self = Self::new(self.path);
+            self.incoming = Some(Incoming::at(incoming));
+            self.outgoing = Some(Stream::at(outgoing));
+        }
+    }
+
+    fn acknowledge(&mut self, place: Place) {
+        if self.acknowledged.is_none_or(|before| place.after(before) > 0) {
+            self.acknowledged = Some(place);
+        }
+        let Some(incoming) = &mut self.incoming else { return };
+        while incoming.edits.front().is_some_and(|(edit, _)| edit.after(place) < 0) {
+            incoming.edits.pop_front();
+        }
+    }
+
+    /// Whether a segment may be held; for one that comes next another one that came early makes room.
+    fn make_room(&mut self, desk: &mut Desk, segment: &Segment, is_next: bool) -> bool {
+        let Some(incoming) = &self.incoming else { return false };
+        let end = incoming.stream.end();
+        let edits = incoming.edits.len();
+        let early = self.held.iter().rposition(|held| held.segment.header.place.after(end) > 0);
+        if let Some(early) = early.filter(|_| is_next && self.held.len() >= MAX_HELD) {
+            let Held { segment, .. } = self.held.remove(early);
+            desk.let_go(segment.bytes.len());
+            desk.drop(segment.id);
+        }
+        self.held.len() < MAX_HELD && edits < MAX_EDITS && desk.has_room(segment.bytes.len())
+    }
+
+    fn hold(&mut self, desk: &mut Desk, segment: Segment) {
+        desk.hold(segment.bytes.len());
+        self.held.push(Held { segment, since: desk.now });
+    }
+
+    /// Decides what can be decided, and passes what is decided.
+    fn settle(&mut self, desk: &mut Desk) {
+        while let Some((index, seen)) = self.next_held() {
+            let Some(incoming) = &mut self.incoming else { return };
+            let end = incoming.stream.end();
+            let Some(held) = self.held.get(index) else { return };
+            incoming.stream.take(held.segment.payload().get(seen..).unwrap_or_default());
+            if let Err(Malformed) = self.decide(desk) {
+                if let Some(incoming) = &mut self.incoming {
+                    incoming.stream.forget_from(end);
+                }
+                let Held { segment, .. } = self.held.remove(index);
+                desk.let_go(segment.bytes.len());
+                self.pass_decided(desk);
+                return self.strike(desk, &segment);
+            }
+        }
+        self.pass_decided(desk);
+    }
+
+    /// The held segment with the bytes that come next, and how many of it were seen.
+    fn next_held(&self) -> Option<(usize, usize)> {
+        let incoming = self.incoming.as_ref()?;
+        self.held.iter().enumerate().find_map(|(index, held)| {
+            let header = &held.segment.header;
+            match incoming.stream.fit(header.place, header.end()) {
+                Fit::New(seen) => Some((index, seen)),
+                Fit::Before | Fit::Old | Fit::Waits | Fit::Ahead => None,
+            }
+        })
+    }
+
+    fn pass_decided(&mut self, desk: &mut Desk) {
+        let Some(base) = self.incoming.as_ref().map(|incoming| incoming.stream.base()) else { return };
+        let is_decided = |held: &mut Held| held.segment.header.end().after(base) <= 0;
+        let decided: Vec<_> = self.held.extract_if(.., is_decided).collect();
+        for Held { mut segment, .. } in decided {
+            desk.let_go(segment.bytes.len());
+            self.pass(desk, &mut segment);
+        }
+    }
+
+    /// Reads the records that are whole.
+    fn decide(&mut self, desk: &mut Desk) -> Result<(), Malformed> {
+        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        loop {
+            match incoming.stream.next() {
+                Next::Part => return Ok(()),
+                Next::None => return Err(Malformed),
+                Next::Whole(record, len) => {
+                    let judged = desk.call(&self.path, &mut self.calls, &record.message)?;
+                    incoming.write_anew(&record, &judged.edits);
+                    incoming.stream.decided(len);
+                    self.own |= judged.own;
+                    self.strikes = None;
+                }
+            }
+        }
+    }
+
+    /// All of the segment is decided.
+    fn pass(&mut self, desk: &mut Desk, segment: &mut Segment) {
+        let changed = self.incoming.as_ref().is_some_and(|incoming| incoming.apply(segment));
+        if changed { desk.change(segment.id, std::mem::take(&mut segment.bytes)) } else { desk.pass(segment.id) }
+    }
+
+    /// What is held comes again: its sender waits for an acknowledgement, and may send no more before it has one. So
+    /// what is decided of it goes on by itself.
+    fn pass_beginning(&mut self, desk: &mut Desk, segment: &mut Segment) {
+        let Some(incoming) = &self.incoming else { return desk.drop(segment.id) };
+        let decided = incoming.stream.base().from(segment.header.place);
+        if decided == 0 {
+            return desk.drop(segment.id);
+        }
+        incoming.apply(segment);
+        desk.change(segment.id, segment.header.cut(segment.layout, &segment.bytes, decided));
+    }
+
+    /// A segment that cannot be decided is dropped; if it comes again and again the connection is reset.
+    fn strike(&mut self, desk: &mut Desk, segment: &Segment) {
+        if desk.is_off() {
+            self.incoming = None;
+            self.let_all_go(desk);
+            self.tell_blind(desk, "calls of a connection that could not be followed");
+            return desk.pass(segment.id);
+        }
+        // Where it is stuck: what is before that was decided.
+        let base = self.incoming.as_ref().map(|incoming| incoming.stream.base());
+        let place = base.filter(|base| base.after(segment.header.place) > 0).unwrap_or(segment.header.place);
+        let is_open = |first: &Place| self.acknowledged.is_none_or(|acknowledged| first.after(acknowledged) >= 0);
+        self.strikes = match self.strikes.filter(|(first, _)| is_open(first)) {
+            Some((first, count)) if place.after(first) > 0 => Some((first, count)),
+            Some((first, count)) if place == first => Some((first, count + 1)),
+            Some(_) | None => Some((place, 1)),
+        };
+        if self.strikes.is_some_and(|(_, count)| count >= MAX_STRIKES) {
+            desk.blind(self.path.client, "a connection that could not be followed was reset");
+            self.let_all_go(desk);
+            self.reset(desk, segment);
+        } else {
+            desk.drop(segment.id);
+        }
+    }
+
+    fn reset(&mut self, desk: &mut Desk, segment: &Segment) {
+        self.resets += 1;
+        let Segment { header, layout, bytes, .. } = segment;
+        let expected = self.acknowledged.filter(|place| place.after(header.place) > 0).unwrap_or(header.place);
+        let made =
+            if self.resets % 2 == 1 { header.reset(*layout, bytes, expected) } else { header.cut(*layout, bytes, 0) };
+        desk.change(segment.id, made);
+    }
+
+    /// Tells the replies that are whole.
+    fn hear(&mut self, desk: &mut Desk) {
+        while let Some(stream) = &mut self.outgoing {
+            match stream.next() {
+                Next::Part => return,
+                Next::None => return self.lose_outgoing(desk),
+                Next::Whole(record, len) => {
+                    desk.reply(self.path.client, &self.calls, &record.message);
+                    stream.decided(len);
+                }
+            }
+        }
+    }
+
+    fn lose_outgoing(&mut self, desk: &mut Desk) {
+        self.outgoing = None;
+        self.gaps = 0;
+        desk.blind(self.path.client, "replies that could not be followed");
+    }
+
+    /// Says once what goes on for long.
+    fn tell_blind(&mut self, desk: &mut Desk, why: &str) {
+        if !std::mem::replace(&mut self.blind, true) {
+            desk.blind(self.path.client, why);
+        }
+    }
+}
+
+/// Whether a segment of a stream that was not followed begins with a whole call for NLM.
+fn begins_with_call(payload: &[u8], path: &Path) -> bool {
+    let Next::Whole(record, _) = records::next(payload) else { return false };
+    match read(&record.message, path) {
+        Ok(Message::Told(_)) => true,
+        Ok(Message::Untold(untold)) => untold.nlm,
+        Ok(Message::NoCall) | Err(Malformed) => false,
+    }
+}
+
+fn begins_with_reply(payload: &[u8]) -> bool {
+    matches!(records::next(payload), Next::Whole(record, _) if reply::xid(&record.message).is_some())
+}

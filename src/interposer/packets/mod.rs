@@ -1,0 +1,49 @@
+//! Packets of lockd's ports: what is told of them, and what becomes of them. Pure.
+//!
+//! # Theory
+//! [`Traffic`] takes orders, packets and the time; verdicts and what is told are taken out of it. It holds packets by their
+//! numbers, and each of them gets one verdict. All of its memory is bounded, with the reason at each bound; what goes beyond
+//! is dropped, so that it is sent again. What must hold:
+//! - A call or reply is told no later than the packet passes in which it ends.
+//! - While the mode is not off, no byte of a call passes to lockd that was not read in the place where lockd reads it.
+//! - A packet is changed only in the words that must be, and only if its checksum was right; then it is right again.
+//!
+//! | file | what |
+//! |---|---|
+//! | `packet` | what goes in and what comes out |
+//! | `ip` | IPv4 and IPv6, checksums |
+//! | `tcp` | headers of segments, and segments made of others |
+//! | `records` | records in a stream |
+//! | `call` | a call read in place |
+//! | `reply` | lockd's replies, and which calls they answer |
+//! | `claims` | pending locks and waiters |
+//! | `treatment` | what is done with a call |
+//! | `desk` | where every call and reply is judged and told |
+//! | `stream` | what is not decided yet of one direction of a connection |
+//! | `connection` | a TCP connection: what is held, passes, is changed, is reset |
+//! | `table` | the connections that are known |
+//! | `holds` | clients whose packets wait |
+//! | `traffic` | all of it joined |
+//!
+//! Start reading at `traffic`, then `connection`.
+
+mod call;
+mod claims;
+mod connection;
+mod desk;
+mod holds;
+mod ip;
+mod packet;
+mod records;
+mod reply;
+mod stream;
+mod table;
+mod tcp;
+mod traffic;
+mod treatment;
+
+pub use packet::{Packet, Verdict};
+pub use traffic::Traffic;
+
+#[cfg(test)]
+mod tests;
