@@ -31,6 +31,8 @@
 //!
 //! Start reading at [`messages`].
 
+pub mod announce;
 pub mod child;
 pub mod messages;
+pub mod proof;
 pub mod rules;
