@@ -80,7 +80,8 @@ fn sort(tables: &[Vec<Attribute>], rules: &[Vec<Attribute>], ports: &[Port]) -> 
 }
 
 impl Machine {
-    /// A number of a packet queue that no program listens to. The search begins at `first`.
+    /// A number of a packet queue that no program listens to now. The search begins at `first`. Another program may be the
+    /// first to take it: who is refused there asks again.
     ///
     /// # Errors
     /// All are in use; or the kernel's list cannot be read.

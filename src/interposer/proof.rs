@@ -58,7 +58,9 @@ fn try_it(machine: &Machine, mode: Mode, ports: &[Port]) -> Result<(), String> {
         view.locks.iter().filter(|lock| is_ours(lock)).map(|lock| (lock.owner, as_unlock(lock))).collect();
     unlock(machine, &left, port);
     let not_proved = |why: &str| format!("it cannot be proved that requests reach lockd as they should: {why}");
-    let mut why = "no client has a lock on a file that is there, and one is needed to prove it with".to_owned();
+    let mut why =
+        "no client has a lock on a file that is there, and one is needed for that: let a client lock any file"
+            .to_owned();
     for lock in candidates(&view) {
         in_grace(machine)?;
         let wanted = wanted(&lock);
