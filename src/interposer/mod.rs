@@ -38,13 +38,17 @@
 //! | `filter` | the filter's process |
 //! | `child` | the filter, as the keeper's child |
 //! | `rules` | the packet rules that lead packets to the queue |
+//! | `proof` | that it works, shown before any client is told |
+//! | `announce` | lines in the system's log |
 //!
 //! Start reading at [`messages`], then [`filter`].
 
+pub mod announce;
 pub mod child;
 pub mod filter;
 mod lockd;
 pub mod messages;
 pub mod packets;
+pub mod proof;
 mod queue;
 pub mod rules;
