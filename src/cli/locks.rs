@@ -51,15 +51,16 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
         }
         Owners::Unknown { .. } => manager.all_locks(&scope).await?.iter().map(ListedLock::without_owner).collect(),
     };
-    let states: Vec<String> = [(wanted.pending, LockState::Pending), (wanted.waiting, LockState::Waiting)]
-        .into_iter()
-        .filter_map(|(is_wanted, state)| is_wanted.then(|| state.to_string()))
-        .collect();
-    locks.retain(|lock| states.is_empty() || states.contains(&lock.state));
+    let is = |lock: &ListedLock, state: LockState| lock.state == state.to_string();
+    let every = !wanted.pending && !wanted.waiting;
+    locks.retain(|lock| {
+        every || (wanted.pending && is(lock, LockState::Pending)) || (wanted.waiting && is(lock, LockState::Waiting))
+    });
     // By file and range; those that wait after those that hold.
-    let is_waiting = |lock: &ListedLock| lock.state == LockState::Waiting.to_string();
     locks.sort_by(|a, b| {
-        let key = |lock: &ListedLock| (lock.start, is_waiting(lock), lock.end.unwrap_or(u64::MAX), lock.owner.svid);
+        let key = |lock: &ListedLock| {
+            (lock.start, is(lock, LockState::Waiting), lock.end.unwrap_or(u64::MAX), lock.owner.svid)
+        };
         (&a.path, &a.file, key(a), &a.owner.name).cmp(&(&b.path, &b.file, key(b), &b.owner.name))
     });
     let (owners, manager) = (owners_report(&owners), manager.kind().to_owned());
