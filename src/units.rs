@@ -12,7 +12,7 @@ pub fn duration(time: Duration) -> String {
         _ if tenths == 0 => "<0.1 s".to_owned(),
         _ if tenths < 100 && !tenths.is_multiple_of(10) => format!("{}.{} s", tenths / 10, tenths % 10),
         ..120 => format!("{seconds} s"),
-        ..7200 => format!("{} m{}", seconds / 60, with(seconds % 60, "s")),
+        120..7200 => format!("{} m{}", seconds / 60, with(seconds % 60, "s")),
         _ => format!("{} h{}", seconds / 3600, with(seconds % 3600 / 60, "m")),
     }
 }

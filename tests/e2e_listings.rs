@@ -30,10 +30,30 @@ async fn status_clients_and_locks_show_what_the_lock_manager_says() {
     };
     assert_eq!(of_one(&["locks", "--client", "host2.test"]).await, 3);
     assert_eq!(of_one(&["locks", "--client", "127.9.0.2"]).await, 3);
-    assert_eq!(of_one(&["locks", "--client", "nobody.test"]).await, 0);
+    let unknown = world.run(&["locks", "--client", "hos1.test"]).await.exits(2).json();
+    assert!(unknown["error"]["remedy"].as_str().unwrap().contains("host1.test"), "{unknown}");
+    assert_eq!(of_one(&["locks", "--client", "host2.test", "--waiting"]).await, 0);
+    let no_paths = world.run(&["locks", "--file", "/srv/a"]).await.exits(2).json();
+    assert!(no_paths["error"]["message"].as_str().unwrap().contains("no paths"), "{no_paths}");
     let file = hex::encode("own1");
     let listed = world.run(&["locks", "--file", &file]).await.exits(0).json();
     assert_eq!(listed["locks"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_clients_statd_is_asked_and_what_it_says_is_compared_with_what_its_locks_carried() {
+    let world = World::locked(3, 1).await;
+    world.farm.set_state(world.clients[1], nlmctl::wire::types::NsmState(99));
+    world.farm.crash(world.clients[2]);
+    let listed = world.run(&["clients"]).await.exits(0).json();
+    assert!(listed["clients"][0]["probe"].is_null(), "nobody is asked without --probe: {listed}");
+    let listed = world.run(&["clients", "--probe"]).await.exits(0).json();
+    let said = |n: usize| (listed["clients"][n]["probe"]["statd"].clone(), listed["clients"][n]["suspicions"].clone());
+    assert_eq!(said(0), ("same".into(), serde_json::json!([])), "{listed:#}");
+    let (word, why) = said(1);
+    assert_eq!(word, "different");
+    assert!(why[0].as_str().unwrap().contains("99"), "{why}");
+    assert_eq!(said(2), ("no-answer".into(), serde_json::json!([])), "no answer is no evidence");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -351,6 +351,7 @@ fn clients_and_locks() {
         unmonitored: Some(0),
         waiters: Some(1),
         suspicions: vec!["a reboot notice matched nobody".into()],
+        probe: None,
     };
     let behind_nat = ClientListing {
         name: "host2".into(),
@@ -367,6 +368,10 @@ fn clients_and_locks() {
         clients: vec![client, behind_nat],
     };
     is_golden("clients", &clients);
+    let mut asked = clients.clone();
+    asked.clients[0].probed(Ok(Some(9)));
+    asked.clients[1].probed(Err(Probe::NoAnswer));
+    is_golden("clients-probe", &asked);
     is_golden("clients-none", &ClientsReport { clients: vec![], ..clients });
     let nobodys = ListedOwner::default();
     let held = ListedLock {
@@ -404,7 +409,8 @@ fn clients_and_locks() {
     };
     let unknown = ListedLock { owner: nobodys, monitored: None, path: None, deleted: false, ..held.clone() };
     let owners = OwnersReport::told();
-    let locks = LocksReport { schema: SCHEMA, manager: "nlmd".into(), owners, locks: vec![held, waiting] };
+    let locks = LocksReport { schema: SCHEMA, manager: "nlmd".into(), owners, locks: vec![held, waiting], wide: false };
+    is_golden("locks-wide", &LocksReport { wide: true, ..locks.clone() });
     is_golden("locks", &locks);
     let owners = OwnersReport::unknown("the kernel is locked down", "boot without lockdown");
     is_golden("locks-unknown", &LocksReport { owners, locks: vec![unknown], ..locks.clone() });

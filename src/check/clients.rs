@@ -183,9 +183,9 @@ fn judge_statds(seen: &[Seen<'_>], can: &Capabilities, patience: Duration) -> Ve
     };
     let nothing = "nothing: they have nothing to lose, unless the server has lost it";
     let stale = if can.targeted {
-        "`nlmctl resync --client NAME` frees what is stale and disturbs nobody else"
+        "`nlmctl clients --probe` tells why; `nlmctl resync --client NAME` frees what is stale and disturbs nobody else"
     } else {
-        "a run (`nlmctl resync`) frees what is stale"
+        "`nlmctl clients --probe` tells why; a run (`nlmctl resync`) frees what is stale"
     };
     let all = number(seen.len() as u64, "client", "clients");
     let answer = Finding::ok("clients", format!("the statds of {answers} of {all} answer"));

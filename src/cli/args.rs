@@ -9,7 +9,6 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::controller::release::OwnerChoice;
 use crate::report::Failure;
-use crate::units;
 use crate::wire::control::{Mode, Silent, Unreachable};
 use crate::wire::types::{ByteRange, CallerName, OwnerHandle, Svid};
 
@@ -100,7 +99,11 @@ pub(super) enum Command {
     /// The locks that it holds
     Locks(LocksArgs),
     /// The clients that it knows
-    Clients,
+    Clients {
+        /// Ask each client's statd for its state now, and compare it with the one that its locks carried
+        #[arg(long)]
+        probe: bool,
+    },
     /// What stands in the way of a run: manager, clients, names, this host
     Check,
     /// End the active run: pending locks are held again, nothing is lost
@@ -233,7 +236,11 @@ impl ResyncArgs {
             && max < self.grace
         {
             return Err(Failure::usage(
-                format!("--grace-max {} is shorter than --grace {}", units::duration(max), units::duration(self.grace)),
+                format!(
+                    "--grace-max {} is shorter than --grace {}",
+                    humantime::format_duration(max),
+                    humantime::format_duration(self.grace)
+                ),
                 "make --grace-max at least as long as --grace, or leave it out",
             ));
         }
@@ -262,9 +269,18 @@ pub struct LocksArgs {
     /// Only this client's; repeat it for more
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
-    /// Only locks on this file; repeat it for more
-    #[arg(long = "file", value_name = "HANDLE")]
+    /// Only locks on this file, or on files below this path where paths are known; repeat it for more
+    #[arg(long = "file", value_name = "HANDLE|PATH")]
     pub files: Vec<String>,
+    /// Only locks that were not reclaimed yet in the active run
+    #[arg(long)]
+    pub pending: bool,
+    /// Only requests that wait for a lock
+    #[arg(long)]
+    pub waiting: bool,
+    /// With the owner's handle, the server address it called, transport and NLM version
+    #[arg(long)]
+    pub wide: bool,
 }
 
 /// `nlmctl notify`.

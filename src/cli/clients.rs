@@ -2,20 +2,38 @@
 
 use super::context::Context;
 use super::locks::owners_report;
+use crate::controller::{self, Options};
 use crate::manager::Owners;
 use crate::report::{ClientListing, ClientsReport, Failure, SCHEMA};
+use crate::resync::plan::Probed;
+use crate::units;
 use crate::wire::control::ClientRow;
 
-pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
+pub(super) async fn run(context: &Context, probe: bool) -> Result<u8, Failure> {
     let manager = context.manager().await?;
     let rows = manager.clients().await?;
     let owners = manager.owners().await?;
     let report = owners_report(&owners);
-    let clients = match owners {
-        Owners::Rows => rows.iter().map(ClientListing::from).collect(),
-        Owners::View(view) => counted(rows, view.clients).iter().map(ClientListing::from).collect(),
-        Owners::Unknown { .. } => rows.iter().map(uncounted).collect(),
+    let (rows, are_counted) = match owners {
+        Owners::Rows => (rows, true),
+        Owners::View(view) => (counted(rows, view.clients), true),
+        Owners::Unknown { .. } => (rows, false),
     };
+    let listed = |row| if are_counted { ClientListing::from(row) } else { uncounted(row) };
+    let mut clients: Vec<ClientListing> = rows.iter().map(listed).collect();
+    if probe && !rows.is_empty() {
+        let options = Options { rpcbind_port: context.settings.rpcbind_port, ..Options::default() };
+        let patience = units::duration(options.probe_timeout);
+        context.say(&format!("asking {} for up to {patience}", units::count(rows.len() as u64, "statd")));
+        let name = context.settings.names.first().cloned();
+        let said = controller::probe_clients(&*manager, &rows, name, &options).await?;
+        for (client, said) in clients.iter_mut().zip(said) {
+            client.probed(match said {
+                Probed::Answers(state) => Ok(state.map(|state| state.0)),
+                Probed::Silent(probe) => Err(probe),
+            });
+        }
+    }
     context.print(&ClientsReport { schema: SCHEMA, manager: manager.kind().to_owned(), owners: report, clients })?;
     Ok(0)
 }

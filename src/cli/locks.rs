@@ -8,17 +8,34 @@ use super::context::Context;
 use crate::host::{self, BadAddress};
 use crate::manager::{OwnedLock, Owners, OwnersView};
 use crate::report::{Failure, ListedLock, ListedOwner, LocksReport, OwnersReport, SCHEMA, find_behind};
-use crate::wire::control::{ClientRef, Scope};
+use crate::resync::plan::refuse_unknown;
+use crate::wire::control::{ClientRef, LockState, Scope};
 use crate::wire::scope;
 use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe, TooLong};
 
 pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failure> {
-    let scope = scope(wanted)?;
+    let (paths, handles): (Vec<&String>, Vec<&String>) = wanted.files.iter().partition(|file| file.starts_with('/'));
+    let scope = scope(&wanted.clients, &handles)?;
     let manager = context.manager().await?;
     let owners = manager.owners().await?;
-    let locks = match &owners {
-        Owners::View(view) => in_scope(view, &scope),
+    if let Some(path) = paths.first()
+        && !matches!(owners, Owners::View(_))
+    {
+        return Err(Failure::usage(
+            format!("{} tells no paths, so --file {path} cannot be looked for", manager.kind()),
+            "name the file by its handle, in hexadecimal as `nlmctl locks` shows it",
+        ));
+    }
+    if !matches!(owners, Owners::Unknown { .. }) {
+        let mut known = manager.clients().await?;
+        if let Owners::View(view) = &owners {
+            known.extend(view.clients.iter().cloned());
+        }
+        refuse_unknown(&scope, &wanted.clients, &known)?;
+    }
+    let mut locks = match &owners {
+        Owners::View(view) => in_scope(view, &scope, &paths),
         Owners::Rows => {
             let mut locks: Vec<_> = manager.all_locks(&scope).await?.iter().map(ListedLock::from).collect();
             // Else the locks that are in the way may not be in the list.
@@ -34,8 +51,20 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
         }
         Owners::Unknown { .. } => manager.all_locks(&scope).await?.iter().map(ListedLock::without_owner).collect(),
     };
-    let owners = owners_report(&owners);
-    context.print(&LocksReport { schema: SCHEMA, manager: manager.kind().to_owned(), owners, locks })?;
+    let is = |lock: &ListedLock, state: LockState| lock.state == state.to_string();
+    let every = !wanted.pending && !wanted.waiting;
+    locks.retain(|lock| {
+        every || (wanted.pending && is(lock, LockState::Pending)) || (wanted.waiting && is(lock, LockState::Waiting))
+    });
+    // By file and range; those that wait after those that hold.
+    locks.sort_by(|a, b| {
+        let key = |lock: &ListedLock| {
+            (lock.start, is(lock, LockState::Waiting), lock.end.unwrap_or(u64::MAX), lock.owner.svid)
+        };
+        (&a.path, &a.file, key(a), &a.owner.name).cmp(&(&b.path, &b.file, key(b), &b.owner.name))
+    });
+    let (owners, manager) = (owners_report(&owners), manager.kind().to_owned());
+    context.print(&LocksReport { schema: SCHEMA, manager, owners, locks, wide: wanted.wide })?;
     Ok(0)
 }
 
@@ -49,7 +78,7 @@ pub(super) fn owners_report(owners: &Owners) -> OwnersReport {
 }
 
 /// The locks in scope; who waits behind whom is told of all.
-fn in_scope(view: &OwnersView, scope: &Scope) -> Vec<ListedLock> {
+fn in_scope(view: &OwnersView, scope: &Scope, paths: &[&String]) -> Vec<ListedLock> {
     let mut locks: Vec<ListedLock> = view.locks.iter().map(listed).collect();
     find_behind(&mut locks);
     let (clients, files) = (scope.clients.as_slice(), scope.files.as_slice());
@@ -59,9 +88,17 @@ fn in_scope(view: &OwnersView, scope: &Scope) -> Vec<ListedLock> {
     };
     let wanted = |lock: &OwnedLock| {
         (clients.is_empty() || clients.iter().any(|client| is_of(lock, client)))
-            && (files.is_empty() || files.contains(&lock.file))
+            && ((files.is_empty() && paths.is_empty())
+                || files.contains(&lock.file)
+                || lock.path.as_deref().is_some_and(|path| paths.iter().any(|wanted| is_at(path, wanted))))
     };
     view.locks.iter().zip(locks).filter(|(lock, _)| wanted(lock)).map(|(_, listed)| listed).collect()
+}
+
+/// Whether a file is this one, or in this folder.
+fn is_at(path: &[u8], wanted: &str) -> bool {
+    let wanted = wanted.trim_end_matches('/').as_bytes();
+    path.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 fn listed(lock: &OwnedLock) -> ListedLock {
@@ -108,9 +145,9 @@ fn path_text(path: &[u8]) -> String {
     text
 }
 
-fn scope(wanted: &Wanted) -> Result<Scope, Failure> {
-    let clients = wanted.clients.iter().map(|text| client(text)).collect::<Result<Vec<_>, _>>()?;
-    let files = wanted.files.iter().map(|text| file(text)).collect::<Result<Vec<_>, _>>()?;
+fn scope(clients: &[String], handles: &[&String]) -> Result<Scope, Failure> {
+    let clients = clients.iter().map(|text| client(text)).collect::<Result<Vec<_>, _>>()?;
+    let files = handles.iter().map(|text| file(text)).collect::<Result<Vec<_>, _>>()?;
     let too_many = |e: TooLong| Failure::usage(format!("too many clients or files: {e}"), "name fewer of them");
     Ok(Scope { clients: List::new(clients).map_err(too_many)?, files: List::new(files).map_err(too_many)? })
 }
@@ -150,12 +187,12 @@ fn file(text: &str) -> Result<FileHandle, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::control::{LockKind, LockState};
+    use crate::wire::control::LockKind;
     use crate::wire::types::{ByteRange, Svid, Transport};
 
     fn of(clients: &[&str], files: &[&str]) -> Result<Scope, Failure> {
-        let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
-        scope(&Wanted { clients: owned(clients), files: owned(files) })
+        let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        scope(&owned(clients), &owned(files).iter().collect::<Vec<_>>())
     }
 
     #[test]
@@ -198,7 +235,7 @@ mod tests {
         };
         let locks = vec![lock("c1", 1, LockState::Held), lock("c2.lab", 2, LockState::Waiting)];
         let view = OwnersView { how: "seen", clients: vec![], locks };
-        let shown = in_scope(&view, &of(&["c2"], &[]).unwrap());
+        let shown = in_scope(&view, &of(&["c2"], &[]).unwrap(), &[]);
         let [waiting] = shown.as_slice() else { panic!("{shown:?}") };
         let behind = waiting.behind.as_ref().unwrap();
         assert_eq!(
@@ -207,7 +244,9 @@ mod tests {
         );
         assert_eq!(waiting.path.as_deref(), Some("/srv/x/a\\xff b"));
         assert_eq!((waiting.path_in_export.as_deref(), waiting.end), (Some("a\\xff b"), None));
-        assert_eq!(in_scope(&view, &of(&[], &["6331"]).unwrap()).len(), 1);
-        assert_eq!(in_scope(&view, &of(&["192.0.2.9"], &[]).unwrap()).len(), 0);
+        assert_eq!(in_scope(&view, &of(&[], &["6331"]).unwrap(), &[]).len(), 1);
+        assert_eq!(in_scope(&view, &of(&["192.0.2.9"], &[]).unwrap(), &[]).len(), 0);
+        let at = |path: &str| in_scope(&view, &of(&[], &[]).unwrap(), &[&path.to_owned()]).len();
+        assert_eq!((at("/srv/x/"), at("/srv/x/a"), at("/srv"), at("/sr"), at("/srv/y")), (2, 0, 2, 0, 0));
     }
 }

@@ -98,7 +98,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Status => status::run(context).await,
         Command::Locks(args) => locks::run(context, &args).await,
         Command::Check => check::run(context).await,
-        Command::Clients => clients::run(context).await,
+        Command::Clients { probe } => clients::run(context, probe).await,
         Command::Abort => abort::run(context).await,
         Command::Notify(args) => notify::run(context, args).await,
         Command::Release(args) => release::run(context, args).await,

@@ -50,7 +50,8 @@ use crate::resync::consent::Consent;
 use crate::resync::plan::{self, Draft, Plan, Request, Seen};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store};
-use crate::wire::control::{BeginArgs, Capabilities, RunId};
+use crate::wire::control::{BeginArgs, Capabilities, ClientRow, RunId};
+use crate::wire::types::CallerName;
 use crate::wire::xdr::List;
 
 /// Where a reclaim that comes after grace is lost, grace ends early only after so long without one.
@@ -87,6 +88,28 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let states = nsm::probe(targets, probe).await?;
     let probes: Vec<_> = states.into_iter().map(targets::probed).collect();
     Ok(draft.finish(&probes))
+}
+
+/// What each of these clients' statds says now, in their order; all are asked at once.
+///
+/// # Errors
+/// There are no sockets, or no name to ask with.
+pub async fn probe_clients(
+    manager: &dyn LockManager,
+    clients: &[ClientRow],
+    name: Option<CallerName>,
+    options: &Options,
+) -> Result<Vec<plan::Probed>, ControllerError> {
+    let my_name = match name {
+        Some(name) => Some(name),
+        None => manager.info().await?.names.as_slice().first().cloned(),
+    };
+    let Some(my_name) = my_name else {
+        return Err(Failure::usage("no name under which to ask clients' statds", "give one with --name").into());
+    };
+    let targets = (0..).zip(clients).map(|(id, row)| targets::of_row(id, row)).collect();
+    let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
+    Ok(nsm::probe(targets, probe).await?.into_iter().map(targets::probed).collect())
 }
 
 /// Brings the results of earlier runs into the record, and closes the books of a run that no

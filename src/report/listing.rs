@@ -1,10 +1,12 @@
 //! Status and listings, as a lock manager or the record answered.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::OwnersReport;
 use super::run::shown_end;
-use super::{ClientFate, LockTally, Outcome, Owner, Phase, ScopeReport, Stamp};
+use super::{ClientFate, LockTally, Outcome, Owner, Phase, Probe, ScopeReport, Stamp};
 use crate::wire::control::{Capabilities, Info};
 use crate::wire::control::{ClientRow, Grace, LockRow, RunStatus, Status};
 use crate::wire::types::Address;
@@ -194,6 +196,75 @@ pub struct ClientListing {
     pub waiters: Option<u64>,
     /// Why its locks may be stale.
     pub suspicions: Vec<String>,
+    /// What its statd says now; none where it was not asked to be looked at (`--probe`).
+    pub probe: Option<ClientProbe>,
+}
+
+/// What a client's statd says now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ClientProbe {
+    /// In a word.
+    pub statd: Said,
+    /// Its state number, if it tells one.
+    pub state: Option<i32>,
+}
+
+/// What a statd says of its state number, beside the one that its client's locks carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Said {
+    /// The same number.
+    Same,
+    /// Another one: the client is a suspect.
+    Different,
+    /// It answers, and the numbers cannot be compared: it tells none, or the locks carried none.
+    Answers,
+    /// Nothing came back in time.
+    NoAnswer,
+    /// Its rpcbind says that it runs no statd.
+    NoStatd,
+    /// Its name has no address.
+    NameUnknown,
+    /// It refused the call.
+    Refused,
+    /// It could not be asked.
+    NotAsked,
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Same => "same",
+            Self::Different => "different",
+            Self::Answers => "answers",
+            Self::NoAnswer => "no answer",
+            Self::NoStatd => "no statd",
+            Self::NameUnknown => "name unknown",
+            Self::Refused => "refused",
+            Self::NotAsked => "not asked",
+        })
+    }
+}
+
+impl ClientListing {
+    /// With what its statd said: the state number it tells, or in which way there is none.
+    pub fn probed(&mut self, said: Result<Option<i32>, Probe>) {
+        let now = said.ok().flatten().filter(|state| *state != 0);
+        let statd = match (said, now, self.nsm_state) {
+            (Ok(_), Some(now), Some(locked_with)) if now == locked_with => Said::Same,
+            (Ok(_), Some(_), Some(_)) => Said::Different,
+            (Ok(_), None, _) | (Ok(_), _, None) | (Err(Probe::Answers | Probe::Suspect), ..) => Said::Answers,
+            (Err(Probe::NoAnswer), ..) => Said::NoAnswer,
+            (Err(Probe::NoStatd), ..) => Said::NoStatd,
+            (Err(Probe::NameUnknown), ..) => Said::NameUnknown,
+            (Err(Probe::Refused), ..) => Said::Refused,
+            (Err(Probe::NotAsked), ..) => Said::NotAsked,
+        };
+        if let (Said::Different, Some(now), Some(locked_with)) = (statd, now, self.nsm_state) {
+            self.suspicions.push(format!("its statd's state number is {now}, its locks carried {locked_with}"));
+        }
+        self.probe = Some(ClientProbe { statd, state: now });
+    }
 }
 
 impl From<&ClientRow> for ClientListing {
@@ -209,6 +280,7 @@ impl From<&ClientRow> for ClientListing {
             unmonitored: Some(row.unmonitored),
             waiters: Some(row.waiters),
             suspicions: row.suspicions.as_slice().iter().map(|s| s.as_str().to_owned()).collect(),
+            probe: None,
         }
     }
 }

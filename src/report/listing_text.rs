@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::listing::{ActiveRun, ManagerStatus};
+use super::listing::{ActiveRun, ClientProbe, ManagerStatus, Said};
 use super::table::{Align, Table, clean};
 use super::text::{Text, View, line, or_dash, range};
 use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, RunsReport, StatusReport};
@@ -90,6 +90,17 @@ fn addresses(list: &[Address]) -> String {
     list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// Why a client whose state number differs may be sound.
+const NO_PROOF: &str = "a different state number is no proof: statd may have been restarted without its host, the kernel learns \
+                        a new number late, and containers and hosts behind one address have a statd in common";
+
+fn probed(probe: &ClientProbe) -> String {
+    match (probe.statd, probe.state) {
+        (said @ (Said::Same | Said::Different), Some(state)) => format!("{said}: {state}"),
+        (said, _) => said.to_string(),
+    }
+}
+
 impl Text for ClientsReport {
     fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
@@ -97,6 +108,7 @@ impl Text for ClientsReport {
             ("ADDRESSES", Align::Left),
             ("CALLED", Align::Left),
             ("STATE", Align::Right),
+            ("STATD", Align::Left),
             ("LOCKS", Align::Right),
             ("UNMONITORED", Align::Count),
             ("WAITERS", Align::Count),
@@ -116,6 +128,7 @@ impl Text for ClientsReport {
                 addresses(&client.addresses),
                 addresses(&client.server_addresses),
                 or_dash(client.nsm_state),
+                client.probe.as_ref().map(probed).unwrap_or_default(),
                 or_dash(client.locks),
                 or_dash(client.unmonitored),
                 or_dash(client.waiters),
@@ -124,6 +137,9 @@ impl Text for ClientsReport {
         }
         let none = || format!("{} knows no client\n", clean(&self.manager));
         let mut out = if table.is_empty() { none() } else { table.render(view.width) };
+        if self.clients.iter().any(|client| client.probe.as_ref().is_some_and(|probe| probe.statd == Said::Different)) {
+            line!(out, "\n{NO_PROOF}");
+        }
         footnote(&mut out, &self.owners);
         out
     }
@@ -132,25 +148,36 @@ impl Text for ClientsReport {
 impl Text for LocksReport {
     fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
+            ("FILE", Align::Left),
             ("STATE", Align::Left),
             ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
             ("SVID", Align::Right),
             ("KIND", Align::Left),
             ("BYTES", Align::Left),
-            ("FILE", Align::Left),
+            ("OWNER", Align::Left),
+            ("CALLED", Align::Left),
+            ("OVER", Align::Left),
             ("NOTE", Align::Left),
         ]);
         for lock in &self.locks {
             let owner = &lock.owner;
+            // An empty column is not shown.
+            let wide = |cell: &dyn Fn() -> String| if self.wide { cell() } else { String::new() };
             table.row([
+                file(lock),
                 lock.state.clone(),
                 or_dash(owner.name.as_ref()),
                 or_dash(owner.address),
                 or_dash(owner.svid),
                 lock.kind.clone(),
                 range(lock.start, lock.end),
-                file(lock),
+                wide(&|| or_dash(owner.oh.as_ref())),
+                wide(&|| or_dash(owner.server_address)),
+                wide(&|| match (&owner.transport, owner.version) {
+                    (Some(transport), Some(version)) => format!("{transport}, NLM {version}"),
+                    _ => "-".to_owned(),
+                }),
                 notes(lock),
             ]);
         }

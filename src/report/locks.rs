@@ -19,6 +19,9 @@ pub struct LocksReport {
     pub owners: OwnersReport,
     /// The rows.
     pub locks: Vec<ListedLock>,
+    /// Whether the text has all that is known of an owner. For the text only.
+    #[serde(skip)]
+    pub wide: bool,
 }
 
 /// A lock in a list.

@@ -44,7 +44,8 @@ pub use check::{Check, CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code, reason};
 pub use failure::{ErrorReport, Failure, FailureKind};
 pub use listing::{
-    ClientListing, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, StatusReport,
+    ClientListing, ClientProbe, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, Said,
+    StatusReport,
 };
 pub use locks::{Behind, ListedLock, ListedOwner, LocksReport, find_behind};
 #[cfg(feature = "tools")]

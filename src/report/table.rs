@@ -56,18 +56,15 @@ impl Table {
         }
     }
 
-    fn cell<'a>(&self, row: &'a [String], column: usize) -> &'a str {
-        row.get(column).map_or("", String::as_str)
-    }
     fn heading(&self, column: usize) -> (&'static str, Align) {
         self.columns.get(column).copied().unwrap_or(("", Align::Left))
     }
     fn says_something(&self, column: usize) -> bool {
         let nothing = if self.heading(column).1 == Align::Count { "0" } else { "" };
-        column == 0 || self.rows.iter().any(|row| self.cell(row, column) != nothing)
+        column == 0 || self.rows.iter().any(|row| cell_of(row, column) != nothing)
     }
     fn widest(&self, column: usize) -> usize {
-        let cells = self.rows.iter().map(|row| self.cell(row, column));
+        let cells = self.rows.iter().map(|row| cell_of(row, column));
         cells.chain([self.heading(column).0]).map(|cell| cell.chars().count()).max().unwrap_or(0)
     }
 
@@ -77,7 +74,7 @@ impl Table {
         for row in std::iter::once(&heading).chain(&self.rows) {
             let mut line = String::new();
             for (&column, width) in shown.iter().zip(widths) {
-                let cell = self.cell(row, column);
+                let cell = cell_of(row, column);
                 // Writing to a String cannot fail.
                 let _ = match self.heading(column).1 {
                     Align::Left | Align::Name => write!(line, "{cell:width$}  "),
@@ -96,10 +93,10 @@ impl Table {
         let mut out = String::new();
         for row in &self.rows {
             let (title, others) = shown.split_first().unwrap_or((&0, &[]));
-            out.push_str(self.cell(row, *title));
+            out.push_str(cell_of(row, *title));
             let mut room = 0;
             for &column in others {
-                let (cell, (heading, align)) = (self.cell(row, column), self.heading(column));
+                let (cell, (heading, align)) = (cell_of(row, column), self.heading(column));
                 if cell.is_empty() || cell == "-" || (align == Align::Count && cell == "0") {
                     continue;
                 }
@@ -116,6 +113,10 @@ impl Table {
         }
         out
     }
+}
+
+fn cell_of(row: &[String], column: usize) -> &str {
+    row.get(column).map_or("", String::as_str)
 }
 
 /// A name, cut where it would make a line unreadable.
