@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use netns::{Netns, until};
 use nix::libc;
+use nlmctl::host::netfilter::Netfilter;
 use nlmctl::host::netlink::{exchange, list, open};
 use nlmctl::interposer::rules::{Port, Ports, Refreshed, Rules};
 use nlmctl::wire::netlink::{Attribute, MessageError, message, step};
@@ -208,6 +209,23 @@ fn a_firewall_that_is_loaded_anew_leaves_the_rules_and_no_other_socket_can_chang
         let error = exchange(&firewall, nftables::remove).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
         assert!(rules.are_there().unwrap() && !passes("127.0.0.1", PORT));
+    });
+}
+
+#[test]
+#[ignore = "needs root: .ci/run runs it"]
+fn the_rules_of_this_kernel_are_read_as_what_they_do_and_tables_of_others_are_named() {
+    let host = Netns::new("server.test");
+    host.inside(|| {
+        let kernel = open(libc::NETLINK_NETFILTER).unwrap();
+        exchange(&kernel, |sequence| make_table(sequence, "firewall")).unwrap();
+        let _rules = install(LONG);
+        let rules = list(&kernel, nftables::list_rules).unwrap();
+        let verdicts: Vec<_> = rules.iter().map(|rule| nftables::verdict(rule)).collect();
+        assert_eq!(verdicts, [Some(nftables::Verdict::Queue); 4]);
+        let ports: Vec<Port> = ports().into_iter().collect();
+        let wanted = Netfilter { tables: ["firewall".to_owned()].into(), ..Netfilter::default() };
+        assert_eq!(Netfilter::look(&ports).unwrap(), wanted);
     });
 }
 

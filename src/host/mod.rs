@@ -17,6 +17,7 @@
 //! | `kernel` | the kernel's NFS server and its lockd |
 //! | `memory` | memory of the running kernel, and how its types are laid out |
 //! | `netlink` | the kernel asked by netlink |
+//! | `netfilter` | packet rules and packet queues of other programs |
 //! | `reply_route` | replies to calls in a client's name are kept here |
 //! | `syslog` | lines in the system's log |
 //! | `mounts` | NFSv3 mounts of this host whose locks a notice would lose |
@@ -34,6 +35,7 @@ mod locks;
 mod memory;
 mod mounts;
 mod names;
+pub mod netfilter;
 pub mod netlink;
 mod private;
 mod privileges;
@@ -59,7 +61,7 @@ pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
 pub use netlink::Netlink;
 pub use private::{Folder, check_folder, open_plain, private_file, private_folder, try_lock};
-pub use privileges::{keep_capabilities, may_administer_network, user};
+pub use privileges::{keep_capabilities, lacks_capabilities, may_administer_network, user};
 pub use reply_route::ReplyRoute;
 pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};

@@ -9,6 +9,19 @@ pub fn may_administer_network() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
+/// Those capabilities that this process lacks of the ones that it takes to change packet rules, to read kernel memory and the
+/// kernel's addresses, and to call from ports below 1024.
+pub fn lacks_capabilities() -> Vec<&'static str> {
+    let has = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let needed = [
+        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        (CapabilitySet::NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"),
+        (CapabilitySet::SYS_RAWIO, "CAP_SYS_RAWIO"),
+        (CapabilitySet::SYSLOG, "CAP_SYSLOG"),
+    ];
+    needed.into_iter().filter(|(one, _)| !has.contains(*one)).map(|(_, name)| name).collect()
+}
+
 /// The user who asks: whoever logged in (`loginuid`, which sudo and su do not change), else the one of this process.
 pub fn user() -> u32 {
     let login = std::fs::read_to_string("/proc/self/loginuid").ok().and_then(|text| text.trim().parse().ok());

@@ -41,10 +41,12 @@
 //!
 //! Start reading at [`messages`], then [`filter`].
 
+pub mod announce;
 pub mod child;
 pub mod filter;
 mod lockd;
 pub mod messages;
 pub mod packets;
+pub mod proof;
 mod queue;
 pub mod rules;

@@ -124,6 +124,11 @@ const QUEUE_NUMBER: u16 = 1;
 const TARGET_NAME: u16 = 1;
 const TARGET_REVISION: u16 = 2;
 const TARGET_INFO: u16 = 3;
+/// Attributes of expressions that are read.
+const IMMEDIATE_DATA: u16 = 2;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const COMPARED_DATA: u16 = 3;
 
 /// A port of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -332,6 +337,59 @@ pub fn list_tables(sequence: u32) -> Result<Vec<u8>, MessageError> {
 /// Asks for all rules, of all families.
 pub fn list_rules(sequence: u32) -> Result<Vec<u8>, MessageError> {
     listing(kind_of(GET_RULE), sequence, &header(ANY), &[])
+}
+
+/// What a rule of any program does with a packet at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// A program gets it.
+    Queue,
+    /// It is dropped or rejected.
+    Drop,
+}
+
+/// The verdict of a rule, if it is one of those.
+pub fn verdict(rule: &[Attribute]) -> Option<Verdict> {
+    expressions_of(rule).into_iter().find_map(|(name, data)| match name.as_str() {
+        "queue" => Some(Verdict::Queue),
+        "reject" => Some(Verdict::Drop),
+        "target" => match Attribute::find(&data, TARGET_NAME)?.as_text()? {
+            "NFQUEUE" => Some(Verdict::Queue),
+            "DROP" | "REJECT" => Some(Verdict::Drop),
+            _ => None,
+        },
+        "immediate" => {
+            let value = Attribute::find(&data, IMMEDIATE_DATA)?.as_nest().ok()?;
+            let verdict = Attribute::find(&value, DATA_VERDICT)?.as_nest().ok()?;
+            match Attribute::find(&verdict, VERDICT_CODE)?.as_network()? & 0xff {
+                0 => Some(Verdict::Drop),
+                3 => Some(Verdict::Queue),
+                _ => None,
+            }
+        }
+        _ => None,
+    })
+}
+
+/// The numbers of two bytes that a rule compares something with, among them the ports that it names. Sets and ranges are
+/// not looked into.
+pub fn compared_ports(rule: &[Attribute]) -> impl Iterator<Item = u16> {
+    expressions_of(rule).into_iter().filter_map(|(name, data)| {
+        let value = Attribute::find(&data, COMPARED_DATA).filter(|_| name == "cmp")?.as_nest().ok()?;
+        let number = Attribute::find(&value, DATA_VALUE)?;
+        (number.value.len() == 2).then(|| number.as_network()).flatten().and_then(|port| u16::try_from(port).ok())
+    })
+}
+
+/// The expressions of a rule, as (name, what it has in it). Odd ones are left out.
+fn expressions_of(rule: &[Attribute]) -> Vec<(String, Vec<Attribute>)> {
+    let all = Attribute::find(rule, rule::EXPRESSIONS).and_then(|all| all.as_nest().ok()).unwrap_or_default();
+    let read = |one: &Attribute| {
+        let inner = one.as_nest().ok()?;
+        let data = Attribute::find(&inner, rule::DATA).and_then(|data| data.as_nest().ok()).unwrap_or_default();
+        Some((Attribute::find(&inner, rule::EXPRESSION)?.as_text()?.to_owned(), data))
+    };
+    all.iter().filter_map(read).collect()
 }
 
 #[cfg(test)]

@@ -31,22 +31,26 @@
 //! | `release` | frees one client's locks |
 //! | `single` | frees single locks that were chosen |
 //! | `unlock` | UNLOCK in an owner's name |
+//! | `port` | where lockd listens |
+//! | `obstacles` | what stands in the way of a grace period in front of lockd |
 //! | `mod` | the backend; start reading at `begin` |
 
 mod drops;
 mod error;
 pub mod guard;
 mod listing;
+pub mod obstacles;
 pub(crate) mod owners;
 mod paths;
+pub(crate) mod port;
 mod records;
 mod release;
 mod saved;
 mod scope;
 mod settings;
 mod sight;
-mod single;
-mod unlock;
+pub(crate) mod single;
+pub(crate) mod unlock;
 mod v4;
 
 pub use error::KnfsdError;

@@ -11,27 +11,19 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
-use std::time::Duration;
 
 use super::owners::{HeldLock, OwnerKey, TO_THE_END, View, Waiter};
+use super::port::lockd_port;
 use super::unlock::{Answer, Unlock, unlock};
 use super::{Knfsd, KnfsdError};
 use crate::manager::ManagerError;
 use crate::manager::driven::LocksReleased;
-use crate::rpc::client::{Retransmit, UdpClient};
-use crate::rpc::rpcbind::getport;
-use crate::rpc::udp::UdpEndpoint;
 use crate::wire::control::{LockKind, LockRow, LockState, Refusal, RefusalCode};
-use crate::wire::nlm::{self, Stat};
-use crate::wire::rpcbind;
+use crate::wire::nlm::Stat;
 use crate::wire::types::{Address, ByteRange, Svid, Transport};
 
-/// How long rpcbind may take.
-const RPCBIND: Duration = Duration::from_secs(2);
 /// What a client that waits can expect.
 const WAITERS: &str = "a client that waits for what became free gets it at once where lockd keeps its request (Linux 6.1 \
                        does); where it does not (Linux 6.12) the client asks again by itself, within 30 s";
@@ -132,7 +124,8 @@ fn obstacle(view: &View, lock: &HeldLock) -> Option<String> {
     Some(format!("{one} and {two} both call from {address}, and lockd does not tell them apart"))
 }
 
-fn as_unlock(lock: &HeldLock) -> Unlock {
+/// The UNLOCK that frees the lock, in its owner's name.
+pub(crate) fn as_unlock(lock: &HeldLock) -> Unlock {
     // What cannot be looked at is asked for as root. That is refused where root is squashed, and said then.
     let found = lock.path.as_deref().filter(|_| !lock.deleted);
     let found = found.and_then(|path| std::fs::symlink_metadata(OsStr::from_bytes(path)).ok());
@@ -153,23 +146,10 @@ async fn lockd_ports(owners: impl Iterator<Item = &OwnerKey>) -> Ports {
     let mut ports: Ports =
         owners.map(|owner| ((owner.server.is_ipv6(), transport(owner)), Err(String::new()))).collect();
     for ((ipv6, transport), port) in &mut ports {
-        *port = lockd_port(*ipv6, *transport).await;
+        let missing = format!("lockd is not registered with rpcbind for {transport}");
+        *port = lockd_port(*ipv6, *transport).await.and_then(|found| found.ok_or(missing));
     }
     ports
-}
-
-async fn lockd_port(ipv6: bool, transport: Transport) -> Result<u16, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("cannot ask rpcbind for lockd's port: {error}");
-    let loopback = if ipv6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { IpAddr::from(Ipv4Addr::LOCALHOST) };
-    let endpoint = UdpEndpoint::bind(SocketAddr::new(loopback, 0)).map_err(|error| failed(&error))?;
-    let client = UdpClient::new(Arc::new(endpoint), Retransmit { first: RPCBIND / 8, ..Retransmit::default() });
-    let rpcbind = SocketAddr::new(loopback, rpcbind::PORT);
-    // All versions have one port.
-    let version = nlm::Version::V3.number();
-    let found = getport(&client, rpcbind, None, nlm::PROGRAM, version, transport, RPCBIND).await;
-    found
-        .map_err(|error| failed(&error))?
-        .ok_or_else(|| format!("lockd is not registered with rpcbind for {transport}"))
 }
 
 /// What is gone is free, whatever was answered. What is there is left.

@@ -1,6 +1,8 @@
 //! Which locks are chosen, which cannot be freed, and what is said of the rest.
 
 use super::super::owners::ClientHost;
+use std::net::IpAddr;
+
 use super::*;
 use crate::wire::control::OwnerRow;
 use crate::wire::types::{CallerName, Cookie, FileHandle, OwnerHandle};

@@ -1,8 +1,8 @@
-//! An UNLOCK as its owner would send it, and lockd's answer. Pure.
+//! An UNLOCK as its owner would send it, a LOCK for a trial, and lockd's answer. Pure.
 
-use crate::wire::nlm::{self, Lock, Message, Procedure, Res, Stat, TooWide, UnlockArgs, Version};
+use crate::wire::nlm::{self, Lock, LockArgs, Message, Procedure, Res, Stat, TooWide, UnlockArgs, Version};
 use crate::wire::rpc::{self, Credential, RpcError};
-use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, OwnerHandle, Svid};
+use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
 use crate::wire::xdr::decode;
 
 /// Who our calls say they are (the machine of AUTH_SYS), and what their cookies begin with: by that they are told from a
@@ -37,6 +37,31 @@ pub(super) fn call(xid: u32, version: Version, unlock: &Unlock) -> Result<Vec<u8
     let credential = Credential::Unix { machine: MARK.to_owned(), uid: *uid, gid: *gid, groups: Vec::new() };
     let args = args.encode(version)?;
     Ok(rpc::call(xid, nlm::PROGRAM, version.number(), Procedure::Unlock.number(), &credential, &args))
+}
+
+/// What calls of a trial say instead of [`MARK`]: they are to be taken for a client's own.
+const TRIAL: &str = "trial";
+
+/// A request for the lock that an UNLOCK of these words would free, without a record mark. It does not wait, and asks for no
+/// monitoring (`NM_LOCK`): rpc.statd is left out of it.
+///
+/// # Errors
+/// The range does not fit the version.
+pub(super) fn lock_call(
+    xid: u32,
+    version: Version,
+    wanted: &Unlock,
+    exclusive: bool,
+    reclaim: bool,
+) -> Result<Vec<u8>, TooWide> {
+    let Unlock { caller, file, svid, range, user: (uid, gid) } = wanted;
+    let oh = OwnerHandle::new(format!("{svid}@{TRIAL}").as_bytes()).unwrap_or_default();
+    let cookie = Cookie::new(&[TRIAL.as_bytes(), &xid.to_be_bytes()].concat()).unwrap_or_default();
+    let alock = Lock::new(caller.clone(), file.clone(), oh, *svid, *range);
+    let args = LockArgs { cookie, block: false, exclusive, alock, reclaim, state: NsmState(0) };
+    let credential = Credential::Unix { machine: TRIAL.to_owned(), uid: *uid, gid: *gid, groups: Vec::new() };
+    let args = args.encode(version)?;
+    Ok(rpc::call(xid, nlm::PROGRAM, version.number(), Procedure::NmLock.number(), &credential, &args))
 }
 
 /// The xid of an answer and what it says; `None`: it is none.
@@ -78,6 +103,22 @@ mod tests {
             assert!(args.cookie.as_slice().starts_with(MARK.as_bytes()));
             assert_eq!((args.alock.svid, args.alock.range()), (Svid(-7), Some(wanted.range)));
             assert_eq!((args.alock.caller_name, args.alock.fh), (wanted.caller, wanted.file));
+        }
+    }
+
+    #[test]
+    fn a_trials_lock_does_not_wait_is_not_monitored_and_does_not_bear_the_mark() {
+        for version in Version::ALL {
+            for (exclusive, reclaim) in [(true, false), (false, true)] {
+                let sent =
+                    lock_call(9, version, &unlock(ByteRange { start: 10, end: 10 }), exclusive, reclaim).unwrap();
+                let parsed = rpc::parse_call(&sent).unwrap();
+                assert_eq!(parsed.procedure, Procedure::NmLock.number());
+                let Credential::Unix { machine, .. } = parsed.credential else { panic!("{sent:?}") };
+                let args = LockArgs::decode(version, parsed.args).unwrap();
+                assert_eq!((args.exclusive, args.reclaim, args.block), (exclusive, reclaim, false));
+                assert!(!machine.contains(MARK) && !args.cookie.as_slice().starts_with(MARK.as_bytes()));
+            }
         }
     }
 

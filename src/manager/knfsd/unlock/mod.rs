@@ -15,10 +15,12 @@
 //! |---|---|---|
 //! | `message` | the call and its answer | pure |
 //! | `line` | the socket with the client's address | |
+//! | `trial` | what lockd says to requests for a lock that another process has | |
 //! | `mod` | all calls; start reading at [`unlock`] | |
 
 mod line;
 mod message;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +34,7 @@ use crate::wire::scope;
 use crate::wire::types::Transport;
 
 pub(crate) use self::message::Unlock;
+pub(crate) use self::trial::{Trial, trial};
 
 /// What lockd said to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,28 +101,34 @@ fn by_one_way(
     unlocks: &[&Unlock],
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
 ) -> Vec<Answer> {
-    let none = |why: String| vec![Answer::NotSent(why); unlocks.len()];
+    match open(machine, way, lockd) {
+        Ok((mut line, version)) => ask(&mut line, version, way, unlocks),
+        Err(why) => vec![Answer::NotSent(why); unlocks.len()],
+    }
+}
+
+/// A line by which lockd takes this host for the client, or why there is none.
+fn open(
+    machine: &Machine,
+    way: Way,
+    lockd: impl Fn(bool, Transport) -> Result<u16, String>,
+) -> Result<(Line, Version), String> {
     let Way { client, server, version, transport } = way;
     let Some(version) = Version::from_number(version) else {
-        return none(format!("lockd has it by NLM version {version}, which is not known here"));
+        return Err(format!("lockd has it by NLM version {version}, which is not known here"));
     };
     if scope::interface(client).is_some() {
-        return none("its client has a link-local address".to_owned());
+        return Err("its client has a link-local address".to_owned());
     }
     if !host::is_own_address(server) {
-        return none(format!("this host does not have the address {server} any more, by which its client called"));
+        return Err(format!("this host does not have the address {server} any more, by which its client called"));
     }
     if host::is_own_address(client) {
-        return none("its client is this host itself".to_owned());
+        return Err("its client is this host itself".to_owned());
     }
-    let opened = lockd(server.is_ipv6(), transport).and_then(|port| {
-        Line::open(machine, client, SocketAddr::new(server, port), transport).map_err(|error| error.to_string())
-    });
-    let mut line = match opened {
-        Ok(line) => line,
-        Err(why) => return none(why),
-    };
-    ask(&mut line, version, way, unlocks)
+    let lockd = SocketAddr::new(server, lockd(server.is_ipv6(), transport)?);
+    let line = Line::open(machine, client, lockd, transport).map_err(|error| error.to_string())?;
+    Ok((line, version))
 }
 
 fn ask(line: &mut Line, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<Answer> {

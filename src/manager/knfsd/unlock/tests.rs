@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 use crate::host::ReplyRoute;
-use crate::wire::nlm::{Message, Res, UnlockArgs};
+use crate::wire::nlm::{LockArgs, Message, Procedure, Res, UnlockArgs};
 use crate::wire::record::{RecordReader, frame};
 use crate::wire::rpc;
 use crate::wire::rtnetlink::Flow;
@@ -74,7 +74,13 @@ impl Lockd {
         let heard = Arc::clone(&calls);
         let answer = move |message: &[u8], peer| {
             let call = rpc::parse_call(message).unwrap();
-            let args = UnlockArgs::decode(Version::from_number(call.version).unwrap(), call.args).unwrap();
+            let version = Version::from_number(call.version).unwrap();
+            let args = if call.procedure == Procedure::NmLock.number() {
+                let LockArgs { cookie, alock, .. } = LockArgs::decode(version, call.args).unwrap();
+                UnlockArgs { cookie, alock }
+            } else {
+                UnlockArgs::decode(version, call.args).unwrap()
+            };
             let res = Res { cookie: args.cookie.clone(), stat: said? };
             heard.lock().unwrap().push((peer, args));
             Some(rpc::reply(call.xid, &rpc::Answer::Success(encode(&res))))
@@ -178,6 +184,32 @@ fn a_lockd_that_is_silent_is_asked_once_and_leaves_no_rule() {
         assert!(said[silent..].iter().all(|said| matches!(said, Answer::NotSent(_))), "{said:?}");
         assert!(matches!(&said[20], Answer::NotSent(why) if why.contains("another call")), "{said:?}");
         assert_eq!(traces(), "");
+    });
+}
+
+#[test]
+#[ignore = "needs root and iproute2: .ci/run runs it"]
+fn a_trial_asks_twice_in_the_clients_name_and_frees_what_is_granted_at_once() {
+    with_network(|| {
+        for (server, client) in FAMILIES {
+            for (transport, said) in [(Transport::Tcp, Stat::Granted), (Transport::Udp, Stat::Denied)] {
+                let lockd = Lockd::start(server, transport, Some(said));
+                let (owner, wanted) = locks(owner(server, client, transport), 1).remove(0);
+                let told = trial(&Machine::default(), owner, &wanted, true, |_, _| Ok(lockd.port)).unwrap();
+                assert_eq!(told, Trial { ordinary: said, reclaim: said });
+                let heard = lockd.calls.lock().unwrap();
+                let ours: Vec<bool> = heard
+                    .iter()
+                    .map(|(_, args)| args.cookie.as_slice().starts_with(message::MARK.as_bytes()))
+                    .collect();
+                let granted = [false, true, false, true];
+                assert_eq!(ours, if said == Stat::Granted { granted.as_slice() } else { &[false, false] });
+                for (peer, args) in heard.iter() {
+                    assert_eq!((peer.ip().to_string().as_str(), args.alock.range()), (client, Some(wanted.range)));
+                }
+                assert_eq!(traces(), "");
+            }
+        }
     });
 }
 

@@ -1,0 +1,211 @@
+//! The proof that requests are inverted on their way to lockd, and answered, before any client is told to reclaim.
+//!
+//! # Theory
+//! A byte that a client has locked is asked for in the name of that client, for a process number that none of its processes
+//! has. So the way is a real client's, from its address over its transport to lockd, and nothing is granted: the byte is
+//! held. The answer shows how the request arrived:
+//!
+//! | request | unchanged | inverted in strict grace | in targeted grace |
+//! |---|---|---|---|
+//! | ordinary | DENIED | DENIED_GRACE_PERIOD | either: the lock may not be pending yet |
+//! | reclaim | DENIED_GRACE_PERIOD | DENIED | DENIED |
+//!
+//! While lockd itself is in grace the answers are the other way round, so it must not be, before and after.
+//!
+//! What must hold:
+//! - Nothing is left in lockd. What is granted, since the client gave up the byte just then, is freed at once. Where this
+//!   process is killed between the two, a lock of [`PROCESS`] stays; the next proof frees it.
+//! - rpc.statd is not asked to monitor anything, no file is made or changed, and no export must be open to this host: that
+//!   is why it is no file of ours, over loopback.
+//! - Where no client has a lock there is nothing to prove it with, and that is said.
+
+use std::collections::BTreeSet;
+
+use super::messages::Mode;
+use crate::host::Machine;
+use crate::manager::knfsd::owners::{self, HeldLock, OwnerKey, TO_THE_END, View};
+use crate::manager::knfsd::port::lockd_ports;
+use crate::manager::knfsd::single::as_unlock;
+use crate::manager::knfsd::unlock::{Trial, Unlock, trial, unlock};
+use crate::wire::nftables::Port;
+use crate::wire::nlm::Stat;
+use crate::wire::types::{ByteRange, Svid};
+
+/// The process number: "nlmc" in ASCII. Linux clients count theirs up from 0.
+const PROCESS: u32 = 0x6e_6c_6d_63;
+/// Most locks that it is tried with. A lockd that is silent takes some seconds each.
+const TRIES: usize = 3;
+
+/// Shows that the filter works in this mode. It takes a walk over lockd's memory and some milliseconds; with a lockd that does
+/// not answer, up to half a minute.
+///
+/// # Errors
+/// It does not, or that cannot be shown; for people.
+pub async fn prove(machine: &Machine, mode: Mode) -> Result<(), String> {
+    let ports = lockd_ports().await?;
+    let machine = machine.clone();
+    let proved = tokio::task::spawn_blocking(move || try_it(&machine, mode, &ports)).await;
+    proved.unwrap_or_else(|_| Err("a thread died".to_owned()))
+}
+
+fn try_it(machine: &Machine, mode: Mode, ports: &[Port]) -> Result<(), String> {
+    let port = |ipv6, transport| {
+        let known = ports.iter().find(|port| (port.ipv6, port.transport) == (ipv6, transport));
+        known.map(|port| port.number).ok_or_else(|| format!("lockd is not registered with rpcbind for {transport}"))
+    };
+    let view = owners::look(machine).map_err(|error| error.to_string())?;
+    let left: Vec<(OwnerKey, Unlock)> =
+        view.locks.iter().filter(|lock| is_ours(lock)).map(|lock| (lock.owner, as_unlock(lock))).collect();
+    unlock(machine, &left, port);
+    let not_proved = |why: &str| format!("it cannot be proved that requests reach lockd as they should: {why}");
+    let mut why =
+        "no client has a lock on a file that is there, and one is needed for that: let a client lock any file"
+            .to_owned();
+    for lock in candidates(&view) {
+        in_grace(machine)?;
+        let wanted = wanted(&lock);
+        // A shared lock is opened for reading alone, so more files will do; it meets an exclusive one only.
+        match trial(machine, lock.owner, &wanted, !lock.exclusive, port) {
+            Ok(told) => {
+                in_grace(machine)?;
+                match judge(mode, told) {
+                    Judged::Proved => return Ok(()),
+                    Judged::Disproved(what) => return Err(what.to_owned()),
+                    Judged::Nothing => why = format!("lockd answered {:?} and {:?}", told.ordinary, told.reclaim),
+                }
+            }
+            Err(error) => why = error,
+        }
+    }
+    Err(not_proved(&why))
+}
+
+/// Left by a proof whose process was killed.
+fn is_ours(lock: &HeldLock) -> bool {
+    lock.owner.svid == PROCESS
+}
+
+/// Locks to try it with: exclusive ones first, each file once.
+fn candidates(view: &View) -> Vec<HeldLock> {
+    let mut files = BTreeSet::new();
+    let usable = |lock: &&HeldLock| !lock.deleted && !lock.offered && !is_ours(lock);
+    let mut found: Vec<&HeldLock> = view.locks.iter().filter(usable).collect();
+    found.sort_by_key(|lock| !lock.exclusive);
+    found.retain(|lock| files.insert((lock.device, lock.inode)));
+    found.into_iter().take(TRIES).cloned().collect()
+}
+
+/// The first byte of the lock, for a process of ours.
+fn wanted(lock: &HeldLock) -> Unlock {
+    let first = lock.start.min(TO_THE_END - 1);
+    Unlock { svid: Svid(PROCESS.cast_signed()), range: ByteRange { start: first, end: first }, ..as_unlock(lock) }
+}
+
+fn in_grace(machine: &Machine) -> Result<(), String> {
+    let grace = machine.nlm_in_grace().and_then(|nlm| Ok(nlm || machine.v4_in_grace()?));
+    match grace {
+        Ok(false) => Ok(()),
+        Ok(true) => Err("lockd is in a grace period of its own".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    Proved,
+    Disproved(&'static str),
+    /// The file cannot be opened by that client any more, say.
+    Nothing,
+}
+
+fn judge(mode: Mode, told: Trial) -> Judged {
+    match (mode, told.ordinary, told.reclaim) {
+        (Mode::Off, ..) => Judged::Nothing,
+        (_, _, Stat::DeniedGracePeriod) => {
+            Judged::Disproved("a reclaim reached lockd unchanged: other packet rules may lead it past ours")
+        }
+        (Mode::Strict, Stat::Denied | Stat::Granted, _) => {
+            Judged::Disproved("an ordinary request reached lockd unchanged: other packet rules may lead it past ours")
+        }
+        // A reclaim is granted as an ordinary request would be, when its byte is free.
+        (Mode::Strict, Stat::DeniedGracePeriod, Stat::Denied | Stat::Granted)
+        | (
+            Mode::Targeted | Mode::Drain,
+            Stat::Denied | Stat::Granted | Stat::DeniedGracePeriod,
+            Stat::Denied | Stat::Granted,
+        ) => Judged::Proved,
+        _ => Judged::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::types::{CallerName, FileHandle};
+
+    const STATS: [Stat; 5] = [Stat::Granted, Stat::Denied, Stat::DeniedGracePeriod, Stat::StaleFh, Stat::Failed];
+
+    #[test]
+    fn what_lockd_answers_to_unchanged_requests_proves_no_mode() {
+        let unchanged = Trial { ordinary: Stat::Denied, reclaim: Stat::DeniedGracePeriod };
+        for mode in [Mode::Strict, Mode::Targeted, Mode::Drain] {
+            assert!(matches!(judge(mode, unchanged), Judged::Disproved(_)), "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn each_mode_is_proved_by_what_it_makes_of_both_requests_and_by_nothing_else() {
+        for (mode, ordinary) in [
+            (Mode::Strict, [Stat::DeniedGracePeriod].as_slice()),
+            (Mode::Targeted, &[Stat::Denied, Stat::DeniedGracePeriod, Stat::Granted]),
+            (Mode::Drain, &[Stat::Denied, Stat::DeniedGracePeriod, Stat::Granted]),
+            (Mode::Off, &[]),
+        ] {
+            for one in STATS {
+                for other in STATS {
+                    let proved = judge(mode, Trial { ordinary: one, reclaim: other }) == Judged::Proved;
+                    let wanted = ordinary.contains(&one) && [Stat::Denied, Stat::Granted].contains(&other);
+                    assert_eq!(proved, wanted, "{mode:?} {one:?} {other:?}");
+                }
+            }
+        }
+    }
+
+    fn lock(svid: u32, inode: u64, exclusive: bool) -> HeldLock {
+        let (client, server) = ([10, 0, 0, 11].into(), [10, 0, 0, 1].into());
+        HeldLock {
+            owner: OwnerKey { client, server, version: 4, tcp: true, svid },
+            caller: CallerName::new("c1").unwrap(),
+            handle: FileHandle::new(&inode.to_be_bytes()).unwrap(),
+            device: (0, 26),
+            inode,
+            path: None,
+            deleted: false,
+            exclusive,
+            start: 100,
+            end: TO_THE_END,
+            monitored: true,
+            nsm_state: None,
+            offered: false,
+        }
+    }
+
+    #[test]
+    fn it_is_tried_with_each_file_once_exclusive_locks_first_and_never_with_what_a_proof_left() {
+        let deleted = HeldLock { deleted: true, ..lock(1, 1, true) };
+        let offered = HeldLock { offered: true, ..lock(1, 2, true) };
+        let locks =
+            vec![deleted, offered, lock(1, 3, false), lock(2, 4, true), lock(3, 4, false), lock(PROCESS, 5, true)];
+        let found: Vec<(u64, bool)> =
+            candidates(&View { locks, ..View::default() }).iter().map(|lock| (lock.inode, lock.exclusive)).collect();
+        assert_eq!(found, [(4, true), (3, false)]);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_one_byte_of_the_lock_for_a_process_that_the_client_does_not_have() {
+        let held = lock(7, 3, true);
+        let asked = wanted(&held);
+        assert_eq!((asked.range, asked.file), (ByteRange { start: 100, end: 100 }, held.handle));
+        assert_eq!(asked.svid.0.cast_unsigned(), PROCESS);
+    }
+}
