@@ -190,6 +190,9 @@ pub struct ResyncArgs {
     /// Refuse every ordinary lock request, or only those that meet a pending lock [default: strict for everything, else targeted]
     #[arg(long, value_parser = mode_parser())]
     pub mode: Option<Mode>,
+    /// How a run over the kernel's lockd is done [default: reboot; --resume goes on as the run began]
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
     /// What happens to locks of clients that do not answer
     #[arg(long, default_value = "keep", value_parser = unreachable_parser())]
     pub unreachable: Unreachable,
@@ -252,6 +255,16 @@ impl ResyncArgs {
         }
         Ok(())
     }
+}
+
+/// `--method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// lockd drops every lock and starts grace, as after a reboot
+    Reboot,
+    /// lockd keeps every lock; a process in front of it refuses ordinary requests until clients have reclaimed (new: not
+    /// for production yet)
+    Grace,
 }
 
 /// `--record`.

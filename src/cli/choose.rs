@@ -6,25 +6,54 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::args::ManagerKind;
+use super::args::{ManagerKind, Method};
 use super::config::Settings;
 use crate::manager::ganesha::{self, GaneshaOptions};
+use crate::manager::knfsd::grace::{self, Grace};
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{LockManager, ManagerError, knfsd};
 use crate::report::Failure;
 
-/// The lock manager that the settings name. `soft`: for a run whose policy drops nothing.
-pub(super) async fn manager(settings: &Settings, soft: bool) -> Result<Arc<dyn LockManager>, Failure> {
-    Ok(match settings.manager {
-        ManagerKind::Auto if settings.control_named => the(ManagerKind::Nlmd, settings, soft),
-        ManagerKind::Auto => the(only(&here(settings).await, &settings.control, knfsd::is_hidden())?, settings, soft),
-        named => the(named, settings, soft),
-    })
+/// What it is wanted for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum For {
+    /// No new run.
+    Looks,
+    /// A run, by this method where there are several. `soft`: its policy drops nothing.
+    Run { soft: bool, method: Option<Method> },
 }
 
-fn the(kind: ManagerKind, settings: &Settings, soft: bool) -> Arc<dyn LockManager> {
+/// The lock manager that the settings name.
+pub(super) async fn manager(settings: &Settings, wanted: For) -> Result<Arc<dyn LockManager>, Failure> {
+    let kind = match settings.manager {
+        ManagerKind::Auto if settings.control_named => ManagerKind::Nlmd,
+        ManagerKind::Auto => only(&here(settings).await, &settings.control, knfsd::is_hidden())?,
+        named => named,
+    };
+    if kind != ManagerKind::Knfsd && matches!(wanted, For::Run { method: Some(_), .. }) {
+        return Err(Failure::usage(
+            format!("--method is about the kernel's lockd, and the lock manager here is {}", kind.word()),
+            "leave out --method, or name --manager knfsd",
+        ));
+    }
+    Ok(the(kind, settings, wanted))
+}
+
+/// Whether the process in front of lockd is asked: for a run by its method, for one that it has, for its results.
+fn in_front(wanted: For) -> bool {
+    match wanted {
+        For::Looks => grace::has_news(),
+        For::Run { method: Some(Method::Grace), .. } => true,
+        // It refuses another run beside its own.
+        For::Run { .. } => grace::is_active(),
+    }
+}
+
+fn the(kind: ManagerKind, settings: &Settings, wanted: For) -> Arc<dyn LockManager> {
+    let soft = matches!(wanted, For::Run { soft: true, .. });
     match kind {
         ManagerKind::Auto | ManagerKind::Nlmd => Arc::new(Nlmd::new(&settings.control)),
+        ManagerKind::Knfsd if in_front(wanted) => Arc::new(Grace::new("/proc/self/exe")),
         // The guard is this very program, also where its file was replaced or removed since.
         ManagerKind::Knfsd => Arc::new(knfsd::manager(knfsd::STATE_DIR, "/proc/self/exe")),
         ManagerKind::Ganesha => {

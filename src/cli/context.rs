@@ -10,6 +10,8 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 use terminal_size::{Width, terminal_size_of};
 
+use super::args::Method;
+use super::choose::{self, For};
 use super::config::Settings;
 use crate::manager::LockManager;
 use crate::report::{self, Failure, Text, View};
@@ -24,12 +26,16 @@ pub(super) struct Context {
 impl Context {
     /// The lock manager that the settings name, or the one that is here.
     pub(super) async fn manager(&self) -> Result<Arc<dyn LockManager>, Failure> {
-        super::choose::manager(&self.settings, false).await
+        choose::manager(&self.settings, For::Looks).await
     }
 
-    /// Likewise, for a run whose policy drops nothing (`soft`) or not.
-    pub(super) async fn manager_for(&self, soft: bool) -> Result<Arc<dyn LockManager>, Failure> {
-        super::choose::manager(&self.settings, soft).await
+    /// Likewise, for a run by this method whose policy drops nothing (`soft`) or not.
+    pub(super) async fn manager_for(
+        &self,
+        soft: bool,
+        method: Option<Method>,
+    ) -> Result<Arc<dyn LockManager>, Failure> {
+        choose::manager(&self.settings, For::Run { soft, method }).await
     }
 
     /// Works with the record, opened (and made, if there is none) for this, off the async threads.

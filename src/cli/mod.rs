@@ -33,7 +33,7 @@ use tracing_subscriber::EnvFilter;
 use self::args::{Cli, Command};
 use self::config::Settings;
 use self::context::{Context, json, to_stderr, to_stdout};
-use crate::interposer::{child, filter};
+use crate::interposer::{child, filter, keeper};
 use crate::manager::knfsd;
 use crate::report::{ErrorReport, Failure, Text};
 
@@ -56,6 +56,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     if args.get(1).is_some_and(|word| word == knfsd::guard::COMMAND) {
         return knfsd::guard::main(args.into_iter().skip(2));
+    }
+    if args.get(1).is_some_and(|word| word == knfsd::grace::COMMAND) {
+        return keeper::main(args.into_iter().skip(2));
     }
     if args.get(1).is_some_and(|word| word == child::COMMAND) {
         return filter::main(args.into_iter().skip(2));

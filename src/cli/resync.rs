@@ -17,7 +17,7 @@ use crate::units::{count, number};
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failure> {
     let options = options(context, &args);
     let request = request(context, &args)?;
-    let manager = context.manager_for(request.drops_nothing()).await?;
+    let manager = context.manager_for(request.drops_nothing(), args.method).await?;
     if args.dry_run {
         let plan = controller::plan(&*manager, &request, &options).await?;
         context.print_done(&plan.report(), plan.dry_run_exit())?;

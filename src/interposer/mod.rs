@@ -40,12 +40,14 @@
 //! | `rules` | the packet rules that lead packets to the queue |
 //! | `proof` | that it works, shown before any client is told |
 //! | `announce` | lines in the system's log |
+//! | `keeper` | the keeper's process |
 //!
-//! Start reading at [`messages`], then [`filter`].
+//! Start reading at [`messages`], then [`keeper`] and [`filter`].
 
 pub mod announce;
 pub mod child;
 pub mod filter;
+pub mod keeper;
 mod lockd;
 pub mod messages;
 pub mod packets;

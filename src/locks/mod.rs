@@ -8,7 +8,8 @@
 //! it waits.
 //!
 //! What is done with it: calls ([`requests`], [`spellings`], [`moves`], [`offers`], [`silence`], [`consent`]), notices
-//! ([`reboots`]), runs ([`grace`], [`settle`]), and what an operator asks for ([`listing`], [`release`]). These
+//! ([`reboots`]), runs ([`grace`], [`settle`]; over another lock manager: [`followed`]), and what an operator asks for
+//! ([`listing`], [`release`]). These
 //! files know the table and what is in it, and import nothing of each other (but `release`, which frees what is
 //! listed).
 //!
@@ -39,6 +40,7 @@ mod caps;
 mod clients;
 mod consent;
 mod coverage;
+mod followed;
 mod grace;
 mod index;
 mod intervals;

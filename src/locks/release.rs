@@ -163,7 +163,7 @@ impl LockTable {
     }
 
     /// The owner of a row, if anything refers to it.
-    fn owner_of(&self, row: &OwnerRow) -> Option<(ClientId, OwnerId)> {
+    pub(super) fn owner_of(&self, row: &OwnerRow) -> Option<(ClientId, OwnerId)> {
         let client = self.find(row.address.0, &row.name)?;
         let via = Via { server_address: row.server_address.0, transport: row.transport, version: row.version };
         let process = Process { svid: row.svid, oh: row.oh.clone() };

@@ -271,7 +271,7 @@ impl LockTable {
 
     /// Another owner holds or pends the range, or held it since the run began. `what` it did, or what else is in
     /// the way, is for people.
-    fn refuse_reclaim(&mut self, want: &Want, other: Option<(OwnerId, ByteRange)>, what: &str) -> Handled {
+    pub(super) fn refuse_reclaim(&mut self, want: &Want, other: Option<(OwnerId, ByteRange)>, what: &str) -> Handled {
         let Some(row) = self.fate_row(want.file, &want.lock, Fate::Conflict) else {
             return Handled::Reply(Verdict::Denied);
         };

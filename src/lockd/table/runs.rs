@@ -275,12 +275,7 @@ impl Owner {
             let _ = answer.send(Err(Refusal::new(RefusalCode::StillPending, words)));
             return;
         }
-        let reason = match args.when {
-            SettleWhen::Always => "deadline",
-            SettleWhen::NothingPending => "nothing pending",
-            SettleWhen::NothingAwaited => "pending are only locks of clients that do not answer",
-        };
-        self.start_scan(args.when, Ending { answers: vec![answer], reason, ..Ending::default() });
+        self.start_scan(args.when, Ending { answers: vec![answer], reason: args.when.reason(), ..Ending::default() });
     }
 
     /// The deadline has passed and nobody settled.

@@ -2,6 +2,7 @@
 //! every step must keep.
 
 mod caps;
+mod followed;
 mod grace;
 mod identity;
 mod lags;

@@ -22,6 +22,7 @@
 //! | `scope` | NFSv4's server scope, which a stop loses |
 //! | `settings` | nfsd's settings |
 //! | `saved` | what is to be put back |
+//! | `grace` | the other way: a process in front of lockd has the run |
 //! | `guard` | the process that does it if nlmctl dies |
 //! | `drops` | the two ways to drop |
 //! | `v4` | NFSv4 clients |
@@ -37,6 +38,7 @@
 
 mod drops;
 mod error;
+pub mod grace;
 pub mod guard;
 mod listing;
 pub mod obstacles;
@@ -95,7 +97,7 @@ pub struct Knfsd {
 pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Driven<Knfsd> {
     let dir = dir.into();
     let vault = Vault::new(&dir);
-    Driven::new(Knfsd { machine: Machine::default(), dir, program: program.into() }, vault)
+    Driven::new(Knfsd::new(dir, program), vault)
 }
 
 /// Whether this host's nfsd serves, or would if an earlier run had not left it stopped.
@@ -111,6 +113,11 @@ pub fn is_hidden() -> Option<String> {
 }
 
 impl Knfsd {
+    /// This host's.
+    pub(crate) fn new(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Self {
+        Self { machine: Machine::default(), dir: dir.into(), program: program.into() }
+    }
+
     /// Work with files, off the async threads.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -123,7 +130,7 @@ impl Knfsd {
         }
     }
 
-    fn statd(&self) -> Result<StatdDir, KnfsdError> {
+    pub(crate) fn statd(&self) -> Result<StatdDir, KnfsdError> {
         Ok(StatdDir::find(&self.machine, None)?)
     }
 
@@ -138,7 +145,7 @@ impl Knfsd {
     }
 
     /// The state number that notices of the next reboot go on from.
-    fn state(&self) -> Result<NsmState, KnfsdError> {
+    pub(crate) fn state(&self) -> Result<NsmState, KnfsdError> {
         match self.statd()?.state() {
             // Made by the first sm-notify; until then the kernel's number is all there is.
             Err(StatdDirError::Missing(_)) => Ok(self.machine.kernels_nsm_state().unwrap_or_default()),
@@ -147,7 +154,7 @@ impl Knfsd {
     }
 
     /// This life of lockd: its locks go with it.
-    fn life(&self) -> Result<String, KnfsdError> {
+    pub(crate) fn life(&self) -> Result<String, KnfsdError> {
         Ok(match self.machine.lockd()? {
             Some(lockd) => self.machine.life(lockd.pid)?,
             None => format!("{} no lockd", self.machine.boot_id()?),
@@ -165,7 +172,7 @@ impl Knfsd {
         Ok(format!("knfsd (Linux {})", self.machine.release()?))
     }
 
-    async fn rows(&self) -> Result<Vec<ClientRow>, KnfsdError> {
+    pub(crate) async fn rows(&self) -> Result<Vec<ClientRow>, KnfsdError> {
         let roster = self.blocking(Self::roster).await?;
         roster.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let own = host::serving_addresses().unwrap_or_default();

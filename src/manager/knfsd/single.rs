@@ -18,6 +18,7 @@ use super::owners::{HeldLock, OwnerKey, TO_THE_END, View, Waiter};
 use super::port::lockd_port;
 use super::unlock::{Answer, Unlock, unlock};
 use super::{Knfsd, KnfsdError};
+use crate::host::Machine;
 use crate::manager::ManagerError;
 use crate::manager::driven::LocksReleased;
 use crate::wire::control::{LockKind, LockRow, LockState, Refusal, RefusalCode};
@@ -67,6 +68,25 @@ impl Knfsd {
         });
         Ok(judge(&before, &after, chosen, &held, answers))
     }
+}
+
+/// Sends an UNLOCK in the name of each lock's owner. Whether the locks are gone is to be looked at; for each here is why it
+/// may be there still.
+pub(crate) async fn unlock_all(machine: &Machine, view: &View, locks: Vec<HeldLock>) -> Vec<String> {
+    let ports = lockd_ports(locks.iter().map(|lock| &lock.owner)).await;
+    let stops: Vec<Option<String>> = locks.iter().map(|lock| obstacle(view, lock)).collect();
+    let machine = machine.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let port = |ipv6, transport| ports.get(&(ipv6, transport)).cloned().unwrap_or_else(|| Err(String::new()));
+        let free = locks.iter().zip(&stops).filter(|(_, stop)| stop.is_none());
+        let wanted: Vec<(OwnerKey, Unlock)> = free.map(|(lock, _)| (lock.owner, as_unlock(lock))).collect();
+        let mut said = unlock(&machine, &wanted, port).into_iter();
+        let words = locks.iter().zip(stops).map(|(lock, stop)| {
+            stop.unwrap_or_else(|| said.next().map_or_else(String::new, |answer| why(&answer, lock)))
+        });
+        words.collect()
+    });
+    asked.await.unwrap_or_default()
 }
 
 /// Of each row the lock, each once.

@@ -269,6 +269,17 @@ pub enum SettleWhen {
     NothingAwaited = 2,
 }
 
+impl SettleWhen {
+    /// Why a run ends that settles on this condition, for people.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Always => "deadline",
+            Self::NothingPending => "nothing pending",
+            Self::NothingAwaited => "pending are only locks of clients that do not answer",
+        }
+    }
+}
+
 /// Ends the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
 pub struct SettleArgs {

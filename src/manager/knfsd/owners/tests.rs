@@ -33,7 +33,8 @@ fn seen(kernel: &Kernel) -> Result<View, OwnersError> {
 /// Why there was no agreement.
 fn unsettled(kernel: &Kernel) -> String {
     match seen(kernel) {
-        Err(OwnersError::NoAgreement { passes: PASSES, why }) => why,
+        // A busy machine gives up by the clock before all passes are made.
+        Err(OwnersError::NoAgreement { passes: 1..=PASSES, why }) => why,
         other => panic!("{other:?}"),
     }
 }

@@ -1,0 +1,451 @@
+//! The account of a run: a [`LockTable`] that follows lockd.
+//!
+//! Theory. It is filled from a walk of lockd's memory, and then given each call that lockd has answered, as the filter told
+//! it. So what is pending, reclaimed or a conflict is decided by the same code as nlmd's, and what lockd did is not decided
+//! anew. An owner is what lockd takes for one: client address, server address, transport, version and svid. Owner handles
+//! are left out (an svid stands for them), and a client is named as lockd names it, by the first caller of its way.
+//!
+//! What is not known for sure makes its client *unsure*, and nothing of an unsure client is dropped: a call without a reply,
+//! calls that the filter may have missed, an answer that does not fit the table, an address with several names or lives
+//! (lockd cannot tell two machines there apart). Waiters are not in the table: lockd alone serves them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::interposer::messages::{Blind, Call, Claim, Reply, Request, ShareRequest, Told, Treated, Way};
+use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted};
+use crate::manager::knfsd::owners::{HeldLock, OwnerKey, Share, TO_THE_END, View};
+use crate::shares::Bounds;
+use crate::wire::control::{ClientRow, LockKind, LockPage, LockRow, LockState, LocksArgs, OwnerRow, Scope};
+use crate::wire::nlm::Stat;
+use crate::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+
+/// lockd's own bounds count, so the account's never do.
+const ROOM: Bounds = Bounds { all: 64_000_000, host: 64_000_000 };
+/// Calls that wait for their reply, or for the end of a settle. A filter that tells of more is not believed any more.
+const CALLS: usize = 100_000;
+
+/// What an address showed of itself.
+#[derive(Debug, Default)]
+struct Seen {
+    names: BTreeSet<CallerName>,
+    states: BTreeSet<NsmState>,
+}
+
+/// See above.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) table: LockTable,
+    ways: HashMap<Way, ClientId>,
+    seen: HashMap<IpAddr, Seen>,
+    /// Calls that passed, until their reply does.
+    calls: BTreeMap<u64, Call>,
+    unsure: BTreeMap<IpAddr, String>,
+    /// What a run has pending, as the filter was told.
+    claims: HashMap<FileHandle, Vec<Claim>>,
+    decided: Vec<Claim>,
+    /// Answered calls that meet a settle under way.
+    after_settle: VecDeque<(Call, Stat)>,
+}
+
+impl Account {
+    /// With what lockd has, and the clients that rpc.statd monitors, also those without a lock.
+    ///
+    /// # Errors
+    /// The locks do not fit together, which cannot be in one moment of lockd.
+    pub(super) fn new(now: Duration, view: &View, monitored: &[ClientRow]) -> Result<Self, String> {
+        let limits = Limits { locks: ROOM, waiters: ROOM, clients: ROOM };
+        let mut account = Self {
+            table: LockTable::new(limits),
+            ways: HashMap::new(),
+            seen: HashMap::new(),
+            calls: BTreeMap::new(),
+            unsure: BTreeMap::new(),
+            claims: HashMap::new(),
+            decided: Vec::new(),
+            after_settle: VecDeque::new(),
+        };
+        for host in &view.hosts {
+            let Some(client) = account.client(&way_of(&host.key), &host.caller) else {
+                return Err(format!("no room for the client {}", host.caller));
+            };
+            if host.monitored {
+                account.table.set_monitored(client, true);
+            }
+        }
+        for row in monitored {
+            account.add_monitored(row);
+        }
+        // One that a waiter was offered is between lockd and that client.
+        for lock in view.locks.iter().filter(|lock| !lock.offered) {
+            account.fill(now, &way_of(&lock.owner), &lock.caller, &lock_call(lock))?;
+        }
+        for share in &view.shares {
+            account.fill(now, &way_of(&share.owner), &share.caller, &share_call(share))?;
+        }
+        account.table.take_effects();
+        Ok(account)
+    }
+
+    fn fill(&mut self, now: Duration, way: &Way, name: &CallerName, call: &locks::Call) -> Result<(), String> {
+        let misfit = |what: String| format!("lockd's locks do not fit together: {name} at {}: {what}", way.client);
+        let client = self.client(way, name).ok_or_else(|| misfit("no room".to_owned()))?;
+        match self.table.handle(now, Caller { client, via: via(way) }, call) {
+            Handled::Reply(Verdict::Granted) => Ok(()),
+            other => Err(misfit(format!("{other:?}"))),
+        }
+    }
+
+    /// A client of statd's that lockd does not know now: the server may have lost its locks.
+    fn add_monitored(&mut self, row: &ClientRow) {
+        let Some(address) = row.addresses.as_slice().first().map(|address| address.0) else { return };
+        let known = self.table.clients_at(address).to_vec();
+        let clients = if known.is_empty() { Vec::from_iter(self.table.add_client(address, &row.name)) } else { known };
+        for client in clients {
+            self.table.set_monitored(client, true);
+            for called in row.server_addresses.as_slice() {
+                // Those that it called for what it has are known better.
+                if self.table.client(client).is_some_and(|client| client.server_addresses.is_empty()) {
+                    self.table.called(client, called.0);
+                }
+            }
+        }
+    }
+
+    /// The client that calls this way: lockd names it by the way's first caller.
+    fn client(&mut self, way: &Way, name: &CallerName) -> Option<ClientId> {
+        let address = way.client.0;
+        self.seen.entry(address).or_default().names.insert(name.clone());
+        if let Some(client) = self.ways.get(way) {
+            return Some(*client);
+        }
+        let same = |id: &&ClientId| self.table.client(**id).is_some_and(|client| client.name.matches(name));
+        let known = self.table.clients_at(address).iter().find(same).copied();
+        let client = known.or_else(|| self.table.add_client(address, name).ok())?;
+        self.table.called(client, way.server.0);
+        self.ways.insert(*way, client);
+        Some(client)
+    }
+
+    // --- what the filter tells
+
+    /// Takes in what the filter told of a client. Its own affairs ([`Told::Obeyed`], [`Told::Superseded`]) are the keeper's.
+    pub(super) fn told(&mut self, now: Duration, told: Told) {
+        match told {
+            Told::Call(call) => self.called(call),
+            Told::Reply(reply) => self.replied(now, reply),
+            Told::Blind(Blind { client, why }) => self.doubt(client.0, why.as_str()),
+            Told::Superseded(_) | Told::Obeyed(_) => {}
+        }
+    }
+
+    fn called(&mut self, call: Call) {
+        let seen = self.seen.entry(call.way.client.0).or_default();
+        if !call.caller.as_str().is_empty() {
+            seen.names.insert(call.caller.clone());
+        }
+        if let Request::Lock(lock) = &call.request
+            && lock.state.is_known()
+        {
+            seen.states.insert(lock.state);
+        }
+        if self.calls.len() >= CALLS {
+            self.doubt(call.way.client.0, "more calls were open than are remembered");
+            return;
+        }
+        self.calls.insert(call.number, call);
+    }
+
+    fn replied(&mut self, now: Duration, reply: Reply) {
+        let Some(call) = self.calls.remove(&reply.call) else { return };
+        // lockd is one thread: of a call that was sent again it has dropped, or done, all that came before.
+        self.calls
+            .retain(|_, open| !(open.number < call.number && open.way == call.way && open.request == call.request));
+        self.apply(now, call, reply.stat);
+    }
+
+    /// Another filter was started: of these calls no reply will be told.
+    pub(super) fn filter_is_new(&mut self) {
+        for call in std::mem::take(&mut self.calls).into_values() {
+            self.doubt(call.way.client.0, "the filter died while a call of it was open");
+        }
+    }
+
+    /// Nothing of what calls from there is dropped.
+    pub(super) fn doubt(&mut self, address: IpAddr, why: &str) {
+        self.unsure.entry(address).or_insert_with(|| why.to_owned());
+    }
+
+    /// Whether a call of this address has no reply yet.
+    pub(super) fn awaits_reply(&self, address: IpAddr) -> bool {
+        self.calls.values().any(|call| call.way.client.0 == address)
+    }
+
+    /// Why nothing of that address is dropped.
+    pub(super) fn why_unsure(&self, address: IpAddr) -> Option<String> {
+        if let Some(why) = self.unsure.get(&address) {
+            return Some(why.clone());
+        }
+        if self.awaits_reply(address) {
+            return Some("lockd has not answered a call of it".to_owned());
+        }
+        let seen = self.seen.get(&address)?;
+        let mut names = seen.names.iter();
+        let first = names.next();
+        if let Some(other) = first.and_then(|first| names.find(|name| !name.matches(first))) {
+            return Some(format!("{} and {other} both call from there", first.map_or("", CallerName::as_str)));
+        }
+        (seen.states.len() > 1).then(|| "calls with several NSM state numbers came from there".to_owned())
+    }
+
+    fn apply(&mut self, now: Duration, call: Call, stat: Stat) {
+        let Some(client) = self.client(&call.way, &call.caller) else { return };
+        let caller = Caller { client, via: via(&call.way) };
+        let Some(said) = as_call(&call.request) else { return };
+        let granted = stat == Stat::Granted || matches!(call.request, Request::FreeAll(_));
+        let address = call.way.client.0;
+        match (&call.request, granted) {
+            (_, true) => self.give(now, caller, call, &said),
+            (Request::Lock(lock), false) if lock.reclaim && stat == Stat::Denied => {
+                let other = self.table.reclaim_was_refused(now, caller, &said);
+                if other.and_then(|other| self.table.client(other)).is_some_and(|other| other.address == address) {
+                    self.doubt(address, "lockd refused it a reclaim for a lock of its own by another way");
+                }
+            }
+            (Request::Lock(lock), false) if lock.reclaim => {
+                self.doubt(address, &format!("lockd answered a reclaim of it with {stat:?}"));
+            }
+            (_, false) => {}
+        }
+    }
+
+    /// lockd has done it.
+    fn give(&mut self, now: Duration, caller: Caller, call: Call, said: &locks::Call) {
+        let address = call.way.client.0;
+        let mut handled = self.table.handle(now, caller, said);
+        while handled == Handled::More {
+            handled = self.table.handle(now, caller, said);
+        }
+        match handled {
+            Handled::Reply(Verdict::Granted) => self.strike(&call, caller),
+            Handled::Wait if self.after_settle.len() < CALLS => self.after_settle.push_back((call, Stat::Granted)),
+            _ => self.doubt(address, "lockd granted what the account of the run does not"),
+        }
+    }
+
+    /// The settle is over, or was given up: what came meanwhile counts now.
+    pub(super) fn catch_up(&mut self, now: Duration) {
+        for (call, stat) in std::mem::take(&mut self.after_settle) {
+            self.apply(now, call, stat);
+        }
+    }
+
+    // --- what is pending
+
+    /// What the run has pending. For the filter it stays so until [`decided`](Self::decided) tells otherwise.
+    pub(super) fn claims(&mut self) -> Vec<Claim> {
+        let claims: Vec<Claim> = self.pending().iter().filter(|row| row.kind != LockKind::Share).map(claim).collect();
+        self.claims.clear();
+        for claim in &claims {
+            self.claims.entry(claim.file.clone()).or_default().push(claim.clone());
+        }
+        claims
+    }
+
+    /// What is not pending any more since this was asked last.
+    pub(super) fn decided(&mut self) -> Vec<Claim> {
+        std::mem::take(&mut self.decided)
+    }
+
+    fn strike(&mut self, call: &Call, caller: Caller) {
+        let Self { table, claims, decided, .. } = self;
+        let whole = matches!(call.request, Request::FreeAll(_));
+        let files: Vec<FileHandle> = match file_of(&call.request) {
+            Some(file) => vec![file.clone()],
+            None if whole => claims.keys().cloned().collect(),
+            None => Vec::new(),
+        };
+        for file in files {
+            let Some(left) = claims.get_mut(&file) else { continue };
+            left.retain(|claim| {
+                let caller = Caller { client: caller.client, via: via(&claim.way) };
+                let theirs = claim.way.client == call.way.client;
+                let pending = !theirs || table.has_pending(caller, &wanted_of(claim));
+                if !pending {
+                    decided.push(claim.clone());
+                }
+                pending
+            });
+            if left.is_empty() {
+                claims.remove(&file);
+            }
+        }
+    }
+
+    /// All that is pending.
+    pub(super) fn pending(&self) -> Vec<LockRow> {
+        let (mut rows, mut after) = (Vec::new(), 0);
+        loop {
+            let page = self.page(LocksArgs { scope: Scope::default(), after });
+            rows.extend(page.locks.into_vec().into_iter().filter(|row| row.state == LockState::Pending));
+            after = page.next;
+            if after == 0 {
+                return rows;
+            }
+        }
+    }
+
+    /// A page of what is listed.
+    pub(super) fn page(&self, args: LocksArgs) -> LockPage {
+        let mut page = Listing::new(args);
+        while !self.table.list_locks_on(&mut page) {}
+        page.into_page()
+    }
+
+    /// What is pending and not there any more was given up by its client: an UNLOCK, or its reboot, that the filter was not
+    /// asked about.
+    pub(super) fn release_missing(&mut self, now: Duration, view: &View) {
+        let there = by_owner(view);
+        for row in self.pending().into_iter().filter(|row| row.kind != LockKind::Share) {
+            let locks = there.get(&key_of(&row.owner)).map_or(&[][..], Vec::as_slice);
+            if locks.iter().any(|lock| lock.handle == row.file && range_of(lock).overlaps(row.range)) {
+                continue;
+            }
+            let (way, claim) = (way_of_row(&row.owner), claim(&row));
+            if let Some(client) = self.ways.get(&way).copied() {
+                let said = locks::Call::Unlock(wanted_of(&claim));
+                let request = Request::Unlock(claim);
+                let call = Call { number: 0, way, caller: row.owner.name.clone(), request, treated: Treated::Passed };
+                self.give(now, Caller { client, via: via(&way) }, call, &said);
+            }
+        }
+    }
+}
+
+/// lockd's locks by their owners.
+pub(super) fn by_owner(view: &View) -> HashMap<OwnerKey, Vec<&HeldLock>> {
+    let mut locks: HashMap<OwnerKey, Vec<&HeldLock>> = HashMap::new();
+    for lock in &view.locks {
+        locks.entry(lock.owner).or_default().push(lock);
+    }
+    locks
+}
+
+/// The bytes of a lock.
+pub(super) fn range_of(lock: &HeldLock) -> ByteRange {
+    bytes(ByteRange { start: lock.start, end: lock.end })
+}
+
+/// lockd knows no byte beyond [`TO_THE_END`].
+fn bytes(range: ByteRange) -> ByteRange {
+    ByteRange { start: range.start, end: if range.end >= TO_THE_END { u64::MAX } else { range.end } }
+}
+
+fn way_of(key: &OwnerKey) -> Way {
+    Way {
+        client: Address(key.client),
+        server: Address(key.server),
+        version: key.version,
+        transport: if key.tcp { Transport::Tcp } else { Transport::Udp },
+    }
+}
+
+fn way_of_row(owner: &OwnerRow) -> Way {
+    let OwnerRow { address, server_address, version, transport, .. } = *owner;
+    Way { client: address, server: server_address, version, transport }
+}
+
+/// lockd's owner of a row.
+pub(super) fn key_of(owner: &OwnerRow) -> OwnerKey {
+    OwnerKey {
+        client: owner.address.0,
+        server: owner.server_address.0,
+        version: owner.version,
+        tcp: owner.transport == Transport::Tcp,
+        svid: owner.svid.0.cast_unsigned(),
+    }
+}
+
+fn via(way: &Way) -> Via {
+    Via { server_address: way.server.0, transport: way.transport, version: way.version }
+}
+
+/// The svid stands for the owner handle, which lockd does not look at.
+fn process(svid: Svid) -> Process {
+    Process { svid, oh: OwnerHandle::new(&svid.0.to_be_bytes()).unwrap_or_default() }
+}
+
+fn wanted(svid: Svid, file: &FileHandle, range: ByteRange, exclusive: bool) -> Wanted {
+    let range = bytes(range);
+    Wanted { file: file.clone(), range, len: range.nlm_len(), exclusive, process: process(svid) }
+}
+
+fn wanted_of(claim: &Claim) -> Wanted {
+    wanted(claim.svid, &claim.file, claim.range, claim.exclusive)
+}
+
+fn claim(row: &LockRow) -> Claim {
+    Claim {
+        way: way_of_row(&row.owner),
+        svid: row.owner.svid,
+        file: row.file.clone(),
+        range: row.range,
+        exclusive: row.kind == LockKind::Exclusive,
+    }
+}
+
+/// A lock, or a request for one, as the filter has it.
+pub(super) fn claim_of(lock: &HeldLock) -> Claim {
+    let (way, svid) = (way_of(&lock.owner), Svid(lock.owner.svid.cast_signed()));
+    Claim { way, svid, file: lock.handle.clone(), range: range_of(lock), exclusive: lock.exclusive }
+}
+
+fn lock_call(lock: &HeldLock) -> locks::Call {
+    locks::Call::Lock {
+        wanted: wanted(Svid(lock.owner.svid.cast_signed()), &lock.handle, range_of(lock), lock.exclusive),
+        block: false,
+        reclaim: false,
+        monitored: lock.monitored,
+        state: lock.nsm_state.unwrap_or_default(),
+        cookie: Cookie::default(),
+    }
+}
+
+fn share_call(share: &Share) -> locks::Call {
+    let (file, oh) = (share.handle.clone(), share.oh.clone());
+    locks::Call::Share { file, oh, access: share.access, mode: share.mode, reclaim: false }
+}
+
+/// As the table has it. A CANCEL is about waiters.
+fn as_call(request: &Request) -> Option<locks::Call> {
+    Some(match request {
+        Request::Lock(lock) => locks::Call::Lock {
+            wanted: wanted_of(&lock.claim),
+            block: false,
+            reclaim: lock.reclaim,
+            monitored: lock.monitored,
+            state: lock.state,
+            cookie: Cookie::default(),
+        },
+        Request::Unlock(claim) => locks::Call::Unlock(wanted_of(claim)),
+        Request::Cancel(_) => return None,
+        Request::Share(ShareRequest { file, oh, access, mode, reclaim }) => {
+            let (file, oh) = (file.clone(), oh.clone());
+            locks::Call::Share { file, oh, access: *access, mode: *mode, reclaim: *reclaim }
+        }
+        Request::Unshare(ShareRequest { file, oh, access, mode, reclaim: _ }) => {
+            locks::Call::Unshare { file: file.clone(), oh: oh.clone(), access: *access, mode: *mode }
+        }
+        Request::FreeAll(_) => locks::Call::FreeAll,
+    })
+}
+
+fn file_of(request: &Request) -> Option<&FileHandle> {
+    match request {
+        Request::Lock(lock) => Some(&lock.claim.file),
+        Request::Unlock(claim) | Request::Cancel(claim) => Some(&claim.file),
+        Request::Share(share) | Request::Unshare(share) => Some(&share.file),
+        Request::FreeAll(_) => None,
+    }
+}

@@ -1,0 +1,153 @@
+//! From the plan to grace.
+//!
+//! ```text
+//! refused while another run is on -> walk: does the run make sense? -> gate -> state number raised, durable
+//!   -> mode, proof -> walk: the account -> what passed meanwhile -> the run is on disk -> Begun
+//! ```
+//!
+//! Calls that lockd answered before the second walk began are in what it saw; of all others the account is told. What
+//! fails before `Begun` is undone by dropping the gate: no notice has left, and no lock was touched.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::account::Account;
+use super::line::{Heard, Line};
+use super::shelf::Journal;
+use super::state::{Active, Keeper, not_durable, refused};
+use crate::interposer::messages::{self, Blind, Call, Claim, Order, Told};
+use crate::manager::knfsd::owners::View;
+use crate::rpc::server::ConnectionId;
+use crate::wire::control::{BeginArgs, Begun, Mode, Refusal, RefusalCode};
+use crate::wire::types::NsmState;
+use crate::wire::xdr::{List, Text};
+
+impl Keeper {
+    pub(super) async fn begin(&mut self, args: BeginArgs, from: ConnectionId) -> Result<Begun, Refusal> {
+        if let Ok(active) = self.running(args.run) {
+            return Ok(active.journal.begun.clone());
+        }
+        if self.active.as_ref().is_some_and(|active| active.drain_until.is_none()) {
+            return Err(refused(
+                RefusalCode::RunActive,
+                "another run is active; wait for its end, or abort it with `nlmctl abort`",
+            ));
+        }
+        if self.shelf.result(args.run).map_err(not_durable)?.is_some() {
+            return Err(refused(RefusalCode::WrongPhase, format!("run {} has ended already; plan again", args.run)));
+        }
+        let old_state = self.agrees(&args).await?;
+        let (before, _) = self.looked().await?;
+        before.table.check_begin(&args)?;
+        let gate = match self.active {
+            Some(_) => None,
+            None => Some(self.ground.gate().await.map_err(|words| refused(RefusalCode::Unsupported, words))?),
+        };
+        let new_state = self.ground.raise_state(old_state).await;
+        let new_state = new_state.map_err(|words| refused(RefusalCode::NotDurable, words))?;
+        // A drain goes over into the run without a moment in which a late reclaim would be refused.
+        let drained = self.active.take().map(|active| active.line);
+        let none = || refused(RefusalCode::WrongPhase, "the drain of the run before has ended just now; try again");
+        let line = drained.or_else(|| gate.map(Line::new)).ok_or_else(none)?;
+        match self.begin_behind(line, args, (old_state, new_state)).await {
+            Ok(active) => {
+                let begun = active.journal.begun.clone();
+                self.ground.log(&format!(
+                    "run {}: ordinary lock requests of NFSv3 clients are refused ({}) from now on, {} locks are pending",
+                    begun.run, active.journal.args.mode, begun.in_scope
+                ));
+                self.active = Some(active);
+                self.controller = Some(from);
+                self.take_in().await;
+                Ok(begun)
+            }
+            Err(words) => {
+                Err(refused(RefusalCode::Unsupported, format!("{words}; no client was told, and no lock was touched")))
+            }
+        }
+    }
+
+    /// Whether the plan is still about this lockd. Gives the state number.
+    async fn agrees(&self, args: &BeginArgs) -> Result<NsmState, Refusal> {
+        let unsupported = |words| refused(RefusalCode::Unsupported, words);
+        let instance = self.ground.instance().await.map_err(unsupported)?;
+        let state = self.ground.state().await.map_err(unsupported)?;
+        if args.instance != instance || args.nsm_state != state {
+            let words = format!(
+                "the plan was made for instance {} with NSM state {}, this is instance {instance} with state {state}; plan again",
+                args.instance, args.nsm_state
+            );
+            return Err(refused(RefusalCode::StalePlan, words));
+        }
+        Ok(state)
+    }
+
+    async fn begin_behind(
+        &mut self,
+        mut line: Line,
+        args: BeginArgs,
+        (old_state, new_state): (NsmState, NsmState),
+    ) -> Result<Active, String> {
+        let names = self.ground.names().await?;
+        let mode = match args.mode {
+            Mode::Strict => messages::Mode::Strict,
+            Mode::Targeted => messages::Mode::Targeted,
+        };
+        line.forget_claims().await;
+        line.order(Order::Mode(mode)).await;
+        line.prove(mode).await?;
+        line.all_obeyed().await?;
+        let before = line.heard();
+        let ground = Arc::clone(&self.ground);
+        let look = async move { Ok::<_, String>((ground.view().await?, ground.monitored().await?)) };
+        let (view, monitored) = line.meanwhile(look).await?;
+        let mut account = Account::new(self.now(), &view, &monitored)?;
+        let (now, unix_ms) = (self.now(), self.unix_ms());
+        let begun =
+            account.table.begin(now, unix_ms, &args, old_state, new_state).map_err(|refusal| refusal.to_string())?;
+        let begun = Begun { names: List::clipped(names), ..begun };
+        if args.mode == Mode::Targeted {
+            for claim in account.claims() {
+                line.order(Order::Pending(claim)).await;
+            }
+        }
+        for waiter in waiters(&view) {
+            line.order(Order::Waiter(waiter)).await;
+        }
+        line.all_obeyed().await?;
+        for told in unanswered(before) {
+            account.told(now, told);
+        }
+        let clients = List::clipped(account.table.run_clients().to_vec());
+        let journal = Journal { args, begun, began_unix_ms: unix_ms, clients, dropping: List::default() };
+        self.shelf.keep(&journal).map_err(|error| format!("the run cannot be written down: {error}"))?;
+        let waiters = view.waiters.len() as u64;
+        let (drain_until, failures, not_before) = (None, 0, now);
+        Ok(Active { journal, account, line, waiters, began: now, drain_until, failures, not_before })
+    }
+}
+
+/// What lockd has in its queue. When its client sends it again, it keeps its place.
+fn waiters(view: &View) -> Vec<Claim> {
+    view.waiters.iter().map(|waiter| super::account::claim_of(&waiter.wanted)).collect()
+}
+
+/// Of what was told before the walk only calls without a reply are news to the account, and what was not seen.
+fn unanswered(heard: impl IntoIterator<Item = Heard>) -> Vec<Told> {
+    let (mut open, mut unseen) = (BTreeMap::new(), Vec::new());
+    for heard in heard {
+        match heard {
+            Heard::Told(Told::Call(call)) => drop(open.insert(call.number, call)),
+            Heard::Told(Told::Reply(reply)) => drop(open.remove(&reply.call)),
+            Heard::Told(told) => unseen.push(told),
+            Heard::NewFilter => {
+                let blind = |call: Call| {
+                    let why = Text::clipped("the filter died while a call of it was open");
+                    Told::Blind(Blind { client: call.way.client, why })
+                };
+                unseen.extend(std::mem::take(&mut open).into_values().map(blind));
+            }
+        }
+    }
+    unseen.into_iter().chain(open.into_values().map(Told::Call)).collect()
+}

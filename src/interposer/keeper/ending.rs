@@ -1,0 +1,336 @@
+//! How a run ends: settled, aborted, superseded; and how its drain does.
+//!
+//! ```text
+//! what policy would drop -> hold its clients -> their open calls are answered -> walk
+//!   -> freeze: policy decides -> what is sure is to be freed: on disk -> UNLOCKs -> walk
+//!   -> what is there is kept, the rest was dropped: on disk -> the instant -> drain, let go
+//! ```
+//!
+//! All others go on meanwhile. What lockd answers them while the table is frozen counts after the instant, and they lose
+//! nothing in this settle.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::drops::{Freed, Left, choose, losers, still_there};
+use super::shelf;
+use super::state::{Active, Keeper, not_durable, refused};
+use crate::interposer::messages::{Mode, Order};
+use crate::manager::knfsd::owners::View;
+use crate::rpc::server::ConnectionId;
+use crate::wire::control::{FullResult, LockFate, Refusal, RefusalCode, RunId, RunResult, SettleArgs, SettleWhen};
+use crate::wire::types::Address;
+use crate::wire::xdr::List;
+
+/// How long a held client's open calls may take to be answered.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// Between two looks at that.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A settle that failed is tried again after this.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// After so many failures the run is aborted: a drop that leaves no record must not happen.
+const FAILURES_MAX: u32 = 5;
+/// How long after the latest deadline a reclaim may still come that a notice in time has caused: as long as a client
+/// takes to repeat a call.
+const AFTERMATH: Duration = Duration::from_secs(15);
+/// Locks that are named, each with its reason, in the timeline; the rows of the result have all.
+const NAMED: usize = 100;
+
+/// How a settle is to go.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    when: SettleWhen,
+    alone: bool,
+    reason: &'static str,
+}
+
+impl Keeper {
+    pub(super) async fn settle(&mut self, args: SettleArgs, from: ConnectionId) -> Result<RunResult, Refusal> {
+        if let Some(full) = self.shelf.result(args.run).map_err(not_durable)? {
+            return Ok(full.result);
+        }
+        let now = self.now();
+        let owes = self.running(args.run)?.account.table.owes_time(now);
+        self.controller = Some(from);
+        if owes && args.when != SettleWhen::NothingPending {
+            let words = "the process in front of lockd did not run for a while, and its clients get that time before the run settles";
+            return Err(refused(RefusalCode::StillPending, words));
+        }
+        self.settle_now(Terms { when: args.when, alone: false, reason: args.when.reason() }).await
+    }
+
+    /// The deadline has passed and nobody settled.
+    pub(super) async fn settle_alone(&mut self) {
+        let reason = match self.controller {
+            Some(_) => "deadline, and the controller did not settle",
+            None => "deadline, and the controller was gone",
+        };
+        let settled = self.settle_now(Terms { when: SettleWhen::Always, alone: true, reason }).await;
+        let now = self.now();
+        let (Err(refusal), Some(active)) = (settled, &mut self.active) else { return };
+        active.failures += 1;
+        active.not_before = now + RETRY_AFTER;
+        if active.failures >= FAILURES_MAX {
+            let run = active.journal.args.run;
+            let _ = self.abort(run, &format!("could not settle: {refusal}")).await;
+        }
+    }
+
+    async fn settle_now(&mut self, terms: Terms) -> Result<RunResult, Refusal> {
+        // What came before the deadline is decided before it.
+        let obeyed = match &mut self.active {
+            Some(active) => active.line.all_obeyed().await,
+            None => return Err(refused(RefusalCode::UnknownRun, "no run is active here")),
+        };
+        self.take_in().await;
+        if let Err(why) = obeyed {
+            return Err(self.supersede(&why).await);
+        }
+        let losers = self.would_lose(terms)?;
+        let held = self.hold(losers).await;
+        let view = if held.is_empty() { None } else { self.walk().await };
+        self.take_in().await;
+        if let Some(why) = self.active.as_ref().and_then(|active| active.line.superseded()).map(str::to_owned) {
+            return Err(self.supersede(&why).await);
+        }
+        let settled = self.settle_held(terms, &held, view.as_ref()).await;
+        // What waited of them is treated as in grace still: a reclaim comes before others' requests.
+        for address in held {
+            self.order(Order::LetGo(Address(address))).await;
+        }
+        if settled.is_ok() {
+            self.drain().await;
+        }
+        settled
+    }
+
+    /// Whose locks policy would drop now.
+    fn would_lose(&mut self, terms: Terms) -> Result<BTreeSet<IpAddr>, Refusal> {
+        let full = self.judge(terms)?;
+        if let Some(active) = &mut self.active {
+            active.account.table.settle_cancel();
+        }
+        let is_sure = |address: &IpAddr| self.active.as_ref().is_some_and(|a| a.account.why_unsure(*address).is_none());
+        Ok(losers(&full).into_iter().filter(is_sure).collect())
+    }
+
+    /// Freezes what is pending, and lets policy decide.
+    fn judge(&mut self, terms: Terms) -> Result<FullResult, Refusal> {
+        let (now, unix_ms) = (self.now(), self.unix_ms());
+        let none = || refused(RefusalCode::UnknownRun, "no run is active here");
+        let table = &mut self.active.as_mut().ok_or_else(none)?.account.table;
+        table.settle_start(now, terms.when, terms.alone, terms.reason)?;
+        while !table.settle_scan(usize::MAX) {}
+        table.settle_result(unix_ms).ok_or_else(none)
+    }
+
+    /// From here on nothing of these clients reaches lockd. Those of which a call stays open are let go again.
+    async fn hold(&mut self, clients: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        for address in &clients {
+            self.order(Order::Hold(Address(*address))).await;
+        }
+        if clients.is_empty() {
+            return clients;
+        }
+        let until = Instant::now() + ANSWERS_WITHIN;
+        loop {
+            let Some(active) = &mut self.active else { return BTreeSet::new() };
+            let obeyed = active.line.all_obeyed().await;
+            active.line.meanwhile(tokio::time::sleep(LOOK_EVERY)).await;
+            self.take_in().await;
+            let Some(active) = &self.active else { return BTreeSet::new() };
+            let open = clients.iter().any(|address| active.account.awaits_reply(*address));
+            // Of one whose call is still open nothing is freed: that is one reason to be unsure.
+            if obeyed.is_err() || !open || Instant::now() >= until {
+                return clients;
+            }
+        }
+    }
+
+    async fn order(&mut self, order: Order) {
+        if let Some(active) = &mut self.active {
+            active.line.order(order).await;
+        }
+    }
+
+    async fn walk(&mut self) -> Option<View> {
+        let ground = Arc::clone(&self.ground);
+        let active = self.active.as_mut()?;
+        match active.line.meanwhile(async move { ground.view().await }).await {
+            Ok(view) => Some(view),
+            Err(error) => {
+                tracing::warn!(%error, "lockd's records cannot be read");
+                None
+            }
+        }
+    }
+
+    async fn settle_held(
+        &mut self,
+        terms: Terms,
+        held: &BTreeSet<IpAddr>,
+        view: Option<&View>,
+    ) -> Result<RunResult, Refusal> {
+        let now = self.now();
+        if let (Some(active), Some(view)) = (&mut self.active, view) {
+            active.account.release_missing(now, view);
+        }
+        let full = self.judge(terms)?;
+        let Some(active) = &mut self.active else { return Err(refused(RefusalCode::UnknownRun, "the run is gone")) };
+        let (freed, mut left) = choose(&active.account, held, view, &full);
+        if !freed.is_empty() {
+            let dropping = freed.iter().map(|freed| freed.row.clone()).collect();
+            active.journal.dropping = List::clipped(dropping);
+            if let Err(error) = self.shelf.keep(&active.journal) {
+                active.account.table.settle_cancel();
+                active.account.catch_up(now);
+                let words = format!("what is to be dropped cannot be written down, nothing was dropped: {error}");
+                return Err(refused(RefusalCode::NotDurable, words));
+            }
+        }
+        let unknown = match freed.as_slice() {
+            [] => Vec::new(),
+            some => match self.free(view, some).await {
+                Ok(there) => {
+                    left.extend(there);
+                    Vec::new()
+                }
+                Err(rows) => rows,
+            },
+        };
+        let full = self.spare(&left, &unknown).unwrap_or(full);
+        self.commit(full, !freed.is_empty()).await
+    }
+
+    /// Sends the UNLOCKs and looks. Gives what is left, or all rows where lockd's records cannot be read any more.
+    async fn free(&mut self, view: Option<&View>, freed: &[Freed]) -> Result<Vec<Left>, Vec<LockFate>> {
+        let rows = || freed.iter().map(|freed| freed.row.clone()).collect();
+        let (Some(view), ground) = (view.cloned(), Arc::clone(&self.ground)) else { return Err(rows()) };
+        let locks = freed.iter().map(|freed| freed.lock.clone()).collect();
+        let Some(active) = &mut self.active else { return Err(rows()) };
+        let words = active.line.meanwhile(async move { ground.unlock(&view, locks).await }).await;
+        match self.walk().await {
+            Some(after) => Ok(still_there(&after, freed, &words)),
+            None => Err(rows()),
+        }
+    }
+
+    /// What is left is kept in the result too; of what is unknown that is said.
+    fn spare(&mut self, left: &[Left], unknown: &[LockFate]) -> Option<FullResult> {
+        let unix_ms = self.unix_ms();
+        for (row, why) in left.iter().take(NAMED) {
+            let words = format!("{} {} of file {} of {}: {why}", row.kind, row.range, row.file, row.owner.name);
+            self.timeline.push(unix_ms, "kept", &words);
+        }
+        if left.is_empty() && unknown.is_empty() {
+            return None;
+        }
+        let table = &mut self.active.as_mut()?.account.table;
+        let rows: Vec<LockFate> = left.iter().map(|(row, _)| row).chain(unknown).cloned().collect();
+        table.settle_spare(&rows);
+        while !table.settle_scan(usize::MAX) {}
+        let full = table.settle_result(unix_ms)?;
+        Some(if unknown.is_empty() { full } else { shelf::unverified(full, unknown) })
+    }
+
+    /// The result is on disk, then the one instant. What is `freed` already cannot be taken back, so its result is not given
+    /// up for a disk that fails.
+    async fn commit(&mut self, full: FullResult, freed: bool) -> Result<RunResult, Refusal> {
+        let mut failures = 0;
+        while let Err(error) = self.shelf.end(&full) {
+            failures += 1;
+            let now = self.now();
+            let Some(active) = &mut self.active else {
+                return Err(refused(RefusalCode::UnknownRun, "the run is gone"));
+            };
+            if !freed {
+                active.account.table.settle_cancel();
+                active.account.catch_up(now);
+                let words = format!("the result cannot be written down, nothing was dropped: {error}");
+                return Err(refused(RefusalCode::NotDurable, words));
+            }
+            if failures > FAILURES_MAX {
+                self.ground.log(&format!("the result of run {} cannot be written down: {error}", full.result.run));
+                break;
+            }
+            active.line.meanwhile(tokio::time::sleep(RETRY_AFTER)).await;
+        }
+        let now = self.now();
+        let Some(active) = &mut self.active else { return Err(refused(RefusalCode::UnknownRun, "the run is gone")) };
+        active.account.table.settle_commit();
+        while !active.account.table.settle_sweep(usize::MAX) {}
+        active.account.catch_up(now);
+        let (run, counts) = (full.result.run, full.result.counts);
+        self.ground.log(&format!("run {run} has settled: {} locks dropped, {} kept", counts.dropped, counts.kept));
+        Ok(full.result)
+    }
+
+    /// No request is refused any more. Late reclaims are granted as ordinary requests, as long as one may come.
+    async fn drain(&mut self) {
+        self.controller = None;
+        self.order(Order::Mode(Mode::Drain)).await;
+        if let Some(active) = &mut self.active {
+            active.line.forget_claims().await;
+            let latest = Duration::from_millis(active.journal.args.grace_max_ms);
+            active.drain_until = Some(active.began + latest + AFTERMATH);
+        }
+        self.take_in().await;
+    }
+
+    /// Pending locks are held again, and ordinary requests are granted.
+    pub(super) async fn abort(&mut self, run: RunId, reason: &str) -> Result<RunResult, Refusal> {
+        if self.shelf.result(run).map_err(not_durable)?.is_some() {
+            return Err(refused(
+                RefusalCode::WrongPhase,
+                format!("run {run} has ended already; nothing is left to abort"),
+            ));
+        }
+        self.take_in().await;
+        let (now, unix_ms) = (self.now(), self.unix_ms());
+        let active = self.running(run)?;
+        let told = active.account.table.run_status(now).is_some_and(|run| run.notices_begun);
+        let full = active.account.table.abort(unix_ms, reason)?;
+        // Nothing was dropped, so this does not wait for the disk.
+        if let Err(error) = self.shelf.end(&full) {
+            self.timeline.push(unix_ms, "abort", &format!("the result is not on disk: {error}"));
+        }
+        self.ground.log(&format!("run {run} was aborted: {reason}"));
+        self.drain().await;
+        if !told {
+            self.end_drain().await;
+        }
+        Ok(full.result)
+    }
+
+    /// Grace in front of lockd has come to an end that is not the run's. Nothing is dropped.
+    pub(super) async fn supersede(&mut self, why: &str) -> Refusal {
+        let unix_ms = self.unix_ms();
+        if let Some(active) = &mut self.active
+            && active.drain_until.is_none()
+            && let Ok(full) = active.account.table.abort(unix_ms, why)
+        {
+            let full = shelf::superseded(full);
+            if let Err(error) = self.shelf.end(&full) {
+                self.timeline.push(unix_ms, "superseded", &format!("the result is not on disk: {error}"));
+            }
+            self.timeline.push(unix_ms, "superseded", why);
+            self.ground.log(&format!("run {} is superseded: {why}; nothing was dropped", full.result.run));
+        }
+        self.end_drain().await;
+        refused(RefusalCode::WrongPhase, format!("the run is superseded: {why}"))
+    }
+
+    /// Nothing stands before lockd any more.
+    pub(super) async fn end_drain(&mut self) {
+        if let Some(Active { mut line, .. }) = self.active.take() {
+            line.order(Order::Mode(Mode::Off)).await;
+            let _ = line.all_obeyed().await;
+        }
+        self.controller = None;
+        self.timeline.changed();
+    }
+}

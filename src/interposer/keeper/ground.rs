@@ -1,0 +1,48 @@
+//! What the keeper stands on: lockd with its records and clients, and the gate before it. Tests have their own.
+
+use async_trait::async_trait;
+
+use crate::interposer::messages::{Mode, Order, Told};
+use crate::manager::knfsd::owners::{HeldLock, View};
+use crate::wire::control::{ClientRow, InstanceId};
+use crate::wire::types::{CallerName, NsmState};
+
+/// lockd, as the keeper sees and changes it. What goes wrong is told in words for the operator.
+#[async_trait]
+pub(super) trait Ground: Send + Sync + 'static {
+    /// This life of lockd: its locks go with it.
+    async fn instance(&self) -> Result<InstanceId, String>;
+    /// The names under which clients know this host.
+    async fn names(&self) -> Result<Vec<CallerName>, String>;
+    /// The state number that the next notices go on from.
+    async fn state(&self) -> Result<NsmState, String>;
+    /// A higher one, durable, for rpc.statd and the kernel.
+    async fn raise_state(&self, last: NsmState) -> Result<NsmState, String>;
+    /// Whom rpc.statd monitors.
+    async fn monitored(&self) -> Result<Vec<ClientRow>, String>;
+    /// What lockd has.
+    async fn view(&self) -> Result<View, String>;
+    /// An UNLOCK in the name of each lock's owner. Whether the lock is gone is to be looked at; here is, for each, why it
+    /// may be there still.
+    async fn unlock(&self, view: &View, locks: Vec<HeldLock>) -> Vec<String>;
+    /// What stands in the way of a run is an error; else the gate, which lets everything pass unchanged.
+    async fn gate(&self) -> Result<Box<dyn Gate>, String>;
+    /// A line in the system's log.
+    fn log(&self, line: &str);
+}
+
+/// Filter and rules: calls to lockd and its replies go through it. When it is dropped, they do not any more.
+#[async_trait]
+pub(super) trait Gate: Send + Sync {
+    /// Gives the filter an order.
+    async fn order(&mut self, order: Order) -> Result<(), String>;
+    /// What the filter tells next; none once it has died, and all that it told was read. Nothing is lost where the caller
+    /// stops waiting.
+    async fn told(&mut self) -> Option<Told>;
+    /// Starts another filter in place of one that has died: it lets everything pass until it is ordered otherwise.
+    async fn restart(&mut self) -> Result<(), String>;
+    /// Lets the rules last for a while longer. An error: they are gone, and what passed since was not seen.
+    fn keep_rules(&mut self) -> Result<(), String>;
+    /// Shows, with a lock of this host's own, that the mode works.
+    async fn prove(&mut self, mode: Mode) -> Result<(), String>;
+}

@@ -1,0 +1,201 @@
+//! The ground for real: this host's lockd, read from kernel memory, with the packet rules and the filter before it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use super::ground::{Gate, Ground};
+use crate::host::{self, Machine};
+use crate::interposer::announce;
+use crate::interposer::child::Filter;
+use crate::interposer::messages::{Mode, Order, Told};
+use crate::interposer::proof;
+use crate::interposer::rules::{Port, Refreshed, Rules};
+use crate::manager::Weight;
+use crate::manager::driven::vault::{DriverLock, Vault};
+use crate::manager::knfsd::owners::{HeldLock, LockdMemory, View};
+use crate::manager::knfsd::port::lockd_port;
+use crate::manager::knfsd::{Knfsd, STATE_DIR, obstacles, single};
+use crate::wire::control::{ClientRow, InstanceId};
+use crate::wire::types::{CallerName, NsmState, Transport};
+
+/// The queue's number: "nl" in ASCII.
+const QUEUE: u16 = 0x6e6c;
+/// Rules that are not refreshed for so long end. Until then lockd's packets wait or are dropped where no filter is.
+const LAPSE: Duration = Duration::from_secs(20);
+/// How long a filter may take until it works.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
+
+/// See above.
+pub(super) struct Kernel {
+    knfsd: Knfsd,
+    machine: Machine,
+    program: PathBuf,
+    memory: Arc<Mutex<Option<LockdMemory>>>,
+}
+
+impl Kernel {
+    /// `program` is nlmctl's own file: the filter is started from it.
+    pub(super) fn new(program: &Path) -> Self {
+        let (knfsd, machine) = (Knfsd::new(STATE_DIR, program), Machine::default());
+        Self { knfsd, machine, program: program.into(), memory: Arc::default() }
+    }
+}
+
+/// Work with files, off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err("a thread died".to_owned()))
+}
+
+fn words(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+#[async_trait]
+impl Ground for Kernel {
+    async fn instance(&self) -> Result<InstanceId, String> {
+        let knfsd = self.knfsd.clone();
+        let life = blocking(move || knfsd.life().map_err(words)).await?;
+        let digest = Sha256::new().chain_update("knfsd by grace").chain_update([0]).chain_update(life).finalize();
+        let mut id = [0; 16];
+        id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+        Ok(InstanceId(id))
+    }
+
+    async fn names(&self) -> Result<Vec<CallerName>, String> {
+        host::own_names(&[]).await.map_err(words)
+    }
+
+    async fn state(&self) -> Result<NsmState, String> {
+        let knfsd = self.knfsd.clone();
+        blocking(move || knfsd.state().map_err(words)).await
+    }
+
+    async fn raise_state(&self, last: NsmState) -> Result<NsmState, String> {
+        let (knfsd, machine) = (self.knfsd.clone(), self.machine.clone());
+        blocking(move || {
+            let raised = knfsd.statd().map_err(words)?.raise_state(last).map_err(words)?;
+            machine.set_kernels_nsm_state(raised);
+            Ok(raised)
+        })
+        .await
+    }
+
+    async fn monitored(&self) -> Result<Vec<ClientRow>, String> {
+        self.knfsd.rows().await.map_err(words)
+    }
+
+    async fn view(&self) -> Result<View, String> {
+        let (machine, memory) = (self.machine.clone(), Arc::clone(&self.memory));
+        blocking(move || {
+            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            // Where lockd was loaded anew, what was found before is another's memory by now.
+            if let Some(view) = memory.as_ref().and_then(|known| known.look().ok()) {
+                return Ok(view);
+            }
+            memory.insert(LockdMemory::find(&machine).map_err(words)?).look().map_err(words)
+        })
+        .await
+    }
+
+    async fn unlock(&self, view: &View, locks: Vec<HeldLock>) -> Vec<String> {
+        single::unlock_all(&self.machine, view, locks).await
+    }
+
+    async fn gate(&self) -> Result<Box<dyn Gate>, String> {
+        let in_the_way = obstacles::look(&self.machine).await;
+        if let Some(stop) = in_the_way.into_iter().find(|caution| caution.weight == Weight::Refuse) {
+            return Err(format!("{}; {}", stop.text, stop.remedy));
+        }
+        let vault = Vault::new(STATE_DIR);
+        let driving = blocking(move || vault.try_drive().map_err(words)).await?;
+        let driving = driving.ok_or("another nlmctl drives this lock manager")?;
+        blocking(|| Rules::remove_left().map_err(words)).await?;
+        let mut ports = BTreeSet::new();
+        for ipv6 in [false, true] {
+            for transport in [Transport::Udp, Transport::Tcp] {
+                // Where rpcbind does not answer, clients cannot find lockd either.
+                let number = lockd_port(ipv6, transport).await.unwrap_or_default();
+                ports.extend(number.map(|number| Port { ipv6, transport, number }));
+            }
+        }
+        let mut filter = Filter::start(&self.program, QUEUE).map_err(words)?;
+        works(&mut filter).await?;
+        let rules = Rules::install(&ports, QUEUE, LAPSE).map_err(words)?;
+        announce::began(std::process::id(), QUEUE);
+        let (machine, knfsd) = (self.machine.clone(), self.knfsd.clone());
+        Ok(Box::new(KernelGate { rules, filter, machine, knfsd, _driving: driving }))
+    }
+
+    fn log(&self, line: &str) {
+        host::syslog(line);
+    }
+}
+
+/// Waits until the filter does.
+async fn works(filter: &mut Filter) -> Result<(), String> {
+    let answers = async {
+        filter.send(&Order::Answer(0)).await.map_err(words)?;
+        loop {
+            match filter.told().await {
+                Some(Told::Obeyed(0)) => return Ok(()),
+                Some(_) => {}
+                None => return Err("the filter ended at once".to_owned()),
+            }
+        }
+    };
+    let answered = timeout(STARTS_WITHIN, answers).await;
+    answered.unwrap_or_else(|_| Err("the filter does not answer".to_owned()))
+}
+
+/// Rules and filter. The rules go first: without a filter nothing of lockd's would pass.
+struct KernelGate {
+    rules: Rules,
+    filter: Filter,
+    machine: Machine,
+    knfsd: Knfsd,
+    _driving: DriverLock,
+}
+
+impl Drop for KernelGate {
+    fn drop(&mut self) {
+        // statd answers each request to monitor a host with the number that it read when it started, and the kernel
+        // believes it.
+        if let Ok(state) = self.knfsd.state() {
+            self.machine.set_kernels_nsm_state(state);
+        }
+        announce::ended(std::process::id());
+    }
+}
+
+#[async_trait]
+impl Gate for KernelGate {
+    async fn order(&mut self, order: Order) -> Result<(), String> {
+        self.filter.send(&order).await.map_err(words)
+    }
+
+    async fn told(&mut self) -> Option<Told> {
+        self.filter.told().await
+    }
+
+    async fn restart(&mut self) -> Result<(), String> {
+        self.filter.restart(&[]).await.map_err(words)
+    }
+
+    fn keep_rules(&mut self) -> Result<(), String> {
+        match self.rules.refresh() {
+            Ok(Refreshed::InTime) => Ok(()),
+            Ok(Refreshed::Lapsed) => Err("they had lapsed".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn prove(&mut self, mode: Mode) -> Result<(), String> {
+        proof::prove(&self.machine, mode).await
+    }
+}

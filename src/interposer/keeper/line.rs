@@ -1,0 +1,199 @@
+//! The keeper's line to the filter: orders that stand, what was told and not taken into account yet.
+//!
+//! Whatever the keeper waits for, it waits in [`Line::meanwhile`], so that the filter never waits for the keeper. A filter
+//! that dies is replaced, and the new one is told all that stands.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::ground::Gate;
+use crate::interposer::messages::{Claim, Mode, Order, Told};
+use crate::wire::types::Address;
+
+/// How long the filter may take to obey.
+const OBEYS_WITHIN: Duration = Duration::from_secs(10);
+/// Between two times that the rules' life is lengthened.
+const KEEP_RULES_EVERY: Duration = Duration::from_secs(1);
+/// Filters that are started in place of others before that is given up.
+const MOST_FILTERS: u32 = 8;
+
+/// What was heard.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The filter told this.
+    Told(Told),
+    /// Another filter took the place of one that died.
+    NewFilter,
+}
+
+/// See above.
+pub(super) struct Line {
+    gate: Box<dyn Gate>,
+    heard: VecDeque<Heard>,
+    mode: Mode,
+    pending: HashSet<Claim>,
+    waiters: HashSet<Claim>,
+    held: BTreeSet<Address>,
+    asked: u64,
+    obeyed: u64,
+    filters: u32,
+    rules_kept: Instant,
+    superseded: Option<String>,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("mode", &self.mode).field("superseded", &self.superseded).finish_non_exhaustive()
+    }
+}
+
+impl Line {
+    pub(super) fn new(gate: Box<dyn Gate>) -> Self {
+        Self {
+            gate,
+            heard: VecDeque::new(),
+            mode: Mode::Off,
+            pending: HashSet::new(),
+            waiters: HashSet::new(),
+            held: BTreeSet::new(),
+            asked: 0,
+            obeyed: 0,
+            filters: 1,
+            rules_kept: Instant::now(),
+            superseded: None,
+        }
+    }
+
+    /// Why grace in front of lockd cannot go on.
+    pub(super) fn superseded(&self) -> Option<&str> {
+        self.superseded.as_deref()
+    }
+
+    fn supersede(&mut self, why: String) {
+        self.superseded.get_or_insert(why);
+    }
+
+    /// What was heard since this was asked last.
+    pub(super) fn heard(&mut self) -> VecDeque<Heard> {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// Gives an order, which stands for filters to come too.
+    pub(super) async fn order(&mut self, order: Order) {
+        match &order {
+            Order::Mode(mode) => self.mode = *mode,
+            Order::Pending(claim) => drop(self.pending.insert(claim.clone())),
+            Order::NotPending(claim) => drop(self.pending.remove(claim)),
+            Order::Waiter(claim) => drop(self.waiters.insert(claim.clone())),
+            Order::Hold(client) => drop(self.held.insert(*client)),
+            Order::LetGo(client) => drop(self.held.remove(client)),
+            Order::Answer(_) => {}
+        }
+        // A filter that cannot be written to has died, and that is heard when all that it told was read.
+        let _ = self.gate.order(order).await;
+    }
+
+    /// What stood for a former run does not for the next one.
+    pub(super) async fn forget_claims(&mut self) {
+        self.waiters.clear();
+        for claim in std::mem::take(&mut self.pending) {
+            let _ = self.gate.order(Order::NotPending(claim)).await;
+        }
+    }
+
+    /// Shows that the mode works.
+    pub(super) async fn prove(&mut self, mode: Mode) -> Result<(), String> {
+        self.gate.prove(mode).await
+    }
+
+    /// Waits for something that the filter tells. The caller may stop waiting.
+    pub(super) async fn listen(&mut self) -> Option<Told> {
+        self.gate.told().await
+    }
+
+    /// Takes what was listened to. None: the filter has died, and another one is started.
+    pub(super) async fn take(&mut self, told: Option<Told>) {
+        match told {
+            Some(Told::Obeyed(number)) => self.obeyed = self.obeyed.max(number),
+            Some(Told::Superseded(why)) => self.supersede(why.as_str().to_owned()),
+            Some(told) => self.heard.push_back(Heard::Told(told)),
+            None => self.replace().await,
+        }
+    }
+
+    async fn replace(&mut self) {
+        self.filters += 1;
+        if self.filters > MOST_FILTERS {
+            return self.supersede("filters die again and again".to_owned());
+        }
+        if let Err(error) = self.gate.restart().await {
+            return self.supersede(format!("the filter died, and another one cannot be started: {error}"));
+        }
+        self.heard.push_back(Heard::NewFilter);
+        // First what stands, then the mode by which it counts.
+        let claims = self.pending.iter().cloned().map(Order::Pending);
+        let waiters = self.waiters.iter().cloned().map(Order::Waiter);
+        let held = self.held.iter().copied().map(Order::Hold);
+        let orders: Vec<Order> = held.chain(claims).chain(waiters).chain([Order::Mode(self.mode)]).collect();
+        for order in orders {
+            let _ = self.gate.order(order).await;
+        }
+    }
+
+    /// To be called often.
+    pub(super) fn keep_rules(&mut self) {
+        if self.rules_kept.elapsed() < KEEP_RULES_EVERY {
+            return;
+        }
+        self.rules_kept = Instant::now();
+        if let Err(error) = self.gate.keep_rules() {
+            self.supersede(format!("the packet filter rules are gone, and calls passed unseen: {error}"));
+        }
+    }
+
+    /// Waits for the work, and meanwhile hears the filter.
+    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                told = self.gate.told(), if self.superseded.is_none() => self.take(told).await,
+                () = tokio::time::sleep(KEEP_RULES_EVERY) => {}
+            }
+            self.keep_rules();
+        }
+    }
+
+    /// Waits until the filter has obeyed all orders: what it told before then is heard.
+    ///
+    /// # Errors
+    /// It does not, or nothing can be ordered any more.
+    pub(super) async fn all_obeyed(&mut self) -> Result<(), String> {
+        self.asked += 1;
+        let (number, mut filters) = (self.asked, 0);
+        let obeyed = async {
+            while self.obeyed < number {
+                if let Some(why) = &self.superseded {
+                    return Err(why.clone());
+                }
+                if filters != self.filters {
+                    filters = self.filters;
+                    let _ = self.gate.order(Order::Answer(number)).await;
+                }
+                let told = self.gate.told().await;
+                self.take(told).await;
+                self.keep_rules();
+            }
+            Ok(())
+        };
+        match timeout(OBEYS_WITHIN, obeyed).await {
+            Ok(done) => done,
+            Err(_) => Err(format!("the filter did not answer within {} s", OBEYS_WITHIN.as_secs())),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The keeper: a lock manager that cooperates, in front of a lockd that does not.
+//!
+//! # Theory
+//! It serves the control protocol on a Unix socket, so that a run over the kernel's lockd is driven by the same controller
+//! as one over nlmd, and judged by the same code: the account of the run is a lock table that follows lockd ([`account`]).
+//! One task owns all of it ([`Keeper`](state::Keeper)); calls come to it one after the other.
+//!
+//! ```text
+//!         begin                       settle                     latest deadline
+//!   idle -------> grace ------------------------------> drain ------------------> idle
+//!                   |  hold, walk, UNLOCK, walk, let go   ^  none is refused, late
+//!                   +------------- abort -----------------+  reclaims are granted
+//!                   +------------- superseded ----------------------------------> idle
+//! ```
+//!
+//! What must hold:
+//! - Notices may leave when `begin` has answered: then the new state number is durable, every LOCK that is no reclaim is
+//!   treated as the mode says, that was proven, and the run is on disk.
+//! - A lock is given up only by policy, while its client is held at the gate, has no call without a reply, and lockd's own
+//!   records show it as that owner's. It counts as dropped when they do not show it any more.
+//! - What is not sure is kept.
+//! - A keeper that dies takes the rules along. The next one finds the run on disk, drops nothing and says so.
+//!
+//! | file | what | |
+//! |---|---|---|
+//! | `account` | the table that follows lockd | pure |
+//! | `line` | orders to the filter, and what it tells | |
+//! | `begin` | from the plan to grace | |
+//! | `ending` | settle, abort, the end of the drain | |
+//! | `drops` | which locks an UNLOCK is sent for, and what came of it | |
+//! | `shelf` | runs on disk | |
+//! | `service` | the control protocol | |
+//! | `ground` | what all this stands on | |
+//! | `kernel` | that, for real | |
+//! | `state` | the keeper itself; start reading at [`Keeper::live`](state::Keeper::live) | |
+//! | `mod` | its process | |
+
+mod account;
+mod begin;
+mod drops;
+mod ending;
+mod ground;
+mod kernel;
+mod line;
+mod service;
+mod shelf;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use self::kernel::Kernel;
+use self::service::Desk;
+use self::shelf::Shelf;
+use self::state::Keeper;
+use crate::host::try_lock;
+use crate::manager::knfsd::grace::READY;
+use crate::rpc::control::ControlSocket;
+
+/// Calls that wait for the keeper.
+const CALLS: usize = 64;
+/// The file whose OS lock says that a keeper is at work.
+const LOCK: &str = "keeper.lock";
+
+/// The keeper's own life: `args` are those behind its command, its folder and its socket.
+pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    let (Some(dir), Some(socket)) = (args.next().map(PathBuf::from), args.next().map(PathBuf::from)) else {
+        return ExitCode::from(2);
+    };
+    let served = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| runtime.block_on(serve(&dir, &socket)));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Read by nlmctl, as long as it waits for the word that all is ready.
+            let _ = writeln!(std::io::stdout(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
+    // What a terminal sends to nlmctl's session is not for the keeper.
+    nix::unistd::setsid().map_err(|error| format!("cannot leave the session: {error}"))?;
+    let words = |error: std::io::Error| format!("{}: {error}", dir.display());
+    let shelf = Shelf::open(dir).map_err(words)?;
+    let lock = try_lock(&dir.join(LOCK)).map_err(words)?;
+    let _lock = lock.ok_or("another process stands in front of lockd, and does not answer")?;
+    let ground = Arc::new(Kernel::new(Path::new("/proc/self/exe")));
+    let keeper = Keeper::new(ground, shelf).map_err(words)?;
+    let served = ControlSocket::bind(socket, false).await.map_err(|error| error.to_string())?;
+    let (asks, asked) = mpsc::channel(CALLS);
+    let desk = Arc::new(Desk { asks, cursor: keeper.timeline.subscribe() });
+    let (stop, stopping) = watch::channel(false);
+    let control = tokio::spawn(served.serve(desk, stopping));
+    writeln!(std::io::stdout(), "{READY}").map_err(|error| format!("nlmctl is gone already: {error}"))?;
+    keeper.live(asked).await;
+    stop.send_replace(true);
+    let _ = control.await;
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Runs on disk: the one that is active, and the results of those that have ended, until somebody has fetched them.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use crate::host::{private_folder, remove, replace};
+use crate::manager::knfsd::grace::{ACTIVE, RESULT};
+use crate::wire::control::{
+    BeginArgs, Begun, ClientResult, Counts, Delivery, Fate, FullResult, LockFate, Outcome, RunClient, RunId, RunResult,
+};
+use crate::wire::types::Address;
+use crate::wire::xdr::{List, Text, XdrCodec, decode, encode};
+
+/// Results that are kept at most.
+const KEPT: usize = 16;
+
+/// The active run, as a keeper that comes after this one must know it.
+#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+pub(super) struct Journal {
+    /// What was asked for.
+    pub(super) args: BeginArgs,
+    /// What was answered.
+    pub(super) begun: Begun,
+    /// When, in milliseconds since 1970.
+    pub(super) began_unix_ms: u64,
+    /// Whom the run covers.
+    pub(super) clients: List<RunClient, 16_777_216>,
+    /// What an UNLOCK is about to be sent for.
+    pub(super) dropping: List<LockFate, 16_777_216>,
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub(super) struct Shelf {
+    dir: PathBuf,
+}
+
+impl Shelf {
+    /// The shelf in `dir`, which is made if it is missing.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        private_folder(dir)?;
+        Ok(Self { dir: dir.into() })
+    }
+
+    fn path(&self, run: RunId) -> PathBuf {
+        self.dir.join(format!("{run}.{RESULT}"))
+    }
+
+    /// Writes down the active run.
+    pub(super) fn keep(&self, journal: &Journal) -> io::Result<()> {
+        replace(&self.dir.join(ACTIVE), &encode(journal), 0o600)
+    }
+
+    /// The run that was active when a keeper died.
+    pub(super) fn left(&self) -> io::Result<Option<Journal>> {
+        match fs::read(self.dir.join(ACTIVE)) {
+            Ok(bytes) => decode(&bytes).map(Some).map_err(io::Error::other),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The run has ended so; it is not active any more.
+    pub(super) fn end(&self, full: &FullResult) -> io::Result<()> {
+        replace(&self.path(full.result.run), &encode(full), 0o600)?;
+        remove(&self.dir.join(ACTIVE))?;
+        let ended = self.ended()?;
+        let extra = ended.len().saturating_sub(KEPT);
+        ended.iter().take(extra).try_for_each(|result| remove(&self.path(result.run)))
+    }
+
+    /// A late reclaim is appended to the result; it counts as one there.
+    pub(super) fn append(&self, run: RunId, row: LockFate) -> io::Result<()> {
+        let Some(full) = self.result(run)? else { return Ok(()) };
+        let FullResult { mut result, clients, locks } = full;
+        result.late += 1;
+        let mut locks = locks.into_vec();
+        locks.push(row);
+        replace(&self.path(run), &encode(&FullResult { result, clients, locks: List::clipped(locks) }), 0o600)
+    }
+
+    /// How a run has ended, if it is known.
+    pub(super) fn result(&self, run: RunId) -> io::Result<Option<FullResult>> {
+        match fs::read(self.path(run)) {
+            Ok(bytes) => decode(&bytes).map(Some).map_err(io::Error::other),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The ends that nobody has acknowledged, the oldest first. A file that makes no sense is left alone.
+    pub(super) fn ended(&self) -> io::Result<Vec<RunResult>> {
+        let mut ended = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|end| end == RESULT)
+                && let Ok(full) = decode::<FullResult>(&fs::read(&path)?)
+            {
+                ended.push(full.result);
+            }
+        }
+        ended.sort_by_key(|result| (result.ended_unix_ms, result.run));
+        Ok(ended)
+    }
+
+    /// Somebody has it.
+    pub(super) fn acknowledge(&self, run: RunId) -> io::Result<()> {
+        remove(&self.path(run))
+    }
+}
+
+/// How a run has ended whose keeper died: nobody knows what became of what was pending.
+pub(super) fn interrupted(journal: Journal, now_unix_ms: u64) -> FullResult {
+    let Journal { args, begun, began_unix_ms, clients, dropping } = journal;
+    let dropped = match dropping.as_slice().len() {
+        0 => "nothing was dropped".to_owned(),
+        some => format!("it had sent, or was about to send, UNLOCK for {some} locks"),
+    };
+    let reason = format!(
+        "the process in front of lockd was killed; {dropped}; reclaims that came after it may have been refused: look at \
+         the clients' logs for locks that they failed to reclaim"
+    );
+    let unknown = Address(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let client = |client: &RunClient| ClientResult {
+        client: client.index,
+        name: client.name.clone(),
+        address: client.addresses.as_slice().first().copied().unwrap_or(unknown),
+        delivery: Delivery::NotTold,
+        suspect: client.suspect,
+        silent: false,
+        counts: Counts { in_scope: client.locks, unverified: client.locks, ..Counts::default() },
+        paths: List::default(),
+    };
+    FullResult {
+        result: RunResult {
+            run: args.run,
+            outcome: Outcome::Superseded,
+            reason: Text::clipped(reason),
+            alone: true,
+            not_understood: false,
+            mode: args.mode,
+            old_state: begun.old_state,
+            new_state: begun.new_state,
+            began_unix_ms,
+            ended_unix_ms: now_unix_ms,
+            counts: Counts { in_scope: begun.in_scope, unverified: begun.in_scope, ..Counts::default() },
+            late: 0,
+        },
+        clients: List::clipped(clients.as_slice().iter().map(client).collect()),
+        locks: List::default(),
+    }
+}
+
+/// What was kept in this result is not known to be there: lockd was not asked by us alone.
+pub(super) fn superseded(full: FullResult) -> FullResult {
+    let FullResult { mut result, clients, locks } = full;
+    let unverified = |counts: &mut Counts| counts.unverified += std::mem::take(&mut counts.kept);
+    unverified(&mut result.counts);
+    result.outcome = Outcome::Superseded;
+    let mut clients = clients.into_vec();
+    for client in &mut clients {
+        unverified(&mut client.counts);
+    }
+    FullResult { result, clients: List::clipped(clients), locks }
+}
+
+/// Of these locks it is not known whether they are free: they were to be, and lockd's records cannot be read.
+pub(super) fn unverified(full: FullResult, rows: &[LockFate]) -> FullResult {
+    let FullResult { mut result, clients, locks } = full;
+    let mut clients = clients.into_vec();
+    for row in rows.iter().filter(|row| !row.partial) {
+        let is_its = |client: &&mut ClientResult| client.name == row.owner.name && client.address == row.owner.address;
+        let of_client = clients.iter_mut().find(is_its).map(|client| &mut client.counts);
+        for counts in of_client.into_iter().chain([&mut result.counts]) {
+            counts.unverified += u64::from(counts.kept > 0);
+            counts.kept = counts.kept.saturating_sub(1);
+        }
+    }
+    let is_one = |kept: &LockFate| {
+        rows.iter().any(|row| row.owner == kept.owner && row.file == kept.file && row.range == kept.range)
+    };
+    let mut locks = locks.into_vec();
+    locks.retain(|row| row.fate != Fate::Kept || !is_one(row));
+    FullResult { result, clients: List::clipped(clients), locks: List::clipped(locks) }
+}

@@ -1,0 +1,340 @@
+//! The keeper: what it has, its loop, and what it answers from what is known.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::account::Account;
+use super::ground::Ground;
+use super::line::{Heard, Line};
+use super::shelf::{self, Journal, Shelf};
+use crate::interposer::messages::{Order, Told};
+use crate::locks::{Due, Effect};
+use crate::rpc::control::Timeline;
+use crate::rpc::pulse::{Moment, Pulse};
+use crate::rpc::server::ConnectionId;
+use crate::wire::control::{
+    Capabilities, ClientPage, ExtendArgs, FullResult, Info, LockPage, LocksArgs, PageAfter, ProgressArgs, Refusal,
+    RefusalCode, RunClientPage, RunId, RunPageAfter, Status, page,
+};
+use crate::wire::xdr::{List, Maybe, Text};
+
+/// Work of the keeper's, on its own task.
+pub(super) type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// A call for it.
+pub(super) type Ask = Box<dyn for<'a> FnOnce(&'a mut Keeper) -> Work<'a, ()> + Send>;
+
+/// Between two looks at deadlines.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a keeper without a run waits for a call.
+const IDLE: Duration = Duration::from_mins(1);
+
+/// A run, from its begin to the end of its drain.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) journal: Journal,
+    pub(super) account: Account,
+    pub(super) line: Line,
+    pub(super) waiters: u64,
+    /// By the keeper's clock.
+    pub(super) began: Duration,
+    /// When the drain ends, once the run is over.
+    pub(super) drain_until: Option<Duration>,
+    pub(super) failures: u32,
+    pub(super) not_before: Duration,
+}
+
+/// See above.
+pub(super) struct Keeper {
+    pub(super) ground: Arc<dyn Ground>,
+    pub(super) shelf: Shelf,
+    pub(super) timeline: Timeline,
+    started: Instant,
+    started_unix_ms: u64,
+    heard_of: Instant,
+    pub(super) active: Option<Active>,
+    /// Whose run it is, while that controller is connected.
+    pub(super) controller: Option<ConnectionId>,
+}
+
+pub(super) fn refused(code: RefusalCode, words: impl Into<String>) -> Refusal {
+    Refusal::new(code, words.into())
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Keeper {
+    /// With the runs on that shelf: one that was active there has lost its keeper.
+    pub(super) fn new(ground: Arc<dyn Ground>, shelf: Shelf) -> std::io::Result<Self> {
+        let started_unix_ms = unix_ms();
+        let mut timeline = Timeline::default();
+        if let Some(journal) = shelf.left()? {
+            // A keeper that died while it wrote the result may have done that.
+            let full = match shelf.result(journal.args.run)? {
+                Some(full) => full,
+                None => shelf::interrupted(journal, started_unix_ms),
+            };
+            let words = format!("run {}: {}", full.result.run, full.result.reason.as_str());
+            timeline.push(started_unix_ms, "left", &words);
+            shelf.end(&full)?;
+        }
+        let (started, active, controller) = (Instant::now(), None, None);
+        Ok(Self { ground, shelf, timeline, started, started_unix_ms, heard_of: started, active, controller })
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// By the clock of [`now`](Self::now).
+    pub(super) fn unix_ms(&self) -> u64 {
+        self.started_unix_ms + u64::try_from(self.now().as_millis()).unwrap_or_default()
+    }
+
+    /// Serves calls, until there is neither a run nor somebody who calls.
+    pub(super) async fn live(mut self, mut asks: mpsc::Receiver<Ask>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut pulse = Pulse::default();
+        while self.active.is_some() || self.heard_of.elapsed() < IDLE {
+            tokio::select! {
+                ask = asks.recv() => {
+                    let Some(ask) = ask else { return };
+                    ask(&mut self).await;
+                    self.heard_of = Instant::now();
+                    // Its work was the keeper's own, and filters were heard meanwhile.
+                    pulse.rest();
+                }
+                told = listen(&mut self.active) => {
+                    if let Some(active) = &mut self.active {
+                        active.line.take(told).await;
+                    }
+                }
+                _ = tick.tick() => {}
+            }
+            pulse.start(Moment::now());
+            let lag = pulse.beat(Moment::now());
+            self.take_in().await;
+            if let (Some(lag), Some(active)) = (lag, &mut self.active) {
+                let (now, long) = (self.started.elapsed(), lag.is_long());
+                active.account.table.lagged(now, lag.counted, long);
+            }
+            if self.look_at_deadlines().await {
+                pulse.rest();
+            }
+        }
+    }
+
+    /// Takes into account what was heard.
+    pub(super) async fn take_in(&mut self) {
+        let (now, unix_ms) = (self.now(), self.unix_ms());
+        let Some(active) = &mut self.active else { return };
+        active.line.keep_rules();
+        for heard in active.line.heard() {
+            match heard {
+                Heard::Told(told) => active.account.told(now, told),
+                Heard::NewFilter => active.account.filter_is_new(),
+            }
+        }
+        for claim in active.account.decided() {
+            active.line.order(Order::NotPending(claim)).await;
+        }
+        for effect in active.account.table.take_effects() {
+            match effect {
+                Effect::Event(kind, detail) => self.timeline.push(unix_ms, kind, &detail),
+                Effect::Late(run, row) => {
+                    if let Err(error) = self.shelf.append(run, row) {
+                        self.timeline.push(unix_ms, "late", &format!("a late reclaim is not in the result: {error}"));
+                    }
+                }
+                Effect::Changed => self.timeline.changed(),
+                _ => {}
+            }
+        }
+    }
+
+    /// What is due by now; false if nothing was.
+    async fn look_at_deadlines(&mut self) -> bool {
+        let (now, attached) = (self.now(), self.controller.is_some());
+        let Some(active) = &mut self.active else { return false };
+        if let Some(why) = active.line.superseded().map(str::to_owned) {
+            self.supersede(&why).await;
+            return true;
+        }
+        let due = active.account.table.on_timeout(now, attached);
+        if active.drain_until.is_some_and(|until| until <= now) {
+            self.end_drain().await;
+            return true;
+        }
+        if active.not_before > now {
+            return false;
+        }
+        match due {
+            Some(Due::SettleRun) => self.settle_alone().await,
+            Some(Due::AbortRun) => {
+                let run = active.journal.args.run;
+                let _ = self.abort(run, "deadline, and no notice was sent").await;
+            }
+            Some(Due::RecoveryOver) | None => return false,
+        }
+        true
+    }
+
+    /// The active run, if it is this one and not over.
+    pub(super) fn running(&mut self, run: RunId) -> Result<&mut Active, Refusal> {
+        let active =
+            self.active.as_mut().filter(|active| active.journal.args.run == run && active.drain_until.is_none());
+        active.ok_or_else(|| refused(RefusalCode::UnknownRun, format!("run {run} is not active here")))
+    }
+
+    pub(super) fn detached(&mut self, connection: ConnectionId) {
+        self.controller.take_if(|controller| *controller == connection);
+    }
+
+    // --- what is answered from what is known
+
+    pub(super) async fn info(&mut self) -> Result<Info, Refusal> {
+        let ground = Arc::clone(&self.ground);
+        let unsupported = |words| refused(RefusalCode::Unsupported, words);
+        Ok(Info {
+            software: Text::clipped("knfsd (grace in front of lockd)"),
+            instance: ground.instance().await.map_err(unsupported)?,
+            nsm_state: ground.state().await.map_err(unsupported)?,
+            names: List::clipped(ground.names().await.map_err(unsupported)?),
+            capabilities: Capabilities {
+                mark: true,
+                list_locks: true,
+                knows_owners: true,
+                targeted: true,
+                settle_early: true,
+                late_reclaims: true,
+                release: false,
+                knows_reclaims: true,
+                knows_paths: false,
+                begin_releases: false,
+            },
+            domains: List::clipped(vec![Text::clipped("nlm")]),
+        })
+    }
+
+    /// Whatever lockd has now, as an account of no run.
+    pub(super) async fn looked(&mut self) -> Result<(Account, u64), Refusal> {
+        let ground = Arc::clone(&self.ground);
+        let look = async move { Ok((ground.view().await?, ground.monitored().await?)) };
+        let looked: Result<_, String> = match &mut self.active {
+            Some(active) => active.line.meanwhile(look).await,
+            None => look.await,
+        };
+        let now = self.now();
+        let account = looked.and_then(|(view, monitored)| {
+            let waiters = view.waiters.len() as u64;
+            Ok((Account::new(now, &view, &monitored)?, waiters))
+        });
+        account.map_err(|words| refused(RefusalCode::Unsupported, words))
+    }
+
+    pub(super) async fn status(&mut self) -> Result<Status, Refusal> {
+        let now = self.now();
+        let ground = Arc::clone(&self.ground);
+        let unsupported = |words| refused(RefusalCode::Unsupported, words);
+        let (instance, nsm_state) =
+            (ground.instance().await.map_err(unsupported)?, ground.state().await.map_err(unsupported)?);
+        let cursor = self.timeline.cursor();
+        let of = |account: &Account, waiters| {
+            let (table, totals) = (&account.table, account.table.totals());
+            let remaining = u64::try_from(table.grace_remaining(now).as_millis()).unwrap_or(u64::MAX);
+            let (clients, monitored, locks, unmonitored) =
+                (totals.clients, totals.monitored, totals.locks, totals.unmonitored);
+            let run = Maybe(table.run_status(now));
+            let (grace, grace_remaining_ms) = (table.grace(), remaining);
+            Status {
+                instance,
+                nsm_state,
+                grace,
+                grace_remaining_ms,
+                clients,
+                monitored,
+                locks,
+                unmonitored,
+                waiters,
+                run,
+                cursor,
+            }
+        };
+        match &self.active {
+            Some(active) if active.drain_until.is_none() => Ok(of(&active.account, active.waiters)),
+            _ => {
+                let (account, waiters) = self.looked().await?;
+                Ok(of(&account, waiters))
+            }
+        }
+    }
+
+    pub(super) async fn clients(&mut self, args: PageAfter) -> Result<ClientPage, Refusal> {
+        match &self.active {
+            Some(active) if active.drain_until.is_none() => Ok(active.account.table.list_clients(args.after)),
+            _ => Ok(self.looked().await?.0.table.list_clients(args.after)),
+        }
+    }
+
+    pub(super) async fn locks(&mut self, args: LocksArgs) -> Result<LockPage, Refusal> {
+        match &self.active {
+            Some(active) if active.drain_until.is_none() => Ok(active.account.page(args)),
+            _ => Ok(self.looked().await?.0.page(args)),
+        }
+    }
+
+    pub(super) fn run_clients(&mut self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
+        let active = self.running(args.run)?;
+        let (clients, next) = page(active.account.table.run_clients(), args.after);
+        Ok(RunClientPage { clients, next })
+    }
+
+    pub(super) async fn progress(&mut self, args: ProgressArgs, from: ConnectionId) -> Result<Status, Refusal> {
+        let now = self.now();
+        self.running(args.run)?.account.table.progress(now, &args)?;
+        self.controller = Some(from);
+        self.status().await
+    }
+
+    pub(super) async fn extend(&mut self, args: ExtendArgs) -> Result<Status, Refusal> {
+        let now = self.now();
+        self.running(args.run)?.account.table.extend(now, &args)?;
+        self.status().await
+    }
+
+    pub(super) fn ended(&self, run: RunId) -> Result<FullResult, Refusal> {
+        let on_disk = self.shelf.result(run).map_err(not_durable)?;
+        let is_active = self.active.as_ref().is_some_and(|active| active.journal.args.run == run);
+        let (code, what) =
+            if is_active { (RefusalCode::WrongPhase, "active") } else { (RefusalCode::UnknownRun, "not known") };
+        on_disk.ok_or_else(|| refused(code, format!("run {run} is {what}")))
+    }
+
+    pub(super) fn acknowledge(&self, run: RunId) -> Result<(), Refusal> {
+        self.shelf.acknowledge(run).map_err(not_durable)
+    }
+
+    pub(super) fn unfetched(&self) -> Result<Vec<RunId>, Refusal> {
+        Ok(self.shelf.ended().map_err(not_durable)?.into_iter().map(|result| result.run).collect())
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is made for map_err")]
+pub(super) fn not_durable(error: std::io::Error) -> Refusal {
+    refused(RefusalCode::NotDurable, format!("the state directory cannot be used: {error}"))
+}
+
+async fn listen(active: &mut Option<Active>) -> Option<Told> {
+    match active {
+        Some(active) if active.line.superseded().is_none() => active.line.listen().await,
+        Some(_) | None => std::future::pending().await,
+    }
+}

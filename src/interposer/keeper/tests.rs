@@ -1,0 +1,609 @@
+//! The keeper before a made-up lockd: what it orders, what it drops, what it keeps.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::ground::{Gate, Ground};
+use super::service::Desk;
+use super::shelf::Shelf;
+use super::state::{Ask, Keeper};
+use crate::interposer::messages::{Blind, Call, Claim, LockRequest, Mode, Order, Reply, Request, Told, Treated, Way};
+use crate::manager::knfsd::owners::{ClientHost, HeldLock, OwnerKey, TO_THE_END, View};
+use crate::rpc::control::LockManagerControl;
+use crate::rpc::server::ConnectionId;
+use crate::wire::control::{
+    self, BeginArgs, Begun, ClientProgress, ClientRow, Counts, Delivery, FullResult, InstanceId, Outcome, Policy,
+    ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunPageAfter, RunResult, Scope, SettleArgs, SettleWhen, Silent,
+    Status, Unreachable,
+};
+use crate::wire::nlm::Stat;
+use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::{List, Text};
+
+const SERVER: &str = "192.0.2.1";
+const RUN: RunId = RunId([7; 16]);
+const WHOLE: ByteRange = ByteRange::ALL;
+
+/// What a made-up lockd and its gate did, and are to do.
+#[derive(Debug)]
+struct World {
+    view: View,
+    monitored: Vec<ClientRow>,
+    state: NsmState,
+    /// In their sequence; UNLOCKs are there as `unlock FILE`.
+    done: Vec<String>,
+    orders: Vec<Order>,
+    tell: Option<mpsc::UnboundedSender<Option<Told>>>,
+    calls: u64,
+    gates: usize,
+    refuses_proof: bool,
+    /// UNLOCKs of this file have no effect.
+    stubborn: Option<&'static str>,
+    /// When this client is held.
+    on_hold: Vec<Told>,
+    rules_are_gone: bool,
+}
+
+type Shared = Arc<Mutex<World>>;
+
+fn of(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap()
+}
+
+struct FakeGate {
+    world: Shared,
+    told: mpsc::UnboundedReceiver<Option<Told>>,
+}
+
+impl Drop for FakeGate {
+    fn drop(&mut self) {
+        let mut world = of(&self.world);
+        world.gates -= 1;
+        world.done.push("no gate".into());
+    }
+}
+
+struct FakeLockd(Shared);
+
+#[async_trait]
+impl Ground for FakeLockd {
+    async fn instance(&self) -> Result<InstanceId, String> {
+        Ok(InstanceId([1; 16]))
+    }
+    async fn names(&self) -> Result<Vec<CallerName>, String> {
+        Ok(vec![name("srv")])
+    }
+    async fn state(&self) -> Result<NsmState, String> {
+        Ok(of(&self.0).state)
+    }
+    async fn raise_state(&self, last: NsmState) -> Result<NsmState, String> {
+        let mut world = of(&self.0);
+        world.state = last.next_up();
+        world.done.push("raised".into());
+        Ok(world.state)
+    }
+    async fn monitored(&self) -> Result<Vec<ClientRow>, String> {
+        Ok(of(&self.0).monitored.clone())
+    }
+    async fn view(&self) -> Result<View, String> {
+        Ok(of(&self.0).view.clone())
+    }
+    async fn unlock(&self, _: &View, locks: Vec<HeldLock>) -> Vec<String> {
+        let mut world = of(&self.0);
+        for lock in &locks {
+            let file = String::from_utf8(lock.handle.as_slice().to_vec()).unwrap();
+            world.done.push(format!("unlock {file}"));
+            if world.stubborn != Some(file.as_str()) {
+                world.view.locks.retain(|held| !(held.owner == lock.owner && held.handle == lock.handle));
+            }
+        }
+        vec!["lockd would not".to_owned(); locks.len()]
+    }
+    async fn gate(&self) -> Result<Box<dyn Gate>, String> {
+        let (tell, told) = mpsc::unbounded_channel();
+        let mut world = of(&self.0);
+        world.tell = Some(tell);
+        world.gates += 1;
+        world.done.push("gate".into());
+        Ok(Box::new(FakeGate { world: Arc::clone(&self.0), told }))
+    }
+    fn log(&self, _: &str) {}
+}
+
+#[async_trait]
+impl Gate for FakeGate {
+    async fn order(&mut self, order: Order) -> Result<(), String> {
+        let mut world = of(&self.world);
+        let tell = world.tell.clone().unwrap();
+        match &order {
+            Order::Answer(number) => drop(tell.send(Some(Told::Obeyed(*number)))),
+            Order::Hold(_) => {
+                for told in std::mem::take(&mut world.on_hold) {
+                    tell.send(Some(told)).unwrap();
+                }
+                world.done.push("hold".into());
+            }
+            Order::LetGo(_) => world.done.push("let go".into()),
+            Order::Mode(mode) => world.done.push(format!("{mode:?}")),
+            _ => {}
+        }
+        world.orders.push(order);
+        Ok(())
+    }
+    async fn told(&mut self) -> Option<Told> {
+        match self.told.recv().await {
+            Some(told) => told,
+            None => std::future::pending().await,
+        }
+    }
+    async fn restart(&mut self) -> Result<(), String> {
+        of(&self.world).orders.clear();
+        of(&self.world).done.push("restart".into());
+        Ok(())
+    }
+    fn keep_rules(&mut self) -> Result<(), String> {
+        if of(&self.world).rules_are_gone { Err("flushed".into()) } else { Ok(()) }
+    }
+    async fn prove(&mut self, mode: Mode) -> Result<(), String> {
+        let mut world = of(&self.world);
+        world.done.push(format!("proof of {mode:?}"));
+        if world.refuses_proof { Err("an ordinary LOCK was granted".into()) } else { Ok(()) }
+    }
+}
+
+fn name(text: &str) -> CallerName {
+    CallerName::new(text).unwrap()
+}
+
+fn address(client: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, 10 + client])
+}
+
+fn key(client: u8, svid: u32) -> OwnerKey {
+    OwnerKey { client: address(client), server: SERVER.parse().unwrap(), version: 4, tcp: true, svid }
+}
+
+fn way(client: u8) -> Way {
+    Way {
+        client: Address(address(client)),
+        server: Address(SERVER.parse().unwrap()),
+        version: 4,
+        transport: Transport::Tcp,
+    }
+}
+
+fn held(client: u8, svid: u32, file: &str) -> HeldLock {
+    HeldLock {
+        owner: key(client, svid),
+        caller: name(&format!("c{client}")),
+        handle: FileHandle::new(file.as_bytes()).unwrap(),
+        device: (8, 1),
+        inode: 1,
+        path: None,
+        deleted: false,
+        exclusive: true,
+        start: 0,
+        end: TO_THE_END,
+        monitored: true,
+        nsm_state: None,
+        offered: false,
+    }
+}
+
+fn claim(client: u8, svid: u32, file: &str, range: ByteRange) -> Claim {
+    let (file, svid) = (FileHandle::new(file.as_bytes()).unwrap(), Svid(svid.cast_signed()));
+    Claim { way: way(client), svid, file, range, exclusive: true }
+}
+
+fn lock(client: u8, svid: u32, file: &str, reclaim: bool) -> Request {
+    Request::Lock(LockRequest {
+        claim: claim(client, svid, file, WHOLE),
+        oh: OwnerHandle::new(b"whatever").unwrap(),
+        reclaim,
+        block: false,
+        monitored: true,
+        state: NsmState(3),
+    })
+}
+
+/// A keeper at work, with its run's controller.
+struct Stage {
+    world: Shared,
+    desk: Arc<Desk>,
+    keeper: tokio::task::JoinHandle<()>,
+    dir: tempfile::TempDir,
+}
+
+impl Stage {
+    fn new(locks: Vec<HeldLock>) -> Self {
+        let mut hosts: Vec<ClientHost> = Vec::new();
+        for lock in &locks {
+            let key = OwnerKey { svid: 0, ..lock.owner };
+            if hosts.iter().all(|host| host.key != key) {
+                let (caller, mon_name) = (lock.caller.clone(), Some(lock.caller.clone()));
+                hosts.push(ClientHost { key, caller, mon_name, monitored: true, nsm_state: None });
+            }
+        }
+        let view = View { hosts, locks, waiters: vec![], shares: vec![], passes: 1 };
+        let world = World {
+            view,
+            monitored: Vec::new(),
+            state: NsmState(1),
+            done: Vec::new(),
+            orders: Vec::new(),
+            tell: None,
+            calls: 0,
+            gates: 0,
+            refuses_proof: false,
+            stubborn: None,
+            on_hold: Vec::new(),
+            rules_are_gone: false,
+        };
+        Self::on(Arc::new(Mutex::new(world)), tempfile::tempdir().unwrap())
+    }
+
+    fn on(world: Shared, dir: tempfile::TempDir) -> Self {
+        let (asks, asked) = mpsc::channel::<Ask>(16);
+        let keeper = Keeper::new(Arc::new(FakeLockd(Arc::clone(&world))), shelf(dir.path())).unwrap();
+        let desk = Arc::new(Desk { asks, cursor: keeper.timeline.subscribe() });
+        Self { world, desk, keeper: tokio::spawn(keeper.live(asked)), dir }
+    }
+
+    async fn begin(&self, mode: control::Mode) -> Result<Begun, Refusal> {
+        let silent = Silent::Drop;
+        let args = BeginArgs {
+            run: RUN,
+            instance: InstanceId([1; 16]),
+            nsm_state: of(&self.world).state,
+            scope: Scope::default(),
+            mode,
+            policy: Policy { unreachable: Unreachable::Keep, silent, include_unmonitored: false },
+            may_drop: List::default(),
+            grace_ms: 60_000,
+            grace_max_ms: 120_000,
+        };
+        self.desk.begin(args, ConnectionId(1)).await
+    }
+
+    fn tell(&self, told: Told) {
+        of(&self.world).tell.as_ref().unwrap().send(Some(told)).unwrap();
+    }
+
+    fn call(&self, client: u8, request: Request) -> u64 {
+        let number = {
+            let mut world = of(&self.world);
+            world.calls += 1;
+            world.calls
+        };
+        let (caller, treated) = (name(&format!("c{client}")), Treated::Taken);
+        self.tell(Told::Call(Call { number, way: way(client), caller, request, treated }));
+        number
+    }
+
+    fn answered(&self, client: u8, request: Request, stat: Stat) {
+        let call = self.call(client, request);
+        self.tell(Told::Reply(Reply { call, stat }));
+    }
+
+    /// All clients acked, and have had time enough since.
+    async fn acked(&self) {
+        let clients = self.desk.run_clients(RunPageAfter { run: RUN, after: 0 }).await.unwrap().clients.into_vec();
+        let ack = |index| ClientProgress { client: index, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
+        let clients = List::clipped(clients.iter().map(|client| ack(client.index)).collect());
+        let args = ProgressArgs { run: RUN, notices_begun: true, clients };
+        self.desk.progress(args, ConnectionId(1)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+
+    async fn settle(&self) -> RunResult {
+        let args = SettleArgs { run: RUN, when: SettleWhen::Always };
+        self.desk.settle(args, ConnectionId(1)).await.unwrap()
+    }
+
+    async fn status(&self) -> Status {
+        self.desk.status().await.unwrap()
+    }
+
+    fn result(&self) -> FullResult {
+        shelf(self.dir.path()).result(RUN).unwrap().unwrap()
+    }
+
+    fn done(&self) -> Vec<String> {
+        of(&self.world).done.clone()
+    }
+}
+
+fn shelf(dir: &Path) -> Shelf {
+    Shelf::open(dir).unwrap()
+}
+
+/// (reclaimed, released, dropped, kept)
+fn sums(counts: Counts) -> (u64, u64, u64, u64) {
+    assert_eq!(
+        counts.in_scope,
+        counts.reclaimed + counts.released + counts.dropped + counts.kept + counts.unverified + counts.pending
+    );
+    (counts.reclaimed, counts.released, counts.dropped, counts.kept)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_begins_when_the_state_is_raised_and_the_mode_is_on_and_proven() {
+    let stage = Stage::new(vec![held(1, 5, "a"), held(2, 5, "b")]);
+    let begun = stage.begin(control::Mode::Strict).await.unwrap();
+    assert_eq!((begun.in_scope, begun.clients, begun.old_state, begun.new_state), (2, 2, NsmState(1), NsmState(3)));
+    assert_eq!(stage.done(), ["gate", "raised", "Strict", "proof of Strict"]);
+    assert_eq!(shelf(stage.dir.path()).left().unwrap().unwrap().begun, begun);
+    assert_eq!(stage.begin(control::Mode::Strict).await.unwrap(), begun, "the same run once more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_refused_and_leaves_nothing_where_the_proof_fails() {
+    let stage = Stage::new(vec![held(1, 5, "a")]);
+    of(&stage.world).refuses_proof = true;
+    let refusal = stage.begin(control::Mode::Strict).await.unwrap_err();
+    assert!(refusal.message.as_str().contains("an ordinary LOCK was granted"), "{refusal}");
+    assert_eq!((of(&stage.world).gates, shelf(stage.dir.path()).left().unwrap()), (0, None));
+    assert_eq!(stage.status().await.run.0, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_reclaimed_stays_and_what_was_forgotten_is_freed_while_its_client_is_held() {
+    let stage = Stage::new(vec![held(1, 5, "live"), held(1, 6, "orphan"), held(2, 5, "b")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+    stage.answered(2, lock(2, 5, "b", true), Stat::Granted);
+    stage.acked().await;
+    let result = stage.settle().await;
+    assert_eq!(sums(result.counts), (2, 0, 1, 0));
+    assert_eq!(stage.done()[4..], ["hold", "unlock orphan", "let go", "Drain"]);
+    assert_eq!(of(&stage.world).view.locks.len(), 2);
+    assert_eq!((stage.result().result, shelf(stage.dir.path()).left().unwrap()), (result, None));
+    // The gate stands until no late reclaim can come any more.
+    assert_eq!(of(&stage.world).gates, 1);
+    tokio::time::sleep(Duration::from_secs(130)).await;
+    assert_eq!(of(&stage.world).gates, 0);
+    assert_eq!(stage.done()[8..], ["Off", "no gate"]);
+}
+
+/// A run in which client 1 acks and does not reclaim "orphan", after `spoil` has happened: how often UNLOCK was sent, and
+/// the sums.
+async fn spoiled(spoil: impl FnOnce(&Stage)) -> (usize, (u64, u64, u64, u64), Stage) {
+    let stage = Stage::new(vec![held(1, 5, "live"), held(1, 6, "orphan")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+    spoil(&stage);
+    stage.acked().await;
+    let sums = sums(stage.settle().await.counts);
+    let unlocks = stage.done().iter().filter(|done| done.starts_with("unlock")).count();
+    (unlocks, sums, stage)
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_dropped_of_a_client_of_which_something_is_not_known() {
+    let blind = |stage: &Stage| {
+        let (client, why) = (Address(address(1)), Text::clipped("a record was split"));
+        stage.tell(Told::Blind(Blind { client, why }));
+    };
+    let unanswered = |stage: &Stage| {
+        stage.call(1, lock(1, 6, "orphan", true));
+    };
+    let refused = |stage: &Stage| stage.answered(1, lock(1, 6, "orphan", true), Stat::DeniedNolocks);
+    let other_name = |stage: &Stage| {
+        let (request, treated) = (lock(1, 9, "x", false), Treated::Refused);
+        stage.tell(Told::Call(Call { number: 99, way: way(1), caller: name("clone"), request, treated }));
+        stage.tell(Told::Reply(Reply { call: 99, stat: Stat::DeniedGracePeriod }));
+    };
+    let filter_died = |stage: &Stage| {
+        stage.call(1, lock(1, 6, "orphan", true));
+        of(&stage.world).tell.as_ref().unwrap().send(None).unwrap();
+    };
+    for (what, kept) in [
+        ("blind", spoiled(blind).await),
+        ("unanswered", spoiled(unanswered).await),
+        ("refused", spoiled(refused).await),
+        ("another name", spoiled(other_name).await),
+        ("the filter died", spoiled(filter_died).await),
+    ] {
+        assert_eq!((kept.0, kept.1), (0, (1, 0, 0, 1)), "{what}");
+    }
+    let (unlocks, sums, _) = spoiled(|_| {}).await;
+    assert_eq!((unlocks, sums), (1, (1, 0, 1, 0)), "without all that it is dropped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_sent_again_is_answered_once() {
+    let (unlocks, sums, _) = spoiled(|stage| {
+        stage.call(1, lock(1, 5, "live", true));
+        stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+    })
+    .await;
+    assert_eq!((unlocks, sums), (1, (1, 0, 1, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_lockd_does_not_give_up_is_kept_and_the_reason_told() {
+    let (unlocks, sums, stage) = spoiled(|stage| of(&stage.world).stubborn = Some("orphan")).await;
+    assert_eq!((unlocks, sums), (1, (1, 0, 0, 1)));
+    let events = stage.desk.watch(control::WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap().events;
+    let told = events.as_slice().iter().any(|event| event.detail.as_str().contains("lockd would not"));
+    assert!(told, "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_went_away_unseen_was_released_and_no_unlock_is_sent_for_it() {
+    let (unlocks, sums, _) = spoiled(|stage| of(&stage.world).view.locks.retain(|lock| lock.owner.svid == 5)).await;
+    assert_eq!((unlocks, sums), (0, (1, 1, 0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_of_which_a_weaker_mode_was_reclaimed_is_not_unlocked() {
+    let (unlocks, sums, _) = spoiled(|stage| {
+        let Request::Lock(mut weaker) = lock(1, 6, "orphan", true) else { unreachable!() };
+        weaker.claim.exclusive = false;
+        stage.answered(1, Request::Lock(weaker), Stat::Granted);
+        for lock in of(&stage.world).view.locks.iter_mut().filter(|lock| lock.owner.svid == 6) {
+            lock.exclusive = false;
+        }
+    })
+    .await;
+    assert_eq!((unlocks, sums), (0, (1, 0, 0, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reclaim_that_lockd_answers_while_its_client_is_held_is_not_dropped() {
+    let (unlocks, sums, _) = spoiled(|stage| {
+        let call = stage.call(1, lock(1, 6, "orphan", true));
+        // It was open when its client was held; the answer comes then.
+        of(&stage.world).on_hold = vec![Told::Reply(Reply { call, stat: Stat::Granted })];
+    })
+    .await;
+    assert_eq!((unlocks, sums.2), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reclaim_that_lockd_denies_is_a_conflict_of_two_named_owners_and_keeps_nothing_from_being_dropped() {
+    let (unlocks, sums, stage) = spoiled(|stage| stage.answered(2, lock(2, 9, "live", true), Stat::Denied)).await;
+    assert_eq!((unlocks, sums), (1, (1, 0, 1, 0)));
+    let full = stage.result();
+    let conflict = full.locks.as_slice().iter().find(|row| row.fate == control::Fate::Conflict).unwrap();
+    assert_eq!(conflict.owner.name, name("c2"));
+    assert_eq!(conflict.other.0.as_ref().unwrap().name, name("c1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_reclaim_is_appended_to_the_result() {
+    let (_, _, stage) = spoiled(|_| {}).await;
+    stage.answered(1, lock(1, 6, "orphan", true), Stat::Granted);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let full = stage.result();
+    assert_eq!(full.result.late, 1);
+    assert!(full.locks.as_slice().iter().any(|row| row.late), "{:?}", full.locks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_holds_everything_again_and_lets_late_reclaims_pass() {
+    let stage = Stage::new(vec![held(1, 5, "a")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.acked().await;
+    let result = stage.desk.abort(RunArgs { run: RUN }).await.unwrap();
+    assert_eq!((result.outcome, sums(result.counts)), (Outcome::Aborted, (0, 0, 0, 1)));
+    assert_eq!(stage.done().last().unwrap(), "Drain");
+    assert_eq!(of(&stage.world).view.locks.len(), 1);
+    let again = stage.desk.abort(RunArgs { run: RUN }).await.unwrap_err();
+    assert_eq!(again.code, RefusalCode::WrongPhase);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_without_a_notice_is_aborted_at_its_deadline_and_the_gate_goes_at_once() {
+    let stage = Stage::new(vec![held(1, 5, "a")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    assert_eq!(stage.result().result.outcome, Outcome::Aborted);
+    assert_eq!(of(&stage.world).gates, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_controller_is_gone_settles_alone() {
+    let stage = Stage::new(vec![held(1, 5, "live"), held(1, 6, "orphan")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+    stage.acked().await;
+    stage.desk.connection_closed(ConnectionId(1));
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let result = stage.result().result;
+    assert!(result.alone);
+    assert_eq!(sums(result.counts), (1, 0, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_dropped_when_lockd_enters_grace_itself_or_the_rules_are_gone() {
+    for rules in [false, true] {
+        let stage = Stage::new(vec![held(1, 5, "a")]);
+        stage.begin(control::Mode::Strict).await.unwrap();
+        stage.acked().await;
+        if rules {
+            of(&stage.world).rules_are_gone = true;
+        } else {
+            stage.tell(Told::Superseded(Text::clipped("lockd is in grace")));
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let result = stage.result().result;
+        assert_eq!((result.outcome, result.counts.unverified), (Outcome::Superseded, 1));
+        assert_eq!(of(&stage.world).gates, 0);
+        assert_eq!(of(&stage.world).view.locks.len(), 1);
+        let settle = SettleArgs { run: RUN, when: SettleWhen::Always };
+        let answer = stage.desk.settle(settle, ConnectionId(1)).await.unwrap();
+        assert_eq!(answer.outcome, Outcome::Superseded);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_keeper_tells_of_a_run_whose_keeper_was_killed() {
+    let stage = Stage::new(vec![held(1, 5, "a")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    let Stage { world, keeper, dir, .. } = stage;
+    keeper.abort();
+    let next = Stage::on(world, dir);
+    let result = next.desk.result(RunArgs { run: RUN }).await.unwrap();
+    assert_eq!((result.outcome, result.counts.in_scope, result.counts.unverified), (Outcome::Superseded, 1, 1));
+    assert_eq!(next.desk.unfetched().await.unwrap().runs.into_vec(), [RUN]);
+    next.desk.acknowledge(RunArgs { run: RUN }).await.unwrap();
+    assert_eq!(next.desk.unfetched().await.unwrap().runs.into_vec(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_keeper_believes_a_result_whose_keeper_was_killed_as_it_was_written() {
+    let stage = Stage::new(vec![held(1, 5, "a")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    let journal = shelf(stage.dir.path()).left().unwrap().unwrap();
+    stage.acked().await;
+    stage.answered(1, lock(1, 5, "a", true), Stat::Granted);
+    let result = stage.settle().await;
+    let Stage { world, keeper, dir, .. } = stage;
+    keeper.abort();
+    shelf(dir.path()).keep(&journal).unwrap();
+    let next = Stage::on(world, dir);
+    assert_eq!(next.desk.result(RunArgs { run: RUN }).await.unwrap(), result);
+    assert_eq!(shelf(next.dir.path()).left().unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_filter_is_told_all_that_stands() {
+    let stage = Stage::new(vec![held(1, 5, "a"), held(2, 5, "b")]);
+    stage.begin(control::Mode::Targeted).await.unwrap();
+    let before: Vec<Order> = of(&stage.world).orders.clone();
+    assert!(before.contains(&Order::Pending(claim(1, 5, "a", WHOLE))), "{before:?}");
+    stage.answered(1, lock(1, 5, "a", true), Stat::Granted);
+    stage.status().await;
+    stage.status().await;
+    assert!(of(&stage.world).orders.contains(&Order::NotPending(claim(1, 5, "a", WHOLE))));
+    of(&stage.world).tell.as_ref().unwrap().send(None).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let orders = of(&stage.world).orders.clone();
+    assert_eq!(orders, [Order::Pending(claim(2, 5, "b", WHOLE)), Order::Mode(Mode::Targeted)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_lockd_has_forgotten_is_told_too() {
+    let stage = Stage::new(vec![held(1, 5, "a")]);
+    let row = |client: u8| ClientRow {
+        name: CallerName::of_words(&address(client).to_string()),
+        addresses: List::clipped(vec![Address(address(client))]),
+        server_addresses: List::clipped(vec![Address(SERVER.parse().unwrap())]),
+        nsm_state: NsmState(0),
+        monitored: true,
+        shared_address: false,
+        locks: 0,
+        unmonitored: 0,
+        waiters: 0,
+        suspicions: List::default(),
+    };
+    of(&stage.world).monitored = vec![row(1), row(3)];
+    let begun = stage.begin(control::Mode::Strict).await.unwrap();
+    assert_eq!((begun.clients, begun.in_scope), (2, 1));
+}

@@ -1,0 +1,70 @@
+//! A table that follows another lock manager. That one has the locks and answers the calls; the table is the account of a
+//! run over them, and is given each call when it was answered.
+//!
+//! So what the other one refused must not be decided anew here, and a lock that policy gives up is dropped only if the other
+//! one has given it up: what is left there is kept, in the run's result too.
+
+use super::api::{Call, Caller, ClientId, Outside, Wanted};
+use super::owners::OwnerKey;
+use super::run::Settling;
+use super::segment::{Segment, Want};
+use super::table::LockTable;
+use crate::wire::control::LockFate;
+use crate::wire::types::NsmState;
+use std::time::Duration;
+
+/// Where nobody of this table is in the way of a reclaim that was refused.
+const ANOTHER: &str = "a process of the server, or a client of another protocol, has it";
+
+impl LockTable {
+    /// The other lock manager has refused the reclaim for a conflict. Nothing changes; both owners are named in the result.
+    /// Gives the client that is in the way, if it is one of this table.
+    pub fn reclaim_was_refused(&mut self, now: Duration, caller: Caller, call: &Call) -> Option<ClientId> {
+        self.hear_of(now, caller.client);
+        let (process, handle, range, kind) = call.subject()?;
+        let file = self.open(handle)?;
+        let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
+        let (client, epoch) = (caller.client, self.epoch);
+        let state = NsmState::default();
+        let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored: true, offered: false };
+        let want = Want { caller, file, lock, len: range.nlm_len(), outside: Outside::Unasked };
+        let other = self.in_the_way(&want).next().map(|s| (s.client, (s.owner, s.range)));
+        let what = if other.is_some() { "has it" } else { ANOTHER };
+        self.refuse_reclaim(&want, other.map(|(_, other)| other), what);
+        self.owners.release(owner);
+        self.close(file);
+        other.map(|(client, _)| client)
+    }
+
+    /// Whether any of the range is pending as this owner's.
+    pub fn has_pending(&self, caller: Caller, wanted: &Wanted) -> bool {
+        let key = OwnerKey { client: caller.client, via: caller.via, process: wanted.process.clone() };
+        let place = self.segments().find(&wanted.file).zip(self.owners.find(&key));
+        place.is_some_and(|(file, owner)| {
+            self.segments().owned_in(file, owner, wanted.range).any(|s| self.is_pending(file, s))
+        })
+    }
+
+    /// These stay with the other lock manager, so a settle under way keeps them, whatever is decided about their clients.
+    /// All is to be [scanned](Self::settle_scan) again.
+    pub fn settle_spare(&mut self, rows: &[LockFate]) {
+        for row in rows {
+            let place = self.segments().find(&row.file).zip(self.owner_of(&row.owner));
+            if let (Some((file, (_, owner))), Some(run)) = (place, &mut self.run) {
+                run.covers.spared.insert((file, owner, row.range));
+            }
+        }
+        let Some(run) = &mut self.run else { return };
+        let Some(settling) = run.settling.take() else { return };
+        run.recount(|counts| (counts.dropped, counts.kept) = (0, 0));
+        let pending = run.tallies.iter().enumerate().filter(|(_, tally)| tally.counts.pending > 0);
+        run.settling = Some(Settling {
+            clients: pending.map(|(place, _)| place).collect(),
+            not_understood: settling.not_understood,
+            alone: settling.alone,
+            reason: settling.reason,
+            answers: settling.answers,
+            ..Settling::default()
+        });
+    }
+}

@@ -1,0 +1,206 @@
+//! knfsd by `--method grace`: the lock manager is a process in front of lockd, which speaks the control protocol.
+//!
+//! Theory. That process (`interposer/`) is started from nlmctl's own file when it is first needed, in a session of its own,
+//! and ends by itself when it has no run and is not called. It has the run: nlmctl may die and go on with it. One such
+//! process is here at a time. What it has on disk tells whether there is a run of it to ask for.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use async_trait::async_trait;
+use tokio::net::UnixStream;
+
+use super::{Knfsd, KnfsdError, STATE_DIR, manager};
+use crate::manager::driven::Driven;
+use crate::manager::nlmd::Nlmd;
+use crate::manager::{Caution, Freed, LockManager, ManagerError, Owners, Weight};
+use crate::wire::control::{
+    BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
+    ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
+};
+
+/// The hidden command of nlmctl that runs the process in front of lockd; its folder and its socket follow.
+pub const COMMAND: &str = "knfsd-keeper";
+/// What it says once it serves.
+pub const READY: &str = "ready";
+/// Its control socket.
+pub const SOCKET: &str = "/run/nlmctl/knfsd.sock";
+/// The file in its folder that is there while a run is active.
+pub const ACTIVE: &str = "active";
+/// How the name of a result ends that nobody has fetched.
+pub const RESULT: &str = "result";
+/// Longest answer of one that is started.
+const ANSWER: u64 = 4096;
+
+/// Its folder.
+pub fn folder() -> PathBuf {
+    Path::new(STATE_DIR).join("keeper")
+}
+
+/// Whether a run in front of lockd is active, or was when its process was killed.
+pub fn is_active() -> bool {
+    folder().join(ACTIVE).exists()
+}
+
+/// Whether there is a run in front of lockd to ask for: an active one, or one whose result nobody has fetched.
+pub fn has_news() -> bool {
+    let is_result = |entry: fs::DirEntry| entry.path().extension().is_some_and(|end| end == RESULT);
+    is_active() || fs::read_dir(folder()).is_ok_and(|entries| entries.flatten().any(is_result))
+}
+
+/// See above.
+#[derive(Debug)]
+pub struct Grace {
+    program: PathBuf,
+    keeper: Nlmd,
+    /// What is not about runs.
+    kernel: Driven<Knfsd>,
+}
+
+impl Grace {
+    /// `program` is nlmctl's own file.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        let program = program.into();
+        Self { keeper: Nlmd::new(SOCKET), kernel: manager(STATE_DIR, &program), program }
+    }
+
+    /// The process, started if it is not there.
+    async fn keeper(&self) -> Result<&Nlmd, ManagerError> {
+        if UnixStream::connect(SOCKET).await.is_ok() {
+            return Ok(&self.keeper);
+        }
+        let program = self.program.clone();
+        let started = tokio::task::spawn_blocking(move || start(&program)).await;
+        match started.unwrap_or_else(|_| Err("a thread died".to_owned())) {
+            Ok(()) => Ok(&self.keeper),
+            Err(what) => Err(ManagerError::Unreachable {
+                endpoint: SOCKET.to_owned(),
+                what: format!("the process in front of lockd did not start: {what}"),
+                remedy: "run this as root on the NFS server, or use --method reboot".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Starts it: answers once it serves, or another one does.
+fn start(program: &Path) -> Result<(), String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let mut child = Command::new(program)
+        .arg(COMMAND)
+        .arg(folder())
+        .arg(SOCKET)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let answers = child.stdout.take().ok_or("it has no output")?;
+    let mut line = String::new();
+    BufReader::new(answers.take(ANSWER)).read_line(&mut line).map_err(failed)?;
+    if line.trim_end() == READY {
+        return Ok(());
+    }
+    let _ = child.wait();
+    Err(line.trim_end().to_owned())
+}
+
+/// What holds otherwise than with nlmd.
+fn cautions() -> Vec<Caution> {
+    let say = |about, text: &str| Caution::new(about, Weight::Say, text, "");
+    vec![
+        say(
+            "grace",
+            "lockd keeps every lock and NFS service goes on: one word of the clients' lock requests is changed on their way \
+             to lockd, so that it refuses ordinary ones and grants reclaims",
+        ),
+        say(
+            "statement-5",
+            "processes of this host and NFSv4 clients are not bound by grace; a range that its owner gives up can go to \
+             one of them, or to a client that already waits for it (statement 5)",
+        ),
+        say(
+            "statement-9",
+            "after the end of the run a late reclaim is granted only if its range is free just then, whoever had it in \
+             between, and only until the latest deadline (statement 9)",
+        ),
+        say("statement-10", "what is dropped at the end is freed lock by lock, not in one instant (statement 10)"),
+        say(
+            "killed",
+            "if the process in front of lockd is killed, reclaims that come after that are refused, and their clients \
+             forget those locks; nothing is dropped then",
+        ),
+    ]
+}
+
+#[async_trait]
+impl LockManager for Grace {
+    fn kind(&self) -> &'static str {
+        "knfsd"
+    }
+    fn endpoint(&self) -> String {
+        SOCKET.to_owned()
+    }
+    async fn info(&self) -> Result<Info, ManagerError> {
+        self.keeper().await?.info().await
+    }
+    async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
+        let kernel = self.kernel.backend();
+        let mut found = cautions();
+        found.extend(kernel.blocking(Knfsd::look_at_statd).await.map_err(KnfsdError::unanswered)?);
+        found.extend(super::obstacles::look(&kernel.machine).await);
+        Ok(found)
+    }
+    async fn status(&self) -> Result<Status, ManagerError> {
+        self.keeper().await?.status().await
+    }
+    async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
+        self.keeper().await?.clients().await
+    }
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        self.kernel.owners().await
+    }
+    async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError> {
+        self.keeper().await?.locks(args).await
+    }
+    async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError> {
+        self.keeper().await?.begin(args).await
+    }
+    async fn run_clients(&self, run: RunId) -> Result<Vec<RunClient>, ManagerError> {
+        self.keeper().await?.run_clients(run).await
+    }
+    async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError> {
+        self.keeper().await?.progress(args).await
+    }
+    async fn extend(&self, args: &ExtendArgs) -> Result<Status, ManagerError> {
+        self.keeper().await?.extend(args).await
+    }
+    async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
+        self.keeper().await?.settle(args).await
+    }
+    async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError> {
+        self.keeper().await?.abort(run).await
+    }
+    async fn result(&self, run: RunId) -> Result<RunResult, ManagerError> {
+        self.keeper().await?.result(run).await
+    }
+    async fn result_clients(&self, run: RunId, after: u64) -> Result<ClientResultPage, ManagerError> {
+        self.keeper().await?.result_clients(run, after).await
+    }
+    async fn result_locks(&self, run: RunId, after: u64) -> Result<LockFatePage, ManagerError> {
+        self.keeper().await?.result_locks(run, after).await
+    }
+    async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError> {
+        self.keeper().await?.acknowledge(run).await
+    }
+    async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError> {
+        self.keeper().await?.unfetched().await
+    }
+    async fn release(&self, args: &ReleaseArgs) -> Result<Freed, ManagerError> {
+        self.kernel.release(args).await
+    }
+    async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
+        self.keeper().await?.watch(args).await
+    }
+}
