@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
@@ -30,6 +30,10 @@ const QUEUE: u16 = 0x6e6c;
 const LAPSE: Duration = Duration::from_secs(20);
 /// How long a filter may take until it works.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
+/// How long an nlmctl that leaves just now is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries.
+const TRY_EVERY: Duration = Duration::from_millis(50);
 
 /// See above.
 pub(super) struct Kernel {
@@ -113,7 +117,7 @@ impl Ground for Kernel {
             return Err(format!("{}; {}", stop.text, stop.remedy));
         }
         let vault = Vault::new(STATE_DIR);
-        let driving = blocking(move || vault.try_drive().map_err(words)).await?;
+        let driving = blocking(move || patient(|| vault.try_drive().map_err(words))).await?;
         let driving = driving.ok_or("another nlmctl drives this lock manager")?;
         blocking(|| Rules::remove_left().map_err(words)).await?;
         let mut ports = BTreeSet::new();
@@ -134,6 +138,18 @@ impl Ground for Kernel {
 
     fn log(&self, line: &str) {
         host::syslog(line);
+    }
+}
+
+/// Tries until something is there that another nlmctl is about to let go of, for a few seconds. Blocks.
+pub(super) fn patient<T>(mut attempt: impl FnMut() -> Result<Option<T>, String>) -> Result<Option<T>, String> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let found = attempt()?;
+        if found.is_some() || Instant::now() >= until {
+            return Ok(found);
+        }
+        std::thread::sleep(TRY_EVERY);
     }
 }
 

@@ -57,7 +57,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use self::kernel::Kernel;
+use self::kernel::{Kernel, patient};
 use self::service::Desk;
 use self::shelf::Shelf;
 use self::state::Keeper;
@@ -95,7 +95,8 @@ async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
     nix::unistd::setsid().map_err(|error| format!("cannot leave the session: {error}"))?;
     let words = |error: std::io::Error| format!("{}: {error}", dir.display());
     let shelf = Shelf::open(dir).map_err(words)?;
-    let lock = try_lock(&dir.join(LOCK)).map_err(words)?;
+    // One that ends just now is waited for: nobody else is here yet who could be held up.
+    let lock = patient(|| try_lock(&dir.join(LOCK)).map_err(words))?;
     let _lock = lock.ok_or("another process stands in front of lockd, and does not answer")?;
     let ground = Arc::new(Kernel::new(Path::new("/proc/self/exe")));
     let keeper = Keeper::new(ground, shelf).map_err(words)?;
