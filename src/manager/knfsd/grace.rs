@@ -116,16 +116,16 @@ fn cautions() -> Vec<Caution> {
              to lockd, so that it refuses ordinary ones and grants reclaims",
         ),
         say(
-            "statement-5",
+            "not-bound",
             "processes of this host and NFSv4 clients are not bound by grace; a range that its owner gives up can go to \
-             one of them, or to a client that already waits for it (statement 5)",
+             one of them, or to a client that already waits for it",
         ),
         say(
-            "statement-9",
+            "late-reclaims",
             "after the end of the run a late reclaim is granted only if its range is free just then, whoever had it in \
-             between, and only until the latest deadline (statement 9)",
+             between, and only until the latest deadline",
         ),
-        say("statement-10", "what is dropped at the end is freed lock by lock, not in one instant (statement 10)"),
+        say("one-by-one", "what is dropped at the end is freed lock by lock, not in one instant"),
         say(
             "killed",
             "if the process in front of lockd is killed, reclaims that come after that are refused, and their clients \
