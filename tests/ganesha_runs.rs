@@ -21,7 +21,7 @@ use nfs3_types::nfs3::{CREATE3args, Nfs3Result, createhow3, diropargs3, filename
 use nfs3_types::rpc::{auth_unix, opaque_auth};
 use nlmctl::controller::{self, ControllerError, Options};
 use nlmctl::demo::clients::{Behaviour, ClientNo, Farm, Lock};
-use nlmctl::manager::driven::{Backend, Driven};
+use nlmctl::manager::adapter::{Adapter, Backend};
 use nlmctl::manager::ganesha::{self, Ganesha as Manager, GaneshaOptions};
 use nlmctl::manager::{LockManager, ManagerError, Weight};
 use nlmctl::report::{Progress, RunReport};
@@ -195,7 +195,7 @@ impl V4 {
 }
 
 /// Ganesha as a lock manager, as nlmctl makes it.
-fn manager(host: &Netns, soft: bool) -> Arc<Driven<Manager>> {
+fn manager(host: &Netns, soft: bool) -> Arc<Adapter<Manager>> {
     let dir = host.folder().join("nlmctl");
     let options = GaneshaOptions { soft, names: vec![name("nas.test"), name("nas")], ..GaneshaOptions::new(&dir) };
     Arc::new(ganesha::manager(options))
@@ -203,7 +203,7 @@ fn manager(host: &Netns, soft: bool) -> Arc<Driven<Manager>> {
 
 async fn resync(
     host: &Netns,
-    manager: &Arc<Driven<Manager>>,
+    manager: &Arc<Adapter<Manager>>,
     request: &Request,
     clients: &Clients,
 ) -> Result<RunReport, ControllerError> {
@@ -223,7 +223,7 @@ async fn resync(
 }
 
 /// A begin of everything, as a controller asks for it.
-async fn begin_args(manager: &Driven<Manager>) -> BeginArgs {
+async fn begin_args(manager: &Adapter<Manager>) -> BeginArgs {
     manager.cautions().await.unwrap();
     let info = manager.info().await.unwrap();
     BeginArgs {
@@ -240,7 +240,7 @@ async fn begin_args(manager: &Driven<Manager>) -> BeginArgs {
 }
 
 /// What Ganesha holds: a line a lock.
-async fn held(manager: &Driven<Manager>) -> Vec<String> {
+async fn held(manager: &Adapter<Manager>) -> Vec<String> {
     let mut locks: Vec<String> =
         manager.backend().sight().await.unwrap().locks.iter().map(ToString::to_string).collect();
     locks.sort();

@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netns::{LIMIT, Netns, add_address, await_some, cable, link, until};
-use nlmctl::interposer::messages::{Call, Mode, Order, Told, Treated};
+use nlmctl::interposer::messages::{Call, FilterEvent, Mode, Order, Treated};
 use nlmctl::interposer::rules::{Port, Ports, Rules};
 use nlmctl::wire::nlm::{self, Lock, LockArgs, Message, Procedure, Res, Stat, Version};
 use nlmctl::wire::record::{RecordReader, frame};
@@ -104,7 +104,7 @@ impl Service {
 struct Filter {
     child: Child,
     line: UnixStream,
-    told: Arc<Mutex<Vec<Told>>>,
+    told: Arc<Mutex<Vec<FilterEvent>>>,
     answers: u64,
 }
 
@@ -146,24 +146,24 @@ impl Filter {
     }
 
     /// All that it told before now.
-    fn told(&mut self) -> Vec<Told> {
+    fn told(&mut self) -> Vec<FilterEvent> {
         self.answers += 1;
         self.order(&Order::Answer(self.answers));
-        let wanted = Told::Obeyed(self.answers);
+        let wanted = FilterEvent::Obeyed(self.answers);
         until("the filter obeys", || self.told.lock().unwrap().contains(&wanted));
         self.told.lock().unwrap().clone()
     }
     fn calls(&mut self) -> Vec<Call> {
-        let call = |told| if let Told::Call(call) = told { Some(call) } else { None };
+        let call = |told| if let FilterEvent::Call(call) = told { Some(call) } else { None };
         self.told().into_iter().filter_map(call).collect()
     }
     /// By the number of its call.
     fn replies(&mut self) -> HashMap<u64, Stat> {
-        let reply = |told| if let Told::Reply(reply) = told { Some((reply.call, reply.stat)) } else { None };
+        let reply = |told| if let FilterEvent::Reply(reply) = told { Some((reply.call, reply.stat)) } else { None };
         self.told().into_iter().filter_map(reply).collect()
     }
     fn blinds(&mut self) -> usize {
-        self.told().iter().filter(|told| matches!(told, Told::Blind(_))).count()
+        self.told().iter().filter(|told| matches!(told, FilterEvent::Blind(_))).count()
     }
 }
 
@@ -369,7 +369,7 @@ fn when_lockd_is_in_grace_itself_or_has_ended_all_passes_unchanged() {
         stream.write_all(&frame(&lock(1, true))).unwrap();
         assert_eq!(read_replies(&mut stream, 1), [1]);
         std::fs::write(world.root.path().join(file), text).unwrap();
-        until("the filter sees it", || filter.told().iter().any(|told| matches!(told, Told::Superseded(_))));
+        until("the filter sees it", || filter.told().iter().any(|told| matches!(told, FilterEvent::Superseded(_))));
         stream.write_all(&frame(&lock(2, true))).unwrap();
         assert_eq!(read_replies(&mut stream, 1), [2]);
         assert_eq!(world.service.got(), [(1, false, false), (2, true, true)]);

@@ -25,7 +25,7 @@ pub(crate) fn names() -> List<CallerName, 16> {
 
 /// A client of the run, as its result will tell of it, and when its last notice was acked.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct FilterEvent {
     result: ClientResult,
     acked: Option<Instant>,
     /// The one address that this server is called by.
@@ -41,7 +41,7 @@ pub(crate) struct Run {
     deadline: Duration,
     pub(crate) notices_begun: bool,
     pub(crate) last_reclaim: Option<Duration>,
-    told: Vec<Told>,
+    told: Vec<FilterEvent>,
     /// Resurrected locks and conflicts.
     rows: Vec<LockFate>,
 }
@@ -100,7 +100,7 @@ fn fate_row(fate: Fate, lock: &LockRow, other: Option<&LockRow>) -> LockFate {
     }
 }
 
-impl Told {
+impl FilterEvent {
     fn new(place: usize, owner: &OwnerRow) -> Self {
         let result = ClientResult {
             client: u32::try_from(place).unwrap_or(u32::MAX),
@@ -201,7 +201,7 @@ impl Run {
 
     /// Whom to notify.
     pub(crate) fn clients(&self) -> Vec<RunClient> {
-        let row = |told: &Told| RunClient {
+        let row = |told: &FilterEvent| RunClient {
             index: told.result.client,
             name: told.result.name.clone(),
             addresses: List::clipped(vec![told.result.address]),
@@ -353,11 +353,11 @@ impl Toy {
         // Durable before anything is marked: after a crash the next number is another one.
         write_durably(&self.state_dir, "state", new_state.0.to_string().as_bytes())?;
         self.state = new_state;
-        let mut told: Vec<Told> = Vec::new();
+        let mut told: Vec<FilterEvent> = Vec::new();
         for lock in self.locks.values_mut() {
             lock.state = LockState::Pending;
             let place = told.iter().position(|told| told.is(&lock.owner)).unwrap_or_else(|| {
-                told.push(Told::new(told.len(), &lock.owner));
+                told.push(FilterEvent::new(told.len(), &lock.owner));
                 told.len() - 1
             });
             if let Some(told) = told.get_mut(place) {
@@ -406,7 +406,7 @@ impl Toy {
             return refused(RefusalCode::StillPending, "locks are still pending");
         }
         let may_drop = run.args.may_drop.as_slice();
-        let paths: Vec<_> = run.told.iter().map(Told::paths).collect();
+        let paths: Vec<_> = run.told.iter().map(FilterEvent::paths).collect();
         let told = run.told.iter().zip(&paths);
         let facts: Vec<ClientFacts<'_>> = told.map(|(told, paths)| told.facts(paths, may_drop)).collect();
         let judgement = judge(&facts, run.args.policy, Duration::from_millis(run.args.grace_ms), alone);

@@ -22,14 +22,14 @@ const NLMD_STATE: &str = "var/lib/nlmd";
 
 /// What was seen of this host.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct HostFindings {
     /// NFSv3 mounts that lock over the network, or why they are not known.
     pub(super) mounts: Result<Vec<LocalMount>, String>,
     /// All else.
     pub(super) findings: Vec<Finding>,
 }
 
-pub(super) fn look(kind: Kind, places: &Places) -> Seen {
+pub(super) fn look(kind: Kind, places: &Places) -> HostFindings {
     let machine = Machine::at(&places.root);
     let running: Vec<String> =
         machine.processes().unwrap_or_default().into_iter().filter_map(|pid| machine.process_name(pid)).collect();
@@ -39,7 +39,7 @@ pub(super) fn look(kind: Kind, places: &Places) -> Seen {
     findings.extend(others(kind, &running));
     findings.extend(cluster(kind, &machine, &running));
     findings.extend(room(kind, places));
-    Seen { mounts: mounts(&machine), findings }
+    HostFindings { mounts: mounts(&machine), findings }
 }
 
 fn mounts(machine: &Machine) -> Result<Vec<LocalMount>, String> {

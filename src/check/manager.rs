@@ -34,7 +34,7 @@ async fn ask(manager: &dyn LockManager) -> Result<Answers, ManagerError> {
 
 /// What was seen of the manager.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct ManagerFindings {
     /// It answered.
     pub(super) reached: bool,
     /// Every address of every client is a loopback one.
@@ -44,11 +44,14 @@ pub(super) struct Seen {
     pub(super) findings: Vec<Finding>,
 }
 
-fn unreached(words: String, remedy: impl Into<String>) -> Seen {
-    Seen { findings: vec![Finding::new("manager", Severity::Problem, words, remedy)], ..Seen::default() }
+fn unreached(words: String, remedy: impl Into<String>) -> ManagerFindings {
+    ManagerFindings {
+        findings: vec![Finding::new("manager", Severity::Problem, words, remedy)],
+        ..ManagerFindings::default()
+    }
 }
 
-pub(super) async fn look(manager: Result<&dyn LockManager, &Failure>, places: &Places) -> Seen {
+pub(super) async fn look(manager: Result<&dyn LockManager, &Failure>, places: &Places) -> ManagerFindings {
     let manager = match manager {
         Ok(manager) => manager,
         Err(failure) => return unreached(failure.message.clone(), &failure.remedy),
@@ -86,7 +89,7 @@ pub(super) async fn look(manager: Result<&dyn LockManager, &Failure>, places: &P
     findings.extend(of_names);
     findings.extend(of_clients);
     let all_loopback = clients.iter().all(|client| only_loopback(client.addresses.as_slice()));
-    Seen { reached: true, all_loopback, cautioned, findings }
+    ManagerFindings { reached: true, all_loopback, cautioned, findings }
 }
 
 fn caution(caution: Caution) -> Finding {

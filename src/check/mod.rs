@@ -39,9 +39,9 @@ pub async fn check(manager: Result<&dyn LockManager, &Failure>, places: &Places)
     let kind = manager.map_or(Kind::Nlmd, Kind::of);
     let (theirs, registered, files) =
         tokio::join!(manager::look(manager, places), programs::look(kind, places), files(kind, places.clone()),);
-    let manager::Seen { reached, all_loopback, cautioned, mut findings } = theirs;
+    let manager::ManagerFindings { reached, all_loopback, cautioned, mut findings } = theirs;
     let mut host = match files {
-        Ok(host::Seen { mounts, mut findings }) => {
+        Ok(host::HostFindings { mounts, mut findings }) => {
             findings.insert(0, host::judge_mounts(&mounts, all_loopback));
             findings
         }
@@ -57,7 +57,7 @@ pub async fn check(manager: Result<&dyn LockManager, &Failure>, places: &Places)
     CheckReport::new(name, &endpoint, reached, findings)
 }
 
-async fn files(kind: Kind, places: Places) -> Result<host::Seen, Finding> {
+async fn files(kind: Kind, places: Places) -> Result<host::HostFindings, Finding> {
     let looking = tokio::task::spawn_blocking(move || host::look(kind, &places));
     match tokio::time::timeout(FILES_PATIENCE, looking).await {
         Ok(Ok(seen)) => Ok(seen),

@@ -66,7 +66,7 @@ fn counted(mut rows: Vec<ClientRow>, holders: Vec<ClientRow>) -> Vec<ClientRow> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manager::driven::client_row;
+    use crate::manager::adapter::client_row;
     use crate::wire::types::CallerName;
 
     fn row(name: &str, address: &str, locks: u64) -> ClientRow {

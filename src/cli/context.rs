@@ -11,8 +11,8 @@ use serde::Serialize;
 use terminal_size::{Width, terminal_size_of};
 
 use super::args::Method;
-use super::choose::{self, For};
 use super::config::Settings;
+use super::discovery::{self, For};
 use crate::manager::LockManager;
 use crate::report::{self, Failure, Text, View};
 use crate::store::Store;
@@ -26,7 +26,7 @@ pub(super) struct Context {
 impl Context {
     /// The lock manager that the settings name, or the one that is here.
     pub(super) async fn manager(&self) -> Result<Arc<dyn LockManager>, Failure> {
-        choose::manager(&self.settings, For::Looks).await
+        discovery::manager(&self.settings, For::Looks).await
     }
 
     /// Likewise, for a run by this method whose policy drops nothing (`soft`) or not.
@@ -35,7 +35,7 @@ impl Context {
         soft: bool,
         method: Option<Method>,
     ) -> Result<Arc<dyn LockManager>, Failure> {
-        choose::manager(&self.settings, For::Run { soft, method }).await
+        discovery::manager(&self.settings, For::Run { soft, method }).await
     }
 
     /// Works with the record, opened (and made, if there is none) for this, off the async threads.

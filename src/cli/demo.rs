@@ -7,7 +7,7 @@ use super::context::Context;
 use super::live;
 use super::signals::signals;
 use crate::demo::run::{Script, play};
-use crate::demo::stage::Cast;
+use crate::demo::setup::Cast;
 use crate::report::{Failure, Progress};
 use crate::units::{count, number};
 

@@ -6,13 +6,13 @@
 mod abort;
 pub mod args;
 mod check;
-mod choose;
 mod clients;
 mod completions;
 pub mod config;
 mod consent;
 mod context;
 mod demo;
+mod discovery;
 pub mod live;
 mod locks;
 mod metrics;

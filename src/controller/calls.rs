@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::books::{self, CALL_AGAIN, Fetched};
 use super::error::ControllerError;
 use super::record::Record;
+use super::results::{self, CALL_AGAIN, Fetched};
 use crate::manager::{LockManager, ManagerError};
 use crate::report::Probe;
 use crate::resync::run::Event;
@@ -51,7 +51,7 @@ pub(super) enum Call {
 
 /// What came back.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum Reply {
     /// Something that the run's machine understands as it is.
     Event(Event),
     /// `begin` was answered; its clients are in the record.
@@ -68,7 +68,7 @@ pub(super) enum Answer {
 
 /// What both tasks know.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(super) struct CallContext {
     pub(super) manager: Arc<dyn LockManager>,
     pub(super) record: Record,
     pub(super) begin: Arc<BeginArgs>,
@@ -76,31 +76,31 @@ pub(super) struct Desk {
     pub(super) begun: bool,
     /// What the plan saw of each client.
     pub(super) probe: Arc<dyn Fn(&CallerName) -> Probe + Send + Sync>,
-    pub(super) answers: mpsc::Sender<Answer>,
+    pub(super) answers: mpsc::Sender<Reply>,
     /// How far the manager's events are told; 0 where nobody knows which of them are this run's.
     pub(super) cursor: Arc<AtomicU64>,
 }
 
-impl Desk {
+impl CallContext {
     fn run(&self) -> RunId {
         self.begin.run
     }
 
-    async fn answer(&self, answer: Answer) {
+    async fn answer(&self, answer: Reply) {
         // Nobody waits any more: the run is being left.
         let _ = self.answers.send(answer).await;
     }
 
-    async fn make(&self, call: Call) -> Answer {
+    async fn make(&self, call: Call) -> Reply {
         let run = self.run();
         match call {
             Call::Begin => match self.begin().await {
                 Ok(begun) => match self.clients_of(&begun).await {
-                    Ok(clients) => Answer::Begun(Box::new(begun), clients),
+                    Ok(clients) => Reply::Begun(Box::new(begun), clients),
                     Err(ControllerError::Manager(error)) => failed(&error),
-                    Err(error) => Answer::Broken(error),
+                    Err(error) => Reply::Broken(error),
                 },
-                Err(ManagerError::Refused(refusal)) => Answer::Event(Event::BeginRefused(refusal)),
+                Err(ManagerError::Refused(refusal)) => Reply::Event(Event::BeginRefused(refusal)),
                 Err(error) => failed(&error),
             },
             Call::Tell(clients) => self.tell(clients).await,
@@ -108,19 +108,19 @@ impl Desk {
             Call::AskStatus => self.status().await,
             Call::Settle(when) => ended(self.manager.settle(&SettleArgs { run, when }).await.map(|_| ())),
             Call::Abort => ended(self.manager.abort(run).await.map(|_| ())),
-            Call::FetchResult => match books::fetch(&*self.manager, &self.record, run).await {
+            Call::FetchResult => match results::fetch(&*self.manager, &self.record, run).await {
                 Ok(Fetched::Stored) => match self.record_last_events().await {
-                    Ok(()) => Answer::Event(Event::ResultStored),
-                    Err(error) => Answer::Broken(error),
+                    Ok(()) => Reply::Event(Event::ResultStored),
+                    Err(error) => Reply::Broken(error),
                 },
                 Ok(Fetched::Unknown) => match self.manager.status().await {
                     Ok(status) if status.instance == self.begin.instance => {
-                        Answer::Event(Event::Failed(books::NO_RESULT.into()))
+                        Reply::Event(Event::Failed(results::NO_RESULT.into()))
                     }
-                    Ok(_) | Err(_) => Answer::Event(Event::ResultUnknown),
+                    Ok(_) | Err(_) => Reply::Event(Event::ResultUnknown),
                 },
                 Err(ControllerError::Manager(error)) => failed(&error),
-                Err(error) => Answer::Broken(error),
+                Err(error) => Reply::Broken(error),
             },
         }
     }
@@ -150,40 +150,40 @@ impl Desk {
 
     /// Tells deliveries. A run that is being settled takes none, and is over soon or goes on: it is
     /// asked until it is known which. Every answer moves the run on.
-    async fn tell(&self, clients: Vec<ClientProgress>) -> Answer {
+    async fn tell(&self, clients: Vec<ClientProgress>) -> Reply {
         let args = ProgressArgs { run: self.run(), notices_begun: true, clients: List::clipped(clients) };
         for _ in 0..TELL_TRIES {
             match self.manager.progress(&args).await {
-                Ok(status) => return Answer::Told(Box::new(status)),
+                Ok(status) => return Reply::Told(Box::new(status)),
                 Err(error) => match error.refused() {
                     Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase) => {}
                     Some(_) | None => return failed(&error),
                 },
             }
             match self.status().await {
-                Answer::Seen(status, _) if books::is_active(args.run, &status) => {
+                Reply::Seen(status, _) if results::is_active(args.run, &status) => {
                     tokio::time::sleep(CALL_AGAIN).await;
                 }
                 known => return known,
             }
         }
         // Its status then says where the run is, and all that is known is told anew.
-        Answer::Event(Event::ManagerLost)
+        Reply::Event(Event::ManagerLost)
     }
 
     /// A run that is being settled or is over takes no time: its status tells.
-    async fn extend(&self, time: Duration) -> Answer {
+    async fn extend(&self, time: Duration) -> Reply {
         let remaining_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         match self.manager.extend(&ExtendArgs { run: self.run(), remaining_ms }).await {
-            Ok(status) => Answer::Seen(Box::new(status), Vec::new()),
+            Ok(status) => Reply::Seen(Box::new(status), Vec::new()),
             Err(ManagerError::Refused(_)) => self.status().await,
             Err(error) => failed(&error),
         }
     }
 
-    async fn status(&self) -> Answer {
+    async fn status(&self) -> Reply {
         match self.manager.status().await {
-            Ok(status) => Answer::Seen(Box::new(status), Vec::new()),
+            Ok(status) => Reply::Seen(Box::new(status), Vec::new()),
             Err(error) => failed(&error),
         }
     }
@@ -207,25 +207,25 @@ impl Desk {
     }
 }
 
-fn failed(error: &ManagerError) -> Answer {
+fn failed(error: &ManagerError) -> Reply {
     match error {
         ManagerError::Unreachable { .. } | ManagerError::Lost { .. } => {
             // The run only has to know that it is away.
             tracing::warn!("{error}");
-            Answer::Event(Event::ManagerLost)
+            Reply::Event(Event::ManagerLost)
         }
-        ManagerError::Refused(_) | ManagerError::Protocol { .. } => Answer::Event(Event::Failed(error.to_string())),
+        ManagerError::Refused(_) | ManagerError::Protocol { .. } => Reply::Event(Event::Failed(error.to_string())),
     }
 }
 
 /// What `settle` or `abort` came to. A run that is over already has ended all the same.
-fn ended(answer: Result<(), ManagerError>) -> Answer {
+fn ended(answer: Result<(), ManagerError>) -> Reply {
     match answer {
-        Ok(()) => Answer::Event(Event::Ended),
+        Ok(()) => Reply::Event(Event::Ended),
         Err(error) => match error.refused() {
-            Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase) => Answer::Event(Event::Ended),
-            Some(RefusalCode::StillPending) => Answer::Event(Event::StillPending),
-            Some(RefusalCode::NotDurable) => Answer::Event(Event::NotDurable),
+            Some(RefusalCode::UnknownRun | RefusalCode::WrongPhase) => Reply::Event(Event::Ended),
+            Some(RefusalCode::StillPending) => Reply::Event(Event::StillPending),
+            Some(RefusalCode::NotDurable) => Reply::Event(Event::NotDurable),
             Some(_) | None => failed(&error),
         },
     }
@@ -238,7 +238,7 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn start(desk: Desk) -> Self {
+    pub(super) fn start(desk: CallContext) -> Self {
         let (queue, mut asked) = mpsc::channel(QUEUE);
         let task = tokio::spawn(async move {
             while let Some(call) = asked.recv().await {
@@ -286,7 +286,7 @@ impl Drop for Task {
 
 /// Follows the manager's status. Where `WATCH` does not work the status is asked for instead; where
 /// that does not work either the manager is lost, and this ends.
-pub(super) fn watch(desk: Desk) -> Task {
+pub(super) fn watch(desk: CallContext) -> Task {
     Task::spawn(async move {
         loop {
             let cursor = desk.cursor.load(Ordering::Relaxed);
@@ -295,12 +295,12 @@ pub(super) fn watch(desk: Desk) -> Task {
                 // Events from before this watch are other runs' or already told.
                 let events = if cursor == 0 { Vec::new() } else { seen.events.into_vec() };
                 let told = seen.status.cursor;
-                (Answer::Seen(Box::new(seen.status), events), told)
+                (Reply::Seen(Box::new(seen.status), events), told)
             } else {
                 tokio::time::sleep(CALL_AGAIN).await;
                 (desk.status().await, cursor)
             };
-            let lost = matches!(answer, Answer::Event(_));
+            let lost = matches!(answer, Reply::Event(_));
             desk.answer(answer).await;
             desk.cursor.store(told, Ordering::Relaxed);
             if lost {
@@ -312,11 +312,11 @@ pub(super) fn watch(desk: Desk) -> Task {
 }
 
 /// Asks until the manager answers.
-pub(super) fn reconnect(desk: Desk) -> Task {
+pub(super) fn reconnect(desk: CallContext) -> Task {
     Task::spawn(async move {
         loop {
             if let Ok(status) = desk.manager.status().await {
-                return desk.answer(Answer::Back(Box::new(status))).await;
+                return desk.answer(Reply::Back(Box::new(status))).await;
             }
             tokio::time::sleep(CALL_AGAIN).await;
         }

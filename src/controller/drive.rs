@@ -7,7 +7,7 @@
 //! - the fan-out of notices, while the machine wants them out,
 //! - at most one write of deliveries to the record at a time.
 //!
-//! Whatever the machine wants durable is durable before the next action is begun. The loop beats ([`Pulse`]), and the
+//! Whatever the machine wants durable is durable before the next action is begun. The loop beats ([`Heartbeat`]), and the
 //! machine learns that this process did not run for a while before it learns anything else.
 
 use std::collections::HashMap;
@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::calls::{self, Answer, Call, Calls, Desk, Task};
+use super::calls::{self, Call, CallContext, Calls, Reply, Task};
 use super::record::Record;
 use super::{ControllerError, Options, Signals, hosts, targets};
 use crate::manager::LockManager;
 use crate::nsm::{self, FanoutEvent, NotifyOptions};
 use crate::report::{Failure, PendingReport, Phase, Probe, Progress};
 use crate::resync::run::{Action, Ending, Event, News, Run, Standing, Starting};
-use crate::rpc::pulse::{BEAT, Moment, Pulse};
+use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
 use crate::store::{DeliveryUpdate, StoredClient};
 use crate::wire::control::{self, BeginArgs, Begun, Counts, Delivery, RunClient, Status};
 use crate::wire::types::{CallerName, NsmState};
@@ -38,7 +38,7 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 
 /// How a driven run ended.
 #[derive(Debug)]
-pub(super) struct Driven {
+pub(super) struct Ended {
     pub(super) ending: Ending,
     /// The last sums that the manager told while the run was active.
     pub(super) counts: Option<Counts>,
@@ -63,7 +63,7 @@ pub(super) struct Orders {
 
 /// What is known of a client beside what the machine knows, for the record.
 #[derive(Debug, Clone)]
-struct Told {
+struct ClientProgress {
     delivery: Delivery,
     notices: u32,
     acks: u32,
@@ -75,7 +75,7 @@ struct Told {
     error: Option<String>,
 }
 
-impl Told {
+impl ClientProgress {
     fn nothing(suspect: bool) -> Self {
         Self {
             delivery: Delivery::NotTold,
@@ -128,7 +128,7 @@ impl Samples {
 /// What comes next.
 enum Turn {
     Signal(Option<&'static str>),
-    Answer(Answer),
+    Reply(Reply),
     Heard(FanoutEvent),
     Tick,
 }
@@ -137,19 +137,19 @@ enum Turn {
 pub(super) struct Drive {
     machine: Run,
     orders: Orders,
-    desk: Desk,
+    desk: CallContext,
     calls: Calls,
-    answers: mpsc::Receiver<Answer>,
+    answers: mpsc::Receiver<Reply>,
     signals: Signals,
     signals_open: bool,
     progress: watch::Sender<Progress>,
     /// Where this run's clock starts.
     epoch: Instant,
-    pulse: Pulse,
+    pulse: Heartbeat,
     began: Duration,
     state: NsmState,
     clients: Vec<RunClient>,
-    told: Vec<Told>,
+    told: Vec<ClientProgress>,
     counts: Option<Counts>,
     forbidden: Option<Failure>,
     heard: mpsc::Receiver<FanoutEvent>,
@@ -178,7 +178,7 @@ impl Drive {
         let (answer, answers) = mpsc::channel(QUEUE);
         let probes = orders.probes.clone();
         let resumed = orders.begun;
-        let desk = Desk {
+        let desk = CallContext {
             manager,
             record,
             begin: Arc::new(orders.begin.clone()),
@@ -197,7 +197,7 @@ impl Drive {
             signals_open: true,
             progress,
             epoch: Instant::now(),
-            pulse: Pulse::default(),
+            pulse: Heartbeat::default(),
             began: Duration::ZERO,
             state: NsmState::default(),
             clients: Vec::new(),
@@ -221,7 +221,7 @@ impl Drive {
     /// # Errors
     /// The record cannot be written, or notices cannot be sent. The run is aborted then if no notice
     /// can have left; else it is left to the manager.
-    pub(super) async fn run(mut self, first: Vec<Action>) -> Result<Driven, ControllerError> {
+    pub(super) async fn run(mut self, first: Vec<Action>) -> Result<Ended, ControllerError> {
         let ended = self.go(first).await;
         if ended.is_err() && !self.may_have_told {
             self.calls.ask(Call::Abort).await;
@@ -235,7 +235,7 @@ impl Drive {
         ended
     }
 
-    async fn go(&mut self, first: Vec<Action>) -> Result<Driven, ControllerError> {
+    async fn go(&mut self, first: Vec<Action>) -> Result<Ended, ControllerError> {
         if let Some(ending) = self.act(first).await? {
             return self.end(ending).await;
         }
@@ -246,7 +246,7 @@ impl Drive {
             let turn = tokio::select! {
                 biased;
                 signal = self.signals.recv(), if self.signals_open => Turn::Signal(signal),
-                Some(answer) = self.answers.recv() => Turn::Answer(answer),
+                Some(answer) = self.answers.recv() => Turn::Reply(answer),
                 Some(event) = self.heard.recv() => Turn::Heard(event),
                 () = tokio::time::sleep(wake) => Turn::Tick,
             };
@@ -260,7 +260,7 @@ impl Drive {
                     Vec::new()
                 }
                 Turn::Signal(Some(name)) => self.signalled(name),
-                Turn::Answer(answer) => self.answered(answer)?,
+                Turn::Reply(answer) => self.answered(answer)?,
                 Turn::Heard(event) => self.heard(event),
                 Turn::Tick => self.machine.handle(self.epoch.elapsed(), Event::Tick),
             });
@@ -283,34 +283,34 @@ impl Drive {
         self.machine.handle(self.epoch.elapsed(), Event::Signal(name))
     }
 
-    async fn end(&mut self, ending: Ending) -> Result<Driven, ControllerError> {
+    async fn end(&mut self, ending: Ending) -> Result<Ended, ControllerError> {
         self.written().await?;
         self.write();
         self.written().await?;
-        Ok(Driven { ending, counts: self.counts, forbidden: self.forbidden.take() })
+        Ok(Ended { ending, counts: self.counts, forbidden: self.forbidden.take() })
     }
 
-    fn answered(&mut self, answer: Answer) -> Result<Vec<Action>, ControllerError> {
+    fn answered(&mut self, answer: Reply) -> Result<Vec<Action>, ControllerError> {
         let now = self.epoch.elapsed();
         let run = self.orders.begin.run;
         Ok(match answer {
-            Answer::Event(event) => self.machine.handle(now, event),
-            Answer::Begun(begun, clients) => self.begun(now, &begun, clients),
-            Answer::Told(status) => {
+            Reply::Event(event) => self.machine.handle(now, event),
+            Reply::Begun(begun, clients) => self.begun(now, &begun, clients),
+            Reply::Told(status) => {
                 self.count(&status);
                 self.machine.handle(now, Event::Told(Standing::of(run, &status)))
             }
-            Answer::Seen(status, events) => {
+            Reply::Seen(status, events) => {
                 self.count(&status);
                 self.timeline.extend(events);
                 self.machine.handle(now, Event::Seen(Standing::of(run, &status)))
             }
-            Answer::Back(status) => {
+            Reply::Back(status) => {
                 self.reconnecting = None;
                 self.count(&status);
                 self.machine.handle(now, Event::ManagerBack(Standing::of(run, &status)))
             }
-            Answer::Broken(error) => return Err(error),
+            Reply::Broken(error) => return Err(error),
         })
     }
 
@@ -327,10 +327,10 @@ impl Drive {
         self.began = now;
         self.counts = Some(Counts { in_scope: begun.in_scope, pending: begun.in_scope, ..Counts::default() });
         let known = &self.orders.known;
-        let told: Vec<Told> = clients
+        let told: Vec<ClientProgress> = clients
             .iter()
             .map(|client| match known.get(&client.index) {
-                Some(stored) => Told {
+                Some(stored) => ClientProgress {
                     delivery: stored.delivery,
                     notices: stored.notices,
                     acks: stored.acks,
@@ -340,7 +340,7 @@ impl Drive {
                     suspect: stored.suspect,
                     error: stored.error.clone(),
                 },
-                None => Told::nothing(self.orders.probes.get(&client.name) == Some(&Probe::Suspect)),
+                None => ClientProgress::nothing(self.orders.probes.get(&client.name) == Some(&Probe::Suspect)),
             })
             .collect();
         // Only a full ack is worth remembering over a restart: all else is tried again.
@@ -486,7 +486,7 @@ impl Drive {
         let answers = self.desk.answers.clone();
         self.notices = Some(Task::spawn(async move {
             if let Err(error) = nsm::notify(targets, options, events).await {
-                let _ = answers.send(Answer::Broken(error.into())).await;
+                let _ = answers.send(Reply::Broken(error.into())).await;
             }
         }));
     }
@@ -551,7 +551,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_after_a_break_adds_to_what_was_sent_before() {
-        let mut told = Told::nothing(false);
+        let mut told = ClientProgress::nothing(false);
         for since in [[4, 6], [0, 3]] {
             told.start(4);
             for attempts in since {

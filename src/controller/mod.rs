@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `drive` | a run driven to its end; start reading here |
 //! | `calls` | the tasks that talk to the manager |
-//! | `books` | results into the record; runs that nobody finished |
+//! | `results` | results into the record; runs that nobody finished |
 //! | `options` | how a controller works, whatever it does |
 //! | `record` | the store, from async tasks |
 //! | `all_rows` | `--record all` |
@@ -18,7 +18,6 @@
 //! | `release` | frees chosen locks |
 
 mod all_rows;
-mod books;
 mod calls;
 mod drive;
 mod error;
@@ -26,6 +25,7 @@ mod hosts;
 mod options;
 mod record;
 pub mod release;
+mod results;
 mod targets;
 
 #[cfg(test)]
@@ -41,13 +41,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use self::drive::{Drive, Driven, Orders};
+use self::drive::{Drive, Ended, Orders};
 use self::record::Record;
 use crate::manager::{Caution, LockManager, ManagerError, Weight};
 use crate::nsm::{self, ProbeOptions};
 use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
 use crate::resync::consent::Consent;
-use crate::resync::plan::{self, Draft, Plan, Request, Seen};
+use crate::resync::plan::{self, Draft, Observation, Plan, Request};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store};
 use crate::wire::control::{BeginArgs, Capabilities, ClientRow, RunId};
@@ -68,7 +68,8 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
     let clients = manager.clients().await?;
     let locks = if scope.files.as_slice().is_empty() { None } else { Some(manager.all_locks(&scope).await?) };
     let mounts = if request.own_locks_lost { Vec::new() } else { hosts::local_mounts()? };
-    let seen = Seen { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
+    let seen =
+        Observation { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
     let cautions = manager.cautions().await?;
     if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
         return Err(Failure::refused(stop.text.clone(), stop.remedy.clone()).into());
@@ -121,7 +122,7 @@ pub async fn probe_clients(
 pub async fn catch_up(manager: &dyn LockManager, store: Store) -> Result<Store, ControllerError> {
     let Ok(_lock) = store.begin_controller() else { return Ok(store) };
     let record = Record::new(store);
-    books::catch_up(manager, &record).await?;
+    results::catch_up(manager, &record).await?;
     record.into_store()
 }
 
@@ -148,7 +149,7 @@ pub async fn resync(
         .into());
     }
     let (record, _lock) = take_over(store).await?;
-    books::catch_up(&*manager, &record).await?;
+    results::catch_up(&*manager, &record).await?;
     let begin = begin_args(&plan);
     let (run, endpoint, instance) = (begin.run, manager.endpoint(), begin.instance);
     if let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? {
@@ -217,8 +218,8 @@ pub async fn resume(
         .into());
     };
     let info = manager.info().await?;
-    if !books::is_active(left.id, &status) {
-        books::catch_up(&*manager, &record).await?;
+    if !results::is_active(left.id, &status) {
+        results::catch_up(&*manager, &record).await?;
         return record.with(move |store| store.report(left.id)).await;
     }
     let stored = record.with(move |store| store.clients(left.id)).await?;
@@ -271,7 +272,7 @@ fn begin_args(plan: &Plan) -> BeginArgs {
 }
 
 /// The report of a run that is not driven any more, or why it must not go on.
-async fn conclude(record: &Record, run: RunId, mut driven: Driven) -> Result<RunReport, ControllerError> {
+async fn conclude(record: &Record, run: RunId, mut driven: Ended) -> Result<RunReport, ControllerError> {
     let forbidden = driven.forbidden.take();
     let report = close(record, run, driven).await?;
     let Some(why) = forbidden else { return Ok(report) };
@@ -285,12 +286,12 @@ async fn conclude(record: &Record, run: RunId, mut driven: Driven) -> Result<Run
 }
 
 /// What the record is to say of a run that is not driven any more, and the report of it.
-async fn close(record: &Record, run: RunId, driven: Driven) -> Result<RunReport, ControllerError> {
+async fn close(record: &Record, run: RunId, driven: Ended) -> Result<RunReport, ControllerError> {
     let counts = driven.counts;
     let ended = match driven.ending {
         Ending::Recorded => None,
         Ending::Refused(refusal) => {
-            let outcome = books::end_without_result(Outcome::Failed, refusal.to_string(), None);
+            let outcome = results::end_without_result(Outcome::Failed, refusal.to_string(), None);
             record.with(move |store| store.record_result(run, &outcome)).await?;
             return Err(ManagerError::Refused(refusal).into());
         }
@@ -306,7 +307,7 @@ async fn close(record: &Record, run: RunId, driven: Driven) -> Result<RunReport,
         Ending::Superseded(why) => Some((Outcome::Superseded, why)),
     };
     if let Some((outcome, why)) = ended {
-        let outcome = books::end_without_result(outcome, why, counts);
+        let outcome = results::end_without_result(outcome, why, counts);
         record.with(move |store| store.record_result(run, &outcome)).await?;
     }
     record.with(move |store| store.report(run)).await

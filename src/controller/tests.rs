@@ -462,7 +462,7 @@ async fn a_run_that_the_hosts_own_mounts_forbid_says_so_and_what_to_do() {
     let run = fake.with(|world| world.results[0].run);
     let record = Record::new(books.open());
     let why = Failure::refused("/mnt is mounted over NFSv3", "say --own-locks-lost");
-    let driven = Driven { ending: Ending::Recorded, counts: None, forbidden: Some(why) };
+    let driven = Ended { ending: Ending::Recorded, counts: None, forbidden: Some(why) };
     let error = conclude(&record, run, driven).await.unwrap_err();
     assert!(
         matches!(&error, ControllerError::Operator(why) if why.kind == FailureKind::Refused && why.remedy == "say --own-locks-lost"),

@@ -11,4 +11,4 @@ pub mod check;
 pub mod clients;
 pub mod run;
 pub mod server;
-pub mod stage;
+pub mod setup;

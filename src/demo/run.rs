@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use super::check::{Check, compare};
-use super::stage::{Cast, Stage, StageError};
+use super::setup::{Cast, Setup, StageError};
 use crate::controller::{self, ControllerError, Options};
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{LockManager, ManagerError};
@@ -85,7 +85,7 @@ impl Text for Played {
 pub enum DemoError {
     /// Before the run.
     #[error(transparent)]
-    Stage(#[from] StageError),
+    Setup(#[from] StageError),
     /// In the run.
     #[error(transparent)]
     Controller(#[from] ControllerError),
@@ -103,11 +103,11 @@ pub enum DemoError {
 impl From<DemoError> for Failure {
     fn from(error: DemoError) -> Self {
         match error {
-            DemoError::Stage(StageError::Cast(failure)) => failure,
+            DemoError::Setup(StageError::Cast(failure)) => failure,
             DemoError::Controller(error) => error.into(),
             DemoError::Store(error) => error.into(),
             DemoError::Compare(ref manager) => Self::failed(error.to_string(), manager.remedy()),
-            DemoError::Stage(_) | DemoError::Restless => {
+            DemoError::Setup(_) | DemoError::Restless => {
                 Self::failed(error.to_string(), "try fewer clients or locks (--clients, --locks); -v says more")
             }
         }
@@ -117,7 +117,7 @@ impl From<DemoError> for Failure {
 /// Plays the script. nlmd is started from the binary `nlmctl`; whatever was started is ended, and its
 /// files are removed, when this returns or is dropped.
 pub async fn play(script: &Script, nlmctl: &Path, progress: watch::Sender<Progress>) -> Result<Played, DemoError> {
-    let mut stage = Stage::set(&script.cast, nlmctl).await?;
+    let mut stage = Setup::set(&script.cast, nlmctl).await?;
     stage.break_clients(&script.cast).await?;
 
     let manager: Arc<dyn LockManager> = Arc::new(Nlmd::new(stage.server.control()));

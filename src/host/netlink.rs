@@ -8,7 +8,7 @@ use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::wire::netlink::{
-    Answer, Attribute, CONTROL, FAMILY_ID, FAMILY_NAME, GET_FAMILY, MessageError, parse, request,
+    Attribute, CONTROL, FAMILY_ID, FAMILY_NAME, GET_FAMILY, MessageError, ReplyPart, parse, request,
 };
 
 /// An answer is there when the question was sent; a kernel that has none does not stop this process.
@@ -92,9 +92,9 @@ fn answers(
         let length = socket.read(&mut buffer)?;
         for part in parse(buffer.get(..length).unwrap_or_default(), sequence).map_err(odd)? {
             match part {
-                Answer::Attributes(told) => answers.push(told),
-                Answer::Done(0) => return Ok(answers),
-                Answer::Done(error) => return Err(io::Error::from_raw_os_error(error)),
+                ReplyPart::Attributes(told) => answers.push(told),
+                ReplyPart::Done(0) => return Ok(answers),
+                ReplyPart::Done(error) => return Err(io::Error::from_raw_os_error(error)),
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! # Theory
 //! A pair of Unix stream sockets joins the two: the filter has its end as stdin, reads [`Order`]s from it and writes
-//! [`Told`]s to it, each as a record of XDR. So the end of either process is the end of the stream for the other, at
+//! [`FilterEvent`]s to it, each as a record of XDR. So the end of either process is the end of the stream for the other, at
 //! once and however it came about. What the filter wrote before it died is in the socket, and is told first.
 //!
 //! A filter numbers its calls anew. So what one filter told must be taken before the next one is started:
@@ -22,7 +22,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
-use super::messages::{Order, Told};
+use super::messages::{FilterEvent, Order};
 use crate::wire::record::{RecordReader, frame};
 use crate::wire::xdr::{decode, encode};
 
@@ -40,7 +40,7 @@ pub struct Filter {
     child: Child,
     stream: UnixStream,
     records: RecordReader,
-    told: VecDeque<Told>,
+    told: VecDeque<FilterEvent>,
     ended: bool,
 }
 
@@ -74,7 +74,7 @@ impl Filter {
         self.child.id()
     }
 
-    /// Gives an order. It is on its way then, not obeyed: [`Told::Obeyed`] says that. A future that is dropped before its
+    /// Gives an order. It is on its way then, not obeyed: [`FilterEvent::Obeyed`] says that. A future that is dropped before its
     /// end may have sent half an order: the filter must be ended then.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl Filter {
 
     /// What the filter tells next; `None` when it has died and has told all, and from then on. Nothing is lost where this
     /// future is dropped.
-    pub async fn told(&mut self) -> Option<Told> {
+    pub async fn told(&mut self) -> Option<FilterEvent> {
         loop {
             if let Some(told) = self.told.pop_front() {
                 return Some(told);
@@ -181,19 +181,19 @@ mod tests {
     }
 
     /// The words of printf(1) that write this.
-    fn printed(told: &Told) -> String {
+    fn printed(told: &FilterEvent) -> String {
         frame(&encode(told)).iter().fold(String::new(), |mut text, byte| {
             write!(text, "\\{byte:03o}").unwrap();
             text
         })
     }
 
-    async fn next(filter: &mut Filter) -> Option<Told> {
+    async fn next(filter: &mut Filter) -> Option<FilterEvent> {
         tokio::time::timeout(LIMIT, filter.told()).await.expect("the filter says something, or ends")
     }
 
-    fn superseded() -> Told {
-        Told::Superseded(Text::clipped("lockd is in grace"))
+    fn superseded() -> FilterEvent {
+        FilterEvent::Superseded(Text::clipped("lockd is in grace"))
     }
 
     #[tokio::test]
@@ -202,7 +202,7 @@ mod tests {
         let file = folder.path().join("orders");
         let orders = [Order::Mode(Mode::Strict), Order::Answer(9)];
         let wanted: Vec<u8> = orders.iter().flat_map(|order| frame(&encode(order))).collect();
-        let (one, other) = (printed(&superseded()), printed(&Told::Obeyed(9)));
+        let (one, other) = (printed(&superseded()), printed(&FilterEvent::Obeyed(9)));
         let mut filter = script(&format!(
             "head -c {} <&0 >{}; printf '{one}' >&0; printf '{other}' >&0; kill -KILL $$",
             wanted.len(),
@@ -212,7 +212,7 @@ mod tests {
             filter.send(order).await.unwrap();
         }
         assert_eq!(next(&mut filter).await, Some(superseded()));
-        assert_eq!(next(&mut filter).await, Some(Told::Obeyed(9)));
+        assert_eq!(next(&mut filter).await, Some(FilterEvent::Obeyed(9)));
         assert_eq!((next(&mut filter).await, next(&mut filter).await), (None, None));
         assert_eq!((std::fs::read(&file).unwrap(), filter.id()), (wanted, None));
         assert!(filter.send(&orders[0]).await.is_err());
@@ -220,16 +220,16 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_told_comes_out_also_when_it_died_with_orders_unread() {
-        let words = printed(&Told::Obeyed(1));
+        let words = printed(&FilterEvent::Obeyed(1));
         let mut filter = script(&format!("printf '{words}' >&0; head -c 1 <&0 >/dev/null; kill -KILL $$"));
         filter.send(&Order::Answer(1)).await.unwrap();
-        assert_eq!((next(&mut filter).await, next(&mut filter).await), (Some(Told::Obeyed(1)), None));
+        assert_eq!((next(&mut filter).await, next(&mut filter).await), (Some(FilterEvent::Obeyed(1)), None));
     }
 
     #[tokio::test]
     async fn both_may_have_more_to_say_than_the_socket_holds() {
         let count: u64 = 20_000;
-        let words = printed(&Told::Obeyed(7));
+        let words = printed(&FilterEvent::Obeyed(7));
         let order = Order::Answer(3);
         let length = frame(&encode(&order)).len() as u64 * count;
         let last = printed(&superseded());
@@ -244,34 +244,34 @@ mod tests {
         };
         tokio::time::timeout(LIMIT, all).await.expect("neither waits for the other");
         for _ in 0..count {
-            assert_eq!(next(&mut filter).await, Some(Told::Obeyed(7)));
+            assert_eq!(next(&mut filter).await, Some(FilterEvent::Obeyed(7)));
         }
         assert_eq!((next(&mut filter).await, next(&mut filter).await), (Some(superseded()), None));
     }
 
     #[tokio::test]
     async fn another_one_is_started_only_when_the_first_has_told_all_and_gets_its_orders() {
-        let words = printed(&Told::Obeyed(1));
+        let words = printed(&FilterEvent::Obeyed(1));
         let order = Order::Answer(1);
         let length = frame(&encode(&order)).len();
         let mut filter = script(&format!("head -c {length} <&0 >/dev/null; printf '{words}' >&0; exec sleep 600"));
         let first = filter.id();
         filter.send(&order).await.unwrap();
-        assert_eq!(next(&mut filter).await, Some(Told::Obeyed(1)));
+        assert_eq!(next(&mut filter).await, Some(FilterEvent::Obeyed(1)));
         assert_eq!(filter.restart(&[]).await.unwrap_err().kind(), ErrorKind::InvalidInput);
         filter.kill();
         assert_eq!(next(&mut filter).await, None);
         filter.restart(&[order]).await.unwrap();
         assert!(filter.id().is_some() && filter.id() != first);
-        assert_eq!(next(&mut filter).await, Some(Told::Obeyed(1)));
+        assert_eq!(next(&mut filter).await, Some(FilterEvent::Obeyed(1)));
     }
 
     #[tokio::test]
     async fn a_filter_that_sends_what_is_no_message_is_ended() {
         for odd in ["\\200\\000\\000\\004\\000\\000\\000\\177", "\\377\\377\\377\\377"] {
-            let words = printed(&Told::Obeyed(1));
+            let words = printed(&FilterEvent::Obeyed(1));
             let mut filter = script(&format!("printf '{words}{odd}' >&0; exec sleep 600"));
-            assert_eq!((next(&mut filter).await, next(&mut filter).await), (Some(Told::Obeyed(1)), None));
+            assert_eq!((next(&mut filter).await, next(&mut filter).await), (Some(FilterEvent::Obeyed(1)), None));
             assert_eq!(filter.id(), None);
         }
     }

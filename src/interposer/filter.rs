@@ -21,7 +21,7 @@ use nix::sys::signal::SigSet;
 
 use super::child::COMMAND;
 use super::lockd::Lockd;
-use super::messages::{Order, Told};
+use super::messages::{FilterEvent, Order};
 use super::packets::{Packet, Traffic};
 use super::queue::Queue;
 use crate::host::{FileError, Machine};
@@ -168,7 +168,7 @@ impl Filter {
     /// Tells, and only then gives verdicts.
     fn answer(&mut self) -> Result<(), FilterError> {
         let (told, verdicts) = self.traffic.take();
-        let told: Vec<u8> = told.iter().flat_map(|told: &Told| frame(&encode(told))).collect();
+        let told: Vec<u8> = told.iter().flat_map(|told: &FilterEvent| frame(&encode(told))).collect();
         if !told.is_empty() {
             self.line.write_all(&told).map_err(system("tell the keeper"))?;
         }

@@ -1,6 +1,6 @@
 //! What keeper and filter say to each other: XDR in records (`wire/record.rs`) over a pair of Unix stream sockets.
 //!
-//! The filter writes a [`Told`] before it gives the verdict that lets the packet pass, so the account survives the filter: what
+//! The filter writes a [`FilterEvent`] before it gives the verdict that lets the packet pass, so the account survives the filter: what
 //! it wrote is in the socket when it dies.
 
 use crate::wire::nlm::Stat;
@@ -56,7 +56,7 @@ pub enum Order {
     /// What waits of this address goes on.
     #[xdr(5)]
     LetGo(Address),
-    /// Answer with [`Told::Obeyed`]: all orders before this one are obeyed.
+    /// Answer with [`FilterEvent::Obeyed`]: all orders before this one are obeyed.
     #[xdr(6)]
     Answer(u64),
 }
@@ -78,7 +78,7 @@ pub enum Mode {
 
 /// What the filter tells the keeper.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
-pub enum Told {
+pub enum FilterEvent {
     /// A call is about to pass.
     #[xdr(0)]
     Call(Call),
@@ -230,16 +230,16 @@ mod tests {
         ];
         let calls = requests.into_iter().map(|request| {
             let caller = CallerName::new("c1").unwrap();
-            Told::Call(Call { number: 1, way, caller, request, treated: Treated::Taken })
+            FilterEvent::Call(Call { number: 1, way, caller, request, treated: Treated::Taken })
         });
         let others = [
-            Told::Reply(Reply { call: 1, stat: Stat::Granted }),
-            Told::Blind(Blind { client, why: Text::clipped("a record that is none") }),
-            Told::Superseded(Text::clipped("lockd is in grace")),
-            Told::Obeyed(9),
+            FilterEvent::Reply(Reply { call: 1, stat: Stat::Granted }),
+            FilterEvent::Blind(Blind { client, why: Text::clipped("a record that is none") }),
+            FilterEvent::Superseded(Text::clipped("lockd is in grace")),
+            FilterEvent::Obeyed(9),
         ];
         for told in calls.chain(others) {
-            assert_eq!(decode::<Told>(&encode(&told)).unwrap(), told);
+            assert_eq!(decode::<FilterEvent>(&encode(&told)).unwrap(), told);
         }
         let orders = [
             Order::Mode(Mode::Targeted),

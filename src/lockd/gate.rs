@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 
 use ipnet::IpNet;
 
-use super::called::Called;
+use super::callers::Called;
 use super::dispatch::Rules;
 use crate::rpc::server::{CallContext, Peer};
 use crate::wire::scope;

@@ -15,7 +15,7 @@
 //! | `daemon` | the process: command line, config file, log, start, signals, the service manager |
 //! | `settings`, `server` | the same as values: start and stop, also inside another program |
 //! | `sockets` | what is listened on; the ports file |
-//! | `gate`, `dispatch`, `called` | who may call what; who has called since a run began |
+//! | `gate`, `dispatch`, `callers` | who may call what; who has called since a run began |
 //! | `nlm_service`, `nsm_service` | bytes to the table and back |
 //! | `table` | the owner of the lock table; start reading there |
 //! | `callbacks` | GRANTED to clients |
@@ -33,7 +33,7 @@
 
 pub mod answers;
 pub mod callbacks;
-pub mod called;
+pub mod callers;
 #[cfg(feature = "tools")]
 mod daemon;
 pub mod dispatch;

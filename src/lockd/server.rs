@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::answers::Answers;
 use super::callbacks::{self, Callbacks};
-use super::called::Called;
+use super::callers::Called;
 use super::embed::Embedding;
 use super::gate::Gate;
 use super::monitors::{self, CallBack, Monitors};

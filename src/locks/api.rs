@@ -154,12 +154,12 @@ pub enum Handled {
     More,
     /// The other lock domain must consent first: give the call again when the file's step
     /// ([`Effect::Mirror`]) has ended.
-    Outside {
+    OtherDomain {
         /// The step is this call's; otherwise it is one that was under way already.
         asked: bool,
     },
     /// A reclaim meets a pending lock of another address, whose host may have moved: find out, and give the call
-    /// again with [`Outside::Moved`] or [`Outside::NotMoved`].
+    /// again with [`OtherDomain::Moved`] or [`OtherDomain::NotMoved`].
     HasMoved(Move),
 }
 
@@ -246,7 +246,7 @@ pub enum MirrorAnswer {
 
 /// What was said outside to what a call had to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Outside {
+pub enum OtherDomain {
     /// Nothing; or the other lock domain consents.
     #[default]
     Unasked,

@@ -4,7 +4,7 @@
 //! So what the other one refused must not be decided anew here, and a lock that policy gives up is dropped only if the other
 //! one has given it up: what is left there is kept, in the run's result too.
 
-use super::api::{Call, Caller, ClientId, Outside, Wanted};
+use super::api::{Call, Caller, ClientId, OtherDomain, Wanted};
 use super::owners::OwnerKey;
 use super::run::Settling;
 use super::segment::{Segment, Want};
@@ -27,7 +27,7 @@ impl LockTable {
         let (client, epoch) = (caller.client, self.epoch);
         let state = NsmState::default();
         let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored: true, offered: false };
-        let want = Want { caller, file, lock, len: range.nlm_len(), outside: Outside::Unasked };
+        let want = Want { caller, file, lock, len: range.nlm_len(), outside: OtherDomain::Unasked };
         let other = self.in_the_way(&want).next().map(|s| (s.client, (s.owner, s.range)));
         let what = if other.is_some() { "has it" } else { ANOTHER };
         self.refuse_reclaim(&want, other.map(|(_, other)| other), what);

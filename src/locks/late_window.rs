@@ -200,7 +200,7 @@ impl LateWindow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::api::{Caller, Outside, Via};
+    use super::super::api::{Caller, OtherDomain, Via};
     use super::super::segment::Kind;
     use super::*;
     use crate::wire::types::{NsmState, Transport};
@@ -240,7 +240,7 @@ mod tests {
     fn reclaim(late: &LateWindow, file: u32, byte: u64) -> LateReclaim {
         let via = Via { server_address: [192, 0, 2, 1].into(), transport: Transport::Tcp, version: 4 };
         let caller = Caller { client: ClientId(1), via };
-        let want = Want { caller, file: FileId(file), lock: segment(1, byte), len: 1, outside: Outside::Unasked };
+        let want = Want { caller, file: FileId(file), lock: segment(1, byte), len: 1, outside: OtherDomain::Unasked };
         late.reclaim(&want, &handle(file))
     }
 

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! LOCK, reclaim --has enough--> granted
-//!     '--has less--> Take, the call waits (Handled::Outside) --done--> given again, granted
+//!     '--has less--> Take, the call waits (Handled::OtherDomain) --done--> given again, granted
 //!                                                            '-conflict--> DENIED, or queued
 //! waiter whose range is free --has less--> Take, it stays queued --done--> granted, offered
 //!                                                                '-conflict--> rests; asked again after a pause

@@ -15,7 +15,7 @@
 
 use std::net::IpAddr;
 
-use super::api::{Move, Outside};
+use super::api::{Move, OtherDomain};
 use super::segment::{Segment, Want};
 use super::table::LockTable;
 
@@ -57,9 +57,9 @@ impl Want {
     /// What is known of the move: whether the host has moved. `None`: that was not asked.
     pub(super) fn knows_of(&self, question: &Move) -> Option<bool> {
         match self.outside {
-            Outside::Moved(client) => Some(client == question.client),
-            Outside::NotMoved => Some(false),
-            Outside::Unasked | Outside::Conflict | Outside::Failed => None,
+            OtherDomain::Moved(client) => Some(client == question.client),
+            OtherDomain::NotMoved => Some(false),
+            OtherDomain::Unasked | OtherDomain::Conflict | OtherDomain::Failed => None,
         }
     }
 }

@@ -11,7 +11,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, Outside, Verdict, Wanted};
+use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, OtherDomain, Verdict, Wanted};
 use super::ranges::{intersection, uncovered};
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
@@ -71,7 +71,7 @@ impl LockTable {
         if self.closes_a_cycle(want) {
             return Verdict::Deadlock;
         }
-        let refused = want.outside == Outside::Conflict;
+        let refused = want.outside == OtherDomain::Conflict;
         let byte = self.blocked_at(want).unwrap_or(want.lock.range.start);
         let id = self.waiters.add(Waiter::new(*want, cookie.clone(), refused), byte);
         self.waits_from_now(id);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, Outside, Verdict};
+use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, OtherDomain, Verdict};
 use super::caps::Need;
 use super::late_window::LateReclaim;
 use super::owners::OwnerKey;
@@ -23,12 +23,12 @@ const CROWDED: &str = "so many locks of that file came and went since the run be
 impl LockTable {
     /// Handles a call. Its effects are then in [`take_effects`](Self::take_effects).
     pub fn handle(&mut self, now: Duration, caller: Caller, call: &Call) -> Handled {
-        self.handle_after(now, caller, call, Outside::Unasked)
+        self.handle_after(now, caller, call, OtherDomain::Unasked)
     }
 
-    /// The same for a call that had to wait for something outside ([`Handled::Outside`], [`Handled::HasMoved`]), with
+    /// The same for a call that had to wait for something outside ([`Handled::OtherDomain`], [`Handled::HasMoved`]), with
     /// the answer.
-    pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: Outside) -> Handled {
+    pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: OtherDomain) -> Handled {
         self.hear_of(now, caller.client);
         let Some((process, handle, range, kind)) = call.subject() else { return self.free_all_of(caller.client) };
         let Some(client) = self.clients.get(caller.client) else { return Handled::Reply(Verdict::NoLocks) };
@@ -153,11 +153,13 @@ impl LockTable {
         let lacking = self.lacking(want);
         if !lacking.is_empty() {
             return match want.outside {
-                Outside::Unasked | Outside::Moved(_) | Outside::NotMoved => {
-                    Handled::Outside { asked: self.take_outside(want.file, lacking, None) }
+                OtherDomain::Unasked | OtherDomain::Moved(_) | OtherDomain::NotMoved => {
+                    Handled::OtherDomain { asked: self.take_outside(want.file, lacking, None) }
                 }
-                Outside::Conflict => Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie))),
-                Outside::Failed => Handled::Reply(Verdict::NoLocks),
+                OtherDomain::Conflict => {
+                    Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie)))
+                }
+                OtherDomain::Failed => Handled::Reply(Verdict::NoLocks),
             };
         }
         // The owner gets the range, whatever it had there before.
@@ -214,11 +216,11 @@ impl LockTable {
         let lacking = self.lacking(want);
         if !lacking.is_empty() {
             return match want.outside {
-                Outside::Unasked | Outside::Moved(_) | Outside::NotMoved => {
-                    Handled::Outside { asked: self.take_outside(want.file, lacking, None) }
+                OtherDomain::Unasked | OtherDomain::Moved(_) | OtherDomain::NotMoved => {
+                    Handled::OtherDomain { asked: self.take_outside(want.file, lacking, None) }
                 }
-                Outside::Conflict => self.refuse_reclaim(want, None, "somebody who does not use NLM has it"),
-                Outside::Failed => Handled::Reply(Verdict::NoLocks),
+                OtherDomain::Conflict => self.refuse_reclaim(want, None, "somebody who does not use NLM has it"),
+                OtherDomain::Failed => Handled::Reply(Verdict::NoLocks),
             };
         }
         if !unheld.is_empty() || !same_life {

@@ -1,6 +1,6 @@
 //! What is asked for and what is held: one lock of one owner on one file.
 
-use super::api::{Call, Caller, ClientId, Outside, Process};
+use super::api::{Call, Caller, ClientId, OtherDomain, Process};
 use super::coverage::Coverage;
 use crate::wire::control::LockKind;
 use crate::wire::types::{ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
@@ -46,7 +46,7 @@ pub(super) struct Want {
     /// The number of bytes as the call has it.
     pub(super) len: u64,
     /// What another lock domain said, if the call had to ask it.
-    pub(super) outside: Outside,
+    pub(super) outside: OtherDomain,
 }
 
 impl Want {

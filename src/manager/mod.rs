@@ -8,7 +8,7 @@
 //!
 //! Start reading at [`LockManager`]; [`nlmd`] is the control protocol's client.
 
-pub mod driven;
+pub mod adapter;
 pub mod ganesha;
 pub mod knfsd;
 mod listing;

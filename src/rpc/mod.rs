@@ -7,7 +7,7 @@
 //! back; [`reply_cache`] remembers answers, so that a call that came twice is executed once;
 //! [`rpcbind`] finds and registers ports; [`program`] finds a program and calls it; [`fanout`]
 //! does that on thousands of hosts at once; [`control`] serves the control protocol; `resolver` finds the
-//! addresses of names; [`silence`] asks whether a host says anything at all; [`pulse`] tells whether this process ran
+//! addresses of names; [`silence`] asks whether a host says anything at all; [`heartbeat`] tells whether this process ran
 //! all the time.
 //!
 //! **Who owns what.** A socket has one reading task. Calls run in tasks of their own, bounded by
@@ -29,9 +29,9 @@ pub mod client;
 mod connection;
 pub mod control;
 pub mod fanout;
+pub mod heartbeat;
 mod hosts_file;
 pub(crate) mod program;
-pub mod pulse;
 pub mod reply_cache;
 pub(crate) mod resolver;
 pub mod rpcbind;

@@ -73,7 +73,7 @@ impl Key {
 
 /// What the cache knows of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
+pub enum Lookup {
     /// Nothing: execute it, then tell [`ReplyCache::answered`] or [`ReplyCache::forget`].
     New,
     /// It is being executed: drop this one.
@@ -229,13 +229,13 @@ impl ReplyCache {
     }
 
     /// A call came at `now`.
-    pub fn begin(&mut self, now: Duration, key: Key) -> Seen {
+    pub fn begin(&mut self, now: Duration, key: Key) -> Lookup {
         self.expire(now);
         if let Some(&number) = self.numbers.get(&key) {
             match self.entries.get(number) {
-                Some(Entry { reply: None, .. }) => return Seen::InProgress,
+                Some(Entry { reply: None, .. }) => return Lookup::InProgress,
                 Some(Entry { reply: Some(reply), since, .. }) if !self.is_old(now, *since) => {
-                    return Seen::Answered(Arc::clone(reply));
+                    return Lookup::Answered(Arc::clone(reply));
                 }
                 _ => self.remove(number),
             }
@@ -243,7 +243,7 @@ impl ReplyCache {
         if self.make_room(now, bucket(&key.source), OVERHEAD) {
             self.insert(now, key);
         }
-        Seen::New
+        Lookup::New
     }
 
     /// The call was answered at `now`.
@@ -393,7 +393,7 @@ mod tests {
     }
 
     fn answer_at(cache: &mut ReplyCache, now: Duration, key: Key) {
-        assert_eq!(cache.begin(now, key), Seen::New);
+        assert_eq!(cache.begin(now, key), Lookup::New);
         cache.answered(now, &key, Arc::from([]));
     }
 
@@ -417,7 +417,7 @@ mod tests {
             answer(&mut cache, key("192.0.2.1:900", xid));
         }
         let later = NOW + CacheLimits::default().age + Duration::from_secs(1);
-        assert_eq!(cache.begin(later, key("192.0.2.1:900", 999)), Seen::New);
+        assert_eq!(cache.begin(later, key("192.0.2.1:900", 999)), Lookup::New);
         // One of the old ones was asked for again, which is a new call.
         assert_eq!(cache.len(), 1000 - EXPIRED_AT_ONCE);
         for xid in 1000..1400 {
@@ -430,10 +430,10 @@ mod tests {
     fn a_call_is_new_then_in_progress_then_answered_again_without_executing() {
         let mut cache = ReplyCache::new(CacheLimits::default());
         let key = key("192.0.2.1:900", 1);
-        assert_eq!(cache.begin(NOW, key), Seen::New);
-        assert_eq!(cache.begin(NOW, key), Seen::InProgress);
+        assert_eq!(cache.begin(NOW, key), Lookup::New);
+        assert_eq!(cache.begin(NOW, key), Lookup::InProgress);
         cache.answered(NOW, &key, Arc::from(*b"reply"));
-        assert_eq!(cache.begin(NOW, key), Seen::Answered(Arc::from(*b"reply")));
+        assert_eq!(cache.begin(NOW, key), Lookup::Answered(Arc::from(*b"reply")));
     }
 
     #[test]
@@ -451,7 +451,7 @@ mod tests {
             Key { checksum: 1, ..one },
         ];
         for other in others {
-            assert_eq!(cache.begin(NOW, other), Seen::New);
+            assert_eq!(cache.begin(NOW, other), Lookup::New);
         }
     }
 
@@ -463,7 +463,7 @@ mod tests {
         cache.forget(&key);
         answer(&mut cache, key);
         cache.forget(&key);
-        assert!(matches!(cache.begin(NOW, key), Seen::Answered(_)));
+        assert!(matches!(cache.begin(NOW, key), Lookup::Answered(_)));
     }
 
     #[test]
@@ -473,9 +473,9 @@ mod tests {
         cache.begin(NOW, hung);
         let old = key("192.0.2.1:900", 2);
         answer(&mut cache, old);
-        assert!(matches!(cache.begin(NOW + Duration::from_mins(2), old), Seen::Answered(_)));
-        assert_eq!(cache.begin(NOW + Duration::from_secs(121), old), Seen::New);
-        assert_eq!(cache.begin(NOW + Duration::from_hours(1), hung), Seen::InProgress);
+        assert!(matches!(cache.begin(NOW + Duration::from_mins(2), old), Lookup::Answered(_)));
+        assert_eq!(cache.begin(NOW + Duration::from_secs(121), old), Lookup::New);
+        assert_eq!(cache.begin(NOW + Duration::from_hours(1), hung), Lookup::InProgress);
     }
 
     #[test]
@@ -486,9 +486,9 @@ mod tests {
             answer(&mut cache, key("192.0.2.1:900", xid));
         }
         assert_eq!(cache.len(), 4);
-        assert!(matches!(cache.begin(NOW, key("192.0.2.2:900", 1)), Seen::Answered(_)));
-        assert!(matches!(cache.begin(NOW, key("192.0.2.1:900", 1)), Seen::Answered(_)));
-        assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 0)), Seen::New);
+        assert!(matches!(cache.begin(NOW, key("192.0.2.2:900", 1)), Lookup::Answered(_)));
+        assert!(matches!(cache.begin(NOW, key("192.0.2.1:900", 1)), Lookup::Answered(_)));
+        assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 0)), Lookup::New);
     }
 
     #[test]
@@ -504,7 +504,7 @@ mod tests {
         answer_at(&mut cache, later, key("192.0.2.4:900", 0));
         assert_eq!(cache.len(), 10);
         for host in 1..=4 {
-            assert!(matches!(cache.begin(later, key(&format!("192.0.2.{host}:900"), 0)), Seen::Answered(_)));
+            assert!(matches!(cache.begin(later, key(&format!("192.0.2.{host}:900"), 0)), Lookup::Answered(_)));
         }
     }
 
@@ -521,10 +521,10 @@ mod tests {
         // It has nothing of its own to give: executed, and not remembered.
         answer_at(&mut cache, soon, key("192.0.2.4:900", 0));
         for xid in 0..9 {
-            assert!(matches!(cache.begin(soon, key("192.0.2.1:900", xid)), Seen::Answered(_)));
+            assert!(matches!(cache.begin(soon, key("192.0.2.1:900", xid)), Lookup::Answered(_)));
         }
-        assert!(matches!(cache.begin(soon, key("198.51.100.1:900", 99)), Seen::Answered(_)));
-        assert_eq!(cache.begin(soon, key("192.0.2.4:900", 0)), Seen::New);
+        assert!(matches!(cache.begin(soon, key("198.51.100.1:900", 99)), Lookup::Answered(_)));
+        assert_eq!(cache.begin(soon, key("192.0.2.4:900", 0)), Lookup::New);
         assert_eq!(cache.len(), 10);
     }
 
@@ -538,9 +538,9 @@ mod tests {
         }
         answer_at(&mut cache, later, key("192.0.2.4:900", 0));
         for xid in 0..9 {
-            assert!(matches!(cache.begin(later, key("198.51.100.1:900", xid)), Seen::Answered(_)));
+            assert!(matches!(cache.begin(later, key("198.51.100.1:900", xid)), Lookup::Answered(_)));
         }
-        assert!(matches!(cache.begin(later, key("192.0.2.4:900", 0)), Seen::Answered(_)));
+        assert!(matches!(cache.begin(later, key("192.0.2.4:900", 0)), Lookup::Answered(_)));
     }
 
     #[test]
@@ -558,7 +558,7 @@ mod tests {
         }
         assert_eq!(cache.len(), 100);
         for host in 1..=5 {
-            assert!(matches!(cache.begin(NOW, key(&format!("192.0.2.{host}:900"), 0)), Seen::Answered(_)));
+            assert!(matches!(cache.begin(NOW, key(&format!("192.0.2.{host}:900"), 0)), Lookup::Answered(_)));
         }
     }
 
@@ -575,12 +575,12 @@ mod tests {
     fn calls_in_progress_are_not_evicted_and_one_without_room_is_executed() {
         let mut cache = cache(2, 2);
         for xid in 0..2 {
-            assert_eq!(cache.begin(NOW, key("192.0.2.1:900", xid)), Seen::New);
+            assert_eq!(cache.begin(NOW, key("192.0.2.1:900", xid)), Lookup::New);
         }
-        assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 2)), Seen::New);
-        assert_eq!(cache.begin(NOW, key("192.0.2.9:900", 3)), Seen::New);
+        assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 2)), Lookup::New);
+        assert_eq!(cache.begin(NOW, key("192.0.2.9:900", 3)), Lookup::New);
         assert_eq!(cache.len(), 2);
-        assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 0)), Seen::InProgress);
+        assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 0)), Lookup::InProgress);
         cache.answered(NOW, &key("192.0.2.1:900", 2), Arc::from(*b"not remembered"));
         assert_eq!(cache.len(), 2);
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, unconstrained};
 use tokio::time::timeout;
 
-use super::reply_cache::{CacheLimits, Key, ReplyCache, Seen};
+use super::reply_cache::{CacheLimits, Key, Lookup, ReplyCache};
 use crate::shares::Bounds;
 use crate::wire::rpc::{self, Answer, BadCall, Credential, IncomingCall};
 use crate::wire::types::Transport;
@@ -223,9 +223,9 @@ pub(super) async fn answer(
         (Some(cache), Peer::Inet(source)) if !service.is_idempotent(call.program, call.version, call.procedure) => {
             let key = Key::new(source, origin.local_ip, &call);
             match cache.lock().unwrap_or_else(PoisonError::into_inner).begin(now(), key) {
-                Seen::New => Some(Remembered { cache, key }),
-                Seen::InProgress => return None,
-                Seen::Answered(reply) => return Some(reply.to_vec()),
+                Lookup::New => Some(Remembered { cache, key }),
+                Lookup::InProgress => return None,
+                Lookup::Answered(reply) => return Some(reply.to_vec()),
             }
         }
         _ => None,

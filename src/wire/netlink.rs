@@ -126,7 +126,7 @@ impl Attribute {
 
 /// A part of what the kernel answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum ReplyPart {
     /// What was asked for.
     Attributes(Vec<Attribute>),
     /// It is done; or not, with the number of the error.
@@ -216,7 +216,7 @@ fn append(body: &mut Vec<u8>, attributes: &[Attribute]) -> Result<(), MessageErr
 ///
 /// # Errors
 /// It is no netlink.
-pub fn parse(mut bytes: &[u8], sequence: u32) -> Result<Vec<Answer>, MessageError> {
+pub fn parse(mut bytes: &[u8], sequence: u32) -> Result<Vec<ReplyPart>, MessageError> {
     let mut answers = Vec::new();
     while !bytes.is_empty() {
         let len = word(bytes, 0).ok_or(MessageError::Short)? as usize;
@@ -228,9 +228,9 @@ pub fn parse(mut bytes: &[u8], sequence: u32) -> Result<Vec<Answer>, MessageErro
         let body = message.get(HEADER..).unwrap_or_default();
         answers.push(if matches!(half(message, 4), Some(ERROR | DONE)) {
             // The kernel has it negative.
-            Answer::Done(word(body, 0).ok_or(MessageError::Short)?.cast_signed().saturating_neg())
+            ReplyPart::Done(word(body, 0).ok_or(MessageError::Short)?.cast_signed().saturating_neg())
         } else {
-            Answer::Attributes(parse_attributes(body.get(COMMAND..).ok_or(MessageError::Short)?)?)
+            ReplyPart::Attributes(parse_attributes(body.get(COMMAND..).ok_or(MessageError::Short)?)?)
         });
     }
     Ok(answers)
@@ -285,8 +285,8 @@ mod tests {
         let attributes = [Attribute::number(1, 8), Attribute { kind: 3, value: vec![1, 0] }, Attribute::text(4, "ha")];
         let bytes = [request(30, 3, 6, &attributes).unwrap(), done(6, 0), request(30, 3, 7, &attributes).unwrap()];
         let answers = parse(&[bytes.concat(), done(7, 0), done(8, 16)].concat(), 7).unwrap();
-        assert_eq!(answers, [Answer::Attributes(attributes.to_vec()), Answer::Done(0)]);
-        assert_eq!(parse(&done(8, 16), 8).unwrap(), [Answer::Done(16)]);
+        assert_eq!(answers, [ReplyPart::Attributes(attributes.to_vec()), ReplyPart::Done(0)]);
+        assert_eq!(parse(&done(8, 16), 8).unwrap(), [ReplyPart::Done(16)]);
         assert_eq!((attributes[0].as_number(), attributes[2].as_text()), (Some(8), Some("ha")));
         assert_eq!(attributes[2].as_number(), None);
     }
@@ -311,7 +311,7 @@ mod tests {
         end[4..6].copy_from_slice(&DONE.to_ne_bytes());
         let one = request(30, 3, 7, &[Attribute::number(1, 8)]).unwrap();
         let answers = parse(&[one, end].concat(), 7).unwrap();
-        assert_eq!(answers, [Answer::Attributes(vec![Attribute::number(1, 8)]), Answer::Done(0)]);
+        assert_eq!(answers, [ReplyPart::Attributes(vec![Attribute::number(1, 8)]), ReplyPart::Done(0)]);
     }
 
     #[test]
@@ -337,14 +337,14 @@ mod tests {
         ) {
             let attributes: Vec<_> = values.into_iter().map(|(kind, value)| Attribute { kind, value }).collect();
             let mut bytes = request(30, 3, 9, &attributes).unwrap();
-            prop_assert_eq!(parse(&bytes, 9).unwrap(), vec![Answer::Attributes(attributes)]);
+            prop_assert_eq!(parse(&bytes, 9).unwrap(), vec![ReplyPart::Attributes(attributes)]);
             let _ = parse(bytes.get(..cut).unwrap_or_default(), 9);
             if let Some(byte) = bytes.get_mut(flip) {
                 *byte ^= bits;
             }
             let whole = bytes.len();
             for answer in parse(&bytes, 9).unwrap_or_default() {
-                let Answer::Attributes(read) = answer else { continue };
+                let ReplyPart::Attributes(read) = answer else { continue };
                 prop_assert!(read.iter().map(|attribute| attribute.value.len() + ATTRIBUTE).sum::<usize>() <= whole);
             }
         }

@@ -83,7 +83,7 @@ impl Request {
 
 /// What was seen of the manager.
 #[derive(Debug)]
-pub(super) struct Seen<'a> {
+pub(super) struct Observation<'a> {
     pub(super) info: &'a Info,
     pub(super) clients: &'a [ClientRow],
     /// The locks in scope, or why it is not known whose the locks are.
@@ -117,7 +117,7 @@ fn nothing(why: &str) -> Failure {
 }
 
 impl Chosen {
-    pub(super) fn new(request: &Request, scope: &Scope, seen: &Seen<'_>) -> Result<Self, Failure> {
+    pub(super) fn new(request: &Request, scope: &Scope, seen: &Observation<'_>) -> Result<Self, Failure> {
         if request.clients.is_empty() && request.exports.is_empty() && request.files.is_empty() {
             return Err(Failure::usage(
                 "nothing says whose locks to release",
@@ -181,7 +181,7 @@ impl Chosen {
 }
 
 /// The clients in scope that have a wanted lock, or may have, and their rows.
-fn chosen(request: &Request, scope: &Scope, seen: &Seen<'_>) -> (Vec<ClientRow>, Vec<Vec<LockRow>>) {
+fn chosen(request: &Request, scope: &Scope, seen: &Observation<'_>) -> (Vec<ClientRow>, Vec<Vec<LockRow>>) {
     let mut of_client: HashMap<(&CallerName, IpAddr), Vec<LockRow>> = HashMap::new();
     for row in seen.rows.iter().flatten().filter(|row| request.wants(row)) {
         of_client.entry((&row.owner.name, row.owner.address.0)).or_default().push(row.clone());

@@ -25,7 +25,7 @@ pub use plan::Plan;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use self::choice::{Chosen, Probed, Seen};
+use self::choice::{Chosen, Observation, Probed};
 use self::lockd::probe_lockds;
 use self::owned::Owned;
 use super::record::Record;
@@ -74,7 +74,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
         None if info.capabilities.knows_owners => Ok(manager.all_locks(&scope).await?),
         None => Err(format!("{} does not tell whose locks are", info.software.as_str())),
     };
-    let chosen = Chosen::new(request, &scope, &Seen { info: &info, clients: &clients, rows })?;
+    let chosen = Chosen::new(request, &scope, &Observation { info: &info, clients: &clients, rows })?;
     let (waiting, paths) = match owned {
         Some(owned) => (owned.waiting, owned.paths),
         None => (waiting(manager, chosen.files()).await?, HashMap::new()),

@@ -3,7 +3,7 @@
 //!
 //! # Theory
 //! Four sockets serve all hosts, however many: one each for rpcbind, statd and the lock callback
-//! ([`ears`]), and one for calls ([`calls`]). They are bound to the wildcard address and answer from the
+//! ([`listeners`]), and one for calls ([`calls`]). They are bound to the wildcard address and answer from the
 //! address that was asked, so that every address in 127.0.0.0/8 is a host without a descriptor of its
 //! own. All hosts have one rpcbind port, chosen by the kernel.
 //!
@@ -20,8 +20,8 @@
 
 mod calls;
 mod client;
-mod ears;
 mod hosts;
+mod listeners;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -40,8 +40,8 @@ use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{TooLong, encode};
 use calls::Calls;
 use client::Client;
-use ears::Ears;
 use hosts::{Hosts, Shared};
+use listeners::Listeners;
 
 /// How many hosts reclaim at the same time.
 const RECLAIMING_HOSTS: usize = 32;
@@ -63,7 +63,7 @@ impl Farm {
         let hosts = Hosts { server_names: server_names.to_vec(), ..Hosts::default() };
         let shared = Arc::new(Shared { hosts: Mutex::new(hosts), changed: Notify::new(), queue });
         let calls = Arc::new(Calls::open().map_err(|source| FarmError::Socket { what: "NLM", source })?);
-        let ears = Ears::open()?;
+        let ears = Listeners::open()?;
         let rpcbind_port = ears.rpcbind_port();
         let mut tasks = JoinSet::new();
         let listening = ears.listen(&shared, &mut tasks);

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::interposer::messages::{Blind, Call, Claim, Reply, Request, ShareRequest, Told, Treated, Way};
+use crate::interposer::messages::{Blind, Call, Claim, FilterEvent, Reply, Request, ShareRequest, Treated, Way};
 use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted};
 use crate::manager::knfsd::owners::{HeldLock, OwnerKey, Share, TO_THE_END, View};
 use crate::shares::Bounds;
@@ -130,13 +130,13 @@ impl Account {
 
     // --- what the filter tells
 
-    /// Takes in what the filter told of a client. Its own affairs ([`Told::Obeyed`], [`Told::Superseded`]) are the keeper's.
-    pub(super) fn told(&mut self, now: Duration, told: Told) {
+    /// Takes in what the filter told of a client. Its own affairs ([`FilterEvent::Obeyed`], [`FilterEvent::Superseded`]) are the keeper's.
+    pub(super) fn told(&mut self, now: Duration, told: FilterEvent) {
         match told {
-            Told::Call(call) => self.called(call),
-            Told::Reply(reply) => self.replied(now, reply),
-            Told::Blind(Blind { client, why }) => self.doubt(client.0, why.as_str()),
-            Told::Superseded(_) | Told::Obeyed(_) => {}
+            FilterEvent::Call(call) => self.called(call),
+            FilterEvent::Reply(reply) => self.replied(now, reply),
+            FilterEvent::Blind(Blind { client, why }) => self.doubt(client.0, why.as_str()),
+            FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) => {}
         }
     }
 

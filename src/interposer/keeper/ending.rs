@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::drops::{Freed, Left, choose, losers, still_there};
-use super::shelf;
+use super::run_files;
 use super::state::{Active, Keeper, not_durable, refused};
 use crate::interposer::messages::{Mode, Order};
 use crate::manager::knfsd::owners::View;
@@ -234,7 +234,7 @@ impl Keeper {
         table.settle_spare(&rows);
         while !table.settle_scan(usize::MAX) {}
         let full = table.settle_result(unix_ms)?;
-        Some(if unknown.is_empty() { full } else { shelf::unverified(full, unknown) })
+        Some(if unknown.is_empty() { full } else { run_files::unverified(full, unknown) })
     }
 
     /// The result is on disk, then the one instant. What is `freed` already cannot be taken back, so its result is not given
@@ -313,7 +313,7 @@ impl Keeper {
             && active.drain_until.is_none()
             && let Ok(full) = active.account.table.abort(unix_ms, why)
         {
-            let full = shelf::superseded(full);
+            let full = run_files::superseded(full);
             if let Err(error) = self.shelf.end(&full) {
                 self.timeline.push(unix_ms, "superseded", &format!("the result is not on disk: {error}"));
             }

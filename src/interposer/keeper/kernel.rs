@@ -9,15 +9,15 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
-use super::ground::{Gate, Ground};
+use super::platform::{Gate, Platform};
 use crate::host::{self, Machine};
 use crate::interposer::announce;
 use crate::interposer::child::Filter;
-use crate::interposer::messages::{Mode, Order, Told};
+use crate::interposer::messages::{FilterEvent, Mode, Order};
 use crate::interposer::proof;
 use crate::interposer::rules::{Port, Refreshed, Rules};
 use crate::manager::Weight;
-use crate::manager::driven::vault::{DriverLock, Vault};
+use crate::manager::adapter::run_files::{DriverLock, RunFiles};
 use crate::manager::knfsd::owners::{HeldLock, LockdMemory, View};
 use crate::manager::knfsd::port::lockd_port;
 use crate::manager::knfsd::{Knfsd, STATE_DIR, obstacles, single};
@@ -61,7 +61,7 @@ fn words(error: impl std::fmt::Display) -> String {
 }
 
 #[async_trait]
-impl Ground for Kernel {
+impl Platform for Kernel {
     async fn instance(&self) -> Result<InstanceId, String> {
         let knfsd = self.knfsd.clone();
         let life = blocking(move || knfsd.life().map_err(words)).await?;
@@ -116,7 +116,7 @@ impl Ground for Kernel {
         if let Some(stop) = in_the_way.into_iter().find(|caution| caution.weight == Weight::Refuse) {
             return Err(format!("{}; {}", stop.text, stop.remedy));
         }
-        let vault = Vault::new(STATE_DIR);
+        let vault = RunFiles::new(STATE_DIR);
         let driving = blocking(move || patient(|| vault.try_drive().map_err(words))).await?;
         let driving = driving.ok_or("another nlmctl drives this lock manager")?;
         blocking(|| Rules::remove_left().map_err(words)).await?;
@@ -159,7 +159,7 @@ async fn works(filter: &mut Filter) -> Result<(), String> {
         filter.send(&Order::Answer(0)).await.map_err(words)?;
         loop {
             match filter.told().await {
-                Some(Told::Obeyed(0)) => return Ok(()),
+                Some(FilterEvent::Obeyed(0)) => return Ok(()),
                 Some(_) => {}
                 None => return Err("the filter ended at once".to_owned()),
             }
@@ -195,7 +195,7 @@ impl Gate for KernelGate {
         self.filter.send(&order).await.map_err(words)
     }
 
-    async fn told(&mut self) -> Option<Told> {
+    async fn told(&mut self) -> Option<FilterEvent> {
         self.filter.told().await
     }
 

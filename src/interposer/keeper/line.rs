@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::ground::Gate;
-use crate::interposer::messages::{Claim, Mode, Order, Told};
+use super::platform::Gate;
+use crate::interposer::messages::{Claim, FilterEvent, Mode, Order};
 use crate::wire::types::Address;
 
 /// How long the filter may take to obey.
@@ -25,7 +25,7 @@ const MOST_FILTERS: u32 = 8;
 #[derive(Debug)]
 pub(super) enum Heard {
     /// The filter told this.
-    Told(Told),
+    FilterEvent(FilterEvent),
     /// Another filter took the place of one that died.
     NewFilter,
 }
@@ -111,16 +111,16 @@ impl Line {
     }
 
     /// Waits for something that the filter tells. The caller may stop waiting.
-    pub(super) async fn listen(&mut self) -> Option<Told> {
+    pub(super) async fn listen(&mut self) -> Option<FilterEvent> {
         self.gate.told().await
     }
 
     /// Takes what was listened to. None: the filter has died, and another one is started.
-    pub(super) async fn take(&mut self, told: Option<Told>) {
+    pub(super) async fn take(&mut self, told: Option<FilterEvent>) {
         match told {
-            Some(Told::Obeyed(number)) => self.obeyed = self.obeyed.max(number),
-            Some(Told::Superseded(why)) => self.supersede(why.as_str().to_owned()),
-            Some(told) => self.heard.push_back(Heard::Told(told)),
+            Some(FilterEvent::Obeyed(number)) => self.obeyed = self.obeyed.max(number),
+            Some(FilterEvent::Superseded(why)) => self.supersede(why.as_str().to_owned()),
+            Some(told) => self.heard.push_back(Heard::FilterEvent(told)),
             None => self.replace().await,
         }
     }

@@ -25,25 +25,25 @@
 //! |---|---|---|
 //! | `account` | the table that follows lockd | pure |
 //! | `line` | orders to the filter, and what it tells | |
-//! | `begin` | from the plan to grace | |
+//! | `start` | from the plan to grace | |
 //! | `ending` | settle, abort, the end of the drain | |
 //! | `drops` | which locks an UNLOCK is sent for, and what came of it | |
-//! | `shelf` | runs on disk | |
+//! | `run_files` | runs on disk | |
 //! | `service` | the control protocol | |
-//! | `ground` | what all this stands on | |
+//! | `platform` | what all this stands on | |
 //! | `kernel` | that, for real | |
 //! | `state` | the keeper itself; start reading at [`Keeper::live`](state::Keeper::live) | |
 //! | `mod` | its process | |
 
 mod account;
-mod begin;
 mod drops;
 mod ending;
-mod ground;
 mod kernel;
 mod line;
+mod platform;
+mod run_files;
 mod service;
-mod shelf;
+mod start;
 mod state;
 
 #[cfg(test)]
@@ -58,8 +58,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use self::kernel::{Kernel, patient};
-use self::service::Desk;
-use self::shelf::Shelf;
+use self::run_files::RunFiles;
+use self::service::KeeperHandle;
 use self::state::Keeper;
 use crate::host::try_lock;
 use crate::manager::knfsd::grace::READY;
@@ -94,7 +94,7 @@ async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
     // What a terminal sends to nlmctl's session is not for the keeper.
     nix::unistd::setsid().map_err(|error| format!("cannot leave the session: {error}"))?;
     let words = |error: std::io::Error| format!("{}: {error}", dir.display());
-    let shelf = Shelf::open(dir).map_err(words)?;
+    let shelf = RunFiles::open(dir).map_err(words)?;
     // One that ends just now is waited for: nobody else is here yet who could be held up.
     let lock = patient(|| try_lock(&dir.join(LOCK)).map_err(words))?;
     let _lock = lock.ok_or("another process stands in front of lockd, and does not answer")?;
@@ -102,7 +102,7 @@ async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
     let keeper = Keeper::new(ground, shelf).map_err(words)?;
     let served = ControlSocket::bind(socket, false).await.map_err(|error| error.to_string())?;
     let (asks, asked) = mpsc::channel(CALLS);
-    let desk = Arc::new(Desk { asks, cursor: keeper.timeline.subscribe() });
+    let desk = Arc::new(KeeperHandle { asks, cursor: keeper.timeline.subscribe() });
     let (stop, stopping) = watch::channel(false);
     let control = tokio::spawn(served.serve(desk, stopping));
     writeln!(std::io::stdout(), "{READY}").map_err(|error| format!("nlmctl is gone already: {error}"))?;

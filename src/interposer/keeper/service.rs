@@ -15,12 +15,12 @@ use crate::wire::xdr::{List, Void};
 
 /// The keeper, from the tasks that serve calls.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct KeeperHandle {
     pub(super) asks: mpsc::Sender<Ask>,
     pub(super) cursor: watch::Receiver<u64>,
 }
 
-impl Desk {
+impl KeeperHandle {
     async fn ask<T: Send + 'static>(
         &self,
         work: impl for<'a> FnOnce(&'a mut Keeper) -> Work<'a, Result<T, Refusal>> + Send + 'static,
@@ -38,7 +38,7 @@ impl Desk {
 }
 
 #[async_trait]
-impl LockManagerControl for Desk {
+impl LockManagerControl for KeeperHandle {
     async fn info(&self) -> Result<Info, Refusal> {
         self.ask(|keeper| Box::pin(keeper.info())).await
     }

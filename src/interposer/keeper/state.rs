@@ -9,13 +9,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::account::Account;
-use super::ground::Ground;
 use super::line::{Heard, Line};
-use super::shelf::{self, Journal, Shelf};
-use crate::interposer::messages::{Order, Told};
+use super::platform::Platform;
+use super::run_files::{self, Journal, RunFiles};
+use crate::interposer::messages::{FilterEvent, Order};
 use crate::locks::{Due, Effect};
 use crate::rpc::control::Timeline;
-use crate::rpc::pulse::{Moment, Pulse};
+use crate::rpc::heartbeat::{Heartbeat, Moment};
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
     Capabilities, ClientPage, ExtendArgs, FullResult, Info, LockPage, LocksArgs, PageAfter, ProgressArgs, Refusal,
@@ -50,8 +50,8 @@ pub(super) struct Active {
 
 /// See above.
 pub(super) struct Keeper {
-    pub(super) ground: Arc<dyn Ground>,
-    pub(super) shelf: Shelf,
+    pub(super) ground: Arc<dyn Platform>,
+    pub(super) shelf: RunFiles,
     pub(super) timeline: Timeline,
     started: Instant,
     started_unix_ms: u64,
@@ -72,14 +72,14 @@ fn unix_ms() -> u64 {
 
 impl Keeper {
     /// With the runs on that shelf: one that was active there has lost its keeper.
-    pub(super) fn new(ground: Arc<dyn Ground>, shelf: Shelf) -> std::io::Result<Self> {
+    pub(super) fn new(ground: Arc<dyn Platform>, shelf: RunFiles) -> std::io::Result<Self> {
         let started_unix_ms = unix_ms();
         let mut timeline = Timeline::default();
         if let Some(journal) = shelf.left()? {
             // A keeper that died while it wrote the result may have done that.
             let full = match shelf.result(journal.args.run)? {
                 Some(full) => full,
-                None => shelf::interrupted(journal, started_unix_ms),
+                None => run_files::interrupted(journal, started_unix_ms),
             };
             let words = format!("run {}: {}", full.result.run, full.result.reason.as_str());
             timeline.push(started_unix_ms, "left", &words);
@@ -102,7 +102,7 @@ impl Keeper {
     pub(super) async fn live(mut self, mut asks: mpsc::Receiver<Ask>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut pulse = Pulse::default();
+        let mut pulse = Heartbeat::default();
         while self.active.is_some() || self.heard_of.elapsed() < IDLE {
             tokio::select! {
                 ask = asks.recv() => {
@@ -139,7 +139,7 @@ impl Keeper {
         active.line.keep_rules();
         for heard in active.line.heard() {
             match heard {
-                Heard::Told(told) => active.account.told(now, told),
+                Heard::FilterEvent(told) => active.account.told(now, told),
                 Heard::NewFilter => active.account.filter_is_new(),
             }
         }
@@ -332,7 +332,7 @@ pub(super) fn not_durable(error: std::io::Error) -> Refusal {
     refused(RefusalCode::NotDurable, format!("the state directory cannot be used: {error}"))
 }
 
-async fn listen(active: &mut Option<Active>) -> Option<Told> {
+async fn listen(active: &mut Option<Active>) -> Option<FilterEvent> {
     match active {
         Some(active) if active.line.superseded().is_none() => active.line.listen().await,
         Some(_) | None => std::future::pending().await,

@@ -8,11 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::ground::{Gate, Ground};
-use super::service::Desk;
-use super::shelf::Shelf;
+use super::platform::{Gate, Platform};
+use super::run_files::RunFiles;
+use super::service::KeeperHandle;
 use super::state::{Ask, Keeper};
-use crate::interposer::messages::{Blind, Call, Claim, LockRequest, Mode, Order, Reply, Request, Told, Treated, Way};
+use crate::interposer::messages::{
+    Blind, Call, Claim, FilterEvent, LockRequest, Mode, Order, Reply, Request, Treated, Way,
+};
 use crate::manager::knfsd::owners::{ClientHost, HeldLock, OwnerKey, TO_THE_END, View};
 use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
@@ -38,14 +40,14 @@ struct World {
     /// In their sequence; UNLOCKs are there as `unlock FILE`.
     done: Vec<String>,
     orders: Vec<Order>,
-    tell: Option<mpsc::UnboundedSender<Option<Told>>>,
+    tell: Option<mpsc::UnboundedSender<Option<FilterEvent>>>,
     calls: u64,
     gates: usize,
     refuses_proof: bool,
     /// UNLOCKs of this file have no effect.
     stubborn: Option<&'static str>,
     /// When this client is held.
-    on_hold: Vec<Told>,
+    on_hold: Vec<FilterEvent>,
     rules_are_gone: bool,
 }
 
@@ -57,7 +59,7 @@ fn of(world: &Shared) -> MutexGuard<'_, World> {
 
 struct FakeGate {
     world: Shared,
-    told: mpsc::UnboundedReceiver<Option<Told>>,
+    told: mpsc::UnboundedReceiver<Option<FilterEvent>>,
 }
 
 impl Drop for FakeGate {
@@ -71,7 +73,7 @@ impl Drop for FakeGate {
 struct FakeLockd(Shared);
 
 #[async_trait]
-impl Ground for FakeLockd {
+impl Platform for FakeLockd {
     async fn instance(&self) -> Result<InstanceId, String> {
         Ok(InstanceId([1; 16]))
     }
@@ -121,7 +123,7 @@ impl Gate for FakeGate {
         let mut world = of(&self.world);
         let tell = world.tell.clone().unwrap();
         match &order {
-            Order::Answer(number) => drop(tell.send(Some(Told::Obeyed(*number)))),
+            Order::Answer(number) => drop(tell.send(Some(FilterEvent::Obeyed(*number)))),
             Order::Hold(_) => {
                 for told in std::mem::take(&mut world.on_hold) {
                     tell.send(Some(told)).unwrap();
@@ -135,7 +137,7 @@ impl Gate for FakeGate {
         world.orders.push(order);
         Ok(())
     }
-    async fn told(&mut self) -> Option<Told> {
+    async fn told(&mut self) -> Option<FilterEvent> {
         match self.told.recv().await {
             Some(told) => told,
             None => std::future::pending().await,
@@ -214,7 +216,7 @@ fn lock(client: u8, svid: u32, file: &str, reclaim: bool) -> Request {
 /// A keeper at work, with its run's controller.
 struct Stage {
     world: Shared,
-    desk: Arc<Desk>,
+    desk: Arc<KeeperHandle>,
     keeper: tokio::task::JoinHandle<()>,
     dir: tempfile::TempDir,
 }
@@ -250,7 +252,7 @@ impl Stage {
     fn on(world: Shared, dir: tempfile::TempDir) -> Self {
         let (asks, asked) = mpsc::channel::<Ask>(16);
         let keeper = Keeper::new(Arc::new(FakeLockd(Arc::clone(&world))), shelf(dir.path())).unwrap();
-        let desk = Arc::new(Desk { asks, cursor: keeper.timeline.subscribe() });
+        let desk = Arc::new(KeeperHandle { asks, cursor: keeper.timeline.subscribe() });
         Self { world, desk, keeper: tokio::spawn(keeper.live(asked)), dir }
     }
 
@@ -270,7 +272,7 @@ impl Stage {
         self.desk.begin(args, ConnectionId(1)).await
     }
 
-    fn tell(&self, told: Told) {
+    fn tell(&self, told: FilterEvent) {
         of(&self.world).tell.as_ref().unwrap().send(Some(told)).unwrap();
     }
 
@@ -281,13 +283,13 @@ impl Stage {
             world.calls
         };
         let (caller, treated) = (name(&format!("c{client}")), Treated::Taken);
-        self.tell(Told::Call(Call { number, way: way(client), caller, request, treated }));
+        self.tell(FilterEvent::Call(Call { number, way: way(client), caller, request, treated }));
         number
     }
 
     fn answered(&self, client: u8, request: Request, stat: Stat) {
         let call = self.call(client, request);
-        self.tell(Told::Reply(Reply { call, stat }));
+        self.tell(FilterEvent::Reply(Reply { call, stat }));
     }
 
     /// All clients acked, and have had time enough since.
@@ -318,8 +320,8 @@ impl Stage {
     }
 }
 
-fn shelf(dir: &Path) -> Shelf {
-    Shelf::open(dir).unwrap()
+fn shelf(dir: &Path) -> RunFiles {
+    RunFiles::open(dir).unwrap()
 }
 
 /// (reclaimed, released, dropped, kept)
@@ -387,7 +389,7 @@ async fn spoiled(spoil: impl FnOnce(&Stage)) -> (usize, (u64, u64, u64, u64), St
 async fn nothing_is_dropped_of_a_client_of_which_something_is_not_known() {
     let blind = |stage: &Stage| {
         let (client, why) = (Address(address(1)), Text::clipped("a record was split"));
-        stage.tell(Told::Blind(Blind { client, why }));
+        stage.tell(FilterEvent::Blind(Blind { client, why }));
     };
     let unanswered = |stage: &Stage| {
         stage.call(1, lock(1, 6, "orphan", true));
@@ -395,8 +397,8 @@ async fn nothing_is_dropped_of_a_client_of_which_something_is_not_known() {
     let refused = |stage: &Stage| stage.answered(1, lock(1, 6, "orphan", true), Stat::DeniedNolocks);
     let other_name = |stage: &Stage| {
         let (request, treated) = (lock(1, 9, "x", false), Treated::Refused);
-        stage.tell(Told::Call(Call { number: 99, way: way(1), caller: name("clone"), request, treated }));
-        stage.tell(Told::Reply(Reply { call: 99, stat: Stat::DeniedGracePeriod }));
+        stage.tell(FilterEvent::Call(Call { number: 99, way: way(1), caller: name("clone"), request, treated }));
+        stage.tell(FilterEvent::Reply(Reply { call: 99, stat: Stat::DeniedGracePeriod }));
     };
     let filter_died = |stage: &Stage| {
         stage.call(1, lock(1, 6, "orphan", true));
@@ -459,7 +461,7 @@ async fn a_reclaim_that_lockd_answers_while_its_client_is_held_is_not_dropped() 
     let (unlocks, sums, _) = spoiled(|stage| {
         let call = stage.call(1, lock(1, 6, "orphan", true));
         // It was open when its client was held; the answer comes then.
-        of(&stage.world).on_hold = vec![Told::Reply(Reply { call, stat: Stat::Granted })];
+        of(&stage.world).on_hold = vec![FilterEvent::Reply(Reply { call, stat: Stat::Granted })];
     })
     .await;
     assert_eq!((unlocks, sums.2), (0, 0));
@@ -529,7 +531,7 @@ async fn nothing_is_dropped_when_lockd_enters_grace_itself_or_the_rules_are_gone
         if rules {
             of(&stage.world).rules_are_gone = true;
         } else {
-            stage.tell(Told::Superseded(Text::clipped("lockd is in grace")));
+            stage.tell(FilterEvent::Superseded(Text::clipped("lockd is in grace")));
         }
         tokio::time::sleep(Duration::from_secs(3)).await;
         let result = stage.result().result;

@@ -40,7 +40,7 @@ pub(super) enum Message {
     /// A call that the keeper does not hear of.
     Untold(Untold),
     /// One that it hears of.
-    Told(Box<Call>),
+    FilterEvent(Box<Call>),
 }
 
 /// A call that only has a reply to be known by.
@@ -61,20 +61,20 @@ pub(super) struct Call {
     pub(super) caller: CallerName,
     pub(super) request: Request,
     /// Where the words of a LOCK or SHARE are, from the beginning of the message.
-    pub(super) words: Words,
-    pub(super) answer: Answer,
+    pub(super) words: WordOffsets,
+    pub(super) answer: ReplyBody,
 }
 
 /// Where words are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Words {
+pub(super) struct WordOffsets {
     pub(super) block: Option<usize>,
     pub(super) reclaim: Option<usize>,
 }
 
 /// What the reply to a call says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum ReplyBody {
     /// A cookie and a status.
     Stat,
     /// Nothing: that it came is all.
@@ -167,7 +167,7 @@ pub(super) fn read(message: &[u8], path: &Path) -> Result<Message, Malformed> {
     if procedure == Procedure::Unlock && path.loopback && machine == MARK && own_cookie {
         return Ok(Message::Untold(Untold { xid, own: true, nlm: true }));
     }
-    Ok(Message::Told(Box::new(call)))
+    Ok(Message::FilterEvent(Box::new(call)))
 }
 
 fn is_told(procedure: Procedure) -> bool {
@@ -185,8 +185,8 @@ fn arguments(
     procedure: Procedure,
 ) -> Result<(Call, bool), Malformed> {
     use Procedure as P;
-    let mut words = Words::default();
-    let mut answer = Answer::Stat;
+    let mut words = WordOffsets::default();
+    let mut answer = ReplyBody::Stat;
     let mut own_cookie = false;
     if procedure != P::FreeAll {
         own_cookie = cursor.netobj()?.starts_with(MARK);
@@ -217,7 +217,7 @@ fn arguments(
             (caller, Request::Unshare(ShareRequest { reclaim: false, ..share }))
         }
         P::FreeAll => {
-            answer = Answer::Void;
+            answer = ReplyBody::Void;
             (cursor.caller()?, Request::FreeAll(cursor.state()?))
         }
         // Nothing else is told.
@@ -227,7 +227,7 @@ fn arguments(
         }
     };
     if matches!(procedure, P::LockMsg | P::UnlockMsg | P::CancelMsg) {
-        answer = Answer::Elsewhere;
+        answer = ReplyBody::Elsewhere;
     }
     Ok((Call { xid, way, caller, request, words, answer }, own_cookie))
 }

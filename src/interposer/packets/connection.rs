@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::call::{Malformed, Message, Path, read};
-use super::desk::Desk;
+use super::inspector::Inspector;
 use super::ip::{Layout, put};
 use super::records::{self, Next, Record};
 use super::reply::{self, Calls};
@@ -141,7 +141,7 @@ impl Connection {
     }
 
     /// A segment of the client's.
-    pub(super) fn way_in(&mut self, desk: &mut Desk, mut segment: Segment) {
+    pub(super) fn way_in(&mut self, desk: &mut Inspector, mut segment: Segment) {
         let (place, end) = (segment.header.place, segment.header.end());
         if segment.header.payload.is_empty() {
             return desk.pass(segment.id);
@@ -173,7 +173,7 @@ impl Connection {
     }
 
     /// A segment of lockd's.
-    pub(super) fn way_out(&mut self, desk: &mut Desk, segment: &Segment) {
+    pub(super) fn way_out(&mut self, desk: &mut Inspector, segment: &Segment) {
         let (place, end) = (segment.header.place, segment.header.end());
         if let Some(acknowledged) = segment.header.acknowledged {
             if segment.header.syn {
@@ -206,7 +206,7 @@ impl Connection {
     }
 
     /// What was held too long is dropped.
-    pub(super) fn tick(&mut self, desk: &mut Desk) {
+    pub(super) fn tick(&mut self, desk: &mut Inspector) {
         let is_late = |held: &Held| held.since + PATIENCE <= desk.now;
         if !self.held.iter().any(is_late) {
             return;
@@ -226,13 +226,13 @@ impl Connection {
     }
 
     /// It is forgotten.
-    pub(super) fn end(&mut self, desk: &mut Desk) {
+    pub(super) fn end(&mut self, desk: &mut Inspector) {
         self.let_all_go(desk);
         desk.forget(&self.calls);
     }
 
     /// What is held comes again, or passes if the filter is off.
-    fn let_all_go(&mut self, desk: &mut Desk) {
+    fn let_all_go(&mut self, desk: &mut Inspector) {
         for Held { segment, .. } in std::mem::take(&mut self.held) {
             desk.let_go(segment.bytes.len());
             if desk.is_off() { desk.pass(segment.id) } else { desk.drop(segment.id) }
@@ -245,7 +245,7 @@ impl Connection {
     }
 
     /// lockd's end has taken the connection.
-    fn begin(&mut self, desk: &mut Desk, incoming: Place, outgoing: Place) {
+    fn begin(&mut self, desk: &mut Inspector, incoming: Place, outgoing: Place) {
         let starts = (self.incoming.as_ref().map(|way| way.stream.start()), self.outgoing.as_ref().map(Stream::start));
         if starts != (Some(incoming), Some(outgoing)) {
             self.end(desk);
@@ -266,7 +266,7 @@ impl Connection {
     }
 
     /// Whether a segment may be held; for one that comes next another one that came early makes room.
-    fn make_room(&mut self, desk: &mut Desk, segment: &Segment, is_next: bool) -> bool {
+    fn make_room(&mut self, desk: &mut Inspector, segment: &Segment, is_next: bool) -> bool {
         let Some(incoming) = &self.incoming else { return false };
         let end = incoming.stream.end();
         let edits = incoming.edits.len();
@@ -279,13 +279,13 @@ impl Connection {
         self.held.len() < MAX_HELD && edits < MAX_EDITS && desk.has_room(segment.bytes.len())
     }
 
-    fn hold(&mut self, desk: &mut Desk, segment: Segment) {
+    fn hold(&mut self, desk: &mut Inspector, segment: Segment) {
         desk.hold(segment.bytes.len());
         self.held.push(Held { segment, since: desk.now });
     }
 
     /// Decides what can be decided, and passes what is decided.
-    fn settle(&mut self, desk: &mut Desk) {
+    fn settle(&mut self, desk: &mut Inspector) {
         while let Some((index, seen)) = self.next_held() {
             let Some(incoming) = &mut self.incoming else { return };
             let end = incoming.stream.end();
@@ -316,7 +316,7 @@ impl Connection {
         })
     }
 
-    fn pass_decided(&mut self, desk: &mut Desk) {
+    fn pass_decided(&mut self, desk: &mut Inspector) {
         let Some(base) = self.incoming.as_ref().map(|incoming| incoming.stream.base()) else { return };
         let is_decided = |held: &mut Held| held.segment.header.end().after(base) <= 0;
         let decided: Vec<_> = self.held.extract_if(.., is_decided).collect();
@@ -327,7 +327,7 @@ impl Connection {
     }
 
     /// Reads the records that are whole.
-    fn decide(&mut self, desk: &mut Desk) -> Result<(), Malformed> {
+    fn decide(&mut self, desk: &mut Inspector) -> Result<(), Malformed> {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         loop {
             match incoming.stream.next() {
@@ -345,14 +345,14 @@ impl Connection {
     }
 
     /// All of the segment is decided.
-    fn pass(&mut self, desk: &mut Desk, segment: &mut Segment) {
+    fn pass(&mut self, desk: &mut Inspector, segment: &mut Segment) {
         let changed = self.incoming.as_ref().is_some_and(|incoming| incoming.apply(segment));
         if changed { desk.change(segment.id, std::mem::take(&mut segment.bytes)) } else { desk.pass(segment.id) }
     }
 
     /// What is held comes again: its sender waits for an acknowledgement, and may send no more before it has one. So
     /// what is decided of it goes on by itself.
-    fn pass_beginning(&mut self, desk: &mut Desk, segment: &mut Segment) {
+    fn pass_beginning(&mut self, desk: &mut Inspector, segment: &mut Segment) {
         let Some(incoming) = &self.incoming else { return desk.drop(segment.id) };
         let decided = incoming.stream.base().from(segment.header.place);
         if decided == 0 {
@@ -363,7 +363,7 @@ impl Connection {
     }
 
     /// A segment that cannot be decided is dropped; if it comes again and again the connection is reset.
-    fn strike(&mut self, desk: &mut Desk, segment: &Segment) {
+    fn strike(&mut self, desk: &mut Inspector, segment: &Segment) {
         if desk.is_off() {
             self.incoming = None;
             self.let_all_go(desk);
@@ -388,7 +388,7 @@ impl Connection {
         }
     }
 
-    fn reset(&mut self, desk: &mut Desk, segment: &Segment) {
+    fn reset(&mut self, desk: &mut Inspector, segment: &Segment) {
         self.resets += 1;
         let Segment { header, layout, bytes, .. } = segment;
         let expected = self.acknowledged.filter(|place| place.after(header.place) > 0).unwrap_or(header.place);
@@ -398,7 +398,7 @@ impl Connection {
     }
 
     /// Tells the replies that are whole.
-    fn hear(&mut self, desk: &mut Desk) {
+    fn hear(&mut self, desk: &mut Inspector) {
         while let Some(stream) = &mut self.outgoing {
             match stream.next() {
                 Next::Part => return,
@@ -411,14 +411,14 @@ impl Connection {
         }
     }
 
-    fn lose_outgoing(&mut self, desk: &mut Desk) {
+    fn lose_outgoing(&mut self, desk: &mut Inspector) {
         self.outgoing = None;
         self.gaps = 0;
         desk.blind(self.path.client, "replies that could not be followed");
     }
 
     /// Says once what goes on for long.
-    fn tell_blind(&mut self, desk: &mut Desk, why: &str) {
+    fn tell_blind(&mut self, desk: &mut Inspector, why: &str) {
         if !std::mem::replace(&mut self.blind, true) {
             desk.blind(self.path.client, why);
         }
@@ -429,7 +429,7 @@ impl Connection {
 fn begins_with_call(payload: &[u8], path: &Path) -> bool {
     let Next::Whole(record, _) = records::next(payload) else { return false };
     match read(&record.message, path) {
-        Ok(Message::Told(_)) => true,
+        Ok(Message::FilterEvent(_)) => true,
         Ok(Message::Untold(untold)) => untold.nlm,
         Ok(Message::NoCall) | Err(Malformed) => false,
     }

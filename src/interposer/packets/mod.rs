@@ -18,7 +18,7 @@
 //! | `reply` | lockd's replies, and which calls they answer |
 //! | `claims` | pending locks and waiters |
 //! | `treatment` | what is done with a call |
-//! | `desk` | where every call and reply is judged and told |
+//! | `inspector` | where every call and reply is judged and told |
 //! | `stream` | what is not decided yet of one direction of a connection |
 //! | `connection` | a TCP connection: what is held, passes, is changed, is reset |
 //! | `table` | the connections that are known |
@@ -30,8 +30,8 @@
 mod call;
 mod claims;
 mod connection;
-mod desk;
 mod holds;
+mod inspector;
 mod ip;
 mod packet;
 mod records;

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::call::Answer;
+use super::call::ReplyBody;
 use crate::wire::nlm::Stat;
 use crate::wire::rpc::{DecodeError, parse_reply};
 use crate::wire::types::Cookie;
@@ -21,7 +21,7 @@ struct Passed {
     /// How often the connection had remembered one before it.
     order: u64,
     /// Its number at the keeper, if that heard of it.
-    told: Option<(u64, Answer)>,
+    told: Option<(u64, ReplyBody)>,
 }
 
 /// The calls of one connection.
@@ -51,7 +51,7 @@ impl Calls {
     }
 
     /// A call is about to pass; of one that was sent again the latest counts. No more than `most` are remembered.
-    pub(super) fn remember(&mut self, xid: u32, told: Option<(u64, Answer)>, most: usize) {
+    pub(super) fn remember(&mut self, xid: u32, told: Option<(u64, ReplyBody)>, most: usize) {
         self.orders += 1;
         let order = self.orders;
         self.by_xid.insert(xid, Passed { order, told });
@@ -74,10 +74,10 @@ impl Calls {
         let Some(passed) = self.by_xid.get(&reply.xid) else { return Said::Unknown };
         let Some((number, answer)) = passed.told else { return Said::Nothing };
         match (reply.outcome, answer) {
-            (_, Answer::Elsewhere) => Said::Nothing,
+            (_, ReplyBody::Elsewhere) => Said::Nothing,
             (Err(_), _) => Said::Answer(number, Stat::Failed),
-            (Ok(_), Answer::Void) => Said::Answer(number, Stat::Granted),
-            (Ok(results), Answer::Stat) => stat(results).map_or(Said::Unknown, |stat| Said::Answer(number, stat)),
+            (Ok(_), ReplyBody::Void) => Said::Answer(number, Stat::Granted),
+            (Ok(results), ReplyBody::Stat) => stat(results).map_or(Said::Unknown, |stat| Said::Answer(number, stat)),
         }
     }
 }
@@ -107,8 +107,8 @@ mod tests {
     #[test]
     fn a_reply_answers_the_latest_call_of_its_xid_as_often_as_it_comes() {
         let mut calls = Calls::default();
-        calls.remember(7, Some((1, Answer::Stat)), MAX_CALLS);
-        calls.remember(7, Some((2, Answer::Stat)), MAX_CALLS);
+        calls.remember(7, Some((1, ReplyBody::Stat)), MAX_CALLS);
+        calls.remember(7, Some((2, ReplyBody::Stat)), MAX_CALLS);
         calls.remember(8, None, MAX_CALLS);
         assert_eq!(calls.hear(&res(7, Stat::Blocked)), Said::Answer(2, Stat::Blocked));
         assert_eq!(calls.hear(&res(7, Stat::Denied)), Said::Answer(2, Stat::Denied));
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn what_became_of_a_call_is_read_from_each_kind_of_reply() {
         let mut calls = Calls::default();
-        for (xid, answer) in [(1, Answer::Stat), (2, Answer::Void), (3, Answer::Elsewhere)] {
+        for (xid, answer) in [(1, ReplyBody::Stat), (2, ReplyBody::Void), (3, ReplyBody::Elsewhere)] {
             calls.remember(xid, Some((xid.into(), answer)), MAX_CALLS);
         }
         let share = ShareRes { cookie: Cookie::default(), stat: Stat::DeniedGracePeriod, sequence: 5 };
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn the_oldest_calls_are_forgotten_and_their_replies_are_unknown() {
         let mut calls = Calls::default();
-        (0..=10).for_each(|xid| calls.remember(xid, Some((xid.into(), Answer::Stat)), 10));
+        (0..=10).for_each(|xid| calls.remember(xid, Some((xid.into(), ReplyBody::Stat)), 10));
         assert_eq!(calls.hear(&res(0, Stat::Granted)), Said::Unknown);
         assert_eq!(calls.hear(&res(1, Stat::Granted)), Said::Answer(1, Stat::Granted));
         (0..10).for_each(|_| calls.remember(10, None, 10));

@@ -25,7 +25,7 @@ pub(super) struct Key {
 
 /// What is known of one.
 #[derive(Debug)]
-pub(super) enum Known {
+pub(super) enum Flow {
     Tcp(Connection),
     Udp(Datagrams),
 }
@@ -40,7 +40,7 @@ pub(super) struct Datagrams {
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    known: HashMap<Key, (u64, Known)>,
+    known: HashMap<Key, (u64, Flow)>,
     /// By when they were used last.
     by_use: BTreeMap<u64, Key>,
     of_client: HashMap<IpAddr, BTreeMap<u64, Key>>,
@@ -53,7 +53,7 @@ impl Table {
     }
 
     /// One that is known.
-    pub(super) fn used(&mut self, key: &Key) -> Option<&mut Known> {
+    pub(super) fn used(&mut self, key: &Key) -> Option<&mut Flow> {
         let before = self.known.get(key)?.0;
         self.uses += 1;
         self.unlist(key, before);
@@ -64,7 +64,7 @@ impl Table {
     }
 
     /// One more; what had to make room is given back.
-    pub(super) fn add(&mut self, key: Key, known: Known) -> Option<Known> {
+    pub(super) fn add(&mut self, key: Key, known: Flow) -> Option<Flow> {
         let of_client = self.of_client.get(&key.client.ip());
         let oldest = if of_client.is_some_and(|keys| keys.len() >= MAX_OF_CLIENT) {
             of_client.and_then(|keys| keys.values().next().copied())
@@ -86,15 +86,15 @@ impl Table {
 
     pub(super) fn tcp(&mut self) -> impl Iterator<Item = &mut Connection> {
         self.known.values_mut().filter_map(|(_, known)| match known {
-            Known::Tcp(connection) => Some(connection),
-            Known::Udp(_) => None,
+            Flow::Tcp(connection) => Some(connection),
+            Flow::Udp(_) => None,
         })
     }
 
     pub(super) fn into_tcp(self) -> impl Iterator<Item = Connection> {
         self.known.into_values().filter_map(|(_, known)| match known {
-            Known::Tcp(connection) => Some(connection),
-            Known::Udp(_) => None,
+            Flow::Tcp(connection) => Some(connection),
+            Flow::Udp(_) => None,
         })
     }
 
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_client_with_many_connections_makes_room_with_its_own_quietest_one() {
         let mut table = Table::default();
-        let add = |table: &mut Table, key| table.add(key, Known::Udp(Datagrams::default()));
+        let add = |table: &mut Table, key| table.add(key, Flow::Udp(Datagrams::default()));
         add(&mut table, key(7, 1));
         let most = u16::try_from(MAX_OF_CLIENT).unwrap();
         for port in 0..most {
@@ -143,7 +143,7 @@ mod tests {
     fn the_table_is_bounded_whatever_the_number_of_clients() {
         let mut table = Table::default();
         for client in 0..u32::try_from(MAX_CONNECTIONS).unwrap() + 10 {
-            table.add(key(client, 1), Known::Udp(Datagrams::default()));
+            table.add(key(client, 1), Flow::Udp(Datagrams::default()));
         }
         assert_eq!((table.known.len(), table.by_use.len(), table.of_client.len()), (8192, 8192, 8192));
         assert!(!table.has(&key(9, 1)) && table.has(&key(10, 1)));

@@ -6,15 +6,15 @@ use std::time::Duration;
 use super::call::{self, Message, Path};
 use super::claims::{Pending, Waiters};
 use super::connection::{Connection, Segment};
-use super::desk::Desk;
 use super::holds::Holds;
+use super::inspector::Inspector;
 use super::ip::{self, Layout, Odd, half, put};
 use super::packet::{LOOPBACK, Packet, Verdict};
 use super::records::{self, Next};
-use super::table::{Datagrams, Key, Known, Table};
+use super::table::{Datagrams, Flow, Key, Table};
 use super::tcp::Header;
 use super::treatment::Treatment;
-use crate::interposer::messages::{Mode, Order, Told};
+use crate::interposer::messages::{FilterEvent, Mode, Order};
 use crate::wire::scope;
 use crate::wire::types::Transport;
 use crate::wire::xdr::Text;
@@ -24,7 +24,7 @@ const UDP_HEADER: usize = 8;
 /// What the filter knows, and what it has to say.
 #[derive(Debug)]
 pub struct Traffic {
-    desk: Desk,
+    desk: Inspector,
     table: Table,
     holds: Holds,
     superseded: bool,
@@ -33,7 +33,7 @@ pub struct Traffic {
 impl Default for Traffic {
     fn default() -> Self {
         let treatment = Treatment { mode: Mode::Off, pending: Pending::default(), waiters: Waiters::default() };
-        Self { desk: Desk::new(treatment), table: Table::default(), holds: Holds::default(), superseded: false }
+        Self { desk: Inspector::new(treatment), table: Table::default(), holds: Holds::default(), superseded: false }
     }
 }
 
@@ -57,7 +57,7 @@ impl Traffic {
                     self.look_at(packet);
                 }
             }
-            Order::Answer(number) => self.desk.told.push(Told::Obeyed(number)),
+            Order::Answer(number) => self.desk.told.push(FilterEvent::Obeyed(number)),
         }
     }
 
@@ -84,7 +84,7 @@ impl Traffic {
         if std::mem::replace(&mut self.superseded, true) {
             return;
         }
-        self.desk.told.push(Told::Superseded(Text::clipped(why)));
+        self.desk.told.push(FilterEvent::Superseded(Text::clipped(why)));
         for connection in std::mem::take(&mut self.table).into_tcp() {
             for id in connection.into_held() {
                 self.desk.pass(id);
@@ -96,7 +96,7 @@ impl Traffic {
     }
 
     /// What is to be told before anything passes, and what becomes of packets.
-    pub fn take(&mut self) -> (Vec<Told>, Vec<(u32, Verdict)>) {
+    pub fn take(&mut self) -> (Vec<FilterEvent>, Vec<(u32, Verdict)>) {
         (std::mem::take(&mut self.desk.told), std::mem::take(&mut self.desk.verdicts))
     }
 
@@ -152,9 +152,9 @@ impl Traffic {
             if !makes_known {
                 return self.desk.pass(packet.id);
             }
-            self.add(key, Known::Tcp(Connection::new(path)));
+            self.add(key, Flow::Tcp(Connection::new(path)));
         }
-        let Some(Known::Tcp(connection)) = self.table.used(&key) else { return self.refuse(packet.id) };
+        let Some(Flow::Tcp(connection)) = self.table.used(&key) else { return self.refuse(packet.id) };
         let segment = Segment { id: packet.id, bytes: packet.bytes, layout, header };
         if packet.way_in {
             connection.way_in(&mut self.desk, segment);
@@ -175,9 +175,9 @@ impl Traffic {
             return self.wait(&path, packet);
         }
         if !self.table.has(&key) {
-            self.add(key, Known::Udp(Datagrams::default()));
+            self.add(key, Flow::Udp(Datagrams::default()));
         }
-        let Some(Known::Udp(datagrams)) = self.table.used(&key) else { return self.refuse(packet.id) };
+        let Some(Flow::Udp(datagrams)) = self.table.used(&key) else { return self.refuse(packet.id) };
         if !packet.way_in {
             self.desk.reply(path.client, &datagrams.calls, message);
             return self.desk.pass(packet.id);
@@ -200,10 +200,10 @@ impl Traffic {
         self.desk.change(packet.id, packet.bytes);
     }
 
-    fn add(&mut self, key: Key, known: Known) {
+    fn add(&mut self, key: Key, known: Flow) {
         match self.table.add(key, known) {
-            Some(Known::Tcp(mut gone)) => gone.end(&mut self.desk),
-            Some(Known::Udp(gone)) => self.desk.forget(&gone.calls),
+            Some(Flow::Tcp(mut gone)) => gone.end(&mut self.desk),
+            Some(Flow::Udp(gone)) => self.desk.forget(&gone.calls),
             None => {}
         }
     }
@@ -214,7 +214,7 @@ impl Traffic {
             return false;
         }
         let payload = packet.bytes.get(header.payload.clone()).unwrap_or_default();
-        let is_known = matches!(self.table.used(key), Some(Known::Tcp(connection)) if connection.own);
+        let is_known = matches!(self.table.used(key), Some(Flow::Tcp(connection)) if connection.own);
         let begins = || matches!(records::next(payload), Next::Whole(record, _) if is_own(&record.message, path));
         payload.is_empty() || is_known || begins()
     }

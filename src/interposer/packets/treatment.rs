@@ -1,6 +1,6 @@
 //! What is done with a call: by the mode, what is pending, and who waits.
 
-use super::call::{Call, Words};
+use super::call::{Call, WordOffsets};
 use super::claims::{Pending, Waiters};
 use crate::interposer::messages::{Mode, Request, Treated};
 
@@ -35,7 +35,7 @@ impl Treatment {
             Request::Share(share) => (share.reclaim, false),
             Request::Unlock(_) | Request::Cancel(_) | Request::Unshare(_) | Request::FreeAll(_) => (false, false),
         };
-        let Words { block, reclaim: word } = call.words;
+        let WordOffsets { block, reclaim: word } = call.words;
         match (reclaim, refused) {
             (true, _) if self.mode != Mode::Off => {
                 // Its client does not wait for a reclaim, so it must not be queued.

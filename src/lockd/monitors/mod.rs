@@ -21,9 +21,9 @@
 //!
 //! Start reading at [`Owner::run`].
 
-mod book;
-mod call_back;
-mod tell;
+mod callback;
+mod notices;
+mod records;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -37,8 +37,8 @@ use crate::rpc::resolver;
 use crate::wire::control::Refusal;
 use crate::wire::nsm::{MonArgs, MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
-use book::Book;
-pub use call_back::CallBack;
+pub use callback::CallBack;
+use records::Book;
 
 /// Requests that may wait; then senders wait.
 const REQUESTS: usize = 256;
@@ -293,7 +293,7 @@ impl Owner {
             return;
         }
         if !self.book.has(&id) && !self.book.has_room(&id.my_id, privileged, self.to_tell.len()) {
-            tracing::warn!(host = %id.mon_name, max = book::MAX, "SM_MON: too many hosts are monitored for programs here");
+            tracing::warn!(host = %id.mon_name, max = records::MAX, "SM_MON: too many hosts are monitored for programs here");
             let _ = done.send(false);
             return;
         }
@@ -441,13 +441,13 @@ impl Owner {
         if self.to_tell.is_empty() {
             return;
         }
-        let order = tell::Order {
+        let order = notices::Order {
             state,
             names: self.names.borrow().clone(),
             rpcbind_port: self.rpcbind_port,
             clock: self.clock,
         };
-        let telling = tokio::spawn(tell::tell(self.to_tell.clone(), order, self.tell_told.clone()));
+        let telling = tokio::spawn(notices::tell(self.to_tell.clone(), order, self.tell_told.clone()));
         self.telling = Some(telling.abort_handle());
     }
 

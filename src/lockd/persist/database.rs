@@ -9,8 +9,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
-use super::before::ResultBefore;
 use super::monitors::{self, Odd, addresses_of, name, raw, text_of};
+use super::old_results::ResultBefore;
 use super::records::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
 use super::seal::{Number, Said, Seal};
 use crate::host::private_file;

@@ -18,9 +18,9 @@
 //!
 //! Start reading at [`open`], then [`database::Database::apply`].
 
-mod before;
 mod database;
 mod monitors;
+mod old_results;
 mod records;
 mod seal;
 

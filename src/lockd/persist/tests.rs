@@ -422,7 +422,7 @@ async fn a_result_that_an_older_version_left_is_read_by_this_one() {
         persist.write(Change::Ended(full.clone().into())).await.unwrap();
         drop(persist);
         writer.join();
-        let older = encode(&before::ResultBefore::from(full.clone()));
+        let older = encode(&old_results::ResultBefore::from(full.clone()));
         let database = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
         assert_eq!(database.execute("UPDATE result SET body = ?1 WHERE id = ?2", (older, run.0)).unwrap(), 1);
         drop(database);

@@ -11,15 +11,15 @@ use std::net::IpAddr;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::embedder::{Stepped, or_failed};
 use super::incoming::Incoming;
-use super::moves::Answer;
-use super::outside::{Stepped, or_failed};
+use super::moves::MoveAnswer;
 use super::queue::{Entry, OpenCall, OpenNotice, Place, Wait};
 use super::records::{NotRecorded, Recorded};
 use super::state::{Done, Owner};
 use crate::lockd::embed::{Admission, Question};
 use crate::lockd::persist::{self, Change, MonitorRecord, Watch};
-use crate::locks::{Call, Caller, Cap, ClientId, Full, Handled, MirrorAnswer, Move, Outside, Reboot, Verdict};
+use crate::locks::{Call, Caller, Cap, ClientId, Full, Handled, MirrorAnswer, Move, OtherDomain, Reboot, Verdict};
 use crate::wire::scope::Shown;
 use crate::wire::types::{CallerName, FileHandle, NsmState};
 
@@ -28,7 +28,7 @@ impl Owner {
 
     pub(super) fn call(&mut self, incoming: Incoming, answer: oneshot::Sender<Verdict>) {
         let question = self.embedded.question(&incoming);
-        let (number, outside) = (self.queue.next_number(), Outside::Unasked);
+        let (number, outside) = (self.queue.next_number(), OtherDomain::Unasked);
         let call = OpenCall { incoming, answer, number, admission: None, client: None, outside };
         match question {
             Some(question) => self.ask(call, question),
@@ -137,7 +137,7 @@ impl Owner {
                     let _ = self.apply_effects();
                     self.queue.put_off(Entry::Call(call));
                 }
-                Handled::Wait | Handled::Outside { .. } | Handled::HasMoved(_) => {
+                Handled::Wait | Handled::OtherDomain { .. } | Handled::HasMoved(_) => {
                     self.queue.put(Wait::Commit, Entry::Call(call));
                 }
             };
@@ -186,7 +186,7 @@ impl Owner {
         match self.table.test_by_stranger(&wanted.file, wanted.range, wanted.exclusive) {
             Handled::Reply(verdict) => self.reply(call, verdict),
             // No lock is granted here, so nothing has to be mirrored, and none is freed.
-            Handled::Wait | Handled::Outside { .. } | Handled::HasMoved(_) | Handled::More => {
+            Handled::Wait | Handled::OtherDomain { .. } | Handled::HasMoved(_) | Handled::More => {
                 self.queue.put(Wait::Commit, Entry::Call(call));
             }
         }
@@ -310,9 +310,9 @@ impl Owner {
         let caller = Caller { client, via: call.incoming.via };
         match self.table.handle_after(self.clock.now(), caller, &call.incoming.call, call.outside) {
             Handled::Wait => {
-                self.queue.put(Wait::Commit, Entry::Call(OpenCall { outside: Outside::Unasked, ..call }));
+                self.queue.put(Wait::Commit, Entry::Call(OpenCall { outside: OtherDomain::Unasked, ..call }));
             }
-            Handled::Outside { asked } => {
+            Handled::OtherDomain { asked } => {
                 self.await_step(call, asked);
                 let _ = self.apply_effects();
             }
@@ -366,19 +366,20 @@ impl Owner {
     /// The table gets the call again with the answer, in this step where the answer is known.
     fn has_moved(&mut self, client: ClientId, call: OpenCall, question: &Move) {
         if let Some(moved) = self.moves.answer(question) {
-            let outside = if moved { Outside::Moved(question.client) } else { Outside::NotMoved };
+            let outside = if moved { OtherDomain::Moved(question.client) } else { OtherDomain::NotMoved };
             return self.handle(client, OpenCall { outside, ..call });
         }
         if !self.moves.is_asked(question) {
             let Some(asking) = self.moves.ask(self.clock.now(), question.clone()) else { return };
             self.work.spawn(async move { Done::Moved(asking.await) });
         }
-        if let Some(place) = self.queue.put(Wait::Move, Entry::Call(OpenCall { outside: Outside::Unasked, ..call })) {
+        if let Some(place) = self.queue.put(Wait::Move, Entry::Call(OpenCall { outside: OtherDomain::Unasked, ..call }))
+        {
             self.moves.wait(question, place);
         }
     }
 
-    pub(super) fn moved(&mut self, answer: &Answer) {
+    pub(super) fn moved(&mut self, answer: &MoveAnswer) {
         let (moved, waiting) = self.moves.answered(answer);
         if moved {
             let Move { from, to, names, .. } = &answer.question;
@@ -407,7 +408,7 @@ impl Owner {
         if self.embedded.is_slow(&file) {
             tracing::debug!(client = %call.incoming.name, "the file's mirror is slow; a call is dropped unanswered");
         } else if let Some(place) =
-            self.queue.put(Wait::Step, Entry::Call(OpenCall { outside: Outside::Unasked, ..call }))
+            self.queue.put(Wait::Step, Entry::Call(OpenCall { outside: OtherDomain::Unasked, ..call }))
         {
             self.embedded.await_step(file, place, asked);
         }
@@ -475,11 +476,11 @@ impl Owner {
 /// What the call that asked for a step takes from its end; `None` drops it unanswered.
 fn after_step(call: OpenCall, answer: MirrorAnswer) -> Option<OpenCall> {
     let outside = match answer {
-        MirrorAnswer::Done => Outside::Unasked,
-        MirrorAnswer::Conflict => Outside::Conflict,
+        MirrorAnswer::Done => OtherDomain::Unasked,
+        MirrorAnswer::Conflict => OtherDomain::Conflict,
         // A client that is refused a reclaim forgets the lock, and nobody is in its way.
         MirrorAnswer::Failed if call.is_reclaim() => return None,
-        MirrorAnswer::Failed => Outside::Failed,
+        MirrorAnswer::Failed => OtherDomain::Failed,
         MirrorAnswer::NotBegun => return None,
     };
     Some(OpenCall { outside, ..call })

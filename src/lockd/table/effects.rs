@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::outside;
+use super::embedder;
 use super::refusals::QUIET;
 use super::runs::SLICE;
 use super::state::{Done, Owner};
@@ -36,7 +36,7 @@ impl Owner {
                 Effect::Mirror(file, step) => self.mirror(file, step),
                 Effect::AskAgain(file, refusals) => {
                     self.work.spawn(async move {
-                        tokio::time::sleep(outside::pause(refusals)).await;
+                        tokio::time::sleep(embedder::pause(refusals)).await;
                         Done::AskAgain(file)
                     });
                 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::queue::Place;
-use crate::lockd::called::Called;
+use crate::lockd::callers::Called;
 use crate::locks::Move;
 use crate::rpc::resolver;
 use crate::rpc::silence::is_silent;
@@ -66,7 +66,7 @@ pub(super) struct Moves {
 
 /// The answer to a question.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct MoveAnswer {
     pub(super) question: Move,
     run: u64,
     moved: bool,
@@ -127,7 +127,7 @@ impl Moves {
     }
 
     /// Asks. `None`: too many questions are under way.
-    pub(super) fn ask(&mut self, now: Duration, question: Move) -> Option<impl Future<Output = Answer> + use<>> {
+    pub(super) fn ask(&mut self, now: Duration, question: Move) -> Option<impl Future<Output = MoveAnswer> + use<>> {
         let Ok(turn) = self.turns.clone().try_acquire_owned() else {
             tracing::warn!(from = %Shown(question.from), to = %Shown(question.to), "too many hosts may have moved; a reclaim is dropped unanswered");
             return None;
@@ -143,7 +143,7 @@ impl Moves {
             let listen = || is_silent(rpcbind, question.server_address, PROBE);
             let moved = have_both_addresses(&question).await && *silent.get_or_init(listen).await;
             drop(turn);
-            Answer { question, run, moved }
+            MoveAnswer { question, run, moved }
         })
     }
 
@@ -155,7 +155,7 @@ impl Moves {
     }
 
     /// Gives the calls that waited for the answer, and whether the host has moved.
-    pub(super) fn answered(&mut self, Answer { question, run, moved }: &Answer) -> (bool, Vec<Place>) {
+    pub(super) fn answered(&mut self, MoveAnswer { question, run, moved }: &MoveAnswer) -> (bool, Vec<Place>) {
         if *run != self.run {
             return (false, Vec::new());
         }
@@ -218,7 +218,7 @@ mod tests {
         }
 
         fn told(&mut self, question: &Move, moved: bool) -> bool {
-            let answer = Answer { question: question.clone(), run: self.run, moved };
+            let answer = MoveAnswer { question: question.clone(), run: self.run, moved };
             self.answered(&answer).0
         }
     }
@@ -255,7 +255,7 @@ mod tests {
         let place = || Line::new(ip(3), &CallerName::new("roamer").unwrap()).start();
         assert!(moves.asked(0, &to(2, 3)));
         moves.wait(&to(2, 3), place());
-        let of_the_first = Answer { question: to(2, 3), run: moves.run, moved: true };
+        let of_the_first = MoveAnswer { question: to(2, 3), run: moves.run, moved: true };
         assert_eq!(moves.end(), [place()]);
         moves.watch([ip(2)].into_iter());
         assert!(moves.asked(0, &to(2, 3)));

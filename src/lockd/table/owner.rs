@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use super::archive::{Archive, Unwritten};
+use super::embedder::{Embedded, Stepped};
 use super::handle::{ORDERS, Order, Table};
 use super::incoming::{Clock, Names};
 use super::moves::Moves;
-use super::outside::{Embedded, Stepped};
 use super::phase::{Phase, Runs};
 use super::queue::Queue;
 use super::records::Records;
@@ -24,12 +24,12 @@ use super::refusals::Refusals;
 use super::state::{Done, Owner};
 use super::watches::{StatdSetup, Watches};
 use crate::lockd::callbacks::Callbacks;
-use crate::lockd::called::Called;
+use crate::lockd::callers::Called;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Found, MonitorRecord, Persist};
 use crate::locks::{Due, LockTable, Totals};
 use crate::rpc::control::Timeline;
-use crate::rpc::pulse::{BEAT, Moment, Pulse};
+use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
 use crate::wire::control::{InstanceId, Refusal, Status};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::Maybe;
@@ -124,7 +124,7 @@ impl Owner {
             work: JoinSet::new(),
             offers: HashMap::new(),
             unwritten: Unwritten::default(),
-            pulse: Pulse::default(),
+            pulse: Heartbeat::default(),
         };
         let not_remembered = owner.remember(setup.found.monitors);
         owner.leave_all_unused(&not_remembered);

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 use super::incoming::Incoming;
 use crate::lockd::embed::Admission;
-use crate::locks::{Call, ClientId, Outside, Reboot, Verdict};
+use crate::locks::{Call, ClientId, OtherDomain, Reboot, Verdict};
 use crate::shares::{Bounds, Holder, Shares};
 use crate::wire::types::{CallerName, NsmState};
 
@@ -43,7 +43,7 @@ pub(super) struct OpenCall {
     /// Its client, once that is known: the lock table is next.
     pub(super) client: Option<ClientId>,
     /// What the mirror said to the step that it asked for.
-    pub(super) outside: Outside,
+    pub(super) outside: OtherDomain,
 }
 
 impl OpenCall {

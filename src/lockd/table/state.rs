@@ -7,9 +7,9 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::archive::Unwritten;
+use super::embedder::{Embedded, Stepped};
 use super::incoming::{Clock, Names};
 use super::moves::{self, Moves};
-use super::outside::{Embedded, Stepped};
 use super::phase::Runs;
 use super::queue::{Place, Queue};
 use super::records::{NotRecorded, Recorded, Records};
@@ -20,7 +20,7 @@ use crate::lockd::embed::Admission;
 use crate::lockd::persist::{MonitorRecord, Persist, PersistError, Watch};
 use crate::locks::{Cap, ClientId, LockTable, OfferAnswer, OfferId};
 use crate::rpc::control::Timeline;
-use crate::rpc::pulse::Pulse;
+use crate::rpc::heartbeat::Heartbeat;
 use crate::wire::control::InstanceId;
 use crate::wire::types::{FileHandle, NsmState};
 
@@ -36,7 +36,7 @@ pub(super) enum Done {
     Offered { offer: OfferId, outcome: Result<OfferAnswer, Unconfirmed> },
     Stepped { file: FileHandle, stepped: Stepped },
     AskAgain(FileHandle),
-    Moved(moves::Answer),
+    Moved(moves::MoveAnswer),
     QuietOver(Cap),
     BeginDurable(Result<NsmState, NotRecorded>),
     Raised(Result<NsmState, PersistError>),
@@ -65,7 +65,7 @@ pub(super) struct Owner {
     /// What the archive tells while the disk does not take it.
     pub(super) unwritten: Unwritten,
     /// Of the owner's loop, while a deadline is awaited.
-    pub(super) pulse: Pulse,
+    pub(super) pulse: Heartbeat,
 }
 
 impl Owner {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::phase::Refusable;
 use super::*;
 use crate::lockd::callbacks::Callbacks;
-use crate::lockd::called::Called;
+use crate::lockd::callers::Called;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
 use crate::locks::{Call, Limits, LockTable, Process, Reboot, Verdict, Via, Wanted};

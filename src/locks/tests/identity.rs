@@ -23,7 +23,7 @@ impl World {
         match self.call_as(caller, call) {
             Handled::Reply(verdict) => verdict,
             // Unless a test says otherwise, no machine has moved.
-            Handled::HasMoved(_) => match self.table.handle_after(self.now, caller, call, Outside::NotMoved) {
+            Handled::HasMoved(_) => match self.table.handle_after(self.now, caller, call, OtherDomain::NotMoved) {
                 Handled::Reply(verdict) => verdict,
                 waits => panic!("{waits:?}"),
             },

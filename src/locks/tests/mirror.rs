@@ -87,19 +87,19 @@ impl Mirrored {
 
     fn call(&mut self, process: P, call: &Call) -> Verdict {
         let caller = self.w.caller(process.0);
-        let mut outside = Outside::Unasked;
+        let mut outside = OtherDomain::Unasked;
         loop {
             match self.w.table.handle_after(self.w.now, caller, call, outside) {
                 Handled::Reply(verdict) => {
                     self.all_steps();
                     return verdict;
                 }
-                Handled::Outside { asked } => {
+                Handled::OtherDomain { asked } => {
                     let answer = self.one_step().unwrap();
                     outside = match answer {
-                        MirrorAnswer::Conflict if asked => Outside::Conflict,
-                        MirrorAnswer::Failed if asked => Outside::Failed,
-                        _ => Outside::Unasked,
+                        MirrorAnswer::Conflict if asked => OtherDomain::Conflict,
+                        MirrorAnswer::Failed if asked => OtherDomain::Failed,
+                        _ => OtherDomain::Unasked,
                     };
                 }
                 Handled::More => {}
@@ -285,12 +285,12 @@ fn a_domain_that_cannot_be_asked_grants_nothing() {
     let mut m = Mirrored::new();
     let call = World::lock_call(A, FILE, bytes(0, 9), true, true, false);
     let caller = m.w.caller("a");
-    assert_eq!(m.w.table.handle(m.w.now, caller, &call), Handled::Outside { asked: true });
+    assert_eq!(m.w.table.handle(m.w.now, caller, &call), Handled::OtherDomain { asked: true });
     let Some(Effect::Mirror(file, _)) = m.take(|e| matches!(e, Effect::Mirror(..))) else { panic!("no step") };
     let again = m.w.table.handle(m.w.now, caller, &call);
-    assert_eq!(again, Handled::Outside { asked: false }, "one step of a file at a time");
+    assert_eq!(again, Handled::OtherDomain { asked: false }, "one step of a file at a time");
     m.w.table.mirror_answered(&file, MirrorAnswer::Failed);
-    let handled = m.w.table.handle_after(m.w.now, caller, &call, Outside::Failed);
+    let handled = m.w.table.handle_after(m.w.now, caller, &call, OtherDomain::Failed);
     assert_eq!(handled, Handled::Reply(Verdict::NoLocks));
     let Some(Effect::Mirror(_, step)) = m.take(|e| matches!(e, Effect::Mirror(..))) else { panic!("no step") };
     assert!(matches!(step, MirrorStep::GiveUp { nothing_left: true, .. }), "it may have been done: {step:?}");
@@ -301,7 +301,7 @@ fn what_nobody_wants_any_more_when_it_is_taken_is_given_up() {
     let mut m = Mirrored::new();
     let caller = m.w.caller("a");
     let call = World::lock_call(A, FILE, bytes(0, 9), true, false, false);
-    assert_eq!(m.w.table.handle(m.w.now, caller, &call), Handled::Outside { asked: true });
+    assert_eq!(m.w.table.handle(m.w.now, caller, &call), Handled::OtherDomain { asked: true });
     assert_eq!(m.one_step(), Some(MirrorAnswer::Done));
     m.all_steps();
     assert_eq!(m.there(), "..........", "the call was not given again");
@@ -315,7 +315,7 @@ fn a_lock_over_many_holes_has_only_a_few_ranges_looked_at_again() {
         assert_eq!(m.lock(A, bytes(2 * n, 2 * n), true), Verdict::Granted);
     }
     let call = World::lock_call(A, FILE, ByteRange::ALL, true, false, false);
-    assert_eq!(m.w.table.handle(m.w.now, caller, &call), Handled::Outside { asked: true });
+    assert_eq!(m.w.table.handle(m.w.now, caller, &call), Handled::OtherDomain { asked: true });
     let Some(Effect::Mirror(file, MirrorStep::Take(parts))) = m.take(|e| matches!(e, Effect::Mirror(..))) else {
         panic!("no step")
     };

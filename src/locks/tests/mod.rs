@@ -129,7 +129,7 @@ impl World {
             Handled::Reply(verdict) => verdict,
             Handled::Wait => panic!("the call has to wait for a settle"),
             Handled::More => panic!("the call is not done"),
-            Handled::Outside { .. } | Handled::HasMoved(_) => panic!("the call has to wait for what is outside"),
+            Handled::OtherDomain { .. } | Handled::HasMoved(_) => panic!("the call has to wait for what is outside"),
         }
     }
 

@@ -13,7 +13,7 @@ const NAMED: usize = 3;
 
 /// What was seen of Ganesha.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct Observed {
     /// Whether the run is a soft one, which releases nothing.
     pub(super) soft: bool,
     /// Everybody who has spoken to it.
@@ -27,7 +27,7 @@ pub(super) struct Seen {
     pub(super) version: String,
 }
 
-impl Seen {
+impl Observed {
     pub(super) fn cautions(&self) -> Vec<Caution> {
         let mut cautions = vec![say(
             "grace",
@@ -137,8 +137,8 @@ fn say(about: &'static str, text: impl Into<String>, remedy: &str) -> Caution {
 mod tests {
     use super::*;
 
-    fn seen() -> Seen {
-        Seen {
+    fn seen() -> Observed {
+        Observed {
             soft: false,
             stats: vec![stats("192.0.2.1", &["NFSv3", "NMLv4"])],
             unlisted: Vec::new(),
@@ -156,7 +156,7 @@ mod tests {
         }
     }
 
-    fn weight(seen: &Seen, about: &str) -> Option<Weight> {
+    fn weight(seen: &Observed, about: &str) -> Option<Weight> {
         seen.cautions().iter().find(|caution| caution.about == about).map(|caution| caution.weight)
     }
 
@@ -169,15 +169,15 @@ mod tests {
 
     #[test]
     fn a_run_that_the_leak_leaves_no_room_for_is_refused() {
-        let full = Seen { descriptors: Descriptors { open: 17_500, limit: 20_000 }, ..seen() };
+        let full = Observed { descriptors: Descriptors { open: 17_500, limit: 20_000 }, ..seen() };
         assert_eq!(weight(&full, "descriptors"), Some(Weight::Refuse));
-        let idle = Seen { locking: 0, ..full };
+        let idle = Observed { locking: 0, ..full };
         assert_eq!(weight(&idle, "descriptors"), Some(Weight::Say));
     }
 
     #[test]
     fn a_soft_run_leaks_and_crashes_nothing() {
-        let soft = Seen { soft: true, descriptors: Descriptors { open: 19_999, limit: 20_000 }, ..seen() };
+        let soft = Observed { soft: true, descriptors: Descriptors { open: 19_999, limit: 20_000 }, ..seen() };
         assert_eq!(weight(&soft, "descriptors"), None);
         assert_eq!(weight(&soft, "shares"), None);
         assert_eq!(weight(&seen(), "soft"), None);
@@ -186,18 +186,18 @@ mod tests {
 
     #[test]
     fn nfsv4_clients_want_consent_and_are_named() {
-        let v4 = Seen { stats: vec![stats("192.0.2.9", &["NFSv41"])], ..seen() };
+        let v4 = Observed { stats: vec![stats("192.0.2.9", &["NFSv41"])], ..seen() };
         assert_eq!(weight(&v4, "nfsv4"), Some(Weight::Consent));
         assert!(v4.cautions().iter().any(|caution| caution.text.contains("192.0.2.9")));
-        let blind = Seen { stats: vec![stats("192.0.2.9", &[])], ..seen() };
+        let blind = Observed { stats: vec![stats("192.0.2.9", &[])], ..seen() };
         assert_eq!(weight(&blind, "nfsv4"), Some(Weight::Say));
         assert_eq!(weight(&seen(), "nfsv4"), None);
     }
 
     #[test]
     fn another_network_is_refused_and_locks_that_cannot_be_seen_want_consent() {
-        assert_eq!(weight(&Seen { shares_network: false, ..seen() }, "network"), Some(Weight::Refuse));
-        let ceph = Seen { unlisted: vec!["ceph".into()], ..seen() };
+        assert_eq!(weight(&Observed { shares_network: false, ..seen() }, "network"), Some(Weight::Refuse));
+        let ceph = Observed { unlisted: vec!["ceph".into()], ..seen() };
         assert_eq!(weight(&ceph, "fsal"), Some(Weight::Consent));
         assert!(!ceph.lists_locks());
     }

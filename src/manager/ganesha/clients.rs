@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::host;
-use crate::manager::driven::client_row;
+use crate::manager::adapter::client_row;
 use crate::nsm::roster::RosterEntry;
 use crate::wire::control::ClientRow;
 use crate::wire::nlm;

@@ -48,11 +48,11 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use self::bus::{Bus, GraceEvent};
-use self::cautions::Seen;
+use self::cautions::Observed;
 use self::error::ENDPOINT;
 use self::process::Server;
-use super::driven::vault::Vault;
-use super::driven::{Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, Recovered, Sight};
+use super::adapter::run_files::RunFiles;
+use super::adapter::{Adapter, Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered, Snapshot};
 use super::{Caution, ManagerError};
 use crate::host::{Machine, StatdDir, StatdDirError, own_names};
 use crate::nsm::roster::{self, Roster};
@@ -100,9 +100,9 @@ pub struct Ganesha {
 }
 
 /// This host's Ganesha as a lock manager, with nlmctl's state in the folder of the options.
-pub fn manager(options: GaneshaOptions) -> Driven<Ganesha> {
-    let vault = Vault::new(&options.state_dir);
-    Driven::new(Ganesha::new(options), vault)
+pub fn manager(options: GaneshaOptions) -> Adapter<Ganesha> {
+    let vault = RunFiles::new(&options.state_dir);
+    Adapter::new(Ganesha::new(options), vault)
 }
 
 /// How long the system bus may take to say whether a Ganesha is on it.
@@ -170,7 +170,7 @@ impl Ganesha {
         })
     }
 
-    async fn seen(&self) -> Result<Seen, GaneshaError> {
+    async fn seen(&self) -> Result<Observed, GaneshaError> {
         let (unlisted, descriptors, locking, shares_network) = self
             .look(|server| {
                 let locking = server.held()?.descriptors;
@@ -179,7 +179,7 @@ impl Ganesha {
             .await?;
         let bus = self.bus().await?;
         let (stats, version) = (bus.clients().await?, bus.version().await?);
-        Ok(Seen { soft: self.options.soft, stats, unlisted, descriptors, locking, shares_network, version })
+        Ok(Observed { soft: self.options.soft, stats, unlisted, descriptors, locking, shares_network, version })
     }
 }
 
@@ -227,7 +227,7 @@ impl Backend for Ganesha {
     async fn nsm_state(&self) -> Result<NsmState, ManagerError> {
         Ok(blocking(|| Ok(statd()?.state()?)).await?)
     }
-    async fn sight(&self) -> Result<Sight, ManagerError> {
+    async fn sight(&self) -> Result<Snapshot, ManagerError> {
         let (sight, held) = self.look(Server::sight).await?;
         let mut paths = self.paths();
         if paths.len() > PATHS {

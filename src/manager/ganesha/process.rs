@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::host::{FileError, Lock, Machine, SocketState, parse_locks};
-use crate::manager::driven::{LocalLock, Sight};
+use crate::manager::adapter::{LocalLock, Snapshot};
 
 /// FSAL modules whose locks are OFD locks of Ganesha's process, and so are listed.
 const LISTED: [&str; 2] = ["vfs", "xfs"];
@@ -133,10 +133,10 @@ impl Server {
         Ok(others.map(|other| LocalLock::new(other.lock, other.pid, self.machine.process_name(other.pid))).collect())
     }
 
-    pub(super) fn sight(&self) -> Result<(Sight, Held), ProcessError> {
+    pub(super) fn sight(&self) -> Result<(Snapshot, Held), ProcessError> {
         let held = self.held()?;
         let locks = held.locks.iter().map(|(lock, _)| lock.clone()).collect();
-        Ok((Sight { locks, local: self.local()?, ..Sight::default() }, held))
+        Ok((Snapshot { locks, local: self.local()?, ..Snapshot::default() }, held))
     }
 
     /// Its open TCP connections: the server address called, and the client's.

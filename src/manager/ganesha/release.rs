@@ -20,7 +20,7 @@ use super::process::Server;
 use super::{Ganesha, GaneshaError, blocking, clients, refused};
 use crate::host::{self, FileError, Lock};
 use crate::manager::ManagerError;
-use crate::manager::driven::{ClientReleased, Recovered};
+use crate::manager::adapter::{ClientReleased, Recovered};
 use crate::rpc::client::{Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, ProgramError};
 use crate::rpc::udp::UdpEndpoint;

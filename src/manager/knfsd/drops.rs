@@ -21,9 +21,9 @@ use super::guard::Guard;
 use super::records::SavedRecords;
 use super::saved::Saved;
 use super::settings::Settings;
-use super::sight;
+use super::snapshot;
 use crate::host::{Lockd, Machine, StatdDir};
-use crate::manager::driven::{Dropped, Sight};
+use crate::manager::adapter::{Dropped, Snapshot};
 use crate::rpc::client::{CallError, Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, Listener, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
@@ -105,7 +105,7 @@ fn host(client: &UdpClient) -> Host<'_> {
 
 /// Whether the locks are gone and ordinary requests are refused.
 fn is_dropped(machine: &Machine) -> Result<bool, KnfsdError> {
-    Ok(machine.nlm_in_grace()? && sight::look(machine)?.0.locks.is_empty())
+    Ok(machine.nlm_in_grace()? && snapshot::look(machine)?.0.locks.is_empty())
 }
 
 /// Woken by calls until the effect of a signal is seen; false if there is none.
@@ -149,8 +149,8 @@ fn prepare(
 }
 
 /// What goes with the locks, seen as late as can be. The records come last: who has none is not told.
-fn last_look(machine: &Machine, dir: &Path, statd: &StatdDir, saved: &mut Saved) -> Result<Sight, KnfsdError> {
-    let before = sight::look(machine)?.0;
+fn last_look(machine: &Machine, dir: &Path, statd: &StatdDir, saved: &mut Saved) -> Result<Snapshot, KnfsdError> {
+    let before = snapshot::look(machine)?.0;
     saved.renew_records(dir, || SavedRecords::read(statd))?;
     Ok(before)
 }
@@ -223,7 +223,7 @@ pub(super) fn by_stopping(
     let down = Instant::now();
     let stopped = machine
         .write("proc/fs/nfsd/threads", "0\n")
-        .and_then(|()| Ok(machine.lockd()?.is_none() || sight::look(machine)?.0.locks.is_empty()));
+        .and_then(|()| Ok(machine.lockd()?.is_none() || snapshot::look(machine)?.0.locks.is_empty()));
     let back = saved.bring_nfsd_back(machine);
     let down = down.elapsed();
     if let Err(error) = back {

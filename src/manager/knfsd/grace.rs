@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use tokio::net::UnixStream;
 
 use super::{Knfsd, KnfsdError, STATE_DIR, manager};
-use crate::manager::driven::Driven;
+use crate::manager::adapter::Adapter;
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{Caution, Freed, LockManager, ManagerError, Owners, Weight};
 use crate::wire::control::{
@@ -56,7 +56,7 @@ pub struct Grace {
     program: PathBuf,
     keeper: Nlmd,
     /// What is not about runs.
-    kernel: Driven<Knfsd>,
+    kernel: Adapter<Knfsd>,
 }
 
 impl Grace {

@@ -4,7 +4,7 @@
 //! ([`drops`]), it shows ranges but no owners (`/proc/locks` has its own number for each client's
 //! lock; lists for people read its memory, [`owners`]), and rpc.statd beside it keeps the names of its clients. So a run here is: all that is there
 //! is written down, the state number raised, everything dropped, grace seen, clients told, and what
-//! came back compared ([`driven`](super::driven) does that part).
+//! came back compared ([`adapter`](super::adapter) does that part).
 //!
 //! What must hold:
 //! - Nothing is touched where it could not work or would hurt others: an NFSv3 mount here keeps lockd
@@ -17,7 +17,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `sight` | what is locked |
+//! | `snapshot` | what is locked |
 //! | `records` | monitor records |
 //! | `scope` | NFSv4's server scope, which a stop loses |
 //! | `settings` | nfsd's settings |
@@ -50,8 +50,8 @@ mod release;
 mod saved;
 mod scope;
 mod settings;
-mod sight;
 pub(crate) mod single;
+mod snapshot;
 pub(crate) mod unlock;
 mod v4;
 
@@ -68,9 +68,9 @@ use self::drops::Attempt;
 use self::error::ENDPOINT;
 use self::saved::Saved;
 use self::v4::V4;
-use super::driven::vault::Vault;
-use super::driven::{
-    Backend, ClientReleased, Driven, Dropped, GraceEnd, Identity, LocksReleased, Recovered, Sight, client_row,
+use super::adapter::run_files::RunFiles;
+use super::adapter::{
+    Adapter, Backend, ClientReleased, Dropped, GraceEnd, Identity, LocksReleased, Recovered, Snapshot, client_row,
 };
 use super::{Caution, ManagerError, Owners, Weight};
 use crate::host::{self, FileError, Lockd, Machine, ReplyRoute, StatdDir, StatdDirError, may_administer_network};
@@ -94,10 +94,10 @@ pub struct Knfsd {
 }
 
 /// This host's knfsd as a lock manager. `program` is nlmctl's own file: the guard is started from it.
-pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Driven<Knfsd> {
+pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Adapter<Knfsd> {
     let dir = dir.into();
-    let vault = Vault::new(&dir);
-    Driven::new(Knfsd::new(dir, program), vault)
+    let vault = RunFiles::new(&dir);
+    Adapter::new(Knfsd::new(dir, program), vault)
 }
 
 /// Whether this host's nfsd serves, or would if an earlier run had not left it stopped.
@@ -420,8 +420,8 @@ impl Backend for Knfsd {
     async fn nsm_state(&self) -> Result<NsmState, ManagerError> {
         self.blocking(Self::state).await.map_err(KnfsdError::unanswered)
     }
-    async fn sight(&self) -> Result<Sight, ManagerError> {
-        self.blocking(|this| Ok(sight::look(&this.machine)?.0)).await.map_err(KnfsdError::unanswered)
+    async fn sight(&self) -> Result<Snapshot, ManagerError> {
+        self.blocking(|this| Ok(snapshot::look(&this.machine)?.0)).await.map_err(KnfsdError::unanswered)
     }
     async fn owners(&self) -> Result<Owners, ManagerError> {
         self.blocking(|this| Ok(this.look_at_owners())).await.map_err(KnfsdError::unanswered)

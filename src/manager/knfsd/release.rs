@@ -7,9 +7,9 @@
 use std::time::{Duration, Instant};
 
 use super::drops::LockdLine;
-use super::{Knfsd, KnfsdError, sight};
+use super::{Knfsd, KnfsdError, snapshot};
 use crate::host::Lock;
-use crate::manager::driven::{ClientReleased, Sight};
+use crate::manager::adapter::{ClientReleased, Snapshot};
 use crate::wire::nlm::{Procedure, SmNotifyArgs};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::encode;
@@ -38,7 +38,7 @@ impl Knfsd {
                     .filter_map(|entry| entry.monitor)
                     .map(|monitor| SmNotifyArgs { name: monitor.mon_id.mon_name, state, private: monitor.private })
                     .collect();
-                Ok((calls, sight::look(&this.machine)?))
+                Ok((calls, snapshot::look(&this.machine)?))
             })
             .await?;
         if calls.is_empty() {
@@ -52,7 +52,7 @@ impl Knfsd {
         }
         let until = Instant::now() + EFFECT;
         loop {
-            let now = self.blocking(|this| Ok(sight::look(&this.machine)?)).await?;
+            let now = self.blocking(|this| Ok(snapshot::look(&this.machine)?)).await?;
             let seen = what_went(&before, &now);
             if !seen.freed.is_empty() || Instant::now() >= until {
                 return Ok(seen);
@@ -64,7 +64,7 @@ impl Knfsd {
 
 /// A lock that is gone was freed, if it was there and is gone for sure. So was one that is there, if a blocked request for exactly that has
 /// gone: its place was taken by an equal one.
-fn what_went(before: &(Sight, Vec<Lock>), now: &(Sight, Vec<Lock>)) -> ClientReleased {
+fn what_went(before: &(Snapshot, Vec<Lock>), now: &(Snapshot, Vec<Lock>)) -> ClientReleased {
     let mut held = now.0.locks.clone();
     let no_more = missing(&before.1, &now.1);
     let granted: Vec<Lock> = no_more.into_iter().filter(|request| take(&mut held, request)).collect();
@@ -108,8 +108,8 @@ mod tests {
         Lock { file: "00:1a:2".into(), exclusive: true, start, end }
     }
 
-    fn seen(held: &[Lock], waiting: &[Lock]) -> (Sight, Vec<Lock>) {
-        (Sight { locks: held.to_vec(), ..Sight::default() }, waiting.to_vec())
+    fn seen(held: &[Lock], waiting: &[Lock]) -> (Snapshot, Vec<Lock>) {
+        (Snapshot { locks: held.to_vec(), ..Snapshot::default() }, waiting.to_vec())
     }
 
     #[test]

@@ -16,11 +16,11 @@ use std::os::unix::fs::MetadataExt;
 
 use super::owners::{HeldLock, OwnerKey, TO_THE_END, View, Waiter};
 use super::port::lockd_port;
-use super::unlock::{Answer, Unlock, unlock};
+use super::unlock::{Unlock, UnlockReply, unlock};
 use super::{Knfsd, KnfsdError};
 use crate::host::Machine;
 use crate::manager::ManagerError;
-use crate::manager::driven::LocksReleased;
+use crate::manager::adapter::LocksReleased;
 use crate::wire::control::{LockKind, LockRow, LockState, Refusal, RefusalCode};
 use crate::wire::nlm::Stat;
 use crate::wire::types::{Address, ByteRange, Svid, Transport};
@@ -63,8 +63,8 @@ impl Knfsd {
         let (said, after) = asked.await.map_err(KnfsdError::lost)?;
         let mut said = said.into_iter();
         let answers = wanted.into_iter().map(|wanted| match wanted {
-            Ok(_) => said.next().unwrap_or(Answer::NotSent("it was not asked".to_owned())),
-            Err(why) => Answer::NotSent(why),
+            Ok(_) => said.next().unwrap_or(UnlockReply::NotSent("it was not asked".to_owned())),
+            Err(why) => UnlockReply::NotSent(why),
         });
         Ok(judge(&before, &after, chosen, &held, answers))
     }
@@ -178,7 +178,7 @@ fn judge(
     after: &View,
     chosen: &[LockRow],
     held: &[HeldLock],
-    answers: impl Iterator<Item = Answer>,
+    answers: impl Iterator<Item = UnlockReply>,
 ) -> LocksReleased {
     let mut done = LocksReleased { notes: vec![WAITERS.to_owned()], ..LocksReleased::default() };
     for ((row, lock), answer) in chosen.iter().zip(held).zip(answers) {
@@ -207,20 +207,20 @@ fn judge(
     done
 }
 
-fn why(answer: &Answer, lock: &HeldLock) -> String {
+fn why(answer: &UnlockReply, lock: &HeldLock) -> String {
     let file = if lock.deleted { "its file is deleted, or " } else { "" };
     match answer {
-        Answer::NotSent(why) => why.clone(),
-        Answer::Silent(why) => format!("{why}, and may free it yet"),
-        Answer::Rejected(error) => format!("lockd did not take the call: {error}"),
-        Answer::Said(Stat::Granted) => {
+        UnlockReply::NotSent(why) => why.clone(),
+        UnlockReply::Silent(why) => format!("{why}, and may free it yet"),
+        UnlockReply::Rejected(error) => format!("lockd did not take the call: {error}"),
+        UnlockReply::Said(Stat::Granted) => {
             "lockd answered GRANTED and it is there all the same: the client may have locked it again".to_owned()
         }
-        Answer::Said(Stat::DeniedGracePeriod) => "the server is in grace".to_owned(),
-        Answer::Said(Stat::StaleFh) => {
+        UnlockReply::Said(Stat::DeniedGracePeriod) => "the server is in grace".to_owned(),
+        UnlockReply::Said(Stat::StaleFh) => {
             "lockd does not find its file: it is deleted, or not exported to its client any more".to_owned()
         }
-        Answer::Said(stat) => format!(
+        UnlockReply::Said(stat) => format!(
             "lockd could not open its file as the file's owner, and answered {stat:?}: {file}it is not exported to its \
              client any more, or that user is squashed and may not read it"
         ),

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::words::some_names;
-use super::{LocalMount, Plan, Request, Seen};
+use super::summary::some_names;
+use super::{LocalMount, Observation, Plan, Request};
 use crate::report::Failure;
 use crate::units::{count, millis, number};
 use crate::wire::control::{
@@ -203,7 +203,7 @@ fn named<'a>(wanted: &[ClientRef], clients: &'a [ClientRow]) -> Vec<&'a ClientRo
 pub(super) fn chosen<'a>(
     request: &Request,
     scope: &Scope,
-    seen: &Seen<'a>,
+    seen: &Observation<'a>,
 ) -> Result<Vec<(&'a ClientRow, InScope)>, Failure> {
     refuse_unknown(scope, &request.clients, seen.clients)?;
     let listed = seen.locks.map(count_by_owner);
@@ -245,7 +245,7 @@ fn count_by_owner(locks: &[LockRow]) -> HashMap<(CallerName, IpAddr), InScope> {
 }
 
 /// All locks in scope. A manager that does not know whose a lock is counts them for no client.
-pub(super) fn in_scope(chosen: &[(&ClientRow, InScope)], seen: &Seen<'_>) -> InScope {
+pub(super) fn in_scope(chosen: &[(&ClientRow, InScope)], seen: &Observation<'_>) -> InScope {
     if seen.info.capabilities.knows_owners {
         return chosen.iter().fold(InScope::default(), |sum, (_, one)| sum + *one);
     }

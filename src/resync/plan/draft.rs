@@ -1,8 +1,8 @@
 //! From what the operator asked and what was seen to a plan.
 
 use super::checks::{InScope, chosen, grace, in_scope, mode, refuse_busy, refuse_own_mounts, refuse_what_begin_loses};
-use super::words::{consent, effects, fingerprint};
-use super::{Plan, PlannedClient, Probed, Request, Seen};
+use super::summary::{consent, effects, fingerprint};
+use super::{Observation, Plan, PlannedClient, Probed, Request};
 use crate::report::{self, Failure, Probe, ScopeReport};
 use crate::wire::control::{Capabilities, ClientRef, ClientRow, Policy, Scope, Silent, Unreachable};
 use crate::wire::types::{Address, CallerName, NsmState};
@@ -21,7 +21,7 @@ impl Draft {
     ///
     /// # Errors
     /// Everything that forbids the run whatever the probes say.
-    pub fn new(request: &Request, scope: Scope, seen: Seen<'_>) -> Result<Self, Failure> {
+    pub fn new(request: &Request, scope: Scope, seen: Observation<'_>) -> Result<Self, Failure> {
         let mode = mode(request, &scope, seen.info)?;
         let (grace, grace_max) = grace(request)?;
         refuse_busy(seen.status, &seen.info.capabilities)?;

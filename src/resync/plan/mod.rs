@@ -8,7 +8,7 @@
 
 mod checks;
 mod draft;
-mod words;
+mod summary;
 
 #[cfg(test)]
 mod tests;
@@ -264,7 +264,7 @@ pub struct LocalMount {
 
 /// What was seen of manager and host.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
+pub struct Observation<'a> {
     /// Who the manager is.
     pub info: &'a Info,
     /// How it is.

@@ -74,7 +74,7 @@ fn three() -> Vec<ClientRow> {
 fn draft(request: &Request, clients: &[ClientRow], mounts: &[LocalMount]) -> Result<Draft, Failure> {
     let (info, status) = (info(), status());
     let scope = scope(request, &info)?;
-    Draft::new(request, scope, Seen { info: &info, status: &status, clients, locks: None, mounts })
+    Draft::new(request, scope, Observation { info: &info, status: &status, clients, locks: None, mounts })
 }
 
 const UP: Probed = Probed::Answers(Some(NsmState(5)));
@@ -290,7 +290,7 @@ fn a_scope_of_files_counts_the_listed_locks_and_tells_only_their_clients() {
     };
     let locks = [lock(LockState::Held, true), lock(LockState::Held, false), lock(LockState::Waiting, true)];
     let scope = scope(&request, &info).unwrap();
-    let seen = Seen { info: &info, status: &status, clients: &clients, locks: Some(&locks), mounts: &[] };
+    let seen = Observation { info: &info, status: &status, clients: &clients, locks: Some(&locks), mounts: &[] };
     let plan = Draft::new(&request, scope, seen).unwrap().finish(&[UP]);
     assert_eq!((plan.in_scope, plan.unmonitored), (1, 1), "a waiter is no lock");
     assert_eq!(plan.clients.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["db.example.org"]);
@@ -303,7 +303,7 @@ fn another_run_or_a_grace_period_refuses() {
     let mut busy = status();
     let request = Request::default();
     let begin = |status: &Status| {
-        let seen = Seen { info: &info, status, clients: &clients, locks: None, mounts: &[] };
+        let seen = Observation { info: &info, status, clients: &clients, locks: None, mounts: &[] };
         refusal_of(Draft::new(&request, Scope::default(), seen))
     };
     assert!(begin(&recovering).contains("grace"));
@@ -365,7 +365,7 @@ fn a_manager_that_cannot_mark_says_what_does_not_hold() {
     weak.capabilities.mark = false;
     weak.capabilities.targeted = false;
     let (status, clients) = (status(), three());
-    let seen = Seen { info: &weak, status: &status, clients: &clients, locks: None, mounts: &[] };
+    let seen = Observation { info: &weak, status: &status, clients: &clients, locks: None, mounts: &[] };
     let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[]);
     assert!(plan.caveats.iter().any(|c| c.contains("marks no locks")), "{:?}", plan.caveats);
     assert!(!plan.caveats.iter().any(|c| c.contains("statement")), "a word of no shipped document: {:?}", plan.caveats);
@@ -383,7 +383,7 @@ fn of_a_manager_that_frees_at_begin(request: &Request, unmonitored: u64, probes:
     capabilities.release = true;
     let status = Status { unmonitored, ..status() };
     let clients = vec![client("web.example.org", "192.0.2.11", 0, 0), client("db.example.org", "192.0.2.12", 0, 0)];
-    let seen = Seen { info: &info, status: &status, clients: &clients, locks: None, mounts: &[] };
+    let seen = Observation { info: &info, status: &status, clients: &clients, locks: None, mounts: &[] };
     Ok(Draft::new(request, scope(request, &info)?, seen)?.finish(probes))
 }
 
@@ -470,7 +470,7 @@ fn where_begin_frees_the_locks_what_is_not_reclaimed_through_an_address_is_lost(
     let mut clients = three();
     let called = ["192.0.2.1", "2001:db8::1"].map(|address| Address(address.parse().unwrap()));
     clients[1].server_addresses = List::clipped(called.to_vec());
-    let seen = Seen { info: &info, status: &status(), clients: &clients, locks: None, mounts: &[] };
+    let seen = Observation { info: &info, status: &status(), clients: &clients, locks: None, mounts: &[] };
     let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[UP; 3]);
     let note = plan.clients[1].note.as_deref().unwrap();
     assert!(note.contains("2001:db8::1") && note.contains("is lost"), "{note}");

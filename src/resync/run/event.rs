@@ -140,9 +140,9 @@ pub enum Action {
     StartNotices,
     /// Send no more notices.
     StopNotices,
-    /// Ask to move the deadline so far away, as far as that goes; answer with `Seen`.
+    /// Ask to move the deadline so far away, as far as that goes; answer with `Observation`.
     Extend(Duration),
-    /// Ask for the status; answer with `Seen`.
+    /// Ask for the status; answer with `Observation`.
     AskStatus,
     /// Ask `settle` on this condition; answer with `Ended`, `StillPending` or `NotDurable`.
     Settle(SettleWhen),

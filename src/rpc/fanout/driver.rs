@@ -25,7 +25,7 @@ use super::queue::Lane;
 use super::state::{Fanout, Question};
 use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
-use crate::rpc::pulse::{BEAT, Moment, Pulse};
+use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
 use crate::rpc::resolver::{self, Unresolved};
 use crate::rpc::udp::{Datagram, UdpEndpoint};
 use crate::wire::rpc::{Credential, RpcError};
@@ -247,7 +247,7 @@ struct Driver {
     fanout: Fanout,
     sockets: Sockets,
     epoch: Instant,
-    pulse: Pulse,
+    pulse: Heartbeat,
     /// For how long the process did not run.
     not_run: Duration,
     findings: mpsc::Receiver<Finding>,
@@ -270,7 +270,7 @@ impl Driver {
             fanout,
             sockets,
             epoch,
-            pulse: Pulse::default(),
+            pulse: Heartbeat::default(),
             not_run: Duration::ZERO,
             findings,
             finder,

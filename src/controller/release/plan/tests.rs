@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::controller::release::choice::{OwnerChoice, Request, Seen};
+use crate::controller::release::choice::{Observation, OwnerChoice, Request};
 use crate::report::FailureKind;
 use crate::wire::control::{Capabilities, ClientRef, Info, InstanceId, OwnerRow, RELEASE, Released, Scope};
 use crate::wire::types::{Address, ByteRange, CallerName, NsmState, OwnerHandle, Svid, Transport};
@@ -84,7 +84,7 @@ const NOT_ASKED: Probed = Probed { statd: run_plan::Probed::Silent(Probe::NotAsk
 
 fn plan(request: &Request, scope: &Scope, clients: &[ClientRow], rows: &[LockRow], probes: &[Probed]) -> Plan {
     let info = info(true);
-    let seen = Seen { info: &info, clients, rows: Ok(rows.to_vec()) };
+    let seen = Observation { info: &info, clients, rows: Ok(rows.to_vec()) };
     Chosen::new(request, scope, &seen).unwrap().finish("manager", rows, HashMap::new(), probes, Duration::from_secs(3))
 }
 
@@ -154,7 +154,7 @@ fn a_request_that_waits_for_a_chosen_file_is_neither_chosen_nor_is_its_client_as
 fn nothing_to_release_is_an_error_unless_that_was_said_to_be_all_right() {
     let (request, scope) = of_clients(&[1]);
     let info = info(true);
-    let seen = Seen { info: &info, clients: &[client(1)], rows: Ok(Vec::new()) };
+    let seen = Observation { info: &info, clients: &[client(1)], rows: Ok(Vec::new()) };
     assert_eq!(Chosen::new(&request, &scope, &seen).unwrap_err().kind, FailureKind::Usage);
     let plan = plan(&Request { if_held: true, ..request }, &scope, &[client(1)], &[], &[]);
     assert!(plan.is_of_nothing() && plan.consent().is_empty());
@@ -165,7 +165,7 @@ fn nothing_to_release_is_an_error_unless_that_was_said_to_be_all_right() {
 fn a_manager_that_knows_no_owners_frees_whole_clients_and_nothing_else() {
     let (request, scope) = of_clients(&[1]);
     let (info, clients) = (info(false), [client(1), client(2)]);
-    let seen = || Seen { info: &info, clients: &clients, rows: Err("manager 1 does not tell".to_owned()) };
+    let seen = || Observation { info: &info, clients: &clients, rows: Err("manager 1 does not tell".to_owned()) };
     let chosen = Chosen::new(&request, &scope, &seen()).unwrap();
     assert_eq!(chosen.clients().len(), 1);
     let plan = chosen.finish("manager", &[], HashMap::new(), &[SILENT], Duration::from_secs(3));
@@ -185,8 +185,8 @@ fn more_than_fits_into_one_call_is_told_before_it_is_made() {
     let (mut request, scope) = of_clients(&[1]);
     request.owners = vec![OwnerChoice { svid: Svid(1), oh: None }];
     let (info, clients) = (info(true), [client(1)]);
-    let error = Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows: Ok(rows.clone()) });
+    let error = Chosen::new(&request, &scope, &Observation { info: &info, clients: &clients, rows: Ok(rows.clone()) });
     assert!(error.unwrap_err().to_string().contains("4096 single locks"));
     request.owners.clear();
-    assert!(Chosen::new(&request, &scope, &Seen { info: &info, clients: &clients, rows: Ok(rows) }).is_ok());
+    assert!(Chosen::new(&request, &scope, &Observation { info: &info, clients: &clients, rows: Ok(rows) }).is_ok());
 }

@@ -70,7 +70,7 @@ fn a_lock_of_each_kind_is_told_and_its_words_are_written_as_the_mode_wants() {
             request: Request::Lock(request),
             treated,
         };
-        assert_eq!(filter.told, [Told::Call(call)]);
+        assert_eq!(filter.told, [FilterEvent::Call(call)]);
     }
 }
 

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Packet, Traffic, Verdict};
-use crate::interposer::messages::{Call, Claim, Mode, Order, Told, Treated, Way};
+use crate::interposer::messages::{Call, Claim, FilterEvent, Mode, Order, Treated, Way};
 use crate::wire::nlm::{self, Lock, LockArgs, Message, Procedure, Version};
 use crate::wire::rpc::{self, Credential};
 use crate::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
@@ -105,7 +105,7 @@ struct Filter {
     traffic: Traffic,
     now: Duration,
     packets: u32,
-    told: Vec<Told>,
+    told: Vec<FilterEvent>,
     verdicts: Vec<(u32, Verdict)>,
 }
 
@@ -151,8 +151,8 @@ impl Filter {
         self.collect();
     }
     fn calls(&self) -> Vec<&Call> {
-        fn call(told: &Told) -> Option<&Call> {
-            if let Told::Call(call) = told { Some(call) } else { None }
+        fn call(told: &FilterEvent) -> Option<&Call> {
+            if let FilterEvent::Call(call) = told { Some(call) } else { None }
         }
         self.told.iter().filter_map(call).collect()
     }
@@ -160,8 +160,8 @@ impl Filter {
         self.calls().iter().map(|call| call.treated).collect()
     }
     fn blinds(&self) -> Vec<&str> {
-        fn why(told: &Told) -> Option<&str> {
-            if let Told::Blind(blind) = told { Some(blind.why.as_str()) } else { None }
+        fn why(told: &FilterEvent) -> Option<&str> {
+            if let FilterEvent::Blind(blind) = told { Some(blind.why.as_str()) } else { None }
         }
         self.told.iter().filter_map(why).collect()
     }

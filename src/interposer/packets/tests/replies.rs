@@ -11,8 +11,8 @@ fn res(xid: u32, stat: Stat) -> Vec<u8> {
     rpc::reply(xid, &Answer::Success(encode(&Res { cookie: Cookie::default(), stat })))
 }
 
-fn answer(call: u64, stat: Stat) -> Told {
-    Told::Reply(Reply { call, stat })
+fn answer(call: u64, stat: Stat) -> FilterEvent {
+    FilterEvent::Reply(Reply { call, stat })
 }
 
 fn asks(port: u16, message: &[u8]) -> Vec<u8> {
@@ -43,7 +43,7 @@ fn a_reply_whose_call_was_not_seen_makes_its_client_unknown_and_one_to_a_call_th
     assert_eq!(filter.take_out(answers(700, &rpc::reply(1, &Answer::Success(Vec::new())))), Some(Verdict::Pass));
     assert_eq!(filter.told, []);
     assert_eq!(filter.take_out(answers(700, &res(2, Stat::Granted))), Some(Verdict::Pass));
-    let Told::Blind(blind) = &filter.told[0] else { panic!("{:?}", filter.told) };
+    let FilterEvent::Blind(blind) = &filter.told[0] else { panic!("{:?}", filter.told) };
     assert_eq!(blind.client.to_string(), CLIENT);
 }
 

@@ -220,7 +220,7 @@ fn packets_of_a_held_client_wait_in_their_order_and_others_do_not() {
     let first = filter.give(true, 2, line.send(0, &one.0));
     let second = filter.give(true, 2, udp((CLIENT, 800), (SERVER, SERVER_PORT), &lock(3, &args())));
     let third = filter.give(true, 2, line.send(one.0.len(), &two.0));
-    assert_eq!(filter.told, [Told::Obeyed(5)]);
+    assert_eq!(filter.told, [FilterEvent::Obeyed(5)]);
     let other = udp(("10.0.0.12", 800), (SERVER, SERVER_PORT), &lock(4, &args()));
     assert!(matches!(filter.take(other), Some(Verdict::Changed(_))));
     // What lockd says goes out.
@@ -245,7 +245,7 @@ fn when_another_grants_reclaims_all_passes_unchanged_also_what_waits() {
     filter.traffic.supersede("lockd is in grace");
     filter.traffic.supersede("lockd is in grace");
     filter.collect();
-    let superseded = filter.told.iter().filter(|told| matches!(told, Told::Superseded(_))).count();
+    let superseded = filter.told.iter().filter(|told| matches!(told, FilterEvent::Superseded(_))).count();
     assert_eq!(
         (superseded, filter.verdict(waits), filter.verdict(held)),
         (1, Some(Verdict::Pass), Some(Verdict::Pass))

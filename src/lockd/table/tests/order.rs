@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::lockd::table::queue::{Entry, OpenCall, OpenNotice, PARKED, Place, Queue, Wait};
-use crate::locks::Outside;
+use crate::locks::OtherDomain;
 
 /// A queue of calls whose answers nobody reads.
 #[derive(Default)]
@@ -13,7 +13,7 @@ struct Waiting(Queue);
 impl Waiting {
     fn entry(&mut self, incoming: Incoming) -> Entry {
         let (number, (answer, _)) = (self.0.next_number(), oneshot::channel());
-        let (admission, client, outside) = (None, None, Outside::Unasked);
+        let (admission, client, outside) = (None, None, OtherDomain::Unasked);
         Entry::Call(OpenCall { incoming, answer, number, admission, client, outside })
     }
     fn put(&mut self, wait: Wait, incoming: Incoming) -> Option<Place> {

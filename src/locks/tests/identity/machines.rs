@@ -233,7 +233,7 @@ impl Reality {
             let client = self.w.client_at(World::ip(liar.address), liar.name);
             let caller = Caller { client, via: via(Transport::Tcp) };
             let verdict = match self.w.call_as(caller, &call) {
-                Handled::HasMoved(_) => self.w.table.handle_after(self.w.now, caller, &call, Outside::NotMoved),
+                Handled::HasMoved(_) => self.w.table.handle_after(self.w.now, caller, &call, OtherDomain::NotMoved),
                 handled => handled,
             };
             assert_eq!(verdict, Handled::Reply(Verdict::Denied), "{liar:?} gets {file} of {:?}", self.is(m));
@@ -242,8 +242,8 @@ impl Reality {
         }
     }
 
-    fn said_of(&self, question: &Move) -> Outside {
-        if self.count_at(question.from) == 0 { Outside::Moved(question.client) } else { Outside::NotMoved }
+    fn said_of(&self, question: &Move) -> OtherDomain {
+        if self.count_at(question.from) == 0 { OtherDomain::Moved(question.client) } else { OtherDomain::NotMoved }
     }
 
     fn reclaims_after_a_move(&mut self, m: usize, call: &Call) -> bool {

@@ -21,7 +21,7 @@ fn moves() -> Vec<[Machine; 2]> {
 }
 
 impl World {
-    fn reclaim_with(&mut self, from: Machine, call: &Call, outside: Outside) -> Handled {
+    fn reclaim_with(&mut self, from: Machine, call: &Call, outside: OtherDomain) -> Handled {
         let client = self.client_at(Self::ip(from.address), from.name);
         let caller = Caller { client, via: via(Transport::Tcp) };
         let handled = self.table.handle_after(self.now, caller, call, outside);
@@ -31,7 +31,7 @@ impl World {
 
     /// A reclaim of what `lock` takes, answered as a move from that address.
     fn reclaim_moved(&mut self, from: Machine, file: &str, first: Machine) -> Handled {
-        let answer = Outside::Moved(self.client_at(Self::ip(first.address), first.name));
+        let answer = OtherDomain::Moved(self.client_at(Self::ip(first.address), first.name));
         self.reclaim_with(from, &lock(from, file, true), answer)
     }
 }
@@ -52,7 +52,8 @@ fn a_machine_that_changed_its_address_takes_back_each_of_its_locks_once() {
             let mut w = World::new();
             assert_eq!(["f", "g"].map(|file| w.take(before, file)), [Verdict::Granted, Verdict::Granted]);
             w.begin(mode);
-            let Handled::HasMoved(question) = w.reclaim_with(after, &lock(after, "f", true), Outside::Unasked) else {
+            let Handled::HasMoved(question) = w.reclaim_with(after, &lock(after, "f", true), OtherDomain::Unasked)
+            else {
                 panic!("it is not asked")
             };
             assert_eq!((question.from, question.to), (World::ip(before.address), World::ip(after.address)));
@@ -96,8 +97,8 @@ fn what_is_not_equal_in_all_is_a_conflict_and_is_not_asked_about() {
         let mut w = World::new();
         w.send(before, &owner_call(before, mine, "f", R, true, false));
         w.begin(Mode::Strict);
-        assert_eq!(w.reclaim_with(claimer, &call, Outside::Unasked), DENIED, "{call:?}");
-        let answer = Outside::Moved(w.client_at(World::ip(before.address), before.name));
+        assert_eq!(w.reclaim_with(claimer, &call, OtherDomain::Unasked), DENIED, "{call:?}");
+        let answer = OtherDomain::Moved(w.client_at(World::ip(before.address), before.name));
         assert_eq!(w.reclaim_with(claimer, &call, answer), DENIED, "nor believed");
         assert_eq!((w.counts().pending, w.counts().conflicts), (1, 1));
     }
@@ -119,7 +120,7 @@ fn a_lock_that_others_are_in_the_way_of_too_is_not_the_movers() {
     }
     w.begin(Mode::Strict);
     let write = owner_call(after, (501, "oh"), "f", R, true, true);
-    let answer = Outside::Moved(w.client_at(World::ip(before.address), before.name));
+    let answer = OtherDomain::Moved(w.client_at(World::ip(before.address), before.name));
     assert_eq!(w.reclaim_with(after, &write, answer), DENIED);
     assert_eq!(w.counts().pending, 2);
 }
@@ -132,7 +133,8 @@ fn a_first_address_that_acked_a_notice_of_the_run_has_not_moved() {
         w.take(before, "f");
         w.begin(Mode::Strict);
         w.tell(NAME, delivery);
-        let asked = matches!(w.reclaim_with(after, &lock(after, "f", true), Outside::Unasked), Handled::HasMoved(_));
+        let asked =
+            matches!(w.reclaim_with(after, &lock(after, "f", true), OtherDomain::Unasked), Handled::HasMoved(_));
         assert_eq!(asked, may_have, "{delivery:?}");
         assert_eq!(w.reclaim_moved(after, "f", before) == GRANTED, may_have, "{delivery:?}");
     }
@@ -146,7 +148,7 @@ fn an_answer_that_comes_when_all_has_changed_takes_nothing() {
         w.take(before, "f");
         w.begin(Mode::Strict);
         let call = lock(after, "f", true);
-        assert!(matches!(w.reclaim_with(after, &call, Outside::Unasked), Handled::HasMoved(_)));
+        assert!(matches!(w.reclaim_with(after, &call, OtherDomain::Unasked), Handled::HasMoved(_)));
         change(&mut w);
         let handled = w.reclaim_moved(after, "f", before);
         let holder = w.rows().first().map(|row| row.owner.address.0);
@@ -180,7 +182,7 @@ fn an_answer_about_another_address_takes_nothing() {
     w.take(before, "f");
     w.begin(Mode::Strict);
     assert_eq!(w.reclaim_moved(after, "f", other), DENIED);
-    assert_eq!(w.reclaim_with(after, &lock(after, "f", true), Outside::NotMoved), DENIED);
+    assert_eq!(w.reclaim_with(after, &lock(after, "f", true), OtherDomain::NotMoved), DENIED);
     w.pass(200);
     let result = w.settle();
     assert_eq!((result.result.counts.kept, result.result.counts.conflicts), (1, 1));
@@ -194,7 +196,10 @@ fn of_two_that_claim_to_have_moved_one_gets_the_lock() {
     w.take(before, "f");
     w.begin(Mode::Targeted);
     for claimer in [one, other] {
-        assert!(matches!(w.reclaim_with(claimer, &lock(claimer, "f", true), Outside::Unasked), Handled::HasMoved(_)));
+        assert!(matches!(
+            w.reclaim_with(claimer, &lock(claimer, "f", true), OtherDomain::Unasked),
+            Handled::HasMoved(_)
+        ));
     }
     assert_eq!([one, other].map(|claimer| w.reclaim_moved(claimer, "f", before)), [GRANTED, DENIED]);
     assert_eq!((w.counts().reclaimed, w.counts().conflicts), (1, 1));

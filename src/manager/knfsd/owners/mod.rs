@@ -51,7 +51,7 @@ use self::clients::Clients;
 use self::error::Unsettled;
 use self::layout::Layout;
 use self::reader::Reader;
-use super::sight;
+use super::snapshot;
 use crate::host::{Lock, Machine, is_refusal};
 
 /// Most passes over lockd's memory.
@@ -143,7 +143,7 @@ impl LockdMemory {
                     continue;
                 }
             };
-            let kernels = sight::read(&self.machine)?;
+            let kernels = snapshot::read(&self.machine)?;
             let mut shown: Vec<Lock> =
                 kernels.sure.into_iter().filter(|listed| !listed.waits).map(|listed| listed.lock).collect();
             let mut seen: Vec<Lock> = view.locks.iter().map(HeldLock::as_listed).collect();

@@ -116,10 +116,10 @@ fn what_is_gone_is_free_whatever_was_answered_and_what_is_there_is_left_with_its
     let locks = [held(11, 7, 0, 9), held(11, 7, 20, 29), held(11, 8, 40, 49), held(12, 7, 60, 69)];
     let rows: Vec<LockRow> = locks.iter().map(row).collect();
     let answers = [
-        Answer::Said(Stat::Granted),
-        Answer::Said(Stat::Granted),
-        Answer::Said(Stat::StaleFh),
-        Answer::Silent("lockd did not answer within 5 s".to_owned()),
+        UnlockReply::Said(Stat::Granted),
+        UnlockReply::Said(Stat::Granted),
+        UnlockReply::Said(Stat::StaleFh),
+        UnlockReply::Silent("lockd did not answer within 5 s".to_owned()),
     ];
     // Of the second lock a part is there again; the last one was unlocked by its client.
     let after = view(&[held(11, 7, 25, 25), locks[2].clone(), held(11, 7, 100, 109)]);
@@ -140,7 +140,7 @@ fn a_request_that_is_held_now_got_what_became_free_and_its_owners_own_one_went_w
         ..view(std::slice::from_ref(&lock))
     };
     let after = View { waiters: vec![waiter(waits)], ..view(&[got]) };
-    let answers = [Answer::Said(Stat::Granted)].into_iter();
+    let answers = [UnlockReply::Said(Stat::Granted)].into_iter();
     let done = judge(&before, &after, &[row(&lock)], &[lock], answers);
     assert_eq!((done.offered, done.waiters, done.freed.len()), (1, 1, 1));
 }

@@ -38,7 +38,7 @@ pub(crate) use self::trial::{Trial, trial};
 
 /// What lockd said to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum UnlockReply {
     /// A status. GRANTED does not say that anything was freed.
     Said(Stat),
     /// It did not execute the call.
@@ -71,18 +71,18 @@ pub(crate) fn unlock(
     machine: &Machine,
     wanted: &[(OwnerKey, Unlock)],
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
-) -> Vec<Answer> {
+) -> Vec<UnlockReply> {
     let mut ways: BTreeMap<Way, Vec<usize>> = BTreeMap::new();
     for (place, (owner, _)) in wanted.iter().enumerate() {
         ways.entry(Way::of(owner)).or_default().push(place);
     }
-    let not_asked = Answer::NotSent("lockd did not answer another call before".to_owned());
+    let not_asked = UnlockReply::NotSent("lockd did not answer another call before".to_owned());
     let mut answers = vec![not_asked; wanted.len()];
     for (way, places) in ways {
         let unlocks: Vec<&Unlock> =
             places.iter().filter_map(|place| wanted.get(*place)).map(|(_, unlock)| unlock).collect();
         let said = by_one_way(machine, way, &unlocks, &lockd);
-        let silent = said.iter().any(|answer| matches!(answer, Answer::Silent(_)));
+        let silent = said.iter().any(|answer| matches!(answer, UnlockReply::Silent(_)));
         for (place, said) in places.into_iter().zip(said) {
             if let Some(answer) = answers.get_mut(place) {
                 *answer = said;
@@ -100,10 +100,10 @@ fn by_one_way(
     way: Way,
     unlocks: &[&Unlock],
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
-) -> Vec<Answer> {
+) -> Vec<UnlockReply> {
     match open(machine, way, lockd) {
         Ok((mut line, version)) => ask(&mut line, version, way, unlocks),
-        Err(why) => vec![Answer::NotSent(why); unlocks.len()],
+        Err(why) => vec![UnlockReply::NotSent(why); unlocks.len()],
     }
 }
 
@@ -131,7 +131,7 @@ fn open(
     Ok((line, version))
 }
 
-fn ask(line: &mut Line, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<Answer> {
+fn ask(line: &mut Line, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<UnlockReply> {
     let first: u32 = rand::random();
     let mut answers = Vec::with_capacity(unlocks.len());
     let (mut calls, mut leaving) = (Vec::with_capacity(unlocks.len()), Vec::with_capacity(unlocks.len()));
@@ -141,9 +141,9 @@ fn ask(line: &mut Line, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<
             Ok(call) => {
                 calls.push((xid, call));
                 leaving.push(*unlock);
-                answers.push(Answer::NotSent(String::new()));
+                answers.push(UnlockReply::NotSent(String::new()));
             }
-            Err(error) => answers.push(Answer::NotSent(error.to_string())),
+            Err(error) => answers.push(UnlockReply::NotSent(error.to_string())),
         }
     }
     let done = line.exchange(&calls, |place| {
@@ -162,10 +162,10 @@ fn ask(line: &mut Line, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<
         let number = xid.wrapping_sub(first) as usize;
         let Some(answer) = answers.get_mut(number) else { continue };
         *answer = match done.answers.get(xid) {
-            Some(Ok(stat)) => Answer::Said(*stat),
-            Some(Err(error)) => Answer::Rejected(*error),
-            None if place < done.sent => Answer::Silent(why.clone()),
-            None => Answer::NotSent(why.clone()),
+            Some(Ok(stat)) => UnlockReply::Said(*stat),
+            Some(Err(error)) => UnlockReply::Rejected(*error),
+            None if place < done.sent => UnlockReply::Silent(why.clone()),
+            None => UnlockReply::NotSent(why.clone()),
         };
     }
     answers

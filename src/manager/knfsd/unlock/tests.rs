@@ -121,7 +121,7 @@ impl Lockd {
         Self { port, calls }
     }
 
-    fn unlock(&self, wanted: &[(OwnerKey, Unlock)]) -> Vec<Answer> {
+    fn unlock(&self, wanted: &[(OwnerKey, Unlock)]) -> Vec<UnlockReply> {
         unlock(&Machine::default(), wanted, |_, _| Ok(self.port))
     }
 }
@@ -152,7 +152,10 @@ fn lockd_hears_a_client_that_is_not_there_and_nothing_is_sent_to_it() {
                 let lockd = Lockd::start(server, transport, Some(Stat::Granted));
                 let wanted = locks(owner(server, client, transport), 100);
                 let said = lockd.unlock(&wanted);
-                assert!(said.iter().all(|said| *said == Answer::Said(Stat::Granted)), "{client} {transport}: {said:?}");
+                assert!(
+                    said.iter().all(|said| *said == UnlockReply::Said(Stat::Granted)),
+                    "{client} {transport}: {said:?}"
+                );
                 let calls = lockd.calls.lock().unwrap();
                 let heard = |(peer, args): &(SocketAddr, UnlockArgs)| {
                     assert!(peer.ip().to_string() == client && peer.port() < 1024, "{peer}");
@@ -179,10 +182,10 @@ fn a_lockd_that_is_silent_is_asked_once_and_leaves_no_rule() {
         let began = Instant::now();
         let said = lockd.unlock(&wanted);
         assert!(began.elapsed() < PATIENCE + Duration::from_secs(4), "{:?}", began.elapsed());
-        let silent = said.iter().filter(|said| matches!(said, Answer::Silent(_))).count();
+        let silent = said.iter().filter(|said| matches!(said, UnlockReply::Silent(_))).count();
         assert!((1..20).contains(&silent), "{said:?}");
-        assert!(said[silent..].iter().all(|said| matches!(said, Answer::NotSent(_))), "{said:?}");
-        assert!(matches!(&said[20], Answer::NotSent(why) if why.contains("another call")), "{said:?}");
+        assert!(said[silent..].iter().all(|said| matches!(said, UnlockReply::NotSent(_))), "{said:?}");
+        assert!(matches!(&said[20], UnlockReply::NotSent(why) if why.contains("another call")), "{said:?}");
         assert_eq!(traces(), "");
     });
 }
@@ -229,7 +232,7 @@ fn what_a_killed_process_left_is_removed_and_rules_of_others_stay() {
         // A new one does not mind what is left.
         let (server, client) = FAMILIES[0];
         let lockd = Lockd::start(server, Transport::Tcp, Some(Stat::Granted));
-        assert_eq!(lockd.unlock(&locks(owner(server, client, Transport::Tcp), 1)), [Answer::Said(Stat::Granted)]);
+        assert_eq!(lockd.unlock(&locks(owner(server, client, Transport::Tcp), 1)), [UnlockReply::Said(Stat::Granted)]);
         assert!(ReplyRoute::remove_left().unwrap());
         assert_eq!(traces(), before);
         assert!(!ReplyRoute::remove_left().unwrap());
@@ -248,7 +251,7 @@ fn nobody_is_called_by_an_address_that_is_not_this_hosts_nor_in_the_name_of_this
             ("fd00::1", "fe80:0:0:2::9", "link-local"),
         ] {
             let said = lockd.unlock(&locks(owner(server, client, Transport::Tcp), 1));
-            assert!(matches!(&said[..], [Answer::NotSent(told)] if told.contains(why)), "{said:?}");
+            assert!(matches!(&said[..], [UnlockReply::NotSent(told)] if told.contains(why)), "{said:?}");
         }
         assert!(lockd.calls.lock().unwrap().is_empty());
     });

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::call::{self, Answer, Malformed, Message, Path};
+use super::call::{self, Malformed, Message, Path, ReplyBody};
 use super::packet::Verdict;
 use super::reply::{Calls, MAX_CALLS, Said};
 use super::treatment::{Edit, Treatment};
-use crate::interposer::messages::{Blind, Call, Mode, Reply, Told};
+use crate::interposer::messages::{Blind, Call, FilterEvent, Mode, Reply};
 use crate::wire::types::Address;
 use crate::wire::xdr::Text;
 
@@ -18,11 +18,11 @@ const MAX_REMEMBERED: usize = 1 << 20;
 
 /// What all connections share.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct Inspector {
     pub(super) treatment: Treatment,
     /// When the packet came that is being looked at.
     pub(super) now: Duration,
-    pub(super) told: Vec<Told>,
+    pub(super) told: Vec<FilterEvent>,
     pub(super) verdicts: Vec<(u32, Verdict)>,
     /// The number of the last call that was told.
     calls: u64,
@@ -38,7 +38,7 @@ pub(super) struct Judged {
     pub(super) own: bool,
 }
 
-impl Desk {
+impl Inspector {
     pub(super) fn new(treatment: Treatment) -> Self {
         Self {
             treatment,
@@ -67,14 +67,14 @@ impl Desk {
                 judged.own = untold.own;
                 self.remember(calls, untold.xid, None);
             }
-            Ok(Message::Told(call)) => {
+            Ok(Message::FilterEvent(call)) => {
                 let (treated, edits) = self.treatment.of(&call);
                 judged.edits = edits;
                 self.calls += 1;
                 self.remember(calls, call.xid, Some((self.calls, call.answer)));
                 self.treatment.passes(&call.request);
                 let call::Call { way, caller, request, .. } = *call;
-                self.told.push(Told::Call(Call { number: self.calls, way, caller, request, treated }));
+                self.told.push(FilterEvent::Call(Call { number: self.calls, way, caller, request, treated }));
             }
             Err(Malformed) if self.is_off() => self.blind(path.client, "a call that cannot be read passed"),
             Err(Malformed) => return Err(Malformed),
@@ -82,7 +82,7 @@ impl Desk {
         Ok(judged)
     }
 
-    fn remember(&mut self, calls: &mut Calls, xid: u32, told: Option<(u64, Answer)>) {
+    fn remember(&mut self, calls: &mut Calls, xid: u32, told: Option<(u64, ReplyBody)>) {
         let before = calls.count();
         let most = if self.remembered < MAX_REMEMBERED { MAX_CALLS } else { before.max(1) };
         calls.remember(xid, told, most);
@@ -97,14 +97,14 @@ impl Desk {
     /// A message on its way to a client is read, and told if it answers a call that was.
     pub(super) fn reply(&mut self, client: IpAddr, calls: &Calls, message: &[u8]) {
         match calls.hear(message) {
-            Said::Answer(call, stat) => self.told.push(Told::Reply(Reply { call, stat })),
+            Said::Answer(call, stat) => self.told.push(FilterEvent::Reply(Reply { call, stat })),
             Said::Nothing => {}
             Said::Unknown => self.blind(client, "a reply to a call that was not seen"),
         }
     }
 
     pub(super) fn blind(&mut self, client: IpAddr, why: &str) {
-        self.told.push(Told::Blind(Blind { client: Address(client), why: Text::clipped(why) }));
+        self.told.push(FilterEvent::Blind(Blind { client: Address(client), why: Text::clipped(why) }));
     }
 
     pub(super) fn pass(&mut self, id: u32) {

@@ -1,12 +1,12 @@
 //! What is locked, and what clients wait for, in the kernel's list.
 
 use crate::host::{FileError, Lock, Machine, Reading};
-use crate::manager::driven::{LocalLock, Sight};
+use crate::manager::adapter::{LocalLock, Snapshot};
 
 /// How often the list is read again because lockd was another one after it than before.
 const LIVES: usize = 3;
 
-pub(super) fn look(machine: &Machine) -> Result<(Sight, Vec<Lock>), FileError> {
+pub(super) fn look(machine: &Machine) -> Result<(Snapshot, Vec<Lock>), FileError> {
     Ok(sort(read(machine)?, |pid| machine.process_name(pid)))
 }
 
@@ -26,9 +26,9 @@ pub(super) fn read(machine: &Machine) -> Result<Reading, FileError> {
 }
 
 /// The locks of lockd are clients'; it shows its own number for each.
-fn sort(reading: Reading, name: impl Fn(i32) -> Option<String>) -> (Sight, Vec<Lock>) {
+fn sort(reading: Reading, name: impl Fn(i32) -> Option<String>) -> (Snapshot, Vec<Lock>) {
     let Reading { sure, unsure, others } = reading;
-    let (mut sight, mut waiting) = (Sight::default(), Vec::new());
+    let (mut sight, mut waiting) = (Snapshot::default(), Vec::new());
     sight.unsure = unsure.iter().filter(|listed| !listed.waits).map(|listed| listed.lock.clone()).collect();
     for listed in sure.into_iter().chain(unsure) {
         if listed.waits { waiting.push(listed.lock) } else { sight.locks.push(listed.lock) }

@@ -46,7 +46,7 @@ async fn a_wall_clock_that_jumps_ends_no_run() {
         let run = begun(&driver, 1).await;
         told(&driver, run).await;
         drop(driver);
-        let vault = Vault::new(host.dir.path());
+        let vault = RunFiles::new(host.dir.path());
         let left = vault.runs().unwrap().pop().unwrap();
         // The clock is ahead of what it was, or behind.
         vault.save(&RunRecord { began_unix_ms: left.began_unix_ms + jump - HOURS, ..left }).unwrap();
@@ -86,7 +86,7 @@ async fn a_driver_that_died_while_it_settled_leaves_the_count_that_it_made() {
     told(&driver, run).await;
     host.comes_back(&[lock("a", 0)]);
     settle(&driver, run, false).await.unwrap();
-    let vault = Vault::new(host.dir.path());
+    let vault = RunFiles::new(host.dir.path());
     let ended = vault.runs().unwrap().pop().unwrap();
     vault.save(&RunRecord { phase: Phase::Settling, ..ended }).unwrap();
     host.with(|world| world.in_grace = true);
@@ -132,13 +132,13 @@ async fn killed(host: &Host, dies: Dies) -> RunId {
     args.run
 }
 
-async fn all_told(driver: &Driven<Fake>, run: RunId, clients: u32) {
+async fn all_told(driver: &Adapter<Fake>, run: RunId, clients: u32) {
     let acked = |client| ClientProgress { client, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
     let clients = List::clipped((0..clients).map(acked).collect());
     driver.progress(&ProgressArgs { run, notices_begun: true, clients }).await.unwrap();
 }
 
-async fn owes(driver: &Driven<Fake>) -> bool {
+async fn owes(driver: &Adapter<Fake>) -> bool {
     driver.cautions().await.unwrap().iter().any(|caution| caution.about == "owed")
 }
 
@@ -243,7 +243,7 @@ async fn calls_that_come_at_once_end_a_run_once_and_none_brings_it_back() {
         assert_eq!(driver.result(run).await.unwrap(), results[0]);
         assert_eq!(results[0].counts.dropped, 2);
         assert!(status.is_ok());
-        assert!(!Vault::new(host.dir.path()).runs().unwrap()[0].is_active());
+        assert!(!RunFiles::new(host.dir.path()).runs().unwrap()[0].is_active());
     }
 }
 

@@ -2,14 +2,14 @@
 
 use async_trait::async_trait;
 
-use crate::interposer::messages::{Mode, Order, Told};
+use crate::interposer::messages::{FilterEvent, Mode, Order};
 use crate::manager::knfsd::owners::{HeldLock, View};
 use crate::wire::control::{ClientRow, InstanceId};
 use crate::wire::types::{CallerName, NsmState};
 
 /// lockd, as the keeper sees and changes it. What goes wrong is told in words for the operator.
 #[async_trait]
-pub(super) trait Ground: Send + Sync + 'static {
+pub(super) trait Platform: Send + Sync + 'static {
     /// This life of lockd: its locks go with it.
     async fn instance(&self) -> Result<InstanceId, String>;
     /// The names under which clients know this host.
@@ -38,7 +38,7 @@ pub(super) trait Gate: Send + Sync {
     async fn order(&mut self, order: Order) -> Result<(), String>;
     /// What the filter tells next; none once it has died, and all that it told was read. Nothing is lost where the caller
     /// stops waiting.
-    async fn told(&mut self) -> Option<Told>;
+    async fn told(&mut self) -> Option<FilterEvent>;
     /// Starts another filter in place of one that has died: it lets everything pass until it is ordered otherwise.
     async fn restart(&mut self) -> Result<(), String>;
     /// Lets the rules last for a while longer. An error: they are gone, and what passed since was not seen.

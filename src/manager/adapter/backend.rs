@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::compare::Sight;
+use super::compare::Snapshot;
 use crate::host::Lock;
 use crate::manager::{Caution, ManagerError, Owners};
 use crate::wire::control::{Capabilities, ClientRow, LockRow, Refusal, RefusalCode};
@@ -30,7 +30,7 @@ pub struct Dropped {
     /// How long the manager's own grace lasts if nobody ends it, from when it began.
     pub grace: Duration,
     /// What was locked just before, where that may have changed since it was last asked for.
-    pub before: Option<Sight>,
+    pub before: Option<Snapshot>,
     /// What is worth a line in the record.
     pub notes: Vec<String>,
 }
@@ -100,7 +100,7 @@ pub fn client_row(
 }
 
 /// A lock manager that knows nothing of runs and can only be made to forget its locks and start a
-/// grace period. [`Driven`](super::Driven) makes a lock manager of it.
+/// grace period. [`Adapter`](super::Adapter) makes a lock manager of it.
 ///
 /// A method that only looks changes nothing and may be called at any time, from several tasks.
 /// `recover`, `raise_state`, `begin`, `end_grace` and `finish` are called by one process at a time.
@@ -120,7 +120,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Its NSM state number as it is on disk.
     async fn nsm_state(&self) -> Result<NsmState, ManagerError>;
     /// What is locked.
-    async fn sight(&self) -> Result<Sight, ManagerError>;
+    async fn sight(&self) -> Result<Snapshot, ManagerError>;
     /// Whose the locks are, for lists that people read: no run asks.
     async fn owners(&self) -> Result<Owners, ManagerError> {
         Ok(Owners::Unknown { why: format!("{} does not tell whose a lock is", self.kind()), remedy: String::new() })

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use super::account::Account;
 use super::line::{Heard, Line};
-use super::shelf::Journal;
+use super::run_files::Journal;
 use super::state::{Active, Keeper, not_durable, refused};
-use crate::interposer::messages::{self, Blind, Call, Claim, Order, Told};
+use crate::interposer::messages::{self, Blind, Call, Claim, FilterEvent, Order};
 use crate::manager::knfsd::owners::View;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{BeginArgs, Begun, Mode, Refusal, RefusalCode};
@@ -133,21 +133,21 @@ fn waiters(view: &View) -> Vec<Claim> {
 }
 
 /// Of what was told before the walk only calls without a reply are news to the account, and what was not seen.
-fn unanswered(heard: impl IntoIterator<Item = Heard>) -> Vec<Told> {
+fn unanswered(heard: impl IntoIterator<Item = Heard>) -> Vec<FilterEvent> {
     let (mut open, mut unseen) = (BTreeMap::new(), Vec::new());
     for heard in heard {
         match heard {
-            Heard::Told(Told::Call(call)) => drop(open.insert(call.number, call)),
-            Heard::Told(Told::Reply(reply)) => drop(open.remove(&reply.call)),
-            Heard::Told(told) => unseen.push(told),
+            Heard::FilterEvent(FilterEvent::Call(call)) => drop(open.insert(call.number, call)),
+            Heard::FilterEvent(FilterEvent::Reply(reply)) => drop(open.remove(&reply.call)),
+            Heard::FilterEvent(told) => unseen.push(told),
             Heard::NewFilter => {
                 let blind = |call: Call| {
                     let why = Text::clipped("the filter died while a call of it was open");
-                    Told::Blind(Blind { client: call.way.client, why })
+                    FilterEvent::Blind(Blind { client: call.way.client, why })
                 };
                 unseen.extend(std::mem::take(&mut open).into_values().map(blind));
             }
         }
     }
-    unseen.into_iter().chain(open.into_values().map(Told::Call)).collect()
+    unseen.into_iter().chain(open.into_values().map(FilterEvent::Call)).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::compare::{Return, Sight, compare};
+use super::compare::{Return, Snapshot, compare};
 use super::record::{RunRecord, unix_ms};
 use crate::rpc::control::Timeline;
 use crate::wire::control::{Counts, RunId};
@@ -15,7 +15,7 @@ const WATCHED: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) timeline: Timeline,
-    last: Option<Sight>,
+    last: Option<Snapshot>,
     in_grace: bool,
     run: Option<RunId>,
     /// Of the run's locks: which were seen held again while grace was on. Such a lock was reclaimed,
@@ -39,7 +39,7 @@ impl View {
     }
 
     /// The locks held at `elapsed` of a run, in its grace.
-    pub(super) fn see(&mut self, run: &RunRecord, sight: Sight, elapsed: Duration) {
+    pub(super) fn see(&mut self, run: &RunRecord, sight: Snapshot, elapsed: Duration) {
         if self.run != Some(run.id()) {
             self.start(run);
         }
@@ -69,20 +69,20 @@ impl View {
     }
 
     /// The locks as they were last seen in the run's grace, if that was just now.
-    pub(super) fn watched(&self, run: RunId) -> Option<Sight> {
+    pub(super) fn watched(&self, run: RunId) -> Option<Snapshot> {
         let fresh = self.run == Some(run) && self.seen_in_grace.is_some_and(|at| at.elapsed() < WATCHED);
         self.last.as_ref().filter(|_| fresh).cloned()
     }
 
     /// The locks held, of no run's concern.
-    pub(super) fn see_idle(&mut self, sight: Sight, in_grace: bool) {
+    pub(super) fn see_idle(&mut self, sight: Snapshot, in_grace: bool) {
         if self.last.as_ref() != Some(&sight) || self.in_grace != in_grace {
             self.in_grace = in_grace;
             self.take(sight);
         }
     }
 
-    fn take(&mut self, sight: Sight) {
+    fn take(&mut self, sight: Snapshot) {
         self.last = Some(sight);
         self.timeline.changed();
     }

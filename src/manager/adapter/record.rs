@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::compare::Sight;
+use super::compare::Snapshot;
 use crate::host::Machine;
 use crate::resync::policy;
-use crate::rpc::pulse::Moment;
+use crate::rpc::heartbeat::Moment;
 use crate::wire::control::{BeginArgs, ClientProgress, Counts, Delivery, FullResult, InstanceId, RunClient, RunId};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, Pack, Unpack, decode, encode};
@@ -103,7 +103,7 @@ pub struct RunRecord {
     /// The deadline that the controller moved it to, milliseconds after it began.
     pub extended_ms: u64,
     /// What was locked just before.
-    pub before: Arc<Sight>,
+    pub before: Arc<Snapshot>,
     /// The clients to notify.
     pub clients: Arc<Coded<RunClients>>,
     /// What became of their notices, in their order.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::compare::{Comparison, LocalLock, Return, Sight, compare};
+use super::compare::{Comparison, LocalLock, Return, Snapshot, compare};
 use super::record::RunRecord;
 use crate::host::Lock;
 use crate::wire::control::{
@@ -54,7 +54,7 @@ fn local_name(local: &LocalLock) -> String {
 }
 
 /// The result, and what was lost. `back`: the locks seen to be back while grace was on.
-pub(super) fn result(run: &RunRecord, back: &[bool], now: &Sight, end: End<'_>) -> (FullResult, Vec<Loss>) {
+pub(super) fn result(run: &RunRecord, back: &[bool], now: &Snapshot, end: End<'_>) -> (FullResult, Vec<Loss>) {
     let seen = compare(&run.before, now);
     let mut counts = Counts { in_scope: run.before.locks.len() as u64, ..Counts::default() };
     let mut rows = Vec::new();
@@ -162,7 +162,7 @@ fn full(run: &RunRecord, end: End<'_>, counts: Counts, rows: Vec<LockFate>) -> F
     FullResult { result, clients: List::clipped(clients), locks: List::clipped(rows) }
 }
 
-fn resurrected(seen: &Comparison, now: &Sight, counts: &mut Counts, rows: &mut Vec<LockFate>) {
+fn resurrected(seen: &Comparison, now: &Snapshot, counts: &mut Counts, rows: &mut Vec<LockFate>) {
     for lock in seen.unknown.iter().filter_map(|&place| now.locks.get(place)) {
         counts.resurrected += 1;
         rows.push(LockFate { fate: Fate::Resurrected, ..lost(lock, false, None) });
@@ -221,7 +221,7 @@ pub(super) fn row(lock: &Lock) -> LockRow {
 }
 
 /// One page of clients' locks, of the files in scope.
-pub(super) fn lock_page(sight: &Sight, args: &LocksArgs) -> LockPage {
+pub(super) fn lock_page(sight: &Snapshot, args: &LocksArgs) -> LockPage {
     let files = args.scope.files.as_slice();
     let wanted: Vec<&Lock> = sight
         .locks

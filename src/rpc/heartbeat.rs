@@ -55,11 +55,11 @@ impl Lag {
 
 /// Beats of a loop that comes round at least once every [`BEAT`].
 #[derive(Debug, Default)]
-pub struct Pulse {
+pub struct Heartbeat {
     last: Option<Moment>,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Begins, if it does not beat yet.
     pub fn start(&mut self, now: Moment) {
         self.last.get_or_insert(now);
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_turn_that_comes_late_tells_how_long_the_process_did_not_run() {
-        let mut pulse = Pulse::default();
+        let mut pulse = Heartbeat::default();
         pulse.start(at(0, 0));
         assert_eq!(pulse.beat(at(200, 200)), None);
         assert_eq!(pulse.beat(at(650, 650)), None, "as late as any busy process");
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_machines_sleep_is_seen_and_gives_timers_nothing_back() {
-        let mut pulse = Pulse::default();
+        let mut pulse = Heartbeat::default();
         pulse.start(at(500, 500));
         let slept = pulse.beat(at(750, 3_600_750)).unwrap();
         assert_eq!(slept, lag(0, 3_600_000));
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn while_it_rests_no_turn_is_late() {
-        let mut pulse = Pulse::default();
+        let mut pulse = Heartbeat::default();
         assert_eq!(pulse.beat(at(60_000, 60_000)), None);
         pulse.rest();
         assert_eq!(pulse.beat(at(120_000, 120_000)), None);

@@ -15,11 +15,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::backend::{Backend, GraceEnd, refused};
-use super::compare::{Sight, compare};
+use super::compare::{Snapshot, compare};
 use super::record::{Coded, Phase, RunRecord};
 use super::results::{End, Loss, result, unverified};
-use super::vault::Vault;
-use super::{Driven, pause_after};
+use super::run_files::RunFiles;
+use super::{Adapter, pause_after};
 use crate::manager::ManagerError;
 use crate::wire::control::{FullResult, LockFate, Outcome, RefusalCode, RunId, RunResult};
 
@@ -41,7 +41,7 @@ fn surely_held(run: &RunRecord, held: &BTreeSet<usize>, in_grace: bool) -> bool 
     !run.may_have_dropped && held.len() == listed && (listed > 0 || !in_grace)
 }
 
-impl<B: Backend> Driven<B> {
+impl<B: Backend> Adapter<B> {
     /// Takes the right to drive; false if another process has it, or another task of this one.
     pub(super) async fn drive(&self) -> Result<bool, ManagerError> {
         let _turn = self.turn.lock().await;
@@ -50,7 +50,7 @@ impl<B: Backend> Driven<B> {
     }
 
     async fn take_the_right(&self) -> Result<bool, ManagerError> {
-        let lock = self.with_vault(Vault::try_drive).await?;
+        let lock = self.with_vault(RunFiles::try_drive).await?;
         let mut desk = self.desk();
         desk.driving = lock;
         Ok(desk.driving.is_some())
@@ -87,7 +87,7 @@ impl<B: Backend> Driven<B> {
 
     /// The run that is not over on disk.
     async fn left(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
-        Ok(self.with_vault(Vault::runs).await?.into_iter().rfind(RunRecord::is_active).map(Arc::new))
+        Ok(self.with_vault(RunFiles::runs).await?.into_iter().rfind(RunRecord::is_active).map(Arc::new))
     }
 
     /// What the last driver left. Read with the right to drive: until then that one may have gone on.
@@ -235,7 +235,7 @@ impl<B: Backend> Driven<B> {
     }
 
     /// Counts what was seen back, makes that durable, ends grace.
-    async fn count(&self, run: &RunRecord, now: &Sight, watch: Watch<'_>) -> Result<RunResult, ManagerError> {
+    async fn count(&self, run: &RunRecord, now: &Snapshot, watch: Watch<'_>) -> Result<RunResult, ManagerError> {
         let Watch { reason, alone, watched } = watch;
         let back = self.desk().view.back(run);
         let end = End { outcome: Outcome::Settled, reason, alone, unix_ms: run.unix_ms(), watched };

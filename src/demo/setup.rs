@@ -128,14 +128,14 @@ impl Cast {
 
 /// The stage: clients with locks, and their server.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Setup {
     /// The clients.
     pub farm: Arc<Farm>,
     /// nlmd.
     pub server: Server,
 }
 
-impl Stage {
+impl Setup {
     /// Starts nlmd from this very binary, and has every client take its locks.
     pub async fn set(cast: &Cast, nlmctl: &Path) -> Result<Self, StageError> {
         cast.check()?;

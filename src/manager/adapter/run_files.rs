@@ -20,7 +20,7 @@ const LOCK: &str = "driver.lock";
 
 /// The folder of a driven manager's runs.
 #[derive(Debug, Clone)]
-pub struct Vault {
+pub struct RunFiles {
     dir: PathBuf,
 }
 
@@ -31,7 +31,7 @@ pub struct DriverLock {
     _file: File,
 }
 
-impl Vault {
+impl RunFiles {
     /// The vault in `dir`, which is made when something is to be kept.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }

@@ -1,15 +1,15 @@
 //! Lock managers that do not cooperate, driven through a run from outside.
 //!
 //! Theory. Such a manager ([`Backend`]) knows nothing of runs: it can be made to forget its locks and
-//! to start a grace period, and it can be looked at. [`Driven`] adds what a run needs around it.
+//! to start a grace period, and it can be looked at. [`Adapter`] adds what a run needs around it.
 //!
-//! - *What is marked* is a snapshot ([`Sight`]) taken just before the drop. Nothing protects a
+//! - *What is marked* is a snapshot ([`Snapshot`]) taken just before the drop. Nothing protects a
 //!   dropped lock but grace, so a run can't be aborted once it has begun, nothing can be kept, and a
 //!   lock is pending until it is seen held again ([`compare`]).
-//! - *A run is on disk* ([`vault`]) before each step that can't be undone: the snapshot and the clients
+//! - *A run is on disk* ([`run_files`]) before each step that can't be undone: the snapshot and the clients
 //!   to tell before the drop, that notices may leave before they do, the result before grace is
 //!   ended. So this process may die at any instant; the next one finds the run, looks where the
-//!   manager really is, and goes on or says what was lost ([`Driven::recover`] in `truth`).
+//!   manager really is, and goes on or says what was lost ([`Adapter::recover`] in `recovery`).
 //! - *One process drives*: it holds an OS lock. Others only read.
 //! - *What is said was seen.* A lock that is back while grace is on was reclaimed. One that is
 //!   missing when grace ends is dropped if somebody looked at that moment; else it is unverified: it
@@ -18,32 +18,32 @@
 //! | file | what | |
 //! |---|---|---|
 //! | `backend` | what the manager itself must be able to do | |
-//! | `begin` | from the plan to confirmed grace | |
+//! | `start` | from the plan to confirmed grace | |
 //! | `compare` | what came back | pure |
 //! | `record` | a run as it is on disk | |
 //! | `release` | locks freed outside of any run | |
 //! | `results` | the result of a run | pure |
-//! | `vault` | the files | |
+//! | `run_files` | the files | |
 //! | `view` | what was seen last, and the events for watchers | |
-//! | `truth` | runs that are found on disk; runs that end | |
-//! | `mod` | the trait, call by call; start reading at [`Driven::begin`](LockManager::begin) | |
+//! | `recovery` | runs that are found on disk; runs that end | |
+//! | `mod` | the trait, call by call; start reading at [`Adapter::begin`](LockManager::begin) | |
 
 mod backend;
-mod begin;
 pub mod compare;
 mod manager;
 pub mod record;
+mod recovery;
 mod release;
 mod results;
-mod truth;
-pub mod vault;
+pub mod run_files;
+mod start;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
 pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, LocksReleased, Recovered, client_row};
-pub use compare::{LocalLock, Sight};
+pub use compare::{LocalLock, Snapshot};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ use sha2::{Digest, Sha256};
 
 use self::backend::refused;
 use self::record::{Coded, Phase, RunRecord, millis};
-use self::vault::{DriverLock, Vault};
+use self::run_files::{DriverLock, RunFiles};
 use self::view::View;
 use super::{LockManager, ManagerError};
 use crate::wire::control::{FullResult, Grace, InstanceId, RefusalCode, RunId, RunStatus, Status};
@@ -64,10 +64,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
 /// A lock manager made of a [`Backend`].
-pub struct Driven<B> {
+pub struct Adapter<B> {
     backend: Arc<B>,
-    vault: Vault,
-    desk: Arc<Mutex<Desk>>,
+    vault: RunFiles,
+    desk: Arc<Mutex<AdapterState>>,
     /// Whose turn it is to change a run that has begun, or to find one: one task's at a time, and it
     /// looks at the desk again when it has it.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -78,7 +78,7 @@ type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
 
 /// What this process knows and may do.
 #[derive(Debug, Default)]
-struct Desk {
+struct AdapterState {
     /// The right to drive, while this process has it.
     driving: Option<DriverLock>,
     /// The active run as it is on disk.
@@ -90,13 +90,13 @@ struct Desk {
     told: Vec<&'static str>,
 }
 
-impl<B> std::fmt::Debug for Driven<B> {
+impl<B> std::fmt::Debug for Adapter<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Driven").field("vault", &self.vault).finish_non_exhaustive()
+        f.debug_struct("Adapter").field("vault", &self.vault).finish_non_exhaustive()
     }
 }
 
-impl<B> Clone for Driven<B> {
+impl<B> Clone for Adapter<B> {
     fn clone(&self) -> Self {
         Self {
             backend: Arc::clone(&self.backend),
@@ -107,9 +107,9 @@ impl<B> Clone for Driven<B> {
     }
 }
 
-impl<B: Backend> Driven<B> {
+impl<B: Backend> Adapter<B> {
     /// Drives `backend`; runs are kept in the vault's folder.
-    pub fn new(backend: B, vault: Vault) -> Self {
+    pub fn new(backend: B, vault: RunFiles) -> Self {
         Self { backend: Arc::new(backend), vault, desk: Arc::default(), turn: Arc::default() }
     }
     /// The manager itself.
@@ -117,14 +117,14 @@ impl<B: Backend> Driven<B> {
         &self.backend
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    fn desk(&self) -> MutexGuard<'_, AdapterState> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Work with files, off the async threads.
     async fn with_vault<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Vault) -> Result<T, ManagerError> + Send + 'static,
+        work: impl FnOnce(&RunFiles) -> Result<T, ManagerError> + Send + 'static,
     ) -> Result<T, ManagerError> {
         let vault = self.vault.clone();
         match tokio::task::spawn_blocking(move || work(&vault)).await {
@@ -161,7 +161,7 @@ impl<B: Backend> Driven<B> {
         if let Some(run) = active {
             return Ok(run.instance.0);
         }
-        let runs = self.with_vault(Vault::runs).await?;
+        let runs = self.with_vault(RunFiles::runs).await?;
         let same = runs.iter().rev().find(|run| run.life == life);
         Ok(same.map_or_else(|| self.instance_of(life), |run| run.instance.0))
     }
@@ -253,7 +253,7 @@ impl<B: Backend> Driven<B> {
     }
 
     async fn found(&self, run: RunId) -> Result<Option<RunRecord>, ManagerError> {
-        Ok(self.with_vault(Vault::runs).await?.into_iter().find(|known| known.id() == run))
+        Ok(self.with_vault(RunFiles::runs).await?.into_iter().find(|known| known.id() == run))
     }
 
     async fn ended(&self, run: RunId) -> Result<Option<Arc<Coded<FullResult>>>, ManagerError> {

@@ -1,12 +1,12 @@
 //! Frees locks outside of any run: those of chosen clients, or single ones.
 
 use super::backend::{Backend, LocksReleased, refused};
-use super::{Driven, results};
+use super::{Adapter, results};
 use crate::manager::{Freed, ManagerError};
 use crate::wire::control::{ClientSeen, LockRow, RefusalCode, Released};
 use crate::wire::xdr::List;
 
-impl<B: Backend> Driven<B> {
+impl<B: Backend> Adapter<B> {
     pub(super) async fn release_clients(&self, clients: &[ClientSeen]) -> Result<Freed, ManagerError> {
         let mut all = Released::default();
         let mut rows = Vec::new();

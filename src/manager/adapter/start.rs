@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Driven;
+use super::Adapter;
 use super::backend::{Backend, refused};
 use super::compare::compare;
 use super::record::{Began, Coded, Phase, RunRecord, millis, unix_ms};
-use super::vault::Vault;
+use super::run_files::RunFiles;
 use crate::manager::{ManagerError, Weight};
 use crate::units::number;
 use crate::wire::control::{BeginArgs, Begun, ClientRow, Mode, RefusalCode, RunClient, Silent};
 use crate::wire::types::CallerName;
 use crate::wire::xdr::List;
 
-impl<B: Backend> Driven<B> {
+impl<B: Backend> Adapter<B> {
     /// What is in the way of a run, beyond what the operator was told.
     async fn refuse_what_was_not_said(&self) -> Result<(), ManagerError> {
         let cautions = self.backend.cautions().await?;
@@ -61,7 +61,7 @@ impl<B: Backend> Driven<B> {
 
     /// Those of the last run's clients whose locks were dropped and whom nobody told.
     pub(super) async fn owed(&self) -> Result<Vec<RunClient>, ManagerError> {
-        let runs = self.with_vault(Vault::runs).await?;
+        let runs = self.with_vault(RunFiles::runs).await?;
         Ok(runs.last().filter(|run| !run.is_active()).map(RunRecord::owed).unwrap_or_default())
     }
 

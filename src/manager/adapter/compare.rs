@@ -32,7 +32,7 @@ impl LocalLock {
 
 /// Everything that is locked, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Sight {
+pub struct Snapshot {
     /// Clients' locks.
     pub locks: Vec<Lock>,
     /// Others' locks, which no grace period binds.
@@ -90,7 +90,7 @@ impl Comparison {
 }
 
 /// Compares.
-pub fn compare(before: &Sight, now: &Sight) -> Comparison {
+pub fn compare(before: &Snapshot, now: &Snapshot) -> Comparison {
     let mut exact: HashMap<&Lock, Vec<usize>> = HashMap::new();
     for (place, lock) in now.locks.iter().enumerate().rev() {
         exact.entry(lock).or_default().push(place);
@@ -189,8 +189,8 @@ mod tests {
         Lock { file: file.into(), exclusive, start, end }
     }
 
-    fn sight(locks: &[Lock]) -> Sight {
-        Sight { locks: locks.to_vec(), ..Sight::default() }
+    fn sight(locks: &[Lock]) -> Snapshot {
+        Snapshot { locks: locks.to_vec(), ..Snapshot::default() }
     }
 
     fn local(lock: Lock, pid: i32) -> LocalLock {
@@ -309,20 +309,20 @@ mod tests {
     #[test]
     fn a_local_process_that_took_the_range_meanwhile_is_the_thief_and_one_from_before_is_not() {
         let old = local(lock("b", false, 0, 9), 7);
-        let before = Sight {
+        let before = Snapshot {
             locks: vec![lock("a", true, 0, 9), lock("b", false, 0, 9), lock("c", true, 0, 9)],
             local: vec![old.clone()],
-            ..Sight::default()
+            ..Snapshot::default()
         };
-        let now = Sight {
+        let now = Snapshot {
             local: vec![old, local(lock("a", true, 5, 5), 8), local(lock("c", true, 100, 110), 9)],
-            ..Sight::default()
+            ..Snapshot::default()
         };
         assert_eq!(compare(&before, &now).thieves, [Some(1), None, None]);
     }
 
-    fn doubted(locks: &[Lock], unsure: &[Lock]) -> Sight {
-        Sight { unsure: unsure.to_vec(), ..sight(locks) }
+    fn doubted(locks: &[Lock], unsure: &[Lock]) -> Snapshot {
+        Snapshot { unsure: unsure.to_vec(), ..sight(locks) }
     }
 
     #[test]
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn shared_locks_of_both_take_nothing_from_each_other() {
-        let now = Sight { local: vec![local(lock("a", false, 0, 9), 8)], ..Sight::default() };
+        let now = Snapshot { local: vec![local(lock("a", false, 0, 9), 8)], ..Snapshot::default() };
         assert_eq!(compare(&sight(&[lock("a", false, 0, 9)]), &now).thieves, [None]);
     }
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::backend::{Backend, refused};
 use super::record::{Phase, RunRecord, millis};
-use super::vault::Vault;
-use super::{Driven, pause_after, results};
+use super::run_files::RunFiles;
+use super::{Adapter, pause_after, results};
 use crate::manager::{Caution, Freed, LockManager, ManagerError, Owners, Weight};
 use crate::units::{count, number};
 use crate::wire::control::{
@@ -17,7 +17,7 @@ use crate::wire::control::{
 use crate::wire::xdr::{List, Text};
 
 #[async_trait]
-impl<B: Backend> LockManager for Driven<B> {
+impl<B: Backend> LockManager for Adapter<B> {
     fn kind(&self) -> &'static str {
         self.backend.kind()
     }
@@ -207,7 +207,7 @@ impl<B: Backend> LockManager for Driven<B> {
 
     async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError> {
         self.active().await?;
-        let runs = self.with_vault(Vault::runs).await?;
+        let runs = self.with_vault(RunFiles::runs).await?;
         Ok(runs.iter().filter(|run| !run.is_active() && !run.acknowledged).map(RunRecord::id).collect())
     }
 

@@ -32,11 +32,11 @@ pub(super) struct Journal {
 
 /// The folder.
 #[derive(Debug, Clone)]
-pub(super) struct Shelf {
+pub(super) struct RunFiles {
     dir: PathBuf,
 }
 
-impl Shelf {
+impl RunFiles {
     /// The shelf in `dir`, which is made if it is missing.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         private_folder(dir)?;

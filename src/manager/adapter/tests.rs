@@ -108,12 +108,12 @@ impl Backend for Fake {
     async fn nsm_state(&self) -> Result<NsmState, ManagerError> {
         Ok(self.with(|world| world.state))
     }
-    async fn sight(&self) -> Result<Sight, ManagerError> {
-        Ok(self.with(|world| Sight {
+    async fn sight(&self) -> Result<Snapshot, ManagerError> {
+        Ok(self.with(|world| Snapshot {
             locks: world.locks.clone(),
             local: world.local.clone(),
             unsure: world.unsure.clone(),
-            ..Sight::default()
+            ..Snapshot::default()
         }))
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
@@ -158,7 +158,8 @@ impl Backend for Fake {
                 world.locks.retain(|held| *held != unlocked);
                 world.locks.push(locked);
             }
-            let before = Some(Sight { locks: world.locks.clone(), local: world.local.clone(), ..Sight::default() });
+            let before =
+                Some(Snapshot { locks: world.locks.clone(), local: world.local.clone(), ..Snapshot::default() });
             world.in_grace = true;
             if !world.soft {
                 world.drops += 1;
@@ -230,8 +231,8 @@ impl Host {
         };
         Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
     }
-    fn driver(&self) -> Driven<Fake> {
-        Driven::new(self.fake.clone(), Vault::new(self.dir.path()))
+    fn driver(&self) -> Adapter<Fake> {
+        Adapter::new(self.fake.clone(), RunFiles::new(self.dir.path()))
     }
     fn with<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
         self.fake.with(work)
@@ -241,7 +242,7 @@ impl Host {
     }
 }
 
-async fn begin_args(driver: &Driven<Fake>, run: u8) -> BeginArgs {
+async fn begin_args(driver: &Adapter<Fake>, run: u8) -> BeginArgs {
     let info = driver.info().await.unwrap();
     BeginArgs {
         run: RunId([run; 16]),
@@ -256,13 +257,13 @@ async fn begin_args(driver: &Driven<Fake>, run: u8) -> BeginArgs {
     }
 }
 
-async fn begun(driver: &Driven<Fake>, run: u8) -> RunId {
+async fn begun(driver: &Adapter<Fake>, run: u8) -> RunId {
     let args = begin_args(driver, run).await;
     driver.begin(&args).await.unwrap();
     args.run
 }
 
-async fn told(driver: &Driven<Fake>, run: RunId) -> Status {
+async fn told(driver: &Adapter<Fake>, run: RunId) -> Status {
     let client = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
     driver.progress(&ProgressArgs { run, notices_begun: true, clients: List::clipped(vec![client]) }).await.unwrap()
 }
@@ -278,7 +279,7 @@ fn code<T: std::fmt::Debug>(answer: Result<T, ManagerError>) -> RefusalCode {
 
 const SETTLE_EARLY: bool = true;
 
-async fn settle(driver: &Driven<Fake>, run: RunId, early: bool) -> Result<RunResult, ManagerError> {
+async fn settle(driver: &Adapter<Fake>, run: RunId, early: bool) -> Result<RunResult, ManagerError> {
     let when = if early { SettleWhen::NothingPending } else { SettleWhen::Always };
     driver.settle(&SettleArgs { run, when }).await
 }

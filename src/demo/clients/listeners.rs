@@ -22,7 +22,7 @@ use crate::wire::xdr::{decode, encode};
 use crate::wire::{nlm, nsm, rpcbind};
 
 /// The listening sockets.
-pub(super) struct Ears {
+pub(super) struct Listeners {
     rpcbind: UdpEndpoint,
     statd: UdpEndpoint,
     lockd: UdpEndpoint,
@@ -99,7 +99,7 @@ struct Asked<'a> {
     args: &'a [u8],
 }
 
-impl Ears {
+impl Listeners {
     pub(super) fn open() -> Result<Self, FarmError> {
         let open = |what| {
             UdpEndpoint::bind((Ipv4Addr::UNSPECIFIED, 0).into()).map_err(|source| FarmError::Socket { what, source })
