@@ -268,7 +268,7 @@ fn without_an_rpcbind_it_serves_and_says_so() {
     // What a killed rpcbind leaves behind.
     drop(host.rpcbind(&[]));
     let nlmd = Nlmd::start(&host, &[]);
-    assert!(nlmd.log().contains("not registered: rpcbind at 127.0.0.1:111: nobody listens there; start rpcbind"));
+    assert!(nlmd.log().contains("not registered: rpcbind at 127.0.0.1:111: no program listens there; start rpcbind"));
 }
 
 #[test]

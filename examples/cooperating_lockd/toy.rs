@@ -55,7 +55,7 @@ pub(crate) struct Toy {
     /// One lock a file: all of them are exclusive.
     pub(crate) locks: BTreeMap<FileHandle, LockRow>,
     pub(crate) run: Option<Run>,
-    /// Ended runs that nobody has acknowledged.
+    /// Ended runs that no controller has acknowledged.
     pub(crate) results: HashMap<RunId, FullResult>,
     pub(crate) timeline: Timeline,
 }

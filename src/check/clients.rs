@@ -24,7 +24,7 @@ struct Seen<'a> {
 pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], places: &Places) -> Vec<Finding> {
     let mut findings = unmonitored(info, status);
     if clients.is_empty() {
-        let words = "the lock manager knows no client: a run would tell nobody";
+        let words = "the lock manager knows no client: a run would notify none";
         findings.push(Finding::new("clients", Severity::Note, words, "nothing, if none has locked anything yet"));
         return findings;
     }
@@ -133,7 +133,7 @@ fn sort(seen: &[Seen<'_>], begin_releases: bool) -> Sorted {
             Err(Failure::NameUnknown) => "its name has no address",
             Err(Failure::Refused) => "refused",
         };
-        // A manager that does not know owners tells no locks of any: whoever is on record may hold some.
+        // A manager that does not know owners tells no locks of any: each client on record may hold some.
         let may_hold = row.locks > 0 || begin_releases;
         if may_hold { &mut sorted.silent } else { &mut sorted.idle }.push(format!("{}: {why}", named(row)));
     }
@@ -183,7 +183,7 @@ fn judge_statds(seen: &[Seen<'_>], can: &Capabilities, patience: Duration) -> Ve
     };
     let nothing = "nothing: they have nothing to lose, unless the server has lost it";
     let stale = if can.targeted {
-        "`nlmctl clients --probe` tells why; `nlmctl resync --client NAME` frees what is stale and disturbs nobody else"
+        "`nlmctl clients --probe` tells why; `nlmctl resync --client NAME` frees what is stale and disturbs no other client"
     } else {
         "`nlmctl clients --probe` tells why; a run (`nlmctl resync`) frees what is stale"
     };

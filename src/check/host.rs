@@ -91,7 +91,7 @@ fn records(kind: Kind, machine: &Machine) -> Vec<Finding> {
             Kind::Knfsd | Kind::Ganesha => vec![Finding::new(
                 "sm",
                 Severity::Problem,
-                "this host has no statd records (sm/): nobody is known who could be told",
+                "this host has no statd records (sm/): no client is known that could be notified",
                 "start rpc.statd before clients lock",
             )],
         };

@@ -63,7 +63,7 @@ fn not_here(called: &BTreeSet<IpAddr>) -> Vec<Finding> {
 }
 
 /// Names that every host has, or that a host has which was given none: a client that gets a notice under
-/// such a name takes it for its own host's, or for nobody's.
+/// such a name takes it for its own host's, or for no host's.
 fn judge_placeholders(names: &[CallerName]) -> Option<Finding> {
     let no_name = |name: &&CallerName| {
         let name = name.as_str().trim_end_matches('.').to_ascii_lowercase();

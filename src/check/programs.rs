@@ -177,6 +177,6 @@ mod tests {
         let port = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let places = places(port, std::path::Path::new("/nowhere"));
         let found = look(Kind::Nlmd, &places).await;
-        assert!(found[0].seen.contains("nobody listens"), "{found:?}");
+        assert!(found[0].seen.contains("no program listens"), "{found:?}");
     }
 }

@@ -211,7 +211,7 @@ pub struct ResyncArgs {
     /// Consent to losing the locks that this host's own processes hold on other servers
     #[arg(long)]
     pub own_locks_lost: bool,
-    /// Cover locks too whose clients nobody monitors
+    /// Include unmonitored locks (NM_LOCK)
     #[arg(long)]
     pub include_unmonitored: bool,
     /// Which locks get a row in the record

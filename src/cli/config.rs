@@ -22,7 +22,7 @@ pub struct Settings {
     pub manager: ManagerKind,
     /// nlmd's control socket.
     pub control: PathBuf,
-    /// Whether somebody named it: then it is nlmd's.
+    /// Whether the user named it: then it is nlmd's.
     pub control_named: bool,
     /// The record, if one was named (the config file's does not count for [`given_db`](Self::given_db)).
     pub db: Option<PathBuf>,
@@ -95,7 +95,7 @@ impl Settings {
     }
 
     /// Where the record is, for writing: the default place's directory is made where it is missing,
-    /// one that somebody named is not.
+    /// one that the user named is not.
     pub(super) fn record_path_made(&self) -> Result<PathBuf, Failure> {
         let path = self.record_path()?;
         if let (None, Some(directory)) = (&self.db, path.parent()) {

@@ -71,7 +71,7 @@ impl Context {
     }
 }
 
-/// For whoever reads that stream: a file or a pipe takes lines of any width.
+/// For the reader of that stream: a file or a pipe takes lines of any width.
 fn view<T: IsTerminal + AsFd>(stream: &T) -> View {
     let width = if stream.is_terminal() { terminal_size_of(stream) } else { None };
     View { width: width.map_or(usize::MAX, |(Width(width), _)| width.into()), zone: TimeZone::system() }
@@ -93,7 +93,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     })
 }
 
-/// A closed pipe is quiet: whoever read has seen enough.
+/// A closed pipe is quiet: its reader has seen enough.
 pub(super) fn to_stdout(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -104,7 +104,7 @@ pub(super) fn to_stdout(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// To stdout, or in place of a file, in one step: whoever reads it must not meet half of it, and is another user.
+/// To stdout, or in place of a file, in one step: its reader is another user, and must not meet half of it.
 pub(super) async fn written(output: Option<PathBuf>, text: String, what: &'static str) -> Result<(), Failure> {
     let Some(file) = output else { return to_stdout(&text) };
     blocking(move || {
@@ -126,6 +126,6 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
 }
 
 pub(super) fn to_stderr(line: &str) {
-    // Nobody is left who could be told that stderr is closed.
+    // No place is left to say that stderr is closed.
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -28,7 +28,7 @@ pub async fn show(progress: watch::Receiver<Progress>, quiet: bool) {
         on_terminal(progress).await;
     } else {
         as_lines(progress, |line| {
-            // Nobody who could be told is left when stderr is closed.
+            // No place is left to say that stderr is closed.
             let _ = writeln!(std::io::stderr(), "{line}");
         })
         .await;

@@ -53,7 +53,7 @@ impl Played {
     pub fn agrees(&self) -> bool {
         self.check.lost == 0 && self.check.stuck <= self.report.locks.kept
     }
-    /// The run's exit code; 1 where clients and server disagree, whatever the run says.
+    /// The run's exit code; 1 where clients and server disagree, also if the run says 0.
     pub fn exit(&self) -> u8 {
         match self.report.run.exit {
             Some(exit) if self.agrees() => exit,
@@ -72,7 +72,7 @@ impl Text for Played {
             (true, n) => writeln!(out, "  clients that disagree: {n}, over the {stuck} locks that the run kept"),
             (false, n) => writeln!(
                 out,
-                "  MISMATCH: {n} clients disagree with nlmd: {lost} locks lost, {stuck} held that nobody believes in\n  \
+                "  MISMATCH: {n} clients disagree with nlmd: {lost} locks lost, {stuck} held that no client believes in\n  \
                  the run above is wrong about them: this is a bug in nlmctl or nlmd, please report it"
             ),
         };
@@ -114,7 +114,7 @@ impl From<DemoError> for Failure {
     }
 }
 
-/// Plays the script. nlmd is started from the binary `nlmctl`; whatever was started is ended, and its
+/// Plays the script. nlmd is started from the binary `nlmctl`; all that was started is ended, and its
 /// files are removed, when this returns or is dropped.
 pub async fn play(script: &Script, nlmctl: &Path, progress: watch::Sender<Progress>) -> Result<Played, DemoError> {
     let mut stage = Setup::set(&script.cast, nlmctl).await?;

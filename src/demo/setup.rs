@@ -71,7 +71,7 @@ pub enum StageError {
         /// Why.
         source: CallError,
     },
-    /// nlmd did not grant a lock that nobody contests.
+    /// nlmd did not grant a lock without a conflict.
     #[error("nlmd answered {answer:?} to {what} of {client}")]
     Denied {
         /// Whose.

@@ -57,7 +57,7 @@ impl Machine {
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), netlink: None }
     }
-    /// The same, with somebody who answers netlink.
+    /// The same, with a stand-in that answers netlink.
     #[must_use]
     pub fn answered_by(self, netlink: Arc<dyn Netlink>) -> Self {
         Self { netlink: Some(netlink), ..self }
@@ -108,7 +108,7 @@ impl Machine {
 
 /// Replaces a file whole and durably: a new file beside it, synced, renamed over it, and the folder
 /// synced. It stays its owner's, with its mode, since rpc.statd does not run as root; `mode` is that of
-/// a file that was not there. What a link leads to counts for nothing: whoever owns the folder may have made it.
+/// a file that was not there. What a link leads to counts for nothing: the owner of the folder may have made it.
 /// The folder must be there.
 ///
 /// # Errors

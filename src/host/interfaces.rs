@@ -29,7 +29,7 @@ pub fn text_of(ip: IpAddr) -> String {
     }
 }
 
-/// The address that somebody wrote, also with an interface by name or index.
+/// The address that a user wrote, also with an interface by name or index.
 pub fn address(text: &str) -> Result<IpAddr, BadAddress> {
     let no_address = || BadAddress::NoAddress(text.to_owned());
     let Some((address, zone)) = text.split_once('%') else {

@@ -20,7 +20,7 @@ const MAX_ANSWERS: usize = 16;
 /// Most messages that are looked at for a listing: each is full of answers.
 const MAX_LISTED: usize = 4096;
 
-/// Whoever answers: the kernel, or a test.
+/// What answers: the kernel, or a test.
 pub trait Netlink: Debug + Send + Sync {
     /// Sends a command to a family, by its name; the attributes of the answer.
     ///

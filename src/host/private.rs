@@ -3,7 +3,7 @@
 //! Theory. What nlmd and nlmctl keep decides which locks they drop, and they often run as root. In a folder
 //! in which other users can write, a user could plant a link where a file is to be written, or a file where one
 //! is to be read; and a lock file that they can open, they can lock, and so stop every run. So such a folder
-//! is refused, no link is followed to a file, and each file is its owner's alone, whatever the umask is.
+//! is refused, no link is followed to a file, and each file is its owner's alone, with any umask.
 //!
 //! rpc.statd's folder belongs to statd's user, who may put links in it and swap what is there at any moment. Work in
 //! such a folder goes through descriptors: the folder is opened without following a link ([`Folder`]), files are
@@ -79,7 +79,7 @@ pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// A folder that may belong to another user. It stays the same one, whatever its path leads to by then.
+/// A folder that may belong to another user. It stays the same one, also if its path leads elsewhere by then.
 #[derive(Debug)]
 pub struct Folder(File);
 

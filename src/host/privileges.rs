@@ -22,10 +22,10 @@ pub fn lacks_capabilities() -> Vec<&'static str> {
     needed.into_iter().filter(|(one, _)| !has.contains(*one)).map(|(_, name)| name).collect()
 }
 
-/// The user who asks: whoever logged in (`loginuid`, which sudo and su do not change), else the one of this process.
+/// The user who asks: the one who logged in (`loginuid`, which sudo and su do not change), else the one of this process.
 pub fn user() -> u32 {
     let login = std::fs::read_to_string("/proc/self/loginuid").ok().and_then(|text| text.trim().parse().ok());
-    // -1: nobody logged in.
+    // -1: no login.
     login.filter(|uid| *uid != u32::MAX).unwrap_or_else(|| nix::unistd::getuid().as_raw())
 }
 

@@ -1,6 +1,6 @@
 //! Processes, as far as this one may see them (proc(5)), and the boot that they began in.
 //!
-//! A process gives itself whatever name it likes. So a name alone says nothing about who it is: a thread of the
+//! A process chooses its own name. So a name alone says nothing about who it is: a thread of the
 //! kernel has a flag that no program can have, and a program has users and an executable, which [`Machine::runs`]
 //! compares with what is trusted.
 

@@ -9,7 +9,7 @@
 //! What must hold:
 //! - Rule and route are there only while a [`ReplyRoute`] is; dropping it removes them.
 //! - A process that is killed leaves them. They are known by their table and protocol number, and
-//!   [`ReplyRoute::remove_left`] removes them whoever they were for. Only one process makes any at a time, which its
+//!   [`ReplyRoute::remove_left`] removes them all. Only one process makes any at a time, which its
 //!   caller sees to.
 //! - Linux chooses by transport and ports since 4.17. An older kernel ignores that and would take away all that goes to
 //!   the client. Callers need the kernel's type information (BTF), which is younger.

@@ -22,7 +22,7 @@ pub struct Socket {
 pub enum SocketState {
     /// Connected.
     Established,
-    /// TCP: takes connections. UDP: takes datagrams of anybody.
+    /// TCP: takes connections. UDP: takes datagrams of any sender.
     Serving,
     /// Something else.
     Other,
@@ -55,7 +55,7 @@ fn parse_line(line: &str) -> Option<Socket> {
     };
     let state = match *fields.get(3)? {
         "01" => SocketState::Established,
-        // TCP_LISTEN, and TCP_CLOSE: how a UDP socket shows that is connected to nobody.
+        // TCP_LISTEN, and TCP_CLOSE: how a UDP socket shows that is not connected.
         "0A" | "07" => SocketState::Serving,
         _ => SocketState::Other,
     };

@@ -4,7 +4,7 @@
 //! # Which folder
 //! nfs-utils is built for `/var/lib/nfs` (Debian) or for `/var/lib/nfs/statd` (Red Hat), and both may be
 //! there. All take the first of these:
-//! 1. the folder in which rpc.statd runs, which is right wherever it is. Anybody may start a process of that name, so
+//! 1. the folder in which rpc.statd runs, which is right wherever it is. Any user may start a process of that name, so
 //!    it is rpc.statd only if it runs as root, as this process' user, or as the owner of a known `sm/`, which root
 //!    alone can have made his, and from an executable that is called so and that is root's;
 //! 2. one with `sm/` and `state`: sm-notify makes the second, so it is in use, or was;
@@ -13,8 +13,8 @@
 //! Of two that are alike `statd/` is first: only an nfs-utils that uses it makes it, while every one
 //! makes `/var/lib/nfs`, for the exports.
 //!
-//! Whoever can write there chooses whom a run tells. So a folder that was found is used only if it and its `sm/` belong
-//! to those users, and nobody else can write in them.
+//! A user who can write there chooses whom a run tells. So a folder that was found is used only if it and its `sm/` belong
+//! to those users, and no other user can write in them.
 //!
 //! # The number
 //! An int of the machine in four bytes. It is read as statd reads it: what follows is ignored, and an
@@ -41,7 +41,7 @@ const MAX_STATE: u64 = 64;
 const NFS: &str = "var/lib/nfs";
 /// The kernel's copy of the state number.
 const KERNELS_STATE: &str = "proc/sys/fs/nfs/nsm_local_state";
-/// Everybody may read the number, as where nfs-utils makes the file.
+/// Every user may read the number, as where nfs-utils makes the file.
 const STATE_MODE: u32 = 0o644;
 
 /// Why there is no folder or no number to be had, or it was not written.
@@ -171,7 +171,7 @@ impl Machine {
         let mut users = trusted_users();
         let trusted = users.clone();
         let known = self.path(NFS);
-        // Only where nobody else can have made it does the folder's owner say something.
+        // The folder's owner counts only where no other user can have made it.
         let is_roots =
             fs::metadata(&known).is_ok_and(|meta| trusted.contains(&meta.uid()) && meta.mode() & WRITE_OF_OTHERS == 0);
         if is_roots {
@@ -193,7 +193,7 @@ impl Machine {
     pub fn set_kernels_nsm_state(&self, state: NsmState) {
         match self.write(KERNELS_STATE, &state.to_string()) {
             Ok(()) => {}
-            // No kernel lockd here: nobody has a copy.
+            // No kernel lockd here: no copy exists.
             Err(error) if error.is_missing() => {}
             Err(error) => tracing::warn!(%error, "the kernel's copy of the NSM state number is old"),
         }
@@ -355,7 +355,7 @@ mod tests {
         chown(srv.join("state"), Some(103), None).unwrap();
         dir.write_state(NsmState(5)).unwrap();
         assert_eq!(fs::metadata(srv.join("state")).unwrap().uid(), 103);
-        // Where anybody can have made the known folder, its owner says nothing.
+        // Where any user can have made the known folder, its owner says nothing.
         fs::set_permissions(&known, Permissions::from_mode(0o1777)).unwrap();
         assert!(machine.statds().unwrap().is_empty());
     }

@@ -4,7 +4,7 @@
 //! that it asked for; so a call leaves from that address, over the transport that the client used
 //! (or the other one where its lockd has only that). The client's port is asked of its rpcbind each time: a client
 //! that rebooted has another one. Each call waits for its client's turn ([`turns`](super::turns)), so that dead
-//! clients, and one with many grants, keep nobody else's from leaving. A GRANTED is repeated with back-off until it is answered or withdrawn (its task aborted), whatever stands
+//! clients, and one with many grants, do not keep another's from leaving. A GRANTED is repeated with back-off until it is answered or withdrawn (its task aborted), whatever stands
 //! in its way; after [`UNCONFIRMED`] the lock table is told once what that is.
 //! Nothing is repeated with the same xid: a client may take the lock, its answer be lost, and deny
 //! the repetition, so each sending must be known.

@@ -1,7 +1,7 @@
 //! Which of some addresses have called since a moment: those that have locks when a run begins.
 //!
-//! A host that calls from its address has not moved away from it. Any call of NLM or NSM counts, whatever becomes of
-//! it; so the gate notes them, before anything else looks at a call. Where no run is on, nothing is watched.
+//! A host that calls from its address has not moved away from it. Any call of NLM or NSM counts, also one that is refused,
+//! so the gate notes them before anything else looks at a call. Where no run is on, nothing is watched.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -28,11 +28,11 @@ pub enum Access {
     OwnHost,
     /// Processes of this host.
     Loopback,
-    /// Processes of this host that may use a port below 1024, whatever the flags say.
+    /// Processes of this host that may use a port below 1024, independent of the flags.
     LoopbackRoot,
-    /// This host's rpc.statd, where it is the status monitor (`--nsm statd`); nobody else.
+    /// This host's rpc.statd, where it is the status monitor (`--nsm statd`), and no other caller.
     Statd,
-    /// Nobody: it is a client's procedure.
+    /// No host: it is a client's procedure.
     Never,
 }
 
@@ -130,10 +130,10 @@ impl NlmRow {
     }
 }
 
-/// NLM, program 100021, versions 1, 3 and 4. nlmd is a server only: it asks nobody for locks, so a
+/// NLM, program 100021, versions 1, 3 and 4. nlmd is a server only: it asks no host for locks, so a
 /// GRANTED that comes in is answered DENIED, and answers (`_RES`) that come in have no question.
 /// SM_NOTIFY is a local statd's callback: from anywhere else it would free locks on a stranger's
-/// word. Where nlmd is its own status monitor there is nobody who could have been given a cookie.
+/// word. Where nlmd is its own status monitor no program can have been given a cookie.
 pub const NLM: &[NlmRow] = &[
     row(Nlm::Null, "NULL", true, Form::Reply, Access::Anyone),
     row(Nlm::Test, "TEST", true, Form::Reply, Access::Anyone),
@@ -181,7 +181,7 @@ const fn nsm_row(procedure: Nsm, name: &'static str, access: Access, guarded: bo
 }
 
 /// NSM, program 100024, version 1; served with `--nsm embedded` only. A reboot notice frees the
-/// sender's own locks and nobody else's. SM_SIMU_CRASH makes other hosts drop what this host's
+/// sender's own locks and no others. SM_SIMU_CRASH makes other hosts drop what this host's
 /// processes hold there, so it wants root.
 pub const NSM: &[NsmRow] = &[
     nsm_row(Nsm::Null, "NULL", Access::Anyone, false),

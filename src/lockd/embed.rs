@@ -60,11 +60,11 @@ pub trait Access: Debug + Send + Sync + 'static {
 /// Why the mirror could not take what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum NotTaken {
-    /// Somebody there is in the way.
-    #[error("somebody who does not use NLM is in the way")]
+    /// A holder there is in the way.
+    #[error("a holder that does not use NLM is in the way")]
     Conflict,
     /// It could not be asked: a new lock is refused as DENIED_NOLOCKS. A reclaim goes unanswered, and the
-    /// client repeats it: refused, it would forget a lock that nobody has taken from it.
+    /// client repeats it: refused, it would forget a lock that it still has.
     #[error("the file system's lock cannot be had: {0}")]
     Failed(#[from] io::Error),
 }
@@ -77,7 +77,7 @@ pub enum NotTaken {
 /// dropped. So each [`Server::start`](crate::lockd::Server::start) needs a mirror of its own, that has
 /// nothing, and who starts a server again in the same process drops the mirror of the one before first.
 ///
-/// SHARE reservations are not mirrored. A waiter (F_SETLKW over NFS) that meets somebody there is
+/// SHARE reservations are not mirrored. A waiter (F_SETLKW over NFS) that meets a holder there is
 /// asked for again after 100 ms, then less and less often, every 5 s at last; a deadlock over both
 /// domains is not found.
 ///
@@ -86,7 +86,7 @@ pub enum NotTaken {
 /// up to 128 files that hang at once: beyond them locks of further files go unanswered too.
 #[async_trait]
 pub trait Mirror: Debug + Send + Sync + 'static {
-    /// Raises each part to its mode, without waiting for whoever is in the way. On an error some of
+    /// Raises each part to its mode, without waiting for the holder that is in the way. On an error some of
     /// the parts may have been raised: they are given up next.
     async fn take(&self, file: &FileHandle, parts: &[Part]) -> Result<(), NotTaken>;
 
@@ -94,7 +94,7 @@ pub trait Mirror: Debug + Send + Sync + 'static {
     /// file any more, it can be closed.
     async fn give_up(&self, file: &FileHandle, parts: &[Part], nothing_left: bool);
 
-    /// Who of the other domain is in the way of `part` (TEST), if anybody.
+    /// Who of the other domain is in the way of `part` (TEST), if any holder is.
     async fn holder(&self, file: &FileHandle, part: Part) -> Option<Holder>;
 }
 

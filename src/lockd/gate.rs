@@ -11,7 +11,7 @@ use super::dispatch::Rules;
 use crate::rpc::server::{CallContext, Peer};
 use crate::wire::scope;
 
-/// The networks allowed (none means everybody), and the rules inside them.
+/// The networks allowed (none means all hosts), and the rules inside them.
 #[derive(Debug, Default)]
 pub struct Gate {
     allowed: RwLock<Vec<IpNet>>,
@@ -35,7 +35,7 @@ impl Gate {
     pub fn admit(&self, cx: &CallContext) -> Option<SocketAddr> {
         let Peer::Inet(peer) = cx.peer else { return None };
         let address = peer.ip().to_canonical();
-        // rpc.statd calls from here, and would not say that nobody answers.
+        // rpc.statd calls from here, and would not say that no answer comes.
         if self.allows(address) || (self.rules.statd && address.is_loopback()) {
             self.called.note(address);
             return Some(SocketAddr::new(address, peer.port()));

@@ -162,7 +162,7 @@ fn decode(procedure: Procedure, version: Version, args: &[u8]) -> Result<Decoded
             let ask = Ask::of(wanted(&alock, false).map(Call::Unlock));
             Decoded { name: alock.caller_name, ask, form: Results::Res(cookie) }
         }
-        // This server asked nobody for a lock.
+        // This server asked no host for a lock.
         Procedure::Granted | Procedure::GrantedMsg => {
             let TestArgs { cookie, alock, .. } = Message::decode(version, args)?;
             Decoded { name: alock.caller_name, ask: Ask::Known(Stat::Denied), form: Results::Res(cookie) }

@@ -165,7 +165,7 @@ impl Mirror for OfdMirror {
 mod tests {
     use super::*;
 
-    /// A file, its mirror, and somebody local with locks of his own.
+    /// A file, its mirror, and a local process with locks of its own.
     struct World {
         _folder: tempfile::TempDir,
         mirror: OfdMirror,

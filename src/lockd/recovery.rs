@@ -2,7 +2,7 @@
 //!
 //! The order is that of a server's reboot. The new state number is durable first; recovery grace is
 //! on before the first socket is served; notices go out once everything listens, so that a client
-//! that reclaims at once finds somebody.
+//! that reclaims at once finds a server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub fn booted(found: &Found, boot: &str) -> bool {
 ///
 /// With `statd` the number is in its file. After a boot of the machine sm-notify has raised it and
 /// tells statd's list; nlmd takes the same number and tells its own, and who is on both hears one
-/// number twice, which is ignored. A restart of nlmd alone is no boot: sm-notify tells nobody, and
+/// number twice, which is ignored. A restart of nlmd alone is no boot: sm-notify sends no notice, and
 /// nlmd raises the number itself. So it does where sm-notify has not run yet, or ran by hand in this
 /// boot (`-f`): then its clients have heard that number while nlmd could not take their reclaims.
 ///
@@ -67,7 +67,7 @@ pub async fn start_state(
         (Some(file), last) => match (file.state().map_err(StateNumberError)?, last) {
             (raised, Some(last)) if booted && raised.is_after(last) => raised,
             (_, Some(last)) => file.raise_state(last).map_err(StateNumberError)?,
-            // Nobody has heard anything of this server.
+            // No client has heard of this server yet.
             (present, None) => present,
         },
     };
@@ -103,7 +103,7 @@ fn own_state(last: Option<NsmState>, unix_seconds: u64, machine: &Machine) -> Ns
     told.into_iter().fold(by_clock, NsmState::later).next_up()
 }
 
-/// Of a superseded run nobody knows what was reclaimed: the counts died with the process.
+/// What was reclaimed in a superseded run is not known: the counts died with the process.
 fn superseded(run: RunRecord, now_unix_ms: u64) -> FullResult {
     let unverified = |locks| Counts { in_scope: locks, unverified: locks, ..Counts::default() };
     let result_of = |client: RunClient| {

@@ -11,7 +11,7 @@ use crate::locks::Limits;
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
 
-/// Recovery grace that nobody has chosen.
+/// Recovery grace where none was chosen.
 const GRACE: Duration = Duration::from_secs(90);
 
 /// Who tells of reboots.
@@ -32,7 +32,7 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The Unix socket by which nlmctl drives it.
     pub control: PathBuf,
-    /// A second control socket, for everybody, that only shows.
+    /// A second control socket, for all users, that only shows.
     pub control_ro: Option<PathBuf>,
     /// The addresses to serve; none: every address of both families (of those that the host has).
     pub listen: Vec<IpAddr>,
@@ -53,7 +53,7 @@ pub struct Settings {
     pub rpcbind_port: u16,
     /// After a restart, how long clients have to reclaim their locks.
     pub grace: Duration,
-    /// The networks whose hosts may call; none: everybody.
+    /// The networks whose hosts may call; none: all hosts.
     pub allow: Vec<IpNet>,
     /// Whether what changes locks or monitoring is taken from ports below 1024 only.
     pub privileged_ports: bool,
@@ -89,7 +89,7 @@ impl Settings {
     }
 
     /// The addresses to listen on, and whether one that this host lacks may be left out. rpc.statd
-    /// calls back on 127.0.0.1, whatever clients call.
+    /// calls back on 127.0.0.1, also for clients of other addresses.
     pub(super) fn listen_addresses(&self) -> (Vec<IpAddr>, bool) {
         if self.listen.is_empty() {
             return (vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], true);

@@ -189,7 +189,7 @@ fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// How many TCP connections all programs together may have: half of the files that this process may still open,
-/// or 8,192. The other half is for the control sockets, the database and whatever an embedding server opens.
+/// or 8,192. The other half is for the control sockets, the database and what an embedding server opens.
 pub fn connections() -> Bounds {
     let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);

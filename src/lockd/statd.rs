@@ -5,7 +5,7 @@
 //! does: a caller_name need not resolve here, and statd keeps one cookie for each name it is given,
 //! so that two clients of one name given twice would push each other out. It calls back NLM
 //! procedure 16 on loopback with that address and cookie, which the owner of the lock table
-//! compares with what it gave ([`super::table`]); from anybody else who can reach loopback those 16
+//! compares with what it gave ([`super::table`]); from any other process that can reach loopback those 16
 //! random bytes are out of reach (statd's files are its own).
 //!
 //! statd does one thing at a time, and its disk and its resolver are in it: a few questions at once
@@ -40,7 +40,7 @@ const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// Why an address is not watched.
 #[derive(Debug, thiserror::Error)]
 pub enum StatdError {
-    /// Nobody serves NSM here.
+    /// No program serves NSM here.
     #[error("rpcbind knows no rpc.statd on this host; start it")]
     NotThere,
     /// No answer.
@@ -69,7 +69,9 @@ fn remedy(error: &StatdDirError) -> &'static str {
         }
         StatdDirError::Write(..) => "; nlmd must be able to replace that file",
         StatdDirError::TooShort(..) => "; restart rpc.statd, which writes the file anew, then start nlmd",
-        StatdDirError::NotStatds(..) => "; give it to the user that rpc.statd runs as, and let nobody else write in it",
+        StatdDirError::NotStatds(..) => {
+            "; give it to the user that rpc.statd runs as, and let no other user write in it"
+        }
         StatdDirError::Unreadable(..) => "",
     }
 }

@@ -1,16 +1,16 @@
 //! Turns: which client is called next, when more calls want to leave than may be under way.
 //!
 //! # Theory
-//! A call to a client that answers takes milliseconds, one to a dead client seconds, and nobody knows before
+//! A call to a client that answers takes milliseconds, one to a dead client seconds, and it is not known before
 //! which it is. So the calls to one address stand in a line of their own ([`Line`]), and what is known of a line is
 //! how many of its calls in a row had no answer (`misses`). A new line has [`NEW`]: nothing speaks for it.
 //!
 //! What must hold:
 //! - A line with fewer misses comes first, and among equals the one that had no turn for the longest. Of the
-//!   new ones the last that came has every other turn: ten thousand dead clients that nobody has called yet do not
+//!   new ones the last that came has every other turn: ten thousand dead clients that were not called yet do not
 //!   stand before one that lives, nor does a stream of them keep the first ones out.
 //! - Calls under way are bounded: in all, for lines that have not answered, for silent ones, and for each line. So a
-//!   client that answers finds room whatever the others do, and its own many calls leave room for others.
+//!   client that answers finds room beside the others, and its own many calls leave room for others.
 //! - A turn ends when it is dropped, also with its task; who waits no more leaves nothing behind.
 
 use std::collections::{BTreeMap, HashMap};
@@ -33,7 +33,7 @@ const NEW: u32 = 1;
 const SILENT: u32 = 2;
 /// More are not counted.
 const MOST_MISSES: u32 = 8;
-/// Lines of which nobody waits are remembered, up to so many.
+/// Lines in which no call waits are remembered, up to so many.
 const REMEMBERED: usize = 4_096;
 
 /// Gives the turns. Cloned freely.
@@ -201,7 +201,7 @@ impl Turns {
         self.lines().by_address.get(&address).is_some_and(|line| line.misses >= SILENT)
     }
 
-    /// Gives the turns that there are. Nobody is told while the lines are locked: a turn that nobody takes is
+    /// Gives the turns that there are. No call is told while the lines are locked: a turn that is not taken is
     /// dropped, and locks them.
     fn serve(&self) {
         loop {

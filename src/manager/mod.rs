@@ -1,7 +1,7 @@
 //! The lock managers a controller can drive, behind one trait.
 //!
-//! Every manager answers with the types of [`wire::control`](crate::wire::control), whatever it
-//! speaks itself, and says in its [`Capabilities`](crate::wire::control::Capabilities) how much of
+//! Every manager answers with the types of [`wire::control`](crate::wire::control), whatever
+//! protocol it has itself, and says in its [`Capabilities`](crate::wire::control::Capabilities) how much of
 //! a run it can do. A denial is a [`Refusal`], a value of the protocol. What went wrong on the way
 //! is told apart by what it leaves unknown: after [`Unreachable`](ManagerError::Unreachable) the
 //! request has changed nothing, after [`Lost`](ManagerError::Lost) the manager may have acted on it.
@@ -217,11 +217,11 @@ pub trait LockManager: Send + Sync {
     async fn result_locks(&self, run: RunId, after: u64) -> Result<LockFatePage, ManagerError>;
     /// The result is stored here; the manager may forget it.
     async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError>;
-    /// Ended runs whose result nobody has acknowledged, the oldest first.
+    /// Ended runs whose result no controller has acknowledged, the oldest first.
     async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError>;
 
     /// Frees chosen locks: all of them in one step, or none where it is refused. A manager that can
-    /// only ask somebody else to do it looks afterwards, and tells what is left.
+    /// only ask another program to do it looks afterwards, and tells what is left.
     ///
     /// One that does not know owners gets whole clients only, with 0 locks and the digest of none.
     async fn release(&self, args: &ReleaseArgs) -> Result<Freed, ManagerError> {

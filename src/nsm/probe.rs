@@ -30,7 +30,7 @@ pub async fn probe(targets: Vec<Target>, options: ProbeOptions) -> Result<Vec<St
     Ok(outcomes.iter().map(probed).collect())
 }
 
-/// Is somebody there, and with which state number? Some statds refuse the second question.
+/// Does a statd answer, and with which state number? Some statds refuse the second question.
 fn questions(my_name: &CallerName) -> Vec<Call> {
     let call = |name, procedure: Procedure, args: Vec<u8>| Call {
         name,

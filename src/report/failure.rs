@@ -24,7 +24,7 @@ pub enum FailureKind {
     Failed,
     /// The command line, the configuration or the request makes no sense.
     Usage,
-    /// It would be unsafe, or nobody consented.
+    /// It would be unsafe, or consent is missing.
     Refused,
     /// No lock manager answers.
     Unreachable,

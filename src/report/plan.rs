@@ -36,7 +36,7 @@ pub struct Plan {
     pub scope: ScopeReport,
     /// Locks in scope.
     pub in_scope: u64,
-    /// Locks whose clients nobody monitors; left alone unless they are included.
+    /// Unmonitored locks (`NM_LOCK`); left alone unless they are included.
     pub unmonitored: u64,
     /// Who would be told.
     pub clients: Vec<PlanClient>,
@@ -44,7 +44,7 @@ pub struct Plan {
     pub effects: Vec<String>,
     /// What wants consent, a sentence each; empty when nothing does.
     pub consent: Vec<String>,
-    /// Why the run is refused whatever is agreed to; none where it is not.
+    /// Why the run is refused even with consent; none where it is not.
     pub refusal: Option<Refusal>,
     /// The names under which clients would be told, in order. For the text only.
     #[serde(skip)]

@@ -102,7 +102,7 @@ pub enum ReleaseOutcome {
     Partial,
     /// The lock manager refused: nothing is changed.
     Refused,
-    /// Nobody has said what became of it.
+    /// It is not known what became of it.
     Unverified,
 }
 
@@ -164,7 +164,7 @@ pub enum LockdProbe {
     NotAsked,
 }
 
-/// What was heard of a client's host, from whatever of it.
+/// What was heard of a client's host, from any program on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Heard {
@@ -213,7 +213,7 @@ pub struct ReleaseClient {
     pub waiters: u64,
     /// Whether that is all it has.
     pub whole: bool,
-    /// Whether another name calls from its address: then whose answer it is nobody knows.
+    /// Whether another name calls from its address: then it is not known whose answer it is.
     pub shared_address: bool,
     /// What was heard of its host.
     pub heard: Heard,
@@ -304,7 +304,7 @@ impl ReleaseClient {
 fn chosen(release: &Release) -> String {
     let locks = match release.chosen {
         Some(locks) => number(locks, "lock", "locks"),
-        None => format!("whatever they hold ({} does not tell whose locks are)", clean(&release.manager)),
+        None => format!("all that they hold ({} does not tell whose a lock is)", clean(&release.manager)),
     };
     match release.chosen_waiters {
         0 => locks,
@@ -329,7 +329,7 @@ fn clients(out: &mut String, release: &Release, view: &View) {
             note.push("all it has".to_owned());
         }
         if client.shared_address {
-            note.push("shared address: whose answer it is nobody knows".to_owned());
+            note.push("shared address: not known whose answer it is".to_owned());
         }
         note.extend(client.suspicions.iter().map(|why| format!("suspect: {why}")));
         table.row([

@@ -106,7 +106,7 @@ pub enum Outcome {
     Failed,
     /// The lock manager restarted in the middle; its ordinary recovery took over.
     Superseded,
-    /// nlmctl was gone, and nobody has looked yet what became of the run.
+    /// nlmctl was gone, and no later nlmctl has looked yet what became of the run.
     Interrupted,
 }
 
@@ -171,7 +171,7 @@ pub struct LockTally {
     pub dropped: u64,
     /// Spared at settle.
     pub kept: u64,
-    /// Nobody knows.
+    /// Not known.
     pub unverified: u64,
     /// Reclaimed though the server had lost them.
     pub resurrected: u64,
@@ -180,7 +180,7 @@ pub struct LockTally {
 }
 
 impl From<Counts> for LockTally {
-    /// What is pending when a run is reported is unverified: nobody has said what became of it.
+    /// What is pending when a run is reported is unverified: it is not known what became of it.
     fn from(c: Counts) -> Self {
         Self {
             in_scope: c.in_scope,

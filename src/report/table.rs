@@ -88,7 +88,7 @@ impl Table {
     }
 
     /// The first column as a title, the others below it with their headings, as many on a line as fit. A value that is
-    /// wider than a line is not broken: it may be a path that somebody copies.
+    /// wider than a line is not broken: it may be a path to copy.
     fn as_blocks(&self, shown: &[usize], width: usize) -> String {
         let mut out = String::new();
         for row in &self.rows {

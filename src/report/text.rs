@@ -89,7 +89,7 @@ fn tally(out: &mut String, manager: &str, locks: &LockTally) {
         ("released", locks.released, "given back by their owners, or their client rebooted"),
         ("dropped", locks.dropped, "nobody reclaimed them"),
         ("kept", locks.kept, "nobody reclaimed them; held all the same"),
-        ("unverified", locks.unverified, "nobody has said what became of them"),
+        ("unverified", locks.unverified, "not known what became of them"),
         ("resurrected", locks.resurrected, "reclaimed though the server had lost them; not in scope"),
         ("conflicts", locks.conflicts, "reclaims refused because of another owner"),
     ];
@@ -308,7 +308,7 @@ impl Text for PlanReport {
         line!(out, "  scope        {}", clean(&plan.scope.to_string()));
         line!(out, "  in scope     {}, as the lock manager says", count(plan.in_scope, "lock"));
         if plan.unmonitored > 0 {
-            line!(out, "  unmonitored  {} whose client nobody can tell", count(plan.unmonitored, "lock"));
+            line!(out, "  unmonitored  {} without a client to notify (NM_LOCK)", count(plan.unmonitored, "lock"));
         }
         if !plan.names.is_empty() {
             line!(out, "  told as      {}", clean(&plan.names.join(", ")));
@@ -384,8 +384,11 @@ impl Text for NotifyReport {
             ]);
         }
         out.push_str(&table.render(view.width));
-        let summary =
-            if self.hosts.is_empty() { "nobody to tell".to_owned() } else { fates(&self.hosts.iter().map(|h| h.fate)) };
+        let summary = if self.hosts.is_empty() {
+            "no host to notify".to_owned()
+        } else {
+            fates(&self.hosts.iter().map(|h| h.fate))
+        };
         line!(
             out,
             "notices of state {} as {} to {}: {summary} (acked: delivered, no more)",

@@ -14,13 +14,13 @@ pub struct Consent {
 
 /// Who can be asked.
 pub trait Person {
-    /// Whether there is anybody.
+    /// Whether there is any client.
     fn is_there(&self) -> bool;
     /// Asks, and reads a line.
     fn ask(&mut self, question: &str) -> io::Result<String>;
 }
 
-/// Nobody.
+/// No client.
 impl Person for () {
     fn is_there(&self) -> bool {
         false
@@ -43,7 +43,7 @@ impl Consent {
         }
         if !person.is_there() {
             return Err(Failure::refused(
-                format!("nobody consented to this: {}", needs.join("; ")),
+                format!("this needs consent: {}", needs.join("; ")),
                 "add --yes, or run it on a terminal and answer",
             ));
         }

@@ -7,7 +7,7 @@
 //! - one that acked a moment ago has had no time to reclaim (the late-ack rule);
 //! - an address that several names share acks for none of them;
 //! - a client that called several addresses of the server may have got the notice for one of them only: a
-//!   statd that keeps one callback for each name acks the others and passes them on to nobody;
+//!   statd that keeps one callback for each name acks the others and passes them on to no lock manager;
 //! - when most clients that acked reclaim nothing, it is the notices that were not understood.
 //!
 //! So a client's locks are judged by the server address through which they were taken. What came back through
@@ -103,7 +103,7 @@ impl ClientFacts<'_> {
             && self.unheard(policy, grace, false) == Some(Verdict::Keep(Spared::Unreachable))
     }
 
-    /// What is decided whatever came back: of clients that are not known to have been told in time.
+    /// What is decided independent of what came back: of clients that are not known to have been told in time.
     fn unheard(&self, policy: Policy, grace: Duration, alone: bool) -> Option<Verdict> {
         if !self.acked() {
             let may_drop = policy.unreachable == Unreachable::Drop && self.may_drop && self.is_given_up() && !alone;

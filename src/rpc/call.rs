@@ -10,8 +10,8 @@ pub enum CallError {
     /// No answer in time. The call may have been executed or not.
     #[error("no answer in time")]
     TimedOut,
-    /// Nobody listens there (ICMP port unreachable, TCP reset, a socket file that nobody serves).
-    #[error("nobody listens there")]
+    /// No program listens there (ICMP port unreachable, TCP reset, a socket file without a server).
+    #[error("no program listens there")]
     Refused,
     /// There is no such socket file.
     #[error("there is no such socket")]

@@ -73,7 +73,7 @@ impl Drop for Open<'_> {
 }
 
 impl UdpClient {
-    /// Takes the endpoint over: nobody else may receive from it. Wants a tokio runtime; a task reads
+    /// Takes the endpoint over: no other task may receive from it. Wants a tokio runtime; a task reads
     /// until the client is dropped.
     pub fn new(endpoint: Arc<UdpEndpoint>, retransmit: Retransmit) -> Self {
         // Without it a call to a closed port just times out.

@@ -1,7 +1,7 @@
 //! Whether this process ran all the time.
 //!
 //! A process can be stopped (SIGSTOP, a freezer), starved, or asleep with its machine. What came in meanwhile waits
-//! in its sockets or was lost, and when it goes on all its timers are due at once. So whoever judges others by
+//! in its sockets or was lost, and when it goes on all its timers are due at once. So code that judges others by
 //! time beats while it does, and learns here of the time in which it could not have heard them.
 //!
 //! Timers go by `CLOCK_MONOTONIC`, which stands still while the machine sleeps: what timers counted, and have to

@@ -2,7 +2,7 @@
 //!
 //! # Theory
 //! A datagram that was answered may come again: its reply was lost, or the network held a copy back.
-//! Executed again, an old UNLOCK frees a new lock and an old LOCK makes one that nobody knows of. So
+//! Executed again, an old UNLOCK frees a new lock and an old LOCK makes one that its client does not know of. So
 //! a call is known by where it came from, the address it was sent to, its xid, what it calls and a
 //! checksum of its arguments. One caller may use an xid again at another of this host's addresses.
 //!

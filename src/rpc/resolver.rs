@@ -47,7 +47,7 @@ pub(crate) type Resolved = Result<Vec<IpAddr>, Unresolved>;
 #[derive(Debug)]
 struct Resolver {
     places: Arc<Semaphore>,
-    /// When a look-up ended last, whatever came of it.
+    /// When a look-up ended last, with or without an answer.
     ended: Arc<Mutex<Option<Instant>>>,
     hosts: Arc<Mutex<HostsFile>>,
 }

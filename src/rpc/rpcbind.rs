@@ -1,6 +1,6 @@
 //! Finds and registers ports: rpcbind as a client (RFC 1833).
 //!
-//! Anybody's rpcbind is asked here: over UDP, and where that is silent or closed (port 111 is often shut to datagrams,
+//! The rpcbind of any host is asked here: over UDP, and where that is silent or closed (port 111 is often shut to datagrams,
 //! against amplification) over TCP. Registering is local, in [`local`].
 
 pub mod local;
@@ -37,7 +37,7 @@ enum Way<'a> {
     Tcp(StreamClient),
 }
 
-/// Asks the rpcbind at `server` for a port; `None`: nobody is registered. Version 2 over IPv4,
+/// Asks the rpcbind at `server` for a port; `None`: the program is not registered. Version 2 over IPv4,
 /// versions 4 and 3 over IPv6. UDP is asked first, then TCP as well; the first answer counts. All of it takes
 /// `timeout` at most.
 pub async fn getport(
@@ -101,7 +101,7 @@ async fn ask(way: Way<'_>, server: SocketAddr, sought: Sought, timeout: Duration
 
 /// What to ask the rpcbind of a server where a program listens: its version, procedure and arguments.
 /// GETPORT of version 2 over IPv4, GETADDR of version 4 over IPv6. That answers for the transport by which it is
-/// asked whatever it is asked for, so anything but a UDP port asked for by UDP is looked for in GETADDRLIST's answer.
+/// asked, not for the one it is asked for, so anything but a UDP port asked for by UDP is looked for in GETADDRLIST's answer.
 /// `address`: the server's.
 pub(super) fn port_question(
     server: IpAddr,
@@ -123,7 +123,7 @@ pub(super) fn port_question(
     }
 }
 
-/// What a server answered to [`port_question`]; `None`: nobody is there. The error is for people.
+/// What a server answered to [`port_question`]; `None`: the program is not registered. The error is for people.
 pub(super) fn port_told(
     server: IpAddr,
     transport: Transport,

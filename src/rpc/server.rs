@@ -12,7 +12,7 @@
 //!
 //! A connection's replies go through a queue to its writing task. A call's place on its connection is
 //! given back only when its reply is written, so a peer that does not read stops its own calls, and
-//! nobody else's: the permit of the whole is given back when the call is done.
+//! no other's: the permit of the whole is given back when the call is done.
 //!
 //! At shutdown (the watch turns true, or its sender is gone) nothing more is read. Calls that have
 //! begun get [`Limits::drain`] to end and to be answered; what is left then is aborted.

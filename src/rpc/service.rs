@@ -145,7 +145,7 @@ fn now() -> Duration {
 
 /// Returns when nothing more is to be taken.
 pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    // An error is a dropped sender: nobody is left to say "stop".
+    // An error is a dropped sender: no task is left to say "stop".
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 

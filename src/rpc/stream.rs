@@ -220,7 +220,7 @@ async fn read_replies<S: AsyncRead>(mut input: ReadHalf<S>, max_record: usize, o
             Ok(Some(record)) => {
                 let Some(xid) = xid_of(&record) else { break End::Malformed("a record of no message".to_owned()) };
                 let caller = open.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&xid);
-                // Nobody waits any more for a reply that came after the time-out.
+                // No caller waits any more for a reply that came after the time-out.
                 if let Some(caller) = caller {
                     let _ = caller.send(results(&record));
                 }

@@ -63,7 +63,7 @@ struct Inbox {
 pub struct Report {
     /// Where the datagram was sent.
     pub to: SocketAddr,
-    /// Nobody listens on that port.
+    /// No program listens on that port.
     pub refused: bool,
     /// There is no such host, says a router, or this machine of its own network.
     pub nobody_is_there: bool,
@@ -191,7 +191,7 @@ impl UdpEndpoint {
         for (meta, slice) in metas.iter().zip(&slices).take(count) {
             let called =
                 meta.dst_ip.map_or(Some(self.local.ip()), |ip| scope::on(ip, meta.interface_index.unwrap_or(0)));
-            // Otherwise it comes from where nobody can be.
+            // Otherwise it comes from an address that no host can have.
             if let (Some(peer), Some(local_ip)) = (scope::joined(meta.addr), called) {
                 ready.push_back(Datagram { peer, local_ip, bytes: slice.get(..meta.len).unwrap_or_default().to_vec() });
             }
@@ -248,8 +248,8 @@ impl UdpEndpoint {
         Ok(())
     }
 
-    /// Destinations of which the network said "nobody listens there" (ICMP port unreachable) since
-    /// the last call. Anybody who knows our port can forge that: it is a hint, not a proof.
+    /// Destinations of which the network said "no program listens there" (ICMP port unreachable) since
+    /// the last call. Any host that knows our port can forge that: it is a hint, not a proof.
     pub fn take_refused(&self) -> Vec<SocketAddr> {
         self.take_reports().into_iter().filter(|report| report.refused).map(|report| report.to).collect()
     }

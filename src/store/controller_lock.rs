@@ -9,7 +9,7 @@ use crate::host::try_lock;
 
 /// The right to be a record's controller. It is an OS lock on the file beside the database, so it
 /// ends with the process however that ends; the file itself stays (removing it would race with
-/// somebody who has just opened it).
+/// a process that has just opened it).
 #[derive(Debug)]
 #[must_use = "the right ends when this is dropped"]
 pub struct ControllerLock {

@@ -34,7 +34,7 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
     },
-    /// Somebody else's SQLite database.
+    /// Another program's SQLite database.
     #[error("{path} is a database, but not a record of nlmctl", path = .path.display())]
     NotOurs {
         /// The database.

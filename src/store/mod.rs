@@ -95,10 +95,12 @@ impl Store {
         let mut store = Self { connection: opened, path: path.to_owned() };
         store.check_ours()?;
         store.prepare().map_err(|e| StoreError::of(path, e))?;
-        // Another process may have brought the schema up to date between the look at it and the change, which fails
-        // then. The change waits for the other's, so the second look sees it.
-        let latest = migrations().to_latest(&mut store.connection);
-        let latest = latest.or_else(|_| migrations().to_latest(&mut store.connection));
+        // Other processes, some of an older version, may bring the schema further between the look at it and the change,
+        // which fails then. The change waits for theirs, so each failure means that fewer steps are left.
+        let mut latest = migrations().to_latest(&mut store.connection);
+        for _ in 0..STEPS.len() {
+            latest = latest.or_else(|_| migrations().to_latest(&mut store.connection));
+        }
         latest.map_err(|e| StoreError::of_migration(path, e))?;
         Ok(store)
     }

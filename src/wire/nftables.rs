@@ -303,7 +303,7 @@ pub fn renew(sequence: u32, set: &str, ports: &[Port], lapse: Duration) -> Resul
     batch.end()
 }
 
-/// Likewise, whatever is in the set.
+/// Likewise, with all that is in the set.
 pub fn refill(sequence: u32, set: &str, ports: &[Port], lapse: Duration) -> Result<Vec<u8>, MessageError> {
     let mut batch = Batch::new(sequence)?;
     // Without a list of elements it is all of them.

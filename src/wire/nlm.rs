@@ -130,7 +130,7 @@ impl Procedure {
 pub enum Stat {
     /// Done.
     Granted = 0,
-    /// Somebody is in the way.
+    /// Another owner is in the way.
     Denied = 1,
     /// No room for another lock.
     DeniedNolocks = 2,

@@ -2,7 +2,7 @@
 
 use super::xdr::{CodecError, List, Opaque, Unpack, XdrCodec, decode, encode};
 
-/// The RPC version that everybody speaks.
+/// The RPC version in use.
 const RPC_VERSION: u32 = 2;
 /// `msg_type`.
 const CALL: u32 = 0;

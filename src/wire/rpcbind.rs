@@ -34,8 +34,8 @@ pub enum Procedure {
     Set = 1,
     /// [`Mapping`] or [`Rpcb`] -> bool
     Unset = 2,
-    /// GETPORT: [`Mapping`] -> u32 (0: nobody). GETADDR: [`Rpcb`] -> [`UniversalAddress`] (empty:
-    /// nobody), for the transport by which it is asked: the netid is ignored (RFC 1833 section 2.2.1).
+    /// GETPORT: [`Mapping`] -> u32 (0: not registered). GETADDR: [`Rpcb`] -> [`UniversalAddress`] (empty:
+    /// not registered), for the transport by which it is asked: the netid is ignored (RFC 1833 section 2.2.1).
     Get = 3,
     /// void -> [`Chain`] of [`Mapping`] or [`Rpcb`]
     Dump = 4,
@@ -101,7 +101,7 @@ pub struct Entry {
     pub protocol: BindString,
 }
 
-/// The port of the entry with a netid; `None`: nobody is there.
+/// The port of the entry with a netid; `None`: there is none.
 pub fn port_in(entries: &Chain<Entry>, netid: &str) -> Option<u16> {
     let entry = entries.0.iter().find(|entry| entry.netid.as_str() == netid)?;
     Some(parse_universal_address(entry.address.as_str())?.port()).filter(|&port| port != 0)

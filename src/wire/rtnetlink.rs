@@ -95,7 +95,7 @@ pub fn add_rule(sequence: u32, flow: &Flow) -> Result<Vec<u8>, MessageError> {
     message(NEW_RULE, CREATE, sequence, &rule_header(family(flow.to.ip()), bits), &attributes)
 }
 
-/// One rule that leads to the table is gone, whatever its flow. `ENOENT`: there is none.
+/// One rule that leads to the table is gone, of any flow. `ENOENT`: there is none.
 pub fn delete_rule(sequence: u32, family: u8) -> Result<Vec<u8>, MessageError> {
     let attributes = [
         Attribute::number(RULE_PRIORITY, PRIORITY),

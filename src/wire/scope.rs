@@ -3,14 +3,14 @@
 //! # Theory
 //! Two cables may each have a machine at `fe80::1`. Sockets keep the interface's index beside such an address (the
 //! scope id, RFC 4007); this crate keeps it inside: bytes 4 to 7 of a link-local address are 0 on every wire, and
-//! hold the index in every `IpAddr` and `SocketAddr` of ours ("joined"). BSD kernels do the same. So whatever tells
+//! hold the index in every `IpAddr` and `SocketAddr` of ours ("joined"). BSD kernels do the same. So code that tells
 //! machines apart by an `IpAddr` (clients and their locks, monitors, suspects, targets, the reply cache, the
 //! control protocol) tells interfaces apart too, with no second field that one of them could forget.
 //!
 //! What must hold:
-//! - What a socket or a resolver gave goes through [`joined`] before anybody sees it, and what a socket is given
+//! - What a socket or a resolver gave goes through [`joined`] before any other code sees it, and what a socket is given
 //!   through [`split`]. Only `rpc/`, `host/` and those who ask the resolver do that.
-//! - An address from elsewhere that has something in these bytes already is nobody's: `fe80:0:0:3::1` on interface 2
+//! - An address from elsewhere that has something in these bytes already is no host's: `fe80:0:0:3::1` on interface 2
 //!   must not become the machine at `fe80::1` on interface 3.
 //! - What goes to another machine as text is [`bare`]: an index says nothing there.
 //! - An index ends with its interface, or with a restart of this machine. On disk stand names
@@ -55,7 +55,7 @@ pub fn bare(ip: IpAddr) -> IpAddr {
     link_local(ip).map_or(ip, |v6| without_index(v6).into())
 }
 
-/// What a socket or a resolver gave. `None`: nobody can have that address.
+/// What a socket or a resolver gave. `None`: no host can have that address.
 pub fn joined(address: SocketAddr) -> Option<SocketAddr> {
     let index = match address {
         SocketAddr::V6(v6) => v6.scope_id(),

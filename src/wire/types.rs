@@ -148,7 +148,7 @@ impl CallerName {
         }
         Ok(Self(shown(bytes).into()))
     }
-    /// The name that somebody typed, plainly or as it is shown.
+    /// The name that a user typed, plainly or as it is shown.
     pub fn typed(text: &str) -> Result<Self, BadName> {
         if text.is_empty() || text.chars().any(char::is_control) {
             return Err(BadName);

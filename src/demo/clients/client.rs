@@ -93,7 +93,7 @@ pub struct Notice {
 pub struct Reclaims {
     /// Granted.
     pub granted: u64,
-    /// Refused, for whatever reason.
+    /// Refused, for any reason.
     pub refused: u64,
     /// Never answered.
     pub unanswered: u64,

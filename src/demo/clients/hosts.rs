@@ -52,7 +52,7 @@ impl Hosts {
     pub(super) fn get_mut(&mut self, who: ClientNo) -> Option<&mut Client> {
         self.clients.get_mut(who.0)
     }
-    /// The hosts at an address; none for an address that is nobody's.
+    /// The hosts at an address; none for an address without a host.
     pub(super) fn at(&self, address: Ipv4Addr) -> &[ClientNo] {
         self.at.get(&address).map_or(&[], Vec::as_slice)
     }

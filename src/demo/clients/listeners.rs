@@ -209,7 +209,7 @@ impl Shared {
                 reaction = Reaction { answer: Some(Answer::Success(Vec::new())), after };
             }
             if reclaims {
-                // The receiver lives as long as the farm; without it nobody is left to reclaim.
+                // The receiver lives as long as the farm; without it no client is left to reclaim.
                 let _ = self.queue.send(who);
             }
             if hosts.notices.len() < NOTICES_KEPT {

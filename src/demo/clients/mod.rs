@@ -199,7 +199,7 @@ impl Farm {
         });
         Ok(stat)
     }
-    /// LOCK with `reclaim`, of whatever lock. A refusal changes no belief: the process is not told.
+    /// LOCK with `reclaim`, of any lock. A refusal changes no belief: the process is not told.
     pub async fn reclaim(&self, who: ClientNo, lock: &Lock) -> Result<nlm::Stat, CallError> {
         let stat = self.ask_lock(who, lock, false, true).await?;
         if stat == nlm::Stat::Granted {
@@ -207,7 +207,7 @@ impl Farm {
         }
         Ok(stat)
     }
-    /// UNLOCK; the host believes in the lock no more, whatever the answer.
+    /// UNLOCK; the host does not believe in the lock any more, also if the call fails.
     pub async fn unlock(&self, who: ClientNo, lock: &Lock) -> Result<nlm::Stat, CallError> {
         self.forget(who, lock);
         self.unlock_behind_its_back(who, lock).await

@@ -5,7 +5,7 @@
 //! kernel's own ends, in both. So the two of them are joined end to end, and a number means the same in either. Members are
 //! looked for by name, also inside of nameless structures and unions; nothing is known of versions.
 //!
-//! What must hold: whatever the bytes are, a look-up ends soon, and what it gives lies within a structure as large as the
+//! What must hold, with any bytes: a look-up ends soon, and what it gives lies within a structure as large as the
 //! description says. A kind of type that is not known ends the reading, since its length is not known either.
 
 /// Largest file of BTF; that of a kernel has about 6 MiB.

@@ -34,7 +34,7 @@ pub struct Flags {
     /// The Unix socket by which nlmctl drives it (root and its own user only)
     #[arg(long, value_name = "PATH", default_value = "/run/nlmd/control.sock", env = "NLMD_CONTROL", hide_env = true)]
     pub control: PathBuf,
-    /// A second control socket, for everybody, that only shows
+    /// A second control socket, for all users, that only shows
     #[arg(long, value_name = "PATH", env = "NLMD_CONTROL_RO", hide_env = true)]
     pub control_ro: Option<PathBuf>,
     /// An address to serve, any number of times [default: 0.0.0.0 and ::]
@@ -64,7 +64,7 @@ pub struct Flags {
     /// After a restart, how long clients have to reclaim their locks
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = grace, env = "NLMD_GRACE", hide_env = true)]
     pub grace: Duration,
-    /// A network whose hosts may call, any number of times; the others are not answered [default: everybody]
+    /// A network whose hosts may call, any number of times; the others are not answered [default: all hosts]
     #[arg(long, value_name = "CIDR", value_parser = network, env = "NLMD_ALLOW", hide_env = true, value_delimiter = ',')]
     pub allow: Vec<IpNet>,
     /// Takes what changes locks or monitoring from ports below 1024 only

@@ -2,7 +2,7 @@
 //!
 //! # Theory
 //! One task owns the records ([`book`]) and those hosts that have to be told of a crash of this one.
-//! Everybody else has a [`Monitors`]. What is slow (disk, resolver, calls) is work beside the task,
+//! All other tasks have a [`Monitors`]. What is slow (disk, resolver, calls) is work beside the task,
 //! in one `JoinSet`, and comes back as a [`Done`].
 //!
 //! | procedure | what it does here |
@@ -44,7 +44,7 @@ use records::Book;
 const REQUESTS: usize = 256;
 /// Names being looked up at once for SM_MON; one beyond that is not answered, and comes again.
 const LOOKUPS_MAX: usize = 64;
-/// Names being looked up at once because of notices, which anybody can send: a notice beyond that
+/// Names being looked up at once because of notices, which any host can send: a notice beyond that
 /// finds its host only where the host was.
 const NOTICE_LOOKUPS_MAX: usize = 64;
 
@@ -87,7 +87,7 @@ pub struct Monitors {
 }
 
 impl Monitors {
-    /// Starts the task, which after a boot begins to tell whoever has to be told.
+    /// Starts the task, which after a boot begins to tell the hosts that have to be told.
     pub fn spawn(setup: Setup) -> Self {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         // As many at most as there are hosts to tell.
@@ -225,7 +225,7 @@ impl Owner {
                     Err(error) => tracing::error!(%error, "work beside the monitor records failed"),
                 },
                 Some(host) = told.recv() => self.told(&host),
-                // Nobody must hear an older number after a newer one. Notices that have ended stay ended.
+                // No host must hear an older number after a newer one. Notices that have ended stay ended.
                 Ok(()) = states.changed() => {
                     let state = *states.borrow_and_update();
                     if self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
@@ -253,7 +253,7 @@ impl Owner {
             Request::UnmonAll { asker, privileged, done } => {
                 let removed = self.book.remove_all(&asker, privileged);
                 if removed > 0 {
-                    tracing::info!(program = asker.my_prog, removed, "monitors nobody any more (SM_UNMON_ALL)");
+                    tracing::info!(program = asker.my_prog, removed, "monitors no host any more (SM_UNMON_ALL)");
                     self.write(Change::NoneLocal { asker, privileged }, done);
                 } else {
                     let _ = done.send(());

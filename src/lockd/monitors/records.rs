@@ -77,9 +77,9 @@ impl Book {
     }
 
     /// The records that a notice from `source` under `name` means, and that have not heard this
-    /// state yet. The source must be the host's: a stranger's notice means nobody. Of several hosts
+    /// state yet. The source must be the host's: a stranger's notice means no host. Of several hosts
     /// there (an address that is shared) the name tells which; a name that none of them has is an
-    /// alias where one host alone is there, and otherwise may be anybody's (`None`).
+    /// alias where one host alone is there, and otherwise may be any host's (`None`).
     pub(super) fn rebooted(&mut self, source: IpAddr, name: &CallerName, state: NsmState) -> Option<Vec<MonId>> {
         let here = |entry: &Entry| entry.monitor.addresses.contains(&source);
         let named = |entry: &Entry| {

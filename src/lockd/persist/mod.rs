@@ -3,8 +3,8 @@
 //! # Theory
 //! One SQLite database in the state directory holds the NSM state number, the monitor records, the
 //! active run and the results of ended ones. One thread owns the connection ([`database`]);
-//! everybody else has a [`Persist`], which puts jobs into a bounded channel. The thread takes
-//! whatever is queued, writes it in one transaction, and only then answers each job: so a hundred
+//! all other tasks have a [`Persist`], which puts jobs into a bounded channel. The thread takes
+//! all that is queued, writes it in one transaction, and only then answers each job: so a hundred
 //! first LOCKs cost one `fsync`, and an answer means "on disk".
 //!
 //! What must hold:
@@ -82,7 +82,7 @@ impl Persist {
         answer.await.unwrap_or(Err(PersistError::Closed))
     }
 
-    /// Ended runs that nobody has acknowledged, the oldest first.
+    /// Ended runs that no controller has acknowledged, the oldest first.
     pub async fn unfetched(&self) -> Result<Vec<RunId>, PersistError> {
         let (done, answer) = oneshot::channel();
         self.jobs.send(Job::Unfetched(done)).await.map_err(|_| PersistError::Closed)?;

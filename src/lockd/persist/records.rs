@@ -142,7 +142,7 @@ pub enum Change {
     Local(LocalMonitor),
     /// It does not any more.
     NotLocal(MonId),
-    /// It monitors nobody any more.
+    /// It monitors no host any more.
     NoneLocal {
         /// Whose.
         asker: MyId,

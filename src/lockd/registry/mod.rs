@@ -2,10 +2,10 @@
 //!
 //! A missing rpcbind is a warning: clients that know the ports still get here. A program that
 //! another server has is a failure, told with that server's name: clients would talk to that one.
-//! Entries at which nobody answers any more (a daemon that was killed) are replaced. What was set
+//! Entries at which no program answers any more (a daemon that was killed) are replaced. What was set
 //! is taken back at the end, and nothing else.
 //!
-//! An rpcbind that is restarted has forgotten every entry and tells nobody: so it is looked at now
+//! An rpcbind that is restarted has forgotten every entry and says nothing: so it is looked at now
 //! and then, and what is missing is registered again ([`keep`]).
 
 use std::convert::Infallible;
@@ -57,9 +57,9 @@ pub enum RegisterError {
         /// Who it is.
         holder: Holder,
     },
-    /// rpcbind keeps what nobody serves.
+    /// rpcbind keeps an entry that no program serves.
     #[error(
-        "rpcbind at {rpcbind} keeps {entry}, at which nobody answers: another user registered it; run as that user or as root, or restart rpcbind, or give --no-rpcbind"
+        "rpcbind at {rpcbind} keeps {entry}, at which no program answers: another user registered it; run as that user or as root, or restart rpcbind, or give --no-rpcbind"
     )]
     Kept {
         /// The dead entry.
@@ -142,7 +142,7 @@ async fn try_register(
         Err(taken) => return Ok(Err(taken)),
     };
     for entry in &stale {
-        tracing::info!(%entry, "nobody answers at rpcbind's entry any more; it is replaced");
+        tracing::info!(%entry, "no program answers at rpcbind's entry any more; it is replaced");
         rpcbind.unset(entry).await?;
     }
     if !stale.is_empty() {
@@ -188,7 +188,7 @@ async fn stale_entries(
     Ok(Ok(stale))
 }
 
-/// Whether both name the same socket, which this process has: then nobody else is behind the entry.
+/// Whether both name the same socket, which this process has: then no other process is behind the entry.
 fn is_one_socket(ours: &Registration, entry: &Registration) -> bool {
     let (one, other) = (ours.address, entry.address);
     ours.transport == entry.transport
@@ -235,7 +235,7 @@ async fn try_unregister(port: u16, registered: &[Registration]) -> Result<(), Lo
     Ok(())
 }
 
-/// Whether the host itself says that nobody serves the program there. Silence is no proof.
+/// Whether the host itself says that the program is not served there. Silence is no proof.
 async fn is_deserted(entry: &Registration) -> bool {
     let to = match entry.address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -27,7 +27,7 @@ pub struct Identity {
 /// What the irreversible step did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
-    /// How long the manager's own grace lasts if nobody ends it, from when it began.
+    /// How long the manager's own grace lasts if it is not ended early, from when it began.
     pub grace: Duration,
     /// What was locked just before, where that may have changed since it was last asked for.
     pub before: Option<Snapshot>,

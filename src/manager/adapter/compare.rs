@@ -1,10 +1,10 @@
 //! What came back: the locks held now against those that were held when the run began. Pure.
 //!
-//! Nobody knows owners here, so a lock is its file, mode and range, and the comparison is one of
+//! Owners are not known here, so a lock is its file, mode and range, and the comparison is one of
 //! multisets: of three equal shared locks two may be back. A lock counts as back too where a longer
 //! or stronger one that was not there before covers it; that one is then resurrected, since the
 //! server did not know all of it. It is one owner's, and stands for one lock: where it covers several
-//! of which none is back otherwise, they may be one owner's or several owners', so nobody knows which is back.
+//! of which none is back otherwise, they may be one owner's or several owners', so it is not known which is back.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -54,14 +54,14 @@ pub enum Return {
     Partly,
     /// Nothing of it is.
     Missing,
-    /// Nobody knows: then or now it was seen in one look and not in the next.
+    /// Not known: then or now it was seen in one look and not in the next.
     Unsure,
-    /// Nobody knows: it is covered by a longer lock that may as well be another's.
+    /// Not known: it is covered by a longer lock that may as well be another's.
     OneOfSeveral,
 }
 
 impl Return {
-    /// Whether nobody knows.
+    /// Whether it is not known.
     pub fn is_unknown(self) -> bool {
         match self {
             Self::Unsure | Self::OneOfSeveral => true,

@@ -12,7 +12,7 @@
 //!   manager really is, and goes on or says what was lost ([`Adapter::recover`] in `recovery`).
 //! - *One process drives*: it holds an OS lock. Others only read.
 //! - *What is said was seen.* A lock that is back while grace is on was reclaimed. One that is
-//!   missing when grace ends is dropped if somebody looked at that moment; else it is unverified: it
+//!   missing when grace ends is dropped if an nlmctl looked at that moment; else it is unverified: it
 //!   may have been reclaimed and unlocked since. Owners are not known, so no client's count is.
 //!
 //! | file | what | |
@@ -73,7 +73,7 @@ pub struct Adapter<B> {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Nobody else changes a run while this is held.
+/// No other task changes a run while this is held.
 type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
 
 /// What this process knows and may do.
@@ -221,7 +221,7 @@ impl<B: Backend> Adapter<B> {
             clients,
             monitored: clients,
             locks,
-            // Whose a lock is nobody knows; where no client is on record it is nobody's to tell.
+            // Whose a lock is is not known; where no client is on record none can be notified.
             unmonitored: if clients == 0 { locks } else { 0 },
             waiters: desk.view.waiters(),
             run: Maybe(run),

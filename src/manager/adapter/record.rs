@@ -95,7 +95,7 @@ pub struct RunRecord {
     pub new_state: Coded<NsmState>,
     /// When it began, milliseconds since 1970.
     pub began_unix_ms: u64,
-    /// The same by the machine's own clock, which nobody sets: a wall clock that jumps must not end grace.
+    /// The same by the machine's own clock, which is never set: a wall clock that jumps must not end grace.
     #[serde(default)]
     pub began: Option<Began>,
     /// How long the manager's grace lasts at most, in milliseconds; 0 until it began.
@@ -114,13 +114,13 @@ pub struct RunRecord {
     pub result: Option<Arc<Coded<FullResult>>>,
     /// Whether the result was fetched.
     pub acknowledged: bool,
-    /// Nothing was dropped when it began: what nobody reclaims stays.
+    /// Nothing was dropped when it began: what is not reclaimed stays.
     #[serde(default)]
     pub soft: bool,
     /// Its driver died, and left a mark that the drop may have begun.
     #[serde(default)]
     pub may_have_dropped: bool,
-    /// Places in `before` of locks that were held right after the drop, when nobody was told yet: they
+    /// Places in `before` of locks that were held right after the drop, before any notice: they
     /// were not dropped, and being held says nothing of a reclaim.
     #[serde(default)]
     pub spared: BTreeSet<usize>,
@@ -160,13 +160,13 @@ impl RunRecord {
     pub fn clients(&self) -> &[RunClient] {
         self.clients.0.as_slice()
     }
-    /// Its clients whose locks were dropped and whom nobody has told: the next run must.
+    /// Its clients whose locks were dropped and that were not notified: the next run must do it.
     pub fn owed(&self) -> Vec<RunClient> {
         let told = self.clients().iter().zip(&self.deliveries);
         let untold = told.filter(|(_, told)| !self.soft && told.delivery.0 == Delivery::NotTold);
         untold.map(|(client, _)| client.clone()).collect()
     }
-    /// Deliveries of clients that nobody has told yet.
+    /// Deliveries of clients that were not notified yet.
     pub fn untold(clients: usize) -> Vec<Delivered> {
         vec![Delivered { delivery: Coded(Delivery::NotTold), at_ms: 0, suspect: false }; clients]
     }

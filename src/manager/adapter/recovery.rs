@@ -4,7 +4,7 @@
 //! Beginning --- every lock held, no mark of a drop -------------> forgotten: nothing was dropped
 //!     |  '----- perhaps dropped, and grace is over --------------> Ended (superseded), clients owed
 //!     v perhaps dropped, in grace
-//!   Grace ----- settle, or past the deadline and nobody drives --> Settling --> Ended (settled)
+//!   Grace ----- settle, or past the deadline, no driver --> Settling --> Ended (settled)
 //!        '----- grace over by itself while it was watched -------> Settling --> Ended (settled)
 //!        '----- grace over by itself, notices had left ----------> Ended (settled, unverified)
 //!        '----- grace over by itself, no notice had left --------> Ended (superseded), clients owed
@@ -26,7 +26,7 @@ use crate::wire::control::{FullResult, LockFate, Outcome, RefusalCode, RunId, Ru
 /// Lines about lost locks in the timeline; beyond that the record's rows tell.
 const LINES: usize = 32;
 
-/// How a run came to its end, and whether somebody was looking.
+/// How a run came to its end, and whether an nlmctl was looking.
 #[derive(Debug, Clone, Copy)]
 struct Watch<'a> {
     reason: &'a str,
@@ -66,8 +66,8 @@ impl<B: Backend> Adapter<B> {
         };
         if driving {
             return match known {
-                // One that begins is another task's until it is in grace. One that settles is nobody's:
-                // whoever settled it has failed, or had the turn.
+                // One that begins is another task's until it is in grace. One that settles has no task:
+                // the one that settled it has failed, or had the turn.
                 Some(run) if run.phase != Phase::Beginning => self.recover(run).await,
                 known => Ok(known),
             };
@@ -155,7 +155,7 @@ impl<B: Backend> Adapter<B> {
         }
         let grace_ms = run.begin.0.grace_max_ms;
         let deliveries = RunRecord::untold(run.clients().len());
-        // Nobody was told yet, so what is held in grace was not dropped. Afterwards it may be anybody's.
+        // No notice was sent yet, so what is held in grace was not dropped. Afterwards it may be any owner's.
         let spared = if in_grace { held } else { BTreeSet::new() };
         let run = RunRecord { phase: Phase::Grace, life, grace_ms, deliveries, spared, ..(*run).clone() };
         if in_grace {
@@ -174,7 +174,7 @@ impl<B: Backend> Adapter<B> {
             return Ok(None);
         }
         let (outcome, reason) = if run.notices_begun {
-            (Outcome::Settled, "grace ended by itself; nobody looked at that moment")
+            (Outcome::Settled, "grace ended by itself; no nlmctl looked at that moment")
         } else {
             (Outcome::Superseded, "grace ended by itself before any client was told")
         };
@@ -244,7 +244,7 @@ impl<B: Backend> Adapter<B> {
         let kept = self.keep(counted).await?;
         let run = self.end_grace(&kept).await?;
         // A reclaim may have come between the count and the end of grace; an equal lock may as well
-        // be somebody else's new one.
+        // be another owner's new one.
         let after = self.backend.sight().await?;
         let dropped = run.result.as_ref().map_or(0, |found| found.0.result.counts.dropped);
         let all = losses.iter().filter(|loss| dropped > 0 && !loss.now.is_unknown());
@@ -258,7 +258,7 @@ impl<B: Backend> Adapter<B> {
         self.end(&run, &losses).await
     }
 
-    /// The end of a run whose grace nobody watched to its end.
+    /// The end of a run whose grace no nlmctl watched to its end.
     async fn end_unwatched(&self, run: RunRecord, outcome: Outcome, reason: &str) -> Result<RunResult, ManagerError> {
         let now = self.backend.sight().await?;
         let back = self.desk().view.back(&run);

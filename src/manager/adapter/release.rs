@@ -14,7 +14,7 @@ impl<B: Backend> Adapter<B> {
             let one = self.backend.release_client(&client.name).await?;
             all.locks += one.freed.len() as u64;
             all.offered += one.offered;
-            // How many they are nobody can tell.
+            // Their number is not known.
             all.left += u64::from(one.left);
             rows.extend(one.freed.iter().map(results::row));
         }

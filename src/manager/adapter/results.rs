@@ -21,12 +21,12 @@ pub(super) struct End<'a> {
     /// Whether no controller asked for it.
     pub(super) alone: bool,
     pub(super) unix_ms: u64,
-    /// Whether somebody looked while grace was on and just before it ended: then what was missing is
+    /// Whether an nlmctl looked while grace was on and just before it ended: then what was missing is
     /// known to have been dropped.
     pub(super) watched: bool,
 }
 
-/// A lock of which a line is written: it is lost, or nobody knows.
+/// A lock of which a line is written: it is lost, or that is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Loss {
     pub(super) lock: Lock,
@@ -63,7 +63,7 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Snapshot, end: End<'_
     if run.soft && kept(end.outcome) {
         for (lock, now_is) in run.before.locks.iter().zip(&seen.returns) {
             match now_is {
-                // Nobody but its owner has let it go.
+                // Only its owner can have let it go.
                 Return::Missing => counts.released += 1,
                 Return::Unsure | Return::OneOfSeveral => counts.unverified += 1,
                 Return::Back | Return::Partly => {
@@ -85,7 +85,7 @@ pub(super) fn result(run: &RunRecord, back: &[bool], now: &Snapshot, end: End<'_
             rows.push(LockFate { fate: Fate::Kept, ..lost(lock, false, None) });
             continue;
         }
-        // Outside of grace an equal lock may be somebody else's, so only what was seen in it counts.
+        // Outside of grace an equal lock may be another owner's, so only what was seen in it counts.
         if *was_back || (end.watched && *now_is == Return::Back) {
             counts.reclaimed += 1;
             continue;

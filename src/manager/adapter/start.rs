@@ -59,7 +59,7 @@ impl<B: Backend> Adapter<B> {
         clients
     }
 
-    /// Those of the last run's clients whose locks were dropped and whom nobody told.
+    /// Those of the last run's clients whose locks were dropped and that were not notified.
     pub(super) async fn owed(&self) -> Result<Vec<RunClient>, ManagerError> {
         let runs = self.with_vault(RunFiles::runs).await?;
         Ok(runs.last().filter(|run| !run.is_active()).map(RunRecord::owed).unwrap_or_default())
@@ -114,7 +114,7 @@ impl<B: Backend> Adapter<B> {
         })
     }
 
-    /// From the last snapshot to confirmed grace. Goes on when nobody waits for it any more: it must
+    /// From the last snapshot to confirmed grace. Goes on when its caller does not wait any more: it must
     /// not stop half-way.
     pub(super) async fn drop_all(self, run: RunRecord) -> Result<Arc<RunRecord>, ManagerError> {
         let begun = self.drop_and_see(run).await;

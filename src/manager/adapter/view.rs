@@ -19,7 +19,7 @@ pub(super) struct View {
     in_grace: bool,
     run: Option<RunId>,
     /// Of the run's locks: which were seen held again while grace was on. Such a lock was reclaimed,
-    /// whatever becomes of it later.
+    /// also if it is gone later.
     back: Vec<bool>,
     resurrected: u64,
     last_reclaim: Option<Duration>,

@@ -1,6 +1,6 @@
 //! NFS-Ganesha's D-Bus interface, as far as a run needs it.
 //!
-//! `grace` takes a word `EVENT:ARGUMENT` and answers "Started grace period" whatever it did. Each
+//! `grace` takes a word `EVENT:ARGUMENT` and answers "Started grace period" also when it did something else. Each
 //! event starts grace, or starts its clock again. What else they do was read in the sources of 4.3
 //! (`SAL/nfs4_recovery.c`) and measured:
 //!
@@ -32,8 +32,8 @@ pub enum BusError {
     /// There is no bus, or this process may not use it.
     #[error("the system bus: {0}")]
     NoBus(#[source] zbus::Error),
-    /// Nobody owns Ganesha's name.
-    #[error("nobody is {NAME} on the system bus")]
+    /// Ganesha's name has no owner.
+    #[error("the name {NAME} has no owner on the system bus")]
     NotThere,
     /// A call failed.
     #[error("{method}: {error}")]
@@ -173,7 +173,7 @@ impl Bus {
         if done { Ok(()) } else { Err(BusError::Refused { method: "grace", answer }) }
     }
 
-    /// Everybody who has spoken to it, as far as it keeps statistics.
+    /// All clients that have spoken to it, as far as it keeps statistics.
     pub(super) async fn clients(&self) -> Result<Vec<ClientStats>, BusError> {
         let method = "ShowClients";
         let call = |error| BusError::Call { method, error };

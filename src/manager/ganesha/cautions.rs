@@ -16,7 +16,7 @@ const NAMED: usize = 3;
 pub(super) struct Observed {
     /// Whether the run is a soft one, which releases nothing.
     pub(super) soft: bool,
-    /// Everybody who has spoken to it.
+    /// All clients that have spoken to it.
     pub(super) stats: Vec<ClientStats>,
     /// FSALs whose locks cannot be listed.
     pub(super) unlisted: Vec<String>,
@@ -31,7 +31,7 @@ impl Observed {
     pub(super) fn cautions(&self) -> Vec<Caution> {
         let mut cautions = vec![say(
             "grace",
-            "Ganesha's grace lasts for its Grace_Period and up to 10 s more, whatever --grace says",
+            "Ganesha's grace lasts for its Grace_Period and up to 10 s more; --grace has no effect on it",
             "Grace_Period in the NFSv4 block of its configuration sets it",
         )];
         if self.soft {
@@ -56,7 +56,7 @@ impl Observed {
             cautions.push(say(
                 "version",
                 format!("this is NFS-Ganesha {}: nlmctl was measured with 4.3 and knows of no other", self.version),
-                "try it on a server that nobody needs first",
+                "try it on a test server first",
             ));
         }
         cautions
@@ -106,7 +106,7 @@ impl Observed {
             );
             return Some(Caution::new("nfsv4", Weight::Consent, text, "run it when they can wait"));
         }
-        // Whoever locks has spoken NLM; where not even that is counted, nothing is.
+        // A client that locks has spoken NLM; where not even that is counted, nothing is.
         let counts = self.stats.iter().any(|client| !client.protocols.is_empty());
         (!counts && self.locking > 0).then(|| {
             say(

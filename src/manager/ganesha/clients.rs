@@ -16,7 +16,7 @@ use crate::wire::scope;
 use crate::wire::types::CallerName;
 
 /// Whether Ganesha asked for this record: it takes its callback in version 4 of NLM, a kernel in
-/// version 3. A record that cannot be read counts as its own: nobody must be forgotten.
+/// version 3. A record that cannot be read counts as its own: no client must be forgotten.
 pub(super) fn is_ganeshas(entry: &RosterEntry) -> bool {
     !entry.overdue
         && entry.monitor.as_ref().is_none_or(|monitor| {
@@ -101,7 +101,7 @@ mod tests {
             (vec!["192.0.2.1".to_owned()], vec!["198.51.100.1".to_owned()])
         );
         assert_eq!(of(&rows[1].server_addresses), ["198.51.100.1", "198.51.100.2"]);
-        // A name is the resolver's to turn into addresses; where it calls nobody can say.
+        // A name is the resolver's to turn into addresses; which one it calls from is not known.
         assert_eq!((of(&rows[2].addresses), of(&rows[2].server_addresses)), (vec![], vec![]));
     }
 }

@@ -77,7 +77,7 @@ impl From<GaneshaError> for ManagerError {
     }
 }
 
-/// Of a step after the first that cannot be undone. `crashed`: nobody is Ganesha any more.
+/// Of a step after the first that cannot be undone. `crashed`: Ganesha does not run any more.
 pub(super) fn halfway(error: &GaneshaError, crashed: bool) -> ManagerError {
     let what = if crashed {
         format!(

@@ -6,7 +6,7 @@
 //!
 //! - *full* ([`release`]): blocked requests are cancelled first, or they would get what is released.
 //!   Clients are released per server address, and that goes on long after the answer; a lock that
-//!   is reclaimed meanwhile is lost. So nobody is told until statd has no record of Ganesha's left
+//!   is reclaimed meanwhile is lost. So no client is told until statd has no record of Ganesha's left
 //!   and its process no lock. That wait has a bound, past which what is left is said to be left.
 //! - *soft*: grace alone. Nothing is released, so nothing can be lost, and clients give the server
 //!   what it has lost. It is the run whose policy drops nothing.

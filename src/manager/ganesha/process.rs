@@ -2,7 +2,7 @@
 //!
 //! Ganesha's VFS and XFS back ends hold each client's lock as an open file description (OFD) lock,
 //! on a descriptor of its own for each owner and file. `/proc/locks` shows these without a process;
-//! `/proc/PID/fdinfo` shows them with their descriptor, and so tells Ganesha's from anybody else's. The
+//! `/proc/PID/fdinfo` shows them with their descriptor, and so tells Ganesha's from another process's. The
 //! kernel makes all of a descriptor's lines at once, so none is missed while other locks come and go.
 //! Each descriptor of a released owner and file stays open (4.3 leaks it), without its lock.
 

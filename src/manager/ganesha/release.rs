@@ -1,4 +1,4 @@
-//! Locks released: everybody's, or one client's.
+//! Locks released: all, or one client's.
 //!
 //! ```text
 //! "1:" grace, waiters cancelled -> grace seen -> mark on disk -> "5:ADDRESS" for each address
@@ -197,7 +197,7 @@ impl Ganesha {
         let before = self.look(Server::held).await?.locks;
         let until = Instant::now() + ONE_CLIENT;
         loop {
-            // Locks taken in the state that it tells of would stay. Nobody's state is chosen twice.
+            // Locks taken in the state that it tells of would stay. No client's state is chosen twice.
             self.notify(&known_as, NsmState(rand::random())).await?;
             sleep(LOOK_EVERY).await;
             let records = self.records().await?;

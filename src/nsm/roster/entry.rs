@@ -150,7 +150,7 @@ pub(super) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> RosterError +
 }
 
 /// The name, if a resolver could make anything of it: an address, or labels of letters, digits,
-/// `-` and `_`. Names beyond ASCII are for whoever configures them to write in Punycode.
+/// `-` and `_`. The administrator writes names beyond ASCII in Punycode.
 pub(super) fn host_name(name: &str) -> Option<&str> {
     if name.parse::<IpAddr>().is_ok() {
         return Some(name);

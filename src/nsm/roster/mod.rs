@@ -2,9 +2,9 @@
 //! file of one target a line.
 //!
 //! Which of them a path is, [`read`] sees by looking; [`find`] looks where servers keep them. The
-//! lists are live: they are read, never changed. A roster is somebody's only list of who must be
+//! lists are live: they are read, never changed. A roster is a server's only list of who must be
 //! told, so nothing in it is lost silently: what cannot be used is a warning that names the file
-//! and line or record, and never a stop. What is read is bounded, whatever is there.
+//! and line or record, and never a stop. What is read is bounded.
 //!
 //! | file | format |
 //! |---|---|

@@ -253,7 +253,7 @@ pub(super) fn in_scope(chosen: &[(&ClientRow, InScope)], seen: &Observation<'_>)
     InScope { monitored: locks.saturating_sub(unmonitored), unmonitored }
 }
 
-/// What is freed at the start and has nobody to reclaim it is lost, whatever the policy says of the end.
+/// What is freed at the start and has no client to reclaim it is lost, also where the policy keeps.
 pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result<(), Failure> {
     let software = &plan.manager;
     let holders = plan.unreachable_holders();
@@ -291,7 +291,7 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result
     Ok(())
 }
 
-/// Whether a reference names this client. One without name and address names nobody.
+/// Whether a reference names this client. One without name and address names none.
 pub fn names(wanted: &ClientRef, row: &ClientRow) -> bool {
     let by_name = wanted.name.0.as_ref().map(|name| name.matches(&row.name));
     let by_address = wanted.address.0.map(|address| row.addresses.as_slice().contains(&address));

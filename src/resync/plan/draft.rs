@@ -20,7 +20,7 @@ impl Draft {
     /// Checks the request against what was seen.
     ///
     /// # Errors
-    /// Everything that forbids the run whatever the probes say.
+    /// Everything that forbids the run, also before the probes.
     pub fn new(request: &Request, scope: Scope, seen: Observation<'_>) -> Result<Self, Failure> {
         let mode = mode(request, &scope, seen.info)?;
         let (grace, grace_max) = grace(request)?;
@@ -37,7 +37,7 @@ impl Draft {
         let marked =
             |counts: &InScope| counts.monitored + if policy.include_unmonitored { counts.unmonitored } else { 0 };
         let knows_owners = seen.info.capabilities.knows_owners;
-        // Those that `begin` will give: whoever has a lock in scope and, unless files limit it, whoever
+        // Those that `begin` will give: clients with a lock in scope and, unless files limit it, clients that
         // has a monitor record.
         let told = chosen
             .iter()

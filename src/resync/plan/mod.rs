@@ -54,7 +54,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether its policy spares everybody: nothing can be dropped, whoever stays silent.
+    /// Whether its policy spares all clients: nothing can be dropped, also of a silent one.
     pub fn drops_nothing(&self) -> bool {
         self.unreachable == Unreachable::Keep && self.silent == Silent::Keep
     }
@@ -161,7 +161,7 @@ pub struct Plan {
     pub effects: Vec<String>,
     /// What this manager cannot promise, each in words.
     pub caveats: Vec<String>,
-    /// Why such a run is refused whatever is agreed to: beginning would lose what the policy keeps.
+    /// Why such a run is refused even with consent: beginning would lose what the policy keeps.
     pub refusal: Option<Failure>,
     /// SHA-256 over what is agreed to, in hexadecimal.
     pub fingerprint: String,
@@ -224,7 +224,7 @@ impl Plan {
     pub fn unreachable_holders(&self) -> Vec<&PlannedClient> {
         self.clients.iter().filter(|client| client.probe.is_unreachable() && client.may_hold()).collect()
     }
-    /// Their locks in scope; none where nobody knows.
+    /// Their locks in scope; `None` where that is not known.
     pub fn unreachable_locks(&self) -> Option<u64> {
         self.unreachable_holders().into_iter().map(|client| client.locks).sum()
     }
@@ -245,7 +245,7 @@ impl PlannedClient {
             Probe::NoAnswer | Probe::NoStatd | Probe::NameUnknown | Probe::Refused | Probe::NotAsked => false,
         }
     }
-    /// Whether it holds locks in scope, as far as anybody knows.
+    /// Whether it holds locks in scope, as far as is known.
     pub fn may_hold(&self) -> bool {
         self.locks != Some(0)
     }

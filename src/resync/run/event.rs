@@ -164,7 +164,7 @@ pub enum Ending {
     Recorded,
     /// `begin` was refused: nothing was touched.
     Refused(Refusal),
-    /// Before anybody knows how it ends. A resume can go on.
+    /// Before it is known how it ends. A resume can go on.
     Interrupted(String),
     /// The manager does not know the run (any more): it restarted.
     Superseded(String),

@@ -22,7 +22,7 @@
 //!
 //! What must hold (the numbers are those of the design's statements):
 //! - No notice before `begin` and `PROGRESS{notices_begun}` were both answered (4). While the
-//!   manager is away none is sent either: nobody knows then whether grace still is.
+//!   manager is away none is sent either: whether grace is still on is not known then.
 //! - Every phase is durable before what it announces: [`Action::Persist`] comes first.
 //! - An early settle asks for it only if nothing is pending, and only when every notice is acked or given
 //!   up, all of that was told, and no ack or reclaim has come for the quiet time (7). Where clients were given up, it also
@@ -32,7 +32,7 @@
 //!   that a call was sent to in vain. The manager extends the deadline by itself; [`Standing`] brings
 //!   it here.
 //!
-//! - What this process could not hear because it did not run says nothing of anybody ([`Run::lagged`]).
+//! - What this process could not hear because it did not run says nothing about any client ([`Run::lagged`]).
 //!
 //! The driver does the actions in their order, and one call to the manager at a time; it gives the
 //! answers back as events. Start reading at [`Run::handle`]; `states` has a method for each state of the diagram.
@@ -222,7 +222,7 @@ impl Run {
     }
 
     /// This process did not run until `now`; call it before anything else is handled. It could not hear: what went
-    /// unanswered says nothing any more of anybody, and what has come in meanwhile is heard before the run settles.
+    /// unanswered says nothing any more about any client, and what has come in meanwhile is heard before the run settles.
     /// After a `long` lag, in which answers were lost and notices late, clients get more time.
     pub fn lagged(&mut self, now: Duration, long: bool) -> Vec<Action> {
         for client in &mut self.clients {
@@ -402,7 +402,7 @@ impl Run {
             News::GivenUp(delivery) => {
                 client.given_up = true;
                 if delivery == Delivery::Elsewhere {
-                    // Whoever acked may reclaim.
+                    // A client that acked may reclaim.
                     self.last_news = self.last_news.max(at);
                 }
                 // An ack stands: what was delivered stays delivered.
@@ -468,7 +468,7 @@ impl Run {
     }
 
     /// Asks to abort a run that is being left, unless a notice may have left: what was begun, if
-    /// anything, must not stay in grace for nobody.
+    /// anything, must not stay in grace for no client.
     fn undo(&mut self, out: &mut Vec<Action>) {
         if !self.confirmed {
             self.abort(out);

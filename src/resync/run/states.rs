@@ -21,7 +21,7 @@ impl Run {
                 self.start(now, &clients, elapsed);
                 self.persist(Phase::Begun, out);
                 match self.leave {
-                    // Too late to abort; without notices nobody would reclaim.
+                    // Too late to abort; without notices no client would reclaim.
                     Some(_) if self.terms.begin_releases => self.announce(out),
                     Some(_) if !self.confirmed => self.abort(out),
                     Some(signal) => self.interrupt(now, signal, out),

@@ -75,7 +75,7 @@ impl<M: LockManagerControl> Service for ControlService<M> {
         Some(dispatch(&*self.manager, procedure, &args, connection).await)
     }
 
-    /// Root and this process' own user may drive; everybody may look.
+    /// Root and this process' own user may drive; every user may look.
     fn admits(&self, peer: &Peer) -> bool {
         match peer {
             _ if self.read_only => true,

@@ -46,7 +46,7 @@ const READ_ONLY: Limits = Limits {
 /// Why a control socket cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Somebody answers there.
+    /// A server answers there.
     #[error("another process serves the control socket {0}; stop it, or give --control another path")]
     InUse(PathBuf),
     /// Something else than a socket is there, or the folder cannot be written.
@@ -80,7 +80,7 @@ impl Drop for SocketFile {
 
 impl ControlSocket {
     /// Listens at `path`. A dead daemon's socket is replaced. The driving one is its owner's alone
-    /// (0600), the read-only one everybody's (0666).
+    /// (0600), the read-only one every user's (0666).
     pub async fn bind(path: &Path, read_only: bool) -> Result<Self, SocketError> {
         let unusable = |source| SocketError::Unusable { path: path.into(), source };
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {

@@ -6,7 +6,7 @@
 //! on events, send a burst. Names and TCP calls run in tasks of their own, few at a time, and only
 //! hand their findings in: a resolver that hangs delays its own names and no datagram. Open files
 //! are a handful of UDP sockets and at most [`STREAMS`] TCP connections, for any number of targets.
-//! The machine's clock stands still while the process does not run: what it could not hear then gives nobody up.
+//! The machine's clock stands still while the process does not run: what it could not hear then gives no host up.
 //! A full event channel makes events wait in the machine (it holds a few for each target), never sends.
 
 use std::collections::{HashMap, HashSet};
@@ -479,7 +479,7 @@ mod tests {
     async fn small_receive_buffers_are_made_up_for_by_more_sockets() {
         let farm = Farm::start(Ipv4Addr::UNSPECIFIED.into(), |_| Manner::Healthy).await;
         let targets: Vec<_> = (0..2_000).map(target).collect();
-        // As an unprivileged process has it where nobody raised rmem_max.
+        // As an unprivileged process has it where rmem_max was not raised.
         let sockets = Sockets::open(&targets, 106_496).unwrap();
         assert!(sockets.lanes.len() > 1 && sockets.lanes.len() <= MOST_LANES, "{:?}", sockets.lanes);
         assert!(sockets.lanes.iter().all(|lane| lane.window == 256), "{:?}", sockets.lanes);

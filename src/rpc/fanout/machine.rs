@@ -227,7 +227,7 @@ impl Fanout {
         subject.trouble = Some((Failure::NoAnswer, why));
     }
 
-    /// The network said that nobody listens at `to`: that host is there, and what was asked is not.
+    /// The network said that no program listens at `to`: that host is there, and what was asked is not.
     pub(super) fn handle_refused(&mut self, now: Duration, to: SocketAddr) {
         let subjects = self.asked.range((to.ip(), 0)..=(to.ip(), usize::MAX)).map(|&(_, subject)| subject);
         for subject in subjects.collect::<Vec<_>>() {

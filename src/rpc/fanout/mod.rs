@@ -13,7 +13,7 @@
 //!        | reported as given up; a rest; over again from the start, until the end
 //! ```
 //!
-//! A GETPORT is a datagram. A host that has left three unanswered, or says that nobody listens there, is asked by TCP
+//! A GETPORT is a datagram. A host that has left three unanswered, or says that no program listens there, is asked by TCP
 //! too, and if it answers there, its TCP port is asked for first: it is likely to be behind a firewall. The
 //! datagrams go on, so that a host which answers neither is given up when it always was. Such hosts are mostly
 //! dead: their connections have two thirds of the places for TCP, and the calls to the living the rest.
@@ -38,7 +38,7 @@
 //! - Each target has exactly one last event, and nothing is sent to it afterwards.
 //! - No more calls are under way on a lane than its window (`queue`).
 //! - An answer is believed only if its xid, its source address and port, and the address it came
-//!   in on are those of a call that is open. Whatever else comes in changes nothing.
+//!   in on are those of a call that is open. Anything else that comes in changes nothing.
 //! - The same inputs with the same seed give the same outputs.
 //!
 //! | file | what | |

@@ -413,7 +413,7 @@ impl Fanout {
             Step::Port { .. } => (step, "rpcbind"),
             Step::Call { .. } => (step, self.options.program.name),
         };
-        let why = format!("its host says that nobody listens on its {what}'s port {}", to.port());
+        let why = format!("its host says that no program listens on its {what}'s port {}", to.port());
         subject.heard = subject.heard.max(Heard::Refusal);
         if let Step::Port { .. } = step {
             // Its rpcbind may be there by TCP.

@@ -141,7 +141,7 @@ pub enum News {
         of: u32,
         /// From the last time the call was sent to its answer.
         rtt: Duration,
-        /// Who answered this call; nobody, where there was none to answer.
+        /// Who answered this call; `None` where no call was open.
         address: Option<IpAddr>,
         /// Whether any call was answered by an address that is not known to be the target's, but has its name.
         elsewhere: bool,
@@ -184,7 +184,7 @@ pub enum Heard {
     /// Nothing.
     #[default]
     Nothing,
-    /// Its network says that nobody listens.
+    /// Its network says that no program listens.
     Refusal,
     /// An answer, if only of its rpcbind.
     Answer,

@@ -106,7 +106,7 @@ enum LocalPath {
 }
 
 impl LocalRpcbind {
-    /// Finds the way to it. Over UDP nobody has answered yet.
+    /// Finds the way to it. Over UDP no answer has come yet.
     pub async fn reach(port: u16) -> Result<Self, LocalError> {
         if port == PORT {
             match StreamClient::connect_unix(Path::new(SOCKET), MAX_RECORD, PATIENCE).await {

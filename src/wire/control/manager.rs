@@ -81,7 +81,7 @@ pub struct Status {
     pub monitored: u64,
     /// Locks held or pending, shares included.
     pub locks: u64,
-    /// Locks that nobody could be notified about (`NM_LOCK`).
+    /// Locks whose owners cannot be notified (`NM_LOCK`).
     pub unmonitored: u64,
     /// Blocked requests.
     pub waiters: u64,

@@ -62,7 +62,7 @@ macro_rules! procedures {
             15 Release: release(ReleaseArgs) -> Released, CHANGES;
             /// Answers when something changed since the cursor, or at the time-out.
             16 Watch: watch(WatchArgs) -> Watched, READS;
-            /// Ended runs whose result nobody has acknowledged, the oldest first.
+            /// Ended runs whose result no controller has acknowledged, the oldest first.
             17 Unfetched: unfetched() -> RunList, READS;
         }
     };

@@ -11,7 +11,7 @@ use crate::wire::xdr::{List, XdrCodec, encode};
 /// Most locks chosen one by one in one call.
 pub const RELEASE: usize = 4096;
 
-/// What tells two sets of locks apart, whatever the order they were listed in.
+/// What tells two sets of locks apart, in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, XdrCodec)]
 pub struct LockDigest(pub [u8; 32]);
 

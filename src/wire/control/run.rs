@@ -65,7 +65,7 @@ pub struct Counts {
     pub dropped: u64,
     /// Spared at settle.
     pub kept: u64,
-    /// Nobody knows.
+    /// Not known.
     pub unverified: u64,
     /// Reclaims of locks the manager did not know (or did not know in whole).
     pub resurrected: u64,
@@ -205,7 +205,7 @@ pub struct RunClientPage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, XdrCodec)]
 #[repr(u32)]
 pub enum Delivery {
-    /// Nothing was heard of it yet, or nobody told.
+    /// Nothing was heard of it yet, or nothing was reported.
     NotTold = 0,
     /// All its notices were acked.
     Acked = 1,
@@ -261,7 +261,7 @@ pub struct ExtendArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
 #[repr(u32)]
 pub enum SettleWhen {
-    /// Whatever is pending.
+    /// All that is pending.
     Always = 0,
     /// Only if no lock is.
     NothingPending = 1,
