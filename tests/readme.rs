@@ -65,3 +65,33 @@ fn every_file_that_is_linked_to_is_there() {
     }
     assert!(seen > 10, "{seen} links");
 }
+
+/// What a terminal shows, as a picture that follows the reader's light or dark theme.
+fn terminal(command: &str, output: &str) -> String {
+    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let lines: Vec<String> = [format!("# {command}")].into_iter().chain(output.lines().map(str::to_owned)).collect();
+    let widest = lines.iter().map(|line| line.chars().count()).max().unwrap();
+    let (width, height) = (widest * 8 + 32, lines.len() * 18 + 28);
+    let style = "rect{fill:#f6f8fa}text{fill:#1f2328;white-space:pre;font:13px ui-monospace,Menlo,Consolas,monospace}\
+                 @media(prefers-color-scheme:dark){rect{fill:#161b22}text{fill:#e6edf3}}";
+    let mut picture = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\">\n\
+         <style>{style}</style>\n<rect width=\"100%\" height=\"100%\" rx=\"8\"/>\n"
+    );
+    for (number, line) in lines.iter().enumerate().filter(|(_, line)| !line.is_empty()) {
+        // Its length is fixed, so that columns stand below each other in any font.
+        let (y, length) = (number * 18 + 27, line.chars().count() * 8);
+        picture += &format!("<text x=\"16\" y=\"{y}\" textLength=\"{length}\">{}</text>\n", escaped(line));
+    }
+    picture + "</svg>\n"
+}
+
+#[test]
+fn the_picture_of_the_terminal_shows_what_nlmctl_prints() {
+    let output = fs::read_to_string(top().join("tests/golden/run-settled.100.txt")).unwrap();
+    let (path, picture) = (top().join("docs/run.svg"), terminal("nlmctl runs show 6f1c", &output));
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&path, &picture).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), picture, "BLESS=1 draws it anew");
+}
