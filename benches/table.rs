@@ -69,11 +69,11 @@ fn processor_time() -> Duration {
 }
 
 fn micros(began: Duration) -> f64 {
-    (processor_time() - began).as_nanos() as f64 / 1e3
+    processor_time().saturating_sub(began).as_nanos() as f64 / 1e3
 }
 
 fn per_second(count: usize, began: Duration) -> f64 {
-    count as f64 / (processor_time() - began).as_secs_f64()
+    count as f64 / processor_time().saturating_sub(began).as_secs_f64()
 }
 
 fn line(name: &str, figure: f64, floor: f64, unit: &str, rest: &str) {
