@@ -117,12 +117,11 @@ impl Shares {
 }
 
 /// Nobody is remembered who has nothing.
-fn recount<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, change: impl Fn(usize) -> usize) {
-    let count = change(counts.get(&key).copied().unwrap_or_default());
-    if count == 0 {
+fn recount<K: Copy + Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, change: impl Fn(usize) -> usize) {
+    let count = counts.entry(key).or_default();
+    *count = change(*count);
+    if *count == 0 {
         counts.remove(&key);
-    } else {
-        counts.insert(key, count);
     }
 }
 

@@ -183,7 +183,7 @@ impl Server {
         let called = Called::default();
         let (table, owner) = table::spawn(Setup {
             clock,
-            table: LockTable::new(settings.limits),
+            table: LockTable::new(settings.limits, rand::random()),
             persist: persist.clone(),
             callbacks: callbacks.clone(),
             instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),

@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ahash::RandomState;
+
 use super::api::{self, ClientId, ClientView};
 use super::index::Index;
 use super::owners::Owners;
@@ -166,10 +168,12 @@ fn short_key(name: &CallerName) -> String {
     name.short().to_ascii_lowercase()
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clients {
-    by_id: BTreeMap<ClientId, Client>,
-    by_key: HashMap<(IpAddr, CallerName), ClientId>,
+    by_id: HashMap<ClientId, Box<Client>, RandomState>,
+    /// In the order they came.
+    ids: BTreeSet<ClientId>,
+    by_key: HashMap<(IpAddr, CallerName), ClientId, RandomState>,
     by_address: Index<IpAddr, ClientId>,
     /// By the short name in small letters: names that may be one host's stand together.
     by_short: Index<String, ClientId>,
@@ -186,12 +190,30 @@ pub(super) struct Clients {
 }
 
 impl Clients {
+    pub(super) fn new(hash: &RandomState) -> Self {
+        Self {
+            by_id: HashMap::with_hasher(hash.clone()),
+            ids: BTreeSet::new(),
+            by_key: HashMap::with_hasher(hash.clone()),
+            by_address: Index::new(hash),
+            by_short: Index::new(hash),
+            idle: BTreeSet::new(),
+            held: Held::default(),
+            hosts: Shares::default(),
+            locks: Shares::default(),
+            waiters: Shares::default(),
+            monitored: 0,
+            next_id: 0,
+            clock: 0,
+        }
+    }
+
     pub(super) fn get(&self, id: ClientId) -> Option<&Client> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, id: ClientId) -> Option<&mut Client> {
-        self.by_id.get_mut(&id)
+        self.by_id.get_mut(&id).map(Box::as_mut)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -199,11 +221,11 @@ impl Clients {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {
-        self.by_id.iter().map(|(id, client)| (*id, client))
+        self.after(0)
     }
 
     pub(super) fn after(&self, id: u32) -> impl Iterator<Item = (ClientId, &Client)> {
-        self.by_id.range(ClientId(id)..).map(|(id, client)| (*id, client))
+        self.ids.range(ClientId(id)..).filter_map(|id| Some((*id, self.get(*id)?)))
     }
 
     pub(super) fn find(&self, address: IpAddr, name: &CallerName) -> Option<ClientId> {
@@ -288,7 +310,8 @@ impl Clients {
             waited: BTreeMap::new(),
             idle_since: None,
         };
-        self.by_id.insert(id, client);
+        self.by_id.insert(id, Box::new(client));
+        self.ids.insert(id);
         self.update(id, |_| {});
         self.by_short.add(short_key(name), id);
         self.by_key.insert((address, name.clone()), id);
@@ -310,6 +333,7 @@ impl Clients {
 
     fn remove(&mut self, id: ClientId) {
         let Some(client) = self.by_id.remove(&id) else { return };
+        self.ids.remove(&id);
         self.monitored -= usize::from(client.monitored);
         self.by_address.remove(&client.address, &id);
         self.hosts.give_back(Holder::Host(client.address), 1);
@@ -381,10 +405,8 @@ impl Clients {
 
     pub(super) fn observe(&mut self, change: &Change, owners: &Owners, file: Option<&FileHandle>) {
         for (segment, before, after) in change.counts() {
-            if let Some(holder) = self.holder(segment.client) {
-                let weight = weight(file, owners, segment.owner);
-                self.locks.take(holder, weight * after);
-                self.locks.give_back(holder, weight * before);
+            if before == after {
+                continue;
             }
             let recount = |held: &mut Held| {
                 held.locks = held.locks + after - before;
@@ -394,7 +416,9 @@ impl Clients {
             };
             recount(&mut self.held);
             let path = owners.key(segment.owner).map(|key| key.via.server_address);
+            let mut holder = None;
             self.update(segment.client, |client| {
+                holder = Some(Holder::Host(client.address));
                 recount(&mut client.held);
                 if let Some(path) = path {
                     let held = client.paths.entry(path).or_default();
@@ -409,6 +433,13 @@ impl Clients {
                     client.files.remove(&change.file());
                 }
             });
+            let Some(holder) = holder else { continue };
+            let weight = weight(file, owners, segment.owner);
+            if after > before {
+                self.locks.take(holder, weight * (after - before));
+            } else {
+                self.locks.give_back(holder, weight * (before - after));
+            }
         }
     }
 

@@ -116,7 +116,7 @@ impl LockTable {
 
     /// The step of [`Effect::Mirror`](super::api::Effect::Mirror) has ended. Calls that waited for the
     /// file are to be given again: first the one that asked (if it was a call), with the answer, by
-    /// [`handle_after`](Self::handle_after), before the next [`take_effects`](Self::take_effects).
+    /// [`handle_after`](Self::handle_after), before the next [`next_effect`](Self::next_effect).
     pub fn mirror_answered(&mut self, handle: &FileHandle, answer: MirrorAnswer) {
         if !self.mirror.is_busy(handle) {
             return;

@@ -50,7 +50,7 @@ impl LockTable {
             self.recovery_spare -= more;
             self.recovery_until = Some(moved + more);
         }
-        self.effects.push(Effect::Changed);
+        self.effects.push_back(Effect::Changed);
     }
 
     /// Whether time decides about clients: a run or a recovery is on.
@@ -242,7 +242,7 @@ impl LockTable {
         let run = self.active(args.run)?;
         run.notices_begun |= args.notices_begun;
         let unknown = args.clients.as_slice().iter().filter(|seen| !run.progress(now, seen)).count();
-        self.effects.push(Effect::Changed);
+        self.effects.push_back(Effect::Changed);
         if unknown > 0 {
             return Err(Refusal::new(RefusalCode::BadRequest, format!("{unknown} clients are not the run's")));
         }
@@ -253,7 +253,7 @@ impl LockTable {
     pub fn extend(&mut self, now: Duration, args: &ExtendArgs) -> Result<(), Refusal> {
         let run = self.active(args.run)?;
         run.extend(now.saturating_add(Duration::from_millis(args.remaining_ms)));
-        self.effects.push(Effect::Changed);
+        self.effects.push_back(Effect::Changed);
         Ok(())
     }
 
@@ -297,7 +297,7 @@ impl LockTable {
         self.active(id)?.recount(|counts| counts.kept += std::mem::take(&mut counts.pending));
         let run = self.end_run().ok_or_else(none)?;
         self.announce("abort", format!("run {id} was aborted: {reason}"));
-        Ok(run.result(unix_ms, Outcome::Aborted, reason, Vec::new()))
+        Ok(run.result(unix_ms, Outcome::Aborted, reason))
     }
 
     /// Takes the run away; what it had marked is held again, unless it is void. Late reclaims are taken

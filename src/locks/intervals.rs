@@ -14,7 +14,7 @@
 
 use std::slice::Iter;
 
-use super::segment::{OwnerId, Segment};
+use super::segment::{Few, OwnerId, Segment};
 use crate::wire::types::ByteRange;
 
 /// Most segments in a leaf, and most children of a node.
@@ -114,7 +114,7 @@ impl Node {
         }
     }
 
-    fn extract(&mut self, range: ByteRange, accept: &impl Fn(&Segment) -> bool, taken: &mut Vec<Segment>) {
+    fn extract(&mut self, range: ByteRange, accept: &impl Fn(&Segment) -> bool, taken: &mut Few<Segment>) {
         match self {
             Self::Leaf(segments) => {
                 taken.extend(segments.extract_if(.., |s| s.range.overlaps(range) && accept(s)));
@@ -244,7 +244,7 @@ impl Intervals {
     }
 
     /// Takes out the segments that overlap the range and that the test accepts.
-    pub(super) fn extract(&mut self, range: ByteRange, accept: &impl Fn(&Segment) -> bool, taken: &mut Vec<Segment>) {
+    pub(super) fn extract(&mut self, range: ByteRange, accept: &impl Fn(&Segment) -> bool, taken: &mut Few<Segment>) {
         self.root.extract(range, accept, taken);
         self.flatten();
     }
@@ -369,10 +369,10 @@ mod tests {
 
         fn extract(&mut self, range: ByteRange, odd: bool) {
             let accept = |s: &Segment| !odd || s.owner.0 % 2 == 1;
-            let mut taken = Vec::new();
+            let mut taken = Few::new();
             self.tree.extract(range, &accept, &mut taken);
             let gone: Vec<Segment> = self.list.extract_if(.., |s| s.range.overlaps(range) && accept(s)).collect();
-            assert_eq!(taken, gone);
+            assert_eq!(taken.as_slice(), gone);
         }
 
         fn check(&self, range: ByteRange) -> usize {

@@ -80,7 +80,7 @@ impl LockTable {
         if refused {
             self.ask_again_later(want.file);
         }
-        self.effects.push(Effect::Changed);
+        self.effects.push_back(Effect::Changed);
         Verdict::Blocked
     }
 
@@ -114,9 +114,9 @@ impl LockTable {
         self.clients.waiter_removed(waiter.want.caller.client, waiter.want.file, weight);
         self.owners.release(waiter.want.lock.owner);
         if waiter.offered {
-            self.effects.push(Effect::Withdraw(OfferId(id)));
+            self.effects.push_back(Effect::Withdraw(OfferId(id)));
         }
-        self.effects.push(Effect::Changed);
+        self.effects.push_back(Effect::Changed);
         Some(waiter)
     }
 
@@ -177,11 +177,11 @@ impl LockTable {
         for segment in stronger {
             self.put(want.file, Segment { range: segment.range, kind: segment.kind, ..offered });
         }
-        self.effects.push(Effect::Changed);
+        self.effects.push_back(Effect::Changed);
         self.waiters.rest(id);
         let Some(waiter) = self.waiters.get_mut(id) else { return };
         waiter.offered = true;
-        waiter.had = had;
+        waiter.had = had.into_vec();
         let cookie = waiter.cookie.clone();
         if let (Some(key), Some(handle)) = (self.owners.key(want.lock.owner), self.segments().handle(want.file)) {
             let wanted = Wanted {
@@ -191,7 +191,7 @@ impl LockTable {
                 exclusive: want.lock.kind == Kind::Range { exclusive: true },
                 process: key.process.clone(),
             };
-            self.effects.push(Effect::Offer { offer: OfferId(id), caller: want.caller, wanted, cookie });
+            self.effects.push_back(Effect::Offer { offer: OfferId(id), caller: want.caller, wanted, cookie });
         }
     }
 
@@ -222,7 +222,7 @@ impl LockTable {
         let waiter = self.waiters.get(offer.0).filter(|w| w.offered);
         let Some(client) = waiter.and_then(|w| self.clients.get_mut(w.want.caller.client)) else { return };
         client.suspect(why);
-        self.effects.push(Effect::Event("unconfirmed", format!("{}: {why}", client.name)));
+        self.effects.push_back(Effect::Event("unconfirmed", format!("{}: {why}", client.name)));
     }
 
     /// The client knows that it holds the range. In a run that is as good as a reclaim: the lock may

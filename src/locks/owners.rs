@@ -1,29 +1,24 @@
 //! Owners, each stored once: a lock carries a number.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeSet, HashMap};
 
+use ahash::RandomState;
 use slab::Slab;
 
 use super::api::{ClientId, Process, Via};
 use super::segment::{Kind, OwnerId};
 use super::segments::Change;
-use crate::wire::types::{OwnerHandle, Transport};
+use crate::wire::types::Svid;
 
 /// Whose a lock is. Equal svid and oh over another path are another process: a host numbers its processes
 /// afresh for each server address, transport and version. What may be taken for the same one all the
 /// same is said in [`spellings`](super::spellings).
-///
-/// In their order the owners of one process number of a client stand together.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct OwnerKey {
     pub(super) client: ClientId,
     pub(super) process: Process,
     pub(super) via: Via,
 }
-
-/// No path comes before this one.
-const FIRST: Via = Via { server_address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), transport: Transport::Udp, version: 0 };
 
 #[derive(Debug)]
 struct Slot {
@@ -33,38 +28,60 @@ struct Slot {
     former: Vec<OwnerKey>,
 }
 
+/// The client, the number of the process, the hash of its owner handle. In this order the owners of one process
+/// number of a client stand together, and the few that have all of it in common differ in their path.
+type Place = (ClientId, Svid, u64, OwnerId);
+
 /// The owners that something refers to, with counts of the references.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Owners {
     slots: Slab<Slot>,
-    by_key: BTreeMap<OwnerKey, OwnerId>,
+    places: BTreeSet<Place>,
     /// Former spellings, and the owner that has each of them, while there is that owner.
     replaced: HashMap<OwnerKey, OwnerId>,
+    hash: RandomState,
 }
 
 impl Owners {
+    pub(super) fn new(hash: &RandomState) -> Self {
+        Self { slots: Slab::new(), places: BTreeSet::new(), replaced: HashMap::new(), hash: hash.clone() }
+    }
+
+    fn place(&self, key: &OwnerKey, id: OwnerId) -> Place {
+        (key.client, key.process.svid, self.hash.hash_one(&key.process.oh), id)
+    }
+
     /// The owner's number, with one more reference to it.
     pub(super) fn intern(&mut self, key: OwnerKey) -> OwnerId {
         if let Some(id) = self.find(&key) {
             self.acquire(id);
             return id;
         }
-        let id = OwnerId(self.slots.insert(Slot { key: key.clone(), references: 1, former: Vec::new() }));
-        self.by_key.insert(key, id);
+        let entry = self.slots.vacant_entry();
+        let id = OwnerId(entry.key());
+        let slot = entry.insert(Slot { key, references: 1, former: Vec::new() });
+        let OwnerKey { client, process, .. } = &slot.key;
+        self.places.insert((*client, process.svid, self.hash.hash_one(&process.oh), id));
         id
     }
 
     pub(super) fn find(&self, key: &OwnerKey) -> Option<OwnerId> {
-        self.by_key.get(key).copied()
+        let (first, last) = (self.place(key, OwnerId::FIRST), self.place(key, OwnerId::LAST));
+        self.places.range(first..=last).map(|(.., id)| *id).find(|id| self.key(*id) == Some(key))
     }
 
     /// The client's owners that number their process alike, as locks or shares of this kind do.
     pub(super) fn of_process(&self, client: ClientId, process: &Process, kind: Kind) -> impl Iterator<Item = OwnerId> {
-        let Process { svid, oh } = process.clone();
-        let oh = if matches!(kind, Kind::Share { .. }) { oh } else { OwnerHandle::default() };
-        let first = OwnerKey { client, process: Process { svid, oh }, via: FIRST };
-        let owners = self.by_key.range(first..).take_while(move |(key, _)| key.client == client);
-        owners.take_while(move |(key, _)| is_same_process(&key.process, process, kind)).map(|(_, id)| *id)
+        let hashes = match kind {
+            Kind::Range { .. } => 0..=u64::MAX,
+            Kind::Share { .. } => {
+                let hash = self.hash.hash_one(&process.oh);
+                hash..=hash
+            }
+        };
+        let first = (client, process.svid, *hashes.start(), OwnerId::FIRST);
+        let last = (client, process.svid, *hashes.end(), OwnerId::LAST);
+        self.places.range(first..=last).map(|(.., id)| *id)
     }
 
     pub(super) fn acquire(&mut self, id: OwnerId) {
@@ -87,7 +104,7 @@ impl Owners {
         slot.references = slot.references + after - before;
         if slot.references == 0 {
             let slot = self.slots.remove(id.0);
-            self.by_key.remove(&slot.key);
+            self.places.remove(&self.place(&slot.key, id));
             for former in slot.former {
                 self.replaced.remove(&former);
             }

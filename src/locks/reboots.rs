@@ -123,7 +123,7 @@ impl LockTable {
         let released = if repeated { 0 } else { self.release_some_of(id, is_older) as u64 };
         if released >= STEP as u64 && self.has_any_of(id, is_older) {
             let words = format!("a client that rebooted (state {state}) has lost {released} locks, and more to come");
-            self.effects.push(Effect::Event("reboot", words));
+            self.effects.push_back(Effect::Event("reboot", words));
             return Reboot::More;
         }
         let Some(client) = self.clients.get_mut(id) else { return Reboot::Released(released) };
@@ -169,7 +169,7 @@ impl LockTable {
         let more = machine.iter().any(|client| self.clients.get(*client).is_some_and(Client::has_something));
         let on = if more { ", and goes on" } else { "" };
         let words = format!("FREE_ALL of {name} at {source} released {released} locks{on}");
-        self.effects.push(Effect::Event("free_all", words));
+        self.effects.push_back(Effect::Event("free_all", words));
         if more {
             return Handled::More;
         }

@@ -186,8 +186,7 @@ impl LockTable {
             }
             self.close(file);
         }
-        let woken = self.effects.get(before..).unwrap_or_default();
-        woken.iter().filter(|effect| matches!(effect, Effect::Offer { .. })).count() as u64
+        self.effects.iter().skip(before).filter(|effect| matches!(effect, Effect::Offer { .. })).count() as u64
     }
 
     /// Gives the files in which it was.

@@ -21,7 +21,7 @@ use crate::wire::xdr::Maybe;
 const CROWDED: &str = "so many locks of that file came and went since the run began that all of it counts as taken";
 
 impl LockTable {
-    /// Handles a call. Its effects are then in [`take_effects`](Self::take_effects).
+    /// Handles a call. Its effects are then in [`next_effect`](Self::next_effect).
     pub fn handle(&mut self, now: Duration, caller: Caller, call: &Call) -> Handled {
         self.handle_after(now, caller, call, OtherDomain::Unasked)
     }
@@ -165,7 +165,7 @@ impl LockTable {
         // The owner gets the range, whatever it had there before.
         self.cut_owned(want.place(), want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
         self.put(want.file, want.lock);
-        self.effects.push(Effect::Changed);
+        self.effects.push_back(Effect::Changed);
         self.wake(want.file);
         Handled::Reply(Verdict::Granted)
     }
@@ -232,7 +232,7 @@ impl LockTable {
                 run.reclaim_granted(now, client, server_address, elsewhere.is_some() || !unheld.is_empty());
             }
         }
-        self.effects.push(Effect::Changed);
+        self.effects.push_back(Effect::Changed);
         if !unknown.is_empty()
             && let Some(row) = self.fate_row(want.file, &want.lock, Fate::Resurrected)
         {
@@ -321,7 +321,7 @@ impl LockTable {
             self.suspect_sibling(want, freed || waited);
         }
         if freed {
-            self.effects.push(Effect::Changed);
+            self.effects.push_back(Effect::Changed);
             self.wake(file);
         }
         if more {

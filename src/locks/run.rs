@@ -22,6 +22,8 @@ use crate::wire::xdr::{List, Maybe, Text};
 
 /// Most rows a run lists of what peers did in it (resurrected, conflicts).
 const MAX_ROWS: usize = 200_000;
+/// Rows of a settle in one slice.
+const SLICE: usize = 1_024;
 
 /// What happened to a pending lock, or to a part of one.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +78,8 @@ pub(super) struct Settling {
     /// Clients (by their place in the run) still to be looked at, and files of the first of them.
     pub(super) clients: VecDeque<usize>,
     pub(super) files: Vec<FileId>,
-    pub(super) rows: Vec<LockFate>,
+    /// What was written down, in slices: a list that grows is moved, and a long one takes long.
+    pub(super) slices: Vec<Vec<LockFate>>,
     /// Files that have something to drop.
     pub(super) dropped_in: BTreeSet<FileId>,
     pub(super) marks: HashSet<u32>,
@@ -84,6 +87,19 @@ pub(super) struct Settling {
     pub(super) kept: HashSet<OwnerId>,
     /// Answers to offers that would change what is frozen.
     pub(super) answers: Vec<(OfferId, OfferAnswer)>,
+}
+
+impl Settling {
+    pub(super) fn write_down(&mut self, row: LockFate) {
+        match self.slices.last_mut() {
+            Some(slice) if slice.len() < SLICE => slice.push(row),
+            _ => {
+                let mut slice = Vec::with_capacity(SLICE);
+                slice.push(row);
+                self.slices.push(slice);
+            }
+        }
+    }
 }
 
 /// Dropped locks that still stand in their files.
@@ -394,7 +410,7 @@ impl Run {
     }
 
     /// The result as the counts and rows have it, and these rows. Nothing is pending in it any more.
-    pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str, rows: Vec<LockFate>) -> FullResult {
+    pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str) -> FullResult {
         let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
         let clients = self.tallies.iter().zip(&self.clients).map(|(tally, client)| {
             tally.result(client, client.addresses.as_slice().first().copied().unwrap_or(unknown))
@@ -415,7 +431,7 @@ impl Run {
                 late: 0,
             },
             clients: List::clipped(clients.collect()),
-            locks: List::clipped(self.rows.iter().cloned().chain(rows).collect()),
+            locks: List::clipped(self.rows.clone()),
         }
     }
 

@@ -1,9 +1,14 @@
 //! What is asked for and what is held: one lock of one owner on one file.
 
+use smallvec::SmallVec;
+
 use super::api::{Call, Caller, ClientId, OtherDomain, Process};
 use super::coverage::Coverage;
 use crate::wire::control::LockKind;
 use crate::wire::types::{ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
+
+/// What mostly is one or two.
+pub(super) type Few<T> = SmallVec<[T; 2]>;
 
 /// A file's number while it has any state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +22,11 @@ impl FileId {
 /// An owner's number. It stays the owner's while anything refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct OwnerId(pub(super) usize);
+
+impl OwnerId {
+    pub(super) const FIRST: Self = Self(0);
+    pub(super) const LAST: Self = Self(usize::MAX);
+}
 
 /// Something held or pending: a byte-range lock, or (over the whole file) a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

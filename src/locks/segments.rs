@@ -13,13 +13,15 @@
 //! does with its own need not look at those of others.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use ahash::RandomState;
 use slab::Slab;
 
+use super::index::Numbers;
 use super::intervals::{Intervals, Key, key};
 use super::ranges::{hull, intersection, without};
-use super::segment::{FileId, Kind, OwnerId, Segment};
+use super::segment::{Few, FileId, Kind, OwnerId, Segment};
 use crate::wire::types::{ByteRange, FileHandle};
 
 /// What a change did to a file's segments.
@@ -28,13 +30,13 @@ use crate::wire::types::{ByteRange, FileHandle};
 pub(super) struct Change {
     file: FileId,
     /// What was cut out of each segment, and the number of pieces left of it.
-    cuts: Vec<(Segment, usize)>,
+    cuts: Few<(Segment, usize)>,
     put: Option<Segment>,
 }
 
 impl Change {
     fn none(file: FileId) -> Self {
-        Self { file, cuts: Vec::new(), put: None }
+        Self { file, cuts: Few::new(), put: None }
     }
 
     pub(super) fn file(&self) -> FileId {
@@ -53,7 +55,7 @@ impl Change {
         self.cuts.iter().map(|(piece, _)| piece)
     }
 
-    pub(super) fn into_cut(self) -> Vec<Segment> {
+    pub(super) fn into_cut(self) -> Few<Segment> {
         self.cuts.into_iter().map(|(piece, _)| piece).collect()
     }
 
@@ -163,7 +165,7 @@ impl File {
         range: ByteRange,
         most: usize,
         accept: impl Fn(&Segment) -> bool,
-    ) -> Vec<Key> {
+    ) -> Few<Key> {
         self.owned_in(owner, sort, range).filter(|s| accept(s)).map(key).take(most).collect()
     }
 
@@ -190,8 +192,11 @@ impl File {
         range: ByteRange,
         most: usize,
         accept: impl Fn(&Segment) -> bool,
-    ) -> Vec<Segment> {
-        let mut taken = Vec::new();
+    ) -> Few<Segment> {
+        if self.owned.is_none() {
+            return self.take(range, most, |s| s.owner == owner && accept(s));
+        }
+        let mut taken = Few::new();
         for sort in Sort::ALL {
             let keys = self.keys_in(owner, sort, range, most - taken.len(), &accept);
             taken.extend(keys.into_iter().filter_map(|key| self.of_mut(sort).remove(key)));
@@ -201,8 +206,8 @@ impl File {
     }
 
     /// Takes out what overlaps the range and the test accepts, whoever has it.
-    fn take(&mut self, range: ByteRange, most: usize, accept: impl Fn(&Segment) -> bool) -> Vec<Segment> {
-        let (mut taken, left) = (Vec::new(), Cell::new(most));
+    fn take(&mut self, range: ByteRange, most: usize, accept: impl Fn(&Segment) -> bool) -> Few<Segment> {
+        let (mut taken, left) = (Few::new(), Cell::new(most));
         let accept = |s: &Segment| {
             let accepted = left.get() > 0 && accept(s);
             left.set(left.get() - usize::from(accepted));
@@ -228,17 +233,21 @@ impl File {
 }
 
 /// The files that have any state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Segments {
     slots: Slab<File>,
-    by_handle: HashMap<FileHandle, FileId>,
+    by_handle: Numbers<FileId>,
 }
 
 impl Segments {
+    pub(super) fn new(hash: &RandomState) -> Self {
+        Self { slots: Slab::new(), by_handle: Numbers::new(hash) }
+    }
+
     // --- files
 
     pub(super) fn find(&self, handle: &FileHandle) -> Option<FileId> {
-        self.by_handle.get(handle).copied()
+        self.by_handle.find(handle, |file| self.handle(*file) == Some(handle))
     }
 
     /// No file has this number or a higher one.
@@ -254,15 +263,15 @@ impl Segments {
         let entry = self.slots.vacant_entry();
         let id = FileId(u32::try_from(entry.key()).ok()?);
         entry.insert(File::new(handle.clone()));
-        self.by_handle.insert(handle.clone(), id);
+        self.by_handle.insert(handle, id, |file| self.slots.get(file.0 as usize).map(|f| &f.handle));
         Some(id)
     }
 
     /// Forgets the file if it has no segments.
     pub(super) fn close(&mut self, file: FileId) {
         if self.slots.get(file.0 as usize).is_some_and(File::is_empty) {
-            let file = self.slots.remove(file.0 as usize);
-            self.by_handle.remove(&file.handle);
+            let closed = self.slots.remove(file.0 as usize);
+            self.by_handle.remove(&closed.handle, file);
         }
     }
 

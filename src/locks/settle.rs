@@ -15,13 +15,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::api::ClientId;
+use super::api::{ClientId, SlicedResult};
 use super::run::{Settling, Void};
 use super::segment::FileId;
 use super::table::LockTable;
 use super::tally::Tally;
 use crate::units::number;
-use crate::wire::control::{Counts, Fate, FullResult, LockFate, Outcome, Refusal, RefusalCode, SettleWhen};
+use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode, SettleWhen};
 
 impl LockTable {
     /// Freezes what is pending and decides about each client. `alone`: no controller asked for it.
@@ -90,7 +90,9 @@ impl LockTable {
                 *(if fate == Fate::Dropped { &mut dropped } else { &mut kept }) += 1;
             }
             let row = self.fate_row(file, segment, fate);
-            settling.rows.extend(row.map(|row| LockFate { partial, ..row }));
+            if let Some(row) = row {
+                settling.write_down(LockFate { partial, ..row });
+            }
         }
         if drops_any {
             settling.dropped_in.insert(file);
@@ -105,16 +107,16 @@ impl LockTable {
     }
 
     /// What to make durable before the commit: the result as it will be.
-    pub fn settle_result(&mut self, unix_ms: u64) -> Option<FullResult> {
+    pub fn settle_result(&mut self, unix_ms: u64) -> Option<SlicedResult> {
         let run = self.run.as_mut()?;
         // A cancelled settle looks at everything again, so the rows need not stay.
-        let rows = std::mem::take(&mut run.settling.as_mut()?.rows);
+        let slices = std::mem::take(&mut run.settling.as_mut()?.slices);
         let run = self.run.as_ref()?;
         let settling = run.settling.as_ref()?;
-        let mut full = run.result(unix_ms, Outcome::Settled, &settling.reason, rows);
-        full.result.alone = settling.alone;
-        full.result.not_understood = settling.not_understood;
-        Some(full)
+        let mut head = run.result(unix_ms, Outcome::Settled, &settling.reason);
+        head.result.alone = settling.alone;
+        head.result.not_understood = settling.not_understood;
+        Some(SlicedResult { head, slices })
     }
 
     /// The instant: dropped locks protect nothing, kept ones are held, grace is over.

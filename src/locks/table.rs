@@ -4,8 +4,11 @@
 //! [`adopt`](LockTable::adopt) change them and hand each change to all that depend on it: the counts of
 //! clients and owners, the run, the late window and the mirror. All other files only read them.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use ahash::RandomState;
 
 use super::api::{ClientId, ClientView, Effect, Full, Limits, Totals};
 use super::clients::{Client, Clients};
@@ -15,7 +18,7 @@ use super::mirror::Mirror;
 use super::owners::{OwnerKey, Owners};
 use super::ranges::hull;
 use super::run::{How, Run, Void};
-use super::segment::{FileId, OwnerId, Segment, Want};
+use super::segment::{Few, FileId, OwnerId, Segment, Want};
 use super::segments::{Change, Segments};
 use super::waiters::Waiters;
 use crate::wire::types::{ByteRange, CallerName, FileHandle};
@@ -45,17 +48,20 @@ pub struct LockTable {
     pub(super) next_mark: u32,
     /// What another lock domain has of what is locked here, if there is one.
     pub(super) mirror: Mirror,
-    pub(super) effects: Vec<Effect>,
+    pub(super) effects: VecDeque<Effect>,
 }
 
 impl LockTable {
-    /// An empty table in no grace.
-    pub fn new(limits: Limits) -> Self {
+    /// An empty table in no grace. The seed must be random: peers choose handles and names, and who knows the seed
+    /// can choose such as make the table slow.
+    pub fn new(limits: Limits, seed: [u64; 4]) -> Self {
+        let [a, b, c, d] = seed;
+        let hash = RandomState::with_seeds(a, b, c, d);
         Self {
             limits,
-            clients: Clients::default(),
-            owners: Owners::default(),
-            segments: Segments::default(),
+            clients: Clients::new(&hash),
+            owners: Owners::new(&hash),
+            segments: Segments::new(&hash),
             waiters: Waiters::default(),
             long_waits: LongWaits::default(),
             now: Duration::ZERO,
@@ -67,7 +73,7 @@ impl LockTable {
             late: LateWindow::default(),
             next_mark: 1,
             mirror: Mirror::default(),
-            effects: Vec::new(),
+            effects: VecDeque::new(),
         }
     }
 
@@ -147,15 +153,15 @@ impl LockTable {
 
     // --- effects
 
-    /// What is to be done outside, in order; empties the list.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
+    /// What is to be done outside, one after the other.
+    pub fn next_effect(&mut self) -> Option<Effect> {
         if self.mirror.is_lowered() {
             let mut mirror = std::mem::take(&mut self.mirror);
             let effects = mirror.give_up(|handle, range| self.needed(handle, range));
             self.mirror = mirror;
             self.effects.extend(effects);
         }
-        std::mem::take(&mut self.effects)
+        self.effects.pop_front()
     }
 
     /// Something happened that a person and a watcher care about.
@@ -204,7 +210,7 @@ impl LockTable {
         range: ByteRange,
         how: How,
         accept: impl Fn(&Segment) -> bool,
-    ) -> Vec<Segment> {
+    ) -> Few<Segment> {
         self.cut_some((file, None), range, how, usize::MAX, accept)
     }
 
@@ -215,7 +221,7 @@ impl LockTable {
         range: ByteRange,
         how: How,
         accept: impl Fn(&Segment) -> bool,
-    ) -> Vec<Segment> {
+    ) -> Few<Segment> {
         self.cut_some((file, Some(owner)), range, how, usize::MAX, accept)
     }
 
@@ -227,7 +233,7 @@ impl LockTable {
         how: How,
         most: usize,
         accept: impl Fn(&Segment) -> bool,
-    ) -> Vec<Segment> {
+    ) -> Few<Segment> {
         let Self { segments, run, owners, .. } = self;
         let mark = |segment: &Segment, left: usize| match (&mut *run, owners.key(segment.owner)) {
             (Some(run), Some(OwnerKey { via, .. })) if run.covers.is_pending(file, segment) => {
@@ -334,7 +340,7 @@ impl LockTable {
         let is_due = void.files.remove(&file);
         if is_due {
             self.cut(file, ByteRange::ALL, How::Released, |s| void.is_void(file, s));
-            self.effects.push(Effect::Changed);
+            self.effects.push_back(Effect::Changed);
         }
         self.void = Some(void);
         if is_due {

@@ -57,7 +57,7 @@ impl Account {
     pub(super) fn new(now: Duration, view: &View, monitored: &[ClientRow]) -> Result<Self, String> {
         let limits = Limits { locks: ROOM, waiters: ROOM, clients: ROOM };
         let mut account = Self {
-            table: LockTable::new(limits),
+            table: LockTable::new(limits, rand::random()),
             ways: HashMap::new(),
             seen: HashMap::new(),
             calls: BTreeMap::new(),
@@ -84,7 +84,7 @@ impl Account {
         for share in &view.shares {
             account.fill(now, &way_of(&share.owner), &share.caller, &share_call(share))?;
         }
-        account.table.take_effects();
+        while account.table.next_effect().is_some() {}
         Ok(account)
     }
 

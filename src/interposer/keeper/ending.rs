@@ -20,6 +20,7 @@ use super::drops::{Freed, Left, choose, losers, still_there};
 use super::run_files;
 use super::state::{Active, Keeper, not_durable, refused};
 use crate::interposer::messages::{Mode, Order};
+use crate::locks::SlicedResult;
 use crate::manager::knfsd::owners::View;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{FullResult, LockFate, Refusal, RefusalCode, RunId, RunResult, SettleArgs, SettleWhen};
@@ -125,7 +126,7 @@ impl Keeper {
         let table = &mut self.active.as_mut().ok_or_else(none)?.account.table;
         table.settle_start(now, terms.when, terms.alone, terms.reason)?;
         while !table.settle_scan(usize::MAX) {}
-        table.settle_result(unix_ms).ok_or_else(none)
+        table.settle_result(unix_ms).map(SlicedResult::join).ok_or_else(none)
     }
 
     /// From here on nothing of these clients reaches lockd. Those of which a call stays open are let go again.
@@ -233,7 +234,7 @@ impl Keeper {
         let rows: Vec<LockFate> = left.iter().map(|(row, _)| row).chain(unknown).cloned().collect();
         table.settle_spare(&rows);
         while !table.settle_scan(usize::MAX) {}
-        let full = table.settle_result(unix_ms)?;
+        let full = table.settle_result(unix_ms)?.join();
         Some(if unknown.is_empty() { full } else { run_files::unverified(full, unknown) })
     }
 

@@ -146,7 +146,7 @@ impl Keeper {
         for claim in active.account.decided() {
             active.line.order(Order::NotPending(claim)).await;
         }
-        for effect in active.account.table.take_effects() {
+        while let Some(effect) = active.account.table.next_effect() {
             match effect {
                 Effect::Event(kind, detail) => self.timeline.push(unix_ms, kind, &detail),
                 Effect::Late(run, row) => {

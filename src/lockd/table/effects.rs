@@ -16,7 +16,7 @@ impl Owner {
     /// Does what the table wants done outside. Returns what must be durable before the answer.
     pub(super) fn apply_effects(&mut self) -> Vec<Durable> {
         let mut late = Vec::new();
-        for effect in self.table.take_effects() {
+        while let Some(effect) = self.table.next_effect() {
             match effect {
                 Effect::Offer { offer, caller, wanted, cookie } => self.offer(offer, caller, wanted, cookie),
                 Effect::Withdraw(offer) => {

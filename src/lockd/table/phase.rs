@@ -1,13 +1,12 @@
 //! Which run is on and how far it is, besides what the lock table knows of it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::rpc::server::ConnectionId;
-use crate::wire::control::{BeginArgs, Begun, FullResult, Refusal, RunId, RunResult};
+use crate::wire::control::{BeginArgs, Begun, Refusal, RunId, RunResult};
 use crate::wire::types::NsmState;
 
 /// Begun and ended runs remembered by id, so that a repeated call is answered as the first one.
@@ -46,7 +45,7 @@ pub(super) struct Beginning {
 
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    pub(super) result: Option<Arc<FullResult>>,
+    pub(super) result: Option<RunResult>,
     pub(super) answers: Vec<Refusable<RunResult>>,
     /// No controller asked for it.
     pub(super) alone: bool,

@@ -334,14 +334,21 @@ impl Owner {
                 return;
             }
         }
-        let Some(result) = self.table.settle_result(self.runs.unix_ms(self.clock.now())).map(Arc::new) else {
+        let Some(sliced) = self.table.settle_result(self.runs.unix_ms(self.clock.now())) else {
             self.abort_alone("the run was gone before its end");
             return;
         };
-        self.runs.ending.result = Some(result.clone());
+        self.runs.ending.result = Some(sliced.head.result.clone());
         self.runs.phase = Phase::Writing;
-        let submitted = self.persist.submit(Change::Ended(result));
-        self.work.spawn(async move { Done::ResultDurable(durably(submitted).await) });
+        let persist = self.persist.clone();
+        self.work.spawn(async move {
+            // A million rows take a while to put together, and to free; requests must not wait for that.
+            let submitted = match tokio::task::spawn_blocking(move || Arc::new(sliced.join())).await {
+                Ok(full) => persist.submit(Change::Ended(full)),
+                Err(_) => Err(PersistError::Closed),
+            };
+            Done::ResultDurable(durably(submitted).await)
+        });
     }
 
     pub(super) fn result_durable(&mut self, durable: Result<(), PersistError>) {
@@ -349,7 +356,6 @@ impl Owner {
         let Some(result) = ending.result.clone() else { return };
         if durable.is_ok() && self.reclaims_came_in_time() {
             self.decide_first(ending);
-            tokio::task::spawn_blocking(move || drop(result));
             return;
         }
         let answers = ending.answers;
@@ -357,9 +363,9 @@ impl Owner {
             Ok(()) => {
                 self.table.settle_commit();
                 self.runs.phase = Phase::Sweeping;
-                self.over(&result.result);
+                self.over(&result);
                 for answer in answers {
-                    let _ = answer.send(Ok(result.result.clone()));
+                    let _ = answer.send(Ok(result.clone()));
                 }
                 self.end_moves();
             }
@@ -368,7 +374,7 @@ impl Owner {
                 self.runs.phase = Phase::Active;
                 self.runs.failures += 1;
                 self.runs.not_before = Some(self.clock.now() + RETRY_AFTER);
-                tracing::error!(run = %result.result.run, %error, "the run's result is not on disk; nothing was dropped");
+                tracing::error!(run = %result.run, %error, "the run's result is not on disk; nothing was dropped");
                 let refusal = Refusal::new(
                     RefusalCode::NotDurable,
                     format!("the run's result is not on disk, nothing was dropped: {error}"),
@@ -383,8 +389,6 @@ impl Owner {
         }
         let _ = self.apply_effects();
         self.after_commit();
-        // A million rows take a while to free; requests must not wait for that.
-        tokio::task::spawn_blocking(move || drop(result));
     }
 
     pub(super) fn sweep(&mut self) {

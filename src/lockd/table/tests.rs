@@ -100,7 +100,7 @@ impl World {
 fn setup(persist: Persist, limits: Limits) -> Setup {
     Setup {
         clock: Clock { start: Instant::now() },
-        table: LockTable::new(limits),
+        table: LockTable::new(limits, [1, 2, 3, 4]),
         persist,
         callbacks: Callbacks::new(1, "test").unwrap(),
         instance: InstanceId([1; 16]),

@@ -34,13 +34,13 @@ fn a_lock_that_the_other_lock_manager_did_not_give_up_is_kept_though_policy_woul
     let mut w = two_forgotten();
     w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     while !w.table.settle_scan(1) {}
-    let wanted = w.table.settle_result(0).unwrap();
+    let wanted = w.table.settle_result(0).unwrap().join();
     assert_eq!(files_of(wanted.locks.as_slice(), Fate::Dropped), ["one", "two"]);
     let left: Vec<LockFate> =
         wanted.locks.as_slice().iter().filter(|row| row.file.as_slice() == b"two").cloned().collect();
     w.table.settle_spare(&left);
     while !w.table.settle_scan(1) {}
-    let result = w.table.settle_result(0).unwrap();
+    let result = w.table.settle_result(0).unwrap().join();
     w.table.settle_commit();
     while !w.table.settle_sweep(1) {}
     w.check();

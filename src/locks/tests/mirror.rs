@@ -61,7 +61,7 @@ struct Mirrored {
 impl Mirrored {
     fn new() -> Self {
         let mut w = World::new();
-        w.table = LockTable::new(Limits::default()).mirrored();
+        w.table = LockTable::new(Limits::default(), SEED).mirrored();
         Self { w, domain: Domain::default() }
     }
 

@@ -33,6 +33,7 @@ use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, Ow
 use crate::wire::xdr::{List, Maybe};
 
 const SERVER: &str = "192.0.2.1";
+const SEED: [u64; 4] = [1, 2, 3, 4];
 
 /// A table with clients that have names and processes that have numbers.
 struct World {
@@ -70,7 +71,7 @@ impl World {
     }
 
     fn with(limits: Limits) -> Self {
-        Self { table: LockTable::new(limits), now: Duration::from_secs(1000), effects: Vec::new(), runs: 0 }
+        Self { table: LockTable::new(limits, SEED), now: Duration::from_secs(1000), effects: Vec::new(), runs: 0 }
     }
 
     /// Every client has an address of its own, made from its name's letters.
@@ -119,7 +120,7 @@ impl World {
         while self.table.has_more_to_wake() {
             self.table.wake_more();
         }
-        self.effects.extend(self.table.take_effects());
+        self.effects.extend(std::iter::from_fn(|| self.table.next_effect()));
         self.table.check_invariants();
         self.table.check_mirror();
     }
@@ -247,7 +248,7 @@ impl World {
     fn settle_alone(&mut self, alone: bool) -> FullResult {
         self.table.settle_start(self.now, SettleWhen::Always, alone, "test").unwrap();
         while !self.table.settle_scan(1) {}
-        let result = self.table.settle_result(0).unwrap();
+        let result = self.table.settle_result(0).unwrap().join();
         self.table.settle_commit();
         self.check();
         while !self.table.settle_sweep(1) {

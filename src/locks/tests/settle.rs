@@ -237,7 +237,7 @@ fn an_early_settle_is_refused_while_something_is_pending() {
     }
     w.table.settle_start(w.now, SettleWhen::NothingPending, false, "test").unwrap();
     assert!(w.table.settle_scan(1));
-    assert_eq!(sums(&w.table.settle_result(0).unwrap()), (4, 0, 0, 0));
+    assert_eq!(sums(&w.table.settle_result(0).unwrap().join()), (4, 0, 0, 0));
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn a_run_settles_early_over_kept_locks_only_if_nothing_is_awaited_of_anybody() {
     w.reclaim(D, "d", R);
     w.table.settle_start(w.now, SettleWhen::NothingAwaited, false, "test").unwrap();
     while !w.table.settle_scan(10) {}
-    assert_eq!(sums(&w.table.settle_result(0).unwrap()), (2, 0, 0, 2));
+    assert_eq!(sums(&w.table.settle_result(0).unwrap().join()), (2, 0, 0, 2));
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn an_unconfirmed_offer_is_spared_where_the_client_acked_and_its_answer_waits_fo
     w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     w.answer(offer, OfferAnswer::Accepted);
     while !w.table.settle_scan(1) {}
-    let result = w.table.settle_result(0).unwrap();
+    let result = w.table.settle_result(0).unwrap().join();
     assert_eq!((result.result.counts.kept, result.result.counts.dropped), (1, 0));
     w.table.settle_commit();
     while !w.table.settle_sweep(1) {}
@@ -255,7 +255,7 @@ fn crowd(range: ByteRange, exclusive: bool, count: i32) -> (World, Caller) {
 
 /// The svids of those who are offered something now, without anybody else being served.
 fn offered(w: &mut World) -> Vec<i32> {
-    let offers = w.table.take_effects().into_iter().filter_map(|effect| match effect {
+    let offers = std::iter::from_fn(|| w.table.next_effect()).filter_map(|effect| match effect {
         Effect::Offer { wanted, .. } => Some(wanted.process.svid.0),
         _ => None,
     });
