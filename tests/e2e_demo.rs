@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::document::documents;
 use common::{LIMIT, Ran, Running, nlmctl};
 use serde_json::Value;
 use tokio::process::Command;
@@ -201,7 +202,7 @@ async fn a_run_on_record_can_be_read_as_a_page_exported_and_forgotten() {
     runs(&["report", "ffffffff"], 2).await;
 
     let exported = runs(&["export"], 0).await.stdout;
-    let line: Value = serde_json::from_str(exported.trim_end()).unwrap();
+    let [line] = documents(&exported).try_into().unwrap();
     assert_eq!((&line["run"]["id"], &line["locks"]["dropped"]), (&id.as_str().into(), &4.into()));
     let course = line["progress"].as_array().unwrap();
     assert_eq!(course[0]["pending"], 20, "{course:?}");

@@ -2,6 +2,9 @@
 //! `UPDATE_GOLDEN=1 cargo test --test golden` and read the difference.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "common/document.rs"]
+mod document;
+
 use std::fs;
 use std::path::Path;
 
@@ -13,7 +16,7 @@ use serde::Serialize;
 fn is_golden<T: Text + Serialize>(name: &str, value: &T) {
     let compact = json(value).unwrap();
     assert_eq!(compact.matches('\n').count(), 1, "one line of JSON");
-    let parsed: serde_json::Value = serde_json::from_str(&compact).unwrap();
+    let parsed = document::document(&compact);
     let zone = TimeZone::fixed(tz::offset(1));
     let shown = |width| value.show(&View { width, zone: zone.clone() });
     let mut files = vec![
@@ -583,4 +586,19 @@ fn what_stands_in_the_way_of_a_run() {
     is_golden("check", &CheckReport::new("nlmd", "/run/nlmd/control.sock", true, findings));
     let unreached = vec![Finding::new("manager", Severity::Problem, "no lock manager answers", "start nlmd")];
     is_golden("check-unreached", &CheckReport::new("nlmd", "/run/nlmd/control.sock", false, unreached));
+}
+
+#[test]
+fn a_document_with_a_field_that_no_schema_names_or_without_one_that_it_requires_fails_a_test() {
+    let good = serde_json::json!({ "schema": 1, "error": { "exit": 1, "message": "what", "remedy": "do" } });
+    assert_eq!(document::document(good.to_string()), good);
+    let fails = |change: fn(&mut serde_json::Value)| {
+        let mut changed = good.clone();
+        change(&mut changed);
+        std::panic::catch_unwind(|| document::document(changed.to_string())).is_err()
+    };
+    assert!(fails(|document| document["error"]["new"] = 1.into()));
+    assert!(fails(|document| document["new"] = 1.into()));
+    assert!(fails(|document| _ = document["error"].as_object_mut().unwrap().remove("remedy")));
+    assert!(fails(|document| document["error"]["exit"] = "1".into()));
 }

@@ -11,8 +11,9 @@ use super::{Phase, Stamp};
 use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow, PathResult, Spared};
 use crate::wire::types::Address;
 
-/// A run: `{"schema","run","state","locks","clients"}`.
+/// A run, as it is printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunReport {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -33,6 +34,7 @@ pub const LOST_SHOWN: usize = 20;
 
 /// The run as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunHead {
     /// Its UUID.
     pub id: String,
@@ -60,6 +62,7 @@ pub struct RunHead {
 
 /// What a run covers. All lists empty: everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ScopeReport {
     /// Names or addresses, as they were asked for.
@@ -96,6 +99,7 @@ impl fmt::Display for ScopeReport {
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Pending locks were dropped or kept as policy says, and grace ended.
@@ -150,6 +154,7 @@ impl From<control::Outcome> for Outcome {
 
 /// The NSM state numbers of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct States {
     /// Before.
     pub old: Option<i32>,
@@ -160,6 +165,7 @@ pub struct States {
 /// Locks by what became of them. `in_scope` is the sum of the next five; resurrected and conflicts
 /// count reclaims and are not in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LockTally {
     /// Held when the run began, and covered by it.
     pub in_scope: u64,
@@ -197,6 +203,7 @@ impl From<Counts> for LockTally {
 
 /// What became of a client's notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientFate {
     /// All of them were delivered.
@@ -255,6 +262,7 @@ impl fmt::Display for ClientFate {
 
 /// A client's part of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientReport {
     /// Its `caller_name`.
     pub name: String,
@@ -282,6 +290,7 @@ pub struct ClientReport {
 
 /// A client's locks through one server address, where some were pending at settle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PathReport {
     /// The server address that it called.
     pub server_address: Address,
@@ -303,6 +312,7 @@ impl From<&PathResult> for PathReport {
 
 /// Why locks were kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum KeptBecause {
     /// Not all notices were acked, or an ack from their client's address is no evidence.
@@ -367,6 +377,7 @@ impl ClientReport {
 
 /// A run with what `runs show` adds: the record's lock rows and the timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunDetail {
     /// The run.
     #[serde(flatten)]
@@ -381,6 +392,7 @@ pub struct RunDetail {
 
 /// How many locks of a run were pending at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PendingReport {
     /// Since begin.
     pub elapsed_ms: u64,
@@ -390,6 +402,7 @@ pub struct PendingReport {
 
 /// Whose a lock is. Where the lock manager does not know that, there is little more than a word for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Owner {
     /// The client's name.
     pub name: String,
@@ -425,6 +438,7 @@ impl From<&OwnerRow> for Owner {
 
 /// A lock of which the record keeps a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LockReport {
     /// `dropped`, `kept`, `resurrected`, `conflict`, ...
     pub fate: String,
@@ -481,6 +495,7 @@ impl From<&LockFate> for LockReport {
 
 /// A line of the timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventReport {
     /// When.
     pub at: Stamp,
