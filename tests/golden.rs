@@ -10,6 +10,9 @@ use std::path::Path;
 
 use jiff::tz::{self, TimeZone};
 use nlmctl::report::*;
+use nlmctl::wire::control::ClientRef;
+use nlmctl::wire::types::CallerName;
+use nlmctl::wire::xdr::Maybe;
 use serde::Serialize;
 
 #[track_caller]
@@ -238,8 +241,11 @@ fn a_run_with_its_locks_and_timeline() {
         progress: [(0, 119), (310, 80), (1_200, 12)]
             .map(|(elapsed_ms, pending)| PendingReport { elapsed_ms, pending })
             .to_vec(),
+        shown: None,
     };
     is_golden("run-detail", &detail);
+    let host3 = ClientRef { name: Maybe(Some(CallerName::new("HOST3").unwrap())), address: Maybe(None) };
+    is_golden("run-detail-only", &detail.clone().only(&RunFilter { clients: vec![host3], changed: true }));
     stands("run-page.html", &page(&detail));
 }
 
@@ -437,8 +443,8 @@ fn runs() {
         locks: report.locks,
     };
     let unfinished = RunListing { outcome: None, phase: Phase::Notifying, elapsed_ms: None, exit: None, ..run.clone() };
-    is_golden("runs", &RunsReport { schema: SCHEMA, runs: vec![unfinished, run] });
-    is_golden("runs-none", &RunsReport { schema: SCHEMA, runs: vec![] });
+    is_golden("runs", &RunsReport { schema: SCHEMA, runs: vec![unfinished, run], shown: None });
+    is_golden("runs-none", &RunsReport { schema: SCHEMA, runs: vec![], shown: None });
 }
 
 #[test]

@@ -334,6 +334,9 @@ pub struct RunsReport {
     pub schema: u32,
     /// The rows.
     pub runs: Vec<RunListing>,
+    /// Which runs are here; none: all. For the text only.
+    #[serde(skip)]
+    pub shown: Option<String>,
 }
 
 /// A run of the record, in a line.

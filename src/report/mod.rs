@@ -12,6 +12,7 @@
 //! | `check` | what stands in the way of a run |
 //! | `release` | chosen locks to free, and what came of it |
 //! | `listing` | status, locks, clients, runs, notices |
+//! | `filter` | which runs of the record, and what of one |
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `failure` | a command that failed: the one error that an operator reads |
 //! | `progress` | a run while it runs |
@@ -24,6 +25,7 @@ mod caveats;
 mod check;
 mod exit;
 mod failure;
+mod filter;
 mod listing;
 mod listing_text;
 mod locks;
@@ -46,6 +48,7 @@ pub use caveats::caveats;
 pub use check::{Check, CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code, reason};
 pub use failure::{ErrorReport, Failure, FailureKind};
+pub use filter::RunFilter;
 pub use listing::{
     ClientListing, ClientProbe, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, Said,
     StatusReport,

@@ -185,6 +185,13 @@ pub struct LockTally {
     pub conflicts: u64,
 }
 
+impl LockTally {
+    /// Whether some were not simply reclaimed or released.
+    pub fn is_changed(&self) -> bool {
+        self.dropped + self.kept + self.unverified + self.resurrected + self.conflicts > 0
+    }
+}
+
 impl From<Counts> for LockTally {
     /// What is pending when a run is reported is unverified: nobody has said what became of it.
     fn from(c: Counts) -> Self {
@@ -343,6 +350,13 @@ impl From<Spared> for KeptBecause {
 }
 
 impl ClientReport {
+    /// Whether there is something to say of it beyond "acked, and all of its locks are back".
+    pub fn is_notable(&self) -> bool {
+        self.fate != ClientFate::Acked
+            || self.suspect
+            || self.error.is_some()
+            || self.locks.is_some_and(|locks| locks.is_changed())
+    }
     /// Why its locks were kept, for people. What its fate says already is not said again.
     pub fn kept_words(&self) -> Vec<String> {
         let (mut words, mut said) = (Vec::new(), BTreeSet::new());
@@ -388,6 +402,9 @@ pub struct RunDetail {
     pub events: Vec<EventReport>,
     /// How many locks were pending in the course of it, as the lock manager said; in order.
     pub progress: Vec<PendingReport>,
+    /// What of its clients and locks is here; none: all. For the text only.
+    #[serde(skip)]
+    pub shown: Option<String>,
 }
 
 /// How many locks of a run were pending at one moment.
