@@ -27,6 +27,8 @@
 //! | [`cli`] | one file per command |
 //!
 //! What a file server does not need that embeds [`lockd`] stands behind the feature `tools`, which is on by default.
+//! `docs/embedding.md` lists the modules that follow Semantic Versioning. The others are public for the programs, the demo and
+//! the tests, and change without notice.
 //!
 //! For the life of a run start at `resync::run`; for what a lock request does, at `locks`.
 

@@ -1,11 +1,15 @@
 //! The binary's own behaviour: bad usage, places, pipes. None of it needs a lock manager.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "common/document.rs"]
+mod document;
+
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use document::document;
 use serde_json::Value;
 
 fn nlmctl(args: &[&str]) -> Command {
@@ -30,7 +34,7 @@ fn stderr(output: &Output) -> String {
 #[track_caller]
 fn failed(output: &Output, exit: i32) -> Value {
     assert_eq!(code(output), exit, "{output:?}");
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    let report = document(&output.stdout);
     assert_eq!((&report["schema"], &report["error"]["exit"]), (&1.into(), &exit.into()));
     assert!(report["error"]["remedy"].as_str().is_some_and(|r| !r.is_empty()), "{report}");
     report["error"].clone()

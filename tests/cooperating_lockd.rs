@@ -7,6 +7,8 @@
     reason = "a test may panic"
 )]
 
+#[path = "common/document.rs"]
+mod document;
 #[path = "common/example.rs"]
 mod example;
 
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use document::document;
 use nlmctl::rpc::reply_cache::CacheLimits;
 use nlmctl::rpc::server::{CallContext, Limits, Service, serve_udp, shared_cache};
 use nlmctl::rpc::udp::UdpEndpoint;
@@ -123,7 +126,8 @@ impl World {
     async fn run(&self, args: &[&str]) -> (i32, Value) {
         let output = timeout(PATIENCE, self.nlmctl(args).output()).await.unwrap().unwrap();
         let words = String::from_utf8_lossy(&output.stderr);
-        let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {words}"));
+        assert!(!output.stdout.is_empty(), "no JSON: {words}");
+        let json = document(&output.stdout);
         (output.status.code().unwrap(), json)
     }
 }
@@ -156,7 +160,7 @@ async fn nlmctl_drives_somebody_elses_lock_manager_through_a_whole_run() {
         assert_eq!(w.say(line).await, answer, "{line}");
     }
     let output = timeout(PATIENCE, resync.unwrap().wait_with_output()).await.unwrap().unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = document(&output.stdout);
     assert_eq!(report["run"]["outcome"], "settled", "{report:#}");
     let counts = ["in_scope", "reclaimed", "dropped", "kept", "resurrected", "conflicts"];
     let counts = counts.map(|key| report["locks"][key].as_u64().unwrap());

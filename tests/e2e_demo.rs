@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::document::documents;
 use common::{LIMIT, Ran, Running, nlmctl};
 use serde_json::Value;
 use tokio::process::Command;
@@ -201,11 +202,24 @@ async fn a_run_on_record_can_be_read_as_a_page_exported_and_forgotten() {
     runs(&["report", "ffffffff"], 2).await;
 
     let exported = runs(&["export"], 0).await.stdout;
-    let line: Value = serde_json::from_str(exported.trim_end()).unwrap();
+    let [line] = documents(&exported).try_into().unwrap();
     assert_eq!((&line["run"]["id"], &line["locks"]["dropped"]), (&id.as_str().into(), &4.into()));
     let course = line["progress"].as_array().unwrap();
     assert_eq!(course[0]["pending"], 20, "{course:?}");
     assert_eq!(course.last().unwrap()["pending"], 4, "the dead client's: {course:?}");
+
+    let dead = line["clients"].as_array().unwrap().iter().find(|client| client["fate"] == "no-answer").unwrap();
+    let dead = dead["name"].as_str().unwrap();
+    let shown = async |args: &[&str]| runs(&[args, &["--json"]].concat(), 0).await.json();
+    let count = |value: &Value| value.as_array().unwrap().len();
+    assert_eq!(count(&shown(&["list", "--client", dead, "--changed"]).await["runs"]), 1);
+    assert_eq!(count(&shown(&["list", "--client", "192.0.2.1"]).await["runs"]), 0);
+    for only in [&["--changed"][..], &["--client", dead]] {
+        let part = shown(&[&["show", &id], only].concat()).await;
+        assert_eq!((count(&part["clients"]), &part["clients"][0]["name"]), (1, &dead.into()), "{part:#}");
+        assert_eq!((count(&part["lock_rows"]), &part["locks"]["in_scope"]), (4, &20.into()), "{part:#}");
+    }
+    assert!(runs(&["show", &id, "--client", "nowhere"], 2).await.stderr.contains("only nowhere"));
 
     runs(&["prune"], 2).await;
     runs(&["prune", "--older-than", "1day"], 0).await;

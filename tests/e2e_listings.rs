@@ -47,7 +47,11 @@ async fn each_clients_statd_is_asked_and_what_it_says_is_compared_with_what_its_
     world.farm.crash(world.clients[2]);
     let listed = world.run(&["clients"]).await.exits(0).json();
     assert!(listed["clients"][0]["probe"].is_null(), "nobody is asked without --probe: {listed}");
-    let listed = world.run(&["clients", "--probe"]).await.exits(0).json();
+    let asked = world.run(&["clients", "--probe", "-v"]).await.exits(0);
+    for words in ["waiting up to 2 s more for statd of host3.test\n", "statd of host2.test: state 99"] {
+        assert!(asked.stderr.contains(words), "{words}: {}", asked.stderr);
+    }
+    let listed = asked.json();
     let said = |n: usize| (listed["clients"][n]["probe"]["statd"].clone(), listed["clients"][n]["suspicions"].clone());
     assert_eq!(said(0), ("same".into(), serde_json::json!([])), "{listed:#}");
     let (word, why) = said(1);

@@ -2,18 +2,24 @@
 //! `UPDATE_GOLDEN=1 cargo test --test golden` and read the difference.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "common/document.rs"]
+mod document;
+
 use std::fs;
 use std::path::Path;
 
 use jiff::tz::{self, TimeZone};
 use nlmctl::report::*;
+use nlmctl::wire::control::ClientRef;
+use nlmctl::wire::types::CallerName;
+use nlmctl::wire::xdr::Maybe;
 use serde::Serialize;
 
 #[track_caller]
 fn is_golden<T: Text + Serialize>(name: &str, value: &T) {
     let compact = json(value).unwrap();
     assert_eq!(compact.matches('\n').count(), 1, "one line of JSON");
-    let parsed: serde_json::Value = serde_json::from_str(&compact).unwrap();
+    let parsed = document::document(&compact);
     let zone = TimeZone::fixed(tz::offset(1));
     let shown = |width| value.show(&View { width, zone: zone.clone() });
     let mut files = vec![
@@ -235,8 +241,11 @@ fn a_run_with_its_locks_and_timeline() {
         progress: [(0, 119), (310, 80), (1_200, 12)]
             .map(|(elapsed_ms, pending)| PendingReport { elapsed_ms, pending })
             .to_vec(),
+        shown: None,
     };
     is_golden("run-detail", &detail);
+    let host3 = ClientRef { name: Maybe(Some(CallerName::new("HOST3").unwrap())), address: Maybe(None) };
+    is_golden("run-detail-only", &detail.clone().only(&RunFilter { clients: vec![host3], changed: true }));
     stands("run-page.html", &page(&detail));
 }
 
@@ -434,8 +443,8 @@ fn runs() {
         locks: report.locks,
     };
     let unfinished = RunListing { outcome: None, phase: Phase::Notifying, elapsed_ms: None, exit: None, ..run.clone() };
-    is_golden("runs", &RunsReport { schema: SCHEMA, runs: vec![unfinished, run] });
-    is_golden("runs-none", &RunsReport { schema: SCHEMA, runs: vec![] });
+    is_golden("runs", &RunsReport { schema: SCHEMA, runs: vec![unfinished, run], shown: None });
+    is_golden("runs-none", &RunsReport { schema: SCHEMA, runs: vec![], shown: None });
 }
 
 #[test]
@@ -583,4 +592,19 @@ fn what_stands_in_the_way_of_a_run() {
     is_golden("check", &CheckReport::new("nlmd", "/run/nlmd/control.sock", true, findings));
     let unreached = vec![Finding::new("manager", Severity::Problem, "no lock manager answers", "start nlmd")];
     is_golden("check-unreached", &CheckReport::new("nlmd", "/run/nlmd/control.sock", false, unreached));
+}
+
+#[test]
+fn a_document_with_a_field_that_no_schema_names_or_without_one_that_it_requires_fails_a_test() {
+    let good = serde_json::json!({ "schema": 1, "error": { "exit": 1, "message": "what", "remedy": "do" } });
+    assert_eq!(document::document(good.to_string()), good);
+    let fails = |change: fn(&mut serde_json::Value)| {
+        let mut changed = good.clone();
+        change(&mut changed);
+        std::panic::catch_unwind(|| document::document(changed.to_string())).is_err()
+    };
+    assert!(fails(|document| document["error"]["new"] = 1.into()));
+    assert!(fails(|document| document["new"] = 1.into()));
+    assert!(fails(|document| _ = document["error"].as_object_mut().unwrap().remove("remedy")));
+    assert!(fails(|document| document["error"]["exit"] = "1".into()));
 }

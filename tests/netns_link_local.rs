@@ -139,7 +139,7 @@ impl World {
     fn locks(&self, arguments: &[&str]) -> usize {
         let ran = nlmctl(&self.server, &[&["locks"], arguments].concat());
         assert_eq!(ran.code, 0, "{ran:#?}");
-        let listed: Value = serde_json::from_str(&ran.stdout).unwrap();
+        let listed = ran.json();
         listed["locks"].as_array().unwrap().len()
     }
 }
@@ -167,7 +167,7 @@ fn twins_on_two_cables_are_two_clients_and_each_gets_its_own_grant() {
     assert_eq!(world.locks(&["--client", &format!("{CLIENT}%{}", one.server_cable)]), 0);
     assert_eq!(world.locks(&["--client", &format!("{CLIENT}%{}", other.server_index)]), 2);
 
-    let listed: Value = serde_json::from_str(&nlmctl(&world.server, &["clients"]).stdout).unwrap();
+    let listed = nlmctl(&world.server, &["clients"]).json();
     let of = |client: &Value| (client["addresses"][0].clone(), client["server_addresses"][0].clone());
     let seen: Vec<_> = listed["clients"].as_array().unwrap().iter().map(of).collect();
     for twin in &world.twins {
@@ -209,7 +209,7 @@ fn both_twins_hear_of_a_restart_and_of_a_run_over_their_own_cables() {
     until("grace is over", || world.twins[0].lock(&nlmd, "new", false, false) == Stat::Granted);
 
     let ran = nlmctl(&world.server, &["resync", "--yes", "--grace", "1s"]);
-    let run: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("no JSON ({e}): {ran:#?}"));
+    let run = ran.json();
     let clients = run["clients"].as_array().unwrap();
     assert_eq!(clients.len(), 2, "{run:#}");
     for twin in &world.twins {

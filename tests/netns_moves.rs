@@ -130,7 +130,7 @@ impl World {
     /// The addresses of those who hold the file.
     fn holders(&self) -> Vec<String> {
         let listed = nlmctl(&self.server, &["locks"]);
-        let locks: Value = serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
+        let locks = listed.json();
         let rows = locks["locks"].as_array().unwrap_or_else(|| panic!("{listed:?}"));
         rows.iter().map(|row| row["owner"]["address"].as_str().unwrap_or_else(|| panic!("{row}")).to_owned()).collect()
     }
@@ -140,7 +140,7 @@ impl World {
         let arguments = [&["resync", "--yes"], flags].concat();
         let running = scope.spawn(move || {
             let ran = nlmctl(&self.server, &arguments);
-            let report = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+            let report = ran.json();
             (ran, report)
         });
         until("the run has begun", || self.log().contains("has begun"));

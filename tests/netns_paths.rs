@@ -149,7 +149,7 @@ impl World {
             (ran, lockd.join().unwrap())
         });
         assert!(self.client.block_on(async { LocalRpcbind::reach(PORT).await.unwrap().unset(&lockd).await.unwrap() }));
-        let report = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+        let report = ran.json();
         (ran, report, called_back)
     }
 
@@ -182,7 +182,7 @@ fn what_a_statd_does_not_pass_on_of_two_addresses_with_one_name_is_kept() {
         world.watch(server);
     }
     let planned = nlmctl(&world.server, &["resync", "--dry-run"]);
-    let plan: Value = serde_json::from_str(&planned.stdout).unwrap_or_else(|error| panic!("{error}: {planned:?}"));
+    let plan = planned.json();
     let note = plan["plan"]["clients"][0]["note"].as_str().unwrap_or_else(|| panic!("no note: {planned:?}"));
     assert!(note.contains(ONE) && note.contains(TWO) && note.contains("kept"), "{note}");
 
@@ -241,7 +241,7 @@ fn sm_notify_from_a_clients_second_address_frees_what_was_locked_from_there_and_
     until("the locks of the notice's address go", || !world.is_held("second"));
     assert!(world.is_held("first"), "another machine may have that name: {}", world.nlmd.log());
     let listed = nlmctl(&world.server, &["clients"]);
-    let clients: Value = serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
+    let clients = listed.json();
     let of = |address: &str| clients["clients"].as_array().unwrap().iter().find(|c| c["addresses"][0] == address);
     let suspicions = of(CLIENT).unwrap_or_else(|| panic!("{listed:?}"))["suspicions"].to_string();
     assert!(suspicions.contains(CLIENT_TOO), "{listed:?}");

@@ -44,10 +44,6 @@ fn lock(client: &Netns, nlm_udp: u16, file: &str) {
     assert_eq!(res.stat, Stat::Granted);
 }
 
-fn json(ran: &netns::Ran) -> Value {
-    serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("no JSON ({e}): {ran:#?}"))
-}
-
 /// The weights of the findings of a topic.
 fn weights(report: &Value, about: &str) -> Vec<String> {
     let findings = report["check"]["findings"].as_array().unwrap().iter().filter(|finding| finding["about"] == about);
@@ -73,7 +69,7 @@ fn a_host_with_everything_in_place_is_found_so_and_what_is_taken_away_is_missed(
     lock(&client, nlmd.nlm_udp, "file");
 
     let ran = nlmctl(&server, &["check"]);
-    let report = json(&ran);
+    let report = ran.json();
     assert_eq!(ran.code, 0, "{report:#}");
     for topic in ["manager", "grace", "clients", "client-names", "names", "rpcbind", "statd", "mounts", "sm"] {
         assert_eq!(weights(&report, topic), ["ok"], "{topic}: {report:#}");
@@ -83,7 +79,7 @@ fn a_host_with_everything_in_place_is_found_so_and_what_is_taken_away_is_missed(
 
     statd.kill_9();
     rpcbind.kill_9();
-    let report = json(&nlmctl(&server, &["check"]));
+    let report = nlmctl(&server, &["check"]).json();
     assert_eq!(weights(&report, "clients"), ["ok", "warning"], "{report:#}");
     assert_eq!(weights(&report, "rpcbind"), ["warning"], "{report:#}");
 }
@@ -99,7 +95,7 @@ fn a_real_statd_shows_that_a_client_lives_and_its_absence_that_nothing_is_known(
 
     let ran = nlmctl(&server, &["release", "--client", "client.test", "--yes"]);
     assert_eq!(ran.code, 4, "{ran:#?}");
-    let plan = json(&nlmctl(&server, &["release", "--client", "client.test", "--dry-run"]));
+    let plan = nlmctl(&server, &["release", "--client", "client.test", "--dry-run"]).json();
     let seen = &plan["release"]["clients"][0];
     assert_eq!((&seen["heard"], &seen["lockd"]), (&"answers".into(), &"not-registered".into()), "{plan:#}");
     assert!(seen["state"].is_number(), "rpc.statd tells its state: {plan:#}");
@@ -113,7 +109,7 @@ fn a_real_statd_shows_that_a_client_lives_and_its_absence_that_nothing_is_known(
         client.run("ip", &["link", "set", &name, "down"]);
     }
     let ran = nlmctl(&server, &["release", "--client", "10.9.0.2", "--yes"]);
-    let done = json(&ran);
+    let done = ran.json();
     assert_eq!((ran.code, &done["release"]["released"]["locks"]), (0, &1.into()), "{ran:#?}");
     assert_eq!(done["release"]["clients"][0]["heard"], "no-answer");
 }

@@ -294,7 +294,7 @@ fn with_nsm_statd_a_restart_and_a_resync_take_their_numbers_in_statds_file() {
     let ran = nlmctl(&world.server, &["resync", "--yes", "--grace", "2s", "--grace-max", "2s", "--silent", "keep"]);
     let third = number_of(&world.server);
     assert!(third != second && third % 2 != 0, "{ran:?}");
-    let run: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    let run = ran.json();
     assert_eq!(run["state"]["new"], third, "{ran:?}");
     assert_eq!(run["clients"][0]["fate"], "silent", "nobody reclaims here: {ran:?}");
     until("the client's statd hears it", || client.log().contains(&format!("state: {third}")));

@@ -11,7 +11,8 @@ use crate::wire::control::{RefusalCode, RunId, RunResult};
 
 /// What there was to abort.
 #[derive(Debug, Serialize)]
-struct AbortReport {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct AbortReport {
     schema: u32,
     /// The run that was aborted; none if none was active, or it was too late.
     aborted: Option<String>,

@@ -138,6 +138,8 @@ pub(super) enum RunsCommand {
         /// How many at most
         #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
         limit: NonZeroU32,
+        #[command(flatten)]
+        only: RunsArgs,
     },
     /// What `nlmctl release` freed, the newest first
     Releases {
@@ -149,6 +151,8 @@ pub(super) enum RunsCommand {
     Show {
         /// Its id, or the first characters of it
         id: String,
+        #[command(flatten)]
+        only: RunsArgs,
     },
     /// A run as one HTML page, with its course drawn
     Report {
@@ -173,6 +177,17 @@ pub(super) enum RunsCommand {
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
         keep: Option<u32>,
     },
+}
+
+/// What of the record is shown.
+#[derive(Debug, Clone, Args)]
+pub(super) struct RunsArgs {
+    /// Only runs with this client, and of a run its part; repeat it for more
+    #[arg(long = "client", value_name = "NAME|ADDR")]
+    pub clients: Vec<String>,
+    /// Only what did not simply come back: dropped, kept, unverified, resurrected and conflicting locks, clients with a note
+    #[arg(long)]
+    pub changed: bool,
 }
 
 /// `nlmctl resync`.

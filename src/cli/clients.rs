@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::locks::owners_report;
-use crate::controller::{self, Options};
+use crate::controller;
 use crate::manager::Owners;
 use crate::report::{ClientListing, ClientsReport, Failure, SCHEMA};
 use crate::resync::plan::Probed;
@@ -22,7 +22,7 @@ pub(super) async fn run(context: &Context, probe: bool) -> Result<u8, Failure> {
     let listed = |row| if are_counted { ClientListing::from(row) } else { uncounted(row) };
     let mut clients: Vec<ClientListing> = rows.iter().map(listed).collect();
     if probe && !rows.is_empty() {
-        let options = Options { rpcbind_port: context.settings.rpcbind_port, ..Options::default() };
+        let options = context.options();
         let patience = units::duration(options.probe_timeout);
         context.say(&format!("asking {} for up to {patience}", units::count(rows.len() as u64, "statd")));
         let name = context.settings.names.first().cloned();

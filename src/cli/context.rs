@@ -13,6 +13,7 @@ use terminal_size::{Width, terminal_size_of};
 use super::args::Method;
 use super::config::Settings;
 use super::discovery::{self, For};
+use crate::controller::Options;
 use crate::manager::LockManager;
 use crate::report::{self, Failure, Text, View};
 use crate::store::Store;
@@ -68,6 +69,12 @@ impl Context {
         if !self.settings.quiet {
             to_stderr(line);
         }
+    }
+
+    /// How a controller works for a command without options of its own for that.
+    pub(super) fn options(&self) -> Options {
+        let say = if self.settings.quiet { |_: &str| () } else { to_stderr };
+        Options { rpcbind_port: self.settings.rpcbind_port, say, ..Options::default() }
     }
 }
 

@@ -41,7 +41,10 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure
     ));
     let (progress, shown) = watch::channel(Progress::default());
     let mut signals = signals()?;
-    let play = async { tokio::join!(play(&script, &nlmctl, progress), live::show(shown, context.settings.quiet)).0 };
+    let settings = &context.settings;
+    let play = async {
+        tokio::join!(play(&script, &nlmctl, progress), live::show(shown, settings.quiet, settings.verbose > 0)).0
+    };
     // Leaving this scope ends nlmd and removes the demo's files, whichever way it is left.
     let played = tokio::select! {
         played = play => played?,

@@ -1,8 +1,8 @@
 //! A run on the terminal while it runs.
 //!
 //! [`show`] follows a watch channel until its sender is gone: on a terminal as one line that
-//! changes, elsewhere as plain lines, on change and at most one a second; silent with `-q`. All of
-//! it goes to stderr.
+//! changes, elsewhere (and with `-v`, whose lines would break that one) as plain lines, on change and
+//! at most one a second; silent with `-q`. All of it goes to stderr.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -20,11 +20,11 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 const CLOCK_EVERY: Duration = Duration::from_millis(100);
 
 /// Shows progress until the sender is gone. Cancel safe: it owns nothing but what it has drawn.
-pub async fn show(progress: watch::Receiver<Progress>, quiet: bool) {
+pub async fn show(progress: watch::Receiver<Progress>, quiet: bool, verbose: bool) {
     if quiet {
         return;
     }
-    if std::io::stderr().is_terminal() {
+    if std::io::stderr().is_terminal() && !verbose {
         on_terminal(progress).await;
     } else {
         as_lines(progress, |line| {

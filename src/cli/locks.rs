@@ -152,7 +152,8 @@ fn scope(clients: &[String], handles: &[&String]) -> Result<Scope, Failure> {
     Ok(Scope { clients: List::new(clients).map_err(too_many)?, files: List::new(files).map_err(too_many)? })
 }
 
-fn client(text: &str) -> Result<ClientRef, Failure> {
+/// What `--client` says.
+pub(super) fn client(text: &str) -> Result<ClientRef, Failure> {
     let text = &with_index(text)?;
     if let Ok(address) = text.parse::<Address>() {
         return Ok(ClientRef { name: Maybe(None), address: Maybe(Some(address)) });

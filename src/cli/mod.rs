@@ -20,6 +20,8 @@ mod notify;
 mod release;
 mod resync;
 mod runs;
+#[cfg(test)]
+mod schema;
 mod signals;
 mod status;
 

@@ -5,13 +5,13 @@ use super::consent::Terminal;
 use super::context::{Context, blocking};
 use super::locks::with_index;
 use super::signals::signals;
+use crate::controller;
 use crate::controller::release::{self, Plan, Request};
-use crate::controller::{self, Options};
 use crate::report::Failure;
 
 pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Failure> {
     let manager = context.manager().await?;
-    let options = Options { rpcbind_port: context.settings.rpcbind_port, ..Options::default() };
+    let options = context.options();
     let (dry_run, yes) = (args.dry_run, args.yes);
     let request = Request {
         clients: args.clients.iter().map(|text| with_index(text)).collect::<Result<_, _>>()?,

@@ -44,12 +44,7 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
 }
 
 fn options(context: &Context, args: &ResyncArgs) -> Options {
-    Options {
-        quiet_time: args.quiet_time,
-        rpcbind_port: context.settings.rpcbind_port,
-        record_all: args.record == RecordRows::All,
-        ..Options::default()
-    }
+    Options { quiet_time: args.quiet_time, record_all: args.record == RecordRows::All, ..context.options() }
 }
 
 fn request(context: &Context, args: &ResyncArgs) -> Result<Request, Failure> {
@@ -93,7 +88,7 @@ fn show(context: &Context, plan: &Plan, yes: bool) {
 
 fn live_view(context: &Context) -> (watch::Sender<Progress>, tokio::task::JoinHandle<()>) {
     let (progress, seen) = watch::channel(Progress::START);
-    (progress, tokio::spawn(live::show(seen, context.settings.quiet)))
+    (progress, tokio::spawn(live::show(seen, context.settings.quiet, context.settings.verbose > 0)))
 }
 
 fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {

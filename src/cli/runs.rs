@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::args::RunsCommand;
+use super::args::{RunsArgs, RunsCommand};
 use super::context::{Context, blocking, json, to_stdout, written};
+use super::locks::client;
 use crate::controller;
-use crate::report::{Failure, ReleaseReport, ReleasesReport, RunDetail, RunsReport, SCHEMA, page};
+use crate::report::{Failure, ReleaseReport, ReleasesReport, RunDetail, RunFilter, RunsReport, SCHEMA, page};
 use crate::store::{Pruned, Store, StoreError};
 use crate::units;
 
@@ -22,7 +23,7 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
         Err(_) => tracing::info!("the record is shown as it is: the lock manager takes too long"),
     }
     match command {
-        RunsCommand::List { limit } => list(context, path, limit.get()).await?,
+        RunsCommand::List { limit, only } => list(context, path, limit.get(), filter(&only)?).await?,
         RunsCommand::Releases { limit } => {
             let releases = blocking(move || match Store::open_existing(&path)? {
                 Some(store) => Ok(store.releases(limit.get())?),
@@ -31,10 +32,14 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
             .await?;
             context.print(&ReleasesReport { schema: SCHEMA, releases })?;
         }
-        RunsCommand::Show { id } => match blocking(move || find(&path, &id)).await? {
-            Shown::Run(detail) => context.print(&detail)?,
-            Shown::Release(report) => context.print(&report)?,
-        },
+        RunsCommand::Show { id, only } => {
+            let wanted = filter(&only)?;
+            match blocking(move || find(&path, &id)).await? {
+                Shown::Run(detail) => context.print(&narrowed(detail, &wanted)?)?,
+                Shown::Release(report) if wanted == RunFilter::default() => context.print(&report)?,
+                Shown::Release(report) => return Err(whole(&report)),
+            }
+        }
         RunsCommand::Report { id, output } => {
             let page = blocking(move || page_of(&path, id.as_deref())).await?;
             written(output, page, "the report").await?;
@@ -53,17 +58,41 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
     Ok(0)
 }
 
-async fn list(context: &Context, path: PathBuf, limit: u32) -> Result<(), Failure> {
+fn filter(only: &RunsArgs) -> Result<RunFilter, Failure> {
+    let clients = only.clients.iter().map(|text| client(text)).collect::<Result<_, _>>()?;
+    Ok(RunFilter { clients, changed: only.changed })
+}
+
+/// A client that the run does not name is an error: its name may be mistyped.
+fn narrowed(detail: RunDetail, wanted: &RunFilter) -> Result<RunDetail, Failure> {
+    let by_client = RunFilter { changed: false, ..wanted.clone() };
+    let id = detail.report.run.id.clone();
+    let detail = detail.only(&by_client);
+    if !by_client.clients.is_empty() && detail.report.clients.is_empty() && detail.lock_rows.is_empty() {
+        let asked = by_client.words().unwrap_or_default();
+        let remedy = format!("see `nlmctl runs show {id}` for its clients");
+        return Err(Failure::usage(format!("run {id} names no such client ({asked})"), remedy));
+    }
+    Ok(detail.only(wanted))
+}
+
+fn whole(report: &ReleaseReport) -> Failure {
+    let id = report.release.id.as_deref().unwrap_or_default();
+    Failure::usage(format!("{id} is a release, which is shown as a whole"), "leave out --client and --changed")
+}
+
+async fn list(context: &Context, path: PathBuf, limit: u32, wanted: RunFilter) -> Result<(), Failure> {
     let db = path.clone();
+    let shown = wanted.words();
     let runs = blocking(move || match Store::open_existing(&db)? {
-        Some(store) => Ok(Some(store.list(limit)?)),
+        Some(store) => Ok(Some(store.list_only(limit, &wanted)?)),
         None => Ok(None),
     })
     .await?;
     if runs.is_none() {
         context.say(&format!("there is no record at {} yet", path.display()));
     }
-    context.print(&RunsReport { schema: SCHEMA, runs: runs.unwrap_or_default() })
+    context.print(&RunsReport { schema: SCHEMA, runs: runs.unwrap_or_default(), shown })
 }
 
 fn find(path: &Path, id: &str) -> Result<Shown, Failure> {

@@ -412,6 +412,11 @@ impl Drive {
             suspect: told.suspect,
             error: told.error.clone(),
         };
+        if let Some(client) = self.clients.get(event.id as usize).filter(|_| !matches!(news, News::SentAgain)) {
+            let DeliveryUpdate { notices, acks, attempts, error, .. } = &update;
+            let why = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+            tracing::info!("{}: {acks} of {notices} notices acked, {attempts} sent{why}", client.name);
+        }
         self.unwritten.insert(event.id, update);
         self.machine.handle(now, Event::Heard { client: event.id, at: event.at, news })
     }
@@ -459,6 +464,7 @@ impl Drive {
             return Ok(());
         }
         let run = self.orders.begin.run;
+        tracing::info!("run {run}: {phase}");
         self.desk.record.with(move |store| store.set_phase(run, phase, "")).await
     }
 

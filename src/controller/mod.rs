@@ -13,6 +13,7 @@
 //! | `options` | how a controller works, whatever it does |
 //! | `record` | the store, from async tasks |
 //! | `all_rows` | `--record all` |
+//! | `statds` | what the clients' statds say now |
 //! | `targets` | clients as targets of notices and probes |
 //! | `hosts` | this host's own mounts |
 //! | `release` | frees chosen locks |
@@ -26,6 +27,7 @@ mod options;
 mod record;
 pub mod release;
 mod results;
+mod statds;
 mod targets;
 
 #[cfg(test)]
@@ -44,7 +46,6 @@ use tokio::sync::watch;
 use self::drive::{Drive, Ended, Orders};
 use self::record::Record;
 use crate::manager::{Caution, LockManager, ManagerError, Weight};
-use crate::nsm::{self, ProbeOptions};
 use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
 use crate::resync::consent::Consent;
 use crate::resync::plan::{self, Draft, Observation, Plan, Request};
@@ -81,13 +82,9 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
         texts(&|caution| caution.weight == Weight::Say && !caution.is_felt()),
         texts(&|caution| caution.weight == Weight::Consent),
     );
-    let Some(my_name) = draft.names().first().cloned() else {
-        return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
-    };
     let targets = (0..).zip(draft.clients()).map(|(id, client)| targets::to_probe(id, client)).collect();
-    let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
-    let states = nsm::probe(targets, probe).await?;
-    let probes: Vec<_> = states.into_iter().map(targets::probed).collect();
+    let names: Vec<_> = draft.clients().iter().map(|client| &client.name).collect();
+    let probes = statds::ask(targets, &names, draft.names().first().cloned(), options).await?;
     Ok(draft.finish(&probes))
 }
 
@@ -105,12 +102,9 @@ pub async fn probe_clients(
         Some(name) => Some(name),
         None => manager.info().await?.names.as_slice().first().cloned(),
     };
-    let Some(my_name) = my_name else {
-        return Err(Failure::usage("no name under which to ask clients' statds", "give one with --name").into());
-    };
     let targets = (0..).zip(clients).map(|(id, row)| targets::of_row(id, row)).collect();
-    let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
-    Ok(nsm::probe(targets, probe).await?.into_iter().map(targets::probed).collect())
+    let names: Vec<_> = clients.iter().map(|row| &row.name).collect();
+    statds::ask(targets, &names, my_name, options).await
 }
 
 /// Brings the results of earlier runs into the record, and closes the books of a run that no

@@ -13,6 +13,8 @@ pub struct Options {
     pub rpcbind_port: u16,
     /// How long the plan waits for the clients' statds.
     pub probe_timeout: Duration,
+    /// Says a line of progress to the operator, whom the plan waits for.
+    pub say: fn(&str),
     /// Whether every lock gets a row in the record (`--record all`), not only those whose fate is
     /// worth one.
     pub record_all: bool,
@@ -24,6 +26,7 @@ impl Default for Options {
             quiet_time: Duration::from_millis(500),
             rpcbind_port: 111,
             probe_timeout: Duration::from_secs(3),
+            say: |_| (),
             record_all: false,
         }
     }

@@ -14,6 +14,7 @@ use crate::wire::types::CallerName;
 
 /// The comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Check {
     /// Locks that clients believe they hold.
     pub believed: u64,

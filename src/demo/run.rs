@@ -39,6 +39,7 @@ pub struct Script {
 
 /// What came of it: the run's report, with one more key for what the witness says.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Played {
     /// The run's own report.
     #[serde(flatten)]

@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -100,6 +100,7 @@ impl Nlmd {
     ) -> Result<T, ManagerError> {
         let ControlCall { procedure, args, .. } = call;
         let mut retried = !procedure.is_read_only();
+        let asked_at = Instant::now();
         loop {
             let client = self.connect(line).await?;
             let request = Request {
@@ -112,8 +113,19 @@ impl Nlmd {
             let error = match client.call(request, timeout).await {
                 Ok(bytes) => {
                     return match decode(&bytes) {
-                        Ok(Response::Ok(value)) => Ok(value),
-                        Ok(Response::Refused(refusal)) => Err(ManagerError::Refused(refusal)),
+                        Ok(Response::Ok(value)) => {
+                            let after = asked_at.elapsed();
+                            if procedure.is_read_only() {
+                                tracing::debug!("nlmd: {procedure:?} answered after {after:?}");
+                            } else {
+                                tracing::info!("nlmd: {procedure:?} done after {after:?}");
+                            }
+                            Ok(value)
+                        }
+                        Ok(Response::Refused(refusal)) => {
+                            tracing::info!("nlmd: {procedure:?} refused: {refusal}");
+                            Err(ManagerError::Refused(refusal))
+                        }
                         Err(error) => Err(self.protocol(format!("its answer to {procedure:?}: {error}"))),
                     };
                 }

@@ -20,5 +20,5 @@ mod tests;
 
 pub use crate::rpc::fanout::{DriverError, Event as FanoutEvent, Host, News};
 pub use notify::{NotifyOptions, delivery, notify};
-pub use probe::{ProbeOptions, StatdState, probe};
+pub use probe::{ProbeOptions, StatdState, probe, probe_and_tell};
 pub use target::{Notice, Target};

@@ -24,9 +24,18 @@ pub type StatdState = Result<Option<NsmState>, Failure>;
 
 /// Asks every target's statd for its state number; what they say is in the order of `targets`.
 pub async fn probe(targets: Vec<Target>, options: ProbeOptions) -> Result<Vec<StatdState>, DriverError> {
+    probe_and_tell(targets, options, |_| ()).await
+}
+
+/// Likewise; `waits` is told once, after a second, which targets have not answered.
+pub async fn probe_and_tell(
+    targets: Vec<Target>,
+    options: ProbeOptions,
+    waits: impl FnOnce(&[u32]),
+) -> Result<Vec<StatdState>, DriverError> {
     let calls = questions(&options.my_name);
     let targets = targets.into_iter().map(|Target { id, host, .. }| fanout::Target { id, host, calls: calls.clone() });
-    let outcomes = fanout::ask(targets.collect(), STATD, options.rpcbind_port, options.timeout).await?;
+    let outcomes = fanout::ask(targets.collect(), STATD, options.rpcbind_port, options.timeout, waits).await?;
     Ok(outcomes.iter().map(probed).collect())
 }
 

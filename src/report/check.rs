@@ -13,8 +13,9 @@ use crate::units::number;
 /// Items of a finding that the text names; the JSON has all.
 const SHOWN: usize = 5;
 
-/// `{"schema","check"}`.
+/// What stands in the way of a run, as it is printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckReport {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -24,6 +25,7 @@ pub struct CheckReport {
 
 /// What was found before a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Check {
     /// What kind of lock manager was looked at.
     pub manager: String,
@@ -37,6 +39,7 @@ pub struct Check {
 
 /// Something that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     /// Its topic, a word: `mounts`, `rpcbind`, `clients`, ...
     pub about: String,
@@ -52,6 +55,7 @@ pub struct Finding {
 
 /// How much a finding weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// As it should be.

@@ -6,6 +6,7 @@ use super::SCHEMA;
 
 /// What went wrong and where, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[error("{message}")]
 pub struct Failure {
     /// Decides the exit code.
@@ -73,6 +74,7 @@ impl Failure {
 
 /// A command that failed, as it is printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorReport {
     /// [`SCHEMA`].
     pub schema: u32,

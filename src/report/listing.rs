@@ -13,6 +13,7 @@ use crate::wire::types::Address;
 
 /// What a lock manager says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusReport {
     /// [`SCHEMA`](super::SCHEMA).
     pub schema: u32,
@@ -24,6 +25,7 @@ pub struct StatusReport {
 
 /// A lock manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ManagerStatus {
     /// `nlmd`.
     pub kind: String,
@@ -61,6 +63,7 @@ pub struct ManagerStatus {
 
 /// The active run, as the lock manager sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ActiveRun {
     /// Its UUID.
     pub id: String,
@@ -162,6 +165,7 @@ impl StatusReport {
 
 /// The clients of a lock manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientsReport {
     /// [`SCHEMA`](super::SCHEMA).
     pub schema: u32,
@@ -175,6 +179,7 @@ pub struct ClientsReport {
 
 /// A client of a lock manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientListing {
     /// Its `caller_name`.
     pub name: String,
@@ -202,6 +207,7 @@ pub struct ClientListing {
 
 /// What a client's statd says now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientProbe {
     /// In a word.
     pub statd: Said,
@@ -211,6 +217,7 @@ pub struct ClientProbe {
 
 /// What a statd says of its state number, beside the one that its client's locks carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Said {
     /// The same number.
@@ -287,6 +294,7 @@ impl From<&ClientRow> for ClientListing {
 
 /// A lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LockListing {
     /// The file handle, in hex.
     pub file: String,
@@ -320,15 +328,20 @@ impl From<&LockRow> for LockListing {
 
 /// Runs of the record, the newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunsReport {
     /// [`SCHEMA`](super::SCHEMA).
     pub schema: u32,
     /// The rows.
     pub runs: Vec<RunListing>,
+    /// Which runs are here; none: all. For the text only.
+    #[serde(skip)]
+    pub shown: Option<String>,
 }
 
 /// A run of the record, in a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunListing {
     /// Its UUID.
     pub id: String,
@@ -356,6 +369,7 @@ pub struct RunListing {
 
 /// What `notify` did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotifyReport {
     /// [`SCHEMA`](super::SCHEMA).
     pub schema: u32,
@@ -369,6 +383,7 @@ pub struct NotifyReport {
 
 /// What became of a host's notices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NoticeReport {
     /// The host as the list named it.
     pub name: String,

@@ -258,6 +258,10 @@ impl Text for RunsReport {
                 run.scope.to_string(),
             ]);
         }
-        if table.is_empty() { "no runs are recorded\n".to_owned() } else { table.render(view.width) }
+        match &self.shown {
+            _ if !table.is_empty() => table.render(view.width),
+            Some(shown) => format!("no such run is recorded: {}\n", clean(shown)),
+            None => "no runs are recorded\n".to_owned(),
+        }
     }
 }

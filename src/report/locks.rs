@@ -10,6 +10,7 @@ use crate::wire::types::Address;
 
 /// The locks of a lock manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LocksReport {
     /// [`SCHEMA`](super::SCHEMA).
     pub schema: u32,
@@ -26,6 +27,7 @@ pub struct LocksReport {
 
 /// A lock in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ListedLock {
     /// The file handle, in hex.
     pub file: String,
@@ -57,6 +59,7 @@ pub struct ListedLock {
 
 /// Whose a lock is, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ListedOwner {
     /// The client's name.
     pub name: Option<String>,
@@ -76,6 +79,7 @@ pub struct ListedOwner {
 
 /// An owner in the way of one that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Behind {
     /// The client's name.
     pub name: Option<String>,

@@ -2,7 +2,8 @@
 //!
 //! A value is computed once (by `store/` from the record, by `cli/` from what a lock manager
 //! answered) and then rendered, by [`json`] or by [`text`]; a renderer computes nothing that the
-//! other lacks. JSON keys are a contract that scripts rely on; [`SCHEMA`] grows when one changes.
+//! other lacks. JSON keys are a contract that scripts rely on: keys are added, and [`SCHEMA`] is raised only
+//! when one goes. The schemas in `schema/` are made of these types.
 //!
 //! | file | what |
 //! |---|---|
@@ -11,6 +12,7 @@
 //! | `check` | what stands in the way of a run |
 //! | `release` | chosen locks to free, and what came of it |
 //! | `listing` | status, locks, clients, runs, notices |
+//! | `filter` | which runs of the record, and what of one |
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `failure` | a command that failed: the one error that an operator reads |
 //! | `progress` | a run while it runs |
@@ -23,6 +25,7 @@ mod caveats;
 mod check;
 mod exit;
 mod failure;
+mod filter;
 mod listing;
 mod listing_text;
 mod locks;
@@ -35,6 +38,8 @@ mod plan;
 mod progress;
 mod release;
 mod run;
+#[cfg(test)]
+mod schema;
 mod stamp;
 mod table;
 mod text;
@@ -43,6 +48,7 @@ pub use caveats::caveats;
 pub use check::{Check, CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code, reason};
 pub use failure::{ErrorReport, Failure, FailureKind};
+pub use filter::RunFilter;
 pub use listing::{
     ClientListing, ClientProbe, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, Said,
     StatusReport,
@@ -68,7 +74,8 @@ pub use text::{Text, View};
 
 use serde::Serialize;
 
-/// The version of the JSON.
+/// The number of the JSON's schemas. Raised when a field goes or means another thing, and only then: a field that is
+/// added changes nothing for who reads the others. A test compares the types with `schema/`.
 pub const SCHEMA: u32 = 1;
 
 /// One line of JSON, with its newline.

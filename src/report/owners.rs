@@ -4,6 +4,7 @@ use serde::Serialize;
 
 /// Whether a list says whose the locks are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OwnersReport {
     /// How it was found out; none where it was not.
     pub how: Option<String>,

@@ -9,8 +9,9 @@ use super::progress::UnknownWord;
 use super::{Failure, SCHEMA, ScopeReport};
 use crate::wire::types::Address;
 
-/// `{"schema","plan"}`.
+/// A plan, as it is printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanReport {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -27,6 +28,7 @@ impl PlanReport {
 
 /// What a run would do, as the lock manager and the clients answered when it was planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Plan {
     /// Changes with everything that makes a plan stale.
     pub fingerprint: String,
@@ -56,6 +58,7 @@ pub struct Plan {
 
 /// Why a run is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Refusal {
     /// Why.
     pub message: String,
@@ -71,6 +74,7 @@ impl From<Failure> for Refusal {
 
 /// A client that would be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanClient {
     /// Its `caller_name`.
     pub name: String,
@@ -89,6 +93,7 @@ pub struct PlanClient {
 
 /// What a client's statd answered to SM_STAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Probe {
     /// It answered.

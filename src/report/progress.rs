@@ -8,6 +8,7 @@ use serde::Serialize;
 
 /// How far a run is. Each is durable in the record before what it announces is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Planned and consented to; nothing was asked of the lock manager.

@@ -16,8 +16,9 @@ use crate::wire::types::Address;
 /// Locks that the text shows; the JSON has all.
 const SHOWN: usize = 50;
 
-/// `{"schema","release"}`.
+/// A release, as it is printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseReport {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -34,6 +35,7 @@ impl ReleaseReport {
 
 /// Chosen locks, what was seen of their clients, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Release {
     /// Its UUID in the record; none of a plan.
     pub id: Option<String>,
@@ -76,6 +78,7 @@ pub struct Release {
 
 /// What became of what was chosen, as the lock manager counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleasedCounts {
     /// Locks and shares that are free.
     pub locks: u64,
@@ -90,6 +93,7 @@ pub struct ReleasedCounts {
 
 /// How a release ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ReleaseOutcome {
     /// Nothing was asked of the lock manager.
@@ -148,6 +152,7 @@ impl FromStr for ReleaseOutcome {
 
 /// What a client's lockd answered to NULL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum LockdProbe {
     /// It answered.
@@ -166,6 +171,7 @@ pub enum LockdProbe {
 
 /// What was heard of a client's host, from any program on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Heard {
     /// Something on it answered.
@@ -202,6 +208,7 @@ impl Heard {
 
 /// A client whose locks were chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseClient {
     /// Its `caller_name`.
     pub name: String,
@@ -231,6 +238,7 @@ pub struct ReleaseClient {
 
 /// A lock that was chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseLock {
     /// The lock.
     #[serde(flatten)]
@@ -244,6 +252,7 @@ pub struct ReleaseLock {
 
 /// A lock that was chosen and is still there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseLeft {
     /// The lock.
     #[serde(flatten)]
@@ -257,6 +266,7 @@ pub struct ReleaseLeft {
 
 /// Who waits for a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Waiting {
     /// The client.
     pub name: String,
@@ -445,6 +455,7 @@ impl Text for ReleaseReport {
 
 /// Releases of the record, the newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleasesReport {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -454,6 +465,7 @@ pub struct ReleasesReport {
 
 /// A release of the record, in a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseListing {
     /// Its UUID.
     pub id: String,

@@ -11,8 +11,9 @@ use super::{Phase, Stamp};
 use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow, PathResult, Spared};
 use crate::wire::types::Address;
 
-/// A run: `{"schema","run","state","locks","clients"}`.
+/// A run, as it is printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunReport {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -33,6 +34,7 @@ pub const LOST_SHOWN: usize = 20;
 
 /// The run as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunHead {
     /// Its UUID.
     pub id: String,
@@ -60,6 +62,7 @@ pub struct RunHead {
 
 /// What a run covers. All lists empty: everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ScopeReport {
     /// Names or addresses, as they were asked for.
@@ -96,6 +99,7 @@ impl fmt::Display for ScopeReport {
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Pending locks were dropped or kept as policy says, and grace ended.
@@ -150,6 +154,7 @@ impl From<control::Outcome> for Outcome {
 
 /// The NSM state numbers of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct States {
     /// Before.
     pub old: Option<i32>,
@@ -160,6 +165,7 @@ pub struct States {
 /// Locks by what became of them. `in_scope` is the sum of the next five; resurrected and conflicts
 /// count reclaims and are not in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LockTally {
     /// Held when the run began, and covered by it.
     pub in_scope: u64,
@@ -177,6 +183,13 @@ pub struct LockTally {
     pub resurrected: u64,
     /// Reclaims refused because another owner holds or pends the range.
     pub conflicts: u64,
+}
+
+impl LockTally {
+    /// Whether some were not simply reclaimed or released.
+    pub fn is_changed(&self) -> bool {
+        self.dropped + self.kept + self.unverified + self.resurrected + self.conflicts > 0
+    }
 }
 
 impl From<Counts> for LockTally {
@@ -197,6 +210,7 @@ impl From<Counts> for LockTally {
 
 /// What became of a client's notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientFate {
     /// All of them were delivered.
@@ -255,6 +269,7 @@ impl fmt::Display for ClientFate {
 
 /// A client's part of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientReport {
     /// Its `caller_name`.
     pub name: String,
@@ -282,6 +297,7 @@ pub struct ClientReport {
 
 /// A client's locks through one server address, where some were pending at settle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PathReport {
     /// The server address that it called.
     pub server_address: Address,
@@ -303,6 +319,7 @@ impl From<&PathResult> for PathReport {
 
 /// Why locks were kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum KeptBecause {
     /// Not all notices were acked, or an ack from their client's address is no evidence.
@@ -333,6 +350,13 @@ impl From<Spared> for KeptBecause {
 }
 
 impl ClientReport {
+    /// Whether there is something to say of it beyond "acked, and all of its locks are back".
+    pub fn is_notable(&self) -> bool {
+        self.fate != ClientFate::Acked
+            || self.suspect
+            || self.error.is_some()
+            || self.locks.is_some_and(|locks| locks.is_changed())
+    }
     /// Why its locks were kept, for people. What its fate says already is not said again.
     pub fn kept_words(&self) -> Vec<String> {
         let (mut words, mut said) = (Vec::new(), BTreeSet::new());
@@ -367,6 +391,7 @@ impl ClientReport {
 
 /// A run with what `runs show` adds: the record's lock rows and the timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunDetail {
     /// The run.
     #[serde(flatten)]
@@ -377,10 +402,14 @@ pub struct RunDetail {
     pub events: Vec<EventReport>,
     /// How many locks were pending in the course of it, as the lock manager said; in order.
     pub progress: Vec<PendingReport>,
+    /// What of its clients and locks is here; none: all. For the text only.
+    #[serde(skip)]
+    pub shown: Option<String>,
 }
 
 /// How many locks of a run were pending at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PendingReport {
     /// Since begin.
     pub elapsed_ms: u64,
@@ -390,6 +419,7 @@ pub struct PendingReport {
 
 /// Whose a lock is. Where the lock manager does not know that, there is little more than a word for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Owner {
     /// The client's name.
     pub name: String,
@@ -425,6 +455,7 @@ impl From<&OwnerRow> for Owner {
 
 /// A lock of which the record keeps a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LockReport {
     /// `dropped`, `kept`, `resurrected`, `conflict`, ...
     pub fate: String,
@@ -481,6 +512,7 @@ impl From<&LockFate> for LockReport {
 
 /// A line of the timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventReport {
     /// When.
     pub at: Stamp,

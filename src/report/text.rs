@@ -111,14 +111,6 @@ fn fates(fates: &(impl Iterator<Item = ClientFate> + Clone)) -> String {
     parts.join(", ")
 }
 
-/// A client of which there is something to say beyond "acked, and all of its locks are back".
-fn is_notable(client: &ClientReport) -> bool {
-    client.fate != ClientFate::Acked
-        || client.suspect
-        || client.error.is_some()
-        || client.locks.is_some_and(|l| l.dropped + l.kept + l.unverified + l.resurrected + l.conflicts > 0)
-}
-
 fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool, view: &View) {
     if clients.is_empty() {
         line!(out, "\nnotices: no client was to be told");
@@ -145,7 +137,7 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool,
     ]);
     let mut plain = 0;
     for client in clients {
-        if !all && !is_notable(client) {
+        if !all && !client.is_notable() {
             plain += 1;
             continue;
         }
@@ -209,12 +201,18 @@ fn file(lock: &LockReport) -> String {
     lock.inode.as_ref().unwrap_or(&lock.file).clone()
 }
 
-fn report(run: &RunReport, all_clients: bool, view: &View) -> String {
+/// `shown`: what of its clients and locks is in it, where that is not all.
+fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, view: &View) -> String {
     let mut out = String::new();
     head(&mut out, &run.run, run.state, view);
+    if let Some(shown) = shown {
+        line!(out, "  shown         {}; sums and timeline are those of the run", clean(shown));
+    }
     out.push('\n');
     tally(&mut out, &run.run.manager, &run.locks);
-    clients(&mut out, &run.run.manager, &run.clients, all_clients, view);
+    if shown.is_none() || !run.clients.is_empty() {
+        clients(&mut out, &run.run.manager, &run.clients, all_clients, view);
+    }
     if !all_clients {
         lost(&mut out, run, view);
     }
@@ -226,7 +224,7 @@ fn report(run: &RunReport, all_clients: bool, view: &View) -> String {
 
 impl Text for RunReport {
     fn show(&self, view: &View) -> String {
-        report(self, false, view)
+        report(self, false, None, view)
     }
 }
 
@@ -271,7 +269,7 @@ fn timeline(out: &mut String, events: &[EventReport], view: &View) {
 
 impl Text for RunDetail {
     fn show(&self, view: &View) -> String {
-        let mut out = report(&self.report, true, view);
+        let mut out = report(&self.report, true, self.shown.as_deref(), view);
         let mut table = Table::new(&[
             ("LOCK", Align::Left),
             ("CLIENT", Align::Name),

@@ -6,7 +6,7 @@ use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, 
 use super::{Store, StoreError};
 use crate::report::{
     ClientFate, ClientReport, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, Outcome, PendingReport, Phase,
-    Probe, RunDetail, RunHead, RunListing, RunReport, ScopeReport, Stamp, States, exit_code,
+    Probe, RunDetail, RunFilter, RunHead, RunListing, RunReport, ScopeReport, Stamp, States, exit_code,
 };
 use crate::wire::control::{BeginArgs, Counts, Delivery, InstanceId, LockFate, RunClient, RunId};
 use crate::wire::types::NsmState;
@@ -148,39 +148,52 @@ impl Store {
             progress: self.rows(run, "SELECT * FROM progress WHERE run = ?1 ORDER BY elapsed_ms", |row| {
                 Ok(PendingReport { elapsed_ms: count(row, "elapsed_ms")?, pending: count(row, "pending")? })
             })?,
+            shown: None,
         })
     }
 
     /// Runs, the newest first.
     pub fn list(&self, limit: u32) -> Result<Vec<RunListing>, StoreError> {
+        self.list_only(limit, &RunFilter::default())
+    }
+
+    /// Those that are wanted, the newest first.
+    pub fn list_only(&self, limit: u32, wanted: &RunFilter) -> Result<Vec<RunListing>, StoreError> {
         let mut query = self
             .connection
             .prepare(
                 "SELECT *, (SELECT count(*) FROM client WHERE run = run.id) AS clients FROM run
-                 ORDER BY started_ms DESC, rowid DESC LIMIT ?1",
+                 ORDER BY started_ms DESC, rowid DESC",
             )
             .map_err(|e| self.error(e))?;
-        query
-            .query_map(params![limit], |row| {
-                let head = run_head(row)?;
-                let locks = LockTally::from(counts(row)?);
-                let facts = Facts { outcome: head.outcome, not_understood: row.get("not_understood")?, locks };
-                Ok(RunListing {
-                    exit: exit_code(&facts),
-                    id: head.id,
-                    manager: head.manager,
-                    mode: head.mode,
-                    scope: head.scope,
-                    outcome: head.outcome,
-                    phase: head.phase,
-                    started_at: head.started_at,
-                    elapsed_ms: head.elapsed_ms,
-                    clients: count(row, "clients")?,
-                    locks,
-                })
-            })
-            .and_then(Iterator::collect)
-            .map_err(|e| self.error(e))
+        let mut listed = Vec::new();
+        for run in query.query_map([], run_listing).map_err(|e| self.error(e))? {
+            let run = run.map_err(|e| self.error(e))?;
+            if wanted.wants_sums(&run.locks) && self.has_client(&run.id, wanted)? {
+                listed.push(run);
+            }
+            if listed.len() >= limit as usize {
+                break;
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Whether a client that is wanted was to be told, or is named by a lock on record.
+    fn has_client(&self, run: &str, wanted: &RunFilter) -> Result<bool, StoreError> {
+        if wanted.clients.is_empty() {
+            return Ok(true);
+        }
+        let sql = "SELECT name, address FROM client WHERE run = ?1 UNION SELECT client, NULL FROM lock WHERE run = ?1";
+        let mut query = self.connection.prepare(sql).map_err(|e| self.error(e))?;
+        let names = query.query_map([run], |row| Ok((row.get::<_, String>("name")?, maybe_word(row, "address")?)));
+        for named in names.map_err(|e| self.error(e))? {
+            let (name, address) = named.map_err(|e| self.error(e))?;
+            if wanted.wants(&name, address) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn one<T>(
@@ -205,6 +218,25 @@ impl Store {
         let mut query = self.connection.prepare(query).map_err(|e| self.error(e))?;
         query.query_map([run.to_string()], read).and_then(Iterator::collect).map_err(|e| self.error(e))
     }
+}
+
+fn run_listing(row: &Row<'_>) -> rusqlite::Result<RunListing> {
+    let head = run_head(row)?;
+    let locks = LockTally::from(counts(row)?);
+    let facts = Facts { outcome: head.outcome, not_understood: row.get("not_understood")?, locks };
+    Ok(RunListing {
+        exit: exit_code(&facts),
+        id: head.id,
+        manager: head.manager,
+        mode: head.mode,
+        scope: head.scope,
+        outcome: head.outcome,
+        phase: head.phase,
+        started_at: head.started_at,
+        elapsed_ms: head.elapsed_ms,
+        clients: count(row, "clients")?,
+        locks,
+    })
 }
 
 fn lock_report(row: &Row<'_>) -> rusqlite::Result<LockReport> {

@@ -10,6 +10,7 @@
     reason = "a test may panic"
 )]
 
+pub mod document;
 pub mod proxy;
 
 use std::ffi::OsStr;
@@ -40,10 +41,11 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Its stdout as JSON.
+    /// Its stdout as JSON, which is as its schema says.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("no JSON ({e}): {self:#?}"))
+        assert!(!self.stdout.is_empty(), "no JSON: {self:#?}");
+        document::document(&self.stdout)
     }
     /// Its exit code was this.
     #[track_caller]

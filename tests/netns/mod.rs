@@ -35,6 +35,8 @@
     reason = "a test may panic, and says what it saw"
 )]
 
+#[path = "../common/document.rs"]
+pub mod document;
 mod ganesha;
 mod nlmd;
 mod process;

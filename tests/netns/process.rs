@@ -6,8 +6,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::await_some;
+use super::document::document;
 
 /// A command that has ended.
 #[derive(Debug)]
@@ -18,6 +20,15 @@ pub struct Ran {
     pub stdout: String,
     /// What it complained of.
     pub stderr: String,
+}
+
+impl Ran {
+    /// What nlmctl wrote as JSON, which is as its schema says.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        assert!(!self.stdout.is_empty(), "no JSON: {self:#?}");
+        document(&self.stdout)
+    }
 }
 
 /// A program by its name. Where the search path of a user lacks the administrator's folders, they

@@ -4,6 +4,7 @@
 //!    of them and no other. The table is the allow-list: to move a wall, change the table.
 //! 2. The pure folders know no clock, no socket, no task.
 //! 3. In each folder no files or folders name each other in a circle.
+//! 4. The examples use the modules that docs/embedding.md promises to embedders, and no other.
 //!
 //! A complaint has file and line. Test code may name whatever it wants.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
@@ -145,6 +146,30 @@ fn the_pure_folders_know_no_clock_no_socket_and_no_task() {
         );
     }
     none(&impurities(&HOUSE));
+}
+
+#[test]
+fn the_examples_use_what_is_promised_to_embedders_and_each_promise_has_a_user() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/embedding.md")).unwrap();
+    let promised: BTreeSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let mut unused = promised.clone();
+    let examples = fs::read_dir(root.join("examples")).unwrap().map(|entry| entry.unwrap().path());
+    let files = examples.filter(|path| path.is_dir()).flat_map(|folder| fs::read_dir(folder).unwrap());
+    for file in files.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|ext| ext == "rs"))
+    {
+        let source = fs::read_to_string(&file).unwrap();
+        for rest in source.split("nlmctl::").skip(1) {
+            let is_of = |promise: &&&str| {
+                rest.strip_prefix(**promise).is_some_and(|rest| rest.starts_with("::") || rest.starts_with(';'))
+            };
+            let found = promised.iter().find(is_of);
+            let used = rest.lines().next().unwrap_or_default();
+            unused.remove(found.unwrap_or_else(|| panic!("{}: nlmctl::{used} is not promised", file.display())));
+        }
+    }
+    assert!(!promised.is_empty() && unused.is_empty(), "promised, and no example uses it: {unused:?}");
 }
 
 #[test]

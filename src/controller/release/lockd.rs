@@ -18,7 +18,7 @@ pub(super) async fn probe_lockds(hosts: Vec<Host>, rpcbind_port: u16, patience: 
     let target = |(id, host)| Target { id, host, calls: vec![null.clone()] };
     let targets: Vec<Target> = (0..).zip(hosts).map(target).collect();
     let count = targets.len();
-    match ask(targets, LOCKD, rpcbind_port, patience).await {
+    match ask(targets, LOCKD, rpcbind_port, patience, |_| ()).await {
         Ok(outcomes) => outcomes.iter().map(probed).collect(),
         Err(error) => {
             tracing::debug!(%error, "lockds could not be asked");

@@ -29,10 +29,10 @@ use self::choice::{Chosen, Observation, Probed};
 use self::lockd::probe_lockds;
 use self::owned::Owned;
 use super::record::Record;
-use super::{ControllerError, Options, targets};
+use super::{ControllerError, Options, statds, targets};
 use crate::host;
 use crate::manager::{LockManager, ManagerError, Owners};
-use crate::nsm::{self, Host, ProbeOptions, Target};
+use crate::nsm::Host;
 use crate::report::{Failure, ReleaseOutcome, ReleaseReport, Stamp};
 use crate::resync::consent::Consent;
 use crate::resync::plan::{self as run_plan, refuse_busy, refuse_unknown};
@@ -117,18 +117,14 @@ async fn probe(
     options: &Options,
 ) -> Result<Vec<Probed>, ControllerError> {
     let host = |row: &ClientRow| Host::of(&row.name, row.addresses.as_slice().iter().map(|a| a.0));
-    let target = |(id, row): (u32, &ClientRow)| Target { id, host: host(row), notices: Vec::new() };
-    let Some(my_name) = names.as_slice().first().cloned() else {
-        return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
-    };
-    let ask = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
+    let targets = (0..).zip(clients).map(|(id, row)| targets::of_row(id, row)).collect();
     let hosts = clients.iter().map(host).collect();
+    let callers: Vec<_> = clients.iter().map(|row| &row.name).collect();
     let (statds, lockds) = tokio::join!(
-        nsm::probe((0..).zip(clients).map(target).collect(), ask),
+        statds::ask(targets, &callers, names.as_slice().first().cloned(), options),
         probe_lockds(hosts, options.rpcbind_port, options.probe_timeout)
     );
-    let statds = statds?.into_iter();
-    Ok(statds.map(targets::probed).zip(lockds).map(|(statd, lockd)| Probed { statd, lockd }).collect())
+    Ok(statds?.into_iter().zip(lockds).map(|(statd, lockd)| Probed { statd, lockd }).collect())
 }
 
 /// Frees what the plan names, and reports what came of it.

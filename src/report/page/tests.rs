@@ -40,6 +40,7 @@ fn detail(name: &str, clients: usize, progress: Vec<PendingReport>) -> RunDetail
         lock_rows: Vec::new(),
         events: vec![EventReport { at: Stamp(1_795_362_329_000), kind: "begin".into(), detail: name.to_owned() }],
         progress,
+        shown: None,
     }
 }
 

@@ -9,11 +9,11 @@
 //! The machine's clock stands still while the process does not run: what it could not hear then gives no host up.
 //! A full event channel makes events wait in the machine (it holds a few for each target), never sends.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -115,13 +115,17 @@ pub struct Outcome {
     pub failure: Option<(Failure, Heard)>,
 }
 
+/// After how long [`ask`] tells whom it waits for.
+pub const TELLS_AFTER: Duration = Duration::from_secs(1);
+
 /// Calls every target until it has answered or is in trouble, for `timeout` at most. The outcomes are in
-/// the targets' order.
+/// the targets' order. `waits` is told once, after [`TELLS_AFTER`], which of them have done neither.
 pub async fn ask(
     targets: Vec<Target>,
     program: Program,
     rpcbind_port: u16,
     timeout: Duration,
+    waits: impl FnOnce(&[u32]),
 ) -> Result<Vec<Outcome>, DriverError> {
     let unsent = Some((Failure::NotSent, Heard::Nothing));
     let unasked = |t: &Target| (t.id, Outcome { results: vec![None; t.calls.len()], failure: unsent });
@@ -137,8 +141,24 @@ pub async fn ask(
         has_address: |_| true,
     };
     let (sender, mut receiver) = mpsc::channel::<Event>(256);
+    let mut open: BTreeSet<u32> = ids.iter().copied().collect();
     let gather = async {
-        while let Some(event) = receiver.recv().await {
+        let mut late = pin!(tokio::time::sleep(TELLS_AFTER));
+        let mut waits = Some(waits);
+        loop {
+            let event = tokio::select! {
+                event = receiver.recv() => event,
+                () = &mut late, if waits.is_some() => {
+                    if let Some(waits) = waits.take().filter(|_| !open.is_empty()) {
+                        waits(&open.iter().copied().collect::<Vec<_>>());
+                    }
+                    continue;
+                }
+            };
+            let Some(event) = event else { break };
+            if event.news.is_last() {
+                open.remove(&event.id);
+            }
             if let Some(outcome) = outcomes.get_mut(&event.id) {
                 outcome.learn(event.news);
             }

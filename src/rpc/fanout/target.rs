@@ -161,6 +161,17 @@ pub enum News {
     SentAgain,
 }
 
+impl News {
+    /// Whether nothing more comes of this target.
+    pub(super) fn is_last(&self) -> bool {
+        match self {
+            Self::Answered { answered, of, .. } => answered == of,
+            Self::GivenUp { last, .. } => *last,
+            Self::SentAgain => false,
+        }
+    }
+}
+
 /// Why a target is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {

@@ -1,0 +1,64 @@
+//! What the clients' statds say now.
+
+use super::targets::probed;
+use super::{ControllerError, Options};
+use crate::nsm::{ProbeOptions, Target, probe_and_tell};
+use crate::report::Failure;
+use crate::resync::plan::Probed;
+use crate::rpc::fanout::TELLS_AFTER;
+use crate::units;
+use crate::wire::types::CallerName;
+
+/// Of those that are waited for, as many are named.
+const NAMED: usize = 3;
+
+/// Asks all of them at once, under this server's name; a target's id is the place of its client's name in `clients`.
+/// Says whom it waits for.
+pub(super) async fn ask(
+    targets: Vec<Target>,
+    clients: &[&CallerName],
+    my_name: Option<CallerName>,
+    options: &Options,
+) -> Result<Vec<Probed>, ControllerError> {
+    let Some(my_name) = my_name else {
+        return Err(Failure::usage("no name under which clients know this server", "give one with --name").into());
+    };
+    let probe = ProbeOptions { rpcbind_port: options.rpcbind_port, timeout: options.probe_timeout, my_name };
+    let waits = |open: &[u32]| {
+        let names: Vec<_> = open.iter().filter_map(|id| clients.get(*id as usize)).map(ToString::to_string).collect();
+        (options.say)(&waited_for(&names, options));
+    };
+    let said: Vec<_> = probe_and_tell(targets, probe, waits).await?.into_iter().map(probed).collect();
+    for (client, said) in clients.iter().zip(&said) {
+        match said {
+            Probed::Answers(Some(state)) => tracing::info!("statd of {client}: state {}", state.0),
+            Probed::Answers(None) => tracing::info!("statd of {client}: answers, and tells no state"),
+            Probed::Silent(why) => tracing::info!("statd of {client}: {why}"),
+        }
+    }
+    Ok(said)
+}
+
+fn waited_for(names: &[String], options: &Options) -> String {
+    let named = names.get(..NAMED).unwrap_or(names).join(", ");
+    let others = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {}", units::number(more as u64, "other", "others")),
+    };
+    let left = units::duration(options.probe_timeout.saturating_sub(TELLS_AFTER));
+    format!("waiting up to {left} more for statd of {named}{others}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_ones_that_are_waited_for_are_named_and_the_others_counted() {
+        let names: Vec<_> = (1..=5).map(|n| format!("host{n}")).collect();
+        let words = |count: usize| waited_for(&names[..count], &Options::default());
+        assert_eq!(words(1), "waiting up to 2 s more for statd of host1");
+        assert_eq!(words(4), "waiting up to 2 s more for statd of host1, host2, host3 and 1 other");
+        assert_eq!(words(5), "waiting up to 2 s more for statd of host1, host2, host3 and 2 others");
+    }
+}

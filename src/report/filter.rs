@@ -1,0 +1,63 @@
+//! Which runs of the record a reader wants to see, and what of one.
+
+use super::{LockReport, LockTally, RunDetail};
+use crate::wire::control::ClientRef;
+use crate::wire::types::{Address, CallerName};
+
+/// All of them, unless something narrows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Only these clients.
+    pub clients: Vec<ClientRef>,
+    /// Only what did not simply come back.
+    pub changed: bool,
+}
+
+impl RunFilter {
+    /// Whether a client of this name or address is one of them.
+    pub fn wants(&self, name: &str, address: Option<Address>) -> bool {
+        let is_of = |wanted: &ClientRef| {
+            let name = CallerName::new(name).ok();
+            wanted.name.0.as_ref().is_none_or(|wanted| name.is_some_and(|name| name.matches(wanted)))
+                && wanted.address.0.is_none_or(|wanted| address == Some(wanted))
+        };
+        self.clients.is_empty() || self.clients.iter().any(is_of)
+    }
+
+    /// Whether a run of these sums is one of them, if it is by its clients.
+    pub fn wants_sums(&self, locks: &LockTally) -> bool {
+        !self.changed || locks.is_changed()
+    }
+
+    /// What it lets pass, for people; none: all.
+    pub fn words(&self) -> Option<String> {
+        let name = |client: &ClientRef| client.name.0.as_ref().map(ToString::to_string);
+        let address = |client: &ClientRef| client.address.0.map(|address| address.to_string());
+        let names: Vec<_> = self.clients.iter().filter_map(|client| name(client).or_else(|| address(client))).collect();
+        let clients = (!names.is_empty()).then(|| format!("only {}", names.join(", ")));
+        let changed = self.changed.then(|| "only what did not simply come back".to_owned());
+        let words: Vec<_> = clients.into_iter().chain(changed).collect();
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+
+    fn wants_lock(&self, lock: &LockReport) -> bool {
+        let owners = [Some(&lock.owner), lock.other.as_ref()];
+        let has_changed = !matches!(lock.fate.as_str(), "reclaimed" | "released");
+        owners.into_iter().flatten().any(|owner| self.wants(&owner.name, owner.address))
+            && (!self.changed || has_changed)
+    }
+}
+
+impl RunDetail {
+    /// With those clients and locks alone that are wanted. Sums and timeline stay those of the run.
+    #[must_use]
+    pub fn only(mut self, wanted: &RunFilter) -> Self {
+        self.report
+            .clients
+            .retain(|client| wanted.wants(&client.name, client.address) && (!wanted.changed || client.is_notable()));
+        self.report.lost.retain(|lock| wanted.wants_lock(lock));
+        self.lock_rows.retain(|lock| wanted.wants_lock(lock));
+        self.shown = wanted.words();
+        self
+    }
+}

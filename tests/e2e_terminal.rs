@@ -1,0 +1,137 @@
+//! nlmctl on a terminal: after Ctrl-C and a change of its width the terminal is as it was.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use common::{LIMIT, World};
+use nix::pty::openpty;
+use nix::sys::termios::{Termios, tcgetattr};
+use rustix::termios::{Winsize, tcsetwinsize};
+use vt100::{Parser, Screen};
+
+const ROWS: u16 = 24;
+
+/// A terminal as a user sees it: the screen is what is left of all that was written.
+struct Terminal {
+    keyboard: File,
+    line: OwnedFd,
+    screen: Arc<Mutex<Parser>>,
+}
+
+impl Terminal {
+    fn open(columns: u16) -> Self {
+        let pty = openpty(None, None).unwrap();
+        let (keyboard, screen) = (File::from(pty.master), Arc::new(Mutex::new(blank(columns))));
+        let (mut output, shown) = (keyboard.try_clone().unwrap(), Arc::clone(&screen));
+        // Ends with an error once the line is closed.
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(length) = output.read(&mut bytes) {
+                shown.lock().unwrap().process(&bytes[..length]);
+            }
+        });
+        let terminal = Self { keyboard, line: pty.slave, screen };
+        terminal.resize(columns);
+        terminal
+    }
+
+    fn resize(&self, columns: u16) {
+        let mut screen = self.screen.lock().unwrap();
+        *screen = blank(columns);
+        let size = Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.line, size).unwrap();
+    }
+
+    /// A command in a session of its own, whose terminal this is.
+    fn start(&self, world: &World, arguments: &[&str]) -> Child {
+        let end = || Stdio::from(self.line.try_clone().unwrap());
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_nlmctl"), "--config", "/dev/null"]);
+        command.arg("--control").arg(world.server.control()).arg("--db").arg(world.db());
+        command.args(["--rpcbind-port", &world.farm.rpcbind_port().to_string()]).args(arguments);
+        command.env_clear().env("TERM", "xterm").env("PATH", std::env::var_os("PATH").unwrap());
+        command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+    }
+
+    fn until(&self, what: &str, is_so: impl Fn(&Screen) -> bool) {
+        let limit = Instant::now() + LIMIT;
+        while !is_so(self.screen.lock().unwrap().screen()) {
+            assert!(Instant::now() < limit, "in vain: {what}; it shows:\n{}", self.shown());
+            thread::yield_now();
+        }
+    }
+
+    fn press(&mut self, keys: &[u8]) {
+        self.keyboard.write_all(keys).unwrap();
+    }
+
+    fn shown(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
+    fn attributes(&self) -> Termios {
+        tcgetattr(&self.line).unwrap()
+    }
+}
+
+fn blank(columns: u16) -> Parser {
+    Parser::new(ROWS.try_into().unwrap(), columns.try_into().unwrap(), 0)
+}
+
+fn ended(child: &mut Child) -> Option<i32> {
+    let limit = Instant::now() + LIMIT;
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < limit, "it does not end");
+        thread::yield_now();
+    }
+    child.wait().unwrap().code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_with_live_progress_leaves_the_terminal_as_it_was_after_a_resize_and_ctrl_c() {
+    let world = World::locked(2, 2).await;
+    world.farm.crash(world.clients[1]);
+    let mut terminal = Terminal::open(120);
+    let before = terminal.attributes();
+    let mut run = terminal.start(&world, &["resync", "--yes", "--grace", "60s"]);
+    terminal.until("progress", |screen| screen.contents().contains("1 of 2 clients acked"));
+
+    terminal.resize(50);
+    let first = |screen: &Screen| screen.contents().chars().find(|c| !c.is_whitespace());
+    terminal.until("progress in the new width", |screen| first(screen).is_some());
+    let spinner = first(terminal.screen.lock().unwrap().screen());
+    terminal.until("the spinner turns", |screen| first(screen).is_some() && first(screen) != spinner);
+    let lines = terminal.shown().lines().filter(|line| !line.trim().is_empty()).count();
+    assert_eq!(lines, 1, "progress is one line also when it is cut:\n{}", terminal.shown());
+
+    terminal.press(b"\x03");
+    assert_eq!(ended(&mut run), Some(1));
+    terminal.until("its last words", |screen| screen.contents().contains("resync --resume"));
+    assert!(!terminal.shown().contains(['█', '░']), "the bar is gone:\n{}", terminal.shown());
+    let screen = terminal.screen.lock().unwrap();
+    assert!(!screen.screen().hide_cursor());
+    assert_eq!(screen.screen().cursor_position().1, 0, "the prompt begins a line:\n{}", screen.screen().contents());
+    assert!(terminal.attributes() == before, "the line's settings are as they were");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_is_ended_by_ctrl_c_leaves_the_terminal_as_it_was() {
+    let world = World::locked(1, 1).await;
+    world.farm.crash(world.clients[0]);
+    let mut terminal = Terminal::open(100);
+    let before = terminal.attributes();
+    let mut probe = terminal.start(&world, &["clients", "--probe"]);
+    terminal.until("whom it waits for", |screen| screen.contents().contains("for statd of host1.test"));
+    terminal.press(b"\x03");
+    assert_ne!(ended(&mut probe), Some(0));
+    assert!(!terminal.screen.lock().unwrap().screen().hide_cursor());
+    assert!(terminal.attributes() == before, "the line's settings are as they were");
+}
