@@ -598,10 +598,10 @@ fn suspect(n: u8, run: Option<SuspectRun>) -> Suspect {
     }
 }
 
-fn suspects_run(outcome: Outcome, exit: u8, fate: ClientFate, locks: LockTally) -> Option<SuspectRun> {
+fn suspects_run(outcome: Outcome, exit: u8, fate: ClientFate, locks: LockTally) -> SuspectRun {
     let reason = (exit == 1).then(|| "SIGTERM in the middle of the run".to_owned());
     let id = "6f1c2a9e-0b7d-4c55-9a40-2d1f5b8c7e33".to_owned();
-    Some(SuspectRun { id, outcome: Some(outcome), exit: Some(exit), reason, fate: Some(fate), locks })
+    SuspectRun { id, outcome: Some(outcome), exit: Some(exit), reason, fate: Some(fate), locks }
 }
 
 fn reconcile(dry_run: bool, suspects: Vec<Suspect>) -> Reconcile {
@@ -623,7 +623,7 @@ fn a_round_of_looking_for_stale_locks() {
     let kept = |kept| LockTally { in_scope: 3, kept, ..LockTally::default() };
     let dropped = LockTally { in_scope: 3, reclaimed: 1, dropped: 2, ..LockTally::default() };
     let at = Some(Stamp(1_795_362_928_007));
-    let settled = |exit, fate, locks| suspects_run(Outcome::Settled, exit, fate, locks);
+    let settled = |exit, fate, locks| Some(suspects_run(Outcome::Settled, exit, fate, locks));
     let suspects = vec![
         suspect(1, settled(0, ClientFate::Acked, all_of(3))),
         Suspect { kept_if_silent: None, ..suspect(2, settled(3, ClientFate::Acked, dropped)) },
@@ -632,12 +632,12 @@ fn a_round_of_looking_for_stale_locks() {
         suspect(5, settled(6, ClientFate::Acked, LockTally { conflicts: 1, ..all_of(3) })),
         suspect(
             6,
-            suspects_run(
+            Some(suspects_run(
                 Outcome::Interrupted,
                 1,
                 ClientFate::NotTold,
                 LockTally { unverified: 3, in_scope: 3, ..LockTally::default() },
-            ),
+            )),
         ),
         Suspect { step: SuspectStep::Wait, next_run_at: at, ..suspect(7, None) },
     ];
@@ -661,7 +661,7 @@ fn a_round_of_looking_for_stale_locks() {
 
 #[test]
 fn a_round_exits_with_the_worst_of_its_runs() {
-    let run = |outcome, exit| suspect(1, suspects_run(outcome, exit, ClientFate::Acked, all_of(3)));
+    let run = |outcome, exit| suspect(1, Some(suspects_run(outcome, exit, ClientFate::Acked, all_of(3))));
     let exit = |suspects, stopped| reconcile(false, suspects).report(stopped).reconcile.exit;
     let (fine, lost, failed) = (run(Outcome::Settled, 0), run(Outcome::Settled, 3), run(Outcome::Aborted, 1));
     assert_eq!(exit(vec![], None), 0);

@@ -74,7 +74,7 @@ impl Store {
 
 /// The names of notices, as the record has them.
 pub(super) fn names_text(names: &[CallerName]) -> String {
-    serde_json::Value::from_iter(names.iter().map(CallerName::as_str)).to_string()
+    names.iter().map(CallerName::as_str).collect::<serde_json::Value>().to_string()
 }
 
 fn key(row: &Row<'_>) -> rusqlite::Result<ClientKey> {

@@ -130,7 +130,7 @@ impl World {
         let mut dice = Dice(seed);
         let host = |n: usize| {
             let [_, _, high, low] = u32::try_from(n + 1).unwrap().to_be_bytes();
-            let understands = n % 10 != 0;
+            let understands = !n.is_multiple_of(10);
             Host {
                 name: CallerName::new(&format!("host{n}")).unwrap(),
                 address: IpAddr::from([10, 0, high, low]),
@@ -269,44 +269,44 @@ impl World {
                 let svid = i32::try_from(1 + self.dice.below(3)).unwrap();
                 let lock = (file, self.dice.below(6), svid);
                 if self.lock(host, lock, false) == Verdict::Granted {
-                    self.tell(host, format!("locks {lock:?}"));
+                    self.tell(host, &format!("locks {lock:?}"));
                     self.hosts[host].holds.insert(lock);
                     self.hosts[host].stale.remove(&lock);
                 }
             }
             45..70 if self.is_itself(host) => {
                 let Some(lock) = self.hosts[host].holds.pop_first() else { return };
-                self.tell(host, format!("unlocks {lock:?}"));
+                self.tell(host, &format!("unlocks {lock:?}"));
                 self.call(host, &Call::Unlock(Self::wanted(lock)));
             }
             70..74 => self.reboots(host),
             74..80 => {
                 let longest = if self.running == Some(host) { 40 } else { 300 };
                 self.hosts[host].cut_off = self.now + span(&mut self.dice, 5, longest);
-                self.tell(host, format!("is cut off until {:?}", self.hosts[host].cut_off));
+                self.tell(host, &format!("is cut off until {:?}", self.hosts[host].cut_off));
                 self.hosts[host].rounds = 0;
             }
             80..83 if self.hosts[host].understands => {
                 self.hosts[host].statd = self.hosts[host].statd.next_up();
-                self.tell(host, format!("statd says {} without a reboot", self.hosts[host].statd));
+                self.tell(host, &format!("statd says {} without a reboot", self.hosts[host].statd));
                 self.hosts[host].rounds = 0;
             }
             83..86 if self.running != Some(host) => {
                 self.hosts[host].replaced = self.now + span(&mut self.dice, 5, 50);
-                self.tell(host, format!("is replaced until {:?}", self.hosts[host].replaced));
+                self.tell(host, &format!("is replaced until {:?}", self.hosts[host].replaced));
                 self.hosts[host].rounds = 0;
             }
             _ => {}
         }
     }
 
-    fn tell(&mut self, host: usize, what: String) {
+    fn tell(&mut self, host: usize, what: &str) {
         let line = format!("{:?} {what}", self.now);
         self.hosts[host].story.push(line);
     }
 
     fn reboots(&mut self, number: usize) {
-        self.tell(number, "reboots".into());
+        self.tell(number, "reboots");
         let held = self.held();
         let host = &mut self.hosts[number];
         host.holds.clear();
@@ -430,7 +430,7 @@ impl World {
             return Ok(());
         }
         let silent = (self.rules.silence)(&seen, self.hosts[host].has_reclaimed);
-        self.tell(host, format!("gets a run, {silent:?}: {:?}", seen.reasons));
+        self.tell(host, &format!("gets a run, {silent:?}: {:?}", seen.reasons));
         let Some(plan) = self.plan(host, row, silent) else { return Ok(()) };
         seen.begun(self.ms());
         self.running = Some(host);
@@ -531,7 +531,7 @@ impl World {
 
     /// The notice, once a second until it is acked.
     fn deliver(&mut self, number: usize, notice: &mut Notice) -> Option<News> {
-        let age = self.now - notice.since;
+        let age = self.now.saturating_sub(notice.since);
         if notice.acked || !age.as_millis().is_multiple_of(SECOND.as_millis()) {
             return None;
         }
@@ -552,7 +552,7 @@ impl World {
 
     fn learn(&mut self, host: usize, mut seen: Look, locks: &LockTally) {
         let after = self.rows().into_iter().find(|row| row.name == self.hosts[host].name);
-        self.tell(host, format!("its run: {locks:?}"));
+        self.tell(host, &format!("its run: {locks:?}"));
         seen.ended(Some(Outcome::Settled), locks, after.as_ref(), self.ms());
         self.memories.insert(host, seen.memory);
         self.hosts[host].has_reclaimed |= locks.reclaimed > 0;
