@@ -112,6 +112,8 @@ pub(super) enum Command {
     Notify(NotifyArgs),
     /// Free stuck locks of a client, or single ones
     Release(ReleaseArgs),
+    /// Look for clients whose locks are stale, and resync each of them alone; quiet where all is well (for cron and timers)
+    Reconcile(ReconcileArgs),
     /// The record of runs
     #[command(subcommand)]
     Runs(RunsCommand),
@@ -241,6 +243,20 @@ pub struct ResyncArgs {
     /// Go on with the run that an earlier nlmctl left
     #[arg(long)]
     pub resume: bool,
+}
+
+/// `nlmctl reconcile`.
+#[derive(Debug, Clone, Args)]
+pub struct ReconcileArgs {
+    /// How long each suspect may reclaim
+    #[arg(long, default_value = "90s", value_name = "TIME", value_parser = parse_duration)]
+    pub grace: Duration,
+    /// Make no run where the suspects that are due hold more locks than this
+    #[arg(long, default_value = "1000", value_name = "N", allow_negative_numbers = true)]
+    pub max_drop: u64,
+    /// Print what would be done and change nothing
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
 }
 
 impl ResyncArgs {

@@ -17,6 +17,7 @@ pub mod live;
 mod locks;
 mod metrics;
 mod notify;
+mod reconcile;
 mod release;
 mod resync;
 mod runs;
@@ -107,6 +108,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Abort => abort::run(context).await,
         Command::Notify(args) => notify::run(context, args).await,
         Command::Release(args) => release::run(context, args).await,
+        Command::Reconcile(args) => reconcile::run(context, args).await,
         Command::Runs(command) => runs::run(context, command).await,
         Command::Metrics { output } => metrics::run(context, output).await,
         Command::Demo(args) => demo::run(context, args).await,

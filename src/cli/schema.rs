@@ -20,7 +20,7 @@ use super::abort::AbortReport;
 use super::args::Cli;
 use crate::demo::run::Played;
 use crate::report::{
-    CheckReport, ClientsReport, ErrorReport, LocksReport, NotifyReport, PlanReport, ReleaseReport, ReleasesReport,
+    CheckReport, ClientsReport, ErrorReport, LocksReport, NotifyReport, PlanReport, ReconcileReport, ReleaseReport, ReleasesReport,
     RunDetail, RunReport, RunsReport, SCHEMA, StatusReport,
 };
 
@@ -43,6 +43,7 @@ fn documents() -> Vec<Document> {
         document::<LocksReport>("locks", &["locks"]),
         document::<NotifyReport>("notify", &["notify"]),
         document::<PlanReport>("plan", &["resync --dry-run"]),
+        document::<ReconcileReport>("reconcile", &["reconcile"]),
         document::<ReleaseReport>("release", &["release", "runs show"]),
         document::<ReleasesReport>("releases", &["runs releases"]),
         document::<RunReport>("run", &["resync"]),

@@ -163,6 +163,7 @@ mod tests {
                 knows_owners: true,
                 fingerprint,
                 scope: ScopeReport::default(),
+                names: Vec::new(),
                 begin,
             })
             .unwrap();

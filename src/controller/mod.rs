@@ -16,6 +16,7 @@
 //! | `statds` | what the clients' statds say now |
 //! | `targets` | clients as targets of notices and probes |
 //! | `hosts` | this host's own mounts |
+//! | `reconcile` | finds suspects, and gives each a run of its own |
 //! | `release` | frees chosen locks |
 
 mod all_rows;
@@ -24,6 +25,7 @@ mod drive;
 mod error;
 mod hosts;
 mod options;
+pub mod reconcile;
 mod record;
 pub mod release;
 mod results;
@@ -51,7 +53,7 @@ use crate::resync::consent::Consent;
 use crate::resync::plan::{self, Draft, Observation, Plan, Request};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store};
-use crate::wire::control::{BeginArgs, Capabilities, ClientRow, RunId};
+use crate::wire::control::{BeginArgs, Capabilities, ClientRow, RunId, Scope};
 use crate::wire::types::CallerName;
 use crate::wire::xdr::List;
 
@@ -63,8 +65,18 @@ const QUIET_WITHOUT_LATE_RECLAIMS: Duration = Duration::from_secs(5);
 /// # Errors
 /// The manager does not answer, or the run is not allowed or makes no sense.
 pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Options) -> Result<Plan, ControllerError> {
+    let scope = plan::scope(request, &manager.info().await?)?;
+    plan_of(manager, request, scope, options).await
+}
+
+/// Likewise, of this scope. `request` has it in words.
+async fn plan_of(
+    manager: &dyn LockManager,
+    request: &Request,
+    scope: Scope,
+    options: &Options,
+) -> Result<Plan, ControllerError> {
     let info = manager.info().await?;
-    let scope = plan::scope(request, &info)?;
     let status = manager.status().await?;
     let clients = manager.clients().await?;
     let locks = if scope.files.as_slice().is_empty() { None } else { Some(manager.all_locks(&scope).await?) };
@@ -135,6 +147,20 @@ pub async fn resync(
     progress: watch::Sender<Progress>,
     signals: Signals,
 ) -> Result<RunReport, ControllerError> {
+    let (record, lock) = take_over(store).await?;
+    carry_out(manager, (&record, &lock), plan, consent, options, progress, signals).await
+}
+
+/// Likewise, by the controller of this record.
+async fn carry_out(
+    manager: Arc<dyn LockManager>,
+    (record, _): (&Record, &ControllerLock),
+    plan: Plan,
+    consent: Consent,
+    options: Options,
+    progress: watch::Sender<Progress>,
+    signals: Signals,
+) -> Result<RunReport, ControllerError> {
     if !consent.covers(&plan.fingerprint) {
         return Err(Failure::refused(
             "the plan has changed since it was agreed to",
@@ -142,8 +168,7 @@ pub async fn resync(
         )
         .into());
     }
-    let (record, _lock) = take_over(store).await?;
-    results::catch_up(&*manager, &record).await?;
+    results::catch_up(&*manager, record).await?;
     let begin = begin_args(&plan);
     let (run, endpoint, instance) = (begin.run, manager.endpoint(), begin.instance);
     if let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? {
@@ -160,6 +185,7 @@ pub async fn resync(
         knows_owners: capabilities.knows_owners,
         fingerprint: plan.fingerprint.clone(),
         scope: plan.asked.clone(),
+        names: plan.names.clone(),
         begin: begin.clone(),
     };
     let (terms, record_all) = (terms(capabilities, plan.grace, &options), options.record_all);
@@ -176,11 +202,11 @@ pub async fn resync(
     let before = if record_all { manager.all_locks(&plan.scope).await? } else { Vec::new() };
     let (machine, first) = Run::begin(terms);
     let drive = Drive::new(Arc::clone(&manager), record.clone(), orders, machine, progress, signals);
-    let report = conclude(&record, run, drive.run(first).await?).await?;
+    let report = conclude(record, run, drive.run(first).await?).await?;
     if record_all && report.run.outcome == Some(Outcome::Settled) {
         let include = plan.policy.include_unmonitored;
         // The run is over and in the record whatever becomes of these rows.
-        if let Err(error) = all_rows::add(&*manager, &record, run, &plan.scope, include, before).await {
+        if let Err(error) = all_rows::add(&*manager, record, run, &plan.scope, include, before).await {
             tracing::warn!(%run, %error, "the record has no rows for reclaimed and released locks");
         }
     }

@@ -10,6 +10,7 @@
 //! | `run` | a run, its clients, locks and events |
 //! | `plan` | what a run would do |
 //! | `check` | what stands in the way of a run |
+//! | `reconcile` | a round of looking for stale locks |
 //! | `release` | chosen locks to free, and what came of it |
 //! | `listing` | status, locks, clients, runs, notices |
 //! | `filter` | which runs of the record, and what of one |
@@ -36,6 +37,7 @@ mod owners;
 mod page;
 mod plan;
 mod progress;
+mod reconcile;
 mod release;
 mod run;
 #[cfg(test)]
@@ -61,6 +63,7 @@ pub use owners::OwnersReport;
 pub use page::page;
 pub use plan::{Plan, PlanClient, PlanReport, Probe, Refusal};
 pub use progress::{Phase, Progress};
+pub use reconcile::{Reconcile, ReconcileReport, Suspect, SuspectRun, SuspectStep};
 pub use release::{
     Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
     ReleasedCounts, ReleasesReport, Waiting,

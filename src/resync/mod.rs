@@ -5,9 +5,11 @@
 //! | `consent` | proof that the operator agreed |
 //! | `plan` | who is told, what is in scope, what wants consent |
 //! | `policy` | what may be dropped when a run settles |
+//! | `reconcile` | which clients are suspects, and what a run of theirs may drop |
 //! | `run` | a run as a state machine; start reading at its diagram |
 
 pub mod consent;
 pub mod plan;
 pub mod policy;
+pub mod reconcile;
 pub mod run;

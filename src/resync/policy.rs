@@ -50,7 +50,7 @@ pub struct PathFacts {
     pub in_scope: u64,
     /// Of them, not decided yet.
     pub pending: u64,
-    /// Whether any of them was reclaimed, in whole or in part.
+    /// Whether any of them was reclaimed, in whole or in part, or locked again in targeted grace.
     pub reclaimed_any: bool,
     /// Whether any reclaim at all came in there and was granted, known lock or not.
     pub came_back: bool,
@@ -59,6 +59,12 @@ pub struct PathFacts {
 impl PathFacts {
     fn is_answered(&self) -> bool {
         self.reclaimed_any || self.came_back
+    }
+
+    /// Whether it reclaimed any of its locks as a notice makes it do. One that it only locked again, in targeted grace,
+    /// says that it is there, and not that it has understood the notice.
+    fn is_reclaimed(&self) -> bool {
+        self.reclaimed_any && self.came_back
     }
 }
 
@@ -74,13 +80,13 @@ impl ClientFacts<'_> {
 
     /// Acked, and reclaimed none of its locks through this server address.
     fn silent_at(&self, path: &PathFacts) -> bool {
-        self.acked() && path.pending > 0 && !path.reclaimed_any
+        self.acked() && path.pending > 0 && !path.is_reclaimed()
     }
 
     /// Acked, and reclaimed none of its locks in scope.
     fn silent(&self) -> bool {
         let mut paths = self.paths.values();
-        paths.any(|path| path.pending > 0) && self.paths.values().all(|path| !path.reclaimed_any) && self.acked()
+        paths.any(|path| path.pending > 0) && self.paths.values().all(|path| !path.is_reclaimed()) && self.acked()
     }
 
     /// Whether something came back, though not through this server address.
@@ -425,6 +431,16 @@ mod tests {
         let keep = keep(Spared::NotUnderstood);
         assert_eq!(verdicts(&[swallowed, swallowed], POLICY), (vec![DROP, keep, DROP, keep], true));
         assert_eq!(verdicts(&[swallowed, quiet], POLICY), (vec![DROP, keep, keep], true), "nobody answered there");
+    }
+
+    #[test]
+    fn a_lock_that_was_only_locked_again_does_not_show_that_the_notice_was_understood() {
+        let again = PathFacts { came_back: false, ..stale() };
+        let (again, busy) = (through(&[(ONE, again)]), through(&[(ONE, stale())]));
+        assert_eq!(verdicts(&[acked(&again)], POLICY), (vec![keep(Spared::NotUnderstood)], true));
+        let policy = Policy { silent: Silent::Keep, ..POLICY };
+        assert_eq!(verdicts(&[acked(&again), acked(&busy)], policy).0, [keep(Spared::Silent), DROP]);
+        assert!(judge(&[acked(&again)], POLICY, GRACE, false).clients[0].silent);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 mod controller_lock;
 mod error;
+mod memories;
 mod read;
 mod releases;
 mod rows;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use controller_lock::ControllerLock;
 pub use error::StoreError;
+pub use memories::ClientKey;
 pub use read::{StoredClient, StoredRun};
 pub use releases::NewRelease;
 pub use write::{DeliveryUpdate, NewClient, NewRun, Pruned, RunOutcome};
@@ -54,6 +56,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0003_release.sql")),
     M::up(include_str!("../../migrations/0004_paths.sql")),
     M::up(include_str!("../../migrations/0005_progress.sql")),
+    M::up(include_str!("../../migrations/0006_reconcile.sql")),
 ];
 
 fn migrations() -> Migrations<'static> {

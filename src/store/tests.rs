@@ -7,6 +7,7 @@ use crate::report::{
     ClientFate, KeptBecause, Outcome, PendingReport, Phase, Probe, Release, ReleaseOutcome, ReleaseReport,
     ReleasedCounts, ScopeReport,
 };
+use crate::resync::reconcile::Memory;
 use crate::wire::control::*;
 use crate::wire::types::*;
 use crate::wire::xdr::{List, Maybe};
@@ -33,6 +34,7 @@ fn new_run(id: RunId) -> NewRun {
         endpoint: "here".into(),
         fingerprint: "f00d".into(),
         scope: ScopeReport { clients: vec!["c0".into()], ..ScopeReport::default() },
+        names: vec![CallerName::new("nas").unwrap()],
         begin: BeginArgs {
             run: id,
             instance: InstanceId([9; 16]),
@@ -674,4 +676,46 @@ fn what_was_pending_in_the_course_of_a_run_comes_back_in_order_and_once_for_a_mo
     store.record_progress(run_id(1), &rows(&[(300, 40), (0, 50)])).unwrap();
     store.record_progress(run_id(1), &rows(&[(300, 39), (900, 0)])).unwrap();
     assert_eq!(store.detail(run_id(1)).unwrap().progress, rows(&[(0, 50), (300, 39), (900, 0)]));
+}
+
+#[test]
+fn what_is_remembered_of_a_client_reads_back_and_nothing_worth_it_is_forgotten() {
+    let place = Place::new();
+    let mut store = place.open();
+    let key = |n: u8| (format!("c{n}"), address(&format!("192.0.2.{n}")));
+    let memory = Memory {
+        baseline: NsmState(3),
+        differed: NsmState(-7),
+        rounds: 2,
+        examined: NsmState(5),
+        complaints: vec!["a \"grant\" that it never confirmed".into()],
+        runs: 4,
+        not_before_ms: 1_795_362_328_007,
+    };
+    store.remember("here", &[(key(1), Memory::default()), (key(2), memory.clone())]).unwrap();
+    store.remember("elsewhere", &[(key(2), Memory { runs: 9, ..memory.clone() })]).unwrap();
+    assert_eq!(place.open().memories("here").unwrap(), [(key(2), memory.clone())].into());
+    let next = Memory { rounds: 3, ..memory };
+    store.remember("here", &[(key(2), next.clone())]).unwrap();
+    assert_eq!(store.memories("here").unwrap(), [(key(2), next)].into());
+    store.remember("here", &[(key(2), Memory::default())]).unwrap();
+    assert!(store.memories("here").unwrap().is_empty() && store.memories("elsewhere").unwrap().len() == 1);
+}
+
+#[test]
+fn a_client_has_reclaimed_only_by_that_name_and_address_after_notices_of_those_names() {
+    let place = Place::new();
+    let mut store = place.open();
+    whole_run(&mut store, run_id(1));
+    let names = [name("nas")];
+    let reclaimed: Vec<bool> =
+        store.report(run_id(1)).unwrap().clients.iter().map(|c| c.locks.unwrap().reclaimed > 0).collect();
+    assert!(reclaimed.contains(&true) && reclaimed.contains(&false), "{reclaimed:?}");
+    for client in store.report(run_id(1)).unwrap().clients {
+        let key = (client.name.clone(), client.address.unwrap());
+        assert_eq!(store.has_reclaimed("here", &key, &names).unwrap(), client.locks.unwrap().reclaimed > 0, "{key:?}");
+        assert!(!store.has_reclaimed("elsewhere", &key, &names).unwrap());
+        assert!(!store.has_reclaimed("here", &key, &[name("other")]).unwrap());
+        assert!(!store.has_reclaimed("here", &(key.0, address("198.51.100.1")), &names).unwrap());
+    }
 }

@@ -2,11 +2,13 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, params};
 
+use super::memories::names_text;
 use super::rows::{delivery_word, integer};
 use super::{KEEP_RUNS, Store, StoreError};
 use crate::report::{Facts, LockTally, Outcome, PathReport, PendingReport, Phase, Probe, ScopeReport, exit_code};
 use crate::units::count;
 use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, RunClient, RunId};
+use crate::wire::types::CallerName;
 use crate::wire::xdr;
 
 /// A run before anything is asked of the lock manager.
@@ -22,6 +24,8 @@ pub struct NewRun {
     pub fingerprint: String,
     /// What it covers, as it was asked for.
     pub scope: ScopeReport,
+    /// The names that its notices carry, in order.
+    pub names: Vec<CallerName>,
     /// What `begin` will be asked with, the run's id among it.
     pub begin: BeginArgs,
 }
@@ -111,8 +115,8 @@ impl Store {
         self.transaction(|tx| {
             tx.execute(
                 "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms,
-                                  knows_owners)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                                  knows_owners, names)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                 params![
                     id,
                     new.manager,
@@ -125,6 +129,7 @@ impl Store {
                     Phase::Planned.as_str(),
                     now,
                     new.knows_owners,
+                    names_text(&new.names),
                 ],
             )?;
             insert_event(tx, &id, now, Phase::Planned.as_str(), "")

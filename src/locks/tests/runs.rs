@@ -366,3 +366,20 @@ fn locks_and_clients_are_listed_in_pages() {
     }
     assert_eq!(seen.len(), 3001);
 }
+
+#[test]
+fn a_client_that_locks_a_pending_range_again_and_reclaims_nothing_keeps_the_rest() {
+    let mut w = World::new();
+    for start in [0, 20, 40] {
+        assert_eq!(w.write(P("a", 1), "f", bytes(start, start + 9)), Verdict::Granted);
+    }
+    let mut args = w.begin_args(Mode::Targeted);
+    args.policy.silent = Silent::Keep;
+    w.begin_with(&args);
+    w.tell("a", Delivery::Acked);
+    w.pass(30);
+    assert_eq!(w.write(P("a", 1), "f", bytes(0, 9)), Verdict::Granted);
+    w.pass(60);
+    let counts = w.settle().result.counts;
+    assert_eq!((counts.reclaimed, counts.kept, counts.dropped), (1, 2, 0));
+}

@@ -1,0 +1,26 @@
+//! `nlmctl reconcile`: a round of looking for stale locks, for cron and timers.
+
+use super::args::ReconcileArgs;
+use super::context::{Context, blocking};
+use super::signals::signals;
+use crate::controller::Options;
+use crate::controller::reconcile::{self, Terms};
+use crate::report::Failure;
+use crate::store::Store;
+
+pub(super) async fn run(context: &Context, args: ReconcileArgs) -> Result<u8, Failure> {
+    let manager = context.manager_for(false, None).await?;
+    let options = Options { rpcbind_port: context.settings.rpcbind_port, ..Options::default() };
+    let terms = Terms { grace: args.grace, max_drop: args.max_drop, names: context.settings.names.clone() };
+    let report = if args.dry_run {
+        let path = context.settings.record_path()?;
+        let store = blocking(move || Ok(Store::open_existing(&path)?)).await?;
+        reconcile::dry_run(manager, store, terms, options).await?
+    } else {
+        let store = context.with_store(Ok).await?;
+        reconcile::reconcile(manager, store, terms, options, signals()?).await?
+    };
+    let exit = report.reconcile.exit;
+    context.print_done(&report, exit)?;
+    Ok(exit)
+}

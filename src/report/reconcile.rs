@@ -1,0 +1,219 @@
+//! A round of `nlmctl reconcile`: a line for each finding, and nothing where all is well.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::table::clean;
+use super::text::{Text, View, line};
+use super::{ClientFate, LockTally, Outcome, Refusal, SCHEMA, Stamp};
+use crate::units::{count, number};
+use crate::wire::types::Address;
+
+/// `{"schema","reconcile"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ReconcileReport {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The round.
+    pub reconcile: Reconcile,
+}
+
+/// A round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Reconcile {
+    /// The lock manager.
+    pub manager: String,
+    /// Whether it only looked.
+    pub dry_run: bool,
+    /// The exit code.
+    pub exit: u8,
+    /// Clients that hold locks: the statd of each was asked.
+    pub clients: u64,
+    /// Those that did not answer. Their locks stay.
+    pub unreachable: u64,
+    /// Locks of the suspects that are due for a run: the most that may be dropped.
+    pub at_stake: u64,
+    /// `--max-drop`.
+    pub max_drop: u64,
+    /// Why suspects that were due got no run.
+    pub stopped: Option<Refusal>,
+    /// Clients with evidence against them, those that wait included.
+    pub suspects: Vec<Suspect>,
+}
+
+/// A client with evidence against it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Suspect {
+    /// Its `caller_name`.
+    pub name: String,
+    /// The first of its addresses.
+    pub address: Option<Address>,
+    /// Its locks that a run marks.
+    pub locks: u64,
+    /// The evidence.
+    pub reasons: Vec<String>,
+    /// What this round does with it.
+    pub step: SuspectStep,
+    /// When its next run is due at the earliest, unless there is news; none before its first one.
+    pub next_run_at: Option<Stamp>,
+    /// Why its locks are kept if it acks and reclaims nothing; none if they are dropped then.
+    pub kept_if_silent: Option<String>,
+    /// What came of its run; none where there was none.
+    pub run: Option<SuspectRun>,
+}
+
+/// What a round does with a suspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum SuspectStep {
+    /// A suspect for the first time: the next round looks again.
+    LookAgain,
+    /// A run has looked at this evidence: the next one is not due yet.
+    Wait,
+    /// It is due for a run.
+    Run,
+}
+
+/// What came of a suspect's run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct SuspectRun {
+    /// Its UUID.
+    pub id: String,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Its exit code, as `runs show` has it.
+    pub exit: Option<u8>,
+    /// Why, where the exit code is 1 or 4.
+    pub reason: Option<String>,
+    /// What became of the client's notices.
+    pub fate: Option<ClientFate>,
+    /// What became of its locks.
+    pub locks: LockTally,
+}
+
+impl Reconcile {
+    /// The report, with the exit code put in. `stopped_with`: that of what stopped the round.
+    pub fn report(mut self, stopped_with: Option<u8>) -> ReconcileReport {
+        let runs = self.suspects.iter().filter_map(|suspect| suspect.run.as_ref());
+        let any_run = runs.clone().next().is_some();
+        // 5 says that nothing was touched.
+        let stopped_with = stopped_with.map(|exit| if exit == 5 && any_run { 1 } else { exit });
+        let would = (self.dry_run && self.suspects.iter().any(|suspect| suspect.step == SuspectStep::Run)).then_some(3);
+        let exits: Vec<u8> = runs.map(|run| run.exit.unwrap_or(1)).chain(stopped_with).chain(would).collect();
+        self.exit = [1, 5, 4, 6, 3].into_iter().find(|exit| exits.contains(exit)).unwrap_or(0);
+        ReconcileReport { schema: SCHEMA, reconcile: self }
+    }
+}
+
+impl Text for ReconcileReport {
+    fn show(&self, view: &View) -> String {
+        let round = &self.reconcile;
+        let mut out = String::new();
+        if round.dry_run {
+            would(&mut out, round, view);
+        }
+        for suspect in &round.suspects {
+            if let Some(run) = suspect.run.as_ref().filter(|run| run.exit != Some(0)) {
+                finding(&mut out, suspect, run, view);
+            }
+        }
+        if let Some(stopped) = &round.stopped {
+            line!(out, "{}", clean(&stopped.message));
+            line!(out, "  {}", clean(&stopped.remedy));
+        }
+        out
+    }
+}
+
+fn who(suspect: &Suspect) -> String {
+    let address = suspect.address.map(|address| format!(" ({address})")).unwrap_or_default();
+    format!("{}{address}", clean(&suspect.name))
+}
+
+fn finding(out: &mut String, suspect: &Suspect, run: &SuspectRun, view: &View) {
+    let mut parts = Vec::new();
+    let locks = &run.locks;
+    if run.outcome != Some(Outcome::Settled) {
+        let how = match run.outcome {
+            Some(Outcome::Failed) => "failed".to_owned(),
+            Some(outcome) => format!("was {outcome}"),
+            None => "did not end".to_owned(),
+        };
+        let why = run.reason.as_ref().map(|why| format!(" ({})", clean(why))).unwrap_or_default();
+        parts.push(format!("its run {how}{why}"));
+    }
+    if locks.dropped > 0 {
+        parts.push(format!("{} dropped, which it no longer claims", count(locks.dropped, "lock")));
+    }
+    if locks.kept > 0 {
+        parts.push(format!("{} kept, since {}", count(locks.kept, "lock"), why_kept(suspect, run)));
+    }
+    if locks.conflicts > 0 {
+        parts.push(format!("{} refused for another owner's lock", count(locks.conflicts, "reclaim")));
+    }
+    if locks.unverified > 0 {
+        parts.push(format!("{} unverified", count(locks.unverified, "lock")));
+    }
+    parts.push(format!("suspect: {}", clean(&suspect.reasons.join("; "))));
+    if locks.kept > 0
+        && let Some(next) = suspect.next_run_at
+    {
+        parts.push(format!("next run not before {}", next.local(&view.zone)));
+    }
+    if run.fate == Some(ClientFate::Silent)
+        && locks.kept > 0
+        && let Some(address) = suspect.address
+    {
+        parts.push(format!("if it holds nothing any more: `nlmctl resync --client {address}`"));
+    }
+    let id: String = run.id.chars().take(8).collect();
+    line!(out, "{}: {}; see `nlmctl runs show {id}`", who(suspect), parts.join("; "));
+}
+
+fn why_kept(suspect: &Suspect, run: &SuspectRun) -> String {
+    match (run.fate, &suspect.kept_if_silent) {
+        (Some(ClientFate::Silent), Some(why)) => format!("it acked and reclaimed nothing, and {why}"),
+        (Some(ClientFate::Silent | ClientFate::Acked), _) => "there was too little time after its ack".to_owned(),
+        (Some(fate), _) => format!("its notice was not acked ({fate})"),
+        (None, _) => "it was not told".to_owned(),
+    }
+}
+
+fn would(out: &mut String, round: &Reconcile, view: &View) {
+    let suspects = count(round.suspects.len() as u64, "suspect");
+    let gone = if round.unreachable > 0 {
+        format!(
+            "; {}",
+            number(round.unreachable, "does not answer and is left alone", "do not answer and are left alone")
+        )
+    } else {
+        String::new()
+    };
+    line!(out, "{} locks{gone}; {suspects}", number(round.clients, "client holds", "clients hold"));
+    for suspect in &round.suspects {
+        let next = match (suspect.step, suspect.next_run_at) {
+            (SuspectStep::LookAgain, _) => "the next round looks again".to_owned(),
+            (SuspectStep::Wait, Some(at)) => format!("next run not before {}", at.local(&view.zone)),
+            (SuspectStep::Wait | SuspectStep::Run, _) => "due for a run".to_owned(),
+        };
+        let silent = match &suspect.kept_if_silent {
+            Some(why) => format!("if it acks and reclaims nothing all is kept: {why}"),
+            None => "what it does not reclaim is dropped".to_owned(),
+        };
+        let reasons = clean(&suspect.reasons.join("; "));
+        line!(out, "  {}: {}; {reasons}; {next}; {silent}", who(suspect), count(suspect.locks, "lock"));
+    }
+    if !round.suspects.is_empty() {
+        line!(
+            out,
+            "A state number also changes without a reboot: after `sm-notify -f`, a failover, or where several statds answer \
+             at one address."
+        );
+    }
+}
