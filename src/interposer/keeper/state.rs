@@ -83,14 +83,13 @@ impl Keeper {
         unsure.drain_was_cut_short();
         if let Some(journal) = shelf.left()? {
             // A keeper that died while it wrote the result may have done that.
-            let full = match shelf.result(journal.args.run)? {
-                Some(full) => full,
-                None => {
-                    unsure.is_of(journal.args.instance);
-                    unsure.add(run_files::all_unsure(&journal, "the process in front of lockd was killed"));
-                    shelf.write_unsure(&mut unsure)?;
-                    run_files::interrupted(journal, started_unix_ms)
-                }
+            let full = if let Some(full) = shelf.result(journal.args.run)? {
+                full
+            } else {
+                unsure.is_of(journal.args.instance);
+                unsure.add(run_files::all_unsure(&journal, "the process in front of lockd was killed"));
+                shelf.write_unsure(&mut unsure)?;
+                run_files::interrupted(journal, started_unix_ms)
             };
             let words = format!("run {}: {}", full.result.run, full.result.reason.as_str());
             timeline.push(started_unix_ms, "left", &words);

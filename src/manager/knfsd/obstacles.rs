@@ -269,9 +269,8 @@ mod tests {
 
     #[test]
     fn packet_queues_are_in_the_way_only_where_other_programs_have_all_of_them() {
-        let lines = |numbers: std::ops::RangeInclusive<u16>| {
-            numbers.map(|n| format!("{n} 1 0 2 0 0 0 0 1\n")).collect::<String>()
-        };
+        let line = |number: u16| format!("{number} 1 0 2 0 0 0 0 1\n");
+        let lines = |numbers: std::ops::RangeInclusive<u16>| numbers.map(line).collect::<Vec<_>>().concat();
         let one = lines(FIRST_QUEUE..=FIRST_QUEUE);
         let (_root, host) = machine(&[("proc/net/netfilter/nfnetlink_queue", &one)]);
         assert_eq!(all(|found| look_at_queues(&host, found)), []);
