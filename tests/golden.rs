@@ -404,6 +404,9 @@ fn clients_and_locks() {
         path_in_export: Some("spool/a b".into()),
         deleted: true,
         inode: Some("00:1a:2".into()),
+        unsure: Some(
+            "a reclaim of it may have been refused (run 0001: the process in front of lockd was killed)".into(),
+        ),
         behind: None,
     };
     let behind = Behind { name: Some("host1.example.org".into()), address: Some(ip("192.0.2.1")), svid: Some(1) };

@@ -81,7 +81,11 @@ pub(super) async fn look(manager: Result<&dyn LockManager, &Failure>, places: &P
     findings.extend(caveats(&info).into_iter().map(|words| {
         Finding::new("manager-limits", Severity::Note, words, "the plan of a run says so too; nothing is to be done")
     }));
-    let cautioned = cautions.iter().map(|caution| caution.about.to_owned()).collect();
+    let mut cautioned: Vec<String> = cautions.iter().map(|caution| caution.about.to_owned()).collect();
+    if info.capabilities.mark {
+        // Only a manager that cannot mark may stop the server, which a cluster would take for a failure.
+        cautioned.push("cluster".to_owned());
+    }
     findings.extend(cautions.into_iter().map(caution));
     findings.extend(owed(&unfetched));
     let (of_names, of_clients) =

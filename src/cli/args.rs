@@ -207,7 +207,7 @@ pub struct ResyncArgs {
     /// Refuse every ordinary lock request, or only those that meet a pending lock [default: strict for everything, else targeted]
     #[arg(long, value_parser = mode_parser())]
     pub mode: Option<Mode>,
-    /// How a run over the kernel's lockd is done [default: reboot; --resume goes on as the run began]
+    /// How a run over the kernel's lockd is done [default: grace; --resume goes on as the run began]
     #[arg(long, value_enum)]
     pub method: Option<Method>,
     /// What happens to locks of clients that do not answer
@@ -291,11 +291,10 @@ impl ResyncArgs {
 /// `--method`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Method {
+    /// lockd keeps every lock; a process in front of it refuses ordinary requests until clients have reclaimed
+    Grace,
     /// lockd drops every lock and starts grace, as after a reboot
     Reboot,
-    /// lockd keeps every lock; a process in front of it refuses ordinary requests until clients have reclaimed (new: not
-    /// for production yet)
-    Grace,
 }
 
 /// `--record`.

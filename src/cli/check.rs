@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::context::Context;
+use super::discovery::For;
 use crate::check::{Places, check};
 use crate::controller::Options;
 use crate::report::{Failure, FailureKind};
 
 pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     // What else stands in the way is worth knowing where no lock manager is found.
-    let manager = match context.manager().await {
+    let manager = match context.manager_for(For::Check).await {
         Err(failure) if failure.kind != FailureKind::Unreachable => return Err(failure),
         found => found,
     };

@@ -10,7 +10,6 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 use terminal_size::{Width, terminal_size_of};
 
-use super::args::Method;
 use super::config::Settings;
 use super::discovery::{self, For};
 use crate::controller::Options;
@@ -30,13 +29,9 @@ impl Context {
         discovery::manager(&self.settings, For::Looks).await
     }
 
-    /// Likewise, for a run by this method whose policy drops nothing (`soft`) or not.
-    pub(super) async fn manager_for(
-        &self,
-        soft: bool,
-        method: Option<Method>,
-    ) -> Result<Arc<dyn LockManager>, Failure> {
-        discovery::manager(&self.settings, For::Run { soft, method }).await
+    /// Likewise, for this.
+    pub(super) async fn manager_for(&self, wanted: For) -> Result<Arc<dyn LockManager>, Failure> {
+        discovery::manager(&self.settings, wanted).await
     }
 
     /// Works with the record, opened (and made, if there is none) for this, off the async threads.

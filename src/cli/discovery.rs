@@ -19,8 +19,11 @@ use crate::report::Failure;
 pub(super) enum For {
     /// No new run.
     Looks,
-    /// A run, by this method where there are several. `soft`: its policy drops nothing.
-    Run { soft: bool, method: Option<Method> },
+    /// What stands in the way of a new run.
+    Check,
+    /// A run, by this method where there are several; one that an earlier nlmctl left goes on as it began. `soft`: its policy
+    /// drops nothing.
+    Run { soft: bool, method: Option<Method>, resume: bool },
 }
 
 /// The lock manager that the settings name.
@@ -42,10 +45,12 @@ pub(super) async fn manager(settings: &Settings, wanted: For) -> Result<Arc<dyn 
 /// Whether the process in front of lockd is asked: for a run by its method, for one that it has, for its results.
 fn in_front(wanted: For) -> bool {
     match wanted {
-        For::Looks => grace::has_news(),
-        For::Run { method: Some(Method::Grace), .. } => true,
+        For::Looks | For::Run { method: None, resume: true, .. } => grace::has_news(),
+        // Others may not start it.
+        For::Check => nix::unistd::geteuid().is_root() || grace::has_news(),
+        For::Run { method: None | Some(Method::Grace), .. } => true,
         // It refuses another run beside its own.
-        For::Run { .. } => grace::is_active(),
+        For::Run { method: Some(Method::Reboot), .. } => grace::is_active(),
     }
 }
 

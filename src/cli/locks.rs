@@ -128,6 +128,7 @@ fn listed(lock: &OwnedLock) -> ListedLock {
         export,
         deleted: lock.deleted,
         inode: Some(lock.inode.clone()),
+        unsure: lock.unsure.clone(),
         behind: None,
     }
 }
@@ -233,6 +234,7 @@ mod tests {
             path: Some(b"/srv/x/a\xff b".to_vec()),
             deleted: false,
             export: Some("/srv/x".into()),
+            unsure: None,
         };
         let locks = vec![lock("c1", 1, LockState::Held), lock("c2.lab", 2, LockState::Waiting)];
         let view = OwnersView { how: "seen", clients: vec![], locks };

@@ -5,10 +5,12 @@ use tokio::sync::watch;
 use super::args::{RecordRows, ResyncArgs};
 use super::consent::Terminal;
 use super::context::{Context, blocking};
+use super::discovery::For;
 use super::live;
 use super::locks::with_index;
 use super::signals::signals;
 use crate::controller::{self, Options};
+use crate::manager::LockManager;
 use crate::report::{Failure, Outcome, Progress, RunReport};
 use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
@@ -17,13 +19,14 @@ use crate::units::{count, number};
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failure> {
     let options = options(context, &args);
     let request = request(context, &args)?;
-    let manager = context.manager_for(request.drops_nothing(), args.method).await?;
+    let wanted = For::Run { soft: request.drops_nothing(), method: args.method, resume: args.resume };
+    let manager = context.manager_for(wanted).await?;
     if args.dry_run {
         let plan = controller::plan(&*manager, &request, &options).await?;
         context.print_done(&plan.report(), plan.dry_run_exit())?;
         return Ok(plan.dry_run_exit());
     }
-    let store = open(context).await?;
+    let store = caught_up_elsewhere(context, &*manager, open(context).await?).await?;
     if args.resume {
         let signals = signals()?;
         let (progress, view) = live_view(context);
@@ -33,6 +36,11 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
     }
     let store = controller::catch_up(&*manager, store).await?;
     let plan = controller::plan(&*manager, &request, &options).await?;
+    if let Some(words) = manager.nothing_to_resync().await? {
+        context.print_done(&plan.report(), 0)?;
+        context.say(&words);
+        return Ok(0);
+    }
     show(context, &plan, args.yes);
     let (plan, consent) = blocking(move || plan.agree(args.yes, &mut Terminal).map(|consent| (plan, consent))).await?;
     let signals = signals()?;
@@ -61,6 +69,14 @@ fn request(context: &Context, args: &ResyncArgs) -> Result<Request, Failure> {
         own_locks_lost: args.own_locks_lost,
         names: context.settings.names.clone(),
     })
+}
+
+/// On the kernel's lockd a run by the other method may have left its books open.
+async fn caught_up_elsewhere(context: &Context, manager: &dyn LockManager, store: Store) -> Result<Store, Failure> {
+    match context.manager().await {
+        Ok(other) if other.endpoint() != manager.endpoint() => Ok(controller::catch_up(&*other, store).await?),
+        Ok(_) | Err(_) => Ok(store),
+    }
 }
 
 async fn open(context: &Context) -> Result<Store, Failure> {

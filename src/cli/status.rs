@@ -14,6 +14,10 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
         Owners::View(view) => Some(view.clients.iter().map(|client| client.unmonitored).sum()),
         Owners::Rows | Owners::Unknown { .. } => None,
     };
-    context.print(&StatusReport::new(manager.kind(), &info, &status, owners_report(&owners), unmonitored))?;
+    let mut report = StatusReport::new(manager.kind(), &info, &status, owners_report(&owners), unmonitored);
+    if let Owners::View(view) = &owners {
+        report.manager.unsure = Some(view.locks.iter().filter(|lock| lock.unsure.is_some()).count() as u64);
+    }
+    context.print(&report)?;
     Ok(0)
 }

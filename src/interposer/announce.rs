@@ -17,11 +17,11 @@ pub fn ended(keeper: u32) {
 }
 
 /// How to stop it at once, and what that costs.
-pub fn emergency_stop(keeper: u32) -> String {
+fn emergency_stop(keeper: u32) -> String {
     format!(
         "To stop it at once: `kill -KILL {keeper}`. The packet rules go with that process. The price: lockd refuses reclaims \
-         that come later, and their clients forget these locks, while the server holds them until they are released \
-         (`nlmctl release`)."
+         that come later, and their clients forget these locks, while the server holds them and later runs keep them \
+         (`nlmctl locks` names them)."
     )
 }
 

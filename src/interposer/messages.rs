@@ -134,6 +134,17 @@ pub enum Request {
     FreeAll(NsmState),
 }
 
+impl Request {
+    /// Whether it is a reclaim.
+    pub fn is_reclaim(&self) -> bool {
+        match self {
+            Self::Lock(lock) => lock.reclaim,
+            Self::Share(share) => share.reclaim,
+            Self::Unlock(_) | Self::Cancel(_) | Self::Unshare(_) | Self::FreeAll(_) => false,
+        }
+    }
+}
+
 /// A LOCK.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct LockRequest {

@@ -28,6 +28,7 @@
 //! - When lockd itself enters grace, or another lockd takes its place, inverting ends at once: lockd then grants reclaims
 //!   and refuses ordinary requests itself.
 //! - A call without a reply is unknown, and what is unknown is kept.
+//! - A lock whose reclaim may have been refused all the same is on disk, and kept by every later run (`manager/knfsd/unsure`).
 //!
 //! | file | what |
 //! |---|---|

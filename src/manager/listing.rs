@@ -68,4 +68,6 @@ pub struct OwnedLock {
     pub deleted: bool,
     /// The export that the path is in.
     pub export: Option<PathBuf>,
+    /// Why its client may not know it any more, though its process may believe in it: runs keep it.
+    pub unsure: Option<String>,
 }

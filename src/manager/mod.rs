@@ -177,6 +177,10 @@ pub trait LockManager: Send + Sync {
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
         Ok(Vec::new())
     }
+    /// Why a run would find nothing to do, and would tell no client, where that is so.
+    async fn nothing_to_resync(&self) -> Result<Option<String>, ManagerError> {
+        Ok(None)
+    }
     /// How it is now.
     async fn status(&self) -> Result<Status, ManagerError>;
     /// Every client it knows.

@@ -55,6 +55,8 @@ pub struct ManagerStatus {
     pub locks: u64,
     /// Of them, unmonitored; none where that is not known.
     pub unmonitored: Option<u64>,
+    /// Locks that runs keep since their reclaim may have been refused; none where that is not looked for.
+    pub unsure: Option<u64>,
     /// Blocked requests.
     pub waiters: u64,
     /// Whether lists say whose the locks are.
@@ -155,6 +157,7 @@ impl StatusReport {
                 monitored: status.monitored,
                 locks: status.locks,
                 unmonitored: if info.capabilities.knows_owners { Some(status.unmonitored) } else { unmonitored },
+                unsure: None,
                 waiters: status.waiters,
                 owners,
             },

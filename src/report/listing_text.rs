@@ -1,5 +1,6 @@
 //! The text renderer of status and listings.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::listing::{ActiveRun, ClientProbe, ManagerStatus, Said};
@@ -19,6 +20,9 @@ fn manager(out: &mut String, m: &ManagerStatus) {
     match m.unmonitored {
         Some(unmonitored) => line!(out, "  locks         {}, {unmonitored} of them unmonitored", m.locks),
         None => line!(out, "  locks         {}", m.locks),
+    }
+    if let Some(unsure) = m.unsure.filter(|unsure| *unsure > 0) {
+        line!(out, "  unsure locks  {unsure}, whose reclaim may have been refused (`nlmctl locks`); runs keep them");
     }
     line!(out, "  waiters       {}", m.waiters);
     line!(out, "  NSM state     {}", m.nsm_state);
@@ -183,10 +187,20 @@ impl Text for LocksReport {
         }
         let none = || format!("{} lists no such lock\n", clean(&self.manager));
         let mut out = if table.is_empty() { none() } else { table.render(view.width) };
+        for why in self.locks.iter().filter_map(|lock| lock.unsure.as_deref()).collect::<BTreeSet<_>>() {
+            line!(out, "\nunsure: {}", clean(why));
+        }
+        if self.locks.iter().any(|lock| lock.unsure.is_some()) {
+            line!(out, "{UNSURE}");
+        }
         footnote(&mut out, &self.owners);
         out
     }
 }
+
+/// What is to be done about such a lock.
+const UNSURE: &str = "its client may have forgotten an unsure lock while its process believes in it, so runs keep it; what to do \
+                      on the client: man 7 nlmctl-lost-locks";
 
 /// Its path; where that is not known what else names the file.
 fn file(lock: &ListedLock) -> String {
@@ -220,6 +234,9 @@ fn notes(lock: &ListedLock) -> String {
     }
     if lock.monitored == Some(false) {
         notes.push("not monitored".to_owned());
+    }
+    if lock.unsure.is_some() {
+        notes.push("unsure".to_owned());
     }
     notes.join("; ")
 }

@@ -53,6 +53,9 @@ pub struct ListedLock {
     pub deleted: bool,
     /// Device and inode, as `/proc/locks` has them; none where the lock manager tells none.
     pub inode: Option<String>,
+    /// Why its client may not know it any more, though its process may believe in it: a reclaim of it may have been refused
+    /// in this run. Runs keep it. None where nothing is known against it.
+    pub unsure: Option<String>,
     /// Of one that waits: whose locks are in its way. None where that was not looked for.
     pub behind: Option<Vec<Behind>>,
 }
@@ -113,6 +116,7 @@ impl From<&LockRow> for ListedLock {
             path_in_export: None,
             deleted: false,
             inode: None,
+            unsure: None,
             behind: None,
         }
     }

@@ -90,6 +90,7 @@ mod tests {
             path: Some(path.as_bytes().to_vec()),
             deleted: false,
             export: None,
+            unsure: None,
         }
     }
 

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::line::Heard;
 use crate::interposer::messages::{Blind, Call, Claim, FilterEvent, Reply, Request, ShareRequest, Treated, Way};
 use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted};
 use crate::manager::knfsd::owners::{HeldLock, OwnerKey, Share, TO_THE_END, View};
@@ -47,6 +48,16 @@ pub(super) struct Account {
     decided: Vec<Claim>,
     /// Answered calls that meet a settle under way.
     after_settle: VecDeque<(Call, Stat)>,
+    news: Vec<News>,
+}
+
+/// What a client surely knows of its locks by now.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The owner has locked, reclaimed or unlocked these bytes.
+    Done(OwnerKey, FileHandle, ByteRange),
+    /// It has rebooted.
+    Rebooted(IpAddr),
 }
 
 impl Account {
@@ -65,6 +76,7 @@ impl Account {
             claims: HashMap::new(),
             decided: Vec::new(),
             after_settle: VecDeque::new(),
+            news: Vec::new(),
         };
         for host in &view.hosts {
             let Some(client) = account.client(&way_of(&host.key), &host.caller) else {
@@ -130,6 +142,14 @@ impl Account {
 
     // --- what the filter tells
 
+    /// Takes in what the line to the filter heard.
+    pub(super) fn heard(&mut self, now: Duration, heard: Heard) {
+        match heard {
+            Heard::FilterEvent(told) => self.told(now, told),
+            Heard::NewFilter => self.filter_is_new(),
+        }
+    }
+
     /// Takes in what the filter told of a client. Its own affairs ([`FilterEvent::Obeyed`], [`FilterEvent::Superseded`]) are the keeper's.
     pub(super) fn told(&mut self, now: Duration, told: FilterEvent) {
         match told {
@@ -166,7 +186,7 @@ impl Account {
     }
 
     /// Another filter was started: of these calls no reply will be told.
-    pub(super) fn filter_is_new(&mut self) {
+    fn filter_is_new(&mut self) {
         for call in std::mem::take(&mut self.calls).into_values() {
             self.doubt(call.way.client.0, "the filter died while a call of it was open");
         }
@@ -180,6 +200,13 @@ impl Account {
     /// Whether a call of this address has no reply yet.
     pub(super) fn awaits_reply(&self, address: IpAddr) -> bool {
         self.calls.values().any(|call| call.way.client.0 == address)
+    }
+
+    /// Why a reclaim from one of these addresses may have been refused, or answered unseen.
+    pub(super) fn why_missed(&self, addresses: &[Address]) -> Option<String> {
+        let noted = addresses.iter().find_map(|address| self.unsure.get(&address.0)).cloned();
+        let is_open = |call: &&Call| call.request.is_reclaim() && addresses.contains(&call.way.client);
+        noted.or_else(|| self.calls.values().find(is_open).map(|_| "lockd has not answered a reclaim of it".to_owned()))
     }
 
     /// Why nothing of that address is dropped.
@@ -205,6 +232,7 @@ impl Account {
         let Some(said) = as_call(&call.request) else { return };
         let granted = stat == Stat::Granted || matches!(call.request, Request::FreeAll(_));
         let address = call.way.client.0;
+        self.learn(&call, stat);
         match (&call.request, granted) {
             (_, true) => self.give(now, caller, call, &said),
             (Request::Lock(lock), false) if lock.reclaim && stat == Stat::Denied => {
@@ -239,6 +267,18 @@ impl Account {
         for (call, stat) in std::mem::take(&mut self.after_settle) {
             self.apply(now, call, stat);
         }
+    }
+
+    /// What an answered call says of what its client knows.
+    pub(super) fn learn(&mut self, call: &Call, stat: Stat) {
+        if stat == Stat::Granted || matches!(call.request, Request::FreeAll(_)) {
+            self.news.extend(news(call));
+        }
+    }
+
+    /// What was learned since this was asked last.
+    pub(super) fn news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
     }
 
     // --- what is pending
@@ -306,10 +346,10 @@ impl Account {
     /// What is pending and not there any more was given up by its client: an UNLOCK, or its reboot, that the filter was not
     /// asked about.
     pub(super) fn release_missing(&mut self, now: Duration, view: &View) {
-        let there = by_owner(view);
+        let there = view.by_owner();
         for row in self.pending().into_iter().filter(|row| row.kind != LockKind::Share) {
-            let locks = there.get(&key_of(&row.owner)).map_or(&[][..], Vec::as_slice);
-            if locks.iter().any(|lock| lock.handle == row.file && range_of(lock).overlaps(row.range)) {
+            let locks = there.get(&OwnerKey::from(&row.owner)).map_or(&[][..], Vec::as_slice);
+            if locks.iter().any(|lock| lock.handle == row.file && lock.range().overlaps(row.range)) {
                 continue;
             }
             let (way, claim) = (way_of_row(&row.owner), claim(&row));
@@ -323,23 +363,22 @@ impl Account {
     }
 }
 
-/// lockd's locks by their owners.
-pub(super) fn by_owner(view: &View) -> HashMap<OwnerKey, Vec<&HeldLock>> {
-    let mut locks: HashMap<OwnerKey, Vec<&HeldLock>> = HashMap::new();
-    for lock in &view.locks {
-        locks.entry(lock.owner).or_default().push(lock);
-    }
-    locks
-}
-
-/// The bytes of a lock.
-pub(super) fn range_of(lock: &HeldLock) -> ByteRange {
-    bytes(ByteRange { start: lock.start, end: lock.end })
-}
-
 /// lockd knows no byte beyond [`TO_THE_END`].
 fn bytes(range: ByteRange) -> ByteRange {
     ByteRange { start: range.start, end: if range.end >= TO_THE_END { u64::MAX } else { range.end } }
+}
+
+fn news(call: &Call) -> Option<News> {
+    let Way { client, server, version, transport } = call.way;
+    let claim = match &call.request {
+        Request::Lock(lock) => &lock.claim,
+        Request::Unlock(claim) => claim,
+        Request::FreeAll(_) => return Some(News::Rebooted(client.0)),
+        Request::Cancel(_) | Request::Share(_) | Request::Unshare(_) => return None,
+    };
+    let (tcp, svid) = (transport == Transport::Tcp, claim.svid.0.cast_unsigned());
+    let owner = OwnerKey { client: client.0, server: server.0, version, tcp, svid };
+    Some(News::Done(owner, claim.file.clone(), bytes(claim.range)))
 }
 
 fn way_of(key: &OwnerKey) -> Way {
@@ -354,17 +393,6 @@ fn way_of(key: &OwnerKey) -> Way {
 fn way_of_row(owner: &OwnerRow) -> Way {
     let OwnerRow { address, server_address, version, transport, .. } = *owner;
     Way { client: address, server: server_address, version, transport }
-}
-
-/// lockd's owner of a row.
-pub(super) fn key_of(owner: &OwnerRow) -> OwnerKey {
-    OwnerKey {
-        client: owner.address.0,
-        server: owner.server_address.0,
-        version: owner.version,
-        tcp: owner.transport == Transport::Tcp,
-        svid: owner.svid.0.cast_unsigned(),
-    }
 }
 
 fn via(way: &Way) -> Via {
@@ -398,12 +426,12 @@ fn claim(row: &LockRow) -> Claim {
 /// A lock, or a request for one, as the filter has it.
 pub(super) fn claim_of(lock: &HeldLock) -> Claim {
     let (way, svid) = (way_of(&lock.owner), Svid(lock.owner.svid.cast_signed()));
-    Claim { way, svid, file: lock.handle.clone(), range: range_of(lock), exclusive: lock.exclusive }
+    Claim { way, svid, file: lock.handle.clone(), range: lock.range(), exclusive: lock.exclusive }
 }
 
 fn lock_call(lock: &HeldLock) -> locks::Call {
     locks::Call::Lock {
-        wanted: wanted(Svid(lock.owner.svid.cast_signed()), &lock.handle, range_of(lock), lock.exclusive),
+        wanted: wanted(Svid(lock.owner.svid.cast_signed()), &lock.handle, lock.range(), lock.exclusive),
         block: false,
         reclaim: false,
         monitored: lock.monitored,

@@ -1,11 +1,13 @@
 //! Which of the locks that policy gives up an UNLOCK is sent for, and what came of it. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use super::account::{Account, by_owner, key_of, range_of};
-use crate::manager::knfsd::owners::{HeldLock, View};
-use crate::wire::control::{Fate, FullResult, LockFate, LockKind};
+use super::account::Account;
+use crate::manager::knfsd::owners::{HeldLock, OwnerKey, View};
+use crate::manager::knfsd::unsure::{DoubtKind, UnsureLocks};
+use crate::wire::control::{Delivery, Fate, FullResult, LockFate, LockKind};
+use crate::wire::types::{Address, CallerName};
 
 /// A lock that is kept though policy gives it up, and why.
 pub(super) type Left = (LockFate, String);
@@ -19,13 +21,36 @@ pub(super) struct Freed {
     pub(super) lock: HeldLock,
 }
 
-/// The addresses of which policy gives something up.
-pub(super) fn losers(full: &FullResult) -> BTreeSet<IpAddr> {
-    dropped(full).map(|row| row.owner.address.0).collect()
+/// What policy gives up.
+#[derive(Debug)]
+pub(super) struct GivenUp<'a> {
+    rows: Vec<&'a LockFate>,
+    answered: HashSet<(&'a CallerName, Address)>,
+    unsure: &'a UnsureLocks,
 }
 
-fn dropped(full: &FullResult) -> impl Iterator<Item = &LockFate> {
-    full.locks.as_slice().iter().filter(|row| row.fate == Fate::Dropped)
+impl<'a> GivenUp<'a> {
+    pub(super) fn new(full: &'a FullResult, unsure: &'a UnsureLocks) -> Self {
+        let rows = full.locks.as_slice().iter().filter(|row| row.fate == Fate::Dropped).collect();
+        let acked = full.clients.as_slice().iter().filter(|client| client.delivery == Delivery::Acked);
+        Self { rows, answered: acked.map(|client| (&client.name, client.address)).collect(), unsure }
+    }
+
+    /// The addresses of which something may be freed.
+    pub(super) fn losers(&self) -> BTreeSet<IpAddr> {
+        let may_be_freed = self.rows.iter().filter(|row| self.why_unsure(row).is_none());
+        may_be_freed.map(|row| row.owner.address.0).collect()
+    }
+
+    /// Why the client may not know this lock any more, though its process may believe in it.
+    fn why_unsure(&self, row: &LockFate) -> Option<String> {
+        let unsure = self.unsure.find(&OwnerKey::from(&row.owner), &row.file, row.range)?;
+        // There is consent to drop what clients have that do not answer, and it does not again.
+        if unsure.doubt.kind == DoubtKind::Unheard && !self.answered.contains(&(&row.owner.name, row.owner.address)) {
+            return None;
+        }
+        Some(format!("{}: {}", unsure.place(), unsure.doubt))
+    }
 }
 
 /// Sorts what policy gives up. Only what calls from a `held` address is freed, and only what `view` shows as its owner's:
@@ -34,13 +59,17 @@ pub(super) fn choose(
     account: &Account,
     held: &BTreeSet<IpAddr>,
     view: Option<&View>,
-    full: &FullResult,
+    given_up: &GivenUp<'_>,
 ) -> (Vec<Freed>, Vec<Left>) {
-    let there = view.map(by_owner).unwrap_or_default();
+    let there = view.map(View::by_owner).unwrap_or_default();
     let (mut freed, mut left) = (Vec::new(), Vec::new());
-    for row in dropped(full) {
-        let locks = there.get(&key_of(&row.owner)).map_or(&[][..], Vec::as_slice);
-        match lock_of(account, held, view, row, locks) {
+    for row in given_up.rows.iter().copied() {
+        let locks = there.get(&OwnerKey::from(&row.owner)).map_or(&[][..], Vec::as_slice);
+        let lock = match given_up.why_unsure(row) {
+            Some(why) => Err(why),
+            None => lock_of(account, held, view, row, locks),
+        };
+        match lock {
             Ok(lock) => freed.push(Freed { row: row.clone(), lock }),
             Err(why) => left.push((row.clone(), why)),
         }
@@ -70,7 +99,7 @@ fn lock_of(
     }
     let exclusive = row.kind == LockKind::Exclusive;
     let covers = |lock: &&&HeldLock| {
-        lock.handle == row.file && lock.exclusive == exclusive && range_of(lock).covers(row.range) && !lock.offered
+        lock.handle == row.file && lock.exclusive == exclusive && lock.range().covers(row.range) && !lock.offered
     };
     let lock = locks.iter().find(covers).ok_or("lockd has it otherwise by now")?;
     // Only these bytes, where the rest of it was reclaimed.
@@ -79,11 +108,11 @@ fn lock_of(
 
 /// Which of these lockd still has, with the words that came with its UNLOCK.
 pub(super) fn still_there(after: &View, freed: &[Freed], words: &[String]) -> Vec<Left> {
-    let there = by_owner(after);
+    let there = after.by_owner();
     let mut left = Vec::new();
     for (place, Freed { row, lock }) in freed.iter().enumerate() {
         let locks = there.get(&lock.owner).map_or(&[][..], Vec::as_slice);
-        if locks.iter().any(|now| now.handle == row.file && range_of(now).overlaps(row.range)) {
+        if locks.iter().any(|now| now.handle == row.file && now.range().overlaps(row.range)) {
             left.push((row.clone(), words.get(place).cloned().unwrap_or_default()));
         }
     }

@@ -10,13 +10,14 @@
 //! nothing in this settle.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::drops::{Freed, Left, choose, losers, still_there};
+use super::drops::{Freed, GivenUp, Left, choose, still_there};
 use super::run_files;
 use super::state::{Active, Keeper, not_durable, refused};
 use crate::interposer::messages::{Mode, Order};
@@ -116,7 +117,7 @@ impl Keeper {
             active.account.table.settle_cancel();
         }
         let is_sure = |address: &IpAddr| self.active.as_ref().is_some_and(|a| a.account.why_unsure(*address).is_none());
-        Ok(losers(&full).into_iter().filter(is_sure).collect())
+        Ok(GivenUp::new(&full, &self.unsure).losers().into_iter().filter(is_sure).collect())
     }
 
     /// Freezes what is pending, and lets policy decide.
@@ -182,7 +183,7 @@ impl Keeper {
         }
         let full = self.judge(terms)?;
         let Some(active) = &mut self.active else { return Err(refused(RefusalCode::UnknownRun, "the run is gone")) };
-        let (freed, mut left) = choose(&active.account, held, view, &full);
+        let (freed, mut left) = choose(&active.account, held, view, &GivenUp::new(&full, &self.unsure));
         if !freed.is_empty() {
             let dropping = freed.iter().map(|freed| freed.row.clone()).collect();
             active.journal.dropping = List::clipped(dropping);
@@ -242,7 +243,8 @@ impl Keeper {
     /// up for a disk that fails.
     async fn commit(&mut self, full: FullResult, freed: bool) -> Result<RunResult, Refusal> {
         let mut failures = 0;
-        while let Err(error) = self.shelf.end(&full) {
+        self.doubt_of(&full, false);
+        while let Err(error) = self.put_away(&full) {
             failures += 1;
             let now = self.now();
             let Some(active) = &mut self.active else {
@@ -270,16 +272,37 @@ impl Keeper {
         Ok(full.result)
     }
 
+    /// The result is on disk, and before it what the run leaves unsure.
+    fn put_away(&mut self, full: &FullResult) -> io::Result<()> {
+        self.shelf.write_unsure(&mut self.unsure)?;
+        self.shelf.end(full)
+    }
+
     /// No request is refused any more. Late reclaims are granted as ordinary requests, as long as one may come.
     async fn drain(&mut self) {
         self.controller = None;
+        let (now, unix_ms) = (self.now(), self.unix_ms());
         self.order(Order::Mode(Mode::Drain)).await;
         if let Some(active) = &mut self.active {
             active.line.forget_claims().await;
             let latest = Duration::from_millis(active.journal.args.grace_max_ms);
-            active.drain_until = Some(active.began + latest + AFTERMATH);
+            let until = active.drain_owed.max(active.began + latest + AFTERMATH);
+            active.drain_until = Some(until);
+            let left = u64::try_from(until.saturating_sub(now).as_millis()).unwrap_or_default();
+            // Without it others are refused all the same, and not told until when.
+            let _ = self.shelf.drains_until(unix_ms + left);
         }
         self.take_in().await;
+        self.look_up_unsure().await;
+    }
+
+    /// No late reclaim can come any more.
+    pub(super) async fn drain_is_over(&mut self) {
+        self.doubt_what_was_missed();
+        self.look_up_unsure().await;
+        self.end_drain().await;
+        self.unsure.drained();
+        self.write_unsure();
     }
 
     /// Pending locks are held again, and ordinary requests are granted.
@@ -295,33 +318,56 @@ impl Keeper {
         let active = self.running(run)?;
         let told = active.account.table.run_status(now).is_some_and(|run| run.notices_begun);
         let full = active.account.table.abort(unix_ms, reason)?;
+        if told {
+            self.doubt_of(&full, true);
+        }
         // Nothing was dropped, so this does not wait for the disk.
-        if let Err(error) = self.shelf.end(&full) {
+        if let Err(error) = self.put_away(&full) {
             self.timeline.push(unix_ms, "abort", &format!("the result is not on disk: {error}"));
         }
         self.ground.log(&format!("run {run} was aborted: {reason}"));
         self.drain().await;
         if !told {
-            self.end_drain().await;
+            self.end_drain_of_none(now).await;
         }
         Ok(full.result)
     }
 
+    /// Of this run nobody was told, so no late reclaim comes but of the run before.
+    async fn end_drain_of_none(&mut self, now: Duration) {
+        match &mut self.active {
+            Some(active) if active.drain_owed > now => active.drain_until = Some(active.drain_owed),
+            _ => {
+                self.end_drain().await;
+                self.unsure.drained();
+                self.write_unsure();
+            }
+        }
+    }
+
     /// Grace in front of lockd has come to an end that is not the run's. Nothing is dropped.
     pub(super) async fn supersede(&mut self, why: &str) -> Refusal {
-        let unix_ms = self.unix_ms();
+        let (now, unix_ms) = (self.now(), self.unix_ms());
+        let told = self.active.as_ref().is_some_and(|active| {
+            active.drain_until.is_some() || active.account.table.run_status(now).is_some_and(|run| run.notices_begun)
+        });
+        if told {
+            self.doubt_all(why);
+        }
+        self.unsure.drain_was_cut_short();
         if let Some(active) = &mut self.active
             && active.drain_until.is_none()
             && let Ok(full) = active.account.table.abort(unix_ms, why)
         {
             let full = run_files::superseded(full);
-            if let Err(error) = self.shelf.end(&full) {
+            if let Err(error) = self.put_away(&full) {
                 self.timeline.push(unix_ms, "superseded", &format!("the result is not on disk: {error}"));
             }
             self.timeline.push(unix_ms, "superseded", why);
             self.ground.log(&format!("run {} is superseded: {why}; nothing was dropped", full.result.run));
         }
         self.end_drain().await;
+        self.look_up_unsure().await;
         refused(RefusalCode::WrongPhase, format!("the run is superseded: {why}"))
     }
 
@@ -331,6 +377,7 @@ impl Keeper {
             line.order(Order::Mode(Mode::Off)).await;
             let _ = line.all_obeyed().await;
         }
+        let _ = self.shelf.drained();
         self.controller = None;
         self.timeline.changed();
     }

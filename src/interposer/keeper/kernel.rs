@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::platform::{Gate, Platform};
@@ -24,8 +23,6 @@ use crate::manager::knfsd::{Knfsd, STATE_DIR, obstacles, single};
 use crate::wire::control::{ClientRow, InstanceId};
 use crate::wire::types::{CallerName, NsmState, Transport};
 
-/// The queue's number: "nl" in ASCII.
-const QUEUE: u16 = 0x6e6c;
 /// Rules that are not refreshed for so long end. Until then lockd's packets wait or are dropped where no filter is.
 const LAPSE: Duration = Duration::from_secs(20);
 /// How long a filter may take until it works.
@@ -64,11 +61,7 @@ fn words(error: impl std::fmt::Display) -> String {
 impl Platform for Kernel {
     async fn instance(&self) -> Result<InstanceId, String> {
         let knfsd = self.knfsd.clone();
-        let life = blocking(move || knfsd.life().map_err(words)).await?;
-        let digest = Sha256::new().chain_update("knfsd by grace").chain_update([0]).chain_update(life).finalize();
-        let mut id = [0; 16];
-        id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
-        Ok(InstanceId(id))
+        blocking(move || knfsd.grace_instance().map_err(words)).await
     }
 
     async fn names(&self) -> Result<Vec<CallerName>, String> {
@@ -128,10 +121,11 @@ impl Platform for Kernel {
                 ports.extend(number.map(|number| Port { ipv6, transport, number }));
             }
         }
-        let mut filter = Filter::start(&self.program, QUEUE).map_err(words)?;
+        let queue = self.machine.free_packet_queue(obstacles::FIRST_QUEUE).map_err(words)?;
+        let mut filter = Filter::start(&self.program, queue).map_err(words)?;
         works(&mut filter).await?;
-        let rules = Rules::install(&ports, QUEUE, LAPSE).map_err(words)?;
-        announce::began(std::process::id(), QUEUE);
+        let rules = Rules::install(&ports, queue, LAPSE).map_err(words)?;
+        announce::began(std::process::id(), queue);
         let (machine, knfsd) = (self.machine.clone(), self.knfsd.clone());
         Ok(Box::new(KernelGate { rules, filter, machine, knfsd, _driving: driving }))
     }

@@ -20,6 +20,7 @@
 //!   records show it as that owner's. It counts as dropped when they do not show it any more.
 //! - What is not sure is kept.
 //! - A keeper that dies takes the rules along. The next one finds the run on disk, drops nothing and says so.
+//! - A lock whose reclaim may have been refused is kept by every later run, until its client surely knows it again.
 //!
 //! | file | what | |
 //! |---|---|---|
@@ -28,6 +29,7 @@
 //! | `start` | from the plan to grace | |
 //! | `ending` | settle, abort, the end of the drain | |
 //! | `drops` | which locks an UNLOCK is sent for, and what came of it | |
+//! | `doubt` | locks that a run leaves unsure, for later runs to keep | |
 //! | `run_files` | runs on disk | |
 //! | `service` | the control protocol | |
 //! | `platform` | what all this stands on | |
@@ -36,6 +38,7 @@
 //! | `mod` | its process | |
 
 mod account;
+mod doubt;
 mod drops;
 mod ending;
 mod kernel;

@@ -5,7 +5,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::host::{private_folder, remove, replace};
-use crate::manager::knfsd::grace::{ACTIVE, RESULT};
+use crate::manager::knfsd::keeper_files::{ACTIVE, DRAIN, RESULT};
+use crate::manager::knfsd::unsure::{Doubt, DoubtKind, UnsureClient, UnsureLocks};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResult, Counts, Delivery, Fate, FullResult, LockFate, Outcome, RunClient, RunId, RunResult,
 };
@@ -47,9 +48,29 @@ impl RunFiles {
         self.dir.join(format!("{run}.{RESULT}"))
     }
 
+    /// What earlier runs left unsure.
+    pub(super) fn unsure(&self) -> io::Result<UnsureLocks> {
+        UnsureLocks::read(&self.dir)
+    }
+
+    /// Writes that down.
+    pub(super) fn write_unsure(&self, unsure: &mut UnsureLocks) -> io::Result<()> {
+        unsure.write(&self.dir)
+    }
+
     /// Writes down the active run.
     pub(super) fn keep(&self, journal: &Journal) -> io::Result<()> {
         replace(&self.dir.join(ACTIVE), &encode(journal), 0o600)
+    }
+
+    /// Writes down until when late reclaims are taken, for messages of others.
+    pub(super) fn drains_until(&self, unix_ms: u64) -> io::Result<()> {
+        replace(&self.dir.join(DRAIN), format!("{}\n", unix_ms / 1000).as_bytes(), 0o600)
+    }
+
+    /// They are not any more.
+    pub(super) fn drained(&self) -> io::Result<()> {
+        remove(&self.dir.join(DRAIN))
     }
 
     /// The run that was active when a keeper died.
@@ -110,6 +131,18 @@ impl RunFiles {
     }
 }
 
+/// All clients of a run: what they have is unsure.
+pub(super) fn all_unsure(journal: &Journal, why: &str) -> Vec<UnsureClient> {
+    let all = journal.clients.as_slice().iter();
+    all.map(|client| unsure(client, journal.args.run, DoubtKind::Refused, why)).collect()
+}
+
+/// One of them.
+pub(super) fn unsure(client: &RunClient, run: RunId, kind: DoubtKind, why: &str) -> UnsureClient {
+    let (addresses, name, why) = (client.addresses.clone(), client.name.clone(), Text::clipped(why));
+    UnsureClient { addresses, name, doubt: Doubt { run, kind, why } }
+}
+
 /// How a run has ended whose keeper died: nobody knows what became of what was pending.
 pub(super) fn interrupted(journal: Journal, now_unix_ms: u64) -> FullResult {
     let Journal { args, begun, began_unix_ms, clients, dropping } = journal;
@@ -118,8 +151,8 @@ pub(super) fn interrupted(journal: Journal, now_unix_ms: u64) -> FullResult {
         some => format!("it had sent, or was about to send, UNLOCK for {some} locks"),
     };
     let reason = format!(
-        "the process in front of lockd was killed; {dropped}; reclaims that came after it may have been refused: look at \
-         the clients' logs for locks that they failed to reclaim"
+        "the process in front of lockd was killed; {dropped}; reclaims that came after it may have been refused: runs keep \
+         these locks, and `nlmctl locks` names them"
     );
     let unknown = Address(std::net::Ipv4Addr::UNSPECIFIED.into());
     let client = |client: &RunClient| ClientResult {

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! Calls that lockd answered before the second walk began are in what it saw; of all others the account is told. What
-//! fails before `Begun` is undone by dropping the gate: no notice has left, and no lock was touched.
+//! fails before `Begun` is undone by dropping the gate, or by going on with the drain of the run before: no notice has left,
+//! and no lock was touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::account::Account;
@@ -19,6 +20,7 @@ use crate::interposer::messages::{self, Blind, Call, Claim, FilterEvent, Order};
 use crate::manager::knfsd::owners::View;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{BeginArgs, Begun, Mode, Refusal, RefusalCode};
+use crate::wire::nlm::Stat;
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, Text};
 
@@ -45,26 +47,52 @@ impl Keeper {
         };
         let new_state = self.ground.raise_state(old_state).await;
         let new_state = new_state.map_err(|words| refused(RefusalCode::NotDurable, words))?;
+        // What was heard up to here belongs to the drain.
+        self.take_in().await;
+        self.doubt_what_was_missed();
+        self.write_unsure();
         // A drain goes over into the run without a moment in which a late reclaim would be refused.
-        let drained = self.active.take().map(|active| active.line);
+        let (mut drain, mut fresh) = (self.active.take(), gate.map(Line::new));
         let none = || refused(RefusalCode::WrongPhase, "the drain of the run before has ended just now; try again");
-        let line = drained.or_else(|| gate.map(Line::new)).ok_or_else(none)?;
-        match self.begin_behind(line, args, (old_state, new_state)).await {
-            Ok(active) => {
-                let begun = active.journal.begun.clone();
+        let line = drain.as_mut().map(|drain| &mut drain.line).or(fresh.as_mut()).ok_or_else(none)?;
+        let mut before = VecDeque::new();
+        match self.begin_behind(line, args, (old_state, new_state), &mut before).await {
+            Ok((journal, account, waiters)) => {
+                let drain_owed = drain.as_ref().and_then(|drain| drain.drain_until).unwrap_or_default();
+                let line = drain.map(|drain| drain.line).or(fresh).ok_or_else(none)?;
+                let begun = journal.begun.clone();
                 self.ground.log(&format!(
                     "run {}: ordinary lock requests of NFSv3 clients are refused ({}) from now on, {} locks are pending",
-                    begun.run, active.journal.args.mode, begun.in_scope
+                    begun.run, journal.args.mode, begun.in_scope
                 ));
+                let (began, drain_until, failures) = (self.now(), None, 0);
+                let not_before = began;
+                let active =
+                    Active { journal, account, line, waiters, began, drain_until, drain_owed, failures, not_before };
                 self.active = Some(active);
                 self.controller = Some(from);
                 self.take_in().await;
                 Ok(begun)
             }
             Err(words) => {
+                if let Some(drain) = drain {
+                    self.go_on_draining(drain, before).await;
+                }
                 Err(refused(RefusalCode::Unsupported, format!("{words}; no client was told, and no lock was touched")))
             }
         }
+    }
+
+    /// A run that was to take its place has not begun: late reclaims of the one before are still taken.
+    async fn go_on_draining(&mut self, mut drain: Active, heard: VecDeque<Heard>) {
+        let now = self.now();
+        drain.line.forget_claims().await;
+        drain.line.order(Order::Mode(messages::Mode::Drain)).await;
+        for heard in heard {
+            drain.account.heard(now, heard);
+        }
+        self.active = Some(drain);
+        self.take_in().await;
     }
 
     /// Whether the plan is still about this lockd. Gives the state number.
@@ -84,10 +112,11 @@ impl Keeper {
 
     async fn begin_behind(
         &mut self,
-        mut line: Line,
+        line: &mut Line,
         args: BeginArgs,
         (old_state, new_state): (NsmState, NsmState),
-    ) -> Result<Active, String> {
+        before: &mut VecDeque<Heard>,
+    ) -> Result<(Journal, Account, u64), String> {
         let names = self.ground.names().await?;
         let mode = match args.mode {
             Mode::Strict => messages::Mode::Strict,
@@ -97,7 +126,7 @@ impl Keeper {
         line.order(Order::Mode(mode)).await;
         line.prove(mode).await?;
         line.all_obeyed().await?;
-        let before = line.heard();
+        *before = line.heard();
         let ground = Arc::clone(&self.ground);
         let look = async move { Ok::<_, String>((ground.view().await?, ground.monitored().await?)) };
         let (view, monitored) = line.meanwhile(look).await?;
@@ -115,15 +144,16 @@ impl Keeper {
             line.order(Order::Waiter(waiter)).await;
         }
         line.all_obeyed().await?;
-        for told in unanswered(before) {
+        for told in unanswered(&*before) {
             account.told(now, told);
+        }
+        for (call, stat) in answered(&*before) {
+            account.learn(call, stat);
         }
         let clients = List::clipped(account.table.run_clients().to_vec());
         let journal = Journal { args, begun, began_unix_ms: unix_ms, clients, dropping: List::default() };
         self.shelf.keep(&journal).map_err(|error| format!("the run cannot be written down: {error}"))?;
-        let waiters = view.waiters.len() as u64;
-        let (drain_until, failures, not_before) = (None, 0, now);
-        Ok(Active { journal, account, line, waiters, began: now, drain_until, failures, not_before })
+        Ok((journal, account, view.waiters.len() as u64))
     }
 }
 
@@ -132,14 +162,30 @@ fn waiters(view: &View) -> Vec<Claim> {
     view.waiters.iter().map(|waiter| super::account::claim_of(&waiter.wanted)).collect()
 }
 
-/// Of what was told before the walk only calls without a reply are news to the account, and what was not seen.
-fn unanswered(heard: impl IntoIterator<Item = Heard>) -> Vec<FilterEvent> {
-    let (mut open, mut unseen) = (BTreeMap::new(), Vec::new());
+/// Calls that lockd has answered.
+fn answered<'a>(heard: impl IntoIterator<Item = &'a Heard>) -> Vec<(&'a Call, Stat)> {
+    let (mut open, mut answered) = (HashMap::new(), Vec::new());
     for heard in heard {
         match heard {
             Heard::FilterEvent(FilterEvent::Call(call)) => drop(open.insert(call.number, call)),
+            Heard::FilterEvent(FilterEvent::Reply(reply)) => {
+                answered.extend(open.remove(&reply.call).map(|call| (call, reply.stat)));
+            }
+            Heard::FilterEvent(_) => {}
+            Heard::NewFilter => open.clear(),
+        }
+    }
+    answered
+}
+
+/// Of what was told before the walk only calls without a reply are news to the account, and what was not seen.
+fn unanswered<'a>(heard: impl IntoIterator<Item = &'a Heard>) -> Vec<FilterEvent> {
+    let (mut open, mut unseen) = (BTreeMap::new(), Vec::new());
+    for heard in heard {
+        match heard {
+            Heard::FilterEvent(FilterEvent::Call(call)) => drop(open.insert(call.number, call.clone())),
             Heard::FilterEvent(FilterEvent::Reply(reply)) => drop(open.remove(&reply.call)),
-            Heard::FilterEvent(told) => unseen.push(told),
+            Heard::FilterEvent(told) => unseen.push(told.clone()),
             Heard::NewFilter => {
                 let blind = |call: Call| {
                     let why = Text::clipped("the filter died while a call of it was open");

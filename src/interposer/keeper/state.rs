@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::account::Account;
-use super::line::{Heard, Line};
+use super::account::{Account, News};
+use super::line::Line;
 use super::platform::Platform;
 use super::run_files::{self, Journal, RunFiles};
 use crate::interposer::messages::{FilterEvent, Order};
 use crate::locks::{Due, Effect};
+use crate::manager::knfsd::unsure::UnsureLocks;
 use crate::rpc::control::Timeline;
 use crate::rpc::heartbeat::{Heartbeat, Moment};
 use crate::rpc::server::ConnectionId;
@@ -44,6 +45,8 @@ pub(super) struct Active {
     pub(super) began: Duration,
     /// When the drain ends, once the run is over.
     pub(super) drain_until: Option<Duration>,
+    /// Until when late reclaims of the run before must be taken.
+    pub(super) drain_owed: Duration,
     pub(super) failures: u32,
     pub(super) not_before: Duration,
 }
@@ -57,6 +60,7 @@ pub(super) struct Keeper {
     started_unix_ms: u64,
     heard_of: Instant,
     pub(super) active: Option<Active>,
+    pub(super) unsure: UnsureLocks,
     /// Whose run it is, while that controller is connected.
     pub(super) controller: Option<ConnectionId>,
 }
@@ -75,18 +79,24 @@ impl Keeper {
     pub(super) fn new(ground: Arc<dyn Platform>, shelf: RunFiles) -> std::io::Result<Self> {
         let started_unix_ms = unix_ms();
         let mut timeline = Timeline::default();
+        let mut unsure = shelf.unsure()?;
+        unsure.drain_was_cut_short();
         if let Some(journal) = shelf.left()? {
             // A keeper that died while it wrote the result may have done that.
-            let full = match shelf.result(journal.args.run)? {
-                Some(full) => full,
-                None => run_files::interrupted(journal, started_unix_ms),
+            let full = if let Some(full) = shelf.result(journal.args.run)? {
+                full
+            } else {
+                unsure.is_of(journal.args.instance);
+                unsure.add(run_files::all_unsure(&journal, "the process in front of lockd was killed"));
+                shelf.write_unsure(&mut unsure)?;
+                run_files::interrupted(journal, started_unix_ms)
             };
             let words = format!("run {}: {}", full.result.run, full.result.reason.as_str());
             timeline.push(started_unix_ms, "left", &words);
             shelf.end(&full)?;
         }
         let (started, active, controller) = (Instant::now(), None, None);
-        Ok(Self { ground, shelf, timeline, started, started_unix_ms, heard_of: started, active, controller })
+        Ok(Self { ground, shelf, timeline, started, started_unix_ms, heard_of: started, active, unsure, controller })
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -103,6 +113,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut pulse = Heartbeat::default();
+        self.look_up_unsure().await;
         while self.active.is_some() || self.heard_of.elapsed() < IDLE {
             tokio::select! {
                 ask = asks.recv() => {
@@ -138,9 +149,12 @@ impl Keeper {
         let Some(active) = &mut self.active else { return };
         active.line.keep_rules();
         for heard in active.line.heard() {
-            match heard {
-                Heard::FilterEvent(told) => active.account.told(now, told),
-                Heard::NewFilter => active.account.filter_is_new(),
+            active.account.heard(now, heard);
+        }
+        for news in active.account.news() {
+            match news {
+                News::Done(owner, file, range) => self.unsure.sure(&owner, &file, range),
+                News::Rebooted(client) => self.unsure.rebooted(client),
             }
         }
         for claim in active.account.decided() {
@@ -170,7 +184,7 @@ impl Keeper {
         }
         let due = active.account.table.on_timeout(now, attached);
         if active.drain_until.is_some_and(|until| until <= now) {
-            self.end_drain().await;
+            self.drain_is_over().await;
             return true;
         }
         if active.not_before > now {
@@ -232,6 +246,9 @@ impl Keeper {
             Some(active) => active.line.meanwhile(look).await,
             None => look.await,
         };
+        if let Ok((view, _)) = &looked {
+            self.review(view).await;
+        }
         let now = self.now();
         let account = looked.and_then(|(view, monitored)| {
             let waiters = view.waiters.len() as u64;

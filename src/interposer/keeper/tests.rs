@@ -1,5 +1,7 @@
 //! The keeper before a made-up lockd: what it orders, what it drops, what it keeps.
 
+mod unsure;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,8 +22,8 @@ use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
     self, BeginArgs, Begun, ClientProgress, ClientRow, Counts, Delivery, FullResult, InstanceId, Outcome, Policy,
-    ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunPageAfter, RunResult, Scope, SettleArgs, SettleWhen, Silent,
-    Status, Unreachable,
+    ProgressArgs, Refusal, RefusalCode, RunArgs, RunClient, RunId, RunPageAfter, RunResult, Scope, SettleArgs,
+    SettleWhen, Silent, Status, Unreachable,
 };
 use crate::wire::nlm::Stat;
 use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
@@ -49,6 +51,9 @@ struct World {
     /// When this client is held.
     on_hold: Vec<FilterEvent>,
     rules_are_gone: bool,
+    instance: InstanceId,
+    /// lockd's records cannot be read.
+    unreadable: bool,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -75,7 +80,7 @@ struct FakeLockd(Shared);
 #[async_trait]
 impl Platform for FakeLockd {
     async fn instance(&self) -> Result<InstanceId, String> {
-        Ok(InstanceId([1; 16]))
+        Ok(of(&self.0).instance)
     }
     async fn names(&self) -> Result<Vec<CallerName>, String> {
         Ok(vec![name("srv")])
@@ -93,7 +98,8 @@ impl Platform for FakeLockd {
         Ok(of(&self.0).monitored.clone())
     }
     async fn view(&self) -> Result<View, String> {
-        Ok(of(&self.0).view.clone())
+        let world = of(&self.0);
+        if world.unreadable { Err("no agreement".into()) } else { Ok(world.view.clone()) }
     }
     async fn unlock(&self, _: &View, locks: Vec<HeldLock>) -> Vec<String> {
         let mut world = of(&self.0);
@@ -245,6 +251,8 @@ impl Stage {
             stubborn: None,
             on_hold: Vec::new(),
             rules_are_gone: false,
+            instance: InstanceId([1; 16]),
+            unreadable: false,
         };
         Self::on(Arc::new(Mutex::new(world)), tempfile::tempdir().unwrap())
     }
@@ -257,9 +265,13 @@ impl Stage {
     }
 
     async fn begin(&self, mode: control::Mode) -> Result<Begun, Refusal> {
+        self.desk.begin(self.args(RUN, mode), ConnectionId(1)).await
+    }
+
+    fn args(&self, run: RunId, mode: control::Mode) -> BeginArgs {
         let silent = Silent::Drop;
-        let args = BeginArgs {
-            run: RUN,
+        BeginArgs {
+            run,
             instance: InstanceId([1; 16]),
             nsm_state: of(&self.world).state,
             scope: Scope::default(),
@@ -268,8 +280,7 @@ impl Stage {
             may_drop: List::default(),
             grace_ms: 60_000,
             grace_max_ms: 120_000,
-        };
-        self.desk.begin(args, ConnectionId(1)).await
+        }
     }
 
     fn tell(&self, told: FilterEvent) {
@@ -294,12 +305,20 @@ impl Stage {
 
     /// All clients acked, and have had time enough since.
     async fn acked(&self) {
-        let clients = self.desk.run_clients(RunPageAfter { run: RUN, after: 0 }).await.unwrap().clients.into_vec();
-        let ack = |index| ClientProgress { client: index, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
-        let clients = List::clipped(clients.iter().map(|client| ack(client.index)).collect());
-        let args = ProgressArgs { run: RUN, notices_begun: true, clients };
-        self.desk.progress(args, ConnectionId(1)).await.unwrap();
+        self.heard_of(RUN, |_| true).await;
         tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+
+    /// All clients of the run were told: of these names acks came, of the others nothing.
+    async fn heard_of(&self, run: RunId, acked: impl Fn(&str) -> bool) {
+        let clients = self.desk.run_clients(RunPageAfter { run, after: 0 }).await.unwrap().clients.into_vec();
+        let progress = |client: &RunClient| {
+            let delivery = if acked(client.name.as_str()) { Delivery::Acked } else { Delivery::NoAnswer };
+            ClientProgress { client: client.index, delivery, ago_ms: 0, suspect: false }
+        };
+        let clients = List::clipped(clients.iter().map(progress).collect());
+        let args = ProgressArgs { run, notices_begun: true, clients };
+        self.desk.progress(args, ConnectionId(1)).await.unwrap();
     }
 
     async fn settle(&self) -> RunResult {

@@ -110,6 +110,10 @@ pub trait Backend: Send + Sync + 'static {
     fn kind(&self) -> &'static str;
     /// Where it is, for people.
     fn endpoint(&self) -> String;
+    /// Why this process may not drive it now, where another one does.
+    fn is_driven(&self) -> String {
+        "another nlmctl drives this lock manager".to_owned()
+    }
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
     /// Whose locks exclude each other there, as `info` has it.

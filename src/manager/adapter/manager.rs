@@ -105,7 +105,7 @@ impl<B: Backend> LockManager for Adapter<B> {
             return refused(RefusalCode::WrongPhase, format!("run {} is over", args.run));
         }
         if !self.drive().await? {
-            return refused(RefusalCode::RunActive, "another nlmctl drives this lock manager");
+            return refused(RefusalCode::RunActive, self.backend.is_driven());
         }
         let run = match self.prepare(args).await {
             Ok(run) => run,

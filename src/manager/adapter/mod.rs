@@ -149,13 +149,6 @@ impl<B: Backend> Adapter<B> {
         self.desk().saved.is_some_and(|saved| saved.elapsed() < WRITE_EVERY)
     }
 
-    fn instance_of(&self, life: &str) -> InstanceId {
-        let digest = Sha256::new().chain_update(self.backend.kind()).chain_update([0]).chain_update(life).finalize();
-        let mut id = [0; 16];
-        id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
-        InstanceId(id)
-    }
-
     /// This life of the manager. What a run itself has ended is no new life.
     async fn instance(&self, life: &str, active: Option<&RunRecord>) -> Result<InstanceId, ManagerError> {
         if let Some(run) = active {
@@ -163,7 +156,7 @@ impl<B: Backend> Adapter<B> {
         }
         let runs = self.with_vault(RunFiles::runs).await?;
         let same = runs.iter().rev().find(|run| run.life == life);
-        Ok(same.map_or_else(|| self.instance_of(life), |run| run.instance.0))
+        Ok(same.map_or_else(|| instance_of(self.backend.kind(), life), |run| run.instance.0))
     }
 
     /// Looks at the manager, and takes what is seen into the active run's account.
@@ -272,6 +265,14 @@ impl<B: Backend> Adapter<B> {
         }
         refused(RefusalCode::UnknownRun, format!("run {run} is not known"))
     }
+}
+
+/// A life of a lock manager that does not number them itself.
+pub fn instance_of(kind: &str, life: &str) -> InstanceId {
+    let digest = Sha256::new().chain_update(kind).chain_update([0]).chain_update(life).finalize();
+    let mut id = [0; 16];
+    id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    InstanceId(id)
 }
 
 /// How long to rest after a look that began then.

@@ -26,7 +26,7 @@ impl<B: Backend> Adapter<B> {
     /// that goes away does not stop it in the middle.
     pub(super) async fn release_locks(&self, locks: &[LockRow]) -> Result<Freed, ManagerError> {
         if !self.drive().await? {
-            return refused(RefusalCode::RunActive, "another nlmctl drives this lock manager");
+            return refused(RefusalCode::RunActive, self.backend.is_driven());
         }
         let (this, locks) = (self.clone(), locks.to_vec());
         let releasing = tokio::spawn(async move {

@@ -1,8 +1,11 @@
-//! knfsd by `--method grace`: the lock manager is a process in front of lockd, which speaks the control protocol.
+//! knfsd by `--method grace`, the default: the lock manager is a process in front of lockd, which speaks the control protocol.
 //!
 //! Theory. That process (`interposer/`) is started from nlmctl's own file when it is first needed, in a session of its own,
 //! and ends by itself when it has no run and is not called. It has the run: nlmctl may die and go on with it. One such
 //! process is here at a time. What it has on disk tells whether there is a run of it to ask for.
+//!
+//! Where it is refused, nothing falls back to the other method by itself: that one drops every lock. It is offered with its
+//! price.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -12,13 +15,14 @@ use std::process::{Command, Stdio};
 use async_trait::async_trait;
 use tokio::net::UnixStream;
 
+use super::keeper_files::{self, ACTIVE, RESULT};
 use super::{Knfsd, KnfsdError, STATE_DIR, manager};
 use crate::manager::adapter::Adapter;
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{Caution, Freed, LockManager, ManagerError, Owners, Weight};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
-    ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
+    Refusal, RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
 };
 
 /// The hidden command of nlmctl that runs the process in front of lockd; its folder and its socket follow.
@@ -27,16 +31,12 @@ pub const COMMAND: &str = "knfsd-keeper";
 pub const READY: &str = "ready";
 /// Its control socket.
 pub const SOCKET: &str = "/run/nlmctl/knfsd.sock";
-/// The file in its folder that is there while a run is active.
-pub const ACTIVE: &str = "active";
-/// How the name of a result ends that nobody has fetched.
-pub const RESULT: &str = "result";
 /// Longest answer of one that is started.
 const ANSWER: u64 = 4096;
 
 /// Its folder.
 pub fn folder() -> PathBuf {
-    Path::new(STATE_DIR).join("keeper")
+    keeper_files::folder(Path::new(STATE_DIR))
 }
 
 /// Whether a run in front of lockd is active, or was when its process was killed.
@@ -78,11 +78,48 @@ impl Grace {
             Err(what) => Err(ManagerError::Unreachable {
                 endpoint: SOCKET.to_owned(),
                 what: format!("the process in front of lockd did not start: {what}"),
-                remedy: "run this as root on the NFS server, or use --method reboot".to_owned(),
+                remedy: "run this as root on the NFS server".to_owned(),
             }),
         }
     }
+
+    /// The other method, as far as it is possible, with its price.
+    async fn offer(&self) -> Option<String> {
+        let kernel = self.kernel.backend();
+        let looked = kernel.blocking(|kernel| {
+            let signal = kernel.machine.lockd()?.is_some_and(|lockd| kernel.takes_signal(lockd));
+            Ok((kernel.look_ahead()?, signal))
+        });
+        let (cautions, signal) = looked.await.ok()?;
+        if cautions.iter().any(|caution| caution.weight == Weight::Refuse) {
+            return None;
+        }
+        let stop = if signal { "" } else { ", NFS service stops for about a second" };
+        Some(format!(
+            "`--method reboot` works without it, at a price: every lock is dropped first{stop}, local processes can take \
+             ranges in between, nothing can be kept, and it cannot be aborted"
+        ))
+    }
+
+    /// What is in the way of this method, with the other one as a remedy too.
+    async fn refusals_with_offer(&self, found: &mut [Caution]) {
+        if found.iter().all(|caution| caution.weight != Weight::Refuse) {
+            return;
+        }
+        let Some(offer) = self.offer().await else { return };
+        for caution in found.iter_mut().filter(|caution| caution.weight == Weight::Refuse) {
+            caution.remedy = format!("{}; or: {offer}", caution.remedy);
+        }
+    }
+
+    fn nothing(status: &Status) -> Option<&'static str> {
+        (status.run.0.is_none() && status.locks == 0).then_some(NOTHING)
+    }
 }
+
+/// Where lockd holds no lock.
+const NOTHING: &str = "lockd holds no lock of a client: there is nothing to resync, and no client is told. (A client that \
+                       believes in a lock which lockd has lost is told by `--method reboot`.)";
 
 /// Starts it: answers once it serves, or another one does.
 fn start(program: &Path) -> Result<(), String> {
@@ -112,11 +149,11 @@ fn cautions() -> Vec<Caution> {
     vec![
         say(
             "grace",
-            "lockd keeps every lock and NFS service goes on: one word of the clients' lock requests is changed on their way \
+            "method grace: lockd keeps every lock and NFS service goes on. One word of the clients' lock requests is changed on their way \
              to lockd, so that it refuses ordinary ones and grants reclaims",
         ),
         say(
-            "not-bound",
+            "nfsv4",
             "processes of this host and NFSv4 clients are not bound by grace; a range that its owner gives up can go to \
              one of them, or to a client that already waits for it",
         ),
@@ -128,8 +165,9 @@ fn cautions() -> Vec<Caution> {
         say("one-by-one", "what is dropped at the end is freed lock by lock, not in one instant"),
         say(
             "killed",
-            "if the process in front of lockd is killed, reclaims that come after that are refused, and their clients \
-             forget those locks; nothing is dropped then",
+            "an emergency stop, where `nlmctl abort` does not help, is `pkill -KILL -f knfsd-keeper`: it ends the process in \
+             front of lockd, and its packet rules with it. The price, also where that process is killed otherwise: reclaims \
+             that come later are refused, and their clients forget these locks; nothing is dropped, and later runs keep them",
         ),
     ]
 }
@@ -150,22 +188,46 @@ impl LockManager for Grace {
         let mut found = cautions();
         found.extend(kernel.blocking(Knfsd::look_at_statd).await.map_err(KnfsdError::unanswered)?);
         found.extend(super::obstacles::look(&kernel.machine).await);
+        self.refusals_with_offer(&mut found).await;
         Ok(found)
     }
+    async fn nothing_to_resync(&self) -> Result<Option<String>, ManagerError> {
+        Ok(Self::nothing(&self.keeper().await?.status().await?).map(str::to_owned))
+    }
     async fn status(&self) -> Result<Status, ManagerError> {
-        self.keeper().await?.status().await
+        let status = self.keeper().await?.status().await?;
+        if status.run.0.is_none() {
+            // One by the other method must end first; where its nlmctl was killed, it is found here.
+            let kernel = self.kernel.status().await?;
+            if kernel.run.0.is_some() {
+                return Ok(kernel);
+            }
+        }
+        Ok(status)
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         self.keeper().await?.clients().await
     }
     async fn owners(&self) -> Result<Owners, ManagerError> {
+        if is_active() {
+            // After a run whose process was killed the next one finds out what is unsure before it answers.
+            self.keeper().await?.unfetched().await?;
+        }
         self.kernel.owners().await
     }
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError> {
         self.keeper().await?.locks(args).await
     }
     async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError> {
-        self.keeper().await?.begin(args).await
+        let begun = self.keeper().await?.begin(args).await;
+        match begun {
+            Err(ManagerError::Refused(refusal)) if refusal.code == RefusalCode::Unsupported => {
+                let offer = self.offer().await.map(|offer| format!("; {offer}")).unwrap_or_default();
+                let words = format!("{}{offer}", refusal.message.as_str());
+                Err(Refusal::new(RefusalCode::Unsupported, words).into())
+            }
+            begun => begun,
+        }
     }
     async fn run_clients(&self, run: RunId) -> Result<Vec<RunClient>, ManagerError> {
         self.keeper().await?.run_clients(run).await

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Knfsd;
+use super::keeper_files;
 use super::owners::{self, HeldLock, OwnerKey, Share, TO_THE_END, View, Waiter};
+use super::unsure::UnsureLocks;
 use crate::host::ETAB;
 use crate::manager::{OwnedLock, Owners, OwnersView};
 use crate::wire::control::{ClientRow, LockKind, LockState};
-use crate::wire::types::{Address, ByteRange, CallerName, NsmState, Svid, Transport};
+use crate::wire::types::{Address, CallerName, NsmState, Svid, Transport};
 use crate::wire::xdr::List;
 
 impl Knfsd {
@@ -17,15 +19,32 @@ impl Knfsd {
         match owners::look(&self.machine) {
             Ok(view) => {
                 tracing::debug!(passes = view.passes, locks = view.locks.len(), "owners were read from kernel memory");
-                Owners::View(listed(&view, &self.machine.exports(ETAB)))
+                Owners::View(listed(&view, &self.machine.exports(ETAB), &self.unsure()))
             }
             Err(error) => Owners::Unknown { why: error.to_string(), remedy: error.remedy().to_owned() },
         }
     }
+
+    /// What runs in front of lockd have left unsure in this life of it.
+    pub(super) fn unsure(&self) -> UnsureLocks {
+        let mut unsure = UnsureLocks::read(&keeper_files::folder(&self.dir)).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            UnsureLocks::default()
+        });
+        match self.grace_instance() {
+            Ok(instance) => unsure.is_of(instance),
+            Err(error) => tracing::debug!(%error, "this life of lockd is not known"),
+        }
+        unsure
+    }
 }
 
-fn listed(view: &View, exports: &[PathBuf]) -> OwnersView {
-    let mut locks: Vec<OwnedLock> = view.locks.iter().map(|lock| of_lock(lock, exports)).collect();
+fn listed(view: &View, exports: &[PathBuf], unsure: &UnsureLocks) -> OwnersView {
+    let held = |lock: &HeldLock| {
+        let why = unsure.find_held(lock).map(|found| found.doubt.to_string());
+        OwnedLock { unsure: why, ..of_lock(lock, exports) }
+    };
+    let mut locks: Vec<OwnedLock> = view.locks.iter().map(held).collect();
     locks.extend(view.shares.iter().map(|share| of_share(share, exports)));
     locks.extend(view.waiters.iter().map(|waiter| of_waiter(waiter, exports)));
     OwnersView { how: "read from kernel memory", clients: clients(view, &locks), locks }
@@ -44,13 +63,14 @@ fn of_lock(lock: &HeldLock, exports: &[PathBuf]) -> OwnedLock {
         oh: None,
         monitored: lock.monitored,
         kind: if lock.exclusive { LockKind::Exclusive } else { LockKind::Shared },
-        range: ByteRange { start: lock.start, end: if lock.end == TO_THE_END { u64::MAX } else { lock.end } },
+        range: lock.range(),
         state: if lock.offered { LockState::Offered } else { LockState::Held },
         file: lock.handle.clone(),
         inode: format!("{major:02x}:{minor:02x}:{}", lock.inode),
         export: lock.path.as_deref().and_then(|path| export(path, exports)),
         path: lock.path.clone(),
         deleted: lock.deleted,
+        unsure: None,
     }
 }
 
@@ -126,7 +146,7 @@ fn clients(view: &View, locks: &[OwnedLock]) -> Vec<ClientRow> {
 mod tests {
     use super::super::owners::ClientHost;
     use super::*;
-    use crate::wire::types::{Cookie, FileHandle, OwnerHandle};
+    use crate::wire::types::{ByteRange, Cookie, FileHandle, OwnerHandle};
 
     #[test]
     fn a_path_is_in_the_innermost_export_that_has_it() {
@@ -178,7 +198,7 @@ mod tests {
             shares: vec![],
             passes: 1,
         };
-        let listed = listed(&view, &["/srv/x".into()]);
+        let listed = listed(&view, &["/srv/x".into()], &UnsureLocks::default());
         let counts: Vec<_> = listed.clients.iter().map(|row| (row.locks, row.unmonitored, row.waiters)).collect();
         assert_eq!(counts, [(2, 1, 1), (0, 0, 0)]);
         assert_eq!(listed.clients[0].server_addresses.as_slice().len(), 2);

@@ -2,9 +2,10 @@
 //!
 //! Theory. lockd has no idea of a run. It can be made to drop *every* lock and to start grace
 //! ([`drops`]), it shows ranges but no owners (`/proc/locks` has its own number for each client's
-//! lock; lists for people read its memory, [`owners`]), and rpc.statd beside it keeps the names of its clients. So a run here is: all that is there
-//! is written down, the state number raised, everything dropped, grace seen, clients told, and what
-//! came back compared ([`adapter`](super::adapter) does that part).
+//! lock; lists for people read its memory, [`owners`]), and rpc.statd beside it keeps the names of its clients. So a run is
+//! led by a process in front of it ([`grace`]), or, by `--method reboot`, from here: all that is there is written down, the
+//! state number raised, everything dropped, grace seen, clients told, and what came back compared
+//! ([`adapter`](super::adapter) does that part).
 //!
 //! What must hold:
 //! - Nothing is touched where it could not work or would hurt others: an NFSv3 mount here keeps lockd
@@ -22,7 +23,8 @@
 //! | `scope` | NFSv4's server scope, which a stop loses |
 //! | `settings` | nfsd's settings |
 //! | `saved` | what is to be put back |
-//! | `grace` | the other way: a process in front of lockd has the run |
+//! | `grace` | the default way: a process in front of lockd has the run |
+//! | `keeper_files` | what that process has on disk |
 //! | `guard` | the process that does it if nlmctl dies |
 //! | `drops` | the two ways to drop |
 //! | `v4` | NFSv4 clients |
@@ -32,6 +34,7 @@
 //! | `release` | frees one client's locks |
 //! | `single` | frees single locks that were chosen |
 //! | `unlock` | UNLOCK in an owner's name |
+//! | `unsure` | locks that runs must keep: their reclaim may have been refused |
 //! | `port` | where lockd listens |
 //! | `obstacles` | what stands in the way of a grace period in front of lockd |
 //! | `mod` | the backend; start reading at `begin` |
@@ -40,6 +43,7 @@ mod drops;
 mod error;
 pub mod grace;
 pub mod guard;
+pub mod keeper_files;
 mod listing;
 pub mod obstacles;
 pub(crate) mod owners;
@@ -53,6 +57,7 @@ mod settings;
 pub(crate) mod single;
 mod snapshot;
 pub(crate) mod unlock;
+pub(crate) mod unsure;
 mod v4;
 
 pub use error::KnfsdError;
@@ -60,7 +65,7 @@ pub use error::KnfsdError;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -71,13 +76,14 @@ use self::v4::V4;
 use super::adapter::run_files::RunFiles;
 use super::adapter::{
     Adapter, Backend, ClientReleased, Dropped, GraceEnd, Identity, LocksReleased, Recovered, Snapshot, client_row,
+    instance_of,
 };
 use super::{Caution, ManagerError, Owners, Weight};
 use crate::host::{self, FileError, Lockd, Machine, ReplyRoute, StatdDir, StatdDirError, may_administer_network};
 use crate::nsm::roster::{self, Roster};
 use crate::rpc::resolver;
 use crate::units;
-use crate::wire::control::{Capabilities, ClientRow, LockRow, Refusal, RefusalCode};
+use crate::wire::control::{Capabilities, ClientRow, InstanceId, LockRow, Refusal, RefusalCode};
 use crate::wire::types::{Address, CallerName, NsmState};
 
 /// How long the resolver may take for the names of all clients.
@@ -159,6 +165,11 @@ impl Knfsd {
             Some(lockd) => self.machine.life(lockd.pid)?,
             None => format!("{} no lockd", self.machine.boot_id()?),
         })
+    }
+
+    /// The same as the instance of the lock manager that stands in front of it.
+    pub(crate) fn grace_instance(&self) -> Result<InstanceId, KnfsdError> {
+        Ok(instance_of("knfsd by grace", &self.life()?))
     }
 
     fn takes_signal(&self, lockd: Lockd) -> bool {
@@ -244,6 +255,7 @@ impl Knfsd {
             ));
             self.look_at_stopping(&mut found)?;
         }
+        found.extend(self.look_at_unsure());
         found.push(Caution::new(
             "local",
             Weight::Say,
@@ -270,6 +282,24 @@ impl Knfsd {
             V4::NotKnown(why) => found.push(disturbed(format!("NFSv4 clients, if there are any: {why}"))),
         }
         Ok(found)
+    }
+
+    /// Their clients do not claim these any more.
+    fn look_at_unsure(&self) -> Option<Caution> {
+        let unsure = self.unsure();
+        let count = unsure.all().count() as u64;
+        let locks =
+            units::number(count, "lock whose client may not claim it", "locks whose clients may not claim them");
+        (count > 0).then(|| {
+            let text =
+                format!("drop {locks} any more: a reclaim was refused in a run before (`nlmctl locks` names them)");
+            Caution::new(
+                "unsure",
+                Weight::Consent,
+                text,
+                "lock anew on those clients (nlmctl-lost-locks(7)), or agree to it",
+            )
+        })
     }
 
     fn look_at_statd(&self) -> Result<Option<Caution>, KnfsdError> {
@@ -390,6 +420,16 @@ impl Backend for Knfsd {
     }
     fn endpoint(&self) -> String {
         ENDPOINT.to_owned()
+    }
+    fn is_driven(&self) -> String {
+        match keeper_files::drain_left(&keeper_files::folder(&self.dir), SystemTime::now()) {
+            Some(left) => format!(
+                "late reclaims of the last run are still taken, for {} more; a release and a run by `--method reboot` must \
+                 wait for that",
+                units::duration(left)
+            ),
+            None => "another nlmctl drives this lock manager".to_owned(),
+        }
     }
     /// lockd locks in the file system itself.
     fn domains(&self) -> &'static [&'static str] {

@@ -16,6 +16,8 @@ use crate::host::netfilter::{Does, Netfilter};
 use crate::host::{ETAB, Machine, lacks_capabilities};
 use crate::wire::nftables::Port;
 
+/// The packet queue that is taken where no other program has it: "nl" in ASCII. Else a higher one.
+pub const FIRST_QUEUE: u16 = 0x6e6c;
 /// Modules without which packets cannot be queued by rules of nftables.
 const MODULES: [&str; 3] = ["nf_tables", "nft_queue", "nfnetlink_queue"];
 /// Most names that are listed in a message.
@@ -35,6 +37,7 @@ pub async fn look(machine: &Machine) -> Vec<Caution> {
         look_at_process(&mut found);
         look_at_lockd(&machine, &ports, &mut found);
         look_at_modules(&machine, &mut found);
+        look_at_queues(&machine, &mut found);
         look_at_rules(&machine, Netfilter::look(&ports), &mut found);
         look_at_exports(&machine, &mut found);
         found
@@ -96,6 +99,13 @@ fn look_at_modules(machine: &Machine, found: &mut Vec<Caution>) {
                       linux-modules-$(uname -r); Red Hat: kernel-modules-core), or boot again if \
                       kernel.modules_disabled is 1";
         found.push(refuse("modules", text, remedy));
+    }
+}
+
+fn look_at_queues(machine: &Machine, found: &mut Vec<Caution>) {
+    if let Err(error) = machine.free_packet_queue(FIRST_QUEUE) {
+        let text = format!("no packet queue can be had: {error}");
+        found.push(refuse("packet-rules", text, "end one of the programs that listen to packet queues"));
     }
 }
 
@@ -255,6 +265,18 @@ mod tests {
             assert!(text.contains(name), "{text}");
         }
         assert_eq!(all(|found| look_at_rules(&machine(&[]).1, Ok(Netfilter::default()), found)), []);
+    }
+
+    #[test]
+    fn packet_queues_are_in_the_way_only_where_other_programs_have_all_of_them() {
+        let line = |number: u16| format!("{number} 1 0 2 0 0 0 0 1\n");
+        let lines = |numbers: std::ops::RangeInclusive<u16>| numbers.map(line).collect::<Vec<_>>().concat();
+        let one = lines(FIRST_QUEUE..=FIRST_QUEUE);
+        let (_root, host) = machine(&[("proc/net/netfilter/nfnetlink_queue", &one)]);
+        assert_eq!(all(|found| look_at_queues(&host, found)), []);
+        let every = lines(0..=u16::MAX);
+        let (_root, host) = machine(&[("proc/net/netfilter/nfnetlink_queue", &every)]);
+        assert_eq!(all(|found| look_at_queues(&host, found))[0].1, Weight::Refuse);
     }
 
     #[test]

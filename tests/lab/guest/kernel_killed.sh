@@ -21,7 +21,7 @@ guard_gone() { ! pgrep -f 'knfsd-guar[d]' >/dev/null; }
 # killed_when COMMAND...: starts a run, kills it as soon as the command succeeds; $SLOWED goes before nlmctl
 killed_when() {
     local pid shot=no end=$(($(uptime_s) + 60))
-    ${SLOWED:-} nlmctl --json --manager knfsd --db /run/runs.db --name srv.lab --name srv resync --yes --grace-max 90s \
+    ${SLOWED:-} nlmctl --json --manager knfsd --db /run/runs.db --name srv.lab --name srv resync --yes --method reboot --grace-max 90s \
         >/run/killed.json 2>/run/killed.err &
     pid=$!
     while kill -0 $pid 2>/dev/null && [ "$(uptime_s)" -lt $end ]; do
@@ -43,11 +43,11 @@ whole_again() {
 }
 # Goes on with what was left, or starts anew: in the end every lock is back.
 go_on() {
-    resync --resume
+    resync --method reboot --resume
     note "--resume: $code"
     if [ "$(lock_set)" != "$before" ]; then
         await 120 not_in_grace
-        resync
+        resync --method reboot
         note "a new run: $code; $(told '.locks.resurrected') resurrected"
     fi
     equal "$1: every lock is held again" "$(lock_set)" "$before"

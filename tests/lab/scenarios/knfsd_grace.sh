@@ -40,7 +40,7 @@ PYTHON
 python3 /run/orphan.py $1 $handle $2 $3"
 }
 # grace_run [FLAG]...
-grace_run() { resync --method grace --grace 20s --grace-max 40s "$@"; }
+grace_run() { resync --grace 20s --grace-max 40s "$@"; }
 complaints() { on vm dmesg -c | grep -iE 'reclaim'; }
 
 equal "lockd grants a lock that its client does not know" "$(orphan c1 50 10)" "stat 0"
@@ -48,7 +48,8 @@ equal "what is held" "$(ranges)" "0 9,50 59,0 EOF,5 9"
 settings=$(settings)
 number=$(state)
 on vm dmesg -c >/dev/null
-nlmctl --manager knfsd --db /run/runs.db resync --method grace --dry-run >/run/plan.txt 2>&1
+nlmctl --manager knfsd --db /run/runs.db resync --dry-run >/run/plan.txt 2>&1
+check "the plan says which way is taken" grep -q "method grace: lockd keeps every lock" /run/plan.txt
 check "the plan says what does not hold" grep -q "not bound by grace" /run/plan.txt
 
 # --- strict: what was forgotten goes, all else stays
@@ -87,7 +88,20 @@ note "$(cat /run/abort.json | tr -d "\n" | cut -c1-200)"
 equal "all is held as before" "$(ranges)" "0 9,0 EOF,5 9"
 equal "the other client's request is refused for the lock, not for grace" "$(reply T 60)" refused
 
+# --- it had not acked, so a reclaim of it may be refused later: whatever policy says its lock is kept until it reclaims
+unsure() { knfsd locks | jq -r '[.locks[] | select(.unsure != null) | "\(.owner.address) \(.path) \(.start)"] | sort | join(",")'; }
+equal "the lock of the client that had not acked is unsure" "$(unsure)" "10.0.0.13 /srv/x/c 5"
+equal "status counts it" "$(knfsd status | jq .manager.unsure)" 1
+grace_run --unreachable drop
+equal "unsure: sums" "$(sums) $(told .locks.kept)" "3 2 0 0 0 0 1"
+check "the timeline has the reason" grep -q "/srv/x/c: a reclaim of it may have been refused" <<<"$(timeline)"
+on vm "ip link set vc3 up"
+grace_run
+equal "reclaimed: sums" "$(sums)" "3 3 0 0 0 0"
+equal "nothing is unsure any more" "$(unsure)" ""
+
 # --- a client that does not answer: kept, then dropped
+on vm "ip link set vc3 down"
 grace_run
 equal "kept: exit code" $code 3
 equal "kept: sums" "$(sums) $(told .locks.kept)" "3 2 0 0 0 0 1"

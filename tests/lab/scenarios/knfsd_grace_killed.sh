@@ -25,7 +25,7 @@ exec_nlmctl() { exec nlmctl --json --manager knfsd --db /run/runs.db --name srv.
 # start_run: one that c3 holds up, in the background
 start_run() {
     on vm "ip link set vc3 down"
-    exec_nlmctl resync --yes --method grace --grace 30s --grace-max 30s >/run/report.json 2>/run/resync.err &
+    exec_nlmctl resync --yes --grace 30s --grace-max 30s >/run/report.json 2>/run/resync.err &
     run=$!
     await 90 begun || cat /run/resync.err
 }
@@ -79,6 +79,23 @@ knfsd abort >/dev/null 2>&1
 knfsd runs list >/run/runs.json
 equal "the run is superseded" "$(jq -r '.runs[0].outcome' /run/runs.json)" superseded
 equal "all is held" "$(ranges)" "$before"
+unsure() { knfsd locks | jq -r '[.locks[] | select(.unsure != null) | .path] | sort | join(",")'; }
+equal "what its clients have is unsure" "$(unsure)" "/srv/x/a,/srv/x/b,/srv/x/c"
+echo c2 >/run/told
+nlmctl --db /run/runs.db notify --targets /run/told --name srv.lab --state $(($(state) + 1000)) --grace-elsewhere --yes --deadline 20s \
+    >/run/told.txt 2>&1 || cat /run/told.txt
+complained() { [ -n "$(on vm dmesg | grep -iE 'reclaim')" ]; }
+await 30 complained
+note "$(complaints)"
+knfsd resync --yes --silent drop --grace 20s --grace-max 20s >/run/report.json 2>/run/resync.err
+equal "a lock whose reclaim was refused is kept" "$(told .run.outcome) $(sums) $(told .locks.kept)" "settled 3 2 0 0 0 0 1"
+equal "it alone is unsure now" "$(unsure)" "/srv/x/b"
+equal "all is held" "$(ranges)" "$before"
+equal "B unlocks" "$(ask B unlock 0 10)" unlocked
+equal "B locks anew" "$(ask B lock 0 10)" granted
+knfsd resync --yes --silent drop --grace 20s --grace-max 20s >/run/report.json 2>/run/resync.err
+equal "its client knows it again" "$(told .run.outcome) $(sums)" "settled 3 3 0 0 0 0"
+equal "nothing is unsure any more" "$(unsure)" ""
 process D c2 c
 equal "another client does not get what is held" "$(ask D lock 0 10)" refused
 equal "and requests are served again" "$(ask D lock 50 10)" granted

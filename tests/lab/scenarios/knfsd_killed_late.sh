@@ -11,10 +11,10 @@ note "killed between the drop and the notices, and grace is over when somebody c
 killed_when in_phase "grace false"
 if in_phase "grace false"; then
     open_now
-    resync --resume
+    resync --method reboot --resume
     check "it is said that this run failed" test $code = 1
     check "and why" grep -q "not told\|before any client was told" <<<"$(told '.run.reason // .error.message')"
-    resync
+    resync --method reboot
     equal "the next run tells its clients: exit code" $code 0
     equal "as the server had lost them" "$(told .locks.resurrected)" 3
 else

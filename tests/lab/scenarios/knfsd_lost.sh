@@ -15,10 +15,10 @@ kept=$(grep -E ' (0 9|0 EOF)$' <<<"$before")
 records=$(monitored)
 
 on vm "ip link set vc3 down"
-resync
+resync --method reboot
 equal "keeping what can't be kept is refused" $code 4
 equal "and nothing was touched" "$(lock_set)" "$before"
-resync --unreachable drop --grace 15s
+resync --method reboot --unreachable drop --grace 15s
 equal "exit code" $code 3
 equal "in scope, reclaimed, dropped, unverified, resurrected, conflicts" "$(sums)" "4 2 2 0 0 0"
 equal "who did not answer" "$(told '.clients[] | select(.fate != "acked") | .name')" c3.lab
@@ -45,7 +45,7 @@ with open("/srv/x/a", "r+") as file:
     time.sleep(600)
 P
 thief=$!
-resync --grace 15s
+resync --method reboot --grace 15s
 equal "with a thief: exit code" $code 6
 equal "with a thief: in scope, reclaimed, dropped, unverified, resurrected, conflicts" "$(sums)" "2 1 1 0 0 1"
 check "the thief is named" grep -q "0-9 of .*/srv/x/a.* local process python3 (pid $thief)" <<<"$(timeline)"

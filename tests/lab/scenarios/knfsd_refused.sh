@@ -19,12 +19,12 @@ untouched() {
 modprobe -a nfs nfsv3
 mkdir -p /run/own
 mount -t nfs -o vers=3,proto=tcp 10.0.0.1:/srv/x /run/own
-resync
+resync --method reboot
 equal "an NFSv3 mount of this host: exit code" $code 4
 check "an NFSv3 mount of this host: it is named" grep -q /run/own <<<"$(told .error.message)"
 untouched "an NFSv3 mount of this host"
 if ! takes_signal; then
-    resync --own-locks-lost
+    resync --method reboot --own-locks-lost
     equal "also with the consent to lose its own locks: exit code" $code 4
     untouched "also with the consent to lose its own locks"
 fi
@@ -32,7 +32,7 @@ umount /run/own
 
 echo N >/proc/fs/lockd/nlm_end_grace 2>/dev/null
 pkill -x rpc.statd
-resync
+resync --method reboot
 equal "no statd: exit code" $code 4
 check "no statd: said" grep -q rpc.statd <<<"$(told .error.message)"
 untouched "no statd"
@@ -40,10 +40,10 @@ rpc.statd
 await 20 rpcinfo -t 127.0.0.1 status 1
 
 on vm "dmesg -c" >/dev/null
-resync --mode targeted --client c1.lab
+resync --method reboot --mode targeted --client c1.lab
 equal "a narrower scope: exit code" $code 2
 untouched "a narrower scope"
-resync
+resync --method reboot
 equal "with nothing in the way: exit code" $code 0
 equal "with nothing in the way: the same lock" "$(lock_set)" "$before"
 verdict

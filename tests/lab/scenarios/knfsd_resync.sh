@@ -21,10 +21,10 @@ equal "six locks are held" "$(wc -l <<<"$before")" 6
 equal "statd has every client" "$(monitored)" "c1.lab c2.lab c3.lab"
 way="for about a second"
 if takes_signal; then way="by a signal"; fi
-check "the plan says how" grep -q "$way" <<<"$(nlmctl --manager knfsd resync --dry-run)"
+check "the plan says how" grep -q "$way" <<<"$(nlmctl --manager knfsd resync --method reboot --dry-run)"
 
 for round in first second third; do
-    resync --grace 90s
+    resync --method reboot --grace 90s
     equal "$round: exit code" $code 0
     equal "$round: in scope, reclaimed, dropped, unverified, resurrected, conflicts" "$(sums)" "6 6 0 0 0 0"
     equal "$round: every client acked" "$(told '[.clients[].fate] | unique | join(" ")')" acked

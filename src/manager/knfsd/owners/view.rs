@@ -1,9 +1,11 @@
 //! What lockd has, for others to use.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::host::Lock;
-use crate::wire::types::{CallerName, Cookie, FileHandle, NsmState, OwnerHandle};
+use crate::wire::control::OwnerRow;
+use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Transport};
 
 /// `fl_end` of a lock that goes to the end of the file.
 pub(crate) const TO_THE_END: u64 = i64::MAX.unsigned_abs();
@@ -125,7 +127,35 @@ pub(crate) struct View {
     pub(crate) passes: u32,
 }
 
+impl From<&OwnerRow> for OwnerKey {
+    fn from(owner: &OwnerRow) -> Self {
+        Self {
+            client: owner.address.0,
+            server: owner.server_address.0,
+            version: owner.version,
+            tcp: owner.transport == Transport::Tcp,
+            svid: owner.svid.0.cast_unsigned(),
+        }
+    }
+}
+
+impl View {
+    /// The locks by their owners.
+    pub(crate) fn by_owner(&self) -> HashMap<OwnerKey, Vec<&HeldLock>> {
+        let mut locks: HashMap<OwnerKey, Vec<&HeldLock>> = HashMap::new();
+        for lock in &self.locks {
+            locks.entry(lock.owner).or_default().push(lock);
+        }
+        locks
+    }
+}
+
 impl HeldLock {
+    /// Its bytes.
+    pub(crate) fn range(&self) -> ByteRange {
+        ByteRange { start: self.start, end: if self.end >= TO_THE_END { u64::MAX } else { self.end } }
+    }
+
     /// As `/proc/locks` has it.
     pub(super) fn as_listed(&self) -> Lock {
         let (major, minor) = self.device;

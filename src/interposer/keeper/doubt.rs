@@ -1,0 +1,119 @@
+//! What a run leaves unsure: locks whose reclaim may have been refused (`manager/knfsd/unsure`).
+//!
+//! | the run | whose locks are unsure then |
+//! |---|---|
+//! | its keeper was killed, or it was superseded after the first notice | of all clients that it covered |
+//! | aborted after the first notice | of those that had not acked, and of which something was missed |
+//! | settled | the same; of those that had not acked with [`DoubtKind::Unheard`] |
+//! | its drain was cut short | also of those that had acked and had something kept |
+//!
+//! It is written down before the run leaves the disk, so a keeper that is killed in between changes nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::run_files::{Journal, all_unsure, unsure};
+use super::state::Keeper;
+use crate::manager::knfsd::owners::View;
+use crate::manager::knfsd::unsure::DoubtKind;
+use crate::wire::control::{Delivery, FullResult};
+
+/// Locks that are named in the timeline; lists have all.
+const NAMED: usize = 100;
+
+impl Keeper {
+    /// The run ends in order.
+    pub(super) fn doubt_of(&mut self, full: &FullResult, aborted: bool) {
+        let Some(active) = &self.active else { return };
+        let Journal { args, clients, .. } = &active.journal;
+        let results: HashMap<u32, _> = full.clients.as_slice().iter().map(|one| (one.client, one)).collect();
+        let doubtful = clients.as_slice().iter().filter_map(|client| {
+            let result = results.get(&client.index);
+            let (acked, kept) = result.map_or((false, true), |r| (r.delivery == Delivery::Acked, r.counts.kept > 0));
+            let (kind, why) = match (active.account.why_missed(client.addresses.as_slice()), acked, kept) {
+                (Some(why), ..) => (DoubtKind::Refused, why),
+                (None, false, true) if aborted => (DoubtKind::Refused, "it was aborted before the client acked".into()),
+                (None, false, true) => (DoubtKind::Unheard, "nothing was heard of the client".into()),
+                (None, true, true) => (DoubtKind::Draining, "the process in front of lockd was killed after it".into()),
+                (None, _, false) => return None,
+            };
+            Some(unsure(client, args.run, kind, &why))
+        });
+        self.unsure.is_of(args.instance);
+        self.unsure.add(doubtful.collect::<Vec<_>>());
+    }
+
+    /// Something of these may have passed since.
+    pub(super) fn doubt_what_was_missed(&mut self) {
+        let Some(active) = &self.active else { return };
+        let Journal { args, clients, .. } = &active.journal;
+        let missed = clients.as_slice().iter().filter_map(|client| {
+            let why = active.account.why_missed(client.addresses.as_slice())?;
+            Some(unsure(client, args.run, DoubtKind::Refused, &why))
+        });
+        self.unsure.is_of(args.instance);
+        self.unsure.add(missed.collect::<Vec<_>>());
+    }
+
+    /// The run ends out of order.
+    pub(super) fn doubt_all(&mut self, why: &str) {
+        let Some(active) = &self.active else { return };
+        self.unsure.is_of(active.journal.args.instance);
+        self.unsure.add(all_unsure(&active.journal, why));
+    }
+
+    /// Writes it down where nothing depends on that at once.
+    pub(super) fn write_unsure(&mut self) {
+        if let Err(error) = self.shelf.write_unsure(&mut self.unsure) {
+            let words = format!("locks that later runs must keep cannot be written down: {error}");
+            self.timeline.push(self.unix_ms(), "unsure", &words);
+            self.ground.log(&words);
+        }
+    }
+
+    /// Finds which locks they are, where that is not known yet.
+    pub(super) async fn look_up_unsure(&mut self) {
+        if !self.unsure.awaits_view() {
+            return self.write_unsure();
+        }
+        let ground = Arc::clone(&self.ground);
+        let look = async move { ground.view().await };
+        let view = match &mut self.active {
+            Some(active) => active.line.meanwhile(look).await,
+            None => look.await,
+        };
+        match view {
+            Ok(view) => self.review(&view).await,
+            // The next view will do: no run begins without one.
+            Err(error) => {
+                tracing::warn!(%error, "lockd's records cannot be read");
+                self.write_unsure();
+            }
+        }
+    }
+
+    /// What is unsure, by what lockd has now.
+    pub(super) async fn review(&mut self, view: &View) {
+        if self.unsure.is_empty() {
+            return;
+        }
+        let Ok(instance) = self.ground.instance().await else { return };
+        let is_news = self.unsure.awaits_view();
+        self.unsure.is_of(instance);
+        self.unsure.look_up(view);
+        self.write_unsure();
+        let count = self.unsure.all().count();
+        if !is_news || count == 0 {
+            return;
+        }
+        let unix_ms = self.unix_ms();
+        for lock in self.unsure.all().take(NAMED) {
+            let words = format!("{} {} of {}: {}", lock.place(), lock.range, lock.name, lock.doubt.why.as_str());
+            self.timeline.push(unix_ms, "unsure", &words);
+        }
+        self.ground.log(&format!(
+            "reclaims of {count} locks may have been refused; runs keep them, `nlmctl locks` names them, and \
+             nlmctl-lost-locks(7) tells what to do on their clients"
+        ));
+    }
+}
