@@ -52,7 +52,7 @@ note "$(wc -l <<<"$live") locks that their owners know"
 # --- what goes on meanwhile: NFSv3 writes, an NFSv4 lock, a local thief, a client that locks and unlocks another file
 process F c2 ../mnt4/four
 equal "a lock of NFSv4" "$(ask F lock 0 10)" granted
-on c2 'while :; do dd if=/dev/zero of=/mnt/y/big bs=64k count=8 oflag=sync 2>/dev/null && echo >>/run/dd.txt; done >/dev/null 2>&1 & echo $! >/run/dd.pid'
+on c2 'while :; do dd if=/dev/zero of=/mnt/y/big bs=64k count=8 oflag=sync 2>/dev/null && echo >>/run/dd.txt; sleep 0.5; done >/dev/null 2>&1 & echo $! >/run/dd.pid'
 written() { on c2 'wc -l </run/dd.txt'; }
 python3 - <<'P' &
 import fcntl, time
@@ -65,7 +65,7 @@ with open("/srv/x/a", "r+") as file:
                 fcntl.lockf(file, fcntl.LOCK_UN, 1, start)
             except OSError:
                 pass
-        time.sleep(0.01)
+        time.sleep(0.05)
 P
 thief=$!
 process H c2 c
