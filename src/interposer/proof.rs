@@ -192,7 +192,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_tried_with_each_file_once_exclusive_locks_first_those_of_version_1_last_and_never_with_what_a_proof_left() {
+    fn it_is_tried_with_each_file_once_exclusive_locks_first_those_of_version_1_last_and_never_with_what_a_proof_left()
+    {
         let deleted = HeldLock { deleted: true, ..lock(1, 1, true) };
         let offered = HeldLock { offered: true, ..lock(1, 2, true) };
         let locks =
