@@ -82,7 +82,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> Result<(), FilterError> {
         Ok(begun) => begun,
         Err(error) => {
             // The keeper may be gone already.
-            let _ = line.write_all(&frame(&encode(&FilterEvent::Superseded(Text::clipped(&error.to_string())))));
+            let _ = line.write_all(&frame(&encode(&FilterEvent::Superseded(Text::clipped(error.to_string())))));
             return Err(error);
         }
     };
