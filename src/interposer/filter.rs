@@ -6,7 +6,8 @@
 //! when the keeper does not read, and packets wait with it: a keeper must read whatever it is doing, also while it writes.
 //! It ends with its stdin; then the kernel drops what is queued.
 //!
-//! A keeper knows that the queue is bound when its first [`Order::Answer`] is answered.
+//! A keeper knows that the queue is bound when its first [`Order::Answer`] is answered. A filter that cannot begin says why, as
+//! one that is superseded does, and ends.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -26,7 +27,7 @@ use super::packets::{Packet, Traffic};
 use super::queue::Queue;
 use crate::host::{FileError, Machine};
 use crate::wire::record::{RecordReader, RecordTooLong, frame};
-use crate::wire::xdr::{DecodeError, decode, encode};
+use crate::wire::xdr::{DecodeError, Text, decode, encode};
 
 /// Between two looks at what is held for long.
 const TICK: Duration = Duration::from_millis(100);
@@ -42,7 +43,9 @@ enum FilterError {
     Usage,
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("cannot take queue {0} of netfilter: {1}")]
+    #[error(
+        "cannot take queue {0} of netfilter ({1}): /proc/net/netfilter/nfnetlink_queue lists those that programs have"
+    )]
     Queue(u16, #[source] io::Error),
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
@@ -74,10 +77,17 @@ fn run(mut args: impl Iterator<Item = OsString>) -> Result<(), FilterError> {
     // What ends the others ends this one only when its work is done.
     SigSet::all().thread_block().map_err(system("block signals"))?;
     let line = io::stdin().as_fd().try_clone_to_owned().map_err(system("use stdin"))?;
-    let lockd = Lockd::find(machine)?;
-    let queue = Queue::open(queue).map_err(|error| FilterError::Queue(queue, error))?;
+    let mut line = UnixStream::from(line);
+    let (lockd, queue) = match begin(machine, queue) {
+        Ok(begun) => begun,
+        Err(error) => {
+            // The keeper may be gone already.
+            let _ = line.write_all(&frame(&encode(&FilterEvent::Superseded(Text::clipped(error.to_string())))));
+            return Err(error);
+        }
+    };
     Filter {
-        line: UnixStream::from(line),
+        line,
         orders: RecordReader::new(MAX_ORDER),
         lockd,
         queue,
@@ -86,6 +96,12 @@ fn run(mut args: impl Iterator<Item = OsString>) -> Result<(), FilterError> {
         ticked: Duration::ZERO,
     }
     .serve()
+}
+
+fn begin(machine: Machine, queue: u16) -> Result<(Lockd, Queue), FilterError> {
+    let lockd = Lockd::find(machine)?;
+    let queue = Queue::open(queue).map_err(|error| FilterError::Queue(queue, error))?;
+    Ok((lockd, queue))
 }
 
 struct Filter {

@@ -85,12 +85,13 @@ fn is_ours(lock: &HeldLock) -> bool {
     lock.owner.svid == PROCESS
 }
 
-/// Locks to try it with: exclusive ones first, each file once.
+/// Locks to try it with: exclusive ones first, each file once. NLM version 1 has no request without monitoring (`NM_LOCK`), so
+/// locks of its clients come last.
 fn candidates(view: &View) -> Vec<HeldLock> {
     let mut files = BTreeSet::new();
     let usable = |lock: &&HeldLock| !lock.deleted && !lock.offered && !is_ours(lock);
     let mut found: Vec<&HeldLock> = view.locks.iter().filter(usable).collect();
-    found.sort_by_key(|lock| !lock.exclusive);
+    found.sort_by_key(|lock| (lock.owner.version == 1, !lock.exclusive));
     found.retain(|lock| files.insert((lock.device, lock.inode)));
     found.into_iter().take(TRIES).cloned().collect()
 }
@@ -191,14 +192,19 @@ mod tests {
     }
 
     #[test]
-    fn it_is_tried_with_each_file_once_exclusive_locks_first_and_never_with_what_a_proof_left() {
+    fn it_is_tried_with_each_file_once_exclusive_locks_first_those_of_version_1_last_and_never_with_what_a_proof_left()
+    {
         let deleted = HeldLock { deleted: true, ..lock(1, 1, true) };
         let offered = HeldLock { offered: true, ..lock(1, 2, true) };
         let locks =
             vec![deleted, offered, lock(1, 3, false), lock(2, 4, true), lock(3, 4, false), lock(PROCESS, 5, true)];
-        let found: Vec<(u64, bool)> =
-            candidates(&View { locks, ..View::default() }).iter().map(|lock| (lock.inode, lock.exclusive)).collect();
-        assert_eq!(found, [(4, true), (3, false)]);
+        let found = |locks| -> Vec<(u64, bool)> {
+            candidates(&View { locks, ..View::default() }).iter().map(|lock| (lock.inode, lock.exclusive)).collect()
+        };
+        assert_eq!(found(locks), [(4, true), (3, false)]);
+        let mut old = lock(1, 1, true);
+        old.owner.version = 1;
+        assert_eq!(found(vec![old, lock(2, 1, false), lock(3, 2, true)]), [(2, true), (1, false)]);
     }
 
     #[test]

@@ -154,6 +154,7 @@ async fn works(filter: &mut Filter) -> Result<(), String> {
         loop {
             match filter.told().await {
                 Some(FilterEvent::Obeyed(0)) => return Ok(()),
+                Some(FilterEvent::Superseded(why)) => return Err(why.as_str().to_owned()),
                 Some(_) => {}
                 None => return Err("the filter ended at once".to_owned()),
             }

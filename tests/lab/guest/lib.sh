@@ -71,16 +71,18 @@ verdict() {
     exit $((failures > 0))
 }
 
-# --- processes on the clients that lock ranges of a file (locker.py); /run/locks/NAME.* there
+# --- processes on the clients that lock ranges of a file (locker.py, nlm.py); /run/locks/NAME.* there
 
 declare -A node_of=()
-# process NAME CLIENT FILE: start one; FILE is below the client's mount
-process() {
+# start NAME CLIENT COMMAND: start one that answers to lines
+start() {
     node_of[$1]=$2
     on "$2" "mkdir -p /run/locks; cd /run/locks; rm -f $1.*; mkfifo $1.in $1.out
-        setsid python3 -IS /lab/locker.py /mnt/$3 0<>$1.in 1<>$1.out 2>$1.err & echo \$! >$1.pid"
+        setsid $3 0<>$1.in 1<>$1.out 2>$1.err & echo \$! >$1.pid"
     [ "$(reply "$1")" = ready ] || fail "process $1 on $2: $(on "$2" "cat /run/locks/$1.err")"
 }
+# process NAME CLIENT FILE: one that uses the kernel's locks; FILE is below the client's mount
+process() { start "$1" "$2" "python3 -IS /lab/locker.py /mnt/$3"; }
 # tell NAME VERB START LENGTH: have it do something, and do not wait for it
 tell() { on "${node_of[$1]}" "echo '${*:2}' 1<>/run/locks/$1.in"; }
 # reply NAME [SECONDS]: what it says next, or "nothing"

@@ -1,9 +1,6 @@
 # Runs in front of the kernel's lockd: it keeps every lock, its clients reclaim, only what was forgotten goes.
-. /lab/kernel.sh
-gone() { ! pgrep -f knfsd-keeper >/dev/null; }
-# One of a scenario before has its runs in the folder that `serve` empties.
-pkill -KILL -f knfsd-keeper
-await 20 gone
+. /lab/grace.sh
+end_keeper
 serve
 process A c1 a
 process B c2 b
@@ -14,36 +11,7 @@ equal "A locks" "$(ask A lock 0 10)" granted
 equal "B locks a whole file" "$(ask B lock 0 0)" granted
 equal "C locks" "$(ask C lock 5 5)" granted
 
-# orphan CLIENT START LENGTH: on file a lockd has a lock of a process that the client's kernel does not know
-orphan() {
-    local handle
-    handle=$(knfsd locks | jq -r '.locks[] | select(.path == "/srv/x/a") | .file' | head -n 1)
-    on "$1" "cat >/run/orphan.py <<'PYTHON'
-import socket, struct, sys
-name, handle, start, length = sys.argv[1].encode(), bytes.fromhex(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-
-def opaque(b):
-    return struct.pack('>I', len(b)) + b + bytes(-len(b) % 4)
-
-def call(s, program, version, procedure, args):
-    auth = opaque(struct.pack('>I', 0) + opaque(name) + struct.pack('>III', 0, 0, 0))
-    body = struct.pack('>7I', 7, 0, 2, program, version, procedure, 1) + auth + struct.pack('>II', 0, 0) + args
-    s.sendall(struct.pack('>I', len(body) | 1 << 31) + body)
-    return struct.unpack('>I', s.recv(999)[-4:])[0]
-
-server = '10.0.0.1'
-port = call(socket.create_connection((server, 111)), 100000, 2, 3, struct.pack('>4I', 100021, 4, 6, 0))
-lock = opaque(name) + opaque(handle) + opaque(b'4711@' + name) + struct.pack('>iQQ', 4711, start, length)
-args = opaque(b'abcd') + struct.pack('>II', 0, 1) + lock + struct.pack('>Ii', 0, 3)
-print('stat', call(socket.create_connection((server, port), source_address=('', 900 + start)), 100021, 4, 2, args))
-PYTHON
-python3 /run/orphan.py $1 $handle $2 $3"
-}
-# grace_run [FLAG]...
-grace_run() { resync --grace 20s --grace-max 40s "$@"; }
-complaints() { on vm dmesg -c | grep -iE 'reclaim'; }
-
-equal "lockd grants a lock that its client does not know" "$(orphan c1 50 10)" "stat 0"
+equal "lockd grants a lock that its client does not know" "$(orphan c1 /srv/x/a 50 10)" granted
 equal "what is held" "$(ranges)" "0 9,50 59,0 EOF,5 9"
 settings=$(settings)
 number=$(state)
@@ -74,10 +42,6 @@ equal "no client complains" "$(complaints)" ""
 on vm "ip link set vc3 down"
 grace_run --grace 60s --grace-max 60s &
 run=$!
-# begun: a run is active and its notices leave
-begun() { knfsd status | jq -e .run.notices_begun >/dev/null; }
-# reclaimed NUMBER
-reclaimed() { knfsd status | jq -e ".run.locks.reclaimed >= $1" >/dev/null; }
 await 90 begun || knfsd status
 tell T lock 0 10
 equal "another client's request waits" "$(reply T 3)" nothing
@@ -113,7 +77,7 @@ equal "its lock alone is gone" "$(ranges)" "0 9,0 EOF"
 on vm "ip link set vc3 up"
 
 # --- targeted: others go on
-equal "lockd grants another" "$(orphan c1 70 10)" "stat 0"
+equal "lockd grants another" "$(orphan c1 /srv/x/a 70 10)" granted
 grace_run --client c1 &
 run=$!
 await 90 begun

@@ -1,11 +1,6 @@
 # What stands in front of the kernel's lockd is killed: no live lock is lost, and what is not sure is said.
-. /lab/kernel.sh
-filter() { pgrep -f knfsd-filter; }
-keeper() { pgrep -f knfsd-keeper; }
-gone() { ! keeper >/dev/null && ! filter >/dev/null; }
-# One of a scenario before has its runs in the folder that `serve` empties.
-pkill -KILL -f knfsd-keeper
-await 20 gone
+. /lab/grace.sh
+end_keeper
 serve
 process A c1 a
 process B c2 b
@@ -14,25 +9,15 @@ equal "A locks" "$(ask A lock 0 10)" granted
 equal "B locks" "$(ask B lock 0 10)" granted
 equal "C locks" "$(ask C lock 0 10)" granted
 before=$(ranges)
-# begun: a run is active and its notices leave
-begun() { knfsd status | jq -e .run.notices_begun >/dev/null; }
-# reclaimed NUMBER
-reclaimed() { knfsd status | jq -e ".run.locks.reclaimed >= $1" >/dev/null; }
-no_run() { knfsd status | jq -e '.run == null' >/dev/null; }
-complaints() { on vm dmesg -c | grep -iE 'reclaim'; }
-# exec_nlmctl ARGUMENT...: in the background it is nlmctl itself that can be killed
-exec_nlmctl() { exec nlmctl --json --manager knfsd --db /run/runs.db --name srv.lab --name srv "$@"; }
-# start_run: one that c3 holds up, in the background
-start_run() {
+# slow_run: one that c3 holds up, in the background
+slow_run() {
     on vm "ip link set vc3 down"
-    exec_nlmctl resync --yes --grace 30s --grace-max 30s >/run/report.json 2>/run/resync.err &
-    run=$!
-    await 90 begun || cat /run/resync.err
+    start_run
 }
 on vm dmesg -c >/dev/null
 
 # --- nlmctl: the run goes on, and is gone on with
-start_run
+slow_run
 await 30 reclaimed 2
 kill -KILL $run
 wait $run 2>/dev/null
@@ -42,7 +27,7 @@ knfsd resync --resume >/run/report.json 2>/run/resync.err
 equal "resumed: all is reclaimed" "$(told .run.outcome) $(sums)" "settled 3 3 0 0 0 0"
 
 # --- nlmctl, for good: it settles alone, and the next command fetches what came of it
-start_run
+slow_run
 await 30 reclaimed 2
 kill -KILL $run
 wait $run 2>/dev/null
@@ -54,7 +39,7 @@ equal "all is held" "$(ranges)" "$before"
 on vm "ip link set vc3 up"
 
 # --- the filter: another one takes its place
-start_run
+slow_run
 killed=$(filter)
 kill -KILL $killed
 on vm "ip link set vc3 up"
@@ -65,7 +50,7 @@ equal "all is reclaimed" "$(told .run.outcome) $(sums)" "settled 3 3 0 0 0 0"
 equal "no client complains" "$(complaints)" ""
 
 # --- the keeper: the run is over, and nothing was dropped
-start_run
+slow_run
 await 30 reclaimed 2
 killed=$(keeper)
 kill -KILL "$killed"
@@ -102,7 +87,7 @@ equal "and requests are served again" "$(ask D lock 50 10)" granted
 
 # --- lockd itself is in grace: superseded at once, nothing is dropped
 await 60 no_run
-start_run
+slow_run
 await 30 reclaimed 2
 in_grace_soon() { in_grace; }
 pkill -KILL -x lockd 2>/dev/null
