@@ -17,8 +17,8 @@ const LONGEST: Duration = Duration::from_hours(24);
 
 /// Forced resync of NFSv3 (NLM) locks on a live server.
 ///
-/// Every lock becomes pending, the clients are told to reclaim as after a reboot, and what nobody
-/// reclaims is dropped or kept as policy says. Exit codes: 0 all reclaimed or released, 1 failed or
+/// Every lock becomes pending, the clients are told to reclaim as after a reboot, and what is not
+/// reclaimed is dropped or kept as policy says. Exit codes: 0 all reclaimed or released, 1 failed or
 /// aborted, 2 usage, 3 locks were dropped or kept, 4 refused, 5 lock manager unreachable, 6 conflicts
 /// or unverified locks.
 #[derive(Debug, Parser)]
@@ -94,17 +94,17 @@ impl ManagerKind {
 pub(super) enum Command {
     /// Run a forced resync
     Resync(ResyncArgs),
-    /// How the lock manager is, and what run is active
+    /// Show the state of the lock manager, and the active run
     Status,
-    /// The locks that it holds
+    /// List the locks that the lock manager holds, and the requests that wait
     Locks(LocksArgs),
-    /// The clients that it knows
+    /// List the clients that the lock manager knows
     Clients {
         /// Ask each client's statd for its state now, and compare it with the one that its locks carried
         #[arg(long)]
         probe: bool,
     },
-    /// What stands in the way of a run: manager, clients, names, this host
+    /// Check what could stand in the way of a run
     Check,
     /// End the active run: pending locks are held again, nothing is lost
     Abort,
@@ -114,18 +114,18 @@ pub(super) enum Command {
     Release(ReleaseArgs),
     /// Look for clients whose locks are stale, and resync each of them alone; quiet where all is well (for cron and timers)
     Reconcile(ReconcileArgs),
-    /// The record of runs
+    /// Show the record of runs
     #[command(subcommand)]
     Runs(RunsCommand),
-    /// Figures for a monitoring system, in the OpenMetrics text format
+    /// Print metrics in the OpenMetrics text format
     Metrics {
         /// Replace this file in one step instead of printing (for node_exporter's textfile collector: a name that ends in .prom)
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// See it work: a real nlmd, simulated clients, a real run
+    /// Try it: a real nlmd, simulated clients, a real run
     Demo(DemoArgs),
-    /// Print a shell's completions
+    /// Print a completion script for a shell
     Completions {
         /// For which shell
         shell: clap_complete::Shell,
@@ -135,28 +135,28 @@ pub(super) enum Command {
 /// `nlmctl runs`.
 #[derive(Debug, Subcommand)]
 pub(super) enum RunsCommand {
-    /// Runs, the newest first
+    /// List runs, the newest first
     List {
-        /// How many at most
+        /// Show at most this many
         #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
         limit: NonZeroU32,
         #[command(flatten)]
         only: RunsArgs,
     },
-    /// What `nlmctl release` freed, the newest first
+    /// List what `nlmctl release` freed, the newest first
     Releases {
-        /// How many at most
+        /// Show at most this many
         #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
         limit: NonZeroU32,
     },
-    /// A run with its locks and its timeline, or a release
+    /// Show a run with its locks and its timeline, or a release
     Show {
         /// Its id, or the first characters of it
         id: String,
         #[command(flatten)]
         only: RunsArgs,
     },
-    /// A run as one HTML page, with its course drawn
+    /// Write a run as one HTML page, with a drawing of its course
     Report {
         /// Its id, or the first characters of it [default: the newest run]
         id: Option<String>,
@@ -164,18 +164,18 @@ pub(super) enum RunsCommand {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Every run with its locks and its timeline, a line of JSON each, the newest first
+    /// Print every run with its locks and its timeline as a line of JSON, the newest first
     Export {
-        /// How many at most [default: all]
+        /// Print at most this many [default: all]
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
         limit: Option<NonZeroU32>,
     },
     /// Forget old runs and releases; a run that has not ended stays
     Prune {
-        /// Those that began longer ago than this
+        /// Forget those that began longer ago than this
         #[arg(long, value_name = "TIME", value_parser = parse_age, required_unless_present = "keep")]
         older_than: Option<Duration>,
-        /// All but the newest N
+        /// Forget all but the newest N
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
         keep: Option<u32>,
     },
@@ -198,10 +198,10 @@ pub struct ResyncArgs {
     /// How long clients may reclaim
     #[arg(long, default_value = "90s", value_name = "TIME", value_parser = parse_duration)]
     pub grace: Duration,
-    /// How far grace may be extended [default: 3m, or --grace if that is longer]
+    /// The longest grace: it is extended while reclaims arrive [default: 3m, or --grace if that is longer]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub grace_max: Option<Duration>,
-    /// How long it must be quiet before a run settles early
+    /// Settle early when no answer and no reclaim has come for this long
     #[arg(long, default_value = "500ms", value_name = "TIME", value_parser = parse_duration)]
     pub quiet_time: Duration,
     /// Refuse every ordinary lock request, or only those that meet a pending lock [default: strict for everything, else targeted]
@@ -309,7 +309,7 @@ pub enum RecordRows {
 /// `nlmctl locks`.
 #[derive(Debug, Clone, Args)]
 pub struct LocksArgs {
-    /// Only this client's; repeat it for more
+    /// Only locks of this client; repeat it for more
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
     /// Only locks on this file, or on files below this path where paths are known; repeat it for more
@@ -321,7 +321,7 @@ pub struct LocksArgs {
     /// Only requests that wait for a lock
     #[arg(long)]
     pub waiting: bool,
-    /// With the owner's handle, the server address it called, transport and NLM version
+    /// Show also the owner's handle, the server address that it called, transport and NLM version
     #[arg(long)]
     pub wide: bool,
 }
@@ -337,7 +337,7 @@ pub struct NotifyArgs {
     /// Tell the hosts of this file instead: an address or a name a line
     #[arg(long, value_name = "FILE")]
     pub targets: Option<PathBuf>,
-    /// The state number of the notices: odd, and not the last one
+    /// The state number to send: odd, and not the last one that these clients were sent
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub state: i32,
     /// When to stop trying
@@ -358,7 +358,7 @@ pub struct NotifyArgs {
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("whose").required(true).multiple(true).args(["clients", "exports", "files"]))]
 pub struct ReleaseArgs {
-    /// This client's; all that it has, unless something narrows it. Repeat it for more
+    /// Only locks of this client: all of them, unless another option narrows it. Repeat it for more
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
     /// Only locks on files of this export; repeat it for more
@@ -393,7 +393,7 @@ pub struct DemoArgs {
     /// Clients to simulate
     #[arg(long, default_value_t = 50, value_name = "N", allow_negative_numbers = true)]
     pub clients: u32,
-    /// Locks that each takes
+    /// Locks that each client takes
     #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
     pub locks: u32,
     /// Clients that never answer
@@ -417,7 +417,7 @@ pub struct DemoArgs {
     /// What happens to locks of clients that do not answer
     #[arg(long, default_value = "drop", value_parser = unreachable_parser())]
     pub unreachable: Unreachable,
-    /// Makes a demo repeatable
+    /// Choose the clients that break by this number, to repeat a demo
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }

@@ -20,8 +20,8 @@ use super::abort::AbortReport;
 use super::args::Cli;
 use crate::demo::run::Played;
 use crate::report::{
-    CheckReport, ClientsReport, ErrorReport, LocksReport, NotifyReport, PlanReport, ReconcileReport, ReleaseReport, ReleasesReport,
-    RunDetail, RunReport, RunsReport, SCHEMA, StatusReport,
+    CheckReport, ClientsReport, ErrorReport, LocksReport, NotifyReport, PlanReport, ReconcileReport, ReleaseReport,
+    ReleasesReport, RunDetail, RunReport, RunsReport, SCHEMA, StatusReport,
 };
 
 /// A kind of document that is printed.

@@ -219,7 +219,7 @@ impl LockTable {
                 OtherDomain::Unasked | OtherDomain::Moved(_) | OtherDomain::NotMoved => {
                     Handled::OtherDomain { asked: self.take_outside(want.file, lacking, None) }
                 }
-                OtherDomain::Conflict => self.refuse_reclaim(want, None, "somebody who does not use NLM has it"),
+                OtherDomain::Conflict => self.refuse_reclaim(want, None, "a holder that does not use NLM has it"),
                 OtherDomain::Failed => Handled::Reply(Verdict::NoLocks),
             };
         }

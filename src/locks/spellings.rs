@@ -10,7 +10,7 @@
 //!   adopts the lock, once: from then on the lock is held by the new spelling, and the old one is refused.
 //! - From another address that is no proof: two machines may have one name. Unless the machine was found to have
 //!   moved ([`moves`](super::moves)), the reclaim is a conflict, and the pending lock is kept whatever the policy is.
-//! - OtherDomain of a run the new spelling takes over all that its sibling has, as one step, when it gives up a range
+//! - Outside of a run the new spelling takes over all that its sibling has, as one step, when it gives up a range
 //!   in which it has nothing and the sibling has something, or when only siblings are in the way of what it asks
 //!   for. Siblings have equal source and server addresses, transport, version and svid, and names with an equal
 //!   first label; and as far as was seen one machine alone is at that address: no unrelated names, and no two NSM

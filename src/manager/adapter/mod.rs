@@ -92,7 +92,7 @@ struct AdapterState {
 
 impl<B> std::fmt::Debug for Adapter<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Adapter").field("vault", &self.vault).finish_non_exhaustive()
+        f.debug_struct("Adapter").field("runs", &self.vault).finish_non_exhaustive()
     }
 }
 

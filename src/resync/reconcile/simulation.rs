@@ -152,7 +152,7 @@ impl World {
         };
         let hosts = (0..HOSTS).map(host).collect();
         Self {
-            table: LockTable::new(Limits::default()),
+            table: LockTable::new(Limits::default(), [1, 2, 3, 4]),
             now: Duration::from_secs(1_000),
             dice,
             hosts,
@@ -255,7 +255,7 @@ impl World {
         if self.now.as_millis().is_multiple_of(500) {
             self.happens();
         }
-        self.table.take_effects();
+        while self.table.next_effect().is_some() {}
         Ok(())
     }
 
@@ -512,7 +512,7 @@ impl World {
                     return Event::StillPending;
                 }
                 while !self.table.settle_scan(64) {}
-                let result = self.table.settle_result(0).unwrap();
+                let result = self.table.settle_result(0).unwrap().join();
                 self.table.settle_commit();
                 while !self.table.settle_sweep(64) {}
                 self.tally.dropped += result.result.counts.dropped;

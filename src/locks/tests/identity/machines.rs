@@ -170,7 +170,10 @@ impl Reality {
         let moved: Vec<usize> = (0..MACHINES.len()).filter(|m| moved >> m & 1 == 1).collect();
         let was_at: Vec<IpAddr> = (0..MACHINES.len()).map(|m| World::ip(self.address(m))).collect();
         for m in &moved {
-            self.machines[*m].is_away ^= true;
+            let truth = &mut self.machines[*m];
+            truth.is_away ^= true;
+            // A spelling that was there before it moved away comes back with it, and may be kept apart.
+            truth.left_some |= !truth.is_away && truth.restarts > 0;
         }
         let mine: Vec<(usize, usize, i32)> = self
             .machines
@@ -314,4 +317,18 @@ proptest! {
             reality.step(step);
         }
     }
+}
+
+/// As any former spelling that comes back it is kept apart: a lock may stay, and then its client is a suspect.
+#[test]
+fn what_a_machine_leaves_after_it_moved_away_and_back_under_new_handles_makes_it_a_suspect() {
+    let mut reality = Reality::new();
+    let locks = [Step::Lock(2, 0, 2), Step::Respell(2, 0), Step::Lock(2, 0, 2), Step::Lock(6, 1, 2)];
+    let moves = [0, 1 << 2, 1 << 2].map(|moved| Step::Run(Mode::Strict, 0, moved));
+    for step in locks.into_iter().chain(moves).chain([Step::Respell(2, 0), Step::Unlock(2, 0, 2)]) {
+        reality.step(step);
+    }
+    assert!(
+        !reality.has_lock(0, 2, 2, true) || reality.w.suspects().contains(&"app.example.org 2001:db8::1".to_owned())
+    );
 }
