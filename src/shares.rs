@@ -5,7 +5,7 @@
 //! - A host (a source address; on a Unix socket a user) has at most its share.
 //! - An IPv6 network of 64 bits has at most half of the table: a host has all of its addresses to call from.
 //! - The last tenth of the table is for those who have at most a thousandth of it, so that a few that take all
-//!   they can get shut nobody out. Of IPv6 that is a network, not an address.
+//!   they can get shut no other out. Of IPv6 that is a network, not an address.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -91,7 +91,7 @@ impl Shares {
         if self.all + more > bounds.all - kept { Err(Full::Table) } else { Ok(()) }
     }
 
-    /// The holder has `more`, whatever the bounds are.
+    /// The holder has `more`, also beyond the bounds.
     pub fn take(&mut self, holder: Holder, more: usize) {
         self.recount(holder, |count| count + more);
     }
@@ -109,14 +109,14 @@ impl Shares {
         }
     }
 
-    /// Whether nobody is remembered.
+    /// Whether no holder is remembered.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.all == 0 && self.holders.is_empty() && self.networks.is_empty()
     }
 }
 
-/// Nobody is remembered who has nothing.
+/// A holder that has nothing is not remembered.
 fn recount<K: Copy + Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, change: impl Fn(usize) -> usize) {
     let count = counts.entry(key).or_default();
     *count = change(*count);

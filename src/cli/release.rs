@@ -27,7 +27,7 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
         context.print_done(&plan.report(), 0)?;
         return Ok(0);
     }
-    // Before anybody is asked: no answer to that question would help.
+    // Before the user is asked: no answer to that question would help.
     plan.refuse_live()?;
     let store = controller::catch_up(&*manager, context.with_store(Ok).await?).await?;
     show(context, &plan);

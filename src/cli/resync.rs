@@ -83,7 +83,7 @@ async fn open(context: &Context) -> Result<Store, Failure> {
     context.with_store(Ok).await
 }
 
-/// What is about to happen: in full where somebody is asked about it, else in a line.
+/// What is about to happen: in full where the user is asked about it, else in a line.
 fn show(context: &Context, plan: &Plan, yes: bool) {
     if plan.refusal.is_none() && (plan.asks(&Terminal).is_empty() || yes) {
         let silent = match plan.unreachable_holders().len() as u64 {

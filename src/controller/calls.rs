@@ -77,7 +77,7 @@ pub(super) struct CallContext {
     /// What the plan saw of each client.
     pub(super) probe: Arc<dyn Fn(&CallerName) -> Probe + Send + Sync>,
     pub(super) answers: mpsc::Sender<Reply>,
-    /// How far the manager's events are told; 0 where nobody knows which of them are this run's.
+    /// How far the manager's events are told; 0 where it is not known which of them are this run's.
     pub(super) cursor: Arc<AtomicU64>,
 }
 
@@ -87,7 +87,7 @@ impl CallContext {
     }
 
     async fn answer(&self, answer: Reply) {
-        // Nobody waits any more: the run is being left.
+        // No caller waits any more: the run is being left.
         let _ = self.answers.send(answer).await;
     }
 

@@ -7,7 +7,7 @@
 //! - the fan-out of notices, while the machine wants them out,
 //! - at most one write of deliveries to the record at a time.
 //!
-//! Whatever the machine wants durable is durable before the next action is begun. The loop beats ([`Heartbeat`]), and the
+//! What the machine wants durable is durable before the next action is begun. The loop beats ([`Heartbeat`]), and the
 //! machine learns that this process did not run for a while before it learns anything else.
 
 use std::collections::HashMap;

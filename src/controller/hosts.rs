@@ -8,7 +8,7 @@ use crate::wire::control::RunClient;
 /// This host's NFSv3 mounts that lock over the network.
 ///
 /// # Errors
-/// They cannot be listed: then nobody knows what a notice would lose.
+/// They cannot be listed: then it is not known what a notice would lose.
 pub(super) fn local_mounts() -> Result<Vec<LocalMount>, Failure> {
     let found = Machine::default().nlm_mounts().map_err(|error| {
         Failure::refused(error.to_string(), "if no process here holds locks over NFSv3, say so with --own-locks-lost")

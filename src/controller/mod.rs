@@ -9,8 +9,8 @@
 //! |---|---|
 //! | `drive` | a run driven to its end; start reading here |
 //! | `calls` | the tasks that talk to the manager |
-//! | `results` | results into the record; runs that nobody finished |
-//! | `options` | how a controller works, whatever it does |
+//! | `results` | results into the record; runs that no controller finished |
+//! | `options` | how a controller works, for every command |
 //! | `record` | the store, from async tasks |
 //! | `all_rows` | `--record all` |
 //! | `statds` | what the clients' statds say now |
@@ -137,7 +137,7 @@ pub async fn catch_up(manager: &dyn LockManager, store: Store) -> Result<Store, 
 /// [`resume`] goes on with it.
 ///
 /// # Errors
-/// Whatever kept the run from beginning; after that only a record that cannot be written.
+/// What kept the run from beginning; after that only a record that cannot be written.
 pub async fn resync(
     manager: Arc<dyn LockManager>,
     store: Store,
@@ -205,7 +205,7 @@ async fn carry_out(
     let report = conclude(record, run, drive.run(first).await?).await?;
     if record_all && report.run.outcome == Some(Outcome::Settled) {
         let include = plan.policy.include_unmonitored;
-        // The run is over and in the record whatever becomes of these rows.
+        // The run is over and in the record, also without these rows.
         if let Err(error) = all_rows::add(&*manager, record, run, &plan.scope, include, before).await {
             tracing::warn!(%run, %error, "the record has no rows for reclaimed and released locks");
         }

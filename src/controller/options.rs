@@ -1,4 +1,4 @@
-//! How a controller works, whatever it does.
+//! How a controller works, for every command.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! Theory. What to do is decided in [`resync::reconcile`](crate::resync::reconcile); here it is asked and done. One
 //! controller has the record for the whole round, so no two rounds and no other run of this record come between. A
-//! run of a suspect is an ordinary run, with a plan made for it just before; nobody is asked, so a plan that wants
+//! run of a suspect is an ordinary run, with a plan made for it just before; no user is asked, so a plan that wants
 //! consent ends the round. What the round knows of a client is durable before its run begins.
 
 use std::collections::HashMap;
@@ -238,7 +238,7 @@ impl Round {
             }
         };
         goes_on &= report.run.outcome == Some(Outcome::Settled);
-        // The run is over, and in the record, whatever the lock manager answers now.
+        // The run is over, and in the record, also if the lock manager does not answer now.
         let rows = self.manager.clients().await.unwrap_or_default();
         let Some(seen) = self.seen.get_mut(place) else { return Ok(true) };
         let after = rows.iter().find(|row| row.name == seen.row.name && row.addresses.as_slice().contains(&seen.key.1));
@@ -265,7 +265,7 @@ impl Round {
         match plan.consent.first() {
             None => Ok(plan),
             Some(wanted) => {
-                let why = format!("a run of {} wants consent, and reconcile asks nobody: {wanted}", seen.row.name);
+                let why = format!("a run of {} wants consent, and reconcile does not ask: {wanted}", seen.row.name);
                 Err(Failure::refused(why, format!("run it by hand: `nlmctl resync --client {address}`")).into())
             }
         }

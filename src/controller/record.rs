@@ -26,7 +26,7 @@ impl Record {
         Ok(worked.await.map_err(|_| ControllerError::Internal("a thread that wrote the record died"))??)
     }
 
-    /// The store again, once nobody else uses it.
+    /// The store again, once no other task uses it.
     pub(super) fn into_store(self) -> Result<Store, ControllerError> {
         match Arc::try_unwrap(self.0) {
             Ok(store) => Ok(store.into_inner().unwrap_or_else(PoisonError::into_inner)),

@@ -144,7 +144,7 @@ pub(super) fn is_active(run: RunId, status: &Status) -> bool {
     status.run.0.as_ref().is_some_and(|active| active.run == run)
 }
 
-/// Closes the books of a run that is not active any more and that nobody drives.
+/// Closes the books of a run that is not active any more and that no controller drives.
 async fn close(
     manager: &dyn LockManager,
     record: &Record,

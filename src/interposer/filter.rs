@@ -3,7 +3,7 @@
 //! # Theory
 //! One thread takes packets from one queue, as lockd has one thread. Its stdin is a stream socket to the keeper: orders come
 //! in, and what it tells goes out, both as records. What it tells is written before the verdicts are given. So it waits
-//! when the keeper does not read, and packets wait with it: a keeper must read whatever it is doing, also while it writes.
+//! when the keeper does not read, and packets wait with it: a keeper must read at all times, also while it writes.
 //! It ends with its stdin; then the kernel drops what is queued.
 //!
 //! A keeper knows that the queue is bound when its first [`Order::Answer`] is answered. A filter that cannot begin says why, as

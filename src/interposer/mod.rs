@@ -2,7 +2,7 @@
 //!
 //! # Theory
 //! Outside its grace period lockd refuses a LOCK that says `reclaim`, and grants an ordinary LOCK of what its owner holds
-//! already. So whoever inverts the `reclaim` word of every LOCK call on its way in gives lockd's clients a grace period: an
+//! already. So a program that inverts the `reclaim` word of every LOCK call on its way in gives lockd's clients a grace period: an
 //! ordinary LOCK is answered DENIED_GRACE_PERIOD, a reclaim is granted, and no lock is dropped for it. nfsd, NFSv4 and the
 //! reply cache do not notice. With lockd's owners read from kernel memory (`manager/knfsd/owners`) and single locks freed by
 //! UNLOCK in their owner's name (`manager/knfsd/unlock`) that is a whole run: mark, notify, reclaim, drop or keep, abort.

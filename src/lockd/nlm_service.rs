@@ -123,7 +123,7 @@ impl NlmService {
             Ask::Statd { state, cookie } => {
                 let outcome = self.table.statd_calls(name.clone(), state, cookie).await?;
                 super::nsm_service::log_reboot(&name, address, state, outcome)?;
-                // The same answer whatever it did: void.
+                // Always the same answer: void.
                 Outcome::Stat(Stat::Granted)
             }
         };

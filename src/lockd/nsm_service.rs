@@ -85,7 +85,7 @@ impl NsmService {
                 let outcome = self.table.reboot(peer, mon_name.clone(), state).await?;
                 log_reboot(&mon_name, peer, state, outcome)?;
                 self.monitors.rebooted(peer, mon_name, state)?;
-                // The same answer whatever it did: void.
+                // Always the same answer: void.
                 Some(Answer::Success(Vec::new()))
             }
         }

@@ -58,7 +58,7 @@ pub struct Wanted {
     pub process: Process,
 }
 
-/// A call, whatever version it came in.
+/// A call, of any version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// Which owner would be in the way?

@@ -61,7 +61,7 @@ impl Cover {
         pieces
     }
 
-    /// The range gets this mode, whatever it had.
+    /// The range gets this mode in place of what it had.
     pub(super) fn set(&mut self, Part { range, coverage }: Part) {
         let after = range.end.checked_add(1).map(|next| (next, self.last(..=next)));
         let old: Vec<u64> =

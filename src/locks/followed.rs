@@ -13,7 +13,7 @@ use crate::wire::control::LockFate;
 use crate::wire::types::NsmState;
 use std::time::Duration;
 
-/// Where nobody of this table is in the way of a reclaim that was refused.
+/// Where no owner of this table is in the way of a reclaim that was refused.
 const ANOTHER: &str = "a process of the server, or a client of another protocol, has it";
 
 impl LockTable {
@@ -45,7 +45,7 @@ impl LockTable {
         })
     }
 
-    /// These stay with the other lock manager, so a settle under way keeps them, whatever is decided about their clients.
+    /// These stay with the other lock manager, so a settle under way keeps them under any policy.
     /// All is to be [scanned](Self::settle_scan) again.
     pub fn settle_spare(&mut self, rows: &[LockFate]) {
         for row in rows {

@@ -22,7 +22,7 @@ use crate::wire::xdr::List;
 const MAX_GRACE_MS: u64 = 24 * 60 * 60 * 1000;
 /// How long past its deadline an attached controller's settle is awaited.
 const CONTROLLER_PATIENCE: Duration = Duration::from_millis(500);
-/// How much a recovery grace is lengthened at most, beyond the time in which nobody could reclaim.
+/// How much a recovery grace is lengthened at most, beyond the time in which no client could reclaim.
 const RECOVERY_SPARE: Duration = Duration::from_mins(3);
 /// After a short lag, what had come in by then is to be read before a deadline passes.
 const READ_FIRST: Duration = Duration::from_millis(100);
@@ -74,7 +74,7 @@ impl LockTable {
         }
     }
 
-    /// Whether ordinary requests are refused, whatever they ask for. A strict run refuses them until
+    /// Whether all ordinary requests are refused. A strict run refuses them until
     /// its one instant, also while it settles.
     pub(super) fn refuses_ordinary(&self) -> bool {
         self.run.as_ref().map_or(self.recovery_until.is_some(), |run| run.mode == Mode::Strict)
@@ -120,7 +120,7 @@ impl LockTable {
             ));
         }
         if args.mode == Mode::Strict && !args.scope.is_everything() {
-            return bad("strict grace refuses everybody's locks, so its scope must be everything".to_owned());
+            return bad("strict grace refuses the locks of all clients, so its scope must be everything".to_owned());
         }
         for client in args.scope.clients.as_slice() {
             if self.clients.meant(client).is_empty() {

@@ -56,7 +56,7 @@ struct GivenUp {
 }
 
 /// The crowded files: two bits of each in a field of 2^27 (a Bloom filter of 16 MB, once there is one). With a
-/// million of them one file in 4,000 is taken for crowded and is not. Nobody can choose which, since the hash is keyed.
+/// million of them one file in 4,000 is taken for crowded and is not. A client cannot choose which, since the hash is keyed.
 #[derive(Debug, Default)]
 struct Crowded {
     bits: Vec<u64>,

@@ -23,7 +23,7 @@ use crate::wire::types::{ByteRange, Cookie, NsmState};
 /// Locks and waiters looked at when looking for a cycle, the nearest first. What is farther is not called a
 /// deadlock: its processes wait, as they would without NLM's word for it.
 const MAX_LOOKS: usize = 20_000;
-/// Waiters that are gathered, looked at or served before somebody else has a turn.
+/// Waiters that are gathered, looked at or served before another call has a turn.
 const TURN: usize = 64;
 
 impl LockTable {

@@ -162,7 +162,7 @@ impl LockTable {
                 OtherDomain::Failed => Handled::Reply(Verdict::NoLocks),
             };
         }
-        // The owner gets the range, whatever it had there before.
+        // The owner gets the range in place of what it had there.
         self.cut_owned(want.place(), want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
         self.put(want.file, want.lock);
         self.effects.push_back(Effect::Changed);

@@ -1,6 +1,6 @@
 //! The active run inside the table: what is pending, what became of it, how long it may last.
 //!
-//! Marking raises the table's epoch, once, whatever the number of locks: a lock granted in an
+//! Marking raises the table's epoch, once for any number of locks: a lock granted in an
 //! earlier epoch and in scope is pending. Nothing is written into a lock for it. Only a pending
 //! lock that is touched *in part* gets a [`Mark`], so that its pieces are still counted as the one
 //! lock that was marked.
@@ -51,7 +51,7 @@ pub(super) struct Covers {
     pub(super) include_unmonitored: bool,
     pub(super) clients: Option<HashSet<ClientId>>,
     pub(super) files: Option<HashSet<FileId>>,
-    /// Pending locks that are kept, whatever the policy is.
+    /// Pending locks that are kept under any policy.
     pub(super) spared: HashSet<(FileId, OwnerId, ByteRange)>,
 }
 

@@ -205,7 +205,7 @@ impl File {
         taken
     }
 
-    /// Takes out what overlaps the range and the test accepts, whoever has it.
+    /// Takes out what overlaps the range and the test accepts, of any owner.
     fn take(&mut self, range: ByteRange, most: usize, accept: impl Fn(&Segment) -> bool) -> Few<Segment> {
         let (mut taken, left) = (Few::new(), Cell::new(most));
         let accept = |s: &Segment| {
@@ -308,7 +308,7 @@ impl Segments {
         sorts.flat_map(move |sort| sort.overlapping(range))
     }
 
-    /// Those that nobody else may have a lock of this kind on.
+    /// Those on which no other owner may have a lock of this kind.
     pub(super) fn excluding(&self, file: FileId, range: ByteRange, kind: Kind) -> impl Iterator<Item = &Segment> {
         let sorts = Sort::ALL.into_iter().filter(move |sort| sort.may_exclude(kind));
         let sorts = self.file(file).into_iter().flat_map(move |f| sorts.clone().map(|sort| f.of(sort)));
@@ -321,7 +321,7 @@ impl Segments {
         file.flat_map(move |f| Sort::ALL.into_iter().flat_map(move |sort| f.owned_in(owner, sort, range)))
     }
 
-    /// Takes what lies in `range` of `most` segments that the test accepts, of `owner` or of anybody, and leaves
+    /// Takes what lies in `range` of `most` segments that the test accepts, of `owner` or of any, and leaves
     /// what lies outside. `rest` is told of each segment and the number of pieces left of it, and gives the
     /// mark they carry.
     pub(super) fn cut(

@@ -9,7 +9,7 @@
 //!   svid (a share: the same owner handle), exactly the same range and mode, is that lock's owner's. It
 //!   adopts the lock, once: from then on the lock is held by the new spelling, and the old one is refused.
 //! - From another address that is no proof: two machines may have one name. Unless the machine was found to have
-//!   moved ([`moves`](super::moves)), the reclaim is a conflict, and the pending lock is kept whatever the policy is.
+//!   moved ([`moves`](super::moves)), the reclaim is a conflict, and the pending lock is kept under any policy.
 //! - Outside of a run the new spelling takes over all that its sibling has, as one step, when it gives up a range
 //!   in which it has nothing and the sibling has something, or when only siblings are in the way of what it asks
 //!   for. Siblings have equal source and server addresses, transport, version and svid, and names with an equal
@@ -78,7 +78,7 @@ impl LockTable {
         Some((key, self.clients.get(key.client)?))
     }
 
-    /// Whether both are the same process of the same client, whatever path it called by.
+    /// Whether both are the same process of the same client, by any path.
     fn is_same_by_another_path(&self, a: OwnerId, b: OwnerId) -> bool {
         let [a, b] = [a, b].map(|owner| self.owners.key(owner).map(|key| (key.client, &key.process)));
         a.is_some() && a == b
@@ -254,7 +254,7 @@ impl LockTable {
         waiter.is_some()
     }
 
-    /// The other owners at the address that number their process alike: of its clients, whatever they call themselves.
+    /// The other owners at the address that number their process alike: of its clients, under any name.
     /// So what others have in the file costs nothing.
     fn others(&self, speaker: &Speaker<'_>, kind: Kind) -> impl Iterator<Item = OwnerId> {
         let (me, process) = (speaker.owner, speaker.process);
@@ -343,7 +343,7 @@ impl LockTable {
             self.purge(*file);
             let moved = self.cut_owned((*file, sibling), ByteRange::ALL, How::Reclaimed, |s| s.kind.same_sort(kind));
             for piece in moved {
-                // Whoever waits for it may be its new owner.
+                // A waiter for it may be its new owner.
                 self.waiters.free(*file, piece.range);
                 self.cut_owned((*file, owner), piece.range, How::Reclaimed, |s| s.kind == piece.kind);
                 self.put(*file, Segment { owner, client, epoch: self.epoch, ..piece });

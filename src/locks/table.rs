@@ -225,7 +225,7 @@ impl LockTable {
         self.cut_some((file, Some(owner)), range, how, usize::MAX, accept)
     }
 
-    /// The same of no more than so many segments, of one owner or of anybody.
+    /// The same of no more than so many segments, of one owner or of any.
     pub(super) fn cut_some(
         &mut self,
         (file, owner): (FileId, Option<OwnerId>),
@@ -257,7 +257,7 @@ impl LockTable {
     /// A pending lock of the same process becomes this owner's. Under another client's name it is decided:
     /// that client's lock was reclaimed, and this one holds it.
     pub(super) fn adopt(&mut self, file: FileId, segment: &Segment, lock: Segment) {
-        // Whoever waits for it may be its new owner.
+        // A waiter for it may be its new owner.
         self.waiters.free(file, segment.range);
         // It has all of that range anew: two of one owner that are alike cannot stand in one place.
         self.cut_owned((file, lock.owner), segment.range, How::Reclaimed, |s| s.kind == segment.kind);

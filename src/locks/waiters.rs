@@ -151,7 +151,7 @@ impl Waiters {
         most
     }
 
-    /// Who is to be looked at first; nobody before all are gathered.
+    /// The waiter to look at first; none before all are gathered.
     pub(super) fn next_woken(&self, file: FileId) -> Option<u64> {
         if self.freed.contains_key(&file) {
             return None;
@@ -167,7 +167,7 @@ impl Waiters {
         self.freed.contains_key(&file) || self.next_woken(file).is_some()
     }
 
-    /// The next file that has somebody to gather or to look at.
+    /// The next file that has a waiter to gather or to look at.
     pub(super) fn next_file(&mut self) -> Option<FileId> {
         let after = |file: FileId| {
             let freed = self.freed.range((Excluded(file), Unbounded)).next().map(|(file, _)| *file);

@@ -122,7 +122,7 @@ fn a_wal_that_is_missing_cut_or_changed_and_an_older_database_are_refused_and_le
 /// Whether it said that clients may be missing. A line is written a moment after it is said, and in order.
 fn is_in_doubt(daemon: &Daemon) -> bool {
     let log = await_some("its last line of the start", || Some(daemon.log()).filter(|log| log.contains("nlmd is up")));
-    log.contains("nobody knows whether the database has all clients")
+    log.contains("it is not known whether the database has all clients")
 }
 
 fn clients_of(daemon: &Daemon) -> u64 {

@@ -130,7 +130,7 @@ async fn probe(
 /// Frees what the plan names, and reports what came of it.
 ///
 /// # Errors
-/// The record cannot be written, in which case nothing was asked; or whatever the manager said.
+/// The record cannot be written, in which case nothing was asked; or what the manager said.
 pub async fn carry_out(
     manager: Arc<dyn LockManager>,
     store: Store,
@@ -177,7 +177,7 @@ pub async fn carry_out(
         .into()),
         Some(error) => Err(error.into()),
         None => {
-            // It is done, whatever the record can say of it.
+            // It is done, also if the record cannot say so.
             if let Err(error) = recorded {
                 tracing::warn!(%error, release = %id, "the record does not say what came of this release");
             }

@@ -204,7 +204,7 @@ impl Plan {
         &self.release.consent
     }
 
-    /// Whether somebody said `--live`, where that is wanted.
+    /// Whether the user said `--live`, where that is wanted.
     ///
     /// # Errors
     /// It is wanted, and was not said. The message names the clients.
@@ -247,7 +247,7 @@ impl Plan {
     /// Consent to exactly this plan. A release wants it.
     ///
     /// # Errors
-    /// Refused, where it is not given, or a client answers and nobody said `--live`.
+    /// Refused, where it is not given, or a client answers and `--live` was not given.
     pub fn agree(&self, yes: bool, person: &mut dyn Person) -> Result<Consent, Failure> {
         self.refuse_live()?;
         Consent::obtain(&self.agreed_to(), self.consent(), yes, person)

@@ -65,7 +65,7 @@ impl Keeper {
         self.settle_now(Terms { when: args.when, alone: false, reason: args.when.reason() }).await
     }
 
-    /// The deadline has passed and nobody settled.
+    /// The deadline has passed and no controller settled.
     pub(super) async fn settle_alone(&mut self) {
         let reason = match self.controller {
             Some(_) => "deadline, and the controller did not settle",
@@ -333,7 +333,7 @@ impl Keeper {
         Ok(full.result)
     }
 
-    /// Of this run nobody was told, so no late reclaim comes but of the run before.
+    /// No client was told of this run, so late reclaims come only of the run before.
     async fn end_drain_of_none(&mut self, now: Duration) {
         match &mut self.active {
             Some(active) if active.drain_owed > now => active.drain_until = Some(active.drain_owed),

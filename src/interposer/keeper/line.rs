@@ -1,6 +1,6 @@
 //! The keeper's line to the filter: orders that stand, what was told and not taken into account yet.
 //!
-//! Whatever the keeper waits for, it waits in [`Line::meanwhile`], so that the filter never waits for the keeper. A filter
+//! While the keeper waits for anything, it waits in [`Line::meanwhile`], so that the filter never waits for the keeper. A filter
 //! that dies is replaced, and the new one is told all that stands.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};

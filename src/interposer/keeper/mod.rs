@@ -98,7 +98,7 @@ async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
     nix::unistd::setsid().map_err(|error| format!("cannot leave the session: {error}"))?;
     let words = |error: std::io::Error| format!("{}: {error}", dir.display());
     let shelf = RunFiles::open(dir).map_err(words)?;
-    // One that ends just now is waited for: nobody else is here yet who could be held up.
+    // One that ends just now is waited for: no other caller is here yet that could be held up.
     let lock = patient(|| try_lock(&dir.join(LOCK)).map_err(words))?;
     let _lock = lock.ok_or("another process stands in front of lockd, and does not answer")?;
     let ground = Arc::new(Kernel::new(Path::new("/proc/self/exe")));

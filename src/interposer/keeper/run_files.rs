@@ -1,4 +1,4 @@
-//! Runs on disk: the one that is active, and the results of those that have ended, until somebody has fetched them.
+//! Runs on disk: the one that is active, and the results of those that have ended, until a controller has fetched them.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -110,7 +110,7 @@ impl RunFiles {
         }
     }
 
-    /// The ends that nobody has acknowledged, the oldest first. A file that makes no sense is left alone.
+    /// The ends that no controller has acknowledged, the oldest first. A file that makes no sense is left alone.
     pub(super) fn ended(&self) -> io::Result<Vec<RunResult>> {
         let mut ended = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -125,7 +125,7 @@ impl RunFiles {
         Ok(ended)
     }
 
-    /// Somebody has it.
+    /// A controller has it.
     pub(super) fn acknowledge(&self, run: RunId) -> io::Result<()> {
         remove(&self.path(run))
     }
@@ -143,7 +143,7 @@ pub(super) fn unsure(client: &RunClient, run: RunId, kind: DoubtKind, why: &str)
     UnsureClient { addresses, name, doubt: Doubt { run, kind, why } }
 }
 
-/// How a run has ended whose keeper died: nobody knows what became of what was pending.
+/// How a run has ended whose keeper died: it is not known what became of what was pending.
 pub(super) fn interrupted(journal: Journal, now_unix_ms: u64) -> FullResult {
     let Journal { args, begun, began_unix_ms, clients, dropping } = journal;
     let dropped = match dropping.as_slice().len() {

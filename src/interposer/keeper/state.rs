@@ -108,7 +108,7 @@ impl Keeper {
         self.started_unix_ms + u64::try_from(self.now().as_millis()).unwrap_or_default()
     }
 
-    /// Serves calls, until there is neither a run nor somebody who calls.
+    /// Serves calls, until there is neither a run nor a caller.
     pub(super) async fn live(mut self, mut asks: mpsc::Receiver<Ask>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -238,7 +238,7 @@ impl Keeper {
         })
     }
 
-    /// Whatever lockd has now, as an account of no run.
+    /// What lockd has now, as an account of no run.
     pub(super) async fn looked(&mut self) -> Result<(Account, u64), Refusal> {
         let ground = Arc::clone(&self.ground);
         let look = async move { Ok((ground.view().await?, ground.monitored().await?)) };

@@ -1,4 +1,4 @@
-//! Where every call and reply is read, judged, told and remembered, whatever carried it; and what comes out.
+//! Where every call and reply is read, judged, told and remembered, of TCP and UDP; and what comes out.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -31,7 +31,7 @@ impl Treatment {
                 };
                 (lock.reclaim, refused)
             }
-            // Outside grace lockd grants a SHARE whatever its reclaim word says, so none can be refused for grace.
+            // Outside grace lockd grants a SHARE with any reclaim word, so none can be refused for grace.
             Request::Share(share) => (share.reclaim, false),
             Request::Unlock(_) | Request::Cancel(_) | Request::Unshare(_) | Request::FreeAll(_) => (false, false),
         };

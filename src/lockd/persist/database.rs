@@ -163,7 +163,7 @@ impl Database {
         if found.may_lack_clients {
             tracing::warn!(
                 seal = %Seal::path(path).display(), clients = found.monitors.len(),
-                "it was missing or damaged: nobody knows whether the database has all clients; those that it has are told \
+                "it was missing or damaged: it is not known whether the database has all clients; those that it has are told \
                  of this restart"
             );
         }

@@ -163,7 +163,7 @@ impl Owner {
         !matches!(call, Call::Test(_)) && self.table.meets_its_own(*address, name, *via, call)
     }
 
-    /// No cap refuses a reclaim of what is known, by whatever name of its host.
+    /// No cap refuses a reclaim of what is known, by any name of its host.
     fn add(&mut self, call: &OpenCall) -> Result<ClientId, Full> {
         let (address, name) = (call.incoming.address, &call.incoming.name);
         let added = self.table.add_client(address, name);
@@ -478,7 +478,7 @@ fn after_step(call: OpenCall, answer: MirrorAnswer) -> Option<OpenCall> {
     let outside = match answer {
         MirrorAnswer::Done => OtherDomain::Unasked,
         MirrorAnswer::Conflict => OtherDomain::Conflict,
-        // A client that is refused a reclaim forgets the lock, and nobody is in its way.
+        // A client that is refused a reclaim forgets the lock, and no holder is in its way.
         MirrorAnswer::Failed if call.is_reclaim() => return None,
         MirrorAnswer::Failed => OtherDomain::Failed,
         MirrorAnswer::NotBegun => return None,

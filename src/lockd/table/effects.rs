@@ -75,7 +75,7 @@ impl Owner {
         self.offers.insert(offer, call);
     }
 
-    /// What became of calling GRANTED. An offer that nobody confirms stands, and the calls go on.
+    /// What became of calling GRANTED. An offer that is not confirmed stands, and the calls go on.
     pub(super) fn offered(&mut self, offer: OfferId, outcome: Result<OfferAnswer, Unconfirmed>) {
         // Nothing of an offer that was withdrawn when its call had just ended.
         let Some(_call) = self.offers.remove(&offer) else { return };
@@ -123,7 +123,7 @@ impl Owner {
         self.leave_unused(addresses);
     }
 
-    /// Evidence, no promise: nobody waits for it.
+    /// Evidence, no promise: no call waits for it.
     pub(super) fn keep_evidence(&mut self, record: MonitorRecord) {
         let name = record.name.clone();
         if let Err(error) = self.persist.submit(Change::Monitor(record)) {

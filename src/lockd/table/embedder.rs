@@ -30,7 +30,7 @@ const QUESTIONS_MAX: usize = 1_024;
 const STEPS_AT_ONCE: usize = 128;
 /// Files with a slow step, from which on nothing is taken of further ones: each may keep a thread.
 const SLOW_MAX: usize = 128;
-/// Between two attempts for a waiter that met somebody of the other domain: doubles up to the maximum.
+/// Between two attempts for a waiter that met a holder of the other domain: doubles up to the maximum.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -121,7 +121,7 @@ impl Embedded {
         self.embedding.mirror.is_some()
     }
 
-    /// TEST found nobody here: is somebody of the other domain in the way? Without an answer the call has none.
+    /// TEST found no holder here: is one of the other domain in the way? Without an answer the call has none.
     pub(super) fn test(&self, wanted: &Wanted) -> Option<impl Future<Output = Option<Verdict>> + use<>> {
         let mirror = self.embedding.mirror.clone()?;
         let permit = self.questions.clone().try_acquire_owned().ok()?;
@@ -204,7 +204,7 @@ impl Embedded {
     }
 }
 
-/// How long to wait before a waiter that met somebody of the other domain is tried again.
+/// How long to wait before a waiter that met a holder of the other domain is tried again.
 pub(super) fn pause(refusals: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(refusals)).min(LONGEST_PAUSE)
 }

@@ -64,7 +64,7 @@ impl Table {
     pub async fn statd_calls(&self, name: CallerName, state: NsmState, cookie: [u8; 16]) -> Option<Reboot> {
         self.ask(move |owner, asker| owner.statd_calls(&name, state, cookie, asker)).await
     }
-    /// Takes a new NSM state number, durable when it is answered. No lock is touched, nobody is told.
+    /// Takes a new NSM state number, durable when it is answered. No lock is touched, no client is told.
     pub async fn raise_state(&self) -> Result<NsmState, Refusal> {
         self.order(Owner::raise).await
     }
@@ -86,7 +86,7 @@ impl Table {
     pub fn nsm_states(&self) -> watch::Receiver<NsmState> {
         self.nsm_state.clone()
     }
-    /// Waits until a run has begun. (A number that SM_SIMU_CRASH raised is nobody's run.)
+    /// Waits until a run has begun. (A number that SM_SIMU_CRASH raised is no run.)
     pub async fn run_begun(&self) {
         let mut states = self.nsm_states();
         while states.changed().await.is_ok() {

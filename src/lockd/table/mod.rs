@@ -2,7 +2,7 @@
 //!
 //! # Theory
 //! One task ([`state::Owner`]) owns the [`LockTable`](crate::locks::LockTable), the queue of waiting
-//! calls, the monitor records' bookkeeping, the active run and the timeline. Everybody else has a
+//! calls, the monitor records' bookkeeping, the active run and the timeline. All other tasks have a
 //! [`Table`]: an order (`handle.rs`) says what the owner is to do and goes in through a bounded channel (a full one makes
 //! senders wait), answers come back through oneshots. The task never waits for anything slow. What is slow
 //! (the disk, a GRANTED call to a client) runs as a task of its own in one `JoinSet`

@@ -3,7 +3,7 @@
 //! # Theory
 //! A reclaim that meets a pending lock of another address waits here for an answer, `yes` only if
 //! 1. each name that the host has used resolves to both addresses: by this host's resolver, and first the name
-//!    of the lock's client, so that nobody makes a claim true by a name of their own;
+//!    of the lock's client, so that no host makes a claim true by its own name;
 //! 2. nothing was heard of the first address: it has not called since the run began ([`Called`]), and when it is
 //!    probed, nothing comes, not even a refusal.
 //!

@@ -67,7 +67,7 @@ pub struct Setup {
     pub found: Found,
     /// This host's statd, where it is the status monitor.
     pub statd: Option<StatdSetup>,
-    /// Recovery grace until then; none where nobody has anything to reclaim.
+    /// Recovery grace until then; none where no client has anything to reclaim.
     pub recovery_until: Option<Duration>,
     /// The say of the file server that embeds all this.
     pub embedding: Embedding,
@@ -189,7 +189,7 @@ impl Owner {
         tracing::debug!("the lock table is closed");
     }
 
-    /// What comes next; none: nobody can ask for anything any more.
+    /// What comes next; none: no task can ask for anything any more.
     async fn turn(&mut self, inbox: &mut mpsc::Receiver<Order>) -> Option<Turn> {
         if self.table.has_deadline() {
             self.pulse.start(Moment::now());

@@ -10,7 +10,7 @@
 //! - What one address says of one host ([`Line`]) keeps its order: only the first of a line is at work,
 //!   those behind it wait for their turn. The embedding server's questions are the exception: they are
 //!   asked at once, and their calls keep their places.
-//! - Hosts behind one address (NAT) do not wait for each other: a slow or hostile one stalls nobody else.
+//! - Hosts behind one address (NAT) do not wait for each other: a slow or hostile one stalls no other.
 //!   Names that are equal up to their first dot count as one host's, because a reboot notice often has the
 //!   short form of the name that the calls have.
 //! - Addresses do not wait for each other: the address is part of who asks.

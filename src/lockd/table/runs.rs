@@ -91,7 +91,7 @@ impl Owner {
         self.work.spawn(async move { Done::BeginDurable(durable.await) });
     }
 
-    /// A new state number for nobody's run.
+    /// A new state number without a run.
     pub(super) fn raise(&mut self, answer: Refusable<NsmState>) {
         if !matches!(self.runs.phase, Phase::Idle) || self.table.grace() != Grace::Open {
             let words = "a run or a grace period is on, and its notices carry their own number; try again after it";
@@ -278,7 +278,7 @@ impl Owner {
         self.start_scan(args.when, Ending { answers: vec![answer], reason: args.when.reason(), ..Ending::default() });
     }
 
-    /// The deadline has passed and nobody settled.
+    /// The deadline has passed and no controller settled.
     pub(super) fn settle_alone(&mut self) {
         let reason = if self.runs.controller_attached() {
             "deadline, and the controller did not settle"
@@ -311,7 +311,7 @@ impl Owner {
     }
 
     /// Reclaims of what is about to be dropped came while the result was written, before the instant. They are
-    /// decided in grace, where nobody else can take the range, and then the run settles anew. A client causes
+    /// decided in grace, where no other owner can take the range, and then the run settles anew. A client causes
     /// this once: what else it has pending is kept.
     fn decide_first(&mut self, ending: Ending) {
         self.table.settle_cancel();

@@ -58,7 +58,7 @@ impl Watches {
         Self { statd, state_file, by_address, beside: HashSet::new() }
     }
 
-    /// Whether a reboot at that address will be heard of, whatever the status monitor is.
+    /// Whether a reboot at that address will be heard of, with either status monitor.
     pub(super) fn hears_of(&self, address: IpAddr) -> bool {
         self.statd.is_none() || self.by_address.get(&address).is_some_and(|(_, stage)| *stage == Stage::Watched)
     }

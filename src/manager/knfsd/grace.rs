@@ -44,7 +44,7 @@ pub fn is_active() -> bool {
     folder().join(ACTIVE).exists()
 }
 
-/// Whether there is a run in front of lockd to ask for: an active one, or one whose result nobody has fetched.
+/// Whether there is a run in front of lockd to ask for: an active one, or one whose result no controller has fetched.
 pub fn has_news() -> bool {
     let is_result = |entry: fs::DirEntry| entry.path().extension().is_some_and(|end| end == RESULT);
     is_active() || fs::read_dir(folder()).is_ok_and(|entries| entries.flatten().any(is_result))

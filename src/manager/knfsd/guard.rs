@@ -7,7 +7,7 @@
 //!
 //! While it lives it holds an OS lock, so that the next nlmctl waits for it instead of doing the same
 //! at the same time. What fails it tries again for minutes, with longer and longer pauses, and says so
-//! in the kernel's log: nobody else is there to be told.
+//! in the kernel's log: no other place is left.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ const TRIES_FOR: Duration = Duration::from_mins(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// But no longer than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Where it says what nobody waits for.
+/// Where it says what no process waits for.
 const LOG: &str = "dev/kmsg";
 /// Longest line for that, in characters; the kernel takes about a thousand bytes.
 const LONGEST_LINE: usize = 240;
@@ -172,7 +172,7 @@ fn put_back(machine: &Machine, dir: &Path) -> Result<(), KnfsdError> {
 
 fn log(machine: &Machine, what: &str) {
     let line: String = what.chars().take(LONGEST_LINE).collect();
-    // There is nobody to tell that even this failed. 3: an error.
+    // No place is left to say that even this failed. 3: an error.
     let _ = machine.write(LOG, &format!("<3>nlmctl's guard: {line}\n"));
 }
 

@@ -13,7 +13,7 @@ pub fn folder(state: &Path) -> PathBuf {
 pub const ACTIVE: &str = "active";
 /// The file there which says, in seconds since 1970, until when late reclaims are taken after a run.
 pub const DRAIN: &str = "drain";
-/// How the name of a result ends that nobody has fetched.
+/// How the name of a result ends that no controller has fetched.
 pub const RESULT: &str = "result";
 
 /// How long late reclaims are still taken after the last run, by what its process has written down in this folder.

@@ -10,10 +10,10 @@
 //! What must hold:
 //! - Nothing is touched where it could not work or would hurt others: an NFSv3 mount here keeps lockd
 //!   alive while nfsd is down; NFSv4 clients wait and reclaim too, so that wants consent; without
-//!   rpc.statd nobody could be told.
+//!   rpc.statd no client could be told.
 //! - What is changed for a moment is on disk before ([`saved`]); where nfsd is stopped a process of its
 //!   own is there to bring it back ([`guard`]).
-//! - NFSv4's grace is ended with lockd's only if nobody could still reclaim in it ([`v4`]).
+//! - NFSv4's grace is ended with lockd's only if no client could still reclaim in it ([`v4`]).
 //! - Monitor records outlive a run ([`records`]).
 //!
 //! | file | what |

@@ -3,7 +3,7 @@
 //! Live records are read, never moved, changed or deleted. When nfsd's last thread goes, newer
 //! kernels unmonitor every client, and statd removes its record; a client that does not reclaim in
 //! this run would then never be told of a reboot again. So the records are read before, and one
-//! that has vanished is put back as it was, if nobody has made a new one by then.
+//! that has vanished is put back as it was, if there is no new one by then.
 //!
 //! The folder is statd's user's, who may swap what is in it while root reads and writes there. So it is opened once,
 //! no link is followed, and what is read and what gets an owner is an open file.

@@ -1,6 +1,6 @@
 //! What a run changes on the server for a moment, on disk until it is put back.
 //!
-//! Written before the first change, removed after the last one was undone: whoever finds the file
+//! Written before the first change, removed after the last one was undone: a process that finds the file
 //! (the guard, or the next nlmctl) knows what to put back, and that it may be half done.
 
 use std::fs;

@@ -3,7 +3,7 @@
 //! With the last thread go the listeners and NFSv4's server scope, and versions and pools may. All of it is read
 //! before, kept on disk by the caller, written again in the one order that the kernel takes (what can only be set while
 //! there is no server comes first, then listeners, then threads), and compared. Only what differs is written, so that
-//! putting back may be done again, by whoever finds it half done.
+//! putting back may be done again, by the process that finds it half done.
 //!
 //! A write to `threads` makes the scope this host's name. So where the kernel tells the scope, the threads are started
 //! by netlink, which takes both in one step, and `threads` is not written while there are some.

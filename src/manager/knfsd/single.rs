@@ -172,7 +172,7 @@ async fn lockd_ports(owners: impl Iterator<Item = &OwnerKey>) -> Ports {
     ports
 }
 
-/// What is gone is free, whatever was answered. What is there is left.
+/// What is gone is free, with any answer. What is there is left.
 fn judge(
     before: &View,
     after: &View,

@@ -3,10 +3,10 @@
 //! # Theory
 //! A Linux client whose reclaim is refused forgets the lock, while its process goes on to believe in it and lockd goes on to
 //! hold it. The next run would take such a lock for a stale one: its client acks, and does not claim it. So each lock that
-//! this may have happened to is *unsure*, and written down here. Every later run keeps it, whatever policy says, until
+//! this may have happened to is *unsure*, and written down here. Every later run keeps it, also where policy drops, until
 //! - its owner was seen to unlock it, or to lock or reclaim it with success: the client knows it again then;
 //! - its client has rebooted: it told lockd so, which frees all of its locks;
-//! - lockd does not hold it any more, for whatever reason (`nlmctl release` is one), or is another lockd.
+//! - lockd does not hold it any more, for any reason (`nlmctl release` is one), or is another lockd.
 //!
 //! A number in a LOCK that says another state proves no reboot: a client has it from whichever statd was started last.
 //!

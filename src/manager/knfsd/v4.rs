@@ -1,7 +1,7 @@
 //! NFSv4 clients that a run would disturb: those here now, and those on record that may come back
 //! after a restart to reclaim.
 //!
-//! Where the record cannot be read, somebody may be on it.
+//! Where the record cannot be read, a client may be on it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What is known of NFSv4 clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum V4 {
-    /// Nobody is here or on record, or NFSv4 is off.
+    /// No client is here or on record, or NFSv4 is off.
     None,
     /// So many are here, and so many on record.
     Some { live: usize, recorded: usize },

@@ -9,7 +9,7 @@
 //!   carry no number (the kernel's lockd does not keep it), the first number that is seen is the baseline.
 //! - A **suspect** is a client with evidence whose statd answers. It gets a run of its own in the second round in a row
 //!   that finds it so: its own reboot notice may be under way, or another machine may have its address for a moment.
-//! - A run is targeted and its scope is that client, so it disturbs nobody else. What the client reclaims stays. If it
+//! - A run is targeted and its scope is that client, so it disturbs no other client. What the client reclaims stays. If it
 //!   reclaims some, the rest is dropped: it has understood the notice. If it acks and reclaims nothing, all is kept,
 //!   unless [`Look::silence_counts`].
 //! - After a run that kept something the next one waits ([`Memory::not_before_ms`]), twice as long each time, unless

@@ -134,7 +134,7 @@ impl Farm {
         let (rpcbind_port, statd_port) = (rpcbind.local_addr().port(), statd.local_addr().port());
         let notices = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
-        // Nobody is there over TCP, if the port is another's.
+        // No program is there over TCP, if the port is another's.
         if let Ok(listener) = TcpListener::bind(rpcbind.local_addr()).await {
             tasks.spawn(async move {
                 loop {
@@ -188,7 +188,7 @@ async fn accept_call(listener: &TcpListener) -> (TcpStream, IpAddr, Vec<u8>) {
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
         let host = stream.local_addr().unwrap().ip();
-        // Whoever asks both ways at once goes away when the other answer has come.
+        // A caller that asks both ways at once goes away when the other answer has come.
         let Ok(mark) = stream.read_u32().await else { continue };
         let mut call = vec![0; (mark & 0x7FFF_FFFF) as usize];
         if stream.read_exact(&mut call).await.is_ok() {

@@ -10,7 +10,7 @@ use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, Ow
 /// `fl_end` of a lock that goes to the end of the file.
 pub(crate) const TO_THE_END: u64 = i64::MAX.unsigned_abs();
 
-/// What lockd takes for one owner. Whoever calls it with the same address, from and to, the same version and transport
+/// What lockd takes for one owner. A host that calls it with the same address, from and to, the same version and transport
 /// and the same svid is that owner to it; the caller's name and the owner handle do not count. A link-local address
 /// holds its interface (`wire/scope.rs`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -99,7 +99,7 @@ impl Line {
             while open.len() < WINDOW {
                 let Some((xid, call)) = unsent.next() else { break };
                 leaves(*sent);
-                // Whatever comes of it, it may have left.
+                // Also if it fails, it may have left.
                 *sent += 1;
                 open.insert(*xid);
                 self.send(call)?;
