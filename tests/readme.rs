@@ -74,16 +74,16 @@ fn terminal(command: &str, output: &str) -> String {
     let (width, height) = (widest * 8 + 32, lines.len() * 18 + 28);
     let style = "rect{fill:#f6f8fa}text{fill:#1f2328;white-space:pre;font:13px ui-monospace,Menlo,Consolas,monospace}\
                  @media(prefers-color-scheme:dark){rect{fill:#161b22}text{fill:#e6edf3}}";
-    let mut picture = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\">\n\
-         <style>{style}</style>\n<rect width=\"100%\" height=\"100%\" rx=\"8\"/>\n"
-    );
-    for (number, line) in lines.iter().enumerate().filter(|(_, line)| !line.is_empty()) {
+    let text = |(number, line): (usize, &String)| {
         // Its length is fixed, so that columns stand below each other in any font.
         let (y, length) = (number * 18 + 27, line.chars().count() * 8);
-        picture += &format!("<text x=\"16\" y=\"{y}\" textLength=\"{length}\">{}</text>\n", escaped(line));
-    }
-    picture + "</svg>\n"
+        format!("<text x=\"16\" y=\"{y}\" textLength=\"{length}\">{}</text>\n", escaped(line))
+    };
+    let texts: String = lines.iter().enumerate().filter(|(_, line)| !line.is_empty()).map(text).collect();
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\">\n\
+         <style>{style}</style>\n<rect width=\"100%\" height=\"100%\" rx=\"8\"/>\n{texts}</svg>\n"
+    )
 }
 
 #[test]
