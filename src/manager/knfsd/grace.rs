@@ -121,6 +121,12 @@ impl Grace {
 const NOTHING: &str = "lockd holds no lock of a client: there is nothing to resync, and no client is told. (A client that \
                        believes in a lock which lockd has lost is told by `--method reboot`.)";
 
+/// Whether owners cannot be read. A run is refused then, and the caution that says so must still be reached: clients and
+/// status are those of the other method.
+fn is_unable(error: &ManagerError) -> bool {
+    matches!(error, ManagerError::Refused(refusal) if refusal.code == RefusalCode::Unsupported)
+}
+
 /// Starts it: answers once it serves, or another one does.
 fn start(program: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
@@ -195,7 +201,10 @@ impl LockManager for Grace {
         Ok(Self::nothing(&self.keeper().await?.status().await?).map(str::to_owned))
     }
     async fn status(&self) -> Result<Status, ManagerError> {
-        let status = self.keeper().await?.status().await?;
+        let status = match self.keeper().await?.status().await {
+            Err(error) if is_unable(&error) => return self.kernel.status().await,
+            status => status?,
+        };
         if status.run.0.is_none() {
             // One by the other method must end first; where its nlmctl was killed, it is found here.
             let kernel = self.kernel.status().await?;
@@ -206,7 +215,10 @@ impl LockManager for Grace {
         Ok(status)
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
-        self.keeper().await?.clients().await
+        match self.keeper().await?.clients().await {
+            Err(error) if is_unable(&error) => self.kernel.clients().await,
+            clients => clients,
+        }
     }
     async fn owners(&self) -> Result<Owners, ManagerError> {
         if is_active() {

@@ -115,8 +115,9 @@ if echo integrity >/sys/kernel/security/lockdown; then
     equal "lockdown=confidentiality is named" "$(why_not | cut -d, -f1)" "the kernel is locked down for confidentiality"
     unknown
     equal "no client has a count" "$(knfsd clients | jq -c '[.clients[].locks] | unique')" "[null]"
-    equal "the check says so" "$(knfsd check 2>/dev/null | jq -r '.check.findings[] | select(.about == "owners") | "\(.severity) \(.remedy != null)"')" \
-        "note true"
+    equal "the check says so, and that a run is refused" "$(knfsd check 2>/dev/null \
+        | jq -r '[.check.findings[] | select(.about == "owners") | "\(.severity) \(.remedy != null)"] | unique | join(",")')" \
+        "note true,problem true"
     equal "the locks of one client cannot be listed" "$(knfsd locks --client c1 2>/dev/null | jq .error.exit)" 4
     nlmctl --manager knfsd locks
     nlmctl --manager knfsd clients
