@@ -111,10 +111,6 @@ impl Grace {
             caution.remedy = format!("{}; or: {offer}", caution.remedy);
         }
     }
-
-    fn nothing(status: &Status) -> Option<&'static str> {
-        (status.run.0.is_none() && status.locks == 0).then_some(NOTHING)
-    }
 }
 
 /// Where lockd holds no lock.
@@ -198,7 +194,8 @@ impl LockManager for Grace {
         Ok(found)
     }
     async fn nothing_to_resync(&self) -> Result<Option<String>, ManagerError> {
-        Ok(Self::nothing(&self.keeper().await?.status().await?).map(str::to_owned))
+        let status = self.status().await?;
+        Ok((status.run.0.is_none() && status.locks == 0).then(|| NOTHING.to_owned()))
     }
     async fn status(&self) -> Result<Status, ManagerError> {
         let status = match self.keeper().await?.status().await {
