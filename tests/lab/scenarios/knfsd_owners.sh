@@ -118,6 +118,8 @@ if echo integrity >/sys/kernel/security/lockdown; then
     equal "the check says so, and that a run is refused" "$(knfsd check 2>/dev/null \
         | jq -r '[.check.findings[] | select(.about == "owners") | "\(.severity) \(.remedy != null)"] | unique | join(",")')" \
         "note true,problem true"
+    equal "a run is refused, and told of the other way" \
+        "$(knfsd resync --dry-run 2>/dev/null | grep -c 'locked down for confidentiality.*--method reboot')" 1
     equal "the locks of one client cannot be listed" "$(knfsd locks --client c1 2>/dev/null | jq .error.exit)" 4
     nlmctl --manager knfsd locks
     nlmctl --manager knfsd clients
