@@ -104,11 +104,12 @@ pub struct Reading {
 impl Machine {
     /// What is locked, and waited for; `concern` says of which locks the caller must know for sure.
     pub fn locks(&self, concern: impl Fn(&ListedLock) -> bool) -> Result<Reading, FileError> {
-        read_until_sure(|pass| self.pass(pass), concern, USUAL)
+        read_until_sure(|pass| self.locks_in_pass(pass), concern, USUAL)
     }
 
-    /// The list as one pass shows it.
-    fn pass(&self, number: usize) -> Result<Vec<ListedLock>, FileError> {
+    /// The list as one pass shows it: while locks come and go, others may be missing or there twice. Passes of different
+    /// numbers have their page boundaries in different places.
+    pub(crate) fn locks_in_pass(&self, number: usize) -> Result<Vec<ListedLock>, FileError> {
         let path = self.path("proc/locks");
         let mut bytes = vec![0; 1 + number * STRIDE % PAGE];
         let read = |bytes: &mut Vec<u8>| {
@@ -149,13 +150,13 @@ fn read_until_sure(
             return Ok(reading);
         }
         seen.push(known);
-        (least, _) = meet(least, now.clone());
-        let (in_both, in_one) = meet(most, now);
+        (least, _) = common_and_rest(least, now.clone());
+        let (in_both, in_one) = common_and_rest(most, now);
         most = in_both;
         most.extend(in_one);
         most.sort_unstable();
     }
-    (reading.sure, reading.unsure) = meet(least, most);
+    (reading.sure, reading.unsure) = common_and_rest(least, most);
     Ok(reading)
 }
 
@@ -172,8 +173,8 @@ fn digest(locks: &[ListedLock]) -> u64 {
     hasher.finish()
 }
 
-/// What two sorted lists have in common, each lock as often as both have it; and what only one has.
-fn meet(one: Vec<ListedLock>, other: Vec<ListedLock>) -> (Vec<ListedLock>, Vec<ListedLock>) {
+/// What two sorted lists have in common, each item as often as both have it; and the rest of both.
+pub(crate) fn common_and_rest<T: Ord>(one: Vec<T>, other: Vec<T>) -> (Vec<T>, Vec<T>) {
     let (mut one, mut other) = (one.into_iter().peekable(), other.into_iter().peekable());
     let (mut in_both, mut in_one) = (Vec::new(), Vec::new());
     while let (Some(left), Some(right)) = (one.peek(), other.peek()) {
@@ -335,7 +336,7 @@ mod tests {
         let effort = Effort { passes: usize::MAX, patience: Duration::from_mins(10) };
         let own_locks = |lock: &ListedLock| lock.pid == own && lock.lock.file.ends_with(&ending);
         for number in 0..50 {
-            let found = read_until_sure(|pass| machine.pass(pass), own_locks, effort).unwrap();
+            let found = read_until_sure(|pass| machine.locks_in_pass(pass), own_locks, effort).unwrap();
             let mut starts: Vec<_> = found.sure.iter().map(|lock| lock.lock.start).collect();
             starts.dedup();
             assert_eq!((starts.len(), found.sure.len(), found.unsure.len()), (3_000, 3_000, 0), "reading {number}");

@@ -10,8 +10,18 @@ pub(super) fn look(machine: &Machine) -> Result<(Snapshot, Vec<Lock>), FileError
     Ok(sort(read(machine)?, |pid| machine.process_name(pid)))
 }
 
+/// The locks that lockd has granted, sorted, as one pass over the list shows them.
+pub(super) fn granted_in_pass(machine: &Machine, number: usize) -> Result<Vec<Lock>, FileError> {
+    let lockd = machine.kernel_threads("lockd")?;
+    let listed = machine.locks_in_pass(number)?.into_iter();
+    let mut granted: Vec<Lock> =
+        listed.filter(|listed| !listed.waits && lockd.contains(&listed.pid)).map(|listed| listed.lock).collect();
+    granted.sort_unstable();
+    Ok(granted)
+}
+
 /// The list, with lockd's locks for sure.
-pub(super) fn read(machine: &Machine) -> Result<Reading, FileError> {
+fn read(machine: &Machine) -> Result<Reading, FileError> {
     let mut lockd = machine.kernel_threads("lockd")?;
     let mut reading = machine.locks(|lock| lockd.contains(&lock.pid))?;
     for _ in 1..LIVES {

@@ -3,8 +3,8 @@
 lock|share|wait START LENGTH    F_SETLK exclusive or shared, F_SETLKW: "granted", "refused" or the error
 unlock START LENGTH             "unlocked" or the error
 comb START TEETH                TEETH locks of a byte each, on every other byte: "granted", "refused" or the error
-count SECONDS LENGTH            for so long, again and again: waits for a lock of the first LENGTH bytes, adds 1 to the
-                                number in the file, and unlocks: how often it did
+count SECONDS LENGTH [START]    for so long, again and again: waits for a lock of LENGTH bytes, the first ones as a rule,
+                                adds 1 to the number in the file, and unlocks: how often it did
 """
 import errno, fcntl, os, sys, time
 
@@ -22,14 +22,14 @@ def comb(start, teeth):
     return "granted"
 
 
-def count(seconds, length):
+def count(seconds, length, start=0):
     added = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        lock(fcntl.LOCK_EX, 0, length)
+        lock(fcntl.LOCK_EX, start, length)
         number = int(os.pread(file, 20, 0) or 0)
         os.pwrite(file, b"%020d" % (number + 1), 0)
-        lock(fcntl.LOCK_UN, 0, length)
+        lock(fcntl.LOCK_UN, start, length)
         added += 1
     return added
 

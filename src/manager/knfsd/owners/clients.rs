@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::error::Unsettled;
-use super::reader::{Reader, address, number, number32};
+use super::reader::{Reader, address, number, number32, undisturbed};
 use super::view::{ClientHost, OwnerKey};
 use crate::wire::types::NsmState;
 
@@ -27,10 +27,14 @@ pub(super) fn read(reader: Reader<'_>, table: u64) -> Result<Clients, Unsettled>
     let layout = &reader.layout.host;
     let mut clients = Clients::new();
     for place in 0..TABLE {
-        reader.each((table + 8 * place, 0), layout.size, layout.link, |at, record| {
-            clients.insert(at, parse(reader, record)?);
-            Ok(())
-        })?;
+        clients.extend(undisturbed(|| {
+            let mut chain = Vec::new();
+            reader.each((table + 8 * place, 0), layout.size, layout.link, |at, record| {
+                chain.push((at, parse(reader, record)?));
+                Ok(())
+            })?;
+            Ok(chain)
+        })?);
     }
     Ok(clients)
 }

@@ -36,11 +36,11 @@ pub(crate) enum OwnersError {
     #[error(transparent)]
     File(#[from] FileError),
     /// Locks came and went during each pass.
-    #[error("lockd's memory and /proc/locks did not agree in {passes} passes: {why}")]
+    #[error("lockd's memory and /proc/locks did not come to agree in {passes} passes: {why}")]
     NoAgreement {
         /// How many were made.
-        passes: u32,
-        /// What was wrong with the last one.
+        passes: usize,
+        /// What was in the way in the last one.
         why: String,
     },
 }
@@ -65,7 +65,7 @@ impl OwnersError {
                 "run nlmctl in the network namespace of the NFS server; with several, owners are not told"
             }
             Self::File(_) => "see what the error says of the file",
-            Self::NoAgreement { .. } => "try again, best when fewer locks come and go",
+            Self::NoAgreement { .. } => "try again; if it stays so, report this with the kernel's version",
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Files that lockd has open, with their locks and shares.
+//! Files that lockd has open, with their locks, blocked requests and shares: chain by chain of the table.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::clients::{Clients, client};
 use super::error::Unsettled;
 use super::locks::{OpenFile, held};
 use super::names::Names;
-use super::reader::{Reader, number, number32, same};
-use super::view::{HeldLock, Share, Waiter};
+use super::reader::{Reader, number, number32, same, undisturbed};
+use super::view::{HeldLock, OwnerKey, Share, Waiter};
 use super::waiters;
 use crate::wire::types::{FileHandle, OwnerHandle};
 
@@ -28,83 +28,96 @@ struct Raw {
 struct Entry {
     at: u64,
     raw: Raw,
-    inode: u64,
+    file: OpenFile,
     context: u64,
 }
 
-/// What one pass has found.
+/// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    /// By the address of their records.
-    files: HashMap<u64, OpenFile>,
+pub(super) struct Records {
     pub(super) locks: Vec<HeldLock>,
     pub(super) waiters: Vec<Waiter>,
     pub(super) shares: Vec<Share>,
 }
 
-/// One pass over the table of files.
-pub(super) struct Pass<'a> {
+/// One chain of the table.
+struct Chain<'a> {
     reader: Reader<'a>,
     clients: &'a Clients,
     /// `nlmsvc_lock_operations`: a lock that has these is lockd's.
     operations: u64,
-    /// Which file's an open file of the kernel's is.
-    of_opened: HashMap<u64, u64>,
-    found: Found,
+    found: Records,
 }
 
-/// Reads files, locks and shares.
-pub(super) fn read(reader: Reader<'_>, clients: &Clients, table: u64, operations: u64) -> Result<Found, Unsettled> {
-    let mut pass = Pass { reader, clients, operations, of_opened: HashMap::new(), found: Found::default() };
-    let entries = pass.entries(table)?;
-    let mut seen = HashSet::new();
-    for entry in &entries {
-        // One inode may be open by several handles.
-        if entry.context != 0 && seen.insert(entry.inode) {
-            pass.locks(entry)?;
-        }
-        pass.shares(entry)?;
+/// Reads files, locks, blocked requests and shares.
+pub(super) fn read(reader: Reader<'_>, clients: &Clients, table: u64, operations: u64) -> Result<Records, Unsettled> {
+    let (mut names, mut all) = (Names::new(reader), Records::default());
+    for place in 0..TABLE {
+        let found = undisturbed(|| {
+            let mut chain = Chain { reader, clients, operations, found: Records::default() };
+            chain.read(table + 8 * place, &mut names)?;
+            Ok(chain.found)
+        })?;
+        all.locks.extend(found.locks);
+        all.waiters.extend(found.waiters);
+        all.shares.extend(found.shares);
     }
-    for entry in &entries {
-        pass.blocked(entry)?;
-    }
-    for entry in &entries {
-        if pass.raw(&reader.record(entry.at, reader.layout.file.size)?)? != entry.raw {
-            return Err(Unsettled::Changed("a file was closed or opened anew"));
-        }
-    }
-    Ok(pass.found)
+    Ok(all)
 }
 
-impl Pass<'_> {
-    fn entries(&mut self, table: u64) -> Result<Vec<Entry>, Unsettled> {
+impl Records {
+    /// Drops the locks of clients that are not among these: `/proc/locks` shows them, so another pass looks for them. Of what
+    /// it does not show the whole pass must be made again.
+    pub(super) fn keep_only(&mut self, clients: &Clients) -> Result<(), Unsettled> {
+        let known: HashSet<OwnerKey> = clients.values().map(|known| known.client.key).collect();
+        let is_known = |owner: OwnerKey| known.contains(&OwnerKey { svid: 0, ..owner });
+        self.locks.retain(|lock| is_known(lock.owner));
+        let waiters = self.waiters.iter().map(|waiter| waiter.wanted.owner);
+        let is_whole = waiters.chain(self.shares.iter().map(|share| share.owner)).all(is_known);
+        if is_whole { Ok(()) } else { Err(Unsettled::Changed("a client came or went")) }
+    }
+}
+
+impl Chain<'_> {
+    fn read(&mut self, head: u64, names: &mut Names<'_>) -> Result<(), Unsettled> {
+        let entries = self.entries(head, names)?;
+        for entry in &entries {
+            if entry.context != 0 {
+                self.locks(entry)?;
+            }
+            self.shares(entry)?;
+            self.blocked(entry)?;
+        }
+        for entry in &entries {
+            if self.raw(&self.reader.record(entry.at, self.reader.layout.file.size)?)? != entry.raw {
+                return Err(Unsettled::Changed("a file was closed or opened anew"));
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self, head: u64, names: &mut Names<'_>) -> Result<Vec<Entry>, Unsettled> {
         let (reader, layout) = (self.reader, &self.reader.layout.file);
-        let mut names = Names::new(reader);
         let mut entries = Vec::new();
-        for place in 0..TABLE {
-            reader.each((table + 8 * place, 0), layout.size, layout.link, |at, record| {
-                let raw = self.raw(record)?;
-                // A record that is being made has nothing open yet.
-                let Some(opened) = raw.opened.iter().copied().find(|opened| *opened != 0) else { return Ok(()) };
-                let inode = reader.number_at(opened, layout.inode)?;
-                let device = reader.number_at(reader.number_at(inode, layout.superblock)?, layout.device)?;
-                let device = u32::try_from(device).map_err(|_| Unsettled::Changed("a device is too large"))?;
-                let (dentry, mount) =
-                    (reader.number_at(opened, layout.dentry)?, reader.number_at(opened, layout.mount)?);
-                let (path, deleted) = names.path(dentry, mount)?;
-                self.of_opened.extend(raw.opened.iter().filter(|opened| **opened != 0).map(|opened| (*opened, at)));
-                let file = OpenFile {
-                    handle: raw.handle.clone(),
-                    device: (device >> 20, device & 0xf_ffff),
-                    inode: reader.number_at(inode, layout.number)?,
-                    path,
-                    deleted,
-                };
-                self.found.files.insert(at, file);
-                entries.push(Entry { at, raw, inode, context: reader.number_at(inode, layout.context)? });
-                Ok(())
-            })?;
-        }
+        reader.each((head, 0), layout.size, layout.link, |at, record| {
+            let raw = self.raw(record)?;
+            // A record that is being made has nothing open yet.
+            let Some(opened) = raw.opened.iter().copied().find(|opened| *opened != 0) else { return Ok(()) };
+            let inode = reader.number_at(opened, layout.inode)?;
+            let device = reader.number_at(reader.number_at(inode, layout.superblock)?, layout.device)?;
+            let device = u32::try_from(device).map_err(|_| Unsettled::Changed("a device is too large"))?;
+            let (dentry, mount) = (reader.number_at(opened, layout.dentry)?, reader.number_at(opened, layout.mount)?);
+            let (path, deleted) = names.path(dentry, mount)?;
+            let file = OpenFile {
+                handle: raw.handle.clone(),
+                device: (device >> 20, device & 0xf_ffff),
+                inode: reader.number_at(inode, layout.number)?,
+                path,
+                deleted,
+            };
+            entries.push(Entry { at, raw, file, context: reader.number_at(inode, layout.context)? });
+            Ok(())
+        })?;
         Ok(entries)
     }
 
@@ -123,12 +136,13 @@ impl Pass<'_> {
         })
     }
 
-    /// The locks on a file's inode: those of other handles of it too.
+    /// The locks on a file's inode that came by this handle of it.
     fn locks(&mut self, entry: &Entry) -> Result<(), Unsettled> {
         let (reader, layout) = (self.reader, &self.reader.layout.lock);
         let head = entry.context.wrapping_add(reader.layout.file.locks.offset() as u64);
         reader.each((head, head), layout.size, layout.link, |at, record| {
-            if number(record, layout.operations)? != self.operations {
+            let is_ours = number(record, layout.operations)? == self.operations;
+            if !is_ours || !entry.raw.opened.contains(&number(record, layout.opened)?) {
                 return Ok(());
             }
             let owner_at = number(record, layout.owner)?;
@@ -143,19 +157,17 @@ impl Pass<'_> {
             for field in [layout.owner_host, layout.owner_svid] {
                 same(&owner, &owner_again, field)?;
             }
-            let known = client(self.clients, number(&owner, layout.owner_host)?)?;
-            let file = self.of_opened.get(&number(record, layout.opened)?).unwrap_or(&entry.at);
-            let file = self.found.files.get(file).ok_or(Unsettled::Changed("a lock's file is not known"))?;
+            // That of a client that came after the hosts were read is found in the next pass: `/proc/locks` shows it.
+            let Some(known) = self.clients.get(&number(&owner, layout.owner_host)?) else { return Ok(()) };
             let svid = number32(&owner, layout.owner_svid)?;
             let range = (number(record, layout.start)?, number(record, layout.end)?);
-            self.found.locks.extend(held(known, svid, file, number(record, layout.kind)?, range)?);
+            self.found.locks.extend(held(known, svid, &entry.file, number(record, layout.kind)?, range)?);
             Ok(())
         })
     }
 
     fn blocked(&mut self, entry: &Entry) -> Result<(), Unsettled> {
-        let file = self.found.files.get(&entry.at).ok_or(Unsettled::Changed("a request's file is not known"))?;
-        let blocked = waiters::read(self.reader, self.clients, entry.at, file)?;
+        let blocked = waiters::read(self.reader, self.clients, entry.at, &entry.file)?;
         blocked.mark(&mut self.found.locks);
         self.found.waiters.extend(blocked.waiters);
         Ok(())
@@ -173,7 +185,7 @@ impl Pass<'_> {
             }
             let known = client(self.clients, number(&record, layout.host)?)?;
             let oh = self.reader.netobj(number(&record, layout.oh)?, number(&record, layout.oh_size)?)?;
-            let file = self.found.files.get(&entry.at).ok_or(Unsettled::Changed("a share's file is not known"))?;
+            let file = &entry.file;
             self.found.shares.push(Share {
                 owner: known.client.key,
                 caller: known.client.caller.clone(),

@@ -7,12 +7,14 @@
 //!
 //! lockd goes on while it is read. So a record is believed only if all holds that must:
 //! - each link of a list points back to the one before; a lock has lockd's operations; its owner's host is in the table of
-//!   hosts; and after what it leads to was read, it is still the same,
-//! - the hosts are the same after the pass as before,
-//! - the granted locks are, as a multiset, those of lockd in `/proc/locks`, which the kernel prints under its own lock.
+//!   hosts; and after what it leads to was read, it is still the same. A chain of a table that changes is read again,
+//! - the lock's host is the same after the pass as before,
+//! - the lock is in `/proc/locks`, which the kernel prints under its own lock, as often as in memory; and each of lockd's
+//!   that is listed there was found ([`agreement`]).
 //!
-//! Else another pass is made, at most [`PASSES`]; then the view is refused. So a lock is shown with its owner, or nothing is
-//! shown. For blocked requests there is no second witness: `/proc/locks` lists some of them only.
+//! What does not hold yet is looked for in another pass, at most [`PASSES`]; then the view is refused. So a lock is shown
+//! with its owner, or nothing is shown. For blocked requests and shares there is no second witness: `/proc/locks` lists some
+//! of the former only, and none of the latter. They are those of the last pass.
 //!
 //! What lockd itself does not know: the owner handle of a granted lock, and names of clients behind one address but the
 //! first.
@@ -26,10 +28,12 @@
 //! | `locks` | a lock of its records |
 //! | `waiters` | blocked requests |
 //! | `names` | paths of files |
+//! | `agreement` | what memory and `/proc/locks` agree about, though locks come and go |
 //! | `error` | why a view was refused |
 //! | `view` | what others see of it |
 //! | `mod` | finds lockd and looks at it; start reading at [`LockdMemory::look`] |
 
+mod agreement;
 mod clients;
 mod error;
 mod files;
@@ -45,17 +49,20 @@ mod waiters;
 pub(crate) use error::OwnersError;
 pub(crate) use view::{ClientHost, HeldLock, OwnerKey, Share, TO_THE_END, View, Waiter};
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use self::agreement::Agreement;
 use self::clients::Clients;
 use self::error::Unsettled;
+use self::files::Records;
 use self::layout::Layout;
 use self::reader::Reader;
 use super::snapshot;
-use crate::host::{Lock, Machine, is_refusal};
+use crate::host::{Machine, is_refusal};
 
 /// Most passes over lockd's memory.
-const PASSES: u32 = 20;
+const PASSES: usize = 20;
 /// No pass begins after so long a time.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most reads of one pass: some ten for each of a million locks.
@@ -129,52 +136,47 @@ impl LockdMemory {
     /// What it has now.
     ///
     /// # Errors
-    /// No pass agreed with `/proc/locks`, or clients of another network namespace call.
+    /// Memory and `/proc/locks` did not come to agree, or clients of another network namespace call.
     pub(crate) fn look(&self) -> Result<View, OwnersError> {
         let began = Instant::now();
+        let (mut agreement, mut hosts) = (Agreement::default(), BTreeMap::new());
         let mut why = String::new();
         let mut passes = 0;
         while passes < PASSES && began.elapsed() < PATIENCE {
             passes += 1;
-            let (view, clients) = match self.pass() {
+            let (Records { locks, mut waiters, mut shares }, clients) = match self.pass() {
                 Ok(seen) => seen,
                 Err(unsettled) => {
                     why = unsettled.to_string();
                     continue;
                 }
             };
-            let kernels = snapshot::read(&self.machine)?;
-            let mut shown: Vec<Lock> =
-                kernels.sure.into_iter().filter(|listed| !listed.waits).map(|listed| listed.lock).collect();
-            let mut seen: Vec<Lock> = view.locks.iter().map(HeldLock::as_listed).collect();
-            shown.sort_unstable();
-            seen.sort_unstable();
-            if kernels.unsure.is_empty() && shown == seen {
-                if clients.values().any(|known| known.network != self.network) {
-                    return Err(OwnersError::ForeignNetwork);
-                }
-                return Ok(View { passes, ..view });
+            if clients.values().any(|known| known.network != self.network) {
+                return Err(OwnersError::ForeignNetwork);
             }
-            why = format!("{} locks in memory, {} in /proc/locks", seen.len(), shown.len());
+            // A lock of an earlier pass may be of a client that lockd has forgotten since.
+            hosts.extend(clients.into_values().map(|known| (known.client.key, known.client)));
+            agreement.learn(locks, snapshot::granted_in_pass(&self.machine, passes)?);
+            if let Some(mut locks) = agreement.reached() {
+                locks.sort_unstable();
+                waiters.sort_unstable();
+                shares.sort_unstable();
+                return Ok(View { hosts: hosts.into_values().collect(), locks, waiters, shares, passes });
+            }
+            why = agreement.obstacle();
         }
         Err(OwnersError::NoAgreement { passes, why })
     }
 
-    fn pass(&self) -> Result<(View, Clients), Unsettled> {
+    fn pass(&self) -> Result<(Records, Clients), Unsettled> {
         let memory =
             self.machine.memory(READS).map_err(|_| Unsettled::Changed("/proc/kcore can no longer be opened"))?;
         let reader = Reader { memory: &memory, layout: &self.layout };
-        let clients = clients::read(reader, self.hosts)?;
+        let mut clients = clients::read(reader, self.hosts)?;
         let mut found = files::read(reader, &clients, self.files, self.operations)?;
-        if clients::read(reader, self.hosts)? != clients {
-            return Err(Unsettled::Changed("a client came or went"));
-        }
-        let mut hosts: Vec<ClientHost> = clients.values().map(|known| known.client.clone()).collect();
-        hosts.sort_unstable();
-        found.locks.sort_unstable();
-        found.shares.sort_unstable();
-        found.waiters.sort_unstable();
-        let files::Found { locks, waiters, shares, .. } = found;
-        Ok((View { hosts, locks, waiters, shares, passes: 0 }, clients))
+        let after = clients::read(reader, self.hosts)?;
+        clients.retain(|at, known| after.get(at) == Some(known));
+        found.keep_only(&clients)?;
+        Ok((found, clients))
     }
 }

@@ -12,11 +12,25 @@ use crate::wire::types::{CallerName, MAX_NETOBJ};
 /// Strings are read in steps that do not cross into another page, which may not be there.
 const STEP: usize = 64;
 
+/// How often one chain of a table is read, at most, until it does not change meanwhile.
+const TRIES: usize = 8;
+
 /// Memory, and how records lie in it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reader<'a> {
     pub(super) memory: &'a Memory,
     pub(super) layout: &'a Layout,
+}
+
+/// Reads a chain of a table until it does not change meanwhile. A chain takes far less time than the table, so this ends soon
+/// where lockd is busy too.
+pub(super) fn undisturbed<T>(mut read: impl FnMut() -> Result<T, Unsettled>) -> Result<T, Unsettled> {
+    for _ in 1..TRIES {
+        if let Ok(chain) = read() {
+            return Ok(chain);
+        }
+    }
+    read()
 }
 
 /// A number in a record that was read in full; its field lies in it, as BTF was asked.

@@ -112,7 +112,7 @@ pub(crate) struct ClientHost {
     pub(crate) nsm_state: Option<NsmState>,
 }
 
-/// All that lockd has, at one moment.
+/// All that lockd has. Each part is as it was at some moment of the look.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct View {
     /// Clients, sorted.
@@ -123,8 +123,8 @@ pub(crate) struct View {
     pub(crate) waiters: Vec<Waiter>,
     /// Share reservations, sorted.
     pub(crate) shares: Vec<Share>,
-    /// How many passes it took until the walk agreed with `/proc/locks`.
-    pub(crate) passes: u32,
+    /// How many passes it took until each lock was agreed about.
+    pub(crate) passes: usize,
 }
 
 impl From<&OwnerRow> for OwnerKey {
@@ -154,6 +154,13 @@ impl HeldLock {
     /// Its bytes.
     pub(crate) fn range(&self) -> ByteRange {
         ByteRange { start: self.start, end: if self.end >= TO_THE_END { u64::MAX } else { self.end } }
+    }
+
+    /// Whether the kernel never has both at the same time. An owner has one lock on a byte.
+    pub(super) fn excludes(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+            && self.range().overlaps(other.range())
+            && (self.owner == other.owner || self.exclusive || other.exclusive)
     }
 
     /// As `/proc/locks` has it.
