@@ -77,6 +77,8 @@ monitored() { (cd /var/lib/nfs/sm && echo *); }
 state() { od -An -td4 /var/lib/nfs/state | tr -d ' '; }
 serves() { [ "$(cat $NFSD/threads)" = 3 ] && rpcinfo -t 127.0.0.1 nfs 3 >/dev/null 2>&1; }
 takes_signal() { [ $((0x$(awk '/SigCgt/ { print $2 }' /proc/"$(pgrep -x lockd)"/status) >> 8 & 1)) = 1 ]; }
+# keeps_requests: lockd has a blocked request in its queue, and the kernel lists it. Linux 6.12 keeps none for local file systems.
+keeps_requests() { grep -qe '-> POSIX' /proc/locks; }
 
 # knfsd ARGUMENT...: nlmctl for this server
 knfsd() { nlmctl --json --manager knfsd --db /run/runs.db --name srv.lab --name srv "$@"; }
