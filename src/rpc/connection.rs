@@ -15,14 +15,14 @@ use super::service::{
     ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, begin, canonical, drain, stopped,
 };
 use crate::shares::{Bounds, Full, Holder, Shares};
-use crate::wire::record::{RecordReader, RecordTooLong, frame};
+use crate::wire::record::{RecordReader, RecordTooLong, append_framed};
 use crate::wire::scope;
 use crate::wire::types::Transport;
 
 /// How long accepting rests when this process or the system has no room for another socket.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes read from a stream at a time.
-const READ_SIZE: usize = 8 << 10;
+/// Bytes read from a stream at a time, at least: as many calls as a connection may have open.
+const READ_SIZE: usize = 16 << 10;
 /// Replies that one write takes at most. Each is bounded, so their sum is.
 const REPLIES_JOINED: usize = 64;
 
@@ -243,7 +243,7 @@ where
                 drop(permit);
                 if let Some(reply) = reply {
                     // An error is a peer that is gone.
-                    let _ = replies.send(Reply { record: frame(&reply), _slot: slot }).await;
+                    let _ = replies.send(Reply { message: reply, _slot: slot }).await;
                 }
             };
             begin(call, &mut tasks).await;
@@ -260,23 +260,23 @@ where
     while tasks.join_next().await.is_some() {}
 }
 
-/// A framed reply, with the place on its connection that it gives back when written.
+/// A reply, with the place on its connection that it gives back when written.
 struct Reply {
-    record: Vec<u8>,
+    message: Vec<u8>,
     _slot: OwnedSemaphorePermit,
 }
 
 /// Replies that wait leave in one write.
 async fn write_replies(mut output: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Reply>, transfer: Duration) {
-    let mut replies = Vec::new();
+    let (mut replies, mut records) = (Vec::new(), Vec::new());
     while queue.recv_many(&mut replies, REPLIES_JOINED).await > 0 {
-        let first = replies.first_mut().map(|reply| std::mem::take(&mut reply.record));
-        let records = replies.iter().fold(first.unwrap_or_default(), |mut joined, reply| {
-            joined.extend_from_slice(&reply.record);
-            joined
-        });
+        records.clear();
+        for reply in &replies {
+            append_framed(&mut records, &reply.message);
+        }
         let written = timeout(transfer, output.write_all(&records)).await;
         replies.clear();
+        records.shrink_to(READ_SIZE);
         match written {
             Ok(Ok(())) => {}
             // Gone, or not reading.
@@ -305,22 +305,24 @@ async fn next_record(
     records: &mut RecordReader,
     limits: &Limits,
 ) -> Result<Option<Vec<u8>>, ReadError> {
-    let mut chunk = [0; READ_SIZE];
-    let mut deadline = Instant::now() + limits.idle;
+    let mut deadline = None;
     let mut begun = false;
     loop {
+        // What has come already takes no look at the clock.
         if let Some(record) = records.next()? {
             return Ok(Some(record));
         }
+        let mut until = *deadline.get_or_insert_with(|| Instant::now() + limits.idle);
         if !begun && records.is_mid_record() {
             begun = true;
-            deadline = Instant::now() + limits.transfer;
+            until = Instant::now() + limits.transfer;
+            deadline = Some(until);
         }
-        match timeout_at(deadline, input.read(&mut chunk)).await {
+        match timeout_at(until, input.read_buf(records.room(READ_SIZE))).await {
             Err(_) if begun => return Err(ReadError::TooSlow),
             Ok(Ok(0)) if begun => return Err(ReadError::Cut),
             Err(_) | Ok(Ok(0)) => return Ok(None),
-            Ok(read) => records.push(chunk.get(..read?).unwrap_or_default()),
+            Ok(read) => drop(read?),
         }
     }
 }

@@ -72,7 +72,7 @@ pub trait Service: Send + Sync + 'static {
     /// ready at once, such as sending to a channel that has room, is no wait. From its first wait on a
     /// call runs beside the others, and may be overtaken by them. Reading stops until a call first
     /// waits, so it must not block before.
-    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: Vec<u8>)
+    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8])
     -> Option<Answer>;
 
     /// Whether a call of this procedure that comes twice may be executed twice. The replies of the
@@ -233,7 +233,7 @@ pub(super) async fn answer(
     let IncomingCall { xid, program, version, procedure, credential, args } = call;
     let Origin { peer, connection, local_ip, transport } = *origin;
     let cx = CallContext { peer, connection, local_ip, transport, xid, credential };
-    let answer = service.call(&cx, program, version, procedure, args.to_vec()).await?;
+    let answer = service.call(&cx, program, version, procedure, args).await?;
     let reply = rpc::reply(xid, &answer);
     if let (Some(remembered), Answer::Success(_)) = (remembered, &answer) {
         remembered.answered(&reply);

@@ -49,16 +49,16 @@ impl Service for Echo {
         program: u32,
         version: u32,
         procedure: u32,
-        args: Vec<u8>,
+        args: &[u8],
     ) -> Option<Answer> {
         self.executed.fetch_add(1, Ordering::SeqCst);
         self.seen.lock().unwrap().push(cx.clone());
         self.changed.notify_waiters();
         match (program, version, procedure) {
-            (PROGRAM, 1, ECHO | READ) => Some(Answer::Success(args)),
+            (PROGRAM, 1, ECHO | READ) => Some(Answer::Success(args.to_vec())),
             (PROGRAM, 1, WAIT) => {
                 self.go.notified().await;
-                Some(Answer::Success(args))
+                Some(Answer::Success(args.to_vec()))
             }
             (PROGRAM, 1, SILENT) => None,
             (PROGRAM, 1, PANIC) => panic!("asked to"),
@@ -561,8 +561,8 @@ struct Queue(mpsc::Sender<Vec<u8>>);
 
 #[async_trait]
 impl Service for Queue {
-    async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, args: Vec<u8>) -> Option<Answer> {
-        self.0.send(args).await.unwrap();
+    async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, args: &[u8]) -> Option<Answer> {
+        self.0.send(args.to_vec()).await.unwrap();
         tokio::task::yield_now().await;
         Some(Answer::Success(Vec::new()))
     }
