@@ -63,14 +63,7 @@ enum Results {
 
 #[async_trait]
 impl Service for NlmService {
-    async fn call(
-        &self,
-        cx: &CallContext,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: &[u8],
-    ) -> Option<Answer> {
+    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
         let caller = self.gate.admit(cx)?;
         if program != nlm::PROGRAM {
             return Some(Answer::ProgUnavail);

@@ -94,14 +94,7 @@ impl NsmService {
 
 #[async_trait]
 impl Service for NsmService {
-    async fn call(
-        &self,
-        cx: &CallContext,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: &[u8],
-    ) -> Option<Answer> {
+    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
         let caller = self.gate.admit(cx)?;
         if program != nsm::PROGRAM {
             return Some(Answer::ProgUnavail);

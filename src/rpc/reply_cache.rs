@@ -351,9 +351,9 @@ impl ReplyCache {
     /// Which answer goes in a full cache, for the sake of `source`.
     fn victim(&self, now: Duration, source: usize) -> Option<usize> {
         let may_go = |number: &usize| {
-            self.entries.get(*number).is_some_and(|entry| {
-                entry.source == source || now.saturating_sub(entry.since) >= self.limits.kept
-            })
+            self.entries
+                .get(*number)
+                .is_some_and(|entry| entry.source == source || now.saturating_sub(entry.since) >= self.limits.kept)
         };
         let heaviest = self.heaviest.last().and_then(|&(_, heaviest)| self.oldest_of(heaviest));
         heaviest.filter(may_go).or_else(|| self.all.oldest.filter(may_go)).or_else(|| self.oldest_of(source))

@@ -11,9 +11,9 @@
 //! anywhere, so its repetition is a new call. A connection waits for its permits and is not read
 //! from meanwhile; TCP slows its peer down.
 //!
-//! A connection's replies go through a queue to its writing task. A call's place on its connection is
-//! given back only when its reply is written, so a peer that does not read stops its own calls, and
-//! no other's: the permit of the whole is given back when the call is done.
+//! A connection's task reads, executes and writes in turns: while its replies are written nothing is read, so a peer
+//! that does not read its replies stops its own calls, and no other's. The permit of the whole is given back when
+//! the call is done.
 //!
 //! At shutdown (the watch turns true, or its sender is gone) nothing more is read. Calls that have
 //! begun get [`Limits::drain`] to end and to be answered; what is left then is aborted.
@@ -68,7 +68,7 @@ pub async fn serve_udp(
                 answer_datagram(&endpoint, &datagram, &*service, &cache).await;
                 drop(permit);
             };
-            begin(call, &mut calls).await;
+            let _ = begin(call, &mut calls).await;
         }
         if has_more {
             tokio::task::yield_now().await;
