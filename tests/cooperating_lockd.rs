@@ -47,13 +47,13 @@ struct Statd {
 
 #[async_trait]
 impl Service for Statd {
-    async fn call(&self, cx: &CallContext, program: u32, _: u32, procedure: u32, args: Vec<u8>) -> Option<Answer> {
+    async fn call(&self, cx: &CallContext, program: u32, _: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
         let answer = match (program, procedure) {
             (_, 0) => Vec::new(),
             (rpcbind::PROGRAM, 3) => encode(&u32::from(self.port)),
             (nsm::PROGRAM, 1) => encode(&StatRes { res_stat: ResStat::Success, state: NsmState(7) }),
             (nsm::PROGRAM, 6) => {
-                let args: NotifyArgs = decode(&args).unwrap();
+                let args: NotifyArgs = decode(args).unwrap();
                 let _ = self.notified.send((cx.local_ip, args.state));
                 Vec::new()
             }

@@ -2,11 +2,11 @@
 //!
 //! # Theory
 //! ```text
-//!  UDP, TCP --> rpc::server --> nlm_service --.                     .--> persist (one thread, SQLite)
-//!               (reply cache)   nsm_service --+--> table (one task)-+--> callbacks (GRANTED to clients)
-//!  Unix ------> rpc::control    table::control'                     '--> timeline (watchers)
+//!  UDP, TCP --> rpc::server --> nlm_service --.                      .--> persist (one thread, SQLite)
+//!               (reply cache)   nsm_service --+--> table (one owner)-+--> callbacks (GRANTED to clients)
+//!  Unix ------> rpc::control    table::control'                      '--> timeline (watchers)
 //! ```
-//! One task owns the lock table (`table`); everything else asks it. One thread owns the database
+//! The lock table has one owner (`table`), which executes calls one by one in the tasks that read them. One thread owns the database
 //! (`persist`). One reply cache is shared by all sockets, so that a late duplicate of a LOCK after
 //! its UNLOCK, or the other way round, is answered and not executed.
 //!

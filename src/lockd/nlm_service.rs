@@ -63,14 +63,7 @@ enum Results {
 
 #[async_trait]
 impl Service for NlmService {
-    async fn call(
-        &self,
-        cx: &CallContext,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: Vec<u8>,
-    ) -> Option<Answer> {
+    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
         let caller = self.gate.admit(cx)?;
         if program != nlm::PROGRAM {
             return Some(Answer::ProgUnavail);
@@ -86,7 +79,7 @@ impl Service for NlmService {
         if row.procedure == Procedure::Null {
             return Some(Answer::Success(Vec::new()));
         }
-        let Ok(decoded) = decode(row.procedure, nlm_version, &args) else { return Some(Answer::GarbageArgs) };
+        let Ok(decoded) = decode(row.procedure, nlm_version, args) else { return Some(Answer::GarbageArgs) };
         let via = Via { server_address: cx.local_ip.to_canonical(), transport: cx.transport, version };
         let results = self.execute(peer, via, &cx.credential, nlm_version, decoded).await?;
         match row.form {

@@ -94,14 +94,7 @@ impl NsmService {
 
 #[async_trait]
 impl Service for NsmService {
-    async fn call(
-        &self,
-        cx: &CallContext,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: Vec<u8>,
-    ) -> Option<Answer> {
+    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
         let caller = self.gate.admit(cx)?;
         if program != nsm::PROGRAM {
             return Some(Answer::ProgUnavail);
@@ -114,7 +107,7 @@ impl Service for NsmService {
             tracing::warn!(%caller, procedure = row.name, ?refused, "refused");
             return Some(refused.into());
         }
-        self.answer(row.procedure, caller, &args).await
+        self.answer(row.procedure, caller, args).await
     }
 
     fn is_idempotent(&self, program: u32, _version: u32, procedure: u32) -> bool {

@@ -1,30 +1,33 @@
 //! Serving connections: TCP and Unix sockets. `server` has the theory.
 
+use std::future::ready;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::service::{
     ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, begin, canonical, drain, stopped,
 };
 use crate::shares::{Bounds, Full, Holder, Shares};
-use crate::wire::record::{RecordReader, RecordTooLong, frame};
+use crate::wire::record::{RecordReader, RecordTooLong, append_framed};
 use crate::wire::scope;
 use crate::wire::types::Transport;
 
 /// How long accepting rests when this process or the system has no room for another socket.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes read from a stream at a time.
-const READ_SIZE: usize = 8 << 10;
-/// Replies that one write takes at most. Each is bounded, so their sum is.
+/// Bytes read from a stream at a time, at least: as many calls as a connection may have open.
+const READ_SIZE: usize = 16 << 10;
+/// Replies that one write takes at most, and bytes after which it takes no more.
 const REPLIES_JOINED: usize = 64;
+const WRITE_SIZE: usize = 64 << 10;
 
 /// Serves TCP connections until `shutdown` is true (or its sender is gone). Listeners with the same `guests`
 /// share the bound of connections.
@@ -207,83 +210,94 @@ impl Drop for Connection {
 
 /// Reads, and lets calls run, until the peer is done, does wrong, or `shutdown` is true. Then ends
 /// what was begun.
-async fn serve_connection<S>(stream: S, origin: Origin, shared: Shared)
+async fn serve_connection<S>(mut stream: S, origin: Origin, shared: Shared)
 where
-    S: AsyncRead + AsyncWrite + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     let Shared { service, cache, limits, permits, mut shutdown } = shared;
     let connection = Connection { id: origin.connection, service: Arc::clone(&service) };
-    let (mut input, output) = tokio::io::split(stream);
-    let slots = Arc::new(Semaphore::new(limits.calls_per_connection));
-    // Every reply in it holds a slot, so it never fills.
-    let (replies, queue) = mpsc::channel(limits.calls_per_connection.max(1));
-    // It owns nothing but the queue, and ends with the last sender or a peer that does not read.
-    let mut tasks = JoinSet::new();
-    tasks.spawn(write_replies(output, queue, limits.transfer));
-    let mut records = RecordReader::new(limits.max_record);
-    let read = async {
-        loop {
-            let record = match next_record(&mut input, &mut records, &limits).await {
-                Ok(Some(record)) => record,
-                Ok(None) => break,
+    let (mut input, mut output) = (Input::new(&limits), Output::default());
+    // Those that did not end in their first step. Each gives its reply.
+    let mut calls = JoinSet::new();
+    let mut written = loop {
+        let takes_more = calls.len() < limits.calls_per_connection && !output.is_full();
+        tokio::select! {
+            biased;
+            () = stopped(&mut shutdown) => break Ok(()),
+            Some(ended) = calls.join_next(), if !calls.is_empty() => output.add(ended.ok().flatten()),
+            next = input.next_call(&mut stream, &permits, &limits), if takes_more => match next {
+                Ok(Some((record, permit))) => {
+                    let (service, cache) = (Arc::clone(&service), cache.clone());
+                    let call = async move {
+                        let reply = answer(&record, &origin, &*service, cache.as_ref()).await;
+                        drop(permit);
+                        reply
+                    };
+                    output.add(begin(call, &mut calls).await.flatten());
+                }
+                Ok(None) => break Ok(()),
                 Err(error) => {
                     tracing::debug!(peer = ?origin.peer, %error, "connection closed");
-                    break;
+                    break Ok(());
                 }
-            };
-            let (Ok(slot), Ok(permit)) =
-                (Arc::clone(&slots).acquire_owned().await, Arc::clone(&permits).acquire_owned().await)
-            else {
-                break;
-            };
-            while tasks.try_join_next().is_some() {}
-            let (service, cache, replies) = (Arc::clone(&service), cache.clone(), replies.clone());
-            let call = async move {
-                let reply = answer(&record, &origin, &*service, cache.as_ref()).await;
-                drop(permit);
-                if let Some(reply) = reply {
-                    // An error is a peer that is gone.
-                    let _ = replies.send(Reply { record: frame(&reply), _slot: slot }).await;
+            },
+            // Nothing else is there at once.
+            () = ready(()), if !output.is_empty() => {
+                let written = output.write(&mut stream, limits.transfer).await;
+                if written.is_err() {
+                    break written;
                 }
-            };
-            begin(call, &mut tasks).await;
+            }
         }
     };
-    tokio::select! {
-        biased;
-        () = stopped(&mut shutdown) => {}
-        () = replies.closed() => {}
-        () = read => {}
-    }
-    drop((connection, replies));
+    drop(connection);
     // The bound is the listener's at shutdown; before that, a service that never answers is its own.
-    while tasks.join_next().await.is_some() {}
+    loop {
+        if written.is_ok() {
+            written = output.write(&mut stream, limits.transfer).await;
+        }
+        let Some(ended) = calls.join_next().await else { break };
+        output.add(ended.ok().flatten());
+    }
+    let _ = timeout(limits.transfer, stream.shutdown()).await;
 }
 
-/// A framed reply, with the place on its connection that it gives back when written.
-struct Reply {
-    record: Vec<u8>,
-    _slot: OwnedSemaphorePermit,
+/// Replies that leave in one write.
+#[derive(Default)]
+struct Output {
+    records: Vec<u8>,
+    replies: usize,
 }
 
-/// Replies that wait leave in one write.
-async fn write_replies(mut output: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Reply>, transfer: Duration) {
-    let mut replies = Vec::new();
-    while queue.recv_many(&mut replies, REPLIES_JOINED).await > 0 {
-        let first = replies.first_mut().map(|reply| std::mem::take(&mut reply.record));
-        let records = replies.iter().fold(first.unwrap_or_default(), |mut joined, reply| {
-            joined.extend_from_slice(&reply.record);
-            joined
-        });
-        let written = timeout(transfer, output.write_all(&records)).await;
-        replies.clear();
-        match written {
-            Ok(Ok(())) => {}
-            // Gone, or not reading.
-            Ok(Err(_)) | Err(_) => return,
+/// The peer is gone, or does not read.
+struct NotWritten;
+
+impl Output {
+    fn add(&mut self, reply: Option<Vec<u8>>) {
+        if let Some(reply) = reply {
+            append_framed(&mut self.records, &reply);
+            self.replies += 1;
         }
     }
-    let _ = timeout(transfer, output.shutdown()).await;
+
+    fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.replies >= REPLIES_JOINED || self.records.len() >= WRITE_SIZE
+    }
+
+    async fn write(&mut self, stream: &mut (impl AsyncWrite + Unpin), transfer: Duration) -> Result<(), NotWritten> {
+        if !self.is_empty() {
+            let written = timeout(transfer, stream.write_all(&self.records)).await;
+            written.map_err(|_| NotWritten)?.map_err(|_| NotWritten)?;
+            self.records.clear();
+            self.records.shrink_to(READ_SIZE);
+            self.replies = 0;
+        }
+        Ok(())
+    }
 }
 
 /// Why a connection is not read from any more.
@@ -299,28 +313,73 @@ enum ReadError {
     Io(#[from] io::Error),
 }
 
-/// The next record; `None`: the peer is done, or idle for too long.
-async fn next_record(
-    input: &mut (impl AsyncRead + Unpin),
-    records: &mut RecordReader,
-    limits: &Limits,
-) -> Result<Option<Vec<u8>>, ReadError> {
-    let mut chunk = [0; READ_SIZE];
-    let mut deadline = Instant::now() + limits.idle;
-    let mut begun = false;
-    loop {
-        if let Some(record) = records.next()? {
-            return Ok(Some(record));
+/// What a stream brings, and until when it must.
+struct Input {
+    records: RecordReader,
+    /// The next call, while it waits for its permit.
+    record: Option<Vec<u8>>,
+    /// For the next record, once it is waited for.
+    deadline: Option<Instant>,
+    /// The next record has begun.
+    begun: bool,
+    /// Goes off at the deadline or before: to set a timer with each read would cost more than to look at the clock
+    /// when it does.
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Input {
+    fn new(limits: &Limits) -> Self {
+        let alarm = Box::pin(sleep(limits.idle));
+        Self { records: RecordReader::new(limits.max_record), record: None, deadline: None, begun: false, alarm }
+    }
+
+    /// The next call, and the permit to execute it; `None`: the peer is done, or idle for too long. Cancel safe.
+    async fn next_call(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        permits: &Arc<Semaphore>,
+        limits: &Limits,
+    ) -> Result<Option<(Vec<u8>, OwnedSemaphorePermit)>, ReadError> {
+        if self.record.is_none() {
+            self.record = self.next_record(stream, limits).await?;
+            (self.deadline, self.begun) = (None, false);
         }
-        if !begun && records.is_mid_record() {
-            begun = true;
-            deadline = Instant::now() + limits.transfer;
-        }
-        match timeout_at(deadline, input.read(&mut chunk)).await {
-            Err(_) if begun => return Err(ReadError::TooSlow),
-            Ok(Ok(0)) if begun => return Err(ReadError::Cut),
-            Err(_) | Ok(Ok(0)) => return Ok(None),
-            Ok(read) => records.push(chunk.get(..read?).unwrap_or_default()),
+        let permit = Arc::clone(permits).acquire_owned().await;
+        Ok(self.record.take().zip(permit.ok()))
+    }
+
+    async fn next_record(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        limits: &Limits,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        loop {
+            // What has come already takes no look at the clock.
+            if let Some(record) = self.records.next()? {
+                return Ok(Some(record));
+            }
+            let mut deadline = *self.deadline.get_or_insert_with(|| Instant::now() + limits.idle);
+            if !self.begun && self.records.is_mid_record() {
+                self.begun = true;
+                deadline = Instant::now() + limits.transfer;
+                self.deadline = Some(deadline);
+            }
+            if self.alarm.deadline() > deadline {
+                self.alarm.as_mut().reset(deadline);
+            }
+            tokio::select! {
+                biased;
+                read = stream.read_buf(self.records.room(READ_SIZE)) => match read? {
+                    0 if self.begun => return Err(ReadError::Cut),
+                    0 => return Ok(None),
+                    _ => {}
+                },
+                () = &mut self.alarm => match self.alarm.as_mut() {
+                    alarm if Instant::now() < deadline => alarm.reset(deadline),
+                    _ if self.begun => return Err(ReadError::TooSlow),
+                    _ => return Ok(None),
+                },
+            }
         }
     }
 }

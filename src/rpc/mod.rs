@@ -10,7 +10,7 @@
 //! addresses of names; [`silence`] asks whether a host says anything at all; [`heartbeat`] tells whether this process ran
 //! all the time.
 //!
-//! **Who owns what.** A socket has one reading task. Calls run in tasks of their own, bounded by
+//! **Who owns what.** A socket has one reading task. Calls that do not end at once run in tasks of their own, bounded by
 //! [`server::Limits`]. The reply cache is shared behind a mutex that is never held across an await.
 //! A client's table of open calls belongs to the client; its reading task only hands replies in.
 //!

@@ -17,20 +17,21 @@
 //!
 //! Every call passes here, and all calls wait while one does. So a call costs the same however much
 //! is remembered: answers stand in two chains by age (of all, of their source), a call takes away at most
-//! [`EXPIRED_AT_ONCE`] that are too old, and the maps are split in shards, of which one grows at a time.
+//! [`EXPIRED_AT_ONCE`] that are too old, and the two indexes are split in shards, of which one grows at a time. They hash
+//! quickly, with a secret, and what is found is known by its number from then on.
 //!
 //! Memory: [`CacheLimits::bytes`] in all, by default 256 MiB (some 900,000 answers of NLM), and half of that
 //! of one source. An entry's overhead is counted as 256 bytes. It takes memory as it fills, not before.
 //!
-//! What must hold: `numbers`, `entries`, `sources` and `heaviest` tell of the same entries; those that are answered
+//! What must hold: `entries`, `sources`, their indexes and `heaviest` tell of the same entries; those that are answered
 //! are in both chains; the weights are sums over them. Only `insert`, `reweigh` and `remove` change them.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use ahash::RandomState;
 use slab::Slab;
 
 use super::sharded::Sharded;
@@ -65,10 +66,15 @@ impl Key {
     /// The key of a call.
     pub fn new(source: SocketAddr, called: IpAddr, call: &IncomingCall<'_>) -> Self {
         // With a secret in it, so that no peer can make arguments that have one checksum.
-        static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        static SECRET: LazyLock<RandomState> = LazyLock::new(secret);
         let IncomingCall { xid, program, version, procedure, .. } = *call;
         Self { source, called, xid, program, version, procedure, checksum: SECRET.hash_one(call.args) }
     }
+}
+
+fn secret() -> RandomState {
+    let [a, b, c, d] = rand::random();
+    RandomState::with_seeds(a, b, c, d)
 }
 
 /// What the cache knows of a call.
@@ -119,11 +125,15 @@ impl Default for CacheLimits {
 #[derive(Debug)]
 pub struct ReplyCache {
     limits: CacheLimits,
-    numbers: Sharded<Key, usize>,
+    secret: RandomState,
     entries: Slab<Entry>,
-    sources: Sharded<IpAddr, Source>,
+    /// Entries by key.
+    keys: Sharded,
+    sources: Slab<Source>,
+    /// Sources by address.
+    addresses: Sharded,
     /// Sources by the power of two of their weight, which seldom changes.
-    heaviest: BTreeSet<(u32, IpAddr)>,
+    heaviest: BTreeSet<(u32, usize)>,
     /// The answers of all.
     all: Chain,
     weight: usize,
@@ -132,6 +142,10 @@ pub struct ReplyCache {
 #[derive(Debug)]
 struct Entry {
     key: Key,
+    /// Of the key.
+    hash: u64,
+    /// Its number in `sources`.
+    source: usize,
     since: Duration,
     reply: Option<Arc<[u8]>>,
     /// Its neighbours among all answers.
@@ -146,8 +160,12 @@ impl Entry {
     }
 }
 
-#[derive(Debug, Default)]
+/// One that has entries, or is about to.
+#[derive(Debug)]
 struct Source {
+    address: IpAddr,
+    /// Of the address.
+    hash: u64,
     weight: usize,
     answers: Chain,
 }
@@ -190,11 +208,6 @@ impl Chain {
     }
 }
 
-/// Whose share an address counts to. A host has a whole IPv6 network of addresses to call from.
-fn bucket(source: &SocketAddr) -> IpAddr {
-    network(source.ip())
-}
-
 fn class(weight: usize) -> u32 {
     weight.checked_ilog2().unwrap_or(0)
 }
@@ -204,9 +217,11 @@ impl ReplyCache {
     pub fn new(limits: CacheLimits) -> Self {
         Self {
             limits,
-            numbers: Sharded::default(),
+            secret: secret(),
             entries: Slab::new(),
-            sources: Sharded::default(),
+            keys: Sharded::default(),
+            sources: Slab::new(),
+            addresses: Sharded::default(),
             heaviest: BTreeSet::new(),
             all: Chain::default(),
             weight: 0,
@@ -231,7 +246,8 @@ impl ReplyCache {
     /// A call came at `now`.
     pub fn begin(&mut self, now: Duration, key: Key) -> Lookup {
         self.expire(now);
-        if let Some(&number) = self.numbers.get(&key) {
+        let hash = self.secret.hash_one(key);
+        if let Some(number) = self.find(hash, &key) {
             match self.entries.get(number) {
                 Some(Entry { reply: None, .. }) => return Lookup::InProgress,
                 Some(Entry { reply: Some(reply), since, .. }) if !self.is_old(now, *since) => {
@@ -240,20 +256,20 @@ impl ReplyCache {
                 _ => self.remove(number),
             }
         }
-        if self.make_room(now, bucket(&key.source), OVERHEAD) {
-            self.insert(now, key);
+        let source = self.source(&key.source);
+        if self.make_room(now, source, OVERHEAD) {
+            self.insert(now, key, hash, source);
         }
+        self.leave_if_empty(source);
         Lookup::New
     }
 
     /// The call was answered at `now`.
     pub fn answered(&mut self, now: Duration, key: &Key, reply: Arc<[u8]>) {
-        let Some(&number) = self.numbers.get(key) else { return };
+        let Some(number) = self.find(self.secret.hash_one(key), key) else { return };
         // An answer stays as it was given.
-        if self.is_answered(number) {
-            return;
-        }
-        if self.make_room(now, bucket(&key.source), reply.len()) {
+        let Some(&Entry { source, reply: None, .. }) = self.entries.get(number) else { return };
+        if self.make_room(now, source, reply.len()) {
             self.reweigh(now, number, reply);
         } else {
             self.remove(number);
@@ -262,9 +278,35 @@ impl ReplyCache {
 
     /// The call will not be answered. Does nothing to one that was.
     pub fn forget(&mut self, key: &Key) {
-        let number = self.numbers.get(key).copied();
-        if let Some(number) = number.filter(|number| !self.is_answered(*number)) {
+        let Some(number) = self.find(self.secret.hash_one(key), key) else { return };
+        if self.entries.get(number).is_some_and(|entry| entry.reply.is_none()) {
             self.remove(number);
+        }
+    }
+
+    fn find(&self, hash: u64, key: &Key) -> Option<usize> {
+        self.keys.find(hash, |number| self.entries.get(number).is_some_and(|entry| entry.key == *key))
+    }
+
+    /// The number of the source whose share the address counts to: a host has a whole IPv6 network of addresses to
+    /// call from. A new one goes with [`Self::leave_if_empty`] where nothing of it is remembered.
+    fn source(&mut self, caller: &SocketAddr) -> usize {
+        let address = network(caller.ip());
+        let hash = self.secret.hash_one(address);
+        let sources = &mut self.sources;
+        let is_it = |number| sources.get(number).is_some_and(|source| source.address == address);
+        if let Some(known) = self.addresses.find(hash, is_it) {
+            return known;
+        }
+        let number = sources.insert(Source { address, hash, weight: 0, answers: Chain::default() });
+        self.addresses.insert(hash, number, |other| sources.get(other).map_or(0, |source| source.hash));
+        number
+    }
+
+    fn leave_if_empty(&mut self, source: usize) {
+        if let Some(&Source { weight: 0, hash, .. }) = self.sources.get(source) {
+            self.addresses.remove(hash, source);
+            self.sources.remove(source);
         }
     }
 
@@ -283,89 +325,96 @@ impl ReplyCache {
         now.saturating_sub(since) > self.limits.age
     }
 
-    fn is_answered(&self, number: usize) -> bool {
-        self.entries.get(number).is_some_and(|entry| entry.reply.is_some())
-    }
-
     /// Evicts until `more` bytes of `source` fit; false if they cannot.
-    fn make_room(&mut self, now: Duration, source: IpAddr, more: usize) -> bool {
+    fn make_room(&mut self, now: Duration, source: usize, more: usize) -> bool {
         while self.weight_of(source) + more > self.limits.bytes_per_source {
             let Some(own) = self.oldest_of(source) else { return false };
-            self.remove(own);
+            self.evict(own);
         }
         let has_little = self.weight_of(source) + more <= self.limits.little;
         let room = self.limits.bytes - if has_little { 0 } else { self.limits.reserve };
         while self.weight + more > room {
             let Some(victim) = self.victim(now, source) else { return false };
-            self.remove(victim);
+            if self.entries.get(victim).is_some_and(|entry| entry.source == source) {
+                self.evict(victim);
+            } else {
+                self.remove(victim);
+            }
         }
         true
     }
 
-    fn weight_of(&self, source: IpAddr) -> usize {
-        self.sources.get(&source).map_or(0, |s| s.weight)
+    fn weight_of(&self, source: usize) -> usize {
+        self.sources.get(source).map_or(0, |s| s.weight)
     }
 
     /// Which answer goes in a full cache, for the sake of `source`.
-    fn victim(&self, now: Duration, source: IpAddr) -> Option<usize> {
+    fn victim(&self, now: Duration, source: usize) -> Option<usize> {
         let may_go = |number: &usize| {
-            self.entries.get(*number).is_some_and(|entry| {
-                bucket(&entry.key.source) == source || now.saturating_sub(entry.since) >= self.limits.kept
-            })
+            self.entries
+                .get(*number)
+                .is_some_and(|entry| entry.source == source || now.saturating_sub(entry.since) >= self.limits.kept)
         };
         let heaviest = self.heaviest.last().and_then(|&(_, heaviest)| self.oldest_of(heaviest));
         heaviest.filter(may_go).or_else(|| self.all.oldest.filter(may_go)).or_else(|| self.oldest_of(source))
     }
 
     /// The oldest answer of a source.
-    fn oldest_of(&self, source: IpAddr) -> Option<usize> {
-        self.sources.get(&source)?.answers.oldest
+    fn oldest_of(&self, source: usize) -> Option<usize> {
+        self.sources.get(source)?.answers.oldest
     }
 
-    fn insert(&mut self, now: Duration, key: Key) {
+    fn insert(&mut self, now: Duration, key: Key, hash: u64, source: usize) {
         let (in_all, in_source) = (Links::default(), Links::default());
-        let number = self.entries.insert(Entry { key, since: now, reply: None, in_all, in_source });
-        self.numbers.insert(key, number);
-        self.weigh(bucket(&key.source), |weight| weight + OVERHEAD);
+        let number = self.entries.insert(Entry { key, hash, source, since: now, reply: None, in_all, in_source });
+        let entries = &self.entries;
+        self.keys.insert(hash, number, |other| entries.get(other).map_or(0, |entry| entry.hash));
+        self.weigh(source, |weight| weight + OVERHEAD);
     }
 
     /// Answered: heavier, and the youngest of all.
     fn reweigh(&mut self, now: Duration, number: usize, reply: Arc<[u8]>) {
         let Some(entry) = self.entries.get_mut(number) else { return };
-        let (source, more) = (bucket(&entry.key.source), reply.len());
+        let (source, more) = (entry.source, reply.len());
         (entry.since, entry.reply) = (now, Some(reply));
         self.all.push(number, &mut self.entries, |entry| &mut entry.in_all);
-        if let Some(of_source) = self.sources.get_mut(&source) {
+        if let Some(of_source) = self.sources.get_mut(source) {
             of_source.answers.push(number, &mut self.entries, |entry| &mut entry.in_source);
         }
         self.weigh(source, |weight| weight + more);
     }
 
     fn remove(&mut self, number: usize) {
+        let source = self.entries.get(number).map(|entry| entry.source);
+        self.evict(number);
+        if let Some(source) = source {
+            self.leave_if_empty(source);
+        }
+    }
+
+    /// Removes it. Its source stays, whatever is left of it.
+    fn evict(&mut self, number: usize) {
         let Some(entry) = self.entries.try_remove(number) else { return };
-        self.numbers.remove(&entry.key);
-        let source = bucket(&entry.key.source);
+        self.keys.remove(entry.hash, number);
         if entry.reply.is_some() {
             self.all.unlink(entry.in_all, &mut self.entries, |entry| &mut entry.in_all);
-            if let Some(of_source) = self.sources.get_mut(&source) {
+            if let Some(of_source) = self.sources.get_mut(entry.source) {
                 of_source.answers.unlink(entry.in_source, &mut self.entries, |entry| &mut entry.in_source);
             }
         }
-        self.weigh(source, |weight| weight - entry.weight());
+        self.weigh(entry.source, |weight| weight - entry.weight());
     }
 
-    fn weigh(&mut self, source: IpAddr, change: impl Fn(usize) -> usize) {
-        let Some(of_source) = self.sources.get_or_default(source) else { return };
-        let before = of_source.weight;
-        of_source.weight = change(before);
-        let after = of_source.weight;
+    fn weigh(&mut self, number: usize, change: impl Fn(usize) -> usize) {
+        let Some(source) = self.sources.get_mut(number) else { return };
+        let (before, after) = (source.weight, change(source.weight));
+        source.weight = after;
         self.weight = change(self.weight);
-        if after == 0 {
-            self.sources.remove(&source);
-            self.heaviest.remove(&(class(before), source));
-        } else if before == 0 || class(before) != class(after) {
-            self.heaviest.remove(&(class(before), source));
-            self.heaviest.insert((class(after), source));
+        if class(before) != class(after) || before == 0 || after == 0 {
+            self.heaviest.remove(&(class(before), number));
+            if after > 0 {
+                self.heaviest.insert((class(after), number));
+            }
         }
     }
 }
@@ -612,14 +661,15 @@ mod tests {
                 }
                 prop_assert!(cache.weight <= cache.limits.bytes);
                 prop_assert_eq!(cache.weight, cache.entries.iter().map(|(_, entry)| entry.weight()).sum::<usize>());
-                prop_assert_eq!(cache.weight, cache.sources.values().map(|s| s.weight).sum::<usize>());
-                prop_assert_eq!(cache.entries.len(), cache.numbers.values().count());
-                prop_assert_eq!(cache.sources.values().count(), cache.heaviest.len());
+                prop_assert_eq!(cache.weight, cache.sources.iter().map(|(_, s)| s.weight).sum::<usize>());
+                prop_assert_eq!(cache.entries.len(), cache.keys.len());
+                prop_assert_eq!(cache.sources.len(), cache.addresses.len());
+                prop_assert_eq!(cache.sources.len(), cache.heaviest.len());
                 let answers = cache.entries.iter().filter(|(_, entry)| entry.reply.is_some()).count();
                 prop_assert_eq!(chained(&cache, cache.all, |entry| entry.in_all), answers);
-                let by_source = cache.sources.values().map(|s| chained(&cache, s.answers, |entry| entry.in_source));
+                let by_source = cache.sources.iter().map(|(_, s)| chained(&cache, s.answers, |entry| entry.in_source));
                 prop_assert_eq!(by_source.sum::<usize>(), answers);
-                prop_assert!(cache.sources.values().all(|s| s.weight <= cache.limits.bytes_per_source));
+                prop_assert!(cache.sources.iter().all(|(_, s)| s.weight <= cache.limits.bytes_per_source));
             }
         }
     }

@@ -4,15 +4,16 @@
 //! One task reads each UDP socket and one each connection. It begins every call itself, in the order
 //! of arrival (`service::begin`); a call that is not done at its first wait goes on in a task of its own. So
 //! a LOCK cannot reach the lock table behind the UNLOCK that was sent after it, and calls still do not
-//! wait for each other.
+//! wait for each other. Most calls end in that first step: all calls that one read brought are executed in one turn of
+//! the reader, and their replies leave in one write.
 //!
 //! A call runs under a permit of [`Limits::calls`]. A datagram that finds no permit is dropped before it is remembered
 //! anywhere, so its repetition is a new call. A connection waits for its permits and is not read
 //! from meanwhile; TCP slows its peer down.
 //!
-//! A connection's replies go through a queue to its writing task. A call's place on its connection is
-//! given back only when its reply is written, so a peer that does not read stops its own calls, and
-//! no other's: the permit of the whole is given back when the call is done.
+//! A connection's task reads, executes and writes in turns: while its replies are written nothing is read, so a peer
+//! that does not read its replies stops its own calls, and no other's. The permit of the whole is given back when
+//! the call is done.
 //!
 //! At shutdown (the watch turns true, or its sender is gone) nothing more is read. Calls that have
 //! begun get [`Limits::drain`] to end and to be answered; what is left then is aborted.
@@ -32,6 +33,9 @@ use crate::wire::types::Transport;
 pub use super::connection::{Guests, serve_tcp, serve_unix};
 pub use super::service::{CallContext, ConnectionId, Limits, Peer, Service, SharedCache, shared_cache};
 
+/// Datagrams after which a socket's reader lets other tasks run.
+const AT_ONCE: usize = 64;
+
 /// Serves datagrams until `shutdown` is true (or its sender is gone). An error is the socket's.
 pub async fn serve_udp(
     endpoint: Arc<UdpEndpoint>,
@@ -42,39 +46,49 @@ pub async fn serve_udp(
 ) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(limits.calls));
     let mut calls = JoinSet::new();
+    let mut datagrams = Vec::new();
     let ended = loop {
-        let datagram = tokio::select! {
+        tokio::select! {
             biased;
             () = stopped(&mut shutdown) => break Ok(()),
             Some(_) = calls.join_next(), if !calls.is_empty() => continue,
-            datagram = endpoint.recv() => match datagram {
-                Ok(datagram) => datagram,
+            received = endpoint.recv_some(&mut datagrams, AT_ONCE) => match received {
+                Ok(()) => {}
                 Err(error) => break Err(error),
             },
-        };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            tracing::debug!(peer = %datagram.peer, "call dropped: {} are being executed", limits.calls);
-            continue;
-        };
-        let (endpoint, service, cache) = (Arc::clone(&endpoint), Arc::clone(&service), Arc::clone(&cache));
-        let call = async move {
-            let Datagram { peer, local_ip, bytes } = datagram;
-            let origin = Origin {
-                peer: Peer::Inet(canonical(peer)),
-                connection: None,
-                local_ip: local_ip.to_canonical(),
-                transport: Transport::Udp,
+        }
+        let has_more = datagrams.len() == AT_ONCE;
+        for datagram in datagrams.drain(..) {
+            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                tracing::debug!(peer = %datagram.peer, "call dropped: {} are being executed", limits.calls);
+                continue;
             };
-            if let Some(reply) = answer(&bytes, &origin, &*service, Some(&cache)).await {
-                // A lost reply is asked for again.
-                if let Err(error) = endpoint.send(&reply, peer, Some(local_ip)).await {
-                    tracing::debug!(%peer, %error, "reply not sent");
-                }
-            }
-            drop(permit);
-        };
-        begin(call, &mut calls).await;
+            let (endpoint, service, cache) = (Arc::clone(&endpoint), Arc::clone(&service), Arc::clone(&cache));
+            let call = async move {
+                answer_datagram(&endpoint, &datagram, &*service, &cache).await;
+                drop(permit);
+            };
+            let _ = begin(call, &mut calls).await;
+        }
+        if has_more {
+            tokio::task::yield_now().await;
+        }
     };
     drain(calls, limits.drain).await;
     ended
+}
+
+async fn answer_datagram(endpoint: &UdpEndpoint, datagram: &Datagram, service: &dyn Service, cache: &SharedCache) {
+    let Datagram { peer, local_ip, ref bytes } = *datagram;
+    let origin = Origin {
+        peer: Peer::Inet(canonical(peer)),
+        connection: None,
+        local_ip: local_ip.to_canonical(),
+        transport: Transport::Udp,
+    };
+    let Some(reply) = answer(bytes, &origin, service, Some(cache)).await else { return };
+    // A lost reply is asked for again.
+    if let Err(error) = endpoint.send(&reply, peer, Some(local_ip)).await {
+        tracing::debug!(%peer, %error, "reply not sent");
+    }
 }

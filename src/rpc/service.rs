@@ -72,8 +72,7 @@ pub trait Service: Send + Sync + 'static {
     /// ready at once, such as sending to a channel that has room, is no wait. From its first wait on a
     /// call runs beside the others, and may be overtaken by them. Reading stops until a call first
     /// waits, so it must not block before.
-    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: Vec<u8>)
-    -> Option<Answer>;
+    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer>;
 
     /// Whether a call of this procedure that comes twice may be executed twice. The replies of the
     /// others are remembered, if they succeeded: what was refused has done nothing.
@@ -149,9 +148,12 @@ pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
-/// Polls a call once, in the task that read it; the rest of it, if there is any, runs in `tasks`.
-/// Never waits itself.
-pub(super) async fn begin(call: impl Future<Output = ()> + Send + 'static, tasks: &mut JoinSet<()>) {
+/// Polls a call once, in the task that read it. The rest of it, if there is any, runs in `tasks`, and its outcome
+/// comes from there. Never waits itself.
+pub(super) async fn begin<T: Send + 'static>(
+    call: impl Future<Output = T> + Send + 'static,
+    tasks: &mut JoinSet<T>,
+) -> Option<T> {
     let mut call = Box::pin(call);
     // A panic is the call's own, as it is in a task; the others go on. A future that panicked is
     // dropped, and nothing of it is seen again.
@@ -160,9 +162,10 @@ pub(super) async fn begin(call: impl Future<Output = ()> + Send + 'static, tasks
     // call's place in the order would be lost. The reading itself stays constrained.
     match unconstrained(first).await {
         Ok(Poll::Pending) => drop(tasks.spawn(call)),
-        Ok(Poll::Ready(())) => {}
+        Ok(Poll::Ready(outcome)) => return Some(outcome),
         Err(_) => tracing::error!("a call panicked and is not answered"),
     }
+    None
 }
 
 /// Waits for what was begun; aborts what is left then.
@@ -192,10 +195,12 @@ pub(super) struct Origin {
 struct Remembered<'a> {
     cache: &'a SharedCache,
     key: Key,
+    is_answered: bool,
 }
 
 impl Remembered<'_> {
-    fn answered(&self, reply: &[u8]) {
+    fn answered(mut self, reply: &[u8]) {
+        self.is_answered = true;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.answered(now(), &self.key, reply.into());
     }
@@ -203,7 +208,9 @@ impl Remembered<'_> {
 
 impl Drop for Remembered<'_> {
     fn drop(&mut self) {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).forget(&self.key);
+        if !self.is_answered {
+            self.cache.lock().unwrap_or_else(PoisonError::into_inner).forget(&self.key);
+        }
     }
 }
 
@@ -223,7 +230,7 @@ pub(super) async fn answer(
         (Some(cache), Peer::Inet(source)) if !service.is_idempotent(call.program, call.version, call.procedure) => {
             let key = Key::new(source, origin.local_ip, &call);
             match cache.lock().unwrap_or_else(PoisonError::into_inner).begin(now(), key) {
-                Lookup::New => Some(Remembered { cache, key }),
+                Lookup::New => Some(Remembered { cache, key, is_answered: false }),
                 Lookup::InProgress => return None,
                 Lookup::Answered(reply) => return Some(reply.to_vec()),
             }
@@ -233,7 +240,7 @@ pub(super) async fn answer(
     let IncomingCall { xid, program, version, procedure, credential, args } = call;
     let Origin { peer, connection, local_ip, transport } = *origin;
     let cx = CallContext { peer, connection, local_ip, transport, xid, credential };
-    let answer = service.call(&cx, program, version, procedure, args.to_vec()).await?;
+    let answer = service.call(&cx, program, version, procedure, args).await?;
     let reply = rpc::reply(xid, &answer);
     if let (Some(remembered), Answer::Success(_)) = (remembered, &answer) {
         remembered.answered(&reply);

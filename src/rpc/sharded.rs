@@ -1,58 +1,49 @@
-//! A map that never grows as a whole.
+//! An index that never grows as a whole.
 //!
 //! A hash table that is full moves all that it has to a larger one: with a million entries, every caller waits for
 //! a tenth of a second. Here the entries are spread over many small tables, so that one call moves few of them.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use hashbrown::HashTable;
 
 const SHARDS: usize = 256;
 
+/// Numbers, found by the hash of what they stand for.
 #[derive(Debug)]
-pub(super) struct Sharded<K, V> {
-    hasher: RandomState,
-    shards: Box<[HashMap<K, V>]>,
-}
+pub(super) struct Sharded(Box<[HashTable<usize>]>);
 
-impl<K, V> Default for Sharded<K, V> {
+impl Default for Sharded {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), shards: (0..SHARDS).map(|_| HashMap::new()).collect() }
+        Self((0..SHARDS).map(|_| HashTable::new()).collect())
     }
 }
 
-impl<K: Eq + Hash, V> Sharded<K, V> {
-    fn shard(&self, key: &K) -> usize {
-        // The shards' own tables hash with keys of their own.
-        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
+/// By bits that the tables themselves, which look at both ends of a hash, have no use for.
+fn shard(hash: u64) -> usize {
+    usize::from((hash >> 40).to_le_bytes()[0])
+}
+
+impl Sharded {
+    /// The number of that hash which is the one that is looked for.
+    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(usize) -> bool) -> Option<usize> {
+        self.0.get(shard(hash))?.find(hash, |number| is_it(*number)).copied()
     }
 
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
-        self.shards.get(self.shard(key))?.get(key)
-    }
-
-    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.shards.get_mut(self.shard(key))?.get_mut(key)
-    }
-
-    pub(super) fn get_or_default(&mut self, key: K) -> Option<&mut V>
-    where
-        V: Default,
-    {
-        Some(self.shards.get_mut(self.shard(&key))?.entry(key).or_default())
-    }
-
-    pub(super) fn insert(&mut self, key: K, value: V) {
-        if let Some(shard) = self.shards.get_mut(self.shard(&key)) {
-            shard.insert(key, value);
+    /// `hash_of` tells the hash of a number that is in it.
+    pub(super) fn insert(&mut self, hash: u64, number: usize, hash_of: impl Fn(usize) -> u64) {
+        if let Some(shard) = self.0.get_mut(shard(hash)) {
+            shard.insert_unique(hash, number, |other| hash_of(*other));
         }
     }
 
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
-        self.shards.get_mut(self.shard(key))?.remove(key)
+    pub(super) fn remove(&mut self, hash: u64, number: usize) {
+        let found = self.0.get_mut(shard(hash)).and_then(|shard| shard.find_entry(hash, |other| *other == number).ok());
+        if let Some(entry) = found {
+            entry.remove();
+        }
     }
 
     #[cfg(test)]
-    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        self.shards.iter().flat_map(HashMap::values)
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(HashTable::len).sum()
     }
 }

@@ -43,22 +43,15 @@ struct Echo {
 
 #[async_trait]
 impl Service for Echo {
-    async fn call(
-        &self,
-        cx: &CallContext,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: Vec<u8>,
-    ) -> Option<Answer> {
+    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
         self.executed.fetch_add(1, Ordering::SeqCst);
         self.seen.lock().unwrap().push(cx.clone());
         self.changed.notify_waiters();
         match (program, version, procedure) {
-            (PROGRAM, 1, ECHO | READ) => Some(Answer::Success(args)),
+            (PROGRAM, 1, ECHO | READ) => Some(Answer::Success(args.to_vec())),
             (PROGRAM, 1, WAIT) => {
                 self.go.notified().await;
-                Some(Answer::Success(args))
+                Some(Answer::Success(args.to_vec()))
             }
             (PROGRAM, 1, SILENT) => None,
             (PROGRAM, 1, PANIC) => panic!("asked to"),
@@ -399,6 +392,34 @@ async fn a_record_that_does_not_end_in_time_closes_the_connection() {
 }
 
 #[tokio::test]
+async fn calls_that_end_meanwhile_give_a_record_that_has_begun_no_more_time() {
+    let served = tcp(Limits { transfer: Duration::from_millis(100), ..Limits::default() }).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let waiting: Vec<u8> = (0..50).flat_map(|xid| frame(&message(xid, WAIT, b""))).collect();
+    stream.write_all(&[waiting, vec![0x80, 0, 0]].concat()).await.unwrap();
+    served.echo.until_executed(50).await;
+    let ended = async {
+        for _ in 0..50 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            served.echo.go.notify_one();
+        }
+    };
+    tokio::select! {
+        () = ended => panic!("it is still read from"),
+        () = served.echo.until(|echo| !echo.closed.lock().unwrap().is_empty()) => {}
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_record_that_is_not_taken_is_answered() {
+    let served = tcp(Limits { max_record: 100, ..Limits::default() }).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let calls = [frame(&message(1, ECHO, b"")), frame(&[0; 101]), frame(&message(2, ECHO, b""))];
+    stream.write_all(&calls.concat()).await.unwrap();
+    assert_eq!(until_closed(&mut stream).await, frame(&rpc::reply(1, &Answer::Success(Vec::new()))));
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed() {
     let served = tcp(Limits { idle: Duration::from_millis(50), ..Limits::default() }).await;
     let mut stream = TcpStream::connect(served.address).await.unwrap();
@@ -471,6 +492,20 @@ async fn a_tcp_call_beyond_the_total_waits_for_its_turn() {
     };
     let (slow, fast) = tokio::join!(slow, other);
     assert_eq!((slow.unwrap().as_slice(), fast.unwrap().as_slice()), (&b"slow"[..], &b"fast"[..]));
+}
+
+#[tokio::test]
+async fn what_is_answered_leaves_although_the_next_call_has_to_wait() {
+    for limits in [Limits { calls_per_connection: 1, ..Limits::default() }, Limits { calls: 1, ..Limits::default() }] {
+        let served = tcp(limits).await;
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        let calls = [(1, ECHO), (2, WAIT), (3, ECHO)].map(|(xid, procedure)| frame(&message(xid, procedure, b"")));
+        stream.write_all(&calls.concat()).await.unwrap();
+        let answer = frame(&rpc::reply(1, &Answer::Success(Vec::new())));
+        let mut first = vec![0; answer.len()];
+        timeout(SOON, stream.read_exact(&mut first)).await.expect("the first reply").unwrap();
+        assert_eq!(first, answer);
+    }
 }
 
 #[tokio::test]
@@ -561,8 +596,8 @@ struct Queue(mpsc::Sender<Vec<u8>>);
 
 #[async_trait]
 impl Service for Queue {
-    async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, args: Vec<u8>) -> Option<Answer> {
-        self.0.send(args).await.unwrap();
+    async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, args: &[u8]) -> Option<Answer> {
+        self.0.send(args.to_vec()).await.unwrap();
         tokio::task::yield_now().await;
         Some(Answer::Success(Vec::new()))
     }

@@ -142,6 +142,14 @@ impl UdpEndpoint {
         }
     }
 
+    /// Appends what is there, `max` datagrams at most; waits for one at least. Cancel safe.
+    pub async fn recv_some(&self, into: &mut Vec<Datagram>, max: usize) -> io::Result<()> {
+        while self.try_recv(into, max)? == 0 {
+            self.readable().await?;
+        }
+        Ok(())
+    }
+
     /// Waits until there may be something to read, a report of the network included. Cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
         self.socket.ready(INCOMING).await.map(|mut ready| ready.retain_ready())

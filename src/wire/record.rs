@@ -13,11 +13,16 @@ const MAX_EMPTY_FRAGMENTS: u32 = 16;
 ///
 /// Messages are far below the 2 GiB that a mark can tell; a longer one would be cut.
 pub fn frame(message: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(message.len()).unwrap_or(LAST - 1).min(LAST - 1);
     let mut out = Vec::with_capacity(MARK + message.len());
+    append_framed(&mut out, message);
+    out
+}
+
+/// Likewise, behind what is there already.
+pub fn append_framed(out: &mut Vec<u8>, message: &[u8]) {
+    let len = u32::try_from(message.len()).unwrap_or(LAST - 1).min(LAST - 1);
     out.extend_from_slice(&(len | LAST).to_be_bytes());
     out.extend_from_slice(message.get(..len as usize).unwrap_or(message));
-    out
 }
 
 /// A record that this side will not take. The stream cannot be used any more.
@@ -56,9 +61,15 @@ impl RecordReader {
 
     /// Bytes from the stream, in order.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).extend_from_slice(bytes);
+    }
+
+    /// Where bytes from the stream are appended, in order, with room for so many at least.
+    pub fn room(&mut self, len: usize) -> &mut Vec<u8> {
         self.input.drain(..self.read);
         self.read = 0;
-        self.input.extend_from_slice(bytes);
+        self.input.reserve(len);
+        &mut self.input
     }
 
     /// Whether the stream stands inside a record: an end there is a cut message.

@@ -1,6 +1,6 @@
 //! RPC messages (RFC 5531), each without a record mark: a datagram as it is, or a record of `record`.
 
-use super::xdr::{CodecError, List, Opaque, Unpack, XdrCodec, decode, encode};
+use super::xdr::{CodecError, List, Opaque, Unpack, XdrCodec, decode, encode, unpack_bytes};
 
 /// The RPC version in use.
 const RPC_VERSION: u32 = 2;
@@ -83,12 +83,13 @@ impl Credential {
     }
 
     /// `None`: malformed.
-    fn from_auth(auth: &Auth) -> Option<Self> {
-        Some(match auth.flavor {
+    fn from_auth(flavor: u32, body: &[u8]) -> Option<Self> {
+        Some(match flavor {
             AUTH_NONE => Self::None,
             AUTH_SYS => {
-                let SysBody { machine, uid, gid, groups, .. } = decode(auth.body.as_slice()).ok()?;
-                let machine = String::from_utf8_lossy(machine.as_slice()).into_owned();
+                let SysBody { machine, uid, gid, groups, .. } = decode(body).ok()?;
+                let machine = String::from_utf8(machine.into_vec())
+                    .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
                 Self::Unix { machine, uid, gid, groups: groups.into_vec() }
             }
             other => Self::Other(other),
@@ -209,10 +210,15 @@ impl From<CodecError> for DecodeError {
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(4 * words.len());
+    words_and(words, &[])
+}
+
+fn words_and(words: &[u32], rest: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4 * words.len() + rest.len());
     for word in words {
         bytes.extend_from_slice(&word.to_be_bytes());
     }
+    bytes.extend_from_slice(rest);
     bytes
 }
 
@@ -245,9 +251,11 @@ pub fn parse_call(message: &[u8]) -> Result<IncomingCall<'_>, BadCall> {
         CodecError::InvalidLength(_) => bad_credential(),
         _ => BadCall::Ignore,
     };
-    let (credential, _) = Auth::unpack(&mut args).map_err(bad_auth)?;
-    let credential = Credential::from_auth(&credential).ok_or_else(bad_credential)?;
-    Auth::unpack(&mut args).map_err(bad_auth)?;
+    let flavor = word(&mut args).map_err(bad_auth)?;
+    let (body, _) = unpack_bytes(&mut args, MAX_AUTH).map_err(bad_auth)?;
+    let credential = Credential::from_auth(flavor, &body).ok_or_else(bad_credential)?;
+    // The verifier.
+    word(&mut args).and_then(|_| unpack_bytes(&mut args, MAX_AUTH)).map_err(bad_auth)?;
     Ok(IncomingCall { xid, program, version, procedure, credential, args })
 }
 
@@ -255,7 +263,7 @@ pub fn parse_call(message: &[u8]) -> Result<IncomingCall<'_>, BadCall> {
 pub fn reply(xid: u32, answer: &Answer) -> Vec<u8> {
     let accepted = |stat| words(&[xid, REPLY, ACCEPTED, AUTH_NONE, 0, stat]);
     match answer {
-        Answer::Success(results) => [accepted(0).as_slice(), results].concat(),
+        Answer::Success(results) => words_and(&[xid, REPLY, ACCEPTED, AUTH_NONE, 0, 0], results),
         Answer::ProgUnavail => accepted(1),
         Answer::ProgMismatch { low, high } => [accepted(2), words(&[*low, *high])].concat(),
         Answer::ProcUnavail => accepted(3),

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::scope;
-use super::xdr::{CodecError, Opaque, Pack, TooLong, Unpack, XdrCodec};
+use super::xdr::{CodecError, Opaque, Pack, TooLong, Unpack, XdrCodec, pack_bytes, unpack_bytes};
 
 /// Longest NLM string or netobj (XNFS chapter 10, `LM_MAXSTRLEN` and `MAXNETOBJ_SZ`).
 pub const MAX_NETOBJ: usize = 1024;
@@ -50,13 +50,13 @@ macro_rules! netobj {
             }
             fn pack(&self, out: &mut impl Write) -> Result<usize, CodecError> {
                 // The bound was checked when the value was made.
-                Opaque::<MAX_NETOBJ>::new(&*self.0).map_err(|e| CodecError::ObjectTooLarge(e.len))?.pack(out)
+                pack_bytes(&self.0, out)
             }
         }
 
         impl Unpack for $name {
             fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
-                let (bytes, read) = Opaque::<MAX_NETOBJ>::unpack(input)?;
+                let (bytes, read) = unpack_bytes(input, MAX_NETOBJ)?;
                 Ok((Self(bytes.as_slice().into()), read))
             }
         }
@@ -237,8 +237,8 @@ impl Pack for CallerName {
 
 impl Unpack for CallerName {
     fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
-        let (bytes, read) = Opaque::<MAX_NETOBJ>::unpack(input)?;
-        Ok((Self(shown(bytes.as_slice()).into()), read))
+        let (bytes, read) = unpack_bytes(input, MAX_NETOBJ)?;
+        Ok((Self(shown(&bytes).into()), read))
     }
 }
 

@@ -7,6 +7,8 @@
 
 use std::io::{Read, Write};
 
+use smallvec::{SmallVec, smallvec};
+
 pub use nfs3_types::xdr_codec::{Error as CodecError, Pack, Unpack, Void, XdrCodec};
 
 /// Why bytes are not the value they should be.
@@ -43,7 +45,8 @@ fn padding(len: usize) -> usize {
     len.wrapping_neg() & 3
 }
 
-fn pack_bytes(bytes: &[u8], out: &mut impl Write) -> Result<usize, CodecError> {
+/// As `opaque<>`.
+pub(super) fn pack_bytes(bytes: &[u8], out: &mut impl Write) -> Result<usize, CodecError> {
     let len = u32::try_from(bytes.len()).map_err(|_| CodecError::ObjectTooLarge(bytes.len()))?;
     len.pack(out)?;
     out.write_all(bytes)?;
@@ -52,13 +55,17 @@ fn pack_bytes(bytes: &[u8], out: &mut impl Write) -> Result<usize, CodecError> {
     Ok(4 + bytes.len() + pad)
 }
 
-fn unpack_bytes(input: &mut impl Read, max: usize) -> Result<(Vec<u8>, usize), CodecError> {
+/// Handles, names and credentials are shorter most of the time.
+pub(super) type Bytes = SmallVec<[u8; 64]>;
+
+/// Of an `opaque<max>`, with what it takes up.
+pub(super) fn unpack_bytes(input: &mut impl Read, max: usize) -> Result<(Bytes, usize), CodecError> {
     let (len, _) = u32::unpack(input)?;
     let len = len as usize;
     if len > max {
         return Err(CodecError::InvalidLength(len));
     }
-    let mut bytes = vec![0; len];
+    let mut bytes = smallvec![0; len];
     input.read_exact(&mut bytes)?;
     let mut pad = [0; 3];
     let pad_len = padding(len);
@@ -108,7 +115,7 @@ impl<const MAX: usize> Pack for Opaque<MAX> {
 impl<const MAX: usize> Unpack for Opaque<MAX> {
     fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
         let (bytes, read) = unpack_bytes(input, MAX)?;
-        Ok((Self(bytes), read))
+        Ok((Self(bytes.into_vec()), read))
     }
 }
 
@@ -150,7 +157,8 @@ impl<const MAX: usize> Pack for Text<MAX> {
 impl<const MAX: usize> Unpack for Text<MAX> {
     fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
         let (bytes, read) = unpack_bytes(input, MAX)?;
-        let text = String::from_utf8(bytes).map_err(|e| CodecError::InvalidLength(e.utf8_error().valid_up_to()))?;
+        let text =
+            String::from_utf8(bytes.into_vec()).map_err(|e| CodecError::InvalidLength(e.utf8_error().valid_up_to()))?;
         Ok((Self(text), read))
     }
 }

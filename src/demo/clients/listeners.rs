@@ -65,18 +65,11 @@ struct Ear {
 
 #[async_trait]
 impl Service for Ear {
-    async fn call(
-        &self,
-        cx: &CallContext,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: Vec<u8>,
-    ) -> Option<Answer> {
+    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
         // The sockets are IPv4 ones.
         let (IpAddr::V4(at), Peer::Inet(peer)) = (cx.local_ip, cx.peer) else { return None };
         let IpAddr::V4(source) = peer.ip() else { return None };
-        let asked = Asked { at, source, version, procedure, args: &args };
+        let asked = Asked { at, source, version, procedure, args };
         let reaction = match self.program {
             Program::Rpcbind(ports) if program == rpcbind::PROGRAM => self.shared.asked_where(&asked, ports),
             Program::Statd if program == nsm::PROGRAM => self.shared.asked_statd(&asked),

@@ -49,6 +49,7 @@ impl LockManagerControl for Table {
             if done {
                 return Ok(page.into_page());
             }
+            tokio::task::yield_now().await;
         }
     }
     async fn begin(&self, args: BeginArgs, from: ConnectionId) -> Result<Begun, Refusal> {
@@ -104,10 +105,6 @@ impl LockManagerControl for Table {
     }
 
     fn connection_closed(&self, connection: ConnectionId) {
-        let orders = self.orders.clone();
-        // Room is given in the order it was asked for, so this comes after the connection's calls.
-        tokio::spawn(async move {
-            let _ = orders.send(Box::new(move |owner| owner.runs.detached(connection))).await;
-        });
+        self.tell(|owner| owner.runs.detached(connection));
     }
 }

@@ -1,7 +1,7 @@
-//! The way to the owner: what others send it is what it is to do.
+//! The way to the owner: an order says what it is to do.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -14,11 +14,23 @@ use crate::rpc::control::LockManagerControl;
 use crate::wire::control::{Refusal, RefusalCode};
 use crate::wire::types::{CallerName, NsmState};
 
-/// Orders that may wait for the owner; then senders wait.
-pub(super) const ORDERS: usize = 4_096;
+/// The owner, which does one thing at a time.
+#[derive(Debug, Clone)]
+pub(super) struct SharedOwner(Arc<Mutex<Owner>>);
 
-/// What the owner is to do. Who asked is answered by it, at once or later.
-pub(super) type Order = Box<dyn FnOnce(&mut Owner) + Send>;
+impl SharedOwner {
+    pub(super) fn new(owner: Owner) -> Self {
+        Self(Arc::new(Mutex::new(owner)))
+    }
+
+    /// Has the owner do something, which must not wait. `None`: it panicked before. What it has then may be half of
+    /// something, so it does nothing any more.
+    pub(super) fn with<T>(&self, what: impl FnOnce(&mut Owner) -> T) -> Option<T> {
+        let mut owner = self.0.lock().ok()?;
+        owner.beat();
+        Some(what(&mut owner))
+    }
+}
 
 fn stopping() -> Refusal {
     Refusal::new(RefusalCode::WrongPhase, "nlmd is stopping")
@@ -27,20 +39,36 @@ fn stopping() -> Refusal {
 /// The way to the lock table. Cloned freely.
 #[derive(Debug, Clone)]
 pub struct Table {
-    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) owner: SharedOwner,
+    /// Wakes the owner's task, which ends with the last sender.
+    pub(super) waker: mpsc::Sender<()>,
     pub(super) cursor: watch::Receiver<u64>,
     pub(super) nsm_state: watch::Receiver<NsmState>,
     pub(super) archive: Arc<Archive>,
 }
 
 impl Table {
+    /// Executes an order. The owner's task is woken where it may have something to do, or waits for something else now.
+    pub(super) fn tell(&self, order: impl FnOnce(&mut Owner)) {
+        let has_news = self.owner.with(|owner| {
+            owner.orders += 1;
+            let was_busy = owner.is_busy();
+            order(owner);
+            was_busy || owner.is_busy()
+        });
+        if has_news == Some(true) {
+            // A full channel: it is woken already.
+            let _ = self.waker.try_send(());
+        }
+    }
+
     /// `None`: the request was dropped, or nlmd is stopping.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         what: impl FnOnce(&mut Owner, oneshot::Sender<T>) + Send + 'static,
     ) -> Option<T> {
         let (asker, answer) = oneshot::channel();
-        self.orders.send(Box::new(|owner| what(owner, asker))).await.ok()?;
+        self.tell(|owner| what(owner, asker));
         answer.await.ok()
     }
 
@@ -67,16 +95,6 @@ impl Table {
     /// Takes a new NSM state number, durable when it is answered. No lock is touched, no client is told.
     pub async fn raise_state(&self) -> Result<NsmState, Refusal> {
         self.order(Owner::raise).await
-    }
-    /// Evidence that a client's locks may be stale.
-    pub async fn suspect(&self, address: IpAddr, name: CallerName, why: String) {
-        let told = Box::new(move |owner: &mut Owner| {
-            if let Some(client) = owner.table.find(address, &name) {
-                owner.table.suspect(client, &why);
-                let _ = owner.apply_effects();
-            }
-        });
-        let _ = self.orders.send(told).await;
     }
     /// The server's NSM state number now.
     pub fn nsm_state(&self) -> NsmState {

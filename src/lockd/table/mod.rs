@@ -1,13 +1,15 @@
 //! The one owner of the lock table.
 //!
 //! # Theory
-//! One task ([`state::Owner`]) owns the [`LockTable`](crate::locks::LockTable), the queue of waiting
-//! calls, the monitor records' bookkeeping, the active run and the timeline. All other tasks have a
-//! [`Table`]: an order (`handle.rs`) says what the owner is to do and goes in through a bounded channel (a full one makes
-//! senders wait), answers come back through oneshots. The task never waits for anything slow. What is slow
-//! (the disk, a GRANTED call to a client) runs as a task of its own in one `JoinSet`
-//! and comes back as a [`state::Done`]; the calls that depend on it stand in the one queue (`queue.rs`)
-//! meanwhile.
+//! One value ([`state::Owner`]) owns the [`LockTable`](crate::locks::LockTable), the queue of waiting
+//! calls, the monitor records' bookkeeping, the active run and the timeline. It does one thing at a time, behind a mutex,
+//! and never waits. All tasks have a [`Table`]: an order (`handle.rs`) is executed in the task that gives it, because
+//! handing a call of a microsecond to another task and its answer back costs more than the call. Answers come
+//! through oneshots, most of them at once.
+//!
+//! What is slow (the disk, a GRANTED call to a client) runs as a task of its own in one `JoinSet`. The owner has a task
+//! too (`owner.rs`), which takes what comes back from that work ([`state::Done`]), does long work slice by slice, and
+//! waits for deadlines; an order wakes it. The calls that depend on slow work stand in the one queue (`queue.rs`) meanwhile.
 //!
 //! The path of an NLM call (`calls.rs`), and where it waits:
 //! ```text
@@ -34,12 +36,14 @@
 //! - Calls and reboot notices that one address sends of one host keep their order. A call that changes
 //!   nothing (TEST) is answered when it can be.
 //! - Scanning, sweeping, waking and calls that free much take turns with requests, slice by slice.
+//! - An order neither waits nor gives another order: the mutex is held meanwhile. After a panic of one, no other is
+//!   executed, because what it left may be half of something.
 //!
 //! Files, from the bottom up: `incoming`, `queue`, `records`, `refusals`, `watches`, `outside`, `moves`, `phase`,
 //! `archive` are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs` are its verbs;
-//! `handle` is the way to it, `control` what controllers ask over it; `owner` is its loop.
+//! `handle` is the way to it, `control` what controllers ask over it; `owner` is its task.
 //!
-//! Start reading at `Owner::run` in `owner.rs`.
+//! Start reading at `Table::tell` in `handle.rs`, then at `run` in `owner.rs`.
 
 mod archive;
 mod calls;

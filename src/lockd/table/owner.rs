@@ -1,20 +1,22 @@
-//! The task itself: its start, and its loop.
+//! The owner's task: its start, and its loop.
 //!
 //! No deadline passes before the input that had arrived by then was handled. So where one is due, or a run is about
-//! to end, the sockets' readers have their turns first ([`Owner::take_in`]). And the loop beats while a deadline is
+//! to end, the sockets' readers have their turns first ([`take_in`]). And the loop beats while a deadline is
 //! awaited: what it missed because the process did not run is given back before anything looks at the time.
 
 use std::collections::{HashMap, HashSet};
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use super::archive::{Archive, Unwritten};
 use super::embedder::{Embedded, Stepped};
-use super::handle::{ORDERS, Order, Table};
+use super::handle::{SharedOwner, Table};
 use super::incoming::{Clock, Names};
 use super::moves::Moves;
 use super::phase::{Phase, Runs};
@@ -73,18 +75,19 @@ pub struct Setup {
     pub embedding: Embedding,
 }
 
-/// What the owner's loop has to do next.
+/// What the owner's task has to do next.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Turn {
-    Order(Order),
+    /// To look what it has to wait for now.
+    Look,
     Done(Result<Done, JoinError>),
     Slice,
     Timer,
 }
 
-/// Starts the owner. It ends when every [`Table`] is dropped.
+/// Starts the owner's task. It ends when every [`Table`] is dropped.
 pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
-    let (orders, inbox) = mpsc::channel(ORDERS);
+    let (waker, woken) = mpsc::channel(1);
     let unwritten = Unwritten::default();
     let archive = Arc::new(Archive {
         persist: setup.persist.clone(),
@@ -96,7 +99,75 @@ pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
     });
     let (mut owner, cursor, nsm_state) = Owner::new(setup);
     owner.unwritten = unwritten;
-    (Table { orders, cursor, nsm_state, archive }, tokio::spawn(owner.run(inbox)))
+    let owner = SharedOwner::new(owner);
+    let task = tokio::spawn(run(owner.clone(), woken));
+    (Table { owner, waker, cursor, nsm_state, archive }, task)
+}
+
+/// The owner's task: what comes back from work beside the table, slices and timers.
+async fn run(owner: SharedOwner, mut woken: mpsc::Receiver<()>) {
+    while let Some(turn) = turn(&owner, &mut woken).await {
+        let handled = match turn {
+            Turn::Look => Some(()),
+            Turn::Done(Ok(done)) => {
+                if matches!(done, Done::ResultDurable(Ok(()))) {
+                    take_in(&owner).await;
+                }
+                owner.with(|owner| owner.done(done))
+            }
+            // A withdrawn offer.
+            Turn::Done(Err(error)) if error.is_cancelled() => Some(()),
+            Turn::Done(Err(error)) => {
+                tracing::error!(%error, "work beside the lock table failed");
+                Some(())
+            }
+            Turn::Slice => owner.with(Owner::slice),
+            Turn::Timer => {
+                let is_due = owner.with(|owner| {
+                    owner.write_delayed_records();
+                    owner.is_due()
+                });
+                if is_due == Some(true) {
+                    take_in(&owner).await;
+                }
+                owner.with(Owner::due)
+            }
+        };
+        if handled.is_none() {
+            break;
+        }
+    }
+    tracing::debug!("the lock table is closed");
+}
+
+/// What comes next; none: no task can ask for anything any more, or the owner panicked.
+async fn turn(owner: &SharedOwner, woken: &mut mpsc::Receiver<()>) -> Option<Turn> {
+    let (timer, slicing) = owner.with(|owner| (owner.timer(), owner.is_slicing()))?;
+    let done = poll_fn(|cx| match owner.with(|owner| owner.work.poll_join_next(cx)) {
+        Some(done) => done,
+        None => Poll::Ready(None),
+    });
+    Some(tokio::select! {
+        awake = woken.recv() => awake.map(|()| Turn::Look)?,
+        Some(done) = done => Turn::Done(done),
+        () = tokio::task::yield_now(), if slicing => Turn::Slice,
+        () = async { tokio::time::sleep(timer.unwrap_or_default()).await }, if timer.is_some() => Turn::Timer,
+    })
+}
+
+/// Waits until what had arrived by now is handled.
+///
+/// A turn of the runtime looks at all sockets and lets their readers hand in what is there. With several threads
+/// a reader may be at work elsewhere meanwhile; but no deadline comes sooner after a lag than a reader takes.
+async fn take_in(owner: &SharedOwner) {
+    let until = Instant::now() + TAKE_IN;
+    let (mut quiet, mut seen) = (0, None);
+    while quiet < QUIET_TURNS && Instant::now() < until {
+        tokio::task::yield_now().await;
+        let orders = owner.with(|owner| owner.orders);
+        quiet = if orders == seen { quiet + 1 } else { 0 };
+        seen = orders;
+    }
 }
 
 impl Owner {
@@ -122,6 +193,7 @@ impl Owner {
             runs: Runs::new(setup.found.ended),
             timeline,
             work: JoinSet::new(),
+            orders: 0,
             offers: HashMap::new(),
             unwritten: Unwritten::default(),
             pulse: Heartbeat::default(),
@@ -162,53 +234,23 @@ impl Owner {
         elsewhere
     }
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Order>) {
-        while let Some(turn) = self.turn(&mut inbox).await {
-            self.beat();
-            match turn {
-                Turn::Order(order) => order(&mut self),
-                Turn::Done(Ok(done)) => {
-                    if matches!(done, Done::ResultDurable(Ok(()))) {
-                        self.take_in(&mut inbox).await;
-                    }
-                    self.done(done);
-                }
-                // A withdrawn offer.
-                Turn::Done(Err(error)) if error.is_cancelled() => {}
-                Turn::Done(Err(error)) => tracing::error!(%error, "work beside the lock table failed"),
-                Turn::Slice => self.slice(),
-                Turn::Timer => {
-                    self.write_delayed_records();
-                    if self.is_due() {
-                        self.take_in(&mut inbox).await;
-                        self.due();
-                    }
-                }
-            }
-        }
-        tracing::debug!("the lock table is closed");
+    /// Whether the owner's task has something to do or to wait for.
+    pub(super) fn is_busy(&self) -> bool {
+        let timeout = || self.table.next_timeout(self.runs.controller_attached());
+        let has_timer = self.table.has_deadline() || self.records.next_due().is_some() || timeout().is_some();
+        has_timer || !self.work.is_empty() || self.is_slicing()
     }
 
-    /// What comes next; none: no task can ask for anything any more.
-    async fn turn(&mut self, inbox: &mut mpsc::Receiver<Order>) -> Option<Turn> {
-        if self.table.has_deadline() {
-            self.pulse.start(Moment::now());
-        } else {
-            self.pulse.rest();
-        }
-        let timer = self.timer();
-        let slicing = self.runs.is_slicing() || self.table.has_more_to_wake() || self.queue.has_begun();
-        Some(tokio::select! {
-            order = inbox.recv() => Turn::Order(order?),
-            Some(done) = self.work.join_next(), if !self.work.is_empty() => Turn::Done(done),
-            () = tokio::task::yield_now(), if slicing => Turn::Slice,
-            () = async { tokio::time::sleep(timer.unwrap_or_default()).await }, if timer.is_some() => Turn::Timer,
-        })
+    fn is_slicing(&self) -> bool {
+        self.runs.is_slicing() || self.table.has_more_to_wake() || self.queue.has_begun()
     }
 
-    /// Gives clients back the time in which this process did not run.
-    fn beat(&mut self) {
-        let Some(lag) = self.pulse.beat(Moment::now()).filter(|_| self.table.has_deadline()) else { return };
+    /// Gives clients back the time in which this process did not run. Comes before whatever looks at the time.
+    pub(super) fn beat(&mut self) {
+        if !self.table.has_deadline() {
+            return self.pulse.rest();
+        }
+        let Some(lag) = self.pulse.beat(Moment::now()) else { return };
         if lag.is_long() {
             tracing::warn!(
                 "this process did not run for {:.1} s; clients get that time, and the time to repeat a call",
@@ -217,25 +259,6 @@ impl Owner {
         }
         self.table.lagged(self.clock.now(), lag.counted, lag.is_long());
         let _ = self.apply_effects();
-    }
-
-    /// Handles what had arrived by now.
-    ///
-    /// A turn of the runtime looks at all sockets and lets their readers hand in what is there. With several threads
-    /// a reader may be at work elsewhere meanwhile; but no deadline comes sooner after a lag than a reader takes.
-    async fn take_in(&mut self, inbox: &mut mpsc::Receiver<Order>) {
-        let until = self.clock.now() + TAKE_IN;
-        let mut quiet = 0;
-        while quiet < QUIET_TURNS && self.clock.now() < until {
-            tokio::task::yield_now().await;
-            self.beat();
-            quiet += 1;
-            for _ in 0..inbox.len() {
-                let Ok(order) = inbox.try_recv() else { break };
-                order(self);
-                quiet = 0;
-            }
-        }
     }
 
     /// How long until a timer of the table, a delayed record or a beat is due.

@@ -61,6 +61,8 @@ pub(super) struct Owner {
     pub(super) runs: Runs,
     pub(super) timeline: Timeline,
     pub(super) work: JoinSet<Done>,
+    /// How many it has had.
+    pub(super) orders: u64,
     pub(super) offers: HashMap<OfferId, AbortHandle>,
     /// What the archive tells while the disk does not take it.
     pub(super) unwritten: Unwritten,

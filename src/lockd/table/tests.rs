@@ -275,6 +275,15 @@ async fn clients_that_push_each_other_out_of_a_full_table_are_denied_in_the_end(
 }
 
 #[tokio::test]
+async fn after_an_order_that_panicked_nothing_is_done_any_more() {
+    let world = World::new();
+    let order = std::panic::AssertUnwindSafe(|| world.table.tell(|_| panic!("asked to")));
+    assert!(std::panic::catch_unwind(order).is_err());
+    assert_eq!(world.table.call(incoming(2, "file")).await, None);
+    assert!(world.table.status().await.is_err());
+}
+
+#[tokio::test]
 async fn a_begin_that_the_disk_refuses_lets_the_sweep_of_the_run_before_go_on() {
     let (persist, _disk) = Persist::scripted();
     let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));

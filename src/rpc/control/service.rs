@@ -62,7 +62,7 @@ pub(super) struct ControlService<M> {
 
 #[async_trait]
 impl<M: LockManagerControl> Service for ControlService<M> {
-    async fn call(&self, cx: &CallContext, program: u32, version: u32, number: u32, args: Vec<u8>) -> Option<Answer> {
+    async fn call(&self, cx: &CallContext, program: u32, version: u32, number: u32, args: &[u8]) -> Option<Answer> {
         let (Some(connection), PROGRAM) = (cx.connection, program) else { return Some(Answer::ProgUnavail) };
         if version != VERSION {
             return Some(Answer::ProgMismatch { low: VERSION, high: VERSION });
@@ -72,7 +72,7 @@ impl<M: LockManagerControl> Service for ControlService<M> {
             let words = "this is the read-only socket; use the one of --control";
             return Some(answered::<Void>(Err(Refusal::new(RefusalCode::NotAllowed, words))));
         }
-        Some(dispatch(&*self.manager, procedure, &args, connection).await)
+        Some(dispatch(&*self.manager, procedure, args, connection).await)
     }
 
     /// Root and this process' own user may drive; every user may look.

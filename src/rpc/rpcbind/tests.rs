@@ -28,7 +28,7 @@ struct Binder {
 
 #[async_trait]
 impl Service for Binder {
-    async fn call(&self, _: &CallContext, _: u32, version: u32, procedure: u32, args: Vec<u8>) -> Option<Answer> {
+    async fn call(&self, _: &CallContext, _: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
         let mut mappings = self.mappings.lock().unwrap();
         if version != bind::V2 {
             // An IPv6 rpcbind of version 3 with one universal address.
@@ -38,7 +38,7 @@ impl Service for Binder {
             if procedure != bind::Procedure::Get as u32 {
                 return Some(Answer::ProcUnavail);
             }
-            let asked: Rpcb = decode(&args).unwrap();
+            let asked: Rpcb = decode(args).unwrap();
             let known = asked.netid.as_str() == "udp6";
             let address = bind::UniversalAddress::clipped(if known { "::1.15.205" } else { "" });
             return Some(Answer::Success(encode(&address)));
@@ -46,7 +46,7 @@ impl Service for Binder {
         if procedure == bind::Procedure::Dump as u32 {
             return Some(Answer::Success(encode(&Chain(mappings.clone()))));
         }
-        let asked: Mapping = decode(&args).unwrap();
+        let asked: Mapping = decode(args).unwrap();
         let same = |m: &Mapping| (m.program, m.version, m.protocol) == (asked.program, asked.version, asked.protocol);
         Some(Answer::Success(match bind::Procedure::from_number(procedure).unwrap() {
             bind::Procedure::Get => encode(&mappings.iter().find(|m| same(m)).map_or(0, |m| m.port)),
