@@ -189,7 +189,7 @@ impl LockManager for Grace {
         let kernel = self.kernel.backend();
         let mut found = cautions();
         found.extend(kernel.blocking(Knfsd::look_at_statd).await.map_err(KnfsdError::unanswered)?);
-        found.extend(super::obstacles::look(&kernel.machine).await);
+        found.extend(super::obstacles::look(&kernel.machine, None).await);
         self.refusals_with_offer(&mut found).await;
         Ok(found)
     }
