@@ -44,9 +44,10 @@ const TRIES: usize = 3;
 pub(super) async fn prove(machine: &Machine, mode: Mode, seen: &View) -> Result<(), String> {
     let ports = lockd_ports().await?;
     let machine = machine.clone();
-    let left = seen.locks.iter().filter(|lock| is_ours(lock)).map(|lock| (lock.owner, as_unlock(lock))).collect();
+    let left: Vec<_> =
+        seen.locks.iter().filter(|lock| is_ours(lock)).map(|lock| (lock.owner, as_unlock(lock))).collect();
     let tried = candidates(seen);
-    let proved = tokio::task::spawn_blocking(move || try_it(&machine, mode, &ports, left, tried)).await;
+    let proved = tokio::task::spawn_blocking(move || try_it(&machine, mode, &ports, &left, tried)).await;
     proved.unwrap_or_else(|_| Err("a thread died".to_owned()))
 }
 
@@ -54,14 +55,14 @@ fn try_it(
     machine: &Machine,
     mode: Mode,
     ports: &[Port],
-    left: Vec<(OwnerKey, Unlock)>,
+    left: &[(OwnerKey, Unlock)],
     tried: Vec<HeldLock>,
 ) -> Result<(), String> {
     let port = |ipv6, transport| {
         let known = ports.iter().find(|port| (port.ipv6, port.transport) == (ipv6, transport));
         known.map(|port| port.number).ok_or_else(|| format!("lockd is not registered with rpcbind for {transport}"))
     };
-    unlock(machine, &left, port);
+    unlock(machine, left, port);
     let not_proved = |why: &str| format!("it cannot be proved that requests reach lockd as they should: {why}");
     let mut why =
         "no client has a lock on a file that is there, and one is needed for that: let a client lock any file"

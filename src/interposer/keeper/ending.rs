@@ -114,7 +114,8 @@ impl Keeper {
             self.order(Order::LetGo(Address(*address))).await;
         }
         if !held.is_empty() {
-            let (clients, took) = (units::count(held.len() as u64, "client"), (self.now() - began).as_millis());
+            let (clients, took) =
+                (units::count(held.len() as u64, "client"), self.now().saturating_sub(began).as_millis());
             let words = format!("calls of {clients} waited {took} ms, for what was to be freed");
             self.timeline.push(self.unix_ms(), "held", &words);
         }

@@ -290,13 +290,12 @@ impl Keeper {
                 cursor,
             }
         };
-        match &self.active {
-            Some(active) if active.drain_until.is_none() => Ok(of(&active.account, active.waiters)),
-            _ => {
-                let (view, account) = self.looked().await?;
-                Ok(of(&account, view.waiters.len() as u64))
-            }
+        // In the drain the account follows lockd too.
+        if let Some(active) = &self.active {
+            return Ok(of(&active.account, active.waiters));
         }
+        let (view, account) = self.looked().await?;
+        Ok(of(&account, view.waiters.len() as u64))
     }
 
     pub(super) async fn clients(&mut self, args: PageAfter) -> Result<ClientPage, Refusal> {

@@ -601,9 +601,13 @@ async fn an_address_that_moves_off_just_before_the_settle_keeps_all_that_would_b
     let stage = two_addresses().await;
     stage.acked().await;
     of(&stage.world).addresses.remove(&OTHER_SERVER.parse().unwrap());
+    // It is refused, or the keeper has seen it before.
     let settle = SettleArgs { run: RUN, when: SettleWhen::Always };
-    let refusal = stage.desk.settle(settle, ConnectionId(1)).await.unwrap_err();
-    assert!(refusal.message.as_str().contains(OTHER_SERVER), "{refusal}");
+    let settled = stage.desk.settle(settle, ConnectionId(1)).await;
+    assert!(
+        settled.is_err_and(|refusal| refusal.message.as_str().contains(OTHER_SERVER))
+            || stage.done().contains(&"Drain".to_owned())
+    );
     assert_eq!(of(&stage.world).view.locks.len(), 3);
     assert_eq!(stage.result().result.outcome, Outcome::Superseded);
 }
