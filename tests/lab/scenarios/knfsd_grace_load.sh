@@ -47,6 +47,8 @@ done
 check "$((all + 1)) locks are held" held $((all + 1))
 note "FIGURE the kernel client took $(($(uptime_s) - began)) s to lock them"
 note "FIGURE a list of them: $(ms listed) ms, $(jq '.locks | length' /run/locks.json) locks, $(jq -r .owners.how /run/locks.json)"
+# Their handles, for the NLM client in user space.
+jq -r '.locks[] | "\(.path) \(.file)"' /run/locks.json | sort -u >/run/handles.txt
 wire=$(packets)
 began=$(date +%s%N)
 start_run --grace 200s --grace-max 300s
@@ -61,17 +63,15 @@ note "FIGURE filter on (drain): $(ask pace pace 10 1000)"
 check "the filter's queue dropped nothing" grep -q 'dropped 0$' <<<"$(queued)"
 end_keeper
 note "FIGURE filter off again: $(ask pace pace 10 1000)"
-for n in $(seq $files); do stop "L$n"; done
+stop $(seq -f L%g $files)
 await 60 held 1 || fail "the kernel client gives them back"
 
 # --- as many that their client has forgotten
 began=$(uptime_s)
 for n in $(seq $files); do
-    process K c2 "f$n"
-    ask K lock 1000000 1 >/dev/null
-    caller orphan c2 "/srv/x/f$n"
+    start orphan c2 "python3 -IS /lab/nlm.py file=$(awk -v path="/srv/x/f$n" '$1 == path { print $2 }' /run/handles.txt)"
     note "orphans: $(ask orphan comb 0 $each 10)"
-    stop K orphan
+    stop orphan
 done
 check "orphans are held" await 20 held $((all + 1))
 note "FIGURE they took $(($(uptime_s) - began)) s"
