@@ -193,8 +193,9 @@ impl LockManager for Grace {
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
         let kernel = self.kernel.backend();
         let mut found = cautions();
-        found.extend(kernel.blocking(Knfsd::look_at_statd).await.map_err(KnfsdError::unanswered)?);
+        // In another process namespace rpc.statd is not seen either, and the namespace is the reason.
         found.extend(super::obstacles::look(&kernel.machine, None).await);
+        found.extend(kernel.blocking(Knfsd::look_at_statd).await.map_err(KnfsdError::unanswered)?);
         self.refusals_with_offer(&mut found).await;
         Ok(found)
     }
