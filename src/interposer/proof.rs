@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 
 use super::messages::Mode;
 use crate::host::Machine;
-use crate::manager::knfsd::owners::{self, HeldLock, OwnerKey, TO_THE_END, View};
+use crate::manager::knfsd::owners::{HeldLock, OwnerKey, TO_THE_END, View};
 use crate::manager::knfsd::port::lockd_ports;
 use crate::manager::knfsd::single::as_unlock;
 use crate::manager::knfsd::unlock::{Trial, Unlock, trial, unlock};
@@ -36,32 +36,38 @@ const PROCESS: u32 = 0x6e_6c_6d_63;
 /// Most locks that it is tried with. A lockd that is silent takes some seconds each.
 const TRIES: usize = 3;
 
-/// Shows that the filter works in this mode. It takes a walk over lockd's memory and some milliseconds; with a lockd that does
-/// not answer, up to half a minute.
+/// Shows that the filter works in this mode, with locks that were seen a moment ago. It takes some milliseconds; with a lockd
+/// that does not answer, up to half a minute.
 ///
 /// # Errors
 /// It does not, or that cannot be shown; for people.
-pub async fn prove(machine: &Machine, mode: Mode) -> Result<(), String> {
+pub(super) async fn prove(machine: &Machine, mode: Mode, seen: &View) -> Result<(), String> {
     let ports = lockd_ports().await?;
     let machine = machine.clone();
-    let proved = tokio::task::spawn_blocking(move || try_it(&machine, mode, &ports)).await;
+    let left: Vec<_> =
+        seen.locks.iter().filter(|lock| is_ours(lock)).map(|lock| (lock.owner, as_unlock(lock))).collect();
+    let tried = candidates(seen);
+    let proved = tokio::task::spawn_blocking(move || try_it(&machine, mode, &ports, &left, tried)).await;
     proved.unwrap_or_else(|_| Err("a thread died".to_owned()))
 }
 
-fn try_it(machine: &Machine, mode: Mode, ports: &[Port]) -> Result<(), String> {
+fn try_it(
+    machine: &Machine,
+    mode: Mode,
+    ports: &[Port],
+    left: &[(OwnerKey, Unlock)],
+    tried: Vec<HeldLock>,
+) -> Result<(), String> {
     let port = |ipv6, transport| {
         let known = ports.iter().find(|port| (port.ipv6, port.transport) == (ipv6, transport));
         known.map(|port| port.number).ok_or_else(|| format!("lockd is not registered with rpcbind for {transport}"))
     };
-    let view = owners::look(machine).map_err(|error| error.to_string())?;
-    let left: Vec<(OwnerKey, Unlock)> =
-        view.locks.iter().filter(|lock| is_ours(lock)).map(|lock| (lock.owner, as_unlock(lock))).collect();
-    unlock(machine, &left, port);
+    unlock(machine, left, port);
     let not_proved = |why: &str| format!("it cannot be proved that requests reach lockd as they should: {why}");
     let mut why =
         "no client has a lock on a file that is there, and one is needed for that: let a client lock any file"
             .to_owned();
-    for lock in candidates(&view) {
+    for lock in tried {
         in_grace(machine)?;
         let wanted = wanted(&lock);
         // A shared lock is opened for reading alone, so more files will do; it meets an exclusive one only.

@@ -52,12 +52,18 @@ pub struct Nlmd {
     path: PathBuf,
     driving: Line,
     watching: Line,
+    patience: Duration,
 }
 
 impl Nlmd {
     /// The manager behind this control socket. Connects when it is first asked something.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), driving: Line::default(), watching: Line::default() }
+        Self { path: path.into(), driving: Line::default(), watching: Line::default(), patience: CALL_TIMEOUT }
+    }
+    /// With another time that a call may take before its manager counts as lost.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
     /// Its control socket.
     pub fn path(&self) -> &Path {
@@ -89,7 +95,7 @@ impl Nlmd {
     }
 
     async fn call<T: Pack + Unpack>(&self, call: ControlCall<T>) -> Result<T, ManagerError> {
-        self.call_on(&self.driving, call, CALL_TIMEOUT).await
+        self.call_on(&self.driving, call, self.patience).await
     }
 
     async fn call_on<T: Pack + Unpack>(
@@ -236,7 +242,7 @@ impl LockManager for Nlmd {
         Ok(self.call(ControlCall::release(args)).await?.into())
     }
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError> {
-        let timeout = Duration::from_millis(args.timeout_ms) + CONNECT_TIMEOUT;
+        let timeout = Duration::from_millis(args.timeout_ms) + self.patience;
         self.call_on(&self.watching, ControlCall::watch(&args), timeout).await
     }
 }

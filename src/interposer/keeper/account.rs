@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::held::HeldLocks;
 use super::line::Heard;
 use crate::interposer::messages::{Blind, Call, Claim, FilterEvent, Reply, Request, ShareRequest, Treated, Way};
 use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted};
@@ -197,6 +198,15 @@ impl Account {
         self.unsure.entry(address).or_insert_with(|| why.to_owned());
     }
 
+    /// The same of all that call this address of the server.
+    pub(super) fn doubt_callers_of(&mut self, server: IpAddr, why: &str) {
+        let callers: Vec<IpAddr> =
+            self.ways.keys().filter(|way| way.server.0 == server).map(|way| way.client.0).collect();
+        for address in callers {
+            self.doubt(address, why);
+        }
+    }
+
     /// Whether a call of this address has no reply yet.
     pub(super) fn awaits_reply(&self, address: IpAddr) -> bool {
         self.calls.values().any(|call| call.way.client.0 == address)
@@ -301,6 +311,7 @@ impl Account {
     fn strike(&mut self, call: &Call, caller: Caller) {
         let Self { table, claims, decided, .. } = self;
         let whole = matches!(call.request, Request::FreeAll(_));
+        let range = range_of(&call.request);
         let files: Vec<FileHandle> = match file_of(&call.request) {
             Some(file) => vec![file.clone()],
             None if whole => claims.keys().cloned().collect(),
@@ -309,9 +320,9 @@ impl Account {
         for file in files {
             let Some(left) = claims.get_mut(&file) else { continue };
             left.retain(|claim| {
+                let is_met = claim.way.client == call.way.client && claim.range.overlaps(range);
                 let caller = Caller { client: caller.client, via: via(&claim.way) };
-                let theirs = claim.way.client == call.way.client;
-                let pending = !theirs || table.has_pending(caller, &wanted_of(claim));
+                let pending = !is_met || table.has_pending(caller, &wanted_of(claim));
                 if !pending {
                     decided.push(claim.clone());
                 }
@@ -346,10 +357,9 @@ impl Account {
     /// What is pending and not there any more was given up by its client: an UNLOCK, or its reboot, that the filter was not
     /// asked about.
     pub(super) fn release_missing(&mut self, now: Duration, view: &View) {
-        let there = view.by_owner();
+        let there = HeldLocks::of(view);
         for row in self.pending().into_iter().filter(|row| row.kind != LockKind::Share) {
-            let locks = there.get(&OwnerKey::from(&row.owner)).map_or(&[][..], Vec::as_slice);
-            if locks.iter().any(|lock| lock.handle == row.file && lock.range().overlaps(row.range)) {
+            if there.meeting(&OwnerKey::from(&row.owner), &row.file, row.range).is_some() {
                 continue;
             }
             let (way, claim) = (way_of_row(&row.owner), claim(&row));
@@ -467,6 +477,15 @@ fn as_call(request: &Request) -> Option<locks::Call> {
         }
         Request::FreeAll(_) => locks::Call::FreeAll,
     })
+}
+
+/// The bytes that it is about.
+fn range_of(request: &Request) -> ByteRange {
+    match request {
+        Request::Lock(lock) => lock.claim.range,
+        Request::Unlock(claim) | Request::Cancel(claim) => claim.range,
+        Request::Share(_) | Request::Unshare(_) | Request::FreeAll(_) => ByteRange::ALL,
+    }
 }
 
 fn file_of(request: &Request) -> Option<&FileHandle> {

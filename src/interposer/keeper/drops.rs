@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use super::account::Account;
+use super::held::HeldLocks;
 use crate::manager::knfsd::owners::{HeldLock, OwnerKey, View};
 use crate::manager::knfsd::unsure::{DoubtKind, UnsureLocks};
 use crate::wire::control::{Delivery, Fate, FullResult, LockFate, LockKind};
@@ -61,13 +62,12 @@ pub(super) fn choose(
     view: Option<&View>,
     given_up: &GivenUp<'_>,
 ) -> (Vec<Freed>, Vec<Left>) {
-    let there = view.map(View::by_owner).unwrap_or_default();
+    let there = view.map(HeldLocks::of).unwrap_or_default();
     let (mut freed, mut left) = (Vec::new(), Vec::new());
     for row in given_up.rows.iter().copied() {
-        let locks = there.get(&OwnerKey::from(&row.owner)).map_or(&[][..], Vec::as_slice);
         let lock = match given_up.why_unsure(row) {
             Some(why) => Err(why),
-            None => lock_of(account, held, view, row, locks),
+            None => lock_of(account, held, view.map(|_| &there), row),
         };
         match lock {
             Ok(lock) => freed.push(Freed { row: row.clone(), lock }),
@@ -80,9 +80,8 @@ pub(super) fn choose(
 fn lock_of(
     account: &Account,
     held: &BTreeSet<IpAddr>,
-    view: Option<&View>,
+    there: Option<&HeldLocks<'_>>,
     row: &LockFate,
-    locks: &[&HeldLock],
 ) -> Result<HeldLock, String> {
     let address = row.owner.address.0;
     if let Some(why) = account.why_unsure(address) {
@@ -91,28 +90,24 @@ fn lock_of(
     if row.kind == LockKind::Share {
         return Err("lockd frees a share only with its client".to_owned());
     }
-    if view.is_none() {
-        return Err("lockd's records could not be read".to_owned());
-    }
+    let there = there.ok_or("lockd's records could not be read")?;
     if !held.contains(&address) {
         return Err("its client's calls went on meanwhile".to_owned());
     }
     let exclusive = row.kind == LockKind::Exclusive;
-    let covers = |lock: &&&HeldLock| {
-        lock.handle == row.file && lock.exclusive == exclusive && lock.range().covers(row.range) && !lock.offered
-    };
-    let lock = locks.iter().find(covers).ok_or("lockd has it otherwise by now")?;
+    let is_it = |lock: &&HeldLock| lock.exclusive == exclusive && lock.range().covers(row.range) && !lock.offered;
+    let lock = there.meeting(&OwnerKey::from(&row.owner), &row.file, row.range).filter(is_it);
+    let lock = lock.ok_or("lockd has it otherwise by now")?;
     // Only these bytes, where the rest of it was reclaimed.
-    Ok(HeldLock { start: row.range.start, end: row.range.end, ..(**lock).clone() })
+    Ok(HeldLock { start: row.range.start, end: row.range.end, ..lock.clone() })
 }
 
 /// Which of these lockd still has, with the words that came with its UNLOCK.
 pub(super) fn still_there(after: &View, freed: &[Freed], words: &[String]) -> Vec<Left> {
-    let there = after.by_owner();
+    let there = HeldLocks::of(after);
     let mut left = Vec::new();
     for (place, Freed { row, lock }) in freed.iter().enumerate() {
-        let locks = there.get(&lock.owner).map_or(&[][..], Vec::as_slice);
-        if locks.iter().any(|now| now.handle == row.file && now.range().overlaps(row.range)) {
+        if there.meeting(&lock.owner, &row.file, row.range).is_some() {
             left.push((row.clone(), words.get(place).cloned().unwrap_or_default()));
         }
     }

@@ -20,11 +20,15 @@ use tokio::time::Instant;
 use super::drops::{Freed, GivenUp, Left, choose, still_there};
 use super::run_files;
 use super::state::{Active, Keeper, not_durable, refused};
+use crate::host;
 use crate::interposer::messages::{Mode, Order};
 use crate::locks::SlicedResult;
 use crate::manager::knfsd::owners::View;
 use crate::rpc::server::ConnectionId;
-use crate::wire::control::{FullResult, LockFate, Refusal, RefusalCode, RunId, RunResult, SettleArgs, SettleWhen};
+use crate::units;
+use crate::wire::control::{
+    FullResult, LockFate, Outcome, Refusal, RefusalCode, RunId, RunResult, SettleArgs, SettleWhen,
+};
 use crate::wire::types::Address;
 use crate::wire::xdr::List;
 
@@ -93,16 +97,27 @@ impl Keeper {
             return Err(self.supersede(&why).await);
         }
         let losers = self.would_lose(terms)?;
+        let began = self.now();
         let held = self.hold(losers).await;
         let view = if held.is_empty() { None } else { self.walk().await };
         self.take_in().await;
         if let Some(why) = self.active.as_ref().and_then(|active| active.line.superseded()).map(str::to_owned) {
             return Err(self.supersede(&why).await);
         }
-        let settled = self.settle_held(terms, &held, view.as_ref()).await;
+        let gone = self.active.as_ref().and_then(|active| active.called.gone(self.ground.as_ref()));
+        let settled = match gone {
+            Some(address) => Err(self.moved_off(address).await),
+            None => self.settle_held(terms, &held, view.as_ref()).await,
+        };
         // What waited of them is treated as in grace still: a reclaim comes before others' requests.
-        for address in held {
-            self.order(Order::LetGo(Address(address))).await;
+        for address in &held {
+            self.order(Order::LetGo(Address(*address))).await;
+        }
+        if !held.is_empty() {
+            let (clients, took) =
+                (units::count(held.len() as u64, "client"), self.now().saturating_sub(began).as_millis());
+            let words = format!("calls of {clients} waited {took} ms, for what was to be freed");
+            self.timeline.push(self.unix_ms(), "held", &words);
         }
         if settled.is_ok() {
             self.drain().await;
@@ -314,18 +329,43 @@ impl Keeper {
             ));
         }
         self.take_in().await;
+        self.end_unsettled(run, reason, Outcome::Aborted).await
+    }
+
+    /// An address of this host that clients of the run call has moved off. Nothing is dropped. lockd is still the one, so
+    /// late reclaims that come by other addresses are granted.
+    pub(super) async fn moved_off(&mut self, address: IpAddr) -> Refusal {
+        let why = format!("the address {} has moved off this server", host::text_of(address));
+        if let Some(active) = &mut self.active {
+            active.account.doubt_callers_of(address, &why);
+            let run = active.journal.args.run;
+            if let Err(refusal) = self.end_unsettled(run, &why, Outcome::Superseded).await {
+                return refusal;
+            }
+        }
+        refused(RefusalCode::WrongPhase, format!("the run is superseded: {why}"))
+    }
+
+    /// Pending locks are held again, and the drain begins.
+    async fn end_unsettled(&mut self, run: RunId, reason: &str, outcome: Outcome) -> Result<RunResult, Refusal> {
         let (now, unix_ms) = (self.now(), self.unix_ms());
         let active = self.running(run)?;
         let told = active.account.table.run_status(now).is_some_and(|run| run.notices_begun);
-        let full = active.account.table.abort(unix_ms, reason)?;
+        let mut full = active.account.table.abort(unix_ms, reason)?;
         if told {
             self.doubt_of(&full, true);
+        }
+        let mut ended = "was aborted";
+        if outcome == Outcome::Superseded {
+            ended = "is superseded";
+            full = run_files::superseded(full);
+            self.timeline.push(unix_ms, "superseded", reason);
         }
         // Nothing was dropped, so this does not wait for the disk.
         if let Err(error) = self.put_away(&full) {
             self.timeline.push(unix_ms, "abort", &format!("the result is not on disk: {error}"));
         }
-        self.ground.log(&format!("run {run} was aborted: {reason}"));
+        self.ground.log(&format!("run {run} {ended}: {reason}; nothing was dropped"));
         self.drain().await;
         if !told {
             self.end_drain_of_none(now).await;

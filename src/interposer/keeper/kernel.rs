@@ -1,6 +1,7 @@
 //! The ground for real: this host's lockd, read from kernel memory, with the packet rules and the filter before it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,6 +69,10 @@ impl Platform for Kernel {
         host::own_names(&[]).await.map_err(words)
     }
 
+    fn addresses(&self) -> Result<BTreeSet<IpAddr>, String> {
+        host::addresses().map_err(words)
+    }
+
     async fn state(&self) -> Result<NsmState, String> {
         let knfsd = self.knfsd.clone();
         blocking(move || knfsd.state().map_err(words)).await
@@ -104,8 +109,8 @@ impl Platform for Kernel {
         single::unlock_all(&self.machine, view, locks).await
     }
 
-    async fn gate(&self) -> Result<Box<dyn Gate>, String> {
-        let in_the_way = obstacles::look(&self.machine).await;
+    async fn gate(&self, seen: &View) -> Result<Box<dyn Gate>, String> {
+        let in_the_way = obstacles::look(&self.machine, Some(seen)).await;
         if let Some(stop) = in_the_way.into_iter().find(|caution| caution.weight == Weight::Refuse) {
             return Err(format!("{}; {}", stop.text, stop.remedy));
         }
@@ -206,7 +211,7 @@ impl Gate for KernelGate {
         }
     }
 
-    async fn prove(&mut self, mode: Mode) -> Result<(), String> {
-        proof::prove(&self.machine, mode).await
+    async fn prove(&mut self, mode: Mode, seen: &View) -> Result<(), String> {
+        proof::prove(&self.machine, mode, seen).await
     }
 }

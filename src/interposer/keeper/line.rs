@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::platform::Gate;
 use crate::interposer::messages::{Claim, FilterEvent, Mode, Order};
+use crate::manager::knfsd::owners::View;
 use crate::wire::types::Address;
 
 /// How long the filter may take to obey.
@@ -105,9 +106,9 @@ impl Line {
         }
     }
 
-    /// Shows that the mode works.
-    pub(super) async fn prove(&mut self, mode: Mode) -> Result<(), String> {
-        self.gate.prove(mode).await
+    /// Shows that the mode works, with a lock that was seen.
+    pub(super) async fn prove(&mut self, mode: Mode, seen: &View) -> Result<(), String> {
+        self.gate.prove(mode, seen).await
     }
 
     /// Waits for something that the filter tells. The caller may stop waiting.

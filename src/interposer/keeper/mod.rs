@@ -25,10 +25,12 @@
 //! | file | what | |
 //! |---|---|---|
 //! | `account` | the table that follows lockd | pure |
+//! | `called` | whether this host still has the addresses that a run's clients call | |
 //! | `line` | orders to the filter, and what it tells | |
 //! | `start` | from the plan to grace | |
 //! | `ending` | settle, abort, the end of the drain | |
 //! | `drops` | which locks an UNLOCK is sent for, and what came of it | |
+//! | `held` | lockd's locks, to be found in | pure |
 //! | `doubt` | locks that a run leaves unsure, for later runs to keep | |
 //! | `run_files` | runs on disk | |
 //! | `service` | the control protocol | |
@@ -38,9 +40,11 @@
 //! | `mod` | its process | |
 
 mod account;
+mod called;
 mod doubt;
 mod drops;
 mod ending;
+mod held;
 mod kernel;
 mod line;
 mod platform;

@@ -1,5 +1,8 @@
 //! What the keeper stands on: lockd with its records and clients, and the gate before it. Tests have their own.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use async_trait::async_trait;
 
 use crate::interposer::messages::{FilterEvent, Mode, Order};
@@ -14,6 +17,8 @@ pub(super) trait Platform: Send + Sync + 'static {
     async fn instance(&self) -> Result<InstanceId, String>;
     /// The names under which clients know this host.
     async fn names(&self) -> Result<Vec<CallerName>, String>;
+    /// The addresses of this host; link-local ones without their interface.
+    fn addresses(&self) -> Result<BTreeSet<IpAddr>, String>;
     /// The state number that the next notices go on from.
     async fn state(&self) -> Result<NsmState, String>;
     /// A higher one, durable, for rpc.statd and the kernel.
@@ -25,8 +30,9 @@ pub(super) trait Platform: Send + Sync + 'static {
     /// An UNLOCK in the name of each lock's owner. Whether the lock is gone is to be looked at; here is, for each, why it
     /// may be there still.
     async fn unlock(&self, view: &View, locks: Vec<HeldLock>) -> Vec<String>;
-    /// What stands in the way of a run is an error; else the gate, which lets everything pass unchanged.
-    async fn gate(&self) -> Result<Box<dyn Gate>, String>;
+    /// What stands in the way of a run is an error; else the gate, which lets everything pass unchanged. `seen` is what lockd
+    /// had a moment ago.
+    async fn gate(&self, seen: &View) -> Result<Box<dyn Gate>, String>;
     /// A line in the system's log.
     fn log(&self, line: &str);
 }
@@ -43,6 +49,6 @@ pub(super) trait Gate: Send + Sync {
     async fn restart(&mut self) -> Result<(), String>;
     /// Lets the rules last for a while longer. An error: they are gone, and what passed since was not seen.
     fn keep_rules(&mut self) -> Result<(), String>;
-    /// Shows, with a lock of this host's own, that the mode works.
-    async fn prove(&mut self, mode: Mode) -> Result<(), String>;
+    /// Shows that the mode works, with a request for a lock that was seen.
+    async fn prove(&mut self, mode: Mode, seen: &View) -> Result<(), String>;
 }

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::account::Account;
+use super::called::CalledAddresses;
 use super::line::{Heard, Line};
 use super::run_files::Journal;
 use super::state::{Active, Keeper, not_durable, refused};
@@ -39,11 +40,11 @@ impl Keeper {
             return Err(refused(RefusalCode::WrongPhase, format!("run {} has ended already; plan again", args.run)));
         }
         let old_state = self.agrees(&args).await?;
-        let (before, _) = self.looked().await?;
-        before.table.check_begin(&args)?;
+        let (seen, account) = self.looked().await?;
+        account.table.check_begin(&args)?;
         let gate = match self.active {
             Some(_) => None,
-            None => Some(self.ground.gate().await.map_err(|words| refused(RefusalCode::Unsupported, words))?),
+            None => Some(self.ground.gate(&seen).await.map_err(|words| refused(RefusalCode::Unsupported, words))?),
         };
         let new_state = self.ground.raise_state(old_state).await;
         let new_state = new_state.map_err(|words| refused(RefusalCode::NotDurable, words))?;
@@ -56,7 +57,7 @@ impl Keeper {
         let none = || refused(RefusalCode::WrongPhase, "the drain of the run before has ended just now; try again");
         let line = drain.as_mut().map(|drain| &mut drain.line).or(fresh.as_mut()).ok_or_else(none)?;
         let mut before = VecDeque::new();
-        match self.begin_behind(line, args, (old_state, new_state), &mut before).await {
+        match self.begin_behind(line, &seen, args, (old_state, new_state), &mut before).await {
             Ok((journal, account, waiters)) => {
                 let drain_owed = drain.as_ref().and_then(|drain| drain.drain_until).unwrap_or_default();
                 let line = drain.map(|drain| drain.line).or(fresh).ok_or_else(none)?;
@@ -66,9 +67,20 @@ impl Keeper {
                     begun.run, journal.args.mode, begun.in_scope
                 ));
                 let (began, drain_until, failures) = (self.now(), None, 0);
+                let called = CalledAddresses::new(journal.clients.as_slice(), self.ground.as_ref());
                 let not_before = began;
-                let active =
-                    Active { journal, account, line, waiters, began, drain_until, drain_owed, failures, not_before };
+                let active = Active {
+                    journal,
+                    account,
+                    line,
+                    waiters,
+                    called,
+                    began,
+                    drain_until,
+                    drain_owed,
+                    failures,
+                    not_before,
+                };
                 self.active = Some(active);
                 self.controller = Some(from);
                 self.take_in().await;
@@ -113,6 +125,7 @@ impl Keeper {
     async fn begin_behind(
         &mut self,
         line: &mut Line,
+        seen: &View,
         args: BeginArgs,
         (old_state, new_state): (NsmState, NsmState),
         before: &mut VecDeque<Heard>,
@@ -124,7 +137,7 @@ impl Keeper {
         };
         line.forget_claims().await;
         line.order(Order::Mode(mode)).await;
-        line.prove(mode).await?;
+        line.prove(mode, seen).await?;
         line.all_obeyed().await?;
         *before = line.heard();
         let ground = Arc::clone(&self.ground);

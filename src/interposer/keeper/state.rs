@@ -9,11 +9,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::account::{Account, News};
+use super::called::CalledAddresses;
 use super::line::Line;
 use super::platform::Platform;
 use super::run_files::{self, Journal, RunFiles};
 use crate::interposer::messages::{FilterEvent, Order};
 use crate::locks::{Due, Effect};
+use crate::manager::knfsd::owners::View;
 use crate::manager::knfsd::unsure::UnsureLocks;
 use crate::rpc::control::Timeline;
 use crate::rpc::heartbeat::{Heartbeat, Moment};
@@ -41,6 +43,7 @@ pub(super) struct Active {
     pub(super) account: Account,
     pub(super) line: Line,
     pub(super) waiters: u64,
+    pub(super) called: CalledAddresses,
     /// By the keeper's clock.
     pub(super) began: Duration,
     /// When the drain ends, once the run is over.
@@ -183,8 +186,14 @@ impl Keeper {
             return true;
         }
         let due = active.account.table.on_timeout(now, attached);
-        if active.drain_until.is_some_and(|until| until <= now) {
-            self.drain_is_over().await;
+        if let Some(until) = active.drain_until {
+            if until <= now {
+                self.drain_is_over().await;
+            }
+            return until <= now;
+        }
+        if let Some(address) = active.called.gone_by_now(self.ground.as_ref()) {
+            self.moved_off(address).await;
             return true;
         }
         if active.not_before > now {
@@ -238,23 +247,19 @@ impl Keeper {
         })
     }
 
-    /// What lockd has now, as an account of no run.
-    pub(super) async fn looked(&mut self) -> Result<(Account, u64), Refusal> {
+    /// What lockd has now, and the same as an account of no run.
+    pub(super) async fn looked(&mut self) -> Result<(View, Account), Refusal> {
         let ground = Arc::clone(&self.ground);
         let look = async move { Ok((ground.view().await?, ground.monitored().await?)) };
         let looked: Result<_, String> = match &mut self.active {
             Some(active) => active.line.meanwhile(look).await,
             None => look.await,
         };
-        if let Ok((view, _)) = &looked {
-            self.review(view).await;
-        }
-        let now = self.now();
-        let account = looked.and_then(|(view, monitored)| {
-            let waiters = view.waiters.len() as u64;
-            Ok((Account::new(now, &view, &monitored)?, waiters))
-        });
-        account.map_err(|words| refused(RefusalCode::Unsupported, words))
+        let unsupported = |words| refused(RefusalCode::Unsupported, words);
+        let (view, monitored) = looked.map_err(unsupported)?;
+        self.review(&view).await;
+        let account = Account::new(self.now(), &view, &monitored).map_err(unsupported)?;
+        Ok((view, account))
     }
 
     pub(super) async fn status(&mut self) -> Result<Status, Refusal> {
@@ -285,26 +290,25 @@ impl Keeper {
                 cursor,
             }
         };
-        match &self.active {
-            Some(active) if active.drain_until.is_none() => Ok(of(&active.account, active.waiters)),
-            _ => {
-                let (account, waiters) = self.looked().await?;
-                Ok(of(&account, waiters))
-            }
+        // In the drain the account follows lockd too.
+        if let Some(active) = &self.active {
+            return Ok(of(&active.account, active.waiters));
         }
+        let (view, account) = self.looked().await?;
+        Ok(of(&account, view.waiters.len() as u64))
     }
 
     pub(super) async fn clients(&mut self, args: PageAfter) -> Result<ClientPage, Refusal> {
         match &self.active {
             Some(active) if active.drain_until.is_none() => Ok(active.account.table.list_clients(args.after)),
-            _ => Ok(self.looked().await?.0.table.list_clients(args.after)),
+            _ => Ok(self.looked().await?.1.table.list_clients(args.after)),
         }
     }
 
     pub(super) async fn locks(&mut self, args: LocksArgs) -> Result<LockPage, Refusal> {
         match &self.active {
             Some(active) if active.drain_until.is_none() => Ok(active.account.page(args)),
-            _ => Ok(self.looked().await?.0.page(args)),
+            _ => Ok(self.looked().await?.1.page(args)),
         }
     }
 

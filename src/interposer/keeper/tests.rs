@@ -2,6 +2,7 @@
 
 mod unsure;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,6 +31,7 @@ use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, O
 use crate::wire::xdr::{List, Text};
 
 const SERVER: &str = "192.0.2.1";
+const OTHER_SERVER: &str = "192.0.2.2";
 const RUN: RunId = RunId([7; 16]);
 const WHOLE: ByteRange = ByteRange::ALL;
 
@@ -54,6 +56,7 @@ struct World {
     instance: InstanceId,
     /// lockd's records cannot be read.
     unreadable: bool,
+    addresses: BTreeSet<IpAddr>,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -85,6 +88,9 @@ impl Platform for FakeLockd {
     async fn names(&self) -> Result<Vec<CallerName>, String> {
         Ok(vec![name("srv")])
     }
+    fn addresses(&self) -> Result<BTreeSet<IpAddr>, String> {
+        Ok(of(&self.0).addresses.clone())
+    }
     async fn state(&self) -> Result<NsmState, String> {
         Ok(of(&self.0).state)
     }
@@ -112,7 +118,7 @@ impl Platform for FakeLockd {
         }
         vec!["lockd would not".to_owned(); locks.len()]
     }
-    async fn gate(&self) -> Result<Box<dyn Gate>, String> {
+    async fn gate(&self, _: &View) -> Result<Box<dyn Gate>, String> {
         let (tell, told) = mpsc::unbounded_channel();
         let mut world = of(&self.0);
         world.tell = Some(tell);
@@ -157,7 +163,7 @@ impl Gate for FakeGate {
     fn keep_rules(&mut self) -> Result<(), String> {
         if of(&self.world).rules_are_gone { Err("flushed".into()) } else { Ok(()) }
     }
-    async fn prove(&mut self, mode: Mode) -> Result<(), String> {
+    async fn prove(&mut self, mode: Mode, _: &View) -> Result<(), String> {
         let mut world = of(&self.world);
         world.done.push(format!("proof of {mode:?}"));
         if world.refuses_proof { Err("an ordinary LOCK was granted".into()) } else { Ok(()) }
@@ -253,6 +259,7 @@ impl Stage {
             rules_are_gone: false,
             instance: InstanceId([1; 16]),
             unreadable: false,
+            addresses: BTreeSet::from([SERVER, OTHER_SERVER].map(|ip| ip.parse().unwrap())),
         };
         Self::on(Arc::new(Mutex::new(world)), tempfile::tempdir().unwrap())
     }
@@ -561,6 +568,58 @@ async fn nothing_is_dropped_when_lockd_enters_grace_itself_or_the_rules_are_gone
         let answer = stage.desk.settle(settle, ConnectionId(1)).await.unwrap();
         assert_eq!(answer.outcome, Outcome::Superseded);
     }
+}
+
+/// A client each by either address of the server; of both an orphan.
+async fn two_addresses() -> Stage {
+    let other =
+        |lock: HeldLock| HeldLock { owner: OwnerKey { server: OTHER_SERVER.parse().unwrap(), ..lock.owner }, ..lock };
+    let stage = Stage::new(vec![held(1, 5, "a"), held(1, 6, "b"), other(held(2, 5, "c"))]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, lock(1, 5, "a", true), Stat::Granted);
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_moves_off_supersedes_the_run_and_late_reclaims_by_others_are_still_granted() {
+    let stage = two_addresses().await;
+    stage.heard_of(RUN, |_| true).await;
+    of(&stage.world).addresses.remove(&OTHER_SERVER.parse().unwrap());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let FullResult { result, .. } = stage.result();
+    assert_eq!((result.outcome, result.counts.dropped, result.counts.unverified), (Outcome::Superseded, 0, 2));
+    assert!(result.reason.as_str().contains(OTHER_SERVER), "{}", result.reason.as_str());
+    let done = stage.done();
+    assert_eq!((done.last().unwrap().as_str(), of(&stage.world).gates), ("Drain", 1));
+    let unsure = shelf(stage.dir.path()).unsure().unwrap();
+    let of_file = |file: &'static str| unsure.all().any(|lock| lock.file == FileHandle::new(file.as_bytes()).unwrap());
+    assert_eq!(["a", "b", "c"].map(of_file), [false, false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_moves_off_just_before_the_settle_keeps_all_that_would_be_dropped() {
+    let stage = two_addresses().await;
+    stage.acked().await;
+    of(&stage.world).addresses.remove(&OTHER_SERVER.parse().unwrap());
+    // It is refused, or the keeper has seen it before.
+    let settle = SettleArgs { run: RUN, when: SettleWhen::Always };
+    let settled = stage.desk.settle(settle, ConnectionId(1)).await;
+    assert!(
+        settled.is_err_and(|refusal| refusal.message.as_str().contains(OTHER_SERVER))
+            || stage.done().contains(&"Drain".to_owned())
+    );
+    assert_eq!(of(&stage.world).view.locks.len(), 3);
+    assert_eq!(stage.result().result.outcome, Outcome::Superseded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_was_not_there_at_the_begin_is_not_missed() {
+    let stage = Stage::new(vec![held(1, 5, "a")]);
+    of(&stage.world).addresses.remove(&SERVER.parse().unwrap());
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, lock(1, 5, "a", true), Stat::Granted);
+    stage.acked().await;
+    assert_eq!(stage.settle().await.outcome, Outcome::Settled);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::UnixStream;
@@ -31,6 +32,9 @@ pub const COMMAND: &str = "knfsd-keeper";
 pub const READY: &str = "ready";
 /// Its control socket.
 pub const SOCKET: &str = "/run/nlmctl/knfsd.sock";
+/// How long a call may take: to begin, or to list what lockd has, it reads kernel memory, and to settle it has lockd free one
+/// lock after the other.
+const PATIENCE: Duration = Duration::from_mins(5);
 /// Longest answer of one that is started.
 const ANSWER: u64 = 4096;
 
@@ -63,7 +67,7 @@ impl Grace {
     /// `program` is nlmctl's own file.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let program = program.into();
-        Self { keeper: Nlmd::new(SOCKET), kernel: manager(STATE_DIR, &program), program }
+        Self { keeper: Nlmd::new(SOCKET).with_patience(PATIENCE), kernel: manager(STATE_DIR, &program), program }
     }
 
     /// The process, started if it is not there.
@@ -81,6 +85,13 @@ impl Grace {
                 remedy: "run this as root on the NFS server".to_owned(),
             }),
         }
+    }
+
+    /// Whether the process says so because owners cannot be read. A run is refused then, and the caution that has the reason
+    /// must still be reached: clients and status are those of the other method.
+    async fn is_unable(&self, error: &ManagerError) -> bool {
+        error.refused() == Some(RefusalCode::Unsupported)
+            && matches!(self.kernel.owners().await, Ok(Owners::Unknown { .. }))
     }
 
     /// The other method, as far as it is possible, with its price.
@@ -116,12 +127,6 @@ impl Grace {
 /// Where lockd holds no lock.
 const NOTHING: &str = "lockd holds no lock of a client: there is nothing to resync, and no client is told. (A client that \
                        believes in a lock which lockd has lost is told by `--method reboot`.)";
-
-/// Whether owners cannot be read. A run is refused then, and the caution that says so must still be reached: clients and
-/// status are those of the other method.
-fn is_unable(error: &ManagerError) -> bool {
-    matches!(error, ManagerError::Refused(refusal) if refusal.code == RefusalCode::Unsupported)
-}
 
 /// Starts it: answers once it serves, or another one does.
 fn start(program: &Path) -> Result<(), String> {
@@ -188,8 +193,9 @@ impl LockManager for Grace {
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
         let kernel = self.kernel.backend();
         let mut found = cautions();
+        // In another process namespace rpc.statd is not seen either, and the namespace is the reason.
+        found.extend(super::obstacles::look(&kernel.machine, None).await);
         found.extend(kernel.blocking(Knfsd::look_at_statd).await.map_err(KnfsdError::unanswered)?);
-        found.extend(super::obstacles::look(&kernel.machine).await);
         self.refusals_with_offer(&mut found).await;
         Ok(found)
     }
@@ -199,7 +205,7 @@ impl LockManager for Grace {
     }
     async fn status(&self) -> Result<Status, ManagerError> {
         let status = match self.keeper().await?.status().await {
-            Err(error) if is_unable(&error) => return self.kernel.status().await,
+            Err(error) if self.is_unable(&error).await => return self.kernel.status().await,
             status => status?,
         };
         if status.run.0.is_none() {
@@ -213,7 +219,7 @@ impl LockManager for Grace {
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         match self.keeper().await?.clients().await {
-            Err(error) if is_unable(&error) => self.kernel.clients().await,
+            Err(error) if self.is_unable(&error).await => self.kernel.clients().await,
             clients => clients,
         }
     }

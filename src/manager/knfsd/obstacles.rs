@@ -23,19 +23,21 @@ const MODULES: [&str; 3] = ["nf_tables", "nft_queue", "nfnetlink_queue"];
 /// Most names that are listed in a message.
 const MAX_NAMES: usize = 8;
 
-/// All that is in the way ([`Weight::Refuse`]), and what an operator should know ([`Weight::Say`]). It reads kernel memory
-/// once, which takes up to a second on a busy server.
-pub async fn look(machine: &Machine) -> Vec<Caution> {
+/// All that is in the way ([`Weight::Refuse`]), and what an operator should know ([`Weight::Say`]). Without what was `seen` of
+/// lockd it reads kernel memory once, which takes up to a second on a busy server.
+pub(crate) async fn look(machine: &Machine, seen: Option<&View>) -> Vec<Caution> {
     let mut found = Vec::new();
     let ports = lockd_ports().await.unwrap_or_else(|error| {
         found.push(refuse("rpcbind", error, "start rpcbind, and then the NFS server again"));
         Vec::new()
     });
     let machine = machine.clone();
+    let hosts = seen.map(|view| view.hosts.clone());
     let looked = tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
         look_at_process(&mut found);
-        look_at_lockd(&machine, &ports, &mut found);
+        look_at_grace(&machine, &mut found);
+        look_at_owners(&machine, hosts, &ports, &mut found);
         look_at_modules(&machine, &mut found);
         look_at_queues(&machine, &mut found);
         look_at_rules(&machine, Netfilter::look(&ports), &mut found);
@@ -63,7 +65,7 @@ fn look_at_process(found: &mut Vec<Caution>) {
     }
 }
 
-fn look_at_lockd(machine: &Machine, ports: &[Port], found: &mut Vec<Caution>) {
+fn look_at_grace(machine: &Machine, found: &mut Vec<Caution>) {
     match machine.nlm_in_grace().and_then(|nlm| Ok(nlm || machine.v4_in_grace()?)) {
         Ok(false) => {}
         Ok(true) => {
@@ -72,8 +74,11 @@ fn look_at_lockd(machine: &Machine, ports: &[Port], found: &mut Vec<Caution>) {
         }
         Err(error) => found.push(refuse("grace", error.to_string(), "start the NFS server, and run this as root")),
     }
-    match owners::look(machine) {
-        Ok(view) => found.extend(unseen(&view, ports)),
+}
+
+fn look_at_owners(machine: &Machine, seen: Option<Vec<ClientHost>>, ports: &[Port], found: &mut Vec<Caution>) {
+    match seen.map_or_else(|| Ok(owners::look(machine)?.hosts), Ok) {
+        Ok(hosts) => found.extend(unseen(&hosts, ports)),
         Err(error @ OwnersError::NoAgreement { .. }) => found.push(say("owners", error.to_string())),
         Err(error) => {
             let text = format!("whose the locks are cannot be read from the kernel: {error}");
@@ -83,10 +88,10 @@ fn look_at_lockd(machine: &Machine, ports: &[Port], found: &mut Vec<Caution>) {
 }
 
 /// A client that came by IPv6 to a port that is not known: its packets would pass the rules by.
-fn unseen(view: &View, ports: &[Port]) -> Option<Caution> {
+fn unseen(hosts: &[ClientHost], ports: &[Port]) -> Option<Caution> {
     let known = |ipv6| ports.iter().any(|port| port.ipv6 == ipv6);
     let unseen = |host: &&ClientHost| !known(host.key.server.to_canonical().is_ipv6());
-    let host = view.hosts.iter().find(unseen)?;
+    let host = hosts.iter().find(unseen)?;
     let text = format!("{} calls lockd at {}, and rpcbind tells no port of lockd there", host.caller, host.key.server);
     Some(refuse("rpcbind", text, "restart the NFS server after rpcbind, so that lockd is registered for IPv6 too"))
 }
@@ -291,7 +296,10 @@ mod tests {
     fn a_grace_period_of_the_servers_own_is_in_the_way_as_is_memory_that_cannot_be_read() {
         let in_grace = |word| {
             let (_root, host) = machine(&[("proc/fs/lockd/nlm_end_grace", word)]);
-            all(|found| look_at_lockd(&host, &[], found))
+            all(|found| {
+                look_at_grace(&host, found);
+                look_at_owners(&host, None, &[], found);
+            })
         };
         let abouts = |found: Vec<(&'static str, Weight, String)>| found.iter().map(|one| one.0).collect::<Vec<_>>();
         assert_eq!(abouts(in_grace("N\n")), ["grace", "owners"]);
@@ -316,10 +324,10 @@ mod tests {
         };
         let port = |ipv6| Port { ipv6, transport: Transport::Tcp, number: 4045 };
         let view = View { hosts: vec![host("192.0.2.1"), host("::ffff:192.0.2.1")], ..View::default() };
-        assert_eq!(unseen(&view, &[port(false)]), None);
+        assert_eq!(unseen(&view.hosts, &[port(false)]), None);
         let view = View { hosts: vec![host("192.0.2.1"), host("2001:db8::1")], ..View::default() };
-        assert_eq!(unseen(&view, &[port(false), port(true)]), None);
-        assert!(unseen(&view, &[port(false)]).unwrap().text.contains("c1 calls lockd at 2001:db8::1"));
+        assert_eq!(unseen(&view.hosts, &[port(false), port(true)]), None);
+        assert!(unseen(&view.hosts, &[port(false)]).unwrap().text.contains("c1 calls lockd at 2001:db8::1"));
     }
 
     #[test]

@@ -15,8 +15,11 @@ grace_run() { resync --grace 20s --grace-max 40s "$@"; }
 start_run() {
     knfsd_itself resync --yes --grace 30s --grace-max 30s "$@" >/run/report.json 2>/run/resync.err &
     run=$!
-    await 180 begun || fail "the run begins: $(cat /run/report.json /run/resync.err)"
+    await 300 told_or_gone && notices_leave || fail "the run begins: $(cat /run/report.json /run/resync.err)"
 }
+# notices_leave: by what nlmctl says of its progress. To ask for the status would have it read kernel memory in turn with the run.
+notices_leave() { grep -qE '^(notifying|reclaiming|settling)' /run/resync.err; }
+told_or_gone() { notices_leave || ! kill -0 $run; }
 # knfsd_itself ARGUMENT...: in the background it is nlmctl itself that can be killed
 knfsd_itself() { exec nlmctl --json --manager knfsd --db /run/runs.db --name srv.lab --name srv "$@"; }
 # begun: a run is active and its notices leave

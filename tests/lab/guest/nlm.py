@@ -14,6 +14,7 @@ comb START TEETH [SVIDS]        TEETH locks of a byte on every other byte, in tu
 recomb START TEETH [SVIDS]      reclaims of those
 pace SECONDS START               for so long: locks a byte and unlocks it, one call after the other; what was said how often, and
                                 the time that a LOCK took (ms)
+What happens to its connection is on stderr, with the time since the machine's start.
 """
 import collections, os, socket, struct, sys, time
 
@@ -35,6 +36,10 @@ NLM, RPCBIND = 100021, 100000
 WINDOW = 64
 PATIENCE = 2.0
 TRIES = 15
+
+
+def log(*what):
+    print("%.3f" % time.monotonic(), *what, file=sys.stderr, flush=True)
 
 
 def words(*numbers):
@@ -100,6 +105,7 @@ class Line:
         self.socket.connect((SERVER, self.port))
         if not UDP:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        log("connected from", self.socket.getsockname()[1])
 
     def close(self):
         if self.socket:
@@ -156,8 +162,9 @@ class Line:
                     place, _ = waiting.pop(xid)
                     said[place] = stat(result)
                     tries = 0
-            except OSError:
+            except OSError as error:
                 tries += 1
+                log("try", tries, "of", len(waiting), "calls:", repr(error))
                 if tries > TRIES:
                     return [said.get(place, "nothing") for place in range(len(many))]
                 if UDP and self.socket:
@@ -238,4 +245,7 @@ VERBS = {
 print("ready", flush=True)
 for text in sys.stdin:
     verb, *numbers = text.split()
-    print(VERBS[verb](*map(int, numbers)), flush=True)
+    log("asked:", text.strip())
+    said = VERBS[verb](*map(int, numbers))
+    log("answer:", said)
+    print(said, flush=True)

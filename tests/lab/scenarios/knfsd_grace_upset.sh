@@ -67,7 +67,8 @@ on vm "ip link set vc3 up"
 wait $run
 code=$?
 note "an address moves off: $(told .run.outcome), exit $code, $(sums), kept $(told .locks.kept)"
-equal "an address moves off: nothing is dropped" "$(told .locks.dropped)" 0
+equal "an address moves off: superseded, and nothing is dropped" "$(told .run.outcome) $code $(told .locks.dropped)" "superseded 1 0"
+check "an address moves off: the timeline names it" grep -q "^superseded: .*10.0.0.2 has moved off" <<<"$(timeline)"
 equal "an address moves off: the same locks" "$(lock_set)" "$with_e"
 ip addr add 10.0.0.2/24 dev "$(by_mac 52:54:00:00:00:01)"
 end_keeper

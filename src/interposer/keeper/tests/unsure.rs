@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::manager::knfsd::unsure::UnsureLocks;
-use crate::wire::control::ClientRef;
+use crate::wire::control::{ClientRef, PageAfter};
 use crate::wire::xdr::Maybe;
 
 const NEXT: RunId = RunId([8; 16]);
@@ -41,8 +41,8 @@ impl Stage {
 
     /// The files of unsure locks, as lists read them.
     async fn unsure(&self) -> Vec<String> {
-        // The keeper has done then what came before.
-        self.status().await;
+        // The keeper has done then what came before, and looked.
+        self.desk.clients(PageAfter { after: 0 }).await.unwrap();
         let unsure = UnsureLocks::read(self.dir.path()).unwrap();
         let mut files: Vec<_> =
             unsure.all().map(|lock| String::from_utf8(lock.file.as_slice().to_vec()).unwrap()).collect();

@@ -1,0 +1,49 @@
+//! Whether this host still has the addresses that a run's clients call.
+//!
+//! An address moves off when a cluster fails over, or when an administrator takes it away. What its clients reclaim is
+//! answered elsewhere from then on, or by nothing. So the run is superseded: what they did not claim here says nothing.
+//!
+//! An address that this host did not have at the begin is not looked for: clients that called it came before the run.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::platform::Platform;
+use crate::wire::control::RunClient;
+use crate::wire::scope;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The addresses of this host that the clients of a run call.
+#[derive(Debug)]
+pub(super) struct CalledAddresses {
+    addresses: BTreeSet<IpAddr>,
+    looked: Instant,
+}
+
+impl CalledAddresses {
+    pub(super) fn new(clients: &[RunClient], ground: &dyn Platform) -> Self {
+        let own = ground.addresses().unwrap_or_default();
+        let called = clients.iter().flat_map(|client| client.server_addresses.as_slice()).map(|address| address.0);
+        Self { addresses: called.filter(|ip| own.contains(&scope::bare(*ip))).collect(), looked: Instant::now() }
+    }
+
+    /// One that has moved off. It looks only after some time, so it can be asked often.
+    pub(super) fn gone_by_now(&mut self, ground: &dyn Platform) -> Option<IpAddr> {
+        if self.looked.elapsed() < LOOK_EVERY {
+            return None;
+        }
+        self.looked = Instant::now();
+        self.gone(ground)
+    }
+
+    /// One that has moved off. Where the kernel does not tell, none has.
+    pub(super) fn gone(&self, ground: &dyn Platform) -> Option<IpAddr> {
+        let own = ground.addresses().ok()?;
+        self.addresses.iter().copied().find(|ip| !own.contains(&scope::bare(*ip)))
+    }
+}
