@@ -303,18 +303,7 @@ fn status_with_and_without_a_run() {
         instance: InstanceId([1; 16]),
         nsm_state: NsmState(43),
         names: List::clipped(vec![CallerName::new("server.example.org").unwrap()]),
-        capabilities: Capabilities {
-            mark: true,
-            list_locks: true,
-            knows_owners: true,
-            targeted: true,
-            settle_early: true,
-            late_reclaims: true,
-            release: false,
-            knows_reclaims: true,
-            knows_paths: false,
-            begin_releases: false,
-        },
+        capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
         domains: List::clipped(vec![Text::clipped("nlm")]),
     };
     let mut status = Status {
