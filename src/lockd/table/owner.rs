@@ -206,8 +206,9 @@ impl Owner {
         })
     }
 
-    /// Gives clients back the time in which this process did not run.
+    /// Tells the table the time, and gives clients back that in which this process did not run.
     fn beat(&mut self) {
+        self.table.tell_time(self.clock.now());
         let Some(lag) = self.pulse.beat(Moment::now()).filter(|_| self.table.has_deadline()) else { return };
         if lag.is_long() {
             tracing::warn!(

@@ -180,11 +180,27 @@ pub struct LockRow {
     pub owner: OwnerRow,
 }
 
+/// A lock of a list, and its age.
+#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+pub struct AgedLock {
+    /// The lock.
+    pub lock: LockRow,
+    /// For how many seconds its owner has had it, or a blocked request has waited; none if the manager does not know.
+    pub age_s: Maybe<u32>,
+}
+
+impl From<LockRow> for AgedLock {
+    /// One whose age is not known.
+    fn from(lock: LockRow) -> Self {
+        Self { lock, age_s: Maybe(None) }
+    }
+}
+
 /// A page of locks.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct LockPage {
     /// The rows.
-    pub locks: List<LockRow, PAGE>,
+    pub locks: List<AgedLock, PAGE>,
     /// The next page's cursor, or 0.
     pub next: u64,
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::locks::{Call, Caller, ClientId, Handled, Listing, Process, Reboot, Verdict, Via, Wanted};
-use crate::wire::control::{LocksArgs, Scope};
+use crate::wire::control::{AgedLock, LocksArgs, Scope};
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, OwnerHandle, Svid, Transport};
 
 pub(super) struct Host {
@@ -128,7 +128,7 @@ impl World {
             let mut page = Listing::new(LocksArgs { scope: Scope::default(), after });
             while !self.table.list_locks_on(&mut page) {}
             let page = page.into_page();
-            for row in page.locks.as_slice() {
+            for AgedLock { lock: row, .. } in page.locks.as_slice() {
                 let file = u32::from_be_bytes(row.file.as_slice().try_into().unwrap());
                 held.insert((row.owner.address.0, (file, row.range.start / 20, row.owner.svid.0)));
             }
