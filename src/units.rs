@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A duration in the unit that says enough: `<0.1 s`, `2.4 s`, `90 s`, `3 m`, `3 m 20 s`, `2 h 5 m`.
+/// A duration in the unit that says enough: `<0.1 s`, `2.4 s`, `90 s`, `3 m`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`.
 pub fn duration(time: Duration) -> String {
     let tenths = time.as_millis().saturating_add(50) / 100;
     let seconds = time.as_millis().saturating_add(500) / 1000;
@@ -13,7 +13,8 @@ pub fn duration(time: Duration) -> String {
         _ if tenths < 100 && !tenths.is_multiple_of(10) => format!("{}.{} s", tenths / 10, tenths % 10),
         ..120 => format!("{seconds} s"),
         120..7200 => format!("{} m{}", seconds / 60, with(seconds % 60, "s")),
-        _ => format!("{} h{}", seconds / 3600, with(seconds % 3600 / 60, "m")),
+        7200..172_800 => format!("{} h{}", seconds / 3600, with(seconds % 3600 / 60, "m")),
+        _ => format!("{} d{}", seconds / 86_400, with(seconds % 86_400 / 3600, "h")),
     }
 }
 
@@ -50,6 +51,7 @@ mod tests {
             (119_600, "2 m"),
             (200_000, "3 m 20 s"),
             (7_500_000, "2 h 5 m"),
+            (273_600_000, "3 d 4 h"),
         ] {
             assert_eq!(millis(ms), shown, "{ms}");
         }

@@ -303,18 +303,7 @@ fn status_with_and_without_a_run() {
         instance: InstanceId([1; 16]),
         nsm_state: NsmState(43),
         names: List::clipped(vec![CallerName::new("server.example.org").unwrap()]),
-        capabilities: Capabilities {
-            mark: true,
-            list_locks: true,
-            knows_owners: true,
-            targeted: true,
-            settle_early: true,
-            late_reclaims: true,
-            release: false,
-            knows_reclaims: true,
-            knows_paths: false,
-            begin_releases: false,
-        },
+        capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
         domains: List::clipped(vec![Text::clipped("nlm")]),
     };
     let mut status = Status {
@@ -389,6 +378,7 @@ fn clients_and_locks() {
         start: 0,
         end: None,
         state: "held".into(),
+        age_s: Some(3 * 24 * 3600 + 4 * 3600 + 59),
         monitored: Some(true),
         owner: ListedOwner {
             name: Some("host1.example.org".into()),
@@ -414,12 +404,14 @@ fn clients_and_locks() {
         end: Some(u64::MAX - 1),
         start: 1 << 63,
         state: "waiting".into(),
+        age_s: Some(85),
         monitored: Some(false),
         path: None,
         behind: Some(vec![behind]),
         ..held.clone()
     };
-    let unknown = ListedLock { owner: nobodys, monitored: None, path: None, deleted: false, ..held.clone() };
+    let unknown =
+        ListedLock { owner: nobodys, age_s: None, monitored: None, path: None, deleted: false, ..held.clone() };
     let owners = OwnersReport::told();
     let locks = LocksReport { schema: SCHEMA, manager: "nlmd".into(), owners, locks: vec![held, waiting], wide: false };
     is_golden("locks-wide", &LocksReport { wide: true, ..locks.clone() });

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use nlmctl::rpc::control::{LockManagerControl, Timeline};
 use nlmctl::rpc::server::ConnectionId;
 use nlmctl::wire::control::{
-    BeginArgs, Begun, Capabilities, ClientPage, ClientResultPage, ClientRow, ExtendArgs, Grace, Info, LockFatePage,
-    LockPage, LocksArgs, PageAfter, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs, RunClientPage,
-    RunList, RunPageAfter, RunResult, RunStatus, SettleArgs, Status, WatchArgs, Watched, page,
+    AgedLock, BeginArgs, Begun, Capabilities, ClientPage, ClientResultPage, ClientRow, ExtendArgs, Grace, Info,
+    LockFatePage, LockPage, LocksArgs, PageAfter, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
+    RunClientPage, RunList, RunPageAfter, RunResult, RunStatus, SettleArgs, Status, WatchArgs, Watched, page,
 };
 use nlmctl::wire::types::{Address, NsmState};
 use nlmctl::wire::xdr::{List, Maybe, Text, Void};
@@ -45,7 +45,7 @@ impl LockManagerControl for Shared {
         Ok(ClientPage { clients, next })
     }
     async fn locks(&self, args: LocksArgs) -> Result<LockPage, Refusal> {
-        let locks: Vec<_> = self.look().locks.values().cloned().collect();
+        let locks: Vec<_> = self.look().locks.values().cloned().map(AgedLock::from).collect();
         let (locks, next) = page(&locks, args.after);
         Ok(LockPage { locks, next })
     }

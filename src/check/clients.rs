@@ -256,42 +256,17 @@ fn judge_shared(seen: &[Seen<'_>]) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::types::{Address, CallerName, NsmState};
+    use crate::wire::types::NsmState;
     use crate::wire::xdr::List;
 
     fn client(n: u8, locks: u64) -> ClientRow {
-        ClientRow {
-            name: CallerName::new(&format!("host{n}")).unwrap(),
-            addresses: List::clipped(vec![Address(IpAddr::from([192, 0, 2, n]))]),
-            server_addresses: List::default(),
-            nsm_state: NsmState(3),
-            monitored: true,
-            shared_address: n == 9,
-            locks,
-            unmonitored: 0,
-            waiters: 0,
-            suspicions: List::default(),
-        }
-    }
-
-    fn all() -> Capabilities {
-        Capabilities {
-            mark: true,
-            list_locks: true,
-            knows_owners: true,
-            targeted: true,
-            settle_early: true,
-            late_reclaims: true,
-            release: true,
-            knows_reclaims: true,
-            knows_paths: true,
-            begin_releases: true,
-        }
+        let row = ClientRow::sample(&format!("host{n}"), &format!("192.0.2.{n}"));
+        ClientRow { server_addresses: List::default(), shared_address: n == 9, locks, ..row }
     }
 
     fn statds(rows: &[(ClientRow, StatdState)], begin_releases: bool) -> Vec<(Severity, usize)> {
         let lookup = Err(Unresolved::Unknown(String::new()));
-        let can = Capabilities { begin_releases, ..all() };
+        let can = Capabilities { begin_releases, ..Capabilities::COOPERATES };
         let seen: Vec<_> = rows.iter().map(|(row, probe)| Seen { row, probe: *probe, lookup: &lookup }).collect();
         let found = judge_statds(&seen, &can, Duration::from_secs(3));
         found.iter().map(|finding| (finding.severity, finding.items.len())).collect()

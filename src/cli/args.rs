@@ -321,6 +321,9 @@ pub struct LocksArgs {
     /// Only requests that wait for a lock
     #[arg(long)]
     pub waiting: bool,
+    /// Only locks that have been held, and requests that have waited, for longer than this (90s, 12h, 30days)
+    #[arg(long, value_name = "TIME", value_parser = parse_age)]
+    pub older_than: Option<Duration>,
     /// Show also the owner's handle, the server address that it called, transport and NLM version
     #[arg(long)]
     pub wide: bool,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use super::args::LocksArgs as Wanted;
 use super::context::Context;
@@ -37,7 +38,7 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
     let mut locks = match &owners {
         Owners::View(view) => in_scope(view, &scope, &paths),
         Owners::Rows => {
-            let mut locks: Vec<_> = manager.all_locks(&scope).await?.iter().map(ListedLock::from).collect();
+            let mut locks: Vec<_> = manager.aged_locks(&scope).await?.iter().map(ListedLock::from).collect();
             // Else the locks that are in the way may not be in the list.
             if scope.clients.as_slice().is_empty() {
                 find_behind(&mut locks);
@@ -49,13 +50,18 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
             let or = if remedy.is_empty() { "leave out --client" } else { remedy };
             return Err(Failure::refused(words, or));
         }
-        Owners::Unknown { .. } => manager.all_locks(&scope).await?.iter().map(ListedLock::without_owner).collect(),
+        Owners::Unknown { .. } => manager.aged_locks(&scope).await?.iter().map(ListedLock::without_owner).collect(),
     };
     let is = |lock: &ListedLock, state: LockState| lock.state == state.to_string();
     let every = !wanted.pending && !wanted.waiting;
     locks.retain(|lock| {
         every || (wanted.pending && is(lock, LockState::Pending)) || (wanted.waiting && is(lock, LockState::Waiting))
     });
+    if let Some(least) = wanted.older_than {
+        refuse_ageless(&locks, manager.kind())?;
+        let is_older = |lock: &ListedLock| lock.age_s.is_some_and(|age| Duration::from_secs(age.into()) > least);
+        locks.retain(is_older);
+    }
     // By file and range; those that wait after those that hold.
     locks.sort_by(|a, b| {
         let key = |lock: &ListedLock| {
@@ -66,6 +72,17 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
     let (owners, manager) = (owners_report(&owners), manager.kind().to_owned());
     context.print(&LocksReport { schema: SCHEMA, manager, owners, locks, wide: wanted.wide })?;
     Ok(0)
+}
+
+/// A list without the locks whose age is not known would say that they are young.
+fn refuse_ageless(locks: &[ListedLock], manager: &str) -> Result<(), Failure> {
+    if locks.iter().all(|lock| lock.age_s.is_some()) {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!("{manager} does not know since when locks are held, so --older-than cannot choose among them"),
+        "leave out --older-than",
+    ))
 }
 
 /// Whether owners are known, for a report.
@@ -113,6 +130,7 @@ fn listed(lock: &OwnedLock) -> ListedLock {
         start: lock.range.start,
         end: (lock.range.end != u64::MAX).then_some(lock.range.end),
         state: lock.state.to_string(),
+        age_s: None,
         monitored: Some(lock.monitored),
         owner: ListedOwner {
             name: Some(lock.name.to_string()),

@@ -160,18 +160,7 @@ impl LockManager for Fake {
             instance: self.with(|world| world.instance),
             nsm_state: self.with(|world| world.state),
             names: List::clipped(vec![CallerName::new("nas").unwrap()]),
-            capabilities: Capabilities {
-                mark: true,
-                list_locks: true,
-                knows_owners: true,
-                targeted: true,
-                settle_early: true,
-                late_reclaims: true,
-                release: false,
-                knows_reclaims: true,
-                knows_paths: false,
-                begin_releases: false,
-            },
+            capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
             domains: List::default(),
         })
     }

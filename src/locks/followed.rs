@@ -8,6 +8,7 @@ use super::api::{Call, Caller, ClientId, OtherDomain, Wanted};
 use super::owners::OwnerKey;
 use super::run::Settling;
 use super::segment::{Segment, Want};
+use super::silence::seconds;
 use super::table::LockTable;
 use crate::wire::control::LockFate;
 use crate::wire::types::NsmState;
@@ -26,7 +27,9 @@ impl LockTable {
         let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
         let (client, epoch) = (caller.client, self.epoch);
         let state = NsmState::default();
-        let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored: true, offered: false };
+        let since = seconds(now);
+        let lock =
+            Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored: true, offered: false };
         let want = Want { caller, file, lock, len: range.nlm_len(), outside: OtherDomain::Unasked };
         let other = self.in_the_way(&want).next().map(|s| (s.client, (s.owner, s.range)));
         let what = if other.is_some() { "has it" } else { ANOTHER };

@@ -312,6 +312,7 @@ mod tests {
             state: NsmState(3),
             epoch: 1,
             mark: 0,
+            since: 0,
             kind: Kind::Range { exclusive: false },
             monitored: true,
             offered: false,

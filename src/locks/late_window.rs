@@ -213,6 +213,7 @@ mod tests {
             state: NsmState(3),
             epoch: 1,
             mark: 0,
+            since: 0,
             kind: Kind::Range { exclusive: true },
             monitored: true,
             offered: false,

@@ -5,11 +5,12 @@ use std::collections::{BTreeSet, HashSet};
 use super::api::ClientId;
 use super::clients::{Client, address_list};
 use super::segment::{FileId, OwnerId, Segment};
+use super::silence::seconds;
 use super::table::LockTable;
 use super::waiters::Waiter;
 use crate::wire::control::{
-    ClientPage, ClientRef, ClientRow, Fate, LockFate, LockKind, LockPage, LockRow, LockState, LocksArgs, OwnerRow,
-    PAGE, Scope,
+    AgedLock, ClientPage, ClientRef, ClientRow, Fate, LockFate, LockKind, LockPage, LockRow, LockState, LocksArgs,
+    OwnerRow, PAGE, Scope,
 };
 use crate::wire::types::{Address, ByteRange, FileHandle};
 use crate::wire::xdr::{List, Maybe, Text};
@@ -44,7 +45,7 @@ pub struct Listing {
     /// Files to look at: named ones, or the next one of each client that is meant.
     ahead: BTreeSet<(FileId, Option<ClientId>)>,
     at: (FileId, usize),
-    rows: Vec<LockRow>,
+    rows: Vec<AgedLock>,
     next: Option<u64>,
     /// Rows of a page, and what is looked at in one step.
     limits: (usize, usize),
@@ -97,6 +98,15 @@ impl Listing {
 enum Entry<'a> {
     Lock(&'a Segment),
     Waiter(&'a Waiter),
+}
+
+impl Entry<'_> {
+    fn since(self) -> u32 {
+        match self {
+            Self::Lock(segment) => segment.since,
+            Self::Waiter(waiter) => waiter.want.lock.since,
+        }
+    }
 }
 
 impl LockTable {
@@ -212,7 +222,8 @@ impl LockTable {
                 page.next = Some((u64::from(file.0) << 32) | place as u64);
                 return;
             }
-            page.rows.extend(self.lock_row(file, &lock));
+            let age_s = Maybe(Some(seconds(self.now).saturating_sub(entry.since())));
+            page.rows.extend(self.lock_row(file, &lock).map(|lock| AgedLock { lock, age_s }));
         }
         page.pass(file);
     }

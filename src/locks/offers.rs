@@ -15,6 +15,7 @@ use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, OtherDomain, V
 use super::ranges::{intersection, uncovered};
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
+use super::silence::seconds;
 use super::table::LockTable;
 use super::waiters::Waiter;
 use crate::wire::control::Grace;
@@ -169,7 +170,7 @@ impl LockTable {
     fn offer(&mut self, id: u64, want: &Want) {
         self.waits_no_more(id);
         let had = self.cut_owned(want.place(), want.lock.range, How::Reclaimed, |s| want.owns(s));
-        let offered = Segment { offered: true, epoch: self.epoch, ..want.lock };
+        let offered = Segment { offered: true, epoch: self.epoch, since: seconds(self.now), ..want.lock };
         let stronger = had.iter().filter(|s| !want.lock.kind.covers(s.kind));
         for range in uncovered(want.lock.range, stronger.clone().map(|s| s.range)) {
             self.put(want.file, Segment { range, ..offered });

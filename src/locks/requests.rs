@@ -12,6 +12,7 @@ use super::owners::OwnerKey;
 use super::ranges::uncovered;
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
+use super::silence::seconds;
 use super::table::{LockTable, STEP};
 use crate::wire::control::{Fate, Grace, LockFate};
 use crate::wire::types::{ByteRange, Cookie, FileHandle, NsmState};
@@ -40,7 +41,8 @@ impl LockTable {
         let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
         self.purge(file);
         let (client, epoch) = (caller.client, self.epoch);
-        let lock = Segment { range, owner, client, state, epoch, mark: 0, kind, monitored, offered: false };
+        let since = seconds(now);
+        let lock = Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored, offered: false };
         let want = Want { caller, file, lock, len, outside };
         let met_its_own = self.take_over(&want, call);
         let handled = match call {
@@ -265,9 +267,10 @@ impl LockTable {
     fn take_back(&mut self, want: &Want) {
         self.weaken_pending(want);
         let mine = |s: &Segment| want.owns(s) && want.lock.kind.covers(s.kind);
-        self.cut_owned(want.place(), want.lock.range, How::Reclaimed, mine);
+        let had = self.cut_owned(want.place(), want.lock.range, How::Reclaimed, mine);
+        let since = had.iter().map(|s| s.since).fold(want.lock.since, u32::min);
         for range in self.parts_without(want, true) {
-            self.put(want.file, Segment { range, ..want.lock });
+            self.put(want.file, Segment { range, since, ..want.lock });
         }
     }
 

@@ -363,6 +363,7 @@ impl Segments {
             };
             for neighbour in f.take_owned(segment.owner, around, usize::MAX, |s| alike(s) && joins(s)) {
                 whole.range = hull(whole.range, neighbour.range);
+                whole.since = whole.since.min(neighbour.since);
                 change.cuts.push((neighbour, 0));
             }
         }

@@ -18,7 +18,17 @@ const AT_ONCE: usize = 256;
 /// Most clients that one request makes suspects.
 const MAX_SUSPECTS: usize = 16;
 
+/// A time of the table in whole seconds: 4 bytes a lock last for 136 years.
+pub(super) fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
+}
+
 impl LockTable {
+    /// It is this time now. For what no call brings: offers after a wait, the age of what is listed.
+    pub fn tell_time(&mut self, now: Duration) {
+        self.now = now;
+    }
+
     /// The client calls, so it is there.
     pub(super) fn hear_of(&mut self, now: Duration, client: ClientId) {
         self.now = now;

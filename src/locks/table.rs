@@ -35,7 +35,7 @@ pub struct LockTable {
     segments: Segments,
     pub(super) waiters: Waiters,
     pub(super) long_waits: LongWaits,
-    /// The time of the last call.
+    /// The time of the last call, or that the owner of the table told.
     pub(super) now: Duration,
     /// Raised by each mark. A segment granted since carries it.
     pub(super) epoch: u32,
@@ -263,7 +263,7 @@ impl LockTable {
         self.cut_owned((file, lock.owner), segment.range, How::Reclaimed, |s| s.kind == segment.kind);
         if segment.client != lock.client {
             self.cut_owned((file, segment.owner), segment.range, How::Reclaimed, |s| s == segment);
-            return self.put(file, lock);
+            return self.put(file, Segment { since: segment.since, ..lock });
         }
         let addresses = self.server_address(segment.owner).zip(self.server_address(lock.owner));
         if let (Some(run), Some((from, to))) = (&mut self.run, addresses) {

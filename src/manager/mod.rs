@@ -24,9 +24,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::wire::control::{
-    BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LockRow, LocksArgs, PAGE,
-    ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, Scope, SettleArgs, Status,
-    WatchArgs, Watched, next_page,
+    AgedLock, BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LockRow,
+    LocksArgs, PAGE, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunClient, RunId, RunResult, Scope,
+    SettleArgs, Status, WatchArgs, Watched, next_page,
 };
 use crate::wire::xdr::List;
 
@@ -193,6 +193,10 @@ pub trait LockManager: Send + Sync {
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError>;
     /// All of them.
     async fn all_locks(&self, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
+        Ok(self.aged_locks(scope).await?.into_iter().map(|row| row.lock).collect())
+    }
+    /// All of them, with their ages.
+    async fn aged_locks(&self, scope: &Scope) -> Result<Vec<AgedLock>, ManagerError> {
         gather(self, async |after| {
             let page = self.locks(&LocksArgs { scope: scope.clone(), after }).await?;
             Ok((page.locks, page.next))

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::listing::{ActiveRun, ClientProbe, ManagerStatus, Said};
 use super::table::{Align, Table, clean};
 use super::text::{Text, View, line, or_dash, range};
 use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, RunsReport, StatusReport};
-use crate::units::{count, millis};
+use crate::units::{count, duration, millis};
 use crate::wire::control::LockState;
 use crate::wire::types::Address;
 
@@ -154,6 +155,7 @@ impl Text for LocksReport {
         let mut table = Table::new(&[
             ("FILE", Align::Left),
             ("STATE", Align::Left),
+            ("AGE", Align::Left),
             ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
             ("SVID", Align::Right),
@@ -171,6 +173,7 @@ impl Text for LocksReport {
             table.row([
                 file(lock),
                 lock.state.clone(),
+                lock.age_s.map_or_else(String::new, |age| duration(Duration::from_secs(age.into()))),
                 or_dash(owner.name.as_ref()),
                 or_dash(owner.address),
                 or_dash(owner.svid),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{LockListing, OwnersReport};
-use crate::wire::control::{LockKind, LockRow, LockState};
+use crate::wire::control::{AgedLock, LockKind, LockState};
 use crate::wire::types::Address;
 
 /// The locks of a lock manager.
@@ -39,6 +39,8 @@ pub struct ListedLock {
     pub end: Option<u64>,
     /// `held`, `pending`, `waiting` or `offered`.
     pub state: String,
+    /// For how many seconds its owner has had it, or the request has waited; none where the lock manager does not know.
+    pub age_s: Option<u32>,
     /// Whether its client can be notified; none where it is not known whose it is.
     pub monitored: Option<bool>,
     /// Whose; nothing of it where that is not known.
@@ -92,8 +94,8 @@ pub struct Behind {
     pub svid: Option<i32>,
 }
 
-impl From<&LockRow> for ListedLock {
-    fn from(row: &LockRow) -> Self {
+impl From<&AgedLock> for ListedLock {
+    fn from(AgedLock { lock: row, age_s }: &AgedLock) -> Self {
         let LockListing { file, kind, start, end, state, monitored, owner } = LockListing::from(row);
         Self {
             file,
@@ -101,6 +103,7 @@ impl From<&LockRow> for ListedLock {
             start,
             end,
             state,
+            age_s: age_s.0,
             monitored: Some(monitored),
             owner: ListedOwner {
                 name: Some(owner.name),
@@ -124,8 +127,8 @@ impl From<&LockRow> for ListedLock {
 
 impl ListedLock {
     /// Of a manager that does not tell whose it is, and has device and inode in place of a handle.
-    pub fn without_owner(row: &LockRow) -> Self {
-        let inode = std::str::from_utf8(row.file.as_slice()).ok().map(str::to_owned);
+    pub fn without_owner(row: &AgedLock) -> Self {
+        let inode = std::str::from_utf8(row.lock.file.as_slice()).ok().map(str::to_owned);
         Self { monitored: None, owner: ListedOwner::default(), inode, ..Self::from(row) }
     }
 
@@ -190,11 +193,11 @@ pub fn find_behind(locks: &mut [ListedLock]) {
 mod tests {
     use super::*;
     use crate::report::Owner;
-    use crate::wire::control::OwnerRow;
+    use crate::wire::control::{LockRow, OwnerRow};
     use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle, Svid, Transport};
 
     fn lock(svid: i32, state: LockState, start: u64, end: u64) -> ListedLock {
-        ListedLock::from(&LockRow {
+        ListedLock::from(&AgedLock::from(LockRow {
             file: FileHandle::new(b"00:1a:2").unwrap(),
             kind: LockKind::Exclusive,
             range: ByteRange { start, end },
@@ -209,7 +212,7 @@ mod tests {
                 svid: Svid(svid),
                 oh: OwnerHandle::new(b"o").unwrap(),
             },
-        })
+        }))
     }
 
     fn behind(locks: &mut [ListedLock]) -> Vec<Option<Vec<Option<i32>>>> {
@@ -259,7 +262,7 @@ mod tests {
         };
         let Owner { address, server_address, transport, version, svid, oh, .. } = Owner::from(&row.owner);
         assert_eq!((address, server_address, transport, version, svid, oh), (None, None, None, None, None, None));
-        let shown = ListedLock::without_owner(&row);
+        let shown = ListedLock::without_owner(&row.into());
         assert_eq!((shown.owner, shown.monitored), (ListedOwner::default(), None));
         assert_eq!(shown.inode.as_deref(), Some("00:1a:2"));
     }

@@ -86,7 +86,7 @@ fn a_run_keeps_what_is_reclaimed_and_drops_what_is_not() {
     assert_eq!(begin(&mut control, 2).unwrap_err().code, RefusalCode::RunActive);
     assert_eq!(beta.lock(&want("free")), Stat::DeniedGracePeriod);
     let page: LockPage = control.call(Procedure::Locks, &LocksArgs { scope: Scope::default(), after: 0 }).unwrap();
-    assert!(page.locks.as_slice().iter().all(|lock| lock.state == LockState::Pending));
+    assert!(page.locks.as_slice().iter().all(|row| row.lock.state == LockState::Pending));
 
     acked(&mut control, &begun).unwrap();
     assert_eq!(alpha.lock(&Want { reclaim: true, ..want("live") }), Stat::Granted);
@@ -260,7 +260,7 @@ fn what_waits_behind_a_dropped_lock_is_granted_and_a_late_reclaim_is_taken_if_no
 
 fn rows(control: &mut Control) -> Vec<LockRow> {
     let page: LockPage = control.call(Procedure::Locks, &LocksArgs { scope: Scope::default(), after: 0 }).unwrap();
-    page.locks.into_vec()
+    page.locks.into_vec().into_iter().map(|row| row.lock).collect()
 }
 
 /// What the rows say of a client.

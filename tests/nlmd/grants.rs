@@ -70,7 +70,7 @@ impl Odd {
 fn state_of(daemon: &Daemon, svid: i32) -> Option<LockState> {
     let args = LocksArgs { scope: Scope::default(), after: 0 };
     let page: LockPage = Control::open(daemon).call(Ask::Locks, &args).unwrap();
-    page.locks.into_vec().into_iter().find(|lock| lock.owner.svid.0 == svid).map(|lock| lock.state)
+    page.locks.into_vec().into_iter().map(|row| row.lock).find(|lock| lock.owner.svid.0 == svid).map(|lock| lock.state)
 }
 
 fn suspicions(daemon: &Daemon, name: &str) -> Vec<String> {

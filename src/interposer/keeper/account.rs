@@ -22,6 +22,7 @@ use crate::shares::Bounds;
 use crate::wire::control::{ClientRow, LockKind, LockPage, LockRow, LockState, LocksArgs, OwnerRow, Scope};
 use crate::wire::nlm::Stat;
 use crate::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::List;
 
 /// lockd's own bounds count, so the account's never do.
 const ROOM: Bounds = Bounds { all: 64_000_000, host: 64_000_000 };
@@ -339,7 +340,8 @@ impl Account {
         let (mut rows, mut after) = (Vec::new(), 0);
         loop {
             let page = self.page(LocksArgs { scope: Scope::default(), after });
-            rows.extend(page.locks.into_vec().into_iter().filter(|row| row.state == LockState::Pending));
+            let locks = page.locks.into_vec().into_iter().map(|row| row.lock);
+            rows.extend(locks.filter(|row| row.state == LockState::Pending));
             after = page.next;
             if after == 0 {
                 return rows;
@@ -351,7 +353,10 @@ impl Account {
     pub(super) fn page(&self, args: LocksArgs) -> LockPage {
         let mut page = Listing::new(args);
         while !self.table.list_locks_on(&mut page) {}
-        page.into_page()
+        let LockPage { locks, next } = page.into_page();
+        // This table knows since when it follows lockd, which is not since when a lock is held.
+        let locks = locks.into_vec().into_iter().map(|row| row.lock.into()).collect();
+        LockPage { locks: List::clipped(locks), next }
     }
 
     /// What is pending and not there any more was given up by its client: an UNLOCK, or its reboot, that the filter was not

@@ -231,18 +231,7 @@ impl Keeper {
             instance: ground.instance().await.map_err(unsupported)?,
             nsm_state: ground.state().await.map_err(unsupported)?,
             names: List::clipped(ground.names().await.map_err(unsupported)?),
-            capabilities: Capabilities {
-                mark: true,
-                list_locks: true,
-                knows_owners: true,
-                targeted: true,
-                settle_early: true,
-                late_reclaims: true,
-                release: false,
-                knows_reclaims: true,
-                knows_paths: false,
-                begin_releases: false,
-            },
+            capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
             domains: List::clipped(vec![Text::clipped("nlm")]),
         })
     }

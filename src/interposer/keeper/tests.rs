@@ -673,15 +673,9 @@ async fn a_client_that_lockd_has_forgotten_is_told_too() {
     let stage = Stage::new(vec![held(1, 5, "a")]);
     let row = |client: u8| ClientRow {
         name: CallerName::of_words(&address(client).to_string()),
-        addresses: List::clipped(vec![Address(address(client))]),
-        server_addresses: List::clipped(vec![Address(SERVER.parse().unwrap())]),
         nsm_state: NsmState(0),
-        monitored: true,
-        shared_address: false,
         locks: 0,
-        unmonitored: 0,
-        waiters: 0,
-        suspicions: List::default(),
+        ..ClientRow::sample("c", &address(client).to_string())
     };
     of(&stage.world).monitored = vec![row(1), row(3)];
     let begun = stage.begin(control::Mode::Strict).await.unwrap();

@@ -38,18 +38,7 @@ impl Archive {
             instance: self.instance,
             nsm_state,
             names: List::clipped(self.names.borrow().clone()),
-            capabilities: Capabilities {
-                mark: true,
-                list_locks: true,
-                knows_owners: true,
-                targeted: true,
-                settle_early: true,
-                late_reclaims: true,
-                release: true,
-                knows_reclaims: true,
-                knows_paths: false,
-                begin_releases: false,
-            },
+            capabilities: Capabilities::COOPERATES,
             domains: List::clipped(domains.map(Text::clipped).collect()),
         }
     }

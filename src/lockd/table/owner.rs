@@ -245,8 +245,10 @@ impl Owner {
         self.runs.is_slicing() || self.table.has_more_to_wake() || self.queue.has_begun()
     }
 
-    /// Gives clients back the time in which this process did not run. Comes before whatever looks at the time.
+    /// Tells the table the time, and gives clients back that in which this process did not run. Comes before anything
+    /// looks at the time.
     pub(super) fn beat(&mut self) {
+        self.table.tell_time(self.clock.now());
         if !self.table.has_deadline() {
             return self.pulse.rest();
         }

@@ -71,7 +71,7 @@ impl World {
             }
             let page = page.into_page();
             assert!(page.locks.as_slice().len() <= limits.0);
-            rows.extend(page.locks.into_vec());
+            rows.extend(page.locks.into_vec().into_iter().map(|row| row.lock));
             between(self);
             match page.next {
                 0 => return rows,

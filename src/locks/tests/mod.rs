@@ -1,6 +1,7 @@
 //! Tests of the lock table: a small world to speak to it in sentences, and the invariants that
 //! every step must keep.
 
+mod ages;
 mod caps;
 mod followed;
 mod grace;
@@ -25,8 +26,8 @@ use super::segment::{FileId, Kind, OwnerId, Segment};
 use super::*;
 use crate::shares::{Bounds, Holder};
 use crate::wire::control::{
-    BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
-    LockPage, LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Refusal, RefusalCode, RunId, Scope,
+    AgedLock, BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId,
+    LockFate, LockPage, LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Refusal, RefusalCode, RunId, Scope,
     SettleWhen, Silent, Unreachable,
 };
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
@@ -238,6 +239,7 @@ impl World {
 
     fn pass(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
+        self.table.tell_time(self.now);
     }
 
     /// The whole settle, as a controller asks for it.
@@ -263,6 +265,10 @@ impl World {
     }
 
     fn rows(&self) -> Vec<LockRow> {
+        self.aged_rows().into_iter().map(|row| row.lock).collect()
+    }
+
+    fn aged_rows(&self) -> Vec<AgedLock> {
         self.table.list_locks(&LocksArgs { scope: Scope::default(), after: 0 }).locks.into_vec()
     }
 

@@ -229,5 +229,5 @@ pub(super) fn lock_page(sight: &Snapshot, args: &LocksArgs) -> LockPage {
         .filter(|lock| files.is_empty() || files.iter().any(|file| file.as_slice() == lock.file.as_bytes()))
         .collect();
     let (rows, next) = page(&wanted, args.after);
-    LockPage { locks: List::clipped(rows.into_vec().into_iter().map(row).collect()), next }
+    LockPage { locks: List::clipped(rows.into_vec().into_iter().map(|lock| row(lock).into()).collect()), next }
 }

@@ -450,8 +450,8 @@ async fn locks_are_listed_without_owners_and_by_file() {
     let mut args = LocksArgs { scope: Scope::default(), after: 0 };
     let page = driver.locks(&args).await.unwrap();
     assert_eq!(page.locks.as_slice().len(), 3);
-    assert_eq!(page.locks.as_slice()[0].owner.name.as_str(), "owner-not-known");
-    args.scope.files = List::clipped(vec![page.locks.as_slice()[2].file.clone()]);
+    assert_eq!(page.locks.as_slice()[0].lock.owner.name.as_str(), "owner-not-known");
+    args.scope.files = List::clipped(vec![page.locks.as_slice()[2].lock.file.clone()]);
     assert_eq!(driver.locks(&args).await.unwrap().locks.as_slice().len(), 1);
 }
 

@@ -366,21 +366,6 @@ mod tests {
 
     use super::*;
 
-    fn row(name: &str, address: &str) -> ClientRow {
-        ClientRow {
-            name: CallerName::new(name).unwrap(),
-            addresses: List::clipped(vec![Address(address.parse().unwrap())]),
-            server_addresses: List::default(),
-            nsm_state: crate::wire::types::NsmState(3),
-            monitored: true,
-            shared_address: false,
-            locks: 1,
-            unmonitored: 0,
-            waiters: 0,
-            suspicions: List::default(),
-        }
-    }
-
     fn wanted(name: Option<String>, address: Option<String>) -> ClientRef {
         let name = name.map(|name| CallerName::new(&name).unwrap());
         ClientRef { name: Maybe(name), address: Maybe(address.map(|address| Address(address.parse().unwrap()))) }
@@ -401,7 +386,7 @@ mod tests {
             rows in proptest::collection::vec((a_name(), an_address()), 0..8),
             refs in proptest::collection::vec((proptest::option::of(a_name()), proptest::option::of(an_address())), 0..6),
         ) {
-            let rows: Vec<ClientRow> = rows.iter().map(|(name, address)| row(name, address)).collect();
+            let rows: Vec<ClientRow> = rows.iter().map(|(name, address)| ClientRow::sample(name, address)).collect();
             let refs: Vec<ClientRef> = refs.into_iter().map(|(name, address)| wanted(name, address)).collect();
             let by_walk: Vec<&ClientRow> =
                 rows.iter().filter(|row| refs.iter().any(|client| names(client, row))).collect();
@@ -419,7 +404,12 @@ mod tests {
         let each = 0..100_000_u32;
         let rows: Vec<ClientRow> = each
             .clone()
-            .map(|n| row(&format!("node{n}.Example.org"), &std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string()))
+            .map(|n| {
+                ClientRow::sample(
+                    &format!("node{n}.Example.org"),
+                    &std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string(),
+                )
+            })
             .collect();
         let asked: Vec<String> =
             each.map(|n| format!("NODE{n}{}", if n % 2 == 0 { "" } else { ".example.org." })).collect();

@@ -16,18 +16,7 @@ fn info() -> Info {
         instance: InstanceId([1; 16]),
         nsm_state: NsmState(7),
         names: List::clipped(vec![name("nas.example.org"), name("nas")]),
-        capabilities: Capabilities {
-            mark: true,
-            list_locks: true,
-            knows_owners: true,
-            targeted: true,
-            settle_early: true,
-            late_reclaims: true,
-            release: false,
-            knows_reclaims: true,
-            knows_paths: false,
-            begin_releases: false,
-        },
+        capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
         domains: List::clipped(vec![Text::clipped("nlm")]),
     }
 }
@@ -49,18 +38,8 @@ fn status() -> Status {
 }
 
 fn client(host: &str, address: &str, locks: u64, unmonitored: u64) -> ClientRow {
-    ClientRow {
-        name: name(host),
-        addresses: List::clipped(vec![Address(address.parse().unwrap())]),
-        server_addresses: List::clipped(vec![Address("192.0.2.1".parse().unwrap())]),
-        nsm_state: NsmState(5),
-        monitored: locks > unmonitored || locks == 0,
-        shared_address: false,
-        locks,
-        unmonitored,
-        waiters: 0,
-        suspicions: List::default(),
-    }
+    let (nsm_state, monitored) = (NsmState(5), locks > unmonitored || locks == 0);
+    ClientRow { nsm_state, monitored, locks, unmonitored, ..ClientRow::sample(host, address) }
 }
 
 fn three() -> Vec<ClientRow> {

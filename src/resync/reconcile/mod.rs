@@ -23,7 +23,10 @@
 //! - No run begins if the suspects of the round together hold more locks than may be dropped.
 //!
 //! Why not more is concluded from a number: it also changes without a reboot, after `sm-notify -f`, a failover, a
-//! forced resync on that host, or where several statds answer at one address; and an equal one proves nothing.
+//! forced resync on that host, or where several statds answer at one address; and an equal one proves nothing. A LOCK
+//! with a newer number proves no reboot either, so a silent suspect's older locks are not dropped for it: Linux sends
+//! `nsm_local_state`, one number for the kernel and all its containers. It becomes what a statd answers whenever one
+//! more host is monitored, while older locks live on.
 //!
 //! Start reading at [`look`].
 

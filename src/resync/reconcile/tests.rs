@@ -2,25 +2,16 @@
 
 use super::*;
 use crate::report::Probe;
-use crate::wire::types::{Address, CallerName};
+use crate::wire::types::Address;
 use crate::wire::xdr::{List, Text};
 
 const MINUTE: u64 = 60_000;
 const DAY: u64 = 24 * 60 * MINUTE;
 
 fn row(nsm_state: i32, suspicions: &[&str]) -> ClientRow {
-    ClientRow {
-        name: CallerName::new("web.example.org").unwrap(),
-        addresses: List::clipped(vec![Address("192.0.2.11".parse().unwrap())]),
-        server_addresses: List::clipped(vec![Address("192.0.2.1".parse().unwrap())]),
-        nsm_state: NsmState(nsm_state),
-        monitored: true,
-        shared_address: false,
-        locks: 3,
-        unmonitored: 0,
-        waiters: 0,
-        suspicions: List::clipped(suspicions.iter().map(|why| Text::clipped(*why)).collect()),
-    }
+    let suspicions = List::clipped(suspicions.iter().map(|why| Text::clipped(*why)).collect());
+    let row = ClientRow::sample("web.example.org", "192.0.2.11");
+    ClientRow { nsm_state: NsmState(nsm_state), locks: 3, suspicions, ..row }
 }
 
 fn says(state: i32) -> Probed {
@@ -203,18 +194,7 @@ fn too_much_at_stake_is_refused_before_any_run() {
 
 #[test]
 fn a_lock_manager_that_frees_at_the_start_or_only_everything_is_refused() {
-    let able = Capabilities {
-        mark: true,
-        list_locks: true,
-        knows_owners: true,
-        targeted: true,
-        settle_early: true,
-        late_reclaims: true,
-        release: true,
-        knows_reclaims: true,
-        knows_paths: false,
-        begin_releases: false,
-    };
+    let able = Capabilities::COOPERATES;
     assert!(refuse_unable("nlmd", &able).is_ok());
     for can in [
         Capabilities { targeted: false, ..able },

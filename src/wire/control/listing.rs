@@ -34,6 +34,26 @@ pub struct ClientRow {
     pub suspicions: List<Text<128>, 8>,
 }
 
+#[cfg(test)]
+impl ClientRow {
+    /// One that is monitored, holds a lock, and called one address of the server.
+    pub(crate) fn sample(name: &str, address: &str) -> Self {
+        let list = |address: &str| List::clipped(vec![address.parse().unwrap()]);
+        Self {
+            name: CallerName::new(name).unwrap(),
+            addresses: list(address),
+            server_addresses: list("192.0.2.1"),
+            nsm_state: NsmState(3),
+            monitored: true,
+            shared_address: false,
+            locks: 1,
+            unmonitored: 0,
+            waiters: 0,
+            suspicions: List::default(),
+        }
+    }
+}
+
 /// A page of clients.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct ClientPage {
@@ -160,11 +180,27 @@ pub struct LockRow {
     pub owner: OwnerRow,
 }
 
+/// A lock of a list, and its age.
+#[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
+pub struct AgedLock {
+    /// The lock.
+    pub lock: LockRow,
+    /// For how many seconds its owner has had it, or a blocked request has waited; none if the manager does not know.
+    pub age_s: Maybe<u32>,
+}
+
+impl From<LockRow> for AgedLock {
+    /// One whose age is not known.
+    fn from(lock: LockRow) -> Self {
+        Self { lock, age_s: Maybe(None) }
+    }
+}
+
 /// A page of locks.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct LockPage {
     /// The rows.
-    pub locks: List<LockRow, PAGE>,
+    pub locks: List<AgedLock, PAGE>,
     /// The next page's cursor, or 0.
     pub next: u64,
 }

@@ -31,6 +31,22 @@ pub struct Capabilities {
     pub begin_releases: bool,
 }
 
+impl Capabilities {
+    /// Those of a manager that takes part in the whole protocol, and knows files by their handles alone.
+    pub const COOPERATES: Self = Self {
+        mark: true,
+        list_locks: true,
+        knows_owners: true,
+        targeted: true,
+        settle_early: true,
+        late_reclaims: true,
+        release: true,
+        knows_reclaims: true,
+        knows_paths: false,
+        begin_releases: false,
+    };
+}
+
 /// Who the manager is.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct Info {

@@ -40,18 +40,7 @@ fn address(n: u8) -> Address {
 }
 
 fn client(n: u8) -> ClientRow {
-    ClientRow {
-        name: name(n),
-        addresses: List::clipped(vec![address(n)]),
-        server_addresses: List::default(),
-        nsm_state: NsmState(3),
-        monitored: true,
-        shared_address: false,
-        locks: 1,
-        unmonitored: 0,
-        waiters: 0,
-        suspicions: List::default(),
-    }
+    ClientRow::sample(&format!("host{n}"), &format!("192.0.2.{n}"))
 }
 
 fn row(n: u8, start: u64, state: LockState) -> LockRow {

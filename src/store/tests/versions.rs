@@ -1,0 +1,99 @@
+//! Older and newer schemas.
+
+use super::*;
+
+#[test]
+fn a_newer_schema_is_refused_with_words() {
+    let place = Place::new();
+    place.open().connection.pragma_update(None, "user_version", 99).unwrap();
+    let error = Store::open(&place.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { .. }), "{error:?}");
+    assert!(error.to_string().contains("newer nlmctl"), "{error}");
+}
+
+#[test]
+fn a_record_of_the_first_version_takes_releases_and_keeps_its_runs() {
+    let place = Place::new();
+    let mut connection = rusqlite::Connection::open(place.path()).unwrap();
+    let first = vec![M::up(include_str!("../../../migrations/0001_record.sql"))];
+    Migrations::new(first).to_latest(&mut connection).unwrap();
+    drop(connection);
+    let mut store = place.open();
+    store.create_run(&new_run(run_id(1))).unwrap();
+    assert!(store.releases(1).unwrap().is_empty());
+    assert!(store.stored(run_id(1)).is_ok());
+}
+
+/// Opens it from so many sides at once, each by `open`.
+fn at_once<T: Send>(sides: usize, open: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let start = std::sync::Barrier::new(sides);
+    std::thread::scope(|scope| {
+        let each = |side| {
+            let (start, open) = (&start, &open);
+            scope.spawn(move || {
+                start.wait();
+                open(side)
+            })
+        };
+        let sides: Vec<_> = (0..sides).map(each).collect();
+        sides.into_iter().map(|side| side.join().unwrap()).collect()
+    })
+}
+
+fn version(path: &Path) -> usize {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    usize::try_from(version).unwrap()
+}
+
+#[test]
+fn of_many_that_make_a_record_or_bring_it_up_to_date_at_once_all_can_write() {
+    for round in 0..16 {
+        let place = Place::new();
+        if round % 2 == 1 {
+            older(1 + round % (STEPS.len() - 1))
+                .to_latest(&mut rusqlite::Connection::open(place.path()).unwrap())
+                .unwrap();
+        }
+        let opened = at_once(6, |side| {
+            let mut store = Store::open(&place.path()).map_err(|error| error.to_string())?;
+            store.create_run(&new_run(run_id(u8::try_from(side).unwrap()))).map_err(|error| error.to_string())
+        });
+        assert_eq!(opened, [const { Ok(()) }; 6], "round {round}");
+        assert_eq!((version(&place.path()), place.open().list(10).unwrap().len()), (STEPS.len(), 6));
+    }
+}
+
+fn older(steps: usize) -> Migrations<'static> {
+    Migrations::from_slice(&STEPS[..steps])
+}
+
+#[test]
+fn an_older_version_that_meets_a_newer_one_in_the_making_takes_nothing_of_it_back() {
+    for round in 0..16 {
+        let place = Place::new();
+        let opened = at_once(4, |side| {
+            if side % 2 == 0 {
+                return Store::open(&place.path()).map(drop).map_err(|error| error.to_string());
+            }
+            let mut connection = rusqlite::Connection::open(place.path()).unwrap();
+            // What it is told does not matter: it may come first, or be refused.
+            let _ = connection.pragma_update(None, "journal_mode", "WAL");
+            let _ = older(1 + round % 3).to_latest(&mut connection);
+            Ok(())
+        });
+        assert_eq!(opened, [const { Ok(()) }; 4], "round {round}");
+        assert_eq!(version(&place.path()), STEPS.len());
+    }
+}
+
+#[test]
+fn no_step_of_the_schema_can_be_taken_twice() {
+    let mut connection = rusqlite::Connection::open_in_memory().unwrap();
+    for done in 1..=STEPS.len() {
+        older(done).to_latest(&mut connection).unwrap();
+        connection.pragma_update(None, "user_version", (done - 1).to_string()).unwrap();
+        older(done).to_latest(&mut connection).expect_err("a look before another process' change must not repeat it");
+        connection.pragma_update(None, "user_version", done.to_string()).unwrap();
+    }
+}
