@@ -208,6 +208,11 @@ impl Account {
         }
     }
 
+    /// Calls without a reply yet.
+    pub(super) fn open_calls(&self) -> impl Iterator<Item = &Call> {
+        self.calls.values()
+    }
+
     /// Whether a call of this address has no reply yet.
     pub(super) fn awaits_reply(&self, address: IpAddr) -> bool {
         self.calls.values().any(|call| call.way.client.0 == address)

@@ -55,8 +55,11 @@ impl Keeper {
         // A drain goes over into the run without a moment in which a late reclaim would be refused.
         let (mut drain, mut fresh) = (self.active.take(), gate.map(Line::new));
         let none = || refused(RefusalCode::WrongPhase, "the drain of the run before has ended just now; try again");
+        // A call of the drain that is answered from now on is an answered call to the run.
+        let open = drain.iter().flat_map(|drain| drain.account.open_calls());
+        let mut before: VecDeque<Heard> =
+            open.map(|call| Heard::FilterEvent(FilterEvent::Call(call.clone()))).collect();
         let line = drain.as_mut().map(|drain| &mut drain.line).or(fresh.as_mut()).ok_or_else(none)?;
-        let mut before = VecDeque::new();
         match self.begin_behind(line, &seen, args, (old_state, new_state), &mut before).await {
             Ok((journal, account, waiters)) => {
                 let drain_owed = drain.as_ref().and_then(|drain| drain.drain_until).unwrap_or_default();
@@ -139,7 +142,7 @@ impl Keeper {
         line.order(Order::Mode(mode)).await;
         line.prove(mode, seen).await?;
         line.all_obeyed().await?;
-        *before = line.heard();
+        before.extend(line.heard());
         let ground = Arc::clone(&self.ground);
         let look = async move { Ok::<_, String>((ground.view().await?, ground.monitored().await?)) };
         let (view, monitored) = line.meanwhile(look).await?;

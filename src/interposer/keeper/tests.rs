@@ -48,6 +48,8 @@ struct World {
     calls: u64,
     gates: usize,
     refuses_proof: bool,
+    /// What the filter tells while the way is proved.
+    at_proof: Option<FilterEvent>,
     /// UNLOCKs of this file have no effect.
     stubborn: Option<&'static str>,
     /// When this client is held.
@@ -166,6 +168,9 @@ impl Gate for FakeGate {
     async fn prove(&mut self, mode: Mode, _: &View) -> Result<(), String> {
         let mut world = of(&self.world);
         world.done.push(format!("proof of {mode:?}"));
+        if let Some(told) = world.at_proof.take() {
+            world.tell.as_ref().unwrap().send(Some(told)).unwrap();
+        }
         if world.refuses_proof { Err("an ordinary LOCK was granted".into()) } else { Ok(()) }
     }
 }
@@ -254,6 +259,7 @@ impl Stage {
             calls: 0,
             gates: 0,
             refuses_proof: false,
+            at_proof: None,
             stubborn: None,
             on_hold: Vec::new(),
             rules_are_gone: false,

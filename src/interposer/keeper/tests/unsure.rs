@@ -92,6 +92,19 @@ async fn what_its_client_surely_knows_again_or_has_lost_in_a_reboot_is_dropped_l
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_of_a_drain_that_is_answered_when_the_next_run_begins_counts() {
+    let stage = begun().await;
+    stage.heard_of(RUN, |_| true).await;
+    let stage = stage.killed();
+    let both = [(1, 5, "live"), (2, 5, "b")];
+    assert_eq!(stage.run(NEXT, &["c1", "c2"], &both).await, (2, 0, 0, 1));
+    let call = stage.call(1, Request::FreeAll(NsmState(5)));
+    assert_eq!(stage.unsure().await, ["old"]);
+    of(&stage.world).at_proof = Some(FilterEvent::Reply(Reply { call, stat: Stat::Granted }));
+    assert_eq!(stage.run(THIRD, &["c1", "c2"], &both).await, (2, 0, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_part_that_was_unlocked_leaves_the_rest_unsure() {
     let stage = begun().await;
     stage.heard_of(RUN, |_| true).await;
