@@ -53,6 +53,7 @@ pub use kernel::{
     ETAB, LOCKD, Lockd, NFSD, NLM_END_GRACE, SERVER_GET, SERVER_GRACE, SERVER_SCOPE, SERVER_SET, SERVER_THREADS,
     THREADS_GET, THREADS_SET,
 };
+#[cfg(feature = "tools")]
 pub(crate) use locks::common_and_rest;
 pub use locks::{ListedLock, Lock, Reading, parse_locks};
 #[cfg(test)]
