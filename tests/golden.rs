@@ -559,6 +559,85 @@ fn a_release_before_and_after() {
     is_golden("release-partial", &ReleaseReport::new(release(ReleaseOutcome::Partial)));
 }
 
+/// A lock on /srv/x/a as the kernel's lockd has it.
+fn on_a(client: u8, end: u64, behind: Option<Vec<Behind>>) -> ListedLock {
+    ListedLock {
+        file: "0100078109000000".into(),
+        kind: "write".into(),
+        start: 0,
+        end: Some(end),
+        state: if behind.is_some() { "waiting" } else { "held" }.into(),
+        age_s: None,
+        monitored: Some(true),
+        owner: ListedOwner {
+            name: Some(format!("c{client}")),
+            address: Some(ip(&format!("10.0.0.1{client}"))),
+            server_address: Some(ip("10.0.0.1")),
+            transport: Some("tcp".into()),
+            version: Some(4),
+            svid: Some(i32::from(client)),
+            oh: None,
+        },
+        path: Some("/srv/x/a".into()),
+        export: Some("/srv/x".into()),
+        path_in_export: Some("a".into()),
+        deleted: false,
+        inode: Some("08:01:9".into()),
+        unsure: None,
+        behind,
+    }
+}
+
+/// What docs/release.svg shows.
+#[test]
+fn a_stuck_lock_and_its_release() {
+    let list = |locks| LocksReport {
+        schema: SCHEMA,
+        manager: "knfsd".into(),
+        owners: OwnersReport::told(),
+        locks,
+        wide: false,
+    };
+    let in_the_way = Behind { name: Some("c1".into()), address: Some(ip("10.0.0.11")), svid: Some(1) };
+    is_golden("locks-stuck", &list(vec![on_a(1, 9, None), on_a(2, 4, Some(vec![in_the_way]))]));
+    is_golden("locks-freed", &list(vec![on_a(2, 4, None)]));
+    let held = LockListing {
+        file: "0100078109000000".into(),
+        kind: "write".into(),
+        start: 0,
+        end: Some(9),
+        state: "held".into(),
+        monitored: true,
+        owner: Owner { name: "c1".into(), address: Some(ip("10.0.0.11")), svid: Some(1), ..owner(1) },
+    };
+    let waited_for = vec![Waiting { name: "c2".into(), svid: 2 }];
+    let dead = ReleaseClient {
+        name: "c1".into(),
+        address: Some(ip("10.0.0.11")),
+        locks: Some(1),
+        waiters: 0,
+        whole: false,
+        ..release_client(1, Heard::NoAnswer)
+    };
+    let release = Release {
+        manager: "knfsd".into(),
+        scope: ScopeReport { clients: vec!["c1".into()], files: vec!["/srv/x/a".into()], ..ScopeReport::default() },
+        only: vec!["bytes 0-9".into()],
+        exit: ReleaseOutcome::Released.exit(),
+        chosen: Some(1),
+        chosen_waiters: 0,
+        released: Some(ReleasedCounts { locks: 1, waiters: 0, offered: 1, left: 0 }),
+        clients: vec![dead],
+        locks: vec![ReleaseLock { lock: held, path: Some("/srv/x/a".into()), waited_for }],
+        left: vec![],
+        uid: Some(0),
+        notes: vec![],
+        consent: vec![],
+        ..release(ReleaseOutcome::Released)
+    };
+    is_golden("release-stuck", &ReleaseReport::new(release));
+}
+
 #[test]
 fn releases_of_the_record() {
     let listing = ReleaseListing {

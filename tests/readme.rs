@@ -66,10 +66,13 @@ fn every_file_that_is_linked_to_is_there() {
     assert!(seen > 10, "{seen} links");
 }
 
-/// What a terminal shows, as a picture that follows the reader's light or dark theme.
-fn terminal(command: &str, output: &str) -> String {
+/// What a terminal shows of commands and their golden output, as a picture that follows the reader's light or dark theme.
+fn terminal(shown: &[(&str, &str)]) -> String {
+    let golden = |name: &str| fs::read_to_string(top().join("tests/golden").join(name)).unwrap();
     let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let lines: Vec<String> = [format!("# {command}")].into_iter().chain(output.lines().map(str::to_owned)).collect();
+    let lines = |(command, name): &(&str, &str)| format!("# {command}\n{}", golden(name));
+    let lines: Vec<String> =
+        shown.iter().flat_map(|one| lines(one).lines().map(str::to_owned).collect::<Vec<_>>()).collect();
     let widest = lines.iter().map(|line| line.chars().count()).max().unwrap();
     let (width, height) = (widest * 8 + 32, lines.len() * 18 + 28);
     let style = "rect{fill:#f6f8fa}text{fill:#1f2328;white-space:pre;font:13px ui-monospace,Menlo,Consolas,monospace}\
@@ -87,11 +90,24 @@ fn terminal(command: &str, output: &str) -> String {
 }
 
 #[test]
-fn the_picture_of_the_terminal_shows_what_nlmctl_prints() {
-    let output = fs::read_to_string(top().join("tests/golden/run-settled.100.txt")).unwrap();
-    let (path, picture) = (top().join("docs/run.svg"), terminal("nlmctl runs show 6f1c", &output));
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(&path, &picture).unwrap();
+fn the_pictures_of_the_terminal_show_what_nlmctl_prints() {
+    let release = "nlmctl release --client c1 --file /srv/x/a --range 0:10 --yes";
+    let pictures = [
+        ("docs/run.svg", terminal(&[("nlmctl runs show 6f1c", "run-settled.100.txt")])),
+        (
+            "docs/release.svg",
+            terminal(&[
+                ("nlmctl locks", "locks-stuck.txt"),
+                (release, "release-stuck.txt"),
+                ("nlmctl locks", "locks-freed.txt"),
+            ]),
+        ),
+    ];
+    for (path, picture) in pictures {
+        let file = top().join(path);
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&file, &picture).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap_or_default(), picture, "{path}: BLESS=1 draws it anew");
     }
-    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), picture, "BLESS=1 draws it anew");
 }
