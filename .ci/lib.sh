@@ -8,6 +8,7 @@ packages=(
     rpcbind nfs-common iproute2 rpcsvc-proto libtirpc-dev # the tests with a real rpcbind, rpc.statd and foreign peers
     nfs-ganesha nfs-ganesha-vfs dbus                      # the tests with a real NFS-Ganesha
     qemu-system-x86 debootstrap kmod cpio binutils        # the lab: tests/lab/README.md
+    chromium fonts-dejavu-core                            # the page of a run, as a browser shows it
 )
 
 install_packages() {

@@ -72,6 +72,7 @@ pub(super) fn drawn(detail: &RunDetail) -> Markup {
     html! {
         section {
             h2 { "Course" }
+            p { "Blue: locks pending. Green: acks of clients. Dashed: events." }
             svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label="Pending locks over time, with the acks of clients" {
                 line class="axis" x1=(LEFT) x2=(WIDTH) y1=(bottom) y2=(bottom) {}
                 line class="axis" x1=(LEFT) x2=(LEFT) y1=(ABOVE) y2=(bottom) {}
@@ -89,7 +90,6 @@ pub(super) fn drawn(detail: &RunDetail) -> Markup {
                 text x=(LEFT - 6.0) y=(bottom) text-anchor="end" { "0" }
                 text x=(LEFT) y=(HEIGHT - 6.0) { "0 s" }
                 text x=(WIDTH) y=(HEIGHT - 6.0) text-anchor="end" { (millis(end)) }
-                text x=(LEFT) y="10" { "green: acks of clients; dashed: events; blue: locks pending" }
             }
         }
     }
