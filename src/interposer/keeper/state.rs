@@ -15,6 +15,7 @@ use super::platform::Platform;
 use super::run_files::{self, Journal, RunFiles};
 use crate::interposer::messages::{FilterEvent, Order};
 use crate::locks::{Due, Effect};
+use crate::manager::knfsd::DOMAINS;
 use crate::manager::knfsd::owners::View;
 use crate::manager::knfsd::unsure::UnsureLocks;
 use crate::rpc::control::Timeline;
@@ -232,7 +233,7 @@ impl Keeper {
             nsm_state: ground.state().await.map_err(unsupported)?,
             names: List::clipped(ground.names().await.map_err(unsupported)?),
             capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
-            domains: List::clipped(vec![Text::clipped("nlm")]),
+            domains: List::clipped(DOMAINS.iter().map(|domain| Text::clipped(*domain)).collect()),
         })
     }
 

@@ -365,6 +365,13 @@ fn sums(counts: Counts) -> (u64, u64, u64, u64) {
     (counts.reclaimed, counts.released, counts.dropped, counts.kept)
 }
 
+#[tokio::test]
+async fn lockd_is_said_to_exclude_processes_of_this_host_and_nfsv4_too() {
+    let info = Stage::new(vec![]).desk.info().await.unwrap();
+    let domains: Vec<&str> = info.domains.as_slice().iter().map(Text::as_str).collect();
+    assert_eq!(domains, ["nlm", "nfsv4", "local processes"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_begins_when_the_state_is_raised_and_the_mode_is_on_and_proven() {
     let stage = Stage::new(vec![held(1, 5, "a"), held(2, 5, "b")]);

@@ -90,6 +90,8 @@ use crate::wire::types::{Address, CallerName, NsmState};
 const RESOLVER_PATIENCE: Duration = Duration::from_secs(8);
 /// Where runs, and what is to be put back, are kept.
 pub const STATE_DIR: &str = "/var/lib/nlmctl/knfsd";
+/// Whose locks lockd's exclude: it locks in the file system itself.
+pub(crate) const DOMAINS: &[&str] = &["nlm", "nfsv4", "local processes"];
 
 /// See above.
 #[derive(Debug, Clone)]
@@ -431,9 +433,8 @@ impl Backend for Knfsd {
             None => "another nlmctl drives this lock manager".to_owned(),
         }
     }
-    /// lockd locks in the file system itself.
     fn domains(&self) -> &'static [&'static str] {
-        &["nlm", "nfsv4", "local processes"]
+        DOMAINS
     }
 
     fn capabilities(&self) -> Capabilities {

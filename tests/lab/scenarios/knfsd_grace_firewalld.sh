@@ -44,7 +44,7 @@ with_c3_away() {
     local name=$1
     shift
     on vm "ip link set vc3 down"
-    start_run
+    start_run --grace 90s --grace-max 90s
     "$@" >/dev/null || fail "$name: $*"
     on vm "ip link set vc3 up"
     wait $run

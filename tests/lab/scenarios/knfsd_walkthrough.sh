@@ -40,6 +40,7 @@ check "the dead client has nothing" bash -c '! grep -q " c1 " /run/typed.txt'
 # --- maintenance; the dead client is dead
 typed nlmctl check
 check "nothing stands in the way" [ $code = 0 ]
+check "nothing says that lockd does not see locks of local processes" bash -c '! grep -q "neither sees" /run/typed.txt'
 typed nlmctl resync --dry-run
 check "the plan frees nothing at the begin" says 'lockd keeps every lock'
 equal "what is held" "$(ranges)" "0 4,0 9"
