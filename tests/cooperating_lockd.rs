@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use document::document;
-use nlmctl::rpc::reply_cache::CacheLimits;
-use nlmctl::rpc::server::{CallContext, Limits, Service, serve_udp, shared_cache};
-use nlmctl::rpc::udp::UdpEndpoint;
+use nlmctl::internals::rpc::CacheLimits;
+use nlmctl::internals::rpc::UdpEndpoint;
+use nlmctl::internals::rpc::{CallContext, Limits, Service, serve_udp, shared_cache};
 use nlmctl::wire::nsm::{self, NotifyArgs, ResStat, StatRes};
 use nlmctl::wire::rpc::Answer;
 use nlmctl::wire::rpcbind;

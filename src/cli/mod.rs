@@ -4,16 +4,16 @@
 //! [`Context::print`]; its `run` gives the exit code or a [`Failure`]. Data go to stdout, status to stderr. Start reading at [`main`].
 
 mod abort;
-pub mod args;
+pub(crate) mod args;
 mod check;
 mod clients;
 mod completions;
-pub mod config;
+mod config;
 mod consent;
 mod context;
 mod demo;
 mod discovery;
-pub mod live;
+mod live;
 mod locks;
 mod metrics;
 mod notify;

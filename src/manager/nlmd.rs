@@ -8,7 +8,7 @@
 //! A call that only reads is made once more over a new connection if the old one turns out to be
 //! broken (the manager was restarted). One that changes something is not: it may have been acted on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,10 +64,6 @@ impl Nlmd {
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
-    }
-    /// Its control socket.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     async fn connect(&self, line: &Line) -> Result<Arc<StreamClient>, ManagerError> {

@@ -37,6 +37,7 @@ impl RunFiles {
         Self { dir: dir.into() }
     }
     /// Its folder.
+    #[cfg(test)]
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -34,7 +34,6 @@ mod error;
 mod process;
 mod release;
 
-pub use bus::BusError;
 pub use error::GaneshaError;
 pub use process::ProcessError;
 
