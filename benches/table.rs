@@ -13,7 +13,9 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use nlmctl::locks::{Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted};
+use nlmctl::internals::locks::{
+    Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted,
+};
 use nlmctl::wire::control::{
     BeginArgs, ClientProgress, ClientRef, Delivery, InstanceId, LocksArgs, Mode, Policy, ProgressArgs, RunId, Scope,
     SettleWhen, Silent, Unreachable,

@@ -9,50 +9,60 @@
 //! | module | job |
 //! |---|---|
 //! | [`wire`] | bytes to types: XDR, RPC, rpcbind, NLM, NSM, the control protocol. Pure |
-//! | [`shares`] | who has how much of a table, and whether it may have more. Pure |
-//! | [`units`] | durations and counts as people read them. Pure |
+//! | `shares` | who has how much of a table, and whether it may have more. Pure |
+//! | `units` | durations and counts as people read them. Pure |
 //! | [`resync`] | the plan, the run as a state machine, what may be dropped. Pure |
-//! | [`locks`] | the lock table of a cooperating lock manager. Pure |
-//! | [`report`] | a run, a status, a listing as values; text and JSON. Pure |
-//! | [`host`] | this machine: its files, processes, locks, mounts, names; rpc.statd's folder |
+//! | `locks` | the lock table of a cooperating lock manager. Pure |
+//! | `report` | a run, a status, a listing as values; text and JSON. Pure |
+//! | `host` | this machine: its files, processes, locks, mounts, names; rpc.statd's folder |
 //! | [`rpc`] | UDP, TCP and Unix sockets; calls and replies; the reply cache |
-//! | [`nsm`] | SM_NOTIFY to thousands of clients, SM_STAT probes, rosters |
+//! | `nsm` | SM_NOTIFY to thousands of clients, SM_STAT probes, rosters |
 //! | [`lockd`] | nlmd: one task owns the lock table, services around it, what it persists |
-//! | [`manager`] | the lock managers that can be driven |
-//! | [`interposer`] | a grace period in front of the kernel's lockd, with nothing dropped |
-//! | [`store`] | the record of runs |
-//! | [`controller`] | drives a run against manager, clients and record |
-//! | [`check`] | what stands in the way of a run |
-//! | [`demo`] | simulated clients on real sockets |
+//! | `manager` | the lock managers that can be driven |
+//! | `interposer` | a grace period in front of the kernel's lockd, with nothing dropped |
+//! | `store` | the record of runs |
+//! | `controller` | drives a run against manager, clients and record |
+//! | `check` | what stands in the way of a run |
+//! | `demo` | simulated clients on real sockets |
 //! | [`cli`] | one file per command |
 //!
 //! What a file server does not need that embeds [`lockd`] stands behind the feature `tools`, which is on by default.
-//! `docs/embedding.md` lists the modules that follow Semantic Versioning. The others are public for the programs, the demo and
-//! the tests, and change without notice.
+//! What is public follows Semantic Versioning; `docs/embedding.md` says what each module is for. All else is private to the
+//! crate.
 //!
 //! For the life of a run start at `resync::run`; for what a lock request does, at `locks`.
 
+// What only the tools use is dead without them; a build with them finds what really is.
+#![cfg_attr(not(feature = "tools"), allow(dead_code, unused_imports))]
+
 #[cfg(feature = "tools")]
-pub mod check;
+mod check;
 #[cfg(feature = "tools")]
 pub mod cli;
 #[cfg(feature = "tools")]
-pub mod controller;
+mod controller;
 #[cfg(feature = "tools")]
-pub mod demo;
-pub mod host;
+mod demo;
+mod host;
 #[cfg(feature = "tools")]
-pub mod interposer;
+#[doc(hidden)]
+pub mod internals;
+#[cfg(feature = "tools")]
+mod interposer;
+#[warn(missing_docs)]
 pub mod lockd;
-pub mod locks;
+mod locks;
 #[cfg(feature = "tools")]
-pub mod manager;
-pub mod nsm;
-pub mod report;
+mod manager;
+mod nsm;
+#[cfg(feature = "tools")]
+mod report;
 pub mod resync;
+#[warn(missing_docs)]
 pub mod rpc;
-pub mod shares;
+mod shares;
 #[cfg(feature = "tools")]
-pub mod store;
-pub mod units;
+mod store;
+mod units;
+#[warn(missing_docs)]
 pub mod wire;

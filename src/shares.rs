@@ -59,6 +59,7 @@ pub struct Shares {
 
 impl Shares {
     /// What is taken in all.
+    #[cfg(test)]
     pub fn all(&self) -> usize {
         self.all
     }

@@ -227,7 +227,7 @@ fn help_and_version_are_no_errors() {
 
 #[test]
 fn a_record_survives_the_death_of_its_controller() {
-    use nlmctl::store::Store;
+    use nlmctl::internals::controller::Store;
     // A process that holds the controller's lock and is killed: flock(1) does what nlmctl does.
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("runs.db");

@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use document::document;
-use nlmctl::rpc::reply_cache::CacheLimits;
-use nlmctl::rpc::server::{CallContext, Limits, Service, serve_udp, shared_cache};
-use nlmctl::rpc::udp::UdpEndpoint;
+use nlmctl::internals::rpc::CacheLimits;
+use nlmctl::internals::rpc::UdpEndpoint;
+use nlmctl::internals::rpc::{CallContext, Limits, Service, serve_udp, shared_cache};
 use nlmctl::wire::nsm::{self, NotifyArgs, ResStat, StatRes};
 use nlmctl::wire::rpc::Answer;
 use nlmctl::wire::rpcbind;
@@ -141,6 +141,10 @@ async fn nlmctl_drives_somebody_elses_lock_manager_through_a_whole_run() {
     assert_eq!(w.say("lock two 127.8.0.2 a").await, "denied");
     let (_, locks) = w.run(&["locks"]).await;
     assert_eq!(locks["locks"].as_array().unwrap().len(), 4);
+    // Like knfsd and Ganesha, the toy does not tell since when a lock is held.
+    let (code, refused) = w.run(&["locks", "--older-than", "1h"]).await;
+    let words = refused["error"]["message"].as_str().unwrap();
+    assert!(code == 4 && words.contains("does not know since when locks are held"), "{code}: {refused}");
 
     let resync = w.nlmctl(&["resync", "--yes", "--grace", "2s", "--grace-max", "4s"]).stdout(Stdio::piped()).spawn();
     let mut seen: HashMap<IpAddr, NsmState> = HashMap::new();

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use common::{Running, World, nlmctl, own};
-use nlmctl::demo::clients::Behaviour;
+use nlmctl::internals::demo::Behaviour;
 use nlmctl::wire::types::CallerName;
 use serde_json::Value;
 

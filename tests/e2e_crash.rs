@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::proxy::Proxy;
 use common::{Running, World};
 use nix::sys::signal::Signal;
-use nlmctl::demo::clients::Behaviour;
+use nlmctl::internals::demo::Behaviour;
 use nlmctl::wire::control::Procedure;
 use nlmctl::wire::nlm::Stat;
 

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{LIMIT, World, common as shared, own};
-use nlmctl::demo::clients::{Behaviour, ClientNo};
+use nlmctl::internals::demo::{Behaviour, ClientNo};
 use nlmctl::wire::nlm::Stat;
 use nlmctl::wire::types::{CallerName, NsmState};
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use common::{Running, World, own};
-use nlmctl::demo::clients::Behaviour;
+use nlmctl::internals::demo::Behaviour;
 use nlmctl::wire::types::CallerName;
 use serde_json::Value;
 use tokio::time::sleep;

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Ran, Running, World};
-use nlmctl::demo::clients::Behaviour;
+use nlmctl::internals::demo::Behaviour;
 use nlmctl::wire::types::NsmState;
 use serde_json::Value;
 

@@ -9,7 +9,7 @@ use std::fs;
 use std::process::Stdio;
 
 use common::{Ran, Running, World, nlmctl};
-use nlmctl::demo::clients::{Behaviour, ClientNo};
+use nlmctl::internals::demo::{Behaviour, ClientNo};
 use serde_json::Value;
 use tokio::process::Command;
 

@@ -19,15 +19,15 @@ use nfs3_client::Nfs3ConnectionBuilder;
 use nfs3_client::tokio::TokioConnector;
 use nfs3_types::nfs3::{CREATE3args, Nfs3Result, createhow3, diropargs3, filename3, sattr3};
 use nfs3_types::rpc::{auth_unix, opaque_auth};
-use nlmctl::controller::{self, ControllerError, Options};
-use nlmctl::demo::clients::{Behaviour, ClientNo, Farm, Lock};
-use nlmctl::manager::adapter::{Adapter, Backend};
-use nlmctl::manager::ganesha::{self, Ganesha as Manager, GaneshaOptions};
-use nlmctl::manager::{LockManager, ManagerError, Weight};
-use nlmctl::report::{Progress, RunReport};
-use nlmctl::resync::plan::Request;
-use nlmctl::rpc::client::{Request as Call, Source, StreamClient};
-use nlmctl::store::Store;
+use nlmctl::internals::controller::Request;
+use nlmctl::internals::controller::Store;
+use nlmctl::internals::controller::{self, ControllerError, Options};
+use nlmctl::internals::demo::{Behaviour, ClientNo, Farm, Lock};
+use nlmctl::internals::manager::{Adapter, Backend};
+use nlmctl::internals::manager::{Ganesha as Manager, GaneshaOptions, ganesha};
+use nlmctl::internals::manager::{LockManager, ManagerError, Weight};
+use nlmctl::internals::report::{Progress, RunReport};
+use nlmctl::internals::rpc::{Request as Call, Source, StreamClient};
 use nlmctl::wire::control::{
     BeginArgs, ClientSeen, LocksArgs, Mode, Policy, ReleaseArgs, RunId, Scope, Silent, Unreachable,
 };
@@ -198,7 +198,7 @@ impl V4 {
 fn manager(host: &Netns, soft: bool) -> Arc<Adapter<Manager>> {
     let dir = host.folder().join("nlmctl");
     let options = GaneshaOptions { soft, names: vec![name("nas.test"), name("nas")], ..GaneshaOptions::new(&dir) };
-    Arc::new(ganesha::manager(options))
+    Arc::new(ganesha(options))
 }
 
 async fn resync(

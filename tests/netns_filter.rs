@@ -23,8 +23,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netns::{LIMIT, Netns, add_address, await_some, cable, link, until};
-use nlmctl::interposer::messages::{Call, FilterEvent, Mode, Order, Treated};
-use nlmctl::interposer::rules::{Port, Ports, Rules};
+use nlmctl::internals::interposer::{Call, FilterEvent, Mode, Order, Treated};
+use nlmctl::internals::interposer::{Port, Ports, Rules};
 use nlmctl::wire::nlm::{self, Lock, LockArgs, Message, Procedure, Res, Stat, Version};
 use nlmctl::wire::record::{RecordReader, frame};
 use nlmctl::wire::rpc::{self, Answer, Credential};

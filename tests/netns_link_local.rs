@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use netns::{LIMIT, Netns, Nlmd, Process, add_address, cable, link, nlmctl, until};
-use nlmctl::rpc::rpcbind::local::{LocalRpcbind, Registration};
+use nlmctl::internals::rpc::LocalRpcbind;
+use nlmctl::lockd::registry::Registration;
 use nlmctl::wire::nlm::{self, Lock, LockArgs, Message, Procedure, Res, Stat, UnlockArgs, Version};
 use nlmctl::wire::nsm;
 use nlmctl::wire::rpc::{self, Answer, Credential};

@@ -15,7 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use netns::{LIMIT, Netns, Nlmd, Process, Ran, add_address, cable, link, nlmctl, until};
-use nlmctl::rpc::rpcbind::local::{LocalRpcbind, Registration};
+use nlmctl::internals::rpc::LocalRpcbind;
+use nlmctl::lockd::registry::Registration;
 use nlmctl::wire::nlm::{
     self, Lock, LockArgs, Message, Procedure, Res, SmNotifyArgs, Stat, TestArgs, TestRes, Version,
 };

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netns::{Netns, link, nlmctl, until};
-use nlmctl::nsm::roster::{self, Kind, RosterEntry};
-use nlmctl::rpc::client::{Request, Retransmit, UdpClient};
-use nlmctl::rpc::rpcbind::getport;
-use nlmctl::rpc::udp::UdpEndpoint;
+use nlmctl::internals::roster::{self, Kind, RosterEntry};
+use nlmctl::internals::rpc::UdpEndpoint;
+use nlmctl::internals::rpc::getport;
+use nlmctl::internals::rpc::{Request, Retransmit, UdpClient};
 use nlmctl::wire::nlm;
 use nlmctl::wire::nsm::{self, MonArgs, MonId, MyId, ResStat, StatRes};
 use nlmctl::wire::rpc::Credential;

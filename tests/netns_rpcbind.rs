@@ -16,10 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netns::{Netns, Nlmd, link, nlmctl, until};
-use nlmctl::rpc::client::{Request, Retransmit, StreamClient, UdpClient};
-use nlmctl::rpc::rpcbind::getport;
-use nlmctl::rpc::rpcbind::local::{LocalRpcbind, Registration};
-use nlmctl::rpc::udp::UdpEndpoint;
+use nlmctl::internals::rpc::LocalRpcbind;
+use nlmctl::internals::rpc::UdpEndpoint;
+use nlmctl::internals::rpc::getport;
+use nlmctl::internals::rpc::{Request, Retransmit, StreamClient, UdpClient};
+use nlmctl::lockd::registry::Registration;
 use nlmctl::wire::rpc::Credential;
 use nlmctl::wire::rpcbind::{
     BindString, PORT, PROGRAM, Procedure, Rpcb, V2, V3, V4, netid, parse_universal_address, universal_address,

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use netns::{Netns, until};
 use nix::libc;
-use nlmctl::host::netfilter::Netfilter;
-use nlmctl::host::netlink::{exchange, list, open};
-use nlmctl::interposer::rules::{Port, Ports, Refreshed, Rules};
-use nlmctl::wire::netlink::{Attribute, MessageError, message, step};
-use nlmctl::wire::nftables::{self, TABLE};
+use nlmctl::internals::host::Netfilter;
+use nlmctl::internals::host::{exchange, list, open};
+use nlmctl::internals::interposer::{Port, Ports, Refreshed, Rules};
+use nlmctl::internals::netlink::{Attribute, MessageError, message, step};
+use nlmctl::internals::nftables::{self, TABLE};
 use nlmctl::wire::types::Transport;
 
 const PORT: u16 = 4045;
@@ -55,7 +55,7 @@ fn tables() -> Vec<(String, u32)> {
 
 /// A table without an owner, like those of a firewall.
 fn make_table(sequence: u32, name: &str) -> Result<Vec<u8>, MessageError> {
-    batch(sequence, 0, nlmctl::wire::netlink::CREATE, 1, &[Attribute::text(1, name)])
+    batch(sequence, 0, nlmctl::internals::netlink::CREATE, 1, &[Attribute::text(1, name)])
 }
 
 /// What `nft flush ruleset` sends: all tables of all families go.

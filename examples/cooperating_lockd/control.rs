@@ -5,8 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use nlmctl::rpc::control::{LockManagerControl, Timeline};
-use nlmctl::rpc::server::ConnectionId;
+use nlmctl::rpc::control::{ConnectionId, LockManagerControl, Timeline};
 use nlmctl::wire::control::{
     AgedLock, BeginArgs, Begun, Capabilities, ClientPage, ClientResultPage, ClientRow, ExtendArgs, Grace, Info,
     LockFatePage, LockPage, LocksArgs, PageAfter, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,

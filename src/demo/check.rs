@@ -12,7 +12,6 @@ use crate::manager::{LockManager, ManagerError};
 use crate::wire::control::{LockKind, LockRow, LockState, Scope};
 use crate::wire::types::CallerName;
 
-/// The comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Check {

@@ -27,11 +27,8 @@ const AFTERMATH: Duration = Duration::from_secs(30);
 pub struct Script {
     /// Who, and who is broken.
     pub cast: Cast,
-    /// `--grace`.
     pub grace: Duration,
-    /// `--mode`.
     pub mode: Mode,
-    /// `--unreachable`.
     pub unreachable: Unreachable,
     /// Where the record is kept; removed with the demo if absent.
     pub db: Option<PathBuf>,
@@ -84,13 +81,10 @@ impl Text for Played {
 /// Why a demo did not get to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// Before the run.
     #[error(transparent)]
     Setup(#[from] StageError),
-    /// In the run.
     #[error(transparent)]
     Controller(#[from] ControllerError),
-    /// The record.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// After the run.

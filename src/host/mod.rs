@@ -31,40 +31,54 @@ mod files;
 mod holder;
 mod interfaces;
 mod kernel;
+#[cfg(feature = "tools")]
 mod locks;
+#[cfg(feature = "tools")]
 mod memory;
 mod mounts;
 mod names;
+#[cfg(feature = "tools")]
 pub mod netfilter;
 pub mod netlink;
 mod private;
+#[cfg(feature = "tools")]
 mod privileges;
 mod processes;
+#[cfg(feature = "tools")]
 mod reply_route;
 mod sockets;
 mod statd;
+#[cfg(feature = "tools")]
 mod syslog;
 
 pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use files::{FileError, Machine, remove, replace};
 pub use holder::Holder;
 pub use interfaces::{BadAddress, address, text_of};
+#[cfg(feature = "tools")]
+pub use kernel::{ETAB, Lockd, NLM_END_GRACE};
+#[cfg(test)]
 pub use kernel::{
-    ETAB, LOCKD, Lockd, NFSD, NLM_END_GRACE, SERVER_GET, SERVER_GRACE, SERVER_SCOPE, SERVER_SET, SERVER_THREADS,
-    THREADS_GET, THREADS_SET,
+    LOCKD, NFSD, SERVER_GET, SERVER_GRACE, SERVER_SCOPE, SERVER_SET, SERVER_THREADS, THREADS_GET, THREADS_SET,
 };
 #[cfg(feature = "tools")]
 pub(crate) use locks::common_and_rest;
-pub use locks::{ListedLock, Lock, Reading, parse_locks};
+#[cfg(feature = "tools")]
+pub use locks::{Lock, Reading, parse_locks};
 #[cfg(test)]
 pub(crate) use memory::fake;
-pub use memory::{Btf, BtfError, Field, Memory, MemoryError, Symbols, Type, is_refusal};
+#[cfg(feature = "tools")]
+pub use memory::{Btf, Field, Memory, MemoryError, Type, is_refusal};
 pub use mounts::NlmMount;
 pub use names::{OwnNameError, own_names};
+#[cfg(test)]
 pub use netlink::Netlink;
 pub use private::{Folder, check_folder, open_plain, private_file, private_folder, try_lock};
+#[cfg(feature = "tools")]
 pub use privileges::{keep_capabilities, lacks_capabilities, may_administer_network, user};
+#[cfg(feature = "tools")]
 pub use reply_route::ReplyRoute;
 pub use sockets::{Socket, SocketState};
 pub use statd::{StatdDir, StatdDirError, statd_folders};
+#[cfg(feature = "tools")]
 pub use syslog::syslog;

@@ -70,7 +70,8 @@ impl Filter {
     }
 
     /// Its process number; none once it was seen to have ended.
-    pub fn id(&self) -> Option<u32> {
+    #[cfg(test)]
+    fn id(&self) -> Option<u32> {
         self.child.id()
     }
 
@@ -116,7 +117,8 @@ impl Filter {
     }
 
     /// Ends it. What it told before comes out of [`told`](Self::told), then `None`.
-    pub fn kill(&mut self) {
+    #[cfg(test)]
+    fn kill(&mut self) {
         // It may have ended already.
         let _ = self.child.start_kill();
     }

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::locks::{Holder, Part};
 use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, FileHandle};
+
+pub use crate::locks::{Coverage, Holder, Part, Process};
 
 /// A caller who asks for a lock.
 #[derive(Debug, Clone)]

@@ -31,34 +31,37 @@
 //! To stop (nlmd does on SIGTERM and SIGINT): sockets take nothing new, open calls are finished, rpcbind forgets
 //! us, the database is flushed. A run that is active then is superseded at the next start.
 
-pub mod answers;
-pub mod callbacks;
-pub mod callers;
+mod answers;
+mod callbacks;
+mod callers;
 #[cfg(feature = "tools")]
 mod daemon;
-pub mod dispatch;
+mod dispatch;
 pub mod embed;
-pub mod gate;
-pub mod monitors;
-pub mod nlm_service;
-pub mod nsm_service;
+mod gate;
+mod monitors;
+mod nlm_service;
+mod nsm_service;
 pub mod ofd;
-pub mod persist;
-pub mod recovery;
+mod persist;
+mod recovery;
 pub mod registry;
 mod server;
 mod settings;
-pub mod sockets;
-pub mod statd;
-pub mod table;
+mod sockets;
+mod statd;
+mod table;
 mod turns;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+pub use crate::locks::Limits;
+pub use crate::shares::Bounds;
 #[cfg(feature = "tools")]
 pub use daemon::main;
 pub use server::{Failure, Reload, Server};
 pub use settings::{NsmKind, Settings};
+pub use sockets::Ports;
 
 /// Raises this process' limit of open files to what it may have. A client over TCP takes one, and so
 /// does a locked file of `ofd`; the usual soft limit of 1,024 is for programs that use select(2).

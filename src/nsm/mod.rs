@@ -12,7 +12,9 @@
 //! | `roster` | lists of clients: what a statd recorded, a targets file | reads files |
 
 mod notify;
+#[cfg(feature = "tools")]
 mod probe;
+#[cfg(feature = "tools")]
 pub mod roster;
 pub mod target;
 #[cfg(test)]
@@ -20,5 +22,6 @@ mod tests;
 
 pub use crate::rpc::fanout::{DriverError, Event as FanoutEvent, Host, News};
 pub use notify::{NotifyOptions, delivery, notify};
+#[cfg(feature = "tools")]
 pub use probe::{ProbeOptions, StatdState, probe, probe_and_tell};
 pub use target::{Notice, Target};

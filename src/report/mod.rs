@@ -27,6 +27,8 @@ mod check;
 mod exit;
 mod failure;
 mod filter;
+#[cfg(test)]
+mod golden;
 mod listing;
 mod listing_text;
 mod locks;
@@ -47,13 +49,12 @@ mod table;
 mod text;
 
 pub use caveats::caveats;
-pub use check::{Check, CheckReport, Finding, Severity};
-pub use exit::{Facts, exit_code, reason};
+pub use check::{CheckReport, Finding, Severity};
+pub use exit::{Facts, exit_code};
 pub use failure::{ErrorReport, Failure, FailureKind};
 pub use filter::RunFilter;
 pub use listing::{
-    ClientListing, ClientProbe, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, Said,
-    StatusReport,
+    ClientListing, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, StatusReport,
 };
 pub use locks::{Behind, ListedLock, ListedOwner, LocksReport, find_behind};
 #[cfg(feature = "tools")]
@@ -68,8 +69,10 @@ pub use release::{
     Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
     ReleasedCounts, ReleasesReport, Waiting,
 };
+#[cfg(test)]
+pub use run::KeptBecause;
 pub use run::{
-    ClientFate, ClientReport, EventReport, KeptBecause, LOST_SHOWN, LockReport, LockTally, Outcome, Owner, PathReport,
+    ClientFate, ClientReport, EventReport, LOST_SHOWN, LockReport, LockTally, Outcome, Owner, PathReport,
     PendingReport, RunDetail, RunHead, RunReport, ScopeReport, States,
 };
 pub use stamp::Stamp;

@@ -73,13 +73,6 @@ pub struct ScopeReport {
     pub files: Vec<String>,
 }
 
-impl ScopeReport {
-    /// Whether it is everything.
-    pub fn is_everything(&self) -> bool {
-        self.clients.is_empty() && self.exports.is_empty() && self.files.is_empty()
-    }
-}
-
 impl fmt::Display for ScopeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds = [("client", &self.clients), ("export", &self.exports), ("file", &self.files)];

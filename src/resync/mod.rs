@@ -8,8 +8,13 @@
 //! | `reconcile` | which clients are suspects, and what a run of theirs may drop |
 //! | `run` | a run as a state machine; start reading at its diagram |
 
-pub mod consent;
-pub mod plan;
+#[cfg(feature = "tools")]
+pub(crate) mod consent;
+#[cfg(feature = "tools")]
+pub(crate) mod plan;
+#[warn(missing_docs)]
 pub mod policy;
-pub mod reconcile;
-pub mod run;
+#[cfg(feature = "tools")]
+pub(crate) mod reconcile;
+#[cfg(feature = "tools")]
+pub(crate) mod run;

@@ -85,8 +85,8 @@ impl UdpClient {
         Self { endpoint, retransmit, open, xids: Xids::new(rand::random()), reader }
     }
 
-    /// The endpoint.
-    pub fn endpoint(&self) -> &UdpEndpoint {
+    #[cfg(test)]
+    pub(super) fn endpoint(&self) -> &UdpEndpoint {
         &self.endpoint
     }
 

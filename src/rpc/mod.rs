@@ -25,22 +25,22 @@
 //! **Where to start reading.** `server::serve_udp`, then `client::UdpClient::call`.
 
 mod call;
-pub mod client;
+pub(crate) mod client;
 mod connection;
 pub mod control;
-pub mod fanout;
-pub mod heartbeat;
+pub(crate) mod fanout;
+pub(crate) mod heartbeat;
 mod hosts_file;
 pub(crate) mod program;
-pub mod reply_cache;
+pub(crate) mod reply_cache;
 pub(crate) mod resolver;
-pub mod rpcbind;
-pub mod server;
+pub(crate) mod rpcbind;
+pub(crate) mod server;
 mod service;
 mod sharded;
-pub mod silence;
+pub(crate) mod silence;
 mod stream;
-pub mod udp;
+pub(crate) mod udp;
 mod xids;
 
 #[cfg(test)]

@@ -229,17 +229,14 @@ impl ReplyCache {
     }
 
     /// Entries that it holds.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Bytes that it takes up, as [`CacheLimits`] counts them.
-    pub fn bytes(&self) -> usize {
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
         self.weight
     }
 
@@ -640,7 +637,7 @@ mod tests {
         let key = key("192.0.2.1:900", 1);
         cache.begin(NOW, key);
         cache.answered(NOW, &key, vec![0; 4 * OVERHEAD].into());
-        assert!(cache.is_empty());
+        assert_eq!(cache.len(), 0);
         assert_eq!(cache.bytes(), 0);
     }
 

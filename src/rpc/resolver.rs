@@ -66,7 +66,6 @@ pub(crate) async fn look_up(name: &CallerName, within: Duration) -> Vec<IpAddr> 
 }
 
 /// The same for many names at once. What is not known `within` that time is unanswered.
-#[cfg_attr(not(feature = "tools"), expect(dead_code, reason = "the tools ask for all their clients' names"))]
 pub(crate) async fn each(names: BTreeSet<CallerName>, within: Duration) -> HashMap<CallerName, Resolved> {
     let deadline = Instant::now() + within;
     let mut tasks = JoinSet::new();

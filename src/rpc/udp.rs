@@ -93,7 +93,7 @@ impl UdpEndpoint {
         Ok(Self { socket, state, local, inbox })
     }
 
-    /// Binds a free port below 1024 if this process may, else any ([`Self::is_reserved`] says which).
+    /// Binds a free port below 1024 if this process may, else any.
     pub fn bind_reserved(ip: IpAddr) -> io::Result<Self> {
         for port in reserved_ports() {
             match Self::bind(SocketAddr::new(ip, port)) {
@@ -106,7 +106,8 @@ impl UdpEndpoint {
     }
 
     /// Whether the port is below 1024.
-    pub fn is_reserved(&self) -> bool {
+    #[cfg(test)]
+    fn is_reserved(&self) -> bool {
         self.local.port() < RESERVED_PORTS.end
     }
 
@@ -126,8 +127,9 @@ impl UdpEndpoint {
         socket.recv_buffer_size().unwrap_or_default()
     }
 
-    /// The next datagram. Cancel safe. An error is the socket's, not a peer's.
-    pub async fn recv(&self) -> io::Result<Datagram> {
+    /// The next datagram.
+    #[cfg(test)]
+    pub(super) async fn recv(&self) -> io::Result<Datagram> {
         loop {
             {
                 let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);

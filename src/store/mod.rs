@@ -130,11 +130,6 @@ impl Store {
         }
     }
 
-    /// Where the record is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Becomes the one controller of this record, until the lock is dropped or the process dies.
     pub fn begin_controller(&self) -> Result<ControllerLock, StoreError> {
         ControllerLock::take(&self.path)

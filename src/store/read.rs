@@ -5,39 +5,20 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, word};
 use super::{Store, StoreError};
 use crate::report::{
-    ClientFate, ClientReport, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, Outcome, PendingReport, Phase,
-    Probe, RunDetail, RunFilter, RunHead, RunListing, RunReport, ScopeReport, Stamp, States, exit_code,
+    ClientFate, ClientReport, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, PendingReport, Phase, RunDetail,
+    RunFilter, RunHead, RunListing, RunReport, Stamp, States, exit_code,
 };
-use crate::wire::control::{BeginArgs, Counts, Delivery, InstanceId, LockFate, RunClient, RunId};
-use crate::wire::types::NsmState;
+use crate::wire::control::{BeginArgs, Delivery, InstanceId, LockFate, RunClient, RunId};
 
 /// A run as a resume needs it.
 #[derive(Debug, Clone)]
 pub struct StoredRun {
     /// Which.
     pub id: RunId,
-    /// What kind of lock manager.
-    pub manager: String,
-    /// Where it is driven.
-    pub endpoint: String,
-    /// The plan's.
-    pub fingerprint: String,
-    /// What it covers, as it was asked for.
-    pub scope: ScopeReport,
     /// What `begin` was, or would have been, asked with.
     pub begin: BeginArgs,
     /// How far it can have got.
     pub phase: Phase,
-    /// How it ended.
-    pub outcome: Option<Outcome>,
-    /// The NSM state number before, once it has begun.
-    pub old_state: Option<NsmState>,
-    /// The one that its notices carry, once it has begun.
-    pub new_state: Option<NsmState>,
-    /// When it began, milliseconds since 1970.
-    pub started_unix_ms: u64,
-    /// Its sums, as last recorded.
-    pub counts: Counts,
 }
 
 /// A client of a run as a resume needs it.
@@ -45,8 +26,6 @@ pub struct StoredRun {
 pub struct StoredClient {
     /// As `begin` fixed it.
     pub client: RunClient,
-    /// What the plan saw of it.
-    pub probe: Probe,
     /// What has become of its notices.
     pub delivery: Delivery,
     /// Notices that are its own.
@@ -106,7 +85,6 @@ impl Store {
         self.rows(run, "SELECT * FROM client WHERE run = ?1 ORDER BY number", |row| {
             Ok(StoredClient {
                 client: blob(row, "row")?,
-                probe: word(row, "probe")?,
                 delivery: delivery(row)?,
                 notices: row.get("notices")?,
                 acks: row.get("acks")?,
@@ -248,21 +226,7 @@ fn states(row: &Row<'_>) -> rusqlite::Result<States> {
 }
 
 fn stored_run(row: &Row<'_>) -> rusqlite::Result<StoredRun> {
-    let states = states(row)?;
-    Ok(StoredRun {
-        id: word(row, "id")?,
-        manager: row.get("manager")?,
-        endpoint: row.get("endpoint")?,
-        fingerprint: row.get("fingerprint")?,
-        scope: json(row, "scope")?,
-        begin: blob(row, "begin")?,
-        phase: word(row, "phase")?,
-        outcome: maybe_word(row, "outcome")?,
-        old_state: states.old.map(NsmState),
-        new_state: states.new.map(NsmState),
-        started_unix_ms: count(row, "started_ms")?,
-        counts: counts(row)?,
-    })
+    Ok(StoredRun { id: word(row, "id")?, begin: blob(row, "begin")?, phase: word(row, "phase")? })
 }
 
 fn run_head(row: &Row<'_>) -> rusqlite::Result<RunHead> {

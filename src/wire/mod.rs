@@ -18,16 +18,19 @@
 pub mod control;
 #[cfg(test)]
 mod control_spec;
-pub mod netlink;
-pub mod nfqueue;
-pub mod nftables;
+pub(crate) mod netlink;
+#[cfg(feature = "tools")]
+pub(crate) mod nfqueue;
+#[cfg(feature = "tools")]
+pub(crate) mod nftables;
 pub mod nlm;
 pub mod nsm;
 pub mod record;
 pub mod rpc;
 pub mod rpcbind;
-pub mod rtnetlink;
-pub mod scope;
+#[cfg(feature = "tools")]
+pub(crate) mod rtnetlink;
+pub(crate) mod scope;
 pub mod types;
 pub mod xdr;
 

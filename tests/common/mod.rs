@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nlmctl::demo::clients::{Behaviour, ClientNo, Farm, Lock};
-use nlmctl::demo::server::{Server, ServerOptions};
+use nlmctl::internals::demo::{Behaviour, ClientNo, Farm, Lock};
+use nlmctl::internals::demo::{Server, ServerOptions};
 use nlmctl::wire::nlm::Stat;
 use nlmctl::wire::types::{ByteRange, CallerName, FileHandle, Svid};
 use serde_json::Value;

@@ -7,7 +7,7 @@ use std::path::Path;
 use nfs3_server::nfs3_types::nfs3::{REMOVE3args, nfs_fh3};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use nlmctl::rpc::client::{Request, Source, StreamClient};
+use nlmctl::internals::rpc::{Request, Source, StreamClient};
 use nlmctl::wire::nlm::{
     self, CancArgs, Holder, Lock, LockArgs, Message, Procedure, Res, Stat, TestArgs, TestReply, TestRes, UnlockArgs,
     Version,

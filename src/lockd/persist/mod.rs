@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::host::{private_folder, try_lock};
 use crate::wire::control::{FullResult, RunId};
 
-pub use records::{Change, Found, LocalMonitor, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord, ToTell, Watch};
+pub use records::{Change, Found, LocalMonitor, MonitorRecord, PersistError, RunRecord, ToTell, Watch};
 
 use database::Database;
 

@@ -14,12 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::host::{Holder, Machine};
-use crate::rpc::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
-use crate::rpc::rpcbind::local::{LocalError, LocalRpcbind, Registration};
+use crate::rpc::client::{Request, Retransmit, Source, StreamClient, UdpClient};
+use crate::rpc::rpcbind::local::LocalRpcbind;
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::rpc::{Credential, RpcError};
 use crate::wire::types::Transport;
 use crate::wire::{nlm, nsm};
+
+pub use crate::rpc::client::CallError;
+pub use crate::rpc::rpcbind::local::{LocalError, Registration};
 
 /// Patience with the one who has an entry.
 const PATIENCE: Duration = Duration::from_secs(2);

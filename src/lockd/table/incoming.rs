@@ -22,6 +22,7 @@ impl Clock {
         self.start.elapsed()
     }
     /// Milliseconds since 1970.
+    #[expect(clippy::unused_self, reason = "the time of records comes from the same clock as `now`")]
     pub fn unix_ms(self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

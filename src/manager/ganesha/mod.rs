@@ -34,7 +34,6 @@ mod error;
 mod process;
 mod release;
 
-pub use bus::BusError;
 pub use error::GaneshaError;
 pub use process::ProcessError;
 
@@ -150,7 +149,6 @@ impl Ganesha {
         blocking(move || Ok(at(&Server::of(pid))?)).await
     }
 
-    /// statd's records.
     async fn records(&self) -> Result<Roster, GaneshaError> {
         blocking(|| Ok(roster::read_sm_dir(&statd()?.sm())?)).await
     }

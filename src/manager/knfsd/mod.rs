@@ -93,7 +93,6 @@ pub const STATE_DIR: &str = "/var/lib/nlmctl/knfsd";
 /// Whose locks lockd's exclude: it locks in the file system itself.
 pub(crate) const DOMAINS: &[&str] = &["nlm", "nfsv4", "local processes"];
 
-/// See above.
 #[derive(Debug, Clone)]
 pub struct Knfsd {
     machine: Machine,

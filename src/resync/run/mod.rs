@@ -174,11 +174,6 @@ impl Run {
         self.leave.is_some()
     }
 
-    /// A run that is over, whose result is to be fetched.
-    pub fn complete(terms: Terms, phase: Phase) -> (Self, Vec<Action>) {
-        (Self::new(terms, State::Fetching, phase), vec![Action::FetchResult])
-    }
-
     fn new(terms: Terms, state: State, phase: Phase) -> Self {
         Self {
             terms,

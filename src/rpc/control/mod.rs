@@ -8,6 +8,7 @@ mod service;
 mod socket;
 mod timeline;
 
+pub use super::server::ConnectionId;
 pub use service::LockManagerControl;
 pub use socket::{ControlSocket, SocketError};
 pub use timeline::Timeline;

@@ -201,6 +201,7 @@ pub enum Heard {
     Answer,
 }
 
+#[cfg(test)]
 impl Event {
     /// Whether nothing more will be said about this target.
     pub fn is_last(&self) -> bool {

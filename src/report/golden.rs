@@ -1,19 +1,19 @@
 //! All that nlmctl prints, as files in `tests/golden/`. To accept a change, run
-//! `UPDATE_GOLDEN=1 cargo test --test golden` and read the difference.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+//! `UPDATE_GOLDEN=1 cargo test --lib golden` and read the difference.
 
-#[path = "common/document.rs"]
+#[path = "../../tests/common/document.rs"]
 mod document;
 
 use std::fs;
 use std::path::Path;
 
 use jiff::tz::{self, TimeZone};
-use nlmctl::report::*;
-use nlmctl::wire::control::ClientRef;
-use nlmctl::wire::types::CallerName;
-use nlmctl::wire::xdr::Maybe;
 use serde::Serialize;
+
+use super::*;
+use crate::wire::control::ClientRef;
+use crate::wire::types::CallerName;
+use crate::wire::xdr::Maybe;
 
 #[track_caller]
 fn is_golden<T: Text + Serialize>(name: &str, value: &T) {
@@ -49,7 +49,7 @@ fn stands(file: &str, text: &str) {
     assert!(text == golden, "{file} has changed; it is now:\n{text}");
 }
 
-fn ip(text: &str) -> nlmctl::wire::types::Address {
+fn ip(text: &str) -> crate::wire::types::Address {
     text.parse().unwrap()
 }
 
@@ -294,9 +294,9 @@ fn a_failure() {
 
 #[test]
 fn status_with_and_without_a_run() {
-    use nlmctl::wire::control::{Capabilities, Counts, Grace, Info, InstanceId, Mode, RunId, RunStatus, Status};
-    use nlmctl::wire::types::{CallerName, NsmState};
-    use nlmctl::wire::xdr::{List, Maybe, Text};
+    use crate::wire::control::{Capabilities, Counts, Grace, Info, InstanceId, Mode, RunId, RunStatus, Status};
+    use crate::wire::types::{CallerName, NsmState};
+    use crate::wire::xdr::{List, Maybe, Text};
 
     let info = Info {
         software: Text::clipped("nlmd 0.1.0"),
