@@ -12,7 +12,9 @@
 //! | `check` | what stands in the way of a run |
 //! | `reconcile` | a round of looking for stale locks |
 //! | `release` | chosen locks to free, and what came of it |
-//! | `listing` | status, locks, clients, runs, notices |
+//! | `listing` | status, clients, runs, notices |
+//! | `locks`, `lock_list` | the locks of a lock manager, a million of them in little memory |
+//! | `rows` | rows that may be too many to hold |
 //! | `filter` | which runs of the record, and what of one |
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `failure` | a command that failed: the one error that an operator reads |
@@ -29,6 +31,7 @@ mod failure;
 mod filter;
 mod listing;
 mod listing_text;
+mod lock_list;
 mod locks;
 #[cfg(feature = "tools")]
 mod metrics;
@@ -39,6 +42,7 @@ mod plan;
 mod progress;
 mod reconcile;
 mod release;
+mod rows;
 mod run;
 #[cfg(test)]
 mod schema;
@@ -50,12 +54,13 @@ pub use caveats::caveats;
 pub use check::{Check, CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code, reason};
 pub use failure::{ErrorReport, Failure, FailureKind};
-pub use filter::RunFilter;
+pub use filter::{RunFilter, Wanted};
 pub use listing::{
     ClientListing, ClientProbe, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, Said,
     StatusReport,
 };
-pub use locks::{Behind, ListedLock, ListedOwner, LocksReport, find_behind};
+pub use lock_list::LockList;
+pub use locks::{Behind, Known, ListedLock, ListedOwner, LocksReport};
 #[cfg(feature = "tools")]
 pub use metrics::MetricsView;
 pub use owners::OwnersReport;
@@ -68,6 +73,7 @@ pub use release::{
     Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
     ReleasedCounts, ReleasesReport, Waiting,
 };
+pub use rows::Rows;
 pub use run::{
     ClientFate, ClientReport, EventReport, KeptBecause, LOST_SHOWN, LockReport, LockTally, Outcome, Owner, PathReport,
     PendingReport, RunDetail, RunHead, RunReport, ScopeReport, States,

@@ -26,7 +26,7 @@ mod tests;
 pub use controller_lock::ControllerLock;
 pub use error::StoreError;
 pub use memories::ClientKey;
-pub use read::{StoredClient, StoredRun};
+pub use read::{LockRows, StoredClient, StoredRun};
 pub use releases::NewRelease;
 pub use write::{DeliveryUpdate, NewClient, NewRun, Pruned, RunOutcome};
 
@@ -48,6 +48,9 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 /// A run that begins forgets others until no more than these are left. Their age does not count there: by a clock that is
 /// wrong, all are old.
 pub const KEEP_RUNS: u32 = 1_000;
+
+/// Rows of locks that are well written in one call: each transaction waits for the disk, whatever it has.
+pub const LOCKS_AT_ONCE: usize = 16_384;
 
 /// None can be taken twice; [`Store::open`] counts on that.
 const STEPS: &[M<'static>] = &[
