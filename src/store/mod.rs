@@ -60,6 +60,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0004_paths.sql")),
     M::up(include_str!("../../migrations/0005_progress.sql")),
     M::up(include_str!("../../migrations/0006_reconcile.sql")),
+    M::up(include_str!("../../migrations/0007_lock_rows.sql")),
 ];
 
 fn migrations() -> Migrations<'static> {
