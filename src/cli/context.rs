@@ -1,6 +1,6 @@
 //! What every command gets: the settings, and by them the lock manager, the record and the printer.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,13 @@ use super::discovery::{self, For};
 use crate::controller::Options;
 use crate::manager::LockManager;
 use crate::report::{self, Failure, Text, View};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
+
+/// Bytes that are written to stdout at once.
+const AT_ONCE: usize = 1 << 16;
 
 /// What every command gets.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Context {
     pub(super) settings: Settings,
 }
@@ -43,10 +46,12 @@ impl Context {
         blocking(move || work(Store::open(&settings.record_path_made()?)?)).await
     }
 
-    /// Prints a value on stdout, as text or as JSON.
+    /// Prints a value on stdout, as text or as JSON. It is written as it comes: there may be much of it.
     pub(super) fn print<T: Text + Serialize>(&self, value: &T) -> Result<(), Failure> {
-        let text = if self.settings.json { json(value)? } else { value.show(&view(&std::io::stdout())) };
-        to_stdout(&text)
+        if self.settings.json {
+            return print_json(value);
+        }
+        streamed(|out| value.write(out, &view(&std::io::stdout())))
     }
 
     /// Likewise of what a command did, which is no news with `-q` where all went well.
@@ -95,15 +100,37 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     })
 }
 
-/// A closed pipe is quiet: its reader has seen enough.
+/// A line of JSON on stdout, written as it comes.
+pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    streamed(|out| {
+        serde_json::to_writer(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+}
+
 pub(super) fn to_stdout(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {e}"), "check where its output goes"))
+    streamed(|out| out.write_all(text.as_bytes()))
+}
+
+/// A closed pipe is quiet: its reader has seen enough.
+fn streamed(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Failure> {
+    let mut out = BufWriter::with_capacity(AT_ONCE, std::io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => {
+            // Else it would be tried again when this is dropped.
+            drop(out.into_parts());
+            Ok(())
         }
-        Ok(()) | Err(_) => Ok(()),
+        Err(e) => Err(unread(e).unwrap_or_else(|e| {
+            Failure::failed(format!("cannot write to stdout: {e}"), "check where its output goes")
+        })),
     }
+}
+
+/// Why a row of the record cannot be read, if that is what happened.
+pub(super) fn unread(error: std::io::Error) -> Result<Failure, std::io::Error> {
+    error.downcast().map(|error: StoreError| error.into())
 }
 
 /// To stdout, or in place of a file, in one step: its reader is another user, and must not meet half of it.

@@ -8,11 +8,11 @@ use super::args::LocksArgs as Wanted;
 use super::context::Context;
 use crate::host::{self, BadAddress};
 use crate::manager::{OwnedLock, Owners, OwnersView};
-use crate::report::{Failure, ListedLock, ListedOwner, LocksReport, OwnersReport, SCHEMA, find_behind};
+use crate::report::{Failure, Known, LockList, LocksReport, OwnersReport, SCHEMA};
 use crate::resync::plan::refuse_unknown;
-use crate::wire::control::{ClientRef, LockState, Scope};
+use crate::wire::control::{AgedLock, ClientRef, LockRow, LockState, OwnerRow, Scope};
 use crate::wire::scope;
-use crate::wire::types::{Address, CallerName, FileHandle};
+use crate::wire::types::{Address, CallerName, FileHandle, Svid};
 use crate::wire::xdr::{List, Maybe, TooLong};
 
 pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failure> {
@@ -35,54 +35,67 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
         }
         refuse_unknown(&scope, &wanted.clients, &known)?;
     }
+    let mut choice = Choice::new(wanted);
     let mut locks = match &owners {
-        Owners::View(view) => in_scope(view, &scope, &paths),
-        Owners::Rows => {
-            let mut locks: Vec<_> = manager.aged_locks(&scope).await?.iter().map(ListedLock::from).collect();
-            // Else the locks that are in the way may not be in the list.
-            if scope.clients.as_slice().is_empty() {
-                find_behind(&mut locks);
-            }
-            locks
-        }
+        Owners::View(view) => in_scope(view, &scope, &paths, &mut choice),
         Owners::Unknown { why, remedy } if !scope.clients.as_slice().is_empty() => {
             let words = format!("lock owners are not known, so locks cannot be listed by client: {why}");
             let or = if remedy.is_empty() { "leave out --client" } else { remedy };
             return Err(Failure::refused(words, or));
         }
-        Owners::Unknown { .. } => manager.aged_locks(&scope).await?.iter().map(ListedLock::without_owner).collect(),
+        Owners::Rows | Owners::Unknown { .. } => {
+            let known = matches!(owners, Owners::Rows);
+            let mut locks = if known { LockList::default() } else { LockList::without_owners() };
+            manager.each_lock(&scope, &mut |lock| locks.push(&lock, None, choice.wants(&lock))).await?;
+            locks
+        }
     };
-    let is = |lock: &ListedLock, state: LockState| lock.state == state.to_string();
-    let every = !wanted.pending && !wanted.waiting;
-    locks.retain(|lock| {
-        every || (wanted.pending && is(lock, LockState::Pending)) || (wanted.waiting && is(lock, LockState::Waiting))
-    });
-    if let Some(least) = wanted.older_than {
-        refuse_ageless(&locks, manager.kind())?;
-        let is_older = |lock: &ListedLock| lock.age_s.is_some_and(|age| Duration::from_secs(age.into()) > least);
-        locks.retain(is_older);
+    choice.refuse_ageless(manager.kind())?;
+    locks.sort();
+    // Else the locks that are in the way may not be in the list.
+    if matches!(owners, Owners::View(_)) || (matches!(owners, Owners::Rows) && scope.clients.as_slice().is_empty()) {
+        locks.find_behind();
     }
-    // By file and range; those that wait after those that hold.
-    locks.sort_by(|a, b| {
-        let key = |lock: &ListedLock| {
-            (lock.start, is(lock, LockState::Waiting), lock.end.unwrap_or(u64::MAX), lock.owner.svid)
-        };
-        (&a.path, &a.file, key(a), &a.owner.name).cmp(&(&b.path, &b.file, key(b), &b.owner.name))
-    });
     let (owners, manager) = (owners_report(&owners), manager.kind().to_owned());
     context.print(&LocksReport { schema: SCHEMA, manager, owners, locks, wide: wanted.wide })?;
     Ok(0)
 }
 
-/// A list without the locks whose age is not known would say that they are young.
-fn refuse_ageless(locks: &[ListedLock], manager: &str) -> Result<(), Failure> {
-    if locks.iter().all(|lock| lock.age_s.is_some()) {
-        return Ok(());
+/// Which of the locks in scope are shown.
+struct Choice {
+    states: Vec<LockState>,
+    older_than: Option<Duration>,
+    /// Whether there was one whose age counts and is not known.
+    is_ageless: bool,
+}
+
+impl Choice {
+    fn new(wanted: &Wanted) -> Self {
+        let pending = wanted.pending.then_some(LockState::Pending);
+        let waiting = wanted.waiting.then_some(LockState::Waiting);
+        let states = pending.into_iter().chain(waiting).collect();
+        Self { states, older_than: wanted.older_than, is_ageless: false }
     }
-    Err(Failure::refused(
-        format!("{manager} does not know since when locks are held, so --older-than cannot choose among them"),
-        "leave out --older-than",
-    ))
+
+    fn wants(&mut self, lock: &AgedLock) -> bool {
+        if !self.states.is_empty() && !self.states.contains(&lock.lock.state) {
+            return false;
+        }
+        let Some(least) = self.older_than else { return true };
+        self.is_ageless |= lock.age_s.0.is_none();
+        lock.age_s.0.is_some_and(|age| Duration::from_secs(age.into()) > least)
+    }
+
+    /// A list without the locks whose age is not known would say that they are young.
+    fn refuse_ageless(&self, manager: &str) -> Result<(), Failure> {
+        if !self.is_ageless {
+            return Ok(());
+        }
+        Err(Failure::refused(
+            format!("{manager} does not know since when locks are held, so --older-than cannot choose among them"),
+            "leave out --older-than",
+        ))
+    }
 }
 
 /// Whether owners are known, for a report.
@@ -94,22 +107,26 @@ pub(super) fn owners_report(owners: &Owners) -> OwnersReport {
     }
 }
 
-/// The locks in scope; who waits behind whom is told of all.
-fn in_scope(view: &OwnersView, scope: &Scope, paths: &[&String]) -> Vec<ListedLock> {
-    let mut locks: Vec<ListedLock> = view.locks.iter().map(listed).collect();
-    find_behind(&mut locks);
+/// All locks, of which those in scope are shown: who waits behind whom is told of all.
+fn in_scope(view: &OwnersView, scope: &Scope, paths: &[&String], choice: &mut Choice) -> LockList {
     let (clients, files) = (scope.clients.as_slice(), scope.files.as_slice());
     let is_of = |lock: &OwnedLock, client: &ClientRef| {
         client.name.0.as_ref().is_none_or(|name| name.matches(&lock.name))
             && client.address.0.is_none_or(|address| address == lock.address)
     };
-    let wanted = |lock: &OwnedLock| {
+    let is_in_scope = |lock: &OwnedLock| {
         (clients.is_empty() || clients.iter().any(|client| is_of(lock, client)))
             && ((files.is_empty() && paths.is_empty())
                 || files.contains(&lock.file)
                 || lock.path.as_deref().is_some_and(|path| paths.iter().any(|wanted| is_at(path, wanted))))
     };
-    view.locks.iter().zip(locks).filter(|(lock, _)| wanted(lock)).map(|(_, listed)| listed).collect()
+    let mut locks = LockList::default();
+    for lock in &view.locks {
+        let (row, known) = listed(lock);
+        let is_shown = is_in_scope(lock) && choice.wants(&row);
+        locks.push(&row, Some(known), is_shown);
+    }
+    locks
 }
 
 /// Whether a file is this one, or in this folder.
@@ -118,37 +135,33 @@ fn is_at(path: &[u8], wanted: &str) -> bool {
     path.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
-fn listed(lock: &OwnedLock) -> ListedLock {
-    let path = lock.path.as_deref().map(path_text);
-    let export = lock.export.as_ref().map(|export| path_text(export.as_os_str().as_bytes()));
-    let below = |(path, export): (&String, &String)| {
-        Some(path.strip_prefix(export.as_str())?.trim_start_matches('/').to_owned())
-    };
-    ListedLock {
-        file: lock.file.to_string(),
-        kind: lock.kind.to_string(),
-        start: lock.range.start,
-        end: (lock.range.end != u64::MAX).then_some(lock.range.end),
-        state: lock.state.to_string(),
-        age_s: None,
-        monitored: Some(lock.monitored),
-        owner: ListedOwner {
-            name: Some(lock.name.to_string()),
-            address: Some(lock.address),
-            server_address: Some(lock.server_address),
-            transport: Some(lock.transport.to_string()),
-            version: Some(lock.version),
-            svid: lock.svid.map(|svid| svid.0),
-            oh: lock.oh.as_ref().map(ToString::to_string),
+fn listed(lock: &OwnedLock) -> (AgedLock, Known) {
+    let row = LockRow {
+        file: lock.file.clone(),
+        kind: lock.kind,
+        range: lock.range,
+        state: lock.state,
+        monitored: lock.monitored,
+        owner: OwnerRow {
+            name: lock.name.clone(),
+            address: lock.address,
+            server_address: lock.server_address,
+            transport: lock.transport,
+            version: lock.version,
+            svid: lock.svid.unwrap_or(Svid(0)),
+            oh: lock.oh.clone().unwrap_or_default(),
         },
-        path_in_export: path.as_ref().zip(export.as_ref()).and_then(below),
-        path,
-        export,
+    };
+    let known = Known {
+        path: lock.path.as_deref().map(path_text),
+        export: lock.export.as_ref().map(|export| path_text(export.as_os_str().as_bytes())),
         deleted: lock.deleted,
-        inode: Some(lock.inode.clone()),
+        inode: lock.inode.clone(),
         unsure: lock.unsure.clone(),
-        behind: None,
-    }
+        has_svid: lock.svid.is_some(),
+        has_oh: lock.oh.is_some(),
+    };
+    (row.into(), known)
 }
 
 /// A path; of bytes that are no UTF-8 come `\xNN`.
@@ -207,6 +220,7 @@ fn file(text: &str) -> Result<FileHandle, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Rows;
     use crate::wire::control::LockKind;
     use crate::wire::types::{ByteRange, Svid, Transport};
 
@@ -256,8 +270,21 @@ mod tests {
         };
         let locks = vec![lock("c1", 1, LockState::Held), lock("c2.lab", 2, LockState::Waiting)];
         let view = OwnersView { how: "seen", clients: vec![], locks };
-        let shown = in_scope(&view, &of(&["c2"], &[]).unwrap(), &[]);
-        let [waiting] = shown.as_slice() else { panic!("{shown:?}") };
+        let shown = |scope: Scope, paths: &[&String]| {
+            let mut choice = Choice { states: Vec::new(), older_than: None, is_ageless: false };
+            let mut locks = in_scope(&view, &scope, paths, &mut choice);
+            locks.sort();
+            locks.find_behind();
+            let mut shown = Vec::new();
+            let mut take = |lock| {
+                shown.push(lock);
+                Ok(())
+            };
+            locks.each(&mut take).unwrap();
+            shown
+        };
+        let of_c2 = shown(of(&["c2"], &[]).unwrap(), &[]);
+        let [waiting] = of_c2.as_slice() else { panic!("{of_c2:?}") };
         let behind = waiting.behind.as_ref().unwrap();
         assert_eq!(
             behind.iter().map(|one| (one.name.as_deref(), one.svid)).collect::<Vec<_>>(),
@@ -265,9 +292,9 @@ mod tests {
         );
         assert_eq!(waiting.path.as_deref(), Some("/srv/x/a\\xff b"));
         assert_eq!((waiting.path_in_export.as_deref(), waiting.end), (Some("a\\xff b"), None));
-        assert_eq!(in_scope(&view, &of(&[], &["6331"]).unwrap(), &[]).len(), 1);
-        assert_eq!(in_scope(&view, &of(&["192.0.2.9"], &[]).unwrap(), &[]).len(), 0);
-        let at = |path: &str| in_scope(&view, &of(&[], &[]).unwrap(), &[&path.to_owned()]).len();
+        assert_eq!(shown(of(&[], &["6331"]).unwrap(), &[]).len(), 1);
+        assert_eq!(shown(of(&["192.0.2.9"], &[]).unwrap(), &[]).len(), 0);
+        let at = |path: &str| shown(of(&[], &[]).unwrap(), &[&path.to_owned()]).len();
         assert_eq!((at("/srv/x/"), at("/srv/x/a"), at("/srv"), at("/sr"), at("/srv/y")), (2, 0, 2, 0, 0));
     }
 }

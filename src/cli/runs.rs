@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::args::{RunsArgs, RunsCommand};
-use super::context::{Context, blocking, json, to_stdout, written};
+use super::context::{Context, blocking, print_json, unread, written};
 use super::locks::client;
 use crate::controller;
-use crate::report::{Failure, ReleaseReport, ReleasesReport, RunDetail, RunFilter, RunsReport, SCHEMA, page};
-use crate::store::{Pruned, Store, StoreError};
+use crate::report::{
+    Failure, LockReport, ReleaseReport, ReleasesReport, Rows, RunDetail, RunFilter, RunsReport, SCHEMA, page,
+};
+use crate::store::{LockRows, Pruned, Store, StoreError};
 use crate::units;
+use crate::wire::control::RunId;
 
 /// The record can be read without a lock manager, so none is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,12 +36,8 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
             context.print(&ReleasesReport { schema: SCHEMA, releases })?;
         }
         RunsCommand::Show { id, only } => {
-            let wanted = filter(&only)?;
-            match blocking(move || find(&path, &id)).await? {
-                Shown::Run(detail) => context.print(&narrowed(detail, &wanted)?)?,
-                Shown::Release(report) if wanted == RunFilter::default() => context.print(&report)?,
-                Shown::Release(report) => return Err(whole(&report)),
-            }
+            let (context, wanted) = (context.clone(), filter(&only)?);
+            blocking(move || show(&context, &path, &id, &wanted)).await?;
         }
         RunsCommand::Report { id, output } => {
             let page = blocking(move || page_of(&path, id.as_deref())).await?;
@@ -64,16 +63,18 @@ fn filter(only: &RunsArgs) -> Result<RunFilter, Failure> {
 }
 
 /// A client that the run does not name is an error: its name may be mistyped.
-fn narrowed(detail: RunDetail, wanted: &RunFilter) -> Result<RunDetail, Failure> {
-    let by_client = RunFilter { changed: false, ..wanted.clone() };
-    let id = detail.report.run.id.clone();
-    let detail = detail.only(&by_client);
-    if !by_client.clients.is_empty() && detail.report.clients.is_empty() && detail.lock_rows.is_empty() {
-        let asked = by_client.words().unwrap_or_default();
-        let remedy = format!("see `nlmctl runs show {id}` for its clients");
-        return Err(Failure::usage(format!("run {id} names no such client ({asked})"), remedy));
+fn refuse_unknown<R: Rows<Row = LockReport>>(detail: &RunDetail<R>, wanted: &RunFilter) -> Result<(), Failure> {
+    if wanted.clients.is_empty() || detail.names(wanted).map_err(unreadable)? {
+        return Ok(());
     }
-    Ok(detail.only(wanted))
+    let id = &detail.report.run.id;
+    let asked = RunFilter { changed: false, ..wanted.clone() }.words().unwrap_or_default();
+    let remedy = format!("see `nlmctl runs show {id}` for its clients");
+    Err(Failure::usage(format!("run {id} names no such client ({asked})"), remedy))
+}
+
+fn unreadable(error: std::io::Error) -> Failure {
+    unread(error).unwrap_or_else(|error| Failure::failed(format!("cannot read the record: {error}"), "check its disk"))
 }
 
 fn whole(report: &ReleaseReport) -> Failure {
@@ -95,31 +96,47 @@ async fn list(context: &Context, path: PathBuf, limit: u32, wanted: RunFilter) -
     context.print(&RunsReport { schema: SCHEMA, runs: runs.unwrap_or_default(), shown })
 }
 
-fn find(path: &Path, id: &str) -> Result<Shown, Failure> {
+fn show(context: &Context, path: &Path, id: &str, wanted: &RunFilter) -> Result<(), Failure> {
     let unknown = || StoreError::UnknownRun { wanted: id.to_owned(), path: path.to_owned() };
-    let store = Store::open_existing(path)?.ok_or_else(unknown)?;
+    let mut store = Store::open_existing(path)?.ok_or_else(unknown)?;
     match store.find(id) {
-        Ok(run) => Ok(Shown::Run(store.detail(run)?)),
-        Err(unknown @ StoreError::UnknownRun { .. }) => Ok(Shown::Release(store.release(id)?.ok_or(unknown)?)),
+        Ok(run) => {
+            let detail = readable(&mut store, run)?;
+            refuse_unknown(&detail, wanted)?;
+            context.print(&detail.only(wanted))
+        }
+        Err(unknown @ StoreError::UnknownRun { .. }) => {
+            let report = store.release(id)?.ok_or(unknown)?;
+            if *wanted == RunFilter::default() { context.print(&report) } else { Err(whole(&report)) }
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+/// A run of which every row can be read: else it is not printed, and not half of it either.
+fn readable(store: &mut Store, run: RunId) -> Result<RunDetail<LockRows<'_>>, Failure> {
+    let detail = store.detail(run)?;
+    detail.lock_rows.look(|_| ())?;
+    Ok(detail)
 }
 
 /// The page of a run: of the newest one, where none is named.
 fn page_of(path: &Path, id: Option<&str>) -> Result<String, Failure> {
     let none =
         || Failure::usage(format!("there is no run in the record {}", path.display()), "run `nlmctl resync` first");
-    let store = Store::open_existing(path)?.ok_or_else(none)?;
+    let mut store = Store::open_existing(path)?.ok_or_else(none)?;
     let newest = if id.is_none() { store.list(1)?.pop().map(|run| run.id) } else { None };
     let id = id.map(str::to_owned).or(newest).ok_or_else(none)?;
-    Ok(page(&store.detail(store.find(&id)?)?))
+    let run = store.find(&id)?;
+    page(&store.detail(run)?).map_err(unreadable)
 }
 
-/// One run at a time: a record has many more rows than fit in memory at once.
+/// A row at a time: a record has many more than fit in memory at once.
 fn export(path: &Path, limit: u32) -> Result<(), Failure> {
-    let Some(store) = Store::open_existing(path)? else { return Ok(()) };
+    let Some(mut store) = Store::open_existing(path)? else { return Ok(()) };
     for run in store.list(limit)? {
-        to_stdout(&json(&store.detail(store.find(&run.id)?)?)?)?;
+        let run = store.find(&run.id)?;
+        print_json(&readable(&mut store, run)?)?;
     }
     Ok(())
 }
@@ -132,12 +149,6 @@ fn prune(path: &Path, older_than: Option<Duration>, keep: u32) -> Result<Pruned,
     let before = age.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     let before = before.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
     Ok(Store::open(path)?.prune_to(keep, before)?)
-}
-
-/// What an id of the record names.
-enum Shown {
-    Run(RunDetail),
-    Release(ReleaseReport),
 }
 
 /// Fetches what the lock manager still has of this record's runs (statement 10). One that has

@@ -4,22 +4,105 @@
 //! locks it says how many were reclaimed and released, not which: so the locks listed just before
 //! the run are looked for in a list made after it. One that is still there was reclaimed (in a
 //! settled run an unclaimed lock is dropped or kept, and has a row), one that is not was released.
-
-use std::collections::{HashMap, HashSet};
+//!
+//! Only the list of before is held, a row of numbers for each lock; each page of the list made after it is looked up there
+//! and let go.
 
 use super::error::ControllerError;
 use super::record::Record;
-use crate::manager::LockManager;
-use crate::report::LockReport;
-use crate::wire::control::{Fate, LockFate, LockRow, LockState, RunId, Scope};
-use crate::wire::types::ByteRange;
+use crate::manager::{LockManager, ManagerError};
+use crate::report::LockList;
+use crate::store::{LOCKS_AT_ONCE, Store};
+use crate::wire::control::{AgedLock, Fate, LockFate, LockRow, LockState, OwnerRow, RunId, Scope};
+use crate::wire::types::{ByteRange, FileHandle};
 use crate::wire::xdr::Maybe;
 
-/// Rows written at once.
-const AT_ONCE: usize = 10_000;
 /// The place of the first row in the record: beyond those of the result, which may be fetched again
 /// and be longer then, by late reclaims.
 const FIRST: u64 = 1 << 32;
+
+/// The locks that a run is to cover.
+pub(super) async fn list(
+    manager: &dyn LockManager,
+    scope: &Scope,
+    include_unmonitored: bool,
+) -> Result<LockList, ManagerError> {
+    let mut locks = LockList::default();
+    let mut take = |lock: AgedLock| {
+        if is_covered(&lock.lock, include_unmonitored) {
+            locks.push(&lock, None, true);
+        }
+    };
+    manager.each_lock(scope, &mut take).await?;
+    Ok(locks)
+}
+
+fn is_covered(lock: &LockRow, include_unmonitored: bool) -> bool {
+    matches!(lock.state, LockState::Held | LockState::Pending) && (lock.monitored || include_unmonitored)
+}
+
+/// What is known to have become of each.
+#[derive(Debug)]
+struct Rest {
+    /// By owner and file.
+    locks: LockList,
+    /// For each lock the last byte that its owner has on its file up to there, also where pages of a list that changed
+    /// meanwhile had ranges that overlap.
+    reach: Vec<u64>,
+    /// None where the result has a row.
+    fates: Vec<Option<Fate>>,
+}
+
+impl Rest {
+    fn of(mut locks: LockList) -> Self {
+        locks.sort_by_owner();
+        let mut reach: Vec<u64> = Vec::with_capacity(locks.len());
+        let mut group = 0..0;
+        for place in 0..locks.len() {
+            let before = if group.contains(&place) { reach.last().copied() } else { None };
+            if let (None, Some(lock)) = (before, locks.get(place)) {
+                group = locks.of_owner(&lock.owner, &lock.file, u64::MAX);
+            }
+            let end = locks.range(place).map(|range| range.end);
+            reach.push(end.max(before).unwrap_or(0));
+        }
+        let fates = vec![Some(Fate::Released); locks.len()];
+        Self { locks, reach, fates }
+    }
+
+    /// Says what became of that which this owner had of these bytes. What the result told stays.
+    fn say(&mut self, (owner, file, range): (&OwnerRow, &FileHandle, ByteRange), fate: Option<Fate>) {
+        for place in self.locks.of_owner(owner, file, range.end).rev() {
+            if self.reach.get(place).is_none_or(|reach| *reach < range.start) {
+                break;
+            }
+            let is_met = self.locks.range(place).is_some_and(|mine| mine.overlaps(range));
+            if let Some(known) = self.fates.get_mut(place).filter(|_| is_met) {
+                *known = known.and(fate);
+            }
+        }
+    }
+
+    /// A result's row. What was dropped or kept in part only is told by that row alone.
+    fn told(&mut self, row: &LockFate) {
+        if matches!(row.fate, Fate::Dropped | Fate::Kept) {
+            self.say((&row.owner, &row.file, row.range), None);
+        }
+    }
+
+    /// A lock that is there after the run.
+    fn found(&mut self, lock: &LockRow) {
+        self.say((&lock.owner, &lock.file, lock.range), Some(Fate::Reclaimed));
+    }
+
+    fn rows(&self) -> impl Iterator<Item = LockFate> {
+        self.fates.iter().enumerate().filter_map(|(place, fate)| {
+            let LockRow { file, kind, range, owner, .. } = self.locks.get(place).filter(|_| fate.is_some())?;
+            let (other, other_range) = (Maybe(None), Maybe(None));
+            Some(LockFate { fate: (*fate)?, file, kind, range, partial: false, late: false, owner, other, other_range })
+        })
+    }
+}
 
 /// Adds the rows that the result of a settled run does not have.
 pub(super) async fn add(
@@ -27,61 +110,25 @@ pub(super) async fn add(
     record: &Record,
     run: RunId,
     scope: &Scope,
-    include_unmonitored: bool,
-    before: Vec<LockRow>,
+    before: LockList,
 ) -> Result<(), ControllerError> {
-    let after = manager.all_locks(scope).await?;
-    let known = record.with(move |store| store.detail(run)).await?.lock_rows;
-    let rows = rest(before, include_unmonitored, &known, &after);
-    let mut first = FIRST;
-    for page in rows.chunks(AT_ONCE) {
-        let (start, page) = (first, page.to_vec());
+    let mut rest = Rest::of(before);
+    manager.each_lock(scope, &mut |lock| rest.found(&lock.lock)).await?;
+    let told = move |store: &mut Store| {
+        store.detail(run)?.lock_rows.look(|row| rest.told(&row))?;
+        Ok(rest)
+    };
+    let rest = record.with(told).await?;
+    let (mut rows, mut first) = (rest.rows(), FIRST);
+    loop {
+        let page: Vec<_> = rows.by_ref().take(LOCKS_AT_ONCE).collect();
+        if page.is_empty() {
+            return Ok(());
+        }
+        let start = first;
         first += page.len() as u64;
         record.with(move |store| store.record_lock_fates(run, start, &page)).await?;
     }
-    Ok(())
-}
-
-/// What makes two rows one owner's on one file: name, svid, owner handle, file.
-type Key = (String, i32, String, String);
-
-fn key(row: &LockRow) -> Key {
-    (row.owner.name.to_string(), row.owner.svid.0, row.owner.oh.to_string(), row.file.to_string())
-}
-
-fn rest(before: Vec<LockRow>, include_unmonitored: bool, known: &[LockReport], after: &[LockRow]) -> Vec<LockFate> {
-    let mut told: HashMap<Key, Vec<ByteRange>> = HashMap::new();
-    let lost = [Fate::Dropped.to_string(), Fate::Kept.to_string()];
-    for row in known.iter().filter(|row| lost.contains(&row.fate)) {
-        let (svid, oh) = (row.owner.svid.unwrap_or_default(), row.owner.oh.clone().unwrap_or_default());
-        let owner = (row.owner.name.clone(), svid, oh, row.file.clone());
-        told.entry(owner).or_default().push(ByteRange { start: row.start, end: row.end.unwrap_or(u64::MAX) });
-    }
-    let mut held: HashMap<Key, Vec<ByteRange>> = HashMap::new();
-    for row in after {
-        held.entry(key(row)).or_default().push(row.range);
-    }
-    let meets = |ranges: &HashMap<Key, Vec<ByteRange>>, row: &LockRow| {
-        ranges.get(&key(row)).is_some_and(|ranges| ranges.iter().any(|range| range.overlaps(row.range)))
-    };
-    let mut seen = HashSet::new();
-    before
-        .into_iter()
-        .filter(|row| matches!(row.state, LockState::Held | LockState::Pending))
-        .filter(|row| row.monitored || include_unmonitored)
-        .filter(|row| !meets(&told, row) && seen.insert((key(row), row.range)))
-        .map(|row| LockFate {
-            fate: if meets(&held, &row) { Fate::Reclaimed } else { Fate::Released },
-            file: row.file,
-            kind: row.kind,
-            range: row.range,
-            partial: false,
-            late: false,
-            owner: row.owner,
-            other: Maybe(None),
-            other_range: Maybe(None),
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -113,9 +160,9 @@ mod tests {
         }
     }
 
-    fn dropped(row: &LockRow) -> LockReport {
-        LockReport::from(&LockFate {
-            fate: Fate::Dropped,
+    fn fate(row: &LockRow, fate: Fate) -> LockFate {
+        LockFate {
+            fate,
             file: row.file.clone(),
             kind: row.kind,
             range: row.range,
@@ -124,20 +171,58 @@ mod tests {
             owner: row.owner.clone(),
             other: Maybe(None),
             other_range: Maybe(None),
-        })
+        }
+    }
+
+    fn list(rows: &[LockRow]) -> LockList {
+        let mut list = LockList::default();
+        for row in rows {
+            list.push(&row.clone().into(), None, true);
+        }
+        list
+    }
+
+    /// By svid and first byte.
+    fn fates(before: &[LockRow], told: &[LockFate], after: &[LockRow]) -> Vec<(i32, u64, Fate)> {
+        let mut rest = Rest::of(list(before));
+        for lock in after {
+            rest.found(lock);
+        }
+        for row in told {
+            rest.told(row);
+        }
+        rest.rows().map(|row| (row.owner.svid.0, row.range.start, row.fate)).collect()
     }
 
     #[test]
     fn what_is_still_there_was_reclaimed_what_is_not_was_released_and_a_known_fate_stays() {
-        let (kept_on, gone, lost) = (lock(1, 0, 9), lock(2, 0, 9), lock(3, 0, 9));
+        let before = [lock(1, 0, 9), lock(2, 0, 9), lock(3, 0, 9)];
+        let told = [fate(&before[2], Fate::Dropped), fate(&before[1], Fate::Conflict)];
+        let fates = fates(&before, &told, &[lock(1, 5, 6), lock(3, 0, 9)]);
+        assert_eq!(fates, [(1, 0, Fate::Reclaimed), (2, 0, Fate::Released)]);
+    }
+
+    #[test]
+    fn a_request_that_waits_is_not_covered_and_an_unmonitored_lock_if_it_was_included() {
         let waiting = LockRow { state: LockState::Waiting, ..lock(4, 0, 9) };
         let unmonitored = LockRow { monitored: false, ..lock(5, 0, 9) };
-        let before = vec![kept_on.clone(), gone, lost.clone(), waiting, unmonitored];
-        let after = [lock(1, 5, 6), lock(3, 0, 9)];
-        let rows = rest(before, false, &[dropped(&lost)], &after);
-        let fates: Vec<_> = rows.iter().map(|row| (row.owner.svid.0, row.fate)).collect();
-        assert_eq!(fates, [(1, Fate::Reclaimed), (2, Fate::Released)]);
+        let of = |include| [&lock(1, 0, 9), &waiting, &unmonitored].map(|row| is_covered(row, include));
+        assert_eq!((of(false), of(true)), ([true, false, false], [true, false, true]));
     }
+
+    #[test]
+    fn of_many_ranges_of_one_owner_those_alone_are_reclaimed_that_are_met_also_where_a_list_overlaps() {
+        use Fate::{Reclaimed, Released};
+        let before = [lock(1, 40, 49), lock(1, 0, 99), lock(1, 20, 29), lock(1, 0, 99), lock(1, 200, u64::MAX)];
+        let met = |start, end| fates(&before, &[], &[lock(1, start, end), lock(2, 0, u64::MAX)]);
+        assert_eq!(met(49, 60), [(1, 0, Reclaimed), (1, 20, Released), (1, 40, Reclaimed), (1, 200, Released)]);
+        assert_eq!(met(100, 199).iter().filter(|(_, _, fate)| *fate == Reclaimed).count(), 0);
+        assert_eq!(met(250, 250).last(), Some(&(1, 200, Reclaimed)));
+        let mut elsewhere = lock(1, 0, u64::MAX);
+        elsewhere.file = FileHandle::new(b"g").unwrap();
+        assert!(fates(&before, &[], &[elsewhere]).iter().all(|(_, _, fate)| *fate == Released));
+    }
+
     #[tokio::test]
     async fn a_result_that_is_longer_when_it_is_fetched_again_overwrites_none_of_these_rows() {
         let dir = tempfile::tempdir().unwrap();
@@ -167,19 +252,20 @@ mod tests {
                 begin,
             })
             .unwrap();
-        let result = rest(vec![lock(1, 0, 9), lock(2, 0, 9)], false, &[], &[]);
+        let result = [lock(1, 0, 9), lock(2, 0, 9)].map(|row| fate(&row, Fate::Dropped));
         store.record_lock_fates(run, 0, &result[..1]).unwrap();
         let record = Record::new(store);
-        let before = vec![lock(3, 0, 9), lock(4, 0, 9)];
-        add(&*Fake::new(0), &record, run, &Scope::default(), false, before).await.unwrap();
-        let rows = record
+        let before = list(&[lock(3, 0, 9), lock(4, 0, 9)]);
+        add(&*Fake::new(0), &record, run, &Scope::default(), before).await.unwrap();
+        let mut svids = Vec::new();
+        let svids = record
             .with(move |store| {
                 store.record_lock_fates(run, 0, &result)?;
-                store.detail(run)
+                store.detail(run)?.lock_rows.look(|row| svids.push(row.owner.svid.0))?;
+                Ok(svids)
             })
             .await
-            .unwrap()
-            .lock_rows;
-        assert_eq!(rows.iter().map(|row| row.owner.svid).collect::<Vec<_>>(), [1, 2, 3, 4].map(Some));
+            .unwrap();
+        assert_eq!(svids, [1, 2, 3, 4]);
     }
 }

@@ -199,14 +199,14 @@ async fn carry_out(
         own_locks_lost: plan.own_locks_lost,
         options,
     };
-    let before = if record_all { manager.all_locks(&plan.scope).await? } else { Vec::new() };
+    let include = plan.policy.include_unmonitored;
+    let before = if record_all { Some(all_rows::list(&*manager, &plan.scope, include).await?) } else { None };
     let (machine, first) = Run::begin(terms);
     let drive = Drive::new(Arc::clone(&manager), record.clone(), orders, machine, progress, signals);
     let report = conclude(record, run, drive.run(first).await?).await?;
-    if record_all && report.run.outcome == Some(Outcome::Settled) {
-        let include = plan.policy.include_unmonitored;
+    if let Some(before) = before.filter(|_| report.run.outcome == Some(Outcome::Settled)) {
         // The run is over and in the record, also without these rows.
-        if let Err(error) = all_rows::add(&*manager, record, run, &plan.scope, include, before).await {
+        if let Err(error) = all_rows::add(&*manager, record, run, &plan.scope, before).await {
             tracing::warn!(%run, %error, "the record has no rows for reclaimed and released locks");
         }
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::error::ControllerError;
 use crate::manager::{LockManager, ManagerError};
 use crate::report::{Outcome, Phase};
-use crate::store::{RunOutcome, StoredRun};
-use crate::wire::control::{Counts, RefusalCode, RunId, RunResult, Status};
+use crate::store::{LOCKS_AT_ONCE, RunOutcome, StoredRun};
+use crate::wire::control::{Counts, LockFate, RefusalCode, RunId, RunResult, Status};
 
 /// How long to wait before a manager that does not answer, or not yet, is asked again.
 pub(super) const CALL_AGAIN: Duration = Duration::from_millis(100);
@@ -79,18 +79,32 @@ async fn store_pages(manager: &dyn LockManager, record: &Record, run: RunId) -> 
             None => break,
         }
     }
-    let (mut after, mut first) = (0, 0);
-    loop {
-        let page = manager.result_locks(run, after).await?;
-        let locks = page.locks.into_vec();
+    let (mut first, mut after) = (0, Some(0));
+    let mut locks = some_locks(manager, run, &mut after).await?;
+    while !locks.is_empty() {
         let count = locks.len() as u64;
-        record.with(move |store| store.record_lock_fates(run, first, &locks)).await?;
-        first += count;
-        match manager.next_page(after, page.next)? {
-            Some(next) => after = next,
-            None => return Ok(()),
-        }
+        // The next ones come while these are written.
+        let write = record.with(move |store| store.record_lock_fates(run, first, &locks));
+        let (written, next) = tokio::join!(write, some_locks(manager, run, &mut after));
+        written?;
+        (first, locks) = (first + count, next?);
     }
+    Ok(())
+}
+
+/// So many pages of a result's locks as are written at once; `after` is the next one's cursor then, none after the last.
+async fn some_locks(
+    manager: &dyn LockManager,
+    run: RunId,
+    after: &mut Option<u64>,
+) -> Result<Vec<LockFate>, ManagerError> {
+    let mut locks = Vec::new();
+    while let Some(cursor) = after.filter(|_| locks.len() < LOCKS_AT_ONCE) {
+        let page = manager.result_locks(run, cursor).await?;
+        locks.extend(page.locks.into_vec());
+        *after = manager.next_page(cursor, page.next)?;
+    }
+    Ok(locks)
 }
 
 fn outcome_of(result: &RunResult) -> RunOutcome {

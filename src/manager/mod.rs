@@ -182,15 +182,17 @@ pub trait LockManager: Send + Sync {
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError>;
     /// All of them.
     async fn all_locks(&self, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
-        Ok(self.aged_locks(scope).await?.into_iter().map(|row| row.lock).collect())
+        let mut all = Vec::new();
+        self.each_lock(scope, &mut |row| all.push(row.lock)).await?;
+        Ok(all)
     }
-    /// All of them, with their ages.
-    async fn aged_locks(&self, scope: &Scope) -> Result<Vec<AgedLock>, ManagerError> {
-        gather(self, async |after| {
+    /// Hands out all of them, a page after the other; those of a listing that fails on the way are not all.
+    async fn each_lock(&self, scope: &Scope, take: &mut (dyn FnMut(AgedLock) + Send)) -> Result<(), ManagerError> {
+        let page = async |after| {
             let page = self.locks(&LocksArgs { scope: scope.clone(), after }).await?;
             Ok((page.locks, page.next))
-        })
-        .await
+        };
+        each(self, page, take).await
     }
 
     /// State bumped and durable, then mark and grace in one step. Idempotent by run id.
@@ -241,22 +243,32 @@ pub trait LockManager: Send + Sync {
 /// Most pages of one listing: 16 million rows.
 const MAX_PAGES: usize = 16_384;
 
-/// Gathers the pages of a listing; `page` gets a cursor, and returns the rows and the next cursor.
-async fn gather<T, F>(
-    manager: &(impl LockManager + ?Sized),
-    mut page: impl FnMut(u64) -> F,
-) -> Result<Vec<T>, ManagerError>
+/// Gathers the pages of a listing.
+async fn gather<T, F>(manager: &(impl LockManager + ?Sized), page: impl FnMut(u64) -> F) -> Result<Vec<T>, ManagerError>
 where
     F: Future<Output = Result<(List<T, PAGE>, u64), ManagerError>>,
 {
     let mut all = Vec::new();
+    each(manager, page, &mut |row| all.push(row)).await?;
+    Ok(all)
+}
+
+/// Hands out the rows of a listing; `page` gets a cursor, and returns the rows and the next cursor.
+async fn each<T, F>(
+    manager: &(impl LockManager + ?Sized),
+    mut page: impl FnMut(u64) -> F,
+    take: &mut (impl FnMut(T) + ?Sized),
+) -> Result<(), ManagerError>
+where
+    F: Future<Output = Result<(List<T, PAGE>, u64), ManagerError>>,
+{
     let mut after = 0;
     for _ in 0..MAX_PAGES {
         let (rows, next) = page(after).await?;
-        all.extend(rows.into_vec());
+        rows.into_vec().into_iter().for_each(&mut *take);
         match manager.next_page(after, next)? {
             Some(next) => after = next,
-            None => return Ok(all),
+            None => return Ok(()),
         }
     }
     Err(ManagerError::Protocol { endpoint: manager.endpoint(), what: "a listing has no end".into() })

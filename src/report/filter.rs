@@ -1,6 +1,8 @@
 //! Which runs of the record a reader wants to see, and what of one.
 
-use super::{LockReport, LockTally, RunDetail};
+use std::io;
+
+use super::{LockReport, LockTally, Rows, RunDetail};
 use crate::wire::control::ClientRef;
 use crate::wire::types::{Address, CallerName};
 
@@ -48,16 +50,46 @@ impl RunFilter {
     }
 }
 
-impl RunDetail {
+/// Those of the rows that are wanted.
+#[derive(Debug, Clone)]
+pub struct Wanted<R> {
+    rows: R,
+    wanted: RunFilter,
+}
+
+impl<R: Rows<Row = LockReport>> Rows for Wanted<R> {
+    type Row = LockReport;
+    fn each(&self, take: &mut dyn FnMut(LockReport) -> io::Result<()>) -> io::Result<()> {
+        self.rows.each(&mut |row| if self.wanted.wants_lock(&row) { take(row) } else { Ok(()) })
+    }
+}
+
+impl<R: Rows<Row = LockReport>> RunDetail<R> {
     /// With those clients and locks alone that are wanted. Sums and timeline stay those of the run.
     #[must_use]
-    pub fn only(mut self, wanted: &RunFilter) -> Self {
-        self.report
+    pub fn only(self, wanted: &RunFilter) -> RunDetail<Wanted<R>> {
+        let Self { mut report, lock_rows, events, progress, shown: _ } = self;
+        report
             .clients
             .retain(|client| wanted.wants(&client.name, client.address) && (!wanted.changed || client.is_notable()));
-        self.report.lost.retain(|lock| wanted.wants_lock(lock));
-        self.lock_rows.retain(|lock| wanted.wants_lock(lock));
-        self.shown = wanted.words();
-        self
+        report.lost.retain(|lock| wanted.wants_lock(lock));
+        let lock_rows = Wanted { rows: lock_rows, wanted: wanted.clone() };
+        RunDetail { report, lock_rows, events, progress, shown: wanted.words() }
+    }
+
+    /// Whether it names a client that is wanted, or has a lock of one.
+    ///
+    /// # Errors
+    /// A row cannot be read.
+    pub fn names(&self, wanted: &RunFilter) -> io::Result<bool> {
+        let mut is_named = self.report.clients.iter().any(|client| wanted.wants(&client.name, client.address));
+        if !is_named {
+            let by_client = RunFilter { changed: false, ..wanted.clone() };
+            self.lock_rows.each(&mut |row| {
+                is_named |= by_client.wants_lock(&row);
+                Ok(())
+            })?;
+        }
+        Ok(is_named)
     }
 }

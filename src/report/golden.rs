@@ -246,7 +246,7 @@ fn a_run_with_its_locks_and_timeline() {
     is_golden("run-detail", &detail);
     let host3 = ClientRef { name: Maybe(Some(CallerName::new("HOST3").unwrap())), address: Maybe(None) };
     is_golden("run-detail-only", &detail.clone().only(&RunFilter { clients: vec![host3], changed: true }));
-    stands("run-page.html", &page(&detail));
+    stands("run-page.html", &page(&detail).unwrap());
 }
 
 #[test]

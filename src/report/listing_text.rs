@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::io;
 use std::time::Duration;
 
 use super::listing::{ActiveRun, ClientProbe, ManagerStatus, Said};
-use super::table::{Align, Table, clean};
+use super::table::{Align, Layout, Table, clean, in_memory};
 use super::text::{Text, View, line, or_dash, range};
-use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, RunsReport, StatusReport};
+use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, Rows, RunsReport, StatusReport};
 use crate::units::{count, duration, millis};
 use crate::wire::control::LockState;
 use crate::wire::types::Address;
@@ -150,54 +151,74 @@ impl Text for ClientsReport {
     }
 }
 
-impl Text for LocksReport {
+const LOCK_COLUMNS: [(&str, Align); 12] = [
+    ("FILE", Align::Left),
+    ("STATE", Align::Left),
+    ("AGE", Align::Left),
+    ("CLIENT", Align::Name),
+    ("ADDRESS", Align::Left),
+    ("SVID", Align::Right),
+    ("KIND", Align::Left),
+    ("BYTES", Align::Left),
+    ("OWNER", Align::Left),
+    ("CALLED", Align::Left),
+    ("OVER", Align::Left),
+    ("NOTE", Align::Left),
+];
+
+fn lock_row(lock: &ListedLock, wide: bool) -> [String; 12] {
+    let owner = &lock.owner;
+    // An empty column is not shown.
+    let wide = |cell: &dyn Fn() -> String| if wide { cell() } else { String::new() };
+    [
+        file(lock),
+        lock.state.clone(),
+        lock.age_s.map_or_else(String::new, |age| duration(Duration::from_secs(age.into()))),
+        or_dash(owner.name.as_ref()),
+        or_dash(owner.address),
+        or_dash(owner.svid),
+        lock.kind.clone(),
+        range(lock.start, lock.end),
+        wide(&|| or_dash(owner.oh.as_ref())),
+        wide(&|| or_dash(owner.server_address)),
+        wide(&|| match (&owner.transport, owner.version) {
+            (Some(transport), Some(version)) => format!("{transport}, NLM {version}"),
+            _ => "-".to_owned(),
+        }),
+        notes(lock),
+    ]
+}
+
+impl<L: Rows<Row = ListedLock>> Text for LocksReport<L> {
     fn show(&self, view: &View) -> String {
-        let mut table = Table::new(&[
-            ("FILE", Align::Left),
-            ("STATE", Align::Left),
-            ("AGE", Align::Left),
-            ("CLIENT", Align::Name),
-            ("ADDRESS", Align::Left),
-            ("SVID", Align::Right),
-            ("KIND", Align::Left),
-            ("BYTES", Align::Left),
-            ("OWNER", Align::Left),
-            ("CALLED", Align::Left),
-            ("OVER", Align::Left),
-            ("NOTE", Align::Left),
-        ]);
-        for lock in &self.locks {
-            let owner = &lock.owner;
-            // An empty column is not shown.
-            let wide = |cell: &dyn Fn() -> String| if self.wide { cell() } else { String::new() };
-            table.row([
-                file(lock),
-                lock.state.clone(),
-                lock.age_s.map_or_else(String::new, |age| duration(Duration::from_secs(age.into()))),
-                or_dash(owner.name.as_ref()),
-                or_dash(owner.address),
-                or_dash(owner.svid),
-                lock.kind.clone(),
-                range(lock.start, lock.end),
-                wide(&|| or_dash(owner.oh.as_ref())),
-                wide(&|| or_dash(owner.server_address)),
-                wide(&|| match (&owner.transport, owner.version) {
-                    (Some(transport), Some(version)) => format!("{transport}, NLM {version}"),
-                    _ => "-".to_owned(),
-                }),
-                notes(lock),
-            ]);
+        in_memory(|out| self.write(out, view))
+    }
+
+    fn write(&self, out: &mut dyn io::Write, view: &View) -> io::Result<()> {
+        let mut layout = Layout::new(&LOCK_COLUMNS);
+        let (mut is_empty, mut unsure) = (true, BTreeSet::new());
+        self.locks.each(&mut |lock| {
+            is_empty = false;
+            layout.see(&layout.row(lock_row(&lock, self.wide)));
+            unsure.extend(lock.unsure);
+            Ok(())
+        })?;
+        if is_empty {
+            writeln!(out, "{} lists no such lock", clean(&self.manager))?;
+        } else {
+            layout.write_heading(out, view.width)?;
+            let mut write = |lock| layout.write_row(out, view.width, &layout.row(lock_row(&lock, self.wide)));
+            self.locks.each(&mut write)?;
         }
-        let none = || format!("{} lists no such lock\n", clean(&self.manager));
-        let mut out = if table.is_empty() { none() } else { table.render(view.width) };
-        for why in self.locks.iter().filter_map(|lock| lock.unsure.as_deref()).collect::<BTreeSet<_>>() {
-            line!(out, "\nunsure: {}", clean(why));
+        let mut rest = String::new();
+        for why in &unsure {
+            line!(rest, "\nunsure: {}", clean(why));
         }
-        if self.locks.iter().any(|lock| lock.unsure.is_some()) {
-            line!(out, "{UNSURE}");
+        if !unsure.is_empty() {
+            line!(rest, "{UNSURE}");
         }
-        footnote(&mut out, &self.owners);
-        out
+        footnote(&mut rest, &self.owners);
+        out.write_all(rest.as_bytes())
     }
 }
 

@@ -1,17 +1,16 @@
 //! The locks of a lock manager, with what is known of each: whose it is, on which path, and behind whom it waits.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 
+use super::rows::{self, Rows};
 use super::{LockListing, OwnersReport};
-use crate::wire::control::{AgedLock, LockKind, LockState};
+use crate::wire::control::AgedLock;
 use crate::wire::types::Address;
 
 /// The locks of a lock manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct LocksReport {
+pub struct LocksReport<L: Rows<Row = ListedLock> = Vec<ListedLock>> {
     /// [`SCHEMA`](super::SCHEMA).
     pub schema: u32,
     /// Who says so.
@@ -19,7 +18,8 @@ pub struct LocksReport {
     /// Whether it is known whose they are.
     pub owners: OwnersReport,
     /// The rows.
-    pub locks: Vec<ListedLock>,
+    #[serde(serialize_with = "rows::serialize")]
+    pub locks: L,
     /// Whether the text has all that is known of an owner. For the text only.
     #[serde(skip)]
     pub wide: bool,
@@ -82,6 +82,25 @@ pub struct ListedOwner {
     pub oh: Option<String>,
 }
 
+/// What a lock manager that looks into the kernel knows besides of a lock.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The file's path; a byte that is no UTF-8 is `\xNN`.
+    pub path: Option<String>,
+    /// The export that it is in.
+    pub export: Option<String>,
+    /// Whether the path was removed.
+    pub deleted: bool,
+    /// Device and inode: these tell the file from others, which may have several handles.
+    pub inode: String,
+    /// Why its client may not know it any more.
+    pub unsure: Option<String>,
+    /// Whether it has a process.
+    pub has_svid: bool,
+    /// Whether it has an owner handle.
+    pub has_oh: bool,
+}
+
 /// An owner in the way of one that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -132,59 +151,26 @@ impl ListedLock {
         Self { monitored: None, owner: ListedOwner::default(), inode, ..Self::from(row) }
     }
 
-    fn waits(&self) -> bool {
-        self.state == LockState::Waiting.to_string()
-    }
-    /// What tells its file from others: one file may have several handles.
-    fn place(&self) -> &str {
-        self.inode.as_deref().unwrap_or(&self.file)
-    }
-    fn is_in_the_way_of(&self, other: &Self) -> bool {
-        let is_share = |lock: &Self| lock.kind == LockKind::Share.to_string();
-        let writes = |lock: &Self| lock.kind == LockKind::Exclusive.to_string();
-        let end = |lock: &Self| lock.end.unwrap_or(u64::MAX);
-        !self.waits()
-            && !is_share(self)
-            && !is_share(other)
-            && (writes(self) || writes(other))
-            && self.start <= end(other)
-            && other.start <= end(self)
-            && !self.owner.is(&other.owner)
-    }
-}
-
-impl ListedOwner {
-    /// Whether both are one owner; a lock manager may have kept the owner handle of one only.
-    fn is(&self, other: &Self) -> bool {
-        let oh = |one: &Self| one.oh.clone();
-        let comparable = oh(self).is_none() || oh(other).is_none();
-        let bare = |one: &Self| Self { oh: None, ..one.clone() };
-        bare(self) == bare(other) && (comparable || oh(self) == oh(other))
-    }
-}
-
-/// Says of each that waits whose locks are in its way. All locks must be in the list.
-pub fn find_behind(locks: &mut [ListedLock]) {
-    let mut on: HashMap<String, Vec<usize>> = HashMap::new();
-    for (place, lock) in locks.iter().enumerate() {
-        on.entry(lock.place().to_owned()).or_default().push(place);
-    }
-    let mut found = Vec::new();
-    for (place, waiting) in locks.iter().enumerate().filter(|(_, lock)| lock.waits()) {
-        let those = on.get(waiting.place()).into_iter().flatten().filter_map(|place| locks.get(*place));
-        let mut behind: Vec<Behind> = Vec::new();
-        for lock in those.filter(|lock| lock.is_in_the_way_of(waiting)) {
-            let ListedOwner { name, address, svid, .. } = lock.owner.clone();
-            let owner = Behind { name, address, svid };
-            if !behind.contains(&owner) {
-                behind.push(owner);
-            }
-        }
-        found.push((place, behind));
-    }
-    for (place, behind) in found {
-        if let Some(lock) = locks.get_mut(place) {
-            lock.behind = Some(behind);
+    /// With what is known of it besides.
+    #[must_use]
+    pub(super) fn with(self, known: &Known) -> Self {
+        let Known { path, export, deleted, inode, unsure, has_svid, has_oh } = known.clone();
+        let below = |(path, export): (&String, &String)| {
+            Some(path.strip_prefix(export.as_str())?.trim_start_matches('/').to_owned())
+        };
+        Self {
+            path_in_export: path.as_ref().zip(export.as_ref()).and_then(below),
+            path,
+            export,
+            deleted,
+            inode: Some(inode),
+            unsure,
+            owner: ListedOwner {
+                svid: self.owner.svid.filter(|_| has_svid),
+                oh: self.owner.oh.filter(|_| has_oh),
+                ..self.owner
+            },
+            ..self
         }
     }
 }
@@ -193,54 +179,8 @@ pub fn find_behind(locks: &mut [ListedLock]) {
 mod tests {
     use super::*;
     use crate::report::Owner;
-    use crate::wire::control::{LockRow, OwnerRow};
+    use crate::wire::control::{LockKind, LockRow, LockState, OwnerRow};
     use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle, Svid, Transport};
-
-    fn lock(svid: i32, state: LockState, start: u64, end: u64) -> ListedLock {
-        ListedLock::from(&AgedLock::from(LockRow {
-            file: FileHandle::new(b"00:1a:2").unwrap(),
-            kind: LockKind::Exclusive,
-            range: ByteRange { start, end },
-            state,
-            monitored: true,
-            owner: OwnerRow {
-                name: CallerName::new("c1").unwrap(),
-                address: Address("192.0.2.9".parse().unwrap()),
-                server_address: Address("192.0.2.1".parse().unwrap()),
-                transport: Transport::Tcp,
-                version: 4,
-                svid: Svid(svid),
-                oh: OwnerHandle::new(b"o").unwrap(),
-            },
-        }))
-    }
-
-    fn behind(locks: &mut [ListedLock]) -> Vec<Option<Vec<Option<i32>>>> {
-        find_behind(locks);
-        let svids = |behind: &Vec<Behind>| behind.iter().map(|one| one.svid).collect();
-        locks.iter().map(|lock| lock.behind.as_ref().map(svids)).collect()
-    }
-
-    #[test]
-    fn one_that_waits_is_behind_those_whose_locks_are_in_its_way_each_once() {
-        use LockState::{Held, Waiting};
-        let read = ListedLock { kind: "read".into(), ..lock(4, Held, 0, 9) };
-        let elsewhere = ListedLock { inode: Some("00:1a:3".into()), ..lock(5, Held, 0, 9) };
-        let mut locks = vec![
-            lock(1, Held, 0, 4),
-            lock(1, Held, 6, 6),
-            lock(2, Held, 10, u64::MAX),
-            lock(3, Waiting, 0, 9),
-            read.clone(),
-            elsewhere,
-            ListedLock { owner: ListedOwner { oh: None, ..lock(3, Held, 0, 0).owner }, ..lock(3, Held, 7, 7) },
-        ];
-        let expected = [None, None, None, Some(vec![Some(1), Some(4)]), None, None, None];
-        assert_eq!(behind(&mut locks), expected);
-        let mut readers = vec![read.clone(), ListedLock { state: "waiting".into(), ..read }];
-        readers[1].owner.svid = Some(9);
-        assert_eq!(behind(&mut readers), [None, Some(vec![])]);
-    }
 
     #[test]
     fn a_lock_whose_owner_is_not_known_has_nothing_that_was_made_up() {

@@ -12,7 +12,9 @@
 //! | `check` | what stands in the way of a run |
 //! | `reconcile` | a round of looking for stale locks |
 //! | `release` | chosen locks to free, and what came of it |
-//! | `listing` | status, locks, clients, runs, notices |
+//! | `listing` | status, clients, runs, notices |
+//! | `locks`, `lock_list` | the locks of a lock manager, a million of them in little memory |
+//! | `rows` | rows that may be too many to hold |
 //! | `filter` | which runs of the record, and what of one |
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `failure` | a command that failed: the one error that an operator reads |
@@ -31,6 +33,7 @@ mod filter;
 mod golden;
 mod listing;
 mod listing_text;
+mod lock_list;
 mod locks;
 #[cfg(feature = "tools")]
 mod metrics;
@@ -41,6 +44,7 @@ mod plan;
 mod progress;
 mod reconcile;
 mod release;
+mod rows;
 mod run;
 #[cfg(test)]
 mod schema;
@@ -56,7 +60,10 @@ pub use filter::RunFilter;
 pub use listing::{
     ClientListing, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, StatusReport,
 };
-pub use locks::{Behind, ListedLock, ListedOwner, LocksReport, find_behind};
+pub use lock_list::LockList;
+#[cfg(test)]
+pub use locks::ListedOwner;
+pub use locks::{Behind, Known, ListedLock, LocksReport};
 #[cfg(feature = "tools")]
 pub use metrics::MetricsView;
 pub use owners::OwnersReport;
@@ -69,6 +76,7 @@ pub use release::{
     Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
     ReleasedCounts, ReleasesReport, Waiting,
 };
+pub use rows::Rows;
 #[cfg(test)]
 pub use run::KeptBecause;
 pub use run::{

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::progress::UnknownWord;
+use super::rows::{self, Rows};
 use super::{Phase, Stamp};
 use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow, PathResult, Spared};
 use crate::wire::types::Address;
@@ -385,12 +386,13 @@ impl ClientReport {
 /// A run with what `runs show` adds: the record's lock rows and the timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct RunDetail {
+pub struct RunDetail<R: Rows<Row = LockReport> = Vec<LockReport>> {
     /// The run.
     #[serde(flatten)]
     pub report: RunReport,
     /// Dropped, kept, resurrected and conflicting locks (with `--record all`, every one).
-    pub lock_rows: Vec<LockReport>,
+    #[serde(serialize_with = "rows::serialize")]
+    pub lock_rows: R,
     /// What happened, in order.
     pub events: Vec<EventReport>,
     /// How many locks were pending in the course of it, as the lock manager said; in order.

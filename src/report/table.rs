@@ -1,6 +1,7 @@
 //! Columns of text.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io;
 
 /// Where a column's text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,105 +19,146 @@ const BETWEEN: usize = 2;
 /// Widest name in a table. The JSON has it whole.
 const NAME: usize = 48;
 
-/// Rows under a heading, each column as wide as its widest cell; where that is too wide, blocks.
+/// The columns of a table, each as wide as its widest cell; where that is too wide, rows are blocks. Every row is seen before
+/// the first one is written, and only widths are kept: there may be a million rows.
+#[derive(Debug)]
+pub(super) struct Layout(Vec<Column>);
+
+#[derive(Debug)]
+struct Column {
+    heading: &'static str,
+    align: Align,
+    /// Characters of the widest cell, or of the heading.
+    width: usize,
+    says_something: bool,
+}
+
+impl Column {
+    fn is_nothing(&self, cell: &str) -> bool {
+        cell == if self.align == Align::Count { "0" } else { "" }
+    }
+}
+
+impl Layout {
+    pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
+        let column = |(place, &(heading, align)): (usize, &(&'static str, Align))| Column {
+            heading,
+            align,
+            width: heading.chars().count(),
+            says_something: place == 0,
+        };
+        Self(columns.iter().enumerate().map(column).collect())
+    }
+
+    /// The cells of a row as they are shown.
+    pub(super) fn row<const N: usize>(&self, cells: [String; N]) -> Vec<String> {
+        let shown = |(cell, column): (String, &Column)| match column.align {
+            Align::Name => name(&cell),
+            Align::Left | Align::Right | Align::Count => clean(&cell),
+        };
+        cells.into_iter().zip(&self.0).map(shown).collect()
+    }
+
+    /// Makes room for a row.
+    pub(super) fn see(&mut self, row: &[String]) {
+        for (column, cell) in self.0.iter_mut().zip(row) {
+            column.width = column.width.max(cell.chars().count());
+            column.says_something |= !column.is_nothing(cell);
+        }
+    }
+
+    fn shown<'a>(&'a self, row: &'a [String]) -> impl Iterator<Item = (&'a Column, &'a str)> {
+        self.0.iter().zip(row.iter().map(String::as_str)).filter(|(column, _)| column.says_something)
+    }
+
+    fn fits_into(&self, width: usize) -> bool {
+        let shown = self.0.iter().filter(|column| column.says_something);
+        shown.map(|column| column.width + BETWEEN).sum::<usize>().saturating_sub(BETWEEN) <= width
+    }
+
+    /// The heading; nothing where rows are blocks.
+    pub(super) fn write_heading(&self, out: &mut dyn io::Write, width: usize) -> io::Result<()> {
+        let headings: Vec<_> = self.0.iter().map(|column| column.heading.to_owned()).collect();
+        if self.fits_into(width) { self.write_line(out, &headings) } else { Ok(()) }
+    }
+
+    /// A row that was seen: a line, or a block where lines do not fit into `width`.
+    pub(super) fn write_row(&self, out: &mut dyn io::Write, width: usize, row: &[String]) -> io::Result<()> {
+        if self.fits_into(width) { self.write_line(out, row) } else { self.write_block(out, width, row) }
+    }
+
+    fn write_line(&self, out: &mut dyn io::Write, row: &[String]) -> io::Result<()> {
+        let mut line = String::new();
+        for (Column { align, width, .. }, cell) in self.shown(row) {
+            // Writing to a String cannot fail.
+            let _ = match align {
+                Align::Left | Align::Name => write!(line, "{cell:width$}  "),
+                Align::Right | Align::Count => write!(line, "{cell:>width$}  "),
+            };
+        }
+        writeln!(out, "{}", line.trim_end())
+    }
+
+    /// The first column as a title, the others below it with their headings, as many on a line as fit. A value that is
+    /// wider than a line is not broken: it may be a path to copy.
+    fn write_block(&self, out: &mut dyn io::Write, width: usize, row: &[String]) -> io::Result<()> {
+        let mut cells = self.shown(row);
+        let mut block = cells.next().map_or_else(String::new, |(_, title)| title.to_owned());
+        let mut room = 0;
+        for (column, cell) in cells.filter(|(column, cell)| !column.is_nothing(cell) && !["", "-"].contains(cell)) {
+            let part = format!("{} {cell}", column.heading.to_lowercase());
+            let len = part.chars().count() + BETWEEN;
+            if len > room {
+                block.push('\n');
+                room = width;
+            }
+            room = room.saturating_sub(len);
+            let _ = write!(block, "{:BETWEEN$}{part}", "");
+        }
+        writeln!(out, "{block}")
+    }
+}
+
+/// A table of few rows.
 #[derive(Debug)]
 pub(super) struct Table {
-    columns: Vec<(&'static str, Align)>,
+    layout: Layout,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+        Self { layout: Layout::new(columns), rows: Vec::new() }
     }
 
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        let columns = self.columns.iter().map(|(_, align)| *align);
-        let shown = |(cell, align): (String, Align)| if align == Align::Name { name(&cell) } else { clean(&cell) };
-        self.rows.push(cells.into_iter().zip(columns).map(shown).collect());
+        let row = self.layout.row(cells);
+        self.layout.see(&row);
+        self.rows.push(row);
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The heading and the rows, a line each, if they fit into `width`; else a block for each row. Nothing where there is
-    /// no row.
+    /// The heading and the rows. Nothing where there is no row.
     pub(super) fn render(&self, width: usize) -> String {
         if self.rows.is_empty() {
             return String::new();
         }
-        let shown: Vec<usize> = (0..self.columns.len()).filter(|column| self.says_something(*column)).collect();
-        let widths: Vec<usize> = shown.iter().map(|column| self.widest(*column)).collect();
-        let line: usize = widths.iter().map(|width| width + BETWEEN).sum();
-        if line.saturating_sub(BETWEEN) <= width {
-            self.as_lines(&shown, &widths)
-        } else {
-            self.as_blocks(&shown, width)
-        }
-    }
-
-    fn heading(&self, column: usize) -> (&'static str, Align) {
-        self.columns.get(column).copied().unwrap_or(("", Align::Left))
-    }
-    fn says_something(&self, column: usize) -> bool {
-        let nothing = if self.heading(column).1 == Align::Count { "0" } else { "" };
-        column == 0 || self.rows.iter().any(|row| cell_of(row, column) != nothing)
-    }
-    fn widest(&self, column: usize) -> usize {
-        let cells = self.rows.iter().map(|row| cell_of(row, column));
-        cells.chain([self.heading(column).0]).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    }
-
-    fn as_lines(&self, shown: &[usize], widths: &[usize]) -> String {
-        let mut out = String::new();
-        let heading: Vec<String> = self.columns.iter().map(|(name, _)| (*name).to_owned()).collect();
-        for row in std::iter::once(&heading).chain(&self.rows) {
-            let mut line = String::new();
-            for (&column, width) in shown.iter().zip(widths) {
-                let cell = cell_of(row, column);
-                // Writing to a String cannot fail.
-                let _ = match self.heading(column).1 {
-                    Align::Left | Align::Name => write!(line, "{cell:width$}  "),
-                    Align::Right | Align::Count => write!(line, "{cell:>width$}  "),
-                };
-            }
-            out.push_str(line.trim_end());
-            out.push('\n');
-        }
-        out
-    }
-
-    /// The first column as a title, the others below it with their headings, as many on a line as fit. A value that is
-    /// wider than a line is not broken: it may be a path to copy.
-    fn as_blocks(&self, shown: &[usize], width: usize) -> String {
-        let mut out = String::new();
-        for row in &self.rows {
-            let (title, others) = shown.split_first().unwrap_or((&0, &[]));
-            out.push_str(cell_of(row, *title));
-            let mut room = 0;
-            for &column in others {
-                let (cell, (heading, align)) = (cell_of(row, column), self.heading(column));
-                if cell.is_empty() || cell == "-" || (align == Align::Count && cell == "0") {
-                    continue;
-                }
-                let part = format!("{} {cell}", heading.to_lowercase());
-                let len = part.chars().count() + BETWEEN;
-                if len > room {
-                    out.push('\n');
-                    room = width;
-                }
-                room = room.saturating_sub(len);
-                let _ = write!(out, "{:BETWEEN$}{part}", "");
-            }
-            out.push('\n');
-        }
-        out
+        in_memory(|out| {
+            self.layout.write_heading(out, width)?;
+            self.rows.iter().try_for_each(|row| self.layout.write_row(out, width, row))
+        })
     }
 }
 
-fn cell_of(row: &[String], column: usize) -> &str {
-    row.get(column).map_or("", String::as_str)
+/// What is written, as text.
+pub(super) fn in_memory(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> String {
+    let mut out = Vec::new();
+    // Writing to memory cannot fail.
+    let _ = write(&mut out);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// A name, cut where it would make a line unreadable.
@@ -132,6 +174,10 @@ pub(super) fn name(text: &str) -> String {
 /// Text of others, without what a terminal would act upon: controls, and what has no form of its own (marks that
 /// turn the direction or part lines, of no width, or on top of another).
 pub(super) fn clean(text: &str) -> String {
+    // Most cells are of these alone, and there may be millions of them.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     // Of a character that can be seen comes itself, or a backslash and itself.
     let has_form = |c: char| !c.is_control() && c.escape_debug().len() <= 2;
     text.chars().map(|c| if has_form(c) { c } else { '\u{fffd}' }).collect()

@@ -2,13 +2,14 @@
 //! delivery, a count is its counter's.
 
 use std::fmt::Write;
+use std::io;
 
 use jiff::tz::TimeZone;
 
-use super::table::{Align, Table, clean, name};
+use super::table::{Align, Layout, Table, clean, in_memory, name};
 use super::{
-    ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, RunDetail,
-    RunHead, RunReport,
+    ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, Rows,
+    RunDetail, RunHead, RunReport,
 };
 use crate::units::{count, millis};
 
@@ -31,6 +32,13 @@ impl Default for View {
 pub trait Text {
     /// Lines, each with its newline.
     fn show(&self, view: &View) -> String;
+    /// The same, written as it comes: for what may be too long to hold.
+    ///
+    /// # Errors
+    /// It cannot be written, or a row cannot be read ([`Rows::each`](super::Rows::each)).
+    fn write(&self, out: &mut dyn io::Write, view: &View) -> io::Result<()> {
+        out.write_all(self.show(view).as_bytes())
+    }
     /// The same, as wide as it is, in UTC.
     fn text(&self) -> String {
         self.show(&View::default())
@@ -228,7 +236,18 @@ impl Text for RunReport {
     }
 }
 
-fn lock_row(table: &mut Table, lock: &LockReport) {
+const LOCK_COLUMNS: [(&str, Align); 8] = [
+    ("LOCK", Align::Left),
+    ("CLIENT", Align::Name),
+    ("ADDRESS", Align::Left),
+    ("SVID", Align::Right),
+    ("KIND", Align::Left),
+    ("BYTES", Align::Left),
+    ("FILE", Align::Left),
+    ("NOTE", Align::Left),
+];
+
+fn lock_row(lock: &LockReport) -> [String; 8] {
     let mut note = Vec::new();
     if lock.partial {
         note.push("in part".to_owned());
@@ -242,7 +261,7 @@ fn lock_row(table: &mut Table, lock: &LockReport) {
         let svid = other.svid.map(|svid| format!(" svid {svid}")).unwrap_or_default();
         note.push(format!("held or pending{of}: {}{at}{svid}", name(&other.name)));
     }
-    table.row([
+    [
         lock.fate.clone(),
         lock.owner.name.clone(),
         or_dash(lock.owner.address),
@@ -251,7 +270,7 @@ fn lock_row(table: &mut Table, lock: &LockReport) {
         range(lock.start, lock.end),
         file(lock),
         note.join("; "),
-    ]);
+    ]
 }
 
 fn timeline(out: &mut String, events: &[EventReport], view: &View) {
@@ -260,34 +279,34 @@ fn timeline(out: &mut String, events: &[EventReport], view: &View) {
     }
     line!(out, "\ntimeline");
     for event in events {
-        line!(out, "  {}  {:12}  {}", event.at.local(&view.zone), clean(&event.kind), clean(&event.detail));
+        let line = format!("  {}  {:12}  {}", event.at.local(&view.zone), clean(&event.kind), clean(&event.detail));
+        // A kind without detail leaves blanks at its end.
+        line!(out, "{}", line.trim_end());
     }
-    // A kind without detail leaves blanks at its line's end.
-    *out = out.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
-    out.push('\n');
 }
 
-impl Text for RunDetail {
+impl<R: Rows<Row = LockReport>> Text for RunDetail<R> {
     fn show(&self, view: &View) -> String {
-        let mut out = report(&self.report, true, self.shown.as_deref(), view);
-        let mut table = Table::new(&[
-            ("LOCK", Align::Left),
-            ("CLIENT", Align::Name),
-            ("ADDRESS", Align::Left),
-            ("SVID", Align::Right),
-            ("KIND", Align::Left),
-            ("BYTES", Align::Left),
-            ("FILE", Align::Left),
-            ("NOTE", Align::Left),
-        ]);
-        for lock in &self.lock_rows {
-            lock_row(&mut table, lock);
+        in_memory(|out| self.write(out, view))
+    }
+
+    fn write(&self, out: &mut dyn io::Write, view: &View) -> io::Result<()> {
+        let mut layout = Layout::new(&LOCK_COLUMNS);
+        let mut is_empty = true;
+        self.lock_rows.each(&mut |lock| {
+            is_empty = false;
+            layout.see(&layout.row(lock_row(&lock)));
+            Ok(())
+        })?;
+        out.write_all(report(&self.report, true, self.shown.as_deref(), view).as_bytes())?;
+        if !is_empty {
+            writeln!(out)?;
+            layout.write_heading(out, view.width)?;
+            self.lock_rows.each(&mut |lock| layout.write_row(out, view.width, &layout.row(lock_row(&lock))))?;
         }
-        if !table.is_empty() {
-            line!(out, "\n{}", table.render(view.width).trim_end());
-        }
-        timeline(&mut out, &self.events, view);
-        out
+        let mut rest = String::new();
+        timeline(&mut rest, &self.events, view);
+        out.write_all(rest.as_bytes())
     }
 }
 

@@ -26,7 +26,7 @@ mod tests;
 pub use controller_lock::ControllerLock;
 pub use error::StoreError;
 pub use memories::ClientKey;
-pub use read::{StoredClient, StoredRun};
+pub use read::{LockRows, StoredClient, StoredRun};
 pub use releases::NewRelease;
 pub use write::{DeliveryUpdate, NewClient, NewRun, Pruned, RunOutcome};
 
@@ -49,6 +49,9 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 /// wrong, all are old.
 pub const KEEP_RUNS: u32 = 1_000;
 
+/// Rows of locks that are well written in one call: each transaction waits for the disk, whatever it has.
+pub const LOCKS_AT_ONCE: usize = 16_384;
+
 /// None can be taken twice; [`Store::open`] counts on that.
 const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0001_record.sql")),
@@ -57,6 +60,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0004_paths.sql")),
     M::up(include_str!("../../migrations/0005_progress.sql")),
     M::up(include_str!("../../migrations/0006_reconcile.sql")),
+    M::up(include_str!("../../migrations/0007_lock_rows.sql")),
 ];
 
 fn migrations() -> Migrations<'static> {

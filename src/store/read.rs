@@ -1,12 +1,14 @@
 //! What is read.
 
-use rusqlite::{OptionalExtension, Row, params};
+use std::io;
+
+use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, word};
 use super::{Store, StoreError};
 use crate::report::{
-    ClientFate, ClientReport, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, PendingReport, Phase, RunDetail,
-    RunFilter, RunHead, RunListing, RunReport, Stamp, States, exit_code,
+    ClientFate, ClientReport, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, PendingReport, Phase, Rows,
+    RunDetail, RunFilter, RunHead, RunListing, RunReport, Stamp, States, exit_code,
 };
 use crate::wire::control::{BeginArgs, Delivery, InstanceId, LockFate, RunClient, RunId};
 
@@ -40,6 +42,50 @@ pub struct StoredClient {
     pub suspect: bool,
     /// What went wrong.
     pub error: Option<String>,
+}
+
+/// The lock rows of a run. There may be a million of them, so each walk reads them anew; what others write meanwhile is
+/// not seen.
+#[derive(Debug)]
+pub struct LockRows<'a> {
+    snapshot: Transaction<'a>,
+    store: &'a Store,
+    run: RunId,
+}
+
+impl LockRows<'_> {
+    /// Hands out each, in order.
+    pub fn look(&self, mut take: impl FnMut(LockFate)) -> Result<(), StoreError> {
+        self.walk(
+            |fate| {
+                take(fate);
+                Ok(())
+            },
+            |error| error,
+        )
+    }
+
+    fn walk<E>(
+        &self,
+        mut take: impl FnMut(LockFate) -> Result<(), E>,
+        failed: impl Fn(StoreError) -> E,
+    ) -> Result<(), E> {
+        let unreadable = |error| failed(self.store.error(error));
+        let sql = "SELECT row FROM lock WHERE run = ?1 ORDER BY ordinal";
+        let mut query = self.snapshot.prepare_cached(sql).map_err(unreadable)?;
+        let rows = query.query_map([self.run.to_string()], |row| blob(row, "row")).map_err(unreadable)?;
+        for fate in rows {
+            take(fate.map_err(unreadable)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Rows for LockRows<'_> {
+    type Row = LockReport;
+    fn each(&self, take: &mut dyn FnMut(LockReport) -> io::Result<()>) -> io::Result<()> {
+        self.walk(|fate| take(LockReport::from(&fate)), io::Error::other)
+    }
 }
 
 impl Store {
@@ -115,15 +161,19 @@ impl Store {
         Ok(RunReport { lost, ..RunReport::new(head, state, locks, clients, not_understood) })
     }
 
-    /// A run's report with lock rows and timeline.
-    pub fn detail(&self, run: RunId) -> Result<RunDetail, StoreError> {
+    /// A run's report with lock rows and timeline, as they are at this moment. It is exclusive, as a connection has one
+    /// transaction at a time.
+    pub fn detail(&mut self, run: RunId) -> Result<RunDetail<LockRows<'_>>, StoreError> {
+        let store = &*self;
+        let snapshot = Transaction::new_unchecked(&store.connection, TransactionBehavior::Deferred);
+        let snapshot = snapshot.map_err(|e| store.error(e))?;
         Ok(RunDetail {
-            report: self.report(run)?,
-            lock_rows: self.rows(run, "SELECT row FROM lock WHERE run = ?1 ORDER BY ordinal", lock_report)?,
-            events: self.rows(run, "SELECT * FROM event WHERE run = ?1 ORDER BY at_ms, rowid", |row| {
+            report: store.report(run)?,
+            lock_rows: LockRows { snapshot, store, run },
+            events: store.rows(run, "SELECT * FROM event WHERE run = ?1 ORDER BY at_ms, rowid", |row| {
                 Ok(EventReport { at: Stamp(count(row, "at_ms")?), kind: row.get("kind")?, detail: row.get("detail")? })
             })?,
-            progress: self.rows(run, "SELECT * FROM progress WHERE run = ?1 ORDER BY elapsed_ms", |row| {
+            progress: store.rows(run, "SELECT * FROM progress WHERE run = ?1 ORDER BY elapsed_ms", |row| {
                 Ok(PendingReport { elapsed_ms: count(row, "elapsed_ms")?, pending: count(row, "pending")? })
             })?,
             shown: None,

@@ -263,14 +263,13 @@ impl Store {
         })
     }
 
-    /// The lock manager's rows of locks, a page at a time; `first` is the place of the page's first
-    /// row in the whole result. May be given again.
+    /// The lock manager's rows of locks, some at a time ([`LOCKS_AT_ONCE`](super::LOCKS_AT_ONCE)); `first` is the place of
+    /// the first of them in the whole result. May be given again.
     pub fn record_lock_fates(&mut self, run: RunId, first: u64, locks: &[LockFate]) -> Result<(), StoreError> {
         let id = run.to_string();
         self.transaction(|tx| {
             let mut insert = tx.prepare_cached(
-                "INSERT OR REPLACE INTO lock (run, ordinal, fate, client, file, range, late, row)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT OR REPLACE INTO lock (run, ordinal, fate, client, row) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?;
             for (ordinal, lock) in (first..).zip(locks) {
                 insert.execute(params![
@@ -278,9 +277,6 @@ impl Store {
                     integer(ordinal),
                     lock.fate.to_string(),
                     lock.owner.name.as_str(),
-                    lock.file.to_string(),
-                    lock.range.to_string(),
-                    lock.late,
                     xdr::encode(lock),
                 ])?;
             }

@@ -5,10 +5,12 @@
 
 mod timeline;
 
+use std::io;
+
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::text::range;
-use super::{ClientFate, ClientReport, LockReport, LockTally, Owner, RunDetail, RunHead};
+use super::{ClientFate, ClientReport, LockReport, LockTally, Owner, Rows, RunDetail, RunHead};
 use crate::units;
 
 const STYLE: &str = include_str!("style.css");
@@ -16,7 +18,16 @@ const STYLE: &str = include_str!("style.css");
 const MOST_ROWS: usize = 1_000;
 
 /// The page.
-pub fn page(detail: &RunDetail) -> String {
+///
+/// # Errors
+/// A row cannot be read.
+pub fn page<R: Rows<Row = LockReport>>(detail: &RunDetail<R>) -> io::Result<String> {
+    let (mut first, mut all) = (Vec::new(), 0);
+    detail.lock_rows.each(&mut |row| {
+        all += 1;
+        first.extend((all <= MOST_ROWS).then_some(row));
+        Ok(())
+    })?;
     let run = &detail.report.run;
     let title = format!("Resync {} of {}", run.id.get(..8).unwrap_or(&run.id), run.started_at);
     let markup = html! {
@@ -34,15 +45,15 @@ pub fn page(detail: &RunDetail) -> String {
                 (locks(&detail.report.locks, run))
                 (timeline::drawn(detail))
                 (clients(&detail.report.clients))
-                (rows(&detail.lock_rows))
+                (rows(&first, all))
                 (events(detail))
             }
         }
     };
-    markup.into_string()
+    Ok(markup.into_string())
 }
 
-fn head(detail: &RunDetail) -> Markup {
+fn head<R: Rows<Row = LockReport>>(detail: &RunDetail<R>) -> Markup {
     let (run, state) = (&detail.report.run, detail.report.state);
     let outcome = run.outcome.map_or_else(|| format!("not ended, phase {}", run.phase), |outcome| outcome.to_string());
     let number = |state: Option<i32>| state.map_or_else(|| "-".to_owned(), |state| state.to_string());
@@ -154,7 +165,7 @@ fn client_row(client: &ClientReport, columns: &[Column]) -> Markup {
     }
 }
 
-fn rows(rows: &[LockReport]) -> Markup {
+fn rows(rows: &[LockReport], all: usize) -> Markup {
     html! {
         @if !rows.is_empty() {
             section {
@@ -163,7 +174,7 @@ fn rows(rows: &[LockReport]) -> Markup {
                     table {
                         thead { tr { @for word in ["Fate", "Owner", "Kind", "Bytes", "File", "Note"] { th { (word) } } } }
                         tbody {
-                            @for row in rows.iter().take(MOST_ROWS) {
+                            @for row in rows {
                                 tr {
                                     td class=(row.fate) { (row.fate) }
                                     td { (owner(&row.owner)) }
@@ -180,7 +191,7 @@ fn rows(rows: &[LockReport]) -> Markup {
                         }
                     }
                 }
-                (rest(rows.len()))
+                (rest(all))
             }
         }
     }
@@ -198,7 +209,7 @@ fn rest(all: usize) -> Markup {
     html! { @if all > MOST_ROWS { p { (all - MOST_ROWS) " more are in the record: nlmctl runs export." } } }
 }
 
-fn events(detail: &RunDetail) -> Markup {
+fn events<R: Rows<Row = LockReport>>(detail: &RunDetail<R>) -> Markup {
     html! {
         section {
             h2 { "What happened" }

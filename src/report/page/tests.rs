@@ -50,14 +50,14 @@ fn course() -> Vec<PendingReport> {
 
 #[test]
 fn what_a_client_calls_itself_is_text_and_never_markup() {
-    let page = page(&detail("<script>alert(1)</script>", 1, course()));
+    let page = page(&detail("<script>alert(1)</script>", 1, course())).unwrap();
     assert!(!page.contains("<script") && !page.contains("<b>bold"), "{page}");
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "{page}");
 }
 
 #[test]
 fn every_element_of_the_drawing_ends_where_the_next_one_begins() {
-    let page = page(&detail("c1", 3, course()));
+    let page = page(&detail("c1", 3, course())).unwrap();
     for element in ["line", "path", "text", "svg"] {
         let (opened, closed) =
             (page.matches(&format!("<{element} ")).count(), page.matches(&format!("</{element}>")).count());
@@ -67,7 +67,7 @@ fn every_element_of_the_drawing_ends_where_the_next_one_begins() {
 
 #[test]
 fn the_page_fetches_nothing() {
-    let page = page(&detail("c1", 3, course()));
+    let page = page(&detail("c1", 3, course())).unwrap();
     assert!(["http:", "https:", "src=", "href=", "url(", "@import"].iter().all(|word| !page.contains(word)), "{page}");
 }
 
@@ -80,7 +80,7 @@ fn the_curve_holds_each_value_until_the_next_look_and_goes_to_the_end() {
 
 #[test]
 fn a_run_without_a_course_has_no_drawing_and_ten_thousand_clients_are_cut_with_a_word() {
-    let page = page(&detail("c", 10_000, Vec::new()));
+    let page = page(&detail("c", 10_000, Vec::new())).unwrap();
     assert!(!page.contains("<svg"));
     assert!(page.contains("10000 clients") && page.contains("9000 more are in the record"), "the rest is named");
     assert!(page.len() < 1_000_000, "{}", page.len());

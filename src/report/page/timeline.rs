@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
-use super::super::{PendingReport, RunDetail};
+use super::super::{LockReport, PendingReport, Rows, RunDetail};
 use crate::units::millis;
 
 /// The drawing's own units; the page scales it.
@@ -53,7 +53,7 @@ pub(super) fn steps(points: &[PendingReport], end: u64, scale: &Scale) -> String
 }
 
 /// The drawing; nothing for a run that has no course on record.
-pub(super) fn drawn(detail: &RunDetail) -> Markup {
+pub(super) fn drawn<R: Rows<Row = LockReport>>(detail: &RunDetail<R>) -> Markup {
     let (run, clients) = (&detail.report.run, &detail.report.clients);
     let last = detail.progress.last().map_or(0, |point| point.elapsed_ms);
     let acked = clients.iter().filter_map(|client| client.acked_ms);

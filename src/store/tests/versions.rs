@@ -1,6 +1,9 @@
 //! Older and newer schemas.
 
+use rusqlite::params;
+
 use super::*;
+use crate::wire::xdr;
 
 #[test]
 fn a_newer_schema_is_refused_with_words() {
@@ -22,6 +25,28 @@ fn a_record_of_the_first_version_takes_releases_and_keeps_its_runs() {
     store.create_run(&new_run(run_id(1))).unwrap();
     assert!(store.releases(1).unwrap().is_empty());
     assert!(store.stored(run_id(1)).is_ok());
+}
+
+#[test]
+fn lock_rows_of_an_older_record_are_kept_and_go_with_their_run() {
+    let place = Place::new();
+    let mut connection = rusqlite::Connection::open(place.path()).unwrap();
+    older(6).to_latest(&mut connection).unwrap();
+    let (id, scope) = (run_id(1), r#"{"clients":[],"exports":[],"files":[]}"#);
+    let run = "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms)
+               VALUES (?1, 'nlmd', 'here', 'i', 'f', 'strict', ?2, ?3, 'done', 1)";
+    connection.execute(run, params![id.to_string(), scope, xdr::encode(&new_run(id).begin)]).unwrap();
+    for n in 0..2_u64 {
+        let lock = "INSERT INTO lock (run, ordinal, fate, client, file, range, late, row)
+                    VALUES (?1, ?2, 'dropped', 'c1', '0102', '0-EOF', 0, ?3)";
+        connection.execute(lock, params![id.to_string(), 7 + n.cast_signed(), xdr::encode(&fate(n))]).unwrap();
+    }
+    drop(connection);
+    let mut store = place.open();
+    assert_eq!(rows_of(&mut store, id), [0, 1].map(|n| LockReport::from(&fate(n))));
+    assert_eq!(store.prune_to(0, None).unwrap().runs, 1);
+    let left: i64 = store.connection.query_row("SELECT count(*) FROM lock", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
 }
 
 /// Opens it from so many sides at once, each by `open`.

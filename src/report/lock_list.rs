@@ -1,0 +1,431 @@
+//! A list of locks in little memory: a million of them take some 60 MB, where as many rows of strings take 700.
+//!
+//! What many locks share (a file's handle, a client, an owner's handle) is kept once and has a number; a lock is a row of
+//! numbers. It becomes a [`ListedLock`] when it is shown. Start reading at [`LockList::push`].
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::ops::Range;
+
+use hashbrown::HashTable;
+
+use super::locks::{Behind, Known, ListedLock};
+use super::rows::Rows;
+use crate::wire::control::{AgedLock, LockKind, LockRow, LockState, OwnerRow};
+use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::Maybe;
+
+const KINDS: [LockKind; 3] = [LockKind::Shared, LockKind::Exclusive, LockKind::Share];
+const STATES: [LockState; 4] = [LockState::Held, LockState::Pending, LockState::Waiting, LockState::Offered];
+/// No such number; no list has so many rows.
+const NONE: u32 = u32::MAX;
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(NONE)
+}
+
+/// Byte strings, each kept once.
+#[derive(Debug, Default)]
+struct Words {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    numbers: HashTable<u32>,
+    hasher: RandomState,
+}
+
+fn word_of<'a>(bytes: &'a [u8], ends: &[usize], word: u32) -> &'a [u8] {
+    let end = |word: usize| ends.get(word).copied().unwrap_or_default();
+    let word = word as usize;
+    bytes.get(word.checked_sub(1).map_or(0, end)..end(word)).unwrap_or_default()
+}
+
+impl Words {
+    fn get(&self, word: u32) -> &[u8] {
+        word_of(&self.bytes, &self.ends, word)
+    }
+    fn find(&self, bytes: &[u8]) -> Option<u32> {
+        self.numbers.find(self.hasher.hash_one(bytes), |word| self.get(*word) == bytes).copied()
+    }
+    fn add(&mut self, bytes: &[u8]) -> u32 {
+        if let Some(word) = self.find(bytes) {
+            return word;
+        }
+        let word = number(self.ends.len());
+        self.bytes.extend_from_slice(bytes);
+        self.ends.push(self.bytes.len());
+        let hash = self.hasher.hash_one(bytes);
+        let Self { bytes, ends, numbers, hasher } = self;
+        numbers.insert_unique(hash, word, |word| hasher.hash_one(word_of(bytes, ends, *word)));
+        word
+    }
+    /// The place of each in the order of their bytes.
+    fn ranks(&self) -> Vec<u32> {
+        let mut sorted: Vec<u32> = (0..number(self.ends.len())).collect();
+        sorted.sort_unstable_by_key(|word| self.get(*word));
+        let mut ranks = vec![0; sorted.len()];
+        for (rank, word) in (0..).zip(sorted) {
+            if let Some(place) = ranks.get_mut(word as usize) {
+                *place = rank;
+            }
+        }
+        ranks
+    }
+}
+
+/// An owner without its process: a client, and how it called.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Caller {
+    name: CallerName,
+    address: Address,
+    server_address: Address,
+    transport: Transport,
+    version: u32,
+}
+
+/// A lock, by numbers.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    file: u32,
+    caller: u32,
+    oh: u32,
+    svid: i32,
+    age_s: u32,
+    known: u32,
+    range: ByteRange,
+    kind: u8,
+    state: u8,
+    monitored: bool,
+    is_shown: bool,
+}
+
+impl Row {
+    fn kind(&self) -> LockKind {
+        KINDS.get(usize::from(self.kind)).copied().unwrap_or(LockKind::Exclusive)
+    }
+    fn state(&self) -> LockState {
+        STATES.get(usize::from(self.state)).copied().unwrap_or(LockState::Held)
+    }
+    fn waits(&self) -> bool {
+        self.state() == LockState::Waiting
+    }
+}
+
+/// The locks.
+#[derive(Debug, Default)]
+pub struct LockList {
+    rows: Vec<Row>,
+    files: Words,
+    ohs: Words,
+    callers: Vec<Caller>,
+    caller_numbers: HashMap<Caller, u32>,
+    known: Vec<Known>,
+    /// The rows of each file for which a lock waits; none where that was not looked for.
+    contended: Option<HashMap<FileKey, Vec<u32>>>,
+    /// Whether it is not known whose the locks are.
+    is_ownerless: bool,
+}
+
+/// What tells a file from others: its handle's number, or its device and inode.
+type FileKey = (u32, String);
+
+impl LockList {
+    /// A list of a manager that does not tell whose the locks are.
+    pub fn without_owners() -> Self {
+        Self { is_ownerless: true, ..Self::default() }
+    }
+
+    /// Adds a lock. One that is not `shown` may still be in the way of others.
+    pub fn push(&mut self, lock: &AgedLock, known: Option<Known>, is_shown: bool) {
+        let AgedLock { lock: LockRow { file, kind, range, state, monitored, owner }, age_s } = lock;
+        let has_oh = known.as_ref().is_none_or(|known| known.has_oh);
+        let row = Row {
+            file: self.files.add(file.as_slice()),
+            caller: self.caller(owner),
+            oh: if has_oh { self.ohs.add(owner.oh.as_slice()) } else { NONE },
+            svid: owner.svid.0,
+            age_s: age_s.0.unwrap_or(NONE),
+            known: if known.is_some() { number(self.known.len()) } else { NONE },
+            range: *range,
+            kind: *kind as u8,
+            state: *state as u8,
+            monitored: *monitored,
+            is_shown,
+        };
+        self.known.extend(known);
+        self.rows.push(row);
+    }
+
+    fn caller(&mut self, owner: &OwnerRow) -> u32 {
+        let OwnerRow { name, address, server_address, transport, version, .. } = owner.clone();
+        let caller = Caller { name, address, server_address, transport, version };
+        if let Some(number) = self.caller_numbers.get(&caller) {
+            return *number;
+        }
+        let number = number(self.callers.len());
+        self.callers.push(caller.clone());
+        self.caller_numbers.insert(caller, number);
+        number
+    }
+
+    /// How many there are, shown or not.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// By file and range; those that wait after those that hold.
+    pub fn sort(&mut self) {
+        let mut rows = std::mem::take(&mut self.rows);
+        let ranks = self.files.ranks();
+        let key = |row: &Row| {
+            let ByteRange { start, end } = row.range;
+            (ranks.get(row.file as usize), start, row.waits(), end, row.svid)
+        };
+        let path = |row: &Row| self.known(row).and_then(|known| known.path.as_ref());
+        rows.sort_unstable_by(|a, b| {
+            let names = || self.name(a).cmp(&self.name(b));
+            path(a).cmp(&path(b)).then_with(|| key(a).cmp(&key(b))).then_with(names)
+        });
+        self.rows = rows;
+    }
+
+    fn known(&self, row: &Row) -> Option<&Known> {
+        self.known.get(row.known as usize)
+    }
+    fn name(&self, row: &Row) -> Option<&CallerName> {
+        self.callers.get(row.caller as usize).map(|caller| &caller.name)
+    }
+    fn svid(&self, row: &Row) -> Option<i32> {
+        self.known(row).is_none_or(|known| known.has_svid).then_some(row.svid)
+    }
+    fn key(&self, row: &Row) -> FileKey {
+        match self.known(row) {
+            Some(known) => (NONE, known.inode.clone()),
+            None => (row.file, String::new()),
+        }
+    }
+
+    /// Looks whose locks are in the way of those that wait. All locks must be in the list, in their order.
+    pub fn find_behind(&mut self) {
+        let waiting = self.rows.iter().filter(|row| row.waits());
+        let mut contended: HashMap<FileKey, Vec<u32>> = waiting.map(|row| (self.key(row), Vec::new())).collect();
+        if !contended.is_empty() {
+            for (place, row) in (0..).zip(&self.rows) {
+                if let Some(rows) = contended.get_mut(&self.key(row)) {
+                    rows.push(place);
+                }
+            }
+        }
+        self.contended = Some(contended);
+    }
+
+    fn behind(&self, waiting: &Row) -> Option<Vec<Behind>> {
+        let those = self.contended.as_ref().filter(|_| waiting.waits())?.get(&self.key(waiting));
+        let those = those.into_iter().flatten().filter_map(|place| self.rows.get(*place as usize));
+        let mut behind: Vec<Behind> = Vec::new();
+        for lock in those.filter(|lock| self.is_in_the_way_of(lock, waiting)) {
+            let caller = self.callers.get(lock.caller as usize);
+            let owner = Behind {
+                name: caller.map(|caller| caller.name.to_string()),
+                address: caller.map(|caller| caller.address),
+                svid: self.svid(lock),
+            };
+            if !behind.contains(&owner) {
+                behind.push(owner);
+            }
+        }
+        Some(behind)
+    }
+
+    fn is_in_the_way_of(&self, lock: &Row, other: &Row) -> bool {
+        let kinds = [lock.kind(), other.kind()];
+        // A lock manager may have kept the owner handle of one only.
+        let is_one_owner = lock.caller == other.caller
+            && self.svid(lock) == self.svid(other)
+            && (lock.oh == other.oh || lock.oh == NONE || other.oh == NONE);
+        !lock.waits()
+            && !kinds.contains(&LockKind::Share)
+            && kinds.contains(&LockKind::Exclusive)
+            && lock.range.overlaps(other.range)
+            && !is_one_owner
+    }
+
+    /// A lock as its manager told it.
+    fn told(&self, row: &Row) -> Option<AgedLock> {
+        let Caller { name, address, server_address, transport, version } =
+            self.callers.get(row.caller as usize)?.clone();
+        let oh = OwnerHandle::new(self.ohs.get(row.oh)).ok()?;
+        let owner = OwnerRow { name, address, server_address, transport, version, svid: Svid(row.svid), oh };
+        let lock = LockRow {
+            file: FileHandle::new(self.files.get(row.file)).ok()?,
+            kind: row.kind(),
+            range: row.range,
+            state: row.state(),
+            monitored: row.monitored,
+            owner,
+        };
+        Some(AgedLock { lock, age_s: Maybe((row.age_s != NONE).then_some(row.age_s)) })
+    }
+
+    fn listed(&self, row: &Row) -> Option<ListedLock> {
+        let told = self.told(row)?;
+        let mut listed = if self.is_ownerless { ListedLock::without_owner(&told) } else { ListedLock::from(&told) };
+        listed.behind = self.behind(row);
+        Some(match self.known(row) {
+            Some(known) => listed.with(known),
+            None => listed,
+        })
+    }
+}
+
+impl Rows for LockList {
+    type Row = ListedLock;
+    fn each(&self, take: &mut dyn FnMut(ListedLock) -> io::Result<()>) -> io::Result<()> {
+        self.rows.iter().filter(|row| row.is_shown).filter_map(|row| self.listed(row)).try_for_each(take)
+    }
+}
+
+/// For who asks what became of each lock: by owner and file.
+impl LockList {
+    fn owner_order(&self, row: &Row, file: u32, name: &CallerName, svid: i32, oh: u32) -> Ordering {
+        row.file
+            .cmp(&file)
+            .then_with(|| self.name(row).cmp(&Some(name)).then_with(|| (row.svid, row.oh).cmp(&(svid, oh))))
+    }
+
+    /// In an order that has all locks of an owner on a file together, by their first bytes; each range of an owner once.
+    pub fn sort_by_owner(&mut self) {
+        let mut rows = std::mem::take(&mut self.rows);
+        let key = |row: &Row| (row.range.start, row.range.end);
+        let order = |a: &Row, b: &Row| match self.name(b) {
+            Some(name) => self.owner_order(a, b.file, name, b.svid, b.oh).then_with(|| key(a).cmp(&key(b))),
+            None => Ordering::Equal,
+        };
+        rows.sort_unstable_by(order);
+        rows.dedup_by(|a, b| order(a, b) == Ordering::Equal);
+        self.rows = rows;
+    }
+
+    /// Where the locks are that this owner has on this file and that begin by this byte, in a list that is sorted by owner.
+    pub fn of_owner(&self, owner: &OwnerRow, file: &FileHandle, by: u64) -> Range<usize> {
+        let numbers = self.files.find(file.as_slice()).zip(self.ohs.find(owner.oh.as_slice()));
+        let Some((file, oh)) = numbers else { return 0..0 };
+        let order = |row: &Row| self.owner_order(row, file, &owner.name, owner.svid.0, oh);
+        let start = self.rows.partition_point(|row| order(row) == Ordering::Less);
+        let end = self.rows.partition_point(|row| match order(row) {
+            Ordering::Equal => row.range.start <= by,
+            unequal => unequal == Ordering::Less,
+        });
+        start..end
+    }
+
+    /// The bytes of the lock at that place.
+    pub fn range(&self, place: usize) -> Option<ByteRange> {
+        self.rows.get(place).map(|row| row.range)
+    }
+
+    /// The lock at that place, as its manager told it.
+    pub fn get(&self, place: usize) -> Option<LockRow> {
+        Some(self.told(self.rows.get(place)?)?.lock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(svid: i32, state: LockState, start: u64, end: u64) -> AgedLock {
+        AgedLock::from(LockRow {
+            file: FileHandle::new(b"f").unwrap(),
+            kind: LockKind::Exclusive,
+            range: ByteRange { start, end },
+            state,
+            monitored: true,
+            owner: OwnerRow {
+                name: CallerName::new("c1").unwrap(),
+                address: Address("192.0.2.9".parse().unwrap()),
+                server_address: Address("192.0.2.1".parse().unwrap()),
+                transport: Transport::Tcp,
+                version: 4,
+                svid: Svid(svid),
+                oh: OwnerHandle::new(b"o").unwrap(),
+            },
+        })
+    }
+
+    fn rows(list: &LockList) -> Vec<ListedLock> {
+        let mut rows = Vec::new();
+        let mut take = |row| {
+            rows.push(row);
+            Ok(())
+        };
+        list.each(&mut take).unwrap();
+        rows
+    }
+
+    /// By the svids, whose locks are in whose way.
+    fn behind(locks: &[(AgedLock, Option<Known>)]) -> Vec<(i32, Vec<i32>)> {
+        let mut list = LockList::default();
+        for (lock, known) in locks {
+            list.push(lock, known.clone(), true);
+        }
+        list.sort();
+        list.find_behind();
+        let svids = |behind: Vec<Behind>| behind.iter().map(|one| one.svid.unwrap()).collect();
+        rows(&list).into_iter().filter_map(|row| Some((row.owner.svid.unwrap(), svids(row.behind?)))).collect()
+    }
+
+    #[test]
+    fn one_that_waits_is_behind_those_whose_locks_are_in_its_way_each_once() {
+        use LockState::{Held, Waiting};
+        let at = |inode: &str| Known { inode: inode.into(), has_svid: true, has_oh: true, ..Known::default() };
+        let here = |lock: AgedLock| (lock, Some(at("00:1a:2")));
+        let mut read = lock(4, Held, 0, 9);
+        read.lock.kind = LockKind::Shared;
+        let locks = [
+            here(lock(1, Held, 0, 4)),
+            here(lock(1, Held, 6, 6)),
+            here(lock(2, Held, 10, u64::MAX)),
+            here(lock(3, Waiting, 0, 9)),
+            here(read.clone()),
+            (lock(5, Held, 0, 9), Some(at("00:1a:3"))),
+            (lock(3, Held, 7, 7), Some(Known { has_oh: false, ..at("00:1a:2") })),
+        ];
+        assert_eq!(behind(&locks), [(3, vec![1, 4])]);
+        let mut reader = read.clone();
+        (reader.lock.state, reader.lock.owner.svid) = (Waiting, Svid(9));
+        assert_eq!(behind(&[here(read), here(reader)]), [(9, vec![])]);
+    }
+
+    #[test]
+    fn a_list_shows_what_was_put_in_by_file_and_range_and_those_that_wait_after_those_that_hold() {
+        let mut told = vec![
+            lock(1, LockState::Waiting, 5, 9),
+            lock(2, LockState::Held, 5, u64::MAX),
+            lock(-3, LockState::Pending, 0, 4),
+            lock(4, LockState::Offered, 0, u64::MAX),
+        ];
+        (told[2].age_s, told[2].lock.monitored) = (Maybe(Some(7)), false);
+        told[3].lock.file = FileHandle::new(b"e").unwrap();
+        (told[3].lock.kind, told[3].lock.owner.name) = (LockKind::Share, CallerName::new("c2").unwrap());
+        let mut list = LockList::default();
+        for lock in &told {
+            list.push(lock, None, true);
+        }
+        list.push(&lock(9, LockState::Held, 0, 0), None, false);
+        list.sort();
+        let expected = [3, 2, 1, 0].map(|place: usize| ListedLock::from(&told[place]));
+        assert_eq!(rows(&list), expected);
+    }
+
+    #[test]
+    fn a_lock_takes_no_more_memory_than_a_row_of_numbers_and_what_no_other_lock_has() {
+        assert_eq!(size_of::<Row>(), 48);
+        let mut list = LockList::default();
+        for n in 0..1_000 {
+            list.push(&lock(n % 10, LockState::Held, 0, 9), None, true);
+        }
+        assert_eq!((list.files.bytes.len(), list.ohs.bytes.len(), list.callers.len()), (1, 1, 1));
+    }
+}
