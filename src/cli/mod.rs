@@ -31,7 +31,10 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt, registry};
 
 use self::args::{Cli, Command};
 use self::config::Settings;
@@ -150,15 +153,12 @@ fn has_colors() -> bool {
 }
 
 fn set_up_tracing(settings: &Settings) {
-    let level = match (settings.quiet, settings.verbose) {
-        (true, 0) => "error",
-        (false, 0) => "warn",
-        (_, 1) => "nlmctl=info,warn",
-        (_, _) => "nlmctl=debug,info",
+    let (own, others) = match (settings.quiet, settings.verbose) {
+        (true, 0) => (LevelFilter::ERROR, LevelFilter::ERROR),
+        (false, 0) => (LevelFilter::WARN, LevelFilter::WARN),
+        (_, 1) => (LevelFilter::INFO, LevelFilter::WARN),
+        (_, _) => (LevelFilter::DEBUG, LevelFilter::INFO),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(level))
-        .with_writer(std::io::stderr)
-        .with_ansi(has_colors())
-        .init();
+    let levels = Targets::new().with_target("nlmctl", own).with_default(others);
+    registry().with(fmt::layer().with_writer(std::io::stderr).with_ansi(has_colors()).with_filter(levels)).init();
 }

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource::{CommandLine, EnvVariable};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use super::config_file;
 use crate::host;
@@ -161,7 +161,7 @@ fn canonical(network: IpNet) -> IpNet {
 
 /// As the filter of the log reads it.
 fn log_level(text: &str) -> Result<String, String> {
-    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    text.parse::<Targets>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -233,7 +233,7 @@ mod tests {
             &["--listen", "host"],
             &["--name", ""],
             &["--nsm", "other"],
-            &["--log-level", "=,"],
+            &["--log-level", "nlmctl=loud"],
             &["--nsm", "statd", "--no-rpcbind"],
             &["--statd-dir", "/var/lib/nfs"],
             &["extra"],

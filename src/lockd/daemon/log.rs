@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 /// Lines that one place in the code may write in a window.
 const BURST: u64 = 60;
@@ -37,7 +38,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Log {
     lines: SyncSender<Line>,
-    levels: reload::Handle<EnvFilter, Registry>,
+    levels: reload::Handle<Targets, Registry>,
     throttle: Arc<Throttle>,
 }
 
@@ -97,12 +98,10 @@ impl Log {
     }
 }
 
-fn filter(level: Option<&str>) -> EnvFilter {
-    let asked = match level {
-        Some(level) => EnvFilter::try_new(level).ok(),
-        None => EnvFilter::try_from_default_env().ok(),
-    };
-    asked.unwrap_or_else(|| EnvFilter::new("info"))
+fn filter(level: Option<&str>) -> Targets {
+    let variable = std::env::var("RUST_LOG").ok();
+    let asked = level.or(variable.as_deref()).and_then(|asked| asked.parse().ok());
+    asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
 
 fn write_lines(queue: &Receiver<Line>, lost: &AtomicU64, mut to: impl Write) {
