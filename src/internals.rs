@@ -1,8 +1,6 @@
 //! What the tests in `tests/` and the benchmarks use beside the public API. They are crates of their own and see only what is
 //! public, so what they need is named here, and nothing more: the compiler takes all of it for used. No embedder may count on it.
 
-#![allow(missing_docs, reason = "each name has its documentation where it is declared")]
-
 pub use crate::cli::args::Cli;
 
 /// Drives a run.

@@ -49,6 +49,7 @@ mod host;
 pub mod internals;
 #[cfg(feature = "tools")]
 mod interposer;
+#[warn(missing_docs)]
 pub mod lockd;
 mod locks;
 #[cfg(feature = "tools")]
@@ -57,9 +58,11 @@ mod nsm;
 #[cfg(feature = "tools")]
 mod report;
 pub mod resync;
+#[warn(missing_docs)]
 pub mod rpc;
 mod shares;
 #[cfg(feature = "tools")]
 mod store;
 mod units;
+#[warn(missing_docs)]
 pub mod wire;

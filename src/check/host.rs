@@ -25,7 +25,6 @@ const NLMD_STATE: &str = "var/lib/nlmd";
 pub(super) struct HostFindings {
     /// NFSv3 mounts that lock over the network, or why they are not known.
     pub(super) mounts: Result<Vec<LocalMount>, String>,
-    /// All else.
     pub(super) findings: Vec<Finding>,
 }
 

@@ -35,7 +35,6 @@ async fn ask(manager: &dyn LockManager) -> Result<Answers, ManagerError> {
 /// What was seen of the manager.
 #[derive(Debug, Default)]
 pub(super) struct ManagerFindings {
-    /// It answered.
     pub(super) reached: bool,
     /// Every address of every client is a loopback one.
     pub(super) all_loopback: bool,

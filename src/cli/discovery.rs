@@ -17,13 +17,16 @@ use crate::report::Failure;
 /// What it is wanted for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum For {
-    /// No new run.
     Looks,
     /// What stands in the way of a new run.
     Check,
     /// A run, by this method where there are several; one that an earlier nlmctl left goes on as it began. `soft`: its policy
     /// drops nothing.
-    Run { soft: bool, method: Option<Method>, resume: bool },
+    Run {
+        soft: bool,
+        method: Option<Method>,
+        resume: bool,
+    },
 }
 
 /// The lock manager that the settings name.

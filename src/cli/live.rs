@@ -57,7 +57,6 @@ fn line(p: &Progress) -> String {
     }
 }
 
-/// Rounded to seconds.
 fn whole(time: Duration) -> Duration {
     Duration::from_secs((time + Duration::from_millis(500)).as_secs())
 }

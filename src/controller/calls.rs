@@ -49,7 +49,6 @@ pub(super) enum Call {
     FetchResult,
 }
 
-/// What came back.
 #[derive(Debug)]
 pub(super) enum Reply {
     /// Something that the run's machine understands as it is.

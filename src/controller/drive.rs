@@ -102,7 +102,7 @@ impl ClientProgress {
 }
 
 /// How many locks were pending in the course of the run, as the record is to have it: each change, but no two closer than
-/// [`Samples::APART`] or the 256th part of the time that has passed. So a day is a few thousand rows.
+/// [`Samples::APART_MS`] or the 256th part of the time that has passed. So a day is a few thousand rows.
 #[derive(Debug, Default)]
 struct Samples {
     new: Vec<PendingReport>,
@@ -110,12 +110,11 @@ struct Samples {
 }
 
 impl Samples {
-    /// Milliseconds.
-    const APART: u64 = 100;
+    const APART_MS: u64 = 100;
 
     fn add(&mut self, now: PendingReport) {
         let is_news = self.last.is_none_or(|last| {
-            let apart = Self::APART.max(now.elapsed_ms / 256);
+            let apart = Self::APART_MS.max(now.elapsed_ms / 256);
             last.pending != now.pending && (now.pending == 0 || now.elapsed_ms >= last.elapsed_ms.saturating_add(apart))
         });
         if is_news {
@@ -125,7 +124,6 @@ impl Samples {
     }
 }
 
-/// What comes next.
 enum Turn {
     Signal(Option<&'static str>),
     Reply(Reply),

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-/// See above.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How long no ack and no reclaim must have come before an early settle.

@@ -31,24 +31,13 @@ const GONE_LOOKS: u32 = 400;
 pub enum ServerError {
     /// Its directory or a file in it.
     #[error("cannot use the temporary directory {path}: {source}; set TMPDIR to one that can be written")]
-    Directory {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Directory { path: PathBuf, source: io::Error },
     /// The program could not be run.
     #[error("cannot start nlmd from {program}: {source}")]
-    Spawn {
-        /// What was run.
-        program: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Spawn { program: PathBuf, source: io::Error },
     /// It ended by itself.
     #[error("nlmd ended while it started ({status}); it said: {said}")]
     Ended {
-        /// How.
         status: ExitStatus,
         /// The end of what it wrote to stderr.
         said: String,
@@ -64,13 +53,9 @@ pub enum ServerError {
 /// The ports that nlmd chose, as `--ports-file` says them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 pub struct Ports {
-    /// NLM over UDP.
     pub nlm_udp: u16,
-    /// NLM over TCP.
     pub nlm_tcp: u16,
-    /// NSM over UDP.
     pub nsm_udp: u16,
-    /// NSM over TCP.
     pub nsm_tcp: u16,
 }
 
@@ -79,10 +64,8 @@ impl Ports {
     const ANY: Self = Self { nlm_udp: 0, nlm_tcp: 0, nsm_udp: 0, nsm_tcp: 0 };
 }
 
-/// What to start.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// The program.
     pub program: PathBuf,
     /// Arguments before nlmd's own: the hidden subcommand, where the program is nlmctl.
     pub leading: Vec<OsString>,
@@ -90,7 +73,6 @@ pub struct ServerOptions {
     pub rpcbind_port: u16,
     /// The name under which the clients know it.
     pub name: String,
-    /// Its address.
     pub address: Ipv4Addr,
     /// Arguments after nlmd's own.
     pub trailing: Vec<OsString>,
@@ -113,7 +95,6 @@ impl ServerOptions {
     }
 }
 
-/// A running nlmd.
 #[derive(Debug)]
 pub struct Server {
     options: ServerOptions,
@@ -156,7 +137,6 @@ impl Server {
         Ok(())
     }
 
-    /// Its control socket.
     pub fn control(&self) -> PathBuf {
         control(self.dir.path())
     }
@@ -164,7 +144,6 @@ impl Server {
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
-    /// Its state directory.
     pub fn state_dir(&self) -> PathBuf {
         state_dir(self.dir.path())
     }

@@ -57,28 +57,19 @@ pub enum StageError {
     /// The numbers make no sense together.
     #[error(transparent)]
     Cast(#[from] Failure),
-    /// The clients' sockets.
     #[error(transparent)]
     Farm(#[from] FarmError),
-    /// nlmd.
     #[error(transparent)]
     Server(#[from] ServerError),
     /// A call of a client.
     #[error("{client}: {source}")]
-    Call {
-        /// Whose.
-        client: CallerName,
-        /// Why.
-        source: CallError,
-    },
+    Call { client: CallerName, source: CallError },
     /// nlmd did not grant a lock without a conflict.
     #[error("nlmd answered {answer:?} to {what} of {client}")]
     Denied {
-        /// Whose.
         client: CallerName,
         /// LOCK or UNLOCK.
         what: &'static str,
-        /// What it answered.
         answer: Stat,
     },
     /// A name or handle that is made here.
@@ -129,9 +120,7 @@ impl Cast {
 /// The stage: clients with locks, and their server.
 #[derive(Debug)]
 pub struct Setup {
-    /// The clients.
     pub farm: Arc<Farm>,
-    /// nlmd.
     pub server: Server,
 }
 

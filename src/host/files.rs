@@ -39,7 +39,6 @@ impl FileError {
     }
 }
 
-/// This machine's files.
 #[derive(Debug, Clone)]
 pub struct Machine {
     root: PathBuf,

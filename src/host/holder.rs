@@ -13,7 +13,6 @@ use crate::wire::types::Transport;
 pub enum Holder {
     /// A process.
     Process {
-        /// Its name.
         name: String,
         /// Its id.
         id: i32,

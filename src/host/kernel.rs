@@ -41,7 +41,6 @@ const SIGKILL_BIT: u32 = 8;
 /// The kernel thread that serves NLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lockd {
-    /// Its process number.
     pub pid: i32,
     /// Whether it takes SIGKILL: it drops its locks and starts grace then. Linux 6.6 and newer
     /// ignore it.
@@ -49,7 +48,6 @@ pub struct Lockd {
 }
 
 impl Machine {
-    /// The kernel's version.
     pub fn release(&self) -> Result<String, FileError> {
         self.word("proc/sys/kernel/osrelease")
     }

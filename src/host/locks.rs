@@ -33,7 +33,6 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Its bytes.
     pub fn range(&self) -> ByteRange {
         ByteRange { start: self.start, end: self.end }
     }
@@ -78,7 +77,6 @@ const STRIDE: usize = 1531;
 /// A line of the list.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListedLock {
-    /// What is locked.
     pub lock: Lock,
     /// The process, as the kernel shows it: lockd's for every client of its, -1 for an open file
     /// description's.

@@ -18,7 +18,6 @@ const MOUNTINFO: &str = "proc/self/mountinfo";
 pub struct NlmMount {
     /// What is mounted: `server:/path`.
     pub source: String,
-    /// Where.
     pub mount_point: PathBuf,
     /// The server's address (`addr=`).
     pub server: Option<IpAddr>,

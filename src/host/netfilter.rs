@@ -29,7 +29,6 @@ pub enum Does {
 pub struct PortRule {
     /// Its table and chain, for people.
     pub place: String,
-    /// What it does.
     pub does: Does,
 }
 

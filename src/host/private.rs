@@ -93,7 +93,6 @@ impl Folder {
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
-    /// Its descriptor.
     pub fn file(&self) -> &File {
         &self.0
     }

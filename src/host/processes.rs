@@ -88,7 +88,6 @@ impl Machine {
         matches!((of(one), of(other)), (Ok(one), Ok(other)) if one == other)
     }
 
-    /// This boot's number.
     pub fn boot_id(&self) -> Result<String, FileError> {
         self.word("proc/sys/kernel/random/boot_id")
     }

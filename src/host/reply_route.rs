@@ -27,7 +27,6 @@ use crate::wire::rtnetlink::{Flow, add_route, add_rule, delete_route, delete_rul
 /// Most rules that are removed at a time: a process leaves one.
 const MAX_LEFT: usize = 64;
 
-/// See above.
 #[derive(Debug)]
 pub struct ReplyRoute {
     family: u8,

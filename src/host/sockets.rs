@@ -4,12 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::files::{FileError, Machine};
 
-/// A socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Socket {
-    /// Its own address.
     pub local: SocketAddr,
-    /// The other end's.
     pub remote: SocketAddr,
     /// What it is doing.
     pub state: SocketState,
@@ -20,7 +17,6 @@ pub struct Socket {
 /// What a socket is doing, as far as anything here depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketState {
-    /// Connected.
     Established,
     /// TCP: takes connections. UDP: takes datagrams of any sender.
     Serving,

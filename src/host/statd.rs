@@ -67,7 +67,6 @@ pub enum StatdDirError {
     Write(PathBuf, #[source] io::Error),
 }
 
-/// The folder.
 #[derive(Debug, Clone)]
 pub struct StatdDir {
     machine: Machine,
@@ -114,7 +113,6 @@ impl StatdDir {
         self.dir.join("state")
     }
 
-    /// The state number.
     pub fn state(&self) -> Result<NsmState, StatdDirError> {
         let path = self.state_file();
         let mut bytes = Vec::new();

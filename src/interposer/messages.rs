@@ -10,7 +10,6 @@ use crate::wire::xdr::{Text, XdrCodec};
 /// How a client reaches lockd: lockd's idea of an owner, without the svid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, XdrCodec)]
 pub struct Way {
-    /// The client's address.
     pub client: Address,
     /// The server address that it called.
     pub server: Address,
@@ -25,13 +24,9 @@ pub struct Way {
 pub struct Claim {
     /// How its client reaches lockd.
     pub way: Way,
-    /// The process.
     pub svid: Svid,
-    /// The file.
     pub file: FileHandle,
-    /// The bytes.
     pub range: ByteRange,
-    /// Write lock.
     pub exclusive: bool,
 }
 
@@ -105,7 +100,6 @@ pub struct Call {
     pub way: Way,
     /// What the client calls itself; empty where the call does not say.
     pub caller: CallerName,
-    /// What it asks.
     pub request: Request,
     /// What was done with it.
     pub treated: Treated,
@@ -145,7 +139,6 @@ impl Request {
     }
 }
 
-/// A LOCK.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct LockRequest {
     /// What is asked for.
@@ -154,7 +147,6 @@ pub struct LockRequest {
     pub oh: OwnerHandle,
     /// As the client sent it.
     pub reclaim: bool,
-    /// Wait for it.
     pub block: bool,
     /// False for `NM_LOCK`.
     pub monitored: bool,
@@ -165,7 +157,6 @@ pub struct LockRequest {
 /// A SHARE or UNSHARE.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct ShareRequest {
-    /// The file.
     pub file: FileHandle,
     /// For whom.
     pub oh: OwnerHandle,
@@ -201,7 +192,6 @@ pub struct Reply {
 /// Why a client's calls are not known in full.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct Blind {
-    /// The client.
     pub client: Address,
     /// What happened, for people.
     pub why: Text<256>,

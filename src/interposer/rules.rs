@@ -46,7 +46,6 @@ use crate::wire::nftables::{
 /// Where lockd listens.
 pub type Ports = BTreeSet<Port>;
 
-/// What [`Rules::refresh`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refreshed {
     /// The rules were there all the time since the time before.

@@ -15,7 +15,6 @@ pub enum Owners {
     View(OwnersView),
     /// It does not, now or ever: those lists have neither owners nor counts.
     Unknown {
-        /// Why.
         why: String,
         /// What can be done about it; empty where nothing can.
         remedy: String,
@@ -36,13 +35,10 @@ pub struct OwnersView {
 /// A lock with its owner and its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnedLock {
-    /// The client's name.
     pub name: CallerName,
-    /// Its address.
     pub address: Address,
     /// The address that it called.
     pub server_address: Address,
-    /// How.
     pub transport: Transport,
     /// The NLM version it spoke.
     pub version: u32,
@@ -52,7 +48,6 @@ pub struct OwnedLock {
     pub oh: Option<OwnerHandle>,
     /// Whether the client can be notified.
     pub monitored: bool,
-    /// What it is.
     pub kind: LockKind,
     /// The bytes; everything for a share.
     pub range: ByteRange,

@@ -38,7 +38,6 @@ pub enum ManagerError {
     Unreachable {
         /// Where it was looked for.
         endpoint: String,
-        /// What happened there.
         what: String,
         /// What to do about it.
         remedy: String,
@@ -49,20 +48,10 @@ pub enum ManagerError {
     /// The connection broke, or no answer came in time, after a request that changes something had
     /// left: it may have been acted on.
     #[error("lost the lock manager at {endpoint}: {what}")]
-    Lost {
-        /// Where it was.
-        endpoint: String,
-        /// What happened.
-        what: String,
-    },
+    Lost { endpoint: String, what: String },
     /// Its answer makes no sense.
     #[error("the lock manager at {endpoint} does not speak the control protocol as this version knows it: {what}")]
-    Protocol {
-        /// Where it is.
-        endpoint: String,
-        /// What was wrong.
-        what: String,
-    },
+    Protocol { endpoint: String, what: String },
 }
 
 impl ManagerError {

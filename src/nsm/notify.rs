@@ -14,7 +14,6 @@ use crate::wire::nsm::{NotifyArgs, Procedure};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::encode;
 
-/// How [`notify`] works.
 #[derive(Debug, Clone)]
 pub struct NotifyOptions {
     /// The port of the targets' rpcbind (111 outside tests and the demo).

@@ -8,7 +8,6 @@ use crate::wire::nsm::{Procedure, SmName, StatRes};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{decode, encode};
 
-/// How [`probe`] works.
 #[derive(Debug, Clone)]
 pub struct ProbeOptions {
     /// The port of the targets' rpcbind (111 outside tests and the demo).

@@ -13,7 +13,6 @@ pub(super) const STATD: Program = Program { name: "statd", number: nsm::PROGRAM,
 pub struct Target {
     /// The caller's number for it; events carry it back. Unique within one fan-out.
     pub id: u32,
-    /// Where it is.
     pub host: Host,
     /// What to tell it. Empty for a probe.
     pub notices: Vec<Notice>,

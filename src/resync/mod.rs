@@ -12,6 +12,7 @@
 pub(crate) mod consent;
 #[cfg(feature = "tools")]
 pub(crate) mod plan;
+#[warn(missing_docs)]
 pub mod policy;
 #[cfg(feature = "tools")]
 pub(crate) mod reconcile;

@@ -331,7 +331,6 @@ mod tests {
         paths.iter().map(|(address, path)| (address.parse().unwrap(), *path)).collect()
     }
 
-    /// Acked long ago.
     fn acked(paths: &Paths) -> ClientFacts<'_> {
         ClientFacts {
             delivery: Delivery::Acked,

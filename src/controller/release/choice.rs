@@ -12,7 +12,6 @@ use crate::wire::xdr::List;
 /// A process, as `--owner` names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnerChoice {
-    /// Its number.
     pub svid: Svid,
     /// Its handle; any, if none was given.
     pub oh: Option<OwnerHandle>,

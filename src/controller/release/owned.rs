@@ -9,7 +9,6 @@ use crate::manager::{OwnedLock, OwnersView};
 use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, OwnerRow};
 use crate::wire::types::{FileHandle, Svid};
 
-/// See above.
 #[derive(Debug)]
 pub(super) struct Owned {
     pub(super) clients: Vec<ClientRow>,

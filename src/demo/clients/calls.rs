@@ -38,12 +38,10 @@ pub enum CallError {
     /// A host name too long for an owner handle.
     #[error("the client's name is too long for an owner handle: {0}")]
     Name(#[from] TooLong),
-    /// The call failed.
     #[error("NLM call to {server}: {source}")]
     Call {
         /// Who was asked.
         server: SocketAddr,
-        /// Why.
         source: RpcCallError,
     },
     /// The answer is not what it should be.

@@ -14,9 +14,7 @@ pub struct ClientNo(pub usize);
 /// A byte-range lock as the client names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lock {
-    /// The file.
     pub file: FileHandle,
-    /// The bytes.
     pub range: ByteRange,
     /// Write lock or read lock.
     pub exclusive: bool,
@@ -91,7 +89,6 @@ pub struct Notice {
 /// What a reclaim was answered with, as the client saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reclaims {
-    /// Granted.
     pub granted: u64,
     /// Refused, for any reason.
     pub refused: u64,

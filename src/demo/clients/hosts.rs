@@ -16,14 +16,8 @@ pub(super) const NOTICES_KEPT: usize = 1 << 20;
 /// Why a farm is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum FarmError {
-    /// A socket.
     #[error("cannot open the simulated clients' {what} socket: {source}")]
-    Socket {
-        /// Which one.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    Socket { what: &'static str, source: io::Error },
 }
 
 /// What all tasks of a farm share.

@@ -21,7 +21,6 @@ use crate::wire::types::Transport;
 use crate::wire::xdr::{decode, encode};
 use crate::wire::{nlm, nsm, rpcbind};
 
-/// The listening sockets.
 pub(super) struct Listeners {
     rpcbind: UdpEndpoint,
     statd: UdpEndpoint,

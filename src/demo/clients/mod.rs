@@ -80,7 +80,6 @@ impl Farm {
         self.calls.use_server(nlm);
     }
 
-    /// A new host.
     pub fn add(&self, address: Ipv4Addr, name: CallerName) -> ClientNo {
         let mut hosts = self.shared.hosts();
         let who = ClientNo(hosts.clients.len());
@@ -100,11 +99,9 @@ impl Farm {
     pub fn behave(&self, who: ClientNo, behaviour: Behaviour) {
         self.update(who, |client| client.behaviour = behaviour);
     }
-    /// A host's name.
     pub fn name(&self, who: ClientNo) -> Option<CallerName> {
         self.shared.hosts().get(who).map(|client| client.name.clone())
     }
-    /// A host's address.
     pub fn address(&self, who: ClientNo) -> Option<Ipv4Addr> {
         self.shared.hosts().get(who).map(|client| client.address)
     }

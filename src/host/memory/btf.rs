@@ -58,7 +58,6 @@ impl Field {
     pub fn size(self) -> usize {
         self.size
     }
-    /// Its type.
     pub fn ty(self) -> Type {
         self.ty
     }
@@ -134,7 +133,6 @@ impl Btf {
         Ok(btf)
     }
 
-    /// Adds a module's.
     pub fn add(&mut self, file: &[u8]) -> Result<(), BtfError> {
         let (types, strings) = sections(file).ok_or(BtfError::Odd)?;
         let mut at = self.types.len();

@@ -36,7 +36,6 @@ pub enum MemoryError {
     TooMuch(u64),
 }
 
-/// The kernel's memory.
 #[derive(Debug)]
 pub struct Memory {
     file: File,

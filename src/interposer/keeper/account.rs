@@ -36,7 +36,6 @@ struct Seen {
     states: BTreeSet<NsmState>,
 }
 
-/// See above.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) table: LockTable,
@@ -58,7 +57,6 @@ pub(super) struct Account {
 pub(super) enum News {
     /// The owner has locked, reclaimed or unlocked these bytes.
     Done(OwnerKey, FileHandle, ByteRange),
-    /// It has rebooted.
     Rebooted(IpAddr),
 }
 

@@ -33,7 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries.
 const TRY_EVERY: Duration = Duration::from_millis(50);
 
-/// See above.
 pub(super) struct Kernel {
     knfsd: Knfsd,
     machine: Machine,

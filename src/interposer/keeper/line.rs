@@ -22,7 +22,6 @@ const KEEP_RULES_EVERY: Duration = Duration::from_secs(1);
 /// Filters that are started in place of others before that is given up.
 const MOST_FILTERS: u32 = 8;
 
-/// What was heard.
 #[derive(Debug)]
 pub(super) enum Heard {
     /// The filter told this.
@@ -31,7 +30,6 @@ pub(super) enum Heard {
     NewFilter,
 }
 
-/// See above.
 pub(super) struct Line {
     gate: Box<dyn Gate>,
     heard: VecDeque<Heard>,

@@ -31,7 +31,6 @@ pub(super) struct Journal {
     pub(super) dropping: List<LockFate, 16_777_216>,
 }
 
-/// The folder.
 #[derive(Debug, Clone)]
 pub(super) struct RunFiles {
     dir: PathBuf,

@@ -54,7 +54,6 @@ pub(super) struct Active {
     pub(super) not_before: Duration,
 }
 
-/// See above.
 pub(super) struct Keeper {
     pub(super) ground: Arc<dyn Platform>,
     pub(super) shelf: RunFiles,

@@ -103,7 +103,6 @@ impl Incoming {
     }
 }
 
-/// A connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     path: Path,

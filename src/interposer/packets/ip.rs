@@ -33,7 +33,6 @@ pub(super) struct Layout {
 pub(super) enum Odd {
     /// A part of a datagram, from this address: the rest of a call may be in another part.
     Fragment(IpAddr),
-    /// No IP packet.
     Malformed,
 }
 

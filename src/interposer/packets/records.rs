@@ -22,7 +22,6 @@ pub(super) enum Next {
     None,
 }
 
-/// A record's message.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) message: Vec<u8>,

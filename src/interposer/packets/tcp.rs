@@ -31,7 +31,6 @@ impl Place {
     }
 }
 
-/// A segment's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) source_port: u16,

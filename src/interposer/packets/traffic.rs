@@ -38,7 +38,6 @@ impl Default for Traffic {
 }
 
 impl Traffic {
-    /// Obeys an order.
     pub fn order(&mut self, order: Order) {
         let treatment = &mut self.desk.treatment;
         match order {

@@ -47,7 +47,6 @@ impl Treatment {
         }
     }
 
-    /// A call passes.
     pub(super) fn passes(&mut self, request: &Request) {
         // Both take a request of exactly these bytes out of lockd's queue.
         if let Request::Unlock(claim) | Request::Cancel(claim) = request {

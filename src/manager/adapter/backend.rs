@@ -47,7 +47,6 @@ pub struct Recovered {
 /// What one client's release was seen to do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientReleased {
-    /// Locks that went.
     pub freed: Vec<Lock>,
     /// Blocked requests that got what became free.
     pub offered: u64,
@@ -73,7 +72,6 @@ pub struct LocksReleased {
 /// What became of an attempt to end grace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GraceEnd {
-    /// Grace is over.
     Over,
     /// It goes on, for this reason; the run ends all the same.
     GoesOn(String),
@@ -153,7 +151,6 @@ pub trait Backend: Send + Sync + 'static {
     /// and starts a grace period, for `grace` if it can be chosen; answers once that was seen. After a
     /// refusal every lock is held as before.
     async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError>;
-    /// Ends grace.
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError>;
     /// Leaves the manager as a run should: called once more after its end.
     async fn finish(&self) -> Result<Vec<String>, ManagerError>;

@@ -17,7 +17,6 @@ use crate::host::Lock;
 pub struct LocalLock {
     /// What it holds.
     pub lock: Lock,
-    /// Its process number.
     pub pid: i32,
     /// Its process' name, as far as that was seen.
     pub process: String,
@@ -89,7 +88,6 @@ impl Comparison {
     }
 }
 
-/// Compares.
 pub fn compare(before: &Snapshot, now: &Snapshot) -> Comparison {
     let mut exact: HashMap<&Lock, Vec<usize>> = HashMap::new();
     for (place, lock) in now.locks.iter().enumerate().rev() {

@@ -112,7 +112,6 @@ impl<B: Backend> Adapter<B> {
     pub fn new(backend: B, vault: RunFiles) -> Self {
         Self { backend: Arc::new(backend), vault, desk: Arc::default(), turn: Arc::default() }
     }
-    /// The manager itself.
     pub fn backend(&self) -> &B {
         &self.backend
     }

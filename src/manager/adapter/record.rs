@@ -42,7 +42,6 @@ pub enum Phase {
     Grace,
     /// What came back is counted, and grace is being ended.
     Settling,
-    /// Over.
     Ended,
 }
 
@@ -60,14 +59,12 @@ pub struct Delivered {
 /// A moment by the clock of a boot of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Began {
-    /// Which boot.
     pub boot: String,
     /// Milliseconds since it, with the time that the machine slept.
     pub ms: u64,
 }
 
 impl Began {
-    /// Now.
     pub fn now() -> Self {
         static BOOT: OnceLock<String> = OnceLock::new();
         let boot = BOOT.get_or_init(|| Machine::default().boot_id().unwrap_or_default()).clone();
@@ -78,7 +75,6 @@ impl Began {
 /// Most clients of a run.
 pub type RunClients = List<RunClient, 16_777_216>;
 
-/// A run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// As it was asked for.
@@ -126,7 +122,6 @@ pub struct RunRecord {
     pub spared: BTreeSet<usize>,
 }
 
-/// Milliseconds since 1970.
 pub(super) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
 }
@@ -148,7 +143,6 @@ impl RunRecord {
         let in_scope = self.before.locks.len() as u64;
         Counts { in_scope, pending: in_scope, ..Counts::default() }
     }
-    /// Which.
     pub fn id(&self) -> RunId {
         self.begin.0.run
     }
@@ -156,7 +150,6 @@ impl RunRecord {
     pub fn is_active(&self) -> bool {
         self.phase != Phase::Ended
     }
-    /// Its clients.
     pub fn clients(&self) -> &[RunClient] {
         self.clients.0.as_slice()
     }
@@ -193,7 +186,6 @@ impl RunRecord {
     }
 }
 
-/// Whole milliseconds.
 pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -36,7 +36,6 @@ impl RunFiles {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
-    /// Its folder.
     #[cfg(test)]
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -11,7 +11,6 @@ use crate::wire::control::{Counts, RunId};
 /// end.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// See above.
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) timeline: Timeline,

@@ -35,30 +35,14 @@ pub enum BusError {
     /// Ganesha's name has no owner.
     #[error("the name {NAME} has no owner on the system bus")]
     NotThere,
-    /// A call failed.
     #[error("{method}: {error}")]
-    Call {
-        /// Which.
-        method: &'static str,
-        /// How.
-        error: zbus::Error,
-    },
+    Call { method: &'static str, error: zbus::Error },
     /// Ganesha said no.
     #[error("{method}: {answer}")]
-    Refused {
-        /// What was asked.
-        method: &'static str,
-        /// What it said.
-        answer: String,
-    },
+    Refused { method: &'static str, answer: String },
     /// An answer of another form than 4.3 gives.
     #[error("{method}: an answer that this version does not understand: {answer}")]
-    Odd {
-        /// What was asked.
-        method: &'static str,
-        /// What came.
-        answer: String,
-    },
+    Odd { method: &'static str, answer: String },
 }
 
 impl BusError {

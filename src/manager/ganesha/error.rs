@@ -15,22 +15,17 @@ pub(super) const ENDPOINT: &str = "org.ganesha.nfsd on the system bus";
 /// Why Ganesha, or statd beside it, was not asked or did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum GaneshaError {
-    /// The bus.
     #[error("{0}")]
     Bus(#[from] BusError),
-    /// Its process.
     #[error("{0}")]
     Process(#[from] ProcessError),
-    /// statd's records.
     #[error("{0}")]
     Roster(#[from] RosterError),
     /// statd's folder, or its state number.
     #[error("{0}")]
     Statd(#[from] StatdDirError),
-    /// This host's name.
     #[error("{0}")]
     Name(#[from] OwnNameError),
-    /// This host's addresses.
     #[error("cannot list this host's addresses: {0}")]
     Addresses(#[source] io::Error),
     /// A file of nlmctl's own.
@@ -38,12 +33,7 @@ pub enum GaneshaError {
     File(#[from] FileError),
     /// A call to its NLM service.
     #[error("{what}: {error}")]
-    Call {
-        /// Which.
-        what: &'static str,
-        /// How.
-        error: CallError,
-    },
+    Call { what: &'static str, error: CallError },
     /// Something did not become as it should in time.
     #[error("{0}")]
     Stuck(&'static str),

@@ -149,7 +149,6 @@ impl Ganesha {
         blocking(move || Ok(at(&Server::of(pid))?)).await
     }
 
-    /// statd's records.
     async fn records(&self) -> Result<Roster, GaneshaError> {
         blocking(|| Ok(roster::read_sm_dir(&statd()?.sm())?)).await
     }

@@ -27,15 +27,9 @@ pub enum ProcessError {
     Ended(i32),
     /// A file of it cannot be read, or not understood.
     #[error("cannot look at Ganesha's process {pid}: {error}")]
-    Unreadable {
-        /// Which process.
-        pid: i32,
-        /// Why.
-        error: FileError,
-    },
+    Unreadable { pid: i32, error: FileError },
 }
 
-/// Its process.
 #[derive(Debug)]
 pub(super) struct Server {
     machine: Machine,

@@ -20,7 +20,6 @@ pub enum KnfsdError {
     /// statd's folder, or its state number.
     #[error(transparent)]
     Statd(#[from] StatdDirError),
-    /// statd's records.
     #[error(transparent)]
     Roster(#[from] RosterError),
     /// nfsd does not run.
@@ -28,16 +27,10 @@ pub enum KnfsdError {
     Down,
     /// A call to lockd or to rpcbind failed.
     #[error("{what}: {error}")]
-    Call {
-        /// Which.
-        what: &'static str,
-        /// How.
-        error: CallError,
-    },
+    Call { what: &'static str, error: CallError },
     /// lockd's own records cannot be read.
     #[error("whose the locks are cannot be read from the kernel: {what}")]
     Owners {
-        /// Why.
         what: String,
         /// What to do about it.
         remedy: &'static str,

@@ -30,7 +30,6 @@ use crate::wire::control::{
 pub const COMMAND: &str = "knfsd-keeper";
 /// What it says once it serves.
 pub const READY: &str = "ready";
-/// Its control socket.
 pub const SOCKET: &str = "/run/nlmctl/knfsd.sock";
 /// How long a call may take: to begin, or to list what lockd has, it reads kernel memory, and to settle it has lockd free one
 /// lock after the other.
@@ -38,7 +37,6 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// Longest answer of one that is started.
 const ANSWER: u64 = 4096;
 
-/// Its folder.
 pub fn folder() -> PathBuf {
     keeper_files::folder(Path::new(STATE_DIR))
 }
@@ -54,7 +52,6 @@ pub fn has_news() -> bool {
     is_active() || fs::read_dir(folder()).is_ok_and(|entries| entries.flatten().any(is_result))
 }
 
-/// See above.
 #[derive(Debug)]
 pub struct Grace {
     program: PathBuf,

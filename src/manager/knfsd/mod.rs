@@ -91,7 +91,6 @@ const RESOLVER_PATIENCE: Duration = Duration::from_secs(8);
 /// Where runs, and what is to be put back, are kept.
 pub const STATE_DIR: &str = "/var/lib/nlmctl/knfsd";
 
-/// See above.
 #[derive(Debug, Clone)]
 pub struct Knfsd {
     machine: Machine,

@@ -28,7 +28,6 @@ const LOOKS: u32 = 8;
 /// After the first try; longer after each one.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// See above.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Saved {
     boot_id: String,

@@ -43,7 +43,6 @@ pub(super) struct Listener {
     pub(super) port: u16,
 }
 
-/// See above.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Settings {
     pub(super) threads: u32,

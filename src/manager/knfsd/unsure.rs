@@ -67,15 +67,12 @@ impl fmt::Display for Doubt {
 /// A client of which no lock is looked up yet.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub(crate) struct UnsureClient {
-    /// Its addresses.
     pub(crate) addresses: List<Address, 16>,
     /// Its name, which may call from others too.
     pub(crate) name: CallerName,
-    /// Why.
     pub(crate) doubt: Doubt,
 }
 
-/// An unsure lock.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub(crate) struct UnsureLock {
     client: Address,
@@ -83,17 +80,13 @@ pub(crate) struct UnsureLock {
     transport: Transport,
     version: u32,
     svid: Svid,
-    /// Its client's name.
     pub(crate) name: CallerName,
-    /// The file.
     pub(crate) file: FileHandle,
     /// Its path, where it was known.
     path: Maybe<Opaque<4096>>,
-    /// The bytes.
     pub(crate) range: ByteRange,
     /// The number of its client's last reboot notice: with another one it is another lock.
     reboot: Maybe<NsmState>,
-    /// Why.
     pub(crate) doubt: Doubt,
 }
 
@@ -104,7 +97,6 @@ struct Sheet {
     locks: List<UnsureLock, MOST>,
 }
 
-/// See above.
 #[derive(Debug, Default)]
 pub(crate) struct UnsureLocks {
     instance: Option<InstanceId>,
@@ -206,7 +198,6 @@ impl UnsureLocks {
         self.clients.iter().any(|client| client.doubt.kind != DoubtKind::Draining)
     }
 
-    /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &UnsureLock> {
         self.locks.values().flatten()
     }

@@ -40,11 +40,8 @@ impl RosterEntry {
 /// Who keeps a roster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// nfs-utils' rpc.statd.
     Linux,
-    /// FreeBSD's rpc.statd.
     FreeBsd,
-    /// illumos' statd.
     Illumos,
     /// A person.
     Targets,
@@ -64,15 +61,12 @@ impl fmt::Display for Kind {
 /// A roster that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roster {
-    /// Whose it is.
     pub kind: Kind,
-    /// Where it is.
     pub path: PathBuf,
     /// The state number kept with it: the last one that its clients were, or will be, told.
     pub state: Option<NsmState>,
     /// Hosts in order of their names, or of the file's lines or records.
     pub entries: Vec<RosterEntry>,
-    /// What was odd.
     pub warnings: Vec<Warning>,
 }
 
@@ -88,7 +82,6 @@ impl Roster {
 /// Something in a roster that could not be used as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// Which file.
     pub file: PathBuf,
     /// Which line, or record of a binary file, from 1; `None` is the whole file.
     pub at: Option<usize>,
@@ -111,16 +104,10 @@ impl fmt::Display for Warning {
 pub enum RosterError {
     /// The directory or file cannot be read.
     #[error("cannot read {path}: {source}", path = .path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Unreadable { path: PathBuf, source: io::Error },
     /// A line of a targets file names no host.
     #[error("{path}:{line}: {problem}", path = .path.display())]
     BadLine {
-        /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -130,19 +117,14 @@ pub enum RosterError {
     /// More than can be a list of clients.
     #[error("{path} has more than {max} {what}; it does not look like a list of clients", path = .path.display())]
     TooLarge {
-        /// Which.
         path: PathBuf,
-        /// The bound.
         max: u64,
         /// Of what: bytes or hosts.
         what: &'static str,
     },
     /// A file that is not FreeBSD's.
     #[error("{path} is no statd.status of FreeBSD, of either byte order or pointer size", path = .path.display())]
-    NoStatusFile {
-        /// Which.
-        path: PathBuf,
-    },
+    NoStatusFile { path: PathBuf },
 }
 
 pub(super) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> RosterError + '_ {

@@ -35,19 +35,14 @@ pub struct Request {
     pub exports: Vec<String>,
     /// `--file`: handles in hexadecimal, or paths.
     pub files: Vec<String>,
-    /// `--grace`.
     pub grace: Duration,
     /// `--grace-max`; if absent 3 minutes, or `grace` if that is longer.
     pub grace_max: Option<Duration>,
     /// `--mode`; if absent strict for everything, targeted for a narrower scope.
     pub mode: Option<Mode>,
-    /// `--unreachable`.
     pub unreachable: Unreachable,
-    /// `--silent`.
     pub silent: Silent,
-    /// `--include-unmonitored`.
     pub include_unmonitored: bool,
-    /// `--own-locks-lost`.
     pub own_locks_lost: bool,
     /// `--name`: the names that notices carry; if empty, those the manager gives.
     pub names: Vec<CallerName>,
@@ -135,21 +130,17 @@ pub struct Plan {
     pub names: Vec<CallerName>,
     /// Whether the operator agreed to lose what this host's own processes hold on other servers.
     pub own_locks_lost: bool,
-    /// What it covers.
     pub scope: Scope,
     /// The scope as it was asked for.
     pub asked: ScopeReport,
-    /// Strict or targeted.
     pub mode: Mode,
     /// What may be dropped.
     pub policy: Policy,
-    /// Grace.
     pub grace: Duration,
     /// What grace may be extended to.
     pub grace_max: Duration,
     /// Who is told.
     pub clients: Vec<PlannedClient>,
-    /// Locks in scope.
     pub in_scope: u64,
     /// Unmonitored locks: in scope only if the policy includes them.
     pub unmonitored: u64,
@@ -267,9 +258,7 @@ pub struct LocalMount {
 pub struct Observation<'a> {
     /// Who the manager is.
     pub info: &'a Info,
-    /// How it is.
     pub status: &'a Status,
-    /// Its clients.
     pub clients: &'a [ClientRow],
     /// The locks in scope, if the scope names files; otherwise the clients' counts say enough.
     pub locks: Option<&'a [LockRow]>,

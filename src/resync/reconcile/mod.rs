@@ -47,7 +47,6 @@ use crate::wire::types::NsmState;
 const ROUNDS: u32 = 2;
 /// How long a suspect whose locks a run kept is left alone, the first time.
 const FIRST_WAIT: Duration = Duration::from_mins(10);
-/// The longest.
 const LONGEST_WAIT: Duration = Duration::from_hours(24);
 
 /// What earlier rounds know of a client. Times are milliseconds since 1970.
@@ -87,7 +86,6 @@ pub enum Step {
 /// What a round sees of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
-    /// What to do.
     pub step: Step,
     /// The evidence, each in words.
     pub reasons: Vec<String>,

@@ -35,7 +35,6 @@ pub struct Starting {
 pub enum Standing {
     /// It goes on.
     Active {
-        /// Locks in scope.
         in_scope: u64,
         /// Locks not decided yet.
         pending: u64,
@@ -80,7 +79,6 @@ pub enum News {
     GivenUp(Delivery),
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// `begin` was answered, and its clients are known and in the record.
@@ -97,14 +95,7 @@ pub enum Event {
     /// The manager's status was seen.
     Seen(Standing),
     /// Something was heard about a client's notices.
-    Heard {
-        /// The client's number.
-        client: u32,
-        /// When.
-        at: Duration,
-        /// What.
-        news: News,
-    },
+    Heard { client: u32, at: Duration, news: News },
     /// `settle` or `abort` was answered, or refused because the run is over already.
     Ended,
     /// An early settle was refused: locks are pending, or awaited.
@@ -127,7 +118,6 @@ pub enum Event {
     Tick,
 }
 
-/// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Make this phase durable before anything that follows.

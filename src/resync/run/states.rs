@@ -152,7 +152,6 @@ impl Run {
         }
     }
 
-    /// `settle` is awaited.
     pub(super) fn while_settling(&mut self, now: Duration, when: SettleWhen, event: Event, out: Out<'_>) {
         match event {
             Event::Ended | Event::Told(Standing::Over) | Event::Seen(Standing::Over) => self.fetch(out),
@@ -183,7 +182,6 @@ impl Run {
         }
     }
 
-    /// `abort` is awaited.
     pub(super) fn while_aborting(&mut self, now: Duration, event: Event, out: Out<'_>) {
         match event {
             Event::Ended => self.fetch(out),

@@ -17,7 +17,6 @@ pub(crate) enum OwnersError {
     /// Not root, or root without its capabilities.
     #[error("the kernel does not let this process read its memory ({0})")]
     Forbidden(FileError),
-    /// kptr_restrict.
     #[error("the kernel hides its addresses (/proc/kallsyms shows zeros)")]
     Hidden,
     /// A name that is looked for.

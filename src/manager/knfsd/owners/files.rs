@@ -32,7 +32,6 @@ struct Entry {
     context: u64,
 }
 
-/// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     pub(super) locks: Vec<HeldLock>,

@@ -136,7 +136,6 @@ pub(super) struct NameLayout {
     pub(super) namespace: Field,
 }
 
-/// All of it.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) host: HostLayout,

@@ -8,7 +8,6 @@ use crate::wire::types::FileHandle;
 const READ: u64 = 0;
 const WRITE: u64 = 1;
 
-/// A file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OpenFile {
     pub(super) handle: FileHandle,

@@ -50,7 +50,6 @@ pub(super) fn same(record: &[u8], again: &[u8], field: Field) -> Result<(), Unse
 }
 
 impl Reader<'_> {
-    /// A record.
     pub(super) fn record(&self, address: u64, size: usize) -> Result<Vec<u8>, Unsettled> {
         Ok(self.memory.bytes(address, size)?)
     }

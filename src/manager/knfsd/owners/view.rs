@@ -15,7 +15,6 @@ pub(crate) const TO_THE_END: u64 = i64::MAX.unsigned_abs();
 /// holds its interface (`wire/scope.rs`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct OwnerKey {
-    /// The client's address.
     pub(crate) client: IpAddr,
     /// The address of this server that it called.
     pub(crate) server: IpAddr,
@@ -23,14 +22,12 @@ pub(crate) struct OwnerKey {
     pub(crate) version: u32,
     /// Whether it called by TCP; else by UDP.
     pub(crate) tcp: bool,
-    /// Its process.
     pub(crate) svid: u32,
 }
 
 /// A granted byte-range lock.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct HeldLock {
-    /// Whose it is.
     pub(crate) owner: OwnerKey,
     /// The name that lockd has for the client: that of the first caller from its address.
     pub(crate) caller: CallerName,
@@ -38,7 +35,6 @@ pub(crate) struct HeldLock {
     pub(crate) handle: FileHandle,
     /// Major and minor number of its file system, as `/proc/locks` shows them.
     pub(crate) device: (u32, u32),
-    /// Its inode.
     pub(crate) inode: u64,
     /// Its absolute path, the last one if it was removed. None where the kernel has none: it opened the file by its handle
     /// and knows no name yet.
@@ -64,7 +60,6 @@ pub(crate) struct HeldLock {
 pub(crate) struct Waiter {
     /// What it wants, and who it is.
     pub(crate) wanted: HeldLock,
-    /// The owner handle.
     pub(crate) oh: OwnerHandle,
     /// The cookie of lockd's GRANTED calls for it.
     pub(crate) cookie: Cookie,
@@ -75,25 +70,17 @@ pub(crate) struct Waiter {
 pub(crate) struct Share {
     /// Whose it is; a share has no svid, and 0 stands there.
     pub(crate) owner: OwnerKey,
-    /// As in [`HeldLock::caller`].
     pub(crate) caller: CallerName,
-    /// As in [`HeldLock::handle`].
     pub(crate) handle: FileHandle,
-    /// As in [`HeldLock::device`].
     pub(crate) device: (u32, u32),
-    /// As in [`HeldLock::inode`].
     pub(crate) inode: u64,
-    /// As in [`HeldLock::path`].
     pub(crate) path: Option<Vec<u8>>,
-    /// As in [`HeldLock::deleted`].
     pub(crate) deleted: bool,
-    /// The owner handle.
     pub(crate) oh: OwnerHandle,
     /// Access that it has (XNFS, `fsh4_access`).
     pub(crate) access: u32,
     /// Access that it denies others (XNFS, `fsh4_mode`).
     pub(crate) mode: u32,
-    /// As in [`HeldLock::monitored`].
     pub(crate) monitored: bool,
 }
 
@@ -102,13 +89,10 @@ pub(crate) struct Share {
 pub(crate) struct ClientHost {
     /// Its address, the server's, version and transport; the svid is 0.
     pub(crate) key: OwnerKey,
-    /// As in [`HeldLock::caller`].
     pub(crate) caller: CallerName,
     /// The name by which rpc.statd monitors it, if it does.
     pub(crate) mon_name: Option<CallerName>,
-    /// As in [`HeldLock::monitored`].
     pub(crate) monitored: bool,
-    /// As in [`HeldLock::nsm_state`].
     pub(crate) nsm_state: Option<NsmState>,
 }
 
@@ -151,7 +135,6 @@ impl View {
 }
 
 impl HeldLock {
-    /// Its bytes.
     pub(crate) fn range(&self) -> ByteRange {
         ByteRange { start: self.start, end: if self.end >= TO_THE_END { u64::MAX } else { self.end } }
     }

@@ -16,7 +16,6 @@ pub(crate) struct Unlock {
     pub(crate) caller: CallerName,
     /// The handle by which the client named the file.
     pub(crate) file: FileHandle,
-    /// The process.
     pub(crate) svid: Svid,
     /// Exactly these bytes become free.
     pub(crate) range: ByteRange,

@@ -12,7 +12,6 @@ use crate::manager::knfsd::owners::OwnerKey;
 use crate::wire::nlm::{Stat, Version};
 use crate::wire::types::Transport;
 
-/// What lockd said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trial {
     /// To an ordinary request.

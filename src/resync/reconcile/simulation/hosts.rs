@@ -23,7 +23,6 @@ pub(super) struct Host {
     pub(super) replaced: Duration,
     pub(super) server_state: NsmState,
     pub(super) reclaims: VecDeque<Held>,
-    /// It once reclaimed.
     pub(super) has_reclaimed: bool,
     /// What the server holds for it and it knows nothing of.
     pub(super) stale: BTreeSet<Held>,

@@ -23,7 +23,6 @@ pub(super) enum Names {
     New,
 }
 
-/// See above.
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) root: tempfile::TempDir,
@@ -383,7 +382,6 @@ impl Kernel {
         self.link(head, head, record, self.layout.lock.link);
         record
     }
-    /// A blocked request.
     pub(super) fn block(&mut self, file: u64, host: u64, asked: Asked, granted: bool) -> u64 {
         let (record, call, oh) = (self.make(64), self.make(136), self.text(b"owner"));
         let layout = &self.layout.block;
@@ -407,7 +405,6 @@ impl Kernel {
         self.link(head, head, record, self.layout.block.link);
         record
     }
-    /// A share reservation.
     pub(super) fn share(&mut self, file: u64, host: u64) -> u64 {
         let (record, oh) = (self.make(48), self.text(b"pc"));
         let layout = self.layout.share.as_ref().unwrap();
