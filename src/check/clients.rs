@@ -15,7 +15,7 @@ use crate::wire::control::{Capabilities, ClientRow, Info, Status};
 const LOOKUPS_PATIENCE: Duration = Duration::from_secs(8);
 
 /// A client with what was seen of it.
-struct Seen<'a> {
+struct ProbedClient<'a> {
     row: &'a ClientRow,
     probe: StatdState,
     lookup: &'a Resolved,
@@ -53,10 +53,10 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
         }
     };
     let none = Err(Unresolved::Unanswered(String::new()));
-    let seen: Vec<Seen<'_>> = clients
+    let seen: Vec<ProbedClient<'_>> = clients
         .iter()
         .zip(&probes)
-        .map(|(row, probe)| Seen { row, probe: *probe, lookup: lookups.get(&row.name).unwrap_or(&none) })
+        .map(|(row, probe)| ProbedClient { row, probe: *probe, lookup: lookups.get(&row.name).unwrap_or(&none) })
         .collect();
     findings.extend(judge_statds(&seen, &info.capabilities, places.patience));
     findings.extend(judge_names(&seen));
@@ -112,7 +112,7 @@ struct Sorted {
     idle: Vec<String>,
 }
 
-fn sort(seen: &[Seen<'_>], begin_releases: bool) -> Sorted {
+fn sort(seen: &[ProbedClient<'_>], begin_releases: bool) -> Sorted {
     let mut sorted = Sorted::default();
     for client in seen {
         let row = client.row;
@@ -152,7 +152,7 @@ fn about(
     (count > 0).then(|| Finding::new(topic, severity, words(count), remedy).of(clients))
 }
 
-fn judge_statds(seen: &[Seen<'_>], can: &Capabilities, patience: Duration) -> Vec<Finding> {
+fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duration) -> Vec<Finding> {
     let Sorted { answers, suspects, silent, idle } = sort(seen, can.begin_releases);
     let within = super::within(patience);
     let (severity, loss, remedy) = if can.begin_releases {
@@ -197,9 +197,9 @@ fn judge_statds(seen: &[Seen<'_>], can: &Capabilities, patience: Duration) -> Ve
     [answer].into_iter().chain(others.into_iter().flatten()).collect()
 }
 
-fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
+fn judge_names(seen: &[ProbedClient<'_>]) -> Vec<Finding> {
     let (mut unknown, mut elsewhere, mut slow) = (Vec::new(), Vec::new(), Vec::new());
-    for Seen { row, lookup, .. } in seen {
+    for ProbedClient { row, lookup, .. } in seen {
         let known = |ips: &[IpAddr]| row.addresses.as_slice().iter().any(|a| ips.contains(&a.0.to_canonical()));
         match lookup {
             Ok(ips) if row.addresses.as_slice().is_empty() || known(ips) => {}
@@ -243,7 +243,7 @@ fn judge_names(seen: &[Seen<'_>]) -> Vec<Finding> {
     findings
 }
 
-fn judge_shared(seen: &[Seen<'_>]) -> Option<Finding> {
+fn judge_shared(seen: &[ProbedClient<'_>]) -> Option<Finding> {
     let shared: Vec<String> =
         seen.iter().filter(|client| client.row.shared_address).map(|client| named(client.row)).collect();
     let words = |n| {
@@ -267,7 +267,8 @@ mod tests {
     fn statds(rows: &[(ClientRow, StatdState)], begin_releases: bool) -> Vec<(Severity, usize)> {
         let lookup = Err(Unresolved::Unknown(String::new()));
         let can = Capabilities { begin_releases, ..Capabilities::COOPERATES };
-        let seen: Vec<_> = rows.iter().map(|(row, probe)| Seen { row, probe: *probe, lookup: &lookup }).collect();
+        let seen: Vec<_> =
+            rows.iter().map(|(row, probe)| ProbedClient { row, probe: *probe, lookup: &lookup }).collect();
         let found = judge_statds(&seen, &can, Duration::from_secs(3));
         found.iter().map(|finding| (finding.severity, finding.items.len())).collect()
     }
@@ -297,7 +298,7 @@ mod tests {
     fn names_are_told_apart_by_what_the_resolver_said() {
         let row = client(1, 1);
         let judge = |lookup: &Resolved| {
-            let found = judge_names(&[Seen { row: &row, probe: Err(Failure::NoAnswer), lookup }]);
+            let found = judge_names(&[ProbedClient { row: &row, probe: Err(Failure::NoAnswer), lookup }]);
             (found.len(), found[0].severity, found[0].items.clone())
         };
         let ip = |n| IpAddr::from([192, 0, 2, n]);

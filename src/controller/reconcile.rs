@@ -38,7 +38,7 @@ pub struct Terms {
 }
 
 /// A client of the round.
-struct Seen {
+struct ProbedClient {
     row: ClientRow,
     key: ClientKey,
     look: Look,
@@ -53,7 +53,7 @@ struct Round {
     options: Options,
     names: Vec<CallerName>,
     software: String,
-    seen: Vec<Seen>,
+    seen: Vec<ProbedClient>,
 }
 
 /// Looks, and changes nothing: neither locks nor what is remembered.
@@ -148,7 +148,7 @@ impl Round {
             }
             Some(_) | None => false,
         };
-        self.seen.push(Seen { row, key, look, has_reclaimed, run: None });
+        self.seen.push(ProbedClient { row, key, look, has_reclaimed, run: None });
         Ok(())
     }
 
@@ -169,7 +169,7 @@ impl Round {
         record.with(remember).await
     }
 
-    fn due(&self) -> impl Iterator<Item = (usize, &Seen)> {
+    fn due(&self) -> impl Iterator<Item = (usize, &ProbedClient)> {
         self.seen.iter().enumerate().filter(|(_, seen)| seen.look.step == Step::Run)
     }
 
@@ -248,7 +248,7 @@ impl Round {
         Ok(goes_on)
     }
 
-    async fn plan(&self, seen: &Seen) -> Result<Plan, ControllerError> {
+    async fn plan(&self, seen: &ProbedClient) -> Result<Plan, ControllerError> {
         let address = seen.key.1;
         let request = Request {
             clients: vec![address.to_string()],
@@ -286,7 +286,7 @@ impl Round {
 
     fn report(self, dry_run: bool, stopped: Option<Failure>) -> ReconcileReport {
         let stopped_with = stopped.as_ref().map(|failure| failure.kind.exit());
-        let is_unreachable = |seen: &&Seen| seen.look.step == Step::Unreachable;
+        let is_unreachable = |seen: &&ProbedClient| seen.look.step == Step::Unreachable;
         let round = Reconcile {
             manager: self.software.clone(),
             dry_run,
@@ -302,7 +302,7 @@ impl Round {
     }
 }
 
-fn suspect(seen: Seen) -> Option<Suspect> {
+fn suspect(seen: ProbedClient) -> Option<Suspect> {
     let step = match seen.look.step {
         Step::Nothing | Step::Unreachable => return None,
         Step::LookAgain => SuspectStep::LookAgain,

@@ -29,9 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection, made when it is needed.
 #[derive(Debug, Default)]
-struct Line(Mutex<Option<Arc<StreamClient>>>);
+struct Connection(Mutex<Option<Arc<StreamClient>>>);
 
-impl Line {
+impl Connection {
     fn open(&self) -> Option<Arc<StreamClient>> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.as_ref().filter(|client| !client.is_closed()).cloned()
@@ -50,15 +50,20 @@ impl Line {
 #[derive(Debug)]
 pub struct Nlmd {
     path: PathBuf,
-    driving: Line,
-    watching: Line,
+    driving: Connection,
+    watching: Connection,
     patience: Duration,
 }
 
 impl Nlmd {
     /// The manager behind this control socket. Connects when it is first asked something.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), driving: Line::default(), watching: Line::default(), patience: CALL_TIMEOUT }
+        Self {
+            path: path.into(),
+            driving: Connection::default(),
+            watching: Connection::default(),
+            patience: CALL_TIMEOUT,
+        }
     }
     /// With another time that a call may take before its manager counts as lost.
     #[must_use]
@@ -66,13 +71,13 @@ impl Nlmd {
         Self { patience, ..self }
     }
 
-    async fn connect(&self, line: &Line) -> Result<Arc<StreamClient>, ManagerError> {
-        if let Some(client) = line.open() {
+    async fn connect(&self, connection: &Connection) -> Result<Arc<StreamClient>, ManagerError> {
+        if let Some(client) = connection.open() {
             return Ok(client);
         }
         let connected = StreamClient::connect_unix(&self.path, MAX_RECORD, CONNECT_TIMEOUT).await;
         let client = Arc::new(connected.map_err(|error| self.unreachable(&error))?);
-        line.keep(&client);
+        connection.keep(&client);
         Ok(client)
     }
 
@@ -96,7 +101,7 @@ impl Nlmd {
 
     async fn call_on<T: Pack + Unpack>(
         &self,
-        line: &Line,
+        connection: &Connection,
         call: ControlCall<T>,
         timeout: Duration,
     ) -> Result<T, ManagerError> {
@@ -104,7 +109,7 @@ impl Nlmd {
         let mut retried = !procedure.is_read_only();
         let asked_at = Instant::now();
         loop {
-            let client = self.connect(line).await?;
+            let client = self.connect(connection).await?;
             let request = Request {
                 program: PROGRAM,
                 version: VERSION,
@@ -134,7 +139,7 @@ impl Nlmd {
                 Err(CallError::Rejected(error)) => return Err(self.rejected(procedure, error)),
                 Err(error) => error,
             };
-            line.hang_up(&client);
+            connection.hang_up(&client);
             match error {
                 CallError::Malformed(what) => {
                     return Err(self.protocol(format!("its answer to {procedure:?}: {what}")));

@@ -21,7 +21,7 @@ pub enum FarmError {
 }
 
 /// What all tasks of a farm share.
-pub(super) struct Shared {
+pub(super) struct FarmState {
     pub(super) hosts: Mutex<Hosts>,
     /// Told whenever a notice, a grant or the end of a reclaim pass has changed something.
     pub(super) changed: Notify,
@@ -52,7 +52,7 @@ impl Hosts {
     }
 }
 
-impl Shared {
+impl FarmState {
     pub(super) fn hosts(&self) -> MutexGuard<'_, Hosts> {
         // A panic while it was held leaves a table that is whole: every update is one assignment.
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)

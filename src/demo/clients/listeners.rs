@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::client::{ClientNo, Notice};
-use super::hosts::{FarmError, NOTICES_KEPT, Shared};
+use super::hosts::{FarmError, FarmState, NOTICES_KEPT};
 use crate::rpc::reply_cache::{CacheLimits, ReplyCache};
 use crate::rpc::server::{CallContext, Limits, Peer, Service, SharedCache, serve_udp};
 use crate::rpc::udp::UdpEndpoint;
@@ -59,7 +59,7 @@ enum Program {
 /// That program's service.
 struct Ear {
     program: Program,
-    shared: Arc<Shared>,
+    shared: Arc<FarmState>,
 }
 
 #[async_trait]
@@ -104,7 +104,7 @@ impl Listeners {
     }
 
     /// Starts a task for each socket. They end with the returned sender, or with the task set.
-    pub(super) fn listen(self, shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> watch::Sender<bool> {
+    pub(super) fn listen(self, shared: &Arc<FarmState>, tasks: &mut JoinSet<()>) -> watch::Sender<bool> {
         let (shutdown, watched) = watch::channel(false);
         let ports = Ports { statd: self.statd.local_addr().port(), lockd: self.lockd.local_addr().port() };
         for (endpoint, program) in
@@ -129,7 +129,7 @@ impl Listeners {
 /// Wanted for each socket: thousands of hosts are asked at the same time. The kernel gives what it may.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-impl Shared {
+impl FarmState {
     /// rpcbind: where statd and lockd are (RFC 1833).
     fn asked_where(&self, call: &Asked<'_>, ports: Ports) -> Reaction {
         let hosts = self.hosts();

@@ -40,7 +40,7 @@ use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{TooLong, encode};
 use calls::Calls;
 use client::Client;
-use hosts::{Hosts, Shared};
+use hosts::{FarmState, Hosts};
 use listeners::Listeners;
 
 /// How many hosts reclaim at the same time.
@@ -48,7 +48,7 @@ const RECLAIMING_HOSTS: usize = 32;
 
 /// The simulated hosts. Dropping it ends its tasks and closes its sockets.
 pub struct Farm {
-    shared: Arc<Shared>,
+    shared: Arc<FarmState>,
     calls: Arc<Calls>,
     rpcbind_port: u16,
     /// Ends the listening tasks.
@@ -61,7 +61,7 @@ impl Farm {
     pub fn open(server_names: &[CallerName]) -> Result<Self, FarmError> {
         let (queue, queued) = mpsc::unbounded_channel();
         let hosts = Hosts { server_names: server_names.to_vec(), ..Hosts::default() };
-        let shared = Arc::new(Shared { hosts: Mutex::new(hosts), changed: Notify::new(), queue });
+        let shared = Arc::new(FarmState { hosts: Mutex::new(hosts), changed: Notify::new(), queue });
         let calls = Arc::new(Calls::open().map_err(|source| FarmError::Socket { what: "NLM", source })?);
         let ears = Listeners::open()?;
         let rpcbind_port = ears.rpcbind_port();
@@ -241,7 +241,7 @@ fn wire_lock(lock: &Lock, name: &CallerName) -> Result<nlm::Lock, TooLong> {
 }
 
 async fn ask_lock(
-    shared: &Shared,
+    shared: &FarmState,
     calls: &Calls,
     who: ClientNo,
     lock: &Lock,
@@ -261,7 +261,7 @@ async fn ask_lock(
 }
 
 /// Makes the queued reclaim passes, a few hosts at a time, for as long as the farm lives.
-async fn reclaim_queued(shared: Arc<Shared>, calls: Arc<Calls>, mut queued: mpsc::UnboundedReceiver<ClientNo>) {
+async fn reclaim_queued(shared: Arc<FarmState>, calls: Arc<Calls>, mut queued: mpsc::UnboundedReceiver<ClientNo>) {
     let places = Arc::new(Semaphore::new(RECLAIMING_HOSTS));
     let mut passes = JoinSet::new();
     while let Some(who) = queued.recv().await {
@@ -277,7 +277,7 @@ async fn reclaim_queued(shared: Arc<Shared>, calls: Arc<Calls>, mut queued: mpsc
 }
 
 /// A host's reclaim pass, and another if it was told of a newer state in the meantime.
-async fn reclaim_all(shared: &Shared, calls: &Calls, who: ClientNo) {
+async fn reclaim_all(shared: &FarmState, calls: &Calls, who: ClientNo) {
     loop {
         let Some((locks, after)) =
             shared.hosts().get(who).map(|client| (client.holds.clone(), client.behaviour.reclaim_after))

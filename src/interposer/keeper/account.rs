@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::filter_link::LinkEvent;
 use super::held::HeldLocks;
-use super::line::Heard;
 use crate::interposer::messages::{Blind, Call, Claim, FilterEvent, Reply, Request, ShareRequest, Treated, Way};
 use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted};
 use crate::manager::knfsd::owners::{HeldLock, OwnerKey, Share, TO_THE_END, View};
@@ -31,7 +31,7 @@ const CALLS: usize = 100_000;
 
 /// What an address showed of itself.
 #[derive(Debug, Default)]
-struct Seen {
+struct Identity {
     names: BTreeSet<CallerName>,
     states: BTreeSet<NsmState>,
 }
@@ -40,7 +40,7 @@ struct Seen {
 pub(super) struct Account {
     pub(super) table: LockTable,
     ways: HashMap<Way, ClientId>,
-    seen: HashMap<IpAddr, Seen>,
+    seen: HashMap<IpAddr, Identity>,
     /// Calls that passed, until their reply does.
     calls: BTreeMap<u64, Call>,
     unsure: BTreeMap<IpAddr, String>,
@@ -142,11 +142,11 @@ impl Account {
 
     // --- what the filter tells
 
-    /// Takes in what the line to the filter heard.
-    pub(super) fn heard(&mut self, now: Duration, heard: Heard) {
+    /// Takes in what the link to the filter heard.
+    pub(super) fn heard(&mut self, now: Duration, heard: LinkEvent) {
         match heard {
-            Heard::FilterEvent(told) => self.told(now, told),
-            Heard::NewFilter => self.filter_is_new(),
+            LinkEvent::FilterEvent(told) => self.told(now, told),
+            LinkEvent::NewFilter => self.filter_is_new(),
         }
     }
 

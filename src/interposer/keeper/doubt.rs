@@ -79,7 +79,7 @@ impl Keeper {
         let ground = Arc::clone(&self.ground);
         let look = async move { ground.view().await };
         let view = match &mut self.active {
-            Some(active) => active.line.meanwhile(look).await,
+            Some(active) => active.link.meanwhile(look).await,
             None => look.await,
         };
         match view {

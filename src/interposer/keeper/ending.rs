@@ -89,7 +89,7 @@ impl Keeper {
     async fn settle_now(&mut self, terms: Terms) -> Result<RunResult, Refusal> {
         // What came before the deadline is decided before it.
         let obeyed = match &mut self.active {
-            Some(active) => active.line.all_obeyed().await,
+            Some(active) => active.link.all_obeyed().await,
             None => return Err(refused(RefusalCode::UnknownRun, "no run is active here")),
         };
         self.take_in().await;
@@ -101,7 +101,7 @@ impl Keeper {
         let held = self.hold(losers).await;
         let view = if held.is_empty() { None } else { self.walk().await };
         self.take_in().await;
-        if let Some(why) = self.active.as_ref().and_then(|active| active.line.superseded()).map(str::to_owned) {
+        if let Some(why) = self.active.as_ref().and_then(|active| active.link.superseded()).map(str::to_owned) {
             return Err(self.supersede(&why).await);
         }
         let gone = self.active.as_ref().and_then(|active| active.called.gone(self.ground.as_ref()));
@@ -156,8 +156,8 @@ impl Keeper {
         let until = Instant::now() + ANSWERS_WITHIN;
         loop {
             let Some(active) = &mut self.active else { return BTreeSet::new() };
-            let obeyed = active.line.all_obeyed().await;
-            active.line.meanwhile(tokio::time::sleep(LOOK_EVERY)).await;
+            let obeyed = active.link.all_obeyed().await;
+            active.link.meanwhile(tokio::time::sleep(LOOK_EVERY)).await;
             self.take_in().await;
             let Some(active) = &self.active else { return BTreeSet::new() };
             let open = clients.iter().any(|address| active.account.awaits_reply(*address));
@@ -170,14 +170,14 @@ impl Keeper {
 
     async fn order(&mut self, order: Order) {
         if let Some(active) = &mut self.active {
-            active.line.order(order).await;
+            active.link.order(order).await;
         }
     }
 
     async fn walk(&mut self) -> Option<View> {
         let ground = Arc::clone(&self.ground);
         let active = self.active.as_mut()?;
-        match active.line.meanwhile(async move { ground.view().await }).await {
+        match active.link.meanwhile(async move { ground.view().await }).await {
             Ok(view) => Some(view),
             Err(error) => {
                 tracing::warn!(%error, "lockd's records cannot be read");
@@ -229,7 +229,7 @@ impl Keeper {
         let (Some(view), ground) = (view.cloned(), Arc::clone(&self.ground)) else { return Err(rows()) };
         let locks = freed.iter().map(|freed| freed.lock.clone()).collect();
         let Some(active) = &mut self.active else { return Err(rows()) };
-        let words = active.line.meanwhile(async move { ground.unlock(&view, locks).await }).await;
+        let words = active.link.meanwhile(async move { ground.unlock(&view, locks).await }).await;
         match self.walk().await {
             Some(after) => Ok(still_there(&after, freed, &words)),
             None => Err(rows()),
@@ -275,7 +275,7 @@ impl Keeper {
                 self.ground.log(&format!("the result of run {} cannot be written down: {error}", full.result.run));
                 break;
             }
-            active.line.meanwhile(tokio::time::sleep(RETRY_AFTER)).await;
+            active.link.meanwhile(tokio::time::sleep(RETRY_AFTER)).await;
         }
         let now = self.now();
         let Some(active) = &mut self.active else { return Err(refused(RefusalCode::UnknownRun, "the run is gone")) };
@@ -299,7 +299,7 @@ impl Keeper {
         let (now, unix_ms) = (self.now(), self.unix_ms());
         self.order(Order::Mode(Mode::Drain)).await;
         if let Some(active) = &mut self.active {
-            active.line.forget_claims().await;
+            active.link.forget_claims().await;
             let latest = Duration::from_millis(active.journal.args.grace_max_ms);
             let until = active.drain_owed.max(active.began + latest + AFTERMATH);
             active.drain_until = Some(until);
@@ -413,9 +413,9 @@ impl Keeper {
 
     /// Nothing stands before lockd any more.
     pub(super) async fn end_drain(&mut self) {
-        if let Some(Active { mut line, .. }) = self.active.take() {
-            line.order(Order::Mode(Mode::Off)).await;
-            let _ = line.all_obeyed().await;
+        if let Some(Active { mut link, .. }) = self.active.take() {
+            link.order(Order::Mode(Mode::Off)).await;
+            let _ = link.all_obeyed().await;
         }
         let _ = self.shelf.drained();
         self.controller = None;

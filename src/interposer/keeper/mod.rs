@@ -26,7 +26,7 @@
 //! |---|---|---|
 //! | `account` | the table that follows lockd | pure |
 //! | `called` | whether this host still has the addresses that a run's clients call | |
-//! | `line` | orders to the filter, and what it tells | |
+//! | `filter_link` | orders to the filter, and what it tells | |
 //! | `start` | from the plan to grace | |
 //! | `ending` | settle, abort, the end of the drain | |
 //! | `drops` | which locks an UNLOCK is sent for, and what came of it | |
@@ -44,9 +44,9 @@ mod called;
 mod doubt;
 mod drops;
 mod ending;
+mod filter_link;
 mod held;
 mod kernel;
-mod line;
 mod platform;
 mod run_files;
 mod service;

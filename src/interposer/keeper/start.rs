@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::account::Account;
 use super::called::CalledAddresses;
-use super::line::{Heard, Line};
+use super::filter_link::{FilterLink, LinkEvent};
 use super::run_files::Journal;
 use super::state::{Active, Keeper, not_durable, refused};
 use crate::interposer::messages::{self, Blind, Call, Claim, FilterEvent, Order};
@@ -53,17 +53,17 @@ impl Keeper {
         self.doubt_what_was_missed();
         self.write_unsure();
         // A drain goes over into the run without a moment in which a late reclaim would be refused.
-        let (mut drain, mut fresh) = (self.active.take(), gate.map(Line::new));
+        let (mut drain, mut fresh) = (self.active.take(), gate.map(FilterLink::new));
         let none = || refused(RefusalCode::WrongPhase, "the drain of the run before has ended just now; try again");
         // A call of the drain that is answered from now on is an answered call to the run.
         let open = drain.iter().flat_map(|drain| drain.account.open_calls());
-        let mut before: VecDeque<Heard> =
-            open.map(|call| Heard::FilterEvent(FilterEvent::Call(call.clone()))).collect();
-        let line = drain.as_mut().map(|drain| &mut drain.line).or(fresh.as_mut()).ok_or_else(none)?;
-        match self.begin_behind(line, &seen, args, (old_state, new_state), &mut before).await {
+        let mut before: VecDeque<LinkEvent> =
+            open.map(|call| LinkEvent::FilterEvent(FilterEvent::Call(call.clone()))).collect();
+        let link = drain.as_mut().map(|drain| &mut drain.link).or(fresh.as_mut()).ok_or_else(none)?;
+        match self.begin_behind(link, &seen, args, (old_state, new_state), &mut before).await {
             Ok((journal, account, waiters)) => {
                 let drain_owed = drain.as_ref().and_then(|drain| drain.drain_until).unwrap_or_default();
-                let line = drain.map(|drain| drain.line).or(fresh).ok_or_else(none)?;
+                let link = drain.map(|drain| drain.link).or(fresh).ok_or_else(none)?;
                 let begun = journal.begun.clone();
                 self.ground.log(&format!(
                     "run {}: ordinary lock requests of NFSv3 clients are refused ({}) from now on, {} locks are pending",
@@ -75,7 +75,7 @@ impl Keeper {
                 let active = Active {
                     journal,
                     account,
-                    line,
+                    link,
                     waiters,
                     called,
                     began,
@@ -99,10 +99,10 @@ impl Keeper {
     }
 
     /// A run that was to take its place has not begun: late reclaims of the one before are still taken.
-    async fn go_on_draining(&mut self, mut drain: Active, heard: VecDeque<Heard>) {
+    async fn go_on_draining(&mut self, mut drain: Active, heard: VecDeque<LinkEvent>) {
         let now = self.now();
-        drain.line.forget_claims().await;
-        drain.line.order(Order::Mode(messages::Mode::Drain)).await;
+        drain.link.forget_claims().await;
+        drain.link.order(Order::Mode(messages::Mode::Drain)).await;
         for heard in heard {
             drain.account.heard(now, heard);
         }
@@ -127,25 +127,25 @@ impl Keeper {
 
     async fn begin_behind(
         &mut self,
-        line: &mut Line,
+        link: &mut FilterLink,
         seen: &View,
         args: BeginArgs,
         (old_state, new_state): (NsmState, NsmState),
-        before: &mut VecDeque<Heard>,
+        before: &mut VecDeque<LinkEvent>,
     ) -> Result<(Journal, Account, u64), String> {
         let names = self.ground.names().await?;
         let mode = match args.mode {
             Mode::Strict => messages::Mode::Strict,
             Mode::Targeted => messages::Mode::Targeted,
         };
-        line.forget_claims().await;
-        line.order(Order::Mode(mode)).await;
-        line.prove(mode, seen).await?;
-        line.all_obeyed().await?;
-        before.extend(line.heard());
+        link.forget_claims().await;
+        link.order(Order::Mode(mode)).await;
+        link.prove(mode, seen).await?;
+        link.all_obeyed().await?;
+        before.extend(link.heard());
         let ground = Arc::clone(&self.ground);
         let look = async move { Ok::<_, String>((ground.view().await?, ground.monitored().await?)) };
-        let (view, monitored) = line.meanwhile(look).await?;
+        let (view, monitored) = link.meanwhile(look).await?;
         let mut account = Account::new(self.now(), &view, &monitored)?;
         let (now, unix_ms) = (self.now(), self.unix_ms());
         let begun =
@@ -153,13 +153,13 @@ impl Keeper {
         let begun = Begun { names: List::clipped(names), ..begun };
         if args.mode == Mode::Targeted {
             for claim in account.claims() {
-                line.order(Order::Pending(claim)).await;
+                link.order(Order::Pending(claim)).await;
             }
         }
         for waiter in waiters(&view) {
-            line.order(Order::Waiter(waiter)).await;
+            link.order(Order::Waiter(waiter)).await;
         }
-        line.all_obeyed().await?;
+        link.all_obeyed().await?;
         for told in unanswered(&*before) {
             account.told(now, told);
         }
@@ -179,30 +179,30 @@ fn waiters(view: &View) -> Vec<Claim> {
 }
 
 /// Calls that lockd has answered.
-fn answered<'a>(heard: impl IntoIterator<Item = &'a Heard>) -> Vec<(&'a Call, Stat)> {
+fn answered<'a>(heard: impl IntoIterator<Item = &'a LinkEvent>) -> Vec<(&'a Call, Stat)> {
     let (mut open, mut answered) = (HashMap::new(), Vec::new());
     for heard in heard {
         match heard {
-            Heard::FilterEvent(FilterEvent::Call(call)) => drop(open.insert(call.number, call)),
-            Heard::FilterEvent(FilterEvent::Reply(reply)) => {
+            LinkEvent::FilterEvent(FilterEvent::Call(call)) => drop(open.insert(call.number, call)),
+            LinkEvent::FilterEvent(FilterEvent::Reply(reply)) => {
                 answered.extend(open.remove(&reply.call).map(|call| (call, reply.stat)));
             }
-            Heard::FilterEvent(_) => {}
-            Heard::NewFilter => open.clear(),
+            LinkEvent::FilterEvent(_) => {}
+            LinkEvent::NewFilter => open.clear(),
         }
     }
     answered
 }
 
 /// Of what was told before the walk only calls without a reply are news to the account, and what was not seen.
-fn unanswered<'a>(heard: impl IntoIterator<Item = &'a Heard>) -> Vec<FilterEvent> {
+fn unanswered<'a>(heard: impl IntoIterator<Item = &'a LinkEvent>) -> Vec<FilterEvent> {
     let (mut open, mut unseen) = (BTreeMap::new(), Vec::new());
     for heard in heard {
         match heard {
-            Heard::FilterEvent(FilterEvent::Call(call)) => drop(open.insert(call.number, call.clone())),
-            Heard::FilterEvent(FilterEvent::Reply(reply)) => drop(open.remove(&reply.call)),
-            Heard::FilterEvent(told) => unseen.push(told.clone()),
-            Heard::NewFilter => {
+            LinkEvent::FilterEvent(FilterEvent::Call(call)) => drop(open.insert(call.number, call.clone())),
+            LinkEvent::FilterEvent(FilterEvent::Reply(reply)) => drop(open.remove(&reply.call)),
+            LinkEvent::FilterEvent(told) => unseen.push(told.clone()),
+            LinkEvent::NewFilter => {
                 let blind = |call: Call| {
                     let why = Text::clipped("the filter died while a call of it was open");
                     FilterEvent::Blind(Blind { client: call.way.client, why })

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::account::{Account, News};
 use super::called::CalledAddresses;
-use super::line::Line;
+use super::filter_link::FilterLink;
 use super::platform::Platform;
 use super::run_files::{self, Journal, RunFiles};
 use crate::interposer::messages::{FilterEvent, Order};
@@ -41,7 +41,7 @@ const IDLE: Duration = Duration::from_mins(1);
 pub(super) struct Active {
     pub(super) journal: Journal,
     pub(super) account: Account,
-    pub(super) line: Line,
+    pub(super) link: FilterLink,
     pub(super) waiters: u64,
     pub(super) called: CalledAddresses,
     /// By the keeper's clock.
@@ -127,7 +127,7 @@ impl Keeper {
                 }
                 told = listen(&mut self.active) => {
                     if let Some(active) = &mut self.active {
-                        active.line.take(told).await;
+                        active.link.take(told).await;
                     }
                 }
                 _ = tick.tick() => {}
@@ -149,8 +149,8 @@ impl Keeper {
     pub(super) async fn take_in(&mut self) {
         let (now, unix_ms) = (self.now(), self.unix_ms());
         let Some(active) = &mut self.active else { return };
-        active.line.keep_rules();
-        for heard in active.line.heard() {
+        active.link.keep_rules();
+        for heard in active.link.heard() {
             active.account.heard(now, heard);
         }
         for news in active.account.news() {
@@ -160,7 +160,7 @@ impl Keeper {
             }
         }
         for claim in active.account.decided() {
-            active.line.order(Order::NotPending(claim)).await;
+            active.link.order(Order::NotPending(claim)).await;
         }
         while let Some(effect) = active.account.table.next_effect() {
             match effect {
@@ -180,7 +180,7 @@ impl Keeper {
     async fn look_at_deadlines(&mut self) -> bool {
         let (now, attached) = (self.now(), self.controller.is_some());
         let Some(active) = &mut self.active else { return false };
-        if let Some(why) = active.line.superseded().map(str::to_owned) {
+        if let Some(why) = active.link.superseded().map(str::to_owned) {
             self.supersede(&why).await;
             return true;
         }
@@ -240,7 +240,7 @@ impl Keeper {
         let ground = Arc::clone(&self.ground);
         let look = async move { Ok((ground.view().await?, ground.monitored().await?)) };
         let looked: Result<_, String> = match &mut self.active {
-            Some(active) => active.line.meanwhile(look).await,
+            Some(active) => active.link.meanwhile(look).await,
             None => look.await,
         };
         let unsupported = |words| refused(RefusalCode::Unsupported, words);
@@ -343,7 +343,7 @@ pub(super) fn not_durable(error: std::io::Error) -> Refusal {
 
 async fn listen(active: &mut Option<Active>) -> Option<FilterEvent> {
     match active {
-        Some(active) if active.line.superseded().is_none() => active.line.listen().await,
+        Some(active) if active.link.superseded().is_none() => active.link.listen().await,
         Some(_) | None => std::future::pending().await,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::call::{self, Malformed, Message, Path, ReplyBody};
 use super::packet::Verdict;
-use super::reply::{Calls, MAX_CALLS, Said};
+use super::reply::{Calls, MAX_CALLS, Outgoing};
 use super::treatment::{Edit, Treatment};
 use crate::interposer::messages::{Blind, Call, FilterEvent, Mode, Reply};
 use crate::wire::types::Address;
@@ -97,9 +97,9 @@ impl Inspector {
     /// A message on its way to a client is read, and told if it answers a call that was.
     pub(super) fn reply(&mut self, client: IpAddr, calls: &Calls, message: &[u8]) {
         match calls.hear(message) {
-            Said::Answer(call, stat) => self.told.push(FilterEvent::Reply(Reply { call, stat })),
-            Said::Nothing => {}
-            Said::Unknown => self.blind(client, "a reply to a call that was not seen"),
+            Outgoing::Answer(call, stat) => self.told.push(FilterEvent::Reply(Reply { call, stat })),
+            Outgoing::Nothing => {}
+            Outgoing::Unknown => self.blind(client, "a reply to a call that was not seen"),
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Calls {
 
 /// What a message on its way to a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum Outgoing {
     /// It answers the call of this number.
     Answer(u64, Stat),
     /// Nothing that the keeper hears of.
@@ -65,19 +65,21 @@ impl Calls {
     }
 
     /// What lockd says.
-    pub(super) fn hear(&self, message: &[u8]) -> Said {
+    pub(super) fn hear(&self, message: &[u8]) -> Outgoing {
         let reply = match parse_reply(message) {
             Ok(reply) => reply,
-            Err(DecodeError::NotAReply) => return Said::Nothing,
-            Err(DecodeError::Malformed(_)) => return Said::Unknown,
+            Err(DecodeError::NotAReply) => return Outgoing::Nothing,
+            Err(DecodeError::Malformed(_)) => return Outgoing::Unknown,
         };
-        let Some(passed) = self.by_xid.get(&reply.xid) else { return Said::Unknown };
-        let Some((number, answer)) = passed.told else { return Said::Nothing };
+        let Some(passed) = self.by_xid.get(&reply.xid) else { return Outgoing::Unknown };
+        let Some((number, answer)) = passed.told else { return Outgoing::Nothing };
         match (reply.outcome, answer) {
-            (_, ReplyBody::Elsewhere) => Said::Nothing,
-            (Err(_), _) => Said::Answer(number, Stat::Failed),
-            (Ok(_), ReplyBody::Void) => Said::Answer(number, Stat::Granted),
-            (Ok(results), ReplyBody::Stat) => stat(results).map_or(Said::Unknown, |stat| Said::Answer(number, stat)),
+            (_, ReplyBody::Elsewhere) => Outgoing::Nothing,
+            (Err(_), _) => Outgoing::Answer(number, Stat::Failed),
+            (Ok(_), ReplyBody::Void) => Outgoing::Answer(number, Stat::Granted),
+            (Ok(results), ReplyBody::Stat) => {
+                stat(results).map_or(Outgoing::Unknown, |stat| Outgoing::Answer(number, stat))
+            }
         }
     }
 }
@@ -110,10 +112,10 @@ mod tests {
         calls.remember(7, Some((1, ReplyBody::Stat)), MAX_CALLS);
         calls.remember(7, Some((2, ReplyBody::Stat)), MAX_CALLS);
         calls.remember(8, None, MAX_CALLS);
-        assert_eq!(calls.hear(&res(7, Stat::Blocked)), Said::Answer(2, Stat::Blocked));
-        assert_eq!(calls.hear(&res(7, Stat::Denied)), Said::Answer(2, Stat::Denied));
-        assert_eq!(calls.hear(&res(8, Stat::Denied)), Said::Nothing);
-        assert_eq!(calls.hear(&res(9, Stat::Denied)), Said::Unknown);
+        assert_eq!(calls.hear(&res(7, Stat::Blocked)), Outgoing::Answer(2, Stat::Blocked));
+        assert_eq!(calls.hear(&res(7, Stat::Denied)), Outgoing::Answer(2, Stat::Denied));
+        assert_eq!(calls.hear(&res(8, Stat::Denied)), Outgoing::Nothing);
+        assert_eq!(calls.hear(&res(9, Stat::Denied)), Outgoing::Unknown);
     }
 
     #[test]
@@ -124,21 +126,21 @@ mod tests {
         }
         let share = ShareRes { cookie: Cookie::default(), stat: Stat::DeniedGracePeriod, sequence: 5 };
         let share = rpc::reply(1, &Rpc::Success(encode(&share)));
-        assert_eq!(calls.hear(&share), Said::Answer(1, Stat::DeniedGracePeriod));
-        assert_eq!(calls.hear(&rpc::reply(1, &Rpc::GarbageArgs)), Said::Answer(1, Stat::Failed));
-        assert_eq!(calls.hear(&rpc::reply(1, &Rpc::TooWeak)), Said::Answer(1, Stat::Failed));
-        assert_eq!(calls.hear(&rpc::reply(1, &Rpc::Success(vec![0; 4]))), Said::Unknown);
-        assert_eq!(calls.hear(&rpc::reply(2, &Rpc::Success(Vec::new()))), Said::Answer(2, Stat::Granted));
-        assert_eq!(calls.hear(&rpc::reply(3, &Rpc::Success(Vec::new()))), Said::Nothing);
-        assert_eq!(calls.hear(&rpc::reply(1, &Rpc::SystemErr)[..11]), Said::Unknown);
+        assert_eq!(calls.hear(&share), Outgoing::Answer(1, Stat::DeniedGracePeriod));
+        assert_eq!(calls.hear(&rpc::reply(1, &Rpc::GarbageArgs)), Outgoing::Answer(1, Stat::Failed));
+        assert_eq!(calls.hear(&rpc::reply(1, &Rpc::TooWeak)), Outgoing::Answer(1, Stat::Failed));
+        assert_eq!(calls.hear(&rpc::reply(1, &Rpc::Success(vec![0; 4]))), Outgoing::Unknown);
+        assert_eq!(calls.hear(&rpc::reply(2, &Rpc::Success(Vec::new()))), Outgoing::Answer(2, Stat::Granted));
+        assert_eq!(calls.hear(&rpc::reply(3, &Rpc::Success(Vec::new()))), Outgoing::Nothing);
+        assert_eq!(calls.hear(&rpc::reply(1, &Rpc::SystemErr)[..11]), Outgoing::Unknown);
     }
 
     #[test]
     fn the_oldest_calls_are_forgotten_and_their_replies_are_unknown() {
         let mut calls = Calls::default();
         (0..=10).for_each(|xid| calls.remember(xid, Some((xid.into(), ReplyBody::Stat)), 10));
-        assert_eq!(calls.hear(&res(0, Stat::Granted)), Said::Unknown);
-        assert_eq!(calls.hear(&res(1, Stat::Granted)), Said::Answer(1, Stat::Granted));
+        assert_eq!(calls.hear(&res(0, Stat::Granted)), Outgoing::Unknown);
+        assert_eq!(calls.hear(&res(1, Stat::Granted)), Outgoing::Answer(1, Stat::Granted));
         (0..10).for_each(|_| calls.remember(10, None, 10));
         assert_eq!((calls.count(), calls.by_xid.len()), (10, 1));
     }

@@ -17,7 +17,7 @@ fn a_held_client_makes_so_many_packets_wait_and_no_more() {
 #[test]
 fn segments_that_never_make_a_record_wait_in_small_number_and_not_for_long() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let stream = frame(&lock(1, &reclaim()));
     let ids: Vec<_> = (1..150).map(|at| filter.give(true, 2, line.send(2 * at, &stream[at..=at]))).collect();
     let held = ids.iter().filter(|id| filter.verdict(**id).is_none()).count();
@@ -33,7 +33,7 @@ fn segments_that_never_make_a_record_wait_in_small_number_and_not_for_long() {
 #[test]
 fn a_segment_that_comes_next_finds_room_where_others_came_early() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let stream: Vec<u8> = (0..60).flat_map(|xid| frame(&lock(xid, &args()))).collect();
     let size = stream.len() / 60;
     for at in (1..60).rev() {
@@ -45,7 +45,7 @@ fn a_segment_that_comes_next_finds_room_where_others_came_early() {
 #[test]
 fn a_connection_that_made_room_does_not_bring_a_reclaim_in() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let stream = frame(&lock(1, &reclaim()));
     let waits = filter.give(true, 2, line.send(0, &stream[..100]));
     for port in 1000..1300 {

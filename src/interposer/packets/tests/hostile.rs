@@ -104,7 +104,7 @@ proptest! {
         known in any::<bool>(),
     ) {
         let mut filter = Filter::in_mode(Mode::Drain);
-        let line = Line { start: 5000, back: 9000 };
+        let line = ClientConnection { start: 5000, back: 9000 };
         if known {
             line.shake(&mut filter);
         }

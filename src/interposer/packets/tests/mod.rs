@@ -169,13 +169,13 @@ impl Filter {
 
 /// A client's TCP connection with lockd, as packets.
 #[derive(Debug)]
-struct Line {
+struct ClientConnection {
     /// Where the streams of the client and of lockd begin.
     start: u32,
     back: u32,
 }
 
-impl Line {
+impl ClientConnection {
     fn send(&self, offset: usize, payload: &[u8]) -> Vec<u8> {
         let place = self.start.wrapping_add(u32::try_from(offset).unwrap());
         tcp((CLIENT, CLIENT_PORT), (SERVER, SERVER_PORT), place, self.back, ACK, payload)

@@ -59,7 +59,7 @@ fn the_void_reply_to_a_one_way_call_says_nothing() {
 #[test]
 fn replies_of_a_stream_are_told_before_their_last_byte_passes_and_what_is_sent_again_is_not_told_again() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let calls: Vec<u8> = (1..=3).flat_map(|xid| frame(&lock(xid, &args()))).collect();
     assert!(matches!(filter.take(line.send(0, &calls)), Some(Verdict::Changed(_))));
     filter.told.clear();
@@ -85,7 +85,7 @@ fn replies_of_a_stream_are_told_before_their_last_byte_passes_and_what_is_sent_a
 #[test]
 fn what_is_missing_of_a_stream_of_replies_is_not_waited_for_without_end() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let mut tries = 0;
     while filter.take_out(line.answer(0, 100, &[0; 8])) == Some(Verdict::Drop) {
         tries += 1;
@@ -97,7 +97,7 @@ fn what_is_missing_of_a_stream_of_replies_is_not_waited_for_without_end() {
 #[test]
 fn the_first_reply_of_a_connection_that_was_open_before_is_unknown_and_later_ones_are_told() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line { start: 5000, back: 90_000 };
+    let line = ClientConnection { start: 5000, back: 90_000 };
     let old = frame(&res(77, Stat::Granted));
     assert_eq!(filter.take_out(line.answer(0, 0, &old)), Some(Verdict::Pass));
     assert_eq!(filter.blinds().len(), 1);
@@ -122,7 +122,7 @@ fn nlmctls_own_unlock_and_its_reply_are_not_told_and_pass_while_its_client_is_he
         assert_eq!(filter.verdict(id), Some(Verdict::Pass));
         filter.give(false, 1, answers(700, &res(1, Stat::Granted)));
         // By TCP too, with what belongs to the connection.
-        let line = Line { start: 5000, back: 90_000 };
+        let line = ClientConnection { start: 5000, back: 90_000 };
         let id = filter.give(true, 1, tcp((CLIENT, 700), (SERVER, SERVER_PORT), 4999, 0, SYN, &[]));
         assert_eq!(filter.verdict(id), Some(Verdict::Pass));
         filter.give(false, 1, tcp((SERVER, SERVER_PORT), (CLIENT, 700), 89_999, 5000, SYN | ACK, &[]));

@@ -19,7 +19,7 @@ fn taken(xid: u32) -> (Vec<u8>, Vec<u8>) {
     (frame(&lock(xid, &reclaim())), frame(&lock(xid, &LockArgs { block: false, ..args() })))
 }
 
-fn give(filter: &mut Filter, line: &Line, offset: usize, bytes: &[u8]) -> Option<Vec<u8>> {
+fn give(filter: &mut Filter, line: &ClientConnection, offset: usize, bytes: &[u8]) -> Option<Vec<u8>> {
     let sent = line.send(offset, bytes);
     payload(filter.take(sent.clone()), &sent)
 }
@@ -29,7 +29,7 @@ fn a_record_cut_anywhere_waits_until_it_is_whole_and_its_words_are_changed_on_bo
     let (sent, wanted) = taken(1);
     for cut in 1..sent.len() {
         let mut filter = Filter::in_mode(Mode::Strict);
-        let line = Line::open(&mut filter);
+        let line = ClientConnection::open(&mut filter);
         let (first, second) = (line.send(0, &sent[..cut]), line.send(cut, &sent[cut..]));
         let first_id = filter.give(true, 2, first.clone());
         assert_eq!((filter.verdict(first_id), filter.calls().len()), (None, 0), "{cut}");
@@ -44,7 +44,7 @@ fn a_record_cut_anywhere_waits_until_it_is_whole_and_its_words_are_changed_on_bo
 #[test]
 fn several_records_in_a_segment_are_changed_each_for_itself() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let sent = [taken(1).0, frame(&lock(2, &args())), taken(3).0].concat();
     let wanted = [taken(1).1, frame(&lock(2, &reclaim())), taken(3).1].concat();
     assert_eq!(give(&mut filter, &line, 0, &sent), Some(wanted));
@@ -54,7 +54,7 @@ fn several_records_in_a_segment_are_changed_each_for_itself() {
 #[test]
 fn a_segment_that_is_sent_again_is_changed_as_the_first_time_however_it_is_cut_and_whatever_the_mode_is_by_then() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let sent = [taken(1).0, frame(&lock(2, &args()))].concat();
     let wanted = [taken(1).1, frame(&lock(2, &reclaim()))].concat();
     assert_eq!(give(&mut filter, &line, 0, &sent).as_ref(), Some(&wanted));
@@ -68,7 +68,7 @@ fn a_segment_that_is_sent_again_is_changed_as_the_first_time_however_it_is_cut_a
 #[test]
 fn segments_that_come_early_wait_for_those_before_them() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let (one, two) = (taken(1), taken(2));
     assert_eq!(give(&mut filter, &line, one.0.len(), &two.0), None);
     assert_eq!(filter.told, []);
@@ -81,7 +81,7 @@ fn segments_that_come_early_wait_for_those_before_them() {
 #[test]
 fn what_waits_and_comes_again_passes_as_far_as_it_is_decided_so_that_its_sender_goes_on() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let (one, two) = (taken(1), taken(2));
     let stream = [one.0.as_slice(), &two.0].concat();
     let cut = one.0.len() + 70;
@@ -99,7 +99,7 @@ fn a_connection_that_was_open_before_is_entered_where_a_whole_call_begins_and_no
     let other = frame(&rpc::call(1, 100_003, 3, 0, &Credential::None, &[]));
     for odd in [&sent[1..], &sent[..50], &other, b"what it may be"] {
         let mut filter = Filter::in_mode(Mode::Strict);
-        let line = Line { start: 5000, back: 9000 };
+        let line = ClientConnection { start: 5000, back: 9000 };
         assert_eq!(give(&mut filter, &line, 0, odd), None);
         assert_eq!(filter.told, []);
         assert_eq!(give(&mut filter, &line, 600, &sent), Some(wanted.clone()));
@@ -111,7 +111,7 @@ fn a_connection_that_was_open_before_is_entered_where_a_whole_call_begins_and_no
 #[test]
 fn a_connection_that_cannot_be_entered_is_reset_at_both_ends() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line { start: 5000, back: 9000 };
+    let line = ClientConnection { start: 5000, back: 9000 };
     let sent = line.send(0, &taken(1).0[1..]);
     assert_eq!(filter.take(sent.clone()), Some(Verdict::Drop));
     assert_eq!(filter.take(sent.clone()), Some(Verdict::Drop));
@@ -125,7 +125,7 @@ fn a_connection_that_cannot_be_entered_is_reset_at_both_ends() {
     }
     assert_eq!(filter.blinds(), ["a connection that could not be followed was reset"]);
     // The client has made another one from the same port.
-    let line = Line { start: 70_000, back: 80_000 };
+    let line = ClientConnection { start: 70_000, back: 80_000 };
     line.shake(&mut filter);
     let (sent, wanted) = taken(2);
     assert_eq!(give(&mut filter, &line, 0, &sent), Some(wanted));
@@ -137,7 +137,7 @@ fn a_record_that_cannot_be_read_is_dropped_and_when_it_comes_again_its_connectio
     let too_long = [&[0x80, 1, 0, 0], whole.as_slice()].concat();
     for odd in [frame(&whole[..whole.len() - 2]), too_long] {
         let mut filter = Filter::in_mode(Mode::Strict);
-        let line = Line::open(&mut filter);
+        let line = ClientConnection::open(&mut filter);
         let (first, wanted) = taken(1);
         let stream = [first.as_slice(), &odd].concat();
         assert_eq!(give(&mut filter, &line, 0, &stream), None);
@@ -154,7 +154,7 @@ fn a_record_that_cannot_be_read_is_dropped_and_when_it_comes_again_its_connectio
 #[test]
 fn a_record_that_never_gets_whole_is_let_go_of_after_a_while_and_its_connection_is_reset_in_the_end() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let sent = line.send(0, &taken(1).0[..60]);
     let mut last = None;
     for _ in 0..3 {
@@ -171,7 +171,7 @@ fn a_record_that_never_gets_whole_is_let_go_of_after_a_while_and_its_connection_
 #[test]
 fn a_handshake_that_lockd_does_not_answer_changes_nothing_of_a_connection() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let (sent, wanted) = taken(1);
     assert_eq!(give(&mut filter, &line, 0, &sent[..60]), None);
     let forged = tcp((CLIENT, CLIENT_PORT), (SERVER, SERVER_PORT), 1 << 30, 0, SYN, &[]);
@@ -184,7 +184,7 @@ fn a_handshake_that_lockd_does_not_answer_changes_nothing_of_a_connection() {
 #[test]
 fn a_handshake_whose_answer_is_sent_again_leaves_what_was_followed() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let (sent, wanted) = taken(1);
     assert_eq!(give(&mut filter, &line, 0, &sent), Some(wanted.clone()));
     let answer = tcp((SERVER, SERVER_PORT), (CLIENT, CLIENT_PORT), line.back - 1, line.start, SYN | ACK, &[]);
@@ -196,7 +196,7 @@ fn a_handshake_whose_answer_is_sent_again_leaves_what_was_followed() {
 #[test]
 fn while_the_filter_is_off_what_cannot_be_followed_passes_and_its_client_is_unknown() {
     let mut filter = Filter::in_mode(Mode::Off);
-    let line = Line { start: 5000, back: 9000 };
+    let line = ClientConnection { start: 5000, back: 9000 };
     let (sent, _) = taken(1);
     assert_eq!(give(&mut filter, &line, 1, &sent[1..]).unwrap(), sent[1..]);
     assert_eq!(filter.blinds().len(), 1);
@@ -212,7 +212,7 @@ fn while_the_filter_is_off_what_cannot_be_followed_passes_and_its_client_is_unkn
 #[test]
 fn packets_of_a_held_client_wait_in_their_order_and_others_do_not() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let held = Address(CLIENT.parse().unwrap());
     filter.order(Order::Hold(held));
     filter.order(Order::Answer(5));
@@ -236,7 +236,7 @@ fn packets_of_a_held_client_wait_in_their_order_and_others_do_not() {
 #[test]
 fn when_another_grants_reclaims_all_passes_unchanged_also_what_waits() {
     let mut filter = Filter::in_mode(Mode::Strict);
-    let line = Line::open(&mut filter);
+    let line = ClientConnection::open(&mut filter);
     let (sent, _) = taken(1);
     let stream = [sent.as_slice(), &sent].concat();
     let waits = filter.give(true, 2, line.send(0, &stream[..sent.len() + 9]));

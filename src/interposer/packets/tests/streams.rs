@@ -98,7 +98,7 @@ fn steps() -> impl Strategy<Value = Step> {
 /// A client's end, the filter, and lockd's end.
 struct World {
     filter: Filter,
-    line: Line,
+    line: ClientConnection,
     sent: Vec<u8>,
     wanted: Vec<u8>,
     receiver: Receiver,
@@ -114,7 +114,7 @@ struct World {
 impl World {
     fn new(pairs: &[Pair], start: u32) -> Self {
         let mut filter = Filter::in_mode(Mode::Strict);
-        let line = Line { start, back: 90_000 };
+        let line = ClientConnection { start, back: 90_000 };
         line.shake(&mut filter);
         let (mut sent, mut wanted, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for pair in pairs {

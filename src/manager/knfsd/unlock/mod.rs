@@ -14,18 +14,18 @@
 //! | file | what | |
 //! |---|---|---|
 //! | `message` | the call and its answer | pure |
-//! | `line` | the socket with the client's address | |
+//! | `lockd_socket` | the socket with the client's address | |
 //! | `trial` | what lockd says to requests for a lock that another process has | |
 //! | `mod` | all calls; start reading at [`unlock`] | |
 
-mod line;
+mod lockd_socket;
 mod message;
 mod trial;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use self::line::{Line, PATIENCE};
+use self::lockd_socket::{LockdSocket, PATIENCE};
 use crate::host::{self, Machine};
 use crate::manager::knfsd::owners::OwnerKey;
 use crate::wire::nlm::{Stat, Version};
@@ -102,17 +102,17 @@ fn by_one_way(
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
 ) -> Vec<UnlockReply> {
     match open(machine, way, lockd) {
-        Ok((mut line, version)) => ask(&mut line, version, way, unlocks),
+        Ok((mut socket, version)) => ask(&mut socket, version, way, unlocks),
         Err(why) => vec![UnlockReply::NotSent(why); unlocks.len()],
     }
 }
 
-/// A line by which lockd takes this host for the client, or why there is none.
+/// A socket whose calls lockd takes for the client's, or why there is none.
 fn open(
     machine: &Machine,
     way: Way,
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
-) -> Result<(Line, Version), String> {
+) -> Result<(LockdSocket, Version), String> {
     let Way { client, server, version, transport } = way;
     let Some(version) = Version::from_number(version) else {
         return Err(format!("lockd has it by NLM version {version}, which is not known here"));
@@ -127,11 +127,11 @@ fn open(
         return Err("its client is this host itself".to_owned());
     }
     let lockd = SocketAddr::new(server, lockd(server.is_ipv6(), transport)?);
-    let line = Line::open(machine, client, lockd, transport).map_err(|error| error.to_string())?;
-    Ok((line, version))
+    let socket = LockdSocket::open(machine, client, lockd, transport).map_err(|error| error.to_string())?;
+    Ok((socket, version))
 }
 
-fn ask(line: &mut Line, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<UnlockReply> {
+fn ask(socket: &mut LockdSocket, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<UnlockReply> {
     let first: u32 = rand::random();
     let mut answers = Vec::with_capacity(unlocks.len());
     let (mut calls, mut leaving) = (Vec::with_capacity(unlocks.len()), Vec::with_capacity(unlocks.len()));
@@ -146,7 +146,7 @@ fn ask(line: &mut Line, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<
             Err(error) => answers.push(UnlockReply::NotSent(error.to_string())),
         }
     }
-    let done = line.exchange(&calls, |place| {
+    let done = socket.exchange(&calls, |place| {
         if let Some(unlock) = leaving.get(place) {
             log(way, unlock);
         }

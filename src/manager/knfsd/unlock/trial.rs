@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::line::Line;
+use super::lockd_socket::LockdSocket;
 use super::{Unlock, Way, ask, message, open};
 use crate::host::Machine;
 use crate::manager::knfsd::owners::OwnerKey;
@@ -33,11 +33,11 @@ pub(crate) fn trial(
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
 ) -> Result<Trial, String> {
     let way = Way::of(&owner);
-    let (mut line, version) = open(machine, way, lockd)?;
+    let (mut socket, version) = open(machine, way, lockd)?;
     let mut said = |reclaim| {
-        let stat = request(&mut line, version, way.client, wanted, exclusive, reclaim)?;
+        let stat = request(&mut socket, version, way.client, wanted, exclusive, reclaim)?;
         if stat == Stat::Granted {
-            ask(&mut line, version, way, &[wanted]);
+            ask(&mut socket, version, way, &[wanted]);
         }
         Ok::<Stat, String>(stat)
     };
@@ -45,7 +45,7 @@ pub(crate) fn trial(
 }
 
 fn request(
-    line: &mut Line,
+    socket: &mut LockdSocket,
     version: Version,
     client: IpAddr,
     wanted: &Unlock,
@@ -54,7 +54,7 @@ fn request(
 ) -> Result<Stat, String> {
     let xid = rand::random();
     let call = message::lock_call(xid, version, wanted, exclusive, reclaim).map_err(|error| error.to_string())?;
-    let done = line.exchange(&[(xid, call)], |_| {});
+    let done = socket.exchange(&[(xid, call)], |_| {});
     match (done.answers.get(&xid), done.broken) {
         (Some(Ok(stat)), _) => Ok(*stat),
         (Some(Err(error)), _) => Err(format!("lockd did not take the call: {error}")),

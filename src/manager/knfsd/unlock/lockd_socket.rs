@@ -47,14 +47,14 @@ pub(crate) enum LineError {
 
 /// See above. The socket is closed before the route goes: its last packets must not reach the client.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct LockdSocket {
     socket: Socket,
     transport: Transport,
     records: RecordReader,
     _route: ReplyRoute,
 }
 
-impl Line {
+impl LockdSocket {
     /// From the client's address to lockd's.
     pub(super) fn open(
         machine: &Machine,

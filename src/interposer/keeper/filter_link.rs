@@ -1,6 +1,6 @@
-//! The keeper's line to the filter: orders that stand, what was told and not taken into account yet.
+//! The keeper's link to the filter: orders that stand, what was told and not taken into account yet.
 //!
-//! While the keeper waits for anything, it waits in [`Line::meanwhile`], so that the filter never waits for the keeper. A filter
+//! While the keeper waits for anything, it waits in [`FilterLink::meanwhile`], so that the filter never waits for the keeper. A filter
 //! that dies is replaced, and the new one is told all that stands.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
@@ -23,16 +23,16 @@ const KEEP_RULES_EVERY: Duration = Duration::from_secs(1);
 const MOST_FILTERS: u32 = 8;
 
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum LinkEvent {
     /// The filter told this.
     FilterEvent(FilterEvent),
     /// Another filter took the place of one that died.
     NewFilter,
 }
 
-pub(super) struct Line {
+pub(super) struct FilterLink {
     gate: Box<dyn Gate>,
-    heard: VecDeque<Heard>,
+    heard: VecDeque<LinkEvent>,
     mode: Mode,
     pending: HashSet<Claim>,
     waiters: HashSet<Claim>,
@@ -44,13 +44,16 @@ pub(super) struct Line {
     superseded: Option<String>,
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for FilterLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line").field("mode", &self.mode).field("superseded", &self.superseded).finish_non_exhaustive()
+        f.debug_struct("FilterLink")
+            .field("mode", &self.mode)
+            .field("superseded", &self.superseded)
+            .finish_non_exhaustive()
     }
 }
 
-impl Line {
+impl FilterLink {
     pub(super) fn new(gate: Box<dyn Gate>) -> Self {
         Self {
             gate,
@@ -77,7 +80,7 @@ impl Line {
     }
 
     /// What was heard since this was asked last.
-    pub(super) fn heard(&mut self) -> VecDeque<Heard> {
+    pub(super) fn heard(&mut self) -> VecDeque<LinkEvent> {
         std::mem::take(&mut self.heard)
     }
 
@@ -119,7 +122,7 @@ impl Line {
         match told {
             Some(FilterEvent::Obeyed(number)) => self.obeyed = self.obeyed.max(number),
             Some(FilterEvent::Superseded(why)) => self.supersede(why.as_str().to_owned()),
-            Some(told) => self.heard.push_back(Heard::FilterEvent(told)),
+            Some(told) => self.heard.push_back(LinkEvent::FilterEvent(told)),
             None => self.replace().await,
         }
     }
@@ -132,7 +135,7 @@ impl Line {
         if let Err(error) = self.gate.restart().await {
             return self.supersede(format!("the filter died, and another one cannot be started: {error}"));
         }
-        self.heard.push_back(Heard::NewFilter);
+        self.heard.push_back(LinkEvent::NewFilter);
         // First what stands, then the mode by which it counts.
         let claims = self.pending.iter().cloned().map(Order::Pending);
         let waiters = self.waiters.iter().cloned().map(Order::Waiter);
