@@ -233,7 +233,7 @@ mod tests {
             &["--listen", "host"],
             &["--name", ""],
             &["--nsm", "other"],
-            &["--log-level", "=,"],
+            &["--log-level", "nlmctl=loud"],
             &["--nsm", "statd", "--no-rpcbind"],
             &["--statd-dir", "/var/lib/nfs"],
             &["extra"],
