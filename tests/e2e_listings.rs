@@ -126,6 +126,22 @@ async fn a_run_is_listed_and_shown_with_its_timeline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_run_with_a_row_that_cannot_be_read_nothing_but_the_error_is_printed() {
+    let world = World::locked(1, 3).await;
+    world.run(&["resync", "--yes", "--grace", "5s", "--record", "all"]).await.exits(0);
+    let list = world.run(&["runs", "list"]).await.exits(0).json();
+    let id = list["runs"][0]["id"].as_str().unwrap();
+    let shown = world.run(&["runs", "show", id]).await.exits(0).json();
+    assert_eq!(shown["lock_rows"].as_array().unwrap().len(), 3, "{shown:#}");
+    let db = rusqlite::Connection::open(world.db()).unwrap();
+    db.execute("UPDATE lock SET row = x'00' WHERE ordinal = (SELECT max(ordinal) FROM lock)", []).unwrap();
+    for args in [&["runs", "show", id][..], &["runs", "export"]] {
+        let shown = world.run(args).await.exits(1).json();
+        assert!(shown["error"]["message"].as_str().unwrap().contains("cannot be understood"), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_result_of_a_run_whose_controller_was_killed_is_fetched_by_runs() {
     let world = World::locked(2, 1).await;
     world.behave(0, Behaviour::deaf());

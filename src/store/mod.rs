@@ -49,8 +49,9 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 /// wrong, all are old.
 pub const KEEP_RUNS: u32 = 1_000;
 
-/// Rows of locks that are well written in one call: each transaction waits for the disk, whatever it has.
-pub const LOCKS_AT_ONCE: usize = 16_384;
+/// Rows of locks that are well written in one call: each transaction waits for the disk, whatever it has, and more rows take
+/// memory (some 3 MB for these).
+pub const LOCKS_AT_ONCE: usize = 4_096;
 
 /// None can be taken twice; [`Store::open`] counts on that.
 const STEPS: &[M<'static>] = &[
