@@ -8,7 +8,7 @@
 //!   they can get shut no other out. Of IPv6 that is a network, not an address.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The bounds of one table.
@@ -48,16 +48,21 @@ pub enum Full {
     Share,
 }
 
-/// What is taken of a table, by whose it is.
+/// What is taken of a table, by whose it is. Peers choose holders, so the hash must be keyed.
 #[derive(Debug, Default)]
-pub struct Shares {
+pub struct Shares<S = RandomState> {
     all: usize,
-    holders: HashMap<Holder, usize>,
+    holders: HashMap<Holder, usize, S>,
     /// Of IPv6 hosts.
-    networks: HashMap<IpAddr, usize>,
+    networks: HashMap<IpAddr, usize, S>,
 }
 
-impl Shares {
+impl<S: BuildHasher + Clone> Shares<S> {
+    /// With another hash than the standard library's.
+    pub fn hashed(hash: &S) -> Self {
+        Self { all: 0, holders: HashMap::with_hasher(hash.clone()), networks: HashMap::with_hasher(hash.clone()) }
+    }
+
     /// What is taken in all.
     #[cfg(test)]
     pub fn all(&self) -> usize {
@@ -118,7 +123,11 @@ impl Shares {
 }
 
 /// A holder that has nothing is not remembered.
-fn recount<K: Copy + Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, change: impl Fn(usize) -> usize) {
+fn recount<K: Copy + Eq + Hash, S: BuildHasher>(
+    counts: &mut HashMap<K, usize, S>,
+    key: K,
+    change: impl Fn(usize) -> usize,
+) {
     let count = counts.entry(key).or_default();
     *count = change(*count);
     if *count == 0 {
@@ -165,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_host_has_its_share_and_the_last_tenth_is_for_those_who_have_little() {
-        let mut shares = Shares::default();
+        let mut shares: Shares = Shares::default();
         for greedy in 1..=3 {
             assert_eq!(fill(&mut shares, BOUNDS, host(&format!("192.0.2.{greedy}"))), (300, Full::Share));
         }
@@ -179,7 +188,7 @@ mod tests {
 
     #[test]
     fn all_addresses_of_an_ipv6_network_have_half_and_little_is_what_the_network_has() {
-        let mut shares = Shares::default();
+        let mut shares: Shares = Shares::default();
         let mut taken = 0;
         for n in 0..600 {
             taken += fill(&mut shares, Bounds { all: 1000, host: 2 }, host(&format!("2001:db8:0:1::{n:x}"))).0;
@@ -193,13 +202,13 @@ mod tests {
 
     #[test]
     fn where_one_host_may_have_all_it_is_the_table_that_is_full() {
-        let mut shares = Shares::default();
+        let mut shares: Shares = Shares::default();
         assert_eq!(fill(&mut shares, Bounds { all: 3, host: 3 }, host("192.0.2.1")), (3, Full::Table));
     }
 
     #[test]
     fn in_need_there_is_a_tenth_more_and_never_all_that_is_kept() {
-        let mut shares = Shares::default();
+        let mut shares: Shares = Shares::default();
         let greedy = host("192.0.2.1");
         shares.take(greedy, 300);
         assert_eq!(shares.room_in_need(BOUNDS, greedy, 30), Ok(()));
@@ -212,7 +221,7 @@ mod tests {
 
     #[test]
     fn who_has_nothing_is_forgotten_and_a_user_is_no_host() {
-        let mut shares = Shares::default();
+        let mut shares: Shares = Shares::default();
         let all = [host("192.0.2.1"), host("2001:db8::1"), host("::ffff:192.0.2.7"), Holder::User(0)];
         for holder in all {
             shares.take(holder, 3);

@@ -181,9 +181,9 @@ pub(super) struct Clients {
     idle: BTreeSet<(u64, ClientId)>,
     held: Held,
     /// Clients, and the weight of their locks and waiters, by the address they call from.
-    hosts: Shares,
-    locks: Shares,
-    waiters: Shares,
+    hosts: Shares<RandomState>,
+    locks: Shares<RandomState>,
+    waiters: Shares<RandomState>,
     monitored: usize,
     next_id: u32,
     clock: u64,
@@ -199,9 +199,9 @@ impl Clients {
             by_short: Index::new(hash),
             idle: BTreeSet::new(),
             held: Held::default(),
-            hosts: Shares::default(),
-            locks: Shares::default(),
-            waiters: Shares::default(),
+            hosts: Shares::hashed(hash),
+            locks: Shares::hashed(hash),
+            waiters: Shares::hashed(hash),
             monitored: 0,
             next_id: 0,
             clock: 0,
@@ -387,15 +387,15 @@ impl Clients {
     }
 
     #[cfg(test)]
-    pub(super) fn hosts(&self) -> &Shares {
+    pub(super) fn hosts(&self) -> &Shares<RandomState> {
         &self.hosts
     }
 
-    pub(super) fn locks(&self) -> &Shares {
+    pub(super) fn locks(&self) -> &Shares<RandomState> {
         &self.locks
     }
 
-    pub(super) fn waiters(&self) -> &Shares {
+    pub(super) fn waiters(&self) -> &Shares<RandomState> {
         &self.waiters
     }
 

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::wire::types::{NsmState, Transport};
 
-    fn segment(owner: usize, byte: u64) -> Segment {
+    fn segment(owner: u32, byte: u64) -> Segment {
         Segment {
             range: ByteRange { start: byte, end: byte },
             owner: OwnerId(owner),

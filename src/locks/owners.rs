@@ -6,6 +6,7 @@ use ahash::RandomState;
 use slab::Slab;
 
 use super::api::{ClientId, Process, Via};
+use super::index::Numbers;
 use super::segment::{Kind, OwnerId};
 use super::segments::Change;
 use crate::wire::types::Svid;
@@ -24,19 +25,20 @@ pub(super) struct OwnerKey {
 struct Slot {
     key: OwnerKey,
     references: usize,
-    /// Its spellings before this one.
-    former: Vec<OwnerKey>,
 }
 
 /// The client, the number of the process, the hash of its owner handle. In this order the owners of one process
-/// number of a client stand together, and the few that have all of it in common differ in their path.
+/// number of a client stand together.
 type Place = (ClientId, Svid, u64, OwnerId);
 
 /// The owners that something refers to, with counts of the references.
 #[derive(Debug)]
 pub(super) struct Owners {
     slots: Slab<Slot>,
+    by_key: Numbers<OwnerId>,
     places: BTreeSet<Place>,
+    /// The former spellings of the few that have any.
+    former: HashMap<OwnerId, Vec<OwnerKey>>,
     /// Former spellings, and the owner that has each of them, while there is that owner.
     replaced: HashMap<OwnerKey, OwnerId>,
     hash: RandomState,
@@ -44,7 +46,14 @@ pub(super) struct Owners {
 
 impl Owners {
     pub(super) fn new(hash: &RandomState) -> Self {
-        Self { slots: Slab::new(), places: BTreeSet::new(), replaced: HashMap::new(), hash: hash.clone() }
+        Self {
+            slots: Slab::new(),
+            by_key: Numbers::new(hash),
+            places: BTreeSet::new(),
+            former: HashMap::new(),
+            replaced: HashMap::new(),
+            hash: hash.clone(),
+        }
     }
 
     fn place(&self, key: &OwnerKey, id: OwnerId) -> Place {
@@ -57,17 +66,15 @@ impl Owners {
             self.acquire(id);
             return id;
         }
-        let entry = self.slots.vacant_entry();
-        let id = OwnerId(entry.key());
-        let slot = entry.insert(Slot { key, references: 1, former: Vec::new() });
-        let OwnerKey { client, process, .. } = &slot.key;
-        self.places.insert((*client, process.svid, self.hash.hash_one(&process.oh), id));
+        let id = OwnerId::of(self.slots.vacant_key());
+        self.places.insert(self.place(&key, id));
+        self.by_key.insert(&key, id, |id| self.slots.get(id.place()).map(|slot| &slot.key));
+        self.slots.insert(Slot { key, references: 1 });
         id
     }
 
     pub(super) fn find(&self, key: &OwnerKey) -> Option<OwnerId> {
-        let (first, last) = (self.place(key, OwnerId::FIRST), self.place(key, OwnerId::LAST));
-        self.places.range(first..=last).map(|(.., id)| *id).find(|id| self.key(*id) == Some(key))
+        self.by_key.find(key, |id| self.key(*id) == Some(key))
     }
 
     /// The client's owners that number their process alike, as locks or shares of this kind do.
@@ -100,29 +107,29 @@ impl Owners {
     }
 
     fn recount(&mut self, id: OwnerId, before: usize, after: usize) {
-        let Some(slot) = self.slots.get_mut(id.0) else { return };
+        let Some(slot) = self.slots.get_mut(id.place()) else { return };
         slot.references = slot.references + after - before;
         if slot.references == 0 {
-            let slot = self.slots.remove(id.0);
+            let slot = self.slots.remove(id.place());
+            self.by_key.remove(&slot.key, id);
             self.places.remove(&self.place(&slot.key, id));
-            for former in slot.former {
+            for former in self.former.remove(&id).unwrap_or_default() {
                 self.replaced.remove(&former);
             }
         }
     }
 
     pub(super) fn key(&self, id: OwnerId) -> Option<&OwnerKey> {
-        self.slots.get(id.0).map(|slot| &slot.key)
+        self.slots.get(id.place()).map(|slot| &slot.key)
     }
 
     /// `old` is a former spelling of `new` from now on, and so are the former ones of `old`.
     pub(super) fn replace(&mut self, old: OwnerId, new: OwnerId) {
-        let Some(slot) = self.slots.get_mut(old.0) else { return };
-        let mut former = std::mem::take(&mut slot.former);
-        former.push(slot.key.clone());
-        let Some(slot) = self.slots.get_mut(new.0) else { return };
+        let (Some(key), true) = (self.key(old).cloned(), self.key(new).is_some()) else { return };
+        let mut former = self.former.remove(&old).unwrap_or_default();
+        former.push(key);
         self.replaced.extend(former.iter().map(|key| (key.clone(), new)));
-        slot.former.extend(former);
+        self.former.entry(new).or_default().extend(former);
     }
 
     /// The owner of which this is a former spelling.
@@ -132,13 +139,13 @@ impl Owners {
 
     /// The number of its former spellings.
     pub(super) fn former(&self, id: OwnerId) -> usize {
-        self.slots.get(id.0).map_or(0, |slot| slot.former.len())
+        self.former.get(&id).map_or(0, Vec::len)
     }
 
     /// The owners and how many references there are to each.
     #[cfg(test)]
     pub(super) fn references(&self) -> impl Iterator<Item = (OwnerId, usize)> {
-        self.slots.iter().map(|(n, slot)| (OwnerId(n), slot.references))
+        self.slots.iter().map(|(n, slot)| (OwnerId::of(n), slot.references))
     }
 }
 

@@ -21,11 +21,20 @@ impl FileId {
 
 /// An owner's number. It stays the owner's while anything refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct OwnerId(pub(super) usize);
+pub(super) struct OwnerId(pub(super) u32);
 
 impl OwnerId {
     pub(super) const FIRST: Self = Self(0);
-    pub(super) const LAST: Self = Self(usize::MAX);
+    pub(super) const LAST: Self = Self(u32::MAX);
+
+    /// Of its place in a list. There are no more owners than locks and waiters, of which memory has no room for so many.
+    pub(super) fn of(place: usize) -> Self {
+        u32::try_from(place).map_or(Self::LAST, Self)
+    }
+
+    pub(super) fn place(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// Something held or pending: a byte-range lock, or (over the whole file) a share.
@@ -167,6 +176,6 @@ mod tests {
     #[test]
     fn a_lock_needs_no_more_memory_than_it_must() {
         // A million of them are held. `since` stands where there was padding.
-        assert_eq!(size_of::<Segment>(), 56);
+        assert_eq!(size_of::<Segment>(), 48);
     }
 }

@@ -3,7 +3,7 @@
 use std::future::ready;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -217,13 +217,15 @@ where
     let Shared { service, cache, limits, permits, mut shutdown } = shared;
     let connection = Connection { id: origin.connection, service: Arc::clone(&service) };
     let (mut input, mut output) = (Input::new(&limits), Output::default());
+    // One for all turns: to enter it into the list of those who wait costs more than to look whether it is over.
+    let mut stop = pin!(stopped(&mut shutdown));
     // Those that did not end in their first step. Each gives its reply.
     let mut calls = JoinSet::new();
     let mut written = loop {
         let takes_more = calls.len() < limits.calls_per_connection && !output.is_full();
         tokio::select! {
             biased;
-            () = stopped(&mut shutdown) => break Ok(()),
+            () = &mut stop => break Ok(()),
             Some(ended) = calls.join_next(), if !calls.is_empty() => output.add(ended.ok().flatten()),
             next = input.next_call(&mut stream, &permits, &limits), if takes_more => match next {
                 Ok(Some((record, permit))) => {

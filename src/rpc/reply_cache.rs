@@ -28,11 +28,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, LazyLock};
+use std::num::NonZeroU32;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ahash::RandomState;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::sharded::Sharded;
 use crate::shares::network;
@@ -85,8 +87,11 @@ pub enum Lookup {
     /// It is being executed: drop this one.
     InProgress,
     /// It was answered with this.
-    Answered(Arc<[u8]>),
+    Answered(Reply),
 }
+
+/// Most replies of NLM are no longer than this, and stand in their entries.
+pub type Reply = SmallVec<[u8; 64]>;
 
 /// Bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,12 +147,10 @@ pub struct ReplyCache {
 #[derive(Debug)]
 struct Entry {
     key: Key,
-    /// Of the key.
-    hash: u64,
     /// Its number in `sources`.
     source: usize,
     since: Duration,
-    reply: Option<Arc<[u8]>>,
+    reply: Option<Reply>,
     /// Its neighbours among all answers.
     in_all: Links,
     /// Its neighbours among the answers of its source.
@@ -156,7 +159,7 @@ struct Entry {
 
 impl Entry {
     fn weight(&self) -> usize {
-        OVERHEAD + self.reply.as_ref().map_or(0, |reply| reply.len())
+        OVERHEAD + self.reply.as_ref().map_or(0, SmallVec::len)
     }
 }
 
@@ -173,8 +176,22 @@ struct Source {
 /// The neighbours in a chain, by their numbers in `entries`.
 #[derive(Debug, Default, Clone, Copy)]
 struct Links {
-    older: Option<usize>,
-    younger: Option<usize>,
+    older: Link,
+    younger: Link,
+}
+
+/// The number of an entry, if there is one. A million entries have four of these.
+#[derive(Debug, Default, Clone, Copy)]
+struct Link(Option<NonZeroU32>);
+
+impl Link {
+    fn to(number: Option<usize>) -> Self {
+        Self(number.and_then(|number| NonZeroU32::new(u32::try_from(number + 1).ok()?)))
+    }
+
+    fn get(self) -> Option<usize> {
+        self.0.map(|number| number.get() as usize - 1)
+    }
 }
 
 /// Answers by age, chained through their entries.
@@ -188,22 +205,22 @@ impl Chain {
     fn push(&mut self, number: usize, entries: &mut Slab<Entry>, links: fn(&mut Entry) -> &mut Links) {
         let older = self.youngest.replace(number);
         match older.and_then(|older| entries.get_mut(older)) {
-            Some(older) => links(older).younger = Some(number),
+            Some(older) => links(older).younger = Link::to(Some(number)),
             None => self.oldest = Some(number),
         }
         if let Some(entry) = entries.get_mut(number) {
-            *links(entry) = Links { older, younger: None };
+            *links(entry) = Links { older: Link::to(older), younger: Link::default() };
         }
     }
 
     fn unlink(&mut self, of: Links, entries: &mut Slab<Entry>, links: fn(&mut Entry) -> &mut Links) {
-        match of.older.and_then(|older| entries.get_mut(older)) {
+        match of.older.get().and_then(|older| entries.get_mut(older)) {
             Some(older) => links(older).younger = of.younger,
-            None => self.oldest = of.younger,
+            None => self.oldest = of.younger.get(),
         }
-        match of.younger.and_then(|younger| entries.get_mut(younger)) {
+        match of.younger.get().and_then(|younger| entries.get_mut(younger)) {
             Some(younger) => links(younger).older = of.older,
-            None => self.youngest = of.older,
+            None => self.youngest = of.older.get(),
         }
     }
 }
@@ -248,7 +265,7 @@ impl ReplyCache {
             match self.entries.get(number) {
                 Some(Entry { reply: None, .. }) => return Lookup::InProgress,
                 Some(Entry { reply: Some(reply), since, .. }) if !self.is_old(now, *since) => {
-                    return Lookup::Answered(Arc::clone(reply));
+                    return Lookup::Answered(reply.clone());
                 }
                 _ => self.remove(number),
             }
@@ -262,7 +279,7 @@ impl ReplyCache {
     }
 
     /// The call was answered at `now`.
-    pub fn answered(&mut self, now: Duration, key: &Key, reply: Arc<[u8]>) {
+    pub fn answered(&mut self, now: Duration, key: &Key, reply: &[u8]) {
         let Some(number) = self.find(self.secret.hash_one(key), key) else { return };
         // An answer stays as it was given.
         let Some(&Entry { source, reply: None, .. }) = self.entries.get(number) else { return };
@@ -363,17 +380,17 @@ impl ReplyCache {
 
     fn insert(&mut self, now: Duration, key: Key, hash: u64, source: usize) {
         let (in_all, in_source) = (Links::default(), Links::default());
-        let number = self.entries.insert(Entry { key, hash, source, since: now, reply: None, in_all, in_source });
-        let entries = &self.entries;
-        self.keys.insert(hash, number, |other| entries.get(other).map_or(0, |entry| entry.hash));
+        let number = self.entries.insert(Entry { key, source, since: now, reply: None, in_all, in_source });
+        let Self { entries, keys, secret, .. } = self;
+        keys.insert(hash, number, |other| entries.get(other).map_or(0, |entry| secret.hash_one(entry.key)));
         self.weigh(source, |weight| weight + OVERHEAD);
     }
 
     /// Answered: heavier, and the youngest of all.
-    fn reweigh(&mut self, now: Duration, number: usize, reply: Arc<[u8]>) {
+    fn reweigh(&mut self, now: Duration, number: usize, reply: &[u8]) {
         let Some(entry) = self.entries.get_mut(number) else { return };
         let (source, more) = (entry.source, reply.len());
-        (entry.since, entry.reply) = (now, Some(reply));
+        (entry.since, entry.reply) = (now, Some(Reply::from_slice(reply)));
         self.all.push(number, &mut self.entries, |entry| &mut entry.in_all);
         if let Some(of_source) = self.sources.get_mut(source) {
             of_source.answers.push(number, &mut self.entries, |entry| &mut entry.in_source);
@@ -392,7 +409,7 @@ impl ReplyCache {
     /// Removes it. Its source stays, whatever is left of it.
     fn evict(&mut self, number: usize) {
         let Some(entry) = self.entries.try_remove(number) else { return };
-        self.keys.remove(entry.hash, number);
+        self.keys.remove(self.secret.hash_one(entry.key), number);
         if entry.reply.is_some() {
             self.all.unlink(entry.in_all, &mut self.entries, |entry| &mut entry.in_all);
             if let Some(of_source) = self.sources.get_mut(entry.source) {
@@ -440,7 +457,7 @@ mod tests {
 
     fn answer_at(cache: &mut ReplyCache, now: Duration, key: Key) {
         assert_eq!(cache.begin(now, key), Lookup::New);
-        cache.answered(now, &key, Arc::from([]));
+        cache.answered(now, &key, &[]);
     }
 
     fn answer(cache: &mut ReplyCache, key: Key) {
@@ -449,7 +466,7 @@ mod tests {
 
     /// The length of a chain, whose entries are checked to stand by age.
     fn chained(cache: &ReplyCache, chain: Chain, links: fn(&Entry) -> Links) -> usize {
-        let next = |number: &usize| links(&cache.entries[*number]).younger;
+        let next = |number: &usize| links(&cache.entries[*number]).younger.get();
         let ages: Vec<_> =
             std::iter::successors(chain.oldest, next).map(|number| cache.entries[number].since).collect();
         assert!(ages.is_sorted());
@@ -478,8 +495,8 @@ mod tests {
         let key = key("192.0.2.1:900", 1);
         assert_eq!(cache.begin(NOW, key), Lookup::New);
         assert_eq!(cache.begin(NOW, key), Lookup::InProgress);
-        cache.answered(NOW, &key, Arc::from(*b"reply"));
-        assert_eq!(cache.begin(NOW, key), Lookup::Answered(Arc::from(*b"reply")));
+        cache.answered(NOW, &key, b"reply");
+        assert_eq!(cache.begin(NOW, key), Lookup::Answered(Reply::from_slice(b"reply")));
     }
 
     #[test]
@@ -627,7 +644,7 @@ mod tests {
         assert_eq!(cache.begin(NOW, key("192.0.2.9:900", 3)), Lookup::New);
         assert_eq!(cache.len(), 2);
         assert_eq!(cache.begin(NOW, key("192.0.2.1:900", 0)), Lookup::InProgress);
-        cache.answered(NOW, &key("192.0.2.1:900", 2), Arc::from(*b"not remembered"));
+        cache.answered(NOW, &key("192.0.2.1:900", 2), b"not remembered");
         assert_eq!(cache.len(), 2);
     }
 
@@ -636,7 +653,7 @@ mod tests {
         let mut cache = cache(4, 4);
         let key = key("192.0.2.1:900", 1);
         cache.begin(NOW, key);
-        cache.answered(NOW, &key, vec![0; 4 * OVERHEAD].into());
+        cache.answered(NOW, &key, &vec![0; 4 * OVERHEAD]);
         assert_eq!(cache.len(), 0);
         assert_eq!(cache.bytes(), 0);
     }
@@ -653,7 +670,7 @@ mod tests {
                 now += Duration::from_secs(later);
                 match step {
                     0 | 1 => drop(cache.begin(now, key)),
-                    2 => cache.answered(now, &key, vec![0; len].into()),
+                    2 => cache.answered(now, &key, &vec![0; len]),
                     _ => cache.forget(&key),
                 }
                 prop_assert!(cache.weight <= cache.limits.bytes);

@@ -21,6 +21,7 @@
 //! Start reading at [`serve_udp`]; `connection` does the same for streams. What both need is in `service`.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
@@ -47,10 +48,11 @@ pub async fn serve_udp(
     let permits = Arc::new(Semaphore::new(limits.calls));
     let mut calls = JoinSet::new();
     let mut datagrams = Vec::new();
+    let mut stop = pin!(stopped(&mut shutdown));
     let ended = loop {
         tokio::select! {
             biased;
-            () = stopped(&mut shutdown) => break Ok(()),
+            () = &mut stop => break Ok(()),
             Some(_) = calls.join_next(), if !calls.is_empty() => continue,
             received = endpoint.recv_some(&mut datagrams, AT_ONCE) => match received {
                 Ok(()) => {}

@@ -202,7 +202,7 @@ impl Remembered<'_> {
     fn answered(mut self, reply: &[u8]) {
         self.is_answered = true;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.answered(now(), &self.key, reply.into());
+        cache.answered(now(), &self.key, reply);
     }
 }
 

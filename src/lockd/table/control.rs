@@ -97,7 +97,8 @@ impl LockManagerControl for Table {
         self.look(move |owner| owner.release(&args)).await?
     }
     async fn watch(&self, args: WatchArgs) -> Result<Watched, Refusal> {
-        Timeline::news(self.cursor.clone(), args).await;
+        let cursor = self.look(|owner| owner.timeline.subscribe()).await?;
+        Timeline::news(cursor, args).await;
         self.look(move |owner| Watched { status: owner.status(), events: owner.timeline.since(args.cursor) }).await
     }
     async fn unfetched(&self) -> Result<RunList, Refusal> {

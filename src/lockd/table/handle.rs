@@ -42,7 +42,6 @@ pub struct Table {
     pub(super) owner: SharedOwner,
     /// Wakes the owner's task, which ends with the last sender.
     pub(super) waker: mpsc::Sender<()>,
-    pub(super) cursor: watch::Receiver<u64>,
     pub(super) nsm_state: watch::Receiver<NsmState>,
     pub(super) archive: Arc<Archive>,
 }

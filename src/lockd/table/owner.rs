@@ -97,11 +97,11 @@ pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
         last_read: Mutex::default(),
         unwritten: unwritten.clone(),
     });
-    let (mut owner, cursor, nsm_state) = Owner::new(setup);
+    let (mut owner, nsm_state) = Owner::new(setup);
     owner.unwritten = unwritten;
     let owner = SharedOwner::new(owner);
     let task = tokio::spawn(run(owner.clone(), woken));
-    (Table { owner, waker, cursor, nsm_state, archive }, task)
+    (Table { owner, waker, nsm_state, archive }, task)
 }
 
 /// The owner's task: what comes back from work beside the table, slices and timers.
@@ -171,10 +171,8 @@ async fn take_in(owner: &SharedOwner) {
 }
 
 impl Owner {
-    /// With what watchers and the status monitor look at.
-    pub(super) fn new(setup: Setup) -> (Self, watch::Receiver<u64>, watch::Receiver<NsmState>) {
-        let timeline = Timeline::default();
-        let cursor = timeline.subscribe();
+    /// With what the status monitor looks at.
+    pub(super) fn new(setup: Setup) -> (Self, watch::Receiver<NsmState>) {
         let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
         let mut owner = Owner {
             clock: setup.clock,
@@ -191,7 +189,7 @@ impl Owner {
             watches: Watches::new(setup.statd, setup.found.watches),
             embedded: Embedded::new(setup.embedding),
             runs: Runs::new(setup.found.ended),
-            timeline,
+            timeline: Timeline::default(),
             work: JoinSet::new(),
             orders: 0,
             offers: HashMap::new(),
@@ -204,7 +202,7 @@ impl Owner {
             owner.table.start_recovery(until);
         }
         let _ = owner.apply_effects();
-        (owner, cursor, state_seen)
+        (owner, state_seen)
     }
 
     /// The clients that the last life monitored, as far as there is room: one more must not push

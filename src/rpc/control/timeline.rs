@@ -39,9 +39,13 @@ impl Timeline {
         let _ = tokio::time::timeout(args.patience(), changed).await;
     }
 
-    /// Something changed that has no line of its own.
+    /// Something changed that has no line of its own. A lock table says so with every lock, and mostly nobody watches.
     pub fn changed(&self) {
-        self.cursor.send_modify(|cursor| *cursor += 1);
+        self.cursor.send_if_modified(|cursor| {
+            *cursor += 1;
+            // One that subscribes from now on sees the new number.
+            self.cursor.receiver_count() > 0
+        });
     }
 
     /// Something happened: one word, and words for people.
@@ -63,7 +67,24 @@ impl Timeline {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_sees_at_once_what_changed_while_nobody_watched_and_is_woken_by_what_changes_then() {
+        let timeline = Timeline::default();
+        let (seen, begun) = (timeline.cursor(), Instant::now());
+        timeline.changed();
+        Timeline::news(timeline.subscribe(), WatchArgs { cursor: seen, timeout_ms: 9_000 }).await;
+        let args = WatchArgs { cursor: timeline.cursor(), timeout_ms: 9_000 };
+        let watching = tokio::spawn(Timeline::news(timeline.subscribe(), args));
+        tokio::task::yield_now().await;
+        assert!(!watching.is_finished(), "nothing is new");
+        timeline.changed();
+        watching.await.unwrap();
+        assert_eq!(begun.elapsed(), std::time::Duration::ZERO, "no time-out was waited for");
+    }
 
     #[test]
     fn a_watcher_gets_what_is_new_and_the_last_256_at_most() {
