@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+#[cfg(doc)]
+use super::SCHEMA;
 use super::progress::UnknownWord;
 use super::rows::{self, Rows};
 use super::{Phase, Stamp};

@@ -372,7 +372,7 @@ impl fmt::Display for Transport {
 }
 
 /// An IP address on the control wire: `opaque<16>` of 4 or 16 bytes, a link-local one with its interface
-/// ([`scope`](super::scope)). Shown as `fe80::1%2`.
+/// ([`scope`]). Shown as `fe80::1%2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub IpAddr);
 
