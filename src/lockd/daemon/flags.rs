@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource::{CommandLine, EnvVariable};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::config_file;
 use crate::host;
@@ -159,8 +159,14 @@ fn canonical(network: IpNet) -> IpNet {
     len.and_then(|len| IpNet::new(plain, len).ok()).unwrap_or(network)
 }
 
-/// As the filter of the log reads it.
+/// As the filter of the log reads it. That takes a misspelt level for a module, and would log nothing.
 fn log_level(text: &str) -> Result<String, String> {
+    for part in text.split(',') {
+        let (module, level) = part.rsplit_once('=').unwrap_or(("all", part));
+        if module.is_empty() || level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(format!("{part:?} is neither error, warn, info, debug, trace or off, nor MODULE=LEVEL"));
+        }
+    }
     text.parse::<Targets>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
@@ -234,6 +240,10 @@ mod tests {
             &["--name", ""],
             &["--nsm", "other"],
             &["--log-level", "nlmctl=loud"],
+            &["--log-level", "loud"],
+            &["--log-level", "info,"],
+            &["--log-level", "=info"],
+            &["--log-level", "=,"],
             &["--nsm", "statd", "--no-rpcbind"],
             &["--statd-dir", "/var/lib/nfs"],
             &["extra"],
