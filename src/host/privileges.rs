@@ -4,6 +4,8 @@ use std::io;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities, set_no_new_privs};
 
+use super::Machine;
+
 /// Whether this process has CAP_NET_ADMIN: it may set by netlink what the kernel has to set.
 pub fn may_administer_network() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
@@ -20,6 +22,18 @@ pub fn lacks_capabilities() -> Vec<&'static str> {
         (CapabilitySet::SYSLOG, "CAP_SYSLOG"),
     ];
     needed.into_iter().filter(|(one, _)| !has.contains(*one)).map(|(_, name)| name).collect()
+}
+
+impl Machine {
+    /// The label of this process, where SELinux enforces a policy on it; none where it is in a type that may do all
+    /// (`unconfined_t`, `unconfined_service_t`).
+    pub fn confined_by_selinux(&self) -> Option<String> {
+        let enforces = self.read("sys/fs/selinux/enforce").is_ok_and(|mode| mode.trim() == "1");
+        let label = enforces.then(|| self.read("proc/thread-self/attr/current").ok())??;
+        let label = label.trim_end_matches(['\0', '\n']);
+        let may_do_all = label.split(':').nth(2).is_some_and(|kind| kind.starts_with("unconfined_"));
+        (!may_do_all && !label.is_empty()).then(|| label.to_owned())
+    }
 }
 
 /// The user who asks: the one who logged in (`loginuid`, which sudo and su do not change), else the one of this process.

@@ -36,6 +36,7 @@ pub(crate) async fn look(machine: &Machine, seen: Option<&View>) -> Vec<Caution>
     let looked = tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
         look_at_process(&mut found);
+        look_at_selinux(&machine, &mut found);
         look_at_grace(&machine, &mut found);
         look_at_owners(&machine, hosts, &ports, &mut found);
         look_at_modules(&machine, &mut found);
@@ -62,6 +63,17 @@ fn look_at_process(found: &mut Vec<Caution>) {
         let text = format!("this process lacks {}", missing.join(", "));
         let remedy = "run this as root on the host itself; a service needs them in its CapabilityBoundingSet";
         found.push(refuse("capabilities", text, remedy));
+    }
+}
+
+/// What a policy denies fails with EACCES or EPERM, as if a capability were missing.
+fn look_at_selinux(machine: &Machine, found: &mut Vec<Caution>) {
+    if let Some(label) = machine.confined_by_selinux() {
+        let text = format!(
+            "SELinux enforces a policy on this process ({label}): what it denies fails as if this were not root, and \
+             `ausearch -m avc -ts recent` lists it"
+        );
+        found.push(say("selinux", text));
     }
 }
 
@@ -251,6 +263,22 @@ mod tests {
         assert!(found[0].2.contains("has no nft_queue,"), "{found:?}");
         // A kernel without lists, as in a container: nothing is said that is not known.
         assert_eq!(all(|found| look_at_modules(&machine(&[release]).1, found)), []);
+    }
+
+    #[test]
+    fn a_policy_of_selinux_is_named_where_it_confines_this_process() {
+        let label = "proc/thread-self/attr/current";
+        let look = |enforce: &str, own: &str| {
+            let (_root, host) = machine(&[("sys/fs/selinux/enforce", enforce), (label, own)]);
+            all(|found| look_at_selinux(&host, found))
+        };
+        let found = look("1", "system_u:system_r:nfsd_t:s0\0");
+        assert!(found[0].2.contains("(system_u:system_r:nfsd_t:s0)") && found[0].1 == Weight::Say, "{found:?}");
+        assert_eq!(look("0", "system_u:system_r:nfsd_t:s0\0"), []);
+        assert_eq!(look("1", "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023\0"), []);
+        assert_eq!(look("1", "system_u:system_r:unconfined_service_t:s0\0"), []);
+        let (_root, without) = machine(&[(label, "docker-default (enforce)\n")]);
+        assert_eq!(all(|found| look_at_selinux(&without, found)), []);
     }
 
     #[test]
