@@ -38,7 +38,11 @@ pub(super) async fn list(
 }
 
 fn is_covered(lock: &LockRow, include_unmonitored: bool) -> bool {
-    matches!(lock.state, LockState::Held | LockState::Pending) && (lock.monitored || include_unmonitored)
+    is_held(lock) && (lock.monitored || include_unmonitored)
+}
+
+fn is_held(lock: &LockRow) -> bool {
+    matches!(lock.state, LockState::Held | LockState::Pending)
 }
 
 /// What is known to have become of each.
@@ -90,9 +94,11 @@ impl Rest {
         }
     }
 
-    /// A lock that is there after the run.
+    /// What is there after the run. An owner that has given up its lock may wait for the same bytes again.
     fn found(&mut self, lock: &LockRow) {
-        self.say((&lock.owner, &lock.file, lock.range), Some(Fate::Reclaimed));
+        if is_held(lock) {
+            self.say((&lock.owner, &lock.file, lock.range), Some(Fate::Reclaimed));
+        }
     }
 
     fn rows(&self) -> impl Iterator<Item = LockFate> {
@@ -198,7 +204,8 @@ mod tests {
     fn what_is_still_there_was_reclaimed_what_is_not_was_released_and_a_known_fate_stays() {
         let before = [lock(1, 0, 9), lock(2, 0, 9), lock(3, 0, 9)];
         let told = [fate(&before[2], Fate::Dropped), fate(&before[1], Fate::Conflict)];
-        let fates = fates(&before, &told, &[lock(1, 5, 6), lock(3, 0, 9)]);
+        let waiting = LockRow { state: LockState::Waiting, ..lock(2, 0, 9) };
+        let fates = fates(&before, &told, &[lock(1, 5, 6), waiting, lock(3, 0, 9)]);
         assert_eq!(fates, [(1, 0, Fate::Reclaimed), (2, 0, Fate::Released)]);
     }
 

@@ -161,9 +161,11 @@ fn canonical(network: IpNet) -> IpNet {
 
 /// As the filter of the log reads it. That takes a misspelt level for a module, and would log nothing.
 fn log_level(text: &str) -> Result<String, String> {
+    let is_module = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
     for part in text.split(',') {
         let (module, level) = part.rsplit_once('=').unwrap_or(("all", part));
-        if module.is_empty() || level.is_empty() || level.parse::<LevelFilter>().is_err() {
+        let is_level = !level.is_empty() && level.parse::<LevelFilter>().is_ok();
+        if module.is_empty() || !module.chars().all(is_module) || !is_level {
             return Err(format!("{part:?} is neither error, warn, info, debug, trace or off, nor MODULE=LEVEL"));
         }
     }
@@ -243,6 +245,7 @@ mod tests {
             &["--log-level", "loud"],
             &["--log-level", "info,"],
             &["--log-level", "=info"],
+            &["--log-level", "info, nlmctl=debug"],
             &["--log-level", "=,"],
             &["--nsm", "statd", "--no-rpcbind"],
             &["--statd-dir", "/var/lib/nfs"],

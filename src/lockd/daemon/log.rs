@@ -100,7 +100,9 @@ impl Log {
 
 fn filter(level: Option<&str>) -> Targets {
     let variable = std::env::var("RUST_LOG").ok();
-    let asked = level.or(variable.as_deref()).and_then(|asked| asked.parse().ok());
+    // An empty part would be taken for the level `error`.
+    let variable = variable.as_deref().map(|variable| variable.trim_matches(','));
+    let asked = level.or(variable).and_then(|asked| asked.parse().ok());
     asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
 

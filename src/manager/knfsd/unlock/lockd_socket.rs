@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::message::answer;
 use crate::host::{self, Machine, ReplyRoute};
 use crate::wire::nlm::Stat;
-use crate::wire::record::{RecordReader, frame};
+use crate::wire::record::{RecordReader, append_framed};
 use crate::wire::rpc::RpcError;
 use crate::wire::rtnetlink::Flow;
 use crate::wire::types::Transport;
@@ -105,9 +105,12 @@ impl LockdSocket {
                     // Also if it fails, it may have left.
                     *sent += 1;
                     open.insert(*xid);
-                    batch.push(call.as_slice());
+                    match self.transport {
+                        Transport::Tcp => append_framed(&mut batch, call),
+                        Transport::Udp => self.socket.send(call).map(|_| ())?,
+                    }
                 }
-                self.send(&batch)?;
+                self.socket.write_all(&batch)?;
             }
             if open.is_empty() {
                 return Ok(());
@@ -116,13 +119,6 @@ impl LockdSocket {
             if open.remove(&xid) {
                 answers.insert(xid, said);
             }
-        }
-    }
-
-    fn send(&mut self, calls: &[&[u8]]) -> io::Result<()> {
-        match self.transport {
-            Transport::Tcp => self.socket.write_all(&calls.iter().flat_map(|call| frame(call)).collect::<Vec<_>>()),
-            Transport::Udp => calls.iter().try_for_each(|call| self.socket.send(call).map(|_| ())),
         }
     }
 
