@@ -88,7 +88,7 @@ fn lock_of(
         return Err(why);
     }
     if row.kind == LockKind::Share {
-        return Err("lockd frees a share only with its client".to_owned());
+        return Err("nlmctl frees no single share, only all of a client (`nlmctl release --client`)".to_owned());
     }
     let there = there.ok_or("lockd's records could not be read")?;
     if !held.contains(&address) {
