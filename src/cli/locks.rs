@@ -10,9 +10,9 @@ use crate::host::{self, BadAddress};
 use crate::manager::{OwnedLock, Owners, OwnersView};
 use crate::report::{Failure, Known, LockList, LocksReport, OwnersReport, SCHEMA};
 use crate::resync::plan::refuse_unknown;
-use crate::wire::control::{AgedLock, ClientRef, LockRow, LockState, OwnerRow, Scope};
+use crate::wire::control::{AgedLock, ClientRef, LockState, Scope};
 use crate::wire::scope;
-use crate::wire::types::{Address, CallerName, FileHandle, Svid};
+use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe, TooLong};
 
 pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failure> {
@@ -136,22 +136,6 @@ fn is_at(path: &[u8], wanted: &str) -> bool {
 }
 
 fn listed(lock: &OwnedLock) -> (AgedLock, Known) {
-    let row = LockRow {
-        file: lock.file.clone(),
-        kind: lock.kind,
-        range: lock.range,
-        state: lock.state,
-        monitored: lock.monitored,
-        owner: OwnerRow {
-            name: lock.name.clone(),
-            address: lock.address,
-            server_address: lock.server_address,
-            transport: lock.transport,
-            version: lock.version,
-            svid: lock.svid.unwrap_or(Svid(0)),
-            oh: lock.oh.clone().unwrap_or_default(),
-        },
-    };
     let known = Known {
         path: lock.path.as_deref().map(path_text),
         export: lock.export.as_ref().map(|export| path_text(export.as_os_str().as_bytes())),
@@ -161,7 +145,7 @@ fn listed(lock: &OwnedLock) -> (AgedLock, Known) {
         has_svid: lock.svid.is_some(),
         has_oh: lock.oh.is_some(),
     };
-    (row.into(), known)
+    (lock.row().into(), known)
 }
 
 /// A path; of bytes that are no UTF-8 come `\xNN`.

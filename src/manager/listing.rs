@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::wire::control::{ClientRow, LockKind, LockState};
+use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, OwnerRow};
 use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, OwnerHandle, Svid, Transport};
 
 /// How a manager tells whose locks are.
@@ -65,4 +65,26 @@ pub struct OwnedLock {
     pub export: Option<PathBuf>,
     /// Why its client may not know it any more, though its process may believe in it: runs keep it.
     pub unsure: Option<String>,
+}
+
+impl OwnedLock {
+    /// As the control protocol has it, where every lock has a process and an owner handle.
+    pub(crate) fn row(&self) -> LockRow {
+        LockRow {
+            file: self.file.clone(),
+            kind: self.kind,
+            range: self.range,
+            state: self.state,
+            monitored: self.monitored,
+            owner: OwnerRow {
+                name: self.name.clone(),
+                address: self.address,
+                server_address: self.server_address,
+                transport: self.transport,
+                version: self.version,
+                svid: self.svid.unwrap_or(Svid(0)),
+                oh: self.oh.clone().unwrap_or_default(),
+            },
+        }
+    }
 }

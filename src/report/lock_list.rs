@@ -1,4 +1,5 @@
-//! A list of locks in little memory: a million of them take some 60 MB, where as many rows of strings take 700.
+//! A list of locks in little memory: with a million of them, each with an owner handle of its own, nlmctl takes little more
+//! than 100 MB, where rows of strings took 1.3 GB.
 //!
 //! What many locks share (a file's handle, a client, an owner's handle) is kept once and has a number; a lock is a row of
 //! numbers. It becomes a [`ListedLock`] when it is shown. Start reading at [`LockList::push`].

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::choice::Request;
 use crate::manager::{OwnedLock, OwnersView};
-use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, OwnerRow};
-use crate::wire::types::{FileHandle, Svid};
+use crate::wire::control::{ClientRow, LockKind, LockRow, LockState};
+use crate::wire::types::FileHandle;
 
 #[derive(Debug)]
 pub(super) struct Owned {
@@ -27,8 +27,8 @@ impl Owned {
         let path =
             |lock: &OwnedLock| Some((lock.file.clone(), String::from_utf8_lossy(lock.path.as_deref()?).into_owned()));
         Self {
-            rows: held.iter().filter(|lock| is_on(request, lock)).map(|lock| row(lock)).collect(),
-            waiting: waiting.into_iter().map(row).collect(),
+            rows: held.iter().filter(|lock| is_on(request, lock)).map(|lock| lock.row()).collect(),
+            waiting: waiting.into_iter().map(OwnedLock::row).collect(),
             paths: held.into_iter().filter_map(path).collect(),
             clients: view.clients,
         }
@@ -47,29 +47,10 @@ fn is_on(request: &Request, lock: &OwnedLock) -> bool {
         && (request.exports.is_empty() || request.exports.iter().any(is_below))
 }
 
-fn row(lock: &OwnedLock) -> LockRow {
-    LockRow {
-        file: lock.file.clone(),
-        kind: lock.kind,
-        range: lock.range,
-        state: lock.state,
-        monitored: lock.monitored,
-        owner: OwnerRow {
-            name: lock.name.clone(),
-            address: lock.address,
-            server_address: lock.server_address,
-            transport: lock.transport,
-            version: lock.version,
-            svid: lock.svid.unwrap_or(Svid(0)),
-            oh: lock.oh.clone().unwrap_or_default(),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::types::{Address, ByteRange, CallerName, Transport};
+    use crate::wire::types::{Address, ByteRange, CallerName, Svid, Transport};
 
     fn lock(path: &str, start: u64) -> OwnedLock {
         OwnedLock {
