@@ -64,6 +64,7 @@ pub mod roster {
 
 /// Calls, answers, rpcbind.
 pub mod rpc {
+    pub use crate::rpc::arrivals::Arrivals;
     pub use crate::rpc::client::{Request, Retransmit, Source, StreamClient, UdpClient};
     pub use crate::rpc::reply_cache::CacheLimits;
     pub use crate::rpc::rpcbind::getport;

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use document::document;
 use nlmctl::internals::rpc::CacheLimits;
 use nlmctl::internals::rpc::UdpEndpoint;
-use nlmctl::internals::rpc::{CallContext, Limits, Service, serve_udp, shared_cache};
+use nlmctl::internals::rpc::{Arrivals, CallContext, Limits, Service, serve_udp, shared_cache};
 use nlmctl::wire::nsm::{self, NotifyArgs, ResStat, StatRes};
 use nlmctl::wire::rpc::Answer;
 use nlmctl::wire::rpcbind;
@@ -80,7 +80,14 @@ impl World {
         let (sender, notified) = unbounded_channel();
         let statd = Arc::new(Statd { port: rpcbind_port, notified: sender });
         let (serving, stopping) = watch::channel(false);
-        tokio::spawn(serve_udp(endpoint, statd, shared_cache(CacheLimits::default()), Limits::default(), stopping));
+        tokio::spawn(serve_udp(
+            endpoint,
+            statd,
+            shared_cache(CacheLimits::default()),
+            Arrivals::default(),
+            Limits::default(),
+            stopping,
+        ));
         let folder = tempfile::tempdir().unwrap();
         let (toy, lines, answers) = Self::start_toy(folder.path().into()).await;
         Self { folder, toy, lines, answers, rpcbind_port, notified, _serving: serving }

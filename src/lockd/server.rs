@@ -25,6 +25,7 @@ use super::table::{self, Clock, Setup, StatdSetup};
 use super::{recovery, registry};
 use crate::host::{self, Machine, OwnNameError, StatdDir, StatdDirError};
 use crate::locks::LockTable;
+use crate::rpc::arrivals::Arrivals;
 use crate::rpc::control::{ControlSocket, SocketError};
 use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::rpcbind::local::Registration;
@@ -159,6 +160,7 @@ impl Server {
             (None, _) | (_, None) => None,
         };
         let call_back = CallBack::new(settings.rpcbind_port)?;
+        let arrivals = Arrivals::new()?;
         // After all else that can fail but the state number, which a start that ends here must not raise.
         let wanted = if settings.register { sockets.registrations() } else { Vec::new() };
         let registered =
@@ -189,6 +191,7 @@ impl Server {
             instance: InstanceId(uuid::Uuid::new_v4().into_bytes()),
             names: names_now.clone(),
             called: called.clone(),
+            arrivals: arrivals.clone(),
             rpcbind_port: settings.rpcbind_port,
             nsm_state,
             found,
@@ -212,19 +215,19 @@ impl Server {
         let ports = sockets.ports();
         let rules = settings.rules();
         let gate = Arc::new(Gate::new(settings.allow, rules, called.clone()));
-        let cache = shared_cache(CacheLimits::default());
         let answers = Answers::new(callbacks, &sockets.nlm.udp);
         let reload = Reload { names: names_told, gate: gate.clone() };
         let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), answers, gate: gate.clone() });
         let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), monitors: programs.clone(), gate });
         let mut serving = JoinSet::new();
-        let guests = Guests::default();
-        serve_program(sockets.nlm, &nlm, &cache, &guests, &stopping, &mut serving);
-        serve_program(sockets.nsm, &nsm, &cache, &guests, &stopping, &mut serving);
+        let cache = shared_cache(CacheLimits::default());
+        let shared = (cache, Guests::default(), arrivals.clone());
+        serve_program(sockets.nlm, &nlm, &shared, &stopping, &mut serving);
+        serve_program(sockets.nsm, &nsm, &shared, &stopping, &mut serving);
         let runs = (!monitors.is_empty()).then(|| table.clone());
         let table = Arc::new(table);
         for socket in [Some(control), control_ro].into_iter().flatten() {
-            serving.spawn(socket.serve(table.clone(), stopping.clone()));
+            serving.spawn(socket.among(&arrivals).serve(table.clone(), stopping.clone()));
         }
         tracing::info!(?ports, control = %settings.control.display(), %nsm_state, clients = monitors.len(), "nlmd is up");
         let mut notices = JoinSet::new();
@@ -297,17 +300,17 @@ fn statd_dir(named: Option<&Path>) -> Result<StatdDir, StatdDirError> {
 fn serve_program(
     sockets: ProgramSockets,
     service: &Arc<dyn Service>,
-    cache: &SharedCache,
-    guests: &Guests,
+    (cache, guests, arrivals): &(SharedCache, Guests, Arrivals),
     stopping: &watch::Receiver<bool>,
     serving: &mut JoinSet<io::Result<()>>,
 ) {
     let limits = Limits { connections: sockets::connections(), ..Limits::default() };
     for endpoint in sockets.udp {
-        serving.spawn(serve_udp(endpoint, service.clone(), cache.clone(), limits, stopping.clone()));
+        let (service, cache, arrivals) = (service.clone(), cache.clone(), arrivals.clone());
+        serving.spawn(serve_udp(endpoint, service, cache, arrivals, limits, stopping.clone()));
     }
     for listener in sockets.tcp {
-        let (service, cache, guests) = (service.clone(), cache.clone(), guests.clone());
-        serving.spawn(serve_tcp(listener, service, cache, guests, limits, stopping.clone()));
+        let (service, cache, guests, arrivals) = (service.clone(), cache.clone(), guests.clone(), arrivals.clone());
+        serving.spawn(serve_tcp(listener, service, cache, guests, arrivals, limits, stopping.clone()));
     }
 }

@@ -1,10 +1,12 @@
 //! Serving connections: TCP and Unix sockets. `server` has the theory.
 
-use std::future::ready;
+use std::future::{poll_fn, ready};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use super::arrivals::{Arrivals, Reader};
 use super::service::{
     ConnectionId, Limits, Origin, Peer, Service, SharedCache, answer, begin, canonical, drain, stopped,
 };
@@ -36,17 +39,20 @@ pub async fn serve_tcp(
     service: Arc<dyn Service>,
     cache: SharedCache,
     guests: Guests,
+    arrivals: Arrivals,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let shared = Shared::new(service, Some(cache), limits, shutdown.clone());
+    arrivals.watch(&listener)?;
+    let mut reader = arrivals.reader();
+    let shared = Shared::new(service, Some(cache), arrivals, limits, shutdown.clone());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             biased;
             () = stopped(&mut shutdown) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = at_work(&mut reader, |cx| listener.poll_accept(cx)) => accepted,
         };
         let Some((stream, peer)) = accepted_or_pause(accepted).await else { continue };
         let Some(peer) = scope::joined(peer).map(canonical) else { continue };
@@ -57,7 +63,7 @@ pub async fn serve_tcp(
                 continue;
             }
         };
-        if let Some(origin) = inet_origin(&stream, peer) {
+        if let Some(origin) = inet_origin(&stream, peer).filter(|_| shared.watches(&stream)) {
             let shared = shared.clone();
             connections.spawn(async move {
                 serve_connection(stream, origin, shared).await;
@@ -83,10 +89,13 @@ fn inet_origin(stream: &TcpStream, peer: SocketAddr) -> Option<Origin> {
 pub async fn serve_unix(
     listener: UnixListener,
     service: Arc<dyn Service>,
+    arrivals: Arrivals,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let shared = Shared::new(service, None, limits, shutdown.clone());
+    arrivals.watch(&listener)?;
+    let mut reader = arrivals.reader();
+    let shared = Shared::new(service, None, arrivals, limits, shutdown.clone());
     let guests = Guests::default();
     let mut connections = JoinSet::new();
     loop {
@@ -94,7 +103,7 @@ pub async fn serve_unix(
             biased;
             () = stopped(&mut shutdown) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = at_work(&mut reader, |cx| listener.poll_accept(cx)) => accepted,
         };
         let Some((stream, _)) = accepted_or_pause(accepted).await else { continue };
         let Some((uid, origin)) = unix_origin(&stream).filter(|(_, origin)| shared.service.admits(&origin.peer)) else {
@@ -107,14 +116,29 @@ pub async fn serve_unix(
                 continue;
             }
         };
-        let shared = shared.clone();
-        connections.spawn(async move {
-            serve_connection(stream, origin, shared).await;
-            drop(guest);
-        });
+        if shared.watches(&stream) {
+            let shared = shared.clone();
+            connections.spawn(async move {
+                serve_connection(stream, origin, shared).await;
+                drop(guest);
+            });
+        }
     }
     drain(connections, limits.drain).await;
     Ok(())
+}
+
+/// Waits for what `poll` takes from a socket. The reader is at work until there is nothing to take.
+async fn at_work<T>(reader: &mut Reader, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+    poll_fn(|cx| {
+        reader.begins();
+        let polled = poll(cx);
+        if polled.is_pending() {
+            reader.rests();
+        }
+        polled
+    })
+    .await
 }
 
 fn unix_origin(stream: &UnixStream) -> Option<(u32, Origin)> {
@@ -178,6 +202,7 @@ impl Drop for Guest {
 struct Shared {
     service: Arc<dyn Service>,
     cache: Option<SharedCache>,
+    arrivals: Arrivals,
     limits: Limits,
     permits: Arc<Semaphore>,
     shutdown: watch::Receiver<bool>,
@@ -187,10 +212,17 @@ impl Shared {
     fn new(
         service: Arc<dyn Service>,
         cache: Option<SharedCache>,
+        arrivals: Arrivals,
         limits: Limits,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
-        Self { service, cache, limits, permits: Arc::new(Semaphore::new(limits.calls)), shutdown }
+        Self { service, cache, arrivals, limits, permits: Arc::new(Semaphore::new(limits.calls)), shutdown }
+    }
+
+    /// Whether the connection is looked at with the others. One that cannot be is not served: a deadline could pass
+    /// before its calls are seen.
+    fn watches(&self, stream: impl AsFd) -> bool {
+        self.arrivals.watch(stream).inspect_err(|error| tracing::warn!(%error, "connection closed")).is_ok()
     }
 }
 
@@ -214,9 +246,9 @@ async fn serve_connection<S>(mut stream: S, origin: Origin, shared: Shared)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Shared { service, cache, limits, permits, mut shutdown } = shared;
+    let Shared { service, cache, arrivals, limits, permits, mut shutdown } = shared;
     let connection = Connection { id: origin.connection, service: Arc::clone(&service) };
-    let (mut input, mut output) = (Input::new(&limits), Output::default());
+    let (mut input, mut output) = (Input::new(&limits, arrivals.reader()), Output::default());
     // One for all turns: to enter it into the list of those who wait costs more than to look whether it is over.
     let mut stop = pin!(stopped(&mut shutdown));
     // Those that did not end in their first step. Each gives its reply.
@@ -318,6 +350,7 @@ enum ReadError {
 /// What a stream brings, and until when it must.
 struct Input {
     records: RecordReader,
+    reader: Reader,
     /// The next call, while it waits for its permit.
     record: Option<Vec<u8>>,
     /// For the next record, once it is waited for.
@@ -330,9 +363,9 @@ struct Input {
 }
 
 impl Input {
-    fn new(limits: &Limits) -> Self {
-        let alarm = Box::pin(sleep(limits.idle));
-        Self { records: RecordReader::new(limits.max_record), record: None, deadline: None, begun: false, alarm }
+    fn new(limits: &Limits, reader: Reader) -> Self {
+        let (records, alarm) = (RecordReader::new(limits.max_record), Box::pin(sleep(limits.idle)));
+        Self { records, reader, record: None, deadline: None, begun: false, alarm }
     }
 
     /// The next call, and the permit to execute it; `None`: the peer is done, or idle for too long. Cancel safe.
@@ -369,9 +402,10 @@ impl Input {
             if self.alarm.deadline() > deadline {
                 self.alarm.as_mut().reset(deadline);
             }
+            let room = self.records.room(READ_SIZE);
             tokio::select! {
                 biased;
-                read = stream.read_buf(self.records.room(READ_SIZE)) => match read? {
+                read = at_work(&mut self.reader, |cx| pin!(stream.read_buf(&mut *room)).poll(cx)) => match read? {
                     0 if self.begun => return Err(ReadError::Cut),
                     0 => return Ok(None),
                     _ => {}

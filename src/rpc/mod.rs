@@ -8,7 +8,7 @@
 //! [`rpcbind`] finds and registers ports; [`program`] finds a program and calls it; [`fanout`]
 //! does that on thousands of hosts at once; [`control`] serves the control protocol; `resolver` finds the
 //! addresses of names; [`silence`] asks whether a host says anything at all; [`heartbeat`] tells whether this process ran
-//! all the time.
+//! all the time, and [`arrivals`] whether all that came in is handled.
 //!
 //! **Who owns what.** A socket has one reading task. Calls that do not end at once run in tasks of their own, bounded by
 //! [`server::Limits`]. The reply cache is shared behind a mutex that is never held across an await.
@@ -24,6 +24,7 @@
 //!
 //! **Where to start reading.** `server::serve_udp`, then `client::UdpClient::call`.
 
+pub(crate) mod arrivals;
 mod call;
 pub(crate) mod client;
 mod connection;

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::arrivals::Arrivals;
 use super::service::{Origin, answer, begin, canonical, drain, stopped};
 use super::udp::{Datagram, UdpEndpoint};
 use crate::wire::types::Transport;
@@ -42,9 +43,12 @@ pub async fn serve_udp(
     endpoint: Arc<UdpEndpoint>,
     service: Arc<dyn Service>,
     cache: SharedCache,
+    arrivals: Arrivals,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    arrivals.watch(&*endpoint)?;
+    let mut reader = arrivals.reader();
     let permits = Arc::new(Semaphore::new(limits.calls));
     let mut calls = JoinSet::new();
     let mut datagrams = Vec::new();
@@ -54,10 +58,11 @@ pub async fn serve_udp(
             biased;
             () = &mut stop => break Ok(()),
             Some(_) = calls.join_next(), if !calls.is_empty() => continue,
-            received = endpoint.recv_some(&mut datagrams, AT_ONCE) => match received {
-                Ok(()) => {}
-                Err(error) => break Err(error),
-            },
+            ready = endpoint.readable() => if let Err(error) = ready { break Err(error) },
+        }
+        reader.begins();
+        if let Err(error) = endpoint.try_recv(&mut datagrams, AT_ONCE) {
+            break Err(error);
         }
         let has_more = datagrams.len() == AT_ONCE;
         for datagram in datagrams.drain(..) {
@@ -74,6 +79,8 @@ pub async fn serve_udp(
         }
         if has_more {
             tokio::task::yield_now().await;
+        } else {
+            reader.rests();
         }
     };
     drain(calls, limits.drain).await;

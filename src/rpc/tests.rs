@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::arrivals::Arrivals;
 use super::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
 use super::reply_cache::CacheLimits;
 use super::server::{
@@ -100,7 +101,7 @@ fn udp(address: &str, limits: Limits) -> Served {
     let address = endpoint.local_addr();
     let (stop, stopped) = watch::channel(false);
     let cache = shared_cache(CacheLimits::default());
-    let task = tokio::spawn(serve_udp(endpoint, echo.clone(), cache, limits, stopped));
+    let task = tokio::spawn(serve_udp(endpoint, echo.clone(), cache, Arrivals::default(), limits, stopped));
     Served { echo, address, stop, task }
 }
 
@@ -110,7 +111,8 @@ async fn tcp(limits: Limits) -> Served {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let cache = shared_cache(CacheLimits::default());
-    let task = tokio::spawn(serve_tcp(listener, echo.clone(), cache, Guests::default(), limits, stopped));
+    let task =
+        tokio::spawn(serve_tcp(listener, echo.clone(), cache, Guests::default(), Arrivals::default(), limits, stopped));
     Served { echo, address, stop, task }
 }
 
@@ -538,7 +540,13 @@ async fn a_unix_peer_is_known_by_its_user_and_its_end_is_told() {
     let path = folder.path().join("sock");
     let echo = Arc::new(Echo::default());
     let (_stop, stopped) = watch::channel(false);
-    tokio::spawn(serve_unix(UnixListener::bind(&path).unwrap(), echo.clone(), Limits::default(), stopped));
+    tokio::spawn(serve_unix(
+        UnixListener::bind(&path).unwrap(),
+        echo.clone(),
+        Arrivals::default(),
+        Limits::default(),
+        stopped,
+    ));
     let client = StreamClient::connect_unix(&path, 1 << 16, SOON).await.unwrap();
     assert_eq!(client.call(request(ECHO, b"hi"), SOON).await.unwrap(), b"hi");
     let cx = echo.seen.lock().unwrap()[0].clone();
@@ -622,7 +630,15 @@ async fn pipelined_calls_of_a_connection_reach_the_service_in_their_order() {
     let cache = shared_cache(CacheLimits::default());
     // More at a time than a task may do before it has to let others run.
     let limits = Limits { calls_per_connection: 1_000, ..Limits::default() };
-    tokio::spawn(serve_tcp(listener, Arc::new(Queue(sender)), cache, Guests::default(), limits, stopped));
+    tokio::spawn(serve_tcp(
+        listener,
+        Arc::new(Queue(sender)),
+        cache,
+        Guests::default(),
+        Arrivals::default(),
+        limits,
+        stopped,
+    ));
     let (mut input, mut output) = TcpStream::connect(address).await.unwrap().into_split();
     tokio::spawn(async move { tokio::io::copy(&mut input, &mut tokio::io::sink()).await });
     let calls: Vec<u8> = (0..10_000_u32).flat_map(|n| frame(&message(n, ECHO, &n.to_be_bytes()))).collect();
@@ -637,7 +653,7 @@ async fn datagrams_reach_the_service_in_their_order() {
     let address = endpoint.local_addr();
     let (_stop, stopped) = watch::channel(false);
     let cache = shared_cache(CacheLimits::default());
-    tokio::spawn(serve_udp(endpoint, Arc::new(Queue(sender)), cache, Limits::default(), stopped));
+    tokio::spawn(serve_udp(endpoint, Arc::new(Queue(sender)), cache, Arrivals::default(), Limits::default(), stopped));
     let client = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     for burst in 0..100_u32 {
         // Few enough that no buffer overflows.

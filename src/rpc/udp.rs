@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
@@ -72,6 +72,12 @@ pub struct Report {
 /// Type and code of "host unreachable" (RFC 792) and "address unreachable" (RFC 4443).
 const ICMP_NO_HOST: (u8, u8) = (3, 1);
 const ICMP6_NO_HOST: (u8, u8) = (1, 3);
+
+impl AsFd for UdpEndpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
 
 impl UdpEndpoint {
     /// Binds; port 0 is any free one. An IPv6 socket takes IPv6 only. Wants a tokio runtime.
@@ -142,14 +148,6 @@ impl UdpEndpoint {
             }
             self.readable().await?;
         }
-    }
-
-    /// Appends what is there, `max` datagrams at most; waits for one at least. Cancel safe.
-    pub async fn recv_some(&self, into: &mut Vec<Datagram>, max: usize) -> io::Result<()> {
-        while self.try_recv(into, max)? == 0 {
-            self.readable().await?;
-        }
-        Ok(())
     }
 
     /// Waits until there may be something to read, a report of the network included. Cancel safe.

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::client::{ClientNo, Notice};
 use super::hosts::{FarmError, FarmState, NOTICES_KEPT};
+use crate::rpc::arrivals::Arrivals;
 use crate::rpc::reply_cache::{CacheLimits, ReplyCache};
 use crate::rpc::server::{CallContext, Limits, Peer, Service, SharedCache, serve_udp};
 use crate::rpc::udp::UdpEndpoint;
@@ -113,11 +114,12 @@ impl Listeners {
             endpoint.raise_receive_buffer(RECEIVE_BUFFER);
             let service = Arc::new(Ear { program, shared: Arc::clone(shared) });
             let cache: SharedCache = Arc::new(Mutex::new(ReplyCache::new(CacheLimits::default())));
-            let watched = watched.clone();
+            let (arrivals, watched) = (Arrivals::default(), watched.clone());
+            let limits = Limits::default();
             tasks.spawn(async move {
                 // It ends with an error only where the socket is broken; then the hosts are deaf,
                 // which is what their peers will see.
-                if let Err(error) = serve_udp(Arc::new(endpoint), service, cache, Limits::default(), watched).await {
+                if let Err(error) = serve_udp(Arc::new(endpoint), service, cache, arrivals, limits, watched).await {
                     tracing::warn!(%error, "a socket of the simulated clients is broken");
                 }
             });

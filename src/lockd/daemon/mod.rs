@@ -32,9 +32,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let log = Log::to_stderr(flags.log_level.as_deref(), flags.log_json);
     keep(AT_START);
-    // One thread: a call is a few microseconds of work, and handing it from one thread to another and
-    // back costs more than that. What blocks (disk, names) has threads of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let nsm = flags.nsm;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        // Peers reach these threads. The first thread starts nlmd, and needs more until it has.
+        .on_thread_start(move || keep(while_serving(nsm)))
+        .enable_all()
+        .build();
     let outcome = runtime.map_err(Failure::System).and_then(|runtime| {
         let outcome = runtime.block_on(async {
             tokio::select! {
@@ -55,6 +59,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     log.end();
     code
+}
+
+/// Beyond these, threads would mostly wait for the lock table, which executes one call at a time.
+const MOST_WORKERS: usize = 4;
+
+/// Threads that read sockets, execute calls and write replies.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS)
 }
 
 /// 4: the state directory is another's; 1: anything else.
@@ -116,7 +128,6 @@ async fn serve(mut flags: Flags, args: &[OsString], log: &Log) -> Result<(), Fai
     let written = flags.ports_file.clone().map_or(Ok(()), |path| {
         sockets::write_ports_file(&path, ports).map_err(|source| Failure::PortsFile { path, source })
     });
-    // The runtime's one thread, which is the one that peers can reach.
     keep(while_serving(flags.nsm));
     let told_to_stop = async {
         if written.is_ok() {

@@ -13,6 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::host::{Holder, Machine};
 use crate::rpc::client::{Request, Retransmit, Source, StreamClient, UdpClient};
 use crate::rpc::rpcbind::local::LocalRpcbind;
@@ -208,8 +210,10 @@ fn is_listed(ours: &Registration, entries: &[Registration]) -> bool {
 }
 
 async fn taken(entry: Registration) -> RegisterError {
-    let look = move || Machine::default().holder(entry.transport, entry.address);
-    let holder = tokio::task::spawn_blocking(look).await.unwrap_or(Holder::Unknown);
+    // Its own thread has the capabilities of this one. The runtime's may have given them up.
+    let (told, holder) = oneshot::channel();
+    std::thread::spawn(move || told.send(Machine::default().holder(entry.transport, entry.address)));
+    let holder = holder.await.unwrap_or(Holder::Unknown);
     match (entry.program, holder) {
         (nlm::PROGRAM, Holder::Kernel) => RegisterError::Kernel { entry },
         (nsm::PROGRAM, holder) => RegisterError::OtherMonitor { entry, holder },

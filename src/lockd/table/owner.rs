@@ -30,6 +30,7 @@ use crate::lockd::callers::Called;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Found, MonitorRecord, Persist};
 use crate::locks::{Due, LockTable, Totals};
+use crate::rpc::arrivals::Arrivals;
 use crate::rpc::control::Timeline;
 use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
 use crate::wire::control::{InstanceId, Refusal, Status};
@@ -61,6 +62,8 @@ pub struct Setup {
     pub names: Names,
     /// Who has called since a run began, as the gate notes it.
     pub called: Called,
+    /// What the served sockets have for the table.
+    pub arrivals: Arrivals,
     /// The port of clients' rpcbind.
     pub rpcbind_port: u16,
     /// The NSM state number, durable.
@@ -97,21 +100,22 @@ pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
         last_read: Mutex::default(),
         unwritten: unwritten.clone(),
     });
+    let arrivals = setup.arrivals.clone();
     let (mut owner, nsm_state) = Owner::new(setup);
     owner.unwritten = unwritten;
     let owner = SharedOwner::new(owner);
-    let task = tokio::spawn(run(owner.clone(), woken));
+    let task = tokio::spawn(run(owner.clone(), arrivals, woken));
     (Table { owner, waker, nsm_state, archive }, task)
 }
 
 /// The owner's task: what comes back from work beside the table, slices and timers.
-async fn run(owner: SharedOwner, mut woken: mpsc::Receiver<()>) {
+async fn run(owner: SharedOwner, arrivals: Arrivals, mut woken: mpsc::Receiver<()>) {
     while let Some(turn) = turn(&owner, &mut woken).await {
         let handled = match turn {
             Turn::Look => Some(()),
             Turn::Done(Ok(done)) => {
                 if matches!(done, Done::ResultDurable(Ok(()))) {
-                    take_in(&owner).await;
+                    take_in(&owner, &arrivals).await;
                 }
                 owner.with(|owner| owner.done(done))
             }
@@ -128,7 +132,7 @@ async fn run(owner: SharedOwner, mut woken: mpsc::Receiver<()>) {
                     owner.is_due()
                 });
                 if is_due == Some(true) {
-                    take_in(&owner).await;
+                    take_in(&owner, &arrivals).await;
                 }
                 owner.with(Owner::due)
             }
@@ -157,15 +161,15 @@ async fn turn(owner: &SharedOwner, woken: &mut mpsc::Receiver<()>) -> Option<Tur
 
 /// Waits until what had arrived by now is handled.
 ///
-/// A turn of the runtime looks at all sockets and lets their readers hand in what is there. With several threads
-/// a reader may be at work elsewhere meanwhile; but no deadline comes sooner after a lag than a reader takes.
-async fn take_in(owner: &SharedOwner) {
+/// A turn of the runtime looks at all sockets and lets their readers hand in what is there. Where the runtime has several
+/// threads, a reader may be at work on another one meanwhile, which its sockets and itself tell.
+async fn take_in(owner: &SharedOwner, arrivals: &Arrivals) {
     let until = Instant::now() + TAKE_IN;
     let (mut quiet, mut seen) = (0, None);
     while quiet < QUIET_TURNS && Instant::now() < until {
         tokio::task::yield_now().await;
         let orders = owner.with(|owner| owner.orders);
-        quiet = if orders == seen { quiet + 1 } else { 0 };
+        quiet = if orders == seen && arrivals.are_handled() { quiet + 1 } else { 0 };
         seen = orders;
     }
 }

@@ -13,6 +13,7 @@ use crate::lockd::callers::Called;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
 use crate::locks::{Call, Limits, LockTable, Process, Reboot, Verdict, Via, Wanted};
+use crate::rpc::arrivals::Arrivals;
 use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
 use crate::shares::Bounds;
@@ -44,8 +45,11 @@ impl World {
         Self::embedded(limits, Embedding::default())
     }
     fn embedded(limits: Limits, embedding: Embedding) -> Self {
+        Self::spawn(|persist| Setup { embedding, ..setup(persist, limits) })
+    }
+    fn spawn(setup: impl FnOnce(Persist) -> Setup) -> Self {
         let (persist, disk) = Persist::scripted();
-        let (table, _owner) = spawn(Setup { embedding, ..setup(persist, limits) });
+        let (table, _owner) = spawn(setup(persist));
         Self { table, disk }
     }
 
@@ -106,6 +110,7 @@ fn setup(persist: Persist, limits: Limits) -> Setup {
         instance: InstanceId([1; 16]),
         names: watch::channel(vec![CallerName::new("server").unwrap()]).1,
         called: Called::default(),
+        arrivals: Arrivals::default(),
         rpcbind_port: 1,
         nsm_state: NsmState(3),
         found: Found::default(),
@@ -511,6 +516,26 @@ async fn what_is_on_its_way_to_the_owner_when_the_result_is_written_comes_before
     done.send(Ok(())).unwrap();
     world.accept().await;
     assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    assert_eq!(settling.await.unwrap().unwrap().counts.reclaimed, 1);
+}
+
+#[tokio::test]
+async fn what_another_thread_has_read_comes_before_the_end_of_a_run() {
+    let arrivals = Arrivals::new().unwrap();
+    let mut world = World::spawn(|persist| Setup { arrivals: arrivals.clone(), ..setup(persist, Limits::default()) });
+    world.hold(incoming(2, "claimed")).await;
+    world.begin_in_haste().await;
+    let settling = world.settle().await;
+    let (change, done) = world.change().await;
+    assert!(matches!(change, Change::Ended(_)));
+    let mut reader = arrivals.reader();
+    reader.begins();
+    done.send(Ok(())).unwrap();
+    // Far more turns than those after which a single thread would have executed all that it has read.
+    tokio::time::sleep(A_MOMENT).await;
+    assert_eq!(world.table.call(reclaim_of(incoming(2, "claimed"))).await, Some(Verdict::Granted));
+    reader.rests();
+    world.accept().await;
     assert_eq!(settling.await.unwrap().unwrap().counts.reclaimed, 1);
 }
 

@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use super::service::{ControlService, LockManagerControl};
+use crate::rpc::arrivals::Arrivals;
 use crate::rpc::server::{Limits, serve_unix};
 use crate::shares::Bounds;
 use crate::wire::control::MAX_RECORD;
@@ -64,6 +65,7 @@ pub enum SocketError {
 pub struct ControlSocket {
     listener: UnixListener,
     file: SocketFile,
+    arrivals: Arrivals,
     read_only: bool,
 }
 
@@ -103,7 +105,12 @@ impl ControlSocket {
         };
         let mode = if read_only { 0o666 } else { 0o600 };
         set_mode(path, mode).map_err(unusable)?;
-        Ok(Self { listener, file: SocketFile(path.into()), read_only })
+        Ok(Self { listener, file: SocketFile(path.into()), arrivals: Arrivals::default(), read_only })
+    }
+
+    /// Counted with the other sockets of a lock manager.
+    pub(crate) fn among(self, arrivals: &Arrivals) -> Self {
+        Self { arrivals: arrivals.clone(), ..self }
     }
 
     /// Serves until `shutdown` is true; open calls are finished. An error is the socket's.
@@ -112,10 +119,10 @@ impl ControlSocket {
         manager: Arc<M>,
         shutdown: watch::Receiver<bool>,
     ) -> io::Result<()> {
-        let Self { listener, file, read_only } = self;
+        let Self { listener, file, arrivals, read_only } = self;
         let _file = file;
         let limits = if read_only { READ_ONLY } else { DRIVING };
-        serve_unix(listener, Arc::new(ControlService { manager, read_only }), limits, shutdown).await
+        serve_unix(listener, Arc::new(ControlService { manager, read_only }), arrivals, limits, shutdown).await
     }
 }
 

@@ -5,6 +5,7 @@ use tokio::sync::watch;
 
 use super::local::{LocalError, LocalRpcbind, Registration};
 use super::*;
+use crate::rpc::arrivals::Arrivals;
 use crate::rpc::client::Retransmit;
 use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::server::{CallContext, Guests, Limits, Service, serve_tcp, serve_udp, shared_cache};
@@ -70,7 +71,14 @@ fn binder(refuses: bool, address: &str) -> Option<(SocketAddr, watch::Sender<boo
     let address = endpoint.local_addr();
     let (stop, stopped) = watch::channel(false);
     let service = Arc::new(Binder { refuses, ..Binder::default() });
-    tokio::spawn(serve_udp(endpoint, service, shared_cache(CacheLimits::default()), Limits::default(), stopped));
+    tokio::spawn(serve_udp(
+        endpoint,
+        service,
+        shared_cache(CacheLimits::default()),
+        Arrivals::default(),
+        Limits::default(),
+        stopped,
+    ));
     Some((address, stop))
 }
 
@@ -86,7 +94,15 @@ async fn tcp_binder(
     let (stop, stopped) = watch::channel(false);
     let service = Arc::new(Binder { mappings: Mutex::new(vec![known]), refuses: false });
     let cache = shared_cache(CacheLimits::default());
-    tokio::spawn(serve_tcp(listener, service, cache, Guests::default(), Limits::default(), stopped));
+    tokio::spawn(serve_tcp(
+        listener,
+        service,
+        cache,
+        Guests::default(),
+        Arrivals::default(),
+        Limits::default(),
+        stopped,
+    ));
     Some((at, udp, stop))
 }
 

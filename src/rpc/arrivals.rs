@@ -1,0 +1,190 @@
+//! Whether all that has arrived is handled.
+//!
+//! A lock manager must not let a deadline pass before the input that had arrived by then was handled. That every task
+//! of the runtime had its turn does not say so where the runtime has several threads: one of them may just have read a
+//! reclaim, and not have executed it. So the sockets themselves are asked, by an epoll instance of their own, and a
+//! reader counts as *at work* from before it reads until it finds nothing more to read.
+//!
+//! What is read is handled once its call has begun: [`super::server`] says how far that gets. A connection that is not
+//! read from, because its peer does not take its replies, is never handled: whoever waits here does so for a bounded time.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::event::{Timespec, epoll};
+
+/// The sockets that are looked at. Cloned freely; the default has none and looks at none.
+#[derive(Debug, Clone, Default)]
+pub struct Arrivals {
+    sockets: Option<Arc<OwnedFd>>,
+    at_work: Arc<AtomicUsize>,
+}
+
+impl Arrivals {
+    /// Looks at the sockets that [`watch`](Self::watch) adds.
+    pub fn new() -> io::Result<Self> {
+        let sockets = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { sockets: Some(Arc::new(sockets)), at_work: Arc::default() })
+    }
+
+    /// Adds a socket. It goes when it is closed.
+    pub fn watch(&self, socket: impl AsFd) -> io::Result<()> {
+        if let Some(sockets) = &self.sockets {
+            epoll::add(sockets, socket, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        }
+        Ok(())
+    }
+
+    /// For one reader.
+    pub fn reader(&self) -> Reader {
+        Reader { at_work: self.at_work.clone(), is_at_work: false }
+    }
+
+    /// Whether no socket has anything to read, and no reader is at work. An epoll instance that cannot be asked says no.
+    pub fn are_handled(&self) -> bool {
+        let nothing_waits = self.sockets.as_ref().is_none_or(|sockets| {
+            let mut first = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+            epoll::wait(sockets, &mut first, Some(&Timespec::default())) == Ok(0)
+        });
+        // In this order: what a reader takes from a socket after the look, it is at work on.
+        nothing_waits && self.at_work.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// A task that reads a socket.
+#[derive(Debug)]
+pub struct Reader {
+    at_work: Arc<AtomicUsize>,
+    is_at_work: bool,
+}
+
+impl Reader {
+    /// Before it reads.
+    pub fn begins(&mut self) {
+        if !self.is_at_work {
+            self.is_at_work = true;
+            self.at_work.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// It found nothing to read, and has begun all calls that it had read before.
+    pub fn rests(&mut self) {
+        if self.is_at_work {
+            self.is_at_work = false;
+            self.at_work.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.rests();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
+
+    use async_trait::async_trait;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::rpc::reply_cache::CacheLimits;
+    use crate::rpc::server::{CallContext, Guests, Limits, Service, serve_tcp, serve_udp, shared_cache};
+    use crate::rpc::udp::UdpEndpoint;
+    use crate::wire::record::frame;
+    use crate::wire::rpc::{self, Answer, Credential};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Keeps the thread that executes a call until it is let go.
+    struct Busy {
+        begun: mpsc::SyncSender<()>,
+        go: Mutex<mpsc::Receiver<()>>,
+    }
+
+    #[async_trait]
+    impl Service for Busy {
+        async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, _: &[u8]) -> Option<Answer> {
+            self.begun.send(()).unwrap();
+            self.go.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            None
+        }
+    }
+
+    /// The service, what tells that it has begun a call, and what lets it go on.
+    fn busy() -> (Arc<Busy>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let ((begun, seen), (go, told)) = (mpsc::sync_channel(0), mpsc::channel());
+        (Arc::new(Busy { begun, go: Mutex::new(told) }), seen, go)
+    }
+
+    fn message(xid: u32) -> Vec<u8> {
+        rpc::call(xid, 0x2000_0001, 1, 1, &Credential::None, &[])
+    }
+
+    async fn all_is_handled(arrivals: &Arrivals) {
+        let until = Instant::now() + PATIENCE;
+        while !arrivals.are_handled() {
+            assert!(Instant::now() < until);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_datagram_is_not_handled_while_another_thread_executes_its_call() {
+        let (arrivals, (service, begun, go)) = (Arrivals::new().unwrap(), busy());
+        let endpoint = Arc::new(UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap());
+        let address = endpoint.local_addr();
+        let (_stop, stopped) = watch::channel(false);
+        let cache = shared_cache(CacheLimits::default());
+        tokio::spawn(serve_udp(endpoint, service, cache, arrivals.clone(), Limits::default(), stopped));
+        all_is_handled(&arrivals).await;
+        let client = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        for xid in 0..3 {
+            client.send(&message(xid), address, None).await.unwrap();
+        }
+        for _ in 0..3 {
+            begun.recv_timeout(PATIENCE).unwrap();
+            assert!(!arrivals.are_handled());
+            go.send(()).unwrap();
+        }
+        all_is_handled(&arrivals).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_record_is_not_handled_while_the_one_before_it_is_executed() {
+        let (arrivals, (service, begun, go)) = (Arrivals::new().unwrap(), busy());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let (cache, guests) = (shared_cache(CacheLimits::default()), Guests::default());
+        tokio::spawn(serve_tcp(listener, service, cache, guests, arrivals.clone(), Limits::default(), stopped));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(&[frame(&message(1)), frame(&message(2))].concat()).await.unwrap();
+        for _ in 0..2 {
+            begun.recv_timeout(PATIENCE).unwrap();
+            assert!(!arrivals.are_handled());
+            go.send(()).unwrap();
+        }
+        all_is_handled(&arrivals).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_in_a_socket_is_not_handled_and_a_closed_socket_has_nothing() {
+        let arrivals = Arrivals::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        arrivals.watch(&listener).unwrap();
+        assert!(arrivals.are_handled());
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(!arrivals.are_handled(), "a connection that was not accepted");
+        drop(listener);
+        assert!(arrivals.are_handled());
+    }
+}
