@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -249,18 +250,25 @@ fn a_missing_rpcbind_is_only_a_warning() {
 }
 
 #[test]
-fn it_keeps_no_capability_that_serving_does_not_need() {
+fn no_thread_that_peers_reach_keeps_a_capability_that_serving_does_not_need() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&folder, &[]);
     nsm_state(&daemon);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-    let bind_service = 1_u64 << 10;
-    for set in ["CapEff:", "CapPrm:", "CapInh:"] {
-        let kept = u64::from_str_radix(&field(set), 16).unwrap();
-        assert_eq!(kept & !bind_service, 0, "{set} {kept:x}");
+    let main = format!("/proc/{}/task/{}", daemon.child.id(), daemon.child.id());
+    let threads = std::fs::read_dir(Path::new(&main).parent().unwrap()).unwrap().map(|thread| thread.unwrap().path());
+    let name = |thread: &PathBuf| std::fs::read_to_string(thread.join("comm")).unwrap();
+    let workers: Vec<PathBuf> = threads.filter(|thread| name(thread).starts_with("tokio")).collect();
+    assert!(!workers.is_empty());
+    for thread in workers.into_iter().chain([main.into()]) {
+        let status = std::fs::read_to_string(thread.join("status")).unwrap();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        let bind_service = 1_u64 << 10;
+        for set in ["CapEff:", "CapPrm:", "CapInh:"] {
+            let kept = u64::from_str_radix(&field(set), 16).unwrap();
+            assert_eq!(kept & !bind_service, 0, "{} {set} {kept:x}", name(&thread));
+        }
+        assert_eq!(field("NoNewPrivs:"), "1");
     }
-    assert_eq!(field("NoNewPrivs:"), "1");
 }
 
 #[test]
