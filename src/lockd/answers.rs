@@ -6,7 +6,7 @@
 //! with the address that the client called, since Apple's lockd takes it from nowhere else. A reply to it
 //! comes to that socket too, where the server ignores what is no call.
 //!
-//! The answers to one client stand in a line of their own ([`Line`]), which one task works off. The task asks
+//! The answers to one client stand in a line of their own ([`Outbox`]), which one task works off. The task asks
 //! the client's rpcbind for the port, sends what waits and what comes within [`LIFE`], and ends: the
 //! next answer begins a new line, and asks again, because a client that rebooted has another port.
 //!
@@ -36,7 +36,8 @@ use crate::wire::types::Transport;
 /// rpcbind takes to answer.
 const WAITING: usize = 32_768;
 const WAITING_IN_LINE: usize = 2_048;
-/// Lines at once, and rpcbinds asked at once.
+/// Lines at once, each a task of its own: beyond them an answer is dropped. And rpcbinds asked at once, as many as GRANTED
+/// has turns: an answer beyond waits in its line.
 const LINES: usize = 4_096;
 const LOOK_UPS: usize = 256;
 /// How long a port that was learned is good for.
@@ -48,7 +49,6 @@ const MAX_REPLY: usize = 4096;
 /// Between two warnings of dropped answers.
 const WARN_EVERY: Duration = Duration::from_mins(1);
 
-/// Sends answers. Cloned freely.
 #[derive(Debug, Clone)]
 pub struct Answers {
     shared: Arc<Shared>,
@@ -59,7 +59,7 @@ struct Shared {
     callbacks: Callbacks,
     /// On the sockets that NLM is served on.
     senders: Vec<UdpSender>,
-    lines: Mutex<HashMap<Line, mpsc::Sender<Waiting>>>,
+    lines: Mutex<HashMap<Outbox, mpsc::Sender<Waiting>>>,
     room: Arc<Semaphore>,
     look_ups: Semaphore,
     dropped: Mutex<Dropped>,
@@ -67,7 +67,7 @@ struct Shared {
 
 /// Whose answers share a port: one client's, called back the way it called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Line {
+struct Outbox {
     client: IpAddr,
     via: Via,
 }
@@ -102,7 +102,7 @@ impl Answers {
 
     /// Sends an answer soon, or drops it. Wants a tokio runtime.
     pub(super) fn send(&self, client: IpAddr, via: Via, procedure: Procedure, args: Vec<u8>) {
-        let line = Line { client, via };
+        let line = Outbox { client, via };
         let put = Arc::clone(&self.shared.room).try_acquire_owned().is_ok_and(|room| {
             let waiting = Waiting { procedure, args, _room: room };
             self.put(line, waiting)
@@ -113,7 +113,7 @@ impl Answers {
     }
 
     /// False: there is no room.
-    fn put(&self, line: Line, mut waiting: Waiting) -> bool {
+    fn put(&self, line: Outbox, mut waiting: Waiting) -> bool {
         let mut lines = self.shared.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = lines.get(&line) {
             match queue.try_send(waiting) {
@@ -134,7 +134,7 @@ impl Answers {
 }
 
 /// Works a line off.
-async fn work_off(shared: Arc<Shared>, line: Line, mut queue: mpsc::Receiver<Waiting>) {
+async fn work_off(shared: Arc<Shared>, line: Outbox, mut queue: mpsc::Receiver<Waiting>) {
     let way = shared.way_to(line).await;
     let end = Instant::now() + LIFE;
     let mut sent = Ok(());
@@ -166,7 +166,7 @@ enum Way<'a> {
 }
 
 impl Shared {
-    async fn way_to(&self, Line { client, via }: Line) -> Result<Way<'_>, CallError> {
+    async fn way_to(&self, Outbox { client, via }: Outbox) -> Result<Way<'_>, CallError> {
         let listener = {
             let _turn = self.look_ups.acquire().await.map_err(|_| CallError::TimedOut)?;
             self.callbacks.find_lockd(client, via).await?
@@ -193,7 +193,7 @@ impl Shared {
             .or_else(|| bound_to(&|ip| ip.is_unspecified() && ip.is_ipv4() == address.is_ipv4()))
     }
 
-    async fn send(&self, way: &Way<'_>, line: Line, waiting: Waiting) -> Result<(), CallError> {
+    async fn send(&self, way: &Way<'_>, line: Outbox, waiting: Waiting) -> Result<(), CallError> {
         let request = Request {
             program: nlm::PROGRAM,
             version: line.via.version,
@@ -207,7 +207,7 @@ impl Shared {
         }
     }
 
-    fn dropped(&self, Line { client, .. }: Line, procedure: Procedure) {
+    fn dropped(&self, Outbox { client, .. }: Outbox, procedure: Procedure) {
         let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         dropped.count += 1;
         if dropped.warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {

@@ -26,7 +26,8 @@ use crate::wire::rpc::Credential;
 use crate::wire::types::{CallerName, Cookie, Transport};
 use crate::wire::xdr::decode;
 
-/// Patience with one call.
+/// Patience with one call. It is short, since a call that waits has one of the turns that all clients share, and a grant is
+/// called again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Patience with one question to an rpcbind.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
@@ -43,13 +44,10 @@ const UNCONFIRMED: Duration = Duration::from_secs(10);
 /// A grant to tell of.
 #[derive(Debug, Clone)]
 pub struct Granted {
-    /// The client.
     pub name: CallerName,
     /// Where it may be called, the first one first.
     pub addresses: Vec<IpAddr>,
-    /// How it called.
     pub via: Via,
-    /// What it asked for.
     pub wanted: Wanted,
     /// The cookie of its request.
     pub cookie: Cookie,

@@ -19,7 +19,6 @@ pub enum Form {
     OneWay(Nlm),
 }
 
-/// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Every address that `--allow` covers.
@@ -103,10 +102,8 @@ impl fmt::Display for Access {
     }
 }
 
-/// An NLM procedure.
 #[derive(Debug, Clone, Copy)]
 pub struct NlmRow {
-    /// Which.
     pub procedure: Nlm,
     /// Its name in the specification, without `NLM_` or `NLMPROC4_`.
     #[cfg_attr(not(test), expect(dead_code, reason = "a test compares the table as text with a file"))]
@@ -115,7 +112,6 @@ pub struct NlmRow {
     pub in_v1: bool,
     /// How it is answered.
     pub form: Form,
-    /// Who may call it.
     pub access: Access,
     /// Whether `--privileged-ports` covers it: it changes what is locked.
     pub guarded: bool,
@@ -164,14 +160,10 @@ pub fn nlm(version: Version, number: u32) -> Option<&'static NlmRow> {
     NLM.iter().find(|row| row.procedure.number() == number && (row.in_v1 || version != Version::V1))
 }
 
-/// An NSM procedure.
 #[derive(Debug, Clone, Copy)]
 pub struct NsmRow {
-    /// Which.
     pub procedure: Nsm,
-    /// Its name.
     pub name: &'static str,
-    /// Who may call it.
     pub access: Access,
     /// Whether `--privileged-ports` covers it.
     pub guarded: bool,

@@ -19,10 +19,8 @@ use crate::wire::rpc::{Answer, Credential};
 use crate::wire::types::{CallerName, Cookie, NsmState};
 use crate::wire::xdr::DecodeError;
 
-/// The NLM service.
 #[derive(Debug)]
 pub struct NlmService {
-    /// The lock table.
     pub table: Table,
     /// Answers of asynchronous procedures.
     pub answers: Answers,
@@ -30,7 +28,6 @@ pub struct NlmService {
     pub gate: Arc<Gate>,
 }
 
-/// A call, decoded.
 struct Decoded {
     name: CallerName,
     ask: Ask,
@@ -38,12 +35,14 @@ struct Decoded {
 }
 
 enum Ask {
-    /// The lock table answers.
     Table(Call),
     /// The answer is known without it.
     Known(Stat),
     /// This host's statd tells of a reboot.
-    Statd { state: NsmState, cookie: [u8; 16] },
+    Statd {
+        state: NsmState,
+        cookie: [u8; 16],
+    },
 }
 
 impl Ask {

@@ -16,7 +16,6 @@ use crate::wire::rpc::Answer;
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{Pack, decode, encode};
 
-/// The NSM service.
 #[derive(Debug)]
 pub struct NsmService {
     /// The lock table, for nlmd's own clients.

@@ -28,7 +28,7 @@ use crate::wire::types::{CallerName, Transport};
 use crate::wire::xdr::{Unpack, decode, encode};
 use crate::wire::{nlm, types::BadName};
 
-/// Questions at once.
+/// Questions at once: rpc.statd has one thread, and reads the others from its socket.
 const AT_ONCE: usize = 8;
 /// Patience with one: statd looks names up before it answers.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -31,7 +31,7 @@ const EACH_AT_ONCE: usize = 4;
 const NEW: u32 = 1;
 /// From so many on a line is silent.
 const SILENT: u32 = 2;
-/// More are not counted.
+/// Lines with so many misses are equal: the one that had no turn for the longest comes first.
 const MOST_MISSES: u32 = 8;
 /// Lines in which no call waits are remembered, up to so many.
 const REMEMBERED: usize = 4_096;

@@ -133,7 +133,6 @@ impl UdpSender {
         Self { endpoint, xids: Xids::new(rand::random()) }
     }
 
-    /// The endpoint.
     pub fn endpoint(&self) -> &UdpEndpoint {
         &self.endpoint
     }

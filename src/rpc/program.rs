@@ -12,7 +12,7 @@ use super::client::{CallError, Request, Source, StreamClient, UdpClient};
 use super::rpcbind::getport;
 use crate::wire::types::Transport;
 
-/// Longest answer over TCP.
+/// Longest answer over TCP, in bytes: room for a cookie and an owner handle of 1,024 each.
 const MAX_ANSWER: usize = 4096;
 
 /// Why a program has no results.

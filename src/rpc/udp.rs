@@ -133,7 +133,6 @@ impl UdpEndpoint {
         socket.recv_buffer_size().unwrap_or_default()
     }
 
-    /// The next datagram.
     #[cfg(test)]
     pub(super) async fn recv(&self) -> io::Result<Datagram> {
         loop {

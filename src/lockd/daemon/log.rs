@@ -37,12 +37,12 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// The log of a process.
 #[derive(Debug)]
 pub(super) struct Log {
-    lines: SyncSender<Line>,
+    lines: SyncSender<LogLine>,
     levels: reload::Handle<Targets, Registry>,
     throttle: Arc<Throttle>,
 }
 
-enum Line {
+enum LogLine {
     Text(Vec<u8>),
     /// Everything before it is written.
     Mark(SyncSender<()>),
@@ -92,7 +92,7 @@ impl Log {
     pub(super) fn end(self) {
         self.say_left_out();
         let (written, wait) = sync_channel(1);
-        if self.lines.try_send(Line::Mark(written)).is_ok() {
+        if self.lines.try_send(LogLine::Mark(written)).is_ok() {
             let _ = wait.recv_timeout(LAST_LINES);
         }
     }
@@ -106,12 +106,12 @@ fn filter(level: Option<&str>) -> Targets {
     asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
 
-fn write_lines(queue: &Receiver<Line>, lost: &AtomicU64, mut to: impl Write) {
+fn write_lines(queue: &Receiver<LogLine>, lost: &AtomicU64, mut to: impl Write) {
     // A stderr that is gone takes nothing, and the queue is emptied all the same.
     while let Ok(line) = queue.recv() {
         match line {
-            Line::Text(text) => drop(to.write_all(&text)),
-            Line::Mark(written) => drop(written.try_send(())),
+            LogLine::Text(text) => drop(to.write_all(&text)),
+            LogLine::Mark(written) => drop(written.try_send(())),
         }
         match lost.swap(0, Ordering::Relaxed) {
             0 => {}
@@ -123,14 +123,14 @@ fn write_lines(queue: &Receiver<Line>, lost: &AtomicU64, mut to: impl Write) {
 /// Where the lines are formatted to.
 #[derive(Debug, Clone)]
 struct Queue {
-    lines: SyncSender<Line>,
+    lines: SyncSender<LogLine>,
     lost: Arc<AtomicU64>,
 }
 
 impl Write for Queue {
     /// Takes a whole line, or loses it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.lines.try_send(Line::Text(line.to_vec())).is_err() {
+        if self.lines.try_send(LogLine::Text(line.to_vec())).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())

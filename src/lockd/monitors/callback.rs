@@ -19,11 +19,11 @@ use crate::wire::xdr::encode;
 const AT_ONCE: usize = 64;
 /// How often a program is called that does not answer: about a minute in all.
 const ATTEMPTS: u32 = 6;
-/// Patience with one call.
+/// Patience with one call: a local program answers at once, or is stuck.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Patience with this host's rpcbind.
 const ASK_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two attempts: doubles.
+/// Between the first two attempts; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Calls back. Cloned freely.

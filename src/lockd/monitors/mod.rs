@@ -51,13 +51,10 @@ const NOTICE_LOOKUPS_MAX: usize = 64;
 /// What the task starts with.
 #[derive(Debug)]
 pub struct Setup {
-    /// The disk.
     pub persist: Persist,
     /// The owner of the NSM state number.
     pub table: Table,
-    /// The process' clock.
     pub clock: Clock,
-    /// This host's names.
     pub names: Names,
     /// The port of rpcbind, here and elsewhere.
     pub rpcbind_port: u16,
@@ -65,7 +62,6 @@ pub struct Setup {
     pub call_back: CallBack,
     /// The records found on disk.
     pub records: Vec<LocalMonitor>,
-    /// The hosts to tell.
     pub to_tell: Vec<ToTell>,
     /// Whether this is the first start of a boot: they are told now.
     pub booted: bool,

@@ -20,18 +20,11 @@ pub enum PersistError {
     #[error(
         "cannot use the state directory {path}: {reason}; create it for nlmd's user, or give --state-dir another one"
     )]
-    Directory {
-        /// What.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
+    Directory { path: PathBuf, reason: String },
     /// The database does not open or is damaged.
     #[error("the database {path} cannot be used: {reason}; {remedy}")]
     Database {
-        /// Which.
         path: PathBuf,
-        /// Why not.
         reason: String,
         /// What to do about it.
         remedy: &'static str,
@@ -50,7 +43,6 @@ pub enum PersistError {
 /// A client to tell of a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MonitorRecord {
-    /// Its `caller_name`.
     pub name: CallerName,
     /// The address it calls from; with the name, the record's key.
     pub address: IpAddr,
@@ -76,11 +68,9 @@ pub struct LocalMonitor {
 /// A host to tell that this one was down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToTell {
-    /// The host.
     pub mon_name: CallerName,
     /// The name of this host that the program gave which monitored it.
     pub my_name: CallerName,
-    /// Where it is.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -101,7 +91,6 @@ impl ToTell {
 /// An address that rpc.statd watches for nlmd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watch {
-    /// The address.
     pub address: IpAddr,
     /// What comes back with the news.
     pub cookie: [u8; 16],
@@ -110,9 +99,7 @@ pub struct Watch {
 /// The active run as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunRecord {
-    /// Which.
     pub run: RunId,
-    /// Its mode.
     pub mode: Mode,
     /// The NSM state number before.
     pub old_state: NsmState,
@@ -131,7 +118,6 @@ pub struct RunRecord {
 pub enum Change {
     /// The NSM state number, of a start.
     State {
-        /// The number.
         state: NsmState,
         /// The boot of the machine that it is of.
         boot: String,
@@ -144,7 +130,6 @@ pub enum Change {
     NotLocal(MonId),
     /// It monitors no host any more.
     NoneLocal {
-        /// Whose.
         asker: MyId,
         /// Whether those made from a port below 1024 go too.
         privileged: bool,
@@ -153,7 +138,6 @@ pub enum Change {
     TellLocal,
     /// It was told.
     Told {
-        /// The host.
         mon_name: CallerName,
         /// This one, as it knows it.
         my_name: CallerName,
@@ -165,21 +149,14 @@ pub enum Change {
     /// A client's monitor record, new or changed.
     Monitor(MonitorRecord),
     /// A record goes away.
-    Forget {
-        /// The client's name.
-        name: CallerName,
-        /// Its address.
-        address: IpAddr,
-    },
+    Forget { name: CallerName, address: IpAddr },
     /// A run is about to begin: its state number becomes the server's, in the same transaction.
     Begin(RunRecord),
     /// The run was not begun after all (the state number stays).
     NotBegun(RunId),
     /// What the run marked.
     Marked {
-        /// The run.
         run: RunId,
-        /// Locks in scope.
         in_scope: u64,
         /// Whom to notify.
         clients: Vec<RunClient>,

@@ -22,11 +22,11 @@ use crate::lockd::embed::{Admission, Embedding, Mirror, NotTaken, Question};
 use crate::locks::{Call, Coverage, MirrorAnswer, MirrorStep, Part, Verdict, Wanted};
 use crate::wire::types::FileHandle;
 
-/// With a question, and with calls that wait for a step.
+/// With a question, and with calls that wait for a step: shorter than the 15 s after which a client repeats its call.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Questions under way.
+/// Questions under way: a server that answers in a millisecond takes a million a second, one that hangs keeps so many tasks.
 const QUESTIONS_MAX: usize = 1_024;
-/// Steps of the mirror under way.
+/// Steps of the mirror under way: a slow one may keep a thread, and the runtime has 512.
 const STEPS_AT_ONCE: usize = 128;
 /// Files with a slow step, from which on nothing is taken of further ones: each may keep a thread.
 const SLOW_MAX: usize = 128;

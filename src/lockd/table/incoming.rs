@@ -35,14 +35,10 @@ pub type Names = watch::Receiver<Vec<CallerName>>;
 /// An NLM call as it came in.
 #[derive(Debug, Clone)]
 pub struct Incoming {
-    /// The caller's address.
     pub address: IpAddr,
-    /// Its `caller_name`.
     pub name: CallerName,
-    /// How it called.
     pub via: Via,
     /// For which user.
     pub credential: Credential,
-    /// What.
     pub call: Call,
 }

@@ -34,13 +34,13 @@ use crate::rpc::resolver;
 use crate::rpc::silence::is_silent;
 use crate::wire::scope::Shown;
 
-/// How long a first address is listened for.
+/// How long a first address is listened for: a host that is there answers in milliseconds, and [`is_silent`] asks four times.
 const PROBE: Duration = Duration::from_secs(4);
-/// Questions of a run.
+/// Questions of a run, of which each may be a name that is looked up: more hosts than these do not move while it lasts.
 const QUESTIONS_MAX: usize = 1_024;
 /// Of them, those about hosts that may have moved to one address.
 const QUESTIONS_OF_ONE: usize = 8;
-/// Questions under way.
+/// Questions under way: half of the places that the resolver has.
 const AT_ONCE: usize = 16;
 
 /// What is known of a move.

@@ -48,11 +48,9 @@ const TAKE_IN: Duration = Duration::from_secs(1);
 /// What the owner starts with.
 #[derive(Debug)]
 pub struct Setup {
-    /// The process' clock.
     pub clock: Clock,
     /// The lock table, empty.
     pub table: LockTable,
-    /// The disk.
     pub persist: Persist,
     /// GRANTED calls.
     pub callbacks: Callbacks,

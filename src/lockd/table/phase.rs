@@ -9,7 +9,8 @@ use crate::rpc::server::ConnectionId;
 use crate::wire::control::{BeginArgs, Begun, Refusal, RunId, RunResult};
 use crate::wire::types::NsmState;
 
-/// Begun and ended runs remembered by id, so that a repeated call is answered as the first one.
+/// Begun and ended runs remembered by id, so that a repeated call is answered as the first one: more than a
+/// controller can have repeated, and less than grows with the years.
 const REMEMBERED: usize = 64;
 
 pub(super) type Refusable<T> = oneshot::Sender<Result<T, Refusal>>;

@@ -28,7 +28,8 @@ use crate::locks::{Call, ClientId, OtherDomain, Reboot, Verdict};
 use crate::shares::{Bounds, Holder, Shares};
 use crate::wire::types::{CallerName, NsmState};
 
-/// Entries.
+/// Entries, a few hundred bytes each. They fill up while the disk does not answer: a client has hardly more calls open than
+/// its host's share, and what is dropped it sends again.
 pub(super) const PARKED: Bounds = Bounds { all: 16_384, host: 2048 };
 
 /// A call that is not answered yet.

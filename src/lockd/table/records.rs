@@ -16,7 +16,6 @@ const EVIDENCE_EVERY: Duration = Duration::from_secs(5);
 /// Why nothing may be promised to a client.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotRecorded {
-    /// The disk.
     #[error(transparent)]
     Disk(#[from] PersistError),
     /// rpc.statd.

@@ -26,7 +26,6 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(1)];
 /// This host's rpc.statd.
 #[derive(Debug)]
 pub struct StatdSetup {
-    /// The way to it.
     pub statd: Statd,
     /// Where its state number is.
     pub state_file: StatdDir,

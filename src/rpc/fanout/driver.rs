@@ -38,7 +38,7 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 const COST_OF_ANSWER: usize = 832;
 /// With less than this window on IPv4, more sockets are opened.
 const ENOUGH_WINDOW: usize = 2048;
-/// Most sockets for IPv4.
+/// Most sockets for IPv4: with each its buffer is as large again, and so is the look at all of them.
 const MOST_LANES: usize = 4;
 /// Datagrams sent between two looks at what has come in.
 const BURST: usize = 64;
@@ -76,7 +76,6 @@ pub struct RunOptions {
 /// Why a fan-out could not start, or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
-    /// No socket.
     #[error("cannot open a UDP socket for notices: {0}; check the limit of open files (ulimit -n)")]
     Socket(#[source] io::Error),
     /// The socket failed.
@@ -302,7 +301,6 @@ impl Driver {
         }
     }
 
-    /// The machine's clock.
     fn now(&self) -> Duration {
         self.epoch.elapsed().saturating_sub(self.not_run)
     }

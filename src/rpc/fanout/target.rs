@@ -13,7 +13,6 @@ use crate::wire::types::CallerName;
 pub struct Program {
     /// What people call it, as in "its statd refused".
     pub name: &'static str,
-    /// Its number.
     pub number: u32,
     /// The versions that will do, the best one first.
     pub versions: &'static [u32],
@@ -36,12 +35,10 @@ pub(super) struct Options {
     pub(super) seed: u64,
 }
 
-/// A host to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The caller's number for it; events carry it back. Unique within one fan-out.
     pub id: u32,
-    /// Where it is.
     pub host: Host,
     /// What to call there, all at once.
     pub calls: Vec<Call>,
@@ -94,12 +91,10 @@ impl Host {
     }
 }
 
-/// A call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// What people call the procedure.
     pub name: &'static str,
-    /// Its number.
     pub procedure: u32,
     /// Its arguments, encoded.
     pub args: Arc<[u8]>,
@@ -115,7 +110,6 @@ pub struct Call {
 /// "given up" that differ from the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Which target.
     pub id: u32,
     /// When, on the clock that the caller's `now` is on.
     pub at: Duration,
@@ -133,7 +127,6 @@ pub enum News {
     Answered {
         /// Which call, by its place among the target's.
         call: usize,
-        /// Its results, encoded.
         results: Vec<u8>,
         /// How many of its calls are answered now.
         answered: u32,
@@ -148,7 +141,6 @@ pub enum News {
     },
     /// Not everything was answered. Unless `last`, retries go on, and answers may still come.
     GivenUp {
-        /// Why.
         failure: Failure,
         /// What was heard of the host.
         heard: Heard,
@@ -192,7 +184,6 @@ pub enum Failure {
 /// What was heard of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Heard {
-    /// Nothing.
     #[default]
     Nothing,
     /// Its network says that no program listens.

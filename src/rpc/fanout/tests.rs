@@ -177,7 +177,6 @@ impl World {
         }
     }
 
-    /// Runs to the end.
     fn run(&mut self, fanout: &mut Fanout) {
         while !self.step(fanout) {}
     }

@@ -291,7 +291,6 @@ impl Mirrored {
         answer.send(true).unwrap();
         step
     }
-    /// Makes clients known.
     async fn know(&mut self, clients: std::ops::Range<u16>) {
         for n in clients {
             self.hold(client(n, &format!("other{n}"))).await;
@@ -319,7 +318,6 @@ impl Mirrored {
     }
 }
 
-/// One of many.
 fn client(n: u16, file: &str) -> Incoming {
     let [high, low] = n.to_be_bytes();
     let address = std::net::Ipv4Addr::new(127, 1, high, low).into();
