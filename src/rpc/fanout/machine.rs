@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ahash::RandomState;
+
 use super::pace::Pace;
 use super::queue::SendQueue;
 use super::state::{Fanout, Question, Sending, Step, Subject, Timer};
@@ -49,11 +51,12 @@ pub(super) struct StreamCall {
 impl Fanout {
     /// A fan-out over `targets`, begun at `now`. Their addresses, and those of look-ups, are canonical.
     pub(super) fn new(now: Duration, targets: Vec<Target>, options: Options) -> Self {
+        let hashes = RandomState::with_seeds(options.seed, 1, 2, 3);
         let mut fanout = Self {
             subjects: Vec::with_capacity(targets.len()),
-            exchanges: HashMap::new(),
+            exchanges: HashMap::with_hasher(hashes.clone()),
             next_exchange: 0,
-            xids: HashMap::new(),
+            xids: HashMap::with_hasher(hashes),
             fresh: Xids::new(options.seed),
             asked: BTreeSet::new(),
             pace: Pace::default(),

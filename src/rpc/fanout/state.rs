@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::RandomState;
+
 use super::pace::Pace;
 use super::queue::SendQueue;
 use super::target::{Call, Event, Failure, Heard, Host, Options, Target};
@@ -153,10 +155,10 @@ pub(super) enum Timer {
 pub(super) struct Fanout {
     pub(super) options: Options,
     pub(super) subjects: Vec<Subject>,
-    pub(super) exchanges: HashMap<u64, Exchange>,
+    pub(super) exchanges: HashMap<u64, Exchange, RandomState>,
     pub(super) next_exchange: u64,
     /// Which exchange each recognised xid belongs to.
-    pub(super) xids: HashMap<u32, u64>,
+    pub(super) xids: HashMap<u32, u64, RandomState>,
     pub(super) fresh: Xids,
     /// Which subjects have been asked at an address.
     pub(super) asked: BTreeSet<(IpAddr, usize)>,
