@@ -32,7 +32,7 @@ impl Context {
         discovery::manager(&self.settings, For::Looks).await
     }
 
-    /// Likewise, for this.
+    /// Likewise, with as much of the manager as this command wants.
     pub(super) async fn manager_for(&self, wanted: For) -> Result<Arc<dyn LockManager>, Failure> {
         discovery::manager(&self.settings, wanted).await
     }

@@ -55,13 +55,13 @@ pub(super) enum Reply {
     Event(Event),
     /// `begin` was answered; its clients are in the record.
     Begun(Box<Begun>, Vec<RunClient>),
-    /// `PROGRESS` was answered.
+    /// The manager has heard of the clients' fates (PROGRESS).
     Told(Box<Status>),
     /// The status, and what happened since the one before.
     Seen(Box<Status>, Vec<control::Event>),
     /// The manager answers again.
     Back(Box<Status>),
-    /// This side failed.
+    /// nlmctl itself failed: the record cannot be written, say.
     Broken(ControllerError),
 }
 

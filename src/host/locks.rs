@@ -26,7 +26,6 @@ pub struct Lock {
     pub file: String,
     /// Whether it is a write lock.
     pub exclusive: bool,
-    /// First byte.
     pub start: u64,
     /// Last byte; `u64::MAX` is the end of the file.
     pub end: u64,

@@ -32,7 +32,7 @@ pub struct PortRule {
     pub does: Does,
 }
 
-/// What there is.
+/// What this kernel has of netfilter.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Netfilter {
     /// The tables of nftables but that of this program: family and name, for people.

@@ -20,14 +20,13 @@ const SHOWN: usize = 50;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseReport {
-    /// [`SCHEMA`].
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
     /// What was chosen, and what came of it.
     pub release: Release,
 }
 
 impl ReleaseReport {
-    /// In this schema.
     pub fn new(release: Release) -> Self {
         Self { schema: SCHEMA, release }
     }
@@ -39,7 +38,7 @@ impl ReleaseReport {
 pub struct Release {
     /// Its UUID in the record; none of a plan.
     pub id: Option<String>,
-    /// The lock manager.
+    /// The lock manager's kind.
     pub manager: String,
     /// What was asked for.
     pub scope: ScopeReport,
@@ -62,7 +61,7 @@ pub struct Release {
     pub released: Option<ReleasedCounts>,
     /// How long was waited for answers of the clients.
     pub probed_for_ms: u64,
-    /// Whose they are.
+    /// The clients whose locks were chosen.
     pub clients: Vec<ReleaseClient>,
     /// What was chosen, as the lock manager listed it; where it does not know whose locks are, what it
     /// saw go, the first ones.
@@ -111,7 +110,6 @@ pub enum ReleaseOutcome {
 }
 
 impl ReleaseOutcome {
-    /// Every one.
     pub const ALL: [Self; 6] =
         [Self::Planned, Self::NothingHeld, Self::Released, Self::Partial, Self::Refused, Self::Unverified];
     /// Its name, as the record and the JSON have it.
@@ -155,7 +153,7 @@ impl FromStr for ReleaseOutcome {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum LockdProbe {
-    /// It answered.
+    /// Its statd answered.
     Answers,
     /// Its rpcbind answered and knows a lockd, which did not.
     RpcbindOnly,
@@ -210,7 +208,7 @@ impl Heard {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseClient {
-    /// Its `caller_name`.
+    /// Its `caller_name`, as its locks carry it.
     pub name: String,
     /// The first of its addresses.
     pub address: Option<Address>,
@@ -240,7 +238,6 @@ pub struct ReleaseClient {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseLock {
-    /// The lock.
     #[serde(flatten)]
     pub lock: LockListing,
     /// The file's path, if it is known.
@@ -254,7 +251,6 @@ pub struct ReleaseLock {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseLeft {
-    /// The lock.
     #[serde(flatten)]
     pub lock: LockListing,
     /// The file's path, if it is known.
@@ -268,9 +264,9 @@ pub struct ReleaseLeft {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Waiting {
-    /// The client.
+    /// The client's `caller_name`.
     pub name: String,
-    /// Its process number.
+    /// The number of its process (svid).
     pub svid: i32,
 }
 
@@ -457,9 +453,9 @@ impl Text for ReleaseReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleasesReport {
-    /// [`SCHEMA`].
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// The rows.
+    /// The newest first.
     pub releases: Vec<ReleaseListing>,
 }
 
@@ -467,9 +463,9 @@ pub struct ReleasesReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseListing {
-    /// Its UUID.
+    /// The release's UUID.
     pub id: String,
-    /// The lock manager.
+    /// The lock manager's kind.
     pub manager: String,
     /// When it was asked of it.
     pub at: Stamp,

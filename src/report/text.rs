@@ -51,7 +51,7 @@ macro_rules! line {
 }
 pub(super) use line;
 
-/// `0-99`, `0-EOF`.
+/// Bytes as people read them: `0-99`, `0-EOF`.
 pub(super) fn range(start: u64, end: Option<u64>) -> String {
     end.map_or_else(|| format!("{start}-EOF"), |end| format!("{start}-{end}"))
 }

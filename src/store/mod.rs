@@ -45,7 +45,7 @@ use crate::host::{check_folder, private_file};
 
 /// `nlmc`: tells a database of ours from any other.
 const APPLICATION_ID: i32 = 0x6e6c_6d63;
-/// How long a writer waits for another one.
+/// How long one waits for what another process writes: its transactions take far less. After that the record counts as busy.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
@@ -73,7 +73,7 @@ fn migrations() -> Migrations<'static> {
     Migrations::from_slice(STEPS)
 }
 
-/// An open record.
+/// The record, open. SQLite lets one connection write at a time, of all processes.
 #[derive(Debug)]
 pub struct Store {
     connection: Connection,

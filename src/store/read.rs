@@ -18,7 +18,6 @@ const CLIENTS: &str = "SELECT * FROM client WHERE run = ?1 ORDER BY number";
 /// A run as a resume needs it.
 #[derive(Debug, Clone)]
 pub struct StoredRun {
-    /// Which.
     pub id: RunId,
     /// What `begin` was, or would have been, asked with.
     pub begin: BeginArgs,
@@ -37,13 +36,13 @@ pub struct StoredClient {
     pub notices: u32,
     /// How many of them it acked.
     pub acks: u32,
-    /// Notices sent.
+    /// Notices sent, repeats included, and port look-ups that went unanswered.
     pub attempts: u32,
     /// From begin to its last ack, milliseconds.
     pub acked_ms: Option<u64>,
     /// Whether it is a suspect.
     pub suspect: bool,
-    /// What went wrong.
+    /// What went wrong, for people.
     pub error: Option<String>,
 }
 
@@ -104,7 +103,6 @@ impl Store {
             .map_err(|e| self.error(e))
     }
 
-    /// A run.
     pub fn stored(&self, run: RunId) -> Result<StoredRun, StoreError> {
         self.one(run, "SELECT * FROM run WHERE id = ?1", stored_run)
     }
@@ -145,7 +143,7 @@ impl Store {
         })
     }
 
-    /// A run's report.
+    /// As far as the run has come. Clients are all there, of the dropped locks the first few.
     pub fn report(&self, run: RunId) -> Result<RunReport, StoreError> {
         let (number, knows_owners, head, state, locks, not_understood) =
             self.one(run, "SELECT * FROM run WHERE id = ?1", |row| {

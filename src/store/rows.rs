@@ -81,7 +81,6 @@ pub(super) fn blob<T: xdr::Unpack>(row: &Row<'_>, column: &str) -> rusqlite::Res
     xdr::decode(row.get_ref(column)?.as_blob()?).map_err(|e| not_understood(row, column, e))
 }
 
-/// JSON.
 pub(super) fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|e| not_understood(row, column, e))
 }

@@ -20,7 +20,7 @@ pub struct NewRun {
     pub endpoint: String,
     /// Whether it knows whose a lock is: else the counts of clients mean nothing.
     pub knows_owners: bool,
-    /// The plan's.
+    /// The plan's, which was consented to.
     pub fingerprint: String,
     /// What it covers, as it was asked for.
     pub scope: ScopeReport,
@@ -44,7 +44,6 @@ pub struct NewClient {
 pub struct DeliveryUpdate {
     /// The client's number in the run.
     pub client: u32,
-    /// So far.
     pub delivery: Delivery,
     /// Notices that are its own.
     pub notices: u32,
@@ -56,14 +55,13 @@ pub struct DeliveryUpdate {
     pub acked_ms: Option<u64>,
     /// Whether its statd answered with a state number other than its LOCKs carried.
     pub suspect: bool,
-    /// What went wrong.
+    /// What went wrong, for people.
     pub error: Option<String>,
 }
 
 /// How a run ended.
 #[derive(Debug, Clone)]
 pub struct RunOutcome {
-    /// How.
     pub outcome: Outcome,
     /// Why, for people.
     pub reason: Option<String>,
@@ -76,7 +74,7 @@ pub struct RunOutcome {
     /// The lock manager's sums; none where it did not give any: then all that was in scope is
     /// unverified.
     pub counts: Option<Counts>,
-    /// Late reclaims.
+    /// Reclaims that were granted after the run's end.
     pub late: u64,
 }
 
@@ -85,7 +83,6 @@ pub struct RunOutcome {
 pub struct Pruned {
     /// Runs, with their clients, locks and timelines.
     pub runs: u64,
-    /// Releases.
     pub releases: u64,
 }
 

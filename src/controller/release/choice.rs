@@ -28,7 +28,7 @@ impl OwnerChoice {
 pub struct Request {
     /// `--client`: names or addresses.
     pub clients: Vec<String>,
-    /// `--export`: paths.
+    /// Paths of exports (`--export`).
     pub exports: Vec<String>,
     /// `--file`: handles in hexadecimal, or paths.
     pub files: Vec<String>,
@@ -52,7 +52,7 @@ impl Request {
             ..run_plan::Request::default()
         }
     }
-    /// Its clients alone.
+    /// The same choice of clients, as a run has it.
     pub(super) fn as_run_of_clients(&self) -> run_plan::Request {
         run_plan::Request { clients: self.clients.clone(), ..run_plan::Request::default() }
     }
@@ -107,7 +107,7 @@ pub(super) struct Chosen {
     pub(super) knows_owners: bool,
     pub(super) whole: bool,
     pub(super) clients: Vec<ClientRow>,
-    /// Of each client.
+    /// The locks of each client, in the order of the clients.
     pub(super) rows: Vec<Vec<LockRow>>,
 }
 
@@ -167,7 +167,7 @@ impl Chosen {
         })
     }
 
-    /// Whom to ask.
+    /// The clients whose statds are to be asked.
     pub(super) fn clients(&self) -> &[ClientRow] {
         &self.clients
     }

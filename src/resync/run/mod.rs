@@ -56,7 +56,7 @@ use crate::wire::control::{ClientProgress, Delivery, SettleWhen};
 const TELL_EVERY: Duration = Duration::from_millis(30);
 /// Most deliveries told at once: what `PROGRESS` takes.
 const TELL_MOST: usize = 4096;
-/// How long the manager may be away before the run is left.
+/// How long the manager may be away before the run is left to it: it settles alone, and the next command has its result.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a manager that could not write it is asked again.
 const RETRY: Duration = Duration::from_secs(1);
