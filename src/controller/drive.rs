@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::calls::{self, Call, CallContext, Calls, Reply, Task};
+use super::calls::{self, Call, Calls, ManagerLink, Reply, Task};
 use super::record::Record;
 use super::{ControllerError, Options, Signals, hosts, targets};
 use crate::manager::LockManager;
 use crate::nsm::{self, FanoutEvent, NotifyOptions};
 use crate::report::{Failure, PendingReport, Phase, Probe, Progress};
-use crate::resync::run::{Action, Ending, Event, News, Run, Standing, Starting};
+use crate::resync::run::{Action, Ending, Event, NoticeNews, Run, Standing, Starting};
 use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
 use crate::store::{DeliveryUpdate, StoredClient};
 use crate::wire::control::{self, BeginArgs, Begun, Counts, Delivery, RunClient, Status};
@@ -63,7 +63,7 @@ pub(super) struct Orders {
 
 /// What is known of a client beside what the machine knows, for the record.
 #[derive(Debug, Clone)]
-struct ClientProgress {
+struct NoticeProgress {
     delivery: Delivery,
     notices: u32,
     acks: u32,
@@ -75,7 +75,7 @@ struct ClientProgress {
     error: Option<String>,
 }
 
-impl ClientProgress {
+impl NoticeProgress {
     fn nothing(suspect: bool) -> Self {
         Self {
             delivery: Delivery::NotTold,
@@ -135,7 +135,7 @@ enum Turn {
 pub(super) struct Drive {
     machine: Run,
     orders: Orders,
-    desk: CallContext,
+    link: ManagerLink,
     calls: Calls,
     answers: mpsc::Receiver<Reply>,
     signals: Signals,
@@ -147,7 +147,7 @@ pub(super) struct Drive {
     began: Duration,
     state: NsmState,
     clients: Vec<RunClient>,
-    told: Vec<ClientProgress>,
+    told: Vec<NoticeProgress>,
     counts: Option<Counts>,
     forbidden: Option<Failure>,
     heard: mpsc::Receiver<FanoutEvent>,
@@ -176,7 +176,7 @@ impl Drive {
         let (answer, answers) = mpsc::channel(QUEUE);
         let probes = orders.probes.clone();
         let resumed = orders.begun;
-        let desk = CallContext {
+        let link = ManagerLink {
             manager,
             record,
             begin: Arc::new(orders.begin.clone()),
@@ -187,8 +187,8 @@ impl Drive {
         };
         Self {
             machine,
-            calls: Calls::start(desk.clone()),
-            desk,
+            calls: Calls::start(link.clone()),
+            link,
             orders,
             answers,
             signals,
@@ -325,10 +325,10 @@ impl Drive {
         self.began = now;
         self.counts = Some(Counts { in_scope: begun.in_scope, pending: begun.in_scope, ..Counts::default() });
         let known = &self.orders.known;
-        let told: Vec<ClientProgress> = clients
+        let told: Vec<NoticeProgress> = clients
             .iter()
             .map(|client| match known.get(&client.index) {
-                Some(stored) => ClientProgress {
+                Some(stored) => NoticeProgress {
                     delivery: stored.delivery,
                     notices: stored.notices,
                     acks: stored.acks,
@@ -338,7 +338,7 @@ impl Drive {
                     suspect: stored.suspect,
                     error: stored.error.clone(),
                 },
-                None => ClientProgress::nothing(self.orders.probes.get(&client.name) == Some(&Probe::Suspect)),
+                None => NoticeProgress::nothing(self.orders.probes.get(&client.name) == Some(&Probe::Suspect)),
             })
             .collect();
         // Only a full ack is worth remembering over a restart: all else is tried again.
@@ -380,7 +380,7 @@ impl Drive {
                 told.error = Some(format!(
                     "silent where it called from; acked by {by}, which has its name and may be another machine: its locks are kept"
                 ));
-                News::GivenUp(Delivery::Elsewhere)
+                NoticeNews::GivenUp(Delivery::Elsewhere)
             }
             nsm::News::Answered { answered: acked, of, .. } => {
                 told.acks = told.acks.max(acked);
@@ -390,15 +390,15 @@ impl Drive {
                     told.delivery = Delivery::Acked;
                     told.error = None;
                 }
-                News::Acked { all: acked >= of }
+                NoticeNews::Acked { all: acked >= of }
             }
             nsm::News::GivenUp { failure, error, .. } => {
                 let delivery = nsm::delivery(failure);
                 told.delivery = delivery;
                 told.error = error;
-                News::GivenUp(delivery)
+                NoticeNews::GivenUp(delivery)
             }
-            nsm::News::SentAgain => News::SentAgain,
+            nsm::News::SentAgain => NoticeNews::SentAgain,
         };
         let update = DeliveryUpdate {
             client: event.id,
@@ -410,7 +410,7 @@ impl Drive {
             suspect: told.suspect,
             error: told.error.clone(),
         };
-        if let Some(client) = self.clients.get(event.id as usize).filter(|_| !matches!(news, News::SentAgain)) {
+        if let Some(client) = self.clients.get(event.id as usize).filter(|_| !matches!(news, NoticeNews::SentAgain)) {
             let DeliveryUpdate { notices, acks, attempts, error, .. } = &update;
             let why = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             tracing::info!("{}: {acks} of {notices} notices acked, {attempts} sent{why}", client.name);
@@ -447,8 +447,8 @@ impl Drive {
                 }
                 Action::Reconnect => {
                     self.watching = None;
-                    self.calls = Calls::start(self.desk.clone());
-                    self.reconnecting = Some(calls::reconnect(self.desk.clone()));
+                    self.calls = Calls::start(self.link.clone());
+                    self.reconnecting = Some(calls::reconnect(self.link.clone()));
                 }
                 Action::Finish(ending) => return Ok(Some(ending)),
             }
@@ -463,13 +463,13 @@ impl Drive {
         }
         let run = self.orders.begin.run;
         tracing::info!("run {run}: {phase}");
-        self.desk.record.with(move |store| store.set_phase(run, phase, "")).await
+        self.link.record.with(move |store| store.set_phase(run, phase, "")).await
     }
 
     fn start_notices(&mut self) {
         self.may_have_told = true;
         if self.watching.is_none() {
-            self.watching = Some(calls::watch(self.desk.clone()));
+            self.watching = Some(calls::watch(self.link.clone()));
         }
         let mut targets = Vec::new();
         let untold = self.clients.iter().zip(&mut self.told).filter(|(_, told)| told.delivery != Delivery::Acked);
@@ -487,7 +487,7 @@ impl Drive {
         };
         let (events, heard) = mpsc::channel(QUEUE);
         self.heard = heard;
-        let answers = self.desk.answers.clone();
+        let answers = self.link.answers.clone();
         self.notices = Some(Task::spawn(async move {
             if let Err(error) = nsm::notify(targets, options, events).await {
                 let _ = answers.send(Reply::Broken(error.into())).await;
@@ -522,7 +522,7 @@ impl Drive {
         let updates: Vec<_> = self.unwritten.drain().map(|(_, update)| update).collect();
         let events = std::mem::take(&mut self.timeline);
         let samples = std::mem::take(&mut self.samples.new);
-        let record = self.desk.record.clone();
+        let record = self.link.record.clone();
         self.writing = Some(tokio::spawn(async move {
             record
                 .with(move |store| {
@@ -555,7 +555,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_after_a_break_adds_to_what_was_sent_before() {
-        let mut told = ClientProgress::nothing(false);
+        let mut told = NoticeProgress::nothing(false);
         for since in [[4, 6], [0, 3]] {
             told.start(4);
             for attempts in since {

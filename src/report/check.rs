@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::SCHEMA;
 use super::table::clean;
-use super::text::{Text, View, line};
+use super::text::{Render, View, line};
 use crate::units::number;
 
 /// Items of a finding that the text names; the JSON has all.
@@ -117,7 +117,7 @@ impl CheckReport {
     }
 }
 
-impl Text for CheckReport {
+impl Render for CheckReport {
     fn show(&self, _: &View) -> String {
         let mut out = String::new();
         let check = &self.check;

@@ -212,7 +212,7 @@ pub struct ClientListing {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientProbe {
     /// What its statd's answer comes to, in a word.
-    pub statd: Said,
+    pub statd: StatdAnswer,
     /// Its state number, if it tells one.
     pub state: Option<i32>,
 }
@@ -221,7 +221,7 @@ pub struct ClientProbe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Said {
+pub enum StatdAnswer {
     /// The number that its locks carried.
     Same,
     /// Another one: the client is a suspect.
@@ -240,7 +240,7 @@ pub enum Said {
     NotAsked,
 }
 
-impl fmt::Display for Said {
+impl fmt::Display for StatdAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Same => "same",
@@ -260,16 +260,16 @@ impl ClientListing {
     pub fn probed(&mut self, said: Result<Option<i32>, Probe>) {
         let now = said.ok().flatten().filter(|state| *state != 0);
         let statd = match (said, now, self.nsm_state) {
-            (Ok(_), Some(now), Some(locked_with)) if now == locked_with => Said::Same,
-            (Ok(_), Some(_), Some(_)) => Said::Different,
-            (Ok(_), None, _) | (Ok(_), _, None) | (Err(Probe::Answers | Probe::Suspect), ..) => Said::Answers,
-            (Err(Probe::NoAnswer), ..) => Said::NoAnswer,
-            (Err(Probe::NoStatd), ..) => Said::NoStatd,
-            (Err(Probe::NameUnknown), ..) => Said::NameUnknown,
-            (Err(Probe::Refused), ..) => Said::Refused,
-            (Err(Probe::NotAsked), ..) => Said::NotAsked,
+            (Ok(_), Some(now), Some(locked_with)) if now == locked_with => StatdAnswer::Same,
+            (Ok(_), Some(_), Some(_)) => StatdAnswer::Different,
+            (Ok(_), None, _) | (Ok(_), _, None) | (Err(Probe::Answers | Probe::Suspect), ..) => StatdAnswer::Answers,
+            (Err(Probe::NoAnswer), ..) => StatdAnswer::NoAnswer,
+            (Err(Probe::NoStatd), ..) => StatdAnswer::NoStatd,
+            (Err(Probe::NameUnknown), ..) => StatdAnswer::NameUnknown,
+            (Err(Probe::Refused), ..) => StatdAnswer::Refused,
+            (Err(Probe::NotAsked), ..) => StatdAnswer::NotAsked,
         };
-        if let (Said::Different, Some(now), Some(locked_with)) = (statd, now, self.nsm_state) {
+        if let (StatdAnswer::Different, Some(now), Some(locked_with)) = (statd, now, self.nsm_state) {
             self.suspicions.push(format!("its statd's state number is {now}, its locks carried {locked_with}"));
         }
         self.probe = Some(ClientProbe { statd, state: now });

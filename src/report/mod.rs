@@ -73,8 +73,8 @@ pub use plan::{Plan, PlanClient, PlanReport, Probe, Refusal};
 pub use progress::{Phase, Progress};
 pub use reconcile::{Reconcile, ReconcileReport, Suspect, SuspectRun, SuspectStep};
 pub use release::{
-    Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
-    ReleasedCounts, ReleasesReport, Waiting,
+    HostAnswer, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome,
+    ReleaseReport, ReleasedCounts, ReleasesReport, Waiting,
 };
 pub use rows::Rows;
 #[cfg(test)]
@@ -84,7 +84,7 @@ pub use run::{
     PendingReport, RunDetail, RunHead, RunReport, ScopeReport, States,
 };
 pub use stamp::Stamp;
-pub use text::{Text, View};
+pub use text::{Render, View};
 
 use serde::Serialize;
 

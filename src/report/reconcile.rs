@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::table::clean;
-use super::text::{Text, View, line};
+use super::text::{Render, View, line};
 use super::{ClientFate, LockTally, Outcome, Refusal, SCHEMA, Stamp};
 use crate::units::{count, number};
 use crate::wire::types::Address;
@@ -110,7 +110,7 @@ impl Reconcile {
     }
 }
 
-impl Text for ReconcileReport {
+impl Render for ReconcileReport {
     fn show(&self, view: &View) -> String {
         let round = &self.reconcile;
         let mut out = String::new();

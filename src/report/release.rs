@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::progress::UnknownWord;
 use super::table::{Align, Table, clean};
-use super::text::{Text, View, line, or_dash, range};
+use super::text::{Render, View, line, or_dash, range};
 use super::{LockListing, Probe, SCHEMA, ScopeReport, Stamp};
 use crate::units::{millis, number};
 use crate::wire::types::Address;
@@ -171,7 +171,7 @@ pub enum LockdProbe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Heard {
+pub enum HostAnswer {
     /// Something on it answered.
     Answers,
     /// Nothing did in time. That is not known to be dead.
@@ -180,7 +180,7 @@ pub enum Heard {
     NotAsked,
 }
 
-impl Heard {
+impl HostAnswer {
     /// Of what its statd and its lockd said. A refusal, and an rpcbind that knows no such program, are
     /// answers too: the host runs.
     pub fn of(statd: Probe, lockd: LockdProbe) -> Self {
@@ -221,7 +221,7 @@ pub struct ReleaseClient {
     /// Whether another name calls from its address: then it is not known whose answer it is.
     pub shared_address: bool,
     /// What was heard of its host.
-    pub heard: Heard,
+    pub heard: HostAnswer,
     /// What its statd answered.
     pub statd: Probe,
     /// What its lockd answered.
@@ -390,7 +390,7 @@ fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = 
     }
 }
 
-impl Text for ReleaseReport {
+impl Render for ReleaseReport {
     fn show(&self, view: &View) -> String {
         let release = &self.release;
         let mut out = String::new();
@@ -481,7 +481,7 @@ pub struct ReleaseListing {
     pub left: u64,
 }
 
-impl Text for ReleasesReport {
+impl Render for ReleasesReport {
     fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("RELEASE", Align::Left),
@@ -516,16 +516,16 @@ mod tests {
     #[test]
     fn any_answer_is_one_and_silence_is_told_from_not_asked() {
         let table = [
-            (Probe::Answers, LockdProbe::NoAnswer, Heard::Answers),
-            (Probe::NoAnswer, LockdProbe::RpcbindOnly, Heard::Answers),
-            (Probe::NoStatd, LockdProbe::NotAsked, Heard::Answers),
-            (Probe::NoAnswer, LockdProbe::Refused, Heard::Answers),
-            (Probe::NoAnswer, LockdProbe::NoAnswer, Heard::NoAnswer),
-            (Probe::NotAsked, LockdProbe::NoAnswer, Heard::NoAnswer),
-            (Probe::NameUnknown, LockdProbe::NotAsked, Heard::NotAsked),
+            (Probe::Answers, LockdProbe::NoAnswer, HostAnswer::Answers),
+            (Probe::NoAnswer, LockdProbe::RpcbindOnly, HostAnswer::Answers),
+            (Probe::NoStatd, LockdProbe::NotAsked, HostAnswer::Answers),
+            (Probe::NoAnswer, LockdProbe::Refused, HostAnswer::Answers),
+            (Probe::NoAnswer, LockdProbe::NoAnswer, HostAnswer::NoAnswer),
+            (Probe::NotAsked, LockdProbe::NoAnswer, HostAnswer::NoAnswer),
+            (Probe::NameUnknown, LockdProbe::NotAsked, HostAnswer::NotAsked),
         ];
         for (statd, lockd, heard) in table {
-            assert_eq!(Heard::of(statd, lockd), heard, "{statd} {lockd:?}");
+            assert_eq!(HostAnswer::of(statd, lockd), heard, "{statd} {lockd:?}");
         }
     }
 

@@ -25,7 +25,7 @@ impl OwnerChoice {
 
 /// What the operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Request {
+pub struct ReleaseRequest {
     /// `--client`: names or addresses.
     pub clients: Vec<String>,
     /// Paths of exports (`--export`).
@@ -42,7 +42,7 @@ pub struct Request {
     pub if_held: bool,
 }
 
-impl Request {
+impl ReleaseRequest {
     /// Clients, exports and files as those of a run.
     pub(super) fn as_run(&self) -> run_plan::Request {
         run_plan::Request {
@@ -82,7 +82,7 @@ impl Request {
 
 /// What was seen of the manager.
 #[derive(Debug)]
-pub(super) struct Observation<'a> {
+pub(super) struct ReleaseObservation<'a> {
     pub(super) info: &'a Info,
     pub(super) clients: &'a [ClientRow],
     /// The locks in scope, or why it is not known whose the locks are.
@@ -91,7 +91,7 @@ pub(super) struct Observation<'a> {
 
 /// What a client's statd and lockd said.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Probed {
+pub(super) struct HostProbe {
     pub(super) statd: run_plan::Probed,
     pub(super) lockd: LockdProbe,
 }
@@ -116,7 +116,7 @@ fn nothing(why: &str) -> Failure {
 }
 
 impl Chosen {
-    pub(super) fn new(request: &Request, scope: &Scope, seen: &Observation<'_>) -> Result<Self, Failure> {
+    pub(super) fn new(request: &ReleaseRequest, scope: &Scope, seen: &ReleaseObservation<'_>) -> Result<Self, Failure> {
         if request.clients.is_empty() && request.exports.is_empty() && request.files.is_empty() {
             return Err(Failure::usage(
                 "nothing says whose locks to release",
@@ -180,7 +180,11 @@ impl Chosen {
 }
 
 /// The clients in scope that have a wanted lock, or may have, and their rows.
-fn chosen(request: &Request, scope: &Scope, seen: &Observation<'_>) -> (Vec<ClientRow>, Vec<Vec<LockRow>>) {
+fn chosen(
+    request: &ReleaseRequest,
+    scope: &Scope,
+    seen: &ReleaseObservation<'_>,
+) -> (Vec<ClientRow>, Vec<Vec<LockRow>>) {
     let mut of_client: HashMap<(&CallerName, IpAddr), Vec<LockRow>> = HashMap::new();
     for row in seen.rows.iter().flatten().filter(|row| request.wants(row)) {
         of_client.entry((&row.owner.name, row.owner.address.0)).or_default().push(row.clone());

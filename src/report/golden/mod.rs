@@ -20,7 +20,7 @@ use crate::wire::types::CallerName;
 use crate::wire::xdr::Maybe;
 
 #[track_caller]
-fn is_golden<T: Text + Serialize>(name: &str, value: &T) {
+fn is_golden<T: Render + Serialize>(name: &str, value: &T) {
     let compact = json(value).unwrap();
     assert_eq!(compact.matches('\n').count(), 1, "one line of JSON");
     let parsed = document::document(&compact);

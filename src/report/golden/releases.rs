@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn release_client(n: u8, heard: Heard) -> ReleaseClient {
-    let answers = heard == Heard::Answers;
+fn release_client(n: u8, heard: HostAnswer) -> ReleaseClient {
+    let answers = heard == HostAnswer::Answers;
     ReleaseClient {
         name: format!("host{n}.example.org"),
         address: Some(ip(&format!("192.0.2.{n}"))),
@@ -44,7 +44,7 @@ fn release(outcome: ReleaseOutcome) -> Release {
         chosen_waiters: 1,
         released: (!planned).then_some(ReleasedCounts { locks: 3, waiters: 1, offered: 1, left: 1 }),
         probed_for_ms: 3000,
-        clients: vec![release_client(7, Heard::NoAnswer), release_client(8, Heard::Answers)],
+        clients: vec![release_client(7, HostAnswer::NoAnswer), release_client(8, HostAnswer::Answers)],
         locks: vec![
             ReleaseLock { lock: lock(7, "held"), path: Some("/srv/a".into()), waited_for },
             ReleaseLock { lock: lock(7, "waiting"), path: None, waited_for: vec![] },
@@ -124,7 +124,7 @@ fn a_stuck_lock_and_its_release() {
         locks: Some(1),
         waiters: 0,
         whole: false,
-        ..release_client(1, Heard::NoAnswer)
+        ..release_client(1, HostAnswer::NoAnswer)
     };
     let release = Release {
         manager: "knfsd".into(),

@@ -67,7 +67,7 @@ impl Standing {
 
 /// What was heard about a client's notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum NoticeNews {
     /// One more was acked; `all` of them are now, or not.
     Acked {
         /// Whether none is left.
@@ -95,7 +95,7 @@ pub enum Event {
     /// The manager's status was seen.
     Seen(Standing),
     /// Something was heard about a client's notices.
-    Heard { client: u32, at: Duration, news: News },
+    Heard { client: u32, at: Duration, news: NoticeNews },
     /// `settle` or `abort` was answered, or refused because the run is over already.
     Ended,
     /// An early settle was refused: locks are pending, or awaited.
