@@ -19,7 +19,7 @@
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `failure` | a command that failed: the one error that an operator reads |
 //! | `progress` | a run while it runs |
-//! | `text`, `listing_text`, `table` | the text renderer |
+//! | `text`, `listing_text`, `release_text`, `table` | the text renderer |
 //! | `page` | a run as an HTML page |
 //!
 //! Pure: no clock, no sockets, no files.
@@ -44,6 +44,7 @@ mod plan;
 mod progress;
 mod reconcile;
 mod release;
+mod release_text;
 mod rows;
 mod run;
 #[cfg(test)]
