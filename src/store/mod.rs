@@ -30,7 +30,7 @@ mod tests;
 pub use controller_lock::ControllerLock;
 pub use error::StoreError;
 pub use memories::ClientKey;
-pub use read::{LockRows, StoredClient, StoredRun};
+pub use read::{LockRows, StoredRun};
 pub use releases::NewRelease;
 pub use write::{DeliveryUpdate, NewClient, NewRun, Pruned, RunOutcome};
 

@@ -6,12 +6,12 @@ use std::ops::RangeInclusive;
 use rusqlite::{OptionalExtension, Params, Row, Transaction, TransactionBehavior, params};
 
 use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, places, word};
-use super::{Store, StoreError};
+use super::{DeliveryUpdate, Store, StoreError};
 use crate::report::{
     ClientFate, ClientReport, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, PendingReport, Phase, Rows,
     RunDetail, RunFilter, RunHead, RunListing, RunReport, Stamp, States, exit_code,
 };
-use crate::wire::control::{BeginArgs, Delivery, InstanceId, LockFate, RunClient, RunId};
+use crate::wire::control::{BeginArgs, InstanceId, LockFate, RunClient, RunId};
 
 const CLIENTS: &str = "SELECT * FROM client WHERE run = ?1 ORDER BY number";
 
@@ -31,19 +31,7 @@ pub struct StoredClient {
     /// As `begin` fixed it.
     pub client: RunClient,
     /// What has become of its notices.
-    pub delivery: Delivery,
-    /// Notices that are its own.
-    pub notices: u32,
-    /// How many of them it acked.
-    pub acks: u32,
-    /// Notices sent, repeats included, and port look-ups that went unanswered.
-    pub attempts: u32,
-    /// From begin to its last ack, milliseconds.
-    pub acked_ms: Option<u64>,
-    /// Whether it is a suspect.
-    pub suspect: bool,
-    /// What went wrong, for people.
-    pub error: Option<String>,
+    pub notices: DeliveryUpdate,
 }
 
 /// The lock rows of a run. There may be a million of them, so each walk reads them anew; what others write meanwhile is
@@ -130,8 +118,8 @@ impl Store {
     /// The clients of a run, by number.
     pub fn clients(&self, run: RunId) -> Result<Vec<StoredClient>, StoreError> {
         self.rows(CLIENTS, [self.number(run)?], |row| {
-            Ok(StoredClient {
-                client: blob(row, "row")?,
+            let notices = DeliveryUpdate {
+                client: row.get("number")?,
                 delivery: delivery(row)?,
                 notices: row.get("notices")?,
                 acks: row.get("acks")?,
@@ -139,7 +127,8 @@ impl Store {
                 acked_ms: maybe_count(row, "acked_ms")?,
                 suspect: row.get("suspect")?,
                 error: row.get("error")?,
-            })
+            };
+            Ok(StoredClient { client: blob(row, "row")?, notices })
         })
     }
 

@@ -263,7 +263,7 @@ fn an_unfinished_run_is_found_with_what_a_resume_needs() {
     assert_eq!(found.begin, new_run(id).begin);
     let clients = store.clients(id).unwrap();
     assert_eq!(clients[0].client, client(0).client);
-    assert_eq!(clients[0].delivery, Delivery::NotTold);
+    assert_eq!(clients[0].notices.delivery, Delivery::NotTold);
     let report = store.report(id).unwrap();
     assert_eq!((report.run.exit, report.run.outcome, report.locks.unverified), (None, None, 40));
     assert_eq!(report.state.new, Some(43));
