@@ -52,6 +52,12 @@ pub mod nftables {
     pub use crate::wire::nftables::{OWNER, TABLE, Verdict, list_rules, list_tables, remove, table, verdict};
 }
 
+/// The record of runs.
+pub mod record {
+    pub use crate::report::{Outcome, ScopeReport};
+    pub use crate::store::{LOCKS_AT_ONCE, NewRun, RunOutcome};
+}
+
 /// What a run says of itself.
 pub mod report {
     pub use crate::report::{Progress, RunReport};

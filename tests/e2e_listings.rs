@@ -134,7 +134,7 @@ async fn of_a_run_with_a_row_that_cannot_be_read_nothing_but_the_error_is_printe
     let shown = world.run(&["runs", "show", id]).await.exits(0).json();
     assert_eq!(shown["lock_rows"].as_array().unwrap().len(), 3, "{shown:#}");
     let db = rusqlite::Connection::open(world.db()).unwrap();
-    db.execute("UPDATE lock SET row = x'00' WHERE ordinal = (SELECT max(ordinal) FROM lock)", []).unwrap();
+    db.execute("UPDATE lock SET row = x'00' WHERE place = (SELECT max(place) FROM lock)", []).unwrap();
     for args in [&["runs", "show", id][..], &["runs", "export"]] {
         let shown = world.run(args).await.exits(1).json();
         assert!(shown["error"]["message"].as_str().unwrap().contains("cannot be understood"), "{shown}");

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::context::Context;
 use crate::controller;
 use crate::manager::ManagerError;
-use crate::report::{Failure, SCHEMA, Text, View};
+use crate::report::{Failure, Render, SCHEMA, View};
 use crate::units::number;
 use crate::wire::control::{RefusalCode, RunId, RunResult};
 
@@ -26,7 +26,7 @@ impl AbortReport {
     const NOTHING: Self = Self { schema: SCHEMA, aborted: None, too_late: None, held_again: 0 };
 }
 
-impl Text for AbortReport {
+impl Render for AbortReport {
     fn show(&self, _: &View) -> String {
         match (&self.aborted, &self.too_late) {
             (Some(run), _) => format!(

@@ -89,7 +89,6 @@ impl ManagerKind {
     }
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a forced resync
@@ -127,7 +126,7 @@ pub(super) enum Command {
     Demo(DemoArgs),
     /// Print a completion script for a shell
     Completions {
-        /// For which shell
+        /// The shell that reads them
         shell: clap_complete::Shell,
     },
 }
@@ -302,7 +301,7 @@ pub enum Method {
 pub enum RecordRows {
     /// Dropped, kept, conflicting and resurrected ones
     Changes,
-    /// Every one
+    /// A row for every lock in scope, reclaimed and released ones too
     All,
 }
 
@@ -393,7 +392,7 @@ pub struct ReleaseArgs {
 /// `nlmctl demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
-    /// Clients to simulate
+    /// How many clients are simulated, each with an address of its own
     #[arg(long, default_value_t = 50, value_name = "N", allow_negative_numbers = true)]
     pub clients: u32,
     /// Locks that each client takes

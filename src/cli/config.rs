@@ -20,7 +20,6 @@ const RPCBIND_PORT: u16 = 111;
 pub struct Settings {
     /// Which lock manager to drive.
     pub manager: ManagerKind,
-    /// nlmd's control socket.
     pub control: PathBuf,
     /// Whether the user named it: then it is nlmd's.
     pub control_named: bool,
@@ -32,7 +31,6 @@ pub struct Settings {
     pub names: Vec<CallerName>,
     /// The port of the clients' rpcbind.
     pub rpcbind_port: u16,
-    /// JSON on stdout.
     pub json: bool,
     /// No status on stderr.
     pub quiet: bool,

@@ -14,7 +14,7 @@ use super::config::Settings;
 use super::discovery::{self, For};
 use crate::controller::Options;
 use crate::manager::LockManager;
-use crate::report::{self, Failure, Text, View};
+use crate::report::{self, Failure, Render, View};
 use crate::store::{Store, StoreError};
 
 /// Bytes that are written to stdout at once.
@@ -32,7 +32,7 @@ impl Context {
         discovery::manager(&self.settings, For::Looks).await
     }
 
-    /// Likewise, for this.
+    /// Likewise, with as much of the manager as this command wants.
     pub(super) async fn manager_for(&self, wanted: For) -> Result<Arc<dyn LockManager>, Failure> {
         discovery::manager(&self.settings, wanted).await
     }
@@ -47,7 +47,7 @@ impl Context {
     }
 
     /// Prints a value on stdout, as text or as JSON. It is written as it comes: there may be much of it.
-    pub(super) fn print<T: Text + Serialize>(&self, value: &T) -> Result<(), Failure> {
+    pub(super) fn print<T: Render + Serialize>(&self, value: &T) -> Result<(), Failure> {
         if self.settings.json {
             return print_json(value);
         }
@@ -55,12 +55,12 @@ impl Context {
     }
 
     /// Likewise of what a command did, which is no news with `-q` where all went well.
-    pub(super) fn print_done<T: Text + Serialize>(&self, value: &T, exit: u8) -> Result<(), Failure> {
+    pub(super) fn print_done<T: Render + Serialize>(&self, value: &T, exit: u8) -> Result<(), Failure> {
         if exit == 0 && self.settings.quiet && !self.settings.json { Ok(()) } else { self.print(value) }
     }
 
     /// A value on stderr, unless `-q`.
-    pub(super) fn show(&self, value: &impl Text) {
+    pub(super) fn show(&self, value: &impl Render) {
         self.say(value.show(&view(&std::io::stderr())).trim_end());
     }
 

@@ -168,7 +168,7 @@ fn scope(clients: &[String], handles: &[&String]) -> Result<Scope, Failure> {
     Ok(Scope { clients: List::new(clients).map_err(too_many)?, files: List::new(files).map_err(too_many)? })
 }
 
-/// What `--client` says.
+/// Reads what `--client` is given: an address, else a name.
 pub(super) fn client(text: &str) -> Result<ClientRef, Failure> {
     let text = &with_index(text)?;
     if let Ok(address) = text.parse::<Address>() {

@@ -41,7 +41,7 @@ use self::config::Settings;
 use self::context::{Context, json, to_stderr, to_stdout};
 use crate::interposer::{child, filter, keeper};
 use crate::manager::knfsd;
-use crate::report::{ErrorReport, Failure, Text};
+use crate::report::{ErrorReport, Failure, Render};
 
 /// Tells of a failure, on stderr in words and, with `--json`, on stdout as JSON.
 fn fail(failure: &ErrorReport, as_json: bool) -> ExitCode {

@@ -133,7 +133,7 @@ fn heading(roster: &Roster) -> String {
     format!("{} in {} ({}{state})", number(hosts.len() as u64, "host", "hosts"), roster.path.display(), roster.kind)
 }
 
-/// Statement 12.
+/// Notices from this host tell its peers that its own processes lost their locks: refused while it has such mounts.
 async fn own_mounts(hosts: &[String], own_locks_lost: bool) -> Result<(), Failure> {
     // A name may have any address: only a literal is known to be loopback.
     let all_loopback = hosts.iter().all(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback()));

@@ -4,14 +4,14 @@ use super::args::ReconcileArgs;
 use super::context::{Context, blocking};
 use super::discovery::For;
 use super::signals::signals;
-use crate::controller::reconcile::{self, Terms};
+use crate::controller::reconcile::{self, RoundTerms};
 use crate::report::Failure;
 use crate::store::Store;
 
 pub(super) async fn run(context: &Context, args: ReconcileArgs) -> Result<u8, Failure> {
     let manager = context.manager_for(For::Run { soft: false, method: None, resume: false }).await?;
     let options = context.options();
-    let terms = Terms { grace: args.grace, max_drop: args.max_drop, names: context.settings.names.clone() };
+    let terms = RoundTerms { grace: args.grace, max_drop: args.max_drop, names: context.settings.names.clone() };
     let report = if args.dry_run {
         let path = context.settings.record_path()?;
         let store = blocking(move || Ok(Store::open_existing(&path)?)).await?;

@@ -6,14 +6,14 @@ use super::context::{Context, blocking};
 use super::locks::with_index;
 use super::signals::signals;
 use crate::controller;
-use crate::controller::release::{self, Plan, Request};
+use crate::controller::release::{self, ReleasePlan, ReleaseRequest};
 use crate::report::Failure;
 
 pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Failure> {
     let manager = context.manager().await?;
     let options = context.options();
     let (dry_run, yes) = (args.dry_run, args.yes);
-    let request = Request {
+    let request = ReleaseRequest {
         clients: args.clients.iter().map(|text| with_index(text)).collect::<Result<_, _>>()?,
         exports: args.exports,
         files: args.files,
@@ -46,6 +46,6 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
     Ok(exit)
 }
 
-fn show(context: &Context, plan: &Plan) {
+fn show(context: &Context, plan: &ReleasePlan) {
     context.show(&plan.report());
 }

@@ -101,7 +101,8 @@ fn show(context: &Context, path: &Path, id: &str, wanted: &RunFilter) -> Result<
     let mut store = Store::open_existing(path)?.ok_or_else(unknown)?;
     match store.find(id) {
         Ok(run) => {
-            let detail = readable(&mut store, run)?;
+            // Text measures every row before it writes the first.
+            let detail = if context.settings.json { readable(&mut store, run)? } else { store.detail(run)? };
             refuse_unknown(&detail, wanted)?;
             context.print(&detail.only(wanted))
         }
@@ -113,7 +114,7 @@ fn show(context: &Context, path: &Path, id: &str, wanted: &RunFilter) -> Result<
     }
 }
 
-/// A run of which every row can be read: else it is not printed, and not half of it either.
+/// A run of which every row can be read: else it is not printed as JSON, and not half of it either.
 fn readable(store: &mut Store, run: RunId) -> Result<RunDetail<LockRows<'_>>, Failure> {
     let detail = store.detail(run)?;
     detail.lock_rows.look(|_| ())?;

@@ -55,19 +55,19 @@ pub(super) enum Reply {
     Event(Event),
     /// `begin` was answered; its clients are in the record.
     Begun(Box<Begun>, Vec<RunClient>),
-    /// `PROGRESS` was answered.
+    /// The manager has heard of the clients' fates (PROGRESS).
     Told(Box<Status>),
     /// The status, and what happened since the one before.
     Seen(Box<Status>, Vec<control::Event>),
     /// The manager answers again.
     Back(Box<Status>),
-    /// This side failed.
+    /// nlmctl itself failed: the record cannot be written, say.
     Broken(ControllerError),
 }
 
 /// What both tasks know.
 #[derive(Clone)]
-pub(super) struct CallContext {
+pub(super) struct ManagerLink {
     pub(super) manager: Arc<dyn LockManager>,
     pub(super) record: Record,
     pub(super) begin: Arc<BeginArgs>,
@@ -80,7 +80,7 @@ pub(super) struct CallContext {
     pub(super) cursor: Arc<AtomicU64>,
 }
 
-impl CallContext {
+impl ManagerLink {
     fn run(&self) -> RunId {
         self.begin.run
     }
@@ -237,12 +237,12 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn start(desk: CallContext) -> Self {
+    pub(super) fn start(link: ManagerLink) -> Self {
         let (queue, mut asked) = mpsc::channel(QUEUE);
         let task = tokio::spawn(async move {
             while let Some(call) = asked.recv().await {
-                let answer = desk.make(call).await;
-                desk.answer(answer).await;
+                let answer = link.make(call).await;
+                link.answer(answer).await;
             }
         });
         Self { queue: Some(queue), task }
@@ -285,11 +285,11 @@ impl Drop for Task {
 
 /// Follows the manager's status. Where `WATCH` does not work the status is asked for instead; where
 /// that does not work either the manager is lost, and this ends.
-pub(super) fn watch(desk: CallContext) -> Task {
+pub(super) fn watch(link: ManagerLink) -> Task {
     Task::spawn(async move {
         loop {
-            let cursor = desk.cursor.load(Ordering::Relaxed);
-            let watched = desk.manager.watch(WatchArgs { cursor, timeout_ms: WATCH_MS }).await;
+            let cursor = link.cursor.load(Ordering::Relaxed);
+            let watched = link.manager.watch(WatchArgs { cursor, timeout_ms: WATCH_MS }).await;
             let (answer, told) = if let Ok(seen) = watched {
                 // Events from before this watch are other runs' or already told.
                 let events = if cursor == 0 { Vec::new() } else { seen.events.into_vec() };
@@ -297,11 +297,11 @@ pub(super) fn watch(desk: CallContext) -> Task {
                 (Reply::Seen(Box::new(seen.status), events), told)
             } else {
                 tokio::time::sleep(CALL_AGAIN).await;
-                (desk.status().await, cursor)
+                (link.status().await, cursor)
             };
             let lost = matches!(answer, Reply::Event(_));
-            desk.answer(answer).await;
-            desk.cursor.store(told, Ordering::Relaxed);
+            link.answer(answer).await;
+            link.cursor.store(told, Ordering::Relaxed);
             if lost {
                 return;
             }
@@ -311,11 +311,11 @@ pub(super) fn watch(desk: CallContext) -> Task {
 }
 
 /// Asks until the manager answers.
-pub(super) fn reconnect(desk: CallContext) -> Task {
+pub(super) fn reconnect(link: ManagerLink) -> Task {
     Task::spawn(async move {
         loop {
-            if let Ok(status) = desk.manager.status().await {
-                return desk.answer(Reply::Back(Box::new(status))).await;
+            if let Ok(status) = link.manager.status().await {
+                return link.answer(Reply::Back(Box::new(status))).await;
             }
             tokio::time::sleep(CALL_AGAIN).await;
         }

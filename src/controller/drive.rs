@@ -17,15 +17,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::calls::{self, Call, CallContext, Calls, Reply, Task};
+use super::calls::{self, Call, Calls, ManagerLink, Reply, Task};
+use super::course::{NoticeProgress, PendingCourse};
 use super::record::Record;
 use super::{ControllerError, Options, Signals, hosts, targets};
 use crate::manager::LockManager;
 use crate::nsm::{self, FanoutEvent, NotifyOptions};
 use crate::report::{Failure, PendingReport, Phase, Probe, Progress};
-use crate::resync::run::{Action, Ending, Event, News, Run, Standing, Starting};
+use crate::resync::run::{Action, Ending, Event, NoticeNews, Run, Standing, Starting};
 use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
-use crate::store::{DeliveryUpdate, StoredClient};
+use crate::store::DeliveryUpdate;
 use crate::wire::control::{self, BeginArgs, Begun, Counts, Delivery, RunClient, Status};
 use crate::wire::types::{CallerName, NsmState};
 
@@ -56,72 +57,9 @@ pub(super) struct Orders {
     /// What the plan saw of each client.
     pub(super) probes: HashMap<CallerName, Probe>,
     /// What an earlier controller recorded of each client, by number.
-    pub(super) known: HashMap<u32, StoredClient>,
+    pub(super) known: HashMap<u32, DeliveryUpdate>,
     pub(super) own_locks_lost: bool,
     pub(super) options: Options,
-}
-
-/// What is known of a client beside what the machine knows, for the record.
-#[derive(Debug, Clone)]
-struct ClientProgress {
-    delivery: Delivery,
-    notices: u32,
-    acks: u32,
-    attempts: u32,
-    /// Of them, those of earlier fan-outs.
-    attempts_before: u32,
-    acked_ms: Option<u64>,
-    suspect: bool,
-    error: Option<String>,
-}
-
-impl ClientProgress {
-    fn nothing(suspect: bool) -> Self {
-        Self {
-            delivery: Delivery::NotTold,
-            notices: 0,
-            acks: 0,
-            attempts: 0,
-            attempts_before: 0,
-            acked_ms: None,
-            suspect,
-            error: None,
-        }
-    }
-
-    /// It is about to be told, with so many notices.
-    fn start(&mut self, notices: usize) {
-        self.notices = u32::try_from(notices).unwrap_or(u32::MAX);
-        self.attempts_before = self.attempts;
-    }
-
-    /// So often was it tried since.
-    fn tried(&mut self, attempts: u32) {
-        self.attempts = self.attempts.max(self.attempts_before.saturating_add(attempts));
-    }
-}
-
-/// How many locks were pending in the course of the run, as the record is to have it: each change, but no two closer than
-/// [`Samples::APART_MS`] or the 256th part of the time that has passed. So a day is a few thousand rows.
-#[derive(Debug, Default)]
-struct Samples {
-    new: Vec<PendingReport>,
-    last: Option<PendingReport>,
-}
-
-impl Samples {
-    const APART_MS: u64 = 100;
-
-    fn add(&mut self, now: PendingReport) {
-        let is_news = self.last.is_none_or(|last| {
-            let apart = Self::APART_MS.max(now.elapsed_ms / 256);
-            last.pending != now.pending && (now.pending == 0 || now.elapsed_ms >= last.elapsed_ms.saturating_add(apart))
-        });
-        if is_news {
-            self.new.push(now);
-            self.last = Some(now);
-        }
-    }
 }
 
 enum Turn {
@@ -135,7 +73,7 @@ enum Turn {
 pub(super) struct Drive {
     machine: Run,
     orders: Orders,
-    desk: CallContext,
+    link: ManagerLink,
     calls: Calls,
     answers: mpsc::Receiver<Reply>,
     signals: Signals,
@@ -147,7 +85,7 @@ pub(super) struct Drive {
     began: Duration,
     state: NsmState,
     clients: Vec<RunClient>,
-    told: Vec<ClientProgress>,
+    told: Vec<NoticeProgress>,
     counts: Option<Counts>,
     forbidden: Option<Failure>,
     heard: mpsc::Receiver<FanoutEvent>,
@@ -159,7 +97,7 @@ pub(super) struct Drive {
     /// Clients whose delivery is not in the record yet.
     unwritten: HashMap<u32, DeliveryUpdate>,
     timeline: Vec<control::Event>,
-    samples: Samples,
+    samples: PendingCourse,
     writing: Option<JoinHandle<Result<(), ControllerError>>>,
 }
 
@@ -176,7 +114,7 @@ impl Drive {
         let (answer, answers) = mpsc::channel(QUEUE);
         let probes = orders.probes.clone();
         let resumed = orders.begun;
-        let desk = CallContext {
+        let link = ManagerLink {
             manager,
             record,
             begin: Arc::new(orders.begin.clone()),
@@ -187,8 +125,8 @@ impl Drive {
         };
         Self {
             machine,
-            calls: Calls::start(desk.clone()),
-            desk,
+            calls: Calls::start(link.clone()),
+            link,
             orders,
             answers,
             signals,
@@ -209,7 +147,7 @@ impl Drive {
             reconnecting: None,
             unwritten: HashMap::new(),
             timeline: Vec::new(),
-            samples: Samples::default(),
+            samples: PendingCourse::default(),
             writing: None,
         }
     }
@@ -259,7 +197,7 @@ impl Drive {
                 }
                 Turn::Signal(Some(name)) => self.signalled(name),
                 Turn::Reply(answer) => self.answered(answer)?,
-                Turn::Heard(event) => self.heard(event),
+                Turn::Heard(event) => self.heard(&event),
                 Turn::Tick => self.machine.handle(self.epoch.elapsed(), Event::Tick),
             });
             let ended = self.act(actions).await?;
@@ -325,29 +263,21 @@ impl Drive {
         self.began = now;
         self.counts = Some(Counts { in_scope: begun.in_scope, pending: begun.in_scope, ..Counts::default() });
         let known = &self.orders.known;
-        let told: Vec<ClientProgress> = clients
+        let told: Vec<NoticeProgress> = clients
             .iter()
-            .map(|client| match known.get(&client.index) {
-                Some(stored) => ClientProgress {
-                    delivery: stored.delivery,
-                    notices: stored.notices,
-                    acks: stored.acks,
-                    attempts: stored.attempts,
-                    attempts_before: stored.attempts,
-                    acked_ms: stored.acked_ms,
-                    suspect: stored.suspect,
-                    error: stored.error.clone(),
-                },
-                None => ClientProgress::nothing(self.orders.probes.get(&client.name) == Some(&Probe::Suspect)),
+            .map(|client| {
+                let suspect = || self.orders.probes.get(&client.name) == Some(&Probe::Suspect);
+                let known = known.get(&client.index).cloned().map(NoticeProgress::going_on);
+                known.unwrap_or_else(|| NoticeProgress::nothing(client.index, suspect()))
             })
             .collect();
         // Only a full ack is worth remembering over a restart: all else is tried again.
         let starting = told
             .iter()
             .map(|told| Starting {
-                delivery: if told.delivery == Delivery::Acked { Delivery::Acked } else { Delivery::NotTold },
+                delivery: if told.now.delivery == Delivery::Acked { Delivery::Acked } else { Delivery::NotTold },
                 ago: Duration::ZERO,
-                suspect: told.suspect,
+                suspect: told.now.suspect,
             })
             .collect();
         self.clients = clients;
@@ -369,48 +299,12 @@ impl Drive {
         actions
     }
 
-    fn heard(&mut self, event: FanoutEvent) -> Vec<Action> {
+    fn heard(&mut self, event: &FanoutEvent) -> Vec<Action> {
         let now = self.epoch.elapsed();
         let Some(told) = self.told.get_mut(event.id as usize) else { return Vec::new() };
-        told.tried(event.attempts);
-        let news = match event.news {
-            nsm::News::Answered { answered: acked, of, elsewhere: true, address, .. } if acked >= of => {
-                let by = address.map(|ip| ip.to_string()).unwrap_or_default();
-                told.delivery = Delivery::Elsewhere;
-                told.error = Some(format!(
-                    "silent where it called from; acked by {by}, which has its name and may be another machine: its locks are kept"
-                ));
-                News::GivenUp(Delivery::Elsewhere)
-            }
-            nsm::News::Answered { answered: acked, of, .. } => {
-                told.acks = told.acks.max(acked);
-                let since = event.at.saturating_sub(self.began);
-                told.acked_ms = Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-                if acked >= of {
-                    told.delivery = Delivery::Acked;
-                    told.error = None;
-                }
-                News::Acked { all: acked >= of }
-            }
-            nsm::News::GivenUp { failure, error, .. } => {
-                let delivery = nsm::delivery(failure);
-                told.delivery = delivery;
-                told.error = error;
-                News::GivenUp(delivery)
-            }
-            nsm::News::SentAgain => News::SentAgain,
-        };
-        let update = DeliveryUpdate {
-            client: event.id,
-            delivery: told.delivery,
-            notices: told.notices,
-            acks: told.acks,
-            attempts: told.attempts,
-            acked_ms: told.acked_ms,
-            suspect: told.suspect,
-            error: told.error.clone(),
-        };
-        if let Some(client) = self.clients.get(event.id as usize).filter(|_| !matches!(news, News::SentAgain)) {
+        let news = told.hear(event, event.at.saturating_sub(self.began));
+        let update = told.now.clone();
+        if let Some(client) = self.clients.get(event.id as usize).filter(|_| !matches!(news, NoticeNews::SentAgain)) {
             let DeliveryUpdate { notices, acks, attempts, error, .. } = &update;
             let why = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             tracing::info!("{}: {acks} of {notices} notices acked, {attempts} sent{why}", client.name);
@@ -447,8 +341,8 @@ impl Drive {
                 }
                 Action::Reconnect => {
                     self.watching = None;
-                    self.calls = Calls::start(self.desk.clone());
-                    self.reconnecting = Some(calls::reconnect(self.desk.clone()));
+                    self.calls = Calls::start(self.link.clone());
+                    self.reconnecting = Some(calls::reconnect(self.link.clone()));
                 }
                 Action::Finish(ending) => return Ok(Some(ending)),
             }
@@ -463,16 +357,16 @@ impl Drive {
         }
         let run = self.orders.begin.run;
         tracing::info!("run {run}: {phase}");
-        self.desk.record.with(move |store| store.set_phase(run, phase, "")).await
+        self.link.record.with(move |store| store.set_phase(run, phase, "")).await
     }
 
     fn start_notices(&mut self) {
         self.may_have_told = true;
         if self.watching.is_none() {
-            self.watching = Some(calls::watch(self.desk.clone()));
+            self.watching = Some(calls::watch(self.link.clone()));
         }
         let mut targets = Vec::new();
-        let untold = self.clients.iter().zip(&mut self.told).filter(|(_, told)| told.delivery != Delivery::Acked);
+        let untold = self.clients.iter().zip(&mut self.told).filter(|(_, told)| told.now.delivery != Delivery::Acked);
         for (client, told) in untold {
             let target = targets::to_notify(client, &self.orders.names);
             told.start(target.notices.len());
@@ -487,7 +381,7 @@ impl Drive {
         };
         let (events, heard) = mpsc::channel(QUEUE);
         self.heard = heard;
-        let answers = self.desk.answers.clone();
+        let answers = self.link.answers.clone();
         self.notices = Some(Task::spawn(async move {
             if let Err(error) = nsm::notify(targets, options, events).await {
                 let _ = answers.send(Reply::Broken(error.into())).await;
@@ -522,7 +416,7 @@ impl Drive {
         let updates: Vec<_> = self.unwritten.drain().map(|(_, update)| update).collect();
         let events = std::mem::take(&mut self.timeline);
         let samples = std::mem::take(&mut self.samples.new);
-        let record = self.desk.record.clone();
+        let record = self.link.record.clone();
         self.writing = Some(tokio::spawn(async move {
             record
                 .with(move |store| {
@@ -532,36 +426,5 @@ impl Drive {
                 })
                 .await
         }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_course_of_a_run_is_a_few_thousand_rows_however_often_it_changes() {
-        let mut samples = Samples::default();
-        let day = 24 * 3_600_000;
-        for elapsed_ms in (0..day).step_by(50) {
-            samples.add(PendingReport { elapsed_ms, pending: day - elapsed_ms });
-        }
-        samples.add(PendingReport { elapsed_ms: day + 1, pending: 0 });
-        samples.add(PendingReport { elapsed_ms: day + 2, pending: 0 });
-        assert!((1_000..4_000).contains(&samples.new.len()), "{}", samples.new.len());
-        let first: Vec<_> = samples.new.iter().take(3).map(|row| row.elapsed_ms).collect();
-        assert_eq!((first, samples.new.last().map(|row| row.elapsed_ms)), (vec![0, 100, 200], Some(day + 1)));
-    }
-
-    #[test]
-    fn what_is_sent_after_a_break_adds_to_what_was_sent_before() {
-        let mut told = ClientProgress::nothing(false);
-        for since in [[4, 6], [0, 3]] {
-            told.start(4);
-            for attempts in since {
-                told.tried(attempts);
-            }
-        }
-        assert_eq!((told.notices, told.attempts), (4, 9));
     }
 }

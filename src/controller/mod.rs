@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `drive` | a run driven to its end; start reading here |
 //! | `calls` | the tasks that talk to the manager |
+//! | `course` | what is learned in the course of a run, for the record |
 //! | `results` | results into the record; runs that no controller finished |
 //! | `options` | how a controller works, for every command |
 //! | `record` | the store, from async tasks |
@@ -21,6 +22,7 @@
 
 mod all_rows;
 mod calls;
+mod course;
 mod drive;
 mod error;
 mod hosts;
@@ -250,7 +252,7 @@ pub async fn resume(
         begin: left.begin,
         names: if request.names.is_empty() { info.names.into_vec() } else { request.names.clone() },
         probes: HashMap::new(),
-        known: stored.into_iter().map(|client| (client.client.index, client)).collect(),
+        known: stored.into_iter().map(|stored| (stored.client.index, stored.notices)).collect(),
         own_locks_lost: request.own_locks_lost,
         options,
     };

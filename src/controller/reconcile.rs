@@ -20,7 +20,7 @@ use crate::report::{
     SuspectRun, SuspectStep,
 };
 use crate::resync::plan::{Plan, Probed, Request, refuse_busy};
-use crate::resync::reconcile::{Look, Memory, Step, at_stake, look, refuse_too_many, refuse_unable};
+use crate::resync::reconcile::{Look, Memory, RoundStep, at_stake, look, refuse_too_many, refuse_unable};
 use crate::store::{ClientKey, ControllerLock, Store};
 use crate::wire::control::{ClientRef, ClientRow, Mode, Scope};
 use crate::wire::types::CallerName;
@@ -28,7 +28,7 @@ use crate::wire::xdr::{List, Maybe};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub struct Terms {
+pub struct RoundTerms {
     /// How long a suspect may reclaim.
     pub grace: Duration,
     /// No run is made where the suspects that are due hold more locks than this.
@@ -49,7 +49,7 @@ struct ProbedClient {
 /// A round, all of it.
 struct Round {
     manager: Arc<dyn LockManager>,
-    terms: Terms,
+    terms: RoundTerms,
     options: Options,
     names: Vec<CallerName>,
     software: String,
@@ -63,7 +63,7 @@ struct Round {
 pub async fn dry_run(
     manager: Arc<dyn LockManager>,
     store: Option<Store>,
-    terms: Terms,
+    terms: RoundTerms,
     options: Options,
 ) -> Result<ReconcileReport, ControllerError> {
     let record = store.map(Record::new);
@@ -81,7 +81,7 @@ pub async fn dry_run(
 pub async fn reconcile(
     manager: Arc<dyn LockManager>,
     store: Store,
-    terms: Terms,
+    terms: RoundTerms,
     options: Options,
     mut signals: Signals,
 ) -> Result<ReconcileReport, ControllerError> {
@@ -104,7 +104,7 @@ impl Round {
     async fn look(
         manager: Arc<dyn LockManager>,
         record: Option<&Record>,
-        terms: Terms,
+        terms: RoundTerms,
         options: Options,
     ) -> Result<Self, ControllerError> {
         let info = manager.info().await?;
@@ -170,7 +170,7 @@ impl Round {
     }
 
     fn due(&self) -> impl Iterator<Item = (usize, &ProbedClient)> {
-        self.seen.iter().enumerate().filter(|(_, seen)| seen.look.step == Step::Run)
+        self.seen.iter().enumerate().filter(|(_, seen)| seen.look.step == RoundStep::Run)
     }
 
     fn at_stake(&self) -> u64 {
@@ -286,7 +286,7 @@ impl Round {
 
     fn report(self, dry_run: bool, stopped: Option<Failure>) -> ReconcileReport {
         let stopped_with = stopped.as_ref().map(|failure| failure.kind.exit());
-        let is_unreachable = |seen: &&ProbedClient| seen.look.step == Step::Unreachable;
+        let is_unreachable = |seen: &&ProbedClient| seen.look.step == RoundStep::Unreachable;
         let round = Reconcile {
             manager: self.software.clone(),
             dry_run,
@@ -304,10 +304,10 @@ impl Round {
 
 fn suspect(seen: ProbedClient) -> Option<Suspect> {
     let step = match seen.look.step {
-        Step::Nothing | Step::Unreachable => return None,
-        Step::LookAgain => SuspectStep::LookAgain,
-        Step::WaitUntil(_) => SuspectStep::Wait,
-        Step::Run => SuspectStep::Run,
+        RoundStep::Nothing | RoundStep::Unreachable => return None,
+        RoundStep::LookAgain => SuspectStep::LookAgain,
+        RoundStep::WaitUntil(_) => SuspectStep::Wait,
+        RoundStep::Run => SuspectStep::Run,
     };
     let memory = &seen.look.memory;
     Some(Suspect {

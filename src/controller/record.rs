@@ -14,8 +14,7 @@ impl Record {
         Self(Arc::new(Mutex::new(store)))
     }
 
-    /// Works with the store. What it writes is durable when this returns, also if the caller is
-    /// dropped meanwhile.
+    /// Works with the store, to the end also if the caller is dropped meanwhile.
     pub(super) async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,

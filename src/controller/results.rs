@@ -16,7 +16,8 @@ use crate::wire::control::{Counts, LockFate, RefusalCode, RunId, RunResult, Stat
 pub(super) const CALL_AGAIN: Duration = Duration::from_millis(100);
 /// Most runs whose books are closed at once; the next command goes on.
 const MOST_UNFINISHED: usize = 1_000;
-/// How often a manager that is writing a result just now is asked again.
+/// How often a manager that is writing a result just now is asked again: for 30 s, as long as a call may take. Then its
+/// refusal is the answer, and the next command fetches the result.
 const RESULT_TRIES: usize = 300;
 
 /// Where a manager has no result of a run that it was asked for in this life.

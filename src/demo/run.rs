@@ -14,7 +14,7 @@ use super::setup::{Cast, Setup, StageError};
 use crate::controller::{self, ControllerError, Options};
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{LockManager, ManagerError};
-use crate::report::{Failure, Progress, RunReport, Text, View};
+use crate::report::{Failure, Progress, Render, RunReport, View};
 use crate::resync::plan::Request;
 use crate::store::{Store, StoreError};
 use crate::wire::control::{Mode, Unreachable};
@@ -60,7 +60,7 @@ impl Played {
     }
 }
 
-impl Text for Played {
+impl Render for Played {
     fn show(&self, view: &View) -> String {
         let Check { believed, held, lost, stuck, clients_disagreeing } = self.check;
         let mut out = self.report.show(view);

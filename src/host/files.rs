@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::netlink::{Kernel, Netlink};
 
-/// Longest file that is read, in bytes: a `/proc/locks` of a million locks.
+/// Longest file that is read, in bytes: a `/proc/locks` of a million locks. What is beyond is not read, and counts as not
+/// there.
 pub(super) const MAX_FILE: u64 = 128 << 20;
 
 /// A file of the machine cannot be used.
@@ -81,7 +82,6 @@ impl Machine {
     pub fn word(&self, file: &str) -> Result<String, FileError> {
         Ok(self.read(file)?.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned())
     }
-    /// A number.
     pub fn number<T: std::str::FromStr>(&self, file: &str) -> Result<T, FileError> {
         let word = self.word(file)?;
         word.parse().map_err(|_| FileError::Odd(self.path(file), format!("{word:?} is no number")))

@@ -11,10 +11,8 @@ use crate::wire::types::Transport;
 /// Who has a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
-    /// A process.
     Process {
         name: String,
-        /// Its id.
         id: i32,
     },
     /// No process: the kernel itself.

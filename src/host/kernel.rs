@@ -17,21 +17,21 @@ use crate::wire::netlink::Attribute;
 pub const NLM_END_GRACE: &str = "proc/fs/lockd/nlm_end_grace";
 /// Where nfs-utils keeps what is exported, with a path first in each line.
 pub const ETAB: &str = "var/lib/nfs/etab";
-/// Numbers of linux/nfsd_netlink.h.
+/// The family of linux/nfsd_netlink.h, and its numbers.
 pub const NFSD: &str = "nfsd";
 /// Sets the threads, and what else goes with their start.
 pub const THREADS_SET: u8 = 2;
-/// Tells it.
+/// Reads how many threads nfsd has.
 pub const THREADS_GET: u8 = 3;
 /// Threads of a pool; alone it is all threads, for all pools alike.
 pub const SERVER_THREADS: u16 = 1;
 /// NFSv4's server scope.
 pub const SERVER_SCOPE: u16 = 4;
-/// Numbers of linux/lockd_netlink.h.
+/// The family of linux/lockd_netlink.h (6.15), and its numbers.
 pub const LOCKD: &str = "lockd";
 /// Sets lockd's grace.
 pub const SERVER_SET: u8 = 1;
-/// Tells it.
+/// Reads lockd's grace.
 pub const SERVER_GET: u8 = 2;
 /// Its length, in seconds; 0 where `nlm_grace_period` counts.
 pub const SERVER_GRACE: u16 = 1;

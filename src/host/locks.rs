@@ -26,7 +26,6 @@ pub struct Lock {
     pub file: String,
     /// Whether it is a write lock.
     pub exclusive: bool,
-    /// First byte.
     pub start: u64,
     /// Last byte; `u64::MAX` is the end of the file.
     pub end: u64,
@@ -76,7 +75,7 @@ const STRIDE: usize = 1531;
 
 /// A line of the list.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ListedLock {
+pub struct ProcLock {
     pub lock: Lock,
     /// The process, as the kernel shows it: lockd's for every client of its, -1 for an open file
     /// description's.
@@ -91,23 +90,23 @@ pub struct ListedLock {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reading {
     /// Locks of concern that every pass has shown, or the passes that agreed; sorted.
-    pub sure: Vec<ListedLock>,
+    pub sure: Vec<ProcLock>,
     /// Those that some passes have shown and others not; sorted. While there are any, a lock that is in
     /// neither list may be held too.
-    pub unsure: Vec<ListedLock>,
+    pub unsure: Vec<ProcLock>,
     /// All other locks, from the last pass: some may be missing, some there twice.
-    pub others: Vec<ListedLock>,
+    pub others: Vec<ProcLock>,
 }
 
 impl Machine {
     /// What is locked, and waited for; `concern` says of which locks the caller must know for sure.
-    pub fn locks(&self, concern: impl Fn(&ListedLock) -> bool) -> Result<Reading, FileError> {
+    pub fn locks(&self, concern: impl Fn(&ProcLock) -> bool) -> Result<Reading, FileError> {
         read_until_sure(|pass| self.locks_in_pass(pass), concern, USUAL)
     }
 
     /// The list as one pass shows it: while locks come and go, others may be missing or there twice. Passes of different
     /// numbers have their page boundaries in different places.
-    pub(crate) fn locks_in_pass(&self, number: usize) -> Result<Vec<ListedLock>, FileError> {
+    pub(crate) fn locks_in_pass(&self, number: usize) -> Result<Vec<ProcLock>, FileError> {
         let path = self.path("proc/locks");
         let mut bytes = vec![0; 1 + number * STRIDE % PAGE];
         let read = |bytes: &mut Vec<u8>| {
@@ -122,8 +121,8 @@ impl Machine {
 }
 
 fn read_until_sure(
-    mut pass: impl FnMut(usize) -> Result<Vec<ListedLock>, FileError>,
-    concern: impl Fn(&ListedLock) -> bool,
+    mut pass: impl FnMut(usize) -> Result<Vec<ProcLock>, FileError>,
+    concern: impl Fn(&ProcLock) -> bool,
     effort: Effort,
 ) -> Result<Reading, FileError> {
     let began = Instant::now();
@@ -159,13 +158,13 @@ fn read_until_sure(
 }
 
 /// Those of concern, sorted, and the others.
-fn split(all: Vec<ListedLock>, concern: impl Fn(&ListedLock) -> bool) -> (Vec<ListedLock>, Vec<ListedLock>) {
+fn split(all: Vec<ProcLock>, concern: impl Fn(&ProcLock) -> bool) -> (Vec<ProcLock>, Vec<ProcLock>) {
     let (mut ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|lock| concern(lock));
     ours.sort_unstable();
     (ours, others)
 }
 
-fn digest(locks: &[ListedLock]) -> u64 {
+fn digest(locks: &[ProcLock]) -> u64 {
     let mut hasher = DefaultHasher::new();
     locks.hash(&mut hasher);
     hasher.finish()
@@ -192,18 +191,18 @@ pub(crate) fn common_and_rest<T: Ord>(one: Vec<T>, other: Vec<T>) -> (Vec<T>, Ve
 /// The byte-range locks of a list. flock(2) locks and leases are no byte-range locks and meet none. A
 /// line that is odd is left out: Linux 6.1 shows a range below 0 for one request of a client's that
 /// wraps, and the other locks count all the same.
-pub fn parse_locks(text: &str) -> Vec<ListedLock> {
+pub fn parse_locks(text: &str) -> Vec<ProcLock> {
     text.lines().filter_map(parse_line).collect()
 }
 
-fn parse_line(line: &str) -> Option<ListedLock> {
+fn parse_line(line: &str) -> Option<ProcLock> {
     let mut fields = line.split_ascii_whitespace().skip(1).peekable();
     let waits = fields.next_if_eq(&"->").is_some();
     let fields: Vec<&str> = fields.collect();
     let [kind @ ("POSIX" | "OFDLCK"), _, mode, pid, file, start, end] = fields.as_slice() else { return None };
     let end = if *end == "EOF" { u64::MAX } else { end.parse().ok()? };
     let lock = Lock { file: (*file).to_owned(), exclusive: *mode == "WRITE", start: start.parse().ok()?, end };
-    Some(ListedLock { lock, pid: pid.parse().ok()?, is_ofd: *kind == "OFDLCK", waits })
+    Some(ProcLock { lock, pid: pid.parse().ok()?, is_ofd: *kind == "OFDLCK", waits })
 }
 
 #[cfg(test)]
@@ -224,19 +223,19 @@ mod tests {
 6: POSIX
 ";
         let at = |file: &str, exclusive, start, end| Lock { file: file.into(), exclusive, start, end };
-        let first = ListedLock { lock: at("00:1a:2", true, 100, 109), pid: 187, is_ofd: false, waits: false };
-        let waiting = ListedLock { pid: 401, waits: true, ..first.clone() };
-        let ofd = ListedLock { lock: at("00:1a:5", false, 0, u64::MAX), pid: -1, is_ofd: true, waits: false };
+        let first = ProcLock { lock: at("00:1a:2", true, 100, 109), pid: 187, is_ofd: false, waits: false };
+        let waiting = ProcLock { pid: 401, waits: true, ..first.clone() };
+        let ofd = ProcLock { lock: at("00:1a:5", false, 0, u64::MAX), pid: -1, is_ofd: true, waits: false };
         assert_eq!(parse_locks(text), [first, waiting, ofd]);
     }
 
-    fn held(pid: i32, start: u64) -> ListedLock {
+    fn held(pid: i32, start: u64) -> ProcLock {
         let lock = Lock { file: "00:1a:2".into(), exclusive: true, start, end: start };
-        ListedLock { lock, pid, is_ofd: false, waits: false }
+        ProcLock { lock, pid, is_ofd: false, waits: false }
     }
 
     /// Passes as they come, the last one again and again, over locks of process 187; and their number.
-    fn reading(passes: &[Vec<ListedLock>]) -> (Reading, usize) {
+    fn reading(passes: &[Vec<ProcLock>]) -> (Reading, usize) {
         let mut made = 0;
         let pass = |number: usize| {
             made = number + 1;
@@ -332,7 +331,7 @@ mod tests {
         let machine = Machine::default();
         // As long as this machine needs: what is to be shown is that the passes come to agree.
         let effort = Effort { passes: usize::MAX, patience: Duration::from_mins(10) };
-        let own_locks = |lock: &ListedLock| lock.pid == own && lock.lock.file.ends_with(&ending);
+        let own_locks = |lock: &ProcLock| lock.pid == own && lock.lock.file.ends_with(&ending);
         for number in 0..50 {
             let found = read_until_sure(|pass| machine.locks_in_pass(pass), own_locks, effort).unwrap();
             let mut starts: Vec<_> = found.sure.iter().map(|lock| lock.lock.start).collect();

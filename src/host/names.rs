@@ -14,7 +14,6 @@ const RESOLVER_PATIENCE: Duration = Duration::from_secs(2);
 /// This host's name could not be learned.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnNameError {
-    /// gethostname(2) failed.
     #[error("cannot learn this host's name: {0}; give it with --name")]
     Hostname(#[source] std::io::Error),
     /// The name is not usable in a notice.

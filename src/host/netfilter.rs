@@ -17,7 +17,7 @@ const LEGACY: [&str; 2] = ["proc/net/ip_tables_names", "proc/net/ip6_tables_name
 
 /// What a rule does with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Does {
+pub enum RuleEffect {
     /// It gives it to a program.
     Queues,
     /// It drops or rejects it.
@@ -29,10 +29,10 @@ pub enum Does {
 pub struct PortRule {
     /// Its table and chain, for people.
     pub place: String,
-    pub does: Does,
+    pub does: RuleEffect,
 }
 
-/// What there is.
+/// What this kernel has of netfilter.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Netfilter {
     /// The tables of nftables but that of this program: family and name, for people.
@@ -66,9 +66,9 @@ fn sort(tables: &[Vec<Attribute>], rules: &[Vec<Attribute>], ports: &[Port]) -> 
     for rule in rules {
         let table = text(rule, nftables::rule::TABLE);
         let Some(does) = verdict(rule).filter(|_| !ours(&table)) else { continue };
-        let does = if does == nftables::Verdict::Queue { Does::Queues } else { Does::Drops };
+        let does = if does == nftables::Verdict::Queue { RuleEffect::Queues } else { RuleEffect::Drops };
         let place = format!("table {table}, chain {}", text(rule, nftables::rule::CHAIN));
-        if does == Does::Queues {
+        if does == RuleEffect::Queues {
             found.queueing.insert(place.clone());
         }
         if nftables::compared_ports(rule).any(|port| numbers.contains(&port)) {
@@ -177,8 +177,8 @@ mod tests {
         let found = sort(&tables, &rules, &[port(4045)]);
         assert_eq!(found.tables, ["a".to_owned(), "ours".to_owned()].into());
         assert_eq!(found.queueing, ["table d, chain in".to_owned(), "table e, chain in".to_owned()].into());
-        let places: Vec<(&str, Does)> = found.rules.iter().map(|rule| (rule.place.as_str(), rule.does)).collect();
-        assert_eq!(places, [("table a, chain in", Does::Drops), ("table e, chain in", Does::Queues)]);
+        let places: Vec<(&str, RuleEffect)> = found.rules.iter().map(|rule| (rule.place.as_str(), rule.does)).collect();
+        assert_eq!(places, [("table a, chain in", RuleEffect::Drops), ("table e, chain in", RuleEffect::Queues)]);
     }
 
     #[test]

@@ -13,9 +13,11 @@ use crate::wire::netlink::{
 
 /// An answer is there when the question was sent; a kernel that has none does not stop this process.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest answer that is taken, in bytes.
+/// Longest datagram that is taken, in bytes; the kernel fills at most 32 KB of one. A longer one is cut off, and
+/// what is cut off is no message.
 const MAX_ANSWER: usize = 64 << 10;
-/// Most messages that are looked at for one question.
+/// Most datagrams that are looked at for one question, which has one answer and an acknowledgement. More is
+/// an error.
 const MAX_ANSWERS: usize = 16;
 /// Most messages that are looked at for a listing: each is full of answers.
 const MAX_LISTED: usize = 4096;

@@ -24,7 +24,7 @@ use socket2::Socket;
 use super::netlink::{exchange, open};
 use crate::wire::rtnetlink::{Flow, add_route, add_rule, delete_route, delete_rule, family};
 
-/// Most rules that are removed at a time: a process leaves one.
+/// Most rules that are removed at a time: a process that died leaves one.
 const MAX_LEFT: usize = 64;
 
 #[derive(Debug)]

@@ -20,7 +20,6 @@ pub enum SocketState {
     Established,
     /// TCP: takes connections. UDP: takes datagrams of any sender.
     Serving,
-    /// Something else.
     Other,
 }
 

@@ -35,7 +35,7 @@ use crate::wire::types::NsmState;
 
 /// Its name, and that of its executable.
 const PROGRAM: &str = "rpc.statd";
-/// Longest file that is looked at for a number, in bytes.
+/// Longest file that is looked at for a number, in bytes: it has four. What is beyond is not read.
 const MAX_STATE: u64 = 64;
 /// Where distributions have it, or have `statd/` in it.
 const NFS: &str = "var/lib/nfs";

@@ -51,7 +51,6 @@ pub struct OwnedLock {
     pub kind: LockKind,
     /// The bytes; everything for a share.
     pub range: ByteRange,
-    /// Held, waiting, offered.
     pub state: LockState,
     /// The handle by which the client named the file.
     pub file: FileHandle,

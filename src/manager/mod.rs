@@ -102,7 +102,7 @@ pub struct Caution {
     pub about: &'static str,
     /// How much it weighs.
     pub weight: Weight,
-    /// For people.
+    /// A sentence, for people.
     pub text: String,
     /// What to do about it; empty where there is nothing.
     pub remedy: String,
@@ -122,7 +122,7 @@ impl Caution {
 /// What a [`Caution`] wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Weight {
-    /// To be said.
+    /// It is said and stops nothing.
     Say,
     /// To be agreed to.
     Consent,
@@ -180,7 +180,7 @@ pub trait LockManager: Send + Sync {
     }
     /// One page of the locks in a scope.
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError>;
-    /// All of them.
+    /// Every lock of the scope, in memory.
     async fn all_locks(&self, scope: &Scope) -> Result<Vec<LockRow>, ManagerError> {
         let mut all = Vec::new();
         self.each_lock(scope, &mut |row| all.push(row.lock)).await?;
@@ -201,7 +201,7 @@ pub trait LockManager: Send + Sync {
     async fn run_clients(&self, run: RunId) -> Result<Vec<RunClient>, ManagerError>;
     /// Tells what became of notices.
     async fn progress(&self, args: &ProgressArgs) -> Result<Status, ManagerError>;
-    /// Moves the deadline.
+    /// Moves the deadline of the active run, within its latest one.
     async fn extend(&self, args: &ExtendArgs) -> Result<Status, ManagerError>;
     /// Ends the run: pending locks are dropped or kept as policy says.
     async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError>;
@@ -240,7 +240,7 @@ pub trait LockManager: Send + Sync {
     async fn watch(&self, args: WatchArgs) -> Result<Watched, ManagerError>;
 }
 
-/// Most pages of one listing: 16 million rows.
+/// Most pages of one listing: 16 million rows. A manager that goes on after that is taken for one that never ends.
 const MAX_PAGES: usize = 16_384;
 
 /// Gathers the pages of a listing.

@@ -24,7 +24,7 @@ use crate::wire::control::{
 use crate::wire::rpc::{Credential, RpcError};
 use crate::wire::xdr::{Pack, Unpack, Void, decode};
 
-/// How long a connection to a local socket may take.
+/// How long a connection to a local socket may take: it waits only where the manager is stopped or has too many.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection, made when it is needed.

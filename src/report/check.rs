@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::SCHEMA;
 use super::table::clean;
-use super::text::{Text, View, line};
+use super::text::{Render, View, line};
 use crate::units::number;
 
 /// Items of a finding that the text names; the JSON has all.
@@ -17,9 +17,9 @@ const SHOWN: usize = 5;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckReport {
-    /// [`SCHEMA`].
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// What was found.
+    /// What stands in the way of a run, and what does not.
     pub check: Check,
 }
 
@@ -29,7 +29,7 @@ pub struct CheckReport {
 pub struct Check {
     /// What kind of lock manager was looked at.
     pub manager: String,
-    /// Where.
+    /// Where the lock manager is driven: its control socket, say.
     pub endpoint: String,
     /// 0 nothing stands in the way, 4 a run would be refused or unsafe, 5 no lock manager answers.
     pub exit: u8,
@@ -45,7 +45,7 @@ pub struct Finding {
     pub about: String,
     /// How much it weighs.
     pub severity: Severity,
-    /// What was seen.
+    /// What was seen, a sentence.
     pub seen: String,
     /// Of what, where there are many: clients, addresses, lines.
     pub items: Vec<String>,
@@ -60,7 +60,7 @@ pub struct Finding {
 pub enum Severity {
     /// As it should be.
     Ok,
-    /// Good to know.
+    /// Good to know; it stands in the way of nothing.
     Note,
     /// A run is possible, and something of it may be lost, kept or not be told.
     Warning,
@@ -117,7 +117,7 @@ impl CheckReport {
     }
 }
 
-impl Text for CheckReport {
+impl Render for CheckReport {
     fn show(&self, _: &View) -> String {
         let mut out = String::new();
         let check = &self.check;

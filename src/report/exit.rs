@@ -5,7 +5,6 @@ use super::{ClientReport, LockTally, Outcome, RunHead, RunReport, SCHEMA, States
 /// What the exit code of a run depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
-    /// How it ended.
     pub outcome: Option<Outcome>,
     /// Whether so many clients were silent that the notices cannot have been understood.
     pub not_understood: bool,

@@ -12,7 +12,7 @@ pub struct Failure {
     /// Decides the exit code.
     #[serde(rename = "exit")]
     pub kind: FailureKind,
-    /// What and where.
+    /// What went wrong, and where.
     pub message: String,
     /// What to do about it.
     pub remedy: String,
@@ -32,7 +32,6 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// The exit code.
     pub fn exit(self) -> u8 {
         match self {
             Self::Failed => 1,
@@ -76,8 +75,7 @@ impl Failure {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorReport {
-    /// [`SCHEMA`].
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// What went wrong.
     pub error: Failure,
 }

@@ -9,7 +9,7 @@ use crate::wire::types::{Address, CallerName};
 /// All of them, unless something narrows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunFilter {
-    /// Only these clients.
+    /// Only these clients; none named: all.
     pub clients: Vec<ClientRef>,
     /// Only what did not simply come back.
     pub changed: bool,

@@ -15,21 +15,21 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusReport {
-    /// [`SCHEMA`](super::SCHEMA).
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// Who says so.
+    /// The lock manager that says so.
     pub manager: ManagerStatus,
     /// The active run, if there is one.
     pub run: Option<ActiveRun>,
 }
 
-/// A lock manager.
+/// A lock manager, as it tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ManagerStatus {
-    /// `nlmd`.
+    /// Its kind: `nlmd`, `knfsd` or `ganesha`.
     pub kind: String,
-    /// `nlmd 0.1.0`, say.
+    /// Its name and version: `nlmd 0.1.0`, say.
     pub software: String,
     /// This life of it.
     pub instance: String,
@@ -47,17 +47,17 @@ pub struct ManagerStatus {
     pub grace: &'static str,
     /// Until that grace ends by itself; none when open.
     pub grace_remaining_ms: Option<u64>,
-    /// Clients known.
+    /// Clients that it knows, with locks or without.
     pub clients: u64,
-    /// Of them, monitored.
+    /// Of them, those that can be notified.
     pub monitored: u64,
-    /// Locks and shares.
+    /// Locks and shares, held and pending.
     pub locks: u64,
     /// Of them, unmonitored; none where that is not known.
     pub unmonitored: Option<u64>,
     /// Locks that runs keep since their reclaim may have been refused; none where that is not looked for.
     pub unsure: Option<u64>,
-    /// Blocked requests.
+    /// Requests that wait for a lock.
     pub waiters: u64,
     /// Whether lists say whose the locks are.
     pub owners: OwnersReport,
@@ -67,13 +67,13 @@ pub struct ManagerStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ActiveRun {
-    /// Its UUID.
+    /// The run's UUID.
     pub id: String,
-    /// `strict` or `targeted`.
+    /// Its mode: `strict` or `targeted`.
     pub mode: String,
     /// The state number of its notices.
     pub state: i32,
-    /// Since it began.
+    /// Milliseconds since it began.
     pub elapsed_ms: u64,
     /// Until its deadline as it stands.
     pub remaining_ms: u64,
@@ -81,7 +81,7 @@ pub struct ActiveRun {
     pub latest_remaining_ms: u64,
     /// Whether notices went out, as the lock manager was told.
     pub notices_begun: bool,
-    /// Not yet decided.
+    /// Locks in scope that are neither reclaimed nor released so far.
     pub pending: u64,
     /// How far it is (pending ones are in `pending`, not in `unverified`).
     pub locks: LockTally,
@@ -170,13 +170,12 @@ impl StatusReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientsReport {
-    /// [`SCHEMA`](super::SCHEMA).
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// Who says so.
+    /// The lock manager that says so, by its kind.
     pub manager: String,
     /// Whether it is known whose the locks are.
     pub owners: OwnersReport,
-    /// The rows.
     pub clients: Vec<ClientListing>,
 }
 
@@ -184,7 +183,7 @@ pub struct ClientsReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientListing {
-    /// Its `caller_name`.
+    /// Its `caller_name`, as its locks carry it.
     pub name: String,
     /// The addresses it called from.
     pub addresses: Vec<Address>,
@@ -200,7 +199,7 @@ pub struct ClientListing {
     pub locks: Option<u64>,
     /// Of them, unmonitored; likewise.
     pub unmonitored: Option<u64>,
-    /// Blocked requests; likewise.
+    /// Its requests that wait for a lock; none where the manager does not know.
     pub waiters: Option<u64>,
     /// Why its locks may be stale.
     pub suspicions: Vec<String>,
@@ -212,8 +211,8 @@ pub struct ClientListing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientProbe {
-    /// In a word.
-    pub statd: Said,
+    /// What its statd's answer comes to, in a word.
+    pub statd: StatdAnswer,
     /// Its state number, if it tells one.
     pub state: Option<i32>,
 }
@@ -222,8 +221,8 @@ pub struct ClientProbe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Said {
-    /// The same number.
+pub enum StatdAnswer {
+    /// The number that its locks carried.
     Same,
     /// Another one: the client is a suspect.
     Different,
@@ -241,7 +240,7 @@ pub enum Said {
     NotAsked,
 }
 
-impl fmt::Display for Said {
+impl fmt::Display for StatdAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Same => "same",
@@ -261,16 +260,16 @@ impl ClientListing {
     pub fn probed(&mut self, said: Result<Option<i32>, Probe>) {
         let now = said.ok().flatten().filter(|state| *state != 0);
         let statd = match (said, now, self.nsm_state) {
-            (Ok(_), Some(now), Some(locked_with)) if now == locked_with => Said::Same,
-            (Ok(_), Some(_), Some(_)) => Said::Different,
-            (Ok(_), None, _) | (Ok(_), _, None) | (Err(Probe::Answers | Probe::Suspect), ..) => Said::Answers,
-            (Err(Probe::NoAnswer), ..) => Said::NoAnswer,
-            (Err(Probe::NoStatd), ..) => Said::NoStatd,
-            (Err(Probe::NameUnknown), ..) => Said::NameUnknown,
-            (Err(Probe::Refused), ..) => Said::Refused,
-            (Err(Probe::NotAsked), ..) => Said::NotAsked,
+            (Ok(_), Some(now), Some(locked_with)) if now == locked_with => StatdAnswer::Same,
+            (Ok(_), Some(_), Some(_)) => StatdAnswer::Different,
+            (Ok(_), None, _) | (Ok(_), _, None) | (Err(Probe::Answers | Probe::Suspect), ..) => StatdAnswer::Answers,
+            (Err(Probe::NoAnswer), ..) => StatdAnswer::NoAnswer,
+            (Err(Probe::NoStatd), ..) => StatdAnswer::NoStatd,
+            (Err(Probe::NameUnknown), ..) => StatdAnswer::NameUnknown,
+            (Err(Probe::Refused), ..) => StatdAnswer::Refused,
+            (Err(Probe::NotAsked), ..) => StatdAnswer::NotAsked,
         };
-        if let (Said::Different, Some(now), Some(locked_with)) = (statd, now, self.nsm_state) {
+        if let (StatdAnswer::Different, Some(now), Some(locked_with)) = (statd, now, self.nsm_state) {
             self.suspicions.push(format!("its statd's state number is {now}, its locks carried {locked_with}"));
         }
         self.probe = Some(ClientProbe { statd, state: now });
@@ -295,7 +294,7 @@ impl From<&ClientRow> for ClientListing {
     }
 }
 
-/// A lock.
+/// A lock with its owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LockListing {
@@ -303,7 +302,7 @@ pub struct LockListing {
     pub file: String,
     /// `read`, `write` or `share`.
     pub kind: String,
-    /// First byte.
+    /// First byte, from 0.
     pub start: u64,
     /// Last byte; none is "to end of file".
     pub end: Option<u64>,
@@ -311,7 +310,7 @@ pub struct LockListing {
     pub state: String,
     /// Whether its client can be notified.
     pub monitored: bool,
-    /// Whose.
+    /// Whose lock it is.
     pub owner: Owner,
 }
 
@@ -333,9 +332,9 @@ impl From<&LockRow> for LockListing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunsReport {
-    /// [`SCHEMA`](super::SCHEMA).
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// The rows.
+    /// The newest first.
     pub runs: Vec<RunListing>,
     /// Which runs are here; none: all. For the text only.
     #[serde(skip)]
@@ -346,23 +345,23 @@ pub struct RunsReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunListing {
-    /// Its UUID.
+    /// The run's UUID.
     pub id: String,
-    /// The lock manager.
+    /// The lock manager's kind.
     pub manager: String,
-    /// `strict` or `targeted`.
+    /// Its mode: `strict` or `targeted`.
     pub mode: String,
-    /// What it covered.
+    /// What it covered, as it was asked for.
     pub scope: ScopeReport,
-    /// How it ended.
+    /// How it ended; none: it has not, as far as the record knows.
     pub outcome: Option<Outcome>,
     /// How far it got.
     pub phase: Phase,
-    /// When it began.
+    /// When it began; until then, when it was asked for.
     pub started_at: Stamp,
     /// From start to end.
     pub elapsed_ms: Option<u64>,
-    /// Its exit code.
+    /// The exit code of `resync`; none: it has not ended.
     pub exit: Option<u8>,
     /// Clients that were to be notified.
     pub clients: u64,
@@ -370,17 +369,17 @@ pub struct RunListing {
     pub locks: LockTally,
 }
 
-/// What `notify` did.
+/// What came of `nlmctl notify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotifyReport {
-    /// [`SCHEMA`](super::SCHEMA).
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
     /// The state number of the notices.
     pub state: i32,
     /// The names in them.
     pub names: Vec<String>,
-    /// Each host.
+    /// Every host that was to be told.
     pub hosts: Vec<NoticeReport>,
 }
 
@@ -390,7 +389,7 @@ pub struct NotifyReport {
 pub struct NoticeReport {
     /// The host as the list named it.
     pub name: String,
-    /// Its address.
+    /// Where it was told; none: its name has no address.
     pub address: Option<Address>,
     /// What became of its notices.
     pub fate: ClientFate,
@@ -398,7 +397,7 @@ pub struct NoticeReport {
     pub attempts: u32,
     /// From the start to its last ack.
     pub acked_ms: Option<u64>,
-    /// What went wrong.
+    /// What went wrong, for people.
     pub error: Option<String>,
 }
 

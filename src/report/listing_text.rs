@@ -5,9 +5,9 @@ use std::fmt::Write;
 use std::io;
 use std::time::Duration;
 
-use super::listing::{ActiveRun, ClientProbe, ManagerStatus, Said};
+use super::listing::{ActiveRun, ClientProbe, ManagerStatus, StatdAnswer};
 use super::table::{Align, Layout, Table, clean, in_memory};
-use super::text::{Text, View, line, or_dash, range};
+use super::text::{Render, View, line, or_dash, range};
 use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, Rows, RunsReport, StatusReport};
 use crate::units::{count, duration, millis};
 use crate::wire::control::LockState;
@@ -67,7 +67,7 @@ fn active(out: &mut String, run: &ActiveRun) {
     );
 }
 
-impl Text for StatusReport {
+impl Render for StatusReport {
     fn show(&self, _: &View) -> String {
         let mut out = String::new();
         manager(&mut out, &self.manager);
@@ -102,12 +102,12 @@ const NO_PROOF: &str = "a different state number is no proof: statd may have bee
 
 fn probed(probe: &ClientProbe) -> String {
     match (probe.statd, probe.state) {
-        (said @ (Said::Same | Said::Different), Some(state)) => format!("{said}: {state}"),
+        (said @ (StatdAnswer::Same | StatdAnswer::Different), Some(state)) => format!("{said}: {state}"),
         (said, _) => said.to_string(),
     }
 }
 
-impl Text for ClientsReport {
+impl Render for ClientsReport {
     fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("CLIENT", Align::Name),
@@ -143,7 +143,11 @@ impl Text for ClientsReport {
         }
         let none = || format!("{} knows no client\n", clean(&self.manager));
         let mut out = if table.is_empty() { none() } else { table.render(view.width) };
-        if self.clients.iter().any(|client| client.probe.as_ref().is_some_and(|probe| probe.statd == Said::Different)) {
+        if self
+            .clients
+            .iter()
+            .any(|client| client.probe.as_ref().is_some_and(|probe| probe.statd == StatdAnswer::Different))
+        {
             line!(out, "\n{NO_PROOF}");
         }
         footnote(&mut out, &self.owners);
@@ -189,7 +193,7 @@ fn lock_row(lock: &ListedLock, wide: bool) -> [String; 12] {
     ]
 }
 
-impl<L: Rows<Row = ListedLock>> Text for LocksReport<L> {
+impl<L: Rows<Row = ListedLock>> Render for LocksReport<L> {
     fn show(&self, view: &View) -> String {
         in_memory(|out| self.write(out, view))
     }
@@ -265,7 +269,7 @@ fn notes(lock: &ListedLock) -> String {
     notes.join("; ")
 }
 
-impl Text for RunsReport {
+impl Render for RunsReport {
     fn show(&self, view: &View) -> String {
         let mut table = Table::new(&[
             ("RUN", Align::Left),

@@ -113,7 +113,6 @@ impl Row {
     }
 }
 
-/// The locks.
 #[derive(Debug, Default)]
 pub struct LockList {
     rows: Vec<Row>,

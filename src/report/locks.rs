@@ -11,13 +11,12 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LocksReport<L: Rows<Row = ListedLock> = Vec<ListedLock>> {
-    /// [`SCHEMA`](super::SCHEMA).
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// Who says so.
+    /// The lock manager that says so, by its kind.
     pub manager: String,
     /// Whether it is known whose they are.
     pub owners: OwnersReport,
-    /// The rows.
     #[serde(serialize_with = "rows::serialize")]
     pub locks: L,
     /// Whether the text has all that is known of an owner. For the text only.
@@ -33,7 +32,7 @@ pub struct ListedLock {
     pub file: String,
     /// `read`, `write` or `share`.
     pub kind: String,
-    /// First byte.
+    /// First byte, from 0.
     pub start: u64,
     /// Last byte; none is "to end of file".
     pub end: Option<u64>,
@@ -66,13 +65,13 @@ pub struct ListedLock {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ListedOwner {
-    /// The client's name.
+    /// The client's `caller_name`.
     pub name: Option<String>,
-    /// Its address.
+    /// The client's address.
     pub address: Option<Address>,
     /// The server address it called.
     pub server_address: Option<Address>,
-    /// `udp` or `tcp`.
+    /// The transport it came by: `udp` or `tcp`.
     pub transport: Option<String>,
     /// The NLM version it spoke.
     pub version: Option<u32>,
@@ -105,11 +104,11 @@ pub struct Known {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Behind {
-    /// The client's name.
+    /// The client's `caller_name`.
     pub name: Option<String>,
-    /// Its address.
+    /// The client's address.
     pub address: Option<Address>,
-    /// Its process number.
+    /// The number of its process (svid).
     pub svid: Option<i32>,
 }
 

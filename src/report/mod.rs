@@ -19,7 +19,7 @@
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `failure` | a command that failed: the one error that an operator reads |
 //! | `progress` | a run while it runs |
-//! | `text`, `listing_text`, `table` | the text renderer |
+//! | `text`, `listing_text`, `release_text`, `table` | the text renderer |
 //! | `page` | a run as an HTML page |
 //!
 //! Pure: no clock, no sockets, no files.
@@ -44,6 +44,7 @@ mod plan;
 mod progress;
 mod reconcile;
 mod release;
+mod release_text;
 mod rows;
 mod run;
 #[cfg(test)]
@@ -73,8 +74,8 @@ pub use plan::{Plan, PlanClient, PlanReport, Probe, Refusal};
 pub use progress::{Phase, Progress};
 pub use reconcile::{Reconcile, ReconcileReport, Suspect, SuspectRun, SuspectStep};
 pub use release::{
-    Heard, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome, ReleaseReport,
-    ReleasedCounts, ReleasesReport, Waiting,
+    HostAnswer, LockdProbe, Release, ReleaseClient, ReleaseLeft, ReleaseListing, ReleaseLock, ReleaseOutcome,
+    ReleaseReport, ReleasedCounts, ReleasesReport, Waiting,
 };
 pub use rows::Rows;
 #[cfg(test)]
@@ -84,7 +85,7 @@ pub use run::{
     PendingReport, RunDetail, RunHead, RunReport, ScopeReport, States,
 };
 pub use stamp::Stamp;
-pub use text::{Text, View};
+pub use text::{Render, View};
 
 use serde::Serialize;
 

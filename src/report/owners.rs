@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct OwnersReport {
     /// How it was found out; none where it was not.
     pub how: Option<String>,
-    /// Why not.
+    /// Why lists do not say it; none: they do.
     pub why_not: Option<String>,
     /// What can be done about that.
     pub remedy: Option<String>,

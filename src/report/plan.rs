@@ -13,9 +13,8 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanReport {
-    /// [`SCHEMA`].
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// The plan.
     pub plan: Plan,
 }
 
@@ -32,11 +31,11 @@ impl PlanReport {
 pub struct Plan {
     /// Changes with everything that makes a plan stale.
     pub fingerprint: String,
-    /// `strict` or `targeted`.
+    /// The mode: `strict` or `targeted`.
     pub mode: String,
     /// What it would cover.
     pub scope: ScopeReport,
-    /// Locks in scope.
+    /// Locks that the run would cover, as of now.
     pub in_scope: u64,
     /// Unmonitored locks (`NM_LOCK`); left alone unless they are included.
     pub unmonitored: u64,
@@ -60,7 +59,7 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Refusal {
-    /// Why.
+    /// Why it is refused.
     pub message: String,
     /// What to do about it.
     pub remedy: String,
@@ -76,7 +75,7 @@ impl From<Failure> for Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanClient {
-    /// Its `caller_name`.
+    /// Its `caller_name`, as its locks carry it.
     pub name: String,
     /// The first of its addresses.
     pub address: Option<Address>,
@@ -96,7 +95,7 @@ pub struct PlanClient {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Probe {
-    /// It answered.
+    /// Its statd answered.
     Answers,
     /// It answered with a state number other than the client's LOCKs carried.
     Suspect,
@@ -113,7 +112,6 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// Every one.
     pub const ALL: [Self; 7] =
         [Self::Answers, Self::Suspect, Self::NoAnswer, Self::NoStatd, Self::NameUnknown, Self::Refused, Self::NotAsked];
     /// Its name, as the record and the JSON have it.

@@ -66,13 +66,12 @@ impl FromStr for Phase {
 /// A run at one moment, for the live view. Sent whenever one of these changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// How far.
     pub phase: Phase,
     /// Until the deadline as it stands, as the lock manager last said.
     pub grace_remaining: Duration,
     /// From begin to that deadline.
     pub grace_total: Duration,
-    /// Clients to notify.
+    /// Clients that are to be notified.
     pub clients: u64,
     /// Of them, acked (all notices).
     pub acked: u64,
@@ -85,7 +84,6 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Nothing has begun.
     pub const START: Self = Self {
         phase: Phase::Planned,
         grace_remaining: Duration::ZERO,

@@ -5,30 +5,29 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::table::clean;
-use super::text::{Text, View, line};
+use super::text::{Render, View, line};
 use super::{ClientFate, LockTally, Outcome, Refusal, SCHEMA, Stamp};
 use crate::units::{count, number};
 use crate::wire::types::Address;
 
-/// `{"schema","reconcile"}`.
+/// The document `{"schema","reconcile"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReconcileReport {
-    /// [`SCHEMA`].
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// The round.
     pub reconcile: Reconcile,
 }
 
-/// A round.
+/// A round of `nlmctl reconcile`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reconcile {
-    /// The lock manager.
+    /// The lock manager's kind.
     pub manager: String,
     /// Whether it only looked.
     pub dry_run: bool,
-    /// The exit code.
+    /// The exit code of the round.
     pub exit: u8,
     /// Clients that hold locks: the statd of each was asked.
     pub clients: u64,
@@ -36,7 +35,7 @@ pub struct Reconcile {
     pub unreachable: u64,
     /// Locks of the suspects that are due for a run: the most that may be dropped.
     pub at_stake: u64,
-    /// `--max-drop`.
+    /// Most locks that the round may drop (`--max-drop`).
     pub max_drop: u64,
     /// Why suspects that were due got no run.
     pub stopped: Option<Refusal>,
@@ -48,13 +47,13 @@ pub struct Reconcile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Suspect {
-    /// Its `caller_name`.
+    /// Its `caller_name`, as its locks carry it.
     pub name: String,
     /// The first of its addresses.
     pub address: Option<Address>,
     /// Its locks that a run marks.
     pub locks: u64,
-    /// The evidence.
+    /// The evidence against it, a sentence each.
     pub reasons: Vec<String>,
     /// What this round does with it.
     pub step: SuspectStep,
@@ -83,9 +82,9 @@ pub enum SuspectStep {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SuspectRun {
-    /// Its UUID.
+    /// The run's UUID.
     pub id: String,
-    /// How it ended.
+    /// How it ended; none: it has not, as far as the record knows.
     pub outcome: Option<Outcome>,
     /// Its exit code, as `runs show` has it.
     pub exit: Option<u8>,
@@ -111,7 +110,7 @@ impl Reconcile {
     }
 }
 
-impl Text for ReconcileReport {
+impl Render for ReconcileReport {
     fn show(&self, view: &View) -> String {
         let round = &self.reconcile;
         let mut out = String::new();

@@ -1,33 +1,26 @@
 //! Freeing chosen locks: what would be freed, what was seen of its clients, and what came of it.
 
 use std::fmt;
-use std::fmt::Write;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::progress::UnknownWord;
-use super::table::{Align, Table, clean};
-use super::text::{Text, View, line, or_dash, range};
 use super::{LockListing, Probe, SCHEMA, ScopeReport, Stamp};
-use crate::units::{millis, number};
+use crate::units::millis;
 use crate::wire::types::Address;
-
-/// Locks that the text shows; the JSON has all.
-const SHOWN: usize = 50;
 
 /// A release, as it is printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseReport {
-    /// [`SCHEMA`].
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
     /// What was chosen, and what came of it.
     pub release: Release,
 }
 
 impl ReleaseReport {
-    /// In this schema.
     pub fn new(release: Release) -> Self {
         Self { schema: SCHEMA, release }
     }
@@ -39,7 +32,7 @@ impl ReleaseReport {
 pub struct Release {
     /// Its UUID in the record; none of a plan.
     pub id: Option<String>,
-    /// The lock manager.
+    /// The lock manager's kind.
     pub manager: String,
     /// What was asked for.
     pub scope: ScopeReport,
@@ -62,7 +55,7 @@ pub struct Release {
     pub released: Option<ReleasedCounts>,
     /// How long was waited for answers of the clients.
     pub probed_for_ms: u64,
-    /// Whose they are.
+    /// The clients whose locks were chosen.
     pub clients: Vec<ReleaseClient>,
     /// What was chosen, as the lock manager listed it; where it does not know whose locks are, what it
     /// saw go, the first ones.
@@ -111,7 +104,6 @@ pub enum ReleaseOutcome {
 }
 
 impl ReleaseOutcome {
-    /// Every one.
     pub const ALL: [Self; 6] =
         [Self::Planned, Self::NothingHeld, Self::Released, Self::Partial, Self::Refused, Self::Unverified];
     /// Its name, as the record and the JSON have it.
@@ -155,7 +147,7 @@ impl FromStr for ReleaseOutcome {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum LockdProbe {
-    /// It answered.
+    /// Its statd answered.
     Answers,
     /// Its rpcbind answered and knows a lockd, which did not.
     RpcbindOnly,
@@ -173,7 +165,7 @@ pub enum LockdProbe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Heard {
+pub enum HostAnswer {
     /// Something on it answered.
     Answers,
     /// Nothing did in time. That is not known to be dead.
@@ -182,7 +174,7 @@ pub enum Heard {
     NotAsked,
 }
 
-impl Heard {
+impl HostAnswer {
     /// Of what its statd and its lockd said. A refusal, and an rpcbind that knows no such program, are
     /// answers too: the host runs.
     pub fn of(statd: Probe, lockd: LockdProbe) -> Self {
@@ -210,7 +202,7 @@ impl Heard {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseClient {
-    /// Its `caller_name`.
+    /// Its `caller_name`, as its locks carry it.
     pub name: String,
     /// The first of its addresses.
     pub address: Option<Address>,
@@ -223,7 +215,7 @@ pub struct ReleaseClient {
     /// Whether another name calls from its address: then it is not known whose answer it is.
     pub shared_address: bool,
     /// What was heard of its host.
-    pub heard: Heard,
+    pub heard: HostAnswer,
     /// What its statd answered.
     pub statd: Probe,
     /// What its lockd answered.
@@ -240,7 +232,6 @@ pub struct ReleaseClient {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseLock {
-    /// The lock.
     #[serde(flatten)]
     pub lock: LockListing,
     /// The file's path, if it is known.
@@ -254,7 +245,6 @@ pub struct ReleaseLock {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseLeft {
-    /// The lock.
     #[serde(flatten)]
     pub lock: LockListing,
     /// The file's path, if it is known.
@@ -268,9 +258,9 @@ pub struct ReleaseLeft {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Waiting {
-    /// The client.
+    /// The client's `caller_name`.
     pub name: String,
-    /// Its process number.
+    /// The number of its process (svid).
     pub svid: i32,
 }
 
@@ -311,155 +301,13 @@ impl ReleaseClient {
     }
 }
 
-fn chosen(release: &Release) -> String {
-    let locks = match release.chosen {
-        Some(locks) => number(locks, "lock", "locks"),
-        None => format!("all that they hold ({} does not tell whose a lock is)", clean(&release.manager)),
-    };
-    match release.chosen_waiters {
-        0 => locks,
-        n => format!("{locks}, and {}", number(n, "blocked request", "blocked requests")),
-    }
-}
-
-fn clients(out: &mut String, release: &Release, view: &View) {
-    let mut table = Table::new(&[
-        ("CLIENT", Align::Name),
-        ("ADDRESS", Align::Left),
-        ("LOCKS", Align::Right),
-        ("BLOCKED", Align::Count),
-        ("STATD", Align::Left),
-        ("LOCKD", Align::Left),
-        ("LOCKED WITH STATE", Align::Right),
-        ("NOTE", Align::Left),
-    ]);
-    for client in &release.clients {
-        let mut note = Vec::new();
-        if client.whole {
-            note.push("all it has".to_owned());
-        }
-        if client.shared_address {
-            note.push("shared address: not known whose answer it is".to_owned());
-        }
-        note.extend(client.suspicions.iter().map(|why| format!("suspect: {why}")));
-        table.row([
-            client.name.clone(),
-            or_dash(client.address),
-            or_dash(client.locks),
-            client.waiters.to_string(),
-            client.statd_words(release.probed_for_ms),
-            client.lockd_words(release.probed_for_ms),
-            or_dash(client.locked_with),
-            note.join("; "),
-        ]);
-    }
-    if !table.is_empty() {
-        line!(out, "\nclients, as they were a moment ago (no answer: not known to be dead)");
-        out.push_str(&table.render(view.width));
-    }
-}
-
-/// A lock, its path if that is known, and a note.
-type Row<'a> = (&'a LockListing, Option<&'a str>, String);
-
-fn locks<'a>(out: &mut String, title: &str, rows: impl ExactSizeIterator<Item = Row<'a>>, view: &View) {
-    let all = rows.len();
-    let mut table = Table::new(&[
-        ("STATE", Align::Left),
-        ("CLIENT", Align::Name),
-        ("SVID", Align::Right),
-        ("KIND", Align::Left),
-        ("BYTES", Align::Left),
-        ("FILE", Align::Left),
-        ("NOTE", Align::Left),
-    ]);
-    for (lock, path, note) in rows.take(SHOWN) {
-        table.row([
-            lock.state.clone(),
-            lock.owner.name.clone(),
-            or_dash(lock.owner.svid),
-            lock.kind.clone(),
-            range(lock.start, lock.end),
-            path.unwrap_or(&lock.file).to_owned(),
-            note,
-        ]);
-    }
-    if table.is_empty() {
-        return;
-    }
-    line!(out, "\n{title}");
-    out.push_str(&table.render(view.width));
-    if all > SHOWN {
-        line!(out, "[{} more; --json has all]", all - SHOWN);
-    }
-}
-
-impl Text for ReleaseReport {
-    fn show(&self, view: &View) -> String {
-        let release = &self.release;
-        let mut out = String::new();
-        match (&release.id, release.exit) {
-            (Some(id), Some(exit)) => line!(out, "release {id}: {} (exit {exit})", release.outcome),
-            _ => line!(out, "release: {}, nothing is changed", release.outcome),
-        }
-        line!(out, "  lock manager  {}", clean(&release.manager));
-        let only = if release.only.is_empty() { String::new() } else { format!("; only {}", release.only.join(", ")) };
-        line!(out, "  scope         {}{}", clean(&release.scope.to_string()), clean(&only));
-        line!(out, "  chosen        {}", chosen(release));
-        if let Some(at) = release.at {
-            let by = release.uid.map_or_else(String::new, |uid| format!(" by user {uid}"));
-            line!(out, "  asked         {}{by}", at.local(&view.zone));
-        }
-        if let Some(done) = release.released {
-            line!(
-                out,
-                "  released      {} and {}, as {} says",
-                number(done.locks, "lock", "locks"),
-                number(done.waiters, "blocked request", "blocked requests"),
-                clean(&release.manager)
-            );
-            line!(
-                out,
-                "  passed on     {}",
-                number(done.offered, "blocked request got", "blocked requests got") + " what became free"
-            );
-            let left = match release.chosen {
-                Some(_) => number(done.left, "lock is still there", "locks are still there"),
-                None => number(done.left, "client may hold locks yet", "clients may hold locks yet"),
-            };
-            line!(out, "  left          {left}");
-        }
-        clients(&mut out, release, view);
-        let waited_for = |lock: &ReleaseLock| match lock.waited_for.as_slice() {
-            [] => String::new(),
-            some => format!("waited for by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-        };
-        let rows = release.locks.iter().map(|lock| (&lock.lock, lock.path.as_deref(), waited_for(lock)));
-        let title = if release.chosen.is_some() { "chosen, as listed by" } else { "freed, as seen by" };
-        locks(&mut out, &format!("{title} {}", clean(&release.manager)), rows, view);
-        let left =
-            release.left.iter().map(|left| (&left.lock, left.path.as_deref(), left.why.clone().unwrap_or_default()));
-        locks(&mut out, "still there", left, view);
-        for note in &release.notes {
-            line!(out, "\nnote: {}", clean(note));
-        }
-        if release.outcome == ReleaseOutcome::Planned && !release.consent.is_empty() {
-            line!(out, "\nwants consent");
-            for sentence in &release.consent {
-                line!(out, "  - {}", clean(sentence));
-            }
-        }
-        out
-    }
-}
-
 /// Releases of the record, the newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleasesReport {
-    /// [`SCHEMA`].
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
-    /// The rows.
+    /// The newest first.
     pub releases: Vec<ReleaseListing>,
 }
 
@@ -467,9 +315,9 @@ pub struct ReleasesReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseListing {
-    /// Its UUID.
+    /// The release's UUID.
     pub id: String,
-    /// The lock manager.
+    /// The lock manager's kind.
     pub manager: String,
     /// When it was asked of it.
     pub at: Stamp,
@@ -485,34 +333,6 @@ pub struct ReleaseListing {
     pub left: u64,
 }
 
-impl Text for ReleasesReport {
-    fn show(&self, view: &View) -> String {
-        let mut table = Table::new(&[
-            ("RELEASE", Align::Left),
-            ("ASKED", Align::Left),
-            ("MANAGER", Align::Left),
-            ("OUTCOME", Align::Left),
-            ("LOCKS", Align::Right),
-            ("BLOCKED", Align::Count),
-            ("LEFT", Align::Right),
-            ("SCOPE", Align::Left),
-        ]);
-        for release in &self.releases {
-            table.row([
-                release.id.clone(),
-                release.at.local(&view.zone),
-                release.manager.clone(),
-                release.outcome.to_string(),
-                release.locks.to_string(),
-                release.waiters.to_string(),
-                release.left.to_string(),
-                release.scope.to_string(),
-            ]);
-        }
-        if table.is_empty() { "no releases are recorded\n".to_owned() } else { table.render(view.width) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -520,16 +340,16 @@ mod tests {
     #[test]
     fn any_answer_is_one_and_silence_is_told_from_not_asked() {
         let table = [
-            (Probe::Answers, LockdProbe::NoAnswer, Heard::Answers),
-            (Probe::NoAnswer, LockdProbe::RpcbindOnly, Heard::Answers),
-            (Probe::NoStatd, LockdProbe::NotAsked, Heard::Answers),
-            (Probe::NoAnswer, LockdProbe::Refused, Heard::Answers),
-            (Probe::NoAnswer, LockdProbe::NoAnswer, Heard::NoAnswer),
-            (Probe::NotAsked, LockdProbe::NoAnswer, Heard::NoAnswer),
-            (Probe::NameUnknown, LockdProbe::NotAsked, Heard::NotAsked),
+            (Probe::Answers, LockdProbe::NoAnswer, HostAnswer::Answers),
+            (Probe::NoAnswer, LockdProbe::RpcbindOnly, HostAnswer::Answers),
+            (Probe::NoStatd, LockdProbe::NotAsked, HostAnswer::Answers),
+            (Probe::NoAnswer, LockdProbe::Refused, HostAnswer::Answers),
+            (Probe::NoAnswer, LockdProbe::NoAnswer, HostAnswer::NoAnswer),
+            (Probe::NotAsked, LockdProbe::NoAnswer, HostAnswer::NoAnswer),
+            (Probe::NameUnknown, LockdProbe::NotAsked, HostAnswer::NotAsked),
         ];
         for (statd, lockd, heard) in table {
-            assert_eq!(Heard::of(statd, lockd), heard, "{statd} {lockd:?}");
+            assert_eq!(HostAnswer::of(statd, lockd), heard, "{statd} {lockd:?}");
         }
     }
 

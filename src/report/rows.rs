@@ -7,7 +7,6 @@ use serde::ser::{Error, SerializeSeq, Serializer};
 /// Rows that are made as they are shown: a list of a million locks, or what the record has of a run. A renderer walks them
 /// as often as it needs, and meets the same rows each time.
 pub trait Rows {
-    /// A row.
     type Row;
     /// Hands out each row, from the first to the last, until one is not taken.
     ///

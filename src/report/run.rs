@@ -18,7 +18,7 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunReport {
-    /// [`SCHEMA`].
+    /// Version of this kind of document; raised only when a field goes.
     pub schema: u32,
     /// The run as a whole.
     pub run: RunHead,
@@ -39,13 +39,13 @@ pub const LOST_SHOWN: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunHead {
-    /// Its UUID.
+    /// The run's UUID.
     pub id: String,
     /// The lock manager: `nlmd`.
     pub manager: String,
-    /// `strict` or `targeted`.
+    /// Its mode: `strict` or `targeted`.
     pub mode: String,
-    /// What it covered.
+    /// What it covers, as it was asked for.
     pub scope: ScopeReport,
     /// How it ended; none while it has not.
     pub outcome: Option<Outcome>,
@@ -53,7 +53,7 @@ pub struct RunHead {
     pub phase: Phase,
     /// When it began, or was planned if it did not.
     pub started_at: Stamp,
-    /// When it ended.
+    /// When it ended; none: it has not, as far as the record knows.
     pub ended_at: Option<Stamp>,
     /// From start to end.
     pub elapsed_ms: Option<u64>,
@@ -111,7 +111,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Every outcome.
     pub const ALL: [Self; 5] = [Self::Settled, Self::Aborted, Self::Failed, Self::Superseded, Self::Interrupted];
     /// Its name, as the record and the JSON have it.
     pub fn as_str(self) -> &'static str {
@@ -152,7 +151,7 @@ impl From<control::Outcome> for Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct States {
-    /// Before.
+    /// The number before the run.
     pub old: Option<i32>,
     /// The one that every notice carried.
     pub new: Option<i32>,
@@ -169,11 +168,11 @@ pub struct LockTally {
     pub reclaimed: u64,
     /// Given back by their owner.
     pub released: u64,
-    /// Dropped at settle.
+    /// Not reclaimed, and dropped at settle.
     pub dropped: u64,
-    /// Spared at settle.
+    /// Not reclaimed, and held all the same, as policy says.
     pub kept: u64,
-    /// Not known.
+    /// What became of them is not known.
     pub unverified: u64,
     /// Reclaimed though the server had lost them.
     pub resurrected: u64,
@@ -221,7 +220,7 @@ pub enum ClientFate {
     NameUnknown,
     /// Its statd, or its host, refused the call.
     Refused,
-    /// None was sent.
+    /// No notice was sent to it.
     NotTold,
 }
 
@@ -267,7 +266,7 @@ impl fmt::Display for ClientFate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientReport {
-    /// Its `caller_name`.
+    /// Its `caller_name`, as its locks carry it.
     pub name: String,
     /// The first of its addresses.
     pub address: Option<Address>,
@@ -389,7 +388,6 @@ impl ClientReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunDetail<R: Rows<Row = LockReport> = Vec<LockReport>> {
-    /// The run.
     #[serde(flatten)]
     pub report: RunReport,
     /// Dropped, kept, resurrected and conflicting locks (with `--record all`, every one).
@@ -408,9 +406,9 @@ pub struct RunDetail<R: Rows<Row = LockReport> = Vec<LockReport>> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PendingReport {
-    /// Since begin.
+    /// Milliseconds since begin.
     pub elapsed_ms: u64,
-    /// How many.
+    /// Locks that were pending then.
     pub pending: u64,
 }
 
@@ -418,13 +416,13 @@ pub struct PendingReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Owner {
-    /// The client's name.
+    /// The client's `caller_name`.
     pub name: String,
-    /// Its address.
+    /// The client's address.
     pub address: Option<Address>,
     /// The server address it called.
     pub server_address: Option<Address>,
-    /// `udp` or `tcp`.
+    /// The transport it came by: `udp` or `tcp`.
     pub transport: Option<String>,
     /// The NLM version it spoke.
     pub version: Option<u32>,
@@ -462,7 +460,7 @@ pub struct LockReport {
     pub inode: Option<String>,
     /// `read`, `write` or `share`.
     pub kind: String,
-    /// First byte.
+    /// First byte, from 0.
     pub start: u64,
     /// Last byte; none is "to end of file".
     pub end: Option<u64>,
@@ -470,7 +468,7 @@ pub struct LockReport {
     pub partial: bool,
     /// Whether it came after the end of the run.
     pub late: bool,
-    /// Whose.
+    /// Whose lock it is.
     pub owner: Owner,
     /// Who else holds or pends it (conflict).
     pub other: Option<Owner>,
@@ -511,10 +509,10 @@ impl From<&LockFate> for LockReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventReport {
-    /// When.
+    /// When it happened.
     pub at: Stamp,
-    /// One word.
+    /// What happened, in a word: a phase, an outcome, or what the lock manager calls it.
     pub kind: String,
-    /// For people.
+    /// What more there is to say, for people.
     pub detail: String,
 }

@@ -29,7 +29,7 @@ impl Default for View {
 }
 
 /// A value that people read.
-pub trait Text {
+pub trait Render {
     /// Lines, each with its newline.
     fn show(&self, view: &View) -> String;
     /// The same, written as it comes: for what may be too long to hold.
@@ -51,7 +51,7 @@ macro_rules! line {
 }
 pub(super) use line;
 
-/// `0-99`, `0-EOF`.
+/// Bytes as people read them: `0-99`, `0-EOF`.
 pub(super) fn range(start: u64, end: Option<u64>) -> String {
     end.map_or_else(|| format!("{start}-EOF"), |end| format!("{start}-{end}"))
 }
@@ -60,7 +60,7 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| v.to_string())
 }
 
-impl Text for ErrorReport {
+impl Render for ErrorReport {
     fn show(&self, _: &View) -> String {
         let mut out = String::new();
         line!(out, "nlmctl: {}", self.error.message);
@@ -230,7 +230,7 @@ fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, view: &View) 
     out
 }
 
-impl Text for RunReport {
+impl Render for RunReport {
     fn show(&self, view: &View) -> String {
         report(self, false, None, view)
     }
@@ -285,7 +285,7 @@ fn timeline(out: &mut String, events: &[EventReport], view: &View) {
     }
 }
 
-impl<R: Rows<Row = LockReport>> Text for RunDetail<R> {
+impl<R: Rows<Row = LockReport>> Render for RunDetail<R> {
     fn show(&self, view: &View) -> String {
         in_memory(|out| self.write(out, view))
     }
@@ -310,7 +310,7 @@ impl<R: Rows<Row = LockReport>> Text for RunDetail<R> {
     }
 }
 
-impl Text for PlanReport {
+impl Render for PlanReport {
     fn show(&self, view: &View) -> String {
         let plan = &self.plan;
         let mut out = String::new();
@@ -379,7 +379,7 @@ impl Text for PlanReport {
     }
 }
 
-impl Text for NotifyReport {
+impl Render for NotifyReport {
     fn show(&self, view: &View) -> String {
         let mut out = String::new();
         let mut table = Table::new(&[

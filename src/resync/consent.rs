@@ -14,13 +14,13 @@ pub struct Consent {
 
 /// Who can be asked.
 pub trait Person {
-    /// Whether there is any client.
+    /// Whether an operator is at a terminal.
     fn is_there(&self) -> bool;
     /// Asks, and reads a line.
     fn ask(&mut self, question: &str) -> io::Result<String>;
 }
 
-/// No client.
+/// No operator: a timer, a pipe.
 impl Person for () {
     fn is_there(&self) -> bool {
         false

@@ -126,7 +126,7 @@ impl ClientFacts<'_> {
 /// What happens to a client's pending locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// They are dropped.
+    /// They are freed for good: the client had its chance to reclaim them.
     Drop,
     /// They are held again.
     Keep(Spared),
@@ -188,7 +188,7 @@ impl Judged {
 /// What is decided of all clients of a run, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// Per client.
+    /// By their place in the run.
     pub clients: Vec<Judged>,
     /// Whether some were spared because too many were silent.
     pub not_understood: bool,

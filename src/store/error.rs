@@ -10,60 +10,33 @@ use rusqlite::ErrorCode;
 pub enum StoreError {
     /// The database's directory is missing.
     #[error("the record {path} cannot be made: its directory {directory} does not exist", path = .path.display(), directory = .directory.display())]
-    NoDirectory {
-        /// The database.
-        path: PathBuf,
-        /// Its directory.
-        directory: PathBuf,
-    },
+    NoDirectory { path: PathBuf, directory: PathBuf },
     /// The database or its directory cannot be read or made.
     #[error("the record {path} cannot be opened", path = .path.display())]
-    CannotOpen {
-        /// The database.
-        path: PathBuf,
-    },
+    CannotOpen { path: PathBuf },
     /// The database or its directory cannot be written.
     #[error("the record {path} cannot be written", path = .path.display())]
-    ReadOnly {
-        /// The database.
-        path: PathBuf,
-    },
+    ReadOnly { path: PathBuf },
     /// The file is damaged, or no database at all.
     #[error("the record {path} is damaged or is no database", path = .path.display())]
-    Corrupt {
-        /// The database.
-        path: PathBuf,
-    },
+    Corrupt { path: PathBuf },
     /// Another program's SQLite database.
     #[error("{path} is a database, but not a record of nlmctl", path = .path.display())]
-    NotOurs {
-        /// The database.
-        path: PathBuf,
-    },
+    NotOurs { path: PathBuf },
     /// A newer nlmctl wrote it.
     #[error("the record {path} was written by a newer nlmctl", path = .path.display())]
-    Newer {
-        /// The database.
-        path: PathBuf,
-    },
-    /// No room.
+    Newer { path: PathBuf },
+    /// The disk, or what this user may have of it, is full.
     #[error("no room left to write the record {path}", path = .path.display())]
-    Full {
-        /// The database.
-        path: PathBuf,
-    },
+    Full { path: PathBuf },
     /// Another process writes to it and does not end.
     #[error("the record {path} stayed busy for 5 s", path = .path.display())]
-    Busy {
-        /// The database.
-        path: PathBuf,
-    },
+    Busy { path: PathBuf },
     /// Another controller works with it.
     #[error("another nlmctl{by} works with the record {path}", by = .pid.map(|p| format!(" (pid {p})")).unwrap_or_default(), path = .path.display())]
     ControllerActive {
         /// Its process, if it said so.
         pid: Option<u32>,
-        /// The database.
         path: PathBuf,
     },
     /// Other users could change it.
@@ -71,23 +44,16 @@ pub enum StoreError {
     Unsafe {
         /// The database or its directory.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
     /// A file beside the database.
     #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// No run of the record has such an id.
     #[error("no run {wanted} in the record {path}", path = .path.display())]
     UnknownRun {
         /// What was asked for.
         wanted: String,
-        /// The database.
         path: PathBuf,
     },
     /// Several runs of the record begin so.
@@ -98,20 +64,10 @@ pub enum StoreError {
     },
     /// A value of the record cannot be understood.
     #[error("the record {path} has a value that cannot be understood: {what}", path = .path.display())]
-    BadValue {
-        /// Which.
-        what: String,
-        /// The database.
-        path: PathBuf,
-    },
+    BadValue { what: String, path: PathBuf },
     /// Anything else that SQLite says.
     #[error("the record {path}: {source}", path = .path.display())]
-    Sqlite {
-        /// The database.
-        path: PathBuf,
-        /// What it says.
-        source: rusqlite::Error,
-    },
+    Sqlite { path: PathBuf, source: rusqlite::Error },
 }
 
 impl StoreError {

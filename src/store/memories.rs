@@ -63,7 +63,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.connection
             .query_row(
-                "SELECT EXISTS (SELECT 1 FROM client JOIN run ON run.id = client.run WHERE client.name = ?1
+                "SELECT EXISTS (SELECT 1 FROM client JOIN run ON run.number = client.run WHERE client.name = ?1
                  AND client.address = ?2 AND client.reclaimed > 0 AND run.endpoint = ?3 AND run.names = ?4)",
                 params![name, address.to_string(), endpoint, names_text(names)],
                 |row| row.get(0),

@@ -1,21 +1,23 @@
 //! What is read.
 
 use std::io;
+use std::ops::RangeInclusive;
 
-use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, Params, Row, Transaction, TransactionBehavior, params};
 
-use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, word};
-use super::{Store, StoreError};
+use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, places, word};
+use super::{DeliveryUpdate, Store, StoreError};
 use crate::report::{
     ClientFate, ClientReport, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, PendingReport, Phase, Rows,
     RunDetail, RunFilter, RunHead, RunListing, RunReport, Stamp, States, exit_code,
 };
-use crate::wire::control::{BeginArgs, Delivery, InstanceId, LockFate, RunClient, RunId};
+use crate::wire::control::{BeginArgs, InstanceId, LockFate, RunClient, RunId};
+
+const CLIENTS: &str = "SELECT * FROM client WHERE run = ?1 ORDER BY number";
 
 /// A run as a resume needs it.
 #[derive(Debug, Clone)]
 pub struct StoredRun {
-    /// Which.
     pub id: RunId,
     /// What `begin` was, or would have been, asked with.
     pub begin: BeginArgs,
@@ -29,19 +31,7 @@ pub struct StoredClient {
     /// As `begin` fixed it.
     pub client: RunClient,
     /// What has become of its notices.
-    pub delivery: Delivery,
-    /// Notices that are its own.
-    pub notices: u32,
-    /// How many of them it acked.
-    pub acks: u32,
-    /// Notices sent.
-    pub attempts: u32,
-    /// From begin to its last ack, milliseconds.
-    pub acked_ms: Option<u64>,
-    /// Whether it is a suspect.
-    pub suspect: bool,
-    /// What went wrong.
-    pub error: Option<String>,
+    pub notices: DeliveryUpdate,
 }
 
 /// The lock rows of a run. There may be a million of them, so each walk reads them anew; what others write meanwhile is
@@ -50,7 +40,7 @@ pub struct StoredClient {
 pub struct LockRows<'a> {
     snapshot: Transaction<'a>,
     store: &'a Store,
-    run: RunId,
+    keys: RangeInclusive<i64>,
 }
 
 impl LockRows<'_> {
@@ -71,9 +61,9 @@ impl LockRows<'_> {
         failed: impl Fn(StoreError) -> E,
     ) -> Result<(), E> {
         let unreadable = |error| failed(self.store.error(error));
-        let sql = "SELECT row FROM lock WHERE run = ?1 ORDER BY ordinal";
+        let sql = "SELECT row FROM lock WHERE place BETWEEN ?1 AND ?2 ORDER BY place";
         let mut query = self.snapshot.prepare_cached(sql).map_err(unreadable)?;
-        let rows = query.query_map([self.run.to_string()], |row| blob(row, "row")).map_err(unreadable)?;
+        let rows = query.query_map([self.keys.start(), self.keys.end()], |row| blob(row, "row")).map_err(unreadable)?;
         for fate in rows {
             take(fate.map_err(unreadable)?)?;
         }
@@ -101,7 +91,6 @@ impl Store {
             .map_err(|e| self.error(e))
     }
 
-    /// A run.
     pub fn stored(&self, run: RunId) -> Result<StoredRun, StoreError> {
         self.one(run, "SELECT * FROM run WHERE id = ?1", stored_run)
     }
@@ -128,9 +117,9 @@ impl Store {
 
     /// The clients of a run, by number.
     pub fn clients(&self, run: RunId) -> Result<Vec<StoredClient>, StoreError> {
-        self.rows(run, "SELECT * FROM client WHERE run = ?1 ORDER BY number", |row| {
-            Ok(StoredClient {
-                client: blob(row, "row")?,
+        self.rows(CLIENTS, [self.number(run)?], |row| {
+            let notices = DeliveryUpdate {
+                client: row.get("number")?,
                 delivery: delivery(row)?,
                 notices: row.get("notices")?,
                 acks: row.get("acks")?,
@@ -138,26 +127,27 @@ impl Store {
                 acked_ms: maybe_count(row, "acked_ms")?,
                 suspect: row.get("suspect")?,
                 error: row.get("error")?,
-            })
+            };
+            Ok(StoredClient { client: blob(row, "row")?, notices })
         })
     }
 
-    /// A run's report.
+    /// As far as the run has come. Clients are all there, of the dropped locks the first few.
     pub fn report(&self, run: RunId) -> Result<RunReport, StoreError> {
-        let (head, state, locks, not_understood) = self.one(run, "SELECT * FROM run WHERE id = ?1", |row| {
-            Ok((run_head(row)?, states(row)?, LockTally::from(counts(row)?), row.get("not_understood")?))
+        let (number, knows_owners, head, state, locks, not_understood) =
+            self.one(run, "SELECT * FROM run WHERE id = ?1", |row| {
+                let locks = LockTally::from(counts(row)?);
+                let (number, knows_owners) = (row.get("number")?, row.get("knows_owners")?);
+                Ok((number, knows_owners, run_head(row)?, states(row)?, locks, row.get("not_understood")?))
+            })?;
+        let clients = self.rows(CLIENTS, [number], |row| client_report(row, knows_owners))?;
+        let keys = places(number, 0);
+        let lost = format!(
+            "SELECT row FROM lock WHERE place BETWEEN ?1 AND ?2 AND fate = 'dropped' ORDER BY place LIMIT {LOST_SHOWN}"
+        );
+        let lost = self.rows(&lost, [keys.start(), keys.end()], |row| {
+            blob::<LockFate>(row, "row").map(|fate| LockReport::from(&fate))
         })?;
-        let clients = self.rows(
-            run,
-            "SELECT client.*, run.knows_owners FROM client JOIN run ON run.id = client.run WHERE run = ?1
-             ORDER BY number",
-            client_report,
-        )?;
-        let lost = self.rows(
-            run,
-            &format!("SELECT row FROM lock WHERE run = ?1 AND fate = 'dropped' ORDER BY ordinal LIMIT {LOST_SHOWN}"),
-            lock_report,
-        )?;
         Ok(RunReport { lost, ..RunReport::new(head, state, locks, clients, not_understood) })
     }
 
@@ -167,13 +157,14 @@ impl Store {
         let store = &*self;
         let snapshot = Transaction::new_unchecked(&store.connection, TransactionBehavior::Deferred);
         let snapshot = snapshot.map_err(|e| store.error(e))?;
+        let number = store.number(run)?;
         Ok(RunDetail {
             report: store.report(run)?,
-            lock_rows: LockRows { snapshot, store, run },
-            events: store.rows(run, "SELECT * FROM event WHERE run = ?1 ORDER BY at_ms, rowid", |row| {
+            lock_rows: LockRows { snapshot, store, keys: places(number, 0) },
+            events: store.rows("SELECT * FROM event WHERE run = ?1 ORDER BY at_ms, rowid", [number], |row| {
                 Ok(EventReport { at: Stamp(count(row, "at_ms")?), kind: row.get("kind")?, detail: row.get("detail")? })
             })?,
-            progress: store.rows(run, "SELECT * FROM progress WHERE run = ?1 ORDER BY elapsed_ms", |row| {
+            progress: store.rows("SELECT * FROM progress WHERE run = ?1 ORDER BY elapsed_ms", [number], |row| {
                 Ok(PendingReport { elapsed_ms: count(row, "elapsed_ms")?, pending: count(row, "pending")? })
             })?,
             shown: None,
@@ -190,14 +181,15 @@ impl Store {
         let mut query = self
             .connection
             .prepare(
-                "SELECT *, (SELECT count(*) FROM client WHERE run = run.id) AS clients FROM run
-                 ORDER BY started_ms DESC, rowid DESC",
+                "SELECT *, (SELECT count(*) FROM client WHERE run = run.number) AS clients FROM run
+                 ORDER BY started_ms DESC, number DESC",
             )
             .map_err(|e| self.error(e))?;
+        let runs = query.query_map([], |row| Ok((row.get("number")?, run_listing(row)?)));
         let mut listed = Vec::new();
-        for run in query.query_map([], run_listing).map_err(|e| self.error(e))? {
-            let run = run.map_err(|e| self.error(e))?;
-            if wanted.wants_sums(&run.locks) && self.has_client(&run.id, wanted)? {
+        for run in runs.map_err(|e| self.error(e))? {
+            let (number, run) = run.map_err(|e| self.error(e))?;
+            if wanted.wants_sums(&run.locks) && self.has_client(number, wanted)? {
                 listed.push(run);
             }
             if listed.len() >= limit as usize {
@@ -208,20 +200,26 @@ impl Store {
     }
 
     /// Whether a client that is wanted was to be told, or is named by a lock on record.
-    fn has_client(&self, run: &str, wanted: &RunFilter) -> Result<bool, StoreError> {
+    fn has_client(&self, run: i64, wanted: &RunFilter) -> Result<bool, StoreError> {
         if wanted.clients.is_empty() {
             return Ok(true);
         }
-        let sql = "SELECT name, address FROM client WHERE run = ?1 UNION SELECT client, NULL FROM lock WHERE run = ?1";
-        let mut query = self.connection.prepare(sql).map_err(|e| self.error(e))?;
-        let names = query.query_map([run], |row| Ok((row.get::<_, String>("name")?, maybe_word(row, "address")?)));
-        for named in names.map_err(|e| self.error(e))? {
-            let (name, address) = named.map_err(|e| self.error(e))?;
-            if wanted.wants(&name, address) {
-                return Ok(true);
-            }
+        let told = self.rows("SELECT name, address FROM client WHERE run = ?1", [run], |row| {
+            Ok(wanted.wants(row.get_ref("name")?.as_str()?, maybe_word(row, "address")?))
+        })?;
+        if told.contains(&true) {
+            return Ok(true);
         }
-        Ok(false)
+        let of = |error| self.error(error);
+        let mut query = self.connection.prepare("SELECT row FROM lock WHERE place BETWEEN ?1 AND ?2").map_err(of)?;
+        let keys = places(run, 0);
+        let mut locks = query.query_map([keys.start(), keys.end()], |row| blob::<LockFate>(row, "row")).map_err(of)?;
+        let is_named = |fate: &LockFate| {
+            let owners = [Some(&fate.owner), fate.other.0.as_ref()];
+            owners.into_iter().flatten().any(|owner| wanted.wants(owner.name.as_str(), Some(owner.address)))
+        };
+        let found = locks.find(|fate| fate.as_ref().map_or(true, is_named));
+        Ok(found.transpose().map_err(of)?.is_some())
     }
 
     fn one<T>(
@@ -237,14 +235,18 @@ impl Store {
             .ok_or_else(|| StoreError::UnknownRun { wanted: run.to_string(), path: self.path.clone() })
     }
 
+    fn number(&self, run: RunId) -> Result<i64, StoreError> {
+        self.one(run, "SELECT number FROM run WHERE id = ?1", |row| row.get("number"))
+    }
+
     fn rows<T>(
         &self,
-        run: RunId,
         query: &str,
+        of: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StoreError> {
         let mut query = self.connection.prepare(query).map_err(|e| self.error(e))?;
-        query.query_map([run.to_string()], read).and_then(Iterator::collect).map_err(|e| self.error(e))
+        query.query_map(of, read).and_then(Iterator::collect).map_err(|e| self.error(e))
     }
 }
 
@@ -265,10 +267,6 @@ fn run_listing(row: &Row<'_>) -> rusqlite::Result<RunListing> {
         clients: count(row, "clients")?,
         locks,
     })
-}
-
-fn lock_report(row: &Row<'_>) -> rusqlite::Result<LockReport> {
-    blob::<LockFate>(row, "row").map(|fate| LockReport::from(&fate))
 }
 
 fn states(row: &Row<'_>) -> rusqlite::Result<States> {
@@ -297,7 +295,7 @@ fn run_head(row: &Row<'_>) -> rusqlite::Result<RunHead> {
     })
 }
 
-fn client_report(row: &Row<'_>) -> rusqlite::Result<ClientReport> {
+fn client_report(row: &Row<'_>, knows_owners: bool) -> rusqlite::Result<ClientReport> {
     Ok(ClientReport {
         name: blob::<RunClient>(row, "row")?.name.to_string(),
         address: maybe_word(row, "address")?,
@@ -307,7 +305,7 @@ fn client_report(row: &Row<'_>) -> rusqlite::Result<ClientReport> {
         acks: row.get("acks")?,
         attempts: row.get("attempts")?,
         acked_ms: maybe_count(row, "acked_ms")?,
-        locks: row.get::<_, bool>("knows_owners")?.then(|| counts(row)).transpose()?.map(LockTally::from),
+        locks: knows_owners.then(|| counts(row)).transpose()?.map(LockTally::from),
         paths: json(row, "paths")?,
         error: row.get("error")?,
     })

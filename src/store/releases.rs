@@ -11,15 +11,14 @@ use crate::wire::control::InstanceId;
 /// A release before it is asked for.
 #[derive(Debug, Clone)]
 pub struct NewRelease {
-    /// Its UUID.
+    /// A UUID.
     pub id: String,
     /// What kind of lock manager: `nlmd`.
     pub manager: String,
-    /// Where it is.
     pub endpoint: String,
     /// Its life that the plan saw.
     pub instance: InstanceId,
-    /// The plan.
+    /// The plan, which stands until the answer is here.
     pub report: ReleaseReport,
 }
 

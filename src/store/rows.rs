@@ -1,5 +1,6 @@
 //! Words and numbers of the tables.
 
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use rusqlite::Row;
@@ -11,6 +12,17 @@ use crate::wire::xdr;
 /// SQLite's integers are signed: a count beyond 2^63 is kept as 2^63 - 1.
 pub(super) fn integer(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// The rows of a run's locks have one key each, `run's number << 33 | place in the result`: so the next one comes behind the
+/// last, and SQLite appends. The migrations have this number too.
+const PLACE_BITS: u32 = 33;
+
+/// The keys of a run's locks from a place on.
+pub(super) fn places(run: i64, first: u64) -> RangeInclusive<i64> {
+    let last = (1 << PLACE_BITS) - 1;
+    let start = run << PLACE_BITS;
+    start | integer(first).min(last)..=start | last
 }
 
 pub(super) fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
@@ -69,7 +81,6 @@ pub(super) fn blob<T: xdr::Unpack>(row: &Row<'_>, column: &str) -> rusqlite::Res
     xdr::decode(row.get_ref(column)?.as_blob()?).map_err(|e| not_understood(row, column, e))
 }
 
-/// JSON.
 pub(super) fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|e| not_understood(row, column, e))
 }

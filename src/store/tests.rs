@@ -233,6 +233,19 @@ fn pages_that_are_given_again_change_nothing() {
 }
 
 #[test]
+fn after_rows_of_locks_all_else_waits_for_the_disk_again() {
+    let place = Place::new();
+    let mut store = place.open();
+    let full =
+        |store: &Store| store.connection.pragma_query_value(None, "synchronous", |row| row.get::<_, i32>(0)) == Ok(2);
+    store.create_run(&new_run(run_id(1))).unwrap();
+    store.record_lock_fates(run_id(1), 0, &[fate(0)]).unwrap();
+    assert!(full(&store));
+    store.record_lock_fates(run_id(2), 0, &[fate(0)]).unwrap_err();
+    assert!(full(&store), "also where they could not be written");
+}
+
+#[test]
 fn an_unfinished_run_is_found_with_what_a_resume_needs() {
     let place = Place::new();
     let id = run_id(2);
@@ -250,7 +263,7 @@ fn an_unfinished_run_is_found_with_what_a_resume_needs() {
     assert_eq!(found.begin, new_run(id).begin);
     let clients = store.clients(id).unwrap();
     assert_eq!(clients[0].client, client(0).client);
-    assert_eq!(clients[0].delivery, Delivery::NotTold);
+    assert_eq!(clients[0].notices.delivery, Delivery::NotTold);
     let report = store.report(id).unwrap();
     assert_eq!((report.run.exit, report.run.outcome, report.locks.unverified), (None, None, 40));
     assert_eq!(report.state.new, Some(43));
@@ -305,11 +318,16 @@ fn old_runs_are_forgotten_whole_and_unfinished_ones_never() {
     assert_eq!(store.prune_to(3, None).unwrap().runs, 3);
     let left: Vec<_> = store.list(10).unwrap().into_iter().map(|r| r.id).collect();
     assert_eq!(left, [run_id(9), run_id(5), run_id(4)].map(|r| r.to_string()));
-    let rows = |table: &str| {
-        let query = format!("SELECT count(*) FROM {table} WHERE run NOT IN (SELECT id FROM run)");
-        store.connection.query_row(&query, [], |row| row.get::<_, i64>(0)).unwrap()
+    let rows = |table: &str, run: &str| {
+        let query =
+            format!("SELECT count(*), count(DISTINCT {run}) FROM {table} WHERE {run} IN (SELECT number FROM run)");
+        let (theirs, runs): (i64, i64) =
+            store.connection.query_row(&query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let all = store.connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0));
+        assert_eq!(all, Ok(theirs), "rows of {table} whose run is gone");
+        runs
     };
-    assert_eq!((rows("client"), rows("lock"), rows("event")), (0, 0, 0));
+    assert_eq!((rows("client", "run"), rows("lock", "place >> 33"), rows("event", "run")), (2, 2, 3));
     assert_eq!(store.prune_to(0, None).unwrap().runs, 2);
     assert!(store.unfinished("here", ELSEWHERE).unwrap().is_some());
 }

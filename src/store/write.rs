@@ -1,9 +1,9 @@
 //! What is written, each call in one transaction.
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, named_params, params};
 
 use super::memories::names_text;
-use super::rows::{delivery_word, integer};
+use super::rows::{delivery_word, integer, places};
 use super::{KEEP_RUNS, Store, StoreError};
 use crate::report::{Facts, LockTally, Outcome, PathReport, PendingReport, Phase, Probe, ScopeReport, exit_code};
 use crate::units::count;
@@ -20,7 +20,7 @@ pub struct NewRun {
     pub endpoint: String,
     /// Whether it knows whose a lock is: else the counts of clients mean nothing.
     pub knows_owners: bool,
-    /// The plan's.
+    /// The plan's, which was consented to.
     pub fingerprint: String,
     /// What it covers, as it was asked for.
     pub scope: ScopeReport,
@@ -44,7 +44,6 @@ pub struct NewClient {
 pub struct DeliveryUpdate {
     /// The client's number in the run.
     pub client: u32,
-    /// So far.
     pub delivery: Delivery,
     /// Notices that are its own.
     pub notices: u32,
@@ -56,14 +55,13 @@ pub struct DeliveryUpdate {
     pub acked_ms: Option<u64>,
     /// Whether its statd answered with a state number other than its LOCKs carried.
     pub suspect: bool,
-    /// What went wrong.
+    /// What went wrong, for people.
     pub error: Option<String>,
 }
 
 /// How a run ended.
 #[derive(Debug, Clone)]
 pub struct RunOutcome {
-    /// How.
     pub outcome: Outcome,
     /// Why, for people.
     pub reason: Option<String>,
@@ -76,7 +74,7 @@ pub struct RunOutcome {
     /// The lock manager's sums; none where it did not give any: then all that was in scope is
     /// unverified.
     pub counts: Option<Counts>,
-    /// Late reclaims.
+    /// Reclaims that were granted after the run's end.
     pub late: u64,
 }
 
@@ -85,7 +83,6 @@ pub struct RunOutcome {
 pub struct Pruned {
     /// Runs, with their clients, locks and timelines.
     pub runs: u64,
-    /// Releases.
     pub releases: u64,
 }
 
@@ -107,18 +104,32 @@ impl Store {
         run(&mut self.connection).map_err(|e| StoreError::of(&self.path, e))
     }
 
+    /// Works on what a run has, by its number.
+    fn of_run<T>(
+        &mut self,
+        run: RunId,
+        work: impl FnOnce(&Transaction<'_>, i64) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let worked = self.transaction(|tx| {
+            let mut find = tx.prepare_cached("SELECT number FROM run WHERE id = ?1")?;
+            let number = find.query_row([run.to_string()], |row| row.get(0)).optional()?;
+            number.map(|number| work(tx, number)).transpose()
+        })?;
+        worked.ok_or_else(|| StoreError::UnknownRun { wanted: run.to_string(), path: self.path.clone() })
+    }
+
     /// A new run, in phase `planned`. Durable when this returns.
     pub fn create_run(&mut self, new: &NewRun) -> Result<(), StoreError> {
         let scope = serde_json::to_string(&new.scope)
             .map_err(|e| StoreError::BadValue { what: e.to_string(), path: self.path.clone() })?;
-        let (id, now) = (new.begin.run.to_string(), integer(now_ms()));
+        let now = integer(now_ms());
         self.transaction(|tx| {
             tx.execute(
                 "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms,
                                   knows_owners, names)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                 params![
-                    id,
+                    new.begin.run.to_string(),
                     new.manager,
                     new.endpoint,
                     new.begin.instance.to_string(),
@@ -132,32 +143,27 @@ impl Store {
                     names_text(&new.names),
                 ],
             )?;
-            insert_event(tx, &id, now, Phase::Planned.as_str(), "")
+            insert_event(tx, tx.last_insert_rowid(), now, Phase::Planned.as_str(), "")
         })
     }
 
     /// The run's phase, and a line of the timeline. Durable when this returns.
     pub fn set_phase(&mut self, run: RunId, phase: Phase, detail: &str) -> Result<(), StoreError> {
-        let (id, now) = (run.to_string(), integer(now_ms()));
-        let changed = self.transaction(|tx| {
-            let changed = tx.execute("UPDATE run SET phase = ?2 WHERE id = ?1", params![id, phase.as_str()])?;
-            if changed > 0 {
-                insert_event(tx, &id, now, phase.as_str(), detail)?;
-            }
-            Ok(changed)
-        })?;
-        self.known(changed, run)
+        self.of_run(run, |tx, number| {
+            tx.execute("UPDATE run SET phase = ?2 WHERE number = ?1", params![number, phase.as_str()])?;
+            insert_event(tx, number, integer(now_ms()), phase.as_str(), detail)
+        })
     }
 
     /// `begin` answered: phase `begun`, state numbers, what is in scope. Durable when this returns.
     pub fn record_begun(&mut self, begun: &Begun) -> Result<(), StoreError> {
-        let (id, now) = (begun.run.to_string(), integer(now_ms()));
-        let changed = self.transaction(|tx| {
-            let changed = tx.execute(
+        let now = integer(now_ms());
+        self.of_run(begun.run, |tx, number| {
+            tx.execute(
                 "UPDATE run SET phase = ?2, old_state = ?3, new_state = ?4, in_scope = ?5, pending = ?5,
-                 unmonitored = ?6, started_ms = CASE phase WHEN 'begun' THEN started_ms ELSE ?7 END WHERE id = ?1",
+                 unmonitored = ?6, started_ms = CASE phase WHEN 'begun' THEN started_ms ELSE ?7 END WHERE number = ?1",
                 params![
-                    id,
+                    number,
                     Phase::Begun.as_str(),
                     begun.old_state.0,
                     begun.new_state.0,
@@ -166,32 +172,27 @@ impl Store {
                     now
                 ],
             )?;
-            if changed > 0 {
-                let detail = format!(
-                    "state {} -> {}, {} in scope, {}",
-                    begun.old_state,
-                    begun.new_state,
-                    count(begun.in_scope, "lock"),
-                    count(begun.clients.into(), "client")
-                );
-                insert_event(tx, &id, now, Phase::Begun.as_str(), &detail)?;
-            }
-            Ok(changed)
-        })?;
-        self.known(changed, begun.run)
+            let detail = format!(
+                "state {} -> {}, {} in scope, {}",
+                begun.old_state,
+                begun.new_state,
+                count(begun.in_scope, "lock"),
+                count(begun.clients.into(), "client")
+            );
+            insert_event(tx, number, now, Phase::Begun.as_str(), &detail)
+        })
     }
 
     /// Clients to notify, a page at a time; one that is there already is left as it is.
     pub fn record_clients(&mut self, run: RunId, clients: &[NewClient]) -> Result<(), StoreError> {
-        let id = run.to_string();
-        self.transaction(|tx| {
+        self.of_run(run, |tx, number| {
             let mut insert = tx.prepare_cached(
                 "INSERT INTO client (run, number, name, address, row, suspect, probe, in_scope, pending)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8) ON CONFLICT DO NOTHING",
             )?;
             for NewClient { client, probe } in clients {
                 insert.execute(params![
-                    id,
+                    number,
                     client.index,
                     client.name.as_str(),
                     client.addresses.as_slice().first().map(ToString::to_string),
@@ -207,15 +208,14 @@ impl Store {
 
     /// What has become of notices, in a batch.
     pub fn record_deliveries(&mut self, run: RunId, updates: &[DeliveryUpdate]) -> Result<(), StoreError> {
-        let id = run.to_string();
-        self.transaction(|tx| {
+        self.of_run(run, |tx, number| {
             let mut update = tx.prepare_cached(
                 "UPDATE client SET delivery = ?3, attempts = ?4, acked_ms = ?5, suspect = suspect OR ?6, error = ?7,
                  notices = ?8, acks = ?9 WHERE run = ?1 AND number = ?2",
             )?;
             for u in updates {
                 update.execute(params![
-                    id,
+                    number,
                     u.client,
                     delivery_word(u.delivery),
                     u.attempts,
@@ -232,14 +232,13 @@ impl Store {
 
     /// The lock manager's result for clients, a page at a time; may be given again.
     pub fn record_client_results(&mut self, run: RunId, results: &[ClientResult]) -> Result<(), StoreError> {
-        let id = run.to_string();
         let paths = |result: &ClientResult| {
             let paths: Vec<PathReport> = result.paths.as_slice().iter().map(PathReport::from).collect();
             serde_json::to_string(&paths)
         };
         let paths: Result<Vec<String>, _> = results.iter().map(paths).collect();
         let paths = paths.map_err(|e| StoreError::BadValue { what: e.to_string(), path: self.path.clone() })?;
-        self.transaction(|tx| {
+        self.of_run(run, |tx, number| {
             let mut update = tx.prepare_cached(
                 "UPDATE client SET silent = :silent, paths = :paths, suspect = suspect OR :suspect, in_scope = :in_scope,
                  pending = :pending, reclaimed = :reclaimed, released = :released, dropped = :dropped, kept = :kept,
@@ -250,7 +249,7 @@ impl Store {
             for (r, paths) in results.iter().zip(&paths) {
                 let c = r.counts;
                 update.execute(named_params! {
-                    ":run": id, ":number": r.client, ":silent": r.silent, ":paths": paths, ":suspect": r.suspect,
+                    ":run": number, ":number": r.client, ":silent": r.silent, ":paths": paths, ":suspect": r.suspect,
                     ":delivery": delivery_word(r.delivery),
                     ":in_scope": integer(c.in_scope), ":pending": integer(c.pending),
                     ":reclaimed": integer(c.reclaimed), ":released": integer(c.released),
@@ -264,38 +263,37 @@ impl Store {
     }
 
     /// The lock manager's rows of locks, some at a time ([`LOCKS_AT_ONCE`](super::LOCKS_AT_ONCE)); `first` is the place of
-    /// the first of them in the whole result. May be given again.
+    /// the first of them in the whole result. May be given again. Durable with what is written next, at the latest when the
+    /// last process closes the record: a run over a million locks would wait for the disk 245 times.
     pub fn record_lock_fates(&mut self, run: RunId, first: u64, locks: &[LockFate]) -> Result<(), StoreError> {
-        let id = run.to_string();
-        self.transaction(|tx| {
-            let mut insert = tx.prepare_cached(
-                "INSERT OR REPLACE INTO lock (run, ordinal, fate, client, row) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?;
-            for (ordinal, lock) in (first..).zip(locks) {
-                insert.execute(params![
-                    id,
-                    integer(ordinal),
-                    lock.fate.to_string(),
-                    lock.owner.name.as_str(),
-                    xdr::encode(lock),
-                ])?;
+        self.synchronous("NORMAL")?;
+        let written = self.of_run(run, |tx, number| {
+            let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO lock (place, fate, row) VALUES (?1, ?2, ?3)")?;
+            for (place, lock) in places(number, first).zip(locks) {
+                insert.execute(params![place, lock.fate.to_string(), xdr::encode(lock)])?;
             }
             Ok(())
-        })
+        });
+        self.synchronous("FULL")?;
+        written
+    }
+
+    fn synchronous(&self, level: &str) -> Result<(), StoreError> {
+        self.connection.pragma_update(None, "synchronous", level).map_err(|e| self.error(e))
     }
 
     /// The run has ended: phase `done`, outcome, sums, exit code. Give the pages before. Durable
     /// when this returns. May be given again with better knowledge (a resume).
     pub fn record_result(&mut self, run: RunId, ended: &RunOutcome) -> Result<(), StoreError> {
-        let (id, now) = (run.to_string(), now_ms());
-        let changed = self.transaction(|tx| {
+        let now = now_ms();
+        self.of_run(run, |tx, number| {
             if let Some(c) = ended.counts {
                 tx.execute(
                     "UPDATE run SET in_scope = :in_scope, pending = :pending, reclaimed = :reclaimed,
                      released = :released, dropped = :dropped, kept = :kept, unverified = :unverified,
-                     resurrected = :resurrected, conflicts = :conflicts WHERE id = :run",
+                     resurrected = :resurrected, conflicts = :conflicts WHERE number = :run",
                     named_params! {
-                        ":run": id, ":in_scope": integer(c.in_scope), ":pending": 0,
+                        ":run": number, ":in_scope": integer(c.in_scope), ":pending": 0,
                         ":reclaimed": integer(c.reclaimed), ":released": integer(c.released),
                         ":dropped": integer(c.dropped), ":kept": integer(c.kept),
                         ":unverified": integer(c.unverified.saturating_add(c.pending)),
@@ -303,17 +301,17 @@ impl Store {
                     },
                 )?;
             }
-            let counts = tx.query_row("SELECT * FROM run WHERE id = ?1", [&id], super::rows::counts)?;
+            let counts = tx.query_row("SELECT * FROM run WHERE number = ?1", [number], super::rows::counts)?;
             let facts = Facts {
                 outcome: Some(ended.outcome),
                 not_understood: ended.not_understood,
                 locks: LockTally::from(counts),
             };
-            let changed = tx.execute(
+            tx.execute(
                 "UPDATE run SET phase = 'done', outcome = ?2, reason = ?3, exit = ?4, not_understood = ?5, alone = ?6,
-                 ended_ms = ?7, late = ?8 WHERE id = ?1",
+                 ended_ms = ?7, late = ?8 WHERE number = ?1",
                 params![
-                    id,
+                    number,
                     ended.outcome.as_str(),
                     ended.reason,
                     exit_code(&facts),
@@ -323,13 +321,8 @@ impl Store {
                     integer(ended.late),
                 ],
             )?;
-            insert_event(tx, &id, integer(now), ended.outcome.as_str(), ended.reason.as_deref().unwrap_or(""))?;
-            Ok(changed)
-        });
-        match changed {
-            Err(StoreError::Sqlite { source: rusqlite::Error::QueryReturnedNoRows, .. }) => self.known(0, run),
-            other => self.known(other?, run),
-        }
+            insert_event(tx, number, integer(now), ended.outcome.as_str(), ended.reason.as_deref().unwrap_or(""))
+        })
     }
 
     /// A line of the timeline, now.
@@ -339,18 +332,16 @@ impl Store {
 
     /// A line of the timeline that the lock manager saw, by its clock.
     pub fn event_at(&mut self, run: RunId, unix_ms: u64, kind: &str, detail: &str) -> Result<(), StoreError> {
-        let id = run.to_string();
-        self.transaction(|tx| insert_event(tx, &id, integer(unix_ms), kind, detail))
+        self.of_run(run, |tx, number| insert_event(tx, number, integer(unix_ms), kind, detail))
     }
 
     /// How many locks were pending. What is there for the same moment is replaced.
     pub fn record_progress(&mut self, run: RunId, rows: &[PendingReport]) -> Result<(), StoreError> {
-        let id = run.to_string();
-        self.transaction(|tx| {
+        self.of_run(run, |tx, number| {
             let mut insert =
                 tx.prepare("INSERT OR REPLACE INTO progress (run, elapsed_ms, pending) VALUES (?1, ?2, ?3)")?;
             rows.iter().try_for_each(|row| {
-                insert.execute(params![id, integer(row.elapsed_ms), integer(row.pending)]).map(|_| ())
+                insert.execute(params![number, integer(row.elapsed_ms), integer(row.pending)]).map(|_| ())
             })
         })
     }
@@ -371,23 +362,16 @@ impl Store {
                 params![keep, before],
             )?;
             let runs = tx.execute(
-                "DELETE FROM run WHERE phase = 'done' AND (started_ms < ?2 OR id NOT IN
-                 (SELECT id FROM run ORDER BY rowid DESC LIMIT ?1))",
+                "DELETE FROM run WHERE phase = 'done' AND (started_ms < ?2 OR number NOT IN
+                 (SELECT number FROM run ORDER BY number DESC LIMIT ?1))",
                 params![keep, before],
             )?;
             Ok(Pruned { runs: runs as u64, releases: releases as u64 })
         })
     }
-
-    fn known(&self, changed: usize, run: RunId) -> Result<(), StoreError> {
-        if changed > 0 {
-            return Ok(());
-        }
-        Err(StoreError::UnknownRun { wanted: run.to_string(), path: self.path.clone() })
-    }
 }
 
-fn insert_event(tx: &Transaction<'_>, run: &str, at_ms: i64, kind: &str, detail: &str) -> rusqlite::Result<()> {
+fn insert_event(tx: &Transaction<'_>, run: i64, at_ms: i64, kind: &str, detail: &str) -> rusqlite::Result<()> {
     tx.execute(
         "INSERT INTO event (run, at_ms, kind, detail) VALUES (?1, ?2, ?3, ?4)",
         params![run, at_ms, kind, detail],

@@ -25,10 +25,10 @@ impl OwnerChoice {
 
 /// What the operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Request {
+pub struct ReleaseRequest {
     /// `--client`: names or addresses.
     pub clients: Vec<String>,
-    /// `--export`: paths.
+    /// Paths of exports (`--export`).
     pub exports: Vec<String>,
     /// `--file`: handles in hexadecimal, or paths.
     pub files: Vec<String>,
@@ -42,7 +42,7 @@ pub struct Request {
     pub if_held: bool,
 }
 
-impl Request {
+impl ReleaseRequest {
     /// Clients, exports and files as those of a run.
     pub(super) fn as_run(&self) -> run_plan::Request {
         run_plan::Request {
@@ -52,7 +52,7 @@ impl Request {
             ..run_plan::Request::default()
         }
     }
-    /// Its clients alone.
+    /// The same choice of clients, as a run has it.
     pub(super) fn as_run_of_clients(&self) -> run_plan::Request {
         run_plan::Request { clients: self.clients.clone(), ..run_plan::Request::default() }
     }
@@ -82,7 +82,7 @@ impl Request {
 
 /// What was seen of the manager.
 #[derive(Debug)]
-pub(super) struct Observation<'a> {
+pub(super) struct ReleaseObservation<'a> {
     pub(super) info: &'a Info,
     pub(super) clients: &'a [ClientRow],
     /// The locks in scope, or why it is not known whose the locks are.
@@ -91,7 +91,7 @@ pub(super) struct Observation<'a> {
 
 /// What a client's statd and lockd said.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Probed {
+pub(super) struct HostProbe {
     pub(super) statd: run_plan::Probed,
     pub(super) lockd: LockdProbe,
 }
@@ -107,7 +107,7 @@ pub(super) struct Chosen {
     pub(super) knows_owners: bool,
     pub(super) whole: bool,
     pub(super) clients: Vec<ClientRow>,
-    /// Of each client.
+    /// The locks of each client, in the order of the clients.
     pub(super) rows: Vec<Vec<LockRow>>,
 }
 
@@ -116,7 +116,7 @@ fn nothing(why: &str) -> Failure {
 }
 
 impl Chosen {
-    pub(super) fn new(request: &Request, scope: &Scope, seen: &Observation<'_>) -> Result<Self, Failure> {
+    pub(super) fn new(request: &ReleaseRequest, scope: &Scope, seen: &ReleaseObservation<'_>) -> Result<Self, Failure> {
         if request.clients.is_empty() && request.exports.is_empty() && request.files.is_empty() {
             return Err(Failure::usage(
                 "nothing says whose locks to release",
@@ -167,7 +167,7 @@ impl Chosen {
         })
     }
 
-    /// Whom to ask.
+    /// The clients whose statds are to be asked.
     pub(super) fn clients(&self) -> &[ClientRow] {
         &self.clients
     }
@@ -180,7 +180,11 @@ impl Chosen {
 }
 
 /// The clients in scope that have a wanted lock, or may have, and their rows.
-fn chosen(request: &Request, scope: &Scope, seen: &Observation<'_>) -> (Vec<ClientRow>, Vec<Vec<LockRow>>) {
+fn chosen(
+    request: &ReleaseRequest,
+    scope: &Scope,
+    seen: &ReleaseObservation<'_>,
+) -> (Vec<ClientRow>, Vec<Vec<LockRow>>) {
     let mut of_client: HashMap<(&CallerName, IpAddr), Vec<LockRow>> = HashMap::new();
     for row in seen.rows.iter().flatten().filter(|row| request.wants(row)) {
         of_client.entry((&row.owner.name, row.owner.address.0)).or_default().push(row.clone());

@@ -19,13 +19,13 @@ mod lockd;
 mod owned;
 mod plan;
 
-pub use choice::{OwnerChoice, Request};
-pub use plan::Plan;
+pub use choice::{OwnerChoice, ReleaseRequest};
+pub use plan::ReleasePlan;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use self::choice::{Chosen, Observation, Probed};
+use self::choice::{Chosen, HostProbe, ReleaseObservation};
 use self::lockd::probe_lockds;
 use self::owned::Owned;
 use super::record::Record;
@@ -46,7 +46,11 @@ use crate::wire::xdr::List;
 ///
 /// # Errors
 /// The manager does not answer, nothing is chosen, or it is not allowed now.
-pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Options) -> Result<Plan, ControllerError> {
+pub async fn plan(
+    manager: &dyn LockManager,
+    request: &ReleaseRequest,
+    options: &Options,
+) -> Result<ReleasePlan, ControllerError> {
     let info = manager.info().await?;
     if !info.capabilities.release {
         return Err(Failure::usage(
@@ -74,7 +78,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
         None if info.capabilities.knows_owners => Ok(manager.all_locks(&scope).await?),
         None => Err(format!("{} does not tell whose locks are", info.software.as_str())),
     };
-    let chosen = Chosen::new(request, &scope, &Observation { info: &info, clients: &clients, rows })?;
+    let chosen = Chosen::new(request, &scope, &ReleaseObservation { info: &info, clients: &clients, rows })?;
     let (waiting, paths) = match owned {
         Some(owned) => (owned.waiting, owned.paths),
         None => (waiting(manager, chosen.files()).await?, HashMap::new()),
@@ -84,7 +88,7 @@ pub async fn plan(manager: &dyn LockManager, request: &Request, options: &Option
 }
 
 /// What is wanted, where the manager tells owners and paths by a view of its own.
-async fn owned(manager: &dyn LockManager, request: &Request) -> Result<Option<Owned>, ControllerError> {
+async fn owned(manager: &dyn LockManager, request: &ReleaseRequest) -> Result<Option<Owned>, ControllerError> {
     match manager.owners().await? {
         Owners::Rows => Ok(None),
         Owners::View(view) => Ok(Some(Owned::of(request, view))),
@@ -115,7 +119,7 @@ async fn probe(
     clients: &[ClientRow],
     names: &List<crate::wire::types::CallerName, 16>,
     options: &Options,
-) -> Result<Vec<Probed>, ControllerError> {
+) -> Result<Vec<HostProbe>, ControllerError> {
     let host = |row: &ClientRow| Host::of(&row.name, row.addresses.as_slice().iter().map(|a| a.0));
     let targets = (0..).zip(clients).map(|(id, row)| targets::of_row(id, row)).collect();
     let hosts = clients.iter().map(host).collect();
@@ -124,7 +128,7 @@ async fn probe(
         statds::ask(targets, &callers, names.as_slice().first().cloned(), options),
         probe_lockds(hosts, options.rpcbind_port, options.probe_timeout)
     );
-    Ok(statds?.into_iter().zip(lockds).map(|(statd, lockd)| Probed { statd, lockd }).collect())
+    Ok(statds?.into_iter().zip(lockds).map(|(statd, lockd)| HostProbe { statd, lockd }).collect())
 }
 
 /// Frees what the plan names, and reports what came of it.
@@ -134,7 +138,7 @@ async fn probe(
 pub async fn carry_out(
     manager: Arc<dyn LockManager>,
     store: Store,
-    plan: Plan,
+    plan: ReleasePlan,
     consent: Consent,
 ) -> Result<ReleaseReport, ControllerError> {
     if !consent.covers(&plan.agreed_to()) {

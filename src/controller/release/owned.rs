@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::choice::Request;
+use super::choice::ReleaseRequest;
 use crate::manager::{OwnedLock, OwnersView};
 use crate::wire::control::{ClientRow, LockKind, LockRow, LockState};
 use crate::wire::types::FileHandle;
@@ -20,7 +20,7 @@ pub(super) struct Owned {
 }
 
 impl Owned {
-    pub(super) fn of(request: &Request, view: OwnersView) -> Self {
+    pub(super) fn of(request: &ReleaseRequest, view: OwnersView) -> Self {
         let locks: Vec<&OwnedLock> = view.locks.iter().filter(|lock| lock.kind != LockKind::Share).collect();
         let (waiting, held): (Vec<&OwnedLock>, Vec<_>) =
             locks.into_iter().partition(|lock| lock.state == LockState::Waiting);
@@ -36,7 +36,7 @@ impl Owned {
 }
 
 /// Whether it is on one of the files, and in one of the exports, that are named; where none is, on any.
-fn is_on(request: &Request, lock: &OwnedLock) -> bool {
+fn is_on(request: &ReleaseRequest, lock: &OwnedLock) -> bool {
     let has_handle = |text: &str| hex::decode(text).is_ok_and(|bytes| bytes == lock.file.as_slice());
     let has_path = |text: &str| lock.path.as_deref() == Some(text.as_bytes()) && !lock.deleted;
     let is_below = |text: &String| {
@@ -82,7 +82,7 @@ mod tests {
         let locks = vec![lock("/srv/x/a", 0), lock("/srv/xy/b", 200), waits, share, deleted];
         let of = |files: &[&str], exports: &[&str]| {
             let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
-            let request = Request { files: owned(files), exports: owned(exports), ..Request::default() };
+            let request = ReleaseRequest { files: owned(files), exports: owned(exports), ..ReleaseRequest::default() };
             let view = OwnersView { how: "", clients: Vec::new(), locks: locks.clone() };
             let found = Owned::of(&request, view);
             assert_eq!((found.waiting.len(), found.paths.len()), (1, 2));

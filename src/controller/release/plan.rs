@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::choice::{Chosen, Probed};
+use super::choice::{Chosen, HostProbe};
 use crate::manager::Freed;
 use crate::report::{
-    Failure, Heard, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLeft, ReleaseLock, ReleaseOutcome,
-    ReleaseReport, ReleasedCounts, Stamp, Waiting,
+    Failure, HostAnswer, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLeft, ReleaseLock,
+    ReleaseOutcome, ReleaseReport, ReleasedCounts, Stamp, Waiting,
 };
 use crate::resync::consent::{Consent, Person};
 use crate::resync::plan as run_plan;
@@ -23,10 +23,10 @@ impl Chosen {
         manager: &str,
         waiting: &[LockRow],
         paths: HashMap<FileHandle, String>,
-        probes: &[Probed],
+        probes: &[HostProbe],
         probed_for: Duration,
-    ) -> Plan {
-        let not_asked = Probed { statd: run_plan::Probed::Silent(Probe::NotAsked), lockd: LockdProbe::NotAsked };
+    ) -> ReleasePlan {
+        let not_asked = HostProbe { statd: run_plan::Probed::Silent(Probe::NotAsked), lockd: LockdProbe::NotAsked };
         let probes = probes.iter().copied().chain(std::iter::repeat(not_asked));
         let seen = self.clients.iter().zip(&self.rows).zip(probes);
         let clients: Vec<ReleaseClient> =
@@ -55,10 +55,10 @@ impl Chosen {
             notes: Vec::new(),
             consent,
         };
-        Plan { args: self.args, release, live: self.live, targeted: self.targeted, paths }
+        ReleasePlan { args: self.args, release, live: self.live, targeted: self.targeted, paths }
     }
 
-    fn client(&self, client: &ClientRow, rows: &[LockRow], probed: Probed) -> ReleaseClient {
+    fn client(&self, client: &ClientRow, rows: &[LockRow], probed: HostProbe) -> ReleaseClient {
         let waiters = rows.iter().filter(|row| row.state == LockState::Waiting).count();
         let mut suspicions: Vec<String> =
             client.suspicions.as_slice().iter().map(|why| why.as_str().to_owned()).collect();
@@ -75,7 +75,7 @@ impl Chosen {
             waiters: waiters as u64,
             whole: self.whole,
             shared_address: client.shared_address,
-            heard: Heard::of(statd, probed.lockd),
+            heard: HostAnswer::of(statd, probed.lockd),
             statd,
             lockd: probed.lockd,
             locked_with: client.nsm_state.is_known().then_some(client.nsm_state.0),
@@ -132,9 +132,9 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
         Some(address) => format!("{} ({address})", client.name),
         None => client.name.clone(),
     };
-    let of = |heard: Heard| clients.iter().filter(move |client| client.heard == heard).collect::<Vec<_>>();
+    let of = |heard: HostAnswer| clients.iter().filter(move |client| client.heard == heard).collect::<Vec<_>>();
     let mut wanted = Vec::new();
-    let silent = of(Heard::NoAnswer);
+    let silent = of(HostAnswer::NoAnswer);
     if !silent.is_empty() {
         let shown: Vec<String> = silent.iter().take(SHOWN).map(|client| who(client)).collect();
         let more = match silent.len().saturating_sub(SHOWN) {
@@ -149,7 +149,7 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
             millis(probed_for_ms),
         ));
     }
-    for client in of(Heard::Answers) {
+    for client in of(HostAnswer::Answers) {
         wanted.push(format!(
             "release {} of {}, which ANSWERS (statd: {}; lockd: {}): it is not told, its processes go on as if they held \
              them, and two may write at once (wants --live too)",
@@ -159,7 +159,7 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
             client.lockd_words(probed_for_ms),
         ));
     }
-    for client in of(Heard::NotAsked) {
+    for client in of(HostAnswer::NotAsked) {
         wanted.push(format!(
             "release {} of {}, which could not be asked whether it runs; should it, its processes go on as if they held \
              them (wants --live too)",
@@ -172,7 +172,7 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
 
 /// What a release would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct ReleasePlan {
     args: ReleaseArgs,
     release: Release,
     live: bool,
@@ -181,7 +181,7 @@ pub struct Plan {
     paths: HashMap<FileHandle, String>,
 }
 
-impl Plan {
+impl ReleasePlan {
     /// What the lock manager is asked.
     pub(super) fn args(&self) -> &ReleaseArgs {
         &self.args
@@ -210,8 +210,8 @@ impl Plan {
     /// It is wanted, and was not said. The message names the clients.
     pub fn refuse_live(&self) -> Result<(), Failure> {
         let alive = |client: &&ReleaseClient| match client.heard {
-            Heard::Answers | Heard::NotAsked => true,
-            Heard::NoAnswer => false,
+            HostAnswer::Answers | HostAnswer::NotAsked => true,
+            HostAnswer::NoAnswer => false,
         };
         let named: Vec<_> = self.release.clients.iter().filter(alive).collect();
         if self.live || named.is_empty() {
@@ -221,8 +221,8 @@ impl Plan {
             .iter()
             .take(5)
             .map(|client| match client.heard {
-                Heard::Answers => format!("{} answers", client.name),
-                Heard::NoAnswer | Heard::NotAsked => format!("{} could not be asked", client.name),
+                HostAnswer::Answers => format!("{} answers", client.name),
+                HostAnswer::NoAnswer | HostAnswer::NotAsked => format!("{} could not be asked", client.name),
             })
             .collect();
         let more = match named.len().saturating_sub(shown.len()) {

@@ -8,12 +8,13 @@
 //! What must hold, with any bytes: a look-up ends soon, and what it gives lies within a structure as large as the
 //! description says. A kind of type that is not known ends the reading, since its length is not known either.
 
-/// Largest file of BTF; that of a kernel has about 6 MiB.
+/// Most bytes of BTF that are read; that of a kernel has about 6 MiB.
 pub(super) const MAX_BTF: u64 = 64 << 20;
 const MAGIC: u16 = 0xeb9f;
-/// Modifiers around a type (const, typedef), and structures around a member.
+/// Modifiers around a type (const, typedef), and structures around a member. Deeper than a kernel has them, a type counts as
+/// not there: the file may name types in a circle.
 const MAX_DEPTH: usize = 32;
-/// Members that one look-up may pass.
+/// Members that one look-up may pass, so that unnamed structures that contain each other cannot multiply its work.
 const MAX_MEMBERS: usize = 1 << 16;
 /// Largest structure, and with that the most that is read of memory at once.
 const MAX_SIZE: usize = 1 << 16;
@@ -50,7 +51,7 @@ pub struct Field {
 }
 
 impl Field {
-    /// Its first byte.
+    /// From the start of its structure, in bytes.
     pub fn offset(self) -> usize {
         self.bit / 8
     }
@@ -126,7 +127,7 @@ pub struct Btf {
 }
 
 impl Btf {
-    /// The kernel's types.
+    /// Reads the types of a kernel: the bytes of /sys/kernel/btf/vmlinux.
     pub fn new(kernel: &[u8]) -> Result<Self, BtfError> {
         let mut btf = Self { types: Vec::new(), starts: vec![usize::MAX], structures: Vec::new(), strings: Vec::new() };
         btf.add(kernel)?;

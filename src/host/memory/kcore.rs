@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Most segments; a machine has one for each stretch of memory.
+/// Most segments; a machine has one for each stretch of memory, some dozens. A file with more is refused.
 const MAX_SEGMENTS: usize = 4096;
 /// Length of an ELF header of 64 bits, and of one of its program headers.
 const HEADER: usize = 64;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
 
-/// Longest line; a name of the kernel's has at most 512 bytes.
+/// Longest line; a name of the kernel's has at most 512 bytes. What is beyond is taken for a line of its own, and fits none.
 const MAX_LINE: u64 = 1024;
-/// Most lines that count, those of one module.
+/// Most lines that count, those of one module; a module has some thousands. Those beyond are not looked at.
 const MAX_SYMBOLS: usize = 1 << 16;
 
 /// Addresses of one module's symbols, or of the kernel's own where it is built in.

@@ -117,11 +117,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Whose locks exclude each other there, as `info` has it.
     fn domains(&self) -> &'static [&'static str];
 
-    /// Who it is.
     async fn identity(&self) -> Result<Identity, ManagerError>;
     /// Its NSM state number as it is on disk.
     async fn nsm_state(&self) -> Result<NsmState, ManagerError>;
-    /// What is locked.
+    /// What is locked now.
     async fn sight(&self) -> Result<Snapshot, ManagerError>;
     /// Whose the locks are, for lists that people read: no run asks.
     async fn owners(&self) -> Result<Owners, ManagerError> {

@@ -15,7 +15,6 @@ use crate::host::Lock;
 /// A lock of a process of this host, or of the kernel's other services.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LocalLock {
-    /// What it holds.
     pub lock: Lock,
     pub pid: i32,
     /// Its process' name, as far as that was seen.
@@ -32,7 +31,6 @@ impl LocalLock {
 /// Everything that is locked, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Clients' locks.
     pub locks: Vec<Lock>,
     /// Others' locks, which no grace period binds.
     pub local: Vec<LocalLock>,

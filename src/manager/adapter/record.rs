@@ -87,7 +87,6 @@ pub struct RunRecord {
     pub life: String,
     /// The NSM state number before.
     pub old_state: Coded<NsmState>,
-    /// The run's own.
     pub new_state: Coded<NsmState>,
     /// When it began, milliseconds since 1970.
     pub began_unix_ms: u64,

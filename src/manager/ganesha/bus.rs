@@ -37,7 +37,6 @@ pub enum BusError {
     NotThere,
     #[error("{method}: {error}")]
     Call { method: &'static str, error: zbus::Error },
-    /// Ganesha said no.
     #[error("{method}: {answer}")]
     Refused { method: &'static str, answer: String },
     /// An answer of another form than 4.3 gives.

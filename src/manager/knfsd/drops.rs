@@ -48,7 +48,6 @@ pub(super) enum Attempt {
     Untouched(KnfsdError),
     /// All is as before, after this time of waiting, or of nfsd being stopped: lockd kept its locks.
     NoEffect(Duration),
-    /// Not known.
     Lost(KnfsdError),
 }
 

@@ -120,7 +120,7 @@ pub fn is_hidden() -> Option<String> {
 }
 
 impl Knfsd {
-    /// This host's.
+    /// Of this host.
     pub(crate) fn new(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Self {
         Self { machine: Machine::default(), dir: dir.into(), program: program.into() }
     }

@@ -12,7 +12,7 @@ use nix::libc;
 use super::owners::{self, ClientHost, OwnersError, View};
 use super::port::lockd_ports;
 use super::{Caution, Weight};
-use crate::host::netfilter::{Does, Netfilter};
+use crate::host::netfilter::{Netfilter, RuleEffect};
 use crate::host::{ETAB, Machine, lacks_capabilities};
 use crate::wire::nftables::Port;
 
@@ -143,12 +143,12 @@ fn look_at_rules(machine: &Machine, looked: io::Result<Netfilter>, found: &mut V
     };
     for rule in &netfilter.rules {
         match rule.does {
-            Does::Queues => found.push(refuse(
+            RuleEffect::Queues => found.push(refuse(
                 "packet-rules",
                 format!("a rule gives packets of lockd's ports to another program ({})", rule.place),
                 "take lockd's ports out of that rule for the time of the run",
             )),
-            Does::Drops => found.push(say(
+            RuleEffect::Drops => found.push(say(
                 "packet-rules",
                 format!("a rule drops packets of lockd's ports ({}): clients that it meets cannot reclaim", rule.place),
             )),
@@ -288,7 +288,7 @@ mod tests {
         let netfilter = Netfilter {
             tables: ["firewalld".to_owned(), "docker-bridges".to_owned()].into(),
             queueing: ["table ids, chain in".to_owned()].into(),
-            rules: [rule(Does::Queues), rule(Does::Drops)].into(),
+            rules: [rule(RuleEffect::Queues), rule(RuleEffect::Drops)].into(),
         };
         let found = all(|found| look_at_rules(&host, Ok(netfilter), found));
         let weights: Vec<Weight> = found.iter().map(|(_, weight, _)| *weight).collect();

@@ -59,7 +59,7 @@ impl Saved {
         Self::path(dir).exists()
     }
 
-    /// Makes it durable.
+    /// On disk when this returns.
     pub(super) fn keep(&self, dir: &Path) -> Result<(), FileError> {
         let path = Self::path(dir);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from);

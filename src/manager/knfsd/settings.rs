@@ -47,7 +47,6 @@ pub(super) struct Listener {
 pub(super) struct Settings {
     pub(super) threads: u32,
     pub(super) pools: String,
-    /// Sorted.
     pub(super) listeners: Vec<Listener>,
     /// NFSv4's server scope; none where the kernel does not tell it.
     #[serde(default)]

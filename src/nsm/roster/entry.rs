@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::wire::nsm::MonArgs;
 use crate::wire::types::NsmState;
 
-/// Most hosts in one roster.
+/// Most hosts in one roster, ten times what a run is made for. A longer one is an error: part of it must not pass for all.
 pub(super) const MAX_HOSTS: usize = 1_000_000;
 /// A host name is at most this long (RFC 1035; `SM_MAXSTRLEN` is larger).
 const MAX_HOST: usize = 255;
@@ -43,7 +43,7 @@ pub enum Kind {
     Linux,
     FreeBsd,
     Illumos,
-    /// A person.
+    /// A file that a person wrote: addresses or names, one a line.
     Targets,
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::entry::{Kind, Roster, RosterError, read_capped};
 use crate::wire::types::NsmState;
 
-/// Longest `state` file that is looked at, in bytes.
+/// Longest `state` file that is looked at, in bytes: it has one number, four bytes or a line of text.
 pub(super) const MAX_STATE_FILE: u64 = 64;
 
 /// How a statd keeps its records in folders.

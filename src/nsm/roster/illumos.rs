@@ -31,7 +31,7 @@ pub(super) fn keeps(sm: &Path) -> bool {
     })
 }
 
-/// `%-10d`.
+/// The number as illumos' statd writes it: `%-10d`.
 fn parse_state(bytes: &[u8]) -> Option<NsmState> {
     std::str::from_utf8(bytes).ok()?.trim().parse().ok().map(NsmState)
 }

@@ -78,7 +78,6 @@ pub fn find(root: &Path) -> Result<Vec<Roster>, RosterError> {
     Ok(found)
 }
 
-/// Where [`find`] looks.
 pub fn known_places(root: &Path) -> Vec<PathBuf> {
     KNOWN_PLACES.iter().map(|place| root.join(place)).collect()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::entry::{Kind, MAX_HOSTS, Roster, RosterEntry, RosterError, host_name, plain_host, read_capped, unreadable};
 
-/// Longest targets file that is read, in bytes.
+/// Longest targets file that is read, in bytes: a million lines of 64. A longer one is an error.
 const MAX_TARGETS_FILE: u64 = 64 << 20;
 
 /// Reads a file with one address or name a line. `#` begins a comment; blank lines count for

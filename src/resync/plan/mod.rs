@@ -31,7 +31,7 @@ use crate::wire::types::{Address, CallerName, NsmState};
 pub struct Request {
     /// `--client`: names or addresses.
     pub clients: Vec<String>,
-    /// `--export`: paths.
+    /// Paths of exports (`--export`).
     pub exports: Vec<String>,
     /// `--file`: handles in hexadecimal, or paths.
     pub files: Vec<String>,
@@ -101,7 +101,6 @@ impl Probed {
 /// A client of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedClient {
-    /// Its `caller_name`.
     pub name: CallerName,
     /// Its addresses; the first one is notified first.
     pub addresses: Vec<IpAddr>,
@@ -139,7 +138,7 @@ pub struct Plan {
     pub grace: Duration,
     /// What grace may be extended to.
     pub grace_max: Duration,
-    /// Who is told.
+    /// The clients that would be told.
     pub clients: Vec<PlannedClient>,
     pub in_scope: u64,
     /// Unmonitored locks: in scope only if the policy includes them.

@@ -70,7 +70,7 @@ pub struct Memory {
 
 /// What a round does with a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum RoundStep {
     /// Nothing is held against it.
     Nothing,
     /// Its statd does not answer: its locks stay.
@@ -86,7 +86,7 @@ pub enum Step {
 /// What a round sees of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
-    pub step: Step,
+    pub step: RoundStep,
     /// The evidence, each in words.
     pub reasons: Vec<String>,
     /// What to remember of it from now on.
@@ -119,7 +119,7 @@ pub fn at_stake(row: &ClientRow) -> u64 {
 /// Looks at a client that holds locks: what its statd said just now, beside what is known of it.
 pub fn look(row: &ClientRow, said: Probed, before: &Memory, now_ms: u64) -> Look {
     let mut look = Look {
-        step: Step::Unreachable,
+        step: RoundStep::Unreachable,
         reasons: Vec::new(),
         memory: before.clone(),
         said: NsmState::default(),
@@ -141,7 +141,7 @@ pub fn look(row: &ClientRow, said: Probed, before: &Memory, now_ms: u64) -> Look
     if look.reasons.is_empty() {
         let baseline = if row.nsm_state.is_known() { before.baseline } else { look.said };
         look.memory = Memory { baseline, ..Memory::default() };
-        look.step = Step::Nothing;
+        look.step = RoundStep::Nothing;
         return look;
     }
     look.is_steady = differs && before.differed == look.said;
@@ -154,12 +154,12 @@ pub fn look(row: &ClientRow, said: Probed, before: &Memory, now_ms: u64) -> Look
     // A time beyond the longest wait was written by a clock that was wrong.
     let waits = now_ms < before.not_before_ms && before.not_before_ms - now_ms <= millis(LONGEST_WAIT);
     look.step = if waits && !is_news {
-        Step::WaitUntil(before.not_before_ms)
+        RoundStep::WaitUntil(before.not_before_ms)
     } else if memory.rounds < ROUNDS {
-        Step::LookAgain
+        RoundStep::LookAgain
     } else {
         memory.complaints = complaints;
-        Step::Run
+        RoundStep::Run
     };
     look
 }

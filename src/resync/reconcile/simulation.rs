@@ -110,7 +110,7 @@ impl World {
             let seen = look(&row, self.probe(host), self.memories.get(&host).unwrap_or(&Memory::default()), now);
             self.memories.insert(host, seen.memory.clone());
             self.hosts[host].rounds += u32::from(self.is_itself(host));
-            if seen.step == Step::Run || (self.rules.at_once && seen.step == Step::LookAgain) {
+            if seen.step == RoundStep::Run || (self.rules.at_once && seen.step == RoundStep::LookAgain) {
                 due.push((host, row, seen));
             }
         }

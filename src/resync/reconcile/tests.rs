@@ -21,11 +21,11 @@ fn says(state: i32) -> Probed {
 const DEAD: Probed = Probed::Silent(Probe::NoAnswer);
 
 /// Rounds a minute apart, the memory carried from one to the next. A run keeps everything.
-fn rounds(memory: &mut Memory, first: u64, row: &ClientRow, said: &[Probed]) -> Vec<Step> {
+fn rounds(memory: &mut Memory, first: u64, row: &ClientRow, said: &[Probed]) -> Vec<RoundStep> {
     let mut steps = Vec::new();
     for (minute, said) in (first..).zip(said) {
         let mut look = look(row, *said, memory, minute * MINUTE);
-        if look.step == Step::Run {
+        if look.step == RoundStep::Run {
             look.begun(minute * MINUTE);
         }
         steps.push(look.step);
@@ -44,23 +44,23 @@ fn settled(look: &mut Look, kept: u64, now_ms: u64) {
 fn a_client_is_run_in_the_second_round_in_a_row_that_finds_it_suspect() {
     let mut memory = Memory::default();
     let steps = rounds(&mut memory, 1, &row(3, &[]), &[says(3), says(7), says(7)]);
-    assert_eq!(steps, [Step::Nothing, Step::LookAgain, Step::Run]);
+    assert_eq!(steps, [RoundStep::Nothing, RoundStep::LookAgain, RoundStep::Run]);
     let steps = rounds(&mut Memory::default(), 1, &row(3, &[]), &[says(7), says(3), says(7), says(9)]);
-    assert_eq!(steps, [Step::LookAgain, Step::Nothing, Step::LookAgain, Step::Run]);
+    assert_eq!(steps, [RoundStep::LookAgain, RoundStep::Nothing, RoundStep::LookAgain, RoundStep::Run]);
 }
 
 #[test]
 fn a_round_in_which_its_statd_does_not_answer_changes_nothing() {
     let mut memory = Memory::default();
     let steps = rounds(&mut memory, 1, &row(3, &["silent for long"]), &[DEAD, says(7), DEAD, DEAD, says(7)]);
-    let gone = Step::Unreachable;
-    assert_eq!(steps, [gone, Step::LookAgain, gone, gone, Step::Run]);
+    let gone = RoundStep::Unreachable;
+    assert_eq!(steps, [gone, RoundStep::LookAgain, gone, gone, RoundStep::Run]);
 }
 
 #[test]
 fn an_equal_number_an_unknown_one_and_one_beside_unknown_are_no_evidence() {
     for (locked_with, said) in [(3, says(3)), (3, Probed::Answers(None)), (3, says(0)), (0, says(7))] {
-        assert_eq!(look(&row(locked_with, &[]), said, &Memory::default(), 0).step, Step::Nothing);
+        assert_eq!(look(&row(locked_with, &[]), said, &Memory::default(), 0).step, RoundStep::Nothing);
     }
 }
 
@@ -68,7 +68,7 @@ fn an_equal_number_an_unknown_one_and_one_beside_unknown_are_no_evidence() {
 fn where_locks_carry_no_number_the_first_one_heard_is_the_one_to_compare_with() {
     let mut memory = Memory::default();
     let steps = rounds(&mut memory, 1, &row(0, &[]), &[says(3), says(3), says(5), says(5)]);
-    assert_eq!(steps, [Step::Nothing, Step::Nothing, Step::LookAgain, Step::Run]);
+    assert_eq!(steps, [RoundStep::Nothing, RoundStep::Nothing, RoundStep::LookAgain, RoundStep::Run]);
     assert_eq!(memory.baseline, NsmState(3));
 }
 
@@ -76,16 +76,16 @@ fn where_locks_carry_no_number_the_first_one_heard_is_the_one_to_compare_with() 
 fn what_the_lock_manager_says_against_a_client_makes_it_a_suspect_too() {
     let complaint = row(3, &["a grant that it never confirmed"]);
     let steps = rounds(&mut Memory::default(), 1, &complaint, &[says(3), says(3)]);
-    assert_eq!(steps, [Step::LookAgain, Step::Run]);
+    assert_eq!(steps, [RoundStep::LookAgain, RoundStep::Run]);
 }
 
 #[test]
 fn a_suspect_whose_locks_were_kept_waits_twice_as_long_each_time_up_to_a_day() {
     let mut memory = Memory::default();
     let steps = rounds(&mut memory, 0, &row(3, &[]), &[says(7); 80]);
-    let runs: Vec<usize> = (0..).zip(&steps).filter(|(_, step)| **step == Step::Run).map(|(n, _)| n).collect();
+    let runs: Vec<usize> = (0..).zip(&steps).filter(|(_, step)| **step == RoundStep::Run).map(|(n, _)| n).collect();
     assert_eq!(runs, [1, 11, 31, 71]);
-    assert_eq!(steps[2], Step::WaitUntil(11 * MINUTE));
+    assert_eq!(steps[2], RoundStep::WaitUntil(11 * MINUTE));
     for runs in [20, u32::MAX] {
         assert_eq!(wait_after(runs), LONGEST_WAIT);
     }
@@ -96,10 +96,10 @@ fn news_does_not_wait_and_old_numbers_are_no_news() {
     let mut memory = Memory::default();
     rounds(&mut memory, 0, &row(3, &[]), &[says(7), says(7)]);
     let steps = rounds(&mut memory, 2, &row(3, &[]), &[says(5), says(5), says(9), says(9), says(9)]);
-    let waits = Step::WaitUntil(11 * MINUTE);
-    assert_eq!(steps, [waits, waits, waits, Step::Run, Step::WaitUntil(25 * MINUTE)]);
+    let waits = RoundStep::WaitUntil(11 * MINUTE);
+    assert_eq!(steps, [waits, waits, waits, RoundStep::Run, RoundStep::WaitUntil(25 * MINUTE)]);
     let steps = rounds(&mut memory, 7, &row(3, &["a grant that it never confirmed"]), &[says(9), says(9)]);
-    assert!(steps[0] == Step::Run && matches!(steps[1], Step::WaitUntil(_)), "{steps:?}");
+    assert!(steps[0] == RoundStep::Run && matches!(steps[1], RoundStep::WaitUntil(_)), "{steps:?}");
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn a_number_that_a_run_found_harmless_is_no_evidence_again() {
     let mut seen = look(&row(3, &[]), says(7), &memory, MINUTE);
     settled(&mut seen, 0, MINUTE);
     memory = seen.memory;
-    assert_eq!(rounds(&mut memory, 2, &row(3, &[]), &[says(7); 5]), [Step::Nothing; 5]);
-    assert_eq!(rounds(&mut memory, 7, &row(3, &[]), &[says(9), says(9)]), [Step::LookAgain, Step::Run]);
+    assert_eq!(rounds(&mut memory, 2, &row(3, &[]), &[says(7); 5]), [RoundStep::Nothing; 5]);
+    assert_eq!(rounds(&mut memory, 7, &row(3, &[]), &[says(9), says(9)]), [RoundStep::LookAgain, RoundStep::Run]);
 }
 
 #[test]
@@ -119,11 +119,11 @@ fn a_complaint_that_a_run_found_harmless_waits_for_a_day() {
     let mut memory = Memory::default();
     rounds(&mut memory, 0, &complaint, &[says(3)]);
     let mut seen = look(&complaint, says(3), &memory, MINUTE);
-    assert_eq!(seen.step, Step::Run);
+    assert_eq!(seen.step, RoundStep::Run);
     settled(&mut seen, 0, MINUTE);
-    assert_eq!(look(&complaint, says(3), &seen.memory, DAY).step, Step::WaitUntil(DAY + MINUTE));
+    assert_eq!(look(&complaint, says(3), &seen.memory, DAY).step, RoundStep::WaitUntil(DAY + MINUTE));
     let again = rounds(&mut seen.memory, 24 * 60 + 1, &complaint, &[says(3), says(3)]);
-    assert_eq!(again, [Step::LookAgain, Step::Run]);
+    assert_eq!(again, [RoundStep::LookAgain, RoundStep::Run]);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_run_that_kept_something_or_did_not_settle_clears_nobody() {
 fn a_wait_that_a_wrong_clock_wrote_does_not_last() {
     let mut memory = Memory::default();
     rounds(&mut memory, 1_000_000, &row(3, &[]), &[says(7), says(7)]);
-    assert_eq!(rounds(&mut memory, 5, &row(3, &[]), &[says(7)]), [Step::Run]);
+    assert_eq!(rounds(&mut memory, 5, &row(3, &[]), &[says(7)]), [RoundStep::Run]);
 }
 
 #[test]

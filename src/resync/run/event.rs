@@ -33,14 +33,14 @@ pub struct Starting {
 /// Where the run stands, by the manager's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It goes on.
+    /// The run is active at the manager.
     Active {
         in_scope: u64,
         /// Locks not decided yet.
         pending: u64,
         /// How long ago the last reclaim was.
         last_reclaim: Option<Duration>,
-        /// Until the deadline.
+        /// From now until the deadline, as it stands.
         remaining: Duration,
         /// Until the latest deadline.
         latest_remaining: Duration,
@@ -67,7 +67,7 @@ impl Standing {
 
 /// What was heard about a client's notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum NoticeNews {
     /// One more was acked; `all` of them are now, or not.
     Acked {
         /// Whether none is left.
@@ -90,12 +90,12 @@ pub enum Event {
     },
     /// `begin` was refused: nothing was touched.
     BeginRefused(Refusal),
-    /// `PROGRESS` was answered.
+    /// The manager has heard of the clients' fates (PROGRESS).
     Told(Standing),
     /// The manager's status was seen.
     Seen(Standing),
     /// Something was heard about a client's notices.
-    Heard { client: u32, at: Duration, news: News },
+    Heard { client: u32, at: Duration, news: NoticeNews },
     /// `settle` or `abort` was answered, or refused because the run is over already.
     Ended,
     /// An early settle was refused: locks are pending, or awaited.
@@ -110,7 +110,7 @@ pub enum Event {
     ResultUnknown,
     /// The manager does not answer any more. Calls that were under way are forgotten.
     ManagerLost,
-    /// It answers again.
+    /// The manager answers again, after it did not.
     ManagerBack(Standing),
     /// The operator wants to leave: the signal's name.
     Signal(&'static str),

@@ -43,7 +43,7 @@ mod states;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Action, Ending, Event, News, Standing, Starting, Terms};
+pub use event::{Action, Ending, Event, NoticeNews, Standing, Starting, Terms};
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -56,7 +56,7 @@ use crate::wire::control::{ClientProgress, Delivery, SettleWhen};
 const TELL_EVERY: Duration = Duration::from_millis(30);
 /// Most deliveries told at once: what `PROGRESS` takes.
 const TELL_MOST: usize = 4096;
-/// How long the manager may be away before the run is left.
+/// How long the manager may be away before the run is left to it: it settles alone, and the next command has its result.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a manager that could not write it is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -379,12 +379,12 @@ impl Run {
         }
     }
 
-    fn hear(&mut self, index: u32, at: Duration, news: News) {
+    fn hear(&mut self, index: u32, at: Duration, news: NoticeNews) {
         let Some(client) = self.clients.get_mut(index as usize) else { return };
         let was_decided = client.is_decided();
         let before = client.delivery;
         match news {
-            News::Acked { all } => {
+            NoticeNews::Acked { all } => {
                 client.some_acked = true;
                 self.last_news = self.last_news.max(at);
                 if all {
@@ -393,8 +393,8 @@ impl Run {
                     client.delivery = Delivery::Partial;
                 }
             }
-            News::SentAgain => client.tried = true,
-            News::GivenUp(delivery) => {
+            NoticeNews::SentAgain => client.tried = true,
+            NoticeNews::GivenUp(delivery) => {
                 client.given_up = true;
                 if delivery == Delivery::Elsewhere {
                     // A client that acked may reclaim.

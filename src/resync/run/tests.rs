@@ -36,15 +36,15 @@ fn fresh(clients: usize) -> Event {
 }
 
 fn ack(client: u32, at: u64) -> Event {
-    Event::Heard { client, at: ms(at), news: News::Acked { all: true } }
+    Event::Heard { client, at: ms(at), news: NoticeNews::Acked { all: true } }
 }
 
 fn sent_again(client: u32, at: u64) -> Event {
-    Event::Heard { client, at: ms(at), news: News::SentAgain }
+    Event::Heard { client, at: ms(at), news: NoticeNews::SentAgain }
 }
 
 fn given_up(client: u32, at: u64, delivery: Delivery) -> Event {
-    Event::Heard { client, at: ms(at), news: News::GivenUp(delivery) }
+    Event::Heard { client, at: ms(at), news: NoticeNews::GivenUp(delivery) }
 }
 
 /// A run of two clients whose notices are out since 10 ms, `pending` locks, deadline at 90 s.
@@ -224,7 +224,7 @@ fn a_manager_that_cannot_settle_early_is_not_asked_to() {
 #[test]
 fn at_the_deadline_every_last_delivery_is_told_before_the_settle() {
     let mut run = notifying(2);
-    run.handle(ms(20), Event::Heard { client: 0, at: ms(20), news: News::Acked { all: false } });
+    run.handle(ms(20), Event::Heard { client: 0, at: ms(20), news: NoticeNews::Acked { all: false } });
     run.handle(ms(60), sent_again(1, 60));
     let done = pass(&mut run, 90_000, |at| active(2, left(90_000, at)));
     let last: Vec<_> = done
@@ -384,11 +384,11 @@ fn any_event() -> impl Strategy<Value = Event> {
         ]
     };
     let news = prop_oneof![
-        any::<bool>().prop_map(|all| News::Acked { all }),
-        Just(News::SentAgain),
-        Just(News::GivenUp(Delivery::NoAnswer)),
-        Just(News::GivenUp(Delivery::NoStatd)),
-        Just(News::GivenUp(Delivery::Partial)),
+        any::<bool>().prop_map(|all| NoticeNews::Acked { all }),
+        Just(NoticeNews::SentAgain),
+        Just(NoticeNews::GivenUp(Delivery::NoAnswer)),
+        Just(NoticeNews::GivenUp(Delivery::NoStatd)),
+        Just(NoticeNews::GivenUp(Delivery::Partial)),
     ];
     prop_oneof![
         4 => (0usize..4).prop_map(fresh),
@@ -432,7 +432,7 @@ proptest! {
                 }
                 Event::Told(Standing::Active { .. }) if before == State::Announcing => confirmed = true,
                 Event::Heard { client, news, .. } => {
-                    if let (Some(one), News::Acked { all: true } | News::GivenUp(_)) =
+                    if let (Some(one), NoticeNews::Acked { all: true } | NoticeNews::GivenUp(_)) =
                         (decided.get_mut(*client as usize), news)
                     {
                         *one = true;

@@ -3,6 +3,7 @@
 use rusqlite::params;
 
 use super::*;
+use crate::report::Stamp;
 use crate::wire::xdr;
 
 #[test]
@@ -14,39 +15,75 @@ fn a_newer_schema_is_refused_with_words() {
     assert!(error.to_string().contains("newer nlmctl"), "{error}");
 }
 
-#[test]
-fn a_record_of_the_first_version_takes_releases_and_keeps_its_runs() {
-    let place = Place::new();
+/// A record that so many steps made, with two runs and all that they had then.
+fn older_record(place: &Place, steps: usize) {
     let mut connection = rusqlite::Connection::open(place.path()).unwrap();
-    let first = vec![M::up(include_str!("../../../migrations/0001_record.sql"))];
-    Migrations::new(first).to_latest(&mut connection).unwrap();
-    drop(connection);
-    let mut store = place.open();
-    store.create_run(&new_run(run_id(1))).unwrap();
-    assert!(store.releases(1).unwrap().is_empty());
-    assert!(store.stored(run_id(1)).is_ok());
+    older(steps).to_latest(&mut connection).unwrap();
+    let scope = r#"{"clients":["c1"],"exports":[],"files":[]}"#;
+    for (started, id) in [(1_i64, run_id(2)), (2, run_id(1))] {
+        let begin = xdr::encode(&new_run(id).begin);
+        let id = id.to_string();
+        connection
+            .execute(
+                "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, outcome, exit,
+                 old_state, new_state, started_ms, ended_ms, in_scope, dropped)
+                 VALUES (?1, 'nlmd', 'here', 'i', 'f', 'strict', ?2, ?3, 'done', 'settled', 3, 41, 43, ?4, 1000, 2, 2)",
+                params![id, scope, begin, started],
+            )
+            .unwrap();
+        connection
+            .execute(
+                "INSERT INTO client (run, number, name, address, row, suspect, probe, delivery, silent, attempts, acked_ms,
+                 in_scope, dropped) VALUES (?1, 0, 'c0', '127.1.0.0', ?2, 1, 'answers', 'acked', 1, 4, ?3, 2, 2)",
+                params![id, xdr::encode(&client(0).client), started],
+            )
+            .unwrap();
+        connection.execute("INSERT INTO event VALUES (?1, ?2, 'begun', 'x')", params![id, started]).unwrap();
+        if steps >= 5 {
+            connection.execute("INSERT INTO progress VALUES (?1, ?2, 7)", params![id, started]).unwrap();
+        }
+        // They had columns that the blob has too.
+        let more = if steps < 7 { ("file, range, late,", "'0102', '0-EOF', 0,") } else { ("", "") };
+        let sql = format!(
+            "INSERT INTO lock (run, ordinal, fate, client, {} row) VALUES (?1, ?2, 'dropped', 'c1', {} ?3)",
+            more.0, more.1
+        );
+        for (ordinal, n) in [(0, started), (1_i64 << 32, started + 10)] {
+            connection.execute(&sql, params![id, ordinal, xdr::encode(&fate(n.unsigned_abs()))]).unwrap();
+        }
+    }
 }
 
 #[test]
-fn lock_rows_of_an_older_record_are_kept_and_go_with_their_run() {
-    let place = Place::new();
-    let mut connection = rusqlite::Connection::open(place.path()).unwrap();
-    older(6).to_latest(&mut connection).unwrap();
-    let (id, scope) = (run_id(1), r#"{"clients":[],"exports":[],"files":[]}"#);
-    let run = "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms)
-               VALUES (?1, 'nlmd', 'here', 'i', 'f', 'strict', ?2, ?3, 'done', 1)";
-    connection.execute(run, params![id.to_string(), scope, xdr::encode(&new_run(id).begin)]).unwrap();
-    for n in 0..2_u64 {
-        let lock = "INSERT INTO lock (run, ordinal, fate, client, file, range, late, row)
-                    VALUES (?1, ?2, 'dropped', 'c1', '0102', '0-EOF', 0, ?3)";
-        connection.execute(lock, params![id.to_string(), 7 + n.cast_signed(), xdr::encode(&fate(n))]).unwrap();
+fn what_a_record_of_any_older_version_has_is_kept_and_goes_with_its_run() {
+    for steps in 1..STEPS.len() {
+        let place = Place::new();
+        older_record(&place, steps);
+        let mut store = place.open();
+        for (started, id) in [(1, run_id(2)), (2, run_id(1))] {
+            assert_eq!(store.stored(id).unwrap().begin, new_run(id).begin);
+            assert_eq!(store.clients(id).unwrap()[0].client, client(0).client);
+            assert_eq!(rows_of(&mut store, id), [started, started + 10].map(|n| LockReport::from(&fate(n))));
+            let detail = store.detail(id).unwrap();
+            let (report, seen) = (&detail.report, &detail.report.clients[0]);
+            assert_eq!((report.run.started_at, report.locks.dropped), (Stamp(started), 2), "from version {steps}");
+            assert_eq!((report.run.exit, report.state.new, report.run.scope.clients.len()), (Some(3), Some(43), 1));
+            assert_eq!((seen.acked_ms, seen.attempts, seen.fate), (Some(started), 4, ClientFate::Silent));
+            assert_eq!((seen.suspect, seen.locks.unwrap().dropped, report.lost.len()), (true, 2, 2));
+            assert_eq!(detail.events.iter().map(|event| event.at).collect::<Vec<_>>(), [Stamp(started)]);
+            let progress: Vec<_> = detail.progress.iter().map(|row| (row.elapsed_ms, row.pending)).collect();
+            assert_eq!(progress, if steps < 5 { vec![] } else { vec![(started, 7)] });
+        }
+        assert_eq!(
+            store.list(9).unwrap().iter().map(|run| &run.id).collect::<Vec<_>>(),
+            [&run_id(1).to_string(), &run_id(2).to_string()]
+        );
+        store.create_run(&new_run(run_id(3))).unwrap();
+        assert_eq!(store.prune_to(2, None).unwrap().runs, 1);
+        assert_eq!(rows_of(&mut store, run_id(1)).len(), 2, "the newer run stays, with its locks");
+        let left: i64 = store.connection.query_row("SELECT count(*) FROM lock", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 2);
     }
-    drop(connection);
-    let mut store = place.open();
-    assert_eq!(rows_of(&mut store, id), [0, 1].map(|n| LockReport::from(&fate(n))));
-    assert_eq!(store.prune_to(0, None).unwrap().runs, 1);
-    let left: i64 = store.connection.query_row("SELECT count(*) FROM lock", [], |row| row.get(0)).unwrap();
-    assert_eq!(left, 0);
 }
 
 /// Opens it from so many sides at once, each by `open`.

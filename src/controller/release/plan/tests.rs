@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::controller::release::choice::{Observation, OwnerChoice, Request};
+use crate::controller::release::choice::{OwnerChoice, ReleaseObservation, ReleaseRequest};
 use crate::report::FailureKind;
 use crate::wire::control::{Capabilities, ClientRef, Info, InstanceId, OwnerRow, RELEASE, Released, Scope};
 use crate::wire::types::{Address, ByteRange, CallerName, NsmState, OwnerHandle, Svid, Transport};
@@ -62,29 +62,39 @@ fn row(n: u8, start: u64, state: LockState) -> LockRow {
     }
 }
 
-fn of_clients(clients: &[u8]) -> (Request, Scope) {
+fn of_clients(clients: &[u8]) -> (ReleaseRequest, Scope) {
     let reference = |n: &u8| ClientRef { name: Maybe(Some(name(*n))), address: Maybe(None) };
     let scope = Scope { clients: List::clipped(clients.iter().map(reference).collect()), files: List::default() };
-    (Request { clients: clients.iter().map(|n| format!("host{n}")).collect(), ..Request::default() }, scope)
+    (
+        ReleaseRequest { clients: clients.iter().map(|n| format!("host{n}")).collect(), ..ReleaseRequest::default() },
+        scope,
+    )
 }
 
-const SILENT: Probed = Probed { statd: run_plan::Probed::Silent(Probe::NoAnswer), lockd: LockdProbe::NoAnswer };
-const NOT_ASKED: Probed = Probed { statd: run_plan::Probed::Silent(Probe::NotAsked), lockd: LockdProbe::NotAsked };
+const SILENT: HostProbe = HostProbe { statd: run_plan::Probed::Silent(Probe::NoAnswer), lockd: LockdProbe::NoAnswer };
+const NOT_ASKED: HostProbe =
+    HostProbe { statd: run_plan::Probed::Silent(Probe::NotAsked), lockd: LockdProbe::NotAsked };
 
-fn plan(request: &Request, scope: &Scope, clients: &[ClientRow], rows: &[LockRow], probes: &[Probed]) -> Plan {
+fn plan(
+    request: &ReleaseRequest,
+    scope: &Scope,
+    clients: &[ClientRow],
+    rows: &[LockRow],
+    probes: &[HostProbe],
+) -> ReleasePlan {
     let info = info(true);
-    let seen = Observation { info: &info, clients, rows: Ok(rows.to_vec()) };
+    let seen = ReleaseObservation { info: &info, clients, rows: Ok(rows.to_vec()) };
     Chosen::new(request, scope, &seen).unwrap().finish("manager", rows, HashMap::new(), probes, Duration::from_secs(3))
 }
 
 #[test]
 fn a_client_that_is_silent_wants_consent_and_one_that_may_run_wants_live_too() {
-    let answers = |state| Probed { statd: run_plan::Probed::Answers(state), lockd: LockdProbe::NoAnswer };
+    let answers = |state| HostProbe { statd: run_plan::Probed::Answers(state), lockd: LockdProbe::NoAnswer };
     let table = [
         (SILENT, true, "nothing answered within 3 s"),
         (answers(None), false, "ANSWERS (statd: answers; lockd: no answer within 3 s)"),
         (answers(Some(NsmState(7))), false, "statd: answers, state 7"),
-        (Probed { lockd: LockdProbe::RpcbindOnly, ..SILENT }, false, "its rpcbind answers"),
+        (HostProbe { lockd: LockdProbe::RpcbindOnly, ..SILENT }, false, "its rpcbind answers"),
         (NOT_ASKED, false, "could not be asked"),
     ];
     for (probed, without_live, words) in table {
@@ -94,7 +104,7 @@ fn a_client_that_is_silent_wants_consent_and_one_that_may_run_wants_live_too() {
         assert!(without.consent().iter().any(|need| need.contains(words)), "{:?}", without.consent());
         assert!(without.clone().agree(false, &mut ()).is_err(), "consent is always wanted");
         assert_eq!(without.agree(true, &mut ()).is_ok(), without_live, "{probed:?}");
-        let with = plan(&Request { live: true, ..request }, &scope, &[client(1)], &rows, &[probed]);
+        let with = plan(&ReleaseRequest { live: true, ..request }, &scope, &[client(1)], &rows, &[probed]);
         assert!(with.clone().agree(true, &mut ()).is_ok());
         assert!(with.agree(false, &mut ()).is_err(), "--live alone is no consent");
     }
@@ -105,7 +115,7 @@ fn an_unlike_state_number_is_a_suspicion_and_an_equal_one_is_none() {
     let (request, scope) = of_clients(&[1]);
     let rows = [row(1, 0, LockState::Held)];
     for (state, probe, suspicions) in [(3, Probe::Answers, 0), (0, Probe::Answers, 0), (5, Probe::Suspect, 1)] {
-        let probed = Probed { statd: run_plan::Probed::Answers(Some(NsmState(state))), ..SILENT };
+        let probed = HostProbe { statd: run_plan::Probed::Answers(Some(NsmState(state))), ..SILENT };
         let release = plan(&request, &scope, &[client(1)], &rows, &[probed]).release;
         assert_eq!((release.clients[0].statd, release.clients[0].suspicions.len()), (probe, suspicions));
     }
@@ -129,7 +139,7 @@ fn who_waits_for_a_lock_is_named_unless_it_goes_too() {
 fn a_request_that_waits_for_a_chosen_file_is_neither_chosen_nor_is_its_client_asked() {
     let file = FileHandle::new(b"file").unwrap();
     let rows = [row(1, 0, LockState::Held), row(1, 100, LockState::Waiting), row(2, 5, LockState::Waiting)];
-    let request = Request { files: vec![file.to_string()], ..Request::default() };
+    let request = ReleaseRequest { files: vec![file.to_string()], ..ReleaseRequest::default() };
     let scope = Scope { clients: List::default(), files: List::clipped(vec![file]) };
     let plan = plan(&request, &scope, &[client(1), client(2)], &rows, &[SILENT]);
     assert_eq!(plan.args().locks.as_slice(), &rows[..1]);
@@ -143,9 +153,9 @@ fn a_request_that_waits_for_a_chosen_file_is_neither_chosen_nor_is_its_client_as
 fn nothing_to_release_is_an_error_unless_that_was_said_to_be_all_right() {
     let (request, scope) = of_clients(&[1]);
     let info = info(true);
-    let seen = Observation { info: &info, clients: &[client(1)], rows: Ok(Vec::new()) };
+    let seen = ReleaseObservation { info: &info, clients: &[client(1)], rows: Ok(Vec::new()) };
     assert_eq!(Chosen::new(&request, &scope, &seen).unwrap_err().kind, FailureKind::Usage);
-    let plan = plan(&Request { if_held: true, ..request }, &scope, &[client(1)], &[], &[]);
+    let plan = plan(&ReleaseRequest { if_held: true, ..request }, &scope, &[client(1)], &[], &[]);
     assert!(plan.is_of_nothing() && plan.consent().is_empty());
     assert_eq!(plan.report().release.exit, Some(0));
 }
@@ -154,7 +164,8 @@ fn nothing_to_release_is_an_error_unless_that_was_said_to_be_all_right() {
 fn a_manager_that_knows_no_owners_frees_whole_clients_and_nothing_else() {
     let (request, scope) = of_clients(&[1]);
     let (info, clients) = (info(false), [client(1), client(2)]);
-    let seen = || Observation { info: &info, clients: &clients, rows: Err("manager 1 does not tell".to_owned()) };
+    let seen =
+        || ReleaseObservation { info: &info, clients: &clients, rows: Err("manager 1 does not tell".to_owned()) };
     let chosen = Chosen::new(&request, &scope, &seen()).unwrap();
     assert_eq!(chosen.clients().len(), 1);
     let plan = chosen.finish("manager", &[], HashMap::new(), &[SILENT], Duration::from_secs(3));
@@ -163,7 +174,7 @@ fn a_manager_that_knows_no_owners_frees_whole_clients_and_nothing_else() {
     let done = Released { locks: 1, rows: List::clipped(vec![row(1, 0, LockState::Held)]), ..Released::default() };
     let report = plan.ended("id", Stamp(0), &done.into());
     assert_eq!(report.release.locks.len(), 1, "what it saw go is told");
-    let narrower = Request { ranges: vec![ByteRange::ALL], ..request };
+    let narrower = ReleaseRequest { ranges: vec![ByteRange::ALL], ..request };
     let error = Chosen::new(&narrower, &scope, &seen()).unwrap_err();
     assert_eq!(error.kind, FailureKind::Usage, "{error}");
 }
@@ -174,8 +185,11 @@ fn more_than_fits_into_one_call_is_told_before_it_is_made() {
     let (mut request, scope) = of_clients(&[1]);
     request.owners = vec![OwnerChoice { svid: Svid(1), oh: None }];
     let (info, clients) = (info(true), [client(1)]);
-    let error = Chosen::new(&request, &scope, &Observation { info: &info, clients: &clients, rows: Ok(rows.clone()) });
+    let error =
+        Chosen::new(&request, &scope, &ReleaseObservation { info: &info, clients: &clients, rows: Ok(rows.clone()) });
     assert!(error.unwrap_err().to_string().contains("4096 single locks"));
     request.owners.clear();
-    assert!(Chosen::new(&request, &scope, &Observation { info: &info, clients: &clients, rows: Ok(rows) }).is_ok());
+    assert!(
+        Chosen::new(&request, &scope, &ReleaseObservation { info: &info, clients: &clients, rows: Ok(rows) }).is_ok()
+    );
 }

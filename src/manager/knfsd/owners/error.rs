@@ -11,7 +11,7 @@ pub(crate) enum OwnersError {
     /// There is no lockd.
     #[error("the kernel's lockd is not loaded")]
     NotLoaded,
-    /// lockdown=confidentiality.
+    /// The kernel hides its memory from root too (`lockdown=confidentiality`).
     #[error("the kernel is locked down for confidentiality, so its memory cannot be read")]
     LockedDown,
     /// Not root, or root without its capabilities.

@@ -13,7 +13,7 @@ use crate::wire::types::{FileHandle, OwnerHandle};
 
 /// `FILE_NRHASH`. A larger table would show in locks that are missing.
 pub(super) const TABLE: u64 = 128;
-/// Most shares of one file.
+/// Most shares of one file. A longer list is taken for one that changed while it was read.
 const MAX_SHARES: usize = 1 << 16;
 
 /// What a record of a file says by itself; the same before and after its locks were read.

@@ -9,11 +9,11 @@ use super::layout::NameLayout;
 use super::reader::{Reader, number};
 use crate::host::Field;
 
-/// Folders and mounts on the way up.
+/// Folders and mounts on the way up: a list that changes cannot lead in a circle. Of a deeper place the path is not known.
 const MAX_DEPTH: usize = 256;
-/// Longest name (NAME_MAX).
+/// NAME_MAX of linux/limits.h. A longer one is no name: the memory was reused.
 const MAX_NAME: u64 = 255;
-/// Longest path (PATH_MAX).
+/// PATH_MAX of linux/limits.h. A longer path is shown as one that is not known.
 const MAX_PATH: usize = 4096;
 
 /// A directory entry under a mount.

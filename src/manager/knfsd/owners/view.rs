@@ -43,7 +43,6 @@ pub(crate) struct HeldLock {
     pub(crate) deleted: bool,
     /// Whether it is a write lock.
     pub(crate) exclusive: bool,
-    /// First byte.
     pub(crate) start: u64,
     /// Last byte; [`TO_THE_END`] is the end of the file.
     pub(crate) end: u64,
@@ -99,13 +98,13 @@ pub(crate) struct ClientHost {
 /// All that lockd has. Each part is as it was at some moment of the look.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct View {
-    /// Clients, sorted.
+    /// Sorted.
     pub(crate) hosts: Vec<ClientHost>,
-    /// Granted locks, sorted.
+    /// Sorted.
     pub(crate) locks: Vec<HeldLock>,
-    /// Blocked requests, sorted.
+    /// Sorted.
     pub(crate) waiters: Vec<Waiter>,
-    /// Share reservations, sorted.
+    /// Sorted.
     pub(crate) shares: Vec<Share>,
     /// How many passes it took until each lock was agreed about.
     pub(crate) passes: usize,

@@ -21,12 +21,12 @@ use crate::wire::types::Transport;
 /// Ports to call from. An export may take calls from ports below 1024 only. Linux, BSD and macOS take ports of 600 and
 /// more for their own calls, so none of these is likely to be in use by the client.
 const PORTS: Range<u16> = 400..600;
-/// How long lockd may be silent.
+/// How long lockd may be silent: an UNLOCK is answered at once. After that nothing more is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Most calls without an answer: what lockd's buffers take in any case. When half of them are answered as many are sent at
 /// once, since both sides would else wake up for each call.
 const WINDOW: usize = 16;
-/// Longest answer.
+/// One read takes a whole reply: its cookie and its holder's handle have 1,024 bytes each at most.
 const MAX_ANSWER: usize = 4096;
 
 /// Why nothing could be asked.

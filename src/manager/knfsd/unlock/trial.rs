@@ -16,7 +16,7 @@ use crate::wire::types::Transport;
 pub(crate) struct Trial {
     /// To an ordinary request.
     pub(crate) ordinary: Stat,
-    /// To a reclaim.
+    /// The answer to a reclaim.
     pub(crate) reclaim: Stat,
 }
 

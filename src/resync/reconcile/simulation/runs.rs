@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::resync::plan::{Draft, Observation, Plan, Request};
-use crate::resync::run::{Action, Event, News, Run, Standing, Starting, Terms};
+use crate::resync::run::{Action, Event, NoticeNews, Run, Standing, Starting, Terms};
 use crate::wire::control::{
     BeginArgs, ClientRef, Delivery, Info, InstanceId, Mode, ProgressArgs, RunId, Scope, Status,
 };
@@ -166,7 +166,7 @@ impl World {
     }
 
     /// The notice, once a second until it is acked.
-    fn deliver(&mut self, number: usize, notice: &mut Notice) -> Option<News> {
+    fn deliver(&mut self, number: usize, notice: &mut Notice) -> Option<NoticeNews> {
         let age = self.now.saturating_sub(notice.since);
         if notice.acked || !age.as_millis().is_multiple_of(SECOND.as_millis()) {
             return None;
@@ -174,7 +174,7 @@ impl World {
         if !self.is_reached(number) || self.dice.chance(30) {
             let gives_up = age >= SECOND * 10 && !notice.given_up;
             notice.given_up |= gives_up;
-            return Some(if gives_up { News::GivenUp(Delivery::NoAnswer) } else { News::SentAgain });
+            return Some(if gives_up { NoticeNews::GivenUp(Delivery::NoAnswer) } else { NoticeNews::SentAgain });
         }
         notice.acked = true;
         let (is_itself, state) = (self.is_itself(number), self.state);
@@ -183,7 +183,7 @@ impl World {
             host.server_state = state;
             host.reclaims = host.holds.iter().copied().collect();
         }
-        Some(News::Acked { all: true })
+        Some(NoticeNews::Acked { all: true })
     }
 
     fn learn(&mut self, host: usize, mut seen: Look, locks: &LockTally) {
