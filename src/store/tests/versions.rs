@@ -3,6 +3,7 @@
 use rusqlite::params;
 
 use super::*;
+use crate::report::RunFilter;
 use crate::wire::xdr;
 
 #[test]
@@ -30,18 +31,7 @@ fn a_record_of_the_first_version_takes_releases_and_keeps_its_runs() {
 #[test]
 fn lock_rows_of_an_older_record_are_kept_and_go_with_their_run() {
     let place = Place::new();
-    let mut connection = rusqlite::Connection::open(place.path()).unwrap();
-    older(6).to_latest(&mut connection).unwrap();
-    let (id, scope) = (run_id(1), r#"{"clients":[],"exports":[],"files":[]}"#);
-    let run = "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms)
-               VALUES (?1, 'nlmd', 'here', 'i', 'f', 'strict', ?2, ?3, 'done', 1)";
-    connection.execute(run, params![id.to_string(), scope, xdr::encode(&new_run(id).begin)]).unwrap();
-    for n in 0..2_u64 {
-        let lock = "INSERT INTO lock (run, ordinal, fate, client, file, range, late, row)
-                    VALUES (?1, ?2, 'dropped', 'c1', '0102', '0-EOF', 0, ?3)";
-        connection.execute(lock, params![id.to_string(), 7 + n.cast_signed(), xdr::encode(&fate(n))]).unwrap();
-    }
-    drop(connection);
+    let id = older_record(&place, 6);
     let mut store = place.open();
     assert_eq!(rows_of(&mut store, id), [0, 1].map(|n| LockReport::from(&fate(n))));
     assert_eq!(store.prune_to(0, None).unwrap().runs, 1);
@@ -121,4 +111,58 @@ fn no_step_of_the_schema_can_be_taken_twice() {
         older(done).to_latest(&mut connection).expect_err("a look before another process' change must not repeat it");
         connection.pragma_update(None, "user_version", done.to_string()).unwrap();
     }
+}
+
+/// A record of that many steps of the schema, with a run and two lock rows.
+fn older_record(place: &Place, steps: usize) -> RunId {
+    let mut connection = rusqlite::Connection::open(place.path()).unwrap();
+    older(steps).to_latest(&mut connection).unwrap();
+    connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+    let (id, scope) = (run_id(1), r#"{"clients":[],"exports":[],"files":[]}"#);
+    let run = "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms)
+               VALUES (?1, 'nlmd', 'here', 'i', 'f', 'strict', ?2, ?3, 'done', 1)";
+    connection.execute(run, params![id.to_string(), scope, xdr::encode(&new_run(id).begin)]).unwrap();
+    for n in 0..2_u64 {
+        write_old_lock(&connection, id, n).unwrap();
+    }
+    id
+}
+
+/// A lock row as an older nlmctl writes it.
+fn write_old_lock(connection: &rusqlite::Connection, id: RunId, n: u64) -> rusqlite::Result<usize> {
+    let lock = "INSERT INTO lock (run, ordinal, fate, client, file, range, late, row)
+                VALUES (?1, ?2, 'dropped', 'c1', '0102', '0-EOF', 0, ?3)";
+    connection.execute(lock, params![id.to_string(), 7 + n.cast_signed(), xdr::encode(&fate(n))])
+}
+
+#[test]
+fn a_record_that_can_be_read_as_it_is_is_read_without_a_change_of_its_schema() {
+    let place = Place::new();
+    let id = older_record(&place, READABLE);
+    // An older nlmctl in the middle of a run.
+    let writer = rusqlite::Connection::open(place.path()).unwrap();
+    let mut store = Store::open_existing(&place.path()).unwrap().unwrap();
+    assert_eq!(rows_of(&mut store, id), [0, 1].map(|n| LockReport::from(&fate(n))));
+    assert_eq!((store.list(10).unwrap().len(), store.report(id).unwrap().lost.len()), (1, 2));
+    let c1 = ClientRef { name: Maybe(Some(name("c1"))), address: Maybe(None) };
+    assert_eq!(store.list_only(10, &RunFilter { clients: vec![c1], changed: false }).unwrap().len(), 1);
+    assert!(store.releases(10).unwrap().is_empty() && store.memories("here").unwrap().is_empty());
+    assert_eq!(version(&place.path()), READABLE);
+    write_old_lock(&writer, id, 2).unwrap();
+}
+
+#[test]
+fn a_record_is_not_brought_up_to_date_while_an_older_nlmctl_works_with_it() {
+    let place = Place::new();
+    let id = older_record(&place, 5);
+    let older_one = ControllerLock::take(&place.path()).unwrap();
+    let writer = rusqlite::Connection::open(place.path()).unwrap();
+    for refused in [Store::open(&place.path()).map(drop), Store::open_existing(&place.path()).map(drop)] {
+        assert!(matches!(refused, Err(StoreError::ControllerActive { .. })), "{refused:?}");
+    }
+    assert_eq!(version(&place.path()), 5);
+    write_old_lock(&writer, id, 2).unwrap();
+    drop((older_one, writer));
+    let mut store = Store::open_existing(&place.path()).unwrap().unwrap();
+    assert_eq!((rows_of(&mut store, id).len(), version(&place.path())), (3, STEPS.len()));
 }
