@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
@@ -102,15 +102,9 @@ impl Flags {
         };
         let named = given.get_one::<PathBuf>("config");
         let error = |kind, words: String| Self::command().error(kind, words);
-        let in_file = config_file::arguments(named.map(PathBuf::as_path), is_given);
+        let in_file = config_file::arguments(named.map(PathBuf::as_path), is_given, is_understood);
         args.extend(in_file.map_err(|words| error(ErrorKind::Io, words))?);
-        // The command line alone was right, so what is wrong now is in the file.
-        let flags = Self::try_parse_from(args).map_err(|wrong| {
-            let words = wrong.to_string();
-            let first = words.lines().next().unwrap_or_default();
-            let path = named.map_or(Path::new(config_file::DEFAULT), PathBuf::as_path);
-            error(wrong.kind(), format!("the config file {}: {}", path.display(), first.trim_start_matches("error: ")))
-        })?;
+        let flags = Self::try_parse_from(args)?;
         let wrong = |words: &str| Err(error(ErrorKind::ArgumentConflict, words.to_owned()));
         match flags.nsm {
             NsmKind::Statd if flags.no_rpcbind => {
@@ -133,6 +127,18 @@ impl Flags {
         let of = |all: usize, default: Bounds| Bounds { all, host: default.host.min(all) };
         Limits { locks: of(self.max_locks, default.locks), clients: of(self.max_clients, default.clients), ..default }
     }
+}
+
+/// Whether nlmd has a flag for this key of its config file, and takes these values of it.
+fn is_understood(key: &str, arguments: &[OsString]) -> Result<(), String> {
+    let line = std::iter::once(OsString::from("nlmd")).chain(arguments.iter().cloned());
+    let Err(error) = Flags::try_parse_from(line) else { return Ok(()) };
+    if error.kind() == ErrorKind::UnknownArgument {
+        return Err(format!("`{key}` is no key of this file; nlmd.toml(5) has them all"));
+    }
+    let words = error.to_string();
+    let first = words.lines().next().unwrap_or_default();
+    Err(first.trim_start_matches("error: ").to_owned())
 }
 
 fn host_name(text: &str) -> Result<CallerName, String> {
@@ -276,19 +282,21 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_the_config_file_names_the_file_and_the_key() {
+    fn an_error_in_the_config_file_names_the_file_the_line_and_the_key() {
         for (file, words) in [
-            ("nlm-prot = 1\n", "--nlm-prot"),
-            ("grace = '2d'\n", "--grace"),
-            ("grace = 1.5\n", "`grace` is neither"),
+            ("nlm-prot = 1\n", ", line 1: `nlm-prot`"),
+            ("log-json = true\n\nnlm-prot = false\n", ", line 3: `nlm-prot`"),
+            ("grace = '2d'\n", ", line 1: invalid value '2d' for '--grace"),
+            ("allow = []\ngrace = 1.5\n", ", line 2: `grace` is neither"),
+            ("grace = false\n", "--grace"),
             ("name = [1]\n", "`name` is a list of something else"),
-            ("nlm-port = 70000\n", "70000"),
+            ("# ports\nnlm-port = 70000\n", ", line 2: invalid value '70000'"),
             ("config = 'x'\n", "`config` belongs on the command line"),
             ("grace\n", "line 1"),
         ] {
             let error = with_file(file, &[]).unwrap_err();
             let said = error.to_string();
-            assert!(said.contains("nlmd.toml: ") && said.contains(words), "{file:?}: {said}");
+            assert!(said.contains("nlmd.toml") && said.contains(words), "{file:?}: {said}");
             assert_eq!(error.exit_code(), 2);
         }
         let missing = parse(&["--config", "/nowhere/nlmd.toml"]).unwrap_err().to_string();
