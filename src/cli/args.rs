@@ -138,7 +138,7 @@ pub(super) enum RunsCommand {
     /// List runs, the newest first
     List {
         /// Show at most this many
-        #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true, value_parser = parse_limit)]
         limit: NonZeroU32,
         #[command(flatten)]
         only: RunsArgs,
@@ -146,7 +146,7 @@ pub(super) enum RunsCommand {
     /// List what `nlmctl release` freed, the newest first
     Releases {
         /// Show at most this many
-        #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true, value_parser = parse_limit)]
         limit: NonZeroU32,
     },
     /// Show a run with its locks and its timeline, or a release
@@ -167,13 +167,14 @@ pub(super) enum RunsCommand {
     /// Print every run with its locks and its timeline as a line of JSON, the newest first
     Export {
         /// Print at most this many [default: all]
-        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_limit)]
         limit: Option<NonZeroU32>,
     },
     /// Forget old runs and releases; a run that has not ended stays
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["older_than", "keep"]))]
     Prune {
         /// Forget those that began longer ago than this
-        #[arg(long, value_name = "TIME", value_parser = parse_age, required_unless_present = "keep")]
+        #[arg(long, value_name = "TIME", value_parser = parse_age)]
         older_than: Option<Duration>,
         /// Forget all but the newest N
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -187,7 +188,7 @@ pub(super) struct RunsArgs {
     /// Only runs with this client, and of a run its part; repeat it for more
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
-    /// Only what did not simply come back: dropped, kept, unverified, resurrected and conflicting locks, clients with a note
+    /// Leave out what was reclaimed or released: only dropped, kept, unverified, resurrected and conflicting locks, and clients with a note
     #[arg(long)]
     pub changed: bool,
 }
@@ -476,6 +477,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("longer than 24h".to_owned());
     }
     Ok(duration)
+}
+
+fn parse_limit(text: &str) -> Result<NonZeroU32, String> {
+    text.parse().map_err(|_| "a whole number of 1 or more is needed".to_owned())
 }
 
 /// Longer than a run's times: days and years.

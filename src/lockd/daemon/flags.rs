@@ -115,10 +115,29 @@ impl Flags {
         }
     }
 
-    /// Whether nothing has changed but what nlmd takes over while it serves: names, `--allow` and the log's level.
-    pub fn needs_no_restart(&self, new: &Self) -> bool {
-        let Self { name, allow, log_level, .. } = new.clone();
-        *new == Self { name, allow, log_level, ..self.clone() }
+    /// What has changed and holds after a restart only: all but names, `--allow` and the log's level.
+    pub fn wanting_a_restart(&self, new: &Self) -> Vec<&'static str> {
+        let Self { state_dir, control, control_ro, listen, nlm_port, nsm, statd_dir, nsm_port, no_rpcbind, .. } = self;
+        let Self { rpcbind_port, grace, privileged_ports, max_locks, max_clients, ports_file, log_json, .. } = self;
+        let changed = [
+            ("state-dir", *state_dir != new.state_dir),
+            ("control", *control != new.control),
+            ("control-ro", *control_ro != new.control_ro),
+            ("listen", *listen != new.listen),
+            ("nlm-port", *nlm_port != new.nlm_port),
+            ("nsm", *nsm != new.nsm),
+            ("statd-dir", *statd_dir != new.statd_dir),
+            ("nsm-port", *nsm_port != new.nsm_port),
+            ("no-rpcbind", *no_rpcbind != new.no_rpcbind),
+            ("rpcbind-port", *rpcbind_port != new.rpcbind_port),
+            ("grace", *grace != new.grace),
+            ("privileged-ports", *privileged_ports != new.privileged_ports),
+            ("max-locks", *max_locks != new.max_locks),
+            ("max-clients", *max_clients != new.max_clients),
+            ("ports-file", *ports_file != new.ports_file),
+            ("log-json", *log_json != new.log_json),
+        ];
+        changed.into_iter().filter_map(|(name, has_changed)| has_changed.then_some(name)).collect()
     }
 
     /// The table's caps. However high the total is, one host gets no more than [`Limits::default`] allows it.
@@ -307,7 +326,23 @@ mod tests {
     fn only_names_networks_and_the_logs_level_change_without_a_restart() {
         let old = parse(&["--name", "a"]).unwrap();
         let reloaded = ["--name", "b", "--allow", "192.0.2.1", "--log-level", "nlmctl::locks=debug,warn"];
-        assert!(old.needs_no_restart(&parse(&reloaded).unwrap()));
-        assert!(!old.needs_no_restart(&parse(&["--name", "a", "--grace", "1s"]).unwrap()));
+        assert_eq!(old.wanting_a_restart(&parse(&reloaded).unwrap()), Vec::<&str>::new());
+        let at_once = ["name", "allow", "log-level", "config"];
+        let values = |name: &str| match name {
+            "no-rpcbind" | "privileged-ports" | "log-json" => None,
+            "grace" => Some("1s"),
+            "nsm" => Some("statd"),
+            "listen" => Some("192.0.2.1"),
+            "statd-dir" => Some("/statd"),
+            _ => Some("7"),
+        };
+        for argument in Flags::command().get_arguments().filter_map(|argument| argument.get_long()) {
+            if at_once.contains(&argument) || argument == "help" || argument == "version" {
+                continue;
+            }
+            let flag = values(argument).map_or(format!("--{argument}"), |value| format!("--{argument}={value}"));
+            let new = Flags::try_parse_from(["nlmd", "--name", "a", &flag]).unwrap();
+            assert_eq!(old.wanting_a_restart(&new), [argument]);
+        }
     }
 }
