@@ -163,7 +163,7 @@ impl World {
                 return Err(format!("host{host} is refused its own {lock:?} at {:?}", self.now));
             }
         }
-        if self.now.as_millis().is_multiple_of(500) {
+        if self.now.as_millis().is_multiple_of(self.rules.pace.as_millis()) {
             self.happens();
         }
         while self.table.next_effect().is_some() {}
