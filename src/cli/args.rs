@@ -108,7 +108,7 @@ pub(super) enum Command {
     Check,
     /// End the active run: pending locks are held again, nothing is lost
     Abort,
-    /// Send reboot notices (SM_NOTIFY), nothing else
+    /// Send reboot notices (SM_NOTIFY) and do nothing else
     Notify(NotifyArgs),
     /// Free stuck locks of a client, or single ones
     Release(ReleaseArgs),
@@ -185,7 +185,7 @@ pub(super) enum RunsCommand {
 /// What of the record is shown.
 #[derive(Debug, Clone, Args)]
 pub(super) struct RunsArgs {
-    /// Only runs with this client, and of a run its part; repeat it for more
+    /// Only this client: the runs it was in, and of a run its own part; repeat it for more
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
     /// Leave out what was reclaimed or released: only dropped, kept, unverified, resurrected and conflicting locks, and clients with a note
@@ -223,7 +223,7 @@ pub struct ResyncArgs {
     /// Only files of this export; repeat it for more
     #[arg(long = "export", value_name = "PATH")]
     pub exports: Vec<String>,
-    /// Only this file; repeat it for more
+    /// Only this file, by its handle in hexadecimal (by its path where the lock manager takes paths in a run); repeat it for more
     #[arg(long = "file", value_name = "HANDLE|PATH")]
     pub files: Vec<String>,
     /// Consent to losing the locks that this host's own processes hold on other servers
@@ -252,7 +252,7 @@ pub struct ReconcileArgs {
     /// How long each suspect may reclaim
     #[arg(long, default_value = "90s", value_name = "TIME", value_parser = parse_duration)]
     pub grace: Duration,
-    /// Make no run where the suspects that are due hold more locks than this
+    /// Make no run if all suspects that are due hold more locks than this together
     #[arg(long, default_value = "1000", value_name = "N", allow_negative_numbers = true)]
     pub max_drop: u64,
     /// Print what would be done and change nothing
@@ -338,7 +338,7 @@ pub struct NotifyArgs {
     /// statd.status (FreeBSD); read, never changed [default: where this host's servers keep them]
     #[arg(long, value_name = "PATH")]
     pub sm_dir: Option<PathBuf>,
-    /// Tell the hosts of this file instead: an address or a name a line
+    /// Tell the hosts of this file instead: one address or name on each line
     #[arg(long, value_name = "FILE")]
     pub targets: Option<PathBuf>,
     /// The state number to send: odd, and not the last one that these clients were sent

@@ -28,28 +28,28 @@ const MAX_GRACE: Duration = Duration::from_hours(24);
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(name = "nlmd", version, args_override_self = true)]
 pub struct Flags {
-    /// Where it keeps what it must know after a restart
+    /// The directory of its state: its clients, the results of runs, and the NSM state number
     #[arg(long, value_name = "DIR", default_value = "/var/lib/nlmd", env = "NLMD_STATE_DIR", hide_env = true)]
     pub state_dir: PathBuf,
-    /// The Unix socket by which nlmctl drives it (root and its own user only)
+    /// The control socket for nlmctl, open to root and nlmd's own user only
     #[arg(long, value_name = "PATH", default_value = "/run/nlmd/control.sock", env = "NLMD_CONTROL", hide_env = true)]
     pub control: PathBuf,
-    /// A second control socket, for all users, that only shows
+    /// A second, read-only control socket for all users
     #[arg(long, value_name = "PATH", env = "NLMD_CONTROL_RO", hide_env = true)]
     pub control_ro: Option<PathBuf>,
-    /// An address to serve, any number of times [default: 0.0.0.0 and ::]
+    /// An address to serve; repeat it for more [default: 0.0.0.0 and ::]
     #[arg(long, value_name = "ADDR", value_parser = host::address, env = "NLMD_LISTEN", hide_env = true, value_delimiter = ',')]
     pub listen: Vec<IpAddr>,
-    /// A name under which clients know this server, any number of times [default: the full, then the short host name]
+    /// A name under which clients know this server; repeat it for more [default: the full, then the short host name]
     #[arg(long, value_name = "NAME", value_parser = host_name, env = "NLMD_NAME", hide_env = true, value_delimiter = ',')]
     pub name: Vec<CallerName>,
     /// The port of NLM, UDP and TCP; 0 is any free one
     #[arg(long, value_name = "N", default_value_t = 0, env = "NLMD_NLM_PORT", hide_env = true)]
     pub nlm_port: u16,
-    /// Who is the status monitor: nlmd itself, or this host's rpc.statd
+    /// The status monitor
     #[arg(long, value_enum, default_value_t = NsmKind::Embedded, env = "NLMD_NSM", hide_env = true)]
     pub nsm: NsmKind,
-    /// With --nsm statd: where rpc.statd has its state number [default: where it runs, else /var/lib/nfs/statd or /var/lib/nfs]
+    /// With --nsm statd: the directory of rpc.statd's state number [default: where rpc.statd runs, else /var/lib/nfs/statd or /var/lib/nfs]
     #[arg(long, value_name = "DIR", env = "NLMD_STATD_DIR", hide_env = true)]
     pub statd_dir: Option<PathBuf>,
     /// The port of NSM, UDP and TCP; 0 is any free one
@@ -61,22 +61,22 @@ pub struct Flags {
     /// The port of rpcbind, here and on clients
     #[arg(long, value_name = "N", default_value_t = rpcbind::PORT, env = "NLMD_RPCBIND_PORT", hide_env = true)]
     pub rpcbind_port: u16,
-    /// After a restart, how long clients have to reclaim their locks
+    /// How long clients may reclaim their locks after nlmd was restarted
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = grace, env = "NLMD_GRACE", hide_env = true)]
     pub grace: Duration,
-    /// A network whose hosts may call, any number of times; the others are not answered [default: all hosts]
+    /// A network whose hosts may call; repeat it for more. Calls from elsewhere are not answered [default: all hosts]
     #[arg(long, value_name = "CIDR", value_parser = network, env = "NLMD_ALLOW", hide_env = true, value_delimiter = ',')]
     pub allow: Vec<IpNet>,
-    /// Takes what changes locks or monitoring from ports below 1024 only
+    /// Accept calls that change locks or monitoring from ports below 1024 only
     #[arg(long, env = "NLMD_PRIVILEGED_PORTS", hide_env = true, value_parser = FalseyValueParser::new())]
     pub privileged_ports: bool,
-    /// Most locks and shares in all
+    /// The most locks and shares of all clients together
     #[arg(long, value_name = "N", default_value_t = Limits::default().locks.all, value_parser = at_least_one, env = "NLMD_MAX_LOCKS", hide_env = true)]
     pub max_locks: usize,
-    /// Most clients in all
+    /// The most clients
     #[arg(long, value_name = "N", default_value_t = Limits::default().clients.all, value_parser = at_least_one, env = "NLMD_MAX_CLIENTS", hide_env = true)]
     pub max_clients: usize,
-    /// Once everything listens, the ports are written here as JSON
+    /// Write the ports in use to this file, as JSON
     #[arg(long, value_name = "FILE", env = "NLMD_PORTS_FILE", hide_env = true)]
     pub ports_file: Option<PathBuf>,
     /// What to log: error, warn, info, debug or trace, or filters by module [default: what RUST_LOG says, or info]
