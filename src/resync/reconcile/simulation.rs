@@ -4,8 +4,9 @@
 //! What a host can be like here: its kernel's number differs from its statd's for ever; its statd's number goes up
 //! without a reboot; it acks notices and reclaims nothing, always or while another machine has its address for less
 //! than a round. Reboot notices get lost, and so do SM_NOTIFYs. What no rule can survive is left out: that a host is cut
-//! off for the rest of its own run just after its ack (here it comes back within 40 s), and that another machine takes
-//! its address just then.
+//! off for the rest of its own run just after its ack (here it comes back within 40 s), that another machine takes
+//! its address just then, and that two rounds in a row and the run meet another machine at its address, which looks like
+//! a reboot.
 
 mod hosts;
 mod runs;
@@ -163,7 +164,7 @@ fn in_an_hour_of_rounds_no_live_client_loses_a_lock_and_every_stale_one_is_gone_
         let busy = of(BUSY);
         assert!(busy.dropped > 10 && busy.kept > 10 && busy.reclaimed > 10 && busy.quiet > 0, "{busy:?}");
         let calm = of(CALM);
-        assert!(calm.rounds > 45 && calm.quiet > 20 && calm.dropped > 0 && calm.reclaimed > 10, "{calm:?}");
+        assert!(calm.rounds > 45 && calm.quiet > 20 && calm.runs > 10, "{calm:?}");
     }
 }
 
@@ -177,6 +178,6 @@ fn the_simulation_notices_what_is_dropped_on_an_ack_alone() {
 fn the_simulation_notices_what_is_dropped_on_the_number_of_one_round() {
     let one_round =
         |look: &Look, has_reclaimed| if has_reclaimed && look.has_one_path { Silent::Auto } else { Silent::Keep };
-    let lost = (1..4).find_map(|seed| hour(seed, Rules { silence: one_round, at_once: true, ..BUSY }).err());
+    let lost = (1..12).find_map(|seed| hour(seed, Rules { silence: one_round, at_once: true, ..BUSY }).err());
     assert!(lost.as_ref().is_some_and(|what| what.contains("lost")), "{lost:?}");
 }
