@@ -130,7 +130,7 @@ impl Store {
         let opened = Connection::open_with_flags(path, flags).map_err(|e| StoreError::of(path, e))?;
         let store = Self { connection: opened, path: path.to_owned() };
         store.connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| StoreError::of(path, e))?;
-        store.check_ours().map_err(|error| error.of_reading())?;
+        store.check_ours().map_err(StoreError::of_reading)?;
         let newest = migrations().current_version(&store.connection).map_err(|e| StoreError::of_migration(path, e))?;
         match newest {
             SchemaVersion::Outside(_) => Err(StoreError::Newer { path: path.to_owned() }),
