@@ -151,7 +151,7 @@ async fn nothing_is_released_of_a_client_whose_locks_changed_after_the_plan() {
     assert_eq!(listed["releases"][0]["outcome"], "unverified", "it is in the record before it is asked for");
     world.take(world.clients[0], &own(world.clients[0], 7)).await;
     proxy.go_on();
-    refused(run.end().await, 4, "had 1 locks");
+    refused(run.end().await, 4, "had 1 lock and 0 blocked requests");
     assert_eq!(world.held().await, 2);
     let listed = world.run(&["runs", "releases"]).await.exits(0).json();
     assert_eq!(listed["releases"][0]["outcome"], "refused");
@@ -162,7 +162,7 @@ async fn nothing_is_released_without_a_known_client_or_while_a_run_is_active() {
     let world = World::locked(2, 1).await;
     refused(world.run(&["release", "--yes"]).await, 2, "--client");
     refused(world.run(&["release", "--client", "nobody.test", "--yes"]).await, 2, "nobody.test");
-    refused(world.run(&["release", "--export", "/srv", "--yes"]).await, 2, "knows no exports");
+    refused(world.run(&["release", "--export", "/srv", "--yes"]).await, 2, "chooses files by their handles only");
     world.farm.crash(world.clients[0]);
     let run = world.start(&["resync", "--yes", "--grace", "3s"]);
     world.until("the run tells its clients", |farm| !farm.notices().is_empty()).await;

@@ -45,10 +45,21 @@ async fn nonsense_on_the_command_line_is_a_usage_error() {
         (&["--json", "demo", "--clients", "0"], "client"),
         (&["--json", "demo", "--clients", "4000000000"], "--clients"),
         (&["--json", "explode"], "explode"),
+        (&["--json", "runs", "list", "--limit", "0"], "1 or more"),
+        (&["--json", "runs", "prune"], "--keep"),
     ] {
         let ran = run(args).await;
         refuses(&ran, 2, about);
     }
+}
+
+#[tokio::test]
+async fn what_a_message_quotes_moves_no_cursor() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("runs.db");
+    let ran = run(&["runs", "show", "\u{1b}[31mred", "--db", db.to_str().unwrap()]).await;
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("[31mred") && !ran.stderr.contains('\u{1b}'), "{ran:#?}");
 }
 
 #[tokio::test]

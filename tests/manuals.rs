@@ -85,6 +85,33 @@ fn nlmctls_page_has_every_command_and_option_and_no_other_option() {
 }
 
 #[test]
+fn the_synopsis_has_every_option_of_every_command() {
+    let program = env!("CARGO_BIN_EXE_nlmctl");
+    let page = page("nlmctl.8");
+    let (_, synopsis) = page.split_once(".Sh SYNOPSIS\n").unwrap();
+    let (synopsis, _) = synopsis.split_once(".Sh DESCRIPTION\n").unwrap();
+    let of_all = options(&said(program, &["--help"]));
+    let shown = |command: &[&str]| {
+        let forms = synopsis
+            .split(".Nm\n")
+            .filter(|form| command.iter().all(|word| form.split([' ', '\n']).any(|w| w == *word)));
+        forms.flat_map(described).collect::<Words>()
+    };
+    let check = |command: &[&str]| {
+        let help = said(program, &[command, &["--help"]].concat());
+        let missing: Vec<_> =
+            options(&help).difference(&of_all).filter(|o| !shown(command).contains(*o)).cloned().collect();
+        assert!(missing.is_empty(), "the synopsis of {command:?} lacks {missing:?}");
+    };
+    for command in commands(&said(program, &["--help"])) {
+        check(&[&command]);
+        for word in commands(&said(program, &[&command, "--help"])) {
+            check(&[&command, &word]);
+        }
+    }
+}
+
+#[test]
 fn nlmds_pages_have_every_option_and_no_other() {
     let known = without(options(&said(env!("CARGO_BIN_EXE_nlmd"), &["--help"])), &OF_EVERY_PROGRAM);
     assert!(known.len() > 15, "{known:?}");

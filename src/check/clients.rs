@@ -166,7 +166,7 @@ fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duratio
         (
             Severity::Warning,
             "a run keeps their locks, and exits with 3",
-            "start statd there, open the way to it (rpcbind, 111), or let them go: --unreachable drop, or `nlmctl release --client NAME`",
+            "start statd there, or let packets to its rpcbind (port 111) and statd pass; free the locks of a client that is gone for good: `nlmctl release --client NAME`",
         )
     };
     let untold = |n| {

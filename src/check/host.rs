@@ -131,7 +131,11 @@ fn state(kind: Kind, machine: &Machine, roster: &Roster) -> Finding {
     let at = roster.path.display();
     let Some(state) = roster.state else {
         let words = format!("{at} has no state number beside it");
-        return Finding::new(about, kind.concerned(), words, "restart rpc.statd, which makes one");
+        let remedy = match kind {
+            Kind::Nlmd => "nothing, if rpc.statd does not run here; else restart it, which makes one",
+            Kind::Knfsd | Kind::Ganesha => "start rpc.statd, or restart it if it runs: that makes one",
+        };
+        return Finding::new(about, kind.concerned(), words, remedy);
     };
     if !state.is_up() {
         let words = format!("the state number of {at} is {state}, which is even: it says that this host is down");

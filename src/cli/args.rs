@@ -107,7 +107,7 @@ pub(super) enum Command {
     Check,
     /// End the active run: pending locks are held again, nothing is lost
     Abort,
-    /// Send reboot notices (SM_NOTIFY), nothing else
+    /// Send reboot notices (SM_NOTIFY) and do nothing else
     Notify(NotifyArgs),
     /// Free stuck locks of a client, or single ones
     Release(ReleaseArgs),
@@ -137,7 +137,7 @@ pub(super) enum RunsCommand {
     /// List runs, the newest first
     List {
         /// Show at most this many
-        #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true, value_parser = parse_limit)]
         limit: NonZeroU32,
         #[command(flatten)]
         only: RunsArgs,
@@ -145,7 +145,7 @@ pub(super) enum RunsCommand {
     /// List what `nlmctl release` freed, the newest first
     Releases {
         /// Show at most this many
-        #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, default_value = "20", value_name = "N", allow_negative_numbers = true, value_parser = parse_limit)]
         limit: NonZeroU32,
     },
     /// Show a run with its locks and its timeline, or a release
@@ -166,13 +166,14 @@ pub(super) enum RunsCommand {
     /// Print every run with its locks and its timeline as a line of JSON, the newest first
     Export {
         /// Print at most this many [default: all]
-        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_limit)]
         limit: Option<NonZeroU32>,
     },
     /// Forget old runs and releases; a run that has not ended stays
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["older_than", "keep"]))]
     Prune {
         /// Forget those that began longer ago than this
-        #[arg(long, value_name = "TIME", value_parser = parse_age, required_unless_present = "keep")]
+        #[arg(long, value_name = "TIME", value_parser = parse_age)]
         older_than: Option<Duration>,
         /// Forget all but the newest N
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -183,10 +184,10 @@ pub(super) enum RunsCommand {
 /// What of the record is shown.
 #[derive(Debug, Clone, Args)]
 pub(super) struct RunsArgs {
-    /// Only runs with this client, and of a run its part; repeat it for more
+    /// Only this client: the runs it was in, and of a run its own part; repeat it for more
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
-    /// Only what did not simply come back: dropped, kept, unverified, resurrected and conflicting locks, clients with a note
+    /// Leave out what was reclaimed or released: only dropped, kept, unverified, resurrected and conflicting locks, and clients with a note
     #[arg(long)]
     pub changed: bool,
 }
@@ -221,7 +222,7 @@ pub struct ResyncArgs {
     /// Only files of this export; repeat it for more
     #[arg(long = "export", value_name = "PATH")]
     pub exports: Vec<String>,
-    /// Only this file; repeat it for more
+    /// Only this file, by its handle in hexadecimal (by its path where the lock manager takes paths in a run); repeat it for more
     #[arg(long = "file", value_name = "HANDLE|PATH")]
     pub files: Vec<String>,
     /// Consent to losing the locks that this host's own processes hold on other servers
@@ -250,7 +251,7 @@ pub struct ReconcileArgs {
     /// How long each suspect may reclaim
     #[arg(long, default_value = "90s", value_name = "TIME", value_parser = parse_duration)]
     pub grace: Duration,
-    /// Make no run where the suspects that are due hold more locks than this
+    /// Make no run if all suspects that are due hold more locks than this together
     #[arg(long, default_value = "1000", value_name = "N", allow_negative_numbers = true)]
     pub max_drop: u64,
     /// Print what would be done and change nothing
@@ -336,7 +337,7 @@ pub struct NotifyArgs {
     /// statd.status (FreeBSD); read, never changed [default: where this host's servers keep them]
     #[arg(long, value_name = "PATH")]
     pub sm_dir: Option<PathBuf>,
-    /// Tell the hosts of this file instead: an address or a name a line
+    /// Tell the hosts of this file instead: one address or name on each line
     #[arg(long, value_name = "FILE")]
     pub targets: Option<PathBuf>,
     /// The state number to send: odd, and not the last one that these clients were sent
@@ -475,6 +476,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("longer than 24h".to_owned());
     }
     Ok(duration)
+}
+
+fn parse_limit(text: &str) -> Result<NonZeroU32, String> {
+    text.parse().map_err(|_| "a whole number of 1 or more is needed".to_owned())
 }
 
 /// Longer than a run's times: days and years.

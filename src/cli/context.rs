@@ -102,10 +102,25 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
 
 /// A line of JSON on stdout, written as it comes.
 pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
-    streamed(|out| {
-        serde_json::to_writer(&mut *out, value)?;
+    let mut unreadable = None;
+    let printed = streamed(|out| {
+        serde_json::to_writer(&mut *out, value).map_err(|error| {
+            if !error.is_io() {
+                unreadable = Some(error.to_string());
+            }
+            std::io::Error::from(error)
+        })?;
         out.write_all(b"\n")
-    })
+    });
+    match unreadable {
+        // Not the output is at fault but what is printed, and that comes from the record. The error's type is lost on its way
+        // through serde, its words are not.
+        Some(why) => Err(Failure::failed(
+            format!("{why}; what was printed before that is not whole"),
+            "try again; if it fails again, check the disk that the record is on",
+        )),
+        None => printed,
+    }
 }
 
 pub(super) fn to_stdout(text: &str) -> Result<(), Failure> {
@@ -157,4 +172,29 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
 pub(super) fn to_stderr(line: &str) {
     // No place is left to say that stderr is closed.
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Serializer;
+    use serde::ser::{Error, SerializeSeq};
+
+    use super::*;
+
+    /// A row of the record that became unreadable while the rows before it were printed.
+    struct Unreadable;
+
+    impl Serialize for Unreadable {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_seq(None)?.serialize_element(&1)?;
+            Err(S::Error::custom("the record runs.db is damaged or is no database"))
+        }
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_is_not_told_as_a_fault_of_stdout() {
+        let failure = print_json(&Unreadable).unwrap_err();
+        assert!(failure.message.starts_with("the record runs.db is damaged"), "{failure:?}");
+        assert!(!failure.message.contains("stdout") && failure.remedy.contains("record"), "{failure:?}");
+    }
 }

@@ -27,7 +27,7 @@ pub(super) async fn run(context: &Context, output: Option<PathBuf>) -> Result<u8
             MetricsView { status: Some((&info, &status)), suspects, ..view }.text()
         }
         Err(error) => {
-            tracing::warn!("{error}");
+            context.show(&error.report());
             view.text()
         }
     };

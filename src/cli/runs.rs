@@ -64,13 +64,12 @@ fn filter(only: &RunsArgs) -> Result<RunFilter, Failure> {
 
 /// A client that the run does not name is an error: its name may be mistyped.
 fn refuse_unknown<R: Rows<Row = LockReport>>(detail: &RunDetail<R>, wanted: &RunFilter) -> Result<(), Failure> {
-    if wanted.clients.is_empty() || detail.names(wanted).map_err(unreadable)? {
+    let Some(asked) = wanted.clients_words() else { return Ok(()) };
+    if detail.names(wanted).map_err(unreadable)? {
         return Ok(());
     }
     let id = &detail.report.run.id;
-    let asked = RunFilter { changed: false, ..wanted.clone() }.words().unwrap_or_default();
-    let remedy = format!("see `nlmctl runs show {id}` for its clients");
-    Err(Failure::usage(format!("run {id} names no such client ({asked})"), remedy))
+    Err(Failure::usage(format!("run {id} has no client {asked}"), format!("`nlmctl runs show {id}` lists its clients")))
 }
 
 fn unreadable(error: std::io::Error) -> Failure {

@@ -50,6 +50,8 @@ impl From<StoreError> for Failure {
             StoreError::NoDirectory { .. }
             | StoreError::CannotOpen { .. }
             | StoreError::ReadOnly { .. }
+            | StoreError::NoFile { .. }
+            | StoreError::ReadInPlace { .. }
             | StoreError::Corrupt { .. }
             | StoreError::NotOurs { .. }
             | StoreError::Newer { .. }

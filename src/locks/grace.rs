@@ -11,6 +11,7 @@ use super::run::{Covers, Run};
 use super::segment::{FileId, Segment};
 use super::table::LockTable;
 use crate::resync::policy;
+use crate::units::count;
 use crate::wire::control::{
     BeginArgs, Begun, ClientRef, ExtendArgs, FullResult, Grace, Mode, Outcome, ProgressArgs, Refusal, RefusalCode,
     RunClient, RunId, RunStatus,
@@ -166,8 +167,8 @@ impl LockTable {
             names: List::default(),
         };
         let Begun { in_scope, clients, .. } = begun;
-        let words =
-            format!("run {} has begun: {in_scope} locks of {clients} clients are pending, state {new_state}", run.id);
+        let (locks, clients) = (count(in_scope, "lock"), count(clients.into(), "client"));
+        let words = format!("run {} has begun with {locks} of {clients} pending, state {new_state}", run.id);
         self.announce("begin", words);
         self.run = Some(run);
         Ok(begun)

@@ -37,6 +37,7 @@ use super::clients::Client;
 use super::run::How;
 use super::segment::{FileId, Segment};
 use super::table::{LockTable, STEP};
+use crate::units::count;
 use crate::wire::scope;
 use crate::wire::types::{ByteRange, CallerName, NsmState};
 
@@ -74,7 +75,7 @@ impl LockTable {
         if let Reboot::Released(released) = outcome {
             self.announce(
                 "reboot",
-                format!("{name} at {source} has rebooted (state {state}): {released} locks released"),
+                format!("{name} at {source} has rebooted (state {state}): {} released", count(released, "lock")),
             );
         }
         let elsewhere = self.clients.alike(name).filter(|(_, client)| client.address != source);
@@ -122,7 +123,10 @@ impl LockTable {
         let repeated = last == Some(state) || !state.is_known();
         let released = if repeated { 0 } else { self.release_some_of(id, is_older) as u64 };
         if released >= STEP as u64 && self.has_any_of(id, is_older) {
-            let words = format!("a client that rebooted (state {state}) has lost {released} locks, and more to come");
+            let words = format!(
+                "a client that rebooted (state {state}) has lost {}, and more to come",
+                count(released, "lock")
+            );
             self.effects.push_back(Effect::Event("reboot", words));
             return Reboot::More;
         }
@@ -168,7 +172,7 @@ impl LockTable {
         }
         let more = machine.iter().any(|client| self.clients.get(*client).is_some_and(Client::has_something));
         let on = if more { ", and goes on" } else { "" };
-        let words = format!("FREE_ALL of {name} at {source} released {released} locks{on}");
+        let words = format!("FREE_ALL of {name} at {source} released {}{on}", count(released as u64, "lock"));
         self.effects.push_back(Effect::Event("free_all", words));
         if more {
             return Handled::More;

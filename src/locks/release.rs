@@ -19,6 +19,7 @@ use super::run::How;
 use super::segment::{FileId, OwnerId, Segment};
 use super::table::LockTable;
 use super::waiters::Waiter;
+use crate::units::count;
 use crate::wire::control::{
     ClientSeen, LockRow, LockState, OwnerRow, PAGE, Refusal, RefusalCode, ReleaseArgs, Released,
 };
@@ -70,9 +71,9 @@ impl LockTable {
         let names: BTreeSet<&CallerName> = released.rows.as_slice().iter().map(|row| &row.owner.name).collect();
         let names: Vec<&str> = names.into_iter().take(5).map(CallerName::as_str).collect();
         let words = format!(
-            "{} locks and {} blocked requests were released by a controller ({})",
-            released.locks,
-            released.waiters,
+            "released on request: {} and {} ({})",
+            count(released.locks, "lock"),
+            count(released.waiters, "blocked request"),
             names.join(", ")
         );
         self.announce("release", words);
@@ -117,8 +118,11 @@ impl LockTable {
             format!("the locks of {who} are not those that were seen")
         } else {
             format!(
-                "{who} had {} locks and {} blocked requests when it was looked at, and has {} and {} now",
-                seen.locks, seen.waiters, now.locks, now.waiters
+                "{who} had {} and {} when it was looked at, and has {} and {} now",
+                count(seen.locks, "lock"),
+                count(seen.waiters, "blocked request"),
+                now.locks,
+                now.waiters
             )
         };
         Err(changed(words))

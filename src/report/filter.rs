@@ -11,7 +11,7 @@ use crate::wire::types::{Address, CallerName};
 pub struct RunFilter {
     /// Only these clients; none named: all.
     pub clients: Vec<ClientRef>,
-    /// Only what did not simply come back.
+    /// Only dropped, kept, unverified, resurrected and conflicting locks, and clients with a note.
     pub changed: bool,
 }
 
@@ -31,13 +31,18 @@ impl RunFilter {
         !self.changed || locks.is_changed()
     }
 
-    /// What it lets pass, for people; none: all.
-    pub fn words(&self) -> Option<String> {
+    /// The clients, for people; none: all.
+    pub fn clients_words(&self) -> Option<String> {
         let name = |client: &ClientRef| client.name.0.as_ref().map(ToString::to_string);
         let address = |client: &ClientRef| client.address.0.map(|address| address.to_string());
         let names: Vec<_> = self.clients.iter().filter_map(|client| name(client).or_else(|| address(client))).collect();
-        let clients = (!names.is_empty()).then(|| format!("only {}", names.join(", ")));
-        let changed = self.changed.then(|| "only what did not simply come back".to_owned());
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// What it lets pass, for people; none: all.
+    pub fn words(&self) -> Option<String> {
+        let clients = self.clients_words().map(|names| format!("only {names}"));
+        let changed = self.changed.then(|| "without what was reclaimed or released".to_owned());
         let words: Vec<_> = clients.into_iter().chain(changed).collect();
         (!words.is_empty()).then(|| words.join("; "))
     }

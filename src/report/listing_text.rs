@@ -46,7 +46,7 @@ fn active(out: &mut String, run: &ActiveRun) {
     line!(out, "\nrun {} is active", run.id);
     line!(out, "  mode          {}", run.mode);
     line!(out, "  NSM state     {}", run.state);
-    let notices = if run.notices_begun { "go out, as it was told" } else { "none yet, as it was told" };
+    let notices = if run.notices_begun { "have begun, as nlmctl said" } else { "none yet, as nlmctl said" };
     line!(out, "  notices       {notices}");
     line!(
         out,

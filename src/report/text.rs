@@ -63,8 +63,10 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
 impl Render for ErrorReport {
     fn show(&self, _: &View) -> String {
         let mut out = String::new();
-        line!(out, "nlmctl: {}", self.error.message);
-        line!(out, "  {}", self.error.remedy);
+        // A message may quote what others named: a file of an export, an argument.
+        let shown = |text: &str| text.lines().map(clean).collect::<Vec<_>>().join("\n");
+        line!(out, "nlmctl: {}", shown(&self.error.message));
+        line!(out, "  {}", shown(&self.error.remedy));
         out
     }
 }
@@ -95,8 +97,8 @@ fn tally(out: &mut String, manager: &str, locks: &LockTally) {
         ("in scope", locks.in_scope, "held when the run began, and covered by it"),
         ("reclaimed", locks.reclaimed, "by their owners"),
         ("released", locks.released, "given back by their owners, or their client rebooted"),
-        ("dropped", locks.dropped, "nobody reclaimed them"),
-        ("kept", locks.kept, "nobody reclaimed them; held all the same"),
+        ("dropped", locks.dropped, "not reclaimed, and freed"),
+        ("kept", locks.kept, "not reclaimed, and still held"),
         ("unverified", locks.unverified, "not known what became of them"),
         ("resurrected", locks.resurrected, "reclaimed though the server had lost them; not in scope"),
         ("conflicts", locks.conflicts, "reclaims refused because of another owner"),
@@ -214,7 +216,7 @@ fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, view: &View) 
     let mut out = String::new();
     head(&mut out, &run.run, run.state, view);
     if let Some(shown) = shown {
-        line!(out, "  shown         {}; sums and timeline are those of the run", clean(shown));
+        line!(out, "  shown         {}; sums and timeline cover the whole run", clean(shown));
     }
     out.push('\n');
     tally(&mut out, &run.run.manager, &run.locks);

@@ -1,5 +1,6 @@
 //! What can be wrong with the record, and what to do about it.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,12 @@ pub enum StoreError {
     /// The database or its directory cannot be written.
     #[error("the record {path} cannot be written", path = .path.display())]
     ReadOnly { path: PathBuf },
+    /// A folder, a pipe, a device.
+    #[error("{path} is no file, so it is no record", path = .path.display())]
+    NoFile { path: PathBuf },
+    /// It may be read, and SQLite cannot make the files that it needs for that.
+    #[error("the record {path} cannot be read without writing beside it", path = .path.display())]
+    ReadInPlace { path: PathBuf },
     /// The file is damaged, or no database at all.
     #[error("the record {path} is damaged or is no database", path = .path.display())]
     Corrupt { path: PathBuf },
@@ -100,6 +107,16 @@ impl StoreError {
         }
     }
 
+    /// The same, of a record that was opened for reading only.
+    pub(super) fn of_reading(self) -> Self {
+        match self {
+            Self::CannotOpen { path } | Self::ReadOnly { path } if File::open(&path).is_ok() => {
+                Self::ReadInPlace { path }
+            }
+            other => other,
+        }
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> String {
         match self {
@@ -112,6 +129,11 @@ impl StoreError {
             ),
             Self::ReadOnly { path } => format!(
                 "let this user write {} and its directory (SQLite keeps -wal and -shm files beside it), run as its owner, or name another database with --db",
+                path.display()
+            ),
+            Self::NoFile { .. } => "name a file with --db".to_owned(),
+            Self::ReadInPlace { path } => format!(
+                "run this as its owner; or copy {0}, and {0}-wal if it is there, to a directory that you may write, and name the copy with --db",
                 path.display()
             ),
             Self::Corrupt { path } => format!(
@@ -131,7 +153,8 @@ impl StoreError {
             Self::Unsafe { .. } => "mend that, or name a database in a directory of your own with --db".to_owned(),
             Self::Io { path, .. } => format!("check permissions of {} and its directory", path.display()),
             Self::UnknownRun { .. } => {
-                "`nlmctl runs list` shows the runs of the record; --db names another one".to_owned()
+                "`nlmctl runs list` and `nlmctl runs releases` show what the record has; --db names another record"
+                    .to_owned()
             }
             Self::AmbiguousRun { .. } => "give more of the run's id".to_owned(),
             Self::BadValue { .. } => {

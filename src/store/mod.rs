@@ -108,6 +108,7 @@ impl Store {
         let mut store = Self { connection: opened, path: path.to_owned() };
         store.check_ours()?;
         store.prepare().map_err(|e| StoreError::of(path, e))?;
+        let _no_controller = store.alone_if_older()?;
         // Other processes, some of an older version, may bring the schema further between the look at it and the change,
         // which fails then. The change waits for theirs, so each failure means that fewer steps are left.
         let mut latest = migrations().to_latest(&mut store.connection);
@@ -118,18 +119,19 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the record for reading only; `None` where there is none. Works without write permission.
+    /// Opens the record for reading only; `None` where there is none. One that an older nlmctl made is brought up to date first.
     pub fn open_existing(path: &Path) -> Result<Option<Self>, StoreError> {
-        match path.try_exists() {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
+        match path.metadata() {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => return Err(StoreError::NoFile { path: path.to_owned() }),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(StoreError::Io { path: path.to_owned(), source: e }),
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(path, flags).map_err(|e| StoreError::of(path, e))?;
         let store = Self { connection: opened, path: path.to_owned() };
         store.connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| StoreError::of(path, e))?;
-        store.check_ours()?;
+        store.check_ours().map_err(StoreError::of_reading)?;
         let newest = migrations().current_version(&store.connection).map_err(|e| StoreError::of_migration(path, e))?;
         match newest {
             SchemaVersion::Outside(_) => Err(StoreError::Newer { path: path.to_owned() }),
@@ -143,6 +145,23 @@ impl Store {
     /// Becomes the one controller of this record, until the lock is dropped or the process dies.
     pub fn begin_controller(&self) -> Result<ControllerLock, StoreError> {
         ControllerLock::take(&self.path)
+    }
+
+    /// Where an older nlmctl made the record: the controller's lock, before the schema is changed. An older nlmctl may be in
+    /// the middle of a run, and could not write the rest of it.
+    fn alone_if_older(&self) -> Result<Option<ControllerLock>, StoreError> {
+        let until = Instant::now() + BUSY_TIMEOUT;
+        loop {
+            let version = migrations().current_version(&self.connection);
+            let version = version.map_err(|e| StoreError::of_migration(&self.path, e))?;
+            if !matches!(version, SchemaVersion::Inside(version) if version.get() < STEPS.len()) {
+                return Ok(None);
+            }
+            match self.begin_controller() {
+                Err(StoreError::ControllerActive { .. }) if Instant::now() < until => std::thread::sleep(BETWEEN_TRIES),
+                taken => return taken.map(Some),
+            }
+        }
     }
 
     fn check_ours(&self) -> Result<(), StoreError> {

@@ -300,7 +300,11 @@ fn client_report(row: &Row<'_>, knows_owners: bool) -> rusqlite::Result<ClientRe
         name: blob::<RunClient>(row, "row")?.name.to_string(),
         address: maybe_word(row, "address")?,
         suspect: row.get("suspect")?,
-        fate: ClientFate::of(delivery(row)?, row.get("silent")?),
+        fate: match ClientFate::of(delivery(row)?, row.get("silent")?) {
+            // nlmctl left before it gave this client up.
+            ClientFate::NotTold if row.get::<_, u32>("attempts")? > 0 => ClientFate::NoAnswer,
+            fate => fate,
+        },
         notices: row.get("notices")?,
         acks: row.get("acks")?,
         attempts: row.get("attempts")?,

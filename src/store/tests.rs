@@ -270,6 +270,28 @@ fn an_unfinished_run_is_found_with_what_a_resume_needs() {
 }
 
 #[test]
+fn a_client_that_was_sent_notices_before_nlmctl_left_is_no_client_that_was_not_told() {
+    let (place, id) = (Place::new(), run_id(1));
+    let mut store = place.open();
+    store.create_run(&new_run(id)).unwrap();
+    store.record_begun(&begun(id)).unwrap();
+    store.record_clients(id, &[client(0), client(1)]).unwrap();
+    let sent = DeliveryUpdate {
+        client: 0,
+        delivery: Delivery::NotTold,
+        notices: 1,
+        acks: 0,
+        attempts: 5,
+        acked_ms: None,
+        suspect: false,
+        error: None,
+    };
+    store.record_deliveries(id, &[sent]).unwrap();
+    let fates: Vec<_> = store.report(id).unwrap().clients.iter().map(|client| client.fate).collect();
+    assert_eq!(fates, [ClientFate::NoAnswer, ClientFate::NotTold]);
+}
+
+#[test]
 fn a_run_without_a_result_of_the_manager_ends_with_its_locks_unverified() {
     let place = Place::new();
     let mut store = place.open();

@@ -47,7 +47,7 @@ fn a_hangup_makes_it_read_its_config_file_again_and_does_not_end_it() {
     daemon.signal(Signal::SIGHUP);
     await_some("the new names", || (names() == ["new.example.org", "new"]).then_some(()));
     assert!(answers("127.0.0.3", PATIENCE) && !answers("127.0.0.2", Duration::from_millis(200)));
-    await_some("what needs a restart", || daemon.log().contains("they hold after a restart").then_some(()));
+    await_some("what needs a restart", || daemon.log().contains("they hold after a restart: grace").then_some(()));
 
     std::fs::write(&file, "name = ['other']\nallow = ['nowhere']\n").unwrap();
     daemon.signal(Signal::SIGHUP);

@@ -142,8 +142,8 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
             more => format!(" and {more} more"),
         };
         wanted.push(format!(
-            "release {} of {}{more}, where nothing answered within {}; should one still run, its processes go on as \
-             if they held them",
+            "release {} of {}{more}, where nothing answered within {}; a process that still runs there goes on as if it \
+             held its lock",
             what(&silent),
             shown.join(", "),
             millis(probed_for_ms),
@@ -151,8 +151,8 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     }
     for client in of(HostAnswer::Answers) {
         wanted.push(format!(
-            "release {} of {}, which ANSWERS (statd: {}; lockd: {}): it is not told, its processes go on as if they held \
-             them, and two may write at once (wants --live too)",
+            "release {} of {}, which ANSWERS (statd: {}; lockd: {}): it is not told, and a process that runs there goes on \
+             as if it held its lock: two may write at once (wants --live too)",
             what(&[client]),
             who(client),
             client.statd_words(probed_for_ms),
@@ -161,8 +161,8 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     }
     for client in of(HostAnswer::NotAsked) {
         wanted.push(format!(
-            "release {} of {}, which could not be asked whether it runs; should it, its processes go on as if they held \
-             them (wants --live too)",
+            "release {} of {}, which could not be asked whether it runs; a process that runs there goes on as if it \
+             held its lock (wants --live too)",
             what(&[client]),
             who(client),
         ));

@@ -283,7 +283,11 @@ impl Keeper {
         while !active.account.table.settle_sweep(usize::MAX) {}
         active.account.catch_up(now);
         let (run, counts) = (full.result.run, full.result.counts);
-        self.ground.log(&format!("run {run} has settled: {} locks dropped, {} kept", counts.dropped, counts.kept));
+        self.ground.log(&format!(
+            "run {run} has settled: {} dropped, {} kept",
+            units::count(counts.dropped, "lock"),
+            counts.kept
+        ));
         Ok(full.result)
     }
 

@@ -67,7 +67,7 @@ impl LockManagerControl for KeeperHandle {
         self.ask(move |keeper| Box::pin(keeper.settle(args, from))).await
     }
     async fn abort(&self, args: RunArgs) -> Result<RunResult, Refusal> {
-        self.ask(move |keeper| Box::pin(keeper.abort(args.run, "aborted by a controller"))).await
+        self.ask(move |keeper| Box::pin(keeper.abort(args.run, "aborted on request"))).await
     }
     async fn result(&self, args: RunArgs) -> Result<RunResult, Refusal> {
         self.ask(move |keeper| Box::pin(async move { Ok(keeper.ended(args.run)?.result) })).await

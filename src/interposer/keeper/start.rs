@@ -20,6 +20,7 @@ use super::state::{Active, Keeper, not_durable, refused};
 use crate::interposer::messages::{self, Blind, Call, Claim, FilterEvent, Order};
 use crate::manager::knfsd::owners::View;
 use crate::rpc::server::ConnectionId;
+use crate::units::count;
 use crate::wire::control::{BeginArgs, Begun, Mode, Refusal, RefusalCode};
 use crate::wire::nlm::Stat;
 use crate::wire::types::NsmState;
@@ -66,8 +67,10 @@ impl Keeper {
                 let link = drain.map(|drain| drain.link).or(fresh).ok_or_else(none)?;
                 let begun = journal.begun.clone();
                 self.ground.log(&format!(
-                    "run {}: ordinary lock requests of NFSv3 clients are refused ({}) from now on, {} locks are pending",
-                    begun.run, journal.args.mode, begun.in_scope
+                    "run {}: ordinary lock requests of NFSv3 clients are refused ({}) from now on, {} pending",
+                    begun.run,
+                    journal.args.mode,
+                    count(begun.in_scope, "lock")
                 ));
                 let (began, drain_until, failures) = (self.now(), None, 0);
                 let called = CalledAddresses::new(journal.clients.as_slice(), self.ground.as_ref());

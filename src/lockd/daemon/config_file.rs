@@ -1,30 +1,43 @@
 //! nlmd's config file: a flag a line, in TOML, for those that the command line and the variables leave open.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use toml::Value;
+use toml::{Spanned, Value};
 
 /// Read where no file is named; it may be missing.
 pub(super) const DEFAULT: &str = "/etc/nlmd.toml";
 
-/// The flags in the file as arguments of the command line, but for those that `is_given` knows already. An error is
-/// for people.
-pub(super) fn arguments(named: Option<&Path>, is_given: impl Fn(&str) -> bool) -> Result<Vec<OsString>, String> {
+/// The flags in the file as arguments of the command line, but for those that `is_given` knows already; each must pass
+/// `check`. An error is for people.
+pub(super) fn arguments(
+    named: Option<&Path>,
+    is_given: impl Fn(&str) -> bool,
+    check: impl Fn(&str, &[OsString]) -> Result<(), String>,
+) -> Result<Vec<OsString>, String> {
     let path = named.unwrap_or(Path::new(DEFAULT));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => return Ok(Vec::new()),
         Err(error) => return Err(format!("cannot read the config file {}: {error}", path.display())),
     };
-    let bad = |what: String| format!("the config file {}: {what}", path.display());
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| bad(error.to_string()))?;
+    let table: BTreeMap<Spanned<String>, Value> =
+        toml::from_str(&text).map_err(|error| format!("the config file {}: {error}", path.display()))?;
     let mut arguments = Vec::new();
     for (key, value) in &table {
-        if key == "config" {
+        let bad = |what: String| {
+            let before = text.get(..key.span().start).unwrap_or_default();
+            format!("the config file {}, line {}: {what}", path.display(), before.matches('\n').count() + 1)
+        };
+        if key.get_ref() == "config" {
             return Err(bad("`config` belongs on the command line".into()));
         }
+        let key = key.get_ref().as_str();
+        // A flag that is off has no argument, and is a flag all the same.
+        let on = if *value == Value::Boolean(false) { &Value::Boolean(true) } else { value };
+        check(key, &of(key, on).map_err(bad)?).map_err(bad)?;
         if !is_given(key) {
             arguments.extend(of(key, value).map_err(bad)?);
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
@@ -28,28 +28,28 @@ const MAX_GRACE: Duration = Duration::from_hours(24);
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(name = "nlmd", version, args_override_self = true)]
 pub struct Flags {
-    /// Where it keeps what it must know after a restart
+    /// The directory of its state: its clients, the results of runs, and the NSM state number
     #[arg(long, value_name = "DIR", default_value = "/var/lib/nlmd", env = "NLMD_STATE_DIR", hide_env = true)]
     pub state_dir: PathBuf,
-    /// The Unix socket by which nlmctl drives it (root and its own user only)
+    /// The control socket for nlmctl, open to root and nlmd's own user only
     #[arg(long, value_name = "PATH", default_value = "/run/nlmd/control.sock", env = "NLMD_CONTROL", hide_env = true)]
     pub control: PathBuf,
-    /// A second control socket, for all users, that only shows
+    /// A second, read-only control socket for all users
     #[arg(long, value_name = "PATH", env = "NLMD_CONTROL_RO", hide_env = true)]
     pub control_ro: Option<PathBuf>,
-    /// An address to serve, any number of times [default: 0.0.0.0 and ::]
+    /// An address to serve; repeat it for more [default: 0.0.0.0 and ::]
     #[arg(long, value_name = "ADDR", value_parser = host::address, env = "NLMD_LISTEN", hide_env = true, value_delimiter = ',')]
     pub listen: Vec<IpAddr>,
-    /// A name under which clients know this server, any number of times [default: the full, then the short host name]
+    /// A name under which clients know this server; repeat it for more [default: the full, then the short host name]
     #[arg(long, value_name = "NAME", value_parser = host_name, env = "NLMD_NAME", hide_env = true, value_delimiter = ',')]
     pub name: Vec<CallerName>,
     /// The port of NLM, UDP and TCP; 0 is any free one
     #[arg(long, value_name = "N", default_value_t = 0, env = "NLMD_NLM_PORT", hide_env = true)]
     pub nlm_port: u16,
-    /// Who is the status monitor: nlmd itself, or this host's rpc.statd
+    /// The status monitor
     #[arg(long, value_enum, default_value_t = NsmKind::Embedded, env = "NLMD_NSM", hide_env = true)]
     pub nsm: NsmKind,
-    /// With --nsm statd: where rpc.statd has its state number [default: where it runs, else /var/lib/nfs/statd or /var/lib/nfs]
+    /// With --nsm statd: the directory of rpc.statd's state number [default: where rpc.statd runs, else /var/lib/nfs/statd or /var/lib/nfs]
     #[arg(long, value_name = "DIR", env = "NLMD_STATD_DIR", hide_env = true)]
     pub statd_dir: Option<PathBuf>,
     /// The port of NSM, UDP and TCP; 0 is any free one
@@ -61,22 +61,22 @@ pub struct Flags {
     /// The port of rpcbind, here and on clients
     #[arg(long, value_name = "N", default_value_t = rpcbind::PORT, env = "NLMD_RPCBIND_PORT", hide_env = true)]
     pub rpcbind_port: u16,
-    /// After a restart, how long clients have to reclaim their locks
+    /// How long clients may reclaim their locks after nlmd was restarted
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = grace, env = "NLMD_GRACE", hide_env = true)]
     pub grace: Duration,
-    /// A network whose hosts may call, any number of times; the others are not answered [default: all hosts]
+    /// A network whose hosts may call; repeat it for more. Calls from elsewhere are not answered [default: all hosts]
     #[arg(long, value_name = "CIDR", value_parser = network, env = "NLMD_ALLOW", hide_env = true, value_delimiter = ',')]
     pub allow: Vec<IpNet>,
-    /// Takes what changes locks or monitoring from ports below 1024 only
+    /// Accept calls that change locks or monitoring from ports below 1024 only
     #[arg(long, env = "NLMD_PRIVILEGED_PORTS", hide_env = true, value_parser = FalseyValueParser::new())]
     pub privileged_ports: bool,
-    /// Most locks and shares in all
+    /// The most locks and shares of all clients together
     #[arg(long, value_name = "N", default_value_t = Limits::default().locks.all, value_parser = at_least_one, env = "NLMD_MAX_LOCKS", hide_env = true)]
     pub max_locks: usize,
-    /// Most clients in all
+    /// The most clients
     #[arg(long, value_name = "N", default_value_t = Limits::default().clients.all, value_parser = at_least_one, env = "NLMD_MAX_CLIENTS", hide_env = true)]
     pub max_clients: usize,
-    /// Once everything listens, the ports are written here as JSON
+    /// Write the ports in use to this file, as JSON
     #[arg(long, value_name = "FILE", env = "NLMD_PORTS_FILE", hide_env = true)]
     pub ports_file: Option<PathBuf>,
     /// What to log: error, warn, info, debug or trace, or filters by module [default: what RUST_LOG says, or info]
@@ -102,15 +102,9 @@ impl Flags {
         };
         let named = given.get_one::<PathBuf>("config");
         let error = |kind, words: String| Self::command().error(kind, words);
-        let in_file = config_file::arguments(named.map(PathBuf::as_path), is_given);
+        let in_file = config_file::arguments(named.map(PathBuf::as_path), is_given, is_understood);
         args.extend(in_file.map_err(|words| error(ErrorKind::Io, words))?);
-        // The command line alone was right, so what is wrong now is in the file.
-        let flags = Self::try_parse_from(args).map_err(|wrong| {
-            let words = wrong.to_string();
-            let first = words.lines().next().unwrap_or_default();
-            let path = named.map_or(Path::new(config_file::DEFAULT), PathBuf::as_path);
-            error(wrong.kind(), format!("the config file {}: {}", path.display(), first.trim_start_matches("error: ")))
-        })?;
+        let flags = Self::try_parse_from(args)?;
         let wrong = |words: &str| Err(error(ErrorKind::ArgumentConflict, words.to_owned()));
         match flags.nsm {
             NsmKind::Statd if flags.no_rpcbind => {
@@ -121,10 +115,29 @@ impl Flags {
         }
     }
 
-    /// Whether nothing has changed but what nlmd takes over while it serves: names, `--allow` and the log's level.
-    pub fn needs_no_restart(&self, new: &Self) -> bool {
-        let Self { name, allow, log_level, .. } = new.clone();
-        *new == Self { name, allow, log_level, ..self.clone() }
+    /// What has changed and holds after a restart only: all but names, `--allow` and the log's level.
+    pub fn wanting_a_restart(&self, new: &Self) -> Vec<&'static str> {
+        let Self { state_dir, control, control_ro, listen, nlm_port, nsm, statd_dir, nsm_port, no_rpcbind, .. } = self;
+        let Self { rpcbind_port, grace, privileged_ports, max_locks, max_clients, ports_file, log_json, .. } = self;
+        let changed = [
+            ("state-dir", *state_dir != new.state_dir),
+            ("control", *control != new.control),
+            ("control-ro", *control_ro != new.control_ro),
+            ("listen", *listen != new.listen),
+            ("nlm-port", *nlm_port != new.nlm_port),
+            ("nsm", *nsm != new.nsm),
+            ("statd-dir", *statd_dir != new.statd_dir),
+            ("nsm-port", *nsm_port != new.nsm_port),
+            ("no-rpcbind", *no_rpcbind != new.no_rpcbind),
+            ("rpcbind-port", *rpcbind_port != new.rpcbind_port),
+            ("grace", *grace != new.grace),
+            ("privileged-ports", *privileged_ports != new.privileged_ports),
+            ("max-locks", *max_locks != new.max_locks),
+            ("max-clients", *max_clients != new.max_clients),
+            ("ports-file", *ports_file != new.ports_file),
+            ("log-json", *log_json != new.log_json),
+        ];
+        changed.into_iter().filter_map(|(name, has_changed)| has_changed.then_some(name)).collect()
     }
 
     /// The table's caps. However high the total is, one host gets no more than [`Limits::default`] allows it.
@@ -133,6 +146,18 @@ impl Flags {
         let of = |all: usize, default: Bounds| Bounds { all, host: default.host.min(all) };
         Limits { locks: of(self.max_locks, default.locks), clients: of(self.max_clients, default.clients), ..default }
     }
+}
+
+/// Whether nlmd has a flag for this key of its config file, and takes these values of it.
+fn is_understood(key: &str, arguments: &[OsString]) -> Result<(), String> {
+    let line = std::iter::once(OsString::from("nlmd")).chain(arguments.iter().cloned());
+    let Err(error) = Flags::try_parse_from(line) else { return Ok(()) };
+    if error.kind() == ErrorKind::UnknownArgument {
+        return Err(format!("`{key}` is no key of this file; nlmd.toml(5) has them all"));
+    }
+    let words = error.to_string();
+    let first = words.lines().next().unwrap_or_default();
+    Err(first.trim_start_matches("error: ").to_owned())
 }
 
 fn host_name(text: &str) -> Result<CallerName, String> {
@@ -276,19 +301,21 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_the_config_file_names_the_file_and_the_key() {
+    fn an_error_in_the_config_file_names_the_file_the_line_and_the_key() {
         for (file, words) in [
-            ("nlm-prot = 1\n", "--nlm-prot"),
-            ("grace = '2d'\n", "--grace"),
-            ("grace = 1.5\n", "`grace` is neither"),
+            ("nlm-prot = 1\n", ", line 1: `nlm-prot`"),
+            ("log-json = true\n\nnlm-prot = false\n", ", line 3: `nlm-prot`"),
+            ("grace = '2d'\n", ", line 1: invalid value '2d' for '--grace"),
+            ("allow = []\ngrace = 1.5\n", ", line 2: `grace` is neither"),
+            ("grace = false\n", "--grace"),
             ("name = [1]\n", "`name` is a list of something else"),
-            ("nlm-port = 70000\n", "70000"),
+            ("# ports\nnlm-port = 70000\n", ", line 2: invalid value '70000'"),
             ("config = 'x'\n", "`config` belongs on the command line"),
             ("grace\n", "line 1"),
         ] {
             let error = with_file(file, &[]).unwrap_err();
             let said = error.to_string();
-            assert!(said.contains("nlmd.toml: ") && said.contains(words), "{file:?}: {said}");
+            assert!(said.contains("nlmd.toml") && said.contains(words), "{file:?}: {said}");
             assert_eq!(error.exit_code(), 2);
         }
         let missing = parse(&["--config", "/nowhere/nlmd.toml"]).unwrap_err().to_string();
@@ -299,7 +326,23 @@ mod tests {
     fn only_names_networks_and_the_logs_level_change_without_a_restart() {
         let old = parse(&["--name", "a"]).unwrap();
         let reloaded = ["--name", "b", "--allow", "192.0.2.1", "--log-level", "nlmctl::locks=debug,warn"];
-        assert!(old.needs_no_restart(&parse(&reloaded).unwrap()));
-        assert!(!old.needs_no_restart(&parse(&["--name", "a", "--grace", "1s"]).unwrap()));
+        assert_eq!(old.wanting_a_restart(&parse(&reloaded).unwrap()), Vec::<&str>::new());
+        let at_once = ["name", "allow", "log-level", "config"];
+        let values = |name: &str| match name {
+            "no-rpcbind" | "privileged-ports" | "log-json" => None,
+            "grace" => Some("1s"),
+            "nsm" => Some("statd"),
+            "listen" => Some("192.0.2.1"),
+            "statd-dir" => Some("/statd"),
+            _ => Some("7"),
+        };
+        for argument in Flags::command().get_arguments().filter_map(|argument| argument.get_long()) {
+            if at_once.contains(&argument) || argument == "help" || argument == "version" {
+                continue;
+            }
+            let flag = values(argument).map_or(format!("--{argument}"), |value| format!("--{argument}={value}"));
+            let new = Flags::try_parse_from(["nlmd", "--name", "a", &flag]).unwrap();
+            assert_eq!(old.wanting_a_restart(&new), [argument]);
+        }
     }
 }

@@ -151,6 +151,10 @@ async fn serves_on(terminate: &mut Signal, interrupt: &mut Signal, hangup: &mut 
     }
 }
 
+fn listed(values: &[impl ToString]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Takes over what has changed and can be. A file with an error changes nothing.
 async fn read_again(flags: &mut Flags, args: &[OsString], reload: &Reload, log: &Log) {
     let now = NotifyState::monotonic_usec_now().ok();
@@ -159,9 +163,11 @@ async fn read_again(flags: &mut Flags, args: &[OsString], reload: &Reload, log: 
         Ok(new) => match reload.apply(&new.name, new.allow.clone()).await {
             Ok(()) => {
                 log.set_level(new.log_level.as_deref());
-                tracing::info!(names = ?new.name, allow = ?new.allow, level = new.log_level, "the config file was read again");
-                if !flags.needs_no_restart(&new) {
-                    tracing::warn!("other settings have changed too: they hold after a restart");
+                let (names, allow) = (listed(&new.name), listed(&new.allow));
+                tracing::info!(names, allow, level = new.log_level, "the config file was read again");
+                let later = flags.wanting_a_restart(&new);
+                if !later.is_empty() {
+                    tracing::warn!("changed too, and they hold after a restart: {}", later.join(", "));
                 }
                 // What wants a restart is compared with what holds now.
                 (flags.name, flags.allow, flags.log_level) = (new.name, new.allow, new.log_level);

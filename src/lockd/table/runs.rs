@@ -421,7 +421,7 @@ impl Owner {
             beginning.aborts.push(answer);
             return;
         }
-        match self.expect_run(args.run).and_then(|()| self.abort_now("aborted by a controller")) {
+        match self.expect_run(args.run).and_then(|()| self.abort_now("aborted on request")) {
             Ok(result) => self.keep_aborted(result, Some(answer)),
             Err(refusal) => {
                 let _ = answer.send(Err(refusal));

@@ -79,7 +79,7 @@ fn a_client_that_has_changed_since_it_was_seen_keeps_everything() {
     w.write(P("host", 1), "f", bytes(100, 109));
     let refused = w.release(vec![seen.clone()], vec![]).unwrap_err();
     assert_eq!(refused.code, RefusalCode::StalePlan);
-    assert!(refused.message.as_str().contains("had 1 locks") && refused.message.as_str().contains("has 2"));
+    assert!(refused.message.as_str().contains("had 1 lock ") && refused.message.as_str().contains("has 2"));
     // As many as before, and others.
     w.unlock(P("host", 1), "f", bytes(0, 9));
     assert_eq!(w.release(vec![seen.clone()], vec![]).unwrap_err().code, RefusalCode::StalePlan);

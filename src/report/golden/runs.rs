@@ -139,7 +139,7 @@ fn a_plan() {
         caveats: vec![],
         refusal: None,
         effects: vec![
-            "New locks are refused until clients have reclaimed theirs: for up to 90 s, 3 m while reclaims still come."
+            "New locks are refused until clients have reclaimed theirs: for up to 90 s, or up to 3 m while reclaims still come."
                 .into(),
             "20 locks of host3.example.org are dropped if no answer comes until the end.".into(),
         ],

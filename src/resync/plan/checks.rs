@@ -28,10 +28,10 @@ fn refused<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T
 /// # Errors
 /// A path or an export where the manager knows only file handles, or too many of a kind.
 pub fn scope(request: &Request, info: &Info) -> Result<Scope, Failure> {
-    let paths_help = "name files by their handles, in hexadecimal as `nlmctl locks` shows them";
+    let paths_help = "name files by their handles in hexadecimal: `nlmctl locks --json` has each as `file`";
     if let Some(export) = request.exports.first() {
         return usage(
-            format!("{} knows no exports, so --export {export} cannot be used with it", info.software.as_str()),
+            format!("--export {export} cannot be used: {} chooses files by their handles only", info.software.as_str()),
             paths_help,
         );
     }
@@ -42,7 +42,7 @@ pub fn scope(request: &Request, info: &Info) -> Result<Scope, Failure> {
             Some(Err(e)) => return usage(format!("--file {text}: {e}"), paths_help),
             None => {
                 return usage(
-                    format!("--file {text} is not a file handle, and {} knows no paths", info.software.as_str()),
+                    format!("--file {text} is no file handle, and {} takes no paths here", info.software.as_str()),
                     paths_help,
                 );
             }

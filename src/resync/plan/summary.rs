@@ -13,8 +13,8 @@ pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
         let unreachable = plan.unreachable_holders();
         let locks = plan.unreachable_locks().map_or_else(|| "all locks".to_owned(), |locks| count(locks, "lock"));
         wanted.push(format!(
-            "drop {locks} of {} that {} not answer ({}) if {} until the end; should one still run, its processes go on \
-             as if they held them",
+            "drop {locks} of {} that {} not answer ({}) if {} until the end; a process that still runs there goes on as \
+             if it held its lock",
             count(unreachable.len() as u64, "client"),
             if unreachable.len() == 1 { "does" } else { "do" },
             some_names(&unreachable),
@@ -48,7 +48,7 @@ pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
 pub(super) fn effects(plan: &Plan, can: &Capabilities, said: Vec<String>) -> Vec<String> {
     let grace = duration(plan.grace);
     let max = if plan.grace_max > plan.grace && can.settle_early {
-        format!(", {} while reclaims still come", duration(plan.grace_max))
+        format!(", or up to {} while reclaims still come", duration(plan.grace_max))
     } else {
         String::new()
     };

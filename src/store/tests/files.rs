@@ -37,6 +37,31 @@ fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn a_folder_or_a_pipe_is_no_record_to_read() {
+    let place = Place::new();
+    let pipe = place.path().with_extension("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for path in [place.path().parent().unwrap(), &pipe] {
+        let error = Store::open_existing(path).unwrap_err();
+        assert!(matches!(error, StoreError::NoFile { .. }), "{error:?}");
+        assert!(error.to_string().contains("no file"), "{error}");
+    }
+}
+
+#[test]
+fn a_record_that_can_be_read_but_not_beside_its_files_says_how_to_read_it() {
+    let place = Place::new();
+    drop(place.open());
+    let path = place.path();
+    for met in [StoreError::CannotOpen { path: path.clone() }, StoreError::ReadOnly { path: path.clone() }] {
+        let remedy = met.of_reading().remedy();
+        assert!(remedy.contains(&format!("copy {0}, and {0}-wal", path.display())), "{remedy}");
+    }
+    let missing = StoreError::CannotOpen { path: path.with_extension("not") }.of_reading();
+    assert!(matches!(missing, StoreError::CannotOpen { .. }), "{missing:?}");
+}
+
+#[test]
 fn a_damaged_record_is_an_error_and_not_a_wrong_answer() {
     let place = Place::new();
     whole_run(&mut place.open(), run_id(1));

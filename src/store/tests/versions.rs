@@ -159,3 +159,23 @@ fn no_step_of_the_schema_can_be_taken_twice() {
         connection.pragma_update(None, "user_version", done.to_string()).unwrap();
     }
 }
+
+#[test]
+fn a_record_is_not_brought_up_to_date_while_an_older_nlmctl_works_with_it() {
+    let place = Place::new();
+    older_record(&place, 5);
+    let writer = rusqlite::Connection::open(place.path()).unwrap();
+    writer.pragma_update(None, "journal_mode", "WAL").unwrap();
+    let older_one = ControllerLock::take(&place.path()).unwrap();
+    for refused in [Store::open(&place.path()).map(drop), Store::open_existing(&place.path()).map(drop)] {
+        assert!(matches!(refused, Err(StoreError::ControllerActive { .. })), "{refused:?}");
+    }
+    assert_eq!(version(&place.path()), 5);
+    let lock = "INSERT INTO lock (run, ordinal, fate, client, file, range, late, row)
+                VALUES (?1, 7, 'dropped', 'c1', '0102', '0-EOF', 0, ?2)";
+    let id = run_id(1);
+    writer.execute(lock, params![id.to_string(), xdr::encode(&fate(3))]).unwrap();
+    drop((older_one, writer));
+    let mut store = Store::open_existing(&place.path()).unwrap().unwrap();
+    assert_eq!((rows_of(&mut store, id).len(), version(&place.path())), (3, STEPS.len()));
+}

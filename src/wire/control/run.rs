@@ -275,7 +275,7 @@ impl SettleWhen {
         match self {
             Self::Always => "deadline",
             Self::NothingPending => "nothing pending",
-            Self::NothingAwaited => "pending are only locks of clients that do not answer",
+            Self::NothingAwaited => "only locks of clients that do not answer are pending",
         }
     }
 }

@@ -163,7 +163,7 @@ impl World {
                 return Err(format!("host{host} is refused its own {lock:?} at {:?}", self.now));
             }
         }
-        if self.now.as_millis().is_multiple_of(500) {
+        if self.now.as_millis().is_multiple_of(self.rules.pace.as_millis()) {
             self.happens();
         }
         while self.table.next_effect().is_some() {}
@@ -202,7 +202,8 @@ impl World {
                 self.tell(host, &format!("statd says {} without a reboot", self.hosts[host].statd));
                 self.hosts[host].rounds = 0;
             }
-            83..86 if self.running != Some(host) => {
+            // Once it was, not before a round has met it again.
+            83..86 if self.running != Some(host) && self.hosts[host].rounds > 0 => {
                 self.hosts[host].replaced = self.now + span(&mut self.dice, 5, 50);
                 self.tell(host, &format!("is replaced until {:?}", self.hosts[host].replaced));
                 self.hosts[host].rounds = 0;
