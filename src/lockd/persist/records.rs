@@ -182,7 +182,7 @@ pub enum Change {
         /// Locks in scope.
         in_scope: u64,
         /// Whom to notify.
-        clients: Vec<RunClient>,
+        clients: Arc<Vec<RunClient>>,
     },
     /// The run has ended; replaces its record.
     Ended(Arc<FullResult>),
