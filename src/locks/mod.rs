@@ -50,6 +50,7 @@ mod listing;
 mod long_waits;
 mod mirror;
 mod moves;
+mod numbered;
 mod offers;
 mod owners;
 mod ranges;
