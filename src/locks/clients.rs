@@ -50,6 +50,17 @@ pub(super) struct Held {
     pub(super) waiters: usize,
 }
 
+impl Held {
+    #[must_use]
+    pub(super) fn plus(self, other: &Self) -> Self {
+        Self {
+            locks: self.locks + other.locks,
+            unmonitored: self.unmonitored + other.unmonitored,
+            waiters: self.waiters + other.waiters,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) name: CallerName,
@@ -274,18 +285,21 @@ impl Clients {
         self.hosts.room(bounds, Holder::Host(address), 1).is_ok()
     }
 
-    /// Makes room for one more client there, where there is none. The one idle the longest goes, and is given
-    /// back to be forgotten: of the address' own; in a full table of all, if the address has none.
-    pub(super) fn make_room(&mut self, address: IpAddr, bounds: Bounds) -> Result<Option<ClientId>, api::Full> {
+    /// The client that makes room for one more there, where there is none: the one idle the longest, of the address'
+    /// own; in a full table of all, if the address has none.
+    pub(super) fn makes_room(&self, address: IpAddr, bounds: Bounds) -> Result<Option<ClientId>, api::Full> {
         let own = || self.at(address).iter().filter_map(|id| Some((self.get(*id)?.idle_since?, *id))).min();
         let idle = match self.hosts.room(bounds, Holder::Host(address), 1) {
             Ok(()) => return Ok(None),
             Err(Full::Share) => own(),
             Err(Full::Table) => own().or_else(|| self.idle.first().copied()),
         };
-        let (_, id) = idle.ok_or(api::Full)?;
-        self.remove(id);
-        Ok(Some(id))
+        idle.map(|(_, id)| Some(id)).ok_or(api::Full)
+    }
+
+    /// No client has this number or a higher one.
+    pub(super) fn next_number(&self) -> u32 {
+        self.next_id
     }
 
     pub(super) fn add(&mut self, address: IpAddr, name: &CallerName) -> Option<ClientId> {
@@ -331,7 +345,7 @@ impl Clients {
         client.monitored = monitored;
     }
 
-    fn remove(&mut self, id: ClientId) {
+    pub(super) fn remove(&mut self, id: ClientId) {
         let Some(client) = self.by_id.remove(&id) else { return };
         self.ids.remove(&id);
         self.monitored -= usize::from(client.monitored);

@@ -1,23 +1,19 @@
 //! When reclaims are taken and ordinary requests are not: the recovery grace after a start, and the
 //! grace of a run from its begin to its abort. How it settles is in [`settle`](super::settle).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::HashSet;
 use std::time::Duration;
 
-use super::api::{ClientId, Due, Effect};
-use super::clients::{Held, address_list};
+use super::api::{Due, Effect};
 use super::run::{Covers, Run};
 use super::segment::{FileId, Segment};
 use super::table::LockTable;
 use crate::resync::policy;
-use crate::units::count;
 use crate::wire::control::{
     BeginArgs, Begun, ClientRef, ExtendArgs, FullResult, Grace, Mode, Outcome, ProgressArgs, Refusal, RefusalCode,
-    RunClient, RunId, RunStatus,
+    RunId, RunStatus,
 };
 use crate::wire::types::{ByteRange, NsmState};
-use crate::wire::xdr::List;
 
 /// Longest grace a run may ask for.
 const MAX_GRACE_MS: u64 = 24 * 60 * 60 * 1000;
@@ -131,9 +127,7 @@ impl LockTable {
         Ok(())
     }
 
-    /// Mark and grace in one step: from here on every lock in scope is pending. Call it only after
-    /// [`check_begin`](Self::check_begin) accepted the same arguments, with nothing between.
-    /// `names` of the answer are left for the caller to fill.
+    /// [`mark`](Self::mark), with all clients [entered](Self::enter_clients) at once.
     pub fn begin(
         &mut self,
         now: Duration,
@@ -142,6 +136,21 @@ impl LockTable {
         old_state: NsmState,
         new_state: NsmState,
     ) -> Result<Begun, Refusal> {
+        self.mark(now, unix_ms, &mut args.clone(), old_state, new_state)?;
+        let gone = || Refusal::new(RefusalCode::UnknownRun, "the run is gone");
+        self.enter_clients(usize::MAX).ok_or_else(gone)
+    }
+
+    /// Mark and grace in one step: from here on every lock in scope is pending. The clients are then to be
+    /// [entered](Self::enter_clients). Takes the list of those that may be dropped out of `args`.
+    pub fn mark(
+        &mut self,
+        now: Duration,
+        unix_ms: u64,
+        args: &mut BeginArgs,
+        old_state: NsmState,
+        new_state: NsmState,
+    ) -> Result<(), Refusal> {
         self.check_begin(args)?;
         // What the last run left to sweep would look pending to this one.
         while !self.settle_sweep(usize::MAX) {}
@@ -156,78 +165,10 @@ impl LockTable {
             spared: HashSet::new(),
         };
         let mut run = Run::new(now, unix_ms, args, covers, (old_state, new_state), self.next_mark);
-        let unmonitored = self.count_scope(&mut run, args.may_drop.as_slice());
-        let begun = Begun {
-            run: run.id,
-            old_state,
-            new_state,
-            in_scope: run.counts.in_scope,
-            unmonitored,
-            clients: u32::try_from(run.clients.len()).unwrap_or(u32::MAX),
-            names: List::default(),
-        };
-        let Begun { in_scope, clients, .. } = begun;
-        let (locks, clients) = (count(in_scope, "lock"), count(clients.into(), "client"));
-        let words = format!("run {} has begun with {locks} of {clients} pending, state {new_state}", run.id);
-        self.announce("begin", words);
+        self.take_scope(&mut run, std::mem::take(&mut args.may_drop).into_vec());
         self.run = Some(run);
-        Ok(begun)
-    }
-
-    /// Adds the clients of the run and their locks in scope. Gives the number of unmonitored locks left
-    /// alone. Costs a step per client (and, where files limit the scope, per lock on those).
-    fn count_scope(&self, run: &mut Run, may_drop: &[ClientRef]) -> u64 {
-        let by_file = run.covers.files.as_ref().map(|files| self.count_in_files(files));
-        let may_drop = self.meant(may_drop);
-        let nothing = BTreeMap::new();
-        let mut unmonitored = 0;
-        for (id, client) in self.clients.iter() {
-            if run.covers.clients.as_ref().is_some_and(|named| !named.contains(&id)) {
-                continue;
-            }
-            let held = match &by_file {
-                Some(counts) => counts.get(&id).unwrap_or(&nothing),
-                None => client.paths(),
-            };
-            let left_alone = |held: &Held| if run.covers.include_unmonitored { 0 } else { held.unmonitored };
-            let in_scope = held.iter().map(|(path, held)| (*path, (held.locks - left_alone(held)) as u64));
-            let in_scope: Vec<(IpAddr, u64)> = in_scope.filter(|(_, locks)| *locks > 0).collect();
-            let locks = in_scope.iter().map(|(_, locks)| locks).sum();
-            unmonitored += held.values().map(left_alone).sum::<usize>() as u64;
-            // In a run over everything also clients with no lock known: the server may have lost it.
-            if locks == 0 && !(client.monitored && by_file.is_none()) {
-                continue;
-            }
-            let row = RunClient {
-                index: u32::try_from(run.clients.len()).unwrap_or(u32::MAX),
-                name: client.name.clone(),
-                addresses: address_list(&[client.address]),
-                server_addresses: address_list(&client.server_addresses),
-                nsm_state: client.nsm_state,
-                locks,
-                shared_address: self.clients.shares_address(client),
-                suspect: client.reasons().next().is_some(),
-            };
-            run.add_client(id, row, in_scope.into_iter(), may_drop.contains(&id));
-        }
-        unmonitored
-    }
-
-    /// What each client holds on these files, by the server address that it called for it.
-    fn count_in_files(&self, files: &HashSet<FileId>) -> HashMap<ClientId, BTreeMap<IpAddr, Held>> {
-        let mut counts: HashMap<ClientId, BTreeMap<IpAddr, Held>> = HashMap::new();
-        for segment in files.iter().flat_map(|file| self.segments().of(*file)) {
-            let Some(path) = self.server_address(segment.owner) else { continue };
-            let held = counts.entry(segment.client).or_default().entry(path).or_default();
-            held.locks += 1;
-            held.unmonitored += usize::from(!segment.monitored);
-        }
-        counts
-    }
-
-    /// The clients to notify, as [`begin`](Self::begin) fixed them; empty without a run.
-    pub fn run_clients(&self) -> &[RunClient] {
-        self.run.as_ref().map_or(&[], |run| &run.clients)
+        self.effects.push_back(Effect::Changed);
+        Ok(())
     }
 
     fn active(&mut self, id: RunId) -> Result<&mut Run, Refusal> {
@@ -294,6 +235,7 @@ impl LockTable {
     pub fn abort(&mut self, unix_ms: u64, reason: &str) -> Result<FullResult, Refusal> {
         let none = || Refusal::new(RefusalCode::UnknownRun, "no run is active");
         let id = self.run.as_ref().map(|run| run.id).ok_or_else(none)?;
+        self.enter_all();
         // Nothing is lost.
         self.active(id)?.recount(|counts| counts.kept += std::mem::take(&mut counts.pending));
         let run = self.end_run().ok_or_else(none)?;

@@ -3,7 +3,7 @@
 //!
 //! What exists ([`table`] has it all): clients ([`clients`]), owners ([`owners`]), files with their
 //! segments ([`segments`]), blocked requests ([`waiters`]) and when to look at them ([`long_waits`]), at most one
-//! run ([`run`], with each client's part of it in [`tally`]), what its end leaves open for a while
+//! run ([`run`], its clients in [`roster`] (those to come in [`awaited`]), and each one's part of it in [`tally`]), what its end leaves open for a while
 //! ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task owns the table; nothing in
 //! it waits.
 //!
@@ -36,6 +36,7 @@
 //! Where to start reading: [`LockTable::handle`], then the rest of [`requests`].
 
 mod api;
+mod awaited;
 mod caps;
 mod clients;
 mod consent;
@@ -49,12 +50,14 @@ mod listing;
 mod long_waits;
 mod mirror;
 mod moves;
+mod numbered;
 mod offers;
 mod owners;
 mod ranges;
 mod reboots;
 mod release;
 mod requests;
+mod roster;
 mod run;
 mod segment;
 mod segments;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 
 use ahash::RandomState;
-use slab::Slab;
 
 use super::api::{ClientId, Process, Via};
 use super::index::Numbers;
+use super::numbered::Numbered;
 use super::segment::{Kind, OwnerId};
 use super::segments::Change;
 use crate::wire::types::Svid;
@@ -34,7 +34,7 @@ type Place = (ClientId, Svid, u64, OwnerId);
 /// The owners that something refers to, with counts of the references.
 #[derive(Debug)]
 pub(super) struct Owners {
-    slots: Slab<Slot>,
+    slots: Numbered<Slot>,
     by_key: Numbers<OwnerId>,
     places: BTreeSet<Place>,
     /// The former spellings of the few that have any.
@@ -47,7 +47,7 @@ pub(super) struct Owners {
 impl Owners {
     pub(super) fn new(hash: &RandomState) -> Self {
         Self {
-            slots: Slab::new(),
+            slots: Numbered::new(),
             by_key: Numbers::new(hash),
             places: BTreeSet::new(),
             former: HashMap::new(),
@@ -66,10 +66,10 @@ impl Owners {
             self.acquire(id);
             return id;
         }
-        let id = OwnerId::of(self.slots.vacant_key());
+        let id = OwnerId::of(self.slots.next());
         self.places.insert(self.place(&key, id));
         self.by_key.insert(&key, id, |id| self.slots.get(id.place()).map(|slot| &slot.key));
-        self.slots.insert(Slot { key, references: 1 });
+        self.slots.add(Slot { key, references: 1 });
         id
     }
 
@@ -109,8 +109,9 @@ impl Owners {
     fn recount(&mut self, id: OwnerId, before: usize, after: usize) {
         let Some(slot) = self.slots.get_mut(id.place()) else { return };
         slot.references = slot.references + after - before;
-        if slot.references == 0 {
-            let slot = self.slots.remove(id.place());
+        if slot.references == 0
+            && let Some(slot) = self.slots.remove(id.place())
+        {
             self.by_key.remove(&slot.key, id);
             self.places.remove(&self.place(&slot.key, id));
             for former in self.former.remove(&id).unwrap_or_default() {

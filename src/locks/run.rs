@@ -7,14 +7,17 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::api::{ClientId, OfferAnswer, OfferId};
+use super::awaited::Awaited;
+use super::clients::Held;
 use super::segment::{FileId, Kind, OwnerId, Segment};
 use super::tally::Tally;
 use crate::resync::policy::{self, ClientFacts, Judged, Judgement, PathFacts};
 use crate::wire::control::{
-    BeginArgs, ClientProgress, Counts, FullResult, LockFate, LockKind, Mode, Outcome, Policy, RunClient, RunId,
+    BeginArgs, Begun, ClientProgress, Counts, FullResult, LockFate, LockKind, Mode, Outcome, Policy, RunClient, RunId,
     RunResult, RunStatus, Spared,
 };
 use crate::wire::types::{Address, ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
@@ -62,6 +65,11 @@ impl Covers {
             && (segment.monitored || self.include_unmonitored)
             && self.clients.as_ref().is_none_or(|clients| clients.contains(&segment.client))
             && self.files.as_ref().is_none_or(|files| files.contains(&file))
+    }
+
+    /// How many of those held are in its scope, as far as monitoring goes.
+    pub(super) fn in_scope(&self, held: &Held) -> u64 {
+        (held.locks - if self.include_unmonitored { 0 } else { held.unmonitored }) as u64
     }
 
     pub(super) fn is_spared(&self, file: FileId, segment: &Segment) -> bool {
@@ -142,8 +150,13 @@ pub(super) struct Run {
     stood_still: Duration,
     /// Until when clients would have to be waited for, for that: `latest` may come first.
     owed: Duration,
-    pub(super) clients: Vec<RunClient>,
+    /// Shared with what writes them down, once all are entered.
+    pub(super) clients: Arc<Vec<RunClient>>,
     pub(super) tallies: Vec<Tally>,
+    /// Those that are not entered yet; none once all are.
+    pub(super) awaited: Option<Awaited>,
+    /// Locks that the scope would cover and that are left alone.
+    pub(super) unmonitored: u64,
     index: HashMap<ClientId, usize>,
     pub(super) counts: Counts,
     pub(super) notices_begun: bool,
@@ -187,8 +200,10 @@ impl Run {
             ran_since: now,
             stood_still: Duration::ZERO,
             owed: Duration::ZERO,
-            clients: Vec::new(),
+            clients: Arc::default(),
             tallies: Vec::new(),
+            awaited: None,
+            unmonitored: 0,
             index: HashMap::new(),
             counts: Counts::default(),
             notices_begun: false,
@@ -203,24 +218,42 @@ impl Run {
     }
 
     /// `locks`: those in scope, by the server address that the client called for them.
-    pub(super) fn add_client(
-        &mut self,
-        id: ClientId,
-        client: RunClient,
-        locks: impl Iterator<Item = (IpAddr, u64)>,
-        may_drop: bool,
-    ) {
+    pub(super) fn add_client(&mut self, id: ClientId, client: RunClient, locks: Vec<(IpAddr, u64)>) {
         self.index.insert(id, self.tallies.len());
-        let mut tally = Tally::new(id, client.suspect, may_drop);
+        let mut tally = Tally::new(id, client.suspect);
+        (tally.counts.in_scope, tally.counts.pending) = (client.locks, client.locks);
         for (server_address, locks) in locks {
             *tally.path(server_address) = PathFacts { in_scope: locks, pending: locks, ..PathFacts::default() };
         }
         self.tallies.push(tally);
-        self.count(id, |counts| {
-            counts.in_scope += client.locks;
-            counts.pending += client.locks;
-        });
-        self.clients.push(client);
+        Arc::make_mut(&mut self.clients).push(client);
+    }
+
+    /// For so many more clients.
+    pub(super) fn make_room(&mut self, more: usize) {
+        Arc::make_mut(&mut self.clients).reserve(more);
+        self.tallies.reserve(more);
+        self.index.reserve(more);
+    }
+
+    /// The plan named the client as unreachable, and consent to drop covers it.
+    pub(super) fn may_drop(&mut self, client: ClientId) {
+        if let Some(tally) = self.tally_mut(client) {
+            tally.may_drop = true;
+        }
+    }
+
+    /// What has begun. The names are the caller's to fill in.
+    pub(super) fn begun(&self) -> Begun {
+        Begun {
+            run: self.id,
+            old_state: self.old_state,
+            new_state: self.new_state,
+            in_scope: self.counts.in_scope,
+            unmonitored: self.unmonitored,
+            clients: u32::try_from(self.clients.len()).unwrap_or(u32::MAX),
+            names: List::default(),
+        }
     }
 
     fn tally_mut(&mut self, client: ClientId) -> Option<&mut Tally> {
@@ -412,7 +445,7 @@ impl Run {
     /// The result as the counts and rows have it, and these rows. Nothing is pending in it any more.
     pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str) -> FullResult {
         let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
-        let clients = self.tallies.iter().zip(&self.clients).map(|(tally, client)| {
+        let clients = self.tallies.iter().zip(&*self.clients).map(|(tally, client)| {
             tally.result(client, client.addresses.as_slice().first().copied().unwrap_or(unknown))
         });
         FullResult {
@@ -450,7 +483,7 @@ impl Run {
     /// Whether a pending lock may still be reclaimed, as far as is known, or would not be kept.
     pub(super) fn is_awaited(&self, now: Duration) -> bool {
         let named = self.covers.clients.is_some();
-        let mut pending = self.tallies.iter().zip(&self.clients).filter(|(tally, _)| tally.counts.pending > 0);
+        let mut pending = self.tallies.iter().zip(&*self.clients).filter(|(tally, _)| tally.counts.pending > 0);
         // Clients still have time to get back for which the process did not run.
         now < self.owed && self.counts.pending > 0
             || pending.any(|(tally, client)| {
@@ -461,7 +494,7 @@ impl Run {
     /// Freezes what is pending and decides about each client.
     pub(super) fn start_settling(&mut self, now: Duration, alone: bool, reason: &str) {
         let named = self.covers.clients.is_some();
-        let clients = self.tallies.iter().zip(&self.clients);
+        let clients = self.tallies.iter().zip(&*self.clients);
         let facts: Vec<ClientFacts<'_>> = clients.map(|(tally, client)| tally.facts(now, client, named)).collect();
         let Judgement { clients: judged, not_understood } = policy::judge(&facts, self.policy, self.grace, alone);
         // The latest deadline came before clients got back the time in which the process did not run.

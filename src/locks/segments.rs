@@ -16,10 +16,10 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use ahash::RandomState;
-use slab::Slab;
 
 use super::index::Numbers;
 use super::intervals::{Intervals, Key, key};
+use super::numbered::Numbered;
 use super::ranges::{hull, intersection, without};
 use super::segment::{Few, FileId, Kind, OwnerId, Segment};
 use crate::wire::types::{ByteRange, FileHandle};
@@ -235,13 +235,13 @@ impl File {
 /// The files that have any state.
 #[derive(Debug)]
 pub(super) struct Segments {
-    slots: Slab<File>,
+    slots: Numbered<File>,
     by_handle: Numbers<FileId>,
 }
 
 impl Segments {
     pub(super) fn new(hash: &RandomState) -> Self {
-        Self { slots: Slab::new(), by_handle: Numbers::new(hash) }
+        Self { slots: Numbered::new(), by_handle: Numbers::new(hash) }
     }
 
     // --- files
@@ -252,7 +252,7 @@ impl Segments {
 
     /// No file has this number or a higher one.
     pub(super) fn end(&self) -> u32 {
-        u32::try_from(self.slots.capacity()).unwrap_or(u32::MAX)
+        u32::try_from(self.slots.end()).unwrap_or(u32::MAX)
     }
 
     /// The file, made if need be. `None`: four thousand million files have state.
@@ -260,17 +260,17 @@ impl Segments {
         if let Some(id) = self.find(handle) {
             return Some(id);
         }
-        let entry = self.slots.vacant_entry();
-        let id = FileId(u32::try_from(entry.key()).ok()?);
-        entry.insert(File::new(handle.clone()));
+        let id = FileId(u32::try_from(self.slots.next()).ok()?);
+        self.slots.add(File::new(handle.clone()));
         self.by_handle.insert(handle, id, |file| self.slots.get(file.0 as usize).map(|f| &f.handle));
         Some(id)
     }
 
     /// Forgets the file if it has no segments.
     pub(super) fn close(&mut self, file: FileId) {
-        if self.slots.get(file.0 as usize).is_some_and(File::is_empty) {
-            let closed = self.slots.remove(file.0 as usize);
+        if self.slots.get(file.0 as usize).is_some_and(File::is_empty)
+            && let Some(closed) = self.slots.remove(file.0 as usize)
+        {
             self.by_handle.remove(&closed.handle, file);
         }
     }
@@ -282,8 +282,7 @@ impl Segments {
     /// The files from a number on, in the order of their numbers.
     #[cfg(test)]
     pub(super) fn files_from(&self, first: u32) -> impl Iterator<Item = FileId> {
-        let end = u32::try_from(self.slots.capacity()).unwrap_or(u32::MAX);
-        (first..end).filter(|n| self.slots.contains(*n as usize)).map(FileId)
+        (first..self.end()).filter(|n| self.slots.get(*n as usize).is_some()).map(FileId)
     }
 
     // --- segments

@@ -26,6 +26,7 @@ use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode
 impl LockTable {
     /// Freezes what is pending and decides about each client. `alone`: no controller asked for it.
     pub fn settle_start(&mut self, now: Duration, when: SettleWhen, alone: bool, reason: &str) -> Result<(), Refusal> {
+        self.enter_all();
         let Some(run) = self.run.as_mut().filter(|run| run.settling.is_none()) else {
             return Err(Refusal::new(RefusalCode::WrongPhase, "no run is in its grace period"));
         };
@@ -151,6 +152,11 @@ impl LockTable {
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
         }
+    }
+
+    /// Whether [`settle_sweep`](Self::settle_sweep) has something to do.
+    pub fn has_more_to_sweep(&self) -> bool {
+        self.void.is_some()
     }
 
     /// Purges `budget` more files of dropped locks; true when none is left.

@@ -32,6 +32,7 @@ impl LockTable {
     /// The client calls, so it is there.
     pub(super) fn hear_of(&mut self, now: Duration, client: ClientId) {
         self.now = now;
+        self.enter(client);
         if let Some(client) = self.clients.get_mut(client) {
             client.heard_at = now;
             client.keeps_waiting = None;

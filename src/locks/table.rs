@@ -104,8 +104,11 @@ impl LockTable {
     /// Makes the client. When the table (or the address) is full, the client that has been without
     /// locks and waiters the longest makes room ([`Effect::Forget`]).
     pub fn add_client(&mut self, address: IpAddr, name: &CallerName) -> Result<ClientId, Full> {
-        let gone = self.clients.make_room(address, self.limits.clients)?;
-        self.effects.extend(gone.map(Effect::Forget));
+        if let Some(gone) = self.clients.makes_room(address, self.limits.clients)? {
+            self.enter(gone);
+            self.clients.remove(gone);
+            self.effects.push_back(Effect::Forget(gone));
+        }
         self.add_beyond_caps(address, name)
     }
 
@@ -234,9 +237,10 @@ impl LockTable {
         most: usize,
         accept: impl Fn(&Segment) -> bool,
     ) -> Few<Segment> {
-        let Self { segments, run, owners, .. } = self;
+        let Self { segments, run, owners, clients, .. } = self;
         let mark = |segment: &Segment, left: usize| match (&mut *run, owners.key(segment.owner)) {
             (Some(run), Some(OwnerKey { via, .. })) if run.covers.is_pending(file, segment) => {
+                run.enter(clients, segment.client);
                 run.decided(segment, via.server_address, left, how)
             }
             _ => segment.mark,
@@ -257,6 +261,7 @@ impl LockTable {
     /// A pending lock of the same process becomes this owner's. Under another client's name it is decided:
     /// that client's lock was reclaimed, and this one holds it.
     pub(super) fn adopt(&mut self, file: FileId, segment: &Segment, lock: Segment) {
+        self.enter(segment.client);
         // A waiter for it may be its new owner.
         self.waiters.free(file, segment.range);
         // It has all of that range anew: two of one owner that are alike cannot stand in one place.
@@ -312,6 +317,9 @@ impl LockTable {
             for piece in change.cut().filter(given_up).filter(|piece| remembers && piece.epoch == epoch) {
                 self.remember(file, piece);
             }
+        }
+        for (segment, ..) in change.counts() {
+            self.enter(segment.client);
         }
         // First, while the owners of what was cut are still known.
         self.clients.observe(change, &self.owners, self.segments.handle(file));

@@ -18,7 +18,7 @@ pub(super) struct Tally {
     delivery: Delivery,
     pub(super) acked_at: Option<Duration>,
     suspect: bool,
-    may_drop: bool,
+    pub(super) may_drop: bool,
     paths: BTreeMap<IpAddr, PathFacts>,
     /// What is decided of it, from the start of the settle.
     pub(super) judged: Judged,
@@ -28,14 +28,14 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Of a client with nothing in scope.
-    pub(super) fn new(client: ClientId, suspect: bool, may_drop: bool) -> Self {
+    pub(super) fn new(client: ClientId, suspect: bool) -> Self {
         Self {
             client,
             counts: Counts::default(),
             delivery: Delivery::NotTold,
             acked_at: None,
             suspect,
-            may_drop,
+            may_drop: false,
             paths: BTreeMap::new(),
             judged: Judged::default(),
             claiming: false,

@@ -303,7 +303,7 @@ impl Keeper {
 
     pub(super) fn run_clients(&mut self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
         let active = self.running(args.run)?;
-        let (clients, next) = page(active.account.table.run_clients(), args.after);
+        let (clients, next) = page(&active.account.table.run_clients(), args.after);
         Ok(RunClientPage { clients, next })
     }
 

@@ -159,7 +159,7 @@ pub enum Change {
         run: RunId,
         in_scope: u64,
         /// Whom to notify.
-        clients: Vec<RunClient>,
+        clients: Arc<Vec<RunClient>>,
     },
     /// The run has ended; replaces its record.
     Ended(Arc<FullResult>),

@@ -1,5 +1,7 @@
 //! What is promised is on disk, and what is damaged is said.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::wire::control::{ClientResult, Counts, Delivery, LockFate, LockKind, Mode, Outcome, OwnerRow, RunResult};
 use crate::wire::nsm::{MonId, MyId};
@@ -83,7 +85,7 @@ async fn what_was_answered_is_there_after_reopening() {
         .await
         .unwrap();
     persist.write(Change::Begin(run_record(1))).await.unwrap();
-    persist.write(Change::Marked { run: RunId([1; 16]), in_scope: 9, clients: Vec::new() }).await.unwrap();
+    persist.write(Change::Marked { run: RunId([1; 16]), in_scope: 9, clients: Arc::default() }).await.unwrap();
     drop(persist);
     writer.join();
 

@@ -25,9 +25,10 @@
 //! ```
 //! The path of a run (`runs.rs`):
 //! ```text
-//! Idle -> Beginning (state durable?) -> Active -> Scanning -> Writing (result durable?) -> Sweeping -> Idle
-//!                                         '---- abort ----------------------------------------------> Idle
+//! Idle -> Beginning (state durable?) -> Entering -> Active -> Scanning -> Writing (result durable?) -> Idle
+//!                                                     '---- abort ---------------------------------> Idle
 //! ```
+//! What a run dropped is freed in slices after it. The next run is marked when that is done.
 //!
 //! What must hold:
 //! - The new NSM state is durable before `begin` marks; a result before `settle_commit`.
@@ -35,7 +36,7 @@
 //!   where rpc.statd is the status monitor, when it watches the client (`watches.rs`).
 //! - Calls and reboot notices that one address sends of one host keep their order. A call that changes
 //!   nothing (TEST) is answered when it can be.
-//! - Scanning, sweeping, waking and calls that free much take turns with requests, slice by slice.
+//! - Entering, scanning, sweeping, waking and calls that free much take turns with requests, slice by slice.
 //! - An order neither waits nor gives another order: the mutex is held meanwhile. After a panic of one, no other is
 //!   executed, because what it left may be half of something.
 //!

@@ -242,7 +242,10 @@ impl Owner {
     }
 
     fn is_slicing(&self) -> bool {
-        self.runs.is_slicing() || self.table.has_more_to_wake() || self.queue.has_begun()
+        self.runs.is_slicing()
+            || self.table.has_more_to_sweep()
+            || self.table.has_more_to_wake()
+            || self.queue.has_begun()
     }
 
     /// Tells the table the time, and gives clients back that in which this process did not run. Comes before anything
@@ -359,12 +362,15 @@ impl Owner {
     /// One slice of waking, of a call that frees much, and of scanning or sweeping.
     fn slice(&mut self) {
         self.wake_more();
+        if self.table.has_more_to_sweep() {
+            self.sweep();
+        }
         if let Some(place) = self.queue.next_begun() {
             self.resume(&place, Some);
         }
         match self.runs.phase {
+            Phase::Entering(_) => self.enter_clients(),
             Phase::Scanning => self.scan(),
-            Phase::Sweeping => self.sweep(),
             Phase::Idle | Phase::Beginning(_) | Phase::Raising(_) | Phase::Active | Phase::Writing => {}
         }
     }

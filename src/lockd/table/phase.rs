@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::records::NotRecorded;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{BeginArgs, Begun, Refusal, RunId, RunResult};
 use crate::wire::types::NsmState;
@@ -19,24 +20,26 @@ pub(super) type Refusable<T> = oneshot::Sender<Result<T, Refusal>>;
 pub(super) enum Phase {
     /// No run.
     Idle,
-    /// Its state number is on the way to the disk.
+    /// Its state number is on the way to the disk, or what the run before dropped is not all freed yet.
     Beginning(Box<Beginning>),
     /// A state number without a run is on its way to the disk.
     Raising(Refusable<NsmState>),
-    /// Marked, in grace.
+    /// Marked, in grace; its clients are entered, slice by slice.
+    Entering(Box<Beginning>),
+    /// In grace.
     Active,
     /// Frozen; verdicts are made, slice by slice.
     Scanning,
     /// The result is on the way to the disk.
     Writing,
-    /// Over; dropped locks are freed, slice by slice.
-    Sweeping,
 }
 
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub(super) args: Box<BeginArgs>,
     pub(super) began_unix_ms: u64,
+    /// What the disk said.
+    pub(super) durable: Option<Result<NsmState, NotRecorded>>,
     /// None once it is closed.
     pub(super) connection: Option<ConnectionId>,
     pub(super) answers: Vec<Refusable<Begun>>,
@@ -89,9 +92,9 @@ impl Runs {
         }
     }
     pub(super) fn is_slicing(&self) -> bool {
-        matches!(self.phase, Phase::Scanning | Phase::Sweeping)
+        matches!(self.phase, Phase::Entering(_) | Phase::Scanning)
     }
-    /// While a run settles, its deadline means nothing more.
+    /// While a run's clients are entered its deadline means nothing yet, and while it settles nothing more.
     pub(super) fn takes_timers(&self) -> bool {
         matches!(self.phase, Phase::Idle | Phase::Beginning(_) | Phase::Raising(_) | Phase::Active)
     }
@@ -107,7 +110,7 @@ impl Runs {
         if self.controller == Some(connection) {
             self.controller = None;
         }
-        if let Phase::Beginning(beginning) = &mut self.phase
+        if let Phase::Beginning(beginning) | Phase::Entering(beginning) = &mut self.phase
             && beginning.connection == Some(connection)
         {
             beginning.connection = None;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::incoming::Clock;
 use super::phase::{Beginning, Ending, Phase, Refusable, remember};
 use super::queue::OpenCall;
 use super::records::NotRecorded;
@@ -18,9 +19,10 @@ use crate::wire::control::{
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
 
-/// How long waking, scanning or sweeping may keep the table from requests.
+/// How long waking, entering, scanning or sweeping may keep the table from requests.
 pub(super) const SLICE: Duration = Duration::from_millis(1);
-/// Between two looks at the clock: locks scanned, files swept.
+/// Between two looks at the clock: clients entered, locks scanned, files swept.
+const ENTER_STEP: usize = 64;
 const SCAN_STEP: usize = 128;
 const SWEEP_STEP: usize = 1;
 /// A result that the disk did not take is tried again after this.
@@ -48,7 +50,7 @@ impl Owner {
             let _ = answer.send(Ok(begun.clone()));
             return;
         }
-        if let Phase::Beginning(beginning) = &mut self.runs.phase
+        if let Phase::Beginning(beginning) | Phase::Entering(beginning) = &mut self.runs.phase
             && beginning.args.run == args.run
         {
             beginning.answers.push(answer);
@@ -61,6 +63,7 @@ impl Owner {
         let beginning = Beginning {
             began_unix_ms: self.clock.unix_ms(),
             args,
+            durable: None,
             connection: Some(connection),
             answers: vec![answer],
             aborts: Vec::new(),
@@ -115,15 +118,14 @@ impl Owner {
 
     fn may_begin(&self, args: &BeginArgs) -> Result<(), Refusal> {
         match self.runs.phase {
-            // The table sweeps the rest itself before it marks.
-            Phase::Idle | Phase::Sweeping => {}
+            Phase::Idle => {}
             Phase::Raising(_) => {
                 return Err(Refusal::new(
                     RefusalCode::StalePlan,
                     "a new NSM state number is being written (SM_SIMU_CRASH); plan again",
                 ));
             }
-            Phase::Beginning(_) | Phase::Active | Phase::Scanning | Phase::Writing => {
+            Phase::Beginning(_) | Phase::Entering(_) | Phase::Active | Phase::Scanning | Phase::Writing => {
                 return Err(Refusal::new(
                     RefusalCode::RunActive,
                     "another run is active; wait for its end, or abort it with `nlmctl abort`",
@@ -162,31 +164,73 @@ impl Owner {
     }
 
     pub(super) fn begin_durable(&mut self, durable: Result<NsmState, NotRecorded>) {
-        let Phase::Beginning(beginning) = std::mem::replace(&mut self.runs.phase, Phase::Idle) else { return };
-        let outcome = self.begin_now(&beginning, durable);
-        // What a restart needs to write this run's result, or to forget it.
-        let follow_up = match &outcome {
-            Ok(begun) => {
-                self.runs.phase = Phase::Active;
+        let Phase::Beginning(mut beginning) = std::mem::replace(&mut self.runs.phase, Phase::Idle) else { return };
+        if self.table.has_more_to_sweep() {
+            // To the mark it would look pending. `sweep` comes back here.
+            beginning.durable = Some(durable);
+            self.runs.phase = Phase::Beginning(beginning);
+            return;
+        }
+        match self.mark(&mut beginning, durable) {
+            Ok(()) => {
                 self.runs.controller = beginning.connection;
                 self.runs.failures = 0;
                 self.runs.not_before = None;
-                remember(&mut self.runs.begun, begun.clone());
-                let clients = self.table.run_clients().to_vec();
-                Change::Marked { run: begun.run, in_scope: begun.in_scope, clients }
+                self.runs.phase = Phase::Entering(beginning);
+                let _ = self.apply_effects();
             }
             Err(refusal) => {
                 tracing::warn!(run = %beginning.args.run, %refusal, "a run was not begun");
-                // The run before may have left something to sweep.
-                self.runs.phase = Phase::Sweeping;
                 self.end_moves();
-                Change::NotBegun(beginning.args.run)
+                let not_begun = Change::NotBegun(beginning.args.run);
+                self.begun(*beginning, Err(refusal), not_begun);
+            }
+        }
+    }
+
+    fn mark(&mut self, beginning: &mut Beginning, durable: Result<NsmState, NotRecorded>) -> Result<(), Refusal> {
+        let new_state = durable.map_err(|error| {
+            let words = format!("the new NSM state is not on disk, nothing was begun: {error}");
+            Refusal::new(RefusalCode::NotDurable, words)
+        })?;
+        let old_state = self.nsm_state.send_replace(new_state);
+        let (now, unix_ms, args) = (self.clock.now(), beginning.began_unix_ms, &mut beginning.args);
+        self.runs.began = (now, unix_ms);
+        if !beginning.aborts.is_empty() {
+            return Err(stopped(args.run));
+        }
+        self.table.mark(now, unix_ms, args, old_state, new_state)
+    }
+
+    /// A slice of entering the run's clients. It has begun for its controller when all are entered.
+    pub(super) fn enter_clients(&mut self) {
+        let until = self.clock.now() + SLICE;
+        self.enter_clients_until(|clock| clock.now() > until);
+    }
+
+    fn enter_clients_until(&mut self, pauses: impl Fn(&Clock) -> bool) {
+        let begun = loop {
+            match self.table.enter_clients(ENTER_STEP) {
+                Some(begun) => break begun,
+                None if pauses(&self.clock) => return,
+                None => {}
             }
         };
+        let Phase::Entering(beginning) = std::mem::replace(&mut self.runs.phase, Phase::Active) else { return };
+        let begun = Begun { names: List::clipped(self.names.borrow().clone()), ..begun };
+        remember(&mut self.runs.begun, begun.clone());
+        // What a restart needs to write this run's result.
+        let clients = self.table.run_clients();
+        let marked = Change::Marked { run: begun.run, in_scope: begun.in_scope, clients };
+        self.begun(*beginning, Ok(begun), marked);
+    }
+
+    /// The run has begun, or it will not. Those who wait for it are answered when that is on disk.
+    fn begun(&mut self, beginning: Beginning, outcome: Result<Begun, Refusal>, follow_up: Change) {
         let _ = self.apply_effects();
         self.timeline.changed();
         let (submitted, run) = (self.persist.submit(follow_up), beginning.args.run);
-        let Beginning { answers, aborts, .. } = *beginning;
+        let Beginning { answers, aborts, .. } = beginning;
         if !aborts.is_empty() {
             remember(&mut self.runs.ended, run);
         }
@@ -204,37 +248,26 @@ impl Owner {
         });
     }
 
-    fn begin_now(&mut self, beginning: &Beginning, durable: Result<NsmState, NotRecorded>) -> Result<Begun, Refusal> {
-        let new_state = durable.map_err(|error| {
-            let words = format!("the new NSM state is not on disk, nothing was begun: {error}");
-            Refusal::new(RefusalCode::NotDurable, words)
-        })?;
-        let old_state = self.nsm_state.send_replace(new_state);
-        let (now, unix_ms, args) = (self.clock.now(), beginning.began_unix_ms, &beginning.args);
-        self.runs.began = (now, unix_ms);
-        if !beginning.aborts.is_empty() {
-            return Err(stopped(args.run));
-        }
-        self.table.check_begin(args)?;
-        let begun = self.table.begin(now, unix_ms, args, old_state, new_state)?;
-        Ok(Begun { names: List::clipped(self.names.borrow().clone()), ..begun })
-    }
-
     fn active_run(&self) -> Option<RunId> {
         self.table.run_status(self.clock.now()).map(|run| run.run)
     }
 
-    fn expect_run(&self, run: RunId) -> Result<(), Refusal> {
+    /// The run that a controller speaks of: by then all its clients are entered.
+    fn expect_run(&mut self, run: RunId) -> Result<(), Refusal> {
+        if matches!(self.runs.phase, Phase::Entering(_)) {
+            self.enter_clients_until(|_| false);
+        }
         if self.active_run() == Some(run) { Ok(()) } else { Err(unknown(run)) }
     }
 
-    pub(super) fn run_clients(&self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
+    pub(super) fn run_clients(&mut self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
         self.expect_run(args.run)?;
-        let (clients, next) = page(self.table.run_clients(), args.after);
+        let (clients, next) = page(&self.table.run_clients(), args.after);
         Ok(RunClientPage { clients, next })
     }
 
     pub(super) fn progress(&mut self, args: &ProgressArgs, connection: ConnectionId) -> Result<(), Refusal> {
+        self.expect_run(args.run)?;
         self.table.progress(self.clock.now(), args)?;
         self.runs.controller = Some(connection);
         Ok(())
@@ -362,7 +395,7 @@ impl Owner {
         match durable {
             Ok(()) => {
                 self.table.settle_commit();
-                self.runs.phase = Phase::Sweeping;
+                self.runs.phase = Phase::Idle;
                 self.over(&result);
                 for answer in answers {
                     let _ = answer.send(Ok(result.clone()));
@@ -395,12 +428,17 @@ impl Owner {
         let until = self.clock.now() + SLICE;
         while self.clock.now() <= until {
             if self.table.settle_sweep(SWEEP_STEP) {
-                self.runs.phase = Phase::Idle;
                 self.timeline.changed();
                 break;
             }
         }
         let _ = self.apply_effects();
+        if !self.table.has_more_to_sweep()
+            && let Phase::Beginning(beginning) = &mut self.runs.phase
+            && let Some(durable) = beginning.durable.take()
+        {
+            self.begin_durable(durable);
+        }
     }
 
     fn over(&mut self, result: &RunResult) {

@@ -12,7 +12,7 @@ use crate::lockd::callbacks::Callbacks;
 use crate::lockd::callers::Called;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
-use crate::locks::{Call, Limits, LockTable, Process, Reboot, Verdict, Via, Wanted};
+use crate::locks::{Call, Caller, Limits, LockTable, Process, Reboot, Verdict, Via, Wanted};
 use crate::rpc::arrivals::Arrivals;
 use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
@@ -288,18 +288,52 @@ async fn after_an_order_that_panicked_nothing_is_done_any_more() {
     assert!(world.table.status().await.is_err());
 }
 
-#[tokio::test]
-async fn a_begin_that_the_disk_refuses_lets_the_sweep_of_the_run_before_go_on() {
-    let (persist, _disk) = Persist::scripted();
+/// An owner whose table has settled a run a moment ago: what the run dropped is not freed yet.
+fn unswept() -> (super::state::Owner, UnboundedReceiver<(Change, DurableSender)>) {
+    let (persist, disk) = Persist::scripted();
     let (mut owner, ..) = super::state::Owner::new(setup(persist, Limits::default()));
-    owner.runs.phase = super::phase::Phase::Sweeping;
-    let (answer, _refusal) = oneshot::channel();
+    let (now, Incoming { address, name, via, call, .. }) = (owner.clock.now(), incoming(2, "file"));
+    let table = &mut owner.table;
+    let client = table.add_client(address, &name).unwrap();
+    table.set_monitored(client, true);
+    table.handle(now, Caller { client, via }, &call);
+    let args = begin_args(7);
+    table.begin(now, 0, &args, NsmState(1), NsmState(3)).unwrap();
+    let acked = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
+    let told = ProgressArgs { run: args.run, notices_begun: true, clients: List::clipped(vec![acked]) };
+    table.progress(now, &told).unwrap();
+    table.settle_start(now + Duration::from_mins(1), SettleWhen::Always, false, "test").unwrap();
+    while !table.settle_scan(1) {}
+    assert_eq!(table.settle_result(0).unwrap().head.result.counts.dropped, 1);
+    table.settle_commit();
+    assert!(table.has_more_to_sweep());
+    (owner, disk)
+}
+
+#[tokio::test]
+async fn a_run_is_marked_when_all_that_the_run_before_dropped_is_freed() {
+    let (mut owner, _disk) = unswept();
+    let (answer, _begun) = oneshot::channel();
     owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
-    assert!(matches!(owner.runs.phase, super::phase::Phase::Beginning(_)));
-    owner.begin_durable(Err(PersistError::Write("disk full".into()).into()));
-    assert!(matches!(owner.runs.phase, super::phase::Phase::Sweeping));
+    owner.begin_durable(Ok(NsmState(5)));
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Beginning(_)), "it would be pending in the next run");
+    assert_eq!(owner.table.grace(), Grace::Open);
     owner.sweep();
-    assert!(matches!(owner.runs.phase, super::phase::Phase::Idle), "nothing was left to sweep");
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Entering(_)));
+    assert_eq!(owner.table.grace(), Grace::Strict);
+    assert_eq!(owner.table.run_status(owner.clock.now()).unwrap().counts.in_scope, 0);
+}
+
+#[tokio::test]
+async fn a_begin_that_the_disk_refuses_is_over_when_the_sweep_of_the_run_before_is() {
+    let (mut owner, disk) = unswept();
+    drop(disk);
+    let (answer, refusal) = oneshot::channel();
+    owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
+    owner.begin_durable(Err(PersistError::Write("disk full".into()).into()));
+    owner.sweep();
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Idle) && !owner.table.has_more_to_sweep());
+    assert_eq!(refusal.await.unwrap().unwrap_err().code, RefusalCode::NotDurable);
 }
 
 #[tokio::test]

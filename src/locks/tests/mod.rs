@@ -13,6 +13,7 @@ mod model;
 mod paths;
 mod posix;
 mod release;
+mod roster;
 mod runs;
 mod settle;
 mod waiters;
