@@ -5,6 +5,10 @@
 //! CANCEL gives back what it had before, and its silence changes nothing. No waiter is offered
 //! anything in strict or recovery grace, nor a range that is pending.
 //!
+//! An owner may wait several times, and ask for something else in a range that it was offered. So that each answer is
+//! about the bytes of its own offer, one offer stands on a byte of an owner: the next one waits for the answer, and what
+//! the owner gets otherwise ends the offer there ([`Waiter::stands`]).
+//!
 //! A change serves some of those whom it woke, at once; who is left is served by
 //! [`wake_more`](LockTable::wake_more), some at a time, so that no request is delayed by others' waiters. In
 //! between a request that does not wait may take what is free.
@@ -116,6 +120,8 @@ impl LockTable {
         self.owners.release(waiter.want.lock.owner);
         if waiter.offered {
             self.effects.push_back(Effect::Withdraw(OfferId(id)));
+            // Its owner may wait for something else there.
+            self.waiters.free(waiter.want.file, waiter.want.lock.range);
         }
         self.effects.push_back(Effect::Changed);
         Some(waiter)
@@ -124,6 +130,14 @@ impl LockTable {
     /// The first byte of the range on which something is in the way.
     fn blocked_at(&self, want: &Want) -> Option<u64> {
         self.in_the_way(want).next().map(|s| s.range.start.max(want.lock.range.start))
+    }
+
+    /// A byte of the range of which its owner was offered something else and has not answered.
+    pub(super) fn unanswered_at(&self, want: &Want) -> Option<u64> {
+        let Want { file, lock: Segment { owner, range, .. }, .. } = *want;
+        let id = self.waiters.find(owner, file, |w| w.stands.iter().any(|part| part.overlaps(range)))?;
+        let part = self.waiters.get(id)?.stands.iter().find(|part| part.overlaps(range))?;
+        Some(intersection(*part, range).start)
     }
 
     /// Offers what is free to some of those who waited for it, in the order they came.
@@ -158,7 +172,7 @@ impl LockTable {
     /// Offers the waiter its range, or finds out what it waits for now.
     fn serve(&mut self, id: u64) {
         let Some(want) = self.waiters.get(id).map(|waiter| waiter.want) else { return };
-        match self.blocked_at(&want) {
+        match self.blocked_at(&want).or_else(|| self.unanswered_at(&want)) {
             None if self.may_offer(id, &want) => self.offer(id, &want),
             // Where another lock domain is in the way, its answer frees all of the file.
             byte => self.waiters.wait_at(id, byte.unwrap_or(want.lock.range.start)),
@@ -182,6 +196,7 @@ impl LockTable {
         self.waiters.rest(id);
         let Some(waiter) = self.waiters.get_mut(id) else { return };
         waiter.offered = true;
+        waiter.stands = vec![want.lock.range];
         waiter.had = had.into_vec();
         let cookie = waiter.cookie.clone();
         if let (Some(key), Some(handle)) = (self.owners.key(want.lock.owner), self.segments().handle(want.file)) {
@@ -229,11 +244,13 @@ impl LockTable {
     /// The client knows that it holds the range. In a run that is as good as a reclaim: the lock may
     /// have reached it after it went through its list.
     fn confirm(&mut self, id: u64) {
-        let Some(Waiter { want, .. }) = self.remove_waiter(id) else { return };
-        let pieces = self.cut_owned(want.place(), want.lock.range, How::Replaced(want.lock.kind), |s| s.offered);
-        for piece in &pieces {
-            let confirmed = Segment { kind: want.lock.kind, offered: false, epoch: self.epoch, mark: 0, ..*piece };
-            self.put(want.file, confirmed);
+        let Some(Waiter { want, stands, .. }) = self.remove_waiter(id) else { return };
+        for part in stands {
+            let pieces = self.cut_owned(want.place(), part, How::Replaced(want.lock.kind), |s| s.offered);
+            for piece in &pieces {
+                let confirmed = Segment { kind: want.lock.kind, offered: false, epoch: self.epoch, mark: 0, ..*piece };
+                self.put(want.file, confirmed);
+            }
         }
         self.wake(want.file);
     }
@@ -241,18 +258,22 @@ impl LockTable {
     /// It is not known whether the client has it. It stays as it is, pending or held, like any lock of
     /// which only the client knows whether it is alive; a run finds out.
     pub(super) fn leave_with(&mut self, id: u64) {
-        let Some(Waiter { want, .. }) = self.remove_waiter(id) else { return };
-        self.confirm_offered(want.file, want.lock.owner, want.lock.range);
+        let Some(Waiter { want, stands, .. }) = self.remove_waiter(id) else { return };
+        for part in stands {
+            self.confirm_offered(want.file, want.lock.owner, part);
+        }
         self.suspect(want.caller.client, "a grant that it never confirmed");
     }
 
     /// The client does not want it: its owner has again what it had before.
     fn take_offer_back(&mut self, id: u64) {
-        let Some(Waiter { want, had, .. }) = self.remove_waiter(id) else { return };
-        for piece in self.cut_owned(want.place(), want.lock.range, How::Released, |s| s.offered) {
-            for had in had.iter().filter(|had| had.range.overlaps(piece.range)) {
-                let range = intersection(had.range, piece.range);
-                self.put(want.file, Segment { range, epoch: self.epoch, mark: 0, ..*had });
+        let Some(Waiter { want, stands, had, .. }) = self.remove_waiter(id) else { return };
+        for part in stands {
+            for piece in self.cut_owned(want.place(), part, How::Released, |s| s.offered) {
+                for had in had.iter().filter(|had| had.range.overlaps(piece.range)) {
+                    let range = intersection(had.range, piece.range);
+                    self.put(want.file, Segment { range, epoch: self.epoch, mark: 0, ..*had });
+                }
             }
         }
         self.wake(want.file);

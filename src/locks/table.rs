@@ -318,6 +318,11 @@ impl LockTable {
                 self.remember(file, piece);
             }
         }
+        for piece in change.cut().filter(|piece| piece.offered) {
+            self.waiters.offered_no_more(piece.owner, file, piece.range);
+            // Its owner may wait for something else there.
+            self.waiters.free(file, piece.range);
+        }
         for (segment, ..) in change.counts() {
             self.enter(segment.client);
         }

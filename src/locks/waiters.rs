@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::api::{Caller, ClientId};
-use super::ranges::hull;
+use super::ranges::{hull, uncovered};
 use super::segment::{FileId, OwnerId, Segment, Want};
 use crate::wire::types::{ByteRange, Cookie};
 
@@ -26,6 +26,8 @@ pub(super) struct Waiter {
     pub(super) cookie: Cookie,
     /// It holds the range and has not confirmed that it knows.
     pub(super) offered: bool,
+    /// Where the offer stands. Elsewhere its owner has got something else since, which an answer must not change.
+    pub(super) stands: Vec<ByteRange>,
     /// What its owner had in the range before the offer.
     pub(super) had: Vec<Segment>,
     /// Another lock domain had the range when it was last asked.
@@ -36,7 +38,7 @@ pub(super) struct Waiter {
 
 impl Waiter {
     pub(super) fn new(want: Want, cookie: Cookie, refused: bool) -> Self {
-        Self { want, cookie, offered: false, had: Vec::new(), refused, at: None }
+        Self { want, cookie, offered: false, stands: Vec::new(), had: Vec::new(), refused, at: None }
     }
 }
 
@@ -188,6 +190,17 @@ impl Waiters {
         for (_, id) in self.by_file.range((file, 0)..=(file, u64::MAX)) {
             if let Some(waiter) = self.by_id.get_mut(id) {
                 waiter.refused = false;
+            }
+        }
+    }
+
+    /// What the owner was offered in the range it has no more, or has got anew.
+    pub(super) fn offered_no_more(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
+        let ids = self.by_owner.range((owner, file, 0)..=(owner, file, u64::MAX));
+        for (_, _, id) in ids {
+            if let Some(waiter) = self.by_id.get_mut(id).filter(|w| w.stands.iter().any(|part| part.overlaps(range))) {
+                let parts = std::mem::take(&mut waiter.stands).into_iter();
+                waiter.stands = parts.flat_map(|part| uncovered(part, [range].into_iter())).collect();
             }
         }
     }

@@ -344,8 +344,20 @@ impl LockTable {
         }
         self.waiters.check(|want, byte| {
             let mut there = self.segments().excluding(want.file, bytes(byte, byte), want.lock.kind);
-            there.any(|s| s.owner != want.lock.owner) || self.mirror.is_on()
+            there.any(|s| s.owner != want.lock.owner) || self.unanswered_at(want).is_some() || self.mirror.is_on()
         });
+        let stands = |file: FileId, s: &Segment, byte: u64| {
+            let waiters = self.waiters.of_owner(s.owner).filter(|(_, waiter)| waiter.want.file == file);
+            let parts = waiters.flat_map(|(_, waiter)| &waiter.stands);
+            parts.filter(|part| part.start <= byte && byte <= part.end).count()
+        };
+        for file in self.segments().files_from(0) {
+            for offered in self.segments().of(file).filter(|s| s.offered && !self.is_void(file, s)) {
+                for byte in [offered.range.start, offered.range.end] {
+                    assert_eq!(stands(file, offered, byte), 1, "an offer that is over, or two: {offered:?}");
+                }
+            }
+        }
         self.check_counts();
     }
 

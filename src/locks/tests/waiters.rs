@@ -66,6 +66,44 @@ fn an_unclear_answer_leaves_the_lock_and_makes_a_suspect_whose_lock_a_run_can_dr
 }
 
 #[test]
+fn an_answer_is_not_about_what_the_owner_got_there_since() {
+    for answer in [OfferAnswer::Accepted, OfferAnswer::Refused, OfferAnswer::Unclear] {
+        let mut w = waiting();
+        w.unlock(A, "f", R);
+        let offer = w.offers()[0].0;
+        assert_eq!(w.read(B, "f", bytes(0, 4)), Verdict::Granted, "it asks for less of what it was offered");
+        assert_eq!(w.write(C, "f", bytes(10, 19)), Verdict::Granted);
+        assert_eq!(w.read(A, "f", bytes(0, 4)), Verdict::Granted);
+        let wait = World::lock_call(B, "f", bytes(0, 19), false, true, false);
+        assert_eq!(w.verdict(B, &wait), Verdict::Blocked);
+        w.unlock(C, "f", bytes(10, 19));
+        assert!(w.offers().is_empty(), "the first offer is not answered, and stands on bytes of the second");
+        w.answer(offer, answer);
+        let next = w.offers();
+        assert_eq!(next[0].1.range, bytes(0, 19));
+        w.answer(next[0].0, OfferAnswer::Accepted);
+        assert_eq!(w.picture("f"), ["a/1 read 0-4 held", "b/1 read 0-19 held"], "{answer:?}");
+    }
+}
+
+#[test]
+fn a_refused_offer_takes_nothing_of_a_lock_that_its_owner_got_in_its_place() {
+    let mut w = waiting();
+    w.unlock(A, "f", R);
+    let offer = w.offers()[0].0;
+    assert_eq!(w.read(B, "f", R), Verdict::Granted);
+    assert_eq!(w.write(C, "f", bytes(10, 19)), Verdict::Granted);
+    let wait = World::lock_call(B, "f", bytes(0, 19), false, true, false);
+    assert_eq!(w.verdict(B, &wait), Verdict::Blocked);
+    w.unlock(C, "f", bytes(10, 19));
+    let next = w.offers()[0].0;
+    w.answer(offer, OfferAnswer::Refused);
+    assert_eq!(w.picture("f"), ["b/1 read 0-19 offered"], "no lock of b is lost");
+    w.answer(next, OfferAnswer::Refused);
+    assert_eq!(w.picture("f"), ["b/1 read 0-9 held"]);
+}
+
+#[test]
 fn a_resend_of_an_offered_request_confirms_it() {
     let mut w = waiting();
     w.unlock(A, "f", R);
