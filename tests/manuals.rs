@@ -160,3 +160,31 @@ fn a_page_that_another_one_names_is_there() {
         }
     }
 }
+
+/// What a database has, in the words of SQLite without comments, quotes and white space.
+fn structure(connection: &rusqlite::Connection) -> Words {
+    let mut query = connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").unwrap();
+    let statements = query.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap);
+    let bare = |sql: String| {
+        let lines: String = sql.lines().filter_map(|line| line.split("--").next()).collect();
+        lines.split(|c: char| c.is_whitespace() || c == '"').collect()
+    };
+    statements.map(bare).collect()
+}
+
+#[test]
+fn the_pages_of_the_databases_have_the_schemas_that_the_migrations_make() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (migrations, page) in [("migrations", "docs/record.sql"), ("migrations/nlmd", "docs/nlmd.sql")] {
+        let entries = fs::read_dir(root.join(migrations)).unwrap().map(|entry| entry.unwrap().path());
+        let steps: BTreeSet<PathBuf> = entries.filter(|path| path.is_file()).collect();
+        assert!(steps.len() > 2, "{steps:?}");
+        let of = |files: &[PathBuf]| {
+            let connection = rusqlite::Connection::open_in_memory().unwrap();
+            files.iter().for_each(|file| connection.execute_batch(&fs::read_to_string(file).unwrap()).unwrap());
+            structure(&connection)
+        };
+        let (made, told) = (of(&steps.into_iter().collect::<Vec<_>>()), of(&[root.join(page)]));
+        assert_eq!(made, told, "{page} is another schema than {migrations} makes");
+    }
+}

@@ -14,7 +14,7 @@
 //! the file `<database>.lock`, which dies with its process. Readers need no lock.
 //!
 //! SQLite blocks: a [`Store`] is `Send`, belongs to one thread at a time, and is used from a
-//! blocking one. Start reading at [`Store::open`]; the tables are in `migrations/`.
+//! blocking one. Start reading at [`Store::open`]; the tables are in `docs/record.sql`.
 
 mod controller_lock;
 mod error;

@@ -1,0 +1,138 @@
+-- The record of nlmctl: its SQLite schema as it is now, on one page. (`nlmctl runs export` is the stable way to read it; tables
+-- may change with a version. The steps that lead here are in migrations/.)
+--
+-- Times that end in _ms are milliseconds since 1970 (UTC) unless a comment says otherwise. A blob is the XDR of a type of
+-- control.x (nlmctl-control(7)). The words of phase, outcome, fate, delivery and probe are those of the JSON. The counts of a
+-- run and of a client are those of its report.
+
+-- One row for each run. It exists before the lock manager is asked anything, and `phase` is on disk before what it
+-- announces is done: after a crash it says how far the run can have got.
+CREATE TABLE run (
+    number          INTEGER PRIMARY KEY,         -- the newest has the highest
+    id              TEXT NOT NULL UNIQUE,        -- UUID
+    manager         TEXT NOT NULL,               -- nlmd
+    endpoint        TEXT NOT NULL,               -- where it is driven: its control socket
+    instance        TEXT NOT NULL,               -- UUID of the manager's life
+    knows_owners    INTEGER NOT NULL,            -- 0: the manager does not know whose a lock is, and clients have no counts
+    fingerprint     TEXT NOT NULL,               -- of the plan that was consented to
+    mode            TEXT NOT NULL,
+    scope           TEXT NOT NULL,               -- JSON, as it was asked for
+    names           TEXT NOT NULL,               -- JSON: those that its notices carried
+    begin           BLOB NOT NULL,               -- BeginArgs: begin can be asked again with it
+    phase           TEXT NOT NULL,
+    outcome         TEXT,                        -- NULL until the run has ended
+    reason          TEXT,
+    exit            INTEGER,
+    not_understood  INTEGER NOT NULL DEFAULT 0,
+    alone           INTEGER NOT NULL DEFAULT 0,  -- 1: the manager settled without nlmctl
+    old_state       INTEGER,
+    new_state       INTEGER,
+    started_ms      INTEGER NOT NULL,
+    ended_ms        INTEGER,
+    unmonitored     INTEGER NOT NULL DEFAULT 0,
+    in_scope        INTEGER NOT NULL DEFAULT 0,
+    pending         INTEGER NOT NULL DEFAULT 0,
+    reclaimed       INTEGER NOT NULL DEFAULT 0,
+    released        INTEGER NOT NULL DEFAULT 0,
+    dropped         INTEGER NOT NULL DEFAULT 0,
+    kept            INTEGER NOT NULL DEFAULT 0,
+    unverified      INTEGER NOT NULL DEFAULT 0,
+    resurrected     INTEGER NOT NULL DEFAULT 0,
+    conflicts       INTEGER NOT NULL DEFAULT 0,
+    late            INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- The clients of a run, with what became of each.
+CREATE TABLE client (
+    run             INTEGER NOT NULL REFERENCES run (number) ON DELETE CASCADE,
+    number          INTEGER NOT NULL,            -- its number in the run
+    name            TEXT NOT NULL,
+    address         TEXT,                        -- the first one
+    row             BLOB NOT NULL,               -- RunClient: addresses, server addresses, ...
+    suspect         INTEGER NOT NULL,
+    probe           TEXT NOT NULL,
+    delivery        TEXT NOT NULL DEFAULT 'not-told',
+    silent          INTEGER NOT NULL DEFAULT 0,
+    notices         INTEGER NOT NULL DEFAULT 0,  -- server addresses, each under each name
+    acks            INTEGER NOT NULL DEFAULT 0,
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    acked_ms        INTEGER,                     -- since begin
+    error           TEXT,
+    paths           TEXT NOT NULL DEFAULT '[]',  -- JSON as nlmctl prints it: what was pending at settle
+    in_scope        INTEGER NOT NULL DEFAULT 0,
+    pending         INTEGER NOT NULL DEFAULT 0,
+    reclaimed       INTEGER NOT NULL DEFAULT 0,
+    released        INTEGER NOT NULL DEFAULT 0,
+    dropped         INTEGER NOT NULL DEFAULT 0,
+    kept            INTEGER NOT NULL DEFAULT 0,
+    unverified      INTEGER NOT NULL DEFAULT 0,
+    resurrected     INTEGER NOT NULL DEFAULT 0,
+    conflicts       INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (run, number)
+) STRICT, WITHOUT ROWID;
+
+-- Locks of a run, as `resync --record` says: those whose fate is a change, or all.
+CREATE TABLE lock (
+    place           INTEGER PRIMARY KEY,         -- the run's number << 33 | the lock's place in the manager's result
+    fate            TEXT NOT NULL,
+    row             BLOB NOT NULL                -- LockFate
+) STRICT;
+
+-- What happened in the course of a run.
+CREATE TABLE event (
+    run             INTEGER NOT NULL REFERENCES run (number) ON DELETE CASCADE,
+    at_ms           INTEGER NOT NULL,
+    kind            TEXT NOT NULL,
+    detail          TEXT NOT NULL
+) STRICT;
+
+-- How many locks were pending in the course of a run, for the drawing of `runs report`.
+CREATE TABLE progress (
+    run             INTEGER NOT NULL REFERENCES run (number) ON DELETE CASCADE,
+    elapsed_ms      INTEGER NOT NULL,            -- since begin
+    pending         INTEGER NOT NULL,
+    PRIMARY KEY (run, elapsed_ms)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX run_started ON run (started_ms);
+CREATE INDEX run_unfinished ON run (started_ms) WHERE phase <> 'done';
+CREATE INDEX client_reclaimed ON client (name, address) WHERE reclaimed > 0;
+CREATE INDEX event_run ON event (run, at_ms);
+
+-- What a foreign key does for the other tables. It would want an index of its own here.
+CREATE TRIGGER run_locks AFTER DELETE ON run BEGIN
+    DELETE FROM lock WHERE place BETWEEN old.number << 33 AND ((old.number + 1) << 33) - 1;
+END;
+
+-- One row for each `nlmctl release`. It exists before the lock manager is asked.
+CREATE TABLE release (
+    id              TEXT PRIMARY KEY,            -- UUID
+    manager         TEXT NOT NULL,
+    endpoint        TEXT NOT NULL,
+    instance        TEXT NOT NULL,               -- UUID of the manager's life
+    scope           TEXT NOT NULL,               -- JSON, as it was asked for
+    asked_ms        INTEGER NOT NULL,
+    ended_ms        INTEGER,                     -- NULL until its answer is here
+    outcome         TEXT NOT NULL,               -- unverified until then
+    locks           INTEGER NOT NULL DEFAULT 0,
+    waiters         INTEGER NOT NULL DEFAULT 0,
+    left_over       INTEGER NOT NULL DEFAULT 0,
+    report          TEXT NOT NULL                -- JSON as nlmctl prints it: clients, locks, what was seen
+) STRICT;
+
+CREATE INDEX release_asked ON release (asked_ms);
+
+-- What rounds of `nlmctl reconcile` know of a client from one to the next.
+CREATE TABLE reconcile (
+    endpoint        TEXT NOT NULL,               -- of the lock manager
+    name            TEXT NOT NULL,
+    address         TEXT NOT NULL,               -- the first one
+    baseline        INTEGER NOT NULL,            -- its statd's number when nothing was held against it; 0: none
+    differed        INTEGER NOT NULL,            -- the number that was evidence in the last round that it answered; 0: none
+    rounds          INTEGER NOT NULL,            -- in a row that found evidence
+    examined        INTEGER NOT NULL,            -- the newest number that a run has looked at; 0: none
+    complaints      TEXT NOT NULL,               -- JSON: those of the lock manager that the last run has looked at
+    runs            INTEGER NOT NULL,            -- in a row after which evidence was left
+    not_before_ms   INTEGER NOT NULL,            -- the next run, unless there is news
+    PRIMARY KEY (endpoint, name, address)
+) STRICT, WITHOUT ROWID;
