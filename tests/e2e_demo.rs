@@ -219,7 +219,7 @@ async fn a_run_on_record_can_be_read_as_a_page_exported_and_forgotten() {
         assert_eq!((count(&part["clients"]), &part["clients"][0]["name"]), (1, &dead.into()), "{part:#}");
         assert_eq!((count(&part["lock_rows"]), &part["locks"]["in_scope"]), (4, &20.into()), "{part:#}");
     }
-    assert!(runs(&["show", &id, "--client", "nowhere"], 2).await.stderr.contains("only nowhere"));
+    assert!(runs(&["show", &id, "--client", "nowhere"], 2).await.stderr.contains("no client nowhere"));
 
     runs(&["prune"], 2).await;
     runs(&["prune", "--older-than", "1day"], 0).await;
