@@ -167,7 +167,6 @@ impl LockTable {
         let mut run = Run::new(now, unix_ms, args, covers, (old_state, new_state), self.next_mark);
         self.take_scope(&mut run, std::mem::take(&mut args.may_drop).into_vec());
         self.run = Some(run);
-        self.effects.push_back(Effect::Changed);
         Ok(())
     }
 
