@@ -181,7 +181,9 @@ fn the_pages_of_the_databases_have_the_schemas_that_the_migrations_make() {
         assert!(steps.len() > 2, "{steps:?}");
         let of = |files: &[PathBuf]| {
             let connection = rusqlite::Connection::open_in_memory().unwrap();
-            files.iter().for_each(|file| connection.execute_batch(&fs::read_to_string(file).unwrap()).unwrap());
+            for file in files {
+                connection.execute_batch(&fs::read_to_string(file).unwrap()).unwrap();
+            }
             structure(&connection)
         };
         let (made, told) = (of(&steps.into_iter().collect::<Vec<_>>()), of(&[root.join(page)]));
