@@ -37,6 +37,14 @@ impl Arrivals {
         Ok(())
     }
 
+    /// Takes out a socket that is not read from any more, and is not closed yet.
+    pub fn leave(&self, socket: impl AsFd) {
+        if let Some(sockets) = &self.sockets {
+            // It fails only where the socket is not among them.
+            let _ = epoll::delete(sockets, socket);
+        }
+    }
+
     /// For one reader.
     pub fn reader(&self) -> Reader {
         Reader { at_work: self.at_work.clone(), is_at_work: false }
@@ -173,6 +181,35 @@ mod tests {
             assert!(!arrivals.are_handled());
             go.send(()).unwrap();
         }
+        all_is_handled(&arrivals).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_connection_that_its_peer_has_closed_waits_for_nothing_while_its_call_goes_on() {
+        struct Endless;
+        #[async_trait]
+        impl Service for Endless {
+            async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, _: &[u8]) -> Option<Answer> {
+                std::future::pending().await
+            }
+        }
+        let arrivals = Arrivals::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let (cache, guests) = (shared_cache(CacheLimits::default()), Guests::default());
+        tokio::spawn(serve_tcp(
+            listener,
+            Arc::new(Endless),
+            cache,
+            guests,
+            arrivals.clone(),
+            Limits::default(),
+            stopped,
+        ));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(&frame(&message(1))).await.unwrap();
+        drop(client);
         all_is_handled(&arrivals).await;
     }
 

@@ -244,7 +244,7 @@ impl Drop for Connection {
 /// what was begun.
 async fn serve_connection<S>(mut stream: S, origin: Origin, shared: Shared)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
     let Shared { service, cache, arrivals, limits, permits, mut shutdown } = shared;
     let connection = Connection { id: origin.connection, service: Arc::clone(&service) };
@@ -285,6 +285,9 @@ where
         }
     };
     drop(connection);
+    // What else comes is not read.
+    arrivals.leave(&stream);
+    drop(input);
     // The bound is the listener's at shutdown; before that, a service that never answers is its own.
     loop {
         if written.is_ok() {
