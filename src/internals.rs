@@ -39,6 +39,7 @@ pub mod locks {
 pub mod manager {
     pub use crate::manager::adapter::{Adapter, Backend};
     pub use crate::manager::ganesha::{Ganesha, GaneshaOptions, manager as ganesha};
+    pub use crate::manager::nlmd::Nlmd;
     pub use crate::manager::{LockManager, ManagerError, Weight};
 }
 

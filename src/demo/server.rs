@@ -147,6 +147,10 @@ impl Server {
     pub fn state_dir(&self) -> PathBuf {
         state_dir(self.dir.path())
     }
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.0.id()
+    }
     /// The ports it chose.
     pub fn ports(&self) -> Ports {
         self.ports
