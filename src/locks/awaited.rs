@@ -1,15 +1,15 @@
 //! The clients of a run that are not entered yet. [`roster`](super::roster) enters them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{HashMap, HashSet};
 use std::vec::IntoIter;
 
 use super::api::ClientId;
-use super::clients::{Client, Clients, Held};
+use super::clients::{Client, Clients};
+use super::held::Paths;
 use crate::wire::control::ClientRef;
 
 /// What of each client is in question, by the server address that it called for it.
-pub(super) type ByClient = HashMap<ClientId, BTreeMap<IpAddr, Held>>;
+pub(super) type ByClient = HashMap<ClientId, Paths>;
 
 /// The clients that are not entered yet.
 #[derive(Debug, Default)]
@@ -28,10 +28,6 @@ pub(super) struct Awaited {
 }
 
 /// What the client holds, in those files or at all.
-pub(super) fn held_in<'a>(
-    clients: &'a Clients,
-    in_files: Option<&'a ByClient>,
-    id: ClientId,
-) -> Option<&'a BTreeMap<IpAddr, Held>> {
+pub(super) fn held_in<'a>(clients: &'a Clients, in_files: Option<&'a ByClient>, id: ClientId) -> Option<&'a Paths> {
     in_files.map_or_else(|| clients.get(id).map(Client::paths), |counts| counts.get(&id))
 }

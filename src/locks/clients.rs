@@ -14,6 +14,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use super::api::{self, ClientId, ClientView};
+use super::held::{Held, Paths};
 use super::index::Index;
 use super::owners::Owners;
 use super::segment::{FileId, OwnerId};
@@ -40,27 +41,6 @@ pub(super) fn weight(file: Option<&FileHandle>, owners: &Owners, owner: OwnerId)
     bytes.div_ceil(NAMED_BY).max(1)
 }
 
-/// How much is held, pending or waited for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Held {
-    /// Locks and shares.
-    pub(super) locks: usize,
-    /// Of them, unmonitored ones.
-    pub(super) unmonitored: usize,
-    pub(super) waiters: usize,
-}
-
-impl Held {
-    #[must_use]
-    pub(super) fn plus(self, other: &Self) -> Self {
-        Self {
-            locks: self.locks + other.locks,
-            unmonitored: self.unmonitored + other.unmonitored,
-            waiters: self.waiters + other.waiters,
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) name: CallerName,
@@ -84,11 +64,11 @@ pub(super) struct Client {
     apart: Vec<Svid>,
     held: Held,
     /// Locks and shares, by the server address that it called for them.
-    paths: BTreeMap<IpAddr, Held>,
+    paths: Paths,
     /// Locks and shares held or pending, by file.
-    files: BTreeMap<FileId, usize>,
+    files: BTreeMap<FileId, u32>,
     /// Waiters, by file.
-    waited: BTreeMap<FileId, usize>,
+    waited: BTreeMap<FileId, u32>,
     /// Its place in the queue of those that make room, while it has no lock and no waiter.
     idle_since: Option<u64>,
 }
@@ -99,7 +79,7 @@ impl Client {
     }
 
     /// Locks and shares, by the server address that it called for them.
-    pub(super) fn paths(&self) -> &BTreeMap<IpAddr, Held> {
+    pub(super) fn paths(&self) -> &Paths {
         &self.paths
     }
 
@@ -126,17 +106,17 @@ impl Client {
 
     /// The first file from that one on in which it has something or waits.
     pub(super) fn file_from(&self, first: FileId) -> Option<FileId> {
-        let from = |files: &BTreeMap<FileId, usize>| files.range(first..).next().map(|(file, _)| *file);
+        let from = |files: &BTreeMap<FileId, u32>| files.range(first..).next().map(|(file, _)| *file);
         from(&self.files).into_iter().chain(from(&self.waited)).min()
     }
 
     #[cfg(test)]
-    pub(super) fn waited_with_counts(&self) -> impl Iterator<Item = (FileId, usize)> {
+    pub(super) fn waited_with_counts(&self) -> impl Iterator<Item = (FileId, u32)> {
         self.waited.iter().map(|(file, count)| (*file, *count))
     }
 
     #[cfg(test)]
-    pub(super) fn files_with_counts(&self) -> impl Iterator<Item = (FileId, usize)> {
+    pub(super) fn files_with_counts(&self) -> impl Iterator<Item = (FileId, u32)> {
         self.files.iter().map(|(file, count)| (*file, *count))
     }
 
@@ -173,6 +153,16 @@ impl Client {
 
 pub(super) fn address_list(addresses: &[IpAddr]) -> List<Address, MAX_SERVER_ADDRESSES> {
     List::clipped(addresses.iter().copied().map(Address).collect())
+}
+
+/// A file with a count of nothing is not kept.
+fn recount_file(counts: &mut BTreeMap<FileId, u32>, file: FileId, before: usize, after: usize) {
+    let [before, after] = [before, after].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+    let count = counts.entry(file).or_default();
+    *count = count.saturating_add(after).saturating_sub(before);
+    if *count == 0 {
+        counts.remove(&file);
+    }
 }
 
 fn short_key(name: &CallerName) -> String {
@@ -319,7 +309,7 @@ impl Clients {
             keeps_waiting: None,
             apart: Vec::new(),
             held: Held::default(),
-            paths: BTreeMap::new(),
+            paths: Paths::default(),
             files: BTreeMap::new(),
             waited: BTreeMap::new(),
             idle_since: None,
@@ -368,7 +358,7 @@ impl Clients {
             if !client.server_addresses.contains(&server_address) {
                 if client.server_addresses.len() >= MAX_SERVER_ADDRESSES {
                     // One that it holds nothing through, if there is one: from the others it is to be told.
-                    let idle = client.server_addresses.iter().position(|address| !client.paths.contains_key(address));
+                    let idle = client.server_addresses.iter().position(|address| !client.paths.has(*address));
                     client.server_addresses.remove(idle.unwrap_or(0));
                 }
                 client.server_addresses.push(server_address);
@@ -435,17 +425,9 @@ impl Clients {
                 holder = Some(Holder::Host(client.address));
                 recount(&mut client.held);
                 if let Some(path) = path {
-                    let held = client.paths.entry(path).or_default();
-                    recount(held);
-                    if held.locks == 0 {
-                        client.paths.remove(&path);
-                    }
+                    client.paths.recount(path, recount);
                 }
-                let count = client.files.entry(change.file()).or_default();
-                *count = *count + after - before;
-                if *count == 0 {
-                    client.files.remove(&change.file());
-                }
+                recount_file(&mut client.files, change.file(), before, after);
             });
             let Some(holder) = holder else { continue };
             let weight = weight(file, owners, segment.owner);
@@ -464,7 +446,7 @@ impl Clients {
         }
         self.update(id, |client| {
             client.held.waiters += 1;
-            *client.waited.entry(file).or_default() += 1;
+            recount_file(&mut client.waited, file, 0, 1);
         });
     }
 
@@ -475,11 +457,7 @@ impl Clients {
         }
         self.update(id, |client| {
             client.held.waiters -= 1;
-            let count = client.waited.entry(file).or_default();
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                client.waited.remove(&file);
-            }
+            recount_file(&mut client.waited, file, 1, 0);
         });
     }
 }

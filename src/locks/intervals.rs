@@ -154,7 +154,7 @@ fn place(children: &[Child], wanted: Key) -> usize {
 }
 
 /// Gives the right half, if it had to be cut in two. What comes in order fills the nodes.
-fn insert_at<T>(list: &mut Vec<T>, at: usize, item: T) -> Option<Vec<T>> {
+pub(super) fn insert_at<T>(list: &mut Vec<T>, at: usize, item: T) -> Option<Vec<T>> {
     if list.len() < WIDTH {
         // In small steps: most files have few locks, and a list that doubles has room for as many more.
         if list.len() == list.capacity() {

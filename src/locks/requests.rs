@@ -315,9 +315,9 @@ impl LockTable {
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        let freed = !self.cut_some((file, Some(owner)), range, How::Released, STEP, given_up).is_empty();
+        let freed = self.cut_some((file, Some(owner)), range, How::Released, STEP, given_up).len();
         let left = || self.segments().owned_in(file, owner, range).filter(|s| s.kind.same_sort(kind));
-        let more = freed && left().any(given_up);
+        let (more, freed) = (freed == STEP && left().any(given_up), freed > 0);
         if !freed && left().next().is_some() {
             self.suspect(want.caller.client, "its UNSHARE names no SHARE that its owner has, and it has others");
         } else if !more {

@@ -7,14 +7,15 @@
 //!
 //! A controller learns of the run, and can settle it, when all clients are entered.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::vec::IntoIter;
 
 use super::api::ClientId;
 use super::awaited::{Awaited, ByClient, held_in};
-use super::clients::{Clients, Held, address_list};
+use super::clients::{Clients, address_list};
+use super::held::{Held, Paths};
 use super::run::Run;
 use super::segment::FileId;
 use super::table::LockTable;
@@ -35,7 +36,7 @@ impl LockTable {
             None => self.clients.held(),
             Some(listed) => {
                 let held = listed.iter().filter_map(|id| held_in(&self.clients, in_files.as_ref(), *id));
-                held.flat_map(BTreeMap::values).fold(Held::default(), Held::plus)
+                held.flat_map(Paths::iter).fold(Held::default(), |sum, (_, held)| sum.plus(held))
             }
         };
         let in_scope = run.covers.in_scope(&held);
@@ -54,9 +55,10 @@ impl LockTable {
         let mut counts = ByClient::new();
         for segment in files.iter().flat_map(|file| self.segments().of(*file)) {
             let Some(path) = self.server_address(segment.owner) else { continue };
-            let held = counts.entry(segment.client).or_default().entry(path).or_default();
-            held.locks += 1;
-            held.unmonitored += usize::from(!segment.monitored);
+            counts.entry(segment.client).or_default().recount(path, |held| {
+                held.locks += 1;
+                held.unmonitored += usize::from(!segment.monitored);
+            });
         }
         counts
     }

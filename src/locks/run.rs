@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::api::{ClientId, OfferAnswer, OfferId};
 use super::awaited::Awaited;
-use super::clients::Held;
+use super::held::Held;
 use super::segment::{FileId, Kind, OwnerId, Segment};
 use super::tally::Tally;
 use crate::resync::policy::{self, ClientFacts, Judged, Judgement, PathFacts};

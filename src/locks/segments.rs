@@ -7,18 +7,11 @@
 //! mode. And a pending write lock may stand under the read lock that is all its owner reclaimed of it: if the
 //! run spares it, the two stay so until the next LOCK or UNLOCK there; the owner then has the stronger of the
 //! two.
-//!
-//! A file has its write locks, its read locks and its shares apart ([`Sort`]), so that who wants to read need
-//! not look at those who read. If it has many, it also knows where each owner's segments begin, so that what one
-//! does with its own need not look at those of others.
-
-use std::cell::Cell;
-use std::collections::BTreeSet;
 
 use ahash::RandomState;
 
+use super::file::File;
 use super::index::Numbers;
-use super::intervals::{Intervals, Key, key};
 use super::numbered::Numbered;
 use super::ranges::{hull, intersection, without};
 use super::segment::{Few, FileId, Kind, OwnerId, Segment};
@@ -62,173 +55,6 @@ impl Change {
     /// The range in which all that was cut out lies.
     pub(super) fn cut_range(&self) -> Option<ByteRange> {
         self.cut().map(|piece| piece.range).reduce(hull)
-    }
-}
-
-/// What stands in one order: segments in it that are one owner's do not overlap, but its shares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Sort {
-    Write,
-    Read,
-    Share,
-}
-
-impl Sort {
-    const ALL: [Self; 3] = [Self::Write, Self::Read, Self::Share];
-
-    fn of(kind: Kind) -> Self {
-        match kind {
-            Kind::Range { exclusive: true } => Self::Write,
-            Kind::Range { exclusive: false } => Self::Read,
-            Kind::Share { .. } => Self::Share,
-        }
-    }
-
-    /// Whether some of this sort may exclude the kind.
-    fn may_exclude(self, kind: Kind) -> bool {
-        match self {
-            Self::Write => matches!(kind, Kind::Range { .. }),
-            Self::Read => kind == Kind::Range { exclusive: true },
-            Self::Share => matches!(kind, Kind::Share { .. }),
-        }
-    }
-}
-
-/// A segment by its owner: its first byte and the number of its kind.
-type Owned = (OwnerId, Sort, u64, u8);
-
-fn owned(segment: &Segment) -> Owned {
-    let (start, owner, number) = key(segment);
-    (owner, Sort::of(segment.kind), start, number)
-}
-
-#[derive(Debug)]
-struct File {
-    handle: FileHandle,
-    writes: Intervals,
-    reads: Intervals,
-    shares: Intervals,
-    len: usize,
-    /// Where each owner's segments begin, while there are more than [`FEW`].
-    owned: Option<BTreeSet<Owned>>,
-}
-
-/// So many segments are looked through as fast as anything is looked up.
-const FEW: usize = 32;
-
-impl File {
-    fn new(handle: FileHandle) -> Self {
-        let [writes, reads, shares] = [(); 3].map(|()| Intervals::default());
-        Self { handle, writes, reads, shares, len: 0, owned: None }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn of(&self, sort: Sort) -> &Intervals {
-        match sort {
-            Sort::Write => &self.writes,
-            Sort::Read => &self.reads,
-            Sort::Share => &self.shares,
-        }
-    }
-
-    fn of_mut(&mut self, sort: Sort) -> &mut Intervals {
-        match sort {
-            Sort::Write => &mut self.writes,
-            Sort::Read => &mut self.reads,
-            Sort::Share => &mut self.shares,
-        }
-    }
-
-    /// The owner's of the sort that overlap the range, by first byte.
-    fn owned_in(&self, owner: OwnerId, sort: Sort, range: ByteRange) -> impl Iterator<Item = &Segment> {
-        let tree = self.of(sort);
-        let owned = self.owned.iter().filter(|_| !tree.is_empty());
-        // Of those that begin before the range one may reach into it: the last. Shares all begin with the first byte.
-        let start = if sort == Sort::Share { 0 } else { range.start };
-        let keys = owned.flat_map(move |owned| {
-            let before = owned.range((owner, sort, 0, 0)..(owner, sort, start, 0)).next_back();
-            before.into_iter().chain(owned.range((owner, sort, start, 0)..=(owner, sort, range.end, u8::MAX)))
-        });
-        let found = keys.filter_map(move |(_, _, start, number)| tree.get((*start, owner, *number)));
-        let found = found.filter(move |s| s.range.overlaps(range));
-        let all = self.owned.is_none().then(|| tree.overlapping(range)).into_iter().flatten();
-        found.chain(all.filter(move |s| s.owner == owner))
-    }
-
-    fn keys_in(
-        &self,
-        owner: OwnerId,
-        sort: Sort,
-        range: ByteRange,
-        most: usize,
-        accept: impl Fn(&Segment) -> bool,
-    ) -> Few<Key> {
-        self.owned_in(owner, sort, range).filter(|s| accept(s)).map(key).take(most).collect()
-    }
-
-    fn insert(&mut self, segment: Segment) {
-        let sort = Sort::of(segment.kind);
-        self.of_mut(sort).insert(segment);
-        self.len += 1;
-        match &mut self.owned {
-            Some(index) => {
-                index.insert(owned(&segment));
-            }
-            None if self.len > FEW => {
-                let all = Sort::ALL.into_iter().flat_map(|sort| self.of(sort).overlapping(ByteRange::ALL));
-                self.owned = Some(all.map(owned).collect());
-            }
-            None => {}
-        }
-    }
-
-    /// Takes out the owner's that overlap the range and that the test accepts.
-    fn take_owned(
-        &mut self,
-        owner: OwnerId,
-        range: ByteRange,
-        most: usize,
-        accept: impl Fn(&Segment) -> bool,
-    ) -> Few<Segment> {
-        if self.owned.is_none() {
-            return self.take(range, most, |s| s.owner == owner && accept(s));
-        }
-        let mut taken = Few::new();
-        for sort in Sort::ALL {
-            let keys = self.keys_in(owner, sort, range, most - taken.len(), &accept);
-            taken.extend(keys.into_iter().filter_map(|key| self.of_mut(sort).remove(key)));
-        }
-        self.disown(&taken);
-        taken
-    }
-
-    /// Takes out what overlaps the range and the test accepts, of any owner.
-    fn take(&mut self, range: ByteRange, most: usize, accept: impl Fn(&Segment) -> bool) -> Few<Segment> {
-        let (mut taken, left) = (Few::new(), Cell::new(most));
-        let accept = |s: &Segment| {
-            let accepted = left.get() > 0 && accept(s);
-            left.set(left.get() - usize::from(accepted));
-            accepted
-        };
-        for sort in Sort::ALL {
-            self.of_mut(sort).extract(range, &accept, &mut taken);
-        }
-        self.disown(&taken);
-        taken
-    }
-
-    fn disown(&mut self, taken: &[Segment]) {
-        self.len -= taken.len();
-        if self.len < FEW / 2 {
-            self.owned = None;
-        }
-        let Some(index) = &mut self.owned else { return };
-        for segment in taken {
-            index.remove(&owned(segment));
-        }
     }
 }
 
@@ -303,21 +129,17 @@ impl Segments {
 
     /// Those of all owners, in the same order.
     pub(super) fn overlapping(&self, file: FileId, range: ByteRange) -> impl Iterator<Item = &Segment> {
-        let sorts = self.file(file).into_iter().flat_map(|f| Sort::ALL.map(|sort| f.of(sort)));
-        sorts.flat_map(move |sort| sort.overlapping(range))
+        self.file(file).into_iter().flat_map(move |f| f.overlapping(range))
     }
 
     /// Those on which no other owner may have a lock of this kind.
     pub(super) fn excluding(&self, file: FileId, range: ByteRange, kind: Kind) -> impl Iterator<Item = &Segment> {
-        let sorts = Sort::ALL.into_iter().filter(move |sort| sort.may_exclude(kind));
-        let sorts = self.file(file).into_iter().flat_map(move |f| sorts.clone().map(|sort| f.of(sort)));
-        sorts.flat_map(move |sort| sort.overlapping(range)).filter(move |s| s.kind.excludes(kind))
+        self.file(file).into_iter().flat_map(move |f| f.excluding(range, kind))
     }
 
     /// Those of one owner, in the same order.
     pub(super) fn owned_in(&self, file: FileId, owner: OwnerId, range: ByteRange) -> impl Iterator<Item = &Segment> {
-        let file = self.file(file).into_iter();
-        file.flat_map(move |f| Sort::ALL.into_iter().flat_map(move |sort| f.owned_in(owner, sort, range)))
+        self.file(file).into_iter().flat_map(move |f| f.owned_in(owner, range))
     }
 
     /// Takes what lies in `range` of `most` segments that the test accepts, of `owner` or of any, and leaves
@@ -334,11 +156,7 @@ impl Segments {
     ) -> Change {
         let mut change = Change::none(file);
         let Some(f) = self.slots.get_mut(file.0 as usize) else { return change };
-        let taken = match owner {
-            Some(owner) => f.take_owned(owner, range, most, accept),
-            None => f.take(range, most, accept),
-        };
-        for segment in taken {
+        for segment in f.take(owner, range, most, accept) {
             let pieces = without(segment.range, range);
             let left = pieces.clone().count();
             let mark = rest(&segment, left);
@@ -360,7 +178,7 @@ impl Segments {
                 (s.kind, s.state) == (segment.kind, segment.state)
                     && (s.monitored, s.offered) == (segment.monitored, false)
             };
-            for neighbour in f.take_owned(segment.owner, around, usize::MAX, |s| alike(s) && joins(s)) {
+            for neighbour in f.take(Some(segment.owner), around, usize::MAX, |s| alike(s) && joins(s)) {
                 whole.range = hull(whole.range, neighbour.range);
                 whole.since = whole.since.min(neighbour.since);
                 change.cuts.push((neighbour, 0));
@@ -381,12 +199,6 @@ impl Segments {
         mut flags: impl FnMut(&Segment) -> (u32, bool),
     ) {
         let Some(f) = self.slots.get_mut(file.0 as usize) else { return };
-        for sort in Sort::ALL {
-            for key in f.keys_in(owner, sort, range, usize::MAX, |_| true) {
-                if let Some(segment) = f.of_mut(sort).get_mut(key) {
-                    (segment.mark, segment.offered) = flags(segment);
-                }
-            }
-        }
+        f.change(owner, range, |segment| (segment.mark, segment.offered) = flags(segment));
     }
 }

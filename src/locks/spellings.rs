@@ -413,9 +413,17 @@ impl LockTable {
     /// An UNLOCK or CANCEL left something in its range, and `found` something of its owner or not.
     pub(super) fn suspect_sibling(&mut self, want: &Want, found: bool) {
         let place = Place { file: want.file, range: want.lock.range, kind: want.lock.kind };
+        if self.is_bare(place) {
+            return;
+        }
         let speaker = self.speaker(want, NsmState(0));
         let suspect = speaker.and_then(|speaker| self.may_mean(&speaker, place, found));
         self.suspect_of(suspect);
+    }
+
+    /// Whether nothing stands there, and none waits in the file, of any owner.
+    fn is_bare(&self, Place { file, range, .. }: Place) -> bool {
+        self.segments().overlapping(file, range).next().is_none() && !self.waiters.has_any_in(file)
     }
 
     /// The same by a host that is no client: it is answered without having anything here.

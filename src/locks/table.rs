@@ -246,7 +246,9 @@ impl LockTable {
             _ => segment.mark,
         };
         let change = segments.cut(file, owner, range, most, accept, mark);
-        self.observe(&change, Some(how));
+        if change.cut().next().is_some() {
+            self.observe(&change, Some(how));
+        }
         change.into_cut()
     }
 

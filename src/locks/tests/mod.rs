@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::clients::Held;
+use super::held::Held;
 use super::segment::{FileId, Kind, OwnerId, Segment};
 use super::*;
 use crate::shares::{Bounds, Holder};
@@ -364,7 +364,7 @@ impl LockTable {
     /// Every count, against what is counted, one by one.
     fn check_counts(&self) {
         let (mut locks, mut unmonitored) = (0, 0);
-        let mut per_client: HashMap<ClientId, (usize, usize, HashMap<FileId, usize>)> = HashMap::new();
+        let mut per_client: HashMap<ClientId, (usize, usize, HashMap<FileId, u32>)> = HashMap::new();
         let mut per_owner: HashMap<OwnerId, usize> = HashMap::new();
         let mut per_path: HashMap<ClientId, BTreeMap<IpAddr, Held>> = HashMap::new();
         for file in self.segments().files_from(0) {
@@ -384,7 +384,7 @@ impl LockTable {
         }
         let mut waiters: HashMap<ClientId, usize> = HashMap::new();
         self.check_shares();
-        let mut waited: HashMap<ClientId, HashMap<FileId, usize>> = HashMap::new();
+        let mut waited: HashMap<ClientId, HashMap<FileId, u32>> = HashMap::new();
         for (_, waiter) in self.waiters.iter() {
             *waiters.entry(waiter.want.caller.client).or_default() += 1;
             *waited.entry(waiter.want.caller.client).or_default().entry(waiter.want.file).or_default() += 1;
@@ -403,7 +403,8 @@ impl LockTable {
             assert_eq!(client.held().waiters, waiters.remove(&id).unwrap_or(0), "waiters of {}", client.name);
             let waited = waited.remove(&id).unwrap_or_default();
             assert_eq!(client.waited_with_counts().collect::<HashMap<_, _>>(), waited, "waited by {}", client.name);
-            assert_eq!(client.paths(), &per_path.remove(&id).unwrap_or_default(), "paths of {}", client.name);
+            let paths: BTreeMap<IpAddr, Held> = client.paths().iter().copied().collect();
+            assert_eq!(paths, per_path.remove(&id).unwrap_or_default(), "paths of {}", client.name);
             assert_eq!(client.files_with_counts().collect::<HashMap<_, _>>(), files, "files of {}", client.name);
         }
         assert!(
