@@ -1,4 +1,5 @@
-//! The lock table, measured: `cargo bench --bench table [-- [pairs|onefile|mark|settle|list|growth]... [LOCKS]]`.
+//! The lock table, measured: `cargo bench --bench table [-- [pairs|onefile|mark|settle|list|growth|clients|late|release]...
+//! [LOCKS]]`.
 //!
 //! One thread, no sockets, no disk. Beside each figure stands that of a *floor*: what plain maps of the same keys
 //! need for the same work, in the same run. The ratio is what counts: absolute figures differ from machine to
@@ -14,13 +15,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use nlmctl::internals::locks::{
-    Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted,
+    Bounds, Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted,
 };
 use nlmctl::wire::control::{
-    BeginArgs, ClientProgress, ClientRef, Delivery, InstanceId, LocksArgs, Mode, Policy, ProgressArgs, RunId, Scope,
-    SettleWhen, Silent, Unreachable,
+    BeginArgs, ClientProgress, ClientRef, ClientSeen, Delivery, InstanceId, LocksArgs, Mode, Policy, ProgressArgs,
+    ReleaseArgs, RunId, Scope, SettleWhen, Silent, Unreachable,
 };
-use nlmctl::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use nlmctl::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 use nlmctl::wire::xdr::{List, Maybe};
 use rustix::time::{ClockId, clock_gettime};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -47,6 +48,9 @@ fn main() {
     if wanted("growth") {
         growth(locks);
     }
+    if wanted("clients") {
+        [10_000, 100_000].into_iter().for_each(clients);
+    }
     if wanted("mark") {
         [10, 1_000, 10_000, 100_000].into_iter().for_each(mark);
     }
@@ -54,7 +58,13 @@ fn main() {
         list(locks);
     }
     if wanted("settle") {
-        settle(locks);
+        [locks / 1_000, 100_000].into_iter().for_each(|clients| settle(locks, clients));
+    }
+    if wanted("late") {
+        late(100_000);
+    }
+    if wanted("release") {
+        [1_000, 10_000, 100_000].into_iter().for_each(release);
     }
 }
 
@@ -118,7 +128,11 @@ impl World {
 
     fn filled(locks: usize) -> Self {
         let owners = (locks / 100).max(1);
-        let mut world = Self::new(owners.div_ceil(10), owners, locks);
+        Self::filled_by(owners.div_ceil(10), owners, locks)
+    }
+
+    fn filled_by(clients: usize, owners: usize, locks: usize) -> Self {
+        let mut world = Self::new(clients, owners, locks);
         for n in 0..locks {
             let (owner, call) = world.lock(n, 0);
             world.granted(owner, &call);
@@ -396,8 +410,9 @@ impl Steps {
 }
 
 /// All is dropped. The floor of a step copies as many rows of two numbers as a step looks at locks.
-fn settle(locks: usize) {
-    let mut world = World::filled(locks);
+fn settle(locks: usize, clients: usize) {
+    let mut world = World::filled_by(clients, clients.max(locks / 100), locks);
+    println!("settle, {clients} clients");
     let args = begin_args(1);
     let begun = world.table.begin(NOW, 1, &args, NsmState(3), NsmState(5)).unwrap();
     let seen = |client| ClientProgress { client, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
@@ -431,6 +446,94 @@ fn settle(locks: usize) {
         done
     });
     sweep.print("settle: sweep file by file", floor);
+    assert_eq!(world.table.totals().locks, 0);
+}
+
+/// The longest single step while clients come, and while they make room for others.
+fn clients(clients: usize) {
+    let limits = Limits { clients: Bounds { all: clients, host: clients }, ..Limits::default() };
+    let mut table = LockTable::new(limits, [1, 2, 3, 4]);
+    let mut floor = 0.0_f64;
+    let mut map = HashMap::new();
+    let mut numbers = 0..u32::try_from(2 * clients).unwrap();
+    let mut came = |count: usize| {
+        let mut count = 0..count;
+        Steps::until_done(|| {
+            let n = numbers.next().unwrap();
+            let name = CallerName::new(&format!("client{n:06}.example.org")).unwrap();
+            let client = table.add_client(IpAddr::V4(Ipv4Addr::from(0x0a01_0000 + n)), &name).unwrap();
+            table.called(client, VIA.server_address);
+            table.next_effect();
+            count.next();
+            count.is_empty()
+        })
+    };
+    let (coming, replacing) = (came(clients), came(clients));
+    for n in 0..clients {
+        let began = processor_time();
+        map.insert(n, n);
+        floor = floor.max(micros(began));
+    }
+    coming.print(&format!("{clients} clients come"), floor);
+    replacing.print("  others push them out", floor);
+}
+
+/// So many ranges are remembered when the late window closes. The floor frees as many strings of a map.
+fn late(ranges: usize) {
+    let mut world = World::new(1_000, 1_000, ranges * 10);
+    let args = begin_args(1);
+    world.table.begin(NOW, 1, &args, NsmState(3), NsmState(5)).unwrap();
+    world.table.abort(1, "bench").unwrap();
+    for n in 0..ranges {
+        let (owner, wanted) = world.wanted(n * 10, 0);
+        world.granted(owner, &lock_of(wanted.clone()));
+        world.granted(owner, &Call::Unlock(wanted));
+    }
+    let map: HashMap<usize, String> = (0..ranges).map(|n| (n, n.to_string())).collect();
+    let began = processor_time();
+    drop(black_box(map));
+    let floor = micros(began);
+    let after = Duration::from_secs(1_000);
+    let steps = Steps::until_done(|| {
+        world.table.on_timeout(after, false);
+        world.table.next_timeout(false).is_none_or(|at| at > after)
+    });
+    steps.print(&format!("late window of {ranges} ranges closed"), floor);
+}
+
+/// One client's locks are released, each on a file of its own. The floor copies the rows that are seen.
+fn release(locks: usize) {
+    let mut world = World::new(1, 1, locks * 10);
+    for n in 0..locks {
+        let (owner, call) = world.lock(n * 10, 0);
+        world.granted(owner, &call);
+    }
+    let mut rows = Vec::new();
+    let mut after = 0;
+    loop {
+        let mut listing = Listing::new(LocksArgs { scope: Scope::default(), after });
+        while !world.table.list_locks_on(&mut listing) {}
+        let page = listing.into_page();
+        rows.extend(page.locks.into_vec().into_iter().map(|aged| aged.lock));
+        after = page.next;
+        if after == 0 {
+            break;
+        }
+    }
+    let began = processor_time();
+    black_box(rows.clone());
+    let floor = micros(began);
+    let address = world.table.client(world.clients[0]).unwrap().address;
+    let seen = ClientSeen::new(world.names[0].clone(), Address(address), &rows);
+    let args =
+        ReleaseArgs { instance: InstanceId([2; 16]), clients: List::clipped(vec![seen]), locks: List::default() };
+    let steps = Steps::until_done(|| {
+        let released = world.table.release(&args).unwrap();
+        world.take_effects();
+        assert_eq!(released.locks, locks as u64);
+        true
+    });
+    steps.print(&format!("release of {locks} locks"), floor);
     assert_eq!(world.table.totals().locks, 0);
 }
 

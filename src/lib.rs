@@ -9,6 +9,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`wire`] | bytes to types: XDR, RPC, rpcbind, NLM, NSM, the control protocol. Pure |
+//! | `spread` | hash tables that never take long to grow. Pure |
 //! | `shares` | who has how much of a table, and whether it may have more. Pure |
 //! | `units` | durations and counts as people read them. Pure |
 //! | [`resync`] | the plan, the run as a state machine, what may be dropped. Pure |
@@ -61,6 +62,7 @@ pub mod resync;
 #[warn(missing_docs)]
 pub mod rpc;
 mod shares;
+mod spread;
 #[cfg(feature = "tools")]
 mod store;
 mod units;

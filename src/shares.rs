@@ -7,9 +7,10 @@
 //! - The last tenth of the table is for those who have at most a thousandth of it, so that a few that take all
 //!   they can get shut no other out. Of IPv6 that is a network, not an address.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
+
+use crate::spread::Spread;
 
 /// The bounds of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,18 +50,24 @@ pub enum Full {
 }
 
 /// What is taken of a table, by whose it is. Peers choose holders, so the hash must be keyed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shares<S = RandomState> {
     all: usize,
-    holders: HashMap<Holder, usize, S>,
+    holders: Spread<(Holder, usize), S>,
     /// Of IPv6 hosts.
-    networks: HashMap<IpAddr, usize, S>,
+    networks: Spread<(IpAddr, usize), S>,
+}
+
+impl<S: BuildHasher + Clone + Default> Default for Shares<S> {
+    fn default() -> Self {
+        Self::hashed(&S::default())
+    }
 }
 
 impl<S: BuildHasher + Clone> Shares<S> {
     /// With another hash than the standard library's.
     pub fn hashed(hash: &S) -> Self {
-        Self { all: 0, holders: HashMap::with_hasher(hash.clone()), networks: HashMap::with_hasher(hash.clone()) }
+        Self { all: 0, holders: Spread::hashed(hash.clone()), networks: Spread::hashed(hash.clone()) }
     }
 
     /// What is taken in all.
@@ -124,14 +131,17 @@ impl<S: BuildHasher + Clone> Shares<S> {
 
 /// A holder that has nothing is not remembered.
 fn recount<K: Copy + Eq + Hash, S: BuildHasher>(
-    counts: &mut HashMap<K, usize, S>,
+    counts: &mut Spread<(K, usize), S>,
     key: K,
     change: impl Fn(usize) -> usize,
 ) {
-    let count = counts.entry(key).or_default();
-    *count = change(*count);
-    if *count == 0 {
-        counts.remove(&key);
+    let known = counts.get_mut(&key);
+    let count = change(known.as_deref().copied().unwrap_or_default());
+    match known {
+        Some(_) if count == 0 => drop(counts.remove(&key)),
+        Some(known) => *known = count,
+        None if count == 0 => {}
+        None => counts.insert(key, count),
     }
 }
 

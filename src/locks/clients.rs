@@ -7,7 +7,7 @@
 //! - Several names at one address: so many clients. They may be hosts behind a NAT, or spellings of one
 //!   host's name ([`matches`](CallerName::matches)); where that matters, the code says what it takes as proof.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::owners::Owners;
 use super::segment::{FileId, OwnerId};
 use super::segments::Change;
 use crate::shares::{Bounds, Full, Holder, Shares};
+use crate::spread::Spread;
 use crate::wire::control::ClientRef;
 use crate::wire::types::{Address, CallerName, FileHandle, NsmState, Svid};
 use crate::wire::xdr::List;
@@ -171,10 +172,10 @@ fn short_key(name: &CallerName) -> String {
 
 #[derive(Debug)]
 pub(super) struct Clients {
-    by_id: HashMap<ClientId, Box<Client>, RandomState>,
+    by_id: Spread<(ClientId, Box<Client>), RandomState>,
     /// In the order they came.
     ids: BTreeSet<ClientId>,
-    by_key: HashMap<(IpAddr, CallerName), ClientId, RandomState>,
+    by_key: Spread<((IpAddr, CallerName), ClientId), RandomState>,
     by_address: Index<IpAddr, ClientId>,
     /// By the short name in small letters: names that may be one host's stand together.
     by_short: Index<String, ClientId>,
@@ -193,9 +194,9 @@ pub(super) struct Clients {
 impl Clients {
     pub(super) fn new(hash: &RandomState) -> Self {
         Self {
-            by_id: HashMap::with_hasher(hash.clone()),
+            by_id: Spread::hashed(hash.clone()),
             ids: BTreeSet::new(),
-            by_key: HashMap::with_hasher(hash.clone()),
+            by_key: Spread::hashed(hash.clone()),
             by_address: Index::new(hash),
             by_short: Index::new(hash),
             idle: BTreeSet::new(),
@@ -218,7 +219,7 @@ impl Clients {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.by_id.len()
+        self.ids.len()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {

@@ -1,12 +1,13 @@
 //! Which monitor records are on disk, and which are on the way there.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::lockd::persist::{MonitorRecord, PersistError};
 use crate::lockd::statd::{StatdError, StateNumberError};
 use crate::locks::ClientId;
+use crate::spread::Spread;
 use crate::wire::types::{CallerName, NsmState};
 
 /// A client's state number is written at most this often: it is evidence, and a client whose
@@ -60,7 +61,7 @@ impl Record {
 /// All records, by client.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    by_client: HashMap<ClientId, Record>,
+    by_client: Spread<(ClientId, Record)>,
     /// Clients with a state number to write, and when.
     evidence: BTreeSet<(Duration, ClientId)>,
 }
@@ -80,8 +81,9 @@ impl Records {
 
     /// The record is on the way to the disk.
     pub(super) fn writing(&mut self, client: ClientId, record: &MonitorRecord) {
-        let known = self.by_client.entry(client).or_insert_with(|| Record::new(record));
+        let mut known = self.by_client.remove(&client).unwrap_or_else(|| Record::new(record));
         known.writing = Some(record.clone());
+        self.by_client.insert(client, known);
     }
 
     /// The record to write because the client's state number differs from the one on disk. Within
