@@ -154,7 +154,7 @@ impl LockTable {
         self.check_begin(args)?;
         // What the last run left to sweep would look pending to this one.
         while !self.settle_sweep(usize::MAX) {}
-        self.end_late_window();
+        self.late.close();
         self.epoch += 1;
         let (clients, files) = (args.scope.clients.as_slice(), args.scope.files.as_slice());
         let covers = Covers {
@@ -219,7 +219,7 @@ impl LockTable {
     pub fn on_timeout(&mut self, now: Duration, controller_attached: bool) -> Option<Due> {
         self.look_at_long_waits(now);
         if self.late.until().is_some_and(|until| until <= now) {
-            self.end_late_window();
+            self.late.close();
         }
         if self.recovery_until.is_some_and(|until| until <= now) {
             self.recovery_until = None;

@@ -3,7 +3,7 @@
 //! A notice can be delivered, or acted upon, after the run settled or was aborted. Then a reclaim of
 //! a lock the table does not know is still granted, if no other owner was granted a conflicting range
 //! since the run began, given up again or not. Ranges still held speak for themselves; those given up
-//! are remembered, each once.
+//! are remembered, each once. When the window closes all of it means nothing at once, and is freed in slices.
 //!
 //! Memory is bounded, and what does not fit in costs only its own file: all of it counts as granted. Such a
 //! file is *crowded*, and of it only a bit is left. That befalls a file with too many ranges; where there are
@@ -11,7 +11,7 @@
 //! remembered. A file in which nothing was given up counts as crowded only by chance ([`Crowded`]).
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::BuildHasher;
 use std::time::Duration;
 
@@ -33,7 +33,14 @@ const MAX_LATE_ROWS: usize = 200_000;
 #[derive(Debug, Default)]
 pub(super) struct LateWindow {
     window: Option<Window>,
-    given_up: HashMap<FileId, GivenUp>,
+    memory: Memory,
+    /// What was remembered for windows that are closed. It is freed in slices.
+    closed: Vec<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    given_up: BTreeMap<FileId, GivenUp>,
     /// The files of `given_up` by their number of ranges.
     by_size: BTreeSet<(usize, FileId)>,
     ranges: usize,
@@ -44,6 +51,7 @@ pub(super) struct LateWindow {
 struct Window {
     run: RunId,
     until: Duration,
+    /// Those of the run.
     clients: HashSet<ClientId>,
     rows: usize,
 }
@@ -111,9 +119,26 @@ impl LateWindow {
         self.window = Some(Window { run: run.id, until: run.latest, clients, rows: 0 });
     }
 
-    /// Forgets everything. Gives the files and owners that it referred to.
-    pub(super) fn close(&mut self) -> Vec<Forgotten> {
-        std::mem::take(self).given_up.into_iter().map(|(file, given_up)| (file, given_up.segments)).collect()
+    /// Everything counts as forgotten. What it referred to it refers to until [`forget_next`](Self::forget_next).
+    pub(super) fn close(&mut self) {
+        self.window = None;
+        self.closed.push(std::mem::take(&mut self.memory));
+    }
+
+    pub(super) fn has_more_to_forget(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
+    /// Forgets some of what counts as forgotten.
+    pub(super) fn forget_next(&mut self) -> Option<Forgotten> {
+        while let Some(memory) = self.closed.last_mut() {
+            if let Some((file, GivenUp { segments, .. })) = memory.given_up.pop_first() {
+                memory.by_size.remove(&(segments.len(), file));
+                return Some((file, segments));
+            }
+            self.closed.pop();
+        }
+        None
     }
 
     /// When it ends, if it is open.
@@ -122,12 +147,40 @@ impl LateWindow {
     }
 
     pub(super) fn knows(&self, file: FileId) -> bool {
-        self.given_up.contains_key(&file)
+        self.closed.iter().chain([&self.memory]).any(|memory| memory.given_up.contains_key(&file))
     }
 
     /// A segment that was granted since the run began is given up. Gives whether it refers to the
     /// segment's owner from now on, and what it forgot for it.
     pub(super) fn remember(&mut self, file: FileId, handle: &FileHandle, piece: &Segment) -> (bool, Option<Forgotten>) {
+        self.memory.remember(file, handle, piece)
+    }
+
+    pub(super) fn reclaim(&self, want: &Want, handle: &FileHandle) -> LateReclaim {
+        if self.window.as_ref().is_some_and(|window| window.clients.contains(&want.caller.client)) {
+            self.memory.reclaim(want, handle)
+        } else {
+            LateReclaim::NoWindow
+        }
+    }
+
+    /// What appends the row to the ended run's result. `None`: there is no window, or its bound is reached.
+    pub(super) fn append(&mut self, row: LockFate) -> Option<Effect> {
+        let window = self.window.as_mut().filter(|window| window.rows < MAX_LATE_ROWS)?;
+        window.rows += 1;
+        Some(Effect::Late(window.run, LockFate { late: true, ..row }))
+    }
+
+    /// The owners that it refers to, each as often as it does.
+    #[cfg(test)]
+    pub(super) fn owners(&self) -> impl Iterator<Item = OwnerId> {
+        let given_up = self.closed.iter().chain([&self.memory]).flat_map(|memory| memory.given_up.values());
+        given_up.flat_map(|given_up| given_up.segments.iter().map(|s| s.owner))
+    }
+}
+
+impl Memory {
+    fn remember(&mut self, file: FileId, handle: &FileHandle, piece: &Segment) -> (bool, Option<Forgotten>) {
         if self.crowded.may_have(handle) {
             return (false, None);
         }
@@ -167,10 +220,7 @@ impl LateWindow {
         Some((file, segments))
     }
 
-    pub(super) fn reclaim(&self, want: &Want, handle: &FileHandle) -> LateReclaim {
-        if !self.window.as_ref().is_some_and(|window| window.clients.contains(&want.caller.client)) {
-            return LateReclaim::NoWindow;
-        }
+    fn reclaim(&self, want: &Want, handle: &FileHandle) -> LateReclaim {
         if self.crowded.may_have(handle) {
             return LateReclaim::NotKnown;
         }
@@ -182,19 +232,6 @@ impl LateWindow {
             Some(since) => LateReclaim::TakenSince(since.owner, since.range),
             None => LateReclaim::Granted,
         }
-    }
-
-    /// What appends the row to the ended run's result. `None`: there is no window, or its bound is reached.
-    pub(super) fn append(&mut self, row: LockFate) -> Option<Effect> {
-        let window = self.window.as_mut().filter(|window| window.rows < MAX_LATE_ROWS)?;
-        window.rows += 1;
-        Some(Effect::Late(window.run, LockFate { late: true, ..row }))
-    }
-
-    /// The owners that it refers to, each as often as it does.
-    #[cfg(test)]
-    pub(super) fn owners(&self) -> impl Iterator<Item = OwnerId> {
-        self.given_up.values().flat_map(|given_up| given_up.segments.iter().map(|s| s.owner))
     }
 }
 
@@ -253,7 +290,7 @@ mod tests {
             let (_, forgotten) = remember(&mut late, file, 5);
             assert!(forgotten.is_none(), "a file with one range makes no room");
         }
-        assert_eq!(late.ranges, MAX_IN_ALL);
+        assert_eq!(late.memory.ranges, MAX_IN_ALL);
         assert!(matches!(reclaim(&late, many, 5), LateReclaim::Granted), "nobody was there");
         assert!(matches!(reclaim(&late, 0, 6), LateReclaim::Granted), "beside what was had");
         assert!(matches!(reclaim(&late, 0, 5), LateReclaim::TakenSince(OwnerId(7), _)));
@@ -266,7 +303,7 @@ mod tests {
         (0..60).for_each(|byte| drop(remember(&mut late, 1, byte)));
         (0..40).for_each(|byte| drop(remember(&mut late, 2, byte)));
         let mut file = 3;
-        while late.ranges < MAX_IN_ALL {
+        while late.memory.ranges < MAX_IN_ALL {
             remember(&mut late, file, 5);
             file += 1;
         }

@@ -156,18 +156,21 @@ impl LockTable {
 
     /// Whether [`settle_sweep`](Self::settle_sweep) has something to do.
     pub fn has_more_to_sweep(&self) -> bool {
-        self.void.is_some()
+        self.void.is_some() || self.late.has_more_to_forget()
     }
 
-    /// Purges `budget` more files of dropped locks; true when none is left.
+    /// Purges `budget` more files of dropped locks, or of what is remembered no more; true when none is left.
     pub fn settle_sweep(&mut self, budget: usize) -> bool {
         for _ in 0..budget {
-            let Some(file) = self.void.as_ref().and_then(|void| void.files.first().copied()) else {
+            if let Some(forgotten) = self.late.forget_next() {
+                self.forget(forgotten);
+            } else if let Some(file) = self.void.as_ref().and_then(|void| void.files.first().copied()) {
+                self.refresh(file);
+            } else {
                 self.void = None;
                 return true;
-            };
-            self.refresh(file);
+            }
         }
-        self.void.is_none()
+        !self.has_more_to_sweep()
     }
 }

@@ -12,7 +12,7 @@ use ahash::RandomState;
 
 use super::api::{ClientId, ClientView, Effect, Full, Limits, Totals};
 use super::clients::{Client, Clients};
-use super::late_window::LateWindow;
+use super::late_window::{Forgotten, LateWindow};
 use super::long_waits::LongWaits;
 use super::mirror::Mirror;
 use super::owners::{OwnerKey, Owners};
@@ -340,12 +340,12 @@ impl LockTable {
             self.owners.acquire(piece.owner);
         }
         let Some((other, given_up)) = forgotten else { return };
-        for segment in given_up {
-            self.owners.release(segment.owner);
+        if other != file {
+            return self.forget((other, given_up));
         }
         // This one is at work, and is closed when that is done.
-        if other != file {
-            self.close(other);
+        for segment in given_up {
+            self.owners.release(segment.owner);
         }
     }
 
@@ -370,12 +370,11 @@ impl LockTable {
         self.close(file);
     }
 
-    pub(super) fn end_late_window(&mut self) {
-        for (file, given_up) in self.late.close() {
-            for segment in given_up {
-                self.owners.release(segment.owner);
-            }
-            self.close(file);
+    /// The late window refers to these no more.
+    pub(super) fn forget(&mut self, (file, given_up): Forgotten) {
+        for segment in given_up {
+            self.owners.release(segment.owner);
         }
+        self.close(file);
     }
 }
