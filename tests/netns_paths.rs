@@ -12,7 +12,7 @@ use netns::client::{Client, Want, Wire, want};
 use netns::{Netns, Nlmd, Process, Ran, add_address, cable, link, nlmctl, until};
 use nlmctl::internals::rpc::LocalRpcbind;
 use nlmctl::lockd::registry::Registration;
-use nlmctl::wire::nlm::{self, Message, Procedure, SmNotifyArgs, Stat, Version};
+use nlmctl::wire::nlm::{self, Message, SmNotifyArgs, Stat, Version};
 use nlmctl::wire::nsm;
 use nlmctl::wire::rpc::{self, Answer};
 use nlmctl::wire::rpcbind::PORT;
@@ -85,7 +85,7 @@ impl World {
 
     /// Runs nlmctl while the client's lockd reclaims, through the address of each callback of its statd, the
     /// file that was locked there. Gives the callbacks too, as server addresses.
-    fn resync(&self, files: &[(&str, &str)], flags: &[&str]) -> (Ran, Value, Vec<String>) {
+    fn resync(&self, files: &[(&'static str, &str)], flags: &[&str]) -> (Ran, Value, Vec<String>) {
         let socket = self.client.inside(|| UdpSocket::bind("127.0.0.1:0").unwrap());
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let address: SocketAddr = socket.local_addr().unwrap();
@@ -110,7 +110,7 @@ impl World {
         (ran, report, called_back)
     }
 
-    fn answer_statd(&self, socket: &UdpSocket, files: &[(&str, &str)]) -> Option<String> {
+    fn answer_statd(&self, socket: &UdpSocket, files: &[(&'static str, &str)]) -> Option<String> {
         let mut message = [0; 4096];
         let (len, from) = socket.recv_from(&mut message).ok()?;
         let call = rpc::parse_call(&message[..len]).unwrap();
