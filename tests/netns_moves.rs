@@ -77,7 +77,7 @@ impl World {
     /// Sends the LOCK again every second until it is answered, as a client does. None if it is not for the time of a test.
     fn lock_with(&self, from: &str, file: &'static str, state: i32, reclaim: bool) -> Option<Stat> {
         let mut client = self.client(from, NAME);
-        let args = client.args(Procedure::Lock, &Want { state, reclaim, ..want(file) });
+        let args = client.args(Procedure::Lock, &Want { reclaim, state, ..want(file) });
         let number = Procedure::Lock.number();
         let message = rpc::call(next_xid(), nlm::PROGRAM, 4, number, &Credential::root(NAME), &args);
         let until = Instant::now() + LIMIT / 2;
