@@ -72,11 +72,8 @@ pub mod roster {
 
 /// Calls, answers, rpcbind.
 pub mod rpc {
-    pub use crate::rpc::arrivals::Arrivals;
     pub use crate::rpc::client::{Request, Retransmit, Source, StreamClient, UdpClient};
-    pub use crate::rpc::reply_cache::CacheLimits;
     pub use crate::rpc::rpcbind::getport;
     pub use crate::rpc::rpcbind::local::LocalRpcbind;
-    pub use crate::rpc::server::{CallContext, Limits, Service, serve_udp, shared_cache};
     pub use crate::rpc::udp::UdpEndpoint;
 }

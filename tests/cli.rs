@@ -1,116 +1,103 @@
 //! The binary's own behaviour: bad usage, places, pipes. None of it needs a lock manager.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![cfg(test)]
 
 #[path = "common/document.rs"]
 mod document;
+#[path = "common/process.rs"]
+mod process;
 
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use document::document;
-use serde_json::Value;
+use process::Ran;
 
+/// Without anything of this process' environment.
 fn nlmctl(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nlmctl"));
-    command.env_clear().args(args).stdin(Stdio::null());
+    let mut command = process::nlmctl(args);
+    command.env_clear();
     command
 }
 
-fn run(args: &[&str]) -> Output {
-    nlmctl(args).output().unwrap()
+fn run(args: &[&str]) -> Ran {
+    process::to_its_end(nlmctl(args))
 }
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// The JSON error of a command that failed with this code.
-#[track_caller]
-fn failed(output: &Output, exit: i32) -> Value {
-    assert_eq!(code(output), exit, "{output:?}");
-    let report = document(&output.stdout);
-    assert_eq!((&report["schema"], &report["error"]["exit"]), (&1.into(), &exit.into()));
-    assert!(report["error"]["remedy"].as_str().is_some_and(|r| !r.is_empty()), "{report}");
-    report["error"].clone()
-}
-
-#[track_caller]
-fn says(error: &Value, words: &str) {
-    let message = error["message"].as_str().unwrap();
-    assert!(message.contains(words), "{words:?} is not in {message:?}");
-}
-
-const NO_CONFIG: [&str; 2] = ["--config", "/dev/null"];
 
 #[test]
 fn bad_usage_is_exit_2_and_with_json_an_error_on_stdout() {
     for (args, words) in [
-        (&["--json", "resync", "--grace", "0"][..], "--grace"),
-        (&["--json", "resync", "--grace", "soon"], "--grace"),
-        (&["--json", "resync", "--grace", "25h"], "24h"),
-        (&["--json", "resync", "--grace", "9s", "--grace-max", "8s"], "--grace-max 8s"),
-        (&["--json", "resync", "--mode", "strict", "--client", "a"], "--mode strict"),
-        (&["--json", "resync", "--dry-run", "--resume"], "--resume"),
-        (&["--json", "resync", "--name", ""], "--name"),
-        (&["--json", "status", "--manager", "samba"], "samba"),
-        (&["--json", "locks", "--file", "xyz"], "xyz"),
-        (&["--json", "notify", "--name", "a", "--state", "3", "--sm-dir", "/dev/null"], "not a regular file"),
-        (&["--json", "notify", "--state", "3", "--targets", "/dev/null"], "--name"),
-        (&["--json", "notify", "--name", "a", "--state", "3", "--targets", "/nonexistent"], "/nonexistent"),
-        (&["--json", "demo", "--clients", "1", "--dead", "2"], "2 clients"),
-        (&["--json", "demo", "--clients", "-1"], "--clients"),
-        (&["--json", "frobnicate"], "frobnicate"),
-        (&["--json"], ""),
+        (&["resync", "--grace", "0"][..], "--grace"),
+        (&["resync", "--grace", "soon"], "--grace"),
+        (&["resync", "--grace", "25h"], "24h"),
+        (&["resync", "--grace", "9s", "--grace-max", "8s"], "--grace-max 8s"),
+        (&["resync", "--mode", "brutal"], "--mode"),
+        (&["resync", "--mode", "strict", "--client", "a"], "--mode strict"),
+        (&["resync", "--unreachable", "maybe"], "--unreachable"),
+        (&["resync", "--dry-run", "--resume"], "--resume"),
+        (&["resync", "--name", ""], "--name"),
+        (&["status", "--manager", "samba"], "samba"),
+        (&["--rpcbind-port", "0", "status"], "--rpcbind-port"),
+        (&["--rpcbind-port", "65536", "status"], "--rpcbind-port"),
+        (&["locks", "--file", "xyz"], "xyz"),
+        (&["notify", "--name", "a", "--state", "3", "--sm-dir", "/dev/null"], "not a regular file"),
+        (&["notify", "--state", "3", "--targets", "/dev/null"], "--name"),
+        (&["notify", "--name", "a", "--state", "3", "--targets", "/nonexistent"], "/nonexistent"),
+        (&["demo", "--clients", "1", "--dead", "2"], "2 clients"),
+        (&["demo", "--clients", "-1"], "--clients"),
+        (&["demo", "--clients", "0"], "client"),
+        (&["demo", "--clients", "4000000000"], "--clients"),
+        (&["runs", "list", "--limit", "0"], "1 or more"),
+        (&["runs", "prune"], "--keep"),
+        (&["frobnicate"], "frobnicate"),
+        (&[], ""),
     ] {
-        let output = nlmctl(args).env("NLMCTL_CONFIG", "/dev/null").output().unwrap();
-        says(&failed(&output, 2), words);
-        assert!(stderr(&output).contains(words), "{output:?}");
+        run(&[&["--json"], args].concat()).refuses(2, words);
     }
 }
 
 #[test]
+fn what_a_message_quotes_moves_no_cursor() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("runs.db");
+    let ran = run(&["runs", "show", "\u{1b}[31mred", "--db", db.to_str().unwrap()]).exits(2);
+    assert!(ran.stderr.contains("[31mred") && !ran.stderr.contains('\u{1b}'), "{ran:#?}");
+}
+
+#[test]
 fn without_json_a_failure_is_words_on_stderr_and_stdout_stays_empty() {
-    let output = run(&["--control", "/nonexistent.sock", "--config", "/dev/null", "status"]);
-    assert_eq!(code(&output), 5);
-    assert!(output.stdout.is_empty(), "{output:?}");
-    assert!(stderr(&output).contains("/nonexistent.sock"), "{output:?}");
+    let ran = run(&["--control", "/nonexistent.sock", "status"]).exits(5);
+    assert!(ran.stdout.is_empty(), "{ran:#?}");
+    assert!(ran.stderr.contains("/nonexistent.sock"), "{ran:#?}");
 }
 
 #[test]
 fn a_lock_manager_that_cannot_be_reached_is_exit_5_with_the_path_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("runs.db");
     let nobody = dir.path().join("nobody.sock");
     drop(std::os::unix::net::UnixListener::bind(&nobody).unwrap());
     for path in [Path::new("/nonexistent.sock"), &nobody, dir.path()] {
-        for command in ["status", "clients", "locks"] {
+        for command in [&["resync", "--yes"][..], &["status"], &["locks"], &["clients"], &["abort"]] {
             let path = path.to_str().unwrap();
-            let output = run(&[&NO_CONFIG[..], &["--json", "--control", path, command]].concat());
-            says(&failed(&output, 5), path);
+            let place = ["--json", "--control", path, "--db", db.to_str().unwrap()];
+            run(&[&place, command].concat()).refuses(5, path);
         }
     }
 }
 
 #[test]
 fn variables_set_what_flags_do_not() {
-    let by_variable = |args: &[&str]| {
-        let output = nlmctl(args)
-            .env("NLMCTL_CONTROL", "/nonexistent/variable.sock")
-            .env("NLMCTL_JSON", "1")
-            .env("NLMCTL_CONFIG", "/dev/null")
-            .output()
-            .unwrap();
-        failed(&output, 5)
+    let by_variable = |json: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nlmctl"));
+        command.env_clear().env("NLMCTL_CONTROL", "/nonexistent/variable.sock").env("NLMCTL_JSON", json);
+        command.env("NLMCTL_CONFIG", "/dev/null").args(args);
+        process::to_its_end(command)
     };
-    says(&by_variable(&["status"]), "/nonexistent/variable.sock");
-    says(&by_variable(&["status", "--control", "/nonexistent/flag.sock"]), "/nonexistent/flag.sock");
-    let off = nlmctl(&["status", "--control", "/x", "--config", "/dev/null"]).env("NLMCTL_JSON", "0").output().unwrap();
-    assert!(off.stdout.is_empty(), "{off:?}");
+    by_variable("1", &["status"]).refuses(5, "/nonexistent/variable.sock");
+    by_variable("1", &["status", "--control", "/nonexistent/flag.sock"]).refuses(5, "/nonexistent/flag.sock");
+    let off = by_variable("0", &["status", "--control", "/x"]);
+    assert!(off.stdout.is_empty(), "{off:#?}");
 }
 
 #[test]
@@ -119,8 +106,7 @@ fn of_a_flag_that_is_given_twice_the_last_one_counts() {
         ["--control", "/x/first.sock", "--control", "/x/last.sock", "status"],
         ["--control", "/x/first.sock", "status", "--control", "/x/last.sock"],
     ] {
-        let output = run(&[&NO_CONFIG[..], &["--json"], &args].concat());
-        says(&failed(&output, 5), "/x/last.sock");
+        run(&[&["--json"][..], &args].concat()).refuses(5, "/x/last.sock");
     }
 }
 
@@ -129,10 +115,9 @@ fn an_unknown_key_of_the_config_file_is_refused_with_file_and_key() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("nlmctl.toml");
     fs::write(&file, "contrl = '/run/x'\n").unwrap();
-    let output = run(&["--json", "--config", file.to_str().unwrap(), "status"]);
-    let error = failed(&output, 2);
-    says(&error, "contrl");
-    says(&error, "nlmctl.toml");
+    let ran = run(&["--json", "--config", file.to_str().unwrap(), "status"]);
+    ran.refuses(2, "contrl");
+    ran.refuses(2, "nlmctl.toml");
 }
 
 #[test]
@@ -143,11 +128,11 @@ fn notices_are_refused_for_an_even_state_or_without_grace() {
     let control = dir.path().join("nobody.sock");
     let notify = |args: &[&str]| {
         let common = ["--json", "--control", control.to_str().unwrap(), "notify", "--name", "server.test"];
-        run(&[&NO_CONFIG[..], &common, &["--targets", targets.to_str().unwrap(), "--own-locks-lost"], args].concat())
+        run(&[&common[..], &["--targets", targets.to_str().unwrap(), "--own-locks-lost"], args].concat())
     };
-    says(&failed(&notify(&["--state", "4", "--yes", "--grace-elsewhere"]), 4), "even");
-    says(&failed(&notify(&["--state", "3", "--yes"]), 4), "no grace");
-    says(&failed(&notify(&["--state", "3", "--grace-elsewhere"]), 4), "consent");
+    notify(&["--state", "4", "--yes", "--grace-elsewhere"]).refuses(4, "even");
+    notify(&["--state", "3", "--yes"]).refuses(4, "no grace");
+    notify(&["--state", "3", "--grace-elsewhere"]).refuses(4, "consent");
 }
 
 #[test]
@@ -155,12 +140,12 @@ fn runs_of_a_record_that_is_not_there_are_none() {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("runs.db");
     let db = db.to_str().unwrap();
-    let runs = |args: &[&str]| run(&[&NO_CONFIG[..], &["--db", db, "runs"], args].concat());
-    let list = runs(&["list", "--json"]);
-    assert_eq!((code(&list), String::from_utf8_lossy(&list.stdout).trim()), (0, r#"{"schema":1,"runs":[]}"#));
-    assert!(stderr(&list).contains(db), "{list:?}");
+    let runs = |args: &[&str]| run(&[&["--db", db, "runs"], args].concat());
+    let list = runs(&["list", "--json"]).exits(0);
+    assert_eq!(list.stdout.trim(), r#"{"schema":1,"runs":[]}"#);
+    assert!(list.stderr.contains(db), "{list:#?}");
     assert!(runs(&["list", "-q"]).stderr.is_empty());
-    says(&failed(&runs(&["show", "abc", "--json"]), 2), "abc");
+    runs(&["show", "abc", "--json"]).refuses(2, "abc");
     assert!(!Path::new(db).exists());
 }
 
@@ -170,21 +155,19 @@ fn reading_the_default_record_makes_no_folder() {
         return;
     }
     let home = tempfile::tempdir().unwrap();
-    let list = nlmctl(&["runs", "list", "--config", "/dev/null"]).env("HOME", home.path()).output().unwrap();
-    assert_eq!(code(&list), 0, "{list:?}");
-    assert!(stderr(&list).contains(".local/state/nlmctl/runs.db"), "{list:?}");
+    let mut command = nlmctl(&["runs", "list"]);
+    command.env("HOME", home.path());
+    let list = process::to_its_end(command).exits(0);
+    assert!(list.stderr.contains(".local/state/nlmctl/runs.db"), "{list:#?}");
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
 }
 
 #[test]
 fn how_much_to_say_may_come_from_a_variable() {
     let refused = |level| {
-        let status =
-            nlmctl(&["runs", "list", "--config", "/dev/null", "--db", "/nonexistent.db", "--control", "/x.sock"])
-                .env("NLMCTL_VERBOSE", level)
-                .output()
-                .unwrap();
-        stderr(&status).contains("the record is shown as it is")
+        let mut command = nlmctl(&["runs", "list", "--db", "/nonexistent.db", "--control", "/x.sock"]);
+        command.env("NLMCTL_VERBOSE", level);
+        process::to_its_end(command).stderr.contains("the record is shown as it is")
     };
     assert!(refused("1"));
     assert!(!refused("0"));
@@ -195,14 +178,15 @@ fn a_record_that_is_no_database_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("runs.db");
     fs::write(&db, "no database ".repeat(100)).unwrap();
-    let output = run(&[&NO_CONFIG[..], &["--json", "--db", db.to_str().unwrap(), "runs", "list"]].concat());
-    says(&failed(&output, 1), db.to_str().unwrap());
+    let db = db.to_str().unwrap();
+    run(&["--json", "--db", db, "runs", "list"]).refuses(1, db);
 }
 
 #[test]
 fn a_closed_pipe_is_quiet() {
-    for args in [&["--help"][..], &["runs", "list", "--db", "/nonexistent.db", "-q", "--config", "/dev/null"]] {
-        let mut child = nlmctl(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    for args in [&["--help"][..], &["runs", "list", "--db", "/nonexistent.db", "-q"]] {
+        let mut child =
+            nlmctl(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let mut words = String::new();
         child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
@@ -214,11 +198,10 @@ fn a_closed_pipe_is_quiet() {
 #[test]
 fn help_and_version_are_no_errors() {
     for args in [&["--help"][..], &["resync", "--help"], &["--version"]] {
-        let output = run(args);
-        assert_eq!(code(&output), 0, "{args:?}");
-        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
+        let ran = run(args).exits(0);
+        assert!(!ran.stdout.is_empty() && ran.stderr.is_empty(), "{args:?}");
     }
-    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    let help = run(&["--help"]).stdout;
     for command in ["resync", "status", "locks", "clients", "abort", "notify", "runs", "demo"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is not in:\n{help}");
     }
@@ -254,20 +237,17 @@ fn a_record_survives_the_death_of_its_controller() {
 
 #[test]
 fn help_of_a_command_is_the_same_by_either_way() {
-    let (behind, before) = (run(&["resync", "--help"]), run(&["help", "resync"]));
-    assert_eq!((code(&behind), code(&before)), (0, 0));
-    assert_eq!(String::from_utf8(behind.stdout).unwrap(), String::from_utf8(before.stdout).unwrap());
+    let (behind, before) = (run(&["resync", "--help"]).exits(0), run(&["help", "resync"]).exits(0));
+    assert_eq!(behind.stdout, before.stdout);
 }
 
 #[test]
 fn a_shell_that_is_known_gets_completions_and_another_one_the_list_of_shells() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
-        let script = run(&["completions", shell]);
-        assert_eq!(code(&script), 0, "{script:?}");
-        let script = String::from_utf8(script.stdout).unwrap();
+        let script = run(&["completions", shell]).exits(0).stdout;
         assert!(["resync", "include-unmonitored"].iter().all(|word| script.contains(word)), "{shell}");
     }
-    says(&failed(&run(&["--json", "completions", "tcsh"]), 2), "fish");
+    run(&["--json", "completions", "tcsh"]).refuses(2, "fish");
 }
 
 #[test]
@@ -276,7 +256,6 @@ fn dry_run_and_yes_have_short_forms() {
     let (control, record) = (folder.path().join("none.sock"), folder.path().join("runs.db"));
     let (control, record) = (control.to_str().unwrap(), record.to_str().unwrap());
     for command in [&["resync", "-n"][..], &["resync", "-y"], &["release", "--client", "a", "-ny"]] {
-        let place = [&["--json", "--config", "/dev/null", "--db", record, "--control", control], command].concat();
-        failed(&run(&place), 5);
+        run(&[&["--json", "--db", record, "--control", control], command].concat()).refuses(5, control);
     }
 }

@@ -1,5 +1,5 @@
 //! Somebody dies in the middle of a run.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![cfg(test)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! `nlmctl demo`: its figures are the contract's, and its witness agrees.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![cfg(test)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! What clients meet while a run is on, and what is left of their locks after it.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![cfg(test)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! What is there: status, clients, locks, runs; and `nlmctl notify` on its own.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![cfg(test)]
 
 mod common;
 

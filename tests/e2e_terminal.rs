@@ -1,5 +1,5 @@
 //! nlmctl on a terminal: after Ctrl-C and a change of its width the terminal is as it was.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![cfg(test)]
 
 mod common;
 

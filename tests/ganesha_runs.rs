@@ -1,12 +1,5 @@
 //! Runs over the real NFS-Ganesha, on a host of its own, with simulated clients.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "a test may panic, and says what it saw"
-)]
+#![cfg(test)]
 
 mod netns;
 

@@ -1,6 +1,6 @@
 //! The guard of the kernel's NFS server as the process that it is. What it puts back is shown in the
 //! lab (`tests/lab`, `knfsd_killed`); here it has nothing to put back.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![cfg(test)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -1,13 +1,6 @@
 //! The interposer's filter between two hosts, each a network namespace: real packets, the real queue, and a lock service that
 //! notes what it gets.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "a test may panic, and says what it measured"
-)]
+#![cfg(test)]
 
 mod netns;
 

@@ -1,6 +1,6 @@
 //! The hosts that other tests stand on: real rpcbind, rpc.statd and sm-notify, apart from the
 //! machine's own and from each other.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+#![cfg(test)]
 
 mod netns;
 

@@ -1,35 +1,26 @@
 //! nlmd with two clients that cannot be told apart but by their cables: one link-local address, one name, one owner.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and says what it saw"
-)]
+#![cfg(test)]
 
 mod netns;
 
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use netns::client::{Client, Want, Wire, want};
 use netns::{LIMIT, Netns, Nlmd, Process, add_address, cable, link, nlmctl, until};
 use nlmctl::internals::rpc::LocalRpcbind;
 use nlmctl::lockd::registry::Registration;
-use nlmctl::wire::nlm::{self, Lock, LockArgs, Message, Procedure, Res, Stat, UnlockArgs, Version};
+use nlmctl::wire::nlm::{self, Message, Procedure, Res, Stat, Version};
 use nlmctl::wire::nsm;
-use nlmctl::wire::rpc::{self, Answer, Credential};
+use nlmctl::wire::rpc::{self, Answer};
 use nlmctl::wire::rpcbind::PORT;
-use nlmctl::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use nlmctl::wire::types::{CallerName, Cookie, NsmState, Transport};
 use nlmctl::wire::xdr::encode;
 use serde_json::Value;
 
 const SERVER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const CLIENT: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 const NAME: &str = "twin.test";
-/// The same number again would be answered from the reply cache.
-static NEXT_XID: AtomicU32 = AtomicU32::new(1);
-
 /// One of the twins: its host, with the real rpcbind and rpc.statd, and a lockd that hears of grants.
 struct Twin {
     host: Netns,
@@ -64,37 +55,25 @@ impl Twin {
         Self { host, index, server_cable: name, server_index, lockd, statd, _rpcbind: rpcbind }
     }
 
-    fn call(&self, port: u16, (program, version, procedure): (u32, u32, u32), args: &[u8]) -> Vec<u8> {
-        let here = SocketAddrV6::new(CLIENT, 0, 0, self.index);
-        let socket = self.host.inside(|| UdpSocket::bind(here).unwrap());
-        socket.set_read_timeout(Some(LIMIT)).unwrap();
-        let xid = NEXT_XID.fetch_add(1, Ordering::Relaxed);
-        let message = rpc::call(xid, program, version, procedure, &Credential::None, args);
-        socket.send_to(&message, SocketAddrV6::new(SERVER, port, 0, self.index)).unwrap();
-        let mut answer = vec![0; 65_536];
-        let (len, from) = socket.recv_from(&mut answer).expect("an answer");
-        assert_eq!(from.ip(), SERVER, "the answer leaves from the address that was called");
-        rpc::parse_reply(&answer[..len]).unwrap().outcome.unwrap().to_vec()
+    fn wire(&self, port: u16) -> Wire {
+        let (here, there) =
+            (SocketAddrV6::new(CLIENT, 0, 0, self.index), SocketAddrV6::new(SERVER, port, 0, self.index));
+        self.host.inside(|| Wire::udp_at(here.into(), there.into()))
     }
 
-    fn lock(&self, nlmd: &Nlmd, file: &str, block: bool, reclaim: bool) -> Stat {
-        let (cookie, state) = (Cookie::new(b"c").unwrap(), NsmState(3));
-        let args = LockArgs { cookie, block, exclusive: true, alock: lock_of(file), reclaim, state };
-        let what = (nlm::PROGRAM, 4, Procedure::Lock.number());
-        let results = self.call(nlmd.nlm_udp, what, &args.encode(Version::V4).unwrap());
-        Res::decode(Version::V4, &results).unwrap().stat
+    fn lock(&self, nlmd: &Nlmd, file: &'static str, block: bool, reclaim: bool) -> Stat {
+        Client::new(self.wire(nlmd.nlm_udp), Version::V4, NAME).lock(&Want { block, reclaim, ..want(file) })
     }
 
-    fn unlock(&self, nlmd: &Nlmd, file: &str) {
-        let args = UnlockArgs { cookie: Cookie::new(b"c").unwrap(), alock: lock_of(file) };
-        let what = (nlm::PROGRAM, 4, Procedure::Unlock.number());
-        self.call(nlmd.nlm_udp, what, &args.encode(Version::V4).unwrap());
+    fn unlock(&self, nlmd: &Nlmd, file: &'static str) {
+        Client::new(self.wire(nlmd.nlm_udp), Version::V4, NAME).unlock(&want(file));
     }
 
     /// What its own sm-notify would send after a boot.
     fn tells_of_its_reboot(&self, nlmd: &Nlmd) {
         let notice = encode(&nsm::NotifyArgs { mon_name: CallerName::new(NAME).unwrap(), state: NsmState(5) });
-        self.call(nlmd.nsm_udp, (nsm::PROGRAM, nsm::VERSION, nsm::Procedure::Notify as u32), &notice);
+        let procedure = nsm::Procedure::Notify as u32;
+        self.wire(nlmd.nsm_udp).call(nsm::PROGRAM, nsm::VERSION, procedure, &notice).unwrap();
     }
 
     /// Takes a GRANTED and answers it. None within the time: none came.
@@ -108,11 +87,6 @@ impl Twin {
         self.lockd.send_to(&rpc::reply(call.xid, &Answer::Success(res)), from).unwrap();
         Some(from)
     }
-}
-
-fn lock_of(file: &str) -> Lock {
-    let (fh, oh) = (FileHandle::new(file.as_bytes()).unwrap(), OwnerHandle::new(b"1@twin").unwrap());
-    Lock::new(CallerName::new(NAME).unwrap(), fh, oh, Svid(1), ByteRange::ALL)
 }
 
 struct World {

@@ -1,25 +1,18 @@
 //! A client whose address changed, and reclaims in a run from the new one.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and says what it saw"
-)]
+#![cfg(test)]
 
 mod netns;
 
-use std::net::UdpSocket;
+use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{Scope, ScopedJoinHandle, scope};
 use std::time::{Duration, Instant};
 
+use netns::client::{Client, Want, Wire, next_xid, want};
 use netns::{LIMIT, Netns, Nlmd, Ran, add_address, cable, link, nlmctl, until};
 use nix::sys::signal::Signal;
-use nlmctl::wire::nlm::{self, Lock, LockArgs, Message, Procedure, Res, Stat, TestArgs, TestRes, UnlockArgs, Version};
+use nlmctl::wire::nlm::{self, Procedure, Stat, Version};
 use nlmctl::wire::rpc::{self, Credential};
-use nlmctl::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
 use serde_json::Value;
 
 const SERVER: &str = "10.9.0.1";
@@ -31,13 +24,6 @@ const NAMELESS: &str = "10.9.0.5";
 const PORT: u16 = 4045;
 const NAME: &str = "roamer.test";
 const GRACE: [&str; 4] = ["--grace", "3s", "--grace-max", "3s"];
-
-static NEXT_XID: AtomicU32 = AtomicU32::new(1);
-
-fn lock_of(name: &str, file: &str) -> Lock {
-    let (fh, oh) = (FileHandle::new(file.as_bytes()).unwrap(), OwnerHandle::new(b"1@roamer").unwrap());
-    Lock::new(CallerName::new(name).unwrap(), fh, oh, Svid(1), ByteRange::ALL)
-}
 
 /// A server, and a client that has one of its addresses.
 struct World {
@@ -83,48 +69,42 @@ impl World {
         }
     }
 
-    /// Sends the call again every second until it is answered, as a client does. The time of a test, if it never is.
-    fn call(&self, from: &str, procedure: Procedure, args: &[u8]) -> Option<Vec<u8>> {
-        let xid = NEXT_XID.fetch_add(1, Ordering::Relaxed);
-        let message = rpc::call(xid, nlm::PROGRAM, 4, procedure.number(), &Credential::root(NAME), args);
-        let socket = self.client.inside(|| UdpSocket::bind((from, 0)).unwrap());
-        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let (mut answer, until) = ([0; 4096], Instant::now() + LIMIT / 2);
+    fn client(&self, from: &str, name: &'static str) -> Client {
+        let to = SocketAddr::new(SERVER.parse().unwrap(), PORT);
+        Client::new(self.client.inside(|| Wire::udp(from, to)), Version::V4, name)
+    }
+
+    /// Sends the LOCK again every second until it is answered, as a client does. None if it is not for the time of a test.
+    fn lock_with(&self, from: &str, file: &'static str, state: i32, reclaim: bool) -> Option<Stat> {
+        let mut client = self.client(from, NAME);
+        let args = client.args(Procedure::Lock, &Want { reclaim, state, ..want(file) });
+        let number = Procedure::Lock.number();
+        let message = rpc::call(next_xid(), nlm::PROGRAM, 4, number, &Credential::root(NAME), &args);
+        let until = Instant::now() + LIMIT / 2;
         while Instant::now() < until {
-            socket.send_to(&message, (SERVER, PORT)).unwrap();
-            if let Ok(len) = socket.recv(&mut answer) {
-                return Some(rpc::parse_reply(&answer[..len]).unwrap().outcome.unwrap().to_vec());
+            if let Some(answer) = client.wire.exchange(&message, Duration::from_secs(1)) {
+                let results = rpc::parse_reply(&answer).unwrap().outcome.unwrap();
+                return Some(client.stat_in(Procedure::Lock, results));
             }
         }
         None
     }
 
-    fn lock_with(&self, from: &str, file: &str, state: i32, reclaim: bool) -> Option<Stat> {
-        let (cookie, alock, state) = (Cookie::new(b"c").unwrap(), lock_of(NAME, file), NsmState(state));
-        let args = LockArgs { cookie, block: false, exclusive: true, alock, reclaim, state };
-        let results = self.call(from, Procedure::Lock, &args.encode(Version::V4).unwrap())?;
-        Some(Res::decode(Version::V4, &results).unwrap().stat)
-    }
-
-    fn lock(&self, from: &str, file: &str) -> Stat {
+    fn lock(&self, from: &str, file: &'static str) -> Stat {
         self.lock_with(from, file, 3, false).expect("an answer")
     }
 
-    fn reclaim(&self, from: &str, file: &str) -> Stat {
+    fn reclaim(&self, from: &str, file: &'static str) -> Stat {
         self.lock_with(from, file, 3, true).expect("an answer")
     }
 
-    fn unlock(&self, from: &str, file: &str) {
-        let args = UnlockArgs { cookie: Cookie::new(b"c").unwrap(), alock: lock_of(NAME, file) };
-        self.call(from, Procedure::Unlock, &args.encode(Version::V4).unwrap()).expect("an answer");
+    fn unlock(&self, from: &str, file: &'static str) {
+        assert_eq!(self.client(from, NAME).unlock(&want(file)), Stat::Granted);
     }
 
     /// Whether another process is kept from the file.
-    fn is_held(&self, from: &str, file: &str) -> bool {
-        let (cookie, alock) = (Cookie::new(b"c").unwrap(), Lock { svid: Svid(9), ..lock_of("other.test", file) });
-        let args = TestArgs { cookie, exclusive: true, alock };
-        let results = self.call(from, Procedure::Test, &args.encode(Version::V4).unwrap()).expect("an answer");
-        TestRes::decode(Version::V4, &results).unwrap().reply.stat() == Stat::Denied
+    fn is_held(&self, from: &str, file: &'static str) -> bool {
+        self.client(from, "other.test").test(&Want { svid: 9, ..want(file) }) == Stat::Denied
     }
 
     /// The addresses of those who hold the file.
@@ -211,7 +191,7 @@ fn a_first_address_that_has_called_since_the_run_began_keeps_its_lock() {
         let world = World::new();
         let ended = world.in_a_run(|| {
             match procedure {
-                Procedure::Null => drop(world.call(FIRST, procedure, &[]).expect("an answer")),
+                Procedure::Null => drop(world.client(FIRST, NAME).wire.call(nlm::PROGRAM, 4, 0, &[]).unwrap()),
                 _ => drop(world.is_held(FIRST, "f")),
             }
             world.moves_to(&[SECOND]);

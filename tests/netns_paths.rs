@@ -1,29 +1,22 @@
 //! Clients that know the server by two addresses, or are known by two, with the real rpc.statd and sm-notify.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and says what it saw"
-)]
+#![cfg(test)]
 
 mod netns;
 
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use netns::{LIMIT, Netns, Nlmd, Process, Ran, add_address, cable, link, nlmctl, until};
+use netns::client::{Client, Want, Wire, want};
+use netns::{Netns, Nlmd, Process, Ran, add_address, cable, link, nlmctl, until};
 use nlmctl::internals::rpc::LocalRpcbind;
 use nlmctl::lockd::registry::Registration;
-use nlmctl::wire::nlm::{
-    self, Lock, LockArgs, Message, Procedure, Res, SmNotifyArgs, Stat, TestArgs, TestRes, Version,
-};
+use nlmctl::wire::nlm::{self, Message, SmNotifyArgs, Stat, Version};
 use nlmctl::wire::nsm;
-use nlmctl::wire::rpc::{self, Answer, Credential};
+use nlmctl::wire::rpc::{self, Answer};
 use nlmctl::wire::rpcbind::PORT;
-use nlmctl::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use nlmctl::wire::types::{CallerName, Transport};
 use nlmctl::wire::xdr::{decode, encode};
 use serde_json::{Value, json};
 
@@ -35,35 +28,8 @@ const CLIENT_TOO: &str = "10.9.0.12";
 /// Below 1024, and below what bindresvport(3) takes.
 const PRIVILEGED: u16 = 400;
 
-static NEXT_XID: AtomicU32 = AtomicU32::new(1);
-
 fn name(text: &str) -> CallerName {
     CallerName::new(text).unwrap()
-}
-
-/// One call over UDP from inside a host; its results.
-fn call(host: &Netns, from: (&str, u16), to: (&str, u16), what: (u32, u32, u32), args: &[u8]) -> Vec<u8> {
-    let message = rpc::call(
-        NEXT_XID.fetch_add(1, Ordering::Relaxed),
-        what.0,
-        what.1,
-        what.2,
-        &Credential::root(host.hostname()),
-        args,
-    );
-    host.inside(|| {
-        let socket = UdpSocket::bind(from).unwrap();
-        socket.set_read_timeout(Some(LIMIT)).unwrap();
-        socket.send_to(&message, to).unwrap();
-        let mut answer = [0; 4096];
-        let len = socket.recv(&mut answer).expect("an answer");
-        rpc::parse_reply(&answer[..len]).unwrap().outcome.unwrap().to_vec()
-    })
-}
-
-fn lock_of(client: &str, file: &str) -> Lock {
-    let (fh, oh) = (FileHandle::new(file.as_bytes()).unwrap(), OwnerHandle::new(b"1@client").unwrap());
-    Lock::new(name(client), fh, oh, Svid(1), ByteRange::ALL)
 }
 
 /// A server with two addresses, and a client whose statd watches what its lockd asks it to.
@@ -89,27 +55,16 @@ impl World {
     }
 
     /// A LOCK of a file by the client, from one of its addresses to one of the server's.
-    fn lock(&self, from: &str, to: &str, file: &str, reclaim: bool) -> Stat {
-        let args = LockArgs {
-            cookie: Cookie::new(b"c").unwrap(),
-            block: false,
-            exclusive: true,
-            alock: lock_of("client.test", file),
-            reclaim,
-            state: NsmState(1),
-        };
-        let what = (nlm::PROGRAM, 4, Procedure::Lock.number());
-        let args = args.encode(Version::V4).unwrap();
-        let results = call(&self.client, (from, 0), (to, self.nlmd.nlm_udp), what, &args);
-        Res::decode(Version::V4, &results).unwrap().stat
+    fn lock(&self, from: &str, to: &str, file: &'static str, reclaim: bool) -> Stat {
+        let to = SocketAddr::new(to.parse().unwrap(), self.nlmd.nlm_udp);
+        let wire = self.client.inside(|| Wire::udp(from, to));
+        Client::new(wire, Version::V4, "client.test").lock(&Want { reclaim, state: 1, ..want(file) })
     }
 
-    fn is_held(&self, file: &str) -> bool {
-        let cookie = Cookie::new(b"c").unwrap();
-        let args = TestArgs { cookie, exclusive: true, alock: lock_of("other", file) }.encode(Version::V4).unwrap();
-        let what = (nlm::PROGRAM, 4, Procedure::Test.number());
-        let results = call(&self.server, ("127.0.0.1", 0), ("127.0.0.1", self.nlmd.nlm_udp), what, &args);
-        TestRes::decode(Version::V4, &results).unwrap().reply.stat() == Stat::Denied
+    fn is_held(&self, file: &'static str) -> bool {
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, self.nlmd.nlm_udp));
+        let wire = self.server.inside(|| Wire::udp("127.0.0.1", to));
+        Client::new(wire, Version::V4, "other").test(&want(file)) == Stat::Denied
     }
 
     /// The client's kernel asks its statd to watch a server by the address that was mounted. The cookie says
@@ -122,14 +77,15 @@ impl World {
         let my_id = nsm::MyId { my_name: name("client.test"), my_prog: nlm::PROGRAM, my_vers: 3, my_proc: 16 };
         let mon_id = nsm::MonId { mon_name: name(server), my_id };
         let mon = encode(&nsm::MonArgs { mon_id, private: cookie_of(server) });
-        let what = (nsm::PROGRAM, nsm::VERSION, nsm::Procedure::Mon as u32);
-        let results = call(&self.client, ("127.0.0.1", PRIVILEGED), ("127.0.0.1", port), what, &mon);
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut wire = self.client.inside(|| Wire::udp_at(at(PRIVILEGED), at(port)));
+        let results = wire.call(nsm::PROGRAM, nsm::VERSION, nsm::Procedure::Mon as u32, &mon).unwrap();
         assert_eq!(decode::<nsm::StatRes>(&results).unwrap().res_stat, nsm::ResStat::Success);
     }
 
     /// Runs nlmctl while the client's lockd reclaims, through the address of each callback of its statd, the
     /// file that was locked there. Gives the callbacks too, as server addresses.
-    fn resync(&self, files: &[(&str, &str)], flags: &[&str]) -> (Ran, Value, Vec<String>) {
+    fn resync(&self, files: &[(&'static str, &str)], flags: &[&str]) -> (Ran, Value, Vec<String>) {
         let socket = self.client.inside(|| UdpSocket::bind("127.0.0.1:0").unwrap());
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let address: SocketAddr = socket.local_addr().unwrap();
@@ -154,7 +110,7 @@ impl World {
         (ran, report, called_back)
     }
 
-    fn answer_statd(&self, socket: &UdpSocket, files: &[(&str, &str)]) -> Option<String> {
+    fn answer_statd(&self, socket: &UdpSocket, files: &[(&'static str, &str)]) -> Option<String> {
         let mut message = [0; 4096];
         let (len, from) = socket.recv_from(&mut message).ok()?;
         let call = rpc::parse_call(&message[..len]).unwrap();

@@ -1,47 +1,19 @@
 //! `nlmctl check` and `nlmctl release` among real rpcbinds and a real rpc.statd.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may panic"
-)]
+#![cfg(test)]
 
 mod netns;
 
-use std::net::UdpSocket;
+use std::net::IpAddr;
 
-use netns::{LIMIT, Netns, Nlmd, link, nlmctl};
-use nlmctl::wire::nlm::{self, Lock, LockArgs, Message, Procedure, Res, Stat, Version};
-use nlmctl::wire::rpc::{self, Credential};
-use nlmctl::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
-use nlmctl::wire::xdr::decode;
+use netns::client::{Client, Wire, want};
+use netns::{Netns, Nlmd, link, nlmctl};
+use nlmctl::wire::nlm::{Stat, Version};
 use serde_json::Value;
 
-/// A write lock over all of a file, asked for from inside the client.
-fn lock(client: &Netns, nlm_udp: u16, file: &str) {
-    let name = CallerName::new(client.hostname()).unwrap();
-    let (fh, oh) = (FileHandle::new(file.as_bytes()).unwrap(), OwnerHandle::new(b"1@client").unwrap());
-    let args = LockArgs {
-        cookie: Cookie::new(b"cookie").unwrap(),
-        block: false,
-        exclusive: true,
-        alock: Lock::new(name, fh, oh, Svid(1), ByteRange::ALL),
-        reclaim: false,
-        state: NsmState(3),
-    };
-    let args = args.encode(Version::V4).unwrap();
-    let call = rpc::call(7, nlm::PROGRAM, 4, Procedure::Lock.number(), &Credential::root(client.hostname()), &args);
-    let answer = client.inside(|| {
-        let socket = UdpSocket::bind("10.9.0.2:0").unwrap();
-        socket.set_read_timeout(Some(LIMIT)).unwrap();
-        socket.send_to(&call, ("10.9.0.1", nlm_udp)).unwrap();
-        let mut buffer = [0; 4096];
-        let length = socket.recv(&mut buffer).unwrap();
-        buffer[..length].to_vec()
-    });
-    let res: Res = decode(rpc::parse_reply(&answer).unwrap().outcome.unwrap()).unwrap();
-    assert_eq!(res.stat, Stat::Granted);
+/// A write lock in a file, asked for from inside the client.
+fn lock(client: &Netns, nlm_udp: u16, file: &'static str) {
+    let wire = client.inside(|| Wire::udp("10.9.0.2", ("10.9.0.1".parse::<IpAddr>().unwrap(), nlm_udp).into()));
+    assert_eq!(Client::new(wire, Version::V4, "client.test").lock(&want(file)), Stat::Granted);
 }
 
 /// The weights of the findings of a topic.

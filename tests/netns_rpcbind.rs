@@ -1,11 +1,5 @@
 //! nlmd and nlmctl with the real rpcbind.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and says what it saw"
-)]
+#![cfg(test)]
 
 mod netns;
 

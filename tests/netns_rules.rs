@@ -1,11 +1,5 @@
 //! The packet rules of the interposer, on the kernel that runs this, in network namespaces.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may panic"
-)]
+#![cfg(test)]
 
 mod netns;
 

@@ -1,24 +1,16 @@
 //! nlmd with the real rpc.statd and sm-notify: on its clients' hosts, and as its own status monitor.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and says what it saw"
-)]
+#![cfg(test)]
 
 mod netns;
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-use netns::{LIMIT, Netns, Nlmd, Process, add_address, link, nlmctl, until};
-use nlmctl::wire::nlm::{
-    self, Lock, LockArgs, Message, Procedure, Res, SmNotifyArgs, Stat, TestArgs, TestRes, Version,
-};
+use netns::client::{Client, Want, Wire, next_xid, want};
+use netns::{Netns, Nlmd, Process, add_address, link, nlmctl, until};
+use nlmctl::wire::nlm::{self, Message, Procedure, SmNotifyArgs, Stat, Version};
 use nlmctl::wire::nsm;
-use nlmctl::wire::rpc::{self, Credential, RpcError};
-use nlmctl::wire::types::{CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
+use nlmctl::wire::rpc::RpcError;
+use nlmctl::wire::types::{CallerName, NsmState};
 use nlmctl::wire::xdr::{decode, encode};
 
 const SERVER: &str = "10.9.0.1";
@@ -79,64 +71,43 @@ fn name(text: &str) -> CallerName {
     CallerName::new(text).unwrap()
 }
 
+/// A socket there. The host's statd takes reserved ports of its own choice: one that is taken is passed over.
+fn bound(host: &Netns, (address, port): (&str, u16)) -> UdpSocket {
+    let mut ports = port..=port.saturating_add(if port == 0 { 0 } else { 50 });
+    let bind = |port| UdpSocket::bind((address, port)).ok();
+    host.inside(|| ports.find_map(bind)).expect("a free port")
+}
+
 /// One call over UDP.
 fn call(
     host: &Netns,
     from: (&str, u16),
-    to: (&str, u16),
+    (server, port): (&str, u16),
     (program, version, procedure): (u32, u32, u32),
     args: &[u8],
 ) -> Result<Vec<u8>, RpcError> {
-    // The host's statd takes reserved ports of its own choice: one that is taken is passed over.
-    let ports = from.1..=from.1.saturating_add(if from.1 == 0 { 0 } else { 50 });
-    let bind = |port| UdpSocket::bind(SocketAddr::new(from.0.parse().unwrap(), port)).ok();
-    let socket = host.inside(|| ports.clone().find_map(bind)).expect("a free port");
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    let xid = NEXT_XID.fetch_add(1, Ordering::Relaxed);
-    let message = rpc::call(xid, program, version, procedure, &Credential::None, args);
-    socket.send_to(&message, SocketAddr::new(to.0.parse::<IpAddr>().unwrap(), to.1)).unwrap();
-    let mut answer = vec![0; 65_536];
-    let len = socket.recv(&mut answer).expect("an answer");
-    rpc::parse_reply(&answer[..len]).unwrap().outcome.map(<[u8]>::to_vec)
-}
-
-fn lock_of(client: &str, file: &str) -> Lock {
-    Lock {
-        caller_name: name(client),
-        fh: FileHandle::new(file.as_bytes()).unwrap(),
-        oh: OwnerHandle::new(b"1@client").unwrap(),
-        svid: Svid(1),
-        offset: 0,
-        len: 0,
-    }
+    let to = SocketAddr::new(server.parse().unwrap(), port);
+    Wire::Udp { socket: bound(host, from), to }.call(program, version, procedure, args)
 }
 
 /// A LOCK of a file by a client of this name, in the state that the client's host was in once.
-fn lock(world: &World, nlmd: &Nlmd, (address, client): (&str, &str), file: &str, reclaim: bool) -> Stat {
-    let args = LockArgs {
-        cookie: Cookie::new(b"c").unwrap(),
-        block: false,
-        exclusive: true,
-        alock: lock_of(client, file),
-        reclaim,
-        state: NsmState(1),
-    };
-    let what = (nlm::PROGRAM, 4, Procedure::Lock.number());
-    let results =
-        call(&world.client, (address, PORT), (SERVER, nlmd.nlm_udp), what, &args.encode(Version::V4).unwrap());
-    Res::decode(Version::V4, &results.unwrap()).unwrap().stat
+fn lock(
+    world: &World,
+    nlmd: &Nlmd,
+    (address, client): (&str, &'static str),
+    file: &'static str,
+    reclaim: bool,
+) -> Stat {
+    let to = SocketAddr::new(SERVER.parse().unwrap(), nlmd.nlm_udp);
+    let wire = Wire::Udp { socket: bound(&world.client, (address, PORT)), to };
+    Client::new(wire, Version::V4, client).lock(&Want { reclaim, state: 1, ..want(file) })
 }
 
-fn is_held(world: &World, nlmd: &Nlmd, file: &str) -> bool {
-    let alock = lock_of("other", file);
-    let args = TestArgs { cookie: Cookie::new(b"c").unwrap(), exclusive: true, alock }.encode(Version::V4).unwrap();
-    let what = (nlm::PROGRAM, 4, Procedure::Test.number());
-    let results = call(&world.server, ("127.0.0.1", 0), ("127.0.0.1", nlmd.nlm_udp), what, &args).unwrap();
-    TestRes::decode(Version::V4, &results).unwrap().reply.stat() == Stat::Denied
+fn is_held(world: &World, nlmd: &Nlmd, file: &'static str) -> bool {
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, nlmd.nlm_udp));
+    let wire = Wire::Udp { socket: bound(&world.server, ("127.0.0.1", 0)), to };
+    Client::new(wire, Version::V4, "other").test(&want(file)) == Stat::Denied
 }
-
-/// The same one again would be answered from the reply cache.
-static NEXT_XID: AtomicU32 = AtomicU32::new(1);
 
 const ALPHA: (&str, &str) = (CLIENT, "client.test");
 
@@ -229,19 +200,10 @@ fn with_nsm_statd_nothing_is_freed_by_strangers_wrong_cookies_and_other_hosts() 
     let privileged = |procedure: Procedure, args: &[u8]| {
         call(&world.client, (CLIENT, 400), (SERVER, nlmd.nlm_udp), (nlm::PROGRAM, 4, procedure.number()), args)
     };
-    let args = LockArgs {
-        cookie: Cookie::new(b"c").unwrap(),
-        block: false,
-        exclusive: true,
-        alock: lock_of("client.test", "file"),
-        reclaim: false,
-        state: NsmState(1),
-    };
-    let args = args.encode(Version::V4).unwrap();
-    let from_any_port = call(&world.client, (CLIENT, 0), (SERVER, nlmd.nlm_udp), (nlm::PROGRAM, 4, 2), &args);
-    assert_eq!(from_any_port, Err(RpcError::Auth(5)));
-    let granted = Res::decode(Version::V4, &privileged(Procedure::Lock, &args).unwrap()).unwrap();
-    assert_eq!(granted.stat, Stat::Granted);
+    let to = SocketAddr::new(SERVER.parse().unwrap(), nlmd.nlm_udp);
+    let mut from_any_port = Client::new(world.client.inside(|| Wire::udp(CLIENT, to)), Version::V4, "client.test");
+    assert_eq!(from_any_port.raw(next_xid(), Procedure::Lock, &want("file")), Err(RpcError::Auth(5)));
+    assert_eq!(lock(&world, &nlmd, ALPHA, "file", false), Stat::Granted);
 
     let cookie = cookie_in(&world.server_file("sm/client.test"));
     let callback = |private| SmNotifyArgs { name: name(CLIENT), state: NsmState(99), private };
@@ -252,7 +214,7 @@ fn with_nsm_statd_nothing_is_freed_by_strangers_wrong_cookies_and_other_hosts() 
     assert_eq!(local(0, &right), Err(RpcError::Auth(5)), "not from a port below 1024");
     let wrong = callback([7; 16]).encode(Version::V4).unwrap();
     assert_eq!(local(401, &wrong), Ok(Vec::new()));
-    assert!(nlmd.log().contains("a cookie that it was not given"), "{}", nlmd.log());
+    until("the wrong cookie is in the log", || nlmd.log().contains("a cookie that it was not given"));
     // A notice of a host that is not monitored.
     let port: u16 = world
         .server

@@ -1,5 +1,5 @@
 //! README and docs: their commands are understood, and what they link to is there.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![cfg(test)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

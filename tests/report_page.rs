@@ -1,5 +1,5 @@
 //! The page of a run (`runs report`) as a browser shows it: on a phone and on a desk, light, dark and in print.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![cfg(test)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

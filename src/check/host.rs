@@ -366,8 +366,6 @@ fn judge_room(about: &str, what: &str, folder: &Path, free: u64) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     /// A host made of files.
@@ -380,9 +378,7 @@ mod tests {
             fake
         }
         fn file(&self, path: &str, bytes: &[u8]) {
-            let path = self.0.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
+            Machine::at(self.0.path()).lay(path, bytes);
         }
         fn look(&self, kind: Kind) -> Vec<(String, Severity)> {
             let places = Places {

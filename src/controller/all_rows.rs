@@ -143,41 +143,15 @@ mod tests {
     use crate::controller::tests::Fake;
     use crate::report::ScopeReport;
     use crate::store::{NewRun, Store};
-    use crate::wire::control::{BeginArgs, InstanceId, LockKind, Mode, OwnerRow, Policy, Silent, Unreachable};
-    use crate::wire::types::{Address, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
-    use crate::wire::xdr::List;
+    use crate::wire::control::BeginArgs;
+    use crate::wire::types::FileHandle;
 
     fn lock(svid: i32, start: u64, end: u64) -> LockRow {
-        LockRow {
-            file: FileHandle::new(b"f").unwrap(),
-            kind: LockKind::Exclusive,
-            range: ByteRange { start, end },
-            state: LockState::Held,
-            monitored: true,
-            owner: OwnerRow {
-                name: CallerName::new("c").unwrap(),
-                address: Address("192.0.2.9".parse().unwrap()),
-                server_address: Address("192.0.2.1".parse().unwrap()),
-                transport: Transport::Tcp,
-                version: 4,
-                svid: Svid(svid),
-                oh: OwnerHandle::new(b"o").unwrap(),
-            },
-        }
+        LockRow::sample(svid, start, end)
     }
 
     fn fate(row: &LockRow, fate: Fate) -> LockFate {
-        LockFate {
-            fate,
-            file: row.file.clone(),
-            kind: row.kind,
-            range: row.range,
-            partial: false,
-            late: false,
-            owner: row.owner.clone(),
-            other: Maybe(None),
-            other_range: Maybe(None),
-        }
+        LockFate::sample(row.clone(), fate)
     }
 
     fn list(rows: &[LockRow]) -> LockList {
@@ -235,17 +209,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&dir.path().join("runs.db")).unwrap();
         let run = RunId([1; 16]);
-        let begin = BeginArgs {
-            run,
-            instance: InstanceId([2; 16]),
-            nsm_state: NsmState(3),
-            scope: Scope::default(),
-            mode: Mode::Strict,
-            policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
-            may_drop: List::default(),
-            grace_ms: 1,
-            grace_max_ms: 1,
-        };
+        let begin = BeginArgs::sample(run);
         let (manager, endpoint) = ("fake".to_owned(), "memory".to_owned());
         let fingerprint = "f".to_owned();
         store

@@ -105,6 +105,25 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+impl Machine {
+    /// A machine of these files, which go with the folder.
+    pub(crate) fn fake(files: &[(&str, &str)]) -> (tempfile::TempDir, Self) {
+        let root = tempfile::tempdir().unwrap();
+        let machine = Self::at(root.path());
+        for (file, text) in files {
+            machine.lay(file, text);
+        }
+        (root, machine)
+    }
+    /// Lays a file there; the folders on the way are made.
+    pub(crate) fn lay(&self, file: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+}
+
 /// Replaces a file whole and durably: a new file beside it, synced, renamed over it, and the folder
 /// synced. It stays its owner's, with its mode, since rpc.statd does not run as root; `mode` is that of
 /// a file that was not there. What a link leads to counts for nothing: the owner of the folder may have made it.
@@ -127,6 +146,14 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     draft.as_file().sync_all()?;
     draft.persist(path)?;
     File::open(folder)?.sync_all()
+}
+
+/// What is in a file, if it is there.
+pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 /// Removes a file; one that is not there is as good as removed.

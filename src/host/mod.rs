@@ -52,7 +52,7 @@ mod statd;
 mod syslog;
 
 pub use addresses::{addresses, is_own_address, serving_addresses};
-pub use files::{FileError, Machine, remove, replace};
+pub use files::{FileError, Machine, read_if_there, remove, replace};
 pub use holder::Holder;
 pub use interfaces::{BadAddress, address, text_of};
 #[cfg(feature = "tools")]

@@ -58,20 +58,13 @@ impl Lockd {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
     fn an_end_of_lockd_and_a_grace_of_its_own_are_obstacles() {
-        let root = tempfile::tempdir().unwrap();
-        let write = |file: &str, text: &str| {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        let find = || Lockd::find(Machine::at(root.path()));
-        write("proc/1/comm", "init\n");
+        let (_root, machine) = Machine::fake(&[("proc/1/comm", "init\n")]);
+        let write = |file: &str, text: &str| machine.lay(file, text);
+        let find = || Lockd::find(machine.clone());
         assert!(find().is_err());
         write("proc/187/comm", "lockd\n");
         write("proc/187/status", "Name:\tlockd\n");

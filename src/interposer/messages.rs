@@ -3,21 +3,10 @@
 //! The filter writes a [`FilterEvent`] before it gives the verdict that lets the packet pass, so the account survives the filter: what
 //! it wrote is in the socket when it dies.
 
+pub use crate::manager::knfsd::owners::Way;
 use crate::wire::nlm::Stat;
-use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid};
 use crate::wire::xdr::{Text, XdrCodec};
-
-/// How a client reaches lockd: lockd's idea of an owner, without the svid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, XdrCodec)]
-pub struct Way {
-    pub client: Address,
-    /// The server address that it called.
-    pub server: Address,
-    /// The NLM version: 1, 3 or 4.
-    pub version: u32,
-    /// What carried the call.
-    pub transport: Transport,
-}
 
 /// A byte range of a file, for one process of a client.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, XdrCodec)]
@@ -202,6 +191,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::wire::types::Transport;
     use crate::wire::xdr::{decode, encode};
 
     #[test]

@@ -32,7 +32,7 @@ use crate::wire::nlm::Stat;
 use crate::wire::types::{ByteRange, Svid};
 
 /// The process number: "nlmc" in ASCII. Linux clients count theirs up from 0.
-const PROCESS: u32 = 0x6e_6c_6d_63;
+const PROCESS: Svid = Svid(0x6e_6c_6d_63);
 /// Most locks that it is tried with. A lockd that is silent takes some seconds each.
 const TRIES: usize = 3;
 
@@ -97,7 +97,7 @@ fn candidates(view: &View) -> Vec<HeldLock> {
     let mut files = BTreeSet::new();
     let usable = |lock: &&HeldLock| !lock.deleted && !lock.offered && !is_ours(lock);
     let mut found: Vec<&HeldLock> = view.locks.iter().filter(usable).collect();
-    found.sort_by_key(|lock| (lock.owner.version == 1, !lock.exclusive));
+    found.sort_by_key(|lock| (lock.owner.way.version == 1, !lock.exclusive));
     found.retain(|lock| files.insert((lock.device, lock.inode)));
     found.into_iter().take(TRIES).cloned().collect()
 }
@@ -105,7 +105,7 @@ fn candidates(view: &View) -> Vec<HeldLock> {
 /// The first byte of the lock, for a process of ours.
 fn wanted(lock: &HeldLock) -> Unlock {
     let first = lock.start.min(TO_THE_END - 1);
-    Unlock { svid: Svid(PROCESS.cast_signed()), range: ByteRange { start: first, end: first }, ..as_unlock(lock) }
+    Unlock { svid: PROCESS, range: ByteRange { start: first, end: first }, ..as_unlock(lock) }
 }
 
 fn in_grace(machine: &Machine) -> Result<(), String> {
@@ -148,7 +148,7 @@ fn judge(mode: Mode, told: Trial) -> Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::types::{CallerName, FileHandle};
+    use crate::wire::types::FileHandle;
 
     const STATS: [Stat; 5] = [Stat::Granted, Stat::Denied, Stat::DeniedGracePeriod, Stat::StaleFh, Stat::Failed];
 
@@ -178,23 +178,9 @@ mod tests {
         }
     }
 
-    fn lock(svid: u32, inode: u64, exclusive: bool) -> HeldLock {
-        let (client, server) = ([10, 0, 0, 11].into(), [10, 0, 0, 1].into());
-        HeldLock {
-            owner: OwnerKey { client, server, version: 4, tcp: true, svid },
-            caller: CallerName::new("c1").unwrap(),
-            handle: FileHandle::new(&inode.to_be_bytes()).unwrap(),
-            device: (0, 26),
-            inode,
-            path: None,
-            deleted: false,
-            exclusive,
-            start: 100,
-            end: TO_THE_END,
-            monitored: true,
-            nsm_state: None,
-            offered: false,
-        }
+    fn lock(svid: i32, inode: u64, exclusive: bool) -> HeldLock {
+        let handle = FileHandle::new(&inode.to_be_bytes()).unwrap();
+        HeldLock { handle, inode, exclusive, start: 100, ..HeldLock::sample(11, svid) }
     }
 
     #[test]
@@ -203,13 +189,13 @@ mod tests {
         let deleted = HeldLock { deleted: true, ..lock(1, 1, true) };
         let offered = HeldLock { offered: true, ..lock(1, 2, true) };
         let locks =
-            vec![deleted, offered, lock(1, 3, false), lock(2, 4, true), lock(3, 4, false), lock(PROCESS, 5, true)];
+            vec![deleted, offered, lock(1, 3, false), lock(2, 4, true), lock(3, 4, false), lock(PROCESS.0, 5, true)];
         let found = |locks| -> Vec<(u64, bool)> {
             candidates(&View { locks, ..View::default() }).iter().map(|lock| (lock.inode, lock.exclusive)).collect()
         };
         assert_eq!(found(locks), [(4, true), (3, false)]);
         let mut old = lock(1, 1, true);
-        old.owner.version = 1;
+        old.owner.way.version = 1;
         assert_eq!(found(vec![old, lock(2, 1, false), lock(3, 2, true)]), [(2, true), (1, false)]);
     }
 
@@ -218,6 +204,6 @@ mod tests {
         let held = lock(7, 3, true);
         let asked = wanted(&held);
         assert_eq!((asked.range, asked.file), (ByteRange { start: 100, end: 100 }, held.handle));
-        assert_eq!(asked.svid.0.cast_unsigned(), PROCESS);
+        assert_eq!(asked.svid, PROCESS);
     }
 }

@@ -258,12 +258,7 @@ mod tests {
 
     /// A machine in this boot.
     fn booted_at(boot: &str) -> (tempfile::TempDir, Machine) {
-        let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("proc/sys/kernel/random");
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("boot_id"), boot).unwrap();
-        let machine = Machine::at(root.path());
-        (root, machine)
+        Machine::fake(&[("proc/sys/kernel/random/boot_id", boot)])
     }
 
     fn found(nsm_state: Option<i32>, boot: &str) -> Found {
@@ -300,15 +295,10 @@ mod tests {
         assert_eq!(own(Some(7), 1_000), 1_001, "a directory restored from long ago");
         assert_eq!(own(Some(2_001), 1_000), 2_003, "the clock was set back");
         assert_eq!(own(Some(i32::MAX), 0x8000_0002), i32::MIN + 3, "the clock's number goes on in 2038");
-        let at = |path: &str| {
-            let path = root.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            path
-        };
-        std::fs::write(at("proc/sys/fs/nfs/nsm_local_state"), "5001\n").unwrap();
+        machine.lay("proc/sys/fs/nfs/nsm_local_state", "5001\n");
         assert_eq!(own(None, 1_000), 5_003, "the kernel's clients know its number");
-        std::fs::create_dir_all(at("var/lib/nfs/sm")).unwrap();
-        std::fs::write(at("var/lib/nfs/state"), 6_001_i32.to_ne_bytes()).unwrap();
+        std::fs::create_dir_all(root.path().join("var/lib/nfs/sm")).unwrap();
+        machine.lay("var/lib/nfs/state", 6_001_i32.to_ne_bytes());
         assert_eq!(own(None, 1_000), 6_003, "and statd's its");
     }
 

@@ -9,13 +9,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::nlmd::Nlmd;
 use super::{LockManager, ManagerError};
-use crate::wire::control::{
-    BeginArgs, ClientPage, InstanceId, Mode, Policy, Procedure, Refusal, RefusalCode, Response, RunId, RunList, Scope,
-    Silent, Unreachable,
-};
+use crate::wire::control::{BeginArgs, ClientPage, Procedure, Refusal, RefusalCode, Response, RunId, RunList};
 use crate::wire::record::{RecordReader, frame};
 use crate::wire::rpc::{self, IncomingCall};
-use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, encode};
 
 /// What the server does with a call.
@@ -78,17 +74,7 @@ fn runs(ids: &[u8]) -> Vec<u8> {
 }
 
 fn begin() -> BeginArgs {
-    BeginArgs {
-        run: RunId([1; 16]),
-        instance: InstanceId([2; 16]),
-        nsm_state: NsmState(3),
-        scope: Scope::default(),
-        mode: Mode::Strict,
-        policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
-        may_drop: List::default(),
-        grace_ms: 1,
-        grace_max_ms: 1,
-    }
+    BeginArgs::sample(RunId([1; 16]))
 }
 
 #[tokio::test]

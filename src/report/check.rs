@@ -1,6 +1,5 @@
 //! What stands in the way of a run, as findings: what was seen, how much it weighs, what to do.
 
-use std::fmt;
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -8,6 +7,7 @@ use serde::Serialize;
 use super::SCHEMA;
 use super::table::clean;
 use super::text::{Render, View, line};
+use super::words::words;
 use crate::units::number;
 
 /// Items of a finding that the text names; the JSON has all.
@@ -53,38 +53,17 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-/// How much a finding weighs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    /// As it should be.
-    Ok,
-    /// Good to know; it stands in the way of nothing.
-    Note,
-    /// A run is possible, and something of it may be lost, kept or not be told.
-    Warning,
-    /// A run would be refused, or would be unsafe.
-    Problem,
-}
-
-impl Severity {
-    /// Every one, the lightest first.
-    pub const ALL: [Self; 4] = [Self::Ok, Self::Note, Self::Warning, Self::Problem];
-    /// Its name, as the JSON has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Problem => "problem",
-        }
-    }
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+words! {
+    /// How much a finding weighs.
+    pub enum Severity {
+        /// As it should be.
+        Ok = "ok",
+        /// Good to know; it stands in the way of nothing.
+        Note = "note",
+        /// A run is possible, and something of it may be lost, kept or not be told.
+        Warning = "warning",
+        /// A run would be refused, or would be unsafe.
+        Problem = "problem",
     }
 }
 

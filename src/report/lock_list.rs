@@ -336,22 +336,7 @@ mod tests {
     use super::*;
 
     fn lock(svid: i32, state: LockState, start: u64, end: u64) -> AgedLock {
-        AgedLock::from(LockRow {
-            file: FileHandle::new(b"f").unwrap(),
-            kind: LockKind::Exclusive,
-            range: ByteRange { start, end },
-            state,
-            monitored: true,
-            owner: OwnerRow {
-                name: CallerName::new("c1").unwrap(),
-                address: Address("192.0.2.9".parse().unwrap()),
-                server_address: Address("192.0.2.1".parse().unwrap()),
-                transport: Transport::Tcp,
-                version: 4,
-                svid: Svid(svid),
-                oh: OwnerHandle::new(b"o").unwrap(),
-            },
-        })
+        LockRow { state, ..LockRow::sample(svid, start, end) }.into()
     }
 
     fn rows(list: &LockList) -> Vec<ListedLock> {

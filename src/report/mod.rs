@@ -19,6 +19,7 @@
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `failure` | a command that failed: the one error that an operator reads |
 //! | `progress` | a run while it runs |
+//! | `words` | enums that have a word for each value |
 //! | `text`, `listing_text`, `release_text`, `table` | the text renderer |
 //! | `page` | a run as an HTML page |
 //!
@@ -52,6 +53,7 @@ mod schema;
 mod stamp;
 mod table;
 mod text;
+mod words;
 
 pub use caveats::caveats;
 pub use check::{CheckReport, Finding, Severity};

@@ -1,11 +1,8 @@
 //! What a run would do.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::Serialize;
 
-use super::progress::UnknownWord;
+use super::words::words;
 use super::{Failure, SCHEMA, ScopeReport};
 use crate::wire::types::Address;
 
@@ -90,60 +87,33 @@ pub struct PlanClient {
     pub from: Vec<Address>,
 }
 
-/// What a client's statd answered to SM_STAT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Probe {
-    /// Its statd answered.
-    Answers,
-    /// It answered with a state number other than the client's LOCKs carried.
-    Suspect,
-    /// Nothing came back in time.
-    NoAnswer,
-    /// Its rpcbind says that it runs no statd.
-    NoStatd,
-    /// Its name has no address.
-    NameUnknown,
-    /// Its statd, or its host, refused the call.
-    Refused,
-    /// It was not asked.
-    NotAsked,
+words! {
+    /// What a client's statd answered to SM_STAT.
+    #[derive(serde::Deserialize)]
+    pub enum Probe {
+        /// Its statd answered.
+        Answers = "answers",
+        /// It answered with a state number other than the client's LOCKs carried.
+        Suspect = "suspect",
+        /// Nothing came back in time.
+        NoAnswer = "no-answer",
+        /// Its rpcbind says that it runs no statd.
+        NoStatd = "no-statd",
+        /// Its name has no address.
+        NameUnknown = "name-unknown",
+        /// Its statd, or its host, refused the call.
+        Refused = "refused",
+        /// It was not asked.
+        NotAsked = "not-asked",
+    }
 }
 
 impl Probe {
-    pub const ALL: [Self; 7] =
-        [Self::Answers, Self::Suspect, Self::NoAnswer, Self::NoStatd, Self::NameUnknown, Self::Refused, Self::NotAsked];
-    /// Its name, as the record and the JSON have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Answers => "answers",
-            Self::Suspect => "suspect",
-            Self::NoAnswer => "no-answer",
-            Self::NoStatd => "no-statd",
-            Self::NameUnknown => "name-unknown",
-            Self::Refused => "refused",
-            Self::NotAsked => "not-asked",
-        }
-    }
     /// Whether the plan names the client as unreachable.
     pub fn is_unreachable(self) -> bool {
         match self {
             Self::NoAnswer | Self::NoStatd | Self::NameUnknown | Self::Refused => true,
             Self::Answers | Self::Suspect | Self::NotAsked => false,
         }
-    }
-}
-
-impl fmt::Display for Probe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for Probe {
-    type Err = UnknownWord;
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        Self::ALL.into_iter().find(|p| p.as_str() == text).ok_or_else(|| UnknownWord(text.to_owned()))
     }
 }

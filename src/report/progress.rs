@@ -1,65 +1,26 @@
 //! A run while it runs.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Serialize;
+use super::words::words;
 
-/// How far a run is. Each is durable in the record before what it announces is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    /// Planned and consented to; nothing was asked of the lock manager.
-    Planned,
-    /// `begin` is being asked: it may or may not have happened.
-    Beginning,
-    /// Locks are marked and grace is on; no notice has left.
-    Begun,
-    /// Notices leave: from here on they may have reached clients.
-    Notifying,
-    /// All notices are acked or given up; reclaims are awaited.
-    Reclaiming,
-    /// `settle` is being asked: it may or may not have happened.
-    Settling,
-    /// Ended, and its result is in the record.
-    Done,
-}
-
-impl Phase {
-    /// Every phase, in order.
-    pub const ALL: [Self; 7] =
-        [Self::Planned, Self::Beginning, Self::Begun, Self::Notifying, Self::Reclaiming, Self::Settling, Self::Done];
-    /// Its name, as the record and the JSON have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Planned => "planned",
-            Self::Beginning => "beginning",
-            Self::Begun => "begun",
-            Self::Notifying => "notifying",
-            Self::Reclaiming => "reclaiming",
-            Self::Settling => "settling",
-            Self::Done => "done",
-        }
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// Not the name of a phase, outcome, fate or probe.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown word {0:?}")]
-pub struct UnknownWord(pub String);
-
-impl FromStr for Phase {
-    type Err = UnknownWord;
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        Self::ALL.into_iter().find(|p| p.as_str() == text).ok_or_else(|| UnknownWord(text.to_owned()))
+words! {
+    /// How far a run is. Each is durable in the record before what it announces is done.
+    pub enum Phase {
+        /// Planned and consented to; nothing was asked of the lock manager.
+        Planned = "planned",
+        /// `begin` is being asked: it may or may not have happened.
+        Beginning = "beginning",
+        /// Locks are marked and grace is on; no notice has left.
+        Begun = "begun",
+        /// Notices leave: from here on they may have reached clients.
+        Notifying = "notifying",
+        /// All notices are acked or given up; reclaims are awaited.
+        Reclaiming = "reclaiming",
+        /// `settle` is being asked: it may or may not have happened.
+        Settling = "settling",
+        /// Ended, and its result is in the record.
+        Done = "done",
     }
 }
 

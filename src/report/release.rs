@@ -1,11 +1,10 @@
 //! Freeing chosen locks: what would be freed, what was seen of its clients, and what came of it.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::progress::UnknownWord;
+use super::words::words;
 use super::{LockListing, Probe, SCHEMA, ScopeReport, Stamp};
 use crate::units::millis;
 use crate::wire::types::Address;
@@ -84,39 +83,26 @@ pub struct ReleasedCounts {
     pub left: u64,
 }
 
-/// How a release ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum ReleaseOutcome {
-    /// Nothing was asked of the lock manager.
-    Planned,
-    /// There was nothing to release, and nothing was asked of the lock manager.
-    NothingHeld,
-    /// All that was chosen is free.
-    Released,
-    /// Some of it is still there.
-    Partial,
-    /// The lock manager refused: nothing is changed.
-    Refused,
-    /// It is not known what became of it.
-    Unverified,
+words! {
+    /// How a release ended.
+    #[derive(serde::Deserialize)]
+    pub enum ReleaseOutcome {
+        /// Nothing was asked of the lock manager.
+        Planned = "planned",
+        /// There was nothing to release, and nothing was asked of the lock manager.
+        NothingHeld = "nothing-held",
+        /// All that was chosen is free.
+        Released = "released",
+        /// Some of it is still there.
+        Partial = "partial",
+        /// The lock manager refused: nothing is changed.
+        Refused = "refused",
+        /// It is not known what became of it.
+        Unverified = "unverified",
+    }
 }
 
 impl ReleaseOutcome {
-    pub const ALL: [Self; 6] =
-        [Self::Planned, Self::NothingHeld, Self::Released, Self::Partial, Self::Refused, Self::Unverified];
-    /// Its name, as the record and the JSON have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Planned => "planned",
-            Self::NothingHeld => "nothing-held",
-            Self::Released => "released",
-            Self::Partial => "partial",
-            Self::Refused => "refused",
-            Self::Unverified => "unverified",
-        }
-    }
     /// The exit code that goes with it; none of a plan.
     pub fn exit(self) -> Option<u8> {
         match self {
@@ -126,19 +112,6 @@ impl ReleaseOutcome {
             Self::Refused => Some(4),
             Self::Unverified => Some(1),
         }
-    }
-}
-
-impl fmt::Display for ReleaseOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for ReleaseOutcome {
-    type Err = UnknownWord;
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        Self::ALL.into_iter().find(|o| o.as_str() == text).ok_or_else(|| UnknownWord(text.to_owned()))
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::str::FromStr;
 
 use serde::Serialize;
 
 #[cfg(doc)]
 use super::SCHEMA;
-use super::progress::UnknownWord;
 use super::rows::{self, Rows};
+use super::words::words;
 use super::{Phase, Stamp};
 use crate::wire::control::{self, Counts, Delivery, LockFate, OwnerRow, PathResult, Spared};
 use crate::wire::types::Address;
@@ -93,47 +92,19 @@ impl fmt::Display for ScopeReport {
     }
 }
 
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// Pending locks were dropped or kept as policy says, and grace ended.
-    Settled,
-    /// Pending locks were held again, nothing was lost.
-    Aborted,
-    /// The run could not be carried out.
-    Failed,
-    /// The lock manager restarted in the middle; its ordinary recovery took over.
-    Superseded,
-    /// nlmctl was gone, and no later nlmctl has looked yet what became of the run.
-    Interrupted,
-}
-
-impl Outcome {
-    pub const ALL: [Self; 5] = [Self::Settled, Self::Aborted, Self::Failed, Self::Superseded, Self::Interrupted];
-    /// Its name, as the record and the JSON have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Settled => "settled",
-            Self::Aborted => "aborted",
-            Self::Failed => "failed",
-            Self::Superseded => "superseded",
-            Self::Interrupted => "interrupted",
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for Outcome {
-    type Err = UnknownWord;
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        Self::ALL.into_iter().find(|o| o.as_str() == text).ok_or_else(|| UnknownWord(text.to_owned()))
+words! {
+    /// How a run ended.
+    pub enum Outcome {
+        /// Pending locks were dropped or kept as policy says, and grace ended.
+        Settled = "settled",
+        /// Pending locks were held again, nothing was lost.
+        Aborted = "aborted",
+        /// The run could not be carried out.
+        Failed = "failed",
+        /// The lock manager restarted in the middle; its ordinary recovery took over.
+        Superseded = "superseded",
+        /// nlmctl was gone, and no later nlmctl has looked yet what became of the run.
+        Interrupted = "interrupted",
     }
 }
 
@@ -203,43 +174,27 @@ impl From<Counts> for LockTally {
     }
 }
 
-/// What became of a client's notices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum ClientFate {
-    /// All of them were delivered.
-    Acked,
-    /// All were delivered, and it reclaimed none of its locks in scope.
-    Silent,
-    /// Not all of them were answered.
-    NoAnswer,
-    /// Its rpcbind says that it runs no statd.
-    NoStatd,
-    /// Its name has no address.
-    NameUnknown,
-    /// Its statd, or its host, refused the call.
-    Refused,
-    /// No notice was sent to it.
-    NotTold,
+words! {
+    /// What became of a client's notices.
+    pub enum ClientFate {
+        /// All of them were delivered.
+        Acked = "acked",
+        /// All were delivered, and it reclaimed none of its locks in scope.
+        Silent = "silent",
+        /// Not all of them were answered.
+        NoAnswer = "no-answer",
+        /// Its rpcbind says that it runs no statd.
+        NoStatd = "no-statd",
+        /// Its name has no address.
+        NameUnknown = "name-unknown",
+        /// Its statd, or its host, refused the call.
+        Refused = "refused",
+        /// No notice was sent to it.
+        NotTold = "not-told",
+    }
 }
 
 impl ClientFate {
-    /// Every fate, in the order in which they are listed.
-    pub const ALL: [Self; 7] =
-        [Self::Acked, Self::Silent, Self::NoAnswer, Self::NoStatd, Self::NameUnknown, Self::Refused, Self::NotTold];
-    /// Its name, as the JSON has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Acked => "acked",
-            Self::Silent => "silent",
-            Self::NoAnswer => "no-answer",
-            Self::NoStatd => "no-statd",
-            Self::NameUnknown => "name-unknown",
-            Self::Refused => "refused",
-            Self::NotTold => "not-told",
-        }
-    }
     /// From a delivery and whether the lock manager found the client silent. A client that acked
     /// only some of its notices is treated like one that acked none, and reads so.
     pub fn of(delivery: Delivery, silent: bool) -> Self {
@@ -253,12 +208,6 @@ impl ClientFate {
             Delivery::Refused => Self::Refused,
             Delivery::NotTold => Self::NotTold,
         }
-    }
-}
-
-impl fmt::Display for ClientFate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

@@ -38,17 +38,7 @@ fn new_run(id: RunId) -> NewRun {
         fingerprint: "f00d".into(),
         scope: ScopeReport { clients: vec!["c0".into()], ..ScopeReport::default() },
         names: vec![CallerName::new("nas").unwrap()],
-        begin: BeginArgs {
-            run: id,
-            instance: InstanceId([9; 16]),
-            nsm_state: NsmState(41),
-            scope: Scope::default(),
-            mode: Mode::Targeted,
-            policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
-            may_drop: List::default(),
-            grace_ms: 90_000,
-            grace_max_ms: 180_000,
-        },
+        begin: BeginArgs { mode: Mode::Targeted, nsm_state: NsmState(41), ..BeginArgs::sample(id) },
     }
 }
 
@@ -98,25 +88,7 @@ fn result(index: u32, counts: Counts) -> ClientResult {
 }
 
 fn fate(start: u64) -> LockFate {
-    LockFate {
-        fate: Fate::Dropped,
-        file: FileHandle::new(&[1, 2]).unwrap(),
-        kind: LockKind::Exclusive,
-        range: ByteRange { start, end: u64::MAX },
-        partial: false,
-        late: false,
-        owner: OwnerRow {
-            name: name("c1"),
-            address: address("127.1.0.1"),
-            server_address: address("127.0.0.1"),
-            transport: Transport::Tcp,
-            version: 4,
-            svid: Svid(-3),
-            oh: OwnerHandle::new(b"oh").unwrap(),
-        },
-        other: Maybe(None),
-        other_range: Maybe(None),
-    }
+    LockFate::sample(LockRow::sample(-3, start, u64::MAX), Fate::Dropped)
 }
 
 fn settled(counts: Counts) -> RunOutcome {

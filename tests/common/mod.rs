@@ -2,15 +2,9 @@
 //!
 //! Every process is ended by its id when its owner is dropped, also when a test fails.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of it")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may panic"
-)]
 
 pub mod document;
+pub mod process;
 pub mod proxy;
 
 use std::ffi::OsStr;
@@ -23,42 +17,13 @@ use nlmctl::internals::demo::{Behaviour, ClientNo, Farm, Lock};
 use nlmctl::internals::demo::{Server, ServerOptions};
 use nlmctl::wire::nlm::Stat;
 use nlmctl::wire::types::{ByteRange, CallerName, FileHandle, Svid};
-use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-/// No step of a test takes longer.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub use process::{LIMIT, Ran};
+
 /// The name under which the clients know the server.
 pub const SERVER: &str = "server.test";
-
-/// A command that has ended.
-#[derive(Debug)]
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Ran {
-    /// Its stdout as JSON, which is as its schema says.
-    #[track_caller]
-    pub fn json(&self) -> Value {
-        assert!(!self.stdout.is_empty(), "no JSON: {self:#?}");
-        document::document(&self.stdout)
-    }
-    /// Its exit code was this.
-    #[track_caller]
-    pub fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{self:#?}");
-        self
-    }
-    /// `locks` of its report, as a number.
-    #[track_caller]
-    pub fn locks(&self, key: &str) -> u64 {
-        self.json()["locks"][key].as_u64().unwrap_or_else(|| panic!("no locks.{key}: {self:#?}"))
-    }
-}
 
 /// A command that runs.
 pub struct Running {
@@ -83,12 +48,7 @@ impl Running {
         let Self { child, line } = self;
         let output =
             timeout(LIMIT * 2, child.wait_with_output()).await.unwrap_or_else(|_| panic!("{line} does not end"));
-        let output = output.unwrap();
-        Ran {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        output.unwrap().into()
     }
     /// SIGKILL, and waits until it is gone.
     pub async fn kill9(mut self) {
@@ -101,18 +61,9 @@ impl Running {
     }
 }
 
-/// nlmctl without anything from this process' environment that would configure it.
+/// nlmctl without anything that would configure it.
 pub fn nlmctl<S: AsRef<OsStr>>(args: &[S]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nlmctl"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("NLMCTL_") {
-            command.env_remove(name);
-        }
-    }
-    // What is installed on this machine does not matter either.
-    command.args(["--config", "/dev/null"]);
-    command.args(args);
-    command
+    process::nlmctl(args).into()
 }
 
 /// A server with simulated clients.

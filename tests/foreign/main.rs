@@ -2,7 +2,7 @@
 //! that rpcgen makes of the specifications' XDR, and libtirpc. It finds nlmd by the real rpcbind, and
 //! nlmd finds its lockd likewise. What each call was answered is on record in `tests/golden/foreign_*.txt`;
 //! with BLESS=1 in the environment those are written anew.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic, and says what it saw")]
+#![cfg(test)]
 
 #[path = "../netns/mod.rs"]
 mod netns;

@@ -26,19 +26,16 @@
 //! client.run("rpcinfo", &["-p", "10.9.0.1"]);
 //! ```
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses its own part of it")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "a test may panic, and says what it saw"
-)]
 
+#[path = "../common/client.rs"]
+pub mod client;
 #[path = "../common/document.rs"]
 pub mod document;
 mod ganesha;
 mod nlmd;
+#[path = "../common/nlmd.rs"]
+mod nlmd_process;
+#[path = "../common/process.rs"]
 mod process;
 
 use std::fmt::Write as _;
@@ -48,40 +45,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::User;
 
 pub use ganesha::Ganesha;
-pub use nlmd::{Nlmd, nlmctl};
-pub use process::{Process, Ran};
+pub use nlmd::nlmctl;
+pub use nlmd_process::Nlmd;
+pub use process::{LIMIT, Process, Ran, await_some, until};
 
-/// No step of a test takes longer.
-pub const LIMIT: Duration = Duration::from_secs(30);
-/// Between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 const NOTHING: Option<&str> = None;
-
-/// Waits until `found` gives something.
-#[track_caller]
-pub fn await_some<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(value) = found() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        thread::sleep(LOOK_EVERY);
-    }
-}
-
-/// Waits until `holds` does.
-#[track_caller]
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    await_some(what, || holds().then_some(()));
-}
 
 /// A host of its own.
 #[derive(Debug)]

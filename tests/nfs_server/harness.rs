@@ -1,8 +1,7 @@
 //! The example server as a process of its own, and an NFSv3 client.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
 use nfs3_client::tokio::{TokioConnector, TokioIo};
 use nfs3_client::{Nfs3Connection, Nfs3ConnectionBuilder};
@@ -14,56 +13,25 @@ use nfs3_server::nfs3_types::xdr_codec::Opaque;
 use serde_json::Value;
 
 use crate::example;
-
-/// Nothing here takes longer, or the test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+use crate::process::{LIMIT, Process};
 
 pub(crate) struct Server {
-    child: Child,
+    process: Process,
     pub(crate) ports: Value,
-    log: PathBuf,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
-        }
-    }
 }
 
 impl Server {
     /// Exports `folder/root`.
     pub(crate) fn start(folder: &Path, flags: &[&str]) -> Self {
-        let (root, ports, log) = (folder.join("root"), folder.join("ports"), folder.join("log"));
+        let (root, ports) = (folder.join("root"), folder.join("ports"));
         std::fs::create_dir_all(&root).unwrap();
         let _ = std::fs::remove_file(&ports);
-        let log_file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
-        let mut child = Command::new(example::binary("nfs_server"))
-            .args(["--listen", "127.0.0.1", "--nfs-port", "0", "--no-rpcbind"])
-            .arg("--root")
-            .arg(&root)
-            .arg("--ports-file")
-            .arg(&ports)
-            .args(flags)
-            .env("RUST_LOG", "nfs3_server=warn,info")
-            .stderr(Stdio::from(log_file))
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        let text = loop {
-            if let Ok(text) = std::fs::read_to_string(&ports) {
-                break text;
-            }
-            let ended = child.try_wait().unwrap();
-            let words = std::fs::read_to_string(&log).unwrap_or_default();
-            assert!(ended.is_none() && Instant::now() < deadline, "the server is not up ({ended:?}): {words}");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        Self { child, ports: serde_json::from_str(&text).unwrap(), log }
+        let mut command = Command::new(example::binary("nfs_server"));
+        command.args(["--listen", "127.0.0.1", "--nfs-port", "0", "--no-rpcbind"]).arg("--root").arg(&root);
+        command.arg("--ports-file").arg(&ports).args(flags).env("RUST_LOG", "nfs3_server=warn,info");
+        let mut process = Process::start(command, &folder.join("log"));
+        let ports = process.ports(&ports).unwrap_or_else(|ended| panic!("the server is not up: {ended:?}"));
+        Self { process, ports }
     }
 
     pub(crate) fn port(&self, name: &str) -> u16 {
@@ -71,10 +39,8 @@ impl Server {
     }
 
     /// Ends it as an operator does, and waits for it.
-    pub(crate) fn stop(mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
+    pub(crate) fn stop(self) {
+        assert!(self.process.stop().success());
     }
 
     pub(crate) async fn mount(&self) -> Mount {
@@ -84,7 +50,7 @@ impl Server {
             .mount_port(port)
             .nfs3_port(port)
             .mount();
-        let connection = tokio::time::timeout(PATIENCE, connection).await.unwrap().unwrap();
+        let connection = tokio::time::timeout(LIMIT, connection).await.unwrap().unwrap();
         Mount { root: connection.root_nfs_fh3(), nfs: connection }
     }
 }
@@ -128,14 +94,5 @@ impl Mount {
     pub(crate) async fn read(&mut self, file: &nfs_fh3) -> Result<Vec<u8>, nfsstat3> {
         let args = READ3args { file: file.clone(), offset: 0, count: 65_536 };
         said(self.nfs.read(&args).await.unwrap()).map(|read| read.data.to_vec())
-    }
-}
-
-/// Waits until it is so.
-pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

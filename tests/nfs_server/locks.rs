@@ -15,7 +15,8 @@ use nlmctl::wire::nlm::{
 use nlmctl::wire::rpc::Credential;
 use nlmctl::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
 
-use crate::harness::{PATIENCE, Server, in_folder, said, until};
+use crate::harness::{Server, in_folder, said};
+use crate::process::{LIMIT, until};
 
 fn bytes(start: u64, end: u64) -> ByteRange {
     ByteRange { start, end }
@@ -32,7 +33,7 @@ impl Client {
     async fn new(server: &Server, host: u8, version: Version) -> Self {
         let to = SocketAddr::from(([127, 0, 0, 1], server.port("nlm_tcp")));
         let source = Source { ip: Some(IpAddr::from([127, 0, 0, host])), reserved: false };
-        let rpc = StreamClient::connect_tcp(to, source, 4096, PATIENCE).await.unwrap();
+        let rpc = StreamClient::connect_tcp(to, source, 4096, LIMIT).await.unwrap();
         Self { rpc, version, name: CallerName::new(&format!("client{host}")).unwrap() }
     }
 
@@ -50,7 +51,7 @@ impl Client {
             credential: &Credential::root("client"),
             args: &args,
         };
-        self.rpc.call(request, PATIENCE).await.unwrap()
+        self.rpc.call(request, LIMIT).await.unwrap()
     }
 
     async fn stat(&self, procedure: Procedure, args: impl Message) -> Stat {
@@ -144,7 +145,7 @@ async fn locks_of_nfs_clients_and_of_local_processes_exclude_each_other() {
         assert!(local_lock(&local, bytes(10, 30), libc::F_UNLCK));
         assert_eq!(b.lock(&file, bytes(15, 30)).await, Stat::Granted);
         assert_eq!(a.unlock(&file, bytes(0, 4)).await, Stat::Granted);
-        until("half of it is given back", || !is_taken(&local, bytes(0, 4))).await;
+        until("half of it is given back", || !is_taken(&local, bytes(0, 4)));
         assert!(!local_lock(&local, bytes(5, 9), libc::F_RDLCK));
     }
 }
@@ -182,7 +183,7 @@ async fn who_waits_for_a_local_process_gets_the_lock_when_that_lets_go() {
     assert_eq!(b.lock(&file, bytes(0, 3)).await, Stat::Granted, "nobody has that");
     assert_eq!(b.unlock(&file, bytes(0, 3)).await, Stat::Granted);
     assert!(local_lock(&local, bytes(5, 5), libc::F_UNLCK));
-    until("the waiter is granted", || is_taken(&local, bytes(9, 9))).await;
+    until("the waiter is granted", || is_taken(&local, bytes(9, 9)));
     assert_eq!(b.lock(&file, bytes(0, 9)).await, Stat::Denied);
 }
 

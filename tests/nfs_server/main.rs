@@ -1,16 +1,14 @@
 //! The example NFSv3 server: files over NFS here, locks over NLM in `locks`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "a test may panic"
-)]
+#![cfg(test)]
 
+#[path = "../common/document.rs"]
+mod document;
 #[path = "../common/example.rs"]
 mod example;
 mod harness;
 mod locks;
+#[path = "../common/process.rs"]
+mod process;
 
 use nfs3_server::nfs3_types::nfs3::{
     CREATE3args, GETATTR3args, MKDIR3args, Nfs3Option, READDIR3args, READDIRPLUS3args, REMOVE3args, RENAME3args,

@@ -17,7 +17,7 @@ struct Async {
 }
 
 impl Async {
-    fn new(daemon: &Daemon, from: &str, version: Version) -> Self {
+    fn new(daemon: &Nlmd, from: &str, version: Version) -> Self {
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), daemon.nlm_udp);
         let socket = UdpSocket::bind((from, 0)).unwrap();
         Self { socket, client: Client::new(Wire::udp(from, to), version, "mac"), to }
@@ -47,7 +47,7 @@ fn an_answer_leaves_from_the_socket_that_was_called_in_every_version() {
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]);
     let host = Host::start("127.0.0.3", port);
     host.curt.store(true, Ordering::Relaxed);
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port.to_string()]);
     let server = Ipv4Addr::new(127, 0, 0, 99);
     let udp = SocketAddr::from((server, daemon.nlm_udp));
     for version in Version::ALL {
@@ -72,7 +72,7 @@ fn a_lockd_that_never_replies_gets_the_answer_to_each_of_a_thousand_calls() {
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]);
     let host = Host::start("127.0.0.3", port);
     host.curt.store(true, Ordering::Relaxed);
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port.to_string()]);
     let clients = [Version::V3, Version::V1, Version::V4].map(|version| Async::new(&daemon, "127.0.0.3", version));
     // As many as fit the buffer of the client's socket, then as many again.
     for batch in 0..10 {
@@ -81,7 +81,7 @@ fn a_lockd_that_never_replies_gets_the_answer_to_each_of_a_thousand_calls() {
             clients[usize::try_from(batch).unwrap() % 3].ask(ask, 100 * batch + svid + 1);
         }
         for n in 0..100 {
-            let heard = host.heard.recv_timeout(PATIENCE);
+            let heard = host.heard.recv_timeout(LIMIT);
             assert!(matches!(heard, Ok(Heard::Answer { .. })), "answer {n} of batch {batch}: {heard:?}");
         }
     }
@@ -95,7 +95,7 @@ fn clients_that_do_not_reply_delay_no_grant_of_another() {
     let [curt, silent, other] = ["127.0.0.3", "127.0.0.4", "127.0.0.5"].map(|address| Host::start(address, port));
     curt.curt.store(true, Ordering::Relaxed);
     silent.deaf.store(true, Ordering::Relaxed);
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port.to_string()]);
     let (mut a, mut b) = (Client::v4(&daemon, "127.0.0.2", "alpha"), Client::v4(&daemon, "127.0.0.5", "beta"));
     assert_eq!(a.lock(&want("other")), Stat::Granted);
     assert_eq!(b.lock(&Want { block: true, ..want("other") }), Stat::Blocked);
@@ -120,7 +120,7 @@ fn a_silent_rpcbind_is_asked_once_for_many_calls_and_others_are_answered_meanwhi
     let host = Host::start("127.0.0.3", port);
     host.curt.store(true, Ordering::Relaxed);
     let silent = UdpSocket::bind(("127.0.0.4", port)).unwrap();
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port.to_string()]);
     let unlucky = Async::new(&daemon, "127.0.0.4", Version::V3);
     (1..=300).for_each(|svid| unlucky.ask(Procedure::UnlockMsg, svid));
     Async::new(&daemon, "127.0.0.3", Version::V3).ask(Procedure::TestMsg, 1);

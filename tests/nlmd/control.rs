@@ -61,7 +61,7 @@ fn settle(control: &mut Control, run: RunId, only_if_nothing_pending: bool) -> R
 #[test]
 fn a_run_keeps_what_is_reclaimed_and_drops_what_is_not() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &[]);
+    let daemon = Nlmd::start(&folder, &[]);
     let (mut alpha, mut beta) = (Client::v4(&daemon, "127.0.0.2", "alpha"), Client::v4(&daemon, "127.0.0.3", "beta"));
     assert_eq!(alpha.lock(&want("live")), Stat::Granted);
     assert_eq!(alpha.lock(&want("stale")), Stat::Granted);
@@ -116,7 +116,7 @@ fn a_run_keeps_what_is_reclaimed_and_drops_what_is_not() {
 #[test]
 fn an_aborted_run_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &[]);
+    let daemon = Nlmd::start(&folder, &[]);
     let (mut alpha, mut beta) = (Client::v4(&daemon, "127.0.0.2", "alpha"), Client::v4(&daemon, "127.0.0.3", "beta"));
     assert_eq!(alpha.lock(&want("file")), Stat::Granted);
     let mut control = Control::open(&daemon);
@@ -134,7 +134,7 @@ fn an_aborted_run_loses_nothing() {
 #[test]
 fn a_stale_plan_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &[]);
+    let daemon = Nlmd::start(&folder, &[]);
     let mut control = Control::open(&daemon);
     let good = begin_args(&mut control, 1, 60_000);
     let other = BeginArgs { nsm_state: good.nsm_state.next_up(), ..good.clone() };
@@ -148,7 +148,7 @@ fn a_stale_plan_is_refused() {
 #[test]
 fn a_run_whose_controller_left_is_settled_or_aborted_at_its_deadline() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &[]);
+    let daemon = Nlmd::start(&folder, &[]);
     let mut alpha = Client::v4(&daemon, "127.0.0.2", "alpha");
     assert_eq!(alpha.lock(&want("file")), Stat::Granted);
     for (id, told, outcome) in [(1, false, Outcome::Aborted), (2, true, Outcome::Settled)] {
@@ -171,7 +171,7 @@ fn a_run_whose_controller_left_is_settled_or_aborted_at_its_deadline() {
 #[test]
 fn a_watcher_hears_of_a_run() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &[]);
+    let daemon = Nlmd::start(&folder, &[]);
     let (mut control, mut watcher) = (Control::open(&daemon), Control::open(&daemon));
     let cursor = watcher.status().cursor;
     let watching = std::thread::spawn(move || {
@@ -187,7 +187,7 @@ fn a_watcher_hears_of_a_run() {
 fn the_read_only_socket_shows_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ro.sock");
-    let daemon = Daemon::start(&folder, &["--control-ro", path.to_str().unwrap()]);
+    let daemon = Nlmd::start(&folder, &["--control-ro", path.to_str().unwrap()]);
     let mut control = Control::at(&path);
     assert_eq!(control.status().grace, Grace::Open);
     assert_eq!(begin(&mut control, 1).unwrap_err().code, RefusalCode::NotAllowed);
@@ -198,9 +198,9 @@ fn the_read_only_socket_shows_and_changes_nothing() {
 fn one_user_of_the_read_only_socket_takes_up_little() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ro.sock");
-    let daemon = Daemon::start(&folder, &["--control-ro", path.to_str().unwrap()]);
+    let daemon = Nlmd::start(&folder, &["--control-ro", path.to_str().unwrap()]);
     let closes = |stream: &mut UnixStream| {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
         matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_))
     };
     // A record that is announced longer than any question is.
@@ -230,7 +230,7 @@ fn what_waits_behind_a_dropped_lock_is_granted_and_a_late_reclaim_is_taken_if_no
     let folder = tempfile::tempdir().unwrap();
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]);
     let host = Host::start("127.0.0.3", port);
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port.to_string()]);
     let (mut alpha, mut beta) = (Client::v4(&daemon, "127.0.0.2", "alpha"), Client::v4(&daemon, "127.0.0.3", "beta"));
     for file in ["waited for", "free"] {
         assert_eq!(alpha.lock(&want(file)), Stat::Granted);
@@ -280,7 +280,7 @@ fn a_ghost_of_a_client_is_freed_and_who_waited_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]);
     let host = Host::start("127.0.0.3", port);
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port.to_string()]);
     let (mut ghost, mut beta) = (Client::v4(&daemon, "127.0.0.2", "ghost"), Client::v4(&daemon, "127.0.0.3", "beta"));
     assert_eq!(ghost.lock(&want("waited for")), Stat::Granted);
     assert_eq!(ghost.lock(&want("other")), Stat::Granted);
@@ -312,7 +312,7 @@ fn a_ghost_of_a_client_is_freed_and_who_waited_is_told() {
 fn a_release_is_refused_when_the_set_has_changed_in_a_run_for_another_life_and_by_the_read_only_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ro.sock");
-    let daemon = Daemon::start(&folder, &["--control-ro", path.to_str().unwrap()]);
+    let daemon = Nlmd::start(&folder, &["--control-ro", path.to_str().unwrap()]);
     let mut alpha = Client::v4(&daemon, "127.0.0.2", "alpha");
     assert_eq!(alpha.lock(&want("first")), Stat::Granted);
     let mut control = Control::open(&daemon);

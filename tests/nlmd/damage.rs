@@ -29,8 +29,8 @@ struct Left {
 fn left() -> Left {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
-    Daemon::start(&folder, &FLAGS).kill_9();
-    let daemon = Daemon::start(&folder, &FLAGS);
+    Nlmd::start(&folder, &FLAGS).kill_9();
+    let daemon = Nlmd::start(&folder, &FLAGS);
     let older = fs::read(state.join("nlmd.sqlite")).unwrap();
     lock_from(&daemon, 0..CLIENTS);
     let number = nsm_state(&daemon);
@@ -38,7 +38,7 @@ fn left() -> Left {
     Left { state, older, number, _folder: folder }
 }
 
-fn lock_from(daemon: &Daemon, hosts: std::ops::Range<u64>) {
+fn lock_from(daemon: &Nlmd, hosts: std::ops::Range<u64>) {
     for host in hosts {
         let address = format!("127.0.7.{}", host + 1);
         assert_eq!(Client::v4(daemon, &address, "client").lock(&shared()), Stat::Granted);
@@ -105,7 +105,7 @@ fn a_wal_that_is_missing_cut_or_changed_and_an_older_database_are_refused_and_le
         let folder = damaged(&left, damage);
         let before = files(&folder);
         for _ in 0..2 {
-            let Err((status, log)) = Daemon::try_start(&folder, &FLAGS) else { panic!("{what}: it started") };
+            let Err((status, log)) = Nlmd::try_start(&folder, &FLAGS) else { panic!("{what}: it started") };
             assert_eq!(status.code(), Some(1), "{what}");
             assert!(log.contains("nlmd.sqlite cannot be used") && log.contains("move nlmd.seal"), "{what}: {log}");
             assert!(!log.contains("nlmd is up"), "{what}: {log}");
@@ -115,17 +115,17 @@ fn a_wal_that_is_missing_cut_or_changed_and_an_older_database_are_refused_and_le
         for file in ["nlmd.sqlite", "nlmd.sqlite-wal"] {
             fs::copy(whole.path().join("state").join(file), folder.path().join("state").join(file)).unwrap();
         }
-        assert_eq!(clients_of(&Daemon::start(&folder, &FLAGS)), CLIENTS, "{what}: put back, all are there");
+        assert_eq!(clients_of(&Nlmd::start(&folder, &FLAGS)), CLIENTS, "{what}: put back, all are there");
     }
 }
 
 /// Whether it said that clients may be missing. A line is written a moment after it is said, and in order.
-fn is_in_doubt(daemon: &Daemon) -> bool {
+fn is_in_doubt(daemon: &Nlmd) -> bool {
     let log = await_some("its last line of the start", || Some(daemon.log()).filter(|log| log.contains("nlmd is up")));
     log.contains("it is not known whether the database has all clients")
 }
 
-fn clients_of(daemon: &Daemon) -> u64 {
+fn clients_of(daemon: &Nlmd) -> u64 {
     Control::open(daemon).status().clients
 }
 
@@ -136,20 +136,20 @@ fn without_the_seal_it_goes_on_with_what_is_left_in_grace_and_under_a_new_number
         edit(wal(state), |bytes| bytes.truncate(bytes.len() / 2));
         fs::remove_file(state.join("nlmd.seal")).unwrap();
     });
-    let daemon = Daemon::start(&folder, &FLAGS);
+    let daemon = Nlmd::start(&folder, &FLAGS);
     let clients = clients_of(&daemon);
     assert!((1..CLIENTS).contains(&clients), "{clients}");
     assert!(nsm_state(&daemon).is_after(left.number));
     assert!(is_in_doubt(&daemon), "{}", daemon.log());
     daemon.kill_9();
-    assert_eq!(clients_of(&Daemon::start(&folder, &FLAGS)), clients, "it is sealed anew");
+    assert_eq!(clients_of(&Nlmd::start(&folder, &FLAGS)), clients, "it is sealed anew");
 
     let empty = damaged(&left, |state| {
         for file in ["nlmd.sqlite", "nlmd.sqlite-wal", "nlmd.seal"] {
             fs::remove_file(state.join(file)).unwrap();
         }
     });
-    let daemon = Daemon::start(&empty, &FLAGS);
+    let daemon = Nlmd::start(&empty, &FLAGS);
     assert!(nsm_state(&daemon).is_after(left.number), "the number has a file of its own");
     let status = Control::open(&daemon).status();
     assert_eq!((status.clients, status.grace), (0, Grace::Recovery), "those that are not known may still hold locks");
@@ -167,7 +167,7 @@ fn a_seal_or_number_that_is_lost_or_damaged_keeps_no_sound_database_from_its_sta
         ];
         for damage in damages {
             let folder = damaged(&left, |state| files.iter().for_each(|file| damage(state.join(file))));
-            let daemon = Daemon::start(&folder, &FLAGS);
+            let daemon = Nlmd::start(&folder, &FLAGS);
             assert_eq!(clients_of(&daemon), CLIENTS, "{files:?}");
             assert!(nsm_state(&daemon).is_after(left.number), "{files:?}");
             assert_eq!(is_in_doubt(&daemon), files.contains(&"nlmd.seal"), "{files:?}");
@@ -180,7 +180,7 @@ fn the_number_in_its_file_counts_where_the_database_has_an_older_one() {
     let left = left();
     let later = NsmState(left.number.0 + 1_000_000);
     let folder = damaged(&left, |state| fs::write(state.join("nlmd.state"), format!("{0} {0}\n", later.0)).unwrap());
-    assert_eq!(nsm_state(&Daemon::start(&folder, &FLAGS)), later.next_up());
+    assert_eq!(nsm_state(&Nlmd::start(&folder, &FLAGS)), later.next_up());
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn kill_9_at_any_moment_leaves_a_directory_that_starts_with_every_client_that_ha
             kill_starting(&folder, Duration::from_micros(delay % 40_000));
         }
         let flags = ["--rpcbind-port", "1", "--grace", "1ms"];
-        let daemon = Daemon::start(&folder, &flags);
+        let daemon = Nlmd::start(&folder, &flags);
         let (number, clients) = (nsm_state(&daemon), clients_of(&daemon));
         assert!(last.is_none_or(|last| number.is_after(last)), "life {life}");
         assert!(clients >= granted, "life {life}: {clients} of {granted}");
@@ -222,7 +222,7 @@ fn kill_9_at_any_moment_leaves_a_directory_that_starts_with_every_client_that_ha
 }
 
 /// Whether a new client was granted a lock.
-fn locks(daemon: &Daemon, number: u64) -> bool {
+fn locks(daemon: &Nlmd, number: u64) -> bool {
     let address = format!("127.1.{}.{}", number / 250, number % 250 + 1);
     let mut client = Client::v4(daemon, &address, "client");
     let args = client.args(Procedure::Lock, &shared());

@@ -67,13 +67,13 @@ impl Odd {
     }
 }
 
-fn state_of(daemon: &Daemon, svid: i32) -> Option<LockState> {
+fn state_of(daemon: &Nlmd, svid: i32) -> Option<LockState> {
     let args = LocksArgs { scope: Scope::default(), after: 0 };
     let page: LockPage = Control::open(daemon).call(Ask::Locks, &args).unwrap();
     page.locks.into_vec().into_iter().map(|row| row.lock).find(|lock| lock.owner.svid.0 == svid).map(|lock| lock.state)
 }
 
-fn suspicions(daemon: &Daemon, name: &str) -> Vec<String> {
+fn suspicions(daemon: &Nlmd, name: &str) -> Vec<String> {
     let page: ClientPage = Control::open(daemon).call(Ask::Clients, &PageAfter { after: 0 }).unwrap();
     let client = page.clients.into_vec().into_iter().find(|client| client.name.to_string() == name).unwrap();
     client.suspicions.into_vec().iter().map(|why| why.as_str().to_owned()).collect()
@@ -94,7 +94,7 @@ fn a_client_that_cannot_be_told_of_its_grant_is_a_suspect_keeps_the_lock_and_is_
         Odd::start(all[3], port, None, |xid| Some(rpc::reply(xid, &Answer::ProgUnavail))),
         Odd::start(all[4], port, None, |xid| Some([&xid.to_be_bytes()[..], b"what is this?"].concat())),
     ];
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port.to_string()]);
     let to = SocketAddr::from(([127, 0, 0, 1], daemon.nlm_udp));
     let mut holder = Client::v4(&daemon, "127.0.0.2", "holder");
     let mut waiters = Vec::new();
@@ -138,7 +138,7 @@ fn a_grant_leaves_before_the_many_grants_of_a_dead_client() {
     silent.set_nonblocking(true).unwrap();
     let host = Odd::start(lives, port, None, |_| None);
     host.cured.store(true, Ordering::Relaxed);
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port.to_string()]);
     let to = SocketAddr::from(([127, 0, 0, 1], daemon.nlm_udp));
     let mut crowd = Client::new(Wire::udp(dead, to), Version::V4, "crowd");
     let all = Want { svid: 1, ..want("theirs") };

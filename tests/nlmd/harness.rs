@@ -1,68 +1,28 @@
 //! A daemon in a temporary folder, a raw RPC client, and fake client hosts in 127.0.0.0/8.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nlmctl::wire::control::{self, Refusal, Response};
-use nlmctl::wire::nlm::{
-    self, CancArgs, Lock, LockArgs, Message, Procedure, Res, ShareArgs, ShareBits, ShareRes, Stat, TestArgs, TestRes,
-    UnlockArgs, Version,
-};
+use nlmctl::wire::nlm::{self, Lock, Message, Procedure, Res, Stat, TestArgs, TestRes, Version};
 use nlmctl::wire::record::{RecordReader, frame};
-use nlmctl::wire::rpc::{self, Credential, RpcError};
-use nlmctl::wire::types::{CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
+use nlmctl::wire::rpc::{self, Credential};
+use nlmctl::wire::types::{CallerName, NsmState};
 use nlmctl::wire::xdr::{Pack, Unpack, decode, encode};
 use nlmctl::wire::{nsm, rpcbind};
 
-/// Nothing here takes longer, or the test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use super::client::{Client, Want, Wire, next_xid, read_record, want};
+pub(crate) use super::nlmd::Nlmd;
+use super::process::Process;
+pub(crate) use super::process::{LIMIT, await_some};
 
-static NEXT_XID: AtomicU32 = AtomicU32::new(1000);
-
-pub(crate) fn next_xid() -> u32 {
-    NEXT_XID.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Waits until `found` gives something.
-pub(crate) fn await_some<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = found() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-pub(crate) struct Daemon {
-    pub(crate) child: Child,
-    pub(crate) nlm_udp: u16,
-    pub(crate) nlm_tcp: u16,
-    pub(crate) nsm_udp: u16,
-    pub(crate) nsm_tcp: u16,
-    pub(crate) control: PathBuf,
-    folder: PathBuf,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", self.log());
-        }
-    }
-}
-
-impl Daemon {
+impl Nlmd {
     pub(crate) fn start(folder: &tempfile::TempDir, flags: &[&str]) -> Self {
         Self::try_start(folder, flags).unwrap_or_else(|(status, log)| panic!("nlmd did not start ({status}): {log}"))
     }
@@ -89,261 +49,25 @@ impl Daemon {
         folder: &tempfile::TempDir,
         flags: &[&str],
     ) -> Result<Self, (ExitStatus, String)> {
-        let folder = folder.path().to_path_buf();
-        let (ports, log, control) = (folder.join("ports"), folder.join("log"), folder.join("control.sock"));
-        let _ = std::fs::remove_file(&ports);
-        let log_file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
         if !flags.contains(&"--config") {
             // Not that of an nlmd which is installed here.
             command.args(["--config", "/dev/null", "--name", "server.example.org", "--name", "server"]);
         }
-        command.arg("--state-dir").arg(folder.join("state"));
-        if !flags.contains(&"--control") {
-            command.arg("--control").arg(&control);
-        }
-        command.arg("--ports-file").arg(&ports).args(flags);
-        command.env("RUST_LOG", "debug").stderr(Stdio::from(log_file)).stdin(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let found = await_some("nlmd's ports", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                return Some(Err(status));
-            }
-            std::fs::read(&ports).ok().map(Ok)
-        });
-        let text = match found {
-            Ok(text) => text,
-            Err(status) => return Err((status, std::fs::read_to_string(&log).unwrap_or_default())),
-        };
-        let ports: serde_json::Value = serde_json::from_slice(&text).unwrap();
-        let port = |key: &str| u16::try_from(ports[key].as_u64().unwrap()).unwrap();
-        Ok(Self {
-            child,
-            nlm_udp: port("nlm_udp"),
-            nlm_tcp: port("nlm_tcp"),
-            nsm_udp: port("nsm_udp"),
-            nsm_tcp: port("nsm_tcp"),
-            control,
-            folder,
-        })
+        let log = folder.path().join("log");
+        Self::start_in(folder.path(), command, flags, |command| Process::start(command, &log))
     }
-
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
-    }
-
-    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
-    }
-
-    pub(crate) fn wait(&mut self) -> ExitStatus {
-        await_some("nlmd's end", || self.child.try_wait().unwrap())
-    }
-
-    pub(crate) fn kill_9(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-/// A path to a server socket.
-pub(crate) enum Wire {
-    Udp { socket: UdpSocket, to: SocketAddr },
-    Tcp { stream: TcpStream, records: RecordReader },
-}
-
-impl Wire {
-    pub(crate) fn udp(from: &str, to: SocketAddr) -> Self {
-        let socket = UdpSocket::bind((from.parse::<IpAddr>().unwrap(), 0)).unwrap();
-        Self::Udp { socket, to }
-    }
-    pub(crate) fn tcp(from: &str, to: SocketAddr) -> Self {
-        let from: SocketAddr = (from.parse::<IpAddr>().unwrap(), 0).into();
-        let domain = socket2::Domain::for_address(from);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&from.into()).unwrap();
-        socket.connect(&to.into()).unwrap();
-        Self::Tcp { stream: socket.into(), records: RecordReader::new(1 << 20) }
-    }
-
-    /// Sends a message and returns the first that comes back; `None` in silence.
-    pub(crate) fn exchange(&mut self, message: &[u8], patience: Duration) -> Option<Vec<u8>> {
-        match self {
-            Self::Udp { socket, to } => {
-                socket.set_read_timeout(Some(patience)).unwrap();
-                socket.send_to(message, *to).unwrap();
-                let mut buffer = vec![0; 65_536];
-                let (len, from) = socket.recv_from(&mut buffer).ok()?;
-                assert_eq!(from, *to, "the answer comes from where the call went");
-                buffer.truncate(len);
-                Some(buffer)
-            }
-            Self::Tcp { stream, records } => {
-                stream.set_read_timeout(Some(patience)).unwrap();
-                stream.write_all(&frame(message)).unwrap();
-                read_record(stream, records)
-            }
-        }
-    }
-
-    pub(crate) fn call_as(
-        &mut self,
-        xid: u32,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: &[u8],
-    ) -> Result<Vec<u8>, RpcError> {
-        let message = rpc::call(xid, program, version, procedure, &Credential::None, args);
-        let answer = self.exchange(&message, PATIENCE).expect("an answer");
-        let reply = rpc::parse_reply(&answer).unwrap();
-        assert_eq!(reply.xid, xid);
-        reply.outcome.map(<[u8]>::to_vec)
-    }
-
-    pub(crate) fn call(
-        &mut self,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: &[u8],
-    ) -> Result<Vec<u8>, RpcError> {
-        self.call_as(next_xid(), program, version, procedure, args)
-    }
-}
-
-fn read_record(stream: &mut impl Read, records: &mut RecordReader) -> Option<Vec<u8>> {
-    let mut buffer = vec![0; 65_536];
-    loop {
-        if let Some(record) = records.next().unwrap() {
-            return Some(record);
-        }
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return None,
-            Ok(len) => records.push(&buffer[..len]),
-        }
-    }
-}
-
-/// What a lock call names, with defaults.
-#[derive(Clone)]
-pub(crate) struct Want {
-    pub(crate) file: &'static str,
-    pub(crate) svid: i32,
-    pub(crate) offset: u64,
-    pub(crate) len: u64,
-    pub(crate) exclusive: bool,
-    pub(crate) block: bool,
-    pub(crate) reclaim: bool,
-    pub(crate) state: i32,
-}
-
-pub(crate) fn want(file: &'static str) -> Want {
-    Want { file, svid: 1, offset: 0, len: 100, exclusive: true, block: false, reclaim: false, state: 3 }
-}
-
-/// An NLM client of one name, on one path, in one version.
-pub(crate) struct Client {
-    pub(crate) wire: Wire,
-    pub(crate) version: Version,
-    pub(crate) name: &'static str,
 }
 
 impl Client {
-    pub(crate) fn new(wire: Wire, version: Version, name: &'static str) -> Self {
-        Self { wire, version, name }
-    }
     /// Version 4 over UDP from `from` to 127.0.0.1.
-    pub(crate) fn v4(daemon: &Daemon, from: &str, name: &'static str) -> Self {
+    pub(crate) fn v4(daemon: &Nlmd, from: &str, name: &'static str) -> Self {
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), daemon.nlm_udp);
         Self::new(Wire::udp(from, to), Version::V4, name)
-    }
-
-    pub(crate) fn lock_of(&self, want: &Want) -> Lock {
-        Lock {
-            caller_name: CallerName::typed(self.name).unwrap(),
-            fh: FileHandle::new(want.file.as_bytes()).unwrap(),
-            oh: OwnerHandle::new(format!("{}@{}", want.svid, self.name).as_bytes()).unwrap(),
-            svid: Svid(want.svid),
-            offset: want.offset,
-            len: want.len,
-        }
-    }
-
-    /// The arguments of a procedure, encoded.
-    pub(crate) fn args(&self, procedure: Procedure, want: &Want) -> Vec<u8> {
-        let cookie = Cookie::new(b"cookie").unwrap();
-        let alock = self.lock_of(want);
-        let (exclusive, block) = (want.exclusive, want.block);
-        match procedure {
-            Procedure::Test | Procedure::TestMsg | Procedure::Granted | Procedure::GrantedMsg => {
-                TestArgs { cookie, exclusive, alock }.encode(self.version)
-            }
-            Procedure::Lock | Procedure::LockMsg | Procedure::NmLock => {
-                let (reclaim, state) = (want.reclaim, NsmState(want.state));
-                LockArgs { cookie, block, exclusive, alock, reclaim, state }.encode(self.version)
-            }
-            Procedure::Cancel | Procedure::CancelMsg => {
-                CancArgs { cookie, block: true, exclusive, alock }.encode(self.version)
-            }
-            Procedure::Unlock | Procedure::UnlockMsg => UnlockArgs { cookie, alock }.encode(self.version),
-            Procedure::Share | Procedure::Unshare => {
-                let share = nlm::Share {
-                    caller_name: alock.caller_name,
-                    fh: alock.fh,
-                    oh: alock.oh,
-                    mode: ShareBits::ReadWrite,
-                    access: ShareBits::Read,
-                };
-                ShareArgs { cookie, share, reclaim: want.reclaim }.encode(self.version)
-            }
-            Procedure::FreeAll => {
-                nlm::NotifyArgs { name: alock.caller_name, state: NsmState(want.state) }.encode(self.version)
-            }
-            other => panic!("{other:?} has no such arguments"),
-        }
-        .unwrap()
-    }
-
-    pub(crate) fn raw(&mut self, xid: u32, procedure: Procedure, want: &Want) -> Result<Vec<u8>, RpcError> {
-        let args = self.args(procedure, want);
-        self.wire.call_as(xid, nlm::PROGRAM, self.version.number(), procedure.number(), &args)
-    }
-
-    /// The status of a call with this xid.
-    pub(crate) fn stat_as(&mut self, xid: u32, procedure: Procedure, want: &Want) -> Stat {
-        let results = self.raw(xid, procedure, want).unwrap();
-        match procedure {
-            Procedure::Test => TestRes::decode(self.version, &results).unwrap().reply.stat(),
-            Procedure::Share | Procedure::Unshare => ShareRes::decode(self.version, &results).unwrap().stat,
-            Procedure::FreeAll => {
-                assert!(results.is_empty());
-                Stat::Granted
-            }
-            _ => {
-                let res = Res::decode(self.version, &results).unwrap();
-                assert_eq!(res.cookie.as_slice(), b"cookie");
-                res.stat
-            }
-        }
-    }
-
-    pub(crate) fn stat(&mut self, procedure: Procedure, want: &Want) -> Stat {
-        self.stat_as(next_xid(), procedure, want)
-    }
-    pub(crate) fn lock(&mut self, want: &Want) -> Stat {
-        self.stat(Procedure::Lock, want)
-    }
-    pub(crate) fn unlock(&mut self, want: &Want) -> Stat {
-        self.stat(Procedure::Unlock, want)
-    }
-    pub(crate) fn test(&mut self, want: &Want) -> Stat {
-        self.stat(Procedure::Test, want)
     }
 }
 
 /// SM_STAT's state number.
-pub(crate) fn nsm_state(daemon: &Daemon) -> NsmState {
+pub(crate) fn nsm_state(daemon: &Nlmd) -> NsmState {
     let mut wire = Wire::udp("127.0.0.1", (Ipv4Addr::LOCALHOST, daemon.nsm_udp).into());
     let args = encode(&nsm::SmName { mon_name: CallerName::new("server").unwrap() });
     let results = wire.call(nsm::PROGRAM, nsm::VERSION, nsm::Procedure::Stat as u32, &args).unwrap();
@@ -357,12 +81,12 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    pub(crate) fn open(daemon: &Daemon) -> Self {
+    pub(crate) fn open(daemon: &Nlmd) -> Self {
         Self::at(&daemon.control)
     }
     pub(crate) fn at(path: &std::path::Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
         Self { stream, records: RecordReader::new(control::MAX_RECORD) }
     }
     pub(crate) fn call<T: Pack + Unpack>(
@@ -465,7 +189,7 @@ impl Host {
     }
 
     pub(crate) fn hear(&self) -> Heard {
-        self.heard.recv_timeout(PATIENCE).expect("a call to the client's host")
+        self.heard.recv_timeout(LIMIT).expect("a call to the client's host")
     }
 }
 

@@ -68,7 +68,7 @@ impl<T: Send + 'static> Program<T> {
     }
 
     fn hear(&self) -> T {
-        self.heard.recv_timeout(PATIENCE).expect("a call").1
+        self.heard.recv_timeout(LIMIT).expect("a call").1
     }
     fn hears_nothing(&self) -> bool {
         self.heard.recv_timeout(A_MOMENT).is_err()
@@ -87,30 +87,30 @@ fn me() -> MyId {
     MyId { my_name: name("server"), my_prog: PROGRAM, my_vers: 1, my_proc: 7 }
 }
 
-fn mon(daemon: &Daemon, host: &str, cookie: u8) -> StatRes {
+fn mon(daemon: &Nlmd, host: &str, cookie: u8) -> StatRes {
     let args = MonArgs { mon_id: MonId { mon_name: name(host), my_id: me() }, private: [cookie; 16] };
     decode(&nsm_call(daemon, "127.0.0.1", nsm::Procedure::Mon, &encode(&args)).unwrap()).unwrap()
 }
 
-fn nsm_call(daemon: &Daemon, from: &str, procedure: nsm::Procedure, args: &[u8]) -> Result<Vec<u8>, RpcError> {
+fn nsm_call(daemon: &Nlmd, from: &str, procedure: nsm::Procedure, args: &[u8]) -> Result<Vec<u8>, RpcError> {
     Wire::udp(from, (Ipv4Addr::LOCALHOST, daemon.nsm_udp).into()).call(nsm::PROGRAM, 1, procedure as u32, args)
 }
 
-fn notify(daemon: &Daemon, from: &str, host: &str, state: i32) {
+fn notify(daemon: &Nlmd, from: &str, host: &str, state: i32) {
     let args = encode(&NotifyArgs { mon_name: name(host), state: NsmState(state) });
     assert_eq!(nsm_call(daemon, from, nsm::Procedure::Notify, &args), Ok(Vec::new()));
 }
 
 /// nlmd, registered with this rpcbind.
-fn start(folder: &tempfile::TempDir, rpcbind: &Rpcbind, flags: &[&str]) -> Daemon {
+fn start(folder: &tempfile::TempDir, rpcbind: &Rpcbind, flags: &[&str]) -> Nlmd {
     let port = rpcbind.port.to_string();
     let usual = ["--listen", "127.0.0.1", "--listen", "127.0.0.99", "--rpcbind-port", &port, "--grace", "300ms"];
-    Daemon::start_with(folder, &[&usual, flags].concat())
+    Nlmd::start_with(folder, &[&usual, flags].concat())
         .unwrap_or_else(|(status, log)| panic!("nlmd did not start ({status}): {log}"))
 }
 
 /// Kills nlmd, and takes its entries away: another test's nlmd may get its ports before it is started again.
-fn crash(daemon: Daemon, rpcbind: &Rpcbind) {
+fn crash(daemon: Nlmd, rpcbind: &Rpcbind) {
     let ports = [daemon.nlm_udp, daemon.nlm_tcp, daemon.nsm_udp, daemon.nsm_tcp].map(u32::from);
     daemon.kill_9();
     rpcbind.entries.lock().unwrap().retain(|entry| !ports.contains(&entry.port));
@@ -278,7 +278,7 @@ impl Statd {
         Self { program, rpcbind, fails, hangs, folder, cookie }
     }
 
-    fn nlmd(&self, folder: &tempfile::TempDir, flags: &[&str]) -> Daemon {
+    fn nlmd(&self, folder: &tempfile::TempDir, flags: &[&str]) -> Nlmd {
         let usual = ["--nsm", "statd", "--statd-dir", self.folder.path().to_str().unwrap()];
         start(folder, &self.rpcbind, &[&usual, flags].concat())
     }
@@ -294,13 +294,13 @@ impl Statd {
 }
 
 /// The callback of a statd.
-fn call_back(daemon: &Daemon, version: Version, host: &str, state: i32, private: [u8; 16]) {
+fn call_back(daemon: &Nlmd, version: Version, host: &str, state: i32, private: [u8; 16]) {
     let args = SmNotifyArgs { name: name(host), state: NsmState(state), private }.encode(version).unwrap();
     let mut wire = Wire::udp("127.0.0.1", (Ipv4Addr::LOCALHOST, daemon.nlm_udp).into());
     assert_eq!(wire.call(nlm::PROGRAM, version.number(), 16, &args), Ok(Vec::new()));
 }
 
-fn is_held(daemon: &Daemon) -> bool {
+fn is_held(daemon: &Nlmd) -> bool {
     Client::v4(daemon, "127.0.0.9", "other").test(&want("file")) == Stat::Denied
 }
 
@@ -476,7 +476,7 @@ fn a_client_that_makes_room_is_watched_no_longer() {
 fn without_statds_files_nlmd_does_not_start_and_says_what_to_do() {
     let (folder, nothing) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let flags = ["--listen", "127.0.0.1", "--nsm", "statd", "--statd-dir", nothing.path().to_str().unwrap()];
-    let Err((status, log)) = Daemon::start_with(&folder, &flags) else { panic!("it started") };
+    let Err((status, log)) = Nlmd::start_with(&folder, &flags) else { panic!("it started") };
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("start rpc.statd first"), "{log}");
 }
@@ -488,7 +488,7 @@ fn a_start_that_fails_leaves_no_entry_at_rpcbind() {
     let port = statd.rpcbind.port.to_string();
     let usual = ["--listen", "127.0.0.1", "--rpcbind-port", &port, "--nsm", "statd", "--statd-dir"];
     let flags = [&usual[..], &[statd.folder.path().to_str().unwrap()]].concat();
-    let Err((status, log)) = Daemon::start_with(&folder, &flags) else { panic!("it started") };
+    let Err((status, log)) = Nlmd::start_with(&folder, &flags) else { panic!("it started") };
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("it has 2 bytes"), "{log}");
     let entries = statd.rpcbind.entries.lock().unwrap();
@@ -496,7 +496,7 @@ fn a_start_that_fails_leaves_no_entry_at_rpcbind() {
 }
 
 /// A call from a port below 1024, which only root has.
-fn privileged_call(daemon: &Daemon, procedure: nsm::Procedure, args: &[u8]) -> Vec<u8> {
+fn privileged_call(daemon: &Nlmd, procedure: nsm::Procedure, args: &[u8]) -> Vec<u8> {
     let bound = (600..1024).find_map(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok());
     let to = (Ipv4Addr::LOCALHOST, daemon.nsm_udp).into();
     let mut wire = Wire::Udp { socket: bound.expect("a free port below 1024, as root"), to };

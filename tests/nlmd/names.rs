@@ -22,7 +22,7 @@ const ODD: [&str; 7] = [
     "DOMAIN\\x5cpc\\x5cx41",
 ];
 
-fn shown(daemon: &Daemon) -> Vec<String> {
+fn shown(daemon: &Nlmd) -> Vec<String> {
     let page: ClientPage = Control::open(daemon).call(Ask::Clients, &PageAfter { after: 0 }).unwrap();
     page.clients.into_vec().into_iter().map(|client| client.name.to_string()).collect()
 }
@@ -32,7 +32,7 @@ fn a_client_of_any_name_locks_waits_and_is_called_back_by_its_own_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]);
     let host = Host::start("127.0.0.3", port);
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port.to_string()]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port.to_string()]);
     let mut holder = Client::v4(&daemon, "127.0.0.2", "holder");
     for (number, name) in ODD.into_iter().enumerate() {
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, daemon.nlm_udp));
@@ -51,12 +51,12 @@ fn a_client_of_any_name_locks_waits_and_is_called_back_by_its_own_bytes() {
 #[test]
 fn a_name_of_any_bytes_is_known_after_a_restart_and_its_reboot_notice_frees_its_locks() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &["--grace", "300ms"]);
+    let daemon = Nlmd::start(&folder, &["--grace", "300ms"]);
     for name in ODD {
         assert_eq!(Client::v4(&daemon, "127.0.0.2", name).lock(&want(name)), Stat::Granted, "{name}");
     }
     daemon.kill_9();
-    let daemon = Daemon::start(&folder, &["--grace", "300ms"]);
+    let daemon = Nlmd::start(&folder, &["--grace", "300ms"]);
     let mut known = shown(&daemon);
     known.sort();
     let mut all = ODD.map(str::to_owned);
@@ -82,7 +82,7 @@ fn a_name_of_any_bytes_is_known_after_a_restart_and_its_reboot_notice_frees_its_
 #[test]
 fn free_all_in_another_spelling_frees_the_machine_that_calls_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &[]);
+    let daemon = Nlmd::start(&folder, &[]);
     for (taken, said) in [("PC-7", "pc-7"), ("pc8.example.org", "PC8.Example.Org."), ("\\xfc-9.", "\\xfc-9")] {
         let mut machine = Client::v4(&daemon, "127.0.0.2", taken);
         let mut stranger = Client::v4(&daemon, "127.0.0.3", said);
@@ -97,7 +97,7 @@ fn free_all_in_another_spelling_frees_the_machine_that_calls_and_no_other() {
 #[test]
 fn a_cap_that_refuses_locks_is_logged_once_with_who_and_where() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &["--max-locks", "1"]);
+    let daemon = Nlmd::start(&folder, &["--max-locks", "1"]);
     let mut client = Client::v4(&daemon, "127.0.0.2", "greedy\\x07");
     assert_eq!(client.lock(&want("first")), Stat::Granted);
     for _ in 0..20 {

@@ -13,7 +13,7 @@ fn after_a_crash_clients_are_told_and_reclaim_before_anybody_else_gets_a_lock() 
     let folder = tempfile::tempdir().unwrap();
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]).to_string();
     let host = Host::start("127.0.0.3", port.parse().unwrap());
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port, "--grace", "4s"]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port, "--grace", "4s"]);
     let first = nsm_state(&daemon);
     assert_eq!(Control::open(&daemon).status().grace, Grace::Open, "nobody has anything to reclaim");
     let mut beta = Client::v4(&daemon, "127.0.0.3", "beta");
@@ -23,7 +23,7 @@ fn after_a_crash_clients_are_told_and_reclaim_before_anybody_else_gets_a_lock() 
     assert_eq!(other_path.lock(&want("another file")), Stat::Granted);
     daemon.kill_9();
 
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port, "--grace", "4s"]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port, "--grace", "4s"]);
     let second = nsm_state(&daemon);
     assert!(second.is_up() && second != first);
     let mut notices = BTreeSet::new();
@@ -50,14 +50,14 @@ fn after_a_crash_clients_are_told_and_reclaim_before_anybody_else_gets_a_lock() 
 #[test]
 fn a_run_cut_by_a_crash_is_superseded_and_its_state_number_not_used_again() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &["--grace", "300ms"]);
+    let daemon = Nlmd::start(&folder, &["--grace", "300ms"]);
     let mut alpha = Client::v4(&daemon, "127.0.0.2", "alpha");
     assert_eq!(alpha.lock(&want("file")), Stat::Granted);
     let mut control = Control::open(&daemon);
     let begun = super::control::begin(&mut control, 1).unwrap();
     daemon.kill_9();
 
-    let daemon = Daemon::start(&folder, &["--grace", "300ms"]);
+    let daemon = Nlmd::start(&folder, &["--grace", "300ms"]);
     let mut control = Control::open(&daemon);
     let state = control.status().nsm_state;
     assert!(state != begun.new_state && state != begun.old_state && state.is_up());
@@ -74,11 +74,11 @@ fn notices_of_a_restart_end_when_a_run_begins() {
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]).to_string();
     let host = Host::start("127.0.0.3", port.parse().unwrap());
     host.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port, "--grace", "300ms"]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port, "--grace", "300ms"]);
     assert_eq!(Client::v4(&daemon, "127.0.0.3", "beta").lock(&want("file")), Stat::Granted);
     daemon.kill_9();
 
-    let daemon = Daemon::start(&folder, &["--rpcbind-port", &port, "--grace", "300ms"]);
+    let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port, "--grace", "300ms"]);
     let mut control = Control::open(&daemon);
     await_some("the end of grace", || (control.status().grace == Grace::Open).then_some(()));
     super::control::begin(&mut control, 1).unwrap();

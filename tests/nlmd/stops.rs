@@ -10,7 +10,7 @@ use super::control::{acked, begin_args, result};
 use super::harness::*;
 
 /// Stops nlmd, has `calls` made meanwhile, and lets it go on when its deadlines are over.
-fn while_stopped(daemon: &Daemon, deadline: Duration, calls: Vec<(Client, Want)>) -> Vec<Stat> {
+fn while_stopped(daemon: &Nlmd, deadline: Duration, calls: Vec<(Client, Want)>) -> Vec<Stat> {
     daemon.signal(Signal::SIGSTOP);
     let lock = |(mut client, want): (Client, Want)| std::thread::spawn(move || client.lock(&want));
     let calls: Vec<_> = calls.into_iter().map(lock).collect();
@@ -27,12 +27,12 @@ fn reclaim(file: &'static str) -> Want {
 #[test]
 fn reclaims_that_came_while_it_was_stopped_past_its_recovery_grace_are_granted() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &["--grace", "2s"]);
+    let daemon = Nlmd::start(&folder, &["--grace", "2s"]);
     for (address, name, file) in [("127.0.0.2", "alpha", "one"), ("127.0.0.3", "beta", "two")] {
         assert_eq!(Client::v4(&daemon, address, name).lock(&want(file)), Stat::Granted);
     }
     daemon.kill_9();
-    let daemon = Daemon::start(&folder, &["--grace", "2s"]);
+    let daemon = Nlmd::start(&folder, &["--grace", "2s"]);
     assert_eq!(Control::open(&daemon).status().grace, Grace::Recovery);
     // A datagram, and a connection that nlmd has not even accepted.
     let tcp = Wire::tcp("127.0.0.3", (std::net::Ipv4Addr::LOCALHOST, daemon.nlm_tcp).into());
@@ -50,7 +50,7 @@ fn reclaims_that_came_while_it_was_stopped_past_its_recovery_grace_are_granted()
 #[test]
 fn a_run_that_it_was_stopped_in_takes_what_came_and_keeps_what_nobody_had_time_for() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &[]);
+    let daemon = Nlmd::start(&folder, &[]);
     let mut alpha = Client::v4(&daemon, "127.0.0.2", "alpha");
     for file in ["claimed", "lost on the way"] {
         assert_eq!(alpha.lock(&want(file)), Stat::Granted);

@@ -14,14 +14,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::filter_link::LinkEvent;
-use super::held::HeldLocks;
 use crate::interposer::messages::{Blind, Call, Claim, FilterEvent, Reply, Request, ShareRequest, Treated, Way};
 use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted};
-use crate::manager::knfsd::owners::{HeldLock, OwnerKey, Share, TO_THE_END, View};
+use crate::manager::knfsd::owners::{HeldLock, HeldLocks, OwnerKey, Share, TO_THE_END, View};
 use crate::shares::Bounds;
-use crate::wire::control::{ClientRow, LockKind, LockPage, LockRow, LockState, LocksArgs, OwnerRow, Scope};
+use crate::wire::control::{ClientRow, LockKind, LockPage, LockRow, LockState, LocksArgs, Scope};
 use crate::wire::nlm::Stat;
-use crate::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
 use crate::wire::xdr::List;
 
 /// lockd's own bounds count, so the account's never do.
@@ -79,7 +78,7 @@ impl Account {
             news: Vec::new(),
         };
         for host in &view.hosts {
-            let Some(client) = account.client(&way_of(&host.key), &host.caller) else {
+            let Some(client) = account.client(&host.way, &host.caller) else {
                 return Err(format!("no room for the client {}", host.caller));
             };
             if host.monitored {
@@ -91,10 +90,10 @@ impl Account {
         }
         // One that a waiter was offered is between lockd and that client.
         for lock in view.locks.iter().filter(|lock| !lock.offered) {
-            account.fill(now, &way_of(&lock.owner), &lock.caller, &lock_call(lock))?;
+            account.fill(now, &lock.owner.way, &lock.caller, &lock_call(lock))?;
         }
         for share in &view.shares {
-            account.fill(now, &way_of(&share.owner), &share.caller, &share_call(share))?;
+            account.fill(now, &share.way, &share.caller, &share_call(share))?;
         }
         while account.table.next_effect().is_some() {}
         Ok(account)
@@ -370,7 +369,7 @@ impl Account {
             if there.meeting(&OwnerKey::from(&row.owner), &row.file, row.range).is_some() {
                 continue;
             }
-            let (way, claim) = (way_of_row(&row.owner), claim(&row));
+            let (way, claim) = (Way::from(&row.owner), claim(&row));
             if let Some(client) = self.ways.get(&way).copied() {
                 let said = locks::Call::Unlock(wanted_of(&claim));
                 let request = Request::Unlock(claim);
@@ -387,30 +386,14 @@ fn bytes(range: ByteRange) -> ByteRange {
 }
 
 fn news(call: &Call) -> Option<News> {
-    let Way { client, server, version, transport } = call.way;
     let claim = match &call.request {
         Request::Lock(lock) => &lock.claim,
         Request::Unlock(claim) => claim,
-        Request::FreeAll(_) => return Some(News::Rebooted(client.0)),
+        Request::FreeAll(_) => return Some(News::Rebooted(call.way.client.0)),
         Request::Cancel(_) | Request::Share(_) | Request::Unshare(_) => return None,
     };
-    let (tcp, svid) = (transport == Transport::Tcp, claim.svid.0.cast_unsigned());
-    let owner = OwnerKey { client: client.0, server: server.0, version, tcp, svid };
+    let owner = OwnerKey { way: call.way, svid: claim.svid };
     Some(News::Done(owner, claim.file.clone(), bytes(claim.range)))
-}
-
-fn way_of(key: &OwnerKey) -> Way {
-    Way {
-        client: Address(key.client),
-        server: Address(key.server),
-        version: key.version,
-        transport: if key.tcp { Transport::Tcp } else { Transport::Udp },
-    }
-}
-
-fn way_of_row(owner: &OwnerRow) -> Way {
-    let OwnerRow { address, server_address, version, transport, .. } = *owner;
-    Way { client: address, server: server_address, version, transport }
 }
 
 fn via(way: &Way) -> Via {
@@ -433,7 +416,7 @@ fn wanted_of(claim: &Claim) -> Wanted {
 
 fn claim(row: &LockRow) -> Claim {
     Claim {
-        way: way_of_row(&row.owner),
+        way: Way::from(&row.owner),
         svid: row.owner.svid,
         file: row.file.clone(),
         range: row.range,
@@ -443,13 +426,13 @@ fn claim(row: &LockRow) -> Claim {
 
 /// A lock, or a request for one, as the filter has it.
 pub(super) fn claim_of(lock: &HeldLock) -> Claim {
-    let (way, svid) = (way_of(&lock.owner), Svid(lock.owner.svid.cast_signed()));
+    let OwnerKey { way, svid } = lock.owner;
     Claim { way, svid, file: lock.handle.clone(), range: lock.range(), exclusive: lock.exclusive }
 }
 
 fn lock_call(lock: &HeldLock) -> locks::Call {
     locks::Call::Lock {
-        wanted: wanted(Svid(lock.owner.svid.cast_signed()), &lock.handle, lock.range(), lock.exclusive),
+        wanted: wanted(lock.owner.svid, &lock.handle, lock.range(), lock.exclusive),
         block: false,
         reclaim: false,
         monitored: lock.monitored,

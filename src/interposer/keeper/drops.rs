@@ -4,8 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use super::account::Account;
-use super::held::HeldLocks;
-use crate::manager::knfsd::owners::{HeldLock, OwnerKey, View};
+use crate::manager::knfsd::owners::{HeldLock, HeldLocks, OwnerKey, View};
 use crate::manager::knfsd::unsure::{DoubtKind, UnsureLocks};
 use crate::wire::control::{Delivery, Fate, FullResult, LockFate, LockKind};
 use crate::wire::types::{Address, CallerName};

@@ -15,14 +15,14 @@ use crate::interposer::announce;
 use crate::interposer::child::Filter;
 use crate::interposer::messages::{FilterEvent, Mode, Order};
 use crate::interposer::proof;
-use crate::interposer::rules::{Port, Refreshed, Rules};
+use crate::interposer::rules::{Refreshed, Rules};
 use crate::manager::Weight;
 use crate::manager::adapter::run_files::{DriverLock, RunFiles};
 use crate::manager::knfsd::owners::{HeldLock, LockdMemory, View};
-use crate::manager::knfsd::port::lockd_port;
+use crate::manager::knfsd::port::lockd_ports;
 use crate::manager::knfsd::{Knfsd, STATE_DIR, obstacles, single};
 use crate::wire::control::{ClientRow, InstanceId};
-use crate::wire::types::{CallerName, NsmState, Transport};
+use crate::wire::types::{CallerName, NsmState};
 
 /// Rules that are not refreshed for so long end. Until then lockd's packets wait or are dropped where no filter is.
 const LAPSE: Duration = Duration::from_secs(20);
@@ -117,14 +117,7 @@ impl Platform for Kernel {
         let driving = blocking(move || patient(|| vault.try_drive().map_err(words))).await?;
         let driving = driving.ok_or("another nlmctl drives this lock manager")?;
         blocking(|| Rules::remove_left().map_err(words)).await?;
-        let mut ports = BTreeSet::new();
-        for ipv6 in [false, true] {
-            for transport in [Transport::Udp, Transport::Tcp] {
-                // Where rpcbind does not answer, clients cannot find lockd either.
-                let number = lockd_port(ipv6, transport).await.unwrap_or_default();
-                ports.extend(number.map(|number| Port { ipv6, transport, number }));
-            }
-        }
+        let ports = BTreeSet::from_iter(lockd_ports().await?);
         let queue = self.machine.free_packet_queue(obstacles::FIRST_QUEUE).map_err(words)?;
         let mut filter = Filter::start(&self.program, queue).map_err(words)?;
         works(&mut filter).await?;

@@ -30,7 +30,6 @@
 //! | `start` | from the plan to grace | |
 //! | `ending` | settle, abort, the end of the drain | |
 //! | `drops` | which locks an UNLOCK is sent for, and what came of it | |
-//! | `held` | lockd's locks, to be found in | pure |
 //! | `doubt` | locks that a run leaves unsure, for later runs to keep | |
 //! | `run_files` | runs on disk | |
 //! | `service` | the control protocol | |
@@ -45,7 +44,6 @@ mod doubt;
 mod drops;
 mod ending;
 mod filter_link;
-mod held;
 mod kernel;
 mod platform;
 mod run_files;

@@ -1,10 +1,10 @@
 //! Runs on disk: the one that is active, and the results of those that have ended, until a controller has fetched them.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::host::{private_folder, remove, replace};
+use crate::host::{private_folder, read_if_there, remove, replace};
 use crate::manager::knfsd::keeper_files::{ACTIVE, DRAIN, RESULT};
 use crate::manager::knfsd::unsure::{Doubt, DoubtKind, UnsureClient, UnsureLocks};
 use crate::wire::control::{
@@ -74,11 +74,7 @@ impl RunFiles {
 
     /// The run that was active when a keeper died.
     pub(super) fn left(&self) -> io::Result<Option<Journal>> {
-        match fs::read(self.dir.join(ACTIVE)) {
-            Ok(bytes) => decode(&bytes).map(Some).map_err(io::Error::other),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        read_if_there(&self.dir.join(ACTIVE))?.map(|bytes| decode(&bytes).map_err(io::Error::other)).transpose()
     }
 
     /// The run has ended so; it is not active any more.
@@ -102,11 +98,7 @@ impl RunFiles {
 
     /// How a run has ended, if it is known.
     pub(super) fn result(&self, run: RunId) -> io::Result<Option<FullResult>> {
-        match fs::read(self.path(run)) {
-            Ok(bytes) => decode(&bytes).map(Some).map_err(io::Error::other),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        read_if_there(&self.path(run))?.map(|bytes| decode(&bytes).map_err(io::Error::other)).transpose()
     }
 
     /// The ends that no controller has acknowledged, the oldest first. A file that makes no sense is left alone.

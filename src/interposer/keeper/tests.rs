@@ -18,16 +18,16 @@ use super::state::{Ask, Keeper};
 use crate::interposer::messages::{
     Blind, Call, Claim, FilterEvent, LockRequest, Mode, Order, Reply, Request, Treated, Way,
 };
-use crate::manager::knfsd::owners::{ClientHost, HeldLock, OwnerKey, TO_THE_END, View};
+use crate::manager::knfsd::owners::{ClientHost, HeldLock, View};
 use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
-    self, BeginArgs, Begun, ClientProgress, ClientRow, Counts, Delivery, FullResult, InstanceId, Outcome, Policy,
-    ProgressArgs, Refusal, RefusalCode, RunArgs, RunClient, RunId, RunPageAfter, RunResult, Scope, SettleArgs,
-    SettleWhen, Silent, Status, Unreachable,
+    self, BeginArgs, Begun, ClientProgress, ClientRow, Counts, Delivery, FullResult, InstanceId, Outcome, ProgressArgs,
+    Refusal, RefusalCode, RunArgs, RunClient, RunId, RunPageAfter, RunResult, SettleArgs, SettleWhen, Silent, Status,
+    Unreachable,
 };
 use crate::wire::nlm::Stat;
-use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid};
 use crate::wire::xdr::{List, Text};
 
 const SERVER: &str = "192.0.2.1";
@@ -183,43 +183,21 @@ fn address(client: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, 10 + client])
 }
 
-fn key(client: u8, svid: u32) -> OwnerKey {
-    OwnerKey { client: address(client), server: SERVER.parse().unwrap(), version: 4, tcp: true, svid }
-}
-
 fn way(client: u8) -> Way {
-    Way {
-        client: Address(address(client)),
-        server: Address(SERVER.parse().unwrap()),
-        version: 4,
-        transport: Transport::Tcp,
-    }
+    Way::sample(10 + client)
 }
 
-fn held(client: u8, svid: u32, file: &str) -> HeldLock {
-    HeldLock {
-        owner: key(client, svid),
-        caller: name(&format!("c{client}")),
-        handle: FileHandle::new(file.as_bytes()).unwrap(),
-        device: (8, 1),
-        inode: 1,
-        path: None,
-        deleted: false,
-        exclusive: true,
-        start: 0,
-        end: TO_THE_END,
-        monitored: true,
-        nsm_state: None,
-        offered: false,
-    }
+fn held(client: u8, svid: i32, file: &str) -> HeldLock {
+    let handle = FileHandle::new(file.as_bytes()).unwrap();
+    HeldLock { caller: name(&format!("c{client}")), handle, ..HeldLock::sample(10 + client, svid) }
 }
 
-fn claim(client: u8, svid: u32, file: &str, range: ByteRange) -> Claim {
-    let (file, svid) = (FileHandle::new(file.as_bytes()).unwrap(), Svid(svid.cast_signed()));
-    Claim { way: way(client), svid, file, range, exclusive: true }
+fn claim(client: u8, svid: i32, file: &str, range: ByteRange) -> Claim {
+    let file = FileHandle::new(file.as_bytes()).unwrap();
+    Claim { way: way(client), svid: Svid(svid), file, range, exclusive: true }
 }
 
-fn lock(client: u8, svid: u32, file: &str, reclaim: bool) -> Request {
+fn lock(client: u8, svid: i32, file: &str, reclaim: bool) -> Request {
     Request::Lock(LockRequest {
         claim: claim(client, svid, file, WHOLE),
         oh: OwnerHandle::new(b"whatever").unwrap(),
@@ -242,10 +220,10 @@ impl Stage {
     fn new(locks: Vec<HeldLock>) -> Self {
         let mut hosts: Vec<ClientHost> = Vec::new();
         for lock in &locks {
-            let key = OwnerKey { svid: 0, ..lock.owner };
-            if hosts.iter().all(|host| host.key != key) {
+            let way = lock.owner.way;
+            if hosts.iter().all(|host| host.way != way) {
                 let (caller, mon_name) = (lock.caller.clone(), Some(lock.caller.clone()));
-                hosts.push(ClientHost { key, caller, mon_name, monitored: true, nsm_state: None });
+                hosts.push(ClientHost { way, caller, mon_name, monitored: true, nsm_state: None });
             }
         }
         let view = View { hosts, locks, waiters: vec![], shares: vec![], passes: 1 };
@@ -282,18 +260,10 @@ impl Stage {
     }
 
     fn args(&self, run: RunId, mode: control::Mode) -> BeginArgs {
-        let silent = Silent::Drop;
-        BeginArgs {
-            run,
-            instance: InstanceId([1; 16]),
-            nsm_state: of(&self.world).state,
-            scope: Scope::default(),
-            mode,
-            policy: Policy { unreachable: Unreachable::Keep, silent, include_unmonitored: false },
-            may_drop: List::default(),
-            grace_ms: 60_000,
-            grace_max_ms: 120_000,
-        }
+        let nsm_state = of(&self.world).state;
+        let mut args = BeginArgs { nsm_state, mode, ..BeginArgs::sample(run) };
+        args.policy.silent = Silent::Drop;
+        args
     }
 
     fn tell(&self, told: FilterEvent) {
@@ -477,7 +447,7 @@ async fn a_lock_that_lockd_does_not_give_up_is_kept_and_the_reason_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_went_away_unseen_was_released_and_no_unlock_is_sent_for_it() {
-    let (unlocks, sums, _) = spoiled(|stage| of(&stage.world).view.locks.retain(|lock| lock.owner.svid == 5)).await;
+    let (unlocks, sums, _) = spoiled(|stage| of(&stage.world).view.locks.retain(|lock| lock.owner.svid.0 == 5)).await;
     assert_eq!((unlocks, sums), (0, (1, 1, 0, 0)));
 }
 
@@ -487,7 +457,7 @@ async fn a_lock_of_which_a_weaker_mode_was_reclaimed_is_not_unlocked() {
         let Request::Lock(mut weaker) = lock(1, 6, "orphan", true) else { unreachable!() };
         weaker.claim.exclusive = false;
         stage.answered(1, Request::Lock(weaker), Stat::Granted);
-        for lock in of(&stage.world).view.locks.iter_mut().filter(|lock| lock.owner.svid == 6) {
+        for lock in of(&stage.world).view.locks.iter_mut().filter(|lock| lock.owner.svid.0 == 6) {
             lock.exclusive = false;
         }
     })
@@ -585,9 +555,9 @@ async fn nothing_is_dropped_when_lockd_enters_grace_itself_or_the_rules_are_gone
 
 /// A client each by either address of the server; of both an orphan.
 async fn two_addresses() -> Stage {
-    let other =
-        |lock: HeldLock| HeldLock { owner: OwnerKey { server: OTHER_SERVER.parse().unwrap(), ..lock.owner }, ..lock };
-    let stage = Stage::new(vec![held(1, 5, "a"), held(1, 6, "b"), other(held(2, 5, "c"))]);
+    let mut other = held(2, 5, "c");
+    other.owner.way.server = OTHER_SERVER.parse().unwrap();
+    let stage = Stage::new(vec![held(1, 5, "a"), held(1, 6, "b"), other]);
     stage.begin(control::Mode::Strict).await.unwrap();
     stage.answered(1, lock(1, 5, "a", true), Stat::Granted);
     stage

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::wire::control::{ClientResult, Counts, Delivery, LockFate, LockKind, Mode, Outcome, OwnerRow, RunResult};
+use crate::wire::control::{ClientResult, Counts, Delivery, Fate, LockFate, LockRow, Mode, Outcome, RunResult};
 use crate::wire::nsm::{MonId, MyId};
-use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
-use crate::wire::xdr::{List, Maybe, Text, encode};
+use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::xdr::{List, Text, encode};
 
 fn record(name: &str, address: &str) -> MonitorRecord {
     MonitorRecord {
@@ -51,25 +51,7 @@ fn result(id: u8) -> FullResult {
 }
 
 fn late() -> LockFate {
-    LockFate {
-        fate: crate::wire::control::Fate::Resurrected,
-        file: FileHandle::new(b"file").unwrap(),
-        kind: LockKind::Exclusive,
-        range: ByteRange::ALL,
-        partial: false,
-        late: true,
-        owner: OwnerRow {
-            name: CallerName::new("a").unwrap(),
-            address: Address("127.0.0.2".parse().unwrap()),
-            server_address: Address("127.0.0.1".parse().unwrap()),
-            transport: Transport::Udp,
-            version: 4,
-            svid: Svid(1),
-            oh: OwnerHandle::new(b"o").unwrap(),
-        },
-        other: Maybe(None),
-        other_range: Maybe(None),
-    }
+    LockFate { late: true, ..LockFate::sample(LockRow::sample(1, 0, u64::MAX), Fate::Resurrected) }
 }
 
 #[tokio::test]

@@ -12,8 +12,8 @@ use super::*;
 use crate::host::Lock;
 use crate::manager::{Caution, Weight};
 use crate::wire::control::{
-    BeginArgs, ClientProgress, ClientRow, Delivery, ExtendArgs, Fate, LocksArgs, Mode, Outcome, Policy, ProgressArgs,
-    RunResult, Scope, SettleArgs, SettleWhen, Silent, Unreachable, WatchArgs,
+    BeginArgs, ClientProgress, ClientRow, Delivery, ExtendArgs, Fate, Info, LocksArgs, Outcome, ProgressArgs,
+    RunResult, Scope, SettleArgs, SettleWhen, Silent, WatchArgs,
 };
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::List;
@@ -243,18 +243,8 @@ impl Host {
 }
 
 async fn begin_args(driver: &Adapter<Fake>, run: u8) -> BeginArgs {
-    let info = driver.info().await.unwrap();
-    BeginArgs {
-        run: RunId([run; 16]),
-        instance: info.instance,
-        nsm_state: info.nsm_state,
-        scope: Scope::default(),
-        mode: Mode::Strict,
-        policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
-        may_drop: List::default(),
-        grace_ms: 60_000,
-        grace_max_ms: 90_000,
-    }
+    let Info { instance, nsm_state, .. } = driver.info().await.unwrap();
+    BeginArgs { instance, nsm_state, grace_max_ms: 90_000, ..BeginArgs::sample(RunId([run; 16])) }
 }
 
 async fn begun(driver: &Adapter<Fake>, run: u8) -> RunId {
@@ -266,6 +256,14 @@ async fn begun(driver: &Adapter<Fake>, run: u8) -> RunId {
 async fn told(driver: &Adapter<Fake>, run: RunId) -> Status {
     let client = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
     driver.progress(&ProgressArgs { run, notices_begun: true, clients: List::clipped(vec![client]) }).await.unwrap()
+}
+
+/// A driver with a run of which one client is told.
+async fn in_a_run(host: &Host) -> (Adapter<Fake>, RunId) {
+    let driver = host.driver();
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    (driver, run)
 }
 
 fn counts(status: &Status) -> (u64, u64, u64) {
@@ -312,9 +310,7 @@ async fn a_run_drops_once_and_settles_when_everything_is_back() {
 #[tokio::test]
 async fn what_is_missing_at_the_end_is_dropped_and_the_thief_is_named() {
     let host = Host::new();
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0), lock("c", 0)]);
     let thief = LocalLock { lock: lock("b", 5), pid: 77, process: "dd".into() };
     host.with(|world| world.local.push(thief));
@@ -338,9 +334,7 @@ async fn what_is_missing_at_the_end_is_dropped_and_the_thief_is_named() {
 #[tokio::test]
 async fn a_lock_that_cannot_be_seen_for_sure_at_the_end_is_unverified_and_never_dropped() {
     let host = Host::new();
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0), lock("b", 0)]);
     host.with(|world| world.unsure = vec![lock("a", 0)]);
     let counts = settle(&driver, run, false).await.unwrap().counts;
@@ -420,9 +414,7 @@ async fn only_one_process_drives_and_another_sees_the_run() {
 #[tokio::test]
 async fn what_nobody_watched_is_unverified() {
     let host = Host::new();
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0)]);
     driver.status().await.unwrap();
     drop(driver);
@@ -435,9 +427,7 @@ async fn what_nobody_watched_is_unverified() {
 #[tokio::test]
 async fn a_manager_that_restarts_in_the_middle_supersedes_the_run() {
     let host = Host::new();
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     host.with(|world| world.life += 1);
     assert_eq!(driver.status().await.unwrap().run, Maybe(None));
     assert_eq!(driver.result(run).await.unwrap().outcome, Outcome::Superseded);
@@ -459,9 +449,7 @@ async fn locks_are_listed_without_owners_and_by_file() {
 async fn a_grace_that_only_the_manager_ends_is_waited_for_and_what_came_after_it_is_not_believed() {
     let host = Host::new();
     host.with(|world| world.ends_grace = false);
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0)]);
     driver.status().await.unwrap();
     let settling = tokio::spawn({
@@ -492,9 +480,7 @@ async fn a_grace_that_only_the_manager_ends_is_waited_for_and_what_came_after_it
 async fn a_lock_that_is_missing_when_a_watched_grace_ends_by_itself_is_dropped() {
     let host = Host::new();
     host.with(|world| world.ends_grace = false);
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0), lock("b", 0)]);
     driver.status().await.unwrap();
     host.with(|world| world.in_grace = false);
@@ -606,9 +592,7 @@ async fn notices_that_every_client_acked_and_none_heeded_were_not_understood() {
 async fn what_is_missing_while_grace_goes_on_is_unverified() {
     let host = Host::new();
     host.with(|world| world.lingers = true);
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0)]);
     let counts = settle(&driver, run, false).await.unwrap().counts;
     assert_eq!((counts.in_scope, counts.reclaimed, counts.dropped, counts.unverified), (3, 1, 0, 2));

@@ -185,20 +185,13 @@ mod tests {
 
     #[test]
     fn what_fails_is_logged_and_tried_again_until_it_works() {
-        let root = tempfile::tempdir().unwrap();
-        let write = |file: &str, text: &str| {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
         let (boot, grace) = ("proc/sys/kernel/random/boot_id", "proc/sys/fs/nfs/nlm_grace_period");
-        for (file, text) in [(boot, "b\n"), (grace, "10\n"), ("proc/fs/nfsd/threads", "8\n"), (LOG, "")] {
-            write(file, text);
-        }
-        let (machine, dir) = (Machine::at(root.path()), root.path());
+        let (root, machine) =
+            Machine::fake(&[(boot, "b\n"), (grace, "10\n"), ("proc/fs/nfsd/threads", "8\n"), (LOG, "")]);
+        let dir = root.path();
         let records = SavedRecords { dir: dir.into(), records: Vec::new() };
         Saved::read(&machine, None, records).unwrap().keep(dir).unwrap();
-        write(grace, "90\n");
+        machine.lay(grace, "90\n");
         let away = dir.join("away");
         fs::rename(dir.join(boot), &away).unwrap();
         std::thread::scope(|scope| {

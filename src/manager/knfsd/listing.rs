@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::Knfsd;
 use super::keeper_files;
-use super::owners::{self, HeldLock, OwnerKey, Share, TO_THE_END, View, Waiter};
+use super::owners::{self, HeldLock, OwnerKey, Share, TO_THE_END, View, Waiter, Way};
 use super::unsure::UnsureLocks;
 use crate::host::ETAB;
 use crate::manager::{OwnedLock, Owners, OwnersView};
 use crate::wire::control::{ClientRow, LockKind, LockState};
-use crate::wire::types::{Address, CallerName, NsmState, Svid, Transport};
+use crate::wire::types::{Address, CallerName, NsmState, Svid};
 use crate::wire::xdr::List;
 
 impl Knfsd {
@@ -52,14 +52,14 @@ fn listed(view: &View, exports: &[PathBuf], unsure: &UnsureLocks) -> OwnersView 
 
 fn of_lock(lock: &HeldLock, exports: &[PathBuf]) -> OwnedLock {
     let (major, minor) = lock.device;
-    let OwnerKey { client, server, version, tcp, svid } = lock.owner;
+    let OwnerKey { way: Way { client, server, version, transport }, svid } = lock.owner;
     OwnedLock {
         name: lock.caller.clone(),
-        address: Address(client),
-        server_address: Address(server),
-        transport: if tcp { Transport::Tcp } else { Transport::Udp },
+        address: client,
+        server_address: server,
+        transport,
         version,
-        svid: Some(Svid(svid.cast_signed())),
+        svid: Some(svid),
         oh: None,
         monitored: lock.monitored,
         kind: if lock.exclusive { LockKind::Exclusive } else { LockKind::Shared },
@@ -81,7 +81,7 @@ fn of_waiter(waiter: &Waiter, exports: &[PathBuf]) -> OwnedLock {
 
 fn of_share(share: &Share, exports: &[PathBuf]) -> OwnedLock {
     let held = HeldLock {
-        owner: share.owner,
+        owner: OwnerKey { way: share.way, svid: Svid(0) },
         caller: share.caller.clone(),
         handle: share.handle.clone(),
         device: share.device,
@@ -110,7 +110,7 @@ fn export(path: &[u8], exports: &[PathBuf]) -> Option<PathBuf> {
 fn clients(view: &View, locks: &[OwnedLock]) -> Vec<ClientRow> {
     let mut rows: BTreeMap<(CallerName, Address), ClientRow> = BTreeMap::new();
     for host in &view.hosts {
-        let (address, called) = (Address(host.key.client), Address(host.key.server));
+        let Way { client: address, server: called, .. } = host.way;
         let row = rows.entry((host.caller.clone(), address)).or_insert_with(|| ClientRow {
             name: host.caller.clone(),
             addresses: List::clipped(vec![address]),
@@ -146,7 +146,7 @@ fn clients(view: &View, locks: &[OwnedLock]) -> Vec<ClientRow> {
 mod tests {
     use super::super::owners::ClientHost;
     use super::*;
-    use crate::wire::types::{ByteRange, Cookie, FileHandle, OwnerHandle};
+    use crate::wire::types::{ByteRange, Cookie, OwnerHandle};
 
     #[test]
     fn a_path_is_in_the_innermost_export_that_has_it() {
@@ -160,39 +160,24 @@ mod tests {
 
     #[test]
     fn each_client_has_the_number_of_its_locks_of_those_without_a_monitor_and_of_its_waiters() {
-        let key = |client: &str, server: &str| OwnerKey {
-            client: client.parse().unwrap(),
-            server: server.parse().unwrap(),
-            version: 4,
-            tcp: true,
-            svid: 1,
-        };
-        let host = |key, monitored| ClientHost {
-            key,
+        let called = |server: &str| Way { server: server.parse().unwrap(), ..Way::sample(1) };
+        let (one, two) = (called("192.0.2.200"), called("192.0.2.201"));
+        let host = |way, monitored| ClientHost {
+            way,
             caller: CallerName::new("c1").unwrap(),
             mon_name: None,
             monitored,
             nsm_state: None,
         };
-        let (one, two) = (key("192.0.2.1", "192.0.2.200"), key("192.0.2.1", "192.0.2.201"));
-        let held = |owner, monitored| HeldLock {
-            owner,
-            caller: CallerName::new("c1").unwrap(),
-            handle: FileHandle::new(b"h").unwrap(),
-            device: (8, 17),
-            inode: 42,
+        let held = |way, monitored| HeldLock {
+            owner: OwnerKey { way, svid: Svid(1) },
             path: Some(b"/srv/x/a".to_vec()),
-            deleted: false,
-            exclusive: true,
-            start: 0,
-            end: TO_THE_END,
             monitored,
-            nsm_state: None,
-            offered: false,
+            ..HeldLock::sample(1, 1)
         };
         let waiter = Waiter { wanted: held(two, true), oh: OwnerHandle::default(), cookie: Cookie::default() };
         let view = View {
-            hosts: vec![host(one, true), host(two, true), host(key("192.0.2.2", "192.0.2.200"), false)],
+            hosts: vec![host(one, true), host(two, true), host(Way::sample(2), false)],
             locks: vec![held(one, true), held(two, false)],
             waiters: vec![waiter],
             shares: vec![],

@@ -102,9 +102,10 @@ fn look_at_owners(machine: &Machine, seen: Option<Vec<ClientHost>>, ports: &[Por
 /// A client that came by IPv6 to a port that is not known: its packets would pass the rules by.
 fn unseen(hosts: &[ClientHost], ports: &[Port]) -> Option<Caution> {
     let known = |ipv6| ports.iter().any(|port| port.ipv6 == ipv6);
-    let unseen = |host: &&ClientHost| !known(host.key.server.to_canonical().is_ipv6());
+    let unseen = |host: &&ClientHost| !known(host.way.server.0.to_canonical().is_ipv6());
     let host = hosts.iter().find(unseen)?;
-    let text = format!("{} calls lockd at {}, and rpcbind tells no port of lockd there", host.caller, host.key.server);
+    let (caller, called) = (&host.caller, host.way.server.0);
+    let text = format!("{caller} calls lockd at {called}, and rpcbind tells no port of lockd there");
     Some(refuse("rpcbind", text, "restart the NFS server after rpcbind, so that lockd is registered for IPv6 too"))
 }
 
@@ -206,24 +207,10 @@ fn names(all: &BTreeSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::host::netfilter::PortRule;
-    use crate::manager::knfsd::owners::OwnerKey;
-    use crate::wire::types::{CallerName, Transport};
-
-    /// A machine of files.
-    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
-        let root = tempfile::tempdir().unwrap();
-        for (file, text) in files {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let machine = Machine::at(root.path());
-        (root, machine)
-    }
+    use crate::manager::knfsd::owners::Way;
+    use crate::wire::types::{Address, CallerName, Transport};
 
     fn all(look: impl FnOnce(&mut Vec<Caution>)) -> Vec<(&'static str, Weight, String)> {
         let mut found = Vec::new();
@@ -240,7 +227,7 @@ mod tests {
         let (dep, built_in) = (format!("{folder}/modules.dep"), format!("{folder}/modules.builtin"));
         let release = ("proc/sys/kernel/osrelease", "6.1.0-1-cloud\n");
         let there = "kernel/net/netfilter/nft_queue.ko.xz: kernel/net/netfilter/nfnetlink_queue.ko\n";
-        let (_root, told) = machine(&[
+        let (_root, told) = Machine::fake(&[
             release,
             (&dep, there),
             (&built_in, "kernel/net/netfilter/nfnetlink-queue.ko\n"),
@@ -248,10 +235,10 @@ mod tests {
         ]);
         assert_eq!(all(|found| look_at_modules(&told, found)), []);
         let (_root, lacks) =
-            machine(&[release, (&dep, there), (&built_in, ""), ("sys/module/nf_tables/refcnt", "1\n")]);
+            Machine::fake(&[release, (&dep, there), (&built_in, ""), ("sys/module/nf_tables/refcnt", "1\n")]);
         let found = all(|found| look_at_modules(&lacks, found));
         assert!(found[0].2.contains("has no nfnetlink_queue,") && found[0].1 == Weight::Refuse, "{found:?}");
-        let (_root, shut) = machine(&[
+        let (_root, shut) = Machine::fake(&[
             release,
             (&dep, there),
             (&built_in, ""),
@@ -262,14 +249,14 @@ mod tests {
         let found = all(|found| look_at_modules(&shut, found));
         assert!(found[0].2.contains("has no nft_queue,"), "{found:?}");
         // A kernel without lists, as in a container: nothing is said that is not known.
-        assert_eq!(all(|found| look_at_modules(&machine(&[release]).1, found)), []);
+        assert_eq!(all(|found| look_at_modules(&Machine::fake(&[release]).1, found)), []);
     }
 
     #[test]
     fn a_policy_of_selinux_is_named_where_it_confines_this_process() {
         let label = "proc/thread-self/attr/current";
         let look = |enforce: &str, own: &str| {
-            let (_root, host) = machine(&[("sys/fs/selinux/enforce", enforce), (label, own)]);
+            let (_root, host) = Machine::fake(&[("sys/fs/selinux/enforce", enforce), (label, own)]);
             all(|found| look_at_selinux(&host, found))
         };
         let found = look("1", "system_u:system_r:nfsd_t:s0\0");
@@ -277,13 +264,13 @@ mod tests {
         assert_eq!(look("0", "system_u:system_r:nfsd_t:s0\0"), []);
         assert_eq!(look("1", "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023\0"), []);
         assert_eq!(look("1", "system_u:system_r:unconfined_service_t:s0\0"), []);
-        let (_root, without) = machine(&[(label, "docker-default (enforce)\n")]);
+        let (_root, without) = Machine::fake(&[(label, "docker-default (enforce)\n")]);
         assert_eq!(all(|found| look_at_selinux(&without, found)), []);
     }
 
     #[test]
     fn rules_of_others_are_named_and_only_a_queue_on_lockds_ports_is_in_the_way() {
-        let (_root, host) = machine(&[("proc/net/ip_tables_names", "nat\nfilter\n")]);
+        let (_root, host) = Machine::fake(&[("proc/net/ip_tables_names", "nat\nfilter\n")]);
         let rule = |does| PortRule { place: "table filter, chain INPUT".into(), does };
         let netfilter = Netfilter {
             tables: ["firewalld".to_owned(), "docker-bridges".to_owned()].into(),
@@ -297,7 +284,7 @@ mod tests {
         for name in ["chain INPUT", "table ids", "docker-bridges, firewalld", "tables filter, nat"] {
             assert!(text.contains(name), "{text}");
         }
-        assert_eq!(all(|found| look_at_rules(&machine(&[]).1, Ok(Netfilter::default()), found)), []);
+        assert_eq!(all(|found| look_at_rules(&Machine::fake(&[]).1, Ok(Netfilter::default()), found)), []);
     }
 
     #[test]
@@ -305,17 +292,17 @@ mod tests {
         let line = |number: u16| format!("{number} 1 0 2 0 0 0 0 1\n");
         let lines = |numbers: std::ops::RangeInclusive<u16>| numbers.map(line).collect::<Vec<_>>().concat();
         let one = lines(FIRST_QUEUE..=FIRST_QUEUE);
-        let (_root, host) = machine(&[("proc/net/netfilter/nfnetlink_queue", &one)]);
+        let (_root, host) = Machine::fake(&[("proc/net/netfilter/nfnetlink_queue", &one)]);
         assert_eq!(all(|found| look_at_queues(&host, found)), []);
         let every = lines(0..=u16::MAX);
-        let (_root, host) = machine(&[("proc/net/netfilter/nfnetlink_queue", &every)]);
+        let (_root, host) = Machine::fake(&[("proc/net/netfilter/nfnetlink_queue", &every)]);
         assert_eq!(all(|found| look_at_queues(&host, found))[0].1, Weight::Refuse);
     }
 
     #[test]
     fn a_kernel_without_nftables_is_in_the_way_and_a_lack_of_rights_is_said_once() {
         let error = |number| Err(io::Error::from_raw_os_error(number));
-        let (_root, host) = machine(&[]);
+        let (_root, host) = Machine::fake(&[]);
         assert_eq!(all(|found| look_at_rules(&host, error(libc::EPROTONOSUPPORT), found))[0].1, Weight::Refuse);
         assert_eq!(all(|found| look_at_rules(&host, error(libc::EPERM), found)), []);
     }
@@ -323,7 +310,7 @@ mod tests {
     #[test]
     fn a_grace_period_of_the_servers_own_is_in_the_way_as_is_memory_that_cannot_be_read() {
         let in_grace = |word| {
-            let (_root, host) = machine(&[("proc/fs/lockd/nlm_end_grace", word)]);
+            let (_root, host) = Machine::fake(&[("proc/fs/lockd/nlm_end_grace", word)]);
             all(|found| {
                 look_at_grace(&host, found);
                 look_at_owners(&host, None, &[], found);
@@ -336,15 +323,8 @@ mod tests {
 
     #[test]
     fn a_client_by_ipv6_is_in_the_way_where_no_port_of_ipv6_is_known() {
-        let key = |server: &str| OwnerKey {
-            client: server.parse().unwrap(),
-            server: server.parse().unwrap(),
-            version: 4,
-            tcp: true,
-            svid: 0,
-        };
-        let host = |server| ClientHost {
-            key: key(server),
+        let host = |server: &str| ClientHost {
+            way: Way { server: Address(server.parse().unwrap()), ..Way::sample(2) },
             caller: CallerName::new("c1").unwrap(),
             mon_name: None,
             monitored: true,
@@ -361,7 +341,7 @@ mod tests {
     #[test]
     fn exports_with_kerberos_are_named_and_others_are_not() {
         let etab = "/srv/x\t*(rw,sec=sys)\n/srv/k\t*(rw,sec=krb5p)\n/srv/both\t*(rw,sec=sys:krb5)\n";
-        let (_root, host) = machine(&[(ETAB, etab)]);
+        let (_root, host) = Machine::fake(&[(ETAB, etab)]);
         let found = all(|found| look_at_exports(&host, found));
         assert!(found.len() == 1 && found[0].2.contains("(/srv/both, /srv/k)"), "{found:?}");
     }

@@ -3,7 +3,6 @@
 //! Written before the first change, removed after the last one was undone: a process that finds the file
 //! (the guard, or the next nlmctl) knows what to put back, and that it may be half done.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::error::KnfsdError;
 use super::records::SavedRecords;
 use super::settings::Settings;
-use crate::host::{FileError, Machine, remove, replace};
+use crate::host::{FileError, Machine, read_if_there, remove, replace};
 
 /// `nlm_grace_period`, in seconds: read when a grace period begins.
 const NLM_GRACE: &str = "proc/sys/fs/nfs/nlm_grace_period";
@@ -91,13 +90,8 @@ impl Saved {
 
     pub(super) fn find(dir: &Path) -> Result<Option<Self>, FileError> {
         let path = Self::path(dir);
-        match fs::read(&path) {
-            Ok(text) => {
-                serde_json::from_slice(&text).map(Some).map_err(|error| FileError::Odd(path, error.to_string()))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(FileError::read(&path)(error)),
-        }
+        let Some(text) = read_if_there(&path).map_err(FileError::read(&path))? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|error| FileError::Odd(path, error.to_string()))
     }
 
     fn forget(dir: &Path) -> Result<(), FileError> {
@@ -178,11 +172,14 @@ fn effective_grace(period: u64, timeout: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::host::{self, Netlink};
     use crate::wire::netlink::Attribute;
+
+    const BOOT: &str = "proc/sys/kernel/random/boot_id";
 
     #[test]
     fn grace_lasts_multiples_of_the_time_out() {
@@ -194,15 +191,8 @@ mod tests {
 
     #[test]
     fn what_was_saved_is_found_until_it_is_put_back() {
-        let root = tempfile::tempdir().unwrap();
-        for (file, text) in
-            [("proc/sys/kernel/random/boot_id", "b\n"), (NLM_GRACE, "10\n"), ("proc/fs/nfsd/threads", "8\n")]
-        {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let (machine, dir) = (Machine::at(root.path()), root.path());
+        let (root, machine) = Machine::fake(&[(BOOT, "b\n"), (NLM_GRACE, "10\n"), ("proc/fs/nfsd/threads", "8\n")]);
+        let dir = root.path();
         assert_eq!((Saved::find(dir).unwrap(), Saved::is_there(dir)), (None, false));
         let records = SavedRecords { dir: dir.into(), records: Vec::new() };
         let saved = Saved::read(&machine, None, records).unwrap();
@@ -212,9 +202,9 @@ mod tests {
         let found = Saved::find(dir).unwrap().unwrap();
         assert_eq!((&found, Saved::is_there(dir)), (&saved, true));
         assert!(found.may_have_sent_a_signal(&machine).unwrap());
-        fs::write(machine.path("proc/sys/kernel/random/boot_id"), "another\n").unwrap();
+        machine.lay(BOOT, "another\n");
         assert!(!found.may_have_sent_a_signal(&machine).unwrap());
-        fs::write(machine.path("proc/sys/kernel/random/boot_id"), "b\n").unwrap();
+        machine.lay(BOOT, "b\n");
         found.put_back(&machine, dir).unwrap();
         assert_eq!(machine.number::<u64>(NLM_GRACE).unwrap(), 10);
         assert_eq!(Saved::find(dir).unwrap(), None);
@@ -243,19 +233,14 @@ mod tests {
     fn the_grace_that_counts_is_set_and_put_back_by_netlink_where_it_was_set_so_and_in_the_file_where_not() {
         for (by_netlink, file, wanted, lasts) in [(45, 10, 95, 95), (45, 45, 1000, 240), (0, 10, 95, 100), (7, 0, 7, 7)]
         {
-            let root = tempfile::tempdir().unwrap();
-            for (name, text) in [
-                ("proc/sys/kernel/random/boot_id", "b\n".to_owned()),
-                ("proc/fs/nfsd/threads", "8\n".to_owned()),
-                (NLM_TIMEOUT, "10\n".to_owned()),
-                (NLM_GRACE, format!("{file}\n")),
-            ] {
-                let path = root.path().join(name);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, text).unwrap();
-            }
+            let (root, machine) = Machine::fake(&[
+                (BOOT, "b\n"),
+                ("proc/fs/nfsd/threads", "8\n"),
+                (NLM_TIMEOUT, "10\n"),
+                (NLM_GRACE, &format!("{file}\n")),
+            ]);
             let lockd = Arc::new(LockdByNetlink(root.path().join(NLM_GRACE), Mutex::new(by_netlink)));
-            let (machine, dir) = (Machine::at(root.path()).answered_by(lockd.clone()), root.path());
+            let (machine, dir) = (machine.answered_by(lockd.clone()), root.path());
             let saved = Saved::read(&machine, None, SavedRecords { dir: dir.into(), records: Vec::new() }).unwrap();
             saved.keep(dir).unwrap();
             saved.want_grace(&machine, std::time::Duration::from_secs(wanted)).unwrap();
@@ -268,13 +253,8 @@ mod tests {
 
     #[test]
     fn a_client_that_comes_while_records_are_written_is_in_what_is_kept() {
-        let root = tempfile::tempdir().unwrap();
-        for (file, text) in [("proc/sys/kernel/random/boot_id", "b\n"), (NLM_GRACE, "10\n")] {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let (machine, dir) = (Machine::at(root.path()), root.path());
+        let (root, machine) = Machine::fake(&[(BOOT, "b\n"), (NLM_GRACE, "10\n")]);
+        let dir = root.path();
         // Each look sees another folder until the third one.
         let looks = std::cell::Cell::new(0);
         let read = || {

@@ -86,8 +86,6 @@ fn parse(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn weight(told: Option<&str>, configured: Option<&str>, may_set: bool) -> Option<Weight> {
@@ -131,22 +129,16 @@ mod tests {
 
     #[test]
     fn a_file_of_the_folder_wins_and_without_nfsv4_1_none_matters() {
-        let root = tempfile::tempdir().unwrap();
-        for (file, text) in [
+        let (_root, machine) = Machine::fake(&[
             ("etc/nfs.conf", "[nfsd]\nscope=one\n"),
             ("etc/nfs.conf.d/10-ha.conf", "[nfsd]\nscope=two\n"),
             ("etc/nfs.conf.d/20.conf.bak", "[nfsd]\nscope=three\n"),
             ("proc/sys/kernel/hostname", "filer\n"),
             ("proc/fs/nfsd/versions", "-2 +3 +4 +4.0 -4.1 -4.2\n"),
-        ] {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let machine = Machine::at(root.path());
+        ]);
         assert_eq!(configured(&machine).as_deref(), Some("two"));
         assert!(look(&machine).unwrap().is_none());
-        fs::write(root.path().join("proc/fs/nfsd/versions"), "-2 +3 +4 +4.0 +4.1 +4.2\n").unwrap();
+        machine.lay("proc/fs/nfsd/versions", "-2 +3 +4 +4.0 +4.1 +4.2\n");
         assert!(look(&machine).unwrap().is_some_and(|caution| caution.text.contains("\"two\"")));
     }
 

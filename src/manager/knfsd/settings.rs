@@ -272,8 +272,7 @@ mod tests {
 ";
 
     fn server(ports: &str) -> (tempfile::TempDir, Machine) {
-        let root = tempfile::tempdir().unwrap();
-        for (file, text) in [
+        Machine::fake(&[
             (PORTS, ports),
             (THREADS, "2\n"),
             (POOLS, "2\n"),
@@ -281,13 +280,7 @@ mod tests {
             ("proc/fs/nfsd/nfsv4leasetime", "90\n"),
             ("proc/net/tcp", TCP),
             ("proc/net/tcp6", TCP6),
-        ] {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let machine = Machine::at(root.path());
-        (root, machine)
+        ])
     }
 
     #[test]

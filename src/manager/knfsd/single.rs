@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use super::owners::{HeldLock, OwnerKey, TO_THE_END, View, Waiter};
+use super::owners::{HeldLock, HeldLocks, OwnerKey, View, Waiter};
 use super::port::lockd_port;
 use super::unlock::{Unlock, UnlockReply, unlock};
 use super::{Knfsd, KnfsdError};
@@ -23,7 +23,7 @@ use crate::manager::ManagerError;
 use crate::manager::adapter::LocksReleased;
 use crate::wire::control::{LockKind, LockRow, LockState, Refusal, RefusalCode};
 use crate::wire::nlm::Stat;
-use crate::wire::types::{Address, ByteRange, Svid, Transport};
+use crate::wire::types::Transport;
 
 /// What a client that waits can expect.
 const WAITERS: &str = "a client that waits for what became free gets it at once where lockd keeps its request (Linux 6.1 \
@@ -101,7 +101,7 @@ fn find(view: &View, rows: &[LockRow]) -> Result<Vec<HeldLock>, Refusal> {
                 let words = format!("{}: blocked requests and shares are freed with their client only", describe(row));
                 return Err(Refusal::new(RefusalCode::BadRequest, words));
             }
-            let of_owner = there.get_mut(&owner_of(row));
+            let of_owner = there.get_mut(&OwnerKey::from(&row.owner));
             let place = of_owner.and_then(|locks| Some((locks.iter().position(|lock| is(row, lock))?, locks)));
             let gone = || Refusal::new(RefusalCode::StalePlan, format!("{} is not there any more", describe(row)));
             place.map(|(place, locks)| locks.swap_remove(place).clone()).ok_or_else(gone)
@@ -109,26 +109,12 @@ fn find(view: &View, rows: &[LockRow]) -> Result<Vec<HeldLock>, Refusal> {
         .collect()
 }
 
-fn owner_of(row: &LockRow) -> OwnerKey {
-    OwnerKey {
-        client: row.owner.address.0,
-        server: row.owner.server_address.0,
-        version: row.owner.version,
-        tcp: row.owner.transport == Transport::Tcp,
-        svid: row.owner.svid.0.cast_unsigned(),
-    }
-}
-
 /// Whether the lock, of the row's owner, is the row's.
 fn is(row: &LockRow, lock: &HeldLock) -> bool {
     row.file == lock.handle
-        && row.range == range(lock)
+        && row.range == lock.range()
         && (row.kind == LockKind::Exclusive) == lock.exclusive
         && row.owner.name == lock.caller
-}
-
-fn range(lock: &HeldLock) -> ByteRange {
-    ByteRange { start: lock.start, end: if lock.end >= TO_THE_END { u64::MAX } else { lock.end } }
 }
 
 fn describe(row: &LockRow) -> String {
@@ -138,9 +124,9 @@ fn describe(row: &LockRow) -> String {
 /// Why the lock is not asked for at all. Two machines behind one address are one client to lockd, so their processes of
 /// one number are one owner, and an UNLOCK would free what either of them holds.
 fn obstacle(view: &View, lock: &HeldLock) -> Option<String> {
-    let address = lock.owner.client;
-    let other = view.hosts.iter().find(|host| host.key.client == address && !host.caller.matches(&lock.caller))?;
-    let (one, two, address) = (&lock.caller, &other.caller, Address(address));
+    let address = lock.owner.way.client;
+    let other = view.hosts.iter().find(|host| host.way.client == address && !host.caller.matches(&lock.caller))?;
+    let (one, two) = (&lock.caller, &other.caller);
     Some(format!("{one} and {two} both call from {address}, and lockd does not tell them apart"))
 }
 
@@ -152,8 +138,8 @@ pub(crate) fn as_unlock(lock: &HeldLock) -> Unlock {
     Unlock {
         caller: lock.caller.clone(),
         file: lock.handle.clone(),
-        svid: Svid(lock.owner.svid.cast_signed()),
-        range: range(lock),
+        svid: lock.owner.svid,
+        range: lock.range(),
         user: found.map_or((0, 0), |file| (file.uid(), file.gid())),
     }
 }
@@ -162,9 +148,8 @@ pub(crate) fn as_unlock(lock: &HeldLock) -> Unlock {
 type Ports = BTreeMap<(bool, Transport), Result<u16, String>>;
 
 async fn lockd_ports(owners: impl Iterator<Item = &OwnerKey>) -> Ports {
-    let transport = |owner: &OwnerKey| if owner.tcp { Transport::Tcp } else { Transport::Udp };
-    let mut ports: Ports =
-        owners.map(|owner| ((owner.server.is_ipv6(), transport(owner)), Err(String::new()))).collect();
+    let of = |owner: &OwnerKey| (owner.way.server.0.is_ipv6(), owner.way.transport);
+    let mut ports: Ports = owners.map(|owner| (of(owner), Err(String::new()))).collect();
     for ((ipv6, transport), port) in &mut ports {
         let missing = format!("lockd is not registered with rpcbind for {transport}");
         *port = lockd_port(*ipv6, *transport).await.and_then(|found| found.ok_or(missing));
@@ -180,13 +165,10 @@ fn judge(
     held: &[HeldLock],
     answers: impl Iterator<Item = UnlockReply>,
 ) -> LocksReleased {
+    let there = HeldLocks::of(after);
     let mut done = LocksReleased { notes: vec![WAITERS.to_owned()], ..LocksReleased::default() };
     for ((row, lock), answer) in chosen.iter().zip(held).zip(answers) {
-        let is_there = after
-            .locks
-            .iter()
-            .any(|now| now.owner == lock.owner && now.handle == lock.handle && range(now).overlaps(range(lock)));
-        if is_there {
+        if there.meeting(&lock.owner, &lock.handle, lock.range()).is_some() {
             done.left.push((row.clone(), why(&answer, lock)));
         } else {
             done.freed.push(row.clone());

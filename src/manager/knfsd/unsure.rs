@@ -18,13 +18,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::owners::{HeldLock, OwnerKey, View};
-use crate::host::{remove, replace};
+use super::owners::{HeldLock, HeldLocks, OwnerKey, View, Way};
+use crate::host::{read_if_there, remove, replace};
 use crate::wire::control::{InstanceId, RunId};
 use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, Svid, Transport};
 use crate::wire::xdr::{List, Maybe, Opaque, Text, XdrCodec, decode, encode};
@@ -108,13 +107,13 @@ pub(crate) struct UnsureLocks {
 
 impl UnsureLock {
     fn of(lock: &HeldLock, doubt: Doubt) -> Self {
-        let OwnerKey { client, server, version, tcp, svid } = lock.owner;
+        let OwnerKey { way: Way { client, server, version, transport }, svid } = lock.owner;
         Self {
-            client: Address(client),
-            server: Address(server),
-            transport: if tcp { Transport::Tcp } else { Transport::Udp },
+            client,
+            server,
+            transport,
             version,
-            svid: Svid(svid.cast_signed()),
+            svid,
             name: lock.caller.clone(),
             file: lock.handle.clone(),
             path: Maybe(lock.path.as_deref().and_then(|path| Opaque::new(path).ok())),
@@ -125,13 +124,8 @@ impl UnsureLock {
     }
 
     fn owner(&self) -> OwnerKey {
-        OwnerKey {
-            client: self.client.0,
-            server: self.server.0,
-            version: self.version,
-            tcp: self.transport == Transport::Tcp,
-            svid: self.svid.0.cast_unsigned(),
-        }
+        let Self { client, server, version, transport, svid, .. } = *self;
+        OwnerKey { way: Way { client, server, version, transport }, svid }
     }
 
     /// Its file, for people.
@@ -155,11 +149,7 @@ impl UnsureLocks {
     /// It cannot be read, or makes no sense.
     pub(crate) fn read(dir: &Path) -> io::Result<Self> {
         let path = dir.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error),
-        };
+        let Some(bytes) = read_if_there(&path)? else { return Ok(Self::default()) };
         let odd = |error| io::Error::other(format!("{} (locks that runs must keep): {error}", path.display()));
         let Sheet { instance, clients, locks } = decode(&bytes).map_err(odd)?;
         let mut read = Self { instance: Some(instance), clients: clients.into_vec(), ..Self::default() };
@@ -249,12 +239,11 @@ impl UnsureLocks {
 
     /// Looks up what the clients have, and strikes off what is not there any more.
     pub(crate) fn look_up(&mut self, view: &View) {
-        let there = view.by_owner();
+        let there = HeldLocks::of(view);
         let before = self.all().count();
         self.locks.retain(|_, locks| {
-            let held =
-                |lock: &UnsureLock| there.get(&lock.owner()).is_some_and(|all| all.iter().any(|one| lock.is(one)));
-            locks.retain(held);
+            // Those of one owner have one number of its client's last reboot.
+            locks.retain(|lock| there.meeting(&lock.owner(), &lock.file, lock.range).is_some_and(|one| lock.is(one)));
             !locks.is_empty()
         });
         self.changed |= self.all().count() != before;
@@ -332,7 +321,7 @@ impl<'a> Doubts<'a> {
     }
 
     fn about(&self, lock: &HeldLock) -> Option<&'a Doubt> {
-        self.addresses.get(&lock.owner.client).or_else(|| self.names.get(&lock.caller)).copied()
+        self.addresses.get(&lock.owner.way.client.0).or_else(|| self.names.get(&lock.caller)).copied()
     }
 }
 

@@ -3,15 +3,14 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::host::Machine;
 use crate::wire::types::NsmState;
 
 /// A root with these files; the folders on the way are made.
 fn root(files: &[(&str, &[u8])]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for (name, bytes) in files {
-        let path = root.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
+        Machine::at(root.path()).lay(name, bytes);
     }
     root
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::report::FailureKind;
-use crate::wire::control::{Capabilities, Counts, Grace, LockKind, LockState, OwnerRow, RunId, RunStatus};
-use crate::wire::types::{Address, ByteRange, FileHandle, OwnerHandle, Svid, Transport};
+use crate::wire::control::{Capabilities, Counts, Grace, LockState, RunId, RunStatus};
+use crate::wire::types::Address;
 use crate::wire::xdr::{List, Maybe, Text};
 
 fn name(text: &str) -> CallerName {
@@ -251,21 +251,11 @@ fn a_long_grace_lengthens_the_latest_deadline() {
 fn a_scope_of_files_counts_the_listed_locks_and_tells_only_their_clients() {
     let request = Request { files: vec!["abcd".into()], ..Request::default() };
     let (info, status, clients) = (info(), status(), three());
-    let lock = |state, monitored| LockRow {
-        file: FileHandle::new(&[0xab, 0xcd]).unwrap(),
-        kind: LockKind::Exclusive,
-        range: ByteRange::ALL,
-        state,
-        monitored,
-        owner: OwnerRow {
-            name: name("db.example.org"),
-            address: Address("192.0.2.12".parse().unwrap()),
-            server_address: Address("192.0.2.1".parse().unwrap()),
-            transport: Transport::Udp,
-            version: 4,
-            svid: Svid(1),
-            oh: OwnerHandle::new(b"1").unwrap(),
-        },
+    let lock = |state, monitored| {
+        let mut lock = LockRow { state, monitored, ..LockRow::sample(1, 0, u64::MAX) };
+        lock.owner.name = name("db.example.org");
+        lock.owner.address = Address("192.0.2.12".parse().unwrap());
+        lock
     };
     let locks = [lock(LockState::Held, true), lock(LockState::Held, false), lock(LockState::Waiting, true)];
     let scope = scope(&request, &info).unwrap();

@@ -34,26 +34,6 @@ pub struct ClientRow {
     pub suspicions: List<Text<128>, 8>,
 }
 
-#[cfg(test)]
-impl ClientRow {
-    /// One that is monitored, holds a lock, and called one address of the server.
-    pub(crate) fn sample(name: &str, address: &str) -> Self {
-        let list = |address: &str| List::clipped(vec![address.parse().unwrap()]);
-        Self {
-            name: CallerName::new(name).unwrap(),
-            addresses: list(address),
-            server_addresses: list("192.0.2.1"),
-            nsm_state: NsmState(3),
-            monitored: true,
-            shared_address: false,
-            locks: 1,
-            unmonitored: 0,
-            waiters: 0,
-            suspicions: List::default(),
-        }
-    }
-}
-
 /// A page of clients.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct ClientPage {

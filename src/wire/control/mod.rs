@@ -20,6 +20,8 @@ mod procedures;
 mod release;
 mod result;
 mod run;
+#[cfg(test)]
+mod samples;
 mod watch;
 
 pub use answer::*;

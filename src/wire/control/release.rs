@@ -91,27 +91,10 @@ pub struct Released {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::control::{LockKind, OwnerRow};
-    use crate::wire::types::{ByteRange, FileHandle, OwnerHandle, Svid, Transport};
     use crate::wire::xdr::decode;
 
     fn row(start: u64, state: LockState) -> LockRow {
-        LockRow {
-            file: FileHandle::new(b"file").unwrap(),
-            kind: LockKind::Exclusive,
-            range: ByteRange { start, end: start + 9 },
-            state,
-            monitored: true,
-            owner: OwnerRow {
-                name: CallerName::new("host").unwrap(),
-                address: Address("192.0.2.1".parse().unwrap()),
-                server_address: Address("192.0.2.9".parse().unwrap()),
-                transport: Transport::Tcp,
-                version: 4,
-                svid: Svid(1),
-                oh: OwnerHandle::new(b"oh").unwrap(),
-            },
-        }
+        LockRow { state, ..LockRow::sample(1, start, start + 9) }
     }
 
     #[test]

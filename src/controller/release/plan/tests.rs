@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::*;
 use crate::controller::release::choice::{OwnerChoice, ReleaseObservation, ReleaseRequest};
 use crate::report::FailureKind;
-use crate::wire::control::{Capabilities, ClientRef, Info, InstanceId, OwnerRow, RELEASE, Released, Scope};
-use crate::wire::types::{Address, ByteRange, CallerName, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::control::{Capabilities, ClientRef, Info, InstanceId, RELEASE, Released, Scope};
+use crate::wire::types::{Address, ByteRange, CallerName, NsmState, Svid};
 use crate::wire::xdr::{List, Maybe, Text};
 
 fn info(knows_owners: bool) -> Info {
@@ -44,22 +44,9 @@ fn client(n: u8) -> ClientRow {
 }
 
 fn row(n: u8, start: u64, state: LockState) -> LockRow {
-    LockRow {
-        file: FileHandle::new(b"file").unwrap(),
-        kind: LockKind::Exclusive,
-        range: ByteRange { start, end: start + 9 },
-        state,
-        monitored: true,
-        owner: OwnerRow {
-            name: name(n),
-            address: address(n),
-            server_address: address(200),
-            transport: Transport::Udp,
-            version: 4,
-            svid: Svid(i32::from(n)),
-            oh: OwnerHandle::new(b"oh").unwrap(),
-        },
-    }
+    let mut row = LockRow { state, ..LockRow::sample(i32::from(n), start, start + 9) };
+    (row.owner.name, row.owner.address) = (name(n), address(n));
+    row
 }
 
 fn of_clients(clients: &[u8]) -> (ReleaseRequest, Scope) {

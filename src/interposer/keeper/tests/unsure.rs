@@ -24,7 +24,7 @@ impl Stage {
     }
 
     /// A run that may drop whatever is not reclaimed, also of clients that do not answer. Gives its sums.
-    async fn run(&self, run: RunId, acked: &[&str], reclaimed: &[(u8, u32, &str)]) -> (u64, u64, u64, u64) {
+    async fn run(&self, run: RunId, acked: &[&str], reclaimed: &[(u8, i32, &str)]) -> (u64, u64, u64, u64) {
         let client_ref = |text| ClientRef { name: Maybe(Some(name(text))), address: Maybe(None) };
         let mut args = self.args(run, control::Mode::Strict);
         args.policy.unreachable = Unreachable::Drop;
@@ -218,10 +218,10 @@ async fn what_lockd_does_not_hold_any_more_is_not_unsure_nor_what_another_lockd_
     let stage = begun().await;
     stage.heard_of(RUN, |_| true).await;
     let stage = stage.killed();
-    of(&stage.world).view.locks.retain(|lock| lock.owner.svid != 6);
+    of(&stage.world).view.locks.retain(|lock| lock.owner.svid.0 != 6);
     assert_eq!(stage.unsure().await, ["b", "live"]);
     // Its client has rebooted meanwhile, and told so: this is a lock of its new life.
-    for lock in of(&stage.world).view.locks.iter_mut().filter(|lock| lock.owner.client == address(2)) {
+    for lock in of(&stage.world).view.locks.iter_mut().filter(|lock| lock.owner.way.client.0 == address(2)) {
         lock.nsm_state = Some(NsmState(5));
     }
     assert_eq!(stage.unsure().await, ["live"]);

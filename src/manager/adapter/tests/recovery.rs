@@ -42,9 +42,7 @@ async fn a_wall_clock_that_jumps_ends_no_run() {
     const HOURS: u64 = 5 * 3_600_000;
     for jump in [0, HOURS, 2 * HOURS] {
         let host = Host::new();
-        let driver = host.driver();
-        let run = begun(&driver, 1).await;
-        told(&driver, run).await;
+        let (driver, _) = in_a_run(&host).await;
         drop(driver);
         let vault = RunFiles::new(host.dir.path());
         let left = vault.runs().unwrap().pop().unwrap();
@@ -81,9 +79,7 @@ async fn clients_that_nobody_told_before_grace_ended_are_told_by_the_next_run() 
 #[tokio::test]
 async fn a_driver_that_died_while_it_settled_leaves_the_count_that_it_made() {
     let host = Host::new();
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0)]);
     settle(&driver, run, false).await.unwrap();
     let vault = RunFiles::new(host.dir.path());
@@ -209,9 +205,7 @@ async fn a_recovery_that_failed_is_tried_again_by_whoever_asks_next() {
 #[tokio::test]
 async fn a_settle_that_failed_half_way_is_finished_by_the_same_process_with_its_count() {
     let host = Host::new();
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0)]);
     host.with(|world| world.stuck = 1);
     assert!(settle(&driver, run, false).await.is_err());
@@ -225,9 +219,7 @@ async fn a_settle_that_failed_half_way_is_finished_by_the_same_process_with_its_
 async fn calls_that_come_at_once_end_a_run_once_and_none_brings_it_back() {
     for _ in 0..20 {
         let host = Host::new();
-        let driver = host.driver();
-        let run = begun(&driver, 1).await;
-        told(&driver, run).await;
+        let (driver, run) = in_a_run(&host).await;
         host.comes_back(&[lock("a", 0)]);
         let progress = ProgressArgs { run, notices_begun: true, clients: List::default() };
         let extend = ExtendArgs { run, remaining_ms: 1000 };
@@ -250,9 +242,7 @@ async fn calls_that_come_at_once_end_a_run_once_and_none_brings_it_back() {
 #[tokio::test]
 async fn clients_whose_turn_never_came_are_told_by_the_next_run_and_those_told_are_not_owed() {
     let host = Host::new();
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    told(&driver, run).await;
+    let (driver, run) = in_a_run(&host).await;
     drop(driver);
     host.with(|world| (world.in_grace, world.clients) = (false, Vec::new()));
     let next = host.driver();

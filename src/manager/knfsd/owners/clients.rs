@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::error::Unsettled;
 use super::reader::{Reader, address, number, number32, undisturbed};
-use super::view::{ClientHost, OwnerKey};
-use crate::wire::types::NsmState;
+use super::view::{ClientHost, Way};
+use crate::wire::types::{Address, NsmState, Transport};
 
 /// `NLM_HOST_NRHASH`. A larger table would show in locks of hosts that are not found.
 pub(super) const TABLE: u64 = 32;
@@ -45,15 +45,15 @@ fn parse(reader: Reader<'_>, record: &[u8]) -> Result<Known, Unsettled> {
         return Err(Unsettled::Changed("a host is none of the server's"));
     }
     let version = number32(record, layout.version)?;
-    let tcp = match number(record, layout.protocol)? {
-        TCP => true,
-        UDP => false,
+    let transport = match number(record, layout.protocol)? {
+        TCP => Transport::Tcp,
+        UDP => Transport::Udp,
         _ => return Err(Unsettled::Changed("a transport is neither TCP nor UDP")),
     };
     if !matches!(version, 1 | 3 | 4) {
         return Err(Unsettled::Changed("a version is none of NLM's"));
     }
-    let (client, server) = (address(record, layout.address)?, address(record, layout.server)?);
+    let (client, server) = (Address(address(record, layout.address)?), Address(address(record, layout.server)?));
     let nsm = number(record, layout.nsm)?;
     let (mut monitored, mut mon_name) = (false, None);
     if nsm != 0 {
@@ -66,7 +66,7 @@ fn parse(reader: Reader<'_>, record: &[u8]) -> Result<Known, Unsettled> {
     let state = NsmState(number32(record, layout.nsm_state)?.cast_signed());
     Ok(Known {
         client: ClientHost {
-            key: OwnerKey { client, server, version, tcp, svid: 0 },
+            way: Way { client, server, version, transport },
             caller: reader.name(number(record, layout.name)?)?.ok_or(Unsettled::Changed("a host has no name"))?,
             mon_name,
             monitored,

@@ -7,7 +7,7 @@ use super::error::Unsettled;
 use super::locks::{OpenFile, held};
 use super::names::Names;
 use super::reader::{Reader, number, number32, same, undisturbed};
-use super::view::{HeldLock, OwnerKey, Share, Waiter};
+use super::view::{HeldLock, Share, Waiter, Way};
 use super::waiters;
 use crate::wire::types::{FileHandle, OwnerHandle};
 
@@ -68,11 +68,10 @@ impl Records {
     /// Drops the locks of clients that are not among these: `/proc/locks` shows them, so another pass looks for them. Of what
     /// it does not show the whole pass must be made again.
     pub(super) fn keep_only(&mut self, clients: &Clients) -> Result<(), Unsettled> {
-        let known: HashSet<OwnerKey> = clients.values().map(|known| known.client.key).collect();
-        let is_known = |owner: OwnerKey| known.contains(&OwnerKey { svid: 0, ..owner });
-        self.locks.retain(|lock| is_known(lock.owner));
-        let waiters = self.waiters.iter().map(|waiter| waiter.wanted.owner);
-        let is_whole = waiters.chain(self.shares.iter().map(|share| share.owner)).all(is_known);
+        let known: HashSet<Way> = clients.values().map(|known| known.client.way).collect();
+        self.locks.retain(|lock| known.contains(&lock.owner.way));
+        let waiters = self.waiters.iter().map(|waiter| waiter.wanted.owner.way);
+        let is_whole = waiters.chain(self.shares.iter().map(|share| share.way)).all(|way| known.contains(&way));
         if is_whole { Ok(()) } else { Err(Unsettled::Changed("a client came or went")) }
     }
 }
@@ -186,7 +185,7 @@ impl Chain<'_> {
             let oh = self.reader.netobj(number(&record, layout.oh)?, number(&record, layout.oh_size)?)?;
             let file = &entry.file;
             self.found.shares.push(Share {
-                owner: known.client.key,
+                way: known.client.way,
                 caller: known.client.caller.clone(),
                 handle: file.handle.clone(),
                 device: file.device,

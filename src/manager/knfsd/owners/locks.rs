@@ -3,7 +3,7 @@
 use super::clients::Known;
 use super::error::Unsettled;
 use super::view::{HeldLock, OwnerKey};
-use crate::wire::types::FileHandle;
+use crate::wire::types::{FileHandle, Svid};
 
 const READ: u64 = 0;
 const WRITE: u64 = 1;
@@ -34,7 +34,7 @@ pub(super) fn held(
     }
     let client = &known.client;
     Ok(Some(HeldLock {
-        owner: OwnerKey { svid, ..client.key },
+        owner: OwnerKey { way: client.way, svid: Svid(svid.cast_signed()) },
         caller: client.caller.clone(),
         handle: file.handle.clone(),
         device: file.device,

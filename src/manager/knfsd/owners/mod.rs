@@ -47,7 +47,8 @@ mod view;
 mod waiters;
 
 pub(crate) use error::OwnersError;
-pub(crate) use view::{ClientHost, HeldLock, OwnerKey, Share, TO_THE_END, View, Waiter};
+pub use view::Way;
+pub(crate) use view::{ClientHost, HeldLock, HeldLocks, OwnerKey, Share, TO_THE_END, View, Waiter};
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -155,7 +156,7 @@ impl LockdMemory {
                 return Err(OwnersError::ForeignNetwork);
             }
             // A lock of an earlier pass may be of a client that lockd has forgotten since.
-            hosts.extend(clients.into_values().map(|known| (known.client.key, known.client)));
+            hosts.extend(clients.into_values().map(|known| (known.client.way, known.client)));
             agreement.learn(locks, snapshot::granted_in_pass(&self.machine, passes)?);
             if let Some(mut locks) = agreement.reached() {
                 locks.sort_unstable();

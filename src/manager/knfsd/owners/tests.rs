@@ -3,13 +3,12 @@
 mod kernel;
 
 use std::fs;
-use std::net::IpAddr;
 
 use proptest::test_runner::{Config, TestRunner};
 
 use self::kernel::{Asked, BASE, Kernel, Names};
 use super::*;
-use crate::wire::types::{CallerName, NsmState, OwnerHandle};
+use crate::wire::types::{CallerName, NsmState, OwnerHandle, Svid, Transport};
 
 const WRITE: Asked = Asked { svid: 5, exclusive: true, start: 0, end: 9 };
 const READ: Asked = Asked { svid: 6, exclusive: false, start: 100, end: TO_THE_END };
@@ -46,10 +45,11 @@ fn a_lock_is_told_with_owner_file_and_range_whatever_names_the_kernel_has_for_me
         let [first, second] = view.locks.as_slice() else { panic!("{view:?}") };
         assert_eq!((first.caller.as_str(), second.caller.as_str()), ("c1", "c2"));
         let [client, server] = ["192.0.2.1", "192.0.2.200"].map(|text| text.parse().unwrap());
-        assert_eq!(first.owner, OwnerKey { client, server, version: 4, tcp: true, svid: 5 });
+        let way = Way { client, server, version: 4, transport: Transport::Tcp };
+        assert_eq!(first.owner, OwnerKey { way, svid: Svid(5) });
         assert_eq!((first.exclusive, first.start, first.end), (true, 0, 9));
         assert_eq!((second.exclusive, second.start, second.end), (false, 100, TO_THE_END));
-        assert_eq!(second.owner.client, "2001:db8::2".parse::<IpAddr>().unwrap());
+        assert_eq!(second.owner.way.client, "2001:db8::2".parse().unwrap());
         assert_eq!((first.device, first.inode, first.handle.as_slice()), ((8, 17), 42, &b"a"[..]));
         assert_eq!((first.path.as_deref(), first.deleted), (Some(&b"/srv/x/a"[..]), false));
         assert_eq!((first.monitored, first.nsm_state, first.offered), (true, Some(NsmState(7)), false));
@@ -69,7 +69,7 @@ fn a_blocked_request_waits_until_it_is_granted_and_then_its_lock_is_not_confirme
     kernel.put(gone, kernel.layout.block.queued, gone);
     let view = seen(&kernel).unwrap();
     let [waiter] = view.waiters.as_slice() else { panic!("{view:?}") };
-    assert_eq!((waiter.wanted.owner.svid, waiter.wanted.start, waiter.wanted.end), (9, 4, 9));
+    assert_eq!((waiter.wanted.owner.svid.0, waiter.wanted.start, waiter.wanted.end), (9, 4, 9));
     assert_eq!((waiter.wanted.caller.as_str(), waiter.oh.clone()), ("c2", OwnerHandle::new(b"owner").unwrap()));
     assert_eq!(waiter.cookie.as_slice().len(), 4);
     assert_eq!(view.locks.iter().map(|lock| lock.offered).collect::<Vec<_>>(), [true, false]);
@@ -200,7 +200,7 @@ fn a_lock_that_changes_hands_while_it_is_read_is_one_owners_or_the_others_and_ne
             match lockd.pass() {
                 Ok((found, _)) => {
                     let changing = found.locks.iter().find(|lock| lock.start == 50).unwrap();
-                    *owners.entry((changing.caller.to_string(), changing.owner.svid)).or_insert(0) += 1;
+                    *owners.entry((changing.caller.to_string(), changing.owner.svid.0)).or_insert(0) += 1;
                 }
                 Err(_) => unsettled += 1,
             }

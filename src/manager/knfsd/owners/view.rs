@@ -1,28 +1,33 @@
 //! What lockd has, for others to use.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 
 use crate::host::Lock;
 use crate::wire::control::OwnerRow;
-use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Transport};
+use crate::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::XdrCodec;
 
 /// `fl_end` of a lock that goes to the end of the file.
 pub(crate) const TO_THE_END: u64 = i64::MAX.unsigned_abs();
 
-/// What lockd takes for one owner. A host that calls it with the same address, from and to, the same version and transport
-/// and the same svid is that owner to it; the caller's name and the owner handle do not count. A link-local address
-/// holds its interface (`wire/scope.rs`).
+/// How a client reaches lockd. A link-local address holds its interface (`wire/scope.rs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, XdrCodec)]
+pub struct Way {
+    pub client: Address,
+    /// The address of this server that it called.
+    pub server: Address,
+    /// The NLM version it spoke: 1, 3 or 4.
+    pub version: u32,
+    /// What carried its calls.
+    pub transport: Transport,
+}
+
+/// What lockd takes for one owner: who calls by that way with that svid. The caller's name and the owner handle do not
+/// count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct OwnerKey {
-    pub(crate) client: IpAddr,
-    /// The address of this server that it called.
-    pub(crate) server: IpAddr,
-    /// The NLM version it spoke: 1, 3 or 4.
-    pub(crate) version: u32,
-    /// Whether it called by TCP; else by UDP.
-    pub(crate) tcp: bool,
-    pub(crate) svid: u32,
+    pub(crate) way: Way,
+    pub(crate) svid: Svid,
 }
 
 /// A granted byte-range lock.
@@ -67,8 +72,8 @@ pub(crate) struct Waiter {
 /// A share reservation (NLM SHARE), which PCs use.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Share {
-    /// Whose it is; a share has no svid, and 0 stands there.
-    pub(crate) owner: OwnerKey,
+    /// Whose it is; a share has no svid.
+    pub(crate) way: Way,
     pub(crate) caller: CallerName,
     pub(crate) handle: FileHandle,
     pub(crate) device: (u32, u32),
@@ -86,8 +91,7 @@ pub(crate) struct Share {
 /// A client by one of its ways to this server. lockd forgets it some minutes after its last lock.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ClientHost {
-    /// Its address, the server's, version and transport; the svid is 0.
-    pub(crate) key: OwnerKey,
+    pub(crate) way: Way,
     pub(crate) caller: CallerName,
     /// The name by which rpc.statd monitors it, if it does.
     pub(crate) mon_name: Option<CallerName>,
@@ -112,24 +116,30 @@ pub(crate) struct View {
 
 impl From<&OwnerRow> for OwnerKey {
     fn from(owner: &OwnerRow) -> Self {
-        Self {
-            client: owner.address.0,
-            server: owner.server_address.0,
-            version: owner.version,
-            tcp: owner.transport == Transport::Tcp,
-            svid: owner.svid.0.cast_unsigned(),
-        }
+        Self { way: Way::from(owner), svid: owner.svid }
     }
 }
 
-impl View {
-    /// The locks by their owners.
-    pub(crate) fn by_owner(&self) -> HashMap<OwnerKey, Vec<&HeldLock>> {
-        let mut locks: HashMap<OwnerKey, Vec<&HeldLock>> = HashMap::new();
-        for lock in &self.locks {
-            locks.entry(lock.owner).or_default().push(lock);
-        }
-        locks
+impl From<&OwnerRow> for Way {
+    fn from(owner: &OwnerRow) -> Self {
+        let OwnerRow { address, server_address, version, transport, .. } = *owner;
+        Self { client: address, server: server_address, version, transport }
+    }
+}
+
+/// What lockd has, by owner, file and first byte. Locks of one owner on a file do not overlap each other.
+#[derive(Debug, Default)]
+pub(crate) struct HeldLocks<'a>(BTreeMap<(OwnerKey, &'a FileHandle, u64), &'a HeldLock>);
+
+impl<'a> HeldLocks<'a> {
+    pub(crate) fn of(view: &'a View) -> Self {
+        Self(view.locks.iter().map(|lock| ((lock.owner, &lock.handle, lock.start), lock)).collect())
+    }
+
+    /// The last one that meets these bytes.
+    pub(crate) fn meeting(&self, owner: &OwnerKey, file: &FileHandle, range: ByteRange) -> Option<&'a HeldLock> {
+        let (_, lock) = self.0.range((*owner, file, 0)..=(*owner, file, range.end)).next_back()?;
+        lock.range().overlaps(range).then_some(*lock)
     }
 }
 
@@ -153,6 +163,37 @@ impl HeldLock {
             exclusive: self.exclusive,
             start: self.start,
             end: if self.end == TO_THE_END { u64::MAX } else { self.end },
+        }
+    }
+}
+
+#[cfg(test)]
+impl Way {
+    /// That of 192.0.2.`client`.
+    pub(crate) fn sample(client: u8) -> Self {
+        let [client, server] = [client, 1].map(|last| Address([192, 0, 2, last].into()));
+        Self { client, server, version: 4, transport: Transport::Tcp }
+    }
+}
+
+#[cfg(test)]
+impl HeldLock {
+    /// A write lock over a whole file, which a process of that client holds.
+    pub(crate) fn sample(client: u8, svid: i32) -> Self {
+        Self {
+            owner: OwnerKey { way: Way::sample(client), svid: Svid(svid) },
+            caller: CallerName::new(&format!("c{client}")).unwrap(),
+            handle: FileHandle::new(b"file").unwrap(),
+            device: (8, 17),
+            inode: 42,
+            path: None,
+            deleted: false,
+            exclusive: true,
+            start: 0,
+            end: TO_THE_END,
+            monitored: true,
+            nsm_state: None,
+            offered: false,
         }
     }
 }

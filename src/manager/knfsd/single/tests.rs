@@ -1,52 +1,20 @@
 //! Which locks are chosen, which cannot be freed, and what is said of the rest.
 
-use super::super::owners::ClientHost;
 use std::net::IpAddr;
 
 use super::*;
-use crate::wire::control::OwnerRow;
-use crate::wire::types::{CallerName, Cookie, FileHandle, OwnerHandle};
+use crate::manager::knfsd::owners::{ClientHost, TO_THE_END, Way};
+use crate::wire::types::{Address, CallerName, Cookie, FileHandle, OwnerHandle, Svid};
 
-fn key(client: u8, svid: u32) -> OwnerKey {
-    let client = IpAddr::from([192, 0, 2, client]);
-    OwnerKey { client, server: IpAddr::from([192, 0, 2, 1]), version: 4, tcp: true, svid }
-}
-
-fn held(client: u8, svid: u32, start: u64, end: u64) -> HeldLock {
-    HeldLock {
-        owner: key(client, svid),
-        caller: CallerName::new(&format!("c{client}")).unwrap(),
-        handle: FileHandle::new(b"file").unwrap(),
-        device: (0, 26),
-        inode: 2,
-        path: None,
-        deleted: false,
-        exclusive: true,
-        start,
-        end,
-        monitored: true,
-        nsm_state: None,
-        offered: false,
-    }
+fn held(client: u8, svid: i32, start: u64, end: u64) -> HeldLock {
+    HeldLock { start, end, ..HeldLock::sample(client, svid) }
 }
 
 fn row(lock: &HeldLock) -> LockRow {
-    LockRow {
-        file: lock.handle.clone(),
-        kind: LockKind::Exclusive,
-        range: range(lock),
-        state: LockState::Held,
-        monitored: lock.monitored,
-        owner: OwnerRow {
-            name: lock.caller.clone(),
-            address: Address(lock.owner.client),
-            server_address: Address(lock.owner.server),
-            transport: Transport::Tcp,
-            version: 4,
-            svid: Svid(lock.owner.svid.cast_signed()),
-            oh: OwnerHandle::default(),
-        },
-    }
+    let (file, range) = (lock.handle.clone(), lock.range());
+    let mut row = LockRow { file, range, ..LockRow::sample(lock.owner.svid.0, 0, 0) };
+    (row.owner.name, row.owner.address) = (lock.caller.clone(), lock.owner.way.client);
+    row
 }
 
 fn view(locks: &[HeldLock]) -> View {
@@ -59,7 +27,7 @@ fn waiter(wanted: HeldLock) -> Waiter {
 
 #[test]
 fn a_lock_is_chosen_only_while_it_is_there_as_it_was_seen_and_only_once() {
-    let (lock, to_the_end) = (held(11, 7, 0, 9), held(11, u32::MAX, 50, TO_THE_END));
+    let (lock, to_the_end) = (held(11, 7, 0, 9), held(11, -1, 50, TO_THE_END));
     let there = view(&[lock.clone(), to_the_end.clone(), held(12, 7, 20, 29)]);
     let both = [row(&lock), row(&to_the_end)];
     assert_eq!(both[1].range.end, u64::MAX);
@@ -97,7 +65,7 @@ fn a_blocked_request_is_not_freed_as_if_it_were_a_lock() {
 fn nothing_is_freed_of_an_address_from_which_two_names_call() {
     let lock = held(11, 7, 0, 9);
     let host = |client, name: &str| ClientHost {
-        key: key(client, 0),
+        way: Way::sample(client),
         caller: CallerName::new(name).unwrap(),
         mon_name: None,
         monitored: true,

@@ -23,15 +23,15 @@ mod message;
 mod trial;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use self::lockd_socket::{LockdSocket, PATIENCE};
 use crate::host::{self, Machine};
-use crate::manager::knfsd::owners::OwnerKey;
+use crate::manager::knfsd::owners::{OwnerKey, Way};
 use crate::wire::nlm::{Stat, Version};
 use crate::wire::rpc::RpcError;
 use crate::wire::scope;
-use crate::wire::types::Transport;
+use crate::wire::types::{Address, Transport};
 
 pub(crate) use self::message::Unlock;
 pub(crate) use self::trial::{Trial, trial};
@@ -49,22 +49,6 @@ pub(crate) enum UnlockReply {
     Silent(String),
 }
 
-/// How lockd knows a client by one of its ways to this server: the owner without the svid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Way {
-    client: IpAddr,
-    server: IpAddr,
-    version: u32,
-    transport: Transport,
-}
-
-impl Way {
-    fn of(owner: &OwnerKey) -> Self {
-        let OwnerKey { client, server, version, tcp, svid: _ } = *owner;
-        Self { client, server, version, transport: if tcp { Transport::Tcp } else { Transport::Udp } }
-    }
-}
-
 /// Sends an UNLOCK for each, in its owner's name; the answers in their order. `lockd` says on which port lockd listens, by
 /// the family of addresses (whether IPv6) and transport. Blocks: for [`PATIENCE`] with a lockd that is silent.
 pub(crate) fn unlock(
@@ -74,7 +58,7 @@ pub(crate) fn unlock(
 ) -> Vec<UnlockReply> {
     let mut ways: BTreeMap<Way, Vec<usize>> = BTreeMap::new();
     for (place, (owner, _)) in wanted.iter().enumerate() {
-        ways.entry(Way::of(owner)).or_default().push(place);
+        ways.entry(owner.way).or_default().push(place);
     }
     let not_asked = UnlockReply::NotSent("lockd did not answer another call before".to_owned());
     let mut answers = vec![not_asked; wanted.len()];
@@ -113,7 +97,7 @@ fn open(
     way: Way,
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
 ) -> Result<(LockdSocket, Version), String> {
-    let Way { client, server, version, transport } = way;
+    let Way { client: Address(client), server: Address(server), version, transport } = way;
     let Some(version) = Version::from_number(version) else {
         return Err(format!("lockd has it by NLM version {version}, which is not known here"));
     };
@@ -172,7 +156,7 @@ fn ask(socket: &mut LockdSocket, version: Version, way: Way, unlocks: &[&Unlock]
 }
 
 fn log(way: Way, unlock: &Unlock) {
-    let Way { client, server, version, transport } = way;
+    let Way { client: Address(client), server: Address(server), version, transport } = way;
     let Unlock { caller, file, svid, range, user: _ } = unlock;
     host::syslog(&format!(
         "UNLOCK in the name of {caller} ({client}, process {svid}) to {server} by NLM {version}/{transport}: bytes {range} \

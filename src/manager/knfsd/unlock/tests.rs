@@ -127,8 +127,8 @@ impl Lockd {
 }
 
 fn owner(server: &str, client: &str, transport: Transport) -> OwnerKey {
-    let tcp = transport == Transport::Tcp;
-    OwnerKey { client: client.parse().unwrap(), server: server.parse().unwrap(), version: 4, tcp, svid: 7 }
+    let [client, server] = [client, server].map(|address| Address(address.parse().unwrap()));
+    OwnerKey { way: Way { client, server, version: 4, transport }, svid: Svid(7) }
 }
 
 /// As many locks, one after the other in a file.

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::lockd_socket::LockdSocket;
-use super::{Unlock, Way, ask, message, open};
+use super::{Unlock, ask, message, open};
 use crate::host::Machine;
 use crate::manager::knfsd::owners::OwnerKey;
 use crate::wire::nlm::{Stat, Version};
@@ -32,10 +32,10 @@ pub(crate) fn trial(
     exclusive: bool,
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
 ) -> Result<Trial, String> {
-    let way = Way::of(&owner);
+    let way = owner.way;
     let (mut socket, version) = open(machine, way, lockd)?;
     let mut said = |reclaim| {
-        let stat = request(&mut socket, version, way.client, wanted, exclusive, reclaim)?;
+        let stat = request(&mut socket, version, way.client.0, wanted, exclusive, reclaim)?;
         if stat == Stat::Granted {
             ask(&mut socket, version, way, &[wanted]);
         }

@@ -4,27 +4,12 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::manager::knfsd::owners::OwnerKey;
-use crate::wire::types::{CallerName, FileHandle};
+use crate::wire::types::FileHandle;
 
 /// A lock on one of two files.
-fn lock(svid: u32, file: u64, exclusive: bool, start: u64, end: u64) -> HeldLock {
-    let (client, server) = ([192, 0, 2, 1].into(), [192, 0, 2, 200].into());
-    HeldLock {
-        owner: OwnerKey { client, server, version: 4, tcp: true, svid },
-        caller: CallerName::of_bytes(b"c1").unwrap(),
-        handle: FileHandle::new(&[u8::try_from(file).unwrap()]).unwrap(),
-        device: (8, 17),
-        inode: file,
-        path: None,
-        deleted: false,
-        exclusive,
-        start,
-        end,
-        monitored: true,
-        nsm_state: None,
-        offered: false,
-    }
+fn lock(svid: i32, file: u64, exclusive: bool, start: u64, end: u64) -> HeldLock {
+    let handle = FileHandle::new(&[u8::try_from(file).unwrap()]).unwrap();
+    HeldLock { handle, inode: file, exclusive, start, end, ..HeldLock::sample(9, svid) }
 }
 
 fn listed(locks: &[HeldLock]) -> Vec<Lock> {

@@ -20,7 +20,7 @@ use super::harness::*;
 fn a_signal_stops_it_with_exit_0_and_its_socket_is_gone() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let folder = tempfile::tempdir().unwrap();
-        let mut daemon = Daemon::start(&folder, &[]);
+        let mut daemon = Nlmd::start(&folder, &[]);
         let mode = std::fs::metadata(&daemon.control).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         daemon.signal(signal);
@@ -34,19 +34,19 @@ fn a_hangup_makes_it_read_its_config_file_again_and_does_not_end_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("nlmd.toml");
     std::fs::write(&file, "name = ['old.example.org']\nallow = ['127.0.0.2']\ngrace = '5s'\n").unwrap();
-    let mut daemon = Daemon::start(&folder, &["--config", file.to_str().unwrap()]);
+    let mut daemon = Nlmd::start(&folder, &["--config", file.to_str().unwrap()]);
     let mut control = Control::open(&daemon);
     let mut names = || control.info().names.as_slice().iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
     let null = nlmctl::wire::rpc::call(9, nlm::PROGRAM, 4, 0, &nlmctl::wire::rpc::Credential::None, &[]);
     let to = (Ipv4Addr::LOCALHOST, daemon.nlm_udp).into();
     let answers = |from: &str, patience| Wire::udp(from, to).exchange(&null, patience).is_some();
     assert_eq!(names(), ["old.example.org"]);
-    assert!(answers("127.0.0.2", PATIENCE) && !answers("127.0.0.3", Duration::from_millis(200)));
+    assert!(answers("127.0.0.2", LIMIT) && !answers("127.0.0.3", Duration::from_millis(200)));
 
     std::fs::write(&file, "name = ['new.example.org', 'new']\nallow = ['127.0.0.3']\ngrace = '6s'\n").unwrap();
     daemon.signal(Signal::SIGHUP);
     await_some("the new names", || (names() == ["new.example.org", "new"]).then_some(()));
-    assert!(answers("127.0.0.3", PATIENCE) && !answers("127.0.0.2", Duration::from_millis(200)));
+    assert!(answers("127.0.0.3", LIMIT) && !answers("127.0.0.2", Duration::from_millis(200)));
     await_some("what needs a restart", || daemon.log().contains("they hold after a restart: grace").then_some(()));
 
     std::fs::write(&file, "name = ['other']\nallow = ['nowhere']\n").unwrap();
@@ -63,7 +63,7 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify.sock");
     let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.set_read_timeout(Some(LIMIT)).unwrap();
     let hear = || {
         let mut buffer = [0; 512];
         let length = manager.recv(&mut buffer).expect("it tells");
@@ -71,7 +71,7 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
     };
     let mut command = Command::new(env!("CARGO_BIN_EXE_nlmd"));
     command.env("NOTIFY_SOCKET", &path);
-    let mut daemon = Daemon::start_by(command, &folder, &["--listen", "127.0.0.1", "--no-rpcbind"]).unwrap();
+    let mut daemon = Nlmd::start_by(command, &folder, &["--listen", "127.0.0.1", "--no-rpcbind"]).unwrap();
     assert_eq!(hear(), "READY=1\nSTATUS=serving\n");
     daemon.signal(Signal::SIGHUP);
     let reloading = hear();
@@ -85,13 +85,14 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
 #[test]
 fn a_second_one_on_the_same_state_directory_exits_4() {
     let folder = tempfile::tempdir().unwrap();
-    let first = Daemon::start(&folder, &[]);
+    let first = Nlmd::start(&folder, &[]);
     let elsewhere = folder.path().join("second.sock");
-    let Err((status, log)) = Daemon::try_start(&folder, &["--control", elsewhere.to_str().unwrap()]) else {
+    let Err((status, log)) = Nlmd::try_start(&folder, &["--control", elsewhere.to_str().unwrap()]) else {
         panic!("two daemons share a state directory")
     };
     assert_eq!(status.code(), Some(4));
     assert!(log.contains("in use by another nlmd"), "{log}");
+    assert!(log.contains(folder.path().join("state").to_str().unwrap()), "{log}");
     assert!(first.control.exists(), "the first one's socket is untouched");
     nsm_state(&first);
 }
@@ -99,23 +100,23 @@ fn a_second_one_on_the_same_state_directory_exits_4() {
 #[test]
 fn a_live_control_socket_is_refused_and_a_dead_one_replaced() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let first = Daemon::start(&folder, &[]);
+    let first = Nlmd::start(&folder, &[]);
     let control = first.control.to_str().unwrap().to_owned();
-    let Err((status, log)) = Daemon::try_start(&other, &["--control", &control]) else {
+    let Err((status, log)) = Nlmd::try_start(&other, &["--control", &control]) else {
         panic!("two daemons share a control socket")
     };
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("another process serves the control socket"), "{log}");
     first.kill_9();
     assert!(std::path::Path::new(&control).exists());
-    let second = Daemon::start(&folder, &[]);
+    let second = Nlmd::start(&folder, &[]);
     Control::open(&second).status();
 }
 
 #[test]
 fn who_drives_it_gets_in_when_connections_have_taken_all_that_they_may() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start_with_files(&folder, 64);
+    let daemon = Nlmd::start_with_files(&folder, 64);
     let tcp = (Ipv4Addr::LOCALHOST, daemon.nlm_tcp).into();
     let from = (2..12).flat_map(|host| (0..10).map(move |_| format!("127.0.0.{host}")));
     let open: Vec<Wire> = from.map(|address| Wire::tcp(&address, tcp)).collect();
@@ -143,14 +144,14 @@ fn usage_errors_exit_2_with_words() {
 fn an_unusable_state_directory_exits_1_and_says_which() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("state"), "a file").unwrap();
-    let Err((status, log)) = Daemon::try_start(&folder, &[]) else { panic!("a file is no state directory") };
+    let Err((status, log)) = Nlmd::try_start(&folder, &[]) else { panic!("a file is no state directory") };
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("cannot use the state directory"), "{log}");
 }
 
 /// A daemon that registers with this rpcbind.
-fn registered(folder: &tempfile::TempDir, rpcbind: &Rpcbind) -> Result<Daemon, (std::process::ExitStatus, String)> {
-    Daemon::start_with(folder, &["--listen", "127.0.0.1", "--rpcbind-port", &rpcbind.port.to_string()])
+fn registered(folder: &tempfile::TempDir, rpcbind: &Rpcbind) -> Result<Nlmd, (std::process::ExitStatus, String)> {
+    Nlmd::start_with(folder, &["--listen", "127.0.0.1", "--rpcbind-port", &rpcbind.port.to_string()])
 }
 
 fn entry(program: u32, version: u32, port: u16) -> Mapping {
@@ -204,10 +205,10 @@ fn a_server_that_took_its_place_in_a_restarted_rpcbind_keeps_it_and_is_named() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let rpcbind = Rpcbind::start(Vec::new());
     let mut daemon = registered(&folder, &rpcbind).unwrap();
-    let another = Daemon::start(&other, &[]);
+    let another = Nlmd::start(&other, &[]);
     let theirs = entry(100_021, 4, another.nlm_udp);
     *rpcbind.entries.lock().unwrap() = vec![theirs];
-    let holder = format!("registered already, by nlmd (process {})", another.child.id());
+    let holder = format!("registered already, by nlmd (process {})", another.id());
     await_some("the name of the other", || daemon.log().contains(&holder).then_some(()));
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
@@ -218,11 +219,11 @@ fn a_server_that_took_its_place_in_a_restarted_rpcbind_keeps_it_and_is_named() {
 fn a_program_that_another_server_has_is_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
-    let another = Daemon::start(&other, &[]);
+    let another = Nlmd::start(&other, &[]);
     let rpcbind = Rpcbind::start(vec![entry(100_021, 4, another.nlm_udp)]);
     let Err((status, log)) = registered(&folder, &rpcbind) else { panic!("it took another's program") };
     assert_eq!(status.code(), Some(1));
-    let holder = format!("registered already, by nlmd (process {})", another.child.id());
+    let holder = format!("registered already, by nlmd (process {})", another.id());
     assert!(log.contains(&holder), "{log}");
     assert_eq!(*rpcbind.entries.lock().unwrap(), [entry(100_021, 4, another.nlm_udp)], "nothing is left behind");
 }
@@ -244,7 +245,7 @@ fn a_missing_rpcbind_is_only_a_warning() {
     let port = gone.port;
     drop(gone);
     let flags = ["--listen", "127.0.0.1", "--rpcbind-port", &port.to_string()];
-    let daemon = Daemon::start_with(&folder, &flags).unwrap();
+    let daemon = Nlmd::start_with(&folder, &flags).unwrap();
     assert!(daemon.log().contains("WARN"), "{}", daemon.log());
     nsm_state(&daemon);
 }
@@ -252,9 +253,9 @@ fn a_missing_rpcbind_is_only_a_warning() {
 #[test]
 fn no_thread_that_peers_reach_keeps_a_capability_that_serving_does_not_need() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(&folder, &[]);
+    let daemon = Nlmd::start(&folder, &[]);
     nsm_state(&daemon);
-    let main = format!("/proc/{}/task/{}", daemon.child.id(), daemon.child.id());
+    let main = format!("/proc/{}/task/{}", daemon.id(), daemon.id());
     let threads = std::fs::read_dir(Path::new(&main).parent().unwrap()).unwrap().map(|thread| thread.unwrap().path());
     let name = |thread: &PathBuf| std::fs::read_to_string(thread.join("comm")).unwrap();
     let workers: Vec<PathBuf> = threads.filter(|thread| name(thread).starts_with("tokio")).collect();
@@ -276,7 +277,7 @@ fn its_files_are_its_own_whatever_the_umask_is() {
     let folder = tempfile::tempdir().unwrap();
     // Of this process, so of nlmd too; the other tests do not depend on theirs.
     let usual = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    let daemon = Daemon::start(&folder, &[]);
+    let daemon = Nlmd::start(&folder, &[]);
     nsm_state(&daemon);
     nix::sys::stat::umask(usual);
     let state = folder.path().join("state");
@@ -289,7 +290,7 @@ fn its_files_are_its_own_whatever_the_umask_is() {
 }
 
 /// SM_NOTIFY of a host that is no client: each is worth a line of the log.
-fn notices(daemon: &Daemon, count: u32) {
+fn notices(daemon: &Nlmd, count: u32) {
     let mut wire = Wire::udp("127.0.0.1", (Ipv4Addr::LOCALHOST, daemon.nsm_udp).into());
     for n in 0..count {
         let mon_name = CallerName::new(&format!("{}.{n}", "stranger".repeat(16))).unwrap();
@@ -301,7 +302,7 @@ fn notices(daemon: &Daemon, count: u32) {
 #[test]
 fn a_flood_from_the_network_is_a_few_lines_of_the_log_and_a_count() {
     let folder = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::start(&folder, &[]);
+    let mut daemon = Nlmd::start(&folder, &[]);
     notices(&daemon, 500);
     daemon.signal(Signal::SIGTERM);
     daemon.wait();
@@ -319,7 +320,7 @@ fn a_log_that_is_not_read_does_not_stop_it() {
         std::fs::File::options().read(true).write(true).custom_flags(nix::libc::O_NONBLOCK).open(&pipe).unwrap();
     while unread.write(&[b'x'; 4096]).is_ok() {}
     while unread.write(b"x").is_ok() {}
-    let mut daemon = Daemon::start(&folder, &[]);
+    let mut daemon = Nlmd::start(&folder, &[]);
     // If this test fails, the log is not to be waited for.
     std::fs::remove_file(&pipe).unwrap();
     notices(&daemon, 20);
@@ -333,7 +334,7 @@ fn a_log_that_is_not_read_does_not_stop_it() {
 fn root_starts_it_in_another_users_folder() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534)).unwrap();
-    let mut daemon = Daemon::start(&folder, &[]);
+    let mut daemon = Nlmd::start(&folder, &[]);
     nsm_state(&daemon);
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));

@@ -1,0 +1,75 @@
+//! What tests begin with: each changes what it is about.
+
+use super::{
+    BeginArgs, ClientRow, Fate, InstanceId, LockFate, LockKind, LockRow, LockState, Mode, OwnerRow, Policy, RunId,
+    Scope, Silent, Unreachable,
+};
+use crate::wire::types::{ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::xdr::{List, Maybe};
+
+impl ClientRow {
+    /// One that is monitored, holds a lock, and called one address of the server.
+    pub(crate) fn sample(name: &str, address: &str) -> Self {
+        let list = |address: &str| List::clipped(vec![address.parse().unwrap()]);
+        Self {
+            name: CallerName::new(name).unwrap(),
+            addresses: list(address),
+            server_addresses: list("192.0.2.1"),
+            nsm_state: NsmState(3),
+            monitored: true,
+            shared_address: false,
+            locks: 1,
+            unmonitored: 0,
+            waiters: 0,
+            suspicions: List::default(),
+        }
+    }
+}
+
+impl LockRow {
+    /// A write lock that a process of a monitored client holds.
+    pub(crate) fn sample(svid: i32, start: u64, end: u64) -> Self {
+        Self {
+            file: FileHandle::new(b"f").unwrap(),
+            kind: LockKind::Exclusive,
+            range: ByteRange { start, end },
+            state: LockState::Held,
+            monitored: true,
+            owner: OwnerRow {
+                name: CallerName::new("c1").unwrap(),
+                address: "192.0.2.9".parse().unwrap(),
+                server_address: "192.0.2.1".parse().unwrap(),
+                transport: Transport::Tcp,
+                version: 4,
+                svid: Svid(svid),
+                oh: OwnerHandle::new(b"o").unwrap(),
+            },
+        }
+    }
+}
+
+impl LockFate {
+    /// What became of all of a lock, in time.
+    pub(crate) fn sample(lock: LockRow, fate: Fate) -> Self {
+        let LockRow { file, kind, range, owner, .. } = lock;
+        let (other, other_range) = (Maybe(None), Maybe(None));
+        Self { fate, file, kind, range, partial: false, late: false, owner, other, other_range }
+    }
+}
+
+impl BeginArgs {
+    /// A strict run over everything, with the policy that is the default.
+    pub(crate) fn sample(run: RunId) -> Self {
+        Self {
+            run,
+            instance: InstanceId([1; 16]),
+            nsm_state: NsmState(3),
+            scope: Scope::default(),
+            mode: Mode::Strict,
+            policy: Policy { unreachable: Unreachable::Keep, silent: Silent::Auto, include_unmonitored: false },
+            may_drop: List::default(),
+            grace_ms: 60_000,
+            grace_max_ms: 120_000,
+        }
+    }
+}
