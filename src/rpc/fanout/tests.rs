@@ -531,12 +531,10 @@ proptest! {
         let mut fanout = Fanout::new(Duration::ZERO, targets, options);
         while !world.step(&mut fanout) {
             prop_assert!(fanout.queue.under_way(0) <= window);
-            prop_assert_eq!(
-                fanout.queue.under_way(0),
-                fanout.exchanges.values().filter(|e| e.under_way == Some(0)).count()
-            );
+            let open = fanout.subjects.iter().flat_map(|subject| &subject.open);
+            prop_assert_eq!(fanout.queue.under_way(0), open.filter(|e| e.under_way == Some(0)).count());
         }
-        prop_assert!(fanout.exchanges.is_empty() && fanout.xids.is_empty());
+        prop_assert!(fanout.subjects.iter().all(|subject| subject.open.is_empty()) && fanout.xids.is_empty());
         prop_assert_eq!(fanout.queue.under_way(0), 0);
         for (number, (manner, addresses)) in (0u32..).zip(&hosts) {
             let last = world.last(number);
