@@ -470,6 +470,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn many_datagrams_leave_at_once_each_to_its_own_peer() {
+        let (servers, client) = ([loopback(), loopback()], loopback());
+        let bytes = [[0_u8], [1], [2], [3]];
+        for from in [None, Some(client.local_addr().ip())] {
+            let to = servers.iter().cycle().map(UdpEndpoint::local_addr);
+            let datagrams: Vec<_> = bytes.iter().map(<[u8; 1]>::as_slice).zip(to).collect();
+            let mut left = datagrams.as_slice();
+            while !left.is_empty() {
+                let sent = client.try_send_many(left.iter().copied(), from).unwrap();
+                assert_eq!(sent, if from.is_none() { 4 } else { 1 });
+                left = &left[sent..];
+            }
+            for (server, wanted) in servers.iter().zip([[[0], [2]], [[1], [3]]]) {
+                for bytes in wanted {
+                    let datagram = timeout(SOON, server.recv()).await.unwrap().unwrap();
+                    assert_eq!((datagram.bytes, datagram.peer), (bytes.to_vec(), client.local_addr()));
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn try_recv_gives_no_more_than_was_asked_for_and_loses_nothing() {
         let (server, client) = (loopback(), loopback());
         for n in 0..5_u8 {

@@ -57,7 +57,7 @@ pub(super) struct Exchange {
 
 /// The subject of an exchange.
 pub(super) fn subject_of(serial: u64) -> usize {
-    (serial >> 32) as usize
+    usize::try_from(serial >> 32).unwrap_or(usize::MAX)
 }
 
 /// One transmission of a call.
