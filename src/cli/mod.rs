@@ -82,7 +82,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let as_json = settings.json;
     set_up_tracing(&settings);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // What one task does is quicker where no other thread wakes it.
+    let mut runtime = match cli.command {
+        Command::Notify(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
             let error = Failure::failed(format!("cannot start: {e}"), "check the limits of processes and open files");

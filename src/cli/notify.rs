@@ -77,11 +77,13 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, Failu
 async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, Failure> {
     let (path, file) = (args.sm_dir.clone(), args.targets.clone());
     let rosters = blocking(move || read_rosters(path.as_deref(), file.as_deref(), Path::new("/"))).await?;
+    let hosts = each_once(&rosters);
     for roster in &rosters {
+        let count = if rosters.len() == 1 { hosts.len() } else { each_once(slice::from_ref(roster)).len() };
         for warning in &roster.warnings {
             context.say(&format!("nlmctl: {warning}"));
         }
-        context.say(&format!("nlmctl: {}", heading(roster)));
+        context.say(&format!("nlmctl: {}", heading(roster, count)));
         if roster.state == Some(NsmState(args.state)) {
             context.say(&format!(
                 "nlmctl: {} is the state number recorded there: a client that was told it before ignores it",
@@ -89,7 +91,7 @@ async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, Fail
             ));
         }
     }
-    Ok(each_once(&rosters))
+    Ok(hosts)
 }
 
 fn each_once(rosters: &[Roster]) -> Vec<String> {
@@ -127,10 +129,9 @@ fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result
     Ok(rosters)
 }
 
-fn heading(roster: &Roster) -> String {
-    let hosts = each_once(slice::from_ref(roster));
+fn heading(roster: &Roster, hosts: usize) -> String {
     let state = roster.state.map(|state| format!(", state {state}")).unwrap_or_default();
-    format!("{} in {} ({}{state})", number(hosts.len() as u64, "host", "hosts"), roster.path.display(), roster.kind)
+    format!("{} in {} ({}{state})", number(hosts as u64, "host", "hosts"), roster.path.display(), roster.kind)
 }
 
 /// Notices from this host tell its peers that its own processes lost their locks: refused while it has such mounts.
@@ -178,12 +179,15 @@ async fn tell(
     let mut signals = signals()?;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut came = Vec::with_capacity(EVENTS);
     let stopped = loop {
         tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => heard(&mut rows, event),
-                None => break None,
-            },
+            count = events.recv_many(&mut came, EVENTS) => {
+                came.drain(..).for_each(|event| heard(&mut rows, event));
+                if count == 0 {
+                    break None;
+                }
+            }
             Some(name) = signals.recv() => break Some(name),
             _ = look.tick(), if watch_grace => if !grace_is_on(context).await {
                 break Some("grace is over");
@@ -334,6 +338,6 @@ mod tests {
         std::fs::write(root.path().join("var/lib/nfs/state"), 7_i32.to_ne_bytes()).unwrap();
         let rosters = read_rosters(None, None, root.path()).unwrap();
         let wanted = format!("1 host in {}/var/lib/nfs (Linux statd, state 7)", root.path().display());
-        assert_eq!(heading(&rosters[0]), wanted);
+        assert_eq!(heading(&rosters[0], 1), wanted);
     }
 }

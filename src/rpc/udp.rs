@@ -5,14 +5,14 @@
 //! and the kernel's gluing of datagrams (GRO).
 
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
-use rustix::net::sockopt as rustix_sockopt;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg, sockopt as rustix_sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -244,6 +244,28 @@ impl UdpEndpoint {
         }
     }
 
+    /// Sends as many of the datagrams as the socket takes at once, the first ones; returns how many. An error is the
+    /// first one's, as of [`Self::try_send`].
+    pub fn try_send_many<'a>(
+        &self,
+        datagrams: impl Iterator<Item = (&'a [u8], SocketAddr)> + Clone,
+        from: Option<IpAddr>,
+    ) -> io::Result<usize> {
+        let Some((first, to)) = datagrams.clone().next() else { return Ok(0) };
+        // To say the source is quinn-udp's affair, and that takes one at a time.
+        if from.is_none() {
+            let slices: Vec<_> = datagrams.clone().map(|(bytes, _)| [IoSlice::new(bytes)]).collect();
+            let addresses: Vec<_> = datagrams.map(|(_, to)| SocketAddrAny::from(scope::split(to))).collect();
+            let mut controls: Vec<_> = slices.iter().map(|_| SendAncillaryBuffer::default()).collect();
+            let parts = addresses.iter().zip(&slices).zip(&mut controls);
+            let mut messages: Vec<_> = parts.map(|((to, bytes), c)| MMsgHdr::new_with_addr(to, bytes, c)).collect();
+            if let Ok(sent) = sendmmsg(self.socket.get_ref(), &mut messages, SendFlags::DONTWAIT) {
+                return Ok(sent);
+            }
+        }
+        self.try_send(first, to, from).map(|()| 1)
+    }
+
     /// Asks the kernel to tell of ICMP errors, for [`Self::take_refused`]. Only for a socket on
     /// which that is called then: untaken reports fill the receive buffer.
     pub fn watch_refused(&self) -> io::Result<()> {
@@ -445,6 +467,28 @@ mod tests {
             server.try_recv(&mut got, 7).unwrap();
         }
         assert!(got.iter().zip(0..).all(|(datagram, n)| datagram.bytes == [n; 100]));
+    }
+
+    #[tokio::test]
+    async fn many_datagrams_leave_at_once_each_to_its_own_peer() {
+        let (servers, client) = ([loopback(), loopback()], loopback());
+        let bytes = [[0_u8], [1], [2], [3]];
+        for from in [None, Some(client.local_addr().ip())] {
+            let to = servers.iter().cycle().map(UdpEndpoint::local_addr);
+            let datagrams: Vec<_> = bytes.iter().map(<[u8; 1]>::as_slice).zip(to).collect();
+            let mut left = datagrams.as_slice();
+            while !left.is_empty() {
+                let sent = client.try_send_many(left.iter().copied(), from).unwrap();
+                assert_eq!(sent, if from.is_none() { 4 } else { 1 });
+                left = &left[sent..];
+            }
+            for (server, wanted) in servers.iter().zip([[[0], [2]], [[1], [3]]]) {
+                for bytes in wanted {
+                    let datagram = timeout(SOON, server.recv()).await.unwrap().unwrap();
+                    assert_eq!((datagram.bytes, datagram.peer), (bytes.to_vec(), client.local_addr()));
+                }
+            }
+        }
     }
 
     #[tokio::test]

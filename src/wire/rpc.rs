@@ -1,6 +1,6 @@
 //! RPC messages (RFC 5531), each without a record mark: a datagram as it is, or a record of `record`.
 
-use super::xdr::{CodecError, List, Opaque, Unpack, XdrCodec, decode, encode, unpack_bytes};
+use super::xdr::{CodecError, List, Opaque, Pack, Unpack, XdrCodec, decode, encode, unpack_bytes};
 
 /// The RPC version in use.
 const RPC_VERSION: u32 = 2;
@@ -228,9 +228,14 @@ fn word(rest: &mut &[u8]) -> Result<u32, CodecError> {
 
 /// Encodes a call.
 pub fn call(xid: u32, program: u32, version: u32, procedure: u32, credential: &Credential, args: &[u8]) -> Vec<u8> {
-    let mut bytes = words(&[xid, CALL, RPC_VERSION, program, version, procedure]);
-    for auth in [credential.to_auth(), Auth::default()] {
-        bytes.extend(encode(&auth));
+    let (credential, verifier) = (credential.to_auth(), Auth::default());
+    let mut bytes = Vec::with_capacity(24 + credential.packed_size() + verifier.packed_size() + args.len());
+    for word in [xid, CALL, RPC_VERSION, program, version, procedure] {
+        bytes.extend_from_slice(&word.to_be_bytes());
+    }
+    for auth in [credential, verifier] {
+        // A Vec takes every write.
+        let _ = auth.pack(&mut bytes);
     }
     bytes.extend_from_slice(args);
     bytes

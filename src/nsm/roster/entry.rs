@@ -153,8 +153,11 @@ pub(super) fn host_name(name: &str) -> Option<&str> {
 /// A host in one spelling, so that one that is named twice is told once: an address as it is usually written, an
 /// IPv4 one without its IPv6 clothes (`::ffff:192.0.2.1`); a name in small letters and without the dot at its end.
 pub(super) fn plain_host(host: &str) -> String {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return address.to_canonical().to_string();
+    match host.parse::<IpAddr>() {
+        // It has one spelling.
+        Ok(IpAddr::V4(_)) => return host.to_owned(),
+        Ok(address) => return address.to_canonical().to_string(),
+        Err(_) => {}
     }
     if let Some((address, zone)) = host.split_once('%')
         && let Ok(address) = address.parse::<Ipv6Addr>()
@@ -168,10 +171,12 @@ pub(super) fn plain_host(host: &str) -> String {
 /// is no record, and reading it could hang.
 pub(super) fn read_capped(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    let mut bytes = Vec::new();
+    // One byte more than it has: the read that takes all of it then sees its end.
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(max)).unwrap_or_default() + 1);
     file.take(max + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

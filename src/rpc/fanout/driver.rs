@@ -12,6 +12,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::{Pin, pin};
 use std::task::Poll;
@@ -92,7 +93,8 @@ pub async fn run(
     events: mpsc::Sender<Event>,
 ) -> Result<(), DriverError> {
     for target in &mut targets {
-        target.host = target.host.clone().canonical();
+        let host = mem::replace(&mut target.host, Host::Addresses(Vec::new()));
+        target.host = host.canonical();
     }
     let sockets = Sockets::open(&targets, RECEIVE_BUFFER)?;
     let RunOptions { program, keep_on, rpcbind_port, epoch, end, no_answer_after, has_address } = options;
@@ -278,8 +280,8 @@ struct Driver {
     /// error, or with one that reads as if the receiver were to blame.
     foreign: HashSet<IpAddr>,
     has_address: fn(IpAddr) -> bool,
-    /// Polled from the machine, not taken by its socket yet.
-    unsent: Option<Transmit>,
+    /// Polled from the machine, not taken by their sockets yet.
+    unsent: Vec<Transmit>,
 }
 
 impl Driver {
@@ -297,7 +299,7 @@ impl Driver {
             inbox: Vec::new(),
             foreign: HashSet::new(),
             has_address: |_| true,
-            unsent: None,
+            unsent: Vec::with_capacity(BURST),
         }
     }
 
@@ -376,35 +378,53 @@ impl Driver {
 
     /// Whether there may be more to send at once.
     fn send_burst(&mut self) -> bool {
-        for _ in 0..BURST {
-            let now = self.now();
-            let left = self.unsent.take().filter(|transmit| self.fanout.still_wants(transmit));
-            let Some(transmit) = left.or_else(|| self.fanout.poll_transmit(now)) else { return false };
-            let Some(endpoint) = self.sockets.endpoints.get(transmit.lane) else { continue };
-            if let Some(from) = transmit.from.filter(|from| self.foreign.contains(from)) {
-                if !(self.has_address)(from) {
-                    self.fanout.handle_unsent(&transmit, &"this host does not have the address to send from");
-                    continue;
-                }
-                // It has come back, as after a failover.
-                self.foreign.remove(&from);
+        let now = self.now();
+        self.unsent.retain(|transmit| self.fanout.still_wants(transmit));
+        let more = (self.unsent.len()..BURST).all(|_| {
+            let Some(transmit) = self.fanout.poll_transmit(now) else { return false };
+            if self.can_leave(&transmit) {
+                self.unsent.push(transmit);
             }
-            match endpoint.try_send(&transmit.bytes, transmit.to, transmit.from) {
+            true
+        });
+        let mut left = self.unsent.as_slice();
+        while let Some(next) = left.first() {
+            let Some(endpoint) = self.sockets.endpoints.get(next.lane) else { break };
+            let same = left.iter().take_while(|other| (other.lane, other.from) == (next.lane, next.from));
+            let sent = match endpoint.try_send_many(same.map(|t| (t.bytes.as_slice(), t.to)), next.from) {
+                Ok(sent) => sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.unsent = Some(transmit);
+                    let sent = self.unsent.len() - left.len();
+                    self.unsent.drain(..sent);
                     return false;
                 }
                 // As good as lost on the way, and likely to fail again: people want to know why.
-                Err(error) => self.fanout.handle_unsent(&transmit, &error),
-                Ok(()) => {}
-            }
+                Err(error) => {
+                    self.fanout.handle_unsent(next, &error);
+                    1
+                }
+            };
+            left = left.get(sent..).unwrap_or_default();
         }
-        true
+        self.unsent.clear();
+        more
+    }
+
+    /// Whether this host has the address that it is to be sent from.
+    fn can_leave(&mut self, transmit: &Transmit) -> bool {
+        let Some(from) = transmit.from.filter(|from| self.foreign.contains(from)) else { return true };
+        if (self.has_address)(from) {
+            // It has come back, as after a failover.
+            self.foreign.remove(&from);
+            return true;
+        }
+        self.fanout.handle_unsent(transmit, &"this host does not have the address to send from");
+        false
     }
 
     async fn wait(&mut self, events: &mpsc::Sender<Event>) -> Result<(), DriverError> {
         let timeout = self.fanout.next_timeout().map_or(Duration::MAX, |at| at.saturating_sub(self.now()));
-        let nap = if self.unsent.is_some() { timeout.min(SEND_AGAIN) } else { timeout.min(BEAT) };
+        let nap = timeout.min(if self.unsent.is_empty() { BEAT } else { SEND_AGAIN });
         let delayed_events = self.fanout.has_events();
         tokio::select! {
             ready = self.sockets.readable() => ready.map_err(DriverError::Receive)?,

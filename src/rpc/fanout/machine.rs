@@ -1,15 +1,15 @@
 //! What goes into a fan-out and what comes out of it.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ahash::RandomState;
+use smallvec::smallvec;
 
 use super::pace::Pace;
 use super::queue::SendQueue;
-use super::state::{Fanout, Question, Sending, Step, Subject, Timer};
+use super::state::{Fanout, Question, Sending, Step, Subject, Timer, subject_of};
 use super::target::{Event, Failure, Options, Target};
 use crate::rpc::call::xid_of;
 use crate::rpc::resolver::Unresolved;
@@ -51,22 +51,19 @@ pub(super) struct StreamCall {
 impl Fanout {
     /// A fan-out over `targets`, begun at `now`. Their addresses, and those of look-ups, are canonical.
     pub(super) fn new(now: Duration, targets: Vec<Target>, options: Options) -> Self {
-        let hashes = RandomState::with_seeds(options.seed, 1, 2, 3);
         let mut fanout = Self {
             subjects: Vec::with_capacity(targets.len()),
-            exchanges: HashMap::with_hasher(hashes.clone()),
-            next_exchange: 0,
-            xids: HashMap::with_hasher(hashes),
+            xids: HashMap::with_hasher(RandomState::with_seeds(options.seed, 1, 2, 3)),
             fresh: Xids::new(options.seed),
             asked: BTreeSet::new(),
+            port_questions: BTreeMap::new(),
             pace: Pace::default(),
             queue: SendQueue::new(options.lanes.clone()),
             lookups: VecDeque::new(),
             streams: VecDeque::new(),
             stream_look_ups: VecDeque::new(),
             streams_open: 0,
-            timers: BinaryHeap::new(),
-            timers_set: 0,
+            timers: BTreeMap::new(),
             events: VecDeque::new(),
             unfinished: targets.len(),
             options,
@@ -81,32 +78,31 @@ impl Fanout {
 
     /// The next datagram to send, if one may be sent now. It counts as sent.
     pub(super) fn poll_transmit(&mut self, now: Duration) -> Option<Transmit> {
-        let exchanges = &self.exchanges;
-        let (serial, lane) = self.queue.take(|call| exchanges.contains_key(&call))?;
-        let xid = self.fresh.draw();
+        let subjects = &self.subjects;
+        let open = |call| subjects.get(subject_of(call)).is_some_and(|s| s.open.iter().any(|e| e.serial == call));
+        let (serial, lane) = self.queue.take(open)?;
+        let Question { program, version, procedure, args } = self.question(serial)?;
         let from = self.source(serial);
+        let xid = self.fresh.draw();
         self.xids.insert(xid, serial);
-        let exchange = self.exchanges.get_mut(&serial)?;
+        let exchange = self.exchange_mut(serial)?;
         exchange.under_way = Some(lane);
         exchange.sends += 1;
-        exchange.sent.push_back(Sending { xid, at: now, from });
-        if exchange.sent.len() > REMEMBERED
-            && let Some(forgotten) = exchange.sent.pop_front()
-        {
+        exchange.sent.push(Sending { xid, at: now, from });
+        let forgotten = (exchange.sent.len() > REMEMBERED).then(|| exchange.sent.remove(0));
+        let (to, sends, misses) = (exchange.to, exchange.sends, exchange.misses);
+        if let Some(forgotten) = forgotten {
             self.xids.remove(&forgotten.xid);
         }
-        let (subject, sends, misses) = (exchange.subject, exchange.sends, exchange.misses);
-        let Question { program, version, procedure, ref args } = exchange.question;
-        let bytes = rpc::call(xid, program, version, procedure, &Credential::None, args);
-        let transmit = Transmit { lane, to: exchange.to, from, bytes };
-        let tried = self.count_attempt(now, subject, serial);
+        let bytes = rpc::call(xid, program, version, procedure, &Credential::None, &args);
+        let tried = self.count_attempt(now, serial);
         let patience = self.pace.patience(misses, tried);
         let flight = self.pace.flight();
         if flight < patience {
             self.arm(now + flight, Timer::Landed { exchange: serial, sends });
         }
         self.arm(now + patience, Timer::Missed { exchange: serial, sends });
-        Some(transmit)
+        Some(Transmit { lane, to, from, bytes })
     }
 
     /// The next name to resolve.
@@ -125,17 +121,17 @@ impl Fanout {
             let look_up = || self.stream_look_ups.pop_front().filter(|_| self.streams_open < for_look_ups);
             let token = self.streams.pop_front().or_else(look_up)?;
             let from = self.source(token);
-            let Some(exchange) = self.exchanges.get_mut(&token) else { continue };
+            let Some(question) = self.question(token) else { continue };
+            let Some(exchange) = self.exchange_mut(token) else { continue };
             exchange.sends += 1;
-            exchange.sent = VecDeque::from([Sending { xid: 0, at: now, from }]);
-            let (to, subject) = (exchange.to, exchange.subject);
-            let stream = StreamCall { token, to, from, question: exchange.question.clone() };
+            exchange.sent = smallvec![Sending { xid: 0, at: now, from }];
+            let (to, step) = (exchange.to, exchange.step);
             self.streams_open += 1;
             // What rpcbind is asked by TCP it was asked by UDP before, and counted then.
-            if matches!(exchange.step, Step::Call { .. }) {
-                self.count_attempt(now, subject, token);
+            if matches!(step, Step::Call { .. }) {
+                self.count_attempt(now, token);
             }
-            return Some(stream);
+            return Some(StreamCall { token, to, from, question });
         }
         None
     }
@@ -160,31 +156,34 @@ impl Fanout {
         if self.is_done() {
             return None;
         }
-        while let Some(Reverse((at, _, timer))) = self.timers.peek() {
-            if self.is_live(*timer) {
-                return Some(*at);
+        // Most of what is armed is answered long before: that need not wake anybody.
+        while let Some((&at, timers)) = self.timers.first_key_value() {
+            if timers.iter().any(|timer| self.is_live(*timer)) {
+                return Some(at);
             }
-            self.timers.pop();
+            self.timers.pop_first();
         }
         None
     }
 
     /// Time has passed.
     pub(super) fn handle_timeout(&mut self, now: Duration) {
-        while let Some(Reverse((at, _, timer))) = self.timers.peek().copied() {
-            if at > now {
-                break;
-            }
-            self.timers.pop();
-            if !self.is_live(timer) {
-                continue;
-            }
-            match timer {
-                Timer::Landed { exchange, .. } => self.land(exchange),
-                Timer::Missed { exchange, .. } => self.missed(now, exchange),
-                Timer::Rested { subject } => self.begin_again(now, subject),
-                Timer::Silent { subject } => self.silent(now, subject),
-                Timer::End => (0..self.subjects.len()).for_each(|subject| self.give_up(now, subject)),
+        while let Some(due) = self.timers.first_entry().filter(|first| *first.key() <= now) {
+            for timer in due.remove() {
+                if !self.is_live(timer) {
+                    continue;
+                }
+                match timer {
+                    Timer::Landed { exchange, .. } => self.land(exchange),
+                    Timer::Missed { exchange, .. } => match self.overdue_at(exchange) {
+                        // Answers take longer than they did when this was sent.
+                        Some(at) if at > now => self.arm(at, timer),
+                        _ => self.missed(now, exchange),
+                    },
+                    Timer::Rested { subject } => self.begin_again(now, subject),
+                    Timer::Silent { subject } => self.silent(now, subject),
+                    Timer::End => (0..self.subjects.len()).for_each(|subject| self.give_up(now, subject)),
+                }
             }
         }
     }
@@ -200,7 +199,7 @@ impl Fanout {
     ) {
         let Some(xid) = xid_of(bytes) else { return };
         let Some(&serial) = self.xids.get(&xid) else { return };
-        let Some(exchange) = self.exchanges.get(&serial) else { return };
+        let Some(exchange) = self.exchange(serial) else { return };
         let Some(&sending) = exchange.sent.iter().find(|sending| sending.xid == xid) else { return };
         let ours = exchange.to.port() == peer.port()
             && exchange.to.ip() == peer.ip()
@@ -222,8 +221,8 @@ impl Fanout {
 
     /// A datagram could not be sent, for a reason that is not its receiver's. It counts as lost.
     pub(super) fn handle_unsent(&mut self, transmit: &Transmit, why: &dyn std::fmt::Display) {
-        let exchange = xid_of(&transmit.bytes).and_then(|xid| self.exchanges.get(self.xids.get(&xid)?));
-        let Some(subject) = exchange.and_then(|exchange| self.subjects.get_mut(exchange.subject)) else { return };
+        let serial = xid_of(&transmit.bytes).and_then(|xid| self.xids.get(&xid));
+        let Some(subject) = serial.and_then(|&serial| self.subjects.get_mut(subject_of(serial))) else { return };
         let from = transmit.from.map(|from| format!(" from {from}"));
         let why = format!("cannot send to {}{}: {why}", transmit.to, from.unwrap_or_default());
         subject.left = subject.left.saturating_sub(1);
@@ -268,20 +267,20 @@ impl Fanout {
     /// How a [`StreamCall`] went: the results, a rejection, or (text for people) no answer at all.
     pub(super) fn handle_stream(&mut self, now: Duration, token: u64, went: Result<Result<Vec<u8>, RpcError>, String>) {
         self.streams_open = self.streams_open.saturating_sub(1);
-        let Some(exchange) = self.exchanges.get(&token) else { return };
+        let Some(exchange) = self.exchange(token) else { return };
         match went {
             Ok(outcome) => {
-                let rtt = exchange.sent.front().map_or(Duration::ZERO, |sending| now.saturating_sub(sending.at));
+                let rtt = exchange.sent.first().map_or(Duration::ZERO, |sending| now.saturating_sub(sending.at));
                 self.answered(now, token, rtt, outcome);
             }
             Err(error) => {
                 if let Step::Port { .. } = exchange.step {
                     return self.no_port_by_tcp(now, token, &error);
                 }
-                let (subject, misses, sends) = (exchange.subject, exchange.misses, exchange.sends);
+                let (misses, sends) = (exchange.misses, exchange.sends);
                 let name = self.options.program.name;
                 let why = format!("its {name} is called over TCP, and there: {error}");
-                let Some(subject) = self.subjects.get_mut(subject) else { return };
+                let Some(subject) = self.subjects.get_mut(subject_of(token)) else { return };
                 subject.trouble = Some((Failure::NoAnswer, why));
                 let tried = now.saturating_sub(subject.first_sent.unwrap_or(now));
                 let rest = self.pace.patience(misses, tried).max(STREAM_REST);

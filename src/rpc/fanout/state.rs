@@ -1,12 +1,12 @@
 //! What a fan-out remembers of its targets, of the calls that are open, and of what is due when.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
+use smallvec::SmallVec;
 
 use super::pace::Pace;
 use super::queue::SendQueue;
@@ -15,12 +15,18 @@ use crate::rpc::xids::Xids;
 use crate::wire::types::Transport;
 
 /// What an exchange is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     /// Where the program listens over `transport`, in its version of this place among the options'; asked `by`.
     Port { version: usize, transport: Transport, by: Transport },
     /// The subject's call of this number, in that version.
     Call { call: usize, version: usize, transport: Transport },
+}
+
+impl Step {
+    pub(super) fn is_by_udp(self) -> bool {
+        !matches!(self, Self::Port { by: Transport::Tcp, .. } | Self::Call { transport: Transport::Tcp, .. })
+    }
 }
 
 /// What is sent.
@@ -35,18 +41,23 @@ pub(super) struct Question {
 /// A call and its repeats.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    pub(super) subject: usize,
+    /// No other has it: the number of its subject in the high half, below it which one this is of the subject's.
+    pub(super) serial: u64,
     pub(super) step: Step,
-    pub(super) question: Question,
     pub(super) to: SocketAddr,
     /// How often it was sent.
     pub(super) sends: u32,
     /// Unanswered sendings, its predecessors' included: the exponent of the back-off.
     pub(super) misses: u32,
     /// The last transmissions.
-    pub(super) sent: VecDeque<Sending>,
+    pub(super) sent: SmallVec<[Sending; 1]>,
     /// The lane in whose window it takes a place.
     pub(super) under_way: Option<usize>,
+}
+
+/// The subject of an exchange.
+pub(super) fn subject_of(serial: u64) -> usize {
+    usize::try_from(serial >> 32).unwrap_or(usize::MAX)
 }
 
 /// One transmission of a call.
@@ -82,8 +93,9 @@ pub(super) struct Subject {
     pub(super) calls: Vec<(Call, CallState)>,
     /// By what its rpcbind, at the current address, has answered.
     pub(super) by: Option<Transport>,
-    /// The serials of its open exchanges.
-    pub(super) open: Vec<u64>,
+    pub(super) open: SmallVec<[Exchange; 1]>,
+    /// How many exchanges were opened.
+    pub(super) opened: u32,
     pub(super) first_sent: Option<Duration>,
     pub(super) last_answer: Option<Duration>,
     pub(super) attempts: u32,
@@ -135,8 +147,7 @@ impl Subject {
     }
 }
 
-/// Ordered by time, then by number so that equals keep their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Timer {
     /// This sending of this exchange leaves the window.
     Landed { exchange: u64, sends: u32 },
@@ -155,13 +166,13 @@ pub(super) enum Timer {
 pub(super) struct Fanout {
     pub(super) options: Options,
     pub(super) subjects: Vec<Subject>,
-    pub(super) exchanges: HashMap<u64, Exchange, RandomState>,
-    pub(super) next_exchange: u64,
     /// Which exchange each recognised xid belongs to.
     pub(super) xids: HashMap<u32, u64, RandomState>,
     pub(super) fresh: Xids,
     /// Which subjects have been asked at an address.
     pub(super) asked: BTreeSet<(IpAddr, usize)>,
+    /// How a port is asked for, in each step, of IPv6 hosts and others.
+    pub(super) port_questions: BTreeMap<(Step, bool), Question>,
     pub(super) pace: Pace,
     pub(super) queue: SendQueue,
     pub(super) lookups: VecDeque<usize>,
@@ -169,8 +180,18 @@ pub(super) struct Fanout {
     pub(super) streams: VecDeque<u64>,
     pub(super) stream_look_ups: VecDeque<u64>,
     pub(super) streams_open: usize,
-    pub(super) timers: BinaryHeap<Reverse<(Duration, u64, Timer)>>,
-    pub(super) timers_set: u64,
+    /// What is due when: what leaves in one burst is due together.
+    pub(super) timers: BTreeMap<Duration, Vec<Timer>>,
     pub(super) events: VecDeque<Event>,
     pub(super) unfinished: usize,
+}
+
+impl Fanout {
+    pub(super) fn exchange(&self, serial: u64) -> Option<&Exchange> {
+        self.subjects.get(subject_of(serial))?.open.iter().find(|exchange| exchange.serial == serial)
+    }
+
+    pub(super) fn exchange_mut(&mut self, serial: u64) -> Option<&mut Exchange> {
+        self.subjects.get_mut(subject_of(serial))?.open.iter_mut().find(|exchange| exchange.serial == serial)
+    }
 }

@@ -1,12 +1,12 @@
 //! What happens to a subject: the transitions of the module's diagram.
 
-use std::cmp::Reverse;
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::queue::Urgency;
-use super::state::{CallState, Exchange, Fanout, Question, Step, Timer};
+use super::state::{CallState, Exchange, Fanout, Question, Step, Timer, subject_of};
 use super::target::{Call, Event, Failure, Heard, News, Program};
 use crate::rpc::rpcbind::{port_question, port_told};
 use crate::wire::rpc::RpcError;
@@ -31,12 +31,11 @@ fn count(number: usize) -> u32 {
 
 impl Fanout {
     pub(super) fn arm(&mut self, at: Duration, timer: Timer) {
-        self.timers_set += 1;
-        self.timers.push(Reverse((at, self.timers_set, timer)));
+        self.timers.entry(at).or_default().push(timer);
     }
 
     pub(super) fn is_live(&self, timer: Timer) -> bool {
-        let sending = |exchange: u64, sends: u32| self.exchanges.get(&exchange).filter(|e| e.sends == sends);
+        let sending = |serial: u64, sends: u32| self.exchange(serial).filter(|exchange| exchange.sends == sends);
         let subject = |subject: usize| self.subjects.get(subject).filter(|s| !s.done);
         match timer {
             Timer::Landed { exchange, sends } => sending(exchange, sends).is_some_and(|e| e.under_way.is_some()),
@@ -47,18 +46,23 @@ impl Fanout {
         }
     }
 
-    /// What to send for a step, to a host at `ip`.
-    fn question(&self, number: usize, step: Step, ip: IpAddr) -> Option<Question> {
+    /// What to send for an exchange.
+    pub(super) fn question(&mut self, serial: u64) -> Option<Question> {
         let Program { number: program, versions, .. } = self.options.program;
+        let &Exchange { step, to, .. } = self.exchange(serial)?;
         match step {
             Step::Call { call, version, .. } => {
-                let (Call { procedure, args, .. }, _) = self.subjects.get(number)?.calls.get(call)?;
+                let (Call { procedure, args, .. }, _) = self.subjects.get(subject_of(serial))?.calls.get(call)?;
                 Some(Question { program, version: *versions.get(version)?, procedure: *procedure, args: args.clone() })
             }
             Step::Port { version, transport, by } => {
-                let (version, address) = (*versions.get(version)?, UniversalAddress::default());
-                let (rpcbind, procedure, args) = port_question(ip, address, program, version, transport, by);
-                Some(Question { program: PROGRAM, version: rpcbind, procedure: procedure as u32, args: args.into() })
+                let version = *versions.get(version)?;
+                let question = self.port_questions.entry((step, to.is_ipv6())).or_insert_with(|| {
+                    let address = UniversalAddress::default();
+                    let (rpcbind, procedure, args) = port_question(to.ip(), address, program, version, transport, by);
+                    Question { program: PROGRAM, version: rpcbind, procedure: procedure as u32, args: args.into() }
+                });
+                Some(question.clone())
             }
         }
     }
@@ -66,8 +70,8 @@ impl Fanout {
     /// The address to send an exchange from. A port look-up comes from those of the calls in turn:
     /// the host called them, so its way back to them works, and a firewall may know no other.
     pub(super) fn source(&self, serial: u64) -> Option<IpAddr> {
-        let exchange = self.exchanges.get(&serial)?;
-        let calls = &self.subjects.get(exchange.subject)?.calls;
+        let exchange = self.exchange(serial)?;
+        let calls = &self.subjects.get(subject_of(serial))?.calls;
         let (call, _) = match exchange.step {
             Step::Port { .. } => calls.get(exchange.misses as usize % calls.len().max(1)),
             Step::Call { call, .. } => calls.get(call),
@@ -76,17 +80,17 @@ impl Fanout {
     }
 
     /// Counts a sending, and says for how long its subject has been tried.
-    pub(super) fn count_attempt(&mut self, now: Duration, subject: usize, serial: u64) -> Duration {
-        let (Some(known), Some(exchange)) = (self.subjects.get_mut(subject), self.exchanges.get(&serial)) else {
-            return Duration::ZERO;
-        };
-        let first_look_up = matches!(exchange.step, Step::Port { version: 0, transport: Transport::Udp, .. });
-        let counts = matches!(exchange.step, Step::Call { .. }) || exchange.sends > 1 || first_look_up;
+    pub(super) fn count_attempt(&mut self, now: Duration, serial: u64) -> Duration {
+        let subject = subject_of(serial);
+        let Some(&Exchange { step, sends, .. }) = self.exchange(serial) else { return Duration::ZERO };
+        let Some(known) = self.subjects.get_mut(subject) else { return Duration::ZERO };
+        let first_look_up = matches!(step, Step::Port { version: 0, transport: Transport::Udp, .. });
+        let counts = matches!(step, Step::Call { .. }) || sends > 1 || first_look_up;
         known.attempts += u32::from(counts);
         let first_sent = known.first_sent;
         let left_before = known.left > 0;
         known.left = known.left.saturating_add(1);
-        if exchange.sends > 1 && left_before {
+        if sends > 1 && left_before {
             self.tell(now, subject, News::SentAgain);
         }
         let Some(known) = self.subjects.get_mut(subject) else { return Duration::ZERO };
@@ -151,8 +155,8 @@ impl Fanout {
     /// given up when they say so.
     fn ask_by_tcp_too(&mut self, number: usize) {
         let Some(subject) = self.subjects.get(number) else { return };
-        let mut steps = subject.open.iter().filter_map(|serial| self.exchanges.get(serial)).map(|e| e.step);
-        let asked = steps.any(|step| matches!(step, Step::Port { by: Transport::Tcp, .. } | Step::Call { .. }));
+        let by_tcp = |e: &Exchange| matches!(e.step, Step::Port { by: Transport::Tcp, .. } | Step::Call { .. });
+        let asked = subject.open.iter().any(by_tcp);
         if subject.misses >= ASK_BY_TCP && subject.by.is_none() && !asked {
             self.ask_by_tcp(number);
         }
@@ -169,7 +173,10 @@ impl Fanout {
 
     /// A port look-up by TCP has failed. Where datagrams are still on their way, they decide.
     pub(super) fn no_port_by_tcp(&mut self, now: Duration, serial: u64, error: &str) {
-        let Some(Exchange { subject: number, .. }) = self.close(serial) else { return };
+        let number = subject_of(serial);
+        if self.close(serial).is_none() {
+            return;
+        }
         let Some(subject) = self.subjects.get(number).filter(|subject| subject.open.is_empty()) else { return };
         let (failure, why) = match (subject.by, &subject.trouble) {
             (None, Some(refused)) => refused.clone(),
@@ -179,21 +186,17 @@ impl Fanout {
     }
 
     fn open(&mut self, number: usize, step: Step, to: SocketAddr, misses: u32) {
-        let Some(question) = self.question(number, step, to.ip()) else { return };
         let Some(subject) = self.subjects.get_mut(number) else { return };
-        self.next_exchange += 1;
-        let serial = self.next_exchange;
-        subject.open.push(serial);
-        let sent = VecDeque::new();
-        let exchange = Exchange { subject: number, step, question, to, sends: 0, misses, sent, under_way: None };
-        self.exchanges.insert(serial, exchange);
+        subject.opened += 1;
+        let serial = (number as u64) << 32 | u64::from(subject.opened);
+        subject.open.push(Exchange { serial, step, to, sends: 0, misses, sent: SmallVec::new(), under_way: None });
         self.enqueue(serial);
     }
 
     fn enqueue(&mut self, serial: u64) {
-        let Some(exchange) = self.exchanges.get(&serial) else { return };
-        let Some(subject) = self.subjects.get(exchange.subject) else { return };
-        match exchange.step {
+        let Some(&Exchange { step, to, .. }) = self.exchange(serial) else { return };
+        let Some(subject) = self.subjects.get(subject_of(serial)) else { return };
+        match step {
             Step::Call { transport: Transport::Tcp, .. } => return self.streams.push_back(serial),
             Step::Port { by: Transport::Tcp, .. } => return self.stream_look_ups.push_back(serial),
             Step::Call { .. } | Step::Port { .. } => {}
@@ -203,40 +206,38 @@ impl Fanout {
             (Heard::Nothing, None) => Urgency::New,
             (Heard::Nothing, Some(_)) => Urgency::Silent,
         };
-        self.queue.push(exchange.to.ip(), urgency, serial);
+        self.queue.push(to.ip(), urgency, serial);
     }
 
     /// Its place in the window is free.
     pub(super) fn land(&mut self, serial: u64) {
-        if let Some(lane) = self.exchanges.get_mut(&serial).and_then(|exchange| exchange.under_way.take()) {
+        if let Some(lane) = self.exchange_mut(serial).and_then(|exchange| exchange.under_way.take()) {
             self.queue.landed(lane);
         }
     }
 
     fn close(&mut self, serial: u64) -> Option<Exchange> {
         self.land(serial);
-        let exchange = self.exchanges.remove(&serial)?;
+        let open = &mut self.subjects.get_mut(subject_of(serial))?.open;
+        let exchange = open.remove(open.iter().position(|exchange| exchange.serial == serial)?);
         for sending in &exchange.sent {
             if self.xids.get(&sending.xid) == Some(&serial) {
                 self.xids.remove(&sending.xid);
             }
         }
-        if let Some(subject) = self.subjects.get_mut(exchange.subject) {
-            subject.open.retain(|&open| open != serial);
-        }
         Some(exchange)
     }
 
     fn close_all(&mut self, number: usize) {
-        let open = self.subjects.get(number).map(|subject| subject.open.clone()).unwrap_or_default();
-        for serial in open {
+        while let Some(serial) = self.subjects.get(number).and_then(|s| Some(s.open.last()?.serial)) {
             self.close(serial);
         }
     }
 
     /// An exchange was answered.
     pub(super) fn answered(&mut self, now: Duration, serial: u64, rtt: Duration, outcome: Result<Vec<u8>, RpcError>) {
-        let Some(Exchange { subject: number, step, to, .. }) = self.close(serial) else { return };
+        let Some(Exchange { step, to, .. }) = self.close(serial) else { return };
+        let number = subject_of(serial);
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.heard = Heard::Answer;
         match (step, outcome) {
@@ -349,12 +350,20 @@ impl Fanout {
         }
     }
 
+    /// When the answer to the last datagram of an exchange is overdue, by what is measured now.
+    pub(super) fn overdue_at(&self, serial: u64) -> Option<Duration> {
+        let exchange = self.exchange(serial).filter(|exchange| exchange.step.is_by_udp())?;
+        let (sent, first) = (exchange.sent.last()?.at, self.subjects.get(subject_of(serial))?.first_sent?);
+        Some(sent + self.pace.patience(exchange.misses, sent.saturating_sub(first)))
+    }
+
     /// A sending went unanswered.
     pub(super) fn missed(&mut self, now: Duration, serial: u64) {
         self.land(serial);
-        let Some(exchange) = self.exchanges.get_mut(&serial) else { return };
+        let number = subject_of(serial);
+        let Some(exchange) = self.exchange_mut(serial) else { return };
         exchange.misses = exchange.misses.saturating_add(1);
-        let (number, sends, misses, step) = (exchange.subject, exchange.sends, exchange.misses, exchange.step);
+        let (sends, misses, step) = (exchange.sends, exchange.misses, exchange.step);
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.misses = subject.misses.max(misses);
         if subject.misses >= ASK_NAME && subject.has_others && matches!(step, Step::Port { .. }) {
@@ -403,15 +412,11 @@ impl Fanout {
 
     pub(super) fn refused_by_host(&mut self, now: Duration, number: usize, to: SocketAddr) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
-        let mut steps = subject.open.iter().filter_map(|serial| self.exchanges.get(serial));
-        let by_udp = |step| {
-            !matches!(step, Step::Port { by: Transport::Tcp, .. } | Step::Call { transport: Transport::Tcp, .. })
-        };
-        let refused = |exchange: &&Exchange| exchange.to == to && exchange.sends > 0 && by_udp(exchange.step);
-        let Some(Exchange { step, .. }) = steps.find(refused) else { return };
-        let (step, what) = match step {
-            Step::Port { .. } => (step, "rpcbind"),
-            Step::Call { .. } => (step, self.options.program.name),
+        let refused = |exchange: &&Exchange| exchange.to == to && exchange.sends > 0 && exchange.step.is_by_udp();
+        let Some(&Exchange { step, .. }) = subject.open.iter().find(refused) else { return };
+        let what = match step {
+            Step::Port { .. } => "rpcbind",
+            Step::Call { .. } => self.options.program.name,
         };
         let why = format!("its host says that no program listens on its {what}'s port {}", to.port());
         subject.heard = subject.heard.max(Heard::Refusal);

@@ -452,6 +452,20 @@ fn a_slow_path_is_measured_and_not_flooded() {
 }
 
 #[test]
+fn a_call_is_not_repeated_while_answers_take_longer_than_when_it_was_sent() {
+    let mut fanout = Fanout::new(Duration::ZERO, vec![at(1), at(2)], options(64));
+    let [first, second] = [(); 2].map(|()| fanout.poll_transmit(Duration::ZERO).unwrap());
+    let answer = rpcbind_answer(Manner::Healthy, first.to.ip(), STATD, &first.bytes).unwrap();
+    fanout.handle_datagram(45 * MS, first.lane, first.to, first.from.unwrap(), &answer);
+    // Its first measurement makes that 45 ms and four times the half of it.
+    for (now, wanted) in [(134 * MS, 0), (135 * MS, 1)] {
+        fanout.handle_timeout(now);
+        let sent = std::iter::from_fn(|| fanout.poll_transmit(now));
+        assert_eq!(sent.filter(|call| call.to == second.to).count(), wanted, "{now:?}");
+    }
+}
+
+#[test]
 fn forged_replies_change_nothing() {
     let run = |forgery| {
         let mut world = World::new().with((0..20).map(|id| (client(id), Manner::Healthy)));
@@ -531,12 +545,10 @@ proptest! {
         let mut fanout = Fanout::new(Duration::ZERO, targets, options);
         while !world.step(&mut fanout) {
             prop_assert!(fanout.queue.under_way(0) <= window);
-            prop_assert_eq!(
-                fanout.queue.under_way(0),
-                fanout.exchanges.values().filter(|e| e.under_way == Some(0)).count()
-            );
+            let open = fanout.subjects.iter().flat_map(|subject| &subject.open);
+            prop_assert_eq!(fanout.queue.under_way(0), open.filter(|e| e.under_way == Some(0)).count());
         }
-        prop_assert!(fanout.exchanges.is_empty() && fanout.xids.is_empty());
+        prop_assert!(fanout.subjects.iter().all(|subject| subject.open.is_empty()) && fanout.xids.is_empty());
         prop_assert_eq!(fanout.queue.under_way(0), 0);
         for (number, (manner, addresses)) in (0u32..).zip(&hosts) {
             let last = world.last(number);
