@@ -58,7 +58,9 @@ fn main() {
         list(locks);
     }
     if wanted("settle") {
-        [locks / 1_000, 100_000].into_iter().for_each(|clients| settle(locks, clients));
+        for clients in [locks / 1_000, 100_000] {
+            settle(locks, clients);
+        }
     }
     if wanted("late") {
         late(100_000);

@@ -303,9 +303,10 @@ mod tests {
         }
 
         fn take(&mut self, owner: Option<u32>, range: ByteRange, most: usize) {
-            let is_meant =
-                |s: &Segment| s.range.overlaps(range) && owner.is_none_or(|o| s.owner.0 == o) && s.range.start % 3 > 0;
-            let taken = self.file.take(owner.map(OwnerId), range, most, |s| s.range.start % 3 > 0);
+            let is_meant = |s: &Segment| {
+                s.range.overlaps(range) && owner.is_none_or(|o| s.owner.0 == o) && !s.range.start.is_multiple_of(3)
+            };
+            let taken = self.file.take(owner.map(OwnerId), range, most, |s| !s.range.start.is_multiple_of(3));
             let gone: Vec<Segment> = self.list.extract_if(.., |s| is_meant(s)).take(most).collect();
             assert_eq!(taken.as_slice(), gone);
         }

@@ -1,6 +1,6 @@
 //! What is found by a key that a peer has chosen. The hash is keyed, so that no peer can choose keys that meet.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::Hash;
 
 use ahash::RandomState;
 
