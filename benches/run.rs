@@ -156,7 +156,9 @@ impl Stage {
             Beside::Resync => {
                 let mut nlmctl = self.nlmctl("changes");
                 nlmctl.args(["--mode", "targeted"]);
-                (0..self.clients.div_ceil(10)).for_each(|n| drop(nlmctl.args(["--client", &client(n)])));
+                for n in 0..self.clients.div_ceil(10) {
+                    nlmctl.args(["--client", &client(n)]);
+                }
                 assert!(nlmctl.status().await.unwrap().success());
             }
             Beside::Locks => {
@@ -257,7 +259,8 @@ impl Watch {
                 match (status.run.0, last) {
                     (Some(run), _) if run.counts.reclaimed > 0 => {
                         let ago = Duration::from_millis(run.last_reclaim_ms.0.unwrap_or_default());
-                        let (first, last) = (first.get_or_insert(asked), last.insert(asked - ago));
+                        let last = last.insert(asked.checked_sub(ago).unwrap());
+                        let first = first.get_or_insert(asked);
                         seen.reclaims = run.counts.reclaimed;
                         seen.reclaiming = last.saturating_duration_since(*first);
                     }
