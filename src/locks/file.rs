@@ -219,7 +219,7 @@ impl Many {
                 let mut before = self.owned.range((owner, sort, 0, 0)..=(owner, sort, range.start, u8::MAX));
                 let first = before.next_back().and_then(get);
                 let ends = first.is_some_and(|first| first.range.end >= range.end);
-                (first, range.start.checked_add(1).filter(|_| !ends).map(from))
+                (first, range.start.checked_add(1).filter(|after| !ends && *after <= range.end).map(from))
             }
         };
         let found = first.into_iter().chain(rest.into_iter().flatten().filter_map(get));
