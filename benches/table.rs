@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use nlmctl::internals::locks::{
-    Bounds, Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted,
+    Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted,
 };
 use nlmctl::wire::control::{
     BeginArgs, ClientProgress, ClientRef, ClientSeen, Delivery, InstanceId, LocksArgs, Mode, Policy, ProgressArgs,
@@ -453,7 +453,8 @@ fn settle(locks: usize, clients: usize) {
 
 /// The longest single step while clients come, and while they make room for others.
 fn clients(clients: usize) {
-    let limits = Limits { clients: Bounds { all: clients, host: clients }, ..Limits::default() };
+    let mut limits = Limits::default();
+    (limits.clients.all, limits.clients.host) = (clients, clients);
     let mut table = LockTable::new(limits, [1, 2, 3, 4]);
     let mut floor = 0.0_f64;
     let mut map = HashMap::new();

@@ -33,7 +33,6 @@ pub mod locks {
     pub use crate::locks::{
         Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted,
     };
-    pub use crate::shares::Bounds;
 }
 
 /// The lock managers that can be driven.
