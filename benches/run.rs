@@ -236,7 +236,10 @@ fn memory(pid: u32, key: &str) -> f64 {
 }
 
 /// One that asks nlmd for its status all the time.
-struct Watch(JoinHandle<Seen>);
+struct Watch {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Seen>,
+}
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -250,9 +253,11 @@ struct Seen {
 
 impl Watch {
     fn start(nlmd: Nlmd) -> Self {
-        Self(tokio::spawn(async move {
-            let (mut seen, mut first, mut last) = (Seen::default(), None, None);
-            loop {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let (mut seen, mut first, mut last, mut is_open) = (Seen::default(), None, None, false);
+            while !stopped.load(Ordering::Relaxed) {
                 let asked = Instant::now();
                 let status = nlmd.status().await.unwrap();
                 seen.longest = seen.longest.max(asked.elapsed());
@@ -264,18 +269,19 @@ impl Watch {
                         seen.reclaims = run.counts.reclaimed;
                         seen.reclaiming = last.saturating_duration_since(*first);
                     }
-                    (None, Some(last)) => {
-                        seen.open = asked - last;
-                        return seen;
-                    }
+                    (None, Some(last)) if !is_open => (seen.open, is_open) = (asked - last, true),
                     _ => {}
                 }
                 sleep(POLL).await;
             }
-        }))
+            seen
+        });
+        Self { stop, task }
     }
 
+    /// The run is over.
     async fn seen(self) -> Seen {
-        self.0.await.unwrap()
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap()
     }
 }

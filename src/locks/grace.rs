@@ -17,8 +17,9 @@ use crate::wire::types::{ByteRange, NsmState};
 
 /// Longest grace a run may ask for.
 const MAX_GRACE_MS: u64 = 24 * 60 * 60 * 1000;
-/// How long past its deadline an attached controller's settle is awaited.
-const CONTROLLER_PATIENCE: Duration = Duration::from_millis(500);
+/// How long past its deadline an attached controller's settle is awaited. Before it the controller tells the last
+/// deliveries and writes to its record, which takes a second where the host is busy.
+const CONTROLLER_PATIENCE: Duration = Duration::from_secs(2);
 /// How much a recovery grace is lengthened at most, beyond the time in which no client could reclaim.
 const RECOVERY_SPARE: Duration = Duration::from_mins(3);
 /// After a short lag, what had come in by then is to be read before a deadline passes.
