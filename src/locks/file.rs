@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 
-use super::intervals::{Intervals, Key, insert_at, key};
+use super::intervals::{Intervals, Key, key, put_in};
 use super::segment::{Few, Kind, OwnerId, Segment};
 use crate::wire::types::{ByteRange, FileHandle};
 
@@ -127,7 +127,7 @@ impl File {
         match &mut self.kept {
             Kept::Few(list) if list.len() < FEW => {
                 let at = list.partition_point(|s| place(s) < place(&segment));
-                insert_at(list, at, segment);
+                put_in(list, at, segment);
             }
             Kept::Few(list) => {
                 let mut many = Box::<Many>::default();
@@ -256,9 +256,7 @@ impl Many {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::api::ClientId;
     use super::*;
-    use crate::wire::types::NsmState;
 
     const KINDS: [Kind; 4] = [
         Kind::Range { exclusive: true },
@@ -269,18 +267,7 @@ mod tests {
 
     fn segment(owner: u32, kind: Kind, range: ByteRange) -> Segment {
         let range = if matches!(kind, Kind::Share { .. }) { ByteRange::ALL } else { range };
-        Segment {
-            range,
-            owner: OwnerId(owner),
-            client: ClientId(0),
-            state: NsmState(3),
-            epoch: 1,
-            mark: 0,
-            since: 0,
-            kind,
-            monitored: true,
-            offered: false,
-        }
+        Segment::sample(owner, kind, range)
     }
 
     /// A file, and a list that is asked by going through all of it.

@@ -9,7 +9,7 @@
 //! - What a node says of a child is true after each change: it is computed anew where the change may matter.
 //!
 //! To insert, to remove and to find one costs O(log n); to go through the `k` in a range O(log n + k), where the
-//! segments are alike in length. In the worst case it is O(k log n). One node (most files have few locks) is
+//! segments are alike in length. In the worst case it is O(k log n). One node is
 //! looked through in a row.
 
 use std::slice::Iter;
@@ -153,14 +153,19 @@ fn place(children: &[Child], wanted: Key) -> usize {
     children.partition_point(|child| child.first <= wanted).saturating_sub(1)
 }
 
+/// Puts it in its place. The list grows in small steps: most files have few locks, and a list that doubles has room for as
+/// many more.
+pub(super) fn put_in<T>(list: &mut Vec<T>, at: usize, item: T) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(list.len() / 4 + 1);
+    }
+    list.insert(at, item);
+}
+
 /// Gives the right half, if it had to be cut in two. What comes in order fills the nodes.
-pub(super) fn insert_at<T>(list: &mut Vec<T>, at: usize, item: T) -> Option<Vec<T>> {
+fn insert_at<T>(list: &mut Vec<T>, at: usize, item: T) -> Option<Vec<T>> {
     if list.len() < WIDTH {
-        // In small steps: most files have few locks, and a list that doubles has room for as many more.
-        if list.len() == list.capacity() {
-            list.reserve_exact(list.len() / 4 + 1);
-        }
-        list.insert(at, item);
+        put_in(list, at, item);
         return None;
     }
     let half = if at == list.len() { at } else { list.len() / 2 };
@@ -303,24 +308,11 @@ impl<'a> Iterator for Overlapping<'a> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::api::ClientId;
     use super::super::segment::Kind;
     use super::*;
-    use crate::wire::types::NsmState;
 
     fn segment(owner: u32, start: u64, end: u64) -> Segment {
-        Segment {
-            range: ByteRange { start, end },
-            owner: OwnerId(owner),
-            client: ClientId(0),
-            state: NsmState(3),
-            epoch: 1,
-            mark: 0,
-            since: 0,
-            kind: Kind::Range { exclusive: false },
-            monitored: true,
-            offered: false,
-        }
+        Segment::sample(owner, Kind::Range { exclusive: false }, ByteRange { start, end })
     }
 
     impl Node {

@@ -170,6 +170,24 @@ impl Call {
 }
 
 #[cfg(test)]
+impl Segment {
+    pub(super) fn sample(owner: u32, kind: Kind, range: ByteRange) -> Self {
+        Self {
+            range,
+            owner: OwnerId(owner),
+            client: ClientId(0),
+            state: NsmState(3),
+            epoch: 1,
+            mark: 0,
+            since: 0,
+            kind,
+            monitored: true,
+            offered: false,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
