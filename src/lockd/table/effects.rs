@@ -54,9 +54,12 @@ impl Owner {
     /// Serves more of those who were woken, until a slice of time is over.
     pub(super) fn wake_more(&mut self) {
         let until = self.clock.now() + SLICE;
-        while self.table.has_more_to_wake() && self.clock.now() <= until {
+        while self.table.has_more_to_wake() {
             self.table.wake_more();
             let _ = self.apply_effects();
+            if self.clock.now() > until {
+                break;
+            }
         }
     }
 

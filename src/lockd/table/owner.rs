@@ -164,11 +164,14 @@ async fn turn(owner: &SharedOwner, woken: &mut mpsc::Receiver<()>) -> Option<Tur
 async fn take_in(owner: &SharedOwner, arrivals: &Arrivals) {
     let until = Instant::now() + TAKE_IN;
     let (mut quiet, mut seen) = (0, None);
-    while quiet < QUIET_TURNS && Instant::now() < until {
+    while quiet < QUIET_TURNS {
         tokio::task::yield_now().await;
         let orders = owner.with(|owner| owner.orders);
         quiet = if orders == seen && arrivals.are_handled() { quiet + 1 } else { 0 };
         seen = orders;
+        if Instant::now() > until {
+            break;
+        }
     }
 }
 

@@ -426,11 +426,14 @@ impl Owner {
 
     pub(super) fn sweep(&mut self) {
         let until = self.clock.now() + SLICE;
-        while self.clock.now() <= until {
-            if self.table.settle_sweep(SWEEP_STEP) {
-                self.timeline.changed();
+        // A slice is one step at least, however late this thread comes to run.
+        while !self.table.settle_sweep(SWEEP_STEP) {
+            if self.clock.now() > until {
                 break;
             }
+        }
+        if !self.table.has_more_to_sweep() {
+            self.timeline.changed();
         }
         let _ = self.apply_effects();
         if !self.table.has_more_to_sweep()
