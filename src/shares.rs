@@ -125,7 +125,7 @@ impl<S: BuildHasher + Clone> Shares<S> {
     /// Whether no holder is remembered.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.all == 0 && self.holders.is_empty() && self.networks.is_empty()
+        self.all == 0 && self.holders.len() == 0 && self.networks.len() == 0
     }
 }
 

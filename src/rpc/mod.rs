@@ -38,7 +38,6 @@ pub(crate) mod resolver;
 pub(crate) mod rpcbind;
 pub(crate) mod server;
 mod service;
-mod sharded;
 pub(crate) mod silence;
 mod stream;
 pub(crate) mod udp;
