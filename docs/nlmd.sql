@@ -35,9 +35,22 @@ CREATE TABLE active_run (
 CREATE TABLE result (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           BLOB NOT NULL UNIQUE,
-    body         BLOB NOT NULL,                  -- FullResult
-    acknowledged INTEGER NOT NULL DEFAULT 0      -- 1: a controller has it
+    body         BLOB NOT NULL                   -- RunResult
 ) STRICT;
+
+-- Their rows.
+CREATE TABLE page (
+    run   BLOB NOT NULL REFERENCES result (id) ON DELETE CASCADE,
+    kind  INTEGER NOT NULL,                      -- 0: ClientResult, 1: LockFate
+    first INTEGER NOT NULL,                      -- the number of the first one
+    rows  BLOB NOT NULL,                         -- a list of up to 1,024
+    UNIQUE (run, kind, first)
+) STRICT;
+
+-- Those of them that no controller has, or not with all late reclaims.
+CREATE TABLE unfetched (
+    run BLOB PRIMARY KEY REFERENCES result (id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
 
 -- Reclaims granted after the end of a run.
 CREATE TABLE late (

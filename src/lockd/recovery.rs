@@ -344,9 +344,9 @@ mod tests {
         let state = start_state(&persist, &mut found, clock(), None, &booted_at("boot").1).await.unwrap();
         assert!(state.is_after(NsmState(3)), "after the run's own number");
         assert_eq!(found.ended, [RunId([7; 16])]);
-        let full = persist.result(RunId([7; 16])).await.unwrap().unwrap();
-        assert_eq!(full.result.outcome, Outcome::Superseded);
-        assert_eq!(full.result.counts.unverified, 12);
+        let result = persist.result(RunId([7; 16])).await.unwrap().unwrap();
+        assert_eq!(result.outcome, Outcome::Superseded);
+        assert_eq!(result.counts.unverified, 12);
     }
 
     #[test]

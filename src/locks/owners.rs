@@ -9,7 +9,7 @@ use super::index::Numbers;
 use super::numbered::Numbered;
 use super::segment::{Kind, OwnerId};
 use super::segments::Change;
-use crate::wire::types::Svid;
+use crate::wire::types::{OwnerHandle, Svid};
 
 /// Whose a lock is. Equal svid and oh over another path are another process: a host numbers its processes
 /// afresh for each server address, transport and version. What may be taken for the same one all the
@@ -27,9 +27,9 @@ struct Slot {
     references: usize,
 }
 
-/// The client, the number of the process, the hash of its owner handle. In this order the owners of one process
+/// The client, the number of the process, half a hash of its owner handle. In this order the owners of one process
 /// number of a client stand together.
-type Place = (ClientId, Svid, u64, OwnerId);
+type Place = (ClientId, Svid, u32, OwnerId);
 
 /// The owners that something refers to, with counts of the references.
 #[derive(Debug)]
@@ -57,7 +57,11 @@ impl Owners {
     }
 
     fn place(&self, key: &OwnerKey, id: OwnerId) -> Place {
-        (key.client, key.process.svid, self.hash.hash_one(&key.process.oh), id)
+        (key.client, key.process.svid, self.half_hash(&key.process.oh), id)
+    }
+
+    fn half_hash(&self, oh: &OwnerHandle) -> u32 {
+        (self.hash.hash_one(oh) >> 32) as u32
     }
 
     /// The owner's number, with one more reference to it.
@@ -80,15 +84,16 @@ impl Owners {
     /// The client's owners that number their process alike, as locks or shares of this kind do.
     pub(super) fn of_process(&self, client: ClientId, process: &Process, kind: Kind) -> impl Iterator<Item = OwnerId> {
         let hashes = match kind {
-            Kind::Range { .. } => 0..=u64::MAX,
+            Kind::Range { .. } => 0..=u32::MAX,
             Kind::Share { .. } => {
-                let hash = self.hash.hash_one(&process.oh);
+                let hash = self.half_hash(&process.oh);
                 hash..=hash
             }
         };
         let first = (client, process.svid, *hashes.start(), OwnerId::FIRST);
         let last = (client, process.svid, *hashes.end(), OwnerId::LAST);
-        self.places.range(first..=last).map(|(.., id)| *id)
+        let is_it = move |id: &OwnerId| self.key(*id).is_some_and(|key| is_same_process(&key.process, process, kind));
+        self.places.range(first..=last).map(|(.., id)| *id).filter(is_it)
     }
 
     pub(super) fn acquire(&mut self, id: OwnerId) {

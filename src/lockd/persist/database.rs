@@ -10,11 +10,11 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
 use super::monitors::{self, Odd, addresses_of, name, raw, text_of};
-use super::old_results::ResultBefore;
-use super::records::{Change, Found, MonitorRecord, PersistError, RESULTS_KEPT, RunRecord};
+use super::records::{Change, Found, MonitorRecord, PersistError, RunRecord};
+use super::results::{self, Row, Unread};
 use super::seal::{Number, Said, Seal};
 use crate::host::private_file;
-use crate::wire::control::{Fate, FullResult, LockFate, Mode, RunClient, RunId};
+use crate::wire::control::{Mode, PAGE, RunClient, RunId, RunResult};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, decode, encode};
 
@@ -22,6 +22,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../../migrations/nlmd/01_start.sql")),
     M::up(include_str!("../../../migrations/nlmd/02_monitors.sql")),
     M::up(include_str!("../../../migrations/nlmd/03_sealed.sql")),
+    M::up(include_str!("../../../migrations/nlmd/04_result_pages.sql")),
 ];
 /// The version of the schema from which on commits are counted.
 const SEALED: i64 = 3;
@@ -133,6 +134,10 @@ fn checkpoint(connection: &Connection, path: &Path) -> Result<(), PersistError> 
     Ok(())
 }
 
+fn damaged(path: &Path, what: &str) -> PersistError {
+    PersistError::Database { path: path.into(), reason: format!("{what} in it is damaged"), remedy: DAMAGED }
+}
+
 impl Database {
     pub(super) fn open(path: &Path) -> Result<(Self, Found), PersistError> {
         let unusable = |error| unusable(path, &error);
@@ -147,6 +152,10 @@ impl Database {
             rusqlite_migration::Error::RusqliteError { err, .. } => unusable(err),
             // A schema that no version of nlmd up to this one made.
             other => PersistError::Database { path: path.into(), reason: other.to_string(), remedy: NEWER },
+        })?;
+        results::split(&mut connection).map_err(|unread| match unread {
+            Unread::Sqlite(error) => unusable(error),
+            Unread::Damaged => damaged(path, "a run's result"),
         })?;
         checkpoint(&connection, path)?;
         let commits = commits(&connection).map_err(unusable)?.unwrap_or_default();
@@ -171,7 +180,7 @@ impl Database {
     }
 
     fn damaged(&self, what: &str) -> PersistError {
-        PersistError::Database { path: self.path.clone(), reason: format!("{what} in it is damaged"), remedy: DAMAGED }
+        damaged(&self.path, what)
     }
 
     fn found(&mut self) -> Result<Found, PersistError> {
@@ -188,8 +197,7 @@ impl Database {
             (one, other) => one.or(other),
         };
         let run = self.active_run()?;
-        let mut rows = self.connection.prepare("SELECT id FROM result ORDER BY seq").map_err(unusable)?;
-        let ended = rows.query_map([], |row| row.get(0).map(RunId)).and_then(Iterator::collect).map_err(unusable)?;
+        let ended = results::ended(&self.connection).map_err(unusable)?;
         Ok(Found {
             nsm_state,
             boot: boot.unwrap_or_default(),
@@ -298,32 +306,23 @@ impl Database {
         Ok(())
     }
 
-    pub(super) fn result(&self, run: RunId) -> Result<Option<FullResult>, PersistError> {
-        let body: Option<Vec<u8>> = self
-            .connection
-            .query_row("SELECT body FROM result WHERE id = ?1", params![run.0], |row| row.get(0))
-            .optional()?;
-        let Some(body) = body else { return Ok(None) };
-        let read = decode(&body).or_else(|_| decode::<ResultBefore>(&body).map(FullResult::from));
-        let mut full = read.map_err(|_| self.damaged("a run's result"))?;
-        let mut query = self.connection.prepare_cached("SELECT fate FROM late WHERE run = ?1 ORDER BY seq")?;
-        let mut rows = query.query(params![run.0])?;
-        let mut locks = full.locks.into_vec();
-        while let Some(row) = rows.next()? {
-            let fate: Vec<u8> = row.get(0)?;
-            let fate: LockFate = decode(&fate).map_err(|_| self.damaged("a late reclaim"))?;
-            // One that was refused has a row too, and counts for nothing.
-            full.result.late += u64::from(fate.fate == Fate::Resurrected);
-            locks.push(fate);
+    pub(super) fn result(&self, run: RunId) -> Result<Option<RunResult>, PersistError> {
+        results::sums(&self.connection, run).map_err(|unread| self.unread(unread))
+    }
+
+    pub(super) fn rows<T: Row>(&self, run: RunId, after: u64) -> Result<Option<(List<T, PAGE>, u64)>, PersistError> {
+        results::rows(&self.connection, run, after).map_err(|unread| self.unread(unread))
+    }
+
+    fn unread(&self, unread: Unread) -> PersistError {
+        match unread {
+            Unread::Sqlite(error) => error.into(),
+            Unread::Damaged => self.damaged("a run's result"),
         }
-        full.locks = List::clipped(locks);
-        Ok(Some(full))
     }
 
     pub(super) fn unfetched(&self) -> Result<Vec<RunId>, PersistError> {
-        let mut query = self.connection.prepare_cached("SELECT id FROM result WHERE acknowledged = 0 ORDER BY seq")?;
-        let runs = query.query_map([], |row| row.get(0).map(RunId))?;
-        Ok(runs.collect::<Result<_, _>>()?)
+        Ok(results::unfetched(&self.connection)?)
     }
 }
 
@@ -356,19 +355,9 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
                 params![run.0, in_scope.cast_signed(), clients_body(clients)],
             )?;
         }
-        Change::Ended(full) => end(to, full)?,
-        Change::Late(run, fate) => {
-            // Of a result that newer ones have pushed out nothing is left to append to.
-            let there =
-                to.prepare_cached("UPDATE result SET acknowledged = 0 WHERE id = ?1")?.execute(params![run.0])?;
-            if there > 0 {
-                to.prepare_cached("INSERT INTO late (run, fate) VALUES (?1, ?2)")?
-                    .execute(params![run.0, encode(fate)])?;
-            }
-        }
-        Change::Acknowledge(run) => {
-            to.execute("UPDATE result SET acknowledged = 1 WHERE id = ?1", params![run.0])?;
-        }
+        Change::Ended(full) => results::end(to, full)?,
+        Change::Late(run, fate) => results::add_late(to, *run, fate)?,
+        Change::Acknowledge(run) => results::acknowledge(to, *run)?,
     }
     Ok(())
 }
@@ -405,20 +394,6 @@ fn begin(to: &Transaction<'_>, run: &RunRecord) -> Result<(), PersistError> {
             run.in_scope.cast_signed(),
             clients_body(&run.clients)
         ],
-    )?;
-    Ok(())
-}
-
-fn end(to: &Transaction<'_>, full: &FullResult) -> Result<(), PersistError> {
-    let id = full.result.run.0;
-    to.execute("DELETE FROM active_run WHERE id = ?1", params![id])?;
-    to.execute(
-        "INSERT INTO result (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-        params![id, encode(full)],
-    )?;
-    to.execute(
-        "DELETE FROM result WHERE seq NOT IN (SELECT seq FROM result ORDER BY seq DESC LIMIT ?1)",
-        params![i64::try_from(RESULTS_KEPT).unwrap_or(i64::MAX)],
     )?;
     Ok(())
 }

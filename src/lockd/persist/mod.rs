@@ -22,6 +22,7 @@ mod database;
 mod monitors;
 mod old_results;
 mod records;
+mod results;
 mod seal;
 
 use std::collections::VecDeque;
@@ -33,7 +34,8 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::host::{private_folder, try_lock};
-use crate::wire::control::{FullResult, RunId};
+use crate::wire::control::{ClientResult, LockFate, PAGE, RunId, RunResult};
+use crate::wire::xdr::List;
 
 pub use records::{Change, Found, LocalMonitor, MonitorRecord, PersistError, RunRecord, ToTell, Watch};
 
@@ -46,9 +48,11 @@ const BATCH: usize = 4_096;
 
 enum Job {
     Write(Box<Change>, oneshot::Sender<Result<(), PersistError>>),
-    Result(RunId, oneshot::Sender<Result<Option<FullResult>, PersistError>>),
-    Unfetched(oneshot::Sender<Result<Vec<RunId>, PersistError>>),
+    Read(Box<dyn FnOnce(&Database) + Send>),
 }
+
+/// A page of a result's rows, with the cursor of the next page, or 0.
+pub type Page<T> = (List<T, PAGE>, u64);
 
 /// The way to the database. Cloned freely.
 #[derive(Debug, Clone)]
@@ -75,17 +79,34 @@ impl Persist {
         durable(self.submit(change)?).await
     }
 
-    /// The result of an ended run, late reclaims appended.
-    pub async fn result(&self, run: RunId) -> Result<Option<FullResult>, PersistError> {
-        let (done, answer) = oneshot::channel();
-        self.jobs.send(Job::Result(run, done)).await.map_err(|_| PersistError::Closed)?;
-        answer.await.unwrap_or(Err(PersistError::Closed))
+    /// The sums of an ended run.
+    pub async fn result(&self, run: RunId) -> Result<Option<RunResult>, PersistError> {
+        self.read(move |database| database.result(run)).await
+    }
+
+    /// Its clients, from one on.
+    pub async fn result_clients(&self, run: RunId, after: u64) -> Result<Option<Page<ClientResult>>, PersistError> {
+        self.read(move |database| database.rows(run, after)).await
+    }
+
+    /// What became of its locks, from one on; late reclaims come last.
+    pub async fn result_locks(&self, run: RunId, after: u64) -> Result<Option<Page<LockFate>>, PersistError> {
+        self.read(move |database| database.rows(run, after)).await
     }
 
     /// Ended runs that no controller has acknowledged, the oldest first.
     pub async fn unfetched(&self) -> Result<Vec<RunId>, PersistError> {
+        self.read(Database::unfetched).await
+    }
+
+    /// Waits for its turn behind what was submitted before.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Database) -> Result<T, PersistError> + Send + 'static,
+    ) -> Result<T, PersistError> {
         let (done, answer) = oneshot::channel();
-        self.jobs.send(Job::Unfetched(done)).await.map_err(|_| PersistError::Closed)?;
+        let read = move |database: &Database| drop(done.send(read(database)));
+        self.jobs.send(Job::Read(Box::new(read))).await.map_err(|_| PersistError::Closed)?;
         answer.await.unwrap_or(Err(PersistError::Closed))
     }
 }
@@ -173,7 +194,7 @@ fn run_batch(database: &mut Database, batch: VecDeque<Job>) {
                 changes.push(*change);
                 waiting.push(done);
             }
-            read @ (Job::Result(..) | Job::Unfetched(_)) => reads.push(read),
+            Job::Read(read) => reads.push(read),
         }
     }
     if !changes.is_empty() {
@@ -197,15 +218,7 @@ fn run_batch(database: &mut Database, batch: VecDeque<Job>) {
         }
     }
     for read in reads {
-        match read {
-            Job::Result(run, done) => {
-                let _ = done.send(database.result(run));
-            }
-            Job::Unfetched(done) => {
-                let _ = done.send(database.unfetched());
-            }
-            Job::Write(..) => {}
-        }
+        read(database);
     }
 }
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::wire::control::{ClientResult, Counts, Delivery, Fate, LockFate, LockRow, Mode, Outcome, RunResult};
+use crate::wire::control::{
+    ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockRow, Mode, Outcome, RunResult, next_page,
+};
 use crate::wire::nsm::{MonId, MyId};
-use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::types::{Address, ByteRange, CallerName, NsmState};
 use crate::wire::xdr::{List, Text, encode};
 
 fn record(name: &str, address: &str) -> MonitorRecord {
@@ -52,6 +54,59 @@ fn result(id: u8) -> FullResult {
 
 fn late() -> LockFate {
     LockFate { late: true, ..LockFate::sample(LockRow::sample(1, 0, u64::MAX), Fate::Resurrected) }
+}
+
+/// All pages of a result.
+async fn read(persist: &Persist, run: RunId) -> Option<FullResult> {
+    let result = persist.result(run).await.unwrap()?;
+    let (mut clients, mut locks) = (Vec::new(), Vec::new());
+    let mut after = Some(0);
+    while let Some(from) = after {
+        let (rows, next) = persist.result_clients(run, from).await.unwrap().unwrap();
+        clients.extend(rows.into_vec());
+        after = next_page(from, next).unwrap();
+    }
+    let mut after = Some(0);
+    while let Some(from) = after {
+        let (rows, next) = persist.result_locks(run, from).await.unwrap().unwrap();
+        locks.extend(rows.into_vec());
+        after = next_page(from, next).unwrap();
+    }
+    Some(FullResult { result, clients: List::new(clients).unwrap(), locks: List::new(locks).unwrap() })
+}
+
+#[tokio::test]
+async fn pages_of_a_result_give_each_row_once_and_then_the_late_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, _writer, _) = open(dir.path()).unwrap();
+    let row = |number: u64, late| LockFate {
+        late,
+        range: ByteRange { start: number, end: number },
+        ..LockFate::sample(LockRow::sample(1, 0, u64::MAX), Fate::Resurrected)
+    };
+    let page = PAGE as u64;
+    for (id, (ended, late)) in
+        [(0, 0), (0, 1), (1, 0), (page, 0), (page, 1), (page + 1, page + 1), (3 * page, 2 * page)]
+            .into_iter()
+            .enumerate()
+    {
+        let full = result(u8::try_from(id).unwrap());
+        let (run, locks) = (full.result.run, (0..ended).map(|number| row(number, false)).collect());
+        persist.write(Change::Ended(FullResult { locks: List::new(locks).unwrap(), ..full }.into())).await.unwrap();
+        for number in ended..ended + late {
+            drop(persist.submit(Change::Late(run, row(number, true))).unwrap());
+        }
+        let full = read(&persist, run).await.unwrap();
+        assert_eq!(full.result.late, late);
+        let numbers = full.locks.as_slice().iter().map(|lock| lock.range.start);
+        assert!(numbers.eq(0..ended + late), "{ended} rows and {late} late ones");
+        for odd in [1, page - 1, ended, ended + late, u64::MAX] {
+            let (rows, _) = persist.result_locks(run, odd).await.unwrap().unwrap();
+            let expected = (odd < ended + late).then_some(odd);
+            assert_eq!(rows.as_slice().first().map(|lock| lock.range.start), expected, "from {odd} on");
+        }
+    }
+    assert!(persist.result_locks(RunId([99; 16]), 0).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -240,6 +295,38 @@ fn a_state_directory_of_the_first_version_is_taken_as_it_is() {
 }
 
 #[tokio::test]
+async fn results_that_stood_in_one_row_come_with_their_late_reclaims_and_stay_fetched_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+    for step in [
+        include_str!("../../../migrations/nlmd/01_start.sql"),
+        include_str!("../../../migrations/nlmd/02_monitors.sql"),
+        include_str!("../../../migrations/nlmd/03_sealed.sql"),
+        "PRAGMA user_version = 3",
+    ] {
+        before.execute_batch(step).unwrap();
+    }
+    let locks = List::clipped(vec![late(); PAGE + 1]);
+    let full = |id| FullResult { locks: locks.clone(), ..result(id) };
+    for (id, acknowledged) in [(1, 1), (2, 0)] {
+        let insert = "INSERT INTO result (id, body, acknowledged) VALUES (?1, ?2, ?3)";
+        before.execute(insert, (RunId([id; 16]).0, encode(&full(id)), acknowledged)).unwrap();
+    }
+    before.execute("INSERT INTO late (run, fate) VALUES (?1, ?2)", ([1; 16], encode(&late()))).unwrap();
+    drop(before);
+    for _ in 0..2 {
+        let (persist, writer, found) = open(dir.path()).unwrap();
+        assert_eq!(found.ended, [RunId([1; 16]), RunId([2; 16])]);
+        assert_eq!(persist.unfetched().await.unwrap(), [RunId([2; 16])]);
+        let with_late = read(&persist, RunId([1; 16])).await.unwrap();
+        assert_eq!((with_late.result.late, with_late.locks.as_slice().len()), (1, PAGE + 2));
+        assert_eq!(read(&persist, RunId([2; 16])).await.unwrap(), full(2));
+        drop(persist);
+        writer.join();
+    }
+}
+
+#[tokio::test]
 async fn the_last_sixteen_results_are_kept_and_a_late_reclaim_makes_one_unfetched_again() {
     let dir = tempfile::tempdir().unwrap();
     let (persist, _writer, _) = open(dir.path()).unwrap();
@@ -255,7 +342,7 @@ async fn the_last_sixteen_results_are_kept_and_a_late_reclaim_makes_one_unfetche
     assert_eq!(persist.unfetched().await.unwrap().len(), 15);
     persist.write(Change::Late(RunId([19; 16]), late())).await.unwrap();
     assert_eq!(persist.unfetched().await.unwrap().len(), 16);
-    let full = persist.result(RunId([19; 16])).await.unwrap().unwrap();
+    let full = read(&persist, RunId([19; 16])).await.unwrap();
     assert_eq!((full.result.late, full.locks.as_slice()), (1, &[late()][..]));
     persist.write(Change::Late(RunId([0; 16]), late())).await.unwrap();
 }
@@ -411,7 +498,7 @@ async fn a_result_that_an_older_version_left_is_read_by_this_one() {
         assert_eq!(database.execute("UPDATE result SET body = ?1 WHERE id = ?2", (older, run.0)).unwrap(), 1);
         drop(database);
         let (persist, writer, _) = open(dir.path()).unwrap();
-        assert_eq!(persist.result(run).await.unwrap(), Some(full));
+        assert_eq!(read(&persist, run).await, Some(full));
         drop(persist);
         writer.join();
     }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::incoming::Names;
 use crate::lockd::persist::{Change, Persist, PersistError};
 use crate::wire::control::{
-    Capabilities, FullResult, Info, InstanceId, Refusal, RefusalCode, RunId, RunList, RunPageAfter,
+    Capabilities, ClientResultPage, FullResult, Info, InstanceId, LockFatePage, Refusal, RefusalCode, RunId, RunList,
+    RunPageAfter, RunResult, page,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, Text};
@@ -17,8 +18,6 @@ pub(super) struct Archive {
     pub(super) names: Names,
     /// Whether locks hold in another lock domain too.
     pub(super) mirrored: bool,
-    /// The result that is being paged through; read from disk once.
-    pub(super) last_read: Mutex<Option<Arc<FullResult>>>,
     /// The result that the disk does not take.
     pub(super) unwritten: Unwritten,
 }
@@ -28,6 +27,13 @@ pub(super) type Unwritten = Arc<Mutex<Option<Arc<FullResult>>>>;
 
 fn not_durable(error: &PersistError) -> Refusal {
     Refusal::new(RefusalCode::NotDurable, error.to_string())
+}
+
+fn kept<T>(run: RunId, found: Result<Option<T>, PersistError>) -> Result<T, Refusal> {
+    found.map_err(|error| not_durable(&error))?.ok_or_else(|| {
+        let words = format!("no result of run {run} is kept here; it has not ended, or newer ones pushed it out");
+        Refusal::new(RefusalCode::UnknownRun, words)
+    })
 }
 
 impl Archive {
@@ -43,34 +49,38 @@ impl Archive {
         }
     }
 
-    pub(super) async fn read(&self, run: RunId) -> Result<Arc<FullResult>, Refusal> {
+    /// The result that the disk does not take, if it is of this run.
+    fn unwritten(&self, run: RunId) -> Option<Arc<FullResult>> {
         let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(full) = unwritten.filter(|full| full.result.run == run) {
-            return Ok(full);
-        }
-        let found = self.persist.result(run).await.map_err(|error| not_durable(&error))?;
-        let Some(full) = found else {
-            let words = format!("no result of run {run} is kept here; it has not ended, or newer ones pushed it out");
-            return Err(Refusal::new(RefusalCode::UnknownRun, words));
-        };
-        let full = Arc::new(full);
-        *self.last_read.lock().unwrap_or_else(PoisonError::into_inner) = Some(full.clone());
-        Ok(full)
+        unwritten.filter(|full| full.result.run == run)
     }
 
-    /// The first page reads the result, the others come from the same copy.
-    pub(super) async fn paged(&self, args: RunPageAfter) -> Result<Arc<FullResult>, Refusal> {
-        let last = self.last_read.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match last {
-            Some(full) if args.after != 0 && full.result.run == args.run => Ok(full),
-            _ => self.read(args.run).await,
+    /// The sums, which tell how many late reclaims there are by now.
+    pub(super) async fn result(&self, run: RunId) -> Result<RunResult, Refusal> {
+        match self.unwritten(run) {
+            Some(full) => Ok(full.result.clone()),
+            None => kept(run, self.persist.result(run).await),
         }
+    }
+
+    pub(super) async fn clients(&self, args: RunPageAfter) -> Result<ClientResultPage, Refusal> {
+        let (clients, next) = match self.unwritten(args.run) {
+            Some(full) => page(full.clients.as_slice(), args.after),
+            None => kept(args.run, self.persist.result_clients(args.run, args.after).await)?,
+        };
+        Ok(ClientResultPage { clients, next })
+    }
+
+    pub(super) async fn locks(&self, args: RunPageAfter) -> Result<LockFatePage, Refusal> {
+        let (locks, next) = match self.unwritten(args.run) {
+            Some(full) => page(full.locks.as_slice(), args.after),
+            None => kept(args.run, self.persist.result_locks(args.run, args.after).await)?,
+        };
+        Ok(LockFatePage { locks, next })
     }
 
     pub(super) async fn acknowledge(&self, run: RunId) -> Result<(), Refusal> {
-        self.persist.write(Change::Acknowledge(run)).await.map_err(|error| not_durable(&error))?;
-        *self.last_read.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(())
+        self.persist.write(Change::Acknowledge(run)).await.map_err(|error| not_durable(&error))
     }
 
     pub(super) async fn unfetched(&self) -> Result<RunList, Refusal> {

@@ -10,7 +10,7 @@ use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
     BeginArgs, Begun, ClientPage, ClientResultPage, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, PageAfter,
     ProgressArgs, Refusal, ReleaseArgs, Released, RunArgs, RunClientPage, RunList, RunPageAfter, RunResult, SettleArgs,
-    Status, WatchArgs, Watched, page,
+    Status, WatchArgs, Watched,
 };
 use crate::wire::xdr::Void;
 
@@ -78,17 +78,14 @@ impl LockManagerControl for Table {
     async fn abort(&self, args: RunArgs) -> Result<RunResult, Refusal> {
         self.order(move |owner, asker| owner.abort(args, asker)).await
     }
-    /// The sums are read anew: they tell how many late reclaims there are by now.
     async fn result(&self, args: RunArgs) -> Result<RunResult, Refusal> {
-        Ok(self.archive.read(args.run).await?.result.clone())
+        self.archive.result(args.run).await
     }
     async fn result_clients(&self, args: RunPageAfter) -> Result<ClientResultPage, Refusal> {
-        let (clients, next) = page(self.archive.paged(args).await?.clients.as_slice(), args.after);
-        Ok(ClientResultPage { clients, next })
+        self.archive.clients(args).await
     }
     async fn result_locks(&self, args: RunPageAfter) -> Result<LockFatePage, Refusal> {
-        let (locks, next) = page(self.archive.paged(args).await?.locks.as_slice(), args.after);
-        Ok(LockFatePage { locks, next })
+        self.archive.locks(args).await
     }
     async fn acknowledge(&self, args: RunArgs) -> Result<Void, Refusal> {
         self.archive.acknowledge(args.run).await.map(|()| Void)

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,6 @@ pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
         instance: setup.instance,
         names: setup.names.clone(),
         mirrored: setup.embedding.mirror.is_some(),
-        last_read: Mutex::default(),
         unwritten: unwritten.clone(),
     });
     let arrivals = setup.arrivals.clone();

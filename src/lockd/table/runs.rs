@@ -279,7 +279,7 @@ impl Owner {
             let persist = self.persist.clone();
             self.work.spawn(async move {
                 let result = match persist.result(args.run).await {
-                    Ok(Some(full)) => Ok(full.result),
+                    Ok(Some(result)) => Ok(result),
                     Ok(None) => Err(unknown(args.run)),
                     Err(error) => Err(Refusal::new(RefusalCode::NotDurable, error.to_string())),
                 };
