@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a bench may")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -58,6 +58,10 @@ fn client(number: usize) -> String {
     format!("client{number:05}.demo")
 }
 
+fn address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::from(0x7f01_0001 + u32::try_from(number).unwrap())
+}
+
 /// Half of a client's locks are write locks on a file of its own, half read locks on one that it shares with seven others.
 fn lock(who: usize, number: usize, shift: u64) -> Lock {
     let exclusive = number.is_multiple_of(2);
@@ -77,10 +81,8 @@ impl Stage {
         let program = env!("CARGO_BIN_EXE_nlmd");
         let server = Server::start(ServerOptions::new(program, farm.rpcbind_port(), SERVER)).await.unwrap();
         farm.use_server(server.nlm());
-        // One more than take part: the run over a few of them is not about the last one.
-        for n in 0..=clients {
-            let address = Ipv4Addr::from(0x7f01_0001 + u32::try_from(n).unwrap());
-            farm.add(address, CallerName::new(&client(n)).unwrap());
+        for n in 0..clients {
+            farm.add(address(n), CallerName::new(&client(n)).unwrap());
         }
         println!("{clients} clients with {locks} locks each");
         Self { farm, server, clients, locks, rate: 0.0 }
@@ -180,21 +182,31 @@ impl Stage {
     }
 
     fn bystander(&self) -> Bystander {
-        let (farm, stop, n) = (Arc::clone(&self.farm), Arc::new(AtomicBool::new(false)), self.clients);
+        let (server, stop, n) = (self.server.nlm(), Arc::new(AtomicBool::new(false)), self.clients);
         let stopped = Arc::clone(&stop);
-        let task = tokio::spawn(async move {
-            let (mut took, mut refused) = (Vec::new(), 0);
-            while !stopped.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                let stat = farm.lock(ClientNo(n), &lock(n, 0, 0), false).await.unwrap();
-                took.push(began.elapsed());
-                refused += usize::from(stat != Stat::Granted);
-                farm.unlock(ClientNo(n), &lock(n, 0, 0)).await.unwrap();
-            }
-            Waited { took, refused }
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(stand_by(server, n, &stopped))
         });
-        Bystander { stop, task }
+        Bystander { stop, thread }
     }
+}
+
+/// A client with a thread of its own, as it has a machine of its own: it must not wait for the others' work here.
+async fn stand_by(server: SocketAddr, n: usize, stopped: &AtomicBool) -> Waited {
+    let farm = Farm::open(&[CallerName::new(SERVER).unwrap()]).unwrap();
+    farm.use_server(server);
+    farm.add(address(n), CallerName::new(&client(n)).unwrap());
+    let (me, held) = (ClientNo(0), lock(n, 0, 0));
+    let (mut took, mut refused) = (Vec::new(), 0);
+    while !stopped.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        let stat = farm.lock(me, &held, false).await.unwrap();
+        took.push(began.elapsed());
+        refused += usize::from(stat != Stat::Granted);
+        farm.unlock(me, &held).await.unwrap();
+    }
+    Waited { took, refused }
 }
 
 /// What runs beside the client that is measured.
@@ -206,7 +218,7 @@ enum Beside {
 
 struct Bystander {
     stop: Arc<AtomicBool>,
-    task: JoinHandle<Waited>,
+    thread: std::thread::JoinHandle<Waited>,
 }
 
 struct Waited {
@@ -217,7 +229,7 @@ struct Waited {
 impl Bystander {
     async fn stop(self) -> Waited {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap()
+        tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap()
     }
 }
 
