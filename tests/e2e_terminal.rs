@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -24,6 +24,8 @@ struct Terminal {
     keyboard: File,
     line: OwnedFd,
     screen: Arc<Mutex<Parser>>,
+    /// One for each time that something was written.
+    written: mpsc::Receiver<()>,
 }
 
 impl Terminal {
@@ -31,14 +33,16 @@ impl Terminal {
         let pty = openpty(None, None).unwrap();
         let (keyboard, screen) = (File::from(pty.master), Arc::new(Mutex::new(blank(columns))));
         let (mut output, shown) = (keyboard.try_clone().unwrap(), Arc::clone(&screen));
+        let (tell, written) = mpsc::channel();
         // Ends with an error once the line is closed.
         thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(length) = output.read(&mut bytes) {
                 shown.lock().unwrap().process(&bytes[..length]);
+                let _ = tell.send(());
             }
         });
-        let terminal = Self { keyboard, line: pty.slave, screen };
+        let terminal = Self { keyboard, line: pty.slave, screen, written };
         terminal.resize(columns);
         terminal
     }
@@ -53,8 +57,10 @@ impl Terminal {
     /// A command in a session of its own, whose terminal this is.
     fn start(&self, world: &World, arguments: &[&str]) -> Child {
         let end = || Stdio::from(self.line.try_clone().unwrap());
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_nlmctl"), "--config", "/dev/null"]);
+        // A shell that ran these tests in the background has made them ignore Ctrl-C.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT", "setsid", "--ctty", "--wait"]);
+        command.args([env!("CARGO_BIN_EXE_nlmctl"), "--config", "/dev/null"]);
         command.arg("--control").arg(world.server.control()).arg("--db").arg(world.db());
         command.args(["--rpcbind-port", &world.farm.rpcbind_port().to_string()]).args(arguments);
         command.env_clear().env("TERM", "xterm").env("PATH", std::env::var_os("PATH").unwrap());
@@ -64,8 +70,8 @@ impl Terminal {
     fn until(&self, what: &str, is_so: impl Fn(&Screen) -> bool) {
         let limit = Instant::now() + LIMIT;
         while !is_so(self.screen.lock().unwrap().screen()) {
-            assert!(Instant::now() < limit, "in vain: {what}; it shows:\n{}", self.shown());
-            thread::yield_now();
+            let told = self.written.recv_timeout(limit.saturating_duration_since(Instant::now()));
+            assert!(told.is_ok(), "in vain: {what}; it shows:\n{}", self.shown());
         }
     }
 
@@ -86,13 +92,10 @@ fn blank(columns: u16) -> Parser {
     Parser::new(ROWS.try_into().unwrap(), columns.try_into().unwrap(), 0)
 }
 
-fn ended(child: &mut Child) -> Option<i32> {
-    let limit = Instant::now() + LIMIT;
-    while child.try_wait().unwrap().is_none() {
-        assert!(Instant::now() < limit, "it does not end");
-        thread::yield_now();
-    }
-    child.wait().unwrap().code()
+fn ended(mut child: Child) -> Option<i32> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(child.wait().unwrap().code()));
+    told.recv_timeout(LIMIT).expect("it ends")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +104,7 @@ async fn a_run_with_live_progress_leaves_the_terminal_as_it_was_after_a_resize_a
     world.farm.crash(world.clients[1]);
     let mut terminal = Terminal::open(120);
     let before = terminal.attributes();
-    let mut run = terminal.start(&world, &["resync", "--yes", "--grace", "60s"]);
+    let run = terminal.start(&world, &["resync", "--yes", "--grace", "60s"]);
     terminal.until("progress", |screen| screen.contents().contains("1 of 2 clients acked"));
 
     terminal.resize(50);
@@ -113,7 +116,7 @@ async fn a_run_with_live_progress_leaves_the_terminal_as_it_was_after_a_resize_a
     assert_eq!(lines, 1, "progress is one line also when it is cut:\n{}", terminal.shown());
 
     terminal.press(b"\x03");
-    assert_eq!(ended(&mut run), Some(1));
+    assert_eq!(ended(run), Some(1));
     terminal.until("its last words", |screen| screen.contents().contains("resync --resume"));
     assert!(!terminal.shown().contains(['█', '░']), "the bar is gone:\n{}", terminal.shown());
     let screen = terminal.screen.lock().unwrap();
@@ -130,11 +133,11 @@ async fn a_probe_that_is_ended_by_ctrl_c_leaves_the_terminal_as_it_was() {
     let before = terminal.attributes();
     let ended_by_the_key = (0..5).any(|_| {
         *terminal.screen.lock().unwrap() = blank(100);
-        let mut probe = terminal.start(&world, &["clients", "--probe"]);
+        let probe = terminal.start(&world, &["clients", "--probe"]);
         terminal.until("whom it waits for", |screen| screen.contents().contains("for statd of host1.test"));
         terminal.press(b"\x03");
         // On a machine that is slow enough the probe, which takes 3 s, is over before the key comes.
-        let was_over = ended(&mut probe) == Some(0);
+        let was_over = ended(probe) == Some(0);
         !was_over
     });
     assert!(ended_by_the_key);
