@@ -11,10 +11,10 @@ use rusqlite_migration::{M, Migrations};
 
 use super::monitors::{self, Odd, addresses_of, name, raw, text_of};
 use super::records::{Change, Found, MonitorRecord, PersistError, RunRecord};
-use super::results::{self, Row, Unread};
+use super::results::{self, Page, Row};
 use super::seal::{Number, Said, Seal};
 use crate::host::private_file;
-use crate::wire::control::{Mode, PAGE, RunClient, RunId, RunResult};
+use crate::wire::control::{Mode, RunClient, RunId, RunResult};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, decode, encode};
 
@@ -134,10 +134,6 @@ fn checkpoint(connection: &Connection, path: &Path) -> Result<(), PersistError> 
     Ok(())
 }
 
-fn damaged(path: &Path, what: &str) -> PersistError {
-    PersistError::Database { path: path.into(), reason: format!("{what} in it is damaged"), remedy: DAMAGED }
-}
-
 impl Database {
     pub(super) fn open(path: &Path) -> Result<(Self, Found), PersistError> {
         let unusable = |error| unusable(path, &error);
@@ -153,10 +149,7 @@ impl Database {
             // A schema that no version of nlmd up to this one made.
             other => PersistError::Database { path: path.into(), reason: other.to_string(), remedy: NEWER },
         })?;
-        results::split(&mut connection).map_err(|unread| match unread {
-            Unread::Sqlite(error) => unusable(error),
-            Unread::Damaged => damaged(path, "a run's result"),
-        })?;
+        results::split(&mut connection).map_err(unusable)?;
         checkpoint(&connection, path)?;
         let commits = commits(&connection).map_err(unusable)?.unwrap_or_default();
         let unsealed = |e: io::Error| {
@@ -180,7 +173,7 @@ impl Database {
     }
 
     fn damaged(&self, what: &str) -> PersistError {
-        damaged(&self.path, what)
+        PersistError::Database { path: self.path.clone(), reason: format!("{what} in it is damaged"), remedy: DAMAGED }
     }
 
     fn found(&mut self) -> Result<Found, PersistError> {
@@ -307,18 +300,11 @@ impl Database {
     }
 
     pub(super) fn result(&self, run: RunId) -> Result<Option<RunResult>, PersistError> {
-        results::sums(&self.connection, run).map_err(|unread| self.unread(unread))
+        results::sums(&self.connection, run).map_err(|odd| self.odd(odd))
     }
 
-    pub(super) fn rows<T: Row>(&self, run: RunId, after: u64) -> Result<Option<(List<T, PAGE>, u64)>, PersistError> {
-        results::rows(&self.connection, run, after).map_err(|unread| self.unread(unread))
-    }
-
-    fn unread(&self, unread: Unread) -> PersistError {
-        match unread {
-            Unread::Sqlite(error) => error.into(),
-            Unread::Damaged => self.damaged("a run's result"),
-        }
+    pub(super) fn rows<T: Row>(&self, run: RunId, after: u64) -> Result<Option<Page<T>>, PersistError> {
+        results::rows(&self.connection, run, after).map_err(|odd| self.odd(odd))
     }
 
     pub(super) fn unfetched(&self) -> Result<Vec<RunId>, PersistError> {

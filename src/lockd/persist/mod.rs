@@ -34,12 +34,12 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::host::{private_folder, try_lock};
-use crate::wire::control::{ClientResult, LockFate, PAGE, RunId, RunResult};
-use crate::wire::xdr::List;
+use crate::wire::control::{ClientResult, LockFate, RunId, RunResult};
 
 pub use records::{Change, Found, LocalMonitor, MonitorRecord, PersistError, RunRecord, ToTell, Watch};
 
 use database::Database;
+use results::Page;
 
 /// Jobs that may wait for the writer. Beyond that nothing more is promised.
 const QUEUE: usize = 16_384;
@@ -50,9 +50,6 @@ enum Job {
     Write(Box<Change>, oneshot::Sender<Result<(), PersistError>>),
     Read(Box<dyn FnOnce(&Database) + Send>),
 }
-
-/// A page of a result's rows, with the cursor of the next page, or 0.
-pub type Page<T> = (List<T, PAGE>, u64);
 
 /// The way to the database. Cloned freely.
 #[derive(Debug, Clone)]

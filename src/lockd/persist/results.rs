@@ -10,35 +10,21 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use super::monitors::Odd;
 use super::old_results::ResultBefore;
 use super::records::RESULTS_KEPT;
 use crate::wire::control::{ClientResult, Fate, FullResult, LockFate, PAGE, RunId, RunResult};
-use crate::wire::xdr::{DecodeError, List, Pack, Unpack, decode, encode};
+use crate::wire::xdr::{List, Pack, Unpack, decode, encode};
 
-/// What could not be read, or what of it is damaged.
-pub(super) enum Unread {
-    Sqlite(rusqlite::Error),
-    Damaged,
-}
-
-impl From<rusqlite::Error> for Unread {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-impl From<DecodeError> for Unread {
-    fn from(_: DecodeError) -> Self {
-        Self::Damaged
-    }
-}
+/// A page of a result's rows, with the cursor of the next page, or 0.
+pub type Page<T> = (List<T, PAGE>, u64);
 
 /// Rows of a result that stand in pages.
 pub(super) trait Row: Pack + Unpack + Clone {
     const KIND: u32;
 
     /// Those that came after the run's end, `skip` of them left out; one more than a page holds tells of the next.
-    fn late(_: &Connection, _run: RunId, _skip: u64) -> Result<Vec<Self>, Unread> {
+    fn late(_: &Connection, _run: RunId, _skip: u64) -> Result<Vec<Self>, Odd> {
         Ok(Vec::new())
     }
 }
@@ -50,12 +36,12 @@ impl Row for ClientResult {
 impl Row for LockFate {
     const KIND: u32 = 1;
 
-    fn late(from: &Connection, run: RunId, skip: u64) -> Result<Vec<Self>, Unread> {
+    fn late(from: &Connection, run: RunId, skip: u64) -> Result<Vec<Self>, Odd> {
         let mut query = from.prepare_cached("SELECT fate FROM late WHERE run = ?1 ORDER BY seq LIMIT ?2 OFFSET ?3")?;
         let mut rows = query.query(params![run.0, number(PAGE as u64 + 1), number(skip)])?;
         let mut fates = Vec::new();
         while let Some(row) = rows.next()? {
-            fates.push(decode(&row.get::<_, Vec<u8>>(0)?)?);
+            fates.push(read(&row.get::<_, Vec<u8>>(0)?, "a late reclaim")?);
         }
         Ok(fates)
     }
@@ -125,17 +111,17 @@ pub(super) fn unfetched(from: &Connection) -> rusqlite::Result<Vec<RunId>> {
 }
 
 /// The sums of a run, with the late reclaims of by now.
-pub(super) fn sums(from: &Connection, run: RunId) -> Result<Option<RunResult>, Unread> {
+pub(super) fn sums(from: &Connection, run: RunId) -> Result<Option<RunResult>, Odd> {
     let body: Option<Vec<u8>> = from
         .prepare_cached("SELECT body FROM result WHERE id = ?1")?
         .query_row(params![run.0], |row| row.get(0))
         .optional()?;
     let Some(body) = body else { return Ok(None) };
-    let mut result: RunResult = decode(&body)?;
+    let mut result: RunResult = read(&body, "a run's result")?;
     let mut query = from.prepare_cached("SELECT fate FROM late WHERE run = ?1")?;
     let mut rows = query.query(params![run.0])?;
     while let Some(row) = rows.next()? {
-        let fate: LockFate = decode(&row.get::<_, Vec<u8>>(0)?)?;
+        let fate: LockFate = read(&row.get::<_, Vec<u8>>(0)?, "a late reclaim")?;
         // One that was refused has a row too, and counts for nothing.
         result.late += u64::from(fate.fate == Fate::Resurrected);
     }
@@ -143,7 +129,7 @@ pub(super) fn sums(from: &Connection, run: RunId) -> Result<Option<RunResult>, U
 }
 
 /// A page of rows from row `after` on, and the cursor of the next page, or 0. Nothing where there is no such result.
-pub(super) fn rows<T: Row>(from: &Connection, run: RunId, after: u64) -> Result<Option<(List<T, PAGE>, u64)>, Unread> {
+pub(super) fn rows<T: Row>(from: &Connection, run: RunId, after: u64) -> Result<Option<Page<T>>, Odd> {
     if !from.prepare_cached("SELECT 1 FROM result WHERE id = ?1")?.exists(params![run.0])? {
         return Ok(None);
     }
@@ -155,7 +141,7 @@ pub(super) fn rows<T: Row>(from: &Connection, run: RunId, after: u64) -> Result<
         .query_row(params![run.0, T::KIND, number(after)], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let (first, rows) = page.unwrap_or_default();
-    let page = if rows.is_empty() { List::default() } else { decode::<List<T, PAGE>>(&rows)? };
+    let page = if rows.is_empty() { List::default() } else { read::<List<T, PAGE>>(&rows, "a run's result")? };
     let end = first.cast_unsigned() + page.as_slice().len() as u64;
     let (mut rows, more) = if after < end {
         let skip = usize::try_from(after - first.cast_unsigned()).unwrap_or(usize::MAX);
@@ -173,15 +159,20 @@ pub(super) fn rows<T: Row>(from: &Connection, run: RunId, after: u64) -> Result<
     Ok(Some((List::clipped(rows), next)))
 }
 
-/// Brings the results of an older version into pages.
-pub(super) fn split(connection: &mut Connection) -> Result<(), Unread> {
+fn read<T: Unpack>(bytes: &[u8], what: &str) -> Result<T, Odd> {
+    decode(bytes).map_err(|_| Odd::Damaged(what.into()))
+}
+
+/// Brings the results of an older version into pages. One that makes no sense keeps nothing from starting: it stays, and
+/// is found damaged when it is asked for.
+pub(super) fn split(connection: &mut Connection) -> rusqlite::Result<()> {
     for run in ended(connection)? {
         let body: Vec<u8> =
             connection.query_row("SELECT body FROM result WHERE id = ?1", params![run.0], |row| row.get(0))?;
         if decode::<RunResult>(&body).is_ok() {
             continue;
         }
-        let full = decode(&body).or_else(|_| decode::<ResultBefore>(&body).map(FullResult::from))?;
+        let Ok(full) = decode(&body).or_else(|_| decode::<ResultBefore>(&body).map(FullResult::from)) else { continue };
         let transaction = connection.transaction()?;
         put(&transaction, &full)?;
         transaction.commit()?;

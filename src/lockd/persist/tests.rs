@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::wire::control::{
-    ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockRow, Mode, Outcome, RunResult, next_page,
+    ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockRow, Mode, Outcome, PAGE, RunResult, next_page,
 };
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::{Address, ByteRange, CallerName, NsmState};
@@ -324,6 +324,22 @@ async fn results_that_stood_in_one_row_come_with_their_late_reclaims_and_stay_fe
         drop(persist);
         writer.join();
     }
+}
+
+#[tokio::test]
+async fn a_result_that_makes_no_sense_keeps_nlmd_from_nothing_but_telling_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    persist.write(Change::Ended(result(1).into())).await.unwrap();
+    drop(persist);
+    writer.join();
+    let database = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+    assert_eq!(database.execute("UPDATE result SET body = x'00'", []).unwrap(), 1);
+    drop(database);
+    let (persist, _writer, found) = open(dir.path()).unwrap();
+    assert_eq!(found.ended, [RunId([1; 16])]);
+    let error = persist.result(RunId([1; 16])).await.unwrap_err().to_string();
+    assert!(error.contains("a run's result in it is damaged"), "{error}");
 }
 
 #[tokio::test]
