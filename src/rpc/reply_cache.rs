@@ -28,7 +28,6 @@
 //! are in both chains; the weights are sums over them. Only `insert`, `reweigh` and `remove` change them.
 
 use std::collections::BTreeSet;
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
@@ -63,13 +62,10 @@ type Print = [u64; 2];
 impl Key {
     /// The key of a call from `source`, with its port, to the local address `called`.
     pub fn new(source: SocketAddr, called: IpAddr, call: &IncomingCall<'_>) -> Self {
-        let IncomingCall { xid, program, version, procedure, args, .. } = *call;
-        Self::of(source, (source, called, xid, program, version, procedure, args))
-    }
-
-    fn of(source: SocketAddr, call: impl Hash) -> Self {
         static SECRETS: LazyLock<[RandomState; 2]> = LazyLock::new(|| [secret(), secret()]);
-        Self { source: network(source.ip()), print: SECRETS.each_ref().map(|secret| secret.hash_one(&call)) }
+        let IncomingCall { xid, program, version, procedure, args, .. } = *call;
+        let call = (source, called, xid, program, version, procedure, args);
+        Self { source: network(source.ip()), print: SECRETS.each_ref().map(|secret| secret.hash_one(call)) }
     }
 }
 
