@@ -135,7 +135,8 @@ pub fn parse_universal_address(text: &str) -> Option<SocketAddr> {
         // A link-local address may carry its zone, which means something at home only.
         Err(_) => IpAddr::V6(host.split('%').next()?.parse::<Ipv6Addr>().ok()?),
     };
-    Some(SocketAddr::new(ip, port))
+    // What looks like an address on an interface of ours is no host's (`wire/scope.rs`).
+    Some(SocketAddr::new(scope::on(ip, 0)?, port))
 }
 
 /// Digits only: `parse` alone would also take a sign.
@@ -278,6 +279,8 @@ mod tests {
         {
             assert_eq!(parse_universal_address(bad), None, "{bad:?}");
         }
+        // The second interface of ours is not what a peer means.
+        assert_eq!(parse_universal_address("fe80:0:0:2::1.0.111"), None);
     }
 
     #[test]
@@ -290,8 +293,8 @@ mod tests {
     proptest! {
         #[test]
         fn universal_addresses_come_back(ip: IpAddr, port: u16) {
-            let address = SocketAddr::new(ip, port);
-            prop_assert_eq!(parse_universal_address(universal_address(address).as_str()), Some(address));
+            let written = universal_address(SocketAddr::new(ip, port));
+            prop_assert_eq!(parse_universal_address(written.as_str()), Some(SocketAddr::new(scope::bare(ip), port)));
         }
 
         #[test]
