@@ -105,10 +105,10 @@ impl Segments {
         self.slots.get(file.0 as usize).map(|f| &f.handle)
     }
 
-    /// The files from a number on, in the order of their numbers.
+    /// All files, in the order of their numbers.
     #[cfg(test)]
-    pub(super) fn files_from(&self, first: u32) -> impl Iterator<Item = FileId> {
-        (first..self.end()).filter(|n| self.slots.get(*n as usize).is_some()).map(FileId)
+    pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
+        self.slots.iter().map(|(n, _)| FileId(u32::try_from(n).unwrap()))
     }
 
     // --- segments

@@ -54,7 +54,7 @@ impl World {
                 && by_name.as_ref().is_none_or(|name| row.owner.name.matches(name))
                 && by_address.as_ref().is_none_or(|address| row.owner.address == *address)
         };
-        let all = self.table.segments().files_from(0);
+        let all = self.table.segments().files();
         let all = all.flat_map(|file| self.table.listed(file).filter_map(move |lock| self.table.lock_row(file, &lock)));
         all.filter(|row| clients.is_empty() || clients.iter().any(|reference| named(reference, row)))
             .filter(|row| files.is_empty() || files.contains(&row.file))

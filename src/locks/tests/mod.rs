@@ -321,7 +321,7 @@ impl LockTable {
 
     /// What must hold after every step (theory at the top of the module).
     fn check_invariants(&self) {
-        for file in self.segments().files_from(0) {
+        for file in self.segments().files() {
             let segments: Vec<&Segment> = self.segments().of(file).collect();
             for (n, a) in segments.iter().enumerate() {
                 assert!(a.range.start <= a.range.end, "a range is not empty");
@@ -351,7 +351,7 @@ impl LockTable {
             let parts = waiters.flat_map(|(_, waiter)| &waiter.stands);
             parts.filter(|part| part.start <= byte && byte <= part.end).count()
         };
-        for file in self.segments().files_from(0) {
+        for file in self.segments().files() {
             for offered in self.segments().of(file).filter(|s| s.offered && !self.is_void(file, s)) {
                 for byte in [offered.range.start, offered.range.end] {
                     assert_eq!(stands(file, offered, byte), 1, "an offer that is over, or two: {offered:?}");
@@ -367,7 +367,7 @@ impl LockTable {
         let mut per_client: HashMap<ClientId, (usize, usize, HashMap<FileId, u32>)> = HashMap::new();
         let mut per_owner: HashMap<OwnerId, usize> = HashMap::new();
         let mut per_path: HashMap<ClientId, BTreeMap<IpAddr, Held>> = HashMap::new();
-        for file in self.segments().files_from(0) {
+        for file in self.segments().files() {
             for s in self.segments().of(file) {
                 locks += 1;
                 unmonitored += usize::from(!s.monitored);
@@ -416,7 +416,7 @@ impl LockTable {
             let c = &run.counts;
             assert_eq!(c.in_scope, c.pending + c.reclaimed + c.released, "{c:?}");
             let mut marks = HashSet::new();
-            let files = self.segments().files_from(0);
+            let files = self.segments().files();
             let pending = files.flat_map(|id| self.segments().of(id).map(move |s| (id, s)));
             let pending = pending.filter(|(id, s)| self.is_pending(*id, s));
             let pending: Vec<ClientId> =
@@ -438,7 +438,7 @@ impl LockTable {
         for (id, _) in self.clients.iter() {
             taken.entry(host(id)).or_default()[0] += 1;
         }
-        for file in self.segments().files_from(0) {
+        for file in self.segments().files() {
             for s in self.segments().of(file) {
                 taken.get_mut(&host(s.client)).unwrap()[1] += self.weight(file, s.owner);
             }
@@ -456,7 +456,7 @@ impl LockTable {
 
     /// What must hold of the mirror, after every step and with all effects taken.
     fn check_mirror(&self) {
-        let handles = self.segments().files_from(0).filter_map(|file| self.segments().handle(file).cloned());
+        let handles = self.segments().files().filter_map(|file| self.segments().handle(file).cloned());
         let handles: Vec<FileHandle> = handles.collect();
         self.mirror.check(&handles, self.void.is_some(), |handle| self.needed(handle, ByteRange::ALL));
     }
