@@ -6,17 +6,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::scope;
 use super::xdr::{CodecError, Opaque, Pack, TooLong, Unpack, XdrCodec, pack_bytes, unpack_bytes};
 
 /// Longest NLM string or netobj (XNFS chapter 10, `LM_MAXSTRLEN` and `MAXNETOBJ_SZ`).
 pub const MAX_NETOBJ: usize = 1024;
 
+/// Bytes without memory of their own, unless they are more than nearly all clients send.
+type Short = SmallVec<[u8; 32]>;
+
 macro_rules! netobj {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $bytes:ty) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        pub struct $name(Arc<[u8]>);
+        pub struct $name($bytes);
 
         impl $name {
             /// Takes at most [`MAX_NETOBJ`] bytes.
@@ -65,15 +70,15 @@ macro_rules! netobj {
 
 netobj! {
     /// What names a file to NFS (`nfs_fh3`, at most 64 bytes there; any netobj here). Shown as hex.
-    FileHandle
+    FileHandle, Arc<[u8]>
 }
 netobj! {
     /// `oh`: what the client calls the lock's owner; opaque to us. Shown as hex.
-    OwnerHandle
+    OwnerHandle, Short
 }
 netobj! {
     /// The cookie that joins an asynchronous NLM answer to its question.
-    Cookie
+    Cookie, Short
 }
 
 /// `caller_name` of NLM: the host that calls, up to 1,024 bytes of any kind.
