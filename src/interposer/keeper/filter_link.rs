@@ -23,6 +23,7 @@ const KEEP_RULES_EVERY: Duration = Duration::from_secs(1);
 const MOST_FILTERS: u32 = 8;
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
 pub(super) enum LinkEvent {
     /// The filter told this.
     FilterEvent(FilterEvent),

@@ -94,6 +94,7 @@ pub(super) struct OpenNotice {
 
 /// One that waits.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are calls, and each would be a box of its own")]
 pub(super) enum Entry {
     Call(OpenCall),
     Notice(OpenNotice),
