@@ -15,7 +15,7 @@ use super::xdr::{CodecError, Opaque, Pack, TooLong, Unpack, XdrCodec, pack_bytes
 pub const MAX_NETOBJ: usize = 1024;
 
 /// Bytes without memory of their own, unless they are more than nearly all clients send.
-type Short = SmallVec<[u8; 32]>;
+type Short = SmallVec<[u8; 31]>;
 
 macro_rules! netobj {
     ($(#[$doc:meta])* $name:ident, $bytes:ty) => {
