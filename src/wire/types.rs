@@ -14,7 +14,8 @@ use super::xdr::{CodecError, Opaque, Pack, TooLong, Unpack, XdrCodec, pack_bytes
 /// Longest NLM string or netobj (XNFS chapter 10, `LM_MAXSTRLEN` and `MAXNETOBJ_SZ`).
 pub const MAX_NETOBJ: usize = 1024;
 
-/// Bytes without memory of their own, unless they are more than nearly all clients send.
+/// Up to 31 bytes stand in the value itself: a cookie, or an owner handle as Linux makes it of a number and a host name
+/// that is not very long. More are on the heap, and each clone copies them.
 type Short = SmallVec<[u8; 31]>;
 
 macro_rules! netobj {
