@@ -40,7 +40,8 @@ equal "no client complains" "$(complaints)" ""
 
 # --- a thief gets nothing, an abort holds all again
 on vm "ip link set vc3 down"
-grace_run --grace 60s --grace-max 60s &
+# It must not end by itself before the abort, however slow this machine is: with one client silent it would after 30 s.
+grace_run --grace 3m --grace-max 3m --quiet-time 3m &
 run=$!
 await 90 begun || knfsd status
 tell T lock 0 10
@@ -48,7 +49,7 @@ equal "another client's request waits" "$(reply T 3)" nothing
 await 30 reclaimed 2 || knfsd status
 knfsd abort >/run/abort.json 2>&1
 wait $run
-note "$(cat /run/abort.json | tr -d "\n" | cut -c1-200)"
+equal "the abort ends the run" "$(jq ".aborted != null" /run/abort.json)" true
 equal "all is held as before" "$(ranges)" "0 9,0 EOF,5 9"
 equal "the other client's request is refused for the lock, not for grace" "$(reply T 60)" refused
 
