@@ -28,11 +28,19 @@ await() {
 on() {
     local node=$1
     shift
-    exec 9<>/dev/tcp/10.0.0.9/9999 || return 1
-    printf '%s %s\n' "$node" "$(base64 -w0 <<<"$*")" >&9
+    agent run "$node" "$(base64 -w0 <<<"$*")" || return 1
     cat <&9
     exec 9>&-
 }
+# said WORD...: a command to agent.py that is no shell's; its answer, a line or none
+said() {
+    local line
+    agent "$@" || return 1
+    if IFS= read -r line <&9; then echo "$line"; fi
+    exec 9>&-
+}
+# agent WORD...: gives a command to agent.py; its answer comes by descriptor 9
+agent() { exec 9<>/dev/tcp/10.0.0.9/9999 && echo "$*" >&9; }
 
 agent_answers() { [ "$(on vm echo up)" = up ]; }
 
@@ -84,12 +92,11 @@ start() {
 # process NAME CLIENT FILE: one that uses the kernel's locks; FILE is below the client's mount
 process() { start "$1" "$2" "python3 -IS /lab/locker.py /mnt/$3"; }
 # tell NAME VERB START LENGTH: have it do something, and do not wait for it
-tell() { on "${node_of[$1]}" "echo '${*:2}' 1<>/run/locks/$1.in"; }
+tell() { said tell "${node_of[$1]}" "$@"; }
 # reply NAME [SECONDS]: what it says next, or "nothing"
-reply() { on "${node_of[$1]}" "$(hear "$1" "${2:-60}")"; }
+reply() { said reply "${node_of[$1]}" "$1" "${2:-60}"; }
 # ask NAME VERB START LENGTH: both
-ask() { on "${node_of[$1]}" "echo '${*:2}' 1<>/run/locks/$1.in; $(hear "$1" 60)"; }
-hear() { echo "read -r -t $2 said 0<>/run/locks/$1.out && echo \"\$said\" || echo nothing"; }
+ask() { said ask "${node_of[$1]}" "$1" 60 "${@:2}"; }
 # stop NAME...: kill them; the kernel gives their locks back
 stop() {
     local name

@@ -38,16 +38,13 @@ while read -r name client how; do
     equal "$name locks ($how)" "$(ask "$name" lock $at 10)" granted
     at=$((at + 20))
 done <<<"$ways"
-# reclaim_all: those in user space hear of notices from us, all at once: a command on a client takes the lab a second
+# reclaim_all: those in user space hear of notices from us, all at once
 reclaim_all() {
-    local name client at=100 commands=
-    while read -r name client _; do
-        commands+="$client echo reclaim $at 10 1<>/run/locks/$name.in;"$'\n'
+    local name client at=100
+    while read -r name _; do
+        tell "$name" reclaim $at 10
         at=$((at + 20))
     done <<<"$ways"
-    for client in c1 c2 c3; do
-        on "$client" "$(sed -n "s/^$client //p" <<<"$commands")"
-    done
     while read -r name client _; do
         equal "$1: $name reclaims" "$(reply "$name")" granted
         # As its process saw it.
