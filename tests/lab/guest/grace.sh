@@ -44,3 +44,13 @@ orphan() {
     ask orphan lock "$3" "$4"
     stop orphan
 }
+# start_thief: a process on this server waits for the first bytes of a, which are a client's; when it has them there is
+# /run/stolen. Its process is $thief.
+start_thief() {
+    # A scenario before may have left them.
+    rm -f /run/waits /run/stolen
+    python3 -IS -c 'import fcntl, os, time
+f = os.open("/srv/x/a", os.O_RDWR); open("/run/waits", "w"); fcntl.lockf(f, fcntl.LOCK_EX, 10); open("/run/stolen", "w"); time.sleep(3000)' &
+    thief=$!
+    await 20 test -e /run/waits || fail "the thief waits"
+}

@@ -78,10 +78,7 @@ stop E
 on c3 'umount -l /mnt2'
 
 # --- nfsd is restarted while thieves wait: here, and on a client
-python3 -c 'import fcntl, os, time
-f = os.open("/srv/x/a", os.O_RDWR); open("/run/waits", "w"); fcntl.lockf(f, fcntl.LOCK_EX, 10); open("/run/stolen", "w"); time.sleep(600)' &
-thief=$!
-await 20 test -e /run/waits
+start_thief
 process T c2 a
 slow_run
 tell T wait 0 10
