@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nlmctl::resync::policy::{ClientFacts, PathFacts, extended_deadline, judge};
+use nlmctl::resync::policy::{ClientFacts, Judged, PathFacts, extended_deadline, judge};
 use nlmctl::rpc::control::Timeline;
 use nlmctl::wire::control::{
     BeginArgs, Begun, ClientRef, ClientResult, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
@@ -409,9 +409,9 @@ impl Toy {
         let paths: Vec<_> = run.told.iter().map(FilterEvent::paths).collect();
         let told = run.told.iter().zip(&paths);
         let facts: Vec<ClientFacts<'_>> = told.map(|(told, paths)| told.facts(paths, may_drop)).collect();
-        let judgement = judge(&facts, run.args.policy, Duration::from_millis(run.args.grace_ms), alone);
+        let all_judged = judge(&facts, run.args.policy, Duration::from_millis(run.args.grace_ms), alone);
         let (mut dropped, mut rows) = (Vec::new(), Vec::new());
-        for (told, judged) in run.told.iter_mut().zip(&judgement.clients) {
+        for (told, judged) in run.told.iter_mut().zip(&all_judged) {
             let drop = judged.drops_any();
             let fate = if drop { Fate::Dropped } else { Fate::Kept };
             for lock in self.locks.values().filter(|lock| lock.state == LockState::Pending && told.is(&lock.owner)) {
@@ -425,8 +425,8 @@ impl Toy {
             *(if drop { &mut counts.dropped } else { &mut counts.kept }) += left;
         }
         let reason = if alone { "deadline, and the controller did not settle" } else { "settled" };
-        let result =
-            RunResult { not_understood: judgement.not_understood, ..run.result(Outcome::Settled, reason, alone) };
+        let not_understood = all_judged.iter().any(Judged::is_not_understood);
+        let result = RunResult { not_understood, ..run.result(Outcome::Settled, reason, alone) };
         let full = run.full(result.clone(), rows);
         if let Err(refusal) = self.keep(full) {
             // Not on disk: nothing is dropped, and the next settle judges anew.

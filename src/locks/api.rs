@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use super::coverage::Part;
 use crate::shares::Bounds;
-use crate::wire::control::{FullResult, LockFate, RunId};
+use crate::wire::control::{LockFate, RunId};
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
-use crate::wire::xdr::List;
 
 /// A client's number in the table; never used again for another one while the table lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -297,28 +296,6 @@ pub enum Due {
     AbortRun,
     /// The run's deadline has come and the controller did not settle: settle alone.
     SettleRun,
-}
-
-/// The result of a run that is about to end, with its many rows as they were written down, slice by slice. To put them
-/// into one list takes long, so that is not done while requests wait.
-#[derive(Debug)]
-pub struct SlicedResult {
-    /// All but those rows.
-    pub head: FullResult,
-    pub(super) slices: Vec<Vec<LockFate>>,
-}
-
-impl SlicedResult {
-    /// The result with all rows.
-    #[must_use]
-    pub fn join(self) -> FullResult {
-        let Self { mut head, slices } = self;
-        let mut locks = head.locks.into_vec();
-        locks.reserve_exact(slices.iter().map(Vec::len).sum());
-        locks.extend(slices.into_iter().flatten());
-        head.locks = List::clipped(locks);
-        head
-    }
 }
 
 /// Caps. What goes beyond is answered DENIED_NOLOCKS. A lock with a file handle and an owner handle of more than

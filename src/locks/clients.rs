@@ -105,10 +105,15 @@ impl Client {
         self.apart.len() >= MAX_APART || self.apart.contains(&svid)
     }
 
+    /// The first file from that one on in which it has something.
+    pub(super) fn held_from(&self, first: FileId) -> Option<FileId> {
+        self.files.range(first..).next().map(|(file, _)| *file)
+    }
+
     /// The first file from that one on in which it has something or waits.
     pub(super) fn file_from(&self, first: FileId) -> Option<FileId> {
-        let from = |files: &BTreeMap<FileId, u32>| files.range(first..).next().map(|(file, _)| *file);
-        from(&self.files).into_iter().chain(from(&self.waited)).min()
+        let waited = self.waited.range(first..).next().map(|(file, _)| *file);
+        self.held_from(first).into_iter().chain(waited).min()
     }
 
     #[cfg(test)]

@@ -6,7 +6,6 @@
 
 use super::api::{Call, Caller, ClientId, OtherDomain, Wanted};
 use super::owners::OwnerKey;
-use super::run::Settling;
 use super::segment::{Segment, Want};
 use super::silence::seconds;
 use super::table::LockTable;
@@ -57,17 +56,8 @@ impl LockTable {
                 run.covers.spared.insert((file, owner, row.range));
             }
         }
-        let Some(run) = &mut self.run else { return };
-        let Some(settling) = run.settling.take() else { return };
-        run.recount(|counts| (counts.dropped, counts.kept) = (0, 0));
-        let pending = run.tallies.iter().enumerate().filter(|(_, tally)| tally.counts.pending > 0);
-        run.settling = Some(Settling {
-            clients: pending.map(|(place, _)| place).collect(),
-            not_understood: settling.not_understood,
-            alone: settling.alone,
-            reason: settling.reason,
-            answers: settling.answers,
-            ..Settling::default()
-        });
+        if let Some(run) = &mut self.run {
+            run.settle_anew();
+        }
     }
 }

@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::api::{Due, Effect};
+use super::result::SlicedResult;
 use super::run::{Covers, Run};
 use super::segment::{FileId, Segment};
 use super::table::LockTable;
 use crate::resync::policy;
 use crate::wire::control::{
-    BeginArgs, Begun, ClientRef, ExtendArgs, FullResult, Grace, Mode, Outcome, ProgressArgs, Refusal, RefusalCode,
-    RunId, RunStatus,
+    BeginArgs, Begun, ClientRef, ExtendArgs, Grace, Mode, ProgressArgs, Refusal, RefusalCode, RunId, RunStatus,
 };
 use crate::wire::types::{ByteRange, NsmState};
 
@@ -232,23 +232,22 @@ impl LockTable {
     }
 
     /// Every pending lock is held again and grace ends. Refused while settling.
-    pub fn abort(&mut self, unix_ms: u64, reason: &str) -> Result<FullResult, Refusal> {
+    pub fn abort(&mut self, unix_ms: u64, reason: &str) -> Result<SlicedResult, Refusal> {
         let none = || Refusal::new(RefusalCode::UnknownRun, "no run is active");
         let id = self.run.as_ref().map(|run| run.id).ok_or_else(none)?;
         self.enter_all();
-        // Nothing is lost.
-        self.active(id)?.recount(|counts| counts.kept += std::mem::take(&mut counts.pending));
+        self.active(id)?;
         let run = self.end_run().ok_or_else(none)?;
         self.announce("abort", format!("run {id} was aborted: {reason}"));
-        Ok(run.result(unix_ms, Outcome::Aborted, reason))
+        Ok(SlicedResult::aborted(run, unix_ms, reason))
     }
 
     /// Takes the run away; what it had marked is held again, unless it is void. Late reclaims are taken
     /// from now on.
     pub(super) fn end_run(&mut self) -> Option<Run> {
-        let run = self.run.take()?;
+        let mut run = self.run.take()?;
         self.next_mark = run.next_mark;
-        self.late.open(&run);
+        self.late.open(&mut run);
         Some(run)
     }
 }

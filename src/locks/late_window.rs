@@ -11,7 +11,7 @@
 //! remembered. A file in which nothing was given up counts as crowded only by chance ([`Crowded`]).
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::time::Duration;
 
@@ -51,8 +51,8 @@ struct Memory {
 struct Window {
     run: RunId,
     until: Duration,
-    /// Those of the run.
-    clients: HashSet<ClientId>,
+    /// Those of the run, and their places in it.
+    clients: HashMap<ClientId, usize>,
     rows: usize,
 }
 
@@ -114,8 +114,9 @@ pub(super) enum LateReclaim {
 }
 
 impl LateWindow {
-    pub(super) fn open(&mut self, run: &Run) {
-        let clients = run.tallies.iter().map(|t| t.client).collect();
+    /// Takes the list of its clients from the run, which is over.
+    pub(super) fn open(&mut self, run: &mut Run) {
+        let clients = std::mem::take(&mut run.index);
         self.window = Some(Window { run: run.id, until: run.latest, clients, rows: 0 });
     }
 
@@ -157,7 +158,7 @@ impl LateWindow {
     }
 
     pub(super) fn reclaim(&self, want: &Want, handle: &FileHandle) -> LateReclaim {
-        if self.window.as_ref().is_some_and(|window| window.clients.contains(&want.caller.client)) {
+        if self.window.as_ref().is_some_and(|window| window.clients.contains_key(&want.caller.client)) {
             self.memory.reclaim(want, handle)
         } else {
             LateReclaim::NoWindow
@@ -265,7 +266,7 @@ mod tests {
         let window = Window {
             run: RunId([1; 16]),
             until: Duration::from_secs(9),
-            clients: HashSet::from([ClientId(1)]),
+            clients: HashMap::from([(ClientId(1), 0)]),
             rows: 0,
         };
         LateWindow { window: Some(window), ..LateWindow::default() }

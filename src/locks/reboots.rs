@@ -183,11 +183,11 @@ impl LockTable {
     /// Releases some of what the client took in a life that the test accepts: waiters, then segments.
     fn release_some_of(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> usize {
         let mut released = self.drop_waiters_of(client, STEP, &taken_in);
-        let files: Vec<FileId> = self.clients.get(client).map_or(Vec::new(), |c| c.files().collect());
-        for file in files {
-            if released >= STEP {
-                break;
-            }
+        let mut next = FileId::FIRST;
+        while released < STEP
+            && let Some(file) = self.clients.get(client).and_then(|client| client.held_from(next))
+        {
+            next = file.next();
             self.purge(file);
             let his = |s: &Segment| s.client == client && taken_in(s.state);
             released += self.cut_some((file, None), ByteRange::ALL, How::Released, STEP - released, his).len();

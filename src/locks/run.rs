@@ -5,28 +5,28 @@
 //! lock that is touched *in part* gets a [`Mark`], so that its pieces are still counted as the one
 //! lock that was marked.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::api::{ClientId, OfferAnswer, OfferId};
+use super::api::ClientId;
 use super::awaited::Awaited;
 use super::held::Held;
+use super::result::Rows;
 use super::segment::{FileId, Kind, OwnerId, Segment};
+use super::settling::Settling;
 use super::tally::Tally;
-use crate::resync::policy::{self, ClientFacts, Judged, Judgement, PathFacts};
+use crate::resync::policy::{self, Judge, PathFacts};
 use crate::wire::control::{
-    BeginArgs, Begun, ClientProgress, Counts, FullResult, LockFate, LockKind, Mode, Outcome, Policy, RunClient, RunId,
-    RunResult, RunStatus, Spared,
+    BeginArgs, Begun, ClientProgress, Counts, LockFate, LockKind, Mode, Outcome, Policy, RunClient, RunId, RunResult,
+    RunStatus,
 };
-use crate::wire::types::{Address, ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
+use crate::wire::types::{ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
 use crate::wire::xdr::{List, Maybe, Text};
 
 /// Most rows a run lists of what peers did in it (resurrected, conflicts).
 const MAX_ROWS: usize = 200_000;
-/// Rows of a settle in one slice.
-const SLICE: usize = 1_024;
 
 /// What happened to a pending lock, or to a part of one.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +48,7 @@ pub(super) struct Mark {
 }
 
 /// Who and what the run covers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Covers {
     pub(super) epoch: u32,
     pub(super) include_unmonitored: bool,
@@ -74,39 +74,6 @@ impl Covers {
 
     pub(super) fn is_spared(&self, file: FileId, segment: &Segment) -> bool {
         self.spared.contains(&(file, segment.owner, segment.range))
-    }
-}
-
-/// A settle under way.
-#[derive(Debug, Default)]
-pub(super) struct Settling {
-    pub(super) not_understood: bool,
-    pub(super) alone: bool,
-    pub(super) reason: String,
-    /// Clients (by their place in the run) still to be looked at, and files of the first of them.
-    pub(super) clients: VecDeque<usize>,
-    pub(super) files: Vec<FileId>,
-    /// What was written down, in slices: a list that grows is moved, and a long one takes long.
-    pub(super) slices: Vec<Vec<LockFate>>,
-    /// Files that have something to drop.
-    pub(super) dropped_in: BTreeSet<FileId>,
-    pub(super) marks: HashSet<u32>,
-    /// Owners whose locks are kept though their client loses others: those through another server address.
-    pub(super) kept: HashSet<OwnerId>,
-    /// Answers to offers that would change what is frozen.
-    pub(super) answers: Vec<(OfferId, OfferAnswer)>,
-}
-
-impl Settling {
-    pub(super) fn write_down(&mut self, row: LockFate) {
-        match self.slices.last_mut() {
-            Some(slice) if slice.len() < SLICE => slice.push(row),
-            _ => {
-                let mut slice = Vec::with_capacity(SLICE);
-                slice.push(row);
-                self.slices.push(slice);
-            }
-        }
     }
 }
 
@@ -157,12 +124,13 @@ pub(super) struct Run {
     pub(super) awaited: Option<Awaited>,
     /// Locks that the scope would cover and that are left alone.
     pub(super) unmonitored: u64,
-    index: HashMap<ClientId, usize>,
+    /// Places in `tallies`.
+    pub(super) index: HashMap<ClientId, usize>,
     pub(super) counts: Counts,
     pub(super) notices_begun: bool,
     last_reclaim: Option<Duration>,
     last_ack: Option<Duration>,
-    rows: Vec<LockFate>,
+    pub(super) rows: Rows,
     /// Its settle is under way: nothing pending may change.
     pub(super) settling: Option<Settling>,
     conflicts_seen: HashSet<ConflictKey>,
@@ -209,7 +177,7 @@ impl Run {
             notices_begun: false,
             last_reclaim: None,
             last_ack: None,
-            rows: Vec::new(),
+            rows: Rows::default(),
             settling: None,
             conflicts_seen: HashSet::new(),
             marks: HashMap::new(),
@@ -272,11 +240,6 @@ impl Run {
         if let Some(tally) = self.tally_mut(client) {
             count(&mut tally.counts);
         }
-    }
-
-    /// Changes the counts of each client and those of all.
-    pub(super) fn recount(&mut self, count: impl Fn(&mut Counts)) {
-        self.tallies.iter_mut().map(|tally| &mut tally.counts).chain([&mut self.counts]).for_each(count);
     }
 
     /// Some of a pending segment is decided and `left` pieces of it are not (one, where only a weaker
@@ -442,29 +405,21 @@ impl Run {
         }
     }
 
-    /// The result as the counts and rows have it, and these rows. Nothing is pending in it any more.
-    pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str) -> FullResult {
-        let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
-        let clients = self.tallies.iter().zip(&*self.clients).map(|(tally, client)| {
-            tally.result(client, client.addresses.as_slice().first().copied().unwrap_or(unknown))
-        });
-        FullResult {
-            result: RunResult {
-                run: self.id,
-                outcome,
-                reason: Text::clipped(reason),
-                alone: false,
-                not_understood: false,
-                mode: self.mode,
-                old_state: self.old_state,
-                new_state: self.new_state,
-                began_unix_ms: self.began_unix_ms,
-                ended_unix_ms: unix_ms,
-                counts: Counts { pending: 0, ..self.counts },
-                late: 0,
-            },
-            clients: List::clipped(clients.collect()),
-            locks: List::clipped(self.rows.clone()),
+    /// The result as the counts have it. Nothing is pending in it any more.
+    pub(super) fn result(&self, unix_ms: u64, outcome: Outcome, reason: &str) -> RunResult {
+        RunResult {
+            run: self.id,
+            outcome,
+            reason: Text::clipped(reason),
+            alone: false,
+            not_understood: false,
+            mode: self.mode,
+            old_state: self.old_state,
+            new_state: self.new_state,
+            began_unix_ms: self.began_unix_ms,
+            ended_unix_ms: unix_ms,
+            counts: Counts { pending: 0, ..self.counts },
+            late: 0,
         }
     }
 
@@ -475,8 +430,7 @@ impl Run {
 
     /// Goes on as if no settle had been started.
     pub(super) fn stop_settling(&mut self) -> Option<Settling> {
-        self.recount(|counts| (counts.dropped, counts.kept) = (0, 0));
-        self.tallies.iter_mut().for_each(|tally| tally.judged = Judged::default());
+        (self.counts.dropped, self.counts.kept) = (0, 0);
         self.settling.take()
     }
 
@@ -491,25 +445,22 @@ impl Run {
             })
     }
 
-    /// Freezes what is pending and decides about each client.
+    /// Freezes what is pending.
     pub(super) fn start_settling(&mut self, now: Duration, alone: bool, reason: &str) {
-        let named = self.covers.clients.is_some();
-        let clients = self.tallies.iter().zip(&*self.clients);
-        let facts: Vec<ClientFacts<'_>> = clients.map(|(tally, client)| tally.facts(now, client, named)).collect();
-        let Judgement { clients: judged, not_understood } = policy::judge(&facts, self.policy, self.grace, alone);
         // The latest deadline came before clients got back the time in which the process did not run.
         let cut_short = self.counts.pending > 0 && now < self.owed;
-        for (tally, judged) in self.tallies.iter_mut().zip(judged) {
-            tally.judged = if cut_short || tally.claiming { judged.spared(Spared::NoTime) } else { judged };
-        }
-        let pending = self.tallies.iter().enumerate().filter(|(_, tally)| tally.counts.pending > 0);
-        self.settling = Some(Settling {
-            clients: pending.map(|(place, _)| place).collect(),
-            not_understood: not_understood && !cut_short,
-            alone,
-            reason: if cut_short { kept_for_a_lag(reason, self.stood_still) } else { reason.to_owned() },
-            ..Settling::default()
-        });
+        let reason = if cut_short { kept_for_a_lag(reason, self.stood_still) } else { reason.to_owned() };
+        let judge = Judge::new(self.policy, self.grace, alone);
+        self.settling = Some(Settling::new(now, alone, reason, cut_short, judge));
+    }
+
+    /// Looks at everything anew, as if the settle had just been started.
+    pub(super) fn settle_anew(&mut self) {
+        let Some(Settling { now, alone, reason, cut_short, answers, .. }) = self.stop_settling() else { return };
+        let judge = Judge::new(self.policy, self.grace, alone);
+        let mut anew = Settling::new(now, alone, reason, cut_short, judge);
+        anew.answers = answers;
+        self.settling = Some(anew);
     }
 }
 

@@ -17,6 +17,10 @@ pub(super) struct FileId(pub(super) u32);
 impl FileId {
     pub(super) const FIRST: Self = Self(0);
     pub(super) const LAST: Self = Self(u32::MAX);
+
+    pub(super) fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }
 
 /// An owner's number. It stays the owner's while anything refers to it.

@@ -1,9 +1,9 @@
 //! The end of a run: looked at in slices, one instant, cleaned up in slices.
 //!
-//! 1. [`settle_start`](LockTable::settle_start) freezes what is pending and decides about each
-//!    client. From here on a call that meets a pending lock waits; all others are served.
-//! 2. [`settle_scan`](LockTable::settle_scan) writes down what will be dropped and kept. It looks
-//!    only at the files of clients that have something pending.
+//! 1. [`settle_start`](LockTable::settle_start) freezes what is pending. From here on a call that meets a pending lock
+//!    waits; all others are served.
+//! 2. [`settle_scan`](LockTable::settle_scan) decides about each client and writes down what will be dropped and kept
+//!    ([`Stage`]). It looks only at the files of clients that have something pending.
 //! 3. The caller makes [`settle_result`](LockTable::settle_result) durable. If a reclaim of what is about to be
 //!    dropped [came in time](LockTable::came_in_time), it cancels, lets the calls that wait be decided in grace,
 //!    and settles anew: what came before the instant is never answered by what others got after it.
@@ -12,19 +12,26 @@
 //!    describes such locks, and every file is purged of them before it is looked at.
 //! 5. [`settle_sweep`](LockTable::settle_sweep) purges the rest. Who waited for it is woken, also while it sweeps.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use super::api::{ClientId, SlicedResult};
-use super::run::{Settling, Void};
+use super::result::SlicedResult;
+use super::run::{Run, Void};
 use super::segment::FileId;
+use super::settling::{Settling, Stage};
 use super::table::LockTable;
 use super::tally::Tally;
 use crate::units::number;
 use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode, SettleWhen};
 
+/// Most locks of one file that are written down before others have their turn.
+const MOST: usize = 1_024;
+
+/// What is left of a run that has settled. It may be much: it is to be freed where no request waits for that.
+#[derive(Debug)]
+pub struct Spent(#[expect(dead_code, reason = "only to be freed")] Box<Run>);
+
 impl LockTable {
-    /// Freezes what is pending and decides about each client. `alone`: no controller asked for it.
+    /// Freezes what is pending. `alone`: no controller asked for it.
     pub fn settle_start(&mut self, now: Duration, when: SettleWhen, alone: bool, reason: &str) -> Result<(), Refusal> {
         self.enter_all();
         let Some(run) = self.run.as_mut().filter(|run| run.settling.is_none()) else {
@@ -43,42 +50,72 @@ impl LockTable {
         Ok(())
     }
 
-    /// Looks at about `budget` more locks (a file is looked at whole); true when all are looked at.
+    /// Looks at about `budget` more clients and locks; true when all are looked at.
     pub fn settle_scan(&mut self, budget: usize) -> bool {
         let Some(mut settling) = self.run.as_mut().and_then(|run| run.settling.take()) else { return true };
         let mut left = budget;
         while left > 0
-            && let Some(place) = settling.clients.front().copied()
-            && let Some(tally) = self.run.as_ref().and_then(|run| run.tallies.get(place))
+            && settling.stage != Stage::Done
+            && let Some(run) = &mut self.run
         {
-            if settling.files.is_empty() {
-                settling.files = self.clients.get(tally.client).map_or(Vec::new(), |c| c.files().collect());
-            }
-            if let Some(file) = settling.files.pop() {
-                left = left.saturating_sub(1 + self.scan_file(&mut settling, place, file));
-            }
-            if settling.files.is_empty() {
-                settling.clients.pop_front();
-            }
+            left -= 1;
+            settling.stage = match settling.stage {
+                Stage::Weighing(place) => run.weigh(&mut settling, place),
+                Stage::Judging(place) => run.judge(&mut settling, place),
+                Stage::Locks(file, written) => self.scan_locks(&mut settling, file, written, &mut left),
+                Stage::Results(place) => run.write_down(&mut settling, place),
+                Stage::Done => Stage::Done,
+            };
         }
-        let done = settling.clients.is_empty();
+        let done = settling.stage == Stage::Done;
         if let Some(run) = &mut self.run {
             run.settling = Some(settling);
         }
         done
     }
 
-    /// Writes down what becomes of the client's pending locks on the file. Gives how many segments
-    /// it looked at.
-    fn scan_file(&mut self, settling: &mut Settling, place: usize, file: FileId) -> usize {
-        let Some(run) = &self.run else { return 0 };
-        let Some(Tally { client, judged, .. }) = run.tallies.get(place) else { return 0 };
+    /// Goes on with the first client's locks, on that file or the next in which it has any. Gives what is next.
+    fn scan_locks(&mut self, settling: &mut Settling, file: FileId, written: usize, left: &mut usize) -> Stage {
+        let Some(place) = settling.clients.front().copied() else { return Stage::Results(0) };
+        let tally = self.run.as_ref().and_then(|run| run.tallies.get(place));
+        let client = tally.and_then(|tally| self.clients.get(tally.client));
+        let Some(found) = client.and_then(|client| client.held_from(file)) else {
+            settling.clients.pop_front();
+            return Stage::Locks(FileId::FIRST, 0);
+        };
+        let written = if found == file { written } else { 0 };
+        match self.scan_file(settling, place, found, written, left) {
+            Some(written) => Stage::Locks(found, written),
+            None => Stage::Locks(found.next(), 0),
+        }
+    }
+
+    /// Writes down what becomes of some of the client's pending locks on the file, of which so many are written down. As
+    /// long as it settles they stay as they are, in their order. Gives how many are written down; `None`: all.
+    fn scan_file(
+        &mut self,
+        settling: &mut Settling,
+        place: usize,
+        file: FileId,
+        written: usize,
+        left: &mut usize,
+    ) -> Option<usize> {
+        let run = self.run.as_ref()?;
+        let Tally { client, judged, .. } = run.tallies.get(place)?;
         let (client, drops_any) = (*client, judged.drops_any());
-        let (mut looked_at, mut dropped, mut kept) = (0, 0, 0);
+        let (mut seen, mut more, mut dropped, mut kept) = (0, false, 0, 0);
         for segment in self.segments().of(file) {
-            looked_at += 1;
+            *left = left.saturating_sub(1);
             if segment.client != client || !run.covers.is_pending(file, segment) {
                 continue;
+            }
+            seen += 1;
+            if seen <= written {
+                continue;
+            }
+            more = seen > written + MOST;
+            if more {
+                break;
             }
             let partial = run.is_marked(segment);
             let drops = self.server_address(segment.owner).is_some_and(|address| judged.drops(address));
@@ -90,9 +127,8 @@ impl LockTable {
             if !partial || settling.marks.insert(segment.mark) {
                 *(if fate == Fate::Dropped { &mut dropped } else { &mut kept }) += 1;
             }
-            let row = self.fate_row(file, segment, fate);
-            if let Some(row) = row {
-                settling.write_down(LockFate { partial, ..row });
+            if let Some(row) = self.fate_row(file, segment, fate) {
+                settling.rows.push(LockFate { partial, ..row });
             }
         }
         if drops_any {
@@ -104,45 +140,43 @@ impl LockTable {
                 counts.kept += kept;
             });
         }
-        looked_at
+        more.then_some(written + MOST)
     }
 
     /// What to make durable before the commit: the result as it will be.
     pub fn settle_result(&mut self, unix_ms: u64) -> Option<SlicedResult> {
         let run = self.run.as_mut()?;
-        // A cancelled settle looks at everything again, so the rows need not stay.
-        let slices = std::mem::take(&mut run.settling.as_mut()?.slices);
-        let run = self.run.as_ref()?;
+        let settling = run.settling.as_mut()?;
+        // A cancelled settle looks at everything again, so what it wrote down need not stay.
+        let (rows, clients) = (std::mem::take(&mut settling.rows), std::mem::take(&mut settling.results));
         let settling = run.settling.as_ref()?;
-        let mut head = run.result(unix_ms, Outcome::Settled, &settling.reason);
-        head.result.alone = settling.alone;
-        head.result.not_understood = settling.not_understood;
-        Some(SlicedResult { head, slices })
+        let mut result = run.result(unix_ms, Outcome::Settled, &settling.reason);
+        result.alone = settling.alone;
+        result.not_understood = settling.not_understood;
+        Some(SlicedResult::settled(result, clients, [run.rows.clone(), rows]))
     }
 
-    /// The instant: dropped locks protect nothing, kept ones are held, grace is over.
-    pub fn settle_commit(&mut self) {
-        if self.run.as_ref().is_none_or(|run| run.settling.is_none()) {
-            return;
-        }
-        let Some(mut run) = self.end_run() else { return };
-        let Some(settling) = run.settling.take() else { return };
+    /// The instant: dropped locks protect nothing, kept ones are held, grace is over. Gives what is left of the run.
+    pub fn settle_commit(&mut self) -> Option<Spent> {
+        self.run.as_ref()?.settling.as_ref()?;
+        let mut run = self.end_run()?;
+        let settling = run.settling.take()?;
         let Counts { reclaimed, released, dropped, kept, .. } = run.counts;
         let words = format!(
             "run {} has settled ({}): {reclaimed} reclaimed, {released} released, {dropped} dropped, {kept} kept",
             run.id, settling.reason
         );
         self.announce("settle", words);
-        let losers = run.tallies.iter().filter(|tally| tally.judged.drops_any());
-        let clients: HashMap<ClientId, bool> = losers.map(|tally| (tally.client, tally.judged.acked)).collect();
-        self.void = Some(Void { covers: run.covers, clients, kept: settling.kept, files: settling.dropped_in });
+        let covers = std::mem::take(&mut run.covers);
+        self.void = Some(Void { covers, clients: settling.losers, kept: settling.kept, files: settling.dropped_in });
         // A client that is taken for gone waits for nothing: a grant to it would be stuck.
-        for tally in run.tallies.iter().filter(|tally| tally.judged.gone) {
-            self.drop_waiters_of(tally.client, usize::MAX, |_| true);
+        for client in settling.gone {
+            self.drop_waiters_of(client, usize::MAX, |_| true);
         }
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
         }
+        Some(Spent(Box::new(run)))
     }
 
     /// The result could not be made durable: back to grace, as before the start.

@@ -2,7 +2,7 @@
 //! the policy judges it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::api::ClientId;
@@ -73,11 +73,18 @@ impl Tally {
         }
     }
 
-    pub(super) fn result(&self, client: &RunClient, address: Address) -> ClientResult {
+    /// Nothing was decided of it.
+    pub(super) fn aborted(&mut self) {
+        self.judged = Judged::default();
+        (self.counts.dropped, self.counts.kept) = (0, self.counts.pending);
+    }
+
+    pub(super) fn result(&self, client: &RunClient) -> ClientResult {
+        let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
         ClientResult {
             client: client.index,
             name: client.name.clone(),
-            address,
+            address: client.addresses.as_slice().first().copied().unwrap_or(unknown),
             delivery: self.delivery,
             suspect: self.suspect,
             silent: self.judged.silent,

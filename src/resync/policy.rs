@@ -183,15 +183,11 @@ impl Judged {
     pub fn drops_any(&self) -> bool {
         self.paths.values().any(|path| path.verdict == Verdict::Drop)
     }
-}
 
-/// What is decided of all clients of a run, in their order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
-    /// By their place in the run.
-    pub clients: Vec<Judged>,
-    /// Whether some were spared because too many were silent.
-    pub not_understood: bool,
+    /// Whether something is spared because too many clients were silent.
+    pub fn is_not_understood(&self) -> bool {
+        self.paths.values().any(|path| path.verdict == Verdict::Keep(Spared::NotUnderstood))
+    }
 }
 
 /// How long a client takes to repeat a call whose answer did not come.
@@ -250,19 +246,18 @@ struct Groups {
 }
 
 impl Groups {
-    fn of(clients: &[ClientFacts<'_>]) -> Self {
-        let mut groups = Self::default();
-        for facts in clients.iter().filter(|client| client.acked()) {
-            let in_scope = || facts.paths.iter().filter(|(_, path)| path.in_scope > 0);
-            if in_scope().next().is_some() {
-                groups.all.add(facts.silent(), facts.suspect);
-            }
-            for (address, path) in in_scope() {
-                let explained = facts.suspect || facts.answered_beside(*address);
-                groups.by_address.entry(*address).or_default().add(facts.silent_at(path), explained);
-            }
+    fn add(&mut self, facts: &ClientFacts<'_>) {
+        if !facts.acked() {
+            return;
         }
-        groups
+        let in_scope = || facts.paths.iter().filter(|(_, path)| path.in_scope > 0);
+        if in_scope().next().is_some() {
+            self.all.add(facts.silent(), facts.suspect);
+        }
+        for (address, path) in in_scope() {
+            let explained = facts.suspect || facts.answered_beside(*address);
+            self.by_address.entry(*address).or_default().add(facts.silent_at(path), explained);
+        }
     }
 
     /// Whether its notices were not understood, in all or at an address where it is silent.
@@ -273,21 +268,34 @@ impl Groups {
     }
 }
 
-/// Decides. `alone`: no controller asked for the settle, so only clients reported as acked can lose
-/// anything.
-pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone: bool) -> Judgement {
-    let groups = Groups::of(clients);
-    let silent_verdict = |facts: &ClientFacts<'_>, address| match policy.silent {
-        Silent::Keep => Verdict::Keep(Spared::Silent),
-        Silent::Auto if !facts.named && groups.too_silent(facts) => Verdict::Keep(Spared::NotUnderstood),
-        Silent::Auto if !facts.named && facts.answered_beside(address) => Verdict::Keep(Spared::OtherAddress),
-        Silent::Auto | Silent::Drop => Verdict::Drop,
-    };
-    let judged = |facts: &ClientFacts<'_>| {
-        let unheard = facts.unheard(policy, grace, alone);
+/// Decides about the clients of a run. The verdict on one depends on all: first each is [weighed](Self::weigh), then
+/// each is [judged](Self::judge).
+#[derive(Debug)]
+pub struct Judge {
+    policy: Policy,
+    grace: Duration,
+    alone: bool,
+    groups: Groups,
+}
+
+impl Judge {
+    /// One that has weighed no client. `alone`: no controller asked for the settle, so only clients reported as acked
+    /// can lose anything.
+    pub fn new(policy: Policy, grace: Duration, alone: bool) -> Self {
+        Self { policy, grace, alone, groups: Groups::default() }
+    }
+
+    /// Counts the client among those that acked, or that were silent.
+    pub fn weigh(&mut self, facts: &ClientFacts<'_>) {
+        self.groups.add(facts);
+    }
+
+    /// The verdict on the client, once all are weighed.
+    pub fn judge(&self, facts: &ClientFacts<'_>) -> Judged {
+        let unheard = facts.unheard(self.policy, self.grace, self.alone);
         let path = |(address, path): (&IpAddr, &PathFacts)| {
             let silent = facts.silent_at(path);
-            let heard = || if silent { silent_verdict(facts, *address) } else { Verdict::Drop };
+            let heard = || if silent { self.silent_verdict(facts, *address) } else { Verdict::Drop };
             (*address, JudgedPath { silent, verdict: unheard.unwrap_or_else(heard) })
         };
         Judged {
@@ -296,10 +304,25 @@ pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone
             gone: unheard == Some(Verdict::Drop),
             paths: facts.paths.iter().filter(|(_, path)| path.pending > 0).map(path).collect(),
         }
-    };
-    let clients: Vec<Judged> = clients.iter().map(judged).collect();
-    let not_understood = |path: &JudgedPath| path.verdict == Verdict::Keep(Spared::NotUnderstood);
-    Judgement { not_understood: clients.iter().flat_map(|client| client.paths.values()).any(not_understood), clients }
+    }
+
+    fn silent_verdict(&self, facts: &ClientFacts<'_>, address: IpAddr) -> Verdict {
+        match self.policy.silent {
+            Silent::Keep => Verdict::Keep(Spared::Silent),
+            Silent::Auto if !facts.named && self.groups.too_silent(facts) => Verdict::Keep(Spared::NotUnderstood),
+            Silent::Auto if !facts.named && facts.answered_beside(address) => Verdict::Keep(Spared::OtherAddress),
+            Silent::Auto | Silent::Drop => Verdict::Drop,
+        }
+    }
+}
+
+/// What is decided of all clients of a run, in their order.
+pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone: bool) -> Vec<Judged> {
+    let mut judge = Judge::new(policy, grace, alone);
+    for facts in clients {
+        judge.weigh(facts);
+    }
+    clients.iter().map(|facts| judge.judge(facts)).collect()
 }
 
 #[cfg(test)]
@@ -343,11 +366,11 @@ mod tests {
         }
     }
 
-    /// What becomes of each path of each client, in their order.
+    /// What becomes of each path of each client, in their order; and whether notices were not understood.
     fn verdicts(clients: &[ClientFacts<'_>], policy: Policy) -> (Vec<Verdict>, bool) {
-        let judgement = judge(clients, policy, GRACE, false);
-        let paths = judgement.clients.iter().flat_map(|client| client.paths.values());
-        (paths.map(|path| path.verdict).collect(), judgement.not_understood)
+        let judged = judge(clients, policy, GRACE, false);
+        let paths = judged.iter().flat_map(|client| client.paths.values());
+        (paths.map(|path| path.verdict).collect(), judged.iter().any(Judged::is_not_understood))
     }
 
     #[test]
@@ -418,7 +441,7 @@ mod tests {
         ] {
             assert_eq!(verdicts(&clients, policy), (expected, false), "{what}");
         }
-        let judged = judge(&[swallowed], POLICY, GRACE, false).clients;
+        let judged = judge(&[swallowed], POLICY, GRACE, false);
         assert!(!judged[0].silent, "it reclaimed something");
         assert!(judged[0].paths[&TWO.parse::<IpAddr>().unwrap()].silent, "though nothing there");
     }
@@ -439,7 +462,7 @@ mod tests {
         assert_eq!(verdicts(&[acked(&again)], POLICY), (vec![keep(Spared::NotUnderstood)], true));
         let policy = Policy { silent: Silent::Keep, ..POLICY };
         assert_eq!(verdicts(&[acked(&again), acked(&busy)], policy).0, [keep(Spared::Silent), DROP]);
-        assert!(judge(&[acked(&again)], POLICY, GRACE, false).clients[0].silent);
+        assert!(judge(&[acked(&again)], POLICY, GRACE, false)[0].silent);
     }
 
     #[test]
@@ -456,7 +479,7 @@ mod tests {
         let busy = through(&[(ONE, stale()), (TWO, stale())]);
         let (silent, busy) = (acked(&silent), acked(&busy));
         assert_eq!(verdicts(&[silent, busy, busy], POLICY), (vec![DROP; 6], false));
-        assert!(judge(&[silent], POLICY, GRACE, false).clients[0].silent);
+        assert!(judge(&[silent], POLICY, GRACE, false)[0].silent);
         // Most are silent at one of its addresses: nothing of its is dropped, here or there.
         let only_one = through(&[(ONE, quiet())]);
         let clients = [silent, busy, acked(&only_one), acked(&only_one)];
@@ -471,8 +494,8 @@ mod tests {
         let told = acked(&both);
         let untold = ClientFacts { delivery: Delivery::NotTold, acked_ago: None, ..told };
         for alone in [false, true] {
-            let judgement = judge(&[told, untold], POLICY, GRACE, alone);
-            let of = |client: usize| judgement.clients[client].paths.values().map(|p| p.verdict).collect::<Vec<_>>();
+            let judged = judge(&[told, untold], POLICY, GRACE, alone);
+            let of = |client: usize| judged[client].paths.values().map(|p| p.verdict).collect::<Vec<_>>();
             assert_eq!(of(0), [DROP, keep(Spared::OtherAddress)]);
             assert_eq!(of(1), [keep(Spared::Unreachable); 2]);
         }

@@ -355,7 +355,7 @@ impl Keeper {
         let (now, unix_ms) = (self.now(), self.unix_ms());
         let active = self.running(run)?;
         let told = active.account.table.run_status(now).is_some_and(|run| run.notices_begun);
-        let mut full = active.account.table.abort(unix_ms, reason)?;
+        let mut full = active.account.table.abort(unix_ms, reason)?.join();
         if told {
             self.doubt_of(&full, true);
         }
@@ -401,9 +401,9 @@ impl Keeper {
         self.unsure.drain_was_cut_short();
         if let Some(active) = &mut self.active
             && active.drain_until.is_none()
-            && let Ok(full) = active.account.table.abort(unix_ms, why)
+            && let Ok(aborted) = active.account.table.abort(unix_ms, why)
         {
-            let full = run_files::superseded(full);
+            let full = run_files::superseded(aborted.join());
             if let Err(error) = self.put_away(&full) {
                 self.timeline.push(unix_ms, "superseded", &format!("the result is not on disk: {error}"));
             }

@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::host::{private_folder, try_lock};
 use crate::wire::control::{ClientResult, LockFate, RunId, RunResult};
 
-pub use records::{Change, Found, LocalMonitor, MonitorRecord, PersistError, RunRecord, ToTell, Watch};
+pub use records::{Change, EndedRun, Found, LocalMonitor, MonitorRecord, PersistError, RunRecord, ToTell, Watch};
 
 use database::Database;
 use results::Page;

@@ -1,10 +1,12 @@
 //! What is written, and what is found.
 
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use crate::wire::control::{FullResult, LockFate, Mode, RunClient, RunId};
+use crate::locks::SlicedResult;
+use crate::wire::control::{FullResult, LockFate, Mode, RunClient, RunId, RunResult};
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
 
@@ -162,11 +164,46 @@ pub enum Change {
         clients: Arc<Vec<RunClient>>,
     },
     /// The run has ended; replaces its record.
-    Ended(Arc<FullResult>),
+    Ended(EndedRun),
     /// A reclaim granted after the end. The result counts as unfetched again.
     Late(RunId, LockFate),
     /// The result was fetched.
     Acknowledge(RunId),
+}
+
+/// A run that has ended. Its rows are put together when they are first asked for: that takes long where there are many,
+/// and the one who asks is the writer of the database, for which no request waits.
+#[derive(Debug, Clone)]
+pub struct EndedRun {
+    /// The sums.
+    pub result: RunResult,
+    full: Arc<LazyLock<FullResult, Box<dyn FnOnce() -> FullResult + Send>>>,
+}
+
+impl EndedRun {
+    fn new(result: RunResult, full: impl FnOnce() -> FullResult + Send + 'static) -> Self {
+        Self { result, full: Arc::new(LazyLock::new(Box::new(full))) }
+    }
+}
+
+impl From<SlicedResult> for EndedRun {
+    fn from(sliced: SlicedResult) -> Self {
+        Self::new(sliced.result.clone(), move || sliced.join())
+    }
+}
+
+impl From<FullResult> for EndedRun {
+    fn from(full: FullResult) -> Self {
+        Self::new(full.result.clone(), move || full)
+    }
+}
+
+impl Deref for EndedRun {
+    type Target = FullResult;
+
+    fn deref(&self) -> &FullResult {
+        &self.full
+    }
 }
 
 /// What a start finds.

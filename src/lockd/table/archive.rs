@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::incoming::Names;
-use crate::lockd::persist::{Change, Persist, PersistError};
+use crate::lockd::persist::{Change, EndedRun, Persist, PersistError};
 use crate::wire::control::{
-    Capabilities, ClientResultPage, FullResult, Info, InstanceId, LockFatePage, Refusal, RefusalCode, RunId, RunList,
-    RunPageAfter, RunResult, page,
+    Capabilities, ClientResultPage, Info, InstanceId, LockFatePage, Refusal, RefusalCode, RunId, RunList, RunPageAfter,
+    RunResult, page,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, Text};
@@ -23,7 +23,7 @@ pub(super) struct Archive {
 }
 
 /// An aborted run's result while it is not on disk: it is told all the same.
-pub(super) type Unwritten = Arc<Mutex<Option<Arc<FullResult>>>>;
+pub(super) type Unwritten = Arc<Mutex<Option<EndedRun>>>;
 
 fn not_durable(error: &PersistError) -> Refusal {
     Refusal::new(RefusalCode::NotDurable, error.to_string())
@@ -50,22 +50,22 @@ impl Archive {
     }
 
     /// The result that the disk does not take, if it is of this run.
-    fn unwritten(&self, run: RunId) -> Option<Arc<FullResult>> {
+    fn unwritten(&self, run: RunId) -> Option<EndedRun> {
         let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        unwritten.filter(|full| full.result.run == run)
+        unwritten.filter(|ended| ended.result.run == run)
     }
 
     /// The sums, which tell how many late reclaims there are by now.
     pub(super) async fn result(&self, run: RunId) -> Result<RunResult, Refusal> {
         match self.unwritten(run) {
-            Some(full) => Ok(full.result.clone()),
+            Some(ended) => Ok(ended.result),
             None => kept(run, self.persist.result(run).await),
         }
     }
 
     pub(super) async fn clients(&self, args: RunPageAfter) -> Result<ClientResultPage, Refusal> {
         let (clients, next) = match self.unwritten(args.run) {
-            Some(full) => page(full.clients.as_slice(), args.after),
+            Some(ended) => page(ended.clients.as_slice(), args.after),
             None => kept(args.run, self.persist.result_clients(args.run, args.after).await)?,
         };
         Ok(ClientResultPage { clients, next })
@@ -73,7 +73,7 @@ impl Archive {
 
     pub(super) async fn locks(&self, args: RunPageAfter) -> Result<LockFatePage, Refusal> {
         let (locks, next) = match self.unwritten(args.run) {
-            Some(full) => page(full.locks.as_slice(), args.after),
+            Some(ended) => page(ended.locks.as_slice(), args.after),
             None => kept(args.run, self.persist.result_locks(args.run, args.after).await)?,
         };
         Ok(LockFatePage { locks, next })

@@ -1,6 +1,6 @@
 //! A run inside the daemon: state durable, begin, grace, settle in slices, result durable, commit.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::incoming::Clock;
@@ -9,12 +9,12 @@ use super::queue::OpenCall;
 use super::records::NotRecorded;
 use super::state::{Done, Owner};
 use crate::host::StatdDir;
-use crate::lockd::persist::{self, Change, PersistError, RunRecord};
+use crate::lockd::persist::{self, Change, EndedRun, PersistError, RunRecord};
 use crate::lockd::statd::StateNumberError;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
-    BeginArgs, Begun, FullResult, Grace, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs,
-    RunClientPage, RunId, RunPageAfter, RunResult, SettleArgs, SettleWhen, page,
+    BeginArgs, Begun, Grace, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs, RunClientPage, RunId,
+    RunPageAfter, RunResult, SettleArgs, SettleWhen, page,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
@@ -371,17 +371,10 @@ impl Owner {
             self.abort_alone("the run was gone before its end");
             return;
         };
-        self.runs.ending.result = Some(sliced.head.result.clone());
+        self.runs.ending.result = Some(sliced.result.clone());
         self.runs.phase = Phase::Writing;
-        let persist = self.persist.clone();
-        self.work.spawn(async move {
-            // A million rows take a while to put together, and to free; requests must not wait for that.
-            let submitted = match tokio::task::spawn_blocking(move || Arc::new(sliced.join())).await {
-                Ok(full) => persist.submit(Change::Ended(full)),
-                Err(_) => Err(PersistError::Closed),
-            };
-            Done::ResultDurable(durably(submitted).await)
-        });
+        let submitted = self.persist.submit(Change::Ended(sliced.into()));
+        self.work.spawn(async move { Done::ResultDurable(durably(submitted).await) });
     }
 
     pub(super) fn result_durable(&mut self, durable: Result<(), PersistError>) {
@@ -394,7 +387,8 @@ impl Owner {
         let answers = ending.answers;
         match durable {
             Ok(()) => {
-                self.table.settle_commit();
+                let spent = self.table.settle_commit();
+                tokio::task::spawn_blocking(move || drop(spent));
                 self.runs.phase = Phase::Idle;
                 self.over(&result);
                 for answer in answers {
@@ -463,7 +457,7 @@ impl Owner {
             return;
         }
         match self.expect_run(args.run).and_then(|()| self.abort_now("aborted on request")) {
-            Ok(result) => self.keep_aborted(result, Some(answer)),
+            Ok(ended) => self.keep_aborted(ended, Some(answer)),
             Err(refusal) => {
                 let _ = answer.send(Err(refusal));
             }
@@ -473,7 +467,7 @@ impl Owner {
     pub(super) fn abort_alone(&mut self, reason: &str) {
         tracing::warn!("aborting the run: {reason}");
         match self.abort_now(reason) {
-            Ok(result) => self.keep_aborted(result, None),
+            Ok(ended) => self.keep_aborted(ended, None),
             Err(refusal) => {
                 tracing::error!(%refusal, "the run could not be aborted");
                 self.runs.not_before = Some(self.clock.now() + RETRY_AFTER);
@@ -481,35 +475,36 @@ impl Owner {
         }
     }
 
-    fn abort_now(&mut self, reason: &str) -> Result<Arc<FullResult>, Refusal> {
-        let result = Arc::new(self.table.abort(self.runs.unix_ms(self.clock.now()), reason)?);
+    fn abort_now(&mut self, reason: &str) -> Result<EndedRun, Refusal> {
+        let ended = self.table.abort(self.runs.unix_ms(self.clock.now()), reason)?;
         self.runs.phase = Phase::Idle;
-        self.over(&result.result);
+        self.over(&ended.result);
         let _ = self.apply_effects();
-        Ok(result)
+        Ok(ended.into())
     }
 
     /// An abort drops nothing, so it does not wait for the disk; its answer does, for a while.
-    fn keep_aborted(&mut self, result: Arc<FullResult>, answer: Option<Refusable<RunResult>>) {
+    fn keep_aborted(&mut self, ended: EndedRun, answer: Option<Refusable<RunResult>>) {
         let (persist, unwritten) = (self.persist.clone(), self.unwritten.clone());
-        *unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(result.clone());
+        *unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended.clone());
         // Queued now: a late reclaim is appended to it and must come after it.
-        let mut submitted = persist.submit(Change::Ended(result.clone()));
+        let mut submitted = persist.submit(Change::Ended(ended.clone()));
         self.end_moves();
         self.work.spawn(async move {
             for attempt in 1..=FAILURES_MAX {
                 let Err(error) = durably(submitted).await else {
                     let mut kept = unwritten.lock().unwrap_or_else(PoisonError::into_inner);
-                    kept.take_if(|kept| kept.result.run == result.result.run);
+                    kept.take_if(|kept| kept.result.run == ended.result.run);
                     break;
                 };
-                tracing::error!(run = %result.result.run, attempt, %error, "the aborted run's result is not on disk");
+                tracing::error!(run = %ended.result.run, attempt, %error, "the aborted run's result is not on disk");
                 tokio::time::sleep(RETRY_AFTER).await;
-                submitted = persist.submit(Change::Ended(result.clone()));
+                submitted = persist.submit(Change::Ended(ended.clone()));
             }
             if let Some(answer) = answer {
-                let _ = answer.send(Ok(result.result.clone()));
+                let _ = answer.send(Ok(ended.result.clone()));
             }
+            tokio::task::spawn_blocking(move || drop(ended));
             Done::Nothing
         });
     }

@@ -304,7 +304,7 @@ fn unswept() -> (super::state::Owner, UnboundedReceiver<(Change, DurableSender)>
     table.progress(now, &told).unwrap();
     table.settle_start(now + Duration::from_mins(1), SettleWhen::Always, false, "test").unwrap();
     while !table.settle_scan(1) {}
-    assert_eq!(table.settle_result(0).unwrap().head.result.counts.dropped, 1);
+    assert_eq!(table.settle_result(0).unwrap().result.counts.dropped, 1);
     table.settle_commit();
     assert!(table.has_more_to_sweep());
     (owner, disk)

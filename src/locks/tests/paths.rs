@@ -98,7 +98,7 @@ fn a_settle_that_is_taken_back_and_an_abort_leave_no_verdict() {
     w.table.settle_cancel();
     w.check();
     w.reclaim_by(P("a", 1), TWO, "live2");
-    let aborted = w.table.abort(0, "test").unwrap();
+    let aborted = w.table.abort(0, "test").unwrap().join();
     assert_eq!(spared(&aborted.clients.as_slice()[0]), []);
 
     let mut w = swallowed(|_| {});

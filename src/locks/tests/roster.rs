@@ -139,7 +139,7 @@ fn play(events: &[Event]) {
                 });
             }
             Event::Abort if is_active => {
-                let [at_once, slowly] = worlds.each_mut().map(|w| told(&w.table.abort(0, "test").unwrap()));
+                let [at_once, slowly] = worlds.each_mut().map(|w| told(&w.table.abort(0, "test").unwrap().join()));
                 assert_eq!(at_once, slowly);
             }
             Event::Settle if is_active => {

@@ -223,7 +223,47 @@ fn a_result_that_cannot_be_written_leaves_the_run_as_it_was() {
     w.check();
     assert_eq!(w.counts(), before);
     assert_eq!(w.reclaim(A, "a", R), Verdict::Granted);
-    assert_eq!(w.table.abort(0, "test").unwrap().result.counts.kept, 3);
+    let aborted = w.table.abort(0, "test").unwrap().join();
+    assert_eq!(sums(&aborted), (1, 0, 0, 3));
+    for client in aborted.clients.as_slice() {
+        let Counts { reclaimed, dropped, kept, .. } = client.counts;
+        let expected = if client.name == name("a") { (1, 0, 0) } else { (0, 0, 1) };
+        assert_eq!((reclaimed, dropped, kept), expected, "{client:?}");
+        assert!(!client.silent && client.paths.as_slice().is_empty(), "nothing was decided in the end: {client:?}");
+    }
+}
+
+#[test]
+fn a_file_with_very_many_locks_is_written_down_in_steps_whatever_comes_and_goes_on_it_meanwhile() {
+    let mut w = World::new();
+    // To check all of it after each of so many steps would take minutes.
+    let write = |w: &mut World, process: P, range| {
+        let (caller, call) = (w.caller(process.0), World::lock_call(process, "f", range, true, false, false));
+        assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Granted));
+    };
+    let range = |n: u64| bytes(10 * n, 10 * n + 4);
+    for n in 0..5_000 {
+        write(&mut w, if n % 2 == 0 { A } else { B }, range(n));
+    }
+    w.begin(Mode::Targeted);
+    for client in ["a", "b"] {
+        w.tell(client, Delivery::Acked);
+    }
+    w.pass(60);
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
+    let mut steps = 0;
+    while !w.table.settle_scan(1) {
+        steps += 1;
+        write(&mut w, C, bytes(1_000 * steps + 6, 1_000 * steps + 7));
+    }
+    assert!(steps > 5, "{steps}");
+    let result = w.table.settle_result(0).unwrap().join();
+    w.table.settle_commit();
+    assert_eq!(sums(&result), (0, 0, 0, 5_000));
+    let mut rows: Vec<ByteRange> = result.locks.as_slice().iter().map(|row| row.range).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, (0..5_000).map(range).collect::<Vec<_>>(), "each once");
+    w.check();
 }
 
 #[test]
@@ -236,7 +276,7 @@ fn an_early_settle_is_refused_while_something_is_pending() {
         w.reclaim(process, process.0, R);
     }
     w.table.settle_start(w.now, SettleWhen::NothingPending, false, "test").unwrap();
-    assert!(w.table.settle_scan(1));
+    while !w.table.settle_scan(1) {}
     assert_eq!(sums(&w.table.settle_result(0).unwrap().join()), (4, 0, 0, 0));
 }
 

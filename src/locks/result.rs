@@ -1,0 +1,83 @@
+//! The result of a run. It may have a million rows, so it is in pieces; to put them together takes long, and is done
+//! where no request waits for it.
+
+use std::sync::Arc;
+
+use super::run::Run;
+use super::tally::Tally;
+use crate::wire::control::{ClientResult, Counts, FullResult, LockFate, Outcome, RunClient, RunResult};
+use crate::wire::xdr::List;
+
+/// Rows in one slice.
+const SLICE: usize = 1_024;
+
+/// Rows in slices: a list that grows is moved, and a long one takes long. A clone shares what it can.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rows(Vec<Arc<Vec<LockFate>>>);
+
+impl Rows {
+    pub(super) fn push(&mut self, row: LockFate) {
+        match self.0.last_mut() {
+            Some(slice) if slice.len() < SLICE => Arc::make_mut(slice).push(row),
+            _ => {
+                let mut slice = Vec::with_capacity(SLICE);
+                slice.push(row);
+                self.0.push(Arc::new(slice));
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(|slice| slice.len()).sum()
+    }
+
+    fn into_rows(self) -> impl Iterator<Item = LockFate> {
+        self.0.into_iter().flat_map(Arc::unwrap_or_clone)
+    }
+}
+
+/// The result of a run, in pieces.
+#[derive(Debug)]
+pub struct SlicedResult {
+    /// Its sums.
+    pub result: RunResult,
+    clients: Clients,
+    rows: [Rows; 2],
+}
+
+/// What became of each client.
+#[derive(Debug)]
+enum Clients {
+    Written(Vec<ClientResult>),
+    /// Of an aborted run.
+    Tallied(Vec<Tally>, Arc<Vec<RunClient>>),
+}
+
+impl SlicedResult {
+    pub(super) fn settled(result: RunResult, clients: Vec<ClientResult>, rows: [Rows; 2]) -> Self {
+        Self { result, clients: Clients::Written(clients), rows }
+    }
+
+    /// What was pending is kept.
+    pub(super) fn aborted(mut run: Run, unix_ms: u64, reason: &str) -> Self {
+        let Counts { pending, dropped, kept, .. } = &mut run.counts;
+        (*dropped, *kept) = (0, *pending);
+        let result = run.result(unix_ms, Outcome::Aborted, reason);
+        Self { result, clients: Clients::Tallied(run.tallies, run.clients), rows: [run.rows, Rows::default()] }
+    }
+
+    /// The result as a whole.
+    #[must_use]
+    pub fn join(self) -> FullResult {
+        let mut locks = Vec::with_capacity(self.rows.iter().map(Rows::len).sum());
+        locks.extend(self.rows.into_iter().flat_map(Rows::into_rows));
+        let clients = match self.clients {
+            Clients::Written(clients) => clients,
+            Clients::Tallied(mut tallies, clients) => {
+                tallies.iter_mut().for_each(Tally::aborted);
+                tallies.iter().zip(&*clients).map(|(tally, client)| tally.result(client)).collect()
+            }
+        };
+        FullResult { result: self.result, clients: List::clipped(clients), locks: List::clipped(locks) }
+    }
+}
