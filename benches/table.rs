@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use nlmctl::internals::locks::{
-    Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted,
+    Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Release, Verdict, Via, Wanted,
 };
 use nlmctl::wire::control::{
     BeginArgs, ClientProgress, ClientRef, ClientSeen, Delivery, InstanceId, LocksArgs, Mode, Policy, ProgressArgs,
@@ -534,13 +534,22 @@ fn release(locks: usize) {
     let seen = ClientSeen::new(world.names[0].clone(), Address(address), &rows);
     let args =
         ReleaseArgs { instance: InstanceId([2; 16]), clients: List::clipped(vec![seen]), locks: List::default() };
-    let steps = Steps::until_done(|| {
-        let released = world.table.release(&args).unwrap();
+    let mut release = Release::new(args);
+    let looked = Steps::until_done(|| world.table.release_look(&mut release).unwrap());
+    looked.print(&format!("release of {locks} locks: look"), floor);
+    let began = processor_time();
+    let compared = release.compare().unwrap();
+    line("release: compared (beside)", micros(began), floor, "us", "");
+    let began = processor_time();
+    let released = world.table.release_now(&compared).unwrap().unwrap();
+    line("release: the instant", micros(began), floor, "us", "");
+    assert_eq!(released.locks, locks as u64);
+    let swept = Steps::until_done(|| {
+        let done = world.table.released().is_some();
         world.take_effects();
-        assert_eq!(released.locks, locks as u64);
-        true
+        done
     });
-    steps.print(&format!("release of {locks} locks"), floor);
+    swept.print("release: swept", floor);
     assert_eq!(world.table.totals().locks, 0);
 }
 

@@ -31,7 +31,7 @@ pub mod interposer {
 /// The lock table.
 pub mod locks {
     pub use crate::locks::{
-        Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted,
+        Call, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Release, Verdict, Via, Wanted,
     };
 }
 

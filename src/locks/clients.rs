@@ -63,6 +63,8 @@ pub(super) struct Client {
     pub(super) keeps_waiting: Option<(u64, String)>,
     /// Numbers of processes that several use at a time, under different spellings.
     apart: Vec<Svid>,
+    /// How often something that is listed of it came, went or changed.
+    changes: u64,
     held: Held,
     /// Locks and shares, by the server address that it called for them.
     paths: Paths,
@@ -77,6 +79,11 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn held(&self) -> Held {
         self.held
+    }
+
+    /// How often something that is listed of it came, went or changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Locks and shares, by the server address that it called for them.
@@ -314,6 +321,7 @@ impl Clients {
             heard_at: Duration::ZERO,
             keeps_waiting: None,
             apart: Vec::new(),
+            changes: 0,
             held: Held::default(),
             paths: Paths::default(),
             files: BTreeMap::new(),
@@ -391,6 +399,13 @@ impl Clients {
         }
     }
 
+    /// Something that is listed of it has changed.
+    pub(super) fn changed(&mut self, id: ClientId) {
+        if let Some(client) = self.by_id.get_mut(&id) {
+            client.changes += 1;
+        }
+    }
+
     /// Of all clients.
     pub(super) fn held(&self) -> Held {
         self.held
@@ -416,6 +431,7 @@ impl Clients {
     pub(super) fn observe(&mut self, change: &Change, owners: &Owners, file: Option<&FileHandle>) {
         for (segment, before, after) in change.counts() {
             if before == after {
+                self.changed(segment.client);
                 continue;
             }
             let recount = |held: &mut Held| {
@@ -429,6 +445,7 @@ impl Clients {
             let mut holder = None;
             self.update(segment.client, |client| {
                 holder = Some(Holder::Host(client.address));
+                client.changes += 1;
                 recount(&mut client.held);
                 if let Some(path) = path {
                     client.paths.recount(path, recount);
@@ -451,6 +468,7 @@ impl Clients {
             self.waiters.take(holder, weight);
         }
         self.update(id, |client| {
+            client.changes += 1;
             client.held.waiters += 1;
             recount_file(&mut client.waited, file, 0, 1);
         });
@@ -462,6 +480,7 @@ impl Clients {
             self.waiters.give_back(holder, weight);
         }
         self.update(id, |client| {
+            client.changes += 1;
             client.held.waiters -= 1;
             recount_file(&mut client.waited, file, 1, 0);
         });

@@ -157,6 +157,7 @@ impl LockTable {
         while !self.settle_sweep(usize::MAX) {}
         self.late.close();
         self.epoch += 1;
+        self.marked = self.epoch;
         let (clients, files) = (args.scope.clients.as_slice(), args.scope.files.as_slice());
         let covers = Covers {
             epoch: self.epoch,

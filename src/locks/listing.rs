@@ -247,6 +247,13 @@ impl LockTable {
         Some(Listed { client, owner, kind: kind.row(), range, state, monitored })
     }
 
+    /// Whether the file's list has exactly this.
+    pub(super) fn is_listed(&self, file: FileId, lock: &Listed) -> bool {
+        let held = self.segments().owned_in(file, lock.owner, lock.range).map(Entry::Lock);
+        let waiters = self.waiters.of_owner_in(lock.owner, file).map(|(_, waiter)| Entry::Waiter(waiter));
+        held.chain(waiters).any(|entry| self.as_listed(file, entry).as_ref() == Some(lock))
+    }
+
     /// The file's list: what is held or pending, then what is waited for.
     pub(super) fn listed(&self, file: FileId) -> impl Iterator<Item = Listed> {
         self.entries(file).filter_map(move |entry| self.as_listed(file, entry))

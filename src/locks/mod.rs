@@ -78,5 +78,6 @@ mod tests;
 pub use api::*;
 pub use coverage::{Coverage, Part};
 pub use listing::Listing;
+pub use release::{ComparedRelease, Release};
 pub use result::SlicedResult;
 pub use table::LockTable;

@@ -193,6 +193,9 @@ impl LockTable {
             self.put(want.file, Segment { range: segment.range, kind: segment.kind, ..offered });
         }
         self.effects.push_back(Effect::Changed);
+        if let Some(releasing) = &mut self.releasing {
+            releasing.served(want.file);
+        }
         self.waiters.rest(id);
         let Some(waiter) = self.waiters.get_mut(id) else { return };
         waiter.offered = true;

@@ -1,45 +1,170 @@
-//! Freeing chosen locks, as the operator asks for it: all of them in one step, or none.
+//! Freeing chosen locks, as the operator asks for it: all of them at one instant, or none.
 //!
 //! What is chosen must be there exactly as it was seen, else its client is alive or another
-//! plan is at work. Checking comes first and changes nothing; after it nothing can fail. Waiters are
-//! served when all is free, so that none of them sees half of it.
+//! plan is at work.
+//! 1. [`release_look`](LockTable::release_look) gathers, in slices, all that the chosen clients have.
+//! 2. [`Release::compare`] compares it with what was seen. That takes long, and is done where no request waits for it.
+//! 3. [`release_now`](LockTable::release_now) is the instant, if none of the clients has changed since it was looked at.
+//!    What they have protects nothing from here on, though it still stands in its files: [`Void`] describes it, as after
+//!    a settle. Single locks are taken out at once.
+//! 4. [`settle_sweep`](LockTable::settle_sweep) purges the files. Who waited is served file by file, so that
+//!    none of them sees half of it; [`released`](LockTable::released) tells how many got something.
 //!
 //! A released lock leaves as by its owner's UNLOCK: what was granted since the last run began is
 //! remembered against other owners' late reclaims. Its own owner's reclaim is one of an unknown lock,
 //! wherever those are taken: that it comes shows that the owner lives, and it is granted only if
 //! no other owner had the range since.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
-use super::api::{ClientId, Effect, Process, Via};
+use super::api::{ClientId, Process, Via};
 use super::clients::Client;
 use super::listing::Listed;
 use super::owners::OwnerKey;
-use super::run::How;
+use super::run::{Covers, How, Void};
 use super::segment::{FileId, OwnerId, Segment};
-use super::table::LockTable;
+use super::table::{LockTable, STEP};
 use super::waiters::Waiter;
 use crate::units::count;
 use crate::wire::control::{
     ClientSeen, LockRow, LockState, OwnerRow, PAGE, Refusal, RefusalCode, ReleaseArgs, Released,
 };
-use crate::wire::types::{ByteRange, CallerName};
+use crate::wire::types::CallerName;
 use crate::wire::xdr::List;
 
-/// Most locks and waiters of the clients that are freed as a whole: the table serves no other call in
-/// that step. A targeted run frees in slices what is more.
+/// Most locks and waiters of the clients that are freed as a whole: their rows are in memory to be compared. A targeted
+/// run has no such bound.
 pub(super) const MAX_OF_CLIENTS: usize = 100_000;
+/// Locks and waiters looked at in one step, and files swept.
+const LOOKED_AT: usize = 1_024;
+const SWEPT: usize = 64;
 
-/// A single lock to free, found in its file's list.
+/// A single lock to free, found in its file.
 type Chosen = (FileId, Listed);
 
 fn changed(what: impl Into<String>) -> Refusal {
     Refusal::new(RefusalCode::StalePlan, what)
 }
 
+/// A release that gathers what its clients have.
+#[derive(Debug)]
+pub struct Release {
+    args: ReleaseArgs,
+    clients: Vec<Looked>,
+}
+
+/// A chosen client, as far as it was looked at.
+#[derive(Debug)]
+struct Looked {
+    client: ClientId,
+    /// How often it had changed when it was first looked at.
+    changes: u64,
+    rows: Vec<LockRow>,
+    files: BTreeSet<FileId>,
+    /// The file to be looked at next, and how much of the client's was looked at there. `None`: all is looked at.
+    next: Option<(FileId, usize)>,
+}
+
+/// A release whose clients have what was seen of them.
+#[derive(Debug)]
+pub struct ComparedRelease {
+    args: ReleaseArgs,
+    /// The clients, and how often each had changed.
+    clients: Vec<(ClientId, u64)>,
+    files: BTreeSet<FileId>,
+    /// Of the clients, the first rows.
+    rows: Vec<LockRow>,
+    locks: u64,
+    waiters: u64,
+}
+
+/// A release whose files are not all swept and served yet.
+#[derive(Debug, Default)]
+pub(super) struct Releasing {
+    files: BTreeSet<FileId>,
+    offered: u64,
+}
+
+impl Releasing {
+    /// A blocked request was served on that file.
+    pub(super) fn served(&mut self, file: FileId) {
+        self.offered += u64::from(self.files.contains(&file));
+    }
+}
+
+impl Release {
+    /// One that has looked at nothing. The instance is the caller's to compare.
+    pub fn new(args: ReleaseArgs) -> Self {
+        Self { args, clients: Vec::new() }
+    }
+
+    /// Whether the clients have what was seen of them.
+    pub fn compare(self) -> Result<ComparedRelease, Refusal> {
+        let mut compared = ComparedRelease {
+            clients: self.clients.iter().map(|looked| (looked.client, looked.changes)).collect(),
+            args: self.args,
+            files: BTreeSet::new(),
+            rows: Vec::new(),
+            locks: 0,
+            waiters: 0,
+        };
+        for (seen, looked) in compared.args.clients.as_slice().iter().zip(self.clients) {
+            let now = ClientSeen::new(seen.name.clone(), seen.address, &looked.rows);
+            if now != *seen {
+                return Err(differs(seen, &now));
+            }
+            compared.locks += now.locks;
+            compared.waiters += now.waiters;
+            compared.files.extend(looked.files);
+            let room = PAGE - compared.rows.len();
+            compared.rows.extend(looked.rows.into_iter().take(room));
+        }
+        Ok(compared)
+    }
+}
+
+fn differs(seen: &ClientSeen, now: &ClientSeen) -> Refusal {
+    let who = format!("{} at {}", seen.name, seen.address);
+    if (now.locks, now.waiters) == (seen.locks, seen.waiters) {
+        return changed(format!("the locks of {who} are not those that were seen"));
+    }
+    changed(format!(
+        "{who} had {} and {} when it was looked at, and has {} and {} now",
+        count(seen.locks, "lock"),
+        count(seen.waiters, "blocked request"),
+        now.locks,
+        now.waiters
+    ))
+}
+
 impl LockTable {
-    /// Frees what is chosen. The instance is the caller's to compare.
-    pub fn release(&mut self, args: &ReleaseArgs) -> Result<Released, Refusal> {
+    /// Gathers some more of what the chosen clients have; true when all is gathered.
+    pub fn release_look(&mut self, release: &mut Release) -> Result<bool, Refusal> {
+        self.may_release()?;
+        if self.has_more_to_sweep() {
+            // What was dropped or released before is not there to be released.
+            self.settle_sweep(SWEPT);
+            return Ok(false);
+        }
+        let all = release.args.clients.as_slice();
+        if release.clients.is_empty() {
+            self.refuse_too_many(all)?;
+        }
+        let mut left = LOOKED_AT;
+        while left > 0 {
+            left -= 1;
+            match release.clients.last_mut().filter(|looked| looked.next.is_some()) {
+                Some(looked) => self.look_at(looked, &mut left)?,
+                None => match all.get(release.clients.len()) {
+                    Some(seen) => release.clients.push(self.begin_to_look_at(seen)?),
+                    None => return Ok(true),
+                },
+            }
+        }
+        Ok(false)
+    }
+
+    fn may_release(&self) -> Result<(), Refusal> {
         if let Some(run) = &self.run {
             let words = format!("run {} is active: what is stale is dropped or kept at its end", run.id);
             return Err(Refusal::new(RefusalCode::RunActive, words));
@@ -48,36 +173,131 @@ impl LockTable {
             let words = "the recovery grace is not over: what is held was reclaimed a moment ago";
             return Err(Refusal::new(RefusalCode::GraceActive, words));
         }
-        self.refuse_too_many(args.clients.as_slice())?;
-        self.purge_for(args);
-        let clients = args.clients.as_slice().iter().map(|seen| self.seen(seen)).collect::<Result<Vec<_>, _>>()?;
-        let whole: HashSet<ClientId> = clients.iter().map(|(id, _)| *id).collect();
-        let locks = self.chosen(args.locks.as_slice(), &whole)?;
+        Ok(())
+    }
 
-        let mut rows: Vec<LockRow> = clients.into_iter().flat_map(|(_, rows)| rows).collect();
-        rows.extend_from_slice(args.locks.as_slice());
-        let waiters = rows.iter().filter(|row| row.state == LockState::Waiting).count() as u64;
-        let released = Released {
-            locks: rows.len() as u64 - waiters,
-            waiters,
-            offered: self.release_now(&whole, &locks),
-            left: 0,
-            left_rows: List::default(),
-            rows: List::clipped({
-                rows.truncate(PAGE);
-                rows
-            }),
+    fn begin_to_look_at(&self, seen: &ClientSeen) -> Result<Looked, Refusal> {
+        let found = self.find(seen.address.0, &seen.name).and_then(|id| Some((id, self.clients.get(id)?)));
+        let Some((id, client)) = found else {
+            return Err(changed(format!("there is no client {} at {} any more", seen.name, seen.address)));
         };
-        let names: BTreeSet<&CallerName> = released.rows.as_slice().iter().map(|row| &row.owner.name).collect();
+        Ok(Looked {
+            client: id,
+            changes: client.changes(),
+            // A list that grows is moved, and a long one takes long.
+            rows: Vec::with_capacity(client.held().locks + client.held().waiters),
+            files: BTreeSet::new(),
+            next: Some((FileId::FIRST, 0)),
+        })
+    }
+
+    /// Looks at some of what the client has on the next file. As long as the client does not change, that stays as it is,
+    /// in its order.
+    fn look_at(&self, looked: &mut Looked, left: &mut usize) -> Result<(), Refusal> {
+        let client = self.unchanged(looked.client, looked.changes)?;
+        let next = looked.next.and_then(|(file, seen)| {
+            let found = client.file_from(file)?;
+            Some((found, if found == file { seen } else { 0 }))
+        });
+        let Some((file, before)) = next else {
+            looked.next = None;
+            return Ok(());
+        };
+        looked.files.insert(file);
+        let mut seen = 0;
+        for lock in self.listed(file) {
+            *left = left.saturating_sub(1);
+            if lock.client != looked.client {
+                continue;
+            }
+            if seen == before + LOOKED_AT {
+                looked.next = Some((file, seen));
+                return Ok(());
+            }
+            seen += 1;
+            if seen > before {
+                looked.rows.extend(self.lock_row(file, &lock));
+            }
+        }
+        looked.next = Some((file.next(), 0));
+        Ok(())
+    }
+
+    /// The client, if it has not changed since.
+    fn unchanged(&self, client: ClientId, changes: u64) -> Result<&Client, Refusal> {
+        match self.clients.get(client) {
+            Some(client) if client.changes() == changes => Ok(client),
+            Some(client) => Err(changed(format!(
+                "{} at {} took or gave back something while it was looked at",
+                client.name, client.address
+            ))),
+            None => Err(changed("a client that was chosen is not there any more")),
+        }
+    }
+
+    /// The instant: what is chosen is free. Gives what that is, without who got it. `None`: not all of what was dropped
+    /// before is swept; try again when it is.
+    pub fn release_now(&mut self, release: &ComparedRelease) -> Result<Option<Released>, Refusal> {
+        self.may_release()?;
+        if self.has_more_to_sweep() {
+            return Ok(None);
+        }
+        for (client, changes) in &release.clients {
+            self.unchanged(*client, *changes)?;
+        }
+        let whole: HashSet<ClientId> = release.clients.iter().map(|(id, _)| *id).collect();
+        let single = release.args.locks.as_slice();
+        let locks = self.chosen(single, &whole)?;
+
+        let waiting = single.iter().filter(|row| row.state == LockState::Waiting).count();
+        let room = PAGE - release.rows.len();
+        let rows: Vec<LockRow> = release.rows.iter().chain(single.iter().take(room)).cloned().collect();
+        let names: BTreeSet<&CallerName> = rows.iter().map(|row| &row.owner.name).collect();
         let names: Vec<&str> = names.into_iter().take(5).map(CallerName::as_str).collect();
+        let released = Released {
+            locks: release.locks + (single.len() - waiting) as u64,
+            waiters: release.waiters + waiting as u64,
+            ..Released::default()
+        };
         let words = format!(
             "released on request: {} and {} ({})",
             count(released.locks, "lock"),
             count(released.waiters, "blocked request"),
             names.join(", ")
         );
+        let mut files = release.files.clone();
+        files.extend(locks.iter().map(|(file, _)| *file));
+        self.releasing = Some(Releasing { files, offered: 0 });
+        self.void_all_of(&whole, &release.files);
+        for (file, lock) in &locks {
+            self.take(*file, lock);
+        }
+        for (file, _) in locks {
+            self.refresh(file);
+        }
         self.announce("release", words);
-        Ok(released)
+        Ok(Some(Released { rows: List::clipped(rows), ..released }))
+    }
+
+    /// How many blocked requests got what the last release freed, once all of it is swept. Helps with that.
+    pub fn released(&mut self) -> Option<u64> {
+        if self.void.is_some() {
+            self.settle_sweep(SWEPT);
+            return None;
+        }
+        // A run that has begun since serves nobody now.
+        let is_over = self.run.is_some();
+        let Some(releasing) = &mut self.releasing else { return Some(0) };
+        let waiters = &self.waiters;
+        for _ in 0..STEP {
+            if releasing.files.first().is_some_and(|file| !waiters.any_woken_in(*file)) {
+                releasing.files.pop_first();
+            }
+        }
+        if !releasing.files.is_empty() && !is_over {
+            return None;
+        }
+        self.releasing.take().map(|releasing| releasing.offered)
     }
 
     fn refuse_too_many(&self, clients: &[ClientSeen]) -> Result<(), Refusal> {
@@ -93,60 +313,10 @@ impl LockTable {
         Err(Refusal::new(RefusalCode::BadRequest, words))
     }
 
-    /// What the last run dropped in these files is gone before anything is looked at.
-    fn purge_for(&mut self, args: &ReleaseArgs) {
-        let named = args.clients.as_slice().iter().filter_map(|seen| self.find(seen.address.0, &seen.name));
-        let mut files: BTreeSet<FileId> = named.flat_map(|client| self.files_of(client)).collect();
-        files.extend(args.locks.as_slice().iter().filter_map(|row| self.segments().find(&row.file)));
-        for file in files {
-            self.purge(file);
-        }
-    }
-
-    /// The client and its rows, if they are what was seen.
-    fn seen(&self, seen: &ClientSeen) -> Result<(ClientId, Vec<LockRow>), Refusal> {
-        let who = format!("{} at {}", seen.name, seen.address);
-        let Some(id) = self.find(seen.address.0, &seen.name) else {
-            return Err(changed(format!("there is no client {who} any more")));
-        };
-        let rows = self.rows_of_client(id);
-        let now = ClientSeen::new(seen.name.clone(), seen.address, &rows);
-        if now == *seen {
-            return Ok((id, rows));
-        }
-        let words = if (now.locks, now.waiters) == (seen.locks, seen.waiters) {
-            format!("the locks of {who} are not those that were seen")
-        } else {
-            format!(
-                "{who} had {} and {} when it was looked at, and has {} and {} now",
-                count(seen.locks, "lock"),
-                count(seen.waiters, "blocked request"),
-                now.locks,
-                now.waiters
-            )
-        };
-        Err(changed(words))
-    }
-
-    /// All that the client has, as it is listed.
-    fn rows_of_client(&self, client: ClientId) -> Vec<LockRow> {
-        let files = self.files_of(client).into_iter();
-        let listed = files.flat_map(|file| self.listed(file).map(move |lock| (file, lock)));
-        let listed = listed.filter(|(_, lock)| lock.client == client);
-        listed.filter_map(|(file, lock)| self.lock_row(file, &lock)).collect()
-    }
-
-    /// The files in which the client holds something or waits.
-    fn files_of(&self, client: ClientId) -> BTreeSet<FileId> {
-        let held = self.clients.get(client).into_iter().flat_map(Client::files);
-        let waited = self.waiters.of_client(client).map(|(_, w)| w.want.file);
-        held.chain(waited).collect()
-    }
-
-    /// Single locks, each as it stands in the table. A file is looked through once.
+    /// Single locks, each as it stands in the table.
     fn chosen(&self, rows: &[LockRow], whole: &HashSet<ClientId>) -> Result<Vec<Chosen>, Refusal> {
-        let mut listed: HashMap<FileId, HashSet<Listed>> = HashMap::new();
         let mut chosen = Vec::with_capacity(rows.len());
+        let mut taken = HashSet::with_capacity(rows.len());
         for row in rows {
             let gone = || changed(format!("{} is not listed like that any more", describe(row)));
             let file = self.segments().find(&row.file).ok_or_else(gone)?;
@@ -157,8 +327,8 @@ impl LockTable {
             }
             let LockRow { kind, range, state, monitored, .. } = *row;
             let lock = Listed { client, owner, kind, range, state, monitored };
-            // What is taken out cannot be chosen a second time.
-            if !listed.entry(file).or_insert_with(|| self.listed(file).collect()).remove(&lock) {
+            // What is chosen cannot be chosen a second time.
+            if !self.is_listed(file, &lock) || !taken.insert((file, lock)) {
                 return Err(gone());
             }
             chosen.push((file, lock));
@@ -174,37 +344,25 @@ impl LockTable {
         Some((client, self.owners.find(&OwnerKey { client, process, via })?))
     }
 
-    /// Gives how many blocked requests were served.
-    fn release_now(&mut self, whole: &HashSet<ClientId>, locks: &[Chosen]) -> u64 {
-        let mut files: BTreeSet<FileId> = locks.iter().map(|(file, _)| *file).collect();
-        for client in whole {
-            files.extend(self.take_all_of(*client));
+    /// What the clients have protects nothing any more, and they wait for nothing.
+    fn void_all_of(&mut self, clients: &HashSet<ClientId>, files: &BTreeSet<FileId>) {
+        if clients.is_empty() {
+            return;
         }
-        for (file, lock) in locks {
-            self.take(*file, lock);
-        }
-        let before = self.effects.len();
-        for file in files {
-            while self.waiters.any_woken_in(file) {
-                self.wake(file);
+        self.epoch += 1;
+        self.void = Some(Void {
+            covers: Covers { epoch: self.epoch, include_unmonitored: true, ..Covers::default() },
+            clients: clients.iter().map(|client| (*client, false)).collect(),
+            kept: HashSet::new(),
+            files: files.clone(),
+        });
+        for id in clients {
+            self.drop_waiters_of(*id, usize::MAX, |_| true);
+            // They were about locks that it does not have any more.
+            if let Some(client) = self.clients.get_mut(*id) {
+                client.suspicions.clear();
             }
-            self.close(file);
         }
-        self.effects.iter().skip(before).filter(|effect| matches!(effect, Effect::Offer { .. })).count() as u64
-    }
-
-    /// Gives the files in which it was.
-    fn take_all_of(&mut self, client: ClientId) -> BTreeSet<FileId> {
-        let files = self.files_of(client);
-        self.drop_waiters_of(client, usize::MAX, |_| true);
-        for file in &files {
-            self.cut(*file, ByteRange::ALL, How::Released, |s| s.client == client);
-        }
-        // They were about locks that it does not have any more.
-        if let Some(client) = self.clients.get_mut(client) {
-            client.suspicions.clear();
-        }
-        files
     }
 
     fn take(&mut self, file: FileId, lock: &Listed) {

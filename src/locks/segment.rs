@@ -49,7 +49,7 @@ pub(super) struct Segment {
     pub(super) client: ClientId,
     /// The client's NSM state number when it was granted: its life in which it was taken.
     pub(super) state: NsmState,
-    /// The table's epoch when it was granted. Marking raises the table's, and so makes it pending.
+    /// The table's epoch when it was granted. Marking raises the table's, and so makes it pending; a release makes it void.
     pub(super) epoch: u32,
     /// Number of the run's mark, once a pending lock was touched in part; 0 is none.
     pub(super) mark: u32,

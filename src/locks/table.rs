@@ -17,6 +17,7 @@ use super::long_waits::LongWaits;
 use super::mirror::Mirror;
 use super::owners::{OwnerKey, Owners};
 use super::ranges::hull;
+use super::release::Releasing;
 use super::run::{How, Run, Void};
 use super::segment::{Few, FileId, OwnerId, Segment, Want};
 use super::segments::{Change, Segments};
@@ -37,13 +38,17 @@ pub struct LockTable {
     pub(super) long_waits: LongWaits,
     /// The time of the last call, or that the owner of the table told.
     pub(super) now: Duration,
-    /// Raised by each mark. A segment granted since carries it.
+    /// Raised by each mark and each release. A segment granted since carries it.
     pub(super) epoch: u32,
+    /// As the last mark raised it.
+    pub(super) marked: u32,
     pub(super) recovery_until: Option<Duration>,
     /// How much longer the recovery grace may become.
     pub(super) recovery_spare: Duration,
     pub(super) run: Option<Run>,
     pub(super) void: Option<Void>,
+    /// The last release, until it has told what came of it.
+    pub(super) releasing: Option<Releasing>,
     pub(super) late: LateWindow,
     pub(super) next_mark: u32,
     /// What another lock domain has of what is locked here, if there is one.
@@ -66,10 +71,12 @@ impl LockTable {
             long_waits: LongWaits::default(),
             now: Duration::ZERO,
             epoch: 1,
+            marked: 1,
             recovery_until: None,
             recovery_spare: Duration::ZERO,
             run: None,
             void: None,
+            releasing: None,
             late: LateWindow::default(),
             next_mark: 1,
             mirror: Mirror::default(),
@@ -296,6 +303,9 @@ impl LockTable {
     /// What was offered to the owner in the range is held like any other segment.
     pub(super) fn confirm_offered(&mut self, file: FileId, owner: OwnerId, range: ByteRange) {
         self.segments.set_flags(file, owner, range, |s| (s.mark, false));
+        if let Some(client) = self.owners.key(owner).map(|key| key.client) {
+            self.clients.changed(client);
+        }
     }
 
     /// All that depends on segments learns of every change here. `how`: what was cut out of them is
@@ -315,8 +325,8 @@ impl LockTable {
             if let Some(range) = change.cut().filter(given_up).map(|piece| piece.range).reduce(hull) {
                 self.waiters.free(file, range);
             }
-            let epoch = self.epoch;
-            for piece in change.cut().filter(given_up).filter(|piece| remembers && piece.epoch == epoch) {
+            let marked = self.marked;
+            for piece in change.cut().filter(given_up).filter(|piece| remembers && piece.epoch >= marked) {
                 self.remember(file, piece);
             }
         }

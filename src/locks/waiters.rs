@@ -228,10 +228,13 @@ impl Waiters {
         self.by_file.range((file, 0)..=(file, u64::MAX)).next().is_some()
     }
 
+    pub(super) fn of_owner_in(&self, owner: OwnerId, file: FileId) -> impl Iterator<Item = (u64, &Waiter)> {
+        self.all(self.by_owner.range((owner, file, 0)..=(owner, file, u64::MAX)).map(|(_, _, id)| *id))
+    }
+
     /// The first of the owner's in the file that the test accepts.
     pub(super) fn find(&self, owner: OwnerId, file: FileId, accept: impl Fn(&Waiter) -> bool) -> Option<u64> {
-        let ids = self.by_owner.range((owner, file, 0)..=(owner, file, u64::MAX));
-        self.all(ids.map(|(_, _, id)| *id)).find(|(_, waiter)| accept(waiter)).map(|(id, _)| id)
+        self.of_owner_in(owner, file).find(|(_, waiter)| accept(waiter)).map(|(id, _)| id)
     }
 
     #[cfg(test)]

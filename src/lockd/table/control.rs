@@ -16,7 +16,10 @@ use crate::wire::xdr::Void;
 
 impl Table {
     /// What the owner answers at once.
-    async fn look<T: Send + 'static>(&self, at: impl FnOnce(&mut Owner) -> T + Send + 'static) -> Result<T, Refusal> {
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        at: impl FnOnce(&mut Owner) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
         self.order(|owner, asker| {
             let _ = asker.send(Ok(at(owner)));
         })
@@ -91,7 +94,7 @@ impl LockManagerControl for Table {
         self.archive.acknowledge(args.run).await.map(|()| Void)
     }
     async fn release(&self, args: ReleaseArgs) -> Result<Released, Refusal> {
-        self.look(move |owner| owner.release(&args)).await?
+        self.free_chosen(args).await
     }
     async fn watch(&self, args: WatchArgs) -> Result<Watched, Refusal> {
         let cursor = self.look(|owner| owner.timeline.subscribe()).await?;

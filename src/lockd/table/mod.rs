@@ -59,6 +59,7 @@ mod phase;
 mod queue;
 mod records;
 mod refusals;
+mod release;
 mod runs;
 mod state;
 #[cfg(test)]

@@ -13,8 +13,8 @@ use crate::lockd::persist::{self, Change, EndedRun, PersistError, RunRecord};
 use crate::lockd::statd::StateNumberError;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
-    BeginArgs, Begun, Grace, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, RunArgs, RunClientPage, RunId,
-    RunPageAfter, RunResult, SettleArgs, SettleWhen, page,
+    BeginArgs, Begun, Grace, ProgressArgs, Refusal, RefusalCode, RunArgs, RunClientPage, RunId, RunPageAfter,
+    RunResult, SettleArgs, SettleWhen, page,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
@@ -145,22 +145,6 @@ impl Owner {
             ));
         }
         self.table.check_begin(args)
-    }
-
-    /// Frees chosen locks, unless a run is under way or about to be: its state number is on the way to
-    /// the disk, and it is to find what its plan saw. Locks are not on disk, so there is nothing to
-    /// wait for.
-    pub(super) fn release(&mut self, args: &ReleaseArgs) -> Result<Released, Refusal> {
-        if matches!(self.runs.phase, Phase::Beginning(_)) {
-            return Err(Refusal::new(RefusalCode::RunActive, "a run is about to begin"));
-        }
-        if args.instance != self.instance {
-            let words = format!("instance {} is not here any more, this is {}", args.instance, self.instance);
-            return Err(Refusal::new(RefusalCode::StalePlan, words));
-        }
-        let released = self.table.release(args);
-        let _ = self.apply_effects();
-        released
     }
 
     pub(super) fn begin_durable(&mut self, durable: Result<NsmState, NotRecorded>) {

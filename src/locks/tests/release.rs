@@ -13,9 +13,22 @@ impl World {
     fn release(&mut self, clients: Vec<ClientSeen>, locks: Vec<LockRow>) -> Result<Released, Refusal> {
         let instance = InstanceId([0; 16]);
         let args = ReleaseArgs { instance, clients: List::clipped(clients), locks: List::clipped(locks) };
-        let released = self.table.release(&args);
+        let released = self.release_in_steps(args);
         self.check();
         released
+    }
+
+    fn release_in_steps(&mut self, args: ReleaseArgs) -> Result<Released, Refusal> {
+        let mut release = Release::new(args);
+        while !self.table.release_look(&mut release)? {}
+        let released = self.table.release_now(&release.compare()?)?.expect("all was swept before");
+        self.check();
+        loop {
+            if let Some(offered) = self.table.released() {
+                return Ok(Released { offered, ..released });
+            }
+            self.check();
+        }
     }
 
     pub(super) fn release_all_of(&mut self, client: &str) -> Result<Released, Refusal> {
@@ -248,5 +261,148 @@ fn what_a_run_dropped_and_nobody_swept_yet_is_not_there_to_be_released() {
     assert_eq!((released.locks, released.waiters), (0, 0));
     assert_eq!(w.table.totals().locks, 0);
     while !w.table.settle_sweep(1) {}
+    w.check();
+}
+
+/// Of much: to check all after each call would take minutes.
+fn unchecked(w: &mut World, process: P, call: &Call) {
+    let caller = w.caller(process.0);
+    assert_eq!(w.table.handle(w.now, caller, call), Handled::Reply(Verdict::Granted));
+}
+
+fn lock(w: &mut World, process: P, file: &str, range: ByteRange) {
+    unchecked(w, process, &World::lock_call(process, file, range, true, false, false));
+}
+
+fn unlock(w: &mut World, process: P, file: &str, range: ByteRange) {
+    unchecked(w, process, &Call::Unlock(wanted(process, file, range, true)));
+}
+
+/// A client with so many locks.
+fn many(w: &mut World, process: P, count: u64, file: impl Fn(u64) -> String) {
+    for n in 0..count {
+        lock(w, process, &file(n), bytes(10 * n, 10 * n + 4));
+    }
+}
+
+/// What a lister sees of the client, over all pages.
+fn seen_of_many(w: &World, client: &str) -> ReleaseArgs {
+    let (mut rows, mut after) = (Vec::new(), 0);
+    loop {
+        let page = w.table.list_locks(&LocksArgs { scope: Scope::default(), after });
+        rows.extend(page.locks.into_vec().into_iter().map(|aged| aged.lock));
+        after = page.next;
+        if after == 0 {
+            break;
+        }
+    }
+    rows.retain(|row| row.owner.name == name(client));
+    let seen = ClientSeen::new(name(client), World::address(client).into(), &rows);
+    ReleaseArgs { instance: InstanceId([0; 16]), clients: List::clipped(vec![seen]), locks: List::default() }
+}
+
+#[test]
+fn much_is_looked_at_in_steps_whatever_others_do_meanwhile_and_is_free_at_one_instant() {
+    for one_file in [true, false] {
+        let mut w = World::new();
+        many(&mut w, P("ghost", 1), 3_000, |n| if one_file { "f".to_owned() } else { format!("f{n}") });
+        let args = seen_of_many(&w, "ghost");
+        let mut release = Release::new(args);
+        let mut steps = 0;
+        while !w.table.release_look(&mut release).unwrap() {
+            steps += 1;
+            let file = if one_file { "f".to_owned() } else { format!("f{steps}") };
+            lock(&mut w, P("other", 1), &file, bytes(10 * steps + 6, 10 * steps + 8));
+            unlock(&mut w, P("other", 1), &file, bytes(10 * (steps / 2) + 6, 10 * (steps / 2) + 8));
+        }
+        unlock(&mut w, P("other", 1), "f", ByteRange::ALL);
+        (1..=steps).for_each(|n| unlock(&mut w, P("other", 1), &format!("f{n}"), ByteRange::ALL));
+        assert!(steps > 2, "{steps}");
+        let compared = release.compare().unwrap();
+        assert_eq!(w.table.release_now(&compared).unwrap().unwrap().locks, 3_000);
+        let last = if one_file { "f" } else { "f2999" };
+        lock(&mut w, P("other", 1), last, bytes(10 * 2_999, 10 * 2_999 + 4));
+        lock(&mut w, P("ghost", 1), last, bytes(100_000, 100_009));
+        assert_eq!(w.rows().len(), 2, "nothing else is listed, swept or not");
+        while w.table.released().is_none() {}
+        w.check();
+        assert_eq!(w.picture(last), ["other/1 write 29990-29994 held", "ghost/1 write 100000-100009 held"]);
+        assert_eq!(w.table.totals().locks, 2);
+    }
+}
+
+#[test]
+fn a_client_that_changes_while_it_is_looked_at_or_compared_keeps_everything() {
+    let change = |w: &mut World| {
+        unlock(w, P("host", 1), "f", bytes(0, 4));
+        lock(w, P("host", 1), "f", bytes(0, 4));
+    };
+    for in_the_middle in [true, false] {
+        let mut w = World::new();
+        many(&mut w, P("host", 1), 3_000, |_| "f".to_owned());
+        let mut release = Release::new(seen_of_many(&w, "host"));
+        assert!(!w.table.release_look(&mut release).unwrap());
+        let refused = if in_the_middle {
+            change(&mut w);
+            w.table.release_look(&mut release).unwrap_err()
+        } else {
+            while !w.table.release_look(&mut release).unwrap() {}
+            let compared = release.compare().unwrap();
+            change(&mut w);
+            w.table.release_now(&compared).unwrap_err()
+        };
+        assert_eq!(refused.code, RefusalCode::StalePlan);
+        assert!(refused.message.as_str().contains("took or gave back something"), "{refused}");
+        assert_eq!(w.table.totals().locks, 3_000);
+    }
+}
+
+#[test]
+fn a_grant_that_is_confirmed_after_it_was_compared_is_a_change() {
+    for answer in [OfferAnswer::Unclear, OfferAnswer::Accepted] {
+        let mut w = World::new();
+        w.write(P("a", 1), "f", bytes(0, 9));
+        w.wait(P("host", 1), "f", bytes(0, 9));
+        w.unlock(P("a", 1), "f", bytes(0, 9));
+        let (offer, _) = w.offers().remove(0);
+        let mut release = Release::new(seen_of_many(&w, "host"));
+        while !w.table.release_look(&mut release).unwrap() {}
+        let compared = release.compare().unwrap();
+        w.answer(offer, answer);
+        assert!(w.table.release_now(&compared).is_err(), "{answer:?}");
+        assert_eq!(w.picture("f"), ["host/1 write 0-9 held"]);
+    }
+}
+
+#[test]
+fn what_was_granted_after_the_run_and_given_up_after_a_release_counts_against_late_reclaims() {
+    let mut w = World::new();
+    for client in ["late", "other", "ghost"] {
+        w.client(client);
+    }
+    w.begin(Mode::Targeted);
+    w.table.abort(0, "test").unwrap();
+    w.write(P("other", 1), "f", bytes(0, 9));
+    w.write(P("ghost", 1), "g", bytes(0, 9));
+    w.release_all_of("ghost").unwrap();
+    w.unlock(P("other", 1), "f", bytes(0, 9));
+    assert_eq!(w.reclaim(P("late", 1), "f", bytes(0, 9)), Verdict::Denied, "other had it since the run began");
+    assert_eq!(w.reclaim(P("late", 1), "g", bytes(0, 9)), Verdict::Denied, "and so had ghost");
+}
+
+#[test]
+fn a_second_release_finds_nothing_of_what_the_first_has_not_swept_yet() {
+    let mut w = World::new();
+    many(&mut w, P("ghost", 1), 200, |n| format!("f{n}"));
+    let mut first = Release::new(seen_of_many(&w, "ghost"));
+    while !w.table.release_look(&mut first).unwrap() {}
+    let compared = first.compare().unwrap();
+    let mut second = Release::new(seen_of_many(&w, "ghost"));
+    while !w.table.release_look(&mut second).unwrap() {}
+    let second = second.compare().unwrap();
+    w.table.release_now(&compared).unwrap().unwrap();
+    assert!(w.table.release_now(&second).unwrap().is_none(), "not before all is swept");
+    while !w.table.settle_sweep(1) {}
+    assert_eq!(w.table.release_now(&second).unwrap_err().code, RefusalCode::StalePlan);
     w.check();
 }

@@ -77,7 +77,7 @@ pub struct Released {
     pub locks: u64,
     /// Blocked requests that went with them.
     pub waiters: u64,
-    /// Blocked requests that got what became free.
+    /// Blocked requests that were served on these files until all of it was free.
     pub offered: u64,
     /// Locks that were chosen and are still there: only where it is not one step. A manager that does
     /// not know owners counts the clients that may hold locks yet.
