@@ -234,6 +234,7 @@ impl Clients {
         self.ids.len()
     }
 
+    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {
         self.after(0)
     }

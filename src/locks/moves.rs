@@ -13,8 +13,6 @@
 //! counts for that client's locks alone: meanwhile the lock may have been reclaimed from there, or the run be over.
 //! Without all that, the reclaim is a conflict, and the pending lock is kept and named.
 
-use std::net::IpAddr;
-
 use super::api::{Move, OtherDomain};
 use super::segment::{Segment, Want};
 use super::table::LockTable;
@@ -45,11 +43,6 @@ impl LockTable {
     /// A host was found to have moved: its reclaims from there take back what it had.
     pub fn tell_of_move(&mut self, words: &str) {
         self.announce("moved", format!("{words}: its reclaims take back what it had there"));
-    }
-
-    /// The addresses that have something: one of them may be what a host moves from in a run to come.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.clients.iter().filter(|(_, client)| client.has_something()).map(|(_, client)| client.address)
     }
 }
 

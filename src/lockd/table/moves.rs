@@ -84,14 +84,14 @@ impl Moves {
         }
     }
 
-    /// A run is about to begin, and these addresses have locks.
-    pub(super) fn watch(&mut self, addresses: impl Iterator<Item = IpAddr>) {
-        self.called.watch(addresses);
+    /// A run is about to begin.
+    pub(super) fn begin(&mut self) {
+        self.called.begin();
     }
 
     /// The run is over. Gives the calls that wait.
     pub(super) fn end(&mut self) -> Vec<Place> {
-        self.called.watch(std::iter::empty());
+        self.called.end();
         self.run += 1;
         self.silent.clear();
         let known = std::mem::take(&mut self.known).into_values();
@@ -203,11 +203,11 @@ mod tests {
         Move { client: ClientId(from.into()), from: ip(from), to: ip(to), names, server_address: ip(1) }
     }
 
-    /// At the beginning of a run in which all of these have locks.
+    /// At the beginning of a run.
     fn moves() -> (Moves, Called) {
         let called = Called::default();
         let mut moves = Moves::new(called.clone(), 111);
-        moves.watch((0..=255).map(ip));
+        moves.begin();
         (moves, called)
     }
 
@@ -257,7 +257,7 @@ mod tests {
         moves.wait(&to(2, 3), place());
         let of_the_first = MoveAnswer { question: to(2, 3), run: moves.run, moved: true };
         assert_eq!(moves.end(), [place()]);
-        moves.watch([ip(2)].into_iter());
+        moves.begin();
         assert!(moves.asked(0, &to(2, 3)));
         moves.wait(&to(2, 3), place());
         let (moved, waiting) = moves.answered(&of_the_first);

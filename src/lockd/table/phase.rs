@@ -43,7 +43,7 @@ pub(super) struct Beginning {
     /// None once it is closed.
     pub(super) connection: Option<ConnectionId>,
     pub(super) answers: Vec<Refusable<Begun>>,
-    /// Those who want it aborted: then it does not begin.
+    /// Those who want it aborted: then it does not begin. Once it is marked they wait until all clients are entered.
     pub(super) aborts: Vec<Refusable<RunResult>>,
 }
 

@@ -3,7 +3,6 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::incoming::Clock;
 use super::phase::{Beginning, Ending, Phase, Refusable, remember};
 use super::queue::OpenCall;
 use super::records::NotRecorded;
@@ -79,7 +78,7 @@ impl Owner {
             clients: Vec::new(),
         };
         self.runs.phase = Phase::Beginning(Box::new(beginning));
-        self.moves.watch(self.table.addresses());
+        self.moves.begin();
         let persist = self.persist.clone();
         let state_file = self.watches.state_file.clone();
         let durable = async move {
@@ -189,24 +188,25 @@ impl Owner {
     /// A slice of entering the run's clients. It has begun for its controller when all are entered.
     pub(super) fn enter_clients(&mut self) {
         let until = self.clock.now() + SLICE;
-        self.enter_clients_until(|clock| clock.now() > until);
-    }
-
-    fn enter_clients_until(&mut self, pauses: impl Fn(&Clock) -> bool) {
         let begun = loop {
             match self.table.enter_clients(ENTER_STEP) {
                 Some(begun) => break begun,
-                None if pauses(&self.clock) => return,
+                None if self.clock.now() > until => return,
                 None => {}
             }
         };
-        let Phase::Entering(beginning) = std::mem::replace(&mut self.runs.phase, Phase::Active) else { return };
+        let Phase::Entering(mut beginning) = std::mem::replace(&mut self.runs.phase, Phase::Active) else { return };
+        let aborts = std::mem::take(&mut beginning.aborts);
         let begun = Begun { names: List::clipped(self.names.borrow().clone()), ..begun };
         remember(&mut self.runs.begun, begun.clone());
         // What a restart needs to write this run's result.
         let clients = self.table.run_clients();
         let marked = Change::Marked { run: begun.run, in_scope: begun.in_scope, clients };
+        let args = RunArgs { run: begun.run };
         self.begun(*beginning, Ok(begun), marked);
+        for answer in aborts {
+            self.abort(args, answer);
+        }
     }
 
     /// The run has begun, or it will not. Those who wait for it are answered when that is on disk.
@@ -236,12 +236,17 @@ impl Owner {
         self.table.run_status(self.clock.now()).map(|run| run.run)
     }
 
-    /// The run that a controller speaks of: by then all its clients are entered.
-    fn expect_run(&mut self, run: RunId) -> Result<(), Refusal> {
-        if matches!(self.runs.phase, Phase::Entering(_)) {
-            self.enter_clients_until(|_| false);
+    /// The run that a controller speaks of: it has been told that it has begun.
+    fn expect_run(&self, run: RunId) -> Result<(), Refusal> {
+        match self.runs.phase {
+            _ if self.active_run() != Some(run) => Err(unknown(run)),
+            Phase::Entering(_) => {
+                let words =
+                    format!("run {run} is beginning: not all of its clients are entered; try again in a moment");
+                Err(Refusal::new(RefusalCode::WrongPhase, words))
+            }
+            _ => Ok(()),
         }
-        if self.active_run() == Some(run) { Ok(()) } else { Err(unknown(run)) }
     }
 
     pub(super) fn run_clients(&mut self, args: RunPageAfter) -> Result<RunClientPage, Refusal> {
@@ -434,7 +439,7 @@ impl Owner {
             let _ = answer.send(Err(Refusal::new(RefusalCode::WrongPhase, message)));
             return;
         }
-        if let Phase::Beginning(beginning) = &mut self.runs.phase
+        if let Phase::Beginning(beginning) | Phase::Entering(beginning) = &mut self.runs.phase
             && beginning.args.run == args.run
         {
             beginning.aborts.push(answer);

@@ -327,6 +327,34 @@ async fn a_run_is_marked_when_all_that_the_run_before_dropped_is_freed() {
 }
 
 #[tokio::test]
+async fn what_is_asked_of_a_run_whose_clients_are_not_all_entered_waits_or_is_refused() {
+    let (mut owner, mut disk) = unswept();
+    while owner.table.has_more_to_sweep() {
+        owner.sweep();
+    }
+    let ((answer, begun), run) = (oneshot::channel(), begin_args(1).run);
+    owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
+    owner.begin_durable(Ok(NsmState(5)));
+    assert!(matches!(owner.runs.phase, super::phase::Phase::Entering(_)));
+    let too_early = ProgressArgs { run, notices_begun: true, clients: List::default() };
+    assert_eq!(owner.progress(&too_early, ConnectionId(1)).unwrap_err().code, RefusalCode::WrongPhase);
+    let (answer, mut aborted) = oneshot::channel();
+    owner.abort(RunArgs { run }, answer);
+    assert!(aborted.try_recv().is_err(), "it waits");
+    owner.enter_clients();
+    assert_eq!(owner.table.grace(), Grace::Open);
+    let accept_all = tokio::spawn(async move {
+        while let Some((_, done)) = disk.recv().await {
+            let _ = done.send(Ok(()));
+        }
+    });
+    while owner.work.join_next().await.is_some() {}
+    assert_eq!(begun.await.unwrap().unwrap().run, run);
+    assert_eq!(aborted.await.unwrap().unwrap().outcome, Outcome::Aborted);
+    accept_all.abort();
+}
+
+#[tokio::test]
 async fn a_begin_that_the_disk_refuses_is_over_when_the_sweep_of_the_run_before_is() {
     let (mut owner, disk) = unswept();
     drop(disk);

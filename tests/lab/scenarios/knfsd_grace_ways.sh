@@ -1,5 +1,6 @@
 # Five runs in a row in front of the kernel's lockd, over every way that a client can come by: the same locks after each, what
-# was forgotten goes where policy says so, others go on, and nothing of NFS notices.
+# was forgotten goes where policy says so, others go on, and nothing of NFS notices. It has a boot of its own: from here on
+# nfsd serves NFSv4, and clients have more addresses.
 . /lab/grace.sh
 end_keeper
 # with_v4: nfsd serves NFSv4 too
