@@ -541,7 +541,7 @@ fn release(locks: usize) {
     let compared = release.compare().unwrap();
     line("release: compared (beside)", micros(began), floor, "us", "");
     let began = processor_time();
-    let released = world.table.release_now(&compared).unwrap().unwrap();
+    let released = world.table.release_now(compared).unwrap().break_value().unwrap();
     line("release: the instant", micros(began), floor, "us", "");
     assert_eq!(released.locks, locks as u64);
     let swept = Steps::until_done(|| {

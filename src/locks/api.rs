@@ -150,7 +150,8 @@ pub enum Handled {
     /// A result is being written and the call meets a pending lock: give it again after
     /// [`commit`](super::LockTable::settle_commit).
     Wait,
-    /// Some of it is done, as much as one step may do. Give the call again when others have had their turn.
+    /// Some of it is done, or of what has to be done before it, as much as one step may do. Give the call again when
+    /// others have had their turn.
     More,
     /// The other lock domain must consent first: give the call again when the file's step
     /// ([`Effect::Mirror`]) has ended.

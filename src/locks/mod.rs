@@ -3,7 +3,8 @@
 //!
 //! What exists ([`table`] has it all): clients ([`clients`]), owners ([`owners`]), files with their
 //! segments ([`segments`]), blocked requests ([`waiters`]) and when to look at them ([`long_waits`]), at most one
-//! run ([`run`], its clients in [`roster`] (those to come in [`awaited`]), and each one's part of it in [`tally`]), what its end leaves open for a while
+//! run ([`run`], its clients in [`roster`] (those to come in [`awaited`]), each one's part of it in [`tally`], its end in
+//! [`settling`], its [`rows`] and [`result`]), a release that is not all swept ([`releasing`]), what a run's end leaves open for a while
 //! ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task owns the table; nothing in
 //! it waits.
 //!
@@ -58,9 +59,11 @@ mod owners;
 mod ranges;
 mod reboots;
 mod release;
+mod releasing;
 mod requests;
 mod result;
 mod roster;
+mod rows;
 mod run;
 mod segment;
 mod segments;

@@ -16,11 +16,13 @@
 //! no other owner had the range since.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow;
 
 use super::api::{ClientId, Process, Via};
 use super::clients::Client;
 use super::listing::Listed;
 use super::owners::OwnerKey;
+use super::releasing::Releasing;
 use super::run::{Covers, How, Void};
 use super::segment::{FileId, OwnerId, Segment};
 use super::table::{LockTable, STEP};
@@ -71,25 +73,12 @@ pub struct ComparedRelease {
     args: ReleaseArgs,
     /// The clients, and how often each had changed.
     clients: Vec<(ClientId, u64)>,
-    files: BTreeSet<FileId>,
+    /// Those in which they have something: to be swept, and to be served. A copy of many takes long.
+    files: [BTreeSet<FileId>; 2],
     /// Of the clients, the first rows.
     rows: Vec<LockRow>,
     locks: u64,
     waiters: u64,
-}
-
-/// A release whose files are not all swept and served yet.
-#[derive(Debug, Default)]
-pub(super) struct Releasing {
-    files: BTreeSet<FileId>,
-    offered: u64,
-}
-
-impl Releasing {
-    /// A blocked request was served on that file.
-    pub(super) fn served(&mut self, file: FileId) {
-        self.offered += u64::from(self.files.contains(&file));
-    }
 }
 
 impl Release {
@@ -103,7 +92,7 @@ impl Release {
         let mut compared = ComparedRelease {
             clients: self.clients.iter().map(|looked| (looked.client, looked.changes)).collect(),
             args: self.args,
-            files: BTreeSet::new(),
+            files: Default::default(),
             rows: Vec::new(),
             locks: 0,
             waiters: 0,
@@ -115,7 +104,7 @@ impl Release {
             }
             compared.locks += now.locks;
             compared.waiters += now.waiters;
-            compared.files.extend(looked.files);
+            compared.files.iter_mut().for_each(|files| files.extend(&looked.files));
             let room = PAGE - compared.rows.len();
             compared.rows.extend(looked.rows.into_iter().take(room));
         }
@@ -235,12 +224,12 @@ impl LockTable {
         }
     }
 
-    /// The instant: what is chosen is free. Gives what that is, without who got it. `None`: not all of what was dropped
-    /// before is swept; try again when it is.
-    pub fn release_now(&mut self, release: &ComparedRelease) -> Result<Option<Released>, Refusal> {
+    /// The instant: what is chosen is free. Gives what that is, without who got it; or the release, to be tried again when
+    /// all of what was dropped before is swept.
+    pub fn release_now(&mut self, release: ComparedRelease) -> Result<ControlFlow<Released, ComparedRelease>, Refusal> {
         self.may_release()?;
         if self.has_more_to_sweep() {
-            return Ok(None);
+            return Ok(ControlFlow::Continue(release));
         }
         for (client, changes) in &release.clients {
             self.unchanged(*client, *changes)?;
@@ -265,10 +254,10 @@ impl LockTable {
             count(released.waiters, "blocked request"),
             names.join(", ")
         );
-        let mut files = release.files.clone();
-        files.extend(locks.iter().map(|(file, _)| *file));
-        self.releasing = Some(Releasing { files, offered: 0 });
-        self.void_all_of(&whole, &release.files);
+        let [swept, mut served] = release.files;
+        served.extend(locks.iter().map(|(file, _)| *file));
+        self.releasing = Some(Releasing::new(served));
+        self.void_all_of(&whole, swept);
         for (file, lock) in &locks {
             self.take(*file, lock);
         }
@@ -276,7 +265,7 @@ impl LockTable {
             self.refresh(file);
         }
         self.announce("release", words);
-        Ok(Some(Released { rows: List::clipped(rows), ..released }))
+        Ok(ControlFlow::Break(Released { rows: List::clipped(rows), ..released }))
     }
 
     /// How many blocked requests got what the last release freed, once all of it is swept. Helps with that.
@@ -288,16 +277,10 @@ impl LockTable {
         // A run that has begun since serves nobody now.
         let is_over = self.run.is_some();
         let Some(releasing) = &mut self.releasing else { return Some(0) };
-        let waiters = &self.waiters;
-        for _ in 0..STEP {
-            if releasing.files.first().is_some_and(|file| !waiters.any_woken_in(*file)) {
-                releasing.files.pop_first();
-            }
-        }
-        if !releasing.files.is_empty() && !is_over {
+        if !is_over && !releasing.is_over(STEP, |file| self.waiters.any_woken_in(file)) {
             return None;
         }
-        self.releasing.take().map(|releasing| releasing.offered)
+        self.releasing.take().map(|releasing| releasing.offered())
     }
 
     fn refuse_too_many(&self, clients: &[ClientSeen]) -> Result<(), Refusal> {
@@ -345,7 +328,7 @@ impl LockTable {
     }
 
     /// What the clients have protects nothing any more, and they wait for nothing.
-    fn void_all_of(&mut self, clients: &HashSet<ClientId>, files: &BTreeSet<FileId>) {
+    fn void_all_of(&mut self, clients: &HashSet<ClientId>, files: BTreeSet<FileId>) {
         if clients.is_empty() {
             return;
         }
@@ -354,7 +337,7 @@ impl LockTable {
             covers: Covers { epoch: self.epoch, include_unmonitored: true, ..Covers::default() },
             clients: clients.iter().map(|client| (*client, false)).collect(),
             kept: HashSet::new(),
-            files: files.clone(),
+            files,
         });
         for id in clients {
             self.drop_waiters_of(*id, usize::MAX, |_| true);

@@ -38,8 +38,10 @@ impl LockTable {
             _ => (client.nsm_state, true, range.nlm_len()),
         };
         let Some(file) = self.open(handle) else { return Handled::Reply(Verdict::NoLocks) };
+        if !self.purge_some(file) {
+            return Handled::More;
+        }
         let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
-        self.purge(file);
         let (client, epoch) = (caller.client, self.epoch);
         let since = seconds(now);
         let lock = Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored, offered: false };

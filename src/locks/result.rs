@@ -3,38 +3,11 @@
 
 use std::sync::Arc;
 
+use super::rows::Rows;
 use super::run::Run;
 use super::tally::Tally;
-use crate::wire::control::{ClientResult, Counts, FullResult, LockFate, Outcome, RunClient, RunResult};
+use crate::wire::control::{ClientResult, Counts, FullResult, Outcome, RunClient, RunResult};
 use crate::wire::xdr::List;
-
-/// Rows in one slice.
-const SLICE: usize = 1_024;
-
-/// Rows in slices: a list that grows is moved, and a long one takes long. A clone shares what it can.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Rows(Vec<Arc<Vec<LockFate>>>);
-
-impl Rows {
-    pub(super) fn push(&mut self, row: LockFate) {
-        match self.0.last_mut() {
-            Some(slice) if slice.len() < SLICE => Arc::make_mut(slice).push(row),
-            _ => {
-                let mut slice = Vec::with_capacity(SLICE);
-                slice.push(row);
-                self.0.push(Arc::new(slice));
-            }
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.iter().map(|slice| slice.len()).sum()
-    }
-
-    fn into_rows(self) -> impl Iterator<Item = LockFate> {
-        self.0.into_iter().flat_map(Arc::unwrap_or_clone)
-    }
-}
 
 /// The result of a run, in pieces.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::api::ClientId;
 use super::awaited::Awaited;
 use super::held::Held;
-use super::result::Rows;
+use super::rows::Rows;
 use super::segment::{FileId, Kind, OwnerId, Segment};
 use super::settling::Settling;
 use super::tally::Tally;

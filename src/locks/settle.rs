@@ -20,8 +20,9 @@ use super::segment::FileId;
 use super::settling::{Settling, Stage};
 use super::table::LockTable;
 use super::tally::Tally;
+use crate::resync::policy::ClientFacts;
 use crate::units::number;
-use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode, SettleWhen};
+use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode, RunClient, SettleWhen, Spared};
 
 /// Most locks of one file that are written down before others have their turn.
 const MOST: usize = 1_024;
@@ -206,5 +207,55 @@ impl LockTable {
             }
         }
         !self.has_more_to_sweep()
+    }
+}
+
+impl Run {
+    fn facts(&self, settling: &Settling, place: usize) -> Option<ClientFacts<'_>> {
+        let (tally, client): (&Tally, &RunClient) = self.tallies.get(place).zip(self.clients.get(place))?;
+        Some(tally.facts(settling.now, client, self.covers.clients.is_some()))
+    }
+
+    /// Counts the client for the verdicts on all. Gives what is next.
+    fn weigh(&self, settling: &mut Settling, place: usize) -> Stage {
+        if let Some(facts) = self.facts(settling, place) {
+            settling.judge.weigh(&facts);
+            return Stage::Weighing(place + 1);
+        }
+        settling.make_room(self.tallies.len());
+        Stage::Judging(0)
+    }
+
+    /// Decides about the client. Gives what is next.
+    fn judge(&mut self, settling: &mut Settling, place: usize) -> Stage {
+        let judged = self.facts(settling, place).map(|facts| settling.judge.judge(&facts));
+        let Some((judged, tally)) = judged.zip(self.tallies.get_mut(place)) else {
+            return Stage::Locks(FileId::FIRST, 0);
+        };
+        settling.not_understood |= judged.is_not_understood() && !settling.cut_short;
+        tally.judged = if settling.cut_short || tally.claiming { judged.spared(Spared::NoTime) } else { judged };
+        // A settle before this one may have counted and was cancelled.
+        (tally.counts.dropped, tally.counts.kept) = (0, 0);
+        if tally.counts.pending > 0 {
+            settling.clients.push_back(place);
+        }
+        if tally.judged.drops_any() {
+            settling.losers.insert(tally.client, tally.judged.acked);
+        }
+        if tally.judged.gone {
+            settling.gone.push(tally.client);
+        }
+        Stage::Judging(place + 1)
+    }
+
+    /// Writes down what became of the client. Gives what is next.
+    fn write_down(&self, settling: &mut Settling, place: usize) -> Stage {
+        match self.tallies.get(place).zip(self.clients.get(place)) {
+            Some((tally, client)) => {
+                settling.results.push(tally.result(client));
+                Stage::Results(place + 1)
+            }
+            None => Stage::Done,
+        }
     }
 }

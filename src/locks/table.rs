@@ -17,7 +17,7 @@ use super::long_waits::LongWaits;
 use super::mirror::Mirror;
 use super::owners::{OwnerKey, Owners};
 use super::ranges::hull;
-use super::release::Releasing;
+use super::releasing::Releasing;
 use super::run::{How, Run, Void};
 use super::segment::{Few, FileId, OwnerId, Segment, Want};
 use super::segments::{Change, Segments};
@@ -211,20 +211,9 @@ impl LockTable {
         self.void.as_ref().is_some_and(|void| void.is_void(file, segment))
     }
 
-    /// Takes what lies in the range of the segments that the test accepts. What was pending is
+    /// Takes what lies in the range of one owner's segments that the test accepts. What was pending is
     /// decided as `how` says; what was held and its owner has no more is remembered for late
     /// reclaims. Gives the pieces taken.
-    pub(super) fn cut(
-        &mut self,
-        file: FileId,
-        range: ByteRange,
-        how: How,
-        accept: impl Fn(&Segment) -> bool,
-    ) -> Few<Segment> {
-        self.cut_some((file, None), range, how, usize::MAX, accept)
-    }
-
-    /// The same of one owner's segments.
     pub(super) fn cut_owned(
         &mut self,
         (file, owner): (FileId, OwnerId),
@@ -361,23 +350,32 @@ impl LockTable {
 
     /// Takes dropped locks out of the file before anything looks at it.
     pub(super) fn purge(&mut self, file: FileId) {
-        let Some(mut void) = self.void.take() else { return };
-        let is_due = void.files.remove(&file);
-        if is_due {
-            self.cut(file, ByteRange::ALL, How::Released, |s| void.is_void(file, s));
-            self.effects.push_back(Effect::Changed);
-        }
-        self.void = Some(void);
-        if is_due {
-            self.wake(file);
-        }
+        while !self.purge_some(file) {}
     }
 
-    /// Purges the file, serves its waiters, and forgets it if it has no state left.
+    /// Takes some more of them out; true when none is left. Only then others get what they had.
+    pub(super) fn purge_some(&mut self, file: FileId) -> bool {
+        let Some(mut void) = self.void.take_if(|void| void.files.contains(&file)) else { return true };
+        let all = ByteRange::ALL;
+        let cut = self.cut_some((file, None), all, How::Released, STEP, |s| void.is_void(file, s));
+        let done = cut.len() < STEP;
+        if done {
+            void.files.remove(&file);
+        }
+        self.void = Some(void);
+        self.effects.push_back(Effect::Changed);
+        if done {
+            self.wake(file);
+        }
+        done
+    }
+
+    /// Purges some more of the file; when that is done, serves its waiters, and forgets it if it has no state left.
     pub(super) fn refresh(&mut self, file: FileId) {
-        self.purge(file);
-        self.wake(file);
-        self.close(file);
+        if self.purge_some(file) {
+            self.wake(file);
+            self.close(file);
+        }
     }
 
     /// The late window refers to these no more.

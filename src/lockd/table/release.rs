@@ -1,6 +1,6 @@
 //! A release inside the daemon: looked at in slices, compared beside, one instant, swept in slices.
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
 
 use super::handle::Table;
 use super::phase::Phase;
@@ -29,11 +29,11 @@ impl Table {
             tokio::task::yield_now().await;
         }
         let compared = tokio::task::spawn_blocking(move || release.compare()).await;
-        let compared = Arc::new(compared.map_err(|_| Refusal::new(RefusalCode::WrongPhase, "nlmd is going down"))??);
+        let mut compared = compared.map_err(|_| Refusal::new(RefusalCode::WrongPhase, "nlmd is going down"))??;
         let released = loop {
-            let compared = Arc::clone(&compared);
-            if let Some(released) = self.look(move |owner| owner.release_now(instance, &compared)).await?? {
-                break released;
+            match self.look(move |owner| owner.release_now(instance, compared)).await?? {
+                ControlFlow::Break(released) => break released,
+                ControlFlow::Continue(again) => compared = again,
             }
             tokio::task::yield_now().await;
         };
@@ -60,8 +60,12 @@ impl Owner {
         Ok(())
     }
 
-    /// The instant. Locks are not on disk, so there is nothing to wait for. `None`: it is to be tried again.
-    fn release_now(&mut self, instance: InstanceId, release: &ComparedRelease) -> Result<Option<Released>, Refusal> {
+    /// The instant. Locks are not on disk, so there is nothing to wait for.
+    fn release_now(
+        &mut self,
+        instance: InstanceId,
+        release: ComparedRelease,
+    ) -> Result<ControlFlow<Released, ComparedRelease>, Refusal> {
         self.may_release(instance)?;
         let released = self.table.release_now(release);
         let _ = self.apply_effects();

@@ -234,18 +234,21 @@ fn a_result_that_cannot_be_written_leaves_the_run_as_it_was() {
 }
 
 #[test]
-fn a_file_with_very_many_locks_is_written_down_in_steps_whatever_comes_and_goes_on_it_meanwhile() {
+fn a_file_with_very_many_locks_is_written_down_and_purged_in_steps_whatever_comes_and_goes_on_it_meanwhile() {
     let mut w = World::new();
     // To check all of it after each of so many steps would take minutes.
-    let write = |w: &mut World, process: P, range| {
-        let (caller, call) = (w.caller(process.0), World::lock_call(process, "f", range, true, false, false));
-        assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Granted));
+    let write = |w: &mut World, process: P, file: &str, range| {
+        let (caller, call) = (w.caller(process.0), World::lock_call(process, file, range, true, false, false));
+        w.table.handle(w.now, caller, &call)
     };
+    let granted = Handled::Reply(Verdict::Granted);
     let range = |n: u64| bytes(10 * n, 10 * n + 4);
     for n in 0..5_000 {
-        write(&mut w, if n % 2 == 0 { A } else { B }, range(n));
+        assert_eq!(write(&mut w, if n % 2 == 0 { A } else { B }, "f", range(n)), granted);
     }
-    w.begin(Mode::Targeted);
+    let mut args = w.begin_args(Mode::Targeted);
+    args.policy.silent = Silent::Drop;
+    w.begin_with(&args);
     for client in ["a", "b"] {
         w.tell(client, Delivery::Acked);
     }
@@ -254,16 +257,24 @@ fn a_file_with_very_many_locks_is_written_down_in_steps_whatever_comes_and_goes_
     let mut steps = 0;
     while !w.table.settle_scan(1) {
         steps += 1;
-        write(&mut w, C, bytes(1_000 * steps + 6, 1_000 * steps + 7));
+        assert_eq!(write(&mut w, C, "f", bytes(1_000 * steps + 6, 1_000 * steps + 7)), granted);
     }
     assert!(steps > 5, "{steps}");
     let result = w.table.settle_result(0).unwrap().join();
     w.table.settle_commit();
-    assert_eq!(sums(&result), (0, 0, 0, 5_000));
+    assert_eq!(sums(&result), (0, 0, 5_000, 0));
     let mut rows: Vec<ByteRange> = result.locks.as_slice().iter().map(|row| row.range).collect();
     rows.sort_unstable();
     assert_eq!(rows, (0..5_000).map(range).collect::<Vec<_>>(), "each once");
+
+    let mut turns = 0;
+    while write(&mut w, D, "f", bytes(0, 19)) == Handled::More {
+        turns += 1;
+        assert_eq!(write(&mut w, D, "g", bytes(turns, turns)), granted, "others have their turn");
+    }
+    assert!(turns > 5, "{turns}");
     w.check();
+    assert_eq!(w.picture("f").len() as u64, steps + 1, "C's and D's");
 }
 
 #[test]

@@ -1,0 +1,33 @@
+//! Rows of a result, in slices: a list that grows is moved, and a long one takes long.
+
+use std::sync::Arc;
+
+use crate::wire::control::LockFate;
+
+/// Rows in one slice.
+const SLICE: usize = 1_024;
+
+/// A clone shares what it can.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rows(Vec<Arc<Vec<LockFate>>>);
+
+impl Rows {
+    pub(super) fn push(&mut self, row: LockFate) {
+        match self.0.last_mut() {
+            Some(slice) if slice.len() < SLICE => Arc::make_mut(slice).push(row),
+            _ => {
+                let mut slice = Vec::with_capacity(SLICE);
+                slice.push(row);
+                self.0.push(Arc::new(slice));
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(|slice| slice.len()).sum()
+    }
+
+    pub(super) fn into_rows(self) -> impl Iterator<Item = LockFate> {
+        self.0.into_iter().flat_map(Arc::unwrap_or_clone)
+    }
+}
