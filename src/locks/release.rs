@@ -145,7 +145,14 @@ impl LockTable {
             match release.clients.last_mut().filter(|looked| looked.next.is_some()) {
                 Some(looked) => self.look_at(looked, &mut left)?,
                 None => match all.get(release.clients.len()) {
-                    Some(seen) => release.clients.push(self.begin_to_look_at(seen)?),
+                    Some(seen) => {
+                        let looked = self.begin_to_look_at(seen)?;
+                        if release.clients.iter().any(|other| other.client == looked.client) {
+                            let words = format!("{} at {} is chosen twice", seen.name, seen.address);
+                            return Err(Refusal::new(RefusalCode::BadRequest, words));
+                        }
+                        release.clients.push(looked);
+                    }
                     None => return Ok(true),
                 },
             }

@@ -145,9 +145,11 @@ fn a_lock_is_chosen_by_all_that_is_listed_of_it() {
     }
     let twice = w.release(vec![], vec![row.clone(), row.clone()]).unwrap_err();
     assert_eq!(twice.code, RefusalCode::StalePlan, "one lock is not two");
-    let both_ways = w.seen("host");
-    let refused = w.release(vec![both_ways], vec![row]).unwrap_err();
+    let whole = w.seen("host");
+    let refused = w.release(vec![whole.clone()], vec![row]).unwrap_err();
     assert_eq!(refused.code, RefusalCode::BadRequest);
+    let refused = w.release(vec![whole.clone(), whole], vec![]).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::BadRequest, "one client is not two");
     assert_eq!(w.picture("f"), ["host/1 write 0-9 held"]);
 }
 
