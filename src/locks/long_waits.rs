@@ -1,7 +1,7 @@
 //! When each request that waits is looked at next, and whom it made a suspect. The theory is in
 //! [`silence`](super::silence).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::api::ClientId;
@@ -10,7 +10,7 @@ use super::api::ClientId;
 #[derive(Debug, Default)]
 pub(super) struct LongWaits {
     due: BTreeSet<(Duration, u64)>,
-    by_waiter: HashMap<u64, (Duration, Vec<ClientId>)>,
+    by_waiter: BTreeMap<u64, (Duration, Vec<ClientId>)>,
 }
 
 impl LongWaits {

@@ -18,7 +18,7 @@
 //! to raise is given up.
 //! SHARE reservations are not mirrored: no file system has them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::api::{Effect, MirrorAnswer, MirrorStep};
 use super::coverage::{Cover, Part};
@@ -77,7 +77,8 @@ impl Mirrored {
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     on: bool,
-    files: HashMap<FileHandle, Mirrored>,
+    /// A tree: a hash table that grows moves all that is in it.
+    files: BTreeMap<FileHandle, Mirrored>,
     /// Files in which less may be needed.
     lowered: Vec<FileHandle>,
 }

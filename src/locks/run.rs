@@ -5,7 +5,7 @@
 //! lock that is touched *in part* gets a [`Mark`], so that its pieces are still counted as the one
 //! lock that was marked.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,8 +133,9 @@ pub(super) struct Run {
     pub(super) rows: Rows,
     /// Its settle is under way: nothing pending may change.
     pub(super) settling: Option<Settling>,
-    conflicts_seen: HashSet<ConflictKey>,
-    marks: HashMap<u32, Mark>,
+    /// Trees: a hash table that grows moves all that is in it, and peers choose how much that is.
+    conflicts_seen: BTreeSet<ConflictKey>,
+    marks: BTreeMap<u32, Mark>,
     /// Marks are numbered through all runs: one left on a kept lock means nothing to the next run.
     pub(super) next_mark: u32,
 }
@@ -179,8 +180,8 @@ impl Run {
             last_ack: None,
             rows: Rows::default(),
             settling: None,
-            conflicts_seen: HashSet::new(),
-            marks: HashMap::new(),
+            conflicts_seen: BTreeSet::new(),
+            marks: BTreeMap::new(),
             next_mark,
         }
     }

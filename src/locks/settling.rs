@@ -46,7 +46,7 @@ pub(super) struct Settling {
     pub(super) results: Vec<ClientResult>,
     /// Files that have something to drop.
     pub(super) dropped_in: BTreeSet<FileId>,
-    pub(super) marks: HashSet<u32>,
+    pub(super) marks: BTreeSet<u32>,
     /// Owners whose locks are kept though their client loses others: those through another server address.
     pub(super) kept: HashSet<OwnerId>,
     /// Answers to offers that would change what is frozen.
@@ -69,7 +69,7 @@ impl Settling {
             rows: Rows::default(),
             results: Vec::new(),
             dropped_in: BTreeSet::new(),
-            marks: HashSet::new(),
+            marks: BTreeSet::new(),
             kept: HashSet::new(),
             answers: Vec::new(),
         }
