@@ -4,7 +4,6 @@
 //! each sort, so that who wants to read need not look at those who read, and it knows where each owner's segments
 //! begin, so that what one does with its own need not look at those of others.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use super::intervals::{Intervals, Key, key, put_in};
@@ -156,13 +155,7 @@ impl File {
             }
             Kept::Many(many) => many,
         };
-        let left = Cell::new(most);
-        let accept = |s: &Segment| {
-            let accepted = left.get() > 0 && accept(s);
-            left.set(left.get() - usize::from(accepted));
-            accepted
-        };
-        let taken = many.take(owner, range, accept);
+        let taken = many.take(owner, range, most, accept);
         if many.owned.len() < FEW / 2 {
             let all = many.trees.iter().flat_map(|tree| tree.overlapping(ByteRange::ALL));
             self.kept = Kept::Few(all.copied().collect());
@@ -235,14 +228,20 @@ impl Many {
         self.owned.insert(owned(&segment));
     }
 
-    fn take(&mut self, owner: Option<OwnerId>, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> Few<Segment> {
+    fn take(
+        &mut self,
+        owner: Option<OwnerId>,
+        range: ByteRange,
+        most: usize,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Few<Segment> {
         let mut taken = Few::new();
         for sort in Sort::ALL {
             if let Some(owner) = owner {
-                let keys = self.keys_in(owner, sort, range, &accept);
-                taken.extend(keys.into_iter().filter_map(|key| self.of_mut(sort).remove(key)));
+                let keys = self.keys_in(owner, sort, range, &accept).into_iter().take(most - taken.len());
+                taken.extend(keys.filter_map(|key| self.of_mut(sort).remove(key)));
             } else {
-                self.of_mut(sort).extract(range, &accept, &mut taken);
+                self.of_mut(sort).extract(range, most, &accept, &mut taken);
             }
         }
         for segment in &taken {

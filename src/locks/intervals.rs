@@ -114,15 +114,19 @@ impl Node {
         }
     }
 
-    fn extract(&mut self, range: ByteRange, accept: &impl Fn(&Segment) -> bool, taken: &mut Few<Segment>) {
+    fn extract(&mut self, range: ByteRange, most: usize, accept: &impl Fn(&Segment) -> bool, taken: &mut Few<Segment>) {
         match self {
             Self::Leaf(segments) => {
-                taken.extend(segments.extract_if(.., |s| s.range.overlaps(range) && accept(s)));
+                let meant = segments.extract_if(.., |s| s.range.overlaps(range) && accept(s));
+                taken.extend(meant.take(most.saturating_sub(taken.len())));
             }
             Self::Inner(children) => {
                 let before = taken.len();
                 for child in children.iter_mut().filter(|child| child.may_overlap(range)) {
-                    child.node.extract(range, accept, taken);
+                    if taken.len() >= most {
+                        break;
+                    }
+                    child.node.extract(range, most, accept, taken);
                     child.sum_up();
                 }
                 if taken.len() > before {
@@ -252,9 +256,15 @@ impl Intervals {
         Some(removed)
     }
 
-    /// Takes out the segments that overlap the range and that the test accepts.
-    pub(super) fn extract(&mut self, range: ByteRange, accept: &impl Fn(&Segment) -> bool, taken: &mut Few<Segment>) {
-        self.root.extract(range, accept, taken);
+    /// Takes out the segments that overlap the range and that the test accepts, until so many are taken.
+    pub(super) fn extract(
+        &mut self,
+        range: ByteRange,
+        most: usize,
+        accept: &impl Fn(&Segment) -> bool,
+        taken: &mut Few<Segment>,
+    ) {
+        self.root.extract(range, most, accept, taken);
         self.flatten();
     }
 
@@ -367,8 +377,10 @@ mod tests {
         fn extract(&mut self, range: ByteRange, odd: bool) {
             let accept = |s: &Segment| !odd || s.owner.0 % 2 == 1;
             let mut taken = Few::new();
-            self.tree.extract(range, &accept, &mut taken);
-            let gone: Vec<Segment> = self.list.extract_if(.., |s| s.range.overlaps(range) && accept(s)).collect();
+            let most = if odd { 7 } else { usize::MAX };
+            self.tree.extract(range, most, &accept, &mut taken);
+            let meant = self.list.extract_if(.., |s| s.range.overlaps(range) && accept(s));
+            let gone: Vec<Segment> = meant.take(most).collect();
             assert_eq!(taken.as_slice(), gone);
         }
 

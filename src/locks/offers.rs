@@ -142,7 +142,8 @@ impl LockTable {
 
     /// Offers what is free to some of those who waited for it, in the order they came.
     pub(super) fn wake(&mut self, file: FileId) {
-        if !self.has_more_to_wake() {
+        // What was dropped and still stands there may be a waiter's own: an offer would give it back.
+        if !self.has_more_to_wake() || !self.purge_some(file) {
             return;
         }
         for _ in self.waiters.gather(file, TURN)..TURN {
@@ -297,6 +298,14 @@ impl LockTable {
             self.remove_waiter(id);
         }
         Handled::Reply(Verdict::Granted)
+    }
+
+    /// Whether a result is being written that has to do with an offer that an UNLOCK of the range would confirm.
+    pub(super) fn is_frozen_offer_of(&self, owner: OwnerId, file: FileId, range: ByteRange) -> bool {
+        let met = |w: &&Waiter| w.offered && w.want.lock.range.overlaps(range);
+        let frozen = |part: &ByteRange| self.is_frozen(file, *part, |s| s.owner == owner && s.offered);
+        self.is_settling()
+            && self.waiters.of_owner_in(owner, file).map(|(_, w)| w).filter(met).any(|w| w.stands.iter().any(frozen))
     }
 
     /// UNLOCK of a range: the owner that was offered some of it knows of it, and waits no more for

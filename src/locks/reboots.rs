@@ -121,8 +121,9 @@ impl LockTable {
         // Where a lock's own number is not known, that of the last notice stands for it.
         let is_older = |taken_in: NsmState| if taken_in.is_known() { state.is_after(taken_in) } else { news };
         let repeated = last == Some(state) || !state.is_known();
-        let released = if repeated { 0 } else { self.release_some_of(id, is_older) as u64 };
-        if released >= STEP as u64 && self.has_any_of(id, is_older) {
+        let (released, much) = if repeated { (0, false) } else { self.release_some_of(id, is_older) };
+        let released = released as u64;
+        if much && self.has_any_of(id, is_older) {
             let words = format!(
                 "a client that rebooted (state {state}) has lost {}, and more to come",
                 count(released, "lock")
@@ -166,8 +167,10 @@ impl LockTable {
         }
         let mut released = 0;
         for client in &machine {
-            if released < STEP {
-                released += self.release_some_of(*client, |_| true);
+            let (freed, much) = self.release_some_of(*client, |_| true);
+            released += freed;
+            if much {
+                break;
             }
         }
         let more = machine.iter().any(|client| self.clients.get(*client).is_some_and(Client::has_something));
@@ -180,20 +183,23 @@ impl LockTable {
         Handled::Reply(Verdict::Granted)
     }
 
-    /// Releases some of what the client took in a life that the test accepts: waiters, then segments.
-    fn release_some_of(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> usize {
+    /// Releases some of what the client took in a life that the test accepts: waiters, then segments. Gives their number,
+    /// and whether it did as much as one step may do.
+    fn release_some_of(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> (usize, bool) {
         let mut released = self.drop_waiters_of(client, STEP, &taken_in);
-        let mut next = FileId::FIRST;
-        while released < STEP
+        let (mut purged, mut next) = (0, FileId::FIRST);
+        while released + purged < STEP
             && let Some(file) = self.clients.get(client).and_then(|client| client.held_from(next))
         {
             next = file.next();
-            self.purge(file);
-            let his = |s: &Segment| s.client == client && taken_in(s.state);
-            released += self.cut_some((file, None), ByteRange::ALL, How::Released, STEP - released, his).len();
-            self.refresh(file);
+            purged += self.purge_at_most(file, STEP);
+            if purged < STEP {
+                let his = |s: &Segment| s.client == client && taken_in(s.state);
+                released += self.cut_some((file, None), ByteRange::ALL, How::Released, STEP - released, his).len();
+                self.refresh(file);
+            }
         }
-        released
+        (released, released + purged >= STEP)
     }
 
     /// Whether the client has anything of a life that the test accepts.

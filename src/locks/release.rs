@@ -37,9 +37,8 @@ use crate::wire::xdr::List;
 /// Most locks and waiters of the clients that are freed as a whole: their rows are in memory to be compared. A targeted
 /// run has no such bound.
 pub(super) const MAX_OF_CLIENTS: usize = 100_000;
-/// Locks and waiters looked at in one step, and files swept.
+/// Most rows that one step gathers.
 const LOOKED_AT: usize = 1_024;
-const SWEPT: usize = 64;
 
 /// A single lock to free, found in its file.
 type Chosen = (FileId, Listed);
@@ -127,12 +126,11 @@ fn differs(seen: &ClientSeen, now: &ClientSeen) -> Refusal {
 }
 
 impl LockTable {
-    /// Gathers some more of what the chosen clients have; true when all is gathered.
+    /// Gathers some more of what the chosen clients have, unless something is still to be swept; true when all is gathered.
     pub fn release_look(&mut self, release: &mut Release) -> Result<bool, Refusal> {
         self.may_release()?;
+        // What was dropped or released before is not there to be released.
         if self.has_more_to_sweep() {
-            // What was dropped or released before is not there to be released.
-            self.settle_sweep(SWEPT);
             return Ok(false);
         }
         let all = release.args.clients.as_slice();
@@ -177,11 +175,16 @@ impl LockTable {
         let Some((id, client)) = found else {
             return Err(changed(format!("there is no client {} at {} any more", seen.name, seen.address)));
         };
+        let waiters = self.waiters.of_client(id).filter(|(_, waiter)| !waiter.offered).count();
+        let now = ClientSeen { locks: client.held().locks as u64, waiters: waiters as u64, ..seen.clone() };
+        if now != *seen {
+            return Err(differs(seen, &now));
+        }
         Ok(Looked {
             client: id,
             changes: client.changes(),
             // A list that grows is moved, and a long one takes long.
-            rows: Vec::with_capacity(client.held().locks + client.held().waiters),
+            rows: Vec::with_capacity(client.held().locks + waiters),
             files: BTreeSet::new(),
             next: Some((FileId::FIRST, 0)),
         })
@@ -231,9 +234,12 @@ impl LockTable {
         }
     }
 
-    /// The instant: what is chosen is free. Gives what that is, without who got it; or the release, to be tried again when
-    /// all of what was dropped before is swept.
-    pub fn release_now(&mut self, release: ComparedRelease) -> Result<ControlFlow<Released, ComparedRelease>, Refusal> {
+    /// The instant: what is chosen is free. Gives what that is, without who got it, and the number of this release; or the
+    /// release, to be tried again when all of what was dropped before is swept.
+    pub fn release_now(
+        &mut self,
+        release: ComparedRelease,
+    ) -> Result<ControlFlow<(Released, u64), ComparedRelease>, Refusal> {
         self.may_release()?;
         if self.has_more_to_sweep() {
             return Ok(ControlFlow::Continue(release));
@@ -263,7 +269,8 @@ impl LockTable {
         );
         let [swept, mut served] = release.files;
         served.extend(locks.iter().map(|(file, _)| *file));
-        self.releasing = Some(Releasing::new(served));
+        let number = self.releasing.as_ref().map_or(0, Releasing::number) + 1;
+        self.releasing = Some(Releasing::new(number, served));
         self.void_all_of(&whole, swept);
         for (file, lock) in &locks {
             self.take(*file, lock);
@@ -272,22 +279,18 @@ impl LockTable {
             self.refresh(file);
         }
         self.announce("release", words);
-        Ok(ControlFlow::Break(Released { rows: List::clipped(rows), ..released }))
+        Ok(ControlFlow::Break((Released { rows: List::clipped(rows), ..released }, number)))
     }
 
-    /// How many blocked requests got what the last release freed, once all of it is swept. Helps with that.
-    pub fn released(&mut self) -> Option<u64> {
-        if self.void.is_some() {
-            self.settle_sweep(SWEPT);
-            return None;
-        }
-        // A run that has begun since serves nobody now.
+    /// How many blocked requests got what this release freed, as far as is known: another release may have come since.
+    /// `None`: not all of it is swept and looked at.
+    pub fn released(&mut self, number: u64) -> Option<u64> {
+        // A run that has begun since serves nobody, or only on files that are not its own.
         let is_over = self.run.is_some();
-        let Some(releasing) = &mut self.releasing else { return Some(0) };
-        if !is_over && !releasing.is_over(STEP, |file| self.waiters.any_woken_in(file)) {
-            return None;
-        }
-        self.releasing.take().map(|releasing| releasing.offered())
+        let waiters = &self.waiters;
+        let Some(releasing) = self.releasing.as_mut().filter(|it| it.number() == number) else { return Some(0) };
+        let swept = is_over || (self.void.is_none() && releasing.is_over(STEP, |file| waiters.any_woken_in(file)));
+        swept.then(|| releasing.offered())
     }
 
     fn refuse_too_many(&self, clients: &[ClientSeen]) -> Result<(), Refusal> {

@@ -6,14 +6,20 @@ use super::segment::FileId;
 
 #[derive(Debug)]
 pub(super) struct Releasing {
+    number: u64,
     /// Those that are not looked at yet.
     files: BTreeSet<FileId>,
     offered: u64,
 }
 
 impl Releasing {
-    pub(super) fn new(files: BTreeSet<FileId>) -> Self {
-        Self { files, offered: 0 }
+    pub(super) fn new(number: u64, files: BTreeSet<FileId>) -> Self {
+        Self { number, files, offered: 0 }
+    }
+
+    /// Tells it from other releases.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// A blocked request was served on that file.

@@ -123,7 +123,6 @@ impl LockTable {
     /// TEST by a host that has no lock here. It is not made a client for asking.
     pub fn test_by_stranger(&mut self, file: &FileHandle, range: ByteRange, exclusive: bool) -> Handled {
         let Some(file) = self.segments().find(file) else { return self.test_free() };
-        self.purge(file);
         self.test(file, None, range, Kind::Range { exclusive })
     }
 
@@ -305,7 +304,7 @@ impl LockTable {
         let unfilled = kind == Kind::Share { access: 0, mode: 0 };
         let all = unfilled && self.owned(want).next().is_none();
         let given_up = |s: &Segment| want.owns(s) || (all && s.owner == owner && s.kind.same_sort(kind));
-        if self.is_frozen(file, range, given_up) {
+        if self.is_frozen(file, range, given_up) || self.is_frozen_offer_of(owner, file, range) {
             return Handled::Wait;
         }
         // A hole makes two locks of one, and memory is bounded: ENOLCK, as POSIX has it.

@@ -1,12 +1,10 @@
 //! The result of a run. It may have a million rows, so it is in pieces; to put them together takes long, and is done
 //! where no request waits for it.
 
-use std::sync::Arc;
-
 use super::rows::Rows;
 use super::run::Run;
 use super::tally::Tally;
-use crate::wire::control::{ClientResult, Counts, FullResult, Outcome, RunClient, RunResult};
+use crate::wire::control::{ClientResult, Counts, FullResult, Outcome, RunResult};
 use crate::wire::xdr::List;
 
 /// The result of a run, in pieces.
@@ -22,8 +20,7 @@ pub struct SlicedResult {
 #[derive(Debug)]
 enum Clients {
     Written(Vec<ClientResult>),
-    /// Of an aborted run.
-    Tallied(Vec<Tally>, Arc<Vec<RunClient>>),
+    Aborted(Box<Run>),
 }
 
 impl SlicedResult {
@@ -36,7 +33,8 @@ impl SlicedResult {
         let Counts { pending, dropped, kept, .. } = &mut run.counts;
         (*dropped, *kept) = (0, *pending);
         let result = run.result(unix_ms, Outcome::Aborted, reason);
-        Self { result, clients: Clients::Tallied(run.tallies, run.clients), rows: [run.rows, Rows::default()] }
+        let rows = [std::mem::take(&mut run.rows), Rows::default()];
+        Self { result, clients: Clients::Aborted(Box::new(run)), rows }
     }
 
     /// The result as a whole.
@@ -46,9 +44,9 @@ impl SlicedResult {
         locks.extend(self.rows.into_iter().flat_map(Rows::into_rows));
         let clients = match self.clients {
             Clients::Written(clients) => clients,
-            Clients::Tallied(mut tallies, clients) => {
-                tallies.iter_mut().for_each(Tally::aborted);
-                tallies.iter().zip(&*clients).map(|(tally, client)| tally.result(client)).collect()
+            Clients::Aborted(mut run) => {
+                run.tallies.iter_mut().for_each(Tally::aborted);
+                run.tallies.iter().zip(&*run.clients).map(|(tally, client)| tally.result(client)).collect()
             }
         };
         FullResult { result: self.result, clients: List::clipped(clients), locks: List::clipped(locks) }

@@ -87,6 +87,9 @@ impl Segments {
             return Some(id);
         }
         let id = FileId(u32::try_from(self.slots.next()).ok()?);
+        if id == FileId::LAST {
+            return None;
+        }
         self.slots.add(File::new(handle.clone()));
         self.by_handle.insert(handle, id, |file| self.slots.get(file.0 as usize).map(|f| &f.handle));
         Some(id)

@@ -12,6 +12,7 @@
 //!    describes such locks, and every file is purged of them before it is looked at.
 //! 5. [`settle_sweep`](LockTable::settle_sweep) purges the rest. Who waited for it is woken, also while it sweeps.
 
+use std::any::Any;
 use std::time::Duration;
 
 use super::result::SlicedResult;
@@ -27,9 +28,9 @@ use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode
 /// Most locks of one file that are written down before others have their turn.
 const MOST: usize = 1_024;
 
-/// What is left of a run that has settled. It may be much: it is to be freed where no request waits for that.
+/// What is left of a run, or of a settle. It may be much: it is to be freed where no request waits for that.
 #[derive(Debug)]
-pub struct Spent(#[expect(dead_code, reason = "only to be freed")] Box<Run>);
+pub struct Spent(#[expect(dead_code, reason = "only to be freed")] Box<dyn Any + Send>);
 
 impl LockTable {
     /// Freezes what is pending. `alone`: no controller asked for it.
@@ -180,13 +181,13 @@ impl LockTable {
         Some(Spent(Box::new(run)))
     }
 
-    /// The result could not be made durable: back to grace, as before the start.
-    pub fn settle_cancel(&mut self) {
-        let Some(run) = &mut self.run else { return };
-        let Some(settling) = run.stop_settling() else { return };
-        for (offer, answer) in settling.answers {
+    /// The result could not be made durable: back to grace, as before the start. Gives what is left of the settle.
+    pub fn settle_cancel(&mut self) -> Option<Spent> {
+        let mut settling = self.run.as_mut()?.stop_settling()?;
+        for (offer, answer) in std::mem::take(&mut settling.answers) {
             self.offer_answered(offer, answer);
         }
+        Some(Spent(Box::new(settling)))
     }
 
     /// Whether [`settle_sweep`](Self::settle_sweep) has something to do.

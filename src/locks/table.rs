@@ -1,6 +1,6 @@
 //! The table's state, and the one place that changes segments.
 //!
-//! The segments are private to this file. [`cut`](LockTable::cut), [`put`](LockTable::put) and
+//! The segments are private to this file. [`cut_some`](LockTable::cut_some), [`put`](LockTable::put) and
 //! [`adopt`](LockTable::adopt) change them and hand each change to all that depend on it: the counts of
 //! clients and owners, the run, the late window and the mirror. All other files only read them.
 
@@ -47,7 +47,7 @@ pub struct LockTable {
     pub(super) recovery_spare: Duration,
     pub(super) run: Option<Run>,
     pub(super) void: Option<Void>,
-    /// The last release, until it has told what came of it.
+    /// The last release.
     pub(super) releasing: Option<Releasing>,
     pub(super) late: LateWindow,
     pub(super) next_mark: u32,
@@ -350,24 +350,27 @@ impl LockTable {
 
     /// Takes dropped locks out of the file before anything looks at it.
     pub(super) fn purge(&mut self, file: FileId) {
-        while !self.purge_some(file) {}
+        self.purge_at_most(file, usize::MAX);
     }
 
     /// Takes some more of them out; true when none is left. Only then others get what they had.
     pub(super) fn purge_some(&mut self, file: FileId) -> bool {
-        let Some(mut void) = self.void.take_if(|void| void.files.contains(&file)) else { return true };
-        let all = ByteRange::ALL;
-        let cut = self.cut_some((file, None), all, How::Released, STEP, |s| void.is_void(file, s));
-        let done = cut.len() < STEP;
-        if done {
+        self.purge_at_most(file, STEP) < STEP
+    }
+
+    /// Gives how many it took out.
+    pub(super) fn purge_at_most(&mut self, file: FileId, most: usize) -> usize {
+        let Some(mut void) = self.void.take_if(|void| void.files.contains(&file)) else { return 0 };
+        let cut = self.cut_some((file, None), ByteRange::ALL, How::Released, most, |s| void.is_void(file, s)).len();
+        if cut < most {
             void.files.remove(&file);
         }
         self.void = Some(void);
         self.effects.push_back(Effect::Changed);
-        if done {
+        if cut < most {
             self.wake(file);
         }
-        done
+        cut
     }
 
     /// Purges some more of the file; when that is done, serves its waiters, and forgets it if it has no state left.

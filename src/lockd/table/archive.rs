@@ -36,6 +36,11 @@ fn kept<T>(run: RunId, found: Result<Option<T>, PersistError>) -> Result<T, Refu
     })
 }
 
+/// What may have to wait until the rows of a result are put together.
+async fn beside<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(look).await.map_err(|_| Refusal::new(RefusalCode::WrongPhase, "nlmd is going down"))
+}
+
 impl Archive {
     pub(super) fn info(&self, nsm_state: NsmState) -> Info {
         let domains = ["nlm"].into_iter().chain(self.mirrored.then_some("file system"));
@@ -65,7 +70,7 @@ impl Archive {
 
     pub(super) async fn clients(&self, args: RunPageAfter) -> Result<ClientResultPage, Refusal> {
         let (clients, next) = match self.unwritten(args.run) {
-            Some(ended) => page(ended.clients.as_slice(), args.after),
+            Some(ended) => beside(move || page(ended.clients.as_slice(), args.after)).await?,
             None => kept(args.run, self.persist.result_clients(args.run, args.after).await)?,
         };
         Ok(ClientResultPage { clients, next })
@@ -73,7 +78,7 @@ impl Archive {
 
     pub(super) async fn locks(&self, args: RunPageAfter) -> Result<LockFatePage, Refusal> {
         let (locks, next) = match self.unwritten(args.run) {
-            Some(ended) => page(ended.locks.as_slice(), args.after),
+            Some(ended) => beside(move || page(ended.locks.as_slice(), args.after)).await?,
             None => kept(args.run, self.persist.result_locks(args.run, args.after).await)?,
         };
         Ok(LockFatePage { locks, next })

@@ -41,7 +41,7 @@
 //!   executed, because what it left may be half of something.
 //!
 //! Files, from the bottom up: `incoming`, `queue`, `records`, `refusals`, `watches`, `outside`, `moves`, `phase`,
-//! `archive` are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs` are its verbs;
+//! `archive` are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs`, `release` are its verbs;
 //! `handle` is the way to it, `control` what controllers ask over it; `owner` is its task.
 //!
 //! Start reading at `Table::tell` in `handle.rs`, then at `run` in `owner.rs`.

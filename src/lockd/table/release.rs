@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use super::handle::Table;
 use super::phase::Phase;
+use super::runs::free_beside;
 use super::state::Owner;
 use crate::locks::{ComparedRelease, Release};
 use crate::wire::control::{InstanceId, Refusal, RefusalCode, ReleaseArgs, Released};
@@ -15,22 +16,25 @@ impl Table {
         let instance = args.instance;
         let mut release = Release::new(args);
         loop {
-            let done;
-            (release, done) = self
+            let looked;
+            (release, looked) = self
                 .look(move |owner| {
-                    let done = owner.may_release(instance).and_then(|()| owner.table.release_look(&mut release));
-                    let _ = owner.apply_effects();
-                    done.map(|done| (release, done))
+                    let looked = owner.may_release(instance).and_then(|()| owner.table.release_look(&mut release));
+                    (release, looked)
                 })
-                .await??;
-            if done {
-                break;
+                .await?;
+            match looked {
+                Ok(true) => break,
+                Ok(false) => tokio::task::yield_now().await,
+                Err(refusal) => {
+                    free_beside(release);
+                    return Err(refusal);
+                }
             }
-            tokio::task::yield_now().await;
         }
         let compared = tokio::task::spawn_blocking(move || release.compare()).await;
         let mut compared = compared.map_err(|_| Refusal::new(RefusalCode::WrongPhase, "nlmd is going down"))??;
-        let released = loop {
+        let (released, number) = loop {
             match self.look(move |owner| owner.release_now(instance, compared)).await?? {
                 ControlFlow::Break(released) => break released,
                 ControlFlow::Continue(again) => compared = again,
@@ -38,7 +42,7 @@ impl Table {
             tokio::task::yield_now().await;
         };
         loop {
-            if let Some(offered) = self.look(Owner::released).await? {
+            if let Some(offered) = self.look(move |owner| owner.table.released(number)).await? {
                 return Ok(Released { offered, ..released });
             }
             tokio::task::yield_now().await;
@@ -65,16 +69,10 @@ impl Owner {
         &mut self,
         instance: InstanceId,
         release: ComparedRelease,
-    ) -> Result<ControlFlow<Released, ComparedRelease>, Refusal> {
+    ) -> Result<ControlFlow<(Released, u64), ComparedRelease>, Refusal> {
         self.may_release(instance)?;
         let released = self.table.release_now(release);
         let _ = self.apply_effects();
         released
-    }
-
-    fn released(&mut self) -> Option<u64> {
-        let offered = self.table.released();
-        let _ = self.apply_effects();
-        offered
     }
 }

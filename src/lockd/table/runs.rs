@@ -336,7 +336,7 @@ impl Owner {
     /// decided in grace, where no other owner can take the range, and then the run settles anew. A client causes
     /// this once: what else it has pending is kept.
     fn decide_first(&mut self, ending: Ending) {
-        self.table.settle_cancel();
+        free_beside(self.table.settle_cancel());
         self.runs.phase = Phase::Active;
         let _ = self.apply_effects();
         self.after_commit();
@@ -376,8 +376,7 @@ impl Owner {
         let answers = ending.answers;
         match durable {
             Ok(()) => {
-                let spent = self.table.settle_commit();
-                tokio::task::spawn_blocking(move || drop(spent));
+                free_beside(self.table.settle_commit());
                 self.runs.phase = Phase::Idle;
                 self.over(&result);
                 for answer in answers {
@@ -386,7 +385,7 @@ impl Owner {
                 self.end_moves();
             }
             Err(error) => {
-                self.table.settle_cancel();
+                free_beside(self.table.settle_cancel());
                 self.runs.phase = Phase::Active;
                 self.runs.failures += 1;
                 self.runs.not_before = Some(self.clock.now() + RETRY_AFTER);
@@ -493,10 +492,15 @@ impl Owner {
             if let Some(answer) = answer {
                 let _ = answer.send(Ok(ended.result.clone()));
             }
-            tokio::task::spawn_blocking(move || drop(ended));
+            free_beside(ended);
             Done::Nothing
         });
     }
+}
+
+/// What takes long to free is freed where nothing waits for that.
+pub(super) fn free_beside<T: Send + 'static>(much: T) {
+    tokio::task::spawn_blocking(move || drop(much));
 }
 
 /// A new number in statd's file.

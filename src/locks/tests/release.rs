@@ -20,13 +20,17 @@ impl World {
 
     fn release_in_steps(&mut self, args: ReleaseArgs) -> Result<Released, Refusal> {
         let mut release = Release::new(args);
-        while !self.table.release_look(&mut release)? {}
-        let released = self.table.release_now(release.compare()?)?.break_value().expect("all was swept before");
+        while !self.table.release_look(&mut release)? {
+            self.table.settle_sweep(1);
+        }
+        let now = self.table.release_now(release.compare()?)?;
+        let (released, number) = now.break_value().expect("all was swept before");
         self.check();
         loop {
-            if let Some(offered) = self.table.released() {
+            if let Some(offered) = self.table.released(number) {
                 return Ok(Released { offered, ..released });
             }
+            self.table.settle_sweep(1);
             self.check();
         }
     }
@@ -325,12 +329,15 @@ fn much_is_looked_at_in_steps_whatever_others_do_meanwhile_and_is_free_at_one_in
         (1..=steps).for_each(|n| unlock(&mut w, P("other", 1), &format!("f{n}"), ByteRange::ALL));
         assert!(steps > 2, "{steps}");
         let compared = release.compare().unwrap();
-        assert_eq!(w.table.release_now(compared).unwrap().break_value().unwrap().locks, 3_000);
+        let (released, number) = w.table.release_now(compared).unwrap().break_value().unwrap();
+        assert_eq!(released.locks, 3_000);
         let last = if one_file { "f" } else { "f2999" };
         lock(&mut w, P("other", 1), last, bytes(10 * 2_999, 10 * 2_999 + 4));
         lock(&mut w, P("ghost", 1), last, bytes(100_000, 100_009));
         assert_eq!(w.rows().len(), 2, "nothing else is listed, swept or not");
-        while w.table.released().is_none() {}
+        while w.table.released(number).is_none() {
+            w.table.settle_sweep(1);
+        }
         w.check();
         assert_eq!(w.picture(last), ["other/1 write 29990-29994 held", "ghost/1 write 100000-100009 held"]);
         assert_eq!(w.table.totals().locks, 2);
@@ -411,4 +418,25 @@ fn a_second_release_finds_nothing_of_what_the_first_has_not_swept_yet() {
     while !w.table.settle_sweep(1) {}
     assert_eq!(w.table.release_now(second).unwrap_err().code, RefusalCode::StalePlan);
     w.check();
+}
+
+#[test]
+fn each_release_tells_whom_it_served_itself() {
+    let mut w = World::new();
+    for (ghost, file) in [("one", "f"), ("two", "g")] {
+        w.write(P(ghost, 1), file, bytes(0, 9));
+        w.wait(P("waits", 1), file, bytes(0, 9));
+    }
+    let mut numbers = Vec::new();
+    for ghost in ["one", "two"] {
+        let mut release = Release::new(seen_of_many(&w, ghost));
+        while !w.table.release_look(&mut release).unwrap() {}
+        let now = w.table.release_now(release.compare().unwrap()).unwrap();
+        numbers.push(now.break_value().unwrap().1);
+        while !w.table.settle_sweep(1) {}
+        w.check();
+    }
+    assert_eq!(w.table.released(numbers[0]), Some(0), "it is not known any more");
+    assert_eq!(w.table.released(numbers[1]), Some(1));
+    assert_eq!(w.table.released(numbers[1]), Some(1), "asked again");
 }

@@ -344,3 +344,48 @@ fn a_dropped_unreachable_client_waits_for_nothing_any_more() {
     assert!(w.offers().is_empty(), "a grant to it would be stuck");
     assert_eq!(w.table.totals().waiters, 0);
 }
+
+#[test]
+fn what_was_dropped_is_not_given_back_by_an_offer_to_its_owner() {
+    for answer in [OfferAnswer::Refused, OfferAnswer::Accepted] {
+        let mut w = World::new();
+        let whole = bytes(50, 59);
+        let waits_to_read = |process| World::lock_call(process, "f", whole, false, true, false);
+        w.write(A, "g", R);
+        w.write(D, "f", bytes(55, 59));
+        assert_eq!(w.verdict(B, &waits_to_read(B)), Verdict::Blocked);
+        w.write(A, "f", bytes(50, 54));
+        assert_eq!(w.verdict(A, &waits_to_read(A)), Verdict::Blocked);
+        w.begin(Mode::Strict);
+        w.reclaim(A, "g", R);
+        w.reclaim(D, "f", bytes(55, 59));
+        w.tell("a", Delivery::Acked);
+        w.tell("d", Delivery::Acked);
+        w.unlock(D, "f", bytes(55, 59));
+        w.pass(60);
+        assert_eq!(sums(&w.settle()), (2, 0, 1, 0));
+        assert_eq!(w.picture("f"), ["a/1 read 50-59 offered", "b/1 read 50-59 offered"]);
+        for (offer, _) in w.offers() {
+            w.answer(offer, answer);
+        }
+        let held =
+            if answer == OfferAnswer::Refused { vec![] } else { vec!["a/1 read 50-59 held", "b/1 read 50-59 held"] };
+        assert_eq!(w.picture("f"), held);
+    }
+}
+
+#[test]
+fn an_unlock_that_would_confirm_a_pending_offer_waits_while_the_result_is_written() {
+    let mut w = World::new();
+    w.write(B, "f", bytes(0, 99));
+    w.wait(A, "f", bytes(0, 99));
+    w.unlock(B, "f", bytes(0, 99));
+    w.begin(Mode::Strict);
+    assert_eq!(w.reclaim(A, "f", bytes(50, 59)), Verdict::Granted);
+    w.pass(60);
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
+    let unlock = Call::Unlock(wanted(A, "f", bytes(50, 59), true));
+    assert_eq!(w.call(A, &unlock), Handled::Wait);
+    w.table.settle_cancel();
+    assert_eq!(w.call(A, &unlock), Handled::Reply(Verdict::Granted));
+}
