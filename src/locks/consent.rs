@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::api::{Call, MirrorAnswer, Process, Wanted};
+use super::api::{Call, ClientId, MirrorAnswer, OfferAnswer, Process, Wanted};
 use super::coverage::{Cover, Part};
 use super::ranges::uncovered;
 use super::segment::{FileId, Kind, Segment, Want};
@@ -40,6 +40,19 @@ impl LockTable {
             run.is_claiming(client);
         }
         true
+    }
+
+    /// The same of a grant that was offered, is about to be dropped, and that its client has accepted meanwhile.
+    pub fn was_accepted_in_time(&mut self) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        let Some(settling) = &run.settling else { return false };
+        let accepted = settling.answers.iter().filter(|(_, answer)| *answer == OfferAnswer::Accepted);
+        let clients = accepted.filter_map(|(offer, _)| Some(self.waiters.get(offer.0)?.want.caller.client));
+        let losers: Vec<ClientId> = clients.filter(|client| settling.losers.get(client) == Some(&false)).collect();
+        for client in &losers {
+            run.is_claiming(*client);
+        }
+        !losers.is_empty()
     }
 
     /// Ranges of what the process at the address has at least in this mode.

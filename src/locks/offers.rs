@@ -41,13 +41,19 @@ impl LockTable {
             waiter.cookie = cookie.clone();
             waiter.want.caller = want.caller;
             waiter.want.len = want.len;
-            waiter.want.lock.state = want.lock.state;
+            // What was offered was so to the life that asked for it, and ends with that one.
+            if !waiter.offered {
+                waiter.want.lock.state = want.lock.state;
+            }
         }
         match (in_grace, waiter.offered) {
             (true, _) => wait.map(|_| Handled::Reply(Verdict::Blocked)),
             (false, true) => {
+                // Of the offer some may be over, and it may be an earlier life's: then this is a request like any other.
+                let stands = uncovered(want.lock.range, waiter.stands.iter().copied()).is_empty();
+                let is_it = stands && waiter.want.lock.state == want.lock.state;
                 self.confirm(id);
-                Some(Handled::Reply(Verdict::Granted))
+                is_it.then_some(Handled::Reply(Verdict::Granted))
             }
             (false, false) => {
                 wait?;
@@ -248,7 +254,13 @@ impl LockTable {
     /// The client knows that it holds the range. In a run that is as good as a reclaim: the lock may
     /// have reached it after it went through its list.
     fn confirm(&mut self, id: u64) {
-        let Some(Waiter { want, stands, .. }) = self.remove_waiter(id) else { return };
+        if let Some(Want { file, .. }) = self.confirm_and_wake_nobody(id) {
+            self.wake(file);
+        }
+    }
+
+    fn confirm_and_wake_nobody(&mut self, id: u64) -> Option<Want> {
+        let Waiter { want, stands, .. } = self.remove_waiter(id)?;
         for part in stands {
             let pieces = self.cut_owned(want.place(), part, How::Replaced(want.lock.kind), |s| s.offered);
             for piece in &pieces {
@@ -256,7 +268,7 @@ impl LockTable {
                 self.put(want.file, confirmed);
             }
         }
-        self.wake(want.file);
+        Some(want)
     }
 
     /// It is not known whether the client has it. It stays as it is, pending or held, like any lock of
@@ -275,8 +287,13 @@ impl LockTable {
         for part in stands {
             for piece in self.cut_owned(want.place(), part, How::Released, |s| s.offered) {
                 for had in had.iter().filter(|had| had.range.overlaps(piece.range)) {
-                    let range = intersection(had.range, piece.range);
-                    self.put(want.file, Segment { range, epoch: self.epoch, mark: 0, ..*had });
+                    // What its owner has got there since, it has instead.
+                    let whole = intersection(had.range, piece.range);
+                    let place = self.segments().owned_in(want.file, want.lock.owner, whole);
+                    let has = place.filter(|s| s.kind.same_sort(had.kind)).map(|s| s.range);
+                    for range in uncovered(whole, has) {
+                        self.put(want.file, Segment { range, epoch: self.epoch, mark: 0, ..*had });
+                    }
                 }
             }
         }
@@ -309,13 +326,31 @@ impl LockTable {
     }
 
     /// UNLOCK of a range: the owner that was offered some of it knows of it, and waits no more for
-    /// exactly this.
+    /// exactly this. What else it waits for is looked at when the range is free: an offer in between would be taken for one
+    /// that it knows of.
     pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
         while let Some(id) = self.waiters.find(owner, file, |w| w.offered && w.want.lock.range.overlaps(range)) {
-            self.confirm(id);
+            self.confirm_and_wake_nobody(id);
         }
         while let Some(id) = self.waiters.find(owner, file, |w| !w.offered && w.want.lock.range == range) {
             self.remove_waiter(id);
+        }
+    }
+
+    /// The client is taken for gone: it waits for nothing, and what it was offered and has not confirmed is free.
+    pub(super) fn drop_all_waiters_of(&mut self, client: ClientId) {
+        let offered = self.waiters.of_client(client).filter(|(_, w)| w.offered);
+        let offered: Vec<(Want, Vec<ByteRange>)> = offered.map(|(_, w)| (w.want, w.stands.clone())).collect();
+        for (want, _) in &offered {
+            self.owners.acquire(want.lock.owner);
+        }
+        self.drop_waiters_of(client, usize::MAX, |_| true);
+        for (want, stands) in offered {
+            for part in stands {
+                self.cut_owned(want.place(), part, How::Released, |s| s.offered);
+            }
+            self.owners.release(want.lock.owner);
+            self.close(want.file);
         }
     }
 

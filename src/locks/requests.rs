@@ -326,8 +326,8 @@ impl LockTable {
         }
         if freed {
             self.effects.push_back(Effect::Changed);
-            self.wake(file);
         }
+        self.wake(file);
         if more {
             return Handled::More;
         }

@@ -173,7 +173,7 @@ impl LockTable {
         self.void = Some(Void { covers, clients: settling.losers, kept: settling.kept, files: settling.dropped_in });
         // A client that is taken for gone waits for nothing: a grant to it would be stuck.
         for client in settling.gone {
-            self.drop_waiters_of(client, usize::MAX, |_| true);
+            self.drop_all_waiters_of(client);
         }
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);

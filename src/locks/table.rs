@@ -360,17 +360,23 @@ impl LockTable {
 
     /// Gives how many it took out.
     pub(super) fn purge_at_most(&mut self, file: FileId, most: usize) -> usize {
-        let Some(mut void) = self.void.take_if(|void| void.files.contains(&file)) else { return 0 };
+        let Some(cut) = self.purge_and_wake_nobody(file, most) else { return 0 };
+        if cut < most {
+            self.wake(file);
+        }
+        cut
+    }
+
+    /// Who waited there is to be woken. `None`: nothing was dropped there.
+    pub(super) fn purge_and_wake_nobody(&mut self, file: FileId, most: usize) -> Option<usize> {
+        let mut void = self.void.take_if(|void| void.files.contains(&file))?;
         let cut = self.cut_some((file, None), ByteRange::ALL, How::Released, most, |s| void.is_void(file, s)).len();
         if cut < most {
             void.files.remove(&file);
         }
         self.void = Some(void);
         self.effects.push_back(Effect::Changed);
-        if cut < most {
-            self.wake(file);
-        }
-        cut
+        Some(cut)
     }
 
     /// Purges some more of the file; when that is done, serves its waiters, and forgets it if it has no state left.

@@ -346,7 +346,8 @@ impl Owner {
     fn reclaims_came_in_time(&mut self) -> bool {
         let claims = |call: &OpenCall| self.table.came_in_time(call.incoming.address, &call.incoming.call);
         // Of each client that has one, so all are asked.
-        self.queue.reclaims().map(claims).fold(false, |any, one| any | one)
+        let claimed = self.queue.reclaims().map(claims).fold(false, |any, one| any | one);
+        self.table.was_accepted_in_time() || claimed
     }
 
     pub(super) fn scan(&mut self) {

@@ -35,6 +35,16 @@ impl World {
         }
     }
 
+    /// Releases all that it has, and sweeps nothing of it.
+    pub(super) fn void_all_of(&mut self, client: &str) {
+        let seen = self.seen(client);
+        let args =
+            ReleaseArgs { instance: InstanceId([0; 16]), clients: List::clipped(vec![seen]), locks: List::default() };
+        let mut release = Release::new(args);
+        while !self.table.release_look(&mut release).unwrap() {}
+        assert!(self.table.release_now(release.compare().unwrap()).unwrap().is_break());
+    }
+
     pub(super) fn release_all_of(&mut self, client: &str) -> Result<Released, Refusal> {
         let seen = self.seen(client);
         self.release(vec![seen], vec![])
