@@ -10,6 +10,7 @@ mod lags;
 mod listing;
 mod mirror;
 mod model;
+mod offers;
 mod paths;
 mod posix;
 mod release;

@@ -1,0 +1,195 @@
+//! The path of a run: what it waits for before it begins, who may ask for what meanwhile, and what is written in which order.
+
+use super::*;
+
+/// An owner whose table has settled a run a moment ago: what the run dropped is not freed yet.
+fn unswept() -> (super::super::state::Owner, UnboundedReceiver<(Change, DurableSender)>) {
+    let (persist, disk) = Persist::scripted();
+    let (mut owner, ..) = super::super::state::Owner::new(setup(persist, Limits::default()));
+    let (now, Incoming { address, name, via, call, .. }) = (owner.clock.now(), incoming(2, "file"));
+    let table = &mut owner.table;
+    let client = table.add_client(address, &name).unwrap();
+    table.set_monitored(client, true);
+    table.handle(now, Caller { client, via }, &call);
+    let args = begin_args(7);
+    table.begin(now, 0, &args, NsmState(1), NsmState(3)).unwrap();
+    let acked = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
+    let told = ProgressArgs { run: args.run, notices_begun: true, clients: List::clipped(vec![acked]) };
+    table.progress(now, &told).unwrap();
+    table.settle_start(now + Duration::from_mins(1), SettleWhen::Always, false, "test").unwrap();
+    while !table.settle_scan(1) {}
+    assert_eq!(table.settle_result(0).unwrap().result.counts.dropped, 1);
+    table.settle_commit();
+    assert!(table.has_more_to_sweep());
+    (owner, disk)
+}
+
+#[tokio::test]
+async fn a_run_is_marked_when_all_that_the_run_before_dropped_is_freed() {
+    let (mut owner, _disk) = unswept();
+    let (answer, _begun) = oneshot::channel();
+    owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
+    owner.begin_durable(Ok(NsmState(5)));
+    assert!(
+        matches!(owner.runs.phase, super::super::phase::Phase::Beginning(_)),
+        "it would be pending in the next run"
+    );
+    assert_eq!(owner.table.grace(), Grace::Open);
+    while owner.table.has_more_to_sweep() {
+        owner.sweep();
+    }
+    assert!(matches!(owner.runs.phase, super::super::phase::Phase::Entering(_)));
+    assert_eq!(owner.table.grace(), Grace::Strict);
+    assert_eq!(owner.table.run_status(owner.clock.now()).unwrap().counts.in_scope, 0);
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_run_whose_clients_are_not_all_entered_waits_or_is_refused() {
+    let (mut owner, mut disk) = unswept();
+    while owner.table.has_more_to_sweep() {
+        owner.sweep();
+    }
+    let ((answer, begun), run) = (oneshot::channel(), begin_args(1).run);
+    owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
+    owner.begin_durable(Ok(NsmState(5)));
+    assert!(matches!(owner.runs.phase, super::super::phase::Phase::Entering(_)));
+    let too_early = ProgressArgs { run, notices_begun: true, clients: List::default() };
+    assert_eq!(owner.progress(&too_early, ConnectionId(1)).unwrap_err().code, RefusalCode::WrongPhase);
+    let (answer, mut aborted) = oneshot::channel();
+    owner.abort(RunArgs { run }, answer);
+    assert!(aborted.try_recv().is_err(), "it waits");
+    owner.enter_clients();
+    assert_eq!(owner.table.grace(), Grace::Open);
+    let accept_all = tokio::spawn(async move {
+        while let Some((_, done)) = disk.recv().await {
+            let _ = done.send(Ok(()));
+        }
+    });
+    while owner.work.join_next().await.is_some() {}
+    assert_eq!(begun.await.unwrap().unwrap().run, run);
+    assert_eq!(aborted.await.unwrap().unwrap().outcome, Outcome::Aborted);
+    accept_all.abort();
+}
+
+#[tokio::test]
+async fn a_begin_that_the_disk_refuses_is_over_when_the_sweep_of_the_run_before_is() {
+    let (mut owner, disk) = unswept();
+    drop(disk);
+    let (answer, refusal) = oneshot::channel();
+    owner.begin(Box::new(begin_args(1)), ConnectionId(1), answer);
+    owner.begin_durable(Err(PersistError::Write("disk full".into()).into()));
+    while owner.table.has_more_to_sweep() {
+        owner.sweep();
+    }
+    assert!(matches!(owner.runs.phase, super::super::phase::Phase::Idle));
+    assert_eq!(refusal.await.unwrap().unwrap_err().code, RefusalCode::NotDurable);
+}
+
+#[tokio::test]
+async fn a_number_is_raised_for_nobodys_run_only_while_none_is_on() {
+    let mut world = World::new();
+    let table = world.table.clone();
+    let raise = tokio::spawn(async move { table.raise_state().await });
+    let (change, done) = world.change().await;
+    assert!(matches!(change, Change::Raised(NsmState(5))));
+    assert_eq!(world.table.nsm_state(), NsmState(3), "not before it is durable");
+    let refusal = world.table.begin(begin_args(1), ConnectionId(1)).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::StalePlan);
+    done.send(Ok(())).unwrap();
+    assert_eq!(raise.await.unwrap(), Ok(NsmState(5)));
+    assert_eq!(world.table.nsm_state(), NsmState(5));
+
+    let table = world.table.clone();
+    let args = BeginArgs { nsm_state: NsmState(5), ..begin_args(1) };
+    let run = tokio::spawn(async move { table.begin(args, ConnectionId(1)).await });
+    world.accept().await;
+    world.accept().await;
+    run.await.unwrap().unwrap();
+    assert_eq!(world.table.raise_state().await.unwrap_err().code, RefusalCode::RunActive);
+}
+
+#[tokio::test]
+async fn a_run_is_noticed_by_who_waits_for_one_and_a_raised_number_is_none() {
+    let mut world = World::new();
+    let table = world.table.clone();
+    let mut begun = tokio::spawn(async move { table.run_begun().await });
+    let table = world.table.clone();
+    let raise = tokio::spawn(async move { table.raise_state().await });
+    world.accept().await;
+    raise.await.unwrap().unwrap();
+    assert!(timeout(A_MOMENT, &mut begun).await.is_err());
+    let table = world.table.clone();
+    let args = BeginArgs { nsm_state: NsmState(5), ..begin_args(1) };
+    tokio::spawn(async move { table.begin(args, ConnectionId(1)).await });
+    world.accept().await;
+    world.accept().await;
+    timeout(PATIENCE, begun).await.expect("the run is noticed").unwrap();
+}
+
+#[tokio::test]
+async fn requests_with_two_state_numbers_in_turn_do_not_cost_a_write_each() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    let with_state = |number| {
+        let mut incoming = incoming(2, "file");
+        if let Call::Lock { state, .. } = &mut incoming.call {
+            *state = NsmState(number);
+        }
+        incoming
+    };
+    for number in [5, 7, 5, 7, 5, 9] {
+        assert_eq!(world.table.call(with_state(number)).await, Some(Verdict::Granted));
+    }
+    let (Change::Monitor(record), _) = world.change().await else { panic!("a record") };
+    assert_eq!(record.nsm_state, NsmState(5), "the first change is written at once");
+    assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "the others wait");
+}
+
+#[tokio::test]
+async fn a_repeated_begin_of_a_run_that_has_ended_is_refused() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    world.begin().await;
+    let table = world.table.clone();
+    let abort = tokio::spawn(async move { table.abort(RunArgs { run: RunId([1; 16]) }).await });
+    assert!(matches!(world.accept().await, Change::Ended(_)));
+    abort.await.unwrap().unwrap();
+    let again = world.table.begin(begin_args(1), ConnectionId(1)).await.unwrap_err();
+    assert_eq!(again.code, RefusalCode::WrongPhase);
+}
+
+#[tokio::test]
+async fn a_run_aborted_while_its_state_is_written_does_not_begin() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    let table = world.table.clone();
+    let run = tokio::spawn(async move { table.begin(begin_args(1), ConnectionId(1)).await });
+    let (_, done) = world.change().await;
+    let table = world.table.clone();
+    let mut abort = tokio::spawn(async move { table.abort(RunArgs { run: RunId([1; 16]) }).await });
+    assert!(timeout(A_MOMENT, &mut abort).await.is_err(), "it is answered when nothing can begin any more");
+    done.send(Ok(())).unwrap();
+    assert!(matches!(world.accept().await, Change::NotBegun(_)));
+    assert_eq!(run.await.unwrap().unwrap_err().code, RefusalCode::WrongPhase);
+    assert_eq!(abort.await.unwrap().unwrap_err().code, RefusalCode::WrongPhase);
+    assert_eq!(world.table.status().await.unwrap().grace, Grace::Open);
+    let again = world.table.begin(begin_args(1), ConnectionId(1)).await.unwrap_err();
+    assert_eq!(again.code, RefusalCode::WrongPhase, "a repeated begin does not bring it back");
+}
+
+#[tokio::test]
+async fn a_late_reclaim_right_after_an_abort_is_written_after_the_runs_result() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    world.begin().await;
+    let mut reclaim = incoming(2, "another");
+    let Call::Lock { reclaim: again, .. } = &mut reclaim.call else { panic!("a LOCK") };
+    *again = true;
+    let table = world.table.clone();
+    let abort = tokio::spawn(async move { table.abort(RunArgs { run: RunId([1; 16]) }).await });
+    let call = world.send(reclaim);
+    assert!(matches!(world.accept().await, Change::Ended(_)));
+    assert!(matches!(world.accept().await, Change::Late(..)));
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    assert_eq!(abort.await.unwrap().unwrap().outcome, Outcome::Aborted);
+}
