@@ -289,8 +289,8 @@ impl LockTable {
                 for had in had.iter().filter(|had| had.range.overlaps(piece.range)) {
                     // What its owner has got there since, it has instead.
                     let whole = intersection(had.range, piece.range);
-                    let place = self.segments().owned_in(want.file, want.lock.owner, whole);
-                    let has = place.filter(|s| s.kind.same_sort(had.kind)).map(|s| s.range);
+                    let its = self.segments().owned_in(want.file, want.lock.owner, whole);
+                    let has = its.filter(|s| s.kind.same_sort(had.kind)).map(|s| s.range);
                     for range in uncovered(whole, has) {
                         self.put(want.file, Segment { range, epoch: self.epoch, mark: 0, ..*had });
                     }

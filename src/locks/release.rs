@@ -140,20 +140,13 @@ impl LockTable {
         let mut left = LOOKED_AT;
         while left > 0 {
             left -= 1;
-            match release.clients.last_mut().filter(|looked| looked.next.is_some()) {
-                Some(looked) => self.look_at(looked, &mut left)?,
-                None => match all.get(release.clients.len()) {
-                    Some(seen) => {
-                        let looked = self.begin_to_look_at(seen)?;
-                        if release.clients.iter().any(|other| other.client == looked.client) {
-                            let words = format!("{} at {} is chosen twice", seen.name, seen.address);
-                            return Err(Refusal::new(RefusalCode::BadRequest, words));
-                        }
-                        release.clients.push(looked);
-                    }
-                    None => return Ok(true),
-                },
+            if let Some(looked) = release.clients.last_mut().filter(|looked| looked.next.is_some()) {
+                self.look_at(looked, &mut left)?;
+                continue;
             }
+            let Some(seen) = all.get(release.clients.len()) else { return Ok(true) };
+            let looked = self.begin_to_look_at(seen, &release.clients)?;
+            release.clients.push(looked);
         }
         Ok(false)
     }
@@ -170,11 +163,15 @@ impl LockTable {
         Ok(())
     }
 
-    fn begin_to_look_at(&self, seen: &ClientSeen) -> Result<Looked, Refusal> {
+    fn begin_to_look_at(&self, seen: &ClientSeen, before: &[Looked]) -> Result<Looked, Refusal> {
         let found = self.find(seen.address.0, &seen.name).and_then(|id| Some((id, self.clients.get(id)?)));
         let Some((id, client)) = found else {
             return Err(changed(format!("there is no client {} at {} any more", seen.name, seen.address)));
         };
+        if before.iter().any(|other| other.client == id) {
+            let words = format!("{} at {} is chosen twice", seen.name, seen.address);
+            return Err(Refusal::new(RefusalCode::BadRequest, words));
+        }
         let waiters = self.waiters.of_client(id).filter(|(_, waiter)| !waiter.offered).count();
         let now = ClientSeen { locks: client.held().locks as u64, waiters: waiters as u64, ..seen.clone() };
         if now != *seen {
@@ -285,7 +282,7 @@ impl LockTable {
     /// How many blocked requests got what this release freed, as far as is known: another release may have come since.
     /// `None`: not all of it is swept and looked at.
     pub fn released(&mut self, number: u64) -> Option<u64> {
-        // A run that has begun since serves nobody, or only on files that are not its own.
+        // While a run is on, who waits may have to wait for its end. This does not.
         let is_over = self.run.is_some();
         let waiters = &self.waiters;
         let Some(releasing) = self.releasing.as_mut().filter(|it| it.number() == number) else { return Some(0) };
