@@ -48,11 +48,11 @@ impl LockTable {
         let Some(settling) = &run.settling else { return false };
         let accepted = settling.answers.iter().filter(|(_, answer)| *answer == OfferAnswer::Accepted);
         let clients = accepted.filter_map(|(offer, _)| Some(self.waiters.get(offer.0)?.want.caller.client));
-        let losers: Vec<ClientId> = clients.filter(|client| settling.losers.get(client) == Some(&false)).collect();
-        for client in &losers {
+        let gone: Vec<ClientId> = clients.filter(|client| settling.gone.contains(client)).collect();
+        for client in &gone {
             run.is_claiming(*client);
         }
-        !losers.is_empty()
+        !gone.is_empty()
     }
 
     /// Ranges of what the process at the address has at least in this mode.

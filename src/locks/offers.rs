@@ -3,7 +3,8 @@
 //! A waiter whose range is free gets it at once and is *offered* it: GRANTED is called until the
 //! client answers. Until then the client may not know, so its resend finds the offer, its refusal or
 //! CANCEL gives back what it had before, and its silence changes nothing. No waiter is offered
-//! anything in strict or recovery grace, nor a range that is pending.
+//! anything in strict or recovery grace, nor a range that is pending. If that is its owner's own, it waits until its
+//! owner has said that it is there, or the run is over: an offer would count as that word.
 //!
 //! An owner may wait several times, and ask for something else in a range that it was offered. So that each answer is
 //! about the bytes of its own offer, one offer stands on a byte of an owner: the next one waits for the answer, and what
@@ -18,9 +19,9 @@ use std::collections::{HashSet, VecDeque};
 use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, OtherDomain, Verdict, Wanted};
 use super::ranges::{intersection, uncovered};
 use super::run::How;
-use super::segment::{FileId, Kind, OwnerId, Segment, Want};
+use super::segment::{Few, FileId, Kind, OwnerId, Segment, Want};
 use super::silence::seconds;
-use super::table::LockTable;
+use super::table::{LockTable, STEP};
 use super::waiters::Waiter;
 use crate::wire::control::Grace;
 use crate::wire::types::{ByteRange, Cookie, NsmState};
@@ -41,6 +42,7 @@ impl LockTable {
             waiter.cookie = cookie.clone();
             waiter.want.caller = want.caller;
             waiter.want.len = want.len;
+            waiter.want.lock.epoch = want.lock.epoch;
             // What was offered was so to the life that asked for it, and ends with that one.
             if !waiter.offered {
                 waiter.want.lock.state = want.lock.state;
@@ -111,8 +113,8 @@ impl LockTable {
                 if segment.owner == want.lock.owner {
                     return true;
                 }
-                let waits = self.waiters.of_owner(segment.owner).zip(&mut looks);
-                open.extend(waits.filter(|((_, w), _)| !w.offered).map(|((_, w), _)| w.want));
+                let waits = self.waiters.of_owner(segment.owner).zip(&mut looks).map(|((_, waiter), _)| waiter);
+                open.extend(waits.filter(|w| !w.offered && !self.is_void_waiter(w)).map(|w| w.want));
             }
         }
         false
@@ -146,6 +148,13 @@ impl LockTable {
         Some(intersection(*part, range).start)
     }
 
+    /// A byte of the range on which its owner has something that is pending.
+    pub(super) fn own_pending_at(&self, want: &Want) -> Option<u64> {
+        self.run.as_ref()?;
+        let pending = self.owned(want).find(|s| self.is_pending(want.file, s))?;
+        Some(intersection(pending.range, want.lock.range).start)
+    }
+
     /// Offers what is free to some of those who waited for it, in the order they came.
     pub(super) fn wake(&mut self, file: FileId) {
         // What was dropped and still stands there may be a waiter's own: an offer would give it back.
@@ -160,15 +169,19 @@ impl LockTable {
 
     /// Whether [`wake_more`](Self::wake_more) has something to do.
     pub fn has_more_to_wake(&self) -> bool {
-        self.may_wake() && self.waiters.any_woken()
+        self.may_wake() && (self.waiters.any_woken() || (self.run.is_none() && self.waiters.any_held_back()))
     }
 
     /// Serves some more of those who were woken, in the next file that has any.
     pub fn wake_more(&mut self) {
+        if self.run.is_none() {
+            self.waiters.let_go(TURN);
+        }
         if self.has_more_to_wake()
             && let Some(file) = self.waiters.next_file()
         {
             self.wake(file);
+            self.close(file);
         }
     }
 
@@ -178,11 +191,19 @@ impl LockTable {
 
     /// Offers the waiter its range, or finds out what it waits for now.
     fn serve(&mut self, id: u64) {
-        let Some(want) = self.waiters.get(id).map(|waiter| waiter.want) else { return };
-        match self.blocked_at(&want).or_else(|| self.unanswered_at(&want)) {
-            None if self.may_offer(id, &want) => self.offer(id, &want),
-            // Where another lock domain is in the way, its answer frees all of the file.
-            byte => self.waiters.wait_at(id, byte.unwrap_or(want.lock.range.start)),
+        let Some(waiter) = self.waiters.get(id) else { return };
+        let want = waiter.want;
+        if self.is_void_waiter(waiter) {
+            self.drop_void_waiter(id);
+        } else if let Some(byte) = self.blocked_at(&want).or_else(|| self.unanswered_at(&want)) {
+            self.waiters.wait_at(id, byte);
+        } else if let Some(byte) = self.own_pending_at(&want) {
+            self.waiters.hold_back(id, byte);
+        } else if self.may_offer(id, &want) {
+            self.offer(id, &want);
+        } else {
+            // Another lock domain is in the way: its answer frees all of the file.
+            self.waiters.wait_at(id, want.lock.range.start);
         }
     }
 
@@ -218,6 +239,23 @@ impl LockTable {
                 process: key.process.clone(),
             };
             self.effects.push_back(Effect::Offer { offer: OfferId(id), caller: want.caller, wanted, cookie });
+        }
+    }
+
+    /// Its owner has got something else in all of what it was offered, or has lost it: whoever asked may not know yet that
+    /// it was offered the range, so the offer is taken back and made anew when the range is free. One for what its owner
+    /// has anyhow stays.
+    pub(super) fn renew_offers(&mut self, file: FileId, owner: OwnerId) {
+        let over = |w: &Waiter| w.offered && w.stands.is_empty();
+        let lacks = |want: &Want| {
+            let its = self.owned(want).filter(|s| s.kind.covers(want.lock.kind) && !self.is_void(file, s));
+            !uncovered(want.lock.range, its.map(|s| s.range)).is_empty()
+        };
+        let offers = self.waiters.of_owner_in(owner, file).filter(|(_, w)| over(w) && lacks(&w.want));
+        for id in offers.map(|(id, _)| id).collect::<Vec<_>>() {
+            self.effects.push_back(Effect::Withdraw(OfferId(id)));
+            self.waiters.queue_again(id);
+            self.waits_from_now(id);
         }
     }
 
@@ -262,13 +300,22 @@ impl LockTable {
     fn confirm_and_wake_nobody(&mut self, id: u64) -> Option<Want> {
         let Waiter { want, stands, .. } = self.remove_waiter(id)?;
         for part in stands {
-            let pieces = self.cut_owned(want.place(), part, How::Replaced(want.lock.kind), |s| s.offered);
-            for piece in &pieces {
-                let confirmed = Segment { kind: want.lock.kind, offered: false, epoch: self.epoch, mark: 0, ..*piece };
-                self.put(want.file, confirmed);
+            for piece in self.cut_owned(want.place(), part, How::Replaced(want.lock.kind), |s| s.offered) {
+                self.put_confirmed(want.file, Segment { kind: want.lock.kind, offered: false, ..piece });
             }
         }
         Some(want)
+    }
+
+    /// Its owner has it, once: it may have reclaimed some of the same in another life.
+    fn put_confirmed(&mut self, file: FileId, segment: Segment) {
+        let alike = |s: &Segment| s.kind == segment.kind && !s.offered;
+        let its = self.segments().owned_in(file, segment.owner, segment.range).filter(|s| alike(s));
+        let holds = its.filter(|s| !self.is_pending(file, s)).map(|s| s.range);
+        for range in uncovered(segment.range, holds) {
+            self.cut_owned((file, segment.owner), range, How::Reclaimed, alike);
+            self.put(file, Segment { range, epoch: self.epoch, mark: 0, ..segment });
+        }
     }
 
     /// It is not known whether the client has it. It stays as it is, pending or held, like any lock of
@@ -285,19 +332,35 @@ impl LockTable {
     fn take_offer_back(&mut self, id: u64) {
         let Some(Waiter { want, stands, had, .. }) = self.remove_waiter(id) else { return };
         for part in stands {
-            for piece in self.cut_owned(want.place(), part, How::Released, |s| s.offered) {
-                for had in had.iter().filter(|had| had.range.overlaps(piece.range)) {
-                    // What its owner has got there since, it has instead.
-                    let whole = intersection(had.range, piece.range);
-                    let its = self.segments().owned_in(want.file, want.lock.owner, whole);
-                    let has = its.filter(|s| s.kind.same_sort(had.kind)).map(|s| s.range);
-                    for range in uncovered(whole, has) {
-                        self.put(want.file, Segment { range, epoch: self.epoch, mark: 0, ..*had });
-                    }
-                }
+            let its = self.segments().owned_in(want.file, want.lock.owner, part).filter(|s| s.offered);
+            for offered in its.copied().collect::<Few<Segment>>() {
+                self.give_back(want.file, &offered, intersection(offered.range, part), &had);
             }
         }
         self.wake(want.file);
+    }
+
+    /// In that part of what was offered, its owner has again what it had. If the offer was pending, so is that: its owner
+    /// has said only that the offer is not there.
+    fn give_back(&mut self, file: FileId, offered: &Segment, part: ByteRange, had: &[Segment]) {
+        let owner = offered.owner;
+        let mut back: Few<Segment> = Few::new();
+        for had in had.iter().filter(|had| had.range.overlaps(part)) {
+            // What its owner has got there since, it has instead.
+            let whole = intersection(had.range, part);
+            let its = self.segments().owned_in(file, owner, whole).filter(|s| !s.offered && s.kind.covers(had.kind));
+            back.extend(uncovered(whole, its.map(|s| s.range)).into_iter().map(|range| Segment { range, ..*had }));
+        }
+        let is_pending = self.is_pending(file, offered);
+        let cut = self.cut_owned((file, owner), part, How::Returned(back.len()), |s| s.offered);
+        let mark = cut.first().map_or(0, |piece| piece.mark);
+        for had in back {
+            if is_pending {
+                self.put_pending(file, Segment { epoch: offered.epoch, mark, ..had });
+            } else {
+                self.put(file, Segment { epoch: self.epoch, mark: 0, ..had });
+            }
+        }
     }
 
     /// CANCEL: of a waiter, or of an offer that crossed it on the wire.
@@ -337,36 +400,52 @@ impl LockTable {
         }
     }
 
-    /// The client is taken for gone: it waits for nothing, and what it was offered and has not confirmed is free.
-    pub(super) fn drop_all_waiters_of(&mut self, client: ClientId) {
-        let offered = self.waiters.of_client(client).filter(|(_, w)| w.offered);
-        let offered: Vec<(Want, Vec<ByteRange>)> = offered.map(|(_, w)| (w.want, w.stands.clone())).collect();
-        for (want, _) in &offered {
-            self.owners.acquire(want.lock.owner);
-        }
-        self.drop_waiters_of(client, usize::MAX, |_| true);
-        for (want, stands) in offered {
-            for part in stands {
-                self.cut_owned(want.place(), part, How::Released, |s| s.offered);
-            }
-            self.owners.release(want.lock.owner);
-            self.close(want.file);
-        }
-    }
-
-    /// So many of the client's waiters of the lives that the test accepts are gone. Gives their number.
-    pub(super) fn drop_waiters_of(
-        &mut self,
-        client: ClientId,
-        most: usize,
-        taken_in: impl Fn(NsmState) -> bool,
-    ) -> usize {
-        let waiters = self.waiters.of_client(client).filter(|(_, w)| taken_in(w.want.lock.state)).take(most);
+    /// So many of the client's waiters that the test accepts are gone. Gives their number.
+    pub(super) fn drop_waiters_of(&mut self, client: ClientId, most: usize, accept: impl Fn(&Waiter) -> bool) -> usize {
+        let waiters = self.waiters.of_client(client).filter(|(_, w)| accept(w)).take(most);
         let ids: Vec<(u64, FileId)> = waiters.map(|(id, w)| (id, w.want.file)).collect();
         for (id, file) in &ids {
             self.remove_waiter(*id);
             self.close(*file);
         }
         ids.len()
+    }
+
+    /// What the client had in a life that the test accepts is not given back when it refuses an offer.
+    pub(super) fn forget_had(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) {
+        let offered = self.waiters.of_client(client).filter(|(_, w)| w.had.iter().any(|had| taken_in(had.state)));
+        for id in offered.map(|(id, _)| id).collect::<Vec<_>>() {
+            if let Some(waiter) = self.waiters.get_mut(id) {
+                waiter.had.retain(|had| !taken_in(had.state));
+            }
+        }
+    }
+
+    /// Some more of what the client waited for, which is taken for gone or was released.
+    pub(super) fn drop_some_waiters_of(&mut self, client: ClientId) {
+        let Some(void) = &mut self.void else { return };
+        let waiters = self.waiters.of_client(client).filter(|(_, waiter)| void.is_void_waiter(waiter));
+        let ids: Vec<(u64, FileId)> = waiters.map(|(id, w)| (id, w.want.file)).take(STEP).collect();
+        if ids.len() < STEP {
+            void.leaving.pop();
+        }
+        for (id, file) in ids {
+            self.drop_void_waiter(id);
+            self.close(file);
+        }
+    }
+
+    fn is_void_waiter(&self, waiter: &Waiter) -> bool {
+        self.void.as_ref().is_some_and(|void| void.is_void_waiter(waiter))
+    }
+
+    /// What it was offered and has not confirmed is free.
+    fn drop_void_waiter(&mut self, id: u64) {
+        let Some(want) = self.waiters.get(id).map(|waiter| waiter.want) else { return };
+        self.owners.acquire(want.lock.owner);
+        for part in self.remove_waiter(id).map_or_else(Vec::new, |waiter| waiter.stands) {
+            self.cut_owned(want.place(), part, How::Released, |s| s.offered);
+        }
+        self.owners.release(want.lock.owner);
     }
 }

@@ -342,12 +342,13 @@ impl LockTable {
         self.epoch += 1;
         self.void = Some(Void {
             covers: Covers { epoch: self.epoch, include_unmonitored: true, ..Covers::default() },
-            clients: clients.iter().map(|client| (*client, false)).collect(),
+            clients: clients.clone(),
+            gone: clients.clone(),
+            leaving: clients.iter().copied().collect(),
             kept: HashSet::new(),
             files,
         });
         for id in clients {
-            self.drop_waiters_of(*id, usize::MAX, |_| true);
             // They were about locks that it does not have any more.
             if let Some(client) = self.clients.get_mut(*id) {
                 client.suspicions.clear();

@@ -80,7 +80,7 @@ impl LockTable {
     }
 
     /// What its owner has in the range, and what is asked for would take the place of.
-    fn owned(&self, want: &Want) -> impl Iterator<Item = &Segment> {
+    pub(super) fn owned(&self, want: &Want) -> impl Iterator<Item = &Segment> {
         self.segments().owned_in(want.file, want.lock.owner, want.lock.range).filter(|s| want.owns(s))
     }
 
@@ -168,6 +168,7 @@ impl LockTable {
         // The owner gets the range in place of what it had there.
         self.cut_owned(want.place(), want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
         self.put(want.file, want.lock);
+        self.renew_offers(want.file, want.lock.owner);
         self.effects.push_back(Effect::Changed);
         self.wake(want.file);
         Handled::Reply(Verdict::Granted)
@@ -195,8 +196,8 @@ impl LockTable {
         if let Some(segment) = elsewhere {
             self.adopt(want.file, &segment, want.lock);
         }
-        let unknown = self.parts_without(want, false);
-        let unheld = self.parts_without(want, true);
+        let unknown = self.parts_without(want, |_| true);
+        let unheld = self.parts_without(want, |s| !self.is_pending(want.file, s));
         let same_life = self.owned(want).all(|s| s.state == want.lock.state);
         // What its owner holds is granted always; the rest only where reclaims are taken.
         let mut late = false;
@@ -255,24 +256,25 @@ impl LockTable {
         }
     }
 
-    /// The parts of the range that the owner is not known to have at least in this mode; `held`:
-    /// that it does not hold, for what is pending is known and not held.
-    fn parts_without(&self, want: &Want, held: bool) -> Vec<ByteRange> {
-        let covers =
-            self.owned(want).filter(|s| s.kind.covers(want.lock.kind) && !(held && self.is_pending(want.file, s)));
+    /// The parts of the range in which the owner has nothing in this mode, or a stronger one, that the test accepts.
+    fn parts_without(&self, want: &Want, accept: impl Fn(&Segment) -> bool) -> Vec<ByteRange> {
+        let covers = self.owned(want).filter(|s| s.kind.covers(want.lock.kind) && accept(s));
         uncovered(want.lock.range, covers.map(|s| s.range))
     }
 
     /// What the reclaim names becomes held, and exactly that: what is pending in a stronger mode
-    /// stays so beneath it, and what is already held in a stronger mode is not weakened.
+    /// stays so beneath it, and what is already held in a stronger mode is not weakened. If that was taken in another
+    /// life, it may end with that one: so it stays beneath, too.
     fn take_back(&mut self, want: &Want) {
         self.weaken_pending(want);
         let mine = |s: &Segment| want.owns(s) && want.lock.kind.covers(s.kind);
         let had = self.cut_owned(want.place(), want.lock.range, How::Reclaimed, mine);
         let since = had.iter().map(|s| s.since).fold(want.lock.since, u32::min);
-        for range in self.parts_without(want, true) {
+        let holds = |s: &Segment| s.state == want.lock.state && !self.is_pending(want.file, s);
+        for range in self.parts_without(want, holds) {
             self.put(want.file, Segment { range, since, ..want.lock });
         }
+        self.renew_offers(want.file, want.lock.owner);
     }
 
     /// Another owner holds or pends the range, or held it since the run began. `what` it did, or what else is in

@@ -17,6 +17,7 @@ use super::rows::Rows;
 use super::segment::{FileId, Kind, OwnerId, Segment};
 use super::settling::Settling;
 use super::tally::Tally;
+use super::waiters::Waiter;
 use crate::resync::policy::{self, Judge, PathFacts};
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, Counts, LockFate, LockKind, Mode, Outcome, Policy, RunClient, RunId, RunResult,
@@ -35,6 +36,8 @@ pub(super) enum How {
     Reclaimed,
     /// Its owner has it, in this mode.
     Replaced(Kind),
+    /// An offer that its client does not want: so many pieces of what it had before take the place of it.
+    Returned(usize),
     Released,
 }
 
@@ -81,8 +84,12 @@ impl Covers {
 #[derive(Debug)]
 pub(super) struct Void {
     pub(super) covers: Covers,
-    /// Whose; and whether what was offered to them is spared.
-    pub(super) clients: HashMap<ClientId, bool>,
+    /// Whose.
+    pub(super) clients: HashSet<ClientId>,
+    /// Who is taken for gone, or was released: what they were offered goes, too, and their waiters from before.
+    pub(super) gone: HashSet<ClientId>,
+    /// Those of them whose waiters are still to be dropped.
+    pub(super) leaving: Vec<ClientId>,
     /// Owners of theirs who lose nothing.
     pub(super) kept: HashSet<OwnerId>,
     /// Files not yet purged.
@@ -94,7 +101,13 @@ impl Void {
         self.covers.is_pending(file, segment)
             && !self.covers.is_spared(file, segment)
             && !self.kept.contains(&segment.owner)
-            && self.clients.get(&segment.client).is_some_and(|spare_offered| !(segment.offered && *spare_offered))
+            && self.clients.contains(&segment.client)
+            && (!segment.offered || self.gone.contains(&segment.client))
+    }
+
+    /// Whether the waiter is to be dropped. One that was asked for again since is not: its client is there.
+    pub(super) fn is_void_waiter(&self, waiter: &Waiter) -> bool {
+        waiter.want.lock.epoch < self.covers.epoch && self.gone.contains(&waiter.want.caller.client)
     }
 }
 
@@ -246,7 +259,11 @@ impl Run {
     /// Some of a pending segment is decided and `left` pieces of it are not (one, where only a weaker
     /// mode of it was reclaimed). Its client called `server_address` for it. Gives the mark that those carry.
     pub(super) fn decided(&mut self, segment: &Segment, server_address: IpAddr, left: usize, how: How) -> u32 {
-        let reclaimed = !matches!(how, How::Released);
+        let (reclaimed, left) = match how {
+            How::Reclaimed | How::Replaced(_) => (true, left),
+            How::Returned(pieces) => (false, left + pieces),
+            How::Released => (false, left),
+        };
         if reclaimed && let Some(tally) = self.tally_mut(segment.client) {
             tally.path(server_address).reclaimed_any = true;
         }

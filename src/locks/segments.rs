@@ -4,9 +4,9 @@
 //! changes, and so cannot come to differ from them.
 //!
 //! Segments of one owner overlap only in two cases. Its shares stand side by side, one for each access and
-//! mode. And a pending write lock may stand under the read lock that is all its owner reclaimed of it: if the
-//! run spares it, the two stay so until the next LOCK or UNLOCK there; the owner then has the stronger of the
-//! two.
+//! mode. And a write lock may stand under the read lock that is all its owner reclaimed of it, if the write lock is
+//! pending or was taken in another life of its client. Where it is not dropped or freed, the two stay so until the next
+//! LOCK or UNLOCK there; the owner then has the stronger of the two.
 
 use ahash::RandomState;
 
@@ -147,7 +147,7 @@ impl Segments {
 
     /// Takes what lies in `range` of `most` segments that the test accepts, of `owner` or of any, and leaves
     /// what lies outside. `rest` is told of each segment and the number of pieces left of it, and gives the
-    /// mark they carry.
+    /// mark that all its pieces carry.
     pub(super) fn cut(
         &mut self,
         file: FileId,
@@ -164,7 +164,7 @@ impl Segments {
             let left = pieces.clone().count();
             let mark = rest(&segment, left);
             pieces.for_each(|range| f.insert(Segment { range, mark, ..segment }));
-            change.cuts.push((Segment { range: intersection(segment.range, range), ..segment }, left));
+            change.cuts.push((Segment { range: intersection(segment.range, range), mark, ..segment }, left));
         }
         change
     }

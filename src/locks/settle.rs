@@ -10,7 +10,8 @@
 //! 4. [`settle_commit`](LockTable::settle_commit) is the instant: nothing is pending any more. A
 //!    dropped lock protects nothing from here on, though it still stands in its file: [`Void`]
 //!    describes such locks, and every file is purged of them before it is looked at.
-//! 5. [`settle_sweep`](LockTable::settle_sweep) purges the rest. Who waited for it is woken, also while it sweeps.
+//! 5. [`settle_sweep`](LockTable::settle_sweep) purges the rest. Who waited for it is woken, also while it sweeps. A
+//!    client that is taken for gone waits for nothing: a grant to it would be stuck.
 
 use std::any::Any;
 use std::time::Duration;
@@ -124,7 +125,7 @@ impl LockTable {
             if drops_any && !drops {
                 settling.kept.insert(segment.owner);
             }
-            let spared = (segment.offered && judged.acked) || run.covers.is_spared(file, segment);
+            let spared = (segment.offered && !judged.gone) || run.covers.is_spared(file, segment);
             let fate = if drops && !spared { Fate::Dropped } else { Fate::Kept };
             if !partial || settling.marks.insert(segment.mark) {
                 *(if fate == Fate::Dropped { &mut dropped } else { &mut kept }) += 1;
@@ -170,11 +171,14 @@ impl LockTable {
         );
         self.announce("settle", words);
         let covers = std::mem::take(&mut run.covers);
-        self.void = Some(Void { covers, clients: settling.losers, kept: settling.kept, files: settling.dropped_in });
-        // A client that is taken for gone waits for nothing: a grant to it would be stuck.
-        for client in settling.gone {
-            self.drop_all_waiters_of(client);
-        }
+        self.void = Some(Void {
+            covers,
+            clients: settling.losers,
+            gone: settling.gone,
+            leaving: settling.leaving,
+            kept: settling.kept,
+            files: settling.dropped_in,
+        });
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);
         }
@@ -195,13 +199,16 @@ impl LockTable {
         self.void.is_some() || self.late.has_more_to_forget()
     }
 
-    /// Purges `budget` more files of dropped locks, or of what is remembered no more; true when none is left.
+    /// Purges `budget` more files of dropped locks, or of what is remembered no more, and drops the waiters of clients
+    /// that are gone; true when none is left.
     pub fn settle_sweep(&mut self, budget: usize) -> bool {
         for _ in 0..budget {
             if let Some(forgotten) = self.late.forget_next() {
                 self.forget(forgotten);
             } else if let Some(file) = self.void.as_ref().and_then(|void| void.files.first().copied()) {
                 self.refresh(file);
+            } else if let Some(client) = self.void.as_ref().and_then(|void| void.leaving.last().copied()) {
+                self.drop_some_waiters_of(client);
             } else {
                 self.void = None;
                 return true;
@@ -241,10 +248,11 @@ impl Run {
             settling.clients.push_back(place);
         }
         if tally.judged.drops_any() {
-            settling.losers.insert(tally.client, tally.judged.acked);
+            settling.losers.insert(tally.client);
         }
         if tally.judged.gone {
-            settling.gone.push(tally.client);
+            settling.gone.insert(tally.client);
+            settling.leaving.push(tally.client);
         }
         Stage::Judging(place + 1)
     }

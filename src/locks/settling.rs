@@ -1,6 +1,6 @@
 //! A settle under way: how far it is, and what it has decided. [`settle`](super::settle) is what goes on with it.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::api::{ClientId, OfferAnswer, OfferId};
@@ -37,10 +37,12 @@ pub(super) struct Settling {
     pub(super) not_understood: bool,
     /// Clients (by their place in the run) whose locks are still to be looked at.
     pub(super) clients: VecDeque<usize>,
-    /// Those who lose something; and whether what was offered to them is spared.
-    pub(super) losers: HashMap<ClientId, bool>,
+    /// Those who lose something.
+    pub(super) losers: HashSet<ClientId>,
     /// Those who are taken for gone.
-    pub(super) gone: Vec<ClientId>,
+    pub(super) gone: HashSet<ClientId>,
+    /// The same, in a list.
+    pub(super) leaving: Vec<ClientId>,
     /// What becomes of the locks.
     pub(super) rows: Rows,
     pub(super) results: Vec<ClientResult>,
@@ -64,8 +66,9 @@ impl Settling {
             judge,
             not_understood: false,
             clients: VecDeque::new(),
-            losers: HashMap::new(),
-            gone: Vec::new(),
+            losers: HashSet::new(),
+            gone: HashSet::new(),
+            leaving: Vec::new(),
             rows: Rows::default(),
             results: Vec::new(),
             dropped_in: BTreeSet::new(),
@@ -79,6 +82,8 @@ impl Settling {
     pub(super) fn make_room(&mut self, clients: usize) {
         self.clients.reserve(clients);
         self.losers.reserve(clients);
+        self.gone.reserve(clients);
+        self.leaving.reserve(clients);
         self.results.reserve(clients);
     }
 }

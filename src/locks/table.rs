@@ -274,7 +274,12 @@ impl LockTable {
         }
         let change = self.segments.cut(file, Some(segment.owner), segment.range, 1, |s| s == segment, |_, _| 0);
         self.observe(&change, None);
-        let change = self.segments.put(file, Segment { owner: lock.owner, ..*segment }, |_| false);
+        self.put_pending(file, Segment { owner: lock.owner, offered: false, ..*segment });
+    }
+
+    /// Puts in a pending segment. It is not joined with what is decided.
+    pub(super) fn put_pending(&mut self, file: FileId, segment: Segment) {
+        let change = self.segments.put(file, segment, |_| false);
         self.observe(&change, None);
     }
 
@@ -309,7 +314,7 @@ impl LockTable {
             let given_up = |piece: &&Segment| match how {
                 How::Reclaimed => false,
                 How::Replaced(kind) => !kind.covers(piece.kind),
-                How::Released => true,
+                How::Returned(_) | How::Released => true,
             };
             if let Some(range) = change.cut().filter(given_up).map(|piece| piece.range).reduce(hull) {
                 self.waiters.free(file, range);
@@ -317,6 +322,16 @@ impl LockTable {
             let marked = self.marked;
             for piece in change.cut().filter(given_up).filter(|piece| remembers && piece.epoch >= marked) {
                 self.remember(file, piece);
+            }
+        }
+        if let Self { run: Some(run), waiters, .. } = self
+            && how.is_some()
+        {
+            // Its owner may be held back by it.
+            for piece in change.cut().filter(|piece| run.covers.is_pending(file, piece)) {
+                if waiters.find(piece.owner, file, |_| true).is_some() {
+                    waiters.free(file, piece.range);
+                }
             }
         }
         for piece in change.cut().filter(|piece| piece.offered) {
@@ -370,11 +385,17 @@ impl LockTable {
     /// Who waited there is to be woken. `None`: nothing was dropped there.
     pub(super) fn purge_and_wake_nobody(&mut self, file: FileId, most: usize) -> Option<usize> {
         let mut void = self.void.take_if(|void| void.files.contains(&file))?;
-        let cut = self.cut_some((file, None), ByteRange::ALL, How::Released, most, |s| void.is_void(file, s)).len();
+        let taken = self.cut_some((file, None), ByteRange::ALL, How::Released, most, |s| void.is_void(file, s));
+        let cut = taken.len();
         if cut < most {
             void.files.remove(&file);
         }
         self.void = Some(void);
+        if self.waiters.has_any_in(file) {
+            for piece in taken {
+                self.renew_offers(file, piece.owner);
+            }
+        }
         self.effects.push_back(Effect::Changed);
         Some(cut)
     }

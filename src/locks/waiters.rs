@@ -5,7 +5,8 @@
 //! bytes that it freed, and each of these is offered its range, or waits at another byte from then on.
 //!
 //! Each waiter that is not offered anything is in one of two places:
-//! - it *waits* at its byte (`waiting`);
+//! - it *waits* at its byte (`waiting`). Nothing frees that byte if all that is there is its owner's own lock, pending
+//!   in a run that then ends: such waiters are also *held back* (`held_back`), and are let go after the run;
 //! - it is to be *looked at* (`woken`), since that byte was freed.
 //!
 //! Ten thousand may wait at one byte, so both are done in slices. What was freed of a file is kept (`freed`) until
@@ -50,6 +51,7 @@ pub(super) struct Waiters {
     by_owner: BTreeSet<(OwnerId, FileId, u64)>,
     by_file: BTreeSet<(FileId, u64)>,
     waiting: BTreeSet<(FileId, u64, u64)>,
+    held_back: BTreeSet<(FileId, u64)>,
     woken: BTreeSet<(FileId, u64)>,
     freed: BTreeMap<FileId, ByteRange>,
     /// The file that had its turn last.
@@ -100,6 +102,13 @@ impl Waiters {
         }
     }
 
+    /// Its offer is over: it has its old place, and is to be looked at.
+    pub(super) fn queue_again(&mut self, id: u64) {
+        let Some(waiter) = self.by_id.get_mut(&id) else { return };
+        (waiter.offered, waiter.had) = (false, Vec::new());
+        self.woken.insert((waiter.want.file, id));
+    }
+
     pub(super) fn get(&self, id: u64) -> Option<&Waiter> {
         self.by_id.get(&id)
     }
@@ -119,9 +128,30 @@ impl Waiters {
         }
     }
 
+    /// Its owner's own lock, which is pending, is there and nothing else is in its way.
+    pub(super) fn hold_back(&mut self, id: u64, byte: u64) {
+        self.wait_at(id, byte);
+        self.held_back.extend(self.by_id.get(&id).map(|waiter| (waiter.want.file, id)));
+    }
+
+    pub(super) fn any_held_back(&self) -> bool {
+        !self.held_back.is_empty()
+    }
+
+    /// No run is on any more: so many more are to be looked at.
+    pub(super) fn let_go(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some((file, id)) = self.held_back.pop_first() else { return };
+            if let Some(byte) = self.by_id.get(&id).and_then(|waiter| waiter.at) {
+                self.free(file, ByteRange { start: byte, end: byte });
+            }
+        }
+    }
+
     /// It neither waits nor is it to be looked at.
     pub(super) fn rest(&mut self, id: u64) {
         let Some(waiter) = self.by_id.get_mut(&id) else { return };
+        self.held_back.remove(&(waiter.want.file, id));
         match waiter.at.take() {
             Some(byte) => self.waiting.remove(&(waiter.want.file, byte, id)),
             None => self.woken.remove(&(waiter.want.file, id)),
@@ -245,8 +275,8 @@ impl Waiters {
     /// Whether any queue has a waiter.
     #[cfg(test)]
     pub(super) fn are_queued(&self) -> bool {
-        let Self { by_id, by_client, by_owner, by_file, waiting, woken, freed, .. } = self;
-        let files = by_file.len() + woken.len() + freed.len();
+        let Self { by_id, by_client, by_owner, by_file, waiting, held_back, woken, freed, .. } = self;
+        let files = by_file.len() + held_back.len() + woken.len() + freed.len();
         by_id.len() + by_client.len() + by_owner.len() + waiting.len() + files > 0
     }
 

@@ -135,11 +135,9 @@ pub enum Verdict {
 /// What is decided of a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judged {
-    /// Acked, as far as that is evidence.
-    pub acked: bool,
     /// Acked, and reclaimed none of its locks in scope.
     pub silent: bool,
-    /// It acked nothing and is taken for gone: it loses all.
+    /// It acked nothing, nothing came back, and it may lose all: it is taken for gone.
     pub gone: bool,
     /// Of its pending locks, by the server address that it called for them.
     pub paths: BTreeMap<IpAddr, JudgedPath>,
@@ -299,9 +297,8 @@ impl Judge {
             (*address, JudgedPath { silent, verdict: unheard.unwrap_or_else(heard) })
         };
         Judged {
-            acked: facts.acked(),
             silent: facts.silent(),
-            gone: unheard == Some(Verdict::Drop),
+            gone: unheard == Some(Verdict::Drop) && !facts.paths.values().any(PathFacts::is_answered),
             paths: facts.paths.iter().filter(|(_, path)| path.pending > 0).map(path).collect(),
         }
     }

@@ -10,6 +10,7 @@ mod lags;
 mod listing;
 mod mirror;
 mod model;
+mod naive;
 mod offers;
 mod paths;
 mod posix;
@@ -345,7 +346,10 @@ impl LockTable {
         }
         self.waiters.check(|want, byte| {
             let mut there = self.segments().excluding(want.file, bytes(byte, byte), want.lock.kind);
-            there.any(|s| s.owner != want.lock.owner) || self.unanswered_at(want).is_some() || self.mirror.is_on()
+            there.any(|s| s.owner != want.lock.owner)
+                || self.unanswered_at(want).is_some()
+                || self.own_pending_at(want).is_some()
+                || self.mirror.is_on()
         });
         let stands = |file: FileId, s: &Segment, byte: u64| {
             let waiters = self.waiters.of_owner(s.owner).filter(|(_, waiter)| waiter.want.file == file);

@@ -20,14 +20,12 @@ fn offer_to_b(w: &mut World) -> OfferId {
 
 #[test]
 fn a_resend_is_not_granted_by_an_offer_of_which_some_is_over() {
-    for part in [bytes(0, 9), bytes(0, 4)] {
-        let mut w = World::new();
-        offer_to_b(&mut w);
-        assert_eq!(w.read(P("b", 1), "f", part), Verdict::Granted, "in place of the offer");
-        assert_eq!(w.read(P("c", 1), "f", part), Verdict::Granted);
-        assert_eq!(w.wait(P("b", 1), "f", bytes(0, 9)), Verdict::Blocked, "c reads there");
-        assert_eq!(w.write(P("b", 1), "f", bytes(0, 9)), Verdict::Denied);
-    }
+    let mut w = World::new();
+    offer_to_b(&mut w);
+    assert_eq!(w.read(P("b", 1), "f", bytes(0, 4)), Verdict::Granted, "in place of the offer");
+    assert_eq!(w.read(P("c", 1), "f", bytes(0, 4)), Verdict::Granted);
+    assert_eq!(w.wait(P("b", 1), "f", bytes(0, 9)), Verdict::Blocked, "c reads there");
+    assert_eq!(w.write(P("b", 1), "f", bytes(0, 9)), Verdict::Denied);
 }
 
 #[test]
@@ -155,4 +153,134 @@ fn an_offer_is_not_made_to_a_spelling_that_is_about_to_be_moved() {
     assert_eq!(offers.iter().map(|(_, wanted)| &wanted.process).collect::<Vec<_>>(), [&new], "to its new spelling");
     w.answer(offers[0].0, OfferAnswer::Refused);
     assert_eq!(w.picture("g"), ["mac/7 write 20-29 held"]);
+}
+
+#[test]
+fn nothing_is_offered_where_its_owner_has_something_pending() {
+    for ended in ["reclaimed", "asked for again", "settled", "aborted"] {
+        let mut w = World::new();
+        w.read(P("a", 1), "f", bytes(0, 9));
+        w.read(P("b", 1), "f", bytes(0, 9));
+        w.wait(P("a", 1), "f", bytes(0, 9));
+        w.begin(Mode::Targeted);
+        w.unlock(P("b", 1), "f", bytes(0, 9));
+        assert!(w.offers().is_empty(), "a has said nothing");
+        assert_eq!((w.counts().pending, w.counts().reclaimed), (1, 0));
+        match ended {
+            "reclaimed" => assert_eq!(w.reclaim_read(P("a", 1), "f", bytes(0, 9)), Verdict::Granted),
+            "asked for again" => {
+                assert_eq!(w.wait(P("a", 1), "f", bytes(0, 9)), Verdict::Granted);
+                assert_eq!(w.picture("f"), ["a/1 write 0-9 held"]);
+                continue;
+            }
+            "settled" => assert_eq!(w.settle().result.counts.kept, 1),
+            _ => drop(w.table.abort(0, "test").unwrap()),
+        }
+        assert_eq!(w.offers().len(), 1, "{ended}");
+        assert_eq!(w.picture("f"), ["a/1 write 0-9 offered"], "{ended}");
+    }
+}
+
+#[test]
+fn what_comes_back_of_an_offer_that_is_refused_in_a_run_is_pending() {
+    let mut w = World::new();
+    w.read(P("a", 1), "f", bytes(0, 3));
+    w.read(P("a", 1), "f", bytes(6, 9));
+    w.read(P("b", 1), "f", bytes(0, 9));
+    w.wait(P("a", 1), "f", bytes(0, 9));
+    w.unlock(P("b", 1), "f", bytes(0, 9));
+    let (offer, _) = w.offers().remove(0);
+    w.begin(Mode::Strict);
+    w.answer(offer, OfferAnswer::Refused);
+    assert_eq!(w.picture("f"), ["a/1 read 0-3 pending", "a/1 read 6-9 pending"]);
+    assert_eq!((w.counts().in_scope, w.counts().pending), (1, 1), "two pieces of what was one lock");
+    w.tell("a", Delivery::Acked);
+    w.reclaim_read(P("a", 1), "f", bytes(0, 3));
+    w.pass(60);
+    let result = w.settle();
+    assert_eq!((result.result.counts.dropped, result.result.counts.released), (1, 0));
+    assert_eq!(fates(&result), [(Fate::Dropped, bytes(6, 9), true)]);
+    assert_eq!(w.picture("f"), ["a/1 read 0-3 held"]);
+}
+
+#[test]
+fn a_notice_frees_also_what_a_refused_offer_would_bring_back() {
+    let mut w = World::new();
+    w.read(P("a", 1), "f", bytes(0, 9));
+    w.read(P("b", 1), "f", bytes(0, 9));
+    w.wait(P("a", 1), "f", bytes(0, 9));
+    let again = lock_in(5, P("a", 1), bytes(0, 9), true, (true, false));
+    assert_eq!(w.verdict(P("a", 1), &again), Verdict::Blocked);
+    w.unlock(P("b", 1), "f", bytes(0, 9));
+    let (offer, _) = w.offers().remove(0);
+    w.table.reboot_notice(World::address("a"), &name("a"), NsmState(5));
+    w.answer(offer, OfferAnswer::Refused);
+    assert!(w.picture("f").is_empty(), "the read lock was of the life before");
+}
+
+#[test]
+fn a_weaker_reclaim_of_another_life_outlives_the_lock_of_the_former_one() {
+    let mut w = World::new();
+    w.write(P("a", 1), "f", bytes(0, 9));
+    let reclaim = lock_in(5, P("a", 1), bytes(0, 9), false, (false, true));
+    assert_eq!(w.verdict(P("a", 1), &reclaim), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/1 write 0-9 held", "a/1 read 0-9 held"]);
+    w.table.reboot_notice(World::address("a"), &name("a"), NsmState(5));
+    assert_eq!(w.picture("f"), ["a/1 read 0-9 held"]);
+}
+
+/// In a run with consent to drop what `b` has, which does not answer; it was offered a lock, and has another one.
+fn unreachable() -> World {
+    let mut w = World::new();
+    offer_to_b(&mut w);
+    w.write(P("b", 1), "mine", bytes(0, 9));
+    w.write(P("c", 1), "f", bytes(20, 29));
+    w.wait(P("b", 1), "f", bytes(20, 29));
+    let mut args = w.begin_args(Mode::Targeted);
+    args.policy.unreachable = Unreachable::Drop;
+    args.may_drop = List::clipped(vec![client_ref("b")]);
+    w.begin_with(&args);
+    w.tell("b", Delivery::NoAnswer);
+    w
+}
+
+#[test]
+fn a_client_that_acked_nothing_and_came_back_waits_on() {
+    let mut w = unreachable();
+    w.reclaim(P("c", 1), "f", bytes(20, 29));
+    w.write(P("b", 2), "other", bytes(0, 9));
+    assert_eq!(w.reclaim(P("b", 2), "other", bytes(0, 9)), Verdict::Granted);
+    w.pass(60);
+    assert_eq!(w.settle().result.counts.dropped, 1, "what it did not reclaim");
+    assert_eq!(w.picture("mine"), Vec::<String>::new());
+    let still = ["b/1 write 0-9 offered", "b/1 write 20-29 waiting", "c/1 write 20-29 held"];
+    assert_eq!(w.picture("f"), still);
+}
+
+#[test]
+fn a_client_that_is_taken_for_gone_waits_only_for_what_it_asked_for_in_the_run() {
+    for resent in [false, true] {
+        let mut w = unreachable();
+        w.reclaim(P("c", 1), "f", bytes(20, 29));
+        if resent {
+            assert_eq!(w.wait(P("b", 1), "f", bytes(20, 29)), Verdict::Blocked);
+        }
+        w.pass(60);
+        assert_eq!(w.settle().result.counts.dropped, 2, "its lock, and what it was offered");
+        let waits = ["b/1 write 20-29 waiting"].into_iter().filter(|_| resent);
+        let expected: Vec<&str> = waits.chain(["c/1 write 20-29 held"]).collect();
+        assert_eq!(w.picture("f"), expected);
+    }
+}
+
+#[test]
+fn an_offer_is_made_anew_when_its_owner_has_got_less_in_place_of_all_of_it() {
+    let mut w = World::new();
+    let offer = offer_to_b(&mut w);
+    assert_eq!(w.read(P("b", 1), "f", bytes(0, 9)), Verdict::Granted, "another thread of it");
+    assert!(w.effects.contains(&Effect::Withdraw(offer)));
+    assert_eq!(w.offers().len(), 1, "who waited has not got it");
+    assert_eq!(w.picture("f"), ["b/1 write 0-9 offered"]);
+    w.answer(offer, OfferAnswer::Refused);
+    assert_eq!(w.picture("f"), ["b/1 read 0-9 held"]);
 }
