@@ -76,7 +76,7 @@ pub struct ReleasedCounts {
     pub locks: u64,
     /// Blocked requests that went with them.
     pub waiters: u64,
-    /// Blocked requests that got what became free.
+    /// Blocked requests that were served on these files meanwhile.
     pub offered: u64,
     /// Locks that are still there; where the lock manager does not know whose locks are, clients that
     /// may hold some yet.

@@ -120,8 +120,8 @@ impl Render for ReleaseReport {
             );
             line!(
                 out,
-                "  passed on     {}",
-                number(done.offered, "blocked request got", "blocked requests got") + " what became free"
+                "  served        {} on these files meanwhile",
+                number(done.offered, "blocked request", "blocked requests")
             );
             let left = match release.chosen {
                 Some(_) => number(done.left, "lock is still there", "locks are still there"),
