@@ -72,7 +72,7 @@ use async_trait::async_trait;
 use self::drops::Attempt;
 use self::error::ENDPOINT;
 use self::saved::Saved;
-use self::v4::V4;
+use self::v4::{Grace, V4};
 use super::adapter::run_files::RunFiles;
 use super::adapter::{
     Adapter, Backend, ClientReleased, Dropped, GraceEnd, Identity, LocksReleased, Recovered, Snapshot, client_row,
@@ -522,16 +522,17 @@ impl Backend for Knfsd {
             if machine.v4_in_grace()? {
                 match v4::look(machine)? {
                     V4::None => {
-                        if !v4::end_grace(machine)? {
-                            let why = "NFSv4's grace was asked to end and has not ended yet; ordinary NLM requests \
-                                       are refused until it is over";
-                            goes_on = Some(why.to_owned());
+                        goes_on = match v4::end_grace(machine)? {
+                            Grace::Over => None,
+                            Grace::Ending => Some("NFSv4's grace was asked to end and has not ended yet"),
+                            Grace::Busy => Some(
+                                "the kernel does not let NFSv4's grace be ended (on Linux 7.3 and newer, it does so only \
+                                 while nfsdcld runs)",
+                            ),
                         }
                     }
                     V4::Some { .. } | V4::NotKnown(_) => {
-                        let why = "NFSv4's grace goes on, since its clients may still reclaim; ordinary NLM requests \
-                                   are refused until it is over";
-                        goes_on = Some(why.to_owned());
+                        goes_on = Some("NFSv4's grace goes on, since its clients may still reclaim");
                     }
                 }
             }
@@ -539,7 +540,8 @@ impl Backend for Knfsd {
             if machine.nlm_in_grace()? {
                 return Err(KnfsdError::Stuck("lockd's grace did not end".into()));
             }
-            Ok(goes_on.map_or(GraceEnd::Over, GraceEnd::GoesOn))
+            let refused = |why| format!("{why}; ordinary NLM requests are refused until it is over");
+            Ok(goes_on.map(refused).map_or(GraceEnd::Over, GraceEnd::GoesOn))
         })
         .await
         .map_err(KnfsdError::lost)

@@ -59,32 +59,45 @@ pub(super) fn look(machine: &Machine) -> Result<V4, FileError> {
     Ok(if live + recorded == 0 { V4::None } else { V4::Some { live, recorded } })
 }
 
-/// Ends NFSv4's grace, and sees it; false if it was asked for and grace has not ended yet.
-pub(super) fn end_grace(machine: &Machine) -> Result<bool, FileError> {
+/// What became of NFSv4's grace.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Grace {
+    /// It is seen to be over.
+    Over,
+    /// The kernel took the request to end it, and it is not over yet.
+    Ending,
+    /// The kernel does not let it be ended: it was asked before, or (Linux 7.3) has no record of NFSv4 clients.
+    Busy,
+}
+
+/// Ends NFSv4's grace, and looks whether it is over.
+pub(super) fn end_grace(machine: &Machine) -> Result<Grace, FileError> {
     ask_and_see(|| machine.write(END_GRACE, "Y\n"), || machine.v4_in_grace(), ENDS)
 }
 
 fn ask_and_see(
-    ask: impl FnOnce() -> Result<(), FileError>,
+    ask: impl Fn() -> Result<(), FileError>,
     in_grace: impl Fn() -> Result<bool, FileError>,
     patience: Duration,
-) -> Result<bool, FileError> {
-    let refused = match ask() {
-        // It was asked for before.
-        Err(FileError::Io(.., error)) if error.raw_os_error() == Some(EBUSY) => None,
-        asked => asked.err(),
-    };
+) -> Result<Grace, FileError> {
     let until = Instant::now() + patience;
-    while in_grace()? {
-        if let Some(error) = refused {
-            return Err(error);
+    let mut grace = Grace::Busy;
+    loop {
+        // What is busy now may take the request a moment later: it looks for that record when nfsd starts.
+        let asked = if grace == Grace::Busy { ask() } else { Ok(()) };
+        if !in_grace()? {
+            return Ok(Grace::Over);
+        }
+        match asked {
+            Ok(()) => grace = Grace::Ending,
+            Err(FileError::Io(.., error)) if error.raw_os_error() == Some(EBUSY) => {}
+            Err(error) => return Err(error),
         }
         if Instant::now() >= until {
-            return Ok(false);
+            return Ok(grace);
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    Ok(true)
 }
 
 /// Clients in a recovery database: nfsdcld has a table for each epoch, nfsdcltrack has one.
@@ -115,24 +128,30 @@ mod tests {
 
     #[test]
     fn grace_that_ends_a_moment_after_it_was_asked_to_is_waited_for() {
-        let looks = Cell::new(0);
+        let (looks, asked) = (Cell::new(0), Cell::new(0));
         let in_grace = || Ok(looks.replace(looks.get() + 1) < 3);
-        assert!(ask_and_see(|| Ok(()), in_grace, ENDS).unwrap());
-        assert_eq!(looks.get(), 4);
+        let ask = || {
+            asked.set(asked.get() + 1);
+            Ok(())
+        };
+        assert_eq!(ask_and_see(ask, in_grace, ENDS).unwrap(), Grace::Over);
+        assert_eq!((looks.get(), asked.get()), (4, 1));
     }
 
     #[test]
     fn grace_that_does_not_end_is_not_called_over() {
-        assert!(!ask_and_see(|| Ok(()), || Ok(true), SOON).unwrap());
+        assert_eq!(ask_and_see(|| Ok(()), || Ok(true), SOON).unwrap(), Grace::Ending);
+        assert_eq!(ask_and_see(|| errno(EBUSY), || Ok(true), SOON).unwrap(), Grace::Busy);
     }
 
     #[test]
-    fn a_second_request_to_end_grace_is_no_error_and_any_other_refusal_is_one() {
-        let looks = Cell::new(0);
-        assert!(ask_and_see(|| errno(EBUSY), || Ok(looks.replace(1) == 0), ENDS).unwrap());
+    fn a_kernel_that_is_busy_is_asked_again_and_any_other_refusal_is_an_error() {
+        let asked = Cell::new(0);
+        let ask = || if asked.replace(asked.get() + 1) < 3 { errno(EBUSY) } else { Ok(()) };
+        assert_eq!(ask_and_see(ask, || Ok(asked.get() < 4), ENDS).unwrap(), Grace::Over);
         assert!(ask_and_see(|| errno(nix::libc::EIO), || Ok(true), SOON).is_err());
         // It has ended meanwhile all the same.
-        assert!(ask_and_see(|| errno(nix::libc::EIO), || Ok(false), SOON).unwrap());
+        assert_eq!(ask_and_see(|| errno(nix::libc::EIO), || Ok(false), SOON).unwrap(), Grace::Over);
     }
 
     fn host(versions: &str) -> (tempfile::TempDir, Machine) {
