@@ -4,15 +4,14 @@
 //! What exists ([`table`] has it all): clients ([`clients`]), owners ([`owners`]), files with their
 //! segments ([`segments`]), blocked requests ([`waiters`]) and when to look at them ([`long_waits`]), at most one
 //! run ([`run`], its clients in [`roster`] (those to come in [`awaited`]), each one's part of it in [`tally`], its end in
-//! [`settling`], its [`rows`] and [`result`]), a release that is not all swept ([`releasing`]), what a run's end leaves open for a while
-//! ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task owns the table; nothing in
-//! it waits.
+//! [`settling`], its [`rows`] and [`result`]), a release that is not all swept ([`releasing`]), what a run's end leaves
+//! open for a while ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task owns the table;
+//! nothing in it waits.
 //!
-//! What is done with it: calls ([`requests`], [`spellings`], [`moves`], [`offers`], [`silence`], [`consent`]), notices
-//! ([`reboots`]), runs ([`grace`], [`settle`]; over another lock manager: [`followed`]), and what an operator asks for
-//! ([`listing`], [`release`]). These
-//! files know the table and what is in it, and import nothing of each other (but `release`, which frees what is
-//! listed).
+//! What is done with it: calls ([`requests`], [`spellings`], [`moves`], [`silence`], [`consent`]) and those that wait
+//! ([`queue`], [`offers`]), notices ([`reboots`]), runs ([`grace`], [`settle`]; over another lock manager:
+//! [`followed`]), and what an operator asks for ([`listing`], [`release`]). These files know the table and what is in
+//! it, and import nothing of each other (but `release`, which frees what is listed).
 //!
 //! What must hold (a property test checks it after every step):
 //! - no two owners have segments that exclude each other, held or pending;
@@ -56,6 +55,7 @@ mod moves;
 mod numbered;
 mod offers;
 mod owners;
+mod queue;
 mod ranges;
 mod reboots;
 mod release;
