@@ -136,7 +136,6 @@ impl LockTable {
         }
         let refused = self.mirror.answered(handle, answer);
         let Some(file) = self.segments().find(handle) else { return };
-        self.purge(file);
         if let Some(waiter) = refused.and_then(|id| self.waiters.get_mut(id)) {
             waiter.refused = true;
             self.ask_again_later(file);

@@ -171,7 +171,7 @@ impl File {
             }
             Kept::Many(many) => {
                 for sort in Sort::ALL {
-                    for key in many.keys_in(owner, sort, range, |_| true) {
+                    for key in many.keys_in(owner, sort, range, usize::MAX, |_| true) {
                         many.of_mut(sort).get_mut(key).into_iter().for_each(&mut change);
                     }
                 }
@@ -219,8 +219,15 @@ impl Many {
         found.filter(move |s| s.range.overlaps(range))
     }
 
-    fn keys_in(&self, owner: OwnerId, sort: Sort, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> Few<Key> {
-        self.owned_in(owner, sort, range).filter(|s| accept(s)).map(key).collect()
+    fn keys_in(
+        &self,
+        owner: OwnerId,
+        sort: Sort,
+        range: ByteRange,
+        most: usize,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> Few<Key> {
+        self.owned_in(owner, sort, range).filter(|s| accept(s)).map(key).take(most).collect()
     }
 
     fn insert(&mut self, segment: Segment) {
@@ -238,8 +245,8 @@ impl Many {
         let mut taken = Few::new();
         for sort in Sort::ALL {
             if let Some(owner) = owner {
-                let keys = self.keys_in(owner, sort, range, &accept).into_iter().take(most - taken.len());
-                taken.extend(keys.filter_map(|key| self.of_mut(sort).remove(key)));
+                let keys = self.keys_in(owner, sort, range, most - taken.len(), &accept);
+                taken.extend(keys.into_iter().filter_map(|key| self.of_mut(sort).remove(key)));
             } else {
                 self.of_mut(sort).extract(range, most, &accept, &mut taken);
             }

@@ -80,7 +80,7 @@ impl LockTable {
             return;
         }
         self.owners.acquire(want.lock.owner);
-        self.purge(want.file);
+        self.purge_owned(want.place(), want.lock.range);
         match answer {
             OfferAnswer::Accepted => self.confirm(offer.0),
             OfferAnswer::Refused => self.take_offer_back(offer.0),

@@ -432,7 +432,10 @@ impl LockTable {
         let (Call::Cancel(_) | Call::Unlock(_) | Call::Unshare { .. }) = call else { return };
         let Some((process, handle, range, kind)) = call.subject() else { return };
         let Some(file) = self.segments().find(handle) else { return };
-        self.purge(file);
+        // As long as much of the file is to be purged, nobody is suspected there.
+        if !self.purge_some(file) {
+            return;
+        }
         let speaker = Speaker { address, name, via, process: &process, state: NsmState(0), owner: None };
         let suspect = self.may_mean(&speaker, Place { file, range, kind }, false);
         self.suspect_of(suspect);

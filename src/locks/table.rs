@@ -363,12 +363,18 @@ impl LockTable {
         }
     }
 
-    /// Takes dropped locks out of the file before anything looks at it.
-    pub(super) fn purge(&mut self, file: FileId) {
-        self.purge_at_most(file, usize::MAX);
+    /// Takes dropped locks of the owner out of the range before it is changed there.
+    pub(super) fn purge_owned(&mut self, (file, owner): (FileId, OwnerId), range: ByteRange) {
+        let Some(void) = self.void.take_if(|void| void.files.contains(&file)) else { return };
+        let taken = self.cut_owned((file, owner), range, How::Released, |s| void.is_void(file, s));
+        self.void = Some(void);
+        if !taken.is_empty() {
+            self.renew_offers(file, owner);
+        }
     }
 
-    /// Takes some more of them out; true when none is left. Only then others get what they had.
+    /// Takes some more dropped locks out of the file before anything looks at it; true when none is left. Only then others
+    /// get what they had.
     pub(super) fn purge_some(&mut self, file: FileId) -> bool {
         self.purge_at_most(file, STEP) < STEP
     }
