@@ -180,6 +180,11 @@ fn lock_of(wanted: Wanted) -> Call {
     Call::Lock { wanted, block: false, reclaim: false, monitored: true, state: NsmState(3), cookie }
 }
 
+fn blocking(call: Call) -> Call {
+    let Call::Lock { wanted, reclaim, monitored, state, cookie, .. } = call else { return call };
+    Call::Lock { wanted, block: true, reclaim, monitored, state, cookie }
+}
+
 /// The floor: a map of files, each with a sorted list, and a map of owners.
 #[derive(Default)]
 struct Maps {
@@ -508,20 +513,35 @@ fn late(ranges: usize) {
     steps.print(&format!("late window of {ranges} ranges closed"), floor);
 }
 
-/// One client's locks are released, each on a file of its own. The floor copies the rows that are seen.
-fn release(locks: usize) {
+/// One client's locks are released, each on a file of its own, and its requests, which all wait for one lock. The floor
+/// copies the rows that are seen.
+fn release(all: usize) {
+    let waiting = all / 10;
+    let locks = all - waiting;
     let mut world = World::new(1, 1, locks * 10);
     for n in 0..locks {
         let (owner, call) = world.lock(n * 10, 0);
         world.granted(owner, &call);
     }
+    let name = CallerName::new("holder.example.org").unwrap();
+    let holder = world.table.add_client(IpAddr::V4(Ipv4Addr::LOCALHOST), &name).unwrap();
+    let wanted = |range| Wanted { range, file: FileHandle::new(b"waited for").unwrap(), ..world.wanted(0, 0).1 };
+    let (all, waits) = (wanted(ByteRange::ALL), (0..waiting as u64).map(|n| wanted(ByteRange { start: n, end: n })));
+    let waits: Vec<Call> = waits.map(|wanted| blocking(lock_of(wanted))).collect();
+    world.table.handle(NOW, Caller { client: holder, via: VIA }, &lock_of(all));
+    for call in &waits {
+        let caller = Caller { client: world.clients[0], via: VIA };
+        assert_eq!(world.table.handle(NOW, caller, call), Handled::Reply(Verdict::Blocked));
+    }
+    world.take_effects();
     let mut rows = Vec::new();
     let mut after = 0;
     loop {
         let mut listing = Listing::new(LocksArgs { scope: Scope::default(), after });
         while !world.table.list_locks_on(&mut listing) {}
         let page = listing.into_page();
-        rows.extend(page.locks.into_vec().into_iter().map(|aged| aged.lock));
+        let listed = page.locks.into_vec().into_iter().map(|aged| aged.lock);
+        rows.extend(listed.filter(|row| row.owner.name != name));
         after = page.next;
         if after == 0 {
             break;
@@ -536,21 +556,21 @@ fn release(locks: usize) {
         ReleaseArgs { instance: InstanceId([2; 16]), clients: List::clipped(vec![seen]), locks: List::default() };
     let mut release = Release::new(args);
     let looked = Steps::until_done(|| world.table.release_look(&mut release).unwrap());
-    looked.print(&format!("release of {locks} locks: look"), floor);
+    looked.print(&format!("release {locks} and {waiting} waiting: look"), floor);
     let began = processor_time();
     let compared = release.compare().unwrap();
     line("release: compared (beside)", micros(began), floor, "us", "");
     let began = processor_time();
     let (released, number) = world.table.release_now(compared).unwrap().break_value().unwrap();
     line("release: the instant", micros(began), floor, "us", "");
-    assert_eq!(released.locks, locks as u64);
+    assert_eq!((released.locks, released.waiters), (locks as u64, waiting as u64));
     let swept = Steps::until_done(|| {
         world.table.settle_sweep(1);
         world.take_effects();
         world.table.released(number).is_some()
     });
     swept.print("release: swept", floor);
-    assert_eq!(world.table.totals().locks, 0);
+    assert_eq!((world.table.totals().locks, world.table.totals().waiters), (1, 0));
 }
 
 // --- listings
