@@ -66,10 +66,11 @@ pub(super) struct Granting {
     told: bool,
 }
 
-impl From<Granted> for Granting {
-    fn from(granted: Granted) -> Self {
+impl Granting {
+    /// `maybe_accepted`: the client may have accepted the same before.
+    pub(super) fn new(granted: Granted, maybe_accepted: bool) -> Self {
         let since = Instant::now();
-        Self { granted, attempts: 0, pause: FIRST_PAUSE, maybe_accepted: false, since, told: false }
+        Self { granted, attempts: 0, pause: FIRST_PAUSE, maybe_accepted, since, told: false }
     }
 }
 

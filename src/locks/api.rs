@@ -181,7 +181,17 @@ pub struct Move {
 
 /// A grant to a waiter that is not confirmed yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OfferId(pub u64);
+pub struct OfferId {
+    pub(super) waiter: u64,
+    pub(super) renewed: u32,
+}
+
+impl OfferId {
+    /// Whether the same request was offered the range before. That offer is over, and its client may have accepted it.
+    pub fn is_renewed(self) -> bool {
+        self.renewed > 0
+    }
+}
 
 /// What the table wants done outside of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What may be taken of the table, and by whom.
 //!
 //! The rule is that of [`shares`](crate::shares), by the address that called. No cap refuses a reclaim of what is
-//! pending, nor CANCEL or FREE_ALL. An UNLOCK takes room only where it makes two locks of one; it has
-//! more of it than a LOCK, since a client that is refused one has unlocked all the same, and leaves a stuck lock.
+//! pending, nor CANCEL or FREE_ALL. An UNLOCK, or such a reclaim, takes room only where it makes several locks of one; it
+//! has more of it than a LOCK, since a client that is refused one has unlocked all the same, and leaves a stuck lock.
 //! There is an end to that too: one lock of many bytes can be made into any number.
 
 use super::api::{Cap, Effect};
@@ -16,7 +16,7 @@ use crate::shares::{Full, Holder};
 pub(super) enum Need {
     /// For another lock.
     Lock,
-    /// For the second of the two that an UNLOCK makes of one.
+    /// For what an UNLOCK or a reclaim makes of one lock beside the first.
     Hole,
 }
 

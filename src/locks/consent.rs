@@ -47,7 +47,7 @@ impl LockTable {
         let Some(run) = &mut self.run else { return false };
         let Some(settling) = &run.settling else { return false };
         let accepted = settling.answers.iter().filter(|(_, answer)| *answer == OfferAnswer::Accepted);
-        let clients = accepted.filter_map(|(offer, _)| Some(self.waiters.get(offer.0)?.want.caller.client));
+        let clients = accepted.filter_map(|(offer, _)| Some(self.waiters.offered(*offer)?.want.caller.client));
         let gone: Vec<ClientId> = clients.filter(|client| settling.gone.contains(client)).collect();
         for client in &gone {
             run.is_claiming(*client);

@@ -7,6 +7,8 @@
 //! about the bytes of its own offer, one offer stands on a byte of an owner: the next one waits for the answer, and what
 //! the owner gets otherwise ends the offer there ([`Waiter::stands`]).
 
+use std::collections::BTreeSet;
+
 use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, Verdict, Wanted};
 use super::ranges::{intersection, uncovered};
 use super::run::How;
@@ -39,7 +41,7 @@ impl LockTable {
         waiter.offered = true;
         waiter.stands = vec![want.lock.range];
         waiter.had = had.into_vec();
-        let cookie = waiter.cookie.clone();
+        let (offer, cookie) = (waiter.offer(id), waiter.cookie.clone());
         if let (Some(key), Some(handle)) = (self.owners.key(want.lock.owner), self.segments().handle(want.file)) {
             let wanted = Wanted {
                 file: handle.clone(),
@@ -48,7 +50,7 @@ impl LockTable {
                 exclusive: want.lock.kind == Kind::Range { exclusive: true },
                 process: key.process.clone(),
             };
-            self.effects.push_back(Effect::Offer { offer: OfferId(id), caller: want.caller, wanted, cookie });
+            self.effects.push_back(Effect::Offer { offer, caller: want.caller, wanted, cookie });
         }
     }
 
@@ -62,16 +64,25 @@ impl LockTable {
             !uncovered(want.lock.range, its.map(|s| s.range)).is_empty()
         };
         let offers = self.waiters.of_owner_in(owner, file).filter(|(_, w)| over(w) && lacks(&w.want));
-        for id in offers.map(|(id, _)| id).collect::<Vec<_>>() {
-            self.effects.push_back(Effect::Withdraw(OfferId(id)));
+        for (id, offer) in offers.map(|(id, w)| (id, w.offer(id))).collect::<Vec<_>>() {
+            self.effects.push_back(Effect::Withdraw(offer));
             self.waiters.queue_again(id);
             self.waits_from_now(id);
         }
     }
 
+    /// The same of the owners of these pieces of the file, which are gone.
+    pub(super) fn renew_offers_of(&mut self, file: FileId, gone: &[Segment]) {
+        if self.waiters.has_any_in(file) {
+            for owner in gone.iter().map(|piece| piece.owner).collect::<BTreeSet<_>>() {
+                self.renew_offers(file, owner);
+            }
+        }
+    }
+
     /// The client answered GRANTED. An answer to an offer that is over changes nothing.
     pub fn offer_answered(&mut self, offer: OfferId, answer: OfferAnswer) {
-        let Some(waiter) = self.waiters.get(offer.0).filter(|w| w.offered) else { return };
+        let Some(waiter) = self.waiters.offered(offer) else { return };
         let want = waiter.want;
         if self.is_frozen(want.file, want.lock.range, |s| s.kind.same_sort(want.lock.kind))
             && let Some(settling) = self.run.as_mut().and_then(|run| run.settling.as_mut())
@@ -82,9 +93,9 @@ impl LockTable {
         self.owners.acquire(want.lock.owner);
         self.purge_owned(want.place(), want.lock.range);
         match answer {
-            OfferAnswer::Accepted => self.confirm(offer.0),
-            OfferAnswer::Refused => self.take_offer_back(offer.0),
-            OfferAnswer::Unclear => self.leave_with(offer.0),
+            OfferAnswer::Accepted => self.confirm(offer.waiter),
+            OfferAnswer::Refused => self.take_offer_back(offer.waiter),
+            OfferAnswer::Unclear => self.leave_with(offer.waiter),
         }
         self.owners.release(want.lock.owner);
         self.close(want.file);
@@ -93,7 +104,7 @@ impl LockTable {
     /// The client has not answered GRANTED for long; `why` is for people. The offer stands, since it is not
     /// known whether the client has the lock.
     pub fn offer_unconfirmed(&mut self, offer: OfferId, why: &str) {
-        let waiter = self.waiters.get(offer.0).filter(|w| w.offered);
+        let waiter = self.waiters.offered(offer);
         let Some(client) = waiter.and_then(|w| self.clients.get_mut(w.want.caller.client)) else { return };
         client.suspect(why);
         self.effects.push_back(Effect::Event("unconfirmed", format!("{}: {why}", client.name)));
@@ -161,15 +172,16 @@ impl LockTable {
             let its = self.segments().owned_in(file, owner, whole).filter(|s| !s.offered && s.kind.covers(had.kind));
             back.extend(uncovered(whole, its.map(|s| s.range)).into_iter().map(|range| Segment { range, ..*had }));
         }
-        let is_pending = self.is_pending(file, offered);
-        let cut = self.cut_owned((file, owner), part, How::Returned(back.len()), |s| s.offered);
+        back.iter_mut().for_each(|had| had.epoch = offered.epoch);
+        let (pending, held): (Few<Segment>, Few<Segment>) =
+            back.into_iter().partition(|had| self.is_pending(file, had));
+        let cut = self.cut_owned((file, owner), part, How::Returned(pending.len()), |s| s.offered);
         let mark = cut.first().map_or(0, |piece| piece.mark);
-        for had in back {
-            if is_pending {
-                self.put_pending(file, Segment { epoch: offered.epoch, mark, ..had });
-            } else {
-                self.put(file, Segment { epoch: self.epoch, mark: 0, ..had });
-            }
+        for had in pending {
+            self.put_pending(file, Segment { mark, ..had });
+        }
+        for had in held {
+            self.put(file, Segment { epoch: self.epoch, mark: 0, ..had });
         }
     }
 

@@ -10,7 +10,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::api::{ClientId, Effect, Handled, OfferId, OtherDomain, Verdict};
+use super::api::{ClientId, Effect, Handled, OtherDomain, Verdict};
 use super::ranges::{intersection, uncovered};
 use super::run::How;
 use super::segment::{FileId, OwnerId, Segment, Want};
@@ -120,7 +120,7 @@ impl LockTable {
         self.clients.waiter_removed(waiter.want.caller.client, waiter.want.file, weight);
         self.owners.release(waiter.want.lock.owner);
         if waiter.offered {
-            self.effects.push_back(Effect::Withdraw(OfferId(id)));
+            self.effects.push_back(Effect::Withdraw(waiter.offer(id)));
             // Its owner may wait for something else there.
             self.waiters.free(waiter.want.file, waiter.want.lock.range);
         }

@@ -196,7 +196,9 @@ impl LockTable {
             purged += self.purge_at_most(file, STEP);
             if purged < STEP {
                 let his = |s: &Segment| s.client == client && taken_in(s.state);
-                released += self.cut_some((file, None), ByteRange::ALL, How::Released, STEP - released, his).len();
+                let taken = self.cut_some((file, None), ByteRange::ALL, How::Released, STEP - released, his);
+                released += taken.len();
+                self.renew_offers_of(file, &taken);
                 self.refresh(file);
             }
         }

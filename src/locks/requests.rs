@@ -198,6 +198,8 @@ impl LockTable {
         }
         let unknown = self.parts_without(want, |_| true);
         let unheld = self.parts_without(want, |s| !self.is_pending(want.file, s));
+        // Of an offer its client may not know: what it reclaims it has all the same, whatever it says to that.
+        let unsaid = self.parts_without(want, |s| !s.offered && !self.is_pending(want.file, s));
         let same_life = self.owned(want).all(|s| s.state == want.lock.state);
         // What its owner holds is granted always; the rest only where reclaims are taken.
         let mut late = false;
@@ -217,6 +219,14 @@ impl LockTable {
         if all_unknown && self.is_full(want, Need::Lock) {
             return Handled::Reply(Verdict::NoLocks);
         }
+        // One lock of many bytes can be made into any number.
+        let ByteRange { start, end } = want.lock.range;
+        let is_whole = |s: &Segment| start <= s.range.start && s.range.end <= end && want.lock.kind.covers(s.kind);
+        let changes = !unsaid.is_empty() || !same_life;
+        let has_room = !changes || self.owned(want).all(is_whole) || !self.is_full(want, Need::Hole);
+        if !has_room && !unheld.is_empty() {
+            return Handled::Reply(Verdict::NoLocks);
+        }
         let lacking = self.lacking(want);
         if !lacking.is_empty() {
             return match want.outside {
@@ -227,7 +237,7 @@ impl LockTable {
                 OtherDomain::Failed => Handled::Reply(Verdict::NoLocks),
             };
         }
-        if !unheld.is_empty() || !same_life {
+        if changes && has_room {
             self.take_back(want);
         }
         if let Some(run) = &mut self.run {
@@ -264,13 +274,13 @@ impl LockTable {
 
     /// What the reclaim names becomes held, and exactly that: what is pending in a stronger mode
     /// stays so beneath it, and what is already held in a stronger mode is not weakened. If that was taken in another
-    /// life, it may end with that one: so it stays beneath, too.
+    /// life, it may end with that one, and if it is offered, with a refusal: so it stays beneath, too.
     fn take_back(&mut self, want: &Want) {
         self.weaken_pending(want);
         let mine = |s: &Segment| want.owns(s) && want.lock.kind.covers(s.kind);
         let had = self.cut_owned(want.place(), want.lock.range, How::Reclaimed, mine);
         let since = had.iter().map(|s| s.since).fold(want.lock.since, u32::min);
-        let holds = |s: &Segment| s.state == want.lock.state && !self.is_pending(want.file, s);
+        let holds = |s: &Segment| s.state == want.lock.state && !s.offered && !self.is_pending(want.file, s);
         for range in self.parts_without(want, holds) {
             self.put(want.file, Segment { range, since, ..want.lock });
         }

@@ -5,7 +5,7 @@
 //!
 //! Segments of one owner overlap only in two cases. Its shares stand side by side, one for each access and
 //! mode. And a write lock may stand under the read lock that is all its owner reclaimed of it, if the write lock is
-//! pending or was taken in another life of its client. Where it is not dropped or freed, the two stay so until the next
+//! pending, was taken in another life of its client, or is offered and not answered. Where it is not dropped or freed, the two stay so until the next
 //! LOCK or UNLOCK there; the owner then has the stronger of the two.
 
 use ahash::RandomState;
@@ -146,8 +146,8 @@ impl Segments {
     }
 
     /// Takes what lies in `range` of `most` segments that the test accepts, of `owner` or of any, and leaves
-    /// what lies outside. `rest` is told of each segment and the number of pieces left of it, and gives the
-    /// mark that all its pieces carry.
+    /// what lies outside. `rest` is told of each segment and the number of pieces left of it, and gives what
+    /// they all carry: their mark, and the epoch of those that are left.
     pub(super) fn cut(
         &mut self,
         file: FileId,
@@ -155,15 +155,15 @@ impl Segments {
         range: ByteRange,
         most: usize,
         accept: impl Fn(&Segment) -> bool,
-        mut rest: impl FnMut(&Segment, usize) -> u32,
+        mut rest: impl FnMut(&Segment, usize) -> (u32, u32),
     ) -> Change {
         let mut change = Change::none(file);
         let Some(f) = self.slots.get_mut(file.0 as usize) else { return change };
         for segment in f.take(owner, range, most, accept) {
             let pieces = without(segment.range, range);
             let left = pieces.clone().count();
-            let mark = rest(&segment, left);
-            pieces.for_each(|range| f.insert(Segment { range, mark, ..segment }));
+            let (mark, epoch) = rest(&segment, left);
+            pieces.for_each(|range| f.insert(Segment { range, mark, epoch, ..segment }));
             change.cuts.push((Segment { range: intersection(segment.range, range), mark, ..segment }, left));
         }
         change
@@ -192,16 +192,16 @@ impl Segments {
         change
     }
 
-    /// Sets the mark of each segment of the owner in the range, and whether it is offered, as `flags` gives
-    /// them. Nothing is counted by these.
+    /// Changes the mark, the epoch, and whether it is offered, of each segment of the owner in the range. Nothing is
+    /// counted by these.
     pub(super) fn set_flags(
         &mut self,
         file: FileId,
         owner: OwnerId,
         range: ByteRange,
-        mut flags: impl FnMut(&Segment) -> (u32, bool),
+        mut flags: impl FnMut(&Segment) -> (u32, u32, bool),
     ) {
         let Some(f) = self.slots.get_mut(file.0 as usize) else { return };
-        f.change(owner, range, |segment| (segment.mark, segment.offered) = flags(segment));
+        f.change(owner, range, |segment| (segment.mark, segment.epoch, segment.offered) = flags(segment));
     }
 }

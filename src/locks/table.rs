@@ -233,15 +233,17 @@ impl LockTable {
         most: usize,
         accept: impl Fn(&Segment) -> bool,
     ) -> Few<Segment> {
-        let Self { segments, run, owners, clients, .. } = self;
-        let mark = |segment: &Segment, left: usize| match (&mut *run, owners.key(segment.owner)) {
+        let Self { segments, run, owners, clients, void, epoch, .. } = self;
+        let carry = |segment: &Segment, left: usize| match (&mut *run, owners.key(segment.owner)) {
             (Some(run), Some(OwnerKey { via, .. })) if run.covers.is_pending(file, segment) => {
                 run.enter(clients, segment.client);
-                run.decided(segment, via.server_address, left, how)
+                (run.decided(segment, via.server_address, left, how), segment.epoch)
             }
-            _ => segment.mark,
+            // What is left of a lock that was spared might not be known for it.
+            _ if void.as_ref().is_some_and(|void| !void.is_void(file, segment)) => (segment.mark, *epoch),
+            _ => (segment.mark, segment.epoch),
         };
-        let change = segments.cut(file, owner, range, most, accept, mark);
+        let change = segments.cut(file, owner, range, most, accept, carry);
         if change.cut().next().is_some() {
             self.observe(&change, Some(how));
         }
@@ -250,9 +252,12 @@ impl LockTable {
 
     /// Puts a segment in, joined with the owner's held neighbours that are alike.
     pub(super) fn put(&mut self, file: FileId, segment: Segment) {
-        let run = self.run.as_ref();
-        let held = |s: &Segment| !run.is_some_and(|run| run.covers.is_pending(file, s));
-        let change = self.segments.put(file, segment, held);
+        let Self { segments, run, void, .. } = self;
+        let held = |s: &Segment| {
+            let pending = run.as_ref().is_some_and(|run| run.covers.is_pending(file, s));
+            !pending && !void.as_ref().is_some_and(|void| void.is_void(file, s))
+        };
+        let change = segments.put(file, segment, held);
         self.observe(&change, None);
     }
 
@@ -272,7 +277,8 @@ impl LockTable {
         if let (Some(run), Some((from, to))) = (&mut self.run, addresses) {
             run.moved(segment, from, to);
         }
-        let change = self.segments.cut(file, Some(segment.owner), segment.range, 1, |s| s == segment, |_, _| 0);
+        let change =
+            self.segments.cut(file, Some(segment.owner), segment.range, 1, |s| s == segment, |_, _| (0, segment.epoch));
         self.observe(&change, None);
         self.put_pending(file, Segment { owner: lock.owner, offered: false, ..*segment });
     }
@@ -290,13 +296,15 @@ impl LockTable {
         let Self { segments, run: Some(run), .. } = self else { return };
         segments.set_flags(file, owner, range, |s| {
             let weaker = want.owns(s) && !kind.covers(s.kind) && run.covers.is_pending(file, s);
-            (if weaker { run.decided(s, server_address, 1, How::Reclaimed) } else { s.mark }, s.offered)
+            (if weaker { run.decided(s, server_address, 1, How::Reclaimed) } else { s.mark }, s.epoch, s.offered)
         });
     }
 
-    /// What was offered to the owner in the range is held like any other segment.
+    /// What was offered to the owner in the range is held like any other segment. After a run that may have spared it as
+    /// an offer, nothing else would tell it from what was dropped.
     pub(super) fn confirm_offered(&mut self, file: FileId, owner: OwnerId, range: ByteRange) {
-        self.segments.set_flags(file, owner, range, |s| (s.mark, false));
+        let epoch = self.void.as_ref().map(|_| self.epoch);
+        self.segments.set_flags(file, owner, range, |s| (s.mark, epoch.unwrap_or(s.epoch), false));
         if let Some(client) = self.owners.key(owner).map(|key| key.client) {
             self.clients.changed(client);
         }
@@ -368,9 +376,7 @@ impl LockTable {
         let Some(void) = self.void.take_if(|void| void.files.contains(&file)) else { return };
         let taken = self.cut_owned((file, owner), range, How::Released, |s| void.is_void(file, s));
         self.void = Some(void);
-        if !taken.is_empty() {
-            self.renew_offers(file, owner);
-        }
+        self.renew_offers_of(file, &taken);
     }
 
     /// Takes some more dropped locks out of the file before anything looks at it; true when none is left. Only then others
@@ -397,11 +403,7 @@ impl LockTable {
             void.files.remove(&file);
         }
         self.void = Some(void);
-        if self.waiters.has_any_in(file) {
-            for piece in taken {
-                self.renew_offers(file, piece.owner);
-            }
-        }
+        self.renew_offers_of(file, &taken);
         self.effects.push_back(Effect::Changed);
         Some(cut)
     }

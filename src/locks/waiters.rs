@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
-use super::api::{Caller, ClientId};
+use super::api::{Caller, ClientId, OfferId};
 use super::ranges::{hull, uncovered};
 use super::segment::{FileId, OwnerId, Segment, Want};
 use crate::wire::types::{ByteRange, Cookie};
@@ -27,6 +27,8 @@ pub(super) struct Waiter {
     pub(super) cookie: Cookie,
     /// It holds the range and has not confirmed that it knows.
     pub(super) offered: bool,
+    /// So many offers to it are over.
+    pub(super) renewed: u32,
     /// Where the offer stands. Elsewhere its owner has got something else since, which an answer must not change.
     pub(super) stands: Vec<ByteRange>,
     /// What its owner had in the range before the offer.
@@ -39,7 +41,14 @@ pub(super) struct Waiter {
 
 impl Waiter {
     pub(super) fn new(want: Want, cookie: Cookie, refused: bool) -> Self {
-        Self { want, cookie, offered: false, stands: Vec::new(), had: Vec::new(), refused, at: None }
+        Self { want, cookie, offered: false, stands: Vec::new(), had: Vec::new(), refused, at: None, renewed: 0 }
+    }
+}
+
+impl Waiter {
+    /// The number of what it is offered. Its own is given.
+    pub(super) fn offer(&self, waiter: u64) -> OfferId {
+        OfferId { waiter, renewed: self.renewed }
     }
 }
 
@@ -106,11 +115,17 @@ impl Waiters {
     pub(super) fn queue_again(&mut self, id: u64) {
         let Some(waiter) = self.by_id.get_mut(&id) else { return };
         (waiter.offered, waiter.had) = (false, Vec::new());
+        waiter.renewed = waiter.renewed.wrapping_add(1);
         self.woken.insert((waiter.want.file, id));
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&Waiter> {
         self.by_id.get(&id)
+    }
+
+    /// The waiter whose offer that is, if it still is.
+    pub(super) fn offered(&self, offer: OfferId) -> Option<&Waiter> {
+        self.get(offer.waiter).filter(|waiter| waiter.offered && waiter.offer(offer.waiter) == offer)
     }
 
     pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut Waiter> {

@@ -66,7 +66,7 @@ impl Owner {
     fn offer(&mut self, offer: OfferId, caller: Caller, wanted: Wanted, cookie: Cookie) {
         let Some(view) = self.table.client(caller.client) else { return };
         let granted = Granted { name: view.name, addresses: vec![view.address], via: caller.via, wanted, cookie };
-        self.call_granted(offer, granted.into());
+        self.call_granted(offer, Granting::new(granted, offer.is_renewed()));
     }
 
     fn call_granted(&mut self, offer: OfferId, granting: Granting) {

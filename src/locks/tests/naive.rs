@@ -175,7 +175,9 @@ impl Naive {
             self.came_back.insert(ask.process);
         }
         let all_in_this_life = self.all().filter(|(place, _)| ask.means(*place)).all(|(_, of)| of == life);
-        if self.has(ask) && all_in_this_life {
+        let holds =
+            |byte| self.held.keys().any(|place| place.1 == byte && ask.means(*place) && (place.2 || !ask.exclusive));
+        if ask.bytes().all(holds) && all_in_this_life {
             return Verdict::Granted;
         }
         if self.mode.is_none() && !self.has(ask) {
@@ -183,8 +185,8 @@ impl Naive {
         }
         self.free(|place, _| ask.covers(place));
         for byte in ask.bytes() {
-            let range = ByteRange { start: byte, end: byte };
-            let has = self.granted().any(|(place, of)| of == life && Ask { range, ..ask }.means(place));
+            let held = self.held.range((ask.process, byte, ask.exclusive)..=(ask.process, byte, true));
+            let has = held.into_iter().any(|(_, of)| *of == life);
             if !has {
                 self.held.insert((ask.process, byte, ask.exclusive), life);
             }

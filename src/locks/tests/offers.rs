@@ -279,8 +279,111 @@ fn an_offer_is_made_anew_when_its_owner_has_got_less_in_place_of_all_of_it() {
     let offer = offer_to_b(&mut w);
     assert_eq!(w.read(P("b", 1), "f", bytes(0, 9)), Verdict::Granted, "another thread of it");
     assert!(w.effects.contains(&Effect::Withdraw(offer)));
-    assert_eq!(w.offers().len(), 1, "who waited has not got it");
-    assert_eq!(w.picture("f"), ["b/1 write 0-9 offered"]);
+    let renewed = w.offers()[0].0;
+    assert!(renewed.is_renewed() && !offer.is_renewed());
     w.answer(offer, OfferAnswer::Refused);
+    assert_eq!(w.picture("f"), ["b/1 write 0-9 offered"], "an answer to the first says nothing of the second");
+    w.answer(renewed, OfferAnswer::Refused);
     assert_eq!(w.picture("f"), ["b/1 read 0-9 held"]);
+}
+
+/// In a strict run in which `b` acks and reclaims what it has on another file, but not what it has beside its offer; its
+/// answer comes while the result is written. Gives what `f` looks like in the end.
+fn answered_while_the_result_is_written(answer: OfferAnswer) -> Vec<String> {
+    let mut w = World::new();
+    let offer = offer_to_b(&mut w);
+    w.write(P("b", 1), "f", bytes(10, 19));
+    w.write(P("b", 2), "other", bytes(0, 9));
+    w.begin(Mode::Strict);
+    w.tell("b", Delivery::Acked);
+    w.reclaim(P("b", 2), "other", bytes(0, 9));
+    w.pass(60);
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
+    while !w.table.settle_scan(1) {}
+    let result = w.table.settle_result(0).unwrap().join();
+    assert_eq!(fates(&result), [(Fate::Kept, bytes(0, 9), false), (Fate::Dropped, bytes(10, 19), false)]);
+    w.answer(offer, answer);
+    w.table.settle_commit();
+    w.check();
+    while !w.table.settle_sweep(1) {
+        w.check();
+    }
+    w.picture("f")
+}
+
+#[test]
+fn an_offer_that_a_run_has_spared_stays_whatever_its_client_answers_then() {
+    for answer in [OfferAnswer::Accepted, OfferAnswer::Unclear] {
+        let held = answered_while_the_result_is_written(answer);
+        assert_eq!(held, ["b/1 write 0-9 held"], "and what was dropped beside it is gone: {answer:?}");
+    }
+    assert!(answered_while_the_result_is_written(OfferAnswer::Refused).is_empty());
+}
+
+#[test]
+fn what_is_reclaimed_under_an_offer_outlives_its_refusal() {
+    let mut w = World::new();
+    w.read(P("b", 1), "f", bytes(0, 9));
+    w.wait(P("a", 1), "f", bytes(0, 9));
+    w.begin(Mode::Targeted);
+    w.unlock(P("b", 1), "f", bytes(0, 9));
+    assert_eq!(w.offers().len(), 1);
+    assert_eq!(w.reclaim_read(P("a", 1), "f", bytes(0, 9)), Verdict::Granted, "the server had lost it");
+    assert_eq!(w.cancel(P("a", 1), "f", bytes(0, 9)), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/1 read 0-9 held"]);
+}
+
+#[test]
+fn what_comes_back_of_an_offer_is_pending_only_if_the_run_covers_it() {
+    let mut w = World::new();
+    let mut unmonitored = World::lock_call(P("a", 1), "f", bytes(0, 9), false, false, false);
+    let Call::Lock { monitored, .. } = &mut unmonitored else { panic!("a LOCK") };
+    *monitored = false;
+    assert_eq!(w.verdict(P("a", 1), &unmonitored), Verdict::Granted);
+    w.read(P("b", 1), "f", bytes(0, 9));
+    w.wait(P("a", 1), "f", bytes(0, 9));
+    w.unlock(P("b", 1), "f", bytes(0, 9));
+    let (offer, _) = w.offers().remove(0);
+    assert_eq!(w.begin(Mode::Strict).in_scope, 1);
+    w.answer(offer, OfferAnswer::Refused);
+    assert_eq!(w.picture("f"), ["a/1 read 0-9 held"]);
+    assert_eq!((w.counts().pending, w.counts().released), (0, 1));
+}
+
+#[test]
+fn an_offer_is_made_anew_when_a_notice_frees_what_its_owner_had_instead() {
+    let mut w = World::new();
+    w.write(P("b", 1), "f", bytes(0, 9));
+    let waits = lock_in(5, P("a", 1), bytes(0, 9), true, (true, false));
+    assert_eq!(w.verdict(P("a", 1), &waits), Verdict::Blocked);
+    w.unlock(P("b", 1), "f", bytes(0, 9));
+    assert_eq!(w.offers().len(), 1);
+    let late = lock_in(3, P("a", 1), bytes(0, 19), true, (false, false));
+    assert_eq!(w.verdict(P("a", 1), &late), Verdict::Granted, "a copy from the life before");
+    w.table.reboot_notice(World::address("a"), &name("a"), NsmState(5));
+    assert_eq!(w.offers().len(), 1);
+    assert_eq!(w.picture("f"), ["a/1 write 0-9 offered"]);
+}
+
+#[test]
+fn reclaims_of_another_life_do_not_make_any_number_of_locks_of_one() {
+    let mut w = World::with(Limits { locks: Bounds { all: 40, host: 20 }, ..Limits::default() });
+    w.write(P("a", 1), "f", bytes(0, 999));
+    for n in 0..200 {
+        let reclaim = lock_in(5, P("a", 1), bytes(2 * n, 2 * n), false, (false, true));
+        assert_eq!(w.verdict(P("a", 1), &reclaim), Verdict::Granted, "it has it");
+    }
+    assert!(w.rows().len() < 50, "{} locks", w.rows().len());
+}
+
+#[test]
+fn reclaims_of_pieces_do_not_make_any_number_of_locks_of_one() {
+    let mut w = World::with(Limits { locks: Bounds { all: 40, host: 20 }, ..Limits::default() });
+    w.write(P("a", 1), "f", bytes(0, 999));
+    w.begin(Mode::Strict);
+    let verdicts = (0..200).map(|n| w.reclaim(P("a", 1), "f", bytes(2 * n, 2 * n)));
+    let refused = verdicts.filter(|verdict| *verdict == Verdict::NoLocks).count();
+    assert!((100..200).contains(&refused), "{refused} refused");
+    assert!(w.rows().len() < 100, "{} locks", w.rows().len());
+    assert_eq!(w.reclaim(P("a", 1), "f", bytes(0, 999)), Verdict::Granted, "all of it is one lock again");
 }

@@ -92,7 +92,9 @@ fn a_refused_offer_takes_nothing_of_a_lock_that_its_owner_got_in_its_place() {
     w.unlock(A, "f", R);
     let offer = w.offers()[0].0;
     assert_eq!(w.read(B, "f", R), Verdict::Granted);
-    assert_eq!(w.offers()[0].0, offer, "it is made anew");
+    let (before, offer) = (offer, w.offers()[0].0);
+    w.answer(before, OfferAnswer::Accepted);
+    assert_eq!(w.picture("f"), ["b/1 write 0-9 offered"], "an answer to the first says nothing of the second");
     assert_eq!(w.write(C, "f", bytes(10, 19)), Verdict::Granted);
     let wait = World::lock_call(B, "f", bytes(0, 19), false, true, false);
     assert_eq!(w.verdict(B, &wait), Verdict::Blocked);
