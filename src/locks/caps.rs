@@ -1,23 +1,26 @@
 //! What may be taken of the table, and by whom.
 //!
 //! The rule is that of [`shares`](crate::shares), by the address that called. No cap refuses a reclaim of what is
-//! pending, nor CANCEL or FREE_ALL. An UNLOCK, or such a reclaim, takes room only where it makes several locks of one; it
-//! has more of it than a LOCK, since a client that is refused one has unlocked all the same, and leaves a stuck lock.
-//! There is an end to that too: one lock of many bytes can be made into any number.
+//! pending, nor CANCEL or FREE_ALL. An UNLOCK takes room only where it makes two locks of one; it has
+//! more of it than a LOCK, since a client that is refused one has unlocked all the same, and leaves a stuck lock.
+//! There is an end to that too: one lock of many bytes can be made into any number. So there is to reclaims of pieces of
+//! a lock, at twice the caps: no client comes there whose locks are as the server has them.
 
 use super::api::{Cap, Effect};
 use super::clients::weight;
 use super::segment::{FileId, OwnerId, Want};
 use super::table::LockTable;
-use crate::shares::{Full, Holder};
+use crate::shares::{Bounds, Full, Holder};
 
 /// Why room is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
     /// For another lock.
     Lock,
-    /// For what an UNLOCK or a reclaim makes of one lock beside the first.
+    /// For the second of the two that an UNLOCK makes of one.
     Hole,
+    /// For what a reclaim of some of a lock makes of it.
+    Piece,
 }
 
 impl LockTable {
@@ -29,6 +32,10 @@ impl LockTable {
         let room = match need {
             Need::Lock => shares.room(bounds, holder, more),
             Need::Hole => shares.room_in_need(bounds, holder, more),
+            Need::Piece => {
+                let twice = Bounds { all: bounds.all.saturating_mul(2), host: bounds.host.saturating_mul(2) };
+                shares.room(twice, holder, more)
+            }
         };
         let cap = match room {
             Err(Full::Table) => Cap::Locks,

@@ -2,7 +2,8 @@
 //! go in; verdicts come out, and [`Effect`]s say what is to be done outside.
 //!
 //! What exists ([`table`] has it all): clients ([`clients`]), owners ([`owners`]), files with their
-//! segments ([`segments`]), blocked requests ([`waiters`]) and when to look at them ([`long_waits`]), at most one
+//! segments ([`segments`]), blocked requests ([`waiters`], their offers in [`standing`]) and when to look at them
+//! ([`long_waits`]), at most one
 //! run ([`run`], its clients in [`roster`] (those to come in [`awaited`]), each one's part of it in [`tally`], its end in
 //! [`settling`], its [`rows`] and [`result`]), a release that is not all swept ([`releasing`]), what a run's end leaves
 //! open for a while ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task owns the table;
@@ -71,6 +72,7 @@ mod settle;
 mod settling;
 mod silence;
 mod spellings;
+mod standing;
 mod table;
 mod tally;
 mod waiters;

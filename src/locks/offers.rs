@@ -5,7 +5,7 @@
 //!
 //! An owner may wait several times, and ask for something else in a range that it was offered. So that each answer is
 //! about the bytes of its own offer, one offer stands on a byte of an owner: the next one waits for the answer, and what
-//! the owner gets otherwise ends the offer there ([`Waiter::stands`]).
+//! the owner gets otherwise ends the offer there ([`standing`](super::standing)).
 
 use std::collections::BTreeSet;
 
@@ -36,11 +36,8 @@ impl LockTable {
         if let Some(releasing) = &mut self.releasing {
             releasing.served(want.file);
         }
-        self.waiters.rest(id);
-        let Some(waiter) = self.waiters.get_mut(id) else { return };
-        waiter.offered = true;
-        waiter.stands = vec![want.lock.range];
-        waiter.had = had.into_vec();
+        self.waiters.offer(id, had.into_vec());
+        let Some(waiter) = self.waiters.get(id) else { return };
         let (offer, cookie) = (waiter.offer(id), waiter.cookie.clone());
         if let (Some(key), Some(handle)) = (self.owners.key(want.lock.owner), self.segments().handle(want.file)) {
             let wanted = Wanted {
@@ -58,12 +55,11 @@ impl LockTable {
     /// it was offered the range, so the offer is taken back and made anew when the range is free. One for what its owner
     /// has anyhow stays.
     pub(super) fn renew_offers(&mut self, file: FileId, owner: OwnerId) {
-        let over = |w: &Waiter| w.offered && w.stands.is_empty();
         let lacks = |want: &Want| {
             let its = self.owned(want).filter(|s| s.kind.covers(want.lock.kind) && !self.is_void(file, s));
             !uncovered(want.lock.range, its.map(|s| s.range)).is_empty()
         };
-        let offers = self.waiters.of_owner_in(owner, file).filter(|(_, w)| over(w) && lacks(&w.want));
+        let offers = self.waiters.over(owner, file).filter(|(_, w)| lacks(&w.want));
         for (id, offer) in offers.map(|(id, w)| (id, w.offer(id))).collect::<Vec<_>>() {
             self.effects.push_back(Effect::Withdraw(offer));
             self.waiters.queue_again(id);
@@ -119,12 +115,14 @@ impl LockTable {
     }
 
     pub(super) fn confirm_and_wake_nobody(&mut self, id: u64) -> Option<Want> {
-        let Waiter { want, stands, .. } = self.remove_waiter(id)?;
-        for part in stands {
+        let (Waiter { want, .. }, stood) = self.remove_waiter(id)?;
+        for part in stood {
             for piece in self.cut_owned(want.place(), part, How::Replaced(want.lock.kind), |s| s.offered) {
                 self.put_confirmed(want.file, Segment { kind: want.lock.kind, offered: false, ..piece });
             }
         }
+        // It may be less than was protected until now.
+        self.renew_offers(want.file, want.lock.owner);
         Some(want)
     }
 
@@ -142,8 +140,8 @@ impl LockTable {
     /// It is not known whether the client has it. It stays as it is, pending or held, like any lock of
     /// which only the client knows whether it is alive; a run finds out.
     pub(super) fn leave_with(&mut self, id: u64) {
-        let Some(Waiter { want, stands, .. }) = self.remove_waiter(id) else { return };
-        for part in stands {
+        let Some((Waiter { want, .. }, stood)) = self.remove_waiter(id) else { return };
+        for part in stood {
             self.confirm_offered(want.file, want.lock.owner, part);
         }
         self.suspect(want.caller.client, "a grant that it never confirmed");
@@ -151,8 +149,8 @@ impl LockTable {
 
     /// The client does not want it: its owner has again what it had before.
     fn take_offer_back(&mut self, id: u64) {
-        let Some(Waiter { want, stands, had, .. }) = self.remove_waiter(id) else { return };
-        for part in stands {
+        let Some((Waiter { want, had, .. }, stood)) = self.remove_waiter(id) else { return };
+        for part in stood {
             let its = self.segments().owned_in(want.file, want.lock.owner, part).filter(|s| s.offered);
             for offered in its.copied().collect::<Few<Segment>>() {
                 self.give_back(want.file, &offered, intersection(offered.range, part), &had);
@@ -204,10 +202,10 @@ impl LockTable {
 
     /// Whether a result is being written that has to do with an offer that an UNLOCK of the range would confirm.
     pub(super) fn is_frozen_offer_of(&self, owner: OwnerId, file: FileId, range: ByteRange) -> bool {
-        let met = |w: &&Waiter| w.offered && w.want.lock.range.overlaps(range);
-        let frozen = |part: &ByteRange| self.is_frozen(file, *part, |s| s.owner == owner && s.offered);
+        let met = |(_, w): &(u64, &Waiter)| w.offered && w.want.lock.range.overlaps(range);
+        let frozen = |part| self.is_frozen(file, part, |s| s.owner == owner && s.offered);
         self.is_settling()
-            && self.waiters.of_owner_in(owner, file).map(|(_, w)| w).filter(met).any(|w| w.stands.iter().any(frozen))
+            && self.waiters.of_owner_in(owner, file).filter(met).any(|(id, _)| self.waiters.stands(id).any(frozen))
     }
 
     /// What the client had in a life that the test accepts is not given back when it refuses an offer.

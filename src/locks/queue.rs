@@ -15,7 +15,7 @@ use super::ranges::{intersection, uncovered};
 use super::run::How;
 use super::segment::{FileId, OwnerId, Segment, Want};
 use super::table::{LockTable, STEP};
-use super::waiters::Waiter;
+use super::waiters::{Waiter, Waiters};
 use crate::wire::control::Grace;
 use crate::wire::types::{ByteRange, Cookie};
 
@@ -30,6 +30,7 @@ impl LockTable {
     pub(super) fn lock_again(&mut self, want: &Want, wait: Option<&Cookie>) -> Option<Handled> {
         let id = self.queued(want)?;
         let in_grace = matches!(self.grace(), Grace::Strict | Grace::Recovery | Grace::Settling);
+        let stands = uncovered(want.lock.range, self.waiters.stands(id)).is_empty();
         let waiter = self.waiters.get_mut(id)?;
         if let Some(cookie) = wait {
             waiter.cookie = cookie.clone();
@@ -45,7 +46,6 @@ impl LockTable {
             (true, _) => wait.map(|_| Handled::Reply(Verdict::Blocked)),
             (false, true) => {
                 // Of the offer some may be over, and it may be an earlier life's: then this is a request like any other.
-                let stands = uncovered(want.lock.range, waiter.stands.iter().copied()).is_empty();
                 let is_it = stands && waiter.want.lock.state == want.lock.state;
                 self.confirm(id);
                 is_it.then_some(Handled::Reply(Verdict::Granted))
@@ -113,8 +113,9 @@ impl LockTable {
         false
     }
 
-    pub(super) fn remove_waiter(&mut self, id: u64) -> Option<Waiter> {
-        let waiter = self.waiters.remove(id)?;
+    /// Gives also where its offer stood.
+    pub(super) fn remove_waiter(&mut self, id: u64) -> Option<(Waiter, Vec<ByteRange>)> {
+        let (waiter, stood) = self.waiters.remove(id)?;
         self.waits_no_more(id);
         let weight = self.weight(waiter.want.file, waiter.want.lock.owner);
         self.clients.waiter_removed(waiter.want.caller.client, waiter.want.file, weight);
@@ -125,7 +126,7 @@ impl LockTable {
             self.waiters.free(waiter.want.file, waiter.want.lock.range);
         }
         self.effects.push_back(Effect::Changed);
-        Some(waiter)
+        Some((waiter, stood))
     }
 
     /// The first byte of the range on which something is in the way.
@@ -136,9 +137,8 @@ impl LockTable {
     /// A byte of the range of which its owner was offered something else and has not answered.
     pub(super) fn unanswered_at(&self, want: &Want) -> Option<u64> {
         let Want { file, lock: Segment { owner, range, .. }, .. } = *want;
-        let id = self.waiters.find(owner, file, |w| w.stands.iter().any(|part| part.overlaps(range)))?;
-        let part = self.waiters.get(id)?.stands.iter().find(|part| part.overlaps(range))?;
-        Some(intersection(*part, range).start)
+        let part = self.waiters.unanswered_in(owner, file, range)?;
+        Some(intersection(part, range).start)
     }
 
     /// A byte of the range on which its owner has something that is pending.
@@ -202,14 +202,24 @@ impl LockTable {
 
     /// UNLOCK of a range: the owner that was offered some of it knows of it, and waits no more for
     /// exactly this. What else it waits for is looked at when the range is free: an offer in between would be taken for one
-    /// that it knows of.
-    pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
-        while let Some(id) = self.waiters.find(owner, file, |w| w.offered && w.want.lock.range.overlaps(range)) {
-            self.confirm_and_wake_nobody(id);
+    /// that it knows of. False: so many were dropped that others have their turn first.
+    pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) -> bool {
+        let some = |waiters: &Waiters, accept: fn(&Waiter, ByteRange) -> bool| {
+            let its = waiters.of_owner_in(owner, file).filter(move |(_, w)| accept(w, range));
+            its.map(|(id, _)| id).take(STEP).collect::<Vec<_>>()
+        };
+        let known = some(&self.waiters, |w, range| w.offered && w.want.lock.range.overlaps(range));
+        for id in &known {
+            // Another one of them may have been all that it had.
+            if self.waiters.get(*id).is_some_and(|waiter| waiter.offered) {
+                self.confirm_and_wake_nobody(*id);
+            }
         }
-        while let Some(id) = self.waiters.find(owner, file, |w| !w.offered && w.want.lock.range == range) {
-            self.remove_waiter(id);
+        let same = some(&self.waiters, |w, range| !w.offered && w.want.lock.range == range);
+        for id in &same {
+            self.remove_waiter(*id);
         }
+        known.len() + same.len() < STEP
     }
 
     /// So many of the client's waiters that the test accepts are gone. Gives their number.
@@ -245,7 +255,7 @@ impl LockTable {
     fn drop_void_waiter(&mut self, id: u64) {
         let Some(want) = self.waiters.get(id).map(|waiter| waiter.want) else { return };
         self.owners.acquire(want.lock.owner);
-        for part in self.remove_waiter(id).map_or_else(Vec::new, |waiter| waiter.stands) {
+        for part in self.remove_waiter(id).map_or_else(Vec::new, |(_, stood)| stood) {
             self.cut_owned(want.place(), part, How::Released, |s| s.offered);
         }
         self.owners.release(want.lock.owner);

@@ -223,7 +223,7 @@ impl LockTable {
         let ByteRange { start, end } = want.lock.range;
         let is_whole = |s: &Segment| start <= s.range.start && s.range.end <= end && want.lock.kind.covers(s.kind);
         let changes = !unsaid.is_empty() || !same_life;
-        let has_room = !changes || self.owned(want).all(is_whole) || !self.is_full(want, Need::Hole);
+        let has_room = !changes || self.owned(want).all(is_whole) || !self.is_full(want, Need::Piece);
         if !has_room && !unheld.is_empty() {
             return Handled::Reply(Verdict::NoLocks);
         }
@@ -325,8 +325,8 @@ impl LockTable {
             return Handled::Reply(Verdict::NoLocks);
         }
         let waited = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)).is_some();
-        if matches!(kind, Kind::Range { .. }) {
-            self.drop_waiters_in(owner, file, range);
+        if matches!(kind, Kind::Range { .. }) && !self.drop_waiters_in(owner, file, range) {
+            return Handled::More;
         }
         let freed = self.cut_some((file, Some(owner)), range, How::Released, STEP, given_up).len();
         let left = || self.segments().owned_in(file, owner, range).filter(|s| s.kind.same_sort(kind));

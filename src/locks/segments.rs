@@ -163,7 +163,7 @@ impl Segments {
             let pieces = without(segment.range, range);
             let left = pieces.clone().count();
             let (mark, epoch) = rest(&segment, left);
-            pieces.for_each(|range| f.insert(Segment { range, mark, epoch, ..segment }));
+            pieces.for_each(|range| f.insert(Segment { range, epoch, mark, ..segment }));
             change.cuts.push((Segment { range: intersection(segment.range, range), mark, ..segment }, left));
         }
         change

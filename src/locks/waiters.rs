@@ -17,8 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::api::{Caller, ClientId, OfferId};
-use super::ranges::{hull, uncovered};
+use super::ranges::hull;
 use super::segment::{FileId, OwnerId, Segment, Want};
+use super::standing::Standing;
 use crate::wire::types::{ByteRange, Cookie};
 
 #[derive(Debug)]
@@ -29,8 +30,6 @@ pub(super) struct Waiter {
     pub(super) offered: bool,
     /// So many offers to it are over.
     pub(super) renewed: u32,
-    /// Where the offer stands. Elsewhere its owner has got something else since, which an answer must not change.
-    pub(super) stands: Vec<ByteRange>,
     /// What its owner had in the range before the offer.
     pub(super) had: Vec<Segment>,
     /// Another lock domain had the range when it was last asked.
@@ -41,7 +40,7 @@ pub(super) struct Waiter {
 
 impl Waiter {
     pub(super) fn new(want: Want, cookie: Cookie, refused: bool) -> Self {
-        Self { want, cookie, offered: false, stands: Vec::new(), had: Vec::new(), refused, at: None, renewed: 0 }
+        Self { want, cookie, offered: false, had: Vec::new(), refused, at: None, renewed: 0 }
     }
 }
 
@@ -63,6 +62,7 @@ pub(super) struct Waiters {
     held_back: BTreeSet<(FileId, u64)>,
     woken: BTreeSet<(FileId, u64)>,
     freed: BTreeMap<FileId, ByteRange>,
+    standing: Standing,
     /// The file that had its turn last.
     turn: FileId,
     last: u64,
@@ -81,17 +81,19 @@ impl Waiters {
         id
     }
 
-    pub(super) fn remove(&mut self, id: u64) -> Option<Waiter> {
+    /// Gives also where its offer stood.
+    pub(super) fn remove(&mut self, id: u64) -> Option<(Waiter, Vec<ByteRange>)> {
         self.rest(id);
         let waiter = self.by_id.remove(&id)?;
         let Want { caller, file, lock, .. } = waiter.want;
+        let stood = self.standing.remove((file, lock.owner), lock.range, id);
         self.by_client.remove(&(caller.client, id));
         self.by_owner.remove(&(lock.owner, file, id));
         self.by_file.remove(&(file, id));
         if !self.has_any_in(file) {
             self.freed.remove(&file);
         }
-        Some(waiter)
+        Some((waiter, stood))
     }
 
     /// It is another owner's from now on, and keeps its place. It is to be looked at: what was in its way may be
@@ -116,6 +118,8 @@ impl Waiters {
         let Some(waiter) = self.by_id.get_mut(&id) else { return };
         (waiter.offered, waiter.had) = (false, Vec::new());
         waiter.renewed = waiter.renewed.wrapping_add(1);
+        let Want { file, lock, .. } = waiter.want;
+        self.standing.remove((file, lock.owner), lock.range, id);
         self.woken.insert((waiter.want.file, id));
     }
 
@@ -239,15 +243,38 @@ impl Waiters {
         }
     }
 
+    // --- what they are offered
+
+    /// It is offered its range, on which its owner had that.
+    pub(super) fn offer(&mut self, id: u64, had: Vec<Segment>) {
+        self.rest(id);
+        let Some(waiter) = self.by_id.get_mut(&id) else { return };
+        (waiter.offered, waiter.had) = (true, had);
+        self.standing.add((waiter.want.file, waiter.want.lock.owner), waiter.want.lock.range, id);
+    }
+
+    /// Where its offer stands. Elsewhere its owner has got something else since, which an answer must not change.
+    pub(super) fn stands(&self, id: u64) -> impl Iterator<Item = ByteRange> {
+        let want = self.get(id).map(|waiter| waiter.want);
+        let parts =
+            want.into_iter().flat_map(|want| self.standing.parts_in((want.file, want.lock.owner), want.lock.range));
+        parts.filter(move |(_, its)| *its == id).map(|(part, _)| part)
+    }
+
+    /// A part of the range that the owner was offered and has not answered.
+    pub(super) fn unanswered_in(&self, owner: OwnerId, file: FileId, range: ByteRange) -> Option<ByteRange> {
+        self.standing.parts_in((file, owner), range).next().map(|(part, _)| part)
+    }
+
     /// What the owner was offered in the range it has no more, or has got anew.
     pub(super) fn offered_no_more(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
-        let ids = self.by_owner.range((owner, file, 0)..=(owner, file, u64::MAX));
-        for (_, _, id) in ids {
-            if let Some(waiter) = self.by_id.get_mut(id).filter(|w| w.stands.iter().any(|part| part.overlaps(range))) {
-                let parts = std::mem::take(&mut waiter.stands).into_iter();
-                waiter.stands = parts.flat_map(|part| uncovered(part, [range].into_iter())).collect();
-            }
-        }
+        let Self { standing, by_id, .. } = self;
+        standing.end((file, owner), range, |id| by_id.get(&id).map(|waiter| waiter.want.lock.range));
+    }
+
+    /// The owner's in the file of whose offers nothing stands.
+    pub(super) fn over(&self, owner: OwnerId, file: FileId) -> impl Iterator<Item = (u64, &Waiter)> {
+        self.all(self.standing.over((file, owner)))
     }
 
     // --- who they are
@@ -290,9 +317,9 @@ impl Waiters {
     /// Whether any queue has a waiter.
     #[cfg(test)]
     pub(super) fn are_queued(&self) -> bool {
-        let Self { by_id, by_client, by_owner, by_file, waiting, held_back, woken, freed, .. } = self;
+        let Self { by_id, by_client, by_owner, by_file, waiting, held_back, woken, freed, standing, .. } = self;
         let files = by_file.len() + held_back.len() + woken.len() + freed.len();
-        by_id.len() + by_client.len() + by_owner.len() + waiting.len() + files > 0
+        by_id.len() + by_client.len() + by_owner.len() + waiting.len() + files > 0 || !standing.is_empty()
     }
 
     /// What must hold after every step. `in_the_way`: whether something is, at that byte.

@@ -353,8 +353,11 @@ impl LockTable {
         });
         let stands = |file: FileId, s: &Segment, byte: u64| {
             let waiters = self.waiters.of_owner(s.owner).filter(|(_, waiter)| waiter.want.file == file);
-            let parts = waiters.flat_map(|(_, waiter)| &waiter.stands);
-            parts.filter(|part| part.start <= byte && byte <= part.end).count()
+            let mut parts = 0;
+            for (id, _) in waiters {
+                parts += self.waiters.stands(id).filter(|part| part.start <= byte && byte <= part.end).count();
+            }
+            parts
         };
         for file in self.segments().files() {
             for offered in self.segments().of(file).filter(|s| s.offered && !self.is_void(file, s)) {

@@ -220,6 +220,7 @@ impl Naive {
             had.retain(|place, life| !(its(place.0) && *life < before));
         }
         self.free(|place, life| its(place.0) && life < before);
+        self.renew_offers();
         self.serve();
     }
 
@@ -319,6 +320,7 @@ impl Naive {
                 }
             }
         }
+        self.renew_offers();
     }
 
     fn settle_on(&mut self, place: Place, life: i32, pending: bool) {

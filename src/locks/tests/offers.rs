@@ -387,3 +387,23 @@ fn reclaims_of_pieces_do_not_make_any_number_of_locks_of_one() {
     assert!(w.rows().len() < 100, "{} locks", w.rows().len());
     assert_eq!(w.reclaim(P("a", 1), "f", bytes(0, 999)), Verdict::Granted, "all of it is one lock again");
 }
+
+#[test]
+fn an_unlock_of_very_many_offers_goes_in_steps() {
+    let mut w = World::new();
+    w.write(P("b", 1), "f", ByteRange::ALL);
+    let (a, b) = (w.caller("a"), w.caller("b"));
+    for n in 0..2_000 {
+        let wait = World::lock_call(P("a", 1), "f", bytes(n, n), true, true, false);
+        assert_eq!(w.table.handle(w.now, a, &wait), Handled::Reply(Verdict::Blocked));
+    }
+    let unlock = |process| Call::Unlock(wanted(process, "f", ByteRange::ALL, true));
+    w.table.handle(w.now, b, &unlock(P("b", 1)));
+    while w.table.has_more_to_wake() {
+        w.table.wake_more();
+    }
+    let steps = (1..).find(|_| w.table.handle(w.now, a, &unlock(P("a", 1))) != Handled::More).unwrap();
+    assert!((4..10).contains(&steps), "{steps} steps");
+    assert!(w.picture("f").is_empty());
+    w.check();
+}
