@@ -18,6 +18,11 @@ use super::table::LockTable;
 use super::waiters::Waiter;
 use crate::wire::types::{ByteRange, NsmState};
 
+/// Offers to one owner in one file that stay for what it has anyhow. More are made anew.
+const MAX_OVER: usize = 16;
+/// Pieces in which it may have that.
+const MAX_PIECES: usize = 256;
+
 impl LockTable {
     /// The owner gets the range, not yet confirmed. What it had there in a stronger mode it keeps
     /// until then: it has it again if the client does not want the offer.
@@ -55,11 +60,13 @@ impl LockTable {
     /// it was offered the range, so the offer is taken back and made anew when the range is free. One for what its owner
     /// has anyhow stays.
     pub(super) fn renew_offers(&mut self, file: FileId, owner: OwnerId) {
+        // What is in too many pieces to be looked at counts as lacking.
         let lacks = |want: &Want| {
             let its = self.owned(want).filter(|s| s.kind.covers(want.lock.kind) && !self.is_void(file, s));
-            !uncovered(want.lock.range, its.map(|s| s.range)).is_empty()
+            !uncovered(want.lock.range, its.map(|s| s.range).take(MAX_PIECES)).is_empty()
         };
-        let offers = self.waiters.over(owner, file).filter(|(_, w)| lacks(&w.want));
+        let over = self.waiters.over(owner, file).enumerate();
+        let offers = over.filter(|(n, (_, w))| *n >= MAX_OVER || lacks(&w.want)).map(|(_, over)| over);
         for (id, offer) in offers.map(|(id, w)| (id, w.offer(id))).collect::<Vec<_>>() {
             self.effects.push_back(Effect::Withdraw(offer));
             self.waiters.queue_again(id);
@@ -88,7 +95,10 @@ impl LockTable {
         }
         self.owners.acquire(want.lock.owner);
         self.purge_owned(want.place(), want.lock.range);
+        let is_over = self.waiters.offered(offer).is_none();
         match answer {
+            // All that its owner had of it was dropped. It is made anew, and that has an answer of its own.
+            OfferAnswer::Accepted | OfferAnswer::Unclear if is_over => {}
             OfferAnswer::Accepted => self.confirm(offer.waiter),
             OfferAnswer::Refused => self.take_offer_back(offer.waiter),
             OfferAnswer::Unclear => self.leave_with(offer.waiter),
@@ -109,7 +119,9 @@ impl LockTable {
     /// The client knows that it holds the range. In a run that is as good as a reclaim: the lock may
     /// have reached it after it went through its list.
     pub(super) fn confirm(&mut self, id: u64) {
-        if let Some(Want { file, .. }) = self.confirm_and_wake_nobody(id) {
+        if let Some(Want { file, lock, .. }) = self.confirm_and_wake_nobody(id) {
+            // It may be less than was protected until now.
+            self.renew_offers(file, lock.owner);
             self.wake(file);
         }
     }
@@ -121,8 +133,6 @@ impl LockTable {
                 self.put_confirmed(want.file, Segment { kind: want.lock.kind, offered: false, ..piece });
             }
         }
-        // It may be less than was protected until now.
-        self.renew_offers(want.file, want.lock.owner);
         Some(want)
     }
 
@@ -156,6 +166,7 @@ impl LockTable {
                 self.give_back(want.file, &offered, intersection(offered.range, part), &had);
             }
         }
+        self.renew_offers(want.file, want.lock.owner);
         self.wake(want.file);
     }
 
@@ -171,8 +182,9 @@ impl LockTable {
             back.extend(uncovered(whole, its.map(|s| s.range)).into_iter().map(|range| Segment { range, ..*had }));
         }
         back.iter_mut().for_each(|had| had.epoch = offered.epoch);
+        let was_pending = self.is_pending(file, offered);
         let (pending, held): (Few<Segment>, Few<Segment>) =
-            back.into_iter().partition(|had| self.is_pending(file, had));
+            back.into_iter().partition(|had| was_pending && self.is_pending(file, had));
         let cut = self.cut_owned((file, owner), part, How::Returned(pending.len()), |s| s.offered);
         let mark = cut.first().map_or(0, |piece| piece.mark);
         for had in pending {
@@ -200,12 +212,11 @@ impl LockTable {
         Handled::Reply(Verdict::Granted)
     }
 
-    /// Whether a result is being written that has to do with an offer that an UNLOCK of the range would confirm.
-    pub(super) fn is_frozen_offer_of(&self, owner: OwnerId, file: FileId, range: ByteRange) -> bool {
-        let met = |(_, w): &(u64, &Waiter)| w.offered && w.want.lock.range.overlaps(range);
-        let frozen = |part| self.is_frozen(file, part, |s| s.owner == owner && s.offered);
-        self.is_settling()
-            && self.waiters.of_owner_in(owner, file).filter(met).any(|(id, _)| self.waiters.stands(id).any(frozen))
+    /// Whether a result is being written that has to do with an offer that an UNLOCK of the owner may confirm: that
+    /// confirms all of an offer, also what lies outside of the UNLOCK's range.
+    pub(super) fn is_frozen_offer_of(&self, owner: OwnerId, file: FileId) -> bool {
+        let met = |part| self.segments().owned_in(file, owner, part).any(|s| s.offered && self.is_pending(file, s));
+        self.is_settling() && self.waiters.unanswered_in(owner, file, ByteRange::ALL).any(met)
     }
 
     /// What the client had in a life that the test accepts is not given back when it refuses an offer.

@@ -137,7 +137,7 @@ impl LockTable {
     /// A byte of the range of which its owner was offered something else and has not answered.
     pub(super) fn unanswered_at(&self, want: &Want) -> Option<u64> {
         let Want { file, lock: Segment { owner, range, .. }, .. } = *want;
-        let part = self.waiters.unanswered_in(owner, file, range)?;
+        let part = self.waiters.unanswered_in(owner, file, range).next()?;
         Some(intersection(part, range).start)
     }
 
@@ -202,24 +202,19 @@ impl LockTable {
 
     /// UNLOCK of a range: the owner that was offered some of it knows of it, and waits no more for
     /// exactly this. What else it waits for is looked at when the range is free: an offer in between would be taken for one
-    /// that it knows of. False: so many were dropped that others have their turn first.
-    pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) -> bool {
+    /// that it knows of. For the same reason all of it is one step.
+    pub(super) fn drop_waiters_in(&mut self, owner: OwnerId, file: FileId, range: ByteRange) {
         let some = |waiters: &Waiters, accept: fn(&Waiter, ByteRange) -> bool| {
             let its = waiters.of_owner_in(owner, file).filter(move |(_, w)| accept(w, range));
-            its.map(|(id, _)| id).take(STEP).collect::<Vec<_>>()
+            its.map(|(id, _)| id).collect::<Vec<_>>()
         };
-        let known = some(&self.waiters, |w, range| w.offered && w.want.lock.range.overlaps(range));
-        for id in &known {
-            // Another one of them may have been all that it had.
-            if self.waiters.get(*id).is_some_and(|waiter| waiter.offered) {
-                self.confirm_and_wake_nobody(*id);
-            }
+        for id in some(&self.waiters, |w, range| w.offered && w.want.lock.range.overlaps(range)) {
+            self.confirm_and_wake_nobody(id);
         }
-        let same = some(&self.waiters, |w, range| !w.offered && w.want.lock.range == range);
-        for id in &same {
-            self.remove_waiter(*id);
+        self.renew_offers(file, owner);
+        for id in some(&self.waiters, |w, range| !w.offered && w.want.lock.range == range) {
+            self.remove_waiter(id);
         }
-        known.len() + same.len() < STEP
     }
 
     /// So many of the client's waiters that the test accepts are gone. Gives their number.
@@ -258,6 +253,7 @@ impl LockTable {
         for part in self.remove_waiter(id).map_or_else(Vec::new, |(_, stood)| stood) {
             self.cut_owned(want.place(), part, How::Released, |s| s.offered);
         }
+        self.renew_offers(want.file, want.lock.owner);
         self.owners.release(want.lock.owner);
     }
 }

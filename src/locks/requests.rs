@@ -316,7 +316,7 @@ impl LockTable {
         let unfilled = kind == Kind::Share { access: 0, mode: 0 };
         let all = unfilled && self.owned(want).next().is_none();
         let given_up = |s: &Segment| want.owns(s) || (all && s.owner == owner && s.kind.same_sort(kind));
-        if self.is_frozen(file, range, given_up) || self.is_frozen_offer_of(owner, file, range) {
+        if self.is_frozen(file, range, given_up) || self.is_frozen_offer_of(owner, file) {
             return Handled::Wait;
         }
         // A hole makes two locks of one, and memory is bounded: ENOLCK, as POSIX has it.
@@ -325,8 +325,8 @@ impl LockTable {
             return Handled::Reply(Verdict::NoLocks);
         }
         let waited = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)).is_some();
-        if matches!(kind, Kind::Range { .. }) && !self.drop_waiters_in(owner, file, range) {
-            return Handled::More;
+        if matches!(kind, Kind::Range { .. }) {
+            self.drop_waiters_in(owner, file, range);
         }
         let freed = self.cut_some((file, Some(owner)), range, How::Released, STEP, given_up).len();
         let left = || self.segments().owned_in(file, owner, range).filter(|s| s.kind.same_sort(kind));

@@ -163,8 +163,14 @@ impl LockTable {
         let siblings = self.same_owners(&speaker, place, call);
         let met = !siblings.is_empty();
         if !matches!(call, Call::Test(_)) {
+            let mut moved = BTreeSet::new();
             for (sibling, files) in siblings {
-                self.move_all(want, sibling, files);
+                self.move_all(want, sibling, &files);
+                moved.extend(files);
+            }
+            // Not before all are moved: an offer to one that is still to be moved would be moved without its request.
+            for file in moved {
+                self.wake(file);
             }
         }
         met
@@ -329,7 +335,7 @@ impl LockTable {
         (settled && told && is_one_life(numbers)).then_some((sibling, files))
     }
 
-    fn move_all(&mut self, want: &Want, sibling: OwnerId, files: Vec<FileId>) {
+    fn move_all(&mut self, want: &Want, sibling: OwnerId, files: &[FileId]) {
         let Want { lock: Segment { owner, client, kind, .. }, .. } = *want;
         let words =
             |(key, client): (&OwnerKey, &Client)| format!("{} with owner handle {}", client.name, key.process.oh);
@@ -339,7 +345,7 @@ impl LockTable {
         self.carry_numbers(sibling, client);
         self.owners.acquire(sibling);
         self.owners.replace(sibling, owner);
-        for file in &files {
+        for file in files {
             // An offer to the sibling would be moved without its request.
             self.purge_and_wake_nobody(*file, usize::MAX);
             let moved = self.cut_owned((*file, sibling), ByteRange::ALL, How::Reclaimed, |s| s.kind.same_sort(kind));
@@ -352,9 +358,6 @@ impl LockTable {
         }
         self.move_waiters(want, sibling);
         self.owners.release(sibling);
-        for file in files {
-            self.wake(file);
-        }
     }
 
     /// What is known of the sibling's life is known of the new client's.

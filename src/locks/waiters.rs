@@ -261,9 +261,14 @@ impl Waiters {
         parts.filter(move |(_, its)| *its == id).map(|(part, _)| part)
     }
 
-    /// A part of the range that the owner was offered and has not answered.
-    pub(super) fn unanswered_in(&self, owner: OwnerId, file: FileId, range: ByteRange) -> Option<ByteRange> {
-        self.standing.parts_in((file, owner), range).next().map(|(part, _)| part)
+    /// What overlaps the range of what the owner was offered and has not answered.
+    pub(super) fn unanswered_in(
+        &self,
+        owner: OwnerId,
+        file: FileId,
+        range: ByteRange,
+    ) -> impl Iterator<Item = ByteRange> {
+        self.standing.parts_in((file, owner), range).map(|(part, _)| part)
     }
 
     /// What the owner was offered in the range it has no more, or has got anew.

@@ -197,10 +197,11 @@ impl Naive {
     }
 
     pub(super) fn unlock(&mut self, ask: Ask) {
-        let known = |w: &Waiter| w.ask.process == ask.process && w.had.is_some() && w.ask.range.overlaps(ask.range);
-        while let Some(id) = self.waiters.iter().find(|waiter| known(waiter)).map(|waiter| waiter.id) {
-            self.confirm(id);
+        let known = |w: &&Waiter| w.ask.process == ask.process && w.had.is_some() && w.ask.range.overlaps(ask.range);
+        for id in self.waiters.iter().filter(known).map(|waiter| waiter.id).collect::<Vec<_>>() {
+            self.decide(id, OfferAnswer::Accepted);
         }
+        self.renew_offers();
         self.waiters.retain(|w| !(w.ask.process == ask.process && w.ask.range == ask.range));
         self.free(|place, _| ask.means(place));
         self.serve();
@@ -296,6 +297,11 @@ impl Naive {
     }
 
     fn answer(&mut self, id: u64, answer: OfferAnswer) {
+        self.decide(id, answer);
+        self.renew_offers();
+    }
+
+    fn decide(&mut self, id: u64, answer: OfferAnswer) {
         let place = self.waiters.iter().position(|waiter| waiter.id == id).unwrap();
         let Waiter { ask, had, .. } = self.waiters.remove(place);
         for ((process, byte, exclusive), offered) in self.offered.extract_if(.., |_, o| o.by == id).collect::<Vec<_>>()
@@ -320,7 +326,6 @@ impl Naive {
                 }
             }
         }
-        self.renew_offers();
     }
 
     fn settle_on(&mut self, place: Place, life: i32, pending: bool) {

@@ -389,21 +389,45 @@ fn reclaims_of_pieces_do_not_make_any_number_of_locks_of_one() {
 }
 
 #[test]
-fn an_unlock_of_very_many_offers_goes_in_steps() {
+fn what_comes_back_of_an_offer_that_the_run_does_not_cover_is_held() {
     let mut w = World::new();
-    w.write(P("b", 1), "f", ByteRange::ALL);
-    let (a, b) = (w.caller("a"), w.caller("b"));
-    for n in 0..2_000 {
-        let wait = World::lock_call(P("a", 1), "f", bytes(n, n), true, true, false);
-        assert_eq!(w.table.handle(w.now, a, &wait), Handled::Reply(Verdict::Blocked));
-    }
-    let unlock = |process| Call::Unlock(wanted(process, "f", ByteRange::ALL, true));
-    w.table.handle(w.now, b, &unlock(P("b", 1)));
-    while w.table.has_more_to_wake() {
-        w.table.wake_more();
-    }
-    let steps = (1..).find(|_| w.table.handle(w.now, a, &unlock(P("a", 1))) != Handled::More).unwrap();
-    assert!((4..10).contains(&steps), "{steps} steps");
-    assert!(w.picture("f").is_empty());
+    w.read(P("a", 1), "f", bytes(0, 9));
+    w.read(P("b", 1), "f", bytes(0, 9));
+    let mut waits = World::lock_call(P("a", 1), "f", bytes(0, 9), true, true, false);
+    let Call::Lock { monitored, .. } = &mut waits else { panic!("a LOCK") };
+    *monitored = false;
+    assert_eq!(w.verdict(P("a", 1), &waits), Verdict::Blocked);
+    w.unlock(P("b", 1), "f", bytes(0, 9));
+    assert_eq!(w.offers().len(), 1);
+    assert_eq!(w.begin(Mode::Strict).in_scope, 0);
+    assert_eq!(w.cancel(P("a", 1), "f", bytes(0, 9)), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/1 read 0-9 held"]);
+    w.unlock(P("a", 1), "f", bytes(0, 9));
+    assert_eq!(w.counts(), Counts::default());
+}
+
+#[test]
+fn a_grant_that_is_accepted_when_all_its_owner_had_of_it_was_dropped_is_made_anew() {
+    let mut w = World::new();
+    let offer = offer_to_b(&mut w);
+    w.write(P("b", 1), "f", bytes(0, 19));
+    w.write(P("b", 2), "other", bytes(0, 9));
+    w.begin(Mode::Strict);
+    w.tell("b", Delivery::Acked);
+    w.reclaim(P("b", 2), "other", bytes(0, 9));
+    w.pass(60);
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
+    while !w.table.settle_scan(1) {}
+    assert_eq!(w.table.settle_result(0).unwrap().join().result.counts.dropped, 1);
+    w.answer(offer, OfferAnswer::Accepted);
+    w.table.settle_commit();
     w.check();
+    while !w.table.settle_sweep(1) {
+        w.check();
+    }
+    let renewed = w.offers().remove(0).0;
+    assert!(renewed.is_renewed(), "b believes that it has it");
+    assert_eq!(w.picture("f"), ["b/1 write 0-9 offered"]);
+    w.answer(renewed, OfferAnswer::Unclear);
+    assert_eq!(w.picture("f"), ["b/1 write 0-9 held"]);
 }
