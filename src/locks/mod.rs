@@ -18,7 +18,7 @@
 //! - no two owners have segments that exclude each other, held or pending;
 //! - a client's, an owner's, the run's and the table's counts are those of the segments, since only
 //!   [`segments`] changes segments, and what counts them is told of each change;
-//! - a waiter is offered a range only when no other owner holds or pends it;
+//! - a waiter is offered a range only when no other owner holds it and nobody pends it;
 //! - in_scope = pending + reclaimed + released + dropped + kept.
 //!
 //! ```text

@@ -42,9 +42,7 @@ impl Waiter {
     pub(super) fn new(want: Want, cookie: Cookie, refused: bool) -> Self {
         Self { want, cookie, offered: false, had: Vec::new(), refused, at: None, renewed: 0 }
     }
-}
 
-impl Waiter {
     /// The number of what it is offered. Its own is given.
     pub(super) fn offer(&self, waiter: u64) -> OfferId {
         OfferId { waiter, renewed: self.renewed }

@@ -251,9 +251,15 @@ impl World {
     }
 
     fn settle_alone(&mut self, alone: bool) -> FullResult {
+        self.settle_while(alone, |_| ())
+    }
+
+    /// The same, and what happens while its result is written.
+    fn settle_while(&mut self, alone: bool, happens: impl FnOnce(&mut Self)) -> FullResult {
         self.table.settle_start(self.now, SettleWhen::Always, alone, "test").unwrap();
         while !self.table.settle_scan(1) {}
         let result = self.table.settle_result(0).unwrap().join();
+        happens(self);
         self.table.settle_commit();
         self.check();
         while !self.table.settle_sweep(1) {

@@ -298,16 +298,8 @@ fn answered_while_the_result_is_written(answer: OfferAnswer) -> Vec<String> {
     w.tell("b", Delivery::Acked);
     w.reclaim(P("b", 2), "other", bytes(0, 9));
     w.pass(60);
-    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
-    while !w.table.settle_scan(1) {}
-    let result = w.table.settle_result(0).unwrap().join();
+    let result = w.settle_while(false, |w| w.answer(offer, answer));
     assert_eq!(fates(&result), [(Fate::Kept, bytes(0, 9), false), (Fate::Dropped, bytes(10, 19), false)]);
-    w.answer(offer, answer);
-    w.table.settle_commit();
-    w.check();
-    while !w.table.settle_sweep(1) {
-        w.check();
-    }
     w.picture("f")
 }
 
@@ -416,15 +408,8 @@ fn a_grant_that_is_accepted_when_all_its_owner_had_of_it_was_dropped_is_made_ane
     w.tell("b", Delivery::Acked);
     w.reclaim(P("b", 2), "other", bytes(0, 9));
     w.pass(60);
-    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
-    while !w.table.settle_scan(1) {}
-    assert_eq!(w.table.settle_result(0).unwrap().join().result.counts.dropped, 1);
-    w.answer(offer, OfferAnswer::Accepted);
-    w.table.settle_commit();
-    w.check();
-    while !w.table.settle_sweep(1) {
-        w.check();
-    }
+    let result = w.settle_while(false, |w| w.answer(offer, OfferAnswer::Accepted));
+    assert_eq!(result.result.counts.dropped, 1);
     let renewed = w.offers().remove(0).0;
     assert!(renewed.is_renewed(), "b believes that it has it");
     assert_eq!(w.picture("f"), ["b/1 write 0-9 offered"]);

@@ -526,8 +526,8 @@ impl Backend for Knfsd {
                             Grace::Over => None,
                             Grace::Ending => Some("NFSv4's grace was asked to end and has not ended yet"),
                             Grace::Busy => Some(
-                                "the kernel does not let NFSv4's grace be ended (on Linux 7.3 and newer, it does so only \
-                                 while nfsdcld runs)",
+                                "the kernel answers EBUSY to the request to end NFSv4's grace (Linux 7.3 does so as long as \
+                                 nfsdcld does not run)",
                             ),
                         }
                     }

@@ -66,7 +66,7 @@ pub(super) enum Grace {
     Over,
     /// The kernel took the request to end it, and it is not over yet.
     Ending,
-    /// The kernel does not let it be ended: it was asked before, or (Linux 7.3) has no record of NFSv4 clients.
+    /// The kernel answers EBUSY: it was asked before, or (Linux 7.3) has no record of NFSv4 clients.
     Busy,
 }
 

@@ -42,7 +42,8 @@ start_kernel() {
     unshare -u sh -c 'hostname lab-scope && exec rpc.nfsd -N 4 3'
     open_now
 }
-# track_clients: nfsd's record of NFSv4 clients, as on a server in use. Without it Linux 7.3 does not let grace be ended.
+# track_clients: nfsd's record of NFSv4 clients, as on a server in use. Without it Linux 7.3 does not
+# let grace be ended.
 track_clients() {
     mkdir -p /run/rpc_pipefs /var/lib/nfs/nfsdcld
     mountpoint -q /run/rpc_pipefs || mount -t rpc_pipefs sunrpc /run/rpc_pipefs
