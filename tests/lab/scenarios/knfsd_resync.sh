@@ -36,7 +36,7 @@ for round in first second third; do
     number=$((number + 2))
     equal "$round: the state number is on disk" "$(state)" $number
     equal "$round: and in the kernel" "$(cat /proc/sys/fs/nfs/nsm_local_state)" $number
-    note "$(timeline | grep -E 'stopped|signal')"
+    note "$(timeline | grep -E 'stopped|signal|^grace')"
 done
 equal "no client complains" "$(on vm dmesg -c | grep -i 'reclaim')" ""
 equal "nothing is left to put back" "$(ls $STATE | grep -v -E '\.run$|\.lock$')" ""
