@@ -133,7 +133,18 @@ impl LockTable {
                 self.put_confirmed(want.file, Segment { kind: want.lock.kind, offered: false, ..piece });
             }
         }
+        self.take_back_instead(&want);
         Some(want)
+    }
+
+    /// What its owner has got in place of some of the offer is as good as reclaimed, too.
+    fn take_back_instead(&mut self, want: &Want) {
+        let pending = self.owned(want).filter(|s| !s.offered && self.is_pending(want.file, s));
+        for piece in pending.copied().collect::<Few<Segment>>() {
+            let kind = if want.lock.kind.covers(piece.kind) { piece.kind } else { want.lock.kind };
+            let range = intersection(piece.range, want.lock.range);
+            self.take_back(&Want { lock: Segment { range, kind, epoch: self.epoch, mark: 0, ..piece }, ..*want });
+        }
     }
 
     /// Its owner has it, once: it may have reclaimed some of the same in another life.

@@ -239,6 +239,7 @@ impl LockTable {
         }
         if changes && has_room {
             self.take_back(want);
+            self.renew_offers(want.file, want.lock.owner);
         }
         if let Some(run) = &mut self.run {
             for client in elsewhere.iter().map(|s| s.client).chain([want.caller.client]) {
@@ -275,7 +276,7 @@ impl LockTable {
     /// What the reclaim names becomes held, and exactly that: what is pending in a stronger mode
     /// stays so beneath it, and what is already held in a stronger mode is not weakened. If that was taken in another
     /// life, it may end with that one, and if it is offered, with a refusal: so it stays beneath, too.
-    fn take_back(&mut self, want: &Want) {
+    pub(super) fn take_back(&mut self, want: &Want) {
         self.weaken_pending(want);
         let mine = |s: &Segment| want.owns(s) && want.lock.kind.covers(s.kind);
         let had = self.cut_owned(want.place(), want.lock.range, How::Reclaimed, mine);
@@ -284,7 +285,6 @@ impl LockTable {
         for range in self.parts_without(want, holds) {
             self.put(want.file, Segment { range, since, ..want.lock });
         }
-        self.renew_offers(want.file, want.lock.owner);
     }
 
     /// Another owner holds or pends the range, or held it since the run began. `what` it did, or what else is in
@@ -328,9 +328,12 @@ impl LockTable {
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        let freed = self.cut_some((file, Some(owner)), range, How::Released, STEP, given_up).len();
+        // Between two steps its owner may be offered what it waits for there, and the next one would free that.
+        let in_steps = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)).is_none();
+        let most = if in_steps { STEP } else { usize::MAX };
+        let freed = self.cut_some((file, Some(owner)), range, How::Released, most, given_up).len();
         let left = || self.segments().owned_in(file, owner, range).filter(|s| s.kind.same_sort(kind));
-        let (more, freed) = (freed == STEP && left().any(given_up), freed > 0);
+        let (more, freed) = (freed == most && left().any(given_up), freed > 0);
         if !freed && left().next().is_some() {
             self.suspect(want.caller.client, "its UNSHARE names no SHARE that its owner has, and it has others");
         } else if !more {

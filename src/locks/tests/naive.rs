@@ -304,6 +304,9 @@ impl Naive {
     fn decide(&mut self, id: u64, answer: OfferAnswer) {
         let place = self.waiters.iter().position(|waiter| waiter.id == id).unwrap();
         let Waiter { ask, had, .. } = self.waiters.remove(place);
+        if answer == OfferAnswer::Accepted {
+            self.take_back_instead(ask);
+        }
         for ((process, byte, exclusive), offered) in self.offered.extract_if(.., |_, o| o.by == id).collect::<Vec<_>>()
         {
             match answer {
@@ -324,6 +327,19 @@ impl Naive {
                         self.settle_on(place, life, offered.pending);
                     }
                 }
+            }
+        }
+    }
+
+    /// What its owner has in place of some of an offer that it accepts is as good as reclaimed.
+    fn take_back_instead(&mut self, ask: Ask) {
+        for (place, life) in self.pending.clone().into_iter().filter(|(place, _)| ask.means(*place)) {
+            self.came_back.insert(ask.process);
+            if ask.exclusive || !place.2 {
+                self.pending.remove(&place);
+                self.held.entry(place).or_insert(life);
+            } else {
+                self.held.entry((place.0, place.1, false)).or_insert(life);
             }
         }
     }

@@ -89,6 +89,38 @@ fn an_unlock_does_not_take_an_offer_that_it_made_itself() {
 }
 
 #[test]
+fn a_grant_accepted_in_a_run_is_as_good_as_a_reclaim_of_what_took_some_of_its_place() {
+    let mut w = World::new();
+    let offer = offer_to_b(&mut w);
+    assert_eq!(w.read(P("b", 1), "f", bytes(5, 14)), Verdict::Granted, "in place of half of the offer");
+    w.begin(Mode::Strict);
+    w.tell("b", Delivery::Acked);
+    w.answer(offer, OfferAnswer::Accepted);
+    assert_eq!(w.picture("f"), ["b/1 write 0-4 held", "b/1 read 5-9 held", "b/1 read 10-14 pending"]);
+}
+
+#[test]
+fn an_unlock_of_many_does_not_take_what_its_owner_is_offered_meanwhile() {
+    let mut w = World::new();
+    let (a, b) = (P("a", 1), P("b", 1));
+    let caller = w.caller("a");
+    for n in 0..2000 {
+        let call = World::lock_call(a, "f", bytes(2 * n, 2 * n), true, false, false);
+        assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Granted));
+    }
+    w.write(b, "f", bytes(4001, 4009));
+    w.wait(a, "f", bytes(3000, 4009));
+    let unlock = Call::Unlock(wanted(a, "f", bytes(0, 4000), true));
+    let mut handled = w.table.handle(w.now, caller, &unlock);
+    assert_eq!(w.unlock(b, "f", bytes(4001, 4009)), Verdict::Granted, "between two steps, if there are any");
+    while handled == Handled::More {
+        handled = w.table.handle(w.now, caller, &unlock);
+    }
+    w.check();
+    assert_eq!(w.picture("f"), ["a/1 write 3000-4009 offered"]);
+}
+
+#[test]
 fn a_grant_that_is_accepted_while_the_result_is_written_is_not_dropped() {
     let mut w = World::new();
     let offer = offer_to_b(&mut w);
