@@ -45,7 +45,7 @@ pub struct ManagerStatus {
     pub domains: Vec<String>,
     /// `open`, `recovery`, `strict`, `targeted` or `settling`.
     pub grace: &'static str,
-    /// Until that grace ends by itself; none when open.
+    /// Until that grace ends by itself; none when open, or when that is not known.
     pub grace_remaining_ms: Option<u64>,
     /// Clients that it knows, with locks or without.
     pub clients: u64,
@@ -152,7 +152,7 @@ impl StatusReport {
                 limits: super::caveats(info),
                 domains: info.domains.as_slice().iter().map(|d| d.as_str().to_owned()).collect(),
                 grace: grace_word(status.grace),
-                grace_remaining_ms: (status.grace != Grace::Open).then_some(status.grace_remaining_ms),
+                grace_remaining_ms: (status.grace_remaining_ms > 0).then_some(status.grace_remaining_ms),
                 clients: status.clients,
                 monitored: status.monitored,
                 locks: status.locks,

@@ -114,13 +114,16 @@ pub fn refuse_busy(status: &Status, can: &Capabilities) -> Result<(), Failure> {
     }
     match status.grace {
         Grace::Open => Ok(()),
-        Grace::Recovery | Grace::Strict | Grace::Targeted | Grace::Settling => refused(
-            format!(
-                "the lock manager is in a grace period of its own, for another {}: clients are reclaiming already",
-                millis(status.grace_remaining_ms)
-            ),
-            "wait until it is over (`nlmctl status`)",
-        ),
+        Grace::Recovery | Grace::Strict | Grace::Targeted | Grace::Settling => {
+            let left = match status.grace_remaining_ms {
+                0 => String::new(),
+                left => format!(", for another {}", millis(left)),
+            };
+            refused(
+                format!("the lock manager is in a grace period of its own{left}: clients are reclaiming already"),
+                "wait until it is over (`nlmctl status`)",
+            )
+        }
     }
 }
 

@@ -89,7 +89,7 @@ pub struct Status {
     pub nsm_state: NsmState,
     /// What ordinary requests meet.
     pub grace: Grace,
-    /// Milliseconds until that grace ends by itself (a run's deadline); 0 when open.
+    /// Milliseconds until that grace ends by itself (a run's deadline); 0 when open, or when that is not known.
     pub grace_remaining_ms: u64,
     /// Clients known.
     pub clients: u64,
