@@ -170,7 +170,14 @@ impl LockTable {
 
     /// The client does not want it: its owner has again what it had before.
     fn take_offer_back(&mut self, id: u64) {
-        let Some((Waiter { want, had, .. }, stood)) = self.remove_waiter(id) else { return };
+        if let Some(file) = self.take_offer_back_and_wake_nobody(id) {
+            self.wake(file);
+        }
+    }
+
+    /// The same of one who may still wait.
+    pub(super) fn take_offer_back_and_wake_nobody(&mut self, id: u64) -> Option<FileId> {
+        let (Waiter { want, had, .. }, stood) = self.remove_waiter(id)?;
         for part in stood {
             let its = self.segments().owned_in(want.file, want.lock.owner, part).filter(|s| s.offered);
             for offered in its.copied().collect::<Few<Segment>>() {
@@ -178,7 +185,7 @@ impl LockTable {
             }
         }
         self.renew_offers(want.file, want.lock.owner);
-        self.wake(want.file);
+        Some(want.file)
     }
 
     /// In that part of what was offered, its owner has again what it had. If the offer was pending, so is that: its owner

@@ -12,7 +12,6 @@ use std::collections::{HashSet, VecDeque};
 
 use super::api::{ClientId, Effect, Handled, OtherDomain, Verdict};
 use super::ranges::{intersection, uncovered};
-use super::run::How;
 use super::segment::{FileId, OwnerId, Segment, Want};
 use super::table::{LockTable, STEP};
 use super::waiters::{Waiter, Waiters};
@@ -220,12 +219,20 @@ impl LockTable {
     /// So many of the client's waiters that the test accepts are gone. Gives their number.
     pub(super) fn drop_waiters_of(&mut self, client: ClientId, most: usize, accept: impl Fn(&Waiter) -> bool) -> usize {
         let waiters = self.waiters.of_client(client).filter(|(_, w)| accept(w)).take(most);
-        let ids: Vec<(u64, FileId)> = waiters.map(|(id, w)| (id, w.want.file)).collect();
-        for (id, file) in &ids {
-            self.remove_waiter(*id);
+        let dropped: Vec<(u64, FileId)> = waiters.map(|(id, w)| (id, w.want.file)).collect();
+        for (id, file) in &dropped {
+            self.drop_waiter(*id);
             self.close(*file);
         }
-        ids.len()
+        dropped.len()
+    }
+
+    /// What it was offered and has not confirmed its owner does not get.
+    fn drop_waiter(&mut self, id: u64) {
+        let Some(owner) = self.waiters.get(id).map(|waiter| waiter.want.lock.owner) else { return };
+        self.owners.acquire(owner);
+        self.take_offer_back_and_wake_nobody(id);
+        self.owners.release(owner);
     }
 
     /// Some more of what the client waited for, which is taken for gone or was released.
@@ -234,7 +241,7 @@ impl LockTable {
         let waiters = self.waiters.of_client(client).filter(|(_, waiter)| void.is_void_waiter(waiter));
         let ids: Vec<(u64, FileId)> = waiters.map(|(id, w)| (id, w.want.file)).take(STEP).collect();
         if ids.len() < STEP {
-            void.leaving.pop();
+            void.swept = Some(client);
         }
         for (id, file) in ids {
             self.drop_void_waiter(id);
@@ -246,14 +253,12 @@ impl LockTable {
         self.void.as_ref().is_some_and(|void| void.is_void_waiter(waiter))
     }
 
-    /// What it was offered and has not confirmed is free.
+    /// It is dropped, and so is what its owner had in place of the offer, if that was dropped with others.
     fn drop_void_waiter(&mut self, id: u64) {
-        let Some(want) = self.waiters.get(id).map(|waiter| waiter.want) else { return };
-        self.owners.acquire(want.lock.owner);
-        for part in self.remove_waiter(id).map_or_else(Vec::new, |(_, stood)| stood) {
-            self.cut_owned(want.place(), part, How::Released, |s| s.offered);
+        if let (Some(void), Some(waiter)) = (&self.void, self.waiters.get_mut(id)) {
+            let file = waiter.want.file;
+            waiter.had.retain(|had| !void.is_void(file, had));
         }
-        self.renew_offers(want.file, want.lock.owner);
-        self.owners.release(want.lock.owner);
+        self.drop_waiter(id);
     }
 }

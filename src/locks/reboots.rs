@@ -186,8 +186,8 @@ impl LockTable {
     /// Releases some of what the client took in a life that the test accepts: waiters, then segments. Gives their number,
     /// and whether it did as much as one step may do.
     fn release_some_of(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> (usize, bool) {
-        let mut released = self.drop_waiters_of(client, STEP, |waiter| taken_in(waiter.want.lock.state));
         self.forget_had(client, &taken_in);
+        let mut released = self.drop_waiters_of(client, STEP, |waiter| taken_in(waiter.want.lock.state));
         let (mut purged, mut next) = (0, FileId::FIRST);
         while released + purged < STEP
             && let Some(file) = self.clients.get(client).and_then(|client| client.held_from(next))

@@ -343,8 +343,8 @@ impl LockTable {
         self.void = Some(Void {
             covers: Covers { epoch: self.epoch, include_unmonitored: true, ..Covers::default() },
             clients: clients.clone(),
-            gone: clients.clone(),
-            leaving: clients.iter().copied().collect(),
+            gone: clients.iter().copied().collect(),
+            swept: None,
             kept: HashSet::new(),
             files,
         });

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,9 +88,9 @@ pub(super) struct Void {
     /// Whose.
     pub(super) clients: HashSet<ClientId>,
     /// Who is taken for gone, or was released: what they were offered goes, too, and their waiters from before.
-    pub(super) gone: HashSet<ClientId>,
-    /// Those of them whose waiters are still to be dropped.
-    pub(super) leaving: Vec<ClientId>,
+    pub(super) gone: BTreeSet<ClientId>,
+    /// The waiters of those up to this one are dropped.
+    pub(super) swept: Option<ClientId>,
     /// Owners of theirs who lose nothing.
     pub(super) kept: HashSet<OwnerId>,
     /// Files not yet purged.
@@ -103,6 +104,11 @@ impl Void {
             && !self.kept.contains(&segment.owner)
             && self.clients.contains(&segment.client)
             && (!segment.offered || self.gone.contains(&segment.client))
+    }
+
+    /// Whose waiters are to be dropped next.
+    pub(super) fn leaving(&self) -> Option<ClientId> {
+        self.gone.range((self.swept.map_or(Unbounded, Excluded), Unbounded)).next().copied()
     }
 
     /// Whether the waiter is to be dropped. One that was asked for again since is not: its client is there.

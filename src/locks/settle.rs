@@ -175,7 +175,7 @@ impl LockTable {
             covers,
             clients: settling.losers,
             gone: settling.gone,
-            leaving: settling.leaving,
+            swept: None,
             kept: settling.kept,
             files: settling.dropped_in,
         });
@@ -207,7 +207,7 @@ impl LockTable {
                 self.forget(forgotten);
             } else if let Some(file) = self.void.as_ref().and_then(|void| void.files.first().copied()) {
                 self.refresh(file);
-            } else if let Some(client) = self.void.as_ref().and_then(|void| void.leaving.last().copied()) {
+            } else if let Some(client) = self.void.as_ref().and_then(Void::leaving) {
                 self.drop_some_waiters_of(client);
             } else {
                 self.void = None;
@@ -252,7 +252,6 @@ impl Run {
         }
         if tally.judged.gone {
             settling.gone.insert(tally.client);
-            settling.leaving.push(tally.client);
         }
         Stage::Judging(place + 1)
     }

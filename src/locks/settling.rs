@@ -40,9 +40,7 @@ pub(super) struct Settling {
     /// Those who lose something.
     pub(super) losers: HashSet<ClientId>,
     /// Those who are taken for gone.
-    pub(super) gone: HashSet<ClientId>,
-    /// The same, in a list.
-    pub(super) leaving: Vec<ClientId>,
+    pub(super) gone: BTreeSet<ClientId>,
     /// What becomes of the locks.
     pub(super) rows: Rows,
     pub(super) results: Vec<ClientResult>,
@@ -67,8 +65,7 @@ impl Settling {
             not_understood: false,
             clients: VecDeque::new(),
             losers: HashSet::new(),
-            gone: HashSet::new(),
-            leaving: Vec::new(),
+            gone: BTreeSet::new(),
             rows: Rows::default(),
             results: Vec::new(),
             dropped_in: BTreeSet::new(),
@@ -82,8 +79,6 @@ impl Settling {
     pub(super) fn make_room(&mut self, clients: usize) {
         self.clients.reserve(clients);
         self.losers.reserve(clients);
-        self.gone.reserve(clients);
-        self.leaving.reserve(clients);
         self.results.reserve(clients);
     }
 }

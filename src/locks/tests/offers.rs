@@ -74,6 +74,25 @@ fn what_a_client_was_offered_in_the_run_that_drops_it_is_free() {
 }
 
 #[test]
+fn what_a_client_took_in_the_run_that_drops_it_outlives_what_it_was_offered() {
+    let mut w = World::new();
+    w.write(P("b", 1), "f", bytes(0, 9));
+    w.wait(P("a", 1), "f", bytes(0, 9));
+    let mut args = w.begin_args(Mode::Targeted);
+    args.policy.unreachable = Unreachable::Drop;
+    args.may_drop = List::clipped(vec![client_ref("a")]);
+    w.begin_with(&args);
+    w.unlock(P("b", 1), "f", bytes(3, 4));
+    assert_eq!(w.read(P("a", 1), "f", bytes(3, 4)), Verdict::Granted);
+    w.unlock(P("b", 1), "f", bytes(0, 9));
+    assert_eq!(w.offers().len(), 1);
+    w.tell("a", Delivery::NoAnswer);
+    w.pass(60);
+    w.settle();
+    assert_eq!(w.picture("f"), ["a/1 read 3-4 held"]);
+}
+
+#[test]
 fn an_unlock_does_not_take_an_offer_that_it_made_itself() {
     let mut w = World::new();
     w.write(P("b", 1), "f", bytes(0, 9));
@@ -86,6 +105,20 @@ fn an_unlock_does_not_take_an_offer_that_it_made_itself() {
     let offers = w.offers();
     assert_eq!(offers.iter().map(|(_, wanted)| wanted.range).collect::<Vec<_>>(), [bytes(0, 19)]);
     assert_eq!(w.picture("f"), ["a/1 write 0-19 offered"]);
+}
+
+#[test]
+fn what_a_client_took_after_its_reboot_outlives_an_offer_to_its_life_before() {
+    let mut w = World::new();
+    w.read(P("a", 1), "f", bytes(0, 9));
+    w.wait(P("b", 1), "f", bytes(0, 9));
+    let read = lock_in(5, P("b", 1), bytes(3, 4), false, (false, false));
+    assert_eq!(w.verdict(P("b", 1), &read), Verdict::Granted);
+    w.unlock(P("a", 1), "f", bytes(0, 9));
+    assert_eq!(w.picture("f"), ["b/1 write 0-9 offered"], "its notice is late");
+    w.table.reboot_notice(World::address("b"), &name("b"), NsmState(5));
+    w.check();
+    assert_eq!(w.picture("f"), ["b/1 read 3-4 held"]);
 }
 
 #[test]

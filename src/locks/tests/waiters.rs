@@ -252,7 +252,7 @@ fn a_clients_reboot_takes_its_waiters_and_offers_along() {
     w.wait(C, "f", R);
     w.unlock(A, "f", R);
     let offer = w.offers()[0].0;
-    assert_eq!(w.table.reboot_notice(World::address("b"), &name("b"), NsmState(5)), Reboot::Released(2));
+    assert_eq!(w.table.reboot_notice(World::address("b"), &name("b"), NsmState(5)), Reboot::Released(1));
     w.check();
     assert!(w.effects.contains(&Effect::Withdraw(offer)));
     assert_eq!(w.picture("f"), ["c/1 write 0-9 offered"]);
