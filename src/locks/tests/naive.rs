@@ -2,13 +2,19 @@
 //!
 //! Of each owner, byte and mode it knows what was granted and no unlock took back (`held`), what was held when the run
 //! began and is not decided (`pending`), and what was offered and is not answered (`offered`); and in which life of its
-//! client it was asked for. From that it predicts every verdict, and every offer.
+//! client it was asked for. From that it predicts every verdict, and every offer. While a result is written it also predicts
+//! which calls and answers wait.
+//!
+//! Bytes of the second file follow those of the first.
 
 use std::collections::{BTreeMap, HashSet};
 
 use crate::locks::{OfferAnswer, Verdict};
 use crate::wire::control::Mode;
 use crate::wire::types::ByteRange;
+
+/// So many bytes of each file are locked.
+pub(super) const BYTES: u64 = 6;
 
 /// An owner, a byte, and whether exclusive: an owner has more than one mode on a byte only where a weaker reclaim stands
 /// over what is pending, or is of another life.
@@ -62,6 +68,8 @@ struct Waiter {
     asked_in: u32,
     /// Once it is offered the range: what its owner had there.
     had: Option<Locks>,
+    /// So many offers to it are over.
+    renewed: u32,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +78,10 @@ pub(super) struct Naive {
     pub(super) pending: Locks,
     pub(super) offered: BTreeMap<Place, Offered>,
     pub(super) mode: Option<Mode>,
+    /// Whether its result is being written.
+    pub(super) frozen: bool,
+    /// What was answered meanwhile to offers of what is frozen: its waiter, and to which offer to it.
+    answers: Vec<(u64, u32, OfferAnswer)>,
     /// Who has reclaimed something in the run, or has got something pending otherwise.
     pub(super) came_back: HashSet<usize>,
     /// In the order they came.
@@ -98,9 +110,22 @@ impl Naive {
     }
 
     fn meets_pending(&self, ask: Ask) -> bool {
-        let mut offered = self.offered.iter().filter(|(_, offered)| offered.pending);
-        self.pending.keys().any(|place| ask.is_excluded_by(*place))
-            || offered.any(|(place, _)| ask.is_excluded_by(*place))
+        self.undecided().any(|place| ask.is_excluded_by(place))
+    }
+
+    /// What is pending, or was offered and is.
+    fn undecided(&self) -> impl Iterator<Item = Place> {
+        let offered = self.offered.iter().filter(|(_, offered)| offered.pending);
+        self.pending.keys().chain(offered.map(|(place, _)| place)).copied()
+    }
+
+    pub(super) fn has_undecided(&self, its: impl Fn(usize) -> bool) -> bool {
+        self.undecided().any(|(process, ..)| its(process))
+    }
+
+    /// Whether it meets what is frozen.
+    pub(super) fn is_frozen(&self, ask: Ask) -> bool {
+        self.frozen && self.undecided().any(|(_, byte, mode)| ask.means((ask.process, byte, mode)))
     }
 
     /// Whether the owner holds all of that.
@@ -121,9 +146,13 @@ impl Naive {
         self.offered.retain(|place, offered| !what(*place, offered.life));
     }
 
-    // --- calls
+    // --- calls: what they are answered, or `None` if they wait for the end of the settle
 
-    pub(super) fn lock(&mut self, ask: Ask, life: i32, wait: bool) -> Verdict {
+    pub(super) fn lock(&mut self, ask: Ask, life: i32, wait: bool) -> Option<Verdict> {
+        (!self.is_frozen(ask)).then(|| self.lock_now(ask, life, wait))
+    }
+
+    fn lock_now(&mut self, ask: Ask, life: i32, wait: bool) -> Verdict {
         let strict = self.mode == Some(Mode::Strict);
         if let Some(place) = self.waiters.iter().position(|waiter| waiter.ask == ask) {
             let Waiter { id, life: of, ref had, .. } = self.waiters[place];
@@ -132,10 +161,11 @@ impl Naive {
                 self.waiters[place].asked_in = self.runs;
                 self.waiters[place].life = if is_offered { of } else { life };
             }
-            if strict {
-                return if wait { Verdict::Blocked } else { Verdict::Grace };
-            }
-            if is_offered {
+            if strict || self.frozen {
+                if wait {
+                    return Verdict::Blocked;
+                }
+            } else if is_offered {
                 let stands = |byte| self.offered.iter().any(|(place, o)| place.1 == byte && o.by == id);
                 let is_it = of == life && ask.bytes().all(stands);
                 self.confirm(id);
@@ -156,8 +186,7 @@ impl Naive {
         if self.is_in_conflict(ask) {
             return if wait { self.enqueue(ask, life) } else { Verdict::Denied };
         }
-        let offered = self.offered.iter().filter(|(_, offered)| offered.pending).map(|(place, _)| place);
-        if self.pending.keys().chain(offered).any(|place| ask.means(*place)) {
+        if self.undecided().any(|place| ask.means(place)) {
             self.came_back.insert(ask.process);
         }
         self.free(|place, _| ask.means(place));
@@ -167,7 +196,11 @@ impl Naive {
         Verdict::Granted
     }
 
-    pub(super) fn reclaim(&mut self, ask: Ask, life: i32) -> Verdict {
+    pub(super) fn reclaim(&mut self, ask: Ask, life: i32) -> Option<Verdict> {
+        (!self.frozen).then(|| self.reclaim_now(ask, life))
+    }
+
+    fn reclaim_now(&mut self, ask: Ask, life: i32) -> Verdict {
         if self.is_in_conflict(ask) {
             return Verdict::Denied;
         }
@@ -183,6 +216,13 @@ impl Naive {
         if self.mode.is_none() && !self.has(ask) {
             return Verdict::Grace;
         }
+        self.take_back(ask, life);
+        self.renew_offers();
+        self.serve();
+        Verdict::Granted
+    }
+
+    fn take_back(&mut self, ask: Ask, life: i32) {
         self.free(|place, _| ask.covers(place));
         for byte in ask.bytes() {
             let held = self.held.range((ask.process, byte, ask.exclusive)..=(ask.process, byte, true));
@@ -191,12 +231,14 @@ impl Naive {
                 self.held.insert((ask.process, byte, ask.exclusive), life);
             }
         }
-        self.renew_offers();
-        self.serve();
-        Verdict::Granted
     }
 
-    pub(super) fn unlock(&mut self, ask: Ask) {
+    pub(super) fn unlock(&mut self, ask: Ask) -> Option<Verdict> {
+        let here = |byte: u64| byte / BYTES == ask.range.start / BYTES;
+        let offered = |(place, o): (&Place, &Offered)| o.pending && place.0 == ask.process && here(place.1);
+        if self.frozen && (self.undecided().any(|place| ask.means(place)) || self.offered.iter().any(offered)) {
+            return None;
+        }
         let known = |w: &&Waiter| w.ask.process == ask.process && w.had.is_some() && w.ask.range.overlaps(ask.range);
         for id in self.waiters.iter().filter(known).map(|waiter| waiter.id).collect::<Vec<_>>() {
             self.decide(id, OfferAnswer::Accepted);
@@ -205,20 +247,27 @@ impl Naive {
         self.waiters.retain(|w| !(w.ask.process == ask.process && w.ask.range == ask.range));
         self.free(|place, _| ask.means(place));
         self.serve();
+        Some(Verdict::Granted)
     }
 
-    pub(super) fn cancel(&mut self, ask: Ask) -> Verdict {
-        let Some(waiter) = self.waiters.iter().find(|waiter| waiter.ask == ask) else { return Verdict::Denied };
+    pub(super) fn cancel(&mut self, ask: Ask) -> Option<Verdict> {
+        let Some(waiter) = self.waiters.iter().find(|waiter| waiter.ask == ask) else { return Some(Verdict::Denied) };
+        if waiter.had.is_some() && self.is_frozen(ask) {
+            return None;
+        }
         self.answer(waiter.id, OfferAnswer::Refused);
         self.serve();
-        Verdict::Granted
+        Some(Verdict::Granted)
     }
 
     /// These owners have nothing that was taken in a life before that, and wait for nothing from then.
     pub(super) fn forget(&mut self, its: impl Fn(usize) -> bool, before: i32) {
-        self.waiters.retain(|waiter| !(its(waiter.ask.process) && waiter.life < before));
         for had in self.waiters.iter_mut().filter_map(|waiter| waiter.had.as_mut()) {
             had.retain(|place, life| !(its(place.0) && *life < before));
+        }
+        let leaves = |waiter: &&Waiter| its(waiter.ask.process) && waiter.life < before;
+        for id in self.waiters.iter().filter(leaves).map(|waiter| waiter.id).collect::<Vec<_>>() {
+            self.decide(id, OfferAnswer::Refused);
         }
         self.free(|place, life| its(place.0) && life < before);
         self.renew_offers();
@@ -232,7 +281,7 @@ impl Naive {
             return Verdict::Deadlock;
         }
         self.last += 1;
-        self.waiters.push(Waiter { id: self.last, ask, life, asked_in: self.runs, had: None });
+        self.waiters.push(Waiter { id: self.last, ask, life, asked_in: self.runs, had: None, renewed: 0 });
         Verdict::Blocked
     }
 
@@ -254,7 +303,7 @@ impl Naive {
 
     /// Offers each its range whose owner it is free for, has nothing pending there, and no offer to answer.
     fn serve(&mut self) {
-        if self.mode == Some(Mode::Strict) {
+        if self.mode == Some(Mode::Strict) || self.frozen {
             return;
         }
         for n in 0..self.waiters.len() {
@@ -279,16 +328,40 @@ impl Naive {
             let stands = self.offered.values().any(|offered| offered.by == id);
             let has =
                 |byte| self.all().any(|(place, _)| place.1 == byte && ask.means(place) && (place.2 || !ask.exclusive));
-            if !stands && !ask.bytes().all(has) {
-                self.waiters[n].had = None;
+            if !stands && !ask.bytes().all(has) && self.waiters[n].had.take().is_some() {
+                self.waiters[n].renewed += 1;
             }
         }
     }
 
-    /// The answer to the offer in that place of [`offers`](Self::offers).
-    pub(super) fn answer_nth(&mut self, place: usize, answer: OfferAnswer) {
-        let id = self.waiters.iter().filter(|waiter| waiter.had.is_some()).nth(place).unwrap().id;
+    /// The answer to the offer of exactly that.
+    pub(super) fn answer_to(&mut self, ask: Ask, answer: OfferAnswer) {
+        let Waiter { id, renewed, .. } = *self.waiters.iter().find(|waiter| waiter.ask == ask).unwrap();
+        if self.is_frozen(ask) {
+            return self.answers.push((id, renewed, answer));
+        }
         self.answer(id, answer);
+        self.serve();
+    }
+
+    /// Of the answers that wait, who has accepted.
+    pub(super) fn accepting(&self) -> impl Iterator<Item = usize> {
+        let accepted = self.answers.iter().filter(|(.., answer)| *answer == OfferAnswer::Accepted);
+        accepted.filter_map(|(id, ..)| Some(self.waiters.iter().find(|waiter| waiter.id == *id)?.ask.process))
+    }
+
+    /// The settle is over: what was answered meanwhile counts, unless that offer is over.
+    pub(super) fn thaw(&mut self) {
+        self.frozen = false;
+        for (id, renewed, answer) in std::mem::take(&mut self.answers) {
+            let stands = |w: &Waiter| (w.id, w.renewed) == (id, renewed) && w.had.is_some();
+            if self.waiters.iter().any(stands) {
+                self.answer(id, answer);
+                if answer != OfferAnswer::Unclear {
+                    self.serve();
+                }
+            }
+        }
         self.serve();
     }
 
@@ -333,14 +406,10 @@ impl Naive {
 
     /// What its owner has in place of some of an offer that it accepts is as good as reclaimed.
     fn take_back_instead(&mut self, ask: Ask) {
-        for (place, life) in self.pending.clone().into_iter().filter(|(place, _)| ask.means(*place)) {
+        for (place, life) in self.pending.clone().into_iter().rev().filter(|(place, _)| ask.means(*place)) {
             self.came_back.insert(ask.process);
-            if ask.exclusive || !place.2 {
-                self.pending.remove(&place);
-                self.held.entry(place).or_insert(life);
-            } else {
-                self.held.entry((place.0, place.1, false)).or_insert(life);
-            }
+            let range = ByteRange { start: place.1, end: place.1 };
+            self.take_back(Ask { range, exclusive: ask.exclusive && place.2, ..ask }, life);
         }
     }
 
@@ -350,12 +419,12 @@ impl Naive {
 
     // --- runs
 
-    pub(super) fn begin(&mut self, mode: Mode) {
+    pub(super) fn begin(&mut self, mode: Mode, covers: impl Fn(Place) -> bool) {
         self.runs += 1;
         self.came_back.clear();
         self.mode = Some(mode);
-        self.pending = std::mem::take(&mut self.held);
-        self.offered.values_mut().for_each(|offered| offered.pending = true);
+        self.pending = self.held.extract_if(.., |place, _| covers(*place)).collect();
+        self.offered.iter_mut().for_each(|(place, offered)| offered.pending = covers(*place));
     }
 
     /// The run is over: what is pending is held again, but of those that lose it. Who is gone does not get what it was
@@ -364,11 +433,13 @@ impl Naive {
         self.held.extend(std::mem::take(&mut self.pending).into_iter().filter(|((p, ..), _)| !loses(*p)));
         let left = |waiter: &Waiter| gone(waiter.ask.process) && waiter.asked_in < self.runs;
         let leaving: HashSet<u64> = self.waiters.iter().filter(|waiter| left(waiter)).map(|waiter| waiter.id).collect();
-        self.offered.retain(|(p, ..), offered| !(leaving.contains(&offered.by) || (offered.pending && gone(*p))));
-        self.waiters.retain(|waiter| !leaving.contains(&waiter.id));
+        self.offered.retain(|(p, ..), offered| !(offered.pending && gone(*p)));
+        for id in leaving {
+            self.decide(id, OfferAnswer::Refused);
+        }
         self.offered.values_mut().for_each(|offered| offered.pending = false);
         self.mode = None;
         self.renew_offers();
-        self.serve();
+        self.thaw();
     }
 }
