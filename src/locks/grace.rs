@@ -93,10 +93,18 @@ impl LockTable {
         self.run.as_ref().map(Run::deadline)
     }
 
+    fn grace_end(&self) -> Option<Duration> {
+        self.deadline().or(self.recovery_until)
+    }
+
     /// Milliseconds until the grace ends by itself; 0 when open.
     pub fn grace_remaining(&self, now: Duration) -> Duration {
-        let end = self.run.as_ref().map(Run::deadline).or(self.recovery_until);
-        end.map_or(Duration::ZERO, |end| end.saturating_sub(now))
+        self.grace_end().map_or(Duration::ZERO, |end| end.saturating_sub(now))
+    }
+
+    /// By how much the grace is over its time and goes on all the same.
+    pub fn overdue(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.grace_end().unwrap_or(now))
     }
 
     /// Whether [`begin`](Self::begin) would be refused. Ask before the new state is made durable.

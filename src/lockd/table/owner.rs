@@ -33,7 +33,7 @@ use crate::locks::{Due, LockTable, Totals};
 use crate::rpc::arrivals::Arrivals;
 use crate::rpc::control::Timeline;
 use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
-use crate::wire::control::{InstanceId, Refusal, Status};
+use crate::wire::control::{Grace, InstanceId, Refusal, Status};
 use crate::wire::types::NsmState;
 use crate::wire::xdr::Maybe;
 
@@ -301,12 +301,16 @@ impl Owner {
             return;
         }
         let now = self.clock.now();
+        if self.table.grace() == Grace::Recovery && self.awaits_reclaims() {
+            self.runs.not_before = Some(now + IDLE_TICK);
+            return;
+        }
         let due = self.table.on_timeout(now, self.runs.controller_attached());
         let _ = self.apply_effects();
         match due {
             Some(Due::RecoveryOver) => {}
             Some(Due::AbortRun) => self.abort_alone("no notice was sent before the deadline"),
-            Some(Due::SettleRun) if !self.awaits_moves() => self.settle_alone(),
+            Some(Due::SettleRun) if !self.awaits_moves() && !self.awaits_reclaims() => self.settle_alone(),
             Some(Due::SettleRun) | None => self.runs.not_before = Some(now + IDLE_TICK),
         }
     }

@@ -265,11 +265,19 @@ impl Queue {
         })
     }
 
-    /// Reclaims that wait for the end of a run, or for their turn behind what does.
+    /// Reclaims that wait, whatever for.
     pub(super) fn reclaims(&self) -> impl Iterator<Item = &OpenCall> {
-        self.waiting.values().filter_map(|(wait, entry)| match entry {
-            Entry::Call(call) if matches!(wait, Wait::Commit | Wait::Turn) && call.is_reclaim() => Some(call),
+        self.waiting.values().filter_map(|(_, entry)| match entry {
+            Entry::Call(call) if call.is_reclaim() => Some(call),
             Entry::Call(_) | Entry::Notice(_) => None,
+        })
+    }
+
+    /// Whether a reclaim waits for something outside: the embedding server, the disk, the mirror.
+    pub(super) fn has_reclaims_outside(&self) -> bool {
+        self.waiting.values().any(|(wait, entry)| {
+            let outside = matches!(wait, Wait::Answer | Wait::Record | Wait::Step);
+            outside && matches!(entry, Entry::Call(call) if call.is_reclaim())
         })
     }
 

@@ -18,6 +18,9 @@ use crate::wire::control::{
 use crate::wire::types::NsmState;
 use crate::wire::xdr::List;
 
+/// A grace goes on no longer than this for reclaims that came in time and wait for the disk or an embedding server.
+const RECLAIM_PATIENCE: Duration = Duration::from_secs(10);
+const RECLAIM_OUTSIDE: &str = "a reclaim waits for the disk or for the file server's answer";
 /// How long waking, entering, scanning or sweeping may keep the table from requests.
 pub(super) const SLICE: Duration = Duration::from_millis(1);
 /// Between two looks at the clock: clients entered, locks scanned, files swept.
@@ -290,8 +293,10 @@ impl Owner {
             None
         } else if self.table.owes_time(self.clock.now()) {
             Some("nlmd did not run for a while, and its clients get that time before the run settles")
+        } else if self.awaits_moves() {
+            Some("a reclaim waits until it is known whether its host has another address now")
         } else {
-            self.awaits_moves().then_some("a reclaim waits until it is known whether its host has another address now")
+            self.awaits_reclaims().then_some(RECLAIM_OUTSIDE)
         };
         if let Some(words) = holds_up {
             let _ = answer.send(Err(Refusal::new(RefusalCode::StillPending, words)));
@@ -314,6 +319,11 @@ impl Owner {
     /// Whether a reclaim that came before the deadline waits for what is asked outside.
     pub(super) fn awaits_moves(&self) -> bool {
         self.table.deadline().is_some_and(|deadline| self.moves.holds_up(deadline))
+    }
+
+    /// Whether a reclaim that came in time waits for the disk or an embedding server. After the grace it could be refused.
+    pub(super) fn awaits_reclaims(&self) -> bool {
+        self.table.overdue(self.clock.now()) < RECLAIM_PATIENCE && self.queue.has_reclaims_outside()
     }
 
     fn start_scan(&mut self, when: SettleWhen, ending: Ending) {
@@ -340,6 +350,13 @@ impl Owner {
         self.runs.phase = Phase::Active;
         let _ = self.apply_effects();
         self.after_commit();
+        if self.awaits_reclaims() {
+            // Where no controller asked, the deadline has passed, and is looked at again.
+            for answer in ending.answers {
+                let _ = answer.send(Err(Refusal::new(RefusalCode::StillPending, RECLAIM_OUTSIDE)));
+            }
+            return;
+        }
         self.start_scan(SettleWhen::Always, Ending { result: None, ..ending });
     }
 

@@ -351,6 +351,47 @@ async fn what_follows_a_lock_that_waits_for_the_commit_does_not_overtake_it() {
 }
 
 #[tokio::test]
+async fn a_reclaim_that_waits_for_its_record_while_the_result_is_written_came_in_time() {
+    let mut world = World::new();
+    world.hold(incoming(2, "claimed")).await;
+    world.begin_in_haste().await;
+    let settling = world.settle().await;
+    let (ended, written) = world.change().await;
+    assert!(matches!(ended, Change::Ended(_)));
+    let mut elsewhere = reclaim_of(incoming(2, "claimed"));
+    elsewhere.via.server_address = "127.0.0.99".parse().unwrap();
+    let call = world.send(elsewhere);
+    let (record, recorded) = world.change().await;
+    assert!(matches!(record, Change::Monitor(_)));
+    written.send(Ok(())).unwrap();
+    assert_eq!(settling.await.unwrap().unwrap_err().code, RefusalCode::StillPending);
+    recorded.send(Ok(())).unwrap();
+    assert_eq!(timeout(PATIENCE, call).await.expect("an answer").unwrap(), Some(Verdict::Granted));
+    let settling = world.settle().await;
+    assert!(matches!(world.accept().await, Change::Ended(_)));
+    let Counts { reclaimed, dropped, .. } = settling.await.unwrap().unwrap().counts;
+    assert_eq!((reclaimed, dropped), (1, 0));
+}
+
+#[tokio::test]
+async fn the_recovery_grace_waits_for_a_reclaim_that_came_in_time_and_is_not_on_record_yet() {
+    let until = Duration::from_millis(100);
+    let mut world = World::spawn(|persist| Setup { recovery_until: Some(until), ..setup(persist, Limits::default()) });
+    let mut call = world.send(reclaim_of(incoming(2, "file")));
+    let (_, recorded) = world.change().await;
+    while world.table.status().await.unwrap().grace_remaining_ms > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(timeout(A_MOMENT, &mut call).await.is_err(), "its record is not on disk");
+    assert_eq!(world.table.status().await.unwrap().grace, Grace::Recovery);
+    recorded.send(Ok(())).unwrap();
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    while world.table.status().await.unwrap().grace != Grace::Open {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_reclaim_that_comes_while_the_result_is_written_is_decided_before_the_run_ends() {
     let mut world = World::new();
     world.hold(incoming(2, "claimed")).await;
