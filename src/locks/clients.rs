@@ -55,6 +55,8 @@ pub(super) struct Client {
     pub(super) has_two_lives: bool,
     /// The state of its last reboot notice.
     pub(super) last_notice: Option<NsmState>,
+    /// A notice that frees much: its number, the file where it goes on, what it has freed.
+    pub(super) freeing: Option<(NsmState, FileId, u64)>,
     pub(super) monitored: bool,
     pub(super) suspicions: Vec<String>,
     /// The time of its last call.
@@ -317,6 +319,7 @@ impl Clients {
             former_state: NsmState(0),
             has_two_lives: false,
             last_notice: None,
+            freeing: None,
             monitored: false,
             suspicions: Vec::new(),
             heard_at: Duration::ZERO,

@@ -121,17 +121,22 @@ impl LockTable {
         // Where a lock's own number is not known, that of the last notice stands for it.
         let is_older = |taken_in: NsmState| if taken_in.is_known() { state.is_after(taken_in) } else { news };
         let repeated = last == Some(state) || !state.is_known();
-        let (released, much) = if repeated { (0, false) } else { self.release_some_of(id, is_older) };
-        let released = released as u64;
-        if much && self.has_any_of(id, is_older) {
+        let (from, before) =
+            client.freeing.filter(|(by, ..)| *by == state).map_or((FileId::FIRST, 0), |(_, at, n)| (at, n));
+        let (freed, next) = if repeated { (0, None) } else { self.release_some_of(id, from, is_older) };
+        let released = before + freed as u64;
+        if next.is_some() && freed > 0 {
             let words = format!(
-                "a client that rebooted (state {state}) has lost {}, and more to come",
+                "a client that rebooted (state {state}) has lost {}, and goes on to lose some",
                 count(released, "lock")
             );
             self.effects.push_back(Effect::Event("reboot", words));
-            return Reboot::More;
         }
         let Some(client) = self.clients.get_mut(id) else { return Reboot::Released(released) };
+        client.freeing = next.map(|next| (state, next, released));
+        if next.is_some() {
+            return Reboot::More;
+        }
         if news && !repeated {
             client.last_notice = Some(state);
         }
@@ -167,9 +172,9 @@ impl LockTable {
         }
         let mut released = 0;
         for client in &machine {
-            let (freed, much) = self.release_some_of(*client, |_| true);
+            let (freed, next) = self.release_some_of(*client, FileId::FIRST, |_| true);
             released += freed;
-            if much {
+            if next.is_some() {
                 break;
             }
         }
@@ -183,16 +188,26 @@ impl LockTable {
         Handled::Reply(Verdict::Granted)
     }
 
-    /// Releases some of what the client took in a life that the test accepts: waiters, then segments. Gives their number,
-    /// and whether it did as much as one step may do.
-    fn release_some_of(&mut self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> (usize, bool) {
+    /// Releases some of what the client took in a life that the test accepts: waiters, then segments, from that file on.
+    /// Gives their number, and where it goes on, if it is not at the end.
+    fn release_some_of(
+        &mut self,
+        client: ClientId,
+        from: FileId,
+        taken_in: impl Fn(NsmState) -> bool,
+    ) -> (usize, Option<FileId>) {
         self.forget_had(client, &taken_in);
         let mut released = self.drop_waiters_of(client, STEP, |waiter| taken_in(waiter.want.lock.state));
-        let (mut purged, mut next) = (0, FileId::FIRST);
-        while released + purged < STEP
-            && let Some(file) = self.clients.get(client).and_then(|client| client.held_from(next))
-        {
-            next = file.next();
+        let (mut purged, mut next) = (0, from);
+        // A file in which nothing is to be released costs time, too.
+        for _ in 0..STEP {
+            if released + purged >= STEP {
+                break;
+            }
+            let Some(file) = self.clients.get(client).and_then(|client| client.held_from(next)) else {
+                return (released, None);
+            };
+            next = file;
             purged += self.purge_at_most(file, STEP);
             if purged < STEP {
                 let his = |s: &Segment| s.client == client && taken_in(s.state);
@@ -200,16 +215,11 @@ impl LockTable {
                 released += taken.len();
                 self.renew_offers_of(file, &taken);
                 self.refresh(file);
+                if released < STEP {
+                    next = file.next();
+                }
             }
         }
-        (released, released + purged >= STEP)
-    }
-
-    /// Whether the client has anything of a life that the test accepts.
-    fn has_any_of(&self, client: ClientId, taken_in: impl Fn(NsmState) -> bool) -> bool {
-        let mut files = self.clients.get(client).into_iter().flat_map(Client::files);
-        let his = |s: &Segment| s.client == client && taken_in(s.state);
-        self.waiters.of_client(client).any(|(_, w)| taken_in(w.want.lock.state))
-            || files.any(|file| self.segments().of(file).any(his))
+        (released, Some(next))
     }
 }

@@ -463,6 +463,30 @@ fn free_all_and_a_reboot_free_much_in_steps_and_nothing_that_is_not_theirs() {
     }
 }
 
+#[test]
+fn a_notice_that_frees_little_goes_through_many_files_in_steps() {
+    let mut w = World::new();
+    let a = w.caller("a");
+    for n in 0..1_500 {
+        let mut call = World::lock_call(P("a", 1), &format!("f{n}"), bytes(0, 9), true, false, false);
+        let Call::Lock { state, .. } = &mut call else { panic!("a LOCK") };
+        *state = NsmState(if n == 1_400 { 3 } else { 7 });
+        w.table.handle(w.now, a, &call);
+    }
+    let mut notice = |state| {
+        let outcomes =
+            std::iter::repeat_with(|| w.table.reboot_notice(World::address("a"), &name("a"), NsmState(state)));
+        let mut steps = 0;
+        let last = outcomes.inspect(|_| steps += 1).find(|outcome| *outcome != Reboot::More).unwrap();
+        (last, steps)
+    };
+    assert_eq!(notice(1), (Reboot::Repeated, 3));
+    assert_eq!(notice(5), (Reboot::Released(1), 3));
+    assert_eq!(notice(5), (Reboot::Repeated, 1));
+    assert_eq!(notice(9), (Reboot::Released(1_499), 3));
+    assert_eq!(w.table.totals().locks, 0);
+}
+
 /// Lets time go by, as the owner of the table does.
 fn minutes(w: &mut World, minutes: u64) {
     for _ in 0..minutes {
