@@ -15,13 +15,15 @@ impl LockTable {
     /// the address. Its name and owner handle may have another spelling by now ([`spellings`](super::spellings)).
     pub fn knows_range(&self, address: IpAddr, wanted: &Wanted) -> bool {
         let kind = Kind::Range { exclusive: wanted.exclusive };
-        let known = self.known(address, &wanted.file, kind, |process| process.svid == wanted.process.svid);
+        let known =
+            self.known(address, &wanted.file, (wanted.range, kind), |process| process.svid == wanted.process.svid);
         uncovered(wanted.range, known).is_empty()
     }
 
     /// Whether a share of the file is known as that of this owner handle at the address.
     pub fn knows_share(&self, address: IpAddr, file: &FileHandle, oh: &OwnerHandle) -> bool {
-        self.known(address, file, Kind::Share { access: 0, mode: 0 }, |process| process.oh == *oh).next().is_some()
+        let any = (ByteRange::ALL, Kind::Share { access: 0, mode: 0 });
+        self.known(address, file, any, |process| process.oh == *oh).next().is_some()
     }
 
     /// Whether a reclaim that waits for the end of a run is of something that the run is about to drop. Its client
@@ -55,16 +57,16 @@ impl LockTable {
         !gone.is_empty()
     }
 
-    /// Ranges of what the process at the address has at least in this mode.
+    /// What the process at the address has at least in this mode and that meets the range.
     fn known(
         &self,
         address: IpAddr,
         file: &FileHandle,
-        kind: Kind,
+        (range, kind): (ByteRange, Kind),
         process: impl Fn(&Process) -> bool,
     ) -> impl Iterator<Item = ByteRange> {
         let segments = self.segments().find(file).into_iter();
-        let segments = segments.flat_map(|file| self.segments().of(file).map(move |s| (file, s)));
+        let segments = segments.flat_map(move |file| self.segments().overlapping(file, range).map(move |s| (file, s)));
         segments
             .filter(move |(file, s)| s.kind.covers(kind) && !self.is_void(*file, s))
             .filter(move |(_, s)| self.clients.get(s.client).is_some_and(|client| client.address == address))
@@ -134,11 +136,18 @@ impl LockTable {
         if !self.mirror.is_busy(handle) {
             return;
         }
-        let refused = self.mirror.answered(handle, answer);
+        let asker = self.mirror.answered(handle, answer);
         let Some(file) = self.segments().find(handle) else { return };
-        if let Some(waiter) = refused.and_then(|id| self.waiters.get_mut(id)) {
-            waiter.refused = true;
-            self.ask_again_later(file);
+        match asker {
+            // Before others have their turn: what was taken for it would be given up again meanwhile.
+            Some(id) if answer == MirrorAnswer::Done => self.serve_first(file, id),
+            Some(id) => {
+                if let Some(waiter) = self.waiters.get_mut(id) {
+                    waiter.refused = true;
+                    self.ask_again_later(file);
+                }
+            }
+            None => {}
         }
         self.waiters.free(file, ByteRange::ALL);
         self.refresh(file);

@@ -117,7 +117,7 @@ impl Mirror {
         self.files.get(handle).is_some_and(|mirrored| mirrored.under_way.is_some())
     }
 
-    /// The step of the file has ended. Gives the waiter for which it was and that is refused now.
+    /// The step of the file has ended. Gives the waiter for which it was.
     pub(super) fn answered(&mut self, handle: &FileHandle, answer: MirrorAnswer) -> Option<u64> {
         let mirrored = self.files.get_mut(handle)?;
         let (step, waiter) = mirrored.under_way.take()?;
@@ -135,7 +135,7 @@ impl Mirror {
             MirrorStep::GiveUp { .. } => {}
         }
         self.lowered.push(handle.clone());
-        waiter.filter(|_| answer != MirrorAnswer::Done)
+        waiter
     }
 
     /// A waiter was refused: it is asked again after a pause, if that is not agreed on yet.

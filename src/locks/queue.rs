@@ -21,6 +21,8 @@ use crate::wire::types::{ByteRange, Cookie};
 /// Locks and waiters looked at when looking for a cycle, the nearest first. What is farther is not called a
 /// deadlock: its processes wait, as they would without NLM's word for it.
 const MAX_LOOKS: usize = 20_000;
+/// Most locks of its owner in the place of which it is offered something.
+const MAX_HAD: usize = 64;
 /// Waiters that are gathered, looked at or served before another call has a turn.
 const TURN: usize = 64;
 
@@ -181,6 +183,13 @@ impl LockTable {
         matches!(self.grace(), Grace::Open | Grace::Targeted)
     }
 
+    /// Serves that one of the file before all others, if it still waits.
+    pub(super) fn serve_first(&mut self, file: FileId, id: u64) {
+        if self.may_wake() && self.purge_some(file) && self.waiters.get(id).is_some_and(|waiter| !waiter.offered) {
+            self.serve(id);
+        }
+    }
+
     /// Offers the waiter its range, or finds out what it waits for now.
     fn serve(&mut self, id: u64) {
         let Some(waiter) = self.waiters.get(id) else { return };
@@ -191,6 +200,9 @@ impl LockTable {
             self.waiters.wait_at(id, byte);
         } else if let Some(byte) = self.own_pending_at(&want) {
             self.waiters.hold_back(id, byte);
+        } else if self.owned(&want).nth(MAX_HAD).is_some() {
+            // What its owner has would have to be kept beside the offer. Its client repeats the request, which needs no offer.
+            self.remove_waiter(id);
         } else if self.may_offer(id, &want) {
             self.offer(id, &want);
         } else {

@@ -150,7 +150,11 @@ impl LockTable {
         if held {
             return Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie)));
         }
-        if self.is_full(want, Need::Lock) {
+        // In place of what its owner has it is not one more.
+        let ByteRange { start, end } = want.lock.range;
+        let is_whole = |s: &Segment| start <= s.range.start && s.range.end <= end;
+        let has_any = self.owned(want).next().is_some();
+        if !(has_any && self.owned(want).all(is_whole)) && self.is_full(want, Need::Lock) {
             return Handled::Reply(Verdict::NoLocks);
         }
         let lacking = self.lacking(want);
@@ -328,12 +332,9 @@ impl LockTable {
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        // Between two steps its owner may be offered what it waits for there, and the next one would free that.
-        let in_steps = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)).is_none();
-        let most = if in_steps { STEP } else { usize::MAX };
-        let freed = self.cut_some((file, Some(owner)), range, How::Released, most, given_up).len();
+        let freed = self.cut_some((file, Some(owner)), range, How::Released, STEP, given_up).len();
         let left = || self.segments().owned_in(file, owner, range).filter(|s| s.kind.same_sort(kind));
-        let (more, freed) = (freed == most && left().any(given_up), freed > 0);
+        let (more, freed) = (freed == STEP && left().any(given_up), freed > 0);
         if !freed && left().next().is_some() {
             self.suspect(want.caller.client, "its UNSHARE names no SHARE that its owner has, and it has others");
         } else if !more {
@@ -341,6 +342,12 @@ impl LockTable {
         }
         if freed {
             self.effects.push_back(Effect::Changed);
+        }
+        if more {
+            // It might be offered what it waits for there, and the next step would free that. Its client repeats the request.
+            while let Some(id) = self.waiters.find(owner, file, |w| w.want.lock.range.overlaps(range)) {
+                self.remove_waiter(id);
+            }
         }
         self.wake(file);
         if more {

@@ -222,6 +222,22 @@ fn a_waiter_gets_what_another_client_gave_up_and_an_outsider_does_not_slip_in_be
 }
 
 #[test]
+fn however_many_wait_the_first_gets_what_was_taken_for_it() {
+    for waiters in [1, 63, 64, 65, 200] {
+        let mut m = Mirrored::new();
+        m.lock(A, bytes(0, 9), true);
+        for n in 0..waiters {
+            assert_eq!(m.wait(P("b", 10 + n), bytes(0, 9)), Verdict::Blocked);
+        }
+        m.unlock(A, bytes(0, 9));
+        let offers = m.w.offers();
+        let svids: Vec<Svid> = offers.iter().map(|(_, wanted)| wanted.process.svid).collect();
+        assert_eq!(svids, [Svid(10)], "{waiters} wait");
+        assert_eq!(m.there(), "wwwwwwwwww");
+    }
+}
+
+#[test]
 fn a_cancelled_waiter_leaves_nothing_behind() {
     let mut m = Mirrored::new();
     m.domain.other(5, Coverage::Exclusive);

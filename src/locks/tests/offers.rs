@@ -150,7 +150,24 @@ fn an_unlock_of_many_does_not_take_what_its_owner_is_offered_meanwhile() {
         handled = w.table.handle(w.now, caller, &unlock);
     }
     w.check();
-    assert_eq!(w.picture("f"), ["a/1 write 3000-4009 offered"]);
+    assert!(w.picture("f").is_empty());
+    assert_eq!(w.wait(a, "f", bytes(3000, 4009)), Verdict::Granted, "its client repeats the request");
+}
+
+#[test]
+fn an_owner_with_very_many_locks_there_is_not_offered_the_range_and_gets_it_when_it_asks_again() {
+    let mut w = World::new();
+    let (a, b) = (P("a", 1), P("b", 1));
+    for n in 0..100 {
+        w.read(a, "f", bytes(2 * n, 2 * n));
+    }
+    w.read(b, "f", bytes(0, 300));
+    assert_eq!(w.wait(a, "f", bytes(0, 300)), Verdict::Blocked);
+    w.unlock(b, "f", bytes(0, 300));
+    assert!(w.offers().is_empty());
+    assert_eq!(w.picture("f").len(), 100);
+    assert_eq!(w.wait(a, "f", bytes(0, 300)), Verdict::Granted);
+    assert_eq!(w.picture("f"), ["a/1 write 0-300 held"]);
 }
 
 #[test]
