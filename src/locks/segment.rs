@@ -128,7 +128,7 @@ impl Kind {
 
     /// Whether an owner cannot have both on the same bytes: it has one mode on a byte. Shares stand side by side, one
     /// for each access and mode: each is of one open of the file, and its close gives back just that (XNFS chapter 10).
-    fn stands_for(self, other: Self) -> bool {
+    pub(super) fn stands_for(self, other: Self) -> bool {
         self == other || matches!((self, other), (Self::Range { .. }, Self::Range { .. }))
     }
 

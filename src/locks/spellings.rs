@@ -102,7 +102,9 @@ impl LockTable {
     /// under another spelling. Names that have nothing in common may be two hosts behind one address: there
     /// only a lock that cannot be both theirs is adopted.
     pub(super) fn pending_elsewhere(&self, want: &Want) -> Option<Segment> {
-        let alike = |s: &&Segment| s.range == want.lock.range && s.kind.same_sort(want.lock.kind);
+        // Nothing is pending without a run, and this is looked for in all of the range.
+        self.run.as_ref()?;
+        let alike = |s: &&Segment| s.range == want.lock.range && s.kind.stands_for(want.lock.kind);
         let exactly: Vec<&Segment> = self.segments().overlapping(want.file, want.lock.range).filter(alike).collect();
         if exactly.iter().any(|s| s.owner == want.lock.owner) {
             return None;
@@ -305,6 +307,9 @@ impl LockTable {
         let (mut files, mut numbers, mut looked_at) = (Vec::new(), vec![speaker.state], 0);
         for file in client.files() {
             looked_at += 1;
+            if looked_at > MAX_LOOKED_AT {
+                return None;
+            }
             let before = numbers.len();
             for segment in self.segments().owned_in(file, sibling, ByteRange::ALL) {
                 looked_at += 1;
@@ -318,9 +323,6 @@ impl LockTable {
             if numbers.len() > before {
                 files.push(file);
             }
-        }
-        if looked_at > MAX_LOOKED_AT {
-            return None;
         }
         // Which spelling an unanswered offer has reached is not known.
         let mut waiters = self.waiters.of_owner(sibling).map(|(_, waiter)| waiter);

@@ -90,6 +90,18 @@ fn no_cap_refuses_a_reclaim_that_has_something_pending_in_it() {
 }
 
 #[test]
+fn no_cap_refuses_a_lock_in_place_of_what_its_owner_has() {
+    let mut w = World::with(locks(100, 2));
+    for file in ["f", "g"] {
+        assert_eq!(w.write(A, file, bytes(0, 9)), Verdict::Granted);
+    }
+    assert_eq!(w.write(A, "h", bytes(0, 9)), Verdict::NoLocks);
+    assert_eq!(w.write(A, "f", bytes(0, 9)), Verdict::Granted, "its answer was lost");
+    assert_eq!(w.read(A, "g", bytes(0, 19)), Verdict::Granted);
+    assert_eq!(w.write(A, "g", bytes(5, 6)), Verdict::NoLocks, "it makes three of one");
+}
+
+#[test]
 fn cancel_and_free_all_have_no_cap() {
     let mut w = World::with(Limits { waiters: Bounds { all: 100, host: 1 }, ..locks(100, 1) });
     w.write(A, "f", ByteRange::ALL);

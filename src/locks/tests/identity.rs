@@ -244,6 +244,37 @@ fn a_share_is_reclaimed_under_another_name_with_an_equal_owner_handle() {
 }
 
 #[test]
+fn each_of_two_shares_of_one_open_file_is_reclaimed_by_another_path_or_under_another_name() {
+    let share = |(access, mode), reclaim| Call::Share {
+        file: FileHandle::new(b"s").unwrap(),
+        oh: OwnerHandle::new(b"same").unwrap(),
+        access,
+        mode,
+        reclaim,
+    };
+    for shares in [[(1, 0), (2, 2)], [(2, 2), (1, 0)], [(1, 0), (2, 0)], [(1, 0), (1, 2)]] {
+        for (name, transport) in [("PC7", Transport::Udp), ("pc7.example.org", Transport::Tcp)] {
+            let mut w = World::new();
+            let address = World::ip("192.0.2.21");
+            let send = |w: &mut World, name: &str, transport, share| {
+                let caller = Caller { client: w.client_at(address, name), via: via(transport) };
+                w.call_as(caller, &share)
+            };
+            let granted = Handled::Reply(Verdict::Granted);
+            for one in shares {
+                assert_eq!(send(&mut w, "PC7", Transport::Tcp, share(one, false)), granted);
+            }
+            w.begin(Mode::Strict);
+            for one in shares.into_iter().rev() {
+                assert_eq!(send(&mut w, name, transport, share(one, true)), granted, "{one:?} of {shares:?} as {name}");
+            }
+            let Counts { reclaimed, pending, resurrected, conflicts, .. } = w.counts();
+            assert_eq!((reclaimed, pending, resurrected, conflicts), (2, 0, 0, 0), "{shares:?} as {name}");
+        }
+    }
+}
+
+#[test]
 fn a_reclaim_from_another_address_is_a_conflict_and_the_lock_it_may_mean_is_kept() {
     let at = |address| Machine { address, name: "roamer.example.org", state: 3 };
     let (before, after) = (at("192.0.2.21"), at("2001:db8::99"));
