@@ -24,7 +24,7 @@ pub mod host {
 
 /// What stands in front of the kernel's lockd.
 pub mod interposer {
-    pub use crate::interposer::messages::{Call, FilterEvent, Mode, Order, Treated};
+    pub use crate::interposer::messages::{Call, Claim, FilterEvent, Mode, Order, Treated, Way};
     pub use crate::interposer::rules::{Port, Ports, Refreshed, Rules};
 }
 

@@ -16,12 +16,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netns::{LIMIT, Netns, add_address, await_some, cable, link, until};
-use nlmctl::internals::interposer::{Call, FilterEvent, Mode, Order, Treated};
+use nlmctl::internals::interposer::{Call, Claim, FilterEvent, Mode, Order, Treated, Way};
 use nlmctl::internals::interposer::{Port, Ports, Rules};
 use nlmctl::wire::nlm::{self, Lock, LockArgs, Message, Procedure, Res, Stat, Version};
 use nlmctl::wire::record::{RecordReader, frame};
 use nlmctl::wire::rpc::{self, Answer, Credential};
-use nlmctl::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use nlmctl::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 use nlmctl::wire::xdr::{decode, encode};
 
 const PORT: u16 = 4045;
@@ -111,6 +111,14 @@ impl Drop for Filter {
 impl Filter {
     /// One that is at work in this mode, before a lockd of files.
     fn start(host: &Netns, root: &Path, mode: Mode) -> Self {
+        let mut filter = Self::without_mode(host, root);
+        filter.order(&Order::Mode(mode));
+        filter.told();
+        filter
+    }
+
+    /// One that has its queue, and was told nothing.
+    fn without_mode(host: &Netns, root: &Path) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_nlmctl"));
         command.arg("knfsd-filter").arg(QUEUE.to_string()).arg(root).stdin(Stdio::from(OwnedFd::from(theirs)));
@@ -129,7 +137,6 @@ impl Filter {
             }
         });
         let mut filter = Self { child, line: ours, told, answers: 0 };
-        filter.order(&Order::Mode(mode));
         filter.told();
         filter
     }
@@ -208,6 +215,14 @@ impl World {
         until("lockd's end of a connection comes or goes", || list().contains(&format!(":{PORT}")) == is_there);
     }
 
+    /// Waits until the kernel has given this many packets to the queue of the filter that is bound.
+    fn await_queued(&self, packets: u64) {
+        // Columns: queue, process, packets that wait, mode, range, dropped by the queue, by the process, sequence.
+        let queued = || self.server.run("cat", &["/proc/net/netfilter/nfnetlink_queue"]);
+        let count = || queued().split_whitespace().nth(7).and_then(|word| word.parse::<u64>().ok());
+        until("packets are queued", || count().is_some_and(|count| count >= packets));
+    }
+
     fn filter(&self, mode: Mode) -> Filter {
         Filter::start(&self.server, self.root.path(), mode)
     }
@@ -224,6 +239,10 @@ impl World {
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream
     }
+}
+
+fn address(text: &str) -> Address {
+    Address(text.parse().unwrap())
 }
 
 fn args(reclaim: bool) -> LockArgs {
@@ -329,6 +348,44 @@ fn without_a_filter_calls_wait_and_the_next_filter_takes_them_up_on_a_connection
     assert_eq!(read_replies(&mut stream, 1), [2]);
     assert_eq!(world.service.got(), [(1, false, false), (2, false, false)]);
     assert_eq!((filter.calls().len(), filter.replies().len()), (1, 1), "{:?}", filter.told());
+}
+
+#[test]
+#[ignore = "needs root, nf_tables and NFQUEUE: .ci/run runs it"]
+fn a_filter_lets_nothing_pass_until_it_is_told_the_mode_also_where_a_thousand_pending_locks_come_first() {
+    let world = World::with_rules();
+    let socket = world.client.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut filter = Filter::without_mode(&world.server, world.root.path());
+    socket.send_to(&lock(1, true), (SERVER, PORT)).unwrap();
+    world.await_queued(1);
+    let LockArgs { alock, exclusive, .. } = args(true);
+    let way = Way { client: address("10.9.0.2"), server: address(SERVER), version: 4, transport: Transport::Udp };
+    for svid in 0..1000 {
+        let (svid, file) = (Svid(svid), alock.fh.clone());
+        filter.order(&Order::Pending(Claim { way, svid, file, range: ByteRange::ALL, exclusive }));
+    }
+    assert_eq!((filter.calls(), world.service.got()), (vec![], vec![]));
+    filter.order(&Order::Mode(Mode::Targeted));
+    let mut buffer = [0; 100];
+    let len = socket.recv(&mut buffer).unwrap();
+    assert_eq!(rpc::parse_reply(&buffer[..len]).unwrap().xid, 1);
+    assert_eq!(world.service.got(), [(1, false, false)]);
+    assert_eq!(filter.calls().iter().map(|call| call.treated).collect::<Vec<_>>(), [Treated::Taken]);
+}
+
+#[test]
+#[ignore = "needs root, nf_tables and NFQUEUE: .ci/run runs it"]
+fn a_filter_that_was_told_no_mode_lets_all_pass_once_lockd_is_in_grace_itself() {
+    let world = World::with_rules();
+    let socket = world.client.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let _filter = Filter::without_mode(&world.server, world.root.path());
+    socket.send_to(&lock(1, true), (SERVER, PORT)).unwrap();
+    world.await_queued(1);
+    std::fs::write(world.root.path().join("proc/fs/lockd/nlm_end_grace"), "N\n").unwrap();
+    socket.recv(&mut [0; 100]).unwrap();
+    assert_eq!(world.service.got(), [(1, true, true)]);
 }
 
 #[test]

@@ -6,6 +6,10 @@
 //! when the keeper does not read, and packets wait with it: a keeper must read at all times, also while it writes.
 //! It ends with its stdin; then the kernel drops what is queued.
 //!
+//! Until its first [`Order::Mode`] it takes no packet, so that none gets a verdict by a mode that does not hold: a filter that
+//! takes another one's place is told of a thousand pending locks first, and a reclaim that passed unchanged meanwhile would be
+//! refused. What comes waits in the kernel.
+//!
 //! A keeper knows that the queue is bound when its first [`Order::Answer`] is answered. A filter that cannot begin says why, as
 //! one that is superseded does, and ends.
 
@@ -92,6 +96,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> Result<(), FilterError> {
         lockd,
         queue,
         traffic: Traffic::default(),
+        takes_packets: false,
         begun: Instant::now(),
         ticked: Duration::ZERO,
     }
@@ -110,6 +115,8 @@ struct Filter {
     lockd: Lockd,
     queue: Queue,
     traffic: Traffic,
+    /// The mode is known, or does not count any more.
+    takes_packets: bool,
     begun: Instant,
     ticked: Duration,
 }
@@ -124,7 +131,7 @@ impl Filter {
             }
             let packets = if has_packets { self.receive()? } else { Vec::new() };
             if let Some(obstacle) = self.lockd.obstacle() {
-                self.traffic.supersede(obstacle);
+                self.supersede(obstacle);
             }
             let now = self.begun.elapsed();
             for packet in packets {
@@ -134,18 +141,24 @@ impl Filter {
                 self.ticked = now;
                 self.traffic.tick(now);
                 if let Some(obstacle) = self.lockd.obstacle_of_nfsd() {
-                    self.traffic.supersede(obstacle);
+                    self.supersede(obstacle);
                 }
             }
             self.answer()?;
         }
     }
 
+    fn supersede(&mut self, why: &str) {
+        self.takes_packets = true;
+        self.traffic.supersede(why);
+    }
+
     /// Waits for orders and packets, and not longer than to the next tick.
     fn wait(&self) -> Result<(bool, bool), FilterError> {
         let mut ready =
             [PollFd::new(self.line.as_fd(), PollFlags::POLLIN), PollFd::new(self.queue.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut ready, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
+        let count = if self.takes_packets { 2 } else { 1 };
+        match poll(ready.get_mut(..count).unwrap_or_default(), PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(system("wait")(error)),
         }
@@ -164,7 +177,9 @@ impl Filter {
         };
         self.orders.push(bytes.get(..len).unwrap_or_default());
         while let Some(order) = self.orders.next()? {
-            self.traffic.order(decode::<Order>(&order)?);
+            let order = decode::<Order>(&order)?;
+            self.takes_packets |= matches!(order, Order::Mode(_));
+            self.traffic.order(order);
         }
         Ok(true)
     }

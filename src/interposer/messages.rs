@@ -22,7 +22,7 @@ pub struct Claim {
 /// What the keeper wants of the filter. Orders are obeyed in their sequence.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub enum Order {
-    /// How LOCK and SHARE are treated from here on.
+    /// How LOCK and SHARE are treated from here on. Before the first of these the filter takes no packet.
     #[xdr(0)]
     Mode(Mode),
     /// This lock is pending. Only [`Mode::Targeted`] asks.

@@ -24,7 +24,8 @@
 //!
 //! What must hold:
 //! - A call or reply is told before it passes. So what the keeper was not told of, lockd or the client has not seen.
-//! - No reclaim passes unchanged while lockd is outside grace: its client would forget the lock for good.
+//! - No reclaim passes unchanged while lockd is outside grace: its client would forget the lock for good. So a filter that takes
+//!   another one's place lets nothing pass before it knows the mode.
 //! - When lockd itself enters grace, or another lockd takes its place, inverting ends at once: lockd then grants reclaims
 //!   and refuses ordinary requests itself.
 //! - A call without a reply is unknown, and what is unknown is kept.

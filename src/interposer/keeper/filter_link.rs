@@ -137,7 +137,7 @@ impl FilterLink {
             return self.supersede(format!("the filter died, and another one cannot be started: {error}"));
         }
         self.heard.push_back(LinkEvent::NewFilter);
-        // First what stands, then the mode by which it counts.
+        // First what stands, then the mode by which it counts: the filter takes no packet before it.
         let claims = self.pending.iter().cloned().map(Order::Pending);
         let waiters = self.waiters.iter().cloned().map(Order::Waiter);
         let held = self.held.iter().copied().map(Order::Hold);

@@ -144,9 +144,10 @@ pub(super) fn patient<T>(mut attempt: impl FnMut() -> Result<Option<T>, String>)
     }
 }
 
-/// Waits until the filter does.
+/// Waits until the filter does, and lets everything pass.
 async fn works(filter: &mut Filter) -> Result<(), String> {
     let answers = async {
+        filter.send(&Order::Mode(Mode::Off)).await.map_err(words)?;
         filter.send(&Order::Answer(0)).await.map_err(words)?;
         loop {
             match filter.told().await {

@@ -45,7 +45,7 @@ pub(super) trait Gate: Send + Sync {
     /// What the filter tells next; none once it has died, and all that it told was read. Nothing is lost where the caller
     /// stops waiting.
     async fn told(&mut self) -> Option<FilterEvent>;
-    /// Starts another filter in place of one that has died: it lets everything pass until it is ordered otherwise.
+    /// Starts another filter in place of one that has died: it lets nothing pass until it is ordered a mode.
     async fn restart(&mut self) -> Result<(), String>;
     /// Lets the rules last for a while longer. An error: they are gone, and what passed since was not seen.
     fn keep_rules(&mut self) -> Result<(), String>;
