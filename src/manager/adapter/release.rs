@@ -8,34 +8,47 @@ use crate::wire::xdr::List;
 
 impl<B: Backend> Adapter<B> {
     pub(super) async fn release_clients(&self, clients: &[ClientSeen]) -> Result<Freed, ManagerError> {
-        let mut all = Released::default();
-        let mut rows = Vec::new();
-        for client in clients {
-            let one = self.backend.release_client(&client.name).await?;
-            all.locks += one.freed.len() as u64;
-            all.offered += one.offered;
-            // Their number is not known.
-            all.left += u64::from(one.left);
-            rows.extend(one.freed.iter().map(results::row));
-        }
-        all.rows = List::clipped(rows);
-        Ok(all.into())
+        let (this, clients) = (self.clone(), clients.to_vec());
+        self.alone(async move {
+            let mut all = Released::default();
+            let mut rows = Vec::new();
+            for client in &clients {
+                let one = this.backend.release_client(&client.name).await?;
+                all.locks += one.freed.len() as u64;
+                all.offered += one.offered;
+                // Their number is not known.
+                all.left += u64::from(one.left);
+                rows.extend(one.freed.iter().map(results::row));
+            }
+            all.rows = List::clipped(rows);
+            Ok(all.into())
+        })
+        .await
     }
 
-    /// One process at a time: another one would take what this one uses meanwhile for left over, and remove it. A caller
-    /// that goes away does not stop it in the middle.
     pub(super) async fn release_locks(&self, locks: &[LockRow]) -> Result<Freed, ManagerError> {
+        let (this, locks) = (self.clone(), locks.to_vec());
+        self.alone(async move { Ok(freed(this.backend.release_locks(&locks).await?)) }).await
+    }
+
+    /// One process at a time: another one would take what this one uses meanwhile for left over, and remove it; and what is
+    /// freed in the middle of another one's run makes that run's account wrong. A caller that goes away does not stop it in
+    /// the middle.
+    async fn alone(
+        &self,
+        releasing: impl Future<Output = Result<Freed, ManagerError>> + Send + 'static,
+    ) -> Result<Freed, ManagerError> {
         if !self.drive().await? {
             return refused(RefusalCode::RunActive, self.backend.is_driven());
         }
-        let (this, locks) = (self.clone(), locks.to_vec());
+        let this = self.clone();
         let releasing = tokio::spawn(async move {
-            let released = this.backend.release_locks(&locks).await;
+            let released = releasing.await;
             this.desk().driving = None;
             released
         });
         match releasing.await {
-            Ok(released) => Ok(freed(released?)),
+            Ok(released) => released,
             Err(_) => Err(ManagerError::Lost {
                 endpoint: self.backend.endpoint(),
                 what: "the task that released died".into(),

@@ -12,8 +12,8 @@ use super::*;
 use crate::host::Lock;
 use crate::manager::{Caution, Weight};
 use crate::wire::control::{
-    BeginArgs, ClientProgress, ClientRow, Delivery, ExtendArgs, Fate, Info, LocksArgs, Outcome, ProgressArgs,
-    RunResult, Scope, SettleArgs, SettleWhen, Silent, WatchArgs,
+    BeginArgs, ClientProgress, ClientRow, ClientSeen, Delivery, ExtendArgs, Fate, Info, LockDigest, LocksArgs, Outcome,
+    ProgressArgs, ReleaseArgs, RunResult, Scope, SettleArgs, SettleWhen, Silent, WatchArgs,
 };
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::List;
@@ -52,6 +52,8 @@ struct World {
     swap: Option<(Lock, Lock)>,
     /// Grace is a step of its own, and until it was taken this client took a lock.
     newcomer: Option<&'static str>,
+    /// Clients whose locks were freed, outside of runs.
+    released: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +192,10 @@ impl Backend for Fake {
     async fn finish(&self) -> Result<Vec<String>, ManagerError> {
         Ok(Vec::new())
     }
+    async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
+        self.with(|world| world.released.push(client.as_str().to_owned()));
+        Ok(ClientReleased::default())
+    }
     async fn paths(&self, files: &[String]) -> HashMap<String, String> {
         files.iter().map(|file| (file.clone(), format!("/srv/{file}"))).collect()
     }
@@ -228,6 +234,7 @@ impl Host {
             unsure: Vec::new(),
             swap: None,
             newcomer: None,
+            released: Vec::new(),
         };
         Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
     }
@@ -395,6 +402,26 @@ async fn a_run_is_no_new_life_of_the_manager() {
     assert_eq!(host.driver().info().await.unwrap().instance, before);
     host.with(|world| world.life += 1);
     assert_ne!(driver.info().await.unwrap().instance, before);
+}
+
+#[tokio::test]
+async fn a_clients_locks_are_released_only_while_no_other_process_drives() {
+    let host = Host::new();
+    let driver = host.driver();
+    let release = async || {
+        let Info { instance, .. } = driver.info().await.unwrap();
+        let (name, address) = (CallerName::new("c1").unwrap(), "127.0.0.9".parse().unwrap());
+        let client = ClientSeen { name, address, locks: 1, waiters: 0, digest: LockDigest([0; 32]) };
+        let clients = List::clipped(vec![client]);
+        driver.release(&ReleaseArgs { instance, clients, locks: List::default() }).await
+    };
+    let other = RunFiles::new(host.dir.path()).try_drive().unwrap().unwrap();
+    assert_eq!(code(release().await), RefusalCode::RunActive);
+    assert_eq!(host.with(|world| world.released.clone()), [""; 0]);
+    drop(other);
+    release().await.unwrap();
+    assert_eq!(host.with(|world| world.released.clone()), ["c1"]);
+    assert!(RunFiles::new(host.dir.path()).try_drive().unwrap().is_some(), "the right to drive was given back");
 }
 
 #[tokio::test]
