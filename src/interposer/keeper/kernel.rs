@@ -78,13 +78,8 @@ impl Platform for Kernel {
     }
 
     async fn raise_state(&self, last: NsmState) -> Result<NsmState, String> {
-        let (knfsd, machine) = (self.knfsd.clone(), self.machine.clone());
-        blocking(move || {
-            let raised = knfsd.statd().map_err(words)?.raise_state(last).map_err(words)?;
-            machine.set_kernels_nsm_state(raised);
-            Ok(raised)
-        })
-        .await
+        let knfsd = self.knfsd.clone();
+        blocking(move || knfsd.raise_state(last).map_err(words)).await
     }
 
     async fn monitored(&self) -> Result<Vec<ClientRow>, String> {

@@ -160,6 +160,13 @@ impl Knfsd {
         }
     }
 
+    /// A number after `last` and after that one, durable in statd's file, which is made where it is missing.
+    pub(crate) fn raise_state(&self, last: NsmState) -> Result<NsmState, KnfsdError> {
+        let next = self.state()?.later(last).next_up();
+        self.statd()?.write_state(next)?;
+        Ok(next)
+    }
+
     /// This life of lockd: its locks go with it.
     pub(crate) fn life(&self) -> Result<String, KnfsdError> {
         Ok(match self.machine.lockd()? {
@@ -576,7 +583,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_state_is_the_files_and_without_one_the_kernels() {
+    fn the_state_is_the_files_and_without_one_the_kernels_and_is_raised_from_there() {
         let root = tempfile::tempdir().unwrap();
         let (file, kernels) = (root.path().join("var/lib/nfs/state"), root.path().join("proc/sys/fs/nfs"));
         for folder in [&root.path().join("var/lib/nfs/sm"), &kernels] {
@@ -585,6 +592,9 @@ mod tests {
         fs::write(kernels.join("nsm_local_state"), "3\n").unwrap();
         let knfsd = Knfsd { machine: Machine::at(root.path()), dir: PathBuf::new(), program: PathBuf::new() };
         assert_eq!(knfsd.state().unwrap(), NsmState(3));
+        assert_eq!(knfsd.raise_state(NsmState(3)).unwrap(), NsmState(5), "there was no file to go on from");
+        assert_eq!((fs::read(&file).unwrap(), knfsd.state().unwrap()), (5i32.to_ne_bytes().to_vec(), NsmState(5)));
+        assert_eq!(knfsd.raise_state(NsmState(3)).unwrap(), NsmState(7), "the file's is later");
         knfsd.statd().unwrap().write_state(NsmState(-7)).unwrap();
         assert_eq!(knfsd.state().unwrap(), NsmState(-7));
         assert_eq!(fs::read(&file).unwrap(), (-7i32).to_ne_bytes());
