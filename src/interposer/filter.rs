@@ -158,7 +158,8 @@ impl Filter {
         let mut ready =
             [PollFd::new(self.line.as_fd(), PollFlags::POLLIN), PollFd::new(self.queue.as_fd(), PollFlags::POLLIN)];
         let count = if self.takes_packets { 2 } else { 1 };
-        match poll(ready.get_mut(..count).unwrap_or_default(), PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
+        match poll(ready.get_mut(..count).unwrap_or_default(), PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO))
+        {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(system("wait")(error)),
         }

@@ -55,7 +55,9 @@ mod state;
 mod tests;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -95,14 +97,31 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Who stands in front of lockd.
+enum Turn {
+    Ours(File),
+    AnothersThatServes,
+}
+
+fn say_ready() -> Result<(), String> {
+    writeln!(std::io::stdout(), "{READY}").map_err(|error| format!("nlmctl is gone already: {error}"))
+}
+
 async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
     // What a terminal sends to nlmctl's session is not for the keeper.
     nix::unistd::setsid().map_err(|error| format!("cannot leave the session: {error}"))?;
     let words = |error: std::io::Error| format!("{}: {error}", dir.display());
     let shelf = RunFiles::open(dir).map_err(words)?;
-    // One that ends just now is waited for: no other caller is here yet that could be held up.
-    let lock = patient(|| try_lock(&dir.join(LOCK)).map_err(words))?;
-    let _lock = lock.ok_or("another process stands in front of lockd, and does not answer")?;
+    // One that ends just now is waited for: no other caller is here yet that could be held up. One that was started at the
+    // same time will serve in a moment.
+    let turn = patient(|| match try_lock(&dir.join(LOCK)).map_err(words)? {
+        Some(lock) => Ok(Some(Turn::Ours(lock))),
+        None => Ok(UnixStream::connect(socket).is_ok().then_some(Turn::AnothersThatServes)),
+    })?;
+    let _lock = match turn.ok_or("another process stands in front of lockd, and does not answer")? {
+        Turn::Ours(lock) => lock,
+        Turn::AnothersThatServes => return say_ready(),
+    };
     let ground = Arc::new(Kernel::new(Path::new("/proc/self/exe")));
     let keeper = Keeper::new(ground, shelf).map_err(words)?;
     let served = ControlSocket::bind(socket, false).await.map_err(|error| error.to_string())?;
@@ -110,7 +129,7 @@ async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
     let desk = Arc::new(KeeperHandle { asks, cursor: keeper.timeline.subscribe() });
     let (stop, stopping) = watch::channel(false);
     let control = tokio::spawn(served.serve(desk, stopping));
-    writeln!(std::io::stdout(), "{READY}").map_err(|error| format!("nlmctl is gone already: {error}"))?;
+    say_ready()?;
     keeper.live(asked).await;
     stop.send_replace(true);
     let _ = control.await;
