@@ -13,6 +13,7 @@ use crate::manager::knfsd::grace::{self, Grace};
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{LockManager, ManagerError, knfsd};
 use crate::report::Failure;
+use crate::resync::plan::refuse_busy;
 
 /// What it is wanted for.
 #[derive(Debug, Clone, Copy)]
@@ -42,32 +43,61 @@ pub(super) async fn manager(settings: &Settings, wanted: For) -> Result<Arc<dyn 
             "leave out --method, or name --manager knfsd",
         ));
     }
-    Ok(the(kind, settings, wanted))
-}
-
-/// Whether the process in front of lockd is asked: for a run by its method, for one that it has, for its results.
-fn in_front(wanted: For) -> bool {
-    match wanted {
-        For::Looks | For::Run { method: None, resume: true, .. } => grace::has_news(),
-        // Others may not start it.
-        For::Check => nix::unistd::geteuid().is_root() || grace::has_news(),
-        For::Run { method: None | Some(Method::Grace), .. } => true,
-        // It refuses another run beside its own.
-        For::Run { method: Some(Method::Reboot), .. } => grace::is_active(),
-    }
-}
-
-fn the(kind: ManagerKind, settings: &Settings, wanted: For) -> Arc<dyn LockManager> {
     let soft = matches!(wanted, For::Run { soft: true, .. });
-    match kind {
+    Ok(match kind {
         ManagerKind::Auto | ManagerKind::Nlmd => Arc::new(Nlmd::new(&settings.control)),
-        ManagerKind::Knfsd if in_front(wanted) => Arc::new(Grace::new("/proc/self/exe")),
-        // The guard is this very program, also where its file was replaced or removed since.
-        ManagerKind::Knfsd => Arc::new(knfsd::manager(knfsd::STATE_DIR, "/proc/self/exe")),
+        ManagerKind::Knfsd => of_lockd(wanted).await?,
         ManagerKind::Ganesha => {
             Arc::new(ganesha::manager(GaneshaOptions { soft, ..GaneshaOptions::new(ganesha::STATE_DIR) }))
         }
+    })
+}
+
+/// What there is of the process in front of lockd.
+#[derive(Debug, Clone, Copy)]
+struct InFront {
+    /// A run of its is active, or was when it was killed.
+    active: bool,
+    /// It has that, or a result to fetch.
+    news: bool,
+}
+
+/// What the process in front of lockd has to do with a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// It is the lock manager: for a run by its method, for one that it has, for its results.
+    Manager,
+    /// It may have no run, and nothing else is asked of it. One that was killed in a run leaves it to the next one to end that
+    /// run, so it is asked.
+    MustBeIdle,
+    None,
+}
+
+fn part(wanted: For, here: InFront) -> Part {
+    let manager_if = |asked: bool| if asked { Part::Manager } else { Part::None };
+    match wanted {
+        For::Looks | For::Run { method: None, resume: true, .. } => manager_if(here.news),
+        // Others may not start it.
+        For::Check => manager_if(nix::unistd::geteuid().is_root() || here.news),
+        For::Run { method: None | Some(Method::Grace), .. } => Part::Manager,
+        For::Run { method: Some(Method::Reboot), resume: true, .. } => manager_if(here.active),
+        For::Run { method: Some(Method::Reboot), resume: false, .. } if here.active => Part::MustBeIdle,
+        For::Run { method: Some(Method::Reboot), resume: false, .. } => Part::None,
     }
+}
+
+async fn of_lockd(wanted: For) -> Result<Arc<dyn LockManager>, Failure> {
+    // The guard and that process are this very program, also where its file was replaced or removed since.
+    let program = "/proc/self/exe";
+    match part(wanted, InFront { active: grace::is_active(), news: grace::has_news() }) {
+        Part::Manager => return Ok(Arc::new(Grace::new(program))),
+        Part::MustBeIdle => {
+            let front = Grace::new(program);
+            refuse_busy(&front.status().await?, &front.info().await?.capabilities)?;
+        }
+        Part::None => {}
+    }
+    Ok(Arc::new(knfsd::manager(knfsd::STATE_DIR, program)))
 }
 
 /// The kinds that are found on this host.
@@ -109,6 +139,24 @@ fn only(found: &[ManagerKind], control: &Path, hidden: Option<String>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOTHING: InFront = InFront { active: false, news: false };
+    const RESULT: InFront = InFront { active: false, news: true };
+    const ACTIVE: InFront = InFront { active: true, news: true };
+
+    #[test]
+    fn a_run_by_the_method_reboot_is_never_made_by_the_other_one() {
+        let run = |resume| For::Run { soft: false, method: Some(Method::Reboot), resume };
+        assert_eq!(
+            [NOTHING, RESULT, ACTIVE].map(|here| part(run(false), here)),
+            [Part::None, Part::None, Part::MustBeIdle]
+        );
+        // One that is gone on with is the one that is there.
+        assert_eq!(
+            [NOTHING, RESULT, ACTIVE].map(|here| part(run(true), here)),
+            [Part::None, Part::None, Part::Manager]
+        );
+    }
 
     #[test]
     fn one_lock_manager_is_driven_none_is_unreachable_and_several_are_a_question() {

@@ -85,6 +85,21 @@ process D c2 c
 equal "another client does not get what is held" "$(ask D lock 0 10)" refused
 equal "and requests are served again" "$(ask D lock 50 10)" granted
 
+# --- nlmctl and the keeper: the method that was asked for is the one that is planned
+await 60 no_run
+held=$(ranges)
+slow_run
+await 30 reclaimed 2
+kill -KILL $run
+wait $run 2>/dev/null
+killed=$(keeper)
+kill -KILL "$killed"
+await 20 gone
+on vm "ip link set vc3 up"
+nlmctl --manager knfsd resync --method reboot --dry-run >/run/plan.txt 2>&1
+check "--method reboot is planned as such" grep -qE 'drop every lock by a signal|NFS service stops' /run/plan.txt
+equal "all is held" "$(ranges)" "$held"
+
 # --- lockd itself is in grace: superseded at once, nothing is dropped
 await 60 no_run
 slow_run
