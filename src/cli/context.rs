@@ -12,7 +12,7 @@ use terminal_size::{Width, terminal_size_of};
 
 use super::config::Settings;
 use super::discovery::{self, For};
-use crate::controller::Options;
+use crate::controller::{self, Options};
 use crate::manager::LockManager;
 use crate::report::{self, Failure, Render, View};
 use crate::store::{Store, StoreError};
@@ -35,6 +35,14 @@ impl Context {
     /// Likewise, with as much of the manager as this command wants.
     pub(super) async fn manager_for(&self, wanted: For) -> Result<Arc<dyn LockManager>, Failure> {
         discovery::manager(&self.settings, wanted).await
+    }
+
+    /// On the kernel's lockd a run by the other method may have left its books open.
+    pub(super) async fn caught_up_elsewhere(&self, manager: &dyn LockManager, store: Store) -> Result<Store, Failure> {
+        match self.manager().await {
+            Ok(other) if other.endpoint() != manager.endpoint() => Ok(controller::catch_up(&*other, store).await?),
+            Ok(_) | Err(_) => Ok(store),
+        }
     }
 
     /// Works with the record, opened (and made, if there is none) for this, off the async threads.

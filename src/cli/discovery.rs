@@ -21,6 +21,8 @@ pub(super) enum For {
     Looks,
     /// What stands in the way of a new run.
     Check,
+    /// Freeing locks outside of any run.
+    Release,
     /// A run, by this method where there are several; one that an earlier nlmctl left goes on as it began. `soft`: its policy
     /// drops nothing.
     Run {
@@ -81,8 +83,8 @@ fn part(wanted: For, here: InFront) -> Part {
         For::Check => manager_if(nix::unistd::geteuid().is_root() || here.news),
         For::Run { method: None | Some(Method::Grace), .. } => Part::Manager,
         For::Run { method: Some(Method::Reboot), resume: true, .. } => manager_if(here.active),
-        For::Run { method: Some(Method::Reboot), resume: false, .. } if here.active => Part::MustBeIdle,
-        For::Run { method: Some(Method::Reboot), resume: false, .. } => Part::None,
+        For::Release | For::Run { method: Some(Method::Reboot), resume: false, .. } if here.active => Part::MustBeIdle,
+        For::Release | For::Run { method: Some(Method::Reboot), resume: false, .. } => Part::None,
     }
 }
 
@@ -155,6 +157,14 @@ mod tests {
         assert_eq!(
             [NOTHING, RESULT, ACTIVE].map(|here| part(run(true), here)),
             [Part::None, Part::None, Part::Manager]
+        );
+    }
+
+    #[test]
+    fn locks_are_released_without_the_process_in_front_of_lockd_also_while_it_has_a_result() {
+        assert_eq!(
+            [NOTHING, RESULT, ACTIVE].map(|here| part(For::Release, here)),
+            [Part::None, Part::None, Part::MustBeIdle]
         );
     }
 

@@ -3,6 +3,7 @@
 use super::args::ReleaseArgs;
 use super::consent::Terminal;
 use super::context::{Context, blocking};
+use super::discovery::For;
 use super::locks::with_index;
 use super::signals::signals;
 use crate::controller;
@@ -10,7 +11,7 @@ use crate::controller::release::{self, ReleasePlan, ReleaseRequest};
 use crate::report::Failure;
 
 pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Failure> {
-    let manager = context.manager().await?;
+    let manager = context.manager_for(For::Release).await?;
     let options = context.options();
     let (dry_run, yes) = (args.dry_run, args.yes);
     let request = ReleaseRequest {
@@ -29,7 +30,8 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
     }
     // Before the user is asked: no answer to that question would help.
     plan.refuse_live()?;
-    let store = controller::catch_up(&*manager, context.with_store(Ok).await?).await?;
+    let store = context.caught_up_elsewhere(&*manager, context.with_store(Ok).await?).await?;
+    let store = controller::catch_up(&*manager, store).await?;
     show(context, &plan);
     let (plan, consent) = blocking(move || plan.agree(yes, &mut Terminal).map(|consent| (plan, consent))).await?;
     // Once locks are being freed a signal must not end this half-way: all of it is bounded in time.

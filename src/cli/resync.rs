@@ -10,7 +10,6 @@ use super::live;
 use super::locks::with_index;
 use super::signals::signals;
 use crate::controller::{self, Options};
-use crate::manager::LockManager;
 use crate::report::{Failure, Outcome, Progress, RunReport};
 use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
@@ -26,7 +25,7 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
         context.print_done(&plan.report(), plan.dry_run_exit())?;
         return Ok(plan.dry_run_exit());
     }
-    let store = caught_up_elsewhere(context, &*manager, open(context).await?).await?;
+    let store = context.caught_up_elsewhere(&*manager, open(context).await?).await?;
     if args.resume {
         let signals = signals()?;
         let (progress, view) = live_view(context);
@@ -69,14 +68,6 @@ fn request(context: &Context, args: &ResyncArgs) -> Result<Request, Failure> {
         own_locks_lost: args.own_locks_lost,
         names: context.settings.names.clone(),
     })
-}
-
-/// On the kernel's lockd a run by the other method may have left its books open.
-async fn caught_up_elsewhere(context: &Context, manager: &dyn LockManager, store: Store) -> Result<Store, Failure> {
-    match context.manager().await {
-        Ok(other) if other.endpoint() != manager.endpoint() => Ok(controller::catch_up(&*other, store).await?),
-        Ok(_) | Err(_) => Ok(store),
-    }
 }
 
 async fn open(context: &Context) -> Result<Store, Failure> {

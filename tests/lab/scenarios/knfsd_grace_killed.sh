@@ -99,6 +99,8 @@ on vm "ip link set vc3 up"
 nlmctl --manager knfsd resync --method reboot --dry-run >/run/plan.txt 2>&1
 check "--method reboot is planned as such" grep -qE 'drop every lock by a signal|NFS service stops' /run/plan.txt
 equal "all is held" "$(ranges)" "$held"
+equal "an unsure lock can be released while that run's result waits" \
+    "$(knfsd release --dry-run --file /srv/x/b | jq .release.chosen)" 1
 
 # --- lockd itself is in grace: superseded at once, nothing is dropped
 await 60 no_run
