@@ -1,7 +1,7 @@
 //! How a run ends: settled, aborted, superseded; and how its drain does.
 //!
 //! ```text
-//! what policy would drop -> hold its clients -> their open calls are answered -> walk
+//! what policy would drop -> hold its clients -> their open calls are answered -> walk: what is gone was released
 //!   -> freeze: policy decides -> what is sure is to be freed: on disk -> UNLOCKs -> walk
 //!   -> what is there is kept, the rest was dropped: on disk -> the instant -> drain, let go
 //! ```
@@ -99,7 +99,9 @@ impl Keeper {
         let losers = self.would_lose(terms)?;
         let began = self.now();
         let held = self.hold(losers).await;
-        let view = if held.is_empty() { None } else { self.walk().await };
+        // Also where policy keeps all: a client that was rebooted in the run has told rpc.statd, not the filter, and lockd has
+        // freed its locks.
+        let view = if self.has_pending() { self.walk().await } else { None };
         self.take_in().await;
         if let Some(why) = self.active.as_ref().and_then(|active| active.link.superseded()).map(str::to_owned) {
             return Err(self.supersede(&why).await);
@@ -172,6 +174,11 @@ impl Keeper {
         if let Some(active) = &mut self.active {
             active.link.order(order).await;
         }
+    }
+
+    fn has_pending(&self) -> bool {
+        let run = self.active.as_ref().and_then(|active| active.account.table.run_status(self.now()));
+        run.is_some_and(|run| run.counts.pending > 0)
     }
 
     async fn walk(&mut self) -> Option<View> {

@@ -452,6 +452,19 @@ async fn a_lock_that_went_away_unseen_was_released_and_no_unlock_is_sent_for_it(
 }
 
 #[tokio::test(start_paused = true)]
+async fn locks_of_a_client_that_is_rebooted_in_the_run_were_released_also_where_policy_keeps_all() {
+    let stage = Stage::new(vec![held(1, 5, "a"), held(2, 5, "gone"), held(2, 6, "there")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, lock(1, 5, "a", true), Stat::Granted);
+    // It was down when the run began: statd here hears of its boot, and lockd frees what it had.
+    stage.heard_of(RUN, |name| name == "c1").await;
+    of(&stage.world).view.locks.retain(|lock| lock.handle.as_slice() != b"gone");
+    assert_eq!(sums(stage.settle().await.counts), (1, 1, 0, 1));
+    assert_eq!(stage.result().locks.as_slice().iter().filter(|row| row.fate == control::Fate::Kept).count(), 1);
+    assert!(!stage.done().contains(&"hold".to_owned()), "nobody waits for it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lock_of_which_a_weaker_mode_was_reclaimed_is_not_unlocked() {
     let (unlocks, sums, _) = spoiled(|stage| {
         let Request::Lock(mut weaker) = lock(1, 6, "orphan", true) else { unreachable!() };
