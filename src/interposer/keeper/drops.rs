@@ -5,12 +5,22 @@ use std::net::IpAddr;
 
 use super::account::Account;
 use crate::manager::knfsd::owners::{HeldLock, HeldLocks, OwnerKey, View};
+use crate::manager::knfsd::single::WhyThere;
 use crate::manager::knfsd::unsure::{DoubtKind, UnsureLocks};
 use crate::wire::control::{Delivery, Fate, FullResult, LockFate, LockKind};
 use crate::wire::types::{Address, CallerName};
 
-/// A lock that is kept though policy gives it up, and why.
+/// A lock that is not dropped though policy gives it up, and why.
 pub(super) type Left = (LockFate, String);
+
+/// What is not dropped of what policy gives up.
+#[derive(Debug, Default)]
+pub(super) struct NotDropped {
+    /// It is held.
+    pub(super) kept: Vec<Left>,
+    /// It is not known whether it is held.
+    pub(super) unknown: Vec<Left>,
+}
 
 /// A lock that is to be freed: as the account has it, and as lockd has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,14 +111,16 @@ fn lock_of(
     Ok(HeldLock { start: row.range.start, end: row.range.end, ..lock.clone() })
 }
 
-/// Which of these lockd still has, with the words that came with its UNLOCK.
-pub(super) fn still_there(after: &View, freed: &[Freed], words: &[String]) -> Vec<Left> {
+/// Which of these lockd still has, by what came with the UNLOCK of each.
+pub(super) fn still_there(after: &View, freed: &[Freed], whys: &[WhyThere]) -> NotDropped {
     let there = HeldLocks::of(after);
-    let mut left = Vec::new();
+    let mut found = NotDropped::default();
     for (place, Freed { row, lock }) in freed.iter().enumerate() {
         if there.meeting(&lock.owner, &row.file, row.range).is_some() {
-            left.push((row.clone(), words.get(place).cloned().unwrap_or_default()));
+            let WhyThere { words, may_go_yet } = whys.get(place).cloned().unwrap_or_default();
+            let rows = if may_go_yet { &mut found.unknown } else { &mut found.kept };
+            rows.push((row.clone(), words));
         }
     }
-    left
+    found
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::drops::{Freed, GivenUp, Left, choose, still_there};
+use super::drops::{Freed, GivenUp, NotDropped, choose, still_there};
 use super::run_files;
 use super::state::{Active, Keeper, not_durable, refused};
 use crate::host;
@@ -205,7 +205,7 @@ impl Keeper {
         }
         let full = self.judge(terms)?;
         let Some(active) = &mut self.active else { return Err(refused(RefusalCode::UnknownRun, "the run is gone")) };
-        let (freed, mut left) = choose(&active.account, held, view, &GivenUp::new(&full, &self.unsure));
+        let (freed, left) = choose(&active.account, held, view, &GivenUp::new(&full, &self.unsure));
         if !freed.is_empty() {
             let dropping = freed.iter().map(|freed| freed.row.clone()).collect();
             active.journal.dropping = List::clipped(dropping);
@@ -216,49 +216,51 @@ impl Keeper {
                 return Err(refused(RefusalCode::NotDurable, words));
             }
         }
-        let unknown = match freed.as_slice() {
-            [] => Vec::new(),
-            some => match self.free(view, some).await {
-                Ok(there) => {
-                    left.extend(there);
-                    Vec::new()
-                }
-                Err(rows) => rows,
-            },
+        let mut not_dropped = match freed.as_slice() {
+            [] => NotDropped::default(),
+            some => self.free(view, some).await,
         };
-        let full = self.spare(&left, &unknown).unwrap_or(full);
+        not_dropped.kept.extend(left);
+        let full = self.spare(&not_dropped).unwrap_or(full);
         self.commit(full, !freed.is_empty()).await
     }
 
-    /// Sends the UNLOCKs and looks. Gives what is left, or all rows where lockd's records cannot be read any more.
-    async fn free(&mut self, view: Option<&View>, freed: &[Freed]) -> Result<Vec<Left>, Vec<LockFate>> {
-        let rows = || freed.iter().map(|freed| freed.row.clone()).collect();
-        let (Some(view), ground) = (view.cloned(), Arc::clone(&self.ground)) else { return Err(rows()) };
+    /// Sends the UNLOCKs and looks.
+    async fn free(&mut self, view: Option<&View>, freed: &[Freed]) -> NotDropped {
+        let why = "lockd's records cannot be read any more";
+        let unread = || NotDropped {
+            unknown: freed.iter().map(|freed| (freed.row.clone(), why.to_owned())).collect(),
+            ..NotDropped::default()
+        };
+        let (Some(view), ground) = (view.cloned(), Arc::clone(&self.ground)) else { return unread() };
         let locks = freed.iter().map(|freed| freed.lock.clone()).collect();
-        let Some(active) = &mut self.active else { return Err(rows()) };
-        let words = active.link.meanwhile(async move { ground.unlock(&view, locks).await }).await;
+        let Some(active) = &mut self.active else { return unread() };
+        let whys = active.link.meanwhile(async move { ground.unlock(&view, locks).await }).await;
         match self.walk().await {
-            Some(after) => Ok(still_there(&after, freed, &words)),
-            None => Err(rows()),
+            Some(after) => still_there(&after, freed, &whys),
+            None => unread(),
         }
     }
 
     /// What is left is kept in the result too; of what is unknown that is said.
-    fn spare(&mut self, left: &[Left], unknown: &[LockFate]) -> Option<FullResult> {
+    fn spare(&mut self, NotDropped { kept, unknown }: &NotDropped) -> Option<FullResult> {
         let unix_ms = self.unix_ms();
-        for (row, why) in left.iter().take(NAMED) {
-            let words = format!("{} {} of file {} of {}: {why}", row.kind, row.range, row.file, row.owner.name);
-            self.timeline.push(unix_ms, "kept", &words);
+        for (kind, rows) in [("kept", kept), ("unverified", unknown)] {
+            for (row, why) in rows.iter().take(NAMED) {
+                let words = format!("{} {} of file {} of {}: {why}", row.kind, row.range, row.file, row.owner.name);
+                self.timeline.push(unix_ms, kind, &words);
+            }
         }
-        if left.is_empty() && unknown.is_empty() {
+        if kept.is_empty() && unknown.is_empty() {
             return None;
         }
+        let unknown: Vec<LockFate> = unknown.iter().map(|(row, _)| row.clone()).collect();
         let table = &mut self.active.as_mut()?.account.table;
-        let rows: Vec<LockFate> = left.iter().map(|(row, _)| row).chain(unknown).cloned().collect();
+        let rows: Vec<LockFate> = kept.iter().map(|(row, _)| row).chain(&unknown).cloned().collect();
         table.settle_spare(&rows);
         while !table.settle_scan(usize::MAX) {}
         let full = table.settle_result(unix_ms)?.join();
-        Some(if unknown.is_empty() { full } else { run_files::unverified(full, unknown) })
+        Some(if unknown.is_empty() { full } else { run_files::unverified(full, &unknown) })
     }
 
     /// The result is on disk, then the one instant. What is `freed` already cannot be taken back, so its result is not given

@@ -20,6 +20,7 @@ use crate::manager::Weight;
 use crate::manager::adapter::run_files::{DriverLock, RunFiles};
 use crate::manager::knfsd::owners::{HeldLock, LockdMemory, View};
 use crate::manager::knfsd::port::lockd_ports;
+use crate::manager::knfsd::single::WhyThere;
 use crate::manager::knfsd::{Knfsd, STATE_DIR, obstacles, single};
 use crate::wire::control::{ClientRow, InstanceId};
 use crate::wire::types::{CallerName, NsmState};
@@ -99,7 +100,7 @@ impl Platform for Kernel {
         .await
     }
 
-    async fn unlock(&self, view: &View, locks: Vec<HeldLock>) -> Vec<String> {
+    async fn unlock(&self, view: &View, locks: Vec<HeldLock>) -> Vec<WhyThere> {
         single::unlock_all(&self.machine, view, locks).await
     }
 

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use crate::interposer::messages::{FilterEvent, Mode, Order};
 use crate::manager::knfsd::owners::{HeldLock, View};
+use crate::manager::knfsd::single::WhyThere;
 use crate::wire::control::{ClientRow, InstanceId};
 use crate::wire::types::{CallerName, NsmState};
 
@@ -29,7 +30,7 @@ pub(super) trait Platform: Send + Sync + 'static {
     async fn view(&self) -> Result<View, String>;
     /// An UNLOCK in the name of each lock's owner. Whether the lock is gone is to be looked at; here is, for each, why it
     /// may be there still.
-    async fn unlock(&self, view: &View, locks: Vec<HeldLock>) -> Vec<String>;
+    async fn unlock(&self, view: &View, locks: Vec<HeldLock>) -> Vec<WhyThere>;
     /// What stands in the way of a run is an error; else the gate, which lets everything pass unchanged. `seen` is what lockd
     /// had a moment ago.
     async fn gate(&self, seen: &View) -> Result<Box<dyn Gate>, String>;

@@ -189,7 +189,8 @@ pub(super) fn superseded(full: FullResult) -> FullResult {
     FullResult { result, clients: List::clipped(clients), locks }
 }
 
-/// Of these locks it is not known whether they are free: they were to be, and lockd's records cannot be read.
+/// Of these locks it is not known whether they are free: they were to be, and lockd has not answered, or its records cannot
+/// be read.
 pub(super) fn unverified(full: FullResult, rows: &[LockFate]) -> FullResult {
     let FullResult { mut result, clients, locks } = full;
     let mut clients = clients.into_vec();

@@ -19,6 +19,7 @@ use crate::interposer::messages::{
     Blind, Call, Claim, FilterEvent, LockRequest, Mode, Order, Reply, Request, Treated, Way,
 };
 use crate::manager::knfsd::owners::{ClientHost, HeldLock, View};
+use crate::manager::knfsd::single::WhyThere;
 use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
@@ -52,6 +53,8 @@ struct World {
     at_proof: Option<FilterEvent>,
     /// UNLOCKs of this file have no effect.
     stubborn: Option<&'static str>,
+    /// UNLOCKs are executed only after lockd's records were read again.
+    is_late: bool,
     /// When this client is held.
     on_hold: Vec<FilterEvent>,
     rules_are_gone: bool,
@@ -109,16 +112,16 @@ impl Platform for FakeLockd {
         let world = of(&self.0);
         if world.unreadable { Err("no agreement".into()) } else { Ok(world.view.clone()) }
     }
-    async fn unlock(&self, _: &View, locks: Vec<HeldLock>) -> Vec<String> {
+    async fn unlock(&self, _: &View, locks: Vec<HeldLock>) -> Vec<WhyThere> {
         let mut world = of(&self.0);
         for lock in &locks {
             let file = String::from_utf8(lock.handle.as_slice().to_vec()).unwrap();
             world.done.push(format!("unlock {file}"));
-            if world.stubborn != Some(file.as_str()) {
+            if world.stubborn != Some(file.as_str()) && !world.is_late {
                 world.view.locks.retain(|held| !(held.owner == lock.owner && held.handle == lock.handle));
             }
         }
-        vec!["lockd would not".to_owned(); locks.len()]
+        vec![WhyThere { words: "lockd would not".to_owned(), may_go_yet: world.is_late }; locks.len()]
     }
     async fn gate(&self, _: &View) -> Result<Box<dyn Gate>, String> {
         let (tell, told) = mpsc::unbounded_channel();
@@ -239,6 +242,7 @@ impl Stage {
             refuses_proof: false,
             at_proof: None,
             stubborn: None,
+            is_late: false,
             on_hold: Vec::new(),
             rules_are_gone: false,
             instance: InstanceId([1; 16]),
@@ -440,6 +444,18 @@ async fn a_call_that_was_sent_again_is_answered_once() {
 async fn a_lock_that_lockd_does_not_give_up_is_kept_and_the_reason_told() {
     let (unlocks, sums, stage) = spoiled(|stage| of(&stage.world).stubborn = Some("orphan")).await;
     assert_eq!((unlocks, sums), (1, (1, 0, 0, 1)));
+    let events = stage.desk.watch(control::WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap().events;
+    let told = events.as_slice().iter().any(|event| event.detail.as_str().contains("lockd would not"));
+    assert!(told, "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_whose_unlock_lockd_has_not_answered_is_not_said_to_be_kept() {
+    let (unlocks, sums, stage) = spoiled(|stage| of(&stage.world).is_late = true).await;
+    assert_eq!((unlocks, sums), (1, (1, 0, 0, 0)));
+    let full = stage.result();
+    assert_eq!(full.result.counts.unverified, 1);
+    assert!(full.locks.as_slice().iter().all(|row| row.fate != control::Fate::Kept), "{:?}", full.locks);
     let events = stage.desk.watch(control::WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap().events;
     let told = events.as_slice().iter().any(|event| event.detail.as_str().contains("lockd would not"));
     assert!(told, "{events:?}");

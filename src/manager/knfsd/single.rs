@@ -70,9 +70,24 @@ impl Knfsd {
     }
 }
 
+/// Of a lock for which an UNLOCK was to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct WhyThere {
+    /// Why it is there, if it is.
+    pub(crate) words: String,
+    /// lockd has not answered: it may free the lock after one has looked.
+    pub(crate) may_go_yet: bool,
+}
+
+impl WhyThere {
+    fn of(answer: &UnlockReply, lock: &HeldLock) -> Self {
+        Self { words: why(answer, lock), may_go_yet: matches!(answer, UnlockReply::Silent(_)) }
+    }
+}
+
 /// Sends an UNLOCK in the name of each lock's owner. Whether the locks are gone is to be looked at; for each here is why it
 /// may be there still.
-pub(crate) async fn unlock_all(machine: &Machine, view: &View, locks: Vec<HeldLock>) -> Vec<String> {
+pub(crate) async fn unlock_all(machine: &Machine, view: &View, locks: Vec<HeldLock>) -> Vec<WhyThere> {
     let ports = lockd_ports(locks.iter().map(|lock| &lock.owner)).await;
     let stops: Vec<Option<String>> = locks.iter().map(|lock| obstacle(view, lock)).collect();
     let machine = machine.clone();
@@ -81,10 +96,11 @@ pub(crate) async fn unlock_all(machine: &Machine, view: &View, locks: Vec<HeldLo
         let free = locks.iter().zip(&stops).filter(|(_, stop)| stop.is_none());
         let wanted: Vec<(OwnerKey, Unlock)> = free.map(|(lock, _)| (lock.owner, as_unlock(lock))).collect();
         let mut said = unlock(&machine, &wanted, port).into_iter();
-        let words = locks.iter().zip(stops).map(|(lock, stop)| {
-            stop.unwrap_or_else(|| said.next().map_or_else(String::new, |answer| why(&answer, lock)))
+        let whys = locks.iter().zip(stops).map(|(lock, stop)| match stop {
+            Some(words) => WhyThere { words, may_go_yet: false },
+            None => said.next().map_or_else(WhyThere::default, |answer| WhyThere::of(&answer, lock)),
         });
-        words.collect()
+        whys.collect()
     });
     asked.await.unwrap_or_default()
 }

@@ -99,6 +99,14 @@ fn what_is_gone_is_free_whatever_was_answered_and_what_is_there_is_left_with_its
 }
 
 #[test]
+fn only_an_unlock_that_left_and_was_not_answered_may_free_its_lock_yet() {
+    let of = |answer| WhyThere::of(&answer, &held(11, 7, 0, 9)).may_go_yet;
+    let said = "lockd did not answer within 5 s".to_owned();
+    let answers = [UnlockReply::Silent(said.clone()), UnlockReply::NotSent(said), UnlockReply::Said(Stat::Granted)];
+    assert_eq!(answers.map(of), [true, false, false]);
+}
+
+#[test]
 fn a_request_that_is_held_now_got_what_became_free_and_its_owners_own_one_went_with_the_lock() {
     let lock = held(11, 7, 0, 9);
     let upgrade = HeldLock { exclusive: false, ..lock.clone() };
