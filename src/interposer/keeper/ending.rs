@@ -10,7 +10,6 @@
 //! nothing in this settle.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +55,9 @@ struct Terms {
 
 impl Keeper {
     pub(super) async fn settle(&mut self, args: SettleArgs, from: ConnectionId) -> Result<RunResult, Refusal> {
+        if let Some(full) = self.owed(args.run) {
+            return Ok(full.result.clone());
+        }
         if let Some(full) = self.shelf.result(args.run).map_err(not_durable)? {
             return Ok(full.result);
         }
@@ -281,7 +283,8 @@ impl Keeper {
                 return Err(refused(RefusalCode::NotDurable, words));
             }
             if failures > FAILURES_MAX {
-                self.ground.log(&format!("the result of run {} cannot be written down: {error}", full.result.run));
+                self.ground.log(&format!("the result of run {} cannot be written down yet: {error}", full.result.run));
+                self.owe(full.clone());
                 break;
             }
             active.link.meanwhile(tokio::time::sleep(RETRY_AFTER)).await;
@@ -298,12 +301,6 @@ impl Keeper {
             counts.kept
         ));
         Ok(full.result)
-    }
-
-    /// The result is on disk, and before it what the run leaves unsure.
-    fn put_away(&mut self, full: &FullResult) -> io::Result<()> {
-        self.shelf.write_unsure(&mut self.unsure)?;
-        self.shelf.end(full)
     }
 
     /// No request is refused any more. Late reclaims are granted as ordinary requests, as long as one may come.
@@ -335,7 +332,7 @@ impl Keeper {
 
     /// Pending locks are held again, and ordinary requests are granted.
     pub(super) async fn abort(&mut self, run: RunId, reason: &str) -> Result<RunResult, Refusal> {
-        if self.shelf.result(run).map_err(not_durable)?.is_some() {
+        if self.owed(run).is_some() || self.shelf.result(run).map_err(not_durable)?.is_some() {
             return Err(refused(
                 RefusalCode::WrongPhase,
                 format!("run {run} has ended already; nothing is left to abort"),
@@ -375,8 +372,8 @@ impl Keeper {
             self.timeline.push(unix_ms, "superseded", reason);
         }
         // Nothing was dropped, so this does not wait for the disk.
-        if let Err(error) = self.put_away(&full) {
-            self.timeline.push(unix_ms, "abort", &format!("the result is not on disk: {error}"));
+        if let Err(error) = self.put_away_or_owe(&full) {
+            self.timeline.push(unix_ms, "abort", &format!("the result is not on disk yet: {error}"));
         }
         self.ground.log(&format!("run {run} {ended}: {reason}; nothing was dropped"));
         self.drain().await;
@@ -413,8 +410,8 @@ impl Keeper {
             && let Ok(aborted) = active.account.table.abort(unix_ms, why)
         {
             let full = run_files::superseded(aborted.join());
-            if let Err(error) = self.put_away(&full) {
-                self.timeline.push(unix_ms, "superseded", &format!("the result is not on disk: {error}"));
+            if let Err(error) = self.put_away_or_owe(&full) {
+                self.timeline.push(unix_ms, "superseded", &format!("the result is not on disk yet: {error}"));
             }
             self.timeline.push(unix_ms, "superseded", why);
             self.ground.log(&format!("run {} is superseded: {why}; nothing was dropped", full.result.run));

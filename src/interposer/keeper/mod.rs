@@ -32,6 +32,7 @@
 //! | `drops` | which locks an UNLOCK is sent for, and what came of it | |
 //! | `doubt` | locks that a run leaves unsure, for later runs to keep | |
 //! | `run_files` | runs on disk | |
+//! | `owed` | the result that the disk did not take | |
 //! | `service` | the control protocol | |
 //! | `platform` | what all this stands on | |
 //! | `kernel` | that, for real | |
@@ -45,6 +46,7 @@ mod drops;
 mod ending;
 mod filter_link;
 mod kernel;
+mod owed;
 mod platform;
 mod run_files;
 mod service;

@@ -88,12 +88,9 @@ impl RunFiles {
 
     /// A late reclaim is appended to the result; it counts as one there.
     pub(super) fn append(&self, run: RunId, row: LockFate) -> io::Result<()> {
-        let Some(full) = self.result(run)? else { return Ok(()) };
-        let FullResult { mut result, clients, locks } = full;
-        result.late += 1;
-        let mut locks = locks.into_vec();
-        locks.push(row);
-        replace(&self.path(run), &encode(&FullResult { result, clients, locks: List::clipped(locks) }), 0o600)
+        let Some(mut full) = self.result(run)? else { return Ok(()) };
+        add_late(&mut full, row);
+        replace(&self.path(run), &encode(&full), 0o600)
     }
 
     /// How a run has ended, if it is known.
@@ -120,6 +117,14 @@ impl RunFiles {
     pub(super) fn acknowledge(&self, run: RunId) -> io::Result<()> {
         remove(&self.path(run))
     }
+}
+
+/// A late reclaim is in the result.
+pub(super) fn add_late(full: &mut FullResult, row: LockFate) {
+    full.result.late += 1;
+    let mut locks = std::mem::take(&mut full.locks).into_vec();
+    locks.push(row);
+    full.locks = List::clipped(locks);
 }
 
 /// All clients of a run: what they have is unsure.

@@ -40,6 +40,8 @@ impl Keeper {
         if self.shelf.result(args.run).map_err(not_durable)?.is_some() {
             return Err(refused(RefusalCode::WrongPhase, format!("run {} has ended already; plan again", args.run)));
         }
+        // The next one is written in its place.
+        self.pay().map_err(not_durable)?;
         let old_state = self.agrees(&args).await?;
         let (seen, account) = self.looked().await?;
         account.table.check_begin(&args)?;

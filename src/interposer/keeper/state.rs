@@ -55,6 +55,14 @@ pub(super) struct Active {
     pub(super) not_before: Duration,
 }
 
+/// A result that is not on disk.
+#[derive(Debug)]
+pub(super) struct Owed {
+    pub(super) full: FullResult,
+    /// When it is tried again, by the keeper's clock.
+    pub(super) not_before: Duration,
+}
+
 pub(super) struct Keeper {
     pub(super) ground: Arc<dyn Platform>,
     pub(super) shelf: RunFiles,
@@ -63,6 +71,8 @@ pub(super) struct Keeper {
     started_unix_ms: u64,
     heard_of: Instant,
     pub(super) active: Option<Active>,
+    /// The result of the last run, as long as it is not on disk.
+    pub(super) owed: Option<Owed>,
     pub(super) unsure: UnsureLocks,
     /// Whose run it is, while that controller is connected.
     pub(super) controller: Option<ConnectionId>,
@@ -98,8 +108,19 @@ impl Keeper {
             timeline.push(started_unix_ms, "left", &words);
             shelf.end(&full)?;
         }
-        let (started, active, controller) = (Instant::now(), None, None);
-        Ok(Self { ground, shelf, timeline, started, started_unix_ms, heard_of: started, active, unsure, controller })
+        let started = Instant::now();
+        Ok(Self {
+            ground,
+            shelf,
+            timeline,
+            started,
+            started_unix_ms,
+            heard_of: started,
+            active: None,
+            owed: None,
+            unsure,
+            controller: None,
+        })
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -111,13 +132,13 @@ impl Keeper {
         self.started_unix_ms + u64::try_from(self.now().as_millis()).unwrap_or_default()
     }
 
-    /// Serves calls, until there is neither a run nor a caller.
+    /// Serves calls, until there is neither a run, nor a result that is not on disk, nor a caller.
     pub(super) async fn live(mut self, mut asks: mpsc::Receiver<Ask>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut pulse = Heartbeat::default();
         self.look_up_unsure().await;
-        while self.active.is_some() || self.heard_of.elapsed() < IDLE {
+        while self.active.is_some() || self.owed.is_some() || self.heard_of.elapsed() < IDLE {
             tokio::select! {
                 ask = asks.recv() => {
                     let Some(ask) = ask else { return };
@@ -136,6 +157,7 @@ impl Keeper {
             pulse.start(Moment::now());
             let lag = pulse.beat(Moment::now());
             self.take_in().await;
+            self.pay_if_due();
             if let (Some(lag), Some(active)) = (lag, &mut self.active) {
                 let (now, long) = (self.started.elapsed(), lag.is_long());
                 active.account.table.lagged(now, lag.counted, long);
@@ -149,6 +171,7 @@ impl Keeper {
     /// Takes into account what was heard.
     pub(super) async fn take_in(&mut self) {
         let (now, unix_ms) = (self.now(), self.unix_ms());
+        let mut late = Vec::new();
         let Some(active) = &mut self.active else { return };
         active.link.keep_rules();
         for heard in active.link.heard() {
@@ -166,13 +189,14 @@ impl Keeper {
         while let Some(effect) = active.account.table.next_effect() {
             match effect {
                 Effect::Event(kind, detail) => self.timeline.push(unix_ms, kind, &detail),
-                Effect::Late(run, row) => {
-                    if let Err(error) = self.shelf.append(run, row) {
-                        self.timeline.push(unix_ms, "late", &format!("a late reclaim is not in the result: {error}"));
-                    }
-                }
+                Effect::Late(run, row) => late.push((run, row)),
                 Effect::Changed => self.timeline.changed(),
                 _ => {}
+            }
+        }
+        for (run, row) in late {
+            if let Err(error) = self.append(run, row) {
+                self.timeline.push(unix_ms, "late", &format!("a late reclaim is not in the result: {error}"));
             }
         }
     }
@@ -321,6 +345,9 @@ impl Keeper {
     }
 
     pub(super) fn ended(&self, run: RunId) -> Result<FullResult, Refusal> {
+        if self.owed(run).is_some() {
+            return Err(refused(RefusalCode::WrongPhase, format!("the result of run {run} is not on disk yet")));
+        }
         let on_disk = self.shelf.result(run).map_err(not_durable)?;
         let is_active = self.active.as_ref().is_some_and(|active| active.journal.args.run == run);
         let (code, what) =

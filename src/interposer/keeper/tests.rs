@@ -1,10 +1,11 @@
 //! The keeper before a made-up lockd: what it orders, what it drops, what it keeps.
 
+mod owed;
 mod unsure;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ struct World {
     stubborn: Option<&'static str>,
     /// UNLOCKs are executed only after lockd's records were read again.
     is_late: bool,
+    /// The keeper's folder, which goes away with the first UNLOCK.
+    folder: Option<PathBuf>,
     /// When this client is held.
     on_hold: Vec<FilterEvent>,
     rules_are_gone: bool,
@@ -114,6 +117,9 @@ impl Platform for FakeLockd {
     }
     async fn unlock(&self, _: &View, locks: Vec<HeldLock>) -> Vec<WhyThere> {
         let mut world = of(&self.0);
+        if let Some(folder) = world.folder.take() {
+            std::fs::rename(&folder, folder.with_extension("away")).unwrap();
+        }
         for lock in &locks {
             let file = String::from_utf8(lock.handle.as_slice().to_vec()).unwrap();
             world.done.push(format!("unlock {file}"));
@@ -243,6 +249,7 @@ impl Stage {
             at_proof: None,
             stubborn: None,
             is_late: false,
+            folder: None,
             on_hold: Vec::new(),
             rules_are_gone: false,
             instance: InstanceId([1; 16]),
