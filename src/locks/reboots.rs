@@ -126,10 +126,7 @@ impl LockTable {
         let (freed, next) = if repeated { (0, None) } else { self.release_some_of(id, from, is_older) };
         let released = before + freed as u64;
         if next.is_some() && freed > 0 {
-            let words = format!(
-                "a client that rebooted (state {state}) has lost {}, and goes on to lose some",
-                count(released, "lock")
-            );
+            let words = format!("a client that rebooted (state {state}) has lost {} so far", count(released, "lock"));
             self.effects.push_back(Effect::Event("reboot", words));
         }
         let Some(client) = self.clients.get_mut(id) else { return Reboot::Released(released) };
