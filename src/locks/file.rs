@@ -16,7 +16,7 @@ const FEW: usize = 32;
 
 /// What stands in one order: segments in it that are one owner's do not overlap, but its shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Sort {
+pub(super) enum Sort {
     Write,
     Read,
     Share,
@@ -43,7 +43,10 @@ impl Sort {
     }
 }
 
-fn place(segment: &Segment) -> (Sort, Key) {
+/// Where a segment stands among those of its file.
+pub(super) type Place = (Sort, Key);
+
+pub(super) fn place(segment: &Segment) -> Place {
     (Sort::of(segment.kind), key(segment))
 }
 
@@ -103,6 +106,19 @@ impl File {
         few.chain(
             self.many().into_iter().flat_map(move |many| many.trees.iter().flat_map(move |t| t.overlapping(range))),
         )
+    }
+
+    /// Those that stand behind that place; all without one.
+    pub(super) fn after(&self, after: Option<Place>) -> impl Iterator<Item = &Segment> {
+        let few = self.few().iter().filter(move |s| Some(place(s)) > after);
+        let many = self.many().into_iter().flat_map(move |many| {
+            Sort::ALL.into_iter().flat_map(move |sort| {
+                let behind = after.filter(|(of, _)| *of == sort).map(|(_, key)| many.of(sort).after(key));
+                let whole = after.is_none_or(|(of, _)| of < sort).then(|| many.of(sort).overlapping(ByteRange::ALL));
+                behind.into_iter().flatten().chain(whole.into_iter().flatten())
+            })
+        });
+        few.chain(many)
     }
 
     /// Those on which no other owner may have a lock of this kind.
@@ -313,6 +329,12 @@ mod tests {
             for kind in KINDS {
                 let excluding: Vec<Segment> = self.file.excluding(range, kind).copied().collect();
                 assert_eq!(excluding, sought(&|s| s.kind.excludes(kind)));
+            }
+            assert_eq!(self.file.after(None).copied().collect::<Vec<_>>(), self.list);
+            for sort in Sort::ALL {
+                let after = (sort, (range.start, owner, 0));
+                let behind: Vec<Segment> = self.list.iter().filter(|s| place(s) > after).copied().collect();
+                assert_eq!(self.file.after(Some(after)).copied().collect::<Vec<_>>(), behind);
             }
             assert_eq!(self.file.is_empty(), self.list.is_empty());
         }

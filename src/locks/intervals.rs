@@ -224,13 +224,29 @@ impl Intervals {
     }
 
     pub(super) fn get(&self, wanted: Key) -> Option<&Segment> {
+        let leaf = self.leaf_of(wanted);
+        leaf.get(leaf.binary_search_by_key(&wanted, key).ok()?)
+    }
+
+    /// The leaf in which the key is, or would be.
+    fn leaf_of(&self, wanted: Key) -> &[Segment] {
         let mut node = &self.root;
         loop {
             match node {
-                Node::Inner(children) => node = &children.get(place(children, wanted))?.node,
-                Node::Leaf(segments) => return segments.get(segments.binary_search_by_key(&wanted, key).ok()?),
+                Node::Leaf(segments) => return segments,
+                Node::Inner(children) => match children.get(place(children, wanted)) {
+                    Some(child) => node = &child.node,
+                    None => return &[],
+                },
             }
         }
+    }
+
+    /// What stands behind the key.
+    pub(super) fn after(&self, wanted: Key) -> impl Iterator<Item = &Segment> {
+        let leaf = self.leaf_of(wanted);
+        let (at, leaf) = (leaf.first().map(key), leaf.iter());
+        Overlapping { root: &self.root, range: ByteRange::ALL, at, leaf }.filter(move |s| key(s) > wanted)
     }
 
     /// To change it. Its key and its end must stay as they are.

@@ -10,7 +10,7 @@
 
 use ahash::RandomState;
 
-use super::file::File;
+use super::file::{File, Place};
 use super::index::Numbers;
 use super::numbered::Numbered;
 use super::ranges::{hull, intersection, without};
@@ -128,6 +128,11 @@ impl Segments {
     /// All of the file: write locks, read locks, shares, each by first byte.
     pub(super) fn of(&self, file: FileId) -> impl Iterator<Item = &Segment> {
         self.overlapping(file, ByteRange::ALL)
+    }
+
+    /// The same, behind that place.
+    pub(super) fn after(&self, file: FileId, after: Option<Place>) -> impl Iterator<Item = &Segment> {
+        self.file(file).into_iter().flat_map(move |f| f.after(after))
     }
 
     /// Those of all owners, in the same order.

@@ -16,6 +16,7 @@
 use std::any::Any;
 use std::time::Duration;
 
+use super::file::{self, Place};
 use super::result::SlicedResult;
 use super::run::{Run, Void};
 use super::segment::FileId;
@@ -25,9 +26,6 @@ use super::tally::Tally;
 use crate::resync::policy::ClientFacts;
 use crate::units::number;
 use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode, RunClient, SettleWhen, Spared};
-
-/// Most locks of one file that are written down before others have their turn.
-const MOST: usize = 1_024;
 
 /// What is left of a run, or of a settle. It may be much: it is to be freed where no request waits for that.
 #[derive(Debug)]
@@ -65,7 +63,7 @@ impl LockTable {
             settling.stage = match settling.stage {
                 Stage::Weighing(place) => run.weigh(&mut settling, place),
                 Stage::Judging(place) => run.judge(&mut settling, place),
-                Stage::Locks(file, written) => self.scan_locks(&mut settling, file, written, &mut left),
+                Stage::Locks(file, after) => self.scan_locks(&mut settling, file, after, &mut left),
                 Stage::Results(place) => run.write_down(&mut settling, place),
                 Stage::Done => Stage::Done,
             };
@@ -78,47 +76,44 @@ impl LockTable {
     }
 
     /// Goes on with the first client's locks, on that file or the next in which it has any. Gives what is next.
-    fn scan_locks(&mut self, settling: &mut Settling, file: FileId, written: usize, left: &mut usize) -> Stage {
+    fn scan_locks(&mut self, settling: &mut Settling, file: FileId, after: Option<Place>, left: &mut usize) -> Stage {
         let Some(place) = settling.clients.front().copied() else { return Stage::Results(0) };
         let tally = self.run.as_ref().and_then(|run| run.tallies.get(place));
         let client = tally.and_then(|tally| self.clients.get(tally.client));
         let Some(found) = client.and_then(|client| client.held_from(file)) else {
             settling.clients.pop_front();
-            return Stage::Locks(FileId::FIRST, 0);
+            return Stage::Locks(FileId::FIRST, None);
         };
-        let written = if found == file { written } else { 0 };
-        match self.scan_file(settling, place, found, written, left) {
-            Some(written) => Stage::Locks(found, written),
-            None => Stage::Locks(found.next(), 0),
+        let after = after.filter(|_| found == file);
+        match self.scan_file(settling, place, found, after, left) {
+            Some(after) => Stage::Locks(found, Some(after)),
+            None => Stage::Locks(found.next(), None),
         }
     }
 
-    /// Writes down what becomes of some of the client's pending locks on the file, of which so many are written down. As
-    /// long as it settles they stay as they are, in their order. Gives how many are written down; `None`: all.
+    /// Writes down what becomes of some of the client's pending locks on the file, from behind that place. As long as it
+    /// settles they stay as they are, in their order. Gives the place where it goes on; `None`: all is written down.
     fn scan_file(
         &mut self,
         settling: &mut Settling,
         place: usize,
         file: FileId,
-        written: usize,
+        after: Option<Place>,
         left: &mut usize,
-    ) -> Option<usize> {
+    ) -> Option<Place> {
         let run = self.run.as_ref()?;
         let Tally { client, judged, .. } = run.tallies.get(place)?;
         let (client, drops_any) = (*client, judged.drops_any());
-        let (mut seen, mut more, mut dropped, mut kept) = (0, false, 0, 0);
-        for segment in self.segments().of(file) {
-            *left = left.saturating_sub(1);
-            if segment.client != client || !run.covers.is_pending(file, segment) {
-                continue;
-            }
-            seen += 1;
-            if seen <= written {
-                continue;
-            }
-            more = seen > written + MOST;
+        let (mut last, mut more, mut dropped, mut kept) = (None, false, 0, 0);
+        for segment in self.segments().after(file, after) {
+            more = last.is_some() && *left == 0;
             if more {
                 break;
+            }
+            *left = left.saturating_sub(1);
+            last = Some(file::place(segment));
+            if segment.client != client || !run.covers.is_pending(file, segment) {
+                continue;
             }
             let partial = run.is_marked(segment);
             let drops = self.server_address(segment.owner).is_some_and(|address| judged.drops(address));
@@ -143,7 +138,7 @@ impl LockTable {
                 counts.kept += kept;
             });
         }
-        more.then_some(written + MOST)
+        last.filter(|_| more)
     }
 
     /// What to make durable before the commit: the result as it will be.
@@ -238,7 +233,7 @@ impl Run {
     fn judge(&mut self, settling: &mut Settling, place: usize) -> Stage {
         let judged = self.facts(settling, place).map(|facts| settling.judge.judge(&facts));
         let Some((judged, tally)) = judged.zip(self.tallies.get_mut(place)) else {
-            return Stage::Locks(FileId::FIRST, 0);
+            return Stage::Locks(FileId::FIRST, None);
         };
         settling.not_understood |= judged.is_not_understood() && !settling.cut_short;
         tally.judged = if settling.cut_short || tally.claiming { judged.spared(Spared::NoTime) } else { judged };

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::api::{ClientId, OfferAnswer, OfferId};
+use super::file::Place;
 use super::rows::Rows;
 use super::segment::{FileId, OwnerId};
 use crate::resync::policy::Judge;
@@ -16,9 +17,9 @@ pub(super) enum Stage {
     Weighing(usize),
     /// This one is judged next.
     Judging(usize),
-    /// Of the first of the clients that have something pending so many locks on this file are written down, and all on
-    /// the files before it.
-    Locks(FileId, usize),
+    /// Of the first of the clients that have something pending the locks up to that place of this file are written down,
+    /// and all on the files before it.
+    Locks(FileId, Option<Place>),
     /// The result of this client is written down next.
     Results(usize),
     Done,

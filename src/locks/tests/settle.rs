@@ -255,7 +255,7 @@ fn a_file_with_very_many_locks_is_written_down_and_purged_in_steps_whatever_come
     w.pass(60);
     w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
     let mut steps = 0;
-    while !w.table.settle_scan(1) {
+    while !w.table.settle_scan(700) {
         steps += 1;
         assert_eq!(write(&mut w, C, "f", bytes(1_000 * steps + 6, 1_000 * steps + 7)), granted);
     }
