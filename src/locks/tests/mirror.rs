@@ -229,9 +229,26 @@ fn however_many_wait_the_first_gets_what_was_taken_for_it() {
         for n in 0..waiters {
             assert_eq!(m.wait(P("b", 10 + n), bytes(0, 9)), Verdict::Blocked);
         }
-        m.unlock(A, bytes(0, 9));
-        let offers = m.w.offers();
-        let svids: Vec<Svid> = offers.iter().map(|(_, wanted)| wanted.process.svid).collect();
+        // As the table's owner does it: what it asks for outside comes before it serves any more.
+        let caller = m.w.caller(A.0);
+        m.w.table.handle(m.w.now, caller, &Call::Unlock(wanted(A, FILE, bytes(0, 9), true)));
+        for _ in 0..10 {
+            m.w.effects.extend(std::iter::from_fn(|| m.w.table.next_effect()));
+            match m.w.effects.iter().position(|effect| matches!(effect, Effect::Mirror(..))) {
+                Some(at) => {
+                    let Effect::Mirror(file, step) = m.w.effects.remove(at) else { panic!("a step") };
+                    let answer = m.domain.step(&step);
+                    m.w.table.mirror_answered(&file, answer);
+                }
+                None if m.w.table.has_more_to_wake() => m.w.table.wake_more(),
+                None => break,
+            }
+        }
+        let offered = m.w.effects.iter().filter_map(|effect| match effect {
+            Effect::Offer { wanted, .. } => Some(wanted.process.svid),
+            _ => None,
+        });
+        let svids: Vec<Svid> = offered.collect();
         assert_eq!(svids, [Svid(10)], "{waiters} wait");
         assert_eq!(m.there(), "wwwwwwwwww");
     }
