@@ -175,7 +175,7 @@ impl LockTable {
         }
     }
 
-    /// The same of one who may still wait.
+    /// The same, but wakes nobody. Also takes away a waiter that was offered nothing.
     pub(super) fn take_offer_back_and_wake_nobody(&mut self, id: u64) -> Option<FileId> {
         let (Waiter { want, had, .. }, stood) = self.remove_waiter(id)?;
         for part in stood {

@@ -21,7 +21,7 @@ use crate::wire::types::{ByteRange, Cookie};
 /// Locks and waiters looked at when looking for a cycle, the nearest first. What is farther is not called a
 /// deadlock: its processes wait, as they would without NLM's word for it.
 const MAX_LOOKS: usize = 20_000;
-/// Most locks of its owner in the place of which it is offered something.
+/// A waiter whose owner has more locks than this in the range is not offered it.
 const MAX_HAD: usize = 64;
 /// Waiters that are gathered, looked at or served before another call has a turn.
 const TURN: usize = 64;
@@ -239,7 +239,7 @@ impl LockTable {
         dropped.len()
     }
 
-    /// What it was offered and has not confirmed its owner does not get.
+    /// What it was offered and has not confirmed is taken back.
     fn drop_waiter(&mut self, id: u64) {
         let Some(owner) = self.waiters.get(id).map(|waiter| waiter.want.lock.owner) else { return };
         self.owners.acquire(owner);

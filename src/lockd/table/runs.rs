@@ -20,6 +20,7 @@ use crate::wire::xdr::List;
 
 /// A grace goes on no longer than this for reclaims that came in time and wait for the disk or an embedding server.
 const RECLAIM_PATIENCE: Duration = Duration::from_secs(10);
+/// What a controller is told meanwhile.
 const RECLAIM_OUTSIDE: &str = "a reclaim waits for the disk or for the file server's answer";
 /// How long waking, entering, scanning or sweeping may keep the table from requests.
 pub(super) const SLICE: Duration = Duration::from_millis(1);
