@@ -179,6 +179,33 @@ fn entries_of_a_killed_nlmd_are_replaced_also_by_one_on_the_same_ports() {
 
 #[test]
 #[ignore = "needs root, rpcbind and nfs-common: .ci/run runs it"]
+fn entries_of_a_killed_nlmd_are_replaced_also_when_the_new_one_was_given_their_ports() {
+    const PORTS: std::ops::Range<u16> = 40_000..40_016;
+    let host = Netns::new("server.test");
+    let _rpcbind = host.rpcbind(&[]);
+    let range = format!("{} {}", PORTS.start, PORTS.end - 1);
+    host.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).unwrap());
+    let entries = PORTS.flat_map(|port| {
+        [Transport::Udp, Transport::Tcp].map(|transport| Registration {
+            program: NLM,
+            version: u32::from(port),
+            transport,
+            address: SocketAddr::new([127, 0, 0, 1].into(), port),
+        })
+    });
+    host.block_on(async {
+        let rpcbind = LocalRpcbind::reach(PORT).await.unwrap();
+        for entry in entries {
+            assert!(rpcbind.set(&entry).await.unwrap());
+        }
+    });
+    let nlmd = Nlmd::start(&host, &[]);
+    assert!(!nlmd.log().contains("WARN"), "{}", nlmd.log());
+    assert_eq!(listed(&host), wanted(&nlmd, &ALL));
+}
+
+#[test]
+#[ignore = "needs root, rpcbind and nfs-common: .ci/run runs it"]
 fn the_entries_of_a_live_server_stay_and_it_is_named() {
     let (host, folder) = (Netns::new("server.test"), tempfile::tempdir().unwrap());
     let _rpcbind = host.rpcbind(&[]);

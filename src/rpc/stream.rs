@@ -188,7 +188,12 @@ async fn connect_from(to: SocketAddr, ip: Option<IpAddr>, port: u16) -> io::Resu
         let local = SocketAddr::new(ip.unwrap_or_else(|| wildcard(to.ip())), port);
         socket.bind(&SockAddr::from(scope::split(local)))?;
     }
-    TcpSocket::from_std_stream(socket.into()).connect(scope::split(to)).await
+    let stream = TcpSocket::from_std_stream(socket.into()).connect(scope::split(to)).await?;
+    // A socket that the system gave the very port it connects to meets itself, where nobody listens.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
 }
 
 fn end(open: &Mutex<OpenCalls>, how: &End) {
@@ -236,4 +241,17 @@ async fn read_replies<S: AsyncRead>(mut input: ReadHalf<S>, max_record: usize, o
         }
     };
     end(&open, &how);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_has_the_port_it_connects_to_is_refused_instead_of_meeting_itself() {
+        let local = IpAddr::from([127, 0, 0, 1]);
+        let free = std::net::TcpListener::bind((local, 0)).unwrap().local_addr().unwrap();
+        let met = connect_from(free, Some(local), free.port()).await;
+        assert_eq!(met.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
 }

@@ -183,8 +183,11 @@ async fn stale_entries(
     for entry in entries.filter(|entry| !wanted.contains(entry)) {
         let socket = (entry.program, entry.transport, entry.address);
         if !deserted.contains(&socket) {
-            if !wanted.iter().any(|ours| is_one_socket(ours, &entry)) && !is_deserted(&entry).await {
-                return Ok(Err(taken(entry).await));
+            if !wanted.iter().any(|ours| is_one_socket(ours, &entry)) {
+                let holder = holder(&entry).await;
+                if !is_this_process(&holder) && !is_deserted(&entry).await {
+                    return Ok(Err(taken(entry, holder)));
+                }
             }
             deserted.push(socket);
         }
@@ -209,11 +212,20 @@ fn is_listed(ours: &Registration, entries: &[Registration]) -> bool {
         .any(|entry| (entry.program, entry.version) == (ours.program, ours.version) && is_one_socket(ours, entry))
 }
 
-async fn taken(entry: Registration) -> RegisterError {
+async fn holder(entry: &Registration) -> Holder {
+    let (transport, address) = (entry.transport, entry.address);
     // Its own thread has the capabilities of this one. The runtime's may have given them up.
     let (told, holder) = oneshot::channel();
-    std::thread::spawn(move || told.send(Machine::default().holder(entry.transport, entry.address)));
-    let holder = holder.await.unwrap_or(Holder::Unknown);
+    std::thread::spawn(move || told.send(Machine::default().holder(transport, address)));
+    holder.await.unwrap_or(Holder::Unknown)
+}
+
+/// The system can give a socket of ours, one that answers nobody, the port of a daemon that was killed.
+fn is_this_process(holder: &Holder) -> bool {
+    matches!(holder, Holder::Process { id, .. } if u32::try_from(*id) == Ok(std::process::id()))
+}
+
+fn taken(entry: Registration, holder: Holder) -> RegisterError {
     match (entry.program, holder) {
         (nlm::PROGRAM, Holder::Kernel) => RegisterError::Kernel { entry },
         (nsm::PROGRAM, holder) => RegisterError::OtherMonitor { entry, holder },
@@ -268,6 +280,10 @@ async fn is_deserted(entry: &Registration) -> bool {
 async fn over_udp(to: SocketAddr, null: Request<'_>) -> Result<Vec<u8>, CallError> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let endpoint = UdpEndpoint::bind(SocketAddr::new(any, 0))?;
+    // Given the very port: nobody else has it, and the call would come back to this socket.
+    if endpoint.local_addr().port() == to.port() {
+        return Err(CallError::Refused);
+    }
     UdpClient::new(Arc::new(endpoint), Retransmit::default()).call(to, None, null, PATIENCE).await
 }
 
