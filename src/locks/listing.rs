@@ -247,11 +247,11 @@ impl LockTable {
         Some(Listed { client, owner, kind: kind.row(), range, state, monitored })
     }
 
-    /// Whether the file's list has exactly this.
-    pub(super) fn is_listed(&self, file: FileId, lock: &Listed) -> bool {
+    /// How often the file's list has exactly this.
+    pub(super) fn times_listed(&self, file: FileId, lock: &Listed) -> usize {
         let held = self.segments().owned_in(file, lock.owner, lock.range).map(Entry::Lock);
         let waiters = self.waiters.of_owner_in(lock.owner, file).map(|(_, waiter)| Entry::Waiter(waiter));
-        held.chain(waiters).any(|entry| self.as_listed(file, entry).as_ref() == Some(lock))
+        held.chain(waiters).filter(|entry| self.as_listed(file, *entry).as_ref() == Some(lock)).count()
     }
 
     /// The file's list: what is held or pending, then what is waited for.

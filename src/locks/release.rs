@@ -15,7 +15,7 @@
 //! wherever those are taken: that it comes shows that the owner lives, and it is granted only if
 //! no other owner had the range since.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::api::{ClientId, Process, Via};
@@ -303,27 +303,31 @@ impl LockTable {
         Err(Refusal::new(RefusalCode::BadRequest, words))
     }
 
-    /// Single locks, each as it stands in the table.
+    /// Single locks, each as it stands in the table. Shares of one owner can have equal rows, as access and mode are
+    /// not in them: those are chosen together, so that no more is freed than was seen.
     fn chosen(&self, rows: &[LockRow], whole: &HashSet<ClientId>) -> Result<Vec<Chosen>, Refusal> {
         let mut chosen = Vec::with_capacity(rows.len());
-        let mut taken = HashSet::with_capacity(rows.len());
+        let mut times: HashMap<Chosen, usize> = HashMap::with_capacity(rows.len());
+        let gone = |row| changed(format!("{} is not listed like that any more", describe(row)));
         for row in rows {
-            let gone = || changed(format!("{} is not listed like that any more", describe(row)));
-            let file = self.segments().find(&row.file).ok_or_else(gone)?;
-            let (client, owner) = self.owner_of(&row.owner).ok_or_else(gone)?;
+            let file = self.segments().find(&row.file).ok_or_else(|| gone(row))?;
+            let (client, owner) = self.owner_of(&row.owner).ok_or_else(|| gone(row))?;
             if whole.contains(&client) {
                 let words = format!("{} is chosen twice: by itself and with all of its client", describe(row));
                 return Err(Refusal::new(RefusalCode::BadRequest, words));
             }
             let LockRow { kind, range, state, monitored, .. } = *row;
             let lock = Listed { client, owner, kind, range, state, monitored };
-            // What is chosen cannot be chosen a second time.
-            if !self.is_listed(file, &lock) || !taken.insert((file, lock)) {
-                return Err(gone());
+            let times = times.entry((file, lock)).or_default();
+            *times += 1;
+            if *times == 1 {
+                chosen.push(((file, lock), row));
             }
-            chosen.push((file, lock));
         }
-        Ok(chosen)
+        if let Some((_, row)) = chosen.iter().find(|(it, _)| times[it] != self.times_listed(it.0, &it.1)) {
+            return Err(gone(row));
+        }
+        Ok(chosen.into_iter().map(|(it, _)| it).collect())
     }
 
     /// The owner of a row, if anything refers to it.

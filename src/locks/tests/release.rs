@@ -142,6 +142,24 @@ fn one_lock_goes_and_the_others_of_its_owner_stay() {
 }
 
 #[test]
+fn shares_whose_rows_are_equal_are_released_together_or_not_at_all() {
+    let mut w = World::new();
+    w.share(P("pc", 1), "f", 1, 0, false);
+    w.share(P("pc", 1), "f", 2, 0, false);
+    w.share(P("pc", 1), "g", 1, 0, false);
+    let rows = w.rows();
+    assert_eq!(rows[0], rows[1]);
+    let refused = w.release(vec![], vec![rows[0].clone()]).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::StalePlan);
+    let refused = w.release(vec![], vec![rows[2].clone(), rows[2].clone()]).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::StalePlan, "there is one of it");
+    assert_eq!(w.rows(), rows);
+    let released = w.release(vec![], rows[..2].to_vec()).unwrap();
+    assert_eq!(released.locks, 2);
+    assert_eq!(w.rows(), rows[2..]);
+}
+
+#[test]
 fn a_lock_is_chosen_by_all_that_is_listed_of_it() {
     let mut w = World::new();
     w.write(P("host", 1), "f", bytes(0, 9));
