@@ -244,14 +244,17 @@ impl Run {
         }
     }
 
+    pub(super) fn tally(&self, client: ClientId) -> Option<&Tally> {
+        self.tallies.get(*self.index.get(&client)?)
+    }
+
     fn tally_mut(&mut self, client: ClientId) -> Option<&mut Tally> {
         self.tallies.get_mut(*self.index.get(&client)?)
     }
 
     /// Whether its settle is under way and the client has something pending.
     pub(super) fn is_frozen_for(&self, client: ClientId) -> bool {
-        let tally = self.index.get(&client).and_then(|place| self.tallies.get(*place));
-        self.settling.is_some() && tally.is_some_and(|tally| tally.counts.pending > 0)
+        self.settling.is_some() && self.tally(client).is_some_and(|tally| tally.counts.pending > 0)
     }
 
     /// Counts for the client and in all.
@@ -389,8 +392,7 @@ impl Run {
 
     /// Whether a notice of this run reached the client where it called from.
     pub(super) fn has_acked(&self, client: ClientId) -> bool {
-        let tally = self.index.get(&client).and_then(|place| self.tallies.get(*place));
-        tally.is_some_and(|tally| tally.acked_at.is_some())
+        self.tally(client).is_some_and(|tally| tally.acked_at.is_some())
     }
 
     /// The client was reclaiming while the run was about to end.
@@ -402,8 +404,7 @@ impl Run {
 
     /// Whether what is pending of the client through this server address is about to be dropped.
     pub(super) fn is_dropping(&self, client: ClientId, server_address: IpAddr) -> bool {
-        let tally = self.index.get(&client).and_then(|place| self.tallies.get(*place));
-        self.settling.is_some() && tally.is_some_and(|tally| tally.judged.drops(server_address))
+        self.settling.is_some() && self.tally(client).is_some_and(|tally| tally.judged.drops(server_address))
     }
 
     /// The deadline as activity has moved it.

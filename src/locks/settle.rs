@@ -3,7 +3,7 @@
 //! 1. [`settle_start`](LockTable::settle_start) freezes what is pending. From here on a call that meets a pending lock
 //!    waits; all others are served.
 //! 2. [`settle_scan`](LockTable::settle_scan) decides about each client and writes down what will be dropped and kept
-//!    ([`Stage`]). It looks only at the files of clients that have something pending.
+//!    ([`Stage`]). It looks only at the files of clients that have something pending, at each file once.
 //! 3. The caller makes [`settle_result`](LockTable::settle_result) durable. If a reclaim of what is about to be
 //!    dropped [came in time](LockTable::came_in_time), it cancels, lets the calls that wait be decided in grace,
 //!    and settles anew: what came before the instant is never answered by what others got after it.
@@ -63,7 +63,8 @@ impl LockTable {
             settling.stage = match settling.stage {
                 Stage::Weighing(place) => run.weigh(&mut settling, place),
                 Stage::Judging(place) => run.judge(&mut settling, place),
-                Stage::Locks(file, after) => self.scan_locks(&mut settling, file, after, &mut left),
+                Stage::Files => self.next_file(&mut settling),
+                Stage::Locks(file, after) => self.scan_file(&mut settling, file, after, &mut left),
                 Stage::Results(place) => run.write_down(&mut settling, place),
                 Stage::Done => Stage::Done,
             };
@@ -75,70 +76,63 @@ impl LockTable {
         done
     }
 
-    /// Goes on with the first client's locks, on that file or the next in which it has any. Gives what is next.
-    fn scan_locks(&mut self, settling: &mut Settling, file: FileId, after: Option<Place>, left: &mut usize) -> Stage {
-        let Some(place) = settling.clients.front().copied() else { return Stage::Results(0) };
+    /// The next file of the client whose turn it is. Gives what is next.
+    fn next_file(&self, settling: &mut Settling) -> Stage {
+        let Some((from, place)) = settling.ahead.pop_first() else { return Stage::Results(0) };
         let tally = self.run.as_ref().and_then(|run| run.tallies.get(place));
         let client = tally.and_then(|tally| self.clients.get(tally.client));
-        let Some(found) = client.and_then(|client| client.held_from(file)) else {
-            settling.clients.pop_front();
-            return Stage::Locks(FileId::FIRST, None);
+        match client.and_then(|client| client.held_from(from)) {
+            // It was looked at for all who have something there.
+            Some(file) if settling.last == Some(file) => settling.ahead.insert((file.next(), place)),
+            Some(file) if file == from => {
+                settling.last = Some(file);
+                settling.ahead.insert((file.next(), place));
+                return Stage::Locks(file, None);
+            }
+            Some(file) => settling.ahead.insert((file, place)),
+            None => false,
         };
-        let after = after.filter(|_| found == file);
-        match self.scan_file(settling, place, found, after, left) {
-            Some(after) => Stage::Locks(found, Some(after)),
-            None => Stage::Locks(found.next(), None),
-        }
+        Stage::Files
     }
 
-    /// Writes down what becomes of some of the client's pending locks on the file, from behind that place. As long as it
-    /// settles they stay as they are, in their order. Gives the place where it goes on; `None`: all is written down.
-    fn scan_file(
-        &mut self,
-        settling: &mut Settling,
-        place: usize,
-        file: FileId,
-        after: Option<Place>,
-        left: &mut usize,
-    ) -> Option<Place> {
-        let run = self.run.as_ref()?;
-        let Tally { client, judged, .. } = run.tallies.get(place)?;
-        let (client, drops_any) = (*client, judged.drops_any());
-        let (mut last, mut more, mut dropped, mut kept) = (None, false, 0, 0);
+    /// Writes down what becomes of some of the pending locks on the file, from behind that place. As long as it settles
+    /// they stay as they are, in their order. Gives what is next.
+    fn scan_file(&mut self, settling: &mut Settling, file: FileId, after: Option<Place>, left: &mut usize) -> Stage {
+        let Some(mut run) = self.run.take() else { return Stage::Done };
+        let (mut last, mut next) = (None, Stage::Files);
         for segment in self.segments().after(file, after) {
-            more = last.is_some() && *left == 0;
-            if more {
+            if *left == 0 && last.is_some() {
+                next = Stage::Locks(file, last);
                 break;
             }
             *left = left.saturating_sub(1);
             last = Some(file::place(segment));
-            if segment.client != client || !run.covers.is_pending(file, segment) {
+            if !run.covers.is_pending(file, segment) {
                 continue;
             }
-            let partial = run.is_marked(segment);
+            let Some(Tally { judged, .. }) = run.tally(segment.client) else { continue };
             let drops = self.server_address(segment.owner).is_some_and(|address| judged.drops(address));
-            if drops_any && !drops {
-                settling.kept.insert(segment.owner);
+            if judged.drops_any() {
+                settling.dropped_in.insert(file);
+                if !drops {
+                    settling.kept.insert(segment.owner);
+                }
             }
             let spared = (segment.offered && !judged.gone) || run.covers.is_spared(file, segment);
             let fate = if drops && !spared { Fate::Dropped } else { Fate::Kept };
+            let partial = run.is_marked(segment);
             if !partial || settling.marks.insert(segment.mark) {
-                *(if fate == Fate::Dropped { &mut dropped } else { &mut kept }) += 1;
+                let counts = |counts: &mut Counts| {
+                    *(if fate == Fate::Dropped { &mut counts.dropped } else { &mut counts.kept }) += 1;
+                };
+                run.count(segment.client, counts);
             }
             if let Some(row) = self.fate_row(file, segment, fate) {
                 settling.rows.push(LockFate { partial, ..row });
             }
         }
-        if drops_any {
-            settling.dropped_in.insert(file);
-        }
-        if let Some(run) = &mut self.run {
-            run.count(client, |counts| {
-                counts.dropped += dropped;
-                counts.kept += kept;
-            });
-        }
-        last.filter(|_| more)
+        self.run = Some(run);
+        next
     }
 
     /// What to make durable before the commit: the result as it will be.
@@ -233,14 +227,14 @@ impl Run {
     fn judge(&mut self, settling: &mut Settling, place: usize) -> Stage {
         let judged = self.facts(settling, place).map(|facts| settling.judge.judge(&facts));
         let Some((judged, tally)) = judged.zip(self.tallies.get_mut(place)) else {
-            return Stage::Locks(FileId::FIRST, None);
+            return Stage::Files;
         };
         settling.not_understood |= judged.is_not_understood() && !settling.cut_short;
         tally.judged = if settling.cut_short || tally.claiming { judged.spared(Spared::NoTime) } else { judged };
         // A settle before this one may have counted and was cancelled.
         (tally.counts.dropped, tally.counts.kept) = (0, 0);
         if tally.counts.pending > 0 {
-            settling.clients.push_back(place);
+            settling.ahead.insert((FileId::FIRST, place));
         }
         if tally.judged.drops_any() {
             settling.losers.insert(tally.client);

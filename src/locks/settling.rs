@@ -1,6 +1,6 @@
 //! A settle under way: how far it is, and what it has decided. [`settle`](super::settle) is what goes on with it.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use super::api::{ClientId, OfferAnswer, OfferId};
@@ -17,8 +17,9 @@ pub(super) enum Stage {
     Weighing(usize),
     /// This one is judged next.
     Judging(usize),
-    /// Of the first of the clients that have something pending the locks up to that place of this file are written down,
-    /// and all on the files before it.
+    /// The next file in which one of the clients has something is sought.
+    Files,
+    /// The locks of this file are written down up to that place, and all on the files before it.
     Locks(FileId, Option<Place>),
     /// The result of this client is written down next.
     Results(usize),
@@ -36,8 +37,11 @@ pub(super) struct Settling {
     pub(super) cut_short: bool,
     pub(super) judge: Judge,
     pub(super) not_understood: bool,
-    /// Clients (by their place in the run) whose locks are still to be looked at.
-    pub(super) clients: VecDeque<usize>,
+    /// Clients (by their place in the run) that have something pending, each with the file from which on its locks are
+    /// still to be looked at.
+    pub(super) ahead: BTreeSet<(FileId, usize)>,
+    /// The file that was looked at last: for all that have something on it.
+    pub(super) last: Option<FileId>,
     /// Those who lose something.
     pub(super) losers: HashSet<ClientId>,
     /// Those who are taken for gone.
@@ -64,7 +68,8 @@ impl Settling {
             cut_short,
             judge,
             not_understood: false,
-            clients: VecDeque::new(),
+            ahead: BTreeSet::new(),
+            last: None,
             losers: HashSet::new(),
             gone: BTreeSet::new(),
             rows: Rows::default(),
@@ -78,7 +83,6 @@ impl Settling {
 
     /// Room for all clients at once: a list that grows is moved, and a long one takes long.
     pub(super) fn make_room(&mut self, clients: usize) {
-        self.clients.reserve(clients);
         self.losers.reserve(clients);
         self.results.reserve(clients);
     }
