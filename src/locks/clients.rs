@@ -14,6 +14,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use super::api::{self, ClientId, ClientView};
+use super::freeing::Freeing;
 use super::held::{Held, Paths};
 use super::index::Index;
 use super::owners::Owners;
@@ -55,8 +56,8 @@ pub(super) struct Client {
     pub(super) has_two_lives: bool,
     /// The state of its last reboot notice.
     pub(super) last_notice: Option<NsmState>,
-    /// A notice that frees much: its number, the file where it goes on, what it has freed.
-    pub(super) freeing: Option<(NsmState, FileId, u64)>,
+    /// What a notice or FREE_ALL frees of it takes several steps.
+    pub(super) freeing: Option<Freeing>,
     pub(super) monitored: bool,
     pub(super) suspicions: Vec<String>,
     /// The time of its last call.

@@ -153,18 +153,17 @@ impl File {
         }
     }
 
-    /// Takes out `most` segments that overlap the range and that the test accepts, of `owner` or of any.
+    /// Takes out `most` of the owner's segments that overlap the range and that the test accepts.
     pub(super) fn take(
         &mut self,
-        owner: Option<OwnerId>,
+        owner: OwnerId,
         range: ByteRange,
         most: usize,
         accept: impl Fn(&Segment) -> bool,
     ) -> Few<Segment> {
-        let accept = |s: &Segment| owner.is_none_or(|owner| s.owner == owner) && accept(s);
         let many = match &mut self.kept {
             Kept::Few(list) => {
-                let is_meant = |s: &Segment| s.range.overlaps(range) && accept(s);
+                let is_meant = |s: &Segment| s.owner == owner && s.range.overlaps(range) && accept(s);
                 // Mostly there is none.
                 let first = list.iter().position(is_meant).unwrap_or(list.len());
                 return list.extract_if(first.., |s| is_meant(s)).take(most).collect();
@@ -172,11 +171,46 @@ impl File {
             Kept::Many(many) => many,
         };
         let taken = many.take(owner, range, most, accept);
-        if many.owned.len() < FEW / 2 {
+        self.thin_out();
+        taken
+    }
+
+    /// Takes out those of the next segments behind that place that the test accepts. `looks` is how many are looked at,
+    /// one at least, and becomes how many more could be. Gives also behind which place it goes on; `None`: no more.
+    pub(super) fn take_after(
+        &mut self,
+        after: Option<Place>,
+        looks: &mut usize,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> (Few<Segment>, Option<Place>) {
+        let (mut last, mut next, mut taken) = (after, None, Few::new());
+        for segment in self.after(after) {
+            if *looks == 0 && last != after {
+                next = last;
+                break;
+            }
+            *looks = looks.saturating_sub(1);
+            last = Some(place(segment));
+            if accept(segment) {
+                taken.push(*segment);
+            }
+        }
+        match &mut self.kept {
+            Kept::Few(list) => list.retain(|s| !taken.contains(s)),
+            Kept::Many(many) => taken.iter().for_each(|segment| many.remove(segment)),
+        }
+        self.thin_out();
+        (taken, next)
+    }
+
+    /// With few of many left they stand in a list again.
+    fn thin_out(&mut self) {
+        if let Kept::Many(many) = &self.kept
+            && many.owned.len() < FEW / 2
+        {
             let all = many.trees.iter().flat_map(|tree| tree.overlapping(ByteRange::ALL));
             self.kept = Kept::Few(all.copied().collect());
         }
-        taken
     }
 
     /// Hands out the owner's that overlap the range, to be changed but in their place.
@@ -253,24 +287,25 @@ impl Many {
 
     fn take(
         &mut self,
-        owner: Option<OwnerId>,
+        owner: OwnerId,
         range: ByteRange,
         most: usize,
         accept: impl Fn(&Segment) -> bool,
     ) -> Few<Segment> {
         let mut taken = Few::new();
         for sort in Sort::ALL {
-            if let Some(owner) = owner {
-                let keys = self.keys_in(owner, sort, range, most - taken.len(), &accept);
-                taken.extend(keys.into_iter().filter_map(|key| self.of_mut(sort).remove(key)));
-            } else {
-                self.of_mut(sort).extract(range, most, &accept, &mut taken);
-            }
+            let keys = self.keys_in(owner, sort, range, most - taken.len(), &accept);
+            taken.extend(keys.into_iter().filter_map(|key| self.of_mut(sort).remove(key)));
         }
         for segment in &taken {
             self.owned.remove(&owned(segment));
         }
         taken
+    }
+
+    fn remove(&mut self, segment: &Segment) {
+        self.of_mut(Sort::of(segment.kind)).remove(key(segment));
+        self.owned.remove(&owned(segment));
     }
 }
 
@@ -311,12 +346,25 @@ mod tests {
             }
         }
 
-        fn take(&mut self, owner: Option<u32>, range: ByteRange, most: usize) {
-            let is_meant = |s: &Segment| {
-                s.range.overlaps(range) && owner.is_none_or(|o| s.owner.0 == o) && !s.range.start.is_multiple_of(3)
-            };
-            let taken = self.file.take(owner.map(OwnerId), range, most, |s| !s.range.start.is_multiple_of(3));
+        fn take(&mut self, owner: u32, range: ByteRange, most: usize) {
+            let is_meant =
+                |s: &Segment| s.range.overlaps(range) && s.owner.0 == owner && !s.range.start.is_multiple_of(3);
+            let taken = self.file.take(OwnerId(owner), range, most, |s| !s.range.start.is_multiple_of(3));
             let gone: Vec<Segment> = self.list.extract_if(.., |s| is_meant(s)).take(most).collect();
+            assert_eq!(taken.as_slice(), gone);
+        }
+
+        /// Behind the segment in that place of the list.
+        fn take_after(&mut self, after: usize, looks: usize) {
+            let is_meant = |s: &Segment| !s.range.start.is_multiple_of(3);
+            let from = self.list.len().min(after);
+            let after = from.checked_sub(1).map(|last| place(&self.list[last]));
+            let to = self.list.len().min(from + looks.max(1));
+            let next = (to < self.list.len()).then(|| to.checked_sub(1).map(|last| place(&self.list[last]))).flatten();
+            let mut left = looks;
+            let (taken, on) = self.file.take_after(after, &mut left, is_meant);
+            assert_eq!((left, on), (looks.saturating_sub(to - from), next));
+            let gone: Vec<Segment> = self.list.extract_if(from..to, |s| is_meant(s)).collect();
             assert_eq!(taken.as_slice(), gone);
         }
 
@@ -344,7 +392,8 @@ mod tests {
     enum Step {
         /// Many, at even distances.
         Row(u32, Kind, u64, u64, u32),
-        Take(Option<u32>, ByteRange, usize),
+        Take(u32, ByteRange, usize),
+        TakeAfter(usize, usize),
         Offer(u32, ByteRange),
     }
 
@@ -359,7 +408,8 @@ mod tests {
         prop_oneof![
             3 => (0..6_u32, kind, 0..200_u64, 0..9_u64, 1..20_u32)
                 .prop_map(|(owner, kind, start, length, count)| Step::Row(owner, kind, start, length, count)),
-            3 => (prop::option::of(0..6_u32), range(), most).prop_map(|(owner, range, most)| Step::Take(owner, range, most)),
+            2 => (0..6_u32, range(), most).prop_map(|(owner, range, most)| Step::Take(owner, range, most)),
+            1 => (0..60_usize, 0..60_usize).prop_map(|(after, looks)| Step::TakeAfter(after, looks)),
             1 => (0..6_u32, range()).prop_map(|(owner, range)| Step::Offer(owner, range)),
         ]
     }
@@ -377,6 +427,7 @@ mod tests {
                         }
                     }
                     Step::Take(owner, range, most) => both.take(owner, range, most),
+                    Step::TakeAfter(after, looks) => both.take_after(after, looks),
                     Step::Offer(owner, range) => {
                         let is_meant = |s: &&mut Segment| s.owner.0 == owner && s.range.overlaps(range);
                         both.list.iter_mut().filter(is_meant).for_each(|s| s.offered = true);

@@ -14,7 +14,7 @@
 
 use std::slice::Iter;
 
-use super::segment::{Few, OwnerId, Segment};
+use super::segment::{OwnerId, Segment};
 use crate::wire::types::ByteRange;
 
 /// Most segments in a leaf, and most children of a node.
@@ -110,28 +110,6 @@ impl Node {
                     join_small(children);
                 }
                 Some(removed)
-            }
-        }
-    }
-
-    fn extract(&mut self, range: ByteRange, most: usize, accept: &impl Fn(&Segment) -> bool, taken: &mut Few<Segment>) {
-        match self {
-            Self::Leaf(segments) => {
-                let meant = segments.extract_if(.., |s| s.range.overlaps(range) && accept(s));
-                taken.extend(meant.take(most.saturating_sub(taken.len())));
-            }
-            Self::Inner(children) => {
-                let before = taken.len();
-                for child in children.iter_mut().filter(|child| child.may_overlap(range)) {
-                    if taken.len() >= most {
-                        break;
-                    }
-                    child.node.extract(range, most, accept, taken);
-                    child.sum_up();
-                }
-                if taken.len() > before {
-                    join_small(children);
-                }
             }
         }
     }
@@ -272,18 +250,6 @@ impl Intervals {
         Some(removed)
     }
 
-    /// Takes out the segments that overlap the range and that the test accepts, until so many are taken.
-    pub(super) fn extract(
-        &mut self,
-        range: ByteRange,
-        most: usize,
-        accept: &impl Fn(&Segment) -> bool,
-        taken: &mut Few<Segment>,
-    ) {
-        self.root.extract(range, most, accept, taken);
-        self.flatten();
-    }
-
     /// A root with one child is one level too many.
     fn flatten(&mut self) {
         while let Node::Inner(children) = &mut self.root
@@ -390,14 +356,9 @@ mod tests {
             assert_eq!(self.tree.remove(wanted), at.map(|at| self.list.remove(at)));
         }
 
-        fn extract(&mut self, range: ByteRange, odd: bool) {
-            let accept = |s: &Segment| !odd || s.owner.0 % 2 == 1;
-            let mut taken = Few::new();
-            let most = if odd { 7 } else { usize::MAX };
-            self.tree.extract(range, most, &accept, &mut taken);
-            let meant = self.list.extract_if(.., |s| s.range.overlaps(range) && accept(s));
-            let gone: Vec<Segment> = meant.take(most).collect();
-            assert_eq!(taken.as_slice(), gone);
+        fn remove_odd_in(&mut self, range: ByteRange) {
+            let odd = self.list.iter().filter(|s| s.range.overlaps(range) && s.owner.0 % 2 == 1);
+            odd.map(key).collect::<Vec<_>>().into_iter().for_each(|key| self.remove(key));
         }
 
         fn check(&self, range: ByteRange) -> usize {
@@ -413,7 +374,7 @@ mod tests {
         /// Many of one length, at even distances.
         Row(u32, u64, u64, u64, u32),
         Remove(u64, u32),
-        Extract(ByteRange, bool),
+        RemoveOddIn(ByteRange),
     }
 
     fn range() -> impl Strategy<Value = ByteRange> {
@@ -426,7 +387,7 @@ mod tests {
             3 => (0..9_u32, 0..200_u64, 0..150_u64, 0..5_u64, 1..60_u32)
                 .prop_map(|(owner, start, length, apart, count)| Step::Row(owner, start, length, apart, count)),
             2 => (0..200_u64, 0..9_u32).prop_map(|(start, owner)| Step::Remove(start, owner)),
-            1 => (range(), any::<bool>()).prop_map(|(range, odd)| Step::Extract(range, odd)),
+            1 => range().prop_map(Step::RemoveOddIn),
         ]
     }
 
@@ -447,7 +408,7 @@ mod tests {
                         }
                     }
                     Step::Remove(start, owner) => both.remove((start, OwnerId(owner), 0)),
-                    Step::Extract(range, odd) => both.extract(range, odd),
+                    Step::RemoveOddIn(range) => both.remove_odd_in(range),
                 }
                 both.check(range);
             }

@@ -44,6 +44,7 @@ mod consent;
 mod coverage;
 mod file;
 mod followed;
+mod freeing;
 mod grace;
 mod held;
 mod index;

@@ -34,17 +34,25 @@ use std::net::IpAddr;
 
 use super::api::{ClientId, Effect, Handled, Reboot, Verdict};
 use super::clients::Client;
-use super::run::How;
-use super::segment::{FileId, Segment};
+use super::freeing::Freeing;
+use super::segment::Segment;
 use super::table::{LockTable, STEP};
 use crate::units::count;
 use crate::wire::scope;
-use crate::wire::types::{ByteRange, CallerName, NsmState};
+use crate::wire::types::{CallerName, NsmState};
 
 /// Most clients that one notice makes suspects: a name that so many have tells nothing.
 const MAX_SUSPECTS: usize = 64;
 /// Most names at one address that are taken for spellings of one.
 const MAX_SPELLINGS: usize = 16;
+
+/// What a step freed.
+#[derive(Default)]
+struct Freed {
+    now: u64,
+    in_all: u64,
+    more: bool,
+}
 
 /// Whether the name is the source's own address.
 fn is_address(name: &CallerName, source: IpAddr) -> bool {
@@ -118,22 +126,20 @@ impl LockTable {
         let Some(client) = self.clients.get(id) else { return Reboot::Unknown };
         let last = client.last_notice;
         let news = last.is_none_or(|last| state.is_after(last));
-        // Where a lock's own number is not known, that of the last notice stands for it.
-        let is_older = |taken_in: NsmState| if taken_in.is_known() { state.is_after(taken_in) } else { news };
         let repeated = last == Some(state) || !state.is_known();
-        let (from, before) =
-            client.freeing.filter(|(by, ..)| *by == state).map_or((FileId::FIRST, 0), |(_, at, n)| (at, n));
-        let (freed, next) = if repeated { (0, None) } else { self.release_some_of(id, from, is_older) };
-        let released = before + freed as u64;
-        if next.is_some() && freed > 0 {
-            let words = format!("a client that rebooted (state {state}) has lost {} so far", count(released, "lock"));
-            self.effects.push_back(Effect::Event("reboot", words));
+        let mut released = 0;
+        if !repeated {
+            let freed = self.free_some_of(id, Some(state));
+            if freed.more && freed.now > 0 {
+                let words = format!("a client that rebooted has lost {} so far", count(freed.in_all, "lock"));
+                self.effects.push_back(Effect::Event("reboot", words));
+            }
+            if freed.more {
+                return Reboot::More;
+            }
+            released = freed.in_all;
         }
         let Some(client) = self.clients.get_mut(id) else { return Reboot::Released(released) };
-        client.freeing = next.map(|next| (state, next, released));
-        if next.is_some() {
-            return Reboot::More;
-        }
         if news && !repeated {
             client.last_notice = Some(state);
         }
@@ -169,54 +175,66 @@ impl LockTable {
         }
         let mut released = 0;
         for client in &machine {
-            let (freed, next) = self.release_some_of(*client, FileId::FIRST, |_| true);
-            released += freed;
-            if next.is_some() {
+            let freed = self.free_some_of(*client, None);
+            released += freed.now;
+            if freed.more {
                 break;
             }
         }
         let more = machine.iter().any(|client| self.clients.get(*client).is_some_and(Client::has_something));
-        let on = if more { ", and goes on" } else { "" };
-        let words = format!("FREE_ALL of {name} at {source} released {}{on}", count(released as u64, "lock"));
-        self.effects.push_back(Effect::Event("free_all", words));
+        if released > 0 || !more {
+            let on = if more { ", and goes on" } else { "" };
+            let words = format!("FREE_ALL of {name} at {source} released {}{on}", count(released, "lock"));
+            self.effects.push_back(Effect::Event("free_all", words));
+        }
         if more {
             return Handled::More;
         }
         Handled::Reply(Verdict::Granted)
     }
 
-    /// Releases some of what the client took in a life that the test accepts: waiters, then segments, from that file on.
-    /// Gives their number, and where it goes on, if it is not at the end.
-    fn release_some_of(
-        &mut self,
-        client: ClientId,
-        from: FileId,
-        taken_in: impl Fn(NsmState) -> bool,
-    ) -> (usize, Option<FileId>) {
-        self.forget_had(client, &taken_in);
-        let mut released = self.drop_waiters_of(client, STEP, |waiter| taken_in(waiter.want.lock.state));
-        let (mut purged, mut next) = (0, from);
-        // A file in which nothing is to be released costs time, too.
-        for _ in 0..STEP {
-            if released + purged >= STEP {
+    /// Frees some more of what a notice of that number, or FREE_ALL, frees of the client: waiters, then segments.
+    fn free_some_of(&mut self, id: ClientId, by: Option<NsmState>) -> Freed {
+        let Some(client) = self.clients.get_mut(id) else { return Freed::default() };
+        let mut freeing = client.freeing.take().filter(|it| it.covers(by)).unwrap_or_else(|| Freeing::begun(by));
+        let last = client.last_notice;
+        let taken_in = |taken_in: NsmState| match freeing.by {
+            Some(state) if taken_in.is_known() => state.is_after(taken_in),
+            // Where a lock's own number is not known, that of the last notice stands for it.
+            Some(state) => last.is_none_or(|last| state.is_after(last)),
+            None => true,
+        };
+        self.forget_had(id, taken_in);
+        let mut now = self.drop_waiters_of(id, STEP, |waiter| taken_in(waiter.want.lock.state));
+        let mut looks = STEP - now;
+        let mut more = true;
+        while looks > 0 {
+            // A file in which nothing is to be freed costs time, too.
+            looks -= 1;
+            let Some(file) = self.clients.get(id).and_then(|client| client.held_from(freeing.file)) else {
+                more = false;
+                break;
+            };
+            if file != freeing.file {
+                (freeing.file, freeing.after) = (file, None);
+            }
+            if !self.purge_within(file, &mut looks) {
                 break;
             }
-            let Some(file) = self.clients.get(client).and_then(|client| client.held_from(next)) else {
-                return (released, None);
-            };
-            next = file;
-            purged += self.purge_at_most(file, STEP);
-            if purged < STEP {
-                let his = |s: &Segment| s.client == client && taken_in(s.state);
-                let taken = self.cut_some((file, None), ByteRange::ALL, How::Released, STEP - released, his);
-                released += taken.len();
-                self.renew_offers_of(file, &taken);
-                self.refresh(file);
-                if released < STEP {
-                    next = file.next();
-                }
+            let his = |s: &Segment| s.client == id && taken_in(s.state);
+            let (taken, next) = self.cut_after(file, freeing.after, &mut looks, his);
+            now += taken.len();
+            self.renew_offers_of(file, &taken);
+            self.refresh(file);
+            freeing.after = next;
+            if next.is_none() {
+                freeing.file = file.next();
             }
         }
-        (released, Some(next))
+        freeing.freed += now as u64;
+        if let Some(client) = self.clients.get_mut(id).filter(|_| more) {
+            client.freeing = Some(freeing);
+        }
+        Freed { now: now as u64, in_all: freeing.freed, more: more || freeing.by != by }
     }
 }

@@ -351,6 +351,7 @@ impl LockTable {
             swept: None,
             kept: HashSet::new(),
             files,
+            purged: HashMap::new(),
         });
         for id in clients {
             // They were about locks that it does not have any more.

@@ -332,7 +332,7 @@ impl LockTable {
         if matches!(kind, Kind::Range { .. }) {
             self.drop_waiters_in(owner, file, range);
         }
-        let freed = self.cut_some((file, Some(owner)), range, How::Released, STEP, given_up).len();
+        let freed = self.cut_some((file, owner), range, How::Released, STEP, given_up).len();
         let left = || self.segments().owned_in(file, owner, range).filter(|s| s.kind.same_sort(kind));
         let (more, freed) = (freed == STEP && left().any(given_up), freed > 0);
         if !freed && left().next().is_some() {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::api::ClientId;
 use super::awaited::Awaited;
+use super::file::Place;
 use super::held::Held;
 use super::rows::Rows;
 use super::segment::{FileId, Kind, OwnerId, Segment};
@@ -95,6 +96,9 @@ pub(super) struct Void {
     pub(super) kept: HashSet<OwnerId>,
     /// Files not yet purged.
     pub(super) files: BTreeSet<FileId>,
+    /// Up to where those of them are purged that have very many locks. None comes to be void there later: what is put
+    /// into a file is newer than what was dropped.
+    pub(super) purged: HashMap<FileId, Place>,
 }
 
 impl Void {

@@ -150,21 +150,19 @@ impl Segments {
         self.file(file).into_iter().flat_map(move |f| f.owned_in(owner, range))
     }
 
-    /// Takes what lies in `range` of `most` segments that the test accepts, of `owner` or of any, and leaves
-    /// what lies outside. `rest` is told of each segment and the number of pieces left of it, and gives what
-    /// they all carry: their mark, and the epoch of those that are left.
+    /// Takes what lies in `range` of the segments that `take` gives, and leaves what lies outside. `rest` is told of
+    /// each segment and the number of pieces left of it, and gives what they all carry: their mark, and the epoch of
+    /// those that are left.
     pub(super) fn cut(
         &mut self,
         file: FileId,
-        owner: Option<OwnerId>,
         range: ByteRange,
-        most: usize,
-        accept: impl Fn(&Segment) -> bool,
+        take: impl FnOnce(&mut File) -> Few<Segment>,
         mut rest: impl FnMut(&Segment, usize) -> (u32, u32),
     ) -> Change {
         let mut change = Change::none(file);
         let Some(f) = self.slots.get_mut(file.0 as usize) else { return change };
-        for segment in f.take(owner, range, most, accept) {
+        for segment in take(f) {
             let pieces = without(segment.range, range);
             let left = pieces.clone().count();
             let (mark, epoch) = rest(&segment, left);
@@ -186,7 +184,7 @@ impl Segments {
                 (s.kind, s.state) == (segment.kind, segment.state)
                     && (s.monitored, s.offered) == (segment.monitored, false)
             };
-            for neighbour in f.take(Some(segment.owner), around, usize::MAX, |s| alike(s) && joins(s)) {
+            for neighbour in f.take(segment.owner, around, usize::MAX, |s| alike(s) && joins(s)) {
                 whole.range = hull(whole.range, neighbour.range);
                 whole.since = whole.since.min(neighbour.since);
                 change.cuts.push((neighbour, 0));

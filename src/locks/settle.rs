@@ -14,6 +14,7 @@
 //!    client that is taken for gone waits for nothing: a grant to it would be stuck.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::file::{self, Place};
@@ -167,6 +168,7 @@ impl LockTable {
             swept: None,
             kept: settling.kept,
             files: settling.dropped_in,
+            purged: HashMap::new(),
         });
         for (offer, answer) in settling.answers {
             self.offer_answered(offer, answer);

@@ -349,7 +349,7 @@ impl LockTable {
         self.owners.replace(sibling, owner);
         for file in files {
             // An offer to the sibling would be moved without its request.
-            self.purge_and_wake_nobody(*file, usize::MAX);
+            self.purge_and_wake_nobody(*file, &mut { usize::MAX });
             let moved = self.cut_owned((*file, sibling), ByteRange::ALL, How::Reclaimed, |s| s.kind.same_sort(kind));
             for piece in moved {
                 // A waiter for it may be its new owner.

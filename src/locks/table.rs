@@ -12,6 +12,7 @@ use ahash::RandomState;
 
 use super::api::{ClientId, ClientView, Effect, Full, Limits, Totals};
 use super::clients::{Client, Clients};
+use super::file::{File, Place};
 use super::late_window::{Forgotten, LateWindow};
 use super::long_waits::LongWaits;
 use super::mirror::Mirror;
@@ -216,22 +217,49 @@ impl LockTable {
     /// reclaims. Gives the pieces taken.
     pub(super) fn cut_owned(
         &mut self,
-        (file, owner): (FileId, OwnerId),
+        place: (FileId, OwnerId),
         range: ByteRange,
         how: How,
         accept: impl Fn(&Segment) -> bool,
     ) -> Few<Segment> {
-        self.cut_some((file, Some(owner)), range, how, usize::MAX, accept)
+        self.cut_some(place, range, how, usize::MAX, accept)
     }
 
-    /// The same of no more than so many segments, of one owner or of any.
+    /// The same of no more than so many segments.
     pub(super) fn cut_some(
         &mut self,
-        (file, owner): (FileId, Option<OwnerId>),
+        (file, owner): (FileId, OwnerId),
         range: ByteRange,
         how: How,
         most: usize,
         accept: impl Fn(&Segment) -> bool,
+    ) -> Few<Segment> {
+        self.cut(file, range, how, |f| f.take(owner, range, most, accept))
+    }
+
+    /// The same of any owner's, among those behind that place of the file: see [`File::take_after`].
+    pub(super) fn cut_after(
+        &mut self,
+        file: FileId,
+        after: Option<Place>,
+        looks: &mut usize,
+        accept: impl Fn(&Segment) -> bool,
+    ) -> (Few<Segment>, Option<Place>) {
+        let mut next = None;
+        let taken = self.cut(file, ByteRange::ALL, How::Released, |f| {
+            let (taken, place) = f.take_after(after, looks, accept);
+            next = place;
+            taken
+        });
+        (taken, next)
+    }
+
+    fn cut(
+        &mut self,
+        file: FileId,
+        range: ByteRange,
+        how: How,
+        take: impl FnOnce(&mut File) -> Few<Segment>,
     ) -> Few<Segment> {
         let Self { segments, run, owners, clients, void, epoch, .. } = self;
         let carry = |segment: &Segment, left: usize| match (&mut *run, owners.key(segment.owner)) {
@@ -243,7 +271,7 @@ impl LockTable {
             _ if void.as_ref().is_some_and(|void| !void.is_void(file, segment)) => (segment.mark, *epoch),
             _ => (segment.mark, segment.epoch),
         };
-        let change = segments.cut(file, owner, range, most, accept, carry);
+        let change = segments.cut(file, range, take, carry);
         if change.cut().next().is_some() {
             self.observe(&change, Some(how));
         }
@@ -277,8 +305,9 @@ impl LockTable {
         if let (Some(run), Some((from, to))) = (&mut self.run, addresses) {
             run.moved(segment, from, to);
         }
-        let change =
-            self.segments.cut(file, Some(segment.owner), segment.range, 1, |s| s == segment, |_, _| (0, segment.epoch));
+        let (owner, range) = (segment.owner, segment.range);
+        let take = |f: &mut File| f.take(owner, range, 1, |s| s == segment);
+        let change = self.segments.cut(file, range, take, |_, _| (0, segment.epoch));
         self.observe(&change, None);
         self.put_pending(file, Segment { owner: lock.owner, offered: false, ..*segment });
     }
@@ -382,30 +411,31 @@ impl LockTable {
     /// Takes some more dropped locks out of the file before anything looks at it; true when none is left. Only then others
     /// get what they had.
     pub(super) fn purge_some(&mut self, file: FileId) -> bool {
-        self.purge_at_most(file, STEP) < STEP
+        self.purge_within(file, &mut { STEP })
     }
 
-    /// Gives how many it took out.
-    pub(super) fn purge_at_most(&mut self, file: FileId, most: usize) -> usize {
-        let Some(cut) = self.purge_and_wake_nobody(file, most) else { return 0 };
-        if cut < most {
+    /// The same, looking at so many segments, one at least; becomes how many more could be looked at.
+    pub(super) fn purge_within(&mut self, file: FileId, looks: &mut usize) -> bool {
+        let done = self.purge_and_wake_nobody(file, looks);
+        if done == Some(true) {
             self.wake(file);
         }
-        cut
+        done != Some(false)
     }
 
     /// Who waited there is to be woken. `None`: nothing was dropped there.
-    pub(super) fn purge_and_wake_nobody(&mut self, file: FileId, most: usize) -> Option<usize> {
+    pub(super) fn purge_and_wake_nobody(&mut self, file: FileId, looks: &mut usize) -> Option<bool> {
         let mut void = self.void.take_if(|void| void.files.contains(&file))?;
-        let taken = self.cut_some((file, None), ByteRange::ALL, How::Released, most, |s| void.is_void(file, s));
-        let cut = taken.len();
-        if cut < most {
-            void.files.remove(&file);
+        let after = void.purged.remove(&file);
+        let (taken, next) = self.cut_after(file, after, looks, |s| void.is_void(file, s));
+        match next {
+            Some(place) => _ = void.purged.insert(file, place),
+            None => _ = void.files.remove(&file),
         }
         self.void = Some(void);
         self.renew_offers_of(file, &taken);
         self.effects.push_back(Effect::Changed);
-        Some(cut)
+        Some(next.is_none())
     }
 
     /// Purges some more of the file; when that is done, serves its waiters, and forgets it if it has no state left.

@@ -480,11 +480,83 @@ fn a_notice_that_frees_little_goes_through_many_files_in_steps() {
         let last = outcomes.inspect(|_| steps += 1).find(|outcome| *outcome != Reboot::More).unwrap();
         (last, steps)
     };
-    assert_eq!(notice(1), (Reboot::Repeated, 3));
-    assert_eq!(notice(5), (Reboot::Released(1), 3));
+    // Each file and each lock is a look, and a step has 512.
+    assert_eq!(notice(1), (Reboot::Repeated, 6));
+    assert_eq!(notice(5), (Reboot::Released(1), 6));
     assert_eq!(notice(5), (Reboot::Repeated, 1));
-    assert_eq!(notice(9), (Reboot::Released(1_499), 3));
+    assert_eq!(notice(9), (Reboot::Released(1_499), 6));
     assert_eq!(w.table.totals().locks, 0);
+}
+
+/// A file with 2,000 locks of one client, and of another one the first and the last.
+fn few_among_many() -> World {
+    let mut w = World::new();
+    let callers = [w.caller("many"), w.caller("few")];
+    for n in 0..2_002_u64 {
+        let few = n % 2_001 == 0;
+        let call = World::lock_call(P("", 1), "f", bytes(n * 10, n * 10 + 4), true, false, false);
+        assert_eq!(w.table.handle(w.now, callers[usize::from(few)], &call), Handled::Reply(Verdict::Granted));
+    }
+    w
+}
+
+#[test]
+fn a_notice_and_free_all_go_through_a_file_with_many_locks_of_others_in_steps() {
+    let few = (World::address("few"), name("few"));
+    let mut w = few_among_many();
+    let steps = std::iter::repeat_with(|| w.table.reboot_notice(few.0, &few.1, NsmState(9)));
+    let outcomes: Vec<Reboot> = steps.take(4).collect();
+    assert_eq!(outcomes, [Reboot::More, Reboot::More, Reboot::More, Reboot::Released(2)]);
+    assert_eq!(w.table.totals().locks, 2_000);
+
+    let mut w = few_among_many();
+    let steps = std::iter::repeat_with(|| w.table.free_all(few.0, &few.1));
+    let outcomes: Vec<Handled> = steps.take(4).collect();
+    let more = || Handled::More;
+    assert_eq!(outcomes, [more(), more(), more(), Handled::Reply(Verdict::Granted)]);
+    assert_eq!(w.table.totals().locks, 2_000);
+}
+
+#[test]
+fn notices_that_come_by_turns_with_each_other_and_with_free_all_all_end() {
+    let few = (World::address("few"), name("few"));
+    let mut w = few_among_many();
+    let (mut older, mut newer, mut all) = (Reboot::More, Reboot::More, Handled::More);
+    for _ in 0..20 {
+        older = w.table.reboot_notice(few.0, &few.1, NsmState(9));
+        newer = w.table.reboot_notice(few.0, &few.1, NsmState(11));
+    }
+    assert!(older != Reboot::More && newer != Reboot::More, "{older:?} {newer:?}");
+    assert_eq!(w.table.totals().locks, 2_000);
+    let mut w = few_among_many();
+    for _ in 0..20 {
+        newer = w.table.reboot_notice(few.0, &few.1, NsmState(11));
+        all = w.table.free_all(few.0, &few.1);
+    }
+    assert!(newer != Reboot::More && all == Handled::Reply(Verdict::Granted), "{newer:?} {all:?}");
+    assert_eq!(w.table.totals().locks, 2_000);
+}
+
+#[test]
+fn what_a_run_dropped_among_many_locks_of_others_is_purged_in_steps_before_others_get_it() {
+    let mut w = few_among_many();
+    let mut args = w.begin_args(Mode::Strict);
+    args.policy.silent = Silent::Drop;
+    w.begin_with(&args);
+    w.tell("few", Delivery::Acked);
+    w.tell("many", Delivery::NoAnswer);
+    w.pass(100);
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
+    while !w.table.settle_scan(700) {}
+    w.table.settle_result(0).unwrap();
+    w.table.settle_commit();
+    let call = World::lock_call(P("", 1), "f", bytes(20_010, 20_014), true, false, false);
+    let caller = w.caller("other");
+    let steps = std::iter::repeat_with(|| w.table.handle(w.now, caller, &call));
+    let outcomes: Vec<Handled> = steps.take(4).collect();
+    assert_eq!(outcomes, [Handled::More, Handled::More, Handled::More, Handled::Reply(Verdict::Granted)]);
+    while !w.table.settle_sweep(1) {}
+    assert_eq!(w.table.totals().locks, 2_001);
 }
 
 /// Lets time go by, as the owner of the table does.
