@@ -20,7 +20,7 @@ use super::state::{Done, Owner};
 use crate::lockd::embed::{Admission, Question};
 use crate::lockd::persist::{self, Change, MonitorRecord, Watch};
 use crate::locks::{Call, Caller, Cap, ClientId, Full, Handled, MirrorAnswer, Move, OtherDomain, Reboot, Verdict};
-use crate::wire::scope::Shown;
+use crate::wire::scope::{self, Shown};
 use crate::wire::types::{CallerName, FileHandle, NsmState};
 
 impl Owner {
@@ -273,19 +273,26 @@ impl Owner {
                 }
             }
             Err(error) => {
-                tracing::error!(client = %record.name, %error, "it cannot be monitored; new locks are refused (DENIED_NOLOCKS)");
-                self.refuse_promises(place.line.address, &record.name, on_disk);
+                tracing::error!(
+                    client = %record.name, %error,
+                    "it cannot be monitored; new locks are refused (DENIED_NOLOCKS), a reclaim that needs it goes unanswered"
+                );
+                self.refuse_new(place.line.address, &record.name);
+                if !on_disk {
+                    self.queue.take(place);
+                }
             }
         }
         self.resume(place, Some);
     }
 
-    /// Refuses what cannot be promised to the caller now, also those behind the call that found it out: one
-    /// after the other they would find out the same.
-    fn refuse_promises(&mut self, address: IpAddr, name: &CallerName, on_disk: bool) {
+    /// Refuses the new locks that cannot be promised to the caller now, also those behind the call that found it out: one
+    /// after the other they would find out the same. A reclaim is not refused: its client would forget the lock, and may
+    /// have called a server address that is on disk.
+    fn refuse_new(&mut self, address: IpAddr, name: &CallerName) {
         let calls = self.queue.calls_of(address, name);
         let refused = calls.filter(|(_, wait, call)| {
-            matches!(wait, Wait::Record | Wait::Turn) && call.promises() && !(on_disk && call.is_reclaim())
+            matches!(wait, Wait::Record | Wait::Turn) && call.promises() && !call.is_reclaim()
         });
         let refused: Vec<Place> = refused.map(|(place, ..)| place.clone()).collect();
         for place in refused {
@@ -469,7 +476,7 @@ impl Owner {
             let _ = answer.send(Reboot::Unknown);
             return;
         };
-        self.reboot(source, &CallerName::of_words(&source.to_string()), state, answer);
+        self.reboot(source, &CallerName::of_words(&scope::bare(source).to_string()), state, answer);
     }
 }
 

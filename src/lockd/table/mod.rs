@@ -16,7 +16,7 @@
 //! call      may the caller lock it? (an embedding server's say)     Answer
 //! in turn   something that came earlier from there waits            Turn
 //! identify  (address, caller_name) is the client
-//! record    LOCK and SHARE: its record must be durable              Record  --failed: NOLOCKS
+//! record    LOCK and SHARE: its record must be durable              Record  --failed: NOLOCKS; a reclaim is dropped
 //!           (and with --nsm statd, statd must watch its address)
 //! handle    the lock table: a result is being written               Commit  --then again
 //!           a mirror must consent                                   Step    --then again

@@ -8,10 +8,12 @@ use tokio::time::timeout;
 
 use super::phase::Refusable;
 use super::*;
+use crate::host::{Machine, StatdDir};
 use crate::lockd::callbacks::Callbacks;
 use crate::lockd::callers::Called;
 use crate::lockd::embed::Embedding;
-use crate::lockd::persist::{Change, DurableSender, Found, Persist, PersistError};
+use crate::lockd::persist::{Change, DurableSender, Found, MonitorRecord, Persist, PersistError, Watch};
+use crate::lockd::statd::Statd;
 use crate::locks::{Call, Caller, Limits, LockTable, Process, Reboot, Verdict, Via, Wanted};
 use crate::rpc::arrivals::Arrivals;
 use crate::rpc::control::LockManagerControl;
@@ -179,6 +181,32 @@ async fn a_record_that_the_disk_refuses_denies_the_lock() {
     assert_eq!(call.await.unwrap(), Some(Verdict::NoLocks));
     assert_eq!(world.table.status().await.unwrap().locks, 0);
     world.hold(incoming(2, "file")).await;
+}
+
+#[tokio::test]
+async fn a_callback_of_statd_about_a_link_local_address_frees_its_locks() {
+    let (name, cookie) = (CallerName::new("fe80::7%1").unwrap(), [7; 16]);
+    let address = crate::wire::scope::on("fe80::7".parse().unwrap(), 1).unwrap();
+    let record = MonitorRecord {
+        name: CallerName::new("host2").unwrap(),
+        address,
+        server_addresses: Vec::new(),
+        nsm_state: NsmState(3),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("sm")).unwrap();
+    let state_file = StatdDir::find(&Machine::default(), Some(folder.path())).unwrap();
+    let world = World::spawn(|persist| Setup {
+        statd: Some(StatdSetup { statd: Statd::new(1, CallerName::new("server").unwrap()).unwrap(), state_file }),
+        found: Found { watches: vec![Watch { address, cookie }], monitors: vec![record], ..Found::default() },
+        ..setup(persist, Limits::default())
+    });
+    // One that is not monitored needs no statd.
+    let mut lock = Incoming { address, ..incoming(2, "file") };
+    let Call::Lock { monitored, .. } = &mut lock.call else { panic!("a LOCK") };
+    *monitored = false;
+    assert_eq!(world.table.call(lock).await, Some(Verdict::Granted));
+    assert_eq!(world.table.statd_calls(name, NsmState(5), cookie).await, Some(Reboot::Released(1)));
 }
 
 #[tokio::test]

@@ -191,6 +191,29 @@ async fn where_the_record_cannot_be_written_the_locks_behind_are_refused_too_and
 }
 
 #[tokio::test]
+async fn where_the_record_cannot_be_written_a_reclaim_is_unanswered_and_those_that_need_none_are_granted() {
+    let mut world = World::spawn(|persist| Setup {
+        recovery_until: Some(Duration::from_secs(3_600)),
+        ..setup(persist, Limits::default())
+    });
+    let reclaim = |server: &str, file: &str| {
+        let mut incoming = incoming(2, file);
+        let Call::Lock { reclaim, .. } = &mut incoming.call else { panic!("a LOCK") };
+        *reclaim = true;
+        incoming.via.server_address = server.parse().unwrap();
+        incoming
+    };
+    world.hold(reclaim("127.0.0.1", "known")).await;
+    let by_a_new_address = world.send(reclaim("127.0.0.9", "a"));
+    let behind = world.send(reclaim("127.0.0.1", "b"));
+    tokio::task::yield_now().await;
+    world.refuse().await;
+    assert_eq!(by_a_new_address.await.unwrap(), None, "refused it would be forgotten; its client repeats it");
+    assert_eq!(behind.await.unwrap(), Some(Verdict::Granted));
+    world.hold(reclaim("127.0.0.9", "a")).await;
+}
+
+#[tokio::test]
 async fn a_client_that_makes_room_while_its_lock_waits_is_refused_and_does_not_push_back() {
     for (reclaims, expected) in [(false, Some(Verdict::NoLocks)), (true, None)] {
         let mut world = World::with(Limits { clients: Bounds { all: 1, host: 1 }, ..Limits::default() });
