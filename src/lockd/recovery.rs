@@ -4,9 +4,10 @@
 //! on before the first socket is served; notices go out once everything listens, so that a client
 //! that reclaims at once finds a server.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::persist::{Change, Found, MonitorRecord, Persist, PersistError, RunRecord, ToTell};
 use super::statd::StateNumberError;
@@ -173,30 +174,52 @@ fn targets(monitors: &[MonitorRecord], names: &[CallerName]) -> Vec<Target> {
 }
 
 /// Tells every client of the last life about this one, until each has acked or gave no answer for long.
+///
+/// When the NSM state changes meanwhile (a run has begun), those not told yet hear the new number from then on: no
+/// client may hear an older number after a newer one, and a run tells only clients of its own.
 pub async fn notify(
     monitors: Vec<MonitorRecord>,
     names: Vec<CallerName>,
-    state: NsmState,
+    mut states: watch::Receiver<NsmState>,
     rpcbind_port: u16,
     clock: Clock,
 ) {
-    tracing::info!(clients = monitors.len(), nsm_state = %state, "telling the clients of the last life of this restart");
-    let mut told = 0_usize;
-    let sent = fan_out(targets(&monitors, &names), options(state, rpcbind_port, clock), |event| {
-        let client = monitors.get(event.id as usize).map_or("?", |record| record.name.as_str());
-        match event.news {
-            News::Answered { answered, of, .. } if answered == of => told += 1,
-            News::Answered { .. } | News::SentAgain => {}
-            News::GivenUp { failure, error, last, .. } => {
-                let error = error.unwrap_or_default();
-                tracing::info!(client, delivery = ?nsm::delivery(failure), last, error, "a client was not told of this restart");
+    let clients = monitors.len();
+    let retry_until = clock.now() + RETRY_FOR;
+    let mut untold = monitors;
+    while !untold.is_empty() && clock.now() < retry_until {
+        let state = *states.borrow_and_update();
+        tracing::info!(clients = untold.len(), nsm_state = %state, "telling the clients of the last life of this restart");
+        let options = NotifyOptions { retry_until, ..options(state, rpcbind_port, clock) };
+        let mut told = BTreeSet::new();
+        let sent = fan_out(targets(&untold, &names), options, |event| {
+            let client = untold.get(event.id as usize).map_or("?", |record| record.name.as_str());
+            match event.news {
+                News::Answered { answered, of, .. } if answered == of => _ = told.insert(event.id),
+                News::Answered { .. } | News::SentAgain => {}
+                News::GivenUp { failure, error, last, .. } => {
+                    let error = error.unwrap_or_default();
+                    tracing::info!(client, delivery = ?nsm::delivery(failure), last, error, "a client was not told of this restart");
+                }
             }
-        }
-    });
-    match sent.await {
-        Ok(()) => tracing::info!(told, clients = monitors.len(), "notices of this restart are done"),
-        Err(error) => {
-            tracing::error!(%error, "clients are not told of this restart: they will not reclaim their locks");
+        });
+        let sent = tokio::select! {
+            biased;
+            Ok(()) = states.changed() => None,
+            sent = sent => Some(sent),
+        };
+        let mut ids = 0..;
+        untold.retain(|_| ids.next().is_some_and(|id| !told.contains(&id)));
+        match sent {
+            None => tracing::info!("the NSM state has changed: clients not told of this restart yet hear the new one"),
+            Some(Ok(())) => {
+                let told = clients - untold.len();
+                return tracing::info!(told, clients, "notices of this restart are done");
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "clients are not told of this restart, and do not reclaim; it is tried again");
+                tokio::time::sleep(NO_ANSWER_AFTER).await;
+            }
         }
     }
 }

@@ -77,6 +77,9 @@ pub enum Failure {
     /// A socket failed while serving.
     #[error("a socket failed: {0}")]
     Serving(io::Error),
+    /// The lock table's task or the state database's thread has panicked.
+    #[error("an internal error, which the log tells; locks are not served any more: start again, and clients reclaim")]
+    Internal,
 }
 
 /// A lock manager that serves its clients.
@@ -224,7 +227,7 @@ impl Server {
         let shared = (cache, Guests::default(), arrivals.clone());
         serve_program(sockets.nlm, &nlm, &shared, &stopping, &mut serving);
         serve_program(sockets.nsm, &nsm, &shared, &stopping, &mut serving);
-        let runs = (!monitors.is_empty()).then(|| table.clone());
+        let states = table.nsm_states();
         let table = Arc::new(table);
         for socket in [Some(control), control_ro].into_iter().flatten() {
             serving.spawn(socket.among(&arrivals).serve(table.clone(), stopping.clone()));
@@ -232,18 +235,9 @@ impl Server {
         tracing::info!(?ports, control = %settings.control.display(), %nsm_state, clients = monitors.len(), "nlmd is up");
         let mut notices = JoinSet::new();
         let rpcbind_port = settings.rpcbind_port;
-        if let Some(runs) = runs {
+        if !monitors.is_empty() {
             recovery::warn_of_own_mounts();
-            notices.spawn(async move {
-                // A client that was told a run's number must not hear an older one after it.
-                tokio::select! {
-                    biased;
-                    () = runs.run_begun() => {
-                        tracing::info!("a run has a newer NSM state: notices of this restart end");
-                    }
-                    () = recovery::notify(monitors, names, nsm_state, rpcbind_port, clock) => {}
-                }
-            });
+            notices.spawn(recovery::notify(monitors, names, states, rpcbind_port, clock));
         }
         Ok(Self { ports, reload, serving, notices, programs, stop, rpcbind_port, wanted, registered, owner, writer })
     }
@@ -270,6 +264,8 @@ impl Server {
                 Ok(Ok(())) => Failure::Serving(io::Error::other("it ended")),
                 Err(error) => Failure::Serving(io::Error::other(error)),
             }),
+            // Served on without it, calls would hang for ever.
+            _ = &mut self.owner => Err(Failure::Internal),
         };
         tracing::info!("stopping");
         let _ = self.stop.send(true);
@@ -280,7 +276,9 @@ impl Server {
         // handle of the database.
         let (owner, writer) = (self.owner, self.writer);
         let flushed = async {
-            let _ = owner.await;
+            if !owner.is_finished() {
+                let _ = owner.await;
+            }
             let _ = tokio::task::spawn_blocking(|| writer.join()).await;
         };
         if tokio::time::timeout(FLUSH, flushed).await.is_err() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering;
 
 use nlmctl::wire::control::Grace;
 use nlmctl::wire::nlm::{Stat, Version};
@@ -69,11 +70,11 @@ fn a_run_cut_by_a_crash_is_superseded_and_its_state_number_not_used_again() {
 }
 
 #[test]
-fn notices_of_a_restart_end_when_a_run_begins() {
+fn a_client_that_a_run_does_not_tell_hears_of_the_restart_after_it_with_the_runs_number() {
     let folder = tempfile::tempdir().unwrap();
     let port = shared_port(&["127.0.0.3", "127.0.0.1"]).to_string();
     let host = Host::start("127.0.0.3", port.parse().unwrap());
-    host.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
+    host.deaf.store(true, Ordering::Relaxed);
     let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port, "--grace", "300ms"]);
     assert_eq!(Client::v4(&daemon, "127.0.0.3", "beta").lock(&want("file")), Stat::Granted);
     daemon.kill_9();
@@ -81,6 +82,10 @@ fn notices_of_a_restart_end_when_a_run_begins() {
     let daemon = Nlmd::start(&folder, &["--rpcbind-port", &port, "--grace", "300ms"]);
     let mut control = Control::open(&daemon);
     await_some("the end of grace", || (control.status().grace == Grace::Open).then_some(()));
-    super::control::begin(&mut control, 1).unwrap();
-    await_some("the end of the notices", || daemon.log().contains("notices of this restart end").then_some(()));
+    let begun = super::control::begin(&mut control, 1).unwrap();
+    assert_eq!(begun.in_scope, 0, "it has no locks any more, so the run does not tell it");
+    await_some("the new number", || daemon.log().contains("hear the new one").then_some(()));
+    host.deaf.store(false, Ordering::Relaxed);
+    let Heard::Notified { state, .. } = host.hear() else { panic!("not a notice") };
+    assert_eq!(state, begun.new_state);
 }

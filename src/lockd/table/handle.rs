@@ -10,7 +10,6 @@ use super::incoming::Incoming;
 use super::phase::Refusable;
 use super::state::Owner;
 use crate::locks::{Reboot, Verdict};
-use crate::rpc::control::LockManagerControl;
 use crate::wire::control::{Refusal, RefusalCode};
 use crate::wire::types::{CallerName, NsmState};
 
@@ -47,7 +46,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// Executes an order. The owner's task is woken where it may have something to do, or waits for something else now.
+    /// Executes an order. The owner's task is woken where it may have something to do, or waits for something else now;
+    /// and where the owner panicked, to end.
     pub(super) fn tell(&self, order: impl FnOnce(&mut Owner)) {
         let has_news = self.owner.with(|owner| {
             owner.orders += 1;
@@ -55,7 +55,7 @@ impl Table {
             order(owner);
             was_busy || owner.is_busy()
         });
-        if has_news == Some(true) {
+        if has_news != Some(false) {
             // A full channel: it is woken already.
             let _ = self.waker.try_send(());
         }
@@ -102,15 +102,5 @@ impl Table {
     /// The server's NSM state number and its changes: each begun run has a new one.
     pub fn nsm_states(&self) -> watch::Receiver<NsmState> {
         self.nsm_state.clone()
-    }
-    /// Waits until a run has begun. (A number that SM_SIMU_CRASH raised is no run.)
-    pub async fn run_begun(&self) {
-        let mut states = self.nsm_states();
-        while states.changed().await.is_ok() {
-            if self.status().await.is_ok_and(|status| status.run.0.is_some()) {
-                return;
-            }
-        }
-        std::future::pending::<()>().await;
     }
 }

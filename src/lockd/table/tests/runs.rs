@@ -109,24 +109,6 @@ async fn a_number_is_raised_for_nobodys_run_only_while_none_is_on() {
 }
 
 #[tokio::test]
-async fn a_run_is_noticed_by_who_waits_for_one_and_a_raised_number_is_none() {
-    let mut world = World::new();
-    let table = world.table.clone();
-    let mut begun = tokio::spawn(async move { table.run_begun().await });
-    let table = world.table.clone();
-    let raise = tokio::spawn(async move { table.raise_state().await });
-    world.accept().await;
-    raise.await.unwrap().unwrap();
-    assert!(timeout(A_MOMENT, &mut begun).await.is_err());
-    let table = world.table.clone();
-    let args = BeginArgs { nsm_state: NsmState(5), ..begin_args(1) };
-    tokio::spawn(async move { table.begin(args, ConnectionId(1)).await });
-    world.accept().await;
-    world.accept().await;
-    timeout(PATIENCE, begun).await.expect("the run is noticed").unwrap();
-}
-
-#[tokio::test]
 async fn requests_with_two_state_numbers_in_turn_do_not_cost_a_write_each() {
     let mut world = World::new();
     world.hold(incoming(2, "file")).await;
