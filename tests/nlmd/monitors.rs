@@ -215,6 +215,37 @@ fn a_host_that_missed_a_notice_is_not_told_by_a_restart_and_not_at_all_once_it_i
 }
 
 #[test]
+fn a_host_that_is_monitored_anew_while_hosts_are_told_of_a_boot_is_not_told_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = shared_port(&["127.0.0.1", "127.0.0.3", "127.0.0.4"]);
+    let hosts = ["127.0.0.3", "127.0.0.4"].map(|address| Host::start(address, port));
+    let flags = ["--rpcbind-port", &port.to_string(), "--grace", "300ms"];
+    let daemon = Nlmd::start(&folder, &flags);
+    for (host, address) in hosts.iter().zip(["127.0.0.3", "127.0.0.4"]) {
+        host.deaf.store(true, Ordering::Relaxed);
+        assert_eq!(mon(&daemon, address, 1).res_stat, ResStat::Success);
+    }
+    daemon.kill_9();
+    let database = rusqlite::Connection::open(folder.path().join("state/nlmd.sqlite")).unwrap();
+    database.execute("UPDATE server SET boot = 'an earlier one'", []).unwrap();
+    drop(database);
+
+    let daemon = Nlmd::start(&folder, &flags);
+    let told_to = |hosts: &str| {
+        let log = daemon.log();
+        log.lines().any(|line| line.contains("telling hosts that programs here monitored") && line.contains(hosts))
+    };
+    await_some("both are to be told", || told_to("hosts=2").then_some(()));
+    assert_eq!(mon(&daemon, "127.0.0.3", 1).res_stat, ResStat::Success);
+    await_some("only the other one is to be told", || told_to("hosts=1").then_some(()));
+    for host in &hosts {
+        host.deaf.store(false, Ordering::Relaxed);
+    }
+    assert!(matches!(hosts[1].hear(), Heard::Notified { .. }));
+    assert!(hosts[0].heard.recv_timeout(A_MOMENT).is_err(), "a late notice would free those locks");
+}
+
+#[test]
 fn a_crash_is_simulated_for_root_only() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = start(&folder, &Rpcbind::start(Vec::new()), &[]);

@@ -104,6 +104,7 @@ impl Monitors {
             call_back: setup.call_back,
             work: JoinSet::new(),
             looking_up: 0,
+            recording: HashMap::new(),
             looked_for: HashSet::new(),
             calling: HashMap::new(),
             telling: None,
@@ -154,6 +155,8 @@ enum Done {
         outcome: Result<(), PersistError>,
         done: oneshot::Sender<bool>,
     },
+    /// These are on disk still, and their programs were not answered.
+    NotRemoved(Vec<LocalMonitor>),
     /// Where a monitored host is now, which a notice under `name` may have come from.
     Moved {
         source: IpAddr,
@@ -181,6 +184,8 @@ struct Owner {
     call_back: CallBack,
     work: JoinSet<Done>,
     looking_up: usize,
+    /// Records on the way to the disk, and who asked for the same meanwhile.
+    recording: HashMap<MonId, Vec<oneshot::Sender<bool>>>,
     /// Monitored hosts that are being looked up, each for a notice from there.
     looked_for: HashSet<(IpAddr, CallerName)>,
     /// Records with a call under way, and the state to tell after it.
@@ -224,7 +229,7 @@ impl Owner {
                 // No host must hear an older number after a newer one. Notices that have ended stay ended.
                 Ok(()) = states.changed() => {
                     let state = *states.borrow_and_update();
-                    if self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
+                    if self.is_telling() {
                         self.tell(state);
                     }
                 }
@@ -239,20 +244,24 @@ impl Owner {
                 if self.book.is_reserved(&id) && !privileged {
                     tracing::warn!(host = %id.mon_name, program = id.my_id.my_prog, "SM_UNMON from a port above 1023, of what was monitored from one below: it stays");
                     let _ = done.send(());
-                } else if self.book.remove(&id) {
+                } else if let Some(removed) = self.book.remove(&id) {
                     tracing::info!(host = %id.mon_name, program = id.my_id.my_prog, "not monitored any more (SM_UNMON)");
-                    self.write(Change::NotLocal(id), done);
+                    self.remove(vec![removed], Change::NotLocal(id), done);
                 } else {
                     let _ = done.send(());
                 }
             }
             Request::UnmonAll { asker, privileged, done } => {
                 let removed = self.book.remove_all(&asker, privileged);
-                if removed > 0 {
-                    tracing::info!(program = asker.my_prog, removed, "monitors no host any more (SM_UNMON_ALL)");
-                    self.write(Change::NoneLocal { asker, privileged }, done);
-                } else {
+                if removed.is_empty() {
                     let _ = done.send(());
+                } else {
+                    tracing::info!(
+                        program = asker.my_prog,
+                        removed = removed.len(),
+                        "monitors no host any more (SM_UNMON_ALL)"
+                    );
+                    self.remove(removed, Change::NoneLocal { asker, privileged }, done);
                 }
             }
             Request::Rebooted { source, name, state } => self.rebooted(source, &name, state),
@@ -263,16 +272,15 @@ impl Owner {
         }
     }
 
-    /// Answers once it is on disk; not at all if the disk does not take it.
-    fn write(&mut self, change: Change, done: oneshot::Sender<()>) {
+    /// Answers once they are gone from the disk; not at all if it does not take that.
+    fn remove(&mut self, removed: Vec<LocalMonitor>, change: Change, done: oneshot::Sender<()>) {
         let submitted = self.persist.submit(change);
         self.work.spawn(async move {
-            match durably(submitted).await {
-                Ok(()) => {
-                    let _ = done.send(());
-                }
-                Err(error) => tracing::error!(%error, "a monitor record was not removed from the disk"),
+            if let Err(error) = durably(submitted).await {
+                tracing::error!(%error, "a monitor record was not removed from the disk");
+                return Done::NotRemoved(removed);
             }
+            let _ = done.send(());
             Done::Nothing
         });
     }
@@ -280,7 +288,10 @@ impl Owner {
     fn mon(&mut self, mon: MonArgs, privileged: bool, done: oneshot::Sender<bool>) {
         let MonArgs { mon_id: id, private } = mon;
         if self.book.is_known(&id, &private, privileged) {
-            let _ = done.send(true);
+            match self.recording.get_mut(&id) {
+                Some(asked) => asked.push(done),
+                None => _ = done.send(true),
+            }
             return;
         }
         if self.book.is_reserved(&id) && !privileged {
@@ -318,7 +329,14 @@ impl Owner {
                         self.book.remove(&id);
                     }
                 }
-                let _ = done.send(outcome.is_ok());
+                for asked in self.recording.remove(&id).into_iter().flatten().chain([done]) {
+                    let _ = asked.send(outcome.is_ok());
+                }
+            }
+            Done::NotRemoved(removed) => {
+                for monitor in removed.into_iter().filter(|monitor| !self.book.has(&monitor.id)).collect::<Vec<_>>() {
+                    self.book.insert(monitor);
+                }
             }
             Done::Moved { source, name, mon_name, state, addresses } => {
                 if addresses.contains(&source) {
@@ -351,6 +369,7 @@ impl Owner {
         let submitted = self.persist.submit(Change::Local(monitor.clone()));
         // Now, so that an SM_UNMON behind it finds it.
         self.book.insert(monitor);
+        self.recording.entry(id.clone()).or_default();
         self.work.spawn(async move { Done::Recorded { id, outcome: durably(submitted).await, done } });
     }
 
@@ -425,6 +444,10 @@ impl Owner {
         });
     }
 
+    fn is_telling(&self) -> bool {
+        self.telling.as_ref().is_some_and(|telling| !telling.is_finished())
+    }
+
     fn stop_telling(&mut self) {
         if let Some(telling) = self.telling.take() {
             telling.abort();
@@ -454,8 +477,11 @@ impl Owner {
             host.mon_name == id.mon_name || host.addresses.iter().any(|address| monitor.addresses.contains(address))
         };
         let hosts: Vec<_> = self.to_tell.iter().filter(is_it).cloned().collect();
-        for host in hosts {
-            self.told(&host);
+        for host in &hosts {
+            self.told(host);
+        }
+        if !hosts.is_empty() && self.is_telling() {
+            self.tell(self.table.nsm_state());
         }
     }
 

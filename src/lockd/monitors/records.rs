@@ -60,15 +60,14 @@ impl Book {
         self.entries.insert(monitor.id.clone(), Entry { monitor, last: None });
     }
 
-    pub(super) fn remove(&mut self, id: &MonId) -> bool {
-        self.entries.remove(id).is_some()
+    pub(super) fn remove(&mut self, id: &MonId) -> Option<LocalMonitor> {
+        Some(self.entries.remove(id)?.monitor)
     }
 
-    /// Removes all of one asker that it may remove; how many there were.
-    pub(super) fn remove_all(&mut self, asker: &MyId, privileged: bool) -> usize {
-        let before = self.entries.len();
-        self.entries.retain(|id, entry| id.my_id != *asker || (entry.monitor.privileged && !privileged));
-        before - self.entries.len()
+    /// Removes all of one asker that it may remove.
+    pub(super) fn remove_all(&mut self, asker: &MyId, privileged: bool) -> Vec<LocalMonitor> {
+        let its = |id: &MonId, entry: &mut Entry| id.my_id == *asker && (privileged || !entry.monitor.privileged);
+        self.entries.extract_if(.., its).map(|(_, entry)| entry.monitor).collect()
     }
 
     /// Empties it: every host is one to tell.
@@ -187,8 +186,8 @@ mod tests {
     #[test]
     fn what_one_program_asked_for_is_removed_without_another_ones() {
         let mut book = book(vec![monitor("a", 1, &[1]), monitor("b", 1, &[2]), monitor("a", 2, &[1])]);
-        assert!(book.remove(&monitor("a", 1, &[1]).id) && !book.remove(&monitor("a", 1, &[1]).id));
-        assert_eq!(book.remove_all(&monitor("x", 1, &[]).id.my_id, false), 1);
+        assert!(book.remove(&monitor("a", 1, &[1]).id).is_some() && book.remove(&monitor("a", 1, &[1]).id).is_none());
+        assert_eq!(book.remove_all(&monitor("x", 1, &[]).id.my_id, false).len(), 1);
         assert_eq!(book.take().len(), 1);
         assert!(book.take().is_empty());
     }
@@ -199,9 +198,9 @@ mod tests {
         book.insert(LocalMonitor { privileged: true, ..monitor("b", 1, &[2]) });
         let asker = monitor("x", 1, &[]).id.my_id;
         assert!(book.is_reserved(&monitor("b", 1, &[]).id) && !book.is_reserved(&monitor("a", 1, &[]).id));
-        assert_eq!(book.remove_all(&asker, false), 1, "its own");
+        assert_eq!(book.remove_all(&asker, false).len(), 1, "its own");
         assert!(book.has(&monitor("b", 1, &[]).id));
-        assert_eq!(book.remove_all(&asker, true), 1);
+        assert_eq!(book.remove_all(&asker, true).len(), 1);
     }
 
     #[test]
