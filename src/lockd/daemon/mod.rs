@@ -83,7 +83,8 @@ fn exit(failure: &Failure) -> u8 {
         | Failure::Statd(_)
         | Failure::PortsFile { .. }
         | Failure::System(_)
-        | Failure::Serving(_) => 1,
+        | Failure::Serving(_)
+        | Failure::Internal => 1,
     }
 }
 

@@ -71,6 +71,11 @@ impl Persist {
         Ok(answer)
     }
 
+    /// Waits until nothing is written any more: the thread that writes has ended before its time.
+    pub async fn closed(&self) {
+        self.jobs.closed().await;
+    }
+
     /// Queues a change and waits until it is durable.
     pub async fn write(&self, change: Change) -> Result<(), PersistError> {
         durable(self.submit(change)?).await
@@ -116,8 +121,10 @@ impl Persist {
         let (tell, told) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(job) = queue.recv().await {
-                if let Job::Write(change, done) = job {
-                    let _ = tell.send((*change, done));
+                if let Job::Write(change, done) = job
+                    && tell.send((*change, done)).is_err()
+                {
+                    break;
                 }
             }
         });

@@ -107,7 +107,14 @@ pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
 
 /// The owner's task: what comes back from work beside the table, slices and timers.
 async fn run(owner: SharedOwner, arrivals: Arrivals, mut woken: mpsc::Receiver<()>) {
-    while let Some(turn) = turn(&owner, &mut woken).await {
+    let Some(persist) = owner.with(|owner| owner.persist.clone()) else { return };
+    loop {
+        let turn = tokio::select! {
+            biased;
+            () = persist.closed() => return tracing::error!("nothing can be written any more: the thread that does has failed"),
+            turn = turn(&owner, &mut woken) => turn,
+        };
+        let Some(turn) = turn else { break };
         let handled = match turn {
             Turn::Look => Some(()),
             Turn::Done(Ok(done)) => {

@@ -309,12 +309,23 @@ async fn clients_that_push_each_other_out_of_a_full_table_are_denied_in_the_end(
 }
 
 #[tokio::test]
-async fn after_an_order_that_panicked_nothing_is_done_any_more() {
-    let world = World::new();
-    let order = std::panic::AssertUnwindSafe(|| world.table.tell(|_| panic!("asked to")));
+async fn after_an_order_that_panicked_nothing_is_done_any_more_and_the_owner_ends() {
+    let (persist, _disk) = Persist::scripted();
+    let (table, owner) = spawn(setup(persist, Limits::default()));
+    let order = std::panic::AssertUnwindSafe(|| table.tell(|_| panic!("asked to")));
     assert!(std::panic::catch_unwind(order).is_err());
-    assert_eq!(world.table.call(incoming(2, "file")).await, None);
-    assert!(world.table.status().await.is_err());
+    assert_eq!(table.call(incoming(2, "file")).await, None);
+    assert!(table.status().await.is_err());
+    timeout(PATIENCE, owner).await.expect("the owner's task ends").unwrap();
+}
+
+#[tokio::test]
+async fn the_owner_ends_when_nothing_can_be_written_any_more() {
+    let (persist, disk) = Persist::scripted();
+    let (table, owner) = spawn(setup(persist, Limits::default()));
+    drop(disk);
+    let _not_answered = tokio::spawn(async move { table.call(incoming(2, "file")).await });
+    timeout(PATIENCE, owner).await.expect("the owner's task ends").unwrap();
 }
 
 fn unlock_of(incoming: Incoming) -> Incoming {
