@@ -15,7 +15,7 @@ use crate::wire::nlm::{
     self, CancArgs, Lock, LockArgs, Message, NotDenied, NotifyArgs, Procedure, Res, ShareArgs, ShareRes, SmNotifyArgs,
     Stat, TestArgs, TestReply, TestRes, UnlockArgs, Version,
 };
-use crate::wire::rpc::{Answer, Credential};
+use crate::wire::rpc::{self, Answer, Credential, IncomingReply};
 use crate::wire::types::{CallerName, Cookie, NsmState};
 use crate::wire::xdr::DecodeError;
 
@@ -94,6 +94,40 @@ impl Service for NlmService {
         // One number in all versions.
         program == nlm::PROGRAM && [Procedure::Null, Procedure::Test].map(Procedure::number).contains(&procedure)
     }
+
+    /// A lock that was released or dropped meanwhile may be another's by now.
+    fn is_still_true(
+        &self,
+        cx: &CallContext,
+        program: u32,
+        version: u32,
+        procedure: u32,
+        args: &[u8],
+        reply: &[u8],
+    ) -> bool {
+        let (nlm::PROGRAM, Some(nlm_version)) = (program, Version::from_number(version)) else { return true };
+        let Some(row) = dispatch::nlm(nlm_version, procedure) else { return true };
+        if !is_grant(row.procedure, nlm_version, reply) {
+            return true;
+        }
+        let Ok(Decoded { name, ask: Ask::Table(call), .. }) = decode(row.procedure, nlm_version, args) else {
+            return true;
+        };
+        let Some(caller) = self.gate.admit(cx) else { return false };
+        let via = Via { server_address: cx.local_ip.to_canonical(), transport: cx.transport, version };
+        self.table.may_still_have(caller.ip(), &name, via, &call)
+    }
+}
+
+/// Whether the reply, as it was sent, says that a lock or a share was granted.
+fn is_grant(procedure: Procedure, version: Version, reply: &[u8]) -> bool {
+    let Ok(IncomingReply { outcome: Ok(results), .. }) = rpc::parse_reply(reply) else { return false };
+    let stat = match procedure {
+        Procedure::Lock | Procedure::NmLock => Res::decode(version, results).map(|res| res.stat),
+        Procedure::Share => ShareRes::decode(version, results).map(|res| res.stat),
+        _ => return false,
+    };
+    stat.is_ok_and(|stat| stat == Stat::Granted)
 }
 
 impl NlmService {

@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
-use super::api::{Call, ClientId, MirrorAnswer, OfferAnswer, Process, Wanted};
+use super::api::{Call, ClientId, MirrorAnswer, OfferAnswer, Process, Via, Wanted};
 use super::coverage::{Cover, Part};
+use super::owners::OwnerKey;
 use super::ranges::uncovered;
 use super::segment::{FileId, Kind, Segment, Want};
-use super::table::LockTable;
-use crate::wire::types::{ByteRange, FileHandle, OwnerHandle};
+use super::table::{LockTable, STEP};
+use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle};
 
 impl LockTable {
     /// Whether all of the range is known, held or pending, in this mode, as that of a process of this number at
@@ -24,6 +25,17 @@ impl LockTable {
     pub fn knows_share(&self, address: IpAddr, file: &FileHandle, oh: &OwnerHandle) -> bool {
         let any = (ByteRange::ALL, Kind::Share { access: 0, mode: 0 });
         self.known(address, file, any, |process| process.oh == *oh).next().is_some()
+    }
+
+    /// Whether the caller has all that a LOCK or SHARE asks for, in this mode. What it has in very many pieces is not
+    /// looked through: no.
+    pub fn has_all_of(&self, address: IpAddr, name: &CallerName, via: Via, call: &Call) -> bool {
+        let Some((process, handle, range, kind)) = call.subject() else { return false };
+        let Some((file, client)) = self.segments().find(handle).zip(self.find(address, name)) else { return false };
+        let Some(owner) = self.owners.find(&OwnerKey { client, via, process }) else { return false };
+        let owned = self.segments().owned_in(file, owner, range).take(STEP);
+        let has = owned.filter(|s| s.kind.covers(kind) && !self.is_void(file, s)).map(|s| s.range);
+        uncovered(range, has).is_empty()
     }
 
     /// Whether a reclaim that waits for the end of a run is of something that the run is about to drop. Its client

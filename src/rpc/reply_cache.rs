@@ -7,6 +7,9 @@
 //! arguments. One caller may use an xid again at another of this host's addresses. All of that stands in the cache as
 //! 128 bits: two hashes with a secret each, so that no peer can make two calls that look alike.
 //!
+//! An answer can come to be false: locks are released, or dropped by a run, without their client. So who answers the calls
+//! is asked before an answer is given again ([`is_still_true`](crate::rpc::server::Service::is_still_true)).
+//!
 //! An entry is in progress, then answered; an answered one lives for [`CacheLimits::age`], unless
 //! its room is wanted. A source over its own bound loses its oldest answer. When the whole cache is
 //! full, a source that takes up most of it loses its oldest answer; if that is younger than

@@ -81,6 +81,22 @@ pub trait Service: Send + Sync + 'static {
         procedure == 0
     }
 
+    /// Whether the reply that a call got is still true when the call is repeated. One that is not stays unsent, and the
+    /// call is not executed anew either before the reply is forgotten: nobody knows whether it came through. Must not
+    /// block.
+    fn is_still_true(
+        &self,
+        cx: &CallContext,
+        program: u32,
+        version: u32,
+        procedure: u32,
+        args: &[u8],
+        reply: &[u8],
+    ) -> bool {
+        let _ = (cx, program, version, procedure, args, reply);
+        true
+    }
+
     /// Whether the peer may have a connection, asked before anything is read from it. Not asked of TCP.
     fn admits(&self, peer: &Peer) -> bool {
         let _ = peer;
@@ -226,20 +242,28 @@ pub(super) async fn answer(
         Err(BadCall::Answer(reply)) => return Some(reply),
         Err(BadCall::Ignore) => return None,
     };
-    let remembered = match (cache, origin.peer) {
-        (Some(cache), Peer::Inet(source)) if !service.is_idempotent(call.program, call.version, call.procedure) => {
-            let key = Key::new(source, origin.local_ip, &call);
-            match cache.lock().unwrap_or_else(PoisonError::into_inner).begin(now(), key) {
-                Lookup::New => Some(Remembered { cache, key, is_answered: false }),
-                Lookup::InProgress => return None,
-                Lookup::Answered(reply) => return Some(reply.to_vec()),
-            }
+    let remembers = |call: &IncomingCall<'_>| !service.is_idempotent(call.program, call.version, call.procedure);
+    let known_by = match (cache, origin.peer) {
+        (Some(cache), Peer::Inet(source)) if remembers(&call) => {
+            Some((cache, Key::new(source, origin.local_ip, &call)))
         }
         _ => None,
     };
     let IncomingCall { xid, program, version, procedure, credential, args } = call;
     let Origin { peer, connection, local_ip, transport } = *origin;
     let cx = CallContext { peer, connection, local_ip, transport, xid, credential };
+    let mut remembered = None;
+    if let Some((cache, key)) = known_by {
+        let known = cache.lock().unwrap_or_else(PoisonError::into_inner).begin(now(), key);
+        match known {
+            Lookup::New => remembered = Some(Remembered { cache, key, is_answered: false }),
+            Lookup::InProgress => return None,
+            Lookup::Answered(reply) => {
+                let is_true = service.is_still_true(&cx, program, version, procedure, args, &reply);
+                return is_true.then(|| reply.to_vec());
+            }
+        }
+    }
     let answer = service.call(&cx, program, version, procedure, args).await?;
     let reply = rpc::reply(xid, &answer);
     if let (Some(remembered), Answer::Success(_)) = (remembered, &answer) {

@@ -11,7 +11,8 @@ use nlmctl::wire::control::{
     ReleaseArgs, Released, RunArgs, RunClientPage, RunId, RunList, RunPageAfter, RunResult, Scope, SettleArgs,
     SettleWhen, Silent, Status, Unreachable, WatchArgs, Watched,
 };
-use nlmctl::wire::nlm::Stat;
+use nlmctl::wire::nlm::{self, Stat};
+use nlmctl::wire::rpc::{self, Credential};
 use nlmctl::wire::xdr::List;
 
 use super::harness::*;
@@ -63,8 +64,11 @@ fn a_run_keeps_what_is_reclaimed_and_drops_what_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Nlmd::start(&folder, &[]);
     let (mut alpha, mut beta) = (Client::v4(&daemon, "127.0.0.2", "alpha"), Client::v4(&daemon, "127.0.0.3", "beta"));
-    assert_eq!(alpha.lock(&want("live")), Stat::Granted);
-    assert_eq!(alpha.lock(&want("stale")), Stat::Granted);
+    let xids = ["live", "stale"].map(|file| {
+        let xid = next_xid();
+        assert_eq!(alpha.stat_as(xid, nlm::Procedure::Lock, &want(file)), Stat::Granted);
+        xid
+    });
     let mut control = Control::open(&daemon);
     let before = control.status();
     assert_eq!((before.clients, before.monitored, before.locks, before.grace), (1, 1, 2, Grace::Open));
@@ -99,6 +103,8 @@ fn a_run_keeps_what_is_reclaimed_and_drops_what_is_not() {
     assert_eq!((ended.counts.reclaimed, ended.counts.dropped, ended.counts.kept), (1, 1, 0));
     assert_eq!(beta.lock(&want("live")), Stat::Denied);
     assert_eq!(beta.lock(&want("stale")), Stat::Granted);
+    assert_eq!(again(&mut alpha, xids[0], "live"), Some(Stat::Granted));
+    assert_eq!(again(&mut alpha, xids[1], "stale"), None, "a grant is not repeated of what is another's by now");
 
     assert_eq!(settle(&mut control, begun.run, false).unwrap(), ended, "a repeated settle is answered as the first");
     assert_eq!(result(&mut control, begun.run).unwrap(), ended);
@@ -306,6 +312,34 @@ fn a_ghost_of_a_client_is_freed_and_who_waited_is_told() {
     assert_eq!(ghost.test(&want("waited for")), Stat::Denied, "its late UNLOCK touches nobody else's");
     assert_eq!(ghost.lock(&Want { reclaim: true, ..want("other") }), Stat::DeniedGracePeriod);
     assert_eq!(release(&mut control, vec![ghosts], vec![]).unwrap_err().code, RefusalCode::StalePlan);
+}
+
+/// A LOCK whose reply was lost and that comes again, as it was.
+fn again(client: &mut Client, xid: u32, file: &'static str) -> Option<Stat> {
+    let args = client.args(nlm::Procedure::Lock, &want(file));
+    let message = rpc::call(xid, nlm::PROGRAM, 4, nlm::Procedure::Lock.number(), &Credential::None, &args);
+    let answer = client.wire.exchange(&message, Duration::from_millis(300))?;
+    Some(client.stat_in(nlm::Procedure::Lock, rpc::parse_reply(&answer).unwrap().outcome.unwrap()))
+}
+
+#[test]
+fn a_grant_is_not_repeated_after_a_release_has_taken_the_lock_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Nlmd::start(&folder, &[]);
+    let mut control = Control::open(&daemon);
+    let (mut ghost, mut beta) = (Client::v4(&daemon, "127.0.0.2", "ghost"), Client::v4(&daemon, "127.0.0.3", "beta"));
+    let xids = ["released", "kept"].map(|file| {
+        let xid = next_xid();
+        assert_eq!(ghost.stat_as(xid, nlm::Procedure::Lock, &want(file)), Stat::Granted);
+        (xid, file)
+    });
+    assert_eq!(again(&mut ghost, xids[0].0, "released"), Some(Stat::Granted));
+    let one: Vec<LockRow> = rows(&mut control).into_iter().filter(|row| row.file.as_slice() == b"released").collect();
+    assert_eq!(release(&mut control, vec![], one).unwrap().locks, 1);
+    assert_eq!(beta.lock(&want("released")), Stat::Granted);
+    assert_eq!(again(&mut ghost, xids[0].0, "released"), None, "it is beta's");
+    assert_eq!(again(&mut ghost, xids[1].0, "kept"), Some(Stat::Granted));
+    assert_eq!(ghost.lock(&want("released")), Stat::Denied, "a call of its own is answered");
 }
 
 #[test]

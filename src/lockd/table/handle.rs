@@ -9,7 +9,8 @@ use super::archive::Archive;
 use super::incoming::Incoming;
 use super::phase::Refusable;
 use super::state::Owner;
-use crate::locks::{Reboot, Verdict};
+use crate::locks::{Call, Reboot, Verdict, Via};
+use crate::rpc::reply_cache::CacheLimits;
 use crate::wire::control::{Refusal, RefusalCode};
 use crate::wire::types::{CallerName, NsmState};
 
@@ -82,6 +83,15 @@ impl Table {
     /// Executes an NLM call. `None`: say nothing (too much waits already, or nlmd is stopping).
     pub async fn call(&self, incoming: Incoming) -> Option<Verdict> {
         self.ask(|owner, asker| owner.call(incoming, asker)).await
+    }
+    /// Whether the caller has what such a call gave it, as far as it may have been taken from it: nothing was released
+    /// or dropped for longer than replies are remembered, or the table has it. Does not wait.
+    pub fn may_still_have(&self, address: IpAddr, name: &CallerName, via: Via, call: &Call) -> bool {
+        let look = |owner: &mut Owner| {
+            let long_ago = |at| owner.clock.now() > at + CacheLimits::default().age;
+            owner.took_away.is_none_or(long_ago) || owner.table.has_all_of(address, name, via, call)
+        };
+        self.owner.with(look).unwrap_or(false)
     }
     /// An SM_NOTIFY came in. `None`: nlmd is stopping, or too much waits.
     pub async fn reboot(&self, source: IpAddr, name: CallerName, state: NsmState) -> Option<Reboot> {

@@ -200,6 +200,7 @@ impl Owner {
             watches: Watches::new(setup.statd, setup.found.watches),
             embedded: Embedded::new(setup.embedding),
             runs: Runs::new(setup.found.ended),
+            took_away: None,
             timeline: Timeline::default(),
             work: JoinSet::new(),
             orders: 0,

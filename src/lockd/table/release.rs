@@ -72,6 +72,9 @@ impl Owner {
     ) -> Result<ControlFlow<(Released, u64), ComparedRelease>, Refusal> {
         self.may_release(instance)?;
         let released = self.table.release_now(release);
+        if matches!(released, Ok(ControlFlow::Break(_))) {
+            self.took_away = Some(self.clock.now());
+        }
         let _ = self.apply_effects();
         released
     }

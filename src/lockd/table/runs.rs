@@ -396,6 +396,9 @@ impl Owner {
         match durable {
             Ok(()) => {
                 free_beside(self.table.settle_commit());
+                if result.counts.dropped > 0 {
+                    self.took_away = Some(self.clock.now());
+                }
                 self.runs.phase = Phase::Idle;
                 self.over(&result);
                 for answer in answers {

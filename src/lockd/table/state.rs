@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -59,6 +60,8 @@ pub(super) struct Owner {
     pub(super) embedded: Embedded,
     pub(super) moves: Moves,
     pub(super) runs: Runs,
+    /// When locks were last freed that their clients had not given up, by a release or a run.
+    pub(super) took_away: Option<Duration>,
     pub(super) timeline: Timeline,
     pub(super) work: JoinSet<Done>,
     /// How many it has had.
