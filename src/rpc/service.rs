@@ -114,7 +114,8 @@ pub trait Service: Send + Sync + 'static {
 pub struct Limits {
     /// Connections; more are closed at once.
     pub connections: Bounds,
-    /// Calls being executed in all: UDP calls beyond them are dropped, connections wait.
+    /// Calls being executed in all: UDP calls beyond them are dropped, connections wait. More than any service keeps
+    /// waiting, where a host has a share: a few hosts whose calls all wait must not take what all others need.
     pub calls: usize,
     /// Calls of one connection that are being executed or whose reply is not written yet; beyond
     /// them it is not read from.
@@ -133,7 +134,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: Bounds { all: 8192, host: 256 },
-            calls: 4096,
+            calls: 20_480,
             calls_per_connection: 64,
             max_record: 64 << 10,
             // Linux clients close theirs after five minutes.

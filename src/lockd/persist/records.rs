@@ -172,7 +172,7 @@ pub enum Change {
 }
 
 /// A run that has ended. Its rows are put together when they are first asked for: that takes long where there are many,
-/// and the one who asks is the writer of the database, for which no request waits.
+/// and the one who asks is the writer of the database, beside all requests but those that wait for a client's first record.
 #[derive(Debug, Clone)]
 pub struct EndedRun {
     /// The sums.

@@ -152,6 +152,11 @@ proptest! {
     }
 }
 
+#[test]
+fn calls_that_wait_leave_room_on_a_socket_for_those_that_do_not() {
+    assert!(crate::rpc::server::Limits::default().calls > PARKED.all + PARKED.host);
+}
+
 #[tokio::test]
 async fn a_call_that_waits_does_not_stall_another_name_behind_its_address() {
     let mut world = World::new();
