@@ -121,6 +121,25 @@ impl File {
         few.chain(many)
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.few().len() + self.many().map_or(0, |many| many.trees.iter().map(Intervals::len).sum())
+    }
+
+    /// All but the first `n`.
+    pub(super) fn from_nth(&self, n: usize) -> impl Iterator<Item = &Segment> {
+        let few = self.few().get(n..).unwrap_or_default().iter();
+        let mut before = n;
+        let many = self.many().into_iter().flat_map(move |many| {
+            many.trees.iter().flat_map(move |tree| {
+                let skipped = before.min(tree.len());
+                before -= skipped;
+                tree.from_nth(skipped)
+            })
+        });
+        few.chain(many)
+    }
+
     /// Those on which no other owner may have a lock of this kind.
     pub(super) fn excluding(&self, range: ByteRange, kind: Kind) -> impl Iterator<Item = &Segment> {
         let few = self.few().iter().filter(move |s| s.range.overlaps(range));
@@ -379,6 +398,9 @@ mod tests {
                 assert_eq!(excluding, sought(&|s| s.kind.excludes(kind)));
             }
             assert_eq!(self.file.after(None).copied().collect::<Vec<_>>(), self.list);
+            let n = usize::try_from(range.start).unwrap_or(usize::MAX);
+            let rest: Vec<Segment> = self.file.from_nth(n).copied().collect();
+            assert_eq!((self.file.len(), rest.as_slice()), (self.list.len(), self.list.get(n..).unwrap_or_default()));
             for sort in Sort::ALL {
                 let after = (sort, (range.start, owner, 0));
                 let behind: Vec<Segment> = self.list.iter().filter(|s| place(s) > after).copied().collect();

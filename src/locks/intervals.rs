@@ -2,7 +2,8 @@
 //!
 //! A file may have a million segments of many owners, and read locks may all lie on each other. So they stand
 //! in a B+-tree. What a node says of each child is its first key and the last byte that anything in it
-//! reaches: a search leaves out what ends before the range, and ends where something starts behind it.
+//! reaches: a search leaves out what ends before the range, and ends where something starts behind it. And how many are
+//! in it: so that the thousandth is found without those before it.
 //! - A key is the first byte, the owner and the number of the kind ([`Kind::number`](super::segment::Kind::number)),
 //!   and no two segments here have the same key.
 //! - All leaves are equally deep. A node that is full becomes two; neighbours that have become small are made one.
@@ -38,19 +39,22 @@ struct Child {
     first: Key,
     /// The last byte of all that is in it.
     end: u64,
+    /// How many are in it.
+    count: usize,
     node: Node,
 }
 
 impl Child {
     fn new(node: Node) -> Option<Self> {
         let (first, end) = node.sum()?;
-        Some(Self { first, end, node })
+        Some(Self { first, end, count: node.count(), node })
     }
 
     fn sum_up(&mut self) {
         if let Some((first, end)) = self.node.sum() {
             (self.first, self.end) = (first, end);
         }
+        self.count = self.node.count();
     }
 
     fn may_overlap(&self, range: ByteRange) -> bool {
@@ -63,6 +67,14 @@ impl Node {
         match self {
             Self::Leaf(segments) => segments.len(),
             Self::Inner(children) => children.len(),
+        }
+    }
+
+    /// How many segments are in it.
+    fn count(&self) -> usize {
+        match self {
+            Self::Leaf(segments) => segments.len(),
+            Self::Inner(children) => children.iter().map(|child| child.count).sum(),
         }
     }
 
@@ -86,6 +98,7 @@ impl Node {
                 let child = children.get_mut(at)?;
                 child.first = child.first.min(key(&segment));
                 child.end = child.end.max(segment.range.end);
+                child.count += 1;
                 let right = Child::new(child.node.insert(segment)?)?;
                 child.sum_up();
                 insert_at(children, at + 1, right).map(Self::Inner)
@@ -103,6 +116,7 @@ impl Node {
                 let at = place(children, wanted);
                 let child = children.get_mut(at)?;
                 let removed = child.node.remove(wanted)?;
+                child.count -= 1;
                 if child.first == wanted || child.end == removed.range.end {
                     child.sum_up();
                 }
@@ -172,10 +186,13 @@ fn join_small(children: &mut Vec<Child>) {
                 (Node::Leaf(_), Node::Inner(_)) | (Node::Inner(_), Node::Leaf(_)) => return false,
             }
             left.end = left.end.max(right.end);
+            left.count += right.count;
         }
         small
     });
 }
+
+static EMPTY: Node = Node::Leaf(Vec::new());
 
 #[derive(Debug)]
 pub(super) struct Intervals {
@@ -225,6 +242,34 @@ impl Intervals {
         let leaf = self.leaf_of(wanted);
         let (at, leaf) = (leaf.first().map(key), leaf.iter());
         Overlapping { root: &self.root, range: ByteRange::ALL, at, leaf }.filter(move |s| key(s) > wanted)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.root.count()
+    }
+
+    /// All but the first `n`.
+    pub(super) fn from_nth(&self, n: usize) -> impl Iterator<Item = &Segment> {
+        let (mut node, mut before) = (&self.root, n);
+        let leaf = loop {
+            match node {
+                Node::Leaf(segments) => break segments.as_slice(),
+                Node::Inner(children) => {
+                    let found = children.iter().find(|child| {
+                        let is_here = before < child.count;
+                        before -= if is_here { 0 } else { child.count };
+                        is_here
+                    });
+                    match found {
+                        Some(child) => node = &child.node,
+                        None => return Overlapping { root: &EMPTY, range: ByteRange::ALL, at: None, leaf: [].iter() },
+                    }
+                }
+            }
+        };
+        let rest = leaf.get(before..).unwrap_or_default();
+        Overlapping { root: &self.root, range: ByteRange::ALL, at: leaf.first().map(key), leaf: rest.iter() }
     }
 
     /// To change it. Its key and its end must stay as they are.
@@ -321,11 +366,8 @@ mod tests {
                     let depths: Vec<usize> = children.iter().map(|child| child.node.check(false)).collect();
                     assert!(depths.iter().all(|depth| *depth == depths[0]), "leaves are not equally deep");
                     for child in children {
-                        assert_eq!(
-                            child.node.sum(),
-                            Some((child.first, child.end)),
-                            "a node tells no truth of a child"
-                        );
+                        let told = (Some((child.first, child.end)), child.count);
+                        assert_eq!((child.node.sum(), child.node.count()), told, "a node tells no truth of a child");
                     }
                     depths[0] + 1
                 }
@@ -365,6 +407,10 @@ mod tests {
             let found: Vec<Segment> = self.tree.overlapping(range).copied().collect();
             let sought: Vec<Segment> = self.list.iter().filter(|s| s.range.overlaps(range)).copied().collect();
             assert_eq!(found, sought, "what overlaps {range}");
+            assert_eq!(self.tree.len(), self.list.len());
+            let n = usize::try_from(range.start).unwrap_or(usize::MAX);
+            let rest: Vec<Segment> = self.tree.from_nth(n).copied().collect();
+            assert_eq!(rest, self.list.get(n..).unwrap_or_default(), "all but the first {n}");
             self.tree.root.check(true)
         }
     }

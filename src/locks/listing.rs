@@ -95,7 +95,7 @@ impl Listing {
 
 /// What stands at a place of a file's list.
 #[derive(Clone, Copy)]
-enum Entry<'a> {
+pub(super) enum Entry<'a> {
     Lock(&'a Segment),
     Waiter(&'a Waiter),
 }
@@ -210,7 +210,7 @@ impl LockTable {
 
     fn list_file(&self, page: &mut Listing, file: FileId, left: &mut usize) {
         let first = page.at.1;
-        for (place, entry) in self.entries(file).enumerate().skip(first) {
+        for (place, entry) in (first..).zip(self.entries_from(file, first)) {
             page.at.1 = place;
             if *left == 0 {
                 return;
@@ -228,13 +228,14 @@ impl LockTable {
         page.pass(file);
     }
 
-    /// All entries of the file's list, also those of which nothing is listed.
-    fn entries(&self, file: FileId) -> impl Iterator<Item = Entry<'_>> {
-        let held = self.segments().of(file).map(Entry::Lock);
-        held.chain(self.waiters.in_file(file).map(|(_, waiter)| Entry::Waiter(waiter)))
+    /// The entries of the file's list but the first `n`, also those of which nothing is listed.
+    fn entries_from(&self, file: FileId, n: usize) -> impl Iterator<Item = Entry<'_>> {
+        let held = self.segments().from_nth(file, n).map(Entry::Lock);
+        let before = n.saturating_sub(self.segments().len(file));
+        held.chain(self.waiters.in_file(file).skip(before).map(|(_, waiter)| Entry::Waiter(waiter)))
     }
 
-    fn as_listed(&self, file: FileId, entry: Entry<'_>) -> Option<Listed> {
+    pub(super) fn as_listed(&self, file: FileId, entry: Entry<'_>) -> Option<Listed> {
         let (segment, state) = match entry {
             Entry::Lock(s) if self.is_void(file, s) => return None,
             Entry::Lock(s) if self.is_pending(file, s) => (s, LockState::Pending),
@@ -255,8 +256,9 @@ impl LockTable {
     }
 
     /// The file's list: what is held or pending, then what is waited for.
+    #[cfg(test)]
     pub(super) fn listed(&self, file: FileId) -> impl Iterator<Item = Listed> {
-        self.entries(file).filter_map(move |entry| self.as_listed(file, entry))
+        self.entries_from(file, 0).filter_map(move |entry| self.as_listed(file, entry))
     }
 
     pub(super) fn lock_row(&self, file: FileId, lock: &Listed) -> Option<LockRow> {

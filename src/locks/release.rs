@@ -20,7 +20,8 @@ use std::ops::ControlFlow;
 
 use super::api::{ClientId, Process, Via};
 use super::clients::Client;
-use super::listing::Listed;
+use super::file::{self, Place};
+use super::listing::{Entry, Listed};
 use super::owners::OwnerKey;
 use super::releasing::Releasing;
 use super::run::{Covers, How, Void};
@@ -37,7 +38,7 @@ use crate::wire::xdr::List;
 /// Most locks and waiters of the clients that are freed as a whole: their rows are in memory to be compared. A targeted
 /// run has no such bound.
 pub(super) const MAX_OF_CLIENTS: usize = 100_000;
-/// Most rows that one step gathers.
+/// Most locks and files that one step looks at.
 const LOOKED_AT: usize = 1_024;
 
 /// A single lock to free, found in its file.
@@ -62,8 +63,8 @@ struct Looked {
     changes: u64,
     rows: Vec<LockRow>,
     files: BTreeSet<FileId>,
-    /// The file to be looked at next, and how much of the client's was looked at there. `None`: all is looked at.
-    next: Option<(FileId, usize)>,
+    /// The file to be looked at next, and what was looked at there. `None`: all is looked at.
+    next: Option<(FileId, Option<Place>)>,
 }
 
 /// A release whose clients have what was seen of them.
@@ -183,7 +184,7 @@ impl LockTable {
             // A list that grows is moved, and a long one takes long.
             rows: Vec::with_capacity(client.held().locks + waiters),
             files: BTreeSet::new(),
-            next: Some((FileId::FIRST, 0)),
+            next: Some((FileId::FIRST, None)),
         })
     }
 
@@ -191,31 +192,35 @@ impl LockTable {
     /// in its order.
     fn look_at(&self, looked: &mut Looked, left: &mut usize) -> Result<(), Refusal> {
         let client = self.unchanged(looked.client, looked.changes)?;
-        let next = looked.next.and_then(|(file, seen)| {
+        let next = looked.next.and_then(|(file, after)| {
             let found = client.file_from(file)?;
-            Some((found, if found == file { seen } else { 0 }))
+            Some((found, after.filter(|_| found == file)))
         });
-        let Some((file, before)) = next else {
+        let Some((file, after)) = next else {
             looked.next = None;
             return Ok(());
         };
         looked.files.insert(file);
-        let mut seen = 0;
-        for lock in self.listed(file) {
-            *left = left.saturating_sub(1);
-            if lock.client != looked.client {
-                continue;
-            }
-            if seen == before + LOOKED_AT {
-                looked.next = Some((file, seen));
+        let row = |entry| self.lock_row(file, &self.as_listed(file, entry)?);
+        let mut last = None;
+        for segment in self.segments().after(file, after) {
+            if *left == 0 && last.is_some() {
+                looked.next = Some((file, last));
                 return Ok(());
             }
-            seen += 1;
-            if seen > before {
-                looked.rows.extend(self.lock_row(file, &lock));
+            *left = left.saturating_sub(1);
+            last = Some(file::place(segment));
+            if segment.client == looked.client {
+                looked.rows.extend(row(Entry::Lock(segment)));
             }
         }
-        looked.next = Some((file.next(), 0));
+        for (_, waiter) in self.waiters.in_file(file) {
+            *left = left.saturating_sub(1);
+            if waiter.want.caller.client == looked.client {
+                looked.rows.extend(row(Entry::Waiter(waiter)));
+            }
+        }
+        looked.next = Some((file.next(), None));
         Ok(())
     }
 

@@ -127,7 +127,17 @@ impl Segments {
 
     /// All of the file: write locks, read locks, shares, each by first byte.
     pub(super) fn of(&self, file: FileId) -> impl Iterator<Item = &Segment> {
-        self.overlapping(file, ByteRange::ALL)
+        self.from_nth(file, 0)
+    }
+
+    /// How many the file has.
+    pub(super) fn len(&self, file: FileId) -> usize {
+        self.file(file).map_or(0, File::len)
+    }
+
+    /// The same but the first `n`.
+    pub(super) fn from_nth(&self, file: FileId, n: usize) -> impl Iterator<Item = &Segment> {
+        self.file(file).into_iter().flat_map(move |f| f.from_nth(n))
     }
 
     /// The same, behind that place.

@@ -355,7 +355,7 @@ fn much_is_looked_at_in_steps_whatever_others_do_meanwhile_and_is_free_at_one_in
         }
         unlock(&mut w, P("other", 1), "f", ByteRange::ALL);
         (1..=steps).for_each(|n| unlock(&mut w, P("other", 1), &format!("f{n}"), ByteRange::ALL));
-        assert!(steps > 2, "{steps}");
+        assert!(steps > 1, "{steps}");
         let compared = release.compare().unwrap();
         let (released, number) = w.table.release_now(compared).unwrap().break_value().unwrap();
         assert_eq!(released.locks, 3_000);
