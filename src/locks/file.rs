@@ -127,14 +127,14 @@ impl File {
     }
 
     /// All but the first `n`.
-    pub(super) fn from_nth(&self, n: usize) -> impl Iterator<Item = &Segment> {
+    pub(super) fn but_first(&self, n: usize) -> impl Iterator<Item = &Segment> {
         let few = self.few().get(n..).unwrap_or_default().iter();
         let mut before = n;
         let many = self.many().into_iter().flat_map(move |many| {
             many.trees.iter().flat_map(move |tree| {
                 let skipped = before.min(tree.len());
                 before -= skipped;
-                tree.from_nth(skipped)
+                tree.but_first(skipped)
             })
         });
         few.chain(many)
@@ -399,7 +399,7 @@ mod tests {
             }
             assert_eq!(self.file.after(None).copied().collect::<Vec<_>>(), self.list);
             let n = usize::try_from(range.start).unwrap_or(usize::MAX);
-            let rest: Vec<Segment> = self.file.from_nth(n).copied().collect();
+            let rest: Vec<Segment> = self.file.but_first(n).copied().collect();
             assert_eq!((self.file.len(), rest.as_slice()), (self.list.len(), self.list.get(n..).unwrap_or_default()));
             for sort in Sort::ALL {
                 let after = (sort, (range.start, owner, 0));

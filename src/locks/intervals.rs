@@ -250,7 +250,7 @@ impl Intervals {
     }
 
     /// All but the first `n`.
-    pub(super) fn from_nth(&self, n: usize) -> impl Iterator<Item = &Segment> {
+    pub(super) fn but_first(&self, n: usize) -> impl Iterator<Item = &Segment> {
         let (mut node, mut before) = (&self.root, n);
         let leaf = loop {
             match node {
@@ -409,7 +409,7 @@ mod tests {
             assert_eq!(found, sought, "what overlaps {range}");
             assert_eq!(self.tree.len(), self.list.len());
             let n = usize::try_from(range.start).unwrap_or(usize::MAX);
-            let rest: Vec<Segment> = self.tree.from_nth(n).copied().collect();
+            let rest: Vec<Segment> = self.tree.but_first(n).copied().collect();
             assert_eq!(rest, self.list.get(n..).unwrap_or_default(), "all but the first {n}");
             self.tree.root.check(true)
         }

@@ -210,7 +210,7 @@ impl LockTable {
 
     fn list_file(&self, page: &mut Listing, file: FileId, left: &mut usize) {
         let first = page.at.1;
-        for (place, entry) in (first..).zip(self.entries_from(file, first)) {
+        for (place, entry) in (first..).zip(self.entries_but_first(file, first)) {
             page.at.1 = place;
             if *left == 0 {
                 return;
@@ -229,8 +229,8 @@ impl LockTable {
     }
 
     /// The entries of the file's list but the first `n`, also those of which nothing is listed.
-    fn entries_from(&self, file: FileId, n: usize) -> impl Iterator<Item = Entry<'_>> {
-        let held = self.segments().from_nth(file, n).map(Entry::Lock);
+    fn entries_but_first(&self, file: FileId, n: usize) -> impl Iterator<Item = Entry<'_>> {
+        let held = self.segments().but_first(file, n).map(Entry::Lock);
         let before = n.saturating_sub(self.segments().len(file));
         held.chain(self.waiters.in_file(file).skip(before).map(|(_, waiter)| Entry::Waiter(waiter)))
     }
@@ -258,7 +258,7 @@ impl LockTable {
     /// The file's list: what is held or pending, then what is waited for.
     #[cfg(test)]
     pub(super) fn listed(&self, file: FileId) -> impl Iterator<Item = Listed> {
-        self.entries_from(file, 0).filter_map(move |entry| self.as_listed(file, entry))
+        self.entries_but_first(file, 0).filter_map(move |entry| self.as_listed(file, entry))
     }
 
     pub(super) fn lock_row(&self, file: FileId, lock: &Listed) -> Option<LockRow> {

@@ -329,7 +329,7 @@ impl LockTable {
                 chosen.push(((file, lock), row));
             }
         }
-        if let Some((_, row)) = chosen.iter().find(|(it, _)| times[it] != self.times_listed(it.0, &it.1)) {
+        if let Some((_, row)) = chosen.iter().find(|(it, _)| times.get(it) != Some(&self.times_listed(it.0, &it.1))) {
             return Err(gone(row));
         }
         Ok(chosen.into_iter().map(|(it, _)| it).collect())

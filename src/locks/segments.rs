@@ -127,7 +127,7 @@ impl Segments {
 
     /// All of the file: write locks, read locks, shares, each by first byte.
     pub(super) fn of(&self, file: FileId) -> impl Iterator<Item = &Segment> {
-        self.from_nth(file, 0)
+        self.but_first(file, 0)
     }
 
     /// How many the file has.
@@ -136,8 +136,8 @@ impl Segments {
     }
 
     /// The same but the first `n`.
-    pub(super) fn from_nth(&self, file: FileId, n: usize) -> impl Iterator<Item = &Segment> {
-        self.file(file).into_iter().flat_map(move |f| f.from_nth(n))
+    pub(super) fn but_first(&self, file: FileId, n: usize) -> impl Iterator<Item = &Segment> {
+        self.file(file).into_iter().flat_map(move |f| f.but_first(n))
     }
 
     /// The same, behind that place.

@@ -198,7 +198,7 @@ async fn where_the_record_cannot_be_written_the_locks_behind_are_refused_too_and
 #[tokio::test]
 async fn where_the_record_cannot_be_written_a_reclaim_is_unanswered_and_those_that_need_none_are_granted() {
     let mut world = World::spawn(|persist| Setup {
-        recovery_until: Some(Duration::from_secs(3_600)),
+        recovery_until: Some(Duration::from_hours(1)),
         ..setup(persist, Limits::default())
     });
     let reclaim = |server: &str, file: &str| {
