@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::files::Machine;
 use super::sockets::{Socket, SocketState};
+use crate::wire::scope;
 use crate::wire::types::Transport;
 
 /// Who has a port.
@@ -40,10 +41,14 @@ impl Machine {
 
     /// The sockets that serve the port, as descriptors show them.
     fn serving(&self, transport: Transport, address: SocketAddr) -> Vec<PathBuf> {
+        let is_there = |local: SocketAddr| {
+            let (one, other) = (scope::bare(local.ip()), scope::bare(address.ip()));
+            local.port() == address.port()
+                && local.is_ipv4() == address.is_ipv4()
+                && (one == other || one.is_unspecified() || other.is_unspecified())
+        };
         let serves = |socket: &Socket| {
-            socket.local.port() == address.port()
-                && socket.local.is_ipv4() == address.is_ipv4()
-                && (transport == Transport::Udp || socket.state == SocketState::Serving)
+            is_there(socket.local) && (transport == Transport::Udp || socket.state == SocketState::Serving)
         };
         let all = self.sockets("proc/net", &transport.to_string()).unwrap_or_default();
         all.iter().filter(|socket| serves(socket)).map(|socket| format!("socket:[{}]", socket.inode).into()).collect()

@@ -175,7 +175,7 @@ fn targets(monitors: &[MonitorRecord], names: &[CallerName]) -> Vec<Target> {
 
 /// Tells every client of the last life about this one, until each has acked or gave no answer for long.
 ///
-/// When the NSM state changes meanwhile (a run has begun), those not told yet hear the new number from then on: no
+/// When the NSM state changes meanwhile (mostly a run has begun), those not told yet hear the new number from then on: no
 /// client may hear an older number after a newer one, and a run tells only clients of its own.
 pub async fn notify(
     monitors: Vec<MonitorRecord>,

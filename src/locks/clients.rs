@@ -56,8 +56,8 @@ pub(super) struct Client {
     pub(super) has_two_lives: bool,
     /// The state of its last reboot notice.
     pub(super) last_notice: Option<NsmState>,
-    /// What a notice or FREE_ALL frees of it takes several steps.
-    pub(super) freeing: Option<Freeing>,
+    /// What a notice, and what FREE_ALL frees of it takes several steps.
+    pub(super) freeing: [Option<Freeing>; 2],
     pub(super) monitored: bool,
     pub(super) suspicions: Vec<String>,
     /// The time of its last call.
@@ -320,7 +320,7 @@ impl Clients {
             former_state: NsmState(0),
             has_two_lives: false,
             last_notice: None,
-            freeing: None,
+            freeing: [None; 2],
             monitored: false,
             suspicions: Vec::new(),
             heard_at: Duration::ZERO,

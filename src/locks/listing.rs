@@ -250,9 +250,12 @@ impl LockTable {
 
     /// How often the file's list has exactly this.
     pub(super) fn times_listed(&self, file: FileId, lock: &Listed) -> usize {
-        let held = self.segments().owned_in(file, lock.owner, lock.range).map(Entry::Lock);
-        let waiters = self.waiters.of_owner_in(lock.owner, file).map(|(_, waiter)| Entry::Waiter(waiter));
-        held.chain(waiters).filter(|entry| self.as_listed(file, *entry).as_ref() == Some(lock)).count()
+        let is_it = |entry| self.as_listed(file, entry).as_ref() == Some(lock);
+        if lock.state == LockState::Waiting {
+            let waiters = self.waiters.of_owner_in(lock.owner, file);
+            return waiters.filter(|(_, waiter)| is_it(Entry::Waiter(waiter))).count();
+        }
+        self.segments().owned_in(file, lock.owner, lock.range).filter(|segment| is_it(Entry::Lock(segment))).count()
     }
 
     /// The file's list: what is held or pending, then what is waited for.

@@ -196,7 +196,10 @@ impl LockTable {
     /// Frees some more of what a notice of that number, or FREE_ALL, frees of the client: waiters, then segments.
     fn free_some_of(&mut self, id: ClientId, by: Option<NsmState>) -> Freed {
         let Some(client) = self.clients.get_mut(id) else { return Freed::default() };
-        let mut freeing = client.freeing.take().filter(|it| it.covers(by)).unwrap_or_else(|| Freeing::begun(by));
+        let [by_notice, by_free_all] = &mut client.freeing;
+        let left = if by.is_some() { by_notice.take() } else { by_free_all.take() };
+        let goes_on = |it: &Freeing| it.changes == client.changes() && it.covers(by);
+        let mut freeing = left.filter(goes_on).unwrap_or_else(|| Freeing::begun(by));
         let last = client.last_notice;
         let taken_in = |taken_in: NsmState| match freeing.by {
             Some(state) if taken_in.is_known() => state.is_after(taken_in),
@@ -232,8 +235,11 @@ impl LockTable {
             }
         }
         freeing.freed += now as u64;
+        let more = more && self.clients.get(id).is_some_and(Client::has_something);
         if let Some(client) = self.clients.get_mut(id).filter(|_| more) {
-            client.freeing = Some(freeing);
+            freeing.changes = client.changes();
+            let [by_notice, by_free_all] = &mut client.freeing;
+            *(if by.is_some() { by_notice } else { by_free_all }) = Some(freeing);
         }
         Freed { now: now as u64, in_all: freeing.freed, more: more || freeing.by != by }
     }

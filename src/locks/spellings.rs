@@ -348,8 +348,9 @@ impl LockTable {
         self.owners.acquire(sibling);
         self.owners.replace(sibling, owner);
         for file in files {
-            // An offer to the sibling would be moved without its request.
-            self.purge_and_wake_nobody(*file, &mut { usize::MAX });
+            // What was dropped must not be moved, nor what would be renewed of an offer, without its request.
+            self.purge_owned((*file, sibling), ByteRange::ALL);
+            self.purge_owned((*file, owner), ByteRange::ALL);
             let moved = self.cut_owned((*file, sibling), ByteRange::ALL, How::Reclaimed, |s| s.kind.same_sort(kind));
             for piece in moved {
                 // A waiter for it may be its new owner.

@@ -416,16 +416,7 @@ impl LockTable {
 
     /// The same, looking at so many segments, one at least; becomes how many more could be looked at.
     pub(super) fn purge_within(&mut self, file: FileId, looks: &mut usize) -> bool {
-        let done = self.purge_and_wake_nobody(file, looks);
-        if done == Some(true) {
-            self.wake(file);
-        }
-        done != Some(false)
-    }
-
-    /// Who waited there is to be woken. `None`: nothing was dropped there.
-    pub(super) fn purge_and_wake_nobody(&mut self, file: FileId, looks: &mut usize) -> Option<bool> {
-        let mut void = self.void.take_if(|void| void.files.contains(&file))?;
+        let Some(mut void) = self.void.take_if(|void| void.files.contains(&file)) else { return true };
         let after = void.purged.remove(&file);
         let (taken, next) = self.cut_after(file, after, looks, |s| void.is_void(file, s));
         match next {
@@ -435,7 +426,10 @@ impl LockTable {
         self.void = Some(void);
         self.renew_offers_of(file, &taken);
         self.effects.push_back(Effect::Changed);
-        Some(next.is_none())
+        if next.is_none() {
+            self.wake(file);
+        }
+        next.is_none()
     }
 
     /// Purges some more of the file; when that is done, serves its waiters, and forgets it if it has no state left.

@@ -105,6 +105,7 @@ impl Monitors {
             work: JoinSet::new(),
             looking_up: 0,
             recording: HashMap::new(),
+            writes: 0,
             looked_for: HashSet::new(),
             calling: HashMap::new(),
             telling: None,
@@ -152,6 +153,8 @@ enum Done {
     },
     Recorded {
         id: MonId,
+        /// The number of the write.
+        write: u64,
         outcome: Result<(), PersistError>,
         done: oneshot::Sender<bool>,
     },
@@ -184,8 +187,9 @@ struct Owner {
     call_back: CallBack,
     work: JoinSet<Done>,
     looking_up: usize,
-    /// Records on the way to the disk, and who asked for the same meanwhile.
-    recording: HashMap<MonId, Vec<oneshot::Sender<bool>>>,
+    /// Records on the way to the disk: the number of the last write, and who asked for the same meanwhile.
+    recording: HashMap<MonId, (u64, Vec<oneshot::Sender<bool>>)>,
+    writes: u64,
     /// Monitored hosts that are being looked up, each for a notice from there.
     looked_for: HashSet<(IpAddr, CallerName)>,
     /// Records with a call under way, and the state to tell after it.
@@ -289,7 +293,7 @@ impl Owner {
         let MonArgs { mon_id: id, private } = mon;
         if self.book.is_known(&id, &private, privileged) {
             match self.recording.get_mut(&id) {
-                Some(asked) => asked.push(done),
+                Some((_, asked)) => asked.push(done),
                 None => _ = done.send(true),
             }
             return;
@@ -321,15 +325,19 @@ impl Owner {
                 self.looking_up -= 1;
                 self.found(monitor, done);
             }
-            Done::Recorded { id, outcome, done } => {
+            Done::Recorded { id, write, outcome, done } => {
+                let is_last = self.recording.get(&id).is_some_and(|(last, _)| *last == write);
                 match &outcome {
                     Ok(()) => self.monitored_anew(&id),
                     Err(error) => {
                         tracing::error!(host = %id.mon_name, %error, "SM_MON: the record is not on disk");
-                        self.book.remove(&id);
+                        if is_last {
+                            self.book.remove(&id);
+                        }
                     }
                 }
-                for asked in self.recording.remove(&id).into_iter().flatten().chain([done]) {
+                let asked = if is_last { self.recording.remove(&id) } else { None };
+                for asked in asked.into_iter().flat_map(|(_, asked)| asked).chain([done]) {
                     let _ = asked.send(outcome.is_ok());
                 }
             }
@@ -369,8 +377,11 @@ impl Owner {
         let submitted = self.persist.submit(Change::Local(monitor.clone()));
         // Now, so that an SM_UNMON behind it finds it.
         self.book.insert(monitor);
-        self.recording.entry(id.clone()).or_default();
-        self.work.spawn(async move { Done::Recorded { id, outcome: durably(submitted).await, done } });
+        self.writes += 1;
+        let write = self.writes;
+        // Who asked for what this one replaces is not answered, and asks again.
+        self.recording.insert(id.clone(), (write, Vec::new()));
+        self.work.spawn(async move { Done::Recorded { id, write, outcome: durably(submitted).await, done } });
     }
 
     fn rebooted(&mut self, source: IpAddr, name: &CallerName, state: NsmState) {

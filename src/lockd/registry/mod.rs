@@ -28,6 +28,8 @@ pub use crate::rpc::rpcbind::local::{LocalError, Registration};
 
 /// Patience with the one who has an entry.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Patience with a socket of this process, which answers at once if it serves at all.
+const BRIEFLY: Duration = Duration::from_millis(250);
 /// Between two looks at whether rpcbind still has the entries.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Longest answer of a NULL call.
@@ -185,7 +187,15 @@ async fn stale_entries(
         if !deserted.contains(&socket) {
             if !wanted.iter().any(|ours| is_one_socket(ours, &entry)) {
                 let holder = holder(&entry).await;
-                if !is_this_process(&holder) && !is_deserted(&entry).await {
+                let is_deserted =
+                    match null_call(&entry, if is_this_process(&holder) { BRIEFLY } else { PATIENCE }).await {
+                        Ok(_) => false,
+                        // The host itself says that the program is not served there. Another one may have got the port since.
+                        Err(CallError::Refused | CallError::Rejected(RpcError::ProgUnavail)) => true,
+                        // Silence is no proof, but of a socket of ours.
+                        Err(_) => is_this_process(&holder),
+                    };
+                if !is_deserted {
                     return Ok(Err(taken(entry, holder)));
                 }
             }
@@ -254,8 +264,7 @@ async fn try_unregister(port: u16, registered: &[Registration]) -> Result<(), Lo
     Ok(())
 }
 
-/// Whether the host itself says that the program is not served there. Silence is no proof.
-async fn is_deserted(entry: &Registration) -> bool {
+async fn null_call(entry: &Registration, patience: Duration) -> Result<Vec<u8>, CallError> {
     let to = match entry.address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -269,24 +278,22 @@ async fn is_deserted(entry: &Registration) -> bool {
         credential: &Credential::None,
         args: &[],
     };
-    let outcome = match entry.transport {
-        Transport::Udp => over_udp(to, null).await,
-        Transport::Tcp => over_tcp(to, null).await,
-    };
-    // Another program may have got the port since.
-    matches!(outcome, Err(CallError::Refused | CallError::Rejected(RpcError::ProgUnavail)))
+    match entry.transport {
+        Transport::Udp => over_udp(to, null, patience).await,
+        Transport::Tcp => over_tcp(to, null, patience).await,
+    }
 }
 
-async fn over_udp(to: SocketAddr, null: Request<'_>) -> Result<Vec<u8>, CallError> {
+async fn over_udp(to: SocketAddr, null: Request<'_>, patience: Duration) -> Result<Vec<u8>, CallError> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let endpoint = UdpEndpoint::bind(SocketAddr::new(any, 0))?;
     // Given the very port: nobody else has it, and the call would come back to this socket.
     if endpoint.local_addr().port() == to.port() {
         return Err(CallError::Refused);
     }
-    UdpClient::new(Arc::new(endpoint), Retransmit::default()).call(to, None, null, PATIENCE).await
+    UdpClient::new(Arc::new(endpoint), Retransmit::default()).call(to, None, null, patience).await
 }
 
-async fn over_tcp(to: SocketAddr, null: Request<'_>) -> Result<Vec<u8>, CallError> {
-    StreamClient::connect_tcp(to, Source::default(), MAX_ANSWER, PATIENCE).await?.call(null, PATIENCE).await
+async fn over_tcp(to: SocketAddr, null: Request<'_>, patience: Duration) -> Result<Vec<u8>, CallError> {
+    StreamClient::connect_tcp(to, Source::default(), MAX_ANSWER, patience).await?.call(null, patience).await
 }

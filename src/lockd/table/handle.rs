@@ -48,7 +48,7 @@ pub struct Table {
 
 impl Table {
     /// Executes an order. The owner's task is woken where it may have something to do, or waits for something else now;
-    /// and where the owner panicked, to end.
+    /// and where the owner panicked before, to end.
     pub(super) fn tell(&self, order: impl FnOnce(&mut Owner)) {
         let has_news = self.owner.with(|owner| {
             owner.orders += 1;

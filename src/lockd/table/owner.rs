@@ -23,6 +23,7 @@ use super::phase::{Phase, Runs};
 use super::queue::Queue;
 use super::records::Records;
 use super::refusals::Refusals;
+use super::runs::SLICE;
 use super::state::{Done, Owner};
 use super::watches::{StatdSetup, Watches};
 use crate::lockd::callbacks::Callbacks;
@@ -376,11 +377,15 @@ impl Owner {
     /// One slice of waking, of a call that frees much, and of scanning or sweeping.
     fn slice(&mut self) {
         self.wake_more();
-        if self.table.has_more_to_sweep() {
+        let until = self.clock.now() + SLICE;
+        let mut begun = self.queue.next_begun();
+        if begun.is_none() && self.table.has_more_to_sweep() {
             self.sweep();
         }
-        if let Some(place) = self.queue.next_begun() {
+        // Mostly they have to purge a file of what a run dropped, and do the sweep's work.
+        while let Some(place) = begun {
             self.resume(&place, Some);
+            begun = if self.clock.now() > until { None } else { self.queue.next_begun() };
         }
         match self.runs.phase {
             Phase::Entering(_) => self.enter_clients(),

@@ -538,6 +538,40 @@ fn notices_that_come_by_turns_with_each_other_and_with_free_all_all_end() {
 }
 
 #[test]
+fn what_free_all_or_a_notice_left_in_the_middle_frees_nothing_that_was_locked_since() {
+    let few = (World::address("few"), name("few"));
+    let lock_again = |w: &mut World, range| {
+        let mut call = World::lock_call(P("", 1), "f", range, true, false, false);
+        let Call::Lock { state, .. } = &mut call else { panic!("a LOCK") };
+        *state = NsmState(9);
+        let caller = w.caller("few");
+        assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Granted));
+    };
+    for first in [None, Some(NsmState(11)), Some(NsmState(5))] {
+        let mut w = few_among_many();
+        match first {
+            None => assert_eq!(w.table.free_all(few.0, &few.1), Handled::More),
+            Some(number) => assert_eq!(w.table.reboot_notice(few.0, &few.1, number), Reboot::More),
+        }
+        // Its caller gave it up, and the client goes on.
+        lock_again(&mut w, bytes(30_000, 30_009));
+        lock_again(&mut w, bytes(6, 8));
+        let mut notice = || {
+            let steps = std::iter::repeat_with(|| w.table.reboot_notice(few.0, &few.1, NsmState(7)));
+            steps.take(20).find(|outcome| *outcome != Reboot::More).unwrap()
+        };
+        assert_ne!(notice(), Reboot::More);
+        assert_eq!(w.table.totals().locks, 2_002, "{first:?}");
+    }
+    // All it had is freed in the first step: nothing is left to go on with.
+    let mut w = few_among_many();
+    let caller = w.caller("few");
+    let last = Call::Unlock(wanted(P("", 1), "f", bytes(20_010, 20_014), true));
+    assert_eq!(w.table.handle(w.now, caller, &last), Handled::Reply(Verdict::Granted));
+    assert_eq!(w.table.free_all(few.0, &few.1), Handled::Reply(Verdict::Granted));
+}
+
+#[test]
 fn what_a_run_dropped_among_many_locks_of_others_is_purged_in_steps_before_others_get_it() {
     let mut w = few_among_many();
     let mut args = w.begin_args(Mode::Strict);
