@@ -68,6 +68,7 @@ CREATE TABLE client (
     unverified      INTEGER NOT NULL DEFAULT 0,
     resurrected     INTEGER NOT NULL DEFAULT 0,
     conflicts       INTEGER NOT NULL DEFAULT 0,
+    understood      INTEGER NOT NULL DEFAULT 0,  -- 1: it reclaimed as a notice makes it do
     PRIMARY KEY (run, number)
 ) STRICT, WITHOUT ROWID;
 
@@ -96,7 +97,7 @@ CREATE TABLE progress (
 
 CREATE INDEX run_started ON run (started_ms);
 CREATE INDEX run_unfinished ON run (started_ms) WHERE phase <> 'done';
-CREATE INDEX client_reclaimed ON client (name, address) WHERE reclaimed > 0;
+CREATE INDEX client_understood ON client (name, address) WHERE understood = 1;
 CREATE INDEX event_run ON event (run, at_ms);
 
 -- What a foreign key does for the other tables. It would want an index of its own here.

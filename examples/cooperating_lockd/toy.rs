@@ -10,8 +10,8 @@ use nlmctl::resync::policy::{ClientFacts, Judged, PathFacts, extended_deadline, 
 use nlmctl::rpc::control::Timeline;
 use nlmctl::wire::control::{
     BeginArgs, Begun, ClientRef, ClientResult, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId, LockFate,
-    LockKind, LockRow, LockState, Mode, Outcome, OwnerRow, PathResult, ProgressArgs, Refusal, RefusalCode, RunClient,
-    RunId, RunResult, SettleArgs, SettleWhen,
+    LockKind, LockRow, LockState, Mode, Outcome, OwnerRow, PathResult, ProgressArgs, Reaction, Refusal, RefusalCode,
+    RunClient, RunId, RunResult, SettleArgs, SettleWhen,
 };
 use nlmctl::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState};
 use nlmctl::wire::xdr::{List, Maybe, Text, decode, encode};
@@ -108,7 +108,7 @@ impl FilterEvent {
             address: owner.address,
             delivery: Delivery::NotTold,
             suspect: false,
-            silent: false,
+            reaction: Reaction::Unclear,
             counts: Counts::default(),
             paths: List::default(),
         };
@@ -411,14 +411,20 @@ impl Toy {
         let facts: Vec<ClientFacts<'_>> = told.map(|(told, paths)| told.facts(paths, may_drop)).collect();
         let all_judged = judge(&facts, run.args.policy, Duration::from_millis(run.args.grace_ms), alone);
         let (mut dropped, mut rows) = (Vec::new(), Vec::new());
-        for (told, judged) in run.told.iter_mut().zip(&all_judged) {
+        for ((told, paths), judged) in run.told.iter_mut().zip(&paths).zip(&all_judged) {
             let drop = judged.drops_any();
             let fate = if drop { Fate::Dropped } else { Fate::Kept };
             for lock in self.locks.values().filter(|lock| lock.state == LockState::Pending && told.is(&lock.owner)) {
                 rows.push(fate_row(fate, lock, None));
                 dropped.extend(drop.then(|| lock.file.clone()));
             }
-            told.result.silent = judged.silent;
+            told.result.reaction = if judged.silent {
+                Reaction::Silent
+            } else if paths.values().any(PathFacts::is_reclaimed) {
+                Reaction::Understood
+            } else {
+                Reaction::Unclear
+            };
             told.result.paths = List::clipped(judged.paths.iter().map(PathResult::from).collect());
             let counts = &mut told.result.counts;
             let left = std::mem::take(&mut counts.pending);

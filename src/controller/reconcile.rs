@@ -144,7 +144,7 @@ impl Round {
         let has_reclaimed = match record {
             Some(record) if !look.reasons.is_empty() => {
                 let (endpoint, key, names) = (self.manager.endpoint(), key.clone(), self.names.clone());
-                record.with(move |store| store.has_reclaimed(&endpoint, &key, &names)).await?
+                record.with(move |store| store.has_understood(&endpoint, &key, &names)).await?
             }
             Some(_) | None => false,
         };

@@ -14,7 +14,7 @@ use super::statd::StateNumberError;
 use super::table::Clock;
 use crate::host::{Machine, StatdDir};
 use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
-use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, Outcome, RunClient, RunResult};
+use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, Outcome, Reaction, RunClient, RunResult};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, Text};
 
@@ -114,7 +114,7 @@ fn superseded(run: RunRecord, now_unix_ms: u64) -> FullResult {
             address,
             delivery: Delivery::NotTold,
             suspect: client.suspect,
-            silent: false,
+            reaction: Reaction::Unclear,
             counts: unverified(client.locks),
             paths: List::default(),
         })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::api::ClientId;
 use crate::resync::policy::{ClientFacts, Judged, PathFacts};
-use crate::wire::control::{ClientProgress, ClientResult, Counts, Delivery, PathResult, RunClient};
+use crate::wire::control::{ClientProgress, ClientResult, Counts, Delivery, PathResult, Reaction, RunClient};
 use crate::wire::types::Address;
 use crate::wire::xdr::List;
 
@@ -87,9 +87,19 @@ impl Tally {
             address: client.addresses.as_slice().first().copied().unwrap_or(unknown),
             delivery: self.delivery,
             suspect: self.suspect,
-            silent: self.judged.silent,
+            reaction: self.reaction(),
             counts: Counts { pending: 0, ..self.counts },
             paths: List::clipped(self.judged.paths.iter().map(PathResult::from).collect()),
+        }
+    }
+
+    fn reaction(&self) -> Reaction {
+        if self.judged.silent {
+            Reaction::Silent
+        } else if self.paths.values().any(PathFacts::is_reclaimed) {
+            Reaction::Understood
+        } else {
+            Reaction::Unclear
         }
     }
 

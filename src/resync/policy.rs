@@ -63,7 +63,7 @@ impl PathFacts {
 
     /// Whether it reclaimed any of its locks as a notice makes it do. One that it only locked again, in targeted grace,
     /// says that it is there, and not that it has understood the notice.
-    fn is_reclaimed(&self) -> bool {
+    pub fn is_reclaimed(&self) -> bool {
         self.reclaimed_any && self.came_back
     }
 }

@@ -54,8 +54,9 @@ impl Store {
         })
     }
 
-    /// Whether the client once reclaimed a lock in a run of this lock manager whose notices carried these names.
-    pub fn has_reclaimed(
+    /// Whether the client once understood the notices of a run of this lock manager that carried these names: it reclaimed
+    /// a lock as they make it do. One that locked it again, in targeted grace, may match notices by another name.
+    pub fn has_understood(
         &self,
         endpoint: &str,
         (name, address): &ClientKey,
@@ -64,7 +65,7 @@ impl Store {
         self.connection
             .query_row(
                 "SELECT EXISTS (SELECT 1 FROM client JOIN run ON run.number = client.run WHERE client.name = ?1
-                 AND client.address = ?2 AND client.reclaimed > 0 AND run.endpoint = ?3 AND run.names = ?4)",
+                 AND client.address = ?2 AND client.understood = 1 AND run.endpoint = ?3 AND run.names = ?4)",
                 params![name, address.to_string(), endpoint, names_text(names)],
                 |row| row.get(0),
             )

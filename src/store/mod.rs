@@ -67,6 +67,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0006_reconcile.sql")),
     M::up(include_str!("../../migrations/0007_lock_rows.sql")),
     M::up(include_str!("../../migrations/0008_run_numbers.sql")),
+    M::up(include_str!("../../migrations/0009_understood.sql")),
 ];
 
 fn migrations() -> Migrations<'static> {

@@ -81,7 +81,7 @@ fn result(index: u32, counts: Counts) -> ClientResult {
         address: address(&format!("127.1.0.{index}")),
         delivery: Delivery::Acked,
         suspect: false,
-        silent: counts.reclaimed == 0,
+        reaction: if counts.reclaimed == 0 { Reaction::Silent } else { Reaction::Understood },
         counts,
         paths: List::default(),
     }
@@ -485,7 +485,7 @@ fn what_is_remembered_of_a_client_reads_back_and_nothing_worth_it_is_forgotten()
 }
 
 #[test]
-fn a_client_has_reclaimed_only_by_that_name_and_address_after_notices_of_those_names() {
+fn a_client_has_understood_only_by_that_name_and_address_after_notices_of_those_names() {
     let place = Place::new();
     let mut store = place.open();
     whole_run(&mut store, run_id(1));
@@ -495,9 +495,25 @@ fn a_client_has_reclaimed_only_by_that_name_and_address_after_notices_of_those_n
     assert!(reclaimed.contains(&true) && reclaimed.contains(&false), "{reclaimed:?}");
     for client in store.report(run_id(1)).unwrap().clients {
         let key = (client.name.clone(), client.address.unwrap());
-        assert_eq!(store.has_reclaimed("here", &key, &names).unwrap(), client.locks.unwrap().reclaimed > 0, "{key:?}");
-        assert!(!store.has_reclaimed("elsewhere", &key, &names).unwrap());
-        assert!(!store.has_reclaimed("here", &key, &[name("other")]).unwrap());
-        assert!(!store.has_reclaimed("here", &(key.0, address("198.51.100.1")), &names).unwrap());
+        assert_eq!(store.has_understood("here", &key, &names).unwrap(), client.locks.unwrap().reclaimed > 0, "{key:?}");
+        assert!(!store.has_understood("elsewhere", &key, &names).unwrap());
+        assert!(!store.has_understood("here", &key, &[name("other")]).unwrap());
+        assert!(!store.has_understood("here", &(key.0, address("198.51.100.1")), &names).unwrap());
     }
+}
+
+#[test]
+fn a_client_that_only_locked_again_what_it_had_has_not_understood() {
+    let place = Place::new();
+    let mut store = place.open();
+    store.create_run(&new_run(run_id(1))).unwrap();
+    store.record_clients(run_id(1), &[client(0), client(1), client(2)]).unwrap();
+    let reacted = |index, reaction| ClientResult { reaction, ..result(index, counts(3, 1)) };
+    let results = [reacted(0, Reaction::Unclear), reacted(1, Reaction::Silent), reacted(2, Reaction::Understood)];
+    store.record_client_results(run_id(1), &results).unwrap();
+    let has_understood = |index: u32| {
+        let key = (format!("c{index}"), address(&format!("127.1.0.{index}")));
+        store.has_understood("here", &key, &[name("nas")]).unwrap()
+    };
+    assert_eq!([0, 1, 2].map(has_understood), [false, false, true]);
 }

@@ -7,7 +7,7 @@ use super::rows::{delivery_word, integer, places};
 use super::{KEEP_RUNS, Store, StoreError};
 use crate::report::{Facts, LockTally, Outcome, PathReport, PendingReport, Phase, Probe, ScopeReport, exit_code};
 use crate::units::count;
-use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, RunClient, RunId};
+use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, Reaction, RunClient, RunId};
 use crate::wire::types::CallerName;
 use crate::wire::xdr;
 
@@ -240,7 +240,7 @@ impl Store {
         let paths = paths.map_err(|e| StoreError::BadValue { what: e.to_string(), path: self.path.clone() })?;
         self.of_run(run, |tx, number| {
             let mut update = tx.prepare_cached(
-                "UPDATE client SET silent = :silent, paths = :paths, suspect = suspect OR :suspect, in_scope = :in_scope,
+                "UPDATE client SET silent = :silent, understood = :understood, paths = :paths, suspect = suspect OR :suspect, in_scope = :in_scope,
                  pending = :pending, reclaimed = :reclaimed, released = :released, dropped = :dropped, kept = :kept,
                  unverified = :unverified, resurrected = :resurrected, conflicts = :conflicts,
                  delivery = CASE delivery WHEN 'not-told' THEN :delivery ELSE delivery END
@@ -249,7 +249,8 @@ impl Store {
             for (r, paths) in results.iter().zip(&paths) {
                 let c = r.counts;
                 update.execute(named_params! {
-                    ":run": number, ":number": r.client, ":silent": r.silent, ":paths": paths, ":suspect": r.suspect,
+                    ":run": number, ":number": r.client, ":paths": paths, ":suspect": r.suspect,
+                    ":silent": r.reaction == Reaction::Silent, ":understood": r.reaction == Reaction::Understood,
                     ":delivery": delivery_word(r.delivery),
                     ":in_scope": integer(c.in_scope), ":pending": integer(c.pending),
                     ":reclaimed": integer(c.reclaimed), ":released": integer(c.released),

@@ -8,7 +8,8 @@ use crate::host::{private_folder, read_if_there, remove, replace};
 use crate::manager::knfsd::keeper_files::{ACTIVE, DRAIN, RESULT};
 use crate::manager::knfsd::unsure::{Doubt, DoubtKind, UnsureClient, UnsureLocks};
 use crate::wire::control::{
-    BeginArgs, Begun, ClientResult, Counts, Delivery, Fate, FullResult, LockFate, Outcome, RunClient, RunId, RunResult,
+    BeginArgs, Begun, ClientResult, Counts, Delivery, Fate, FullResult, LockFate, Outcome, Reaction, RunClient, RunId,
+    RunResult,
 };
 use crate::wire::types::Address;
 use crate::wire::xdr::{List, Text, XdrCodec, decode, encode};
@@ -157,7 +158,7 @@ pub(super) fn interrupted(journal: Journal, now_unix_ms: u64) -> FullResult {
         address: client.addresses.as_slice().first().copied().unwrap_or(unknown),
         delivery: Delivery::NotTold,
         suspect: client.suspect,
-        silent: false,
+        reaction: Reaction::Unclear,
         counts: Counts { in_scope: client.locks, unverified: client.locks, ..Counts::default() },
         paths: List::default(),
     };

@@ -1,6 +1,6 @@
 //! A run's result as versions wrote it that did not judge by server address.
 
-use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, LockFate, RunResult};
+use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, LockFate, Reaction, RunResult};
 use crate::wire::types::{Address, CallerName};
 use crate::wire::xdr::{List, XdrCodec};
 
@@ -11,7 +11,7 @@ struct Row {
     address: Address,
     delivery: Delivery,
     suspect: bool,
-    silent: bool,
+    reaction: Reaction,
     counts: Counts,
 }
 
@@ -24,13 +24,13 @@ pub(super) struct ResultBefore {
 
 impl From<ResultBefore> for FullResult {
     fn from(ResultBefore { result, clients, locks }: ResultBefore) -> Self {
-        let client = |Row { client, name, address, delivery, suspect, silent, counts }| ClientResult {
+        let client = |Row { client, name, address, delivery, suspect, reaction, counts }| ClientResult {
             client,
             name,
             address,
             delivery,
             suspect,
-            silent,
+            reaction,
             counts,
             paths: List::default(),
         };
@@ -41,13 +41,13 @@ impl From<ResultBefore> for FullResult {
 #[cfg(test)]
 impl From<FullResult> for ResultBefore {
     fn from(FullResult { result, clients, locks }: FullResult) -> Self {
-        let client = |ClientResult { client, name, address, delivery, suspect, silent, counts, .. }| Row {
+        let client = |ClientResult { client, name, address, delivery, suspect, reaction, counts, .. }| Row {
             client,
             name,
             address,
             delivery,
             suspect,
-            silent,
+            reaction,
             counts,
         };
         Self { result, clients: List::clipped(clients.into_vec().into_iter().map(client).collect()), locks }

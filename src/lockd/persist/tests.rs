@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::wire::control::{
-    ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockRow, Mode, Outcome, PAGE, RunResult, next_page,
+    ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockRow, Mode, Outcome, PAGE, Reaction, RunResult,
+    next_page,
 };
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::{Address, ByteRange, CallerName, NsmState};
@@ -494,10 +495,11 @@ async fn a_result_that_an_older_version_left_is_read_by_this_one() {
         address: Address("2001:db8::7".parse().unwrap()),
         delivery: Delivery::Acked,
         suspect: true,
-        silent: false,
+        reaction: Reaction::Unclear,
         counts: Counts { in_scope: 3, kept: 3, ..Counts::default() },
         paths: List::default(),
     };
+    assert_eq!([false, true].map(|silent| encode(&silent)), [Reaction::Unclear, Reaction::Silent].map(|r| encode(&r)));
     for clients in [0, 1, 3] {
         let (persist, writer, _) = open(dir.path()).unwrap();
         let full = FullResult {

@@ -30,8 +30,8 @@ use super::*;
 use crate::shares::{Bounds, Holder};
 use crate::wire::control::{
     AgedLock, BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, ExtendArgs, Fate, FullResult, InstanceId,
-    LockFate, LockPage, LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Refusal, RefusalCode, RunId, Scope,
-    SettleWhen, Silent, Unreachable,
+    LockFate, LockPage, LockRow, LockState, LocksArgs, Mode, Policy, ProgressArgs, Reaction, Refusal, RefusalCode,
+    RunId, Scope, SettleWhen, Silent, Unreachable,
 };
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe};

@@ -65,7 +65,7 @@ fn locks_through_an_address_of_which_nothing_came_back_are_kept_with_the_reason(
         let mut w = swallowed(|_| {});
         let result = w.settle_alone(alone);
         let client = &result.clients.as_slice()[0];
-        assert!(!client.silent && !result.result.not_understood);
+        assert!(client.reaction != Reaction::Silent && !result.result.not_understood);
         assert_eq!((client.counts.reclaimed, client.counts.dropped, client.counts.kept), (1, 1, 2));
         let expected = [(ONE.to_owned(), false, None), (TWO.to_owned(), true, Some(Spared::OtherAddress))];
         assert_eq!(spared(client), expected);
@@ -73,6 +73,40 @@ fn locks_through_an_address_of_which_nothing_came_back_are_kept_with_the_reason(
             assert_eq!(w.is_taken(file, R), held, "{file}");
         }
     }
+}
+
+#[test]
+fn only_a_client_that_reclaimed_has_understood_not_one_that_locked_again() {
+    let mut w = World::new();
+    let all = ["again", "each", "back", "idle", "lost"];
+    for client in all {
+        w.write_by(P(client, 1), ONE, client);
+        w.write_by(P(client, 2), TWO, &format!("{client}2"));
+    }
+    w.begin(Mode::Targeted);
+    for client in all {
+        w.tell(client, Delivery::Acked);
+    }
+    for client in ["again", "each", "back"] {
+        w.write_by(P(client, 1), ONE, client);
+    }
+    w.write_by(P("each", 2), TWO, "each2");
+    w.reclaim_by(P("back", 2), TWO, "back2");
+    // A lock that the server did not know says nothing of those in scope.
+    w.reclaim_by(P("lost", 3), ONE, "unknown");
+    w.pass(60);
+    let result = w.settle();
+    let reactions: Vec<_> = result.clients.as_slice().iter().map(|c| (c.name.to_string(), c.reaction)).collect();
+    let expected = [
+        ("again", Reaction::Silent),
+        ("each", Reaction::Unclear),
+        ("back", Reaction::Understood),
+        ("idle", Reaction::Silent),
+        ("lost", Reaction::Silent),
+    ];
+    assert_eq!(reactions, expected.map(|(name, reaction)| (name.to_owned(), reaction)));
+    let reclaimed = result.clients.as_slice().iter().map(|client| client.counts.reclaimed);
+    assert_eq!(reclaimed.collect::<Vec<_>>(), [1, 2, 2, 0, 0], "locked again counts as reclaimed");
 }
 
 #[test]

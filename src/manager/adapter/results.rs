@@ -8,7 +8,7 @@ use super::record::RunRecord;
 use crate::host::Lock;
 use crate::wire::control::{
     ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockKind, LockPage, LockRow, LockState, LocksArgs,
-    Outcome, OwnerRow, RunResult, page,
+    Outcome, OwnerRow, Reaction, RunResult, page,
 };
 use crate::wire::types::{Address, CallerName, FileHandle, MAX_NETOBJ, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe, Text};
@@ -140,7 +140,7 @@ fn full(run: &RunRecord, end: End<'_>, counts: Counts, rows: Vec<LockFate>) -> F
             address: client.addresses.as_slice().first().copied().unwrap_or(NO_ADDRESS),
             delivery: run.deliveries.get(index as usize).map_or(Delivery::NotTold, |told| told.delivery.0),
             suspect: client.suspect || run.deliveries.get(index as usize).is_some_and(|told| told.suspect),
-            silent: false,
+            reaction: Reaction::Unclear,
             counts: Counts::default(),
             paths: List::default(),
         })

@@ -1,6 +1,7 @@
 //! Older and newer schemas.
 
 use rusqlite::params;
+use rusqlite::types::Value;
 
 use super::*;
 use crate::report::Stamp;
@@ -23,33 +24,38 @@ fn older_record(place: &Place, steps: usize) {
     for (started, id) in [(1_i64, run_id(2)), (2, run_id(1))] {
         let begin = xdr::encode(&new_run(id).begin);
         let id = id.to_string();
-        connection
-            .execute(
-                "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, outcome, exit,
-                 old_state, new_state, started_ms, ended_ms, in_scope, dropped)
-                 VALUES (?1, 'nlmd', 'here', 'i', 'f', 'strict', ?2, ?3, 'done', 'settled', 3, 41, 43, ?4, 1000, 2, 2)",
-                params![id, scope, begin, started],
-            )
-            .unwrap();
+        // Columns that have no default any more.
+        let more = if steps < 8 { ("", "") } else { (", knows_owners, names", ", 1, '[]'") };
+        let sql = format!(
+            "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, outcome, exit,
+             old_state, new_state, started_ms, ended_ms, in_scope, dropped{}) VALUES
+             (?1, 'nlmd', 'here', 'i', 'f', 'strict', ?2, ?3, 'done', 'settled', 3, 41, 43, ?4, 1000, 2, 2{})",
+            more.0, more.1
+        );
+        connection.execute(&sql, params![id, scope, begin, started]).unwrap();
+        let run = if steps < 8 { Value::Text(id) } else { Value::Integer(connection.last_insert_rowid()) };
         connection
             .execute(
                 "INSERT INTO client (run, number, name, address, row, suspect, probe, delivery, silent, attempts, acked_ms,
                  in_scope, dropped) VALUES (?1, 0, 'c0', '127.1.0.0', ?2, 1, 'answers', 'acked', 1, 4, ?3, 2, 2)",
-                params![id, xdr::encode(&client(0).client), started],
+                params![run, xdr::encode(&client(0).client), started],
             )
             .unwrap();
-        connection.execute("INSERT INTO event VALUES (?1, ?2, 'begun', 'x')", params![id, started]).unwrap();
+        connection.execute("INSERT INTO event VALUES (?1, ?2, 'begun', 'x')", params![run, started]).unwrap();
         if steps >= 5 {
-            connection.execute("INSERT INTO progress VALUES (?1, ?2, 7)", params![id, started]).unwrap();
+            connection.execute("INSERT INTO progress VALUES (?1, ?2, 7)", params![run, started]).unwrap();
         }
         // They had columns that the blob has too.
         let more = if steps < 7 { ("file, range, late,", "'0102', '0-EOF', 0,") } else { ("", "") };
-        let sql = format!(
-            "INSERT INTO lock (run, ordinal, fate, client, {} row) VALUES (?1, ?2, 'dropped', 'c1', {} ?3)",
-            more.0, more.1
-        );
+        let sql = match steps {
+            8.. => "INSERT INTO lock (place, fate, row) VALUES (?1 << 33 | ?2, 'dropped', ?3)".to_owned(),
+            _ => format!(
+                "INSERT INTO lock (run, ordinal, fate, client, {} row) VALUES (?1, ?2, 'dropped', 'c1', {} ?3)",
+                more.0, more.1
+            ),
+        };
         for (ordinal, n) in [(0, started), (1_i64 << 32, started + 10)] {
-            connection.execute(&sql, params![id, ordinal, xdr::encode(&fate(n.unsigned_abs()))]).unwrap();
+            connection.execute(&sql, params![run, ordinal, xdr::encode(&fate(n.unsigned_abs()))]).unwrap();
         }
     }
 }
@@ -178,4 +184,30 @@ fn a_record_is_not_brought_up_to_date_while_an_older_nlmctl_works_with_it() {
     drop((older_one, writer));
     let mut store = Store::open_existing(&place.path()).unwrap().unwrap();
     assert_eq!((rows_of(&mut store, id).len(), version(&place.path())), (3, STEPS.len()));
+}
+
+#[test]
+fn of_older_runs_only_those_in_strict_grace_show_who_understood() {
+    let place = Place::new();
+    let connection = {
+        let mut connection = rusqlite::Connection::open(place.path()).unwrap();
+        older(8).to_latest(&mut connection).unwrap();
+        connection
+    };
+    for (id, mode) in [(run_id(1), "strict"), (run_id(2), "targeted")] {
+        let run = "INSERT INTO run (id, manager, endpoint, instance, knows_owners, fingerprint, mode, scope, names, begin, phase,
+                   started_ms) VALUES (?1, 'nlmd', 'here', 'i', 1, 'f', ?2, '{}', '[\"nas\"]', ?3, 'done', 1)";
+        connection.execute(run, params![id.to_string(), mode, xdr::encode(&new_run(id).begin)]).unwrap();
+        for reclaimed in [0, 1] {
+            let client = "INSERT INTO client (run, number, name, address, row, suspect, probe, reclaimed)
+                          VALUES ((SELECT max(number) FROM run), ?1, ?2, '127.1.0.1', x'', 0, 'answers', ?1)";
+            connection.execute(client, params![reclaimed, format!("{mode}{reclaimed}")]).unwrap();
+        }
+    }
+    drop(connection);
+    let store = place.open();
+    for (client, expected) in [("strict0", false), ("strict1", true), ("targeted0", false), ("targeted1", false)] {
+        let key = (client.to_owned(), address("127.1.0.1"));
+        assert_eq!(store.has_understood("here", &key, &[name("nas")]).unwrap(), expected, "{client}");
+    }
 }

@@ -50,6 +50,19 @@ pub struct RunResult {
     pub late: u64,
 }
 
+/// What a client made of the notices, as far as what it reclaimed shows. Results on disk from before there was the last of
+/// these are read alike: they had a bool here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
+#[repr(u32)]
+pub enum Reaction {
+    /// That is not known: it has not acked, it had nothing in scope, or it only locked again what it had.
+    Unclear = 0,
+    /// It acked, and reclaimed none of its locks in scope.
+    Silent = 1,
+    /// It reclaimed some of its locks as a notice makes it do: such notices it understands.
+    Understood = 2,
+}
+
 /// A client's part of a result.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct ClientResult {
@@ -63,8 +76,8 @@ pub struct ClientResult {
     pub delivery: Delivery,
     /// Whether it was a suspect.
     pub suspect: bool,
-    /// Whether it acked and reclaimed none of its locks in scope.
-    pub silent: bool,
+    /// What it made of them.
+    pub reaction: Reaction,
     /// Its counts.
     pub counts: Counts,
     /// What was pending when the run settled, by the server address that it called for it.

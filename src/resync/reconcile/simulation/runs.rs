@@ -154,14 +154,14 @@ impl World {
                 self.tally.dropped += result.result.counts.dropped;
                 self.tally.kept += result.result.counts.kept;
                 self.tally.reclaimed += result.result.counts.reclaimed;
-                self.last = Some(LockTally::from(result.result.counts));
+                self.last = Some(result);
                 Event::Ended
             }
             other => panic!("{other:?}"),
         }
     }
 
-    fn table_result(&mut self) -> LockTally {
+    fn table_result(&mut self) -> FullResult {
         self.last.take().expect("it has settled")
     }
 
@@ -186,12 +186,14 @@ impl World {
         Some(NoticeNews::Acked { all: true })
     }
 
-    fn learn(&mut self, host: usize, mut seen: Look, locks: &LockTally) {
+    fn learn(&mut self, host: usize, mut seen: Look, result: &FullResult) {
+        let locks = &LockTally::from(result.result.counts);
+        let understood = result.clients.as_slice().iter().any(self.rules.understood);
         let after = self.rows().into_iter().find(|row| row.name == self.hosts[host].name);
         self.tell(host, &format!("its run: {locks:?}"));
         seen.ended(Some(Outcome::Settled), locks, after.as_ref(), self.ms());
         self.memories.insert(host, seen.memory);
-        self.hosts[host].has_reclaimed |= locks.reclaimed > 0;
+        self.hosts[host].has_reclaimed |= understood;
         self.hosts[host].named |= locks.kept > 0;
     }
 }
