@@ -14,15 +14,14 @@ use tokio::task::JoinHandle;
 use super::error::ControllerError;
 use super::record::Record;
 use super::results::{self, CALL_AGAIN, Fetched};
+use super::statds::Probes;
 use crate::manager::{LockManager, ManagerError};
-use crate::report::Probe;
 use crate::resync::run::Event;
 use crate::store::NewClient;
 use crate::wire::control::{
     self, BeginArgs, Begun, ClientProgress, ExtendArgs, ProgressArgs, RefusalCode, RunClient, RunId, SettleArgs,
     SettleWhen, Status, WatchArgs,
 };
-use crate::wire::types::CallerName;
 use crate::wire::xdr::List;
 
 /// Calls that may wait. The run asks one at a time; an end adds one or two.
@@ -73,8 +72,7 @@ pub(super) struct ManagerLink {
     pub(super) begin: Arc<BeginArgs>,
     /// Whether `begin`'s answer is in the record already (a resume).
     pub(super) begun: bool,
-    /// What the plan saw of each client.
-    pub(super) probe: Arc<dyn Fn(&CallerName) -> Probe + Send + Sync>,
+    pub(super) probes: Arc<Probes>,
     pub(super) answers: mpsc::Sender<Reply>,
     /// How far the manager's events are told; 0 where it is not known which of them are this run's.
     pub(super) cursor: Arc<AtomicU64>,
@@ -198,7 +196,7 @@ impl ManagerLink {
         for page in clients.chunks(CLIENTS_AT_ONCE) {
             let rows: Vec<NewClient> = page
                 .iter()
-                .map(|client| NewClient { client: client.clone(), probe: (self.probe)(&client.name) })
+                .map(|client| NewClient { client: client.clone(), probe: self.probes.seen_of(client) })
                 .collect();
             self.record.with(move |store| store.record_clients(run, &rows)).await?;
         }

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use super::calls::{self, Call, Calls, ManagerLink, Reply, Task};
 use super::course::{NoticeProgress, PendingCourse};
 use super::record::Record;
+use super::statds::Probes;
 use super::{ControllerError, Options, Signals, hosts, targets};
 use crate::manager::LockManager;
 use crate::nsm::{self, FanoutEvent, NotifyOptions};
@@ -54,8 +55,7 @@ pub(super) struct Orders {
     pub(super) begun: bool,
     /// The names in the notices, in order.
     pub(super) names: Vec<CallerName>,
-    /// What the plan saw of each client.
-    pub(super) probes: HashMap<CallerName, Probe>,
+    pub(super) probes: Arc<Probes>,
     /// What an earlier controller recorded of each client, by number.
     pub(super) known: HashMap<u32, DeliveryUpdate>,
     pub(super) own_locks_lost: bool,
@@ -112,14 +112,13 @@ impl Drive {
         signals: Signals,
     ) -> Self {
         let (answer, answers) = mpsc::channel(QUEUE);
-        let probes = orders.probes.clone();
         let resumed = orders.begun;
         let link = ManagerLink {
             manager,
             record,
             begin: Arc::new(orders.begin.clone()),
             begun: orders.begun,
-            probe: Arc::new(move |name| probes.get(name).copied().unwrap_or(Probe::NotAsked)),
+            probes: Arc::clone(&orders.probes),
             answers: answer,
             cursor: Arc::default(),
         };
@@ -266,7 +265,7 @@ impl Drive {
         let told: Vec<NoticeProgress> = clients
             .iter()
             .map(|client| {
-                let suspect = || self.orders.probes.get(&client.name) == Some(&Probe::Suspect);
+                let suspect = || self.orders.probes.seen_of(client) == Probe::Suspect;
                 let known = known.get(&client.index).cloned().map(NoticeProgress::going_on);
                 known.unwrap_or_else(|| NoticeProgress::nothing(client.index, suspect()))
             })

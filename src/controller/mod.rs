@@ -49,6 +49,7 @@ use tokio::sync::watch;
 
 use self::drive::{Drive, Ended, Orders};
 use self::record::Record;
+use self::statds::Probes;
 use crate::manager::{Caution, LockManager, ManagerError, Weight};
 use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
 use crate::resync::consent::Consent;
@@ -196,7 +197,7 @@ async fn carry_out(
         begin,
         begun: false,
         names: plan.names,
-        probes: plan.clients.into_iter().map(|client| (client.name, client.probe)).collect(),
+        probes: Arc::new(Probes::of(&plan.clients)),
         known: HashMap::new(),
         own_locks_lost: plan.own_locks_lost,
         options,
@@ -251,7 +252,7 @@ pub async fn resume(
         begun: left.phase >= Phase::Begun,
         begin: left.begin,
         names: if request.names.is_empty() { info.names.into_vec() } else { request.names.clone() },
-        probes: HashMap::new(),
+        probes: Arc::default(),
         known: stored.into_iter().map(|stored| (stored.client.index, stored.notices)).collect(),
         own_locks_lost: request.own_locks_lost,
         options,

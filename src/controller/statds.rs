@@ -1,16 +1,39 @@
 //! What the clients' statds say now.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
+
 use super::targets::probed;
 use super::{ControllerError, Options};
 use crate::nsm::{ProbeOptions, Target, probe_and_tell};
-use crate::report::Failure;
-use crate::resync::plan::Probed;
+use crate::report::{Failure, Probe};
+use crate::resync::plan::{PlannedClient, Probed};
 use crate::rpc::fanout::TELLS_AFTER;
 use crate::units;
+use crate::wire::control::RunClient;
 use crate::wire::types::CallerName;
 
 /// Of those that are waited for, as many are named.
 const NAMED: usize = 3;
+
+/// What the plan saw of each client, by its name and first address. Clones share a name: evidence against one says nothing of
+/// another, whose silence it would explain.
+#[derive(Debug, Default)]
+pub(super) struct Probes(HashMap<(CallerName, IpAddr), Probe>);
+
+impl Probes {
+    pub(super) fn of(planned: &[PlannedClient]) -> Self {
+        let key = |client: &PlannedClient| Some((client.name.clone(), *client.addresses.first()?));
+        Self(planned.iter().filter_map(|client| Some((key(client)?, client.probe))).collect())
+    }
+
+    /// Of a client as `begin` fixed it.
+    pub(super) fn seen_of(&self, client: &RunClient) -> Probe {
+        let address = client.addresses.as_slice().first();
+        let seen = address.and_then(|address| self.0.get(&(client.name.clone(), address.0)));
+        seen.copied().unwrap_or(Probe::NotAsked)
+    }
+}
 
 /// Asks all of them at once, under this server's name; a target's id is the place of its client's name in `clients`.
 /// Says whom it waits for.
@@ -52,6 +75,42 @@ fn waited_for(names: &[String], options: &Options) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::control::ClientRow;
+    use crate::wire::types::NsmState;
+    use crate::wire::xdr::List;
+
+    #[test]
+    fn of_two_clones_only_the_one_is_a_suspect_against_which_there_is_evidence() {
+        let clone = |address: &str, probe| {
+            let row = ClientRow::sample("clone", address);
+            PlannedClient {
+                name: row.name,
+                addresses: vec![address.parse().unwrap()],
+                server_addresses: Vec::new(),
+                locks: Some(1),
+                probe,
+                suspicions: Vec::new(),
+                note: None,
+            }
+        };
+        let fixed = |name: &str, address: &str| RunClient {
+            index: 0,
+            name: CallerName::new(name).unwrap(),
+            addresses: List::clipped(vec![address.parse().unwrap()]),
+            server_addresses: List::default(),
+            nsm_state: NsmState(3),
+            locks: 1,
+            shared_address: false,
+            suspect: false,
+        };
+        for last in [Probe::Answers, Probe::Suspect] {
+            let first = if last == Probe::Answers { Probe::Suspect } else { Probe::Answers };
+            let probes = Probes::of(&[clone("192.0.2.7", first), clone("192.0.2.8", last)]);
+            let seen = [("clone", "192.0.2.7"), ("clone", "192.0.2.8"), ("clone", "192.0.2.9"), ("other", "192.0.2.7")]
+                .map(|(name, address)| probes.seen_of(&fixed(name, address)));
+            assert_eq!(seen, [first, last, Probe::NotAsked, Probe::NotAsked]);
+        }
+    }
 
     #[test]
     fn the_first_ones_that_are_waited_for_are_named_and_the_others_counted() {
