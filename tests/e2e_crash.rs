@@ -56,6 +56,22 @@ async fn a_run_can_be_resumed_while_it_is_still_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_run_tells_the_rest_under_the_names_that_it_began_with() {
+    let world = World::locked(2, 1).await;
+    world.behave(0, Behaviour::deaf());
+    let run = world.start(&["resync", "--yes", "--grace", "6s", "--name", "alias.test"]);
+    world.all_notified().await;
+    run.kill9().await;
+    let refused = world.run(&["resync", "--resume", "--name", common::SERVER]).await.exits(2);
+    assert!(refused.stderr.contains("alias.test") && refused.stderr.contains("leave out --name"), "{refused:#?}");
+    let told = world.farm.notices().len();
+    let _ = world.run(&["resync", "--resume"]).await.json();
+    let notices = world.farm.notices();
+    assert!(notices.len() > told, "the one that did not ack is told again");
+    assert!(notices.iter().all(|notice| notice.name.as_str() == "alias.test"), "{notices:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_nlmd_killed_in_the_middle_recovers_as_after_any_restart_and_the_run_is_superseded() {
     let mut world = World::with_server(3, &["--grace", "3s"]).await;
     world.lock_all(2).await;

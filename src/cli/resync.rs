@@ -103,7 +103,7 @@ fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {
     if report.run.outcome == Some(Outcome::Interrupted) {
         context.say(&format!(
             "run {} goes on without nlmctl until its deadline; to go on with it: nlmctl resync --resume \
-             (with the same --control, --db and --name)",
+             (with the same --control and --db)",
             report.run.id
         ));
     }

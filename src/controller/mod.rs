@@ -55,7 +55,7 @@ use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
 use crate::resync::consent::Consent;
 use crate::resync::plan::{self, Draft, Observation, Plan, Request};
 use crate::resync::run::{Ending, Run, Terms};
-use crate::store::{ControllerLock, NewRun, Store};
+use crate::store::{ControllerLock, NewRun, Store, StoredRun};
 use crate::wire::control::{BeginArgs, Capabilities, ClientRow, RunId, Scope};
 use crate::wire::types::CallerName;
 use crate::wire::xdr::List;
@@ -217,11 +217,13 @@ async fn carry_out(
 }
 
 /// Goes on with the run that the record knows as unfinished; if it ended meanwhile, completes its
-/// record. Of the request only the names and the consent to lose this host's own locks count: all
-/// else is the run's. Clients that have not acked are told again, with the run's own state number.
+/// record. Of the request only the consent to lose this host's own locks counts: all else is the
+/// run's. Clients that have not acked are told again, under the run's own names and with its own
+/// state number.
 ///
 /// # Errors
-/// There is no such run, the manager does not answer, or the record cannot be written.
+/// There is no such run, other names are asked for, the manager does not answer, or the record
+/// cannot be written.
 pub async fn resume(
     manager: Arc<dyn LockManager>,
     store: Store,
@@ -248,10 +250,11 @@ pub async fn resume(
     let stored = record.with(move |store| store.clients(left.id)).await?;
     hosts::refuse_own_mounts(request.own_locks_lost, stored.iter().map(|stored| &stored.client))?;
     let terms = terms(info.capabilities, Duration::from_millis(left.begin.grace_ms), &options);
+    let names = names_of(&left, &request.names, info.names.as_slice())?;
     let orders = Orders {
         begun: left.phase >= Phase::Begun,
         begin: left.begin,
-        names: if request.names.is_empty() { info.names.into_vec() } else { request.names.clone() },
+        names,
         probes: Arc::default(),
         known: stored.into_iter().map(|stored| (stored.client.index, stored.notices)).collect(),
         own_locks_lost: request.own_locks_lost,
@@ -260,6 +263,28 @@ pub async fn resume(
     let (machine, first) = Run::resume(terms, left.phase);
     let drive = Drive::new(manager, record.clone(), orders, machine, progress, signals);
     conclude(&record, left.id, drive.run(first).await?).await
+}
+
+/// The names of the run's notices. Under others the clients that are told now would ack, and not match: they would look
+/// silent, and lose their locks. A run that a version without names in the record left goes by what is `asked`, or `usual`.
+fn names_of(left: &StoredRun, asked: &[CallerName], usual: &[CallerName]) -> Result<Vec<CallerName>, Failure> {
+    match (left.names.as_slice(), asked) {
+        ([], []) => Ok(usual.to_vec()),
+        ([], asked) => Ok(asked.to_vec()),
+        (own, asked) if asked.is_empty() || own == asked => Ok(own.to_vec()),
+        (own, asked) => {
+            let words = |names: &[CallerName]| names.iter().map(CallerName::as_str).collect::<Vec<_>>().join(", ");
+            Err(Failure::usage(
+                format!(
+                    "run {} tells its clients of {}, and they would not know {}",
+                    left.id,
+                    words(own),
+                    words(asked)
+                ),
+                "leave out --name, and NLMCTL_NAME and the config file's name: --resume goes on under the run's own names",
+            ))
+        }
+    }
 }
 
 async fn take_over(store: Store) -> Result<(Record, ControllerLock), ControllerError> {

@@ -287,7 +287,12 @@ type Running = JoinHandle<Result<RunReport, ControllerError>>;
 
 /// Plans, and starts the run; the sender brings signals.
 async fn start(fake: &Arc<Fake>, books: &Books) -> (Running, mpsc::Sender<&'static str>) {
-    let request = Request { own_locks_lost: true, ..Request::default() };
+    start_as(fake, books, "nas").await
+}
+
+async fn start_as(fake: &Arc<Fake>, books: &Books, name: &str) -> (Running, mpsc::Sender<&'static str>) {
+    let names = vec![CallerName::new(name).unwrap()];
+    let request = Request { own_locks_lost: true, names, ..Request::default() };
     let plan = plan(&**fake, &request, &options()).await.unwrap();
     let consent = plan.agree(false, &mut ()).unwrap();
     let (signal, signals) = mpsc::channel(4);
@@ -297,10 +302,16 @@ async fn start(fake: &Arc<Fake>, books: &Books) -> (Running, mpsc::Sender<&'stat
 }
 
 async fn go_on(fake: &Arc<Fake>, books: &Books) -> Result<RunReport, ControllerError> {
-    let request = Request { own_locks_lost: true, ..Request::default() };
+    go_on_as(fake, books, &[]).await
+}
+
+async fn go_on_as(fake: &Arc<Fake>, books: &Books, names: &[&str]) -> Result<RunReport, ControllerError> {
+    let names = names.iter().map(|name| CallerName::new(name).unwrap()).collect();
+    let request = Request { own_locks_lost: true, names, ..Request::default() };
     let (_signal, signals) = mpsc::channel(4);
     let manager: Arc<dyn LockManager> = Arc::clone(fake) as _;
-    resume(manager, books.open(), &request, options(), watch::channel(Progress::START).0, signals).await
+    let resumed = resume(manager, books.open(), &request, options(), watch::channel(Progress::START).0, signals);
+    tokio::time::timeout(Duration::from_secs(20), resumed).await.expect("it hangs")
 }
 
 async fn until(what: impl Fn() -> bool) {
@@ -392,6 +403,27 @@ async fn a_signal_after_the_announcement_leaves_the_run_and_a_resume_ends_it() {
     assert_eq!((report.run.outcome, report.run.exit), (Some(Outcome::Settled), Some(0)));
     assert_eq!(report.state.new, Some(9));
     assert!(is(&go_on(&fake, &books).await, FailureKind::Usage), "nothing is left to resume");
+}
+
+#[tokio::test]
+async fn a_run_is_gone_on_with_under_its_own_names_and_no_others() {
+    for own in ["nas", "alias"] {
+        let (fake, books) = (Fake::new(3), Books::new());
+        let (run, signal) = start_as(&fake, &books, own).await;
+        until(|| phase(&books) >= Some(Phase::Notifying)).await;
+        signal.send("SIGINT").await.unwrap();
+        run.await.unwrap().unwrap();
+        let asked = fake.asked();
+        for others in [&["other"][..], &["other", own], &[own, "other"]] {
+            let failure = Failure::from(go_on_as(&fake, &books, others).await.unwrap_err());
+            assert_eq!(failure.kind, FailureKind::Usage, "{failure}");
+            assert!(failure.message.contains(own) && failure.remedy.contains("leave out --name"), "{failure:?}");
+        }
+        assert_eq!(fake.asked(), asked, "nothing was done");
+        fake.with(|world| world.pending = 0);
+        let report = go_on_as(&fake, &books, &[own]).await.unwrap();
+        assert_eq!(report.run.outcome, Some(Outcome::Settled));
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Row, params};
 
-use super::rows::{count, integer, json, word};
+use super::rows::{count, integer, json, not_understood, word};
 use super::{Store, StoreError};
 use crate::resync::reconcile::Memory;
 use crate::wire::types::{Address, CallerName, NsmState};
@@ -76,6 +76,11 @@ impl Store {
 /// The names of notices, as the record has them.
 pub(super) fn names_text(names: &[CallerName]) -> String {
     names.iter().map(CallerName::as_str).collect::<serde_json::Value>().to_string()
+}
+
+pub(super) fn names(row: &Row<'_>) -> rusqlite::Result<Vec<CallerName>> {
+    let shown: Vec<String> = json(row, "names")?;
+    shown.iter().map(|name| CallerName::typed(name).map_err(|e| not_understood(row, "names", e))).collect()
 }
 
 fn key(row: &Row<'_>) -> rusqlite::Result<ClientKey> {

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use rusqlite::{OptionalExtension, Params, Row, Transaction, TransactionBehavior, params};
 
+use super::memories::names;
 use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, places, word};
 use super::{DeliveryUpdate, Store, StoreError};
 use crate::report::{
@@ -12,6 +13,7 @@ use crate::report::{
     RunDetail, RunFilter, RunHead, RunListing, RunReport, Stamp, States, exit_code,
 };
 use crate::wire::control::{BeginArgs, InstanceId, LockFate, RunClient, RunId};
+use crate::wire::types::CallerName;
 
 const CLIENTS: &str = "SELECT * FROM client WHERE run = ?1 ORDER BY number";
 
@@ -21,6 +23,8 @@ pub struct StoredRun {
     pub id: RunId,
     /// What `begin` was, or would have been, asked with.
     pub begin: BeginArgs,
+    /// The names that its notices carry, in order; empty where an older version began it.
+    pub names: Vec<CallerName>,
     /// How far it can have got.
     pub phase: Phase,
 }
@@ -274,7 +278,7 @@ fn states(row: &Row<'_>) -> rusqlite::Result<States> {
 }
 
 fn stored_run(row: &Row<'_>) -> rusqlite::Result<StoredRun> {
-    Ok(StoredRun { id: word(row, "id")?, begin: blob(row, "begin")?, phase: word(row, "phase")? })
+    Ok(StoredRun { id: word(row, "id")?, begin: blob(row, "begin")?, names: names(row)?, phase: word(row, "phase")? })
 }
 
 fn run_head(row: &Row<'_>) -> rusqlite::Result<RunHead> {

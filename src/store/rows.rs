@@ -47,7 +47,7 @@ pub(super) fn counts(row: &Row<'_>) -> rusqlite::Result<Counts> {
     })
 }
 
-fn not_understood<E: std::error::Error + Send + Sync + 'static>(
+pub(super) fn not_understood<E: std::error::Error + Send + Sync + 'static>(
     row: &Row<'_>,
     column: &str,
     error: E,
