@@ -240,8 +240,11 @@ pub struct ResyncArgs {
     /// Consent to what the plan names
     #[arg(long, short = 'y')]
     pub yes: bool,
-    /// Go on with the run that an earlier nlmctl left
-    #[arg(long)]
+    /// Go on with the run that an earlier nlmctl left, as it was begun
+    // What the run was begun with is in it: another policy would be taken for one that it has.
+    #[arg(long, conflicts_with_all = [
+        "grace", "grace_max", "mode", "unreachable", "silent", "clients", "exports", "files", "include_unmonitored", "record",
+    ])]
     pub resume: bool,
 }
 
@@ -523,6 +526,29 @@ mod tests {
         assert_eq!((args.mode, args.unreachable, args.silent), (None, Unreachable::Keep, Silent::Auto));
         assert_eq!(args.record, RecordRows::Changes);
         args.check().unwrap();
+    }
+
+    #[test]
+    fn a_resume_takes_nothing_that_the_run_was_begun_with() {
+        for begun_with in [
+            &["--grace", "90s"][..],
+            &["--grace-max", "3m"],
+            &["--mode", "strict"],
+            &["--unreachable", "keep"],
+            &["--silent", "keep"],
+            &["--client", "x"],
+            &["--export", "/x"],
+            &["--file", "00"],
+            &["--include-unmonitored"],
+            &["--record", "all"],
+            &["--dry-run"],
+        ] {
+            let refused = resync(&[&["--resume"], begun_with].concat()).unwrap_err();
+            assert!(refused.contains("--resume") && refused.contains("cannot be used with"), "{refused}");
+        }
+        let taken = ["--resume", "--quiet-time", "1s", "--method", "grace", "--own-locks-lost", "--yes"];
+        assert!(resync(&taken).unwrap().resume);
+        assert!(resync(&["--resume"]).is_ok(), "what is a default was not given");
     }
 
     #[test]
