@@ -72,6 +72,30 @@ async fn a_resumed_run_tells_the_rest_under_the_names_that_it_began_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_acked_before_its_controller_died_keeps_its_locks_though_it_answers_the_next_one_nothing() {
+    let world = World::locked(1, 1).await;
+    // So the plan names it as unreachable, and consent to drop covers it.
+    world.behave(0, Behaviour::dead());
+    let args =
+        ["resync", "--yes", "--unreachable", "drop", "--grace", "8s", "--name", common::SERVER, "--name", "b.test"];
+    let proxy = Proxy::stopping_at(&world.server.control(), Procedure::Progress);
+    let run = Running::start(world.nlmctl_with(proxy.path(), &world.db(), &args));
+    proxy.holds().await;
+    world.behave(0, Behaviour { acks_at_most: 1, ..Behaviour::silent() });
+    proxy.go_on();
+    let id = world.run(&["runs", "list"]).await.exits(0).json()["runs"][0]["id"].as_str().unwrap().to_owned();
+    let recorded =
+        async { while world.run(&["runs", "show", &id]).await.exits(0).json()["clients"][0]["acks"] != 1 {} };
+    tokio::time::timeout(common::LIMIT, recorded).await.expect("its ack is not recorded");
+    run.kill9().await;
+    world.behave(0, Behaviour::dead());
+    let ran = world.run(&["resync", "--resume"]).await.exits(3);
+    assert_eq!((ran.locks("kept"), ran.locks("dropped"), world.held().await), (1, 0, 1), "{ran:#?}");
+    let client = &ran.json()["clients"][0];
+    assert_eq!((&client["acks"], &client["notices"]), (&1.into(), &2.into()), "{client:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_nlmd_killed_in_the_middle_recovers_as_after_any_restart_and_the_run_is_superseded() {
     let mut world = World::with_server(3, &["--grace", "3s"]).await;
     world.lock_all(2).await;

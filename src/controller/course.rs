@@ -63,7 +63,10 @@ impl NoticeProgress {
                 NoticeNews::Acked { all: acked >= of }
             }
             News::GivenUp { failure, error, .. } => {
-                self.now.delivery = delivery(*failure);
+                let failure = delivery(*failure);
+                // What an earlier controller was acked is acked: this fan-out has sent all anew.
+                let is_partial = self.now.acks > 0 && failure.is_given_up();
+                self.now.delivery = if is_partial { Delivery::Partial } else { failure };
                 self.now.error.clone_from(error);
                 NoticeNews::GivenUp(self.now.delivery)
             }
@@ -99,6 +102,7 @@ impl PendingCourse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::fanout::{Failure, Heard};
 
     #[test]
     fn the_course_of_a_run_is_a_few_thousand_rows_however_often_it_changes() {
@@ -112,6 +116,20 @@ mod tests {
         assert!((1_000..4_000).contains(&samples.new.len()), "{}", samples.new.len());
         let first: Vec<_> = samples.new.iter().take(3).map(|row| row.elapsed_ms).collect();
         assert_eq!((first, samples.new.last().map(|row| row.elapsed_ms)), (vec![0, 100, 200], Some(day + 1)));
+    }
+
+    #[test]
+    fn one_that_acked_some_of_its_notices_before_a_resume_is_recorded_as_partial_when_it_is_given_up() {
+        let given_up = |acks| {
+            let before = NoticeProgress::nothing(0, false).now;
+            let mut told = NoticeProgress::going_on(DeliveryUpdate { notices: 2, acks, ..before });
+            told.start(2);
+            let news = News::GivenUp { failure: Failure::NoAnswer, heard: Heard::Nothing, error: None, last: true };
+            let event = FanoutEvent { id: 0, at: Duration::ZERO, attempts: 3, news };
+            (told.hear(&event, Duration::ZERO), told.now.delivery)
+        };
+        assert_eq!(given_up(1), (NoticeNews::GivenUp(Delivery::Partial), Delivery::Partial));
+        assert_eq!(given_up(0), (NoticeNews::GivenUp(Delivery::NoAnswer), Delivery::NoAnswer));
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub(super) struct Drive {
     reconnecting: Option<Task>,
     /// Clients whose delivery is not in the record yet.
     unwritten: HashMap<u32, DeliveryUpdate>,
+    /// Whether any of them has acked since: a controller that resumes the run must know.
+    acks_unwritten: bool,
     timeline: Vec<control::Event>,
     samples: PendingCourse,
     writing: Option<JoinHandle<Result<(), ControllerError>>>,
@@ -145,6 +147,7 @@ impl Drive {
             watching: None,
             reconnecting: None,
             unwritten: HashMap::new(),
+            acks_unwritten: false,
             timeline: Vec::new(),
             samples: PendingCourse::default(),
             writing: None,
@@ -200,6 +203,9 @@ impl Drive {
                 Turn::Tick => self.machine.handle(self.epoch.elapsed(), Event::Tick),
             });
             let ended = self.act(actions).await?;
+            if self.acks_unwritten {
+                self.write_if_idle().await?;
+            }
             let now = self.machine.progress(self.epoch.elapsed());
             self.progress.send_if_modified(|shown| std::mem::replace(shown, now) != now);
             if let Some(ending) = ended {
@@ -270,11 +276,12 @@ impl Drive {
                 known.unwrap_or_else(|| NoticeProgress::nothing(client.index, suspect()))
             })
             .collect();
-        // Only a full ack is worth remembering over a restart: all else is tried again.
+        // All but a full ack is tried again. One that acked only some of its notices is kept, also if it acks none now.
         let starting = told
             .iter()
             .map(|told| Starting {
                 delivery: if told.now.delivery == Delivery::Acked { Delivery::Acked } else { Delivery::NotTold },
+                some_acked: told.now.acks > 0,
                 ago: Duration::ZERO,
                 suspect: told.now.suspect,
             })
@@ -308,6 +315,7 @@ impl Drive {
             let why = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             tracing::info!("{}: {acks} of {notices} notices acked, {attempts} sent{why}", client.name);
         }
+        self.acks_unwritten |= matches!(news, NoticeNews::Acked { .. });
         self.unwritten.insert(event.id, update);
         self.machine.handle(now, Event::Heard { client: event.id, at: event.at, news })
     }
@@ -412,6 +420,7 @@ impl Drive {
             return;
         }
         let run = self.orders.begin.run;
+        self.acks_unwritten = false;
         let updates: Vec<_> = self.unwritten.drain().map(|(_, update)| update).collect();
         let events = std::mem::take(&mut self.timeline);
         let samples = std::mem::take(&mut self.samples.new);

@@ -54,6 +54,10 @@ impl Tally {
         if self.delivery == Delivery::Acked || seen.delivery == Delivery::NotTold {
             return None;
         }
+        // So is some of it, and what another address took: a controller that resumes the run tries all of it anew.
+        if matches!(self.delivery, Delivery::Partial | Delivery::Elsewhere) && seen.delivery.is_given_up() {
+            return None;
+        }
         self.delivery = seen.delivery;
         if seen.delivery == Delivery::Acked {
             self.acked_at = Some(now.saturating_sub(Duration::from_millis(seen.ago_ms)).max(since));

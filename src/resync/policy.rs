@@ -94,17 +94,9 @@ impl ClientFacts<'_> {
         self.paths.iter().any(|(other, path)| *other != address && path.is_answered())
     }
 
-    /// Given up: none of its notices was acked, and they will hardly be.
-    fn is_given_up(&self) -> bool {
-        match self.delivery {
-            Delivery::NoAnswer | Delivery::NoStatd | Delivery::NameUnknown | Delivery::Refused => true,
-            Delivery::NotTold | Delivery::Acked | Delivery::Partial | Delivery::Elsewhere => false,
-        }
-    }
-
     /// Whether nothing more is awaited of it, and its locks are kept: the run need not last longer for it.
     pub fn is_given_up_and_kept(&self, policy: Policy, grace: Duration) -> bool {
-        self.is_given_up()
+        self.delivery.is_given_up()
             && !self.paths.values().any(PathFacts::is_answered)
             && self.unheard(policy, grace, false) == Some(Verdict::Keep(Spared::Unreachable))
     }
@@ -112,7 +104,8 @@ impl ClientFacts<'_> {
     /// What is decided independent of what came back: of clients that are not known to have been told in time.
     fn unheard(&self, policy: Policy, grace: Duration, alone: bool) -> Option<Verdict> {
         if !self.acked() {
-            let may_drop = policy.unreachable == Unreachable::Drop && self.may_drop && self.is_given_up() && !alone;
+            let may_drop =
+                policy.unreachable == Unreachable::Drop && self.may_drop && self.delivery.is_given_up() && !alone;
             return Some(if may_drop { Verdict::Drop } else { Verdict::Keep(Spared::Unreachable) });
         }
         if alone && self.delivery != Delivery::Acked {

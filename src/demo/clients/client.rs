@@ -31,6 +31,8 @@ pub struct Behaviour {
     pub has_statd: bool,
     /// Whether its statd answers SM_NOTIFY (it hears it either way).
     pub acks: bool,
+    /// After so many answers to SM_NOTIFY it gives no more.
+    pub acks_at_most: u32,
     /// How long after a notice it answers.
     pub ack_after: Duration,
     /// Whether a notice makes it reclaim what it believes it holds.
@@ -48,6 +50,7 @@ impl Default for Behaviour {
             answers: true,
             has_statd: true,
             acks: true,
+            acks_at_most: u32::MAX,
             ack_after: Duration::ZERO,
             reclaims: true,
             reclaim_after: Duration::ZERO,
@@ -103,6 +106,8 @@ pub(super) struct Client {
     pub(super) address: Ipv4Addr,
     pub(super) state: NsmState,
     pub(super) behaviour: Behaviour,
+    /// How many notices it has answered.
+    pub(super) acks: u32,
     /// What its processes think they hold.
     pub(super) holds: Vec<Lock>,
     /// What its processes sleep for.
@@ -123,6 +128,7 @@ impl Client {
             address,
             state: NsmState(FIRST_STATE),
             behaviour: Behaviour::default(),
+            acks: 0,
             holds: Vec::new(),
             waits: Vec::new(),
             server_state: None,

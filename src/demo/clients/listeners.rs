@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::client::{ClientNo, Notice};
+use super::client::{Behaviour, ClientNo, Notice};
 use super::hosts::{FarmError, FarmState, NOTICES_KEPT};
 use crate::rpc::arrivals::Arrivals;
 use crate::rpc::reply_cache::{CacheLimits, ReplyCache};
@@ -198,8 +198,10 @@ impl FarmState {
                 continue;
             }
             let reclaims = mounted && host.told(notice.state);
-            let (acked, after) = (host.behaviour.acks, host.behaviour.ack_after);
+            let Behaviour { acks, acks_at_most, ack_after: after, .. } = host.behaviour;
+            let acked = acks && host.acks < acks_at_most;
             if acked {
+                host.acks += 1;
                 reaction = Reaction { answer: Some(Answer::Success(Vec::new())), after };
             }
             if reclaims {

@@ -59,6 +59,24 @@ fn unreachable_drop_covers_exactly_those_the_plan_named_and_that_were_told() {
 }
 
 #[test]
+fn of_a_client_that_acked_some_notices_nothing_is_dropped_though_it_answers_no_more() {
+    for word in [Delivery::NoAnswer, Delivery::NoStatd, Delivery::NameUnknown, Delivery::Refused] {
+        for first in [Delivery::Partial, Delivery::Elsewhere, word] {
+            let mut w = four();
+            let mut args = w.begin_args(Mode::Strict);
+            args.policy.unreachable = Unreachable::Drop;
+            args.may_drop = List::clipped(vec![client_ref("a")]);
+            w.begin_with(&args);
+            // A controller that resumes the run gives up what it sends anew.
+            w.tell("a", first);
+            w.tell("a", word);
+            let result = w.settle();
+            assert_eq!(result.result.counts.dropped, u64::from(first == word), "{first:?}, then {word:?}");
+        }
+    }
+}
+
+#[test]
 fn settling_alone_drops_only_of_clients_reported_as_acked() {
     let mut w = four();
     w.write(B, "b2", R);

@@ -24,6 +24,8 @@ pub struct Terms {
 pub struct Starting {
     /// What is known of its notices: `NotTold` in a new run.
     pub delivery: Delivery,
+    /// Whether any of them was acked, before a resume too.
+    pub some_acked: bool,
     /// How long ago that was learned.
     pub ago: Duration,
     /// Whether its statd answers with another state number than its locks carried.

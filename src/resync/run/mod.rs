@@ -345,7 +345,7 @@ impl Run {
             .map(|client| Client {
                 delivery: client.delivery,
                 at: now.saturating_sub(client.ago),
-                some_acked: matches!(client.delivery, Delivery::Acked | Delivery::Partial),
+                some_acked: client.some_acked || client.delivery == Delivery::Acked,
                 tried: false,
                 given_up: false,
                 told: Delivery::NotTold,
@@ -389,7 +389,7 @@ impl Run {
                 self.last_news = self.last_news.max(at);
                 if all {
                     client.delivery = Delivery::Acked;
-                } else if client.delivery == Delivery::NoAnswer {
+                } else if client.delivery.is_given_up() {
                     client.delivery = Delivery::Partial;
                 }
             }
@@ -400,10 +400,12 @@ impl Run {
                     // A client that acked may reclaim.
                     self.last_news = self.last_news.max(at);
                 }
-                // An ack stands: what was delivered stays delivered.
-                if client.delivery != Delivery::Acked {
-                    client.delivery = delivery;
-                }
+                // An ack stands: what was delivered stays delivered, all of it or some.
+                client.delivery = match client.delivery {
+                    Delivery::Acked => Delivery::Acked,
+                    _ if client.some_acked && delivery.is_given_up() => Delivery::Partial,
+                    _ => delivery,
+                };
             }
         }
         if !was_decided && client.is_decided() {

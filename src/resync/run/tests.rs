@@ -31,7 +31,7 @@ fn active(pending: u64, remaining: u64) -> Standing {
 }
 
 fn fresh(clients: usize) -> Event {
-    let client = Starting { delivery: Delivery::NotTold, ago: Duration::ZERO, suspect: false };
+    let client = Starting { delivery: Delivery::NotTold, some_acked: false, ago: Duration::ZERO, suspect: false };
     Event::Begun { clients: vec![client; clients], elapsed: Duration::ZERO }
 }
 

@@ -224,6 +224,16 @@ pub enum Delivery {
     Elsewhere = 7,
 }
 
+impl Delivery {
+    /// Given up: none of its notices was acked, and they will hardly be.
+    pub fn is_given_up(self) -> bool {
+        match self {
+            Self::NoAnswer | Self::NoStatd | Self::NameUnknown | Self::Refused => true,
+            Self::NotTold | Self::Acked | Self::Partial | Self::Elsewhere => false,
+        }
+    }
+}
+
 /// One client's delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, XdrCodec)]
 pub struct ClientProgress {

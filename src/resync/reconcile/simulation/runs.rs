@@ -135,7 +135,8 @@ impl World {
                 self.table.begin(self.now, 0, args, self.state, new).unwrap();
                 self.state = new;
                 assert_eq!(self.table.run_clients().len(), 1, "that client and no other one");
-                let client = Starting { delivery: Delivery::NotTold, ago: Duration::ZERO, suspect: true };
+                let client =
+                    Starting { delivery: Delivery::NotTold, some_acked: false, ago: Duration::ZERO, suspect: true };
                 Event::Begun { clients: vec![client], elapsed: Duration::ZERO }
             }
             Action::Tell(clients) => {

@@ -84,13 +84,29 @@ fn a_resumed_run_is_never_aborted_by_a_signal() {
 #[test]
 fn a_resumed_run_tells_again_what_is_known_and_notifies_the_rest() {
     let (mut run, _) = Run::resume(TERMS, Phase::Notifying);
-    let acked = Starting { delivery: Delivery::Acked, ago: Duration::ZERO, suspect: true };
-    let open = Starting { delivery: Delivery::NotTold, ago: Duration::ZERO, suspect: false };
+    let acked = Starting { delivery: Delivery::Acked, some_acked: true, ago: Duration::ZERO, suspect: true };
+    let open = Starting { delivery: Delivery::NotTold, some_acked: false, ago: Duration::ZERO, suspect: false };
     run.handle(ms(5), Event::Begun { clients: vec![acked, open], elapsed: ms(3_000) });
     let out = run.handle(ms(10), Event::Told(active(5, 80_000)));
     assert_eq!(out, [Action::StartNotices]);
     let Some(Action::Tell(batch)) = run.handle(ms(60), Event::Tick).pop() else { panic!("nothing told") };
     assert_eq!(batch.iter().map(|c| (c.client, c.suspect)).collect::<Vec<_>>(), [(0, true)]);
+}
+
+#[test]
+fn a_client_that_acked_some_of_its_notices_before_a_resume_is_not_one_that_did_not_answer() {
+    let given_up_as = [Delivery::NoAnswer, Delivery::NoStatd, Delivery::NameUnknown, Delivery::Refused];
+    for (some_acked, word) in given_up_as.into_iter().flat_map(|word| [(true, word), (false, word)]) {
+        let (mut run, _) = Run::resume(TERMS, Phase::Notifying);
+        let client = Starting { delivery: Delivery::NotTold, some_acked, ago: Duration::ZERO, suspect: false };
+        run.handle(ms(5), Event::Begun { clients: vec![client], elapsed: ms(3_000) });
+        run.handle(ms(10), Event::Told(active(5, 80_000)));
+        run.handle(ms(20), sent_again(0, 20));
+        run.handle(ms(10_000), given_up(0, 10_000, word));
+        let Some(Action::Tell(batch)) = run.handle(ms(10_100), Event::Tick).pop() else { panic!("nothing told") };
+        let expected = if some_acked { Delivery::Partial } else { word };
+        assert_eq!(batch.iter().map(|client| client.delivery).collect::<Vec<_>>(), [expected]);
+    }
 }
 
 #[test]
