@@ -212,6 +212,8 @@ async fn a_signal_ends_the_round_and_leaves_the_run_to_be_resumed() {
     let ran = running.end().await.exits(1);
     let runs: Vec<bool> = suspects(&ran).iter().map(|suspect| suspect["run"].is_object()).collect();
     assert_eq!(runs.iter().filter(|has_run| **has_run).count(), 1, "the second one gets none: {ran:#?}");
+    let stopped = ran.json()["reconcile"]["stopped"]["message"].as_str().unwrap().to_owned();
+    assert!(stopped.contains("SIGTERM") && stopped.contains("1 suspect"), "{stopped}");
     world.run(&["abort"]).await.exits(0);
     assert_eq!(world.held().await, 2);
 }

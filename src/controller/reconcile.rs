@@ -22,6 +22,7 @@ use crate::report::{
 use crate::resync::plan::{Plan, Probed, Request, refuse_busy};
 use crate::resync::reconcile::{Look, Memory, RoundStep, at_stake, look, refuse_too_many, refuse_unable};
 use crate::store::{ClientKey, ControllerLock, Store};
+use crate::units::count;
 use crate::wire::control::{ClientRef, ClientRow, Mode, Scope};
 use crate::wire::types::CallerName;
 use crate::wire::xdr::{List, Maybe};
@@ -187,35 +188,45 @@ impl Round {
         signals: &mut Signals,
     ) -> Result<(), ControllerError> {
         let due: Vec<usize> = self.due().map(|(place, _)| place).collect();
-        for place in due {
-            match self.run(controller, place, signals).await {
+        for (nth, &place) in due.iter().enumerate() {
+            let stopped = match self.run(controller, place, signals).await {
                 // Its last lock has gone, and with it the client, since it was looked at.
                 Err(error) => match Failure::from(error) {
-                    gone if gone.kind == FailureKind::Usage => {}
+                    gone if gone.kind == FailureKind::Usage => None,
                     failure => return Err(failure.into()),
                 },
-                Ok(true) => {}
-                Ok(false) => break,
-            }
+                Ok(stopped) => stopped,
+            };
+            let Some(why) = stopped else { continue };
+            let rest = due.iter().skip(nth).filter_map(|place| self.seen.get(*place));
+            let left = rest.filter(|seen| seen.run.is_none()).count() as u64;
+            return match left {
+                0 => Ok(()),
+                left => Err(Failure::failed(
+                    format!("the round ended early ({why}): no run was made for {}", count(left, "suspect")),
+                    "the next round looks at the rest",
+                )
+                .into()),
+            };
         }
         Ok(())
     }
 
-    /// Gives a suspect its run, if its statd says the same as before; whether the round goes on.
+    /// Gives a suspect its run, if its statd says the same as before; why the round does not go on, if so.
     async fn run(
         &mut self,
         controller: (&Record, &ControllerLock),
         place: usize,
         signals: &mut Signals,
-    ) -> Result<bool, ControllerError> {
-        if signals.try_recv().is_ok() {
-            return Ok(false);
+    ) -> Result<Option<String>, ControllerError> {
+        if let Ok(name) = signals.try_recv() {
+            return Ok(Some(name.to_owned()));
         }
-        let Some(seen) = self.seen.get(place) else { return Ok(true) };
+        let Some(seen) = self.seen.get(place) else { return Ok(None) };
         let (row, name) = (std::slice::from_ref(&seen.row), self.names.first().cloned());
         let said = probe_clients(&*self.manager, row, name, &self.options).await?;
         if !said.into_iter().all(|said| seen.look.is_still(said)) {
-            return Ok(true);
+            return Ok(None);
         }
         let plan = self.plan(seen).await?;
         let consent = plan.agree(false, &mut ())?;
@@ -226,26 +237,28 @@ impl Round {
         let running =
             carry_out(Arc::clone(&self.manager), controller, plan, consent, self.options.clone(), progress, passed_on);
         let mut running = std::pin::pin!(running);
-        let mut goes_on = true;
+        let mut stopped = None;
         let report = loop {
             tokio::select! {
                 report = &mut running => break report?,
                 Some(name) = signals.recv() => {
-                    goes_on = false;
+                    stopped = Some(name.to_owned());
                     // One that finds no room follows another.
                     let _ = sender.try_send(name);
                 }
             }
         };
-        goes_on &= report.run.outcome == Some(Outcome::Settled);
+        if report.run.outcome != Some(Outcome::Settled) && stopped.is_none() {
+            stopped = Some("a run did not settle".to_owned());
+        }
         // The run is over, and in the record, also if the lock manager does not answer now.
         let rows = self.manager.clients().await.unwrap_or_default();
-        let Some(seen) = self.seen.get_mut(place) else { return Ok(true) };
+        let Some(seen) = self.seen.get_mut(place) else { return Ok(stopped) };
         let after = rows.iter().find(|row| row.name == seen.row.name && row.addresses.as_slice().contains(&seen.key.1));
         let (outcome, locks) = (report.run.outcome, report.locks);
         seen.run = Some(run_of(report));
         self.remember_of(controller.0, place, |look| look.ended(outcome, &locks, after, now_ms())).await?;
-        Ok(goes_on)
+        Ok(stopped)
     }
 
     async fn plan(&self, seen: &ProbedClient) -> Result<Plan, ControllerError> {
@@ -330,5 +343,33 @@ fn run_of(report: RunReport) -> SuspectRun {
         reason: report.run.reason,
         fate: report.clients.first().map(|client| client.fate),
         locks: report.locks,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Fake;
+    use super::*;
+    use crate::wire::types::NsmState;
+
+    #[tokio::test]
+    async fn a_signal_before_a_run_that_is_due_ends_the_round_and_says_so() {
+        let books = tempfile::tempdir().unwrap();
+        let (record, lock) = take_over(Store::open(&books.path().join("runs.db")).unwrap()).await.unwrap();
+        let terms = RoundTerms { grace: Duration::from_secs(1), max_drop: 9, names: Vec::new() };
+        let mut round = Round::look(Fake::new(0), Some(&record), terms, Options::default()).await.unwrap();
+        for n in 1..=2 {
+            let row = ClientRow::sample(&format!("host{n}"), &format!("192.0.2.{n}"));
+            let before = Memory { differed: NsmState(9), rounds: 1, ..Memory::default() };
+            let look = look(&row, Probed::Answers(Some(NsmState(9))), &before, 0);
+            let key = (row.name.to_string(), row.addresses.as_slice()[0]);
+            round.seen.push(ProbedClient { row, key, look, has_reclaimed: false, run: None });
+        }
+        let (sender, mut signals) = mpsc::channel(1);
+        sender.send("SIGTERM").await.unwrap();
+        let stopped = Failure::from(round.run_those_due((&record, &lock), &mut signals).await.unwrap_err());
+        assert!(stopped.message.contains("SIGTERM") && stopped.message.contains("2 suspects"), "{stopped}");
+        let report = round.report(false, Some(stopped)).reconcile;
+        assert_eq!((report.exit, report.suspects.len(), report.stopped.is_some()), (1, 2, true));
     }
 }
