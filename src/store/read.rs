@@ -88,7 +88,7 @@ impl Store {
     /// of a run only its own one can tell.
     pub fn unfinished(&self, endpoint: &str, instance: InstanceId) -> Result<Option<StoredRun>, StoreError> {
         let sql = "SELECT * FROM run WHERE phase <> 'done' AND (endpoint = ?1 OR instance = ?2)
-                   ORDER BY started_ms LIMIT 1";
+                   ORDER BY number LIMIT 1";
         self.connection
             .query_row(sql, params![endpoint, instance.to_string()], stored_run)
             .optional()
@@ -180,13 +180,13 @@ impl Store {
         self.list_only(limit, &RunFilter::default())
     }
 
-    /// Those that are wanted, the newest first.
+    /// Those that are wanted, the newest first: by number, since the clock may have been set back.
     pub fn list_only(&self, limit: u32, wanted: &RunFilter) -> Result<Vec<RunListing>, StoreError> {
         let mut query = self
             .connection
             .prepare(
                 "SELECT *, (SELECT count(*) FROM client WHERE run = run.number) AS clients FROM run
-                 ORDER BY started_ms DESC, number DESC",
+                 ORDER BY number DESC",
             )
             .map_err(|e| self.error(e))?;
         let runs = query.query_map([], |row| Ok((row.get("number")?, run_listing(row)?)));

@@ -101,10 +101,8 @@ impl Store {
 
     /// Releases, the newest first, at most so many.
     pub fn releases(&self, limit: u32) -> Result<Vec<ReleaseListing>, StoreError> {
-        let mut query = self
-            .connection
-            .prepare("SELECT * FROM release ORDER BY asked_ms DESC, rowid DESC LIMIT ?1")
-            .map_err(|e| self.error(e))?;
+        let mut query =
+            self.connection.prepare("SELECT * FROM release ORDER BY rowid DESC LIMIT ?1").map_err(|e| self.error(e))?;
         let rows = query.query_map([limit], |row| {
             Ok(ReleaseListing {
                 id: row.get("id")?,

@@ -337,6 +337,8 @@ fn a_clock_that_is_wrong_by_months_deletes_nothing_and_the_oldest_goes_first_all
     store.connection.execute("UPDATE run SET started_ms = 1", []).unwrap();
     let far_ahead = "UPDATE run SET started_ms = 9000000000000 WHERE id = ?1";
     store.connection.execute(far_ahead, [run_id(2).to_string()]).unwrap();
+    let newest: Vec<_> = store.list(9).unwrap().into_iter().map(|run| run.id).collect();
+    assert_eq!(newest, [4, 3, 2, 1].map(|n| run_id(n).to_string()));
     assert_eq!(store.prune().unwrap().runs, 0);
     assert_eq!(store.prune_to(2, None).unwrap().runs, 2);
     assert!(store.report(run_id(2)).is_err() && store.report(run_id(3)).is_ok() && store.report(run_id(4)).is_ok());
@@ -430,6 +432,24 @@ fn notices_and_what_was_kept_through_each_server_address_read_back() {
     ];
     assert_eq!(because, expected);
     assert!(clients[1].paths.is_empty());
+}
+
+#[test]
+fn by_a_clock_that_was_set_back_the_oldest_unfinished_run_is_the_first_and_the_newest_release_the_last() {
+    let place = Place::new();
+    let mut store = place.open();
+    for n in 1..=2 {
+        store.create_run(&new_run(run_id(n))).unwrap();
+        let report = release(&n.to_string(), ReleaseOutcome::Planned);
+        let (manager, endpoint) = ("nlmd".into(), "here".into());
+        store
+            .create_release(&NewRelease { id: n.to_string(), manager, endpoint, instance: ELSEWHERE, report })
+            .unwrap();
+    }
+    store.connection.execute("UPDATE run SET started_ms = 1000 WHERE id = ?1", [run_id(2).to_string()]).unwrap();
+    store.connection.execute("UPDATE release SET asked_ms = 1000 WHERE id = '2'", []).unwrap();
+    assert_eq!(store.unfinished("here", ELSEWHERE).unwrap().unwrap().id, run_id(1));
+    assert_eq!(store.releases(1).unwrap()[0].id, "2");
 }
 
 #[test]
