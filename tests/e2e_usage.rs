@@ -12,9 +12,10 @@ use nlmctl::internals::demo::{Behaviour, ClientNo};
 use serde_json::Value;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_client_is_refused_and_named() {
+async fn an_unknown_client_or_a_file_without_locks_is_refused_and_named() {
     let world = World::locked(1, 1).await;
     world.run(&["resync", "--yes", "--client", "nobody.test"]).await.refuses(2, "nobody.test");
+    world.run(&["resync", "--yes", "--file", "deadbeef"]).await.refuses(2, "no lock is selected");
     assert!(world.farm.notices().is_empty());
     assert_eq!(world.held().await, 1);
 }

@@ -164,6 +164,20 @@ pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) ->
     Ok(())
 }
 
+/// Whether each file that was asked for, as `asked` has it, has a lock. A handle with a digit wrong is one that nobody knows:
+/// a run over it would do nothing, and say that all is well.
+fn refuse_unlocked(scope: &Scope, asked: &[String], locks: &[LockRow]) -> Result<(), Failure> {
+    let held = locks.iter().filter(|lock| lock.state != LockState::Waiting);
+    let locked: HashSet<&FileHandle> = held.map(|lock| &lock.file).collect();
+    let unlocked = scope.files.as_slice().iter().zip(asked).find(|(file, _)| !locked.contains(file));
+    let Some((_, text)) = unlocked else { return Ok(()) };
+    let who = if scope.clients.as_slice().is_empty() { "nobody" } else { "none of these clients" };
+    usage(
+        format!("no lock is selected: {who} has one on --file {text}"),
+        "see `nlmctl locks`; with --json it has the handle of each file with a lock as `file`",
+    )
+}
+
 /// Names and addresses to find others among: ten thousand clients may be asked for, of as many.
 #[derive(Debug, Default)]
 struct Index {
@@ -209,6 +223,7 @@ pub(super) fn chosen<'a>(
     seen: &Observation<'a>,
 ) -> Result<Vec<(&'a ClientRow, InScope)>, Failure> {
     refuse_unknown(scope, &request.clients, seen.clients)?;
+    refuse_unlocked(scope, &request.files, seen.locks.unwrap_or_default())?;
     let listed = seen.locks.map(count_by_owner);
     let counts = |row: &ClientRow| match &listed {
         None => InScope { monitored: row.locks.saturating_sub(row.unmonitored), unmonitored: row.unmonitored },

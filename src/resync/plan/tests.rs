@@ -249,7 +249,7 @@ fn a_long_grace_lengthens_the_latest_deadline() {
 
 #[test]
 fn a_scope_of_files_counts_the_listed_locks_and_tells_only_their_clients() {
-    let request = Request { files: vec!["abcd".into()], ..Request::default() };
+    let request = Request { files: vec!["66".into()], ..Request::default() };
     let (info, status, clients) = (info(), status(), three());
     let lock = |state, monitored| {
         let mut lock = LockRow { state, monitored, ..LockRow::sample(1, 0, u64::MAX) };
@@ -263,6 +263,30 @@ fn a_scope_of_files_counts_the_listed_locks_and_tells_only_their_clients() {
     let plan = Draft::new(&request, scope, seen).unwrap().finish(&[UP]);
     assert_eq!((plan.in_scope, plan.unmonitored), (1, 1), "a waiter is no lock");
     assert_eq!(plan.clients.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["db.example.org"]);
+}
+
+#[test]
+fn a_file_on_which_nobody_has_a_lock_is_refused_by_name() {
+    let (info, status, clients) = (info(), status(), three());
+    let held = LockRow::sample(1, 0, 9);
+    let waiting = LockRow { state: LockState::Waiting, ..held.clone() };
+    let draft = |files: &[&str], clients_asked: &[&str], locks: &[LockRow]| {
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+        let request = Request { files: texts(files), clients: texts(clients_asked), ..Request::default() };
+        let scope = scope(&request, &info).unwrap();
+        let seen = Observation { info: &info, status: &status, clients: &clients, locks: Some(locks), mounts: &[] };
+        Draft::new(&request, scope, seen)
+    };
+    assert!(draft(&["66"], &[], std::slice::from_ref(&held)).is_ok());
+    for (files, locks) in
+        [(&["deadbeef"][..], &[held.clone()][..]), (&["66", "deadbeef"], &[held]), (&["66"], &[waiting])]
+    {
+        let (message, remedy) = usage_of(draft(files, &[], locks));
+        assert!(message.contains("nobody") && message.contains(files[files.len() - 1]), "{message}");
+        assert!(remedy.contains("nlmctl locks"), "{remedy}");
+    }
+    let (message, _) = usage_of(draft(&["66"], &["web.example.org"], &[]));
+    assert!(message.contains("none of these clients"), "{message}");
 }
 
 #[test]
