@@ -114,7 +114,9 @@ impl ManagerLink {
                     Ok(status) if status.instance == self.begin.instance => {
                         Reply::Event(Event::Failed(results::NO_RESULT.into()))
                     }
-                    Ok(_) | Err(_) => Reply::Event(Event::ResultUnknown),
+                    Ok(_) => Reply::Event(Event::ResultUnknown),
+                    // Whether it has restarted was not seen.
+                    Err(error) => failed(&error),
                 },
                 Err(ControllerError::Manager(error)) => failed(&error),
                 Err(error) => Reply::Broken(error),

@@ -37,6 +37,9 @@ struct World {
     slow_begin: Duration,
     /// How many `PROGRESS` calls from now on meet a run that is being settled.
     settling_for: usize,
+    /// It has lost the results of its runs, and the connection breaks after each `result`.
+    loses_results: bool,
+    connection_broke: bool,
     asked: Vec<String>,
     cautions: Vec<Caution>,
 }
@@ -58,6 +61,8 @@ impl Fake {
             refuses_clients: false,
             slow_begin: Duration::ZERO,
             settling_for: 0,
+            loses_results: false,
+            connection_broke: false,
             asked: Vec::new(),
             cautions: Vec::new(),
         })))
@@ -168,6 +173,9 @@ impl LockManager for Fake {
         Ok(self.with(|world| world.cautions.clone()))
     }
     async fn status(&self) -> Result<Status, ManagerError> {
+        if self.with(|world| std::mem::take(&mut world.connection_broke)) {
+            return Err(ManagerError::Lost { endpoint: self.endpoint(), what: "it broke".into() });
+        }
         Ok(self.current())
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
@@ -241,6 +249,12 @@ impl LockManager for Fake {
     }
     async fn result(&self, run: RunId) -> Result<RunResult, ManagerError> {
         self.note("result");
+        self.with(|world| {
+            if world.loses_results {
+                world.results.clear();
+                world.connection_broke = true;
+            }
+        });
         self.with(|world| world.results.iter().find(|result| result.run == run).cloned())
             .ok_or_else(|| Refusal::new(RefusalCode::UnknownRun, "no such run").into())
     }
@@ -403,6 +417,18 @@ async fn a_signal_after_the_announcement_leaves_the_run_and_a_resume_ends_it() {
     assert_eq!((report.run.outcome, report.run.exit), (Some(Outcome::Settled), Some(0)));
     assert_eq!(report.state.new, Some(9));
     assert!(is(&go_on(&fake, &books).await, FailureKind::Usage), "nothing is left to resume");
+}
+
+#[tokio::test]
+async fn a_manager_that_has_no_result_and_then_does_not_answer_was_not_seen_to_have_restarted() {
+    let (fake, books) = (Fake::new(0), Books::new());
+    fake.with(|world| world.loses_results = true);
+    let run = start(&fake, &books).await.0;
+    until(|| fake.asked().contains(&"result".to_owned())).await;
+    fake.with(|world| world.loses_results = false);
+    let report = tokio::time::timeout(Duration::from_secs(20), run).await.expect("it hangs").unwrap().unwrap();
+    assert_ne!(report.run.outcome, Some(Outcome::Superseded), "{:?}", report.run.reason);
+    assert_eq!(report.run.reason.as_deref(), Some(results::NO_RESULT));
 }
 
 #[tokio::test]
