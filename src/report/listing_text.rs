@@ -252,8 +252,9 @@ fn notes(lock: &ListedLock) -> String {
             one.svid.map_or_else(|| name.clone(), |svid| format!("{name} svid {svid}"))
         };
         let mut names: Vec<String> = behind.iter().take(SHOWN).map(name).collect();
-        if behind.len() > SHOWN {
-            names.push(format!("{} more", behind.len() - SHOWN));
+        let more = behind.len().saturating_sub(SHOWN) as u64 + lock.behind_more;
+        if more > 0 {
+            names.push(format!("{more} more"));
         }
         notes.push(format!("behind {}", names.join(", ")));
     }

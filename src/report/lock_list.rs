@@ -5,7 +5,7 @@
 //! numbers. It becomes a [`ListedLock`] when it is shown. Start reading at [`LockList::push`].
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Range;
@@ -20,6 +20,8 @@ use crate::wire::xdr::Maybe;
 
 const KINDS: [LockKind; 3] = [LockKind::Shared, LockKind::Exclusive, LockKind::Share];
 const STATES: [LockState; 4] = [LockState::Held, LockState::Pending, LockState::Waiting, LockState::Offered];
+/// Of those in the way of one that waits, so many are named: ten thousand readers may be in the way of a hundred writers.
+const BEHIND_NAMED: usize = 20;
 /// No such number; no list has so many rows.
 const NONE: u32 = u32::MAX;
 
@@ -220,22 +222,21 @@ impl LockList {
         self.contended = Some(contended);
     }
 
-    fn behind(&self, waiting: &Row) -> Option<Vec<Behind>> {
+    /// The first of those in its way, and how many more there are.
+    fn behind(&self, waiting: &Row) -> Option<(Vec<Behind>, u64)> {
         let those = self.contended.as_ref().filter(|_| waiting.waits())?.get(&self.key(waiting));
         let those = those.into_iter().flatten().filter_map(|place| self.rows.get(*place as usize));
-        let mut behind: Vec<Behind> = Vec::new();
+        let (mut behind, mut known) = (Vec::new(), HashSet::new());
         for lock in those.filter(|lock| self.is_in_the_way_of(lock, waiting)) {
             let caller = self.callers.get(lock.caller as usize);
-            let owner = Behind {
-                name: caller.map(|caller| caller.name.to_string()),
-                address: caller.map(|caller| caller.address),
-                svid: self.svid(lock),
-            };
-            if !behind.contains(&owner) {
-                behind.push(owner);
+            let owner = (caller.map(|caller| (&caller.name, caller.address)), self.svid(lock));
+            if known.insert(owner) && behind.len() < BEHIND_NAMED {
+                let (name, address) = owner.0.map(|(name, address)| (name.to_string(), address)).unzip();
+                behind.push(Behind { name, address, svid: owner.1 });
             }
         }
-        Some(behind)
+        let more = known.len().saturating_sub(behind.len()) as u64;
+        Some((behind, more))
     }
 
     fn is_in_the_way_of(&self, lock: &Row, other: &Row) -> bool {
@@ -271,7 +272,9 @@ impl LockList {
     fn listed(&self, row: &Row) -> Option<ListedLock> {
         let told = self.told(row)?;
         let mut listed = if self.is_ownerless { ListedLock::without_owner(&told) } else { ListedLock::from(&told) };
-        listed.behind = self.behind(row);
+        if let Some((behind, more)) = self.behind(row) {
+            (listed.behind, listed.behind_more) = (Some(behind), more);
+        }
         Some(match self.known(row) {
             Some(known) => listed.with(known),
             None => listed,
@@ -288,18 +291,30 @@ impl Rows for LockList {
 
 /// For who asks what became of each lock: by owner and file.
 impl LockList {
-    fn owner_order(&self, row: &Row, file: u32, name: &CallerName, svid: i32, oh: u32) -> Ordering {
+    /// By file and owner. Two clones have one name, and their processes one number and one handle: the address is another.
+    /// The way it called does not count: its owner may have reclaimed it by another one.
+    fn owner_order(
+        &self,
+        row: &Row,
+        file: u32,
+        (name, address): (&CallerName, Address),
+        svid: i32,
+        oh: u32,
+    ) -> Ordering {
+        let caller = self.callers.get(row.caller as usize).map(|caller| (&caller.name, caller.address.0));
         row.file
             .cmp(&file)
-            .then_with(|| self.name(row).cmp(&Some(name)).then_with(|| (row.svid, row.oh).cmp(&(svid, oh))))
+            .then_with(|| caller.cmp(&Some((name, address.0))).then_with(|| (row.svid, row.oh).cmp(&(svid, oh))))
     }
 
     /// In an order that has all locks of an owner on a file together, by their first bytes; each range of an owner once.
     pub fn sort_by_owner(&mut self) {
         let mut rows = std::mem::take(&mut self.rows);
-        let key = |row: &Row| (row.range.start, row.range.end);
-        let order = |a: &Row, b: &Row| match self.name(b) {
-            Some(name) => self.owner_order(a, b.file, name, b.svid, b.oh).then_with(|| key(a).cmp(&key(b))),
+        let key = |row: &Row| (row.range.start, row.range.end, row.caller);
+        let order = |a: &Row, b: &Row| match self.callers.get(b.caller as usize) {
+            Some(Caller { name, address, .. }) => {
+                self.owner_order(a, b.file, (name, *address), b.svid, b.oh).then_with(|| key(a).cmp(&key(b)))
+            }
             None => Ordering::Equal,
         };
         rows.sort_unstable_by(order);
@@ -311,7 +326,7 @@ impl LockList {
     pub fn of_owner(&self, owner: &OwnerRow, file: &FileHandle, by: u64) -> Range<usize> {
         let numbers = self.files.find(file.as_slice()).zip(self.ohs.find(owner.oh.as_slice()));
         let Some((file, oh)) = numbers else { return 0..0 };
-        let order = |row: &Row| self.owner_order(row, file, &owner.name, owner.svid.0, oh);
+        let order = |row: &Row| self.owner_order(row, file, (&owner.name, owner.address), owner.svid.0, oh);
         let start = self.rows.partition_point(|row| order(row) == Ordering::Less);
         let end = self.rows.partition_point(|row| match order(row) {
             Ordering::Equal => row.range.start <= by,
@@ -381,6 +396,51 @@ mod tests {
         let mut reader = read.clone();
         (reader.lock.state, reader.lock.owner.svid) = (Waiting, Svid(9));
         assert_eq!(behind(&[here(read), here(reader)]), [(9, vec![])]);
+    }
+
+    #[test]
+    fn of_very_many_readers_in_the_way_of_very_many_writers_the_first_are_named_and_the_others_counted() {
+        let mut list = LockList::default();
+        for n in 0..10_000 {
+            let mut read = lock(n, LockState::Held, 0, 9);
+            (read.lock.kind, read.lock.owner.name) =
+                (LockKind::Shared, CallerName::new(&format!("c{}", n / 10)).unwrap());
+            list.push(&read, None, true);
+        }
+        for n in 0..100 {
+            list.push(&lock(-1 - n, LockState::Waiting, 0, 9), None, true);
+        }
+        list.sort();
+        list.find_behind();
+        let waiting: Vec<_> = rows(&list).into_iter().filter(|row| row.behind.is_some()).collect();
+        let told: HashSet<_> =
+            waiting.iter().map(|row| (row.behind.as_ref().unwrap().len(), row.behind_more)).collect();
+        assert_eq!((waiting.len(), told), (100, [(BEHIND_NAMED, 9_980)].into()));
+    }
+
+    #[test]
+    fn equal_locks_of_two_clones_are_two_and_one_that_is_told_twice_is_one() {
+        let mut list = LockList::default();
+        let clone = |address: &str| {
+            let mut clone = lock(1, LockState::Held, 0, 9);
+            (clone.lock.kind, clone.lock.owner.address) = (LockKind::Shared, address.parse().unwrap());
+            clone
+        };
+        let [one, other] = ["192.0.2.7", "192.0.2.8"].map(clone);
+        for told in [&one, &other, &one] {
+            list.push(told, None, true);
+        }
+        list.sort_by_owner();
+        assert_eq!(list.len(), 2);
+        for own in [&one, &other] {
+            let OwnerRow { transport, .. } = own.lock.owner;
+            // By another way it is the same owner.
+            let other_way = if transport == Transport::Tcp { Transport::Udp } else { Transport::Tcp };
+            let owner = OwnerRow { transport: other_way, ..own.lock.owner.clone() };
+            let places = list.of_owner(&owner, &own.lock.file, u64::MAX);
+            let locks: Vec<_> = places.map(|place| list.get(place).unwrap()).collect();
+            assert_eq!(locks, std::slice::from_ref(&own.lock));
+        }
     }
 
     #[test]

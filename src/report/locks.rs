@@ -57,8 +57,10 @@ pub struct ListedLock {
     /// Why its client may not know it any more, though its process may believe in it: a reclaim of it may have been refused
     /// in this run. Runs keep it. None where nothing is known against it.
     pub unsure: Option<String>,
-    /// Of one that waits: whose locks are in its way. None where that was not looked for.
+    /// Of one that waits: whose locks are in its way, the first 20. None where that was not looked for.
     pub behind: Option<Vec<Behind>>,
+    /// How many more owners have one in its way.
+    pub behind_more: u64,
 }
 
 /// Whose a lock is, as far as it is known.
@@ -139,6 +141,7 @@ impl From<&AgedLock> for ListedLock {
             inode: None,
             unsure: None,
             behind: None,
+            behind_more: 0,
         }
     }
 }

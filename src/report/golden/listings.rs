@@ -108,6 +108,7 @@ fn clients_and_locks() {
             "a reclaim of it may have been refused (run 0001: the process in front of lockd was killed)".into(),
         ),
         behind: None,
+        behind_more: 0,
     };
     let behind = Behind { name: Some("host1.example.org".into()), address: Some(ip("192.0.2.1")), svid: Some(1) };
     let waiting = ListedLock {
@@ -118,6 +119,7 @@ fn clients_and_locks() {
         monitored: Some(false),
         path: None,
         behind: Some(vec![behind]),
+        behind_more: 7,
         ..held.clone()
     };
     let unknown =

@@ -92,6 +92,7 @@ fn on_a(client: u8, end: u64, behind: Option<Vec<Behind>>) -> ListedLock {
         inode: Some("08:01:9".into()),
         unsure: None,
         behind,
+        behind_more: 0,
     }
 }
 
