@@ -377,9 +377,6 @@ impl Naive {
     fn decide(&mut self, id: u64, answer: OfferAnswer) {
         let place = self.waiters.iter().position(|waiter| waiter.id == id).unwrap();
         let Waiter { ask, had, .. } = self.waiters.remove(place);
-        if answer == OfferAnswer::Accepted {
-            self.take_back_instead(ask);
-        }
         for ((process, byte, exclusive), offered) in self.offered.extract_if(.., |_, o| o.by == id).collect::<Vec<_>>()
         {
             match answer {
@@ -401,6 +398,9 @@ impl Naive {
                     }
                 }
             }
+        }
+        if answer == OfferAnswer::Accepted {
+            self.take_back_instead(ask);
         }
     }
 
