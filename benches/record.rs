@@ -106,6 +106,7 @@ fn run() -> NewRun {
         manager: "nlmd".into(),
         endpoint: "here".into(),
         knows_owners: true,
+        locks_listed: true,
         fingerprint: "f".into(),
         scope: ScopeReport::default(),
         names: Vec::new(),

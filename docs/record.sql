@@ -39,7 +39,8 @@ CREATE TABLE run (
     unverified      INTEGER NOT NULL DEFAULT 0,
     resurrected     INTEGER NOT NULL DEFAULT 0,
     conflicts       INTEGER NOT NULL DEFAULT 0,
-    late            INTEGER NOT NULL DEFAULT 0
+    late            INTEGER NOT NULL DEFAULT 0,
+    locks_listed    INTEGER NOT NULL DEFAULT 1   -- 0: the manager could not list its locks, and the counts leave them out
 ) STRICT;
 
 -- The clients of a run, with what became of each.

@@ -82,9 +82,10 @@ fn show(context: &Context, plan: &Plan, yes: bool) {
             n => format!(", {} not answer now", number(n, "client does", "clients do")),
         };
         context.say(&format!(
-            "{} resync: {} of {} in scope{silent}",
+            "{} resync: {}{} of {} in scope{silent}",
             plan.mode,
             count(plan.in_scope, "lock"),
+            if plan.locks_listed { "" } else { " and those that cannot be listed" },
             count(plan.clients.len() as u64, "client"),
         ));
         plan.effects.iter().chain(&plan.caveats).for_each(|sentence| context.say(sentence));

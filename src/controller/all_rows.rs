@@ -217,6 +217,7 @@ mod tests {
                 manager,
                 endpoint,
                 knows_owners: true,
+                locks_listed: true,
                 fingerprint,
                 scope: ScopeReport::default(),
                 names: Vec::new(),

@@ -186,6 +186,7 @@ async fn carry_out(
         manager: manager.kind().to_owned(),
         endpoint: manager.endpoint(),
         knows_owners: capabilities.knows_owners,
+        locks_listed: capabilities.sees_locks(),
         fingerprint: plan.fingerprint.clone(),
         scope: plan.asked.clone(),
         names: plan.names.clone(),

@@ -42,6 +42,7 @@ struct World {
     connection_broke: bool,
     asked: Vec<String>,
     cautions: Vec<Caution>,
+    capabilities: Capabilities,
 }
 
 /// A lock manager without clients, whose ten locks are reclaimed by the test.
@@ -65,6 +66,7 @@ impl Fake {
             connection_broke: false,
             asked: Vec::new(),
             cautions: Vec::new(),
+            capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
         })))
     }
     fn with<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
@@ -165,7 +167,7 @@ impl LockManager for Fake {
             instance: self.with(|world| world.instance),
             nsm_state: self.with(|world| world.state),
             names: List::clipped(vec![CallerName::new("nas").unwrap()]),
-            capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
+            capabilities: self.with(|world| world.capabilities),
             domains: List::default(),
         })
     }
@@ -614,4 +616,15 @@ async fn two_controllers_never_work_with_one_record() {
     assert!(matches!(go_on(&fake, &books).await, Err(ControllerError::Store(_))));
     signal.send("SIGTERM").await.unwrap();
     run.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_run_of_a_manager_that_neither_marks_nor_lists_its_locks_is_unverified_also_in_the_record() {
+    let (fake, books) = (Fake::new(0), Books::new());
+    fake.with(|world| (world.capabilities.mark, world.capabilities.list_locks) = (false, false));
+    let (running, _signal) = start(&fake, &books).await;
+    let report = running.await.unwrap().unwrap();
+    assert_eq!((report.run.exit, report.run.locks_listed), (Some(6), false));
+    let listed = books.open().list(1).unwrap();
+    assert_eq!(listed.iter().map(|run| run.exit).collect::<Vec<_>>(), [Some(6)]);
 }

@@ -8,6 +8,8 @@ pub struct Facts {
     pub outcome: Option<Outcome>,
     /// Whether so many clients were silent that the notices cannot have been understood.
     pub not_understood: bool,
+    /// Whether the lock manager could list its locks: else the sums say nothing of those that it could not.
+    pub locks_listed: bool,
     /// What became of its locks.
     pub locks: LockTally,
 }
@@ -17,7 +19,7 @@ pub struct Facts {
 /// | not ended | none |
 /// | failed, superseded, interrupted, aborted | 1 |
 /// | settled, notices not understood | 4 |
-/// | settled, with conflicts or unverified locks | 6 |
+/// | settled, with conflicts or unverified locks, or with locks that could not be listed | 6 |
 /// | settled, with dropped or kept ones | 3 |
 /// | settled, all reclaimed or released (resurrected ones or not) | 0 |
 pub fn exit_code(facts: &Facts) -> Option<u8> {
@@ -25,7 +27,7 @@ pub fn exit_code(facts: &Facts) -> Option<u8> {
     Some(match facts.outcome? {
         Outcome::Failed | Outcome::Superseded | Outcome::Interrupted | Outcome::Aborted => 1,
         Outcome::Settled if facts.not_understood => 4,
-        Outcome::Settled if locks.conflicts > 0 || locks.unverified > 0 => 6,
+        Outcome::Settled if !facts.locks_listed || locks.conflicts > 0 || locks.unverified > 0 => 6,
         Outcome::Settled if locks.dropped > 0 || locks.kept > 0 => 3,
         Outcome::Settled => 0,
     })
@@ -59,7 +61,7 @@ impl RunReport {
         clients: Vec<ClientReport>,
         not_understood: bool,
     ) -> Self {
-        let facts = Facts { outcome: run.outcome, not_understood, locks };
+        let facts = Facts { outcome: run.outcome, not_understood, locks_listed: run.locks_listed, locks };
         run.exit = exit_code(&facts);
         run.reason = reason(&facts, run.reason.take());
         Self { schema: SCHEMA, run, state, locks, clients, lost: Vec::new() }
@@ -71,7 +73,7 @@ mod tests {
     use super::*;
 
     fn settled(locks: LockTally) -> Facts {
-        Facts { outcome: Some(Outcome::Settled), not_understood: false, locks }
+        Facts { outcome: Some(Outcome::Settled), not_understood: false, locks_listed: true, locks }
     }
 
     #[test]
@@ -97,8 +99,21 @@ mod tests {
         assert_eq!(exit_code(&settled(all)), Some(6));
         assert_eq!(exit_code(&Facts { not_understood: true, ..settled(all) }), Some(4));
         for outcome in [Outcome::Failed, Outcome::Superseded, Outcome::Interrupted, Outcome::Aborted] {
-            let facts = Facts { outcome: Some(outcome), not_understood: true, locks: all };
+            let facts = Facts { outcome: Some(outcome), not_understood: true, ..settled(all) };
             assert_eq!(exit_code(&facts), Some(1), "{outcome}");
+        }
+    }
+
+    #[test]
+    fn where_locks_cannot_be_listed_a_settled_run_is_unverified_whatever_the_sums_say() {
+        for (locks, not_understood, code) in [
+            (LockTally::default(), false, 6),
+            (LockTally { in_scope: 2, reclaimed: 2, ..LockTally::default() }, false, 6),
+            (LockTally { dropped: 1, ..LockTally::default() }, false, 6),
+            (LockTally { dropped: 1, ..LockTally::default() }, true, 4),
+        ] {
+            let facts = Facts { locks_listed: false, not_understood, ..settled(locks) };
+            assert_eq!(exit_code(&facts), Some(code), "{facts:?}");
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Plan {
     pub scope: ScopeReport,
     /// Locks that the run would cover, as of now.
     pub in_scope: u64,
+    /// Whether the lock manager can list its locks: else what is held is not known, and `in_scope` leaves it out.
+    pub locks_listed: bool,
     /// Unmonitored locks (`NM_LOCK`); left alone unless they are included.
     pub unmonitored: u64,
     /// Who would be told.

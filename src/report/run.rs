@@ -60,6 +60,9 @@ pub struct RunHead {
     pub exit: Option<u8>,
     /// Why, where the exit code is 1 or 4.
     pub reason: Option<String>,
+    /// Whether the lock manager could list its locks: else what it held is not known, nor what became of it, and the sums leave
+    /// it out.
+    pub locks_listed: bool,
 }
 
 /// What a run covers. All lists empty: everything.
@@ -339,7 +342,7 @@ impl ClientReport {
 pub struct RunDetail<R: Rows<Row = LockReport> = Vec<LockReport>> {
     #[serde(flatten)]
     pub report: RunReport,
-    /// Dropped, kept, resurrected and conflicting locks (with `--record all`, every one).
+    /// Dropped, kept, resurrected and conflicting locks (with `--record all`, every one, unless some are unverified).
     #[serde(serialize_with = "rows::serialize")]
     pub lock_rows: R,
     /// What happened, in order.

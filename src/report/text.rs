@@ -92,7 +92,7 @@ fn head(out: &mut String, run: &RunHead, state: super::States, view: &View) {
     }
 }
 
-fn tally(out: &mut String, manager: &str, locks: &LockTally) {
+fn tally(out: &mut String, run: &RunHead, locks: &LockTally) {
     let rows = [
         ("in scope", locks.in_scope, "held when the run began, and covered by it"),
         ("reclaimed", locks.reclaimed, "by their owners"),
@@ -104,12 +104,18 @@ fn tally(out: &mut String, manager: &str, locks: &LockTally) {
         ("conflicts", locks.conflicts, "reclaims refused because of another owner"),
     ];
     let width = rows.iter().map(|(_, n, _)| n.to_string().len()).max().unwrap_or(1);
-    line!(out, "locks, as {} counted them", clean(manager));
+    line!(out, "locks, as {} counted them", clean(&run.manager));
     for (word, n, meaning) in rows {
         let meaning = if n > 0 { format!("  {meaning}") } else { String::new() };
         line!(out, "  {word:12}  {n:>width$}{meaning}");
     }
+    if !run.locks_listed {
+        line!(out, "  {UNLISTED}");
+    }
 }
+
+/// Beside the sums of a lock manager that cannot list its locks.
+pub(super) const UNLISTED: &str = "what it could not list is not in these sums: it is not known what became of that";
 
 fn fates(fates: &(impl Iterator<Item = ClientFate> + Clone)) -> String {
     let parts: Vec<String> = ClientFate::ALL
@@ -219,7 +225,7 @@ fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, view: &View) 
         line!(out, "  shown         {}; sums and timeline cover the whole run", clean(shown));
     }
     out.push('\n');
-    tally(&mut out, &run.run.manager, &run.locks);
+    tally(&mut out, &run.run, &run.locks);
     if shown.is_none() || !run.clients.is_empty() {
         clients(&mut out, &run.run.manager, &run.clients, all_clients, view);
     }
@@ -325,7 +331,8 @@ impl Render for PlanReport {
         line!(out, "plan {}", plan.fingerprint);
         line!(out, "  mode         {}", plan.mode);
         line!(out, "  scope        {}", clean(&plan.scope.to_string()));
-        line!(out, "  in scope     {}, as the lock manager says", count(plan.in_scope, "lock"));
+        let more = if plan.locks_listed { "" } else { ", and what it holds that cannot be listed" };
+        line!(out, "  in scope     {}, as the lock manager says{more}", count(plan.in_scope, "lock"));
         if plan.unmonitored > 0 {
             line!(out, "  unmonitored  {} without a client to notify (NM_LOCK)", count(plan.unmonitored, "lock"));
         }

@@ -68,6 +68,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0007_lock_rows.sql")),
     M::up(include_str!("../../migrations/0008_run_numbers.sql")),
     M::up(include_str!("../../migrations/0009_understood.sql")),
+    M::up(include_str!("../../migrations/0010_locks_listed.sql")),
 ];
 
 fn migrations() -> Migrations<'static> {

@@ -257,7 +257,8 @@ impl Store {
 fn run_listing(row: &Row<'_>) -> rusqlite::Result<RunListing> {
     let head = run_head(row)?;
     let locks = LockTally::from(counts(row)?);
-    let facts = Facts { outcome: head.outcome, not_understood: row.get("not_understood")?, locks };
+    let (not_understood, locks_listed) = (row.get("not_understood")?, head.locks_listed);
+    let facts = Facts { outcome: head.outcome, not_understood, locks_listed, locks };
     Ok(RunListing {
         exit: exit_code(&facts),
         id: head.id,
@@ -296,6 +297,7 @@ fn run_head(row: &Row<'_>) -> rusqlite::Result<RunHead> {
         elapsed_ms: ended.map(|end| end.saturating_sub(started)),
         exit: None,
         reason: row.get("reason")?,
+        locks_listed: row.get("locks_listed")?,
     })
 }
 

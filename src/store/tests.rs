@@ -34,6 +34,7 @@ fn new_run(id: RunId) -> NewRun {
     NewRun {
         manager: "nlmd".into(),
         knows_owners: true,
+        locks_listed: true,
         endpoint: "here".into(),
         fingerprint: "f00d".into(),
         scope: ScopeReport { clients: vec!["c0".into()], ..ScopeReport::default() },
@@ -164,6 +165,18 @@ fn a_manager_that_knows_no_owners_has_no_counts_for_its_clients() {
     store.record_clients(id, &[client(0)]).unwrap();
     let report = store.report(id).unwrap();
     assert_eq!((report.clients[0].locks, report.locks.in_scope), (None, 40));
+}
+
+#[test]
+fn a_run_over_locks_that_could_not_be_listed_is_unverified_wherever_its_exit_code_is_kept() {
+    let place = Place::new();
+    let id = run_id(1);
+    let mut store = place.open();
+    store.create_run(&NewRun { locks_listed: false, ..new_run(id) }).unwrap();
+    store.record_begun(&begun(id)).unwrap();
+    store.record_result(id, &settled(Counts::default())).unwrap();
+    let written: u8 = store.connection.query_row("SELECT exit FROM run", [], |row| row.get(0)).unwrap();
+    assert_eq!((written, store.report(id).unwrap().run.exit, store.list(1).unwrap()[0].exit), (6, Some(6), Some(6)));
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub struct NewRun {
     pub endpoint: String,
     /// Whether it knows whose a lock is: else the counts of clients mean nothing.
     pub knows_owners: bool,
+    /// Whether it lists its locks, or marks them: else its sums say nothing of those that it could not.
+    pub locks_listed: bool,
     /// The plan's, which was consented to.
     pub fingerprint: String,
     /// What it covers, as it was asked for.
@@ -126,8 +128,8 @@ impl Store {
         self.transaction(|tx| {
             tx.execute(
                 "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms,
-                                  knows_owners, names)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                                  knows_owners, names, locks_listed)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                 params![
                     new.begin.run.to_string(),
                     new.manager,
@@ -141,6 +143,7 @@ impl Store {
                     now,
                     new.knows_owners,
                     names_text(&new.names),
+                    new.locks_listed,
                 ],
             )?;
             insert_event(tx, tx.last_insert_rowid(), now, Phase::Planned.as_str(), "")
@@ -302,10 +305,13 @@ impl Store {
                     },
                 )?;
             }
-            let counts = tx.query_row("SELECT * FROM run WHERE number = ?1", [number], super::rows::counts)?;
+            let (counts, locks_listed) = tx.query_row("SELECT * FROM run WHERE number = ?1", [number], |row| {
+                Ok((super::rows::counts(row)?, row.get("locks_listed")?))
+            })?;
             let facts = Facts {
                 outcome: Some(ended.outcome),
                 not_understood: ended.not_understood,
+                locks_listed,
                 locks: LockTally::from(counts),
             };
             tx.execute(

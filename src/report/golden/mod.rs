@@ -90,6 +90,7 @@ fn head(outcome: Option<Outcome>) -> RunHead {
         elapsed_ms: outcome.map(|_| 5_012),
         exit: None,
         reason: None,
+        locks_listed: true,
     }
 }
 

@@ -49,6 +49,15 @@ fn a_run_without_a_client() {
 }
 
 #[test]
+fn a_run_over_locks_that_could_not_be_listed() {
+    let head = RunHead { manager: "ganesha".into(), locks_listed: false, ..head(Some(Outcome::Settled)) };
+    let client = ClientReport { locks: None, ..client(1, ClientFate::Acked, all_of(0)) };
+    let report = RunReport::new(head, STATES, all_of(0), vec![client], false);
+    assert_eq!(report.run.exit, Some(6));
+    is_golden("run-unlisted", &report);
+}
+
+#[test]
 fn a_run_whose_notices_were_not_understood() {
     let tally = LockTally { in_scope: 20, kept: 20, ..LockTally::default() };
     let clients = vec![client(1, ClientFate::Silent, tally)];
@@ -132,6 +141,7 @@ fn a_plan() {
         mode: "strict".into(),
         scope: ScopeReport::default(),
         in_scope: 60,
+        locks_listed: true,
         unmonitored: 1,
         clients: vec![planned(1, Probe::Answers), planned(2, Probe::Suspect), planned(3, Probe::NoAnswer), twice],
         consent: vec!["drop the locks of 1 client that does not answer: host3.example.org (20 locks)".into()],

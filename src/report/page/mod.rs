@@ -9,6 +9,7 @@ use std::io;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::text::UNLISTED;
 use super::text::range;
 use super::{ClientFate, ClientReport, LockReport, LockTally, Owner, Rows, RunDetail, RunHead};
 use crate::units;
@@ -95,6 +96,7 @@ fn locks(tally: &LockTally, run: &RunHead) -> Markup {
                     li class=(if count > 0 { word } else { "none" }) { b { (count) } span { (word) } small { (meaning) } }
                 }
             }
+            @if !run.locks_listed { p { (UNLISTED) } }
         }
     }
 }

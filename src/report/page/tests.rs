@@ -31,6 +31,7 @@ fn detail(name: &str, clients: usize, progress: Vec<PendingReport>) -> RunDetail
                 elapsed_ms: Some(5_000),
                 exit: Some(3),
                 reason: None,
+                locks_listed: true,
             },
             state: States { old: Some(1), new: Some(3) },
             locks: tally,

@@ -70,6 +70,7 @@ impl Draft {
             grace_max,
             clients,
             in_scope: marked(&all),
+            locks_listed: seen.info.capabilities.sees_locks(),
             unmonitored: all.unmonitored,
             may_drop: Vec::new(),
             consent: Vec::new(),

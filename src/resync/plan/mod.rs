@@ -141,6 +141,8 @@ pub struct Plan {
     /// The clients that would be told.
     pub clients: Vec<PlannedClient>,
     pub in_scope: u64,
+    /// Whether the manager could list its locks, or marks them: else there may be more in scope than is counted.
+    pub locks_listed: bool,
     /// Unmonitored locks: in scope only if the policy includes them.
     pub unmonitored: u64,
     /// The unreachable clients whose locks may be dropped.
@@ -182,6 +184,7 @@ impl Plan {
             mode: self.mode.to_string(),
             scope: self.asked.clone(),
             in_scope: self.in_scope,
+            locks_listed: self.locks_listed,
             unmonitored: self.unmonitored,
             clients: self
                 .clients
@@ -206,6 +209,8 @@ impl Plan {
     pub fn dry_run_exit(&self) -> u8 {
         match &self.refusal {
             Some(refusal) => refusal.kind.exit(),
+            // The run's own: what becomes of locks that nobody sees is unverified.
+            None if !self.locks_listed => 6,
             None if self.all_reclaimable() => 0,
             None => 3,
         }
@@ -221,7 +226,7 @@ impl Plan {
     /// Whether every lock in scope could be reclaimed: all its clients answer, and none is without
     /// a client to tell.
     pub fn all_reclaimable(&self) -> bool {
-        self.in_scope == 0
+        (self.in_scope == 0 && self.locks_listed)
             || self.clients.iter().all(|client| client.answers() || !client.may_hold())
                 && !(self.policy.include_unmonitored && self.unmonitored > 0)
     }

@@ -25,7 +25,7 @@ pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
         wanted.push(format!(
             "drop the locks of clients that ack and reclaim nothing, in all or through one server address, however many \
              they are (--silent drop): up to {} in use would be lost if the notices are not understood",
-            count(plan.in_scope, "lock")
+            in_scope(plan)
         ));
     }
     if plan.policy.include_unmonitored {
@@ -37,11 +37,25 @@ pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
     }
     if can.begin_releases {
         wanted.push(format!(
-            "free all {} when the run begins: from then on it cannot be aborted, and what is not reclaimed is lost",
-            count(plan.in_scope, "lock")
+            "free all {} when the run begins: from then on it cannot be aborted, and what is not reclaimed is lost{}",
+            in_scope(plan),
+            if plan.locks_listed {
+                ""
+            } else {
+                "; what that was cannot be seen, and the run ends as unverified (exit code 6)"
+            },
         ));
     }
     wanted
+}
+
+/// How many locks are in scope, as far as that is known.
+fn in_scope(plan: &Plan) -> String {
+    match plan.in_scope {
+        locks if plan.locks_listed => count(locks, "lock"),
+        0 => "locks (how many is not known)".to_owned(),
+        locks => format!("{} and those that cannot be listed", count(locks, "lock")),
+    }
 }
 
 /// What users and operators will feel of it, the first thing first. `said`: what the lock manager adds.
@@ -63,7 +77,7 @@ pub(super) fn effects(plan: &Plan, can: &Capabilities, said: Vec<String>) -> Vec
     }];
     effects.extend(said);
     effects.extend(unreachable(plan, can));
-    if plan.policy.silent != Silent::Keep && plan.in_scope > 0 {
+    if plan.policy.silent != Silent::Keep && (plan.in_scope > 0 || !plan.locks_listed) {
         effects.push("A lock that its client no longer claims is dropped.".to_owned());
     }
     effects

@@ -370,13 +370,16 @@ fn a_manager_that_cannot_mark_says_what_does_not_hold() {
 
 /// What knfsd can do: no owners, and `begin` frees everything.
 fn of_a_manager_that_frees_at_begin(request: &Request, unmonitored: u64, probes: &[Probed]) -> Result<Plan, Failure> {
+    frees_at_begin(request, &Status { unmonitored, ..status() }, true, probes)
+}
+
+fn frees_at_begin(request: &Request, status: &Status, list_locks: bool, probes: &[Probed]) -> Result<Plan, Failure> {
     let mut info = info();
     let capabilities = &mut info.capabilities;
     (capabilities.mark, capabilities.knows_owners, capabilities.begin_releases) = (false, false, true);
-    capabilities.release = true;
-    let status = Status { unmonitored, ..status() };
+    (capabilities.release, capabilities.list_locks) = (true, list_locks);
     let clients = vec![client("web.example.org", "192.0.2.11", 0, 0), client("db.example.org", "192.0.2.12", 0, 0)];
-    let seen = Observation { info: &info, status: &status, clients: &clients, locks: None, mounts: &[] };
+    let seen = Observation { info: &info, status, clients: &clients, locks: None, mounts: &[] };
     Ok(Draft::new(request, scope(request, &info)?, seen)?.finish(probes))
 }
 
@@ -397,6 +400,41 @@ fn where_begin_frees_the_locks_nothing_that_keep_promises_can_be_lost() {
     assert!(plan.consent[0].contains("drop all locks of 1 client"), "{:?}", plan.consent);
     assert_eq!((plan.may_drop.len(), plan.unreachable_locks()), (1, None));
     assert!(plan.agree(false, &mut ()).is_err());
+}
+
+#[test]
+fn where_begin_frees_the_locks_those_of_a_client_that_could_not_be_asked_cannot_be_kept_either() {
+    let not_asked = Probed::Silent(Probe::NotAsked);
+    let words = refused(&of_a_manager_that_frees_at_begin(&Request::default(), 0, &[UP, not_asked]).unwrap());
+    assert!(words.contains("1 client that cannot be told now (db.example.org)"), "{words}");
+}
+
+#[test]
+fn where_locks_cannot_be_listed_none_is_taken_for_no_lock() {
+    let nothing_seen = Status { locks: 0, ..status() };
+    let of = |request: &Request, probes: &[Probed]| frees_at_begin(request, &nothing_seen, false, probes).unwrap();
+    for silent in [DOWN, Probed::Silent(Probe::NotAsked)] {
+        assert!(refused(&of(&Request::default(), &[UP, silent])).contains("db.example.org"));
+    }
+    let plan = of(&Request::default(), &[UP, UP]);
+    assert_eq!((plan.dry_run_exit(), plan.all_reclaimable(), plan.report().plan.locks_listed), (6, true, false));
+    let words = plan.consent.concat();
+    assert!(words.contains("how many is not known") && words.contains("exit code 6"), "{words}");
+    assert!(!words.contains("0 locks"), "{words}");
+    let drop = Request { unreachable: Unreachable::Drop, silent: Silent::Drop, ..Request::default() };
+    let plan = of(&drop, &[UP, DOWN]);
+    assert!(!plan.all_reclaimable() && !plan.consent.concat().contains("0 locks"), "{:?}", plan.consent);
+    let some = frees_at_begin(&drop, &status(), false, &[UP, UP]).unwrap();
+    assert!(some.consent.concat().contains("6 locks and those that cannot be listed"), "{:?}", some.consent);
+}
+
+#[test]
+fn a_manager_that_marks_its_locks_counts_them_also_if_it_lists_none() {
+    let mut info = info();
+    info.capabilities.list_locks = false;
+    let seen = Observation { info: &info, status: &status(), clients: &three(), locks: None, mounts: &[] };
+    let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[UP; 3]);
+    assert_eq!((plan.locks_listed, plan.dry_run_exit()), (true, 0));
 }
 
 #[test]

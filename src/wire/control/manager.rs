@@ -45,6 +45,12 @@ impl Capabilities {
         knows_paths: false,
         begin_releases: false,
     };
+
+    /// Whether what is held, and what a run does to it, can be known: by a mark of each lock, or by listing them. Where it
+    /// cannot, no number of locks says anything.
+    pub fn sees_locks(&self) -> bool {
+        self.mark || self.list_locks
+    }
 }
 
 /// Who the manager is.
