@@ -364,6 +364,32 @@ fn one_clients_release_frees_its_locks_only_and_a_waiter_gets_the_range() {
 
 #[test]
 #[ignore = "needs root, nfs-ganesha and nfs-ganesha-vfs: .ci/run runs it"]
+fn a_release_that_crashes_ganesha_over_a_share_is_not_one_that_changed_nothing() {
+    let host = Netns::new("nas.test");
+    let _ganesha = Ganesha::start(&host, GRACE);
+    host.block_on(async {
+        let files = files(1).await;
+        let clients = Clients::new(1);
+        clients.lock_all(&files, 2).await;
+        let ghost = Ghost::new(Ipv4Addr::new(127, 0, 2, 1), SERVER).await;
+        assert_eq!(ghost.share(&files[0]).await, Stat::Granted);
+        assert_eq!(ghost.lock(&files[0], range(60_000, 10)).await, Stat::Granted);
+        let manager = manager(&host, false);
+        let asked: Vec<_> = manager.release_cautions().await.unwrap().iter().map(|c| (c.about, c.weight)).collect();
+        assert_eq!(asked, [("shares", Weight::Consent)]);
+        let chosen = ReleaseArgs {
+            instance: manager.info().await.unwrap().instance,
+            clients: List::clipped(vec![ClientSeen::new(name("127.0.2.1"), Address(SERVER.into()), &[])]),
+            locks: List::default(),
+        };
+        let error = manager.release(&chosen).await.unwrap_err();
+        let ManagerError::Lost { what, .. } = &error else { panic!("{error:?}") };
+        assert!(what.contains("SHARE") && what.contains("every client's locks"), "{what}");
+    });
+}
+
+#[test]
+#[ignore = "needs root, nfs-ganesha and nfs-ganesha-vfs: .ci/run runs it"]
 fn a_release_that_nlmctl_did_not_live_to_see_is_finished_before_anybody_is_told() {
     let host = Netns::new("nas.test");
     let ganesha = Ganesha::start(&host, GRACE);

@@ -166,6 +166,10 @@ pub trait LockManager: Send + Sync {
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
         Ok(Vec::new())
     }
+    /// Likewise before locks are freed outside of any run: what is said or to be agreed to, and what forbids it.
+    async fn release_cautions(&self) -> Result<Vec<Caution>, ManagerError> {
+        Ok(Vec::new())
+    }
     /// Why a run would find nothing to do, and would tell no client, where that is so.
     async fn nothing_to_resync(&self) -> Result<Option<String>, ManagerError> {
         Ok(None)

@@ -31,7 +31,7 @@ use self::owned::Owned;
 use super::record::Record;
 use super::{ControllerError, Options, statds, targets};
 use crate::host;
-use crate::manager::{LockManager, ManagerError, Owners};
+use crate::manager::{LockManager, ManagerError, Owners, Weight};
 use crate::nsm::Host;
 use crate::report::{Failure, ReleaseOutcome, ReleaseReport, Stamp};
 use crate::resync::consent::Consent;
@@ -60,6 +60,10 @@ pub async fn plan(
         .into());
     }
     refuse_busy(&manager.status().await?, &info.capabilities)?;
+    let cautions = manager.release_cautions().await?;
+    if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
+        return Err(Failure::refused(stop.text.clone(), stop.remedy.clone()).into());
+    }
     let owned = if request.is_of_whole_clients() { None } else { owned(manager, request).await? };
     let scope = match &owned {
         // It has looked for files and exports itself: paths are known here.
@@ -84,7 +88,8 @@ pub async fn plan(
         None => (waiting(manager, chosen.files()).await?, HashMap::new()),
     };
     let probes = probe(chosen.clients(), &info.names, options).await?;
-    Ok(chosen.finish(manager.kind(), &waiting, paths, &probes, options.probe_timeout))
+    let agreed_to = cautions.into_iter().filter(|c| c.weight == Weight::Consent).map(|c| c.text).collect();
+    Ok(chosen.finish(manager.kind(), &waiting, paths, &probes, options.probe_timeout).cautioned(agreed_to))
 }
 
 /// What is wanted, where the manager tells owners and paths by a view of its own.

@@ -186,6 +186,13 @@ impl ReleasePlan {
     pub(super) fn args(&self) -> &ReleaseArgs {
         &self.args
     }
+    /// What the manager itself wants to be agreed to, where there is something to release.
+    pub(super) fn cautioned(mut self, agreed_to: Vec<String>) -> Self {
+        if !self.is_of_nothing() {
+            self.release.consent.extend(agreed_to);
+        }
+        self
+    }
     /// Who asks for it.
     pub(super) fn asked_by(mut self, uid: u32) -> Self {
         self.release.uid = Some(uid);

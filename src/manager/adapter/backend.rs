@@ -136,6 +136,10 @@ pub trait Backend: Send + Sync + 'static {
     async fn in_grace(&self) -> Result<bool, ManagerError>;
     /// What is to be said, agreed to, or in the way of a run.
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError>;
+    /// Likewise, of freeing locks outside of any run.
+    async fn release_cautions(&self) -> Result<Vec<Caution>, ManagerError> {
+        Ok(Vec::new())
+    }
 
     /// Puts back what a controller that died left undone, and says what that was.
     async fn recover(&self) -> Result<Recovered, ManagerError>;

@@ -60,6 +60,10 @@ impl<B: Backend> LockManager for Adapter<B> {
         Ok(cautions)
     }
 
+    async fn release_cautions(&self) -> Result<Vec<Caution>, ManagerError> {
+        self.backend.release_cautions().await
+    }
+
     async fn status(&self) -> Result<Status, ManagerError> {
         let active = self.look().await?;
         self.status_of(active).await

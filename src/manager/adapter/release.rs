@@ -11,9 +11,23 @@ impl<B: Backend> Adapter<B> {
         let (this, clients) = (self.clone(), clients.to_vec());
         self.alone(async move {
             let mut all = Released::default();
-            let mut rows = Vec::new();
-            for client in &clients {
-                let one = this.backend.release_client(&client.name).await?;
+            let (mut rows, mut notes) = (Vec::new(), Vec::new());
+            let mut clients = clients.iter().enumerate();
+            while let Some((place, client)) = clients.next() {
+                let one = match this.backend.release_client(&client.name).await {
+                    Ok(one) => one,
+                    Err(error) if place == 0 => return Err(error),
+                    // What went before is free all the same, and is told.
+                    Err(error) => {
+                        all.left += 1;
+                        notes.push(format!("{}: {error}", client.name));
+                        for (_, client) in clients {
+                            all.left += 1;
+                            notes.push(format!("{}: not tried after that", client.name));
+                        }
+                        break;
+                    }
+                };
                 all.locks += one.freed.len() as u64;
                 all.offered += one.offered;
                 // Their number is not known.
@@ -21,7 +35,7 @@ impl<B: Backend> Adapter<B> {
                 rows.extend(one.freed.iter().map(results::row));
             }
             all.rows = List::clipped(rows);
-            Ok(all.into())
+            Ok(Freed { notes, ..all.into() })
         })
         .await
     }

@@ -54,6 +54,8 @@ struct World {
     newcomer: Option<&'static str>,
     /// Clients whose locks were freed, outside of runs.
     released: Vec<String>,
+    /// A client at whose release it is lost.
+    dies_at: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,8 +195,13 @@ impl Backend for Fake {
         Ok(Vec::new())
     }
     async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
-        self.with(|world| world.released.push(client.as_str().to_owned()));
-        Ok(ClientReleased::default())
+        self.with(|world| {
+            if world.dies_at == Some(client.as_str()) {
+                return Err(ManagerError::Lost { endpoint: "memory".into(), what: "killed".into() });
+            }
+            world.released.push(client.as_str().to_owned());
+            Ok(ClientReleased { freed: vec![lock("a", 0)], ..ClientReleased::default() })
+        })
     }
     async fn paths(&self, files: &[String]) -> HashMap<String, String> {
         files.iter().map(|file| (file.clone(), format!("/srv/{file}"))).collect()
@@ -235,6 +242,7 @@ impl Host {
             swap: None,
             newcomer: None,
             released: Vec::new(),
+            dies_at: None,
         };
         Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
     }
@@ -422,6 +430,27 @@ async fn a_clients_locks_are_released_only_while_no_other_process_drives() {
     release().await.unwrap();
     assert_eq!(host.with(|world| world.released.clone()), ["c1"]);
     assert!(RunFiles::new(host.dir.path()).try_drive().unwrap().is_some(), "the right to drive was given back");
+}
+
+#[tokio::test]
+async fn what_was_released_before_one_client_failed_is_told_and_the_others_count_as_left() {
+    let host = Host::new();
+    host.with(|world| world.dies_at = Some("c2"));
+    let driver = host.driver();
+    let release = async |names: &[&str]| {
+        let Info { instance, .. } = driver.info().await.unwrap();
+        let address = "127.0.0.9".parse().unwrap();
+        let client = |name: &&str| ClientSeen::new(CallerName::new(name).unwrap(), address, &[]);
+        let clients = List::clipped(names.iter().map(client).collect());
+        driver.release(&ReleaseArgs { instance, clients, locks: List::default() }).await
+    };
+    let freed = release(&["c1", "c2", "c3"]).await.unwrap();
+    assert_eq!((freed.released.locks, freed.released.left, freed.released.rows.as_slice().len()), (1, 2, 1));
+    assert!(freed.notes[0].contains("c2") && freed.notes[0].contains("killed"), "{:?}", freed.notes);
+    assert!(freed.notes[1].contains("c3"), "{:?}", freed.notes);
+    assert_eq!(host.with(|world| world.released.clone()), ["c1"]);
+    // Nothing was freed before it: the failure is the whole answer.
+    assert!(matches!(release(&["c2", "c3"]).await, Err(ManagerError::Lost { .. })));
 }
 
 #[tokio::test]

@@ -43,13 +43,12 @@ impl Observed {
         } else {
             cautions.push(say(
                 "shares",
-                "Ganesha 4.3 crashes when it releases a client that holds an NLM SHARE reservation (DOS and Windows \
-                 clients have them), and nothing shows who does",
+                SHARES,
                 "where there are such clients only a soft run is safe (--unreachable keep --silent keep)",
             ));
             cautions.push(self.fds());
         }
-        cautions.extend(self.network());
+        cautions.extend(network(self.shares_network));
         cautions.extend(self.v4());
         cautions.extend(self.listing());
         if !self.version.starts_with("4.") {
@@ -64,13 +63,6 @@ impl Observed {
 
     pub(super) fn lists_locks(&self) -> bool {
         self.unlisted.is_empty()
-    }
-
-    fn network(&self) -> Option<Caution> {
-        let text = "Ganesha runs in another network namespace: its addresses, by which locks are released, are not \
-                    those seen from here";
-        let remedy = "run nlmctl in Ganesha's network namespace (nsenter, or the same container)";
-        (!self.shares_network).then(|| Caution::new("network", Weight::Refuse, text, remedy))
     }
 
     /// Every released (owner, file) leaks its descriptor, and each reclaim opens one.
@@ -121,12 +113,29 @@ impl Observed {
     fn listing(&self) -> Option<Caution> {
         let text = format!(
             "locks of exports on {} cannot be listed: what they hold, what is released and what comes back there is not \
-             verified, beyond statd's records of who locks; some back ends (MEM) grant a reclaim to two owners",
+             verified, beyond statd's records of who locks, so the run ends as unverified (exit code 6); some back ends \
+             (MEM) grant a reclaim to two owners",
             self.unlisted.join(", ")
         );
         let remedy = "compare the applications' own view after the run";
         (!self.lists_locks()).then(|| Caution::new("fsal", Weight::Consent, text, remedy))
     }
+}
+
+const SHARES: &str = "Ganesha 4.3 crashes when it releases a client that holds an NLM SHARE reservation (DOS and Windows \
+                      clients have them), and nothing shows who does: then every client's locks are lost";
+
+/// What is to be said before one client's locks are freed. No grace period saves the others' if Ganesha crashes.
+pub(super) fn of_a_release(shares_network: bool) -> Vec<Caution> {
+    let shares = Caution::new("shares", Weight::Consent, SHARES, "release no client that may have them");
+    network(shares_network).into_iter().chain([shares]).collect()
+}
+
+fn network(is_shared: bool) -> Option<Caution> {
+    let text = "Ganesha runs in another network namespace: its addresses, by which locks are released, are not those seen \
+                from here";
+    let remedy = "run nlmctl in Ganesha's network namespace (nsenter, or the same container)";
+    (!is_shared).then(|| Caution::new("network", Weight::Refuse, text, remedy))
 }
 
 fn say(about: &'static str, text: impl Into<String>, remedy: &str) -> Caution {
@@ -182,6 +191,13 @@ mod tests {
         assert_eq!(weight(&soft, "shares"), None);
         assert_eq!(weight(&seen(), "soft"), None);
         assert_eq!(weight(&soft, "soft"), Some(Weight::Say));
+    }
+
+    #[test]
+    fn a_release_wants_consent_to_what_crashes_ganesha_and_is_refused_from_another_network() {
+        let weights = |shared| of_a_release(shared).iter().map(|c| (c.about, c.weight)).collect::<Vec<_>>();
+        assert_eq!(weights(true), [("shares", Weight::Consent)]);
+        assert_eq!(weights(false), [("network", Weight::Refuse), ("shares", Weight::Consent)]);
     }
 
     #[test]

@@ -67,6 +67,20 @@ impl From<GaneshaError> for ManagerError {
     }
 }
 
+/// Of one client's release, once it may have begun. `ended`: Ganesha does not run any more, or is another process.
+pub(super) fn half_released(error: &GaneshaError, ended: bool) -> ManagerError {
+    let what = if ended {
+        format!(
+            "Ganesha ended while it released the client ({error}; 4.3 does so when it holds an NLM SHARE reservation): every \
+             client's locks are lost with it; start it, and have its clients reclaim while its grace lasts (`nlmctl notify \
+             --targets`)"
+        )
+    } else {
+        format!("{error}; the client's locks may be free: look again")
+    };
+    ManagerError::Lost { endpoint: ENDPOINT.into(), what }
+}
+
 /// Of a step after the first that cannot be undone. `crashed`: Ganesha does not run any more.
 pub(super) fn halfway(error: &GaneshaError, crashed: bool) -> ManagerError {
     let what = if crashed {

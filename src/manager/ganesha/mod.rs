@@ -243,6 +243,10 @@ impl Backend for Ganesha {
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
         Ok(self.seen().await?.cautions())
     }
+    async fn release_cautions(&self) -> Result<Vec<Caution>, ManagerError> {
+        let shares_network = self.look(|server| Ok(server.shares_network())).await?;
+        Ok(cautions::of_a_release(shares_network))
+    }
 
     async fn recover(&self) -> Result<Recovered, ManagerError> {
         self.finish_release().await

@@ -15,14 +15,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::bus::{BusError, GraceEvent};
-use super::error::halfway;
+use super::error::{half_released, halfway};
 use super::process::Server;
 use super::{Ganesha, GaneshaError, blocking, clients, refused};
 use crate::host::{self, FileError, Lock};
 use crate::manager::ManagerError;
 use crate::manager::adapter::{ClientReleased, Recovered};
 use crate::rpc::client::{Request, Retransmit, UdpClient};
-use crate::rpc::program::{Host, ProgramError};
+use crate::rpc::program::{Host, Listener, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
 use crate::units::{self, count};
 use crate::wire::control::{Refusal, RefusalCode};
@@ -185,7 +185,7 @@ impl Ganesha {
     /// moment is among those that went; that the client has none left, its record that is gone says.
     ///
     /// # Errors
-    /// No such client holds a lock, or Ganesha was not reached.
+    /// No such client holds a lock, or Ganesha was not reached. Once a notice may have left: it is not known what came of it.
     pub(super) async fn free_client(&self, name: &CallerName) -> Result<ClientReleased, ManagerError> {
         let records = self.records().await?;
         let record = records.entries.iter().find(|entry| clients::is_ganeshas(entry) && is_named(entry, name));
@@ -194,49 +194,85 @@ impl Ganesha {
             return Err(Refusal::new(RefusalCode::BadRequest, words).into());
         };
         let known_as = record.monitor.as_ref().map_or_else(|| name.clone(), |monitor| monitor.mon_id.mon_name.clone());
-        let before = self.look(Server::held).await?.locks;
-        let until = Instant::now() + ONE_CLIENT;
-        loop {
-            // Locks taken in the state that it tells of would stay. No client's state is chosen twice.
-            self.notify(&known_as, NsmState(rand::random())).await?;
-            sleep(LOOK_EVERY).await;
-            let records = self.records().await?;
-            let gone = !records.entries.iter().any(|entry| clients::is_ganeshas(entry) && is_named(entry, &known_as));
-            if gone || Instant::now() >= until {
-                let after = self.look(Server::held).await?.locks;
-                let (was, is): (HashSet<_>, HashSet<_>) = (before.iter().collect(), after.iter().collect());
-                let freed: Vec<Lock> = was.difference(&is).map(|(lock, _)| lock.clone()).collect();
-                let got_one = |(new, _): &&&(Lock, String)| freed.iter().any(|old| old.overlaps(new));
-                let offered = is.difference(&was).filter(got_one).count() as u64;
-                return Ok(ClientReleased { freed, offered, left: !gone });
+        let (before, life) = self.look(|server| Ok((server.held()?.locks, server.life()?))).await?;
+        let socket = |error: std::io::Error| GaneshaError::Call { what: "a UDP socket", error: error.into() };
+        let endpoint = UdpEndpoint::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0).into()).map_err(socket)?;
+        let client = UdpClient::new(Arc::new(endpoint), Retransmit::default());
+        let host = Host::local(&client, self.options.rpcbind_port, CALL);
+        let nlockmgr =
+            host.find(nlm::PROGRAM, nlm::Version::V4.number(), &[Transport::Udp]).await.map_err(not_called)?;
+        // A notice may do its work whatever is heard of it: a failure from here on is none that has changed nothing.
+        match self.notify_until_gone(&host, nlockmgr, &known_as, &life).await {
+            Ok((gone, after)) => Ok(released(&before, &after, gone)),
+            Err(error) => {
+                let ended = match self.look(Server::life).await {
+                    Ok(now) => now != life,
+                    Err(GaneshaError::Bus(BusError::NotThere)) => true,
+                    Err(_) => false,
+                };
+                Err(half_released(&error, ended))
             }
         }
     }
 
-    /// statd's callback, as Ganesha takes it from this host only.
-    async fn notify(&self, name: &CallerName, state: NsmState) -> Result<(), GaneshaError> {
-        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let socket = |error: std::io::Error| GaneshaError::Call { what: "a UDP socket", error: error.into() };
-        let endpoint = UdpEndpoint::bind((local, 0).into()).map_err(socket)?;
-        let client = UdpClient::new(Arc::new(endpoint), Retransmit::default());
-        let version = nlm::Version::V4.number();
-        let args = encode(&nlm::SmNotifyArgs { name: name.clone(), state, private: [0; 16] });
-        let request = Request {
-            program: nlm::PROGRAM,
-            version,
-            procedure: nlm::Procedure::SmNotify.number(),
-            credential: &Credential::None,
-            args: &args,
-        };
-        let host = Host::local(&client, self.options.rpcbind_port, CALL);
-        let call = |what, error| GaneshaError::Call { what, error };
-        host.call(&[Transport::Udp], request, CALL).await.map(drop).map_err(|error| match error {
-            ProgramError::NotRegistered => GaneshaError::Stuck("rpcbind knows no nlockmgr over UDP"),
-            ProgramError::Rpcbind(error) => call("rpcbind's answer where nlockmgr is", error),
-            ProgramError::NotCalled(error) | ProgramError::Called(error) => {
-                call("the callback to Ganesha's nlockmgr", error)
+    /// Tells Ganesha that the client was rebooted until its record is gone, or for long enough. Whether it is, and what is held
+    /// then.
+    async fn notify_until_gone(
+        &self,
+        host: &Host<'_>,
+        nlockmgr: Listener,
+        known_as: &CallerName,
+        life: &str,
+    ) -> Result<(bool, Vec<(Lock, String)>), GaneshaError> {
+        let until = Instant::now() + ONE_CLIENT;
+        loop {
+            // Locks taken in the state that it tells of would stay. No client's state is chosen twice.
+            notify(host, nlockmgr, known_as, NsmState(rand::random())).await?;
+            sleep(LOOK_EVERY).await;
+            let records = self.records().await?;
+            let gone = !records.entries.iter().any(|entry| clients::is_ganeshas(entry) && is_named(entry, known_as));
+            if gone || Instant::now() >= until {
+                let (after, now) = self.look(|server| Ok((server.held()?.locks, server.life()?))).await?;
+                // One that was started again has no record of any client, and no lock.
+                if now != life {
+                    return Err(GaneshaError::Stuck("it was started again"));
+                }
+                return Ok((gone, after));
             }
-        })
+        }
+    }
+}
+
+/// What is not there any more, and who got it.
+fn released(before: &[(Lock, String)], after: &[(Lock, String)], gone: bool) -> ClientReleased {
+    let (was, is): (HashSet<_>, HashSet<_>) = (before.iter().collect(), after.iter().collect());
+    let freed: Vec<Lock> = was.difference(&is).map(|(lock, _)| lock.clone()).collect();
+    let got_one = |(new, _): &&&(Lock, String)| freed.iter().any(|old| old.overlaps(new));
+    let offered = is.difference(&was).filter(got_one).count() as u64;
+    ClientReleased { freed, offered, left: !gone }
+}
+
+/// statd's callback, as Ganesha takes it from this host only.
+async fn notify(host: &Host<'_>, nlockmgr: Listener, name: &CallerName, state: NsmState) -> Result<(), GaneshaError> {
+    let args = encode(&nlm::SmNotifyArgs { name: name.clone(), state, private: [0; 16] });
+    let request = Request {
+        program: nlm::PROGRAM,
+        version: nlm::Version::V4.number(),
+        procedure: nlm::Procedure::SmNotify.number(),
+        credential: &Credential::None,
+        args: &args,
+    };
+    host.call_at(nlockmgr, request, CALL).await.map(drop).map_err(not_called)
+}
+
+fn not_called(error: ProgramError) -> GaneshaError {
+    let call = |what, error| GaneshaError::Call { what, error };
+    match error {
+        ProgramError::NotRegistered => GaneshaError::Stuck("rpcbind knows no nlockmgr over UDP"),
+        ProgramError::Rpcbind(error) => call("rpcbind's answer where nlockmgr is", error),
+        ProgramError::NotCalled(error) | ProgramError::Called(error) => {
+            call("the callback to Ganesha's nlockmgr", error)
+        }
     }
 }
 

@@ -75,6 +75,18 @@ fn plan(
 }
 
 #[test]
+fn what_the_manager_wants_agreed_to_is_asked_with_the_rest_and_not_where_there_is_nothing() {
+    let (request, scope) = of_clients(&[1]);
+    let rows = [row(1, 0, LockState::Held)];
+    let release = plan(&request, &scope, &[client(1)], &rows, &[SILENT]).cautioned(vec!["it may crash".to_owned()]);
+    assert_eq!((release.consent().len(), release.consent()[1].as_str()), (2, "it may crash"));
+    assert!(release.agreed_to().contains("it may crash"));
+    let nothing = ReleaseRequest { if_held: true, ..request };
+    let release = plan(&nothing, &scope, &[client(1)], &[], &[]).cautioned(vec!["it may crash".to_owned()]);
+    assert!(release.is_of_nothing() && release.consent().is_empty());
+}
+
+#[test]
 fn a_client_that_is_silent_wants_consent_and_one_that_may_run_wants_live_too() {
     let answers = |state| HostProbe { statd: run_plan::Probed::Answers(state), lockd: LockdProbe::NoAnswer };
     let table = [
