@@ -3,7 +3,8 @@
 //! The manager's result has rows for what was dropped, kept, resurrected or refused. Of the other
 //! locks it says how many were reclaimed and released, not which: so the locks listed just before
 //! the run are looked for in a list made after it. One that is still there was reclaimed (in a
-//! settled run an unclaimed lock is dropped or kept, and has a row), one that is not was released.
+//! settled run an unclaimed lock is dropped or kept, and has a row), one that is not was released. Where some are
+//! unverified that does not follow: which ones is not known, so no row is made up.
 //!
 //! Only the list of before is held, a row of numbers for each lock; each page of the list made after it is looked up there
 //! and let go.
@@ -13,6 +14,7 @@ use super::record::Record;
 use crate::manager::{LockManager, ManagerError};
 use crate::report::LockList;
 use crate::store::{LOCKS_AT_ONCE, Store};
+use crate::units::count;
 use crate::wire::control::{AgedLock, Fate, LockFate, LockRow, LockState, OwnerRow, RunId, Scope};
 use crate::wire::types::{ByteRange, FileHandle};
 use crate::wire::xdr::Maybe;
@@ -118,6 +120,14 @@ pub(super) async fn add(
     scope: &Scope,
     before: LockList,
 ) -> Result<(), ControllerError> {
+    let unverified = record.with(move |store| Ok(store.report(run)?.locks.unverified)).await?;
+    if unverified > 0 {
+        let line = format!(
+            "no row for each lock that was reclaimed or released: what became of {} is unverified, and of which is not known",
+            count(unverified, "lock")
+        );
+        return record.with(move |store| store.event(run, "record", &line)).await;
+    }
     let mut rest = Rest::of(before);
     manager.each_lock(scope, &mut |lock| rest.found(&lock.lock)).await?;
     let told = move |store: &mut Store| {
@@ -141,9 +151,9 @@ pub(super) async fn add(
 mod tests {
     use super::*;
     use crate::controller::tests::Fake;
-    use crate::report::ScopeReport;
-    use crate::store::{NewRun, Store};
-    use crate::wire::control::BeginArgs;
+    use crate::report::{Outcome, ScopeReport};
+    use crate::store::{NewRun, RunOutcome, Store};
+    use crate::wire::control::{BeginArgs, Counts};
     use crate::wire::types::FileHandle;
 
     fn lock(svid: i32, start: u64, end: u64) -> LockRow {
@@ -204,26 +214,58 @@ mod tests {
         assert!(fates(&before, &[], &[elsewhere]).iter().all(|(_, _, fate)| *fate == Released));
     }
 
-    #[tokio::test]
-    async fn a_result_that_is_longer_when_it_is_fetched_again_overwrites_none_of_these_rows() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(&dir.path().join("runs.db")).unwrap();
-        let run = RunId([1; 16]);
-        let begin = BeginArgs::sample(run);
-        let (manager, endpoint) = ("fake".to_owned(), "memory".to_owned());
-        let fingerprint = "f".to_owned();
+    /// A record in this folder, with a run.
+    fn in_a_record(dir: &std::path::Path, run: RunId) -> Store {
+        let mut store = Store::open(&dir.join("runs.db")).unwrap();
         store
             .create_run(&NewRun {
-                manager,
-                endpoint,
+                manager: "fake".to_owned(),
+                endpoint: "memory".to_owned(),
                 knows_owners: true,
                 locks_listed: true,
-                fingerprint,
+                fingerprint: "f".to_owned(),
                 scope: ScopeReport::default(),
                 names: Vec::new(),
-                begin,
+                begin: BeginArgs::sample(run),
             })
             .unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn where_some_locks_are_unverified_no_fate_is_made_up_and_the_timeline_says_so() {
+        let (dir, run) = (tempfile::tempdir().unwrap(), RunId([1; 16]));
+        let mut store = in_a_record(dir.path(), run);
+        let counts = Counts { in_scope: 2, reclaimed: 1, unverified: 1, ..Counts::default() };
+        let ended = RunOutcome {
+            outcome: Outcome::Settled,
+            reason: None,
+            not_understood: false,
+            alone: false,
+            ended_unix_ms: None,
+            counts: Some(counts),
+            late: 0,
+        };
+        store.record_result(run, &ended).unwrap();
+        let record = Record::new(store);
+        add(&*Fake::new(0), &record, run, &Scope::default(), list(&[lock(3, 0, 9), lock(4, 0, 9)])).await.unwrap();
+        let mut rows = 0;
+        let (rows, events) = record
+            .with(move |store| {
+                let detail = store.detail(run)?;
+                detail.lock_rows.look(|_| rows += 1)?;
+                Ok((rows, detail.events))
+            })
+            .await
+            .unwrap();
+        assert_eq!(rows, 0);
+        assert!(events.iter().any(|event| event.detail.contains("1 lock is unverified")), "{events:?}");
+    }
+
+    #[tokio::test]
+    async fn a_result_that_is_longer_when_it_is_fetched_again_overwrites_none_of_these_rows() {
+        let (dir, run) = (tempfile::tempdir().unwrap(), RunId([1; 16]));
+        let mut store = in_a_record(dir.path(), run);
         let result = [lock(1, 0, 9), lock(2, 0, 9)].map(|row| fate(&row, Fate::Dropped));
         store.record_lock_fates(run, 0, &result[..1]).unwrap();
         let record = Record::new(store);
