@@ -79,6 +79,10 @@ pub type RunClients = List<RunClient, 16_777_216>;
 pub struct RunRecord {
     /// As it was asked for.
     pub begin: Coded<BeginArgs>,
+    /// Its place among the runs, from 1 on: a clock that is set between two of them must not change their order. 0 in a file
+    /// of a version that did not number them.
+    #[serde(default)]
+    pub number: u64,
     /// How far it is.
     pub phase: Phase,
     /// The manager's life when it began, and what it is told as in the run.

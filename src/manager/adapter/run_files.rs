@@ -2,7 +2,7 @@
 //!
 //! A file is replaced whole (temporary file, fsync, rename, fsync of the folder), so what is read is
 //! always one state that was promised. Ended runs stay until they are acknowledged, and the last
-//! [`KEPT`] of them anyway.
+//! [`KEPT`] of them anyway. One whose record is gone is acknowledged by nobody: it goes when [`UNFETCHED`] newer ones are there.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,6 +15,8 @@ use crate::wire::control::{Refusal, RefusalCode, RunId};
 
 /// Ended runs that are kept.
 const KEPT: usize = 16;
+/// Likewise of those that nobody has acknowledged.
+const UNFETCHED: usize = 64;
 /// The file whose OS lock is the right to drive.
 const LOCK: &str = "driver.lock";
 
@@ -85,7 +87,8 @@ impl RunFiles {
                 Err(error) => tracing::warn!(path = %path.display(), %error, "not a run of this version; left alone"),
             }
         }
-        runs.sort_by_key(|run| (run.began_unix_ms, run.id().0));
+        // The clock orders only what is not numbered.
+        runs.sort_by_key(|run| (run.number, run.began_unix_ms, run.id().0));
         Ok(runs)
     }
 
@@ -106,10 +109,19 @@ impl RunFiles {
         remove(&self.path(run)).map_err(|error| self.failed("remove a run", &error))
     }
 
-    /// Forgets what is older than the last [`KEPT`] ended runs.
+    /// The number of the next run.
+    pub fn next_number(&self) -> Result<u64, ManagerError> {
+        Ok(self.runs()?.last().map_or(1, |last| last.number.saturating_add(1)))
+    }
+
+    /// Forgets acknowledged runs beyond the last [`KEPT`] that ended, and any beyond the last [`UNFETCHED`].
     pub fn prune(&self) -> Result<(), ManagerError> {
-        let ended: Vec<_> = self.runs()?.into_iter().filter(|run| run.result.is_some()).collect();
-        let extra = ended.len().saturating_sub(KEPT);
-        ended.iter().take(extra).try_for_each(|run| self.forget(run.id()))
+        let ended: Vec<_> = self.runs()?.into_iter().filter(|run| !run.is_active()).collect();
+        for (run, newer) in ended.iter().rev().zip(0..) {
+            if newer >= if run.acknowledged { KEPT } else { UNFETCHED } {
+                self.forget(run.id())?;
+            }
+        }
+        Ok(())
     }
 }

@@ -91,8 +91,10 @@ impl<B: Backend> Adapter<B> {
         let owed = self.owed().await?;
         let clients = Self::to_notify(self.backend.clients().await?, &owed);
         let before = self.backend.sight().await?;
+        let number = self.with_vault(RunFiles::next_number).await?;
         Ok(RunRecord {
             begin: Coded(args.clone()),
+            number,
             phase: Phase::Beginning,
             instance: Coded(instance),
             life: identity.life,

@@ -77,6 +77,49 @@ async fn clients_that_nobody_told_before_grace_ended_are_told_by_the_next_run() 
 }
 
 #[tokio::test]
+async fn the_last_run_is_the_one_that_began_last_also_if_the_clock_was_set_back_since_the_one_before() {
+    let host = Host::new();
+    let (driver, run) = in_a_run(&host).await;
+    all_told(&driver, run, 2).await;
+    settle(&driver, run, false).await.unwrap();
+    let vault = RunFiles::new(host.dir.path());
+    let first = vault.runs().unwrap().pop().unwrap();
+    vault.save(&RunRecord { began_unix_ms: first.began_unix_ms + 3_600_000, ..first }).unwrap();
+    // The second one tells nobody.
+    let second = begun(&driver, 2).await;
+    drop(driver);
+    host.with(|world| (world.in_grace, world.clients) = (false, Vec::new()));
+    let next = host.driver();
+    assert_eq!(next.result(second).await.unwrap().outcome, Outcome::Superseded);
+    assert!(owes(&next).await);
+}
+
+#[tokio::test]
+async fn a_result_that_nobody_fetched_outlives_many_that_were() {
+    let host = Host::new();
+    let (driver, unfetched) = in_a_run(&host).await;
+    settle(&driver, unfetched, false).await.unwrap();
+    for number in 2..22 {
+        let run = begun(&driver, number).await;
+        settle(&driver, run, false).await.unwrap();
+        driver.acknowledge(run).await.unwrap();
+    }
+    assert_eq!(driver.unfetched().await.unwrap(), [unfetched]);
+    let vault = RunFiles::new(host.dir.path());
+    assert_eq!(vault.runs().unwrap().len(), 17, "sixteen that were fetched");
+    // One whose record is gone is not kept for ever.
+    let like = vault.runs().unwrap().pop().unwrap();
+    for number in 100..164_u64 {
+        let mut begin = like.begin.clone();
+        begin.0.run = RunId(u128::from(number).to_be_bytes());
+        vault.save(&RunRecord { begin, number, acknowledged: false, ..like.clone() }).unwrap();
+    }
+    vault.prune().unwrap();
+    assert_eq!(vault.runs().unwrap().len(), 64);
+    assert!(!driver.unfetched().await.unwrap().contains(&unfetched));
+}
+
+#[tokio::test]
 async fn a_driver_that_died_while_it_settled_leaves_the_count_that_it_made() {
     let host = Host::new();
     let (driver, run) = in_a_run(&host).await;
