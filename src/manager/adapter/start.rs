@@ -1,6 +1,6 @@
 //! The beginning of a run: what must hold before, the snapshot, and the step that cannot be undone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl<B: Backend> Adapter<B> {
     }
 
     /// Clients to notify: those known, and those that the run before dropped and did not tell.
-    fn to_notify(rows: Vec<ClientRow>, owed: &[RunClient]) -> Vec<RunClient> {
+    pub(super) fn to_notify(rows: Vec<ClientRow>, owed: &[RunClient]) -> Vec<RunClient> {
         let mut clients: Vec<RunClient> = rows
             .into_iter()
             .map(|row| RunClient {
@@ -50,11 +50,8 @@ impl<B: Backend> Adapter<B> {
                 suspect: !row.suspicions.as_slice().is_empty(),
             })
             .collect();
-        for client in owed {
-            if !clients.iter().any(|known| known.name == client.name) {
-                clients.push(client.clone());
-            }
-        }
+        let mut known: HashSet<CallerName> = clients.iter().map(|client| client.name.clone()).collect();
+        clients.extend(owed.iter().filter(|client| known.insert(client.name.clone())).cloned());
         (0..).zip(&mut clients).for_each(|(index, client)| client.index = index);
         clients
     }

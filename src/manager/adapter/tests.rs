@@ -593,6 +593,17 @@ async fn silent_clients_cannot_be_spared_where_beginning_drops() {
     driver.begin(&args).await.unwrap();
 }
 
+#[test]
+fn a_hundred_thousand_owed_clients_are_joined_with_as_many_known_ones_without_a_walk_for_each() {
+    let began = Instant::now();
+    let row = |n: u32| client_row(CallerName::new(&format!("c{n}")).unwrap(), ["127.0.0.9".parse().unwrap()], []);
+    let owed = Adapter::<Fake>::to_notify((50_000..150_000).map(row).collect(), &[]);
+    let all = Adapter::<Fake>::to_notify((0..100_000).map(row).collect(), &owed);
+    assert_eq!((all.len(), all.last().unwrap().index), (150_000, 149_999));
+    // A walk for each takes minutes.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn who_came_until_grace_was_on_is_told_too() {
     let host = Host::new();

@@ -41,13 +41,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use self::bus::{Bus, GraceEvent};
 use self::cautions::Observed;
+use self::clients::LastCount;
 use self::error::ENDPOINT;
 use self::process::Server;
 use super::adapter::run_files::RunFiles;
@@ -96,6 +97,7 @@ pub struct Ganesha {
     names: OnceCell<Vec<CallerName>>,
     /// Paths of files that were seen locked.
     paths: Mutex<HashMap<String, String>>,
+    count: Mutex<LastCount>,
 }
 
 /// This host's Ganesha as a lock manager, with nlmctl's state in the folder of the options.
@@ -129,6 +131,7 @@ impl Ganesha {
             lists_locks: AtomicBool::new(false),
             names: OnceCell::new(),
             paths: Mutex::default(),
+            count: Mutex::default(),
         }
     }
 
@@ -138,6 +141,10 @@ impl Ganesha {
 
     fn paths(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_count(&self) -> MutexGuard<'_, LastCount> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at its process.
@@ -236,6 +243,15 @@ impl Backend for Ganesha {
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         Ok(self.client_rows().await?)
+    }
+    async fn client_count(&self) -> Result<u64, ManagerError> {
+        let began = Instant::now();
+        if let Some(count) = self.last_count().fresh(began) {
+            return Ok(count);
+        }
+        let count = clients::count(&self.records().await?.entries);
+        self.last_count().take(count, began, Instant::now());
+        Ok(count)
     }
     async fn in_grace(&self) -> Result<bool, ManagerError> {
         Ok(self.bus().await?.in_grace().await.map_err(GaneshaError::from)?)
