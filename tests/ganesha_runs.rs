@@ -331,6 +331,36 @@ fn a_soft_run_brings_back_what_the_server_has_lost_and_drops_nothing() {
 
 #[test]
 #[ignore = "needs root, nfs-ganesha and nfs-ganesha-vfs: .ci/run runs it"]
+fn a_slow_client_is_told_as_long_as_ganeshas_grace_lasts_whatever_grace_max_says() {
+    let host = Netns::new("nas.test");
+    let _ganesha = Ganesha::start(&host, 2 * GRACE);
+    host.block_on(async {
+        let clients = Clients::new(2);
+        clients.lock_all(&files(2).await, 2).await;
+        let manager = manager(&host, false);
+        clients.farm.behave(clients.all[1], Behaviour::dead());
+        let short = Duration::from_secs(1);
+        let request = Request { grace: short, grace_max: Some(short), ..dropping() };
+        let wakes = async {
+            let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
+            loop {
+                assert!(tokio::time::Instant::now() < deadline, "no run came past its --grace-max");
+                let run = manager.status().await.unwrap().run.0;
+                if run.is_some_and(|run| run.notices_begun && run.elapsed_ms > 2_500) {
+                    break clients.farm.behave(clients.all[1], Behaviour::default());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let (report, ()) = tokio::join!(resync(&host, &manager, &request, &clients), wakes);
+        let locks = report.unwrap().locks;
+        assert_eq!((locks.in_scope, locks.reclaimed, locks.dropped, locks.unverified), (8, 8, 0, 0));
+        assert_eq!((clients.beliefs(), clients.refused()), (8, 0));
+    });
+}
+
+#[test]
+#[ignore = "needs root, nfs-ganesha and nfs-ganesha-vfs: .ci/run runs it"]
 fn one_clients_release_frees_its_locks_only_and_a_waiter_gets_the_range() {
     let host = Netns::new("nas.test");
     let _ganesha = Ganesha::start(&host, GRACE);

@@ -62,6 +62,12 @@ pub(super) struct Orders {
     pub(super) options: Options,
 }
 
+/// For how long clients that have not acked are told again. A grace that the manager alone ends may last longer than the run's
+/// latest deadline, and as long as it does a reclaim is granted: there the run's end stops the notices, and this is only a bound.
+fn retry_for(grace_is_the_managers: bool, grace_max_ms: u64) -> Duration {
+    if grace_is_the_managers { Duration::from_hours(24) } else { Duration::from_millis(grace_max_ms) }
+}
+
 enum Turn {
     Signal(Option<&'static str>),
     Reply(Reply),
@@ -383,7 +389,8 @@ impl Drive {
             rpcbind_port: self.orders.options.rpcbind_port,
             state: self.state,
             epoch: self.epoch,
-            retry_until: self.epoch.elapsed() + Duration::from_millis(self.orders.begin.grace_max_ms),
+            retry_until: self.epoch.elapsed()
+                + retry_for(self.machine.grace_is_the_managers(), self.orders.begin.grace_max_ms),
             no_answer_after: NO_ANSWER_AFTER,
         };
         let (events, heard) = mpsc::channel(QUEUE);
@@ -434,5 +441,16 @@ impl Drive {
                 })
                 .await
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_ends_the_notices_only_where_it_ends_grace() {
+        assert_eq!(retry_for(false, 5_000), Duration::from_secs(5));
+        assert!(retry_for(true, 5_000) >= Duration::from_mins(10), "a grace of Ganesha's own length");
     }
 }

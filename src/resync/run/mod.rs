@@ -169,6 +169,11 @@ impl Run {
         !self.terms.begin_releases
     }
 
+    /// Whether the lock manager alone ends its grace, whatever the deadline.
+    pub fn grace_is_the_managers(&self) -> bool {
+        !self.terms.settle_early
+    }
+
     /// Whether it will be left as soon as `begin` is answered.
     pub fn is_leaving(&self) -> bool {
         self.leave.is_some()
