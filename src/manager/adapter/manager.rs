@@ -1,19 +1,23 @@
 //! The lock manager that a controller sees: what it answers from the run's record and the last look.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 
 use super::backend::{Backend, refused};
 use super::record::{Phase, RunRecord, millis};
 use super::run_files::RunFiles;
-use super::{Adapter, pause_after, results};
+use super::{Adapter, pause_after};
+use crate::host::Lock;
 use crate::manager::{Caution, Freed, LockManager, ManagerError, Owners, Weight};
 use crate::units::{count, number};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
     RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, SettleWhen, Status, WatchArgs, Watched, page,
 };
+use crate::wire::types::FileHandle;
 use crate::wire::xdr::{List, Text};
 
 #[async_trait]
@@ -82,8 +86,13 @@ impl<B: Backend> LockManager for Adapter<B> {
             let kind = self.backend.kind();
             return refused(RefusalCode::Unsupported, format!("{kind} does not tell whose a lock is"));
         }
+        if args.after > 0 {
+            let page = self.desk().listings.go_on(args.after, Instant::now());
+            return page
+                .map_or_else(|| refused(RefusalCode::BadRequest, "that listing was left too long: begin anew"), Ok);
+        }
         let sight = self.backend.sight().await?;
-        if args.after == 0 && !sight.unsure.is_empty() {
+        if !sight.unsure.is_empty() {
             tracing::warn!(
                 "{} of {} locks were seen in one reading and not in another, since others come and go: they may not be \
                  held, and some may be missing here",
@@ -91,7 +100,10 @@ impl<B: Backend> LockManager for Adapter<B> {
                 sight.locks.len()
             );
         }
-        Ok(results::lock_page(&sight, args))
+        let files: HashSet<&[u8]> = args.scope.files.as_slice().iter().map(FileHandle::as_slice).collect();
+        let wanted = |lock: &Lock| files.is_empty() || files.contains(lock.file.as_bytes());
+        let locks = sight.locks.into_iter().filter(wanted).collect();
+        Ok(self.desk().listings.begin(locks, Instant::now()))
     }
 
     async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError> {

@@ -20,6 +20,7 @@
 //! | `backend` | what the manager itself must be able to do | |
 //! | `start` | from the plan to confirmed grace | |
 //! | `compare` | what came back | pure |
+//! | `listings` | lists of locks, page by page | pure |
 //! | `record` | a run as it is on disk | |
 //! | `release` | locks freed outside of any run | |
 //! | `results` | the result of a run | pure |
@@ -30,6 +31,7 @@
 
 mod backend;
 pub mod compare;
+mod listings;
 mod manager;
 pub mod record;
 mod recovery;
@@ -51,6 +53,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use self::backend::refused;
+use self::listings::Listings;
 use self::record::{Coded, Phase, RunRecord, millis};
 use self::run_files::{DriverLock, RunFiles};
 use self::view::View;
@@ -86,6 +89,7 @@ struct AdapterState {
     view: View,
     /// When that was written.
     saved: Option<Instant>,
+    listings: Listings,
     /// What the operator was told: these, and no others, may be in a run's way.
     told: Vec<&'static str>,
 }

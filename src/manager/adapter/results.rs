@@ -7,8 +7,8 @@ use super::compare::{Comparison, LocalLock, Return, Snapshot, compare};
 use super::record::RunRecord;
 use crate::host::Lock;
 use crate::wire::control::{
-    ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockKind, LockPage, LockRow, LockState, LocksArgs,
-    Outcome, OwnerRow, Reaction, RunResult, page,
+    ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockKind, LockRow, LockState, Outcome, OwnerRow,
+    Reaction, RunResult,
 };
 use crate::wire::types::{Address, CallerName, FileHandle, MAX_NETOBJ, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe, Text};
@@ -218,16 +218,4 @@ pub(super) fn row(lock: &Lock) -> LockRow {
         monitored: true,
         owner: owner("owner not known", 0),
     }
-}
-
-/// One page of clients' locks, of the files in scope.
-pub(super) fn lock_page(sight: &Snapshot, args: &LocksArgs) -> LockPage {
-    let files = args.scope.files.as_slice();
-    let wanted: Vec<&Lock> = sight
-        .locks
-        .iter()
-        .filter(|lock| files.is_empty() || files.iter().any(|file| file.as_slice() == lock.file.as_bytes()))
-        .collect();
-    let (rows, next) = page(&wanted, args.after);
-    LockPage { locks: List::clipped(rows.into_vec().into_iter().map(|lock| row(lock).into()).collect()), next }
 }

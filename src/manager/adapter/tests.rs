@@ -502,6 +502,23 @@ async fn locks_are_listed_without_owners_and_by_file() {
 }
 
 #[tokio::test]
+async fn all_pages_of_a_listing_are_of_one_look() {
+    let host = Host::new();
+    host.with(|world| world.locks = (0..1_500).map(|n| lock("a", n * 10)).collect());
+    let driver = host.driver();
+    let first = driver.locks(&LocksArgs { scope: Scope::default(), after: 0 }).await.unwrap();
+    // One of the first page goes, so all behind it move up.
+    host.with(|world| world.locks.remove(0));
+    let next = driver.locks(&LocksArgs { scope: Scope::default(), after: first.next }).await.unwrap();
+    let starts = first.locks.as_slice().iter().chain(next.locks.as_slice()).map(|row| row.lock.range.start);
+    assert_eq!(starts.collect::<Vec<_>>(), (0..1_500).map(|n| n * 10).collect::<Vec<_>>());
+    assert_eq!(
+        (next.next, code(driver.locks(&LocksArgs { scope: Scope::default(), after: 5 }).await)),
+        (0, RefusalCode::BadRequest)
+    );
+}
+
+#[tokio::test]
 async fn a_grace_that_only_the_manager_ends_is_waited_for_and_what_came_after_it_is_not_believed() {
     let host = Host::new();
     host.with(|world| world.ends_grace = false);
