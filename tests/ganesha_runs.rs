@@ -361,6 +361,30 @@ fn a_slow_client_is_told_as_long_as_ganeshas_grace_lasts_whatever_grace_max_says
 
 #[test]
 #[ignore = "needs root, nfs-ganesha and nfs-ganesha-vfs: .ci/run runs it"]
+fn over_locks_that_cannot_be_listed_a_run_is_refused_for_a_client_that_is_not_told_and_else_unverified() {
+    let host = Netns::new("nas.test");
+    let _ganesha = Ganesha::start_with_unlisted_locks(&host, GRACE);
+    host.block_on(async {
+        let clients = Clients::new(2);
+        clients.lock_all(&files(1).await, 1).await;
+        let manager = manager(&host, false);
+        clients.farm.behave(clients.all[1], Behaviour::dead());
+        let options = Options {
+            rpcbind_port: clients.farm.rpcbind_port(),
+            probe_timeout: Duration::from_millis(500),
+            ..Options::default()
+        };
+        let plan = controller::plan(&*manager, &Request::default(), &options).await.unwrap();
+        assert!(plan.refusal.is_some() && !plan.locks_listed, "{plan:?}");
+        assert_eq!(held(&manager).await.len(), 2);
+        clients.farm.behave(clients.all[1], Behaviour::default());
+        let report = resync(&host, &manager, &Request::default(), &clients).await.unwrap();
+        assert_eq!((report.locks.in_scope, report.locks.reclaimed, report.run.exit), (2, 2, Some(6)));
+    });
+}
+
+#[test]
+#[ignore = "needs root, nfs-ganesha and nfs-ganesha-vfs: .ci/run runs it"]
 fn one_clients_release_frees_its_locks_only_and_a_waiter_gets_the_range() {
     let host = Netns::new("nas.test");
     let _ganesha = Ganesha::start(&host, GRACE);
