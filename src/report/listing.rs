@@ -51,8 +51,8 @@ pub struct ManagerStatus {
     pub clients: u64,
     /// Of them, those that can be notified.
     pub monitored: u64,
-    /// Locks and shares, held and pending.
-    pub locks: u64,
+    /// Locks and shares, held and pending; none where the manager cannot list them.
+    pub locks: Option<u64>,
     /// Of them, unmonitored; none where that is not known.
     pub unmonitored: Option<u64>,
     /// Locks that runs keep since their reclaim may have been refused; none where that is not looked for.
@@ -155,7 +155,7 @@ impl StatusReport {
                 grace_remaining_ms: (status.grace_remaining_ms > 0).then_some(status.grace_remaining_ms),
                 clients: status.clients,
                 monitored: status.monitored,
-                locks: status.locks,
+                locks: info.capabilities.sees_locks().then_some(status.locks),
                 unmonitored: if info.capabilities.knows_owners { Some(status.unmonitored) } else { unmonitored },
                 unsure: None,
                 waiters: status.waiters,

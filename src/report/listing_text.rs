@@ -19,9 +19,10 @@ fn manager(out: &mut String, m: &ManagerStatus) {
     let grace = if m.grace == "open" { "none" } else { m.grace };
     line!(out, "  grace         {grace}{remaining}");
     line!(out, "  clients       {}, {} of them monitored", m.clients, m.monitored);
-    match m.unmonitored {
-        Some(unmonitored) => line!(out, "  locks         {}, {unmonitored} of them unmonitored", m.locks),
-        None => line!(out, "  locks         {}", m.locks),
+    match (m.locks, m.unmonitored) {
+        (Some(locks), Some(unmonitored)) => line!(out, "  locks         {locks}, {unmonitored} of them unmonitored"),
+        (Some(locks), None) => line!(out, "  locks         {locks}"),
+        (None, _) => line!(out, "  locks         not known: this lock manager cannot list them"),
     }
     if let Some(unsure) = m.unsure.filter(|unsure| *unsure > 0) {
         line!(out, "  unsure locks  {unsure}, whose reclaim may have been refused (`nlmctl locks`); runs keep them");

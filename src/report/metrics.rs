@@ -53,7 +53,9 @@ impl MetricsView<'_> {
 }
 
 fn of_status(registry: &mut Registry, info: &Info, status: &Status) {
-    gauge(registry, "locks", "Locks and shares held or pending", status.locks);
+    if info.capabilities.sees_locks() {
+        gauge(registry, "locks", "Locks and shares held or pending", status.locks);
+    }
     gauge(registry, "blocked_requests", "Lock requests that wait for another lock", status.waiters);
     gauge(registry, "clients", "Clients known", status.clients);
     gauge(registry, "monitored_clients", "Clients that a restart or a run notifies", status.monitored);

@@ -30,6 +30,9 @@ fn status_with_and_without_a_run() {
         cursor: 1,
     };
     is_golden("status", &StatusReport::new("nlmd", &info, &status, OwnersReport::told(), None));
+    let blind =
+        Info { capabilities: Capabilities { mark: false, list_locks: false, ..info.capabilities }, ..info.clone() };
+    is_golden("status-unlisted", &StatusReport::new("nlmd", &blind, &status, OwnersReport::told(), None));
     status.grace = Grace::Targeted;
     status.grace_remaining_ms = 61_234;
     status.run = Maybe(Some(RunStatus {
