@@ -104,7 +104,7 @@ fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {
     if report.run.outcome == Some(Outcome::Interrupted) {
         context.say(&format!(
             "run {} goes on without nlmctl until its deadline; to go on with it: nlmctl resync --resume \
-             (with the same --control and --db)",
+             (with the same --control, --db and --name)",
             report.run.id
         ));
     }

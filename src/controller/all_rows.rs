@@ -4,10 +4,14 @@
 //! locks it says how many were reclaimed and released, not which: so the locks listed just before
 //! the run are looked for in a list made after it. One that is still there was reclaimed (in a
 //! settled run an unclaimed lock is dropped or kept, and has a row), one that is not was released. Where some are
-//! unverified that does not follow: which ones is not known, so no row is made up.
+//! unverified that does not follow: which ones is not known, so no row is made up. Nor is one of a lock that is gone while an
+//! equal one is held from another address: its host may have moved and reclaimed it from there, or a clone has it.
 //!
 //! Only the list of before is held, a row of numbers for each lock; each page of the list made after it is looked up there
 //! and let go.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 
 use super::error::ControllerError;
 use super::record::Record;
@@ -57,6 +61,10 @@ struct Rest {
     reach: Vec<u64>,
     /// None where the result has a row.
     fates: Vec<Option<Fate>>,
+    /// What is held by owners who had nothing on that file from where they call now: a hash of each lock without the
+    /// address.
+    elsewhere: HashSet<u64>,
+    hasher: RandomState,
 }
 
 impl Rest {
@@ -73,7 +81,7 @@ impl Rest {
             reach.push(end.max(before).unwrap_or(0));
         }
         let fates = vec![Some(Fate::Released); locks.len()];
-        Self { locks, reach, fates }
+        Self { locks, reach, fates, elsewhere: HashSet::new(), hasher: RandomState::new() }
     }
 
     /// Says what became of that which this owner had of these bytes. What the result told stays.
@@ -98,14 +106,26 @@ impl Rest {
 
     /// What is there after the run. An owner that has given up its lock may wait for the same bytes again.
     fn found(&mut self, lock: &LockRow) {
-        if is_held(lock) {
-            self.say((&lock.owner, &lock.file, lock.range), Some(Fate::Reclaimed));
+        if !is_held(lock) {
+            return;
         }
+        if self.locks.of_owner(&lock.owner, &lock.file, u64::MAX).is_empty() {
+            self.elsewhere.insert(self.hash(lock));
+        }
+        self.say((&lock.owner, &lock.file, lock.range), Some(Fate::Reclaimed));
+    }
+
+    fn hash(&self, LockRow { file, kind, range, owner, .. }: &LockRow) -> u64 {
+        self.hasher.hash_one((file, kind, range, &owner.name, owner.svid, &owner.oh))
     }
 
     fn rows(&self) -> impl Iterator<Item = LockFate> {
         self.fates.iter().enumerate().filter_map(|(place, fate)| {
-            let LockRow { file, kind, range, owner, .. } = self.locks.get(place).filter(|_| fate.is_some())?;
+            let lock = self.locks.get(place).filter(|_| fate.is_some())?;
+            if *fate == Some(Fate::Released) && self.elsewhere.contains(&self.hash(&lock)) {
+                return None;
+            }
+            let LockRow { file, kind, range, owner, .. } = lock;
             let (other, other_range) = (Maybe(None), Maybe(None));
             Some(LockFate { fate: (*fate)?, file, kind, range, partial: false, late: false, owner, other, other_range })
         })
@@ -191,6 +211,18 @@ mod tests {
         let waiting = LockRow { state: LockState::Waiting, ..lock(2, 0, 9) };
         let fates = fates(&before, &told, &[lock(1, 5, 6), waiting, lock(3, 0, 9)]);
         assert_eq!(fates, [(1, 0, Fate::Reclaimed), (2, 0, Fate::Released)]);
+    }
+
+    #[test]
+    fn of_a_lock_that_is_held_from_another_address_since_no_row_is_made_up() {
+        let before = [lock(1, 0, 9), lock(1, 20, 29), lock(2, 0, 9)];
+        let moved = |row: &LockRow| {
+            let mut row = row.clone();
+            row.owner.address = "192.0.2.99".parse().unwrap();
+            row
+        };
+        let fates = fates(&before, &[], &[moved(&before[0]), moved(&lock(2, 0, 5))]);
+        assert_eq!(fates, [(1, 20, Fate::Released), (2, 0, Fate::Released)]);
     }
 
     #[test]

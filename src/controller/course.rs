@@ -65,7 +65,7 @@ impl NoticeProgress {
             News::GivenUp { failure, error, .. } => {
                 let failure = delivery(*failure);
                 // What an earlier controller was acked is acked: this fan-out has sent all anew.
-                let is_partial = self.now.acks > 0 && failure.is_given_up();
+                let is_partial = self.now.acks > 0 && (failure.is_given_up() || failure == Delivery::NotTold);
                 self.now.delivery = if is_partial { Delivery::Partial } else { failure };
                 self.now.error.clone_from(error);
                 NoticeNews::GivenUp(self.now.delivery)

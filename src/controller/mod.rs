@@ -275,6 +275,7 @@ fn names_of(left: &StoredRun, asked: &[CallerName], usual: &[CallerName]) -> Res
         (own, asked) if asked.is_empty() || own == asked => Ok(own.to_vec()),
         (own, asked) => {
             let words = |names: &[CallerName]| names.iter().map(CallerName::as_str).collect::<Vec<_>>().join(", ");
+            let flags = |names: &[CallerName]| names.iter().map(|name| format!(" --name {name}")).collect::<String>();
             Err(Failure::usage(
                 format!(
                     "run {} tells its clients of {}, and they would not know {}",
@@ -282,7 +283,7 @@ fn names_of(left: &StoredRun, asked: &[CallerName], usual: &[CallerName]) -> Res
                     words(own),
                     words(asked)
                 ),
-                "leave out --name, and NLMCTL_NAME and the config file's name: --resume goes on under the run's own names",
+                format!("give its own names, whatever the config file or NLMCTL_NAME says:{}", flags(own)),
             ))
         }
     }

@@ -19,19 +19,18 @@ const NAMED: usize = 3;
 /// What the plan saw of each client, by its name and first address. Clones share a name: evidence against one says nothing of
 /// another, whose silence it would explain.
 #[derive(Debug, Default)]
-pub(super) struct Probes(HashMap<(CallerName, IpAddr), Probe>);
+pub(super) struct Probes(HashMap<(CallerName, Option<IpAddr>), Probe>);
 
 impl Probes {
     pub(super) fn of(planned: &[PlannedClient]) -> Self {
-        let key = |client: &PlannedClient| Some((client.name.clone(), *client.addresses.first()?));
-        Self(planned.iter().filter_map(|client| Some((key(client)?, client.probe))).collect())
+        let key = |client: &PlannedClient| (client.name.clone(), client.addresses.first().copied());
+        Self(planned.iter().map(|client| (key(client), client.probe)).collect())
     }
 
     /// Of a client as `begin` fixed it.
     pub(super) fn seen_of(&self, client: &RunClient) -> Probe {
-        let address = client.addresses.as_slice().first();
-        let seen = address.and_then(|address| self.0.get(&(client.name.clone(), address.0)));
-        seen.copied().unwrap_or(Probe::NotAsked)
+        let address = client.addresses.as_slice().first().map(|address| address.0);
+        self.0.get(&(client.name.clone(), address)).copied().unwrap_or(Probe::NotAsked)
     }
 }
 
@@ -110,6 +109,10 @@ mod tests {
                 .map(|(name, address)| probes.seen_of(&fixed(name, address)));
             assert_eq!(seen, [first, last, Probe::NotAsked, Probe::NotAsked]);
         }
+        // It was asked by its name.
+        let nowhere = PlannedClient { addresses: Vec::new(), ..clone("192.0.2.7", Probe::Answers) };
+        let begun = RunClient { addresses: List::default(), ..fixed("clone", "192.0.2.7") };
+        assert_eq!(Probes::of(&[nowhere]).seen_of(&begun), Probe::Answers);
     }
 
     #[test]

@@ -541,8 +541,8 @@ impl Run {
 /// A client's delivery if nothing more comes.
 fn last_delivery(client: &Client) -> Delivery {
     match client.delivery {
-        Delivery::NotTold if client.given_up => Delivery::NotTold,
         Delivery::NotTold if client.some_acked => Delivery::Partial,
+        Delivery::NotTold if client.given_up => Delivery::NotTold,
         Delivery::NotTold if client.tried => Delivery::NoAnswer,
         known => known,
     }
