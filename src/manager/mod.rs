@@ -139,6 +139,8 @@ pub struct Freed {
     pub why_left: Vec<String>,
     /// What the operator should know of it.
     pub notes: Vec<String>,
+    /// Whether it failed in the middle: it is not known what became of what is not said to be free.
+    pub unverified: bool,
 }
 
 impl From<Released> for Freed {

@@ -272,10 +272,14 @@ impl ReleasePlan {
 
     /// The report of what the manager did.
     pub(super) fn ended(&self, id: &str, at: Stamp, freed: &Freed) -> ReleaseReport {
-        let Freed { released: done, why_left, notes } = freed;
+        let Freed { released: done, why_left, notes, unverified } = freed;
         let why_left = why_left.iter().cloned().map(Some).chain(std::iter::repeat(None));
         let left = done.left_rows.as_slice().iter().zip(why_left);
-        let outcome = if done.left > 0 { ReleaseOutcome::Partial } else { ReleaseOutcome::Released };
+        let outcome = match done.left {
+            _ if *unverified => ReleaseOutcome::Unverified,
+            0 => ReleaseOutcome::Released,
+            _ => ReleaseOutcome::Partial,
+        };
         ReleaseReport::new(Release {
             released: Some(ReleasedCounts {
                 locks: done.locks,

@@ -11,14 +11,23 @@ impl<B: Backend> Adapter<B> {
         let (this, clients) = (self.clone(), clients.to_vec());
         self.alone(async move {
             let mut all = Released::default();
-            let (mut rows, mut notes) = (Vec::new(), Vec::new());
+            let (mut rows, mut notes, mut unverified) = (Vec::new(), Vec::new(), false);
             let mut clients = clients.iter().enumerate();
             while let Some((place, client)) = clients.next() {
                 let one = match this.backend.release_client(&client.name).await {
                     Ok(one) => one,
                     Err(error) if place == 0 => return Err(error),
+                    // It holds nothing any more.
+                    Err(error @ ManagerError::Refused(_)) => {
+                        notes.push(format!("{}: {error}", client.name));
+                        continue;
+                    }
                     // What went before is free all the same, and is told.
                     Err(error) => {
+                        unverified = match error {
+                            ManagerError::Lost { .. } | ManagerError::Protocol { .. } => true,
+                            ManagerError::Unreachable { .. } | ManagerError::Refused(_) => false,
+                        };
                         all.left += 1;
                         notes.push(format!("{}: {error}", client.name));
                         for (_, client) in clients {
@@ -35,7 +44,7 @@ impl<B: Backend> Adapter<B> {
                 rows.extend(one.freed.iter().map(results::row));
             }
             all.rows = List::clipped(rows);
-            Ok(Freed { notes, ..all.into() })
+            Ok(Freed { notes, unverified, ..all.into() })
         })
         .await
     }
@@ -85,5 +94,6 @@ fn freed(done: LocksReleased) -> Freed {
         },
         why_left,
         notes,
+        unverified: false,
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tempfile::TempDir;
 
+use super::backend::refused;
 use super::*;
 use crate::host::Lock;
 use crate::manager::{Caution, Weight};
@@ -56,6 +57,8 @@ struct World {
     released: Vec<String>,
     /// A client at whose release it is lost.
     dies_at: Option<&'static str>,
+    /// A client that holds nothing any more.
+    gone: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +202,9 @@ impl Backend for Fake {
             if world.dies_at == Some(client.as_str()) {
                 return Err(ManagerError::Lost { endpoint: "memory".into(), what: "killed".into() });
             }
+            if world.gone == Some(client.as_str()) {
+                return refused(RefusalCode::BadRequest, "it holds no lock");
+            }
             world.released.push(client.as_str().to_owned());
             Ok(ClientReleased { freed: vec![lock("a", 0)], ..ClientReleased::default() })
         })
@@ -243,6 +249,7 @@ impl Host {
             newcomer: None,
             released: Vec::new(),
             dies_at: None,
+            gone: None,
         };
         Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
     }
@@ -446,11 +453,19 @@ async fn what_was_released_before_one_client_failed_is_told_and_the_others_count
     };
     let freed = release(&["c1", "c2", "c3"]).await.unwrap();
     assert_eq!((freed.released.locks, freed.released.left, freed.released.rows.as_slice().len()), (1, 2, 1));
+    assert!(freed.unverified);
     assert!(freed.notes[0].contains("c2") && freed.notes[0].contains("killed"), "{:?}", freed.notes);
     assert!(freed.notes[1].contains("c3"), "{:?}", freed.notes);
     assert_eq!(host.with(|world| world.released.clone()), ["c1"]);
     // Nothing was freed before it: the failure is the whole answer.
     assert!(matches!(release(&["c2", "c3"]).await, Err(ManagerError::Lost { .. })));
+    // One that holds nothing any more is not left, and is in nobody's way.
+    host.with(|world| (world.dies_at, world.gone) = (None, Some("c2")));
+    let freed = release(&["c1", "c2", "c3"]).await.unwrap();
+    assert_eq!((freed.released.locks, freed.released.left, freed.unverified), (2, 0, false));
+    assert!(freed.notes.len() == 1 && freed.notes[0].contains("c2"), "{:?}", freed.notes);
+    assert_eq!(host.with(|world| world.released.clone()), ["c1", "c1", "c3"]);
+    assert_eq!(code(release(&["c2", "c3"]).await), RefusalCode::BadRequest);
 }
 
 #[tokio::test]

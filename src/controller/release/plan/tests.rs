@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::controller::release::choice::{OwnerChoice, ReleaseObservation, ReleaseRequest};
+use crate::manager::Freed;
 use crate::report::FailureKind;
 use crate::wire::control::{Capabilities, ClientRef, Info, InstanceId, RELEASE, Released, Scope};
 use crate::wire::types::{Address, ByteRange, CallerName, NsmState, Svid};
@@ -171,8 +172,13 @@ fn a_manager_that_knows_no_owners_frees_whole_clients_and_nothing_else() {
     assert_eq!((plan.release.chosen, plan.args().clients.as_slice()[0].locks), (None, 0));
     assert!(plan.consent()[0].contains("whatever is held of host1"), "{:?}", plan.consent());
     let done = Released { locks: 1, rows: List::clipped(vec![row(1, 0, LockState::Held)]), ..Released::default() };
-    let report = plan.ended("id", Stamp(0), &done.into());
+    let report = plan.ended("id", Stamp(0), &done.clone().into());
     assert_eq!(report.release.locks.len(), 1, "what it saw go is told");
+    assert_eq!(report.release.outcome, ReleaseOutcome::Released);
+    let cut_off = Freed { unverified: true, ..Released { left: 1, ..done }.into() };
+    let report = plan.ended("id", Stamp(0), &cut_off);
+    assert_eq!((report.release.outcome, report.release.exit), (ReleaseOutcome::Unverified, Some(1)));
+    assert_eq!((report.release.locks.len(), report.release.released.unwrap().left), (1, 1));
     let narrower = ReleaseRequest { ranges: vec![ByteRange::ALL], ..request };
     let error = Chosen::new(&narrower, &scope, &seen()).unwrap_err();
     assert_eq!(error.kind, FailureKind::Usage, "{error}");
