@@ -13,7 +13,7 @@ use crate::controller::{self, Options};
 use crate::report::{Failure, Outcome, Progress, RunReport};
 use crate::resync::plan::{Plan, Request};
 use crate::store::Store;
-use crate::units::{count, number};
+use crate::units::count;
 
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failure> {
     let options = options(context, &args);
@@ -77,12 +77,12 @@ async fn open(context: &Context) -> Result<Store, Failure> {
 /// What is about to happen: in full where the user is asked about it, else in a line.
 fn show(context: &Context, plan: &Plan, yes: bool) {
     if plan.refusal.is_none() && (plan.asks(&Terminal).is_empty() || yes) {
-        let silent = match plan.unreachable_holders().len() as u64 {
+        let untellable = match plan.untellable().len() as u64 {
             0 => String::new(),
-            n => format!(", {} not answer now", number(n, "client does", "clients do")),
+            n => format!(", {} {} now", count(n, "client"), plan.why_untellable()),
         };
         context.say(&format!(
-            "{} resync: {}{} of {} in scope{silent}",
+            "{} resync: {}{} of {} in scope{untellable}",
             plan.mode,
             count(plan.in_scope, "lock"),
             if plan.locks_listed { "" } else { " and those that cannot be listed" },

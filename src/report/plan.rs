@@ -87,6 +87,9 @@ pub struct PlanClient {
     /// The server addresses its notices would leave from. For the text only.
     #[serde(skip)]
     pub from: Vec<Address>,
+    /// Whether it cannot be told now. For the text only.
+    #[serde(skip)]
+    pub untellable: bool,
 }
 
 words! {
@@ -111,7 +114,7 @@ words! {
 }
 
 impl Probe {
-    /// Whether the plan names the client as unreachable.
+    /// Whether it was asked, and nobody there takes a notice now.
     pub fn is_unreachable(self) -> bool {
         match self {
             Self::NoAnswer | Self::NoStatd | Self::NameUnknown | Self::Refused => true,

@@ -339,9 +339,9 @@ impl Render for PlanReport {
         if !plan.names.is_empty() {
             line!(out, "  told as      {}", clean(&plan.names.join(", ")));
         }
-        let unreachable = plan.clients.iter().filter(|c| c.probe.is_unreachable());
-        let locks: Option<u64> = unreachable.clone().map(|c| c.locks).sum();
-        let untold = match unreachable.count() as u64 {
+        let untellable = plan.clients.iter().filter(|c| c.untellable);
+        let locks: Option<u64> = untellable.clone().map(|c| c.locks).sum();
+        let untold = match untellable.count() as u64 {
             0 => String::new(),
             n => format!(
                 "; {n} cannot be told now, with {} in scope",

@@ -130,6 +130,7 @@ fn a_plan() {
         probe,
         note: None,
         from: vec![ip("192.0.2.200")],
+        untellable: probe.is_unreachable(),
     };
     let twice = PlanClient {
         note: Some("it called 192.0.2.200, 192.0.2.201; where they share a name, its statd may pass on one".into()),

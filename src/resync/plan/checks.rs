@@ -274,8 +274,7 @@ pub(super) fn in_scope(chosen: &[(&ClientRow, InScope)], seen: &Observation<'_>)
 /// What is freed at the start and has no client to reclaim it is lost, also where the policy keeps.
 pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result<(), Failure> {
     let software = &plan.manager;
-    // Also those that could not even be asked, for want of a socket of their kind, say: no notice reaches them either.
-    let holders: Vec<_> = plan.clients.iter().filter(|client| !client.answers() && client.may_hold()).collect();
+    let holders = plan.untellable();
     let may_lose = plan.in_scope > 0 || !plan.locks_listed;
     if plan.policy.unreachable == Unreachable::Keep && may_lose && !holders.is_empty() {
         return refused(

@@ -71,6 +71,7 @@ impl Draft {
             clients,
             in_scope: marked(&all),
             locks_listed: seen.info.capabilities.sees_locks(),
+            begin_frees: seen.info.capabilities.begin_releases,
             unmonitored: all.unmonitored,
             may_drop: Vec::new(),
             consent: Vec::new(),
@@ -114,7 +115,7 @@ impl Draft {
         }
         if plan.policy.unreachable == Unreachable::Drop {
             plan.may_drop = plan
-                .unreachable_holders()
+                .untellable()
                 .into_iter()
                 .map(|client| ClientRef {
                     name: Maybe(Some(client.name.clone())),

@@ -143,9 +143,11 @@ pub struct Plan {
     pub in_scope: u64,
     /// Whether the manager could list its locks, or marks them: else there may be more in scope than is counted.
     pub locks_listed: bool,
+    /// Whether beginning frees the locks: no client keeps any that it does not reclaim.
+    pub begin_frees: bool,
     /// Unmonitored locks: in scope only if the policy includes them.
     pub unmonitored: u64,
-    /// The unreachable clients whose locks may be dropped.
+    /// The clients that cannot be told and whose locks may be dropped.
     pub may_drop: Vec<ClientRef>,
     /// What the operator has to agree to, each in words.
     pub consent: Vec<String>,
@@ -196,6 +198,7 @@ impl Plan {
                     probe: client.probe,
                     note: client.note.clone(),
                     from: client.server_addresses.iter().copied().map(Address).collect(),
+                    untellable: self.is_untellable(client),
                 })
                 .collect(),
             consent: self.consent.clone(),
@@ -215,13 +218,27 @@ impl Plan {
             None => 3,
         }
     }
-    /// Clients whose statd does not answer now and that hold locks in scope, or may.
-    pub fn unreachable_holders(&self) -> Vec<&PlannedClient> {
-        self.clients.iter().filter(|client| client.probe.is_unreachable() && client.may_hold()).collect()
+    /// Whether it counts as one that cannot be told now: its statd does not answer. One that could not even be asked, for
+    /// want of a socket of its kind, say, is not known to be silent, and keeps its locks, unless beginning frees them: no
+    /// notice reaches it either.
+    fn is_untellable(&self, client: &PlannedClient) -> bool {
+        if self.begin_frees { !client.answers() } else { client.probe.is_unreachable() }
+    }
+    /// Clients that cannot be told now and that hold locks in scope, or may.
+    pub fn untellable(&self) -> Vec<&PlannedClient> {
+        self.clients.iter().filter(|client| self.is_untellable(client) && client.may_hold()).collect()
+    }
+    /// Why they cannot be told, in words: they ...
+    pub fn why_untellable(&self) -> &'static str {
+        match self.untellable().as_slice() {
+            clients if !clients.iter().all(|client| client.probe.is_unreachable()) => "cannot be told",
+            [_] => "does not answer",
+            _ => "do not answer",
+        }
     }
     /// Their locks in scope; `None` where that is not known.
-    pub fn unreachable_locks(&self) -> Option<u64> {
-        self.unreachable_holders().into_iter().map(|client| client.locks).sum()
+    pub fn untellable_locks(&self) -> Option<u64> {
+        self.untellable().into_iter().map(|client| client.locks).sum()
     }
     /// Whether every lock in scope could be reclaimed: all its clients answer, and none is without
     /// a client to tell.

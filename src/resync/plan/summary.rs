@@ -10,15 +10,15 @@ use crate::wire::xdr::encode;
 pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
     let mut wanted = Vec::new();
     if !plan.may_drop.is_empty() {
-        let unreachable = plan.unreachable_holders();
-        let locks = plan.unreachable_locks().map_or_else(|| "all locks".to_owned(), |locks| count(locks, "lock"));
+        let holders = plan.untellable();
+        let locks = plan.untellable_locks().map_or_else(|| "all locks".to_owned(), |locks| count(locks, "lock"));
         wanted.push(format!(
-            "drop {locks} of {} that {} not answer ({}) if {} until the end; a process that still runs there goes on as \
-             if it held its lock",
-            count(unreachable.len() as u64, "client"),
-            if unreachable.len() == 1 { "does" } else { "do" },
-            some_names(&unreachable),
-            if unreachable.len() == 1 { "it stays silent" } else { "they stay silent" },
+            "drop {locks} of {} that {} ({}) if {} until the end; a process that still runs there goes on as if it held its \
+             lock",
+            count(holders.len() as u64, "client"),
+            plan.why_untellable(),
+            some_names(&holders),
+            if holders.len() == 1 { "it stays silent" } else { "they stay silent" },
         ));
     }
     if plan.policy.silent == Silent::Drop {
@@ -83,17 +83,17 @@ pub(super) fn effects(plan: &Plan, can: &Capabilities, said: Vec<String>) -> Vec
     effects
 }
 
-/// What becomes of the locks of clients that do not answer.
+/// What becomes of the locks of clients that cannot be told now.
 fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
-    let holders = plan.unreachable_holders();
+    let holders = plan.untellable();
     let [first, others @ ..] = holders.as_slice() else { return None };
     let who = some_names(&holders);
-    let (what, are) = match plan.unreachable_locks() {
+    let (what, are) = match plan.untellable_locks() {
         Some(1) => ("1 lock".to_owned(), "is"),
         Some(locks) => (count(locks, "lock"), "are"),
         None => ("What is locked".to_owned(), "is"),
     };
-    let of = if plan.unreachable_locks().is_some() { "of" } else { "by" };
+    let of = if plan.untellable_locks().is_some() { "of" } else { "by" };
     if plan.policy.unreachable == Unreachable::Drop {
         return Some(format!("{what} {of} {who} {are} dropped if no answer comes until the end."));
     }

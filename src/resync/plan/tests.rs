@@ -106,7 +106,7 @@ fn a_run_over_everything_tells_every_monitored_client_and_is_strict() {
 #[test]
 fn a_client_that_does_not_answer_is_kept_by_default_and_seen_in_the_dry_run() {
     let plan = plan(&Request::default(), &[UP, DOWN, UP]);
-    assert_eq!((plan.unreachable_locks(), plan.dry_run_exit()), (Some(2), 3));
+    assert_eq!((plan.untellable_locks(), plan.dry_run_exit()), (Some(2), 3));
     let said = plan.effects.iter().find(|effect| effect.contains("are kept")).unwrap();
     assert!(said.starts_with("2 locks of db.example.org are kept"), "{said}");
     assert_eq!(plan.may_drop, []);
@@ -167,7 +167,7 @@ fn a_client_that_could_not_be_asked_is_not_unreachable_and_never_dropped_for_it(
     let not_asked = Probed::Silent(Probe::NotAsked);
     let plan_of = |probes: &[Probed]| plan(&request, probes);
     let none = plan_of(&[not_asked, not_asked, UP]);
-    assert_eq!((none.may_drop.len(), none.consent.len(), none.unreachable_locks()), (0, 0, Some(0)));
+    assert_eq!((none.may_drop.len(), none.consent.len(), none.untellable_locks()), (0, 0, Some(0)));
     assert_eq!(none.dry_run_exit(), 3, "nor is it known to reclaim");
     let one = plan_of(&[not_asked, DOWN, UP]);
     assert_eq!(one.may_drop.len(), 1);
@@ -398,7 +398,7 @@ fn where_begin_frees_the_locks_nothing_that_keep_promises_can_be_lost() {
     let drop = Request { unreachable: Unreachable::Drop, ..Request::default() };
     let plan = of_a_manager_that_frees_at_begin(&drop, 0, &[UP, DOWN]).unwrap();
     assert!(plan.consent[0].contains("drop all locks of 1 client"), "{:?}", plan.consent);
-    assert_eq!((plan.may_drop.len(), plan.unreachable_locks()), (1, None));
+    assert_eq!((plan.may_drop.len(), plan.untellable_locks()), (1, None));
     assert!(plan.agree(false, &mut ()).is_err());
 }
 
@@ -407,6 +407,20 @@ fn where_begin_frees_the_locks_those_of_a_client_that_could_not_be_asked_cannot_
     let not_asked = Probed::Silent(Probe::NotAsked);
     let words = refused(&of_a_manager_that_frees_at_begin(&Request::default(), 0, &[UP, not_asked]).unwrap());
     assert!(words.contains("1 client that cannot be told now (db.example.org)"), "{words}");
+}
+
+#[test]
+fn where_begin_frees_the_locks_a_client_that_could_not_be_asked_is_named_before_its_are_lost() {
+    let not_asked = Probed::Silent(Probe::NotAsked);
+    let drop = Request { unreachable: Unreachable::Drop, ..Request::default() };
+    let plan = of_a_manager_that_frees_at_begin(&drop, 0, &[DOWN, not_asked]).unwrap();
+    let lost = "drop all locks of 2 clients that cannot be told (web.example.org, db.example.org)";
+    assert!(plan.consent[0].contains(lost), "{:?}", plan.consent);
+    assert!(plan.effects.iter().any(|effect| effect.contains("by web.example.org, db.example.org is dropped")));
+    assert!(plan.report().plan.clients.iter().all(|client| client.untellable));
+    let reached = of_a_manager_that_frees_at_begin(&drop, 0, &[DOWN, UP]).unwrap();
+    assert_eq!((plan.may_drop.len(), reached.may_drop.len()), (2, 1));
+    assert_ne!(plan.fingerprint, reached.fingerprint, "what is agreed to is another thing");
 }
 
 #[test]
