@@ -274,16 +274,20 @@ fn names_of(left: &StoredRun, asked: &[CallerName], usual: &[CallerName]) -> Res
         ([], asked) => Ok(asked.to_vec()),
         (own, asked) if asked.is_empty() || own == asked => Ok(own.to_vec()),
         (own, asked) => {
-            let words = |names: &[CallerName]| names.iter().map(CallerName::as_str).collect::<Vec<_>>().join(", ");
-            let flags = |names: &[CallerName]| names.iter().map(|name| format!(" --name {name}")).collect::<String>();
+            let joined = |names: &[CallerName], between: &str| {
+                names.iter().map(CallerName::as_str).collect::<Vec<_>>().join(between)
+            };
             Err(Failure::usage(
                 format!(
                     "run {} tells its clients of {}, and they would not know {}",
                     left.id,
-                    words(own),
-                    words(asked)
+                    joined(own, ", "),
+                    joined(asked, ", ")
                 ),
-                format!("give its own names, whatever the config file or NLMCTL_NAME says:{}", flags(own)),
+                format!(
+                    "give its own, whatever the config file or NLMCTL_NAME says: --name {}",
+                    joined(own, " --name ")
+                ),
             ))
         }
     }
