@@ -63,7 +63,7 @@ async fn a_resumed_run_tells_the_rest_under_the_names_that_it_began_with() {
     world.all_notified().await;
     run.kill9().await;
     let refused = world.run(&["resync", "--resume", "--name", common::SERVER]).await.exits(2);
-    assert!(refused.stderr.contains("alias.test") && refused.stderr.contains("leave out --name"), "{refused:#?}");
+    assert!(refused.stderr.contains("alias.test") && refused.stderr.contains("--name alias.test"), "{refused:#?}");
     let told = world.farm.notices().len();
     let _ = world.run(&["resync", "--resume"]).await.json();
     let notices = world.farm.notices();
