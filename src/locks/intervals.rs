@@ -192,8 +192,6 @@ fn join_small(children: &mut Vec<Child>) {
     });
 }
 
-static EMPTY: Node = Node::Leaf(Vec::new());
-
 #[derive(Debug)]
 pub(super) struct Intervals {
     root: Node,
@@ -263,13 +261,14 @@ impl Intervals {
                     });
                     match found {
                         Some(child) => node = &child.node,
-                        None => return Overlapping { root: &EMPTY, range: ByteRange::ALL, at: None, leaf: [].iter() },
+                        None => break &[],
                     }
                 }
             }
         };
         let rest = leaf.get(before..).unwrap_or_default();
-        Overlapping { root: &self.root, range: ByteRange::ALL, at: leaf.first().map(key), leaf: rest.iter() }
+        let (root, at) = (&self.root, leaf.first().map(key));
+        Overlapping { root, range: ByteRange::ALL, at, leaf: rest.iter() }.take(self.len().saturating_sub(n))
     }
 
     /// To change it. Its key and its end must stay as they are.
