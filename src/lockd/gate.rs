@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::callers::Called;
 use super::dispatch::Rules;
-use crate::rpc::server::{CallContext, Peer};
+use crate::rpc::server::{Origin, Peer};
 use crate::wire::scope;
 
 /// The networks allowed (none means all hosts), and the rules inside them.
@@ -32,8 +32,8 @@ impl Gate {
     }
 
     /// The caller's address and port, if it may call. It is noted that it did.
-    pub fn admit(&self, cx: &CallContext) -> Option<SocketAddr> {
-        let Peer::Inet(peer) = cx.peer else { return None };
+    pub fn admit(&self, origin: &Origin) -> Option<SocketAddr> {
+        let Peer::Inet(peer) = origin.peer else { return None };
         let address = peer.ip().to_canonical();
         // rpc.statd calls from here, and would not say that no answer comes.
         if self.allows(address) || (self.rules.statd && address.is_loopback()) {

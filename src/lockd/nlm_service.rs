@@ -10,12 +10,12 @@ use super::dispatch::{self, Form};
 use super::gate::Gate;
 use super::table::{Incoming, Table};
 use crate::locks::{Call, Holder, Process, Verdict, Via, Wanted};
-use crate::rpc::server::{CallContext, Service};
+use crate::rpc::server::{Origin, Service};
 use crate::wire::nlm::{
     self, CancArgs, Lock, LockArgs, Message, NotDenied, NotifyArgs, Procedure, Res, ShareArgs, ShareRes, SmNotifyArgs,
     Stat, TestArgs, TestReply, TestRes, UnlockArgs, Version,
 };
-use crate::wire::rpc::{self, Answer, Credential, IncomingReply};
+use crate::wire::rpc::{self, Answer, Credential, IncomingCall, IncomingReply};
 use crate::wire::types::{CallerName, Cookie, NsmState};
 use crate::wire::xdr::DecodeError;
 
@@ -62,8 +62,9 @@ enum Results {
 
 #[async_trait]
 impl Service for NlmService {
-    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
-        let caller = self.gate.admit(cx)?;
+    async fn call(&self, origin: &Origin, call: &IncomingCall<'_>) -> Option<Answer> {
+        let caller = self.gate.admit(origin)?;
+        let IncomingCall { program, version, procedure, ref credential, args, .. } = *call;
         if program != nlm::PROGRAM {
             return Some(Answer::ProgUnavail);
         }
@@ -79,8 +80,8 @@ impl Service for NlmService {
             return Some(Answer::Success(Vec::new()));
         }
         let Ok(decoded) = decode(row.procedure, nlm_version, args) else { return Some(Answer::GarbageArgs) };
-        let via = Via { server_address: cx.local_ip.to_canonical(), transport: cx.transport, version };
-        let results = self.execute(peer, via, &cx.credential, nlm_version, decoded).await?;
+        let via = via(origin, version);
+        let results = self.execute(peer, via, credential, nlm_version, decoded).await?;
         match row.form {
             Form::Reply => Some(Answer::Success(results)),
             Form::OneWay(answer) => {
@@ -90,21 +91,15 @@ impl Service for NlmService {
         }
     }
 
-    fn is_idempotent(&self, program: u32, _version: u32, procedure: u32) -> bool {
+    fn is_idempotent(&self, call: &IncomingCall<'_>) -> bool {
         // One number in all versions.
-        program == nlm::PROGRAM && [Procedure::Null, Procedure::Test].map(Procedure::number).contains(&procedure)
+        let idempotent = [Procedure::Null, Procedure::Test].map(Procedure::number);
+        call.program == nlm::PROGRAM && idempotent.contains(&call.procedure)
     }
 
     /// A lock that was released or dropped meanwhile may be another's by now.
-    fn is_still_true(
-        &self,
-        cx: &CallContext,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: &[u8],
-        reply: &[u8],
-    ) -> bool {
+    fn is_still_true(&self, origin: &Origin, call: &IncomingCall<'_>, reply: &[u8]) -> bool {
+        let IncomingCall { program, version, procedure, args, .. } = *call;
         let (nlm::PROGRAM, Some(nlm_version)) = (program, Version::from_number(version)) else { return true };
         let Some(row) = dispatch::nlm(nlm_version, procedure) else { return true };
         if !is_grant(row.procedure, nlm_version, reply) {
@@ -113,10 +108,13 @@ impl Service for NlmService {
         let Ok(Decoded { name, ask: Ask::Table(call), .. }) = decode(row.procedure, nlm_version, args) else {
             return true;
         };
-        let Some(caller) = self.gate.admit(cx) else { return false };
-        let via = Via { server_address: cx.local_ip.to_canonical(), transport: cx.transport, version };
-        self.table.may_still_have(caller.ip(), &name, via, &call)
+        let Some(caller) = self.gate.admit(origin) else { return false };
+        self.table.may_still_have(caller.ip(), &name, via(origin, version), &call)
     }
+}
+
+fn via(origin: &Origin, version: u32) -> Via {
+    Via { server_address: origin.local_ip.to_canonical(), transport: origin.transport, version }
 }
 
 /// Whether the reply, as it was sent, says that a lock or a share was granted.

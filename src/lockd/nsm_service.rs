@@ -10,9 +10,9 @@ use super::gate::Gate;
 use super::monitors::Monitors;
 use super::table::Table;
 use crate::locks::Reboot;
-use crate::rpc::server::{CallContext, Service};
+use crate::rpc::server::{Origin, Service};
 use crate::wire::nsm::{self, MonArgs, MonId, MyId, NotifyArgs, Procedure, ResStat, SmName, Stat, StatRes};
-use crate::wire::rpc::Answer;
+use crate::wire::rpc::{Answer, IncomingCall};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{Pack, decode, encode};
 
@@ -93,8 +93,9 @@ impl NsmService {
 
 #[async_trait]
 impl Service for NsmService {
-    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
-        let caller = self.gate.admit(cx)?;
+    async fn call(&self, origin: &Origin, call: &IncomingCall<'_>) -> Option<Answer> {
+        let caller = self.gate.admit(origin)?;
+        let IncomingCall { program, version, procedure, args, .. } = *call;
         if program != nsm::PROGRAM {
             return Some(Answer::ProgUnavail);
         }
@@ -109,7 +110,7 @@ impl Service for NsmService {
         self.answer(row.procedure, caller, args).await
     }
 
-    fn is_idempotent(&self, program: u32, _version: u32, procedure: u32) -> bool {
-        program == nsm::PROGRAM && [Procedure::Null as u32, Procedure::Stat as u32].contains(&procedure)
+    fn is_idempotent(&self, call: &IncomingCall<'_>) -> bool {
+        call.program == nsm::PROGRAM && [Procedure::Null as u32, Procedure::Stat as u32].contains(&call.procedure)
     }
 }

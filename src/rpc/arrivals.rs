@@ -105,10 +105,10 @@ mod tests {
 
     use super::*;
     use crate::rpc::reply_cache::CacheLimits;
-    use crate::rpc::server::{CallContext, Guests, Limits, Service, serve_tcp, serve_udp, shared_cache};
+    use crate::rpc::server::{Guests, Limits, Origin, Service, serve_tcp, serve_udp, shared_cache};
     use crate::rpc::udp::UdpEndpoint;
     use crate::wire::record::frame;
-    use crate::wire::rpc::{self, Answer, Credential};
+    use crate::wire::rpc::{self, Answer, Credential, IncomingCall};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -120,7 +120,7 @@ mod tests {
 
     #[async_trait]
     impl Service for Busy {
-        async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, _: &[u8]) -> Option<Answer> {
+        async fn call(&self, _: &Origin, _: &IncomingCall<'_>) -> Option<Answer> {
             self.begun.send(()).unwrap();
             self.go.lock().unwrap().recv_timeout(PATIENCE).unwrap();
             None
@@ -189,7 +189,7 @@ mod tests {
         struct Endless;
         #[async_trait]
         impl Service for Endless {
-            async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, _: &[u8]) -> Option<Answer> {
+            async fn call(&self, _: &Origin, _: &IncomingCall<'_>) -> Option<Answer> {
                 std::future::pending().await
             }
         }

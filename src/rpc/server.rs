@@ -28,12 +28,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::arrivals::Arrivals;
-use super::service::{Origin, answer, begin, canonical, drain, stopped};
+use super::service::{answer, begin, canonical, drain, stopped};
 use super::udp::{Datagram, UdpEndpoint};
 use crate::wire::types::Transport;
 
 pub use super::connection::{Guests, serve_tcp, serve_unix};
-pub use super::service::{CallContext, ConnectionId, Limits, Peer, Service, SharedCache, shared_cache};
+pub use super::service::{ConnectionId, Limits, Origin, Peer, Service, SharedCache, shared_cache};
 
 /// Datagrams after which a socket's reader lets other tasks run.
 const AT_ONCE: usize = 64;

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::reply_cache::{CacheLimits, Key, Lookup, ReplyCache};
 use crate::shares::Bounds;
-use crate::wire::rpc::{self, Answer, BadCall, Credential, IncomingCall};
+use crate::wire::rpc::{self, Answer, BadCall, IncomingCall};
 use crate::wire::types::Transport;
 
 /// Who is at the other end.
@@ -45,9 +45,9 @@ impl ConnectionId {
     }
 }
 
-/// What is known of a call besides its program, version, procedure and arguments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallContext {
+/// Where a call comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
     /// Who calls.
     pub peer: Peer,
     /// The connection it came by; `None` for a datagram.
@@ -56,10 +56,6 @@ pub struct CallContext {
     pub local_ip: IpAddr,
     /// How (`Tcp` for a Unix socket: records on a stream).
     pub transport: Transport,
-    /// The call's xid.
-    pub xid: u32,
-    /// Who the caller says it is.
-    pub credential: Credential,
 }
 
 /// What answers calls.
@@ -72,28 +68,19 @@ pub trait Service: Send + Sync + 'static {
     /// ready at once, such as sending to a channel that has room, is no wait. From its first wait on a
     /// call runs beside the others, and may be overtaken by them. Reading stops until a call first
     /// waits, so it must not block before.
-    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer>;
+    async fn call(&self, origin: &Origin, call: &IncomingCall<'_>) -> Option<Answer>;
 
     /// Whether a call of this procedure that comes twice may be executed twice. The replies of the
     /// others are remembered, if they succeeded: what was refused has done nothing.
-    fn is_idempotent(&self, program: u32, version: u32, procedure: u32) -> bool {
-        let _ = (program, version);
-        procedure == 0
+    fn is_idempotent(&self, call: &IncomingCall<'_>) -> bool {
+        call.procedure == 0
     }
 
     /// Whether the reply that a call got is still true when the call is repeated. One that is not stays unsent, and the
     /// call is not executed anew either before the reply is forgotten: nobody knows whether it came through. Must not
     /// block.
-    fn is_still_true(
-        &self,
-        cx: &CallContext,
-        program: u32,
-        version: u32,
-        procedure: u32,
-        args: &[u8],
-        reply: &[u8],
-    ) -> bool {
-        let _ = (cx, program, version, procedure, args, reply);
+    fn is_still_true(&self, origin: &Origin, call: &IncomingCall<'_>, reply: &[u8]) -> bool {
+        let _ = (origin, call, reply);
         true
     }
 
@@ -198,15 +185,6 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Where calls come from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Origin {
-    pub(super) peer: Peer,
-    pub(super) connection: Option<ConnectionId>,
-    pub(super) local_ip: IpAddr,
-    pub(super) transport: Transport,
-}
-
 /// A call that the cache has as in progress; forgotten there unless it succeeds, also when its
 /// task is aborted or the service panics.
 struct Remembered<'a> {
@@ -243,30 +221,23 @@ pub(super) async fn answer(
         Err(BadCall::Answer(reply)) => return Some(reply),
         Err(BadCall::Ignore) => return None,
     };
-    let remembers = |call: &IncomingCall<'_>| !service.is_idempotent(call.program, call.version, call.procedure);
-    let known_by = match (cache, origin.peer) {
-        (Some(cache), Peer::Inet(source)) if remembers(&call) => {
-            Some((cache, Key::new(source, origin.local_ip, &call)))
-        }
-        _ => None,
-    };
-    let IncomingCall { xid, program, version, procedure, credential, args } = call;
-    let Origin { peer, connection, local_ip, transport } = *origin;
-    let cx = CallContext { peer, connection, local_ip, transport, xid, credential };
     let mut remembered = None;
-    if let Some((cache, key)) = known_by {
+    if let (Some(cache), Peer::Inet(source)) = (cache, origin.peer)
+        && !service.is_idempotent(&call)
+    {
+        let key = Key::new(source, origin.local_ip, &call);
         let known = cache.lock().unwrap_or_else(PoisonError::into_inner).begin(now(), key);
         match known {
             Lookup::New => remembered = Some(Remembered { cache, key, is_answered: false }),
             Lookup::InProgress => return None,
             Lookup::Answered(reply) => {
-                let is_true = service.is_still_true(&cx, program, version, procedure, args, &reply);
+                let is_true = service.is_still_true(origin, &call, &reply);
                 return is_true.then(|| reply.to_vec());
             }
         }
     }
-    let answer = service.call(&cx, program, version, procedure, args).await?;
-    let reply = rpc::reply(xid, &answer);
+    let answer = service.call(origin, &call).await?;
+    let reply = rpc::reply(call.xid, &answer);
     if let (Some(remembered), Answer::Success(_)) = (remembered, &answer) {
         remembered.answered(&reply);
     }

@@ -16,12 +16,12 @@ use super::arrivals::Arrivals;
 use super::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
 use super::reply_cache::CacheLimits;
 use super::server::{
-    CallContext, ConnectionId, Guests, Limits, Peer, Service, serve_tcp, serve_udp, serve_unix, shared_cache,
+    ConnectionId, Guests, Limits, Origin, Peer, Service, serve_tcp, serve_udp, serve_unix, shared_cache,
 };
 use super::udp::UdpEndpoint;
 use crate::shares::Bounds;
 use crate::wire::record::frame;
-use crate::wire::rpc::{self, Answer, Credential, RpcError};
+use crate::wire::rpc::{self, Answer, Credential, IncomingCall, RpcError};
 use crate::wire::types::Transport;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ const READ: u32 = 5;
 #[derive(Default)]
 struct Echo {
     executed: AtomicUsize,
-    seen: Mutex<Vec<CallContext>>,
+    seen: Mutex<Vec<Origin>>,
     go: Notify,
     closed: Mutex<Vec<ConnectionId>>,
     changed: Notify,
@@ -44,9 +44,10 @@ struct Echo {
 
 #[async_trait]
 impl Service for Echo {
-    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
+    async fn call(&self, origin: &Origin, call: &IncomingCall<'_>) -> Option<Answer> {
+        let IncomingCall { program, version, procedure, args, .. } = *call;
         self.executed.fetch_add(1, Ordering::SeqCst);
-        self.seen.lock().unwrap().push(cx.clone());
+        self.seen.lock().unwrap().push(*origin);
         self.changed.notify_waiters();
         match (program, version, procedure) {
             (PROGRAM, 1, ECHO | READ) => Some(Answer::Success(args.to_vec())),
@@ -61,8 +62,8 @@ impl Service for Echo {
             _ => Some(Answer::ProgUnavail),
         }
     }
-    fn is_idempotent(&self, _: u32, _: u32, procedure: u32) -> bool {
-        procedure == READ
+    fn is_idempotent(&self, call: &IncomingCall<'_>) -> bool {
+        call.procedure == READ
     }
     fn connection_closed(&self, connection: ConnectionId) {
         self.closed.lock().unwrap().push(connection);
@@ -549,12 +550,12 @@ async fn a_unix_peer_is_known_by_its_user_and_its_end_is_told() {
     ));
     let client = StreamClient::connect_unix(&path, 1 << 16, SOON).await.unwrap();
     assert_eq!(client.call(request(ECHO, b"hi"), SOON).await.unwrap(), b"hi");
-    let cx = echo.seen.lock().unwrap()[0].clone();
+    let origin = echo.seen.lock().unwrap()[0];
     let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-    assert_eq!(cx.peer, Peer::Unix { uid, gid, pid: std::process::id().cast_signed() });
+    assert_eq!(origin.peer, Peer::Unix { uid, gid, pid: std::process::id().cast_signed() });
     drop(client);
     echo.until(|echo| !echo.closed.lock().unwrap().is_empty()).await;
-    assert_eq!(*echo.closed.lock().unwrap(), [cx.connection.unwrap()]);
+    assert_eq!(*echo.closed.lock().unwrap(), [origin.connection.unwrap()]);
 }
 
 #[tokio::test]
@@ -604,8 +605,8 @@ struct Queue(mpsc::Sender<Vec<u8>>);
 
 #[async_trait]
 impl Service for Queue {
-    async fn call(&self, _: &CallContext, _: u32, _: u32, _: u32, args: &[u8]) -> Option<Answer> {
-        self.0.send(args.to_vec()).await.unwrap();
+    async fn call(&self, _: &Origin, call: &IncomingCall<'_>) -> Option<Answer> {
+        self.0.send(call.args.to_vec()).await.unwrap();
         tokio::task::yield_now().await;
         Some(Answer::Success(Vec::new()))
     }

@@ -14,9 +14,9 @@ use super::client::{Behaviour, ClientNo, Notice};
 use super::hosts::{FarmError, FarmState, NOTICES_KEPT};
 use crate::rpc::arrivals::Arrivals;
 use crate::rpc::reply_cache::{CacheLimits, ReplyCache};
-use crate::rpc::server::{CallContext, Limits, Peer, Service, SharedCache, serve_udp};
+use crate::rpc::server::{Limits, Origin, Peer, Service, SharedCache, serve_udp};
 use crate::rpc::udp::UdpEndpoint;
-use crate::wire::rpc::Answer;
+use crate::wire::rpc::{Answer, IncomingCall};
 use crate::wire::rpcbind::{Mapping, UniversalAddress, universal_address};
 use crate::wire::types::Transport;
 use crate::wire::xdr::{decode, encode};
@@ -65,9 +65,10 @@ struct Ear {
 
 #[async_trait]
 impl Service for Ear {
-    async fn call(&self, cx: &CallContext, program: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
+    async fn call(&self, origin: &Origin, call: &IncomingCall<'_>) -> Option<Answer> {
+        let IncomingCall { program, version, procedure, args, .. } = *call;
         // The sockets are IPv4 ones.
-        let (IpAddr::V4(at), Peer::Inet(peer)) = (cx.local_ip, cx.peer) else { return None };
+        let (IpAddr::V4(at), Peer::Inet(peer)) = (origin.local_ip, origin.peer) else { return None };
         let IpAddr::V4(source) = peer.ip() else { return None };
         let asked = Asked { at, source, version, procedure, args };
         let reaction = match self.program {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::rpc::server::{CallContext, ConnectionId, Peer, Service};
+use crate::rpc::server::{ConnectionId, Origin, Peer, Service};
 use crate::wire::control::{
     BeginArgs, Begun, ClientPage, ClientResultPage, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, PROGRAM,
     PageAfter, Procedure, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, Released, Response, RunArgs, RunClientPage,
     RunList, RunPageAfter, RunResult, SettleArgs, Status, VERSION, WatchArgs, Watched, procedures,
 };
-use crate::wire::rpc::Answer;
+use crate::wire::rpc::{Answer, IncomingCall};
 use crate::wire::xdr::{Pack, Unpack, Void, decode, encode};
 
 macro_rules! serve {
@@ -62,8 +62,9 @@ pub(super) struct ControlService<M> {
 
 #[async_trait]
 impl<M: LockManagerControl> Service for ControlService<M> {
-    async fn call(&self, cx: &CallContext, program: u32, version: u32, number: u32, args: &[u8]) -> Option<Answer> {
-        let (Some(connection), PROGRAM) = (cx.connection, program) else { return Some(Answer::ProgUnavail) };
+    async fn call(&self, origin: &Origin, call: &IncomingCall<'_>) -> Option<Answer> {
+        let IncomingCall { program, version, procedure: number, args, .. } = *call;
+        let (Some(connection), PROGRAM) = (origin.connection, program) else { return Some(Answer::ProgUnavail) };
         if version != VERSION {
             return Some(Answer::ProgMismatch { low: VERSION, high: VERSION });
         }

@@ -8,9 +8,9 @@ use super::*;
 use crate::rpc::arrivals::Arrivals;
 use crate::rpc::client::Retransmit;
 use crate::rpc::reply_cache::CacheLimits;
-use crate::rpc::server::{CallContext, Guests, Limits, Service, serve_tcp, serve_udp, shared_cache};
+use crate::rpc::server::{Guests, Limits, Origin, Service, serve_tcp, serve_udp, shared_cache};
 use crate::rpc::udp::UdpEndpoint;
-use crate::wire::rpc::Answer;
+use crate::wire::rpc::{Answer, IncomingCall};
 use crate::wire::rpcbind::{self as bind, Chain};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -29,7 +29,8 @@ struct Binder {
 
 #[async_trait]
 impl Service for Binder {
-    async fn call(&self, _: &CallContext, _: u32, version: u32, procedure: u32, args: &[u8]) -> Option<Answer> {
+    async fn call(&self, _: &Origin, call: &IncomingCall<'_>) -> Option<Answer> {
+        let IncomingCall { version, procedure, args, .. } = *call;
         let mut mappings = self.mappings.lock().unwrap();
         if version != bind::V2 {
             // An IPv6 rpcbind of version 3 with one universal address.
