@@ -97,13 +97,13 @@ pub struct Call {
 /// What a call asks.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub enum Request {
-    /// `LOCK`, `LOCK_MSG` or `NM_LOCK`.
+    /// `LOCK` or `NM_LOCK`.
     #[xdr(0)]
     Lock(LockRequest),
-    /// `UNLOCK`, `UNLOCK_MSG`.
+    /// `UNLOCK`.
     #[xdr(1)]
     Unlock(Claim),
-    /// `CANCEL`, `CANCEL_MSG`.
+    /// `CANCEL`.
     #[xdr(2)]
     Cancel(Claim),
     /// `SHARE`.

@@ -14,25 +14,45 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::filter_link::LinkEvent;
+use super::open_calls::OpenCalls;
 use crate::interposer::messages::{Blind, Call, Claim, FilterEvent, Reply, Request, ShareRequest, Treated, Way};
 use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted};
 use crate::manager::knfsd::owners::{HeldLock, HeldLocks, OwnerKey, Share, TO_THE_END, View};
 use crate::shares::Bounds;
-use crate::wire::control::{ClientRow, LockKind, LockPage, LockRow, LockState, LocksArgs, Scope};
+use crate::wire::control::{ClientRef, ClientRow, LockKind, LockPage, LockRow, LockState, LocksArgs, Scope};
 use crate::wire::nlm::Stat;
 use crate::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
-use crate::wire::xdr::List;
+use crate::wire::xdr::{List, Maybe};
 
 /// lockd's own bounds count, so the account's never do.
 const ROOM: Bounds = Bounds { all: 64_000_000, host: 64_000_000 };
-/// Calls that wait for their reply, or for the end of a settle. A filter that tells of more is not believed any more.
-const CALLS: usize = 100_000;
+/// Calls that wait for the end of a settle, and addresses of which anything is noted. Any host can fill these.
+const MOST: usize = 100_000;
 
-/// What an address showed of itself.
+/// What an address showed of itself. Two of each tell that it is not one machine in one life.
 #[derive(Debug, Default)]
 struct Identity {
-    names: BTreeSet<CallerName>,
+    names: Vec<CallerName>,
     states: BTreeSet<NsmState>,
+}
+
+impl Identity {
+    fn is_called(&mut self, name: &CallerName) {
+        if let Some(known) = self.names.iter_mut().find(|known| known.matches(name)) {
+            // The whole name tells it from other machines that are called the same in short.
+            if known.as_str().len() < name.as_str().len() {
+                known.clone_from(name);
+            }
+        } else if self.names.len() < 2 {
+            self.names.push(name.clone());
+        }
+    }
+
+    fn is_in(&mut self, state: NsmState) {
+        if self.states.len() < 2 {
+            self.states.insert(state);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -40,8 +60,7 @@ pub(super) struct Account {
     pub(super) table: LockTable,
     ways: HashMap<Way, ClientId>,
     seen: HashMap<IpAddr, Identity>,
-    /// Calls that passed, until their reply does.
-    calls: BTreeMap<u64, Call>,
+    calls: OpenCalls,
     unsure: BTreeMap<IpAddr, String>,
     /// What a run has pending, as the filter was told.
     claims: HashMap<FileHandle, Vec<Claim>>,
@@ -56,7 +75,9 @@ pub(super) struct Account {
 pub(super) enum News {
     /// The owner has locked, reclaimed or unlocked these bytes.
     Done(OwnerKey, FileHandle, ByteRange),
-    Rebooted(IpAddr),
+    /// lockd has freed all that was locked this way: FREE_ALL is about the host that it comes from, and to lockd each way
+    /// is a host of its own.
+    FreedAll(Way),
 }
 
 impl Account {
@@ -70,7 +91,7 @@ impl Account {
             table: LockTable::new(limits, rand::random()),
             ways: HashMap::new(),
             seen: HashMap::new(),
-            calls: BTreeMap::new(),
+            calls: OpenCalls::default(),
             unsure: BTreeMap::new(),
             claims: HashMap::new(),
             decided: Vec::new(),
@@ -115,11 +136,9 @@ impl Account {
         let clients = if known.is_empty() { Vec::from_iter(self.table.add_client(address, &row.name)) } else { known };
         for client in clients {
             self.table.set_monitored(client, true);
-            for called in row.server_addresses.as_slice() {
-                // Those that it called for what it has are known better.
-                if self.table.client(client).is_some_and(|client| client.server_addresses.is_empty()) {
-                    self.table.called(client, called.0);
-                }
+            // Those that it called for what it has are known better.
+            if self.table.client(client).is_some_and(|client| client.server_addresses.is_empty()) {
+                row.server_addresses.as_slice().iter().for_each(|called| self.table.called(client, called.0));
             }
         }
     }
@@ -127,7 +146,9 @@ impl Account {
     /// The client that calls this way: lockd names it by the way's first caller.
     fn client(&mut self, way: &Way, name: &CallerName) -> Option<ClientId> {
         let address = way.client.0;
-        self.seen.entry(address).or_default().names.insert(name.clone());
+        if let Some(seen) = self.seen(address) {
+            seen.is_called(name);
+        }
         if let Some(client) = self.ways.get(way) {
             return Some(*client);
         }
@@ -137,6 +158,11 @@ impl Account {
         self.table.called(client, way.server.0);
         self.ways.insert(*way, client);
         Some(client)
+    }
+
+    fn seen(&mut self, address: IpAddr) -> Option<&mut Identity> {
+        let has_room = self.seen.len() < MOST;
+        if has_room { Some(self.seen.entry(address).or_default()) } else { self.seen.get_mut(&address) }
     }
 
     // --- what the filter tells
@@ -160,40 +186,40 @@ impl Account {
     }
 
     fn called(&mut self, call: Call) {
-        let seen = self.seen.entry(call.way.client.0).or_default();
-        if !call.caller.as_str().is_empty() {
-            seen.names.insert(call.caller.clone());
+        let client = call.way.client.0;
+        if let Some(seen) = self.seen(client) {
+            if !call.caller.as_str().is_empty() {
+                seen.is_called(&call.caller);
+            }
+            if let Request::Lock(lock) = &call.request
+                && lock.state.is_known()
+            {
+                seen.is_in(lock.state);
+            }
         }
-        if let Request::Lock(lock) = &call.request
-            && lock.state.is_known()
-        {
-            seen.states.insert(lock.state);
+        if !self.calls.add(call) {
+            self.doubt(client, "more calls were open than are remembered");
         }
-        if self.calls.len() >= CALLS {
-            self.doubt(call.way.client.0, "more calls were open than are remembered");
-            return;
-        }
-        self.calls.insert(call.number, call);
     }
 
     fn replied(&mut self, now: Duration, reply: Reply) {
-        let Some(call) = self.calls.remove(&reply.call) else { return };
-        // lockd is one thread: of a call that was sent again it has dropped, or done, all that came before.
-        self.calls
-            .retain(|_, open| !(open.number < call.number && open.way == call.way && open.request == call.request));
+        let Some(call) = self.calls.answered(reply.call) else { return };
         self.apply(now, call, reply.stat);
     }
 
     /// Another filter was started: of these calls no reply will be told.
     fn filter_is_new(&mut self) {
-        for call in std::mem::take(&mut self.calls).into_values() {
-            self.doubt(call.way.client.0, "the filter died while a call of it was open");
+        for client in self.calls.clients().collect::<Vec<_>>() {
+            self.doubt(client, "the filter died while a call of it was open");
         }
+        self.calls.clear();
     }
 
     /// Nothing of what calls from there is dropped.
     pub(super) fn doubt(&mut self, address: IpAddr, why: &str) {
-        self.unsure.entry(address).or_insert_with(|| why.to_owned());
+        if self.unsure.len() < MOST || !self.table.clients_at(address).is_empty() {
+            self.unsure.entry(address).or_insert_with(|| why.to_owned());
+        }
     }
 
     /// The same of all that call this address of the server.
@@ -207,19 +233,21 @@ impl Account {
 
     /// Calls without a reply yet.
     pub(super) fn open_calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.values()
+        self.calls.all()
     }
 
     /// Whether a call of this address has no reply yet.
     pub(super) fn awaits_reply(&self, address: IpAddr) -> bool {
-        self.calls.values().any(|call| call.way.client.0 == address)
+        self.calls.of(address).next().is_some()
     }
 
     /// Why a reclaim from one of these addresses may have been refused, or answered unseen.
     pub(super) fn why_missed(&self, addresses: &[Address]) -> Option<String> {
         let noted = addresses.iter().find_map(|address| self.unsure.get(&address.0)).cloned();
-        let is_open = |call: &&Call| call.request.is_reclaim() && addresses.contains(&call.way.client);
-        noted.or_else(|| self.calls.values().find(is_open).map(|_| "lockd has not answered a reclaim of it".to_owned()))
+        let mut open = addresses.iter().flat_map(|address| self.calls.of(address.0));
+        noted.or_else(|| {
+            open.any(|call| call.request.is_reclaim()).then(|| "lockd has not answered a reclaim of it".to_owned())
+        })
     }
 
     /// Why nothing of that address is dropped.
@@ -231,10 +259,8 @@ impl Account {
             return Some("lockd has not answered a call of it".to_owned());
         }
         let seen = self.seen.get(&address)?;
-        let mut names = seen.names.iter();
-        let first = names.next();
-        if let Some(other) = first.and_then(|first| names.find(|name| !name.matches(first))) {
-            return Some(format!("{} and {other} both call from there", first.map_or("", CallerName::as_str)));
+        if let [first, other, ..] = seen.names.as_slice() {
+            return Some(format!("{first} and {other} both call from there"));
         }
         (seen.states.len() > 1).then(|| "calls with several NSM state numbers came from there".to_owned())
     }
@@ -242,10 +268,16 @@ impl Account {
     fn apply(&mut self, now: Duration, call: Call, stat: Stat) {
         let Some(client) = self.client(&call.way, &call.caller) else { return };
         let caller = Caller { client, via: via(&call.way) };
-        let Some(said) = as_call(&call.request) else { return };
-        let granted = stat == Stat::Granted || matches!(call.request, Request::FreeAll(_));
         let address = call.way.client.0;
         self.learn(&call, stat);
+        if matches!(call.request, Request::FreeAll(_)) {
+            let from = ClientRef { name: Maybe(None), address: Maybe(Some(call.way.client)) };
+            let mine = self.rows(Scope { clients: List::clipped(vec![from]), ..Scope::default() });
+            let mine = mine.iter().filter(|row| Way::from(&row.owner) == call.way);
+            return mine.for_each(|row| self.gave_up(now, row));
+        }
+        let Some(said) = as_call(&call.request) else { return };
+        let granted = stat == Stat::Granted;
         match (&call.request, granted) {
             (_, true) => self.give(now, caller, call, &said),
             (Request::Lock(lock), false) if lock.reclaim && stat == Stat::Denied => {
@@ -270,7 +302,7 @@ impl Account {
         }
         match handled {
             Handled::Reply(Verdict::Granted) => self.strike(&call, caller),
-            Handled::Wait if self.after_settle.len() < CALLS => self.after_settle.push_back((call, Stat::Granted)),
+            Handled::Wait if self.after_settle.len() < MOST => self.after_settle.push_back((call, Stat::Granted)),
             _ => self.doubt(address, "lockd granted what the account of the run does not"),
         }
     }
@@ -284,7 +316,7 @@ impl Account {
 
     /// What an answered call says of what its client knows.
     pub(super) fn learn(&mut self, call: &Call, stat: Stat) {
-        if stat == Stat::Granted || matches!(call.request, Request::FreeAll(_)) {
+        if stat == Stat::Granted {
             self.news.extend(news(call));
         }
     }
@@ -313,37 +345,33 @@ impl Account {
 
     fn strike(&mut self, call: &Call, caller: Caller) {
         let Self { table, claims, decided, .. } = self;
-        let whole = matches!(call.request, Request::FreeAll(_));
         let range = range_of(&call.request);
-        let files: Vec<FileHandle> = match file_of(&call.request) {
-            Some(file) => vec![file.clone()],
-            None if whole => claims.keys().cloned().collect(),
-            None => Vec::new(),
-        };
-        for file in files {
-            let Some(left) = claims.get_mut(&file) else { continue };
-            left.retain(|claim| {
-                let is_met = claim.way.client == call.way.client && claim.range.overlaps(range);
-                let caller = Caller { client: caller.client, via: via(&claim.way) };
-                let pending = !is_met || table.has_pending(caller, &wanted_of(claim));
-                if !pending {
-                    decided.push(claim.clone());
-                }
-                pending
-            });
-            if left.is_empty() {
-                claims.remove(&file);
+        let Some(file) = file_of(&call.request) else { return };
+        let Some(left) = claims.get_mut(file) else { return };
+        left.retain(|claim| {
+            let is_met = claim.way.client == call.way.client && claim.range.overlaps(range);
+            let caller = Caller { client: caller.client, via: via(&claim.way) };
+            let pending = !is_met || table.has_pending(caller, &wanted_of(claim));
+            if !pending {
+                decided.push(claim.clone());
             }
+            pending
+        });
+        if left.is_empty() {
+            claims.remove(file);
         }
     }
 
     /// All that is pending.
     pub(super) fn pending(&self) -> Vec<LockRow> {
+        self.rows(Scope::default()).into_iter().filter(|row| row.state == LockState::Pending).collect()
+    }
+
+    fn rows(&self, scope: Scope) -> Vec<LockRow> {
         let (mut rows, mut after) = (Vec::new(), 0);
         loop {
-            let page = self.page(LocksArgs { scope: Scope::default(), after });
-            let locks = page.locks.into_vec().into_iter().map(|row| row.lock);
-            rows.extend(locks.filter(|row| row.state == LockState::Pending));
+            let page = self.page(LocksArgs { scope: scope.clone(), after });
+            rows.extend(page.locks.into_vec().into_iter().map(|row| row.lock));
             after = page.next;
             if after == 0 {
                 return rows;
@@ -366,17 +394,29 @@ impl Account {
     pub(super) fn release_missing(&mut self, now: Duration, view: &View) {
         let there = HeldLocks::of(view);
         for row in self.pending().into_iter().filter(|row| row.kind != LockKind::Share) {
-            if there.meeting(&OwnerKey::from(&row.owner), &row.file, row.range).is_some() {
-                continue;
-            }
-            let (way, claim) = (Way::from(&row.owner), claim(&row));
-            if let Some(client) = self.ways.get(&way).copied() {
-                let said = locks::Call::Unlock(wanted_of(&claim));
-                let request = Request::Unlock(claim);
-                let call = Call { number: 0, way, caller: row.owner.name.clone(), request, treated: Treated::Passed };
-                self.give(now, Caller { client, via: via(&way) }, call, &said);
+            if there.meeting(&OwnerKey::from(&row.owner), &row.file, row.range).is_none() {
+                self.gave_up(now, &row);
             }
         }
+    }
+
+    /// lockd does not have it any more, and no call said so of this lock alone.
+    fn gave_up(&mut self, now: Duration, row: &LockRow) {
+        let way = Way::from(&row.owner);
+        let Some(client) = self.ways.get(&way).copied() else { return };
+        let request = match row.kind {
+            LockKind::Share => Request::Unshare(ShareRequest {
+                file: row.file.clone(),
+                oh: row.owner.oh.clone(),
+                access: 0,
+                mode: 0,
+                reclaim: false,
+            }),
+            LockKind::Shared | LockKind::Exclusive => Request::Unlock(claim(row)),
+        };
+        let Some(said) = as_call(&request) else { return };
+        let call = Call { number: 0, way, caller: row.owner.name.clone(), request, treated: Treated::Passed };
+        self.give(now, Caller { client, via: via(&way) }, call, &said);
     }
 }
 
@@ -389,7 +429,7 @@ fn news(call: &Call) -> Option<News> {
     let claim = match &call.request {
         Request::Lock(lock) => &lock.claim,
         Request::Unlock(claim) => claim,
-        Request::FreeAll(_) => return Some(News::Rebooted(call.way.client.0)),
+        Request::FreeAll(_) => return Some(News::FreedAll(call.way)),
         Request::Cancel(_) | Request::Share(_) | Request::Unshare(_) => return None,
     };
     let owner = OwnerKey { way: call.way, svid: claim.svid };
@@ -446,7 +486,7 @@ fn share_call(share: &Share) -> locks::Call {
     locks::Call::Share { file, oh, access: share.access, mode: share.mode, reclaim: false }
 }
 
-/// As the table has it. A CANCEL is about waiters.
+/// As the table has it. A CANCEL is about waiters, and FREE_ALL is taken lock by lock: in the table a client has several ways.
 fn as_call(request: &Request) -> Option<locks::Call> {
     Some(match request {
         Request::Lock(lock) => locks::Call::Lock {
@@ -458,7 +498,7 @@ fn as_call(request: &Request) -> Option<locks::Call> {
             cookie: Cookie::default(),
         },
         Request::Unlock(claim) => locks::Call::Unlock(wanted_of(claim)),
-        Request::Cancel(_) => return None,
+        Request::Cancel(_) | Request::FreeAll(_) => return None,
         Request::Share(ShareRequest { file, oh, access, mode, reclaim }) => {
             let (file, oh) = (file.clone(), oh.clone());
             locks::Call::Share { file, oh, access: *access, mode: *mode, reclaim: *reclaim }
@@ -466,7 +506,6 @@ fn as_call(request: &Request) -> Option<locks::Call> {
         Request::Unshare(ShareRequest { file, oh, access, mode, reclaim: _ }) => {
             locks::Call::Unshare { file: file.clone(), oh: oh.clone(), access: *access, mode: *mode }
         }
-        Request::FreeAll(_) => locks::Call::FreeAll,
     })
 }
 

@@ -25,6 +25,7 @@
 //! | file | what | |
 //! |---|---|---|
 //! | `account` | the table that follows lockd | pure |
+//! | `open_calls` | calls that lockd has not answered yet | pure |
 //! | `called` | whether this host still has the addresses that a run's clients call | |
 //! | `filter_link` | orders to the filter, and what it tells | |
 //! | `start` | from the plan to grace | |
@@ -46,6 +47,7 @@ mod drops;
 mod ending;
 mod filter_link;
 mod kernel;
+mod open_calls;
 mod owed;
 mod platform;
 mod run_files;

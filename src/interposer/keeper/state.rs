@@ -180,7 +180,7 @@ impl Keeper {
         for news in active.account.news() {
             match news {
                 News::Done(owner, file, range) => self.unsure.sure(&owner, &file, range),
-                News::Rebooted(client) => self.unsure.rebooted(client),
+                News::FreedAll(way) => self.unsure.freed_all(&way),
             }
         }
         for claim in active.account.decided() {

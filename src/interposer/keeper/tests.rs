@@ -1,5 +1,6 @@
 //! The keeper before a made-up lockd: what it orders, what it drops, what it keeps.
 
+mod hosts;
 mod owed;
 mod unsure;
 

@@ -62,7 +62,8 @@ pub(super) struct Call {
     pub(super) request: Request,
     /// Where the words of a LOCK or SHARE are, from the beginning of the message.
     pub(super) words: WordOffsets,
-    pub(super) answer: ReplyBody,
+    /// `None`: the answer comes in a call to the client (`LOCK_MSG` and the like), which is not seen here.
+    pub(super) answer: Option<ReplyBody>,
 }
 
 /// Where words are.
@@ -79,8 +80,6 @@ pub(super) enum ReplyBody {
     Stat,
     /// Nothing: that it came is all.
     Void,
-    /// Nothing about what became of it: that comes in a call to the client.
-    Elsewhere,
 }
 
 /// It says that it is such a call, and is none.
@@ -226,9 +225,8 @@ fn arguments(
             (caller, Request::Unlock(claim))
         }
     };
-    if matches!(procedure, P::LockMsg | P::UnlockMsg | P::CancelMsg) {
-        answer = ReplyBody::Elsewhere;
-    }
+    let by_message = matches!(procedure, P::LockMsg | P::UnlockMsg | P::CancelMsg);
+    let answer = (!by_message).then_some(answer);
     Ok((Call { xid, way, caller, request, words, answer }, own_cookie))
 }
 

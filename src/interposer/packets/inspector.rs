@@ -16,6 +16,9 @@ const MAX_HELD: usize = 16 << 20;
 /// Most calls that are remembered in all: some 64 MiB. Then each connection forgets its oldest for a new one.
 const MAX_REMEMBERED: usize = 1 << 20;
 
+/// Why a client that uses the asynchronous procedures (XNFS, chapter 10) cannot be followed.
+pub(super) const UNSEEN: &str = "it uses LOCK_MSG, UNLOCK_MSG or CANCEL_MSG, whose answers are not seen here";
+
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Inspector {
@@ -70,10 +73,15 @@ impl Inspector {
             Ok(Message::FilterEvent(call)) => {
                 let (treated, edits) = self.treatment.of(&call);
                 judged.edits = edits;
-                self.calls += 1;
-                self.remember(calls, call.xid, Some((self.calls, call.answer)));
                 self.treatment.passes(&call.request);
-                let call::Call { way, caller, request, .. } = *call;
+                let call::Call { xid, way, caller, request, answer, .. } = *call;
+                let Some(answer) = answer else {
+                    self.remember(calls, xid, None);
+                    self.blind(path.client, UNSEEN);
+                    return Ok(judged);
+                };
+                self.calls += 1;
+                self.remember(calls, xid, Some((self.calls, answer)));
                 self.told.push(FilterEvent::Call(Call { number: self.calls, way, caller, request, treated }));
             }
             Err(Malformed) if self.is_off() => self.blind(path.client, "a call that cannot be read passed"),

@@ -74,7 +74,6 @@ impl Calls {
         let Some(passed) = self.by_xid.get(&reply.xid) else { return Outgoing::Unknown };
         let Some((number, answer)) = passed.told else { return Outgoing::Nothing };
         match (reply.outcome, answer) {
-            (_, ReplyBody::Elsewhere) => Outgoing::Nothing,
             (Err(_), _) => Outgoing::Answer(number, Stat::Failed),
             (Ok(_), ReplyBody::Void) => Outgoing::Answer(number, Stat::Granted),
             (Ok(results), ReplyBody::Stat) => {
@@ -121,7 +120,7 @@ mod tests {
     #[test]
     fn what_became_of_a_call_is_read_from_each_kind_of_reply() {
         let mut calls = Calls::default();
-        for (xid, answer) in [(1, ReplyBody::Stat), (2, ReplyBody::Void), (3, ReplyBody::Elsewhere)] {
+        for (xid, answer) in [(1, ReplyBody::Stat), (2, ReplyBody::Void)] {
             calls.remember(xid, Some((xid.into(), answer)), MAX_CALLS);
         }
         let share = ShareRes { cookie: Cookie::default(), stat: Stat::DeniedGracePeriod, sequence: 5 };
@@ -131,7 +130,6 @@ mod tests {
         assert_eq!(calls.hear(&rpc::reply(1, &Rpc::TooWeak)), Outgoing::Answer(1, Stat::Failed));
         assert_eq!(calls.hear(&rpc::reply(1, &Rpc::Success(vec![0; 4]))), Outgoing::Unknown);
         assert_eq!(calls.hear(&rpc::reply(2, &Rpc::Success(Vec::new()))), Outgoing::Answer(2, Stat::Granted));
-        assert_eq!(calls.hear(&rpc::reply(3, &Rpc::Success(Vec::new()))), Outgoing::Nothing);
         assert_eq!(calls.hear(&rpc::reply(1, &Rpc::SystemErr)[..11]), Outgoing::Unknown);
     }
 

@@ -5,7 +5,7 @@
 //! hold it. The next run would take such a lock for a stale one: its client acks, and does not claim it. So each lock that
 //! this may have happened to is *unsure*, and written down here. Every later run keeps it, also where policy drops, until
 //! - its owner was seen to unlock it, or to lock or reclaim it with success: the client knows it again then;
-//! - its client has rebooted: it told lockd so, which frees all of its locks;
+//! - its client has rebooted, and told lockd so by FREE_ALL, which frees all that was locked the same way;
 //! - lockd does not hold it any more, for any reason (`nlmctl release` is one), or is another lockd.
 //!
 //! A number in a LOCK that says another state proves no reboot: a client has it from whichever statd was started last.
@@ -288,11 +288,11 @@ impl UnsureLocks {
         self.changed |= changed;
     }
 
-    /// The client has rebooted: it said so.
-    pub(crate) fn rebooted(&mut self, client: IpAddr) {
+    /// lockd has freed all that was locked this way.
+    pub(crate) fn freed_all(&mut self, way: &Way) {
         let before = self.all().count();
         self.locks.retain(|_, locks| {
-            locks.retain(|lock| lock.client.0 != client);
+            locks.retain(|lock| lock.owner().way != *way);
             !locks.is_empty()
         });
         self.changed |= self.all().count() != before;

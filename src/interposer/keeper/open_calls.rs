@@ -1,0 +1,73 @@
+//! Calls that passed to lockd, until lockd's reply passes.
+//!
+//! The filter tells of a call before lockd has looked at it, so any host can have calls here, and lockd may leave them
+//! without a reply. Each address has a share of the room: one that opens more calls than that spoils its own account only.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use crate::interposer::messages::Call;
+
+/// Most calls of all.
+const ALL: usize = 100_000;
+/// Most calls of one address. lockd is one thread and answers at once; a client has more only where replies are lost.
+pub(super) const OF_ONE: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct OpenCalls {
+    calls: BTreeMap<u64, Call>,
+    by_client: HashMap<IpAddr, BTreeSet<u64>>,
+}
+
+impl OpenCalls {
+    /// False: there is no room for it.
+    pub(super) fn add(&mut self, call: Call) -> bool {
+        let client = call.way.client.0;
+        if self.calls.len() >= ALL || self.by_client.get(&client).is_some_and(|calls| calls.len() >= OF_ONE) {
+            return false;
+        }
+        self.by_client.entry(client).or_default().insert(call.number);
+        self.calls.insert(call.number, call);
+        true
+    }
+
+    /// The call that this reply answers. lockd is one thread: of a call that was sent again it has dropped, or done, all
+    /// that came before.
+    pub(super) fn answered(&mut self, number: u64) -> Option<Call> {
+        let call = self.remove(number)?;
+        let is_same = |open: &&Call| open.number < number && open.way == call.way && open.request == call.request;
+        let before: Vec<u64> = self.of(call.way.client.0).filter(is_same).map(|open| open.number).collect();
+        before.into_iter().for_each(|number| _ = self.remove(number));
+        Some(call)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Call> {
+        let call = self.calls.remove(&number)?;
+        let client = call.way.client.0;
+        if let Some(calls) = self.by_client.get_mut(&client) {
+            calls.remove(&number);
+            if calls.is_empty() {
+                self.by_client.remove(&client);
+            }
+        }
+        Some(call)
+    }
+
+    /// Those of one address.
+    pub(super) fn of(&self, client: IpAddr) -> impl Iterator<Item = &Call> {
+        self.by_client.get(&client).into_iter().flatten().filter_map(|number| self.calls.get(number))
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Call> {
+        self.calls.values()
+    }
+
+    /// The addresses that have any.
+    pub(super) fn clients(&self) -> impl Iterator<Item = IpAddr> {
+        self.by_client.keys().copied()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

@@ -1,0 +1,58 @@
+//! What one host does is no other one's affair, and what comes one way is about that way.
+
+use super::*;
+use crate::manager::knfsd::owners::OwnerKey;
+
+fn other_way() -> Way {
+    Way { server: Address(OTHER_SERVER.parse().unwrap()), ..way(1) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_calls_of_a_host_without_locks_make_no_client_unsure() {
+    let (unlocks, sums, _stage) = spoiled(|stage| {
+        for svid in 0..100_001 {
+            stage.call(9, lock(9, svid, "anything", false));
+        }
+        stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+    })
+    .await;
+    assert_eq!((unlocks, sums), (1, (1, 0, 1, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_dropped_of_a_client_with_more_open_calls_than_are_remembered() {
+    let (unlocks, sums, _stage) = spoiled(|stage| {
+        let calls: Vec<u64> = (0..1_025).map(|svid| stage.call(1, lock(1, svid, "x", false))).collect();
+        for call in calls {
+            stage.tell(FilterEvent::Reply(Reply { call, stat: Stat::DeniedGracePeriod }));
+        }
+    })
+    .await;
+    assert_eq!((unlocks, sums), (0, (1, 0, 0, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn free_all_is_about_the_way_that_it_comes_by() {
+    let other = HeldLock { owner: OwnerKey { way: other_way(), ..held(1, 6, "b").owner }, ..held(1, 6, "b") };
+    let stage = Stage::new(vec![held(1, 5, "a"), other]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, Request::FreeAll(NsmState(5)), Stat::Granted);
+    of(&stage.world).view.locks.retain(|lock| lock.owner.way == other_way());
+    stage.acked().await;
+    let counts = stage.settle().await.counts;
+    assert_eq!(sums(counts), (0, 1, 1, 0), "what lockd still has is not taken for released");
+    assert!(stage.done().contains(&"unlock b".to_owned()), "{:?}", stage.done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitored_client_without_a_lock_is_told_from_each_address_that_it_called() {
+    let stage = Stage::new(vec![held(1, 5, "a")]);
+    let called = [SERVER, OTHER_SERVER].map(|ip| Address(ip.parse().unwrap()));
+    let at = address(2).to_string();
+    let row = ClientRow { server_addresses: List::clipped(called.to_vec()), ..ClientRow::sample("c2", &at) };
+    of(&stage.world).monitored.push(row);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    let clients = stage.desk.run_clients(RunPageAfter { run: RUN, after: 0 }).await.unwrap().clients.into_vec();
+    let told = clients.iter().find(|client| client.name == name("c2")).unwrap();
+    assert_eq!(told.server_addresses.as_slice(), called);
+}
