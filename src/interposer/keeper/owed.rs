@@ -65,7 +65,7 @@ impl Keeper {
                 add_late(&mut owed.full, row);
                 Ok(())
             }
-            None => self.shelf.append(run, row),
+            None => self.shelf.append(run, &row),
         }
     }
 }

@@ -1,7 +1,12 @@
 //! Runs on disk: the one that is active, and the results of those that have ended, until a controller has fetched them.
+//!
+//! A result can have a million rows, and late reclaims may still come one by one: their rows are appended to a file of their
+//! own. As long as they may come, a result that was fetched is only set aside: a late reclaim makes it one that is to be
+//! fetched again.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::host::{private_folder, read_if_there, remove, replace};
@@ -12,10 +17,14 @@ use crate::wire::control::{
     RunResult,
 };
 use crate::wire::types::Address;
-use crate::wire::xdr::{List, Text, XdrCodec, decode, encode};
+use crate::wire::xdr::{List, Text, Unpack as _, XdrCodec, decode, encode};
 
 /// Results that are kept at most.
 const KEPT: usize = 16;
+/// How the name of a result ends that a controller has fetched, and to which late reclaims may still be added.
+const FETCHED: &str = "fetched";
+/// How the name of the late reclaims of a run ends: one row behind the other.
+const LATE: &str = "late";
 
 /// The active run, as a keeper that comes after this one must know it.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
@@ -44,8 +53,8 @@ impl RunFiles {
         Ok(Self { dir: dir.into() })
     }
 
-    fn path(&self, run: RunId) -> PathBuf {
-        self.dir.join(format!("{run}.{RESULT}"))
+    fn path(&self, run: RunId, end: &str) -> PathBuf {
+        self.dir.join(format!("{run}.{end}"))
     }
 
     /// What earlier runs left unsure.
@@ -70,7 +79,17 @@ impl RunFiles {
 
     /// They are not any more.
     pub(super) fn drained(&self) -> io::Result<()> {
+        self.forget_fetched()?;
         remove(&self.dir.join(DRAIN))
+    }
+
+    /// No late reclaim will be added to these.
+    pub(super) fn forget_fetched(&self) -> io::Result<()> {
+        for path in self.ending_with(FETCHED)? {
+            remove(&path.with_extension(LATE))?;
+            remove(&path)?;
+        }
+        Ok(())
     }
 
     /// The run that was active when a keeper died.
@@ -80,33 +99,46 @@ impl RunFiles {
 
     /// The run has ended so; it is not active any more.
     pub(super) fn end(&self, full: &FullResult) -> io::Result<()> {
-        replace(&self.path(full.result.run), &encode(full), 0o600)?;
+        replace(&self.path(full.result.run, RESULT), &encode(full), 0o600)?;
         remove(&self.dir.join(ACTIVE))?;
         let ended = self.ended()?;
         let extra = ended.len().saturating_sub(KEPT);
-        ended.iter().take(extra).try_for_each(|result| remove(&self.path(result.run)))
+        ended.iter().take(extra).try_for_each(|result| self.forget(result.run))
     }
 
-    /// A late reclaim is appended to the result; it counts as one there.
-    pub(super) fn append(&self, run: RunId, row: LockFate) -> io::Result<()> {
-        let Some(mut full) = self.result(run)? else { return Ok(()) };
-        add_late(&mut full, row);
-        replace(&self.path(run), &encode(&full), 0o600)
+    /// A late reclaim is added to the result, which is to be fetched then.
+    pub(super) fn append(&self, run: RunId, row: &LockFate) -> io::Result<()> {
+        let (result, fetched) = (self.path(run, RESULT), self.path(run, FETCHED));
+        match (result.try_exists()?, fetched.try_exists()?) {
+            (true, _) => {}
+            (false, true) => fs::rename(fetched, result)?,
+            // Newer ones have pushed it out.
+            (false, false) => return Ok(()),
+        }
+        let mut file = fs::File::options().append(true).create(true).mode(0o600).open(self.path(run, LATE))?;
+        file.write_all(&encode(row))
     }
 
     /// How a run has ended, if it is known.
     pub(super) fn result(&self, run: RunId) -> io::Result<Option<FullResult>> {
-        read_if_there(&self.path(run))?.map(|bytes| decode(&bytes).map_err(io::Error::other)).transpose()
+        let unfetched = read_if_there(&self.path(run, RESULT))?;
+        let bytes = if unfetched.is_some() { unfetched } else { read_if_there(&self.path(run, FETCHED))? };
+        let Some(bytes) = bytes else { return Ok(None) };
+        let mut full = decode(&bytes).map_err(io::Error::other)?;
+        let late = read_if_there(&self.path(run, LATE))?.unwrap_or_default();
+        let mut late = late.as_slice();
+        // The last row may be half written.
+        while let Ok((row, _)) = LockFate::unpack(&mut late) {
+            add_late(&mut full, row);
+        }
+        Ok(Some(full))
     }
 
     /// The ends that no controller has acknowledged, the oldest first. A file that makes no sense is left alone.
     pub(super) fn ended(&self) -> io::Result<Vec<RunResult>> {
         let mut ended = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|end| end == RESULT)
-                && let Ok(full) = decode::<FullResult>(&fs::read(&path)?)
-            {
+        for path in self.ending_with(RESULT)? {
+            if let Ok(full) = decode::<FullResult>(&fs::read(&path)?) {
                 ended.push(full.result);
             }
         }
@@ -114,15 +146,34 @@ impl RunFiles {
         Ok(ended)
     }
 
-    /// A controller has it.
-    pub(super) fn acknowledge(&self, run: RunId) -> io::Result<()> {
-        remove(&self.path(run))
+    /// A controller has it. `grows`: late reclaims may still be added.
+    pub(super) fn acknowledge(&self, run: RunId, grows: bool) -> io::Result<()> {
+        let result = self.path(run, RESULT);
+        if !grows {
+            return self.forget(run);
+        }
+        if result.try_exists()? { fs::rename(result, self.path(run, FETCHED)) } else { Ok(()) }
+    }
+
+    fn forget(&self, run: RunId) -> io::Result<()> {
+        [LATE, FETCHED, RESULT].into_iter().try_for_each(|end| remove(&self.path(run, end)))
+    }
+
+    fn ending_with(&self, end: &str) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == end) {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 }
 
-/// A late reclaim is in the result.
+/// A late reclaim is in the result. One that was refused has a row too, and counts for nothing.
 pub(super) fn add_late(full: &mut FullResult, row: LockFate) {
-    full.result.late += 1;
+    full.result.late += u64::from(row.fate == Fate::Resurrected);
     let mut locks = std::mem::take(&mut full.locks).into_vec();
     locks.push(row);
     full.locks = List::clipped(locks);

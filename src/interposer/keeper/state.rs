@@ -108,6 +108,7 @@ impl Keeper {
             timeline.push(started_unix_ms, "left", &words);
             shelf.end(&full)?;
         }
+        shelf.forget_fetched()?;
         let started = Instant::now();
         Ok(Self {
             ground,
@@ -356,7 +357,8 @@ impl Keeper {
     }
 
     pub(super) fn acknowledge(&self, run: RunId) -> Result<(), Refusal> {
-        self.shelf.acknowledge(run).map_err(not_durable)
+        let drains = self.active.as_ref().is_some_and(|active| active.journal.args.run == run);
+        self.shelf.acknowledge(run, drains).map_err(not_durable)
     }
 
     pub(super) fn unfetched(&self) -> Result<Vec<RunId>, Refusal> {

@@ -534,6 +534,31 @@ async fn a_late_reclaim_is_appended_to_the_result() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_reclaim_makes_a_result_that_was_fetched_one_that_is_to_be_fetched_until_the_drain_is_over() {
+    let (_, _, stage) = spoiled(|_| {}).await;
+    let fetched = async || {
+        stage.desk.acknowledge(RunArgs { run: RUN }).await.unwrap();
+        stage.desk.unfetched().await.unwrap().runs.into_vec()
+    };
+    assert_eq!(fetched().await, []);
+    stage.answered(1, lock(1, 6, "orphan", true), Stat::Granted);
+    stage.answered(1, lock(1, 7, "orphan", true), Stat::Denied);
+    stage.status().await;
+    stage.status().await;
+    assert_eq!(stage.desk.unfetched().await.unwrap().runs.into_vec(), [RUN]);
+    let full = stage.result();
+    assert_eq!(full.result.late, 1, "one that was refused counts for nothing");
+    let late: Vec<control::Fate> = full.locks.as_slice().iter().filter(|row| row.late).map(|row| row.fate).collect();
+    assert_eq!(late, [control::Fate::Resurrected, control::Fate::Conflict]);
+    assert_eq!(fetched().await, []);
+    tokio::time::sleep(Duration::from_secs(130)).await;
+    assert_eq!(of(&stage.world).gates, 0);
+    let left = std::fs::read_dir(stage.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_str().unwrap().starts_with("07070707")).collect();
+    assert_eq!(left, [""; 0], "nothing of the run is left on disk");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_abort_holds_everything_again_and_lets_late_reclaims_pass() {
     let stage = Stage::new(vec![held(1, 5, "a")]);
     stage.begin(control::Mode::Strict).await.unwrap();
