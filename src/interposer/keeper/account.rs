@@ -34,6 +34,8 @@ const MOST: usize = 100_000;
 struct Identity {
     names: Vec<CallerName>,
     states: BTreeSet<NsmState>,
+    /// When it was last heard to reclaim something.
+    reclaimed: Option<Duration>,
 }
 
 impl Identity {
@@ -178,16 +180,19 @@ impl Account {
     /// Takes in what the filter told of a client. Its own affairs ([`FilterEvent::Obeyed`], [`FilterEvent::Superseded`]) are the keeper's.
     pub(super) fn told(&mut self, now: Duration, told: FilterEvent) {
         match told {
-            FilterEvent::Call(call) => self.called(call),
+            FilterEvent::Call(call) => self.called(now, call),
             FilterEvent::Reply(reply) => self.replied(now, reply),
             FilterEvent::Blind(Blind { client, why }) => self.doubt(client.0, why.as_str()),
             FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) => {}
         }
     }
 
-    fn called(&mut self, call: Call) {
+    fn called(&mut self, now: Duration, call: Call) {
         let client = call.way.client.0;
         if let Some(seen) = self.seen(client) {
+            if call.request.is_reclaim() {
+                seen.reclaimed = Some(now);
+            }
             if !call.caller.as_str().is_empty() {
                 seen.is_called(&call.caller);
             }
@@ -248,6 +253,11 @@ impl Account {
         noted.or_else(|| {
             open.any(|call| call.request.is_reclaim()).then(|| "lockd has not answered a reclaim of it".to_owned())
         })
+    }
+
+    /// When a reclaim from one of these addresses was last heard.
+    pub(super) fn last_reclaim<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>) -> Option<Duration> {
+        addresses.into_iter().filter_map(|address| self.seen.get(&address.0)?.reclaimed).max()
     }
 
     /// Why nothing of that address is dropped.

@@ -6,17 +6,21 @@
 //! | aborted after the first notice | of those that had not acked, and of which something was missed |
 //! | settled | the same; of those that had not acked with [`DoubtKind::Unheard`] |
 //! | its drain was cut short | also of those that had acked and had something kept |
+//! | its drain ended while some reclaimed | of those |
 //!
 //! It is written down before the run leaves the disk, so a keeper that is killed in between changes nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::account::Account;
 use super::run_files::{Journal, all_unsure, unsure};
 use super::state::Keeper;
 use crate::manager::knfsd::owners::View;
 use crate::manager::knfsd::unsure::DoubtKind;
 use crate::wire::control::{Delivery, FullResult};
+use crate::wire::types::Address;
 
 /// Locks that are named in the timeline; lists have all.
 const NAMED: usize = 100;
@@ -45,14 +49,26 @@ impl Keeper {
 
     /// Something of these may have passed since.
     pub(super) fn doubt_what_was_missed(&mut self) {
+        self.doubt_each(Account::why_missed);
+    }
+
+    /// The drain ends, and these were heard to reclaim since then: what they claim next is refused.
+    pub(super) fn doubt_who_reclaims(&mut self, since: Duration) {
+        self.doubt_each(|account, addresses| {
+            let reclaims = account.last_reclaim(addresses).is_some_and(|at| at > since);
+            reclaims.then(|| "it was still reclaiming when late reclaims were taken no more".to_owned())
+        });
+    }
+
+    fn doubt_each(&mut self, why: impl Fn(&Account, &[Address]) -> Option<String>) {
         let Some(active) = &self.active else { return };
         let Journal { args, clients, .. } = &active.journal;
-        let missed = clients.as_slice().iter().filter_map(|client| {
-            let why = active.account.why_missed(client.addresses.as_slice())?;
+        let doubtful = clients.as_slice().iter().filter_map(|client| {
+            let why = why(&active.account, client.addresses.as_slice())?;
             Some(unsure(client, args.run, DoubtKind::Refused, &why))
         });
         self.unsure.is_of(args.instance);
-        self.unsure.add(missed.collect::<Vec<_>>());
+        self.unsure.add(doubtful.collect::<Vec<_>>());
     }
 
     /// The run ends out of order.

@@ -306,24 +306,50 @@ impl Keeper {
     /// No request is refused any more. Late reclaims are granted as ordinary requests, as long as one may come.
     async fn drain(&mut self) {
         self.controller = None;
-        let (now, unix_ms) = (self.now(), self.unix_ms());
         self.order(Order::Mode(Mode::Drain)).await;
         if let Some(active) = &mut self.active {
             active.link.forget_claims().await;
-            let latest = Duration::from_millis(active.journal.args.grace_max_ms);
-            let until = active.drain_owed.max(active.began + latest + AFTERMATH);
-            active.drain_until = Some(until);
-            let left = u64::try_from(until.saturating_sub(now).as_millis()).unwrap_or_default();
-            // Without it others are refused all the same, and not told until when.
-            let _ = self.shelf.drains_until(unix_ms + left);
+            let until = active.drain_owed.max(active.began + active.latest() + AFTERMATH);
+            self.drain_until(until);
         }
         self.take_in().await;
         self.look_up_unsure().await;
     }
 
-    /// No late reclaim can come any more.
-    pub(super) async fn drain_is_over(&mut self) {
+    fn drain_until(&mut self, until: Duration) {
+        let left = u64::try_from(until.saturating_sub(self.now()).as_millis()).unwrap_or_default();
+        if let Some(active) = &mut self.active {
+            active.drain_until = Some(until);
+        }
+        // Without it others are refused all the same, and not told until when.
+        let _ = self.shelf.drains_until(self.unix_ms() + left);
+    }
+
+    /// The time of the drain is over. While a client reclaims it goes on, for as long again as the run could last: one that
+    /// has many locks claims them one by one, and is between two calls for most of the time.
+    pub(super) async fn drain_is_due(&mut self) {
+        let now = self.now();
+        let Some(active) = &mut self.active else { return };
+        // What came by now is heard first.
+        if let Err(why) = active.link.all_obeyed().await {
+            self.supersede(&why).await;
+            return;
+        }
+        self.take_in().await;
+        let Some(active) = &self.active else { return };
+        let clients = active.journal.clients.as_slice().iter();
+        let reclaimed = active.account.last_reclaim(clients.flat_map(|client| client.addresses.as_slice()));
+        let most = active.began + 2 * active.latest() + AFTERMATH;
+        match reclaimed.map(|at| most.min(at + AFTERMATH)) {
+            Some(until) if until > now => self.drain_until(until),
+            _ => self.drain_is_over().await,
+        }
+    }
+
+    /// No late reclaim is granted any more.
+    async fn drain_is_over(&mut self) {
         self.doubt_what_was_missed();
+        self.doubt_who_reclaims(self.now().saturating_sub(AFTERMATH));
         self.look_up_unsure().await;
         self.end_drain().await;
         self.unsure.drained();
@@ -378,15 +404,16 @@ impl Keeper {
         self.ground.log(&format!("run {run} {ended}: {reason}; nothing was dropped"));
         self.drain().await;
         if !told {
-            self.end_drain_of_none(now).await;
+            self.end_drain_of_none().await;
         }
         Ok(full.result)
     }
 
     /// No client was told of this run, so late reclaims come only of the run before.
-    async fn end_drain_of_none(&mut self, now: Duration) {
+    async fn end_drain_of_none(&mut self) {
         match &mut self.active {
-            Some(active) if active.drain_owed > now => active.drain_until = Some(active.drain_owed),
+            // It is due at once where that time has passed.
+            Some(active) if !active.drain_owed.is_zero() => active.drain_until = Some(active.drain_owed),
             _ => {
                 self.end_drain().await;
                 self.unsure.drained();

@@ -55,6 +55,13 @@ pub(super) struct Active {
     pub(super) not_before: Duration,
 }
 
+impl Active {
+    /// How long the run may last.
+    pub(super) fn latest(&self) -> Duration {
+        Duration::from_millis(self.journal.args.grace_max_ms)
+    }
+}
+
 /// A result that is not on disk.
 #[derive(Debug)]
 pub(super) struct Owed {
@@ -213,7 +220,7 @@ impl Keeper {
         let due = active.account.table.on_timeout(now, attached);
         if let Some(until) = active.drain_until {
             if until <= now {
-                self.drain_is_over().await;
+                self.drain_is_due().await;
             }
             return until <= now;
         }

@@ -1,6 +1,7 @@
 //! The keeper before a made-up lockd: what it orders, what it drops, what it keeps.
 
 mod hosts;
+mod live;
 mod owed;
 mod unsure;
 

@@ -40,7 +40,7 @@ impl Stage {
     }
 
     /// The files of unsure locks, as lists read them.
-    async fn unsure(&self) -> Vec<String> {
+    pub(super) async fn unsure(&self) -> Vec<String> {
         // The keeper has done then what came before, and looked.
         self.desk.clients(PageAfter { after: 0 }).await.unwrap();
         let unsure = UnsureLocks::read(self.dir.path()).unwrap();

@@ -1,0 +1,46 @@
+//! Clients in the middle of something: no lock is lost that they know of.
+
+use super::*;
+
+fn after(seconds: u64) -> tokio::time::Sleep {
+    tokio::time::sleep(Duration::from_secs(seconds))
+}
+
+/// Client 2 has acked too late for anything of it to be dropped.
+async fn drains() -> Stage {
+    let stage = Stage::new(vec![held(1, 5, "a"), held(2, 5, "first"), held(2, 6, "last")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, lock(1, 5, "a", true), Stat::Granted);
+    stage.heard_of(RUN, |_| true).await;
+    assert_eq!(sums(stage.settle().await.counts), (1, 0, 0, 2));
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_goes_on_while_a_client_reclaims_and_ends_when_it_has_done() {
+    let stage = drains().await;
+    // The drain alone takes 135 s.
+    for _ in 0..30 {
+        stage.answered(2, lock(2, 5, "first", true), Stat::Granted);
+        after(5).await;
+        assert_eq!(of(&stage.world).gates, 1);
+    }
+    stage.answered(2, lock(2, 6, "last", true), Stat::Granted);
+    after(16).await;
+    assert_eq!(of(&stage.world).gates, 0);
+    assert_eq!(stage.unsure().await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reclaims_when_a_drain_has_lasted_for_as_long_as_it_may_is_unsure() {
+    let stage = drains().await;
+    let mut seconds = 0;
+    while of(&stage.world).gates == 1 {
+        stage.answered(2, lock(2, 5, "first", true), Stat::Granted);
+        after(5).await;
+        seconds += 5;
+        assert!(seconds < 300, "it has no end");
+    }
+    assert!(seconds >= 250, "{seconds} s");
+    assert_eq!(stage.unsure().await, ["first", "last"]);
+}
