@@ -15,6 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use netns::{LIMIT, Netns, add_address, await_some, cable, link, until};
 use nlmctl::internals::interposer::{Call, Claim, FilterEvent, Mode, Order, Treated, Way};
 use nlmctl::internals::interposer::{Port, Ports, Rules};
@@ -372,6 +375,24 @@ fn a_filter_lets_nothing_pass_until_it_is_told_the_mode_also_where_a_thousand_pe
     assert_eq!(rpc::parse_reply(&buffer[..len]).unwrap().xid, 1);
     assert_eq!(world.service.got(), [(1, false, false)]);
     assert_eq!(filter.calls().iter().map(|call| call.treated).collect::<Vec<_>>(), [Treated::Taken]);
+}
+
+#[test]
+#[ignore = "needs root, nf_tables and NFQUEUE: .ci/run runs it"]
+fn an_order_to_answer_is_answered_when_what_had_come_before_it_is_told() {
+    let world = World::with_rules();
+    let mut filter = world.filter(Mode::Strict);
+    let child = Pid::from_raw(filter.child.id().try_into().unwrap());
+    kill(child, Signal::SIGSTOP).unwrap();
+    let socket = world.client.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    socket.send_to(&lock(1, true), (SERVER, PORT)).unwrap();
+    world.await_queued(1);
+    filter.order(&Order::Hold(address("10.9.0.2")));
+    filter.order(&Order::Answer(77));
+    kill(child, Signal::SIGCONT).unwrap();
+    let told = filter.told();
+    let place = |wanted: FilterEvent| told.iter().position(|told| *told == wanted).unwrap();
+    assert!(place(FilterEvent::Reclaims(address("10.9.0.2"))) < place(FilterEvent::Obeyed(77)), "{told:?}");
 }
 
 #[test]

@@ -10,6 +10,9 @@
 //! takes another one's place is told of a thousand pending locks first, and a reclaim that passed unchanged meanwhile would be
 //! refused. What comes waits in the kernel.
 //!
+//! An [`Order::Answer`] is answered when what was in the queue before it has been read: by then the keeper has heard of all
+//! that had come.
+//!
 //! A keeper knows that the queue is bound when its first [`Order::Answer`] is answered. A filter that cannot begin says why, as
 //! one that is superseded does, and ends.
 
@@ -28,7 +31,7 @@ use super::child::COMMAND;
 use super::lockd::Lockd;
 use super::messages::{FilterEvent, Order};
 use super::packets::{Packet, Traffic};
-use super::queue::Queue;
+use super::queue::{LENGTH, Queue};
 use crate::host::{FileError, Machine};
 use crate::wire::record::{RecordReader, RecordTooLong, frame};
 use crate::wire::xdr::{DecodeError, Text, decode, encode};
@@ -96,6 +99,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> Result<(), FilterError> {
         lockd,
         queue,
         traffic: Traffic::default(),
+        open: OpenAnswers::default(),
         takes_packets: false,
         begun: Instant::now(),
         ticked: Duration::ZERO,
@@ -109,12 +113,39 @@ fn begin(machine: Machine, queue: u16) -> Result<(Lockd, Queue), FilterError> {
     Ok((lockd, queue))
 }
 
+/// Orders to answer that are not answered yet.
+#[derive(Debug, Default)]
+struct OpenAnswers {
+    numbers: Vec<u64>,
+    /// Packets that were handled since the last one of them came.
+    handled: usize,
+}
+
+impl OpenAnswers {
+    fn asked(&mut self, number: u64) {
+        self.numbers.push(number);
+        self.handled = 0;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// So many more packets were handled; those that can be answered. What comes faster than it is handled does not put them
+    /// off for ever: the queue has no more than [`LENGTH`].
+    fn due(&mut self, handled: usize, none_left: bool) -> Vec<u64> {
+        self.handled += handled;
+        if none_left || self.handled >= LENGTH as usize { std::mem::take(&mut self.numbers) } else { Vec::new() }
+    }
+}
+
 struct Filter {
     line: UnixStream,
     orders: RecordReader,
     lockd: Lockd,
     queue: Queue,
     traffic: Traffic,
+    open: OpenAnswers,
     /// The mode is known, or does not count any more.
     takes_packets: bool,
     begun: Instant,
@@ -129,13 +160,18 @@ impl Filter {
             if has_orders && !self.obey()? {
                 return Ok(());
             }
-            let packets = if has_packets { self.receive()? } else { Vec::new() };
+            let reads = has_packets || (self.takes_packets && !self.open.is_empty());
+            let (packets, none_left) = if reads { self.receive()? } else { (Vec::new(), true) };
             if let Some(obstacle) = self.lockd.obstacle() {
                 self.supersede(obstacle);
             }
             let now = self.begun.elapsed();
+            let due = self.open.due(packets.len(), none_left);
             for packet in packets {
                 self.traffic.packet(now, packet);
+            }
+            for number in due {
+                self.traffic.order(Order::Answer(number));
             }
             if now >= self.ticked + TICK {
                 self.ticked = now;
@@ -158,8 +194,11 @@ impl Filter {
         let mut ready =
             [PollFd::new(self.line.as_fd(), PollFlags::POLLIN), PollFd::new(self.queue.as_fd(), PollFlags::POLLIN)];
         let count = if self.takes_packets { 2 } else { 1 };
-        match poll(ready.get_mut(..count).unwrap_or_default(), PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO))
-        {
+        let limit = if self.open.is_empty() { TICK } else { Duration::ZERO };
+        match poll(
+            ready.get_mut(..count).unwrap_or_default(),
+            PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO),
+        ) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(system("wait")(error)),
         }
@@ -180,21 +219,24 @@ impl Filter {
         while let Some(order) = self.orders.next()? {
             let order = decode::<Order>(&order)?;
             self.takes_packets |= matches!(order, Order::Mode(_));
-            self.traffic.order(order);
+            match order {
+                Order::Answer(number) => self.open.asked(number),
+                order => self.traffic.order(order),
+            }
         }
         Ok(true)
     }
 
-    fn receive(&mut self) -> Result<Vec<Packet>, FilterError> {
+    /// Packets, and whether none are left.
+    fn receive(&mut self) -> Result<(Vec<Packet>, bool), FilterError> {
         let mut packets = Vec::new();
-        while packets.len() < MAX_BATCH {
-            let more = self.queue.receive().map_err(system("read the queue"))?;
-            if more.is_empty() {
-                break;
+        for _ in 0..MAX_BATCH {
+            match self.queue.receive().map_err(system("read the queue"))? {
+                Some(more) => packets.extend(more),
+                None => return Ok((packets, true)),
             }
-            packets.extend(more);
         }
-        Ok(packets)
+        Ok((packets, false))
     }
 
     /// Tells, and only then gives verdicts.
@@ -205,5 +247,23 @@ impl Filter {
             self.line.write_all(&told).map_err(system("tell the keeper"))?;
         }
         self.queue.give(&verdicts).map_err(system("give verdicts"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_to_answer_waits_for_the_packets_that_came_before_it_and_for_no_more_than_a_queue_of_them() {
+        let mut open = OpenAnswers::default();
+        open.asked(1);
+        assert!(open.due(64, false).is_empty());
+        open.asked(2);
+        assert_eq!(open.due(64, true), [1, 2]);
+        assert!(open.is_empty() && open.due(64, true).is_empty());
+        open.asked(3);
+        let turns = (1..).find(|_| !open.due(MAX_BATCH, false).is_empty());
+        assert_eq!(turns, Some(LENGTH as usize / MAX_BATCH));
     }
 }

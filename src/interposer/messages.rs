@@ -40,7 +40,7 @@ pub enum Order {
     /// What waits of this address goes on.
     #[xdr(5)]
     LetGo(Address),
-    /// Answer with [`FilterEvent::Obeyed`]: all orders before this one are obeyed.
+    /// Answer with [`FilterEvent::Obeyed`]: all orders before this one are obeyed, and what had arrived before it is told.
     #[xdr(6)]
     Answer(u64),
 }
@@ -75,9 +75,12 @@ pub enum FilterEvent {
     /// lockd is in a grace period of its own, or is another one. All passes unchanged from here on.
     #[xdr(3)]
     Superseded(Text<256>),
-    /// All orders before [`Order::Answer`] with this number are obeyed.
+    /// All orders before [`Order::Answer`] with this number are obeyed, and what had arrived before it was told.
     #[xdr(4)]
     Obeyed(u64),
+    /// A reclaim of this held client, or what may be one, waits: told once while it is held.
+    #[xdr(5)]
+    Reclaims(Address),
 }
 
 /// A call on its way to lockd. A call that is sent again is told again.
@@ -228,6 +231,7 @@ mod tests {
             FilterEvent::Blind(Blind { client, why: Text::clipped("a record that is none") }),
             FilterEvent::Superseded(Text::clipped("lockd is in grace")),
             FilterEvent::Obeyed(9),
+            FilterEvent::Reclaims(client),
         ];
         for told in calls.chain(others) {
             assert_eq!(decode::<FilterEvent>(&encode(&told)).unwrap(), told);

@@ -19,7 +19,7 @@ use crate::host::netlink::{exchange, open};
 use crate::wire::nfqueue::{self, Fate, Queued};
 
 /// Most packets that wait in the kernel, those that the filter holds too. A burst of a thousand clients fits.
-const LENGTH: u32 = 8192;
+pub(super) const LENGTH: u32 = 8192;
 /// Bytes of packets that this process has not read; each takes some hundred beside its own.
 const BUFFER: usize = 16 << 20;
 /// The largest message: a packet of 64 KiB, and what is said of it.
@@ -49,20 +49,21 @@ impl Queue {
         Ok(Self { socket, number, buffer: vec![0; MAX_MESSAGE] })
     }
 
-    /// The packets of the next message; none: there are no more, or some were lost.
+    /// The packets of the next message, which may be none where some were lost; `None`: no message is there.
     ///
     /// # Errors
     /// The kernel's.
-    pub(super) fn receive(&mut self) -> io::Result<Vec<Packet>> {
+    pub(super) fn receive(&mut self) -> io::Result<Option<Vec<Packet>>> {
         let len = match (&self.socket).read(&mut self.buffer) {
             Ok(len) => len,
-            Err(error) if is_passing(&error) => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if is_passing(&error) => return Ok(Some(Vec::new())),
             Err(error) => return Err(error),
         };
         let read = self.buffer.get(..len).unwrap_or_default();
         let packets = nfqueue::packets(read).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
         let packet = |Queued { id, way_in, interface, bytes }| Packet { id, way_in, interface, bytes: bytes.to_vec() };
-        Ok(packets.into_iter().map(packet).collect())
+        Ok(Some(packets.into_iter().map(packet).collect()))
     }
 
     /// Gives verdicts, in their order.
@@ -87,10 +88,9 @@ impl Queue {
     }
 }
 
-/// Nothing is there, or what was there is lost.
+/// What was there is lost, or the next try has it.
 fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-        || error.raw_os_error() == Some(libc::ENOBUFS)
+    error.kind() == ErrorKind::Interrupted || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
 impl AsFd for Queue {

@@ -70,6 +70,8 @@ pub(super) struct Account {
     /// Answered calls that meet a settle under way.
     after_settle: VecDeque<(Call, Stat)>,
     news: Vec<News>,
+    /// Of a client that was heard to reclaim since then nothing is dropped.
+    spares_since: Duration,
 }
 
 /// What a client surely knows of its locks by now.
@@ -99,6 +101,7 @@ impl Account {
             decided: Vec::new(),
             after_settle: VecDeque::new(),
             news: Vec::new(),
+            spares_since: Duration::MAX,
         };
         for host in &view.hosts {
             let Some(client) = account.client(&host.way, &host.caller) else {
@@ -183,16 +186,23 @@ impl Account {
             FilterEvent::Call(call) => self.called(now, call),
             FilterEvent::Reply(reply) => self.replied(now, reply),
             FilterEvent::Blind(Blind { client, why }) => self.doubt(client.0, why.as_str()),
+            FilterEvent::Reclaims(client) => self.reclaims(now, client.0),
             FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) => {}
+        }
+    }
+
+    fn reclaims(&mut self, now: Duration, address: IpAddr) {
+        if let Some(seen) = self.seen(address) {
+            seen.reclaimed = Some(now);
         }
     }
 
     fn called(&mut self, now: Duration, call: Call) {
         let client = call.way.client.0;
+        if call.request.is_reclaim() {
+            self.reclaims(now, client);
+        }
         if let Some(seen) = self.seen(client) {
-            if call.request.is_reclaim() {
-                seen.reclaimed = Some(now);
-            }
             if !call.caller.as_str().is_empty() {
                 seen.is_called(&call.caller);
             }
@@ -260,6 +270,12 @@ impl Account {
         addresses.into_iter().filter_map(|address| self.seen.get(&address.0)?.reclaimed).max()
     }
 
+    /// Of a client that is heard to reclaim after that nothing is dropped, until this is said anew: it has not had the time
+    /// to claim all.
+    pub(super) fn spare_who_reclaims(&mut self, since: Duration) {
+        self.spares_since = since;
+    }
+
     /// Why nothing of that address is dropped.
     pub(super) fn why_unsure(&self, address: IpAddr) -> Option<String> {
         if let Some(why) = self.unsure.get(&address) {
@@ -269,6 +285,9 @@ impl Account {
             return Some("lockd has not answered a call of it".to_owned());
         }
         let seen = self.seen.get(&address)?;
+        if seen.reclaimed.is_some_and(|at| at > self.spares_since) {
+            return Some("its client was still reclaiming when the run was to end".to_owned());
+        }
         if let [first, other, ..] = seen.names.as_slice() {
             return Some(format!("{first} and {other} both call from there"));
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! what policy would drop -> hold its clients -> their open calls are answered -> walk: what is gone was released
-//!   -> freeze: policy decides -> what is sure is to be freed: on disk -> UNLOCKs -> walk
+//!   -> who has sent a reclaim by now loses nothing -> freeze: policy decides -> what is sure is to be freed: on disk -> UNLOCKs -> walk
 //!   -> what is there is kept, the rest was dropped: on disk -> the instant -> drain, let go
 //! ```
 //!
@@ -23,6 +23,7 @@ use crate::host;
 use crate::interposer::messages::{Mode, Order};
 use crate::locks::SlicedResult;
 use crate::manager::knfsd::owners::View;
+use crate::resync::policy;
 use crate::rpc::server::ConnectionId;
 use crate::units;
 use crate::wire::control::{
@@ -90,24 +91,20 @@ impl Keeper {
 
     async fn settle_now(&mut self, terms: Terms) -> Result<RunResult, Refusal> {
         // What came before the deadline is decided before it.
-        let obeyed = match &mut self.active {
-            Some(active) => active.link.all_obeyed().await,
-            None => return Err(refused(RefusalCode::UnknownRun, "no run is active here")),
-        };
-        self.take_in().await;
-        if let Err(why) = obeyed {
-            return Err(self.supersede(&why).await);
+        self.hear_all().await?;
+        let began = self.now();
+        if let Some(active) = &mut self.active {
+            // As long as an ack counts for a late one. It bites where the latest deadline did not let reclaims move it.
+            let grace = Duration::from_millis(active.journal.args.grace_ms);
+            active.account.spare_who_reclaims(began.saturating_sub(policy::patience(grace)));
         }
         let losers = self.would_lose(terms)?;
-        let began = self.now();
         let held = self.hold(losers).await;
         // Also where policy keeps all: a client that was rebooted in the run has told rpc.statd, not the filter, and lockd has
         // freed its locks.
         let view = if self.has_pending() { self.walk().await } else { None };
-        self.take_in().await;
-        if let Some(why) = self.active.as_ref().and_then(|active| active.link.superseded()).map(str::to_owned) {
-            return Err(self.supersede(&why).await);
-        }
+        // A reclaim that came meanwhile waits, and is heard of.
+        self.hear_all().await?;
         let gone = self.active.as_ref().and_then(|active| active.called.gone(self.ground.as_ref()));
         let settled = match gone {
             Some(address) => Err(self.moved_off(address).await),
@@ -127,6 +124,20 @@ impl Keeper {
             self.drain().await;
         }
         settled
+    }
+
+    /// Hears of all that has come by now.
+    async fn hear_all(&mut self) -> Result<(), Refusal> {
+        let Some(active) = &mut self.active else {
+            return Err(refused(RefusalCode::UnknownRun, "no run is active here"));
+        };
+        let obeyed = active.link.all_obeyed().await;
+        let superseded = active.link.superseded().map(str::to_owned);
+        self.take_in().await;
+        match obeyed.err().or(superseded) {
+            Some(why) => Err(self.supersede(&why).await),
+            None => Ok(()),
+        }
     }
 
     /// Whose locks policy would drop now.

@@ -62,6 +62,8 @@ struct World {
     folder: Option<PathBuf>,
     /// When this client is held.
     on_hold: Vec<FilterEvent>,
+    /// When lockd's records are read next.
+    on_view: Vec<FilterEvent>,
     rules_are_gone: bool,
     instance: InstanceId,
     /// lockd's records cannot be read.
@@ -114,7 +116,10 @@ impl Platform for FakeLockd {
         Ok(of(&self.0).monitored.clone())
     }
     async fn view(&self) -> Result<View, String> {
-        let world = of(&self.0);
+        let mut world = of(&self.0);
+        for told in std::mem::take(&mut world.on_view) {
+            world.tell.as_ref().unwrap().send(Some(told)).unwrap();
+        }
         if world.unreadable { Err("no agreement".into()) } else { Ok(world.view.clone()) }
     }
     async fn unlock(&self, _: &View, locks: Vec<HeldLock>) -> Vec<WhyThere> {
@@ -253,6 +258,7 @@ impl Stage {
             is_late: false,
             folder: None,
             on_hold: Vec::new(),
+            on_view: Vec::new(),
             rules_are_gone: false,
             instance: InstanceId([1; 16]),
             unreadable: false,

@@ -16,7 +16,7 @@ use super::tcp::Header;
 use super::treatment::Treatment;
 use crate::interposer::messages::{FilterEvent, Mode, Order};
 use crate::wire::scope;
-use crate::wire::types::Transport;
+use crate::wire::types::{Address, Transport};
 use crate::wire::xdr::Text;
 
 const UDP_HEADER: usize = 8;
@@ -143,7 +143,8 @@ impl Traffic {
         let Some(header) = Header::of(&layout, &packet.bytes) else { return self.refuse(packet.id) };
         let key = key(&path, packet.way_in, header.source_port, header.destination_port);
         if packet.way_in && self.holds.holds(path.client) && !self.is_own_segment(&path, &key, &packet, &header) {
-            return self.wait(&path, packet);
+            let reclaims = may_reclaim(packet.bytes.get(header.payload.clone()).unwrap_or_default(), &path);
+            return self.wait(&path, packet, reclaims);
         }
         // Its handshake or its bytes make a connection known.
         let makes_known = !header.payload.is_empty() || (!packet.way_in && header.syn);
@@ -171,7 +172,8 @@ impl Traffic {
         };
         let key = key(&path, packet.way_in, source, destination);
         if packet.way_in && self.holds.holds(path.client) && !is_own(message, &path) {
-            return self.wait(&path, packet);
+            let reclaims = is_reclaim(message, &path);
+            return self.wait(&path, packet, reclaims);
         }
         if !self.table.has(&key) {
             self.add(key, Flow::Udp(Datagrams::default()));
@@ -218,7 +220,10 @@ impl Traffic {
         payload.is_empty() || is_known || begins()
     }
 
-    fn wait(&mut self, path: &Path, packet: Packet) {
+    fn wait(&mut self, path: &Path, packet: Packet, reclaims: bool) {
+        if reclaims && self.holds.reclaims(path.client) {
+            self.desk.told.push(FilterEvent::Reclaims(Address(path.client)));
+        }
         if self.holds.has_room(path.client) && self.desk.has_room(packet.bytes.len()) {
             self.desk.hold(packet.bytes.len());
             self.holds.wait(path.client, packet);
@@ -230,6 +235,28 @@ impl Traffic {
 
 fn is_own(message: &[u8], path: &Path) -> bool {
     matches!(call::read(message, path), Ok(Message::Untold(untold)) if untold.own)
+}
+
+/// Whether a message is a reclaim, or may be one: it cannot be read.
+fn is_reclaim(message: &[u8], path: &Path) -> bool {
+    match call::read(message, path) {
+        Ok(Message::FilterEvent(call)) => call.request.is_reclaim(),
+        Ok(Message::Untold(_)) => false,
+        Ok(Message::NoCall) | Err(_) => true,
+    }
+}
+
+/// Whether these bytes of a stream have a reclaim, or may have one: they are not all whole calls.
+fn may_reclaim(mut payload: &[u8], path: &Path) -> bool {
+    while !payload.is_empty() {
+        match records::next(payload) {
+            Next::Whole(record, len) if !is_reclaim(&record.message, path) => {
+                payload = payload.get(len..).unwrap_or_default();
+            }
+            Next::Whole(..) | Next::Part | Next::None => return true,
+        }
+    }
+    false
 }
 
 fn key(path: &Path, way_in: bool, source: u16, destination: u16) -> Key {

@@ -6,6 +6,19 @@ fn after(seconds: u64) -> tokio::time::Sleep {
     tokio::time::sleep(Duration::from_secs(seconds))
 }
 
+fn unlocks(stage: &Stage) -> usize {
+    stage.done().iter().filter(|done| done.starts_with("unlock")).count()
+}
+
+/// Client 1 knows "live", has acked long ago, and does not claim "orphan".
+async fn about_to_lose() -> Stage {
+    let stage = Stage::new(vec![held(1, 5, "live"), held(1, 6, "orphan")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+    stage.acked().await;
+    stage
+}
+
 /// Client 2 has acked too late for anything of it to be dropped.
 async fn drains() -> Stage {
     let stage = Stage::new(vec![held(1, 5, "a"), held(2, 5, "first"), held(2, 6, "last")]);
@@ -43,4 +56,27 @@ async fn a_client_that_reclaims_when_a_drain_has_lasted_for_as_long_as_it_may_is
     }
     assert!(seconds >= 250, "{seconds} s");
     assert_eq!(stage.unsure().await, ["first", "last"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_which_a_reclaim_came_a_moment_before_the_end_loses_nothing() {
+    for seconds in [1, 16] {
+        let stage = about_to_lose().await;
+        stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+        after(seconds).await;
+        let (dropped, kept) = if seconds < 15 { (0, 1) } else { (1, 0) };
+        assert_eq!(sums(stage.settle().await.counts), (1, 0, dropped, kept), "{seconds} s");
+        assert_eq!(unlocks(&stage) as u64, dropped);
+        // It goes on reclaiming in the drain.
+        assert_eq!(stage.unsure().await, [""; 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_which_a_reclaim_comes_while_it_is_held_loses_nothing() {
+    let stage = about_to_lose().await;
+    of(&stage.world).on_view = vec![FilterEvent::Reclaims(Address(address(1)))];
+    assert_eq!(sums(stage.settle().await.counts), (1, 0, 0, 1));
+    assert_eq!((unlocks(&stage), stage.done().last().unwrap().as_str()), (0, "Drain"));
+    assert_eq!(stage.unsure().await, [""; 0]);
 }

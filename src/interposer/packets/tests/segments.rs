@@ -220,7 +220,8 @@ fn packets_of_a_held_client_wait_in_their_order_and_others_do_not() {
     let first = filter.give(true, 2, line.send(0, &one.0));
     let second = filter.give(true, 2, udp((CLIENT, 800), (SERVER, SERVER_PORT), &lock(3, &args())));
     let third = filter.give(true, 2, line.send(one.0.len(), &two.0));
-    assert_eq!(filter.told, [FilterEvent::Obeyed(5)]);
+    // That it reclaims is told once.
+    assert_eq!(filter.told, [FilterEvent::Obeyed(5), FilterEvent::Reclaims(held)]);
     let other = udp(("10.0.0.12", 800), (SERVER, SERVER_PORT), &lock(4, &args()));
     assert!(matches!(filter.take(other), Some(Verdict::Changed(_))));
     // What lockd says goes out.
@@ -231,6 +232,31 @@ fn packets_of_a_held_client_wait_in_their_order_and_others_do_not() {
     assert_eq!(ids, [first, second, third]);
     assert_eq!(filter.calls().len(), 4);
     assert!(matches!(filter.take(line.send(0, &one.0)), Some(Verdict::Changed(_))), "nothing waits any more");
+}
+
+#[test]
+fn a_held_client_reclaims_if_a_packet_of_it_has_a_reclaim_or_may_have_one() {
+    let (ordinary, claims) = (frame(&lock(1, &args())), taken(2).0);
+    let by_tcp = |bytes: &[u8]| tcp((CLIENT, 800), (SERVER, SERVER_PORT), 1, 1, ACK, bytes);
+    let by_udp = |message: &[u8]| udp((CLIENT, 800), (SERVER, SERVER_PORT), message);
+    for (packet, reclaims) in [
+        (by_udp(&lock(1, &args())), false),
+        (by_udp(&lock(1, &reclaim())), true),
+        (by_tcp(&[]), false),
+        (by_tcp(&ordinary), false),
+        (by_tcp(&[ordinary.as_slice(), &ordinary].concat()), false),
+        (by_tcp(&[ordinary.as_slice(), &claims].concat()), true),
+        // What is cut off cannot be read.
+        (by_tcp(&ordinary[..50]), true),
+        (by_tcp(&ordinary[50..]), true),
+    ] {
+        let mut filter = Filter::in_mode(Mode::Strict);
+        let held = Address(CLIENT.parse().unwrap());
+        filter.order(Order::Hold(held));
+        assert_eq!(filter.take(packet), None);
+        let told = if reclaims { vec![FilterEvent::Reclaims(held)] } else { vec![] };
+        assert_eq!(filter.told, told);
+    }
 }
 
 #[test]
