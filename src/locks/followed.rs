@@ -13,13 +13,22 @@ use crate::wire::control::LockFate;
 use crate::wire::types::NsmState;
 use std::time::Duration;
 
+/// Whose lock was in the way of a reclaim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InTheWay {
+    pub client: ClientId,
+    /// It may be the owner itself, that calls from another address by now.
+    pub may_have_moved: bool,
+}
+
 /// Where no owner of this table is in the way of a reclaim that was refused.
 const ANOTHER: &str = "a process of the server, or a client of another protocol, has it";
 
 impl LockTable {
-    /// The other lock manager has refused the reclaim for a conflict. Nothing changes; both owners are named in the result.
-    /// Gives the client that is in the way, if it is one of this table.
-    pub fn reclaim_was_refused(&mut self, now: Duration, caller: Caller, call: &Call) -> Option<ClientId> {
+    /// The other lock manager has refused the reclaim for a conflict. Nothing changes; both owners are named in the result,
+    /// and a pending lock is kept that may be the same owner's. Gives the client that is in the way, if it is one of this
+    /// table.
+    pub fn reclaim_was_refused(&mut self, now: Duration, caller: Caller, call: &Call) -> Option<InTheWay> {
         self.hear_of(now, caller.client);
         let (process, handle, range, kind) = call.subject()?;
         let file = self.open(handle)?;
@@ -30,12 +39,14 @@ impl LockTable {
         let lock =
             Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored: true, offered: false };
         let want = Want { caller, file, lock, len: range.nlm_len(), outside: OtherDomain::Unasked };
-        let other = self.in_the_way(&want).next().map(|s| (s.client, (s.owner, s.range)));
+        let other = self.in_the_way(&want).next().copied();
         let what = if other.is_some() { "has it" } else { ANOTHER };
-        self.refuse_reclaim(&want, other.map(|(_, other)| other), what);
+        let in_the_way =
+            other.map(|other| InTheWay { client: other.client, may_have_moved: self.spare_if_it_moved(&want, &other) });
+        self.refuse_reclaim(&want, other.map(|other| (other.owner, other.range)), what);
         self.owners.release(owner);
         self.close(file);
-        other.map(|(client, _)| client)
+        in_the_way
     }
 
     /// Whether any of the range is pending as this owner's.

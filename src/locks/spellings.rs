@@ -120,22 +120,21 @@ impl LockTable {
     }
 
     /// A reclaim is refused for this lock. If it may be the same owner's that calls from another address by now,
-    /// the lock is not dropped in this run.
-    pub(super) fn spare_if_it_moved(&mut self, want: &Want, lock: &Segment) {
+    /// the lock is not dropped in this run. Gives whether that may be; of what was reclaimed in the run it is not.
+    pub(super) fn spare_if_it_moved(&mut self, want: &Want, lock: &Segment) -> bool {
         let (Some((key, client)), Some((mine, me))) = (self.spelling(lock.owner), self.spelling(want.lock.owner))
         else {
-            return;
+            return false;
         };
         let moved = client.address != me.address
             && is_same_process(&key.process, &mine.process, lock.kind)
             && client.name.matches(&me.name)
-            && (lock.range, lock.kind) == (want.lock.range, want.lock.kind);
-        if moved
-            && self.is_pending(want.file, lock)
-            && let Some(run) = &mut self.run
-        {
+            && (lock.range, lock.kind) == (want.lock.range, want.lock.kind)
+            && (self.run.is_none() || self.is_pending(want.file, lock));
+        if moved && let Some(run) = &mut self.run {
             run.covers.spared.insert((want.file, lock.owner, lock.range));
         }
+        moved
     }
 
     /// The number of the life in which the call was made. That of a client that has nothing may be an older one.

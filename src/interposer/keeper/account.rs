@@ -311,8 +311,17 @@ impl Account {
             (_, true) => self.give(now, caller, call, &said),
             (Request::Lock(lock), false) if lock.reclaim && stat == Stat::Denied => {
                 let other = self.table.reclaim_was_refused(now, caller, &said);
-                if other.and_then(|other| self.table.client(other)).is_some_and(|other| other.address == address) {
+                let Some((other, moved)) =
+                    other.and_then(|other| Some((self.table.client(other.client)?.address, other.may_have_moved)))
+                else {
+                    return;
+                };
+                if other == address {
                     self.doubt(address, "lockd refused it a reclaim for a lock of its own by another way");
+                } else if moved {
+                    let why =
+                        format!("lockd refused a reclaim from {address} for a lock that may be the same process'");
+                    self.doubt(other, &why);
                 }
             }
             (Request::Lock(lock), false) if lock.reclaim => {

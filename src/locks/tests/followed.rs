@@ -1,6 +1,7 @@
 //! The table as the account of a run over another lock manager, which decides.
 
 use super::*;
+use crate::locks::followed::InTheWay;
 use crate::wire::control::SettleWhen;
 
 const A: P = P("a", 1);
@@ -59,7 +60,8 @@ fn a_reclaim_that_was_refused_is_a_conflict_with_both_owners_named_and_changes_n
     w.begin(Mode::Strict);
     let (caller, a) = (w.caller("b"), w.client("a"));
     let call = World::lock_call(B, "f", R, true, false, true);
-    assert_eq!(w.table.reclaim_was_refused(w.now, caller, &call), Some(a));
+    let in_the_way = InTheWay { client: a, may_have_moved: false };
+    assert_eq!(w.table.reclaim_was_refused(w.now, caller, &call), Some(in_the_way));
     let call = World::lock_call(B, "local", R, true, false, true);
     assert_eq!(w.table.reclaim_was_refused(w.now, caller, &call), None);
     w.check();
@@ -85,4 +87,23 @@ fn what_is_pending_of_an_owner_is_known_until_the_last_of_it_is_decided() {
     assert!(!w.table.has_pending(caller, &wanted(A, "f", bytes(0, 4), true)));
     w.reclaim(A, "f", bytes(5, 9));
     assert!(!w.table.has_pending(caller, &all));
+}
+
+#[test]
+fn a_pending_lock_is_kept_and_named_if_its_owner_may_have_reclaimed_it_from_another_address() {
+    let mut w = two_forgotten();
+    let client = w.client_at(IpAddr::from([192, 0, 2, 99]), "a");
+    let caller = Caller { client, ..w.caller("a") };
+    for (range, may_have_moved) in [(bytes(0, 4), false), (R, true)] {
+        let call = World::lock_call(A, "two", range, true, false, true);
+        let in_the_way = InTheWay { client: w.client("a"), may_have_moved };
+        assert_eq!(w.table.reclaim_was_refused(w.now, caller, &call), Some(in_the_way));
+    }
+    let call = World::lock_call(A, "live", R, true, false, true);
+    let in_the_way = InTheWay { client: w.client("a"), may_have_moved: false };
+    assert_eq!(w.table.reclaim_was_refused(w.now, caller, &call), Some(in_the_way), "that was reclaimed");
+    let result = w.settle();
+    assert_eq!(files_of(result.locks.as_slice(), Fate::Dropped), ["one"]);
+    assert_eq!(files_of(result.locks.as_slice(), Fate::Kept), ["two"]);
+    assert_eq!(files_of(result.locks.as_slice(), Fate::Conflict), ["live", "two", "two"]);
 }

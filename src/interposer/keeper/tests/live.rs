@@ -80,3 +80,15 @@ async fn a_client_of_which_a_reclaim_comes_while_it_is_held_loses_nothing() {
     assert_eq!((unlocks(&stage), stage.done().last().unwrap().as_str()), (0, "Drain"));
     assert_eq!(stage.unsure().await, [""; 0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_its_client_may_have_claimed_from_another_address_is_kept_by_this_run_and_the_next() {
+    let stage = about_to_lose().await;
+    let (request, treated) = (lock(2, 6, "orphan", true), Treated::Taken);
+    stage.tell(FilterEvent::Call(Call { number: 99, way: way(2), caller: name("c1"), request, treated }));
+    stage.tell(FilterEvent::Reply(Reply { call: 99, stat: Stat::Denied }));
+    after(20).await;
+    assert_eq!(sums(stage.settle().await.counts), (1, 0, 0, 1));
+    assert_eq!(stage.result().result.counts.conflicts, 1);
+    assert_eq!((unlocks(&stage), stage.unsure().await), (0, vec!["live".to_owned(), "orphan".to_owned()]));
+}
