@@ -70,6 +70,8 @@ pub(super) struct Account {
     /// Answered calls that meet a settle under way.
     after_settle: VecDeque<(Call, Stat)>,
     news: Vec<News>,
+    /// When keeper or filter went on after they had not run for long.
+    pub(super) stood_still: Option<Duration>,
     /// Of a client that was heard to reclaim since then nothing is dropped.
     spares_since: Duration,
 }
@@ -101,6 +103,7 @@ impl Account {
             decided: Vec::new(),
             after_settle: VecDeque::new(),
             news: Vec::new(),
+            stood_still: None,
             spares_since: Duration::MAX,
         };
         for host in &view.hosts {
@@ -176,8 +179,21 @@ impl Account {
     pub(super) fn heard(&mut self, now: Duration, heard: LinkEvent) {
         match heard {
             LinkEvent::FilterEvent(told) => self.told(now, told),
-            LinkEvent::NewFilter => self.filter_is_new(),
+            LinkEvent::NewFilter => {
+                self.filter_is_new();
+                self.lagged(now, Duration::ZERO, true);
+            }
+            LinkEvent::StoodStill => self.lagged(now, Duration::ZERO, true),
         }
+    }
+
+    /// Keeper or filter did not run until now, for so long on the clock of `now`. After a `long` lag, in which calls were lost
+    /// or heard late, clients get the time to repeat one.
+    pub(super) fn lagged(&mut self, now: Duration, counted: Duration, long: bool) {
+        if long {
+            self.stood_still = Some(now);
+        }
+        self.table.lagged(now, counted, long);
     }
 
     /// Takes in what the filter told of a client. Its own affairs ([`FilterEvent::Obeyed`], [`FilterEvent::Superseded`]) are the keeper's.

@@ -62,13 +62,8 @@ impl Keeper {
         if let Some(full) = self.shelf.result(args.run).map_err(not_durable)? {
             return Ok(full.result);
         }
-        let now = self.now();
-        let owes = self.running(args.run)?.account.table.owes_time(now);
+        self.running(args.run)?;
         self.controller = Some(from);
-        if owes && args.when != SettleWhen::NothingPending {
-            let words = "the process in front of lockd did not run for a while, and its clients get that time before the run settles";
-            return Err(refused(RefusalCode::StillPending, words));
-        }
         self.settle_now(Terms { when: args.when, alone: false, reason: args.when.reason() }).await
     }
 
@@ -81,6 +76,10 @@ impl Keeper {
         let settled = self.settle_now(Terms { when: SettleWhen::Always, alone: true, reason }).await;
         let now = self.now();
         let (Err(refusal), Some(active)) = (settled, &mut self.active) else { return };
+        if refusal.code == RefusalCode::StillPending {
+            // The deadline has moved.
+            return;
+        }
         active.failures += 1;
         active.not_before = now + RETRY_AFTER;
         if active.failures >= FAILURES_MAX {
@@ -92,6 +91,7 @@ impl Keeper {
     async fn settle_now(&mut self, terms: Terms) -> Result<RunResult, Refusal> {
         // What came before the deadline is decided before it.
         self.hear_all().await?;
+        self.owes_nothing(terms)?;
         let began = self.now();
         if let Some(active) = &mut self.active {
             // As long as an ack counts for a late one. It bites where the latest deadline did not let reclaims move it.
@@ -108,7 +108,10 @@ impl Keeper {
         let gone = self.active.as_ref().and_then(|active| active.called.gone(self.ground.as_ref()));
         let settled = match gone {
             Some(address) => Err(self.moved_off(address).await),
-            None => self.settle_held(terms, &held, view.as_ref()).await,
+            None => match self.owes_nothing(terms) {
+                Ok(()) => self.settle_held(terms, &held, view.as_ref()).await,
+                Err(refusal) => Err(refusal),
+            },
         };
         // What waited of them is treated as in grace still: a reclaim comes before others' requests.
         for address in &held {
@@ -138,6 +141,16 @@ impl Keeper {
             Some(why) => Err(self.supersede(&why).await),
             None => Ok(()),
         }
+    }
+
+    /// Whether clients do not have to be waited for, since they were not heard for a while.
+    fn owes_nothing(&self, terms: Terms) -> Result<(), Refusal> {
+        let owes = self.active.as_ref().is_some_and(|active| active.account.table.owes_time(self.now()));
+        if owes && terms.when != SettleWhen::NothingPending {
+            let words = "the process in front of lockd did not run for a while, and its clients get that time before the run settles";
+            return Err(refused(RefusalCode::StillPending, words));
+        }
+        Ok(())
     }
 
     /// Whose locks policy would drop now.
@@ -337,7 +350,8 @@ impl Keeper {
     }
 
     /// The time of the drain is over. While a client reclaims it goes on, for as long again as the run could last: one that
-    /// has many locks claims them one by one, and is between two calls for most of the time.
+    /// has many locks claims them one by one, and is between two calls for most of the time. So it does where calls were not
+    /// heard for a while: they are repeated.
     pub(super) async fn drain_is_due(&mut self) {
         let now = self.now();
         let Some(active) = &mut self.active else { return };
@@ -351,7 +365,7 @@ impl Keeper {
         let clients = active.journal.clients.as_slice().iter();
         let reclaimed = active.account.last_reclaim(clients.flat_map(|client| client.addresses.as_slice()));
         let most = active.began + 2 * active.latest() + AFTERMATH;
-        match reclaimed.map(|at| most.min(at + AFTERMATH)) {
+        match reclaimed.max(active.account.stood_still).map(|at| most.min(at + AFTERMATH)) {
             Some(until) if until > now => self.drain_until(until),
             _ => self.drain_is_over().await,
         }

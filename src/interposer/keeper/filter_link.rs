@@ -1,7 +1,8 @@
 //! The keeper's link to the filter: orders that stand, what was told and not taken into account yet.
 //!
 //! While the keeper waits for anything, it waits in [`FilterLink::meanwhile`], so that the filter never waits for the keeper. A filter
-//! that dies is replaced, and the new one is told all that stands.
+//! that dies is replaced, and the new one is told all that stands. The filter is asked every second whether it is there: what
+//! it did not hear, or heard late, does not count against clients.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
@@ -19,6 +20,8 @@ use crate::wire::types::Address;
 const OBEYS_WITHIN: Duration = Duration::from_secs(10);
 /// Between two times that the rules' life is lengthened.
 const KEEP_RULES_EVERY: Duration = Duration::from_secs(1);
+/// A filter that has not answered for so long stood still: clients repeat their calls later than usual by then.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 /// Filters that are started in place of others before that is given up.
 const MOST_FILTERS: u32 = 8;
 
@@ -29,6 +32,8 @@ pub(super) enum LinkEvent {
     FilterEvent(FilterEvent),
     /// Another filter took the place of one that died.
     NewFilter,
+    /// The filter stood still until now.
+    StoodStill,
 }
 
 pub(super) struct FilterLink {
@@ -40,6 +45,8 @@ pub(super) struct FilterLink {
     held: BTreeSet<Address>,
     asked: u64,
     obeyed: u64,
+    /// The order to answer that tells whether the filter is there, until it is answered.
+    open: Option<(u64, Instant)>,
     filters: u32,
     rules_kept: Instant,
     superseded: Option<String>,
@@ -65,6 +72,7 @@ impl FilterLink {
             held: BTreeSet::new(),
             asked: 0,
             obeyed: 0,
+            open: None,
             filters: 1,
             rules_kept: Instant::now(),
             superseded: None,
@@ -121,15 +129,25 @@ impl FilterLink {
     /// Takes what was listened to. None: the filter has died, and another one is started.
     pub(super) async fn take(&mut self, told: Option<FilterEvent>) {
         match told {
-            Some(FilterEvent::Obeyed(number)) => self.obeyed = self.obeyed.max(number),
+            Some(FilterEvent::Obeyed(number)) => self.has_obeyed(number),
             Some(FilterEvent::Superseded(why)) => self.supersede(why.as_str().to_owned()),
             Some(told) => self.heard.push_back(LinkEvent::FilterEvent(told)),
             None => self.replace().await,
         }
     }
 
+    fn has_obeyed(&mut self, number: u64) {
+        self.obeyed = self.obeyed.max(number);
+        if let Some((_, asked)) = self.open.take_if(|(open, _)| *open <= number)
+            && asked.elapsed() > STOOD_STILL
+        {
+            self.heard.push_back(LinkEvent::StoodStill);
+        }
+    }
+
     async fn replace(&mut self) {
         self.filters += 1;
+        self.open = None;
         if self.filters > MOST_FILTERS {
             return self.supersede("filters die again and again".to_owned());
         }
@@ -147,14 +165,25 @@ impl FilterLink {
         }
     }
 
-    /// To be called often.
-    pub(super) fn keep_rules(&mut self) {
+    /// Asks the filter for an answer; gives its number.
+    async fn ask(&mut self) -> u64 {
+        self.asked += 1;
+        self.open.get_or_insert((self.asked, Instant::now()));
+        let _ = self.gate.order(Order::Answer(self.asked)).await;
+        self.asked
+    }
+
+    /// Keeps the rules, and sees whether the filter is there. To be called often.
+    pub(super) async fn keep_up(&mut self) {
         if self.rules_kept.elapsed() < KEEP_RULES_EVERY {
             return;
         }
         self.rules_kept = Instant::now();
         if let Err(error) = self.gate.keep_rules() {
             self.supersede(format!("the packet filter rules are gone, and calls passed unseen: {error}"));
+        }
+        if self.open.is_none() {
+            self.ask().await;
         }
     }
 
@@ -168,7 +197,7 @@ impl FilterLink {
                 told = self.gate.told(), if self.superseded.is_none() => self.take(told).await,
                 () = tokio::time::sleep(KEEP_RULES_EVERY) => {}
             }
-            self.keep_rules();
+            self.keep_up().await;
         }
     }
 
@@ -177,20 +206,19 @@ impl FilterLink {
     /// # Errors
     /// It does not, or nothing can be ordered any more.
     pub(super) async fn all_obeyed(&mut self) -> Result<(), String> {
-        self.asked += 1;
-        let (number, mut filters) = (self.asked, 0);
         let obeyed = async {
+            let (mut number, mut filters) = (self.ask().await, self.filters);
             while self.obeyed < number {
                 if let Some(why) = &self.superseded {
                     return Err(why.clone());
                 }
                 if filters != self.filters {
                     filters = self.filters;
-                    let _ = self.gate.order(Order::Answer(number)).await;
+                    number = self.ask().await;
                 }
                 let told = self.gate.told().await;
                 self.take(told).await;
-                self.keep_rules();
+                self.keep_up().await;
             }
             Ok(())
         };

@@ -192,7 +192,7 @@ fn answered<'a>(heard: impl IntoIterator<Item = &'a LinkEvent>) -> Vec<(&'a Call
             LinkEvent::FilterEvent(FilterEvent::Reply(reply)) => {
                 answered.extend(open.remove(&reply.call).map(|call| (call, reply.stat)));
             }
-            LinkEvent::FilterEvent(_) => {}
+            LinkEvent::FilterEvent(_) | LinkEvent::StoodStill => {}
             LinkEvent::NewFilter => open.clear(),
         }
     }
@@ -207,6 +207,7 @@ fn unanswered<'a>(heard: impl IntoIterator<Item = &'a LinkEvent>) -> Vec<FilterE
             LinkEvent::FilterEvent(FilterEvent::Call(call)) => drop(open.insert(call.number, call.clone())),
             LinkEvent::FilterEvent(FilterEvent::Reply(reply)) => drop(open.remove(&reply.call)),
             LinkEvent::FilterEvent(told) => unseen.push(told.clone()),
+            LinkEvent::StoodStill => {}
             LinkEvent::NewFilter => {
                 let blind = |call: Call| {
                     let why = Text::clipped("the filter died while a call of it was open");

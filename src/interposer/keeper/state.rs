@@ -168,7 +168,7 @@ impl Keeper {
             self.pay_if_due();
             if let (Some(lag), Some(active)) = (lag, &mut self.active) {
                 let (now, long) = (self.started.elapsed(), lag.is_long());
-                active.account.table.lagged(now, lag.counted, long);
+                active.account.lagged(now, lag.counted, long);
             }
             if self.look_at_deadlines().await {
                 pulse.rest();
@@ -181,7 +181,7 @@ impl Keeper {
         let (now, unix_ms) = (self.now(), self.unix_ms());
         let mut late = Vec::new();
         let Some(active) = &mut self.active else { return };
-        active.link.keep_rules();
+        active.link.keep_up().await;
         for heard in active.link.heard() {
             active.account.heard(now, heard);
         }

@@ -64,6 +64,8 @@ struct World {
     on_hold: Vec<FilterEvent>,
     /// When lockd's records are read next.
     on_view: Vec<FilterEvent>,
+    /// The filter stands still: what it was asked.
+    unanswered: Option<Vec<u64>>,
     rules_are_gone: bool,
     instance: InstanceId,
     /// lockd's records cannot be read.
@@ -153,7 +155,13 @@ impl Gate for FakeGate {
         let mut world = of(&self.world);
         let tell = world.tell.clone().unwrap();
         match &order {
-            Order::Answer(number) => drop(tell.send(Some(FilterEvent::Obeyed(*number)))),
+            Order::Answer(number) => {
+                match &mut world.unanswered {
+                    Some(unanswered) => unanswered.push(*number),
+                    None => drop(tell.send(Some(FilterEvent::Obeyed(*number)))),
+                }
+                return Ok(());
+            }
             Order::Hold(_) => {
                 for told in std::mem::take(&mut world.on_hold) {
                     tell.send(Some(told)).unwrap();
@@ -259,6 +267,7 @@ impl Stage {
             folder: None,
             on_hold: Vec::new(),
             on_view: Vec::new(),
+            unanswered: None,
             rules_are_gone: false,
             instance: InstanceId([1; 16]),
             unreadable: false,

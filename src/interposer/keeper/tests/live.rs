@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What settles, by the controller's word.
+const ALWAYS: SettleArgs = SettleArgs { run: RUN, when: SettleWhen::Always };
+
 fn after(seconds: u64) -> tokio::time::Sleep {
     tokio::time::sleep(Duration::from_secs(seconds))
 }
@@ -91,4 +94,40 @@ async fn a_lock_that_its_client_may_have_claimed_from_another_address_is_kept_by
     assert_eq!(sums(stage.settle().await.counts), (1, 0, 0, 1));
     assert_eq!(stage.result().result.counts.conflicts, 1);
     assert_eq!((unlocks(&stage), stage.unsure().await), (0, vec!["live".to_owned(), "orphan".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_get_the_time_to_repeat_their_calls_after_the_filter_has_died() {
+    let stage = about_to_lose().await;
+    of(&stage.world).tell.as_ref().unwrap().send(None).unwrap();
+    let refusal = stage.desk.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
+    assert_eq!((refusal.code, unlocks(&stage)), (RefusalCode::StillPending, 0));
+    after(16).await;
+    assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_get_the_time_to_repeat_their_calls_after_the_filter_stood_still() {
+    let stage = about_to_lose().await;
+    of(&stage.world).unanswered = Some(Vec::new());
+    after(4).await;
+    let unanswered = of(&stage.world).unanswered.take().unwrap();
+    for number in unanswered {
+        stage.tell(FilterEvent::Obeyed(number));
+    }
+    let refusal = stage.desk.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
+    assert_eq!((refusal.code, unlocks(&stage)), (RefusalCode::StillPending, 0));
+    after(16).await;
+    assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_goes_on_for_what_is_repeated_after_the_filter_has_died() {
+    let stage = drains().await;
+    after(130).await;
+    of(&stage.world).tell.as_ref().unwrap().send(None).unwrap();
+    after(14).await;
+    assert_eq!(of(&stage.world).gates, 1);
+    after(2).await;
+    assert_eq!(of(&stage.world).gates, 0);
 }
