@@ -3,7 +3,7 @@
 //! ```text
 //! what policy would drop -> hold its clients -> their open calls are answered -> walk: what is gone was released
 //!   -> who has sent a reclaim by now loses nothing -> freeze: policy decides -> what is sure is to be freed: on disk -> UNLOCKs -> walk
-//!   -> what is there is kept, the rest was dropped: on disk -> the instant -> drain, let go
+//!   -> still the same lockd? -> what is there is kept, the rest was dropped: on disk -> the instant -> drain, let go
 //! ```
 //!
 //! All others go on meanwhile. What lockd answers them while the table is frozen counts after the instant, and they lose
@@ -236,6 +236,7 @@ impl Keeper {
             let dropping = freed.iter().map(|freed| freed.row.clone()).collect();
             active.journal.dropping = List::clipped(dropping);
             if let Err(error) = self.shelf.keep(&active.journal) {
+                active.journal.dropping = List::default();
                 active.account.table.settle_cancel();
                 active.account.catch_up(now);
                 let words = format!("what is to be dropped cannot be written down, nothing was dropped: {error}");
@@ -246,9 +247,31 @@ impl Keeper {
             [] => NotDropped::default(),
             some => self.free(view, some).await,
         };
+        if !freed.is_empty() {
+            self.is_same_lockd().await?;
+        }
         not_dropped.kept.extend(left);
         let full = self.spare(&not_dropped).unwrap_or(full);
         self.commit(full, !freed.is_empty()).await
+    }
+
+    /// What lockd has says what became of the UNLOCKs only if it is the one that got them. Else nothing is known.
+    async fn is_same_lockd(&mut self) -> Result<(), Refusal> {
+        let ground = Arc::clone(&self.ground);
+        let Some(active) = &mut self.active else { return Err(refused(RefusalCode::UnknownRun, "the run is gone")) };
+        let instance = active.link.meanwhile(async move { ground.instance().await }).await;
+        let obeyed = active.link.all_obeyed().await;
+        let why = match (active.link.superseded(), instance) {
+            (Some(why), _) => why.to_owned(),
+            (None, Ok(instance)) if instance != active.journal.args.instance => "lockd was restarted".to_owned(),
+            (None, Ok(_)) => match obeyed {
+                Ok(()) => return Ok(()),
+                Err(why) => why,
+            },
+            (None, Err(error)) => format!("it is not known whether lockd was restarted: {error}"),
+        };
+        active.account.table.settle_cancel();
+        Err(self.supersede(&why).await)
     }
 
     /// Sends the UNLOCKs and looks.
@@ -453,20 +476,28 @@ impl Keeper {
         let told = self.active.as_ref().is_some_and(|active| {
             active.drain_until.is_some() || active.account.table.run_status(now).is_some_and(|run| run.notices_begun)
         });
+        let sent = self.active.as_ref().map_or(0, |active| active.journal.dropping.as_slice().len() as u64);
+        let (why, dropped) = match sent {
+            0 => (why.to_owned(), "; nothing was dropped"),
+            some => (
+                format!("{why}; UNLOCK was sent for {}, and what came of it is not known", units::count(some, "lock")),
+                "",
+            ),
+        };
         if told {
-            self.doubt_all(why);
+            self.doubt_all(&why);
         }
         self.unsure.drain_was_cut_short();
         if let Some(active) = &mut self.active
             && active.drain_until.is_none()
-            && let Ok(aborted) = active.account.table.abort(unix_ms, why)
+            && let Ok(aborted) = active.account.table.abort(unix_ms, &why)
         {
             let full = run_files::superseded(aborted.join());
             if let Err(error) = self.put_away_or_owe(&full) {
                 self.timeline.push(unix_ms, "superseded", &format!("the result is not on disk yet: {error}"));
             }
-            self.timeline.push(unix_ms, "superseded", why);
-            self.ground.log(&format!("run {} is superseded: {why}; nothing was dropped", full.result.run));
+            self.timeline.push(unix_ms, "superseded", &why);
+            self.ground.log(&format!("run {} is superseded: {why}{dropped}", full.result.run));
         }
         self.end_drain().await;
         self.look_up_unsure().await;

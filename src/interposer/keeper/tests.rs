@@ -64,6 +64,8 @@ struct World {
     on_hold: Vec<FilterEvent>,
     /// When lockd's records are read next.
     on_view: Vec<FilterEvent>,
+    /// Another lockd is there when UNLOCKs are sent.
+    next_lockd: Option<InstanceId>,
     /// The filter stands still: what it was asked.
     unanswered: Option<Vec<u64>>,
     rules_are_gone: bool,
@@ -128,6 +130,10 @@ impl Platform for FakeLockd {
         let mut world = of(&self.0);
         if let Some(folder) = world.folder.take() {
             std::fs::rename(&folder, folder.with_extension("away")).unwrap();
+        }
+        if let Some(next) = world.next_lockd.take() {
+            world.instance = next;
+            world.view.locks.clear();
         }
         for lock in &locks {
             let file = String::from_utf8(lock.handle.as_slice().to_vec()).unwrap();
@@ -267,6 +273,7 @@ impl Stage {
             folder: None,
             on_hold: Vec::new(),
             on_view: Vec::new(),
+            next_lockd: None,
             unanswered: None,
             rules_are_gone: false,
             instance: InstanceId([1; 16]),

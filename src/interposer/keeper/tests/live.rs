@@ -131,3 +131,15 @@ async fn a_drain_goes_on_for_what_is_repeated_after_the_filter_has_died() {
     after(2).await;
     assert_eq!(of(&stage.world).gates, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_became_of_locks_is_not_known_where_another_lockd_is_there_after_the_unlocks() {
+    let stage = about_to_lose().await;
+    of(&stage.world).next_lockd = Some(InstanceId([2; 16]));
+    let refusal = stage.desk.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
+    assert_eq!((refusal.code, unlocks(&stage)), (RefusalCode::WrongPhase, 1));
+    let FullResult { result, .. } = stage.result();
+    assert_eq!((result.outcome, sums(result.counts)), (Outcome::Superseded, (1, 0, 0, 0)));
+    assert_eq!((result.counts.unverified, of(&stage.world).gates), (1, 0));
+    assert!(result.reason.as_str().contains("UNLOCK"), "{}", result.reason.as_str());
+}
