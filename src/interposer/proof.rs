@@ -62,7 +62,7 @@ fn try_it(
         let known = ports.iter().find(|port| (port.ipv6, port.transport) == (ipv6, transport));
         known.map(|port| port.number).ok_or_else(|| format!("lockd is not registered with rpcbind for {transport}"))
     };
-    unlock(machine, left, port);
+    unlock(machine, left, port, None);
     let not_proved = |why: &str| format!("it cannot be proved that requests reach lockd as they should: {why}");
     let mut why =
         "no client has a lock on a file that is there, and one is needed for that: let a client lock any file"

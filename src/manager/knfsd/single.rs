@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use super::owners::{HeldLock, HeldLocks, OwnerKey, View, Waiter};
 use super::port::lockd_port;
@@ -28,6 +29,9 @@ use crate::wire::types::Transport;
 /// What a client that waits can expect.
 const WAITERS: &str = "a client that waits for what became free gets it at once where lockd keeps its request (Linux 6.1 \
                        does); where it does not (Linux 6.12) the client asks again by itself, within 30 s";
+
+/// How long UNLOCKs may take for which clients are held at the gate, and others are refused for grace.
+const UNLOCKS_WITHIN: Duration = Duration::from_secs(10);
 
 impl Knfsd {
     /// Frees these locks; what is left is told with its reason.
@@ -57,7 +61,7 @@ impl Knfsd {
         let ports = lockd_ports(sent.iter().map(|(owner, _)| owner)).await;
         let asked = self.blocking(move |this| {
             let port = |ipv6, transport| ports.get(&(ipv6, transport)).cloned().unwrap_or_else(|| Err(String::new()));
-            let said = unlock(&this.machine, &sent, port);
+            let said = unlock(&this.machine, &sent, port, None);
             Ok((said, this.view()?))
         });
         let (said, after) = asked.await.map_err(KnfsdError::lost)?;
@@ -85,17 +89,18 @@ impl WhyThere {
     }
 }
 
-/// Sends an UNLOCK in the name of each lock's owner. Whether the locks are gone is to be looked at; for each here is why it
-/// may be there still.
+/// Sends an UNLOCK in the name of each lock's owner, for [`UNLOCKS_WITHIN`] at most. Whether the locks are gone is to be
+/// looked at; for each here is why it may be there still.
 pub(crate) async fn unlock_all(machine: &Machine, view: &View, locks: Vec<HeldLock>) -> Vec<WhyThere> {
     let ports = lockd_ports(locks.iter().map(|lock| &lock.owner)).await;
     let stops: Vec<Option<String>> = locks.iter().map(|lock| obstacle(view, lock)).collect();
     let machine = machine.clone();
     let asked = tokio::task::spawn_blocking(move || {
         let port = |ipv6, transport| ports.get(&(ipv6, transport)).cloned().unwrap_or_else(|| Err(String::new()));
+        let until = Instant::now() + UNLOCKS_WITHIN;
         let free = locks.iter().zip(&stops).filter(|(_, stop)| stop.is_none());
         let wanted: Vec<(OwnerKey, Unlock)> = free.map(|(lock, _)| (lock.owner, as_unlock(lock))).collect();
-        let mut said = unlock(&machine, &wanted, port).into_iter();
+        let mut said = unlock(&machine, &wanted, port, Some(until)).into_iter();
         let whys = locks.iter().zip(stops).map(|(lock, stop)| match stop {
             Some(words) => WhyThere { words, may_go_yet: false },
             None => said.next().map_or_else(WhyThere::default, |answer| WhyThere::of(&answer, lock)),

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::is_over;
 use super::message::answer;
 use crate::host::{self, Machine, ReplyRoute};
 use crate::wire::nlm::Stat;
@@ -58,12 +59,12 @@ pub(super) struct LockdSocket {
 impl LockdSocket {
     /// From the client's address to lockd's.
     pub(super) fn open(
-        machine: &Machine,
+        used: &UsedPorts,
         client: IpAddr,
         lockd: SocketAddr,
         transport: Transport,
     ) -> Result<Self, LineError> {
-        let (socket, own) = bind(client, transport, &used_ports(machine, client, transport)?)?;
+        let (socket, own) = bind(client, transport, used.of(client, transport))?;
         let route = ReplyRoute::new(&Flow { from: lockd, to: own, transport }).map_err(LineError::Route)?;
         let ready = || {
             if transport == Transport::Tcp {
@@ -80,16 +81,22 @@ impl LockdSocket {
     }
 
     /// Sends the calls, several at a time, and collects what is answered, by xid, until all are or lockd is silent for
-    /// [`PATIENCE`]. `leaves` is told each call, by its place, before it is sent.
-    pub(super) fn exchange(&mut self, calls: &[(u32, Vec<u8>)], leaves: impl FnMut(usize)) -> Exchange {
+    /// [`PATIENCE`]. None is sent after `until`. `leaves` is told each call, by its place, before it is sent.
+    pub(super) fn exchange(
+        &mut self,
+        calls: &[(u32, Vec<u8>)],
+        until: Option<Instant>,
+        leaves: impl FnMut(usize),
+    ) -> Exchange {
         let mut done = Exchange::default();
-        done.broken = self.run(calls, leaves, &mut done.answers, &mut done.sent).err();
+        done.broken = self.run(calls, until, leaves, &mut done.answers, &mut done.sent).err();
         done
     }
 
     fn run(
         &mut self,
         calls: &[(u32, Vec<u8>)],
+        until: Option<Instant>,
         mut leaves: impl FnMut(usize),
         answers: &mut HashMap<u32, Result<Stat, RpcError>>,
         sent: &mut usize,
@@ -97,7 +104,7 @@ impl LockdSocket {
         let mut open = HashSet::new();
         let mut unsent = calls.iter();
         loop {
-            if open.len() <= WINDOW / 2 {
+            if open.len() <= WINDOW / 2 && !is_over(until) {
                 let mut batch = Vec::new();
                 while open.len() < WINDOW {
                     let Some((xid, call)) = unsent.next() else { break };
@@ -155,12 +162,30 @@ pub(super) struct Exchange {
     pub(super) broken: Option<io::Error>,
 }
 
-/// Ports of the client from which this host has, or had a moment ago, a conversation.
-fn used_ports(machine: &Machine, client: IpAddr, transport: Transport) -> Result<Vec<u16>, LineError> {
-    let name = if transport == Transport::Tcp { "tcp" } else { "udp" };
-    let sockets = machine.sockets("proc/thread-self/net", name)?;
-    let ends = sockets.iter().flat_map(|socket| [socket.local, socket.remote]);
-    Ok(ends.filter(|end| end.ip().to_canonical() == client).map(|end| end.port()).collect())
+/// Those of [`PORTS`] from which this host has, or had a moment ago, a conversation, by address and transport.
+#[derive(Debug, Default)]
+pub(super) struct UsedPorts(HashMap<(IpAddr, Transport), Vec<u16>>);
+
+impl UsedPorts {
+    /// Reads the lists of this host's sockets.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn read(machine: &Machine) -> Result<Self, LineError> {
+        let mut used = Self::default();
+        for (name, transport) in [("tcp", Transport::Tcp), ("udp", Transport::Udp)] {
+            let sockets = machine.sockets("proc/thread-self/net", name)?;
+            let ends = sockets.iter().flat_map(|socket| [socket.local, socket.remote]);
+            for end in ends.filter(|end| PORTS.contains(&end.port())) {
+                used.0.entry((end.ip().to_canonical(), transport)).or_default().push(end.port());
+            }
+        }
+        Ok(used)
+    }
+
+    fn of(&self, client: IpAddr, transport: Transport) -> &[u16] {
+        self.0.get(&(client, transport)).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// A socket with the client's address, which is none of this host's, and where it is bound.
@@ -214,7 +239,12 @@ mod tests {
         fs::write(net.join("tcp"), format!("  sl  local_address\n{four}")).unwrap();
         // A listener of IPv6 takes calls of IPv4 too.
         fs::write(net.join("tcp6"), format!("  sl\n{}", line(mapped(server), mapped(client), 446))).unwrap();
-        let used = used_ports(&Machine::at(root.path()), client.into(), Transport::Tcp).unwrap();
-        assert_eq!(used, [444, 446]);
+        fs::write(net.join("udp"), format!("  sl\n{}", line(word(server), word(client), 447))).unwrap();
+        let used = UsedPorts::read(&Machine::at(root.path())).unwrap();
+        assert_eq!(used.of(client.into(), Transport::Tcp), [444, 446]);
+        assert_eq!(
+            (used.of(client.into(), Transport::Udp), used.of(other.into(), Transport::Tcp)),
+            (&[447][..], &[445][..])
+        );
     }
 }

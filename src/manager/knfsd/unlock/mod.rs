@@ -10,6 +10,7 @@
 //! - lockd opens the file as the user that the call names, so that is the file's owner; root may be squashed.
 //! - Our calls bear a [`MARK`]. Each leaves a line in the system's log before it leaves this host.
 //! - lockd is one thread. Where it does not answer one call in time nothing more is asked of it.
+//! - Where clients wait meanwhile, what takes too long is left.
 //!
 //! | file | what | |
 //! |---|---|---|
@@ -24,8 +25,9 @@ mod trial;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Instant;
 
-use self::lockd_socket::{LockdSocket, PATIENCE};
+use self::lockd_socket::{LockdSocket, PATIENCE, UsedPorts};
 use crate::host::{self, Machine};
 use crate::manager::knfsd::owners::{OwnerKey, Way};
 use crate::wire::nlm::{Stat, Version};
@@ -49,12 +51,17 @@ pub(crate) enum UnlockReply {
     Silent(String),
 }
 
+/// Why an UNLOCK did not leave.
+const TOO_LATE: &str = "the UNLOCKs of others took all the time in which clients can wait";
+
 /// Sends an UNLOCK for each, in its owner's name; the answers in their order. `lockd` says on which port lockd listens, by
-/// the family of addresses (whether IPv6) and transport. Blocks: for [`PATIENCE`] with a lockd that is silent.
+/// the family of addresses (whether IPv6) and transport. None leaves after `until`. Blocks: for [`PATIENCE`] with a lockd
+/// that is silent.
 pub(crate) fn unlock(
     machine: &Machine,
     wanted: &[(OwnerKey, Unlock)],
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
+    until: Option<Instant>,
 ) -> Vec<UnlockReply> {
     let mut ways: BTreeMap<Way, Vec<usize>> = BTreeMap::new();
     for (place, (owner, _)) in wanted.iter().enumerate() {
@@ -62,10 +69,15 @@ pub(crate) fn unlock(
     }
     let not_asked = UnlockReply::NotSent("lockd did not answer another call before".to_owned());
     let mut answers = vec![not_asked; wanted.len()];
+    // These lists are long on a busy server.
+    let used = UsedPorts::read(machine).map_err(|error| error.to_string());
     for (way, places) in ways {
         let unlocks: Vec<&Unlock> =
             places.iter().filter_map(|place| wanted.get(*place)).map(|(_, unlock)| unlock).collect();
-        let said = by_one_way(machine, way, &unlocks, &lockd);
+        let said = match used.as_ref().map_err(Clone::clone).and_then(|used| open(used, way, &lockd, until)) {
+            Ok((mut socket, version)) => ask(&mut socket, version, way, &unlocks, until),
+            Err(why) => vec![UnlockReply::NotSent(why); unlocks.len()],
+        };
         let silent = said.iter().any(|answer| matches!(answer, UnlockReply::Silent(_)));
         for (place, said) in places.into_iter().zip(said) {
             if let Some(answer) = answers.get_mut(place) {
@@ -79,24 +91,16 @@ pub(crate) fn unlock(
     answers
 }
 
-fn by_one_way(
-    machine: &Machine,
-    way: Way,
-    unlocks: &[&Unlock],
-    lockd: impl Fn(bool, Transport) -> Result<u16, String>,
-) -> Vec<UnlockReply> {
-    match open(machine, way, lockd) {
-        Ok((mut socket, version)) => ask(&mut socket, version, way, unlocks),
-        Err(why) => vec![UnlockReply::NotSent(why); unlocks.len()],
-    }
-}
-
 /// A socket whose calls lockd takes for the client's, or why there is none.
 fn open(
-    machine: &Machine,
+    used: &UsedPorts,
     way: Way,
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
+    until: Option<Instant>,
 ) -> Result<(LockdSocket, Version), String> {
+    if is_over(until) {
+        return Err(TOO_LATE.to_owned());
+    }
     let Way { client: Address(client), server: Address(server), version, transport } = way;
     let Some(version) = Version::from_number(version) else {
         return Err(format!("lockd has it by NLM version {version}, which is not known here"));
@@ -111,11 +115,21 @@ fn open(
         return Err("its client is this host itself".to_owned());
     }
     let lockd = SocketAddr::new(server, lockd(server.is_ipv6(), transport)?);
-    let socket = LockdSocket::open(machine, client, lockd, transport).map_err(|error| error.to_string())?;
+    let socket = LockdSocket::open(used, client, lockd, transport).map_err(|error| error.to_string())?;
     Ok((socket, version))
 }
 
-fn ask(socket: &mut LockdSocket, version: Version, way: Way, unlocks: &[&Unlock]) -> Vec<UnlockReply> {
+fn is_over(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() >= until)
+}
+
+fn ask(
+    socket: &mut LockdSocket,
+    version: Version,
+    way: Way,
+    unlocks: &[&Unlock],
+    until: Option<Instant>,
+) -> Vec<UnlockReply> {
     let first: u32 = rand::random();
     let mut answers = Vec::with_capacity(unlocks.len());
     let (mut calls, mut leaving) = (Vec::with_capacity(unlocks.len()), Vec::with_capacity(unlocks.len()));
@@ -130,7 +144,7 @@ fn ask(socket: &mut LockdSocket, version: Version, way: Way, unlocks: &[&Unlock]
             Err(error) => answers.push(UnlockReply::NotSent(error.to_string())),
         }
     }
-    let done = socket.exchange(&calls, |place| {
+    let done = socket.exchange(&calls, until, |place| {
         if let Some(unlock) = leaving.get(place) {
             log(way, unlock);
         }
@@ -140,6 +154,7 @@ fn ask(socket: &mut LockdSocket, version: Version, way: Way, unlocks: &[&Unlock]
             format!("lockd did not answer within {} s", PATIENCE.as_secs())
         }
         Some(error) => format!("the connection to lockd failed: {error}"),
+        None if done.sent < calls.len() => TOO_LATE.to_owned(),
         None => "lockd did not answer".to_owned(),
     };
     for (place, (xid, _)) in calls.iter().enumerate() {

@@ -122,7 +122,7 @@ impl Lockd {
     }
 
     fn unlock(&self, wanted: &[(OwnerKey, Unlock)]) -> Vec<UnlockReply> {
-        unlock(&Machine::default(), wanted, |_, _| Ok(self.port))
+        unlock(&Machine::default(), wanted, |_, _| Ok(self.port), None)
     }
 }
 
@@ -188,6 +188,13 @@ fn a_lockd_that_is_silent_is_asked_once_and_leaves_no_rule() {
         assert!(matches!(&said[20], UnlockReply::NotSent(why) if why.contains("another call")), "{said:?}");
         assert_eq!(traces(), "");
     });
+}
+
+#[test]
+fn what_there_is_no_time_for_is_not_asked() {
+    let wanted = locks(owner("10.0.0.1", "10.0.0.11", Transport::Tcp), 2);
+    let said = unlock(&Machine::default(), &wanted, |_, _| Ok(1), Some(Instant::now()));
+    assert_eq!(said, [UnlockReply::NotSent(TOO_LATE.to_owned()), UnlockReply::NotSent(TOO_LATE.to_owned())]);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::lockd_socket::LockdSocket;
+use super::lockd_socket::{LockdSocket, UsedPorts};
 use super::{Unlock, ask, message, open};
 use crate::host::Machine;
 use crate::manager::knfsd::owners::OwnerKey;
@@ -33,11 +33,12 @@ pub(crate) fn trial(
     lockd: impl Fn(bool, Transport) -> Result<u16, String>,
 ) -> Result<Trial, String> {
     let way = owner.way;
-    let (mut socket, version) = open(machine, way, lockd)?;
+    let used = UsedPorts::read(machine).map_err(|error| error.to_string())?;
+    let (mut socket, version) = open(&used, way, lockd, None)?;
     let mut said = |reclaim| {
         let stat = request(&mut socket, version, way.client.0, wanted, exclusive, reclaim)?;
         if stat == Stat::Granted {
-            ask(&mut socket, version, way, &[wanted]);
+            ask(&mut socket, version, way, &[wanted], None);
         }
         Ok::<Stat, String>(stat)
     };
@@ -54,7 +55,7 @@ fn request(
 ) -> Result<Stat, String> {
     let xid = rand::random();
     let call = message::lock_call(xid, version, wanted, exclusive, reclaim).map_err(|error| error.to_string())?;
-    let done = socket.exchange(&[(xid, call)], |_| {});
+    let done = socket.exchange(&[(xid, call)], None, |_| {});
     match (done.answers.get(&xid), done.broken) {
         (Some(Ok(stat)), _) => Ok(*stat),
         (Some(Err(error)), _) => Err(format!("lockd did not take the call: {error}")),
