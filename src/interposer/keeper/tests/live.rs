@@ -44,7 +44,7 @@ async fn a_drain_goes_on_while_a_client_reclaims_and_ends_when_it_has_done() {
     stage.answered(2, lock(2, 6, "last", true), Stat::Granted);
     after(16).await;
     assert_eq!(of(&stage.world).gates, 0);
-    assert_eq!(stage.unsure().await, [""; 0]);
+    assert_eq!(stage.killed().unsure().await, [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +58,7 @@ async fn a_client_that_reclaims_when_a_drain_has_lasted_for_as_long_as_it_may_is
         assert!(seconds < 300, "it has no end");
     }
     assert!(seconds >= 250, "{seconds} s");
-    assert_eq!(stage.unsure().await, ["first", "last"]);
+    assert_eq!(stage.killed().unsure().await, ["first", "last"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ async fn begun() -> Stage {
 
 impl Stage {
     /// The keeper is killed; the next one has its folder.
-    fn killed(self) -> Self {
+    pub(super) fn killed(self) -> Self {
         let Self { world, keeper, dir, .. } = self;
         keeper.abort();
         Self::on(world, dir)
