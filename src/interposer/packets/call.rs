@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use crate::interposer::messages::{Claim, LockRequest, Request, ShareRequest, Way};
+use crate::manager::knfsd::unlock::MARK;
 use crate::wire::nlm::{PROGRAM, Procedure, Version};
 use crate::wire::types::{
     Address, ByteRange, CallerName, FileHandle, MAX_NETOBJ, NsmState, OwnerHandle, Svid, Transport,
@@ -19,8 +20,6 @@ use super::ip;
 const MAX_AUTH: usize = 400;
 const AUTH_NONE: u32 = 0;
 const AUTH_SYS: u32 = 1;
-/// By this name in AUTH_SYS, and cookies that begin with it, nlmctl's own UNLOCKs are known.
-const MARK: &[u8] = b"nlmctl";
 
 /// Between whom a call goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -163,7 +162,7 @@ pub(super) fn read(message: &[u8], path: &Path) -> Result<Message, Malformed> {
         transport: path.transport,
     };
     let (call, own_cookie) = arguments(cursor, xid, way, version, procedure)?;
-    if procedure == Procedure::Unlock && path.loopback && machine == MARK && own_cookie {
+    if procedure == Procedure::Unlock && path.loopback && machine == MARK.as_bytes() && own_cookie {
         return Ok(Message::Untold(Untold { xid, own: true, nlm: true }));
     }
     Ok(Message::FilterEvent(Box::new(call)))
@@ -188,7 +187,7 @@ fn arguments(
     let mut answer = ReplyBody::Stat;
     let mut own_cookie = false;
     if procedure != P::FreeAll {
-        own_cookie = cursor.netobj()?.starts_with(MARK);
+        own_cookie = cursor.netobj()?.starts_with(MARK.as_bytes());
     }
     let (caller, request) = match procedure {
         P::Lock | P::LockMsg | P::NmLock => {

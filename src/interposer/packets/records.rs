@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use crate::wire::record::MARK;
+
 use super::ip::word;
 
 /// Longest record in bytes, marks included. lockd's own bound is two pages, and it closes a connection that goes beyond.
 pub(super) const MAX_RECORD: usize = 8 << 10;
 /// Most fragments of a record: real ones have one.
 const MAX_FRAGMENTS: usize = 32;
-const MARK: usize = 4;
 const LAST: u32 = 1 << 31;
 
 /// What bytes begin with that begin at a record's mark.

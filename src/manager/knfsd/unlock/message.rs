@@ -7,7 +7,7 @@ use crate::wire::xdr::decode;
 
 /// Who our calls say they are (the machine of AUTH_SYS), and what their cookies begin with: by that they are told from a
 /// client's own.
-pub(super) const MARK: &str = "nlmctl";
+pub(crate) const MARK: &str = "nlmctl";
 
 /// A lock to free.
 #[derive(Debug, Clone, PartialEq, Eq)]

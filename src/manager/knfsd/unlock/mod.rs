@@ -35,7 +35,7 @@ use crate::wire::rpc::RpcError;
 use crate::wire::scope;
 use crate::wire::types::{Address, Transport};
 
-pub(crate) use self::message::Unlock;
+pub(crate) use self::message::{MARK, Unlock};
 pub(crate) use self::trial::{Trial, trial};
 
 /// What lockd said to a call.
