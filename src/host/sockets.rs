@@ -50,7 +50,7 @@ fn parse_line(line: &str) -> Option<Socket> {
     };
     let state = match *fields.get(3)? {
         "01" => SocketState::Established,
-        // TCP_LISTEN, and TCP_CLOSE: how a UDP socket shows that is not connected.
+        // TCP_LISTEN, and TCP_CLOSE: how a UDP socket shows that it is not connected.
         "0A" | "07" => SocketState::Serving,
         _ => SocketState::Other,
     };

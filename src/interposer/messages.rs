@@ -45,7 +45,7 @@ pub enum Order {
     Answer(u64),
 }
 
-/// What is done with requests. An ordinary SHARE passes in each mode: outside grace lockd grants it with any `reclaim`
+/// What is done with requests. An ordinary SHARE passes in each mode: outside grace lockd grants it whatever its `reclaim`
 /// word says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, XdrCodec)]
 #[repr(u32)]

@@ -58,7 +58,7 @@ impl Keeper {
         // A drain goes over into the run without a moment in which a late reclaim would be refused.
         let (mut drain, mut fresh) = (self.active.take(), gate.map(FilterLink::new));
         let none = || refused(RefusalCode::WrongPhase, "the drain of the run before has ended just now; try again");
-        // A call of the drain that is answered from now on is an answered call to the run.
+        // A call of the drain that is answered from now on is news to the run.
         let open = drain.iter().flat_map(|drain| drain.account.open_calls());
         let mut before: VecDeque<LinkEvent> =
             open.map(|call| LinkEvent::FilterEvent(FilterEvent::Call(call.clone()))).collect();

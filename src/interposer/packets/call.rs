@@ -39,7 +39,7 @@ pub(super) enum Message {
     /// A call that the keeper does not hear of.
     Untold(Untold),
     /// One that it hears of.
-    FilterEvent(Box<Call>),
+    Told(Box<Call>),
 }
 
 /// A call that only has a reply to be known by.
@@ -165,7 +165,7 @@ pub(super) fn read(message: &[u8], path: &Path) -> Result<Message, Malformed> {
     if procedure == Procedure::Unlock && path.loopback && machine == MARK.as_bytes() && own_cookie {
         return Ok(Message::Untold(Untold { xid, own: true, nlm: true }));
     }
-    Ok(Message::FilterEvent(Box::new(call)))
+    Ok(Message::Told(Box::new(call)))
 }
 
 fn is_told(procedure: Procedure) -> bool {

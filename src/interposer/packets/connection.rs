@@ -428,7 +428,7 @@ impl Connection {
 fn begins_with_call(payload: &[u8], path: &Path) -> bool {
     let Next::Whole(record, _) = records::next(payload) else { return false };
     match read(&record.message, path) {
-        Ok(Message::FilterEvent(_)) => true,
+        Ok(Message::Told(_)) => true,
         Ok(Message::Untold(untold)) => untold.nlm,
         Ok(Message::NoCall) | Err(Malformed) => false,
     }

@@ -70,7 +70,7 @@ impl Inspector {
                 judged.own = untold.own;
                 self.remember(calls, untold.xid, None);
             }
-            Ok(Message::FilterEvent(call)) => {
+            Ok(Message::Told(call)) => {
                 let (treated, edits) = self.treatment.of(&call);
                 judged.edits = edits;
                 self.treatment.passes(&call.request);

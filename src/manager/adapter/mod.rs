@@ -217,7 +217,7 @@ impl<B: Backend> Adapter<B> {
             clients,
             monitored: clients,
             locks,
-            // Whose a lock is is not known; where no client is on record none can be notified.
+            // It is not known whose a lock is; where no client is on record none can be notified.
             unmonitored: if clients == 0 { locks } else { 0 },
             waiters: desk.view.waiters(),
             run: Maybe(run),

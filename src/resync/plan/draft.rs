@@ -38,7 +38,7 @@ impl Draft {
             |counts: &InScope| counts.monitored + if policy.include_unmonitored { counts.unmonitored } else { 0 };
         let knows_owners = seen.info.capabilities.knows_owners;
         // Those that `begin` will give: clients with a lock in scope and, unless files limit it, clients that
-        // has a monitor record.
+        // have a monitor record.
         let told = chosen
             .iter()
             .filter(|(row, counts)| marked(counts) > 0 || (row.monitored && scope.files.as_slice().is_empty()));

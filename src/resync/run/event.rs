@@ -132,9 +132,9 @@ pub enum Action {
     StartNotices,
     /// Send no more notices.
     StopNotices,
-    /// Ask to move the deadline so far away, as far as that goes; answer with `Observation`.
+    /// Ask to move the deadline so far away, as far as that goes; answer with `Seen`.
     Extend(Duration),
-    /// Ask for the status; answer with `Observation`.
+    /// Ask for the status; answer with `Seen`.
     AskStatus,
     /// Ask `settle` on this condition; answer with `Ended`, `StillPending` or `NotDurable`.
     Settle(SettleWhen),
