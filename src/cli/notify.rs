@@ -7,8 +7,8 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
-use std::slice;
 use std::time::{Duration, Instant};
+use std::{iter, slice};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -229,7 +229,7 @@ fn target(id: u32, host: &str, names: &[CallerName]) -> Target {
     Target {
         id,
         host: host.parse().map_or_else(|_| Host::Name(host.to_owned()), |ip| Host::Addresses(vec![ip])),
-        notices: names.iter().map(|name| Notice { from: None, name: name.clone() }).collect(),
+        notices: Notice::each(iter::empty(), names),
     }
 }
 

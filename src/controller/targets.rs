@@ -1,7 +1,5 @@
 //! Who is told what: clients of a plan or of a run as targets of the fan-out.
 
-use std::net::IpAddr;
-
 use crate::nsm::{Host, Notice, StatdState, Target};
 use crate::report::Probe;
 use crate::resync::plan::{PlannedClient, Probed};
@@ -20,20 +18,12 @@ pub(super) fn of_row(id: u32, row: &ClientRow) -> Target {
     Target { id, host, notices: Vec::new() }
 }
 
-/// A client of the run, to be told: from each server address that it called, under each name. Linux
-/// matches either by the name or by the source address, others by the name alone.
+/// A client of the run, to be told.
 pub(super) fn to_notify(client: &RunClient, names: &[CallerName]) -> Target {
-    let called = client.server_addresses.as_slice().iter().map(|address| Some(address.0));
-    let mut from: Vec<Option<IpAddr>> = called.collect();
-    if from.is_empty() {
-        from.push(None);
-    }
-    let notices =
-        from.iter().flat_map(|&from| names.iter().map(move |name| Notice { from, name: name.clone() })).collect();
     Target {
         id: client.index,
         host: Host::client(&client.name, client.addresses.as_slice().iter().map(|address| address.0)),
-        notices,
+        notices: Notice::each(client.server_addresses.as_slice().iter().map(|address| address.0), names),
     }
 }
 
@@ -51,6 +41,8 @@ pub(super) fn probed(state: StatdState) -> Probed {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::wire::types::NsmState;
     use crate::wire::xdr::List;

@@ -155,20 +155,12 @@ pub fn warn_of_own_mounts() {
     }
 }
 
-/// What to tell each client: from every server address it called, under every name.
+/// What to tell each client.
 fn targets(monitors: &[MonitorRecord], names: &[CallerName]) -> Vec<Target> {
-    let notices = |record: &MonitorRecord| {
-        let from: Vec<Option<std::net::IpAddr>> = match record.server_addresses.as_slice() {
-            [] => vec![None],
-            addresses => addresses.iter().copied().map(Some).collect(),
-        };
-        let each = |from| names.iter().map(move |name| Notice { from, name: name.clone() });
-        from.into_iter().flat_map(each).collect()
-    };
     let target = |(id, record): (u32, &MonitorRecord)| Target {
         id,
         host: Host::Addresses(vec![record.address]),
-        notices: notices(record),
+        notices: Notice::each(record.server_addresses.iter().copied(), names),
     };
     (0..).zip(monitors).map(target).collect()
 }

@@ -27,3 +27,15 @@ pub struct Notice {
     /// `mon_name`: who is said to have rebooted.
     pub name: CallerName,
 }
+
+impl Notice {
+    /// What a client gets that called these server addresses: from each, under each name; from any, where none is
+    /// known. Linux matches either by the name or by the source address, others by the name alone.
+    pub fn each(called: impl Iterator<Item = IpAddr>, names: &[CallerName]) -> Vec<Self> {
+        let mut from: Vec<Option<IpAddr>> = called.map(Some).collect();
+        if from.is_empty() {
+            from.push(None);
+        }
+        from.iter().flat_map(|&from| names.iter().map(move |name| Self { from, name: name.clone() })).collect()
+    }
+}
