@@ -119,8 +119,7 @@ fn sort(seen: &[ProbedClient<'_>], begin_releases: bool) -> Sorted {
         let why = match client.probe {
             Ok(state) => {
                 sorted.answers += 1;
-                let known = state.filter(|now| now.is_known() && row.nsm_state.is_known() && *now != row.nsm_state);
-                if let Some(now) = known {
+                if let Some(now) = state.filter(|now| now.contradicts(row.nsm_state)) {
                     sorted.suspects.push(format!("{} (state {now}, its locks carried {})", named(row), row.nsm_state));
                 } else if !row.suspicions.as_slice().is_empty() {
                     sorted.suspects.push(named(row));

@@ -267,6 +267,10 @@ impl NsmState {
     pub fn is_up(self) -> bool {
         self.0 & 1 == 1
     }
+    /// Whether both are known, and are not one: the host may have restarted between them.
+    pub fn contradicts(self, other: Self) -> bool {
+        self.is_known() && other.is_known() && self != other
+    }
     /// Whether this number comes after the other: by the shorter way round the signed range, since numbers
     /// wrap, and some hosts start at random ones.
     pub fn is_after(self, other: Self) -> bool {

@@ -87,7 +87,7 @@ impl Probed {
     pub fn beside(self, locked_with: NsmState) -> (Probe, Option<String>) {
         match self {
             Self::Silent(probe) => (probe, None),
-            Self::Answers(Some(now)) if now.is_known() && locked_with.is_known() && now != locked_with => {
+            Self::Answers(Some(now)) if now.contradicts(locked_with) => {
                 let why = format!(
                     "its statd's state number is {now}, its locks carried {locked_with}: it may have restarted unnoticed"
                 );
