@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Places;
-use crate::nsm::{self, Host, ProbeOptions, StatdState, Target};
+use crate::nsm::{self, ProbeOptions, StatdState, Target};
 use crate::report::{Finding, Severity};
 use crate::rpc::fanout::Failure;
 use crate::rpc::resolver::{self, Resolved, Unresolved};
@@ -34,9 +34,8 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
         return findings;
     };
     let ask = ProbeOptions { rpcbind_port: places.rpcbind_port, timeout: places.patience, my_name };
-    let targets = (0..).zip(clients).map(|(id, row)| target(id, row)).collect();
     let (probes, lookups) = tokio::join!(
-        nsm::probe(targets, ask),
+        nsm::probe(Target::asked(clients), ask),
         resolver::each(clients.iter().map(|row| row.name.clone()).collect(), LOOKUPS_PATIENCE)
     );
     let probes = match probes {
@@ -62,11 +61,6 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
     findings.extend(judge_names(&seen));
     findings.extend(judge_shared(&seen));
     findings
-}
-
-fn target(id: u32, row: &ClientRow) -> Target {
-    let host = Host::of(&row.name, row.addresses.as_slice().iter().map(|a| a.0));
-    Target { id, host, notices: Vec::new() }
 }
 
 fn unmonitored(info: &Info, status: &Status) -> Vec<Finding> {

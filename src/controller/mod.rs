@@ -51,6 +51,7 @@ use self::drive::{Drive, Ended, Orders};
 use self::record::Record;
 use self::statds::Probes;
 use crate::manager::{Caution, LockManager, ManagerError, Weight};
+use crate::nsm::Target;
 use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
 use crate::resync::consent::Consent;
 use crate::resync::plan::{self, Draft, Observation, Plan, Request};
@@ -117,9 +118,8 @@ pub async fn probe_clients(
         Some(name) => Some(name),
         None => manager.info().await?.names.as_slice().first().cloned(),
     };
-    let targets = (0..).zip(clients).map(|(id, row)| targets::of_row(id, row)).collect();
     let names: Vec<_> = clients.iter().map(|row| &row.name).collect();
-    statds::ask(targets, &names, my_name, options).await
+    statds::ask(Target::asked(clients), &names, my_name, options).await
 }
 
 /// Brings the results of earlier runs into the record, and closes the books of a run that no

@@ -4,18 +4,12 @@ use crate::nsm::{Host, Notice, StatdState, Target};
 use crate::report::Probe;
 use crate::resync::plan::{PlannedClient, Probed};
 use crate::rpc::fanout::Failure;
-use crate::wire::control::{ClientRow, RunClient};
+use crate::wire::control::RunClient;
 use crate::wire::types::CallerName;
 
 /// A client of the plan, to be asked for its state.
 pub(super) fn to_probe(id: u32, client: &PlannedClient) -> Target {
     Target { id, host: Host::of(&client.name, client.addresses.iter().copied()), notices: Vec::new() }
-}
-
-/// A client of a list, likewise.
-pub(super) fn of_row(id: u32, row: &ClientRow) -> Target {
-    let host = Host::of(&row.name, row.addresses.as_slice().iter().map(|address| address.0));
-    Target { id, host, notices: Vec::new() }
 }
 
 /// A client of the run, to be told.

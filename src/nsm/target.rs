@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use crate::rpc::fanout::{Host, Program};
+#[cfg(feature = "tools")]
+use crate::wire::control::ClientRow;
 use crate::wire::nsm;
 use crate::wire::types::CallerName;
 
@@ -16,6 +18,15 @@ pub struct Target {
     pub host: Host,
     /// What to tell it. Empty for a probe.
     pub notices: Vec<Notice>,
+}
+
+#[cfg(feature = "tools")]
+impl Target {
+    /// Clients of a list, to be asked for their state; each one's id is its place.
+    pub fn asked(rows: &[ClientRow]) -> Vec<Self> {
+        let host = |row: &ClientRow| Host::of(&row.name, row.addresses.as_slice().iter().map(|address| address.0));
+        (0..).zip(rows).map(|(id, row)| Self { id, host: host(row), notices: Vec::new() }).collect()
+    }
 }
 
 /// One SM_NOTIFY: peers match it by name, or by the address it comes from, or by both.

@@ -29,10 +29,10 @@ use self::choice::{Chosen, HostProbe, ReleaseObservation};
 use self::lockd::probe_lockds;
 use self::owned::Owned;
 use super::record::Record;
-use super::{ControllerError, Options, statds, targets};
+use super::{ControllerError, Options, statds};
 use crate::host;
 use crate::manager::{LockManager, ManagerError, Owners, Weight};
-use crate::nsm::Host;
+use crate::nsm::Target;
 use crate::report::{Failure, ReleaseOutcome, ReleaseReport, Stamp};
 use crate::resync::consent::Consent;
 use crate::resync::plan::{self as run_plan, refuse_busy, refuse_unknown};
@@ -125,9 +125,8 @@ async fn probe(
     names: &List<crate::wire::types::CallerName, 16>,
     options: &Options,
 ) -> Result<Vec<HostProbe>, ControllerError> {
-    let host = |row: &ClientRow| Host::of(&row.name, row.addresses.as_slice().iter().map(|a| a.0));
-    let targets = (0..).zip(clients).map(|(id, row)| targets::of_row(id, row)).collect();
-    let hosts = clients.iter().map(host).collect();
+    let targets = Target::asked(clients);
+    let hosts = targets.iter().map(|target| target.host.clone()).collect();
     let callers: Vec<_> = clients.iter().map(|row| &row.name).collect();
     let (statds, lockds) = tokio::join!(
         statds::ask(targets, &callers, names.as_slice().first().cloned(), options),
