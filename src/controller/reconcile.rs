@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::record::Record;
 use super::{ControllerError, Options, Signals, carry_out, plan_of, probe_clients, results, take_over};
+use crate::host::unix_ms;
 use crate::manager::LockManager;
 use crate::report::{
     Failure, FailureKind, Outcome, Progress, Reconcile, ReconcileReport, Refusal, RunReport, Stamp, Suspect,
@@ -97,10 +97,6 @@ pub async fn reconcile(
     Ok(round.report(false, stopped))
 }
 
-fn now_ms() -> u64 {
-    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
-}
-
 impl Round {
     async fn look(
         manager: Arc<dyn LockManager>,
@@ -141,7 +137,7 @@ impl Round {
     ) -> Result<(), ControllerError> {
         let Some(address) = row.addresses.as_slice().first().copied() else { return Ok(()) };
         let key = (row.name.as_str().to_owned(), address);
-        let look = look(&row, said, known.get(&key).unwrap_or(&Memory::default()), now_ms());
+        let look = look(&row, said, known.get(&key).unwrap_or(&Memory::default()), unix_ms());
         let has_reclaimed = match record {
             Some(record) if !look.reasons.is_empty() => {
                 let (endpoint, key, names) = (self.manager.endpoint(), key.clone(), self.names.clone());
@@ -230,7 +226,7 @@ impl Round {
         }
         let plan = self.plan(seen).await?;
         let consent = plan.agree(false, &mut ())?;
-        self.remember_of(controller.0, place, |look| look.begun(now_ms())).await?;
+        self.remember_of(controller.0, place, |look| look.begun(unix_ms())).await?;
 
         let (sender, passed_on) = mpsc::channel(1);
         let (progress, _) = watch::channel(Progress::START);
@@ -257,7 +253,7 @@ impl Round {
         let after = rows.iter().find(|row| row.name == seen.row.name && row.addresses.as_slice().contains(&seen.key.1));
         let (outcome, locks) = (report.run.outcome, report.locks);
         seen.run = Some(run_of(report));
-        self.remember_of(controller.0, place, |look| look.ended(outcome, &locks, after, now_ms())).await?;
+        self.remember_of(controller.0, place, |look| look.ended(outcome, &locks, after, unix_ms())).await?;
         Ok(stopped)
     }
 

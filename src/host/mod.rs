@@ -25,8 +25,10 @@
 //! | `interfaces` | network interfaces by name, behind link-local addresses |
 //! | `names` | the names under which clients know this host |
 //! | `statd` | the folder of this host's rpc.statd, and its NSM state number |
+//! | `clock` | the time of day |
 
 mod addresses;
+mod clock;
 mod files;
 mod holder;
 mod interfaces;
@@ -52,6 +54,7 @@ mod statd;
 mod syslog;
 
 pub use addresses::{addresses, is_own_address, serving_addresses};
+pub use clock::unix_ms;
 pub use files::{FileError, Machine, read_if_there, remove, replace};
 pub use holder::Holder;
 pub use interfaces::{BadAddress, address, text_of};

@@ -3,8 +3,8 @@
 use rusqlite::params;
 
 use super::rows::{count, integer, json, word};
-use super::write::now_ms;
 use super::{Store, StoreError};
+use crate::host::unix_ms;
 use crate::report::{ReleaseListing, ReleaseOutcome, ReleaseReport, Stamp};
 use crate::wire::control::InstanceId;
 
@@ -30,7 +30,7 @@ impl Store {
     /// A release that is about to be asked for, `unverified` until more is known. Gives the time of
     /// that, milliseconds since 1970. Durable when this returns.
     pub fn create_release(&mut self, new: &NewRelease) -> Result<u64, StoreError> {
-        let (text, now) = (self.report_text(&new.report)?, now_ms());
+        let (text, now) = (self.report_text(&new.report)?, unix_ms());
         let scope = serde_json::to_string(&new.report.release.scope)
             .map_err(|e| StoreError::BadValue { what: e.to_string(), path: self.path.clone() })?;
         self.transaction(|tx| {
@@ -54,7 +54,7 @@ impl Store {
 
     /// What came of it. Durable when this returns.
     pub fn end_release(&mut self, report: &ReleaseReport) -> Result<(), StoreError> {
-        let (text, now) = (self.report_text(report)?, integer(now_ms()));
+        let (text, now) = (self.report_text(report)?, integer(unix_ms()));
         let release = &report.release;
         let counts = release.released;
         self.transaction(|tx| {

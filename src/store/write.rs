@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use super::memories::names_text;
 use super::rows::{delivery_word, integer, places};
 use super::{KEEP_RUNS, Store, StoreError};
+use crate::host::unix_ms;
 use crate::report::{Facts, LockTally, Outcome, PathReport, PendingReport, Phase, Probe, ScopeReport, exit_code};
 use crate::units::count;
 use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, Reaction, RunClient, RunId};
@@ -88,10 +89,6 @@ pub struct Pruned {
     pub releases: u64,
 }
 
-pub(super) fn now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
-}
-
 impl Store {
     pub(super) fn transaction<T>(
         &mut self,
@@ -124,7 +121,7 @@ impl Store {
     pub fn create_run(&mut self, new: &NewRun) -> Result<(), StoreError> {
         let scope = serde_json::to_string(&new.scope)
             .map_err(|e| StoreError::BadValue { what: e.to_string(), path: self.path.clone() })?;
-        let now = integer(now_ms());
+        let now = integer(unix_ms());
         self.transaction(|tx| {
             tx.execute(
                 "INSERT INTO run (id, manager, endpoint, instance, fingerprint, mode, scope, begin, phase, started_ms,
@@ -154,13 +151,13 @@ impl Store {
     pub fn set_phase(&mut self, run: RunId, phase: Phase, detail: &str) -> Result<(), StoreError> {
         self.of_run(run, |tx, number| {
             tx.execute("UPDATE run SET phase = ?2 WHERE number = ?1", params![number, phase.as_str()])?;
-            insert_event(tx, number, integer(now_ms()), phase.as_str(), detail)
+            insert_event(tx, number, integer(unix_ms()), phase.as_str(), detail)
         })
     }
 
     /// `begin` answered: phase `begun`, state numbers, what is in scope. Durable when this returns.
     pub fn record_begun(&mut self, begun: &Begun) -> Result<(), StoreError> {
-        let now = integer(now_ms());
+        let now = integer(unix_ms());
         self.of_run(begun.run, |tx, number| {
             tx.execute(
                 "UPDATE run SET phase = ?2, old_state = ?3, new_state = ?4, in_scope = ?5, pending = ?5,
@@ -289,7 +286,7 @@ impl Store {
     /// The run has ended: phase `done`, outcome, sums, exit code. Give the pages before. Durable
     /// when this returns. May be given again with better knowledge (a resume).
     pub fn record_result(&mut self, run: RunId, ended: &RunOutcome) -> Result<(), StoreError> {
-        let now = now_ms();
+        let now = unix_ms();
         self.of_run(run, |tx, number| {
             if let Some(c) = ended.counts {
                 tx.execute(
@@ -334,7 +331,7 @@ impl Store {
 
     /// A line of the timeline, now.
     pub fn event(&mut self, run: RunId, kind: &str, detail: &str) -> Result<(), StoreError> {
-        self.event_at(run, now_ms(), kind, detail)
+        self.event_at(run, unix_ms(), kind, detail)
     }
 
     /// A line of the timeline that the lock manager saw, by its clock.

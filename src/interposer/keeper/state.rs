@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -13,6 +13,7 @@ use super::called::CalledAddresses;
 use super::filter_link::FilterLink;
 use super::platform::Platform;
 use super::run_files::{self, Journal, RunFiles};
+use crate::host::unix_ms;
 use crate::interposer::messages::{FilterEvent, Order};
 use crate::locks::{Due, Effect};
 use crate::manager::knfsd::DOMAINS;
@@ -87,11 +88,6 @@ pub(super) struct Keeper {
 
 pub(super) fn refused(code: RefusalCode, words: impl Into<String>) -> Refusal {
     Refusal::new(code, words.into())
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Keeper {

@@ -1,10 +1,11 @@
 //! An NLM call as it came in, and the clock by which it did.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::host;
 use crate::locks::{Call, Via};
 use crate::wire::rpc::Credential;
 use crate::wire::types::CallerName;
@@ -24,8 +25,7 @@ impl Clock {
     /// Milliseconds since 1970.
     #[expect(clippy::unused_self, reason = "the time of records comes from the same clock as `now`")]
     pub fn unix_ms(self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        host::unix_ms()
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::compare::Snapshot;
-use crate::host::Machine;
+use crate::host::{Machine, unix_ms};
 use crate::resync::policy;
 use crate::rpc::heartbeat::Moment;
 use crate::wire::control::{BeginArgs, ClientProgress, Counts, Delivery, FullResult, InstanceId, RunClient, RunId};
@@ -123,10 +123,6 @@ pub struct RunRecord {
     /// were not dropped, and being held says nothing of a reclaim.
     #[serde(default)]
     pub spared: BTreeSet<usize>,
-}
-
-pub(super) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
 }
 
 impl RunRecord {

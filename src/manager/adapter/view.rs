@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::compare::{Return, Snapshot, compare};
-use super::record::{RunRecord, unix_ms};
+use super::record::RunRecord;
+use crate::host::unix_ms;
 use crate::rpc::control::Timeline;
 use crate::wire::control::{Counts, RunId};
 
