@@ -1,5 +1,6 @@
 //! Durations and counts as people read them.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 /// A duration in the unit that says enough: `<0.1 s`, `2.4 s`, `90 s`, `3 m`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`.
@@ -33,6 +34,14 @@ pub fn count(n: u64, noun: &str) -> String {
     number(n, noun, &format!("{noun}s"))
 }
 
+/// The first few of them, and how many others there are: `a, b and 3 more`.
+pub fn first<T: Display>(all: impl ExactSizeIterator<Item = T>, most: usize) -> String {
+    let more = all.len().saturating_sub(most);
+    let shown: Vec<String> = all.take(most).map(|one| one.to_string()).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +70,12 @@ mod tests {
     fn one_is_not_several() {
         assert_eq!((count(1, "client"), count(0, "client")), ("1 client".to_owned(), "0 clients".to_owned()));
         assert_eq!(number(2, "reply", "replies"), "2 replies");
+    }
+
+    #[test]
+    fn the_first_few_are_named_and_the_others_counted() {
+        let shown = |most| first(["a", "b", "c"].iter(), most);
+        assert_eq!([1, 2, 3, 4].map(shown), ["a and 2 more", "a, b and 1 more", "a, b, c", "a, b, c"]);
+        assert_eq!(first([""; 0].iter(), 3), "");
     }
 }

@@ -8,7 +8,7 @@ use super::SCHEMA;
 use super::table::clean;
 use super::text::{Render, View, line};
 use super::words::words;
-use crate::units::number;
+use crate::units::{self, number};
 
 /// Items of a finding that the text names; the JSON has all.
 const SHOWN: usize = 5;
@@ -122,12 +122,8 @@ impl Render for CheckReport {
                 line!(out, "{severity:7}  {:width$}  {}", clean(&finding.about), clean(&finding.seen));
                 let blank = width + 11;
                 if !finding.items.is_empty() {
-                    let named: Vec<String> = finding.items.iter().take(SHOWN).map(|item| clean(item)).collect();
-                    let more = match finding.items.len().saturating_sub(SHOWN) {
-                        0 => String::new(),
-                        more => format!(" and {more} more"),
-                    };
-                    line!(out, "{:blank$}{}{more}", "", named.join(", "));
+                    let named = units::first(finding.items.iter().map(|item| clean(item)), SHOWN);
+                    line!(out, "{:blank$}{named}", "");
                 }
                 if let Some(remedy) = &finding.remedy {
                     line!(out, "{:blank$}-> {}", "", clean(remedy));

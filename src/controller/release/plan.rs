@@ -11,7 +11,7 @@ use crate::report::{
 };
 use crate::resync::consent::{Consent, Person};
 use crate::resync::plan as run_plan;
-use crate::units::{millis, number};
+use crate::units::{self, millis, number};
 use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, ReleaseArgs};
 use crate::wire::types::FileHandle;
 
@@ -136,16 +136,11 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     let mut wanted = Vec::new();
     let silent = of(HostAnswer::NoAnswer);
     if !silent.is_empty() {
-        let shown: Vec<String> = silent.iter().take(SHOWN).map(|client| who(client)).collect();
-        let more = match silent.len().saturating_sub(SHOWN) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
         wanted.push(format!(
-            "release {} of {}{more}, where nothing answered within {}; a process that still runs there goes on as if it \
+            "release {} of {}, where nothing answered within {}; a process that still runs there goes on as if it \
              held its lock",
             what(&silent),
-            shown.join(", "),
+            units::first(silent.iter().map(|client| who(client)), SHOWN),
             millis(probed_for_ms),
         ));
     }
@@ -224,22 +219,14 @@ impl ReleasePlan {
         if self.live || named.is_empty() {
             return Ok(());
         }
-        let shown: Vec<String> = named
-            .iter()
-            .take(5)
-            .map(|client| match client.heard {
-                HostAnswer::Answers => format!("{} answers", client.name),
-                HostAnswer::NoAnswer | HostAnswer::NotAsked => format!("{} could not be asked", client.name),
-            })
-            .collect();
-        let more = match named.len().saturating_sub(shown.len()) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
+        let shown = |client: &&ReleaseClient| match client.heard {
+            HostAnswer::Answers => format!("{} answers", client.name),
+            HostAnswer::NoAnswer | HostAnswer::NotAsked => format!("{} could not be asked", client.name),
         };
         Err(Failure::refused(
             format!(
-                "{}{more}: its processes would go on as if they held what is released; nothing was released",
-                shown.join(", ")
+                "{}: its processes would go on as if they held what is released; nothing was released",
+                units::first(named.iter().map(shown), 5)
             ),
             if self.targeted {
                 "`nlmctl resync --client NAME` frees what is stale and takes nothing from a client that runs; if you know \

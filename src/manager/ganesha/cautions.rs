@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::bus::ClientStats;
 use super::process::Descriptors;
 use crate::manager::{Caution, Weight};
+use crate::units;
 
 /// Descriptors that Ganesha needs for other things than what a run leaks.
 const RESERVE: u64 = 1_000;
@@ -88,13 +89,10 @@ impl Observed {
         let clients: Vec<IpAddr> =
             self.stats.iter().filter(|client| client.speaks_v4()).map(|client| client.address).collect();
         if !clients.is_empty() {
-            let shown: Vec<_> = clients.iter().take(NAMED).map(ToString::to_string).collect();
-            let more = clients.len().saturating_sub(shown.len());
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let text = format!(
-                "NFSv4 clients have used this server ({}{more}): their state is left alone, but until grace is over \
+                "NFSv4 clients have used this server ({}): their state is left alone, but until grace is over \
                  they wait for every open and lock that is new",
-                shown.join(", ")
+                units::first(clients.iter(), NAMED)
             );
             return Some(Caution::new("nfsv4", Weight::Consent, text, "run it when they can wait"));
         }

@@ -14,6 +14,7 @@ use super::port::lockd_ports;
 use super::{Caution, Weight};
 use crate::host::netfilter::{Netfilter, RuleEffect};
 use crate::host::{ETAB, Machine, lacks_capabilities};
+use crate::units;
 use crate::wire::nftables::Port;
 
 /// The packet queue that is taken where no other program has it: "nl" in ASCII. Else a higher one.
@@ -198,11 +199,7 @@ fn look_at_exports(machine: &Machine, found: &mut Vec<Caution>) {
 }
 
 fn names(all: &BTreeSet<String>) -> String {
-    let text = all.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
-    match all.len().saturating_sub(MAX_NAMES) {
-        0 => text,
-        more => format!("{text} and {more} more"),
-    }
+    units::first(all.iter(), MAX_NAMES)
 }
 
 #[cfg(test)]

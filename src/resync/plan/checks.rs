@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::summary::some_names;
 use super::{LocalMount, Observation, Plan, Request};
 use crate::report::Failure;
-use crate::units::{count, millis, number};
+use crate::units::{self, count, millis, number};
 use crate::wire::control::{
     Capabilities, ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable,
 };
@@ -366,14 +366,11 @@ pub fn own_mounts_allow(own_locks_lost: bool, all_loopback: bool, mounts: &[Loca
     if own_locks_lost || mounts.is_empty() || (all_loopback && mounts.iter().all(|mount| !mount.from_self)) {
         return Ok(());
     }
-    let shown: Vec<_> = mounts.iter().take(3).map(|mount| format!("{} at {}", mount.from, mount.at)).collect();
-    let more = mounts.len().saturating_sub(shown.len());
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let shown = units::first(mounts.iter().map(|mount| format!("{} at {}", mount.from, mount.at)), 3);
     refused(
         format!(
-            "this host has NFSv3 mounts that lock over the network ({}{more}): a notice from here also tells those \
-             servers that this host's own processes have lost their locks",
-            shown.join(", ")
+            "this host has NFSv3 mounts that lock over the network ({shown}): a notice from here also tells those \
+             servers that this host's own processes have lost their locks"
         ),
         "unmount them, mount them with nolock or NFSv4, or agree to lose those locks with --own-locks-lost",
     )

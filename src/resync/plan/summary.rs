@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::{Plan, PlannedClient};
-use crate::units::{count, duration};
+use crate::units::{self, count, duration};
 use crate::wire::control::{Capabilities, Mode, Silent, Unreachable};
 use crate::wire::xdr::encode;
 
@@ -111,10 +111,7 @@ fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
 
 /// The first few of them.
 pub(super) fn some_names(clients: &[&PlannedClient]) -> String {
-    let shown: Vec<_> = clients.iter().take(5).map(|client| client.name.to_string()).collect();
-    let more = clients.len().saturating_sub(shown.len());
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", shown.join(", "))
+    units::first(clients.iter().map(|client| &client.name), 5)
 }
 
 pub(super) fn fingerprint(plan: &Plan) -> String {
