@@ -4,16 +4,18 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::api::{Due, Effect};
+use super::api::{Due, Effect, Totals};
 use super::result::SlicedResult;
 use super::run::{Covers, Run};
 use super::segment::{FileId, Segment};
 use super::table::LockTable;
 use crate::resync::policy;
 use crate::wire::control::{
-    BeginArgs, Begun, ClientRef, ExtendArgs, Grace, Mode, ProgressArgs, Refusal, RefusalCode, RunId, RunStatus,
+    BeginArgs, Begun, ClientRef, ExtendArgs, Grace, InstanceId, Mode, ProgressArgs, Refusal, RefusalCode, RunId,
+    RunStatus, Status,
 };
 use crate::wire::types::{ByteRange, NsmState};
+use crate::wire::xdr::Maybe;
 
 /// Longest grace a run may ask for.
 const MAX_GRACE_MS: u64 = 24 * 60 * 60 * 1000;
@@ -211,6 +213,24 @@ impl LockTable {
     /// The active run; none without one.
     pub fn run_status(&self, now: Duration) -> Option<RunStatus> {
         self.run.as_ref().map(|run| run.status(now))
+    }
+
+    /// Where it stands, for its manager in this life and with this NSM state.
+    pub fn status(&self, now: Duration, instance: InstanceId, nsm_state: NsmState, cursor: u64) -> Status {
+        let Totals { clients, monitored, locks, unmonitored, waiters } = self.totals();
+        Status {
+            instance,
+            nsm_state,
+            grace: self.grace(),
+            grace_remaining_ms: u64::try_from(self.grace_remaining(now).as_millis()).unwrap_or(u64::MAX),
+            clients,
+            monitored,
+            locks,
+            unmonitored,
+            waiters,
+            run: Maybe(self.run_status(now)),
+            cursor,
+        }
     }
 
     /// When the active run ends by itself. An attached controller's settle is awaited a moment longer.

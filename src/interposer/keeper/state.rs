@@ -26,7 +26,7 @@ use crate::wire::control::{
     Capabilities, ClientPage, ExtendArgs, FullResult, Info, LockPage, LocksArgs, PageAfter, ProgressArgs, Refusal,
     RefusalCode, RunClientPage, RunId, RunPageAfter, Status, page,
 };
-use crate::wire::xdr::{List, Maybe, Text};
+use crate::wire::xdr::{List, Text};
 
 /// Work of the keeper's, on its own task.
 pub(super) type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -286,27 +286,8 @@ impl Keeper {
         let (instance, nsm_state) =
             (ground.instance().await.map_err(unsupported)?, ground.state().await.map_err(unsupported)?);
         let cursor = self.timeline.cursor();
-        let of = |account: &Account, waiters| {
-            let (table, totals) = (&account.table, account.table.totals());
-            let remaining = u64::try_from(table.grace_remaining(now).as_millis()).unwrap_or(u64::MAX);
-            let (clients, monitored, locks, unmonitored) =
-                (totals.clients, totals.monitored, totals.locks, totals.unmonitored);
-            let run = Maybe(table.run_status(now));
-            let (grace, grace_remaining_ms) = (table.grace(), remaining);
-            Status {
-                instance,
-                nsm_state,
-                grace,
-                grace_remaining_ms,
-                clients,
-                monitored,
-                locks,
-                unmonitored,
-                waiters,
-                run,
-                cursor,
-            }
-        };
+        let of =
+            |account: &Account, waiters| Status { waiters, ..account.table.status(now, instance, nsm_state, cursor) };
         // In the drain the account follows lockd too.
         if let Some(active) = &self.active {
             return Ok(of(&active.account, active.waiters));

@@ -30,13 +30,12 @@ use crate::lockd::callbacks::Callbacks;
 use crate::lockd::callers::Called;
 use crate::lockd::embed::Embedding;
 use crate::lockd::persist::{Found, MonitorRecord, Persist};
-use crate::locks::{Due, LockTable, Totals};
+use crate::locks::{Due, LockTable};
 use crate::rpc::arrivals::Arrivals;
 use crate::rpc::control::Timeline;
 use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
 use crate::wire::control::{Grace, InstanceId, Refusal, Status};
 use crate::wire::types::NsmState;
-use crate::wire::xdr::Maybe;
 
 /// A timer that is due but asks for nothing is looked at again after this.
 const IDLE_TICK: Duration = Duration::from_millis(10);
@@ -355,23 +354,7 @@ impl Owner {
     }
 
     pub(super) fn status(&self) -> Status {
-        let now = self.clock.now();
-        let Totals { clients, monitored, locks, unmonitored, waiters } = self.table.totals();
-        let run = self.table.run_status(now);
-        let remaining = self.table.grace_remaining(now);
-        Status {
-            instance: self.instance,
-            nsm_state: self.nsm_state(),
-            grace: self.table.grace(),
-            grace_remaining_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
-            clients,
-            monitored,
-            locks,
-            unmonitored,
-            waiters,
-            run: Maybe(run),
-            cursor: self.timeline.cursor(),
-        }
+        self.table.status(self.clock.now(), self.instance, self.nsm_state(), self.timeline.cursor())
     }
 
     /// One slice of waking, of a call that frees much, and of scanning or sweeping.
