@@ -14,7 +14,7 @@ use super::statd::StateNumberError;
 use super::table::Clock;
 use crate::host::{Machine, StatdDir};
 use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
-use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, Outcome, Reaction, RunClient, RunResult};
+use crate::wire::control::{ClientResult, Counts, FullResult, Outcome, RunResult};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, Text};
 
@@ -82,7 +82,7 @@ pub async fn start_state(
     if let Some(run) = found.run.take() {
         tracing::warn!(run = %run.run, "a run was active when nlmd went down; recovery supersedes it");
         found.ended.push(run.run);
-        persist.write(Change::Ended(superseded(run, clock.unix_ms()).into())).await?;
+        persist.write(Change::Ended(superseded(&run, clock.unix_ms()).into())).await?;
     }
     persist.write(Change::State { state, boot }).await?;
     Ok(state)
@@ -104,21 +104,9 @@ fn own_state(last: Option<NsmState>, unix_seconds: u64, machine: &Machine) -> Ns
 }
 
 /// What was reclaimed in a superseded run is not known: the counts died with the process.
-fn superseded(run: RunRecord, now_unix_ms: u64) -> FullResult {
-    let unverified = |locks| Counts { in_scope: locks, unverified: locks, ..Counts::default() };
-    let result_of = |client: RunClient| {
-        let address = client.addresses.as_slice().first().copied()?;
-        Some(ClientResult {
-            client: client.index,
-            name: client.name,
-            address,
-            delivery: Delivery::NotTold,
-            suspect: client.suspect,
-            reaction: Reaction::Unclear,
-            counts: unverified(client.locks),
-            paths: List::default(),
-        })
-    };
+fn superseded(run: &RunRecord, now_unix_ms: u64) -> FullResult {
+    let reachable = run.clients.iter().filter(|client| !client.addresses.as_slice().is_empty());
+    let clients = reachable.map(ClientResult::untold).collect();
     FullResult {
         result: RunResult {
             run: run.run,
@@ -131,10 +119,10 @@ fn superseded(run: RunRecord, now_unix_ms: u64) -> FullResult {
             new_state: run.new_state,
             began_unix_ms: run.began_unix_ms,
             ended_unix_ms: now_unix_ms,
-            counts: unverified(run.in_scope),
+            counts: Counts { in_scope: run.in_scope, unverified: run.in_scope, ..Counts::default() },
             late: 0,
         },
-        clients: List::clipped(run.clients.into_iter().filter_map(result_of).collect()),
+        clients: List::clipped(clients),
         locks: List::default(),
     }
 }

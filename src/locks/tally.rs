@@ -2,13 +2,12 @@
 //! the policy judges it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::api::ClientId;
 use crate::resync::policy::{ClientFacts, Judged, PathFacts};
 use crate::wire::control::{ClientProgress, ClientResult, Counts, Delivery, PathResult, Reaction, RunClient};
-use crate::wire::types::Address;
 use crate::wire::xdr::List;
 
 #[derive(Debug)]
@@ -84,16 +83,13 @@ impl Tally {
     }
 
     pub(super) fn result(&self, client: &RunClient) -> ClientResult {
-        let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
         ClientResult {
-            client: client.index,
-            name: client.name.clone(),
-            address: client.addresses.as_slice().first().copied().unwrap_or(unknown),
             delivery: self.delivery,
             suspect: self.suspect,
             reaction: self.reaction(),
             counts: Counts { pending: 0, ..self.counts },
             paths: List::clipped(self.judged.paths.iter().map(PathResult::from).collect()),
+            ..ClientResult::untold(client)
         }
     }
 

@@ -13,10 +13,8 @@ use crate::host::{private_folder, read_if_there, remove, replace};
 use crate::manager::knfsd::keeper_files::{ACTIVE, DRAIN, RESULT};
 use crate::manager::knfsd::unsure::{Doubt, DoubtKind, UnsureClient, UnsureLocks};
 use crate::wire::control::{
-    BeginArgs, Begun, ClientResult, Counts, Delivery, Fate, FullResult, LockFate, Outcome, Reaction, RunClient, RunId,
-    RunResult,
+    BeginArgs, Begun, ClientResult, Counts, Fate, FullResult, LockFate, Outcome, RunClient, RunId, RunResult,
 };
-use crate::wire::types::Address;
 use crate::wire::xdr::{List, Text, Unpack as _, XdrCodec, decode, encode};
 
 /// Results that are kept at most.
@@ -202,17 +200,6 @@ pub(super) fn interrupted(journal: Journal, now_unix_ms: u64) -> FullResult {
         "the process in front of lockd was killed; {dropped}; reclaims that came after it may have been refused: runs keep \
          these locks, and `nlmctl locks` names them"
     );
-    let unknown = Address(std::net::Ipv4Addr::UNSPECIFIED.into());
-    let client = |client: &RunClient| ClientResult {
-        client: client.index,
-        name: client.name.clone(),
-        address: client.addresses.as_slice().first().copied().unwrap_or(unknown),
-        delivery: Delivery::NotTold,
-        suspect: client.suspect,
-        reaction: Reaction::Unclear,
-        counts: Counts { in_scope: client.locks, unverified: client.locks, ..Counts::default() },
-        paths: List::default(),
-    };
     FullResult {
         result: RunResult {
             run: args.run,
@@ -228,7 +215,7 @@ pub(super) fn interrupted(journal: Journal, now_unix_ms: u64) -> FullResult {
             counts: Counts { in_scope: begun.in_scope, unverified: begun.in_scope, ..Counts::default() },
             late: 0,
         },
-        clients: List::clipped(clients.as_slice().iter().map(client).collect()),
+        clients: List::clipped(clients.as_slice().iter().map(ClientResult::untold).collect()),
         locks: List::default(),
     }
 }

@@ -8,7 +8,7 @@ use super::record::RunRecord;
 use crate::host::Lock;
 use crate::wire::control::{
     ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockKind, LockRow, LockState, Outcome, OwnerRow,
-    Reaction, RunResult,
+    RunResult,
 };
 use crate::wire::types::{Address, CallerName, FileHandle, MAX_NETOBJ, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe, Text};
@@ -136,13 +136,10 @@ fn full(run: &RunRecord, end: End<'_>, counts: Counts, rows: Vec<LockFate>) -> F
         .zip(run.clients())
         .map(|(index, client)| ClientResult {
             client: index,
-            name: client.name.clone(),
-            address: client.addresses.as_slice().first().copied().unwrap_or(NO_ADDRESS),
             delivery: run.deliveries.get(index as usize).map_or(Delivery::NotTold, |told| told.delivery.0),
             suspect: client.suspect || run.deliveries.get(index as usize).is_some_and(|told| told.suspect),
-            reaction: Reaction::Unclear,
             counts: Counts::default(),
-            paths: List::default(),
+            ..ClientResult::untold(client)
         })
         .collect();
     let result = RunResult {

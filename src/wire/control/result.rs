@@ -1,11 +1,12 @@
 //! How a run ended, for each client and lock.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use super::ids::RunId;
 use super::listing::{LockKind, OwnerRow};
 use super::pages::PAGE;
-use super::run::{Counts, Delivery, Mode};
+use super::run::{Counts, Delivery, Mode, RunClient};
 use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState};
 use crate::wire::xdr::{List, Maybe, Text, XdrCodec};
 
@@ -82,6 +83,23 @@ pub struct ClientResult {
     pub counts: Counts,
     /// What was pending when the run settled, by the server address that it called for it.
     pub paths: List<PathResult, 16>,
+}
+
+impl ClientResult {
+    /// Of a client of a run that nobody followed: what became of its locks is not known.
+    pub(crate) fn untold(client: &RunClient) -> Self {
+        let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
+        Self {
+            client: client.index,
+            name: client.name.clone(),
+            address: client.addresses.as_slice().first().copied().unwrap_or(unknown),
+            delivery: Delivery::NotTold,
+            suspect: client.suspect,
+            reaction: Reaction::Unclear,
+            counts: Counts { in_scope: client.locks, unverified: client.locks, ..Counts::default() },
+            paths: List::default(),
+        }
+    }
 }
 
 /// Why pending locks were spared at settle.
