@@ -26,7 +26,7 @@ use crate::report::{ClientFate, Failure, NoticeReport, NotifyReport, SCHEMA};
 use crate::resync::consent::Consent;
 use crate::units::number;
 use crate::wire::control::Grace;
-use crate::wire::types::{Address, CallerName, NsmState};
+use crate::wire::types::{Address, CallerName, NsmState, ms};
 
 /// How often is looked whether grace is still on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -250,7 +250,7 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
     match event.news {
         News::Answered { answered: acked, of, address, .. } => {
             row.address = row.address.or(address.map(Address::from));
-            row.acked_ms = Some(u64::try_from(event.at.as_millis()).unwrap_or(u64::MAX));
+            row.acked_ms = Some(ms(event.at));
             if acked == of {
                 row.fate = ClientFate::Acked;
                 row.error = None;

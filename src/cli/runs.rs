@@ -14,6 +14,7 @@ use crate::report::{
 use crate::store::{LockRows, Pruned, Store, StoreError};
 use crate::units;
 use crate::wire::control::RunId;
+use crate::wire::types::ms;
 
 /// The record can be read without a lock manager, so none is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -147,8 +148,7 @@ fn prune(path: &Path, older_than: Option<Duration>, keep: u32) -> Result<Pruned,
     }
     let age = older_than.map(|age| SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
     let before = age.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    let before = before.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    Ok(Store::open(path)?.prune_to(keep, before)?)
+    Ok(Store::open(path)?.prune_to(keep, before.map(ms))?)
 }
 
 /// Fetches what the lock manager still has of this record's runs (statement 10). One that has

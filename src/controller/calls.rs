@@ -22,6 +22,7 @@ use crate::wire::control::{
     self, BeginArgs, Begun, ClientProgress, ExtendArgs, ProgressArgs, RefusalCode, RunClient, RunId, SettleArgs,
     SettleWhen, Status, WatchArgs,
 };
+use crate::wire::types::ms;
 use crate::wire::xdr::List;
 
 /// Calls that may wait. The run asks one at a time; an end adds one or two.
@@ -172,8 +173,7 @@ impl ManagerLink {
 
     /// A run that is being settled or is over takes no time: its status tells.
     async fn extend(&self, time: Duration) -> Reply {
-        let remaining_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        match self.manager.extend(&ExtendArgs { run: self.run(), remaining_ms }).await {
+        match self.manager.extend(&ExtendArgs { run: self.run(), remaining_ms: ms(time) }).await {
             Ok(status) => Reply::Seen(Box::new(status), Vec::new()),
             Err(ManagerError::Refused(_)) => self.status().await,
             Err(error) => failed(&error),

@@ -8,6 +8,7 @@ use crate::report::PendingReport;
 use crate::resync::run::NoticeNews;
 use crate::store::DeliveryUpdate;
 use crate::wire::control::Delivery;
+use crate::wire::types::ms;
 
 /// What has become of a client's notices, in this fan-out and those before it.
 #[derive(Debug, Clone)]
@@ -55,7 +56,7 @@ impl NoticeProgress {
             }
             News::Answered { answered: acked, of, .. } => {
                 self.now.acks = self.now.acks.max(*acked);
-                self.now.acked_ms = Some(u64::try_from(since_begin.as_millis()).unwrap_or(u64::MAX));
+                self.now.acked_ms = Some(ms(since_begin));
                 if acked >= of {
                     self.now.delivery = Delivery::Acked;
                     self.now.error = None;

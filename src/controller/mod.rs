@@ -58,7 +58,7 @@ use crate::resync::plan::{self, Draft, Observation, Plan, Request};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store, StoredRun};
 use crate::wire::control::{BeginArgs, Capabilities, ClientRow, RunId, Scope};
-use crate::wire::types::CallerName;
+use crate::wire::types::{CallerName, ms};
 use crate::wire::xdr::List;
 
 /// Where a reclaim that comes after grace is lost, grace ends early only after so long without one.
@@ -311,7 +311,6 @@ fn terms(can: Capabilities, grace: Duration, options: &Options) -> Terms {
 }
 
 fn begin_args(plan: &Plan) -> BeginArgs {
-    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     BeginArgs {
         run: RunId(uuid::Uuid::new_v4().into_bytes()),
         instance: plan.instance,

@@ -14,7 +14,7 @@ use crate::wire::control::{
     BeginArgs, Begun, ClientRef, ExtendArgs, Grace, InstanceId, Mode, ProgressArgs, Refusal, RefusalCode, RunId,
     RunStatus, Status,
 };
-use crate::wire::types::{ByteRange, NsmState};
+use crate::wire::types::{ByteRange, NsmState, ms};
 use crate::wire::xdr::Maybe;
 
 /// Longest grace a run may ask for.
@@ -222,7 +222,7 @@ impl LockTable {
             instance,
             nsm_state,
             grace: self.grace(),
-            grace_remaining_ms: u64::try_from(self.grace_remaining(now).as_millis()).unwrap_or(u64::MAX),
+            grace_remaining_ms: ms(self.grace_remaining(now)),
             clients,
             monitored,
             locks,

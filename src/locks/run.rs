@@ -25,7 +25,7 @@ use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, Counts, LockFate, LockKind, Mode, Outcome, Policy, RunClient, RunId, RunResult,
     RunStatus,
 };
-use crate::wire::types::{ByteRange, FileHandle, NsmState, OwnerHandle, Svid};
+use crate::wire::types::{ByteRange, FileHandle, NsmState, OwnerHandle, Svid, ms};
 use crate::wire::xdr::{List, Maybe, Text};
 
 /// Most rows a run lists of what peers did in it (resurrected, conflicts).
@@ -420,15 +420,14 @@ impl Run {
     }
 
     pub(super) fn status(&self, now: Duration) -> RunStatus {
-        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         RunStatus {
             run: self.id,
             mode: self.mode,
             nsm_state: self.new_state,
-            elapsed_ms: millis(now.saturating_sub(self.began)),
-            remaining_ms: millis(self.deadline().saturating_sub(now)),
-            latest_remaining_ms: millis(self.latest.saturating_sub(now)),
-            last_reclaim_ms: Maybe(self.last_reclaim.map(|at| millis(now.saturating_sub(at)))),
+            elapsed_ms: ms(now.saturating_sub(self.began)),
+            remaining_ms: ms(self.deadline().saturating_sub(now)),
+            latest_remaining_ms: ms(self.latest.saturating_sub(now)),
+            last_reclaim_ms: Maybe(self.last_reclaim.map(|at| ms(now.saturating_sub(at)))),
             counts: self.counts,
             notices_begun: self.notices_begun,
         }

@@ -22,7 +22,7 @@
 use std::time::Duration;
 
 use super::netlink::{Attribute, CREATE, MessageError, listing, message, step};
-use super::types::Transport;
+use super::types::{Transport, ms};
 
 /// The table's name.
 pub const TABLE: &str = "nlmctl";
@@ -285,8 +285,7 @@ fn elements(set: &str, ports: &[Port], lapse: Option<Duration>) -> Result<Vec<At
         let value = vec![family, 0, 0, 0, protocol, 0, 0, 0, high, low, 0, 0];
         let mut inner = vec![Attribute::nest(ELEMENT_KEY, &[Attribute { kind: DATA_VALUE, value }])?];
         if let Some(lapse) = lapse {
-            let milliseconds = u64::try_from(lapse.as_millis()).unwrap_or(u64::MAX);
-            inner.push(Attribute::network64(ELEMENT_TIMEOUT, milliseconds));
+            inner.push(Attribute::network64(ELEMENT_TIMEOUT, ms(lapse)));
         }
         Attribute::nest(rule::LIST, &inner)
     };

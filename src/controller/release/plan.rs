@@ -13,7 +13,7 @@ use crate::resync::consent::{Consent, Person};
 use crate::resync::plan as run_plan;
 use crate::units::{self, millis, number};
 use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, ReleaseArgs};
-use crate::wire::types::FileHandle;
+use crate::wire::types::{FileHandle, ms};
 
 impl Chosen {
     /// The plan; `probes` are those of [`clients`](Self::clients), in their order.
@@ -33,7 +33,7 @@ impl Chosen {
             seen.map(|((client, rows), probed)| self.client(client, rows, probed)).collect();
         let all: Vec<&LockRow> = self.rows.iter().flatten().collect();
         let waiters = clients.iter().map(|client| client.waiters).sum();
-        let probed_for_ms = u64::try_from(probed_for.as_millis()).unwrap_or(u64::MAX);
+        let probed_for_ms = ms(probed_for);
         let consent = consent(&clients, probed_for_ms);
         let outcome = if clients.is_empty() { ReleaseOutcome::NothingHeld } else { ReleaseOutcome::Planned };
         let release = Release {

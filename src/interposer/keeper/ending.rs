@@ -29,7 +29,7 @@ use crate::units;
 use crate::wire::control::{
     FullResult, LockFate, Outcome, Refusal, RefusalCode, RunId, RunResult, SettleArgs, SettleWhen,
 };
-use crate::wire::types::Address;
+use crate::wire::types::{Address, ms};
 use crate::wire::xdr::List;
 
 /// How long a held client's open calls may take to be answered.

@@ -26,6 +26,7 @@ use crate::wire::control::{
     Capabilities, ClientPage, ExtendArgs, FullResult, Info, LockPage, LocksArgs, PageAfter, ProgressArgs, Refusal,
     RefusalCode, RunClientPage, RunId, RunPageAfter, Status, page,
 };
+use crate::wire::types::ms;
 use crate::wire::xdr::{List, Text};
 
 /// Work of the keeper's, on its own task.
@@ -133,7 +134,7 @@ impl Keeper {
 
     /// By the clock of [`now`](Self::now).
     pub(super) fn unix_ms(&self) -> u64 {
-        self.started_unix_ms + u64::try_from(self.now().as_millis()).unwrap_or_default()
+        self.started_unix_ms + ms(self.now())
     }
 
     /// Serves calls, until there is neither a run, nor a result that is not on disk, nor a caller.

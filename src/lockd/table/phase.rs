@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::records::NotRecorded;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{BeginArgs, Begun, Refusal, RunId, RunResult};
-use crate::wire::types::NsmState;
+use crate::wire::types::{NsmState, ms};
 
 /// Begun and ended runs remembered by id, so that a repeated call is answered as the first one: more than a
 /// controller can have repeated, and less than grows with the years.
@@ -101,7 +101,7 @@ impl Runs {
     /// Now, milliseconds since 1970, as long after the run's begin as it is: the wall clock may have jumped.
     pub(super) fn unix_ms(&self, now: Duration) -> u64 {
         let (began, unix_ms) = self.began;
-        unix_ms.saturating_add(u64::try_from(now.saturating_sub(began).as_millis()).unwrap_or(u64::MAX))
+        unix_ms.saturating_add(ms(now.saturating_sub(began)))
     }
     pub(super) fn controller_attached(&self) -> bool {
         self.controller.is_some()

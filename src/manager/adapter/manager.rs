@@ -7,7 +7,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 
 use super::backend::{Backend, refused};
-use super::record::{Phase, RunRecord, millis};
+use super::record::{Phase, RunRecord};
 use super::run_files::RunFiles;
 use super::{Adapter, pause_after};
 use crate::host::Lock;
@@ -17,7 +17,7 @@ use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
     RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, SettleWhen, Status, WatchArgs, Watched, page,
 };
-use crate::wire::types::FileHandle;
+use crate::wire::types::{FileHandle, ms};
 use crate::wire::xdr::{List, Text};
 
 #[async_trait]
@@ -162,7 +162,7 @@ impl<B: Backend> LockManager for Adapter<B> {
 
     async fn extend(&self, args: &ExtendArgs) -> Result<Status, ManagerError> {
         let (_turn, active) = self.driven(args.run).await?;
-        let end = millis(active.elapsed()).saturating_add(args.remaining_ms);
+        let end = ms(active.elapsed()).saturating_add(args.remaining_ms);
         let run = RunRecord { extended_ms: active.extended_ms.max(end), ..(*active).clone() };
         let run = self.keep(run).await?;
         self.status_of(Some(run)).await

@@ -54,11 +54,12 @@ use sha2::{Digest, Sha256};
 
 use self::backend::refused;
 use self::listings::Listings;
-use self::record::{Coded, Phase, RunRecord, millis};
+use self::record::{Coded, Phase, RunRecord};
 use self::run_files::{DriverLock, RunFiles};
 use self::view::View;
 use super::{LockManager, ManagerError};
 use crate::wire::control::{FullResult, Grace, InstanceId, RefusalCode, RunId, RunStatus, Status};
+use crate::wire::types::ms;
 use crate::wire::xdr::Maybe;
 
 /// Between two looks at the manager while something is awaited.
@@ -187,10 +188,10 @@ impl<B: Backend> Adapter<B> {
             run: run.id(),
             mode: run.begin.0.mode,
             nsm_state: run.new_state.0,
-            elapsed_ms: millis(elapsed),
-            remaining_ms: millis(deadline.saturating_sub(elapsed)),
-            latest_remaining_ms: millis(latest.saturating_sub(elapsed)),
-            last_reclaim_ms: Maybe(view.last_reclaim().map(|at| millis(elapsed.saturating_sub(at)))),
+            elapsed_ms: ms(elapsed),
+            remaining_ms: ms(deadline.saturating_sub(elapsed)),
+            latest_remaining_ms: ms(latest.saturating_sub(elapsed)),
+            last_reclaim_ms: Maybe(view.last_reclaim().map(|at| ms(elapsed.saturating_sub(at)))),
             counts: view.counts(run),
             notices_begun: run.notices_begun,
         })

@@ -11,7 +11,7 @@ use crate::host::{Machine, unix_ms};
 use crate::resync::policy;
 use crate::rpc::heartbeat::Moment;
 use crate::wire::control::{BeginArgs, ClientProgress, Counts, Delivery, FullResult, InstanceId, RunClient, RunId};
-use crate::wire::types::NsmState;
+use crate::wire::types::{NsmState, ms};
 use crate::wire::xdr::{List, Pack, Unpack, decode, encode};
 
 /// A value of the control protocol, kept as the hexadecimal of its XDR.
@@ -68,7 +68,7 @@ impl Began {
     pub fn now() -> Self {
         static BOOT: OnceLock<String> = OnceLock::new();
         let boot = BOOT.get_or_init(|| Machine::default().boot_id().unwrap_or_default()).clone();
-        Self { boot, ms: millis(Moment::now().passed) }
+        Self { boot, ms: ms(Moment::now().passed) }
     }
 }
 
@@ -135,7 +135,7 @@ impl RunRecord {
     }
     /// Now, milliseconds since 1970, as long after its beginning as it is.
     pub(super) fn unix_ms(&self) -> u64 {
-        self.began_unix_ms.saturating_add(millis(self.elapsed()))
+        self.began_unix_ms.saturating_add(ms(self.elapsed()))
     }
     /// The sums of a run that has only begun.
     pub(super) fn all_pending(&self) -> Counts {
@@ -166,25 +166,18 @@ impl RunRecord {
     pub fn deliver(&mut self, news: &ClientProgress, elapsed: Duration) {
         if let Some(delivered) = self.deliveries.get_mut(news.client as usize) {
             let at = elapsed.saturating_sub(Duration::from_millis(news.ago_ms));
-            *delivered = Delivered {
-                delivery: Coded(news.delivery),
-                at_ms: millis(at),
-                suspect: delivered.suspect || news.suspect,
-            };
+            *delivered =
+                Delivered { delivery: Coded(news.delivery), at_ms: ms(at), suspect: delivered.suspect || news.suspect };
         }
     }
     /// The deadline as it stands and the latest it can become, after the beginning.
     pub fn deadlines(&self, last_reclaim: Option<Duration>) -> (Duration, Duration) {
-        let ms = Duration::from_millis;
+        let time = Duration::from_millis;
         let args = &self.begin.0;
-        let latest = ms(args.grace_max_ms.min(self.grace_ms));
+        let latest = time(args.grace_max_ms.min(self.grace_ms));
         let acked = self.deliveries.iter().filter(|told| told.delivery.0 == Delivery::Acked).map(|told| told.at_ms);
-        let deadline = ms(args.grace_ms.max(self.extended_ms)).min(latest);
-        let last_ack = acked.max().map(ms);
-        (policy::extended_deadline(deadline, latest, ms(args.grace_ms), last_reclaim, last_ack), latest)
+        let deadline = time(args.grace_ms.max(self.extended_ms)).min(latest);
+        let last_ack = acked.max().map(time);
+        (policy::extended_deadline(deadline, latest, time(args.grace_ms), last_reclaim, last_ack), latest)
     }
-}
-
-pub fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::Adapter;
 use super::backend::{Backend, refused};
 use super::compare::compare;
-use super::record::{Began, Coded, Phase, RunRecord, millis};
+use super::record::{Began, Coded, Phase, RunRecord};
 use super::run_files::RunFiles;
 use crate::host::unix_ms;
 use crate::manager::{ManagerError, Weight};
 use crate::units::number;
 use crate::wire::control::{BeginArgs, Begun, ClientRow, Mode, RefusalCode, RunClient, Silent};
-use crate::wire::types::CallerName;
+use crate::wire::types::{CallerName, ms};
 use crate::wire::xdr::List;
 
 impl<B: Backend> Adapter<B> {
@@ -155,7 +155,7 @@ impl<B: Backend> Adapter<B> {
             spared,
             phase: Phase::Grace,
             life,
-            grace_ms: millis(dropped.grace),
+            grace_ms: ms(dropped.grace),
             deliveries: RunRecord::untold(clients.len()),
             clients: Arc::new(Coded(List::clipped(clients))),
             ..(*run).clone()

@@ -41,7 +41,7 @@ use super::plan::Probed;
 use crate::report::{Failure, LockTally, Outcome};
 use crate::units::count;
 use crate::wire::control::{Capabilities, ClientRow, Silent};
-use crate::wire::types::NsmState;
+use crate::wire::types::{NsmState, ms};
 
 /// Rounds in a row that must find a client suspect before it gets a run.
 const ROUNDS: u32 = 2;
@@ -152,7 +152,7 @@ pub fn look(row: &ClientRow, said: Probed, before: &Memory, now_ms: u64) -> Look
     let is_new_number = look.is_steady && is_newer;
     let is_news = is_new_number || complaints.iter().any(|why| !before.complaints.contains(why));
     // A time beyond the longest wait was written by a clock that was wrong.
-    let waits = now_ms < before.not_before_ms && before.not_before_ms - now_ms <= millis(LONGEST_WAIT);
+    let waits = now_ms < before.not_before_ms && before.not_before_ms - now_ms <= ms(LONGEST_WAIT);
     look.step = if waits && !is_news {
         RoundStep::WaitUntil(before.not_before_ms)
     } else if memory.rounds < ROUNDS {
@@ -212,7 +212,7 @@ impl Look {
             memory.examined = if memory.examined.is_known() { memory.examined.later(self.said) } else { self.said };
         }
         memory.runs = memory.runs.saturating_add(1);
-        memory.not_before_ms = now_ms.saturating_add(millis(wait_after(memory.runs)));
+        memory.not_before_ms = now_ms.saturating_add(ms(wait_after(memory.runs)));
     }
 
     /// What to remember of its run, which [`begun`](Self::begun) came before. `after`: what the lock manager says of
@@ -227,17 +227,13 @@ impl Look {
         (memory.runs, memory.rounds, memory.differed) = (0, 0, NsmState::default());
         // The lock manager's complaints stay. That they were looked into is forgotten after the longest wait.
         memory.complaints = after.map(complaints).unwrap_or_default();
-        memory.not_before_ms = now_ms.saturating_add(millis(LONGEST_WAIT));
+        memory.not_before_ms = now_ms.saturating_add(ms(LONGEST_WAIT));
     }
 }
 
 /// How long a suspect is left alone after so many runs that kept something.
 fn wait_after(runs: u32) -> Duration {
     FIRST_WAIT.saturating_mul(2_u32.saturating_pow(runs.saturating_sub(1))).min(LONGEST_WAIT)
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether so many suspects, which hold so many locks together, get no run.

@@ -97,7 +97,7 @@ impl World {
     }
 
     fn ms(&self) -> u64 {
-        millis(self.now)
+        ms(self.now)
     }
 
     fn rows(&self) -> Vec<ClientRow> {

@@ -51,6 +51,7 @@ use std::time::Duration;
 use crate::report::{Phase, Progress};
 use crate::resync::policy::RETRANSMISSION;
 use crate::wire::control::{ClientProgress, Delivery, SettleWhen};
+use crate::wire::types::ms;
 
 /// How long deliveries are gathered before they are told.
 const TELL_EVERY: Duration = Duration::from_millis(30);
@@ -444,12 +445,7 @@ impl Run {
             let delivery = if closing { last_delivery(client) } else { client.delivery };
             client.told = delivery;
             let ago = if client.is_decided() { now.saturating_sub(client.at) } else { Duration::ZERO };
-            batch.push(ClientProgress {
-                client: index,
-                delivery,
-                ago_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX),
-                suspect: client.suspect,
-            });
+            batch.push(ClientProgress { client: index, delivery, ago_ms: ms(ago), suspect: client.suspect });
         }
         self.untold_since = now;
         self.telling = true;

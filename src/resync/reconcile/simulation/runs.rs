@@ -86,8 +86,8 @@ impl World {
             mode: plan.mode,
             policy: plan.policy,
             may_drop: List::default(),
-            grace_ms: millis(plan.grace),
-            grace_max_ms: millis(plan.grace_max),
+            grace_ms: ms(plan.grace),
+            grace_max_ms: ms(plan.grace_max),
         };
         let (mut machine, first) = Run::begin(terms);
         let mut actions = VecDeque::from(first);
