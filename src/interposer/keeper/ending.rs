@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::drops::{Freed, GivenUp, NotDropped, choose, still_there};
 use super::run_files;
-use super::state::{Active, Keeper, not_durable, refused};
+use super::state::{Active, Keeper, not_durable};
 use crate::host;
 use crate::interposer::messages::{Mode, Order};
 use crate::locks::SlicedResult;
@@ -132,7 +132,7 @@ impl Keeper {
     /// Hears of all that has come by now.
     async fn hear_all(&mut self) -> Result<(), Refusal> {
         let Some(active) = &mut self.active else {
-            return Err(refused(RefusalCode::UnknownRun, "no run is active here"));
+            return Err(Refusal::new(RefusalCode::UnknownRun, "no run is active here"));
         };
         let obeyed = active.link.all_obeyed().await;
         let superseded = active.link.superseded().map(str::to_owned);
@@ -148,7 +148,7 @@ impl Keeper {
         let owes = self.active.as_ref().is_some_and(|active| active.account.table.owes_time(self.now()));
         if owes && terms.when != SettleWhen::NothingPending {
             let words = "the process in front of lockd did not run for a while, and its clients get that time before the run settles";
-            return Err(refused(RefusalCode::StillPending, words));
+            return Err(Refusal::new(RefusalCode::StillPending, words));
         }
         Ok(())
     }
@@ -166,7 +166,7 @@ impl Keeper {
     /// Freezes what is pending, and lets policy decide.
     fn judge(&mut self, terms: Terms) -> Result<FullResult, Refusal> {
         let (now, unix_ms) = (self.now(), self.unix_ms());
-        let none = || refused(RefusalCode::UnknownRun, "no run is active here");
+        let none = || Refusal::new(RefusalCode::UnknownRun, "no run is active here");
         let table = &mut self.active.as_mut().ok_or_else(none)?.account.table;
         table.settle_start(now, terms.when, terms.alone, terms.reason)?;
         while !table.settle_scan(usize::MAX) {}
@@ -230,7 +230,9 @@ impl Keeper {
             active.account.release_missing(now, view);
         }
         let full = self.judge(terms)?;
-        let Some(active) = &mut self.active else { return Err(refused(RefusalCode::UnknownRun, "the run is gone")) };
+        let Some(active) = &mut self.active else {
+            return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
+        };
         let (freed, left) = choose(&active.account, held, view, &GivenUp::new(&full, &self.unsure));
         if !freed.is_empty() {
             let dropping = freed.iter().map(|freed| freed.row.clone()).collect();
@@ -240,7 +242,7 @@ impl Keeper {
                 active.account.table.settle_cancel();
                 active.account.catch_up(now);
                 let words = format!("what is to be dropped cannot be written down, nothing was dropped: {error}");
-                return Err(refused(RefusalCode::NotDurable, words));
+                return Err(Refusal::new(RefusalCode::NotDurable, words));
             }
         }
         let mut not_dropped = match freed.as_slice() {
@@ -258,7 +260,7 @@ impl Keeper {
     /// What lockd has says what became of the UNLOCKs only if it is the one that got them. Else nothing is known.
     async fn is_same_lockd(&mut self) -> Result<(), Refusal> {
         let ground = Arc::clone(&self.ground);
-        let Some(active) = &mut self.active else { return Err(refused(RefusalCode::UnknownRun, "the run is gone")) };
+        let Some(active) = &mut self.active else { return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone")) };
         let instance = active.link.meanwhile(async move { ground.instance().await }).await;
         let obeyed = active.link.all_obeyed().await;
         let why = match (active.link.superseded(), instance) {
@@ -321,13 +323,13 @@ impl Keeper {
             failures += 1;
             let now = self.now();
             let Some(active) = &mut self.active else {
-                return Err(refused(RefusalCode::UnknownRun, "the run is gone"));
+                return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
             };
             if !freed {
                 active.account.table.settle_cancel();
                 active.account.catch_up(now);
                 let words = format!("the result cannot be written down, nothing was dropped: {error}");
-                return Err(refused(RefusalCode::NotDurable, words));
+                return Err(Refusal::new(RefusalCode::NotDurable, words));
             }
             if failures > FAILURES_MAX {
                 self.ground.log(&format!("the result of run {} cannot be written down yet: {error}", full.result.run));
@@ -337,7 +339,9 @@ impl Keeper {
             active.link.meanwhile(tokio::time::sleep(RETRY_AFTER)).await;
         }
         let now = self.now();
-        let Some(active) = &mut self.active else { return Err(refused(RefusalCode::UnknownRun, "the run is gone")) };
+        let Some(active) = &mut self.active else {
+            return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
+        };
         active.account.table.settle_commit();
         while !active.account.table.settle_sweep(usize::MAX) {}
         active.account.catch_up(now);
@@ -407,7 +411,7 @@ impl Keeper {
     /// Pending locks are held again, and ordinary requests are granted.
     pub(super) async fn abort(&mut self, run: RunId, reason: &str) -> Result<RunResult, Refusal> {
         if self.owed(run).is_some() || self.shelf.result(run).map_err(not_durable)?.is_some() {
-            return Err(refused(
+            return Err(Refusal::new(
                 RefusalCode::WrongPhase,
                 format!("run {run} has ended already; nothing is left to abort"),
             ));
@@ -427,7 +431,7 @@ impl Keeper {
                 return refusal;
             }
         }
-        refused(RefusalCode::WrongPhase, format!("the run is superseded: {why}"))
+        Refusal::new(RefusalCode::WrongPhase, format!("the run is superseded: {why}"))
     }
 
     /// Pending locks are held again, and the drain begins.
@@ -501,7 +505,7 @@ impl Keeper {
         }
         self.end_drain().await;
         self.look_up_unsure().await;
-        refused(RefusalCode::WrongPhase, format!("the run is superseded: {why}"))
+        Refusal::new(RefusalCode::WrongPhase, format!("the run is superseded: {why}"))
     }
 
     /// Nothing stands before lockd any more.

@@ -16,7 +16,7 @@ use super::account::Account;
 use super::called::CalledAddresses;
 use super::filter_link::{FilterLink, LinkEvent};
 use super::run_files::Journal;
-use super::state::{Active, Keeper, not_durable, refused};
+use super::state::{Active, Keeper, not_durable, unsupported};
 use crate::interposer::messages::{self, Blind, Call, Claim, FilterEvent, Order};
 use crate::manager::knfsd::owners::View;
 use crate::rpc::server::ConnectionId;
@@ -32,13 +32,16 @@ impl Keeper {
             return Ok(active.journal.begun.clone());
         }
         if self.active.as_ref().is_some_and(|active| active.drain_until.is_none()) {
-            return Err(refused(
+            return Err(Refusal::new(
                 RefusalCode::RunActive,
                 "another run is active; wait for its end, or abort it with `nlmctl abort`",
             ));
         }
         if self.shelf.result(args.run).map_err(not_durable)?.is_some() {
-            return Err(refused(RefusalCode::WrongPhase, format!("run {} has ended already; plan again", args.run)));
+            return Err(Refusal::new(
+                RefusalCode::WrongPhase,
+                format!("run {} has ended already; plan again", args.run),
+            ));
         }
         // The next one is written in its place.
         self.pay().map_err(not_durable)?;
@@ -47,17 +50,18 @@ impl Keeper {
         account.table.check_begin(&args)?;
         let gate = match self.active {
             Some(_) => None,
-            None => Some(self.ground.gate(&seen).await.map_err(|words| refused(RefusalCode::Unsupported, words))?),
+            None => Some(self.ground.gate(&seen).await.map_err(unsupported)?),
         };
         let new_state = self.ground.raise_state(old_state).await;
-        let new_state = new_state.map_err(|words| refused(RefusalCode::NotDurable, words))?;
+        let new_state = new_state.map_err(|words| Refusal::new(RefusalCode::NotDurable, words))?;
         // What was heard up to here belongs to the drain.
         self.take_in().await;
         self.doubt_what_was_missed();
         self.write_unsure();
         // A drain goes over into the run without a moment in which a late reclaim would be refused.
         let (mut drain, mut fresh) = (self.active.take(), gate.map(FilterLink::new));
-        let none = || refused(RefusalCode::WrongPhase, "the drain of the run before has ended just now; try again");
+        let none =
+            || Refusal::new(RefusalCode::WrongPhase, "the drain of the run before has ended just now; try again");
         // A call of the drain that is answered from now on is news to the run.
         let open = drain.iter().flat_map(|drain| drain.account.open_calls());
         let mut before: VecDeque<LinkEvent> =
@@ -98,7 +102,10 @@ impl Keeper {
                 if let Some(drain) = drain {
                     self.go_on_draining(drain, before).await;
                 }
-                Err(refused(RefusalCode::Unsupported, format!("{words}; no client was told, and no lock was touched")))
+                Err(Refusal::new(
+                    RefusalCode::Unsupported,
+                    format!("{words}; no client was told, and no lock was touched"),
+                ))
             }
         }
     }
@@ -117,7 +124,6 @@ impl Keeper {
 
     /// Whether the plan is still about this lockd. Gives the state number.
     async fn agrees(&self, args: &BeginArgs) -> Result<NsmState, Refusal> {
-        let unsupported = |words| refused(RefusalCode::Unsupported, words);
         let instance = self.ground.instance().await.map_err(unsupported)?;
         let state = self.ground.state().await.map_err(unsupported)?;
         if args.instance != instance || args.nsm_state != state {
@@ -125,7 +131,7 @@ impl Keeper {
                 "the plan was made for instance {} with NSM state {}, this is instance {instance} with state {state}; plan again",
                 args.instance, args.nsm_state
             );
-            return Err(refused(RefusalCode::StalePlan, words));
+            return Err(Refusal::new(RefusalCode::StalePlan, words));
         }
         Ok(state)
     }

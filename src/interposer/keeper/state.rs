@@ -87,8 +87,8 @@ pub(super) struct Keeper {
     pub(super) controller: Option<ConnectionId>,
 }
 
-pub(super) fn refused(code: RefusalCode, words: impl Into<String>) -> Refusal {
-    Refusal::new(code, words.into())
+pub(super) fn unsupported(words: String) -> Refusal {
+    Refusal::new(RefusalCode::Unsupported, words)
 }
 
 impl Keeper {
@@ -243,7 +243,7 @@ impl Keeper {
     pub(super) fn running(&mut self, run: RunId) -> Result<&mut Active, Refusal> {
         let active =
             self.active.as_mut().filter(|active| active.journal.args.run == run && active.drain_until.is_none());
-        active.ok_or_else(|| refused(RefusalCode::UnknownRun, format!("run {run} is not active here")))
+        active.ok_or_else(|| Refusal::new(RefusalCode::UnknownRun, format!("run {run} is not active here")))
     }
 
     pub(super) fn detached(&mut self, connection: ConnectionId) {
@@ -254,7 +254,6 @@ impl Keeper {
 
     pub(super) async fn info(&mut self) -> Result<Info, Refusal> {
         let ground = Arc::clone(&self.ground);
-        let unsupported = |words| refused(RefusalCode::Unsupported, words);
         Ok(Info {
             software: Text::clipped("knfsd (grace in front of lockd)"),
             instance: ground.instance().await.map_err(unsupported)?,
@@ -273,7 +272,6 @@ impl Keeper {
             Some(active) => active.link.meanwhile(look).await,
             None => look.await,
         };
-        let unsupported = |words| refused(RefusalCode::Unsupported, words);
         let (view, monitored) = looked.map_err(unsupported)?;
         self.review(&view).await;
         let account = Account::new(self.now(), &view, &monitored).map_err(unsupported)?;
@@ -283,7 +281,6 @@ impl Keeper {
     pub(super) async fn status(&mut self) -> Result<Status, Refusal> {
         let now = self.now();
         let ground = Arc::clone(&self.ground);
-        let unsupported = |words| refused(RefusalCode::Unsupported, words);
         let (instance, nsm_state) =
             (ground.instance().await.map_err(unsupported)?, ground.state().await.map_err(unsupported)?);
         let cursor = self.timeline.cursor();
@@ -332,13 +329,13 @@ impl Keeper {
 
     pub(super) fn ended(&self, run: RunId) -> Result<FullResult, Refusal> {
         if self.owed(run).is_some() {
-            return Err(refused(RefusalCode::WrongPhase, format!("the result of run {run} is not on disk yet")));
+            return Err(Refusal::new(RefusalCode::WrongPhase, format!("the result of run {run} is not on disk yet")));
         }
         let on_disk = self.shelf.result(run).map_err(not_durable)?;
         let is_active = self.active.as_ref().is_some_and(|active| active.journal.args.run == run);
         let (code, what) =
             if is_active { (RefusalCode::WrongPhase, "active") } else { (RefusalCode::UnknownRun, "not known") };
-        on_disk.ok_or_else(|| refused(code, format!("run {run} is {what}")))
+        on_disk.ok_or_else(|| Refusal::new(code, format!("run {run} is {what}")))
     }
 
     pub(super) fn acknowledge(&self, run: RunId) -> Result<(), Refusal> {
@@ -353,7 +350,7 @@ impl Keeper {
 
 #[expect(clippy::needless_pass_by_value, reason = "it is made for map_err")]
 pub(super) fn not_durable(error: std::io::Error) -> Refusal {
-    refused(RefusalCode::NotDurable, format!("the state directory cannot be used: {error}"))
+    Refusal::new(RefusalCode::NotDurable, format!("the state directory cannot be used: {error}"))
 }
 
 async fn listen(active: &mut Option<Active>) -> Option<FilterEvent> {
