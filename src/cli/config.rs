@@ -8,12 +8,12 @@ use serde::Deserialize;
 use super::args::{Common, ManagerKind};
 use crate::host::private_folder;
 use crate::report::Failure;
+use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
 
 const CONFIG: &str = "/etc/nlmctl.toml";
 const CONTROL: &str = "/run/nlmd/control.sock";
 const ROOTS_RECORD: &str = "/var/lib/nlmctl/runs.db";
-const RPCBIND_PORT: u16 = 111;
 
 /// What every command knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Settings {
             db: flags.db.clone().or(file.db),
             given_db: flags.db.clone(),
             names,
-            rpcbind_port: flags.rpcbind_port.or(file.rpcbind_port.map(Into::into)).unwrap_or(RPCBIND_PORT),
+            rpcbind_port: flags.rpcbind_port.or(file.rpcbind_port.map(Into::into)).unwrap_or(rpcbind::PORT),
             json: flags.json || file.json.unwrap_or(false),
             quiet: flags.quiet || file.quiet.unwrap_or(false),
             verbose: if flags.verbose > 0 { flags.verbose } else { file.verbose.unwrap_or(0) },

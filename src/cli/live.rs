@@ -4,13 +4,14 @@
 //! changes, elsewhere (and with `-v`, whose lines would break that one) as plain lines, on change and
 //! at most one a second; silent with `-q`. All of it goes to stderr.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::context::to_stderr;
 use crate::report::{Phase, Progress};
 use crate::units::{self, count};
 
@@ -27,11 +28,7 @@ pub async fn show(progress: watch::Receiver<Progress>, quiet: bool, verbose: boo
     if std::io::stderr().is_terminal() && !verbose {
         on_terminal(progress).await;
     } else {
-        as_lines(progress, |line| {
-            // No place is left to say that stderr is closed.
-            let _ = writeln!(std::io::stderr(), "{line}");
-        })
-        .await;
+        as_lines(progress, to_stderr).await;
     }
 }
 

@@ -12,7 +12,6 @@ use super::signals::signals;
 use crate::controller::{self, Options};
 use crate::report::{Failure, Outcome, Progress, RunReport};
 use crate::resync::plan::{Plan, Request};
-use crate::store::Store;
 use crate::units::count;
 
 pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failure> {
@@ -25,7 +24,7 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
         context.print_done(&plan.report(), plan.dry_run_exit())?;
         return Ok(plan.dry_run_exit());
     }
-    let store = context.caught_up_elsewhere(&*manager, open(context).await?).await?;
+    let store = context.caught_up_elsewhere(&*manager, context.with_store(Ok).await?).await?;
     if args.resume {
         let signals = signals()?;
         let (progress, view) = live_view(context);
@@ -68,10 +67,6 @@ fn request(context: &Context, args: &ResyncArgs) -> Result<Request, Failure> {
         own_locks_lost: args.own_locks_lost,
         names: context.settings.names.clone(),
     })
-}
-
-async fn open(context: &Context) -> Result<Store, Failure> {
-    context.with_store(Ok).await
 }
 
 /// What is about to happen: in full where the user is asked about it, else in a line.

@@ -88,9 +88,7 @@ async fn plan_of(
     let seen =
         Observation { info: &info, status: &status, clients: &clients, locks: locks.as_deref(), mounts: &mounts };
     let cautions = manager.cautions().await?;
-    if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
-        return Err(Failure::refused(stop.text.clone(), stop.remedy.clone()).into());
-    }
+    refuse_hindered(&cautions)?;
     let texts =
         |wanted: &dyn Fn(&Caution) -> bool| cautions.iter().filter(|c| wanted(c)).map(|c| c.text.clone()).collect();
     let draft = Draft::new(request, scope, seen)?.cautioned(
@@ -102,6 +100,17 @@ async fn plan_of(
     let names: Vec<_> = draft.clients().iter().map(|client| &client.name).collect();
     let probes = statds::ask(targets, &names, draft.names().first().cloned(), options).await?;
     Ok(draft.finish(&probes))
+}
+
+/// Whether nothing of these is in the way.
+///
+/// # Errors
+/// The first thing that is.
+fn refuse_hindered(cautions: &[Caution]) -> Result<(), Failure> {
+    match cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
+        Some(stop) => Err(Failure::refused(stop.text.clone(), stop.remedy.clone())),
+        None => Ok(()),
+    }
 }
 
 /// What each of these clients' statds says now, in their order; all are asked at once.

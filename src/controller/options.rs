@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::wire::rpcbind;
+
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How long no ack and no reclaim must have come before an early settle.
@@ -23,7 +25,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             quiet_time: Duration::from_millis(500),
-            rpcbind_port: 111,
+            rpcbind_port: rpcbind::PORT,
             probe_timeout: Duration::from_secs(3),
             say: |_| (),
             record_all: false,

@@ -68,6 +68,10 @@ impl Machine {
             Err(error) => Err(error),
         }
     }
+    /// Whether one of them is.
+    pub fn in_grace(&self) -> Result<bool, FileError> {
+        Ok(self.nlm_in_grace()? || self.v4_in_grace()?)
+    }
     /// How many NFSv4 clients have state at nfsd. The list of them appeared with Linux 5.3.
     pub fn v4_clients(&self) -> Result<usize, FileError> {
         Ok(self.list("proc/fs/nfsd/clients")?.len())

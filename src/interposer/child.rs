@@ -123,19 +123,16 @@ impl Filter {
         let _ = self.child.start_kill();
     }
 
-    /// Starts another one after the end of this, and gives it these orders.
+    /// Starts another one after the end of this.
     ///
     /// # Errors
     /// It cannot be started, or died at once; or this one has not told all yet.
-    pub async fn restart(&mut self, orders: &[Order]) -> io::Result<()> {
+    pub async fn restart(&mut self) -> io::Result<()> {
         if !self.ended || !self.told.is_empty() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "the filter before has not told all yet"));
         }
         self.child.kill().await?;
         *self = Self::run(self.command.clone())?;
-        for order in orders {
-            self.send(order).await?;
-        }
         Ok(())
     }
 
@@ -260,11 +257,12 @@ mod tests {
         let first = filter.id();
         filter.send(&order).await.unwrap();
         assert_eq!(next(&mut filter).await, Some(FilterEvent::Obeyed(1)));
-        assert_eq!(filter.restart(&[]).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(filter.restart().await.unwrap_err().kind(), ErrorKind::InvalidInput);
         filter.kill();
         assert_eq!(next(&mut filter).await, None);
-        filter.restart(&[order]).await.unwrap();
+        filter.restart().await.unwrap();
         assert!(filter.id().is_some() && filter.id() != first);
+        filter.send(&order).await.unwrap();
         assert_eq!(next(&mut filter).await, Some(FilterEvent::Obeyed(1)));
     }
 

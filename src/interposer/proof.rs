@@ -109,8 +109,7 @@ fn wanted(lock: &HeldLock) -> Unlock {
 }
 
 fn in_grace(machine: &Machine) -> Result<(), String> {
-    let grace = machine.nlm_in_grace().and_then(|nlm| Ok(nlm || machine.v4_in_grace()?));
-    match grace {
+    match machine.in_grace() {
         Ok(false) => Ok(()),
         Ok(true) => Err("lockd is in a grace period of its own".to_owned()),
         Err(error) => Err(error.to_string()),

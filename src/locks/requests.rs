@@ -151,8 +151,7 @@ impl LockTable {
             return Handled::Reply(wait.map_or(Verdict::Denied, |cookie| self.enqueue(want, cookie)));
         }
         // In place of what its owner has it is not one more.
-        let ByteRange { start, end } = want.lock.range;
-        let is_whole = |s: &Segment| start <= s.range.start && s.range.end <= end;
+        let is_whole = |s: &Segment| want.lock.range.covers(s.range);
         let has_any = self.owned(want).next().is_some();
         if !(has_any && self.owned(want).all(is_whole)) && self.is_full(want, Need::Lock) {
             return Handled::Reply(Verdict::NoLocks);
@@ -224,8 +223,7 @@ impl LockTable {
             return Handled::Reply(Verdict::NoLocks);
         }
         // One lock of many bytes can be made into any number.
-        let ByteRange { start, end } = want.lock.range;
-        let is_whole = |s: &Segment| start <= s.range.start && s.range.end <= end && want.lock.kind.covers(s.kind);
+        let is_whole = |s: &Segment| want.lock.range.covers(s.range) && want.lock.kind.covers(s.kind);
         let changes = !unsaid.is_empty() || !same_life;
         let has_room = !changes || self.owned(want).all(is_whole) || !self.is_full(want, Need::Piece);
         if !has_room && !unheld.is_empty() {

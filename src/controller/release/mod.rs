@@ -29,7 +29,7 @@ use self::choice::{Chosen, HostProbe, ReleaseObservation};
 use self::lockd::probe_lockds;
 use self::owned::Owned;
 use super::record::Record;
-use super::{ControllerError, Options, statds};
+use super::{ControllerError, Options, refuse_hindered, statds};
 use crate::host;
 use crate::manager::{LockManager, ManagerError, Owners, Weight};
 use crate::nsm::Target;
@@ -61,9 +61,7 @@ pub async fn plan(
     }
     refuse_busy(&manager.status().await?, &info.capabilities)?;
     let cautions = manager.release_cautions().await?;
-    if let Some(stop) = cautions.iter().find(|caution| caution.weight == Weight::Refuse) {
-        return Err(Failure::refused(stop.text.clone(), stop.remedy.clone()).into());
-    }
+    refuse_hindered(&cautions)?;
     let owned = if request.is_of_whole_clients() { None } else { owned(manager, request).await? };
     let scope = match &owned {
         // It has looked for files and exports itself: paths are known here.

@@ -169,11 +169,7 @@ struct KernelGate {
 
 impl Drop for KernelGate {
     fn drop(&mut self) {
-        // statd answers each request to monitor a host with the number that it read when it started, and the kernel
-        // believes it.
-        if let Ok(state) = self.knfsd.state() {
-            self.machine.set_kernels_nsm_state(state);
-        }
+        let _ = self.knfsd.give_kernel_its_state();
         announce::ended(std::process::id());
     }
 }
@@ -189,7 +185,7 @@ impl Gate for KernelGate {
     }
 
     async fn restart(&mut self) -> Result<(), String> {
-        self.filter.restart(&[]).await.map_err(words)
+        self.filter.restart().await.map_err(words)
     }
 
     fn keep_rules(&mut self) -> Result<(), String> {

@@ -57,6 +57,7 @@ use super::{Caution, ManagerError};
 use crate::host::{Machine, StatdDir, StatdDirError, own_names};
 use crate::nsm::roster::{self, Roster};
 use crate::wire::control::{Capabilities, ClientRow, Refusal, RefusalCode};
+use crate::wire::rpcbind;
 use crate::wire::types::{CallerName, NsmState};
 
 /// Where runs are kept.
@@ -81,7 +82,7 @@ pub struct GaneshaOptions {
 impl GaneshaOptions {
     /// As a system has it, with nlmctl's state in this folder.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
-        Self { state_dir: state_dir.into(), names: Vec::new(), rpcbind_port: 111, soft: false }
+        Self { state_dir: state_dir.into(), names: Vec::new(), rpcbind_port: rpcbind::PORT, soft: false }
     }
 }
 

@@ -8,9 +8,10 @@ use super::keeper_files;
 use super::owners::{self, HeldLock, OwnerKey, Share, TO_THE_END, View, Waiter, Way};
 use super::unsure::UnsureLocks;
 use crate::host::ETAB;
+use crate::manager::adapter::client_row;
 use crate::manager::{OwnedLock, Owners, OwnersView};
 use crate::wire::control::{ClientRow, LockKind, LockState};
-use crate::wire::types::{Address, CallerName, NsmState, Svid};
+use crate::wire::types::{Address, CallerName, Svid};
 use crate::wire::xdr::List;
 
 impl Knfsd {
@@ -51,7 +52,6 @@ fn listed(view: &View, exports: &[PathBuf], unsure: &UnsureLocks) -> OwnersView 
 }
 
 fn of_lock(lock: &HeldLock, exports: &[PathBuf]) -> OwnedLock {
-    let (major, minor) = lock.device;
     let OwnerKey { way: Way { client, server, version, transport }, svid } = lock.owner;
     OwnedLock {
         name: lock.caller.clone(),
@@ -66,7 +66,7 @@ fn of_lock(lock: &HeldLock, exports: &[PathBuf]) -> OwnedLock {
         range: lock.range(),
         state: if lock.offered { LockState::Offered } else { LockState::Held },
         file: lock.handle.clone(),
-        inode: format!("{major:02x}:{minor:02x}:{}", lock.inode),
+        inode: lock.inode(),
         export: lock.path.as_deref().and_then(|path| export(path, exports)),
         path: lock.path.clone(),
         deleted: lock.deleted,
@@ -111,18 +111,9 @@ fn clients(view: &View, locks: &[OwnedLock]) -> Vec<ClientRow> {
     let mut rows: BTreeMap<(CallerName, Address), ClientRow> = BTreeMap::new();
     for host in &view.hosts {
         let Way { client: address, server: called, .. } = host.way;
-        let row = rows.entry((host.caller.clone(), address)).or_insert_with(|| ClientRow {
-            name: host.caller.clone(),
-            addresses: List::clipped(vec![address]),
-            server_addresses: List::default(),
-            nsm_state: NsmState::default(),
-            monitored: false,
-            shared_address: false,
-            locks: 0,
-            unmonitored: 0,
-            waiters: 0,
-            suspicions: List::default(),
-        });
+        let row = rows
+            .entry((host.caller.clone(), address))
+            .or_insert_with(|| ClientRow { monitored: false, ..client_row(host.caller.clone(), [address.0], []) });
         row.monitored |= host.monitored;
         let mut all = row.server_addresses.as_slice().to_vec();
         if !all.contains(&called) {

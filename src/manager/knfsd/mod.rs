@@ -160,6 +160,13 @@ impl Knfsd {
         }
     }
 
+    /// Tells the kernel that number again: statd answers each request to monitor a host with the one that it read when it
+    /// started, and the kernel believes it.
+    pub(crate) fn give_kernel_its_state(&self) -> Result<(), KnfsdError> {
+        self.machine.set_kernels_nsm_state(self.state()?);
+        Ok(())
+    }
+
     /// A number after `last` and after that one, durable in statd's file, which is made where it is missing.
     pub(crate) fn raise_state(&self, last: NsmState) -> Result<NsmState, KnfsdError> {
         let next = self.state()?.later(last).next_up();
@@ -485,9 +492,7 @@ impl Backend for Knfsd {
         counted.await.map_err(KnfsdError::unanswered)
     }
     async fn in_grace(&self) -> Result<bool, ManagerError> {
-        self.blocking(|this| Ok(this.machine.nlm_in_grace()? || this.machine.v4_in_grace()?))
-            .await
-            .map_err(KnfsdError::unanswered)
+        self.blocking(|this| Ok(this.machine.in_grace()?)).await.map_err(KnfsdError::unanswered)
     }
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
         self.blocking(Self::look_ahead).await.map_err(KnfsdError::unanswered)
@@ -554,13 +559,7 @@ impl Backend for Knfsd {
         .map_err(KnfsdError::lost)
     }
     async fn finish(&self) -> Result<Vec<String>, ManagerError> {
-        let told = self.blocking(|this| {
-            // statd answers each request to monitor a host with the number that it read when it started,
-            // and the kernel believes it.
-            this.machine.set_kernels_nsm_state(this.state()?);
-            Ok(())
-        });
-        told.await.map_err(KnfsdError::lost)?;
+        self.blocking(Self::give_kernel_its_state).await.map_err(KnfsdError::lost)?;
         Ok(Vec::new())
     }
     async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {

@@ -79,7 +79,7 @@ fn look_at_selinux(machine: &Machine, found: &mut Vec<Caution>) {
 }
 
 fn look_at_grace(machine: &Machine, found: &mut Vec<Caution>) {
-    match machine.nlm_in_grace().and_then(|nlm| Ok(nlm || machine.v4_in_grace()?)) {
+    match machine.in_grace() {
         Ok(false) => {}
         Ok(true) => {
             let text = "the server is in a grace period of its own, in which lockd grants reclaims and refuses ordinary requests itself";

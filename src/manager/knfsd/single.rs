@@ -42,7 +42,7 @@ impl Knfsd {
     pub(super) async fn free_locks(&self, chosen: &[LockRow]) -> Result<LocksReleased, ManagerError> {
         let rows = chosen.to_vec();
         let looked = self.blocking(move |this| {
-            if this.machine.nlm_in_grace()? || this.machine.v4_in_grace()? {
+            if this.machine.in_grace()? {
                 let words = "the server is in grace: lockd takes no UNLOCK; nothing was released";
                 return Ok(Err(Refusal::new(RefusalCode::GraceActive, words)));
             }

@@ -155,11 +155,16 @@ impl HeldLock {
             && (self.owner == other.owner || self.exclusive || other.exclusive)
     }
 
+    /// Its file as `/proc/locks` names it.
+    pub(crate) fn inode(&self) -> String {
+        let (major, minor) = self.device;
+        format!("{major:02x}:{minor:02x}:{}", self.inode)
+    }
+
     /// As `/proc/locks` has it.
     pub(super) fn as_listed(&self) -> Lock {
-        let (major, minor) = self.device;
         Lock {
-            file: format!("{major:02x}:{minor:02x}:{}", self.inode),
+            file: self.inode(),
             exclusive: self.exclusive,
             start: self.start,
             end: if self.end == TO_THE_END { u64::MAX } else { self.end },
