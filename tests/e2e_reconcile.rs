@@ -26,10 +26,6 @@ async fn state(world: &World) -> Value {
     world.run(&["status"]).await.exits(0).json()["manager"]["nsm_state"].clone()
 }
 
-async fn locks_of(world: &World, client: &str) -> usize {
-    world.run(&["locks", "--client", client]).await.exits(0).json()["locks"].as_array().unwrap().len()
-}
-
 fn suspects(ran: &Ran) -> Vec<Value> {
     ran.json()["reconcile"]["suspects"].as_array().unwrap().clone()
 }
@@ -65,7 +61,7 @@ async fn locks_of_a_client_that_rebooted_unnoticed_go_in_the_second_round_and_ar
     world.farm.reboot_unnoticed(world.clients[0]);
     let first = round(&world, &[]).await.exits(0);
     assert_eq!(suspects(&first)[0]["step"], "look-again");
-    assert_eq!(locks_of(&world, "host1.test").await, 2);
+    assert_eq!(world.locks_of("host1.test").await, 2);
 
     let ran = round_in_text(&world).await.exits(3);
     let lines: Vec<&str> = ran.stdout.lines().collect();
@@ -106,7 +102,7 @@ async fn a_dead_client_is_left_alone() {
         let ran = round(&world, &[]).await.exits(0);
         assert_eq!((&ran.json()["reconcile"]["unreachable"], suspects(&ran).len()), (&1.into(), 0));
     }
-    assert_eq!((state(&world).await, locks_of(&world, "host1.test").await), (before, 2));
+    assert_eq!((state(&world).await, world.locks_of("host1.test").await), (before, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,7 +114,7 @@ async fn a_client_that_acks_without_understanding_loses_nothing_and_waits_for_it
     let ran = round_in_text(&world).await.exits(3);
     assert!(ran.stdout.contains("2 locks kept, since it acked and reclaimed nothing, and it has never"), "{ran:#?}");
     assert!(ran.stdout.contains("next run not before "), "{ran:#?}");
-    assert_eq!(world.farm.beliefs(world.clients[0]).len(), locks_of(&world, "host1.test").await);
+    assert_eq!(world.farm.beliefs(world.clients[0]).len(), world.locks_of("host1.test").await);
 
     let after = state(&world).await;
     let waits = round(&world, &[]).await.exits(0);
@@ -129,7 +125,7 @@ async fn a_client_that_acks_without_understanding_loses_nothing_and_waits_for_it
     world.farm.set_state(world.clients[0], NsmState(101));
     round(&world, &[]).await.exits(0);
     round(&world, &[]).await.exits(3);
-    assert_eq!(locks_of(&world, "host1.test").await, 2);
+    assert_eq!(world.locks_of("host1.test").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +136,7 @@ async fn one_that_understood_before_and_is_another_machines_for_one_round_keeps_
     for number in [97, 99, 95] {
         world.farm.set_state(world.clients[0], NsmState(number));
         let _ = round(&world, &[]).await;
-        assert_eq!(locks_of(&world, "host1.test").await, 2, "{number}");
+        assert_eq!(world.locks_of("host1.test").await, 2, "{number}");
     }
 }
 

@@ -4,7 +4,7 @@
 mod common;
 
 use common::proxy::Proxy;
-use common::{Ran, Running, World, common as shared, own};
+use common::{Running, World, common as shared, own};
 use nlmctl::wire::control::Procedure;
 use nlmctl::wire::nlm::Stat;
 use serde_json::Value;
@@ -17,18 +17,6 @@ async fn with_a_ghost() -> World {
     assert_eq!(world.farm.lock(world.clients[1], &shared(0), true).await.unwrap(), Stat::Blocked);
     world.farm.crash(world.clients[0]);
     world
-}
-
-async fn locks_of(world: &World, client: &str) -> usize {
-    world.run(&["locks", "--client", client]).await.exits(0).json()["locks"].as_array().unwrap().len()
-}
-
-#[track_caller]
-fn refused(ran: Ran, code: i32, about: &str) {
-    let ran = ran.exits(code);
-    let error = ran.json()["error"].clone();
-    assert!(error["message"].as_str().unwrap().contains(about), "`{about}` is not in: {error}");
-    assert!(error["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +35,7 @@ async fn a_ghosts_locks_go_and_who_waited_gets_the_range() {
     assert_eq!((waited.len(), &waited[0]["name"]), (1, &"host2.test".into()));
     assert_eq!(world.held().await, 8, "a dry run changes nothing");
 
-    refused(world.run(&["release", "--client", "host1.test"]).await, 4, "consent");
+    world.run(&["release", "--client", "host1.test"]).await.refuses(4, "consent");
     let ran = world.run(&["release", "--client", "host1.test", "--yes"]).await.exits(0);
     assert!(ran.stderr.contains("no answer within 3 s"), "the plan is shown before: {}", ran.stderr);
     let done = ran.json()["release"].clone();
@@ -57,10 +45,10 @@ async fn a_ghosts_locks_go_and_who_waited_gets_the_range() {
         (&3.into(), &1.into(), &0.into())
     );
     world.until("the waiter is granted", |farm| farm.beliefs(world.clients[1]).contains(&shared(0))).await;
-    assert_eq!(locks_of(&world, "host1.test").await, 0);
-    assert_eq!((locks_of(&world, "host2.test").await, locks_of(&world, "host3.test").await), (3, 2));
+    assert_eq!(world.locks_of("host1.test").await, 0);
+    assert_eq!((world.locks_of("host2.test").await, world.locks_of("host3.test").await), (3, 2));
 
-    refused(world.run(&["release", "--client", "host1.test", "--yes"]).await, 2, "no lock is selected");
+    world.run(&["release", "--client", "host1.test", "--yes"]).await.refuses(2, "no lock is selected");
     let listed = world.run(&["runs", "releases"]).await.exits(0).json();
     let rows = listed["releases"].as_array().unwrap();
     assert_eq!(
@@ -77,7 +65,7 @@ async fn a_ghosts_locks_go_and_who_waited_gets_the_range() {
 async fn a_client_that_answers_keeps_its_locks_unless_that_is_said() {
     let world = World::locked(2, 2).await;
     world.farm.set_state(world.clients[0], nlmctl::wire::types::NsmState(99));
-    refused(world.run(&["release", "--client", "host1.test", "--yes"]).await, 4, "host1.test answers");
+    world.run(&["release", "--client", "host1.test", "--yes"]).await.refuses(4, "host1.test answers");
     assert_eq!(world.held().await, 4);
     let plan = world.run(&["release", "--client", "host1.test", "--dry-run"]).await.exits(0).json();
     let client = &plan["release"]["clients"][0];
@@ -86,10 +74,10 @@ async fn a_client_that_answers_keeps_its_locks_unless_that_is_said() {
         (&"suspect".into(), &99.into(), &"answers".into())
     );
     assert_eq!(client["lockd"], "answers");
-    refused(world.run(&["release", "--client", "host1.test", "--live"]).await, 4, "ANSWERS");
+    world.run(&["release", "--client", "host1.test", "--live"]).await.refuses(4, "ANSWERS");
     assert_eq!(world.held().await, 4);
     world.run(&["release", "--client", "host1.test", "--live", "--yes"]).await.exits(0);
-    assert_eq!((locks_of(&world, "host1.test").await, locks_of(&world, "host2.test").await), (0, 2));
+    assert_eq!((world.locks_of("host1.test").await, world.locks_of("host2.test").await), (0, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,16 +90,16 @@ async fn single_locks_are_chosen_by_file_owner_and_range() {
         args.extend(narrower);
         Running::start(world.nlmctl(&args)).end()
     };
-    refused(of(&["--owner", "9"]).await, 2, "no lock is selected");
-    refused(of(&["--range", "100:9"]).await, 2, "no lock is selected");
+    of(&["--owner", "9"]).await.refuses(2, "no lock is selected");
+    of(&["--range", "100:9"]).await.refuses(2, "no lock is selected");
     let done = of(&["--owner", "2", "--range", "100:10"]).await.exits(0).json()["release"].clone();
     assert_eq!(
         (&done["released"]["locks"], &done["only"]),
         (&1.into(), &serde_json::json!(["owner 2", "bytes 100-109"]))
     );
-    assert_eq!(locks_of(&world, "host1.test").await, 2);
+    assert_eq!(world.locks_of("host1.test").await, 2);
     of(&[]).await.exits(0);
-    assert_eq!((locks_of(&world, "host1.test").await, locks_of(&world, "host2.test").await), (0, 3));
+    assert_eq!((world.locks_of("host1.test").await, world.locks_of("host2.test").await), (0, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +121,7 @@ async fn nothing_to_release_is_as_wanted_where_that_was_said() {
     let nobodys = hex::encode("nobody's");
     for chosen in [["--client", "gone.test"], ["--file", &nobodys]] {
         let args = [&["release", "--yes"], &chosen[..]].concat();
-        refused(world.run(&args).await, 2, if chosen[0] == "--client" { "gone.test" } else { "no lock is selected" });
+        world.run(&args).await.refuses(2, if chosen[0] == "--client" { "gone.test" } else { "no lock is selected" });
         let done = world.run(&[&args[..], &["--if-held"]].concat()).await.exits(0).json()["release"].clone();
         assert_eq!((&done["outcome"], &done["exit"]), (&"nothing-held".into(), &0.into()), "{done:#}");
     }
@@ -151,7 +139,7 @@ async fn nothing_is_released_of_a_client_whose_locks_changed_after_the_plan() {
     assert_eq!(listed["releases"][0]["outcome"], "unverified", "it is in the record before it is asked for");
     world.take(world.clients[0], &own(world.clients[0], 7)).await;
     proxy.go_on();
-    refused(run.end().await, 4, "had 1 lock and 0 blocked requests");
+    run.end().await.refuses(4, "had 1 lock and 0 blocked requests");
     assert_eq!(world.held().await, 2);
     let listed = world.run(&["runs", "releases"]).await.exits(0).json();
     assert_eq!(listed["releases"][0]["outcome"], "refused");
@@ -160,13 +148,13 @@ async fn nothing_is_released_of_a_client_whose_locks_changed_after_the_plan() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_released_without_a_known_client_or_while_a_run_is_active() {
     let world = World::locked(2, 1).await;
-    refused(world.run(&["release", "--yes"]).await, 2, "--client");
-    refused(world.run(&["release", "--client", "nobody.test", "--yes"]).await, 2, "nobody.test");
-    refused(world.run(&["release", "--export", "/srv", "--yes"]).await, 2, "chooses files by their handles only");
+    world.run(&["release", "--yes"]).await.refuses(2, "--client");
+    world.run(&["release", "--client", "nobody.test", "--yes"]).await.refuses(2, "nobody.test");
+    world.run(&["release", "--export", "/srv", "--yes"]).await.refuses(2, "chooses files by their handles only");
     world.farm.crash(world.clients[0]);
     let run = world.start(&["resync", "--yes", "--grace", "3s"]);
     world.until("the run tells its clients", |farm| !farm.notices().is_empty()).await;
-    refused(world.run(&["release", "--client", "host1.test", "--yes"]).await, 4, "is active");
+    world.run(&["release", "--client", "host1.test", "--yes"]).await.refuses(4, "is active");
     run.end().await.exits(3);
     assert_eq!(world.held().await, 2);
 }

@@ -172,6 +172,10 @@ impl World {
             sleep(Duration::from_millis(50)).await;
         }
     }
+    /// How many locks the server lists of this client.
+    pub async fn locks_of(&self, client: &str) -> usize {
+        self.run(&["locks", "--client", client]).await.exits(0).json()["locks"].as_array().expect("locks").len()
+    }
     /// How many locks the server lists.
     pub async fn held(&self) -> usize {
         self.run(&["locks"]).await.exits(0).json()["locks"].as_array().expect("locks").len()
