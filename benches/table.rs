@@ -22,7 +22,7 @@ use nlmctl::wire::control::{
     ReleaseArgs, RunId, Scope, SettleWhen, Silent, Unreachable,
 };
 use nlmctl::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
-use nlmctl::wire::xdr::{List, Maybe};
+use nlmctl::wire::xdr::List;
 use rustix::time::{ClockId, clock_gettime};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -579,7 +579,7 @@ fn release(all: usize) {
 fn list(locks: usize) {
     let world = World::filled(locks);
     let name = world.names[world.names.len() / 2].clone();
-    let client = ClientRef { name: Maybe(Some(name)), address: Maybe(None) };
+    let client = ClientRef::named(name);
     let of_client = Scope { clients: List::clipped(vec![client]), files: List::default() };
     let of_file = Scope { clients: List::default(), files: List::clipped(vec![world.files[0].clone()]) };
     let middle = (locks as u64 / 20) << 32;

@@ -12,8 +12,8 @@ use crate::report::{Failure, Known, LockList, LocksReport, OwnersReport, SCHEMA}
 use crate::resync::plan::refuse_unknown;
 use crate::wire::control::{AgedLock, ClientRef, LockState, Scope};
 use crate::wire::scope;
-use crate::wire::types::{Address, CallerName, FileHandle};
-use crate::wire::xdr::{List, Maybe, TooLong};
+use crate::wire::types::{Address, FileHandle};
+use crate::wire::xdr::{List, TooLong};
 
 pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failure> {
     let (paths, handles): (Vec<&String>, Vec<&String>) = wanted.files.iter().partition(|file| file.starts_with('/'));
@@ -171,12 +171,8 @@ fn scope(clients: &[String], handles: &[&String]) -> Result<Scope, Failure> {
 /// Reads what `--client` is given: an address, else a name.
 pub(super) fn client(text: &str) -> Result<ClientRef, Failure> {
     let text = &with_index(text)?;
-    if let Ok(address) = text.parse::<Address>() {
-        return Ok(ClientRef { name: Maybe(None), address: Maybe(Some(address)) });
-    }
-    let name = CallerName::typed(text)
-        .map_err(|e| Failure::usage(format!("--client {text:?}: {e}"), "give a client's name or address"))?;
-    Ok(ClientRef { name: Maybe(Some(name)), address: Maybe(None) })
+    text.parse::<ClientRef>()
+        .map_err(|e| Failure::usage(format!("--client {text:?}: {e}"), "give a client's name or address"))
 }
 
 /// What `--client` says, a link-local address by its interface's index: only this host knows the names.
@@ -206,7 +202,7 @@ mod tests {
     use super::*;
     use crate::report::Rows;
     use crate::wire::control::LockKind;
-    use crate::wire::types::{ByteRange, Svid, Transport};
+    use crate::wire::types::{ByteRange, CallerName, Svid, Transport};
 
     fn of(clients: &[&str], files: &[&str]) -> Result<Scope, Failure> {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();

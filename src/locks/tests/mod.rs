@@ -311,7 +311,7 @@ fn via(transport: Transport) -> Via {
 }
 
 fn client_ref(client: &str) -> ClientRef {
-    ClientRef { name: Maybe(Some(name(client))), address: Maybe(None) }
+    ClientRef::named(name(client))
 }
 
 fn fates(result: &FullResult) -> Vec<(Fate, ByteRange, bool)> {

@@ -17,7 +17,6 @@ use serde::Serialize;
 use super::*;
 use crate::wire::control::ClientRef;
 use crate::wire::types::CallerName;
-use crate::wire::xdr::Maybe;
 
 #[track_caller]
 fn is_golden<T: Render + Serialize>(name: &str, value: &T) {

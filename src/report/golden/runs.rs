@@ -116,7 +116,7 @@ fn a_run_with_its_locks_and_timeline() {
         shown: None,
     };
     is_golden("run-detail", &detail);
-    let host3 = ClientRef { name: Maybe(Some(CallerName::new("HOST3").unwrap())), address: Maybe(None) };
+    let host3 = ClientRef::named(CallerName::new("HOST3").unwrap());
     is_golden("run-detail-only", &detail.clone().only(&RunFilter { clients: vec![host3], changed: true }));
     stands("run-page.html", &page(&detail).unwrap());
 }

@@ -11,9 +11,8 @@ use crate::units::{self, count, millis, number};
 use crate::wire::control::{
     Capabilities, ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable,
 };
-use crate::wire::scope;
 use crate::wire::types::{Address, CallerName, FileHandle};
-use crate::wire::xdr::{List, Maybe};
+use crate::wire::xdr::List;
 
 fn usage<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, Failure> {
     Err(Failure::usage(message, remedy))
@@ -50,18 +49,15 @@ pub fn scope(request: &Request, info: &Info) -> Result<Scope, Failure> {
     }
     let mut clients = Vec::with_capacity(request.clients.len());
     for text in &request.clients {
-        clients.push(match scope::parse(text) {
-            Some(ip) => ClientRef { name: Maybe(None), address: Maybe(Some(ip.into())) },
-            None => match CallerName::typed(text) {
-                Ok(name) => ClientRef { name: Maybe(Some(name)), address: Maybe(None) },
-                Err(e) => {
-                    return usage(
-                        format!("--client {text:?} is neither an address nor a name: {e}"),
-                        "see `nlmctl clients`",
-                    );
-                }
-            },
-        });
+        match text.parse::<ClientRef>() {
+            Ok(client) => clients.push(client),
+            Err(e) => {
+                return usage(
+                    format!("--client {text:?} is neither an address nor a name: {e}"),
+                    "see `nlmctl clients`",
+                );
+            }
+        }
     }
     let too_many = "run once for all (no --client, no --file), or several times";
     let Ok(clients) = List::new(clients) else { return usage("too many --client", too_many) };
@@ -381,6 +377,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::xdr::Maybe;
 
     fn wanted(name: Option<String>, address: Option<String>) -> ClientRef {
         let name = name.map(|name| CallerName::new(&name).unwrap());

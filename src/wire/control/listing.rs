@@ -1,9 +1,11 @@
 //! The clients and locks of a manager, and the scope that chooses among them.
 
 use std::fmt;
+use std::str::FromStr;
 
 use super::pages::PAGE;
-use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
+use crate::wire::scope;
+use crate::wire::types::{Address, BadName, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 use crate::wire::xdr::{List, Maybe, Text, XdrCodec};
 
 /// Most client or file references in a scope, and clients in a drop list.
@@ -50,6 +52,24 @@ pub struct ClientRef {
     pub name: Maybe<CallerName>,
     /// One of its addresses.
     pub address: Maybe<Address>,
+}
+
+impl ClientRef {
+    /// Whoever has this name.
+    pub fn named(name: CallerName) -> Self {
+        Self { name: Maybe(Some(name)), address: Maybe(None) }
+    }
+}
+
+impl FromStr for ClientRef {
+    type Err = BadName;
+    /// What a user typed: an address, else a name.
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        match scope::parse(text) {
+            Some(ip) => Ok(Self { name: Maybe(None), address: Maybe(Some(ip.into())) }),
+            None => CallerName::typed(text).map(Self::named),
+        }
+    }
 }
 
 /// What a run covers. Empty lists are "everything"; both kinds given intersect.

@@ -8,7 +8,7 @@ use crate::manager::Freed;
 use crate::report::FailureKind;
 use crate::wire::control::{Capabilities, ClientRef, Info, InstanceId, RELEASE, Released, Scope};
 use crate::wire::types::{Address, ByteRange, CallerName, NsmState, Svid};
-use crate::wire::xdr::{List, Maybe, Text};
+use crate::wire::xdr::{List, Text};
 
 fn info(knows_owners: bool) -> Info {
     Info {
@@ -51,7 +51,7 @@ fn row(n: u8, start: u64, state: LockState) -> LockRow {
 }
 
 fn of_clients(clients: &[u8]) -> (ReleaseRequest, Scope) {
-    let reference = |n: &u8| ClientRef { name: Maybe(Some(name(*n))), address: Maybe(None) };
+    let reference = |n: &u8| ClientRef::named(name(*n));
     let scope = Scope { clients: List::clipped(clients.iter().map(reference).collect()), files: List::default() };
     (
         ReleaseRequest { clients: clients.iter().map(|n| format!("host{n}")).collect(), ..ReleaseRequest::default() },

@@ -3,7 +3,6 @@
 use super::*;
 use crate::manager::knfsd::unsure::UnsureLocks;
 use crate::wire::control::{ClientRef, PageAfter};
-use crate::wire::xdr::Maybe;
 
 const NEXT: RunId = RunId([8; 16]);
 const THIRD: RunId = RunId([9; 16]);
@@ -25,7 +24,7 @@ impl Stage {
 
     /// A run that may drop whatever is not reclaimed, also of clients that do not answer. Gives its sums.
     async fn run(&self, run: RunId, acked: &[&str], reclaimed: &[(u8, i32, &str)]) -> (u64, u64, u64, u64) {
-        let client_ref = |text| ClientRef { name: Maybe(Some(name(text))), address: Maybe(None) };
+        let client_ref = |text| ClientRef::named(name(text));
         let mut args = self.args(run, control::Mode::Strict);
         args.policy.unreachable = Unreachable::Drop;
         args.may_drop = List::clipped(["c1", "c2"].map(client_ref).to_vec());
