@@ -26,6 +26,7 @@
 //! | `grace` | the default way: a process in front of lockd has the run |
 //! | `keeper_files` | what that process has on disk |
 //! | `guard` | the process that does it if nlmctl dies |
+//! | `cautions` | what a run by `--method reboot` meets here |
 //! | `drops` | the two ways to drop |
 //! | `v4` | NFSv4 clients |
 //! | `owners` | whose the locks are |
@@ -39,6 +40,7 @@
 //! | `obstacles` | what stands in the way of a grace period in front of lockd |
 //! | `mod` | the backend; start reading at `begin` |
 
+mod cautions;
 mod drops;
 mod error;
 pub mod grace;
@@ -229,132 +231,6 @@ impl Knfsd {
         let mut rows: Vec<ClientRow> = names.into_iter().map(row).collect();
         mark_shared(&mut rows);
         Ok(rows)
-    }
-
-    /// What stands in the way or wants to be known, as far as it can be seen without touching
-    /// anything.
-    fn look_ahead(&self) -> Result<Vec<Caution>, KnfsdError> {
-        let mut found = Vec::new();
-        if !nix::unistd::geteuid().is_root() {
-            found.push(Caution::new(
-                "root",
-                Weight::Refuse,
-                "only root may drive the kernel's lock manager",
-                "run this as root",
-            ));
-        }
-        found.extend(self.look_at_statd()?);
-        let Some(lockd) = self.machine.lockd()? else {
-            found.push(Caution::new(
-                "lockd",
-                Weight::Refuse,
-                "the kernel's lockd does not run, or cannot be seen from this process namespace",
-                "start the NFS server with NFSv3, and run this in the host's own namespaces",
-            ));
-            return Ok(found);
-        };
-        if self.takes_signal(lockd) {
-            found.push(Caution::new(
-                "drop",
-                Weight::Say,
-                "lockd is made to drop every lock by a signal; NFS service goes on",
-                "",
-            ));
-        } else {
-            found.push(Caution::new(
-                "drop",
-                Weight::Say,
-                "this kernel's lockd takes no signal, so NFS service stops for about a second; nfsd's reply cache is \
-                 lost, so a REMOVE or an exclusive CREATE that is repeated just then can fail",
-                "",
-            ));
-            self.look_at_stopping(&mut found)?;
-        }
-        found.extend(self.look_at_unsure());
-        found.push(Caution::new(
-            "local",
-            Weight::Say,
-            "processes of this host are not bound by grace: one can take a dropped lock's range before its owner \
-             reclaims it (it is named then)",
-            "",
-        ));
-        let disturbed = |who: String| {
-            Caution::new(
-                "nfsv4",
-                Weight::Consent,
-                format!(
-                    "disturb {who}: they wait while grace lasts, must reclaim too if nfsd is stopped, and NFSv4's \
-                     grace cannot be ended early then"
-                ),
-                "wait until they have gone, or agree to it",
-            )
-        };
-        match v4::look(&self.machine)? {
-            V4::None => {}
-            V4::Some { live, recorded } => {
-                found.push(disturbed(format!("NFSv4 clients ({live} here now, {recorded} on record)")));
-            }
-            V4::NotKnown(why) => found.push(disturbed(format!("NFSv4 clients, if there are any: {why}"))),
-        }
-        Ok(found)
-    }
-
-    /// Their clients do not claim these any more.
-    fn look_at_unsure(&self) -> Option<Caution> {
-        let unsure = self.unsure();
-        let count = unsure.all().count() as u64;
-        let locks =
-            units::number(count, "lock whose client may not claim it", "locks whose clients may not claim them");
-        (count > 0).then(|| {
-            let text =
-                format!("drop {locks} any more: a reclaim was refused in a run before (`nlmctl locks` names them)");
-            Caution::new(
-                "unsure",
-                Weight::Consent,
-                text,
-                "lock anew on those clients (nlmctl-lost-locks(7)), or agree to it",
-            )
-        })
-    }
-
-    fn look_at_statd(&self) -> Result<Option<Caution>, KnfsdError> {
-        if !self.machine.statds()?.is_empty() {
-            return Ok(None);
-        }
-        let only_called_so = match self.machine.named("rpc.statd")?.first() {
-            Some(pid) => format!(
-                " (process {pid} is called so, and is not taken for it: it does not run as root or as the owner of \
-                 statd's `sm`, or not from root's executable)"
-            ),
-            None => String::new(),
-        };
-        Ok(Some(Caution::new(
-            "statd",
-            Weight::Refuse,
-            format!("rpc.statd does not run here: lockd could not grant a reclaim without it{only_called_so}"),
-            "start it (nfs-utils' rpc-statd.service)",
-        )))
-    }
-
-    /// What matters only where nfsd is to be stopped. An NFSv3 mount of this host uses the same lockd and keeps it alive
-    /// while nfsd is down; NFSv4's server scope may not come back.
-    fn look_at_stopping(&self, found: &mut Vec<Caution>) -> Result<(), KnfsdError> {
-        let mounts = self.machine.nlm_mounts()?;
-        if let Some(mount) = mounts.first() {
-            found.push(Caution::new(
-                "mounts",
-                Weight::Refuse,
-                format!(
-                    "this host has an NFSv3 mount ({} at {}) whose locks keep lockd alive: stopping nfsd would drop \
-                     nothing and start no grace",
-                    mount.source,
-                    mount.mount_point.display()
-                ),
-                "unmount it, or mount it with nolock or as NFSv4",
-            ));
-        }
-        found.extend(scope::look(&self.machine)?);
-        Ok(())
     }
 
     async fn drop_locks(&self, wanted: Duration) -> Result<Dropped, ManagerError> {
