@@ -215,6 +215,31 @@ async fn resync(
     controller::resync(driven, store, plan, consent, options, progress, none).await
 }
 
+/// A run in which this client answers only after `--grace-max`, while Ganesha's grace goes on.
+async fn with_a_late_ack(
+    host: &Netns,
+    manager: &Arc<Adapter<Manager>>,
+    clients: &Clients,
+    late: ClientNo,
+) -> RunReport {
+    clients.farm.behave(late, Behaviour::dead());
+    let short = Duration::from_secs(1);
+    let request = Request { grace: short, grace_max: Some(short), ..dropping() };
+    let wakes = async {
+        let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
+        loop {
+            assert!(tokio::time::Instant::now() < deadline, "no run came past its --grace-max");
+            let run = manager.status().await.unwrap().run.0;
+            if run.is_some_and(|run| run.notices_begun && run.elapsed_ms > 2_500) {
+                break clients.farm.behave(late, Behaviour::default());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let (report, ()) = tokio::join!(resync(host, manager, &request, clients), wakes);
+    report.unwrap()
+}
+
 /// A begin of everything, as a controller asks for it.
 async fn begin_args(manager: &Adapter<Manager>) -> BeginArgs {
     manager.cautions().await.unwrap();
@@ -338,24 +363,24 @@ fn a_slow_client_is_told_as_long_as_ganeshas_grace_lasts_whatever_grace_max_says
         let clients = Clients::new(2);
         clients.lock_all(&files(2).await, 2).await;
         let manager = manager(&host, false);
-        clients.farm.behave(clients.all[1], Behaviour::dead());
-        let short = Duration::from_secs(1);
-        let request = Request { grace: short, grace_max: Some(short), ..dropping() };
-        let wakes = async {
-            let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
-            loop {
-                assert!(tokio::time::Instant::now() < deadline, "no run came past its --grace-max");
-                let run = manager.status().await.unwrap().run.0;
-                if run.is_some_and(|run| run.notices_begun && run.elapsed_ms > 2_500) {
-                    break clients.farm.behave(clients.all[1], Behaviour::default());
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        let (report, ()) = tokio::join!(resync(&host, &manager, &request, &clients), wakes);
-        let locks = report.unwrap().locks;
+        let locks = with_a_late_ack(&host, &manager, &clients, clients.all[1]).await.locks;
         assert_eq!((locks.in_scope, locks.reclaimed, locks.dropped, locks.unverified), (8, 8, 0, 0));
         assert_eq!((clients.beliefs(), clients.refused()), (8, 0));
+    });
+}
+
+#[test]
+#[ignore = "needs root, nfs-ganesha and nfs-ganesha-vfs: .ci/run runs it"]
+fn an_ack_after_grace_max_counts_where_no_client_heeds_its_notice() {
+    let host = Netns::new("nas.test");
+    let _ganesha = Ganesha::start(&host, 2 * GRACE);
+    host.block_on(async {
+        let clients = Clients::new(1);
+        clients.lock_all(&files(1).await, 1).await;
+        clients.farm.forget(clients.all[0], &clients.farm.beliefs(clients.all[0])[0]);
+        let manager = manager(&host, false);
+        let report = with_a_late_ack(&host, &manager, &clients, clients.all[0]).await;
+        assert_eq!((report.locks.in_scope, report.locks.dropped, report.run.exit), (1, 1, Some(4)));
     });
 }
 

@@ -149,7 +149,8 @@ impl<B: Backend> LockManager for Adapter<B> {
         let elapsed = run.elapsed();
         args.clients.as_slice().iter().for_each(|news| run.deliver(news, elapsed));
         run.notices_begun |= args.notices_begun;
-        let run = if run.notices_begun && !active.notices_begun || !self.written_lately() {
+        let has_news = !args.clients.as_slice().is_empty();
+        let run = if run.notices_begun && !active.notices_begun || has_news && !self.written_lately() {
             self.keep(run).await?
         } else {
             // Nothing is promised about deliveries, and the controller has its own record of them.
@@ -169,10 +170,11 @@ impl<B: Backend> LockManager for Adapter<B> {
     }
 
     async fn settle(&self, args: &SettleArgs) -> Result<RunResult, ManagerError> {
-        let (turn, active) = self.driven(args.run).await?;
+        let (_turn, active) = self.driven(args.run).await?;
         if !self.backend.capabilities().settle_early {
-            drop(turn);
-            return self.settle_with_grace(args.run).await;
+            // Whoever looks when its grace is over ends the run.
+            let kind = self.backend.kind();
+            return refused(RefusalCode::StillPending, format!("{kind} ends its grace by itself, and has not yet"));
         }
         let pending = self.desk().view.counts(&active).pending;
         if args.when != SettleWhen::Always && pending > 0 {

@@ -14,14 +14,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::Adapter;
 use super::backend::{Backend, GraceEnd, refused};
 use super::compare::{Snapshot, compare};
 use super::record::{Coded, Phase, RunRecord};
 use super::results::{End, Loss, result, unverified};
 use super::run_files::RunFiles;
-use super::{Adapter, pause_after};
 use crate::manager::ManagerError;
-use crate::wire::control::{FullResult, LockFate, Outcome, RefusalCode, RunId, RunResult};
+use crate::wire::control::{FullResult, LockFate, Outcome, RefusalCode, RunResult};
 
 /// Lines about lost locks in the timeline; beyond that the record's rows tell.
 const LINES: usize = 32;
@@ -192,21 +192,6 @@ impl<B: Backend> Adapter<B> {
         let now = self.backend.sight().await?;
         let watched = self.backend.in_grace().await?;
         self.count(run, &now, Watch { reason, alone, watched }).await
-    }
-
-    /// The end of a run whose manager alone ends its grace: looks until it has.
-    pub(super) async fn settle_with_grace(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        loop {
-            let looking = tokio::time::Instant::now();
-            // The turn is others' while it sleeps.
-            match self.driven(run).await.map(drop) {
-                Ok(()) => tokio::time::sleep(pause_after(looking)).await,
-                Err(error) => match self.ended(run).await? {
-                    Some(result) => return Ok(result.0.result.clone()),
-                    None => return Err(error),
-                },
-            }
-        }
     }
 
     /// The end of a run that has dropped nothing: as if it had not been.

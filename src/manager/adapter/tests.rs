@@ -276,7 +276,11 @@ async fn begun(driver: &Adapter<Fake>, run: u8) -> RunId {
 }
 
 async fn told(driver: &Adapter<Fake>, run: RunId) -> Status {
-    let client = ClientProgress { client: 0, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
+    acked(driver, run, 0).await
+}
+
+async fn acked(driver: &Adapter<Fake>, run: RunId, client: u32) -> Status {
+    let client = ClientProgress { client, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
     driver.progress(&ProgressArgs { run, notices_begun: true, clients: List::clipped(vec![client]) }).await.unwrap()
 }
 
@@ -539,29 +543,47 @@ async fn a_grace_that_only_the_manager_ends_is_waited_for_and_what_came_after_it
     host.with(|world| world.ends_grace = false);
     let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0)]);
-    driver.status().await.unwrap();
-    let settling = tokio::spawn({
-        let driver = driver.clone();
-        async move { settle(&driver, run, false).await }
-    });
+    assert_eq!(code(settle(&driver, run, false).await), RefusalCode::StillPending);
     // Grace goes on, and so do reclaims, though the deadline was reached.
     host.comes_back(&[lock("a", 100)]);
-    while counts(&driver.status().await.unwrap()).2 < 2 {
-        tokio::task::yield_now().await;
-    }
-    assert!(!settling.is_finished());
+    driver.status().await.unwrap();
     host.with(|world| {
         world.in_grace = false;
         // Anybody's, once ordinary locks are granted again.
         world.locks.push(lock("b", 0));
     });
-    let answer = settling.await.unwrap();
+    assert_eq!(code(settle(&driver, run, false).await), RefusalCode::WrongPhase, "it is over");
     let result = driver.result(run).await.unwrap();
-    // Whoever looked first has ended it.
-    assert!(answer.is_err() || answer == Ok(result.clone()), "{answer:?}");
     let counts = result.counts;
     assert_eq!((counts.in_scope, counts.reclaimed, counts.dropped, counts.unverified), (3, 2, 0, 1));
     assert_eq!((result.outcome, result.alone), (Outcome::Settled, false));
+}
+
+#[tokio::test]
+async fn an_ack_counts_as_long_as_the_managers_grace_lasts_and_its_client_is_not_owed_a_notice() {
+    let host = Host::new();
+    host.with(|world| world.ends_grace = false);
+    let (driver, run) = in_a_run(&host).await;
+    assert_eq!(code(settle(&driver, run, false).await), RefusalCode::StillPending);
+    acked(&driver, run, 1).await;
+    host.with(|world| world.in_grace = false);
+    let result = driver.result(run).await.unwrap();
+    assert_eq!((result.counts.dropped, result.not_understood), (3, true), "all acked, and none heeded it");
+    assert_eq!(driver.owed().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn progress_that_tells_nothing_writes_nothing() {
+    let host = Host::new();
+    let (driver, run) = in_a_run(&host).await;
+    let tell = async |clients| {
+        driver.desk().saved = None;
+        let args = ProgressArgs { run, notices_begun: true, clients: List::clipped(clients) };
+        driver.progress(&args).await.unwrap();
+        driver.desk().saved.is_some()
+    };
+    let news = ClientProgress { client: 1, delivery: Delivery::NoAnswer, ago_ms: 0, suspect: false };
+    assert_eq!((tell(vec![]).await, tell(vec![news]).await), (false, true));
 }
 
 #[tokio::test]
@@ -678,11 +700,8 @@ async fn what_counts_is_what_was_locked_when_it_was_dropped() {
 #[tokio::test]
 async fn notices_that_every_client_acked_and_none_heeded_were_not_understood() {
     let host = Host::new();
-    let driver = host.driver();
-    let run = begun(&driver, 1).await;
-    let acked = |client| ClientProgress { client, delivery: Delivery::Acked, ago_ms: 0, suspect: false };
-    let progress = |clients| ProgressArgs { run, notices_begun: true, clients: List::clipped(clients) };
-    driver.progress(&progress(vec![acked(0), acked(1)])).await.unwrap();
+    let (driver, run) = in_a_run(&host).await;
+    acked(&driver, run, 1).await;
     let result = settle(&driver, run, false).await.unwrap();
     assert_eq!((result.counts.dropped, result.not_understood), (3, true));
 }

@@ -100,7 +100,7 @@ pub enum Event {
     Heard { client: u32, at: Duration, news: NoticeNews },
     /// `settle` or `abort` was answered, or refused because the run is over already.
     Ended,
-    /// An early settle was refused: locks are pending, or awaited.
+    /// `settle` was refused: locks are pending, or awaited, or the manager alone ends its grace and has not yet.
     StillPending,
     /// `settle` or `abort` was refused: the result cannot be written.
     NotDurable,

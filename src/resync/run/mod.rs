@@ -30,8 +30,7 @@
 //!   the pending locks are, decides. A slow client may until then claim what the server had lost.
 //! - At the deadline every client's last delivery is told before settle (8): "no answer" only of one
 //!   that a call was sent to in vain. The manager extends the deadline by itself; [`Standing`] brings
-//!   it here.
-//!
+//!   it here. One that alone ends its grace refuses to settle until then: acks that come meanwhile are told too.
 //! - What this process could not hear because it did not run says nothing about any client ([`Run::lagged`]).
 //!
 //! The driver does the actions in their order, and one call to the manager at a time; it gives the

@@ -155,6 +155,11 @@ impl Run {
     pub(super) fn while_settling(&mut self, now: Duration, when: SettleWhen, event: Event, out: Out<'_>) {
         match event {
             Event::Ended | Event::Told(Standing::Over) | Event::Seen(Standing::Over) => self.fetch(out),
+            // The manager alone ends its grace. Acks that come until then are told.
+            Event::StillPending if when == SettleWhen::Always => {
+                self.not_before = now + RETRY;
+                self.state = State::Notifying;
+            }
             Event::StillPending => {
                 // What was seen before is older than this answer; the next status has the count.
                 self.pending = self.pending.max(1);

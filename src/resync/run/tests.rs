@@ -222,6 +222,24 @@ fn a_manager_that_cannot_settle_early_is_not_asked_to() {
 }
 
 #[test]
+fn where_grace_goes_on_after_the_deadline_acks_are_told_until_it_is_over() {
+    let (mut run, _) = Run::begin(Terms { settle_early: false, ..TERMS });
+    run.handle(ms(5), fresh(2));
+    run.handle(ms(10), Event::Told(active(3, 1_990)));
+    run.handle(ms(20), ack(0, 20));
+    run.handle(ms(30), sent_again(1, 30));
+    let standing = |at| active(3, left(2_000, at));
+    assert_eq!(settles(&pass(&mut run, 2_000, standing)), [(2_000, false)]);
+    assert_eq!(run.handle(ms(2_001), Event::StillPending), []);
+    run.handle(ms(2_500), ack(1, 2_500));
+    let acked = ClientProgress { client: 1, delivery: Delivery::Acked, ago_ms: 30, suspect: false };
+    assert_eq!(pass(&mut run, 3_000, standing), [(2_530, Action::Tell(vec![acked]))]);
+    assert_eq!(settles(&pass(&mut run, 3_001, standing)), [(3_001, false)], "asked again");
+    run.handle(ms(3_002), Event::StillPending);
+    assert_eq!(run.handle(ms(3_100), Event::Seen(Standing::Over)), [Action::StopNotices, Action::FetchResult]);
+}
+
+#[test]
 fn at_the_deadline_every_last_delivery_is_told_before_the_settle() {
     let mut run = notifying(2);
     run.handle(ms(20), Event::Heard { client: 0, at: ms(20), news: NoticeNews::Acked { all: false } });
