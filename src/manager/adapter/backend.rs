@@ -52,6 +52,8 @@ pub struct ClientReleased {
     pub offered: u64,
     /// Whether the client may hold locks yet.
     pub left: bool,
+    /// What the operator should know of it.
+    pub note: Option<String>,
 }
 
 /// What the release of single locks was seen to do.

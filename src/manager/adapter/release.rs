@@ -41,6 +41,7 @@ impl<B: Backend> Adapter<B> {
                 all.offered += one.offered;
                 // Their number is not known.
                 all.left += u64::from(one.left);
+                notes.extend(one.note.map(|note| format!("{}: {note}", client.name)));
                 rows.extend(one.freed.iter().map(results::row));
             }
             all.rows = List::clipped(rows);

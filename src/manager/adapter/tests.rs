@@ -59,6 +59,8 @@ struct World {
     dies_at: Option<&'static str>,
     /// A client that holds nothing any more.
     gone: Option<&'static str>,
+    /// One that it cannot be told of.
+    untold: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +207,10 @@ impl Backend for Fake {
             if world.gone == Some(client.as_str()) {
                 return refused(RefusalCode::BadRequest, "it holds no lock");
             }
+            if world.untold == Some(client.as_str()) {
+                let note = Some("it was not told".to_owned());
+                return Ok(ClientReleased { left: true, note, ..ClientReleased::default() });
+            }
             world.released.push(client.as_str().to_owned());
             Ok(ClientReleased { freed: vec![lock("a", 0)], ..ClientReleased::default() })
         })
@@ -250,6 +256,7 @@ impl Host {
             released: Vec::new(),
             dies_at: None,
             gone: None,
+            untold: None,
         };
         Self { fake: Fake(Arc::new(Mutex::new(world))), dir: tempfile::tempdir().unwrap() }
     }
@@ -470,6 +477,13 @@ async fn what_was_released_before_one_client_failed_is_told_and_the_others_count
     assert!(freed.notes.len() == 1 && freed.notes[0].contains("c2"), "{:?}", freed.notes);
     assert_eq!(host.with(|world| world.released.clone()), ["c1", "c1", "c3"]);
     assert_eq!(code(release(&["c2", "c3"]).await), RefusalCode::BadRequest);
+    // One that cannot be told is left, wherever it stands, and in nobody's way.
+    host.with(|world| (world.gone, world.untold) = (None, Some("c2")));
+    for names in [["c1", "c2", "c3"], ["c2", "c1", "c3"]] {
+        let freed = release(&names).await.unwrap();
+        assert_eq!((freed.released.locks, freed.released.left, freed.unverified), (2, 1, false));
+        assert_eq!(freed.notes, ["c2: it was not told"]);
+    }
 }
 
 #[tokio::test]

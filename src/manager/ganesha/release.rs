@@ -249,7 +249,7 @@ fn released(before: &[(Lock, String)], after: &[(Lock, String)], gone: bool) -> 
     let freed: Vec<Lock> = was.difference(&is).map(|(lock, _)| lock.clone()).collect();
     let got_one = |(new, _): &&&(Lock, String)| freed.iter().any(|old| old.overlaps(new));
     let offered = is.difference(&was).filter(got_one).count() as u64;
-    ClientReleased { freed, offered, left: !gone }
+    ClientReleased { freed, offered, left: !gone, note: None }
 }
 
 /// statd's callback, as Ganesha takes it from this host only.

@@ -439,7 +439,7 @@ impl Backend for Knfsd {
         Ok(Vec::new())
     }
     async fn release_client(&self, client: &CallerName) -> Result<ClientReleased, ManagerError> {
-        self.release(client.as_str()).await.map_err(KnfsdError::lost)
+        self.release(client.as_str()).await
     }
     async fn release_locks(&self, locks: &[LockRow]) -> Result<LocksReleased, ManagerError> {
         self.free_locks(locks).await
