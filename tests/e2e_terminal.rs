@@ -14,6 +14,7 @@ use std::time::Instant;
 use common::{LIMIT, World};
 use nix::pty::openpty;
 use nix::sys::termios::{Termios, tcgetattr};
+use nlmctl::internals::demo::Behaviour;
 use rustix::termios::{Winsize, tcsetwinsize};
 use vt100::{Parser, Screen};
 
@@ -123,6 +124,41 @@ async fn a_run_with_live_progress_leaves_the_terminal_as_it_was_after_a_resize_a
     assert!(!screen.screen().hide_cursor());
     assert_eq!(screen.screen().cursor_position().1, 0, "the prompt begins a line:\n{}", screen.screen().contents());
     assert!(terminal.attributes() == before, "the line's settings are as they were");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notices_are_refused_where_grace_has_ended_before_the_question_was_answered() {
+    let world = World::locked(2, 1).await;
+    world.farm.crash(world.clients[0]);
+    let targets = world.server.dir().join("targets");
+    std::fs::write(&targets, "127.9.0.2\n").unwrap();
+    let run = world.start(&["resync", "--yes", "--grace", "60s"]);
+    world.until("the run tells its clients", |farm| !farm.notices().is_empty()).await;
+    let mut terminal = Terminal::open(100);
+    let words = ["notify", "--name", common::SERVER, "--state", "99", "--targets", targets.to_str().unwrap()];
+    let notify = terminal.start(&world, &words);
+    terminal.until("the question", |screen| screen.contents().contains("Go on?"));
+    world.run(&["abort"]).await.exits(0);
+    run.end().await.exits(1);
+    world.until_open().await;
+    terminal.press(b"y\n");
+    assert_eq!(ended(notify), Some(4));
+    terminal.until("why", |screen| screen.contents().contains("no grace is on"));
+    assert!(world.farm.notices().iter().all(|notice| notice.state.0 != 99));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_back_before_the_question_was_answered_keeps_its_locks() {
+    let world = World::locked(1, 2).await;
+    world.behave(0, Behaviour::dead());
+    let mut terminal = Terminal::open(100);
+    let release = terminal.start(&world, &["release", "--client", "host1.test"]);
+    terminal.until("the question", |screen| screen.contents().contains("Go on?"));
+    world.behave(0, Behaviour::default());
+    terminal.press(b"y\n");
+    assert_eq!(ended(release), Some(4));
+    terminal.until("why", |screen| screen.contents().contains("host1.test answers"));
+    assert_eq!(world.held().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

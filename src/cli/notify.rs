@@ -52,22 +52,15 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, Failu
         ));
     }
     let hosts = hosts(context, &args).await?;
-    own_mounts(&hosts, args.own_locks_lost).await?;
-    if !args.grace_elsewhere && !grace_is_on(context).await {
-        return Err(Failure::refused(
-            format!(
-                "no grace is on: neither a run at {}, nor the kernel's lockd (/{NLM_END_GRACE}); clients that reclaim now lose their locks",
-                context.settings.control.display()
-            ),
-            "start grace first (`nlmctl resync` does all of it), or add --grace-elsewhere if the server that these clients reclaim from is another one and in grace",
-        ));
-    }
+    may_tell(context, &args, &hosts).await?;
     let need = format!(
         "{} told that {} rebooted (state {state}): each reclaims all its locks from it",
         number(hosts.len() as u64, "host is", "hosts are"),
         context.settings.names.iter().map(CallerName::as_str).collect::<Vec<_>>().join(", "),
     );
     let consent = blocking(move || Consent::obtain(&need, slice::from_ref(&need), args.yes, &mut Terminal)).await?;
+    // The operator may have taken longer to agree than grace lasts.
+    may_tell(context, &args, &hosts).await?;
     let report = tell(consent, context, &hosts, state, args.deadline, !args.grace_elsewhere).await?;
     context.print(&report)?;
     Ok(report.exit_code())
@@ -132,6 +125,21 @@ fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result
 fn heading(roster: &Roster, hosts: usize) -> String {
     let state = roster.state.map(|state| format!(", state {state}")).unwrap_or_default();
     format!("{} in {} ({}{state})", number(hosts as u64, "host", "hosts"), roster.path.display(), roster.kind)
+}
+
+/// Whether notices may leave now.
+async fn may_tell(context: &Context, args: &NotifyArgs, hosts: &[String]) -> Result<(), Failure> {
+    own_mounts(hosts, args.own_locks_lost).await?;
+    if args.grace_elsewhere || grace_is_on(context).await {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!(
+            "no grace is on: neither a run at {}, nor the kernel's lockd (/{NLM_END_GRACE}); clients that reclaim now lose their locks",
+            context.settings.control.display()
+        ),
+        "start grace first (`nlmctl resync` does all of it), or add --grace-elsewhere if the server that these clients reclaim from is another one and in grace",
+    ))
 }
 
 /// Notices from this host tell its peers that its own processes lost their locks: refused while it has such mounts.

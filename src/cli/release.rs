@@ -34,6 +34,10 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
     let store = controller::catch_up(&*manager, store).await?;
     show(context, &plan);
     let (plan, consent) = blocking(move || plan.agree(yes, &mut Terminal).map(|consent| (plan, consent))).await?;
+    if !yes {
+        // The operator may have taken time to agree: a client that was silent may be back.
+        release::plan(&*manager, &request, &options).await?.is_agreed_to(&consent)?;
+    }
     // Once locks are being freed a signal must not end this half-way: all of it is bounded in time.
     let mut signals = signals()?;
     let mut releasing = std::pin::pin!(release::carry_out(manager, store, plan, consent));

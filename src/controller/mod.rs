@@ -173,6 +173,9 @@ async fn carry_out(
     progress: watch::Sender<Progress>,
     signals: Signals,
 ) -> Result<RunReport, ControllerError> {
+    if let Some(refusal) = plan.refusal.clone() {
+        return Err(refusal.into());
+    }
     if !consent.covers(&plan.fingerprint) {
         return Err(Failure::refused(
             "the plan has changed since it was agreed to",

@@ -399,6 +399,20 @@ async fn consent_to_another_plan_is_no_consent() {
 }
 
 #[tokio::test]
+async fn a_plan_that_is_refused_begins_nothing_whatever_was_agreed_to_before() {
+    let (fake, books) = (Fake::new(3), Books::new());
+    let request = Request { own_locks_lost: true, ..Request::default() };
+    let mut plan = plan(&*fake, &request, &options()).await.unwrap();
+    let agreed = plan.agree(false, &mut ()).unwrap();
+    plan.refusal = Some(Failure::refused("a client has fallen silent meanwhile", "wait for it"));
+    let (_signal, signals) = mpsc::channel(1);
+    let manager: Arc<dyn LockManager> = Arc::clone(&fake) as _;
+    let ran = resync(manager, books.open(), plan, agreed, options(), watch::channel(Progress::START).0, signals).await;
+    assert!(is(&ran, FailureKind::Refused));
+    assert_eq!(fake.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_signal_after_the_announcement_leaves_the_run_and_a_resume_ends_it() {
     let (fake, books) = (Fake::new(3), Books::new());
     let (run, signal) = start(&fake, &books).await;

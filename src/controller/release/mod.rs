@@ -143,13 +143,7 @@ pub async fn carry_out(
     plan: ReleasePlan,
     consent: Consent,
 ) -> Result<ReleaseReport, ControllerError> {
-    if !consent.covers(&plan.agreed_to()) {
-        return Err(Failure::refused(
-            "something else was agreed to than this release",
-            "look at the plan (--dry-run) and agree to it as it is",
-        )
-        .into());
-    }
+    plan.is_agreed_to(&consent)?;
     let plan = plan.asked_by(host::user());
     let record = Record::new(store);
     let id = uuid::Uuid::new_v4().to_string();

@@ -247,8 +247,23 @@ impl ReleasePlan {
         Consent::obtain(&self.agreed_to(), self.consent(), yes, person)
     }
 
+    /// Whether this release is what was agreed to.
+    ///
+    /// # Errors
+    /// It is not, or a client answers and `--live` was not given.
+    pub fn is_agreed_to(&self, consent: &Consent) -> Result<(), Failure> {
+        self.refuse_live()?;
+        if consent.covers(&self.agreed_to()) {
+            return Ok(());
+        }
+        Err(Failure::refused(
+            "something else was agreed to than this release; nothing was released",
+            "look at the plan (--dry-run) and agree to it as it is",
+        ))
+    }
+
     /// What [`agree`](Self::agree) gives consent to. It names every client and lock.
-    pub(super) fn agreed_to(&self) -> String {
+    fn agreed_to(&self) -> String {
         self.consent().join("\n")
     }
 

@@ -111,6 +111,19 @@ fn a_client_that_is_silent_wants_consent_and_one_that_may_run_wants_live_too() {
 }
 
 #[test]
+fn a_client_that_answers_by_now_is_not_what_was_agreed_to() {
+    let (request, scope) = of_clients(&[1]);
+    let rows = [row(1, 0, LockState::Held)];
+    let consent = plan(&request, &scope, &[client(1)], &rows, &[SILENT]).agree(true, &mut ()).unwrap();
+    let back = HostProbe { statd: run_plan::Probed::Answers(None), lockd: LockdProbe::NoAnswer };
+    let live = ReleaseRequest { live: true, ..request.clone() };
+    assert!(plan(&request, &scope, &[client(1)], &rows, &[SILENT]).is_agreed_to(&consent).is_ok());
+    for request in [request, live] {
+        assert!(plan(&request, &scope, &[client(1)], &rows, &[back]).is_agreed_to(&consent).is_err());
+    }
+}
+
+#[test]
 fn an_unlike_state_number_is_a_suspicion_and_an_equal_one_is_none() {
     let (request, scope) = of_clients(&[1]);
     let rows = [row(1, 0, LockState::Held)];
