@@ -186,6 +186,19 @@ async fn a_host_that_does_not_ack_is_exit_3_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_sent_a_notice_before_notify_was_stopped_may_have_been_told() {
+    let world = World::with(1).await;
+    world.behave(0, Behaviour::deaf());
+    let told = notify(&world, &["--state", "7", "--yes", "--grace-elsewhere"]);
+    world.all_notified().await;
+    told.signal(nix::sys::signal::Signal::SIGINT);
+    let ran = told.end().await;
+    let host = ran.json()["hosts"][0].clone();
+    assert_eq!((&host["fate"], &host["error"]), (&"no-answer".into(), &"stopped: SIGINT".into()), "{ran:#?}");
+    assert!(host["attempts"].as_u64().unwrap() > 0, "{ran:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_live_run_is_the_grace_that_notices_want_and_they_stop_when_it_is_over() {
     let world = World::locked(2, 1).await;
     world.behave(0, Behaviour::dead());

@@ -202,7 +202,18 @@ async fn tell(
             },
         }
     };
-    end(context, stopped, fan_out, &mut rows).await?;
+    // From here on nothing is sent. How far each host was told is in what is left of the news.
+    events.close();
+    while let Some(event) = events.recv().await {
+        heard(&mut rows, event);
+    }
+    ended(fan_out).await?.into_iter().for_each(|event| heard(&mut rows, event));
+    if let Some(why) = stopped {
+        context.say(&format!("nlmctl: stopped telling: {why}"));
+        for row in rows.iter_mut().filter(|row| row.fate != ClientFate::Acked && row.error.is_none()) {
+            row.error = Some(format!("stopped: {why}"));
+        }
+    }
     Ok(NotifyReport {
         schema: SCHEMA,
         state: state.0,
@@ -211,23 +222,10 @@ async fn tell(
     })
 }
 
-/// Ends the fan-out, or sees how it ended.
-async fn end(
-    context: &Context,
-    stopped: Option<&str>,
-    fan_out: JoinHandle<Result<(), DriverError>>,
-    rows: &mut [NoticeReport],
-) -> Result<(), Failure> {
-    if let Some(why) = stopped {
-        fan_out.abort();
-        context.say(&format!("nlmctl: stopped telling: {why}"));
-        for row in rows.iter_mut().filter(|row| row.fate != ClientFate::Acked && row.error.is_none()) {
-            row.error = Some(format!("stopped: {why}"));
-        }
-        return Ok(());
-    }
+/// How the fan-out ended, and what it has not told yet.
+async fn ended(fan_out: JoinHandle<Result<Vec<FanoutEvent>, DriverError>>) -> Result<Vec<FanoutEvent>, Failure> {
     match fan_out.await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(left)) => Ok(left),
         Ok(Err(e)) => Err(Failure::failed(e.to_string(), "raise the limit of open files (`ulimit -n`)")),
         Err(_) => Err(Failure::failed("the sender of notices died", "please report this with the lines before it")),
     }
@@ -269,10 +267,8 @@ fn heard(rows: &mut [NoticeReport], event: FanoutEvent) {
         }
         News::GivenUp { failure, error, .. } => {
             row.fate = ClientFate::of(nsm::delivery(failure), false);
-            row.error = error;
+            row.error = error.or(row.error.take());
         }
-        // Something was sent, and no answer has come so far.
-        News::SentAgain if row.fate == ClientFate::NotTold => row.fate = ClientFate::NoAnswer,
         News::SentAgain => {}
     }
 }
@@ -300,7 +296,8 @@ mod tests {
         };
         heard(&mut rows, event(0, acked(1)));
         assert_eq!(rows[0].fate, ClientFate::NoAnswer);
-        assert_eq!(rows[0].error.as_deref(), Some("1 of 2 notices acked"));
+        heard(&mut rows, event(0, given_up(Failure::Partial, None)));
+        assert_eq!((rows[0].fate, rows[0].error.as_deref()), (ClientFate::NoAnswer, Some("1 of 2 notices acked")));
         heard(&mut rows, event(0, acked(2)));
         assert_eq!((rows[0].fate, rows[0].acked_ms, rows[0].error.as_ref()), (ClientFate::Acked, Some(70), None));
         assert_eq!(rows[0].address, Some(IpAddr::from([127, 0, 0, 1]).into()));
@@ -314,8 +311,7 @@ mod tests {
     #[test]
     fn a_host_that_nothing_was_sent_to_does_not_read_as_one_that_did_not_answer() {
         let mut rows = [not_heard_of("127.0.0.1"), not_heard_of("fd00::7")];
-        assert_eq!(rows[0].fate, ClientFate::NotTold);
-        heard(&mut rows, event(0, News::SentAgain));
+        heard(&mut rows, event(0, given_up(Failure::NoAnswer, None)));
         assert_eq!((rows[0].fate, rows[0].attempts), (ClientFate::NoAnswer, 2));
         let no_socket = given_up(Failure::NotSent, Some("no socket"));
         heard(&mut rows, FanoutEvent { attempts: 0, ..event(1, no_socket) });

@@ -42,11 +42,8 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
     show(context, &plan, args.yes);
     let (plan, consent) = blocking(move || plan.agree(args.yes, &mut Terminal).map(|consent| (plan, consent))).await?;
     // Where beginning frees the locks, and the operator may have taken time to agree, all is looked at again.
-    let plan = if plan.begin_frees && !args.yes {
-        controller::plan(&*manager, &request, &options).await?
-    } else {
-        plan
-    };
+    let plan =
+        if plan.begin_frees && !args.yes { controller::plan(&*manager, &request, &options).await? } else { plan };
     let signals = signals()?;
     let (progress, view) = live_view(context);
     let ran = controller::resync(manager, store, plan, consent, options, progress, signals).await;

@@ -228,7 +228,7 @@ pub(super) async fn fan_out(
         }
     };
     let (sent, ()) = tokio::join!(nsm::notify(targets, options, events), learning);
-    sent
+    sent.map(|_| ())
 }
 
 #[cfg(test)]

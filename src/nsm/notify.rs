@@ -29,13 +29,13 @@ pub struct NotifyOptions {
 }
 
 /// Sends every target its notices, until each is acked (that is, answered with success, whatever comes with it) or `retry_until` has come, and tells what it
-/// learns through `events`. A full channel delays events, never sends. To cancel, drop the
-/// receiver or this future: nothing is sent from then on.
+/// learns through `events`. A full channel delays events, never sends. To cancel, drop this future or close the receiver:
+/// nothing is sent from then on, and what the receiver could not take is returned, with the last event of each target.
 pub async fn notify(
     targets: Vec<Target>,
     options: NotifyOptions,
     events: mpsc::Sender<Event>,
-) -> Result<(), DriverError> {
+) -> Result<Vec<Event>, DriverError> {
     let NotifyOptions { rpcbind_port, state, epoch, retry_until, no_answer_after } = options;
     let options = RunOptions {
         program: STATD,

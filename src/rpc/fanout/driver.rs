@@ -85,13 +85,14 @@ pub enum DriverError {
 }
 
 /// Calls every target, until each has answered or is given up for good, and tells what it learns
-/// through `events`. A full channel delays events, never sends. To cancel, drop the receiver or this
-/// future: nothing is sent from then on.
+/// through `events`. A full channel delays events, never sends. To cancel, drop this future or close the
+/// receiver: nothing is sent from then on. Where the receiver was closed the events that it could not take are
+/// returned, with the last one of each target.
 pub async fn run(
     mut targets: Vec<Target>,
     options: RunOptions,
     events: mpsc::Sender<Event>,
-) -> Result<(), DriverError> {
+) -> Result<Vec<Event>, DriverError> {
     for target in &mut targets {
         let host = mem::replace(&mut target.host, Host::Addresses(Vec::new()));
         target.host = host.canonical();
@@ -315,27 +316,24 @@ impl Driver {
         }
     }
 
-    async fn run(mut self, events: mpsc::Sender<Event>) -> Result<(), DriverError> {
+    async fn run(mut self, events: mpsc::Sender<Event>) -> Result<Vec<Event>, DriverError> {
         loop {
             self.beat();
             self.take_in()?;
             let now = self.now();
             self.fanout.handle_timeout(now);
+            while let Ok(place) = events.try_reserve()
+                && let Some(event) = self.next_event()
+            {
+                place.send(event);
+            }
+            if events.is_closed() {
+                return Ok(self.stopped(now));
+            }
+            if self.fanout.is_done() && !self.fanout.has_events() {
+                return Ok(Vec::new());
+            }
             self.start_tasks(now);
-            while self.fanout.has_events() {
-                match events.try_reserve() {
-                    Ok(place) => {
-                        if let Some(event) = self.fanout.poll_event() {
-                            place.send(Event { at: event.at + self.not_run, ..event });
-                        }
-                    }
-                    Err(mpsc::error::TrySendError::Full(())) => break,
-                    Err(mpsc::error::TrySendError::Closed(())) => return Ok(()),
-                }
-            }
-            if events.is_closed() || (self.fanout.is_done() && !self.fanout.has_events()) {
-                return Ok(());
-            }
             if self.send_burst() {
                 // Also lets the runtime see which sockets have become readable.
                 tokio::task::yield_now().await;
@@ -343,6 +341,20 @@ impl Driver {
             }
             self.wait(&events).await?;
         }
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        let event = self.fanout.poll_event()?;
+        Some(Event { at: event.at + self.not_run, ..event })
+    }
+
+    /// The events that are left when nothing more is sent.
+    fn stopped(mut self, now: Duration) -> Vec<Event> {
+        for transmit in mem::take(&mut self.unsent) {
+            self.fanout.handle_unsent(&transmit, &"stopped before");
+        }
+        self.fanout.end(now);
+        std::iter::from_fn(|| self.next_event()).collect()
     }
 
     /// Everything that has come, to the last datagram.

@@ -182,10 +182,15 @@ impl Fanout {
                     },
                     Timer::Rested { subject } => self.begin_again(now, subject),
                     Timer::Silent { subject } => self.silent(now, subject),
-                    Timer::End => (0..self.subjects.len()).for_each(|subject| self.give_up(now, subject)),
+                    Timer::End => self.end(now),
                 }
             }
         }
+    }
+
+    /// Gives up every target that is left.
+    pub(super) fn end(&mut self, now: Duration) {
+        (0..self.subjects.len()).for_each(|subject| self.give_up(now, subject));
     }
 
     /// A datagram came in on `lane`, from `peer` to `local_ip`.
