@@ -192,7 +192,8 @@ async fn a_host_that_was_sent_a_notice_before_notify_was_stopped_may_have_been_t
     let told = notify(&world, &["--state", "7", "--yes", "--grace-elsewhere"]);
     world.all_notified().await;
     told.signal(nix::sys::signal::Signal::SIGINT);
-    let ran = told.end().await;
+    let ran = told.end().await.exits(1);
+    assert_eq!(ran.json()["stopped"], "SIGINT");
     let host = ran.json()["hosts"][0].clone();
     assert_eq!((&host["fate"], &host["error"]), (&"no-answer".into(), &"stopped: SIGINT".into()), "{ran:#?}");
     assert!(host["attempts"].as_u64().unwrap() > 0, "{ran:#?}");
@@ -205,12 +206,13 @@ async fn a_live_run_is_the_grace_that_notices_want_and_they_stop_when_it_is_over
     let run = world.start(&["resync", "--yes", "--grace", "3s"]);
     world.until("the run tells its clients", |farm| !farm.notices().is_empty()).await;
     let begun = Instant::now();
-    let ran = notify(&world, &["--state", "7", "--yes"]).end().await.exits(3);
+    let ran = notify(&world, &["--state", "7", "--yes"]).end().await.exits(1);
     assert!(begun.elapsed() < Duration::from_secs(20), "it went on after grace");
+    assert_eq!(ran.json()["stopped"], "grace is over");
     assert_eq!(ran.json()["hosts"][0]["error"], "stopped: grace is over", "{ran:#?}");
     run.end().await.exits(3);
     let mut refused = notify(&world, &["--state", "9", "--yes"]).end().await;
-    while refused.code == 3 {
+    while refused.code == 1 {
         sleep(Duration::from_millis(50)).await;
         refused = notify(&world, &["--state", "9", "--yes"]).end().await;
     }

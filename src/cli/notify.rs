@@ -218,6 +218,7 @@ async fn tell(
         schema: SCHEMA,
         state: state.0,
         names: names.iter().map(ToString::to_string).collect(),
+        stopped: stopped.map(str::to_owned),
         hosts: rows,
     })
 }

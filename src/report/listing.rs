@@ -379,6 +379,8 @@ pub struct NotifyReport {
     pub state: i32,
     /// The names in them.
     pub names: Vec<String>,
+    /// What stopped it before it was done; none: nothing did.
+    pub stopped: Option<String>,
     /// Every host that was to be told.
     pub hosts: Vec<NoticeReport>,
 }
@@ -402,8 +404,12 @@ pub struct NoticeReport {
 }
 
 impl NotifyReport {
-    /// 0 when every host acked, 3 when some did not.
+    /// 0 when every host acked, 1 when it was stopped before, 3 when some did not.
     pub fn exit_code(&self) -> u8 {
-        if self.hosts.iter().all(|h| h.fate == ClientFate::Acked) { 0 } else { 3 }
+        match &self.stopped {
+            _ if self.hosts.iter().all(|h| h.fate == ClientFate::Acked) => 0,
+            Some(_) => 1,
+            None => 3,
+        }
     }
 }

@@ -186,7 +186,8 @@ fn notices() {
         error: Some("no address".into()),
     };
     let names = vec!["server.example.org".to_owned(), "server".to_owned()];
-    let report = NotifyReport { schema: SCHEMA, state: 43, names, hosts: vec![acked, unknown] };
+    let report = NotifyReport { schema: SCHEMA, state: 43, names, stopped: None, hosts: vec![acked, unknown] };
     assert_eq!(report.exit_code(), 3);
     is_golden("notify", &report);
+    assert_eq!(NotifyReport { stopped: Some("SIGINT".into()), ..report }.exit_code(), 1);
 }
