@@ -111,6 +111,16 @@ fn of_a_flag_that_is_given_twice_the_last_one_counts() {
 }
 
 #[test]
+fn names_before_and_behind_the_command_are_all_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let targets = dir.path().join("targets");
+    fs::write(&targets, "127.0.0.1\n").unwrap();
+    let words = ["--json", "--name", "before.test", "notify", "--state", "3", "--own-locks-lost", "--grace-elsewhere"];
+    let ran = run(&[&words[..], &["--name", "behind.test", "--targets", targets.to_str().unwrap()]].concat());
+    ran.refuses(4, "before.test, behind.test");
+}
+
+#[test]
 fn an_unknown_key_of_the_config_file_is_refused_with_file_and_key() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("nlmctl.toml");

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::Parser;
 use nlmctl::internals::Cli;
 
 fn top() -> &'static Path {
@@ -35,7 +34,7 @@ fn every_command_that_is_shown_is_understood() {
             let words: Vec<&str> = command.split_whitespace().collect();
             match words.as_slice() {
                 ["nlmctl", ..] => {
-                    let parsed = Cli::try_parse_from(&words);
+                    let parsed = Cli::read(&words);
                     assert!(parsed.is_ok(), "{}: {command}: {}", path.display(), parsed.unwrap_err());
                     seen += 1;
                 }

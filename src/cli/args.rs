@@ -1,11 +1,14 @@
 //! The command line.
 
+use std::ffi::OsString;
+use std::iter::successors;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::controller::release::OwnerChoice;
 use crate::report::Failure;
@@ -30,6 +33,44 @@ pub struct Cli {
     pub(super) command: Command,
 }
 
+/// Common options that may be given more than once. Of a global one clap takes what one level of the command line has, and drops
+/// the rest (`nlmctl --name a notify --name b`), so each level has them for its own.
+const ADD_UP: [&str; 2] = ["names", "verbose"];
+
+fn at_each_level(command: clap::Command, options: &[Arg]) -> clap::Command {
+    command.mut_subcommands(|below| at_each_level(below.args(options), options))
+}
+
+impl Cli {
+    /// All that is understood, for help and completions.
+    pub(super) fn line() -> clap::Command {
+        let root = Self::command();
+        let adding_up = |option: &&Arg| ADD_UP.contains(&option.get_id().as_str());
+        let options: Vec<Arg> = root.get_arguments().filter(adding_up).cloned().collect();
+        at_each_level(root, &options)
+    }
+
+    /// Reads a command line, the program's name first.
+    ///
+    /// # Errors
+    /// It makes no sense; or help or the version is asked for.
+    pub fn read(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let matches = Self::line().try_get_matches_from(line)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        let levels = || successors(Some(&matches), |level| level.subcommand().map(|(_, below)| below));
+        let given = |id| levels().filter(move |level| level.value_source(id) == Some(ValueSource::CommandLine));
+        let names = given("names").filter_map(|level| level.get_many("names")).flatten();
+        let names: Vec<CallerName> = names.cloned().collect();
+        if !names.is_empty() {
+            cli.common.names = names;
+        }
+        if given("verbose").count() > 0 {
+            cli.common.verbose = given("verbose").map(|level| level.get_count("verbose")).fold(0, u8::saturating_add);
+        }
+        Ok(cli)
+    }
+}
+
 /// Options of every command. Absent ones come from NLMCTL_* variables, then from the config file.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Common options")]
@@ -44,7 +85,8 @@ pub(super) struct Common {
     #[arg(long, global = true, env = "NLMCTL_DB", hide_env = true, value_name = "PATH")]
     pub db: Option<PathBuf>,
     /// A name under which clients know this server; repeat it for more [default: full, then short host name]
-    #[arg(long = "name", global = true, env = "NLMCTL_NAME", hide_env = true, value_name = "NAME", value_delimiter = ',', value_parser = parse_name)]
+    // Not global: see ADD_UP.
+    #[arg(long = "name", env = "NLMCTL_NAME", hide_env = true, value_name = "NAME", value_delimiter = ',', value_parser = parse_name)]
     pub names: Vec<CallerName>,
     /// The port of the clients' rpcbind [default: 111]
     #[arg(long, global = true, env = "NLMCTL_RPCBIND_PORT", hide_env = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
@@ -56,7 +98,7 @@ pub(super) struct Common {
     #[arg(long, short, global = true, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
     pub quiet: bool,
     /// Say more on stderr; twice for debugging
-    #[arg(long, short, global = true, action = ArgAction::Count, env = "NLMCTL_VERBOSE", hide_env = true)]
+    #[arg(long, short, action = ArgAction::Count, env = "NLMCTL_VERBOSE", hide_env = true)]
     pub verbose: u8,
     /// The config file [default: /etc/nlmctl.toml]
     #[arg(long, global = true, env = "NLMCTL_CONFIG", hide_env = true, value_name = "PATH")]
@@ -496,7 +538,7 @@ mod tests {
 
     fn resync(args: &[&str]) -> Result<ResyncArgs, String> {
         let line = ["nlmctl", "resync"].into_iter().chain(args.iter().copied());
-        match Cli::try_parse_from(line).map_err(|e| e.to_string())?.command {
+        match Cli::read(line).map_err(|e| e.to_string())?.command {
             Command::Resync(args) => Ok(args),
             other => panic!("{other:?}"),
         }
@@ -504,8 +546,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        Cli::line().debug_assert();
     }
 
     #[test]
@@ -569,7 +610,7 @@ mod tests {
 
     #[test]
     fn a_release_says_whose_locks_and_names_processes_and_bytes_as_nlm_does() {
-        let parse = |args: &[&str]| match Cli::try_parse_from(["nlmctl", "release"].iter().chain(args)) {
+        let parse = |args: &[&str]| match Cli::read(["nlmctl", "release"].iter().chain(args)) {
             Ok(Cli { command: Command::Release(args), .. }) => Some(args),
             _ => None,
         };
@@ -594,9 +635,8 @@ mod tests {
 
     #[test]
     fn notify_takes_one_roster_at_most() {
-        let parse = |args: &[&str]| {
-            Cli::try_parse_from(["nlmctl", "notify", "--name", "s", "--state", "5"].iter().chain(args)).is_ok()
-        };
+        let parse =
+            |args: &[&str]| Cli::read(["nlmctl", "notify", "--name", "s", "--state", "5"].iter().chain(args)).is_ok();
         assert!(parse(&[]), "it looks where servers keep theirs");
         assert!(parse(&["--sm-dir", "d"]));
         assert!(parse(&["--targets", "f"]));

@@ -1,6 +1,5 @@
 //! `nlmctl completions`: what a shell needs to complete a command line.
 
-use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
 use super::args::Cli;
@@ -9,7 +8,7 @@ use crate::report::Failure;
 
 pub(super) fn run(shell: Shell) -> Result<u8, Failure> {
     let mut script = Vec::new();
-    generate(shell, &mut Cli::command(), "nlmctl", &mut script);
+    generate(shell, &mut Cli::line(), "nlmctl", &mut script);
     to_stdout(&String::from_utf8_lossy(&script))?;
     Ok(0)
 }

@@ -1,5 +1,6 @@
 //! Settings: flags win over NLMCTL_* variables (clap does that), these over the config file.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -56,13 +57,15 @@ impl Settings {
     /// Reads the config file and puts all together.
     pub(super) fn new(flags: &Common) -> Result<Self, Failure> {
         let file = read(flags.config.as_deref())?;
-        let names = if flags.names.is_empty() {
+        let mut names = if flags.names.is_empty() {
             let path = flags.config.as_deref().unwrap_or(Path::new(CONFIG));
             let parse = |name: &String| super::args::parse_name(name).map_err(|e| bad(path, &format!("name: {e}")));
             file.name.iter().flatten().map(parse).collect::<Result<_, _>>()?
         } else {
             flags.names.clone()
         };
+        let mut seen = HashSet::new();
+        names.retain(|name: &CallerName| seen.insert(name.clone()));
         Ok(Self {
             manager: flags.manager.or(file.manager).unwrap_or(ManagerKind::Auto),
             control_named: flags.control.is_some() || file.control.is_some(),
@@ -143,14 +146,13 @@ fn read(given: Option<&Path>) -> Result<File, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
 
     fn settings(file: &str, flags: &[&str]) -> Result<Settings, Failure> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nlmctl.toml");
         std::fs::write(&path, file).unwrap();
         let line = ["nlmctl", "status", "--config", path.to_str().unwrap()];
-        let cli = super::super::args::Cli::try_parse_from(line.iter().chain(flags)).unwrap();
+        let cli = super::super::args::Cli::read(line.iter().chain(flags)).unwrap();
         Settings::new(&cli.common)
     }
 
@@ -173,6 +175,20 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_given_more_than_once_adds_up_wherever_it_stands_and_a_name_counts_once() {
+        let read = |line: &str| {
+            let words = ["nlmctl", "--config", "/dev/null"].into_iter().chain(line.split(' '));
+            Settings::new(&super::super::args::Cli::read(words).unwrap().common).unwrap()
+        };
+        let names = |line| read(line).names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(names("--name a,b notify --name c --state 3 --name a"), "a b c");
+        assert_eq!(names("--name a runs --name b list --name c"), "a b c");
+        assert_eq!(names("runs --name b list"), "b");
+        assert_eq!(read("-v runs -v list -v").verbose, 3);
+        assert_eq!(read("runs -v list").verbose, 1);
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_file_and_key() {
         let error = settings("contrl = '/a'\n", &[]).unwrap_err();
         assert_eq!(error.kind.exit(), 2);
@@ -192,8 +208,7 @@ mod tests {
 
     #[test]
     fn a_config_file_that_was_asked_for_must_be_there() {
-        let cli =
-            super::super::args::Cli::try_parse_from(["nlmctl", "status", "--config", "/nonexistent.toml"]).unwrap();
+        let cli = super::super::args::Cli::read(["nlmctl", "status", "--config", "/nonexistent.toml"]).unwrap();
         let error = Settings::new(&cli.common).unwrap_err();
         assert!(error.to_string().contains("/nonexistent.toml"), "{error}");
     }

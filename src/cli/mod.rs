@@ -30,7 +30,6 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -72,7 +71,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let wants_json = args.iter().take_while(|word| *word != "--").any(|word| word == "--json")
         || std::env::var_os("NLMCTL_JSON")
             .is_some_and(|v| !matches!(v.to_str(), Some("" | "0" | "false" | "no" | "off")));
-    let cli = match Cli::command().try_get_matches_from(args).and_then(|m| Cli::from_arg_matches(&m)) {
+    let cli = match Cli::read(args) {
         Ok(cli) => cli,
         Err(error) => return unparsed(&error, wants_json),
     };

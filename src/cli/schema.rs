@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
@@ -153,7 +152,7 @@ fn every_schema_is_written_down_as_the_types_are_and_no_field_goes_without_a_new
 
 #[test]
 fn every_command_has_a_schema_of_what_it_prints() {
-    let cli = Cli::command();
+    let cli = Cli::line();
     let commands: BTreeSet<_> = cli
         .get_subcommands()
         .flat_map(|command| {
