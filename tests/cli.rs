@@ -36,6 +36,7 @@ fn bad_usage_is_exit_2_and_with_json_an_error_on_stdout() {
         (&["resync", "--unreachable", "maybe"], "--unreachable"),
         (&["resync", "--dry-run", "--resume"], "--resume"),
         (&["resync", "--name", ""], "--name"),
+        (&["resync", "--name", "nas:/export"], "not an address or a host name"),
         (&["status", "--manager", "samba"], "samba"),
         (&["--rpcbind-port", "0", "status"], "--rpcbind-port"),
         (&["--rpcbind-port", "65536", "status"], "--rpcbind-port"),
@@ -108,6 +109,15 @@ fn of_a_flag_that_is_given_twice_the_last_one_counts() {
     ] {
         run(&[&["--json"][..], &args].concat()).refuses(5, "/x/last.sock");
     }
+}
+
+#[test]
+fn blanks_around_names_are_no_part_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let targets = dir.path().join("targets");
+    fs::write(&targets, "127.0.0.1\n").unwrap();
+    let words = ["--json", "notify", "--state", "3", "--own-locks-lost", "--grace-elsewhere", "--name", "aa, bb "];
+    run(&[&words[..], &["--targets", targets.to_str().unwrap()]].concat()).refuses(4, "told that aa, bb rebooted");
 }
 
 #[test]

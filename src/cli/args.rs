@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::controller::release::OwnerChoice;
+use crate::nsm::roster::server_name;
 use crate::report::Failure;
 use crate::wire::control::{Mode, Silent, Unreachable};
 use crate::wire::types::{ByteRange, CallerName, OwnerHandle, Svid};
@@ -86,7 +87,7 @@ pub(super) struct Common {
     pub db: Option<PathBuf>,
     /// A name under which clients know this server; repeat it for more [default: full, then short host name]
     // Not global: see ADD_UP.
-    #[arg(long = "name", env = "NLMCTL_NAME", hide_env = true, value_name = "NAME", value_delimiter = ',', value_parser = parse_name)]
+    #[arg(long = "name", env = "NLMCTL_NAME", hide_env = true, value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
     pub names: Vec<CallerName>,
     /// The port of the clients' rpcbind [default: 111]
     #[arg(long, global = true, env = "NLMCTL_RPCBIND_PORT", hide_env = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
@@ -486,10 +487,6 @@ fn silent_parser() -> impl TypedValueParser<Value = Silent> {
         "drop" => Silent::Drop,
         _ => Silent::Auto,
     })
-}
-
-pub(super) fn parse_name(text: &str) -> Result<CallerName, String> {
-    CallerName::new(text).map_err(|e| e.to_string())
 }
 
 /// A process: its number and, after a colon, its handle in hexadecimal.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::args::{Common, ManagerKind};
 use crate::host::private_folder;
+use crate::nsm::roster::server_name;
 use crate::report::Failure;
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
@@ -59,7 +60,7 @@ impl Settings {
         let file = read(flags.config.as_deref())?;
         let mut names = if flags.names.is_empty() {
             let path = flags.config.as_deref().unwrap_or(Path::new(CONFIG));
-            let parse = |name: &String| super::args::parse_name(name).map_err(|e| bad(path, &format!("name: {e}")));
+            let parse = |name: &String| server_name(name).map_err(|e| bad(path, &format!("name: {e}")));
             file.name.iter().flatten().map(parse).collect::<Result<_, _>>()?
         } else {
             flags.names.clone()
@@ -198,7 +199,14 @@ mod tests {
 
     #[test]
     fn a_value_that_makes_no_sense_is_refused_with_file_and_key() {
-        for bad in ["rpcbind-port = 0\n", "manager = 'samba'\n", "name = ['']\n", "json = 'yes'\n", "control"] {
+        for bad in [
+            "rpcbind-port = 0\n",
+            "manager = 'samba'\n",
+            "name = ['']\n",
+            "name = ['aa, bb']\n",
+            "json = 'yes'\n",
+            "control",
+        ] {
             let error = settings(bad, &[]).unwrap_err();
             let words = error.to_string();
             let key = bad.split(' ').next().unwrap().trim();

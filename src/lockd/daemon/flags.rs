@@ -16,6 +16,7 @@ use super::config_file;
 use crate::host;
 use crate::lockd::settings::{NsmKind, Settings};
 use crate::locks::Limits;
+use crate::nsm::roster::server_name;
 use crate::shares::Bounds;
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
@@ -41,7 +42,7 @@ pub struct Flags {
     #[arg(long, value_name = "ADDR", value_parser = host::address, env = "NLMD_LISTEN", hide_env = true, value_delimiter = ',')]
     pub listen: Vec<IpAddr>,
     /// A name under which clients know this server; repeat it for more [default: the full, then the short host name]
-    #[arg(long, value_name = "NAME", value_parser = host_name, env = "NLMD_NAME", hide_env = true, value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_parser = server_name, env = "NLMD_NAME", hide_env = true, value_delimiter = ',')]
     pub name: Vec<CallerName>,
     /// The port of NLM, UDP and TCP; 0 is any free one
     #[arg(long, value_name = "N", default_value_t = 0, env = "NLMD_NLM_PORT", hide_env = true)]
@@ -160,10 +161,6 @@ fn is_understood(key: &str, arguments: &[OsString]) -> Result<(), String> {
     Err(first.trim_start_matches("error: ").to_owned())
 }
 
-fn host_name(text: &str) -> Result<CallerName, String> {
-    CallerName::new(text).map_err(|error| error.to_string())
-}
-
 fn grace(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time.is_zero() || time > MAX_GRACE {
@@ -265,6 +262,7 @@ mod tests {
             &["--allow", "nowhere"],
             &["--listen", "host"],
             &["--name", ""],
+            &["--name", "a b"],
             &["--nsm", "other"],
             &["--log-level", "nlmctl=loud"],
             &["--log-level", "loud"],

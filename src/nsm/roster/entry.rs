@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::wire::nsm::MonArgs;
-use crate::wire::types::NsmState;
+use crate::wire::types::{CallerName, NsmState};
 
 /// Most hosts in one roster, ten times what a run is made for. A longer one is an error: part of it must not pass for all.
 pub(super) const MAX_HOSTS: usize = 1_000_000;
@@ -150,6 +150,12 @@ pub(super) fn host_name(name: &str) -> Option<&str> {
     (name.len() <= MAX_HOST && (scoped || named)).then_some(name)
 }
 
+/// A name of this server, as a person writes it; blanks around it do not count.
+pub fn server_name(text: &str) -> Result<CallerName, String> {
+    let name = host_name(text.trim()).ok_or("it is not an address or a host name")?;
+    CallerName::new(name).map_err(|error| error.to_string())
+}
+
 /// A host in one spelling, so that one that is named twice is told once: an address as it is usually written, an
 /// IPv4 one without its IPv6 clothes (`::ffff:192.0.2.1`); a name in small letters and without the dot at its end.
 pub(super) fn plain_host(host: &str) -> String {
@@ -202,6 +208,16 @@ pub(super) fn names_in(dir: &Path) -> Result<Vec<OsString>, RosterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_is_named_as_a_host_is() {
+        for (written, name) in [("nas", "nas"), (" nas.example.org\t", "nas.example.org"), ("fd00::7", "fd00::7")] {
+            assert_eq!(server_name(written).unwrap().as_str(), name);
+        }
+        for bad in ["", " ", "a b", "nas:/export", "-v", "a..b", "a;b", "a\u{0}b", "n\u{e4}s"] {
+            assert!(server_name(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_host_has_one_spelling() {

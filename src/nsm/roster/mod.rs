@@ -28,7 +28,7 @@ use crate::host::statd_folders;
 use entry::unreadable;
 use format::Format;
 
-pub use entry::{Kind, Roster, RosterEntry, RosterError};
+pub use entry::{Kind, Roster, RosterEntry, RosterError, server_name};
 pub use targets::read_targets_file;
 
 /// Where servers keep their rosters, from the root of the file system. In the first, nfs-utils' may be in
