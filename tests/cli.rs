@@ -102,6 +102,23 @@ fn variables_set_what_flags_do_not() {
 }
 
 #[test]
+fn a_variable_switches_off_what_the_config_file_switches_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("nlmctl.toml");
+    fs::write(&file, "json = true\nquiet = true\nverbose = 1\ncontrol = '/x.sock'\n").unwrap();
+    let runs = |variables: &[(&str, &str)]| {
+        let mut command = nlmctl(&["--config", file.to_str().unwrap(), "runs", "list", "--db", "/nonexistent.db"]);
+        command.envs(variables.iter().copied());
+        process::to_its_end(command).exits(0)
+    };
+    let (on, off) = (runs(&[]), runs(&[("NLMCTL_JSON", "0"), ("NLMCTL_QUIET", "no"), ("NLMCTL_VERBOSE", "0")]));
+    assert!(on.stdout.starts_with('{') && !on.stderr.contains("there is no record"), "{on:#?}");
+    assert!(on.stderr.contains("the record is shown as it is"), "{on:#?}");
+    assert!(!off.stdout.starts_with('{') && off.stderr.contains("there is no record"), "{off:#?}");
+    assert!(!off.stderr.contains("the record is shown as it is"), "{off:#?}");
+}
+
+#[test]
 fn of_a_flag_that_is_given_twice_the_last_one_counts() {
     for args in [
         ["--control", "/x/first.sock", "--control", "/x/last.sock", "status"],

@@ -65,9 +65,12 @@ impl Cli {
         if !names.is_empty() {
             cli.common.names = names;
         }
-        if given("verbose").count() > 0 {
-            cli.common.verbose = given("verbose").map(|level| level.get_count("verbose")).fold(0, u8::saturating_add);
-        }
+        let counts = given("verbose").map(|level| level.get_count("verbose"));
+        // What neither the command line nor a variable has is the config file's to say; clap gives false and 0.
+        let is_said = |id| matches.value_source(id) != Some(ValueSource::DefaultValue);
+        cli.common.verbose = counts.reduce(u8::saturating_add).or(cli.common.verbose.filter(|_| is_said("verbose")));
+        cli.common.json = cli.common.json.filter(|_| is_said("json"));
+        cli.common.quiet = cli.common.quiet.filter(|_| is_said("quiet"));
         Ok(cli)
     }
 }
@@ -93,14 +96,14 @@ pub(super) struct Common {
     #[arg(long, global = true, env = "NLMCTL_RPCBIND_PORT", hide_env = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub rpcbind_port: Option<u16>,
     /// Print JSON on stdout
-    #[arg(long, global = true, env = "NLMCTL_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
-    pub json: bool,
+    #[arg(long, global = true, action = ArgAction::SetTrue, env = "NLMCTL_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
+    pub json: Option<bool>,
     /// No status and no progress on stderr, and no report at exit code 0
-    #[arg(long, short, global = true, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
-    pub quiet: bool,
+    #[arg(long, short, global = true, action = ArgAction::SetTrue, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
+    pub quiet: Option<bool>,
     /// Say more on stderr; twice for debugging
     #[arg(long, short, action = ArgAction::Count, env = "NLMCTL_VERBOSE", hide_env = true)]
-    pub verbose: u8,
+    pub verbose: Option<u8>,
     /// The config file [default: /etc/nlmctl.toml]
     #[arg(long, global = true, env = "NLMCTL_CONFIG", hide_env = true, value_name = "PATH")]
     pub config: Option<PathBuf>,

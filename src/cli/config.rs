@@ -75,9 +75,9 @@ impl Settings {
             given_db: flags.db.clone(),
             names,
             rpcbind_port: flags.rpcbind_port.or(file.rpcbind_port.map(Into::into)).unwrap_or(rpcbind::PORT),
-            json: flags.json || file.json.unwrap_or(false),
-            quiet: flags.quiet || file.quiet.unwrap_or(false),
-            verbose: if flags.verbose > 0 { flags.verbose } else { file.verbose.unwrap_or(0) },
+            json: flags.json.or(file.json).unwrap_or_default(),
+            quiet: flags.quiet.or(file.quiet).unwrap_or_default(),
+            verbose: flags.verbose.or(file.verbose).unwrap_or_default(),
         })
     }
 
