@@ -134,6 +134,15 @@ fn the_page_of_nlmctls_config_file_has_every_key_and_no_other() {
 }
 
 #[test]
+fn quiet_is_the_same_on_both_pages_of_nlmctl() {
+    let words = "no status and no progress; and no report of what was done where the exit code is 0, unless";
+    for name in ["nlmctl.8", "nlmctl.toml.5"] {
+        let page = page(name).split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        assert!(page.contains(words), "{name}");
+    }
+}
+
+#[test]
 fn the_page_of_the_control_protocol_has_its_number_and_every_procedure_as_it_is_served() {
     let page = page("nlmctl-control.7");
     assert!(page.contains(&format!("0x{PROGRAM:X}")) && page.contains(&PROGRAM.to_string()));
