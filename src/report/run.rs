@@ -304,6 +304,13 @@ impl ClientReport {
             || self.error.is_some()
             || self.locks.is_some_and(|locks| locks.is_changed())
     }
+    /// What there is to say of all those of which there is nothing else.
+    pub(super) fn plain_words<'a>(plain: impl ExactSizeIterator<Item = &'a Self>) -> String {
+        let acked = format!("{} of them acked", plain.len());
+        let mut plain = plain.peekable();
+        let is_known = plain.peek().is_some() && plain.all(|client| client.locks.is_some());
+        if is_known { acked + ", and all their locks were reclaimed or released" } else { acked }
+    }
     /// Why its locks were kept, for people. What its fate says already is not said again.
     pub fn kept_words(&self) -> Vec<String> {
         let (mut words, mut said) = (Vec::new(), BTreeSet::new());

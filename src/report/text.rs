@@ -151,21 +151,12 @@ fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool,
         ("CONFLICTS", Align::Count),
         ("NOTE", Align::Left),
     ]);
-    let mut plain = 0;
-    for client in clients {
-        if !all && !client.is_notable() {
-            plain += 1;
-            continue;
-        }
+    let (shown, plain): (Vec<_>, Vec<_>) = clients.iter().partition(|client| all || client.is_notable());
+    for client in shown {
         table.row(client_row(client));
     }
-    if plain > 0 {
-        let locks = if clients.iter().any(|c| c.locks.is_some()) {
-            ", and all their locks were reclaimed or released"
-        } else {
-            ""
-        };
-        line!(out, "  {plain} of them acked{locks}");
+    if !plain.is_empty() {
+        line!(out, "  {}", ClientReport::plain_words(plain.into_iter()));
     }
     if !table.is_empty() {
         line!(out, "\n{}", table.render(view.width).trim_end());

@@ -11,7 +11,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::text::UNLISTED;
 use super::text::range;
-use super::{ClientFate, ClientReport, LockReport, LockTally, Owner, Rows, RunDetail, RunHead};
+use super::{ClientReport, LockReport, LockTally, Owner, Rows, RunDetail, RunHead};
 use crate::units;
 
 const STYLE: &str = include_str!("style.css");
@@ -117,19 +117,14 @@ const COLUMNS: [Column; 8] = [
 
 fn clients(clients: &[ClientReport]) -> Markup {
     // As in the text: of a client that acked, and of which nothing is to be said, only the number is of interest.
-    let is_plain = |client: &&ClientReport| {
-        client.fate == ClientFate::Acked
-            && client.error.is_none()
-            && client.locks.is_none_or(|l| l.dropped + l.kept + l.unverified + l.resurrected + l.conflicts == 0)
-    };
-    let (plain, others): (Vec<_>, Vec<_>) = clients.iter().partition(is_plain);
+    let (others, plain): (Vec<_>, Vec<_>) = clients.iter().partition(|client| client.is_notable());
     let any =
         |count: fn(&LockTally) -> u64| others.iter().any(|c| c.locks.as_ref().is_some_and(|locks| count(locks) > 0));
     let columns: Vec<Column> = COLUMNS.into_iter().filter(|(_, count)| any(*count)).collect();
     html! {
         section {
             h2 { (units::count(clients.len() as u64, "client")) }
-            p { (plain.len()) " of them acked, and all their locks were reclaimed or released." }
+            p { (ClientReport::plain_words(plain.into_iter())) "." }
             @if !others.is_empty() {
                 div class="wide" {
                     table {

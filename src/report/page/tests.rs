@@ -1,5 +1,7 @@
 use super::*;
-use crate::report::{EventReport, Outcome, PendingReport, Phase, RunReport, SCHEMA, ScopeReport, Stamp, States};
+use crate::report::{
+    ClientFate, EventReport, Outcome, PendingReport, Phase, RunReport, SCHEMA, ScopeReport, Stamp, States,
+};
 
 fn detail(name: &str, clients: usize, progress: Vec<PendingReport>) -> RunDetail {
     let tally = LockTally { in_scope: 4, reclaimed: 2, dropped: 1, kept: 1, ..LockTally::default() };
@@ -54,6 +56,20 @@ fn what_a_client_calls_itself_is_text_and_never_markup() {
     let page = page(&detail("<script>alert(1)</script>", 1, course())).unwrap();
     assert!(!page.contains("<script") && !page.contains("<b>bold"), "{page}");
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "{page}");
+}
+
+#[test]
+fn what_became_of_the_locks_of_those_who_acked_is_said_only_where_it_is_known() {
+    let plain = |locks: Option<LockTally>| {
+        let mut detail = detail("c", 2, course());
+        for client in &mut detail.report.clients {
+            (client.fate, client.suspect, client.error, client.locks) = (ClientFate::Acked, false, None, locks);
+        }
+        page(&detail).unwrap()
+    };
+    let known = plain(Some(LockTally { in_scope: 2, reclaimed: 2, ..LockTally::default() }));
+    assert!(known.contains("2 of them acked, and all their locks were reclaimed or released."));
+    assert!(plain(None).contains("2 of them acked."));
 }
 
 #[test]
