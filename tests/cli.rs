@@ -102,6 +102,18 @@ fn variables_set_what_flags_do_not() {
 }
 
 #[test]
+fn what_is_no_file_is_not_replaced_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let db = dir.path().join("runs.db");
+    let metrics =
+        ["--json", "--control", "/x.sock", "--manager", "nlmd", "metrics", "--output", pipe.to_str().unwrap()];
+    run(&[&metrics[..], &["--db", db.to_str().unwrap()]].concat()).refuses(2, pipe.to_str().unwrap());
+    assert!(!pipe.is_file());
+}
+
+#[test]
 fn a_variable_switches_off_what_the_config_file_switches_on() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("nlmctl.toml");

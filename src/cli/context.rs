@@ -13,6 +13,7 @@ use terminal_size::{Width, terminal_size_of};
 use super::config::Settings;
 use super::discovery::{self, For};
 use crate::controller::{self, Options};
+use crate::host::replaceable;
 use crate::manager::LockManager;
 use crate::report::{self, Failure, Render, View};
 use crate::store::{Store, StoreError};
@@ -160,10 +161,17 @@ pub(super) fn unread(error: std::io::Error) -> Result<Failure, std::io::Error> {
 pub(super) async fn written(output: Option<PathBuf>, text: String, what: &'static str) -> Result<(), Failure> {
     let Some(file) = output else { return to_stdout(&text) };
     blocking(move || {
-        replace(&file, &text).map_err(|error| {
+        let failed = |error| {
             let words = format!("cannot write {what} to {}: {error}", file.display());
             Failure::failed(words, "give --output a file in a folder that you may write")
-        })
+        };
+        let place = replaceable(&file).map_err(failed)?.ok_or_else(|| {
+            Failure::usage(
+                format!("--output replaces a file, and {} is none", file.display()),
+                format!("name a file, or leave --output out and let the shell write there: > {}", file.display()),
+            )
+        })?;
+        replace(&place, &text).map_err(failed)
     })
     .await
 }

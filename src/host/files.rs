@@ -148,6 +148,16 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// The file itself, behind links, or where there will be one. `None`: there is something else, a device say, which must stay.
+pub fn replaceable(path: &Path) -> io::Result<Option<PathBuf>> {
+    match path.canonicalize() {
+        Ok(real) => Ok(real.metadata()?.is_file().then_some(real)),
+        // A link to nothing is no file.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((!path.is_symlink()).then(|| path.to_owned())),
+        Err(e) => Err(e),
+    }
+}
+
 /// What is in a file, if it is there.
 pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
@@ -161,5 +171,29 @@ pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_also_behind_a_link_and_nothing_else_is() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        fs::write(at("file"), "before").unwrap();
+        nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (link, to) in [("link", "file"), ("to-pipe", "pipe"), ("dangling", "nowhere")] {
+            symlink(to, at(link)).unwrap();
+        }
+        for (name, place) in [("file", "file"), ("link", "file"), ("new", "new")] {
+            assert_eq!(replaceable(&at(name)).unwrap(), Some(at(place)), "{name}");
+        }
+        for name in ["pipe", "to-pipe", "dangling", "."] {
+            assert_eq!(replaceable(&at(name)).unwrap(), None, "{name}");
+        }
+        assert_eq!(replaceable(Path::new("/dev/null")).unwrap(), None);
     }
 }

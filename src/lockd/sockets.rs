@@ -10,6 +10,7 @@ use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
+use crate::host::{replace, replaceable};
 use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::server::Limits;
 use crate::rpc::udp::UdpEndpoint;
@@ -206,7 +207,8 @@ fn connections_of(free_files: u64) -> Bounds {
 pub fn write_ports_file(path: &Path, ports: Ports) -> io::Result<()> {
     let mut text = serde_json::to_vec(&ports)?;
     text.push(b'\n');
-    crate::host::replace(path, &text, 0o644)
+    let place = replaceable(path)?.ok_or_else(|| io::Error::other("it is no regular file, and stays as it is"))?;
+    replace(&place, &text, 0o644)
 }
 
 #[cfg(test)]
@@ -231,6 +233,17 @@ mod tests {
         assert_eq!(connections_of(4096), Bounds { all: 2048, host: 256 });
         assert_eq!(connections_of(64), Bounds { all: 32, host: 8 });
         assert_eq!(connections_of(3), Bounds { all: 1, host: 1 });
+    }
+
+    #[test]
+    fn a_device_is_not_replaced_by_the_ports() {
+        let ports = Ports { nlm_udp: 1, nlm_tcp: 2, nsm_udp: 3, nsm_tcp: 4 };
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, file) = (folder.path().join("pipe"), folder.path().join("file"));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(write_ports_file(&pipe, ports).unwrap_err().to_string().contains("no regular file"));
+        write_ports_file(&file, ports).unwrap();
+        assert!(file.is_file() && !pipe.is_file());
     }
 
     #[tokio::test]
