@@ -88,6 +88,15 @@ async fn metrics_tell_of_the_lock_manager_and_the_last_run_also_when_it_is_gone(
     let gone = values(&Running::start(gone).end().await.exits(0).stdout);
     assert_eq!(gone["nlmctl_up{manager=\"nlmd\"}"], "0");
     assert!(gone.contains_key("nlmctl_last_run_exit_code") && !gone.contains_key("nlmctl_locks{manager=\"nlmd\"}"));
+    assert_eq!((&*after["nlmctl_record_readable"], &*gone["nlmctl_record_readable"]), ("1", "1"));
+
+    let newer = rusqlite::Connection::open(world.db()).unwrap();
+    newer.pragma_update(None, "user_version", 9_999).unwrap();
+    let ran = world.run(&["metrics", "--output", file.to_str().unwrap()]).await.exits(0);
+    assert!(ran.stderr.contains("runs.db"), "{ran:#?}");
+    let without = values(&fs::read_to_string(&file).unwrap());
+    assert_eq!((&*without["nlmctl_up{manager=\"nlmd\"}"], &*without["nlmctl_record_readable"]), ("1", "0"));
+    assert!(!without.keys().any(|name| name.starts_with("nlmctl_last_run")), "{without:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

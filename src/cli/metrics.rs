@@ -7,20 +7,24 @@ use crate::report::{Failure, MetricsView};
 use crate::store::Store;
 use crate::wire::control::{Info, Status};
 
-/// A lock manager that is not reached is a metric, not a failure.
+/// A lock manager that is not reached, and a record that cannot be read, are metrics, not failures.
 pub(super) async fn run(context: &Context, output: Option<PathBuf>) -> Result<u8, Failure> {
-    let path = context.settings.record_path()?;
-    let last_run = blocking(move || match Store::open_existing(&path)? {
+    let settings = context.settings.clone();
+    let last_run = blocking(move || match Store::open_existing(&settings.record_path()?)? {
         Some(store) => Ok(store.list(1)?.pop()),
         None => Ok(None),
     })
-    .await?;
+    .await;
     let mut view = MetricsView {
         manager: context.settings.manager.word(),
         status: None,
         suspects: None,
-        last_run: last_run.as_ref(),
+        record_readable: last_run.is_ok(),
+        last_run: last_run.as_ref().ok().and_then(Option::as_ref),
     };
+    if let Err(error) = &last_run {
+        context.show(&error.clone().report());
+    }
     let text = match ask(context).await {
         Ok((kind, info, status, suspects)) => {
             view.manager = kind;

@@ -22,6 +22,8 @@ pub struct MetricsView<'a> {
     pub status: Option<(&'a Info, &'a Status)>,
     /// Clients about which there is evidence that their locks are stale, if it knows.
     pub suspects: Option<u64>,
+    /// Whether the record could be read, or there is none yet.
+    pub record_readable: bool,
     /// The last run in the record.
     pub last_run: Option<&'a RunListing>,
 }
@@ -43,6 +45,12 @@ impl MetricsView<'_> {
                 suspects,
             );
         }
+        gauge(
+            &mut registry,
+            "record_readable",
+            "Whether the record of runs could be read, or there is none yet",
+            self.record_readable.into(),
+        );
         if let Some(run) = self.last_run {
             of_run(&mut registry, run);
         }

@@ -159,10 +159,13 @@ fn runs() {
 
 #[test]
 fn metrics_leave_out_what_is_not_known() {
-    let unreached = MetricsView { manager: "knfsd", status: None, suspects: None, last_run: None }.text().unwrap();
+    let unreached =
+        MetricsView { manager: "knfsd", status: None, suspects: None, record_readable: false, last_run: None };
     assert_eq!(
-        unreached,
-        "# HELP nlmctl_up Whether the lock manager was reached.\n# TYPE nlmctl_up gauge\n\
+        unreached.text().unwrap(),
+        "# HELP nlmctl_record_readable Whether the record of runs could be read, or there is none yet.\n\
+         # TYPE nlmctl_record_readable gauge\nnlmctl_record_readable 0\n\
+         # HELP nlmctl_up Whether the lock manager was reached.\n# TYPE nlmctl_up gauge\n\
          nlmctl_up{manager=\"knfsd\"} 0\n# EOF\n"
     );
 }
