@@ -42,6 +42,7 @@ fn bad_usage_is_exit_2_and_with_json_an_error_on_stdout() {
         (&["--rpcbind-port", "65536", "status"], "--rpcbind-port"),
         (&["locks", "--file", "xyz"], "xyz"),
         (&["notify", "--name", "a", "--state", "3", "--sm-dir", "/dev/null"], "not a regular file"),
+        (&["notify", "--name", "a", "--state", "3", "--sm-dir", "/etc"], "no folder of a statd"),
         (&["notify", "--state", "3", "--targets", "/dev/null"], "--name"),
         (&["notify", "--name", "a", "--state", "3", "--targets", "/nonexistent"], "/nonexistent"),
         (&["demo", "--clients", "1", "--dead", "2"], "2 clients"),

@@ -106,6 +106,9 @@ fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result
             RosterError::Unreadable { .. } => "check the path and its permissions",
             RosterError::BadLine { .. } => "correct that line: one address or name a line, # begins a comment",
             RosterError::TooLarge { .. } => "check that it is the right path",
+            RosterError::NoRecords { .. } => {
+                "name the folder with state and sm/ in it, or the sm/; hosts without a statd's records go to --targets, one a line"
+            }
             RosterError::NoStatusFile { .. } => {
                 "give a statd's folder or statd.status; a list of lines goes to --targets"
             }

@@ -71,6 +71,11 @@ pub struct Roster {
 }
 
 impl Roster {
+    /// Whether what is in it is statd's and nothing else: of Linux a record that makes sense, of illumos its links.
+    pub(super) fn is_surely_statds(&self) -> bool {
+        self.kind == Kind::Illumos || self.entries.iter().any(|entry| entry.monitor.is_some())
+    }
+
     pub(super) fn new(kind: Kind, path: &Path) -> Self {
         Self { kind, path: path.to_owned(), state: None, entries: Vec::new(), warnings: Vec::new() }
     }
@@ -122,6 +127,9 @@ pub enum RosterError {
         /// Of what: bytes or hosts.
         what: &'static str,
     },
+    /// A folder that is no statd's.
+    #[error("{path} is no folder of a statd: it has no sm/ in it, is not called so, and holds no record of a client", path = .path.display())]
+    NoRecords { path: PathBuf },
     /// A file that is not FreeBSD's.
     #[error("{path} is no statd.status of FreeBSD, of either byte order or pointer size", path = .path.display())]
     NoStatusFile { path: PathBuf },

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use crate::host::statd_folders;
 
 use entry::unreadable;
-use format::Format;
+use format::{Format, home_of};
 
 pub use entry::{Kind, Roster, RosterEntry, RosterError, server_name};
 pub use targets::read_targets_file;
@@ -36,7 +36,7 @@ pub use targets::read_targets_file;
 const KNOWN_PLACES: [&str; 3] = ["var/lib/nfs", "var/db/statd.status", "var/statmon"];
 
 /// Reads what is there: FreeBSD's file; a folder of Linux or illumos with `sm/` in it (or, as Red
-/// Hat has it, `statd/sm/`); or such an `sm/` itself. More than one only where both layouts of
+/// Hat has it, `statd/sm/`); or such an `sm/` itself, or a copy of one with a record in it. More than one only where both layouts of
 /// Linux are there.
 pub fn read(path: &Path) -> Result<Vec<Roster>, RosterError> {
     if !fs::metadata(path).map_err(unreadable(path))?.is_dir() {
@@ -44,7 +44,12 @@ pub fn read(path: &Path) -> Result<Vec<Roster>, RosterError> {
     }
     let homes = statd_folders(path);
     if homes.is_empty() {
-        return Ok(vec![format_of(path).read_sm_dir(path)?]);
+        let roster = format_of(path).read_sm_dir(path)?;
+        // A folder that is not called so is one by what is in it: any other one has files that could name hosts.
+        if home_of(path).is_none() && !roster.is_surely_statds() {
+            return Err(RosterError::NoRecords { path: path.into() });
+        }
+        return Ok(vec![roster]);
     }
     homes.iter().map(|home| read_home(home)).collect()
 }

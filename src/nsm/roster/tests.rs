@@ -63,8 +63,24 @@ fn a_path_may_be_a_home_or_the_records_in_it() {
     let illumos = root(&[("statmon/sm/a", b""), ("statmon/state", b"5         ")]);
     assert_eq!(seen(&read(&illumos.path().join("statmon/sm")).unwrap()), [(Kind::Illumos, vec!["a"])]);
     // A copy of an sm/ under any name.
-    let copy = root(&[("copy/a", b"")]);
-    assert_eq!(seen(&read(&copy.path().join("copy")).unwrap()), [(Kind::Linux, vec!["a"])]);
+    let record = format!("0100007f 000186b5 00000003 00000010 {} a filer\n", "ab".repeat(16));
+    let copy = root(&[("copy/a", record.as_bytes()), ("copy/b", b"")]);
+    assert_eq!(seen(&read(&copy.path().join("copy")).unwrap()), [(Kind::Linux, vec!["a", "b"])]);
+}
+
+#[test]
+fn a_folder_that_is_no_statds_is_an_error_and_an_empty_sm_has_nobody() {
+    let root = root(&[("etc/security/limits.conf", b"# limits\n"), ("etc/security/x.d/y", b""), ("lib/state", b"")]);
+    for folder in ["empty", "lib/sm"] {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    for folder in ["etc/security", "etc/security/x.d", "etc", "empty"] {
+        let error = read(&root.path().join(folder)).unwrap_err();
+        assert!(matches!(error, RosterError::NoRecords { .. }), "{folder}: {error}");
+    }
+    for statds in ["lib", "lib/sm"] {
+        assert_eq!(seen(&read(&root.path().join(statds)).unwrap()), [(Kind::Linux, vec![])], "{statds}");
+    }
 }
 
 #[test]
