@@ -1,8 +1,10 @@
 //! What the packages bring beside the programs. `tests/packages` boots them; what can be seen without that is here.
 #![cfg(test)]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -17,6 +19,40 @@ fn files(folder: &str) -> Vec<(PathBuf, String)> {
 /// The settings of a unit, each a key and a value.
 fn settings(unit: &str) -> Vec<(&str, &str)> {
     unit.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')).collect()
+}
+
+/// Programs that take the place of others, by name and script. What a script writes to `$LOG` is read by `logged`.
+struct Stubs(tempfile::TempDir);
+
+impl Stubs {
+    fn new(scripts: &[(&str, &str)]) -> Self {
+        let stubs = Self(tempfile::tempdir().unwrap());
+        for (name, script) in scripts {
+            stubs.file(name, &format!("#!/bin/sh\n{script}\n"));
+        }
+        stubs
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+    /// A file that can be executed.
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+    /// Runs a command that finds these programs first.
+    fn run(&self, command: &mut Command) -> Output {
+        let path = format!("{}:{}", self.0.path().display(), std::env::var("PATH").unwrap());
+        command.env("PATH", path).env("LOG", self.path("log")).output().unwrap()
+    }
+    /// What the scripts have written to their log since the last look.
+    fn logged(&self) -> String {
+        let text = fs::read_to_string(self.path("log")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("log"));
+        text
+    }
 }
 
 /// nlmctl refuses to send a notice to a server of which this host is itself a client, and looks for the mounts in its own
@@ -36,5 +72,36 @@ fn no_unit_hides_this_hosts_mounts_from_what_it_runs() {
             };
             assert!(!hides, "{}: {key}={value}", path.display());
         }
+    }
+}
+
+/// An nlmd that went on without its files would grant locks whose clients nobody could tell of its end.
+#[test]
+fn nlmd_is_disabled_when_the_package_goes_and_left_alone_when_a_new_version_comes() {
+    let stubs = Stubs::new(&[("systemctl", r#"echo "$*" >>"$LOG""#)]);
+    let prerm = |args: &[&str]| {
+        let ran = stubs.run(Command::new("sh").arg(top().join("packaging/scripts/prerm")).args(args));
+        assert!(ran.status.success(), "{ran:?}");
+        stubs.logged()
+    };
+    // dpkg's words, and rpm's number of versions that are left.
+    for args in [&["remove"][..], &["remove", "in-favour", "other", "1.0"], &["0"]] {
+        let said = prerm(args);
+        assert!(said.starts_with("--no-reload disable "), "{args:?}: {said}");
+        assert!(said.lines().next().unwrap().ends_with(" nlmd.service"), "{args:?}: {said}");
+    }
+    for args in [&["upgrade", "2.0"][..], &["failed-upgrade", "1.0"], &["1"]] {
+        assert_eq!(prerm(args), "", "{args:?}");
+    }
+}
+
+#[test]
+fn every_script_is_one_for_a_plain_shell() {
+    let scripts = [files("packaging/scripts"), files("examples/hooks")].concat();
+    assert_eq!(scripts.len(), 5);
+    for (path, text) in scripts {
+        assert!(text.starts_with("#!/bin/sh\n"), "{}", path.display());
+        let checked = Command::new("sh").arg("-n").arg(&path).output().unwrap();
+        assert!(checked.status.success(), "{}: {checked:?}", path.display());
     }
 }
