@@ -5,6 +5,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -104,4 +106,76 @@ fn every_script_is_one_for_a_plain_shell() {
         let checked = Command::new("sh").arg("-n").arg(&path).output().unwrap();
         assert!(checked.status.success(), "{}: {checked:?}", path.display());
     }
+}
+
+/// No step of a test takes longer.
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// CTDB bans a node whose event takes too long, and a run may take minutes.
+#[test]
+fn ctdbs_event_is_over_at_once_and_failovers_during_a_round_get_one_more_round() {
+    // A run ends when the test lets it, or after 20 s.
+    let stubs = Stubs::new(&[
+        (
+            "nlmctl",
+            r#"echo "$*" >>"$LOG"
+            left=400
+            while [ $((left -= 1)) != 0 ] && ! rm "$LOG.go" 2>/dev/null; do sleep 0.05; done
+            exit 4"#,
+        ),
+        ("flock", r#"/usr/bin/flock "$@"; code=$?; echo "$* is $code" >>"$LOG.flock"; exit $code"#),
+        ("logger", r#"echo "logger $*" >>"$LOG.said""#),
+    ]);
+    let here = |name: &str| stubs.path(name).display().to_string();
+    let hook = fs::read_to_string(top().join("examples/hooks/ctdb-resync.script")).unwrap();
+    let hook = hook.replace("/etc/nlmctl.clients", &here("clients")).replace("/run/nlmctl-ctdb", &here("lock"));
+    let hook = stubs.file("61.nlmctl.script", &hook);
+    let event = |event: &str| {
+        let began = Instant::now();
+        let ran = stubs.run(Command::new(&hook).args([event, "some", "arguments"]));
+        assert!(ran.status.success() && ran.stdout.is_empty() && ran.stderr.is_empty(), "{ran:?}");
+        assert!(began.elapsed() < LIMIT / 2, "the event took {:?}", began.elapsed());
+    };
+    let run = |client: &str| format!("--quiet --manager nlmd resync --client {client} --yes\n");
+    let begins = |client: &str| {
+        until(&format!("the run for {client}"), || stubs.path("log").exists());
+        assert_eq!(stubs.logged(), run(client));
+    };
+    let ends = || {
+        fs::write(stubs.path("log.go"), "").unwrap();
+        until("the end of a run", || !stubs.path("log.go").exists());
+    };
+
+    event("ipreallocated");
+    fs::write(stubs.path("clients"), "# the ones that matter\n\none.example\ntwo.example\n").unwrap();
+    event("monitor");
+    event("ipreallocated");
+    begins("one.example");
+    event("ipreallocated");
+    event("ipreallocated");
+    until("one of the two waits, and the other one leaves it to that", || {
+        let tried = fs::read_to_string(stubs.path("log.flock")).unwrap();
+        (tried.matches("--nonblock 8 is 0").count(), tried.matches("--nonblock 8 is 1").count()) == (2, 1)
+    });
+    ends();
+    begins("two.example");
+    ends();
+    // The two failovers that came meanwhile.
+    begins("one.example");
+    ends();
+    begins("two.example");
+    ends();
+    until("the last word", || {
+        fs::read_to_string(stubs.path("log.said")).is_ok_and(|said| said.matches("ended with exit code 4").count() == 4)
+    });
+    assert_eq!(stubs.logged(), "", "a third round");
 }
