@@ -179,3 +179,48 @@ fn ctdbs_event_is_over_at_once_and_failovers_during_a_round_get_one_more_round()
     });
     assert_eq!(stubs.logged(), "", "a third round");
 }
+
+/// What Pacemaker says of a fencing, and what the hook then does.
+#[test]
+fn a_nodes_locks_are_freed_when_it_was_fenced_and_a_failure_is_told() {
+    let stubs = Stubs::new(&[
+        ("sudo", r#"echo "sudo $*" >>"$LOG"; echo "what nlmctl says"; exit "$CODE""#),
+        ("logger", r#"echo "logger $*" >>"$LOG""#),
+    ]);
+    let hook = top().join("examples/hooks/pacemaker-fence-alert");
+    let alert = |kind: &str, rc: &str, task: &str, desc: &str, code: i32| {
+        let mut command = Command::new(&hook);
+        command.envs([
+            ("CRM_alert_kind", kind),
+            ("CRM_alert_rc", rc),
+            ("CRM_alert_task", task),
+            ("CRM_alert_desc", desc),
+        ]);
+        command.env("CRM_alert_node", "office1").env("CODE", code.to_string());
+        (stubs.run(&mut command).status.code().unwrap(), stubs.logged())
+    };
+    let event = "st_notify_fence";
+    let done = |action: &str| format!("Operation {action} of office1 by n2 for pacemaker-controld.9@n2: OK (ref=0a1b)");
+    let freed = "sudo -n /usr/bin/nlmctl --quiet release --client office1 --if-held --yes\n";
+
+    for (task, desc) in [(event, done("reboot")), (event, done("off")), ("off", String::new())] {
+        let (code, said) = alert("fencing", "0", task, &desc, 0);
+        assert!(code == 0 && said.starts_with(freed) && said.contains("daemon.notice"), "{task}, {desc}: {said}");
+    }
+    for (kind, rc, task, desc) in [
+        ("fencing", "0", event, done("on")),
+        ("fencing", "0", event, "A fencing device (office1) was added".to_owned()),
+        ("fencing", "0", "on", done("off")),
+        ("fencing", "1", event, done("reboot")),
+        ("node", "0", "", "lost".to_owned()),
+    ] {
+        assert_eq!(alert(kind, rc, task, &desc, 0), (0, String::new()), "{kind}, {rc}, {task}, {desc}");
+    }
+    let (code, said) = alert("fencing", "0", event, &done("off"), 4);
+    assert_eq!(code, 4);
+    let told = said.contains("daemon.err") && said.contains("exit code 4") && said.contains("what nlmctl says");
+    assert!(told, "{said}");
+    // The line for sudo, which has the node's name as a star, is for this very command.
+    let rule = freed.trim_end().replace("sudo -n ", "NOPASSWD: ").replace("office1", "*");
+    assert!(fs::read_to_string(&hook).unwrap().contains(&rule), "{rule}");
+}
