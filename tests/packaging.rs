@@ -224,3 +224,21 @@ fn a_nodes_locks_are_freed_when_it_was_fenced_and_a_failure_is_told() {
     let rule = freed.trim_end().replace("sudo -n ", "NOPASSWD: ").replace("office1", "*");
     assert!(fs::read_to_string(&hook).unwrap().contains(&rule), "{rule}");
 }
+
+/// On the kernel's lockd a process goes on after the run.
+#[test]
+fn what_a_round_leaves_running_does_not_keep_the_next_one_away() {
+    let stubs =
+        Stubs::new(&[("nlmctl", r#"echo "$*" >>"$LOG"; sleep 20 </dev/null >/dev/null 2>&1 & echo $! >>"$LOG.left""#)]);
+    let table = fs::read_to_string(top().join("examples/cron/nlmctl")).unwrap();
+    let line = table.lines().find(|line| line.ends_with("nlmctl reconcile")).unwrap();
+    let (_, command) = line.split_once(" root ").unwrap();
+    let command = command.replace("/run/", &format!("{}/", stubs.0.path().display()));
+    for _ in 0..2 {
+        let ran = stubs.run(Command::new("sh").arg("-c").arg(&command));
+        assert!(ran.status.success(), "{ran:?}");
+        assert_eq!(stubs.logged(), "reconcile\n");
+    }
+    let left = fs::read_to_string(stubs.path("log.left")).unwrap();
+    Command::new("kill").args(left.split_whitespace()).status().unwrap();
+}
