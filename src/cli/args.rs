@@ -21,10 +21,10 @@ const LONGEST: Duration = Duration::from_hours(24);
 
 /// Forced resync of NFSv3 (NLM) locks on a live server.
 ///
-/// Every lock becomes pending, the clients are told to reclaim as after a reboot, and what is not
-/// reclaimed is dropped or kept as policy says. Exit codes: 0 all reclaimed or released, 1 failed or
-/// aborted, 2 usage, 3 locks were dropped or kept, 4 refused, 5 lock manager unreachable, 6 conflicts
-/// or unverified locks.
+/// Every lock becomes pending, the clients are told to reclaim as after a reboot, and locks that are
+/// not reclaimed are dropped or kept as the policy says. Exit codes: 0 all reclaimed or released, 1
+/// failed or aborted, 2 usage, 3 locks were dropped or kept, 4 refused, 5 lock manager unreachable, 6
+/// conflicts or unverified locks.
 #[derive(Debug, Parser)]
 #[command(name = "nlmctl", version, max_term_width = 100, args_override_self = true)]
 pub struct Cli {
@@ -88,7 +88,7 @@ pub(super) struct Common {
     /// The record of runs [default: /var/lib/nlmctl/runs.db as root, else nlmctl/runs.db in the XDG state folder]
     #[arg(long, global = true, env = "NLMCTL_DB", hide_env = true, value_name = "PATH")]
     pub db: Option<PathBuf>,
-    /// A name under which clients know this server; repeat it for more [default: full, then short host name]
+    /// A name under which clients know this server; repeat the option for more names [default: full, then short host name]
     // Not global: see ADD_UP.
     #[arg(long = "name", env = "NLMCTL_NAME", hide_env = true, value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
     pub names: Vec<CallerName>,
@@ -98,7 +98,7 @@ pub(super) struct Common {
     /// Print JSON on stdout
     #[arg(long, global = true, action = ArgAction::SetTrue, env = "NLMCTL_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
     pub json: Option<bool>,
-    /// No status and no progress on stderr, and no report at exit code 0
+    /// Print no status and no progress on stderr, and no report at exit code 0
     #[arg(long, short, global = true, action = ArgAction::SetTrue, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
     pub quiet: Option<bool>,
     /// Say more on stderr; twice for debugging
@@ -113,9 +113,9 @@ pub(super) struct Common {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ManagerKind {
-    /// The one that is here
+    /// The lock manager of this host
     Auto,
-    /// nlmd, or what speaks its control protocol
+    /// nlmd, or another lock manager that speaks its control protocol
     Nlmd,
     /// The Linux kernel's lockd
     Knfsd,
@@ -124,7 +124,7 @@ pub enum ManagerKind {
 }
 
 impl ManagerKind {
-    /// As it is written after `--manager`.
+    /// The word after `--manager`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -141,11 +141,11 @@ pub(super) enum Command {
     Resync(ResyncArgs),
     /// Show the state of the lock manager, and the active run
     Status,
-    /// List the locks that the lock manager holds, and the requests that wait
+    /// List the locks that the lock manager holds, and the requests that wait for a lock
     Locks(LocksArgs),
     /// List the clients that the lock manager knows
     Clients {
-        /// Ask each client's statd for its state now, and compare it with the one that its locks carried
+        /// Ask each client's statd for its present state number, and compare it with the one that its locks carried
         #[arg(long)]
         probe: bool,
     },
@@ -155,24 +155,24 @@ pub(super) enum Command {
     Abort,
     /// Send reboot notices (SM_NOTIFY) and do nothing else
     Notify(NotifyArgs),
-    /// Free stuck locks of a client, or single ones
+    /// Free stuck locks: all locks of a client, or single ones
     Release(ReleaseArgs),
-    /// Look for clients whose locks are stale, and resync each of them alone; quiet where all is well (for cron and timers)
+    /// Look for clients whose locks may be stale, and resync each of them alone; for cron and timers: quiet if all is well
     Reconcile(ReconcileArgs),
     /// Show the record of runs
     #[command(subcommand)]
     Runs(RunsCommand),
     /// Print metrics in the OpenMetrics text format
     Metrics {
-        /// Replace this file in one step instead of printing (for node_exporter's textfile collector: a name that ends in .prom)
+        /// Replace this file in one step instead of printing (for node_exporter's textfile collector, use a name that ends in .prom)
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Try it: a real nlmd, simulated clients, a real run
+    /// Try nlmctl: a real nlmd, simulated clients, a real run
     Demo(DemoArgs),
     /// Print a completion script for a shell
     Completions {
-        /// The shell that reads them
+        /// The shell that reads the script
         shell: clap_complete::Shell,
     },
 }
@@ -201,11 +201,11 @@ pub(super) enum RunsCommand {
         #[command(flatten)]
         only: RunsArgs,
     },
-    /// Write a run as one HTML page, with a drawing of its course
+    /// Write a run as one HTML page, with a chart of its course
     Report {
         /// Its id, or the first characters of it [default: the newest run]
         id: Option<String>,
-        /// Write this file instead of stdout
+        /// Write to this file instead of stdout
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -215,25 +215,25 @@ pub(super) enum RunsCommand {
         #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_limit)]
         limit: Option<NonZeroU32>,
     },
-    /// Forget old runs and releases; a run that has not ended stays
+    /// Delete old runs and releases from the record, except runs that have not ended
     #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["older_than", "keep"]))]
     Prune {
-        /// Forget those that began longer ago than this
+        /// Delete runs and releases that began longer ago than this
         #[arg(long, value_name = "TIME", value_parser = parse_age)]
         older_than: Option<Duration>,
-        /// Forget all but the newest N
+        /// Delete all but the newest N
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
         keep: Option<u32>,
     },
 }
 
-/// What of the record is shown.
+/// Which clients and locks of the record are shown.
 #[derive(Debug, Clone, Args)]
 pub(super) struct RunsArgs {
-    /// Only this client: the runs it was in, and of a run its own part; repeat it for more
+    /// Only this client: the runs that it took part in, and its own part of a run; repeat the option for more clients
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
-    /// Leave out what was reclaimed or released: only dropped, kept, unverified, resurrected and conflicting locks, and clients with a note
+    /// Leave out reclaimed and released locks: show only dropped, kept, unverified, resurrected and conflicting locks, and clients with a note
     #[arg(long)]
     pub changed: bool,
 }
@@ -247,13 +247,13 @@ pub struct ResyncArgs {
     /// The longest grace: it is extended while reclaims arrive [default: 3m, or --grace if that is longer]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub grace_max: Option<Duration>,
-    /// Settle early when no answer and no reclaim has come for this long
+    /// Settle early only after no ack and no reclaim has come for this long
     #[arg(long, default_value = "500ms", value_name = "TIME", value_parser = parse_duration)]
     pub quiet_time: Duration,
-    /// Refuse every ordinary lock request, or only those that meet a pending lock [default: strict for everything, else targeted]
+    /// Refuse every ordinary lock request, or only those that conflict with a pending lock [default: strict for everything, else targeted]
     #[arg(long, value_parser = mode_parser())]
     pub mode: Option<Mode>,
-    /// How a run over the kernel's lockd is done [default: grace; --resume goes on as the run began]
+    /// How a run over the kernel's lockd is done [default: grace; --resume keeps the method of the run]
     #[arg(long, value_enum)]
     pub method: Option<Method>,
     /// What happens to locks of clients that do not answer
@@ -262,13 +262,13 @@ pub struct ResyncArgs {
     /// What happens to locks of clients that ack and reclaim nothing
     #[arg(long, default_value = "auto", value_parser = silent_parser())]
     pub silent: Silent,
-    /// Only this client; repeat it for more
+    /// Only this client; repeat the option for more clients
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
-    /// Only files of this export; repeat it for more
+    /// Only files of this export; repeat the option for more exports
     #[arg(long = "export", value_name = "PATH")]
     pub exports: Vec<String>,
-    /// Only this file, by its handle in hexadecimal (by its path where the lock manager takes paths in a run); repeat it for more
+    /// Only this file, by its handle in hexadecimal (or by its path, if the lock manager takes paths in a run); repeat the option for more files
     #[arg(long = "file", value_name = "HANDLE|PATH")]
     pub files: Vec<String>,
     /// Consent to losing the locks that this host's own processes hold on other servers
@@ -286,8 +286,9 @@ pub struct ResyncArgs {
     /// Consent to what the plan names
     #[arg(long, short = 'y')]
     pub yes: bool,
-    /// Go on with the run that an earlier nlmctl left, as it was begun
-    // What the run was begun with is in it: another policy would be taken for one that it has.
+    /// Continue the run that an earlier nlmctl left, as it was begun
+    // The run keeps the options that it was begun with: another policy on the command line would have no effect, and look
+    // as if it had.
     #[arg(long, conflicts_with_all = [
         "grace", "grace_max", "mode", "unreachable", "silent", "clients", "exports", "files", "include_unmonitored", "record",
     ])]
@@ -300,7 +301,7 @@ pub struct ReconcileArgs {
     /// How long each suspect may reclaim
     #[arg(long, default_value = "90s", value_name = "TIME", value_parser = parse_duration)]
     pub grace: Duration,
-    /// Make no run if all suspects that are due hold more locks than this together
+    /// Make no run if the suspects that are due together hold more locks than this
     #[arg(long, default_value = "1000", value_name = "N", allow_negative_numbers = true)]
     pub max_drop: u64,
     /// Print what would be done and change nothing
@@ -309,11 +310,11 @@ pub struct ReconcileArgs {
 }
 
 impl ResyncArgs {
-    /// Whether it covers everything.
+    /// Whether the run covers everything.
     pub fn is_everything(&self) -> bool {
         self.clients.is_empty() && self.exports.is_empty() && self.files.is_empty()
     }
-    /// What the parser cannot see: values that do not go together.
+    /// Refuses values that exclude each other, which the parser cannot see.
     pub fn check(&self) -> Result<(), Failure> {
         if let Some(max) = self.grace_max
             && max < self.grace
@@ -329,7 +330,7 @@ impl ResyncArgs {
         }
         if self.mode == Some(Mode::Strict) && !self.is_everything() {
             return Err(Failure::usage(
-                "--mode strict covers everything: it does not go with --client, --export or --file",
+                "--mode strict covers everything: it cannot be combined with --client, --export or --file",
                 "leave out --mode, or use --mode targeted",
             ));
         }
@@ -349,22 +350,22 @@ pub enum Method {
 /// `--record`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RecordRows {
-    /// Dropped, kept, conflicting and resurrected ones
+    /// Dropped, kept, conflicting and resurrected locks
     Changes,
-    /// A row for every lock in scope, reclaimed and released ones too
+    /// Every lock in scope, also reclaimed and released ones
     All,
 }
 
 /// `nlmctl locks`.
 #[derive(Debug, Clone, Args)]
 pub struct LocksArgs {
-    /// Only locks of this client; repeat it for more
+    /// Only locks of this client; repeat the option for more clients
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
-    /// Only locks on this file, or on files below this path where paths are known; repeat it for more
+    /// Only locks on this file, or on files below this path if paths are known; repeat the option for more files
     #[arg(long = "file", value_name = "HANDLE|PATH")]
     pub files: Vec<String>,
-    /// Only locks that were not reclaimed yet in the active run
+    /// Only locks that have not been reclaimed yet in the active run
     #[arg(long)]
     pub pending: bool,
     /// Only requests that wait for a lock
@@ -373,7 +374,7 @@ pub struct LocksArgs {
     /// Only locks that have been held, and requests that have waited, for longer than this (90s, 12h, 30days)
     #[arg(long, value_name = "TIME", value_parser = parse_age)]
     pub older_than: Option<Duration>,
-    /// Show also the owner's handle, the server address that it called, transport and NLM version
+    /// Also show the owner's handle, the server address that it called, the transport and the NLM version
     #[arg(long)]
     pub wide: bool,
 }
@@ -382,14 +383,14 @@ pub struct LocksArgs {
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("roster").args(["sm_dir", "targets"]))]
 pub struct NotifyArgs {
-    /// Tell the hosts that a statd recorded here: its folder or the sm/ in it (Linux, illumos), or its
-    /// statd.status (FreeBSD); read, never changed [default: where this host's servers keep them]
+    /// Notify the hosts that a statd recorded here: its folder or the sm/ in it (Linux, illumos), or its
+    /// statd.status (FreeBSD); read, never changed [default: where this host's servers keep these records]
     #[arg(long, value_name = "PATH")]
     pub sm_dir: Option<PathBuf>,
-    /// Tell the hosts of this file instead: one address or name on each line
+    /// Notify the hosts listed in this file instead: one address or name on each line
     #[arg(long, value_name = "FILE")]
     pub targets: Option<PathBuf>,
-    /// The state number to send: odd, and not the last one that these clients were sent
+    /// The NSM state number to send: odd, and not the last one that these clients were sent
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub state: i32,
     /// When to stop trying
@@ -398,7 +399,7 @@ pub struct NotifyArgs {
     /// Consent to making these clients reclaim
     #[arg(long, short = 'y')]
     pub yes: bool,
-    /// Another host is in grace for these clients, and nlmctl need not see it
+    /// Another host is in grace for these clients, so nlmctl does not look for a grace period here
     #[arg(long)]
     pub grace_elsewhere: bool,
     /// Consent to losing the locks that this host's own processes hold on other servers
@@ -410,25 +411,25 @@ pub struct NotifyArgs {
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("whose").required(true).multiple(true).args(["clients", "exports", "files"]))]
 pub struct ReleaseArgs {
-    /// Only locks of this client: all of them, unless another option narrows it. Repeat it for more
+    /// Only locks of this client (all of them, unless another option selects some); repeat the option for more clients
     #[arg(long = "client", value_name = "NAME|ADDR")]
     pub clients: Vec<String>,
-    /// Only locks on files of this export; repeat it for more
+    /// Only locks on files of this export; repeat the option for more exports
     #[arg(long = "export", value_name = "PATH")]
     pub exports: Vec<String>,
-    /// Only locks on this file; repeat it for more
+    /// Only locks on this file; repeat the option for more files
     #[arg(long = "file", value_name = "HANDLE|PATH")]
     pub files: Vec<String>,
-    /// Only locks of this process, as `nlmctl locks` shows it; repeat it for more
+    /// Only locks of this process, as `nlmctl locks` shows it; repeat the option for more processes
     #[arg(long = "owner", value_name = "SVID[:OH]", allow_hyphen_values = true, value_parser = parse_owner)]
     pub owners: Vec<OwnerChoice>,
-    /// Only locks of exactly these bytes (length 0: to the end of the file); repeat it for more
+    /// Only locks of exactly these bytes (length 0: to the end of the file); repeat the option for more ranges
     #[arg(long = "range", value_name = "OFF:LEN", value_parser = parse_range)]
     pub ranges: Vec<ByteRange>,
     /// Consent to taking locks from a client that answers, or that could not be asked
     #[arg(long)]
     pub live: bool,
-    /// Exit with 0 if there is nothing to release, or the client is not known
+    /// Exit with 0 if there is nothing to release, or if the client is not known
     #[arg(long)]
     pub if_held: bool,
     /// Print the plan and change nothing
@@ -442,34 +443,34 @@ pub struct ReleaseArgs {
 /// `nlmctl demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
-    /// How many clients are simulated, each with an address of its own
+    /// Number of simulated clients, each with an address of its own
     #[arg(long, default_value_t = 50, value_name = "N", allow_negative_numbers = true)]
     pub clients: u32,
-    /// Locks that each client takes
+    /// Number of locks that each client takes
     #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
     pub locks: u32,
-    /// Clients that never answer
+    /// Number of clients that never answer
     #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
     pub dead: u32,
-    /// Clients that have forgotten one lock each
+    /// Number of clients that have forgotten one lock each
     #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
     pub stale: u32,
-    /// Clients that rebooted, and whose notice to the server was lost
+    /// Number of clients that rebooted, and whose reboot notice to the server was lost
     #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
     pub rebooted: u32,
-    /// Clients that hold one lock each that the server has forgotten
+    /// Number of clients that hold one lock each that the server has forgotten
     #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
     pub lost: u32,
     /// How long clients may reclaim
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = parse_duration)]
     pub grace: Duration,
-    /// strict or targeted grace
+    /// Strict or targeted grace
     #[arg(long, default_value = "strict", value_parser = mode_parser())]
     pub mode: Mode,
     /// What happens to locks of clients that do not answer
     #[arg(long, default_value = "drop", value_parser = unreachable_parser())]
     pub unreachable: Unreachable,
-    /// Choose the clients that break by this number, to repeat a demo
+    /// Choose which clients break by this number; the same number repeats a demo
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }
@@ -492,7 +493,7 @@ fn silent_parser() -> impl TypedValueParser<Value = Silent> {
     })
 }
 
-/// A process: its number and, after a colon, its handle in hexadecimal.
+/// A process: its number and, after a colon, its owner handle in hexadecimal.
 fn parse_owner(text: &str) -> Result<OwnerChoice, String> {
     let (svid, oh) = text.split_once(':').map_or((text, None), |(svid, oh)| (svid, Some(oh)));
     let svid = svid.parse().map_err(|e| format!("{e}; write a process number as `nlmctl locks` shows it"))?;
@@ -518,16 +519,16 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("must be at least 1ms".to_owned());
     }
     if duration > LONGEST {
-        return Err("longer than 24h".to_owned());
+        return Err("must be at most 24h".to_owned());
     }
     Ok(duration)
 }
 
 fn parse_limit(text: &str) -> Result<NonZeroU32, String> {
-    text.parse().map_err(|_| "a whole number of 1 or more is needed".to_owned())
+    text.parse().map_err(|_| "must be a whole number of 1 or more".to_owned())
 }
 
-/// Longer than a run's times: days and years.
+/// An age, which may be longer than a run's times: days and years.
 fn parse_age(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write a number and its unit: 12h, 90days, 1year"))
 }
