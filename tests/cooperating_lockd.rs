@@ -89,7 +89,7 @@ async fn nlmctl_drives_somebody_elses_lock_manager_through_a_whole_run() {
     let locks = w.run(&["locks"]).await.json();
     assert_eq!(locks["locks"].as_array().unwrap().len(), 4);
     // Like knfsd and Ganesha, the toy does not tell since when a lock is held.
-    w.run(&["locks", "--older-than", "1h"]).await.refuses(4, "does not know since when locks are held");
+    w.run(&["locks", "--older-than", "1h"]).await.refuses(4, "does not know how old locks are");
 
     let resync = w.start(&["resync", "--yes", "--grace", "2s", "--grace-max", "4s"]);
     w.all_notified().await;

@@ -34,7 +34,7 @@ async fn status_clients_and_locks_show_what_the_lock_manager_says() {
     assert!(unknown["error"]["remedy"].as_str().unwrap().contains("host1.test"), "{unknown}");
     assert_eq!(of_one(&["locks", "--client", "host2.test", "--waiting"]).await, 0);
     let no_paths = world.run(&["locks", "--file", "/srv/a"]).await.exits(2).json();
-    assert!(no_paths["error"]["message"].as_str().unwrap().contains("no paths"), "{no_paths}");
+    assert!(no_paths["error"]["message"].as_str().unwrap().contains("does not know paths"), "{no_paths}");
     let file = hex::encode("own1");
     let listed = world.run(&["locks", "--file", &file]).await.exits(0).json();
     assert_eq!(listed["locks"].as_array().unwrap().len(), 3);

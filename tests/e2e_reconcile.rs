@@ -112,7 +112,7 @@ async fn a_client_that_acks_without_understanding_loses_nothing_and_waits_for_it
     world.farm.set_state(world.clients[0], NsmState(99));
     round(&world, &[]).await.exits(0);
     let ran = round_in_text(&world).await.exits(3);
-    assert!(ran.stdout.contains("2 locks kept, since it acked and reclaimed nothing, and it has never"), "{ran:#?}");
+    assert!(ran.stdout.contains("2 locks kept, because it acked and reclaimed nothing, and it has never"), "{ran:#?}");
     assert!(ran.stdout.contains("next run not before "), "{ran:#?}");
     assert_eq!(world.farm.beliefs(world.clients[0]).len(), world.locks_of("host1.test").await);
 

@@ -150,7 +150,7 @@ async fn nothing_is_released_without_a_known_client_or_while_a_run_is_active() {
     let world = World::locked(2, 1).await;
     world.run(&["release", "--yes"]).await.refuses(2, "--client");
     world.run(&["release", "--client", "nobody.test", "--yes"]).await.refuses(2, "nobody.test");
-    world.run(&["release", "--export", "/srv", "--yes"]).await.refuses(2, "chooses files by their handles only");
+    world.run(&["release", "--export", "/srv", "--yes"]).await.refuses(2, "selects files by their handles only");
     world.farm.crash(world.clients[0]);
     let run = world.start(&["resync", "--yes", "--grace", "3s"]);
     world.until("the run tells its clients", |farm| !farm.notices().is_empty()).await;

@@ -25,11 +25,16 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
     let mut findings = unmonitored(info, status);
     if clients.is_empty() {
         let words = "the lock manager knows no client: a run would notify none";
-        findings.push(Finding::new("clients", Severity::Note, words, "nothing, if none has locked anything yet"));
+        findings.push(Finding::new(
+            "clients",
+            Severity::Note,
+            words,
+            "nothing to do if no client has locked anything yet",
+        ));
         return findings;
     }
     let Some(my_name) = places.names.first().or(info.names.as_slice().first()).cloned() else {
-        let words = "no name is known under which to ask clients' statds; they were not asked";
+        let words = "clients' statds were not asked, because no name of this server is known under which to ask them";
         findings.push(Finding::new("clients", Severity::Warning, words, "give a name with --name"));
         return findings;
     };
@@ -72,8 +77,8 @@ fn unmonitored(info: &Info, status: &Status) -> Vec<Finding> {
         Finding::new(
             "unmonitored",
             Severity::Problem,
-            format!("{locks} no client that could be told, and the begin of a run frees them"),
-            "have their programs unlock them first, or agree to lose them with --include-unmonitored",
+            format!("{locks} no client that could be told, and a run frees them when it begins"),
+            "make their programs unlock them first, or agree to lose them with --include-unmonitored",
         )
     } else {
         Finding::new(
@@ -151,15 +156,16 @@ fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duratio
     let (severity, loss, remedy) = if can.begin_releases {
         (
             Severity::Problem,
-            "the begin of a run frees their locks, and they would not reclaim",
-            "bring their statds back; free the locks of a client that is gone for good (`nlmctl release --client NAME`); or \
-             agree to lose them with --unreachable drop",
+            "a run frees their locks when it begins, and they would not reclaim",
+            "make their statds answer; free the locks of a client that is gone for good (`nlmctl release --client \
+             NAME`); or agree to lose the locks with --unreachable drop",
         )
     } else {
         (
             Severity::Warning,
             "a run keeps their locks, and exits with 3",
-            "start statd there, or let packets to its rpcbind (port 111) and statd pass; free the locks of a client that is gone for good: `nlmctl release --client NAME`",
+            "start statd there, or let packets to its rpcbind (port 111) and statd pass; free the locks of a client \
+             that is gone for good (`nlmctl release --client NAME`)",
         )
     };
     let untold = |n| {
@@ -172,13 +178,14 @@ fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duratio
     };
     let suspect = |n| {
         let who = number(n, "client is suspect: its", "clients are suspect: their");
-        format!("{who} locks may be stale, for all that is known")
+        format!("{who} locks may be stale")
     };
-    let nothing = "nothing: they have nothing to lose, unless the server has lost it";
+    let nothing = "nothing to do: they have no lock here, unless the server has lost one";
     let stale = if can.targeted {
-        "`nlmctl clients --probe` tells why; `nlmctl resync --client NAME` frees what is stale and disturbs no other client"
+        "`nlmctl clients --probe` shows why; `nlmctl resync --client NAME` frees stale locks and disturbs no other \
+         client"
     } else {
-        "`nlmctl clients --probe` tells why; a run (`nlmctl resync`) frees what is stale"
+        "`nlmctl clients --probe` shows why; a run (`nlmctl resync`) frees stale locks"
     };
     let all = number(seen.len() as u64, "client", "clients");
     let answer = Finding::ok("clients", format!("the statds of {answers} of {all} answer"));
@@ -201,7 +208,7 @@ fn judge_names(seen: &[ProbedClient<'_>]) -> Vec<Finding> {
                 elsewhere.push(format!("{} is {}", named(row), ips.join(" ")));
             }
             Err(Unresolved::Unknown(_)) if row.name.host().is_none() => {
-                unknown.push(format!("{}: no host's name", named(row)));
+                unknown.push(format!("{}: not a host name", named(row)));
             }
             Err(Unresolved::Unknown(_)) => unknown.push(named(row)),
             Err(Unresolved::Unanswered(_)) => slow.push(row.name.to_string()),
@@ -219,9 +226,9 @@ fn judge_names(seen: &[ProbedClient<'_>]) -> Vec<Finding> {
         let (names, limit) = (number(n, "name was", "names were"), LOOKUPS_PATIENCE.as_secs());
         format!("{names} not resolved within {limit} s: the resolver is slow, or does not answer")
     };
-    let add = "add them to DNS or /etc/hosts: rpc.statd matches reboot notices by name, and a client of unknown address \
-               cannot be told without one";
-    let correct = "correct DNS or /etc/hosts, if the host has moved";
+    let add = "add them to DNS or /etc/hosts: rpc.statd matches reboot notices by name, and a client whose address is \
+               not known cannot be told if its name does not resolve";
+    let correct = "correct DNS or /etc/hosts if the host has moved";
     let mut findings: Vec<Finding> = [
         about("client-names", Severity::Note, unknown, no_name, add),
         about("client-names", Severity::Note, elsewhere, moved, correct),
@@ -243,7 +250,7 @@ fn judge_shared(seen: &[ProbedClient<'_>]) -> Option<Finding> {
         let who = number(n, "client calls", "clients call");
         format!("{who} from an address that others call from too: an ack from there is evidence for none of them")
     };
-    about("nat", Severity::Note, shared, words, "nothing: what they do not reclaim is kept")
+    about("nat", Severity::Note, shared, words, "nothing to do: locks that they do not reclaim are kept")
 }
 
 #[cfg(test)]

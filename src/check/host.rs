@@ -106,8 +106,13 @@ fn record(kind: Kind, machine: &Machine, roster: &Roster) -> Vec<Finding> {
     if !roster.warnings.is_empty() {
         let odd = number(roster.warnings.len() as u64, "odd entry", "odd entries");
         findings.push(
-            Finding::new("sm", kind.concerned(), format!("{at} has {odd}"), "see these files; do not delete live ones")
-                .of(&roster.warnings),
+            Finding::new(
+                "sm",
+                kind.concerned(),
+                format!("{at} has {odd}"),
+                "look at these files; do not delete records of live clients",
+            )
+            .of(&roster.warnings),
         );
     }
     if !overdue.is_empty() {
@@ -117,7 +122,7 @@ fn record(kind: Kind, machine: &Machine, roster: &Roster) -> Vec<Finding> {
                 "sm",
                 Severity::Note,
                 format!("{hosts} to be told of an earlier restart of this host"),
-                "nothing, if they are gone for good; else see whether sm-notify ran",
+                "nothing to do if they are gone for good; otherwise see whether sm-notify ran",
             )
             .of(overdue.iter().map(|entry| &entry.host)),
         );
@@ -132,7 +137,7 @@ fn state(kind: Kind, machine: &Machine, roster: &Roster) -> Finding {
     let Some(state) = roster.state else {
         let words = format!("{at} has no state number beside it");
         let remedy = match kind {
-            Kind::Nlmd => "nothing, if rpc.statd does not run here; else restart it, which makes one",
+            Kind::Nlmd => "nothing to do if rpc.statd does not run here; otherwise restart it, which makes one",
             Kind::Knfsd | Kind::Ganesha => "start rpc.statd, or restart it if it runs: that makes one",
         };
         return Finding::new(about, kind.concerned(), words, remedy);
@@ -153,12 +158,12 @@ fn state(kind: Kind, machine: &Machine, roster: &Roster) -> Finding {
         return Finding::new(about, kind.concerned(), words, remedy);
     }
     if state.0 < 0 {
-        let words = format!("the state number of {at} is {state}, negative, as it may be");
+        let words = format!("the state number of {at} is {state}, which is negative; this is valid");
         return Finding::new(
             about,
             Severity::Note,
             words,
-            "nothing: it is a signed number, and compared for equality only",
+            "nothing to do: it is a signed number, and compared for equality only",
         );
     }
     Finding::ok(about, format!("the state number of {at} is {state}, odd"))
@@ -240,7 +245,7 @@ fn others(kind: Kind, running: &[String]) -> Vec<Finding> {
                 "samba",
                 Severity::Warning,
                 match kind {
-                    Kind::Nlmd => "Samba runs here: this lock manager does not see its locks, nor it those of NFSv3",
+                    Kind::Nlmd => "Samba runs here: Samba and this lock manager do not see each other's locks",
                     Kind::Knfsd | Kind::Ganesha => {
                         "Samba runs here: grace does not bind it, so it can take a range before its owner has reclaimed it"
                     }
@@ -262,7 +267,7 @@ fn others(kind: Kind, running: &[String]) -> Vec<Finding> {
         findings.push(Finding::new(
             "domains",
             Severity::Warning,
-            "NFS-Ganesha runs here too: its locks and this lock manager's do not see each other",
+            "NFS-Ganesha runs here too: it and this lock manager do not see each other's locks",
             "let one of them serve NFSv3; or drive Ganesha with --manager ganesha",
         ));
     }
@@ -342,7 +347,7 @@ fn room_at(about: &str, what: &str, folder: &Path) -> Finding {
         Err(error) => Finding::new(
             about,
             Severity::Warning,
-            format!("how much room there is for {what} is not known: {}: {error}", folder.display()),
+            format!("it is not known how much room there is for {what}: {}: {error}", folder.display()),
             "see `df`",
         ),
     }
@@ -355,7 +360,8 @@ fn judge_room(about: &str, what: &str, folder: &Path, free: u64) -> Finding {
             about,
             Severity::Problem,
             words,
-            "make room: what is not durable is not done, and a run whose result does not fit is aborted",
+            "make room: a change that cannot be made durable is refused, and a run whose result does not fit is \
+             aborted",
         ),
         n if n < LITTLE => {
             Finding::new(about, Severity::Warning, words, "make room: a run of a million locks writes some hundred MiB")

@@ -78,7 +78,7 @@ pub(super) async fn look(manager: Result<&dyn LockManager, &Failure>, places: &P
     findings.extend(domains(&info));
     findings.extend(whose(owners.unwrap_or_else(|_| Ok(too_slow()))));
     findings.extend(caveats(&info).into_iter().map(|words| {
-        Finding::new("manager-limits", Severity::Note, words, "the plan of a run says so too; nothing is to be done")
+        Finding::new("manager-limits", Severity::Note, words, "nothing to do; the plan of a run says so too")
     }));
     let mut cautioned: Vec<String> = cautions.iter().map(|caution| caution.about.to_owned()).collect();
     if info.capabilities.mark {
@@ -107,7 +107,7 @@ fn caution(caution: Caution) -> Finding {
 
 fn busy(status: &Status, can: &Capabilities) -> Finding {
     match refuse_busy(status, can) {
-        Ok(()) => Finding::ok("grace", "no run and no grace period is under way"),
+        Ok(()) => Finding::ok("grace", "no run and no grace period is active"),
         Err(Failure { message, remedy, .. }) => Finding::new("grace", Severity::Problem, message, remedy),
     }
 }
@@ -122,12 +122,12 @@ fn state(state: NsmState) -> Finding {
         return Finding::new(about, Severity::Problem, words, "restart its status monitor, which makes it odd");
     }
     if state.0 < 0 {
-        let words = format!("the lock manager's NSM state number {state} is negative, as it may be");
+        let words = format!("the lock manager's NSM state number {state} is negative; this is valid");
         return Finding::new(
             about,
             Severity::Note,
             words,
-            "nothing: it is a signed number, and clients compare it for equality",
+            "nothing to do: it is a signed number, and clients compare it for equality",
         );
     }
     Finding::ok(about, format!("the lock manager's NSM state number {state} is odd"))
@@ -144,7 +144,7 @@ fn domains(info: &Info) -> Option<Finding> {
                 "{} arbitrates NLM locks and nothing else: it neither sees nor excludes locks of local processes, NFSv4 or SMB",
                 info.software.as_str()
             ),
-            "let the files it locks be used over NFSv3 only",
+            "use the files that it locks over NFSv3 only",
         )
     })
 }
@@ -168,8 +168,8 @@ fn whose(owners: Result<Owners, ManagerError>) -> Option<Finding> {
 }
 
 fn too_slow() -> Owners {
-    let why = format!("it was not found out within {} s", PATIENCE.as_secs());
-    Owners::Unknown { why, remedy: "try again when this host has less to do".into() }
+    let why = format!("this could not be found out within {} s", PATIENCE.as_secs());
+    Owners::Unknown { why, remedy: "try again when this host is less busy".into() }
 }
 
 fn owed(unfetched: &[RunId]) -> Option<Finding> {
@@ -178,8 +178,8 @@ fn owed(unfetched: &[RunId]) -> Option<Finding> {
             "results",
             Severity::Note,
             format!(
-                "{} waits to be fetched",
-                number(unfetched.len() as u64, "result of an ended run", "results of ended runs")
+                "{} to be fetched",
+                number(unfetched.len() as u64, "result of an ended run waits", "results of ended runs wait")
             ),
             "`nlmctl runs list` with the record that made them (--db) fetches them",
         )

@@ -56,7 +56,8 @@ fn not_here(called: &BTreeSet<IpAddr>) -> Vec<Finding> {
             "server-addresses",
             Severity::Warning,
             "clients called server addresses that this host does not have now: no notice can leave from there",
-            "bring the addresses up here first, if they moved; else clients that match by address will not understand",
+            "if the addresses moved, bring them up here first; otherwise clients that match by address will not \
+             understand",
         )
         .of(gone),
     ]
@@ -74,7 +75,8 @@ fn judge_placeholders(names: &[CallerName]) -> Option<Finding> {
         Finding::new(
             "names",
             Severity::Problem,
-            "this host's name says nothing of it: clients cannot tell from a notice under it which server restarted",
+            "this host's name does not identify it: clients cannot tell from a notice under this name which server \
+             restarted",
             "give this host a name (`hostnamectl hostname NAME`) and restart rpc.statd, or name it with --name",
         )
         .of(found)
@@ -124,8 +126,8 @@ fn judge_forward(names: &[CallerName], forward: &[Forward]) -> Vec<Finding> {
             Finding::new(
                 "names",
                 Severity::Warning,
-                "names that notices carry do not resolve here; clients may know them all the same",
-                "give the names by which clients mounted with --name, full name first",
+                "names that notices carry do not resolve here; clients may know them even so",
+                "with --name, give the names under which clients mounted, full name first",
             )
             .of(unknown),
         );
@@ -167,7 +169,7 @@ fn judge_back(names: &[CallerName], back: &[(IpAddr, String)]) -> Vec<Finding> {
             "names",
             Severity::Warning,
             "addresses that clients called have names here that no notice carries",
-            "add them with --name: clients that mounted by such a name, and are not Linux, match by it alone",
+            "add them with --name: clients other than Linux that mounted under such a name match by it alone",
         )
         .of(missing),
     ]

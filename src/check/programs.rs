@@ -77,7 +77,7 @@ fn judge(kind: Kind, port: u16, seen: &Result<Registered, CallError>) -> Vec<Fin
                 "rpcbind",
                 kind.needs(Severity::Warning),
                 format!("this host's rpcbind does not answer at port {port}: {error}"),
-                "start rpcbind: clients ask it where to lock and where to be told of a restart",
+                "start rpcbind: clients ask it for the ports of the lock manager and of statd",
             )];
         }
     };
@@ -102,7 +102,7 @@ fn judge(kind: Kind, port: u16, seen: &Result<Registered, CallError>) -> Vec<Fin
         Statd::Silent => Finding::new(
             "statd",
             kind.needs(Severity::Warning),
-            "a statd is registered with rpcbind and does not answer",
+            "a statd is registered with rpcbind, but does not answer",
             "see whether it runs; restart it",
         ),
     });

@@ -104,7 +104,7 @@ impl Settings {
             private_folder(directory).map_err(|e| {
                 Failure::failed(
                     format!("cannot use the record's directory {}: {e}", directory.display()),
-                    "make it, or name a database elsewhere with --db",
+                    "create it, or name another database with --db",
                 )
             })?;
         }

@@ -99,13 +99,13 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(_) => Err(Failure::failed("a thread of nlmctl died", "please report this with the lines before it")),
+        Err(_) => Err(Failure::failed("a thread of nlmctl died", "please report this, with the lines above")),
     }
 }
 
 pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     report::json(value).map_err(|e| {
-        Failure::failed(format!("cannot print JSON: {e}"), "please report this; without --json it is text")
+        Failure::failed(format!("cannot print JSON: {e}"), "please report this; without --json, the output is text")
     })
 }
 
@@ -125,7 +125,7 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
         // Not the output is at fault but what is printed, and that comes from the record. The error's type is lost on its way
         // through serde, its words are not.
         Some(why) => Err(Failure::failed(
-            format!("{why}; what was printed before that is not whole"),
+            format!("{why}; the output before this is incomplete"),
             "try again; if it fails again, check the disk that the record is on",
         )),
         None => printed,
@@ -146,9 +146,8 @@ fn streamed(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result
             drop(out.into_parts());
             Ok(())
         }
-        Err(e) => Err(unread(e).unwrap_or_else(|e| {
-            Failure::failed(format!("cannot write to stdout: {e}"), "check where its output goes")
-        })),
+        Err(e) => Err(unread(e)
+            .unwrap_or_else(|e| Failure::failed(format!("cannot write to stdout: {e}"), "check where stdout goes"))),
     }
 }
 

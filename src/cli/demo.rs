@@ -14,7 +14,7 @@ use crate::units::{count, number};
 pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure> {
     let nlmctl = std::env::current_exe().map_err(|e| {
         Failure::failed(
-            format!("cannot find this program's own file, which is its nlmd too: {e}"),
+            format!("cannot find this program's own file, which the demo also starts as nlmd: {e}"),
             "run nlmctl from where it is installed",
         )
     })?;
@@ -49,7 +49,8 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure
     let played = tokio::select! {
         played = play => played?,
         Some(name) = signals.recv() => {
-            return Err(Failure::failed(format!("{name}: the demo was ended, with all that it had started"), "run it again"));
+            return Err(Failure::failed(format!("{name}: the demo was stopped, with all processes that it had \
+                                                started"), "run it again"));
         }
     };
     context.print_done(&played, played.exit())?;

@@ -41,8 +41,8 @@ pub(super) async fn manager(settings: &Settings, wanted: For) -> Result<Arc<dyn 
     };
     if kind != ManagerKind::Knfsd && matches!(wanted, For::Run { method: Some(_), .. }) {
         return Err(Failure::usage(
-            format!("--method is about the kernel's lockd, and the lock manager here is {}", kind.word()),
-            "leave out --method, or name --manager knfsd",
+            format!("--method is for the kernel's lockd only, and the lock manager here is {}", kind.word()),
+            "leave out --method, or add --manager knfsd",
         ));
     }
     let soft = matches!(wanted, For::Run { soft: true, .. });
@@ -118,21 +118,21 @@ fn only(found: &[ManagerKind], control: &Path, hidden: Option<String>) -> Result
         ([one], _) => Ok(*one),
         ([], Some(hidden)) => Err(ManagerError::Unreachable {
             endpoint: control.display().to_string(),
-            what: format!("there is no such socket, and whether nfsd serves on this host cannot be seen: {hidden}"),
+            what: format!("there is no such socket, and it is not known whether nfsd serves on this host: {hidden}"),
             remedy: "run this as root".into(),
         }
         .into()),
         ([], None) => Err(ManagerError::Unreachable {
             endpoint: control.display().to_string(),
             what: "there is no such socket, and neither nfsd nor NFS-Ganesha serves on this host".into(),
-            remedy: "start one of them, or say with --manager and --control which one is meant".into(),
+            remedy: "start one of them, or select one with --manager and --control".into(),
         }
         .into()),
         (several, _) => {
             let words: Vec<&str> = several.iter().map(|kind| kind.word()).collect();
             Err(Failure::usage(
-                format!("several lock managers are here: {}", words.join(", ")),
-                format!("name the one that clients lock with, for example --manager {}", words.first().unwrap_or(&"")),
+                format!("this host has several lock managers: {}", words.join(", ")),
+                format!("select the one that clients use, for example with --manager {}", words.first().unwrap_or(&"")),
             ))
         }
     }

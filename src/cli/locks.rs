@@ -24,7 +24,7 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
         && !matches!(owners, Owners::View(_))
     {
         return Err(Failure::usage(
-            format!("{} tells no paths, so --file {path} cannot be looked for", manager.kind()),
+            format!("{} does not know paths, so it cannot look for --file {path}", manager.kind()),
             "name the file by its handle, in hexadecimal as `nlmctl locks` shows it",
         ));
     }
@@ -92,7 +92,7 @@ impl Choice {
             return Ok(());
         }
         Err(Failure::refused(
-            format!("{manager} does not know since when locks are held, so --older-than cannot choose among them"),
+            format!("{manager} does not know how old locks are, so --older-than cannot be used"),
             "leave out --older-than",
         ))
     }

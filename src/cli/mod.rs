@@ -137,7 +137,7 @@ fn unparsed(error: &clap::Error, as_json: bool) -> ExitCode {
         let words = rendered.to_string();
         let message = words.split("\n\nUsage:").next().unwrap_or_default();
         let message = message.trim().trim_start_matches("error: ");
-        let remedy = "`nlmctl --help`, and `nlmctl COMMAND --help`, say what is understood";
+        let remedy = "see `nlmctl --help` and `nlmctl COMMAND --help`";
         if let Ok(line) = json(&Failure::usage(message, remedy).report()) {
             let _ = to_stdout(&line);
         }

@@ -47,8 +47,8 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, Failu
     }
     if context.settings.names.is_empty() {
         return Err(Failure::usage(
-            "no --name: clients would not know who tells them",
-            "give the name, or names, by which they mounted from this server",
+            "no --name: clients would not know which server rebooted",
+            "give the name, or names, under which clients mounted from this server",
         ));
     }
     let hosts = hosts(context, &args).await?;
@@ -79,7 +79,8 @@ async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, Fail
         context.say(&format!("nlmctl: {}", heading(roster, count)));
         if roster.state == Some(NsmState(args.state)) {
             context.say(&format!(
-                "nlmctl: {} is the state number recorded there: a client that was told it before ignores it",
+                "nlmctl: {} is the state number recorded there: clients that were told this number before ignore the \
+                 notice",
                 args.state
             ));
         }
@@ -104,13 +105,13 @@ fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result
     let rosters = read.map_err(|e| {
         let remedy = match &e {
             RosterError::Unreadable { .. } => "check the path and its permissions",
-            RosterError::BadLine { .. } => "correct that line: one address or name a line, # begins a comment",
-            RosterError::TooLarge { .. } => "check that it is the right path",
+            RosterError::BadLine { .. } => "correct that line: write one address or name on each line; # begins a comment",
+            RosterError::TooLarge { .. } => "check that this is the right path",
             RosterError::NoRecords { .. } => {
-                "name the folder with state and sm/ in it, or the sm/; hosts without a statd's records go to --targets, one a line"
+                "name the folder that has state and sm/ in it, or the sm/ itself; for a list of hosts, use --targets"
             }
             RosterError::NoStatusFile { .. } => {
-                "give a statd's folder or statd.status; a list of lines goes to --targets"
+                "give the folder or the statd.status of a statd; for a list of hosts, use --targets"
             }
         };
         Failure::usage(e.to_string(), remedy)
@@ -118,8 +119,8 @@ fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result
     if rosters.is_empty() {
         let places: Vec<_> = roster::known_places(root).iter().map(|place| place.display().to_string()).collect();
         return Err(Failure::usage(
-            format!("no statd's list of clients is in {}", places.join(", ")),
-            "name it with --sm-dir, or give a list with --targets",
+            format!("there are no records of a statd in {}", places.join(", ")),
+            "name their folder with --sm-dir, or give a list of hosts with --targets",
         ));
     }
     Ok(rosters)
@@ -138,10 +139,10 @@ async fn may_tell(context: &Context, args: &NotifyArgs, hosts: &[String]) -> Res
     }
     Err(Failure::refused(
         format!(
-            "no grace is on: neither a run at {}, nor the kernel's lockd (/{NLM_END_GRACE}); clients that reclaim now lose their locks",
+            "no grace period is active: neither a run at {} nor the kernel's lockd (/{NLM_END_GRACE}) is in grace; clients that reclaim now lose their locks",
             context.settings.control.display()
         ),
-        "start grace first (`nlmctl resync` does all of it), or add --grace-elsewhere if the server that these clients reclaim from is another one and in grace",
+        "start grace first (`nlmctl resync` does everything), or add --grace-elsewhere if these clients reclaim from another server that is in grace",
     ))
 }
 
@@ -212,7 +213,7 @@ async fn tell(
     }
     ended(fan_out).await?.into_iter().for_each(|event| heard(&mut rows, event));
     if let Some(why) = stopped {
-        context.say(&format!("nlmctl: stopped telling: {why}"));
+        context.say(&format!("nlmctl: stopped sending notices: {why}"));
         for row in rows.iter_mut().filter(|row| row.fate != ClientFate::Acked && row.error.is_none()) {
             row.error = Some(format!("stopped: {why}"));
         }
@@ -231,7 +232,7 @@ async fn ended(fan_out: JoinHandle<Result<Vec<FanoutEvent>, DriverError>>) -> Re
     match fan_out.await {
         Ok(Ok(left)) => Ok(left),
         Ok(Err(e)) => Err(Failure::failed(e.to_string(), "raise the limit of open files (`ulimit -n`)")),
-        Err(_) => Err(Failure::failed("the sender of notices died", "please report this with the lines before it")),
+        Err(_) => Err(Failure::failed("the sender of notices died", "please report this, with the lines above")),
     }
 }
 

@@ -44,7 +44,8 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
     let report = loop {
         tokio::select! {
             report = &mut releasing => break report?,
-            Some(name) = signals.recv() => context.say(&format!("{name}: the release goes on to its end, within seconds")),
+            Some(name) = signals.recv() => context.say(&format!("{name}: a release is not interrupted; it ends within \
+                                                                 seconds")),
         }
     };
     let exit = report.release.exit.unwrap_or(1);

@@ -52,7 +52,7 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
             let pruned = blocking(move || prune(&path, older_than, keep.unwrap_or(u32::MAX))).await?;
             let Pruned { runs, releases } = pruned;
             let words = format!("{} and {}", units::count(runs, "run"), units::count(releases, "release"));
-            context.say(&format!("{words} forgotten"));
+            context.say(&format!("{words} deleted"));
         }
     }
     Ok(0)
@@ -79,7 +79,7 @@ fn unreadable(error: std::io::Error) -> Failure {
 
 fn whole(report: &ReleaseReport) -> Failure {
     let id = report.release.id.as_deref().unwrap_or_default();
-    Failure::usage(format!("{id} is a release, which is shown as a whole"), "leave out --client and --changed")
+    Failure::usage(format!("{id} is a release, which is always shown completely"), "leave out --client and --changed")
 }
 
 async fn list(context: &Context, path: PathBuf, limit: u32, wanted: RunFilter) -> Result<(), Failure> {

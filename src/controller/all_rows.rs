@@ -143,7 +143,7 @@ pub(super) async fn add(
     let unverified = record.with(move |store| Ok(store.report(run)?.locks.unverified)).await?;
     if unverified > 0 {
         let line = format!(
-            "no row for each lock that was reclaimed or released: what became of {} is unverified, and of which is not known",
+            "no rows for reclaimed or released locks: the fate of {} is unverified, and it is not known which",
             count(unverified, "lock")
         );
         return record.with(move |store| store.event(run, "record", &line)).await;

@@ -50,7 +50,8 @@ impl NoticeProgress {
                 let by = address.map(|ip| ip.to_string()).unwrap_or_default();
                 self.now.delivery = Delivery::Elsewhere;
                 self.now.error = Some(format!(
-                    "silent where it called from; acked by {by}, which has its name and may be another machine: its locks are kept"
+                    "no answer from the address that it called from; acked by {by}, which has its name and may be \
+                     another machine: its locks are kept"
                 ));
                 NoticeNews::GivenUp(Delivery::Elsewhere)
             }

@@ -223,8 +223,8 @@ impl Drive {
     fn signalled(&mut self, name: &'static str) -> Vec<Action> {
         if !self.machine.can_abort() {
             tracing::warn!(
-                "{name}: too late to abort, this lock manager frees the locks when the run begins; nlmctl leaves when \
-                 every client is told, or at the next signal"
+                "{name}: too late to abort, because this lock manager frees the locks when the run begins; nlmctl \
+                 exits when every client is told or given up, or at the next signal"
             );
         }
         self.machine.handle(self.epoch.elapsed(), Event::Signal(name))

@@ -189,7 +189,7 @@ async fn carry_out(
     if let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? {
         return Err(Failure::refused(
             format!("run {} of this record is still active", left.id),
-            "go on with it: `nlmctl resync --resume`",
+            "resume it: `nlmctl resync --resume`",
         )
         .into());
     }
@@ -250,7 +250,7 @@ pub async fn resume(
     let (endpoint, instance) = (manager.endpoint(), status.instance);
     let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? else {
         return Err(Failure::usage(
-            format!("there is no run to go on with: every run of this record at {} has ended", manager.endpoint()),
+            format!("there is no run to resume: every run of this record at {} has ended", manager.endpoint()),
             "`nlmctl runs list` shows them; leave out --resume for a new run",
         )
         .into());

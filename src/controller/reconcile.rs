@@ -200,7 +200,7 @@ impl Round {
                 0 => Ok(()),
                 left => Err(Failure::failed(
                     format!("the round ended early ({why}): no run was made for {}", count(left, "suspect")),
-                    "the next round looks at the rest",
+                    "the next round looks at them",
                 )
                 .into()),
             };
@@ -274,7 +274,7 @@ impl Round {
         match plan.consent.first() {
             None => Ok(plan),
             Some(wanted) => {
-                let why = format!("a run of {} wants consent, and reconcile does not ask: {wanted}", seen.row.name);
+                let why = format!("a run of {} needs consent, and reconcile does not ask: {wanted}", seen.row.name);
                 Err(Failure::refused(why, format!("run it by hand: `nlmctl resync --client {address}`")).into())
             }
         }

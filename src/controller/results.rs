@@ -21,8 +21,8 @@ const MOST_UNFINISHED: usize = 1_000;
 const RESULT_TRIES: usize = 300;
 
 /// Where a manager has no result of a run that it was asked for in this life.
-pub(super) const NO_RESULT: &str = "the lock manager has not restarted, and has no result of the run: it could not \
-                                    write it, or newer ones pushed it out; see its log";
+pub(super) const NO_RESULT: &str = "the lock manager has not restarted, but has no result of the run: it could not \
+                                    write the result, or newer results replaced it; see its log";
 
 /// What became of fetching a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +184,6 @@ pub(super) fn unknown_end(run: &StoredRun, status: &Status) -> RunOutcome {
     if run.begin.instance == status.instance {
         return end_without_result(Outcome::Failed, NO_RESULT.into(), None);
     }
-    let reason = "the lock manager does not know the run any more: it restarted in the middle of it";
+    let reason = "the lock manager no longer knows the run: it restarted during the run";
     end_without_result(Outcome::Superseded, reason.into(), None)
 }

@@ -54,7 +54,7 @@ pub(super) async fn ask(
     for (client, said) in clients.iter().zip(&said) {
         match said {
             Probed::Answers(Some(state)) => tracing::info!("statd of {client}: state {}", state.0),
-            Probed::Answers(None) => tracing::info!("statd of {client}: answers, and tells no state"),
+            Probed::Answers(None) => tracing::info!("statd of {client}: answers, but without a state number"),
             Probed::Silent(why) => tracing::info!("statd of {client}: {why}"),
         }
     }

@@ -84,7 +84,7 @@ impl Machine {
     }
     pub fn number<T: std::str::FromStr>(&self, file: &str) -> Result<T, FileError> {
         let word = self.word(file)?;
-        word.parse().map_err(|_| FileError::Odd(self.path(file), format!("{word:?} is no number")))
+        word.parse().map_err(|_| FileError::Odd(self.path(file), format!("{word:?} is not a number")))
     }
     /// Writes in one call, which is what the kernel's files want.
     pub fn write(&self, file: &str, text: &str) -> Result<(), FileError> {

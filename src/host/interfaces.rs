@@ -10,7 +10,7 @@ use crate::wire::scope;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadAddress {
     /// Neither IPv4 nor IPv6, or with an interface where none belongs.
-    #[error("{0:?} is no address")]
+    #[error("{0:?} is not an address")]
     NoAddress(String),
     /// Its interface is not there.
     #[error("no such interface: {0:?}")]

@@ -13,7 +13,9 @@ pub fn began(keeper: u32, queue: u16) {
 
 /// The rules are gone.
 pub fn ended(keeper: u32) {
-    host::syslog(&format!("packets of lockd's ports go through no filter any more (process {keeper} is done)"));
+    host::syslog(&format!(
+        "packets of lockd's ports no longer go through a filter (process {keeper} has ended its work)"
+    ));
 }
 
 /// How to stop it at once, and what that costs.

@@ -63,10 +63,9 @@ fn try_it(
         known.map(|port| port.number).ok_or_else(|| format!("lockd is not registered with rpcbind for {transport}"))
     };
     unlock(machine, left, port, None);
-    let not_proved = |why: &str| format!("it cannot be proved that requests reach lockd as they should: {why}");
+    let not_proved = |why: &str| format!("it cannot be shown that requests reach lockd as they should: {why}");
     let mut why =
-        "no client has a lock on a file that is there, and one is needed for that: let a client lock any file"
-            .to_owned();
+        "no client has a lock on an existing file, and this test needs one: let a client lock any file".to_owned();
     for lock in tried {
         in_grace(machine)?;
         let wanted = wanted(&lock);

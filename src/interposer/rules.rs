@@ -168,7 +168,7 @@ fn explain(kernel: &Socket, error: &io::Error) -> io::Error {
         (Ok(owner), _) => {
             format!("the packet rules of another nlmctl are at work (table inet {TABLE}{owner}): end it first")
         }
-        (Err(_), Some(libc::EPERM)) => "packet rules want CAP_NET_ADMIN: run this as root".to_owned(),
+        (Err(_), Some(libc::EPERM)) => "packet rules need CAP_NET_ADMIN: run this as root".to_owned(),
         (Err(_), Some(libc::ENOENT)) => {
             "this kernel has no packet rules that queue: load the module nft_queue".to_owned()
         }

@@ -217,7 +217,7 @@ impl Shared {
             %client,
             ?procedure,
             dropped = dropped.count,
-            "too many answers to asynchronous calls wait; one is dropped, its client has to ask again"
+            "too many answers to asynchronous calls wait; one is dropped, and its client must ask again"
         );
         *dropped = Dropped { count: 0, warned: Some(Instant::now()) };
     }

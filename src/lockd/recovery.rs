@@ -169,7 +169,8 @@ pub async fn notify(
     let mut untold = monitors;
     while !untold.is_empty() && clock.now() < retry_until {
         let state = *states.borrow_and_update();
-        tracing::info!(clients = untold.len(), nsm_state = %state, "telling the clients of the last life of this restart");
+        tracing::info!(clients = untold.len(), nsm_state = %state, "telling the clients of the previous instance of \
+                                                                    this restart");
         let options = NotifyOptions { retry_until, ..options(state, rpcbind_port, clock) };
         let mut told = BTreeSet::new();
         let sent = fan_out(targets(&untold, &names), options, |event| {
@@ -197,7 +198,7 @@ pub async fn notify(
                 return tracing::info!(told, clients, "notices of this restart are done");
             }
             Some(Err(error)) => {
-                tracing::error!(%error, "clients are not told of this restart, and do not reclaim; it is tried again");
+                tracing::error!(%error, "clients are not told of this restart, and do not reclaim; nlmd tries again");
                 tokio::time::sleep(NO_ANSWER_AFTER).await;
             }
         }

@@ -78,7 +78,9 @@ pub enum Failure {
     #[error("a socket failed: {0}")]
     Serving(io::Error),
     /// The lock table's task or the state database's thread has panicked.
-    #[error("an internal error, which the log tells; locks are not served any more: start again, and clients reclaim")]
+    #[error(
+        "an internal error, which is in the log; locks are no longer served: start nlmd again, so that clients reclaim"
+    )]
     Internal,
 }
 

@@ -154,11 +154,11 @@ impl LockTable {
 
     fn may_release(&self) -> Result<(), Refusal> {
         if let Some(run) = &self.run {
-            let words = format!("run {} is active: what is stale is dropped or kept at its end", run.id);
+            let words = format!("run {} is active: its end drops or keeps stale locks", run.id);
             return Err(Refusal::new(RefusalCode::RunActive, words));
         }
         if self.recovery_until.is_some() {
-            let words = "the recovery grace is not over: what is held was reclaimed a moment ago";
+            let words = "the recovery grace is not over: held locks were reclaimed a moment ago";
             return Err(Refusal::new(RefusalCode::GraceActive, words));
         }
         Ok(())
@@ -167,7 +167,7 @@ impl LockTable {
     fn begin_to_look_at(&self, seen: &ClientSeen, before: &[Looked]) -> Result<Looked, Refusal> {
         let found = self.find(seen.address.0, &seen.name).and_then(|id| Some((id, self.clients.get(id)?)));
         let Some((id, client)) = found else {
-            return Err(changed(format!("there is no client {} at {} any more", seen.name, seen.address)));
+            return Err(changed(format!("there is no longer a client {} at {}", seen.name, seen.address)));
         };
         if before.iter().any(|other| other.client == id) {
             let words = format!("{} at {} is chosen twice", seen.name, seen.address);
@@ -232,7 +232,7 @@ impl LockTable {
                 "{} at {} took or gave back something while it was looked at",
                 client.name, client.address
             ))),
-            None => Err(changed("a client that was chosen is not there any more")),
+            None => Err(changed("a chosen client is no longer there")),
         }
     }
 
@@ -313,7 +313,7 @@ impl LockTable {
     fn chosen(&self, rows: &[LockRow], whole: &HashSet<ClientId>) -> Result<Vec<Chosen>, Refusal> {
         let mut chosen = Vec::with_capacity(rows.len());
         let mut times: HashMap<Chosen, usize> = HashMap::with_capacity(rows.len());
-        let gone = |row| changed(format!("{} is not listed like that any more", describe(row)));
+        let gone = |row| changed(format!("{} is no longer listed like that", describe(row)));
         for row in rows {
             let file = self.segments().find(&row.file).ok_or_else(|| gone(row))?;
             let (client, owner) = self.owner_of(&row.owner).ok_or_else(|| gone(row))?;

@@ -19,7 +19,8 @@ use crate::wire::types::{ByteRange, Cookie, FileHandle, NsmState};
 use crate::wire::xdr::Maybe;
 
 /// Why a late reclaim is refused where it is not known who had the range.
-const CROWDED: &str = "so many locks of that file came and went since the run began that all of it counts as taken";
+const CROWDED: &str = "so many locks of that file came and went since the run began that the whole file counts as \
+                       taken";
 
 impl LockTable {
     /// Handles a call. Its effects are then in [`next_effect`](Self::next_effect).

@@ -61,7 +61,7 @@ impl ManagerError {
             Self::Unreachable { remedy, .. } => remedy.clone(),
             Self::Refused(refusal) => match refusal.code {
                 RefusalCode::RunActive => {
-                    "wait for that run (`nlmctl status`), or go on with it (`nlmctl resync --resume`)".into()
+                    "wait for the end of that run (`nlmctl status`), or resume it (`nlmctl resync --resume`)".into()
                 }
                 RefusalCode::GraceActive => {
                     "wait until that grace period is over (`nlmctl status`) and try again".into()
@@ -76,7 +76,7 @@ impl ManagerError {
                 | RefusalCode::StillPending
                 | RefusalCode::BadRequest
                 | RefusalCode::Unsupported => {
-                    "`nlmctl status` shows how it is, `nlmctl runs list` what was recorded".into()
+                    "`nlmctl status` shows its state, `nlmctl runs list` what was recorded".into()
                 }
             },
             Self::Lost { .. } => {

@@ -83,7 +83,7 @@ impl Nlmd {
 
     fn unreachable(&self, error: &CallError) -> ManagerError {
         let remedy = match error {
-            CallError::NotThere => "start nlmd, or say with --control where its socket is",
+            CallError::NotThere => "start nlmd, or give the path of its socket with --control",
             CallError::Refused => "nlmd has ended and left its socket behind: start it again",
             CallError::PermissionDenied => {
                 "run this as root or as the user nlmd runs as, or ask its read-only socket (--control)"

@@ -12,13 +12,16 @@ pub fn caveats(info: &Info) -> Vec<String> {
             "frees every lock when the run begins: none can be kept, the run cannot be aborted from then on, and until \
              it is reclaimed a lock does not protect its range",
         ),
-        (!mark && !begin_releases, "marks no locks: those that nobody reclaims stay, and their number is not known"),
+        (
+            !mark && !begin_releases,
+            "does not mark locks: locks that are not reclaimed stay, and their number is not known",
+        ),
         (
             !knows_owners,
-            "does not tell a run whose a lock is: what is back is known by file and range only, and nothing is counted \
-             for each client",
+            "does not tell a run who owns a lock: reclaimed locks are known by file and range only, and clients have \
+             no counts",
         ),
-        (!knows_reclaims, "does not tell what was reclaimed: locks are compared before and after"),
+        (!knows_reclaims, "does not tell which locks were reclaimed: nlmctl compares the locks before and after"),
         (!settle_early, "cannot end grace early: new locks wait until it is over"),
         (!late_reclaims, "refuses a reclaim that comes after grace: that client's lock is lost"),
     ];

@@ -33,7 +33,7 @@ pub fn exit_code(facts: &Facts) -> Option<u8> {
     })
 }
 
-const NOT_UNDERSTOOD: &str = "most clients, in all or through one server address, acked their notices and reclaimed \
+const NOT_UNDERSTOOD: &str = "most clients, overall or through one server address, acked their notices and reclaimed \
                               nothing: the notices were not understood";
 
 /// The reason that goes with exit codes 1 and 4: what was recorded, or the plain words for it.

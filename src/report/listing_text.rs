@@ -98,8 +98,8 @@ fn addresses(list: &[Address]) -> String {
 }
 
 /// Why a client whose state number differs may be sound.
-const NO_PROOF: &str = "a different state number is no proof: statd may have been restarted without its host, the kernel learns \
-                        a new number late, and containers and hosts behind one address have a statd in common";
+const NO_PROOF: &str = "a different state number is not proof: statd may have been restarted without its host, the \
+                        kernel learns a new number late, and containers and hosts behind one address share a statd";
 
 fn probed(probe: &ClientProbe) -> String {
     match (probe.statd, probe.state) {
@@ -228,8 +228,8 @@ impl<L: Rows<Row = ListedLock>> Render for LocksReport<L> {
 }
 
 /// What is to be done about such a lock.
-const UNSURE: &str = "its client may have forgotten an unsure lock while its process believes in it, so runs keep it; what to do \
-                      on the client: man 7 nlmctl-lost-locks";
+const UNSURE: &str = "the client may have forgotten an unsure lock while its process still believes in it, so runs \
+                      keep it; what to do on the client: man 7 nlmctl-lost-locks";
 
 /// Its path; where that is not known what else names the file.
 fn file(lock: &ListedLock) -> String {

@@ -20,7 +20,7 @@ pub struct MetricsView<'a> {
     pub manager: &'a str,
     /// What it says of itself; none if it was not reached.
     pub status: Option<(&'a Info, &'a Status)>,
-    /// Clients about which there is evidence that their locks are stale, if it knows.
+    /// Clients with evidence that their locks are stale, if it knows.
     pub suspects: Option<u64>,
     /// Whether the record could be read, or there is none yet.
     pub record_readable: bool,
@@ -38,12 +38,7 @@ impl MetricsView<'_> {
             of_status(manager, info, status);
         }
         if let Some(suspects) = self.suspects {
-            gauge(
-                manager,
-                "suspect_clients",
-                "Clients about which there is evidence that their locks are stale",
-                suspects,
-            );
+            gauge(manager, "suspect_clients", "Clients with evidence that their locks are stale", suspects);
         }
         gauge(
             &mut registry,
@@ -85,9 +80,9 @@ fn of_status(registry: &mut Registry, info: &Info, status: &Status) {
 
 fn of_run(registry: &mut Registry, run: &RunListing) {
     let last = registry.sub_registry_with_prefix("last_run");
-    seconds(last, "start_timestamp", "When the last run in the record began, since 1970", run.started_at.0);
+    seconds(last, "start_timestamp", "Start of the last run in the record, as Unix time", run.started_at.0);
     if let Some(elapsed) = run.elapsed_ms {
-        seconds(last, "duration", "From the last run's start to its end", elapsed);
+        seconds(last, "duration", "Duration of the last run in the record", elapsed);
     }
     if let Some(exit) = run.exit {
         gauge(last, "exit_code", "The exit code of the last run", exit.into());

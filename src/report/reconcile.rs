@@ -148,13 +148,13 @@ fn finding(out: &mut String, suspect: &Suspect, run: &SuspectRun, view: &View) {
         parts.push(format!("its run {how}{why}"));
     }
     if locks.dropped > 0 {
-        parts.push(format!("{} dropped, which it no longer claims", count(locks.dropped, "lock")));
+        parts.push(format!("{} dropped, which it did not reclaim", count(locks.dropped, "lock")));
     }
     if locks.kept > 0 {
-        parts.push(format!("{} kept, since {}", count(locks.kept, "lock"), why_kept(suspect, run)));
+        parts.push(format!("{} kept, because {}", count(locks.kept, "lock"), why_kept(suspect, run)));
     }
     if locks.conflicts > 0 {
-        parts.push(format!("{} refused for another owner's lock", count(locks.conflicts, "reclaim")));
+        parts.push(format!("{} refused because of another owner's lock", count(locks.conflicts, "reclaim")));
     }
     if locks.unverified > 0 {
         parts.push(format!("{} unverified", count(locks.unverified, "lock")));
@@ -169,7 +169,7 @@ fn finding(out: &mut String, suspect: &Suspect, run: &SuspectRun, view: &View) {
         && locks.kept > 0
         && let Some(address) = suspect.address
     {
-        parts.push(format!("if it holds nothing any more: `nlmctl resync --client {address}`"));
+        parts.push(format!("if it no longer holds any lock: `nlmctl resync --client {address}`"));
     }
     let id: String = run.id.chars().take(8).collect();
     line!(out, "{}: {}; see `nlmctl runs show {id}`", who(suspect), parts.join("; "));
@@ -178,7 +178,7 @@ fn finding(out: &mut String, suspect: &Suspect, run: &SuspectRun, view: &View) {
 fn why_kept(suspect: &Suspect, run: &SuspectRun) -> String {
     match (run.fate, &suspect.kept_if_silent) {
         (Some(ClientFate::Silent), Some(why)) => format!("it acked and reclaimed nothing, and {why}"),
-        (Some(ClientFate::Silent | ClientFate::Acked), _) => "there was too little time after its ack".to_owned(),
+        (Some(ClientFate::Silent | ClientFate::Acked), _) => "the time after its ack was too short".to_owned(),
         (Some(fate), _) => format!("its notice was not acked ({fate})"),
         (None, _) => "it was not told".to_owned(),
     }
@@ -202,8 +202,8 @@ fn would(out: &mut String, round: &Reconcile, view: &View) {
             (SuspectStep::Wait | SuspectStep::Run, _) => "due for a run".to_owned(),
         };
         let silent = match &suspect.kept_if_silent {
-            Some(why) => format!("if it acks and reclaims nothing all is kept: {why}"),
-            None => "what it does not reclaim is dropped".to_owned(),
+            Some(why) => format!("if it acks and reclaims nothing, all its locks are kept: {why}"),
+            None => "locks that it does not reclaim are dropped".to_owned(),
         };
         let reasons = clean(&suspect.reasons.join("; "));
         line!(out, "  {}: {}; {reasons}; {next}; {silent}", who(suspect), count(suspect.locks, "lock"));
@@ -211,8 +211,8 @@ fn would(out: &mut String, round: &Reconcile, view: &View) {
     if !round.suspects.is_empty() {
         line!(
             out,
-            "A state number also changes without a reboot: after `sm-notify -f`, a failover, or where several statds answer \
-             at one address."
+            "A state number also changes without a reboot: after `sm-notify -f`, after a failover, or if several \
+             statds answer at one address."
         );
     }
 }

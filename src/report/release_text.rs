@@ -14,7 +14,7 @@ const SHOWN: usize = 50;
 fn chosen(release: &Release) -> String {
     let locks = match release.chosen {
         Some(locks) => number(locks, "lock", "locks"),
-        None => format!("all that they hold ({} does not tell whose a lock is)", clean(&release.manager)),
+        None => format!("all that they hold ({} does not tell who owns a lock)", clean(&release.manager)),
     };
     match release.chosen_waiters {
         0 => locks,
@@ -39,7 +39,7 @@ fn clients(out: &mut String, release: &Release, view: &View) {
             note.push("all it has".to_owned());
         }
         if client.shared_address {
-            note.push("shared address: not known whose answer it is".to_owned());
+            note.push("shared address: not known which client answered".to_owned());
         }
         note.extend(client.suspicions.iter().map(|why| format!("suspect: {why}")));
         table.row([
@@ -54,7 +54,7 @@ fn clients(out: &mut String, release: &Release, view: &View) {
         ]);
     }
     if !table.is_empty() {
-        line!(out, "\nclients, as they were a moment ago (no answer: not known to be dead)");
+        line!(out, "\nclients, as seen a moment ago (no answer does not prove that a client is dead)");
         out.push_str(&table.render(view.width));
     }
 }
@@ -100,7 +100,7 @@ impl Render for ReleaseReport {
         let mut out = String::new();
         match (&release.id, release.exit) {
             (Some(id), Some(exit)) => line!(out, "release {id}: {} (exit {exit})", release.outcome),
-            _ => line!(out, "release: {}, nothing is changed", release.outcome),
+            _ => line!(out, "release: {}, nothing was changed", release.outcome),
         }
         line!(out, "  lock manager  {}", clean(&release.manager));
         let only = if release.only.is_empty() { String::new() } else { format!("; only {}", release.only.join(", ")) };
@@ -125,7 +125,7 @@ impl Render for ReleaseReport {
             );
             let left = match release.chosen {
                 Some(_) => number(done.left, "lock is still there", "locks are still there"),
-                None => number(done.left, "client may hold locks yet", "clients may hold locks yet"),
+                None => number(done.left, "client may still hold locks", "clients may still hold locks"),
             };
             line!(out, "  left          {left}");
         }
@@ -144,7 +144,7 @@ impl Render for ReleaseReport {
             line!(out, "\nnote: {}", clean(note));
         }
         if release.outcome == ReleaseOutcome::Planned && !release.consent.is_empty() {
-            line!(out, "\nwants consent");
+            line!(out, "\nneeds consent");
             for sentence in &release.consent {
                 line!(out, "  - {}", clean(sentence));
             }

@@ -325,18 +325,18 @@ impl ClientReport {
     fn why_kept(&self, path: &PathReport, why: KeptBecause) -> Option<String> {
         Some(match why {
             KeptBecause::Unreachable if self.fate == ClientFate::Acked => {
-                "kept: other names call from its address, so an ack is no evidence".to_owned()
+                "kept: other names call from its address, so an ack is not evidence".to_owned()
             }
             KeptBecause::Unreachable => return None,
             KeptBecause::LateAck => "kept: it acked too shortly before the end".to_owned(),
             KeptBecause::Silent => "kept: --silent keep".to_owned(),
             KeptBecause::NoTime => {
-                "kept: the lock manager did not run for a while, or it was still reclaiming".to_owned()
+                "kept: the lock manager did not run for a while, or the client was still reclaiming".to_owned()
             }
             KeptBecause::NotUnderstood => "kept: most clients, or the only one, were silent".to_owned(),
             KeptBecause::OtherAddress => format!(
-                "kept: nothing came back through server address {}, but something did through another one; its statd may \
-                 have passed on one notice only",
+                "kept: nothing was reclaimed through server address {}, but something was through another one; its \
+                 statd may have passed on only one notice",
                 path.server_address
             ),
         })

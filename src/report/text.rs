@@ -96,10 +96,10 @@ fn tally(out: &mut String, run: &RunHead, locks: &LockTally) {
     let rows = [
         ("in scope", locks.in_scope, "held when the run began, and covered by it"),
         ("reclaimed", locks.reclaimed, "by their owners"),
-        ("released", locks.released, "given back by their owners, or their client rebooted"),
+        ("released", locks.released, "unlocked by their owners, or their client rebooted"),
         ("dropped", locks.dropped, "not reclaimed, and freed"),
         ("kept", locks.kept, "not reclaimed, and still held"),
-        ("unverified", locks.unverified, "not known what became of them"),
+        ("unverified", locks.unverified, "their fate is not known"),
         ("resurrected", locks.resurrected, "reclaimed though the server had lost them; not in scope"),
         ("conflicts", locks.conflicts, "reclaims refused because of another owner"),
     ];
@@ -115,7 +115,7 @@ fn tally(out: &mut String, run: &RunHead, locks: &LockTally) {
 }
 
 /// Beside the sums of a lock manager that cannot list its locks.
-pub(super) const UNLISTED: &str = "what it could not list is not in these sums: it is not known what became of that";
+pub(super) const UNLISTED: &str = "these sums leave out the locks that it could not list; their fate is not known";
 
 fn fates(fates: &(impl Iterator<Item = ClientFate> + Clone)) -> String {
     let parts: Vec<String> = ClientFate::ALL
@@ -129,7 +129,7 @@ fn fates(fates: &(impl Iterator<Item = ClientFate> + Clone)) -> String {
 
 fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool, view: &View) {
     if clients.is_empty() {
-        line!(out, "\nnotices: no client was to be told");
+        line!(out, "\nnotices: there was no client to notify");
         return;
     }
     line!(out, "\nnotices, as nlmctl saw them (acked: delivered, no more); locks, as {} counted them", clean(manager));
@@ -322,8 +322,8 @@ impl Render for PlanReport {
         line!(out, "plan {}", plan.fingerprint);
         line!(out, "  mode         {}", plan.mode);
         line!(out, "  scope        {}", clean(&plan.scope.to_string()));
-        let more = if plan.locks_listed { "" } else { ", and what it holds that cannot be listed" };
-        line!(out, "  in scope     {}, as the lock manager says{more}", count(plan.in_scope, "lock"));
+        let more = if plan.locks_listed { "" } else { ", and locks that cannot be listed" };
+        line!(out, "  in scope     {}, according to the lock manager{more}", count(plan.in_scope, "lock"));
         if plan.unmonitored > 0 {
             line!(out, "  unmonitored  {} without a client to notify (NM_LOCK)", count(plan.unmonitored, "lock"));
         }
@@ -339,7 +339,7 @@ impl Render for PlanReport {
                 locks.map_or_else(|| "an unknown number of locks".to_owned(), |n| count(n, "lock"))
             ),
         };
-        line!(out, "\n{} to tell{untold}", count(plan.clients.len() as u64, "client"));
+        line!(out, "\n{} to notify{untold}", count(plan.clients.len() as u64, "client"));
         let mut table = Table::new(&[
             ("CLIENT", Align::Name),
             ("ADDRESS", Align::Left),
@@ -362,7 +362,7 @@ impl Render for PlanReport {
         for (title, sentences) in [
             ("clients that called several addresses of this server", &notes),
             ("does not hold with this lock manager", &plan.caveats),
-            ("wants consent", &plan.consent),
+            ("needs consent", &plan.consent),
         ] {
             if !sentences.is_empty() {
                 line!(out, "\n{title}");

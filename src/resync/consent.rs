@@ -44,13 +44,13 @@ impl Consent {
         if !person.is_there() {
             return Err(Failure::refused(
                 format!("this needs consent: {}", needs.join("; ")),
-                "add --yes, or run it on a terminal and answer",
+                "add --yes, or run the command on a terminal and answer",
             ));
         }
         let question =
-            needs.iter().fold(String::from("This wants your consent:\n"), |text, need| text + "  - " + need + "\n");
+            needs.iter().fold(String::from("This needs your consent:\n"), |text, need| text + "  - " + need + "\n");
         let answer = person
-            .ask(&(question + "Go on? [y/N] "))
+            .ask(&(question + "Continue? [y/N] "))
             .map_err(|e| Failure::refused(format!("could not ask for consent: {e}"), "add --yes"))?;
         match answer.trim().to_ascii_lowercase().as_str() {
             "y" | "yes" => Ok(given),

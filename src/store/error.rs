@@ -19,13 +19,13 @@ pub enum StoreError {
     #[error("the record {path} cannot be written", path = .path.display())]
     ReadOnly { path: PathBuf },
     /// A folder, a pipe, a device.
-    #[error("{path} is no file, so it is no record", path = .path.display())]
+    #[error("{path} is not a file, so it is not a record", path = .path.display())]
     NoFile { path: PathBuf },
     /// It may be read, and SQLite cannot make the files that it needs for that.
     #[error("the record {path} cannot be read without writing beside it", path = .path.display())]
     ReadInPlace { path: PathBuf },
     /// The file is damaged, or no database at all.
-    #[error("the record {path} is damaged or is no database", path = .path.display())]
+    #[error("the record {path} is damaged or is not a database", path = .path.display())]
     Corrupt { path: PathBuf },
     /// Another program's SQLite database.
     #[error("{path} is a database, but not a record of nlmctl", path = .path.display())]
@@ -150,7 +150,7 @@ impl StoreError {
                 Some(pid) => format!("wait until process {pid} is done, or stop it"),
                 None => "wait until it is done".to_owned(),
             },
-            Self::Unsafe { .. } => "mend that, or name a database in a directory of your own with --db".to_owned(),
+            Self::Unsafe { .. } => "correct that, or name a database in a directory of your own with --db".to_owned(),
             Self::Io { path, .. } => format!("check permissions of {} and its directory", path.display()),
             Self::UnknownRun { .. } => {
                 "`nlmctl runs list` and `nlmctl runs releases` show what the record has; --db names another record"

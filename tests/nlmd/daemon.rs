@@ -47,11 +47,11 @@ fn a_hangup_makes_it_read_its_config_file_again_and_does_not_end_it() {
     daemon.signal(Signal::SIGHUP);
     await_some("the new names", || (names() == ["new.example.org", "new"]).then_some(()));
     assert!(answers("127.0.0.3", LIMIT) && !answers("127.0.0.2", Duration::from_millis(200)));
-    await_some("what needs a restart", || daemon.log().contains("they hold after a restart: grace").then_some(()));
+    await_some("what needs a restart", || daemon.log().contains("take effect after a restart: grace").then_some(()));
 
     std::fs::write(&file, "name = ['other']\nallow = ['nowhere']\n").unwrap();
     daemon.signal(Signal::SIGHUP);
-    await_some("the error", || daemon.log().contains("nothing of the config file was taken over").then_some(()));
+    await_some("the error", || daemon.log().contains("the config file was not applied").then_some(()));
     assert_eq!(names(), ["new.example.org", "new"]);
     assert!(!answers("127.0.0.2", Duration::from_millis(200)), "a file with an error opens nothing");
     daemon.signal(Signal::SIGTERM);

@@ -119,7 +119,7 @@ impl Chosen {
     pub(super) fn new(request: &ReleaseRequest, scope: &Scope, seen: &ReleaseObservation<'_>) -> Result<Self, Failure> {
         if request.clients.is_empty() && request.exports.is_empty() && request.files.is_empty() {
             return Err(Failure::usage(
-                "nothing says whose locks to release",
+                "neither a client nor a file is named",
                 "name a client (--client) or a file (--file)",
             ));
         }
@@ -128,21 +128,21 @@ impl Chosen {
             Err(why) if !whole => {
                 return Err(Failure::usage(
                     format!("only whole clients can be released: {why}"),
-                    "name clients (--client), and neither --export, --file, --owner nor --range",
+                    "name clients (--client), without --export, --file, --owner and --range",
                 ));
             }
             rows => rows.is_ok(),
         };
         let (clients, rows) = chosen(request, scope, seen);
         if clients.is_empty() && !request.if_held {
-            return Err(nothing(if whole { "the client has none" } else { "none is held as asked for" }));
+            return Err(nothing(if whole { "the client has no lock" } else { "no such lock is held" }));
         }
         let seen_of = |(client, rows): (&ClientRow, &Vec<LockRow>)| {
             let address = client.addresses.as_slice().first()?;
             Some(ClientSeen::new(client.name.clone(), *address, rows))
         };
         let too_many = |what: &str, max: usize| {
-            Failure::usage(format!("more than {max} {what} are chosen"), "choose fewer at a time")
+            Failure::usage(format!("more than {max} {what} are selected"), "select fewer at a time")
         };
         let (whole_clients, single) = if whole {
             (clients.iter().zip(&rows).filter_map(seen_of).collect(), Vec::new())

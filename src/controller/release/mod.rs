@@ -55,7 +55,7 @@ pub async fn plan(
     if !info.capabilities.release {
         return Err(Failure::usage(
             format!("{} cannot free single clients' locks", info.software.as_str()),
-            "use `nlmctl resync`: what its clients do not reclaim is dropped or kept as policy says",
+            "use `nlmctl resync`: locks that clients do not reclaim are dropped or kept as the policy says",
         )
         .into());
     }
@@ -78,7 +78,7 @@ pub async fn plan(
     let rows = match &owned {
         Some(owned) => Ok(owned.rows.clone()),
         None if info.capabilities.knows_owners => Ok(manager.all_locks(&scope).await?),
-        None => Err(format!("{} does not tell whose locks are", info.software.as_str())),
+        None => Err(format!("{} does not tell who owns locks", info.software.as_str())),
     };
     let chosen = Chosen::new(request, &scope, &ReleaseObservation { info: &info, clients: &clients, rows })?;
     let (waiting, paths) = match owned {
@@ -96,7 +96,7 @@ async fn owned(manager: &dyn LockManager, request: &ReleaseRequest) -> Result<Op
         Owners::Rows => Ok(None),
         Owners::View(view) => Ok(Some(Owned::of(request, view))),
         Owners::Unknown { why, remedy } => {
-            let whole = "name clients (--client), and neither --export, --file, --owner nor --range";
+            let whole = "name clients (--client), without --export, --file, --owner and --range";
             let remedy = if remedy.is_empty() { whole.to_owned() } else { format!("{remedy}; or {whole}") };
             Err(Failure::usage(format!("only whole clients can be released: {why}"), remedy).into())
         }
@@ -172,14 +172,14 @@ pub async fn carry_out(
     match failed {
         Some(ManagerError::Refused(refusal)) if refusal.code == RefusalCode::StalePlan => Err(Failure::refused(
             format!("{refusal}; nothing was released"),
-            "look again (`nlmctl release --dry-run`): a client that takes or gives back locks is alive",
+            "look again (`nlmctl release --dry-run`): a client that takes or unlocks locks is alive",
         )
         .into()),
         Some(error) => Err(error.into()),
         None => {
             // It is done, also if the record cannot say so.
             if let Err(error) = recorded {
-                tracing::warn!(%error, release = %id, "the record does not say what came of this release");
+                tracing::warn!(%error, release = %id, "the result of this release is not in the record");
             }
             Ok(report)
         }

@@ -137,8 +137,8 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     let silent = of(HostAnswer::NoAnswer);
     if !silent.is_empty() {
         wanted.push(format!(
-            "release {} of {}, where nothing answered within {}; a process that still runs there goes on as if it \
-             held its lock",
+            "release {} of {}, where nothing answered within {}; a process that still runs there continues as if \
+             it held its lock",
             what(&silent),
             units::first(silent.iter().map(|client| who(client)), SHOWN),
             millis(probed_for_ms),
@@ -146,8 +146,8 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     }
     for client in of(HostAnswer::Answers) {
         wanted.push(format!(
-            "release {} of {}, which ANSWERS (statd: {}; lockd: {}): it is not told, and a process that runs there goes on \
-             as if it held its lock: two may write at once (wants --live too)",
+            "release {} of {}, which ANSWERS (statd: {}; lockd: {}): it is not told, and a process that runs there \
+             continues as if it held its lock: two may write at once (also needs --live)",
             what(&[client]),
             who(client),
             client.statd_words(probed_for_ms),
@@ -156,8 +156,8 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     }
     for client in of(HostAnswer::NotAsked) {
         wanted.push(format!(
-            "release {} of {}, which could not be asked whether it runs; a process that runs there goes on as if it \
-             held its lock (wants --live too)",
+            "release {} of {}, which could not be asked; a process that runs there continues as if it held its lock \
+             (also needs --live)",
             what(&[client]),
             who(client),
         ));
@@ -225,15 +225,15 @@ impl ReleasePlan {
         };
         Err(Failure::refused(
             format!(
-                "{}: its processes would go on as if they held what is released; nothing was released",
+                "{}: its processes would continue as if they held the released locks; nothing was released",
                 units::first(named.iter().map(shown), 5)
             ),
             if self.targeted {
-                "`nlmctl resync --client NAME` frees what is stale and takes nothing from a client that runs; if you know \
-                 better, add --live"
+                "`nlmctl resync --client NAME` frees stale locks and takes nothing from a running client; if you are \
+                 sure that the locks are stale, add --live"
             } else {
-                "if you know better, add --live; a run over everything (`nlmctl resync`) takes nothing from a client that \
-                 runs"
+                "if you are sure that the locks are stale, add --live; a run over everything (`nlmctl resync`) takes \
+                 nothing from a running client"
             },
         ))
     }

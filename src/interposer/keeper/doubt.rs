@@ -81,7 +81,7 @@ impl Keeper {
     /// Writes it down where nothing depends on that at once.
     pub(super) fn write_unsure(&mut self) {
         if let Err(error) = self.shelf.write_unsure(&mut self.unsure) {
-            let words = format!("locks that later runs must keep cannot be written down: {error}");
+            let words = format!("locks that later runs must keep cannot be written to disk: {error}");
             self.timeline.push(self.unix_ms(), "unsure", &words);
             self.ground.log(&words);
         }
@@ -129,7 +129,7 @@ impl Keeper {
         }
         self.ground.log(&format!(
             "reclaims of {count} locks may have been refused; runs keep them, `nlmctl locks` names them, and \
-             nlmctl-lost-locks(7) tells what to do on their clients"
+             nlmctl-lost-locks(7) says what to do on their clients"
         ));
     }
 }

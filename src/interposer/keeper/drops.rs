@@ -97,7 +97,7 @@ fn lock_of(
         return Err(why);
     }
     if row.kind == LockKind::Share {
-        return Err("nlmctl frees no single share, only all of a client (`nlmctl release --client`)".to_owned());
+        return Err("nlmctl cannot free a single share, only all of a client (`nlmctl release --client`)".to_owned());
     }
     let there = there.ok_or("lockd's records could not be read")?;
     if !held.contains(&address) {
@@ -106,7 +106,7 @@ fn lock_of(
     let exclusive = row.kind == LockKind::Exclusive;
     let is_it = |lock: &&HeldLock| lock.exclusive == exclusive && lock.range().covers(row.range) && !lock.offered;
     let lock = there.meeting(&OwnerKey::from(&row.owner), &row.file, row.range).filter(is_it);
-    let lock = lock.ok_or("lockd has it otherwise by now")?;
+    let lock = lock.ok_or("lockd's record of it has changed")?;
     // Only these bytes, where the rest of it was reclaimed.
     Ok(HeldLock { start: row.range.start, end: row.range.end, ..lock.clone() })
 }

@@ -120,7 +120,7 @@ impl Keeper {
         if !held.is_empty() {
             let (clients, took) =
                 (units::count(held.len() as u64, "client"), self.now().saturating_sub(began).as_millis());
-            let words = format!("calls of {clients} waited {took} ms, for what was to be freed");
+            let words = format!("calls of {clients} waited {took} ms while locks were freed");
             self.timeline.push(self.unix_ms(), "held", &words);
         }
         if settled.is_ok() {
@@ -241,7 +241,7 @@ impl Keeper {
                 active.journal.dropping = List::default();
                 active.account.table.settle_cancel();
                 active.account.catch_up(now);
-                let words = format!("what is to be dropped cannot be written down, nothing was dropped: {error}");
+                let words = format!("the locks to drop cannot be written to disk, nothing was dropped: {error}");
                 return Err(Refusal::new(RefusalCode::NotDurable, words));
             }
         }
@@ -278,7 +278,7 @@ impl Keeper {
 
     /// Sends the UNLOCKs and looks.
     async fn free(&mut self, view: Option<&View>, freed: &[Freed]) -> NotDropped {
-        let why = "lockd's records cannot be read any more";
+        let why = "lockd's records can no longer be read";
         let unread = || NotDropped {
             unknown: freed.iter().map(|freed| (freed.row.clone(), why.to_owned())).collect(),
             ..NotDropped::default()
@@ -328,11 +328,12 @@ impl Keeper {
             if !freed {
                 active.account.table.settle_cancel();
                 active.account.catch_up(now);
-                let words = format!("the result cannot be written down, nothing was dropped: {error}");
+                let words = format!("the result cannot be written to disk, nothing was dropped: {error}");
                 return Err(Refusal::new(RefusalCode::NotDurable, words));
             }
             if failures > FAILURES_MAX {
-                self.ground.log(&format!("the result of run {} cannot be written down yet: {error}", full.result.run));
+                self.ground
+                    .log(&format!("the result of run {} cannot be written to disk yet: {error}", full.result.run));
                 self.owe(full.clone());
                 break;
             }

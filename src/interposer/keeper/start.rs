@@ -61,7 +61,7 @@ impl Keeper {
         // A drain goes over into the run without a moment in which a late reclaim would be refused.
         let (mut drain, mut fresh) = (self.active.take(), gate.map(FilterLink::new));
         let none =
-            || Refusal::new(RefusalCode::WrongPhase, "the drain of the run before has ended just now; try again");
+            || Refusal::new(RefusalCode::WrongPhase, "the drain phase of the previous run has just ended; try again");
         // A call of the drain that is answered from now on is news to the run.
         let open = drain.iter().flat_map(|drain| drain.account.open_calls());
         let mut before: VecDeque<LinkEvent> =
@@ -179,7 +179,7 @@ impl Keeper {
         }
         let clients = List::clipped(account.table.run_clients().to_vec());
         let journal = Journal { args, begun, began_unix_ms: unix_ms, clients, dropping: List::default() };
-        self.shelf.keep(&journal).map_err(|error| format!("the run cannot be written down: {error}"))?;
+        self.shelf.keep(&journal).map_err(|error| format!("the run cannot be written to disk: {error}"))?;
         Ok((journal, account, view.waiters.len() as u64))
     }
 }

@@ -54,7 +54,7 @@ fn of(key: &str, value: &Value) -> Result<Vec<OsString>, String> {
         Value::String(text) => Ok(vec![with(text)]),
         Value::Array(values) => {
             let texts = values.iter().map(|value| value.as_str().map(|text| with(&text)));
-            texts.collect::<Option<_>>().ok_or_else(|| format!("`{key}` is a list of something else than strings"))
+            texts.collect::<Option<_>>().ok_or_else(|| format!("`{key}` is a list of values that are not strings"))
         }
         Value::Float(_) | Value::Datetime(_) | Value::Table(_) => {
             Err(format!("`{key}` is neither a string, a whole number, true, false nor a list of strings"))

@@ -109,7 +109,7 @@ impl Flags {
         let wrong = |words: &str| Err(error(ErrorKind::ArgumentConflict, words.to_owned()));
         match flags.nsm {
             NsmKind::Statd if flags.no_rpcbind => {
-                wrong("--nsm statd needs rpcbind: rpc.statd finds nlmd by it; leave --no-rpcbind out")
+                wrong("--nsm statd needs rpcbind: rpc.statd finds nlmd through it; leave out --no-rpcbind")
             }
             NsmKind::Embedded if flags.statd_dir.is_some() => wrong("--statd-dir is for --nsm statd"),
             NsmKind::Statd | NsmKind::Embedded => Ok(flags),
@@ -154,7 +154,7 @@ fn is_understood(key: &str, arguments: &[OsString]) -> Result<(), String> {
     let line = std::iter::once(OsString::from("nlmd")).chain(arguments.iter().cloned());
     let Err(error) = Flags::try_parse_from(line) else { return Ok(()) };
     if error.kind() == ErrorKind::UnknownArgument {
-        return Err(format!("`{key}` is no key of this file; nlmd.toml(5) has them all"));
+        return Err(format!("`{key}` is not a key of this file; nlmd.toml(5) lists them"));
     }
     let words = error.to_string();
     let first = words.lines().next().unwrap_or_default();
@@ -164,7 +164,7 @@ fn is_understood(key: &str, arguments: &[OsString]) -> Result<(), String> {
 fn grace(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time.is_zero() || time > MAX_GRACE {
-        return Err("it must be more than nothing and at most 24h".into());
+        return Err("it must be more than 0 and at most 24h".into());
     }
     Ok(time)
 }

@@ -84,7 +84,7 @@ impl Log {
 
     fn say_left_out(&self) {
         for (place, left_out) in self.throttle.next_window(Instant::now()) {
-            tracing::warn!(left_out, place, "too many lines of one kind in a minute: the rest of them was left out");
+            tracing::warn!(left_out, place, "too many lines of one kind in a minute: the rest of them were left out");
         }
     }
 

@@ -168,17 +168,17 @@ async fn read_again(flags: &mut Flags, args: &[OsString], reload: &Reload, log: 
                 tracing::info!(names, allow, level = new.log_level, "the config file was read again");
                 let later = flags.wanting_a_restart(&new);
                 if !later.is_empty() {
-                    tracing::warn!("changed too, and they hold after a restart: {}", later.join(", "));
+                    tracing::warn!("other changed options take effect after a restart: {}", later.join(", "));
                 }
                 // What wants a restart is compared with what holds now.
                 (flags.name, flags.allow, flags.log_level) = (new.name, new.allow, new.log_level);
             }
-            Err(error) => tracing::error!(%error, "nothing of the config file was taken over"),
+            Err(error) => tracing::error!(%error, "the config file was not applied"),
         },
         Err(error) => {
             let words = error.to_string();
             let error = words.lines().next().unwrap_or_default();
-            tracing::error!("nothing of the config file was taken over: {}", error.trim_start_matches("error: "));
+            tracing::error!("the config file was not applied: {}", error.trim_start_matches("error: "));
         }
     }
     tell(&[NotifyState::Ready, NotifyState::Status("serving")]);

@@ -249,7 +249,7 @@ impl Owner {
                     tracing::warn!(host = %id.mon_name, program = id.my_id.my_prog, "SM_UNMON from a port above 1023, of what was monitored from one below: it stays");
                     let _ = done.send(());
                 } else if let Some(removed) = self.book.remove(&id) {
-                    tracing::info!(host = %id.mon_name, program = id.my_id.my_prog, "not monitored any more (SM_UNMON)");
+                    tracing::info!(host = %id.mon_name, program = id.my_id.my_prog, "no longer monitored (SM_UNMON)");
                     self.remove(vec![removed], Change::NotLocal(id), done);
                 } else {
                     let _ = done.send(());
@@ -263,7 +263,7 @@ impl Owner {
                     tracing::info!(
                         program = asker.my_prog,
                         removed = removed.len(),
-                        "monitors no host any more (SM_UNMON_ALL)"
+                        "no longer monitors any host (SM_UNMON_ALL)"
                     );
                     self.remove(removed, Change::NoneLocal { asker, privileged }, done);
                 }

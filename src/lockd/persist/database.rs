@@ -44,9 +44,9 @@ impl From<rusqlite::Error> for PersistError {
 }
 
 /// The last resort is said where nothing else helps, and nowhere else: it costs live locks.
-const DAMAGED: &str = "restore nlmd.sqlite and nlmd.sqlite-wal as nlmd left them; to start with an older copy, or with \
-                       what is left, move nlmd.seal beside them away; with nothing that is whole, all three: clients \
-                       that nlmd then does not find are not told of this restart, and lose their locks";
+const DAMAGED: &str = "restore nlmd.sqlite and nlmd.sqlite-wal as nlmd left them; to start with an older copy, or \
+                       with what is left, move nlmd.seal beside them away; if nothing is intact, move all three away: \
+                       clients that nlmd then does not find are not told of this restart, and lose their locks";
 const BUSY: &str = "another process has it open (fuser says which): end that one and start nlmd again";
 const UNSEALED: &str = "make room on its disk, let nlmd's user write there, and start nlmd again";
 const NEWER: &str = "start the nlmd that wrote it, or a newer one";
@@ -60,7 +60,7 @@ fn unusable(path: &Path, error: &rusqlite::Error) -> PersistError {
             "let nlmd's user read and write it and its directory, and start nlmd again"
         }
         Some(ErrorCode::SystemIoFailure) => {
-            "see that its disk is mounted, has room and reports no errors (dmesg), and start nlmd again"
+            "check that its disk is mounted, has room and reports no errors (dmesg), and start nlmd again"
         }
         Some(ErrorCode::OutOfMemory) => "give nlmd more memory and start it again",
         _ => DAMAGED,

@@ -157,7 +157,8 @@ pub(super) fn addresses_of(text: &str) -> Option<Vec<IpAddr>> {
         match host::address(address) {
             Ok(ip) => addresses.push(ip),
             Err(error @ BadAddress::NoInterface(_)) => {
-                tracing::error!(address, %error, "an address of the last life is out of reach until nlmd starts with that interface");
+                tracing::error!(address, %error, "an address of the previous instance is out of reach until nlmd \
+                                                  starts with that interface");
             }
             Err(BadAddress::NoAddress(_)) => return None,
         }

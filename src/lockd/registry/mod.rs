@@ -116,7 +116,7 @@ pub async fn keep(port: u16, wanted: &[Registration], registered: &mut Vec<Regis
             Err(error) => Some(error.to_string()),
         };
         if let Some(why) = trouble.as_ref().filter(|_| trouble != told) {
-            tracing::warn!("not registered any more: {why}; it is tried again every {} s", LOOK_EVERY.as_secs());
+            tracing::warn!("no longer registered: {why}; nlmd tries again every {} s", LOOK_EVERY.as_secs());
         }
         told = trouble;
     }

@@ -31,14 +31,14 @@ fn not_durable(error: &PersistError) -> Refusal {
 
 fn kept<T>(run: RunId, found: Result<Option<T>, PersistError>) -> Result<T, Refusal> {
     found.map_err(|error| not_durable(&error))?.ok_or_else(|| {
-        let words = format!("no result of run {run} is kept here; it has not ended, or newer ones pushed it out");
+        let words = format!("no result of run {run} is kept here; the run has not ended, or newer results replaced it");
         Refusal::new(RefusalCode::UnknownRun, words)
     })
 }
 
 /// What may have to wait until the rows of a result are put together.
 async fn beside<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(look).await.map_err(|_| Refusal::new(RefusalCode::WrongPhase, "nlmd is going down"))
+    tokio::task::spawn_blocking(look).await.map_err(|_| Refusal::new(RefusalCode::WrongPhase, "nlmd is stopping"))
 }
 
 impl Archive {

@@ -238,7 +238,7 @@ impl Owner {
         if left_out > 0 {
             tracing::warn!(
                 clients = left_out,
-                "no room for clients of the last life, whose records stay; raise --max-clients and start again"
+                "no room for clients of the previous instance, whose records stay; raise --max-clients and start again"
             );
         }
         elsewhere

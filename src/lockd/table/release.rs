@@ -33,7 +33,7 @@ impl Table {
             }
         }
         let compared = tokio::task::spawn_blocking(move || release.compare()).await;
-        let mut compared = compared.map_err(|_| Refusal::new(RefusalCode::WrongPhase, "nlmd is going down"))??;
+        let mut compared = compared.map_err(|_| Refusal::new(RefusalCode::WrongPhase, "nlmd is stopping"))??;
         let (released, number) = loop {
             match self.look(move |owner| owner.release_now(instance, compared)).await?? {
                 ControlFlow::Break(released) => break released,
@@ -58,7 +58,7 @@ impl Owner {
             return Err(Refusal::new(RefusalCode::RunActive, "a run is about to begin"));
         }
         if instance != self.instance {
-            let words = format!("instance {instance} is not here any more, this is {}", self.instance);
+            let words = format!("instance {instance} has ended, this is instance {}", self.instance);
             return Err(Refusal::new(RefusalCode::StalePlan, words));
         }
         Ok(())

@@ -145,7 +145,7 @@ impl Watches {
         Some(async move {
             // At worst statd tells of a host that has nothing here.
             if let Err(error) = statd.unmonitor(address).await {
-                tracing::info!(%address, %error, "rpc.statd was not told to watch it no longer");
+                tracing::info!(%address, %error, "rpc.statd was not told to stop watching it");
             }
             if let Err(error) = persist.write(Change::Unwatch(address)).await {
                 tracing::warn!(%address, %error, "its record of being watched was not removed");

@@ -198,7 +198,7 @@ fn a_file_with_too_many_ranges_given_up_counts_as_wholly_granted() {
     w.table.abort(0, "test").unwrap();
     assert_eq!(w.reclaim(A, "x", bytes(5000, 5000)), Verdict::Denied);
     let told =
-        |e: &Effect| matches!(e, Effect::Event("conflict", words) if words.contains("all of it counts as taken"));
+        |e: &Effect| matches!(e, Effect::Event("conflict", words) if words.contains("the whole file counts as taken"));
     assert!(w.effects.iter().any(told), "{:?}", w.effects);
     assert_eq!(w.reclaim(A, "y", bytes(5000, 5000)), Verdict::Granted);
 }

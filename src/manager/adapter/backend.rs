@@ -50,7 +50,7 @@ pub struct ClientReleased {
     pub freed: Vec<Lock>,
     /// Blocked requests that were served on these files meanwhile.
     pub offered: u64,
-    /// Whether the client may hold locks yet.
+    /// Whether the client may still hold locks.
     pub left: bool,
     /// What the operator should know of it.
     pub note: Option<String>,
@@ -126,7 +126,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn sight(&self) -> Result<Snapshot, ManagerError>;
     /// Whose the locks are, for lists that people read: no run asks.
     async fn owners(&self) -> Result<Owners, ManagerError> {
-        Ok(Owners::Unknown { why: format!("{} does not tell whose a lock is", self.kind()), remedy: String::new() })
+        Ok(Owners::Unknown { why: format!("{} does not tell who owns a lock", self.kind()), remedy: String::new() })
     }
     /// Clients with a durable monitor record.
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;

@@ -54,7 +54,7 @@ impl<B: Backend> LockManager for Adapter<B> {
                 about: "owed",
                 weight: Weight::Say,
                 text: format!(
-                    "an earlier run dropped locks and ended before it told {}: this run tells them",
+                    "an earlier run dropped locks and ended before it notified {}: this run notifies them",
                     count(owed.len() as u64, "client")
                 ),
                 remedy: String::new(),
@@ -84,18 +84,18 @@ impl<B: Backend> LockManager for Adapter<B> {
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError> {
         if !args.scope.clients.as_slice().is_empty() {
             let kind = self.backend.kind();
-            return refused(RefusalCode::Unsupported, format!("{kind} does not tell whose a lock is"));
+            return refused(RefusalCode::Unsupported, format!("{kind} does not tell who owns a lock"));
         }
         if args.after > 0 {
             let page = self.desk().listings.go_on(args.after, Instant::now());
             return page
-                .map_or_else(|| refused(RefusalCode::BadRequest, "that listing was left too long: begin anew"), Ok);
+                .map_or_else(|| refused(RefusalCode::BadRequest, "this listing has expired: start it again"), Ok);
         }
         let sight = self.backend.sight().await?;
         if !sight.unsure.is_empty() {
             tracing::warn!(
-                "{} of {} locks were seen in one reading and not in another, since others come and go: they may not be \
-                 held, and some may be missing here",
+                "{} of {} locks were seen in one reading and not in another, because other locks come and go: they \
+                 may not be held, and some may be missing here",
                 sight.unsure.len(),
                 sight.locks.len()
             );
@@ -113,7 +113,7 @@ impl<B: Backend> LockManager for Adapter<B> {
                 return refused(RefusalCode::RunActive, format!("run {} is active", active.id()));
             }
             if active.phase == Phase::Beginning {
-                return refused(RefusalCode::RunActive, format!("run {} is being begun by another nlmctl", args.run));
+                return refused(RefusalCode::RunActive, format!("another nlmctl is beginning run {}", args.run));
             }
             return Ok(Self::begun(&active, names));
         }
@@ -180,7 +180,7 @@ impl<B: Backend> LockManager for Adapter<B> {
         if args.when != SettleWhen::Always && pending > 0 {
             return refused(
                 RefusalCode::StillPending,
-                format!("{} not back yet", number(pending, "lock is", "locks are")),
+                format!("{} not held again yet", number(pending, "lock is", "locks are")),
             );
         }
         let reason = if pending == 0 { "nothing pending" } else { "deadline" };
@@ -194,7 +194,8 @@ impl<B: Backend> LockManager for Adapter<B> {
         }
         refused(
             RefusalCode::Unsupported,
-            "the locks were dropped when the run began: it can't be aborted; go on with it, so that clients reclaim them",
+            "the locks were dropped when the run began, so the run cannot be aborted; resume it, so that clients \
+             reclaim them",
         )
     }
 
@@ -235,7 +236,7 @@ impl<B: Backend> LockManager for Adapter<B> {
         }
         let life = self.backend.identity().await?.life;
         if self.instance(&life, None).await? != args.instance {
-            return refused(RefusalCode::StalePlan, "the lock manager was restarted since");
+            return refused(RefusalCode::StalePlan, "the lock manager has been restarted since");
         }
         match (args.clients.as_slice(), args.locks.as_slice()) {
             (clients, []) => self.release_clients(clients).await,

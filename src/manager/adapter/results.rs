@@ -40,8 +40,10 @@ impl Loss {
         let path = paths.get(&self.lock.file).map(|path| format!(" ({path})")).unwrap_or_default();
         let what = match self.now {
             Return::Partly => "only a part was reclaimed",
-            Return::Unsure => "may have been reclaimed or not: other locks come and go too fast to see it",
-            Return::OneOfSeveral => "may have been reclaimed or not: a longer lock that covers it covers others too",
+            Return::Unsure => "may or may not have been reclaimed: other locks come and go too fast to see it",
+            Return::OneOfSeveral => {
+                "may or may not have been reclaimed: a longer lock that covers it covers others too"
+            }
             Return::Missing | Return::Back => "was not reclaimed",
         };
         let thief = self.thief.as_ref().map(|thief| format!("; {} holds {} now", local_name(thief), thief.lock));

@@ -173,8 +173,8 @@ impl<B: Backend> Adapter<B> {
         }
         let unsure = run.before.unsure.len();
         if unsure > 0 {
-            let why =
-                "others came and went while they were listed, so they count as unverified if they do not come back";
+            let why = "other locks came and went while they were listed, so they count as unverified if they are not \
+                       held again";
             desk.view.event("begin", format!("{unsure} of the locks may not have been held: {why}"));
         }
         dropped.notes.into_iter().for_each(|note| desk.view.event("begin", note));

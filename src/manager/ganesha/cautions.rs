@@ -45,7 +45,7 @@ impl Observed {
             cautions.push(say(
                 "shares",
                 SHARES,
-                "where there are such clients only a soft run is safe (--unreachable keep --silent keep)",
+                "with such clients, only a soft run is safe (--unreachable keep --silent keep)",
             ));
             cautions.push(self.fds());
         }
@@ -55,7 +55,7 @@ impl Observed {
         if !self.version.starts_with("4.") {
             cautions.push(say(
                 "version",
-                format!("this is NFS-Ganesha {}: nlmctl was measured with 4.3 and knows of no other", self.version),
+                format!("this is NFS-Ganesha {}: nlmctl was tested with 4.3 only", self.version),
                 "try it on a test server first",
             ));
         }
@@ -91,7 +91,7 @@ impl Observed {
         if !clients.is_empty() {
             let text = format!(
                 "NFSv4 clients have used this server ({}): their state is left alone, but until grace is over \
-                 they wait for every open and lock that is new",
+                 they wait with every new open and lock",
                 units::first(clients.iter(), NAMED)
             );
             return Some(Caution::new("nfsv4", Weight::Consent, text, "run it when they can wait"));
@@ -101,8 +101,8 @@ impl Observed {
         (!counts && self.locking > 0).then(|| {
             say(
                 "nfsv4",
-                "Ganesha keeps no statistics (Enable_NFS_Stats), so whether NFSv4 clients use it is not known: until \
-                 grace is over they wait for every open and lock that is new",
+                "Ganesha keeps no statistics (Enable_NFS_Stats), so it is not known whether NFSv4 clients use it: \
+                 until grace is over they wait with every new open and lock",
                 "",
             )
         })
@@ -110,18 +110,19 @@ impl Observed {
 
     fn listing(&self) -> Option<Caution> {
         let text = format!(
-            "locks of exports on {} cannot be listed: what they hold, what is released and what comes back there is not \
-             verified, beyond statd's records of who locks, so the run ends as unverified (exit code 6); some back ends \
-             (MEM) grant a reclaim to two owners",
+            "locks of exports on {} cannot be listed: held, released and reclaimed locks there are not verified, \
+             except by statd's records of clients with locks, so the run ends as unverified (exit code 6); some back \
+             ends (MEM) grant a reclaim to two owners",
             self.unlisted.join(", ")
         );
-        let remedy = "compare the applications' own view after the run";
+        let remedy = "check the applications themselves after the run";
         (!self.lists_locks()).then(|| Caution::new("fsal", Weight::Consent, text, remedy))
     }
 }
 
-const SHARES: &str = "Ganesha 4.3 crashes when it releases a client that holds an NLM SHARE reservation (DOS and Windows \
-                      clients have them), and nothing shows who does: then every client's locks are lost";
+const SHARES: &str = "Ganesha 4.3 crashes when it releases a client that holds an NLM SHARE reservation (DOS and \
+                      Windows clients have them), and nothing shows which clients do: in a crash every client's locks \
+                      are lost";
 
 /// What is to be said before one client's locks are freed. No grace period saves the others' if Ganesha crashes.
 pub(super) fn of_a_release(shares_network: bool) -> Vec<Caution> {

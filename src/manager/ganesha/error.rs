@@ -85,12 +85,12 @@ pub(super) fn half_released(error: &GaneshaError, ended: bool) -> ManagerError {
 pub(super) fn halfway(error: &GaneshaError, crashed: bool) -> ManagerError {
     let what = if crashed {
         format!(
-            "Ganesha ended while it released locks ({error}; 4.3 does so when a client holds an NLM SHARE reservation): \
-             all locks are lost with it; start it, and go on with `nlmctl resync --resume` while its grace lasts, so \
-             that clients reclaim them"
+            "Ganesha ended while it released locks ({error}; 4.3 does so when a client holds an NLM SHARE \
+             reservation): all locks are lost with it; start it, and use `nlmctl resync --resume` while its grace \
+             lasts, so that clients reclaim them"
         )
     } else {
-        format!("{error}; clients' locks may have been released: go on with `nlmctl resync --resume`")
+        format!("{error}; clients' locks may have been released: use `nlmctl resync --resume`")
     };
     ManagerError::Lost { endpoint: ENDPOINT.into(), what }
 }

@@ -182,7 +182,7 @@ impl Ganesha {
 
     /// Releases one client's locks: `name` is its name in statd's records. Who waits for them gets
     /// them, and no grace begins. Whose a lock is cannot be seen: what others unlocked at the same
-    /// moment is among those that went; that the client has none left, its record that is gone says.
+    /// moment is among those that went; that the client has no lock left, its record that is gone says.
     ///
     /// # Errors
     /// No such client holds a lock, or Ganesha was not reached. Once a notice may have left: it is not known what came of it.

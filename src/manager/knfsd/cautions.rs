@@ -98,7 +98,7 @@ impl Knfsd {
         }
         let only_called_so = match self.machine.named("rpc.statd")?.first() {
             Some(pid) => format!(
-                " (process {pid} is called so, and is not taken for it: it does not run as root or as the owner of \
+                " (process {pid} has that name, but does not count: it does not run as root or as the owner of \
                  statd's `sm`, or not from root's executable)"
             ),
             None => String::new(),

@@ -29,7 +29,7 @@ pub enum KnfsdError {
     #[error("{what}: {error}")]
     Call { what: &'static str, error: CallError },
     /// lockd's own records cannot be read.
-    #[error("whose the locks are cannot be read from the kernel: {what}")]
+    #[error("the owners of locks cannot be read from the kernel: {what}")]
     Owners {
         what: String,
         /// What to do about it.

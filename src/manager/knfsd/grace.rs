@@ -122,8 +122,8 @@ impl Grace {
 }
 
 /// Where lockd holds no lock.
-const NOTHING: &str = "lockd holds no lock of a client: there is nothing to resync, and no client is told. (A client that \
-                       believes in a lock which lockd has lost is told by `--method reboot`.)";
+const NOTHING: &str = "lockd holds no lock of a client: there is nothing to resync, and no client is told. (`--method \
+                       reboot` also tells a client that believes in a lock which lockd has lost.)";
 
 /// Starts it: answers once it serves, or another one does.
 fn start(program: &Path) -> Result<(), String> {
@@ -163,15 +163,16 @@ fn cautions() -> Vec<Caution> {
         ),
         say(
             "late-reclaims",
-            "after the end of the run a late reclaim is granted only if its range is free just then, whoever had it in \
-             between, and only until the latest deadline",
+            "after the end of the run a late reclaim is granted only if its range is free at that moment, whoever had \
+             it in between, and only until the latest deadline",
         ),
         say("one-by-one", "what is dropped at the end is freed lock by lock, not in one instant"),
         say(
             "killed",
-            "an emergency stop, where `nlmctl abort` does not help, is `pkill -KILL -f knfsd-keeper`: it ends the process in \
-             front of lockd, and its packet rules with it. The price, also where that process is killed otherwise: reclaims \
-             that come later are refused, and their clients forget these locks; nothing is dropped, and later runs keep them",
+            "an emergency stop, where `nlmctl abort` does not help, is `pkill -KILL -f knfsd-keeper`: it ends the \
+             process in front of lockd, and its packet rules with it. The price, also if that process is killed in \
+             another way: later reclaims are refused, and their clients forget these locks; nothing is dropped, and \
+             later runs keep them",
         ),
     ]
 }

@@ -94,7 +94,7 @@ fn look_at_owners(machine: &Machine, seen: Option<Vec<ClientHost>>, ports: &[Por
         Ok(hosts) => found.extend(unseen(&hosts, ports)),
         Err(error @ OwnersError::NoAgreement { .. }) => found.push(say("owners", error.to_string())),
         Err(error) => {
-            let text = format!("whose the locks are cannot be read from the kernel: {error}");
+            let text = format!("the owners of locks cannot be read from the kernel: {error}");
             found.push(refuse("owners", text, error.remedy()));
         }
     }
@@ -106,7 +106,7 @@ fn unseen(hosts: &[ClientHost], ports: &[Port]) -> Option<Caution> {
     let unseen = |host: &&ClientHost| !known(host.way.server.0.to_canonical().is_ipv6());
     let host = hosts.iter().find(unseen)?;
     let (caller, called) = (&host.caller, host.way.server.0);
-    let text = format!("{caller} calls lockd at {called}, and rpcbind tells no port of lockd there");
+    let text = format!("{caller} calls lockd at {called}, and rpcbind has no port of lockd there");
     Some(refuse("rpcbind", text, "restart the NFS server after rpcbind, so that lockd is registered for IPv6 too"))
 }
 
@@ -123,7 +123,7 @@ fn look_at_modules(machine: &Machine, found: &mut Vec<Caution>) {
 
 fn look_at_queues(machine: &Machine, found: &mut Vec<Caution>) {
     if let Err(error) = machine.free_packet_queue(FIRST_QUEUE) {
-        let text = format!("no packet queue can be had: {error}");
+        let text = format!("no packet queue is available: {error}");
         found.push(refuse("packet-rules", text, "end one of the programs that listen to packet queues"));
     }
 }
@@ -152,7 +152,10 @@ fn look_at_rules(machine: &Machine, looked: io::Result<Netfilter>, found: &mut V
             )),
             RuleEffect::Drops => found.push(say(
                 "packet-rules",
-                format!("a rule drops packets of lockd's ports ({}): clients that it meets cannot reclaim", rule.place),
+                format!(
+                    "a rule drops packets of lockd's ports ({}): clients that it matches cannot reclaim",
+                    rule.place
+                ),
             )),
         }
     }

@@ -124,7 +124,7 @@ fn find(view: &View, rows: &[LockRow]) -> Result<Vec<HeldLock>, Refusal> {
             }
             let of_owner = there.get_mut(&OwnerKey::from(&row.owner));
             let place = of_owner.and_then(|locks| Some((locks.iter().position(|lock| is(row, lock))?, locks)));
-            let gone = || Refusal::new(RefusalCode::StalePlan, format!("{} is not there any more", describe(row)));
+            let gone = || Refusal::new(RefusalCode::StalePlan, format!("{} is no longer there", describe(row)));
             place.map(|(place, locks)| locks.swap_remove(place).clone()).ok_or_else(gone)
         })
         .collect()
@@ -214,10 +214,10 @@ fn why(answer: &UnlockReply, lock: &HeldLock) -> String {
     let file = if lock.deleted { "its file is deleted, or " } else { "" };
     match answer {
         UnlockReply::NotSent(why) => why.clone(),
-        UnlockReply::Silent(why) => format!("{why}, and may free it yet"),
+        UnlockReply::Silent(why) => format!("{why}, and may still free it"),
         UnlockReply::Rejected(error) => format!("lockd did not take the call: {error}"),
         UnlockReply::Said(Stat::Granted) => {
-            "lockd answered GRANTED and it is there all the same: the client may have locked it again".to_owned()
+            "lockd answered GRANTED, but the lock is still there: the client may have locked it again".to_owned()
         }
         UnlockReply::Said(Stat::DeniedGracePeriod) => "the server is in grace".to_owned(),
         UnlockReply::Said(Stat::StaleFh) => {

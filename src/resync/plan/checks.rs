@@ -27,10 +27,10 @@ fn refused<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T
 /// # Errors
 /// A path or an export where the manager knows only file handles, or too many of a kind.
 pub fn scope(request: &Request, info: &Info) -> Result<Scope, Failure> {
-    let paths_help = "name files by their handles in hexadecimal: `nlmctl locks --json` has each as `file`";
+    let paths_help = "name files by their handles in hexadecimal: `nlmctl locks --json` shows each as `file`";
     if let Some(export) = request.exports.first() {
         return usage(
-            format!("--export {export} cannot be used: {} chooses files by their handles only", info.software.as_str()),
+            format!("--export {export} cannot be used: {} selects files by their handles only", info.software.as_str()),
             paths_help,
         );
     }
@@ -41,7 +41,10 @@ pub fn scope(request: &Request, info: &Info) -> Result<Scope, Failure> {
             Some(Err(e)) => return usage(format!("--file {text}: {e}"), paths_help),
             None => {
                 return usage(
-                    format!("--file {text} is no file handle, and {} takes no paths here", info.software.as_str()),
+                    format!(
+                        "--file {text} is not a file handle, and {} does not take paths here",
+                        info.software.as_str()
+                    ),
                     paths_help,
                 );
             }
@@ -59,7 +62,7 @@ pub fn scope(request: &Request, info: &Info) -> Result<Scope, Failure> {
             }
         }
     }
-    let too_many = "run once for all (no --client, no --file), or several times";
+    let too_many = "run once over everything (no --client, no --file), or several times";
     let Ok(clients) = List::new(clients) else { return usage("too many --client", too_many) };
     let Ok(files) = List::new(files) else { return usage("too many --file", too_many) };
     Ok(Scope { clients, files })
@@ -84,7 +87,7 @@ pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), Failure> 
     const DAY: Duration = Duration::from_hours(24);
     let grace = request.grace;
     if grace < Duration::from_millis(1) || grace > DAY {
-        return usage("--grace must be between 1ms and 24h", "90s suits most");
+        return usage("--grace must be between 1ms and 24h", "90s is enough for most servers");
     }
     let max = request.grace_max.unwrap_or(grace.max(Duration::from_mins(3)));
     if max < grace || max > DAY {
@@ -102,9 +105,10 @@ pub fn refuse_busy(status: &Status, can: &Capabilities) -> Result<(), Failure> {
         return refused(
             format!("run {} is active, for another {} at least", run.run, millis(run.remaining_ms)),
             if can.begin_releases {
-                "wait for it (`nlmctl status`), or go on with it (`nlmctl resync --resume`): its locks are freed already"
+                "wait for its end (`nlmctl status`), or resume it (`nlmctl resync --resume`): its locks have already \
+                 been freed"
             } else {
-                "wait for it (`nlmctl status`), go on with it (`nlmctl resync --resume`) or end it (`nlmctl abort`)"
+                "wait for its end (`nlmctl status`), resume it (`nlmctl resync --resume`) or abort it (`nlmctl abort`)"
             },
         );
     }
@@ -150,7 +154,7 @@ pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) ->
         if !is_known {
             let near = near(text, clients);
             let remedy = if near.is_empty() {
-                "see `nlmctl clients` for those it knows".to_owned()
+                "`nlmctl clients` lists the clients that it knows".to_owned()
             } else {
                 format!("did you mean {}?", near.join(" or "))
             };
@@ -169,8 +173,8 @@ fn refuse_unlocked(scope: &Scope, asked: &[String], locks: &[LockRow]) -> Result
     let Some((_, text)) = unlocked else { return Ok(()) };
     let who = if scope.clients.as_slice().is_empty() { "nobody" } else { "none of these clients" };
     usage(
-        format!("no lock is selected: {who} has one on --file {text}"),
-        "see `nlmctl locks`; with --json it has the handle of each file with a lock as `file`",
+        format!("no lock is selected: {who} has a lock on --file {text}"),
+        "see `nlmctl locks`; with --json it shows the handle of each locked file as `file`",
     )
 }
 
@@ -275,22 +279,22 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result
     if plan.policy.unreachable == Unreachable::Keep && may_lose && !holders.is_empty() {
         return refused(
             format!(
-                "{software} frees every lock when a run begins, so those of {} that cannot be told now ({}) cannot be \
-                 kept",
+                "{software} frees every lock when a run begins, so the locks of {} that cannot be told now ({}) \
+                 cannot be kept",
                 count(holders.len() as u64, "client"),
                 some_names(&holders)
             ),
             if can.release {
-                "get their statd to answer; of a client that is gone for good free the locks first (`nlmctl release --client \
-                 NAME`); or agree to lose them with --unreachable drop"
+                "make their statd answer; free the locks of a client that is gone for good first (`nlmctl release \
+                 --client NAME`); or agree to lose the locks with --unreachable drop"
             } else {
-                "get their statd to answer, or agree to lose their locks with --unreachable drop"
+                "make their statd answer, or agree to lose their locks with --unreachable drop"
             },
         );
     }
     if plan.policy.silent == Silent::Keep {
         return refused(
-            format!("{software} frees every lock when a run begins, so --silent keep cannot be held to"),
+            format!("{software} frees every lock when a run begins, so --silent keep is not possible"),
             "leave out --silent keep",
         );
     }

@@ -139,12 +139,12 @@ impl Draft {
 fn unanswered(policy: &Policy, scope: &Scope, capabilities: &Capabilities) -> &'static str {
     let named = !scope.clients.as_slice().is_empty();
     match policy.silent {
-        _ if capabilities.begin_releases => "what is not reclaimed through the others is lost",
-        Silent::Drop => "what is not reclaimed through the others is dropped all the same (--silent drop)",
+        _ if capabilities.begin_releases => "locks that are not reclaimed through the others are lost",
+        Silent::Drop => "locks that are not reclaimed through the others are dropped even so (--silent drop)",
         Silent::Auto if named => {
-            "what is not reclaimed through the others is dropped all the same (the scope names it)"
+            "locks that are not reclaimed through the others are dropped even so (the scope names the client)"
         }
-        Silent::Auto | Silent::Keep => "what it locked through an address through which nothing comes back is kept",
+        Silent::Auto | Silent::Keep => "its locks through an address are kept if none of them is reclaimed",
     }
 }
 
@@ -153,7 +153,7 @@ fn planned(row: &ClientRow, locks: Option<u64>, unanswered: &str) -> PlannedClie
     let addresses = || called.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let note = (called.len() > 1 && locks != Some(0)).then(|| {
         format!(
-            "it called {}; where they share a name, its statd may ack each notice and pass on one only; {unanswered}",
+            "it called {}; if these share a name, its statd may ack each notice and pass on only one; {unanswered}",
             addresses()
         )
     });

@@ -13,8 +13,8 @@ pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
         let holders = plan.untellable();
         let locks = plan.untellable_locks().map_or_else(|| "all locks".to_owned(), |locks| count(locks, "lock"));
         wanted.push(format!(
-            "drop {locks} of {} that {} ({}) if {} until the end; a process that still runs there goes on as if it held its \
-             lock",
+            "drop {locks} of {} that {} ({}) if {} until the end; a process that still runs there continues as if it \
+             held its lock",
             count(holders.len() as u64, "client"),
             plan.why_untellable(),
             some_names(&holders),
@@ -23,26 +23,27 @@ pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
     }
     if plan.policy.silent == Silent::Drop {
         wanted.push(format!(
-            "drop the locks of clients that ack and reclaim nothing, in all or through one server address, however many \
-             they are (--silent drop): up to {} in use would be lost if the notices are not understood",
+            "drop the locks of clients that ack and reclaim nothing, overall or through one server address, however \
+             many clients these are (--silent drop): up to {} in use would be lost if the notices are not understood",
             in_scope(plan)
         ));
     }
     if plan.policy.include_unmonitored {
         wanted.push(format!(
-            "put {} in scope, whose clients may not understand the notices (--include-unmonitored): what they do not \
-             reclaim can be dropped, and processes that still hold them are not warned",
+            "put {} in scope, whose clients may not understand the notices (--include-unmonitored): locks that they \
+             do not reclaim can be dropped, and processes that still hold them are not warned",
             count(plan.unmonitored, "unmonitored lock")
         ));
     }
     if can.begin_releases {
         wanted.push(format!(
-            "free all {} when the run begins: from then on it cannot be aborted, and what is not reclaimed is lost{}",
+            "free all {} when the run begins: from then on the run cannot be aborted, and locks that are not \
+             reclaimed are lost{}",
             in_scope(plan),
             if plan.locks_listed {
                 ""
             } else {
-                "; what that was cannot be seen, and the run ends as unverified (exit code 6)"
+                "; it cannot be seen which locks these are, and the run ends as unverified (exit code 6)"
             },
         ));
     }
@@ -72,13 +73,14 @@ pub(super) fn effects(plan: &Plan, can: &Capabilities, said: Vec<String>) -> Vec
         }
         Mode::Strict => format!("New locks are refused until {} ends its grace period.", plan.manager),
         Mode::Targeted => format!(
-            "New locks are refused only where they meet a lock that its owner has not reclaimed yet: for up to {grace}{max}."
+            "New locks are refused only if they conflict with a lock that its owner has not reclaimed yet: for up to \
+             {grace}{max}."
         ),
     }];
     effects.extend(said);
     effects.extend(unreachable(plan, can));
     if plan.policy.silent != Silent::Keep && (plan.in_scope > 0 || !plan.locks_listed) {
-        effects.push("A lock that its client no longer claims is dropped.".to_owned());
+        effects.push("A lock that its client does not reclaim is dropped.".to_owned());
     }
     effects
 }
@@ -91,11 +93,10 @@ fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
     let (what, are) = match plan.untellable_locks() {
         Some(1) => ("1 lock".to_owned(), "is"),
         Some(locks) => (count(locks, "lock"), "are"),
-        None => ("What is locked".to_owned(), "is"),
+        None => ("All locks".to_owned(), "are"),
     };
-    let of = if plan.untellable_locks().is_some() { "of" } else { "by" };
     if plan.policy.unreachable == Unreachable::Drop {
-        return Some(format!("{what} {of} {who} {are} dropped if no answer comes until the end."));
+        return Some(format!("{what} of {who} {are} dropped if no answer comes until the end."));
     }
     if can.begin_releases {
         return None;
@@ -106,7 +107,7 @@ fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
     } else {
         String::new()
     };
-    Some(format!("{what} {of} {who} {are} kept, since no statd answers there{release}."))
+    Some(format!("{what} of {who} {are} kept, because no statd answers there{release}."))
 }
 
 /// The first few of them.

@@ -360,7 +360,7 @@ fn a_manager_that_cannot_mark_says_what_does_not_hold() {
     let (status, clients) = (status(), three());
     let seen = Observation { info: &weak, status: &status, clients: &clients, locks: None, mounts: &[] };
     let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[]);
-    assert!(plan.caveats.iter().any(|c| c.contains("marks no locks")), "{:?}", plan.caveats);
+    assert!(plan.caveats.iter().any(|c| c.contains("does not mark locks")), "{:?}", plan.caveats);
     assert!(!plan.caveats.iter().any(|c| c.contains("statement")), "a word of no shipped document: {:?}", plan.caveats);
     assert!(plan.clients.iter().all(|c| c.probe == Probe::NotAsked), "a probe that is missing");
     let narrow = Request { clients: vec!["db".into()], ..Request::default() };
@@ -466,7 +466,7 @@ fn a_manager_that_knows_no_owners_counts_its_locks_for_no_client() {
     assert_eq!(plan.in_scope, 6);
     assert_eq!(plan.clients.iter().map(|client| client.locks).collect::<Vec<_>>(), [None, None]);
     assert_eq!(plan.dry_run_exit(), 0);
-    for words in ["cannot be aborted", "does not protect its range", "does not tell a run whose a lock is"] {
+    for words in ["cannot be aborted", "does not protect its range", "does not tell a run who owns a lock"] {
         assert!(plan.caveats.iter().any(|caveat| caveat.contains(words)), "{words}: {:?}", plan.caveats);
     }
 }
@@ -496,10 +496,10 @@ fn a_client_that_called_several_addresses_is_named_with_what_that_means() {
     assert_eq!(notes(&Request::default(), 1), [None, None, None]);
     let named = Request { clients: vec!["web".to_owned()], ..Request::default() };
     for (request, n, said) in [
-        (Request::default(), 2, "is kept"),
-        (Request { silent: Silent::Keep, ..Request::default() }, 3, "is kept"),
-        (Request { silent: Silent::Drop, ..Request::default() }, 2, "is dropped all the same (--silent drop)"),
-        (named, 2, "is dropped all the same (the scope names it)"),
+        (Request::default(), 2, "are kept"),
+        (Request { silent: Silent::Keep, ..Request::default() }, 3, "are kept"),
+        (Request { silent: Silent::Drop, ..Request::default() }, 2, "are dropped even so (--silent drop)"),
+        (named, 2, "are dropped even so (the scope names the client)"),
     ] {
         let notes = notes(&request, n);
         let note = notes[0].as_deref().unwrap();
@@ -518,5 +518,5 @@ fn where_begin_frees_the_locks_what_is_not_reclaimed_through_an_address_is_lost(
     let seen = Observation { info: &info, status: &status(), clients: &clients, locks: None, mounts: &[] };
     let plan = Draft::new(&Request::default(), Scope::default(), seen).unwrap().finish(&[UP; 3]);
     let note = plan.clients[1].note.as_deref().unwrap();
-    assert!(note.contains("2001:db8::1") && note.contains("is lost"), "{note}");
+    assert!(note.contains("2001:db8::1") && note.contains("are lost"), "{note}");
 }

@@ -106,8 +106,8 @@ pub fn refuse_unable(manager: &str, can: &Capabilities) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::refused(
-        format!("{manager} cannot resync one client and keep what it holds until it reclaims"),
-        "see `nlmctl clients --probe` for suspects, and free what is stuck with `nlmctl release`",
+        format!("{manager} cannot resync one client and keep its locks until it reclaims"),
+        "see `nlmctl clients --probe` for suspects, and free stuck locks with `nlmctl release`",
     ))
 }
 
@@ -134,7 +134,7 @@ pub fn look(row: &ClientRow, said: Probed, before: &Memory, now_ms: u64) -> Look
         look.reasons.push(if row.nsm_state.is_known() {
             format!("its statd's state number is {}, its locks carried {}", look.said, row.nsm_state)
         } else {
-            format!("its statd's state number is {}, it was {}", look.said, before.baseline)
+            format!("its statd's state number is {}, before it was {}", look.said, before.baseline)
         });
     }
     look.reasons.extend(complaints.iter().cloned());
@@ -201,7 +201,7 @@ impl Look {
             (true, true, true) => return None,
             (_, false, _) => "it has never reclaimed after a notice under this server's names",
             (_, _, false) => "it called several addresses of this server, or shares its own",
-            (false, ..) => "its statd's number is not the same other one as in the round before",
+            (false, ..) => "its statd did not answer the same different number in two rounds",
         })
     }
 

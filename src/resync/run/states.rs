@@ -220,7 +220,7 @@ impl Run {
                 self.finish(Ending::Recorded, out);
             }
             Event::ResultUnknown => {
-                let why = "the lock manager does not know the run any more: it restarted";
+                let why = "the lock manager no longer knows the run: it restarted";
                 self.finish(Ending::Superseded(why.into()), out);
             }
             Event::ManagerLost => self.away(now, Aim::Fetch, out),

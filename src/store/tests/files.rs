@@ -44,7 +44,7 @@ fn a_folder_or_a_pipe_is_no_record_to_read() {
     for path in [place.path().parent().unwrap(), &pipe] {
         let error = Store::open_existing(path).unwrap_err();
         assert!(matches!(error, StoreError::NoFile { .. }), "{error:?}");
-        assert!(error.to_string().contains("no file"), "{error}");
+        assert!(error.to_string().contains("not a file"), "{error}");
     }
 }
 

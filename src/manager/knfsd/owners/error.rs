@@ -35,7 +35,7 @@ pub(crate) enum OwnersError {
     #[error(transparent)]
     File(#[from] FileError),
     /// Locks came and went during each pass.
-    #[error("lockd's memory and /proc/locks did not come to agree in {passes} passes: {why}")]
+    #[error("lockd's memory and /proc/locks did not agree in {passes} passes: {why}")]
     NoAgreement {
         /// How many were made.
         passes: usize,
@@ -61,10 +61,10 @@ impl OwnersError {
             }
             Self::Layout(_) => "report this with the kernel's version; until then locks are listed without owners",
             Self::ForeignNetwork => {
-                "run nlmctl in the network namespace of the NFS server; with several, owners are not told"
+                "run nlmctl in the network namespace of the NFS server; with several, owners are not known"
             }
             Self::File(_) => "see what the error says of the file",
-            Self::NoAgreement { .. } => "try again; if it stays so, report this with the kernel's version",
+            Self::NoAgreement { .. } => "try again; if it persists, report this with the kernel's version",
         }
     }
 }

@@ -103,13 +103,13 @@ fn open(
     }
     let Way { client: Address(client), server: Address(server), version, transport } = way;
     let Some(version) = Version::from_number(version) else {
-        return Err(format!("lockd has it by NLM version {version}, which is not known here"));
+        return Err(format!("lockd has it by NLM version {version}, which nlmctl does not know"));
     };
     if scope::interface(client).is_some() {
         return Err("its client has a link-local address".to_owned());
     }
     if !host::is_own_address(server) {
-        return Err(format!("this host does not have the address {server} any more, by which its client called"));
+        return Err(format!("this host no longer has the address {server} that its client called"));
     }
     if host::is_own_address(client) {
         return Err("its client is this host itself".to_owned());
