@@ -1,5 +1,6 @@
 -- What nlmd must know after a crash: its SQLite schema as it is now, on one page. (The steps that lead here are in
--- migrations/nlmd/.) One process writes it, and a change is on disk before nlmd promises what depends on it.
+-- migrations/nlmd/.) Only nlmd writes it, and a change is on disk before nlmd makes a
+-- promise that depends on it.
 --
 -- A blob that is named after a type is its XDR (control.x). Lists of addresses are literals with a blank between.
 
@@ -7,10 +8,10 @@
 CREATE TABLE server (
     only_row    INTEGER PRIMARY KEY CHECK (only_row = 1),
     nsm_state   INTEGER NOT NULL,
-    boot        TEXT NOT NULL DEFAULT ''  -- which boot of this machine the number is of; empty: not known
+    boot        TEXT NOT NULL DEFAULT ''  -- the boot of this machine that the number belongs to; empty: not known
 ) STRICT;
 
--- Clients with locks: whom to tell of a restart.
+-- Clients with locks, which nlmd notifies of a restart.
 CREATE TABLE monitor (
     name             TEXT NOT NULL,
     address          TEXT NOT NULL,              -- the first one
@@ -38,7 +39,7 @@ CREATE TABLE result (
     body         BLOB NOT NULL                   -- RunResult
 ) STRICT;
 
--- Their rows.
+-- The rows of ended runs.
 CREATE TABLE page (
     run   BLOB NOT NULL REFERENCES result (id) ON DELETE CASCADE,
     kind  INTEGER NOT NULL,                      -- 0: ClientResult, 1: LockFate
@@ -47,7 +48,7 @@ CREATE TABLE page (
     UNIQUE (run, kind, first)
 ) STRICT;
 
--- Those of them that no controller has, or not with all late reclaims.
+-- Results that no controller has fetched, or not with all late reclaims.
 CREATE TABLE unfetched (
     run BLOB PRIMARY KEY REFERENCES result (id) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
@@ -61,7 +62,7 @@ CREATE TABLE late (
 
 CREATE INDEX late_by_run ON late (run);
 
--- SM_MON of this host's programs (--nsm embedded): whom to watch, and whom to call.
+-- SM_MON of this host's programs (--nsm embedded): the host to watch, and the program to call.
 CREATE TABLE local_monitor (
     mon_name   TEXT NOT NULL,
     my_name    TEXT NOT NULL,
@@ -74,7 +75,7 @@ CREATE TABLE local_monitor (
     PRIMARY KEY (mon_name, my_name, prog, vers, proc)
 ) STRICT, WITHOUT ROWID;
 
--- Hosts that were monitored when this machine went down, or when a program sent SM_SIMU_CRASH: they are still to be told.
+-- Hosts that were monitored when this machine went down, or when a program sent SM_SIMU_CRASH: they are still to be notified.
 CREATE TABLE to_tell (
     mon_name  TEXT NOT NULL,
     my_name   TEXT NOT NULL,
@@ -85,7 +86,7 @@ CREATE TABLE to_tell (
 -- Addresses that rpc.statd watches for nlmd (--nsm statd).
 CREATE TABLE watch (
     address TEXT PRIMARY KEY,
-    cookie  BLOB NOT NULL                        -- comes back with its notice
+    cookie  BLOB NOT NULL                        -- rpc.statd returns it in its notice
 ) STRICT, WITHOUT ROWID;
 
 -- How many changes were committed, to compare with the file nlmd.seal: an older copy of the database is noticed.

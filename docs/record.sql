@@ -5,20 +5,20 @@
 -- control.x (nlmctl-control(7)). The words of phase, outcome, fate, delivery and probe are those of the JSON. The counts of a
 -- run and of a client are those of its report.
 
--- One row for each run. It exists before the lock manager is asked anything, and `phase` is on disk before what it
--- announces is done: after a crash it says how far the run can have got.
+-- One row for each run. It exists before the lock manager is asked anything, and `phase` is on disk before the step that
+-- it announces: after a crash it says how far the run can have come.
 CREATE TABLE run (
     number          INTEGER PRIMARY KEY,         -- the newest has the highest
     id              TEXT NOT NULL UNIQUE,        -- UUID
     manager         TEXT NOT NULL,               -- nlmd
     endpoint        TEXT NOT NULL,               -- where it is driven: its control socket
     instance        TEXT NOT NULL,               -- UUID of the manager's life
-    knows_owners    INTEGER NOT NULL,            -- 0: the manager does not know whose a lock is, and clients have no counts
-    fingerprint     TEXT NOT NULL,               -- of the plan that was consented to
+    knows_owners    INTEGER NOT NULL,            -- 0: the manager does not know who owns a lock, and clients have no counts
+    fingerprint     TEXT NOT NULL,               -- of the plan that the operator agreed to
     mode            TEXT NOT NULL,
     scope           TEXT NOT NULL,               -- JSON, as it was asked for
-    names           TEXT NOT NULL,               -- JSON: those that its notices carried
-    begin           BLOB NOT NULL,               -- BeginArgs: begin can be asked again with it
+    names           TEXT NOT NULL,               -- JSON: the names that its notices carried
+    begin           BLOB NOT NULL,               -- BeginArgs: with it, begin can be called again
     phase           TEXT NOT NULL,
     outcome         TEXT,                        -- NULL until the run has ended
     reason          TEXT,
@@ -43,7 +43,7 @@ CREATE TABLE run (
     locks_listed    INTEGER NOT NULL DEFAULT 1   -- 0: the manager could not list its locks, and the counts leave them out
 ) STRICT;
 
--- The clients of a run, with what became of each.
+-- The clients of a run, and the fate of each.
 CREATE TABLE client (
     run             INTEGER NOT NULL REFERENCES run (number) ON DELETE CASCADE,
     number          INTEGER NOT NULL,            -- its number in the run
@@ -69,11 +69,11 @@ CREATE TABLE client (
     unverified      INTEGER NOT NULL DEFAULT 0,
     resurrected     INTEGER NOT NULL DEFAULT 0,
     conflicts       INTEGER NOT NULL DEFAULT 0,
-    understood      INTEGER NOT NULL DEFAULT 0,  -- 1: it reclaimed as a notice makes it do
+    understood      INTEGER NOT NULL DEFAULT 0,  -- 1: it reclaimed as a notice makes a client do
     PRIMARY KEY (run, number)
 ) STRICT, WITHOUT ROWID;
 
--- Locks of a run, as `resync --record` says: those whose fate is a change, or all.
+-- Locks of a run, as `resync --record` says: those that a run changed, or all.
 CREATE TABLE lock (
     place           INTEGER PRIMARY KEY,         -- the run's number << 33 | the lock's place in the manager's result
     fate            TEXT NOT NULL,
@@ -101,7 +101,7 @@ CREATE INDEX run_unfinished ON run (started_ms) WHERE phase <> 'done';
 CREATE INDEX client_understood ON client (name, address) WHERE understood = 1;
 CREATE INDEX event_run ON event (run, at_ms);
 
--- What a foreign key does for the other tables. It would want an index of its own here.
+-- Does what a foreign key does for the other tables. A foreign key would need an index of its own here.
 CREATE TRIGGER run_locks AFTER DELETE ON run BEGIN
     DELETE FROM lock WHERE place BETWEEN old.number << 33 AND ((old.number + 1) << 33) - 1;
 END;
@@ -114,7 +114,7 @@ CREATE TABLE release (
     instance        TEXT NOT NULL,               -- UUID of the manager's life
     scope           TEXT NOT NULL,               -- JSON, as it was asked for
     asked_ms        INTEGER NOT NULL,
-    ended_ms        INTEGER,                     -- NULL until its answer is here
+    ended_ms        INTEGER,                     -- NULL until the lock manager has answered
     outcome         TEXT NOT NULL,               -- unverified until then
     locks           INTEGER NOT NULL DEFAULT 0,
     waiters         INTEGER NOT NULL DEFAULT 0,
@@ -124,16 +124,16 @@ CREATE TABLE release (
 
 CREATE INDEX release_asked ON release (asked_ms);
 
--- What rounds of `nlmctl reconcile` know of a client from one to the next.
+-- What a round of `nlmctl reconcile` remembers about a client for the next round.
 CREATE TABLE reconcile (
     endpoint        TEXT NOT NULL,               -- of the lock manager
     name            TEXT NOT NULL,
     address         TEXT NOT NULL,               -- the first one
-    baseline        INTEGER NOT NULL,            -- its statd's number when nothing was held against it; 0: none
-    differed        INTEGER NOT NULL,            -- the number that was evidence in the last round that it answered; 0: none
+    baseline        INTEGER NOT NULL,            -- its statd's number when there was no evidence against it; 0: none
+    differed        INTEGER NOT NULL,            -- the number that was evidence in the last round that the client answered; 0: none
     rounds          INTEGER NOT NULL,            -- in a row that found evidence
-    examined        INTEGER NOT NULL,            -- the newest number that a run has looked at; 0: none
-    complaints      TEXT NOT NULL,               -- JSON: those of the lock manager that the last run has looked at
+    examined        INTEGER NOT NULL,            -- the newest number that a run has examined; 0: none
+    complaints      TEXT NOT NULL,               -- JSON: complaints of the lock manager that the last run has examined
     runs            INTEGER NOT NULL,            -- in a row after which evidence was left
     not_before_ms   INTEGER NOT NULL,            -- the next run, unless there is news
     PRIMARY KEY (endpoint, name, address)
