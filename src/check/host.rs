@@ -234,7 +234,7 @@ fn v4_clients(kind: Kind, machine: &Machine) -> Vec<Finding> {
     }]
 }
 
-/// Others that lock, maybe on the same trees.
+/// Other lock managers, perhaps for the same directories.
 fn others(kind: Kind, running: &[String]) -> Vec<Finding> {
     let runs = |name: &str| running.iter().any(|process| process == name);
     let mut findings = Vec::new();

@@ -1,4 +1,4 @@
-//! The lock manager, as it says of itself, and what hangs on its answers: its clients, its names.
+//! The lock manager as it describes itself, and what depends on its answers: its clients and names.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub(super) struct ManagerFindings {
     pub(super) reached: bool,
     /// Every address of every client is a loopback one.
     pub(super) all_loopback: bool,
-    /// What it cautions of, by topic.
+    /// Its cautions, by topic.
     pub(super) cautioned: Vec<String>,
     pub(super) findings: Vec<Finding>,
 }
@@ -135,7 +135,7 @@ fn state(state: NsmState) -> Finding {
 
 fn domains(info: &Info) -> Option<Finding> {
     let domains: Vec<&str> = info.domains.as_slice().iter().map(Text::as_str).collect();
-    // What it sees, it excludes.
+    // A lock domain that it sees, it also excludes.
     (domains == ["nlm"]).then(|| {
         Finding::new(
             "domains",
@@ -149,7 +149,7 @@ fn domains(info: &Info) -> Option<Finding> {
     })
 }
 
-/// Whether lists can say whose the locks are, where it is not the lock manager that says it.
+/// Whether lists can show the owners of locks, if the lock manager itself does not tell them.
 fn whose(owners: Result<Owners, ManagerError>) -> Option<Finding> {
     let about = "owners";
     match owners.unwrap_or_else(|error| Owners::Unknown { why: error.to_string(), remedy: error.remedy() }) {

@@ -51,7 +51,7 @@ fn is_held(lock: &LockRow) -> bool {
     matches!(lock.state, LockState::Held | LockState::Pending)
 }
 
-/// What is known to have become of each.
+/// The known fate of each.
 #[derive(Debug)]
 struct Rest {
     /// By owner and file.

@@ -1,4 +1,4 @@
-//! The manager's side of a run: one task that makes the calls, in the order asked and one at a
+//! The manager's side of a run: one task that makes the calls, in the order in which they are asked for and one at a
 //! time, and one that watches.
 //!
 //! Both end with their handle. Cancel safety: a call that is dropped in the middle may have been
@@ -217,7 +217,7 @@ fn failed(error: &ManagerError) -> Reply {
     }
 }
 
-/// What `settle` or `abort` came to. A run that is over already has ended all the same.
+/// The result of `settle` or `abort`. A run that is already over counts as ended.
 fn ended(answer: Result<(), ManagerError>) -> Reply {
     match answer {
         Ok(()) => Reply::Event(Event::Ended),

@@ -1,4 +1,4 @@
-//! What is learned in the course of a run, as the record is to have it: what became of each client's notices, and how many
+//! The course of a run for the record: the fate of each client's notices, and how many
 //! locks were pending.
 
 use std::time::Duration;
@@ -10,17 +10,17 @@ use crate::store::DeliveryUpdate;
 use crate::wire::control::Delivery;
 use crate::wire::types::ms;
 
-/// What has become of a client's notices, in this fan-out and those before it.
+/// The fate of a client's notices, in this fan-out and earlier ones.
 #[derive(Debug, Clone)]
 pub(super) struct NoticeProgress {
-    /// As the record is to have it.
+    /// The form for the record.
     pub(super) now: DeliveryUpdate,
     /// Of its attempts, those of earlier fan-outs.
     attempts_before: u32,
 }
 
 impl NoticeProgress {
-    /// Where a controller before this one came to.
+    /// The state that an earlier controller reached.
     pub(super) fn going_on(now: DeliveryUpdate) -> Self {
         Self { attempts_before: now.attempts, now }
     }
@@ -31,13 +31,13 @@ impl NoticeProgress {
         Self::going_on(DeliveryUpdate { client, delivery, notices: 0, acks: 0, attempts: 0, acked_ms, suspect, error })
     }
 
-    /// It is about to be told, with so many notices.
+    /// It is about to be notified, with this many notices.
     pub(super) fn start(&mut self, notices: usize) {
         self.now.notices = u32::try_from(notices).unwrap_or(u32::MAX);
         self.attempts_before = self.now.attempts;
     }
 
-    /// So often was it tried since.
+    /// It was tried this often since.
     fn tried(&mut self, attempts: u32) {
         self.now.attempts = self.now.attempts.max(self.attempts_before.saturating_add(attempts));
     }
@@ -66,7 +66,7 @@ impl NoticeProgress {
             }
             News::GivenUp { failure, error, .. } => {
                 let failure = delivery(*failure);
-                // What an earlier controller was acked is acked: this fan-out has sent all anew.
+                // An ack to an earlier controller stands, though this fan-out has sent all notices again.
                 let is_partial = self.now.acks > 0 && (failure.is_given_up() || failure == Delivery::NotTold);
                 self.now.delivery = if is_partial { Delivery::Partial } else { failure };
                 self.now.error.clone_from(error);

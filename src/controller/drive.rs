@@ -7,8 +7,8 @@
 //! - the fan-out of notices, while the machine wants them out,
 //! - at most one write of deliveries to the record at a time.
 //!
-//! What the machine wants durable is durable before the next action is begun. The loop beats ([`Heartbeat`]), and the
-//! machine learns that this process did not run for a while before it learns anything else.
+//! A phase that the machine wants durable is durable before the next action begins. The loop beats ([`Heartbeat`]),
+//! and the machine learns first if this process did not run for a while.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,9 +31,9 @@ use crate::store::DeliveryUpdate;
 use crate::wire::control::{self, BeginArgs, Begun, Counts, Delivery, RunClient, Status};
 use crate::wire::types::{CallerName, NsmState};
 
-/// By statement 7: after so long without an ack a client is given up, for now.
+/// Statement 7: after this long without an ack a client is given up, for now.
 const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
-/// Answers and notices' news that may wait to be handled. The senders wait beyond.
+/// Answers and news of notices that may wait to be handled. Beyond that, the senders wait.
 const QUEUE: usize = 1_024;
 /// How long calls that were asked for at the end may take.
 const LAST_CALLS: Duration = Duration::from_secs(2);
@@ -102,7 +102,7 @@ pub(super) struct Drive {
     reconnecting: Option<Task>,
     /// Clients whose delivery is not in the record yet.
     unwritten: HashMap<u32, DeliveryUpdate>,
-    /// Whether any of them has acked since: a controller that resumes the run must know.
+    /// Whether any of them has acked since: a controller that resumes the run must know it.
     acks_unwritten: bool,
     timeline: Vec<control::Event>,
     samples: PendingCourse,

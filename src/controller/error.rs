@@ -6,13 +6,13 @@ use crate::report::{Failure, FailureKind};
 use crate::store::StoreError;
 use crate::wire::control::RefusalCode;
 
-/// Why there is no report. Nothing of the server was touched, unless it says otherwise.
+/// Why there is no report. Nothing on the server was touched, unless the error says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// What was asked makes no sense, or would not be safe.
+    /// The request makes no sense, or would not be safe.
     #[error(transparent)]
     Operator(#[from] Failure),
-    /// The manager did not answer, or not with what was asked for.
+    /// The manager did not answer, or not as asked.
     #[error(transparent)]
     Manager(#[from] ManagerError),
     /// The record cannot be used.

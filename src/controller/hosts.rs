@@ -1,4 +1,4 @@
-//! What this host's own mounts say about sending notices (statement 12 of the design).
+//! Whether this host's own mounts allow notices to be sent (statement 12 of the design).
 
 use crate::host::{Machine, NlmMount};
 use crate::report::Failure;

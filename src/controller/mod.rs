@@ -1,9 +1,9 @@
-//! Drives a run: what [`resync`](crate::resync) decides is done against manager, clients and record.
+//! Drives a run: carries out the decisions of [`resync`](crate::resync) with manager, clients and record.
 //!
 //! Theory. One controller works with a record at a time
 //! ([`ControllerLock`](crate::store::ControllerLock)). Everything that a run may have touched is
-//! in the record before it is touched, so that this process may die at any instant: the next
-//! command finds the run and closes its books truthfully, or [`resume`] goes on with it.
+//! in the record before it is touched, so that this process may die at any moment: the next
+//! command finds the run and completes its record truthfully, or [`resume`] continues it.
 //!
 //! | file | what |
 //! |---|---|
@@ -131,7 +131,7 @@ pub async fn probe_clients(
     statds::ask(Target::asked(clients), &names, my_name, options).await
 }
 
-/// Brings the results of earlier runs into the record, and closes the books of a run that no
+/// Fetches the results of earlier runs into the record, and completes the record of a run that no
 /// controller finished, unless it is still active. Every command with a record does this first.
 /// Where another controller is at work with the record, that one does it.
 ///
@@ -149,7 +149,7 @@ pub async fn catch_up(manager: &dyn LockManager, store: Store) -> Result<Store, 
 /// [`resume`] goes on with it.
 ///
 /// # Errors
-/// What kept the run from beginning; after that only a record that cannot be written.
+/// The reason why the run could not begin; after that only a record that cannot be written.
 pub async fn resync(
     manager: Arc<dyn LockManager>,
     store: Store,

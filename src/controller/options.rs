@@ -14,7 +14,7 @@ pub struct Options {
     pub rpcbind_port: u16,
     /// How long the plan waits for the clients' statds.
     pub probe_timeout: Duration,
-    /// Says a line of progress to the operator, whom the plan waits for.
+    /// Prints a line of progress to the operator while the plan waits.
     pub say: fn(&str),
     /// Whether every lock gets a row in the record (`--record all`), not only those whose fate is
     /// worth one.

@@ -1,7 +1,7 @@
-//! Results into the record, and the books of runs that no controller finished.
+//! Fetches results into the record, and completes the record of runs that no controller finished.
 //!
 //! A result is fetched in pages, each stored as it comes; only the last step makes the run `done`,
-//! and only after that the manager may forget it. So the work may stop anywhere and be done again.
+//! and only after that may the manager forget it. So the work may stop anywhere and be repeated.
 
 use super::record::Record;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::wire::control::{Counts, LockFate, RefusalCode, RunId, RunResult, Stat
 
 /// How long to wait before a manager that does not answer, or not yet, is asked again.
 pub(super) const CALL_AGAIN: Duration = Duration::from_millis(100);
-/// Most runs whose books are closed at once; the next command goes on.
+/// Most runs whose record is completed at once; the next command continues.
 const MOST_UNFINISHED: usize = 1_000;
 /// How often a manager that is writing a result just now is asked again: for 30 s, as long as a call may take. Then its
 /// refusal is the answer, and the next command fetches the result.
@@ -24,7 +24,7 @@ const RESULT_TRIES: usize = 300;
 pub(super) const NO_RESULT: &str = "the lock manager has not restarted, but has no result of the run: it could not \
                                     write the result, or newer results replaced it; see its log";
 
-/// What became of fetching a result.
+/// The outcome of fetching a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fetched {
     /// It is in the record.
@@ -62,7 +62,7 @@ pub(super) async fn fetch(manager: &dyn LockManager, record: &Record, run: RunId
     store_pages(manager, record, run).await?;
     let outcome = outcome_of(&result);
     record.with(move |store| store.record_result(run, &outcome)).await?;
-    // If this gets lost the next command acknowledges; what is stored stays stored.
+    // If this call is lost, the next command acknowledges; the stored result stays stored.
     if let Err(error) = manager.acknowledge(run).await {
         tracing::debug!(%run, %error, "could not acknowledge the result");
     }
@@ -84,7 +84,7 @@ async fn store_pages(manager: &dyn LockManager, record: &Record, run: RunId) -> 
     let mut locks = some_locks(manager, run, &mut after).await?;
     while !locks.is_empty() {
         let count = locks.len() as u64;
-        // The next ones come while these are written.
+        // The next page is fetched while this one is written.
         let write = record.with(move |store| store.record_lock_fates(run, first, &locks));
         let (written, next) = tokio::join!(write, some_locks(manager, run, &mut after));
         written?;
@@ -120,7 +120,7 @@ fn outcome_of(result: &RunResult) -> RunOutcome {
     }
 }
 
-/// An end that no result tells of.
+/// An end without a result.
 pub(super) fn end_without_result(outcome: Outcome, reason: String, counts: Option<Counts>) -> RunOutcome {
     RunOutcome {
         outcome,
@@ -133,7 +133,7 @@ pub(super) fn end_without_result(outcome: Outcome, reason: String, counts: Optio
     }
 }
 
-/// Fetches what earlier runs left at the manager, and closes the books of unfinished runs.
+/// Fetches the results that earlier runs left at the manager, and completes the record of unfinished runs.
 pub(super) async fn catch_up(manager: &dyn LockManager, record: &Record) -> Result<(), ControllerError> {
     for run in manager.unfetched().await? {
         // A run that this record does not know is another record's to fetch.
@@ -159,7 +159,7 @@ pub(super) fn is_active(run: RunId, status: &Status) -> bool {
     status.run.0.as_ref().is_some_and(|active| active.run == run)
 }
 
-/// Closes the books of a run that is not active any more and that no controller drives.
+/// Completes the record of a run that is no longer active and that no controller drives.
 async fn close(
     manager: &dyn LockManager,
     record: &Record,
@@ -173,7 +173,7 @@ async fn close(
     record.with(move |store| store.record_result(id, &outcome)).await
 }
 
-/// How a run ended that the manager knows nothing of.
+/// How a run ended that the manager does not know.
 pub(super) fn unknown_end(run: &StoredRun, status: &Status) -> RunOutcome {
     let never_asked = run.phase == Phase::Planned;
     let never_begun = run.phase == Phase::Beginning && run.begin.instance == status.instance;

@@ -1,4 +1,4 @@
-//! What the clients' statds say now.
+//! The present answers of the clients' statds.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::units;
 use crate::wire::control::RunClient;
 use crate::wire::types::CallerName;
 
-/// Of those that are waited for, as many are named.
+/// Clients named in the line that says whose answers are awaited.
 const NAMED: usize = 3;
 
 /// What the plan saw of each client, by its name and first address. Clones share a name: evidence against one says nothing of

@@ -1,4 +1,4 @@
-//! Who is told what: clients of a plan or of a run as targets of the fan-out.
+//! Clients of a plan or of a run as targets of the fan-out.
 
 use crate::nsm::{Host, Notice, StatdState, Target};
 use crate::report::Probe;

@@ -100,7 +100,7 @@ impl ManagerError {
 pub struct Caution {
     /// What it is about, in one word that does not change with circumstances: `nfsv4`, say.
     pub about: &'static str,
-    /// How much it weighs.
+    /// How severe it is.
     pub weight: Weight,
     /// A sentence, for people.
     pub text: String,

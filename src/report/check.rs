@@ -17,7 +17,7 @@ const SHOWN: usize = 5;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     /// What stands in the way of a run, and what does not.
     pub check: Check,
@@ -29,7 +29,7 @@ pub struct CheckReport {
 pub struct Check {
     /// What kind of lock manager was looked at.
     pub manager: String,
-    /// Where the lock manager is driven: its control socket, say.
+    /// The lock manager's endpoint, such as its control socket.
     pub endpoint: String,
     /// 0 nothing stands in the way, 4 a run would be refused or unsafe, 5 no lock manager answers.
     pub exit: u8,
@@ -43,24 +43,24 @@ pub struct Check {
 pub struct Finding {
     /// Its topic, a word: `mounts`, `rpcbind`, `clients`, ...
     pub about: String,
-    /// How much it weighs.
+    /// How severe it is.
     pub severity: Severity,
     /// What was seen, a sentence.
     pub seen: String,
-    /// Of what, where there are many: clients, addresses, lines.
+    /// What it is about, if there are several: clients, addresses, lines.
     pub items: Vec<String>,
-    /// What to do about it; none where nothing is to be done.
+    /// What to do about it; none if there is nothing to do.
     pub remedy: Option<String>,
 }
 
 words! {
-    /// How much a finding weighs.
+    /// How severe a finding is.
     pub enum Severity {
         /// As it should be.
         Ok = "ok",
-        /// Good to know; it stands in the way of nothing.
+        /// Good to know; nothing is in the way of a run.
         Note = "note",
-        /// A run is possible, and something of it may be lost, kept or not be told.
+        /// A run is possible, but locks may be lost or kept, or a client may not be notified.
         Warning = "warning",
         /// A run would be refused, or would be unsafe.
         Problem = "problem",

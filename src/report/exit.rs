@@ -10,7 +10,7 @@ pub struct Facts {
     pub not_understood: bool,
     /// Whether the lock manager could list its locks: else the sums say nothing of those that it could not.
     pub locks_listed: bool,
-    /// What became of its locks.
+    /// The fate of its locks.
     pub locks: LockTally,
 }
 

@@ -15,7 +15,7 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     /// The lock manager that says so.
     pub manager: ManagerStatus,
@@ -23,7 +23,7 @@ pub struct StatusReport {
     pub run: Option<ActiveRun>,
 }
 
-/// A lock manager, as it tells of itself.
+/// A lock manager, as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ManagerStatus {
@@ -31,7 +31,7 @@ pub struct ManagerStatus {
     pub kind: String,
     /// Its name and version: `nlmd 0.1.0`, say.
     pub software: String,
-    /// This life of it.
+    /// Its present instance.
     pub instance: String,
     /// Its NSM state number.
     pub nsm_state: i32,
@@ -53,13 +53,13 @@ pub struct ManagerStatus {
     pub monitored: u64,
     /// Locks and shares, held and pending; none where the manager cannot list them.
     pub locks: Option<u64>,
-    /// Of them, unmonitored; none where that is not known.
+    /// Of them, unmonitored; none if that is not known.
     pub unmonitored: Option<u64>,
-    /// Locks that runs keep since their reclaim may have been refused; none where that is not looked for.
+    /// Locks that runs keep because their reclaim may have been refused; none if this is not looked for.
     pub unsure: Option<u64>,
     /// Requests that wait for a lock.
     pub waiters: u64,
-    /// Whether lists say whose the locks are.
+    /// Whether lists show the owners of locks.
     pub owners: OwnersReport,
 }
 
@@ -75,15 +75,15 @@ pub struct ActiveRun {
     pub state: i32,
     /// Milliseconds since it began.
     pub elapsed_ms: u64,
-    /// Until its deadline as it stands.
+    /// Until its present deadline.
     pub remaining_ms: u64,
-    /// Until the latest one.
+    /// Until the latest deadline.
     pub latest_remaining_ms: u64,
     /// Whether notices went out, as the lock manager was told.
     pub notices_begun: bool,
     /// Locks in scope that are neither reclaimed nor released so far.
     pub pending: u64,
-    /// How far it is (pending ones are in `pending`, not in `unverified`).
+    /// Its counts so far (pending locks are in `pending`, not in `unverified`).
     pub locks: LockTally,
 }
 
@@ -170,11 +170,11 @@ impl StatusReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientsReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     /// The lock manager that says so, by its kind.
     pub manager: String,
-    /// Whether it is known whose the locks are.
+    /// Whether the owners of locks are known.
     pub owners: OwnersReport,
     pub clients: Vec<ClientListing>,
 }
@@ -195,15 +195,15 @@ pub struct ClientListing {
     pub monitored: bool,
     /// Whether another name calls from one of its addresses.
     pub shared_address: bool,
-    /// Locks and shares; none where it is not known whose the locks are.
+    /// Locks and shares; none if the owners of locks are not known.
     pub locks: Option<u64>,
     /// Of them, unmonitored; likewise.
     pub unmonitored: Option<u64>,
-    /// Its requests that wait for a lock; none where the manager does not know.
+    /// Its requests that wait for a lock; none if the manager does not know them.
     pub waiters: Option<u64>,
     /// Why its locks may be stale.
     pub suspicions: Vec<String>,
-    /// What its statd says now; none where it was not asked to be looked at (`--probe`).
+    /// What its statd says now; none without `--probe`.
     pub probe: Option<ClientProbe>,
 }
 
@@ -211,7 +211,7 @@ pub struct ClientListing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientProbe {
-    /// What its statd's answer comes to, in a word.
+    /// The meaning of its statd's answer, in a word.
     pub statd: StatdAnswer,
     /// Its state number, if it tells one.
     pub state: Option<i32>,
@@ -224,11 +224,11 @@ pub struct ClientProbe {
 pub enum StatdAnswer {
     /// The number that its locks carried.
     Same,
-    /// Another one: the client is a suspect.
+    /// Another number: the client is a suspect.
     Different,
-    /// It answers, and the numbers cannot be compared: it tells none, or the locks carried none.
+    /// It answers, but the numbers cannot be compared: it tells none, or the locks carried none.
     Answers,
-    /// Nothing came back in time.
+    /// Nothing answered in time.
     NoAnswer,
     /// Its rpcbind says that it runs no statd.
     NoStatd,
@@ -304,13 +304,13 @@ pub struct LockListing {
     pub kind: String,
     /// First byte, from 0.
     pub start: u64,
-    /// Last byte; none is "to end of file".
+    /// Last byte; none means "to end of file".
     pub end: Option<u64>,
     /// `held`, `pending`, `waiting` or `offered`.
     pub state: String,
     /// Whether its client can be notified.
     pub monitored: bool,
-    /// Whose lock it is.
+    /// The owner of the lock.
     pub owner: Owner,
 }
 
@@ -332,7 +332,7 @@ impl From<&LockRow> for LockListing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunsReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     /// The newest first.
     pub runs: Vec<RunListing>,
@@ -365,7 +365,7 @@ pub struct RunListing {
     pub exit: Option<u8>,
     /// Clients that were to be notified.
     pub clients: u64,
-    /// What became of its locks.
+    /// The fate of its locks.
     pub locks: LockTally,
 }
 
@@ -373,27 +373,27 @@ pub struct RunListing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotifyReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     /// The state number of the notices.
     pub state: i32,
     /// The names in them.
     pub names: Vec<String>,
-    /// What stopped it before it was done; none: nothing did.
+    /// What stopped it early; none: nothing did.
     pub stopped: Option<String>,
-    /// Every host that was to be told.
+    /// Every host that was to be notified.
     pub hosts: Vec<NoticeReport>,
 }
 
-/// What became of a host's notices.
+/// A host, and the fate of its notices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NoticeReport {
     /// The host as the list named it.
     pub name: String,
-    /// Where it was told; none: its name has no address.
+    /// The address to which its notices went; none if its name has no address.
     pub address: Option<Address>,
-    /// What became of its notices.
+    /// The fate of its notices.
     pub fate: ClientFate,
     /// Notices sent, repeats included, and port look-ups that went unanswered.
     pub attempts: u32,

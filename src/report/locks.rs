@@ -11,11 +11,11 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LocksReport<L: Rows<Row = ListedLock> = Vec<ListedLock>> {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     /// The lock manager that says so, by its kind.
     pub manager: String,
-    /// Whether it is known whose they are.
+    /// Whether the owners of locks are known.
     pub owners: OwnersReport,
     #[serde(serialize_with = "rows::serialize")]
     pub locks: L,
@@ -34,36 +34,37 @@ pub struct ListedLock {
     pub kind: String,
     /// First byte, from 0.
     pub start: u64,
-    /// Last byte; none is "to end of file".
+    /// Last byte; none means "to end of file".
     pub end: Option<u64>,
     /// `held`, `pending`, `waiting` or `offered`.
     pub state: String,
-    /// For how many seconds its owner has had it, or the request has waited; none where the lock manager does not know.
+    /// Age in seconds: since the grant, or since the waiting request arrived; none if the lock manager does not know
+    /// it.
     pub age_s: Option<u32>,
-    /// Whether its client can be notified; none where it is not known whose it is.
+    /// Whether its client can be notified; none if its owner is not known.
     pub monitored: Option<bool>,
-    /// Whose; nothing of it where that is not known.
+    /// Its owner; empty if that is not known.
     pub owner: ListedOwner,
-    /// The file's absolute path on the server; none where it is not known. A byte that is no UTF-8 is `\xNN`.
+    /// The file's absolute path on the server; none if it is not known. A byte that is not UTF-8 is shown as `\xNN`.
     pub path: Option<String>,
     /// The export that the path is in.
     pub export: Option<String>,
-    /// The path from there.
+    /// The path below the export.
     pub path_in_export: Option<String>,
     /// Whether the path was removed while the file is open.
     pub deleted: bool,
-    /// Device and inode, as `/proc/locks` has them; none where the lock manager tells none.
+    /// Device and inode, as in `/proc/locks`; none if the lock manager does not tell them.
     pub inode: Option<String>,
-    /// Why its client may not know it any more, though its process may believe in it: a reclaim of it may have been refused
-    /// in this run. Runs keep it. None where nothing is known against it.
+    /// Why its client may no longer know it, though its process may believe in it: a reclaim of it may have been
+    /// refused in this run. Runs keep the lock. None if there is no such reason.
     pub unsure: Option<String>,
-    /// Of one that waits: whose locks are in its way, the first 20. None where that was not looked for.
+    /// For a waiting request: the first 20 owners whose locks are in its way. None if this was not looked for.
     pub behind: Option<Vec<Behind>>,
-    /// How many more owners have one in its way.
+    /// How many more owners have a lock in its way.
     pub behind_more: u64,
 }
 
-/// Whose a lock is, as far as it is known.
+/// The owner of a lock, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ListedOwner {
@@ -102,7 +103,7 @@ pub struct Known {
     pub has_oh: bool,
 }
 
-/// An owner in the way of one that waits.
+/// An owner whose lock is in the way of a waiting request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Behind {

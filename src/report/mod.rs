@@ -1,21 +1,21 @@
-//! What nlmctl tells, as values: a run, a plan, a status, a listing, a failure.
+//! The output of nlmctl as values: a run, a plan, a status, a listing, a failure.
 //!
-//! A value is computed once (by `store/` from the record, by `cli/` from what a lock manager
-//! answered) and then rendered, by [`json`] or by [`text`]; a renderer computes nothing that the
-//! other lacks. JSON keys are a contract that scripts rely on: keys are added, and [`SCHEMA`] is raised only
-//! when one goes. The schemas in `schema/` are made of these types.
+//! A value is computed once (by `store/` from the record, by `cli/` from a lock manager's answers) and then rendered,
+//! by [`json`] or by [`text`]; a renderer computes nothing that the other lacks. JSON keys are a contract that
+//! scripts rely on: keys are added, and [`SCHEMA`] is raised only when one is removed. The schemas in `schema/` are
+//! made from these types.
 //!
 //! | file | what |
 //! |---|---|
 //! | `run` | a run, its clients, locks and events |
 //! | `plan` | what a run would do |
 //! | `check` | what stands in the way of a run |
-//! | `reconcile` | a round of looking for stale locks |
-//! | `release` | chosen locks to free, and what came of it |
+//! | `reconcile` | one round of `nlmctl reconcile` |
+//! | `release` | chosen locks to free, and the result |
 //! | `listing` | status, clients, runs, notices |
 //! | `locks`, `lock_list` | the locks of a lock manager, a million of them in little memory |
 //! | `rows` | rows that may be too many to hold |
-//! | `filter` | which runs of the record, and what of one |
+//! | `filter` | which runs of the record to show, and which part of a run |
 //! | `exit` | facts of a run -> exit code: a table |
 //! | `failure` | a command that failed: the one error that an operator reads |
 //! | `progress` | a run while it runs |
@@ -91,8 +91,8 @@ pub use text::{Render, View};
 
 use serde::Serialize;
 
-/// The number of the JSON's schemas. Raised when a field goes or means another thing, and only then: a field that is
-/// added changes nothing for who reads the others. A test compares the types with `schema/`.
+/// The number of the JSON schemas. It is raised only when a field is removed or changes its meaning: an added field
+/// changes nothing for readers of the others. A test compares the types with `schema/`.
 pub const SCHEMA: u32 = 1;
 
 /// One line of JSON, with its newline.

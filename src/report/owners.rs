@@ -1,16 +1,16 @@
-//! Whether a status or a list says whose locks are, and why not.
+//! Whether a status or a list shows the owners of locks, and if not, why.
 
 use serde::Serialize;
 
-/// Whether a list says whose the locks are.
+/// Whether a list shows the owners of locks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OwnersReport {
     /// How it was found out; none where it was not.
     pub how: Option<String>,
-    /// Why lists do not say it; none: they do.
+    /// Why lists do not show owners; none if they do.
     pub why_not: Option<String>,
-    /// What can be done about that.
+    /// What to do about it.
     pub remedy: Option<String>,
 }
 

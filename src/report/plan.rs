@@ -10,7 +10,7 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     pub plan: Plan,
 }
@@ -34,19 +34,19 @@ pub struct Plan {
     pub scope: ScopeReport,
     /// Locks that the run would cover, as of now.
     pub in_scope: u64,
-    /// Whether the lock manager can list its locks: else what is held is not known, and `in_scope` leaves it out.
+    /// Whether the lock manager can list its locks. If not, `in_scope` leaves out locks whose number is not known.
     pub locks_listed: bool,
     /// Unmonitored locks (`NM_LOCK`); left alone unless they are included.
     pub unmonitored: u64,
-    /// Who would be told.
+    /// The clients that would be notified.
     pub clients: Vec<PlanClient>,
-    /// What users will feel of it, a sentence each, the first thing first.
+    /// What users will notice of the run, a sentence each, the most important first.
     pub effects: Vec<String>,
-    /// What wants consent, a sentence each; empty when nothing does.
+    /// What needs consent, a sentence each; empty when nothing does.
     pub consent: Vec<String>,
     /// Why the run is refused even with consent; none where it is not.
     pub refusal: Option<Refusal>,
-    /// The names under which clients would be told, in order. For the text only.
+    /// The names under which clients would be notified, in order. For the text only.
     #[serde(skip)]
     pub names: Vec<String>,
     /// What does not hold with this lock manager, a sentence each. For the text only.
@@ -70,7 +70,7 @@ impl From<Failure> for Refusal {
     }
 }
 
-/// A client that would be told.
+/// A client that would be notified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanClient {
@@ -78,16 +78,16 @@ pub struct PlanClient {
     pub name: String,
     /// The first of its addresses.
     pub address: Option<Address>,
-    /// Its locks in scope; none where the lock manager does not know whose a lock is.
+    /// Its locks in scope; none if the lock manager does not know who owns a lock.
     pub locks: Option<u64>,
     /// Whether its statd answers now.
     pub probe: Probe,
-    /// What may keep it from hearing all of its notices; none of most.
+    /// What may keep it from getting all of its notices; none for most clients.
     pub note: Option<String>,
     /// The server addresses its notices would leave from. For the text only.
     #[serde(skip)]
     pub from: Vec<Address>,
-    /// Whether it cannot be told now. For the text only.
+    /// Whether it cannot be notified now. For the text only.
     #[serde(skip)]
     pub untellable: bool,
 }
@@ -98,9 +98,9 @@ words! {
     pub enum Probe {
         /// Its statd answered.
         Answers = "answers",
-        /// It answered with a state number other than the client's LOCKs carried.
+        /// It answered with another state number than the client's LOCKs carried.
         Suspect = "suspect",
-        /// Nothing came back in time.
+        /// Nothing answered in time.
         NoAnswer = "no-answer",
         /// Its rpcbind says that it runs no statd.
         NoStatd = "no-statd",
@@ -114,7 +114,7 @@ words! {
 }
 
 impl Probe {
-    /// Whether it was asked, and nobody there takes a notice now.
+    /// Whether it was asked, and no program there accepts a notice now.
     pub fn is_unreachable(self) -> bool {
         match self {
             Self::NoAnswer | Self::NoStatd | Self::NameUnknown | Self::Refused => true,

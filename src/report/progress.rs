@@ -28,7 +28,7 @@ words! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     pub phase: Phase,
-    /// Until the deadline as it stands, as the lock manager last said.
+    /// Until the present deadline, as the lock manager last said.
     pub grace_remaining: Duration,
     /// From begin to that deadline.
     pub grace_total: Duration,

@@ -14,7 +14,7 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReconcileReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     pub reconcile: Reconcile,
 }
@@ -25,13 +25,13 @@ pub struct ReconcileReport {
 pub struct Reconcile {
     /// The lock manager's kind.
     pub manager: String,
-    /// Whether it only looked.
+    /// Whether this was a dry run.
     pub dry_run: bool,
     /// The exit code of the round.
     pub exit: u8,
-    /// Clients that hold locks: the statd of each was asked.
+    /// Clients that hold locks; the statd of each was asked.
     pub clients: u64,
-    /// Those that did not answer. Their locks stay.
+    /// Clients that did not answer; their locks are kept.
     pub unreachable: u64,
     /// Locks of the suspects that are due for a run: the most that may be dropped.
     pub at_stake: u64,
@@ -39,7 +39,7 @@ pub struct Reconcile {
     pub max_drop: u64,
     /// Why suspects that were due got no run.
     pub stopped: Option<Refusal>,
-    /// Clients with evidence against them, those that wait included.
+    /// Clients with evidence against them, also those whose next run is not due yet.
     pub suspects: Vec<Suspect>,
 }
 
@@ -59,7 +59,7 @@ pub struct Suspect {
     pub step: SuspectStep,
     /// When its next run is due at the earliest, unless there is news; none before its first one.
     pub next_run_at: Option<Stamp>,
-    /// Why its locks are kept if it acks and reclaims nothing; none if they are dropped then.
+    /// Why its locks are kept if it acks and reclaims nothing; none if they are dropped in that case.
     pub kept_if_silent: Option<String>,
     /// What came of its run; none where there was none.
     pub run: Option<SuspectRun>,
@@ -72,7 +72,7 @@ pub struct Suspect {
 pub enum SuspectStep {
     /// A suspect for the first time: the next round looks again.
     LookAgain,
-    /// A run has looked at this evidence: the next one is not due yet.
+    /// A run has examined this evidence; the next run is not due yet.
     Wait,
     /// It is due for a run.
     Run,
@@ -90,9 +90,9 @@ pub struct SuspectRun {
     pub exit: Option<u8>,
     /// Why, where the exit code is 1 or 4.
     pub reason: Option<String>,
-    /// What became of the client's notices.
+    /// The fate of the client's notices.
     pub fate: Option<ClientFate>,
-    /// What became of its locks.
+    /// The fate of its locks.
     pub locks: LockTally,
 }
 

@@ -13,7 +13,7 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     /// What was chosen, and what came of it.
     pub release: Release,
@@ -29,42 +29,42 @@ impl ReleaseReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Release {
-    /// Its UUID in the record; none of a plan.
+    /// Its UUID in the record; none for a plan.
     pub id: Option<String>,
     /// The lock manager's kind.
     pub manager: String,
     /// What was asked for.
     pub scope: ScopeReport,
-    /// What narrows that: owners and ranges, as they were asked for.
+    /// What narrows the scope: owners and ranges, as they were asked for.
     pub only: Vec<String>,
     /// What came of it.
     pub outcome: ReleaseOutcome,
-    /// The exit code; none of a plan.
+    /// The exit code; none for a plan.
     pub exit: Option<u8>,
-    /// When it was asked of the lock manager; none of a plan.
+    /// When the lock manager was asked; none for a plan.
     pub at: Option<Stamp>,
-    /// Who asked: the user who had logged in, else that of the process; none of a plan.
+    /// Who asked: the user who had logged in, else the user of the process; none for a plan.
     #[serde(default)]
     pub uid: Option<u32>,
-    /// Locks and shares that were chosen; none where the lock manager does not know whose locks are.
+    /// Locks and shares that were chosen; none if the lock manager does not know who owns locks.
     pub chosen: Option<u64>,
     /// Blocked requests that go with them.
     pub chosen_waiters: u64,
-    /// What the lock manager says it did; none of a plan.
+    /// What the lock manager says it did; none for a plan.
     pub released: Option<ReleasedCounts>,
-    /// How long was waited for answers of the clients.
+    /// How long nlmctl waited for answers of the clients, in milliseconds.
     pub probed_for_ms: u64,
     /// The clients whose locks were chosen.
     pub clients: Vec<ReleaseClient>,
-    /// What was chosen, as the lock manager listed it; where it does not know whose locks are, what it
-    /// saw go, the first ones.
+    /// The first of the chosen locks, as the lock manager listed them; if it does not know who owns locks, the locks
+    /// that it saw go.
     pub locks: Vec<ReleaseLock>,
-    /// What was chosen and is still there, the first ones.
+    /// The first of the chosen locks that are still held.
     pub left: Vec<ReleaseLeft>,
-    /// What else the lock manager said of it.
+    /// What else the lock manager said about it.
     #[serde(default)]
     pub notes: Vec<String>,
-    /// What wants consent, a sentence each.
+    /// What needs consent, a sentence each.
     pub consent: Vec<String>,
 }
 
@@ -76,10 +76,10 @@ pub struct ReleasedCounts {
     pub locks: u64,
     /// Blocked requests that went with them.
     pub waiters: u64,
-    /// Blocked requests that were served on these files meanwhile.
+    /// Blocked requests on these files that were granted meanwhile.
     pub offered: u64,
-    /// Locks that are still there; where the lock manager does not know whose locks are, clients that
-    /// may hold some yet.
+    /// Chosen locks that are still held; if the lock manager does not know who owns locks, clients that may still hold
+    /// some.
     pub left: u64,
 }
 
@@ -91,13 +91,13 @@ words! {
         Planned = "planned",
         /// There was nothing to release, and nothing was asked of the lock manager.
         NothingHeld = "nothing-held",
-        /// All that was chosen is free.
+        /// All chosen locks are free.
         Released = "released",
-        /// Some of it is still there.
+        /// Some of the chosen locks are still held.
         Partial = "partial",
-        /// The lock manager refused: nothing is changed.
+        /// The lock manager refused, and nothing was changed.
         Refused = "refused",
-        /// It is not known what became of it.
+        /// The result is not known.
         Unverified = "unverified",
     }
 }
@@ -120,35 +120,35 @@ impl ReleaseOutcome {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum LockdProbe {
-    /// Its statd answered.
+    /// Its lockd answered.
     Answers,
-    /// Its rpcbind answered and knows a lockd, which did not.
+    /// Its rpcbind answered and knows a lockd, but the lockd did not answer.
     RpcbindOnly,
     /// Its rpcbind says that it runs no lockd.
     NotRegistered,
     /// Its lockd, its rpcbind or its host refused the call.
     Refused,
-    /// Nothing came back in time.
+    /// Nothing answered in time.
     NoAnswer,
     /// It was not asked.
     NotAsked,
 }
 
-/// What was heard of a client's host, from any program on it.
+/// Whether any program on a client's host answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum HostAnswer {
     /// Something on it answered.
     Answers,
-    /// Nothing did in time. That is not known to be dead.
+    /// Nothing answered in time; this does not prove that the host is dead.
     NoAnswer,
     /// Nothing could be asked.
     NotAsked,
 }
 
 impl HostAnswer {
-    /// Of what its statd and its lockd said. A refusal, and an rpcbind that knows no such program, are
+    /// From what its statd and its lockd said. A refusal, and an rpcbind that knows no such program, are
     /// answers too: the host runs.
     pub fn of(statd: Probe, lockd: LockdProbe) -> Self {
         let statd = match statd {
@@ -179,15 +179,15 @@ pub struct ReleaseClient {
     pub name: String,
     /// The first of its addresses.
     pub address: Option<Address>,
-    /// Its locks that were chosen; none where the lock manager does not know whose locks are.
+    /// Its locks that were chosen; none if the lock manager does not know who owns locks.
     pub locks: Option<u64>,
     /// Its blocked requests that were chosen.
     pub waiters: u64,
-    /// Whether that is all it has.
+    /// Whether these are all its locks.
     pub whole: bool,
-    /// Whether another name calls from its address: then it is not known whose answer it is.
+    /// Whether another name calls from its address: then it is not known which client answered.
     pub shared_address: bool,
-    /// What was heard of its host.
+    /// Whether any program on its host answered.
     pub heard: HostAnswer,
     /// What its statd answered.
     pub statd: Probe,
@@ -195,7 +195,7 @@ pub struct ReleaseClient {
     pub lockd: LockdProbe,
     /// The NSM state number that its locks carried; none if they carried none.
     pub locked_with: Option<i32>,
-    /// The one that its statd answered.
+    /// The NSM state number that its statd answered.
     pub state: Option<i32>,
     /// Why its locks may be stale.
     pub suspicions: Vec<String>,
@@ -214,7 +214,7 @@ pub struct ReleaseLock {
     pub waited_for: Vec<Waiting>,
 }
 
-/// A lock that was chosen and is still there.
+/// A chosen lock that is still held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseLeft {
@@ -223,7 +223,7 @@ pub struct ReleaseLeft {
     /// The file's path, if it is known.
     #[serde(default)]
     pub path: Option<String>,
-    /// Why, if that is known.
+    /// Why it is still held, if that is known.
     pub why: Option<String>,
 }
 
@@ -278,7 +278,7 @@ impl ReleaseClient {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleasesReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     /// The newest first.
     pub releases: Vec<ReleaseListing>,
@@ -292,7 +292,7 @@ pub struct ReleaseListing {
     pub id: String,
     /// The lock manager's kind.
     pub manager: String,
-    /// When it was asked of it.
+    /// When the lock manager was asked.
     pub at: Stamp,
     /// What came of it.
     pub outcome: ReleaseOutcome,

@@ -17,13 +17,13 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunReport {
-    /// Version of this kind of document; raised only when a field goes.
+    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
     pub schema: u32,
     /// The run as a whole.
     pub run: RunHead,
     /// The NSM state numbers.
     pub state: States,
-    /// The sums, as the lock manager counted them.
+    /// The totals, as the lock manager counted them.
     pub locks: LockTally,
     /// Every client that was to be notified.
     pub clients: Vec<ClientReport>,
@@ -56,12 +56,12 @@ pub struct RunHead {
     pub ended_at: Option<Stamp>,
     /// From start to end.
     pub elapsed_ms: Option<u64>,
-    /// The exit code it comes to; none while it has not ended.
+    /// Its exit code; none while it has not ended.
     pub exit: Option<u8>,
     /// Why, where the exit code is 1 or 4.
     pub reason: Option<String>,
-    /// Whether the lock manager could list its locks: else what it held is not known, nor what became of it, and the sums leave
-    /// it out.
+    /// Whether the lock manager could list its locks. If not, the totals leave out locks whose number and fate are
+    /// not known.
     pub locks_listed: bool,
 }
 
@@ -98,7 +98,7 @@ impl fmt::Display for ScopeReport {
 words! {
     /// How a run ended.
     pub enum Outcome {
-        /// Pending locks were dropped or kept as policy says, and grace ended.
+        /// Pending locks were dropped or kept as the policy says, and grace ended.
         Settled = "settled",
         /// Pending locks were held again, nothing was lost.
         Aborted = "aborted",
@@ -106,7 +106,7 @@ words! {
         Failed = "failed",
         /// The lock manager restarted in the middle; its ordinary recovery took over.
         Superseded = "superseded",
-        /// nlmctl was gone, and no later nlmctl has looked yet what became of the run.
+        /// nlmctl ended first, and no later nlmctl has fetched the result yet.
         Interrupted = "interrupted",
     }
 }
@@ -131,7 +131,7 @@ pub struct States {
     pub new: Option<i32>,
 }
 
-/// Locks by what became of them. `in_scope` is the sum of the next five; resurrected and conflicts
+/// Locks by their fate. `in_scope` is the sum of the next five; resurrected and conflicts
 /// count reclaims and are not in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -140,13 +140,13 @@ pub struct LockTally {
     pub in_scope: u64,
     /// Reclaimed by their owner.
     pub reclaimed: u64,
-    /// Given back by their owner.
+    /// Unlocked by their owner, or their client rebooted.
     pub released: u64,
     /// Not reclaimed, and dropped at settle.
     pub dropped: u64,
-    /// Not reclaimed, and held all the same, as policy says.
+    /// Not reclaimed, and still held, as the policy says.
     pub kept: u64,
-    /// What became of them is not known.
+    /// Their fate is not known.
     pub unverified: u64,
     /// Reclaimed though the server had lost them.
     pub resurrected: u64,
@@ -178,7 +178,7 @@ impl From<Counts> for LockTally {
 }
 
 words! {
-    /// What became of a client's notices.
+    /// The fate of a client's notices.
     pub enum ClientFate {
         /// All of them were delivered.
         Acked = "acked",
@@ -224,7 +224,7 @@ pub struct ClientReport {
     pub address: Option<Address>,
     /// Whether there was evidence that its locks are stale.
     pub suspect: bool,
-    /// What became of its notices.
+    /// The fate of its notices.
     pub fate: ClientFate,
     /// Notices that are its own: one for each server address that it called, under each name.
     pub notices: u32,
@@ -234,11 +234,11 @@ pub struct ClientReport {
     pub attempts: u32,
     /// From begin to its last ack.
     pub acked_ms: Option<u64>,
-    /// What became of its locks; none where the lock manager does not know whose a lock is.
+    /// The fate of its locks; none if the lock manager does not know who owns a lock.
     pub locks: Option<LockTally>,
-    /// What was pending when the run settled, by the server address that it called for it.
+    /// Locks that were pending when the run settled, by the server address that the client called for them.
     pub paths: Vec<PathReport>,
-    /// What went wrong with it.
+    /// What went wrong with its notices.
     pub error: Option<String>,
 }
 
@@ -269,7 +269,7 @@ impl From<&PathResult> for PathReport {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum KeptBecause {
-    /// Not all notices were acked, or an ack from their client's address is no evidence.
+    /// Not all notices were acked, or an ack from their client's address is not evidence.
     Unreachable,
     /// Their client acked too shortly before the end.
     LateAck,
@@ -277,7 +277,7 @@ pub enum KeptBecause {
     Silent,
     /// Too many clients were silent.
     NotUnderstood,
-    /// Nothing came back through this server address, and something did through another one.
+    /// Nothing was reclaimed through this server address, but something was through another one.
     OtherAddress,
     /// The lock manager did not run for a while, or their client was still reclaiming.
     NoTime,
@@ -354,7 +354,7 @@ pub struct RunDetail<R: Rows<Row = LockReport> = Vec<LockReport>> {
     pub lock_rows: R,
     /// What happened, in order.
     pub events: Vec<EventReport>,
-    /// How many locks were pending in the course of it, as the lock manager said; in order.
+    /// How many locks were pending in the course of the run, as the lock manager said; in order.
     pub progress: Vec<PendingReport>,
     /// What of its clients and locks is here; none: all. For the text only.
     #[serde(skip)]
@@ -371,7 +371,7 @@ pub struct PendingReport {
     pub pending: u64,
 }
 
-/// Whose a lock is. Where the lock manager does not know that, there is little more than a word for it.
+/// The owner of a lock. If the lock manager does not know the owner, there is little more than a word for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Owner {
@@ -415,25 +415,25 @@ pub struct LockReport {
     pub fate: String,
     /// The file handle, in hex.
     pub file: String,
-    /// Device and inode, where the lock manager tells these in place of a handle.
+    /// Device and inode, if the lock manager tells these instead of a handle.
     pub inode: Option<String>,
     /// `read`, `write` or `share`.
     pub kind: String,
     /// First byte, from 0.
     pub start: u64,
-    /// Last byte; none is "to end of file".
+    /// Last byte; none means "to end of file".
     pub end: Option<u64>,
     /// Whether only a part of the lock met this fate.
     pub partial: bool,
     /// Whether it came after the end of the run.
     pub late: bool,
-    /// Whose lock it is.
+    /// The owner of the lock.
     pub owner: Owner,
-    /// Who else holds or pends it (conflict).
+    /// For a conflict, the other owner that holds or pends the range.
     pub other: Option<Owner>,
-    /// What the other holds: first byte.
+    /// The first byte that the other owner holds.
     pub other_start: Option<u64>,
-    /// What the other holds: last byte; none is "to end of file".
+    /// The last byte that the other owner holds; none means "to end of file".
     pub other_end: Option<u64>,
 }
 
@@ -470,8 +470,8 @@ impl From<&LockFate> for LockReport {
 pub struct EventReport {
     /// When it happened.
     pub at: Stamp,
-    /// What happened, in a word: a phase, an outcome, or what the lock manager calls it.
+    /// What happened, in a word: a phase, an outcome, or a word of the lock manager.
     pub kind: String,
-    /// What more there is to say, for people.
+    /// Details, for people.
     pub detail: String,
 }

@@ -4,15 +4,15 @@ use std::io;
 
 use crate::report::Failure;
 
-/// Proof that all that needs it was agreed to, or that nothing needs it. Only [`Consent::obtain`] makes
-/// one; what cannot be undone takes it and uses it up.
+/// Proof that the operator agreed to all that needs consent, or that nothing needs it. Only [`Consent::obtain`] makes
+/// one; an action that cannot be undone consumes it.
 #[derive(Debug)]
 #[must_use]
 pub struct Consent {
     to: String,
 }
 
-/// Who can be asked.
+/// A person who can be asked.
 pub trait Person {
     /// Whether an operator is at a terminal.
     fn is_there(&self) -> bool;
@@ -35,7 +35,7 @@ impl Consent {
     /// Blocks while it asks. `to` is what it is for, as [`covers`](Self::covers) compares it.
     ///
     /// # Errors
-    /// Refused, where it was not given.
+    /// Refused, if consent was not given.
     pub fn obtain(to: &str, needs: &[String], yes: bool, person: &mut dyn Person) -> Result<Self, Failure> {
         let given = Self { to: to.to_owned() };
         if needs.is_empty() || yes {
@@ -58,7 +58,7 @@ impl Consent {
         }
     }
 
-    /// Whether it is for this.
+    /// Whether the consent covers `to`.
     pub fn covers(&self, what: &str) -> bool {
         self.to == what
     }

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `consent` | proof that the operator agreed |
-//! | `plan` | who is told, what is in scope, what wants consent |
+//! | `plan` | who is notified, what is in scope, what needs consent |
 //! | `policy` | what may be dropped when a run settles |
 //! | `reconcile` | which clients are suspects, and what a run of theirs may drop |
 //! | `run` | a run as a state machine; start reading at its diagram |

@@ -10,7 +10,7 @@
 //!   statd that keeps one callback for each name acks the others and passes them on to no lock manager;
 //! - when most clients that acked reclaim nothing, it is the notices that were not understood.
 //!
-//! So a client's locks are judged by the server address through which they were taken. What came back through
+//! So a client's locks are judged by the server address through which they were taken. A reclaim through
 //! one address says nothing of another.
 //!
 //! Pure: facts in, verdicts out. The lock table asks at settle; a manager that cannot mark uses the
@@ -27,7 +27,7 @@ use crate::wire::xdr::Maybe;
 /// What is known of a run's client when it settles.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientFacts<'a> {
-    /// What became of its notices.
+    /// The fate of its notices.
     pub delivery: Delivery,
     /// How long ago its last notice was acked.
     pub acked_ago: Option<Duration>,
@@ -52,7 +52,7 @@ pub struct PathFacts {
     pub pending: u64,
     /// Whether any of them was reclaimed, in whole or in part, or locked again in targeted grace.
     pub reclaimed_any: bool,
-    /// Whether any reclaim at all came in there and was granted, known lock or not.
+    /// Whether any reclaim through this address was granted, of a known lock or not.
     pub came_back: bool,
 }
 
@@ -62,7 +62,7 @@ impl PathFacts {
     }
 
     /// Whether it reclaimed any of its locks as a notice makes it do. One that it only locked again, in targeted grace,
-    /// says that it is there, and not that it has understood the notice.
+    /// shows that the client is there, but not that it has understood the notice.
     pub fn is_reclaimed(&self) -> bool {
         self.reclaimed_any && self.came_back
     }
@@ -89,19 +89,19 @@ impl ClientFacts<'_> {
         paths.any(|path| path.pending > 0) && self.paths.values().all(|path| !path.is_reclaimed()) && self.acked()
     }
 
-    /// Whether something came back, though not through this server address.
+    /// Whether the client reclaimed something, though not through this server address.
     fn answered_beside(&self, address: IpAddr) -> bool {
         self.paths.iter().any(|(other, path)| *other != address && path.is_answered())
     }
 
-    /// Whether nothing more is awaited of it, and its locks are kept: the run need not last longer for it.
+    /// Whether nothing more is expected of the client, and its locks are kept: then the run need not wait for it.
     pub fn is_given_up_and_kept(&self, policy: Policy, grace: Duration) -> bool {
         self.delivery.is_given_up()
             && !self.paths.values().any(PathFacts::is_answered)
             && self.unheard(policy, grace, false) == Some(Verdict::Keep(Spared::Unreachable))
     }
 
-    /// What is decided independent of what came back: of clients that are not known to have been told in time.
+    /// The verdict that does not depend on reclaims: for clients that are not known to have been notified in time.
     fn unheard(&self, policy: Policy, grace: Duration, alone: bool) -> Option<Verdict> {
         if !self.acked() {
             let may_drop =
@@ -125,18 +125,18 @@ pub enum Verdict {
     Keep(Spared),
 }
 
-/// What is decided of a client.
+/// The verdict on a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judged {
     /// Acked, and reclaimed none of its locks in scope.
     pub silent: bool,
-    /// It acked nothing, nothing came back, and it may lose all: it is taken for gone.
+    /// It acked nothing and reclaimed nothing, and it may lose all its locks: it counts as gone.
     pub gone: bool,
     /// Of its pending locks, by the server address that it called for them.
     pub paths: BTreeMap<IpAddr, JudgedPath>,
 }
 
-/// What is decided of a client's pending locks through one server address.
+/// The verdict on a client's pending locks through one server address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JudgedPath {
     /// Acked, and reclaimed none of its locks through that address.
@@ -184,7 +184,7 @@ impl Judged {
 /// How long a client takes to repeat a call whose answer did not come.
 pub const RETRANSMISSION: Duration = Duration::from_secs(15);
 
-/// How recent an ack is too recent to drop anything of its client: min(`grace`/2, 15 s).
+/// If the ack of a client is more recent than this, none of its locks is dropped: min(`grace`/2, 15 s).
 pub fn patience(grace: Duration) -> Duration {
     (grace / 2).min(Duration::from_secs(15))
 }
@@ -212,7 +212,7 @@ pub fn extended_deadline(
 struct Group {
     acked: usize,
     silent: usize,
-    /// Of the silent ones, those of which nothing is known that makes up for it.
+    /// Of the silent ones, those without evidence to the contrary.
     unexplained: usize,
 }
 
@@ -306,7 +306,7 @@ impl Judge {
     }
 }
 
-/// What is decided of all clients of a run, in their order.
+/// The verdicts on all clients of a run, in their order.
 pub fn judge(clients: &[ClientFacts<'_>], policy: Policy, grace: Duration, alone: bool) -> Vec<Judged> {
     let mut judge = Judge::new(policy, grace, alone);
     for facts in clients {
@@ -356,7 +356,7 @@ mod tests {
         }
     }
 
-    /// What becomes of each path of each client, in their order; and whether notices were not understood.
+    /// The verdict on each path of each client, in their order; and whether notices were not understood.
     fn verdicts(clients: &[ClientFacts<'_>], policy: Policy) -> (Vec<Verdict>, bool) {
         let judged = judge(clients, policy, GRACE, false);
         let paths = judged.iter().flat_map(|client| client.paths.values());

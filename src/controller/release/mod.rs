@@ -1,17 +1,17 @@
-//! Frees chosen locks: whose they are, whether those clients answer, and the one call that does it.
+//! Frees chosen locks: finds their owners, asks whether those clients answer, and makes the one call that frees them.
 //!
-//! Theory. A release takes locks from a client without telling it. One that still runs goes on as if
-//! it held them, so each is asked first, by its statd (SM_STAT) and its lockd (NULL), and what was
-//! heard is shown as that: no answer is not known to be dead. Where anything answers, or nothing
-//! could be asked, `--live` is wanted besides consent. The lock manager gets what was seen of the
-//! locks, and refuses if they are others by now; so a client that has just taken one is spared.
-//! What is asked is in the record before it is asked, and what came of it afterwards.
+//! Theory. A release takes locks from a client without telling it. A client that still runs continues as if
+//! it held them, so each one's statd (SM_STAT) and lockd (NULL) is asked first, and the answers are
+//! shown as such: no answer does not prove that a client is dead. If anything answers, or nothing
+//! could be asked, `--live` is needed besides consent. The lock manager gets a copy of the locks that
+//! were seen, and refuses if they have changed; so a client that has just taken one is spared.
+//! The request is in the record before it is made, and its result afterwards.
 //!
 //! | file | what | |
 //! |---|---|---|
 //! | `choice` | what is chosen | pure |
-//! | `plan` | who waits for it, what wants consent | pure |
-//! | `owned` | what is wanted of a view that has paths | pure |
+//! | `plan` | who waits for it, what needs consent | pure |
+//! | `owned` | which locks of a view with paths are wanted | pure |
 //! | `lockd` | whether clients' lockds answer | tokio |
 
 mod choice;

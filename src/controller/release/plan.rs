@@ -1,4 +1,4 @@
-//! Who waits for what is chosen, and what wants consent. Pure.
+//! Who waits for the chosen locks, and what needs consent. Pure.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -113,7 +113,7 @@ fn with_waiting(chosen: &[&LockRow], waiting: &[LockRow], paths: &HashMap<FileHa
         .collect()
 }
 
-/// What the operator has to agree to, each in words: those who answer one by one.
+/// What the operator has to agree to, in words: clients that answer are listed one by one.
 fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     const SHOWN: usize = 5;
     let what = |some: &[&ReleaseClient]| {
@@ -197,7 +197,7 @@ impl ReleasePlan {
     pub fn report(&self) -> ReleaseReport {
         ReleaseReport::new(self.release.clone())
     }
-    /// Whether there is nothing to release, and that was said to be all right.
+    /// Whether there is nothing to release, and the operator allowed that.
     pub fn is_of_nothing(&self) -> bool {
         self.release.outcome == ReleaseOutcome::NothingHeld
     }
@@ -206,10 +206,10 @@ impl ReleasePlan {
         &self.release.consent
     }
 
-    /// Whether the user said `--live`, where that is wanted.
+    /// Refuses without `--live`, if it is needed.
     ///
     /// # Errors
-    /// It is wanted, and was not said. The message names the clients.
+    /// `--live` is needed and missing. The message names the clients.
     pub fn refuse_live(&self) -> Result<(), Failure> {
         let alive = |client: &&ReleaseClient| match client.heard {
             HostAnswer::Answers | HostAnswer::NotAsked => true,
@@ -238,7 +238,7 @@ impl ReleasePlan {
         ))
     }
 
-    /// Consent to exactly this plan. A release wants it.
+    /// Consent to exactly this plan, which a release needs.
     ///
     /// # Errors
     /// Refused, where it is not given, or a client answers and `--live` was not given.
@@ -305,7 +305,7 @@ impl ReleasePlan {
         })
     }
 
-    /// The report of a release that the manager did not say it did.
+    /// The report of a release that the manager did not confirm.
     pub(super) fn failed(&self, id: &str, at: Stamp, outcome: ReleaseOutcome) -> ReleaseReport {
         ReleaseReport::new(self.over(id, at, outcome))
     }

@@ -48,7 +48,7 @@ pub struct Recovered {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientReleased {
     pub freed: Vec<Lock>,
-    /// Blocked requests that were served on these files meanwhile.
+    /// Blocked requests on these files that were granted meanwhile.
     pub offered: u64,
     /// Whether the client may still hold locks.
     pub left: bool,
@@ -65,7 +65,7 @@ pub struct LocksReleased {
     pub left: Vec<(LockRow, String)>,
     /// Blocked requests that went with what was freed.
     pub waiters: u64,
-    /// Blocked requests that were served on these files meanwhile.
+    /// Blocked requests on these files that were granted meanwhile.
     pub offered: u64,
     /// What the operator should know of it.
     pub notes: Vec<String>,

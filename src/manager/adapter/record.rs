@@ -45,7 +45,7 @@ pub enum Phase {
     Ended,
 }
 
-/// What became of a client's notices.
+/// The fate of a client's notices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivered {
     /// What the controller said.

@@ -1,4 +1,4 @@
-//! What a request is checked against, and which clients it means.
+//! Checks of a request, and which clients it selects.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -96,7 +96,7 @@ pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), Failure> 
     Ok((grace, max))
 }
 
-/// Whether a run or another grace period is under way.
+/// Refuses while a run or another grace period is active.
 ///
 /// # Errors
 /// It is.
@@ -134,10 +134,10 @@ pub(super) struct InScope {
     pub(super) unmonitored: u64,
 }
 
-/// Whether each client that was asked for, as `asked` has it, is known.
+/// Refuses a client in the request that is not known. `asked` has the words of the request.
 ///
 /// # Errors
-/// One is not; the message names it, the remedy what is like it.
+/// A client is not known; the message names it, and the remedy names similar ones.
 pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) -> Result<(), Failure> {
     let mut known = Index::default();
     for row in clients {
@@ -164,8 +164,8 @@ pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) ->
     Ok(())
 }
 
-/// Whether each file that was asked for, as `asked` has it, has a lock. A handle with a digit wrong is one that nobody knows:
-/// a run over it would do nothing, and say that all is well.
+/// Refuses a file in the request that has no lock. A handle with a wrong digit is unknown to everyone:
+/// a run over it would do nothing and report success.
 fn refuse_unlocked(scope: &Scope, asked: &[String], locks: &[LockRow]) -> Result<(), Failure> {
     let held = locks.iter().filter(|lock| lock.state != LockState::Waiting);
     let locked: HashSet<&FileHandle> = held.map(|lock| &lock.file).collect();
@@ -178,7 +178,7 @@ fn refuse_unlocked(scope: &Scope, asked: &[String], locks: &[LockRow]) -> Result
     )
 }
 
-/// Names and addresses to find others among: ten thousand clients may be asked for, of as many.
+/// Names and addresses, indexed: a request may name ten thousand clients of as many.
 #[derive(Debug, Default)]
 struct Index {
     full: HashSet<String>,
@@ -262,7 +262,7 @@ fn count_by_owner(locks: &[LockRow]) -> HashMap<(CallerName, IpAddr), InScope> {
     by_owner
 }
 
-/// All locks in scope. A manager that does not know whose a lock is counts them for no client.
+/// All locks in scope. A manager that does not know owners counts them for no client.
 pub(super) fn in_scope(chosen: &[(&ClientRow, InScope)], seen: &Observation<'_>) -> InScope {
     if seen.info.capabilities.knows_owners {
         return chosen.iter().fold(InScope::default(), |sum, (_, one)| sum + *one);
@@ -271,7 +271,7 @@ pub(super) fn in_scope(chosen: &[(&ClientRow, InScope)], seen: &Observation<'_>)
     InScope { monitored: locks.saturating_sub(unmonitored), unmonitored }
 }
 
-/// What is freed at the start and has no client to reclaim it is lost, also where the policy keeps.
+/// A lock that is freed at begin and has no client to reclaim it is lost, even if the policy keeps.
 pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result<(), Failure> {
     let software = &plan.manager;
     let holders = plan.untellable();
@@ -320,7 +320,7 @@ pub fn names(wanted: &ClientRef, row: &ClientRow) -> bool {
     }
 }
 
-/// The clients whose name or address is most like what was typed, the likeliest first, three at most.
+/// The clients whose name or address is most similar to the typed text, the most similar first, three at most.
 fn near(text: &str, clients: &[ClientRow]) -> Vec<String> {
     let typed = text.to_lowercase();
     let likeness = |candidate: &str| {
@@ -353,15 +353,15 @@ pub(super) fn refuse_own_mounts(
     own_mounts_allow(request.own_locks_lost, all_loopback, mounts)
 }
 
-/// Whether a client with these addresses is this host itself. One without any may be anywhere.
+/// Whether a client with these addresses is this host itself. A client without an address may be anywhere.
 pub fn only_loopback(addresses: &[Address]) -> bool {
     !addresses.is_empty() && addresses.iter().all(|address| address.0.to_canonical().is_loopback())
 }
 
-/// Whether this host's own mounts allow notices to leave.
+/// Refuses if this host's own mounts forbid notices.
 ///
 /// # Errors
-/// They do not; the message names them.
+/// They forbid notices; the message names the mounts.
 pub fn own_mounts_allow(own_locks_lost: bool, all_loopback: bool, mounts: &[LocalMount]) -> Result<(), Failure> {
     if own_locks_lost || mounts.is_empty() || (all_loopback && mounts.iter().all(|mount| !mount.from_self)) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! From what the operator asked and what was seen to a plan.
+//! Makes a plan from the operator's request and the observed state.
 
 use super::checks::{InScope, chosen, grace, in_scope, mode, refuse_busy, refuse_own_mounts, refuse_what_begin_loses};
 use super::summary::{consent, effects, fingerprint};
@@ -20,7 +20,7 @@ impl Draft {
     /// Checks the request against what was seen.
     ///
     /// # Errors
-    /// Everything that forbids the run, also before the probes.
+    /// Everything that forbids the run and can be seen before the probes.
     pub fn new(request: &Request, scope: Scope, seen: Observation<'_>) -> Result<Self, Failure> {
         let mode = mode(request, &scope, seen.info)?;
         let (grace, grace_max) = grace(request)?;
@@ -83,7 +83,7 @@ impl Draft {
         Ok(Self { plan, states, capabilities: seen.info.capabilities })
     }
 
-    /// What the manager itself wants to be said: first what users will feel, then the rest; and what is to be agreed to.
+    /// What the manager itself adds: effects that users notice, other remarks, and what needs consent.
     #[must_use]
     pub fn cautioned(mut self, felt: Vec<String>, said: Vec<String>, agreed_to: Vec<String>) -> Self {
         self.plan.effects = felt;
@@ -97,7 +97,7 @@ impl Draft {
         &self.plan.names
     }
 
-    /// Whose statds to ask.
+    /// The clients whose statds to ask.
     pub fn clients(&self) -> &[PlannedClient] {
         &self.plan.clients
     }
@@ -135,7 +135,7 @@ impl Draft {
     }
 }
 
-/// What becomes of locks through a server address through which nothing comes back.
+/// What happens to locks through a server address through which nothing is reclaimed.
 fn unanswered(policy: &Policy, scope: &Scope, capabilities: &Capabilities) -> &'static str {
     let named = !scope.clients.as_slice().is_empty();
     match policy.silent {

@@ -1,4 +1,4 @@
-//! The plan of a run: who would be told, what is in scope, what could be lost, and what wants
+//! The plan of a run: who would be notified, what is in scope, what could be lost, and what needs
 //! consent.
 //!
 //! A plan is made from what the manager and the clients' statds say at one moment. Its
@@ -76,9 +76,9 @@ impl Default for Request {
 /// What a client's statd said to SM_STAT a moment ago.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probed {
-    /// It answers, with its state number if it tells one.
+    /// It answers, with its state number if it gives one.
     Answers(Option<NsmState>),
-    /// It does not, in this way.
+    /// It does not answer; how it failed.
     Silent(Probe),
 }
 
@@ -121,13 +121,13 @@ pub struct PlannedClient {
 pub struct Plan {
     /// The manager's software and version.
     pub manager: String,
-    /// The manager's life that was seen.
+    /// The manager's instance that was seen.
     pub instance: InstanceId,
     /// Its NSM state number then.
     pub nsm_state: NsmState,
     /// The names under which notices go out, in order.
     pub names: Vec<CallerName>,
-    /// Whether the operator agreed to lose what this host's own processes hold on other servers.
+    /// Whether the operator agreed to lose the locks that this host's own processes hold on other servers.
     pub own_locks_lost: bool,
     pub scope: Scope,
     /// The scope as it was asked for.
@@ -138,41 +138,41 @@ pub struct Plan {
     pub grace: Duration,
     /// What grace may be extended to.
     pub grace_max: Duration,
-    /// The clients that would be told.
+    /// The clients that would be notified.
     pub clients: Vec<PlannedClient>,
     pub in_scope: u64,
-    /// Whether the manager could list its locks, or marks them: else there may be more in scope than is counted.
+    /// Whether the manager could list its locks, or marks them; if not, there may be more in scope than is counted.
     pub locks_listed: bool,
-    /// Whether beginning frees the locks: no client keeps any that it does not reclaim.
+    /// Whether `begin` frees the locks: then no client keeps a lock that it does not reclaim.
     pub begin_frees: bool,
     /// Unmonitored locks: in scope only if the policy includes them.
     pub unmonitored: u64,
-    /// The clients that cannot be told and whose locks may be dropped.
+    /// The clients that cannot be notified and whose locks may be dropped.
     pub may_drop: Vec<ClientRef>,
     /// What the operator has to agree to, each in words.
     pub consent: Vec<String>,
-    /// What users will feel of it, each in words.
+    /// The effects that users notice, each in words.
     pub effects: Vec<String>,
     /// What this manager cannot promise, each in words.
     pub caveats: Vec<String>,
-    /// Why such a run is refused even with consent: beginning would lose what the policy keeps.
+    /// Why such a run is refused even with consent: `begin` would lose locks that the policy keeps.
     pub refusal: Option<Failure>,
-    /// SHA-256 over what is agreed to, in hexadecimal.
+    /// SHA-256 over everything that the operator agrees to, in hexadecimal.
     pub fingerprint: String,
 }
 
 impl Plan {
-    /// Consent to exactly this plan. A run wants it to begin.
+    /// Consent to exactly this plan, which a run needs to begin.
     ///
     /// # Errors
-    /// Refused, where consent is wanted and is not given, or no consent would help.
+    /// Refused, if consent is needed and not given, or if no consent would help.
     pub fn agree(&self, yes: bool, person: &mut dyn Person) -> Result<Consent, Failure> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
         Consent::obtain(&self.fingerprint, &self.asks(person), yes, person)
     }
-    /// What this person is asked: what wants consent, and on a terminal whether a run over everything is meant.
+    /// What this person is asked: what needs consent, and on a terminal whether a run over everything is intended.
     pub fn asks(&self, person: &dyn Person) -> Vec<String> {
         if self.consent.is_empty() && self.scope.is_everything() && person.is_there() {
             return vec!["run a resync over everything".to_owned()];
@@ -212,19 +212,19 @@ impl Plan {
     pub fn dry_run_exit(&self) -> u8 {
         match &self.refusal {
             Some(refusal) => refusal.kind.exit(),
-            // The run's own: what becomes of locks that nobody sees is unverified.
+            // As for the run itself: locks that nobody can see are unverified.
             None if !self.locks_listed => 6,
             None if self.all_reclaimable() => 0,
             None => 3,
         }
     }
-    /// Whether it counts as one that cannot be told now: its statd does not answer. One that could not even be asked, for
-    /// want of a socket of its kind, say, is not known to be silent, and keeps its locks, unless beginning frees them: no
-    /// notice reaches it either.
+    /// Whether the client counts as one that cannot be notified now: its statd does not answer. A client that could
+    /// not even be asked, for lack of a suitable socket, is not known to be silent, and keeps its locks, unless
+    /// `begin` frees them: no notice reaches it either.
     fn is_untellable(&self, client: &PlannedClient) -> bool {
         if self.begin_frees { !client.answers() } else { client.probe.is_unreachable() }
     }
-    /// Clients that cannot be told now and that hold locks in scope, or may.
+    /// Clients that cannot be notified now and that hold locks in scope, or may hold some.
     pub fn untellable(&self) -> Vec<&PlannedClient> {
         self.clients.iter().filter(|client| self.is_untellable(client) && client.may_hold()).collect()
     }
@@ -236,11 +236,11 @@ impl Plan {
             _ => "do not answer",
         }
     }
-    /// Their locks in scope; `None` where that is not known.
+    /// Their locks in scope; `None` if the number is not known.
     pub fn untellable_locks(&self) -> Option<u64> {
         self.untellable().into_iter().map(|client| client.locks).sum()
     }
-    /// Whether every lock in scope could be reclaimed: all its clients answer, and none is without
+    /// Whether every lock in scope could be reclaimed: all clients answer, and no lock is without
     /// a client to tell.
     pub fn all_reclaimable(&self) -> bool {
         (self.in_scope == 0 && self.locks_listed)
@@ -250,7 +250,7 @@ impl Plan {
 }
 
 impl PlannedClient {
-    /// Whether there is a statd to take the notice.
+    /// Whether there is a statd to receive the notice.
     pub fn answers(&self) -> bool {
         match self.probe {
             Probe::Answers | Probe::Suspect => true,

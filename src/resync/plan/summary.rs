@@ -59,7 +59,7 @@ fn in_scope(plan: &Plan) -> String {
     }
 }
 
-/// What users and operators will feel of it, the first thing first. `said`: what the lock manager adds.
+/// What users and operators will notice of the run, the most important first. `said`: what the lock manager adds.
 pub(super) fn effects(plan: &Plan, can: &Capabilities, said: Vec<String>) -> Vec<String> {
     let grace = duration(plan.grace);
     let max = if plan.grace_max > plan.grace && can.settle_early {
@@ -85,7 +85,7 @@ pub(super) fn effects(plan: &Plan, can: &Capabilities, said: Vec<String>) -> Vec
     effects
 }
 
-/// What becomes of the locks of clients that cannot be told now.
+/// What happens to the locks of clients that cannot be notified now.
 fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
     let holders = plan.untellable();
     let [first, others @ ..] = holders.as_slice() else { return None };

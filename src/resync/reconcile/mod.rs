@@ -18,8 +18,9 @@
 //!
 //! What must hold:
 //! - A client that does not answer gets no run, and nothing is concluded from its silence.
-//! - No state number is raised, so no run is made, where there is no suspect.
-//! - What a run is about to look at is durable before it begins: a crash does not make the next round run it again.
+//! - Without a suspect, no run is made, so no state number is raised.
+//! - The evidence that a run examines is durable before the run begins, so that a round after a crash does not repeat
+//!   it.
 //! - No run begins if the suspects of the round together hold more locks than may be dropped.
 //!
 //! Why not more is concluded from a number: it also changes without a reboot, after `sm-notify -f`, a failover, a
@@ -97,7 +98,7 @@ pub struct Look {
     has_one_path: bool,
 }
 
-/// Whether this lock manager can do a run in which a client loses nothing that it still claims.
+/// Refuses a lock manager that cannot do a run in which a client keeps every lock that it reclaims.
 ///
 /// # Errors
 /// It cannot.
@@ -111,7 +112,7 @@ pub fn refuse_unable(manager: &str, can: &Capabilities) -> Result<(), Failure> {
     ))
 }
 
-/// Locks of the client that a run marks: those of clients that are told.
+/// Locks of the client that a run marks: its monitored ones.
 pub fn at_stake(row: &ClientRow) -> u64 {
     row.locks.saturating_sub(row.unmonitored)
 }
@@ -169,7 +170,7 @@ fn complaints(row: &ClientRow) -> Vec<String> {
     row.suspicions.as_slice().iter().map(|why| why.as_str().to_owned()).collect()
 }
 
-/// Whether the number that a statd says is evidence, beside the one that the locks carried and the baseline.
+/// Whether the number that a statd answers is evidence, compared with the locks' number and the baseline.
 fn differs(said: NsmState, locked_with: NsmState, baseline: NsmState) -> bool {
     let has_other = locked_with.is_known() || baseline.is_known();
     said.is_known() && has_other && said != locked_with && said != baseline
@@ -236,7 +237,7 @@ fn wait_after(runs: u32) -> Duration {
     FIRST_WAIT.saturating_mul(2_u32.saturating_pow(runs.saturating_sub(1))).min(LONGEST_WAIT)
 }
 
-/// Whether so many suspects, which hold so many locks together, get no run.
+/// Refuses to run if the suspects together hold too many locks.
 ///
 /// # Errors
 /// They get none.

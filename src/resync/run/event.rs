@@ -1,11 +1,11 @@
-//! What goes into the run's machine and what comes out.
+//! The inputs and outputs of the run's state machine.
 
 use std::time::Duration;
 
 use crate::report::Phase;
 use crate::wire::control::{ClientProgress, Delivery, Refusal, RunId, SettleWhen, Status};
 
-/// What a run goes by.
+/// The terms of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     /// How long no ack and no reclaim must have come before an early settle.
@@ -72,10 +72,10 @@ impl Standing {
 pub enum NoticeNews {
     /// One more was acked; `all` of them are now, or not.
     Acked {
-        /// Whether none is left.
+        /// Whether no notice is left to ack.
         all: bool,
     },
-    /// Nothing yet: a call to it went unanswered and was sent again.
+    /// No answer yet: a call to it was sent again.
     SentAgain,
     /// It was given up, at least for now.
     GivenUp(Delivery),
@@ -104,13 +104,13 @@ pub enum Event {
     StillPending,
     /// `settle` or `abort` was refused: the result cannot be written.
     NotDurable,
-    /// The manager refused something that it must not refuse, or its answer makes no sense.
+    /// The manager refused a call that it must not refuse, or its answer makes no sense.
     Failed(String),
     /// The result is in the record.
     ResultStored,
     /// The manager knows no such run.
     ResultUnknown,
-    /// The manager does not answer any more. Calls that were under way are forgotten.
+    /// The manager no longer answers. Calls in flight are forgotten.
     ManagerLost,
     /// The manager answers again, after it did not.
     ManagerBack(Standing),
@@ -132,7 +132,7 @@ pub enum Action {
     StartNotices,
     /// Send no more notices.
     StopNotices,
-    /// Ask to move the deadline so far away, as far as that goes; answer with `Seen`.
+    /// Ask to move the deadline this far away, as far as allowed; answer with `Seen`.
     Extend(Duration),
     /// Ask for the status; answer with `Seen`.
     AskStatus,

@@ -1,4 +1,4 @@
-//! A run as a state machine: what was learned and `now` in, what to do next out.
+//! A run as a state machine: events and `now` in, actions out.
 //!
 //! ```text
 //!            Begun                Told                       all told at the deadline
@@ -58,11 +58,11 @@ const TELL_EVERY: Duration = Duration::from_millis(30);
 const TELL_MOST: usize = 4096;
 /// How long the manager may be away before the run is left to it: it settles alone, and the next command has its result.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long after a manager that could not write it is asked again.
+/// How long to wait before a manager that could not write the result is asked again.
 const RETRY: Duration = Duration::from_secs(1);
-/// After a lag, settling waits so long: what came in meanwhile is heard first.
+/// After a lag, settling waits this long, so that messages that arrived meanwhile are handled first.
 const HEAR_FIRST: Duration = Duration::from_millis(200);
-/// So long a run lasts at least, or its grace if that is shorter, where locks of clients that do not answer are pending.
+/// A run lasts at least this long, or its grace if shorter, while locks of clients that do not answer are pending.
 const FOR_SLOW_CLIENTS: Duration = Duration::from_secs(30);
 /// How often it is asked again.
 const RETRIES: u32 = 30;
@@ -500,7 +500,7 @@ impl Run {
             }
             (Aim::Announce, Standing::Active { .. }) => {
                 self.absorb(now, standing);
-                // What was under way when the connection broke may not have arrived.
+                // Messages in flight when the connection broke may not have arrived.
                 self.tell_all_again(now);
                 self.announce(out);
             }
@@ -512,7 +512,7 @@ impl Run {
     }
 
     fn interrupt(&mut self, now: Duration, signal: &str, out: &mut Vec<Action>) {
-        // The manager settles alone from here, and by what it was told.
+        // From here on the manager settles alone, by the deliveries that it was told.
         if matches!(self.state, State::Notifying | State::Closing | State::Settling(_)) && !self.untold.is_empty() {
             self.tell(now, out);
         }

@@ -263,7 +263,7 @@ impl Run {
         }
     }
 
-    /// How the run stands is for the next command to see.
+    /// The next command finds out how the run stands.
     fn fail(&mut self, why: String, out: Out<'_>) {
         self.finish(Ending::Interrupted(why), out);
     }

@@ -58,7 +58,7 @@ impl Capabilities {
 pub struct Info {
     /// `nlmd 0.1.0`, say.
     pub software: Text<128>,
-    /// This life of it.
+    /// Its present instance.
     pub instance: InstanceId,
     /// Its NSM state number now.
     pub nsm_state: NsmState,
@@ -89,7 +89,7 @@ pub enum Grace {
 /// The manager as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct Status {
-    /// This life of it.
+    /// Its present instance.
     pub instance: InstanceId,
     /// Its NSM state number now.
     pub nsm_state: NsmState,

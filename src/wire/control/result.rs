@@ -81,7 +81,7 @@ pub struct ClientResult {
     pub reaction: Reaction,
     /// Its counts.
     pub counts: Counts,
-    /// What was pending when the run settled, by the server address that it called for it.
+    /// Locks that were pending when the run settled, by the server address that the client called for them.
     pub paths: List<PathResult, 16>,
 }
 
@@ -115,7 +115,7 @@ pub enum Spared {
     Silent = 2,
     /// Too many were silent: the notices were not understood.
     NotUnderstood = 3,
-    /// Nothing came back through this server address, and something did through another one.
+    /// Nothing was reclaimed through this server address, but something was through another one.
     OtherAddress = 4,
     /// The lock manager itself did not run for a while, or the client was still reclaiming: it had not the time.
     NoTime = 5,
@@ -189,7 +189,7 @@ pub struct LockFate {
     pub late: bool,
     /// Whose.
     pub owner: OwnerRow,
-    /// Who else holds or pends it (conflict).
+    /// For a conflict, the other owner that holds or pends the range.
     pub other: Maybe<OwnerRow>,
     /// What the other holds (conflict).
     pub other_range: Maybe<ByteRange>,

@@ -201,7 +201,7 @@ pub struct RunClientPage {
     pub next: u64,
 }
 
-/// What became of a client's notices.
+/// The fate of a client's notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, XdrCodec)]
 #[repr(u32)]
 pub enum Delivery {
@@ -239,7 +239,7 @@ impl Delivery {
 pub struct ClientProgress {
     /// The client's number in the run.
     pub client: u32,
-    /// What became of its notices.
+    /// The fate of its notices.
     pub delivery: Delivery,
     /// How many milliseconds ago that was seen (the last ack, for `Acked`).
     pub ago_ms: u64,
