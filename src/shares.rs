@@ -1,4 +1,4 @@
-//! Who has how much of a table, and whether it may have more.
+//! How much of a table each holder has, and whether it may have more.
 //!
 //! Every table that a peer can fill has one [`Shares`], which counts what is taken by whose it is, and
 //! [`Bounds`]. The rule is the same for all of them:
@@ -31,7 +31,7 @@ impl Bounds {
     }
 }
 
-/// Whose something is.
+/// The holder of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// That of the host at an address.
@@ -49,7 +49,7 @@ pub enum Full {
     Share,
 }
 
-/// What is taken of a table, by whose it is. Peers choose holders, so the hash must be keyed.
+/// What is taken of a table, by holder. Peers choose holders, so the hash must be keyed.
 #[derive(Debug)]
 pub struct Shares<S = RandomState> {
     all: usize,

@@ -199,7 +199,7 @@ impl Run {
         FullResult { result, clients: List::clipped(clients), locks: List::clipped(rows) }
     }
 
-    /// Whom to notify.
+    /// The clients to notify.
     pub(crate) fn clients(&self) -> Vec<RunClient> {
         let row = |told: &FilterEvent| RunClient {
             index: told.result.client,

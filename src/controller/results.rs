@@ -93,7 +93,8 @@ async fn store_pages(manager: &dyn LockManager, record: &Record, run: RunId) -> 
     Ok(())
 }
 
-/// So many pages of a result's locks as are written at once; `after` is the next one's cursor then, none after the last.
+/// As many pages of a result's locks as are written at once; `after` is the cursor of the next page, none after the
+/// last.
 async fn some_locks(
     manager: &dyn LockManager,
     run: RunId,

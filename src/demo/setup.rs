@@ -29,7 +29,7 @@ pub const SERVER_NAME: &str = "nlmd.demo";
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 1);
 /// Clients that take their locks, or break, at the same time.
 const WORKERS: usize = 64;
-/// So many clients read-lock one file together.
+/// How many clients share a file that they read-lock.
 const NEIGHBOURS: usize = 8;
 
 /// What is to be staged.

@@ -130,7 +130,7 @@ impl Machine {
 /// The folder must be there.
 ///
 /// # Errors
-/// Those of the file system; the old file is there then.
+/// The errors of the file system; the old file is still there then.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     // A dotfile: neither statd nor sm-notify take one for a record.

@@ -1,4 +1,4 @@
-//! Who has a port of this host: what /proc says.
+//! Which process has a port of this host, from /proc.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use super::sockets::{Socket, SocketState};
 use crate::wire::scope;
 use crate::wire::types::Transport;
 
-/// Who has a port.
+/// The process that has a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     Process {
@@ -33,7 +33,7 @@ impl fmt::Display for Holder {
 }
 
 impl Machine {
-    /// Who has the port. Blocks while it reads /proc.
+    /// The process that has the port. Blocks while it reads /proc.
     pub fn holder(&self, transport: Transport, address: SocketAddr) -> Holder {
         let sockets = self.serving(transport, address);
         judge(!sockets.is_empty(), self.search(&sockets), self.has_lockd())

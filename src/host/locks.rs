@@ -157,7 +157,7 @@ fn read_until_sure(
     Ok(reading)
 }
 
-/// Those of concern, sorted, and the others.
+/// The locks of concern, sorted, and the others.
 fn split(all: Vec<ProcLock>, concern: impl Fn(&ProcLock) -> bool) -> (Vec<ProcLock>, Vec<ProcLock>) {
     let (mut ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|lock| concern(lock));
     ours.sort_unstable();

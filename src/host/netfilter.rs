@@ -47,7 +47,7 @@ impl Netfilter {
     /// Looks at this network namespace's rules.
     ///
     /// # Errors
-    /// Those of netlink: `EPERM` without CAP_NET_ADMIN, `EPROTONOSUPPORT` or `EINVAL` without nf_tables.
+    /// The errors of netlink: `EPERM` without CAP_NET_ADMIN, `EPROTONOSUPPORT` or `EINVAL` without nf_tables.
     pub fn look(ports: &[Port]) -> io::Result<Self> {
         let kernel = open(libc::NETLINK_NETFILTER)?;
         let tables = list(&kernel, nftables::list_tables)?;

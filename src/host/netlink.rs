@@ -27,7 +27,7 @@ pub trait Netlink: Debug + Send + Sync {
     /// Sends a command to a family, by its name; the attributes of the answer.
     ///
     /// # Errors
-    /// Those of the kernel: `ENOENT` for a family that is not there, `EOPNOTSUPP` for a command.
+    /// The kernel's errors: `ENOENT` for an unknown family, `EOPNOTSUPP` for an unknown command.
     fn ask(&self, family: &str, command: u8, attributes: &[Attribute]) -> io::Result<Vec<Attribute>>;
 }
 
@@ -62,7 +62,7 @@ pub fn open(part: i32) -> io::Result<Socket> {
 /// Sends the question that is made for a number, and reads until its answer has ended.
 ///
 /// # Errors
-/// Those of the kernel.
+/// The kernel's errors.
 pub fn exchange(
     socket: &Socket,
     question: impl FnOnce(u32) -> Result<Vec<u8>, MessageError>,
@@ -73,7 +73,7 @@ pub fn exchange(
 /// Likewise, for a question that has many answers: all of them.
 ///
 /// # Errors
-/// Those of the kernel.
+/// The kernel's errors.
 pub fn list(
     socket: &Socket,
     question: impl FnOnce(u32) -> Result<Vec<u8>, MessageError>,

@@ -128,7 +128,7 @@ pub(super) fn check_owner(meta: &fs::Metadata, users: &[u32]) -> io::Result<()> 
 /// Opens a file to read it: no link, and nothing that could block, is opened.
 ///
 /// # Errors
-/// Those of the file system; `InvalidInput` where it is no regular file.
+/// The errors of the file system; `InvalidInput` if it is not a regular file.
 pub fn open_plain(path: &Path) -> io::Result<File> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

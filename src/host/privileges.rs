@@ -47,7 +47,7 @@ pub fn user() -> u32 {
 /// the calling thread, and about those that this one starts later.
 ///
 /// # Errors
-/// Those of prctl(2) and capset(2).
+/// The errors of prctl(2) and capset(2).
 pub fn keep_capabilities(wanted: CapabilitySet) -> io::Result<()> {
     set_no_new_privs(true)?;
     let mut sets = capabilities(None)?;

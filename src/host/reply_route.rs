@@ -36,7 +36,7 @@ impl ReplyRoute {
     /// Keeps this flow here.
     ///
     /// # Errors
-    /// Those of rtnetlink: `EPERM` without CAP_NET_ADMIN.
+    /// The errors of rtnetlink: `EPERM` without CAP_NET_ADMIN.
     pub fn new(flow: &Flow) -> io::Result<Self> {
         let kernel = open(libc::NETLINK_ROUTE)?;
         let (loopback, family) = (loopback()?, family(flow.to.ip()));
@@ -50,7 +50,7 @@ impl ReplyRoute {
     /// Removes what a process that was killed has left; true if there was anything.
     ///
     /// # Errors
-    /// Those of rtnetlink.
+    /// The errors of rtnetlink.
     pub fn remove_left() -> io::Result<bool> {
         let families = [IpAddr::from([0; 4]), IpAddr::from([0_u16; 8])].map(family);
         let mut found = false;

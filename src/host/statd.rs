@@ -164,7 +164,7 @@ impl Machine {
         Ok(pids)
     }
 
-    /// Who may be rpc.statd here, or own what is its.
+    /// The users that rpc.statd may run as here, or that may own its files.
     fn statds_users(&self) -> Vec<u32> {
         let mut users = trusted_users();
         let trusted = users.clone();

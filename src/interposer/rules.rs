@@ -85,7 +85,7 @@ impl Rules {
     /// The ports' timeouts begin anew. To be called several times within a `lapse`.
     ///
     /// # Errors
-    /// Those of netlink. Whether the rules are there is not known then: ask [`are_there`](Self::are_there).
+    /// The errors of netlink. It is not known then whether the rules are there: ask [`are_there`](Self::are_there).
     pub fn refresh(&self) -> io::Result<Refreshed> {
         let mut found = Refreshed::Lapsed;
         for set in SETS {
@@ -103,7 +103,7 @@ impl Rules {
     /// Whether all the ports stand in the rules now.
     ///
     /// # Errors
-    /// Those of netlink.
+    /// The errors of netlink.
     pub fn are_there(&self) -> io::Result<bool> {
         let stand = |set| is_there(&self.owner, |sequence| ask_for_ports(sequence, set, &self.ports));
         Ok(stand(SETS[0])? || stand(SETS[1])?)

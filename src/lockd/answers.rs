@@ -65,7 +65,7 @@ struct Shared {
     dropped: Mutex<Dropped>,
 }
 
-/// Whose answers share a port: one client's, called back the way it called.
+/// The answers that share a port: those to one client, called back the way it called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Outbox {
     client: IpAddr,

@@ -1,4 +1,4 @@
-//! GRANTED: the call that nlmd makes to a client's lockd for a waiter that has its lock.
+//! GRANTED: the call that nlmd makes to a client's lockd when a waiter has got its lock.
 //!
 //! A client believes GRANTED only from the server address it called, for the file, offset and length
 //! that it asked for; so a call leaves from that address, over the transport that the client used

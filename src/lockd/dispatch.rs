@@ -1,4 +1,4 @@
-//! Which procedures there are, as data: version, number, name, how it is answered, who may call it.
+//! The procedures as data: version, number, name, how it is answered, who may call it.
 //!
 //! `tests/golden/nlm_dispatch.txt` is this table as text.
 

@@ -1,4 +1,4 @@
-//! What a file server that embeds the lock manager may have a say in: whether a handle exists and
+//! The decisions of a file server that embeds the lock manager: whether a handle exists and
 //! who may lock it ([`Access`]), and locks that hold in its file system too ([`Mirror`]). nlmd alone
 //! has neither: it arbitrates NLM only, and takes any handle.
 //!
@@ -95,7 +95,7 @@ pub trait Mirror: Debug + Send + Sync + 'static {
     /// file any more, it can be closed.
     async fn give_up(&self, file: &FileHandle, parts: &[Part], nothing_left: bool);
 
-    /// Who of the other domain is in the way of `part` (TEST), if any holder is.
+    /// The holder in the other domain that is in the way of `part` (TEST), if there is one.
     async fn holder(&self, file: &FileHandle, part: Part) -> Option<Holder>;
 }
 

@@ -14,21 +14,21 @@
 //! |---|---|
 //! | `daemon` | the process: command line, config file, log, start, signals, the service manager |
 //! | `settings`, `server` | the same as values: start and stop, also inside another program |
-//! | `sockets` | what is listened on; the ports file |
+//! | `sockets` | the listening sockets; the ports file |
 //! | `gate`, `dispatch`, `callers` | who may call what; who has called since a run began |
 //! | `nlm_service`, `nsm_service` | bytes to the table and back |
 //! | `table` | the owner of the lock table; start reading there |
 //! | `callbacks` | GRANTED to clients |
 //! | `turns` | which client is called next |
 //! | `answers` | `_RES` to clients that call asynchronously |
-//! | `embed`, `ofd` | what an embedding file server has a say in; a mirror for local file systems |
-//! | `monitors` | what programs of this host monitor (SM_MON) |
+//! | `embed`, `ofd` | the decisions of an embedding file server; a mirror for local file systems |
+//! | `monitors` | hosts that programs on this host monitor (SM_MON) |
 //! | `statd` | this host's rpc.statd as the status monitor |
 //! | `persist` | what survives a crash |
 //! | `registry` | rpcbind's entries |
-//! | `recovery` | what a start does about the life before |
+//! | `recovery` | recovery from the previous instance at start |
 //!
-//! To stop (nlmd does on SIGTERM and SIGINT): sockets take nothing new, open calls are finished, rpcbind forgets
+//! To stop (on SIGTERM and SIGINT): sockets take nothing new, open calls are finished, rpcbind forgets
 //! us, the database is flushed. A run that is active then is superseded at the next start.
 
 mod answers;

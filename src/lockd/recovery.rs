@@ -1,4 +1,4 @@
-//! What a start does about the life before: a new NSM state, a superseded run, notices to clients.
+//! Recovery from the previous instance at start: a new NSM state, a superseded run, notices to clients.
 //!
 //! The order is that of a server's reboot. The new state number is durable first; recovery grace is
 //! on before the first socket is served; notices go out once everything listens, so that a client

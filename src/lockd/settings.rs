@@ -1,4 +1,4 @@
-//! What a lock manager is told at its start.
+//! The settings of a lock manager at its start.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What goes into the lock table and what comes out.
+//! The inputs and outputs of the lock table.
 
 use std::fmt;
 use std::net::IpAddr;

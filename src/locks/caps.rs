@@ -1,10 +1,10 @@
-//! What may be taken of the table, and by whom.
+//! How much of the table each host may take.
 //!
 //! The rule is that of [`shares`](crate::shares), by the address that called. No cap refuses a reclaim of what is
-//! pending, nor CANCEL or FREE_ALL. An UNLOCK takes room only where it makes two locks of one; it has
-//! more of it than a LOCK, since a client that is refused one has unlocked all the same, and leaves a stuck lock.
-//! There is an end to that too: one lock of many bytes can be made into any number. So there is to reclaims of pieces of
-//! a lock, at twice the caps: no client comes there whose locks are as the server has them.
+//! pending, nor CANCEL or FREE_ALL. An UNLOCK takes room only if it splits one lock into two; it has
+//! more room than a LOCK, since a client whose UNLOCK is refused has unlocked anyway, and leaves a stuck lock.
+//! That room is limited too: one lock of many bytes can be split into any number. So are reclaims of pieces of
+//! a lock, at twice the caps: a client whose locks agree with the server's never gets there.
 
 use super::api::{Cap, Effect};
 use super::clients::weight;

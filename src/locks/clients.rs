@@ -1,10 +1,10 @@
-//! The clients: who they are, what they hold, which of them makes room.
+//! The clients: their identity, what they hold, and which client makes room for a new one.
 //!
 //! A client is exactly one source address (without port) and one caller_name. What one client sends frees
 //! and changes nothing of another's.
-//! - One name at several addresses: so many clients. That the name resolves to all of them proves nothing:
+//! - One name at several addresses is that many clients. That the name resolves to all of them proves nothing:
 //!   containers and clones share a name, and count their processes alike.
-//! - Several names at one address: so many clients. They may be hosts behind a NAT, or spellings of one
+//! - Several names at one address are that many clients. They may be hosts behind a NAT, or spellings of one
 //!   host's name ([`matches`](CallerName::matches)); where that matters, the code says what it takes as proof.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! The other lock domain's consent: what a grant lacks of it, and its answers. The theory is in
+//! The consent of the other lock domain: what a grant still needs, and the domain's answers. The theory is in
 //! [`mirror`](super::mirror).
 
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! What is covered of a file, in which mode.
+//! Which bytes of a file are covered, and in which mode.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included};

@@ -1,8 +1,8 @@
-//! A table that follows another lock manager. That one has the locks and answers the calls; the table is the account of a
-//! run over them, and is given each call when it was answered.
+//! A table that follows another lock manager. The other one has the locks and answers the calls; the table keeps
+//! account of a run over them, and gets each call after it was answered.
 //!
-//! So what the other one refused must not be decided anew here, and a lock that policy gives up is dropped only if the other
-//! one has given it up: what is left there is kept, in the run's result too.
+//! So a call that the other one refused must not be decided again here, and a lock that the policy gives up is
+//! dropped only if the other one has freed it: a lock that is left there is kept, in the run's result too.
 
 use super::api::{Call, Caller, ClientId, OtherDomain, Wanted};
 use super::owners::OwnerKey;

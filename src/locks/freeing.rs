@@ -1,4 +1,4 @@
-//! What a reboot notice or FREE_ALL frees of one client, in steps: how far it is.
+//! The progress of freeing one client's locks by a reboot notice or FREE_ALL, in steps.
 //!
 //! A step that does not come to the end leaves it with the client, and the same call goes on there when it has its next
 //! turn. Its caller may give it up in between. So it counts only as long as the client is as the last step left it: what it

@@ -1,5 +1,5 @@
-//! When reclaims are taken and ordinary requests are not: the recovery grace after a start, and the
-//! grace of a run from its begin to its abort. How it settles is in [`settle`](super::settle).
+//! The times when reclaims are granted and ordinary requests are refused: the recovery grace after a start, and the
+//! grace of a run from its begin to its abort. [`settle`](super::settle) has the end of a run.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How much a client has, in all and by the server address that it called for it.
+//! How much a client has, in total and by the server address that it called.
 
 use std::net::IpAddr;
 

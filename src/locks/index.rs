@@ -1,4 +1,4 @@
-//! What is found by a key that a peer has chosen. The hash is keyed, so that no peer can choose keys that meet.
+//! An index by keys that peers choose. The hash is keyed, so that no peer can choose keys that collide.
 
 use std::hash::Hash;
 

@@ -1,4 +1,4 @@
-//! What is held and waited for, as rows: for people, for controllers, and for a run's result.
+//! Held locks and waiting requests as rows: for people, for controllers, and for a run's result.
 
 use std::collections::{BTreeSet, HashSet};
 

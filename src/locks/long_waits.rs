@@ -1,4 +1,4 @@
-//! When each request that waits is looked at next, and whom it made a suspect. The theory is in
+//! When each waiting request is checked next, and which clients it made suspects. The theory is in
 //! [`silence`](super::silence).
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,7 +2,7 @@
 //! its users are excluded as well. Off, unless it is switched on.
 //!
 //! Of each file the table knows what the other domain *has* for it, as far as that domain has said.
-//! What must hold: it has at least what is *needed*, the union of all that is held or pending. So a
+//! What must hold: it has at least what is *needed*, the union of all held and pending ranges. So a
 //! grant that needs more is preceded by a step ([`Effect::Mirror`], `Take`), and only what nothing
 //! needs any more is given up (`GiveUp`), which is found out wherever segments are cut out.
 //!

@@ -1,4 +1,4 @@
-//! The lock table: who holds what, who waits, what a run has marked. Pure: calls, notices and `now`
+//! The lock table: holders, waiters, and what a run has marked. Pure: calls, notices and `now`
 //! go in; verdicts come out, and [`Effect`]s say what is to be done outside.
 //!
 //! What exists ([`table`] has it all): clients ([`clients`]), owners ([`owners`]), files with their

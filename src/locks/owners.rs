@@ -1,4 +1,4 @@
-//! Owners, each stored once: a lock carries a number.
+//! Owners, each stored once: a lock has its owner's number.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -1,4 +1,4 @@
-//! Blocked requests: how they come into the queue and leave it, whose turn it is, and who waits for whom.
+//! Blocked requests: how they enter and leave the queue, whose turn it is, and which owner waits for which.
 //!
 //! A waiter whose range is free gets it at once and is [offered](super::offers) it. No waiter is offered
 //! anything in strict or recovery grace, nor a range that is pending. If that is its owner's own, it waits until its

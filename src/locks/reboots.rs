@@ -1,4 +1,4 @@
-//! A client's locks end with its life: reboot notices (SM_NOTIFY), and FREE_ALL.
+//! A client's locks end when it reboots: reboot notices (SM_NOTIFY), and FREE_ALL.
 //!
 //! # Theory
 //! A notice says "the host of this name is up with this number". It comes from some address, and may be late,
@@ -11,7 +11,7 @@
 //! if all names there are spellings of one. So a client that has nothing, under one spelling, does not take away the
 //! notice that the other spelling's locks wait for.
 //!
-//! What is then freed?
+//! What does it free?
 //! | the notice's number | what it frees |
 //! |---|---|
 //! | newer than the lock's | the lock |

@@ -1,7 +1,7 @@
 //! Freeing chosen locks, as the operator asks for it: all of them at one instant, or none.
 //!
-//! What is chosen must be there exactly as it was seen, else its client is alive or another
-//! plan is at work.
+//! The chosen locks must be there exactly as they were seen; otherwise their client is alive or another
+//! plan is being carried out.
 //! 1. [`release_look`](LockTable::release_look) gathers, in slices, all that the chosen clients have.
 //! 2. [`Release::compare`] compares it with what was seen. That takes long, and is done where no request waits for it.
 //! 3. [`release_now`](LockTable::release_now) is the instant, if none of the clients has changed since it was looked at.

@@ -1,4 +1,4 @@
-//! Whom the last release served: blocked requests on its files, until all of them are swept and looked at.
+//! The blocked requests that the last release served on its files, until all files are swept and checked.
 
 use std::collections::BTreeSet;
 

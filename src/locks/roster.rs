@@ -1,4 +1,4 @@
-//! Which clients a run has: those that are told of it, and whose locks it counts.
+//! The clients of a run: those that are notified, and whose locks the run counts.
 //!
 //! The mark is one moment, however many clients there are. They are *entered* after it, in slices, and each as it was
 //! at the mark: what its locks in scope are is counted before the first of them changes, and before the client's next

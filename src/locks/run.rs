@@ -1,4 +1,4 @@
-//! The active run inside the table: what is pending, what became of it, how long it may last.
+//! The active run inside the table: its pending locks, their fate, how long the run may last.
 //!
 //! Marking raises the table's epoch, once for any number of locks: a lock granted in an
 //! earlier epoch and in scope is pending. Nothing is written into a lock for it. Only a pending

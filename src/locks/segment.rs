@@ -1,4 +1,4 @@
-//! What is asked for and what is held: one lock of one owner on one file.
+//! One lock of one owner on one file, asked for or held.
 
 use smallvec::SmallVec;
 

@@ -1,4 +1,4 @@
-//! The end of a run: looked at in slices, one instant, cleaned up in slices.
+//! The end of a run: scanned in slices, one instant, cleaned up in slices.
 //!
 //! 1. [`settle_start`](LockTable::settle_start) freezes what is pending. From here on a call that meets a pending lock
 //!    waits; all others are served.

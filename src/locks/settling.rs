@@ -1,4 +1,4 @@
-//! A settle under way: how far it is, and what it has decided. [`settle`](super::settle) is what goes on with it.
+//! A settle in progress: how far it is, and what it has decided. [`settle`](super::settle) continues it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;

@@ -1,10 +1,10 @@
-//! One owner under another spelling.
+//! The same owner under another spelling.
 //!
 //! A machine's lock manager that restarts may send another owner handle (macOS), a machine whose name
 //! changed (case, short or full, a dot at the end, another domain) sends another caller_name, and a new
 //! mount may call by another path. What was locked before is then another owner's here.
 //!
-//! What is made of that:
+//! The rules:
 //! - In a run a reclaim that only a pending lock stands against, from the same source address, with the same
 //!   svid (a share: the same owner handle), exactly the same range and mode, is that lock's owner's. It
 //!   adopts the lock, once: from then on the lock is held by the new spelling, and the old one is refused.

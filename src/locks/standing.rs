@@ -1,4 +1,4 @@
-//! Where offers stand: the bytes of an owner that it was offered, has not answered, and has got nothing else on since.
+//! The place of each offer: bytes that an owner was offered, has not answered, and has got nothing else on since.
 //!
 //! One offer stands on a byte of an owner, so the parts of all offers to one owner in one file are in order. Offers of
 //! which nothing is left are known too, for they may have to be made anew.
@@ -26,7 +26,7 @@ impl Standing {
         self.parts.insert((place, range.start), (range.end, waiter));
     }
 
-    /// The parts in the range, and whose they are.
+    /// The parts in the range, with their offers.
     pub(super) fn parts_in(&self, place: Place, range: ByteRange) -> impl Iterator<Item = (ByteRange, u64)> {
         let before = self.parts.range((place, 0)..(place, range.start)).next_back();
         let within = self.parts.range((place, range.start)..=(place, range.end));

@@ -1,4 +1,4 @@
-//! Blocked requests: the queues in which they stand, and where each of them was last found blocked.
+//! Blocked requests: their queues, and where each of them was last found blocked.
 //!
 //! A waiter waits at one byte: one of its range, on which something was in its way when it was last looked at.
 //! While that is still there nothing else needs to be known of it. So a change looks only at those who wait at the

@@ -1,4 +1,4 @@
-//! Whose the locks are, for people who look at them. What a run knows is in
+//! The owners of locks, for lists that people read. What a run knows is in
 //! [`Capabilities`](crate::wire::control::Capabilities), and may be less.
 
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::wire::control::{ClientRow, LockKind, LockRow, LockState, OwnerRow};
 use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, OwnerHandle, Svid, Transport};
 
-/// How a manager tells whose locks are.
+/// How a manager tells the owners of locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owners {
     /// [`locks`](super::LockManager::locks) and [`clients`](super::LockManager::clients) have it.

@@ -161,7 +161,7 @@ pub trait LockManager: Send + Sync {
     /// Where it is, for people.
     fn endpoint(&self) -> String;
 
-    /// Who it is and what it can do.
+    /// Its identity and capabilities.
     async fn info(&self) -> Result<Info, ManagerError>;
     /// What the operator has to know before a run. `begin` refuses what weighs more than was said
     /// here before.
@@ -180,7 +180,7 @@ pub trait LockManager: Send + Sync {
     async fn status(&self) -> Result<Status, ManagerError>;
     /// Every client it knows.
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError>;
-    /// Whose the locks are, for lists that people read.
+    /// The owners of the locks, for lists that people read.
     async fn owners(&self) -> Result<Owners, ManagerError> {
         Ok(Owners::Rows)
     }

@@ -1,4 +1,4 @@
-//! Who is told what.
+//! The targets of notices.
 
 use std::net::IpAddr;
 

@@ -55,7 +55,7 @@ impl RunFilter {
     }
 }
 
-/// Those of the rows that are wanted.
+/// The rows that are wanted.
 #[derive(Debug, Clone)]
 pub struct Wanted<R> {
     rows: R,

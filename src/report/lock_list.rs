@@ -20,7 +20,7 @@ use crate::wire::xdr::Maybe;
 
 const KINDS: [LockKind; 3] = [LockKind::Shared, LockKind::Exclusive, LockKind::Share];
 const STATES: [LockState; 4] = [LockState::Held, LockState::Pending, LockState::Waiting, LockState::Offered];
-/// Of those in the way of one that waits, so many are named: ten thousand readers may be in the way of a hundred writers.
+/// How many owners in the way of one request are named: ten thousand readers may be in the way of a hundred writers.
 const BEHIND_NAMED: usize = 20;
 /// No such number; no list has so many rows.
 const NONE: u32 = u32::MAX;
@@ -125,7 +125,7 @@ pub struct LockList {
     known: Vec<Known>,
     /// The rows of each file for which a lock waits; none where that was not looked for.
     contended: Option<HashMap<FileKey, Vec<u32>>>,
-    /// Whether it is not known whose the locks are.
+    /// Whether the owners of the locks are not known.
     is_ownerless: bool,
 }
 
@@ -133,7 +133,7 @@ pub struct LockList {
 type FileKey = (u32, String);
 
 impl LockList {
-    /// A list of a manager that does not tell whose the locks are.
+    /// A list of a manager that does not tell who owns the locks.
     pub fn without_owners() -> Self {
         Self { is_ownerless: true, ..Self::default() }
     }
@@ -208,7 +208,7 @@ impl LockList {
         }
     }
 
-    /// Looks whose locks are in the way of those that wait. All locks must be in the list, in their order.
+    /// Finds the owners whose locks are in the way of waiting requests. All locks must be in the list, in their order.
     pub fn find_behind(&mut self) {
         let waiting = self.rows.iter().filter(|row| row.waits());
         let mut contended: HashMap<FileKey, Vec<u32>> = waiting.map(|row| (self.key(row), Vec::new())).collect();
@@ -364,7 +364,7 @@ mod tests {
         rows
     }
 
-    /// By the svids, whose locks are in whose way.
+    /// Which locks are in the way of which requests, by svid.
     fn behind(locks: &[(AgedLock, Option<Known>)]) -> Vec<(i32, Vec<i32>)> {
         let mut list = LockList::default();
         for (lock, known) in locks {

@@ -1,4 +1,4 @@
-//! The locks of a lock manager, with what is known of each: whose it is, on which path, and behind whom it waits.
+//! The locks of a lock manager, with what is known of each: its owner, its path, and the owners that it waits for.
 
 use serde::Serialize;
 
@@ -148,7 +148,7 @@ impl From<&AgedLock> for ListedLock {
 }
 
 impl ListedLock {
-    /// Of a manager that does not tell whose it is, and has device and inode in place of a handle.
+    /// For a manager that does not tell the owner, and has device and inode instead of a handle.
     pub fn without_owner(row: &AgedLock) -> Self {
         let inode = std::str::from_utf8(row.lock.file.as_slice()).ok().map(str::to_owned);
         Self { monitored: None, owner: ListedOwner::default(), inode, ..Self::from(row) }

@@ -11,7 +11,7 @@ pub trait Rows {
     /// Hands out each row, from the first to the last, until one is not taken.
     ///
     /// # Errors
-    /// That of `take`; and where a row cannot be read, an error around the reason.
+    /// The error of `take`; or, if a row cannot be read, an error with the reason.
     fn each(&self, take: &mut dyn FnMut(Self::Row) -> io::Result<()>) -> io::Result<()>;
 }
 

@@ -166,7 +166,7 @@ async fn accepted_or_pause<T>(accepted: io::Result<T>) -> Option<T> {
     }
 }
 
-/// The open connections, by whose they are. Several listeners may have them in common.
+/// The open connections, by peer. Several listeners may share them.
 #[derive(Debug, Default, Clone)]
 pub struct Guests(Arc<Mutex<Shares>>);
 

@@ -54,7 +54,7 @@ const EXPIRED_AT_ONCE: usize = 4;
 /// What names a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// Whose share of the cache it counts to: a host has a whole IPv6 network of addresses to call from.
+    /// The holder whose share of the cache it counts to: a host has a whole IPv6 network of addresses to call from.
     source: IpAddr,
     print: Print,
 }

@@ -19,7 +19,7 @@ pub struct NewRun {
     pub manager: String,
     /// Where it is driven.
     pub endpoint: String,
-    /// Whether it knows whose a lock is: else the counts of clients mean nothing.
+    /// Whether it knows the owners of locks; if not, the counts of clients mean nothing.
     pub knows_owners: bool,
     /// Whether it lists its locks, or marks them: else its sums say nothing of those that it could not.
     pub locks_listed: bool,

@@ -90,14 +90,14 @@ pub struct MyId {
 pub struct MonId {
     /// The host to monitor.
     pub mon_name: CallerName,
-    /// Whom to call back.
+    /// The program to call back.
     pub my_id: MyId,
 }
 
 /// `mon`.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct MonArgs {
-    /// Whom to monitor, whom to tell.
+    /// The host to monitor, and the program to call.
     pub mon_id: MonId,
     /// Handed back in the callback.
     pub private: [u8; 16],

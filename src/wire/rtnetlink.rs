@@ -52,7 +52,7 @@ pub fn family(ip: IpAddr) -> u8 {
 pub struct Flow {
     /// Who sends them.
     pub from: SocketAddr,
-    /// Who is to get them; of the same family.
+    /// The receiver; of the same family.
     pub to: SocketAddr,
     /// What carries them.
     pub transport: Transport,

@@ -85,7 +85,7 @@ impl ReleaseRequest {
 pub(super) struct ReleaseObservation<'a> {
     pub(super) info: &'a Info,
     pub(super) clients: &'a [ClientRow],
-    /// The locks in scope, or why it is not known whose the locks are.
+    /// The locks in scope, or why their owners are not known.
     pub(super) rows: Result<Vec<LockRow>, String>,
 }
 

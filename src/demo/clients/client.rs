@@ -79,7 +79,7 @@ impl Behaviour {
 pub struct Notice {
     /// To whom it came.
     pub client: ClientNo,
-    /// Whose restart it tells of.
+    /// The host whose restart it announces.
     pub name: CallerName,
     /// The state number it carries.
     pub state: NsmState,

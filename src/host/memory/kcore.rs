@@ -77,7 +77,7 @@ impl Memory {
         self.file.read_exact_at(buffer, place).map_err(|error| MemoryError::Io(address, error))
     }
 
-    /// So many bytes at an address; who asks bounds the length.
+    /// The bytes at an address; the caller bounds the length.
     pub fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, MemoryError> {
         let mut buffer = vec![0; length];
         self.read(address, &mut buffer)?;

@@ -1,6 +1,6 @@
 //! What a run leaves unsure: locks whose reclaim may have been refused (`manager/knfsd/unsure`).
 //!
-//! | the run | whose locks are unsure then |
+//! | the run | the clients whose locks are unsure then |
 //! |---|---|
 //! | its keeper was killed, or it was superseded after the first notice | of all clients that it covered |
 //! | aborted after the first notice | of those that had not acked, and of which something was missed |

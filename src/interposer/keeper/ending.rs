@@ -153,7 +153,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whose locks policy would drop now.
+    /// The clients whose locks the policy would drop now.
     fn would_lose(&mut self, terms: Terms) -> Result<BTreeSet<IpAddr>, Refusal> {
         let full = self.judge(terms)?;
         if let Some(active) = &mut self.active {
@@ -189,7 +189,7 @@ impl Keeper {
             self.take_in().await;
             let Some(active) = &self.active else { return BTreeSet::new() };
             let open = clients.iter().any(|address| active.account.awaits_reply(*address));
-            // Of one whose call is still open nothing is freed: that is one reason to be unsure.
+            // No lock of a client with an open call is freed: an open call is one reason to be unsure.
             if obeyed.is_err() || !open || Instant::now() >= until {
                 return clients;
             }

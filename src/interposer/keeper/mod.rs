@@ -101,7 +101,7 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Who stands in front of lockd.
+/// The process in front of lockd.
 enum Turn {
     Ours(File),
     AnothersThatServes,

@@ -24,7 +24,7 @@ pub(super) trait Platform: Send + Sync + 'static {
     async fn state(&self) -> Result<NsmState, String>;
     /// A higher one, durable, for rpc.statd and the kernel.
     async fn raise_state(&self, last: NsmState) -> Result<NsmState, String>;
-    /// Whom rpc.statd monitors.
+    /// The clients that rpc.statd monitors.
     async fn monitored(&self) -> Result<Vec<ClientRow>, String>;
     /// What lockd has.
     async fn view(&self) -> Result<View, String>;

@@ -33,7 +33,7 @@ pub(super) struct Journal {
     pub(super) begun: Begun,
     /// When, in milliseconds since 1970.
     pub(super) began_unix_ms: u64,
-    /// Whom the run covers.
+    /// The clients that the run covers.
     pub(super) clients: List<RunClient, 16_777_216>,
     /// What an UNLOCK is about to be sent for.
     pub(super) dropping: List<LockFate, 16_777_216>,

@@ -83,7 +83,7 @@ pub(super) struct Keeper {
     /// The result of the last run, as long as it is not on disk.
     pub(super) owed: Option<Owed>,
     pub(super) unsure: UnsureLocks,
-    /// Whose run it is, while that controller is connected.
+    /// The controller of the run, while it is connected.
     pub(super) controller: Option<ConnectionId>,
 }
 

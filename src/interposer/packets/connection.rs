@@ -34,7 +34,7 @@ use super::treatment::Edit;
 const MAX_HELD: usize = 32;
 /// How long a segment is held. Its sender has repeated it several times by then.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// So often a segment comes in vain from one place; then the connection is reset.
+/// After this many segments in vain from one place, the connection is reset.
 const MAX_STRIKES: u32 = 3;
 /// Most bytes of a connection that were written anew and are not acknowledged: a window full of LOCKs has fewer.
 const MAX_EDITS: usize = 4096;

@@ -1,4 +1,4 @@
-//! nlmd's config file: a flag a line, in TOML, for those that the command line and the variables leave open.
+//! nlmd's config file: one flag on each line, in TOML, for flags that the command line and the variables leave out.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

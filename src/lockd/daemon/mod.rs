@@ -1,7 +1,7 @@
-//! nlmd as a process: its start, its signals, and what the service manager is told.
+//! nlmd as a process: its start, its signals, and its messages to the service manager.
 //!
 //! SIGTERM and SIGINT stop it in order. SIGHUP makes it read its config file again: names, `--allow` and the log's level
-//! change at once, all else wants a restart. A terminal that is closed sends SIGHUP too, and must not end a server.
+//! change at once, other changes need a restart. A terminal that is closed sends SIGHUP too, and must not end a server.
 
 mod config_file;
 mod flags;

@@ -1,4 +1,4 @@
-//! Telling monitored hosts that this one was down.
+//! Notifies monitored hosts that this host was down.
 
 use tokio::sync::mpsc;
 

@@ -1,4 +1,4 @@
-//! The monitor records of this host's programs: which there are, and whom a notice means. Pure.
+//! The monitor records of this host's programs, and the records that a notice matches. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The database itself: schema, changes, and what is read back. Used by one thread alone.
+//! The database itself: schema, changes, and reading at start. Used by one thread alone.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The tables of who monitors whom besides nlmd its own clients.
+//! The tables of monitor records that are not of nlmd's own clients.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! A run's result as versions wrote it that did not judge by server address.
+//! A run's result in the format of versions that did not judge by server address.
 
 use crate::wire::control::{ClientResult, Counts, Delivery, FullResult, LockFate, Reaction, RunResult};
 use crate::wire::types::{Address, CallerName};

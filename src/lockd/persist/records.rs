@@ -1,4 +1,4 @@
-//! What is written, and what is found.
+//! The records that are written, and those found at start.
 
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -57,7 +57,7 @@ pub struct MonitorRecord {
 /// What a program of this host asked for by SM_MON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalMonitor {
-    /// Whom to watch, whom to call.
+    /// The host to watch, and the program to call.
     pub id: MonId,
     /// Handed back in the call.
     pub private: [u8; 16],
@@ -160,7 +160,7 @@ pub enum Change {
     Marked {
         run: RunId,
         in_scope: u64,
-        /// Whom to notify.
+        /// The clients to notify.
         clients: Arc<Vec<RunClient>>,
     },
     /// The run has ended; replaces its record.

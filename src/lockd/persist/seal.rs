@@ -1,4 +1,4 @@
-//! How far the database must have come, and the NSM state number, each in a small file beside it.
+//! The seal (how many commits the database must have) and the NSM state number, each in a small file beside it.
 //!
 //! # Theory
 //! SQLite takes a WAL that is missing, cut or damaged for one that ends where the damage begins, and says nothing.

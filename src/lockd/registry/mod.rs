@@ -172,7 +172,7 @@ async fn try_register(
     Ok(Ok(()))
 }
 
-/// The entries of our programs that are in the way and dead; or whose they are.
+/// The entries of our programs that are in the way and dead; or the program that has them.
 async fn stale_entries(
     rpcbind: &LocalRpcbind,
     wanted: &[Registration],

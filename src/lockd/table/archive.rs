@@ -1,4 +1,4 @@
-//! What controllers are told without the owner: who nlmd is, and the results on disk.
+//! Answers to controllers that do not need the owner: nlmd's identity, and the results on disk.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,4 +1,4 @@
-//! The control protocol: what controllers ask of the owner and of the archive.
+//! The control protocol: requests of controllers to the owner and to the archive.
 
 use async_trait::async_trait;
 

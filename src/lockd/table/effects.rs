@@ -1,4 +1,4 @@
-//! What the lock table wants done outside of it.
+//! Carries out the effects of the lock table outside of it.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! What an embedding file server is asked, beside the table: who may lock, and its mirror's steps.
+//! Questions to an embedding file server, beside the table: who may lock, and its mirror's steps.
 //!
 //! Nothing here waits in the owner's task. A question to [`Access`](crate::lockd::embed::Access) is
 //! dropped after [`PATIENCE`], and so is its call, unanswered: the client repeats it, and a reclaim is

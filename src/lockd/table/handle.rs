@@ -1,4 +1,4 @@
-//! The way to the owner: an order says what it is to do.
+//! The way to the owner: each order says what the owner is to do.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};

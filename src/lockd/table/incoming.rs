@@ -1,4 +1,4 @@
-//! An NLM call as it came in, and the clock by which it did.
+//! An NLM call as it arrived, and the clock that timed it.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Whether a host has changed its address, on which a reclaim in a run may depend.
+//! Finds out whether a host has changed its address, on which a reclaim in a run may depend.
 //!
 //! # Theory
 //! A reclaim that meets a pending lock of another address waits here for an answer, `yes` only if

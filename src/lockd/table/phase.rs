@@ -1,4 +1,4 @@
-//! Which run is on and how far it is, besides what the lock table knows of it.
+//! The active run and its progress, besides what the lock table knows of it.
 
 use std::collections::VecDeque;
 use std::time::Duration;

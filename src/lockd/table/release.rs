@@ -1,4 +1,4 @@
-//! A release inside the daemon: looked at in slices, compared beside, one instant, swept in slices.
+//! A release inside the daemon: gathered in slices, compared beside, one instant, swept in slices.
 
 use std::ops::ControlFlow;
 

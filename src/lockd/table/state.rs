@@ -1,4 +1,4 @@
-//! What the owner has, and what comes back to it from work beside the table.
+//! The owner's state, and the answers that it gets from work beside the table.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Which client addresses rpc.statd watches (`--nsm statd`), and what it tells.
+//! The client addresses that rpc.statd watches (`--nsm statd`), and its notices.
 //!
 //! An address is watched once statd said so *in this life*: a boot of the machine moves statd's
 //! records away, so each is asked for again with the first lock taken after a start. A new lock waits

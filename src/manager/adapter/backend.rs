@@ -13,7 +13,7 @@ use crate::wire::control::{Capabilities, ClientRow, LockRow, Refusal, RefusalCod
 use crate::wire::types::{Address, CallerName, NsmState};
 use crate::wire::xdr::List;
 
-/// Who the manager is now.
+/// The manager's present identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Software and version, for people.
@@ -116,7 +116,7 @@ pub trait Backend: Send + Sync + 'static {
     }
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
-    /// Whose locks exclude each other there, as `info` has it.
+    /// The lock domains that exclude each other there, as `info` has them.
     fn domains(&self) -> &'static [&'static str];
 
     async fn identity(&self) -> Result<Identity, ManagerError>;
@@ -124,7 +124,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn nsm_state(&self) -> Result<NsmState, ManagerError>;
     /// What is locked now.
     async fn sight(&self) -> Result<Snapshot, ManagerError>;
-    /// Whose the locks are, for lists that people read: no run asks.
+    /// The owners of the locks, for lists that people read: no run asks for them.
     async fn owners(&self) -> Result<Owners, ManagerError> {
         Ok(Owners::Unknown { why: format!("{} does not tell who owns a lock", self.kind()), remedy: String::new() })
     }

@@ -72,7 +72,7 @@ pub struct Adapter<B> {
     backend: Arc<B>,
     vault: RunFiles,
     desk: Arc<Mutex<AdapterState>>,
-    /// Whose turn it is to change a run that has begun, or to find one: one task's at a time, and it
+    /// The turn to change a run that has begun, or to find one: one task has it at a time, and it
     /// looks at the desk again when it has it.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -218,7 +218,7 @@ impl<B: Backend> Adapter<B> {
             clients,
             monitored: clients,
             locks,
-            // It is not known whose a lock is; where no client is on record none can be notified.
+            // The owner of a lock is not known; if no client is on record, none can be notified.
             unmonitored: if clients == 0 { locks } else { 0 },
             waiters: desk.view.waiters(),
             run: Maybe(run),

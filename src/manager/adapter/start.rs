@@ -147,7 +147,7 @@ impl<B: Backend> Adapter<B> {
         };
         let before = dropped.before.map_or_else(|| Arc::clone(&run.before), Arc::new);
         let life = self.backend.identity().await?.life;
-        // Who became a client between the first list and the drop has lost its locks too.
+        // A host that became a client between the first list and the drop has lost its locks too.
         let clients = Self::to_notify(self.backend.clients().await?, run.clients());
         let spared = if run.soft { BTreeSet::new() } else { compare(&before, &self.backend.sight().await?).held() };
         let begun = RunRecord {

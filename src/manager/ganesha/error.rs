@@ -67,7 +67,7 @@ impl From<GaneshaError> for ManagerError {
     }
 }
 
-/// Of one client's release, once it may have begun. `ended`: Ganesha does not run any more, or is another process.
+/// For one client's release, once it may have begun. `ended`: Ganesha no longer runs, or is another process.
 pub(super) fn half_released(error: &GaneshaError, ended: bool) -> ManagerError {
     let what = if ended {
         format!(

@@ -29,7 +29,7 @@
 //! | `cautions` | what a run by `--method reboot` meets here |
 //! | `drops` | the two ways to drop |
 //! | `v4` | NFSv4 clients |
-//! | `owners` | whose the locks are |
+//! | `owners` | who owns the locks |
 //! | `listing` | that, as lists for people have it |
 //! | `paths` | names of files |
 //! | `release` | frees one client's locks |
@@ -92,7 +92,7 @@ use crate::wire::types::{Address, CallerName, NsmState};
 const RESOLVER_PATIENCE: Duration = Duration::from_secs(8);
 /// Where runs, and what is to be put back, are kept.
 pub const STATE_DIR: &str = "/var/lib/nlmctl/knfsd";
-/// Whose locks lockd's exclude: it locks in the file system itself.
+/// The lock domains that lockd's locks exclude: it locks in the file system itself.
 pub(crate) const DOMAINS: &[&str] = &["nlm", "nfsv4", "local processes"];
 
 #[derive(Debug, Clone)]
@@ -147,7 +147,7 @@ impl Knfsd {
         Ok(roster::read_sm_dir(&self.statd()?.sm())?)
     }
 
-    /// All that lockd has, and whose it is.
+    /// All locks that lockd has, with their owners.
     fn view(&self) -> Result<owners::View, KnfsdError> {
         owners::look(&self.machine)
             .map_err(|error| KnfsdError::Owners { what: error.to_string(), remedy: error.remedy() })

@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(super) enum V4 {
     /// No client is here or on record, or NFSv4 is off.
     None,
-    /// So many are here, and so many on record.
+    /// How many are here, and how many on record.
     Some { live: usize, recorded: usize },
     /// It cannot be told.
     NotKnown(String),

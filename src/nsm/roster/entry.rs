@@ -37,7 +37,7 @@ impl RosterEntry {
     }
 }
 
-/// Who keeps a roster.
+/// The kind of statd that keeps a roster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Linux,

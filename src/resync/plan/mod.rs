@@ -106,7 +106,7 @@ pub struct PlannedClient {
     pub addresses: Vec<IpAddr>,
     /// The server addresses it called: notices leave from each.
     pub server_addresses: Vec<IpAddr>,
-    /// Locks in scope; none where the manager does not know whose a lock is.
+    /// Locks in scope; none if the manager does not know who owns a lock.
     pub locks: Option<u64>,
     /// Whether its statd answers.
     pub probe: Probe,
@@ -277,7 +277,7 @@ pub struct LocalMount {
 /// What was seen of manager and host.
 #[derive(Debug, Clone, Copy)]
 pub struct Observation<'a> {
-    /// Who the manager is.
+    /// The manager's identity.
     pub info: &'a Info,
     pub status: &'a Status,
     pub clients: &'a [ClientRow],

@@ -68,7 +68,7 @@ struct Rules {
     pace: Duration,
 }
 
-/// So much happens that most rounds have runs to make, and last for minutes.
+/// So many events happen that most rounds have runs to make, and last for minutes.
 const BUSY: Rules = Rules {
     silence: Look::silent,
     understood: |client| client.reaction == Reaction::Understood,

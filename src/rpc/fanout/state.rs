@@ -138,7 +138,7 @@ impl Subject {
         match (&self.trouble, self.answered()) {
             (_, 1..) => Failure::Partial,
             (Some((Failure::NoAnswer, _)) | None, 0) if self.left == 0 => {
-                // Who was sent nothing did not fail to answer. What was seen before stays seen.
+                // A client that was sent nothing has not failed to answer. Earlier observations stay.
                 self.reported.unwrap_or(Failure::NotSent)
             }
             (Some((failure, _)), 0) => *failure,

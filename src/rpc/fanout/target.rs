@@ -1,4 +1,4 @@
-//! Who is called for what, and what became of it.
+//! The targets of calls, and the result for each.
 
 use std::net::IpAddr;
 use std::sync::Arc;

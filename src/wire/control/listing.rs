@@ -144,7 +144,7 @@ impl fmt::Display for LockState {
     }
 }
 
-/// Whose a lock is: client, path and process.
+/// The owner of a lock: client, path and process.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct OwnerRow {
     /// The client's name.

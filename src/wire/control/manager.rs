@@ -53,7 +53,7 @@ impl Capabilities {
     }
 }
 
-/// Who the manager is.
+/// The manager's identity.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct Info {
     /// `nlmd 0.1.0`, say.

@@ -155,7 +155,8 @@ impl Chain<'_> {
             for field in [layout.owner_host, layout.owner_svid] {
                 same(&owner, &owner_again, field)?;
             }
-            // That of a client that came after the hosts were read is found in the next pass: `/proc/locks` shows it.
+            // The lock of a client that came after the hosts were read is found in the next pass: `/proc/locks` shows
+            // it.
             let Some(known) = self.clients.get(&number(&owner, layout.owner_host)?) else { return Ok(()) };
             let svid = number32(&owner, layout.owner_svid)?;
             let range = (number(record, layout.start)?, number(record, layout.end)?);

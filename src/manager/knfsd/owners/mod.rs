@@ -1,4 +1,4 @@
-//! Who holds, and who waits for, the locks of the kernel's lockd: read from its memory, which stays as it is.
+//! Holders of locks of the kernel's lockd, and who waits for them: read from its memory, which is not changed.
 //!
 //! Theory. `/proc/locks` shows the process of lockd itself for each NLM lock, so whose it is has to be found in lockd's own
 //! records. These are hash tables and lists: hosts (`nlm_server_hosts`: a client by an address of its, the address it
@@ -87,7 +87,7 @@ pub(crate) struct LockdMemory {
 /// What lockd has now.
 ///
 /// # Errors
-/// Those of [`LockdMemory::find`] and [`LockdMemory::look`].
+/// The errors of [`LockdMemory::find`] and [`LockdMemory::look`].
 pub(crate) fn look(machine: &Machine) -> Result<View, OwnersError> {
     LockdMemory::find(machine)?.look()
 }

@@ -72,7 +72,7 @@ pub(crate) struct Waiter {
 /// A share reservation (NLM SHARE), which PCs use.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Share {
-    /// Whose it is; a share has no svid.
+    /// Its owner; a share has no svid.
     pub(crate) way: Way,
     pub(crate) caller: CallerName,
     pub(crate) handle: FileHandle,

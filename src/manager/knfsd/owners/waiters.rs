@@ -8,7 +8,7 @@ use super::reader::{Reader, number, number32, same};
 use super::view::{HeldLock, Waiter};
 use crate::wire::types::{Cookie, OwnerHandle};
 
-/// Those of one file.
+/// The waiters of one file.
 #[derive(Debug, Default)]
 pub(super) struct Blocked {
     pub(super) waiters: Vec<Waiter>,
