@@ -1,4 +1,4 @@
-//! What an administrator finds in the system's log of a grace period in front of lockd, and is told of how to stop it at once.
+//! Lines in the system log about a grace period in front of lockd, with the command that stops it at once.
 
 use crate::host;
 use crate::wire::nftables::TABLE;

@@ -2,14 +2,15 @@
 //!
 //! # Theory
 //! A pair of Unix stream sockets joins the two: the filter has its end as stdin, reads [`Order`]s from it and writes
-//! [`FilterEvent`]s to it, each as a record of XDR. So the end of either process is the end of the stream for the other, at
-//! once and however it came about. What the filter wrote before it died is in the socket, and is told first.
+//! [`FilterEvent`]s to it, each as a record of XDR. So when either process ends, the other sees the end of the
+//! stream, at once and whatever the cause. Events that the filter wrote before it died are in the socket, and are
+//! delivered first.
 //!
-//! A filter numbers its calls anew. So what one filter told must be taken before the next one is started:
-//! [`Filter::told`] until it says `None`, then [`Filter::restart`].
+//! Each filter numbers its calls from the start. So the events of one filter must be taken before the next one is
+//! started: [`Filter::told`] until it says `None`, then [`Filter::restart`].
 //!
-//! Both sides may have much to say at one time. So the keeper goes on reading while it waits to write: a filter that cannot
-//! get rid of what it tells takes no orders.
+//! Both sides may have much to send at the same time. So the keeper keeps reading while it waits to write: a filter
+//! that cannot write its events takes no orders.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;

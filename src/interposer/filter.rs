@@ -2,13 +2,13 @@
 //!
 //! # Theory
 //! One thread takes packets from one queue, as lockd has one thread. Its stdin is a stream socket to the keeper: orders come
-//! in, and what it tells goes out, both as records. What it tells is written before the verdicts are given. So it waits
-//! when the keeper does not read, and packets wait with it: a keeper must read at all times, also while it writes.
-//! It ends with its stdin; then the kernel drops what is queued.
+//! in, and events go out, both as records. An event is written before the verdict is given. So the filter waits
+//! when the keeper does not read, and packets wait with it: a keeper must read at all times, even while it writes.
+//! The filter ends when its stdin ends; then the kernel drops the queued packets.
 //!
 //! Until its first [`Order::Mode`] it takes no packet, so that none gets a verdict by a mode that does not hold: a filter that
 //! takes another one's place is told of a thousand pending locks first, and a reclaim that passed unchanged meanwhile would be
-//! refused. What comes waits in the kernel.
+//! refused. Packets that arrive wait in the kernel.
 //!
 //! An [`Order::Answer`] is answered when what was in the queue before it has been read: by then the keeper has heard of all
 //! that had come.

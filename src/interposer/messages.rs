@@ -1,4 +1,4 @@
-//! What keeper and filter say to each other: XDR in records (`wire/record.rs`) over a pair of Unix stream sockets.
+//! The messages between keeper and filter: XDR in records (`wire/record.rs`) over a pair of Unix stream sockets.
 //!
 //! The filter writes a [`FilterEvent`] before it gives the verdict that lets the packet pass, so the account survives the filter: what
 //! it wrote is in the socket when it dies.

@@ -23,24 +23,26 @@
 //!   the same controller. It has the nftables rules, which end with it or lapse by themselves, and the account of the run.
 //!
 //! What must hold:
-//! - A call or reply is told before it passes. So what the keeper was not told of, lockd or the client has not seen.
+//! - A call or reply is reported before it passes. So lockd or the client has not seen any that was not reported to
+//!   the keeper.
 //! - No reclaim passes unchanged while lockd is outside grace: its client would forget the lock for good. So a filter that takes
 //!   another one's place lets nothing pass before it knows the mode.
 //! - When lockd itself enters grace, or another lockd takes its place, inverting ends at once: lockd then grants reclaims
 //!   and refuses ordinary requests itself.
-//! - A call without a reply is unknown, and what is unknown is kept.
-//! - A lock whose reclaim may have been refused all the same is on disk, and kept by every later run (`manager/knfsd/unsure`).
+//! - A call without a reply is unknown, and locks that it may concern are kept.
+//! - A lock whose reclaim may have been refused even so is on disk, and kept by every later run
+//!   (`manager/knfsd/unsure`).
 //!
 //! | file | what |
 //! |---|---|
-//! | `messages` | what keeper and filter say to each other |
-//! | `packets` | packets: what is told of them, and what becomes of them. Pure |
+//! | `messages` | the messages between keeper and filter |
+//! | `packets` | packets: what is reported of them, and their verdicts. Pure |
 //! | `queue` | the queue that packets are taken from |
 //! | `lockd` | whether lockd is still the one, and outside its own grace |
 //! | `filter` | the filter's process |
 //! | `child` | the filter, as the keeper's child |
 //! | `rules` | the packet rules that lead packets to the queue |
-//! | `proof` | that it works, shown before any client is told |
+//! | `proof` | the test that it works, before any client is notified |
 //! | `announce` | lines in the system's log |
 //! | `keeper` | the keeper's process |
 //!

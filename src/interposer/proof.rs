@@ -1,9 +1,9 @@
-//! The proof that requests are inverted on their way to lockd, and answered, before any client is told to reclaim.
+//! The test that requests are inverted on their way to lockd, and answered, before any client is told to reclaim.
 //!
 //! # Theory
-//! A byte that a client has locked is asked for in the name of that client, for a process number that none of its processes
-//! has. So the way is a real client's, from its address over its transport to lockd, and nothing is granted: the byte is
-//! held. The answer shows how the request arrived:
+//! The test asks for a byte that a client has locked, in the name of that client, with a process number that none of
+//! its processes has. So the path is a real client's, from its address over its transport to lockd, and nothing is
+//! granted: the byte is held. The answer shows how the request arrived:
 //!
 //! | request | unchanged | inverted in strict grace | in targeted grace |
 //! |---|---|---|---|
@@ -13,11 +13,11 @@
 //! While lockd itself is in grace the answers are the other way round, so it must not be, before and after.
 //!
 //! What must hold:
-//! - Nothing is left in lockd. What is granted, since the client gave up the byte just then, is freed at once. Where this
-//!   process is killed between the two, a lock of [`PROCESS`] stays; the next proof frees it.
+//! - Nothing is left in lockd. A lock that is granted, because the client unlocked the byte just then, is freed at
+//!   once. If this process is killed between the two, a lock of [`PROCESS`] stays; the next proof frees it.
 //! - rpc.statd is not asked to monitor anything, no file is made or changed, and no export must be open to this host: that
 //!   is why it is no file of ours, over loopback.
-//! - Where no client has a lock there is nothing to prove it with, and that is said.
+//! - If no client has a lock, the test is not possible, and this is reported.
 
 use std::collections::BTreeSet;
 

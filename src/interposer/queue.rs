@@ -1,8 +1,8 @@
 //! An NFQUEUE of this process' own.
 //!
-//! What the kernel cannot queue it drops: when the queue is full, when this process' buffer is (`ENOBUFS`), and when nobody
-//! has the queue. So a packet that was lost here was not passed either, and comes again. The queue ends with this value, and
-//! with the process.
+//! The kernel drops what it cannot queue: when the queue is full, when this process' buffer is full (`ENOBUFS`), and
+//! when no process has the queue. So a packet that was lost here has not passed either, and is sent again. The queue
+//! ends with this value, and with the process.
 //!
 //! This is our own netlink: with the messages in `wire/nfqueue.rs` it is less code than a crate's interface to it, and the
 //! verdicts of many packets go in one system call.

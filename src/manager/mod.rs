@@ -3,7 +3,7 @@
 //! Every manager answers with the types of [`wire::control`](crate::wire::control), whatever
 //! protocol it has itself, and says in its [`Capabilities`](crate::wire::control::Capabilities) how much of
 //! a run it can do. A denial is a [`Refusal`], a value of the protocol. What went wrong on the way
-//! is told apart by what it leaves unknown: after [`Unreachable`](ManagerError::Unreachable) the
+//! is distinguished by what it leaves unknown: after [`Unreachable`](ManagerError::Unreachable) the
 //! request has changed nothing, after [`Lost`](ManagerError::Lost) the manager may have acted on it.
 //!
 //! Start reading at [`LockManager`]; [`nlmd`] is the control protocol's client.

@@ -1,12 +1,12 @@
-//! The status monitor's side of a forced resync: whom to tell, telling them, and asking how they are.
+//! The status monitor's side of a forced resync: the clients to notify, the notices, and probes of their state.
 //!
 //! [`notify`] and [`probe`] are calls to many statds by [`fanout`](crate::rpc::fanout). An ack means
-//! *delivered*, and no ack means *not known*: what they tell is what was observed, and nothing
-//! concluded from it.
+//! *delivered*, and no ack means *not known*: they report what was observed, and nothing
+//! that is concluded from it.
 //!
 //! | file | what | |
 //! |---|---|---|
-//! | `target` | who is told what | pure |
+//! | `target` | the targets of notices | pure |
 //! | `notify` | SM_NOTIFY | tokio |
 //! | `probe` | SM_STAT | tokio |
 //! | `roster` | lists of clients: what a statd recorded, a targets file | reads files |

@@ -1,4 +1,4 @@
-//! Whether all that has arrived is handled.
+//! Tells whether all input that has arrived is handled.
 //!
 //! A lock manager must not let a deadline pass before the input that had arrived by then was handled. That every task
 //! of the runtime had its turn does not say so where the runtime has several threads: one of them may just have read a

@@ -1,4 +1,4 @@
-//! What calls over any transport have in common.
+//! What calls over all transports have in common.
 
 use std::io;
 

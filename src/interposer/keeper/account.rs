@@ -1,11 +1,12 @@
 //! The account of a run: a [`LockTable`] that follows lockd.
 //!
 //! Theory. It is filled from a walk of lockd's memory, and then given each call that lockd has answered, as the filter told
-//! it. So what is pending, reclaimed or a conflict is decided by the same code as nlmd's, and what lockd did is not decided
-//! anew. An owner is what lockd takes for one: client address, server address, transport, version and svid. Owner handles
-//! are left out (an svid stands for them), and a client is named as lockd names it, by the first caller of its way.
+//! it. So the same code as in nlmd decides what is pending, reclaimed or a conflict, and lockd's own decisions are
+//! not made again. An owner is what lockd takes for one: client address, server address, transport, version and svid.
+//! Owner handles are left out (an svid stands for them), and a client is named as lockd names it, by the first caller
+//! of its way.
 //!
-//! What is not known for sure makes its client *unsure*, and nothing of an unsure client is dropped: a call without a reply,
+//! Any uncertainty makes the client *unsure*, and no lock of an unsure client is dropped: a call without a reply,
 //! calls that the filter may have missed, an answer that does not fit the table, an address with several names or lives
 //! (lockd cannot tell two machines there apart). Waiters are not in the table: lockd alone serves them.
 

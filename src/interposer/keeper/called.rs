@@ -1,7 +1,7 @@
 //! Whether this host still has the addresses that a run's clients call.
 //!
-//! An address moves off when a cluster fails over, or when an administrator takes it away. What its clients reclaim is
-//! answered elsewhere from then on, or by nothing. So the run is superseded: what they did not claim here says nothing.
+//! An address moves away when a cluster fails over, or when an administrator removes it. Its clients' reclaims are
+//! then answered elsewhere, or not at all. So the run is superseded: a missing reclaim here says nothing.
 //!
 //! An address that this host did not have at the begin is not looked for: clients that called it came before the run.
 

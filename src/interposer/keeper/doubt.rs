@@ -1,4 +1,4 @@
-//! What a run leaves unsure: locks whose reclaim may have been refused (`manager/knfsd/unsure`).
+//! Locks that a run leaves unsure: their reclaim may have been refused (`manager/knfsd/unsure`).
 //!
 //! | the run | the clients whose locks are unsure then |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | its drain was cut short | also of those that had acked and had something kept |
 //! | its drain ended while some reclaimed | of those |
 //!
-//! It is written down before the run leaves the disk, so a keeper that is killed in between changes nothing.
+//! They are written to disk before the run is removed from it, so a keeper that is killed in between loses none.
 
 use std::collections::HashMap;
 use std::sync::Arc;

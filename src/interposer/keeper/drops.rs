@@ -1,4 +1,4 @@
-//! Which of the locks that policy gives up an UNLOCK is sent for, and what came of it. Pure.
+//! The locks that the policy gives up: which ones an UNLOCK is sent for, and its result. Pure.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! How a run ends: settled, aborted, superseded; and how its drain does.
+//! The end of a run (settled, aborted, superseded) and of its drain.
 //!
 //! ```text
 //! what policy would drop -> hold its clients -> their open calls are answered -> walk: what is gone was released

@@ -1,4 +1,4 @@
-//! The keeper's link to the filter: orders that stand, what was told and not taken into account yet.
+//! The keeper's link to the filter: standing orders, and events that are not taken into account yet.
 //!
 //! While the keeper waits for anything, it waits in [`FilterLink::meanwhile`], so that the filter never waits for the keeper. A filter
 //! that dies is replaced, and the new one is told all that stands. The filter is asked every second whether it is there: what

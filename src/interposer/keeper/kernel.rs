@@ -1,4 +1,4 @@
-//! The ground for real: this host's lockd, read from kernel memory, with the packet rules and the filter before it.
+//! The real platform: this host's lockd, read from kernel memory, with the packet rules and the filter in front of it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

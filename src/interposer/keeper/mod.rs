@@ -14,12 +14,12 @@
 //! ```
 //!
 //! What must hold:
-//! - Notices may leave when `begin` has answered: then the new state number is durable, every LOCK that is no reclaim is
-//!   treated as the mode says, that was proven, and the run is on disk.
-//! - A lock is given up only by policy, while its client is held at the gate, has no call without a reply, and lockd's own
-//!   records show it as that owner's. It counts as dropped when they do not show it any more.
-//! - What is not sure is kept.
-//! - A keeper that dies takes the rules along. The next one finds the run on disk, drops nothing and says so.
+//! - Notices may leave when `begin` has answered: then the new state number is durable, every LOCK that is not a
+//!   reclaim is treated as the mode says, this was tested, and the run is on disk.
+//! - A lock is freed only by policy, while its client is held at the gate, has no call without a reply, and lockd's own
+//!   records show it as that owner's. It counts as dropped when they no longer show it.
+//! - A lock is kept if anything about it is unsure.
+//! - When a keeper dies, its rules go with it. The next keeper finds the run on disk, drops nothing and reports this.
 //! - A lock whose reclaim may have been refused is kept by every later run, until its client surely knows it again.
 //!
 //! | file | what | |
@@ -27,16 +27,16 @@
 //! | `account` | the table that follows lockd | pure |
 //! | `open_calls` | calls that lockd has not answered yet | pure |
 //! | `called` | whether this host still has the addresses that a run's clients call | |
-//! | `filter_link` | orders to the filter, and what it tells | |
+//! | `filter_link` | orders to the filter, and its events | |
 //! | `start` | from the plan to grace | |
 //! | `ending` | settle, abort, the end of the drain | |
-//! | `drops` | which locks an UNLOCK is sent for, and what came of it | |
+//! | `drops` | which locks an UNLOCK is sent for, and its result | |
 //! | `doubt` | locks that a run leaves unsure, for later runs to keep | |
 //! | `run_files` | runs on disk | |
-//! | `owed` | the result that the disk did not take | |
+//! | `owed` | a result that could not be written yet | |
 //! | `service` | the control protocol | |
-//! | `platform` | what all this stands on | |
-//! | `kernel` | that, for real | |
+//! | `platform` | the interface to lockd, its clients and the gate | |
+//! | `kernel` | that interface on a real host | |
 //! | `state` | the keeper itself; start reading at [`Keeper::live`](state::Keeper::live) | |
 //! | `mod` | its process | |
 

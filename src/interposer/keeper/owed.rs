@@ -1,7 +1,7 @@
-//! The result that the disk did not take: it is kept here and written again, until the disk takes it.
+//! A result that could not be written to disk: it is kept here and written again until that succeeds.
 //!
-//! To the next keeper a run without a result is one whose keeper was killed: it would call all locks of that run unverified,
-//! and unsure. So a keeper does not end, nor begin another run, as long as it owes a result.
+//! The next keeper takes a run without a result for one whose keeper was killed: it would call all locks of that run
+//! unverified, and unsure. So a keeper neither ends nor begins another run as long as it owes a result.
 
 use std::io;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the keeper stands on: lockd with its records and clients, and the gate before it. Tests have their own.
+//! The keeper's platform: lockd with its records and clients, and the gate in front of it. Tests have their own.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The control protocol, as nlmctl drives the keeper by it: each call is handed to the one task that has the keeper.
+//! The control protocol by which nlmctl drives the keeper: each call is handed to the one task that owns the keeper.
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};

@@ -5,9 +5,9 @@
 //!   -> mode, proof -> walk: the account -> what passed meanwhile -> the run is on disk -> Begun
 //! ```
 //!
-//! Calls that lockd answered before the second walk began are in what it saw; of all others the account is told. What
-//! fails before `Begun` is undone by dropping the gate, or by going on with the drain of the run before: no notice has left,
-//! and no lock was touched.
+//! Calls that lockd answered before the second walk began are in its result; the account gets all others. A step that
+//! fails before `Begun` is undone by dropping the gate, or by continuing the drain of the previous run: no notice has
+//! left, and no lock was touched.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;

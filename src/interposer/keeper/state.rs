@@ -1,4 +1,4 @@
-//! The keeper: what it has, its loop, and what it answers from what is known.
+//! The keeper: its state, its loop, and the answers that it gives from its state.
 
 use std::future::Future;
 use std::pin::Pin;

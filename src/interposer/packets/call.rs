@@ -1,4 +1,4 @@
-//! A call seen in place: what it asks, and where its `block` and `reclaim` words are.
+//! A call decoded in place: its request, and where its `block` and `reclaim` words are.
 //!
 //! What lockd would take must be understood here, or it must not pass. So this reads as lockd does (fs/lockd/xdr.c and
 //! xdr4.c): a bool is true unless it is 0, bytes behind the arguments do not count, and a range is the one that lockd makes

@@ -1,4 +1,4 @@
-//! Pending locks and waiters, as the keeper told them.
+//! Pending locks and waiters, as the keeper reported them.
 //!
 //! The keeper is this program itself and has both from lockd, so neither is bounded here.
 

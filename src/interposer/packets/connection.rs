@@ -1,17 +1,18 @@
 //! A TCP connection between a client and lockd.
 //!
 //! # Theory
-//! On the way in bytes are decided record by record. A segment passes when all of its bytes are decided; until then it is
-//! held. What was written anew is remembered by its place in the stream until lockd has acknowledged it, so a segment that
-//! is sent again, also cut in another way, is changed as it was the first time. On the way out nothing is held: a segment
-//! passes after the replies that end in it were told.
+//! On the way in, bytes are decided record by record. A segment passes when all of its bytes are decided; until then
+//! it is held. Changed bytes are remembered by their place in the stream until lockd has acknowledged them, so a
+//! segment that is sent again, even if cut differently, is changed as it was the first time. On the way out nothing
+//! is held: a segment passes after the replies that end in it were reported.
 //!
 //! What must hold:
-//! - No byte passes that was not decided, but what lockd has acknowledged: that it does not look at again.
+//! - No byte passes undecided, except bytes that lockd has already acknowledged: it does not look at those again.
 //! - A stream is followed from a record's mark: from its handshake, or, when it was open before, from a segment that begins
 //!   with a whole call of NLM. Until then its bytes do not pass.
-//! - What cannot be decided is dropped, so it comes again. What comes again from the same place is not waited for
-//!   forever: the connection is reset, and its client makes another one and repeats its calls.
+//! - A segment that cannot be decided is dropped, so the client sends it again. If it comes again from the same
+//!   place, it is not waited for forever: the connection is reset, and its client makes another one and repeats its
+//!   calls.
 //!
 //! A reset needs nothing but the packets that come. One segment of the client's goes on as a RST, which ends lockd's end.
 //! The next goes on without its bytes: to that the kernel, which has no such connection any more, answers with a RST, and

@@ -1,4 +1,4 @@
-//! Where every call and reply is read, judged, told and remembered, of TCP and UDP; and what comes out.
+//! Reads, judges, reports and remembers every call and reply of TCP and UDP, and gives the verdicts.
 
 use std::net::IpAddr;
 use std::time::Duration;

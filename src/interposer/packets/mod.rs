@@ -1,16 +1,16 @@
-//! Packets of lockd's ports: what is told of them, and what becomes of them. Pure.
+//! Packets of lockd's ports: what is reported of them, and their verdicts. Pure.
 //!
 //! # Theory
-//! [`Traffic`] takes orders, packets and the time; verdicts and what is told are taken out of it. It holds packets by their
+//! [`Traffic`] takes orders, packets and the time, and gives verdicts and reports. It holds packets by their
 //! numbers, and each of them gets one verdict. All of its memory is bounded, with the reason at each bound; what goes beyond
 //! is dropped, so that it is sent again. What must hold:
-//! - A call or reply is told no later than the packet passes in which it ends.
+//! - A call or reply is reported no later than the packet in which it ends passes.
 //! - While the mode is not off, no byte of a call passes to lockd that was not read in the place where lockd reads it.
 //! - A packet is changed only in the words that must be, and only if its checksum was right; then it is right again.
 //!
 //! | file | what |
 //! |---|---|
-//! | `packet` | what goes in and what comes out |
+//! | `packet` | inputs and outputs |
 //! | `ip` | IPv4 and IPv6, checksums |
 //! | `tcp` | headers of segments, and segments made of others |
 //! | `records` | records in a stream |
@@ -23,7 +23,7 @@
 //! | `connection` | a TCP connection: what is held, passes, is changed, is reset |
 //! | `table` | the connections that are known |
 //! | `holds` | clients whose packets wait |
-//! | `traffic` | all of it joined |
+//! | `traffic` | joins all of these |
 //!
 //! Start reading at `traffic`, then `connection`.
 

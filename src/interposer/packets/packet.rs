@@ -1,4 +1,4 @@
-//! What goes in and what comes out.
+//! Inputs and outputs.
 
 /// The number of the loopback interface: it is the first of every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;

@@ -1,6 +1,6 @@
 //! lockd's replies, and which of the calls that passed they answer.
 //!
-//! Of each connection the latest calls are remembered by their xids, also those that were answered: a call that came twice
+//! For each connection the latest calls are remembered by their xids, even answered ones: a call that came twice
 //! is answered twice. A reply without its call was asked for before this filter looked, or its call is forgotten; then what
 //! its client has is not known in full.
 

@@ -1,7 +1,7 @@
 //! The connections that are known, bounded in all and for each client; the one that was quiet longest makes room.
 //!
-//! To forget a connection never lets a reclaim pass: what comes of it next must begin with a whole call, and is then decided
-//! anew. Replies to the calls that were forgotten with it are unknown.
+//! Forgetting a connection never lets a reclaim pass: its next bytes must begin with a whole call, and are then decided
+//! again. Replies to the calls that were forgotten with it are unknown.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,4 @@
-//! TCP segments (RFC 9293): what of their headers matters here, and segments made of others.
+//! TCP segments (RFC 9293): the header fields that matter here, and segments made from others.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! All packets of lockd's ports, and what becomes of them.
+//! All packets of lockd's ports, and their verdicts.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What is done with a call: by the mode, what is pending, and who waits.
+//! The treatment of a call, by the mode, the pending locks and the waiters.
 
 use super::call::{Call, WordOffsets};
 use super::claims::{Pending, Waiters};

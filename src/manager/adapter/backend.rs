@@ -1,4 +1,4 @@
-//! What a manager that does not cooperate is asked to do.
+//! The operations of a manager that does not cooperate.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

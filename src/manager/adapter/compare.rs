@@ -1,7 +1,7 @@
-//! What came back: the locks held now against those that were held when the run began. Pure.
+//! Compares the locks held now with those that were held when the run began. Pure.
 //!
 //! Owners are not known here, so a lock is its file, mode and range, and the comparison is one of
-//! multisets: of three equal shared locks two may be back. A lock counts as back too where a longer
+//! multisets: of three equal shared locks two may be held again. A lock counts as held again too if a longer
 //! or stronger one that was not there before covers it; that one is then resurrected, since the
 //! server did not know all of it. It is one owner's, and stands for one lock: where it covers several
 //! of which none is back otherwise, they may be one owner's or several owners', so it is not known which is back.

@@ -1,7 +1,7 @@
-//! Lists of locks that are handed out page by page. Pure.
+//! Lists of locks, handed out page by page. Pure.
 //!
-//! All pages of a listing are of one look: from one look to the next locks come and go and those behind change their places, so
-//! that one which was held all the time would be told twice, or not at all.
+//! All pages of a listing are from one reading: between readings locks come and go and those behind change their
+//! places, so that a lock which was held all the time would be listed twice, or not at all.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

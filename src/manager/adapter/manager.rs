@@ -1,4 +1,4 @@
-//! The lock manager that a controller sees: what it answers from the run's record and the last look.
+//! The lock manager that a controller sees: its answers from the run's record and the last reading.
 
 use std::collections::HashSet;
 use std::sync::Arc;

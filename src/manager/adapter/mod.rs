@@ -6,12 +6,12 @@
 //! - *What is marked* is a snapshot ([`Snapshot`]) taken just before the drop. Nothing protects a
 //!   dropped lock but grace, so a run can't be aborted once it has begun, nothing can be kept, and a
 //!   lock is pending until it is seen held again ([`compare`]).
-//! - *A run is on disk* ([`run_files`]) before each step that can't be undone: the snapshot and the clients
+//! - *A run is on disk* ([`run_files`]) before each step that cannot be undone: the snapshot and the clients
 //!   to tell before the drop, that notices may leave before they do, the result before grace is
-//!   ended. So this process may die at any instant; the next one finds the run, looks where the
-//!   manager really is, and goes on or says what was lost ([`Adapter::recover`] in `recovery`).
+//!   ended. So this process may die at any moment; the next one finds the run, finds out where the
+//!   manager really is, and continues or reports what was lost ([`Adapter::recover`] in `recovery`).
 //! - *One process drives*: it holds an OS lock. Others only read.
-//! - *What is said was seen.* A lock that is back while grace is on was reclaimed. One that is
+//! - *Only observations are reported.* A lock that is held again during grace was reclaimed. A lock that is
 //!   missing when grace ends is dropped if an nlmctl looked at that moment; else it is unverified: it
 //!   may have been reclaimed and unlocked since. Owners are not known, so no client's count is.
 //!
@@ -19,7 +19,7 @@
 //! |---|---|---|
 //! | `backend` | what the manager itself must be able to do | |
 //! | `start` | from the plan to confirmed grace | |
-//! | `compare` | what came back | pure |
+//! | `compare` | which locks are held again | pure |
 //! | `listings` | lists of locks, page by page | pure |
 //! | `record` | a run as it is on disk | |
 //! | `release` | locks freed outside of any run | |

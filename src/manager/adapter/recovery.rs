@@ -1,4 +1,4 @@
-//! Where a run really is: runs that an earlier process left, and the ends of runs.
+//! The real state of a run: runs that an earlier process left, and the ends of runs.
 //!
 //! ```text
 //! Beginning --- every lock held, no mark of a drop -------------> forgotten: nothing was dropped

@@ -1,4 +1,4 @@
-//! A driven manager's runs on disk: one JSON file a run, and the right to drive.
+//! A driven manager's runs on disk: one JSON file for each run, and the lock that gives the right to drive.
 //!
 //! A file is replaced whole (temporary file, fsync, rename, fsync of the folder), so what is read is
 //! always one state that was promised. Ended runs stay until they are acknowledged, and the last

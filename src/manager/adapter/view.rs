@@ -1,4 +1,4 @@
-//! What was seen last, and what a watcher is told of it.
+//! The last reading, and what watchers are told about it.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What an operator has to know before a run over Ganesha. Pure.
+//! What an operator must know before a run over Ganesha. Pure.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What can go wrong between nlmctl and Ganesha.
+//! Errors between nlmctl and Ganesha.
 
 use std::io;
 

@@ -4,19 +4,19 @@
 //! description locks of its process. It knows a grace period, and its D-Bus interface can start one
 //! and make it forget clients; nothing else. So a run comes in two kinds:
 //!
-//! - *full* ([`release`]): blocked requests are cancelled first, or they would get what is released.
+//! - *full* ([`release`]): blocked requests are cancelled first, because they would get the released locks.
 //!   Clients are released per server address, and that goes on long after the answer; a lock that
 //!   is reclaimed meanwhile is lost. So no client is told until statd has no record of Ganesha's left
-//!   and its process no lock. That wait has a bound, past which what is left is said to be left.
-//! - *soft*: grace alone. Nothing is released, so nothing can be lost, and clients give the server
-//!   what it has lost. It is the run whose policy drops nothing.
+//!   and its process no lock. That wait has a bound; locks that are left after it are reported as left.
+//! - *soft*: grace alone. Nothing is released, so nothing can be lost, and clients reclaim what the server
+//!   has lost. It is the run whose policy drops nothing.
 //!
 //! What must hold: NFSv4 state is never touched ([`bus`] cannot say the event that expires clients).
 //! Grace is seen to be on before a lock goes, its clock starts again when all are gone, and it ends
-//! when Ganesha ends it, which is looked at, not computed. A release that was interrupted is
-//! finished before any notice leaves: a file in nlmctl's state directory says that one is on.
+//! when Ganesha ends it, which is observed, not computed. An interrupted release is
+//! finished before any notice leaves: a file in nlmctl's state directory says that one is in progress.
 //!
-//! What does not hold is said by [`cautions`]: among others Ganesha 4.3 leaks a descriptor for each
+//! [`cautions`] says what does not hold: among others, Ganesha 4.3 leaks a descriptor for each
 //! owner and file that it releases, and crashes on NLM SHARE reservations.
 //!
 //! | file | what | |
@@ -25,7 +25,7 @@
 //! | `process` | locks, descriptors, connections of its process, from /proc | |
 //! | `clients` | statd's records and connections as clients | pure |
 //! | `release` | all locks released; one client's | |
-//! | `cautions` | what an operator has to know | pure |
+//! | `cautions` | what an operator must know | pure |
 
 mod bus;
 mod cautions;

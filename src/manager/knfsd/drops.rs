@@ -6,7 +6,7 @@
 //! - *Stop*: with nfsd's last thread lockd ends and its locks go; with the next first one it starts, in
 //!   grace. NFS service stops in between, and the reply cache is lost.
 //!
-//! Which one works is seen by its effect: grace is on, and no client's lock is held.
+//! Which way works is seen by its effect: grace is on, and no client's lock is held.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

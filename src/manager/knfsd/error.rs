@@ -1,4 +1,4 @@
-//! What can go wrong between nlmctl and the kernel's lock manager.
+//! Errors between nlmctl and the kernel's lock manager.
 
 use std::io;
 

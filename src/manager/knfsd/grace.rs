@@ -1,11 +1,11 @@
 //! knfsd by `--method grace`, the default: the lock manager is a process in front of lockd, which speaks the control protocol.
 //!
 //! Theory. That process (`interposer/`) is started from nlmctl's own file when it is first needed, in a session of its own,
-//! and ends by itself when it has no run and is not called. It has the run: nlmctl may die and go on with it. One such
-//! process is here at a time. What it has on disk tells whether there is a run of it to ask for.
+//! and ends by itself when it has no run and is not called. It has the run: nlmctl may die, and a later one continues
+//! it. One such process runs at a time. Its files on disk tell whether there is a run of it to ask for.
 //!
-//! Where it is refused, nothing falls back to the other method by itself: that one drops every lock. It is offered with its
-//! price.
+//! If it is refused, nlmctl never falls back to the other method by itself, because that drops every lock. It is
+//! offered with its price.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

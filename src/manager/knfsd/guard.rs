@@ -6,8 +6,8 @@
 //! gone, however that came about, and the guard puts back what the state directory says.
 //!
 //! While it lives it holds an OS lock, so that the next nlmctl waits for it instead of doing the same
-//! at the same time. What fails it tries again for minutes, with longer and longer pauses, and says so
-//! in the kernel's log: no other place is left.
+//! at the same time. It retries a failed step for minutes, with longer and longer pauses, and says so
+//! in the kernel's log, because there is no other place left.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What the process in front of lockd has on disk, for others to know whether it is at work.
+//! The files of the process in front of lockd, by which others know whether it is active.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What lockd's memory tells of its locks, as lists for people have it.
+//! The locks in lockd's memory, as lists for people.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

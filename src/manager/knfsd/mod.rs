@@ -9,9 +9,9 @@
 //!
 //! What must hold:
 //! - Nothing is touched where it could not work or would hurt others: an NFSv3 mount here keeps lockd
-//!   alive while nfsd is down; NFSv4 clients wait and reclaim too, so that wants consent; without
+//!   alive while nfsd is down; NFSv4 clients wait and reclaim too, so this needs consent; without
 //!   rpc.statd no client could be told.
-//! - What is changed for a moment is on disk before ([`saved`]); where nfsd is stopped a process of its
+//! - A setting that is changed for a moment is saved on disk before ([`saved`]); if nfsd is stopped, a process of its
 //!   own is there to bring it back ([`guard`]).
 //! - NFSv4's grace is ended with lockd's only if no client could still reclaim in it ([`v4`]).
 //! - Monitor records outlive a run ([`records`]).
@@ -22,15 +22,15 @@
 //! | `records` | monitor records |
 //! | `scope` | NFSv4's server scope, which a stop loses |
 //! | `settings` | nfsd's settings |
-//! | `saved` | what is to be put back |
+//! | `saved` | settings to restore |
 //! | `grace` | the default way: a process in front of lockd has the run |
-//! | `keeper_files` | what that process has on disk |
-//! | `guard` | the process that does it if nlmctl dies |
+//! | `keeper_files` | the files of that process |
+//! | `guard` | the process that restores nfsd if nlmctl dies |
 //! | `cautions` | what a run by `--method reboot` meets here |
 //! | `drops` | the two ways to drop |
 //! | `v4` | NFSv4 clients |
 //! | `owners` | who owns the locks |
-//! | `listing` | that, as lists for people have it |
+//! | `listing` | the same, as lists for people |
 //! | `paths` | names of files |
 //! | `release` | frees one client's locks |
 //! | `single` | frees single locks that were chosen |

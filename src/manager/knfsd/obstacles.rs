@@ -1,8 +1,9 @@
-//! What stands in the way of a grace period in front of lockd (`interposer/`) on this host, each with what to do about it.
+//! Obstacles to a grace period in front of lockd (`interposer/`) on this host, each with a remedy.
 //!
 //! Nothing is changed. Rules of other programs stay as they are: this program's own are in a table of its own, which stays
-//! when a firewall is loaded anew. A packet that another's rule drops after ours was told and has no reply, so its lock is
-//! kept. What another program takes from a queue is different: it may let requests pass that it changed or delayed.
+//! when a firewall is reloaded. A packet that another rule drops after ours was reported and has no reply, so its
+//! lock is kept. A program that takes packets from a queue is different: it may let requests pass that it changed or
+//! delayed.
 
 use std::collections::BTreeSet;
 use std::io;

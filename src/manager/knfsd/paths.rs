@@ -1,7 +1,7 @@
 //! Names of locked files: `/proc/locks` has devices and inodes only.
 //!
 //! A file system has no way back from an inode to a name, so the folder that is exported is walked,
-//! within bounds: a name is a kindness in a report, and nothing depends on it.
+//! within bounds: a name only makes a report easier to read, and nothing depends on it.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

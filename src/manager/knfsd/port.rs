@@ -1,4 +1,4 @@
-//! Where lockd listens.
+//! The ports on which lockd listens.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

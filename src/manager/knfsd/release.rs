@@ -2,7 +2,7 @@
 //!
 //! lockd believes a call of procedure 16 from a loopback address and a port below 1024, finds the
 //! client by the private data that it gave statd, and drops its locks if the state number is not the
-//! last that it heard. Its answer is always the same, so the locks are looked at.
+//! last that it heard. Its answer is always the same, so the locks themselves are checked.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
-//! What a run changes on the server for a moment, on disk until it is put back.
+//! Server settings that a run changes for a moment, on disk until they are restored.
 //!
 //! Written before the first change, removed after the last one was undone: a process that finds the file
-//! (the guard, or the next nlmctl) knows what to put back, and that it may be half done.
+//! (the guard, or the next nlmctl) knows what to restore, and that this may be half done.
 
 use std::io;
 use std::path::{Path, PathBuf};

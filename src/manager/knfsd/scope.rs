@@ -1,4 +1,4 @@
-//! NFSv4's server scope: what stopping nfsd's threads loses, and NFSv4.1 clients know their server by.
+//! NFSv4's server scope, by which NFSv4.1 clients know their server: it is lost when nfsd's threads stop.
 //!
 //! rpc.nfsd and nfsdctl can give it a name of its own; every start of the threads without one makes it this host's. Where
 //! the kernel tells the scope (Linux 6.10 and newer), it is read before and set again with the threads. An older kernel

@@ -1,4 +1,4 @@
-//! nfsd's settings: what stopping its threads loses, and putting that back.
+//! nfsd's settings that are lost when its threads stop, and how they are restored.
 //!
 //! With the last thread go the listeners and NFSv4's server scope, and versions and pools may. All of it is read
 //! before, kept on disk by the caller, written again in the one order that the kernel takes (what can only be set while

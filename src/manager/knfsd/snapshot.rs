@@ -1,4 +1,4 @@
-//! What is locked, and what clients wait for, in the kernel's list.
+//! Locks, and waiting requests of clients, in the kernel's list.
 
 use crate::host::{FileError, Lock, Machine, Reading};
 use crate::manager::adapter::{LocalLock, Snapshot};

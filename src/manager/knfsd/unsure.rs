@@ -1,12 +1,13 @@
 //! Locks whose reclaim may have been refused, or passed unseen, in a run in front of lockd (`interposer/`).
 //!
 //! # Theory
-//! A Linux client whose reclaim is refused forgets the lock, while its process goes on to believe in it and lockd goes on to
-//! hold it. The next run would take such a lock for a stale one: its client acks, and does not claim it. So each lock that
-//! this may have happened to is *unsure*, and written down here. Every later run keeps it, also where policy drops, until
+//! A Linux client whose reclaim is refused forgets the lock, while its process still believes in it and lockd still
+//! holds it. The next run would take such a lock for a stale one: its client acks, and does not reclaim it. So each
+//! lock that this may have happened to is *unsure*, and recorded here. Every later run keeps it, even if the policy
+//! drops, until
 //! - its owner was seen to unlock it, or to lock or reclaim it with success: the client knows it again then;
 //! - its client has rebooted, and told lockd so by FREE_ALL, which frees all that was locked the same way;
-//! - lockd does not hold it any more, for any reason (`nlmctl release` is one), or is another lockd.
+//! - lockd no longer holds it, for any reason (`nlmctl release` is one), or is another instance.
 //!
 //! A number in a LOCK that says another state proves no reboot: a client has it from whichever statd was started last.
 //!

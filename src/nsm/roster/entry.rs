@@ -1,4 +1,4 @@
-//! What a roster holds, and what all its formats need: names of hosts, bounded reading.
+//! The entries of a roster, and what all formats share: host names, bounded reading.
 
 use std::ffi::OsString;
 use std::fmt;

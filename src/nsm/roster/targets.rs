@@ -1,4 +1,4 @@
-//! A list written by hand for one fan-out.
+//! A list of hosts, written by hand for one fan-out.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The control protocol, served: what a lock manager of any kind needs to be driven by nlmctl.
+//! The control protocol's server side: what any lock manager needs in order to be driven by nlmctl.
 //!
 //! It implements [`LockManagerControl`], keeps a [`Timeline`] for watchers, and gives both to a
 //! [`ControlSocket`]. The table of procedures, and the types of arguments and results, are in

@@ -1,4 +1,4 @@
-//! What goes into a fan-out and what comes out of it.
+//! The inputs and outputs of a fan-out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,4 @@
-//! What memory and `/proc/locks` agree about, though locks come and go. Pure.
+//! The agreement of memory and `/proc/locks`, though locks come and go. Pure.
 //!
 //! Theory. A pass over memory and one over the list take milliseconds each, and on a busy server no two of them show the
 //! same locks. So they are compared lock by lock: what is locked (file, range and mode) must be in memory as often as in the

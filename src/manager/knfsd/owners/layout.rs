@@ -1,5 +1,5 @@
-//! Where lockd's records have what is read of them. It is asked of BTF by the names of members, with the names that kernels
-//! have had for them; the version of a kernel is never asked.
+//! The layout of lockd's records, as far as they are read. BTF is asked by the names of members, with the names that
+//! kernels have had for them; the version of a kernel is never asked.
 
 use super::error::OwnersError;
 use crate::host::{Btf, Field, Type};

@@ -1,4 +1,4 @@
-//! A lock of what a record of it and of its file say.
+//! Makes a lock from its record and the record of its file.
 
 use super::clients::Known;
 use super::error::Unsettled;

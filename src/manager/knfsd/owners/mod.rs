@@ -1,36 +1,36 @@
 //! Holders of locks of the kernel's lockd, and who waits for them: read from its memory, which is not changed.
 //!
-//! Theory. `/proc/locks` shows the process of lockd itself for each NLM lock, so whose it is has to be found in lockd's own
+//! Theory. `/proc/locks` shows the process of lockd itself for each NLM lock, so the owner must be found in lockd's own
 //! records. These are hash tables and lists: hosts (`nlm_server_hosts`: a client by an address of its, the address it
 //! called, version and transport), files (`nlm_files`), on each file's inode the granted locks, whose owner leads to a
-//! host, and on each file its blocked requests. Where they have what, BTF tells ([`layout`]).
+//! host, and on each file its blocked requests. BTF tells their layout ([`layout`]).
 //!
-//! lockd goes on while it is read. So a record is believed only if all holds that must:
+//! lockd keeps running while it is read. So a record is believed only if all of this holds:
 //! - each link of a list points back to the one before; a lock has lockd's operations; its owner's host is in the table of
 //!   hosts; and after what it leads to was read, it is still the same. A chain of a table that changes is read again,
 //! - the lock's host is the same after the pass as before,
 //! - the lock is in `/proc/locks`, which the kernel prints under its own lock, as often as in memory; and each of lockd's
 //!   that is listed there was found ([`agreement`]).
 //!
-//! What does not hold yet is looked for in another pass, at most [`PASSES`]; then the view is refused. So a lock is shown
-//! with its owner, or nothing is shown. For blocked requests and shares there is no second witness: `/proc/locks` lists some
-//! of the former only, and none of the latter. They are those of the last pass.
+//! If something does not hold yet, another pass is made, at most [`PASSES`]; then the view is refused. So a lock is
+//! shown with its owner, or nothing is shown. For blocked requests and shares there is no second witness:
+//! `/proc/locks` lists some of the former only, and none of the latter. They are those of the last pass.
 //!
 //! What lockd itself does not know: the owner handle of a granted lock, and names of clients behind one address but the
 //! first.
 //!
 //! | file | what |
 //! |---|---|
-//! | `layout` | where records have what |
+//! | `layout` | the layout of records |
 //! | `reader` | fields, lists, strings |
 //! | `clients` | hosts |
 //! | `files` | files, with their locks and shares |
-//! | `locks` | a lock of its records |
+//! | `locks` | a lock from its records |
 //! | `waiters` | blocked requests |
 //! | `names` | paths of files |
-//! | `agreement` | what memory and `/proc/locks` agree about, though locks come and go |
+//! | `agreement` | the agreement of memory and `/proc/locks`, though locks come and go |
 //! | `error` | why a view was refused |
-//! | `view` | what others see of it |
+//! | `view` | the view for other modules |
 //! | `mod` | finds lockd and looks at it; start reading at [`LockdMemory::look`] |
 
 mod agreement;

@@ -1,4 +1,4 @@
-//! What lockd has, for others to use.
+//! The view of lockd's locks for other modules.
 
 use std::collections::BTreeMap;
 

@@ -6,11 +6,11 @@
 //! answers here. The client is not told, its own connections are not touched, and it may be dead.
 //!
 //! What must hold:
-//! - An answer proves nothing: lockd says GRANTED too where it freed nothing. The caller looks afterwards.
+//! - An answer proves nothing: lockd also says GRANTED if it freed nothing. The caller checks afterwards.
 //! - lockd opens the file as the user that the call names, so that is the file's owner; root may be squashed.
-//! - Our calls bear a [`MARK`]. Each leaves a line in the system's log before it leaves this host.
-//! - lockd is one thread. Where it does not answer one call in time nothing more is asked of it.
-//! - Where clients wait meanwhile, what takes too long is left.
+//! - Our calls carry a [`MARK`]. Each is announced by a line in the system log before it leaves this host.
+//! - lockd is one thread. If it does not answer one call in time, no more calls are made.
+//! - If clients wait meanwhile, calls for which no time is left are not made.
 //!
 //! | file | what | |
 //! |---|---|---|

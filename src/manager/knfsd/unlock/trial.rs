@@ -1,4 +1,5 @@
-//! Requests for a lock that another process of the client has: lockd's answers show what becomes of requests on their way.
+//! Requests for a lock that another process of the client has: lockd's answers show how requests are changed on their
+//! way.
 //!
 //! lockd never grants them, as long as that process has its lock: they leave nothing. One that is granted all the same, since
 //! the lock was given up just then, is freed at once.
