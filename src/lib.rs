@@ -1,8 +1,8 @@
 //! nlmctl: forced resync of NFSv3 locks on a live server.
 //!
-//! NFSv3 locks are state that a server and its clients must agree on, and NLM has no way to check
-//! that they do. A forced resync is the cure a reboot would be, without the reboot: mark every lock
-//! pending, tell the clients (SM_NOTIFY), take their reclaims, drop or keep the rest as policy says.
+//! An NFS server and its clients must agree on who holds which NFSv3 lock, and NLM has no way to check
+//! that they do. A forced resync is the cure of a reboot without the reboot: mark every lock
+//! pending, notify the clients (SM_NOTIFY), grant their reclaims, drop or keep the rest as the policy says.
 //!
 //! How to read this crate, from the bottom up (CONTRIBUTING.md says who may know whom):
 //!
@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`wire`] | bytes to types: XDR, RPC, rpcbind, NLM, NSM, the control protocol. Pure |
 //! | `spread` | hash tables that never take long to grow. Pure |
-//! | `shares` | who has how much of a table, and whether it may have more. Pure |
+//! | `shares` | how much of a table each holder has, and whether it may have more. Pure |
 //! | `units` | durations and counts as people read them. Pure |
 //! | [`resync`] | the plan, the run as a state machine, what may be dropped. Pure |
 //! | `locks` | the lock table of a cooperating lock manager. Pure |
@@ -27,11 +27,11 @@
 //! | `demo` | simulated clients on real sockets |
 //! | [`cli`] | one file per command |
 //!
-//! What a file server does not need that embeds [`lockd`] stands behind the feature `tools`, which is on by default.
-//! What is public follows Semantic Versioning; `docs/embedding.md` says what each module is for. All else is private to the
-//! crate.
+//! Code that a file server which embeds [`lockd`] does not need is behind the feature `tools`, which is on by default.
+//! The public API follows Semantic Versioning; `docs/embedding.md` says what each module is for. All else is private
+//! to the crate.
 //!
-//! For the life of a run start at `resync::run`; for what a lock request does, at `locks`.
+//! To follow a run, start at `resync::run`; to follow a lock request, at `locks`.
 
 // What only the tools use is dead without them; a build with them finds what really is.
 #![cfg_attr(not(feature = "tools"), allow(dead_code, unused_imports))]

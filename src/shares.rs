@@ -1,11 +1,11 @@
 //! How much of a table each holder has, and whether it may have more.
 //!
-//! Every table that a peer can fill has one [`Shares`], which counts what is taken by whose it is, and
+//! Every table that a peer can fill has one [`Shares`], which counts the entries of each holder, and
 //! [`Bounds`]. The rule is the same for all of them:
 //! - A host (a source address; on a Unix socket a user) has at most its share.
 //! - An IPv6 network of 64 bits has at most half of the table: a host has all of its addresses to call from.
 //! - The last tenth of the table is for those who have at most a thousandth of it, so that a few that take all
-//!   they can get shut no other out. Of IPv6 that is a network, not an address.
+//!   they can get do not shut others out. With IPv6 this holds for a network, not an address.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};

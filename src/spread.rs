@@ -1,7 +1,8 @@
 //! Hash tables that never take long to grow.
 //!
-//! One that grows moves all that is in it, and the request that made it grow waits. So this is many tables, and none of
-//! them comes to be big. Peers choose keys: the hash must be keyed, so that no peer can choose such as meet in one table.
+//! A table that grows moves all its entries, and the request that made it grow waits. So this is many tables, and
+//! none of them becomes big. Peers choose keys, so the hash must be keyed: no peer can choose keys that all fall into
+//! one table.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 

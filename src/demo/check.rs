@@ -1,4 +1,4 @@
-//! What the simulated clients believe against what the lock manager lists.
+//! Compares the beliefs of the simulated clients with the list of the lock manager.
 //!
 //! Both are asked after the run: the clients' beliefs come from the farm alone, the locks from the
 //! manager alone. A lock that a client believes in and the manager does not hold is lost: the data it

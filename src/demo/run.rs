@@ -1,4 +1,4 @@
-//! The demo from curtain to curtain: stage, breakage, a real resync through the control socket, and
+//! The demo from start to end: setup, breakage, a real resync through the control socket, and
 //! the comparison of what clients believe with what nlmd holds.
 
 use std::fmt::Write;

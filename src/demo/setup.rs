@@ -1,4 +1,4 @@
-//! Sets the stage: a server, clients that hold locks, and the breakage that was asked for.
+//! Sets up the demo: a server, clients that hold locks, and the breakage that was asked for.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

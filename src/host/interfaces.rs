@@ -1,4 +1,4 @@
-//! Network interfaces by name: what stands on disk and what people write. `wire/scope.rs` has the theory.
+//! Network interfaces by name, as on disk and as people write them. `wire/scope.rs` has the theory.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -2,8 +2,8 @@
 //!
 //! Since Linux 6.10 the family `nfsd` tells NFSv4's server scope, and sets it in the step that starts the threads; every
 //! write to the file `threads` makes it the host's name. Since 6.15 the family `lockd` has a length of grace, which wins
-//! over `nlm_grace_period` where it is not 0. A kernel that does not know a family or a command says so, and then there
-//! is nothing to tell.
+//! over `nlm_grace_period` if it is not 0. A kernel that does not know a family or a command says so, and then there
+//! is no value.
 
 use std::io;
 use std::path::PathBuf;

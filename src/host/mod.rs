@@ -1,4 +1,4 @@
-//! What is known of this machine, asked for in one place.
+//! Facts about this machine, asked for in one place.
 //!
 //! Theory. All of it is files and a few system calls. Nothing is remembered: an answer is true at the
 //! moment of the question. [`Machine`] reads below a root, `/` outside tests; a test makes a machine of

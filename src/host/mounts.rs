@@ -1,4 +1,4 @@
-//! Does this host hold NLM locks on another server (statement 12)?
+//! Finds out whether this host holds NLM locks on another server (statement 12).
 //!
 //! One SM_NOTIFY serves both roles: a peer that gets it reclaims its locks *and* frees those that
 //! this host's own processes hold on it. Only an NFSv3 (or v2) mount with network locks has such

@@ -1,4 +1,4 @@
-//! What other programs have in netfilter: packet rules and packet queues. Only looked at.
+//! Packet rules and packet queues of other programs in netfilter, read only.
 
 use std::collections::BTreeSet;
 use std::io;

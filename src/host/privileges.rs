@@ -1,4 +1,4 @@
-//! What this process may do beyond other processes.
+//! The capabilities of this process.
 
 use std::io;
 

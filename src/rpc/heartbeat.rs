@@ -1,8 +1,8 @@
-//! Whether this process ran all the time.
+//! Finds out whether this process ran all the time.
 //!
-//! A process can be stopped (SIGSTOP, a freezer), starved, or asleep with its machine. What came in meanwhile waits
-//! in its sockets or was lost, and when it goes on all its timers are due at once. So code that judges others by
-//! time beats while it does, and learns here of the time in which it could not have heard them.
+//! A process can be stopped (SIGSTOP, a freezer), starved, or asleep with its machine. Input that arrived meanwhile
+//! waits in its sockets or was lost, and when it continues all its timers are due at once. So code that judges others
+//! by time calls the heartbeat meanwhile, and learns here of the time in which it could not have heard them.
 //!
 //! Timers go by `CLOCK_MONOTONIC`, which stands still while the machine sleeps: what timers counted, and have to
 //! give back, is measured with that. Whether datagrams can have been lost is measured with `CLOCK_BOOTTIME`, which

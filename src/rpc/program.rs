@@ -1,7 +1,7 @@
 //! A program on a host: rpcbind is asked where it listens, then it is called.
 //!
-//! rpcbind is asked over UDP, and over TCP where that brings nothing.
-//! The port is asked each time: a program that was restarted has another one. What was asked of
+//! rpcbind is asked over UDP, and over TCP if UDP brings no answer.
+//! rpcbind is asked for the port each time: a restarted program has another one. A question to
 //! rpcbind changes nothing there, so only an error of the call itself leaves it open whether the
 //! program has executed it.
 

@@ -7,25 +7,25 @@
 //! arguments. One caller may use an xid again at another of this host's addresses. All of that stands in the cache as
 //! 128 bits: two hashes with a secret each, so that no peer can make two calls that look alike.
 //!
-//! An answer can come to be false: locks are released, or dropped by a run, without their client. So who answers the calls
-//! is asked before an answer is given again ([`is_still_true`](crate::rpc::server::Service::is_still_true)).
+//! An answer can become false: locks are released, or dropped by a run, without their client. So the service
+//! is asked before an answer is repeated ([`is_still_true`](crate::rpc::server::Service::is_still_true)).
 //!
 //! An entry is in progress, then answered; an answered one lives for [`CacheLimits::age`], unless
 //! its room is wanted. A source over its own bound loses its oldest answer. When the whole cache is
 //! full, a source that takes up most of it loses its oldest answer; if that is younger than
 //! [`CacheLimits::kept`], the oldest answer of all goes; if that is too, the oldest of the source that
-//! needs the room. So one that floods never costs another an answer that may still be asked for. Nor does it
-//! keep the others out: the last of the room ([`CacheLimits::reserve`]) is for sources that have little.
+//! needs the room. So a source that floods never costs another one an answer that may still be asked for. Nor does it
+//! keep the others out: the last part of the room ([`CacheLimits::reserve`]) is for sources that have little.
 //! Entries in progress are never evicted (the server bounds the calls it executes at a time); a call
 //! that finds no room is executed and not remembered: its repetition is executed again.
 //!
-//! Every call passes here, and all calls wait while one does. So a call costs the same however much
+//! Every call passes here, and all calls wait for each other. So a call costs the same however much
 //! is remembered: answers stand in two chains by age (of all, of their source), a call takes away at most
 //! [`EXPIRED_AT_ONCE`] that are too old, and the two indexes are spread over
 //! many tables, of which one grows at a time. What is found is known by its number from then on.
 //!
-//! Memory: [`CacheLimits::bytes`] in all, by default 96 MiB (a million answers of NLM), and half of that
-//! of one source. It takes memory as it fills, not before.
+//! Memory: [`CacheLimits::bytes`] in total, by default 96 MiB (a million answers of NLM), and half of that
+//! for one source. It takes memory as it fills, not before.
 //!
 //! What must hold: `entries`, `sources`, their indexes and `heaviest` tell of the same entries; those that are answered
 //! are in both chains; the weights are sums over them. Only `insert`, `reweigh` and `remove` change them.

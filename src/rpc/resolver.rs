@@ -1,11 +1,11 @@
 //! Names to addresses, by the system's resolver.
 //!
 //! # Theory
-//! getaddrinfo(3) blocks a thread and cannot be interrupted: with dead name servers it takes half a minute, and who
-//! asked has long given up. So this process has [`PLACES`] places for look-ups, and a look-up keeps its place until
-//! getaddrinfo really returns: names that hang cost a bounded number of threads however often they are asked for.
-//! Waiting for a place is no failure of the name that waits; only a resolver from which nothing at all has come for
-//! [`STUCK_AFTER`] is one. What stands in the hosts file costs no call of getaddrinfo (`hosts_file`).
+//! getaddrinfo(3) blocks a thread and cannot be interrupted: with dead name servers it takes half a minute, and the
+//! caller has long given up by then. So this process has [`PLACES`] places for look-ups, and a look-up keeps its
+//! place until getaddrinfo really returns: names that hang cost a bounded number of threads however often they are
+//! asked for. Waiting for a place is not a failure of the name that waits; it is one only if the resolver has
+//! answered nothing for [`STUCK_AFTER`]. A name in the hosts file costs no call of getaddrinfo (`hosts_file`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;

@@ -1,8 +1,8 @@
-//! Sockets to calls.
+//! Turns input of sockets into calls.
 //!
 //! # Theory
 //! One task reads each UDP socket and one each connection. It begins every call itself, in the order
-//! of arrival (`service::begin`); a call that is not done at its first wait goes on in a task of its own. So
+//! of arrival (`service::begin`); a call that is not done at its first wait continues in a task of its own. So
 //! a LOCK cannot reach the lock table behind the UNLOCK that was sent after it, and calls still do not
 //! wait for each other. Most calls end in that first step: all calls that one read brought are executed in one turn of
 //! the reader, and their replies leave in one write.
@@ -16,7 +16,7 @@
 //! the call is done.
 //!
 //! At shutdown (the watch turns true, or its sender is gone) nothing more is read. Calls that have
-//! begun get [`Limits::drain`] to end and to be answered; what is left then is aborted.
+//! begun get [`Limits::drain`] to end and to be answered; calls that are left then are aborted.
 //!
 //! Start reading at [`serve_udp`]; `connection` does the same for streams. What both need is in `service`.
 

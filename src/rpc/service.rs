@@ -1,4 +1,4 @@
-//! Who calls, what answers, and how a call runs. `server` has the theory.
+//! Callers, services, and how a call runs. `server` has the theory.
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};

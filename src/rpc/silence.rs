@@ -1,7 +1,7 @@
-//! Whether anything at all is heard of a host.
+//! Finds out whether anything at all is heard from a host.
 //!
-//! Anything is: an answer, a refusal, a connection that is accepted, a firewall that says no. Only "there is no such
-//! host" is nothing, as a router says it, or this machine itself where the host would be on its own network. What
+//! "Anything" means an answer, a refusal, an accepted connection, or a firewall's refusal. Only "there is no such
+//! host" is nothing, whether a router says it, or this machine itself for a host on its own network. A host that
 //! cannot be asked (no socket, no route) is not silent.
 
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! A [`StreamClient`] owns the table of its open calls. Its writing task takes whole records from a
 //! bounded queue; its reading task looks replies up in the table, and when the stream ends it tells
-//! every open call why. A stream that sent something that is not RPC is not read from any more.
+//! every open call why. A stream that sent something other than RPC is no longer read.
 
 use std::collections::HashMap;
 use std::io;

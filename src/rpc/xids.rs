@@ -1,4 +1,4 @@
-//! Where xids come from: no number comes twice in 2^32, and who has seen some cannot tell the next.
+//! Generates xids: no number repeats within 2^32, and a peer that has seen some cannot predict the next.
 //!
 //! A counter goes through a Feistel network of four rounds, which is a permutation of all 32-bit
 //! numbers, a different one for each seed.

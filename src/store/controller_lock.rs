@@ -1,4 +1,4 @@
-//! One controller at a time.
+//! The lock that allows one controller at a time.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

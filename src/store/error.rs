@@ -1,4 +1,4 @@
-//! What can be wrong with the record, and what to do about it.
+//! Errors of the record, with remedies.
 
 use std::fs::File;
 use std::io;

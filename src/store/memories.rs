@@ -1,4 +1,4 @@
-//! What the rounds of `nlmctl reconcile` know of the clients, and who of them is known to understand notices.
+//! What the rounds of `nlmctl reconcile` know about clients, and which clients are known to understand notices.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
 //! The record: every run and every release, in one SQLite database.
 //!
 //! Theory. A run's row exists before the lock manager is asked anything, and each phase is on disk
-//! (WAL, `synchronous=FULL`) before what it announces is done: after a crash at any instant the
-//! record says how far the run can have got, and [`Store::unfinished`] finds it. Each method that
+//! (WAL, `synchronous=FULL`) before the step that it announces: after a crash at any moment the
+//! record says how far the run can have come, and [`Store::unfinished`] finds it. Each method that
 //! writes is one transaction. Results come in pages that may be written again; a run is `done` only
 //! with [`Store::record_result`], so half a result is never taken for a whole one, and the rows of
 //! locks need not be on disk before that.

@@ -1,4 +1,4 @@
-//! What is read.
+//! Reads the record.
 
 use std::io;
 use std::ops::RangeInclusive;

@@ -1,4 +1,4 @@
-//! What is written, each call in one transaction.
+//! Writes the record, each call in one transaction.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, named_params, params};
 

@@ -1,4 +1,4 @@
-//! `control.x` says what `control/` does: the two are compared here, so that neither drifts.
+//! Compares `control.x` with `control/`, so that they stay the same.
 
 use super::control::{self, Grace, PROGRAM, Procedure, RefusalCode, VERSION};
 

@@ -1,13 +1,13 @@
-//! Bytes to types and back. Pure: no sockets, no clock, nothing of the folders above it.
+//! Turns bytes into types and back. Pure: no sockets, no clock, nothing from the folders above it.
 //!
 //! | file | what |
 //! |---|---|
 //! | `xdr` | XDR with bounds (RFC 4506) |
-//! | `types` | the field's nouns: file handles, owners, ranges, state numbers |
+//! | `types` | the terms of the protocols: file handles, owners, ranges, state numbers |
 //! | `scope` | link-local addresses with their interface |
 //! | `record` | record marking: messages in a stream |
 //! | `rpc` | RPC messages (RFC 5531) |
-//! | `rpcbind` | who listens where (RFC 1833) |
+//! | `rpcbind` | the ports of programs (RFC 1833) |
 //! | `netlink` | netlink: the kernel asked, and its answers |
 //! | `nfqueue` | packets that netfilter hands out, by netlink |
 //! | `rtnetlink` | routes and routing rules, by netlink |

@@ -1,4 +1,4 @@
-//! Record marking (RFC 5531 section 11): how messages lie in a stream.
+//! Record marking (RFC 5531 section 11): messages in a stream.
 //!
 //! A record is one or more fragments; each has a 4-byte mark, of which the highest bit says "the
 //! last one" and the rest is its length.

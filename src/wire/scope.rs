@@ -10,11 +10,11 @@
 //! What must hold:
 //! - What a socket or a resolver gave goes through [`joined`] before any other code sees it, and what a socket is given
 //!   through [`split`]. Only `rpc/`, `host/` and those who ask the resolver do that.
-//! - An address from elsewhere that has something in these bytes already is no host's: `fe80:0:0:3::1` on interface 2
+//! - An address from elsewhere that already has something in these bytes is not a host: `fe80:0:0:3::1` on interface 2
 //!   must not become the machine at `fe80::1` on interface 3.
 //! - What goes to another machine as text is [`bare`]: an index says nothing there.
-//! - An index ends with its interface, or with a restart of this machine. On disk stand names
-//!   (`fe80::1%eth0`, `host/interfaces.rs`). An interface that was removed and made again is another one: the locks
+//! - An index ends with its interface, or with a restart of this machine. On disk, names are used
+//!   (`fe80::1%eth0`, `host/interfaces.rs`). An interface that was removed and created again is another one: the locks
 //!   of its clients stay under the old address until a run or a release ends them.
 //! - What people read is [`Shown`]: `fe80::1%2`, which `ping` and `nlmctl --client` take as well as the name.
 

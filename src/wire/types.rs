@@ -1,4 +1,4 @@
-//! The field's own nouns as types, so that two numbers or two strings cannot be swapped.
+//! The terms of the protocols as types, so that two numbers or two strings cannot be swapped.
 
 use std::fmt;
 use std::io::{Read, Write};

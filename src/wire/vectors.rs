@@ -1,4 +1,4 @@
-//! What every codec's tests want: bytes written by hand from a specification, and what must hold of
+//! For the tests of every codec: bytes written by hand from a specification, and what must hold of
 //! them.
 
 use std::fmt::Debug;

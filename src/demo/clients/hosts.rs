@@ -1,4 +1,4 @@
-//! What all tasks of a farm know of its hosts.
+//! The knowledge about hosts that all tasks of a farm share.
 
 use std::collections::HashMap;
 use std::io;

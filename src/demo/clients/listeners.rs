@@ -1,4 +1,4 @@
-//! What the simulated hosts listen on: one socket each for rpcbind, statd and the lock callback, bound
+//! The listening sockets of the simulated hosts: one each for rpcbind, statd and the lock callback, bound
 //! to the wildcard address, answering from the address that was asked.
 
 use std::net::{IpAddr, Ipv4Addr};

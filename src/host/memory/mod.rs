@@ -1,9 +1,9 @@
-//! The running kernel's memory, read only: where something is, how it is laid out, and what is in it.
+//! The running kernel's memory, read only: addresses, layouts and contents.
 //!
 //! Theory. `/proc/kallsyms` tells where named things are, BTF how types are laid out in this kernel, and `/proc/kcore` gives
 //! the bytes. Nothing stops the kernel while it is read, so a record may change between two reads, and a pointer lead to
-//! what was freed and used anew. Such reads are harmless to the kernel. Who reads decides by what must be true of a record
-//! whether it is one; here a read is bounded and checked, and never trusted.
+//! memory that was freed and reused. Such reads are harmless to the kernel. The reader decides by what must be true
+//! of a record whether it is one; here a read is bounded and checked, and never trusted.
 //!
 //! It takes root in the first namespaces of the machine. A kernel that is locked down for confidentiality
 //! (kernel_lockdown(7)) gives nothing.

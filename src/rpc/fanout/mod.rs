@@ -30,9 +30,9 @@
 //!
 //! **Who owns what.** The machine owns everything but time, sockets, the resolver and TCP
 //! connections. Its driver must: send what `Fanout::poll_transmit` gives, feed in what the
-//! sockets have *before* it sends more, do each `Lookup` and `StreamCall` in bounded time and
-//! hand back how it went, call `Fanout::handle_timeout` when `Fanout::next_timeout` has come,
-//! and take the events. [`run`] is that driver, with sockets; [`ask`] runs it to the end and gathers what came.
+//! sockets have received *before* it sends more, do each `Lookup` and `StreamCall` in bounded time and
+//! hand back the result, call `Fanout::handle_timeout` when `Fanout::next_timeout` has come,
+//! and take the events. [`run`] is that driver, with sockets; [`ask`] runs it to the end and gathers the events.
 //!
 //! **What must hold.**
 //! - Each target has exactly one last event, and nothing is sent to it afterwards.
@@ -43,7 +43,7 @@
 //!
 //! | file | what | |
 //! |---|---|---|
-//! | `target` | who is called for what, and what became of it | pure |
+//! | `target` | the targets of calls, and the result for each | pure |
 //! | `state` | subjects, exchanges, timers | pure |
 //! | `steps` | the transitions of the diagram | pure |
 //! | `machine` | in and out; start reading here, at `Fanout::poll_transmit`, then `steps::answered` | pure |

@@ -1,4 +1,4 @@
-//! How long to wait for an answer: RFC 6298's estimate over all targets together, and back-off.
+//! The time to wait for an answer: RFC 6298's estimate over all targets together, and back-off.
 //!
 //! Every transmission has an xid of its own, so an answer says which one it answers and each round
 //! trip is exact (Karn's problem does not arise), also where the path is slower than the first guess.

@@ -1,7 +1,7 @@
-//! What may be sent next, and how much may be under way.
+//! The next calls to send, and how many may be in flight.
 //!
-//! A socket's receive buffer holds so many answers and no more; what comes beyond is lost, and is
-//! then sent for again. So each socket (a *lane*) has a window, the number of calls whose answers
+//! A socket's receive buffer holds a limited number of answers; answers beyond it are lost, and the calls are
+//! then repeated. So each socket (a *lane*) has a window, the number of calls whose answers
 //! it has room for. Among calls that wait, those to hosts that have answered go first, then those
 //! to hosts not tried yet, then repeats to silent ones: the dead never delay the living.
 

@@ -1,4 +1,4 @@
-//! What a fan-out remembers of its targets, of the calls that are open, and of what is due when.
+//! The state of a fan-out: its targets, the open calls, and what is due when.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};

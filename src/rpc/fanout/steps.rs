@@ -1,4 +1,4 @@
-//! What happens to a subject: the transitions of the module's diagram.
+//! The transitions of a subject in the module's diagram.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

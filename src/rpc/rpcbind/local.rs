@@ -1,4 +1,4 @@
-//! This host's rpcbind, where programs are registered.
+//! This host's rpcbind, with which programs are registered.
 //!
 //! It is reached by its Unix socket, which knows our user, or else from a loopback address and a
 //! port below 1024. A port other than 111 is not the system's rpcbind: its Unix socket is not used

@@ -1,4 +1,4 @@
-//! What a procedure answers with: its value, or why not.
+//! The answer of a procedure: its value, or a refusal.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What runs and lives of a manager are known by.
+//! The identifiers of runs and of a manager's instances.
 
 use std::fmt;
 

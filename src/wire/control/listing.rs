@@ -1,4 +1,4 @@
-//! The clients and locks of a manager, and the scope that chooses among them.
+//! The clients and locks of a manager, and the scope that selects some of them.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! The manager: who it is, and how it is now.
+//! The manager: its identity, capabilities and present state.
 
 use super::ids::InstanceId;
 use super::run::RunStatus;

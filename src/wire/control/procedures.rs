@@ -1,6 +1,6 @@
 //! The program and its procedures.
 //!
-//! What is to be known of a procedure stands in its line of [`procedures!`]. Numbers and calls are made
+//! Everything about a procedure stands in its line of [`procedures!`]. Numbers and calls are made
 //! from that table here, the trait of a lock manager that cooperates and its dispatch in `rpc::control`.
 
 use std::marker::PhantomData;

@@ -1,4 +1,4 @@
-//! What tests begin with: each changes what it is about.
+//! Samples with which tests begin: each test changes what it is about.
 
 use super::{
     BeginArgs, ClientRow, Fate, InstanceId, LockFate, LockKind, LockRow, LockState, Mode, OwnerRow, Policy, RunId,
