@@ -30,7 +30,7 @@ pub struct Question {
     pub credential: Credential,
     /// A write lock (or a share with write access); otherwise a read lock.
     pub exclusive: bool,
-    /// It asks for what it says it had already.
+    /// A reclaim: the caller says that it already had the lock.
     pub reclaim: bool,
 }
 
@@ -39,8 +39,8 @@ pub struct Question {
 pub enum Admission {
     /// It exists, and the caller may lock it.
     Allowed,
-    /// No such file any more: STALE_FH in NLM v4, DENIED_NOLOCKS in v1 and v3, which have no word for it
-    /// (as a Linux server answers). A reclaim too.
+    /// The file no longer exists: STALE_FH in NLM v4, DENIED_NOLOCKS in v1 and v3, which have no status for it
+    /// (a Linux server answers the same). This also refuses a reclaim.
     Stale,
     /// The caller may not lock it: DENIED (FAILED for TEST, where a denial names a holder). A reclaim
     /// of what the lock manager still knows as the caller's is granted nevertheless: permission is
@@ -53,56 +53,56 @@ pub enum Admission {
 #[async_trait]
 pub trait Access: Debug + Send + Sync + 'static {
     /// May this caller lock this file? Asked for several calls at once. A question without an answer
-    /// for five seconds is dropped (so is the future), and its call with it, unanswered: the client
-    /// sends it again. So is one beyond 1,024 questions at once.
+    /// for five seconds is dropped (so is the future), and its call goes unanswered: the client
+    /// sends it again. The same happens to a question beyond 1,024 at once.
     async fn may_lock(&self, question: &Question) -> Admission;
 }
 
-/// Why the mirror could not take what it was asked to.
+/// Why the mirror could not take a range.
 #[derive(Debug, thiserror::Error)]
 pub enum NotTaken {
-    /// A holder there is in the way.
+    /// A holder in the other domain is in the way.
     #[error("a holder that does not use NLM is in the way")]
     Conflict,
-    /// It could not be asked: a new lock is refused as DENIED_NOLOCKS. A reclaim goes unanswered, and the
-    /// client repeats it: refused, it would forget a lock that it still has.
-    #[error("the file system's lock cannot be had: {0}")]
+    /// The other domain could not be asked: a new lock is refused as DENIED_NOLOCKS. A reclaim goes unanswered, and
+    /// the client repeats it: if it were refused, the client would forget a lock that it still has.
+    #[error("cannot take the file system's lock: {0}")]
     Failed(#[from] io::Error),
 }
 
-/// Takes what is held or pending here in another lock domain too, so that local processes, SMB or
-/// NFSv4 clients are excluded as well. All NLM clients together are *one* owner there: what they have
-/// of each other is not its business. After a restart it starts empty; reclaims take again.
+/// Takes each held or pending range in another lock domain too, so that local processes, SMB or
+/// NFSv4 clients are excluded as well. All NLM clients together are *one* owner there: the mirror does not
+/// arbitrate between them. After a restart it starts empty; reclaims take the ranges again.
 ///
-/// Nothing is given up at a stop: what is held ends with the process, or with the mirror where it is
-/// dropped. So each [`Server::start`](crate::lockd::Server::start) needs a mirror of its own, that has
-/// nothing, and who starts a server again in the same process drops the mirror of the one before first.
+/// Nothing is given up at a stop: the ranges end with the process, or with the mirror when it is
+/// dropped. So each [`Server::start`](crate::lockd::Server::start) needs an empty mirror of its own. To start
+/// a server again in the same process, first drop the mirror of the previous one.
 ///
-/// SHARE reservations are not mirrored. A waiter (F_SETLKW over NFS) that meets a holder there is
-/// asked for again after 100 ms, then less and less often, every 5 s at last; a deadlock over both
-/// domains is not found.
+/// SHARE reservations are not mirrored. If a holder there is in the way of a waiter (F_SETLKW over NFS), the
+/// mirror is asked again after 100 ms, then at growing intervals of up to 5 s; a deadlock across both
+/// domains is not detected.
 ///
-/// At most one call for a file is under way at a time, except [`holder`](Self::holder). A call must
-/// answer: until it does, other locks of that file that need it go unanswered. Other files are served,
-/// up to 128 files that hang at once: beyond them locks of further files go unanswered too.
+/// At most one call for a file is in progress at a time, except [`holder`](Self::holder). A call must
+/// answer: until it does, other locks of that file that need it go unanswered. Other files are served while
+/// up to 128 files hang at once; beyond that, locks of further files go unanswered too.
 #[async_trait]
 pub trait Mirror: Debug + Send + Sync + 'static {
-    /// Raises each part to its mode, without waiting for the holder that is in the way. On an error some of
+    /// Raises each part to its mode, without waiting for a holder that is in the way. After an error some of
     /// the parts may have been raised: they are given up next.
     async fn take(&self, file: &FileHandle, parts: &[Part]) -> Result<(), NotTaken>;
 
-    /// Lowers each part to its mode; may be told what it has not. `nothing_left`: nothing is covered of the
-    /// file any more, it can be closed.
+    /// Lowers each part to its mode; some parts may not be taken at all. `nothing_left`: no byte of the file is
+    /// covered any more, and the file can be closed.
     async fn give_up(&self, file: &FileHandle, parts: &[Part], nothing_left: bool);
 
     /// The holder in the other domain that is in the way of `part` (TEST), if there is one.
     async fn holder(&self, file: &FileHandle, part: Part) -> Option<Holder>;
 }
 
-/// The say that a file server has. None by default.
+/// The decisions of a file server. None by default.
 #[derive(Debug, Clone, Default)]
 pub struct Embedding {
-    /// Who may lock what.
+    /// Decides who may lock which file.
     pub access: Option<Arc<dyn Access>>,
     /// Another lock domain.
     pub mirror: Option<Arc<dyn Mirror>>,
