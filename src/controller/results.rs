@@ -20,7 +20,7 @@ const MOST_UNFINISHED: usize = 1_000;
 /// refusal is the answer, and the next command fetches the result.
 const RESULT_TRIES: usize = 300;
 
-/// Where a manager has no result of a run that it was asked for in this life.
+/// If a manager that has not restarted has no result of the run.
 pub(super) const NO_RESULT: &str = "the lock manager has not restarted, but has no result of the run: it could not \
                                     write the result, or newer results replaced it; see its log";
 

@@ -25,7 +25,7 @@ const RETRY_FOR: Duration = Duration::from_mins(15);
 /// Events of the fan-out that may wait to be logged.
 const EVENTS: usize = 256;
 
-/// Why this life has no NSM state number.
+/// Why this instance has no NSM state number.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// nlmd's own disk.
@@ -41,7 +41,7 @@ pub fn booted(found: &Found, boot: &str) -> bool {
     found.nsm_state.is_some() && !boot.is_empty() && found.boot != boot
 }
 
-/// Makes this life's NSM state durable, and the result of a run that the restart superseded.
+/// Makes this instance's NSM state durable, and the result of a run that the restart superseded.
 ///
 /// The same number again is ignored by clients. nlmd's own comes after the last and after the clock's, so that a state
 /// directory that was lost, or is an older copy, repeats none either; see [`own_state`].
@@ -153,7 +153,7 @@ fn targets(monitors: &[MonitorRecord], names: &[CallerName]) -> Vec<Target> {
     (0..).zip(monitors).map(target).collect()
 }
 
-/// Tells every client of the last life about this one, until each has acked or gave no answer for long.
+/// Notifies every client of the previous instance, until each has acked or has not answered for long.
 ///
 /// When the NSM state changes meanwhile (mostly a run has begun), those not told yet hear the new number from then on: no
 /// client may hear an older number after a newer one, and a run tells only clients of its own.

@@ -36,7 +36,7 @@ use crate::wire::types::CallerName;
 /// How long the last writes may take at a stop.
 const FLUSH: Duration = Duration::from_secs(10);
 
-/// Why a lock manager did not start, or did not go on.
+/// Why a lock manager did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The state directory.
@@ -54,7 +54,7 @@ pub enum Failure {
     /// This host's names.
     #[error(transparent)]
     Names(#[from] OwnNameError),
-    /// rpcbind has another server's entry.
+    /// rpcbind has an entry of another server.
     #[error(transparent)]
     Rpcbind(#[from] registry::RegisterError),
     /// The ports file.
@@ -107,20 +107,20 @@ pub struct Server {
     ports: Ports,
     reload: Reload,
     serving: JoinSet<io::Result<()>>,
-    /// Notices to the clients of the last life.
+    /// Notices to the clients of the previous instance.
     notices: JoinSet<()>,
-    /// What programs of this host monitor; hosts may have to be told even where NSM is not served.
+    /// Hosts that programs on this host monitor; they may have to be notified even if NSM is not served.
     programs: Monitors,
     stop: watch::Sender<bool>,
     rpcbind_port: u16,
-    /// What rpcbind has to know, and what has to be taken back from it.
+    /// The registrations with rpcbind, which must be removed at the end.
     wanted: Vec<Registration>,
     registered: Vec<Registration>,
     owner: JoinHandle<()>,
     writer: Writer,
 }
 
-/// What of a [`Server`]'s [`Settings`] can be changed while it serves.
+/// The part of a [`Server`]'s [`Settings`] that can be changed while it serves.
 #[derive(Debug, Clone)]
 pub struct Reload {
     names: watch::Sender<Vec<CallerName>>,
@@ -139,8 +139,8 @@ impl Reload {
 }
 
 impl Server {
-    /// Starts, with the say that the file server around it has (nlmd alone: none). Once this returns,
-    /// every socket is served, rpcbind knows the ports, and the clients of the last life are being told
+    /// Starts, with the decisions of the embedding file server (nlmd alone: none). Once this returns,
+    /// every socket is served, rpcbind knows the ports, and the clients of the previous instance are being notified
     /// of this one. Must be called in a tokio runtime.
     pub async fn start(settings: Settings, embedding: Embedding) -> Result<Self, Failure> {
         let clock = Clock { start: Instant::now() };
@@ -171,7 +171,7 @@ impl Server {
         let registered =
             if settings.register { registry::register(settings.rpcbind_port, &wanted).await? } else { Vec::new() };
 
-        // From here on clients of the last life count on this one.
+        // From here on the clients of the previous instance rely on this one.
         let machine = Machine::default();
         let boot = machine.boot();
         let booted = recovery::booted(&found, &boot);
@@ -244,12 +244,12 @@ impl Server {
         Ok(Self { ports, reload, serving, notices, programs, stop, rpcbind_port, wanted, registered, owner, writer })
     }
 
-    /// The ports served.
+    /// The ports in use.
     pub fn ports(&self) -> Ports {
         self.ports
     }
 
-    /// What can be changed while it serves.
+    /// The settings that can be changed while it serves.
     pub fn reload(&self) -> Reload {
         self.reload.clone()
     }
@@ -290,7 +290,7 @@ impl Server {
     }
 }
 
-/// rpc.statd's folder. Without a number in it there is no start.
+/// rpc.statd's folder. Without a state number in it the server does not start.
 fn statd_dir(named: Option<&Path>) -> Result<StatdDir, StatdDirError> {
     let dir = StatdDir::find(&Machine::default(), named)?;
     dir.state()?;

@@ -11,10 +11,10 @@ use crate::locks::Limits;
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
 
-/// Recovery grace where none was chosen.
+/// The default recovery grace.
 const GRACE: Duration = Duration::from_secs(90);
 
-/// Who tells of reboots.
+/// The status monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "tools", derive(clap::ValueEnum))]
 pub enum NsmKind {
@@ -24,15 +24,15 @@ pub enum NsmKind {
     Statd,
 }
 
-/// What a lock manager is told at its start: nlmd by its command line, another program by these
+/// The settings of a lock manager at its start: nlmd gets them from its command line, another program sets these
 /// fields. [`Settings::new`] has nlmd's defaults.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where it keeps what it must know after a restart.
+    /// The directory of the state that must survive a restart.
     pub state_dir: PathBuf,
-    /// The Unix socket by which nlmctl drives it.
+    /// The Unix socket through which nlmctl drives it.
     pub control: PathBuf,
-    /// A second control socket, for all users, that only shows.
+    /// A second, read-only control socket for all users.
     pub control_ro: Option<PathBuf>,
     /// The addresses to serve; none: every address of both families (of those that the host has).
     pub listen: Vec<IpAddr>,
@@ -40,14 +40,14 @@ pub struct Settings {
     pub names: Vec<CallerName>,
     /// The port of NLM, UDP and TCP; 0 is any free one.
     pub nlm_port: u16,
-    /// Who tells of reboots.
+    /// The status monitor.
     pub nsm: NsmKind,
-    /// Where this host's rpc.statd has its state number, if it is the one who tells; none: where
+    /// The folder of this host's rpc.statd, if it is the status monitor; none: where
     /// Linux systems have it.
     pub statd_dir: Option<PathBuf>,
     /// The port of NSM, UDP and TCP; 0 is any free one.
     pub nsm_port: u16,
-    /// Whether to register with this host's rpcbind. rpc.statd finds its clients by it.
+    /// Whether to register with this host's rpcbind, which rpc.statd needs to find nlmd.
     pub register: bool,
     /// The port of rpcbind, here and on clients.
     pub rpcbind_port: u16,
@@ -55,14 +55,14 @@ pub struct Settings {
     pub grace: Duration,
     /// The networks whose hosts may call; none: all hosts.
     pub allow: Vec<IpNet>,
-    /// Whether what changes locks or monitoring is taken from ports below 1024 only.
+    /// Whether calls that change locks or monitoring are accepted from ports below 1024 only.
     pub privileged_ports: bool,
     /// The table's caps.
     pub limits: Limits,
 }
 
 impl Settings {
-    /// nlmd's defaults, and what has none that suits another program.
+    /// nlmd's defaults, and the settings that have no default for another program.
     pub fn new(state_dir: impl Into<PathBuf>, control: impl Into<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
@@ -83,7 +83,7 @@ impl Settings {
         }
     }
 
-    /// What the dispatch table needs to know.
+    /// The settings that the dispatch table needs.
     pub(super) fn rules(&self) -> Rules {
         Rules { privileged_ports: self.privileged_ports, statd: self.nsm == NsmKind::Statd }
     }

@@ -24,7 +24,7 @@ use crate::wire::control::{Delivery, PathResult, Policy, Silent, Spared, Unreach
 use crate::wire::types::Address;
 use crate::wire::xdr::Maybe;
 
-/// What is known of a run's client when it settles.
+/// The facts about a run's client at settle.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientFacts<'a> {
     /// The fate of its notices.
@@ -37,13 +37,13 @@ pub struct ClientFacts<'a> {
     pub suspect: bool,
     /// Whether the scope named it.
     pub named: bool,
-    /// Whether the plan named it as unreachable and that was consented to.
+    /// Whether the plan named it as unreachable and the operator consented to that.
     pub may_drop: bool,
     /// Its locks, by the server address that it called for them.
     pub paths: &'a BTreeMap<IpAddr, PathFacts>,
 }
 
-/// What is known of a client's locks through one server address.
+/// The facts about a client's locks through one server address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PathFacts {
     /// In scope when the run began.
@@ -69,7 +69,7 @@ impl PathFacts {
 }
 
 impl ClientFacts<'_> {
-    /// Acked, as far as that is evidence: behind a shared address only a reclaim is.
+    /// Acked, if that is evidence: behind a shared address only a reclaim is evidence.
     fn acked(&self) -> bool {
         if self.shared_address {
             self.paths.values().any(|path| path.came_back)
@@ -181,7 +181,7 @@ impl Judged {
     }
 }
 
-/// How long a client takes to repeat a call whose answer did not come.
+/// How long a client takes to repeat an unanswered call.
 pub const RETRANSMISSION: Duration = Duration::from_secs(15);
 
 /// If the ack of a client is more recent than this, none of its locks is dropped: min(`grace`/2, 15 s).
@@ -223,7 +223,7 @@ impl Group {
         self.unexplained += usize::from(silent && !explained);
     }
 
-    /// Two or more and more than half; or the only one, which is no suspect and answered nowhere else.
+    /// At least two and more than half are silent; or the only one is, is not a suspect, and has answered nowhere else.
     fn too_silent(self) -> bool {
         (self.silent >= 2 && 2 * self.silent > self.acked) || (self.acked == 1 && self.unexplained == 1)
     }

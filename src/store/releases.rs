@@ -16,7 +16,7 @@ pub struct NewRelease {
     /// What kind of lock manager: `nlmd`.
     pub manager: String,
     pub endpoint: String,
-    /// Its life that the plan saw.
+    /// The manager's instance that the plan saw.
     pub instance: InstanceId,
     /// The plan, which stands until the answer is here.
     pub report: ReleaseReport,

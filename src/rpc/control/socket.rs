@@ -44,13 +44,13 @@ const READ_ONLY: Limits = Limits {
     ..DRIVING
 };
 
-/// Why a control socket cannot be had.
+/// Why a control socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// A server answers there.
     #[error("another process serves the control socket {0}; stop it, or give --control another path")]
     InUse(PathBuf),
-    /// Something else than a socket is there, or the folder cannot be written.
+    /// Something other than a socket is there, or the folder cannot be written.
     #[error("cannot make the control socket {path}: {source}; give --control another path")]
     Unusable {
         /// Where.
@@ -60,7 +60,7 @@ pub enum SocketError {
     },
 }
 
-/// A socket that is listened on; its file goes away with it.
+/// A listening socket; its file is removed with it.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,

@@ -32,9 +32,9 @@ impl Timeline {
         self.cursor.subscribe()
     }
 
-    /// Waits for a change, as long as a watcher wants to.
+    /// Waits for a change, for as long as a watcher wants.
     pub async fn news(mut cursor: watch::Receiver<u64>, args: WatchArgs) {
-        // A cursor of a former life is larger than any here: answer at once.
+        // A cursor of a previous instance is larger than any here: answer at once.
         let changed = cursor.wait_for(|now| *now != args.cursor);
         let _ = tokio::time::timeout(args.patience(), changed).await;
     }
@@ -48,7 +48,7 @@ impl Timeline {
         });
     }
 
-    /// Something happened: one word, and words for people.
+    /// Records an event: one word, and a text for people.
     pub fn push(&mut self, unix_ms: u64, kind: &str, detail: &str) {
         if self.events.len() == EVENTS {
             self.events.pop_front();
@@ -58,7 +58,7 @@ impl Timeline {
         self.changed();
     }
 
-    /// The events after `cursor`; all that are kept where it is not one of this life's.
+    /// The events after `cursor`; all that are kept if the cursor is not of this instance.
     pub fn since(&self, cursor: u64) -> List<Event, EVENTS> {
         let cursor = if cursor > self.cursor() { 0 } else { cursor };
         List::clipped(self.events.iter().filter(|event| event.cursor > cursor).cloned().collect())

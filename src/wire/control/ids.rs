@@ -21,7 +21,7 @@ impl std::str::FromStr for RunId {
     }
 }
 
-/// One life of a lock manager: a new one at each start.
+/// One instance of a lock manager: a new one at each start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, XdrCodec)]
 pub struct InstanceId(pub [u8; 16]);
 

@@ -62,7 +62,7 @@ impl ClientSeen {
 /// Frees what is chosen, all or nothing; refused if it is not there as the caller saw it.
 #[derive(Debug, Clone, PartialEq, Eq, XdrCodec)]
 pub struct ReleaseArgs {
-    /// The manager's life that the caller saw.
+    /// The manager's instance that the caller saw.
     pub instance: InstanceId,
     /// Whole clients: locks and blocked requests.
     pub clients: List<ClientSeen, PAGE>,
