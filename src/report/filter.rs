@@ -42,7 +42,7 @@ impl RunFilter {
     /// What it lets pass, for people; none: all.
     pub fn words(&self) -> Option<String> {
         let clients = self.clients_words().map(|names| format!("only {names}"));
-        let changed = self.changed.then(|| "without what was reclaimed or released".to_owned());
+        let changed = self.changed.then(|| "without reclaimed and released locks".to_owned());
         let words: Vec<_> = clients.into_iter().chain(changed).collect();
         (!words.is_empty()).then(|| words.join("; "))
     }

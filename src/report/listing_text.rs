@@ -14,7 +14,7 @@ use crate::wire::control::LockState;
 use crate::wire::types::Address;
 
 fn manager(out: &mut String, m: &ManagerStatus) {
-    line!(out, "{}, as it says itself", clean(&m.software));
+    line!(out, "{}, as it reports itself", clean(&m.software));
     let remaining = m.grace_remaining_ms.map(|ms| format!(", {} left", millis(ms))).unwrap_or_default();
     let grace = if m.grace == "open" { "none" } else { m.grace };
     line!(out, "  grace         {grace}{remaining}");
