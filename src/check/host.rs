@@ -321,7 +321,7 @@ fn record_place(record: &Path) -> Finding {
     }
     while !folder.is_dir() {
         if !folder.pop() {
-            let words = format!("the record {} is nowhere", record.display());
+            let words = format!("no folder above the record {} exists", record.display());
             return Finding::new(about, Severity::Problem, words, "name a database elsewhere with --db");
         }
     }

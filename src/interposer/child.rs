@@ -130,7 +130,10 @@ impl Filter {
     /// It cannot be started, or died at once; or this one has not told all yet.
     pub async fn restart(&mut self) -> io::Result<()> {
         if !self.ended || !self.told.is_empty() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "the filter before has not told all yet"));
+            return Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "the events of the previous filter are not all taken yet",
+            ));
         }
         self.child.kill().await?;
         *self = Self::run(self.command.clone())?;

@@ -334,10 +334,14 @@ impl Account {
                     return;
                 };
                 if other == address {
-                    self.doubt(address, "lockd refused it a reclaim for a lock of its own by another way");
+                    self.doubt(
+                        address,
+                        "lockd refused a reclaim because of the client's own lock, taken by another transport, NLM \
+                         version or server address",
+                    );
                 } else if moved {
                     let why =
-                        format!("lockd refused a reclaim from {address} for a lock that may be the same process'");
+                        format!("lockd refused a reclaim from {address} for a lock that may belong to the same process");
                     self.doubt(other, &why);
                 }
             }
@@ -358,7 +362,7 @@ impl Account {
         match handled {
             Handled::Reply(Verdict::Granted) => self.strike(&call, caller),
             Handled::Wait if self.after_settle.len() < MOST => self.after_settle.push_back((call, Stat::Granted)),
-            _ => self.doubt(address, "lockd granted what the account of the run does not"),
+            _ => self.doubt(address, "lockd granted a request that the run's own account of the locks refuses"),
         }
     }
 

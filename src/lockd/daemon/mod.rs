@@ -137,7 +137,7 @@ async fn serve(mut flags: Flags, args: &[OsString], log: &Log) -> Result<(), Fai
                 read_again(&mut flags, args, &reload, log).await;
             }
         }
-        tell(&[NotifyState::Stopping, NotifyState::Status("finishing what was begun")]);
+        tell(&[NotifyState::Stopping, NotifyState::Status("finishing open calls")]);
     };
     let served = server.serve_until(told_to_stop).await;
     written.and(served)

@@ -39,8 +39,8 @@ impl Knfsd {
             found.push(Caution::new(
                 "drop",
                 Weight::Say,
-                "this kernel's lockd takes no signal, so NFS service stops for about a second; nfsd's reply cache is \
-                 lost, so a REMOVE or an exclusive CREATE that is repeated just then can fail",
+                "this kernel's lockd does not drop its locks on a signal, so NFS service stops for about a second; \
+                 nfsd's reply cache is lost, so a REMOVE or an exclusive CREATE that is repeated just then can fail",
                 "",
             ));
             self.look_at_stopping(&mut found)?;
@@ -78,16 +78,19 @@ impl Knfsd {
     fn look_at_unsure(&self) -> Option<Caution> {
         let unsure = self.unsure();
         let count = unsure.all().count() as u64;
-        let locks =
-            units::number(count, "lock whose client may not claim it", "locks whose clients may not claim them");
+        let locks = units::number(
+            count,
+            "lock whose client may no longer reclaim it",
+            "locks whose clients may no longer reclaim them",
+        );
         (count > 0).then(|| {
             let text =
-                format!("drop {locks} any more: a reclaim was refused in a run before (`nlmctl locks` names them)");
+                format!("drop {locks}: a reclaim may have been refused in an earlier run (`nlmctl locks` names them)");
             Caution::new(
                 "unsure",
                 Weight::Consent,
                 text,
-                "lock anew on those clients (nlmctl-lost-locks(7)), or agree to it",
+                "take the locks again on those clients (nlmctl-lost-locks(7)), or agree to it",
             )
         })
     }
