@@ -306,7 +306,7 @@ mod tests {
             ("grace = '2d'\n", ", line 1: invalid value '2d' for '--grace"),
             ("allow = []\ngrace = 1.5\n", ", line 2: `grace` is neither"),
             ("grace = false\n", "--grace"),
-            ("name = [1]\n", "`name` is a list of something else"),
+            ("name = [1]\n", "`name` is a list of values that are not strings"),
             ("# ports\nnlm-port = 70000\n", ", line 2: invalid value '70000'"),
             ("config = 'x'\n", "`config` belongs on the command line"),
             ("grace\n", "line 1"),
