@@ -416,7 +416,9 @@ fn where_begin_frees_the_locks_a_client_that_could_not_be_asked_is_named_before_
     let plan = of_a_manager_that_frees_at_begin(&drop, 0, &[DOWN, not_asked]).unwrap();
     let lost = "drop all locks of 2 clients that cannot be told (web.example.org, db.example.org)";
     assert!(plan.consent[0].contains(lost), "{:?}", plan.consent);
-    assert!(plan.effects.iter().any(|effect| effect.contains("by web.example.org, db.example.org is dropped")));
+    assert!(
+        plan.effects.iter().any(|effect| effect.contains("All locks of web.example.org, db.example.org are dropped"))
+    );
     assert!(plan.report().plan.clients.iter().all(|client| client.untellable));
     let reached = of_a_manager_that_frees_at_begin(&drop, 0, &[DOWN, UP]).unwrap();
     assert_eq!((plan.may_drop.len(), reached.may_drop.len()), (2, 1));
