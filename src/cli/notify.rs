@@ -105,7 +105,9 @@ fn read_rosters(path: Option<&Path>, file: Option<&Path>, root: &Path) -> Result
     let rosters = read.map_err(|e| {
         let remedy = match &e {
             RosterError::Unreadable { .. } => "check the path and its permissions",
-            RosterError::BadLine { .. } => "correct that line: write one address or name on each line; # begins a comment",
+            RosterError::BadLine { .. } => {
+                "correct that line: write one address or name on each line; # begins a comment"
+            }
             RosterError::TooLarge { .. } => "check that this is the right path",
             RosterError::NoRecords { .. } => {
                 "name the folder that has state and sm/ in it, or the sm/ itself; for a list of hosts, use --targets"

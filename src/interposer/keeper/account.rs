@@ -154,13 +154,15 @@ impl Account {
 
     /// The client that calls this way: lockd names it by the way's first caller.
     fn client(&mut self, way: &Way, name: &CallerName) -> Option<ClientId> {
-        let address = way.client.0;
-        if let Some(seen) = self.seen(address) {
+        let client = self.ways.get(way).copied().or_else(|| self.new_way(way, name))?;
+        if let Some(seen) = self.seen(way.client.0) {
             seen.is_called(name);
         }
-        if let Some(client) = self.ways.get(way) {
-            return Some(*client);
-        }
+        Some(client)
+    }
+
+    fn new_way(&mut self, way: &Way, name: &CallerName) -> Option<ClientId> {
+        let address = way.client.0;
         let same = |id: &&ClientId| self.table.client(**id).is_some_and(|client| client.name.matches(name));
         let known = self.table.clients_at(address).iter().find(same).copied();
         let client = known.or_else(|| self.table.add_client(address, name).ok())?;
@@ -170,8 +172,8 @@ impl Account {
     }
 
     fn seen(&mut self, address: IpAddr) -> Option<&mut Identity> {
-        let has_room = self.seen.len() < MOST;
-        if has_room { Some(self.seen.entry(address).or_default()) } else { self.seen.get_mut(&address) }
+        let may_come = self.seen.len() < MOST || !self.table.clients_at(address).is_empty();
+        if may_come { Some(self.seen.entry(address).or_default()) } else { self.seen.get_mut(&address) }
     }
 
     // --- what the filter tells
@@ -340,8 +342,9 @@ impl Account {
                          version or server address",
                     );
                 } else if moved {
-                    let why =
-                        format!("lockd refused a reclaim from {address} for a lock that may belong to the same process");
+                    let why = format!(
+                        "lockd refused a reclaim from {address} for a lock that may belong to the same process"
+                    );
                     self.doubt(other, &why);
                 }
             }

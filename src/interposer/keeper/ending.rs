@@ -260,7 +260,9 @@ impl Keeper {
     /// What lockd has says what became of the UNLOCKs only if it is the one that got them. Else nothing is known.
     async fn is_same_lockd(&mut self) -> Result<(), Refusal> {
         let ground = Arc::clone(&self.ground);
-        let Some(active) = &mut self.active else { return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone")) };
+        let Some(active) = &mut self.active else {
+            return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
+        };
         let instance = active.link.meanwhile(async move { ground.instance().await }).await;
         let obeyed = active.link.all_obeyed().await;
         let why = match (active.link.superseded(), instance) {
