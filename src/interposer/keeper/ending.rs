@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! what policy would drop -> hold its clients -> their open calls are answered -> walk: what is gone was released
-//!   -> who has sent a reclaim by now loses nothing -> freeze: policy decides -> what is sure is to be freed: on disk -> UNLOCKs -> walk
-//!   -> still the same lockd? -> what is there is kept, the rest was dropped: on disk -> the instant -> drain, let go
+//!   -> who has sent a reclaim by now loses nothing -> freeze: policy decides -> what is sure is to be freed: on disk
+//!   -> UNLOCKs -> walk -> still the same lockd? -> what is there is kept, the rest was dropped: on disk
+//!   -> the instant -> drain, let go
 //! ```
 //!
 //! All others go on meanwhile. What lockd answers them while the table is frozen counts after the instant, and they lose
@@ -483,7 +484,9 @@ impl Keeper {
         let told = self.active.as_ref().is_some_and(|active| {
             active.drain_until.is_some() || active.account.table.run_status(now).is_some_and(|run| run.notices_begun)
         });
-        let sent = self.active.as_ref().map_or(0, |active| active.journal.dropping.as_slice().len() as u64);
+        // What became of those of a run that has settled is in its result.
+        let unsettled = self.active.as_ref().filter(|active| active.drain_until.is_none());
+        let sent = unsettled.map_or(0, |active| active.journal.dropping.as_slice().len() as u64);
         let (why, dropped) = match sent {
             0 => (why.to_owned(), "; nothing was dropped"),
             some => (

@@ -339,9 +339,17 @@ impl Stage {
         self.desk.progress(args, ConnectionId(1)).await.unwrap();
     }
 
+    /// As a controller does: where clients are to be waited for it asks again.
     async fn settle(&self) -> RunResult {
         let args = SettleArgs { run: RUN, when: SettleWhen::Always };
-        self.desk.settle(args, ConnectionId(1)).await.unwrap()
+        loop {
+            match self.desk.settle(args, ConnectionId(1)).await {
+                Err(refusal) if refusal.code == RefusalCode::StillPending => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                settled => return settled.unwrap(),
+            }
+        }
     }
 
     async fn status(&self) -> Status {
