@@ -365,7 +365,7 @@ impl Account {
         match handled {
             Handled::Reply(Verdict::Granted) => self.strike(&call, caller),
             Handled::Wait if self.after_settle.len() < MOST => self.after_settle.push_back((call, Stat::Granted)),
-            _ => self.doubt(address, "lockd granted a request that the run's own account of the locks refuses"),
+            _ => self.doubt(address, "lockd granted what the account of the run does not"),
         }
     }
 
