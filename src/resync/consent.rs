@@ -58,7 +58,7 @@ impl Consent {
         }
     }
 
-    /// Whether the consent covers `to`.
+    /// Whether the consent is for `what`.
     pub fn covers(&self, what: &str) -> bool {
         self.to == what
     }

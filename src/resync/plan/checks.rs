@@ -99,7 +99,7 @@ pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), Failure> 
 /// Refuses while a run or another grace period is active.
 ///
 /// # Errors
-/// It is.
+/// One is active.
 pub fn refuse_busy(status: &Status, can: &Capabilities) -> Result<(), Failure> {
     if let Some(run) = &status.run.0 {
         return refused(
