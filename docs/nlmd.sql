@@ -32,11 +32,13 @@ CREATE TABLE active_run (
     clients       BLOB NOT NULL                  -- list of RunClient
 ) STRICT;
 
--- Ended runs: the last 16, fetched or not.
+-- Ended runs: the last 16, fetched or not. One that is not whole is being written or removed, page by page, or the
+-- writing was cut off: it is no result, and nothing of it is read.
 CREATE TABLE result (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           BLOB NOT NULL UNIQUE,
-    body         BLOB NOT NULL                   -- RunResult
+    body         BLOB NOT NULL,                  -- RunResult
+    whole        INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 
 -- The rows of ended runs.

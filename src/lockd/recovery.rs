@@ -5,6 +5,7 @@
 //! that reclaims at once finds a server.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -82,7 +83,7 @@ pub async fn start_state(
     if let Some(run) = found.run.take() {
         tracing::warn!(run = %run.run, "a run was active when nlmd went down; recovery supersedes it");
         found.ended.push(run.run);
-        persist.write(Change::Ended(superseded(&run, clock.unix_ms()).into())).await?;
+        persist.write(Change::Ended(Arc::new(superseded(&run, clock.unix_ms()).into()))).await?;
     }
     persist.write(Change::State { state, boot }).await?;
     Ok(state)

@@ -1,10 +1,9 @@
-//! The result of a run. It may have a million rows, so it is in pieces; to put them together takes long, and is done
-//! where no request waits for it.
+//! The result of a run. It may have a million rows, so it is in pieces, and is read in pages: to put them together takes
+//! long.
 
 use super::rows::Rows;
 use super::run::Run;
-use super::tally::Tally;
-use crate::wire::control::{ClientResult, Counts, FullResult, Outcome, RunResult};
+use crate::wire::control::{ClientResult, Counts, FullResult, LockFate, Outcome, PAGE, RunResult};
 use crate::wire::xdr::List;
 
 /// The result of a run, in pieces.
@@ -37,18 +36,110 @@ impl SlicedResult {
         Self { result, clients: Clients::Aborted(Box::new(run)), rows }
     }
 
+    /// A page of its clients, from one on; empty behind the last.
+    #[must_use]
+    pub fn clients(&self, after: usize) -> Vec<ClientResult> {
+        match &self.clients {
+            Clients::Written(clients) => clients.iter().skip(after).take(PAGE).cloned().collect(),
+            Clients::Aborted(run) => {
+                let clients = run.tallies.iter().zip(&*run.clients).skip(after).take(PAGE);
+                clients.map(|(tally, client)| tally.aborted().result(client)).collect()
+            }
+        }
+    }
+
+    /// A page of its locks, from one on; empty behind the last.
+    #[must_use]
+    pub fn locks(&self, after: usize) -> &[LockFate] {
+        let [first, others] = &self.rows;
+        match after.checked_sub(first.len()) {
+            None => first.page(after),
+            Some(after) => others.page(after),
+        }
+    }
+
     /// The result as a whole.
     #[must_use]
     pub fn join(self) -> FullResult {
-        let mut locks = Vec::with_capacity(self.rows.iter().map(Rows::len).sum());
-        locks.extend(self.rows.into_iter().flat_map(Rows::into_rows));
         let clients = match self.clients {
             Clients::Written(clients) => clients,
-            Clients::Aborted(mut run) => {
-                run.tallies.iter_mut().for_each(Tally::aborted);
-                run.tallies.iter().zip(&*run.clients).map(|(tally, client)| tally.result(client)).collect()
+            Clients::Aborted(run) => {
+                run.tallies.iter().zip(&*run.clients).map(|(tally, client)| tally.aborted().result(client)).collect()
             }
         };
+        let mut locks = Vec::with_capacity(self.rows.iter().map(Rows::len).sum());
+        locks.extend(self.rows.into_iter().flat_map(Rows::into_rows));
         FullResult { result: self.result, clients: List::clipped(clients), locks: List::clipped(locks) }
+    }
+}
+
+impl From<FullResult> for SlicedResult {
+    fn from(FullResult { result, clients, locks }: FullResult) -> Self {
+        let rows = [locks.into_vec().into_iter().collect(), Rows::default()];
+        Self::settled(result, clients.into_vec(), rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::control::{Delivery, Fate, LockRow, Mode, Reaction, RunId};
+    use crate::wire::types::{ByteRange, CallerName, NsmState};
+    use crate::wire::xdr::Text;
+
+    #[test]
+    fn pages_give_each_client_and_each_lock_once_from_wherever_one_begins() {
+        let result = RunResult {
+            run: RunId([1; 16]),
+            outcome: Outcome::Settled,
+            reason: Text::clipped("test"),
+            alone: false,
+            not_understood: false,
+            mode: Mode::Strict,
+            old_state: NsmState(3),
+            new_state: NsmState(5),
+            began_unix_ms: 1,
+            ended_unix_ms: 2,
+            counts: Counts::default(),
+            late: 0,
+        };
+        let client = |number| ClientResult {
+            client: number,
+            name: CallerName::new("a").unwrap(),
+            address: "192.0.2.1".parse().unwrap(),
+            delivery: Delivery::Acked,
+            suspect: false,
+            reaction: Reaction::Understood,
+            counts: Counts::default(),
+            paths: List::default(),
+        };
+        let lock = |number| LockFate {
+            range: ByteRange { start: number, end: number },
+            ..LockFate::sample(LockRow::sample(1, 0, 0), Fate::Kept)
+        };
+        let page = PAGE as u64;
+        for [first, all] in
+            [[0, 0], [0, 1], [1, 1], [page, page], [page, 2 * page], [5, page + 5], [page + 1, 3 * page]]
+        {
+            let clients = (0..u32::try_from(all).unwrap()).map(client).collect();
+            let rows = [(0..first).map(lock).collect(), (first..all).map(lock).collect()];
+            let sliced = SlicedResult::settled(result.clone(), clients, rows);
+            for begin in [0, 1, 5, page - 1, page, page + 1, all, u64::MAX] {
+                let mut after = usize::try_from(begin).unwrap();
+                while !sliced.locks(after).is_empty() {
+                    let locks = sliced.locks(after);
+                    assert!(locks.iter().zip(after..).all(|(lock, number)| lock.range.start == number as u64));
+                    after += locks.len();
+                }
+                assert_eq!(after as u64, begin.max(all));
+                after = usize::try_from(begin).unwrap();
+                while !sliced.clients(after).is_empty() {
+                    let clients = sliced.clients(after);
+                    assert!(clients.iter().zip(after..).all(|(client, number)| client.client as usize == number));
+                    after += clients.len();
+                }
+                assert_eq!(after as u64, begin.max(all));
+            }
+        }
     }
 }

@@ -2,14 +2,22 @@
 
 use std::sync::Arc;
 
-use crate::wire::control::LockFate;
+use crate::wire::control::{LockFate, PAGE};
 
 /// Rows in one slice.
-const SLICE: usize = 1_024;
+const SLICE: usize = PAGE;
 
 /// A clone shares what it can.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rows(Vec<Arc<Vec<LockFate>>>);
+
+impl FromIterator<LockFate> for Rows {
+    fn from_iter<I: IntoIterator<Item = LockFate>>(rows: I) -> Self {
+        let mut slices = Self::default();
+        rows.into_iter().for_each(|row| slices.push(row));
+        slices
+    }
+}
 
 impl Rows {
     pub(super) fn push(&mut self, row: LockFate) {
@@ -25,6 +33,17 @@ impl Rows {
 
     pub(super) fn len(&self) -> usize {
         self.0.iter().map(|slice| slice.len()).sum()
+    }
+
+    /// From one on, those of its slice.
+    pub(super) fn page(&self, mut after: usize) -> &[LockFate] {
+        for slice in &self.0 {
+            match slice.get(after..) {
+                Some(rows) if !rows.is_empty() => return rows,
+                Some(_) | None => after -= slice.len(),
+            }
+        }
+        &[]
     }
 
     pub(super) fn into_rows(self) -> impl Iterator<Item = LockFate> {

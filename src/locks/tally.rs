@@ -10,7 +10,7 @@ use crate::resync::policy::{ClientFacts, Judged, PathFacts};
 use crate::wire::control::{ClientProgress, ClientResult, Counts, Delivery, PathResult, Reaction, RunClient};
 use crate::wire::xdr::List;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Tally {
     pub(super) client: ClientId,
     pub(super) counts: Counts,
@@ -76,10 +76,10 @@ impl Tally {
         }
     }
 
-    /// Nothing was decided of it.
-    pub(super) fn aborted(&mut self) {
-        self.judged = Judged::default();
-        (self.counts.dropped, self.counts.kept) = (0, self.counts.pending);
+    /// As if nothing was decided of it.
+    pub(super) fn aborted(&self) -> Self {
+        let counts = Counts { dropped: 0, kept: self.counts.pending, ..self.counts };
+        Self { judged: Judged::default(), counts, ..self.clone() }
     }
 
     pub(super) fn result(&self, client: &RunClient) -> ClientResult {

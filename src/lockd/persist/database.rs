@@ -5,13 +5,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::{Statvfs, statvfs};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
 use super::monitors::{self, Odd, addresses_of, name, raw, text_of};
-use super::records::{Change, Found, MonitorRecord, PersistError, RunRecord};
-use super::results::{self, Page, Row};
+use super::records::{Change, EndedRun, Found, MonitorRecord, PersistError, RunRecord};
+use super::results::{self, Page, Row, Stage};
 use super::seal::{Number, Said, Seal};
 use crate::host::private_file;
 use crate::wire::control::{Mode, RunClient, RunId, RunResult};
@@ -23,6 +24,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../../migrations/nlmd/02_monitors.sql")),
     M::up(include_str!("../../../migrations/nlmd/03_sealed.sql")),
     M::up(include_str!("../../../migrations/nlmd/04_result_pages.sql")),
+    M::up(include_str!("../../../migrations/nlmd/05_whole_results.sql")),
 ];
 /// The version of the schema from which on commits are counted.
 const SEALED: i64 = 3;
@@ -30,9 +32,14 @@ const SEALED: i64 = 3;
 /// Most clients of a run's record.
 const MAX_RUN_CLIENTS: usize = 16_777_216;
 
+/// So much room a result leaves on the disk. A log that cannot be brought into the database takes nothing more when the disk
+/// is full, not even that pages of the result are free again: then nothing could be promised to a new client.
+const ROOM_KEPT: u64 = 16 << 20;
+
 pub(super) struct Database {
     connection: Connection,
     path: PathBuf,
+    room_kept: u64,
     seal: Seal,
     number: Number,
 }
@@ -149,6 +156,7 @@ impl Database {
             // A schema that no version of nlmd up to this one made.
             other => PersistError::Database { path: path.into(), reason: other.to_string(), remedy: NEWER },
         })?;
+        results::remove_parts(&connection).map_err(unusable)?;
         results::split(&mut connection).map_err(unusable)?;
         checkpoint(&connection, path)?;
         let commits = commits(&connection).map_err(unusable)?.unwrap_or_default();
@@ -159,7 +167,7 @@ impl Database {
         let seal = Seal::make(path, commits).map_err(unsealed)?;
         // An older version made no seal, and a life that did not come so far as to have a number had no clients.
         let was_sealed = reached.is_some() || number.said != Said::Nothing;
-        let mut database = Self { connection, path: path.into(), seal, number };
+        let mut database = Self { connection, path: path.into(), room_kept: ROOM_KEPT, seal, number };
         let mut found = database.found()?;
         found.may_lack_clients = was_sealed && sealed.number().is_none() && found.nsm_state.is_some();
         if found.may_lack_clients {
@@ -287,16 +295,38 @@ impl Database {
                 self.number.write(*state).map_err(unwritten)?;
             }
         }
-        let transaction = self.connection.transaction()?;
-        for change in changes {
-            write(&transaction, change)?;
+        self.commit(|to| changes.iter().try_for_each(|change| write(to, change)))
+    }
+
+    /// Writes a result on, so much of it as others may have to wait for. Gives where to go on; `None`: it is whole.
+    pub(super) fn write_result(&mut self, ended: &EndedRun, from: Stage) -> Result<Option<Stage>, PersistError> {
+        // The first page is written like each other change.
+        if matches!(from, Stage::Clients(_) | Stage::Locks(_)) && self.room() < self.room_kept {
+            return Err(PersistError::Write("what room its disk has left is for clients' records".into()));
         }
+        self.commit(|to| Ok(results::write(to, ended, from)?))
+    }
+
+    fn room(&self) -> u64 {
+        let free = |disk: Statvfs| disk.blocks_available().saturating_mul(disk.fragment_size());
+        statvfs(&self.path).map_or(u64::MAX, free)
+    }
+
+    /// Removes some of what is no whole result; whether there is more.
+    pub(super) fn sweep(&mut self) -> Result<bool, PersistError> {
+        Ok(results::has_parts(&self.connection)? && self.commit(|to| Ok(results::sweep(to)?))?)
+    }
+
+    /// Makes all that is done durable, or nothing.
+    fn commit<T>(&mut self, what: impl FnOnce(&Transaction<'_>) -> Result<T, PersistError>) -> Result<T, PersistError> {
+        let transaction = self.connection.transaction()?;
+        let done = what(&transaction)?;
         let commits = transaction
             .prepare_cached("UPDATE sealed SET commits = commits + 1 RETURNING commits")?
             .query_row([], |row| row.get(0))?;
         transaction.commit()?;
         self.seal.advance(commits);
-        Ok(())
+        Ok(done)
     }
 
     pub(super) fn result(&self, run: RunId) -> Result<Option<RunResult>, PersistError> {
@@ -309,6 +339,25 @@ impl Database {
 
     pub(super) fn unfetched(&self) -> Result<Vec<RunId>, PersistError> {
         Ok(results::unfetched(&self.connection)?)
+    }
+}
+
+#[cfg(test)]
+impl Database {
+    pub(super) fn count(&self, table: &str) -> usize {
+        let count = format!("SELECT count(*) FROM {table}");
+        usize::try_from(self.connection.query_row(&count, [], |row| row.get::<_, i64>(0)).unwrap()).unwrap()
+    }
+
+    /// Until it is opened again, SQLite finds the disk full when it is to be larger than now.
+    pub(super) fn fill_disk(&mut self) {
+        let pages: i64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        self.connection.execute_batch(&format!("PRAGMA max_page_count = {pages}")).unwrap();
+    }
+
+    /// Until it is opened again, its disk has little room.
+    pub(super) fn nearly_fill_disk(&mut self) {
+        self.room_kept = u64::MAX;
     }
 }
 
@@ -341,7 +390,12 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
                 params![run.0, in_scope.cast_signed(), clients_body(clients)],
             )?;
         }
-        Change::Ended(full) => results::end(to, full)?,
+        Change::Ended(ended) => {
+            let mut next = Some(Stage::default());
+            while let Some(from) = next {
+                next = results::write(to, ended, from)?;
+            }
+        }
         Change::Late(run, fate) => results::add_late(to, *run, fate)?,
         Change::Acknowledge(run) => results::acknowledge(to, *run)?,
     }

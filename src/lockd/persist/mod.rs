@@ -7,16 +7,21 @@
 //! all that is queued, writes it in one transaction, and only then answers each job: so a hundred
 //! first LOCKs cost one `fsync`, and an answer means "on disk".
 //!
+//! The result of a run may have a million rows. It is written in pages ([`results`]), each in a transaction of its own, and
+//! between two of them what came meanwhile. Only what reads, or is about runs, waits until the result is whole ([`Work`]).
+//!
 //! What must hold:
-//! - Jobs are written in the order in which they were submitted. A deletion and a later insertion of
-//!   the same record cannot change places.
+//! - Jobs are written in the order in which they were submitted, but that those about clients overtake a result and what
+//!   waits behind it. So a deletion and a later insertion of the same record cannot change places; a late reclaim and a
+//!   controller's ack find the result that they are about; and no run that begins replaces the record of one whose result
+//!   a crash may still cut off.
 //! - A job is answered only after its transaction is committed (`synchronous=FULL`).
 //! - A database that lacks what was answered is refused, and no state number repeats ([`seal`]).
 //! - Two daemons never share a state directory: an OS lock on `nlmd.lock` is held for life.
 //! - When the queue is full, [`Persist::submit`] fails at once; the caller denies what it was about
 //!   to promise.
 //!
-//! Start reading at [`open`], then [`database::Database::apply`].
+//! Start reading at [`open`], then [`Work::run`] and [`database::Database::apply`].
 
 mod database;
 mod monitors;
@@ -31,6 +36,7 @@ use std::io;
 use std::path::Path;
 use std::thread::JoinHandle;
 
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::host::{private_folder, try_lock};
@@ -39,16 +45,29 @@ use crate::wire::control::{ClientResult, LockFate, RunId, RunResult};
 pub use records::{Change, EndedRun, Found, LocalMonitor, MonitorRecord, PersistError, RunRecord, ToTell, Watch};
 
 use database::Database;
-use results::Page;
+use results::{Page, Stage};
 
-/// Jobs that may wait for the writer. Beyond that nothing more is promised.
+/// Jobs that may wait for the writer, and as many of them behind a result. Beyond that nothing more is promised.
 const QUEUE: usize = 16_384;
 /// Jobs of one transaction: one flush of the disk for thousands of new clients, and none waits long for the others.
 const BATCH: usize = 4_096;
 
 enum Job {
-    Write(Box<Change>, oneshot::Sender<Result<(), PersistError>>),
-    Read(Box<dyn FnOnce(&Database) + Send>),
+    Write(Box<Change>, Waiting),
+    Read(Read),
+}
+
+type Waiting = oneshot::Sender<Result<(), PersistError>>;
+type Read = Box<dyn FnOnce(&Database) + Send>;
+
+impl Job {
+    /// Whether it waits until a result that came before it is whole.
+    fn keeps_its_place(&self) -> bool {
+        match self {
+            Self::Write(change, _) => change.is_about_runs(),
+            Self::Read(_) => true,
+        }
+    }
 }
 
 /// The way to the database. Cloned freely.
@@ -161,24 +180,17 @@ pub fn open(directory: &Path) -> Result<(Persist, Writer, Found), PersistError> 
     let unusable = |error: io::Error| PersistError::Directory { path: directory.into(), reason: error.to_string() };
     private_folder(directory).map_err(unusable)?;
     let lock = take_lock(directory)?;
-    let (mut database, found) = Database::open(&directory.join("nlmd.sqlite"))?;
-    let (jobs, mut queue) = mpsc::channel(QUEUE);
+    let (database, found) = Database::open(&directory.join("nlmd.sqlite"))?;
+    let (persist, work) = Work::new(database);
     let thread = std::thread::Builder::new()
         .name("nlmd-state".into())
         .spawn(move || {
             // Held until the last job is written.
             let _lock = lock;
-            while let Some(first) = queue.blocking_recv() {
-                let mut batch = VecDeque::from([first]);
-                while batch.len() < BATCH {
-                    let Ok(job) = queue.try_recv() else { break };
-                    batch.push_back(job);
-                }
-                run_batch(&mut database, batch);
-            }
+            work.run();
         })
         .map_err(unusable)?;
-    Ok((Persist { jobs }, Writer { thread }, found))
+    Ok((persist, Writer { thread }, found))
 }
 
 fn take_lock(directory: &Path) -> Result<File, PersistError> {
@@ -187,20 +199,108 @@ fn take_lock(directory: &Path) -> Result<File, PersistError> {
     try_lock(&path).map_err(unusable)?.ok_or_else(|| PersistError::InUse(directory.into()))
 }
 
-/// Writes first, in one transaction, then answers the reads: a reader sees what was submitted before.
-fn run_batch(database: &mut Database, batch: VecDeque<Job>) {
-    let mut changes = Vec::new();
-    let mut waiting = Vec::new();
-    let mut reads = Vec::new();
-    for job in batch {
-        match job {
-            Job::Write(change, done) => {
-                changes.push(*change);
-                waiting.push(done);
+/// A result that is not whole yet.
+struct Writing {
+    ended: EndedRun,
+    next: Stage,
+    done: Waiting,
+}
+
+/// What the writer's thread has to do.
+struct Work {
+    database: Database,
+    queue: mpsc::Receiver<Job>,
+    /// What waits until the result is whole, in its order.
+    behind: VecDeque<Job>,
+    result: Option<Writing>,
+    /// Something may be there that is no whole result.
+    has_parts: bool,
+}
+
+impl Work {
+    fn new(database: Database) -> (Persist, Self) {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        (Persist { jobs }, Self { database, queue, behind: VecDeque::new(), result: None, has_parts: false })
+    }
+
+    fn run(mut self) {
+        while self.round() {}
+    }
+
+    /// Whether it is to go on.
+    fn round(&mut self) -> bool {
+        let Some(batch) = self.batch() else { return false };
+        run_batch(&mut self.database, batch);
+        self.write_result();
+        true
+    }
+
+    /// What is written together, up to a result. Waits where there is nothing else to do; `None` at the end.
+    fn batch(&mut self) -> Option<Batch> {
+        let mut batch = Batch::default();
+        while batch.changes.len() + batch.reads.len() < BATCH {
+            if self.result.is_some() && self.behind.len() == QUEUE {
+                break;
             }
-            Job::Read(read) => reads.push(read),
+            let waiting = if self.result.is_none() { self.behind.pop_front() } else { None };
+            let is_done = self.result.is_none() && batch.changes.is_empty() && batch.reads.is_empty();
+            let job = match waiting.map_or_else(|| self.queue.try_recv(), Ok) {
+                Ok(job) => job,
+                Err(TryRecvError::Disconnected) if is_done => return None,
+                Err(TryRecvError::Empty) if is_done && !self.has_parts => self.queue.blocking_recv()?,
+                Err(_) => break,
+            };
+            match job {
+                job if self.result.is_some() && job.keeps_its_place() => self.behind.push_back(job),
+                Job::Read(read) => batch.reads.push(read),
+                Job::Write(change, done) => match *change {
+                    Change::Ended(ended) => {
+                        self.result = Some(Writing { ended, next: Stage::default(), done });
+                        break;
+                    }
+                    change => {
+                        batch.changes.push(change);
+                        batch.waiting.push(done);
+                    }
+                },
+            }
+        }
+        Some(batch)
+    }
+
+    /// Writes the next part of the result. With none to write it removes a part of what is no result.
+    fn write_result(&mut self) {
+        let Some(Writing { ended, next, done }) = self.result.take() else {
+            self.has_parts = self.has_parts
+                && self.database.sweep().unwrap_or_else(|error| {
+                    tracing::warn!(%error, "results that are kept no more take room until the next run or start");
+                    false
+                });
+            return;
+        };
+        match self.database.write_result(&ended, next) {
+            Ok(Some(next)) => self.result = Some(Writing { ended, next, done }),
+            end => {
+                // Whoever waits for the answer frees its rows.
+                drop(ended);
+                self.has_parts = true;
+                let _ = done.send(end.map(|_| ()));
+            }
         }
     }
+}
+
+/// Jobs that are done together.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Change>,
+    /// Who waits for each.
+    waiting: Vec<Waiting>,
+    reads: Vec<Read>,
+}
+
+/// Writes first, in one transaction, then answers the reads: a reader sees what was submitted before.
+fn run_batch(database: &mut Database, Batch { changes, waiting, reads }: Batch) {
     if !changes.is_empty() {
         match database.apply(&changes) {
             Ok(()) => {

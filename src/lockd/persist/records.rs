@@ -1,12 +1,11 @@
 //! The records that are written, and those found at start.
 
 use std::net::IpAddr;
-use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use crate::locks::SlicedResult;
-use crate::wire::control::{FullResult, LockFate, Mode, RunClient, RunId, RunResult};
+use crate::wire::control::{LockFate, Mode, RunClient, RunId};
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
 
@@ -171,40 +170,23 @@ pub enum Change {
     Acknowledge(RunId),
 }
 
-/// A run that has ended. Its rows are put together when they are first asked for: that takes long where there are many,
-/// and the one who asks is the writer of the database, beside all requests but those that wait for a client's first record.
-#[derive(Debug, Clone)]
-pub struct EndedRun {
-    /// The sums.
-    pub result: RunResult,
-    full: Arc<LazyLock<FullResult, Box<dyn FnOnce() -> FullResult + Send>>>,
-}
-
-impl EndedRun {
-    fn new(result: RunResult, full: impl FnOnce() -> FullResult + Send + 'static) -> Self {
-        Self { result, full: Arc::new(LazyLock::new(Box::new(full))) }
+impl Change {
+    /// Whether it must not overtake a result.
+    pub(super) fn is_about_runs(&self) -> bool {
+        matches!(
+            self,
+            Self::Begin(_)
+                | Self::NotBegun(_)
+                | Self::Marked { .. }
+                | Self::Ended(_)
+                | Self::Late(..)
+                | Self::Acknowledge(_)
+        )
     }
 }
 
-impl From<SlicedResult> for EndedRun {
-    fn from(sliced: SlicedResult) -> Self {
-        Self::new(sliced.result.clone(), move || sliced.join())
-    }
-}
-
-impl From<FullResult> for EndedRun {
-    fn from(full: FullResult) -> Self {
-        Self::new(full.result.clone(), move || full)
-    }
-}
-
-impl Deref for EndedRun {
-    type Target = FullResult;
-
-    fn deref(&self) -> &FullResult {
-        &self.full
-    }
-}
+/// A run that has ended. To free its rows takes long where there are many: the last clone is not the writer's.
+pub type EndedRun = Arc<SlicedResult>;
 
 /// What a start finds.
 #[derive(Debug, Default)]

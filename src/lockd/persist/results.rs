@@ -6,6 +6,12 @@
 //! (`late`) and the fact that no controller has fetched it (`unfetched`) are tables of their own: what changes
 //! one of them neither reads nor writes the others, and a page that is asked for is the only one read.
 //!
+//! A result is [written](write) in several transactions, so that nobody waits long behind it: first its sums, which are
+//! marked as not whole, then page by page, and with the last one the mark goes. Nobody reads what is not whole. It is
+//! [swept](sweep) away in pages too: a result that newer ones push out, or the part of one that the disk did not take to the
+//! end. What a crash leaves is [removed](remove_parts) at the next start; as the record of the active run goes only when its
+//! result is whole, that start finds the run as one that was active.
+//!
 //! An older version kept a whole result in one row; [`split`] brings it into pages at the start.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -13,6 +19,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::monitors::Odd;
 use super::old_results::ResultBefore;
 use super::records::RESULTS_KEPT;
+use crate::locks::SlicedResult;
 use crate::wire::control::{ClientResult, Fate, FullResult, LockFate, PAGE, RunId, RunResult};
 use crate::wire::xdr::{List, Pack, Unpack, decode, encode};
 
@@ -52,43 +59,128 @@ fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Replaces the record of the active run.
-pub(super) fn end(to: &Transaction<'_>, full: &FullResult) -> rusqlite::Result<()> {
-    let id = full.result.run.0;
-    to.execute("DELETE FROM active_run WHERE id = ?1", params![id])?;
-    put(to, full)?;
-    to.execute("INSERT OR IGNORE INTO unfetched (run) VALUES (?1)", params![id])?;
+/// What of a result is written next.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum Stage {
+    #[default]
+    Sums,
+    /// Parts of results are in the way: of one of the same run that was cut off, or that this one replaces.
+    Parts,
+    /// From this one on.
+    Clients(usize),
+    Locks(usize),
+}
+
+/// Writes from there on about as many rows as a page holds. Gives where to go on; `None`: it is whole, and replaces the
+/// record of the active run.
+pub(super) fn write(to: &Transaction<'_>, ended: &SlicedResult, from: Stage) -> rusqlite::Result<Option<Stage>> {
+    let (run, mut stage, mut written) = (ended.result.run, from, 0);
+    while written < PAGE {
+        stage = match stage {
+            Stage::Sums => {
+                put_sums(to, &ended.result, false)?;
+                Stage::Parts
+            }
+            Stage::Parts if sweep_page(to)? => return Ok(Some(Stage::Parts)),
+            Stage::Parts => Stage::Clients(0),
+            Stage::Clients(first) => match put_page(to, run, first, ended.clients(first))? {
+                0 => Stage::Locks(0),
+                count => {
+                    written += count;
+                    Stage::Clients(first + count)
+                }
+            },
+            Stage::Locks(first) => match put_page(to, run, first, ended.locks(first).to_vec())? {
+                0 => {
+                    end(to, run)?;
+                    return Ok(None);
+                }
+                count => {
+                    written += count;
+                    Stage::Locks(first + count)
+                }
+            },
+        };
+    }
+    Ok(Some(stage))
+}
+
+/// All of it is there.
+fn end(to: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
+    to.execute("DELETE FROM active_run WHERE id = ?1", params![run.0])?;
+    to.execute("UPDATE result SET whole = 1 WHERE id = ?1", params![run.0])?;
+    to.execute("INSERT OR IGNORE INTO unfetched (run) VALUES (?1)", params![run.0])?;
     to.execute(
-        "DELETE FROM result WHERE seq NOT IN (SELECT seq FROM result ORDER BY seq DESC LIMIT ?1)",
+        "UPDATE result SET whole = 0 WHERE seq NOT IN (SELECT seq FROM result WHERE whole ORDER BY seq DESC LIMIT ?1)",
         params![number(RESULTS_KEPT as u64)],
     )?;
     Ok(())
 }
 
-fn put(to: &Transaction<'_>, full: &FullResult) -> rusqlite::Result<()> {
-    let id = full.result.run.0;
+fn put_sums(to: &Transaction<'_>, result: &RunResult, whole: bool) -> rusqlite::Result<()> {
     to.execute(
-        "INSERT INTO result (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-        params![id, encode(&full.result)],
+        "INSERT INTO result (id, body, whole) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (id) DO UPDATE SET body = excluded.body, whole = excluded.whole",
+        params![result.run.0, encode(result), whole],
     )?;
-    to.execute("DELETE FROM page WHERE run = ?1", params![id])?;
-    put_rows(to, full.result.run, full.clients.as_slice())?;
-    put_rows(to, full.result.run, full.locks.as_slice())
+    Ok(())
+}
+
+/// Gives how many rows that were.
+fn put_page<T: Row>(to: &Transaction<'_>, run: RunId, first: usize, rows: Vec<T>) -> rusqlite::Result<usize> {
+    let count = rows.len();
+    if count > 0 {
+        to.prepare_cached("INSERT INTO page (run, kind, first, rows) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            run.0,
+            T::KIND,
+            number(first as u64),
+            encode(&List::<T, PAGE>::clipped(rows))
+        ])?;
+    }
+    Ok(count)
 }
 
 fn put_rows<T: Row>(to: &Transaction<'_>, run: RunId, rows: &[T]) -> rusqlite::Result<()> {
-    let mut insert = to.prepare_cached("INSERT INTO page (run, kind, first, rows) VALUES (?1, ?2, ?3, ?4)")?;
     for (nth, rows) in rows.chunks(PAGE).enumerate() {
-        let first = number((nth * PAGE) as u64);
-        insert.execute(params![run.0, T::KIND, first, encode(&List::<T, PAGE>::clipped(rows.to_vec()))])?;
+        put_page(to, run, nth * PAGE, rows.to_vec())?;
     }
     Ok(())
 }
 
+/// Whether there is something that is no whole result.
+pub(super) fn has_parts(from: &Connection) -> rusqlite::Result<bool> {
+    from.prepare_cached("SELECT 1 FROM result WHERE NOT whole")?.exists([])
+}
+
+/// Removes some of what is no whole result; whether there may be more.
+pub(super) fn sweep(to: &Transaction<'_>) -> rusqlite::Result<bool> {
+    let more = sweep_page(to)?;
+    if !more {
+        remove_parts(to)?;
+    }
+    Ok(more)
+}
+
+/// Removes a page of what is no whole result, or as many late reclaims; whether there was one.
+fn sweep_page(to: &Transaction<'_>) -> rusqlite::Result<bool> {
+    let parts = "run IN (SELECT id FROM result WHERE NOT whole)";
+    for (table, at_once) in [("page", 1), ("late", PAGE)] {
+        let some = format!("SELECT rowid FROM {table} WHERE {parts} LIMIT {at_once}");
+        if to.prepare_cached(&format!("DELETE FROM {table} WHERE rowid IN ({some})"))?.execute([])? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Removes all that is no whole result.
+pub(super) fn remove_parts(to: &Connection) -> rusqlite::Result<()> {
+    to.execute("DELETE FROM result WHERE NOT whole", []).map(|_| ())
+}
+
 /// One that was reclaimed after the end. Of a result that newer ones have pushed out nothing is left to append to.
 pub(super) fn add_late(to: &Transaction<'_>, run: RunId, fate: &LockFate) -> rusqlite::Result<()> {
-    let is_there = "SELECT 1 FROM result WHERE id = ?1";
-    if to.prepare_cached(is_there)?.exists(params![run.0])? {
+    if is_there(to, run)? {
         to.prepare_cached("INSERT INTO late (run, fate) VALUES (?1, ?2)")?.execute(params![run.0, encode(fate)])?;
         to.prepare_cached("INSERT OR IGNORE INTO unfetched (run) VALUES (?1)")?.execute(params![run.0])?;
     }
@@ -101,19 +193,21 @@ pub(super) fn acknowledge(to: &Transaction<'_>, run: RunId) -> rusqlite::Result<
 
 /// Runs with a result, the oldest first.
 pub(super) fn ended(from: &Connection) -> rusqlite::Result<Vec<RunId>> {
-    from.prepare("SELECT id FROM result ORDER BY seq")?.query_map([], |row| row.get(0).map(RunId))?.collect()
+    from.prepare("SELECT id FROM result WHERE whole ORDER BY seq")?
+        .query_map([], |row| row.get(0).map(RunId))?
+        .collect()
 }
 
 /// Those of them that no controller has fetched.
 pub(super) fn unfetched(from: &Connection) -> rusqlite::Result<Vec<RunId>> {
-    let query = "SELECT id FROM result JOIN unfetched ON run = id ORDER BY seq";
+    let query = "SELECT id FROM result JOIN unfetched ON run = id WHERE whole ORDER BY seq";
     from.prepare_cached(query)?.query_map([], |row| row.get(0).map(RunId))?.collect()
 }
 
 /// The sums of a run, with the late reclaims of by now.
 pub(super) fn sums(from: &Connection, run: RunId) -> Result<Option<RunResult>, Odd> {
     let body: Option<Vec<u8>> = from
-        .prepare_cached("SELECT body FROM result WHERE id = ?1")?
+        .prepare_cached("SELECT body FROM result WHERE id = ?1 AND whole")?
         .query_row(params![run.0], |row| row.get(0))
         .optional()?;
     let Some(body) = body else { return Ok(None) };
@@ -130,7 +224,7 @@ pub(super) fn sums(from: &Connection, run: RunId) -> Result<Option<RunResult>, O
 
 /// A page of rows from row `after` on, and the cursor of the next page, or 0. Nothing where there is no such result.
 pub(super) fn rows<T: Row>(from: &Connection, run: RunId, after: u64) -> Result<Option<Page<T>>, Odd> {
-    if !from.prepare_cached("SELECT 1 FROM result WHERE id = ?1")?.exists(params![run.0])? {
+    if !is_there(from, run)? {
         return Ok(None);
     }
     // The page in which the row stands, or the last one.
@@ -159,6 +253,10 @@ pub(super) fn rows<T: Row>(from: &Connection, run: RunId, after: u64) -> Result<
     Ok(Some((List::clipped(rows), next)))
 }
 
+fn is_there(from: &Connection, run: RunId) -> rusqlite::Result<bool> {
+    from.prepare_cached("SELECT 1 FROM result WHERE id = ?1 AND whole")?.exists(params![run.0])
+}
+
 fn read<T: Unpack>(bytes: &[u8], what: &str) -> Result<T, Odd> {
     decode(bytes).map_err(|_| Odd::Damaged(what.into()))
 }
@@ -174,7 +272,10 @@ pub(super) fn split(connection: &mut Connection) -> rusqlite::Result<()> {
         }
         let Ok(full) = decode(&body).or_else(|_| decode::<ResultBefore>(&body).map(FullResult::from)) else { continue };
         let transaction = connection.transaction()?;
-        put(&transaction, &full)?;
+        put_sums(&transaction, &full.result, true)?;
+        transaction.execute("DELETE FROM page WHERE run = ?1", params![run.0])?;
+        put_rows(&transaction, run, full.clients.as_slice())?;
+        put_rows(&transaction, run, full.locks.as_slice())?;
         transaction.commit()?;
     }
     Ok(())

@@ -1,6 +1,8 @@
 //! What is promised is on disk, and what is damaged is said.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::wire::control::{
@@ -53,6 +55,10 @@ fn result(id: u8) -> FullResult {
     }
 }
 
+fn end_of(full: FullResult) -> Change {
+    Change::Ended(Arc::new(full.into()))
+}
+
 fn late() -> LockFate {
     LockFate { late: true, ..LockFate::sample(LockRow::sample(1, 0, u64::MAX), Fate::Resurrected) }
 }
@@ -93,7 +99,7 @@ async fn pages_of_a_result_give_each_row_once_and_then_the_late_ones() {
     {
         let full = result(u8::try_from(id).unwrap());
         let (run, locks) = (full.result.run, (0..ended).map(|number| row(number, false)).collect());
-        persist.write(Change::Ended(FullResult { locks: List::new(locks).unwrap(), ..full }.into())).await.unwrap();
+        persist.write(end_of(FullResult { locks: List::new(locks).unwrap(), ..full })).await.unwrap();
         for number in ended..ended + late {
             drop(persist.submit(Change::Late(run, row(number, true))).unwrap());
         }
@@ -108,6 +114,208 @@ async fn pages_of_a_result_give_each_row_once_and_then_the_late_ones() {
         }
     }
     assert!(persist.result_locks(RunId([99; 16]), 0).await.unwrap().is_none());
+}
+
+/// As many rows, from this number on.
+fn rows(first: u64, count: usize) -> List<LockFate, 16_777_216> {
+    let row = |number| LockFate {
+        range: ByteRange { start: number, end: number },
+        ..LockFate::sample(LockRow::sample(1, 0, u64::MAX), Fate::Dropped)
+    };
+    List::clipped((first..).take(count).map(row).collect())
+}
+
+/// The writer, which does one round at a time.
+fn work(dir: &Path) -> (Persist, Work, Found) {
+    let (database, found) = Database::open(&dir.join("nlmd.sqlite")).unwrap();
+    let (persist, work) = Work::new(database);
+    (persist, work, found)
+}
+
+impl Work {
+    fn until(&mut self, durable: &mut Durable) -> Result<(), PersistError> {
+        loop {
+            match durable.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => assert!(self.round()),
+                answer => return answer.unwrap(),
+            }
+        }
+    }
+
+    fn write(&mut self, persist: &Persist, change: Change) -> Result<(), PersistError> {
+        self.until(&mut persist.submit(change).unwrap())
+    }
+
+    fn count(&self, table: &str) -> usize {
+        self.database.count(table)
+    }
+
+    /// The numbers of a result's rows.
+    fn numbers(&self, run: RunId) -> Option<Vec<u64>> {
+        let (mut numbers, mut after) = (Vec::new(), Some(0));
+        while let Some(from) = after {
+            let (rows, next) = self.database.rows::<LockFate>(run, from).unwrap()?;
+            numbers.extend(rows.as_slice().iter().map(|row| row.range.start));
+            after = next_page(from, next).unwrap();
+        }
+        Some(numbers)
+    }
+}
+
+const PAGES: usize = 3;
+
+#[test]
+fn a_new_client_overtakes_a_result_and_what_is_about_runs_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, mut work, _) = work(dir.path());
+    let full = FullResult { locks: rows(0, PAGES * PAGE), ..result(1) };
+    work.write(&persist, Change::Begin(run_record(1))).unwrap();
+    let mut whole = persist.submit(end_of(full)).unwrap();
+    let mut behind = [
+        Change::Late(RunId([1; 16]), LockFate { range: ByteRange { start: 9_999, end: 9_999 }, ..late() }),
+        Change::Acknowledge(RunId([1; 16])),
+        Change::Begin(run_record(2)),
+    ]
+    .map(|change| persist.submit(change).unwrap());
+    let (answer, mut found) = oneshot::channel();
+    let read = move |database: &Database| answer.send(database.result(RunId([1; 16])).unwrap()).unwrap();
+    assert!(persist.jobs.try_send(Job::Read(Box::new(read))).is_ok());
+    for client in 1..PAGES {
+        work.write(&persist, Change::Monitor(record(&client.to_string(), "127.0.0.2"))).unwrap();
+        assert!(whole.try_recv().is_err(), "all of the result came first");
+        assert!(work.database.result(RunId([1; 16])).unwrap().is_none(), "it is not whole");
+        assert!(behind.iter_mut().all(|answer| answer.try_recv().is_err()) && found.try_recv().is_err());
+    }
+    work.until(&mut whole).unwrap();
+    for answer in &mut behind {
+        work.until(answer).unwrap();
+    }
+    assert_eq!(found.try_recv().unwrap().map(|result| result.late), Some(1));
+    let numbers = work.numbers(RunId([1; 16])).unwrap();
+    assert!(numbers.into_iter().eq((0..(PAGES * PAGE) as u64).chain([9_999])));
+    assert_eq!(work.database.unfetched().unwrap(), [], "fetched after the late reclaim");
+    drop(work);
+    assert_eq!(super::tests::work(dir.path()).2.run, Some(run_record(2)));
+}
+
+#[test]
+fn no_more_waits_behind_a_result_than_the_queue_holds_and_all_of_it_is_done_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, mut work, _) = work(dir.path());
+    let mut whole = persist.submit(end_of(FullResult { locks: rows(0, PAGES * PAGE), ..result(1) })).unwrap();
+    assert!(work.round());
+    let done = Arc::new(AtomicUsize::new(0));
+    for _ in 0..2 {
+        for _ in 0..QUEUE {
+            let done = done.clone();
+            let read = move |_: &Database| _ = done.fetch_add(1, Ordering::Relaxed);
+            assert!(persist.jobs.try_send(Job::Read(Box::new(read))).is_ok());
+        }
+        assert!(work.round());
+    }
+    assert!(matches!(persist.submit(Change::Monitor(record("a", "127.0.0.2"))), Err(PersistError::Full)));
+    work.until(&mut whole).unwrap();
+    while done.load(Ordering::Relaxed) < 2 * QUEUE {
+        assert!(work.round());
+    }
+}
+
+#[test]
+fn a_result_that_a_crash_cuts_off_anywhere_is_none_and_leaves_nothing_but_the_active_run() {
+    let run = RunId([1; 16]);
+    for before in [0, 1, PAGES * PAGE] {
+        for rounds in 1.. {
+            let dir = tempfile::tempdir().unwrap();
+            let (persist, mut work, _) = work(dir.path());
+            if before > 0 {
+                // It settled, then a reclaim came in time, and it settles anew.
+                work.write(&persist, end_of(FullResult { locks: rows(5_000, before), ..result(1) })).unwrap();
+            }
+            work.write(&persist, Change::Begin(run_record(1))).unwrap();
+            let full = FullResult { locks: rows(0, 2 * PAGE), ..result(1) };
+            let mut whole = persist.submit(end_of(full.clone())).unwrap();
+            for _ in 0..rounds {
+                assert!(work.round());
+            }
+            let is_whole = whole.try_recv().is_ok();
+            drop(work);
+            let (persist, mut work, found) = super::tests::work(dir.path());
+            assert_eq!(found.run.is_none(), is_whole);
+            assert_eq!(found.ended, if is_whole { vec![run] } else { Vec::new() });
+            assert_eq!(work.count("page"), if is_whole { 2 } else { 0 }, "{before} rows before, {rounds} rounds");
+            assert_eq!(work.database.unfetched().unwrap(), found.ended);
+            work.write(&persist, end_of(full)).unwrap();
+            assert!(work.numbers(run).unwrap().into_iter().eq(0..2 * PAGE as u64));
+            if is_whole {
+                assert!(rounds > 2, "it was written at once");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_middle_of_a_result_has_room_for_clients_again() {
+    for (fill, words) in [
+        (Database::fill_disk as fn(&mut Database), "database or disk is full"),
+        (Database::nearly_fill_disk, "room its disk has left"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (persist, mut work, _) = work(dir.path());
+        work.write(&persist, Change::Begin(run_record(1))).unwrap();
+        let full = FullResult { locks: rows(0, PAGES * PAGE), ..result(1) };
+        let mut whole = persist.submit(end_of(full.clone())).unwrap();
+        assert!(work.round());
+        assert_eq!(work.count("page"), 1);
+        fill(&mut work.database);
+        let refused = work.until(&mut whole).unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
+        for client in 0..64 {
+            work.write(&persist, Change::Monitor(record(&client.to_string(), "127.0.0.2"))).unwrap();
+        }
+        assert_eq!((work.count("page"), work.count("result")), (0, 0));
+        assert!(work.write(&persist, end_of(full.clone())).is_err());
+        work.write(&persist, end_of(result(2))).unwrap();
+        drop((persist, work));
+        let (persist, mut work, found) = super::tests::work(dir.path());
+        assert_eq!((found.monitors.len(), found.run), (64, Some(run_record(1))));
+        work.write(&persist, end_of(full)).unwrap();
+        assert_eq!(work.numbers(RunId([1; 16])).map(|rows| rows.len()), Some(PAGES * PAGE));
+    }
+}
+
+#[test]
+fn what_newer_results_push_out_goes_page_by_page_and_is_none_from_the_first_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, mut work, _) = work(dir.path());
+    work.write(&persist, end_of(FullResult { locks: rows(0, PAGES * PAGE), ..result(0) })).unwrap();
+    work.write(&persist, Change::Late(RunId([0; 16]), late())).unwrap();
+    for id in 1..=16 {
+        work.write(&persist, end_of(result(id))).unwrap();
+    }
+    for left in (0..PAGES).rev() {
+        assert!(work.numbers(RunId([0; 16])).is_none());
+        work.write(&persist, Change::Monitor(record(&left.to_string(), "127.0.0.2"))).unwrap();
+        assert_eq!(work.count("page"), left);
+    }
+    assert_eq!(work.count("late"), 1);
+    while work.has_parts {
+        assert!(work.round());
+    }
+    assert_eq!(["result", "late", "unfetched"].map(|table| work.count(table)), [16, 0, 16]);
+}
+
+#[tokio::test]
+async fn a_stop_waits_until_a_result_is_whole_and_what_is_behind_it_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, writer, _) = open(dir.path()).unwrap();
+    let full = FullResult { locks: rows(0, PAGES * PAGE), ..result(1) };
+    drop(persist.submit(end_of(full)).unwrap());
+    drop(persist.submit(Change::Late(RunId([1; 16]), late())).unwrap());
+    drop(persist);
+    writer.join();
+    let (persist, _writer, _) = open(dir.path()).unwrap();
+    assert_eq!(read(&persist, RunId([1; 16])).await.unwrap().locks.as_slice().len(), PAGES * PAGE + 1);
 }
 
 #[tokio::test]
@@ -331,7 +539,7 @@ async fn results_that_stood_in_one_row_come_with_their_late_reclaims_and_stay_fe
 async fn a_result_that_makes_no_sense_keeps_nlmd_from_nothing_but_telling_it() {
     let dir = tempfile::tempdir().unwrap();
     let (persist, writer, _) = open(dir.path()).unwrap();
-    persist.write(Change::Ended(result(1).into())).await.unwrap();
+    persist.write(end_of(result(1))).await.unwrap();
     drop(persist);
     writer.join();
     let database = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
@@ -349,7 +557,7 @@ async fn the_last_sixteen_results_are_kept_and_a_late_reclaim_makes_one_unfetche
     let (persist, _writer, _) = open(dir.path()).unwrap();
     for id in 0..20 {
         persist.write(Change::Begin(run_record(id))).await.unwrap();
-        persist.write(Change::Ended(result(id).into())).await.unwrap();
+        persist.write(end_of(result(id))).await.unwrap();
     }
     let unfetched = persist.unfetched().await.unwrap();
     assert_eq!(unfetched, (4..20).map(|id| RunId([id; 16])).collect::<Vec<_>>());
@@ -508,7 +716,7 @@ async fn a_result_that_an_older_version_left_is_read_by_this_one() {
             ..result(u8::try_from(clients).unwrap())
         };
         let run = full.result.run;
-        persist.write(Change::Ended(full.clone().into())).await.unwrap();
+        persist.write(end_of(full.clone())).await.unwrap();
         drop(persist);
         writer.join();
         let older = encode(&old_results::ResultBefore::from(full.clone()));

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::incoming::Names;
 use crate::lockd::persist::{Change, EndedRun, Persist, PersistError};
 use crate::wire::control::{
-    Capabilities, ClientResultPage, Info, InstanceId, LockFatePage, Refusal, RefusalCode, RunId, RunList, RunPageAfter,
-    RunResult, page,
+    Capabilities, ClientResultPage, Info, InstanceId, LockFatePage, PAGE, Refusal, RefusalCode, RunId, RunList,
+    RunPageAfter, RunResult,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, Text};
@@ -36,9 +36,13 @@ fn kept<T>(run: RunId, found: Result<Option<T>, PersistError>) -> Result<T, Refu
     })
 }
 
-/// What may have to wait until the rows of a result are put together.
-async fn beside<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(look).await.map_err(|_| Refusal::new(RefusalCode::WrongPhase, "nlmd is stopping"))
+/// The page from one on, and the cursor of the next one, or 0.
+fn page<T>(after: u64, rows: impl Fn(usize) -> Vec<T>) -> (List<T, PAGE>, u64) {
+    let first = usize::try_from(after).unwrap_or(usize::MAX);
+    let page = rows(first);
+    let end = first.saturating_add(page.len());
+    let next = if rows(end).is_empty() { 0 } else { end as u64 };
+    (List::clipped(page), next)
 }
 
 impl Archive {
@@ -63,14 +67,14 @@ impl Archive {
     /// The sums, which tell how many late reclaims there are by now.
     pub(super) async fn result(&self, run: RunId) -> Result<RunResult, Refusal> {
         match self.unwritten(run) {
-            Some(ended) => Ok(ended.result),
+            Some(ended) => Ok(ended.result.clone()),
             None => kept(run, self.persist.result(run).await),
         }
     }
 
     pub(super) async fn clients(&self, args: RunPageAfter) -> Result<ClientResultPage, Refusal> {
         let (clients, next) = match self.unwritten(args.run) {
-            Some(ended) => beside(move || page(ended.clients.as_slice(), args.after)).await?,
+            Some(ended) => page(args.after, |first| ended.clients(first)),
             None => kept(args.run, self.persist.result_clients(args.run, args.after).await)?,
         };
         Ok(ClientResultPage { clients, next })
@@ -78,7 +82,7 @@ impl Archive {
 
     pub(super) async fn locks(&self, args: RunPageAfter) -> Result<LockFatePage, Refusal> {
         let (locks, next) = match self.unwritten(args.run) {
-            Some(ended) => beside(move || page(ended.locks.as_slice(), args.after)).await?,
+            Some(ended) => page(args.after, |first| ended.locks(first).to_vec()),
             None => kept(args.run, self.persist.result_locks(args.run, args.after).await)?,
         };
         Ok(LockFatePage { locks, next })

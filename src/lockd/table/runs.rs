@@ -381,8 +381,13 @@ impl Owner {
         };
         self.runs.ending.result = Some(sliced.result.clone());
         self.runs.phase = Phase::Writing;
-        let submitted = self.persist.submit(Change::Ended(sliced.into()));
-        self.work.spawn(async move { Done::ResultDurable(durably(submitted).await) });
+        let ended = EndedRun::new(sliced);
+        let submitted = self.persist.submit(Change::Ended(ended.clone()));
+        self.work.spawn(async move {
+            let durable = durably(submitted).await;
+            free_beside(ended);
+            Done::ResultDurable(durable)
+        });
     }
 
     pub(super) fn result_durable(&mut self, durable: Result<(), PersistError>) {
