@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(open.due(64, true), [1, 2]);
         assert!(open.is_empty() && open.due(64, true).is_empty());
         open.asked(3);
-        let turns = (1..).find(|_| !open.due(MAX_BATCH, false).is_empty());
+        let turns = (1..=LENGTH as usize).find(|_| !open.due(MAX_BATCH, false).is_empty());
         assert_eq!(turns, Some(LENGTH as usize / MAX_BATCH));
     }
 }

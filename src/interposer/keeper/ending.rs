@@ -372,7 +372,7 @@ impl Keeper {
     }
 
     fn drain_until(&mut self, until: Duration) {
-        let left = u64::try_from(until.saturating_sub(self.now()).as_millis()).unwrap_or_default();
+        let left = ms(until.saturating_sub(self.now()));
         if let Some(active) = &mut self.active {
             active.drain_until = Some(until);
         }

@@ -240,7 +240,7 @@ fn is_own(message: &[u8], path: &Path) -> bool {
 /// Whether a message is a reclaim, or may be one: it cannot be read.
 fn is_reclaim(message: &[u8], path: &Path) -> bool {
     match call::read(message, path) {
-        Ok(Message::FilterEvent(call)) => call.request.is_reclaim(),
+        Ok(Message::Told(call)) => call.request.is_reclaim(),
         Ok(Message::Untold(_)) => false,
         Ok(Message::NoCall) | Err(_) => true,
     }

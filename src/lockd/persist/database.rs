@@ -298,13 +298,27 @@ impl Database {
         self.commit(|to| changes.iter().try_for_each(|change| write(to, change)))
     }
 
-    /// Writes a result on, so much of it as others may have to wait for. Gives where to go on; `None`: it is whole.
-    pub(super) fn write_result(&mut self, ended: &EndedRun, from: Stage) -> Result<Option<Stage>, PersistError> {
+    /// Writes a result on, so much of it as others may have to wait for, and so many times that where nobody waits: a flush of
+    /// the disk takes longer than a page. Gives where to go on; `None`: it is whole.
+    pub(super) fn write_result(
+        &mut self,
+        ended: &EndedRun,
+        from: Stage,
+        most: usize,
+        nobody_waits: impl Fn() -> bool,
+    ) -> Result<Option<Stage>, PersistError> {
         // The first page is written like each other change.
         if matches!(from, Stage::Clients(_) | Stage::Locks(_)) && self.room() < self.room_kept {
             return Err(PersistError::Write("what room its disk has left is for clients' records".into()));
         }
-        self.commit(|to| Ok(results::write(to, ended, from)?))
+        self.commit(|to| {
+            let (mut next, mut written) = (results::write(to, ended, from)?, 1);
+            while let Some(from) = next.filter(|_| written < most && nobody_waits()) {
+                next = results::write(to, ended, from)?;
+                written += 1;
+            }
+            Ok(next)
+        })
     }
 
     fn room(&self) -> u64 {

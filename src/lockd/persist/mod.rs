@@ -7,8 +7,8 @@
 //! all that is queued, writes it in one transaction, and only then answers each job: so a hundred
 //! first LOCKs cost one `fsync`, and an answer means "on disk".
 //!
-//! The result of a run may have a million rows. It is written in pages ([`results`]), each in a transaction of its own, and
-//! between two of them what came meanwhile. Only what reads, or is about runs, waits until the result is whole ([`Work`]).
+//! The result of a run may have a million rows. It is written in pages ([`results`]), in transactions that end with the first
+//! page during which something else came, and between two of them what came. Only what reads, or is about runs, waits until the result is whole ([`Work`]).
 //!
 //! What must hold:
 //! - Jobs are written in the order in which they were submitted, but that those about clients overtake a result and what
@@ -51,6 +51,8 @@ use results::{Page, Stage};
 const QUEUE: usize = 16_384;
 /// Jobs of one transaction: one flush of the disk for thousands of new clients, and none waits long for the others.
 const BATCH: usize = 4_096;
+/// Pages of a result that are written in one transaction while nobody waits.
+const PAGES_AT_ONCE: usize = 16;
 
 enum Job {
     Write(Box<Change>, Waiting),
@@ -215,12 +217,14 @@ struct Work {
     result: Option<Writing>,
     /// Something may be there that is no whole result.
     has_parts: bool,
+    pages_at_once: usize,
 }
 
 impl Work {
     fn new(database: Database) -> (Persist, Self) {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        (Persist { jobs }, Self { database, queue, behind: VecDeque::new(), result: None, has_parts: false })
+        let (behind, pages_at_once) = (VecDeque::new(), PAGES_AT_ONCE);
+        (Persist { jobs }, Self { database, queue, behind, result: None, has_parts: false, pages_at_once })
     }
 
     fn run(mut self) {
@@ -278,7 +282,8 @@ impl Work {
                 });
             return;
         };
-        match self.database.write_result(&ended, next) {
+        let Self { database, queue, pages_at_once, .. } = self;
+        match database.write_result(&ended, next, *pages_at_once, || queue.is_empty()) {
             Ok(Some(next)) => self.result = Some(Writing { ended, next, done }),
             end => {
                 // Whoever waits for the answer frees its rows.

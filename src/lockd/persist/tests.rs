@@ -125,11 +125,11 @@ fn rows(first: u64, count: usize) -> List<LockFate, 16_777_216> {
     List::clipped((first..).take(count).map(row).collect())
 }
 
-/// The writer, which does one round at a time.
+/// The writer, which does one round, and in it one page of a result, at a time.
 fn work(dir: &Path) -> (Persist, Work, Found) {
     let (database, found) = Database::open(&dir.join("nlmd.sqlite")).unwrap();
     let (persist, work) = Work::new(database);
-    (persist, work, found)
+    (persist, Work { pages_at_once: 1, ..work }, found)
 }
 
 impl Work {
@@ -196,6 +196,20 @@ fn a_new_client_overtakes_a_result_and_what_is_about_runs_does_not() {
     assert_eq!(work.database.unfetched().unwrap(), [], "fetched after the late reclaim");
     drop(work);
     assert_eq!(super::tests::work(dir.path()).2.run, Some(run_record(2)));
+}
+
+#[test]
+fn pages_share_a_transaction_until_somebody_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, work, _) = work(dir.path());
+    let mut work = Work { pages_at_once: PAGES - 1, ..work };
+    let full = |id| FullResult { locks: rows(0, PAGES * PAGE), ..result(id) };
+    let _whole = persist.submit(end_of(full(1))).unwrap();
+    let _monitored = persist.submit(Change::Monitor(record("a", "127.0.0.2"))).unwrap();
+    assert!(work.round());
+    assert_eq!((work.count("page"), work.count("monitor")), (1, 0));
+    assert!(work.round());
+    assert_eq!((work.count("page"), work.count("monitor")), (PAGES, 1));
 }
 
 #[test]

@@ -252,7 +252,7 @@ fn nobody_is_called_by_an_address_that_is_not_this_hosts_nor_in_the_name_of_this
     with_network(|| {
         let lockd = Lockd::start("10.0.0.1", Transport::Tcp, Some(Stat::Granted));
         for (server, client, why) in [
-            ("10.0.0.2", "10.0.0.11", "does not have the address 10.0.0.2"),
+            ("10.0.0.2", "10.0.0.11", "no longer has the address 10.0.0.2"),
             ("10.0.0.1", "10.0.0.1", "this host itself"),
             ("10.0.0.1", "127.0.0.1", "this host itself"),
             ("fd00::1", "fe80:0:0:2::9", "link-local"),
