@@ -320,7 +320,7 @@ impl Account {
         self.learn(&call, stat);
         if matches!(call.request, Request::FreeAll(_)) {
             let from = ClientRef { name: Maybe(None), address: Maybe(Some(call.way.client)) };
-            let mine = self.rows(Scope { clients: List::clipped(vec![from]), ..Scope::default() });
+            let mine = self.rows(&Scope { clients: List::clipped(vec![from]), ..Scope::default() });
             let mine = mine.iter().filter(|row| Way::from(&row.owner) == call.way);
             return mine.for_each(|row| self.gave_up(now, row));
         }
@@ -426,10 +426,10 @@ impl Account {
 
     /// All that is pending.
     pub(super) fn pending(&self) -> Vec<LockRow> {
-        self.rows(Scope::default()).into_iter().filter(|row| row.state == LockState::Pending).collect()
+        self.rows(&Scope::default()).into_iter().filter(|row| row.state == LockState::Pending).collect()
     }
 
-    fn rows(&self, scope: Scope) -> Vec<LockRow> {
+    fn rows(&self, scope: &Scope) -> Vec<LockRow> {
         let (mut rows, mut after) = (Vec::new(), 0);
         loop {
             let page = self.page(LocksArgs { scope: scope.clone(), after });

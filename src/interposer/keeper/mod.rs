@@ -134,7 +134,7 @@ async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
     let (stop, stopping) = watch::channel(false);
     let control = tokio::spawn(served.serve(desk, stopping));
     say_ready()?;
-    keeper.live(asked).await;
+    Box::pin(keeper.live(asked)).await;
     stop.send_replace(true);
     let _ = control.await;
     Ok(())

@@ -37,7 +37,9 @@ impl OpenCalls {
         let call = self.remove(number)?;
         let is_same = |open: &&Call| open.number < number && open.way == call.way && open.request == call.request;
         let before: Vec<u64> = self.of(call.way.client.0).filter(is_same).map(|open| open.number).collect();
-        before.into_iter().for_each(|number| _ = self.remove(number));
+        for number in before {
+            self.remove(number);
+        }
         Some(call)
     }
 
