@@ -137,13 +137,13 @@ async fn notices_are_refused_where_grace_has_ended_before_the_question_was_answe
     let mut terminal = Terminal::open(100);
     let words = ["notify", "--name", common::SERVER, "--state", "99", "--targets", targets.to_str().unwrap()];
     let notify = terminal.start(&world, &words);
-    terminal.until("the question", |screen| screen.contents().contains("Go on?"));
+    terminal.until("the question", |screen| screen.contents().contains("Continue?"));
     world.run(&["abort"]).await.exits(0);
     run.end().await.exits(1);
     world.until_open().await;
     terminal.press(b"y\n");
     assert_eq!(ended(notify), Some(4));
-    terminal.until("why", |screen| screen.contents().contains("no grace is on"));
+    terminal.until("why", |screen| screen.contents().contains("no grace period is active"));
     assert!(world.farm.notices().iter().all(|notice| notice.state.0 != 99));
 }
 
@@ -153,7 +153,7 @@ async fn a_client_that_is_back_before_the_question_was_answered_keeps_its_locks(
     world.behave(0, Behaviour::dead());
     let mut terminal = Terminal::open(100);
     let release = terminal.start(&world, &["release", "--client", "host1.test"]);
-    terminal.until("the question", |screen| screen.contents().contains("Go on?"));
+    terminal.until("the question", |screen| screen.contents().contains("Continue?"));
     world.behave(0, Behaviour::default());
     terminal.press(b"y\n");
     assert_eq!(ended(release), Some(4));

@@ -135,7 +135,7 @@ fn the_page_of_nlmctls_config_file_has_every_key_and_no_other() {
 
 #[test]
 fn quiet_is_the_same_on_both_pages_of_nlmctl() {
-    let words = "no status and no progress; and no report of what was done where the exit code is 0, unless";
+    let words = "no status and no progress, and no report of what was done if the exit code is 0, unless";
     for name in ["nlmctl.8", "nlmctl.toml.5"] {
         let page = page(name).split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
         assert!(page.contains(words), "{name}");

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::is_over;
 use super::message::answer;
 use crate::host::{self, Machine, ReplyRoute};
 use crate::wire::nlm::Stat;
@@ -45,6 +44,11 @@ pub(crate) enum LineError {
     /// All ports are in use.
     #[error("no port from {} to {} is free", PORTS.start, PORTS.end - 1)]
     NoPort,
+}
+
+/// Whether nothing may leave any more.
+pub(super) fn is_over(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() >= until)
 }
 
 /// See above. The socket is closed before the route goes: its last packets must not reach the client.

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use self::lockd_socket::{LockdSocket, PATIENCE, UsedPorts};
+use self::lockd_socket::{LockdSocket, PATIENCE, UsedPorts, is_over};
 use crate::host::{self, Machine};
 use crate::manager::knfsd::owners::{OwnerKey, Way};
 use crate::wire::nlm::{Stat, Version};
@@ -117,10 +117,6 @@ fn open(
     let lockd = SocketAddr::new(server, lockd(server.is_ipv6(), transport)?);
     let socket = LockdSocket::open(used, client, lockd, transport).map_err(|error| error.to_string())?;
     Ok((socket, version))
-}
-
-fn is_over(until: Option<Instant>) -> bool {
-    until.is_some_and(|until| Instant::now() >= until)
 }
 
 fn ask(
