@@ -19,14 +19,14 @@
 //!   is why it is no file of ours, over loopback.
 //! - If no client has a lock, the test is not possible, and this is reported.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::messages::Mode;
 use crate::host::Machine;
-use crate::manager::knfsd::owners::{HeldLock, OwnerKey, TO_THE_END, View};
+use crate::manager::knfsd::owners::{HeldLock, OwnerKey, TO_THE_END, View, Way};
 use crate::manager::knfsd::port::lockd_ports;
 use crate::manager::knfsd::single::as_unlock;
-use crate::manager::knfsd::unlock::{Trial, Unlock, trial, unlock};
+use crate::manager::knfsd::unlock::{Trial, Unlock, callable, trial, unlock};
 use crate::wire::nftables::Port;
 use crate::wire::nlm::Stat;
 use crate::wire::types::{ByteRange, Svid};
@@ -46,7 +46,7 @@ pub(super) async fn prove(machine: &Machine, mode: Mode, seen: &View) -> Result<
     let machine = machine.clone();
     let left: Vec<_> =
         seen.locks.iter().filter(|lock| is_ours(lock)).map(|lock| (lock.owner, as_unlock(lock))).collect();
-    let tried = candidates(seen);
+    let tried = candidates(seen, |way| callable(way).err());
     let proved = tokio::task::spawn_blocking(move || try_it(&machine, mode, &ports, &left, tried)).await;
     proved.unwrap_or_else(|_| Err("a thread died".to_owned()))
 }
@@ -56,7 +56,7 @@ fn try_it(
     mode: Mode,
     ports: &[Port],
     left: &[(OwnerKey, Unlock)],
-    tried: Vec<HeldLock>,
+    tried: Result<Vec<HeldLock>, String>,
 ) -> Result<(), String> {
     let port = |ipv6, transport| {
         let known = ports.iter().find(|port| (port.ipv6, port.transport) == (ipv6, transport));
@@ -64,9 +64,8 @@ fn try_it(
     };
     unlock(machine, left, port, None);
     let not_proved = |why: &str| format!("it cannot be shown that requests reach lockd as they should: {why}");
-    let mut why =
-        "no client has a lock on an existing file, and this test needs one: let a client lock any file".to_owned();
-    for lock in tried {
+    let mut why = String::new();
+    for lock in tried.map_err(|why| not_proved(&why))? {
         in_grace(machine)?;
         let wanted = wanted(&lock);
         // A shared lock is opened for reading alone, so more files will do; it meets an exclusive one only.
@@ -91,14 +90,24 @@ fn is_ours(lock: &HeldLock) -> bool {
 }
 
 /// Locks to try it with: exclusive ones first, each file once. NLM version 1 has no request without monitoring (`NM_LOCK`), so
-/// locks of its clients come last.
-fn candidates(view: &View) -> Vec<HeldLock> {
-    let mut files = BTreeSet::new();
+/// locks of its clients come last. `obstacle` says why lockd cannot be called in the name of who calls that way.
+///
+/// # Errors
+/// There is none, for people.
+fn candidates(view: &View, obstacle: impl Fn(Way) -> Option<String>) -> Result<Vec<HeldLock>, String> {
     let usable = |lock: &&HeldLock| !lock.deleted && !lock.offered && !is_ours(lock);
     let mut found: Vec<&HeldLock> = view.locks.iter().filter(usable).collect();
     found.sort_by_key(|lock| (lock.owner.way.version == 1, !lock.exclusive));
-    found.retain(|lock| files.insert((lock.device, lock.inode)));
-    found.into_iter().take(TRIES).cloned().collect()
+    let (mut files, mut obstacles) = (BTreeSet::new(), BTreeMap::new());
+    let mut is_callable = |way| obstacles.entry(way).or_insert_with(|| obstacle(way)).is_none();
+    let chosen = found.into_iter().filter(|lock| is_callable(lock.owner.way));
+    let chosen: Vec<HeldLock> =
+        chosen.filter(|lock| files.insert((lock.device, lock.inode))).take(TRIES).cloned().collect();
+    if !chosen.is_empty() {
+        return Ok(chosen);
+    }
+    let none = "no client has a lock on an existing file, and this test needs one: let a client lock any file";
+    Err(obstacles.into_values().flatten().next().unwrap_or_else(|| none.to_owned()))
 }
 
 /// The first byte of the lock, for a process of ours.
@@ -189,12 +198,25 @@ mod tests {
         let locks =
             vec![deleted, offered, lock(1, 3, false), lock(2, 4, true), lock(3, 4, false), lock(PROCESS.0, 5, true)];
         let found = |locks| -> Vec<(u64, bool)> {
-            candidates(&View { locks, ..View::default() }).iter().map(|lock| (lock.inode, lock.exclusive)).collect()
+            let found = candidates(&View { locks, ..View::default() }, |_| None).unwrap();
+            found.iter().map(|lock| (lock.inode, lock.exclusive)).collect()
         };
         assert_eq!(found(locks), [(4, true), (3, false)]);
         let mut old = lock(1, 1, true);
         old.owner.way.version = 1;
         assert_eq!(found(vec![old, lock(2, 1, false), lock(3, 2, true)]), [(2, true), (1, false)]);
+    }
+
+    #[test]
+    fn locks_in_whose_clients_name_lockd_cannot_be_called_do_not_use_up_the_tries() {
+        let mut locks: Vec<HeldLock> = (0..5).map(|inode| lock(1, inode, true)).collect();
+        let others = HeldLock { owner: HeldLock::sample(12, 1).owner, ..lock(1, 9, false) };
+        locks.push(others.clone());
+        let view = View { locks, ..View::default() };
+        let obstacle = |way: Way| (way != others.owner.way).then(|| "its client is this host itself".to_owned());
+        assert_eq!(candidates(&view, obstacle).unwrap(), [others.clone()]);
+        assert_eq!(candidates(&view, |_| Some("why".to_owned())).unwrap_err(), "why");
+        assert!(candidates(&View::default(), |_| None).unwrap_err().contains("no client has a lock"));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use tokio::time::{Instant, timeout};
 
 use super::platform::Gate;
 use crate::interposer::messages::{Claim, FilterEvent, Mode, Order};
-use crate::manager::knfsd::owners::View;
 use crate::wire::types::Address;
 
 /// How long the filter may take to obey.
@@ -114,11 +113,6 @@ impl FilterLink {
         for claim in std::mem::take(&mut self.pending) {
             let _ = self.gate.order(Order::NotPending(claim)).await;
         }
-    }
-
-    /// Shows that the mode works, with a lock that was seen.
-    pub(super) async fn prove(&mut self, mode: Mode, seen: &View) -> Result<(), String> {
-        self.gate.prove(mode, seen).await
     }
 
     /// Waits for something that the filter tells. The caller may stop waiting.

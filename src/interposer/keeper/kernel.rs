@@ -119,10 +119,12 @@ impl Platform for Kernel {
         works(&mut filter).await?;
         let rules = Rules::install(&ports, queue, LAPSE).map_err(words)?;
         announce::began(std::process::id(), queue);
-        let (machine, knfsd) = (self.machine.clone(), self.knfsd.clone());
-        Ok(Box::new(KernelGate { rules, filter, machine, knfsd, _driving: driving }))
+        Ok(Box::new(KernelGate { rules, filter, knfsd: self.knfsd.clone(), _driving: driving }))
     }
 
+    async fn prove(&self, mode: Mode, seen: &View) -> Result<(), String> {
+        proof::prove(&self.machine, mode, seen).await
+    }
     fn log(&self, line: &str) {
         host::syslog(line);
     }
@@ -162,7 +164,6 @@ async fn works(filter: &mut Filter) -> Result<(), String> {
 struct KernelGate {
     rules: Rules,
     filter: Filter,
-    machine: Machine,
     knfsd: Knfsd,
     _driving: DriverLock,
 }
@@ -194,9 +195,5 @@ impl Gate for KernelGate {
             Ok(Refreshed::Lapsed) => Err("they had lapsed".to_owned()),
             Err(error) => Err(error.to_string()),
         }
-    }
-
-    async fn prove(&mut self, mode: Mode, seen: &View) -> Result<(), String> {
-        proof::prove(&self.machine, mode, seen).await
     }
 }

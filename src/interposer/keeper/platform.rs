@@ -34,6 +34,8 @@ pub(super) trait Platform: Send + Sync + 'static {
     /// What stands in the way of a run is an error; else the gate, which lets everything pass unchanged. `seen` is what lockd
     /// had a moment ago.
     async fn gate(&self, seen: &View) -> Result<Box<dyn Gate>, String>;
+    /// Shows that the gate works in this mode, with a request for a lock that was seen.
+    async fn prove(&self, mode: Mode, seen: &View) -> Result<(), String>;
     /// A line in the system's log.
     fn log(&self, line: &str);
 }
@@ -50,6 +52,4 @@ pub(super) trait Gate: Send + Sync {
     async fn restart(&mut self) -> Result<(), String>;
     /// Lets the rules last for a while longer. An error: they are gone, and what passed since was not seen.
     fn keep_rules(&mut self) -> Result<(), String>;
-    /// Shows that the mode works, with a request for a lock that was seen.
-    async fn prove(&mut self, mode: Mode, seen: &View) -> Result<(), String>;
 }

@@ -52,7 +52,8 @@ impl Keeper {
             Some(_) => None,
             None => Some(self.ground.gate(&seen).await.map_err(unsupported)?),
         };
-        let new_state = self.ground.raise_state(old_state).await;
+        let ground = Arc::clone(&self.ground);
+        let new_state = self.meanwhile(async move { ground.raise_state(old_state).await }).await;
         let new_state = new_state.map_err(|words| Refusal::new(RefusalCode::NotDurable, words))?;
         // What was heard up to here belongs to the drain.
         self.take_in().await;
@@ -144,14 +145,14 @@ impl Keeper {
         (old_state, new_state): (NsmState, NsmState),
         before: &mut VecDeque<LinkEvent>,
     ) -> Result<(Journal, Account, u64), String> {
-        let names = self.ground.names().await?;
+        let names = link.meanwhile(self.ground.names()).await?;
         let mode = match args.mode {
             Mode::Strict => messages::Mode::Strict,
             Mode::Targeted => messages::Mode::Targeted,
         };
         link.forget_claims().await;
         link.order(Order::Mode(mode)).await;
-        link.prove(mode, seen).await?;
+        link.meanwhile(self.ground.prove(mode, seen)).await?;
         link.all_obeyed().await?;
         before.extend(link.heard());
         let ground = Arc::clone(&self.ground);

@@ -264,14 +264,19 @@ impl Keeper {
         })
     }
 
+    /// Waits for the work, and meanwhile hears the filter, if there is one.
+    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        match &mut self.active {
+            Some(active) => active.link.meanwhile(work).await,
+            None => work.await,
+        }
+    }
+
     /// What lockd has now, and the same as an account of no run.
     pub(super) async fn looked(&mut self) -> Result<(View, Account), Refusal> {
         let ground = Arc::clone(&self.ground);
         let look = async move { Ok((ground.view().await?, ground.monitored().await?)) };
-        let looked: Result<_, String> = match &mut self.active {
-            Some(active) => active.link.meanwhile(look).await,
-            None => look.await,
-        };
+        let looked: Result<_, String> = self.meanwhile(look).await;
         let (view, monitored) = looked.map_err(unsupported)?;
         self.review(&view).await;
         let account = Account::new(self.now(), &view, &monitored).map_err(unsupported)?;

@@ -152,6 +152,14 @@ impl Platform for FakeLockd {
         world.done.push("gate".into());
         Ok(Box::new(FakeGate { world: Arc::clone(&self.0), told }))
     }
+    async fn prove(&self, mode: Mode, _: &View) -> Result<(), String> {
+        let mut world = of(&self.0);
+        world.done.push(format!("proof of {mode:?}"));
+        if let Some(told) = world.at_proof.take() {
+            world.tell.as_ref().unwrap().send(Some(told)).unwrap();
+        }
+        if world.refuses_proof { Err("an ordinary LOCK was granted".into()) } else { Ok(()) }
+    }
     fn log(&self, _: &str) {}
 }
 
@@ -194,14 +202,6 @@ impl Gate for FakeGate {
     }
     fn keep_rules(&mut self) -> Result<(), String> {
         if of(&self.world).rules_are_gone { Err("flushed".into()) } else { Ok(()) }
-    }
-    async fn prove(&mut self, mode: Mode, _: &View) -> Result<(), String> {
-        let mut world = of(&self.world);
-        world.done.push(format!("proof of {mode:?}"));
-        if let Some(told) = world.at_proof.take() {
-            world.tell.as_ref().unwrap().send(Some(told)).unwrap();
-        }
-        if world.refuses_proof { Err("an ordinary LOCK was granted".into()) } else { Ok(()) }
     }
 }
 

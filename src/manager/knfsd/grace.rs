@@ -164,7 +164,7 @@ fn cautions() -> Vec<Caution> {
         say(
             "late-reclaims",
             "after the end of the run a late reclaim is granted only if its range is free at that moment, whoever had \
-             it in between, and only until the latest deadline",
+             it in between, and only until 15 seconds after the latest deadline, or longer while clients still reclaim",
         ),
         say("one-by-one", "what is dropped at the end is freed lock by lock, not in one instant"),
         say(

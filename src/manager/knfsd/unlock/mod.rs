@@ -101,7 +101,20 @@ fn open(
     if is_over(until) {
         return Err(TOO_LATE.to_owned());
     }
-    let Way { client: Address(client), server: Address(server), version, transport } = way;
+    let version = callable(way)?;
+    let Way { client: Address(client), server: Address(server), transport, .. } = way;
+    let lockd = SocketAddr::new(server, lockd(server.is_ipv6(), transport)?);
+    let socket = LockdSocket::open(used, client, lockd, transport).map_err(|error| error.to_string())?;
+    Ok((socket, version))
+}
+
+/// Whether lockd can be called this way in a client's name, as far as that is known before: the version.
+///
+/// # Errors
+/// Why it cannot, for people.
+pub(crate) fn callable(
+    Way { client: Address(client), server: Address(server), version, .. }: Way,
+) -> Result<Version, String> {
     let Some(version) = Version::from_number(version) else {
         return Err(format!("lockd has it by NLM version {version}, which nlmctl does not know"));
     };
@@ -114,9 +127,7 @@ fn open(
     if host::is_own_address(client) {
         return Err("its client is this host itself".to_owned());
     }
-    let lockd = SocketAddr::new(server, lockd(server.is_ipv6(), transport)?);
-    let socket = LockdSocket::open(used, client, lockd, transport).map_err(|error| error.to_string())?;
-    Ok((socket, version))
+    Ok(version)
 }
 
 fn ask(
