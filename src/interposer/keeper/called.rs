@@ -26,24 +26,24 @@ pub(super) struct CalledAddresses {
 }
 
 impl CalledAddresses {
-    pub(super) fn new(clients: &[RunClient], ground: &dyn Platform) -> Self {
-        let own = ground.addresses().unwrap_or_default();
+    pub(super) fn new(clients: &[RunClient], platform: &dyn Platform) -> Self {
+        let own = platform.addresses().unwrap_or_default();
         let called = clients.iter().flat_map(|client| client.server_addresses.as_slice()).map(|address| address.0);
         Self { addresses: called.filter(|ip| own.contains(&scope::bare(*ip))).collect(), looked: Instant::now() }
     }
 
     /// One that has moved off. It looks only after some time, so it can be asked often.
-    pub(super) fn gone_by_now(&mut self, ground: &dyn Platform) -> Option<IpAddr> {
+    pub(super) fn gone_by_now(&mut self, platform: &dyn Platform) -> Option<IpAddr> {
         if self.looked.elapsed() < LOOK_EVERY {
             return None;
         }
         self.looked = Instant::now();
-        self.gone(ground)
+        self.gone(platform)
     }
 
     /// One that has moved off. Where the kernel does not tell, none has.
-    pub(super) fn gone(&self, ground: &dyn Platform) -> Option<IpAddr> {
-        let own = ground.addresses().ok()?;
+    pub(super) fn gone(&self, platform: &dyn Platform) -> Option<IpAddr> {
+        let own = platform.addresses().ok()?;
         self.addresses.iter().copied().find(|ip| !own.contains(&scope::bare(*ip)))
     }
 }

@@ -80,10 +80,10 @@ impl Keeper {
 
     /// Writes it down where nothing depends on that at once.
     pub(super) fn write_unsure(&mut self) {
-        if let Err(error) = self.shelf.write_unsure(&mut self.unsure) {
+        if let Err(error) = self.run_files.write_unsure(&mut self.unsure) {
             let words = format!("locks that later runs must keep cannot be written to disk: {error}");
             self.timeline.push(self.unix_ms(), "unsure", &words);
-            self.ground.log(&words);
+            self.platform.log(&words);
         }
     }
 
@@ -92,8 +92,8 @@ impl Keeper {
         if !self.unsure.awaits_view() {
             return self.write_unsure();
         }
-        let ground = Arc::clone(&self.ground);
-        let look = async move { ground.view().await };
+        let platform = Arc::clone(&self.platform);
+        let look = async move { platform.view().await };
         let view = match &mut self.active {
             Some(active) => active.link.meanwhile(look).await,
             None => look.await,
@@ -113,7 +113,7 @@ impl Keeper {
         if self.unsure.is_empty() {
             return;
         }
-        let Ok(instance) = self.ground.instance().await else { return };
+        let Ok(instance) = self.platform.instance().await else { return };
         let is_news = self.unsure.awaits_view();
         self.unsure.is_of(instance);
         self.unsure.look_up(view);
@@ -127,7 +127,7 @@ impl Keeper {
             let words = format!("{} {} of {}: {}", lock.place(), lock.range, lock.name, lock.doubt.why.as_str());
             self.timeline.push(unix_ms, "unsure", &words);
         }
-        self.ground.log(&format!(
+        self.platform.log(&format!(
             "reclaims of {count} locks may have been refused; runs keep them, `nlmctl locks` names them, and \
              nlmctl-lost-locks(7) says what to do on their clients"
         ));

@@ -60,7 +60,7 @@ impl Keeper {
         if let Some(full) = self.owed(args.run) {
             return Ok(full.result.clone());
         }
-        if let Some(full) = self.shelf.result(args.run).map_err(not_durable)? {
+        if let Some(full) = self.run_files.result(args.run).map_err(not_durable)? {
             return Ok(full.result);
         }
         self.running(args.run)?;
@@ -106,7 +106,7 @@ impl Keeper {
         let view = if self.has_pending() { self.walk().await } else { None };
         // A reclaim that came meanwhile waits, and is heard of.
         self.hear_all().await?;
-        let gone = self.active.as_ref().and_then(|active| active.called.gone(self.ground.as_ref()));
+        let gone = self.active.as_ref().and_then(|active| active.called.gone(self.platform.as_ref()));
         let settled = match gone {
             Some(address) => Err(self.moved_off(address).await),
             None => match self.owes_nothing(terms) {
@@ -209,9 +209,9 @@ impl Keeper {
     }
 
     async fn walk(&mut self) -> Option<View> {
-        let ground = Arc::clone(&self.ground);
+        let platform = Arc::clone(&self.platform);
         let active = self.active.as_mut()?;
-        match active.link.meanwhile(async move { ground.view().await }).await {
+        match active.link.meanwhile(async move { platform.view().await }).await {
             Ok(view) => Some(view),
             Err(error) => {
                 tracing::warn!(%error, "lockd's records cannot be read");
@@ -238,7 +238,7 @@ impl Keeper {
         if !freed.is_empty() {
             let dropping = freed.iter().map(|freed| freed.row.clone()).collect();
             active.journal.dropping = List::clipped(dropping);
-            if let Err(error) = self.shelf.keep(&active.journal) {
+            if let Err(error) = self.run_files.keep(&active.journal) {
                 active.journal.dropping = List::default();
                 active.account.table.settle_cancel();
                 active.account.catch_up(now);
@@ -260,11 +260,11 @@ impl Keeper {
 
     /// What lockd has says what became of the UNLOCKs only if it is the one that got them. Else nothing is known.
     async fn is_same_lockd(&mut self) -> Result<(), Refusal> {
-        let ground = Arc::clone(&self.ground);
+        let platform = Arc::clone(&self.platform);
         let Some(active) = &mut self.active else {
             return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
         };
-        let instance = active.link.meanwhile(async move { ground.instance().await }).await;
+        let instance = active.link.meanwhile(async move { platform.instance().await }).await;
         let obeyed = active.link.all_obeyed().await;
         let why = match (active.link.superseded(), instance) {
             (Some(why), _) => why.to_owned(),
@@ -286,10 +286,10 @@ impl Keeper {
             unknown: freed.iter().map(|freed| (freed.row.clone(), why.to_owned())).collect(),
             ..NotDropped::default()
         };
-        let (Some(view), ground) = (view.cloned(), Arc::clone(&self.ground)) else { return unread() };
+        let (Some(view), platform) = (view.cloned(), Arc::clone(&self.platform)) else { return unread() };
         let locks = freed.iter().map(|freed| freed.lock.clone()).collect();
         let Some(active) = &mut self.active else { return unread() };
-        let whys = active.link.meanwhile(async move { ground.unlock(&view, locks).await }).await;
+        let whys = active.link.meanwhile(async move { platform.unlock(&view, locks).await }).await;
         match self.walk().await {
             Some(after) => still_there(&after, freed, &whys),
             None => unread(),
@@ -335,7 +335,7 @@ impl Keeper {
                 return Err(Refusal::new(RefusalCode::NotDurable, words));
             }
             if failures > FAILURES_MAX {
-                self.ground
+                self.platform
                     .log(&format!("the result of run {} cannot be written to disk yet: {error}", full.result.run));
                 self.owe(full.clone());
                 break;
@@ -350,7 +350,7 @@ impl Keeper {
         while !active.account.table.settle_sweep(usize::MAX) {}
         active.account.catch_up(now);
         let (run, counts) = (full.result.run, full.result.counts);
-        self.ground.log(&format!(
+        self.platform.log(&format!(
             "run {run} has settled: {} dropped, {} kept",
             units::count(counts.dropped, "lock"),
             counts.kept
@@ -377,7 +377,7 @@ impl Keeper {
             active.drain_until = Some(until);
         }
         // Without it others are refused all the same, and not told until when.
-        let _ = self.shelf.drains_until(self.unix_ms() + left);
+        let _ = self.run_files.drains_until(self.unix_ms() + left);
     }
 
     /// The time of the drain is over. While a client reclaims it goes on, for as long again as the run could last: one that
@@ -414,7 +414,7 @@ impl Keeper {
 
     /// Pending locks are held again, and ordinary requests are granted.
     pub(super) async fn abort(&mut self, run: RunId, reason: &str) -> Result<RunResult, Refusal> {
-        if self.owed(run).is_some() || self.shelf.result(run).map_err(not_durable)?.is_some() {
+        if self.owed(run).is_some() || self.run_files.result(run).map_err(not_durable)?.is_some() {
             return Err(Refusal::new(
                 RefusalCode::WrongPhase,
                 format!("run {run} has ended already; nothing is left to abort"),
@@ -457,7 +457,7 @@ impl Keeper {
         if let Err(error) = self.put_away_or_owe(&full) {
             self.timeline.push(unix_ms, "abort", &format!("the result is not on disk yet: {error}"));
         }
-        self.ground.log(&format!("run {run} {ended}: {reason}; nothing was dropped"));
+        self.platform.log(&format!("run {run} {ended}: {reason}; nothing was dropped"));
         self.drain().await;
         if !told {
             self.end_drain_of_none().await;
@@ -507,7 +507,7 @@ impl Keeper {
                 self.timeline.push(unix_ms, "superseded", &format!("the result is not on disk yet: {error}"));
             }
             self.timeline.push(unix_ms, "superseded", &why);
-            self.ground.log(&format!("run {} is superseded: {why}{dropped}", full.result.run));
+            self.platform.log(&format!("run {} is superseded: {why}{dropped}", full.result.run));
         }
         self.end_drain().await;
         self.look_up_unsure().await;
@@ -520,7 +520,7 @@ impl Keeper {
             link.order(Order::Mode(Mode::Off)).await;
             let _ = link.all_obeyed().await;
         }
-        let _ = self.shelf.drained();
+        let _ = self.run_files.drained();
         self.controller = None;
         self.timeline.changed();
     }

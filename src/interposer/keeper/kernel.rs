@@ -109,8 +109,8 @@ impl Platform for Kernel {
         if let Some(stop) = in_the_way.into_iter().find(|caution| caution.weight == Weight::Refuse) {
             return Err(format!("{}; {}", stop.text, stop.remedy));
         }
-        let vault = RunFiles::new(STATE_DIR);
-        let driving = blocking(move || patient(|| vault.try_drive().map_err(words))).await?;
+        let run_files = RunFiles::new(STATE_DIR);
+        let driving = blocking(move || patient(|| run_files.try_drive().map_err(words))).await?;
         let driving = driving.ok_or("another nlmctl drives this lock manager")?;
         blocking(|| Rules::remove_left().map_err(words)).await?;
         let ports = BTreeSet::from_iter(lockd_ports().await?);

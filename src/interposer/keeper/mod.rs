@@ -69,7 +69,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use self::kernel::{Kernel, patient};
-use self::run_files::RunFiles;
+use self::run_files::KeeperFiles;
 use self::service::KeeperHandle;
 use self::state::Keeper;
 use crate::host::try_lock;
@@ -115,7 +115,7 @@ async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
     // What a terminal sends to nlmctl's session is not for the keeper.
     nix::unistd::setsid().map_err(|error| format!("cannot leave the session: {error}"))?;
     let words = |error: std::io::Error| format!("{}: {error}", dir.display());
-    let shelf = RunFiles::open(dir).map_err(words)?;
+    let run_files = KeeperFiles::open(dir).map_err(words)?;
     // One that ends just now is waited for: no other caller is here yet that could be held up. One that was started at the
     // same time will serve in a moment.
     let turn = patient(|| match try_lock(&dir.join(LOCK)).map_err(words)? {
@@ -126,13 +126,13 @@ async fn serve(dir: &Path, socket: &Path) -> Result<(), String> {
         Turn::Ours(lock) => lock,
         Turn::AnothersThatServes => return say_ready(),
     };
-    let ground = Arc::new(Kernel::new(Path::new("/proc/self/exe")));
-    let keeper = Keeper::new(ground, shelf).map_err(words)?;
+    let platform = Arc::new(Kernel::new(Path::new("/proc/self/exe")));
+    let keeper = Keeper::new(platform, run_files).map_err(words)?;
     let served = ControlSocket::bind(socket, false).await.map_err(|error| error.to_string())?;
     let (asks, asked) = mpsc::channel(CALLS);
-    let desk = Arc::new(KeeperHandle { asks, cursor: keeper.timeline.subscribe() });
+    let handle = Arc::new(KeeperHandle { asks, cursor: keeper.timeline.subscribe() });
     let (stop, stopping) = watch::channel(false);
-    let control = tokio::spawn(served.serve(desk, stopping));
+    let control = tokio::spawn(served.serve(handle, stopping));
     say_ready()?;
     Box::pin(keeper.live(asked)).await;
     stop.send_replace(true);

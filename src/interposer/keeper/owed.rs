@@ -16,8 +16,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 impl Keeper {
     /// The result is on disk, and before it what the run leaves unsure.
     pub(super) fn put_away(&mut self, full: &FullResult) -> io::Result<()> {
-        self.shelf.write_unsure(&mut self.unsure)?;
-        self.shelf.end(full)
+        self.run_files.write_unsure(&mut self.unsure)?;
+        self.run_files.end(full)
     }
 
     /// The same, of a run that has ended whatever the disk does: what it does not take now it gets later.
@@ -43,7 +43,7 @@ impl Keeper {
         }
         let words = format!("the result of run {} is on disk by now", full.result.run);
         self.timeline.push(self.unix_ms(), "result", &words);
-        self.ground.log(&words);
+        self.platform.log(&words);
         Ok(())
     }
 
@@ -65,7 +65,7 @@ impl Keeper {
                 add_late(&mut owed.full, row);
                 Ok(())
             }
-            None => self.shelf.append(run, &row),
+            None => self.run_files.append(run, &row),
         }
     }
 }

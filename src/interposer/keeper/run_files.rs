@@ -40,12 +40,12 @@ pub(super) struct Journal {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct RunFiles {
+pub(super) struct KeeperFiles {
     dir: PathBuf,
 }
 
-impl RunFiles {
-    /// The shelf in `dir`, which is made if it is missing.
+impl KeeperFiles {
+    /// Those in `dir`, which is made if it is missing.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         private_folder(dir)?;
         Ok(Self { dir: dir.into() })

@@ -37,7 +37,7 @@ impl Keeper {
                 "another run is active; wait for its end, or abort it with `nlmctl abort`",
             ));
         }
-        if self.shelf.result(args.run).map_err(not_durable)?.is_some() {
+        if self.run_files.result(args.run).map_err(not_durable)?.is_some() {
             return Err(Refusal::new(
                 RefusalCode::WrongPhase,
                 format!("run {} has ended already; plan again", args.run),
@@ -50,10 +50,10 @@ impl Keeper {
         account.table.check_begin(&args)?;
         let gate = match self.active {
             Some(_) => None,
-            None => Some(self.ground.gate(&seen).await.map_err(unsupported)?),
+            None => Some(self.platform.gate(&seen).await.map_err(unsupported)?),
         };
-        let ground = Arc::clone(&self.ground);
-        let new_state = self.meanwhile(async move { ground.raise_state(old_state).await }).await;
+        let platform = Arc::clone(&self.platform);
+        let new_state = self.meanwhile(async move { platform.raise_state(old_state).await }).await;
         let new_state = new_state.map_err(|words| Refusal::new(RefusalCode::NotDurable, words))?;
         // What was heard up to here belongs to the drain.
         self.take_in().await;
@@ -73,14 +73,14 @@ impl Keeper {
                 let drain_owed = drain.as_ref().and_then(|drain| drain.drain_until).unwrap_or_default();
                 let link = drain.map(|drain| drain.link).or(fresh).ok_or_else(none)?;
                 let begun = journal.begun.clone();
-                self.ground.log(&format!(
+                self.platform.log(&format!(
                     "run {}: ordinary lock requests of NFSv3 clients are refused ({}) from now on, {} pending",
                     begun.run,
                     journal.args.mode,
                     count(begun.in_scope, "lock")
                 ));
                 let (began, drain_until, failures) = (self.now(), None, 0);
-                let called = CalledAddresses::new(journal.clients.as_slice(), self.ground.as_ref());
+                let called = CalledAddresses::new(journal.clients.as_slice(), self.platform.as_ref());
                 let not_before = began;
                 let active = Active {
                     journal,
@@ -125,8 +125,8 @@ impl Keeper {
 
     /// Whether the plan is still about this lockd. Gives the state number.
     async fn agrees(&self, args: &BeginArgs) -> Result<NsmState, Refusal> {
-        let instance = self.ground.instance().await.map_err(unsupported)?;
-        let state = self.ground.state().await.map_err(unsupported)?;
+        let instance = self.platform.instance().await.map_err(unsupported)?;
+        let state = self.platform.state().await.map_err(unsupported)?;
         if args.instance != instance || args.nsm_state != state {
             let words = format!(
                 "the plan was made for instance {} with NSM state {}, this is instance {instance} with state {state}; plan again",
@@ -145,18 +145,18 @@ impl Keeper {
         (old_state, new_state): (NsmState, NsmState),
         before: &mut VecDeque<LinkEvent>,
     ) -> Result<(Journal, Account, u64), String> {
-        let names = link.meanwhile(self.ground.names()).await?;
+        let names = link.meanwhile(self.platform.names()).await?;
         let mode = match args.mode {
             Mode::Strict => messages::Mode::Strict,
             Mode::Targeted => messages::Mode::Targeted,
         };
         link.forget_claims().await;
         link.order(Order::Mode(mode)).await;
-        link.meanwhile(self.ground.prove(mode, seen)).await?;
+        link.meanwhile(self.platform.prove(mode, seen)).await?;
         link.all_obeyed().await?;
         before.extend(link.heard());
-        let ground = Arc::clone(&self.ground);
-        let look = async move { Ok::<_, String>((ground.view().await?, ground.monitored().await?)) };
+        let platform = Arc::clone(&self.platform);
+        let look = async move { Ok::<_, String>((platform.view().await?, platform.monitored().await?)) };
         let (view, monitored) = link.meanwhile(look).await?;
         let mut account = Account::new(self.now(), &view, &monitored)?;
         let (now, unix_ms) = (self.now(), self.unix_ms());
@@ -180,7 +180,7 @@ impl Keeper {
         }
         let clients = List::clipped(account.table.run_clients().to_vec());
         let journal = Journal { args, begun, began_unix_ms: unix_ms, clients, dropping: List::default() };
-        self.shelf.keep(&journal).map_err(|error| format!("the run cannot be written to disk: {error}"))?;
+        self.run_files.keep(&journal).map_err(|error| format!("the run cannot be written to disk: {error}"))?;
         Ok((journal, account, view.waiters.len() as u64))
     }
 }

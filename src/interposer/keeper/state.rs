@@ -12,7 +12,7 @@ use super::account::{Account, News};
 use super::called::CalledAddresses;
 use super::filter_link::FilterLink;
 use super::platform::Platform;
-use super::run_files::{self, Journal, RunFiles};
+use super::run_files::{self, Journal, KeeperFiles};
 use crate::host::unix_ms;
 use crate::interposer::messages::{FilterEvent, Order};
 use crate::locks::{Due, Effect};
@@ -73,8 +73,8 @@ pub(super) struct Owed {
 }
 
 pub(super) struct Keeper {
-    pub(super) ground: Arc<dyn Platform>,
-    pub(super) shelf: RunFiles,
+    pub(super) platform: Arc<dyn Platform>,
+    pub(super) run_files: KeeperFiles,
     pub(super) timeline: Timeline,
     started: Instant,
     started_unix_ms: u64,
@@ -92,31 +92,31 @@ pub(super) fn unsupported(words: String) -> Refusal {
 }
 
 impl Keeper {
-    /// With the runs on that shelf: one that was active there has lost its keeper.
-    pub(super) fn new(ground: Arc<dyn Platform>, shelf: RunFiles) -> std::io::Result<Self> {
+    /// With the runs in these files: one that was active there has lost its keeper.
+    pub(super) fn new(platform: Arc<dyn Platform>, run_files: KeeperFiles) -> std::io::Result<Self> {
         let started_unix_ms = unix_ms();
         let mut timeline = Timeline::default();
-        let mut unsure = shelf.unsure()?;
+        let mut unsure = run_files.unsure()?;
         unsure.drain_was_cut_short();
-        if let Some(journal) = shelf.left()? {
+        if let Some(journal) = run_files.left()? {
             // A keeper that died while it wrote the result may have done that.
-            let full = if let Some(full) = shelf.result(journal.args.run)? {
+            let full = if let Some(full) = run_files.result(journal.args.run)? {
                 full
             } else {
                 unsure.is_of(journal.args.instance);
                 unsure.add(run_files::all_unsure(&journal, "the process in front of lockd was killed"));
-                shelf.write_unsure(&mut unsure)?;
+                run_files.write_unsure(&mut unsure)?;
                 run_files::interrupted(journal, started_unix_ms)
             };
             let words = format!("run {}: {}", full.result.run, full.result.reason.as_str());
             timeline.push(started_unix_ms, "left", &words);
-            shelf.end(&full)?;
+            run_files.end(&full)?;
         }
-        shelf.forget_fetched()?;
+        run_files.forget_fetched()?;
         let started = Instant::now();
         Ok(Self {
-            ground,
-            shelf,
+            platform,
+            run_files,
             timeline,
             started,
             started_unix_ms,
@@ -221,7 +221,7 @@ impl Keeper {
             }
             return until <= now;
         }
-        if let Some(address) = active.called.gone_by_now(self.ground.as_ref()) {
+        if let Some(address) = active.called.gone_by_now(self.platform.as_ref()) {
             self.moved_off(address).await;
             return true;
         }
@@ -253,12 +253,12 @@ impl Keeper {
     // --- what is answered from what is known
 
     pub(super) async fn info(&mut self) -> Result<Info, Refusal> {
-        let ground = Arc::clone(&self.ground);
+        let platform = Arc::clone(&self.platform);
         Ok(Info {
             software: Text::clipped("knfsd (grace in front of lockd)"),
-            instance: ground.instance().await.map_err(unsupported)?,
-            nsm_state: ground.state().await.map_err(unsupported)?,
-            names: List::clipped(ground.names().await.map_err(unsupported)?),
+            instance: platform.instance().await.map_err(unsupported)?,
+            nsm_state: platform.state().await.map_err(unsupported)?,
+            names: List::clipped(platform.names().await.map_err(unsupported)?),
             capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
             domains: List::clipped(DOMAINS.iter().map(|domain| Text::clipped(*domain)).collect()),
         })
@@ -274,8 +274,8 @@ impl Keeper {
 
     /// What lockd has now, and the same as an account of no run.
     pub(super) async fn looked(&mut self) -> Result<(View, Account), Refusal> {
-        let ground = Arc::clone(&self.ground);
-        let look = async move { Ok((ground.view().await?, ground.monitored().await?)) };
+        let platform = Arc::clone(&self.platform);
+        let look = async move { Ok((platform.view().await?, platform.monitored().await?)) };
         let looked: Result<_, String> = self.meanwhile(look).await;
         let (view, monitored) = looked.map_err(unsupported)?;
         self.review(&view).await;
@@ -285,9 +285,9 @@ impl Keeper {
 
     pub(super) async fn status(&mut self) -> Result<Status, Refusal> {
         let now = self.now();
-        let ground = Arc::clone(&self.ground);
+        let platform = Arc::clone(&self.platform);
         let (instance, nsm_state) =
-            (ground.instance().await.map_err(unsupported)?, ground.state().await.map_err(unsupported)?);
+            (platform.instance().await.map_err(unsupported)?, platform.state().await.map_err(unsupported)?);
         let cursor = self.timeline.cursor();
         let of =
             |account: &Account, waiters| Status { waiters, ..account.table.status(now, instance, nsm_state, cursor) };
@@ -336,7 +336,7 @@ impl Keeper {
         if self.owed(run).is_some() {
             return Err(Refusal::new(RefusalCode::WrongPhase, format!("the result of run {run} is not on disk yet")));
         }
-        let on_disk = self.shelf.result(run).map_err(not_durable)?;
+        let on_disk = self.run_files.result(run).map_err(not_durable)?;
         let is_active = self.active.as_ref().is_some_and(|active| active.journal.args.run == run);
         let (code, what) =
             if is_active { (RefusalCode::WrongPhase, "active") } else { (RefusalCode::UnknownRun, "not known") };
@@ -345,11 +345,11 @@ impl Keeper {
 
     pub(super) fn acknowledge(&self, run: RunId) -> Result<(), Refusal> {
         let drains = self.active.as_ref().is_some_and(|active| active.journal.args.run == run);
-        self.shelf.acknowledge(run, drains).map_err(not_durable)
+        self.run_files.acknowledge(run, drains).map_err(not_durable)
     }
 
     pub(super) fn unfetched(&self) -> Result<Vec<RunId>, Refusal> {
-        Ok(self.shelf.ended().map_err(not_durable)?.into_iter().map(|result| result.run).collect())
+        Ok(self.run_files.ended().map_err(not_durable)?.into_iter().map(|result| result.run).collect())
     }
 }
 

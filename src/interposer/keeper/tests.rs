@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::platform::{Gate, Platform};
-use super::run_files::RunFiles;
+use super::run_files::KeeperFiles;
 use super::service::KeeperHandle;
 use super::state::{Ask, Keeper};
 use crate::interposer::messages::{
@@ -241,7 +241,7 @@ fn lock(client: u8, svid: i32, file: &str, reclaim: bool) -> Request {
 /// A keeper at work, with its run's controller.
 struct Stage {
     world: Shared,
-    desk: Arc<KeeperHandle>,
+    handle: Arc<KeeperHandle>,
     keeper: tokio::task::JoinHandle<()>,
     dir: tempfile::TempDir,
 }
@@ -285,13 +285,13 @@ impl Stage {
 
     fn on(world: Shared, dir: tempfile::TempDir) -> Self {
         let (asks, asked) = mpsc::channel::<Ask>(16);
-        let keeper = Keeper::new(Arc::new(FakeLockd(Arc::clone(&world))), shelf(dir.path())).unwrap();
-        let desk = Arc::new(KeeperHandle { asks, cursor: keeper.timeline.subscribe() });
-        Self { world, desk, keeper: tokio::spawn(keeper.live(asked)), dir }
+        let keeper = Keeper::new(Arc::new(FakeLockd(Arc::clone(&world))), run_files(dir.path())).unwrap();
+        let handle = Arc::new(KeeperHandle { asks, cursor: keeper.timeline.subscribe() });
+        Self { world, handle, keeper: tokio::spawn(keeper.live(asked)), dir }
     }
 
     async fn begin(&self, mode: control::Mode) -> Result<Begun, Refusal> {
-        self.desk.begin(self.args(RUN, mode), ConnectionId(1)).await
+        self.handle.begin(self.args(RUN, mode), ConnectionId(1)).await
     }
 
     fn args(&self, run: RunId, mode: control::Mode) -> BeginArgs {
@@ -329,21 +329,21 @@ impl Stage {
 
     /// All clients of the run were told: of these names acks came, of the others nothing.
     async fn heard_of(&self, run: RunId, acked: impl Fn(&str) -> bool) {
-        let clients = self.desk.run_clients(RunPageAfter { run, after: 0 }).await.unwrap().clients.into_vec();
+        let clients = self.handle.run_clients(RunPageAfter { run, after: 0 }).await.unwrap().clients.into_vec();
         let progress = |client: &RunClient| {
             let delivery = if acked(client.name.as_str()) { Delivery::Acked } else { Delivery::NoAnswer };
             ClientProgress { client: client.index, delivery, ago_ms: 0, suspect: false }
         };
         let clients = List::clipped(clients.iter().map(progress).collect());
         let args = ProgressArgs { run, notices_begun: true, clients };
-        self.desk.progress(args, ConnectionId(1)).await.unwrap();
+        self.handle.progress(args, ConnectionId(1)).await.unwrap();
     }
 
     /// As a controller does: where clients are to be waited for it asks again.
     async fn settle(&self) -> RunResult {
         let args = SettleArgs { run: RUN, when: SettleWhen::Always };
         loop {
-            match self.desk.settle(args, ConnectionId(1)).await {
+            match self.handle.settle(args, ConnectionId(1)).await {
                 Err(refusal) if refusal.code == RefusalCode::StillPending => {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -353,11 +353,11 @@ impl Stage {
     }
 
     async fn status(&self) -> Status {
-        self.desk.status().await.unwrap()
+        self.handle.status().await.unwrap()
     }
 
     fn result(&self) -> FullResult {
-        shelf(self.dir.path()).result(RUN).unwrap().unwrap()
+        run_files(self.dir.path()).result(RUN).unwrap().unwrap()
     }
 
     fn done(&self) -> Vec<String> {
@@ -365,8 +365,8 @@ impl Stage {
     }
 }
 
-fn shelf(dir: &Path) -> RunFiles {
-    RunFiles::open(dir).unwrap()
+fn run_files(dir: &Path) -> KeeperFiles {
+    KeeperFiles::open(dir).unwrap()
 }
 
 /// (reclaimed, released, dropped, kept)
@@ -380,7 +380,7 @@ fn sums(counts: Counts) -> (u64, u64, u64, u64) {
 
 #[tokio::test]
 async fn lockd_is_said_to_exclude_processes_of_this_host_and_nfsv4_too() {
-    let info = Stage::new(vec![]).desk.info().await.unwrap();
+    let info = Stage::new(vec![]).handle.info().await.unwrap();
     let domains: Vec<&str> = info.domains.as_slice().iter().map(Text::as_str).collect();
     assert_eq!(domains, ["nlm", "nfsv4", "local processes"]);
 }
@@ -391,7 +391,7 @@ async fn a_run_begins_when_the_state_is_raised_and_the_mode_is_on_and_proven() {
     let begun = stage.begin(control::Mode::Strict).await.unwrap();
     assert_eq!((begun.in_scope, begun.clients, begun.old_state, begun.new_state), (2, 2, NsmState(1), NsmState(3)));
     assert_eq!(stage.done(), ["gate", "raised", "Strict", "proof of Strict"]);
-    assert_eq!(shelf(stage.dir.path()).left().unwrap().unwrap().begun, begun);
+    assert_eq!(run_files(stage.dir.path()).left().unwrap().unwrap().begun, begun);
     assert_eq!(stage.begin(control::Mode::Strict).await.unwrap(), begun, "the same run once more");
 }
 
@@ -401,7 +401,7 @@ async fn a_run_is_refused_and_leaves_nothing_where_the_proof_fails() {
     of(&stage.world).refuses_proof = true;
     let refusal = stage.begin(control::Mode::Strict).await.unwrap_err();
     assert!(refusal.message.as_str().contains("an ordinary LOCK was granted"), "{refusal}");
-    assert_eq!((of(&stage.world).gates, shelf(stage.dir.path()).left().unwrap()), (0, None));
+    assert_eq!((of(&stage.world).gates, run_files(stage.dir.path()).left().unwrap()), (0, None));
     assert_eq!(stage.status().await.run.0, None);
 }
 
@@ -416,7 +416,7 @@ async fn what_was_reclaimed_stays_and_what_was_forgotten_is_freed_while_its_clie
     assert_eq!(sums(result.counts), (2, 0, 1, 0));
     assert_eq!(stage.done()[4..], ["hold", "unlock orphan", "let go", "Drain"]);
     assert_eq!(of(&stage.world).view.locks.len(), 2);
-    assert_eq!((stage.result().result, shelf(stage.dir.path()).left().unwrap()), (result, None));
+    assert_eq!((stage.result().result, run_files(stage.dir.path()).left().unwrap()), (result, None));
     // The gate stands until no late reclaim can come any more.
     assert_eq!(of(&stage.world).gates, 1);
     tokio::time::sleep(Duration::from_secs(130)).await;
@@ -483,7 +483,7 @@ async fn a_call_that_was_sent_again_is_answered_once() {
 async fn a_lock_that_lockd_does_not_give_up_is_kept_and_the_reason_told() {
     let (unlocks, sums, stage) = spoiled(|stage| of(&stage.world).stubborn = Some("orphan")).await;
     assert_eq!((unlocks, sums), (1, (1, 0, 0, 1)));
-    let events = stage.desk.watch(control::WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap().events;
+    let events = stage.handle.watch(control::WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap().events;
     let told = events.as_slice().iter().any(|event| event.detail.as_str().contains("lockd would not"));
     assert!(told, "{events:?}");
 }
@@ -495,7 +495,7 @@ async fn a_lock_whose_unlock_lockd_has_not_answered_is_not_said_to_be_kept() {
     let full = stage.result();
     assert_eq!(full.result.counts.unverified, 1);
     assert!(full.locks.as_slice().iter().all(|row| row.fate != control::Fate::Kept), "{:?}", full.locks);
-    let events = stage.desk.watch(control::WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap().events;
+    let events = stage.handle.watch(control::WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap().events;
     let told = events.as_slice().iter().any(|event| event.detail.as_str().contains("lockd would not"));
     assert!(told, "{events:?}");
 }
@@ -568,15 +568,15 @@ async fn a_late_reclaim_is_appended_to_the_result() {
 async fn a_late_reclaim_makes_a_result_that_was_fetched_one_that_is_to_be_fetched_until_the_drain_is_over() {
     let (_, _, stage) = spoiled(|_| {}).await;
     let fetched = async || {
-        stage.desk.acknowledge(RunArgs { run: RUN }).await.unwrap();
-        stage.desk.unfetched().await.unwrap().runs.into_vec()
+        stage.handle.acknowledge(RunArgs { run: RUN }).await.unwrap();
+        stage.handle.unfetched().await.unwrap().runs.into_vec()
     };
     assert_eq!(fetched().await, []);
     stage.answered(1, lock(1, 6, "orphan", true), Stat::Granted);
     stage.answered(1, lock(1, 7, "orphan", true), Stat::Denied);
     stage.status().await;
     stage.status().await;
-    assert_eq!(stage.desk.unfetched().await.unwrap().runs.into_vec(), [RUN]);
+    assert_eq!(stage.handle.unfetched().await.unwrap().runs.into_vec(), [RUN]);
     let full = stage.result();
     assert_eq!(full.result.late, 1, "one that was refused counts for nothing");
     let late: Vec<control::Fate> = full.locks.as_slice().iter().filter(|row| row.late).map(|row| row.fate).collect();
@@ -594,11 +594,11 @@ async fn an_abort_holds_everything_again_and_lets_late_reclaims_pass() {
     let stage = Stage::new(vec![held(1, 5, "a")]);
     stage.begin(control::Mode::Strict).await.unwrap();
     stage.acked().await;
-    let result = stage.desk.abort(RunArgs { run: RUN }).await.unwrap();
+    let result = stage.handle.abort(RunArgs { run: RUN }).await.unwrap();
     assert_eq!((result.outcome, sums(result.counts)), (Outcome::Aborted, (0, 0, 0, 1)));
     assert_eq!(stage.done().last().unwrap(), "Drain");
     assert_eq!(of(&stage.world).view.locks.len(), 1);
-    let again = stage.desk.abort(RunArgs { run: RUN }).await.unwrap_err();
+    let again = stage.handle.abort(RunArgs { run: RUN }).await.unwrap_err();
     assert_eq!(again.code, RefusalCode::WrongPhase);
 }
 
@@ -618,7 +618,7 @@ async fn a_run_whose_controller_is_gone_settles_alone() {
     stage.begin(control::Mode::Strict).await.unwrap();
     stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
     stage.acked().await;
-    stage.desk.connection_closed(ConnectionId(1));
+    stage.handle.connection_closed(ConnectionId(1));
     tokio::time::sleep(Duration::from_mins(1)).await;
     let result = stage.result().result;
     assert!(result.alone);
@@ -642,7 +642,7 @@ async fn nothing_is_dropped_when_lockd_enters_grace_itself_or_the_rules_are_gone
         assert_eq!(of(&stage.world).gates, 0);
         assert_eq!(of(&stage.world).view.locks.len(), 1);
         let settle = SettleArgs { run: RUN, when: SettleWhen::Always };
-        let answer = stage.desk.settle(settle, ConnectionId(1)).await.unwrap();
+        let answer = stage.handle.settle(settle, ConnectionId(1)).await.unwrap();
         assert_eq!(answer.outcome, Outcome::Superseded);
     }
 }
@@ -668,7 +668,7 @@ async fn an_address_that_moves_off_supersedes_the_run_and_late_reclaims_by_other
     assert!(result.reason.as_str().contains(OTHER_SERVER), "{}", result.reason.as_str());
     let done = stage.done();
     assert_eq!((done.last().unwrap().as_str(), of(&stage.world).gates), ("Drain", 1));
-    let unsure = shelf(stage.dir.path()).unsure().unwrap();
+    let unsure = run_files(stage.dir.path()).unsure().unwrap();
     let of_file = |file: &'static str| unsure.all().any(|lock| lock.file == FileHandle::new(file.as_bytes()).unwrap());
     assert_eq!(["a", "b", "c"].map(of_file), [false, false, true]);
 }
@@ -680,7 +680,7 @@ async fn an_address_that_moves_off_just_before_the_settle_keeps_all_that_would_b
     of(&stage.world).addresses.remove(&OTHER_SERVER.parse().unwrap());
     // It is refused, or the keeper has seen it before.
     let settle = SettleArgs { run: RUN, when: SettleWhen::Always };
-    let settled = stage.desk.settle(settle, ConnectionId(1)).await;
+    let settled = stage.handle.settle(settle, ConnectionId(1)).await;
     assert!(
         settled.is_err_and(|refusal| refusal.message.as_str().contains(OTHER_SERVER))
             || stage.done().contains(&"Drain".to_owned())
@@ -706,27 +706,27 @@ async fn the_next_keeper_tells_of_a_run_whose_keeper_was_killed() {
     let Stage { world, keeper, dir, .. } = stage;
     keeper.abort();
     let next = Stage::on(world, dir);
-    let result = next.desk.result(RunArgs { run: RUN }).await.unwrap();
+    let result = next.handle.result(RunArgs { run: RUN }).await.unwrap();
     assert_eq!((result.outcome, result.counts.in_scope, result.counts.unverified), (Outcome::Superseded, 1, 1));
-    assert_eq!(next.desk.unfetched().await.unwrap().runs.into_vec(), [RUN]);
-    next.desk.acknowledge(RunArgs { run: RUN }).await.unwrap();
-    assert_eq!(next.desk.unfetched().await.unwrap().runs.into_vec(), []);
+    assert_eq!(next.handle.unfetched().await.unwrap().runs.into_vec(), [RUN]);
+    next.handle.acknowledge(RunArgs { run: RUN }).await.unwrap();
+    assert_eq!(next.handle.unfetched().await.unwrap().runs.into_vec(), []);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_next_keeper_believes_a_result_whose_keeper_was_killed_as_it_was_written() {
     let stage = Stage::new(vec![held(1, 5, "a")]);
     stage.begin(control::Mode::Strict).await.unwrap();
-    let journal = shelf(stage.dir.path()).left().unwrap().unwrap();
+    let journal = run_files(stage.dir.path()).left().unwrap().unwrap();
     stage.acked().await;
     stage.answered(1, lock(1, 5, "a", true), Stat::Granted);
     let result = stage.settle().await;
     let Stage { world, keeper, dir, .. } = stage;
     keeper.abort();
-    shelf(dir.path()).keep(&journal).unwrap();
+    run_files(dir.path()).keep(&journal).unwrap();
     let next = Stage::on(world, dir);
-    assert_eq!(next.desk.result(RunArgs { run: RUN }).await.unwrap(), result);
-    assert_eq!(shelf(next.dir.path()).left().unwrap(), None);
+    assert_eq!(next.handle.result(RunArgs { run: RUN }).await.unwrap(), result);
+    assert_eq!(run_files(next.dir.path()).left().unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]

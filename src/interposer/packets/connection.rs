@@ -141,17 +141,17 @@ impl Connection {
     }
 
     /// A segment of the client's.
-    pub(super) fn way_in(&mut self, desk: &mut Inspector, mut segment: Segment) {
+    pub(super) fn way_in(&mut self, inspector: &mut Inspector, mut segment: Segment) {
         let (place, end) = (segment.header.place, segment.header.end());
         if segment.header.payload.is_empty() {
-            return desk.pass(segment.id);
+            return inspector.pass(segment.id);
         }
         if segment.header.syn {
             // It would be data before the handshake, which lockd does not take.
-            return desk.drop(segment.id);
+            return inspector.drop(segment.id);
         }
         if self.resets > 0 {
-            return self.reset(desk, &segment);
+            return self.reset(inspector, &segment);
         }
         let is_known = self.acknowledged.is_some_and(|acknowledged| end.after(acknowledged) <= 0);
         if self.incoming.is_none() && !is_known && begins_with_call(segment.payload(), &self.path) {
@@ -159,31 +159,31 @@ impl Connection {
         }
         let fit = self.incoming.as_ref().map(|incoming| incoming.stream.fit(place, end));
         match fit {
-            _ if is_known => self.pass(desk, &mut segment),
-            Some(Fit::Old) => self.pass(desk, &mut segment),
-            Some(Fit::Ahead) if self.make_room(desk, &segment, false) => self.hold(desk, segment),
-            Some(Fit::New(_)) if self.make_room(desk, &segment, true) => {
-                self.hold(desk, segment);
-                self.settle(desk);
+            _ if is_known => self.pass(inspector, &mut segment),
+            Some(Fit::Old) => self.pass(inspector, &mut segment),
+            Some(Fit::Ahead) if self.make_room(inspector, &segment, false) => self.hold(inspector, segment),
+            Some(Fit::New(_)) if self.make_room(inspector, &segment, true) => {
+                self.hold(inspector, segment);
+                self.settle(inspector);
             }
-            Some(Fit::Waits) => self.pass_beginning(desk, &mut segment),
-            Some(Fit::Ahead) => desk.drop(segment.id),
-            None | Some(Fit::Before | Fit::New(_)) => self.strike(desk, &segment),
+            Some(Fit::Waits) => self.pass_beginning(inspector, &mut segment),
+            Some(Fit::Ahead) => inspector.drop(segment.id),
+            None | Some(Fit::Before | Fit::New(_)) => self.strike(inspector, &segment),
         }
     }
 
     /// A segment of lockd's.
-    pub(super) fn way_out(&mut self, desk: &mut Inspector, segment: &Segment) {
+    pub(super) fn way_out(&mut self, inspector: &mut Inspector, segment: &Segment) {
         let (place, end) = (segment.header.place, segment.header.end());
         if let Some(acknowledged) = segment.header.acknowledged {
             if segment.header.syn {
-                self.begin(desk, acknowledged, place.plus(1));
+                self.begin(inspector, acknowledged, place.plus(1));
             }
             self.acknowledge(acknowledged);
         }
         let payload = segment.payload();
         if payload.is_empty() {
-            return desk.pass(segment.id);
+            return inspector.pass(segment.id);
         }
         if self.outgoing.is_none() && begins_with_reply(payload) {
             self.outgoing = Some(Stream::at(place));
@@ -193,21 +193,21 @@ impl Connection {
             Some((Fit::New(seen), stream)) => {
                 self.gaps = 0;
                 stream.take(payload.get(seen..).unwrap_or_default());
-                self.hear(desk);
+                self.hear(inspector);
             }
             Some((Fit::Ahead, _)) if self.gaps < MAX_GAPS => {
                 self.gaps += 1;
-                return desk.drop(segment.id);
+                return inspector.drop(segment.id);
             }
-            Some((Fit::Ahead, _)) => self.lose_outgoing(desk),
-            None => self.tell_blind(desk, "replies of a connection that was open before"),
+            Some((Fit::Ahead, _)) => self.lose_outgoing(inspector),
+            None => self.tell_blind(inspector, "replies of a connection that was open before"),
         }
-        desk.pass(segment.id);
+        inspector.pass(segment.id);
     }
 
     /// What was held too long is dropped.
-    pub(super) fn tick(&mut self, desk: &mut Inspector) {
-        let is_late = |held: &Held| held.since + PATIENCE <= desk.now;
+    pub(super) fn tick(&mut self, inspector: &mut Inspector) {
+        let is_late = |held: &Held| held.since + PATIENCE <= inspector.now;
         if !self.held.iter().any(is_late) {
             return;
         }
@@ -219,23 +219,23 @@ impl Connection {
         let first = self.held.iter().position(|held| Some(held.segment.header.place) == first);
         if let Some(first) = first {
             let Held { segment, .. } = self.held.remove(first);
-            desk.let_go(segment.bytes.len());
-            self.let_all_go(desk);
-            self.strike(desk, &segment);
+            inspector.let_go(segment.bytes.len());
+            self.let_all_go(inspector);
+            self.strike(inspector, &segment);
         }
     }
 
     /// It is forgotten.
-    pub(super) fn end(&mut self, desk: &mut Inspector) {
-        self.let_all_go(desk);
-        desk.forget(&self.calls);
+    pub(super) fn end(&mut self, inspector: &mut Inspector) {
+        self.let_all_go(inspector);
+        inspector.forget(&self.calls);
     }
 
     /// What is held comes again, or passes if the filter is off.
-    fn let_all_go(&mut self, desk: &mut Inspector) {
+    fn let_all_go(&mut self, inspector: &mut Inspector) {
         for Held { segment, .. } in std::mem::take(&mut self.held) {
-            desk.let_go(segment.bytes.len());
-            if desk.is_off() { desk.pass(segment.id) } else { desk.drop(segment.id) }
+            inspector.let_go(segment.bytes.len());
+            if inspector.is_off() { inspector.pass(segment.id) } else { inspector.drop(segment.id) }
         }
     }
 
@@ -245,10 +245,10 @@ impl Connection {
     }
 
     /// lockd's end has taken the connection.
-    fn begin(&mut self, desk: &mut Inspector, incoming: Place, outgoing: Place) {
+    fn begin(&mut self, inspector: &mut Inspector, incoming: Place, outgoing: Place) {
         let starts = (self.incoming.as_ref().map(|way| way.stream.start()), self.outgoing.as_ref().map(Stream::start));
         if starts != (Some(incoming), Some(outgoing)) {
-            self.end(desk);
+            self.end(inspector);
             *self = Self::new(self.path);
             self.incoming = Some(Incoming::at(incoming));
             self.outgoing = Some(Stream::at(outgoing));
@@ -266,42 +266,42 @@ impl Connection {
     }
 
     /// Whether a segment may be held; for one that comes next another one that came early makes room.
-    fn make_room(&mut self, desk: &mut Inspector, segment: &Segment, is_next: bool) -> bool {
+    fn make_room(&mut self, inspector: &mut Inspector, segment: &Segment, is_next: bool) -> bool {
         let Some(incoming) = &self.incoming else { return false };
         let end = incoming.stream.end();
         let edits = incoming.edits.len();
         let early = self.held.iter().rposition(|held| held.segment.header.place.after(end) > 0);
         if let Some(early) = early.filter(|_| is_next && self.held.len() >= MAX_HELD) {
             let Held { segment, .. } = self.held.remove(early);
-            desk.let_go(segment.bytes.len());
-            desk.drop(segment.id);
+            inspector.let_go(segment.bytes.len());
+            inspector.drop(segment.id);
         }
-        self.held.len() < MAX_HELD && edits < MAX_EDITS && desk.has_room(segment.bytes.len())
+        self.held.len() < MAX_HELD && edits < MAX_EDITS && inspector.has_room(segment.bytes.len())
     }
 
-    fn hold(&mut self, desk: &mut Inspector, segment: Segment) {
-        desk.hold(segment.bytes.len());
-        self.held.push(Held { segment, since: desk.now });
+    fn hold(&mut self, inspector: &mut Inspector, segment: Segment) {
+        inspector.hold(segment.bytes.len());
+        self.held.push(Held { segment, since: inspector.now });
     }
 
     /// Decides what can be decided, and passes what is decided.
-    fn settle(&mut self, desk: &mut Inspector) {
+    fn settle(&mut self, inspector: &mut Inspector) {
         while let Some((index, seen)) = self.next_held() {
             let Some(incoming) = &mut self.incoming else { return };
             let end = incoming.stream.end();
             let Some(held) = self.held.get(index) else { return };
             incoming.stream.take(held.segment.payload().get(seen..).unwrap_or_default());
-            if let Err(Malformed) = self.decide(desk) {
+            if let Err(Malformed) = self.decide(inspector) {
                 if let Some(incoming) = &mut self.incoming {
                     incoming.stream.forget_from(end);
                 }
                 let Held { segment, .. } = self.held.remove(index);
-                desk.let_go(segment.bytes.len());
-                self.pass_decided(desk);
-                return self.strike(desk, &segment);
+                inspector.let_go(segment.bytes.len());
+                self.pass_decided(inspector);
+                return self.strike(inspector, &segment);
             }
         }
-        self.pass_decided(desk);
+        self.pass_decided(inspector);
     }
 
     /// The held segment with the bytes that come next, and how many of it were seen.
@@ -316,25 +316,25 @@ impl Connection {
         })
     }
 
-    fn pass_decided(&mut self, desk: &mut Inspector) {
+    fn pass_decided(&mut self, inspector: &mut Inspector) {
         let Some(base) = self.incoming.as_ref().map(|incoming| incoming.stream.base()) else { return };
         let is_decided = |held: &mut Held| held.segment.header.end().after(base) <= 0;
         let decided: Vec<_> = self.held.extract_if(.., is_decided).collect();
         for Held { mut segment, .. } in decided {
-            desk.let_go(segment.bytes.len());
-            self.pass(desk, &mut segment);
+            inspector.let_go(segment.bytes.len());
+            self.pass(inspector, &mut segment);
         }
     }
 
     /// Reads the records that are whole.
-    fn decide(&mut self, desk: &mut Inspector) -> Result<(), Malformed> {
+    fn decide(&mut self, inspector: &mut Inspector) -> Result<(), Malformed> {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         loop {
             match incoming.stream.next() {
                 Next::Part => return Ok(()),
                 Next::None => return Err(Malformed),
                 Next::Whole(record, len) => {
-                    let judged = desk.call(&self.path, &mut self.calls, &record.message)?;
+                    let judged = inspector.call(&self.path, &mut self.calls, &record.message)?;
                     incoming.write_anew(&record, &judged.edits);
                     incoming.stream.decided(len);
                     self.own |= judged.own;
@@ -345,30 +345,34 @@ impl Connection {
     }
 
     /// All of the segment is decided.
-    fn pass(&mut self, desk: &mut Inspector, segment: &mut Segment) {
+    fn pass(&mut self, inspector: &mut Inspector, segment: &mut Segment) {
         let changed = self.incoming.as_ref().is_some_and(|incoming| incoming.apply(segment));
-        if changed { desk.change(segment.id, std::mem::take(&mut segment.bytes)) } else { desk.pass(segment.id) }
+        if changed {
+            inspector.change(segment.id, std::mem::take(&mut segment.bytes))
+        } else {
+            inspector.pass(segment.id)
+        }
     }
 
     /// What is held comes again: its sender waits for an acknowledgement, and may send no more before it has one. So
     /// what is decided of it goes on by itself.
-    fn pass_beginning(&mut self, desk: &mut Inspector, segment: &mut Segment) {
-        let Some(incoming) = &self.incoming else { return desk.drop(segment.id) };
+    fn pass_beginning(&mut self, inspector: &mut Inspector, segment: &mut Segment) {
+        let Some(incoming) = &self.incoming else { return inspector.drop(segment.id) };
         let decided = incoming.stream.base().from(segment.header.place);
         if decided == 0 {
-            return desk.drop(segment.id);
+            return inspector.drop(segment.id);
         }
         incoming.apply(segment);
-        desk.change(segment.id, segment.header.cut(segment.layout, &segment.bytes, decided));
+        inspector.change(segment.id, segment.header.cut(segment.layout, &segment.bytes, decided));
     }
 
     /// A segment that cannot be decided is dropped; if it comes again and again the connection is reset.
-    fn strike(&mut self, desk: &mut Inspector, segment: &Segment) {
-        if desk.is_off() {
+    fn strike(&mut self, inspector: &mut Inspector, segment: &Segment) {
+        if inspector.is_off() {
             self.incoming = None;
-            self.let_all_go(desk);
-            self.tell_blind(desk, "calls of a connection that could not be followed");
-            return desk.pass(segment.id);
+            self.let_all_go(inspector);
+            self.tell_blind(inspector, "calls of a connection that could not be followed");
+            return inspector.pass(segment.id);
         }
         // Where it is stuck: what is before that was decided.
         let base = self.incoming.as_ref().map(|incoming| incoming.stream.base());
@@ -380,47 +384,47 @@ impl Connection {
             Some(_) | None => Some((place, 1)),
         };
         if self.strikes.is_some_and(|(_, count)| count >= MAX_STRIKES) {
-            desk.blind(self.path.client, "a connection that could not be followed was reset");
-            self.let_all_go(desk);
-            self.reset(desk, segment);
+            inspector.blind(self.path.client, "a connection that could not be followed was reset");
+            self.let_all_go(inspector);
+            self.reset(inspector, segment);
         } else {
-            desk.drop(segment.id);
+            inspector.drop(segment.id);
         }
     }
 
-    fn reset(&mut self, desk: &mut Inspector, segment: &Segment) {
+    fn reset(&mut self, inspector: &mut Inspector, segment: &Segment) {
         self.resets += 1;
         let Segment { header, layout, bytes, .. } = segment;
         let expected = self.acknowledged.filter(|place| place.after(header.place) > 0).unwrap_or(header.place);
         let made =
             if self.resets % 2 == 1 { header.reset(*layout, bytes, expected) } else { header.cut(*layout, bytes, 0) };
-        desk.change(segment.id, made);
+        inspector.change(segment.id, made);
     }
 
     /// Tells the replies that are whole.
-    fn hear(&mut self, desk: &mut Inspector) {
+    fn hear(&mut self, inspector: &mut Inspector) {
         while let Some(stream) = &mut self.outgoing {
             match stream.next() {
                 Next::Part => return,
-                Next::None => return self.lose_outgoing(desk),
+                Next::None => return self.lose_outgoing(inspector),
                 Next::Whole(record, len) => {
-                    desk.reply(self.path.client, &self.calls, &record.message);
+                    inspector.reply(self.path.client, &self.calls, &record.message);
                     stream.decided(len);
                 }
             }
         }
     }
 
-    fn lose_outgoing(&mut self, desk: &mut Inspector) {
+    fn lose_outgoing(&mut self, inspector: &mut Inspector) {
         self.outgoing = None;
         self.gaps = 0;
-        desk.blind(self.path.client, "replies that could not be followed");
+        inspector.blind(self.path.client, "replies that could not be followed");
     }
 
     /// Says once what goes on for long.
-    fn tell_blind(&mut self, desk: &mut Inspector, why: &str) {
+    fn tell_blind(&mut self, inspector: &mut Inspector, why: &str) {
         if !std::mem::replace(&mut self.blind, true) {
-            desk.blind(self.path.client, why);
+            inspector.blind(self.path.client, why);
         }
     }
 }

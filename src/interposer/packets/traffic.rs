@@ -24,7 +24,7 @@ const UDP_HEADER: usize = 8;
 /// What the filter knows, and what it has to say.
 #[derive(Debug)]
 pub struct Traffic {
-    desk: Inspector,
+    inspector: Inspector,
     table: Table,
     holds: Holds,
     superseded: bool,
@@ -33,13 +33,18 @@ pub struct Traffic {
 impl Default for Traffic {
     fn default() -> Self {
         let treatment = Treatment { mode: Mode::Off, pending: Pending::default(), waiters: Waiters::default() };
-        Self { desk: Inspector::new(treatment), table: Table::default(), holds: Holds::default(), superseded: false }
+        Self {
+            inspector: Inspector::new(treatment),
+            table: Table::default(),
+            holds: Holds::default(),
+            superseded: false,
+        }
     }
 }
 
 impl Traffic {
     pub fn order(&mut self, order: Order) {
-        let treatment = &mut self.desk.treatment;
+        let treatment = &mut self.inspector.treatment;
         match order {
             Order::Mode(mode) => treatment.mode = mode,
             Order::Pending(claim) => treatment.pending.add(claim),
@@ -52,19 +57,19 @@ impl Traffic {
             }
             Order::LetGo(client) => {
                 for packet in self.holds.let_go(client.0) {
-                    self.desk.let_go(packet.bytes.len());
+                    self.inspector.let_go(packet.bytes.len());
                     self.look_at(packet);
                 }
             }
-            Order::Answer(number) => self.desk.told.push(FilterEvent::Obeyed(number)),
+            Order::Answer(number) => self.inspector.told.push(FilterEvent::Obeyed(number)),
         }
     }
 
     /// Takes a packet; its verdict may come later.
     pub fn packet(&mut self, now: Duration, packet: Packet) {
-        self.desk.now = now;
+        self.inspector.now = now;
         if self.superseded {
-            self.desk.pass(packet.id);
+            self.inspector.pass(packet.id);
         } else {
             self.look_at(packet);
         }
@@ -72,9 +77,9 @@ impl Traffic {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Duration) {
-        self.desk.now = now;
+        self.inspector.now = now;
         for connection in self.table.tcp() {
-            connection.tick(&mut self.desk);
+            connection.tick(&mut self.inspector);
         }
     }
 
@@ -83,20 +88,20 @@ impl Traffic {
         if std::mem::replace(&mut self.superseded, true) {
             return;
         }
-        self.desk.told.push(FilterEvent::Superseded(Text::clipped(why)));
+        self.inspector.told.push(FilterEvent::Superseded(Text::clipped(why)));
         for connection in std::mem::take(&mut self.table).into_tcp() {
             for id in connection.into_held() {
-                self.desk.pass(id);
+                self.inspector.pass(id);
             }
         }
         for packet in self.holds.let_all_go() {
-            self.desk.pass(packet.id);
+            self.inspector.pass(packet.id);
         }
     }
 
     /// What is to be told before anything passes, and what becomes of packets.
     pub fn take(&mut self) -> (Vec<FilterEvent>, Vec<(u32, Verdict)>) {
-        (std::mem::take(&mut self.desk.told), std::mem::take(&mut self.desk.verdicts))
+        (std::mem::take(&mut self.inspector.told), std::mem::take(&mut self.inspector.verdicts))
     }
 
     fn look_at(&mut self, packet: Packet) {
@@ -110,8 +115,8 @@ impl Traffic {
         };
         let (client, server) = if packet.way_in { (source, destination) } else { (destination, source) };
         if packet.way_in && !layout.is_sound(&packet.bytes) {
-            if self.desk.is_off() {
-                self.desk.blind(client, "a packet passed whose checksum is wrong");
+            if self.inspector.is_off() {
+                self.inspector.blind(client, "a packet passed whose checksum is wrong");
             }
             return self.refuse(packet.id);
         }
@@ -120,13 +125,13 @@ impl Traffic {
         match layout.protocol {
             ip::TCP => self.tcp(packet, layout, path(Transport::Tcp)),
             ip::UDP => self.udp(packet, layout, path(Transport::Udp)),
-            _ => self.desk.pass(packet.id),
+            _ => self.inspector.pass(packet.id),
         }
     }
 
     /// What may hold a call and cannot be looked into: it passes only while the filter is off.
     fn refuse(&mut self, id: u32) {
-        if self.desk.is_off() { self.desk.pass(id) } else { self.desk.drop(id) }
+        if self.inspector.is_off() { self.inspector.pass(id) } else { self.inspector.drop(id) }
     }
 
     fn odd(&mut self, packet: &Packet, odd: Odd) {
@@ -134,9 +139,9 @@ impl Traffic {
             && packet.way_in
         {
             let source = scope::on(source, packet.interface).unwrap_or(source);
-            self.desk.blind(source, "a datagram came in parts, and the filter sees one part at a time");
+            self.inspector.blind(source, "a datagram came in parts, and the filter sees one part at a time");
         }
-        if packet.way_in { self.refuse(packet.id) } else { self.desk.pass(packet.id) }
+        if packet.way_in { self.refuse(packet.id) } else { self.inspector.pass(packet.id) }
     }
 
     fn tcp(&mut self, packet: Packet, layout: Layout, path: Path) {
@@ -150,16 +155,16 @@ impl Traffic {
         let makes_known = !header.payload.is_empty() || (!packet.way_in && header.syn);
         if !self.table.has(&key) {
             if !makes_known {
-                return self.desk.pass(packet.id);
+                return self.inspector.pass(packet.id);
             }
             self.add(key, Flow::Tcp(Connection::new(path)));
         }
         let Some(Flow::Tcp(connection)) = self.table.used(&key) else { return self.refuse(packet.id) };
         let segment = Segment { id: packet.id, bytes: packet.bytes, layout, header };
         if packet.way_in {
-            connection.way_in(&mut self.desk, segment);
+            connection.way_in(&mut self.inspector, segment);
         } else {
-            connection.way_out(&mut self.desk, &segment);
+            connection.way_out(&mut self.inspector, &segment);
         }
     }
 
@@ -180,31 +185,31 @@ impl Traffic {
         }
         let Some(Flow::Udp(datagrams)) = self.table.used(&key) else { return self.refuse(packet.id) };
         if !packet.way_in {
-            self.desk.reply(path.client, &datagrams.calls, message);
-            return self.desk.pass(packet.id);
+            self.inspector.reply(path.client, &datagrams.calls, message);
+            return self.inspector.pass(packet.id);
         }
-        let Ok(judged) = self.desk.call(&path, &mut datagrams.calls, message) else {
+        let Ok(judged) = self.inspector.call(&path, &mut datagrams.calls, message) else {
             let xid = ip::word(message, 0);
             if datagrams.unread == xid {
-                self.desk.blind(path.client, "a call that cannot be read comes again and again, and is dropped");
+                self.inspector.blind(path.client, "a call that cannot be read comes again and again, and is dropped");
             }
             datagrams.unread = xid;
-            return self.desk.drop(packet.id);
+            return self.inspector.drop(packet.id);
         };
         if judged.edits.is_empty() {
-            return self.desk.pass(packet.id);
+            return self.inspector.pass(packet.id);
         }
         for (offset, word) in judged.edits {
             put(&mut packet.bytes, layout.at + UDP_HEADER + offset, &word);
         }
         layout.set_checksum(&mut packet.bytes);
-        self.desk.change(packet.id, packet.bytes);
+        self.inspector.change(packet.id, packet.bytes);
     }
 
     fn add(&mut self, key: Key, known: Flow) {
         match self.table.add(key, known) {
-            Some(Flow::Tcp(mut gone)) => gone.end(&mut self.desk),
-            Some(Flow::Udp(gone)) => self.desk.forget(&gone.calls),
+            Some(Flow::Tcp(mut gone)) => gone.end(&mut self.inspector),
+            Some(Flow::Udp(gone)) => self.inspector.forget(&gone.calls),
             None => {}
         }
     }
@@ -222,13 +227,13 @@ impl Traffic {
 
     fn wait(&mut self, path: &Path, packet: Packet, reclaims: bool) {
         if reclaims && self.holds.reclaims(path.client) {
-            self.desk.told.push(FilterEvent::Reclaims(Address(path.client)));
+            self.inspector.told.push(FilterEvent::Reclaims(Address(path.client)));
         }
-        if self.holds.has_room(path.client) && self.desk.has_room(packet.bytes.len()) {
-            self.desk.hold(packet.bytes.len());
+        if self.holds.has_room(path.client) && self.inspector.has_room(packet.bytes.len()) {
+            self.inspector.hold(packet.bytes.len());
             self.holds.wait(path.client, packet);
         } else {
-            self.desk.drop(packet.id);
+            self.inspector.drop(packet.id);
         }
     }
 }

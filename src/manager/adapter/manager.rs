@@ -60,7 +60,7 @@ impl<B: Backend> LockManager for Adapter<B> {
                 remedy: String::new(),
             });
         }
-        self.desk().told = cautions.iter().map(|caution| caution.about).collect();
+        self.state().told = cautions.iter().map(|caution| caution.about).collect();
         Ok(cautions)
     }
 
@@ -87,7 +87,7 @@ impl<B: Backend> LockManager for Adapter<B> {
             return refused(RefusalCode::Unsupported, format!("{kind} does not tell who owns a lock"));
         }
         if args.after > 0 {
-            let page = self.desk().listings.go_on(args.after, Instant::now());
+            let page = self.state().listings.go_on(args.after, Instant::now());
             return page
                 .map_or_else(|| refused(RefusalCode::BadRequest, "this listing has expired: start it again"), Ok);
         }
@@ -103,7 +103,7 @@ impl<B: Backend> LockManager for Adapter<B> {
         let files: HashSet<&[u8]> = args.scope.files.as_slice().iter().map(FileHandle::as_slice).collect();
         let wanted = |lock: &Lock| files.is_empty() || files.contains(lock.file.as_bytes());
         let locks = sight.locks.into_iter().filter(wanted).collect();
-        Ok(self.desk().listings.begin(locks, Instant::now()))
+        Ok(self.state().listings.begin(locks, Instant::now()))
     }
 
     async fn begin(&self, args: &BeginArgs) -> Result<Begun, ManagerError> {
@@ -126,7 +126,7 @@ impl<B: Backend> LockManager for Adapter<B> {
         let run = match self.prepare(args).await {
             Ok(run) => run,
             Err(error) => {
-                self.desk().driving = None;
+                self.state().driving = None;
                 return Err(error);
             }
         };
@@ -155,7 +155,7 @@ impl<B: Backend> LockManager for Adapter<B> {
         } else {
             // Nothing is promised about deliveries, and the controller has its own record of them.
             let run = Arc::new(run);
-            self.desk().run = Some(Arc::clone(&run));
+            self.state().run = Some(Arc::clone(&run));
             run
         };
         self.status_of(Some(run)).await
@@ -176,7 +176,7 @@ impl<B: Backend> LockManager for Adapter<B> {
             let kind = self.backend.kind();
             return refused(RefusalCode::StillPending, format!("{kind} ends its grace by itself, and has not yet"));
         }
-        let pending = self.desk().view.counts(&active).pending;
+        let pending = self.state().view.counts(&active).pending;
         if args.when != SettleWhen::Always && pending > 0 {
             return refused(
                 RefusalCode::StillPending,
@@ -217,9 +217,9 @@ impl<B: Backend> LockManager for Adapter<B> {
 
     async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError> {
         let Some(known) = self.found(run).await? else { return Ok(()) };
-        self.with_vault(move |vault| {
-            vault.save(&RunRecord { acknowledged: true, ..known })?;
-            vault.prune()
+        self.with_vault(move |run_files| {
+            run_files.save(&RunRecord { acknowledged: true, ..known })?;
+            run_files.prune()
         })
         .await
     }
@@ -250,9 +250,9 @@ impl<B: Backend> LockManager for Adapter<B> {
         loop {
             let looking = tokio::time::Instant::now();
             let active = self.look().await?;
-            if self.desk().view.timeline.cursor() != args.cursor || looking >= until {
+            if self.state().view.timeline.cursor() != args.cursor || looking >= until {
                 let status = self.status_of(active).await?;
-                let events = self.desk().view.timeline.since(args.cursor);
+                let events = self.state().view.timeline.since(args.cursor);
                 return Ok(Watched { status, events });
             }
             // A long list takes long to read: the manager has other work too.

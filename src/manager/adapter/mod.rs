@@ -70,10 +70,10 @@ const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// A lock manager made of a [`Backend`].
 pub struct Adapter<B> {
     backend: Arc<B>,
-    vault: RunFiles,
-    desk: Arc<Mutex<AdapterState>>,
+    run_files: RunFiles,
+    state: Arc<Mutex<AdapterState>>,
     /// The turn to change a run that has begun, or to find one: one task has it at a time, and it
-    /// looks at the desk again when it has it.
+    /// looks at the state again when it has it.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -97,7 +97,7 @@ struct AdapterState {
 
 impl<B> std::fmt::Debug for Adapter<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Adapter").field("runs", &self.vault).finish_non_exhaustive()
+        f.debug_struct("Adapter").field("runs", &self.run_files).finish_non_exhaustive()
     }
 }
 
@@ -105,24 +105,24 @@ impl<B> Clone for Adapter<B> {
     fn clone(&self) -> Self {
         Self {
             backend: Arc::clone(&self.backend),
-            vault: self.vault.clone(),
-            desk: Arc::clone(&self.desk),
+            run_files: self.run_files.clone(),
+            state: Arc::clone(&self.state),
             turn: Arc::clone(&self.turn),
         }
     }
 }
 
 impl<B: Backend> Adapter<B> {
-    /// Drives `backend`; runs are kept in the vault's folder.
-    pub fn new(backend: B, vault: RunFiles) -> Self {
-        Self { backend: Arc::new(backend), vault, desk: Arc::default(), turn: Arc::default() }
+    /// Drives `backend`; runs are kept in the folder of `run_files`.
+    pub fn new(backend: B, run_files: RunFiles) -> Self {
+        Self { backend: Arc::new(backend), run_files, state: Arc::default(), turn: Arc::default() }
     }
     pub fn backend(&self) -> &B {
         &self.backend
     }
 
-    fn desk(&self) -> MutexGuard<'_, AdapterState> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, AdapterState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Work with files, off the async threads.
@@ -130,8 +130,8 @@ impl<B: Backend> Adapter<B> {
         &self,
         work: impl FnOnce(&RunFiles) -> Result<T, ManagerError> + Send + 'static,
     ) -> Result<T, ManagerError> {
-        let vault = self.vault.clone();
-        match tokio::task::spawn_blocking(move || work(&vault)).await {
+        let run_files = self.run_files.clone();
+        match tokio::task::spawn_blocking(move || work(&run_files)).await {
             Ok(done) => done,
             Err(_) => Err(ManagerError::Lost { endpoint: self.endpoint(), what: "a thread died".into() }),
         }
@@ -141,16 +141,16 @@ impl<B: Backend> Adapter<B> {
     async fn keep(&self, run: RunRecord) -> Result<Arc<RunRecord>, ManagerError> {
         let run = Arc::new(run);
         let saved = Arc::clone(&run);
-        self.with_vault(move |vault| vault.save(&saved)).await?;
-        let mut desk = self.desk();
-        desk.run = run.is_active().then(|| Arc::clone(&run));
-        desk.saved = Some(Instant::now());
-        drop(desk);
+        self.with_vault(move |run_files| run_files.save(&saved)).await?;
+        let mut state = self.state();
+        state.run = run.is_active().then(|| Arc::clone(&run));
+        state.saved = Some(Instant::now());
+        drop(state);
         Ok(run)
     }
 
     fn written_lately(&self) -> bool {
-        self.desk().saved.is_some_and(|saved| saved.elapsed() < WRITE_EVERY)
+        self.state().saved.is_some_and(|saved| saved.elapsed() < WRITE_EVERY)
     }
 
     /// This life of the manager. What a run itself has ended is no new life.
@@ -169,10 +169,10 @@ impl<B: Backend> Adapter<B> {
         let sight = self.backend.sight().await?;
         // Asked after the locks were listed: what is in the list was granted in grace then.
         let in_grace = self.backend.in_grace().await?;
-        let mut desk = self.desk();
+        let mut state = self.state();
         match &active {
-            Some(run) if run.phase == Phase::Grace && in_grace => desk.view.see(run, sight, run.elapsed()),
-            _ => desk.view.see_idle(sight, in_grace),
+            Some(run) if run.phase == Phase::Grace && in_grace => state.view.see(run, sight, run.elapsed()),
+            _ => state.view.see_idle(sight, in_grace),
         }
         Ok(active)
     }
@@ -202,10 +202,10 @@ impl<B: Backend> Adapter<B> {
         let instance = self.instance(&identity.life, active.as_deref()).await?;
         let nsm_state = self.backend.nsm_state().await?;
         let clients = self.backend.client_count().await?;
-        let desk = self.desk();
-        let locks = desk.view.locks();
-        let run = active.as_deref().and_then(|run| Self::run_status(run, &desk.view));
-        let grace = match (&run, desk.view.in_grace()) {
+        let state = self.state();
+        let locks = state.view.locks();
+        let run = active.as_deref().and_then(|run| Self::run_status(run, &state.view));
+        let grace = match (&run, state.view.in_grace()) {
             (Some(_), true) => Grace::Strict,
             (None, true) => Grace::Recovery,
             (_, false) => Grace::Open,
@@ -220,9 +220,9 @@ impl<B: Backend> Adapter<B> {
             locks,
             // The owner of a lock is not known; if no client is on record, none can be notified.
             unmonitored: if clients == 0 { locks } else { 0 },
-            waiters: desk.view.waiters(),
+            waiters: state.view.waiters(),
             run: Maybe(run),
-            cursor: desk.view.timeline.cursor(),
+            cursor: state.view.timeline.cursor(),
         })
     }
 
@@ -231,8 +231,8 @@ impl<B: Backend> Adapter<B> {
         let seen = self.look().await?;
         let turn = self.turn.lock().await;
         let mine = {
-            let desk = self.desk();
-            desk.run.clone().filter(|_| desk.driving.is_some())
+            let state = self.state();
+            state.run.clone().filter(|_| state.driving.is_some())
         };
         let is_it = |active: &Arc<RunRecord>| active.id() == run && active.phase != Phase::Beginning;
         match mine.filter(is_it) {

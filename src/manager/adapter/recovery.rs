@@ -45,15 +45,15 @@ impl<B: Backend> Adapter<B> {
     /// Takes the right to drive; false if another process has it, or another task of this one.
     pub(super) async fn drive(&self) -> Result<bool, ManagerError> {
         let _turn = self.turn.lock().await;
-        let taken = self.desk().driving.is_some();
+        let taken = self.state().driving.is_some();
         Ok(!taken && self.take_the_right().await?)
     }
 
     async fn take_the_right(&self) -> Result<bool, ManagerError> {
         let lock = self.with_vault(RunFiles::try_drive).await?;
-        let mut desk = self.desk();
-        desk.driving = lock;
-        Ok(desk.driving.is_some())
+        let mut state = self.state();
+        state.driving = lock;
+        Ok(state.driving.is_some())
     }
 
     /// The run that is on, found where it really is. If another process drives it, as that one has
@@ -61,8 +61,8 @@ impl<B: Backend> Adapter<B> {
     pub(super) async fn active(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
         let _turn = self.turn.lock().await;
         let (driving, known) = {
-            let desk = self.desk();
-            (desk.driving.is_some(), desk.run.clone())
+            let state = self.state();
+            (state.driving.is_some(), state.run.clone())
         };
         if driving {
             return match known {
@@ -76,12 +76,12 @@ impl<B: Backend> Adapter<B> {
             return self.left().await;
         }
         let found = self.take_over().await;
-        let mut desk = self.desk();
-        desk.run = found.as_ref().ok().and_then(Option::clone);
-        if desk.run.is_none() {
-            desk.driving = None;
+        let mut state = self.state();
+        state.run = found.as_ref().ok().and_then(Option::clone);
+        if state.run.is_none() {
+            state.driving = None;
         }
-        drop(desk);
+        drop(state);
         found
     }
 
@@ -96,7 +96,7 @@ impl<B: Backend> Adapter<B> {
         let done = self.backend.recover().await?;
         for line in done.lines {
             tracing::warn!("{line}");
-            self.desk().view.event("recovered", line);
+            self.state().view.event("recovered", line);
         }
         match left {
             Some(run) if done.may_have_dropped && run.phase == Phase::Beginning => {
@@ -121,7 +121,7 @@ impl<B: Backend> Adapter<B> {
                 Ok(None)
             }
             Phase::Grace if in_grace => {
-                let orphan = self.desk().run.is_none();
+                let orphan = self.state().run.is_none();
                 let (deadline, _) = run.deadlines(None);
                 let can_end = self.backend.capabilities().settle_early;
                 if orphan && can_end && run.notices_begun && run.elapsed() > deadline {
@@ -150,7 +150,7 @@ impl<B: Backend> Adapter<B> {
         let held = compare(&run.before, &self.backend.sight().await?).held();
         if run.soft || (life == run.life && surely_held(&run, &held, in_grace)) {
             let id = run.id();
-            self.with_vault(move |vault| vault.forget(id)).await?;
+            self.with_vault(move |run_files| run_files.forget(id)).await?;
             return Ok(None);
         }
         let grace_ms = run.begin.0.grace_max_ms;
@@ -167,7 +167,7 @@ impl<B: Backend> Adapter<B> {
     }
 
     async fn grace_ended_by_itself(&self, run: &RunRecord) -> Result<Option<Arc<RunRecord>>, ManagerError> {
-        let watched = self.desk().view.watched(run.id());
+        let watched = self.state().view.watched(run.id());
         if let Some(last) = watched.filter(|_| run.notices_begun) {
             let reason = "the lock manager ended its grace";
             self.count(run, &last, Watch { reason, alone: false, watched: true }).await?;
@@ -210,7 +210,7 @@ impl<B: Backend> Adapter<B> {
     async fn end_grace(&self, run: &RunRecord) -> Result<RunRecord, ManagerError> {
         let mut run = run.clone();
         if let GraceEnd::GoesOn(why) = self.backend.end_grace().await? {
-            self.desk().view.event("grace", why);
+            self.state().view.event("grace", why);
             run.result = run.result.map(|found| {
                 let dropped = found.0.result.counts.dropped;
                 Arc::new(Coded(unverified(found.0.clone(), dropped, |_| true)))
@@ -222,7 +222,7 @@ impl<B: Backend> Adapter<B> {
     /// Counts what was seen back, makes that durable, ends grace.
     async fn count(&self, run: &RunRecord, now: &Snapshot, watch: Watch<'_>) -> Result<RunResult, ManagerError> {
         let Watch { reason, alone, watched } = watch;
-        let back = self.desk().view.back(run);
+        let back = self.state().view.back(run);
         let end = End { outcome: Outcome::Settled, reason, alone, unix_ms: run.unix_ms(), watched };
         let (found, losses) = result(run, &back, now, end);
         let counted = RunRecord { phase: Phase::Settling, result: Some(Arc::new(Coded(found))), ..run.clone() };
@@ -246,7 +246,7 @@ impl<B: Backend> Adapter<B> {
     /// The end of a run whose grace no nlmctl watched to its end.
     async fn end_unwatched(&self, run: RunRecord, outcome: Outcome, reason: &str) -> Result<RunResult, ManagerError> {
         let now = self.backend.sight().await?;
-        let back = self.desk().view.back(&run);
+        let back = self.state().view.back(&run);
         let end = End { outcome, reason, alone: true, unix_ms: run.unix_ms(), watched: false };
         let (found, losses) = result(&run, &back, &now, end);
         let run = RunRecord { result: Some(Arc::new(Coded(found))), ..run };
@@ -258,14 +258,14 @@ impl<B: Backend> Adapter<B> {
         let paths = self.backend.paths(&files).await;
         let run = self.keep(RunRecord { phase: Phase::Ended, ..run.clone() }).await?;
         let left = self.backend.finish().await;
-        let mut desk = self.desk();
-        losses.iter().take(LINES).for_each(|loss| desk.view.event("lost", loss.line(&paths)));
+        let mut state = self.state();
+        losses.iter().take(LINES).for_each(|loss| state.view.event("lost", loss.line(&paths)));
         match left {
-            Ok(done) => done.into_iter().for_each(|line| desk.view.event("settle", line)),
-            Err(error) => desk.view.event("settle", error.to_string()),
+            Ok(done) => done.into_iter().for_each(|line| state.view.event("settle", line)),
+            Err(error) => state.view.event("settle", error.to_string()),
         }
-        desk.driving = None;
-        drop(desk);
+        state.driving = None;
+        drop(state);
         match &run.result {
             Some(found) => Ok(found.0.result.clone()),
             None => refused(RefusalCode::UnknownRun, "the run has no result"),

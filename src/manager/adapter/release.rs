@@ -68,7 +68,7 @@ impl<B: Backend> Adapter<B> {
         let this = self.clone();
         let releasing = tokio::spawn(async move {
             let released = releasing.await;
-            this.desk().driving = None;
+            this.state().driving = None;
             released
         });
         match releasing.await {

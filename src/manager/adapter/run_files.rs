@@ -34,7 +34,7 @@ pub struct DriverLock {
 }
 
 impl RunFiles {
-    /// The vault in `dir`, which is made when something is to be kept.
+    /// Those in `dir`, which is made when something is to be kept.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }

@@ -20,7 +20,7 @@ impl<B: Backend> Adapter<B> {
     /// What is in the way of a run, beyond what the operator was told.
     async fn refuse_what_was_not_said(&self) -> Result<(), ManagerError> {
         let cautions = self.backend.cautions().await?;
-        let told = self.desk().told.clone();
+        let told = self.state().told.clone();
         for caution in cautions {
             match caution.weight {
                 Weight::Say => {}
@@ -120,9 +120,9 @@ impl<B: Backend> Adapter<B> {
         let begun = self.drop_and_see(run).await;
         if begun.is_err() {
             // How far it came is for the next call to find out, as after another process.
-            let mut desk = self.desk();
-            desk.run = None;
-            desk.driving = None;
+            let mut state = self.state();
+            state.run = None;
+            state.driving = None;
         }
         begun
     }
@@ -161,24 +161,24 @@ impl<B: Backend> Adapter<B> {
             ..(*run).clone()
         };
         let run = self.keep(begun).await?;
-        let mut desk = self.desk();
-        desk.view.start(&run);
+        let mut state = self.state();
+        state.view.start(&run);
         let what = if run.soft { "held" } else { "dropped" };
         let (spared, all) = (run.spared.len() as u64, run.before.locks.len() as u64);
         let locks = all.saturating_sub(spared);
-        desk.view.event("begin", format!("{} {what} and grace began", number(locks, "lock was", "locks were")));
+        state.view.event("begin", format!("{} {what} and grace began", number(locks, "lock was", "locks were")));
         if spared > 0 {
             let words = number(spared, "lock was not dropped: it stays held", "locks were not dropped: they stay held");
-            desk.view.event("begin", words);
+            state.view.event("begin", words);
         }
         let unsure = run.before.unsure.len();
         if unsure > 0 {
             let why = "other locks came and went while they were listed, so they count as unverified if they are not \
                        held again";
-            desk.view.event("begin", format!("{unsure} of the locks may not have been held: {why}"));
+            state.view.event("begin", format!("{unsure} of the locks may not have been held: {why}"));
         }
-        dropped.notes.into_iter().for_each(|note| desk.view.event("begin", note));
-        drop(desk);
+        dropped.notes.into_iter().for_each(|note| state.view.event("begin", note));
+        drop(state);
         Ok(run)
     }
 
@@ -186,7 +186,7 @@ impl<B: Backend> Adapter<B> {
     async fn not_begun(&self, run: &RunRecord, error: ManagerError) -> Result<Arc<RunRecord>, ManagerError> {
         if let ManagerError::Refused(_) = &error {
             let id = run.id();
-            self.with_vault(move |vault| vault.forget(id)).await?;
+            self.with_vault(move |run_files| run_files.forget(id)).await?;
         }
         Err(error)
     }

@@ -591,10 +591,10 @@ async fn progress_that_tells_nothing_writes_nothing() {
     let host = Host::new();
     let (driver, run) = in_a_run(&host).await;
     let tell = async |clients| {
-        driver.desk().saved = None;
+        driver.state().saved = None;
         let args = ProgressArgs { run, notices_begun: true, clients: List::clipped(clients) };
         driver.progress(&args).await.unwrap();
-        driver.desk().saved.is_some()
+        driver.state().saved.is_some()
     };
     let news = ClientProgress { client: 1, delivery: Delivery::NoAnswer, ago_ms: 0, suspect: false };
     assert_eq!((tell(vec![]).await, tell(vec![news]).await), (false, true));

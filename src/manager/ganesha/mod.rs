@@ -103,8 +103,8 @@ pub struct Ganesha {
 
 /// This host's Ganesha as a lock manager, with nlmctl's state in the folder of the options.
 pub fn manager(options: GaneshaOptions) -> Adapter<Ganesha> {
-    let vault = RunFiles::new(&options.state_dir);
-    Adapter::new(Ganesha::new(options), vault)
+    let run_files = RunFiles::new(&options.state_dir);
+    Adapter::new(Ganesha::new(options), run_files)
 }
 
 /// How long the system bus may take to say whether a Ganesha is on it.

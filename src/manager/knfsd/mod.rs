@@ -105,8 +105,8 @@ pub struct Knfsd {
 /// This host's knfsd as a lock manager. `program` is nlmctl's own file: the guard is started from it.
 pub fn manager(dir: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Adapter<Knfsd> {
     let dir = dir.into();
-    let vault = RunFiles::new(&dir);
-    Adapter::new(Knfsd::new(dir, program), vault)
+    let run_files = RunFiles::new(&dir);
+    Adapter::new(Knfsd::new(dir, program), run_files)
 }
 
 /// Whether this host's nfsd serves, or would if an earlier run had not left it stopped.

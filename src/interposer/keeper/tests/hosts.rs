@@ -52,7 +52,7 @@ async fn a_monitored_client_without_a_lock_is_told_from_each_address_that_it_cal
     let row = ClientRow { server_addresses: List::clipped(called.to_vec()), ..ClientRow::sample("c2", &at) };
     of(&stage.world).monitored.push(row);
     stage.begin(control::Mode::Strict).await.unwrap();
-    let clients = stage.desk.run_clients(RunPageAfter { run: RUN, after: 0 }).await.unwrap().clients.into_vec();
+    let clients = stage.handle.run_clients(RunPageAfter { run: RUN, after: 0 }).await.unwrap().clients.into_vec();
     let told = clients.iter().find(|client| client.name == name("c2")).unwrap();
     assert_eq!(told.server_addresses.as_slice(), called);
 }

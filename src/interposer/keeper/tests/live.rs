@@ -100,7 +100,7 @@ async fn a_lock_that_its_client_may_have_claimed_from_another_address_is_kept_by
 async fn clients_get_the_time_to_repeat_their_calls_after_the_filter_has_died() {
     let stage = about_to_lose().await;
     of(&stage.world).tell.as_ref().unwrap().send(None).unwrap();
-    let refusal = stage.desk.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
+    let refusal = stage.handle.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
     assert_eq!((refusal.code, unlocks(&stage)), (RefusalCode::StillPending, 0));
     assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0));
 }
@@ -114,7 +114,7 @@ async fn clients_get_the_time_to_repeat_their_calls_after_the_filter_stood_still
     for number in unanswered {
         stage.tell(FilterEvent::Obeyed(number));
     }
-    let refusal = stage.desk.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
+    let refusal = stage.handle.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
     assert_eq!((refusal.code, unlocks(&stage)), (RefusalCode::StillPending, 0));
     assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0));
 }
@@ -134,7 +134,7 @@ async fn a_drain_goes_on_for_what_is_repeated_after_the_filter_has_died() {
 async fn what_became_of_locks_is_not_known_where_another_lockd_is_there_after_the_unlocks() {
     let stage = about_to_lose().await;
     of(&stage.world).next_lockd = Some(InstanceId([2; 16]));
-    let refusal = stage.desk.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
+    let refusal = stage.handle.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
     assert_eq!((refusal.code, unlocks(&stage)), (RefusalCode::WrongPhase, 1));
     let FullResult { result, .. } = stage.result();
     assert_eq!((result.outcome, sums(result.counts)), (Outcome::Superseded, (1, 0, 0, 0)));

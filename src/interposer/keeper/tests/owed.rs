@@ -17,11 +17,11 @@ impl Stage {
     }
 
     fn is_active_on_disk(&self) -> bool {
-        shelf(self.dir.path()).left().unwrap().is_some()
+        run_files(self.dir.path()).left().unwrap().is_some()
     }
 
     async fn code_of_result(&self) -> RefusalCode {
-        self.desk.result(RunArgs { run: RUN }).await.unwrap_err().code
+        self.handle.result(RunArgs { run: RUN }).await.unwrap_err().code
     }
 }
 
@@ -43,7 +43,7 @@ async fn a_settle_whose_result_the_disk_does_not_take_is_on_disk_once_it_does_wi
     assert!(!stage.is_active_on_disk());
     let full = stage.result();
     assert_eq!((full.result.counts, full.result.late), (result.counts, 1));
-    assert_eq!(stage.desk.result(RunArgs { run: RUN }).await.unwrap().outcome, Outcome::Settled);
+    assert_eq!(stage.handle.result(RunArgs { run: RUN }).await.unwrap().outcome, Outcome::Settled);
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,20 +56,20 @@ async fn a_run_that_is_aborted_or_superseded_while_the_disk_is_full_is_on_disk_l
         if superseded {
             stage.tell(FilterEvent::Superseded(Text::clipped("lockd is in grace")));
         } else {
-            stage.desk.abort(RunArgs { run: RUN }).await.unwrap();
+            stage.handle.abort(RunArgs { run: RUN }).await.unwrap();
         }
         // Longer than a drain, and than a keeper without a run waits for a call.
         tokio::time::sleep(Duration::from_mins(10)).await;
         assert_eq!(of(&stage.world).gates, 0);
         assert_eq!(stage.code_of_result().await, RefusalCode::WrongPhase);
         let next = stage.args(RunId([8; 16]), control::Mode::Strict);
-        let refusal = stage.desk.begin(next.clone(), ConnectionId(2)).await.unwrap_err();
+        let refusal = stage.handle.begin(next.clone(), ConnectionId(2)).await.unwrap_err();
         assert_eq!(refusal.code, RefusalCode::NotDurable);
         stage.heal().await;
         assert!(!stage.is_active_on_disk());
         let outcome = if superseded { Outcome::Superseded } else { Outcome::Aborted };
         assert_eq!(stage.result().result.outcome, outcome);
-        stage.desk.begin(next, ConnectionId(2)).await.unwrap();
+        stage.handle.begin(next, ConnectionId(2)).await.unwrap();
         assert!(stage.is_active_on_disk(), "the next run's file is its own");
     }
 }

@@ -28,20 +28,20 @@ impl Stage {
         let mut args = self.args(run, control::Mode::Strict);
         args.policy.unreachable = Unreachable::Drop;
         args.may_drop = List::clipped(["c1", "c2"].map(client_ref).to_vec());
-        self.desk.begin(args, ConnectionId(1)).await.unwrap();
+        self.handle.begin(args, ConnectionId(1)).await.unwrap();
         for (client, svid, file) in reclaimed {
             self.answered(*client, lock(*client, *svid, file, true), Stat::Granted);
         }
         self.heard_of(run, |name| acked.contains(&name)).await;
         tokio::time::sleep(Duration::from_secs(20)).await;
         let settle = SettleArgs { run, when: SettleWhen::Always };
-        sums(self.desk.settle(settle, ConnectionId(1)).await.unwrap().counts)
+        sums(self.handle.settle(settle, ConnectionId(1)).await.unwrap().counts)
     }
 
     /// The files of unsure locks, as lists read them.
     pub(super) async fn unsure(&self) -> Vec<String> {
         // The keeper has done then what came before, and looked.
-        self.desk.clients(PageAfter { after: 0 }).await.unwrap();
+        self.handle.clients(PageAfter { after: 0 }).await.unwrap();
         let unsure = UnsureLocks::read(self.dir.path()).unwrap();
         let mut files: Vec<_> =
             unsure.all().map(|lock| String::from_utf8(lock.file.as_slice().to_vec()).unwrap()).collect();
@@ -63,7 +63,7 @@ async fn what_was_not_reclaimed_after_the_keeper_was_killed_is_kept_by_later_run
     assert_eq!(stage.run(NEXT, &["c1", "c2"], &both).await, (2, 0, 0, 1));
     assert_eq!(stage.unsure().await, ["old"]);
     assert!(stage.done().iter().all(|done| !done.starts_with("unlock")), "{:?}", stage.done());
-    let events = stage.desk.watch(control::WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap().events;
+    let events = stage.handle.watch(control::WatchArgs { cursor: 0, timeout_ms: 0 }).await.unwrap().events;
     let why =
         "may have been refused (run 07070707-0707-0707-0707-070707070707: the process in front of lockd was killed)";
     assert!(events.as_slice().iter().any(|event| event.detail.as_str().contains(why)), "{events:?}");
@@ -108,11 +108,11 @@ async fn a_part_that_was_unlocked_leaves_the_rest_unsure() {
     let stage = begun().await;
     stage.heard_of(RUN, |_| true).await;
     let stage = stage.killed();
-    stage.desk.begin(stage.args(NEXT, control::Mode::Targeted), ConnectionId(1)).await.unwrap();
+    stage.handle.begin(stage.args(NEXT, control::Mode::Targeted), ConnectionId(1)).await.unwrap();
     let first = ByteRange { start: 0, end: 9 };
     stage.answered(1, Request::Unlock(claim(1, 6, "old", first)), Stat::Granted);
     stage.status().await;
-    stage.desk.abort(RunArgs { run: NEXT }).await.unwrap();
+    stage.handle.abort(RunArgs { run: NEXT }).await.unwrap();
     assert_eq!(stage.unsure().await, ["b", "live", "old"]);
     let read = UnsureLocks::read(stage.dir.path()).unwrap();
     let old = read.all().find(|lock| lock.file.as_slice() == b"old").unwrap();
@@ -138,7 +138,7 @@ async fn a_run_that_told_nobody_leaves_nothing_unsure() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(stage.unsure().await, [""; 0]);
     let stage = begun().await;
-    stage.desk.abort(RunArgs { run: RUN }).await.unwrap();
+    stage.handle.abort(RunArgs { run: RUN }).await.unwrap();
     assert_eq!(stage.unsure().await, [""; 0]);
 }
 
@@ -146,7 +146,7 @@ async fn a_run_that_told_nobody_leaves_nothing_unsure() {
 async fn an_abort_leaves_unsure_what_clients_have_that_had_not_acked() {
     let stage = begun().await;
     stage.heard_of(RUN, |name| name == "c1").await;
-    stage.desk.abort(RunArgs { run: RUN }).await.unwrap();
+    stage.handle.abort(RunArgs { run: RUN }).await.unwrap();
     assert_eq!(stage.unsure().await, ["b"]);
     // Client 1 has acked, and nothing more can be waited for of it.
     assert_eq!(stage.run(NEXT, &["c1"], &[(1, 5, "live")]).await, (1, 0, 1, 1));
@@ -234,7 +234,7 @@ async fn locks_are_looked_up_as_soon_as_lockds_records_can_be_read() {
     stage.heard_of(RUN, |_| true).await;
     of(&stage.world).unreadable = true;
     let stage = stage.killed();
-    assert!(stage.desk.status().await.is_err());
+    assert!(stage.handle.status().await.is_err());
     of(&stage.world).unreadable = false;
     assert_eq!(stage.unsure().await, ["b", "live", "old"]);
 }
@@ -243,7 +243,7 @@ async fn locks_are_looked_up_as_soon_as_lockds_records_can_be_read() {
 async fn a_drain_goes_on_where_the_next_run_does_not_begin() {
     let (_, _, stage) = spoiled(|_| {}).await;
     of(&stage.world).refuses_proof = true;
-    let refused = stage.desk.begin(stage.args(NEXT, control::Mode::Strict), ConnectionId(1)).await;
+    let refused = stage.handle.begin(stage.args(NEXT, control::Mode::Strict), ConnectionId(1)).await;
     assert!(refused.is_err());
     assert_eq!(stage.done().last().unwrap(), "Drain");
     stage.answered(1, lock(1, 6, "orphan", true), Stat::Granted);
@@ -256,8 +256,8 @@ async fn a_drain_goes_on_where_the_next_run_does_not_begin() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_goes_on_where_the_next_run_is_aborted_before_its_first_notice() {
     let (_, _, stage) = spoiled(|_| {}).await;
-    stage.desk.begin(stage.args(NEXT, control::Mode::Strict), ConnectionId(1)).await.unwrap();
-    stage.desk.abort(RunArgs { run: NEXT }).await.unwrap();
+    stage.handle.begin(stage.args(NEXT, control::Mode::Strict), ConnectionId(1)).await.unwrap();
+    stage.handle.abort(RunArgs { run: NEXT }).await.unwrap();
     assert_eq!((stage.done().last().unwrap().as_str(), of(&stage.world).gates), ("Drain", 1));
     tokio::time::sleep(Duration::from_secs(130)).await;
     assert_eq!(of(&stage.world).gates, 0);

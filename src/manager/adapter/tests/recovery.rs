@@ -44,10 +44,10 @@ async fn a_wall_clock_that_jumps_ends_no_run() {
         let host = Host::new();
         let (driver, _) = in_a_run(&host).await;
         drop(driver);
-        let vault = RunFiles::new(host.dir.path());
-        let left = vault.runs().unwrap().pop().unwrap();
+        let run_files = RunFiles::new(host.dir.path());
+        let left = run_files.runs().unwrap().pop().unwrap();
         // The clock is ahead of what it was, or behind.
-        vault.save(&RunRecord { began_unix_ms: left.began_unix_ms + jump - HOURS, ..left }).unwrap();
+        run_files.save(&RunRecord { began_unix_ms: left.began_unix_ms + jump - HOURS, ..left }).unwrap();
         let status = host.driver().status().await.unwrap();
         let seen = status.run.0.expect("it goes on");
         assert!(seen.elapsed_ms < HOURS / 10 && seen.remaining_ms > 0, "{jump}: {seen:?}");
@@ -82,9 +82,9 @@ async fn the_last_run_is_the_one_that_began_last_also_if_the_clock_was_set_back_
     let (driver, run) = in_a_run(&host).await;
     all_told(&driver, run, 2).await;
     settle(&driver, run, false).await.unwrap();
-    let vault = RunFiles::new(host.dir.path());
-    let first = vault.runs().unwrap().pop().unwrap();
-    vault.save(&RunRecord { began_unix_ms: first.began_unix_ms + 3_600_000, ..first }).unwrap();
+    let run_files = RunFiles::new(host.dir.path());
+    let first = run_files.runs().unwrap().pop().unwrap();
+    run_files.save(&RunRecord { began_unix_ms: first.began_unix_ms + 3_600_000, ..first }).unwrap();
     // The second one tells nobody.
     let second = begun(&driver, 2).await;
     drop(driver);
@@ -105,17 +105,17 @@ async fn a_result_that_nobody_fetched_outlives_many_that_were() {
         driver.acknowledge(run).await.unwrap();
     }
     assert_eq!(driver.unfetched().await.unwrap(), [unfetched]);
-    let vault = RunFiles::new(host.dir.path());
-    assert_eq!(vault.runs().unwrap().len(), 17, "sixteen that were fetched");
+    let run_files = RunFiles::new(host.dir.path());
+    assert_eq!(run_files.runs().unwrap().len(), 17, "sixteen that were fetched");
     // One whose record is gone is not kept for ever.
-    let like = vault.runs().unwrap().pop().unwrap();
+    let like = run_files.runs().unwrap().pop().unwrap();
     for number in 100..164_u64 {
         let mut begin = like.begin.clone();
         begin.0.run = RunId(u128::from(number).to_be_bytes());
-        vault.save(&RunRecord { begin, number, acknowledged: false, ..like.clone() }).unwrap();
+        run_files.save(&RunRecord { begin, number, acknowledged: false, ..like.clone() }).unwrap();
     }
-    vault.prune().unwrap();
-    assert_eq!(vault.runs().unwrap().len(), 64);
+    run_files.prune().unwrap();
+    assert_eq!(run_files.runs().unwrap().len(), 64);
     assert!(!driver.unfetched().await.unwrap().contains(&unfetched));
 }
 
@@ -125,9 +125,9 @@ async fn a_driver_that_died_while_it_settled_leaves_the_count_that_it_made() {
     let (driver, run) = in_a_run(&host).await;
     host.comes_back(&[lock("a", 0)]);
     settle(&driver, run, false).await.unwrap();
-    let vault = RunFiles::new(host.dir.path());
-    let ended = vault.runs().unwrap().pop().unwrap();
-    vault.save(&RunRecord { phase: Phase::Settling, ..ended }).unwrap();
+    let run_files = RunFiles::new(host.dir.path());
+    let ended = run_files.runs().unwrap().pop().unwrap();
+    run_files.save(&RunRecord { phase: Phase::Settling, ..ended }).unwrap();
     host.with(|world| world.in_grace = true);
     drop(driver);
     let next = host.driver();
