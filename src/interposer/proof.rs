@@ -214,7 +214,7 @@ mod tests {
         locks.push(others.clone());
         let view = View { locks, ..View::default() };
         let obstacle = |way: Way| (way != others.owner.way).then(|| "its client is this host itself".to_owned());
-        assert_eq!(candidates(&view, obstacle).unwrap(), [others.clone()]);
+        assert_eq!(candidates(&view, obstacle).unwrap(), std::slice::from_ref(&others));
         assert_eq!(candidates(&view, |_| Some("why".to_owned())).unwrap_err(), "why");
         assert!(candidates(&View::default(), |_| None).unwrap_err().contains("no client has a lock"));
     }

@@ -348,9 +348,9 @@ impl Connection {
     fn pass(&mut self, inspector: &mut Inspector, segment: &mut Segment) {
         let changed = self.incoming.as_ref().is_some_and(|incoming| incoming.apply(segment));
         if changed {
-            inspector.change(segment.id, std::mem::take(&mut segment.bytes))
+            inspector.change(segment.id, std::mem::take(&mut segment.bytes));
         } else {
-            inspector.pass(segment.id)
+            inspector.pass(segment.id);
         }
     }
 
