@@ -319,6 +319,9 @@ impl Account {
         let address = call.way.client.0;
         self.learn(&call, stat);
         if matches!(call.request, Request::FreeAll(_)) {
+            if stat != Stat::Granted {
+                return;
+            }
             let from = ClientRef { name: Maybe(None), address: Maybe(Some(call.way.client)) };
             let mine = self.rows(&Scope { clients: List::clipped(vec![from]), ..Scope::default() });
             let mine = mine.iter().filter(|row| Way::from(&row.owner) == call.way);

@@ -45,6 +45,12 @@ async fn free_all_is_about_the_way_that_it_comes_by() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_free_all_that_lockd_rejects_frees_nothing() {
+    let (unlocks, sums, _stage) = spoiled(|stage| stage.answered(1, Request::FreeAll(NsmState(5)), Stat::Failed)).await;
+    assert_eq!((unlocks, sums), (1, (1, 0, 1, 0)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_monitored_client_without_a_lock_is_told_from_each_address_that_it_called() {
     let stage = Stage::new(vec![held(1, 5, "a")]);
     let called = [SERVER, OTHER_SERVER].map(|ip| Address(ip.parse().unwrap()));
