@@ -217,7 +217,7 @@ impl<B: Backend> LockManager for Adapter<B> {
 
     async fn acknowledge(&self, run: RunId) -> Result<(), ManagerError> {
         let Some(known) = self.found(run).await? else { return Ok(()) };
-        self.with_vault(move |run_files| {
+        self.with_run_files(move |run_files| {
             run_files.save(&RunRecord { acknowledged: true, ..known })?;
             run_files.prune()
         })
@@ -226,7 +226,7 @@ impl<B: Backend> LockManager for Adapter<B> {
 
     async fn unfetched(&self) -> Result<Vec<RunId>, ManagerError> {
         self.active().await?;
-        let runs = self.with_vault(RunFiles::runs).await?;
+        let runs = self.with_run_files(RunFiles::runs).await?;
         Ok(runs.iter().filter(|run| !run.is_active() && !run.acknowledged).map(RunRecord::id).collect())
     }
 

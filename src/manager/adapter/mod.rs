@@ -126,7 +126,7 @@ impl<B: Backend> Adapter<B> {
     }
 
     /// Work with files, off the async threads.
-    async fn with_vault<T: Send + 'static>(
+    async fn with_run_files<T: Send + 'static>(
         &self,
         work: impl FnOnce(&RunFiles) -> Result<T, ManagerError> + Send + 'static,
     ) -> Result<T, ManagerError> {
@@ -141,7 +141,7 @@ impl<B: Backend> Adapter<B> {
     async fn keep(&self, run: RunRecord) -> Result<Arc<RunRecord>, ManagerError> {
         let run = Arc::new(run);
         let saved = Arc::clone(&run);
-        self.with_vault(move |run_files| run_files.save(&saved)).await?;
+        self.with_run_files(move |run_files| run_files.save(&saved)).await?;
         let mut state = self.state();
         state.run = run.is_active().then(|| Arc::clone(&run));
         state.saved = Some(Instant::now());
@@ -158,7 +158,7 @@ impl<B: Backend> Adapter<B> {
         if let Some(run) = active {
             return Ok(run.instance.0);
         }
-        let runs = self.with_vault(RunFiles::runs).await?;
+        let runs = self.with_run_files(RunFiles::runs).await?;
         let same = runs.iter().rev().find(|run| run.life == life);
         Ok(same.map_or_else(|| instance_of(self.backend.kind(), life), |run| run.instance.0))
     }
@@ -250,7 +250,7 @@ impl<B: Backend> Adapter<B> {
     }
 
     async fn found(&self, run: RunId) -> Result<Option<RunRecord>, ManagerError> {
-        Ok(self.with_vault(RunFiles::runs).await?.into_iter().find(|known| known.id() == run))
+        Ok(self.with_run_files(RunFiles::runs).await?.into_iter().find(|known| known.id() == run))
     }
 
     async fn ended(&self, run: RunId) -> Result<Option<Arc<Coded<FullResult>>>, ManagerError> {

@@ -50,7 +50,7 @@ impl<B: Backend> Adapter<B> {
     }
 
     async fn take_the_right(&self) -> Result<bool, ManagerError> {
-        let lock = self.with_vault(RunFiles::try_drive).await?;
+        let lock = self.with_run_files(RunFiles::try_drive).await?;
         let mut state = self.state();
         state.driving = lock;
         Ok(state.driving.is_some())
@@ -87,7 +87,7 @@ impl<B: Backend> Adapter<B> {
 
     /// The run that is not over on disk.
     async fn left(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
-        Ok(self.with_vault(RunFiles::runs).await?.into_iter().rfind(RunRecord::is_active).map(Arc::new))
+        Ok(self.with_run_files(RunFiles::runs).await?.into_iter().rfind(RunRecord::is_active).map(Arc::new))
     }
 
     /// What the last driver left. Read with the right to drive: until then that one may have gone on.
@@ -150,7 +150,7 @@ impl<B: Backend> Adapter<B> {
         let held = compare(&run.before, &self.backend.sight().await?).held();
         if run.soft || (life == run.life && surely_held(&run, &held, in_grace)) {
             let id = run.id();
-            self.with_vault(move |run_files| run_files.forget(id)).await?;
+            self.with_run_files(move |run_files| run_files.forget(id)).await?;
             return Ok(None);
         }
         let grace_ms = run.begin.0.grace_max_ms;

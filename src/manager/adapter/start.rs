@@ -59,7 +59,7 @@ impl<B: Backend> Adapter<B> {
 
     /// Those of the last run's clients whose locks were dropped and that were not notified.
     pub(super) async fn owed(&self) -> Result<Vec<RunClient>, ManagerError> {
-        let runs = self.with_vault(RunFiles::runs).await?;
+        let runs = self.with_run_files(RunFiles::runs).await?;
         Ok(runs.last().filter(|run| !run.is_active()).map(RunRecord::owed).unwrap_or_default())
     }
 
@@ -89,7 +89,7 @@ impl<B: Backend> Adapter<B> {
         let owed = self.owed().await?;
         let clients = Self::to_notify(self.backend.clients().await?, &owed);
         let before = self.backend.sight().await?;
-        let number = self.with_vault(RunFiles::next_number).await?;
+        let number = self.with_run_files(RunFiles::next_number).await?;
         Ok(RunRecord {
             begin: Coded(args.clone()),
             number,
@@ -186,7 +186,7 @@ impl<B: Backend> Adapter<B> {
     async fn not_begun(&self, run: &RunRecord, error: ManagerError) -> Result<Arc<RunRecord>, ManagerError> {
         if let ManagerError::Refused(_) = &error {
             let id = run.id();
-            self.with_vault(move |run_files| run_files.forget(id)).await?;
+            self.with_run_files(move |run_files| run_files.forget(id)).await?;
         }
         Err(error)
     }
