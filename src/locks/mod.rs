@@ -84,6 +84,7 @@ mod tests;
 pub use api::*;
 pub use coverage::{Coverage, Part};
 pub use listing::Listing;
+pub(crate) use ranges::{intersection, uncovered};
 pub use release::{ComparedRelease, Release};
 pub use result::SlicedResult;
 pub use table::LockTable;

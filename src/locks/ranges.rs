@@ -10,7 +10,7 @@ pub(super) fn without(whole: ByteRange, hole: ByteRange) -> impl Iterator<Item =
 }
 
 /// The bytes in both; the ranges must overlap.
-pub(super) fn intersection(a: ByteRange, b: ByteRange) -> ByteRange {
+pub(crate) fn intersection(a: ByteRange, b: ByteRange) -> ByteRange {
     ByteRange { start: a.start.max(b.start), end: a.end.min(b.end) }
 }
 
@@ -20,7 +20,7 @@ pub(super) fn hull(a: ByteRange, b: ByteRange) -> ByteRange {
 }
 
 /// The parts of `range` that none of `covers` covers.
-pub(super) fn uncovered(range: ByteRange, covers: impl Iterator<Item = ByteRange>) -> Vec<ByteRange> {
+pub(crate) fn uncovered(range: ByteRange, covers: impl Iterator<Item = ByteRange>) -> Vec<ByteRange> {
     let mut rest = Vec::new();
     let mut next = Some(range.start);
     let mut covers: Vec<ByteRange> = covers.filter(|c| c.overlaps(range)).collect();

@@ -17,13 +17,13 @@ use async_trait::async_trait;
 use tokio::net::UnixStream;
 
 use super::keeper_files::{self, ACTIVE, RESULT};
-use super::{Knfsd, KnfsdError, STATE_DIR, manager};
+use super::{Knfsd, KnfsdError, STATE_DIR, manager, pending};
 use crate::manager::adapter::Adapter;
 use crate::manager::nlmd::Nlmd;
 use crate::manager::{Caution, Freed, LockManager, ManagerError, Owners, Weight};
 use crate::wire::control::{
     BeginArgs, Begun, ClientResultPage, ClientRow, ExtendArgs, Info, LockFatePage, LockPage, LocksArgs, ProgressArgs,
-    Refusal, RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, SettleArgs, Status, WatchArgs, Watched,
+    Refusal, RefusalCode, ReleaseArgs, RunClient, RunId, RunResult, Scope, SettleArgs, Status, WatchArgs, Watched,
 };
 
 /// The hidden command of nlmctl that runs the process in front of lockd; its folder and its socket follow.
@@ -226,7 +226,15 @@ impl LockManager for Grace {
             // After a run whose process was killed the next one finds out what is unsure before it answers.
             self.keeper().await?.unfetched().await?;
         }
-        self.kernel.owners().await
+        let mut owners = self.kernel.owners().await?;
+        if let Owners::View(view) = &mut owners
+            && is_active()
+        {
+            // Asked for last: what was reclaimed meanwhile is not listed as pending.
+            let rows = self.keeper().await?.all_locks(&Scope::default()).await?;
+            view.locks = pending::mark(std::mem::take(&mut view.locks), &rows);
+        }
+        Ok(owners)
     }
     async fn locks(&self, args: &LocksArgs) -> Result<LockPage, ManagerError> {
         self.keeper().await?.locks(args).await

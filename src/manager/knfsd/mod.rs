@@ -50,6 +50,7 @@ mod listing;
 pub mod obstacles;
 pub(crate) mod owners;
 mod paths;
+mod pending;
 pub(crate) mod port;
 mod records;
 mod release;

@@ -47,6 +47,9 @@ await 90 begun || knfsd status
 tell T lock 0 10
 equal "another client's request waits" "$(reply T 3)" nothing
 await 30 reclaimed 2 || knfsd status
+knfsd locks --pending >/run/pending.json
+equal "the lock that is not reclaimed is listed as pending, and no other" \
+    "$(jq -r '[.locks[] | "\(.owner.address) \(.path) \(.start)"] | join(",")' /run/pending.json)" "10.0.0.13 /srv/x/c 5"
 knfsd abort >/run/abort.json 2>&1
 wait $run
 equal "the abort ends the run" "$(jq ".aborted != null" /run/abort.json)" true
