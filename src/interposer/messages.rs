@@ -81,6 +81,9 @@ pub enum FilterEvent {
     /// A reclaim of this held client, or what may be one, waits: told once while it is held.
     #[xdr(5)]
     Reclaims(Address),
+    /// A reply to this client passed, and its call was not seen.
+    #[xdr(6)]
+    StrayReply(Address),
 }
 
 /// A call on its way to lockd. A call that is sent again is told again.
@@ -232,6 +235,7 @@ mod tests {
             FilterEvent::Superseded(Text::clipped("lockd is in grace")),
             FilterEvent::Obeyed(9),
             FilterEvent::Reclaims(client),
+            FilterEvent::StrayReply(client),
         ];
         for told in calls.chain(others) {
             assert_eq!(decode::<FilterEvent>(&encode(&told)).unwrap(), told);

@@ -32,7 +32,7 @@ use crate::wire::nlm::Stat;
 use crate::wire::types::{ByteRange, Svid};
 
 /// The process number: "nlmc" in ASCII. Linux clients count theirs up from 0.
-const PROCESS: Svid = Svid(0x6e_6c_6d_63);
+pub(super) const PROCESS: Svid = Svid(0x6e_6c_6d_63);
 /// Most locks that it is tried with. A lockd that is silent takes some seconds each.
 const TRIES: usize = 3;
 

@@ -90,6 +90,11 @@ impl LockTable {
         self.is_settling() && self.segments().overlapping(file, range).any(|s| accept(s) && self.is_pending(file, s))
     }
 
+    /// Whether clients may have been told to reclaim; without a run they may have been at any time.
+    pub fn may_have_told(&self) -> bool {
+        self.run.as_ref().is_none_or(|run| run.notices_begun)
+    }
+
     /// When the active run is over, as activity has moved that.
     pub fn deadline(&self) -> Option<Duration> {
         self.run.as_ref().map(Run::deadline)

@@ -104,6 +104,12 @@ impl LockTable {
         self.clients.at(address)
     }
 
+    /// Whether a client there holds, pends or waits for anything.
+    pub fn has_something_at(&self, address: IpAddr) -> bool {
+        let clients = self.clients.at(address).iter();
+        clients.filter_map(|client| self.clients.get(*client)).any(Client::has_something)
+    }
+
     /// Whether a client there can be made without another one making room.
     pub fn has_room_at(&self, address: IpAddr) -> bool {
         self.clients.has_room_at(address, self.limits.clients)

@@ -58,13 +58,23 @@ impl Identity {
     }
 }
 
+/// Why nothing of an address is dropped.
+#[derive(Debug)]
+struct Noted {
+    why: String,
+    /// Whether a reclaim may have been refused, or answered unseen: then the next runs keep its locks, too.
+    missed: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) table: LockTable,
     ways: HashMap<Way, ClientId>,
     seen: HashMap<IpAddr, Identity>,
     calls: OpenCalls,
-    unsure: BTreeMap<IpAddr, String>,
+    unsure: BTreeMap<IpAddr, Noted>,
+    /// Clients may reclaim from the beginning on: the run before this one has told them.
+    pub(super) follows_drain: bool,
     /// What a run has pending, as the filter was told.
     claims: HashMap<FileHandle, Vec<Claim>>,
     decided: Vec<Claim>,
@@ -100,6 +110,7 @@ impl Account {
             seen: HashMap::new(),
             calls: OpenCalls::default(),
             unsure: BTreeMap::new(),
+            follows_drain: false,
             claims: HashMap::new(),
             decided: Vec::new(),
             after_settle: VecDeque::new(),
@@ -206,6 +217,7 @@ impl Account {
             FilterEvent::Reply(reply) => self.replied(now, reply),
             FilterEvent::Blind(Blind { client, why }) => self.doubt(client.0, why.as_str()),
             FilterEvent::Reclaims(client) => self.reclaims(now, client.0),
+            FilterEvent::StrayReply(client) => self.doubt(client.0, "a reply to a call that was not seen"),
             FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) => {}
         }
     }
@@ -231,7 +243,7 @@ impl Account {
                 seen.is_in(lock.state);
             }
         }
-        if !self.calls.add(call) {
+        if !self.calls.add(call, self.table.has_something_at(client)) {
             self.doubt(client, "more calls were open than are remembered");
         }
     }
@@ -249,10 +261,16 @@ impl Account {
         self.calls.clear();
     }
 
-    /// Nothing of what calls from there is dropped.
+    /// Nothing of what calls from there is dropped. A reclaim of it may have been missed, if clients were told by then.
     pub(super) fn doubt(&mut self, address: IpAddr, why: &str) {
-        if self.unsure.len() < MOST || !self.table.clients_at(address).is_empty() {
-            self.unsure.entry(address).or_insert_with(|| why.to_owned());
+        self.note(address, why, self.follows_drain || self.table.may_have_told());
+    }
+
+    fn note(&mut self, address: IpAddr, why: &str, missed: bool) {
+        let weighs_more = |noted: &Noted| missed && !noted.missed;
+        let is_news = self.unsure.get(&address).is_none_or(weighs_more);
+        if is_news && (self.unsure.len() < MOST || !self.table.clients_at(address).is_empty()) {
+            self.unsure.insert(address, Noted { why: why.to_owned(), missed });
         }
     }
 
@@ -277,7 +295,8 @@ impl Account {
 
     /// Why a reclaim from one of these addresses may have been refused, or answered unseen.
     pub(super) fn why_missed(&self, addresses: &[Address]) -> Option<String> {
-        let noted = addresses.iter().find_map(|address| self.unsure.get(&address.0)).cloned();
+        let mut noted = addresses.iter().filter_map(|address| self.unsure.get(&address.0));
+        let noted = noted.find(|noted| noted.missed).map(|noted| noted.why.clone());
         let mut open = addresses.iter().flat_map(|address| self.calls.of(address.0));
         noted.or_else(|| {
             open.any(|call| call.request.is_reclaim()).then(|| "lockd has not answered a reclaim of it".to_owned())
@@ -297,8 +316,8 @@ impl Account {
 
     /// Why nothing of that address is dropped.
     pub(super) fn why_unsure(&self, address: IpAddr) -> Option<String> {
-        if let Some(why) = self.unsure.get(&address) {
-            return Some(why.clone());
+        if let Some(noted) = self.unsure.get(&address) {
+            return Some(noted.why.clone());
         }
         if self.awaits_reply(address) {
             return Some("lockd has not answered a call of it".to_owned());
@@ -314,10 +333,13 @@ impl Account {
     }
 
     fn apply(&mut self, now: Duration, call: Call, stat: Stat) {
+        self.learn(&call, stat);
+        if !self.ways.contains_key(&call.way) && !self.may_come(&call.request, stat) {
+            return;
+        }
         let Some(client) = self.client(&call.way, &call.caller) else { return };
         let caller = Caller { client, via: via(&call.way) };
         let address = call.way.client.0;
-        self.learn(&call, stat);
         if matches!(call.request, Request::FreeAll(_)) {
             if stat != Stat::Granted {
                 return;
@@ -331,7 +353,7 @@ impl Account {
         let granted = stat == Stat::Granted;
         match (&call.request, granted) {
             (_, true) => self.give(now, caller, call, &said),
-            (Request::Lock(lock), false) if lock.reclaim && stat == Stat::Denied => {
+            (request, false) if request.is_reclaim() && stat == Stat::Denied => {
                 let other = self.table.reclaim_was_refused(now, caller, &said);
                 let Some((other, moved)) =
                     other.and_then(|other| Some((self.table.client(other.client)?.address, other.may_have_moved)))
@@ -339,23 +361,28 @@ impl Account {
                     return;
                 };
                 if other == address {
-                    self.doubt(
-                        address,
-                        "lockd refused a reclaim because of the client's own lock, taken by another transport, NLM \
-                         version or server address",
-                    );
+                    let why = "lockd refused a reclaim because of the client's own lock, taken by another transport, NLM \
+                               version or server address";
+                    self.note(address, why, true);
                 } else if moved {
                     let why = format!(
                         "lockd refused a reclaim from {address} for a lock that may belong to the same process"
                     );
-                    self.doubt(other, &why);
+                    self.note(other, &why, true);
                 }
             }
-            (Request::Lock(lock), false) if lock.reclaim => {
-                self.doubt(address, &format!("lockd answered a reclaim of it with {stat:?}"));
+            (request, false) if request.is_reclaim() => {
+                self.note(address, &format!("lockd answered a reclaim of it with {stat:?}"), true);
             }
             (_, false) => {}
         }
+    }
+
+    /// Whether a client is made for this call of one that is not known. One that has no lock can give none up, and any host can
+    /// send what lockd refuses.
+    fn may_come(&self, request: &Request, stat: Stat) -> bool {
+        let asks = matches!(request, Request::Lock(_) | Request::Share(_));
+        asks && (stat == Stat::Granted || (request.is_reclaim() && self.ways.len() < MOST))
     }
 
     /// lockd has done it.
@@ -368,7 +395,8 @@ impl Account {
         match handled {
             Handled::Reply(Verdict::Granted) => self.strike(&call, caller),
             Handled::Wait if self.after_settle.len() < MOST => self.after_settle.push_back((call, Stat::Granted)),
-            _ => self.doubt(address, "lockd granted what the account of the run does not"),
+            // Its client knows what it was granted.
+            _ => self.note(address, "lockd granted what the account of the run does not", false),
         }
     }
 

@@ -234,7 +234,7 @@ impl Keeper {
         let Some(active) = &mut self.active else {
             return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
         };
-        let (freed, left) = choose(&active.account, held, view, &GivenUp::new(&full, &self.unsure));
+        let (mut freed, mut left) = choose(&active.account, held, view, &GivenUp::new(&full, &self.unsure));
         if !freed.is_empty() {
             let dropping = freed.iter().map(|freed| freed.row.clone()).collect();
             active.journal.dropping = List::clipped(dropping);
@@ -245,6 +245,14 @@ impl Keeper {
                 let words = format!("the locks to drop cannot be written to disk, nothing was dropped: {error}");
                 return Err(Refusal::new(RefusalCode::NotDurable, words));
             }
+            // The disk may have taken long, and what came meanwhile counts.
+            if let Err(why) = active.link.stood_until_now().await {
+                active.journal.dropping = List::default();
+                active.account.table.settle_cancel();
+                return Err(self.supersede(&why).await);
+            }
+            self.take_in().await;
+            left.extend(self.no_more_sure(&mut freed));
         }
         let mut not_dropped = match freed.as_slice() {
             [] => NotDropped::default(),
@@ -256,6 +264,14 @@ impl Keeper {
         not_dropped.kept.extend(left);
         let full = self.spare(&not_dropped).unwrap_or(full);
         self.commit(full, !freed.is_empty()).await
+    }
+
+    /// Takes out what is not to be freed any more, with the reason.
+    fn no_more_sure(&self, freed: &mut Vec<Freed>) -> Vec<(LockFate, String)> {
+        let why = |freed: &Freed| self.active.as_ref()?.account.why_unsure(freed.lock.owner.way.client.0);
+        let left = freed.iter().filter_map(|freed| Some((freed.row.clone(), why(freed)?))).collect();
+        freed.retain(|freed| why(freed).is_none());
+        left
     }
 
     /// What lockd has says what became of the UNLOCKs only if it is the one that got them. Else nothing is known.

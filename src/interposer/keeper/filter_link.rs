@@ -21,6 +21,8 @@ const OBEYS_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_RULES_EVERY: Duration = Duration::from_secs(1);
 /// A filter that has not answered for so long stood still: clients repeat their calls later than usual by then.
 const STOOD_STILL: Duration = Duration::from_secs(1);
+/// Most events that wait to be taken into account. Beyond it the filter waits, and packets wait in the kernel.
+const MOST_HEARD: usize = 100_000;
 /// Filters that are started in place of others before that is given up.
 const MOST_FILTERS: u32 = 8;
 
@@ -172,13 +174,27 @@ impl FilterLink {
         if self.rules_kept.elapsed() < KEEP_RULES_EVERY {
             return;
         }
+        self.keep_rules();
+        if self.open.is_none() {
+            self.ask().await;
+        }
+    }
+
+    fn keep_rules(&mut self) {
         self.rules_kept = Instant::now();
         if let Err(error) = self.gate.keep_rules() {
             self.supersede(format!("the packet filter rules are gone, and calls passed unseen: {error}"));
         }
-        if self.open.is_none() {
-            self.ask().await;
-        }
+    }
+
+    /// Whether all that came until now has passed the filter, and is heard.
+    ///
+    /// # Errors
+    /// Something may have passed it by, or it does not answer.
+    pub(super) async fn stood_until_now(&mut self) -> Result<(), String> {
+        self.keep_rules();
+        self.all_obeyed().await?;
+        self.superseded.clone().map_or(Ok(()), Err)
     }
 
     /// Waits for the work, and meanwhile hears the filter.
@@ -188,7 +204,7 @@ impl FilterLink {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                told = self.gate.told(), if self.superseded.is_none() => self.take(told).await,
+                told = self.gate.told(), if self.superseded.is_none() && self.heard.len() < MOST_HEARD => self.take(told).await,
                 () = tokio::time::sleep(KEEP_RULES_EVERY) => {}
             }
             self.keep_up().await;

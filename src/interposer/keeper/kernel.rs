@@ -114,6 +114,10 @@ impl Platform for Kernel {
         let driving = driving.ok_or("another nlmctl drives this lock manager")?;
         blocking(|| Rules::remove_left().map_err(words)).await?;
         let ports = BTreeSet::from_iter(lockd_ports().await?);
+        // rpcbind may say otherwise than a moment ago.
+        if let Some(stop) = obstacles::unseen(&seen.hosts, &ports) {
+            return Err(format!("{}; {}", stop.text, stop.remedy));
+        }
         let queue = self.machine.free_packet_queue(obstacles::FIRST_QUEUE).map_err(words)?;
         let mut filter = Filter::start(&self.program, queue).map_err(words)?;
         works(&mut filter).await?;

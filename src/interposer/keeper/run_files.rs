@@ -98,6 +98,14 @@ impl KeeperFiles {
     /// The run has ended so; it is not active any more.
     pub(super) fn end(&self, full: &FullResult) -> io::Result<()> {
         replace(&self.path(full.result.run, RESULT), &encode(full), 0o600)?;
+        // With its result on disk it has ended, whatever becomes of the other files: a keeper looks for the result first.
+        if let Err(error) = self.tidy_up() {
+            tracing::warn!(%error, "files of runs that have ended cannot be removed");
+        }
+        Ok(())
+    }
+
+    fn tidy_up(&self) -> io::Result<()> {
         remove(&self.dir.join(ACTIVE))?;
         let ended = self.ended()?;
         let extra = ended.len().saturating_sub(KEPT);

@@ -17,7 +17,8 @@ use super::called::CalledAddresses;
 use super::filter_link::{FilterLink, LinkEvent};
 use super::run_files::Journal;
 use super::state::{Active, Keeper, not_durable, unsupported};
-use crate::interposer::messages::{self, Blind, Call, Claim, FilterEvent, Order};
+use crate::interposer::messages::{self, Blind, Call, Claim, FilterEvent, Order, Request};
+use crate::interposer::proof;
 use crate::manager::knfsd::owners::View;
 use crate::rpc::server::ConnectionId;
 use crate::units::count;
@@ -64,11 +65,12 @@ impl Keeper {
         let none =
             || Refusal::new(RefusalCode::WrongPhase, "the drain phase of the previous run has just ended; try again");
         // A call of the drain that is answered from now on is news to the run.
+        let follows_drain = drain.is_some();
         let open = drain.iter().flat_map(|drain| drain.account.open_calls());
         let mut before: VecDeque<LinkEvent> =
             open.map(|call| LinkEvent::FilterEvent(FilterEvent::Call(call.clone()))).collect();
         let link = drain.as_mut().map(|drain| &mut drain.link).or(fresh.as_mut()).ok_or_else(none)?;
-        match self.begin_behind(link, &seen, args, (old_state, new_state), &mut before).await {
+        match self.begin_behind(link, &seen, (args, follows_drain), (old_state, new_state), &mut before).await {
             Ok((journal, account, waiters)) => {
                 let drain_owed = drain.as_ref().and_then(|drain| drain.drain_until).unwrap_or_default();
                 let link = drain.map(|drain| drain.link).or(fresh).ok_or_else(none)?;
@@ -124,9 +126,8 @@ impl Keeper {
     }
 
     /// Whether the plan is still about this lockd. Gives the state number.
-    async fn agrees(&self, args: &BeginArgs) -> Result<NsmState, Refusal> {
-        let instance = self.platform.instance().await.map_err(unsupported)?;
-        let state = self.platform.state().await.map_err(unsupported)?;
+    async fn agrees(&mut self, args: &BeginArgs) -> Result<NsmState, Refusal> {
+        let (instance, state) = self.identity().await?;
         if args.instance != instance || args.nsm_state != state {
             let words = format!(
                 "the plan was made for instance {} with NSM state {}, this is instance {instance} with state {state}; plan again",
@@ -141,7 +142,7 @@ impl Keeper {
         &mut self,
         link: &mut FilterLink,
         seen: &View,
-        args: BeginArgs,
+        (args, follows_drain): (BeginArgs, bool),
         (old_state, new_state): (NsmState, NsmState),
         before: &mut VecDeque<LinkEvent>,
     ) -> Result<(Journal, Account, u64), String> {
@@ -152,13 +153,15 @@ impl Keeper {
         };
         link.forget_claims().await;
         link.order(Order::Mode(mode)).await;
-        link.meanwhile(self.platform.prove(mode, seen)).await?;
-        link.all_obeyed().await?;
-        before.extend(link.heard());
+        let proved = link.meanwhile(self.platform.prove(mode, seen)).await;
+        let obeyed = link.all_obeyed().await;
+        before.extend(link.heard().into_iter().filter(|heard| !is_trial(heard)));
+        proved.and(obeyed)?;
         let platform = Arc::clone(&self.platform);
         let look = async move { Ok::<_, String>((platform.view().await?, platform.monitored().await?)) };
         let (view, monitored) = link.meanwhile(look).await?;
         let mut account = Account::new(self.now(), &view, &monitored)?;
+        account.follows_drain = follows_drain;
         let (now, unix_ms) = (self.now(), self.unix_ms());
         let begun =
             account.table.begin(now, unix_ms, &args, old_state, new_state).map_err(|refusal| refusal.to_string())?;
@@ -172,7 +175,9 @@ impl Keeper {
             link.order(Order::Waiter(waiter)).await;
         }
         link.all_obeyed().await?;
-        for told in unanswered(&*before) {
+        // What a reply is to that came before the walk, whose call came before the rules, is in the walk.
+        let is_in_walk = |told: &FilterEvent| !follows_drain && matches!(told, FilterEvent::StrayReply(_));
+        for told in unanswered(&*before).into_iter().filter(|told| !is_in_walk(told)) {
             account.told(now, told);
         }
         for (call, stat) in answered(&*before) {
@@ -188,6 +193,16 @@ impl Keeper {
 /// What lockd has in its queue. When its client sends it again, it keeps its place.
 fn waiters(view: &View) -> Vec<Claim> {
     view.waiters.iter().map(|waiter| super::account::claim_of(&waiter.wanted)).collect()
+}
+
+/// The proof calls in a client's name, and its client knows nothing of that.
+fn is_trial(heard: &LinkEvent) -> bool {
+    let LinkEvent::FilterEvent(FilterEvent::Call(call)) = heard else { return false };
+    match &call.request {
+        Request::Lock(lock) => lock.claim.svid == proof::PROCESS,
+        Request::Unlock(claim) | Request::Cancel(claim) => claim.svid == proof::PROCESS,
+        Request::Share(_) | Request::Unshare(_) | Request::FreeAll(_) => false,
+    }
 }
 
 /// Calls that lockd has answered.

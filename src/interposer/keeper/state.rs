@@ -23,10 +23,10 @@ use crate::rpc::control::Timeline;
 use crate::rpc::heartbeat::{Heartbeat, Moment};
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
-    Capabilities, ClientPage, ExtendArgs, FullResult, Info, LockPage, LocksArgs, PageAfter, ProgressArgs, Refusal,
-    RefusalCode, RunClientPage, RunId, RunPageAfter, Status, page,
+    Capabilities, ClientPage, ExtendArgs, FullResult, Info, InstanceId, LockPage, LocksArgs, PageAfter, ProgressArgs,
+    Refusal, RefusalCode, RunClientPage, RunId, RunPageAfter, Status, page,
 };
-use crate::wire::types::ms;
+use crate::wire::types::{NsmState, ms};
 use crate::wire::xdr::{List, Text};
 
 /// Work of the keeper's, on its own task.
@@ -36,6 +36,8 @@ pub(super) type Ask = Box<dyn for<'a> FnOnce(&'a mut Keeper) -> Work<'a, ()> + S
 
 /// Between two looks at deadlines.
 const TICK: Duration = Duration::from_millis(100);
+/// Events that are taken into account before the rules are kept again.
+const BATCH: usize = 1024;
 /// How long a keeper without a run waits for a call.
 const IDLE: Duration = Duration::from_mins(1);
 
@@ -179,8 +181,11 @@ impl Keeper {
         let mut late = Vec::new();
         let Some(active) = &mut self.active else { return };
         active.link.keep_up().await;
-        for heard in active.link.heard() {
+        for (n, heard) in active.link.heard().into_iter().enumerate() {
             active.account.heard(now, heard);
+            if n % BATCH == BATCH - 1 {
+                active.link.keep_up().await;
+            }
         }
         for news in active.account.news() {
             match news {
@@ -253,15 +258,24 @@ impl Keeper {
     // --- what is answered from what is known
 
     pub(super) async fn info(&mut self) -> Result<Info, Refusal> {
+        let (instance, nsm_state) = self.identity().await?;
         let platform = Arc::clone(&self.platform);
+        let names = self.meanwhile(async move { platform.names().await }).await;
         Ok(Info {
             software: Text::clipped("knfsd (grace in front of lockd)"),
-            instance: platform.instance().await.map_err(unsupported)?,
-            nsm_state: platform.state().await.map_err(unsupported)?,
-            names: List::clipped(platform.names().await.map_err(unsupported)?),
+            instance,
+            nsm_state,
+            names: List::clipped(names.map_err(unsupported)?),
             capabilities: Capabilities { release: false, ..Capabilities::COOPERATES },
             domains: List::clipped(DOMAINS.iter().map(|domain| Text::clipped(*domain)).collect()),
         })
+    }
+
+    /// The life of lockd and the state number, as they are now.
+    pub(super) async fn identity(&mut self) -> Result<(InstanceId, NsmState), Refusal> {
+        let platform = Arc::clone(&self.platform);
+        let look = async move { Ok((platform.instance().await?, platform.state().await?)) };
+        self.meanwhile(look).await.map_err(unsupported)
     }
 
     /// Waits for the work, and meanwhile hears the filter, if there is one.
@@ -284,10 +298,8 @@ impl Keeper {
     }
 
     pub(super) async fn status(&mut self) -> Result<Status, Refusal> {
+        let (instance, nsm_state) = self.identity().await?;
         let now = self.now();
-        let platform = Arc::clone(&self.platform);
-        let (instance, nsm_state) =
-            (platform.instance().await.map_err(unsupported)?, platform.state().await.map_err(unsupported)?);
         let cursor = self.timeline.cursor();
         let of =
             |account: &Account, waiters| Status { waiters, ..account.table.status(now, instance, nsm_state, cursor) };

@@ -53,7 +53,7 @@ struct World {
     gates: usize,
     refuses_proof: bool,
     /// What the filter tells while the way is proved.
-    at_proof: Option<FilterEvent>,
+    at_proof: Vec<FilterEvent>,
     /// UNLOCKs of this file have no effect.
     stubborn: Option<&'static str>,
     /// UNLOCKs are executed only after lockd's records were read again.
@@ -69,6 +69,10 @@ struct World {
     /// The filter stands still: what it was asked.
     unanswered: Option<Vec<u64>>,
     rules_are_gone: bool,
+    /// Once its client is held for the UNLOCKs.
+    loses_rules: bool,
+    /// When the rules are kept while a client is held.
+    on_rules: Vec<FilterEvent>,
     instance: InstanceId,
     /// lockd's records cannot be read.
     unreadable: bool,
@@ -155,7 +159,7 @@ impl Platform for FakeLockd {
     async fn prove(&self, mode: Mode, _: &View) -> Result<(), String> {
         let mut world = of(&self.0);
         world.done.push(format!("proof of {mode:?}"));
-        if let Some(told) = world.at_proof.take() {
+        for told in std::mem::take(&mut world.at_proof) {
             world.tell.as_ref().unwrap().send(Some(told)).unwrap();
         }
         if world.refuses_proof { Err("an ordinary LOCK was granted".into()) } else { Ok(()) }
@@ -201,7 +205,14 @@ impl Gate for FakeGate {
         Ok(())
     }
     fn keep_rules(&mut self) -> Result<(), String> {
-        if of(&self.world).rules_are_gone { Err("flushed".into()) } else { Ok(()) }
+        let mut world = of(&self.world);
+        let is_held = world.done.iter().any(|done| done == "hold");
+        if is_held {
+            for told in std::mem::take(&mut world.on_rules) {
+                world.tell.as_ref().unwrap().send(Some(told)).unwrap();
+            }
+        }
+        if world.rules_are_gone || (is_held && world.loses_rules) { Err("flushed".into()) } else { Ok(()) }
     }
 }
 
@@ -267,7 +278,7 @@ impl Stage {
             calls: 0,
             gates: 0,
             refuses_proof: false,
-            at_proof: None,
+            at_proof: Vec::new(),
             stubborn: None,
             is_late: false,
             folder: None,
@@ -276,6 +287,8 @@ impl Stage {
             next_lockd: None,
             unanswered: None,
             rules_are_gone: false,
+            loses_rules: false,
+            on_rules: Vec::new(),
             instance: InstanceId([1; 16]),
             unreadable: false,
             addresses: BTreeSet::from([SERVER, OTHER_SERVER].map(|ip| ip.parse().unwrap())),

@@ -107,7 +107,7 @@ impl Inspector {
         match calls.hear(message) {
             Outgoing::Answer(call, stat) => self.told.push(FilterEvent::Reply(Reply { call, stat })),
             Outgoing::Nothing => {}
-            Outgoing::Unknown => self.blind(client, "a reply to a call that was not seen"),
+            Outgoing::Unknown => self.told.push(FilterEvent::StrayReply(Address(client))),
         }
     }
 

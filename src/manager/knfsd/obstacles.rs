@@ -101,13 +101,14 @@ fn look_at_owners(machine: &Machine, seen: Option<Vec<ClientHost>>, ports: &[Por
     }
 }
 
-/// A client that came by IPv6 to a port that is not known: its packets would pass the rules by.
-fn unseen(hosts: &[ClientHost], ports: &[Port]) -> Option<Caution> {
-    let known = |ipv6| ports.iter().any(|port| port.ipv6 == ipv6);
-    let unseen = |host: &&ClientHost| !known(host.way.server.0.to_canonical().is_ipv6());
-    let host = hosts.iter().find(unseen)?;
-    let (caller, called) = (&host.caller, host.way.server.0);
-    let text = format!("{caller} calls lockd at {called}, and rpcbind has no port of lockd there");
+/// A client that came to a port that is not known, as IPv6 has others: its packets would pass the rules by.
+pub(crate) fn unseen<'a>(hosts: &[ClientHost], ports: impl IntoIterator<Item = &'a Port>) -> Option<Caution> {
+    let known: BTreeSet<_> = ports.into_iter().map(|port| (port.ipv6, port.transport)).collect();
+    let is_known =
+        |host: &ClientHost| known.contains(&(host.way.server.0.to_canonical().is_ipv6(), host.way.transport));
+    let host = hosts.iter().find(|host| !is_known(host))?;
+    let (caller, called, transport) = (&host.caller, host.way.server.0, host.way.transport);
+    let text = format!("{caller} calls lockd at {called} by {transport}, and rpcbind has no port of lockd there");
     Some(refuse("rpcbind", text, "restart the NFS server after rpcbind, so that lockd is registered for IPv6 too"))
 }
 

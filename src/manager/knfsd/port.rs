@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::rpc::client::{Retransmit, UdpClient};
+use crate::rpc::client::{CallError, Retransmit, UdpClient};
 use crate::rpc::rpcbind::getport;
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::nftables::Port;
@@ -20,14 +20,21 @@ const RPCBIND: Duration = Duration::from_secs(2);
 /// # Errors
 /// rpcbind cannot be asked; for people.
 pub(crate) async fn lockd_port(ipv6: bool, transport: Transport) -> Result<Option<u16>, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("cannot ask rpcbind for lockd's port: {error}");
+    ask(ipv6, transport).await.map_err(words)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is made for map_err")]
+fn words(error: CallError) -> String {
+    format!("cannot ask rpcbind for lockd's port: {error}")
+}
+
+async fn ask(ipv6: bool, transport: Transport) -> Result<Option<u16>, CallError> {
     let loopback = if ipv6 { IpAddr::from(Ipv6Addr::LOCALHOST) } else { IpAddr::from(Ipv4Addr::LOCALHOST) };
-    let endpoint = UdpEndpoint::bind(SocketAddr::new(loopback, 0)).map_err(|error| failed(&error))?;
+    let endpoint = UdpEndpoint::bind(SocketAddr::new(loopback, 0))?;
     let client = UdpClient::new(Arc::new(endpoint), Retransmit { first: RPCBIND / 8, ..Retransmit::default() });
     let rpcbind = SocketAddr::new(loopback, rpcbind::PORT);
     let version = nlm::Version::V3.number();
-    let found = getport(&client, rpcbind, None, nlm::PROGRAM, version, transport, RPCBIND).await;
-    found.map_err(|error| failed(&error))
+    getport(&client, rpcbind, None, nlm::PROGRAM, version, transport, RPCBIND).await
 }
 
 /// All its ports.
@@ -38,11 +45,12 @@ pub(crate) async fn lockd_ports() -> Result<Vec<Port>, String> {
     let mut ports = Vec::new();
     for ipv6 in [false, true] {
         for transport in [Transport::Udp, Transport::Tcp] {
-            match lockd_port(ipv6, transport).await {
+            match ask(ipv6, transport).await {
                 Ok(number) => ports.extend(number.map(|number| Port { ipv6, transport, number })),
-                // A client of IPv6 asks rpcbind over IPv6: where it does not answer there that finds no lockd either.
-                Err(_) if ipv6 => {}
-                Err(error) => return Err(error),
+                // A client of IPv6 asks rpcbind over IPv6: where it is not there that finds no lockd either. One that is only
+                // slow may have told clients of a port, and their packets would pass the rules by.
+                Err(error) if ipv6 && !matches!(error, CallError::TimedOut) => {}
+                Err(error) => return Err(words(error)),
             }
         }
     }

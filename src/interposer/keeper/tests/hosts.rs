@@ -1,6 +1,7 @@
 //! What one host does is no other one's affair, and what comes one way is about that way.
 
 use super::*;
+use crate::interposer::messages;
 use crate::manager::knfsd::owners::OwnerKey;
 
 fn other_way() -> Way {
@@ -61,4 +62,67 @@ async fn a_monitored_client_without_a_lock_is_told_from_each_address_that_it_cal
     let clients = stage.handle.run_clients(RunPageAfter { run: RUN, after: 0 }).await.unwrap().clients.into_vec();
     let told = clients.iter().find(|client| client.name == name("c2")).unwrap();
     assert_eq!(told.server_addresses.as_slice(), called);
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_calls_of_many_hosts_without_locks_make_no_client_unsure() {
+    let (unlocks, sums, _stage) = spoiled(|stage| {
+        for n in 0..120_000_u64 {
+            let way =
+                Way { client: Address(IpAddr::from(std::net::Ipv6Addr::from(u128::from(n / 1000) + 1))), ..way(9) };
+            let (caller, request, treated) = (name("any"), lock(9, 1, "anything", false), Treated::Refused);
+            stage.tell(FilterEvent::Call(Call { number: 1_000_000 + n, way, caller, request, treated }));
+        }
+        stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+    })
+    .await;
+    assert_eq!((unlocks, sums), (1, (1, 0, 1, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_asks_for_no_lock_becomes_no_client() {
+    let stage = Stage::new(vec![held(1, 5, "a")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    for (request, stat) in [
+        (Request::Unlock(claim(2, 1, "b", WHOLE)), Stat::Granted),
+        (Request::Cancel(claim(2, 1, "b", WHOLE)), Stat::Denied),
+        (lock(2, 1, "b", false), Stat::DeniedGracePeriod),
+        (Request::FreeAll(NsmState(5)), Stat::Granted),
+    ] {
+        stage.answered(2, request, stat);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(stage.status().await.clients, 1);
+    stage.answered(2, lock(2, 1, "b", true), Stat::Granted);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(stage.status().await.clients, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reclaim_of_a_share_that_lockd_refuses_is_a_conflict_of_both_owners() {
+    let stage = Stage::new(vec![held(1, 5, "a"), held(2, 5, "b")]);
+    let share = |client: u8, oh: &[u8]| crate::manager::knfsd::owners::Share {
+        way: way(client),
+        caller: name(&format!("c{client}")),
+        handle: FileHandle::new(b"s").unwrap(),
+        device: (8, 1),
+        inode: 7,
+        path: None,
+        deleted: false,
+        oh: OwnerHandle::new(oh).unwrap(),
+        access: 1,
+        mode: 2,
+        monitored: true,
+    };
+    of(&stage.world).view.shares = vec![share(1, b"one")];
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.heard_of(RUN, |_| true).await;
+    let (file, oh) = (FileHandle::new(b"s").unwrap(), OwnerHandle::new(b"two").unwrap());
+    let request = Request::Share(messages::ShareRequest { file, oh, access: 2, mode: 1, reclaim: true });
+    stage.answered(2, request, Stat::Denied);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    stage.settle().await;
+    let full = stage.result();
+    let row = full.locks.as_slice().iter().find(|row| row.fate == control::Fate::Conflict).unwrap();
+    assert_eq!((row.owner.name.as_str(), row.other.0.as_ref().unwrap().name.as_str()), ("c2", "c1"));
 }

@@ -141,3 +141,30 @@ async fn what_became_of_locks_is_not_known_where_another_lockd_is_there_after_th
     assert_eq!((result.counts.unverified, of(&stage.world).gates), (1, 0));
     assert!(result.reason.as_str().contains("UNLOCK"), "{}", result.reason.as_str());
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_freed_where_calls_may_have_passed_unseen_before_the_unlocks() {
+    let stage = about_to_lose().await;
+    of(&stage.world).loses_rules = true;
+    let refusal = stage.handle.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
+    assert_eq!((refusal.code, unlocks(&stage)), (RefusalCode::WrongPhase, 0));
+    let FullResult { result, .. } = stage.result();
+    assert_eq!((result.outcome, result.counts.dropped), (Outcome::Superseded, 0));
+    assert!(!result.reason.as_str().contains("UNLOCK"), "{}", result.reason.as_str());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reclaims_while_the_drop_is_written_to_disk_loses_nothing() {
+    let stage = about_to_lose().await;
+    of(&stage.world).on_rules = vec![FilterEvent::Reclaims(Address(address(1)))];
+    assert_eq!(sums(stage.settle().await.counts), (1, 0, 0, 1));
+    assert_eq!(unlocks(&stage), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_ends_with_its_result_on_disk_whatever_becomes_of_other_files() {
+    let stage = about_to_lose().await;
+    std::fs::create_dir(stage.dir.path().join("odd.result")).unwrap();
+    assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0));
+    assert_eq!(stage.status().await.run.0, None);
+}

@@ -1,6 +1,7 @@
 //! Locks whose reclaim may have been refused: which ones later runs keep, and until when.
 
 use super::*;
+use crate::interposer::proof;
 use crate::manager::knfsd::unsure::UnsureLocks;
 use crate::wire::control::{ClientRef, PageAfter};
 
@@ -99,7 +100,7 @@ async fn a_call_of_a_drain_that_is_answered_when_the_next_run_begins_counts() {
     assert_eq!(stage.run(NEXT, &["c1", "c2"], &both).await, (2, 0, 0, 1));
     let call = stage.call(1, Request::FreeAll(NsmState(5)));
     assert_eq!(stage.unsure().await, ["old"]);
-    of(&stage.world).at_proof = Some(FilterEvent::Reply(Reply { call, stat: Stat::Granted }));
+    of(&stage.world).at_proof = vec![FilterEvent::Reply(Reply { call, stat: Stat::Granted })];
     assert_eq!(stage.run(THIRD, &["c1", "c2"], &both).await, (2, 0, 1, 0));
 }
 
@@ -261,4 +262,56 @@ async fn a_drain_goes_on_where_the_next_run_is_aborted_before_its_first_notice()
     assert_eq!((stage.done().last().unwrap().as_str(), of(&stage.world).gates), ("Drain", 1));
     tokio::time::sleep(Duration::from_secs(130)).await;
     assert_eq!(of(&stage.world).gates, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_to_a_call_that_came_before_the_rules_spares_no_lock() {
+    let stage = Stage::new(vec![held(1, 5, "live"), held(1, 6, "orphan")]);
+    of(&stage.world).at_proof = vec![FilterEvent::StrayReply(Address(address(1)))];
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+    stage.acked().await;
+    assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0));
+    assert_eq!(stage.unsure().await, [""; 0]);
+}
+
+/// After the first notice something happens with client 1: what the run drops of it, and how many locks the next runs keep.
+async fn after_the_first_notice(happens: impl FnOnce(&Stage)) -> (u64, usize) {
+    let stage = Stage::new(vec![held(1, 5, "live"), held(1, 6, "orphan")]);
+    stage.begin(control::Mode::Strict).await.unwrap();
+    stage.heard_of(RUN, |_| true).await;
+    happens(&stage);
+    stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let dropped = stage.settle().await.counts.dropped;
+    tokio::time::sleep(Duration::from_secs(140)).await;
+    (dropped, stage.killed().unsure().await.len())
+}
+
+#[tokio::test(start_paused = true)]
+async fn later_runs_keep_only_what_a_client_may_have_reclaimed_in_vain() {
+    let stray = |stage: &Stage| stage.tell(FilterEvent::StrayReply(Address(address(1))));
+    assert_eq!(after_the_first_notice(stray).await, (0, 2), "a reply to a reclaim, perhaps");
+    // lockd grants it outside of grace; the account does not.
+    let granted = |stage: &Stage| stage.answered(1, lock(1, 9, "new", false), Stat::Granted);
+    assert_eq!(after_the_first_notice(granted).await, (0, 0), "its client knows what it was granted");
+    assert_eq!(after_the_first_notice(|_| {}).await, (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_proof_calls_in_a_clients_name_is_not_that_clients() {
+    let (_, _, stage) = spoiled(|_| {}).await;
+    let Request::Lock(mut trial) = lock(1, 5, "live", true) else { unreachable!() };
+    trial.claim.svid = proof::PROCESS;
+    let (way, caller, request) = (way(1), name("c1"), Request::Lock(trial));
+    let call = Call { number: 77, way, caller, request, treated: Treated::Taken };
+    let reply = Reply { call: 77, stat: Stat::Denied };
+    of(&stage.world).at_proof = vec![FilterEvent::Call(call), FilterEvent::Reply(reply)];
+    of(&stage.world).refuses_proof = true;
+    stage.handle.begin(stage.args(NEXT, control::Mode::Strict), ConnectionId(1)).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(stage.result().locks.as_slice().iter().all(|row| row.fate != control::Fate::Conflict));
+    tokio::time::sleep(Duration::from_secs(135)).await;
+    assert_eq!(of(&stage.world).gates, 0);
+    assert_eq!(stage.killed().unsure().await, [""; 0]);
 }
