@@ -485,3 +485,23 @@ fn what_the_filter_costs() {
     eprintln!("LOCKs/s over TCP, one and 16 on their way: {without:.0?} without, {with:.0?} through the queue");
     assert_eq!(filter.blinds(), 0);
 }
+
+#[test]
+#[ignore = "needs root, nf_tables and NFQUEUE: .ci/run runs it"]
+fn packets_that_the_full_queue_loses_are_told() {
+    let world = World::with_rules();
+    let queues = world.root.path().join("proc/net/netfilter/nfnetlink_queue");
+    std::fs::create_dir_all(queues.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/proc/net/netfilter/nfnetlink_queue", queues).unwrap();
+    let mut filter = world.filter(Mode::Strict);
+    let is_lost = |told: &[FilterEvent]| told.contains(&FilterEvent::Lost);
+    assert!(!is_lost(&filter.told()));
+    let child = Pid::from_raw(filter.child.id().try_into().unwrap());
+    kill(child, Signal::SIGSTOP).unwrap();
+    let socket = world.client.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    for xid in 0..20_000 {
+        socket.send_to(&lock(xid, true), (SERVER, PORT)).unwrap();
+    }
+    kill(child, Signal::SIGCONT).unwrap();
+    assert!(is_lost(&filter.told()), "what came until now is told before an order is obeyed");
+}

@@ -85,16 +85,37 @@ impl Machine {
     /// # Errors
     /// All are in use; or the kernel's list cannot be read.
     pub fn free_packet_queue(&self, first: u16) -> Result<u16, FileError> {
-        let text = match self.read(QUEUES) {
-            Err(error) if error.is_missing() => String::new(),
-            read => read?,
-        };
+        let text = self.packet_queues()?;
         let used: BTreeSet<u16> =
             text.lines().filter_map(|line| line.split_ascii_whitespace().next()?.parse().ok()).collect();
         let mut numbers = (first..=u16::MAX).chain(0..first);
         numbers.find(|number| !used.contains(number)).ok_or_else(|| {
             FileError::Odd(self.path(QUEUES), "every packet queue has a program that listens to it".into())
         })
+    }
+
+    fn packet_queues(&self) -> Result<String, FileError> {
+        match self.read(QUEUES) {
+            Err(error) if error.is_missing() => Ok(String::new()),
+            read => read,
+        }
+    }
+
+    /// How many packets the kernel has dropped because the queue was full or its program took none: they never come to that program.
+    ///
+    /// # Errors
+    /// The kernel's list cannot be read.
+    pub fn lost_packets(&self, queue: u16) -> Result<u64, FileError> {
+        let text = self.packet_queues()?;
+        // Number, port, waiting, mode, range, dropped as full, dropped as not taken (net/netfilter/nfnetlink_queue.c).
+        let lines = text.lines().map(|line| line.split_ascii_whitespace().map(str::parse).collect::<Vec<_>>());
+        let lost = |columns: Vec<Result<u64, _>>| match columns.as_slice() {
+            [Ok(number), _, _, _, _, Ok(full), Ok(not_taken), ..] if *number == u64::from(queue) => {
+                Some(full + not_taken)
+            }
+            _ => None,
+        };
+        Ok(lines.filter_map(lost).sum())
     }
 
     /// Tables of iptables as it was before nftables.
@@ -135,6 +156,14 @@ mod tests {
 
     fn port(number: u16) -> Port {
         Port { ipv6: false, transport: Transport::Tcp, number }
+    }
+
+    #[test]
+    fn lost_packets_are_those_of_the_queue_by_both_columns() {
+        let text =
+            "    1  4711     0 2 65535    90    90        9  1\n28268  4711     3 2 65535    17     5  8209  1\n";
+        let (_root, host) = Machine::fake(&[(QUEUES, text)]);
+        assert_eq!([1, 28268, 2].map(|queue| host.lost_packets(queue).unwrap()), [180, 22, 0]);
     }
 
     /// A rule that compares two bytes with this port, and has this expression at its end.

@@ -103,6 +103,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> Result<(), FilterError> {
         takes_packets: false,
         begun: Instant::now(),
         ticked: Duration::ZERO,
+        lost: 0,
     }
     .serve()
 }
@@ -150,6 +151,8 @@ struct Filter {
     takes_packets: bool,
     begun: Instant,
     ticked: Duration,
+    /// Packets that did not come to this process.
+    lost: u64,
 }
 
 impl Filter {
@@ -170,10 +173,14 @@ impl Filter {
             for packet in packets {
                 self.traffic.packet(now, packet);
             }
+            let ticks = now >= self.ticked + TICK;
+            if ticks || !due.is_empty() {
+                self.look_for_lost()?;
+            }
             for number in due {
                 self.traffic.order(Order::Answer(number));
             }
-            if now >= self.ticked + TICK {
+            if ticks {
                 self.ticked = now;
                 self.traffic.tick(now);
                 if let Some(obstacle) = self.lockd.obstacle_of_nfsd() {
@@ -182,6 +189,14 @@ impl Filter {
             }
             self.answer()?;
         }
+    }
+
+    fn look_for_lost(&mut self) -> Result<(), FilterError> {
+        let lost = self.lockd.machine.lost_packets(self.queue.number())?;
+        if std::mem::replace(&mut self.lost, lost) < lost {
+            self.traffic.lost();
+        }
+        Ok(())
     }
 
     fn supersede(&mut self, why: &str) {

@@ -12,7 +12,7 @@ use crate::host::{FileError, Machine, NLM_END_GRACE};
 /// The lockd that the filter is in front of.
 #[derive(Debug)]
 pub(super) struct Lockd {
-    machine: Machine,
+    pub(super) machine: Machine,
     grace: File,
     stat: File,
 }

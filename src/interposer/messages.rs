@@ -84,6 +84,9 @@ pub enum FilterEvent {
     /// A reply to this client passed, and its call was not seen.
     #[xdr(6)]
     StrayReply(Address),
+    /// Packets were lost before they came to the filter: clients repeat what was in them.
+    #[xdr(7)]
+    Lost,
 }
 
 /// A call on its way to lockd. A call that is sent again is told again.
@@ -236,6 +239,7 @@ mod tests {
             FilterEvent::Obeyed(9),
             FilterEvent::Reclaims(client),
             FilterEvent::StrayReply(client),
+            FilterEvent::Lost,
         ];
         for told in calls.chain(others) {
             assert_eq!(decode::<FilterEvent>(&encode(&told)).unwrap(), told);

@@ -49,6 +49,10 @@ impl Queue {
         Ok(Self { socket, number, buffer: vec![0; MAX_MESSAGE] })
     }
 
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
     /// The packets of the next message, which may be none where some were lost; `None`: no message is there.
     ///
     /// # Errors

@@ -210,7 +210,7 @@ impl Account {
         self.table.lagged(now, counted, long);
     }
 
-    /// Takes in what the filter told of a client. Its own affairs ([`FilterEvent::Obeyed`], [`FilterEvent::Superseded`]) are the keeper's.
+    /// Takes in what the filter told of a client. What it tells of itself is the link's to know.
     pub(super) fn told(&mut self, now: Duration, told: FilterEvent) {
         match told {
             FilterEvent::Call(call) => self.called(now, call),
@@ -218,7 +218,7 @@ impl Account {
             FilterEvent::Blind(Blind { client, why }) => self.doubt(client.0, why.as_str()),
             FilterEvent::Reclaims(client) => self.reclaims(now, client.0),
             FilterEvent::StrayReply(client) => self.doubt(client.0, "a reply to a call that was not seen"),
-            FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) => {}
+            FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) | FilterEvent::Lost => {}
         }
     }
 

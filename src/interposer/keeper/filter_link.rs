@@ -33,7 +33,7 @@ pub(super) enum LinkEvent {
     FilterEvent(FilterEvent),
     /// Another filter took the place of one that died.
     NewFilter,
-    /// The filter stood still until now.
+    /// The filter stood still until now, or packets did not reach it.
     StoodStill,
 }
 
@@ -127,6 +127,7 @@ impl FilterLink {
         match told {
             Some(FilterEvent::Obeyed(number)) => self.has_obeyed(number),
             Some(FilterEvent::Superseded(why)) => self.supersede(why.as_str().to_owned()),
+            Some(FilterEvent::Lost) => self.heard.push_back(LinkEvent::StoodStill),
             Some(told) => self.heard.push_back(LinkEvent::FilterEvent(told)),
             None => self.replace().await,
         }

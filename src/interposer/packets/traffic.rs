@@ -83,6 +83,11 @@ impl Traffic {
         }
     }
 
+    /// Packets did not come here.
+    pub fn lost(&mut self) {
+        self.inspector.told.push(FilterEvent::Lost);
+    }
+
     /// lockd grants reclaims itself, or is another one: all passes unchanged from here on, also what waits.
     pub fn supersede(&mut self, why: &str) {
         if std::mem::replace(&mut self.superseded, true) {
