@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use super::filter_link::LinkEvent;
 use super::open_calls::OpenCalls;
+use super::requests::{News, as_call, claim, file_of, lock_call, news, range_of, share_call, via, wanted_of};
 use crate::interposer::messages::{Blind, Call, Claim, FilterEvent, Reply, Request, ShareRequest, Treated, Way};
-use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Process, Verdict, Via, Wanted};
-use crate::manager::knfsd::owners::{HeldLock, HeldLocks, OwnerKey, Share, TO_THE_END, View};
+use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Verdict};
+use crate::manager::knfsd::owners::{HeldLocks, OwnerKey, View};
 use crate::shares::Bounds;
 use crate::wire::control::{ClientRef, ClientRow, LockKind, LockPage, LockRow, LockState, LocksArgs, Scope};
 use crate::wire::nlm::Stat;
-use crate::wire::types::{Address, ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid};
+use crate::wire::types::{Address, CallerName, FileHandle, NsmState};
 use crate::wire::xdr::{List, Maybe};
 
 /// lockd's own bounds count, so the account's never do.
@@ -85,16 +86,6 @@ pub(super) struct Account {
     pub(super) stood_still: Option<Duration>,
     /// Of a client that was heard to reclaim since then nothing is dropped.
     spares_since: Duration,
-}
-
-/// What a client surely knows of its locks by now.
-#[derive(Debug)]
-pub(super) enum News {
-    /// The owner has locked, reclaimed or unlocked these bytes.
-    Done(OwnerKey, FileHandle, ByteRange),
-    /// lockd has freed all that was locked this way: FREE_ALL is about the host that it comes from, and to lockd each way
-    /// is a host of its own.
-    FreedAll(Way),
 }
 
 impl Account {
@@ -510,112 +501,5 @@ impl Account {
         let Some(said) = as_call(&request) else { return };
         let call = Call { number: 0, way, caller: row.owner.name.clone(), request, treated: Treated::Passed };
         self.give(now, Caller { client, via: via(&way) }, call, &said);
-    }
-}
-
-/// lockd knows no byte beyond [`TO_THE_END`].
-fn bytes(range: ByteRange) -> ByteRange {
-    ByteRange { start: range.start, end: if range.end >= TO_THE_END { u64::MAX } else { range.end } }
-}
-
-fn news(call: &Call) -> Option<News> {
-    let claim = match &call.request {
-        Request::Lock(lock) => &lock.claim,
-        Request::Unlock(claim) => claim,
-        Request::FreeAll(_) => return Some(News::FreedAll(call.way)),
-        Request::Cancel(_) | Request::Share(_) | Request::Unshare(_) => return None,
-    };
-    let owner = OwnerKey { way: call.way, svid: claim.svid };
-    Some(News::Done(owner, claim.file.clone(), bytes(claim.range)))
-}
-
-fn via(way: &Way) -> Via {
-    Via { server_address: way.server.0, transport: way.transport, version: way.version }
-}
-
-/// The svid stands for the owner handle, which lockd does not look at.
-fn process(svid: Svid) -> Process {
-    Process { svid, oh: OwnerHandle::new(&svid.0.to_be_bytes()).unwrap_or_default() }
-}
-
-fn wanted(svid: Svid, file: &FileHandle, range: ByteRange, exclusive: bool) -> Wanted {
-    let range = bytes(range);
-    Wanted { file: file.clone(), range, len: range.nlm_len(), exclusive, process: process(svid) }
-}
-
-fn wanted_of(claim: &Claim) -> Wanted {
-    wanted(claim.svid, &claim.file, claim.range, claim.exclusive)
-}
-
-fn claim(row: &LockRow) -> Claim {
-    Claim {
-        way: Way::from(&row.owner),
-        svid: row.owner.svid,
-        file: row.file.clone(),
-        range: row.range,
-        exclusive: row.kind == LockKind::Exclusive,
-    }
-}
-
-/// A lock, or a request for one, as the filter has it.
-pub(super) fn claim_of(lock: &HeldLock) -> Claim {
-    let OwnerKey { way, svid } = lock.owner;
-    Claim { way, svid, file: lock.handle.clone(), range: lock.range(), exclusive: lock.exclusive }
-}
-
-fn lock_call(lock: &HeldLock) -> locks::Call {
-    locks::Call::Lock {
-        wanted: wanted(lock.owner.svid, &lock.handle, lock.range(), lock.exclusive),
-        block: false,
-        reclaim: false,
-        monitored: lock.monitored,
-        state: lock.nsm_state.unwrap_or_default(),
-        cookie: Cookie::default(),
-    }
-}
-
-fn share_call(share: &Share) -> locks::Call {
-    let (file, oh) = (share.handle.clone(), share.oh.clone());
-    locks::Call::Share { file, oh, access: share.access, mode: share.mode, reclaim: false }
-}
-
-/// As the table has it. A CANCEL is about waiters, and FREE_ALL is taken lock by lock: in the table a client has several ways.
-fn as_call(request: &Request) -> Option<locks::Call> {
-    Some(match request {
-        Request::Lock(lock) => locks::Call::Lock {
-            wanted: wanted_of(&lock.claim),
-            block: false,
-            reclaim: lock.reclaim,
-            monitored: lock.monitored,
-            state: lock.state,
-            cookie: Cookie::default(),
-        },
-        Request::Unlock(claim) => locks::Call::Unlock(wanted_of(claim)),
-        Request::Cancel(_) | Request::FreeAll(_) => return None,
-        Request::Share(ShareRequest { file, oh, access, mode, reclaim }) => {
-            let (file, oh) = (file.clone(), oh.clone());
-            locks::Call::Share { file, oh, access: *access, mode: *mode, reclaim: *reclaim }
-        }
-        Request::Unshare(ShareRequest { file, oh, access, mode, reclaim: _ }) => {
-            locks::Call::Unshare { file: file.clone(), oh: oh.clone(), access: *access, mode: *mode }
-        }
-    })
-}
-
-/// The bytes that it is about.
-fn range_of(request: &Request) -> ByteRange {
-    match request {
-        Request::Lock(lock) => lock.claim.range,
-        Request::Unlock(claim) | Request::Cancel(claim) => claim.range,
-        Request::Share(_) | Request::Unshare(_) | Request::FreeAll(_) => ByteRange::ALL,
-    }
-}
-
-fn file_of(request: &Request) -> Option<&FileHandle> {
-    match request {
-        Request::Lock(lock) => Some(&lock.claim.file),
-        Request::Unlock(claim) | Request::Cancel(claim) => Some(&claim.file),
-        Request::Share(share) | Request::Unshare(share) => Some(&share.file),
-        Request::FreeAll(_) => None,
     }
 }

@@ -25,6 +25,7 @@
 //! | file | what | |
 //! |---|---|---|
 //! | `account` | the table that follows lockd | pure |
+//! | `requests` | requests and locks, as the account's table has them | pure |
 //! | `open_calls` | calls that lockd has not answered yet | pure |
 //! | `called` | whether this host still has the addresses that a run's clients call | |
 //! | `filter_link` | orders to the filter, and its events | |
@@ -50,6 +51,7 @@ mod kernel;
 mod open_calls;
 mod owed;
 mod platform;
+mod requests;
 mod run_files;
 mod service;
 mod start;

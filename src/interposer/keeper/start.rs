@@ -192,7 +192,7 @@ impl Keeper {
 
 /// What lockd has in its queue. When its client sends it again, it keeps its place.
 fn waiters(view: &View) -> Vec<Claim> {
-    view.waiters.iter().map(|waiter| super::account::claim_of(&waiter.wanted)).collect()
+    view.waiters.iter().map(|waiter| super::requests::claim_of(&waiter.wanted)).collect()
 }
 
 /// The proof calls in a client's name, and its client knows nothing of that.

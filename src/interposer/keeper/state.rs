@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::account::{Account, News};
+use super::account::Account;
 use super::called::CalledAddresses;
 use super::filter_link::FilterLink;
 use super::platform::Platform;
+use super::requests::News;
 use super::run_files::{self, Journal, KeeperFiles};
 use crate::host::unix_ms;
 use crate::interposer::messages::{FilterEvent, Order};
