@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use super::api::{Call, ClientId, MirrorAnswer, OfferAnswer, Process, Via, Wanted};
 use super::coverage::{Cover, Part};
-use super::owners::OwnerKey;
 use super::ranges::uncovered;
 use super::segment::{FileId, Kind, Segment, Want};
 use super::table::{LockTable, STEP};
@@ -32,7 +31,7 @@ impl LockTable {
     pub fn has_all_of(&self, address: IpAddr, name: &CallerName, via: Via, call: &Call) -> bool {
         let Some((process, handle, range, kind)) = call.subject() else { return false };
         let Some((file, client)) = self.segments().find(handle).zip(self.find(address, name)) else { return false };
-        let Some(owner) = self.owners.find(&OwnerKey { client, process, via }) else { return false };
+        let Some(owner) = self.owners.find(client, via, &process) else { return false };
         let owned = self.segments().owned_in(file, owner, range).take(STEP);
         let has = owned.filter(|s| s.kind.covers(kind) && !self.is_void(file, s)).map(|s| s.range);
         uncovered(range, has).is_empty()

@@ -5,7 +5,6 @@
 //! dropped only if the other one has freed it: a lock that is left there is kept, in the run's result too.
 
 use super::api::{Call, Caller, ClientId, OtherDomain, Wanted};
-use super::owners::OwnerKey;
 use super::segment::{Segment, Want};
 use super::silence::seconds;
 use super::table::LockTable;
@@ -32,7 +31,7 @@ impl LockTable {
         self.hear_of(now, caller.client);
         let (process, handle, range, kind) = call.subject()?;
         let file = self.open(handle)?;
-        let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
+        let owner = self.owners.intern(caller.client, caller.via, &process);
         let (client, epoch) = (caller.client, self.epoch);
         let state = NsmState::default();
         let since = seconds(now);
@@ -51,8 +50,8 @@ impl LockTable {
 
     /// Whether any of the range is pending as this owner's.
     pub fn has_pending(&self, caller: Caller, wanted: &Wanted) -> bool {
-        let key = OwnerKey { client: caller.client, via: caller.via, process: wanted.process.clone() };
-        let place = self.segments().find(&wanted.file).zip(self.owners.find(&key));
+        let owner = self.owners.find(caller.client, caller.via, &wanted.process);
+        let place = self.segments().find(&wanted.file).zip(owner);
         place.is_some_and(|(file, owner)| {
             self.segments().owned_in(file, owner, wanted.range).any(|s| self.is_pending(file, s))
         })

@@ -1,6 +1,7 @@
 //! Owners, each stored once: a lock has its owner's number.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
 
 use ahash::RandomState;
 
@@ -14,11 +15,18 @@ use crate::wire::types::{OwnerHandle, Svid};
 /// Whose a lock is. Equal svid and oh over another path are another process: a host numbers its processes
 /// afresh for each server address, transport and version. What may be taken for the same one all the
 /// same is said in [`spellings`](super::spellings).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OwnerKey {
     pub(super) client: ClientId,
     pub(super) process: Process,
     pub(super) via: Via,
+}
+
+impl Hash for OwnerKey {
+    /// As that of the parts, by which an owner is looked up.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.client, self.via, &self.process).hash(state);
+    }
 }
 
 #[derive(Debug)]
@@ -65,11 +73,12 @@ impl Owners {
     }
 
     /// The owner's number, with one more reference to it.
-    pub(super) fn intern(&mut self, key: OwnerKey) -> OwnerId {
-        if let Some(id) = self.find(&key) {
+    pub(super) fn intern(&mut self, client: ClientId, via: Via, process: &Process) -> OwnerId {
+        if let Some(id) = self.find(client, via, process) {
             self.acquire(id);
             return id;
         }
+        let key = OwnerKey { client, process: process.clone(), via };
         let id = OwnerId::of(self.slots.next());
         self.places.insert(self.place(&key, id));
         self.by_key.insert(&key, id, |id| self.slots.get(id.place()).map(|slot| &slot.key));
@@ -77,8 +86,9 @@ impl Owners {
         id
     }
 
-    pub(super) fn find(&self, key: &OwnerKey) -> Option<OwnerId> {
-        self.by_key.find(key, |id| self.key(*id) == Some(key))
+    pub(super) fn find(&self, client: ClientId, via: Via, process: &Process) -> Option<OwnerId> {
+        let is_it = |key: &OwnerKey| (key.client, key.via) == (client, via) && key.process == *process;
+        self.by_key.find(&(client, via, process), |id| self.key(*id).is_some_and(is_it))
     }
 
     /// The client's owners that number their process alike, as locks or shares of this kind do.

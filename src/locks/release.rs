@@ -22,7 +22,6 @@ use super::api::{ClientId, Process, Via};
 use super::clients::Client;
 use super::file::{self, Place};
 use super::listing::{Entry, Listed};
-use super::owners::OwnerKey;
 use super::releasing::Releasing;
 use super::run::{Covers, How, Void};
 use super::segment::{FileId, OwnerId, Segment};
@@ -340,7 +339,7 @@ impl LockTable {
         let client = self.find(row.address.0, &row.name)?;
         let via = Via { server_address: row.server_address.0, transport: row.transport, version: row.version };
         let process = Process { svid: row.svid, oh: row.oh.clone() };
-        Some((client, self.owners.find(&OwnerKey { client, process, via })?))
+        Some((client, self.owners.find(client, via, &process)?))
     }
 
     /// What the clients have protects nothing any more, and they wait for nothing.

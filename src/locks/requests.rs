@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, OtherDomain, Verdict};
 use super::caps::Need;
 use super::late_window::LateReclaim;
-use super::owners::OwnerKey;
 use super::ranges::uncovered;
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
@@ -42,7 +41,7 @@ impl LockTable {
         if !self.purge_some(file) {
             return Handled::More;
         }
-        let owner = self.owners.intern(OwnerKey { client: caller.client, via: caller.via, process });
+        let owner = self.owners.intern(caller.client, caller.via, &process);
         let (client, epoch) = (caller.client, self.epoch);
         let since = seconds(now);
         let lock = Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored, offered: false };
@@ -170,7 +169,9 @@ impl LockTable {
             };
         }
         // The owner gets the range in place of what it had there.
-        self.cut_owned(want.place(), want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
+        if has_any {
+            self.cut_owned(want.place(), want.lock.range, How::Replaced(want.lock.kind), |s| want.owns(s));
+        }
         self.put(want.file, want.lock);
         self.renew_offers(want.file, want.lock.owner);
         self.effects.push_back(Effect::Changed);

@@ -1,5 +1,7 @@
 //! One lock of one owner on one file, asked for or held.
 
+use std::borrow::Cow;
+
 use smallvec::SmallVec;
 
 use super::api::{Call, Caller, ClientId, OtherDomain, Process};
@@ -156,15 +158,15 @@ impl Call {
     }
 
     /// Whose process it is about, on which file, which range, and of what kind; `None` for FREE_ALL.
-    pub(super) fn subject(&self) -> Option<(Process, &FileHandle, ByteRange, Kind)> {
-        let share = |oh: &OwnerHandle| Process { svid: Svid(0), oh: oh.clone() };
+    pub(super) fn subject(&self) -> Option<(Cow<'_, Process>, &FileHandle, ByteRange, Kind)> {
+        let share = |oh: &OwnerHandle| Cow::Owned(Process { svid: Svid(0), oh: oh.clone() });
         // The edge lets only 0 to 3 through; anything else can exclude no more than "both".
         let bits = |n: u32| u8::try_from(n & 3).unwrap_or(3);
         Some(match self {
             Self::FreeAll => return None,
             Self::Test(wanted) | Self::Lock { wanted, .. } | Self::Cancel(wanted) | Self::Unlock(wanted) => {
                 let kind = Kind::Range { exclusive: wanted.exclusive };
-                (wanted.process.clone(), &wanted.file, wanted.range, kind)
+                (Cow::Borrowed(&wanted.process), &wanted.file, wanted.range, kind)
             }
             Self::Share { file, oh, access, mode, .. } | Self::Unshare { file, oh, access, mode } => {
                 (share(oh), file, ByteRange::ALL, Kind::Share { access: bits(*access), mode: bits(*mode) })

@@ -182,7 +182,7 @@ impl LockTable {
         let Some((process, handle, range, kind)) = call.subject() else { return false };
         let Some(file) = self.segments().find(handle) else { return false };
         let client = self.find(address, name);
-        let owner = client.and_then(|client| self.owners.find(&OwnerKey { client, via, process: process.clone() }));
+        let owner = client.and_then(|client| self.owners.find(client, via, &process));
         let state = self.number_of(client, call);
         let speaker = Speaker { address, name, via, process: &process, state, owner };
         !self.same_owners(&speaker, Place { file, range, kind }, call).is_empty()

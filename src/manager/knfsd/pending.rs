@@ -102,6 +102,9 @@ mod tests {
         let states: Vec<_> = mark(vec![one, two], &rows).into_iter().map(|share| share.state).collect();
         assert_eq!(states, [Pending, Held]);
         let waits = OwnedLock { state: Waiting, ..lock(1, LockKind::Exclusive, (0, 9)) };
-        assert_eq!(marked(std::slice::from_ref(&waits), &[told(&waits, (0, 9), Pending)]), [(Some(Svid(1)), 0, 9, Waiting)]);
+        assert_eq!(
+            marked(std::slice::from_ref(&waits), &[told(&waits, (0, 9), Pending)]),
+            [(Some(Svid(1)), 0, 9, Waiting)]
+        );
     }
 }
