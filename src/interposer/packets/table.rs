@@ -1,4 +1,5 @@
-//! The connections that are known, bounded in all and for each client; the one that was quiet longest makes room.
+//! The connections that are known, bounded for each transport and each client; the one that was quiet longest makes room.
+//! Datagrams can have any sender's address: however many come, they take no room from connections by TCP.
 //!
 //! Forgetting a connection never lets a reclaim pass: its next bytes must begin with a whole call, and are then decided
 //! again. Replies to the calls that were forgotten with it are unknown.
@@ -10,7 +11,7 @@ use super::connection::Connection;
 use super::reply::Calls;
 use crate::wire::types::Transport;
 
-/// Most connections in all: with the calls that are remembered of each, some hundred MiB under attack.
+/// Most connections of one transport: with the calls that are remembered of each, some hundred MiB under attack.
 pub(super) const MAX_CONNECTIONS: usize = 8192;
 /// Most of one client: a Linux client has one for each server address, version and transport.
 pub(super) const MAX_OF_CLIENT: usize = 256;
@@ -42,7 +43,7 @@ pub(super) struct Datagrams {
 pub(super) struct Table {
     known: HashMap<Key, (u64, Flow)>,
     /// By when they were used last.
-    by_use: BTreeMap<u64, Key>,
+    by_use: [BTreeMap<u64, Key>; 2],
     of_client: HashMap<IpAddr, BTreeMap<u64, Key>>,
     uses: u64,
 }
@@ -68,10 +69,9 @@ impl Table {
         let of_client = self.of_client.get(&key.client.ip());
         let oldest = if of_client.is_some_and(|keys| keys.len() >= MAX_OF_CLIENT) {
             of_client.and_then(|keys| keys.values().next().copied())
-        } else if self.known.len() >= MAX_CONNECTIONS {
-            self.by_use.values().next().copied()
         } else {
-            None
+            let by_use = self.by_use(key.transport);
+            by_use.values().next().filter(|_| by_use.len() >= MAX_CONNECTIONS).copied()
         };
         let gone = oldest.and_then(|oldest| {
             let (used, gone) = self.known.remove(&oldest)?;
@@ -98,13 +98,21 @@ impl Table {
         })
     }
 
+    fn by_use(&mut self, transport: Transport) -> &mut BTreeMap<u64, Key> {
+        let [udp, tcp] = &mut self.by_use;
+        match transport {
+            Transport::Udp => udp,
+            Transport::Tcp => tcp,
+        }
+    }
+
     fn list(&mut self, key: &Key, used: u64) {
-        self.by_use.insert(used, *key);
+        self.by_use(key.transport).insert(used, *key);
         self.of_client.entry(key.client.ip()).or_default().insert(used, *key);
     }
 
     fn unlist(&mut self, key: &Key, used: u64) {
-        self.by_use.remove(&used);
+        self.by_use(key.transport).remove(&used);
         if let Some(keys) = self.of_client.get_mut(&key.client.ip()) {
             keys.remove(&used);
             if keys.is_empty() {
@@ -145,7 +153,19 @@ mod tests {
         for client in 0..u32::try_from(MAX_CONNECTIONS).unwrap() + 10 {
             table.add(key(client, 1), Flow::Udp(Datagrams::default()));
         }
-        assert_eq!((table.known.len(), table.by_use.len(), table.of_client.len()), (8192, 8192, 8192));
+        let by_use = table.by_use.each_ref().map(BTreeMap::len);
+        assert_eq!((table.known.len(), by_use, table.of_client.len()), (8192, [8192, 0], 8192));
         assert!(!table.has(&key(9, 1)) && table.has(&key(10, 1)));
+    }
+
+    #[test]
+    fn datagrams_take_no_room_from_connections_by_tcp() {
+        let mut table = Table::default();
+        let stream = Key { transport: Transport::Tcp, ..key(7, 1) };
+        table.add(stream, Flow::Udp(Datagrams::default()));
+        for client in 0..u32::try_from(MAX_CONNECTIONS).unwrap() + 10 {
+            table.add(key(client, 1), Flow::Udp(Datagrams::default()));
+        }
+        assert!(table.has(&stream));
     }
 }
