@@ -118,7 +118,8 @@ impl Fanout {
         // living's.
         let for_look_ups = self.options.streams - self.options.streams / 3;
         while self.streams_open < self.options.streams {
-            let look_up = || self.stream_look_ups.pop_front().filter(|_| self.streams_open < for_look_ups);
+            let may_look_up = self.streams_open < for_look_ups;
+            let look_up = || if may_look_up { self.stream_look_ups.pop_front() } else { None };
             let token = self.streams.pop_front().or_else(look_up)?;
             let from = self.source(token);
             let Some(question) = self.question(token) else { continue };

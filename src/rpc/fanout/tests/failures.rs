@@ -127,6 +127,24 @@ fn thousands_of_dead_hosts_are_asked_by_tcp_in_a_few_places_and_delay_no_other()
 }
 
 #[test]
+fn hosts_that_are_there_on_tcp_alone_are_found_among_hundreds_of_dead_ones() {
+    for refused in [false, true] {
+        let mut world = World::new().with((500..520).map(|id| (client(id), Manner::Walled)));
+        let many = Options { streams: 192, ..options(256) };
+        let mut fanout = Fanout::new(Duration::ZERO, (0..520).map(at).collect(), many);
+        while !world.step(&mut fanout) {
+            // By then all of them wait for their look-up by TCP.
+            if refused && world.now > 400 * MS {
+                (500..520).for_each(|id| fanout.handle_refused(world.now, (client(id), RPCBIND).into()));
+            }
+        }
+        for id in 500..520 {
+            assert!(matches!(world.last(id).news, News::Answered { answered: 2, of: 2, .. }), "{:?}", world.last(id));
+        }
+    }
+}
+
+#[test]
 fn a_refusal_is_told_with_its_reason() {
     let mut world = World::new().with([(client(1), Manner::Refuses)]);
     notify(&mut world, vec![at(1)], options(64));
