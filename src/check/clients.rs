@@ -125,7 +125,7 @@ fn sort(seen: &[ProbedClient<'_>], begin_releases: bool) -> Sorted {
                 }
                 continue;
             }
-            Err(Failure::NoAnswer | Failure::Partial) => "no answer",
+            Err(Failure::NoAnswer | Failure::Partial | Failure::Elsewhere) => "no answer",
             Err(Failure::NotSent) => "could not be asked",
             Err(Failure::NotRegistered) => "its rpcbind knows no statd",
             Err(Failure::NameUnknown) => "its name has no address",

@@ -299,7 +299,7 @@ mod tests {
         let acked = |answered| {
             let rtt = Duration::from_millis(1);
             let address = Some(IpAddr::from([192, 0, 2, 7]));
-            News::Answered { call: 0, results: Vec::new(), answered, of: 2, rtt, address, elsewhere: false }
+            News::Answered { call: 0, results: Vec::new(), answered, of: 2, rtt, address }
         };
         heard(&mut rows, event(0, acked(1)));
         assert_eq!(rows[0].fate, ClientFate::NoAnswer);

@@ -46,15 +46,6 @@ impl NoticeProgress {
     pub(super) fn hear(&mut self, event: &FanoutEvent, since_begin: Duration) -> NoticeNews {
         self.tried(event.attempts);
         match &event.news {
-            News::Answered { answered: acked, of, elsewhere: true, address, .. } if acked >= of => {
-                let by = address.map(|ip| ip.to_string()).unwrap_or_default();
-                self.now.delivery = Delivery::Elsewhere;
-                self.now.error = Some(format!(
-                    "no answer from the address that it called from; acked by {by}, which has its name and may be \
-                     another machine: its locks are kept"
-                ));
-                NoticeNews::GivenUp(Delivery::Elsewhere)
-            }
             News::Answered { answered: acked, of, .. } => {
                 self.now.acks = self.now.acks.max(*acked);
                 self.now.acked_ms = Some(ms(since_begin));

@@ -24,7 +24,7 @@ pub(super) fn to_notify(client: &RunClient, names: &[CallerName]) -> Target {
 /// What a probe says, for the plan.
 pub(super) fn probed(state: StatdState) -> Probed {
     let state = state.map_err(|failure| match failure {
-        Failure::NoAnswer | Failure::Partial => Probe::NoAnswer,
+        Failure::NoAnswer | Failure::Partial | Failure::Elsewhere => Probe::NoAnswer,
         Failure::NotSent => Probe::NotAsked,
         Failure::NotRegistered => Probe::NoStatd,
         Failure::NameUnknown => Probe::NameUnknown,

@@ -69,6 +69,7 @@ pub fn delivery(failure: Failure) -> Delivery {
     match failure {
         Failure::NotSent => Delivery::NotTold,
         Failure::Partial => Delivery::Partial,
+        Failure::Elsewhere => Delivery::Elsewhere,
         Failure::NoAnswer => Delivery::NoAnswer,
         Failure::NotRegistered => Delivery::NoStatd,
         Failure::NameUnknown => Delivery::NameUnknown,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::target::{STATD, Target};
+use crate::host::is_own_address;
 use crate::rpc::fanout::{self, Call, DriverError, Failure, Outcome};
 use crate::wire::nsm::{Procedure, SmName, StatRes};
 use crate::wire::types::{CallerName, NsmState};
@@ -34,7 +35,8 @@ pub async fn probe_and_tell(
 ) -> Result<Vec<StatdState>, DriverError> {
     let calls = questions(&options.my_name);
     let targets = targets.into_iter().map(|Target { id, host, .. }| fanout::Target { id, host, calls: calls.clone() });
-    let outcomes = fanout::ask(targets.collect(), STATD, options.rpcbind_port, options.timeout, waits).await?;
+    let ProbeOptions { rpcbind_port, timeout, .. } = options;
+    let outcomes = fanout::ask(targets.collect(), STATD, rpcbind_port, timeout, is_own_address, waits).await?;
     Ok(outcomes.iter().map(probed).collect())
 }
 

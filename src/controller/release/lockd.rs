@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::host::is_own_address;
 use crate::report::LockdProbe;
 use crate::rpc::fanout::{Call, Failure, Heard, Host, Outcome, Program, Target, ask};
 use crate::wire::nlm;
@@ -18,7 +19,7 @@ pub(super) async fn probe_lockds(hosts: Vec<Host>, rpcbind_port: u16, patience: 
     let target = |(id, host)| Target { id, host, calls: vec![null.clone()] };
     let targets: Vec<Target> = (0..).zip(hosts).map(target).collect();
     let count = targets.len();
-    match ask(targets, LOCKD, rpcbind_port, patience, |_| ()).await {
+    match ask(targets, LOCKD, rpcbind_port, patience, is_own_address, |_| ()).await {
         Ok(outcomes) => outcomes.iter().map(probed).collect(),
         Err(error) => {
             tracing::debug!(%error, "lockds could not be asked");
@@ -32,9 +33,11 @@ fn probed(outcome: &Outcome) -> LockdProbe {
         None => LockdProbe::Answers,
         Some((Failure::NotRegistered, _)) => LockdProbe::NotRegistered,
         Some((Failure::NotSent | Failure::NameUnknown, _)) => LockdProbe::NotAsked,
-        Some((Failure::Refused, _) | (Failure::NoAnswer | Failure::Partial, Heard::Refusal)) => LockdProbe::Refused,
-        Some((Failure::NoAnswer | Failure::Partial, Heard::Answer)) => LockdProbe::RpcbindOnly,
-        Some((Failure::NoAnswer | Failure::Partial, Heard::Nothing)) => LockdProbe::NoAnswer,
+        Some((Failure::Refused, _) | (Failure::NoAnswer | Failure::Partial | Failure::Elsewhere, Heard::Refusal)) => {
+            LockdProbe::Refused
+        }
+        Some((Failure::NoAnswer | Failure::Partial | Failure::Elsewhere, Heard::Answer)) => LockdProbe::RpcbindOnly,
+        Some((Failure::NoAnswer | Failure::Partial | Failure::Elsewhere, Heard::Nothing)) => LockdProbe::NoAnswer,
     }
 }
 

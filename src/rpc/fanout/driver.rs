@@ -70,7 +70,7 @@ pub struct RunOptions {
     pub end: Duration,
     /// After how long without an answer a target is provisionally given up.
     pub no_answer_after: Duration,
-    /// Whether this host has an address to call from.
+    /// Whether this host has an address: it can be called from, and no name of a client leads to it.
     pub has_address: fn(IpAddr) -> bool,
 }
 
@@ -102,9 +102,9 @@ pub async fn run(
     let (lanes, streams, seed) = (sockets.lanes.clone(), STREAMS, rand::random());
     let sources: HashSet<IpAddr> = targets.iter().flat_map(|t| t.calls.iter().filter_map(|call| call.from)).collect();
     let foreign = sources.into_iter().filter(|&ip| !has_address(ip)).collect();
-    let options = Options { program, keep_on, rpcbind_port, no_answer_after, end, lanes, streams, seed };
+    let options = Options { program, keep_on, rpcbind_port, no_answer_after, end, has_address, lanes, streams, seed };
     let mut driver = Driver::new(Fanout::new(epoch.elapsed(), targets, options), sockets, epoch);
-    (driver.foreign, driver.has_address) = (foreign, has_address);
+    driver.foreign = foreign;
     driver.run(events).await
 }
 
@@ -127,6 +127,7 @@ pub async fn ask(
     program: Program,
     rpcbind_port: u16,
     timeout: Duration,
+    has_address: fn(IpAddr) -> bool,
     waits: impl FnOnce(&[u32]),
 ) -> Result<Vec<Outcome>, DriverError> {
     let unsent = Some((Failure::NotSent, Heard::Nothing));
@@ -140,7 +141,7 @@ pub async fn ask(
         epoch: Instant::now(),
         end: timeout,
         no_answer_after: timeout,
-        has_address: |_| true,
+        has_address,
     };
     let (sender, mut receiver) = mpsc::channel::<Event>(256);
     let mut open: BTreeSet<u32> = ids.iter().copied().collect();
@@ -280,7 +281,6 @@ struct Driver {
     /// Source addresses that this host does not have. What is sent from them is lost without an
     /// error, or with one that reads as if the receiver were to blame.
     foreign: HashSet<IpAddr>,
-    has_address: fn(IpAddr) -> bool,
     /// Polled from the machine, not taken by their sockets yet.
     unsent: Vec<Transmit>,
 }
@@ -299,7 +299,6 @@ impl Driver {
             tasks: JoinSet::new(),
             inbox: Vec::new(),
             foreign: HashSet::new(),
-            has_address: |_| true,
             unsent: Vec::with_capacity(BURST),
         }
     }
@@ -425,7 +424,7 @@ impl Driver {
     /// Whether this host has the address that it is to be sent from.
     fn can_leave(&mut self, transmit: &Transmit) -> bool {
         let Some(from) = transmit.from.filter(|from| self.foreign.contains(from)) else { return true };
-        if (self.has_address)(from) {
+        if (self.fanout.options.has_address)(from) {
             // It has come back, as after a failover.
             self.foreign.remove(&from);
             return true;
@@ -520,6 +519,7 @@ mod tests {
             lanes: sockets.lanes.clone(),
             streams: 1,
             no_answer_after: SOON,
+            has_address: |_| true,
             end: SOON,
             seed: 1,
         }

@@ -253,7 +253,10 @@ impl Fanout {
             return;
         }
         if !subject.addresses.is_empty() {
-            return self.found_others(now, number, found.unwrap_or_default());
+            return match found {
+                Err(Unresolved::Unanswered(_)) => subject.has_others = true,
+                found => self.found_others(now, number, found.unwrap_or_default()),
+            };
         }
         let name = subject.name.as_deref().unwrap_or_default();
         let (failure, why) = match found {

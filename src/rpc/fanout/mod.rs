@@ -19,7 +19,8 @@
 //! dead: their connections have two thirds of the places for TCP, and the calls to the living the rest.
 //!
 //! A client that left a few GETPORTs unanswered where it called from is also tried at the other addresses of its name
-//! ([`Host::Client`]). What answers there may be another machine, so its answers say where they came from.
+//! ([`Host::Client`]). What answers there may be another machine: that is told as a failure, [`Failure::Elsewhere`], and
+//! its own addresses are tried again until one of them answers, or the end.
 //!
 //! What is called, and what an answer means, is the user's affair: any results are an answer. A
 //! silent exchange is repeated with back-off; the tenth second without an answer is reported, and

@@ -72,6 +72,8 @@ pub(super) struct Sending {
 pub(super) enum CallState {
     Open,
     Done,
+    /// It was answered, by an address that is not known to be the subject's own.
+    Elsewhere,
     Refused,
 }
 
@@ -86,8 +88,8 @@ pub(super) struct Subject {
     pub(super) own: usize,
     /// Its name may have other addresses, and was not asked for them yet.
     pub(super) has_others: bool,
-    /// A call was answered by an address that is not known to be its own.
-    pub(super) elsewhere: bool,
+    /// The address, not known to be its own, that answered the last of its calls when its own were silent.
+    pub(super) elsewhere: Option<IpAddr>,
     /// Which address is called.
     pub(super) current: usize,
     pub(super) calls: Vec<(Call, CallState)>,
@@ -137,12 +139,24 @@ impl Subject {
     pub(super) fn failure(&self) -> Failure {
         match (&self.trouble, self.answered()) {
             (_, 1..) => Failure::Partial,
+            (_, 0) if self.elsewhere.is_some() => Failure::Elsewhere,
             (Some((Failure::NoAnswer, _)) | None, 0) if self.left == 0 => {
                 // A client that was sent nothing has not failed to answer. Earlier observations stay.
                 self.reported.unwrap_or(Failure::NotSent)
             }
             (Some((failure, _)), 0) => *failure,
             (None, 0) => Failure::NoAnswer,
+        }
+    }
+
+    /// Details of its failure, for people.
+    pub(super) fn why(&self) -> Option<String> {
+        match self.elsewhere {
+            Some(by) if self.failure() == Failure::Elsewhere => Some(format!(
+                "no answer from the address that it called from; acked by {by}, which has its name and may be another \
+                 machine: its locks are kept"
+            )),
+            _ => self.trouble.as_ref().map(|(_, why)| why.clone()),
         }
     }
 }

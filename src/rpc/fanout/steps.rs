@@ -110,7 +110,7 @@ impl Fanout {
             subject.done = true;
             self.unfinished -= 1;
             let (results, rtt, address) = (Vec::new(), Duration::ZERO, None);
-            let news = News::Answered { call: 0, results, answered: 0, of: 0, rtt, address, elsewhere: false };
+            let news = News::Answered { call: 0, results, answered: 0, of: 0, rtt, address };
             self.tell(now, number, news);
         } else if subject.addresses.is_empty() && subject.name.is_some() {
             self.lookups.push_back(number);
@@ -253,8 +253,11 @@ impl Fanout {
             }
             (Step::Call { call, .. }, Ok(results)) => {
                 let own = subject.addresses.iter().take(subject.own).any(|&own| own == to.ip());
-                subject.elsewhere |= !own;
-                self.call_answered(now, number, call, rtt, to.ip(), results);
+                if own || !self.options.keep_on {
+                    self.call_answered(now, number, call, rtt, to.ip(), results);
+                } else {
+                    self.call_answered_elsewhere(now, number, call, to.ip());
+                }
             }
             (Step::Call { call, .. }, Err(error)) => {
                 let (program, what) = (self.options.program.name, subject.calls.get(call).map_or("", |(c, _)| c.name));
@@ -334,9 +337,22 @@ impl Fanout {
             subject.trouble = None;
         }
         let (answered, of) = (count(subject.answered()), count(subject.calls.len()));
-        let (address, elsewhere) = (Some(by), subject.elsewhere);
-        self.tell(now, number, News::Answered { call, results, answered, of, rtt, address, elsewhere });
+        self.tell(now, number, News::Answered { call, results, answered, of, rtt, address: Some(by) });
         self.conclude(now, number);
+    }
+
+    /// When all its calls are, its own addresses are tried again, and no others.
+    fn call_answered_elsewhere(&mut self, now: Duration, number: usize, call: usize, by: IpAddr) {
+        let Some(subject) = self.subjects.get_mut(number) else { return };
+        subject.set(call, CallState::Elsewhere);
+        if subject.calls.iter().all(|(_, state)| matches!(state, CallState::Done | CallState::Elsewhere)) {
+            (subject.elsewhere, subject.heard) = (Some(by), Heard::Nothing);
+            subject.addresses.truncate(subject.own);
+            self.report(now, number);
+            self.arm(now + REST, Timer::Rested { subject: number });
+        } else {
+            self.conclude(now, number);
+        }
     }
 
     /// A call is over: is the subject?
@@ -391,7 +407,8 @@ impl Fanout {
     pub(super) fn found_others(&mut self, now: Duration, number: usize, found: Vec<IpAddr>) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         let called = |ip: &IpAddr| subject.calls.iter().any(|(call, _)| call.from == Some(*ip));
-        let ours = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || called(ip);
+        let no_other = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || called(ip);
+        let ours = |ip: &IpAddr| no_other(ip) || (self.options.has_address)(*ip);
         let others: Vec<IpAddr> = found.into_iter().filter(|ip| !ours(ip) && !subject.addresses.contains(ip)).collect();
         if others.is_empty() {
             return;
@@ -492,8 +509,7 @@ impl Fanout {
 
     fn tell_given_up(&mut self, now: Duration, number: usize, last: bool) {
         let Some(subject) = self.subjects.get(number) else { return };
-        let error = subject.trouble.as_ref().map(|(_, why)| why.clone());
-        let (failure, heard) = (subject.failure(), subject.heard);
+        let (failure, heard, error) = (subject.failure(), subject.heard, subject.why());
         self.tell(now, number, News::GivenUp { failure, heard, error, last });
     }
 

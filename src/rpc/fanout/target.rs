@@ -27,6 +27,7 @@ pub(super) struct Options {
     pub(super) rpcbind_port: u16,
     pub(super) no_answer_after: Duration,
     pub(super) end: Duration,
+    pub(super) has_address: fn(IpAddr) -> bool,
     /// The sockets there are. Targets of a family without one cannot be reached.
     pub(super) lanes: Vec<Lane>,
     /// Most TCP calls at a time.
@@ -52,7 +53,8 @@ pub enum Host {
     /// A name to resolve.
     Name(String),
     /// A client: it called from these addresses, under this name. Where they are silent, the other addresses that the
-    /// name has are tried. They may be another machine's: what they answer is told as theirs ([`News::Answered`]).
+    /// name has are tried. They may be another machine's: where retries go on, that they have answered everything is told
+    /// as [`Failure::Elsewhere`], and its own are tried again.
     Client {
         /// Where it called from, as in [`Self::Addresses`].
         addresses: Vec<IpAddr>,
@@ -136,8 +138,6 @@ pub enum News {
         rtt: Duration,
         /// Who answered this call; `None` where no call was open.
         address: Option<IpAddr>,
-        /// Whether any call was answered by an address that is not known to be the target's, but has its name.
-        elsewhere: bool,
     },
     /// Not everything was answered. Unless `last`, retries go on, and answers may still come.
     GivenUp {
@@ -171,6 +171,9 @@ pub enum Failure {
     NotSent,
     /// Some of its calls were answered.
     Partial,
+    /// Its calls were answered, but by an address that is not known to be the target's and has its name. That is said again
+    /// whatever else is the matter, until one of its own answers.
+    Elsewhere,
     /// Nothing came.
     NoAnswer,
     /// Its rpcbind knows no such program.

@@ -43,6 +43,8 @@ enum Arrival {
 struct World {
     hosts: HashMap<IpAddr, Manner>,
     names: HashMap<String, Vec<IpAddr>>,
+    /// So many look-ups get no answer, the first ones.
+    stalled: u32,
     /// Nobody acks a notice with this name.
     unheard: Option<CallerName>,
     /// From this instant on the dead ones are healthy.
@@ -69,6 +71,7 @@ impl World {
         Self {
             hosts: HashMap::new(),
             names: HashMap::new(),
+            stalled: 0,
             unheard: None,
             revival: Duration::MAX,
             delay: MS / 2,
@@ -184,7 +187,14 @@ impl World {
     /// Everything there is to do now, then on to the next instant. True at the end.
     fn step(&mut self, fanout: &mut Fanout) -> bool {
         while let Some(lookup) = fanout.poll_lookup() {
-            let found = self.names.get(&lookup.name).cloned().ok_or(Unresolved::Unknown("no such host".to_owned()));
+            let known = self.names.get(&lookup.name).cloned();
+            let found = match self.stalled.checked_sub(1) {
+                Some(left) => {
+                    self.stalled = left;
+                    Err(Unresolved::Unanswered("it is busy".into()))
+                }
+                None => known.ok_or(Unresolved::Unknown("no such host".to_owned())),
+            };
             self.post(Arrival::Found(lookup.token, found));
         }
         while let Some(call) = fanout.poll_stream(self.now) {
@@ -314,6 +324,7 @@ fn options(window: usize) -> Options {
         streams: 8,
         no_answer_after: 10 * S,
         end: 60 * S,
+        has_address: |ip| ip.to_string().starts_with("10.255.0."),
         seed: 42,
     }
 }

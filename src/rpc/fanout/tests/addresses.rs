@@ -93,11 +93,36 @@ fn a_client_that_is_silent_where_it_called_from_is_told_at_its_names_other_addre
     let mut world = World::new().with([(client(3), Manner::Healthy)]);
     let told = named(&mut world, &[client(1), client(2), client(3)]);
     notify(&mut world, vec![told], options(64));
-    let News::Answered { answered: 2, address, elsewhere: true, .. } = world.last(1).news else {
-        panic!("{:?}", world.last(1))
-    };
-    assert_eq!(address, Some(client(3)));
-    assert!(world.last(1).at < 8 * S, "{:?}", world.last(1));
+    let deliveries = world.deliveries(1);
+    assert!(
+        matches!(deliveries[..], [(at, Failure::Elsewhere, false), (end, Failure::Elsewhere, true)] if at < 8 * S && end == 60 * S),
+        "{deliveries:?}"
+    );
+    let News::GivenUp { error: Some(error), .. } = &world.last(1).news else { panic!("{:?}", world.last(1)) };
+    assert!(error.contains(&client(3).to_string()), "{error}");
+}
+
+#[test]
+fn a_client_that_was_acked_elsewhere_is_still_told_where_it_called_from_once_it_is_back() {
+    let mut world = World::new().with([(client(1), Manner::Dead), (client(2), Manner::Healthy)]);
+    world.revival = 3 * S;
+    let told = named(&mut world, &[client(1), client(2)]);
+    notify(&mut world, vec![told], options(64));
+    assert_eq!(world.notices[&client(1)].len(), 2, "each name");
+    let deliveries = world.deliveries(1);
+    assert!(matches!(deliveries[..], [(at, Failure::Elsewhere, false)] if at < 3 * S), "{deliveries:?}");
+    let last = world.last(1);
+    assert!(matches!(last.news, News::Answered { answered: 2, of: 2, address, .. } if address == Some(client(1))));
+    assert!(last.at < 10 * S, "{last:?}");
+}
+
+#[test]
+fn a_name_that_the_resolver_did_not_answer_for_is_asked_again() {
+    let mut world = World::new().with([(client(2), Manner::Healthy)]);
+    world.stalled = 2;
+    let told = named(&mut world, &[client(1), client(2)]);
+    notify(&mut world, vec![told], options(64));
+    assert_eq!(world.notices.keys().collect::<Vec<_>>(), [&client(2)]);
 }
 
 #[test]
@@ -105,14 +130,15 @@ fn a_client_that_answers_where_it_called_from_is_told_there_alone() {
     let mut world = World::new().with([(client(1), Manner::Healthy), (client(2), Manner::Healthy)]);
     let told = named(&mut world, &[client(1), client(2)]);
     notify(&mut world, vec![told], options(64));
-    assert!(matches!(world.last(1).news, News::Answered { answered: 2, elsewhere: false, .. }));
+    assert!(matches!(world.last(1).news, News::Answered { answered: 2, .. }));
     assert_eq!(world.notices.keys().collect::<Vec<_>>(), [&client(1)]);
 }
 
 #[test]
 fn a_silent_clients_name_is_asked_once_and_never_leads_to_this_host() {
     let mut world = World::new();
-    let told = named(&mut world, &[client(1), "127.0.0.1".parse().unwrap(), "10.255.0.2".parse().unwrap()]);
+    let ours = ["127.0.0.1", "10.255.0.2", "10.255.0.3"].map(|ip| ip.parse().unwrap());
+    let told = named(&mut world, &[&[client(1)], &ours[..]].concat());
     notify(&mut world, vec![told], options(64));
     assert!(world.sent.iter().all(|(_, call)| call.to.ip() == client(1)));
     assert_eq!(world.deliveries(1), [(10 * S, Failure::NoAnswer, false), (60 * S, Failure::NoAnswer, true)]);
