@@ -235,3 +235,67 @@ fn transports(via: Via) -> &'static [Transport] {
         Transport::Udp => &[Transport::Udp, Transport::Tcp],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::locks::Process;
+    use crate::rpc::udp::Datagram;
+    use crate::wire::rpc::{self, Answer};
+    use crate::wire::types::{ByteRange, FileHandle, OwnerHandle, Svid};
+    use crate::wire::xdr::encode;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// The next datagram, its xid and its program.
+    async fn next(socket: &UdpEndpoint) -> (Datagram, u32, u32) {
+        let mut came = Vec::new();
+        while came.is_empty() {
+            timeout(SOON, socket.readable()).await.unwrap().unwrap();
+            socket.try_recv(&mut came, 1).unwrap();
+        }
+        let datagram = came.remove(0);
+        let call = rpc::parse_call(&datagram.bytes).unwrap();
+        let (xid, program) = (call.xid, call.program);
+        (datagram, xid, program)
+    }
+
+    /// Answers as rpcbind that all listen on this port, until GRANTED comes.
+    async fn next_granted(socket: &UdpEndpoint) -> (Datagram, u32) {
+        let port = encode(&u32::from(socket.local_addr().port()));
+        loop {
+            let (datagram, xid, program) = next(socket).await;
+            if program == nlm::PROGRAM {
+                return (datagram, xid);
+            }
+            socket.send(&rpc::reply(xid, &Answer::Success(port.clone())), datagram.peer, None).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_grant_that_came_before_the_port_was_closed_may_be_accepted_though_its_repetition_is_denied() {
+        let host = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let at = host.local_addr();
+        let callbacks = Callbacks::new(at.port(), "server").unwrap();
+        let via = Via { server_address: at.ip(), transport: Transport::Udp, version: 4 };
+        let range = ByteRange { start: 0, end: 9 };
+        let process = Process { svid: Svid(1), oh: OwnerHandle::new(b"owner").unwrap() };
+        let file = FileHandle::new(b"file").unwrap();
+        let wanted = Wanted { file, range, len: range.nlm_len(), exclusive: true, process };
+        let (name, cookie) = (CallerName::new("client").unwrap(), Cookie::new(b"cookie").unwrap());
+        let granted = Granted { name, addresses: vec![at.ip()], via, wanted, cookie };
+        let client = async {
+            next_granted(&host).await;
+            // It has accepted, and its host goes down before it answers: another's question finds the port closed.
+            drop(host);
+            assert!(callbacks.find_lockd(at.ip(), via).await.is_err());
+            let host = UdpEndpoint::bind(at).unwrap();
+            let (again, xid) = next_granted(&host).await;
+            let results =
+                Res { cookie: Cookie::new(b"cookie").unwrap(), stat: Stat::Denied }.encode(Version::V4).unwrap();
+            host.send(&rpc::reply(xid, &Answer::Success(results)), again.peer, None).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(callbacks.granted(Granting::new(granted, false)), client);
+        assert_eq!(answer.unwrap(), OfferAnswer::Unclear);
+    }
+}

@@ -33,9 +33,11 @@ pub(crate) enum ProgramError {
 }
 
 impl ProgramError {
-    /// Whether the program may have executed the call.
+    /// Whether the program may have executed the call. A refusal proves nothing of a datagram: the program may have
+    /// closed its port after it took it, and others can forge it. A connection is refused before anything is called.
     pub(crate) fn maybe_executed(&self) -> bool {
-        matches!(self, Self::Called(CallError::TimedOut | CallError::Malformed(_) | CallError::Io(_)))
+        use CallError::{Io, Malformed, Refused, TimedOut};
+        matches!(self, Self::Called(TimedOut | Malformed(_) | Io(_) | Refused))
     }
 }
 
