@@ -2,8 +2,9 @@
 //!
 //! # Theory
 //! One task owns the machine and its sockets, so nothing is locked. It goes round: take in
-//! everything that has come (to the last datagram, before more is asked for), let time pass, hand
-//! on events, send a burst. Names and TCP calls run in tasks of their own, few at a time, and only
+//! everything that has come before more is asked for, let time pass, hand on events, send a burst. What is beyond a
+//! socket's window nobody here has asked for: it waits for the next round. A socket without room for sending delays no
+//! other. Names and TCP calls run in tasks of their own, few at a time, and only
 //! hand their findings in: a resolver that hangs delays its own names and no datagram. Open files
 //! are a handful of UDP sockets and at most [`STREAMS`] TCP connections, for any number of targets.
 //! The machine's clock stands still while the process does not run: what it could not hear then gives no host up.
@@ -236,7 +237,7 @@ impl Sockets {
     fn add(&mut self, ip: IpAddr, buffer: usize) -> io::Result<()> {
         let endpoint = UdpEndpoint::bind_reserved(ip)?;
         endpoint.watch_refused()?;
-        let room = endpoint.raise_receive_buffer(buffer);
+        let room = endpoint.raise_buffers(buffer);
         self.lanes.push(Lane { ipv6: ip.is_ipv6(), window: (room / COST_OF_ANSWER).max(1) });
         self.endpoints.push(endpoint);
         Ok(())
