@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Patience with one question to an rpcbind.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
 /// Room for the replies to all turns, and to the look-ups of `answers`, at once.
-const RECEIVE_BUFFER: usize = 1 << 20;
+const BUFFER: usize = 1 << 20;
 /// A datagram is sent once: no repetition within [`PATIENCE`].
 const ONCE: Retransmit = Retransmit { first: PATIENCE, max: PATIENCE };
 /// Between two attempts: doubles up to the maximum.
@@ -114,7 +114,7 @@ impl Callbacks {
     pub fn new(rpcbind_port: u16, machine: &str) -> Result<Self, NoSocket> {
         let open = |ip| {
             let endpoint = UdpEndpoint::bind_reserved(ip)?;
-            endpoint.raise_receive_buffer(RECEIVE_BUFFER);
+            endpoint.raise_buffers(BUFFER);
             Ok::<_, std::io::Error>(UdpClient::new(Arc::new(endpoint), ONCE))
         };
         let v4 = open(IpAddr::V4(Ipv4Addr::UNSPECIFIED));

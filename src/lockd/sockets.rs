@@ -22,8 +22,8 @@ use crate::wire::{nlm, nsm, scope};
 const BACKLOG: i32 = 1024;
 /// A port that is free on one address may be taken on the next; then another is tried.
 const ATTEMPTS: usize = 16;
-/// Receive buffer of a UDP socket, in bytes: room for a burst of reclaims.
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// Buffers of a UDP socket, in bytes: room for a burst of reclaims, and for replies that wait for ARP.
+const BUFFER: usize = 4 << 20;
 
 /// A socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +122,7 @@ impl ProgramSockets {
     fn open(addresses: &[IpAddr], lenient: bool, port: u16) -> Result<Self, ListenError> {
         let (udp, udp_port) = open_all(addresses, lenient, port, |address| {
             let endpoint = UdpEndpoint::bind(address)?;
-            endpoint.raise_receive_buffer(RECEIVE_BUFFER);
+            endpoint.raise_buffers(BUFFER);
             let port = endpoint.local_addr().port();
             Ok((Arc::new(endpoint), port))
         })

@@ -107,9 +107,16 @@ impl UdpClient {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sender);
         let _open = Open { calls: &self.open, key };
         let mut interval = self.retransmit.first;
+        let mut has_left = false;
         loop {
-            self.endpoint.send(&message, to, from).await?;
             let again = (Instant::now() + interval).min(deadline);
+            match timeout_at(again, self.endpoint.send(&message, to, from)).await {
+                Ok(Err(error)) if !has_left => return Err(error.into()),
+                // One that has left may still be answered.
+                Ok(sent) => has_left |= sent.is_ok(),
+                // The socket has had no room.
+                Err(_) => {}
+            }
             match timeout_at(again, &mut reply).await {
                 Ok(Ok(outcome)) => return outcome,
                 Ok(Err(_)) => return Err(CallError::Io(io::Error::other("the client's reading task has ended"))),

@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg, sockopt as rustix_sockopt};
@@ -23,8 +24,11 @@ use crate::wire::scope;
 const MAX_DATAGRAM: usize = 64 << 10;
 /// Datagrams taken with one system call.
 const BATCH: usize = 16;
-/// Errors in a row after which the socket itself is taken for broken.
+/// Errors in a row after which the socket itself is taken for broken, and reports taken at once.
 const MAX_ERRORS: usize = 64;
+/// How often a datagram is offered to the socket. An error may be the report on an earlier one; then this one has not
+/// been sent yet.
+const OFFERS: usize = 3;
 /// Ports that a privileged client may take: below 1024, above those of well-known services.
 const RESERVED_PORTS: std::ops::Range<u16> = 665..1024;
 
@@ -49,6 +53,8 @@ pub struct UdpEndpoint {
     state: UdpSocketState,
     local: SocketAddr,
     inbox: Mutex<Inbox>,
+    /// Shared by all who wait for room, and gone when nobody does: it is woken for each datagram that is sent.
+    room: Mutex<Weak<AsyncFd<UdpSocket>>>,
 }
 
 /// Where datagrams arrive, and those that came with the one that was asked for.
@@ -96,7 +102,7 @@ impl UdpEndpoint {
         let inbox = Mutex::new(Inbox { room: vec![0; BATCH * MAX_DATAGRAM], ready: VecDeque::new() });
         // Told of room for sending too, it would wake its reader for each datagram that it sent.
         let socket = watched(socket, INCOMING)?;
-        Ok(Self { socket, state, local, inbox })
+        Ok(Self { socket, state, local, inbox, room: Mutex::default() })
     }
 
     /// Binds a free port below 1024 if this process may, else any.
@@ -122,13 +128,17 @@ impl UdpEndpoint {
         self.local
     }
 
-    /// Wants a receive buffer of `bytes`, beyond the system's limit if this process may; returns
-    /// what the kernel says it is now (Linux counts its own overhead in, so twice what was asked).
-    pub fn raise_receive_buffer(&self, bytes: usize) -> usize {
+    /// Wants buffers of `bytes` for receiving and for sending, beyond the system's limits if this process may; returns
+    /// what the kernel says that for receiving is now (Linux counts its own overhead in, so twice what was asked).
+    /// What was sent to a neighbour that does not answer ARP fills the buffer for sending for three seconds.
+    pub fn raise_buffers(&self, bytes: usize) -> usize {
         let socket = SockRef::from(self.socket.get_ref());
+        // Cut at the system's limit without an error; what came of it is read back.
         if rustix_sockopt::set_socket_recv_buffer_size_force(self.socket.get_ref(), bytes).is_err() {
-            // Cut at the system's limit without an error; what came of it is read back.
             let _ = socket.set_recv_buffer_size(bytes);
+        }
+        if rustix_sockopt::set_socket_send_buffer_size_force(self.socket.get_ref(), bytes).is_err() {
+            let _ = socket.set_send_buffer_size(bytes);
         }
         socket.recv_buffer_size().unwrap_or_default()
     }
@@ -190,7 +200,8 @@ impl UdpEndpoint {
                 Err(error) => {
                     errors += 1;
                     if errors == MAX_ERRORS {
-                        return Err(error);
+                        // A flood of reports breaks no socket, and does not hold up the caller.
+                        return if is_a_report(&error) { Ok(0) } else { Err(error) };
                     }
                 }
             }
@@ -208,20 +219,32 @@ impl UdpEndpoint {
 
     /// Sends, waiting for room. `from`: the local address to send from, of a wildcard socket.
     ///
-    /// What the network has against this one peer is no error: the datagram counts as lost.
+    /// What the network has against this one peer is no error: the datagram counts as lost. That this host cannot send
+    /// it (no route, an interface that is down, its own firewall) is one.
     pub async fn send(&self, bytes: &[u8], to: SocketAddr, from: Option<IpAddr>) -> io::Result<()> {
-        loop {
-            match self.try_send(bytes, to, from) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
-                sent => return sent,
+        let is_full = |sent: &io::Result<()>| sent.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
+        let mut sent = self.try_send(bytes, to, from);
+        if is_full(&sent) {
+            let room = self.room()?;
+            while is_full(&sent) {
+                let mut ready = room.writable().await?;
+                sent = self.try_send(bytes, to, from);
+                if is_full(&sent) {
+                    ready.clear_ready();
+                }
             }
         }
+        sent
     }
 
-    /// Waits until there is room for sending. It is rarely wanted, so it has a registration of its own.
-    async fn writable(&self) -> io::Result<()> {
-        let socket = watched(self.socket.get_ref().try_clone()?, Interest::WRITABLE)?;
-        socket.writable().await.map(drop)
+    fn room(&self) -> io::Result<Arc<AsyncFd<UdpSocket>>> {
+        let mut shared = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(room) = shared.upgrade() {
+            return Ok(room);
+        }
+        let room = Arc::new(watched(self.socket.get_ref().try_clone()?, Interest::WRITABLE)?);
+        *shared = Arc::downgrade(&room);
+        Ok(room)
     }
 
     /// Sends or says `WouldBlock`; otherwise as [`Self::send`].
@@ -229,16 +252,11 @@ impl UdpEndpoint {
         let src_ip = from.filter(|from| scope::interface(*from).is_none() || scope::reaches(*from, to.ip()));
         let (destination, src_ip) = (scope::split(to), src_ip.map(scope::bare));
         let transmit = Transmit { destination, ecn: None, contents: bytes, segment_size: None, src_ip };
-        let mut errors = 0;
+        let mut offers = 1;
         loop {
             match self.state.try_send(self.socket.get_ref().into(), &transmit) {
-                // The report may be about an earlier datagram; then this one has not been sent yet.
-                Err(error) if is_about_a_peer(&error) => {
-                    errors += 1;
-                    if errors == 3 {
-                        return Ok(());
-                    }
-                }
+                Err(error) if offers < OFFERS && error.kind() != io::ErrorKind::WouldBlock => offers += 1,
+                Err(error) if is_about_a_peer(&error) => return Ok(()),
                 sent => return sent,
             }
         }
@@ -319,7 +337,7 @@ impl UdpEndpoint {
                 }
                 _ => continue,
             };
-            report.refused |= error.ee_errno == nix::errno::Errno::ECONNREFUSED as u32;
+            report.refused |= error.ee_errno == Errno::ECONNREFUSED as u32;
             // A host that says this of itself is there, behind its own firewall.
             report.nobody_is_there |= (error.ee_type, error.ee_code) == nobody && by != Some(scope::bare(to.ip()));
         }
@@ -356,24 +374,18 @@ fn allow_fragments(socket: &UdpSocket, ip: IpAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether an error of `sendmsg` tells of the peer or the way to it, not of the socket.
+/// Whether an error tells of a peer or the way to it, not of this host.
 fn is_about_a_peer(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    error.raw_os_error().is_some_and(|code| {
-        matches!(
-            Errno::from_raw(code),
-            Errno::ECONNREFUSED
-                | Errno::EHOSTUNREACH
-                | Errno::ENETUNREACH
-                | Errno::EHOSTDOWN
-                | Errno::ENETDOWN
-                | Errno::ENOPROTOOPT
-                | Errno::EPROTO
-                | Errno::EPERM
-                | Errno::EACCES
-                | Errno::ENOBUFS
-        )
-    })
+    use Errno::{ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, ENOPROTOOPT, EPROTO};
+    let about_a_peer = [ECONNREFUSED, EHOSTUNREACH, EHOSTDOWN, ENOPROTOOPT, EPROTO];
+    error.raw_os_error().is_some_and(|code| about_a_peer.contains(&Errno::from_raw(code)))
+}
+
+/// Whether an error of receiving can be what a peer or a router reported on a datagram, by ICMP.
+fn is_a_report(error: &io::Error) -> bool {
+    use Errno::{EACCES, EMSGSIZE, ENETUNREACH, ENONET, EOPNOTSUPP};
+    let others = [ENETUNREACH, ENONET, EOPNOTSUPP, EACCES, EMSGSIZE];
+    is_about_a_peer(error) || error.raw_os_error().is_some_and(|code| others.contains(&Errno::from_raw(code)))
 }
 
 /// The reserved ports, each once, from a random one on.
@@ -543,11 +555,28 @@ mod tests {
         }
     }
 
+    // Without SO_BROADCAST this host refuses it.
+    #[tokio::test]
+    async fn what_this_host_does_not_send_is_an_error_and_what_its_peer_refuses_is_none() {
+        let endpoint = UdpEndpoint::bind("0.0.0.0:0".parse().unwrap()).unwrap();
+        endpoint.send(b"x", "255.255.255.255:9".parse().unwrap(), None).await.unwrap_err();
+        let dead = loopback().local_addr();
+        for _ in 0..3 {
+            endpoint.send(b"x", dead, None).await.unwrap();
+        }
+        let about = |errno| [is_about_a_peer, is_a_report].map(|is| is(&io::Error::from_raw_os_error(errno as i32)));
+        assert_eq!(about(Errno::ECONNREFUSED), [true, true]);
+        assert_eq!(about(Errno::ENETUNREACH), [false, true]);
+        for errno in [Errno::EPERM, Errno::ENOBUFS, Errno::ENETDOWN, Errno::EBADF, Errno::ENOMEM] {
+            assert_eq!(about(errno), [false, false], "{errno}");
+        }
+    }
+
     #[tokio::test]
     async fn the_receive_buffer_is_what_the_kernel_reports() {
         let server = loopback();
-        let before = server.raise_receive_buffer(4096);
-        assert!(server.raise_receive_buffer(128 << 10) > before);
+        let before = server.raise_buffers(4096);
+        assert!(server.raise_buffers(128 << 10) > before);
     }
 
     #[tokio::test]

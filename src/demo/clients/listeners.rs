@@ -112,7 +112,7 @@ impl Listeners {
         for (endpoint, program) in
             [(self.rpcbind, Program::Rpcbind(ports)), (self.statd, Program::Statd), (self.lockd, Program::Lockd)]
         {
-            endpoint.raise_receive_buffer(RECEIVE_BUFFER);
+            endpoint.raise_buffers(BUFFER);
             let service = Arc::new(Ear { program, shared: Arc::clone(shared) });
             let cache: SharedCache = Arc::new(Mutex::new(ReplyCache::new(CacheLimits::default())));
             let (arrivals, watched) = (Arrivals::default(), watched.clone());
@@ -130,7 +130,7 @@ impl Listeners {
 }
 
 /// Wanted for each socket: thousands of hosts are asked at the same time. The kernel gives what it may.
-const RECEIVE_BUFFER: usize = 8 << 20;
+const BUFFER: usize = 8 << 20;
 
 impl FarmState {
     /// rpcbind: where statd and lockd are (RFC 1833).

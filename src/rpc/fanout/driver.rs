@@ -34,8 +34,8 @@ use crate::wire::rpc::{Credential, RpcError};
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
 
-/// The receive buffer that is asked for, in bytes.
-const RECEIVE_BUFFER: usize = 16 << 20;
+/// The buffers that are asked for, for receiving and for sending, in bytes.
+const BUFFER: usize = 16 << 20;
 /// What the kernel charges a receive buffer for one answer, in bytes (measured on Linux).
 const COST_OF_ANSWER: usize = 832;
 /// With less than this window on IPv4, more sockets are opened.
@@ -98,7 +98,7 @@ pub async fn run(
         let host = mem::replace(&mut target.host, Host::Addresses(Vec::new()));
         target.host = host.canonical();
     }
-    let sockets = Sockets::open(&targets, RECEIVE_BUFFER)?;
+    let sockets = Sockets::open(&targets, BUFFER)?;
     let RunOptions { program, keep_on, rpcbind_port, epoch, end, no_answer_after, has_address } = options;
     let (lanes, streams, seed) = (sockets.lanes.clone(), STREAMS, rand::random());
     let sources: HashSet<IpAddr> = targets.iter().flat_map(|t| t.calls.iter().filter_map(|call| call.from)).collect();
@@ -198,7 +198,7 @@ struct Sockets {
 
 impl Sockets {
     /// Opens what the targets need. A name may turn out to have addresses of either family; a host
-    /// without IPv6 does not fail for that. Each gets a receive buffer of `buffer` bytes, or what
+    /// without IPv6 does not fail for that. Each gets buffers of `buffer` bytes, or what
     /// the kernel allows.
     fn open(targets: &[Target], buffer: usize) -> Result<Self, DriverError> {
         let (mut v4, mut v6) = (false, false);
@@ -362,8 +362,10 @@ impl Driver {
         while let Ok(finding) = self.findings.try_recv() {
             self.hand_in(finding);
         }
-        for (lane, endpoint) in self.sockets.endpoints.iter().enumerate() {
-            loop {
+        for (lane, (endpoint, Lane { window, .. })) in
+            self.sockets.endpoints.iter().zip(&self.sockets.lanes).enumerate()
+        {
+            for _ in 0..=window / BURST {
                 let came = endpoint.try_recv(&mut self.inbox, BURST).map_err(DriverError::Receive)?;
                 let now = self.now();
                 for datagram in self.inbox.drain(..) {
@@ -392,23 +394,38 @@ impl Driver {
     fn send_burst(&mut self) -> bool {
         let now = self.now();
         self.unsent.retain(|transmit| self.fanout.still_wants(transmit));
-        let more = (self.unsent.len()..BURST).all(|_| {
+        self.offer();
+        let more = (0..BURST).all(|_| {
             let Some(transmit) = self.fanout.poll_transmit(now) else { return false };
             if self.can_leave(&transmit) {
                 self.unsent.push(transmit);
             }
             true
         });
-        let mut left = self.unsent.as_slice();
-        while let Some(next) = left.first() {
+        self.offer();
+        more
+    }
+
+    /// Offers what was polled to its sockets. For one that is full nothing more is polled until it takes the rest.
+    fn offer(&mut self) {
+        let mut full = BTreeSet::new();
+        let (mut at, mut kept) = (0, 0);
+        while let Some(next) = self.unsent.get(at) {
             let Some(endpoint) = self.sockets.endpoints.get(next.lane) else { break };
-            let same = left.iter().take_while(|other| (other.lane, other.from) == (next.lane, next.from));
-            let sent = match endpoint.try_send_many(same.map(|t| (t.bytes.as_slice(), t.to)), next.from) {
+            let same =
+                self.unsent.iter().skip(at).take_while(|other| (other.lane, other.from) == (next.lane, next.from));
+            let sent = if full.contains(&next.lane) {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                endpoint.try_send_many(same.map(|t| (t.bytes.as_slice(), t.to)), next.from)
+            };
+            at += match sent {
                 Ok(sent) => sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let sent = self.unsent.len() - left.len();
-                    self.unsent.drain(..sent);
-                    return false;
+                    full.insert(next.lane);
+                    self.unsent.swap(kept, at);
+                    kept += 1;
+                    1
                 }
                 // As good as lost on the way, and likely to fail again: people want to know why.
                 Err(error) => {
@@ -416,10 +433,9 @@ impl Driver {
                     1
                 }
             };
-            left = left.get(sent..).unwrap_or_default();
         }
-        self.unsent.clear();
-        more
+        self.unsent.truncate(kept);
+        self.fanout.queue.full = full;
     }
 
     /// Whether this host has the address that it is to be sent from.

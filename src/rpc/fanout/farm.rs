@@ -121,7 +121,7 @@ impl Farm {
     pub(crate) async fn start(wildcard: IpAddr, manner: fn(IpAddr) -> Manner) -> Self {
         let socket = || {
             let socket = UdpEndpoint::bind((wildcard, 0).into()).unwrap();
-            socket.raise_receive_buffer(16 << 20);
+            socket.raise_buffers(16 << 20);
             socket
         };
         let rpcbind = socket();

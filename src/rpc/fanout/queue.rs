@@ -5,7 +5,7 @@
 //! it has room for. Among calls that wait, those to hosts that have answered go first, then those
 //! to hosts not tried yet, then repeats to silent ones: the dead never delay the living.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 /// A socket to send from, as the machine sees it.
@@ -43,6 +43,8 @@ pub(super) struct SendQueue {
     families: [Family; 2],
     lanes: Vec<Lane>,
     under_way: Vec<usize>,
+    /// Lanes whose send buffer is full: nothing more is sent there.
+    pub(super) full: BTreeSet<usize>,
 }
 
 fn family_of(ipv6: bool) -> usize {
@@ -57,7 +59,7 @@ impl SendQueue {
                 family.lanes.push(number);
             }
         }
-        Self { families, under_way: vec![0; lanes.len()], lanes }
+        Self { families, under_way: vec![0; lanes.len()], lanes, full: BTreeSet::new() }
     }
 
     /// Whether anything can be sent to this address at all.
@@ -77,7 +79,8 @@ impl SendQueue {
     pub(super) fn take(&mut self, still_wanted: impl Fn(u64) -> bool) -> Option<(u64, usize)> {
         for urgency in URGENCIES {
             for family in &mut self.families {
-                let Some(lane) = roomiest(&family.lanes, &self.lanes, &self.under_way) else { continue };
+                let candidates = family.lanes.iter().copied().filter(|lane| !self.full.contains(lane));
+                let Some(lane) = roomiest(candidates, &self.lanes, &self.under_way) else { continue };
                 let Some(waiting) = family.waiting.get_mut(urgency as usize) else { continue };
                 while let Some(call) = waiting.pop_front() {
                     if still_wanted(call) {
@@ -106,10 +109,9 @@ impl SendQueue {
 }
 
 /// The lane with the most room left, if any has room.
-fn roomiest(candidates: &[usize], lanes: &[Lane], under_way: &[usize]) -> Option<usize> {
+fn roomiest(candidates: impl Iterator<Item = usize>, lanes: &[Lane], under_way: &[usize]) -> Option<usize> {
     candidates
-        .iter()
-        .filter_map(|&number| {
+        .filter_map(|number| {
             let room = lanes.get(number)?.window.checked_sub(*under_way.get(number)?)?;
             (room > 0).then_some((room, number))
         })

@@ -394,6 +394,18 @@ fn no_xid_comes_twice_in_a_run() {
 }
 
 #[test]
+fn a_socket_without_room_delays_no_other() {
+    let six = target(100, Host::Addresses(vec!["fd00::7".parse().unwrap()]));
+    let targets: Vec<Target> = (0..100).map(at).chain([six]).collect();
+    let mut fanout = Fanout::new(Duration::ZERO, targets, options(256));
+    fanout.queue.full = [0].into();
+    let sent: Vec<_> = std::iter::from_fn(|| fanout.poll_transmit(MS)).map(|call| call.lane).collect();
+    assert_eq!(sent, [1]);
+    fanout.queue.full.clear();
+    assert_eq!(std::iter::from_fn(|| fanout.poll_transmit(MS)).filter(|call| call.lane == 0).count(), 100);
+}
+
+#[test]
 fn transmissions_of_one_call_differ_in_their_xids_alone() {
     let mut fanout = Fanout::new(Duration::ZERO, vec![at(1)], options(64));
     let first = fanout.poll_transmit(Duration::ZERO).unwrap();
