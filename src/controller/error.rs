@@ -73,7 +73,7 @@ impl From<ManagerError> for Failure {
             ManagerError::Unreachable { .. } | ManagerError::Protocol { .. } => FailureKind::Unreachable,
             ManagerError::Lost { .. } => FailureKind::Failed,
             ManagerError::Refused(refusal) => match refusal.code {
-                RefusalCode::BadRequest | RefusalCode::Unsupported => FailureKind::Usage,
+                RefusalCode::BadRequest => FailureKind::Usage,
                 RefusalCode::NotDurable => FailureKind::Failed,
                 RefusalCode::RunActive
                 | RefusalCode::GraceActive
@@ -81,6 +81,7 @@ impl From<ManagerError> for Failure {
                 | RefusalCode::UnknownRun
                 | RefusalCode::WrongPhase
                 | RefusalCode::StillPending
+                | RefusalCode::Unsupported
                 | RefusalCode::NotAllowed => FailureKind::Refused,
             },
         };
@@ -107,6 +108,7 @@ mod tests {
             (refused(RefusalCode::RunActive), 4),
             (refused(RefusalCode::GraceActive), 4),
             (refused(RefusalCode::StalePlan), 4),
+            (refused(RefusalCode::Unsupported), 4),
             (refused(RefusalCode::BadRequest), 2),
             (refused(RefusalCode::NotDurable), 1),
             (StoreError::ControllerActive { pid: Some(1), path: path.clone() }.into(), 4),

@@ -3,7 +3,8 @@
 //! Theory. What to do is decided in [`resync::reconcile`](crate::resync::reconcile); here it is asked and done. One
 //! controller has the record for the whole round, so no two rounds and no other run of this record come between. A
 //! run of a suspect is an ordinary run, with a plan made for it just before; no user is asked, so a plan that wants
-//! consent ends the round. What the round knows of a client is durable before its run begins.
+//! consent ends the round. What the round knows of a client is durable before its run begins; a run that told nobody
+//! leaves no trace there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::record::Record;
 use super::{ControllerError, Options, Signals, carry_out, plan_of, probe_clients, results, take_over};
 use crate::host::unix_ms;
-use crate::manager::LockManager;
+use crate::manager::{LockManager, ManagerError};
 use crate::report::{
     Failure, FailureKind, Outcome, Progress, Reconcile, ReconcileReport, Refusal, RunReport, Stamp, Suspect,
     SuspectRun, SuspectStep,
@@ -186,11 +187,14 @@ impl Round {
         let due: Vec<usize> = self.due().map(|(place, _)| place).collect();
         for (nth, &place) in due.iter().enumerate() {
             let stopped = match self.run(controller, place, signals).await {
-                // Its last lock has gone, and with it the client, since it was looked at.
-                Err(error) => match Failure::from(error) {
-                    gone if gone.kind == FailureKind::Usage => None,
-                    failure => return Err(failure.into()),
-                },
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    // Its last lock may have gone, and with it the client, since it was looked at: then nobody is to be asked.
+                    if failure.kind != FailureKind::Usage || self.row_now(place).await?.is_some() {
+                        return Err(failure.into());
+                    }
+                    None
+                }
                 Ok(stopped) => stopped,
             };
             let Some(why) = stopped else { continue };
@@ -226,6 +230,7 @@ impl Round {
         }
         let plan = self.plan(seen).await?;
         let consent = plan.agree(false, &mut ())?;
+        let before = seen.look.memory.clone();
         self.remember_of(controller.0, place, |look| look.begun(unix_ms())).await?;
 
         let (sender, passed_on) = mpsc::channel(1);
@@ -236,7 +241,7 @@ impl Round {
         let mut stopped = None;
         let report = loop {
             tokio::select! {
-                report = &mut running => break report?,
+                report = &mut running => break report,
                 Some(name) = signals.recv() => {
                     stopped = Some(name.to_owned());
                     // One that finds no room follows another.
@@ -244,17 +249,27 @@ impl Round {
                 }
             }
         };
+        if told_nobody(&report) {
+            self.remember_of(controller.0, place, |look| look.memory = before).await?;
+        }
+        let report = report?;
         if report.run.outcome != Some(Outcome::Settled) && stopped.is_none() {
             stopped = Some("a run did not settle".to_owned());
         }
         // The run is over, and in the record, also if the lock manager does not answer now.
-        let rows = self.manager.clients().await.unwrap_or_default();
+        let after = self.row_now(place).await.unwrap_or_default();
         let Some(seen) = self.seen.get_mut(place) else { return Ok(stopped) };
-        let after = rows.iter().find(|row| row.name == seen.row.name && row.addresses.as_slice().contains(&seen.key.1));
         let (outcome, locks) = (report.run.outcome, report.locks);
         seen.run = Some(run_of(report));
-        self.remember_of(controller.0, place, |look| look.ended(outcome, &locks, after, unix_ms())).await?;
+        self.remember_of(controller.0, place, |look| look.ended(outcome, &locks, after.as_ref(), unix_ms())).await?;
         Ok(stopped)
+    }
+
+    /// What the lock manager says of the client now; none if it knows it no longer.
+    async fn row_now(&self, place: usize) -> Result<Option<ClientRow>, ManagerError> {
+        let Some(seen) = self.seen.get(place) else { return Ok(None) };
+        let is_it = |row: &ClientRow| row.name == seen.row.name && row.addresses.as_slice().contains(&seen.key.1);
+        Ok(self.manager.clients().await?.into_iter().find(is_it))
     }
 
     async fn plan(&self, seen: &ProbedClient) -> Result<Plan, ControllerError> {
@@ -308,6 +323,18 @@ impl Round {
             suspects: self.seen.into_iter().filter_map(suspect).collect(),
         };
         round.report(stopped_with)
+    }
+}
+
+/// Whether the run was refused, or aborted before its notice: then it has examined nothing.
+fn told_nobody(ran: &Result<RunReport, ControllerError>) -> bool {
+    match ran {
+        Ok(report) => {
+            report.run.outcome == Some(Outcome::Aborted) && report.clients.iter().all(|client| client.attempts == 0)
+        }
+        Err(error) => {
+            matches!(error, ControllerError::Operator(_) | ControllerError::Manager(ManagerError::Refused(_)))
+        }
     }
 }
 

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+mod rounds;
+
 use super::*;
 use crate::manager::Caution;
 use crate::report::FailureKind;
@@ -33,6 +35,7 @@ struct World {
     acknowledged: BTreeSet<RunId>,
     refuses_begin: Option<RefusalCode>,
     refuses_clients: bool,
+    clients: Vec<ClientRow>,
     /// How long `begin` takes before it acts.
     slow_begin: Duration,
     /// How many `PROGRESS` calls from now on meet a run that is being settled.
@@ -60,6 +63,7 @@ impl Fake {
             acknowledged: BTreeSet::new(),
             refuses_begin: None,
             refuses_clients: false,
+            clients: Vec::new(),
             slow_begin: Duration::ZERO,
             settling_for: 0,
             loses_results: false,
@@ -181,7 +185,7 @@ impl LockManager for Fake {
         Ok(self.current())
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
-        Ok(Vec::new())
+        Ok(self.with(|world| world.clients.clone()))
     }
     async fn locks(&self, _: &LocksArgs) -> Result<LockPage, ManagerError> {
         Ok(LockPage { locks: List::default(), next: 0 })

@@ -105,7 +105,7 @@ impl Reconcile {
         let stopped_with = stopped_with.map(|exit| if exit == 5 && any_run { 1 } else { exit });
         let would = (self.dry_run && self.suspects.iter().any(|suspect| suspect.step == SuspectStep::Run)).then_some(3);
         let exits: Vec<u8> = runs.map(|run| run.exit.unwrap_or(1)).chain(stopped_with).chain(would).collect();
-        self.exit = [1, 5, 4, 6, 3].into_iter().find(|exit| exits.contains(exit)).unwrap_or(0);
+        self.exit = [1, 5, 4, 2, 6, 3].into_iter().find(|exit| exits.contains(exit)).unwrap_or(0);
         ReconcileReport { schema: SCHEMA, reconcile: self }
     }
 }

@@ -93,6 +93,8 @@ pub struct Look {
     /// What to remember of it from now on.
     pub memory: Memory,
     said: NsmState,
+    /// What the lock manager says against it.
+    complaints: Vec<String>,
     /// Whether this round and the one before heard the same number, and it was evidence in both.
     is_steady: bool,
     has_one_path: bool,
@@ -124,12 +126,12 @@ pub fn look(row: &ClientRow, said: Probed, before: &Memory, now_ms: u64) -> Look
         reasons: Vec::new(),
         memory: before.clone(),
         said: NsmState::default(),
+        complaints: complaints(row),
         is_steady: false,
         has_one_path: row.server_addresses.as_slice().len() <= 1 && !row.shared_address,
     };
     let Probed::Answers(state) = said else { return look };
     look.said = state.unwrap_or_default();
-    let complaints = complaints(row);
     let differs = differs(look.said, row.nsm_state, before.baseline);
     if differs {
         look.reasons.push(if row.nsm_state.is_known() {
@@ -138,7 +140,7 @@ pub fn look(row: &ClientRow, said: Probed, before: &Memory, now_ms: u64) -> Look
             format!("its statd's state number is {}, before it was {}", look.said, before.baseline)
         });
     }
-    look.reasons.extend(complaints.iter().cloned());
+    look.reasons.extend(look.complaints.iter().cloned());
     if look.reasons.is_empty() {
         let baseline = if row.nsm_state.is_known() { before.baseline } else { look.said };
         look.memory = Memory { baseline, ..Memory::default() };
@@ -151,7 +153,7 @@ pub fn look(row: &ClientRow, said: Probed, before: &Memory, now_ms: u64) -> Look
     memory.differed = if differs { look.said } else { NsmState::default() };
     let is_newer = !before.examined.is_known() || look.said.is_after(before.examined);
     let is_new_number = look.is_steady && is_newer;
-    let is_news = is_new_number || complaints.iter().any(|why| !before.complaints.contains(why));
+    let is_news = is_new_number || look.complaints.iter().any(|why| !before.complaints.contains(why));
     // A time beyond the longest wait was written by a clock that was wrong.
     let waits = now_ms < before.not_before_ms && before.not_before_ms - now_ms <= ms(LONGEST_WAIT);
     look.step = if waits && !is_news {
@@ -159,7 +161,6 @@ pub fn look(row: &ClientRow, said: Probed, before: &Memory, now_ms: u64) -> Look
     } else if memory.rounds < ROUNDS {
         RoundStep::LookAgain
     } else {
-        memory.complaints = complaints;
         RoundStep::Run
     };
     look
@@ -212,6 +213,7 @@ impl Look {
         if self.is_steady {
             memory.examined = if memory.examined.is_known() { memory.examined.later(self.said) } else { self.said };
         }
+        memory.complaints.clone_from(&self.complaints);
         memory.runs = memory.runs.saturating_add(1);
         memory.not_before_ms = now_ms.saturating_add(ms(wait_after(memory.runs)));
     }
