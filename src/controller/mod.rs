@@ -94,7 +94,7 @@ async fn plan_of(
     let draft = Draft::new(request, scope, seen)?.cautioned(
         texts(&|caution| caution.weight == Weight::Say && caution.is_felt()),
         texts(&|caution| caution.weight == Weight::Say && !caution.is_felt()),
-        texts(&|caution| caution.weight == Weight::Consent),
+        cautions.iter().filter(|c| c.weight == Weight::Consent).map(|c| (c.about, c.text.clone())).collect(),
     );
     let targets = (0..).zip(draft.clients()).map(|(id, client)| targets::to_probe(id, client)).collect();
     let names: Vec<_> = draft.clients().iter().map(|client| &client.name).collect();

@@ -390,16 +390,20 @@ async fn a_run_is_begun_announced_settled_stored_and_then_acknowledged() {
 
 #[tokio::test]
 async fn consent_to_another_plan_is_no_consent() {
-    let (fake, books) = (Fake::new(0), Books::new());
     let request = Request { own_locks_lost: true, ..Request::default() };
     let other = Request { mode: Some(Mode::Targeted), ..request.clone() };
-    let agreed = plan(&*fake, &other, &options()).await.unwrap().agree(true, &mut ()).unwrap();
-    let plan = plan(&*fake, &request, &options()).await.unwrap();
-    let (_signal, signals) = mpsc::channel(1);
-    let manager: Arc<dyn LockManager> = Arc::clone(&fake) as _;
-    let ran = resync(manager, books.open(), plan, agreed, options(), watch::channel(Progress::START).0, signals).await;
-    assert!(is(&ran, FailureKind::Refused));
-    assert_eq!(fake.asked(), Vec::<String>::new());
+    for (agreed_to, meanwhile) in [(&other, None), (&request, Some(caution(Weight::Consent)))] {
+        let (fake, books) = (Fake::new(0), Books::new());
+        let agreed = plan(&*fake, agreed_to, &options()).await.unwrap().agree(true, &mut ()).unwrap();
+        fake.with(|world| world.cautions.extend(meanwhile));
+        let plan = plan(&*fake, &request, &options()).await.unwrap();
+        let (_signal, signals) = mpsc::channel(1);
+        let (manager, progress): (Arc<dyn LockManager>, _) =
+            (Arc::clone(&fake) as _, watch::channel(Progress::START).0);
+        let ran = resync(manager, books.open(), plan, agreed, options(), progress, signals).await;
+        assert!(is(&ran, FailureKind::Refused));
+        assert_eq!(fake.asked(), Vec::<String>::new());
+    }
 }
 
 #[tokio::test]

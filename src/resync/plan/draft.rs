@@ -14,6 +14,8 @@ pub struct Draft {
     plan: Plan,
     states: Vec<NsmState>,
     capabilities: Capabilities,
+    /// What the manager's own wishes for consent are about.
+    cautions: Vec<&'static str>,
 }
 
 impl Draft {
@@ -80,15 +82,16 @@ impl Draft {
             effects: Vec::new(),
             fingerprint: String::new(),
         };
-        Ok(Self { plan, states, capabilities: seen.info.capabilities })
+        Ok(Self { plan, states, capabilities: seen.info.capabilities, cautions: Vec::new() })
     }
 
-    /// What the manager itself adds: effects that users notice, other remarks, and what needs consent.
+    /// What the manager itself adds: effects that users notice, other remarks, and what needs consent, each beside the word
+    /// for what it is about.
     #[must_use]
-    pub fn cautioned(mut self, felt: Vec<String>, said: Vec<String>, agreed_to: Vec<String>) -> Self {
+    pub fn cautioned(mut self, felt: Vec<String>, said: Vec<String>, agreed_to: Vec<(&'static str, String)>) -> Self {
         self.plan.effects = felt;
         self.plan.caveats.extend(said);
-        self.plan.consent = agreed_to;
+        (self.cautions, self.plan.consent) = agreed_to.into_iter().unzip();
         self
     }
 
@@ -105,7 +108,7 @@ impl Draft {
     /// The plan, with what those statds said: one probe for each of [`clients`](Self::clients), in
     /// their order. What is missing counts as not asked.
     pub fn finish(self, probes: &[Probed]) -> Plan {
-        let Self { mut plan, states, capabilities } = self;
+        let Self { mut plan, states, capabilities, cautions } = self;
         let missing = std::iter::repeat(Probed::Silent(Probe::NotAsked));
         let probes = probes.iter().copied().chain(missing);
         for ((client, locked_with), probed) in plan.clients.iter_mut().zip(states).zip(probes) {
@@ -130,7 +133,7 @@ impl Draft {
         plan.effects = effects(&plan, &capabilities, said);
         let wanted = consent(&plan, &capabilities);
         plan.consent.extend(wanted);
-        plan.fingerprint = fingerprint(&plan);
+        plan.fingerprint = fingerprint(&plan, cautions);
         plan
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! A plan is made from what the manager and the clients' statds say at one moment. Its
 //! [`fingerprint`](Plan::fingerprint) covers what the operator agrees to: scope, mode, policy, the
-//! manager's instance, its NSM state, and the unreachable clients whose locks may go. Everything
-//! else changes all the time and does not make a plan stale.
+//! manager's instance, its NSM state, the unreachable clients whose locks may go, and what the manager
+//! itself wants to be agreed to. Everything else changes all the time and does not make a plan stale.
 
 mod checks;
 mod draft;

@@ -115,7 +115,8 @@ pub(super) fn some_names(clients: &[&PlannedClient]) -> String {
     units::first(clients.iter().map(|client| &client.name), 5)
 }
 
-pub(super) fn fingerprint(plan: &Plan) -> String {
+/// `cautions`: what the manager's own wishes for consent are about. Their text may have counts, which change all the time.
+pub(super) fn fingerprint(plan: &Plan, mut cautions: Vec<&str>) -> String {
     fn digest_sorted<T: crate::wire::xdr::Pack>(hash: &mut Sha256, items: &[T]) {
         let mut encoded: Vec<_> = items.iter().map(encode).collect();
         encoded.sort();
@@ -135,5 +136,8 @@ pub(super) fn fingerprint(plan: &Plan) -> String {
     hash.update(encode(&plan.instance));
     hash.update(encode(&plan.nsm_state));
     digest_sorted(&mut hash, &plan.may_drop);
+    cautions.sort_unstable();
+    cautions.dedup();
+    hash.update(cautions.join("\n"));
     hex::encode(hash.finalize())
 }
