@@ -127,9 +127,11 @@ fn fates(fates: &(impl Iterator<Item = ClientFate> + Clone)) -> String {
     parts.join(", ")
 }
 
-fn clients(out: &mut String, manager: &str, clients: &[ClientReport], all: bool, view: &View) {
+fn clients(out: &mut String, run: &RunReport, all: bool, view: &View) {
+    let (manager, clients) = (&run.run.manager, &run.clients);
     if clients.is_empty() {
-        line!(out, "\nnotices: there was no client to notify");
+        let none = if run.locks.in_scope == 0 { "there was no client to notify" } else { "no client is on record" };
+        line!(out, "\nnotices: {none}");
         return;
     }
     line!(out, "\nnotices, as nlmctl saw them (acked: delivered, no more); locks, as {} counted them", clean(manager));
@@ -218,7 +220,7 @@ fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, view: &View) 
     out.push('\n');
     tally(&mut out, &run.run, &run.locks);
     if shown.is_none() || !run.clients.is_empty() {
-        clients(&mut out, &run.run.manager, &run.clients, all_clients, view);
+        clients(&mut out, run, all_clients, view);
     }
     if !all_clients {
         lost(&mut out, run, view);

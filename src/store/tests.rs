@@ -156,6 +156,25 @@ fn whole_run(store: &mut Store, id: RunId) {
 }
 
 #[test]
+fn clients_that_only_the_lock_managers_result_names_are_in_the_report() {
+    let (place, id) = (Place::new(), run_id(1));
+    let mut store = place.open();
+    store.create_run(&new_run(id)).unwrap();
+    store.record_begun(&begun(id)).unwrap();
+    let nowhere = ClientResult { address: address("0.0.0.0"), ..result(1, counts(0, 20)) };
+    store.record_client_results(id, &[result(0, counts(20, 0)), nowhere]).unwrap();
+    store.record_result(id, &settled(counts(20, 20))).unwrap();
+    let report = store.report(id).unwrap();
+    let seen: Vec<_> = report.clients.iter().map(|c| (c.name.as_str(), c.address, c.fate, c.locks.unwrap())).collect();
+    let expected = [
+        ("c0", Some(address("127.1.0.0")), ClientFate::Acked, counts(20, 0).into()),
+        ("c1", None, ClientFate::Silent, counts(0, 20).into()),
+    ];
+    assert_eq!(seen, expected);
+    assert!(store.clients(id).unwrap().iter().all(|stored| stored.notices.delivery == Delivery::Acked));
+}
+
+#[test]
 fn a_manager_that_knows_no_owners_has_no_counts_for_its_clients() {
     let place = Place::new();
     let id = run_id(1);

@@ -9,8 +9,8 @@ use crate::host::unix_ms;
 use crate::report::{Facts, LockTally, Outcome, PathReport, PendingReport, Phase, Probe, ScopeReport, exit_code};
 use crate::units::count;
 use crate::wire::control::{BeginArgs, Begun, ClientResult, Counts, Delivery, LockFate, Reaction, RunClient, RunId};
-use crate::wire::types::CallerName;
-use crate::wire::xdr;
+use crate::wire::types::{CallerName, NsmState};
+use crate::wire::xdr::{self, List};
 
 /// A run before anything is asked of the lock manager.
 #[derive(Debug, Clone)]
@@ -40,6 +40,24 @@ pub struct NewClient {
     pub client: RunClient,
     /// What the plan saw of it.
     pub probe: Probe,
+}
+
+impl NewClient {
+    /// As far as the result tells.
+    fn of(result: &ClientResult) -> Self {
+        let address = Some(result.address).filter(|address| !address.0.is_unspecified());
+        let client = RunClient {
+            index: result.client,
+            name: result.name.clone(),
+            addresses: List::clipped(address.into_iter().collect()),
+            server_addresses: List::default(),
+            nsm_state: NsmState::default(),
+            locks: result.counts.in_scope,
+            shared_address: false,
+            suspect: result.suspect,
+        };
+        Self { client, probe: Probe::NotAsked }
+    }
 }
 
 /// What has become of a client's notices so far.
@@ -185,25 +203,7 @@ impl Store {
 
     /// Clients to notify, a page at a time; one that is there already is left as it is.
     pub fn record_clients(&mut self, run: RunId, clients: &[NewClient]) -> Result<(), StoreError> {
-        self.of_run(run, |tx, number| {
-            let mut insert = tx.prepare_cached(
-                "INSERT INTO client (run, number, name, address, row, suspect, probe, in_scope, pending)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8) ON CONFLICT DO NOTHING",
-            )?;
-            for NewClient { client, probe } in clients {
-                insert.execute(params![
-                    number,
-                    client.index,
-                    client.name.as_str(),
-                    client.addresses.as_slice().first().map(ToString::to_string),
-                    xdr::encode(client),
-                    client.suspect,
-                    probe.as_str(),
-                    integer(client.locks),
-                ])?;
-            }
-            Ok(())
-        })
+        self.of_run(run, |tx, number| clients.iter().try_for_each(|client| insert_client(tx, number, client)))
     }
 
     /// What has become of notices, in a batch.
@@ -230,7 +230,8 @@ impl Store {
         })
     }
 
-    /// The lock manager's result for clients, a page at a time; may be given again.
+    /// The lock manager's result for clients, a page at a time; may be given again. A controller that died right after `begin`
+    /// has not recorded them.
     pub fn record_client_results(&mut self, run: RunId, results: &[ClientResult]) -> Result<(), StoreError> {
         let paths = |result: &ClientResult| {
             let paths: Vec<PathReport> = result.paths.as_slice().iter().map(PathReport::from).collect();
@@ -248,6 +249,7 @@ impl Store {
             )?;
             for (r, paths) in results.iter().zip(&paths) {
                 let c = r.counts;
+                insert_client(tx, number, &NewClient::of(r))?;
                 update.execute(named_params! {
                     ":run": number, ":number": r.client, ":paths": paths, ":suspect": r.suspect,
                     ":silent": r.reaction == Reaction::Silent, ":understood": r.reaction == Reaction::Understood,
@@ -373,6 +375,26 @@ impl Store {
             Ok(Pruned { runs: runs as u64, releases: releases as u64 })
         })
     }
+}
+
+/// A client that is there already is left as it is.
+fn insert_client(tx: &Transaction<'_>, run: i64, new: &NewClient) -> rusqlite::Result<()> {
+    let NewClient { client, probe } = new;
+    let mut insert = tx.prepare_cached(
+        "INSERT INTO client (run, number, name, address, row, suspect, probe, in_scope, pending)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8) ON CONFLICT DO NOTHING",
+    )?;
+    insert.execute(params![
+        run,
+        client.index,
+        client.name.as_str(),
+        client.addresses.as_slice().first().map(ToString::to_string),
+        xdr::encode(client),
+        client.suspect,
+        probe.as_str(),
+        integer(client.locks),
+    ])?;
+    Ok(())
 }
 
 fn insert_event(tx: &Transaction<'_>, run: i64, at_ms: i64, kind: &str, detail: &str) -> rusqlite::Result<()> {
