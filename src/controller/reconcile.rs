@@ -359,13 +359,15 @@ fn suspect(seen: ProbedClient) -> Option<Suspect> {
 }
 
 fn run_of(report: RunReport) -> SuspectRun {
+    let client = report.clients.into_iter().next();
     SuspectRun {
         id: report.run.id,
         outcome: report.run.outcome,
         exit: report.run.exit,
         reason: report.run.reason,
-        fate: report.clients.first().map(|client| client.fate),
+        fate: client.as_ref().map(|client| client.fate),
         locks: report.locks,
+        paths: client.map(|client| client.paths).unwrap_or_default(),
     }
 }
 

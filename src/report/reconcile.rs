@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::run::{PathReport, kept_words};
 use super::table::clean;
 use super::text::{Render, View, line};
 use super::{ClientFate, LockTally, Outcome, Refusal, SCHEMA, Stamp};
@@ -94,6 +95,8 @@ pub struct SuspectRun {
     pub fate: Option<ClientFate>,
     /// The fate of its locks.
     pub locks: LockTally,
+    /// Its locks that were pending when the run settled, and why they were kept.
+    pub paths: Vec<PathReport>,
 }
 
 impl Reconcile {
@@ -151,7 +154,8 @@ fn finding(out: &mut String, suspect: &Suspect, run: &SuspectRun, view: &View) {
         parts.push(format!("{} dropped, which it did not reclaim", count(locks.dropped, "lock")));
     }
     if locks.kept > 0 {
-        parts.push(format!("{} kept, because {}", count(locks.kept, "lock"), why_kept(suspect, run)));
+        let why = why_kept(suspect, run).map(|why| format!(", because {why}")).unwrap_or_default();
+        parts.push(format!("{} kept{why}", count(locks.kept, "lock")));
     }
     if locks.conflicts > 0 {
         parts.push(format!("{} refused because of another owner's lock", count(locks.conflicts, "reclaim")));
@@ -175,13 +179,17 @@ fn finding(out: &mut String, suspect: &Suspect, run: &SuspectRun, view: &View) {
     line!(out, "{}: {}; see `nlmctl runs show {id}`", who(suspect), parts.join("; "));
 }
 
-fn why_kept(suspect: &Suspect, run: &SuspectRun) -> String {
-    match (run.fate, &suspect.kept_if_silent) {
-        (Some(ClientFate::Silent), Some(why)) => format!("it acked and reclaimed nothing, and {why}"),
-        (Some(ClientFate::Silent | ClientFate::Acked), _) => "the time after its ack was too short".to_owned(),
-        (Some(fate), _) => format!("its notice was not acked ({fate})"),
-        (None, _) => "it was not told".to_owned(),
-    }
+/// None where the run says nothing of it.
+fn why_kept(suspect: &Suspect, run: &SuspectRun) -> Option<String> {
+    let fate = match run.fate {
+        None => return Some("it was not told".to_owned()),
+        Some(fate @ (ClientFate::Acked | ClientFate::Silent)) => fate,
+        Some(fate) => return Some(format!("its notice was not acked ({fate})")),
+    };
+    let how = if fate == ClientFate::Silent { "" } else { " through one server address" };
+    let why = suspect.kept_if_silent.as_ref().map(|why| format!(", and {why}")).unwrap_or_default();
+    let words = kept_words(fate, &run.paths, &format!("it acked and reclaimed nothing{how}{why}"));
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 fn would(out: &mut String, round: &Reconcile, view: &View) {

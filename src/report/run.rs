@@ -184,7 +184,7 @@ words! {
         Acked = "acked",
         /// All were delivered, and it reclaimed none of its locks in scope.
         Silent = "silent",
-        /// Not all of them were answered.
+        /// Not all of them were answered, or not from the address that it called from.
         NoAnswer = "no-answer",
         /// Its rpcbind says that it runs no statd.
         NoStatd = "no-statd",
@@ -198,14 +198,14 @@ words! {
 }
 
 impl ClientFate {
-    /// From a delivery and whether the lock manager found the client silent. A client that acked
-    /// only some of its notices is treated like one that acked none, and reads so.
+    /// From a delivery and whether the lock manager found the client silent. A client that acked only some of its notices,
+    /// or for which another address answered, is treated like one that acked none, and reads so.
     pub fn of(delivery: Delivery, silent: bool) -> Self {
         match delivery {
             Delivery::Acked if silent => Self::Silent,
-            // By whom, and that its locks are kept, is in its error.
-            Delivery::Acked | Delivery::Elsewhere => Self::Acked,
-            Delivery::Partial | Delivery::NoAnswer => Self::NoAnswer,
+            Delivery::Acked => Self::Acked,
+            // Who else answered, and that its locks are kept, is in its error.
+            Delivery::Partial | Delivery::NoAnswer | Delivery::Elsewhere => Self::NoAnswer,
             Delivery::NoStatd => Self::NoStatd,
             Delivery::NameUnknown => Self::NameUnknown,
             Delivery::Refused => Self::Refused,
@@ -313,31 +313,39 @@ impl ClientReport {
     }
     /// Why its locks were kept, for people. What its fate says already is not said again.
     pub fn kept_words(&self) -> Vec<String> {
-        let (mut words, mut said) = (Vec::new(), BTreeSet::new());
-        for path in &self.paths {
-            let Some(why) = path.kept_because else { continue };
-            let is_news = why == KeptBecause::OtherAddress || said.insert(why);
-            words.extend(is_news.then(|| self.why_kept(path, why)).flatten());
-        }
-        words
+        let words = kept_words(self.fate, &self.paths, "--silent keep");
+        words.into_iter().map(|why| format!("kept: {why}")).collect()
     }
+}
 
-    fn why_kept(&self, path: &PathReport, why: KeptBecause) -> Option<String> {
+/// Why locks of a client were kept that met this fate, each reason once. `silent`: why a silent client keeps them.
+pub(super) fn kept_words(fate: ClientFate, paths: &[PathReport], silent: &str) -> Vec<String> {
+    let mut said = BTreeSet::new();
+    let words = paths.iter().filter_map(|path| {
+        let why = path.kept_because?;
+        let is_news = why == KeptBecause::OtherAddress || said.insert(why);
+        is_news.then(|| path.why_kept(why, fate, silent)).flatten()
+    });
+    words.collect()
+}
+
+impl PathReport {
+    fn why_kept(&self, why: KeptBecause, fate: ClientFate, silent: &str) -> Option<String> {
         Some(match why {
-            KeptBecause::Unreachable if self.fate == ClientFate::Acked => {
-                "kept: other names call from its address, so an ack is not evidence".to_owned()
+            KeptBecause::Unreachable if fate == ClientFate::Acked => {
+                "other names call from its address, or the lock manager was not told of its ack".to_owned()
             }
             KeptBecause::Unreachable => return None,
-            KeptBecause::LateAck => "kept: it acked too shortly before the end".to_owned(),
-            KeptBecause::Silent => "kept: --silent keep".to_owned(),
+            KeptBecause::LateAck => "it acked too shortly before the end".to_owned(),
+            KeptBecause::Silent => silent.to_owned(),
             KeptBecause::NoTime => {
-                "kept: the lock manager did not run for a while, or the client was still reclaiming".to_owned()
+                "the lock manager did not run for a while, or the client was still reclaiming".to_owned()
             }
-            KeptBecause::NotUnderstood => "kept: most clients, or the only one, were silent".to_owned(),
+            KeptBecause::NotUnderstood => "most clients, or the only one, were silent".to_owned(),
             KeptBecause::OtherAddress => format!(
-                "kept: nothing was reclaimed through server address {}, but something was through another one; its \
+                "nothing was reclaimed through server address {}, but something was through another one; its \
                  statd may have passed on only one notice",
-                path.server_address
+                self.server_address
             ),
         })
     }

@@ -18,7 +18,7 @@ fn suspect(n: u8, run: Option<SuspectRun>) -> Suspect {
 fn suspects_run(outcome: Outcome, exit: u8, fate: ClientFate, locks: LockTally) -> SuspectRun {
     let reason = (exit == 1).then(|| "SIGTERM in the middle of the run".to_owned());
     let id = "6f1c2a9e-0b7d-4c55-9a40-2d1f5b8c7e33".to_owned();
-    SuspectRun { id, outcome: Some(outcome), exit: Some(exit), reason, fate: Some(fate), locks }
+    SuspectRun { id, outcome: Some(outcome), exit: Some(exit), reason, fate: Some(fate), locks, paths: Vec::new() }
 }
 
 fn reconcile(dry_run: bool, suspects: Vec<Suspect>) -> Reconcile {
@@ -41,11 +41,21 @@ fn a_round_of_looking_for_stale_locks() {
     let dropped = LockTally { in_scope: 3, reclaimed: 1, dropped: 2, ..LockTally::default() };
     let at = Some(Stamp(1_795_362_928_007));
     let settled = |exit, fate, locks| Some(suspects_run(Outcome::Settled, exit, fate, locks));
+    let kept_for = |n: u8, fate, reasons: &[KeptBecause]| {
+        let path = |(last, why): (u8, &KeptBecause)| PathReport {
+            server_address: ip(&format!("192.0.2.10{last}")),
+            silent: fate == ClientFate::Silent,
+            kept_because: Some(*why),
+        };
+        let paths = (1..).zip(reasons).map(path).collect();
+        let run = SuspectRun { paths, ..suspects_run(Outcome::Settled, 3, fate, kept(3)) };
+        Suspect { next_run_at: at, ..suspect(n, Some(run)) }
+    };
     let suspects = vec![
         suspect(1, settled(0, ClientFate::Acked, all_of(3))),
         Suspect { kept_if_silent: None, ..suspect(2, settled(3, ClientFate::Acked, dropped)) },
-        Suspect { next_run_at: at, ..suspect(3, settled(3, ClientFate::Silent, kept(3))) },
-        Suspect { next_run_at: at, ..suspect(4, settled(3, ClientFate::NoAnswer, kept(3))) },
+        kept_for(3, ClientFate::Silent, &[KeptBecause::Silent]),
+        kept_for(4, ClientFate::NoAnswer, &[KeptBecause::Unreachable]),
         suspect(5, settled(6, ClientFate::Acked, LockTally { conflicts: 1, ..all_of(3) })),
         suspect(
             6,
@@ -57,6 +67,10 @@ fn a_round_of_looking_for_stale_locks() {
             )),
         ),
         Suspect { step: SuspectStep::Wait, next_run_at: at, ..suspect(7, None) },
+        kept_for(8, ClientFate::Acked, &[KeptBecause::LateAck, KeptBecause::LateAck]),
+        kept_for(9, ClientFate::Acked, &[KeptBecause::Unreachable]),
+        kept_for(10, ClientFate::Acked, &[KeptBecause::OtherAddress, KeptBecause::Silent, KeptBecause::NoTime]),
+        Suspect { next_run_at: at, ..suspect(11, Some(suspects_run(Outcome::Aborted, 1, ClientFate::Acked, kept(3)))) },
     ];
     is_golden("reconcile", &reconcile(false, suspects).report(None));
 

@@ -1,6 +1,7 @@
 //! Runs and their plans.
 
 use super::*;
+use crate::wire::control::Delivery;
 
 #[test]
 fn a_run_with_dropped_and_kept_locks() {
@@ -46,6 +47,21 @@ fn a_run_in_which_all_was_reclaimed() {
 #[test]
 fn a_run_without_a_client() {
     is_golden("run-empty", &RunReport::new(head(Some(Outcome::Settled)), STATES, all_of(0), vec![], false));
+}
+
+#[test]
+fn a_run_whose_clients_were_not_recorded_does_not_say_that_there_were_none() {
+    let text = RunReport::new(head(Some(Outcome::Settled)), STATES, all_of(3), vec![], false).text();
+    assert!(text.contains("notices: no client is on record\n"), "{text}");
+}
+
+#[test]
+fn a_client_for_which_another_address_answered_did_not_ack() {
+    assert_eq!(ClientFate::of(Delivery::Elsewhere, false), ClientFate::NoAnswer);
+    let kept =
+        [PathReport { server_address: ip("192.0.2.200"), silent: false, kept_because: Some(KeptBecause::Unreachable) }];
+    let client = ClientReport { paths: kept.to_vec(), ..client(1, ClientFate::NoAnswer, all_of(3)) };
+    assert!(client.kept_words().is_empty(), "its error says it");
 }
 
 #[test]
