@@ -102,6 +102,8 @@ async fn a_dead_client_is_left_alone() {
         let ran = round(&world, &[]).await.exits(0);
         assert_eq!((&ran.json()["reconcile"]["unreachable"], suspects(&ran).len()), (&1.into(), 0));
     }
+    let ran = round_in_text(&world).await.exits(0);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""), "cron mails whatever is printed");
     assert_eq!((state(&world).await, world.locks_of("host1.test").await), (before, 2));
 }
 
