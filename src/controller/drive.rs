@@ -166,9 +166,11 @@ impl Drive {
     /// The record cannot be written, or notices cannot be sent. The run is aborted then if no notice
     /// can have left; else it is left to the manager.
     pub(super) async fn run(mut self, first: Vec<Action>) -> Result<Ended, ControllerError> {
-        let ended = self.go(first).await;
+        let mut ended = self.go(first).await;
         if ended.is_err() && !self.may_have_told {
             self.calls.ask(Call::Abort).await;
+        } else {
+            ended = ended.map_err(|error| error.left(self.orders.begin.run));
         }
         let Self { calls, writing, notices, watching, reconnecting, .. } = self;
         drop((notices, watching, reconnecting));

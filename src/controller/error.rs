@@ -4,7 +4,7 @@ use crate::manager::ManagerError;
 use crate::nsm::DriverError;
 use crate::report::{Failure, FailureKind};
 use crate::store::StoreError;
-use crate::wire::control::RefusalCode;
+use crate::wire::control::{RefusalCode, RunId};
 
 /// Why there is no report. Nothing on the server was touched, unless the error says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,22 @@ pub enum ControllerError {
     /// A part of this process ended that must not.
     #[error("internal error: {0}")]
     Internal(&'static str),
+}
+
+impl ControllerError {
+    /// Of a run that had to be left though its clients may have been told: no other record can go on with it.
+    pub(super) fn left(self, run: RunId) -> Self {
+        let first = match self {
+            Self::Network(_) => "raise the limit of open files (`ulimit -n`)",
+            Self::Operator(_) | Self::Manager(_) | Self::Store(_) | Self::Internal(_) => "mend that",
+        };
+        let Failure { kind, message, .. } = self.into();
+        Self::Operator(Failure::new(
+            kind,
+            format!("{message}; nlmctl has left run {run}, and its result is not recorded"),
+            format!("{first}; then resume the run with the same --db: `nlmctl resync --resume`"),
+        ))
+    }
 }
 
 impl From<ControllerError> for Failure {

@@ -339,7 +339,10 @@ fn begin_args(plan: &Plan) -> BeginArgs {
 /// The report of a run that is not driven any more, or why it must not go on.
 async fn conclude(record: &Record, run: RunId, mut driven: Ended) -> Result<RunReport, ControllerError> {
     let forbidden = driven.forbidden.take();
-    let report = close(record, run, driven).await?;
+    let report = close(record, run, driven).await.map_err(|error| match error {
+        ControllerError::Store(_) => error.left(run),
+        other => other,
+    })?;
     let Some(why) = forbidden else { return Ok(report) };
     let line = why.message.clone();
     record.with(move |store| store.event(run, "refused", &line)).await?;
