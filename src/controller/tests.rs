@@ -11,10 +11,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 mod endings;
+mod releases;
 mod rounds;
 
 use super::*;
-use crate::manager::Caution;
+use crate::manager::{Caution, Owners, OwnersView};
 use crate::report::FailureKind;
 use crate::wire::control::{
     self, Begun, Capabilities, ClientResultPage, ClientRow, Counts, ExtendArgs, Grace, Info, InstanceId, LockFatePage,
@@ -37,6 +38,8 @@ struct World {
     refuses_begin: Option<RefusalCode>,
     refuses_clients: bool,
     clients: Vec<ClientRow>,
+    /// Clients with locks that only its view of owners has.
+    listed: Vec<ClientRow>,
     /// How long `begin` takes before it acts.
     slow_begin: Duration,
     /// How many `PROGRESS` calls from now on meet a run that is being settled.
@@ -65,6 +68,7 @@ impl Fake {
             refuses_begin: None,
             refuses_clients: false,
             clients: Vec::new(),
+            listed: Vec::new(),
             slow_begin: Duration::ZERO,
             settling_for: 0,
             loses_results: false,
@@ -187,6 +191,10 @@ impl LockManager for Fake {
     }
     async fn clients(&self) -> Result<Vec<ClientRow>, ManagerError> {
         Ok(self.with(|world| world.clients.clone()))
+    }
+    async fn owners(&self) -> Result<Owners, ManagerError> {
+        let clients = self.with(|world| world.listed.clone());
+        Ok(Owners::View(OwnersView { how: "looked at", clients, locks: Vec::new() }))
     }
     async fn locks(&self, _: &LocksArgs) -> Result<LockPage, ManagerError> {
         Ok(LockPage { locks: List::default(), next: 0 })

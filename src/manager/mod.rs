@@ -228,7 +228,8 @@ pub trait LockManager: Send + Sync {
     /// Frees chosen locks: all of them in one step, or none where it is refused. A manager that can
     /// only ask another program to do it looks afterwards, and tells what is left.
     ///
-    /// One that does not know owners gets whole clients only, with 0 locks and the digest of none.
+    /// One that does not know owners gets whole clients only, by name: with 0 locks, the digest of none, and an unspecified
+    /// address where none is known.
     async fn release(&self, args: &ReleaseArgs) -> Result<Freed, ManagerError> {
         let _ = args;
         let words = format!("{} at {} cannot free single clients' locks", self.kind(), self.endpoint());

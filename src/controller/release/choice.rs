@@ -1,12 +1,12 @@
 //! What the operator asked for, and which locks those are. Pure.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::report::{Failure, LockdProbe, ScopeReport};
 use crate::resync::plan::{self as run_plan, names};
 use crate::wire::control::{ClientRow, ClientSeen, Info, LockRow, LockState, PAGE, RELEASE, ReleaseArgs, Scope};
-use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle, Svid};
+use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, OwnerHandle, Svid};
 use crate::wire::xdr::List;
 
 /// A process, as `--owner` names it.
@@ -138,14 +138,16 @@ impl Chosen {
             return Err(nothing(if whole { "the client has no lock" } else { "no such lock is held" }));
         }
         let seen_of = |(client, rows): (&ClientRow, &Vec<LockRow>)| {
-            let address = client.addresses.as_slice().first()?;
-            Some(ClientSeen::new(client.name.clone(), *address, rows))
+            // A lock manager that does not tell owners finds it by its name.
+            let unknown = Address(Ipv4Addr::UNSPECIFIED.into());
+            let address = client.addresses.as_slice().first().copied().unwrap_or(unknown);
+            ClientSeen::new(client.name.clone(), address, rows)
         };
         let too_many = |what: &str, max: usize| {
             Failure::usage(format!("more than {max} {what} are selected"), "select fewer at a time")
         };
         let (whole_clients, single) = if whole {
-            (clients.iter().zip(&rows).filter_map(seen_of).collect(), Vec::new())
+            (clients.iter().zip(&rows).map(seen_of).collect(), Vec::new())
         } else {
             (Vec::new(), rows.iter().flatten().cloned().collect())
         };
@@ -195,8 +197,8 @@ fn chosen(
         if !wanted.is_empty() && !wanted.iter().any(|reference| names(reference, client)) {
             continue;
         }
-        let Some(first) = client.addresses.as_slice().first() else { continue };
-        let its = of_client.remove(&(&client.name, first.0)).unwrap_or_default();
+        let first = client.addresses.as_slice().first();
+        let its = first.and_then(|first| of_client.remove(&(&client.name, first.0))).unwrap_or_default();
         if !its.is_empty() || seen.rows.is_err() {
             clients.push(client.clone());
             rows.push(its);

@@ -35,9 +35,9 @@ use crate::manager::{LockManager, ManagerError, Owners, Weight};
 use crate::nsm::Target;
 use crate::report::{Failure, ReleaseOutcome, ReleaseReport, Stamp};
 use crate::resync::consent::Consent;
-use crate::resync::plan::{self as run_plan, refuse_busy, refuse_unknown};
+use crate::resync::plan::{self as run_plan, names, refuse_ambiguous, refuse_busy, refuse_unknown};
 use crate::store::{NewRelease, Store};
-use crate::wire::control::{ClientRow, LockRow, LockState, MAX_REFS, RefusalCode, Scope};
+use crate::wire::control::{ClientRef, ClientRow, LockRow, LockState, MAX_REFS, RefusalCode, Scope};
 use crate::wire::types::FileHandle;
 use crate::wire::xdr::List;
 
@@ -68,10 +68,14 @@ pub async fn plan(
         Some(_) => run_plan::scope(&request.as_run_of_clients(), &info)?,
         None => run_plan::scope(&request.as_run(), &info)?,
     };
-    let clients = match &owned {
+    let mut clients = match &owned {
         Some(owned) => owned.clients.clone(),
         None => manager.clients().await?,
     };
+    if owned.is_none() && !info.capabilities.knows_owners {
+        clients.extend(listed(manager, &scope, &clients).await?);
+    }
+    refuse_ambiguous(&scope, &request.clients, &clients)?;
     if !request.if_held {
         refuse_unknown(&scope, &request.clients, &clients)?;
     }
@@ -88,6 +92,19 @@ pub async fn plan(
     let probes = probe(chosen.clients(), &info.names, options).await?;
     let agreed_to = cautions.into_iter().filter(|c| c.weight == Weight::Consent).map(|c| c.text).collect();
     Ok(chosen.finish(manager.kind(), &waiting, paths, &probes, options.probe_timeout).cautioned(agreed_to))
+}
+
+/// Clients that are wanted and not known, but have locks by the manager's view of owners: lockd's of which rpc.statd has no
+/// record. The manager will say that it could not free them; without them it would look as if they held nothing.
+async fn listed(manager: &dyn LockManager, scope: &Scope, known: &[ClientRow]) -> Result<Vec<ClientRow>, ManagerError> {
+    let is_unknown = |wanted: &&ClientRef| !known.iter().any(|row| names(wanted, row));
+    let unknown: Vec<&ClientRef> = scope.clients.as_slice().iter().filter(is_unknown).collect();
+    if unknown.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Owners::View(view) = manager.owners().await? else { return Ok(Vec::new()) };
+    let is_wanted = |row: &ClientRow| row.locks + row.waiters > 0 && unknown.iter().any(|wanted| names(wanted, row));
+    Ok(view.clients.into_iter().filter(is_wanted).collect())
 }
 
 /// What is wanted, where the manager tells owners and paths by a view of its own.

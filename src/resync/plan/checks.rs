@@ -1,6 +1,6 @@
 //! Checks of a request, and which clients it selects.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -164,6 +164,35 @@ pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) ->
     Ok(())
 }
 
+/// Refuses a short name in the request that several clients have before different domains: they are different hosts, and only
+/// one is meant. A full name, also where a client calls itself by the short one, means one host.
+///
+/// # Errors
+/// Refused: the message names the clients, with their addresses.
+pub fn refuse_ambiguous(scope: &Scope, asked: &[String], clients: &[ClientRow]) -> Result<(), Failure> {
+    let mut full: HashMap<String, BTreeMap<String, &ClientRow>> = HashMap::new();
+    for row in clients {
+        let (whole, short) = row.name.folded();
+        if whole != short {
+            full.entry(short).or_default().insert(whole, row);
+        }
+    }
+    for (wanted, text) in scope.clients.as_slice().iter().zip(asked) {
+        let (Some(name), None) = (&wanted.name.0, &wanted.address.0) else { continue };
+        let (whole, short) = name.folded();
+        let Some(hosts) = full.get(&short).filter(|hosts| whole == short && hosts.len() > 1) else { continue };
+        let shown = hosts.values().map(|row| match row.addresses.as_slice().first() {
+            Some(address) => format!("{} ({address})", row.name),
+            None => row.name.to_string(),
+        });
+        return refused(
+            format!("--client {text} means several clients: {}", units::first(shown, 5)),
+            "give the full name or the address of the client",
+        );
+    }
+    Ok(())
+}
+
 /// Refuses a file in the request that has no lock. A handle with a wrong digit is unknown to everyone:
 /// a run over it would do nothing and report success.
 fn refuse_unlocked(scope: &Scope, asked: &[String], locks: &[LockRow]) -> Result<(), Failure> {
@@ -223,6 +252,7 @@ pub(super) fn chosen<'a>(
     seen: &Observation<'a>,
 ) -> Result<Vec<(&'a ClientRow, InScope)>, Failure> {
     refuse_unknown(scope, &request.clients, seen.clients)?;
+    refuse_ambiguous(scope, &request.clients, seen.clients)?;
     refuse_unlocked(scope, &request.files, seen.locks.unwrap_or_default())?;
     let listed = seen.locks.map(count_by_owner);
     let counts = |row: &ClientRow| match &listed {
@@ -413,6 +443,35 @@ mod tests {
                 let scope = Scope { clients: List::clipped(vec![client]), files: List::default() };
                 prop_assert_eq!(refuse_unknown(&scope, &["it".to_owned()], &rows).is_ok(), is_known);
             }
+        }
+    }
+
+    #[test]
+    fn a_short_name_of_two_hosts_is_refused_and_both_are_named() {
+        let rows = [("node1.a.test", "192.0.2.1"), ("Node1.b.test", "192.0.2.2"), ("node2.a.test", "192.0.2.3")]
+            .map(|(name, address)| ClientRow::sample(name, address));
+        let mut rows = rows.to_vec();
+        // One name at several addresses, in other letters, or called by the short one, is one host.
+        rows.extend(
+            [
+                ("node2.a.test", "192.0.2.4"),
+                ("NODE2.A.test.", "192.0.2.4"),
+                ("node2", "192.0.2.3"),
+                ("node1", "192.0.2.1"),
+            ]
+            .map(|(name, address)| ClientRow::sample(name, address)),
+        );
+        let of = |text: &str| {
+            let scope = Scope { clients: List::clipped(vec![text.parse().unwrap()]), files: List::default() };
+            refuse_ambiguous(&scope, &[text.to_owned()], &rows)
+        };
+        for text in ["node1", "NODE1."] {
+            let refusal = of(text).unwrap_err();
+            assert_eq!(refusal.kind.exit(), 4);
+            assert!(refusal.message.contains("node1.a.test (192.0.2.1), Node1.b.test (192.0.2.2)"), "{refusal}");
+        }
+        for text in ["node1.a.test", "192.0.2.1", "node2", "node2.a.test", "node3"] {
+            of(text).unwrap();
         }
     }
 

@@ -198,6 +198,19 @@ fn a_manager_that_knows_no_owners_frees_whole_clients_and_nothing_else() {
 }
 
 #[test]
+fn a_client_without_an_address_is_asked_to_be_freed_by_its_name() {
+    let (request, scope) = of_clients(&[1]);
+    let (request, info) = (ReleaseRequest { if_held: true, ..request }, info(false));
+    let clients = [ClientRow { addresses: List::default(), ..client(1) }];
+    let seen = ReleaseObservation { info: &info, clients: &clients, rows: Err("manager 1 does not tell".to_owned()) };
+    let chosen = Chosen::new(&request, &scope, &seen).unwrap();
+    let plan = chosen.finish("manager", &[], HashMap::new(), &[NOT_ASKED], Duration::from_secs(3));
+    assert!(!plan.is_of_nothing() && plan.agree(true, &mut ()).is_err(), "it could not be asked");
+    let asked: Vec<_> = plan.args().clients.as_slice().iter().map(|client| client.name.clone()).collect();
+    assert_eq!(asked, [name(1)]);
+}
+
+#[test]
 fn more_than_fits_into_one_call_is_told_before_it_is_made() {
     let rows: Vec<_> = (0..=RELEASE as u64).map(|n| row(1, n * 10, LockState::Held)).collect();
     let (mut request, scope) = of_clients(&[1]);
