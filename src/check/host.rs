@@ -1,13 +1,13 @@
 //! This host's files: mounts, statd's records and state number, the kernel's NFS server, who else
 //! locks here, room on disk. Reads, and changes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::{Kind, Places};
-use crate::host::{ETAB, Machine};
+use crate::host::{ETAB, Machine, folder_of};
 use crate::nsm::roster::{self, Roster};
 use crate::report::{Failure, Finding, Severity};
 use crate::resync::plan::{LocalMount, own_mounts_allow};
@@ -315,10 +315,7 @@ fn room(kind: Kind, places: &Places) -> Vec<Finding> {
 /// The record's folder, or the nearest one above it that is there: it is made where it is missing.
 fn record_place(record: &Path) -> Finding {
     let about = "record-room";
-    let mut folder = record.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
-    if folder.as_os_str().is_empty() {
-        folder = PathBuf::from(".");
-    }
+    let mut folder = folder_of(record).to_path_buf();
     while !folder.is_dir() {
         if !folder.pop() {
             let words = format!("no folder above the record {} exists", record.display());
@@ -388,7 +385,7 @@ mod tests {
         }
         fn look(&self, kind: Kind) -> Vec<(String, Severity)> {
             let places = Places {
-                control: PathBuf::new(),
+                control: std::path::PathBuf::new(),
                 root: self.0.path().to_owned(),
                 record: self.0.path().join("not/made/yet/runs.db"),
                 rpcbind_port: 111,

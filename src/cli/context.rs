@@ -13,9 +13,9 @@ use terminal_size::{Width, terminal_size_of};
 use super::config::Settings;
 use super::discovery::{self, For};
 use crate::controller::{self, Options};
-use crate::host::replaceable;
+use crate::host::{folder_of, replaceable};
 use crate::manager::LockManager;
-use crate::report::{self, Failure, Render, View};
+use crate::report::{self, Failure, Render, View, clean_lines};
 use crate::store::{Store, StoreError};
 
 /// Bytes that are written to stdout at once.
@@ -73,10 +73,10 @@ impl Context {
         self.say(value.show(&view(&std::io::stderr())).trim_end());
     }
 
-    /// A line of status on stderr, unless `-q`.
+    /// A line of status on stderr, unless `-q`. It may quote what others named: a host, a file of a roster.
     pub(super) fn say(&self, line: &str) {
         if !self.settings.quiet {
-            to_stderr(line);
+            to_stderr(&clean_lines(line));
         }
     }
 
@@ -176,8 +176,7 @@ pub(super) async fn written(output: Option<PathBuf>, text: String, what: &'stati
 }
 
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".nlmctl").tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".nlmctl").tempfile_in(folder_of(path))?;
     file.write_all(text.as_bytes())?;
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
     file.persist(path)?;

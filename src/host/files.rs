@@ -132,7 +132,7 @@ impl Machine {
 /// # Errors
 /// The errors of the file system; the old file is still there then.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     // A dotfile: neither statd nor sm-notify take one for a record.
     let mut draft = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
     draft.write_all(bytes)?;
@@ -146,6 +146,11 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     draft.as_file().sync_all()?;
     draft.persist(path)?;
     File::open(folder)?.sync_all()
+}
+
+/// The folder that a file is in. A bare name has an empty parent, which is no path that can be opened.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The file itself, behind links, or where there will be one. `None`: there is something else, a device say, which must stay.
@@ -177,6 +182,16 @@ pub fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_file_name_is_in_the_current_folder() {
+        let folder = |path| folder_of(Path::new(path)).to_str();
+        assert_eq!([folder("ports.json"), folder("a/b"), folder("/b")], [Some("."), Some("a"), Some("/")]);
+        let name = tempfile::Builder::new().prefix("nlmctl-bare").tempfile_in(".").unwrap();
+        let bare = Path::new(name.path().file_name().unwrap());
+        replace(bare, b"new", 0o600).unwrap();
+        assert_eq!(fs::read(bare).unwrap(), b"new");
+    }
 
     #[test]
     fn a_file_is_replaced_also_behind_a_link_and_nothing_else_is() {

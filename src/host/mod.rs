@@ -55,7 +55,7 @@ mod syslog;
 
 pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use clock::unix_ms;
-pub use files::{FileError, Machine, read_if_there, remove, replace, replaceable};
+pub use files::{FileError, Machine, folder_of, read_if_there, remove, replace, replaceable};
 pub use holder::Holder;
 pub use interfaces::{BadAddress, address, text_of};
 #[cfg(feature = "tools")]

@@ -87,6 +87,7 @@ pub use run::{
     PendingReport, RunDetail, RunHead, RunReport, ScopeReport, States,
 };
 pub use stamp::Stamp;
+pub use table::clean_lines;
 pub use text::{Render, View};
 
 use serde::Serialize;

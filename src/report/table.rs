@@ -183,6 +183,11 @@ pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if has_form(c) { c } else { '\u{fffd}' }).collect()
 }
 
+/// Likewise of several lines.
+pub fn clean_lines(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

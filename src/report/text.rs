@@ -6,7 +6,7 @@ use std::io;
 
 use jiff::tz::TimeZone;
 
-use super::table::{Align, Layout, Table, clean, in_memory, name};
+use super::table::{Align, Layout, Table, clean, clean_lines, in_memory, name};
 use super::{
     ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, Rows,
     RunDetail, RunHead, RunReport,
@@ -64,9 +64,8 @@ impl Render for ErrorReport {
     fn show(&self, _: &View) -> String {
         let mut out = String::new();
         // A message may quote what others named: a file of an export, an argument.
-        let shown = |text: &str| text.lines().map(clean).collect::<Vec<_>>().join("\n");
-        line!(out, "nlmctl: {}", shown(&self.error.message));
-        line!(out, "  {}", shown(&self.error.remedy));
+        line!(out, "nlmctl: {}", clean_lines(&self.error.message));
+        line!(out, "  {}", clean_lines(&self.error.remedy));
         out
     }
 }

@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rusqlite_migration::{M, Migrations, SchemaVersion};
 
-use crate::host::{check_folder, private_file};
+use crate::host::{check_folder, folder_of, private_file};
 
 /// `nlmc`: tells a database of ours from any other.
 const APPLICATION_ID: i32 = 0x6e6c_6d63;
@@ -85,10 +85,7 @@ pub struct Store {
 impl Store {
     /// Opens the record, and makes it if there is none. Its directory must exist.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let parent = folder_of(path);
         if !parent.is_dir() {
             return Err(StoreError::NoDirectory { path: path.to_owned(), directory: parent.to_owned() });
         }
