@@ -123,6 +123,9 @@ pub struct RunRecord {
     /// were not dropped, and being held says nothing of a reclaim.
     #[serde(default)]
     pub spared: BTreeSet<usize>,
+    /// Names of the clients whose locks an earlier run dropped and that nobody had told when this one began.
+    #[serde(default)]
+    pub owed: BTreeSet<String>,
 }
 
 impl RunRecord {
@@ -152,11 +155,11 @@ impl RunRecord {
     pub fn clients(&self) -> &[RunClient] {
         self.clients.0.as_slice()
     }
-    /// Its clients whose locks were dropped and that were not notified: the next run must do it.
+    /// Its clients whose locks were dropped, by it or by a run before, and that were not notified: the next run must do it.
     pub fn owed(&self) -> Vec<RunClient> {
         let told = self.clients().iter().zip(&self.deliveries);
-        let untold = told.filter(|(_, told)| !self.soft && told.delivery.0 == Delivery::NotTold);
-        untold.map(|(client, _)| client.clone()).collect()
+        let untold = told.filter(|(_, told)| told.delivery.0 == Delivery::NotTold).map(|(client, _)| client);
+        untold.filter(|client| !self.soft || self.owed.contains(client.name.as_str())).cloned().collect()
     }
     /// Deliveries of clients that were not notified yet.
     pub fn untold(clients: usize) -> Vec<Delivered> {

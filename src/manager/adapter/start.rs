@@ -57,7 +57,7 @@ impl<B: Backend> Adapter<B> {
         clients
     }
 
-    /// Those of the last run's clients whose locks were dropped and that were not notified.
+    /// Clients whose locks were dropped and that no run notified since. Each run passes them on.
     pub(super) async fn owed(&self) -> Result<Vec<RunClient>, ManagerError> {
         let runs = self.with_run_files(RunFiles::runs).await?;
         Ok(runs.last().filter(|run| !run.is_active()).map(RunRecord::owed).unwrap_or_default())
@@ -111,6 +111,7 @@ impl<B: Backend> Adapter<B> {
             soft,
             may_have_dropped: false,
             spared: BTreeSet::new(),
+            owed: owed.into_iter().map(|client| client.name.to_string()).collect(),
         })
     }
 

@@ -67,7 +67,13 @@ async fn clients_that_nobody_told_before_grace_ended_are_told_by_the_next_run() 
     let result = next.result(run).await.unwrap();
     assert_eq!((result.outcome, result.counts.unverified), (Outcome::Superseded, 3));
     assert_eq!(next.cautions().await.unwrap()[0].about, "owed");
-    let run = begun(&next, 2).await;
+    // A run that drops nothing, and that is aborted before a notice, tells nobody.
+    host.with(|world| world.soft = true);
+    let soft = begun(&next, 2).await;
+    next.abort(soft).await.unwrap();
+    host.with(|world| world.soft = false);
+    assert!(owes(&next).await);
+    let run = begun(&next, 3).await;
     let names: Vec<_> = next.run_clients(run).await.unwrap().into_iter().map(|client| client.name).collect();
     assert_eq!(names.iter().map(CallerName::as_str).collect::<Vec<_>>(), ["c3", "c1", "c2"]);
     all_told(&next, run, 3).await;
